@@ -1,0 +1,1 @@
+"""Floors and the host side by side: `python -m benchmarks --help`."""

@@ -1,0 +1,69 @@
+"""The command line: `python -m benchmarks latency|throughput|load|unload|idle|all [--json F] [--plot F] [--quick]`.
+
+Every command measures the floors and the host in the same run, in alternation, and prints the ratios and targets last.
+Figures depend on the machine: only ratios and differences of one run carry over. `--floors` measures the floors alone.
+A full `all` takes about ten minutes, a quick one under 90 seconds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from benchmarks import report
+from benchmarks.runner import FULL, QUICK, Comparison, Effort
+
+COMMANDS = ("latency", "throughput", "load", "unload", "idle")
+
+
+def run_one(command: str, effort: Effort, *, with_host: bool) -> list[Comparison]:
+    """Run one command and print its comparisons as they come."""
+    from benchmarks import calls, idle, load, unload  # noqa: PLC0415 - so that --help needs none of their packages
+
+    measure = {
+        "latency": calls.latency,
+        "throughput": calls.throughput,
+        "load": load.load,
+        "unload": unload.unload,
+        "idle": idle.idle,
+    }[command]
+    console = Console()
+    comparisons = []
+    for comparison in measure(effort, with_host=with_host):
+        report.show(console, comparison)
+        comparisons.append(comparison)
+    return comparisons
+
+
+@click.command()
+@click.argument("command", type=click.Choice([*COMMANDS, "all"]))
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures to this file.")
+@click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="Draw the figures into this PNG file.")
+@click.option("--quick", is_flag=True, help="Fewer and shorter rounds: a look, not a measurement.")
+@click.option("--floors", is_flag=True, help="Measure the floors alone, without the host.")
+def main(command: str, json_path: Path | None, plot_path: Path | None, *, quick: bool, floors: bool) -> None:
+    """Measure the host against its floors."""
+    console = Console()
+    facts = report.machine_facts()
+    console.print(
+        f"{facts['cpu']}, {facts['cores']} cores, load {facts['load_average'][0]}, kernel {facts['kernel']}, "
+        f"Python {facts['python']}, libzmq {facts['libzmq']}, {facts['packages']}",
+        style="dim",
+    )
+    effort = QUICK if quick else FULL
+    comparisons: list[Comparison] = []
+    for name in COMMANDS if command == "all" else (command,):
+        comparisons += run_one(name, effort, with_host=not floors)
+    if json_path is not None:
+        report.write_json(json_path, facts, comparisons, is_quick=quick)
+    if plot_path is not None:
+        report.write_plot(plot_path, facts, comparisons)
+    if len(comparisons) > 1:
+        console.print("\ntargets", style="bold")
+        report.show_targets(console, comparisons)
+
+
+if __name__ == "__main__":
+    main()

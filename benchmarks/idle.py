@@ -1,0 +1,30 @@
+"""`idle`: what the supervisor costs while twenty models wait for work: CPU of one core, resident memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benchmarks.models import model_directory, write_echo
+from benchmarks.runner import By, Comparison, Effort, single
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MODELS = 20
+CPU_LIMIT_PERCENT = 1.0
+RSS_LIMIT_BYTES = 80_000_000
+
+
+def idle(effort: Effort, *, with_host: bool) -> Iterator[Comparison]:
+    """Watch the supervisor, and for reference its workers, for `effort.idle_s` seconds."""
+    if not with_host:
+        return
+    from benchmarks.lifecycle import watch_idle  # noqa: PLC0415 - the floors can be measured without the host
+
+    with model_directory() as directory:
+        found = watch_idle(write_echo(directory), MODELS, effort.idle_s)
+    title = f"{MODELS} models, {effort.idle_s:g} s"
+    yield single("idle", title, By.PERCENT, "supervisor's CPU, of a core", found.cpu_percent, CPU_LIMIT_PERCENT)
+    yield single("idle", title, By.BYTES, "supervisor's RSS", found.rss_bytes, RSS_LIMIT_BYTES)
+    yield single("idle", title, By.PERCENT, "all workers' CPU, of a core", found.workers_cpu_percent)
+    yield single("idle", title, By.BYTES, "a worker's RSS, on average", found.worker_rss_bytes)

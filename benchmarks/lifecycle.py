@@ -1,0 +1,123 @@
+"""The host's side of loads, unloads, cycles, starts and idling, through the public API only."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+
+import hostd
+from benchmarks.runner import Round, timed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MODEL_ID = "model"
+
+
+@contextmanager
+def plain_host() -> Iterator[hostd.Client]:
+    """Start a host with nothing loaded; gives its client."""
+    with hostd.Host() as host, host.client() as client:
+        yield client
+
+
+def cold_load(client: hostd.Client, model_id: str, path: Path) -> Round:
+    """Time a load; the unload after it is not timed."""
+    result = timed(lambda: client.load_model(model_id, str(path)))
+    client.unload_model(model_id)
+    return result
+
+
+def load_and_unload(client: hostd.Client, path: Path) -> Round:
+    """Load a model and time its unload."""
+    client.load_model(MODEL_ID, str(path))
+    return timed(lambda: client.unload_model(MODEL_ID))
+
+
+def start_to_info() -> Round:
+    """Time from the entry of the block to the host's first answer."""
+    start = time.perf_counter()
+    with hostd.Host() as host, host.client() as client:
+        client.host_info()
+        elapsed_s = time.perf_counter() - start
+    return Round([elapsed_s], elapsed_s)
+
+
+def start_to_model(path: Path) -> Round:
+    """Time from the entry of the block to the first answer of a model, its load included."""
+    start = time.perf_counter()
+    with hostd.Host() as host, host.client() as client:
+        client.load_model(MODEL_ID, str(path)).echo(b"first")
+        elapsed_s = time.perf_counter() - start
+    return Round([elapsed_s], elapsed_s)
+
+
+@dataclass(frozen=True)
+class Cycles:
+    """What load/unload cycles cost and left: `left` counts processes, growth is of the supervisor's RSS in bytes."""
+
+    loads: list[Round]
+    unloads: list[Round]
+    freed_bytes: list[int]
+    left: int
+    growth_bytes: int
+    late_growth_bytes: int
+
+
+def cycle(path: Path, count: int) -> Cycles:
+    """Load and unload a model `count` times, and look for what is left after each answer."""
+    loads, unloads, freed, left = [], [], [], 0
+    with plain_host() as client:
+        supervisor = psutil.Process(client.host_info().pid)
+        before = settled = supervisor.memory_info().rss
+        for number in range(count):
+            loads.append(timed(lambda: client.load_model(MODEL_ID, str(path))))
+            workers = supervisor.children(recursive=True)
+            start = time.perf_counter()
+            report = client.unload_model(MODEL_ID)
+            unloads.append(Round([elapsed_s := time.perf_counter() - start], elapsed_s))
+            # psutil compares start times too, so a reused pid is not taken for the worker.
+            left += sum(worker.is_running() for worker in workers)
+            freed.append(report.freed_bytes)
+            if number == count // 10:
+                settled = supervisor.memory_info().rss
+        left += len(supervisor.children(recursive=True))
+        after = supervisor.memory_info().rss
+    return Cycles(loads, unloads, freed, left, after - before, after - settled)
+
+
+@dataclass(frozen=True)
+class Idle:
+    """CPU in percent of one core and RSS in bytes, of the supervisor and of its workers, while nothing is asked."""
+
+    cpu_percent: float
+    rss_bytes: int
+    workers_cpu_percent: float
+    worker_rss_bytes: int
+
+
+def watch_idle(path: Path, models: int, duration_s: float) -> Idle:
+    """Load `models` models, ask nothing for `duration_s` seconds, and say what that cost."""
+    with plain_host() as client:
+        handles = [client.load_model(f"model-{number}", str(path), wait=False) for number in range(models)]
+        for handle in handles:
+            handle.wait()
+        supervisor = psutil.Process(client.host_info().pid)
+        workers = supervisor.children(recursive=True)
+        before, workers_before = _cpu_s(supervisor), sum(map(_cpu_s, workers))
+        # The one sleep of the benchmarks: the absence of work is what is measured.
+        time.sleep(duration_s)
+        used, workers_used = _cpu_s(supervisor) - before, sum(map(_cpu_s, workers)) - workers_before
+        worker_rss = sum(worker.memory_info().rss for worker in workers) // max(1, len(workers))
+        rss = supervisor.memory_info().rss
+    return Idle(100 * used / duration_s, rss, 100 * workers_used / duration_s, worker_rss)
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system

@@ -1,0 +1,168 @@
+"""Tables for people, JSON for programs, a plot; and the facts of the machine that every figure depends on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import zmq
+from rich.table import Table
+
+from benchmarks.runner import Against, By, Comparison, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+PACKAGES = ("hostd", "pyzmq", "msgpack", "psutil", "numpy", "scikit-learn")
+SECONDS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
+
+
+def machine_facts() -> dict[str, Any]:
+    """Return what the figures depend on: cores, memory, kernel, versions, load."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": psutil.virtual_memory().total,
+        "kernel": platform.release(),
+        "python": sys.version.split()[0],
+        "libzmq": zmq.zmq_version(),
+        "load_average": [round(value, 2) for value in os.getloadavg()],
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+    }
+
+
+def show(console: Console, comparison: Comparison) -> None:
+    """Print one comparison: its figures, our ratio to each floor, and last its targets."""
+    table = Table(title=f"{comparison.group}: {comparison.title}", title_justify="left", title_style="bold")
+    table.add_column("side")
+    ratios = [verdict for verdict in comparison.verdicts if verdict.limit is None]
+    ours = list(dict.fromkeys(verdict.ours for verdict in ratios))
+    is_calls = comparison.by in (By.LATENCY, By.RATE)
+    for heading in (_heading(comparison.by), *(("p99 latency", "calls") if is_calls else ())):
+        table.add_column(heading, justify="right")
+    for mine in ours:
+        table.add_column(f"{mine} ÷ this", justify="right")
+    by_floor = {(verdict.ours, verdict.floor): verdict for verdict in comparison.verdicts}
+    for figure in comparison.figures:
+        cells = [figure.name, format_value(figure.value, comparison.by)]
+        if is_calls:
+            cells += ["" if figure.p99 is None else format_value(figure.p99, By.LATENCY), f"{figure.calls:,}"]
+        cells += [_ratio_cell(by_floor.get((mine, figure.name))) for mine in ours]
+        table.add_row(*cells, style="bold" if figure.is_ours else None)
+    console.print(table)
+    for note in comparison.notes:
+        console.print(f"  {note}", style="dim")
+    show_targets(console, [comparison])
+
+
+def show_targets(console: Console, comparisons: Sequence[Comparison]) -> None:
+    """Print the verdicts that have a target, one a line, with ok or MISSED."""
+    for comparison in comparisons:
+        for verdict in comparison.verdicts:
+            if verdict.limit is not None:
+                colour = "green" if verdict.is_met else "bold red"
+                line = f"  {comparison.title}: {describe(verdict, comparison.by)}"
+                console.print(f"{line} [{colour}]{'ok' if verdict.is_met else 'MISSED'}[/]", highlight=False)
+
+
+def describe(verdict: Verdict, by: By) -> str:
+    """Say a verdict in words, without its outcome."""
+    if verdict.against is Against.RATIO:
+        value, low, high = (f"{number:.2f}x" for number in (verdict.value, verdict.low, verdict.high))
+        what, limit = f"{verdict.ours} ÷ {verdict.floor}", f"{verdict.limit}x"
+    else:
+        value, low, high = (format_value(number, by) for number in (verdict.value, verdict.low, verdict.high))
+        against = f" - {verdict.floor}" if verdict.against is Against.DIFFERENCE else ""
+        what, limit = f"{verdict.ours}{against}", format_value(verdict.limit or 0.0, by)
+    spread = f" ({low} to {high})" if low != high else ""
+    return f"{what} = {value}{spread}, target {'<=' if verdict.is_ceiling else '>='} {limit}"
+
+
+def format_value(value: float, by: By) -> str:
+    """Format a figure in its unit."""
+    if by is By.RATE:
+        return f"{value:,.0f}/s"
+    if by is By.BYTES:
+        return f"{value / 1e6:,.1f} MB"
+    if by is By.PERCENT:
+        return f"{value:.2f} %"
+    if by is By.COUNT:
+        return f"{value:,.0f}"
+    for unit, factor in SECONDS:
+        if abs(value) >= factor:
+            return f"{value / factor:.3g} {unit}" if abs(value) < 1000 * factor else f"{value / factor:,.0f} {unit}"
+    return f"{value / 1e-9:.3g} ns"
+
+
+def write_json(path: Path, facts: dict[str, Any], comparisons: Sequence[Comparison], *, is_quick: bool) -> None:
+    """Write facts and comparisons; every figure in the unit that its comparison names."""
+    document = {"machine": facts, "quick": is_quick, "comparisons": [c.to_dict() for c in comparisons]}
+    path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def write_plot(path: Path, facts: dict[str, Any], comparisons: Sequence[Comparison]) -> None:
+    """Draw one panel of horizontal bars per comparison that has more than one side."""
+    import matplotlib as mpl  # noqa: PLC0415 - only in the `bench` extra
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    panels = [comparison for comparison in comparisons if len(comparison.figures) > 1]
+    if not panels:
+        return
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(7.5 * columns, 2.6 * lines), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, comparison in zip(axes.flat, panels, strict=False):
+        bars = list(reversed(comparison.figures))
+        drawn = axis.barh(
+            [bar.name for bar in bars],
+            [bar.value for bar in bars],
+            color=["tab:orange" if bar.is_ours else "tab:gray" for bar in bars],
+        )
+        axis.bar_label(drawn, [format_value(bar.value, comparison.by) for bar in bars], padding=3, fontsize=7)
+        axis.set_xscale("log")
+        axis.margins(x=0.25)
+        axis.set_title(f"{comparison.group}: {comparison.title}", fontsize=8, loc="left")
+        axis.set_xlabel(_heading(comparison.by), fontsize=7)
+        axis.tick_params(labelsize=7)
+    figure.suptitle(f"{facts['cpu']}, {facts['cores']} cores, Python {facts['python']}", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _heading(by: By) -> str:
+    return {By.LATENCY: "p50", By.RATE: "calls per second"}.get(by, "figure")
+
+
+def _ratio_cell(verdict: Verdict | None) -> str:
+    if verdict is None or verdict.against is not Against.RATIO:
+        return ""
+    return f"{verdict.value:,.2f}x" if verdict.value < 100 else f"{verdict.value:,.0f}x"
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

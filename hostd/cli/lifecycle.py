@@ -1,0 +1,154 @@
+"""`load` and `unload`: models come and go."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hostd.cli.session import HostCommand, Session, complete_models, shared_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hostd import Client
+    from hostd.records import ModelInfo, UnloadReport
+    from workers.wire.errors import HostError
+
+
+def _options(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    """Read `key=value` pairs; a value is JSON if it can be read as that, else text."""
+    options: dict[str, Any] = {}
+    for text in values:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(f"{text!r} is not KEY=VALUE, such as threads=2", ctx, param)
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
+
+
+@click.command(cls=HostCommand)
+@click.argument("model", metavar="ID")
+@click.argument("path", type=click.Path())
+@click.option("--type", "model_type", default="standalone-model", show_default=True, help="The model's type.")
+@click.option("--finder", metavar="NAME", help="How to recognise the model.  [default: model.yaml, then by its files]")
+@click.option(
+    "--loader-option",
+    "-o",
+    "options",
+    multiple=True,
+    callback=_options,
+    metavar="KEY=VALUE",
+    help="An option of the model's loader; JSON values are read as such. May be given more than once.",
+)
+@click.option("--wait/--no-wait", default=True, help="Wait until the model is ready.  [default: wait]")
+@shared_options
+@click.pass_obj
+def load(
+    session: Session, model: str, path: str, model_type: str, finder: str | None, options: dict[str, Any], *, wait: bool
+) -> None:
+    """Load the model at PATH under the name ID, in a process of its own."""
+    from hostd.cli.output import print_json, say, working  # noqa: PLC0415 - `--help` does not need it
+
+    with session.client() as client, working(f"loading {model}", quiet=session.json):
+        client.load_model(
+            model,
+            path,
+            model_type,
+            wait=wait,
+            finder=finder,
+            options=options or None,
+            timeout_s=session.timeout_s,
+        )
+        found = client.get_model(model)
+    if session.json:
+        print_json(found.to_dict())
+    else:
+        say(_describe(found))
+
+
+def _describe(model: ModelInfo) -> str:
+    from hostd.cli.output import plain  # noqa: PLC0415 - as above
+    from hostd.units import format_duration, format_size  # noqa: PLC0415 - as above
+
+    name = f"[bold]{plain(model.id)}[/]"
+    if model.state != "READY":
+        return f"{name} is {model.state}; follow it with: hostd events {plain(model.id)}"
+    pids = ", ".join(str(worker.pid) for worker in model.workers)
+    took = f" in {format_duration(model.load_duration_s)}" if model.load_duration_s is not None else ""
+    methods = ", ".join(sorted(model.methods, key=lambda method: (method != model.default_method, method)))
+    return (
+        f"{name} is ready{took}: {plain(model.loader or 'loader unknown')}, pid {pids}, {format_size(model.size)}\n"
+        f"methods: {plain(methods)}"
+    )
+
+
+@click.command(cls=HostCommand)
+@click.argument("models", metavar="[ID]...", nargs=-1, shell_complete=complete_models)
+@click.option("--all", "every", is_flag=True, help="Unload all models.")
+@shared_options
+@click.pass_obj
+@click.pass_context
+def unload(ctx: click.Context, session: Session, models: tuple[str, ...], *, every: bool) -> None:
+    """Unload models; the answer comes when the operating system says that their processes are gone."""
+    if bool(models) == every:
+        raise click.UsageError("name the models to unload, or say --all")
+    from hostd.cli.output import print_json, report, working  # noqa: PLC0415 - `--help` does not need it
+
+    refused: list[tuple[str, HostError]] = []
+    with session.client() as client, working("unloading", quiet=session.json):
+        reports = (
+            client.unload_all_models(timeout_s=session.timeout_s)
+            if every
+            else _unload_each(session, client, models, refused)
+        )
+    if session.json:
+        print_json([report.to_dict() for report in reports])
+    else:
+        _show_reports(reports)
+    for model, error in refused:
+        report(error, as_json=session.json, model=model)
+    if refused:
+        ctx.exit(1)
+
+
+def _unload_each(
+    session: Session, client: Client, models: Sequence[str], refused: list[tuple[str, HostError]]
+) -> list[UnloadReport]:
+    """Unload models one after the other; one that fails does not stop the others."""
+    from workers.wire.errors import HostError  # noqa: PLC0415 - `--help` does not need it
+
+    reports = []
+    for model in dict.fromkeys(models):
+        try:
+            reports.append(client.unload_model(model, timeout_s=session.timeout_s))
+        except HostError as error:  # noqa: PERF203 - each refusal belongs to one model
+            refused.append((model, error))
+    return reports
+
+
+def _show_reports(reports: Sequence[UnloadReport]) -> None:
+    from hostd.cli.output import console, plain, say, table  # noqa: PLC0415 - as above
+    from hostd.units import format_duration, format_size  # noqa: PLC0415 - as above
+
+    gone = [report for report in reports if report.processes]
+    if gone:
+        rows = table("MODEL", "FREED", "WAS", "PROCESSES", "TOOK", right=("FREED", "WAS", "PROCESSES", "TOOK"))
+        for report in gone:
+            rows.add_row(
+                plain(report.model_id),
+                format_size(report.freed_bytes),
+                format_size(report.size_bytes),
+                str(report.processes),
+                format_duration(report.duration_s),
+            )
+        console().print(rows)
+    for report in reports:
+        if not report.processes:
+            say(f"{plain(report.model_id)} was not loaded")
+    if not reports:
+        say("no models were loaded")

@@ -1,0 +1,143 @@
+"""`ps`, `size` and `explain`: what there is, how big it is, and why."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from hostd.cli.session import HostCommand, Session, complete_models, shared_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from hostd.records import Event, HostInfo, ModelInfo
+
+STATE_STYLES = {
+    "READY": "green",
+    "LOADING": "yellow",
+    "DEGRADED": "yellow",
+    "UNLOADING": "yellow",
+    "FAILED": "red",
+    "QUARANTINED": "red",
+}
+
+
+@click.command(cls=HostCommand)
+@shared_options
+@click.pass_obj
+def ps(session: Session) -> None:
+    """Show the models: state, process, memory, age and use.
+
+    RSS is the memory that a model's processes hold, pages shared with others included; USS is what only they hold,
+    which is what an unload gives back.
+    """
+    from hostd.cli.output import console, plain, print_json, say  # noqa: PLC0415 - `--help` does not need it
+
+    with session.client() as client:
+        models, host = client.list_models(), client.host_info()
+    if session.json:
+        print_json([model.to_dict() for model in models])
+        return
+    if models:
+        console().print(models_table(models, time.time()))
+    for model in models:
+        if model.state in ("FAILED", "QUARANTINED", "DEGRADED") and model.reason:
+            say(f"[red]{plain(model.id)}[/]: {plain(model.reason)}")
+    say(f"[dim]{_host_line(models, host)}[/]", stderr=True)
+
+
+def models_table(models: Sequence[ModelInfo], now_s: float) -> Table:
+    """Return the table of models, which fits 80 columns; `now_s` is the present in unix seconds."""
+    from hostd.cli.output import plain, table  # noqa: PLC0415 - as above
+    from hostd.units import format_age, format_size_short  # noqa: PLC0415 - as above
+
+    headings = ("MODEL", "STATE", "PID", "LOADER", "RSS", "USS", "UP", "CALLS", "USED")
+    rows = table(*headings, right=("PID", "RSS", "USS", "UP", "CALLS", "USED"))
+
+    def age(since_s: float | None) -> str:
+        return format_age(None if since_s is None else now_s - since_s)
+
+    for model in models:
+        state = f"[{STATE_STYLES.get(model.state, 'default')}]{model.state}[/]"
+        shared = (plain(model.id), state), (str(model.calls), age(model.last_used_s))
+        loader = plain(model.loader or "-")
+        if not model.workers:
+            rows.add_row(*shared[0], "-", loader, "-", "-", "-", *shared[1])
+        for index, worker in enumerate(model.workers):
+            known = (
+                str(worker.pid or "-"),
+                loader,
+                format_size_short(worker.rss_bytes),
+                format_size_short(worker.uss_bytes),
+                age(worker.started_s),
+            )
+            rows.add_row(*(shared[0] if not index else ("", "")), *known, *(shared[1] if not index else ("", "")))
+    return rows
+
+
+def _host_line(models: Sequence[ModelInfo], host: HostInfo) -> str:
+    from hostd.cli.output import plain  # noqa: PLC0415 - as above
+    from hostd.units import format_duration, format_size  # noqa: PLC0415 - as above
+
+    count = "no models" if not models else f"{len(models)} model{'s' * (len(models) != 1)}"
+    held = sum(model.size or 0 for model in models)
+    total = f", {format_size(held)}" if models else ""
+    up = format_duration(time.time() - host.started_s)
+    return f"{count}{total}; host pid {host.pid} ({format_size(host.rss_bytes)}), up {up}, at {plain(host.endpoint)}"
+
+
+@click.command(cls=HostCommand)
+@click.argument("models", metavar="[ID]...", nargs=-1, shell_complete=complete_models)
+@shared_options
+@click.pass_obj
+def size(session: Session, models: tuple[str, ...]) -> None:
+    """Show how much memory models take, all of them if none is named, and how that is known."""
+    from hostd.cli.output import console, plain, print_json, table  # noqa: PLC0415 - `--help` does not need it
+    from hostd.units import format_size  # noqa: PLC0415 - as above
+
+    with session.client() as client:
+        found = [client.get_model(model) for model in models] if models else client.list_models()
+    if session.json:
+        print_json({model.id: {"bytes": model.size, "source": model.size_source} for model in found})
+        return
+    rows = table("MODEL", "SIZE", "BYTES", "HOW", right=("SIZE", "BYTES"))
+    for model in found:
+        rows.add_row(plain(model.id), format_size(model.size), str(model.size or "-"), plain(model.size_source))
+    console().print(rows)
+
+
+@click.command(cls=HostCommand)
+@click.argument("model", metavar="ID", shell_complete=complete_models)
+@shared_options
+@click.pass_obj
+def explain(session: Session, model: str) -> None:
+    """Say why a model is in its state, with the story of its last transitions."""
+    from hostd.cli.output import plain, print_json, say  # noqa: PLC0415 - `--help` does not need it
+    from hostd.records import Event  # noqa: PLC0415 - as above
+
+    with session.client() as client:
+        found = client.explain_model(model)
+    if session.json:
+        print_json(found)
+        return
+    state = str(found.get("state", "unknown"))
+    reason = str(found.get("reason") or "no reason given")
+    say(f"[bold]{plain(model)}[/] is [{STATE_STYLES.get(state, 'default')}]{plain(state)}[/]: {plain(reason)}")
+    for told in found.get("story", ()):
+        say(f"  {event_line(Event.from_dict(told))}")
+
+
+def event_line(event: Event) -> str:
+    """Return a transition as one line of rich markup."""
+    from hostd.cli.output import plain  # noqa: PLC0415 - as above
+
+    clock = time.strftime("%H:%M:%S", time.localtime(event.time_s))
+    who = f"worker {event.worker_id}" if event.subject == "worker" else event.subject
+    pid = f" pid {event.pid}" if event.pid else ""
+    new = f"[{STATE_STYLES.get(event.new, 'default')}]{plain(event.new)}[/]"
+    reason = f"  [dim]{plain(event.reason)}[/]" if event.reason else ""
+    return f"[dim]{clock}[/]  [bold]{plain(event.model_id)}[/]  {who}{pid}  {plain(event.old)} -> {new}{reason}"

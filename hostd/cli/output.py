@@ -1,0 +1,139 @@
+"""How the command line speaks: tables and colours for people, JSON for programs, errors with what to do next.
+
+Colours, spinners and wrapping happen only on a terminal; what goes into a pipe is one plain line per row.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from workers.wire.errors import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from workers.wire.errors import HostError
+
+# A pipe has no width: rows must not be folded for a program that reads lines.
+_PIPE_COLUMNS = 10_000
+
+_NOT_FINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
+
+_NEXT_STEPS = {
+    Status.NOT_FOUND: "hostd ps shows the models that are loaded",
+    Status.ALREADY_EXISTS: "hostd unload {model} first, or choose another id",
+    Status.FAILED_PRECONDITION: "hostd explain {model} says why",
+    Status.DEADLINE_EXCEEDED: "--timeout SECONDS waits longer; hostd ps shows what the host is doing",
+    Status.RESOURCE_EXHAUSTED: "hostd ps shows who uses what",
+    Status.UNKNOWN: "hostd logs {model} shows what the model printed",
+    Status.UNAVAILABLE: "hostd doctor checks this machine and whether a host answers",
+    Status.INTERNAL: "this is a defect of hostd; please report it with the output of hostd doctor --json",
+}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console for stdout or stderr as it is now."""
+    from rich.console import Console  # noqa: PLC0415 - JSON output does without rich
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPE_COLUMNS
+    return Console(stderr=stderr, highlight=False, width=width, emoji=False)
+
+
+def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
+    """Return an empty table with these headings, those in `right` aligned to the right; cells fold, nothing is cut."""
+    from rich.table import Table  # noqa: PLC0415 - as above
+
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in columns:
+        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    return made
+
+
+def say(text: str, *, stderr: bool = False) -> None:
+    """Print one line of rich markup; what comes from elsewhere must have gone through `plain`."""
+    console(stderr=stderr).print(text, soft_wrap=True)
+
+
+def plain(text: object) -> str:
+    """Return foreign text so that it is shown as it is: no markup, and no control characters that move a terminal."""
+    from rich.markup import escape  # noqa: PLC0415 - as above
+
+    return escape(printable(str(text)))
+
+
+def printable(text: str) -> str:
+    """Return text in which control characters other than line feed and tab are shown as escapes."""
+    return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+@contextmanager
+def working(text: str, *, quiet: bool) -> Iterator[None]:
+    """Show a spinner with the time for the length of a block, if stderr is a terminal and not `quiet`."""
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415 - as above
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+        progress.add_task(plain(text), total=None)
+        yield
+
+
+def print_json(value: object) -> None:
+    """Print one line of JSON and flush it, so that a reader sees it when it happens."""
+    print(to_json(value), flush=True)  # noqa: T201 - this is the output
+
+
+def to_json(value: object) -> str:
+    """Return a value as one line of standard JSON; arrays become nested lists."""
+    return json.dumps(json_ready(value), ensure_ascii=False, allow_nan=False)
+
+
+def json_ready(value: Any) -> Any:  # noqa: PLR0911 - one line per type is the shape of the mapping
+    """Return a value in types that JSON has.
+
+    Bytes become base64, NaN and the infinities strings, and instants ISO 8601, as in the JSON mapping of Protocol
+    Buffers (https://protobuf.dev/programming-guides/json/). What is none of these becomes its `repr`.
+    """
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else _NOT_FINITE.get(value, "NaN")
+        case dict():
+            return {key if isinstance(key, str) else str(key): json_ready(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [json_ready(item) for item in value]
+        case bytes() | bytearray() | memoryview():
+            return base64.b64encode(value).decode("ascii")
+    if hasattr(value, "tolist"):
+        return json_ready(value.tolist())
+    return value.isoformat() if hasattr(value, "isoformat") else repr(value)
+
+
+def report(error: HostError, *, as_json: bool, model: str | None = None) -> None:
+    """Print an error to stderr: what happened, its status, the model's own traceback, and what to do next."""
+    traceback = str(getattr(error, "traceback", "") or error.details.get("traceback", ""))
+    if as_json:
+        found: dict[str, Any] = {"status": error.status.name, "code": int(error.status), "message": error.message}
+        found = {"error": {**found, "details": error.details}}
+        print(to_json(found), file=sys.stderr, flush=True)  # noqa: T201 - this is the output
+        return
+    err = console(stderr=True)
+    if traceback:
+        err.print("The model's own traceback:", style="dim")
+        err.print(plain(traceback.rstrip()), soft_wrap=True)
+    err.print(f"[bold red]error:[/] {plain(error.message)} [dim]\\[{error.status.name}][/]", soft_wrap=True)
+    if hint := _NEXT_STEPS.get(error.status):
+        err.print(f"[dim]hint:[/] {plain(hint.format(model=model or 'ID'))}", soft_wrap=True)

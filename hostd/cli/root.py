@@ -1,0 +1,117 @@
+"""The root of the command line: which commands there are, imported when one of them is used.
+
+Covers names, the overview of `hostd --help`, and exit codes. Does not cover what a command does, nor the options that
+all share (`session`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from hostd.version import __version__
+
+EXIT_INTERRUPTED = 130  # what shells report for a command that SIGINT ended: 128 + 2
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a command lives and its line in the overview, so that the overview imports nothing."""
+
+    section: str
+    module: str
+    summary: str
+
+
+COMMANDS: dict[str, Entry] = {
+    "serve": Entry("Host", "serving", "Start a host in the foreground."),
+    "demo": Entry("Host", "demo", "Host real models on real data and check every claim."),
+    "doctor": Entry("Host", "doctor", "Check this machine and say what to do."),
+    "shutdown": Entry("Host", "serving", "End the running host and all its models."),
+    "load": Entry("Models", "lifecycle", "Load a model into a process of its own."),
+    "unload": Entry("Models", "lifecycle", "Unload models and prove that they are gone."),
+    "ps": Entry("Models", "listing", "Show the models and what they use."),
+    "size": Entry("Models", "listing", "Show how much memory models take."),
+    "explain": Entry("Models", "listing", "Say why a model is in its state."),
+    "logs": Entry("Models", "watching", "Show what a model printed."),
+    "events": Entry("Models", "watching", "Follow what happens to models and workers."),
+    "infer": Entry("Calls", "calling", "Call a model and print its answer."),
+    "bench": Entry("Calls", "bench", "Measure a model under load."),
+    "completion": Entry("Shell", "completion", "Print the script that turns on tab completion."),
+}
+
+
+class Root(click.Group):
+    """The group of all commands; each command's module is imported when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the names in the order of the overview."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
+        """Import and return one command; None for an unknown name."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"hostd.cli.{entry.module}"), cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command of `args`; an unknown name is a usage error that leads to the nearest known one."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from hostd.naming import nearest  # noqa: PLC0415 - only a failure needs it
+
+            ctx.fail(f"there is no command {args[0]!r}; {nearest(args[0], list(COMMANDS))}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
+        """Write the overview by section."""
+        width = max(map(len, COMMANDS))
+        for section in dict.fromkeys(entry.section for entry in COMMANDS.values()):
+            rows = [(name.ljust(width), entry.summary) for name, entry in COMMANDS.items() if entry.section == section]
+            with formatter.section(section):
+                formatter.write_dl(rows)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the names of commands, with their summaries."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [
+            CompletionItem(name, help=entry.summary) for name, entry in COMMANDS.items() if name.startswith(incomplete)
+        ]
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run and exit. Exit codes are this method's business; click's own make an interrupt look like a refusal."""
+        from hostd.cli.session import Session  # noqa: PLC0415 - completion ends before it is needed
+
+        extra = {"obj": Session(), **extra, "standalone_mode": False}
+        try:
+            outcome = super().main(*args, **extra)
+        except click.Abort:
+            sys.exit(EXIT_INTERRUPTED)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        sys.exit(outcome if isinstance(outcome, int) else 0)
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def root() -> None:
+    """A model host: every model in processes of its own, sizes that are measured, unloads that are proven.
+
+    \b
+    A first tour, each line in its turn:
+      hostd serve &
+      hostd load ID PATH
+      hostd infer ID DATA
+      hostd ps
+      hostd unload ID
+    """  # noqa: D301 - click reads the backspace as "leave these lines as they are"

@@ -1,0 +1,124 @@
+"""One connection of a client to a host: a DEALER and the monitor that tells when it breaks.
+
+A connection is used once: when it breaks it is closed and another is made, so nothing that was meant for an earlier host
+can reach a later one (the host refuses connections that did not say HELLO to it, too).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket as unix
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from workers.wire.errors import InvalidArgumentError, UnavailableError
+
+if TYPE_CHECKING:
+    from workers.wire.frames import Buffer
+
+COPY_BELOW_BYTES = 64 * 1024
+"""Smaller frames are copied by ZeroMQ: that is cheaper than keeping track of who still needs them."""
+
+HEARTBEAT_MS = 10_000
+"""Over TCP a host that vanished without a word is noticed by this; on one machine the socket closes at once."""
+
+
+class Connection:
+    """A DEALER connected to `endpoint`; not thread safe."""
+
+    def __init__(self, endpoint: str) -> None:
+        """Begin to connect. Raises `InvalidArgumentError` if this is no endpoint."""
+        self.endpoint = endpoint
+        self._context: zmq.Context[Any] = zmq.Context()
+        self.socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.IMMEDIATE, 1)
+        self.socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS)
+        self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+        try:
+            self.socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            raise InvalidArgumentError(
+                f"{endpoint!r} is not an endpoint ({error}): it looks like ipc:///path/to/client.ipc or tcp://host:port"
+            ) from None
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Close the socket; what was sent just before may take `linger_ms` to leave."""
+        self.socket.disable_monitor()
+        self.monitor.close(0)
+        self.socket.close(linger_ms)
+        self._context.term()
+
+    def descriptors(self) -> tuple[int, int]:
+        """Return the descriptors that tell of changes (edge triggered): of messages, and of the monitor."""
+        return int(self.socket.getsockopt(zmq.FD)), int(self.monitor.getsockopt(zmq.FD))
+
+    def has_news(self) -> bool:
+        """Say whether a message is there."""
+        return bool(self.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)  # type: ignore[operator]  # an int for this option
+
+    def is_broken(self) -> bool:
+        """Say whether the connection was lost; asked when the monitor has something."""
+        if self.monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[operator]  # an int for this option
+            recv_monitor_message(self.monitor)
+            return True
+        return False
+
+    def send(self, frames: list[Buffer]) -> bool:
+        """Send a message without blocking; False if it must wait. Big frames are not copied."""
+        send = self.socket.send
+        last = len(frames) - 1
+        try:
+            for index, frame in enumerate(frames):
+                flags = zmq.DONTWAIT | zmq.SNDMORE if index < last else zmq.DONTWAIT
+                send(frame, flags, copy=len(frame) < COPY_BELOW_BYTES)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self) -> list[Buffer] | None:
+        """Return the frames of the next message, or None if there is none."""
+        socket = self.socket
+        if not socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[operator]  # an int for this option
+            return None
+        frames: list[Buffer] = [socket.recv()]
+        while socket.getsockopt(zmq.RCVMORE):
+            frames.append(socket.recv(copy=False).buffer)
+        return frames
+
+
+def why_unreachable(endpoint: str) -> str | None:
+    """Return why nobody listens at an ipc endpoint; None if somebody does, or if only trying can tell."""
+    if not endpoint.startswith("ipc://"):
+        return None
+    path = Path(endpoint.removeprefix("ipc://"))
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            return f"{path} is not a socket"
+        with unix.socket(unix.AF_UNIX, unix.SOCK_STREAM) as probe:
+            probe.connect(str(path))
+    except FileNotFoundError:
+        return f"there is no socket at {path}"
+    except ConnectionRefusedError:
+        return f"the socket at {path} is stale: the host that made it is gone"
+    except PermissionError:
+        return f"the socket at {path} belongs to another user"
+    except OSError as error:
+        return f"{path} cannot be reached: {errno.errorcode.get(error.errno or 0, error)}"
+    return None
+
+
+def unreachable(endpoint: str, timeout_s: float) -> UnavailableError:
+    """Return the error for a host that does not answer, with what to do."""
+    why = why_unreachable(endpoint) or "something listens there, but it does not answer as a host"
+    return UnavailableError(
+        f"no host answers at {endpoint} ({why}; waited {timeout_s:g} s): start one with `hostd serve`, "
+        f"or name another with HOSTD_ENDPOINT",
+        details={"endpoint": endpoint},
+    )

@@ -1,0 +1,154 @@
+"""The retrieved model: an object that behaves like the model, whose methods run in its worker.
+
+Shared by the synchronous and the asyncio client; what differs is the `Caller` behind it. A handle outlives its model's
+worker: calls go by the model's id, so after a reload they reach the new one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from workers.wire.errors import UnimplementedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hostd.records import MethodInfo, ModelInfo
+
+
+class UnknownMethodError(UnimplementedError, AttributeError):
+    """The model has no such method; it is an AttributeError too, so `hasattr` works."""
+
+
+class Caller(Protocol):
+    """What a handle needs of its client."""
+
+    def call(self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: Any) -> Any:
+        """Call a method and return its result, or an awaitable of it."""
+        ...
+
+    def submit(self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: Any) -> Any:
+        """Begin a call and return it."""
+        ...
+
+    def stream(self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: Any) -> Any:
+        """Call a method that yields and return an iterator, or an asynchronous one."""
+        ...
+
+
+class Methods:
+    """A namespace with the model's methods as attributes, each of them sent off by `_run`."""
+
+    def __init__(self, handle: Handle, run: Callable[..., Any]) -> None:
+        self._handle = handle
+        self._run = run
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return self._handle._bound(name, self._run)  # noqa: SLF001 - one concept in two classes
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model's default method."""
+        return self._handle._bound(self._handle._default(), self._run)(*args, **kwargs)  # noqa: SLF001 - as above
+
+    def __dir__(self) -> list[str]:
+        return sorted(self._handle.methods)
+
+    def __repr__(self) -> str:
+        return f"<methods of {self._handle!r}>"
+
+
+class Handle:
+    """The base of `Model` and `AsyncModel`: everything that involves no waiting."""
+
+    def __init__(self, caller: Caller, info: ModelInfo, timeout_s: float | None) -> None:
+        self._caller = caller
+        self._info = info
+        self._timeout_s = timeout_s
+
+    @property
+    def id(self) -> str:
+        """The model's id."""
+        return self._info.id
+
+    @property
+    def path(self) -> str | None:
+        """Where the model was loaded from; None if it has no path."""
+        return self._info.path
+
+    @property
+    def type(self) -> str:
+        """The model's type, as it was given to `load_model`."""
+        return self._info.type
+
+    @property
+    def methods(self) -> dict[str, MethodInfo]:
+        """The methods that the model serves, by name; empty until it is loaded."""
+        return dict(self._info.methods)
+
+    @property
+    def submit(self) -> Methods:
+        """The model's methods, begun without waiting: `model.submit.predict(x).result()`.
+
+        Do not change an array that was given to it until the result is there: big ones are sent without a copy.
+        """
+        return Methods(self, self._caller.submit)
+
+    @property
+    def stream(self) -> Methods:
+        """The model's generators: `for item in model.stream.generate(prompt)`. Closing the iterator cancels it."""
+        return Methods(self, self._caller.stream)
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method by name, also one whose name the handle uses for itself."""
+        return self._caller.call(self.id, method, args, kwargs, self._timeout_s)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model's default method."""
+        return self._caller.call(self.id, self._default(), args, kwargs, self._timeout_s)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("_"):  # copy, pickle and the like ask for such names before there is an `_info`
+            raise AttributeError(name)
+        bound = self._bound(name, self._caller.call)
+        # Kept, so that the next call finds it without coming here; a reload may make it wrong, and then the host says so.
+        self.__dict__[name] = bound
+        return bound
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._info.methods})
+
+    def __repr__(self) -> str:
+        info = self._info
+        pids = ", ".join(str(worker.pid) for worker in info.workers)
+        methods = ", ".join(sorted(info.methods)) or "none yet"
+        return f"<{type(self).__name__} {info.id!r} {info.state} pid={pids or None} methods: {methods}>"
+
+    def _bound(self, name: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        if name not in self._info.methods and not self._refresh_for(name):
+            known = ", ".join(sorted(self._info.methods)) or "none"
+            raise UnknownMethodError(
+                f"model {self.id!r} has no method {name!r}; it has: {known}",
+                details={"methods": sorted(self._info.methods)},
+            )
+        model_id, timeout_s = self.id, self._timeout_s
+
+        def bound(*args: Any, **kwargs: Any) -> Any:
+            return run(model_id, name, args, kwargs, timeout_s)
+
+        bound.__name__ = name
+        if name in self._info.methods:
+            bound.__doc__ = f"{name}{self._info.methods[name].signature}\n\n{self._info.methods[name].doc}"
+        return bound
+
+    def _default(self) -> str:
+        name = self._info.default_method
+        if name is None and not self._refresh_for(""):
+            raise UnimplementedError(
+                f"model {self.id!r} has no default method; call one of: {', '.join(sorted(self._info.methods)) or 'none'}"
+            )
+        return self._info.default_method or ""
+
+    def _refresh_for(self, name: str) -> bool:
+        """Look again what the model serves, if that can be done here; say whether `name` ("": the default) is known."""
+        del name
+        return False

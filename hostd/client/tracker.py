@@ -1,0 +1,213 @@
+"""Requests in flight, without I/O: frames out, frames in, and who waits for which answer.
+
+Rules
+1. Every request ends exactly once: with a result, an error, or the loss of the connection.
+2. An answer to a request that nobody knows any more is dropped.
+3. A stream grants the worker credit for as many items as it has room for, half a window at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from workers.wire import frames as wire
+from workers.wire import messages as msg
+from workers.wire.codec import decode, encode, encode_call
+from workers.wire.errors import HostError, MessageTooLargeError, ProtocolError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from workers.wire.frames import Buffer
+
+STREAM_WINDOW = 64
+"""Items that a worker may be ahead of its consumer: enough to hide a round trip, few enough to keep memory small."""
+
+
+class Pending:
+    """A request that waits for its one answer; `on_done` is called when that has come."""
+
+    __slots__ = ("_envelope", "error", "id", "is_done", "on_done")
+
+    def __init__(self, request_id: int) -> None:
+        self.id = request_id
+        self.is_done = False
+        self.error: HostError | None = None
+        self.on_done: Callable[[], None] | None = None
+        self._envelope: wire.Envelope | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} {'done' if self.is_done else 'waiting'}>"
+
+    def result(self) -> Any:
+        """Return the value of the answer, or raise its error."""
+        if self.error is not None:
+            raise self.error
+        if self._envelope is None:
+            raise UnavailableError("there is no answer yet")
+        return decode(self._envelope.body, self._envelope.buffers)
+
+    def receive(self, envelope: wire.Envelope) -> None:
+        """Take what came for this request."""
+        if envelope.kind == msg.ERROR:
+            self.error = msg.unpack_error(envelope)
+        self._envelope = envelope
+        self._finish()
+
+    def fail(self, error: HostError) -> None:
+        """End without an answer."""
+        self.error = error
+        self._finish()
+
+    def _finish(self) -> None:
+        self.is_done = True
+        if self.on_done is not None:
+            self.on_done()
+
+
+class PendingStream(Pending):
+    """A stream: `items` have come and wait to be taken; `is_done` says that no more will come."""
+
+    __slots__ = ("_taken", "items", "on_item")
+
+    def __init__(self, request_id: int) -> None:
+        super().__init__(request_id)
+        self.items: deque[wire.Envelope] = deque()
+        self.on_item: Callable[[], None] | None = None
+        self._taken = 0
+
+    def receive(self, envelope: wire.Envelope) -> None:
+        """Take an item, or the end."""
+        if envelope.kind == msg.ITEM:
+            self.items.append(envelope)
+            if self.on_item is not None:
+                self.on_item()
+        else:
+            super().receive(envelope)
+
+    def take(self) -> tuple[Any, int]:
+        """Return the next item that has come, and how much credit to grant for what was taken so far."""
+        envelope = self.items.popleft()
+        self._taken += 1
+        credit = 0
+        if self._taken >= STREAM_WINDOW // 2:
+            credit, self._taken = self._taken, 0
+        return decode(envelope.body, envelope.buffers), credit
+
+
+class Tracker:
+    """The requests of one client. Its methods return the frames to send."""
+
+    def __init__(self) -> None:
+        self._pending: dict[int, Pending] = {}
+        self._headers: dict[tuple[str, str, bool], bytes] = {}
+        self._count = 0
+        self.welcome: dict[str, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def hello(self) -> tuple[Pending, list[Buffer]]:
+        """Return the first message of a connection."""
+        pending = self._new(Pending)
+        body = {"versions": list(wire.SUPPORTED_VERSIONS), "pid": os.getpid()}
+        return pending, msg.pack_map(msg.HELLO, pending.id, body)
+
+    def accept_welcome(self, pending: Pending) -> None:
+        """Take what the host said about itself."""
+        welcome = pending.result()
+        if not isinstance(welcome, dict):
+            raise ProtocolError("the host's WELCOME is not a map")
+        self.welcome = welcome
+
+    def call(
+        self, model_id: str, method: str, args: Sequence[Any], kwargs: dict[str, Any], timeout_s: float | None
+    ) -> tuple[Pending, list[Buffer]]:
+        """Return a call of a model's method. Raises `InvalidArgumentError` for arguments that cannot travel."""
+        body, buffers = encode_call(args, kwargs)
+        pending = self._new(Pending)
+        header = self._headers.get((model_id, method, False)) or self._header(model_id, method, streams=False)
+        return pending, self._pack(msg.CALL, pending, header, body, buffers, timeout_s)
+
+    def stream(
+        self, model_id: str, method: str, args: Sequence[Any], kwargs: dict[str, Any], timeout_s: float | None
+    ) -> tuple[PendingStream, list[Buffer]]:
+        """Return a call of a method that yields items."""
+        body, buffers = encode_call(args, kwargs)
+        pending = self._new(PendingStream)
+        header = self._headers.get((model_id, method, True)) or self._header(model_id, method, streams=True)
+        return pending, self._pack(msg.STREAM, pending, header, body, buffers, timeout_s)
+
+    def verb(self, verb: str, arguments: dict[str, Any], timeout_s: float | None) -> tuple[Pending, list[Buffer]]:
+        """Return a request of the control plane."""
+        body, buffers = encode(arguments)
+        pending = self._new(Pending)
+        return pending, self._pack(msg.VERB, pending, msg.pack_verb(verb), body, buffers, timeout_s)
+
+    def subscribe(self, verb: str, arguments: dict[str, Any]) -> tuple[PendingStream, list[Buffer]]:
+        """Return a request of the control plane that is answered by items, without end."""
+        body, buffers = encode(arguments)
+        pending = self._new(PendingStream)
+        return pending, self._pack(msg.VERB, pending, msg.pack_verb(verb), body, buffers, None)
+
+    def cancel(self, pending: Pending, error: HostError) -> list[Buffer]:
+        """End a request here, and return the message that tells the host."""
+        if self._pending.pop(pending.id, None) is not None:
+            pending.fail(error)
+        return wire.pack(msg.CANCEL, pending.id)
+
+    def receive(self, frames: list[Buffer]) -> None:
+        """Take one message of the host."""
+        envelope = wire.unpack(frames)
+        pending = self._pending.get(envelope.id) if envelope.kind == msg.ITEM else self._pending.pop(envelope.id, None)
+        if pending is not None:
+            pending.receive(wire.Envelope(msg.RESULT, *envelope[1:]) if envelope.kind == msg.WELCOME else envelope)
+
+    def lose(self, error: HostError) -> None:
+        """End every request: the connection is gone, and with it every answer."""
+        pending, self._pending = self._pending, {}
+        for request in pending.values():
+            request.fail(error)
+
+    def _new(self, kind: type[Any]) -> Any:
+        self._count = request_id = self._count + 1
+        pending = kind(request_id)
+        self._pending[request_id] = pending
+        return pending
+
+    def _header(self, model_id: str, method: str, *, streams: bool) -> bytes:
+        header = msg.pack_target(msg.Target(model_id, method, window=STREAM_WINDOW if streams else 0))
+        self._headers[(model_id, method, streams)] = header
+        return header
+
+    def _pack(
+        self,
+        kind: int,
+        pending: Pending,
+        header: bytes,
+        body: Buffer,
+        buffers: Sequence[Buffer],
+        timeout_s: float | None,
+    ) -> list[Buffer]:
+        deadline_ms = wire.MAX_DEADLINE_MS
+        if timeout_s is not None:
+            deadline_ms = min(max(1, int(timeout_s * 1000)), wire.MAX_DEADLINE_MS - 1)
+        try:
+            if buffers or len(body) > wire.INLINE_BODY_BYTES:
+                self._check_size(sum(map(len, buffers)) + len(body))
+            return wire.pack(kind, pending.id, header, body, buffers, deadline_ms)
+        except HostError:
+            del self._pending[pending.id]
+            raise
+
+    def _check_size(self, size_bytes: int) -> None:
+        # Checked here, because the host's socket answers what is over its limit by closing the connection.
+        limit = self.welcome.get("max_message_bytes", size_bytes)
+        if size_bytes > limit:
+            raise MessageTooLargeError(
+                f"the request has {size_bytes} bytes, the host accepts {limit} (limits.max_message_bytes): "
+                f"send less at a time, or raise the limit",
+                details={"size_bytes": size_bytes, "limit_bytes": limit},
+            )

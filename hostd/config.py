@@ -1,0 +1,226 @@
+"""One validated configuration object.
+
+Covers every setting of a host with its unit, its default and the reason for it. Does not cover where settings come from
+(`hostd.sources` reads the file and the environment) or what is done with them. A model's own settings are in its
+`model.yaml` and belong to `hostd.finders`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hostd import paths
+from hostd.units import parse_size
+from workers.wire.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
+Bytes = Annotated[int, BeforeValidator(parse_size), Field(ge=4096)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ModelsConfig(_Section):
+    """Where models come from."""
+
+    dir: Path | None = None
+    """The local models directory. Unset: models are loaded from the paths that clients name."""
+
+    @field_validator("dir")
+    @classmethod
+    def _is_absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else _absolute(value)
+
+
+class WorkersConfig(_Section):
+    """How worker processes are started, fed and ended."""
+
+    python: str | None = None
+    """The interpreter of workers whose model.yaml names none: a path, or a command found on PATH. It needs pyzmq and
+    msgpack. Unset: the host's own."""
+
+    spawn_timeout_s: Seconds = 30
+    """Seconds from the start of a worker process to its hello. On a cold disk or a loaded machine an interpreter takes
+    seconds to start; one that takes longer than this hangs."""
+
+    load_timeout_s: Seconds = 600
+    """Seconds that one load of a model may take. In ten minutes a fast disk gives some 500 GB."""
+
+    drain_timeout_s: Seconds = 10
+    """Seconds that running requests get to finish when their model is unloaded; then they are answered with ABORTED and
+    the process is killed."""
+
+    max_in_flight: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    """Requests waiting or running per model before new ones are refused with RESOURCE_EXHAUSTED: enough for clients
+    that pipeline, few enough that a stuck model cannot fill the host."""
+
+    log_bytes: Bytes = 2**20
+    """Bytes of a model's standard output and error that are kept, the newest. 1 MiB holds some ten thousand lines,
+    whatever the model prints."""
+
+    @field_validator("python")
+    @classmethod
+    def _can_be_run(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        found = shutil.which(str(Path(value).expanduser()) if "/" in value else value)
+        if found is None:
+            raise ValueError(f"{value!r} is not an executable file and no command on PATH")
+        # Never resolved: a virtual environment's interpreter is a link, and following it would leave the environment.
+        return str(Path(found).absolute())
+
+
+class MemoryConfig(_Section):
+    """How memory is measured."""
+
+    sample_period_s: Seconds = 5
+    """Seconds between two samples of every worker's memory. Sampling a big process costs milliseconds of a core, so
+    five seconds keep an idle host with many models under 1 %."""
+
+
+class MetricsConfig(_Section):
+    """The Prometheus page."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """TCP port of the page. Unset: no page. 0: any free port."""
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """The address to listen on. Metrics show model ids and need no credentials, so only this machine may ask unless you
+    say otherwise."""
+
+
+class LimitsConfig(_Section):
+    """Limits that keep one client or one model from starving the others."""
+
+    max_message_bytes: Bytes = 2**30
+    """Bytes of one request or answer, all its frames together. 1 GiB holds a batch of 1700 colour images of 224 by 224
+    as float32, with room."""
+
+    max_in_flight_bytes: Bytes = 4 * 2**30
+    """Bytes of all requests together that the host holds for its workers; beyond it requests are refused with
+    RESOURCE_EXHAUSTED. Four of the largest messages."""
+
+    client_buffer_messages: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    """Answers kept for a client that reads slower than its models answer; beyond it that client is dropped, loudly."""
+
+    @model_validator(mode="after")
+    def _one_message_fits(self) -> LimitsConfig:
+        if self.max_in_flight_bytes < self.max_message_bytes:
+            raise ValueError(
+                "max_in_flight_bytes must be at least max_message_bytes, or the largest message never fits"
+            )
+        return self
+
+
+class HostConfig(_Section):
+    """Everything that can be set about a host; frozen, and equal after a round trip through JSON.
+
+    Make one with `load_config`, which merges arguments, environment and file and raises typed errors.
+    """
+
+    name: Annotated[str, Field(pattern=_NAME)] = paths.DEFAULT_NAME
+    """The host's name, up to 64 letters, digits, dots, dashes and underscores. Hosts of different names run side by
+    side."""
+
+    runtime_dir: Path
+    """Directory (0700) of the sockets and the lock. Default: $XDG_RUNTIME_DIR/hostd/<name>, or hostd-<uid>/<name> under
+    the system's temporary directory."""
+
+    state_dir: Path
+    """Directory of what outlives the host. Default: $XDG_STATE_HOME/hostd/<name> (~/.local/state/hostd/<name>)."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much the host logs. At info: one line per spawn, ready, unload, exit and restart."""
+
+    models: ModelsConfig = ModelsConfig()
+    workers: WorkersConfig = WorkersConfig()
+    memory: MemoryConfig = MemoryConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    limits: LimitsConfig = LimitsConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _place_directories(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        given = {key: value for key, value in data.items() if value is not None}
+        name = given.get("name", paths.DEFAULT_NAME)
+        # An invalid name is reported as such; it must not reach a path first.
+        name = name if isinstance(name, str) and "/" not in name else paths.DEFAULT_NAME
+        return {"runtime_dir": paths.runtime_dir(name), "state_dir": paths.state_dir(name), **given}
+
+    @field_validator("runtime_dir", "state_dir")
+    @classmethod
+    def _is_absolute(cls, value: Path) -> Path:
+        return _absolute(value)
+
+    @field_validator("runtime_dir")
+    @classmethod
+    def _sockets_fit(cls, value: Path) -> Path:
+        try:
+            paths.check_socket_paths(value)
+        except HostError as error:
+            raise ValueError(error.message) from None
+        return value
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint at which clients reach this host.
+
+        It follows from the runtime directory and cannot be set: the lock on that directory is what keeps two hosts from
+        binding the same socket.
+        """
+        return paths.client_endpoint(self.runtime_dir)
+
+    def to_json(self) -> str:
+        """Return this configuration as JSON that `from_json` reads back to an equal one."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> HostConfig:
+        """Return the configuration that `to_json` wrote; file and environment are not looked at.
+
+        Raises InvalidArgumentError that names the setting.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            from hostd.sources import explain  # noqa: PLC0415 - only a failure needs it
+
+            raise explain(error, []) from None
+
+
+def load_config(
+    arguments: Mapping[str, object] | None = None,
+    *,
+    file: str | Path | None = None,
+    environment: bool = True,
+) -> HostConfig:
+    """Return the configuration: `arguments` win over `HOSTD_*` variables, those over `file`, that over the defaults.
+
+    `arguments` has the shape of the file, with mappings for sections (`{"workers": {"drain_timeout_s": 3}}`); None
+    means unset. A variable names a setting of a section with two underscores: `HOSTD_WORKERS__DRAIN_TIMEOUT_S=3`.
+    Relative paths in the file are relative to the file, others to the working directory.
+
+    Raises InvalidArgumentError for an unknown setting (with the nearest known one), a value of the wrong type or out of
+    range, or a file that is not such a mapping; NotFoundError for a missing file. Every problem is listed at once.
+    """
+    # Reading the environment brings in pydantic-settings, which costs more than everything else here; the supervisor
+    # gets its configuration as JSON and never pays for it.
+    from hostd.sources import gather  # noqa: PLC0415
+
+    return gather(arguments or {}, file=Path(file) if file is not None else None, environment=environment)
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()

@@ -1,0 +1,1 @@
+"""Everything that the supervisor decides, without any I/O: events in, effects out, time as an argument."""

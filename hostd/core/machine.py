@@ -1,0 +1,270 @@
+"""The core: one state machine for the whole host.
+
+    effects = core.handle(event, now)
+    deadline = core.next_deadline()
+    core.check_invariants()
+
+Rules
+1. `handle` is the only method that changes anything. It never blocks, never fails because of what a client or a worker
+   sent, and returns what is to be done, in order.
+2. What a worker says is taken only in a state in which it may say it; the rest is late or a lie and changes nothing.
+3. Time is an argument; `next_deadline` says when `TimePassed` is due.
+
+This file turns events into calls of `Loading` (whole models) and `Router` (single calls) and follows the workers. It
+decides nothing that belongs there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hostd.core import events as ev
+from hostd.core.lifecycle import ModelInput, ModelState, WorkerInput, WorkerState
+from hostd.core.loading import Loading, WaiterTimer, WorkerTimer
+from hostd.core.registry import CoreConfig, Registry
+from hostd.core.routing import Router
+from workers.wire.errors import AbortedError, DeadlineExceededError, HostError, InternalError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hostd.core.effects import Effect
+    from hostd.core.registry import Worker
+    from hostd.records import Event as StoryEvent
+    from hostd.records import ModelInfo
+
+
+class Core:
+    """Events in, effects out."""
+
+    def __init__(self, config: CoreConfig | None = None, wall_offset_s: float = 0.0) -> None:
+        """Take the limits, and what to add to `now` for seconds since the epoch (records show wall-clock time)."""
+        self._registry = Registry(config or CoreConfig(), wall_offset_s)
+        self._router = Router(self._registry)
+        self._loading = Loading(self._registry, self._router)
+        loading, router = self._loading, self._router
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            ev.CallReceived: router.call,
+            ev.WorkerAnswered: router.answered,
+            ev.CallCancelled: router.cancelled,
+            ev.CreditGranted: router.credited,
+            ev.WorkerUnreachable: router.unreachable,
+            ev.LoadRequested: loading.load,
+            ev.RetrieveRequested: loading.retrieve,
+            ev.UnloadRequested: lambda e: loading.unload(e.caller, e.model_id, e.deadline_s),
+            ev.UnloadAllRequested: lambda e: loading.unload_all(e.caller, e.deadline_s),
+            ev.ShutdownRequested: lambda e: loading.shutdown(e.caller, at_once=e.at_once),
+            ev.ClientVanished: self._on_client_vanished,
+            ev.SpecFound: loading.spec_found,
+            ev.SpecRefused: lambda e: loading.spec_refused(e.model_id, e.generation, e.error),
+            ev.WorkerSpawned: self._on_spawned,
+            ev.WorkerSpawnFailed: self._on_spawn_failed,
+            ev.WorkerSaidHello: self._on_hello,
+            ev.WorkerLoaded: self._on_loaded,
+            ev.WorkerRefusedLoad: self._on_refused_load,
+            ev.WorkerMeasured: self._on_measured,
+            ev.WorkerSpokeLastWords: self._on_last_words,
+            ev.WorkerExited: self._on_exited,
+            ev.WorkerGone: self._on_gone,
+            ev.TimePassed: self._on_time_passed,
+        }
+
+    def handle(self, event: ev.Event, now: float) -> list[Effect]:
+        """Take an event at an instant and return what is to be done."""
+        registry = self._registry
+        registry.now = now
+        self._handlers[type(event)](event)
+        effects, registry.effects = registry.effects, []
+        return effects
+
+    def next_deadline(self) -> float | None:
+        """Return when `TimePassed` is due, or None."""
+        return self._registry.timers.next()
+
+    # Questions, which change nothing
+
+    def list_models(self) -> list[ModelInfo]:
+        """Return the records of all models, by id."""
+        models = self._registry.models
+        return [self._registry.describe(models[model_id]) for model_id in sorted(models)]
+
+    def get_model(self, model_id: str) -> ModelInfo | None:
+        """Return the record of a model, or None."""
+        model = self._registry.models.get(ev.ModelId(model_id))
+        return None if model is None else self._registry.describe(model)
+
+    def story(self, model_id: str) -> list[StoryEvent]:
+        """Return the last transitions of a model and its workers, oldest first, also of one that is gone."""
+        return list(self._registry.stories.get(ev.ModelId(model_id), ()))
+
+    def worker_count(self) -> int:
+        """Return how many workers may have a process."""
+        return len(self._registry.workers)
+
+    def is_idle(self, worker_id: ev.WorkerId) -> bool:
+        """Say whether a worker has nothing to do, so that a sample of it may wait."""
+        worker = self._registry.workers.get(worker_id)
+        return worker is not None and worker.state is WorkerState.READY and not worker.calls
+
+    # Workers
+
+    def _on_spawned(self, event: ev.WorkerSpawned) -> None:
+        worker = self._registry.workers.get(event.worker_id)
+        if worker is not None:
+            worker.pid = event.pid
+
+    def _on_spawn_failed(self, event: ev.WorkerSpawnFailed) -> None:
+        worker = self._registry.workers.get(event.worker_id)
+        if worker is not None:
+            self._loading.load_failed(worker, event.error)
+            self._registry.move_worker(worker, WorkerInput.SPAWN_FAILED, event.error.message)
+            self._loading.worker_gone(worker)
+
+    def _on_hello(self, event: ev.WorkerSaidHello) -> None:
+        worker = self._accepting(event.worker_id, WorkerInput.HELLO)
+        if worker is not None:
+            self._registry.move_worker(worker, WorkerInput.HELLO, "the worker said hello")
+            self._registry.timers.set(WorkerTimer(worker.id), self._registry.now + self._registry.config.load_timeout_s)
+            self._registry.move_worker(worker, WorkerInput.ASSIGN, f"load {worker.model.source.path or 'no path'}")
+
+    def _on_loaded(self, event: ev.WorkerLoaded) -> None:
+        worker = self._accepting(event.worker_id, WorkerInput.LOADED)
+        if worker is not None:
+            model = worker.model
+            model.loader, model.methods, model.default_method = event.loader, event.methods, event.default_method
+            worker.has_loaded = True
+            self._registry.move_worker(worker, WorkerInput.LOADED, "loaded, measuring")
+
+    def _on_measured(self, event: ev.WorkerMeasured) -> None:
+        worker = self._registry.workers.get(event.worker_id)
+        if worker is None:
+            return
+        if event.memory is not None:
+            worker.memory = event.memory
+            sizes = [w.memory.rss_bytes for w in worker.model.workers.values() if w.memory is not None]
+            worker.model.size_bytes = sum(sizes)
+        # A periodic sample may arrive while the model is still being loaded; that is not the one READY waits for.
+        if worker.has_loaded and self._registry.accepts(worker, WorkerInput.MEASURED):
+            self._registry.move_worker(worker, WorkerInput.MEASURED, "loaded and measured")
+            self._loading.load_succeeded(worker)
+
+    def _on_refused_load(self, event: ev.WorkerRefusedLoad) -> None:
+        worker = self._accepting(event.worker_id, WorkerInput.LOAD_FAILED)
+        if worker is not None:
+            self._loading.load_failed(worker, event.error)
+            self._registry.move_worker(worker, WorkerInput.LOAD_FAILED, event.error.message)
+
+    def _on_last_words(self, event: ev.WorkerSpokeLastWords) -> None:
+        worker = self._registry.workers.get(event.worker_id)
+        if worker is not None:
+            worker.last_words = event.error
+
+    def _on_exited(self, event: ev.WorkerExited) -> None:
+        worker = self._registry.workers.get(event.worker_id)
+        if worker is None:
+            return
+        worker.exit = event.how
+        state = worker.state
+        self._registry.move_worker(worker, WorkerInput.EXITED, event.how)
+        if state is WorkerState.KILLING:
+            return
+        death = self._death_of(worker, f"the worker of model {worker.model.id!r} died: {event.how}")
+        self._loading.load_failed(worker, death)
+        self._lose(worker, death)
+
+    def _on_gone(self, event: ev.WorkerGone) -> None:
+        worker = self._accepting(event.worker_id, WorkerInput.GONE)
+        if worker is not None:
+            self._router.fail_all(worker, AbortedError(f"model {worker.model.id!r} was unloaded"))
+            model = worker.model
+            model.freed_bytes += event.freed_bytes
+            model.processes_ended += event.processes
+            self._registry.move_worker(worker, WorkerInput.GONE, f"{event.processes} processes are gone")
+            self._loading.worker_gone(worker)
+
+    def _accepting(self, worker_id: ev.WorkerId, why: WorkerInput) -> Worker | None:
+        worker = self._registry.workers.get(worker_id)
+        return worker if worker is not None and self._registry.accepts(worker, why) else None
+
+    def _death_of(self, worker: Worker, message: str) -> HostError:
+        words = worker.last_words
+        details = {"exit": worker.exit, "pid": worker.pid, "model_id": worker.model.id}
+        if words is None:
+            return UnavailableError(message, details=details)
+        return UnavailableError(f"{message}; its last words: {words.message}", details={**words.details, **details})
+
+    def _lose(self, worker: Worker, death: HostError) -> None:
+        """A worker that served is lost: its calls end now, and the model's state follows."""
+        self._router.fail_all(worker, death)
+        model = worker.model
+        if model.state in (ModelState.READY, ModelState.DEGRADED):
+            why = ModelInput.WORKER_LOST if model.ready else ModelInput.LAST_WORKER_LOST
+            self._registry.move_model(model, why, death.message)
+
+    # Time and clients
+
+    def _on_client_vanished(self, event: ev.ClientVanished) -> None:
+        self._router.lose_client(event.client)
+        self._loading.lose_client(event.client)
+
+    def _on_time_passed(self, _event: ev.TimePassed) -> None:
+        for key in self._registry.timers.pop_due(self._registry.now):
+            if isinstance(key, WorkerTimer):
+                self._on_worker_timeout(key.worker_id)
+            elif isinstance(key, WaiterTimer):
+                self._loading.expire_waiter(key.caller)
+            else:
+                self._router.expire(key)  # type: ignore[arg-type]  # the third kind of key is a CallId, a plain int
+
+    def _on_worker_timeout(self, worker_id: ev.WorkerId) -> None:
+        worker = self._registry.workers.get(worker_id)
+        if worker is None:
+            return
+        config = self._registry.config
+        if worker.state is WorkerState.SPAWNING:
+            late = f"the worker said nothing within {config.spawn_timeout_s:g} s (workers.spawn_timeout_s)"
+            self._loading.load_failed(worker, DeadlineExceededError(late))
+        elif worker.state is WorkerState.LOADING:
+            late = f"the load took longer than {config.load_timeout_s:g} s (workers.load_timeout_s)"
+            self._loading.load_failed(worker, DeadlineExceededError(late))
+        else:
+            late = f"calls did not end within {config.drain_timeout_s:g} s (workers.drain_timeout_s)"
+            self._router.fail_all(worker, AbortedError(f"model {worker.model.id!r} was unloaded: {late}"))
+        self._loading.kill(worker, late)
+
+    # Proof
+
+    def check_invariants(self) -> None:
+        """Raise `InternalError` if anything that must always hold does not."""
+        for problem in self._problems():
+            raise InternalError(f"a broken invariant: {problem}")
+
+    def _problems(self) -> list[str]:
+        registry, router = self._registry, self._router
+        problems = [
+            f"{worker!r} is DEAD but registered"
+            for worker in registry.workers.values()
+            if worker.state is WorkerState.DEAD
+        ]
+        for model_id, model in registry.models.items():
+            if model.id != model_id or model.state is ModelState.UNLOADED:
+                problems.append(f"{model!r} is registered as {model_id}")
+            if model.ready != [w for w in model.ready if w.state is WorkerState.READY]:
+                problems.append(f"{model!r} would route to a worker that is not READY")
+            if (model.state in (ModelState.READY, ModelState.DEGRADED)) != bool(model.ready):
+                problems.append(f"{model!r} serves without being READY, or the other way round")
+            if model.waiters and model.state is not ModelState.LOADING:
+                problems.append(f"{model!r} has waiters for a load that is over")
+            if model.state is ModelState.UNLOADING and not model.alive():
+                problems.append(f"{model!r} waits for nobody")
+        in_flight = {call_id for worker in registry.workers.values() for call_id in worker.calls}
+        if in_flight != set(router.calls) or set(router.by_caller.values()) != set(router.calls):
+            problems.append("the calls of the workers, of the callers and of the table differ")
+        if router.in_flight_bytes != sum(call.size_bytes for call in router.calls.values()):
+            problems.append(f"{router.in_flight_bytes} bytes in flight do not add up")
+        problems.extend(
+            f"{group!r} waits for models that are gone"
+            for group in self._loading.unload_alls
+            if not group.pending or not group.pending <= set(registry.models)
+        )
+        return problems

@@ -1,0 +1,254 @@
+"""What the supervisor knows: models, their generations and workers, and the story of their transitions.
+
+Rules
+1. `Registry.move_worker` and `Registry.move_model` are the only ways to a new state, and both end in one line.
+2. Every load of an id makes a new `Model` with a new generation. What belongs to an older one still finds its own
+   `Model` through its worker, and changes nothing for the one in the registry.
+3. A worker is forgotten when it is DEAD; a model when it is UNLOADED or its load failed. Their story stays, bounded, so
+   that `explain` can say what became of them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hostd.core.effects import Announce, Effect, KillWorker, MeasureWorker, SendLoad
+from hostd.core.events import Caller, CallId, LoadingSpec, LoadSource, Memory, ModelId, WorkerId
+from hostd.core.lifecycle import (
+    ALIVE,
+    MODEL_TRANSITIONS,
+    WORKER_TRANSITIONS,
+    ModelInput,
+    ModelState,
+    WorkerAction,
+    WorkerInput,
+    WorkerState,
+)
+from hostd.core.timers import Timers
+from hostd.records import Event, MethodInfo, ModelInfo, WorkerInfo
+from workers.wire.errors import HostError, InternalError
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+
+@dataclass(frozen=True)
+class CoreConfig:
+    """The limits and durations that the core decides by; all in seconds, items or bytes, as the names say."""
+
+    spawn_timeout_s: float = 30.0
+    load_timeout_s: float = 600.0
+    drain_timeout_s: float = 10.0
+    max_in_flight: int = 1024
+    max_in_flight_bytes: int = 4 << 30
+    story_length: int = 64
+    stories_kept: int = 256
+
+
+@dataclass(eq=False)
+class Worker:
+    """A worker process, from the decision to spawn it until the proof that it is gone."""
+
+    id: WorkerId
+    model: Model
+    started_s: float
+    state: WorkerState = WorkerState.SPAWNING
+    pid: int | None = None
+    memory: Memory | None = None
+    has_loaded: bool = False
+    calls: set[CallId] = field(default_factory=set)
+    last_words: HostError | None = None
+    exit: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.id} of {self.model.id} {self.state.value} pid={self.pid} calls={len(self.calls)}>"
+
+
+@dataclass(eq=False)
+class Model:
+    """One generation of a model; `waiters` are the callers that the end of the load answers."""
+
+    id: ModelId
+    generation: int
+    source: LoadSource
+    created_s: float
+    state: ModelState = ModelState.LOADING
+    spec: LoadingSpec | None = None
+    loader: str | None = None
+    workers: dict[WorkerId, Worker] = field(default_factory=dict)
+    ready: list[Worker] = field(default_factory=list)
+    methods: dict[str, MethodInfo] = field(default_factory=dict)
+    default_method: str | None = None
+    waiters: list[Caller] = field(default_factory=list)
+    unload_waiters: list[Caller] = field(default_factory=list)
+    load_error: HostError | None = None
+    reason: str = ""
+    calls: int = 0
+    errors: int = 0
+    ready_s: float | None = None
+    last_used_s: float | None = None
+    unload_began_s: float = 0.0
+    size_bytes: int | None = None
+    freed_bytes: int = 0
+    processes_ended: int = 0
+
+    def __repr__(self) -> str:
+        return f"<Model {self.id}#{self.generation} {self.state.value} workers={list(self.workers.values())}>"
+
+    def alive(self) -> list[Worker]:
+        """Return the workers that may still have a process."""
+        return [worker for worker in self.workers.values() if worker.state in ALIVE]
+
+
+class Registry:
+    """Models and workers by id, the timers, and the effects that the event in hand has caused so far."""
+
+    def __init__(self, config: CoreConfig, wall_offset_s: float = 0.0) -> None:
+        """Take the limits, and what to add to `now` for seconds since the epoch."""
+        self.config = config
+        self.wall_offset_s = wall_offset_s
+        self.models: dict[ModelId, Model] = {}
+        self.workers: dict[WorkerId, Worker] = {}
+        self.stories: OrderedDict[ModelId, deque[Event]] = OrderedDict()
+        self.timers: Timers[Hashable] = Timers()
+        self.effects: list[Effect] = []
+        self.now = 0.0
+        self._generations = 0
+        self._workers = 0
+
+    def new_model(self, model_id: ModelId, source: LoadSource) -> Model:
+        """Register a new generation of an id."""
+        self._generations += 1
+        model = Model(model_id, self._generations, source, created_s=self.now)
+        self.models[model_id] = model
+        self._tell(model, None, "NEW", model.state.value, "LOAD", f"load of {source.path or 'no path'} requested")
+        return model
+
+    def new_worker(self, model: Model) -> Worker:
+        """Register a worker that is about to be spawned for a model."""
+        self._workers += 1
+        worker = Worker(WorkerId(self._workers), model, started_s=self.now)
+        self.workers[worker.id] = worker
+        model.workers[worker.id] = worker
+        self._tell(model, worker, "NEW", worker.state.value, "SPAWN", "a worker is needed")
+        return worker
+
+    def accepts(self, worker: Worker, why: WorkerInput) -> bool:
+        """Say whether the table has a row for this: what a worker says may be late, or a lie."""
+        return (worker.state, why) in WORKER_TRANSITIONS
+
+    def move_worker(self, worker: Worker, why: WorkerInput, reason: str) -> None:
+        """Take a worker along a row of its table, and ask for what the row asks for."""
+        row = WORKER_TRANSITIONS.get((worker.state, why))
+        if row is None:
+            raise InternalError(f"a worker that is {worker.state.value} cannot take {why.value}: {worker!r}")
+        new, actions = row
+        if worker.state is WorkerState.READY and new is not WorkerState.READY:
+            worker.model.ready.remove(worker)
+        if new is WorkerState.READY:
+            worker.model.ready.append(worker)
+        self._assign(worker, new, why.value, reason)
+        for action in actions:
+            self.effects.append(self._effect_of(action, worker))
+        if new is WorkerState.DEAD:
+            del self.workers[worker.id]
+            del worker.model.workers[worker.id]
+
+    def move_model(self, model: Model, why: ModelInput, reason: str) -> None:
+        """Take a model along a row of its table."""
+        new = MODEL_TRANSITIONS.get((model.state, why))
+        if new is None:
+            raise InternalError(f"a model that is {model.state.value} cannot take {why.value}: {model!r}")
+        model.reason = reason
+        self._assign(model, new, why.value, reason)
+
+    def forget_model(self, model: Model) -> None:
+        """Take a model out of the registry; its story stays."""
+        if self.models.get(model.id) is model:
+            del self.models[model.id]
+
+    def _assign(self, subject: Worker | Model, new: WorkerState | ModelState, cause: str, reason: str) -> None:
+        old = subject.state
+        subject.state = new  # the tables pair each subject with states of its own kind
+        if old is not new:
+            if isinstance(subject, Worker):
+                self._tell(subject.model, subject, old.value, new.value, cause, reason)
+            else:
+                self._tell(subject, None, old.value, new.value, cause, reason)
+
+    def _effect_of(self, action: WorkerAction, worker: Worker) -> Effect:
+        if action is WorkerAction.KILL:
+            return KillWorker(worker.id)
+        if action is WorkerAction.MEASURE:
+            return MeasureWorker(worker.id)
+        model = worker.model
+        if model.spec is None:
+            raise InternalError(f"a worker was told to load before there was a specification: {worker!r}")
+        return SendLoad(worker.id, model.id, model.source.path, model.spec)
+
+    def _tell(self, model: Model, worker: Worker | None, old: str, new: str, cause: str, reason: str) -> None:
+        event = Event(
+            time_s=self.now + self.wall_offset_s,
+            model_id=model.id,
+            subject="worker" if worker else "model",
+            old=old,
+            new=new,
+            cause=cause,
+            reason=reason,
+            model_type=model.source.type,
+            generation=model.generation,
+            worker_id=worker.id if worker else None,
+            pid=worker.pid if worker else None,
+        )
+        story = self.stories.get(model.id)
+        if story is None:
+            story = self.stories[model.id] = deque(maxlen=self.config.story_length)
+        story.append(event)
+        self.stories.move_to_end(model.id)
+        while len(self.stories) > self.config.stories_kept + len(self.models):
+            oldest = next(model_id for model_id in self.stories if model_id not in self.models)
+            del self.stories[oldest]
+        self.effects.append(Announce(event))
+
+    def describe(self, model: Model) -> ModelInfo:
+        """Return the public record of a model."""
+        return ModelInfo(
+            id=model.id,
+            state=model.state.value,
+            path=model.source.path,
+            type=model.source.type,
+            loader=model.loader,
+            generation=model.generation,
+            size=model.size_bytes,
+            size_source="measured" if model.size_bytes is not None else "unknown",
+            methods=model.methods,
+            default_method=model.default_method,
+            workers=tuple(self._describe_worker(worker) for worker in model.workers.values()),
+            calls=model.calls,
+            errors=model.errors,
+            created_s=model.created_s + self.wall_offset_s,
+            ready_s=self._wall(model.ready_s),
+            load_duration_s=None if model.ready_s is None else model.ready_s - model.created_s,
+            last_used_s=self._wall(model.last_used_s),
+            reason=model.reason,
+        )
+
+    def _describe_worker(self, worker: Worker) -> WorkerInfo:
+        memory = worker.memory
+        return WorkerInfo(
+            id=worker.id,
+            pid=worker.pid,
+            state=worker.state.value,
+            processes=memory.processes if memory else 0,
+            rss_bytes=memory.rss_bytes if memory else None,
+            uss_bytes=memory.uss_bytes if memory else None,
+            pss_bytes=memory.pss_bytes if memory else None,
+            peak_bytes=memory.peak_bytes if memory else None,
+            in_flight=len(worker.calls),
+            started_s=self._wall(worker.started_s),
+        )
+
+    def _wall(self, instant_s: float | None) -> float | None:
+        return None if instant_s is None else instant_s + self.wall_offset_s

@@ -1,0 +1,186 @@
+"""A private host inside another program.
+
+`Host` starts a supervisor as a child process in a runtime directory of its own. It installs no signal handler, reaps no
+child but its own, and leaves nothing behind: the supervisor and every worker end with the embedding process, however
+that ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hostd import paths
+from hostd.client.sync import Client
+from hostd.launch import keeper_command, supervisor_environment
+from workers.wire.errors import DeadlineExceededError, FailedPreconditionError, UnavailableError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+START_TIMEOUT_S = 60.0
+"""An interpreter on a cold disk starts in seconds; what takes longer than this hangs."""
+
+STOP_TIMEOUT_S = 30.0
+"""How long an orderly stop may take, draining included, before everything is killed."""
+
+
+class Host:
+    """A private model host, for as long as the `with` block lasts.
+
+        with hostd.Host() as host:
+            client = host.client()
+            model = client.load_model("digits", "models/digits")
+            model.predict(x)
+
+    Keywords are the sections of the configuration file (`models`, `workers`, `memory`, `metrics`, `limits`);
+    `models_dir` is short for `models={"dir": ...}`. Raises `InvalidArgumentError` for settings that are not right, and
+    `UnavailableError` when the supervisor does not start.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        models: dict[str, Any] | None = None,
+        memory: dict[str, Any] | None = None,
+        workers: dict[str, Any] | None = None,
+        metrics: dict[str, Any] | None = None,
+        limits: dict[str, Any] | None = None,
+        models_dir: str | os.PathLike[str] | None = None,
+        log_level: str = "warning",
+    ) -> None:
+        if models_dir is not None:
+            models = {**(models or {}), "dir": models_dir}
+        sections = {"models": models, "memory": memory, "workers": workers, "metrics": metrics, "limits": limits}
+        self._settings: dict[str, Any] = {key: value for key, value in sections.items() if value is not None}
+        self._settings["log_level"] = log_level
+        self._name = name
+        self._process: subprocess.Popen[bytes] | None = None
+        self._info: dict[str, Any] = {}
+        self._clients: list[Client] = []
+
+    def __repr__(self) -> str:
+        state = f"at {self.endpoint}, pid={self.pid}" if self._process else "not started"
+        return f"<Host {state}>"
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint at which other processes of this user can reach the host."""
+        self._check_started()
+        return str(self._info["endpoint"])
+
+    @property
+    def pid(self) -> int:
+        """The process id of the supervisor."""
+        self._check_started()
+        return int(self._info["pid"])
+
+    def client(self, **options: Any) -> Client:
+        """Return a client of this host; it is closed with the host. Takes the options of `hostd.connect`."""
+        client = Client(self.endpoint, **options)
+        self._clients.append(client)
+        return client
+
+    def start(self) -> None:
+        """Start the host; what `with` does. A host that was stopped may be started again."""
+        if self._process is not None:
+            raise FailedPreconditionError("this Host is started already: use it, or make another")
+        # Imported here, because clients that never start a host need no pydantic (a fifth of a second).
+        from hostd.config import load_config  # noqa: PLC0415
+
+        directory = _private_directory(self._name)
+        try:
+            config = load_config({**self._settings, "runtime_dir": directory, "state_dir": directory / "state"})
+        except BaseException:
+            directory.rmdir()
+            raise
+        ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own command
+                keeper_command(embedder_pid=os.getpid(), remove_dir=directory),
+                env=supervisor_environment(config, ready_write),
+                pass_fds=[ready_write],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # the terminal's Ctrl-C is for the embedding program alone
+            )
+        finally:
+            os.close(ready_write)
+        try:
+            self._info = self._await_ready(ready_read)
+        except BaseException:
+            self._kill()
+            raise
+        finally:
+            os.close(ready_read)
+
+    def stop(self) -> None:
+        """Unload everything and end the host; returns when no process of it is left."""
+        process = self._process
+        if process is None:
+            return
+        for client in self._clients:
+            client.close()
+        self._clients.clear()
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._kill()
+        self._process = None
+
+    def __enter__(self) -> Host:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Host:
+        await asyncio.to_thread(self.start)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.stop)
+
+    def _await_ready(self, ready_fd: int) -> dict[str, Any]:
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        line = b""
+        while not line.endswith(b"\n"):
+            remaining_s = deadline_s - time.monotonic()
+            if remaining_s <= 0 or not select.select([ready_fd], [], [], remaining_s)[0]:
+                raise DeadlineExceededError(f"the host did not start within {START_TIMEOUT_S:g} s")
+            data = os.read(ready_fd, 65536)
+            if not data:
+                raise UnavailableError("the host ended while it was starting; what it said is on standard error")
+            line += data
+        said = json.loads(line)
+        if "error" in said:
+            raise UnavailableError(f"the host did not start: {said['error']}")
+        return dict(said["ready"])
+
+    def _kill(self) -> None:
+        """End everything at once: the keeper's death makes the supervisor kill all workers, and end."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _check_started(self) -> None:
+        if self._process is None:
+            raise FailedPreconditionError("this Host is not started: use it as `with hostd.Host() as host:`")
+
+
+def _private_directory(name: str | None) -> Path:
+    base = paths.runtime_dir("embedded").parent
+    paths.make_private(base)
+    return Path(tempfile.mkdtemp(prefix=f"{name or 'embedded'}-{os.getpid()}-", dir=base))

@@ -1,0 +1,41 @@
+"""How a supervisor's process is started: the command and environment of its keeper.
+
+The one seam between those who start hosts (`hostd serve`, `hostd.Host`) and the shell, which neither of them imports.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from hostd.config import HostConfig
+
+_KEEPER = Path(__file__).resolve().parent / "shell" / "keeper.py"
+_SERVICE = "hostd.shell.service"
+
+
+def keeper_command(*, embedder_pid: int = 0, remove_dir: Path | None = None) -> list[str]:
+    """Return the command of a keeper with its supervisor; `embedder_pid` is the process whose end ends both."""
+    # Isolated from site packages and PYTHON* variables: the keeper must be small and quick, and needs neither.
+    keeper = [sys.executable, "-S", "-E", str(_KEEPER), str(embedder_pid), str(remove_dir or "")]
+    return [*keeper, sys.executable, "-m", _SERVICE]
+
+
+def supervisor_environment(config: HostConfig, ready_fd: int | None = None) -> dict[str, str]:
+    """Return the environment of a supervisor; it says on the descriptor `ready_fd` what became of its start."""
+    environment = {**os.environ, "HOSTD_SUPERVISOR_CONFIG": config.to_json()}
+    if ready_fd is not None:
+        environment["HOSTD_SUPERVISOR_READY_FD"] = str(ready_fd)
+    return environment
+
+
+def exec_host(config: HostConfig) -> NoReturn:
+    """Become the host of this configuration: this process goes on as its keeper."""
+    sys.stdout.flush()
+    command = keeper_command()
+    os.execve(  # noqa: S606 - our own command
+        command[0], command, supervisor_environment(config)
+    )

@@ -1,0 +1,17 @@
+"""Leading from a wrong name to the right one, in every message about an unknown name."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a phrase with the known name nearest to a wrong one, or else with all known names."""
+    names = sorted(known)
+    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
+        return f"did you mean {close[0]!r}?"
+    return f"known are: {', '.join(names)}"

@@ -1,0 +1,148 @@
+"""The records that the public API returns: plain facts about models, workers and the host.
+
+Instants end in `_s` and are seconds since the epoch; sizes are bytes. What the operating system has not told is None:
+no number is invented.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+_R = TypeVar("_R", bound="Record")
+
+
+@dataclass(frozen=True)
+class Record:
+    """The base of the records: conversion to and from maps of plain values."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain values, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls: type[_R], values: dict[str, Any]) -> _R:
+        """Return the record of a map; keys that a newer host added are left out."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{key: cls._revive(key, value) for key, value in values.items() if key in known})
+
+    @classmethod
+    def _revive(cls, key: str, value: Any) -> Any:  # noqa: ARG003 - the key matters to the records that nest others
+        return value
+
+
+@dataclass(frozen=True)
+class MethodInfo(Record):
+    """A method that a model serves; `streams` if it yields items, `signature` and first line of `doc` as written."""
+
+    name: str
+    streams: bool = False
+    is_async: bool = False
+    signature: str = "(...)"
+    doc: str = ""
+
+
+@dataclass(frozen=True)
+class WorkerInfo(Record):
+    """A worker process and its descendants; the bytes are sums over `processes` processes at the last sample."""
+
+    id: int
+    pid: int | None
+    state: str
+    processes: int = 0
+    rss_bytes: int | None = None
+    uss_bytes: int | None = None
+    pss_bytes: int | None = None
+    peak_bytes: int | None = None
+    in_flight: int = 0
+    started_s: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelInfo(Record):
+    """A model as the host knows it.
+
+    `size` is the resident memory of its processes in bytes and `size_source` says how it is known ("measured", or
+    "unknown" before the first sample). `reason` says why the model is in its `state`.
+    """
+
+    id: str
+    state: str
+    path: str | None
+    type: str
+    loader: str | None = None
+    generation: int = 0
+    size: int | None = None
+    size_source: str = "unknown"
+    methods: dict[str, MethodInfo] = field(default_factory=dict)
+    default_method: str | None = None
+    workers: tuple[WorkerInfo, ...] = ()
+    calls: int = 0
+    errors: int = 0
+    created_s: float | None = None
+    ready_s: float | None = None
+    load_duration_s: float | None = None
+    last_used_s: float | None = None
+    reason: str = ""
+
+    @classmethod
+    def _revive(cls, key: str, value: Any) -> Any:
+        if key == "workers":
+            return tuple(WorkerInfo.from_dict(worker) for worker in value)
+        if key == "methods":
+            return {name: MethodInfo.from_dict(method) for name, method in value.items()}
+        return value
+
+
+@dataclass(frozen=True)
+class UnloadReport(Record):
+    """What an unload gave back.
+
+    `size_bytes` is the last measured size, `freed_bytes` the private memory (USS) of all processes read just before the
+    kill, `processes` how many ended, `duration_s` the time from the request to the proof that all of them are gone.
+    """
+
+    model_id: str
+    size_bytes: int = 0
+    freed_bytes: int = 0
+    processes: int = 0
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Event(Record):
+    """One transition: `subject` ("model" or "worker") went from `old` to `new` because of `cause`.
+
+    `cause` is the input of the lifecycle's table (EXITED, UNLOAD, ...), `reason` the same in words.
+    """
+
+    time_s: float
+    model_id: str
+    subject: str
+    old: str
+    new: str
+    cause: str = ""
+    reason: str = ""
+    model_type: str = ""
+    generation: int = 0
+    worker_id: int | None = None
+    pid: int | None = None
+
+
+@dataclass(frozen=True)
+class HostInfo(Record):
+    """The host itself. `epoch` differs after every start."""
+
+    pid: int
+    epoch: str
+    version: str
+    protocol: int
+    endpoint: str
+    started_s: float
+    models: int
+    workers: int
+    rss_bytes: int
+    metrics_port: int | None
+    runtime_dir: str
+    state_dir: str
+    python: str

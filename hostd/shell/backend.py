@@ -1,0 +1,150 @@
+"""The supervisor's side of the conversation with workers.
+
+A worker is known by a random token that only it was given; what comes under another identity is dropped. What a worker
+sends is checked here and becomes an event; what the core wants of a worker becomes a message here.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hostd.core import effects as fx
+from hostd.core import events as ev
+from hostd.records import MethodInfo
+from hostd.shell.sockets import Sent
+from workers.wire import frames as wire
+from workers.wire import messages as msg
+from workers.wire.errors import HostError, ProtocolError, VersionMismatchError, from_wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hostd.core.events import Event, WorkerId
+    from hostd.shell.sockets import RouterSocket
+
+_log = logging.getLogger(__name__)
+
+_MAX_METHODS = 10_000
+
+
+class Relay(NamedTuple):
+    """What a worker sent for a call, as it came: the core passes it through to `Frontend.relay`."""
+
+    frames: list[wire.Buffer]
+
+
+class Backend:
+    """Messages from and to workers. `emit` takes events."""
+
+    def __init__(self, emit: Callable[[Event], None]) -> None:
+        self._emit = emit
+        self._by_token: dict[bytes, WorkerId] = {}
+        self._tokens: dict[WorkerId, bytes] = {}
+        self.socket: RouterSocket | None = None
+        self.dropped = 0
+        """Messages that were no messages of this protocol, or of no worker of ours."""
+
+    def admit(self, worker_id: WorkerId) -> str:
+        """Return the token (hexadecimal) under which a worker that is about to be spawned will speak."""
+        # 16 bytes that do not begin with NUL, which ZeroMQ keeps for the identities that it makes itself.
+        token = b"\1" + secrets.token_bytes(15)
+        self._by_token[token] = worker_id
+        self._tokens[worker_id] = token
+        return token.hex()
+
+    def forget(self, worker_id: WorkerId) -> None:
+        """Drop whatever still comes from a worker."""
+        token = self._tokens.pop(worker_id, None)
+        if token is not None:
+            del self._by_token[token]
+
+    def on_message(self, identity: bytes, frames: list[wire.Buffer]) -> None:
+        """Turn one message of a worker into an event."""
+        worker_id = self._by_token.get(identity)
+        if worker_id is None:
+            self.dropped += 1
+            return
+        try:
+            kind, _, _, call_id = wire.unpack_prefix(frames)
+            if kind == msg.RESULT or kind == msg.ITEM or kind == msg.END or (kind == msg.ERROR and call_id):  # noqa: PLR1714 - the hot path: no tuple, no hash
+                final, failed = kind != msg.ITEM, kind == msg.ERROR
+                self._emit(ev.WorkerAnswered(worker_id, ev.CallId(call_id), final, failed, frames))
+            else:
+                self._emit(self._control(worker_id, wire.unpack(_readable(frames))))
+        except HostError as error:
+            self.dropped += 1
+            _log.warning("worker %s sent what is not of this protocol: %s", worker_id, error)
+
+    def call(self, effect: fx.ForwardCall) -> None:
+        """Send a call, under our id, with what is left of its deadline."""
+        frames = effect.payload
+        remaining_s = effect.remaining_s
+        deadline_ms = wire.MAX_DEADLINE_MS if remaining_s is None else max(1, int(remaining_s * 1000))
+        message = [wire.readdress(frames[0], effect.call_id, deadline_ms), *frames[1:]]
+        sent = self._send(effect.worker_id, message)
+        if sent is not Sent.YES:
+            self._emit(ev.WorkerUnreachable(effect.worker_id, effect.call_id, is_full=sent is Sent.FULL))
+
+    def cancel(self, effect: fx.ForwardCancel) -> None:
+        """Tell a worker that nobody waits for a call; one that cannot be told is dying or finds nobody to answer."""
+        self._send(effect.worker_id, wire.pack(msg.CANCEL, effect.call_id))
+
+    def credit(self, effect: fx.ForwardCredit) -> None:
+        """Grant a stream more items."""
+        self._send(effect.worker_id, msg.pack_credit(effect.call_id, effect.items))
+
+    def load(self, effect: fx.SendLoad) -> None:
+        """Tell a worker what to load."""
+        spec = effect.spec
+        request: dict[str, Any] = {
+            "model_id": effect.model_id,
+            "path": effect.path,
+            "loader": spec.loader,
+            "options": spec.options,
+            "methods": None if spec.methods is None else list(spec.methods),
+            "default_method": spec.default_method,
+        }
+        self._send(effect.worker_id, msg.pack_map(msg.LOAD, 0, request))
+
+    def _send(self, worker_id: WorkerId, frames: list[wire.Buffer]) -> Sent:
+        token = self._tokens.get(worker_id)
+        if token is None or self.socket is None:
+            return Sent.GONE
+        return self.socket.send(token, frames)
+
+    def _control(self, worker_id: WorkerId, envelope: wire.Envelope) -> Event:
+        kind = envelope.kind
+        if kind == msg.WORKER_HELLO:
+            versions = msg.unpack_map(envelope).get("versions")
+            if not isinstance(versions, list) or wire.VERSION not in versions:
+                raise VersionMismatchError(
+                    f"the worker speaks versions {versions}, this host {wire.SUPPORTED_VERSIONS}"
+                )
+            return ev.WorkerSaidHello(worker_id)
+        if kind == msg.LOADED:
+            return _loaded(worker_id, msg.unpack_map(envelope))
+        if kind == msg.ERROR:
+            return ev.WorkerRefusedLoad(worker_id, msg.unpack_error(envelope))
+        if kind == msg.LAST_WORDS:
+            words = msg.unpack_map(envelope)
+            error = from_wire([words.get(name) for name in ("status", "kind", "message", "details")])
+            return ev.WorkerSpokeLastWords(worker_id, error)
+        raise ProtocolError(f"a worker may not send messages of kind {kind}")
+
+
+def _loaded(worker_id: WorkerId, body: dict[str, Any]) -> Event:
+    match body:
+        case {"methods": dict(methods), "loader": str(loader), "default_method": None | str() as default}:
+            if len(methods) > _MAX_METHODS or not all(isinstance(method, dict) for method in methods.values()):
+                raise ProtocolError("a malformed list of methods")
+            described = {name: MethodInfo.from_dict(method) for name, method in methods.items()}
+            return ev.WorkerLoaded(worker_id, loader, described, default)
+        case _:
+            raise ProtocolError("a malformed LOADED message")
+
+
+def _readable(frames: list[wire.Buffer]) -> list[wire.Buffer]:
+    """Return the frames as buffers; those after the first are ZeroMQ's own, which only offer one."""
+    return [frames[0], *(frame.buffer if hasattr(frame, "buffer") else frame for frame in frames[1:])]

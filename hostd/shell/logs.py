@@ -1,0 +1,122 @@
+"""What workers print: drained from their pipes into one capped file per model.
+
+One thread does it for all, because it writes to a disk. A model that floods its output is slowed down by its own full
+pipe: the thread takes a bounded amount from each pipe in each pass, and rests after a pass in which one had more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import threading
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+_log = logging.getLogger(__name__)
+
+_READ_BYTES = 64 * 1024
+_REST_S = 0.005
+"""64 KiB each 5 ms are 13 MB/s for a model that floods: more than any log needs, little enough for one thread."""
+
+
+class ModelLog:
+    """The log of one model: a file of at most half the cap, and the one before it."""
+
+    def __init__(self, directory: Path, model_id: str, cap_bytes: int) -> None:
+        # An id is harmless as a file name but for its slashes; quoting keeps names apart.
+        self._path = directory / f"{quote(model_id, safe='')}.log"
+        self._older = self._path.with_suffix(".log.1")
+        self._half_bytes = max(cap_bytes // 2, _READ_BYTES)
+
+    def append(self, data: bytes) -> None:
+        """Add output; when the file is full it becomes the older one. A full disk loses output, not the host."""
+        try:
+            with self._path.open("ab") as file:
+                file.write(data)
+                is_full = file.tell() > self._half_bytes
+            if is_full:
+                self._path.replace(self._older)
+        except OSError as error:
+            _log.warning("cannot write %s: %s", self._path, error)
+
+    def tail(self, max_bytes: int) -> bytes:
+        """Return the end of the output, of at most `max_bytes` bytes."""
+        data = b""
+        for path in (self._older, self._path):
+            with contextlib.suppress(FileNotFoundError):
+                data += path.read_bytes()
+        return data[-max_bytes:] if max_bytes > 0 else b""
+
+
+class LogDrain:
+    """The thread that empties the pipes of all workers."""
+
+    def __init__(self, directory: Path, cap_bytes: int) -> None:
+        self._directory = directory
+        self._cap_bytes = cap_bytes
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._selector.register(self._wake_read, selectors.EVENT_READ, None)
+        self._arriving: list[tuple[int, ModelLog]] = []
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name="hostd-logs", daemon=True)
+
+    def __enter__(self) -> LogDrain:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._is_stopping = True
+        self._wake()
+        self._thread.join()
+        for key in list(self._selector.get_map().values()):
+            os.close(key.fd)
+        os.close(self._wake_write)
+        self._selector.close()
+
+    def log_of(self, model_id: str) -> ModelLog:
+        """Return the log of a model, which may be empty."""
+        return ModelLog(self._directory, model_id, self._cap_bytes)
+
+    def add(self, model_id: str, pipe_fd: int) -> None:
+        """Take over the reading end of a worker's output; it is closed when the last writer is gone."""
+        self._arriving.append((pipe_fd, self.log_of(model_id)))
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # a full pipe wakes as well
+            os.write(self._wake_write, b"\0")
+
+    def _run(self) -> None:
+        while not self._is_stopping:
+            is_flooded = False
+            for key, _ in self._selector.select():
+                if key.fd == self._wake_read:
+                    os.read(self._wake_read, 4096)
+                    while self._arriving:
+                        fd, log = self._arriving.pop()
+                        self._selector.register(fd, selectors.EVENT_READ, log)
+                else:
+                    is_flooded |= self._drain(key.fd, key.data) == _READ_BYTES
+            if is_flooded:
+                time.sleep(_REST_S)
+
+    def _drain(self, fd: int, log: ModelLog) -> int:
+        try:
+            data = os.read(fd, _READ_BYTES)
+        except BlockingIOError:
+            return 0
+        if data:
+            log.append(data)
+        else:
+            self._selector.unregister(fd)
+            os.close(fd)
+        return len(data)

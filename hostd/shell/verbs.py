@@ -1,0 +1,106 @@
+"""The control plane's verbs: their arguments, checked, and the role that each needs.
+
+A verb that changes something becomes an event of the core, which answers it in its own time. A verb that only asks is
+answered here, from the core's records.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hostd.core import events as ev
+from workers.wire import messages as msg
+from workers.wire.errors import HostError, InvalidArgumentError, UnimplementedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hostd.core.events import Caller
+    from workers.wire.frames import Envelope
+
+T = TypeVar("T")
+
+
+class Role(enum.Enum):
+    """What a caller must be allowed to do; on a private socket everybody may do everything."""
+
+    USE = "use"
+    MANAGE = "manage"
+    ADMINISTER = "administer"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request of the control plane: who asks, the arguments, and until when an answer is of use."""
+
+    caller: Caller
+    arguments: dict[str, Any]
+    deadline_s: float | None
+
+    def get(self, name: str, kind: type[T] | tuple[type[T], ...], default: T | None = None) -> T:
+        """Return an argument of a given type. Raises `InvalidArgumentError` that names it and what was expected."""
+        value = self.arguments.get(name, default)
+        # bool is an int for Python, but not for whoever wrote the request.
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+            expected = kind.__name__ if isinstance(kind, type) else " or ".join(k.__name__ for k in kind)
+            raise InvalidArgumentError(f"{name} must be a {expected}, got {type(value).__name__}")
+        return value
+
+    def get_optional(self, name: str, kind: type[T]) -> T | None:
+        """Return an argument of a given type, or None."""
+        return None if self.arguments.get(name) is None else self.get(name, kind)
+
+    def only(self, *names: str) -> None:
+        """Raise `InvalidArgumentError` if there are arguments of other names."""
+        unknown = sorted(set(self.arguments) - set(names))
+        if unknown:
+            raise InvalidArgumentError(f"unknown argument {unknown[0]!r}; known are: {', '.join(names) or 'none'}")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One thing that clients may ask for, and the role that they need."""
+
+    role: Role
+    handle: Callable[[Request], None]
+
+
+class Verbs:
+    """The table of verbs."""
+
+    def __init__(self, table: dict[str, Verb]) -> None:
+        self._table = table
+
+    def __call__(self, caller: Caller, name: str, envelope: Envelope, deadline_s: float | None) -> None:
+        """Check a request and hand it to its verb. Raises `HostError` for a request that is refused."""
+        verb = self._table.get(name)
+        if verb is None:
+            raise UnimplementedError(f"there is no verb {name!r}; known are: {', '.join(sorted(self._table))}")
+        verb.handle(Request(caller, msg.unpack_map(envelope), deadline_s))
+
+
+def load_requested(request: Request) -> ev.LoadRequested:
+    """Return the event of a `load_model` request."""
+    request.only("model_id", "path", "type", "wait", "finder", "initializer", "options")
+    options = request.get("options", dict, {})
+    if not all(isinstance(name, str) for name in options):
+        raise InvalidArgumentError("options must be a map with names as keys")
+    source = ev.LoadSource(
+        path=request.get_optional("path", str),
+        type=request.get("type", str, "standalone-model"),
+        finder=request.get_optional("finder", str),
+        initializer=request.get_optional("initializer", str),
+        options=options,
+    )
+    if source.initializer not in (None, "default"):
+        raise InvalidArgumentError(f"there is no initializer {source.initializer!r}; known are: default")
+    model_id = request.get("model_id", str)
+    return ev.LoadRequested(
+        request.caller,
+        ev.ModelId(model_id),
+        source,
+        request.get("wait", bool, True),
+        request.deadline_s,
+    )

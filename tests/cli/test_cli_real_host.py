@@ -1,0 +1,303 @@
+"""The command line as a person uses it: a subprocess, a real host, real models."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import hostd
+from hostd import paths
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+REPOSITORY = Path(__file__).parents[2]
+PATIENCE_S = 30.0
+MODEL = """
+import sys
+
+class Model:
+    def __init__(self, factor):
+        self.factor = factor
+        print("made with", factor, flush=True)
+
+    def predict(self, x):
+        print("called", file=sys.stderr, flush=True)
+        return [value * self.factor for value in x]
+
+    def double(self, array):
+        return array * 2
+
+    def boom(self, x):
+        raise ValueError("no such digit")
+
+    def count(self, n):
+        for i in range(n):
+            yield {"i": i}
+
+    def slowly(self):
+        import time
+        yield "first"
+        time.sleep(3600)
+
+def load(path, *, factor=10):
+    if factor == 0:
+        raise RuntimeError("factor must not be zero")
+    return Model(factor)
+"""
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[hostd.Host]:
+    with hostd.Host() as running:
+        yield running
+
+
+@pytest.fixture
+def model(host: hostd.Host, tmp_path: Path) -> Iterator[str]:
+    """The path of a python model; what was loaded is unloaded afterwards."""
+    (tmp_path / "times").mkdir()
+    (tmp_path / "times" / "model.py").write_text(MODEL, "utf-8")
+    yield str(tmp_path / "times")
+    host.client().unload_all_models()
+
+
+def environment(**more: str) -> dict[str, str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("HOSTD_", "XDG_"))}
+    return {**clean, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1", **more}
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "hostd", *args]
+
+
+def hostd_command(*args: str, stdin: bytes | None = None, **more: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        command(*args), input=stdin, capture_output=True, env=environment(**more), timeout=60, check=False
+    )
+
+
+@pytest.fixture
+def run(host: hostd.Host) -> Callable[..., Any]:
+    """Run a command that must succeed, and return its JSON output."""
+
+    def succeed(*args: str, stdin: bytes | None = None) -> Any:
+        done = hostd_command(*args, "--json", "-e", host.endpoint, stdin=stdin)
+        assert done.returncode == 0, done.stderr.decode()
+        return json.loads(done.stdout)
+
+    return succeed
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    """Return the next line of a process, or fail loudly."""
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], PATIENCE_S)
+    assert ready, "no line came in time"
+    return process.stdout.readline()
+
+
+def ended(process: subprocess.Popen[str]) -> int:
+    return process.wait(PATIENCE_S)
+
+
+def test_a_model_is_loaded_called_measured_and_unloaded_from_the_shell(run, host, model: str) -> None:
+    loaded = run("load", "times", model, "--loader-option", "factor=3")
+    assert (loaded["state"], loaded["loader"]) == ("READY", "python")
+    assert run("infer", "times", "[1, 2]")["result"] == [3, 6]
+    (shown,) = run("ps")
+    (worker,) = shown["workers"]
+    assert Path(f"/proc/{worker['pid']}").exists()
+    assert shown["calls"] == 1
+    assert run("size")["times"]["bytes"] > 2**20
+    assert run("explain", "times")["state"] == "READY"
+    (report,) = run("unload", "times")
+    assert report["processes"] >= 1
+    assert report["freed_bytes"] > 2**20
+    assert not Path(f"/proc/{worker['pid']}").exists()
+    assert run("ps") == []
+
+
+def test_people_see_a_table(run, host, model: str) -> None:
+    run("load", "times", model)
+    done = hostd_command("ps", "-e", host.endpoint, COLUMNS="80")
+    head, row, *_ = done.stdout.decode().splitlines()
+    assert head.split() == ["MODEL", "STATE", "PID", "LOADER", "RSS", "USS", "UP", "CALLS", "USED"]
+    assert row.split()[:2] == ["times", "READY"]
+    assert "1 model" in done.stderr.decode()
+
+
+def test_arrays_go_in_and_come_back_as_npy(run, host, model: str, tmp_path: Path) -> None:
+    run("load", "times", model)
+    array = np.arange(12, dtype="float32").reshape(3, 4)
+    np.save(tmp_path / "in.npy", array)
+    out = tmp_path / "out.npy"
+    run("infer", "times", str(tmp_path / "in.npy"), "-m", "double", "--output", str(out))
+    back = np.load(out)
+    assert back.dtype == np.float32
+    np.testing.assert_array_equal(back, array * 2)
+    assert run("infer", "times", "[1, 2]", "--array", "-m", "double")["result"] == [2, 4]
+    assert run("infer", "times", "-", "-m", "double", stdin=(tmp_path / "in.npy").read_bytes())["result"][0][1] == 2
+
+
+def test_a_generator_is_streamed(run, host, model: str) -> None:
+    run("load", "times", model)
+    done = hostd_command("infer", "times", "3", "-m", "count", "-e", host.endpoint)
+    assert done.stdout.decode().splitlines() == ['{"i": 0}', '{"i": 1}', '{"i": 2}']
+
+
+def test_items_are_printed_when_they_come_and_ctrl_c_ends_the_stream(run, host, model: str) -> None:
+    run("load", "times", model)
+    args = command("infer", "times", "-m", "slowly", "-e", host.endpoint)
+    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment()) as p:
+        assert line_of(p) == '"first"\n'
+        p.send_signal(signal.SIGINT)
+        assert ended(p) == 130
+    assert host.client().get_model("times").state == "READY"
+
+
+def test_an_error_of_the_models_code_comes_with_its_traceback(run, host, model: str) -> None:
+    run("load", "times", model)
+    done = hostd_command("infer", "times", "1", "-m", "boom", "-e", host.endpoint)
+    said = done.stderr.decode()
+    assert done.returncode == 1
+    assert done.stdout == b""
+    assert 'raise ValueError("no such digit")' in said
+    assert "error: " in said
+    assert "[UNKNOWN]" in said
+    assert "hostd logs times" in said
+
+
+def test_a_load_that_fails_says_why(host, model: str) -> None:
+    done = hostd_command("load", "times", model, "-o", "factor=0", "-e", host.endpoint)
+    assert done.returncode == 1
+    assert "RuntimeError: factor must not be zero" in done.stderr.decode()
+
+
+def test_an_unknown_method_lists_the_known_ones(run, host, model: str) -> None:
+    run("load", "times", model)
+    done = hostd_command("infer", "times", "1", "-m", "predikt", "--json", "-e", host.endpoint)
+    assert done.returncode == 1
+    error = json.loads(done.stderr)["error"]
+    assert error["status"] == "UNIMPLEMENTED"
+    assert "predict" in error["message"]
+
+
+def test_logs_hold_what_the_model_printed(run, host, model: str) -> None:
+    run("load", "times", model)
+    run("infer", "times", "[1]")
+    run("unload", "times")
+    done = hostd_command("logs", "times", "-e", host.endpoint)
+    assert "made with 10" in done.stdout.decode()
+    assert "called" in done.stdout.decode()
+    assert run("logs", "times", "--tail", "1")["lines"] == done.stdout.decode().splitlines()[-1:]
+
+
+def test_events_are_followed_until_ctrl_c(run, host, model: str) -> None:
+    args = command("events", "times", "--json", "-e", host.endpoint)
+    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment()) as p:
+        client = host.client()
+        deadline_s = time.monotonic() + PATIENCE_S
+        # Nothing tells when the subscription holds, so something happens until it is seen.
+        while not select.select([p.stdout], [], [], 0.05)[0]:
+            assert time.monotonic() < deadline_s, "no event came in time"
+            client.load_model("times", model)
+            client.unload_model("times")
+        client.load_model("times", model)
+        event = {"new": ""}
+        while event["new"] != "READY":
+            event = json.loads(line_of(p))
+            assert event["model_id"] == "times"
+        p.send_signal(signal.SIGINT)
+        assert ended(p) == 130
+
+
+def test_bench_measures_a_real_model(run, host, model: str) -> None:
+    run("load", "times", model)
+    found = run("bench", "times", "-d", "[1]", "-t", "0.5", "-c", "4")
+    assert found["calls"] > 10
+    assert found["errors"] == {}
+    assert 0 < found["p50_s"] <= found["p99_s"]
+    streamed = run("bench", "times", "-d", "3", "-m", "count", "-t", "0.3")
+    assert streamed["items"] == 3 * streamed["calls"] > 0
+
+
+def test_model_ids_complete_in_a_shell(run, host, model: str) -> None:
+    run("load", "times", model)
+    words = {"COMP_WORDS": "hostd infer ti", "COMP_CWORD": "2", "_HOSTD_COMPLETE": "bash_complete"}
+    done = hostd_command(**words, HOSTD_ENDPOINT=host.endpoint)
+    assert done.stdout.decode().split() == ["plain,times"]
+
+
+def test_a_stale_endpoint_says_within_the_timeout_how_to_start_a_host(tmp_path: Path) -> None:
+    began_s = time.monotonic()
+    done = hostd_command("ps", "--timeout", "1", "-e", f"ipc://{tmp_path}/client.ipc")
+    assert done.returncode == 1
+    assert time.monotonic() - began_s < 5
+    assert "hostd serve" in done.stderr.decode()
+    assert "[UNAVAILABLE]" in done.stderr.decode()
+
+
+def test_doctor_finds_the_running_host(run) -> None:
+    assert run("doctor")["checks"][-1]["verdict"] == "ok"
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A host that `hostd serve` started and that has said it is ready; `args` ends with its runtime directory."""
+    args = command("serve", "--state-dir", str(tmp_path / "state"), "--runtime-dir", str(tmp_path / "run"))
+    with subprocess.Popen(args, stdout=subprocess.PIPE, text=True, env=environment(), cwd=tmp_path) as process:
+        assert "ready" in line_of(process)
+        yield process
+        if process.poll() is None:
+            process.terminate()
+            ended(process)
+
+
+def test_serve_runs_until_shutdown_and_leaves_no_socket(served: subprocess.Popen[str]) -> None:
+    runtime = Path(served.args[-1])
+    endpoint = paths.client_endpoint(runtime)
+    assert hostd_command("shutdown", HOSTD_RUNTIME_DIR=str(runtime)).returncode == 0
+    assert ended(served) == 0
+    assert not Path(endpoint.removeprefix("ipc://")).exists()
+
+
+def test_serve_ends_on_ctrl_c_with_its_models(served: subprocess.Popen[str], tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(MODEL, "utf-8")
+    endpoint = paths.client_endpoint(Path(served.args[-1]))
+    done = hostd_command("load", "times", str(tmp_path / "model.py"), "--json", "-e", endpoint)
+    (worker,) = json.loads(done.stdout)["workers"]
+    served.send_signal(signal.SIGINT)
+    ended(served)
+    assert not Path(f"/proc/{worker['pid']}").exists()
+
+
+def test_a_second_serve_in_the_same_directory_is_refused(served: subprocess.Popen[str]) -> None:
+    done = subprocess.run(served.args, capture_output=True, env=environment(), timeout=60, check=False)
+    assert done.returncode == 1
+    assert "already running" in done.stderr.decode()
+    assert served.poll() is None
+
+
+def test_the_demo_holds_what_it_claims() -> None:
+    done = hostd_command("demo", "--json")
+    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+    story = json.loads(done.stdout)
+    assert story["problems"] == []
+    assert {found["model"] for found in story["comparisons"]} >= {"regression", "forest"}
+    for found in story["comparisons"]:
+        assert found["accuracy"] == found["accuracy_in_process"] > 0.9
+    sizes = {model["id"]: model["size"] for model in story["models"]}
+    assert sizes["babbler"] >= 300 * 2**20
+    assert all(report["freed_bytes"] > 0 for report in story["unloads"])
+    assert story["total_s"] < 45

@@ -1,0 +1,292 @@
+"""The configuration object: its sources and their order, its errors, and its round trip to the supervisor."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from hostd import config as config_module
+from hostd import paths
+from hostd.config import HostConfig, load_config
+from workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("HOSTD_", "XDG_"))]:
+        monkeypatch.delenv(name)
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "hostd.yaml"
+    file.write_text(text, "utf-8")
+    return file
+
+
+def test_without_any_source_the_defaults_hold() -> None:
+    config = load_config()
+    assert config.name == "default"
+    assert config.workers.spawn_timeout_s == 30
+    assert config.workers.load_timeout_s == 600
+    assert config.workers.drain_timeout_s == 10
+    assert config.workers.max_in_flight == 1024
+    assert config.workers.log_bytes == 2**20
+    assert config.memory.sample_period_s == 5
+    assert config.metrics.port is None
+    assert config.limits.max_message_bytes == 2**30
+    assert config.limits.max_in_flight_bytes == 2**32
+    assert config.limits.client_buffer_messages == 10_000
+
+
+def test_arguments_win_over_environment_over_file_over_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path, "workers: {spawn_timeout_s: 1, load_timeout_s: 1, drain_timeout_s: 1}\n")
+    monkeypatch.setenv("HOSTD_WORKERS__LOAD_TIMEOUT_S", "2")
+    monkeypatch.setenv("HOSTD_WORKERS__DRAIN_TIMEOUT_S", "2")
+    workers = load_config({"workers": {"drain_timeout_s": 3}}, file=file).workers
+    assert (workers.spawn_timeout_s, workers.load_timeout_s, workers.drain_timeout_s) == (1, 2, 3)
+    assert workers.max_in_flight == 1024
+
+
+def test_an_argument_of_none_leaves_the_setting_to_the_other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOSTD_NAME", "from-environment")
+    assert load_config({"name": None, "models": {"dir": None}}).name == "from-environment"
+
+
+def test_the_environment_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOSTD_NAME", "other")
+    monkeypatch.setenv("HOSTD_WORKER__TYPO", "1")
+    assert load_config(environment=False).name == "default"
+
+
+def test_a_variable_of_null_unsets_what_the_file_sets_and_an_empty_one_is_no_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path, "metrics: {port: 9000}\n")
+    monkeypatch.setenv("HOSTD_METRICS__PORT", "")
+    assert load_config(file=file).metrics.port == 9000
+    monkeypatch.setenv("HOSTD_METRICS__PORT", "null")
+    assert load_config(file=file).metrics.port is None
+
+
+def test_the_configuration_is_equal_after_a_round_trip_and_the_environment_is_not_read_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = load_config({"name": "a", "models": {"dir": tmp_path}, "metrics": {"port": 0}})
+    monkeypatch.setenv("HOSTD_WORKERS__DRAIN_TIMEOUT_S", "99")
+    text = config.to_json()
+    json.loads(text)
+    assert HostConfig.from_json(text) == config
+
+
+def test_json_that_is_no_configuration_is_a_typed_error() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"workers\.nope: no such setting"):
+        HostConfig.from_json('{"workers": {"nope": 1}}')
+    with pytest.raises(InvalidArgumentError):
+        HostConfig.from_json("not json")
+
+
+def test_the_configuration_is_frozen() -> None:
+    config = load_config()
+    with pytest.raises(ValueError, match="frozen"):
+        config.workers.drain_timeout_s = 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("workers: {drain_timeout: 3}", r"workers.drain_timeout \(from .*hostd.yaml\): .*'drain_timeout_s'"),
+        ("model: {dir: x}", r"model \(from .*\): no such setting; did you mean 'models'"),
+        ("frobnicate: 1", r"frobnicate .*: no such setting; known are: .*models.*workers"),
+        ("models: []", r"models .*must be a mapping of settings, such as {dir: ...}, not \[\]"),
+        ("memory: 5", r"memory .*must be a mapping .*, not 5"),
+        ("name: a/b", r"name .*: at most 64 letters.*'a/b'"),
+        ("name: ../x", r"name .*: at most 64 letters"),
+        ("log_level: loud", r"log_level .*'debug', 'info', 'warning' or 'error'.*'loud'"),
+        ("workers: {drain_timeout_s: -1}", r"workers.drain_timeout_s .*greater than 0.*-1"),
+        ("workers: {drain_timeout_s: .nan}", r"workers.drain_timeout_s .*finite"),
+        ("workers: {max_in_flight: many}", r"workers.max_in_flight .*integer.*'many'"),
+        ("workers: {log_bytes: 12 parsecs}", r"workers.log_bytes .*not a size; write bytes or a unit"),
+        ("workers: {python: /no/such/python}", r"workers.python .*'/no/such/python' is not an executable file"),
+        ("metrics: {port: 65536}", r"metrics.port .*65535"),
+        ("limits: {max_message_bytes: 8GiB}", r"limits .*max_in_flight_bytes must be at least max_message_bytes"),
+        ("- a list", r"must be a mapping of settings, not \['a list'\]"),
+        ("a: [", r"cannot be read: while parsing"),
+        ("a: 2024-99-99", r"cannot be read: month must be"),
+    ],
+)
+def test_a_bad_file_is_an_error_that_names_the_setting_and_what_was_expected(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        load_config(file=write(tmp_path, text))
+
+
+def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
+    file = write(tmp_path, "workers: {drain_timeout: 3}\nlog_level: loud\n")
+    with pytest.raises(InvalidArgumentError, match="2 settings are wrong") as caught:
+        load_config(file=file)
+    assert len(caught.value.details["problems"]) == 2
+
+
+def test_a_missing_file_is_not_found() -> None:
+    with pytest.raises(NotFoundError, match="no configuration file /no/such/file"):
+        load_config(file="/no/such/file")
+
+
+@pytest.mark.parametrize("text", ["", "models:\n", "# nothing\n"])
+def test_an_empty_file_or_section_sets_nothing(tmp_path: Path, text: str) -> None:
+    assert load_config(file=write(tmp_path, text)) == load_config()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("HOSTD_WORKERS__DRAIN_TIMEOUT_S", "soon", r"\(from HOSTD_WORKERS__DRAIN_TIMEOUT_S\)"),
+        ("HOSTD_WORKERS__DRAIN_TIMEOUT", "3", r"HOSTD_WORKERS__DRAIN_TIMEOUT\): .*did you mean 'drain_timeout_s'"),
+        ("HOSTD_WORKER__PYTHON", "x", r"HOSTD_WORKER__PYTHON: no such environment variable; .*'HOSTD_WORKERS'"),
+        ("HOSTD_RUNTIMEDIR", "/x", r"HOSTD_RUNTIMEDIR: no such .*; did you mean 'HOSTD_RUNTIME_DIR'"),
+        ("HOSTD_MODELS", "/srv/models", r"HOSTD_MODELS: is a section, .*HOSTD_MODELS__DIR="),
+    ],
+)
+def test_a_bad_variable_is_an_error_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InvalidArgumentError, match=message):
+        load_config()
+
+
+def test_variables_that_an_orchestrator_sets_for_a_service_of_our_name_are_ignored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for variable in ("HOSTD_SERVICE_HOST", "HOSTD_PORT", "HOSTD_PORT_9000_TCP_ADDR"):
+        monkeypatch.setenv(variable, "tcp://10.0.0.1:9000")
+    monkeypatch.setenv("HOSTD_ENDPOINT", "ipc:///elsewhere/client.ipc")
+    assert load_config().endpoint != "ipc:///elsewhere/client.ipc"
+
+
+def test_sizes_take_units(tmp_path: Path) -> None:
+    limits = load_config(file=write(tmp_path, "limits: {max_message_bytes: 400MB, max_in_flight_bytes: 2GiB}")).limits
+    assert (limits.max_message_bytes, limits.max_in_flight_bytes) == (400_000_000, 2**31)
+
+
+def test_relative_paths_in_the_file_are_relative_to_the_file_and_others_to_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    config = load_config({"state_dir": "state"}, file=write(tmp_path, "models: {dir: models}\nruntime_dir: run\n"))
+    assert config.models.dir == tmp_path / "models"
+    assert config.runtime_dir == tmp_path / "run"
+    assert config.state_dir == elsewhere / "state"
+
+
+def test_the_interpreter_keeps_its_link_because_that_is_what_makes_a_virtual_environment(tmp_path: Path) -> None:
+    link = tmp_path / "python"
+    link.symlink_to(sys.executable)
+    assert load_config({"workers": {"python": str(link)}}).workers.python == str(link)
+
+
+def test_a_socket_path_that_is_too_long_says_how_long_it_may_be() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"runtime_dir .*allows 107; choose a shorter runtime directory"):
+        load_config({"runtime_dir": "/" + "x" * 100})
+
+
+def test_every_setting_says_what_it_means() -> None:
+    tree = ast.parse(inspect.getsource(config_module))
+    for section in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        for field, following in zip(section.body, [*section.body[1:], None], strict=True):
+            is_setting = isinstance(field, ast.AnnAssign) and "Config" not in ast.unparse(field.annotation)
+            if is_setting:
+                explained = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+                assert explained, f"{section.name}: {ast.unparse(field)}"
+
+
+def test_the_runtime_directory_follows_xdg_and_falls_back_to_one_of_this_user(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert paths.runtime_dir("a") == tmp_path / f"hostd-{os.getuid()}" / "a"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "relative/is/to/be/ignored")
+    assert paths.runtime_dir("a") == tmp_path / f"hostd-{os.getuid()}" / "a"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
+    assert paths.runtime_dir("a") == Path("/run/user/7/hostd/a")
+    assert load_config({"name": "a"}).endpoint == "ipc:///run/user/7/hostd/a/client.ipc"
+
+
+def test_the_state_directory_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert paths.state_dir() == Path("/home/someone/.local/state/hostd/default")
+    monkeypatch.setenv("XDG_STATE_HOME", "/state")
+    assert paths.state_dir("b") == Path("/state/hostd/b")
+
+
+def test_a_client_finds_the_host_that_serve_would_start_in_the_same_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert paths.default_endpoint() == load_config().endpoint
+    monkeypatch.setenv("HOSTD_NAME", "b")
+    assert paths.default_endpoint() == load_config().endpoint
+    assert paths.default_endpoint("c") == load_config({"name": "c"}).endpoint
+    monkeypatch.setenv("HOSTD_RUNTIME_DIR", str(tmp_path))
+    assert paths.default_endpoint() == load_config().endpoint == f"ipc://{tmp_path}/client.ipc"
+    monkeypatch.setenv("HOSTD_ENDPOINT", "tcp://elsewhere:1")
+    assert paths.default_endpoint() == "tcp://elsewhere:1"
+
+
+def test_a_private_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    made = tmp_path / "hostd-7" / "default"
+    paths.make_private(made)
+    paths.make_private(made)
+    assert made.stat().st_mode & 0o777 == 0o700
+    assert made.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_that_others_can_write_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    open_one = tmp_path / "open"
+    open_one.mkdir()
+    open_one.chmod(0o755)
+    with pytest.raises(FailedPreconditionError, match="chmod 0700"):
+        paths.make_private(open_one)
+    assert open_one.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_link_is_no_private_directory(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(FailedPreconditionError, match="is not a directory"):
+        paths.make_private(tmp_path / "link")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir(mode=0o700)
+    os.chown(tmp_path / "theirs", 12345, -1)
+    with pytest.raises(FailedPreconditionError, match="belongs to user 12345"):
+        paths.make_private(tmp_path / "theirs")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_directory_that_another_user_made_room_for_is_refused(tmp_path: Path) -> None:
+    above = tmp_path / "hostd-0"
+    above.mkdir(mode=0o700)
+    os.chown(above, 12345, -1)
+    with pytest.raises(FailedPreconditionError, match="under the control of other users"):
+        paths.make_private(above / "default")
+
+
+def test_a_directory_in_one_that_anybody_may_write_is_refused_unless_it_is_sticky(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with pytest.raises(FailedPreconditionError, match="under the control of other users"):
+        paths.make_private(tmp_path / "run")
+    tmp_path.chmod(0o1777)
+    paths.make_private(tmp_path / "run")

@@ -1,0 +1,283 @@
+"""Finders: what is recognised, what model.yaml may say, and how wrong ones are refused."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hostd.finders import DEFAULT_FINDER, FINDERS, LOADER_BY_SUFFIX, FilesFinder, ModelSpec, find_spec
+from hostd.model_yaml import MAX_BYTES
+from workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def made(directory: Path, *names: str, yaml: str | None = None) -> str:
+    for name in names:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).touch()
+    if yaml is not None:
+        (directory / "model.yaml").write_text(yaml)
+    return str(directory)
+
+
+def spec_of(directory: Path, yaml: str) -> ModelSpec:
+    return find_spec("m", made(directory, yaml=yaml))
+
+
+@pytest.mark.parametrize(
+    ("names", "loader"),
+    [
+        (["model.py"], "python"),
+        (["model.py", "weights.pkl", "net.onnx"], "python"),
+        (["a.joblib"], "sklearn"),
+        (["a.pkl"], "sklearn"),
+        (["a.pickle"], "sklearn"),
+        (["a.SKOPS"], "sklearn"),
+        (["a.onnx", "a.onnx.data", "README.md"], "onnx"),
+        (["a.onnx", ".hidden.pkl", "sub/b.pkl"], "onnx"),
+    ],
+)
+def test_a_directory_is_recognised_by_its_files(tmp_path, names, loader):
+    assert find_spec("m", made(tmp_path, *names)) == ModelSpec(loader)
+
+
+@pytest.mark.parametrize(("name", "loader"), [("x.py", "python"), ("x.joblib", "sklearn"), ("x.Onnx", "onnx")])
+def test_a_file_is_recognised_by_its_suffix(tmp_path, name, loader):
+    assert find_spec("m", f"{made(tmp_path, name)}/{name}") == ModelSpec(loader)
+
+
+def test_the_finder_and_the_loaders_know_the_same_suffixes():
+    from workers.loaders import onnx, sklearn
+
+    known = dict.fromkeys(sklearn.SUFFIXES, "sklearn") | dict.fromkeys(onnx.SUFFIXES, "onnx")
+    assert known == LOADER_BY_SUFFIX
+
+
+@pytest.mark.parametrize("names", [[], ["README.md"], ["other.py"], ["model.py/x"], [".model.py"]])
+def test_what_is_not_recognised_says_what_was_looked_for(tmp_path, names):
+    with pytest.raises(InvalidArgumentError, match=r"'team/m' at .*a model\.yaml, a model\.py, or a file \*\.joblib"):
+        find_spec("team/m", made(tmp_path, *names))
+
+
+def test_a_plain_file_that_is_not_known_is_nothing_to_the_finder(tmp_path):
+    os.mkfifo(tmp_path / "pipe.onnx")
+    assert FilesFinder().find("m", f"{made(tmp_path, 'notes.txt')}/notes.txt") is None
+    assert FilesFinder().find("m", str(tmp_path / "pipe.onnx")) is None
+    assert FilesFinder().find("m", None) is None
+    with pytest.raises(InvalidArgumentError, match="at no path"):
+        find_spec("m", None)
+
+
+def test_a_directory_of_two_kinds_is_not_guessed(tmp_path):
+    with pytest.raises(InvalidArgumentError, match=r"a\.onnx \(onnx\) and b\.pkl \(sklearn\): say which"):
+        find_spec("m", made(tmp_path, "a.onnx", "b.pkl"))
+    assert find_spec("m", made(tmp_path, yaml="loader: onnx")) == ModelSpec("onnx")
+
+
+def test_a_path_that_is_not_there_is_shown(tmp_path):
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    made(tmp_path, "file")
+    for path in ("absent", "dangling", "file/below"):
+        with pytest.raises(NotFoundError, match=path) as caught:
+            find_spec("m", str(tmp_path / path))
+        assert caught.value.details["path"] == str(tmp_path / path)
+
+
+def test_a_path_that_cannot_be_looked_at_is_a_typed_error(tmp_path):
+    with pytest.raises(InvalidArgumentError, match="null byte"):
+        find_spec("m", "a\0b")
+    with pytest.raises(FailedPreconditionError, match="too long"):
+        find_spec("m", str(tmp_path / ("x" * 300)))
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(FailedPreconditionError, match="symbolic links"):
+        find_spec("m", str(tmp_path / "loop"))
+
+
+def test_an_unknown_finder_lists_the_known_ones(tmp_path):
+    with pytest.raises(InvalidArgumentError, match="no finder 'fils'; known are files"):
+        find_spec("m", str(tmp_path), "fils")
+    assert find_spec("m", made(tmp_path, "model.py"), DEFAULT_FINDER) == ModelSpec("python")
+
+
+def test_another_finder_can_be_asked_by_name():
+    class Catalogue:
+        looks_for = "an id of the catalogue"
+
+        def find(self, model_id: str, path: str | None) -> ModelSpec | None:
+            return ModelSpec("lib.nets:load", {"id": model_id}) if model_id == "known" else None
+
+    finders = {**FINDERS, "catalogue": Catalogue()}
+    assert find_spec("known", None, "catalogue", finders=finders).options == {"id": "known"}
+    with pytest.raises(InvalidArgumentError, match=r"'catalogue' recognises no model 'other' at no path.*an id of"):
+        find_spec("other", None, "catalogue", finders=finders)
+
+
+def test_model_yaml_says_everything(tmp_path):
+    made(tmp_path, "venv/bin/python")
+    (tmp_path / "venv/bin/python").chmod(0o755)
+    spec = spec_of(
+        tmp_path,
+        """
+loader: my.package-1:Loader.load
+options: {scale: 1.5, names: [a, null, true], nested: {deep: [1]}}
+python: venv/bin/python
+env: {OMP_NUM_THREADS: 1, MODE: fast}
+methods: [predict, __call__]
+default_method: predict
+""",
+    )
+    assert spec == ModelSpec(
+        loader="my.package-1:Loader.load",
+        options={"scale": 1.5, "names": ["a", None, True], "nested": {"deep": [1]}},
+        python=str(tmp_path / "venv/bin/python"),
+        env={"OMP_NUM_THREADS": "1", "MODE": "fast"},
+        methods=("predict", "__call__"),
+        default_method="predict",
+    )
+
+
+def test_methods_may_be_a_map(tmp_path):
+    assert spec_of(tmp_path, "loader: python\nmethods: {predict: , embed: {}}").methods == ("predict", "embed")
+
+
+@pytest.mark.parametrize("yaml", ["", "# nothing\n", "options:\n", "loader:\n"])
+def test_a_setting_left_out_is_its_default(tmp_path, yaml):
+    made(tmp_path, "model.py")
+    assert spec_of(tmp_path, yaml) == ModelSpec("python")
+
+
+def test_without_a_loader_the_files_decide(tmp_path):
+    with pytest.raises(InvalidArgumentError, match="names no loader"):
+        spec_of(tmp_path, "env: {A: b}")
+    made(tmp_path, "a.onnx")
+    assert spec_of(tmp_path, "env: {A: b}") == ModelSpec("onnx", env={"A": "b"})
+
+
+def test_the_interpreter_may_be_absolute_and_stays_a_link(tmp_path, monkeypatch):
+    assert spec_of(tmp_path, f"loader: python\npython: {sys.executable}").python == sys.executable
+    (tmp_path / "py").symlink_to(sys.executable)
+    assert spec_of(tmp_path, "loader: python\npython: ./py").python == str(tmp_path / "py")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert spec_of(tmp_path, "loader: python\npython: ~/py").python == str(tmp_path / "py")
+    made(tmp_path, yaml="loader: python\npython: ./py")
+    monkeypatch.chdir(tmp_path)
+    assert find_spec("m", ".").python == str(tmp_path / "py")
+
+
+BAD = [
+    ("loder: python", "unknown key 'loder'; did you mean 'loader'"),
+    ("memory_limit: 1GB", "unknown key 'memory_limit'; known are loader, options, python"),
+    ("yes: 1", "unknown key True"),
+    ("- loader", "must be a map with the keys loader.*got a list"),
+    ("just text", r"got 'just text' \(str\)"),
+    ("loader: 3", "loader must be a loader's name"),
+    ("loader: ''", "loader must be"),
+    ("loader: a:b:c", "loader must be"),
+    ("loader: ../x", "loader must be"),
+    ("loader: [python]", "loader must be .*got a list"),
+    ("options: [1]", "options must be a map"),
+    ("options: {1: a}", r"options has the name 1 \(int\)"),
+    ("options: {a: [{2: b}]}", r"options\.a\.0 has the name 2"),
+    ("options: {day: 2024-01-31}", r"options\.day must be .*quotes.*got a date"),
+    ("options: {raw: !!binary aGk=}", r"options\.raw must be"),
+    ("options: {raw: !!set {a}}", r"options\.raw must be"),
+    ("options: &o {again: *o}", "line 1, column 21: aliases are not read"),
+    ("env: {A: x}\nloader: python\nenv: {B: y}", "line 3, column 1: 'env' is there twice"),
+    ("env: {A: x, A: y}", "line 1, column 13: 'A' is there twice"),
+    ("options: {a: " + "[" * 40 + "]" * 40 + "}", "nested more than 32 deep"),
+    ("python: 3.11", r"python must be the path .*got 3\.11 \(float\)"),
+    ("python: no/such/python", "python must be a Python interpreter, relative to"),
+    ("python: model.yaml", "python must be a Python interpreter"),
+    ("python: .", "python must be a Python interpreter"),
+    ("python: ''", "python must be the path"),
+    ("env: [A]", "env must be a map"),
+    ("env: {A: true}", r"env\.A must be text \(put it in quotes\), got True \(bool\)"),
+    ("env: {A: 1.10}", r"env\.A must be text"),
+    ("env: {A: }", r"env\.A must be text .*got a NoneType"),
+    ('env: {A: "x\\0"}', r"env\.A must be text without null"),
+    ("env: {A=B: x}", "'A=B' .*no variable's name"),
+    ("env: {1: x}", "no variable's name"),
+    ("methods: predict", "methods must be a list"),
+    ("methods: []", "methods must be a list"),
+    ("methods: [a, a]", "list of different names"),
+    ("methods: [_private]", "names of public methods, got '_private'"),
+    ("methods: [not a name]", "names of public methods"),
+    ("methods: [class]", "names of public methods"),
+    ("methods: [1]", "names of public methods"),
+    ("methods: {predict: {batch: 3}}", r"methods\.predict must be empty"),
+    ("default_method: [a]", "default_method must be"),
+    ("methods: [a]\ndefault_method: b", r"default_method 'b' is not one of methods \(a\)"),
+    ("loader: python\noptions: {a: 1", "line 2"),
+    ("loader: python\n\tx: 1", "line 2, column 1: .*cannot start any token"),
+    ("loader: !!python/object/apply:os.system [ls]", "line 1, column 9: could not determine a constructor"),
+    ("a: 1\nb: \x01", "line 2: special characters"),
+    ("loader: 2024-99-99", "not valid YAML: ValueError"),
+    ("loader: !!int ''", "not valid YAML: "),
+    ("loader: !!bool x", "not valid YAML: KeyError"),
+    ("loader: !!timestamp x", "not valid YAML: AttributeError"),
+    ("[" * 5000, "not valid YAML: RecursionError"),
+    ("? [a]\n: 1", "line 1, column 3: .*unhashable"),
+    ("a: 1\n---\nb: 2", "expected a single document"),
+]
+
+
+@pytest.mark.parametrize(("yaml", "words"), BAD, ids=[words[:30] for _, words in BAD])
+def test_a_wrong_model_yaml_says_where(tmp_path, yaml, words):
+    with pytest.raises(InvalidArgumentError, match=words) as caught:
+        spec_of(tmp_path, yaml)
+    assert str(caught.value).startswith(str(tmp_path / "model.yaml"))
+    assert len(str(caught.value)) < 1000
+
+
+def test_bytes_that_are_no_text_say_their_line(tmp_path):
+    (tmp_path / "model.yaml").write_bytes(b"loader: python\n# \xff\xfe\n")
+    with pytest.raises(InvalidArgumentError, match="line 2: invalid start byte") as caught:
+        find_spec("m", str(tmp_path))
+    assert caught.value.details["line"] == 2
+
+
+@pytest.mark.parametrize("use", ["[*a, *a]", "{<<: [*a, *a]}"])
+def test_aliases_are_refused_before_they_multiply(tmp_path, use):
+    lines = ["options:", "  a: &a {x: 1}"]
+    lines += [f"  {name}: &{name} {use}".replace("*a", f"*{before}") for before, name in zip("ab", "bc", strict=True)]
+    with pytest.raises(InvalidArgumentError, match=r"line 3, column \d+: aliases are not read here"):
+        spec_of(tmp_path, "\n".join(lines))
+
+
+def test_a_model_yaml_that_is_too_large_is_not_parsed(tmp_path):
+    (tmp_path / "model.yaml").write_bytes(b"#" * (MAX_BYTES + 1))
+    with pytest.raises(InvalidArgumentError, match="larger than 65536 bytes"):
+        find_spec("m", str(tmp_path))
+    (tmp_path / "model.yaml").write_bytes(b"loader: python\n" + b"#" * (MAX_BYTES - 15))
+    assert find_spec("m", str(tmp_path)) == ModelSpec("python")
+
+
+def test_a_model_yaml_that_is_no_regular_file_does_not_block(tmp_path):
+    from hostd.model_yaml import read_settings
+
+    os.mkfifo(tmp_path / "model.yaml")
+    with pytest.raises(InvalidArgumentError, match="regular file"):
+        read_settings(tmp_path / "model.yaml")
+    with pytest.raises(InvalidArgumentError, match="looks for"):
+        find_spec("m", str(tmp_path))
+
+
+def test_a_model_yaml_that_cannot_be_read_is_a_typed_error(tmp_path):
+    from hostd.model_yaml import read_settings
+
+    (tmp_path / "model.yaml").symlink_to("model.yaml")
+    assert stat.S_ISLNK(os.lstat(tmp_path / "model.yaml").st_mode)
+    with pytest.raises(FailedPreconditionError, match=r"cannot read .*model\.yaml"):
+        read_settings(tmp_path / "model.yaml")
+
+
+@pytest.mark.parametrize("name", ["model.yml", "Model.yaml"])
+def test_a_misspelt_model_yaml_is_not_passed_over(tmp_path, name):
+    with pytest.raises(InvalidArgumentError, match=r"rename it to model\.yaml"):
+        find_spec("m", made(tmp_path, name, "model.py"))

@@ -1,0 +1,145 @@
+"""Opening ONNX models: files, session options, providers, and what is refused."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from workers.api import MissingDependencyError
+from workers.loaders.onnx import load
+from workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+
+onnx = pytest.importorskip("onnx", reason="builds the models of these tests")
+ort = pytest.importorskip("onnxruntime", reason="tests with real sessions")
+
+from onnx import TensorProto, helper  # noqa: E402
+from onnx_models import save  # noqa: E402
+
+FLOAT = TensorProto.FLOAT
+
+
+def negation(file):
+    return save(file, [("Neg", ["a"], ["y"])], [("a", FLOAT, [1])], [("y", FLOAT, [1])])
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return negation(tmp_path_factory.mktemp("onnx") / "negation.onnx")
+
+
+def test_session_options_reach_the_session(file):
+    session = load(
+        file,
+        providers=["CPUExecutionProvider"],
+        intra_op_num_threads=1,
+        inter_op_num_threads=2,
+        graph_optimization_level="basic",
+        session_options={
+            "execution_mode": "ORT_PARALLEL",
+            "enable_mem_pattern": False,
+            "logid": "mine",
+            "session.intra_op.allow_spinning": "0",
+        },
+    ).model._session
+    options = session.get_session_options()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 2)
+    assert options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    assert options.execution_mode == ort.ExecutionMode.ORT_PARALLEL
+    assert options.enable_mem_pattern is False
+    assert options.logid == "mine"
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert session.get_providers() == ["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"intra_op_num_threads": "two"}, "intra_op_num_threads takes a number from 0 on, got 'two'"),
+        ({"intra_op_num_threads": True}, "takes a number"),
+        ({"inter_op_num_threads": -1}, "takes a number from 0 on, got -1"),
+        ({"graph_optimization_level": "most"}, "one of disable, basic, extended, layout, all; got 'most'"),
+        ({"graph_optimization_level": 99}, "one of disable"),
+        ({"session_options": ["enable_mem_pattern"]}, "must be a map of names"),
+        ({"session_options": {1: 2}}, "must be a map of names"),
+        ({"session_options": {"enable_mem_patern": False}}, "did you mean 'enable_mem_pattern'"),
+        ({"session_options": {"zzz": False}}, "known are .*enable_profiling"),
+        ({"session_options": {"add_initializer": 1}}, "no session option"),
+        ({"session_options": {"enable_mem_pattern": 3}}, "takes bool, got 3"),
+        ({"session_options": {"execution_mode": "fast"}}, "one of ORT_SEQUENTIAL, ORT_PARALLEL"),
+        ({"session_options": {"session.intra_op.allow_spinning": 0}}, "takes a string, got 0"),
+        ({"session_options": {"log_severity_level": 99}}, "refused its options.*severity"),
+        ({"providers": "CPUExecutionProvider"}, "must be a list"),
+        ({"providers": []}, "must be a list"),
+        ({"providers": ["NoSuchProvider"]}, "no provider 'NoSuchProvider' here; it has .*CPUExecutionProvider"),
+        ({"providers": [["CPUExecutionProvider"]]}, "a provider is a name or"),
+        ({"providers": [3]}, "a provider is a name or"),
+    ],
+)
+def test_a_wrong_option_says_what_is_right(file, options, words):
+    with pytest.raises(InvalidArgumentError, match=words):
+        load(file, **options)
+
+
+def test_a_provider_may_have_options(file):
+    model = load(file, providers=[["CPUExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"}]]).model
+    assert model.describe()["providers"] == ["CPUExecutionProvider"]
+
+
+def test_by_default_only_providers_that_need_no_decision_start(file, monkeypatch):
+    opened = {}
+    real = ort.InferenceSession
+    monkeypatch.setattr(ort, "InferenceSession", lambda *args, **kwargs: opened.update(kwargs) or real(*args, **kwargs))
+    remote = ["TensorrtExecutionProvider", "AzureExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: remote)
+    assert load(file).model.describe()["providers"] == ["CPUExecutionProvider"]
+    assert opened == {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}
+
+
+def test_a_provider_that_does_not_start_is_not_replaced_quietly(file, monkeypatch):
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(ort.InferenceSession, "get_providers", lambda _: ["CPUExecutionProvider"])
+    with (
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.raises(FailedPreconditionError, match="could not start CUDAExecutionProvider"),
+    ):
+        load(file, providers=["CUDAExecutionProvider"])
+
+
+def test_an_onnx_file_in_a_directory_is_found(tmp_path):
+    negation(tmp_path / "a.onnx")
+    assert load(str(tmp_path)).model.predict([2]).tolist() == [-2.0]
+    negation(tmp_path / "b.onnx")
+    with pytest.raises(InvalidArgumentError, match=r"a\.onnx, b\.onnx"):
+        load(str(tmp_path))
+    assert load(str(tmp_path), file="b.onnx").model.predict([2]).tolist() == [-2.0]
+    with pytest.raises(NotFoundError, match="absent"):
+        load(str(tmp_path / "absent.onnx"))
+
+
+def test_a_damaged_file_is_refused_with_the_librarys_words(tmp_path, file):
+    content = Path(file).read_bytes()
+    for damaged in (b"", b"this is no model", content[: len(content) // 2]):
+        (tmp_path / "m.onnx").write_bytes(damaged)
+        with pytest.raises(InvalidArgumentError, match=r"cannot be loaded: .*ONNXRuntimeError"):
+            load(str(tmp_path))
+
+
+def test_an_operator_that_onnxruntime_lacks_is_refused_with_its_words(tmp_path):
+    graph = helper.make_graph(
+        [helper.make_node("NoSuchOp", ["a"], ["y"], domain="my.domain")],
+        "graph",
+        [helper.make_tensor_value_info("a", FLOAT, [1])],
+        [helper.make_tensor_value_info("y", FLOAT, [1])],
+    )
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("my.domain", 1)]
+    (tmp_path / "m.onnx").write_bytes(helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString())
+    with pytest.raises(InvalidArgumentError, match="NoSuchOp"):
+        load(str(tmp_path))
+
+
+def test_missing_onnxruntime_names_the_extra(file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingDependencyError, match=r"'onnxruntime'.*hostd\[onnx\]"):
+        load(file)

@@ -1,0 +1,1 @@
+"""Worker processes. Empty on purpose: importing a part of this package must cost that part alone."""

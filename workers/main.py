@@ -1,0 +1,140 @@
+"""A worker process: its ZeroMQ socket and the loop around its session.
+
+The loop is a plain blocking one, which has the shortest way from a message to the model. Only a model with coroutine
+methods gets an asyncio loop, with the raw socket on its reader (`zmq.asyncio` costs half of the throughput).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import zmq
+
+from workers.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from workers.wire.frames import Buffer
+
+LINGER_MS = 1000
+"""How long last words may take to leave a process that is ending."""
+
+COPY_BELOW_BYTES = 64 * 1024
+"""Smaller frames are copied by ZeroMQ: that is cheaper than keeping track of who still needs them."""
+
+EXIT_FATAL = 70
+"""EX_SOFTWARE of sysexits(3): the worker itself failed, not the model's call."""
+
+
+class Transport:
+    """The worker's one socket, a DEALER that connects to the supervisor under its token as identity."""
+
+    def __init__(self, endpoint: str, token: str) -> None:
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.IDENTITY, bytes.fromhex(token))
+        self._socket.setsockopt(zmq.LINGER, LINGER_MS)
+        self._socket.connect(endpoint)
+        self._unsent: list[zmq.MessageTracker] = []
+        self.on_sent: Callable[[], None] | None = None
+        """Called after every send, which may swallow the descriptor's news of a message that came meanwhile."""
+
+    def __enter__(self) -> Transport:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._socket.close()
+        self._context.term()
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable when `receive` may have something (edge triggered)."""
+        return int(self._socket.getsockopt(zmq.FD))
+
+    def receive(self, *, block: bool) -> list[Buffer] | None:
+        """Return the frames of the next message, or None if there is none and `block` is false."""
+        socket = self._socket
+        try:
+            frames: list[Buffer] = [socket.recv(0 if block else zmq.DONTWAIT)]
+        except zmq.Again:
+            return None
+        while socket.getsockopt(zmq.RCVMORE):
+            frames.append(socket.recv(copy=False).buffer)
+        return frames
+
+    def send(self, frames: list[Buffer]) -> None:
+        """Send the frames of a message; big ones are not copied, and `settle` waits for them."""
+        socket = self._socket
+        last = len(frames) - 1
+        for index, frame in enumerate(frames):
+            flags = zmq.SNDMORE if index < last else 0
+            if len(frame) < COPY_BELOW_BYTES:
+                socket.send(frame, flags)
+            else:
+                tracker = socket.send(frame, flags, copy=False, track=True)
+                if tracker is not None:
+                    self._unsent.append(tracker)
+        if self.on_sent is not None:
+            self.on_sent()
+
+    def settle(self) -> None:
+        """Wait until ZeroMQ needs no memory of ours any more: the next call may write into an array it returned."""
+        while self._unsent:
+            self._unsent.pop().wait()
+
+
+def serve(transport: Transport, session: Session) -> None:
+    """Serve until killed; goes over to an asyncio loop when the loaded model has coroutine methods."""
+    while not session.is_async:
+        runtime = session.runtime
+        frames = transport.receive(block=runtime is None or not runtime.has_work)
+        while frames is not None:
+            session.accept(frames)
+            frames = transport.receive(block=False)
+        if session.runtime is not None:
+            transport.settle()
+            session.runtime.step()
+    asyncio.run(_serve_async(transport, session))
+
+
+async def _serve_async(transport: Transport, session: Session) -> None:
+    loop = asyncio.get_running_loop()
+    arrived = asyncio.Event()
+    loop.add_reader(transport.fileno(), arrived.set)
+    transport.on_sent = arrived.set
+    runtime = session.runtime
+    while runtime is not None:
+        # Cleared before the socket is drained, because its descriptor only tells of changes.
+        arrived.clear()
+        while (frames := transport.receive(block=False)) is not None:
+            session.accept(frames)
+        if runtime.has_work:
+            transport.settle()
+            runtime.step()
+            await asyncio.sleep(0)
+        else:
+            await arrived.wait()
+
+
+def main() -> int:
+    """Run the worker that the environment describes."""
+    endpoint, token = os.environ.pop("HOSTD_WORKER_ENDPOINT"), os.environ.pop("HOSTD_WORKER_TOKEN")
+    faulthandler.enable()  # a crash in a library then leaves its Python traceback in the model's log
+    with Transport(endpoint, token) as transport:
+        session = Session(token, transport.send)
+        session.greet()
+        try:
+            serve(transport, session)
+        except BaseException as error:
+            # Not only Exception: a model may call sys.exit, and its callers should hear of it.
+            session.say_last_words(error)
+            if isinstance(error, SystemExit):
+                raise
+            sys.excepthook(type(error), error, error.__traceback__)
+            return EXIT_FATAL
+    return 0

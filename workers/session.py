@@ -1,0 +1,83 @@
+"""The life of a worker as seen from inside: hello, one load, then calls until the end.
+
+It takes frames in and sends frames out, and does not know how they travel. What ends it is the supervisor's kill.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from workers.api import Served
+from workers.methods import default_of, methods_of
+from workers.plugins import resolve_loader
+from workers.runtime import Runtime, error_of
+from workers.wire import frames as wire
+from workers.wire import messages as msg
+from workers.wire.errors import HostError, InvalidArgumentError, ModelError, to_wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Session:
+    """One worker's conversation with its supervisor."""
+
+    def __init__(self, token: str, send: Callable[[list[wire.Buffer]], None]) -> None:
+        self._token = token
+        self._send = send
+        self.runtime: Runtime | None = None
+        self.is_async = False
+
+    def greet(self) -> None:
+        """Say hello: who we are and which versions we speak."""
+        python = ".".join(map(str, sys.version_info[:3]))
+        hello = {"token": self._token, "versions": list(wire.SUPPORTED_VERSIONS), "pid": os.getpid(), "python": python}
+        self._send(msg.pack_map(msg.WORKER_HELLO, 0, hello))
+
+    def accept(self, frames: list[wire.Buffer]) -> None:
+        """Take in one message; a LOAD is done at once, calls are queued."""
+        envelope = wire.unpack(frames)
+        if envelope.kind == msg.LOAD:
+            self._load(msg.unpack_map(envelope))
+        elif self.runtime is not None:
+            self.runtime.accept(envelope)
+
+    def say_last_words(self, error: BaseException) -> None:
+        """Tell the supervisor why this process is about to end."""
+        words = error if isinstance(error, HostError) else error_of(error)
+        body = dict(zip(("status", "kind", "message", "details"), to_wire(words), strict=True))
+        self._send(msg.pack_map(msg.LAST_WORDS, 0, body))
+
+    def _load(self, request: dict[str, Any]) -> None:
+        try:
+            served = _load_model(request)
+            methods = methods_of(served.model, request.get("methods") or served.methods)
+            default = default_of(methods, request.get("default_method") or served.default)
+        except HostError as error:
+            self._send(msg.pack_error(0, error))
+            return
+        except Exception as error:  # noqa: BLE001 - the border with the model's code, which may raise anything
+            self._send(msg.pack_error(0, _load_error(error)))
+            return
+        self.runtime = Runtime(methods, self._send)
+        self.is_async = any(method.is_async for method in methods.values())
+        described = {name: method.describe() for name, method in methods.items()}
+        self._send(
+            msg.pack_map(msg.LOADED, 0, {"methods": described, "default_method": default, "loader": request["loader"]})
+        )
+
+
+def _load_model(request: dict[str, Any]) -> Served:
+    loader = resolve_loader(request["loader"])
+    path, options = request["path"], request["options"]
+    loaded = loader(path, **options)
+    if loaded is None:
+        raise InvalidArgumentError(f"the loader {request['loader']!r} returned None: it must return the model")
+    return loaded if isinstance(loaded, Served) else Served(loaded)
+
+
+def _load_error(error: Exception) -> HostError:
+    described = error_of(error)
+    return ModelError(f"loading failed: {described.message}", details=described.details)

@@ -1,0 +1,120 @@
+"""The envelope: how one message lies in ZeroMQ frames.
+
+The first frame opens with a prefix of 16 bytes that holds what differs between calls, then a msgpack header that holds
+what repeats (so that every hop may cache it by its bytes), then the msgpack body if that is small:
+
+    kind u8 | version u8 | header length u16 | deadline ms u32 | id u64 | header … | body …
+
+A body above `INLINE_BODY_BYTES` is a frame of its own after the first, and each big buffer that the body refers to is
+one more. (One frame for a small message is worth twice the throughput of four; `hostd/ARCHITECTURE.md` has the
+figures.) A hop that routes decodes prefix and header, exchanges the id, and passes everything else on as it came.
+
+Does not cover what bodies mean (`messages`) or how values are encoded (`codec`).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from workers.wire.errors import MessageTooLargeError, ProtocolError, VersionMismatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VERSION = 1
+SUPPORTED_VERSIONS = (VERSION,)
+
+INLINE_BODY_BYTES = 8 * 1024
+MAX_HEADER_BYTES = 0xFFFF
+MAX_FRAMES = 4096
+MAX_DEADLINE_MS = 0xFFFFFFFF
+"""Also the way to say "no deadline": a call that may run for 49 days has none."""
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+
+_PREFIX = struct.Struct(">BBHIQ")
+PREFIX_BYTES = _PREFIX.size
+_ID = struct.Struct(">Q")
+_ID_OFFSET = 8
+
+_pack = _PREFIX.pack
+_unpack_from = _PREFIX.unpack_from
+
+
+class Envelope(NamedTuple):
+    """One message in its parts: `kind`, `deadline_ms`, `id`, the bytes of `header` and `body`, and `buffers`."""
+
+    kind: int
+    deadline_ms: int
+    id: int
+    header: bytes
+    body: Buffer
+    buffers: Sequence[Buffer]
+
+
+def pack(
+    kind: int,
+    id: int,
+    header: bytes = b"",
+    body: Buffer = b"",
+    buffers: Sequence[Buffer] = (),
+    deadline_ms: int = MAX_DEADLINE_MS,
+) -> list[Buffer]:
+    """Return the frames of a message.
+
+    Raises `MessageTooLargeError` when the header or the number of buffers is over what the envelope can hold.
+    """
+    if len(header) > MAX_HEADER_BYTES:
+        raise MessageTooLargeError(
+            f"the header has {len(header)} bytes, at most {MAX_HEADER_BYTES} fit: shorten the model id or method name"
+        )
+    prefix = _pack(kind, VERSION, len(header), deadline_ms, id)
+    if len(body) <= INLINE_BODY_BYTES:
+        frames: list[Buffer] = [b"".join((prefix, header, body))]
+    else:
+        frames = [prefix + header, body]
+    if buffers:
+        if len(buffers) > MAX_FRAMES - 2:
+            raise MessageTooLargeError(
+                f"the message refers to {len(buffers)} buffers, at most {MAX_FRAMES - 2} fit: join the arrays"
+            )
+        frames.extend(buffers)
+    return frames
+
+
+def unpack(frames: Sequence[Buffer]) -> Envelope:
+    """Return the parts of a message; `buffers` are the frames themselves, not copies.
+
+    Raises `ProtocolError` for what is not a message and `VersionMismatchError` for one of another version.
+    """
+    kind, header_length, deadline_ms, id_ = unpack_prefix(frames)
+    first = frames[0]
+    body_start = PREFIX_BYTES + header_length
+    header = bytes(first[PREFIX_BYTES:body_start])
+    if len(first) > body_start:
+        return Envelope(kind, deadline_ms, id_, header, first[body_start:], frames[1:])
+    if len(frames) > 1:
+        return Envelope(kind, deadline_ms, id_, header, frames[1], frames[2:])
+    return Envelope(kind, deadline_ms, id_, header, b"", ())
+
+
+def unpack_prefix(frames: Sequence[Buffer]) -> tuple[int, int, int, int]:
+    """Return `(kind, header_length, deadline_ms, id)` of a message after checking that it is one."""
+    if not frames or len(frames[0]) < PREFIX_BYTES:
+        raise ProtocolError(f"not a message: it needs a first frame of at least {PREFIX_BYTES} bytes")
+    kind, version, header_length, deadline_ms, id_ = _unpack_from(frames[0])
+    if version != VERSION:
+        raise VersionMismatchError(
+            f"the peer speaks protocol version {version}, this side supports {list(SUPPORTED_VERSIONS)}: "
+            f"install the same version of hostd on both sides",
+            details={"version": version, "supported": list(SUPPORTED_VERSIONS)},
+        )
+    if PREFIX_BYTES + header_length > len(frames[0]):
+        raise ProtocolError(f"the header should have {header_length} bytes, but the first frame ends before")
+    return kind, header_length, deadline_ms, id_
+
+
+def readdress(first: Buffer, id: int, deadline_ms: int) -> bytes:
+    """Return the first frame of a message with another id and deadline; the rest of the message stays as it is."""
+    return b"".join((first[:4], deadline_ms.to_bytes(4, "big"), _ID.pack(id), first[PREFIX_BYTES:]))
