@@ -7,6 +7,7 @@ A full `all` takes about ten minutes, a quick one under 90 seconds.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -15,10 +16,12 @@ from rich.console import Console
 from benchmarks import report
 from benchmarks.runner import FULL, QUICK, Comparison, Effort
 
+# A pipe has no width; rich would fold the tables at 80.
+PIPE_WIDTH = 120
 COMMANDS = ("latency", "throughput", "load", "unload", "idle")
 
 
-def run_one(command: str, effort: Effort, *, with_host: bool) -> list[Comparison]:
+def run_one(command: str, effort: Effort, console: Console, *, with_host: bool) -> list[Comparison]:
     """Run one command and print its comparisons as they come."""
     from benchmarks import calls, idle, load, unload  # noqa: PLC0415 - so that --help needs none of their packages
 
@@ -29,7 +32,6 @@ def run_one(command: str, effort: Effort, *, with_host: bool) -> list[Comparison
         "unload": unload.unload,
         "idle": idle.idle,
     }[command]
-    console = Console()
     comparisons = []
     for comparison in measure(effort, with_host=with_host):
         report.show(console, comparison)
@@ -45,7 +47,7 @@ def run_one(command: str, effort: Effort, *, with_host: bool) -> list[Comparison
 @click.option("--floors", is_flag=True, help="Measure the floors alone, without the host.")
 def main(command: str, json_path: Path | None, plot_path: Path | None, *, quick: bool, floors: bool) -> None:
     """Measure the host against its floors."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     facts = report.machine_facts()
     console.print(
         f"{facts['cpu']}, {facts['cores']} cores, load {facts['load_average'][0]}, kernel {facts['kernel']}, "
@@ -55,7 +57,7 @@ def main(command: str, json_path: Path | None, plot_path: Path | None, *, quick:
     effort = QUICK if quick else FULL
     comparisons: list[Comparison] = []
     for name in COMMANDS if command == "all" else (command,):
-        comparisons += run_one(name, effort, with_host=not floors)
+        comparisons += run_one(name, effort, console, with_host=not floors)
     if json_path is not None:
         report.write_json(json_path, facts, comparisons, is_quick=quick)
     if plot_path is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchmarks.models import model_directory, write_echo
-from benchmarks.runner import By, Comparison, Effort, single
+from benchmarks.runner import By, Comparison, Effort, alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,13 @@ def idle(effort: Effort, *, with_host: bool) -> Iterator[Comparison]:
     with model_directory() as directory:
         found = watch_idle(write_echo(directory), MODELS, effort.idle_s)
     title = f"{MODELS} models, {effort.idle_s:g} s"
-    yield single("idle", title, By.PERCENT, "supervisor's CPU, of a core", found.cpu_percent, CPU_LIMIT_PERCENT)
-    yield single("idle", title, By.BYTES, "supervisor's RSS", found.rss_bytes, RSS_LIMIT_BYTES)
-    yield single("idle", title, By.PERCENT, "all workers' CPU, of a core", found.workers_cpu_percent)
-    yield single("idle", title, By.BYTES, "a worker's RSS, on average", found.worker_rss_bytes)
+    yield alone(
+        "idle",
+        title,
+        [
+            ("supervisor's CPU, of a core", By.PERCENT, found.cpu_percent, CPU_LIMIT_PERCENT),
+            ("supervisor's RSS", By.BYTES, found.rss_bytes, RSS_LIMIT_BYTES),
+            ("all workers' CPU, of a core", By.PERCENT, found.workers_cpu_percent, None),
+            ("a worker's RSS, on average", By.BYTES, found.worker_rss_bytes, None),
+        ],
+    )

@@ -18,6 +18,19 @@ if TYPE_CHECKING:
 
 MODEL_ID = "model"
 
+# Programs for a fresh interpreter that print the seconds from the entry of the block to the first answer.
+_START_SOURCE = """
+import sys, time
+import hostd
+start = time.perf_counter()
+with hostd.Host() as host:
+    client = host.client()
+    {ask}
+    print(time.perf_counter() - start, flush=True)
+"""
+INFO_SOURCE = _START_SOURCE.format(ask="client.host_info()")
+MODEL_SOURCE = _START_SOURCE.format(ask="client.load_model('first', sys.argv[1]).echo(b'first')")
+
 
 @contextmanager
 def plain_host() -> Iterator[hostd.Client]:
@@ -37,24 +50,6 @@ def load_and_unload(client: hostd.Client, path: Path) -> Round:
     """Load a model and time its unload."""
     client.load_model(MODEL_ID, str(path))
     return timed(lambda: client.unload_model(MODEL_ID))
-
-
-def start_to_info() -> Round:
-    """Time from the entry of the block to the host's first answer."""
-    start = time.perf_counter()
-    with hostd.Host() as host, host.client() as client:
-        client.host_info()
-        elapsed_s = time.perf_counter() - start
-    return Round([elapsed_s], elapsed_s)
-
-
-def start_to_model(path: Path) -> Round:
-    """Time from the entry of the block to the first answer of a model, its load included."""
-    start = time.perf_counter()
-    with hostd.Host() as host, host.client() as client:
-        client.load_model(MODEL_ID, str(path)).echo(b"first")
-        elapsed_s = time.perf_counter() - start
-    return Round([elapsed_s], elapsed_s)
 
 
 @dataclass(frozen=True)

@@ -43,20 +43,20 @@ def machine_facts() -> dict[str, Any]:
 
 def show(console: Console, comparison: Comparison) -> None:
     """Print one comparison: its figures, our ratio to each floor, and last its targets."""
-    table = Table(title=f"{comparison.group}: {comparison.title}", title_justify="left", title_style="bold")
-    table.add_column("side")
-    ratios = [verdict for verdict in comparison.verdicts if verdict.limit is None]
+    console.print(f"\n{comparison.group}: {comparison.title}", style="bold", highlight=False)
+    ratios = [verdict for verdict in comparison.verdicts if verdict.against is Against.RATIO]
     ours = list(dict.fromkeys(verdict.ours for verdict in ratios))
-    is_calls = comparison.by in (By.LATENCY, By.RATE)
-    for heading in (_heading(comparison.by), *(("p99 latency", "calls") if is_calls else ())):
+    by_floor = {(verdict.ours, verdict.floor): verdict for verdict in ratios}
+    has_calls = any(figure.p99_s is not None for figure in comparison.figures)
+    table = Table("side")
+    for heading in (_heading(comparison.figures[0].by), *(("p99 latency", "calls") if has_calls else ())):
         table.add_column(heading, justify="right")
     for mine in ours:
         table.add_column(f"{mine} ÷ this", justify="right")
-    by_floor = {(verdict.ours, verdict.floor): verdict for verdict in comparison.verdicts}
     for figure in comparison.figures:
-        cells = [figure.name, format_value(figure.value, comparison.by)]
-        if is_calls:
-            cells += ["" if figure.p99 is None else format_value(figure.p99, By.LATENCY), f"{figure.calls:,}"]
+        cells = [figure.name, format_value(figure.value, figure.by)]
+        if figure.p99_s is not None:
+            cells += [format_value(figure.p99_s, By.LATENCY), f"{figure.calls:,}"]
         cells += [_ratio_cell(by_floor.get((mine, figure.name))) for mine in ours]
         table.add_row(*cells, style="bold" if figure.is_ours else None)
     console.print(table)
@@ -70,20 +70,19 @@ def show_targets(console: Console, comparisons: Sequence[Comparison]) -> None:
     for comparison in comparisons:
         for verdict in comparison.verdicts:
             if verdict.limit is not None:
-                colour = "green" if verdict.is_met else "bold red"
-                line = f"  {comparison.title}: {describe(verdict, comparison.by)}"
-                console.print(f"{line} [{colour}]{'ok' if verdict.is_met else 'MISSED'}[/]", highlight=False)
+                outcome = "[green]ok    [/]" if verdict.is_met else "[bold red]MISSED[/]"
+                console.print(f"  {outcome} {comparison.title}: {describe(verdict)}", highlight=False, soft_wrap=True)
 
 
-def describe(verdict: Verdict, by: By) -> str:
+def describe(verdict: Verdict) -> str:
     """Say a verdict in words, without its outcome."""
     if verdict.against is Against.RATIO:
         value, low, high = (f"{number:.2f}x" for number in (verdict.value, verdict.low, verdict.high))
         what, limit = f"{verdict.ours} ÷ {verdict.floor}", f"{verdict.limit}x"
     else:
-        value, low, high = (format_value(number, by) for number in (verdict.value, verdict.low, verdict.high))
+        value, low, high = (format_value(number, verdict.by) for number in (verdict.value, verdict.low, verdict.high))
         against = f" - {verdict.floor}" if verdict.against is Against.DIFFERENCE else ""
-        what, limit = f"{verdict.ours}{against}", format_value(verdict.limit or 0.0, by)
+        what, limit = f"{verdict.ours}{against}", format_value(verdict.limit or 0.0, verdict.by)
     spread = f" ({low} to {high})" if low != high else ""
     return f"{what} = {value}{spread}, target {'<=' if verdict.is_ceiling else '>='} {limit}"
 
@@ -111,13 +110,13 @@ def write_json(path: Path, facts: dict[str, Any], comparisons: Sequence[Comparis
 
 
 def write_plot(path: Path, facts: dict[str, Any], comparisons: Sequence[Comparison]) -> None:
-    """Draw one panel of horizontal bars per comparison that has more than one side."""
+    """Draw one panel of horizontal bars per comparison of floors and ours."""
     import matplotlib as mpl  # noqa: PLC0415 - only in the `bench` extra
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    panels = [comparison for comparison in comparisons if len(comparison.figures) > 1]
+    panels = [comparison for comparison in comparisons if len({figure.is_ours for figure in comparison.figures}) > 1]
     if not panels:
         return
     columns = min(2, len(panels))
@@ -132,11 +131,11 @@ def write_plot(path: Path, facts: dict[str, Any], comparisons: Sequence[Comparis
             [bar.value for bar in bars],
             color=["tab:orange" if bar.is_ours else "tab:gray" for bar in bars],
         )
-        axis.bar_label(drawn, [format_value(bar.value, comparison.by) for bar in bars], padding=3, fontsize=7)
+        axis.bar_label(drawn, [format_value(bar.value, bar.by) for bar in bars], padding=3, fontsize=7)
         axis.set_xscale("log")
         axis.margins(x=0.25)
         axis.set_title(f"{comparison.group}: {comparison.title}", fontsize=8, loc="left")
-        axis.set_xlabel(_heading(comparison.by), fontsize=7)
+        axis.set_xlabel(_heading(bars[0].by), fontsize=7)
         axis.tick_params(labelsize=7)
     figure.suptitle(f"{facts['cpu']}, {facts['cores']} cores, Python {facts['python']}", fontsize=9)
     figure.tight_layout()
@@ -149,7 +148,7 @@ def _heading(by: By) -> str:
 
 
 def _ratio_cell(verdict: Verdict | None) -> str:
-    if verdict is None or verdict.against is not Against.RATIO:
+    if verdict is None:
         return ""
     return f"{verdict.value:,.2f}x" if verdict.value < 100 else f"{verdict.value:,.0f}x"
 

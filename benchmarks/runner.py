@@ -45,8 +45,8 @@ FULL = Effort(rounds=9, round_s=0.4, slow_rounds=9, cycles=100, idle_s=20.0, is_
 QUICK = Effort(rounds=3, round_s=0.1, slow_rounds=3, cycles=5, idle_s=5.0, is_quick=True)
 
 # Our sides' names, here because the floors are measured without importing the host.
-SYNC = "hostd, sync client"
-ASYNC = "hostd, async client"
+SYNC = "hostd sync"
+ASYNC = "hostd async"
 HOST = "hostd"
 
 # A round of 16 MiB calls ends in the time of two or three; fewer give no median.
@@ -114,11 +114,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Figure:
-    """One side's figures: `value` is the median of the rounds, `p99` is over all their calls, in seconds."""
+    """One side's figures: `value` is the median of the rounds in `by`'s unit, `p99_s` is over all their calls."""
 
     name: str
+    by: By
     value: float
-    p99: float | None
+    p99_s: float | None
     calls: int
     is_ours: bool
 
@@ -129,6 +130,7 @@ class Verdict:
 
     ours: str
     floor: str
+    by: By
     against: Against
     value: float
     low: float
@@ -150,20 +152,23 @@ class Comparison:
 
     group: str
     title: str
-    by: By
     figures: list[Figure]
     verdicts: list[Verdict]
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dict; every number is in the unit named by `unit`, p99 in seconds."""
+        """Return a JSON-ready dict; values are in the unit that `by` names, those of ratios are factors."""
         return {
             "group": self.group,
             "title": self.title,
-            "unit": self.by.value,
-            "figures": [asdict(figure) for figure in self.figures],
+            "figures": [{**asdict(figure), "by": figure.by.value} for figure in self.figures],
             "verdicts": [
-                {**asdict(verdict), "against": verdict.against.value, "is_met": verdict.is_met}
+                {
+                    **asdict(verdict),
+                    "by": verdict.by.value,
+                    "against": verdict.against.value,
+                    "is_met": verdict.is_met,
+                }
                 for verdict in self.verdicts
             ],
             "notes": self.notes,
@@ -241,19 +246,24 @@ def compare(
     figures = [_figure(side, rounds[side.name], by) for side in sides]
     floors = [side.name for side in sides if not side.is_ours]
     ours = [side.name for side in sides if side.is_ours]
-    targeted = {(target.ours, target.floor) for target in targets}
+    targeted = {(target.ours, target.floor) for target in targets if target.against is Against.RATIO}
     plain = [
         Target(mine, floor, Against.RATIO, 0.0) for mine in ours for floor in floors if (mine, floor) not in targeted
     ]
     verdicts = [_verdict(target, rounds, by, limit=None) for target in plain]
     verdicts += [_verdict(target, rounds, by, limit=target.limit) for target in targets if target.ours in ours]
-    return Comparison(group, title, by, figures, verdicts, list(notes))
+    return Comparison(group, title, figures, verdicts, list(notes))
 
 
-def single(group: str, title: str, by: By, name: str, value: float, limit: float | None = None) -> Comparison:
-    """Make a comparison of one figure of ours with a fixed limit, or with none."""
-    verdicts = [] if limit is None else [Verdict(name, "", Against.ALONE, value, value, value, limit)]
-    return Comparison(group, title, by, [Figure(name, value, None, 1, is_ours=True)], verdicts)
+def alone(group: str, title: str, observed: Sequence[tuple[str, By, float, float | None]]) -> Comparison:
+    """Make a comparison of single figures of ours, `(name, by, value, ceiling or None)`, with their fixed ceilings."""
+    figures = [Figure(name, by, value, None, 1, is_ours=True) for name, by, value, _ in observed]
+    verdicts = [
+        Verdict(name, "", by, Against.ALONE, value, value, value, ceiling)
+        for name, by, value, ceiling in observed
+        if ceiling is not None
+    ]
+    return Comparison(group, title, figures, verdicts)
 
 
 def _value(round_: Round, by: By) -> float:
@@ -263,7 +273,7 @@ def _value(round_: Round, by: By) -> float:
 def _figure(side: Side, rounds: Sequence[Round], by: By) -> Figure:
     calls = sorted(latency for round_ in rounds for latency in round_.latencies_s)
     p99 = calls[min(len(calls) - 1, int(len(calls) * 0.99))]
-    return Figure(side.name, statistics.median(_value(r, by) for r in rounds), p99, len(calls), side.is_ours)
+    return Figure(side.name, by, statistics.median(_value(r, by) for r in rounds), p99, len(calls), side.is_ours)
 
 
 def _verdict(target: Target, rounds: dict[str, list[Round]], by: By, *, limit: float | None) -> Verdict:
@@ -277,6 +287,7 @@ def _verdict(target: Target, rounds: dict[str, list[Round]], by: By, *, limit: f
     return Verdict(
         target.ours,
         target.floor,
+        by,
         target.against,
         statistics.median(values),
         min(values),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.floors.processes import kill_round
 from benchmarks.models import GIB, model_directory, write_echo, write_holder
-from benchmarks.runner import HOST, Against, By, Comparison, Effort, Side, Target, alternate, compare, single
+from benchmarks.runner import HOST, Against, By, Comparison, Effort, Side, Target, alone, alternate, compare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +63,12 @@ def _cycles(path: Path, effort: Effort) -> Iterator[Comparison]:
         [Target("unload", "", Against.ALONE, BASE_S + PER_GIB_S * CYCLED_BYTES / GIB)],
         [f"freed by each unload, as reported: {min(found.freed_bytes):,} to {max(found.freed_bytes):,} bytes"],
     )
-    yield single("unload", title, By.COUNT, "processes left", found.left, 0)
-    yield single("unload", title, By.BYTES, "growth of the supervisor's RSS", found.growth_bytes, GROWTH_LIMIT_BYTES)
-    yield single("unload", title, By.BYTES, "of that, after the first tenth of the cycles", found.late_growth_bytes)
+    yield alone(
+        "unload",
+        f"what is left of {title}",
+        [
+            ("processes", By.COUNT, found.left, 0),
+            ("growth of the supervisor's RSS", By.BYTES, found.growth_bytes, GROWTH_LIMIT_BYTES),
+            ("of that, after the first tenth of the cycles", By.BYTES, found.late_growth_bytes, None),
+        ],
+    )

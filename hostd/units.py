@@ -59,9 +59,11 @@ def format_size_short(size_bytes: float | None) -> str:
 
 
 def format_duration(duration_s: float | None) -> str:
-    """Return a duration for a person, such as "0.8 ms", "1.24 s", "3m 12s" or "2d 4h"; "-" for None."""
+    """Return a duration for a person, such as "35 us", "0.8 ms", "1.24 s", "3m 12s" or "2d 4h"; "-" for None."""
     if duration_s is None:
         return "-"
+    if 0 < duration_s < 0.00095:
+        return f"{duration_s * 1e6:.0f} us"
     if duration_s < 1:
         return f"{duration_s * 1e3:.{1 if duration_s < 0.01 else 0}f} ms"
     if duration_s < 59.95:

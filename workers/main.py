@@ -10,11 +10,13 @@ import asyncio
 import faulthandler
 import os
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import zmq
 
 from workers.session import Session
+from workers.wire.transport import DONTWAIT, MessageSocket, buffers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
 LINGER_MS = 1000
 """How long last words may take to leave a process that is ending."""
 
-COPY_BELOW_BYTES = 64 * 1024
-"""Smaller frames are copied by ZeroMQ: that is cheaper than keeping track of who still needs them."""
+LOOK_PERIOD_S = 0.0005
+"""How often a busy worker looks for new messages, such as a cancel; to look costs as much as half a small call."""
 
 EXIT_FATAL = 70
 """EX_SOFTWARE of sysexits(3): the worker itself failed, not the model's call."""
@@ -41,7 +43,7 @@ class Transport:
         self._socket.setsockopt(zmq.IDENTITY, bytes.fromhex(token))
         self._socket.setsockopt(zmq.LINGER, LINGER_MS)
         self._socket.connect(endpoint)
-        self._unsent: list[zmq.MessageTracker] = []
+        self._messages = MessageSocket(self._socket)
         self.on_sent: Callable[[], None] | None = None
         """Called after every send, which may swallow the descriptor's news of a message that came meanwhile."""
 
@@ -58,44 +60,37 @@ class Transport:
 
     def receive(self, *, block: bool) -> list[Buffer] | None:
         """Return the frames of the next message, or None if there is none and `block` is false."""
-        socket = self._socket
         try:
-            frames: list[Buffer] = [socket.recv(0 if block else zmq.DONTWAIT)]
+            return buffers_of(self._messages.receive(0 if block else DONTWAIT))
         except zmq.Again:
             return None
-        while socket.getsockopt(zmq.RCVMORE):
-            frames.append(socket.recv(copy=False).buffer)
-        return frames
 
     def send(self, frames: list[Buffer]) -> None:
         """Send the frames of a message; big ones are not copied, and `settle` waits for them."""
-        socket = self._socket
-        last = len(frames) - 1
-        for index, frame in enumerate(frames):
-            flags = zmq.SNDMORE if index < last else 0
-            if len(frame) < COPY_BELOW_BYTES:
-                socket.send(frame, flags)
-            else:
-                tracker = socket.send(frame, flags, copy=False, track=True)
-                if tracker is not None:
-                    self._unsent.append(tracker)
+        self._messages.send(frames, 0, track=True)
         if self.on_sent is not None:
             self.on_sent()
 
     def settle(self) -> None:
         """Wait until ZeroMQ needs no memory of ours any more: the next call may write into an array it returned."""
-        while self._unsent:
-            self._unsent.pop().wait()
+        unsent = self._messages.unsent
+        while unsent:
+            unsent.pop().wait()
 
 
 def serve(transport: Transport, session: Session) -> None:
     """Serve until killed; goes over to an asyncio loop when the loaded model has coroutine methods."""
+    looked_s = 0.0
     while not session.is_async:
         runtime = session.runtime
-        frames = transport.receive(block=runtime is None or not runtime.has_work)
-        while frames is not None:
-            session.accept(frames)
-            frames = transport.receive(block=False)
+        is_idle = runtime is None or not runtime.has_work
+        now_s = time.monotonic()
+        if is_idle or now_s - looked_s > LOOK_PERIOD_S:
+            looked_s = now_s
+            frames = transport.receive(block=is_idle)
+            while frames is not None:
+                session.accept(frames)
+                frames = transport.receive(block=False)
         if session.runtime is not None:
             transport.settle()
             session.runtime.step()

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from workers.api import Served
 from workers.methods import default_of, methods_of
-from workers.plugins import resolve_loader
+from workers.plugins import load_with
 from workers.runtime import Runtime, error_of
 from workers.wire import frames as wire
 from workers.wire import messages as msg
-from workers.wire.errors import HostError, InvalidArgumentError, ModelError, to_wire
+from workers.wire.errors import HostError, ModelError, to_wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+_BATCH = bytes([wire.BATCH])
 
 
 class Session:
@@ -37,7 +40,14 @@ class Session:
         self._send(msg.pack_map(msg.WORKER_HELLO, 0, hello))
 
     def accept(self, frames: list[wire.Buffer]) -> None:
-        """Take in one message; a LOAD is done at once, calls are queued."""
+        """Take in one message, or a batch of them; a LOAD is done at once, calls are queued."""
+        if len(frames) == 1 and frames[0][:1] == _BATCH:
+            for message in wire.unpack_batch(frames[0]):
+                self._accept_one([message])
+        else:
+            self._accept_one(frames)
+
+    def _accept_one(self, frames: list[wire.Buffer]) -> None:
         envelope = wire.unpack(frames)
         if envelope.kind == msg.LOAD:
             self._load(msg.unpack_map(envelope))
@@ -70,11 +80,7 @@ class Session:
 
 
 def _load_model(request: dict[str, Any]) -> Served:
-    loader = resolve_loader(request["loader"])
-    path, options = request["path"], request["options"]
-    loaded = loader(path, **options)
-    if loaded is None:
-        raise InvalidArgumentError(f"the loader {request['loader']!r} returned None: it must return the model")
+    loaded = load_with(request["loader"], request["path"], request["options"])
     return loaded if isinstance(loaded, Served) else Served(loaded)
 
 

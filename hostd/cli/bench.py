@@ -174,7 +174,7 @@ async def _loop(call: Callable[[], Awaitable[int]], figures: Figures, until_s: f
     while now_s < until_s and not figures.is_hopeless():
         began_s = now_s
         try:
-            figures.items += await call()
+            items = await call()
         except HostError as error:
             figures.errors[error.status.name] += 1
             figures.last_error = error.message
@@ -182,6 +182,7 @@ async def _loop(call: Callable[[], Awaitable[int]], figures: Figures, until_s: f
         else:
             now_s = time.perf_counter()
             figures.latencies_s.append(now_s - began_s)
+            figures.items += items
 
 
 @contextmanager

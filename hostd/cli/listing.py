@@ -128,10 +128,10 @@ def explain(session: Session, model: str) -> None:
     reason = str(found.get("reason") or "no reason given")
     say(f"[bold]{plain(model)}[/] is [{STATE_STYLES.get(state, 'default')}]{plain(state)}[/]: {plain(reason)}")
     for told in found.get("story", ()):
-        say(f"  {event_line(Event.from_dict(told))}")
+        say(f"  {event_line(Event.from_dict(told), with_model=False)}")
 
 
-def event_line(event: Event) -> str:
+def event_line(event: Event, *, with_model: bool = True) -> str:
     """Return a transition as one line of rich markup."""
     from hostd.cli.output import plain  # noqa: PLC0415 - as above
 
@@ -140,4 +140,5 @@ def event_line(event: Event) -> str:
     pid = f" pid {event.pid}" if event.pid else ""
     new = f"[{STATE_STYLES.get(event.new, 'default')}]{plain(event.new)}[/]"
     reason = f"  [dim]{plain(event.reason)}[/]" if event.reason else ""
-    return f"[dim]{clock}[/]  [bold]{plain(event.model_id)}[/]  {who}{pid}  {plain(event.old)} -> {new}{reason}"
+    model = f"[bold]{plain(event.model_id)}[/]  " if with_model else ""
+    return f"[dim]{clock}[/]  {model}{who}{pid}  {plain(event.old)} -> {new}{reason}"

@@ -28,9 +28,12 @@ _PIPE_COLUMNS = 10_000
 
 _NOT_FINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
+_NEXT_STEPS_OF: dict[tuple[str | None, Status], str] = {
+    ("load", Status.NOT_FOUND): "PATH is a directory with the model's files, or a file, on the host's machine",
+    ("load", Status.UNKNOWN): "hostd logs {model} shows what it printed while it was loaded",
+}
 _NEXT_STEPS = {
     Status.NOT_FOUND: "hostd ps shows the models that are loaded",
-    Status.ALREADY_EXISTS: "hostd unload {model} first, or choose another id",
     Status.FAILED_PRECONDITION: "hostd explain {model} says why",
     Status.DEADLINE_EXCEEDED: "--timeout SECONDS waits longer; hostd ps shows what the host is doing",
     Status.RESOURCE_EXHAUSTED: "hostd ps shows who uses what",
@@ -61,7 +64,7 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 
 def say(text: str, *, stderr: bool = False) -> None:
     """Print one line of rich markup; what comes from elsewhere must have gone through `plain`."""
-    console(stderr=stderr).print(text, soft_wrap=True)
+    console(stderr=stderr).print(text)
 
 
 def plain(text: object) -> str:
@@ -122,8 +125,11 @@ def json_ready(value: Any) -> Any:  # noqa: PLR0911 - one line per type is the s
     return value.isoformat() if hasattr(value, "isoformat") else repr(value)
 
 
-def report(error: HostError, *, as_json: bool, model: str | None = None) -> None:
-    """Print an error to stderr: what happened, its status, the model's own traceback, and what to do next."""
+def report(error: HostError, *, as_json: bool, command: str | None = None, model: str | None = None) -> None:
+    """Print an error to stderr: what happened, its status, the model's own traceback, and what to do next.
+
+    `command` and `model` are what was tried, for a hint that fits.
+    """
     traceback = str(getattr(error, "traceback", "") or error.details.get("traceback", ""))
     if as_json:
         found: dict[str, Any] = {"status": error.status.name, "code": int(error.status), "message": error.message}
@@ -134,6 +140,6 @@ def report(error: HostError, *, as_json: bool, model: str | None = None) -> None
     if traceback:
         err.print("The model's own traceback:", style="dim")
         err.print(plain(traceback.rstrip()), soft_wrap=True)
-    err.print(f"[bold red]error:[/] {plain(error.message)} [dim]\\[{error.status.name}][/]", soft_wrap=True)
-    if hint := _NEXT_STEPS.get(error.status):
-        err.print(f"[dim]hint:[/] {plain(hint.format(model=model or 'ID'))}", soft_wrap=True)
+    err.print(f"[bold red]error:[/] {plain(error.message)} [dim]\\[{error.status.name}][/]")
+    if hint := _NEXT_STEPS_OF.get((command, error.status), _NEXT_STEPS.get(error.status)):
+        err.print(f"[dim]hint:[/] {plain(hint.format(model=model or 'ID'))}")

@@ -80,7 +80,12 @@ class HostCommand(click.Command):
             from hostd.cli.output import report  # noqa: PLC0415 - only a failure needs it
 
             model = ctx.params.get("model")
-            report(error, as_json=ctx.ensure_object(Session).json, model=model if isinstance(model, str) else None)
+            report(
+                error,
+                as_json=ctx.ensure_object(Session).json,
+                command=self.name,
+                model=model if isinstance(model, str) else None,
+            )
             ctx.exit(1)
 
 

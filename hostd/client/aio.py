@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostd import paths
 from hostd.client.channel import GRACE_S
-from hostd.client.connection import Connection, unreachable, why_unreachable
+from hostd.client.connection import Connection, unreachable, went_away, why_unreachable
 from hostd.client.handle import Handle
 from hostd.client.sync import CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S, load_arguments, size_of
 from hostd.client.tracker import Pending, PendingStream, Tracker
@@ -325,11 +325,7 @@ class AsyncClient:
     def _on_monitor(self) -> None:
         if self._connection is not None and self._connection.is_broken():
             self._receive()  # an answer may have come just before the end
-            self._disconnect(
-                UnavailableError(
-                    f"the host at {self.endpoint} went away before it answered; whether the call was begun is unknown"
-                )
-            )
+            self._disconnect(went_away(self.endpoint))
 
     def _disconnect(self, error: UnavailableError | CancelledError, linger_ms: int = 0) -> None:
         connection, self._connection = self._connection, None

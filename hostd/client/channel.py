@@ -1,8 +1,8 @@
 """A thread-safe channel over one connection, without a thread of its own.
 
-Whichever thread waits for an answer does the I/O for all: it leads. A lone caller therefore pays for no hand-over between
-threads, which would cost more than the whole round trip. Others that come meanwhile put their message in the outbox, wake
-the leader through an eventfd, and sleep until it has their answer or hands the lead over.
+Whichever thread waits for an answer does the I/O for all: it leads. A lone caller therefore pays for no hand-over
+between threads, which would cost more than the whole round trip. Others that come meanwhile put their message in the
+outbox, wake the leader through an eventfd, and sleep until it has their answer or hands the lead over.
 
 Rules
 1. Only the holder of `_lead` touches the connection and the tracker's incoming side.
@@ -15,12 +15,13 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
 
-from hostd.client.connection import Connection, unreachable, why_unreachable
+from hostd.client.connection import Connection, unreachable, went_away, why_unreachable
 from hostd.client.tracker import Pending, PendingStream, Tracker
 from workers.wire import frames as wire
 from workers.wire import messages as msg
@@ -47,6 +48,21 @@ _RETRY_S = 0.05
 
 _POLL_MS = 3_600_000
 
+# Plain ints: an operation on zmq's flags costs half a microsecond.
+_POLLIN = int(zmq.POLLIN)
+_POLLIN_OR_OUT = int(zmq.POLLIN | zmq.POLLOUT)
+
+
+_CHANNELS: weakref.WeakSet[Channel] = weakref.WeakSet()
+
+
+def _orphan_all() -> None:
+    for channel in _CHANNELS:
+        channel._is_orphaned = True  # noqa: SLF001 - a part of the class that must be a function
+
+
+os.register_at_fork(after_in_child=_orphan_all)  # asking for the process id in every call costs more than the lock
+
 
 class Channel:
     """Requests out and answers in, for any number of threads."""
@@ -63,7 +79,8 @@ class Channel:
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._connection: Connection | None = None
         self._is_closed = False
-        self._pid = os.getpid()
+        self._is_orphaned = False
+        _CHANNELS.add(self)
         with self._lead:
             self._connect()
 
@@ -195,20 +212,16 @@ class Channel:
                 timeout_ms = int((deadline_s - time.monotonic()) * 1000) + 1
                 if timeout_ms <= 0:
                     return
-            wanted = zmq.POLLIN if self._flush() else zmq.POLLIN | zmq.POLLOUT
-            sources = [(connection.socket, wanted), (connection.monitor, zmq.POLLIN), (self._wake_fd, zmq.POLLIN)]
-            ready = dict(zmq.zmq_poll(sources, timeout_ms))
+            wanted = _POLLIN if self._flush() else _POLLIN_OR_OUT
+            sources: list[Any] = [(connection.socket, wanted), (connection.monitor, _POLLIN), (self._wake_fd, _POLLIN)]
+            ready = [source for source, _ in zmq.zmq_poll(sources, timeout_ms)]
             if connection.socket in ready:
                 self._receive(connection)
             if self._wake_fd in ready:
                 os.eventfd_read(self._wake_fd)
             if connection.monitor in ready and connection.is_broken():
                 self._receive(connection)  # an answer may have come just before the end
-                self._lose(
-                    UnavailableError(
-                        f"the host at {self.endpoint} went away before it answered; whether the call was begun is unknown"
-                    )
-                )
+                self._lose(went_away(self.endpoint))
 
     def _receive(self, connection: Connection) -> None:
         while (frames := connection.receive()) is not None:
@@ -236,28 +249,22 @@ class Channel:
         try:
             with self._tracking:
                 pending, hello = self._tracker.hello()
-            if not self._await_writable(connection, deadline_s):
-                raise unreachable(self.endpoint, self._connect_timeout_s)
-            connection.send(hello)
-            self._connection = connection
-            self._pump(lambda: pending.is_done, deadline_s)
+            if connection.await_writable(deadline_s - time.monotonic()):
+                connection.send(hello)
+                self._connection = connection
+                self._pump(lambda: pending.is_done, deadline_s)
             if not pending.is_done:
-                raise unreachable(self.endpoint, self._connect_timeout_s)
+                raise unreachable(self.endpoint, self._connect_timeout_s)  # noqa: TRY301 - cleaned up after below
             self._tracker.accept_welcome(pending)
         except BaseException:
             connection.close()
             self._connection = None
             raise
 
-    @staticmethod
-    def _await_writable(connection: Connection, deadline_s: float) -> bool:
-        timeout_ms = max(1, int((deadline_s - time.monotonic()) * 1000))
-        return bool(connection.socket.poll(timeout_ms, zmq.POLLOUT))
-
     def _check_usable(self) -> None:
         if self._is_closed:
             raise FailedPreconditionError("this client is closed: connect again with hostd.connect()")
-        if os.getpid() != self._pid:
+        if self._is_orphaned:
             raise FailedPreconditionError(
                 "this client was made before a fork; a ZeroMQ socket cannot be shared: connect in the child"
             )

@@ -1,7 +1,7 @@
 """One connection of a client to a host: a DEALER and the monitor that tells when it breaks.
 
-A connection is used once: when it breaks it is closed and another is made, so nothing that was meant for an earlier host
-can reach a later one (the host refuses connections that did not say HELLO to it, too).
+A connection is used once: when it breaks it is closed and another is made, so nothing that was meant for an earlier
+host can reach a later one (the host refuses connections that did not say HELLO to it, too).
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from workers.wire.errors import InvalidArgumentError, UnavailableError
+from workers.wire.transport import MessageSocket, buffers_of
 
 if TYPE_CHECKING:
     from workers.wire.frames import Buffer
-
-COPY_BELOW_BYTES = 64 * 1024
-"""Smaller frames are copied by ZeroMQ: that is cheaper than keeping track of who still needs them."""
 
 HEARTBEAT_MS = 10_000
 """Over TCP a host that vanished without a word is noticed by this; on one machine the socket closes at once."""
@@ -40,6 +38,7 @@ class Connection:
         self.socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS)
         self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+        self._messages = MessageSocket(self.socket)
         try:
             self.socket.connect(endpoint)
         except zmq.ZMQError as error:
@@ -55,45 +54,42 @@ class Connection:
         self.socket.close(linger_ms)
         self._context.term()
 
+    def await_writable(self, timeout_s: float) -> bool:
+        """Wait until a message can be sent, which is when the connection stands; say whether it does."""
+        return bool(self.socket.poll(max(1, int(timeout_s * 1000)), zmq.POLLOUT))
+
     def descriptors(self) -> tuple[int, int]:
         """Return the descriptors that tell of changes (edge triggered): of messages, and of the monitor."""
         return int(self.socket.getsockopt(zmq.FD)), int(self.monitor.getsockopt(zmq.FD))
 
     def has_news(self) -> bool:
         """Say whether a message is there."""
-        return bool(self.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)  # type: ignore[operator]  # an int for this option
+        return self._messages.has_news()
 
     def is_broken(self) -> bool:
         """Say whether the connection was lost; asked when the monitor has something."""
-        if self.monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[operator]  # an int for this option
+        if MessageSocket(self.monitor).has_news():
             recv_monitor_message(self.monitor)
             return True
         return False
 
     def send(self, frames: list[Buffer]) -> bool:
         """Send a message without blocking; False if it must wait. Big frames are not copied."""
-        send = self.socket.send
-        last = len(frames) - 1
         try:
-            for index, frame in enumerate(frames):
-                flags = zmq.DONTWAIT | zmq.SNDMORE if index < last else zmq.DONTWAIT
-                send(frame, flags, copy=len(frame) < COPY_BELOW_BYTES)
+            self._messages.send(frames)
         except zmq.Again:
             return False
         return True
 
     def receive(self) -> list[Buffer] | None:
         """Return the frames of the next message, or None if there is none."""
-        socket = self.socket
-        if not socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[operator]  # an int for this option
+        try:
+            return buffers_of(self._messages.receive())
+        except zmq.Again:
             return None
-        frames: list[Buffer] = [socket.recv()]
-        while socket.getsockopt(zmq.RCVMORE):
-            frames.append(socket.recv(copy=False).buffer)
-        return frames
 
 
-def why_unreachable(endpoint: str) -> str | None:
+def why_unreachable(endpoint: str) -> str | None:  # noqa: PLR0911 - one line a reason
     """Return why nobody listens at an ipc endpoint; None if somebody does, or if only trying can tell."""
     if not endpoint.startswith("ipc://"):
         return None
@@ -112,6 +108,14 @@ def why_unreachable(endpoint: str) -> str | None:
     except OSError as error:
         return f"{path} cannot be reached: {errno.errorcode.get(error.errno or 0, error)}"
     return None
+
+
+def went_away(endpoint: str) -> UnavailableError:
+    """Return the error for requests whose connection broke."""
+    return UnavailableError(
+        f"the host at {endpoint} went away before it answered; whether the call was begun is unknown",
+        details={"endpoint": endpoint},
+    )
 
 
 def unreachable(endpoint: str, timeout_s: float) -> UnavailableError:

@@ -110,7 +110,7 @@ class Handle:
         if name.startswith("_"):  # copy, pickle and the like ask for such names before there is an `_info`
             raise AttributeError(name)
         bound = self._bound(name, self._caller.call)
-        # Kept, so that the next call finds it without coming here; a reload may make it wrong, and then the host says so.
+        # Kept, so that the next call finds it without coming here; if a reload makes it wrong the host says so.
         self.__dict__[name] = bound
         return bound
 
@@ -143,9 +143,8 @@ class Handle:
     def _default(self) -> str:
         name = self._info.default_method
         if name is None and not self._refresh_for(""):
-            raise UnimplementedError(
-                f"model {self.id!r} has no default method; call one of: {', '.join(sorted(self._info.methods)) or 'none'}"
-            )
+            known = ", ".join(sorted(self._info.methods)) or "none"
+            raise UnimplementedError(f"model {self.id!r} has no default method; call one of: {known}")
         return self._info.default_method or ""
 
     def _refresh_for(self, name: str) -> bool:

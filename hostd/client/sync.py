@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from hostd import paths
 from hostd.client.channel import Channel
 from hostd.client.handle import Handle
-from hostd.client.tracker import PendingStream
 from hostd.records import Event, HostInfo, ModelInfo, UnloadReport
 from workers.wire.errors import DeadlineExceededError, NotFoundError
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-    from hostd.client.tracker import Pending
+    from hostd.client.tracker import Pending, PendingStream
 
 DEFAULT_TIMEOUT_S = 60.0
 """A call that takes longer than a minute is a job; it should say so with a timeout of its own."""
@@ -102,9 +101,9 @@ class ItemStream:
 class Model(Handle):
     """A model in the host; its methods are those of the loaded object, and run in its worker.
 
-    `model.predict(x)` calls the model's `predict`, `model(x)` its default method, `model.submit.predict(x)` begins a call
-    without waiting, `model.stream.generate(p)` iterates over what a generator yields, and `model.options(timeout_s=0.5)`
-    is the same model with another timeout.
+    `model.predict(x)` calls the model's `predict`, `model(x)` its default method, `model.submit.predict(x)` begins a
+    call without waiting, `model.stream.generate(p)` iterates over what a generator yields, and
+    `model.options(timeout_s=0.5)` is the same model with another timeout.
     """
 
     _caller: Client
@@ -193,8 +192,8 @@ class Client:
         """Load a model and return its handle; `wait=False` returns while it loads.
 
         `options` go to the loader, over those of `model.yaml`. Loading what is loaded returns at once. Raises
-        `AlreadyExistsError` if the id is loaded from something else, `ModelError` with the model's traceback if its code
-        raised, `NotFoundError` or `InvalidArgumentError` if there is no model at the path. No timeout by default: the
+        `AlreadyExistsError` if the id is loaded from something else, `ModelError` with the model's traceback if its
+        code raised, `NotFoundError` or `InvalidArgumentError` if there is no model at the path. No timeout by default: the
         host's `workers.load_timeout_s` ends a load that hangs.
         """
         arguments = load_arguments(model_id, local_model_path, model_type, wait, finder, initializer, options)
@@ -209,7 +208,7 @@ class Client:
         return [UnloadReport.from_dict(report) for report in self._verb("unload_all_models", timeout_s)]
 
     def retrieve_model(self, model_id: str, *, timeout_s: float | None = None) -> Model:
-        """Return the handle of a model, after waiting for it while it loads. Raises `NotFoundError` if there is none."""
+        """Return the handle of a model, after waiting for it while it loads; `NotFoundError` if there is none."""
         return Model(
             self, ModelInfo.from_dict(self._verb("retrieve_model", timeout_s, model_id=model_id)), self.timeout_s
         )
@@ -237,7 +236,7 @@ class Client:
     # The host
 
     def events(self, model_id: str | None = None) -> Iterator[Event]:
-        """Iterate over transitions as they happen, of one model or of all; the subscription is there when this returns."""
+        """Iterate over transitions as they happen, of one model or of all; those after this returns are all there."""
         pending = self._channel.begin(lambda tracker: tracker.subscribe("events", {"model_id": model_id}))
         items = ItemStream(self._channel, pending, None)
         next(items)  # the first item says that the host has noted the subscription
@@ -298,13 +297,17 @@ def load_arguments(
     """Return the arguments of the verb `load_model`; the path becomes absolute, because the host has another cwd."""
     return {
         "model_id": model_id,
-        "path": None if path is None else os.path.abspath(Path(path).expanduser()),  # noqa: PTH100 - resolve() follows links
+        "path": None if path is None else _absolute(path),
         "type": model_type,
         "wait": wait,
         "finder": finder,
         "initializer": initializer,
         "options": options or {},
     }
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - Path.resolve would follow links
 
 
 def size_of(info: ModelInfo) -> int:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from workers.wire.frames import Buffer
 
+_BATCH = bytes([wire.BATCH])
+
 STREAM_WINDOW = 64
 """Items that a worker may be ahead of its consumer: enough to hide a round trip, few enough to keep memory small."""
 
@@ -112,7 +114,7 @@ class Tracker:
     def hello(self) -> tuple[Pending, list[Buffer]]:
         """Return the first message of a connection."""
         pending = self._new(Pending)
-        body = {"versions": list(wire.SUPPORTED_VERSIONS), "pid": os.getpid()}
+        body = {"versions": list(wire.SUPPORTED_VERSIONS), "pid": os.getpid(), "batches": True}
         return pending, msg.pack_map(msg.HELLO, pending.id, body)
 
     def accept_welcome(self, pending: Pending) -> None:
@@ -159,7 +161,14 @@ class Tracker:
         return wire.pack(msg.CANCEL, pending.id)
 
     def receive(self, frames: list[Buffer]) -> None:
-        """Take one message of the host."""
+        """Take one message of the host, or a batch of them."""
+        if len(frames) == 1 and frames[0][:1] == _BATCH:
+            for message in wire.unpack_batch(frames[0]):
+                self._receive_one([message])
+        else:
+            self._receive_one(frames)
+
+    def _receive_one(self, frames: list[Buffer]) -> None:
         envelope = wire.unpack(frames)
         pending = self._pending.get(envelope.id) if envelope.kind == msg.ITEM else self._pending.pop(envelope.id, None)
         if pending is not None:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import MethodInfo
-from hostd.shell.sockets import Sent
+from hostd.shell.sockets import Unsent
 from workers.wire import frames as wire
 from workers.wire import messages as msg
 from workers.wire.errors import HostError, ProtocolError, VersionMismatchError, from_wire
+from workers.wire.transport import buffers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from hostd.core.events import Event, WorkerId
     from hostd.shell.sockets import RouterSocket
@@ -42,7 +43,7 @@ class Backend:
         self._emit = emit
         self._by_token: dict[bytes, WorkerId] = {}
         self._tokens: dict[WorkerId, bytes] = {}
-        self.socket: RouterSocket | None = None
+        self.socket: RouterSocket
         self.dropped = 0
         """Messages that were no messages of this protocol, or of no worker of ours."""
 
@@ -52,6 +53,7 @@ class Backend:
         token = b"\1" + secrets.token_bytes(15)
         self._by_token[token] = worker_id
         self._tokens[worker_id] = token
+        self.socket.batching.add(token)
         return token.hex()
 
     def forget(self, worker_id: WorkerId) -> None:
@@ -59,6 +61,7 @@ class Backend:
         token = self._tokens.pop(worker_id, None)
         if token is not None:
             del self._by_token[token]
+            self.socket.batching.discard(token)
 
     def on_message(self, identity: bytes, frames: list[wire.Buffer]) -> None:
         """Turn one message of a worker into an event."""
@@ -72,7 +75,7 @@ class Backend:
                 final, failed = kind != msg.ITEM, kind == msg.ERROR
                 self._emit(ev.WorkerAnswered(worker_id, ev.CallId(call_id), final, failed, frames))
             else:
-                self._emit(self._control(worker_id, wire.unpack(_readable(frames))))
+                self._emit(self._control(worker_id, wire.unpack(buffers_of(frames))))
         except HostError as error:
             self.dropped += 1
             _log.warning("worker %s sent what is not of this protocol: %s", worker_id, error)
@@ -83,9 +86,14 @@ class Backend:
         remaining_s = effect.remaining_s
         deadline_ms = wire.MAX_DEADLINE_MS if remaining_s is None else max(1, int(remaining_s * 1000))
         message = [wire.readdress(frames[0], effect.call_id, deadline_ms), *frames[1:]]
-        sent = self._send(effect.worker_id, message)
-        if sent is not Sent.YES:
-            self._emit(ev.WorkerUnreachable(effect.worker_id, effect.call_id, is_full=sent is Sent.FULL))
+        self._send(effect.worker_id, message)
+
+    def on_unsent(self, identity: bytes, frames: Sequence[wire.Buffer], why: Unsent) -> None:
+        """Tell the core of a call that did not reach its worker; of anything else the worker's death will tell."""
+        worker_id = self._by_token.get(identity)
+        kind, _, _, call_id = wire.unpack_prefix(frames)
+        if worker_id is not None and kind in (msg.CALL, msg.STREAM):
+            self._emit(ev.WorkerUnreachable(worker_id, ev.CallId(call_id), is_full=why is Unsent.FULL))
 
     def cancel(self, effect: fx.ForwardCancel) -> None:
         """Tell a worker that nobody waits for a call; one that cannot be told is dying or finds nobody to answer."""
@@ -108,11 +116,10 @@ class Backend:
         }
         self._send(effect.worker_id, msg.pack_map(msg.LOAD, 0, request))
 
-    def _send(self, worker_id: WorkerId, frames: list[wire.Buffer]) -> Sent:
+    def _send(self, worker_id: WorkerId, frames: list[wire.Buffer]) -> None:
         token = self._tokens.get(worker_id)
-        if token is None or self.socket is None:
-            return Sent.GONE
-        return self.socket.send(token, frames)
+        if token is not None:
+            self.socket.send(token, frames)
 
     def _control(self, worker_id: WorkerId, envelope: wire.Envelope) -> Event:
         kind = envelope.kind
@@ -143,8 +150,3 @@ def _loaded(worker_id: WorkerId, body: dict[str, Any]) -> Event:
             return ev.WorkerLoaded(worker_id, loader, described, default)
         case _:
             raise ProtocolError("a malformed LOADED message")
-
-
-def _readable(frames: list[wire.Buffer]) -> list[wire.Buffer]:
-    """Return the frames as buffers; those after the first are ZeroMQ's own, which only offer one."""
-    return [frames[0], *(frame.buffer if hasattr(frame, "buffer") else frame for frame in frames[1:])]

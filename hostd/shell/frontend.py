@@ -14,14 +14,15 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from hostd.core import events as ev
-from hostd.shell.sockets import Sent
+from hostd.shell.sockets import Unsent
 from workers.wire import frames as wire
 from workers.wire import messages as msg
 from workers.wire.codec import encode
 from workers.wire.errors import HostError, InternalError, ProtocolError, UnavailableError, VersionMismatchError
+from workers.wire.transport import buffers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from hostd.core.events import Caller, ClientId, Event
     from hostd.shell.sockets import RouterSocket
@@ -60,7 +61,7 @@ class Frontend:
         self._clients: dict[bytes, deque[list[wire.Buffer]] | None] = {}
         self._waiting: set[bytes] = set()
         self._targets: dict[bytes, msg.Target] = {}
-        self.socket: RouterSocket | None = None
+        self.socket: RouterSocket
         self.dropped = 0
         """Messages that were no messages of this protocol."""
         self.dropped_clients = 0
@@ -94,7 +95,7 @@ class Frontend:
             self.send(identity, msg.pack_error(request_id, error))
 
     def _on_control(self, kind: int, identity: bytes, frames: list[wire.Buffer], deadline_s: float | None) -> None:
-        envelope = wire.unpack([frames[0], *(getattr(frame, "buffer", frame) for frame in frames[1:])])
+        envelope = wire.unpack(buffers_of(frames))
         caller = ev.Caller(ev.ClientId(identity), envelope.id)
         if kind == msg.VERB:
             self._verb(caller, msg.unpack_verb(envelope.header), envelope, deadline_s)
@@ -111,7 +112,8 @@ class Frontend:
             raise ProtocolError(f"a client may not send messages of kind {kind}")
 
     def _on_hello(self, identity: bytes, envelope: wire.Envelope) -> None:
-        versions = msg.unpack_map(envelope, msg.HEADER_LIMITS).get("versions")
+        hello = msg.unpack_map(envelope, msg.HEADER_LIMITS)
+        versions = hello.get("versions")
         if not isinstance(versions, list) or wire.VERSION not in versions:
             raise VersionMismatchError(
                 f"the client speaks versions {versions}, this host {list(wire.SUPPORTED_VERSIONS)}: "
@@ -119,6 +121,8 @@ class Frontend:
                 details={"supported": list(wire.SUPPORTED_VERSIONS)},
             )
         self._clients.setdefault(identity, None)
+        if hello.get("batches") is True:
+            self.socket.batching.add(identity)
         self.send(identity, msg.pack_map(msg.WELCOME, envelope.id, self._welcome))
 
     def _remember(self, header: bytes) -> msg.Target:
@@ -148,45 +152,43 @@ class Frontend:
         """Answer a request with an error."""
         self.send(caller.client, msg.pack_error(caller.request_id, error))
 
-    def send(self, client: bytes, frames: list[wire.Buffer]) -> bool:
-        """Send a message now, or after what already waits for a slow client; False if the client is lost."""
-        if self.socket is None:
-            return False
-        buffered = self._clients.get(client)
-        if not buffered:
-            sent = self.socket.send(client, frames)
-            if sent is Sent.YES:
-                return True
-            if sent is Sent.GONE or client not in self._clients:
-                self._lose(client)
-                return False
-            buffered = self._clients[client] = deque()
-        buffered.append(frames)
+    def send(self, client: bytes, frames: list[wire.Buffer]) -> None:
+        """Send a message now, or after what already waits for a slow client."""
+        backlog = self._clients.get(client)
+        if backlog:
+            self._keep(client, backlog, frames)
+        else:
+            self.socket.send(client, frames)
+
+    def on_unsent(self, client: bytes, frames: Sequence[wire.Buffer], why: Unsent) -> None:
+        """Keep what a slow client did not take; forget a client that is gone."""
+        if why is Unsent.GONE or client not in self._clients:
+            self._lose(client)
+            return
+        backlog = self._clients[client]
+        if backlog is None:
+            backlog = self._clients[client] = deque()
+        self._keep(client, backlog, list(frames))
+
+    def _keep(self, client: bytes, backlog: deque[list[wire.Buffer]], frames: list[wire.Buffer]) -> None:
+        backlog.append(frames)
         self._waiting.add(client)
         self._on_backlog()
-        if len(buffered) > self._buffer_messages:
-            _log.warning(
-                "a client did not read %s answers (limits.client_buffer_messages); it is dropped", len(buffered)
-            )
+        if len(backlog) > self._buffer_messages:
+            _log.warning("a client did not read %s answers (limits.client_buffer_messages): dropped", len(backlog))
             self.dropped_clients += 1
             self._lose(client)
-            return False
-        return True
 
     def flush(self) -> bool:
         """Try again to send what waits for slow clients; say whether something still waits."""
         for client in list(self._waiting):
-            buffered = self._clients.get(client)
-            while buffered and self.socket is not None:
-                sent = self.socket.send(client, buffered[0])
-                if sent is Sent.FULL:
-                    break
-                if sent is Sent.GONE:
-                    self._lose(client)
-                    break
-                buffered.popleft()
-            if not buffered:
-                self._waiting.discard(client)
+            backlog = self._clients.get(client)
+            self._waiting.discard(client)
+            if backlog:
+                # What still cannot be sent comes back through `on_unsent`, in order.
+                self._clients[client] = None
+                for frames in backlog:
+                    self.send(client, frames)
         return bool(self._waiting)
 
     def probe(self) -> None:
@@ -198,6 +200,7 @@ class Frontend:
     def _lose(self, client: bytes) -> None:
         if client in self._clients:
             del self._clients[client]
+            self.socket.batching.discard(client)
             self._waiting.discard(client)
             self._on_withdrawn(ev.ClientId(client), None)
             self._emit(ev.ClientVanished(ev.ClientId(client)))

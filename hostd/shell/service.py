@@ -128,7 +128,12 @@ class Service:
             (self._frontend, paths.client_endpoint(self._config.runtime_dir)),
         ):
             socket = RouterSocket(
-                context, endpoint, side.on_message, max_frame_bytes=max_frame_bytes, owner_uid=os.geteuid()
+                context,
+                endpoint,
+                side.on_message,
+                side.on_unsent,
+                max_frame_bytes=max_frame_bytes,
+                owner_uid=os.geteuid(),
             )
             # Answers that were just given, the one to `shutdown` among them, may take a moment to leave.
             stack.callback(socket.close, linger_ms=1000)

@@ -7,16 +7,21 @@ Rules
 1. Never block: every operation is DONTWAIT. ROUTER_MANDATORY makes an unknown peer an error and a full queue EAGAIN;
    without it both would lose messages in silence.
 2. Frames after the first of a message are never copied.
+3. What the messages of one pass cause to be sent to one peer leaves together, at the end of the pass.
 """
 
 from __future__ import annotations
 
 import enum
+import logging
 from typing import TYPE_CHECKING
 
 import zmq
 
-from workers.wire.frames import MAX_FRAMES
+from workers.wire.errors import HostError
+from workers.wire.frames import BATCH as BATCH_KIND
+from workers.wire.frames import BATCHED_BELOW_BYTES, MAX_FRAMES, pack_batch, unpack_batch
+from workers.wire.transport import MessageSocket
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,14 +30,17 @@ if TYPE_CHECKING:
 
     from workers.wire.frames import Buffer
 
+_log = logging.getLogger(__name__)
+
+_BATCH = bytes([BATCH_KIND])
+
 BATCH = 256
 """Messages taken from one socket before the other one and the loop's other work have their turn."""
 
 
-class Sent(enum.Enum):
-    """What became of a message that was to be sent."""
+class Unsent(enum.Enum):
+    """Why a message could not be sent: the peer's queue is full, or it has no connection."""
 
-    YES = "YES"
     FULL = "FULL"
     GONE = "GONE"
 
@@ -45,6 +53,7 @@ class RouterSocket:
         context: zmq.Context[zmq.Socket[bytes]],
         endpoint: str,
         on_message: Callable[[bytes, list[Buffer]], None],
+        on_unsent: Callable[[bytes, Sequence[Buffer], Unsent], None],
         *,
         max_frame_bytes: int,
         owner_uid: int | None = None,
@@ -52,6 +61,10 @@ class RouterSocket:
         """Bind at `endpoint`; with `owner_uid` only processes of that user may connect (ZMQ_IPC_FILTER_UID)."""
         self.endpoint = endpoint
         self._on_message = on_message
+        self._on_unsent = on_unsent
+        self._corked: dict[bytes, list[Buffer]] | None = None
+        self.batching: set[bytes] = set()
+        """The peers that understand batches."""
         self._socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -59,6 +72,7 @@ class RouterSocket:
         if owner_uid is not None:
             self._socket.setsockopt(zmq.IPC_FILTER_UID, owner_uid)
         self._socket.bind(endpoint)
+        self._messages = MessageSocket(self._socket)
 
     def __enter__(self) -> RouterSocket:
         return self
@@ -79,38 +93,75 @@ class RouterSocket:
 
     def drain(self) -> int:
         """Hand over up to a batch of messages that are there, and return how many."""
-        socket = self._socket
-        receive, option, events, more = socket.recv, socket.getsockopt, zmq.EVENTS, zmq.RCVMORE
+        if not self._messages.has_news():
+            return 0
+        receive, on_message = self._messages.receive_routed, self._on_message
         for count in range(BATCH):
-            if not option(events) & zmq.POLLIN:  # type: ignore[operator,arg-type]  # an int for this option
+            try:
+                identity, frames = receive()
+            except zmq.Again:
                 return count
-            identity = receive()
-            frames: list[Buffer] = []
-            if option(more):
-                frames.append(receive())
-                while option(more):
-                    frames.append(receive(copy=False))  # type: ignore[arg-type]  # a Frame is passed on as it is
-            if len(frames) <= MAX_FRAMES:
-                self._on_message(identity, frames)
+            if len(frames) == 1 and frames[0][:1] == _BATCH:
+                self._unbatch(identity, frames[0])
+            elif len(frames) <= MAX_FRAMES:
+                on_message(identity, frames)
         return BATCH
 
-    def send(self, identity: bytes, frames: Sequence[Buffer]) -> Sent:
-        """Send a message to a peer, or say why it could not be sent."""
-        send = self._socket.send
+    def send(self, identity: bytes, frames: Sequence[Buffer]) -> None:
+        """Send a message to a peer, now or with others when the cork is drawn; `on_unsent` hears if it fails."""
+        corked = self._corked
+        if corked is not None:
+            if len(frames) == 1 and len(frames[0]) < BATCHED_BELOW_BYTES and identity in self.batching:
+                waiting = corked.get(identity)
+                if waiting is None:
+                    corked[identity] = [frames[0]]
+                else:
+                    waiting.append(frames[0])
+                return
+            if identity in corked:  # the order of messages to one peer stays
+                self._send_batch(identity, corked.pop(identity))
+        why = self._try(identity, frames)
+        if why is not None:
+            self._on_unsent(identity, frames, why)
+
+    def cork(self) -> None:
+        """Hold small messages back until `uncork`, which sends those to one peer together."""
+        if self._corked is None:
+            self._corked = {}
+
+    def uncork(self) -> None:
+        """Send what was held back."""
+        corked, self._corked = self._corked, None
+        if corked:
+            for identity, messages in corked.items():
+                self._send_batch(identity, messages)
+
+    def _send_batch(self, identity: bytes, messages: list[Buffer]) -> None:
+        frames = messages if len(messages) == 1 else [pack_batch(messages)]
+        why = self._try(identity, frames)
+        if why is not None:
+            for message in messages:
+                self._on_unsent(identity, [message], why)
+
+    def _try(self, identity: bytes, frames: Sequence[Buffer]) -> Unsent | None:
         try:
-            send(identity, zmq.DONTWAIT | zmq.SNDMORE)
-            last = len(frames) - 1
-            for index, frame in enumerate(frames):
-                flags = zmq.DONTWAIT | zmq.SNDMORE if index < last else zmq.DONTWAIT
-                # The first frame is small; the others may be the client's own big frames on their way through.
-                send(frame, flags, copy=index == 0)
+            self._messages.send_routed(identity, frames)
         except zmq.Again:
-            return Sent.FULL
+            return Unsent.FULL
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
-                return Sent.GONE
+                return Unsent.GONE
             raise
-        return Sent.YES
+        return None
+
+    def _unbatch(self, identity: bytes, frame: Buffer) -> None:
+        try:
+            messages = unpack_batch(frame)
+        except HostError as error:
+            _log.debug("a peer sent a malformed batch: %s", error)
+            return
+        for message in messages:
+            self._on_message(identity, [message])
 
 
 class Pump:
@@ -118,6 +169,8 @@ class Pump:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self.on_quiet: Callable[[], None] = lambda: None
+        """Called when all sockets have been read dry."""
         self._sockets: list[RouterSocket] = []
         self._is_due = False
 
@@ -141,11 +194,17 @@ class Pump:
 
     def _run(self) -> None:
         self._is_due = False
-        # Handling a message of one socket sends on another, so a pass counts only if nothing was handled after it.
+        # A socket that was read dry is quiet until something is sent on it, which only the other one's messages do.
         quiet = 0
         for _ in range(BATCH):
             for socket in self._sockets:
-                quiet = 0 if socket.drain() else quiet + 1
+                for other in self._sockets:
+                    other.cork()
+                handled = socket.drain()
+                for other in self._sockets:
+                    other.uncork()
+                quiet = quiet + 1 if not handled else int(handled < BATCH)
                 if quiet >= len(self._sockets):
+                    self.on_quiet()
                     return
         self.soon()

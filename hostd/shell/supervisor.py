@@ -87,6 +87,7 @@ class Supervisor:
     def attach(self, frontend: Frontend, backend: Backend) -> None:
         """Take the two sides that the core's effects go to; they in turn emit into this supervisor."""
         self.frontend, self.backend = frontend, backend
+        self._pump.on_quiet = self.arm
         self._effects = {
             fx.ForwardCall: backend.call,
             fx.RelayAnswer: lambda e: frontend.relay(e.client, e.request_id, e.payload),
@@ -131,7 +132,6 @@ class Supervisor:
             self._is_busy = False
             if events:
                 self._loop.call_soon(self._work_off)
-        self._arm()
 
     def emit_later(self, event: ev.Event) -> None:
         """Give the core an event from outside of the sockets' reader, and look at the sockets after it."""
@@ -149,7 +149,8 @@ class Supervisor:
             self.flush_soon()
         self._pump.soon()
 
-    def _arm(self) -> None:
+    def arm(self) -> None:
+        """Set the timer to the core's next deadline; called when a burst of events is done."""
         deadline_s = self.core.next_deadline()
         # A timer that is due too early only looks again; moving it for every call would cost more than that.
         if deadline_s is None or (self._armed_s is not None and self._armed_s <= deadline_s):

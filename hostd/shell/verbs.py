@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hostd.core import events as ev
 from workers.wire import messages as msg
-from workers.wire.errors import HostError, InvalidArgumentError, UnimplementedError
+from workers.wire.errors import InvalidArgumentError, UnimplementedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,6 +22,7 @@ def test_a_run_counts_calls_and_their_latencies(run, client) -> None:
     assert 0.001 <= found["p50_s"] <= found["p90_s"] <= found["p99_s"] <= found["max_s"]
     assert 0.2 <= found["elapsed_s"] < 2
     assert found["calls"] > 0.2 / found["max_s"], "four callers make more calls than one at the slowest"
+    assert found["items"] == found["calls"]
     assert client.asked[-1] == ("close",)
 
 
@@ -33,7 +34,7 @@ def test_the_figures_are_a_table_for_people(run) -> None:
 
 def test_of_a_method_that_streams_a_call_is_the_whole_stream(run, client, writer) -> None:
     client.models["writer"] = writer
-    found = json.loads(run("bench", "writer", "-t", "0.1", "--json").stdout)
+    found = json.loads(run("bench", "writer", "-t", "0.1", "-c", "3", "--json").stdout)
     assert found["items"] == 5 * found["calls"]
     assert found["p50_s"] >= 0.005
 

@@ -123,7 +123,7 @@ def test_size_says_how_it_is_known(run) -> None:
 def test_explain_tells_the_story(run) -> None:
     first, second = run("explain", "digits").stdout.splitlines()
     assert first == "digits is READY: a reason"
-    assert second.endswith("digits  worker 3 pid 4242  LOADING -> READY  loaded")
+    assert second.endswith("  worker 3 pid 4242  LOADING -> READY  loaded")
     assert json.loads(run("explain", "digits", "--json").stdout)["story"][0]["new"] == "READY"
 
 

@@ -6,6 +6,7 @@ Imports scikit-learn, so it is imported only once the demo knows that it is ther
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 TABLE_MIB = 320
 _SEED = 0
+_WORD = re.compile(r"(?<!\S)[A-Za-z][a-z'-]*[.,]?(?!\S)")
 _TREES = 200
 _ONNX_LIBRARIES = ("onnxruntime", "skl2onnx")
 
@@ -90,8 +92,8 @@ def write_babbler(folder: Path) -> Path:
     path.mkdir()
     shutil.copyfile(Path(__file__).with_name("babbler.py"), path / "model.py")
     learnt_from = (datasets.load_digits, datasets.load_iris, datasets.load_wine, datasets.load_breast_cancer)
-    corpus = "\n".join(str(load().DESCR) for load in learnt_from)
-    (path / "corpus.txt").write_text(corpus, "utf-8")
+    words = (word for load in learnt_from for word in _WORD.findall(str(load().DESCR)))
+    (path / "corpus.txt").write_text(" ".join(words), "utf-8")
     (path / "model.yaml").write_text(f"loader: python\noptions:\n  table_mib: {TABLE_MIB}\n", "utf-8")
     return path
 

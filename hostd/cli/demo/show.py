@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from hostd.records import ModelInfo
 
 
+_TEXT_COLUMNS = 78
+
+
 class Spoken(Narrator):
     """Tells the story on stdout as it happens."""
 
     def __init__(self) -> None:
         self._out = console()
         self._step = 0
+        self._column = 0
 
     def working(self, text: str) -> AbstractContextManager[None]:
         """Show a spinner with the text."""
@@ -43,9 +47,8 @@ class Spoken(Narrator):
 
     def loaded(self, model: ModelInfo, title: str) -> None:
         """Say what a load took."""
-        pid = next((worker.pid for worker in model.workers), None)
         took, size = format_duration(model.load_duration_s), format_size(model.size)
-        self._line(f"[bold]{plain(model.id)}[/] in pid {pid} after {took}, {size}: {plain(title)}")
+        self._line(f"[bold]{plain(model.id):<16}[/]{took:>7}  {size:>7}  {plain(title)}")
 
     def compared(self, story: Story) -> None:
         """Show the accuracies side by side."""
@@ -68,8 +71,12 @@ class Spoken(Narrator):
 
     def word(self, word: str) -> None:
         """Print a word at once."""
-        self._out.print(plain(word), end=" ", soft_wrap=True)
+        if self._column + len(word) >= min(self._out.width, _TEXT_COLUMNS):
+            self._out.print()
+            self._column = 0
+        self._out.print(("" if self._column else " ") + f" [italic]{plain(word)}[/]", end="", soft_wrap=True)
         self._out.file.flush()
+        self._column += len(word) + 1
 
     def streamed(self, story: Story) -> None:
         """Say how long the words took."""
@@ -103,17 +110,15 @@ class Spoken(Narrator):
         """Say whether all of it held."""
         self._out.print()
         for problem in story.problems:
-            self._out.print(f"[bold red]wrong:[/] {plain(problem)}", soft_wrap=True)
+            self._out.print(f"[bold red]wrong:[/] {plain(problem)}")
         if not story.problems:
             text = "Equal answers, measured sizes, no process left"
-            self._out.print(f"[bold green]{text}[/] ({format_duration(story.total_s)} in all)", soft_wrap=True)
-            self._out.print("Next: hostd serve, then hostd load ID PATH with a model of your own.", soft_wrap=True)
+            self._out.print(f"[bold green]{text}[/] ({format_duration(story.total_s)} in all)")
+            self._out.print("Next: hostd serve, then hostd load ID PATH with a model of your own.")
 
     def _head(self, text: str) -> None:
         self._step += 1
-        self._out.print(
-            f"\n[bold cyan]{self._step}[/] {text}" if self._step > 1 else f"[bold cyan]1[/] {text}", soft_wrap=True
-        )
+        self._out.print(f"\n[bold cyan]{self._step}[/] {text}" if self._step > 1 else f"[bold cyan]1[/] {text}")
 
     def _line(self, text: str) -> None:
-        self._out.print(f"  {text}", soft_wrap=True)
+        self._out.print(f"  {text}")

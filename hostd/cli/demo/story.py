@@ -147,7 +147,7 @@ def _host(narrator: Narrator, story: Story, made: list[models.Classifier], data:
         narrator.started(story)
         for classifier in made:
             _load(narrator, client, classifier.id, classifier.path, classifier.title)
-        _load(narrator, client, BABBLER, babbler, f"python model with a generator and {models.TABLE_MIB} MiB")
+        _load(narrator, client, BABBLER, babbler, f"a Python generator that holds {models.TABLE_MIB} MiB")
         with narrator.working(f"predicting {story.held_out} held-out digits"):
             story.comparisons = [_compare(client.retrieve_model(c.id), c, data) for c in made]
         for found in story.comparisons:
@@ -223,6 +223,8 @@ def _unload(narrator: Narrator, story: Story, client: Client) -> None:
     story.check(f"processes are left after the unload: {left}", holds=not left)
     freed = {report.model_id: report.freed_bytes for report in story.unloads}
     story.check("not every model was unloaded", holds=set(freed) == {model.id for model in story.models})
+    sizes = [report.size_bytes for report in story.unloads]
+    story.check("an unload does not know the size of what it unloaded", holds=all(sizes))
     story.check(f"{BABBLER} gave back less than it held", holds=freed.get(BABBLER, 0) >= _LEAST_BYTES)
 
 

@@ -1,0 +1,152 @@
+"""Isolation from the user's hosts, the proof that a test left nothing behind, and hosts to test with."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import TAG, descendants, describe, descriptors, eventually, new_tag, tagged, threads
+
+import hostd
+
+with contextlib.suppress(ImportError):
+    # Its import starts threads, which must not look like those of the first test that uses an array.
+    import numpy as np  # noqa: F401
+
+QUICK = {"workers": {"drain_timeout_s": 1.0}}
+"""Settings of hosts under test: nobody should have to wait for a drain that is bound to fail."""
+
+SETTLE_S = 5.0
+"""How long the end of what a test closed may take: a library's thread, a keeper that still tidies up."""
+
+ECHO = """
+    class Echo:
+        def predict(self, x):
+            return x
+
+        def generate(self, n):
+            yield from range(n)
+
+    def load(path, **options):
+        return Echo()
+"""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "heavy: takes seconds, because it repeats or moves much memory")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _isolated() -> Iterator[None]:
+    """Keep the tests away from the hosts and settings of whoever runs them."""
+    before = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith(("HOSTD_", "XDG_"))]:
+        del os.environ[name]
+    # Not pytest's own directory: a socket's path may have 107 bytes.
+    base = tempfile.mkdtemp(prefix="hostd-t-")
+    for name, directory in (("XDG_RUNTIME_DIR", "run"), ("XDG_STATE_HOME", "state"), ("XDG_CONFIG_HOME", "config")):
+        os.environ[name] = os.path.join(base, directory)
+        os.mkdir(os.environ[name], 0o700)
+    os.environ[TAG] = new_tag()
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+    shutil.rmtree(base)
+
+
+@dataclass
+class Traces:
+    """What there is of processes, descriptors, threads and runtime files at one moment."""
+
+    processes: set[int] = field(default_factory=lambda: set(descendants()) | tagged(os.environ[TAG]))
+    descriptors: dict[int, str] = field(default_factory=descriptors)
+    threads: set[int] = field(default_factory=threads)
+    files: set[str] = field(
+        default_factory=lambda: {str(file) for file in Path(os.environ["XDG_RUNTIME_DIR"]).rglob("*")}
+    )
+
+    def since(self, before: Traces) -> dict[str, Any]:
+        """Return what is here and was not before; a stopped child of a library is no difference."""
+        opened = {fd: to for fd, to in self.descriptors.items() if before.descriptors.get(fd) != to}
+        found = {
+            "processes": describe(self.processes - before.processes) or sorted(self.processes - before.processes),
+            "descriptors": opened,
+            "threads": sorted(self.threads - before.threads),
+            "files": sorted(file for file in self.files - before.files if not file.endswith("/run/hostd")),
+        }
+        return {kind: left for kind, left in found.items() if left}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After a test of real processes: no process, descriptor, thread, socket or directory that was not there before."""
+    if not {"e2e", "shell"} & set(request.path.parts):
+        yield
+        return
+    before = Traces()
+    yield
+    left: dict[str, Any] = {}
+
+    def is_clean() -> bool:
+        left.clear()
+        left.update(Traces().since(before))
+        return not left
+
+    try:
+        eventually(is_clean, "the test left nothing behind", within_s=SETTLE_S)
+    except AssertionError:
+        pytest.fail(f"the test left behind: {left}", pytrace=False)
+
+
+@pytest.fixture
+def host() -> Iterator[hostd.Host]:
+    """A host for one test, which may harm it."""
+    with hostd.Host(**QUICK) as running:
+        yield running
+
+
+@pytest.fixture
+def client(host: hostd.Host) -> hostd.Client:
+    """A client of the test's own host; it is closed with it."""
+    return host.client()
+
+
+@pytest.fixture(scope="module")
+def shared_host() -> Iterator[hostd.Host]:
+    """A host for all tests of a file, which do it no harm."""
+    with hostd.Host(**QUICK) as running:
+        yield running
+
+
+@pytest.fixture
+def shared(shared_host: hostd.Host) -> Iterator[hostd.Client]:
+    """A client of the file's host; what the test loaded is unloaded afterwards."""
+    with hostd.connect(shared_host.endpoint) as client:
+        yield client
+        client.unload_all_models()
+
+
+@pytest.fixture
+def model_dir(tmp_path: Path) -> Callable[..., str]:
+    """Write a python model and return its path; `settings` is the text of a `model.yaml`, `files` are others."""
+    count = 0
+
+    def write(source: str = ECHO, *, settings: str | None = None, files: dict[str, str] | None = None) -> str:
+        nonlocal count
+        count += 1
+        directory = tmp_path / f"model-{count}"
+        directory.mkdir()
+        written = {"model.py": source, **({"model.yaml": settings} if settings else {}), **(files or {})}
+        for name, text in written.items():
+            (directory / name).write_text(textwrap.dedent(text), "utf-8")
+        return str(directory)
+
+    return write

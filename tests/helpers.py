@@ -1,0 +1,152 @@
+"""What tests of real processes share: waiting without sleeping, and looking at the machine from outside of the host.
+
+Nothing here asks the host: a test that checks the host's word against the system's needs a second witness.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+T = TypeVar("T")
+
+PATIENCE_S = 20.0
+"""How long to wait for what must happen. Only a failing test ever waits that long."""
+
+POLL_S = 0.002
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+FAULTY = Path(__file__).resolve().parent / "faulty"
+
+TAG = "TEST_OF_HOSTD"
+"""An environment variable that everything inherits that the tests start, so that no escape stays unseen."""
+
+
+def eventually(check: Callable[[], T], what: str, *, within_s: float = PATIENCE_S) -> T:
+    """Return the first true value of `check`, or fail saying `what` did not happen and what was seen instead."""
+    deadline_s = time.monotonic() + within_s
+    while not (seen := check()):
+        if time.monotonic() > deadline_s:
+            raise AssertionError(f"not within {within_s:g} s: {what}; last seen: {seen!r}")
+        time.sleep(POLL_S)
+    return seen
+
+
+def never(check: Callable[[], Any], what: str, *, for_s: float) -> None:
+    """Fail if `check` becomes true in the next `for_s` seconds."""
+    deadline_s = time.monotonic() + for_s
+    while time.monotonic() < deadline_s:
+        seen = check()
+        assert not seen, f"{what}: {seen!r}"
+        time.sleep(POLL_S)
+
+
+# Processes
+
+
+def is_there(pid: int) -> bool:
+    """Say whether a process, or a zombie of it, has this number."""
+    return Path(f"/proc/{pid}").exists()
+
+
+def state_of(pid: int) -> str:
+    """Return the state letter of a process (proc(5)), "" if it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
+
+
+def descendants(pid: int | None = None) -> list[int]:
+    """Return all descendants of a process (default: of this one), zombies too, from the process table."""
+    children: dict[int, list[int]] = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            parent = int(Path(f"/proc/{name}/stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(name))
+    found: list[int] = []
+    pending = [os.getpid() if pid is None else pid]
+    while pending:
+        of_one = children.get(pending.pop(), [])
+        found.extend(of_one)
+        pending.extend(of_one)
+    return sorted(found)
+
+
+def describe(pids: set[int] | list[int]) -> list[str]:
+    """Return what is known of these processes, for a message."""
+    lines = []
+    for pid in sorted(pids):
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            lines.append(f"{pid} (parent {process.ppid()}, {process.status()}): {' '.join(process.cmdline())[:150]}")
+    return lines
+
+
+def tagged(value: str, name: str = TAG) -> set[int]:
+    """Return the living processes, but this one, that were started with `name=value` in their environment."""
+    wanted = f"{name}={value}".encode()
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                found.add(int(pid))
+    return found - {os.getpid()}
+
+
+def new_tag() -> str:
+    """Return a value that no other process has in its environment."""
+    return uuid.uuid4().hex
+
+
+def tree_of(pid: int) -> list[psutil.Process]:
+    """Return a process and all of its descendants."""
+    return [psutil.Process(member) for member in (pid, *descendants(pid))]
+
+
+def rss_of_tree(pid: int) -> int:
+    """Return the resident bytes of a whole tree."""
+    return sum(process.memory_info().rss for process in tree_of(pid))
+
+
+def uss_of_tree(pid: int) -> int:
+    """Return the private bytes of a whole tree: what its end gives back."""
+    return sum(process.memory_full_info().uss for process in tree_of(pid))
+
+
+# This process
+
+
+def descriptors() -> dict[int, str]:
+    """Return the open descriptors of this process and what they refer to."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return {fd: target for fd, target in found.items() if not target.startswith(f"/proc/{os.getpid()}/")}
+
+
+def threads() -> set[int]:
+    """Return the native ids of this process' threads, those of libraries too."""
+    return {int(name) for name in os.listdir("/proc/self/task")}
+
+
+def lines_of(file: Path) -> list[str]:
+    """Return the complete lines of a file; none if it is not there."""
+    text = file.read_text() if file.exists() else ""
+    return text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]
+
+
+@contextlib.contextmanager
+def at_most(seconds: float, what: str) -> Iterator[None]:
+    """Fail if the block takes longer."""
+    began_s = time.monotonic()
+    yield
+    took_s = time.monotonic() - began_s
+    assert took_s <= seconds, f"{what} took {took_s:.3f} s, at most {seconds:g} s were expected"
