@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from benchmarks.floors.lane import Shape, child, die_with_parent, socket_directory
@@ -72,9 +72,10 @@ def main() -> None:
         stream.connect(sys.argv[1])
         request = memoryview(bytearray(int(sys.argv[2])))
         answer = request[: int(sys.argv[3])]
-        while True:
-            read_exactly(stream, request)
-            stream.sendall(answer)
+        with suppress(EOFError):  # the client is done
+            while True:
+                read_exactly(stream, request)
+                stream.sendall(answer)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def model(host: hostd.Host, tmp_path: Path) -> Iterator[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("HOSTD_", "XDG_"))}
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("HOSTD_")}
     return {**clean, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1", **more}
 
 
@@ -99,16 +99,52 @@ def run(host: hostd.Host) -> Callable[..., Any]:
     return succeed
 
 
-def line_of(process: subprocess.Popen[str]) -> str:
-    """Return the next line of a process, or fail loudly."""
-    assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], PATIENCE_S)
-    assert ready, "no line came in time"
-    return process.stdout.readline()
+class Running:
+    """A command that goes on: its lines as they come, and its end."""
+
+    def __init__(self, *args: str, cwd: Path | None = None) -> None:
+        self.args = args
+        self.process = subprocess.Popen(
+            command(*args), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(), cwd=cwd
+        )
+        self._read = b""
+
+    def has_output(self, within_s: float) -> bool:
+        return bool(self._read) or bool(select.select([self.process.stdout], [], [], within_s)[0])
+
+    def line(self) -> str:
+        """Return the next line, or fail loudly."""
+        assert self.process.stdout is not None
+        while b"\n" not in self._read:
+            assert select.select([self.process.stdout], [], [], PATIENCE_S)[0], "no line came in time"
+            more = os.read(self.process.stdout.fileno(), 65536)
+            assert more, f"it ended with {self.process.wait(PATIENCE_S)} before it said another line"
+            self._read += more
+        line, _, self._read = self._read.partition(b"\n")
+        return line.decode()
+
+    def interrupt(self) -> int:
+        """Send what Ctrl-C sends, and return the exit code."""
+        self.process.send_signal(signal.SIGINT)
+        return self.ended()
+
+    def ended(self) -> int:
+        return self.process.wait(PATIENCE_S)
 
 
-def ended(process: subprocess.Popen[str]) -> int:
-    return process.wait(PATIENCE_S)
+@pytest.fixture
+def start() -> Iterator[Callable[..., Running]]:
+    """Start commands that go on; what still runs at the end of the test is killed."""
+    started: list[Running] = []
+
+    def begin(*args: str, cwd: Path | None = None) -> Running:
+        started.append(Running(*args, cwd=cwd))
+        return started[-1]
+
+    yield begin
+    for running in started:
+        with running.process as process:
+            process.kill()
 
 
 def test_a_model_is_loaded_called_measured_and_unloaded_from_the_shell(run, host, model: str) -> None:
@@ -156,13 +192,11 @@ def test_a_generator_is_streamed(run, host, model: str) -> None:
     assert done.stdout.decode().splitlines() == ['{"i": 0}', '{"i": 1}', '{"i": 2}']
 
 
-def test_items_are_printed_when_they_come_and_ctrl_c_ends_the_stream(run, host, model: str) -> None:
+def test_items_are_printed_when_they_come_and_ctrl_c_ends_the_stream(run, start, host, model: str) -> None:
     run("load", "times", model)
-    args = command("infer", "times", "-m", "slowly", "-e", host.endpoint)
-    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment()) as p:
-        assert line_of(p) == '"first"\n'
-        p.send_signal(signal.SIGINT)
-        assert ended(p) == 130
+    streaming = start("infer", "times", "-m", "slowly", "-e", host.endpoint)
+    assert streaming.line() == '"first"'
+    assert streaming.interrupt() == 130
     assert host.client().get_model("times").state == "READY"
 
 
@@ -203,23 +237,21 @@ def test_logs_hold_what_the_model_printed(run, host, model: str) -> None:
     assert run("logs", "times", "--tail", "1")["lines"] == done.stdout.decode().splitlines()[-1:]
 
 
-def test_events_are_followed_until_ctrl_c(run, host, model: str) -> None:
-    args = command("events", "times", "--json", "-e", host.endpoint)
-    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment()) as p:
-        client = host.client()
-        deadline_s = time.monotonic() + PATIENCE_S
-        # Nothing tells when the subscription holds, so something happens until it is seen.
-        while not select.select([p.stdout], [], [], 0.05)[0]:
-            assert time.monotonic() < deadline_s, "no event came in time"
-            client.load_model("times", model)
-            client.unload_model("times")
+def test_events_are_followed_until_ctrl_c(run, start, host, model: str) -> None:
+    following = start("events", "times", "--json", "-e", host.endpoint)
+    client = host.client()
+    deadline_s = time.monotonic() + PATIENCE_S
+    # Nothing tells when the subscription holds, so something happens until it is seen.
+    while not following.has_output(within_s=0.05):
+        assert time.monotonic() < deadline_s, "no event came in time"
         client.load_model("times", model)
-        event = {"new": ""}
-        while event["new"] != "READY":
-            event = json.loads(line_of(p))
-            assert event["model_id"] == "times"
-        p.send_signal(signal.SIGINT)
-        assert ended(p) == 130
+        client.unload_model("times")
+    client.load_model("times", model)
+    event = {"new": ""}
+    while event["new"] != "READY":
+        event = json.loads(following.line())
+        assert event["model_id"] == "times"
+    assert following.interrupt() == 130
 
 
 def test_bench_measures_a_real_model(run, host, model: str) -> None:
@@ -253,40 +285,38 @@ def test_doctor_finds_the_running_host(run) -> None:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A host that `hostd serve` started and that has said it is ready; `args` ends with its runtime directory."""
-    args = command("serve", "--state-dir", str(tmp_path / "state"), "--runtime-dir", str(tmp_path / "run"))
-    with subprocess.Popen(args, stdout=subprocess.PIPE, text=True, env=environment(), cwd=tmp_path) as process:
-        assert "ready" in line_of(process)
-        yield process
-        if process.poll() is None:
-            process.terminate()
-            ended(process)
+def served(start, tmp_path: Path) -> Running:
+    """A host that `hostd serve` started and that has said it is ready."""
+    running = start(
+        "serve", "--state-dir", str(tmp_path / "state"), "--runtime-dir", str(tmp_path / "run"), cwd=tmp_path
+    )
+    assert "ready" in running.line()
+    return running
 
 
-def test_serve_runs_until_shutdown_and_leaves_no_socket(served: subprocess.Popen[str]) -> None:
-    runtime = Path(served.args[-1])
-    endpoint = paths.client_endpoint(runtime)
-    assert hostd_command("shutdown", HOSTD_RUNTIME_DIR=str(runtime)).returncode == 0
-    assert ended(served) == 0
-    assert not Path(endpoint.removeprefix("ipc://")).exists()
+def test_serve_runs_until_shutdown_and_leaves_no_socket(served: Running, tmp_path: Path) -> None:
+    socket = Path(paths.client_endpoint(tmp_path / "run").removeprefix("ipc://"))
+    assert socket.exists()
+    assert hostd_command("shutdown", HOSTD_RUNTIME_DIR=str(tmp_path / "run")).returncode == 0
+    assert served.ended() == 0
+    assert not socket.exists()
 
 
-def test_serve_ends_on_ctrl_c_with_its_models(served: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_serve_ends_on_ctrl_c_with_its_models(served: Running, tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(MODEL, "utf-8")
-    endpoint = paths.client_endpoint(Path(served.args[-1]))
+    endpoint = paths.client_endpoint(tmp_path / "run")
     done = hostd_command("load", "times", str(tmp_path / "model.py"), "--json", "-e", endpoint)
     (worker,) = json.loads(done.stdout)["workers"]
-    served.send_signal(signal.SIGINT)
-    ended(served)
+    assert Path(f"/proc/{worker['pid']}").exists()
+    assert served.interrupt() == 0
     assert not Path(f"/proc/{worker['pid']}").exists()
 
 
-def test_a_second_serve_in_the_same_directory_is_refused(served: subprocess.Popen[str]) -> None:
-    done = subprocess.run(served.args, capture_output=True, env=environment(), timeout=60, check=False)
+def test_a_second_serve_in_the_same_directory_is_refused(served: Running) -> None:
+    done = hostd_command(*served.args)
     assert done.returncode == 1
     assert "already running" in done.stderr.decode()
-    assert served.poll() is None
+    assert served.process.poll() is None
 
 
 def test_the_demo_holds_what_it_claims() -> None:

@@ -91,9 +91,20 @@ def _garbage(_evidence: str) -> None:
         socket.send(frame)
         socket.send_multipart([frame] * 5)
     for kind in range(256):  # every kind of message, well formed in front and nonsense behind
-        for body in (b"", b"\xc1", b"\x81\xa7methods\x81\xa1a\x80", b"\x94\x01\x02\x03\x04"):
+        for body in (b"", b"\xc1", *_lies()):
             socket.send(bytes([kind, 1, 0, 0]) + b"\xff" * 12 + body)
             socket.send(bytes([kind, 1, 0, 0]) + b"\0" * 12 + body)
+
+
+def _lies() -> list[bytes]:
+    """Return bodies that are well formed and wrong in every part."""
+    import msgpack
+
+    nothing: dict[str, object] = {}
+    methods = (nothing, {"x": nothing}, {"x": {"name": [], "streams": nothing}}, {1: {"name": "x"}}, {"x": 7}, [])
+    loaded = [{"methods": some, "loader": "x", "default_method": None} for some in methods]
+    errors = [[99, "NoSuchKind", "x", nothing], [-1, "", "", {"traceback": nothing}], [1, 2, 3, 4]]
+    return [msgpack.packb(body) for body in (*loaded, *errors, {"versions": [99]}, {"status": [], "details": 7})]
 
 
 def _socket_of_the_worker() -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,12 @@ class Faulty:
     def __init__(self, stage: str, death: str, evidence: str) -> None:
         self._stage, self._death, self._evidence = stage, death, evidence
         # For the stages in which no method of the model is being called, or one that never ends.
-        signal.signal(signal.SIGUSR1, lambda _number, _frame: faults.commit(death, evidence))
+        signal.signal(signal.SIGUSR1, self._on_signal)
+        self._woken = threading.Event()
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        faults.commit(self._death, self._evidence)
+        self._woken.set()
 
     def _reached(self, stage: str) -> None:
         if stage == self._stage:
@@ -38,7 +43,7 @@ class Faulty:
     def linger(self, marker: str) -> str:
         """Say in a file that the call has begun, and last until a signal ends it."""
         Path(marker).touch()
-        time.sleep(3600)
+        self._woken.wait()
         return "woken"
 
 

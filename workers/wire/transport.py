@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 DONTWAIT = int(zmq.DONTWAIT)
 POLLIN = int(zmq.POLLIN)
 
-COPY_BELOW_BYTES = 64 * 1024
-"""Smaller frames are copied by ZeroMQ: that is cheaper than keeping track of who still needs them."""
+COPY_BELOW_BYTES = 1 << 20
+"""Smaller frames of ours are copied into ZeroMQ: lending them costs a hand-over to pyzmq's thread that takes them back,
+which is 0.3 ms (64 KiB echoed: 0.62 ms lent, 0.33 ms copied). ZeroMQ's own frames are passed on as they are."""
 
 _SNDMORE = int(zmq.SNDMORE)
 _RCVMORE = int(zmq.RCVMORE)
