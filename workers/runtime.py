@@ -150,11 +150,12 @@ class Runtime:
 
     @staticmethod
     def _arguments(envelope: wire.Envelope) -> tuple[list[Any], dict[str, Any]]:
-        match decode(envelope.body, envelope.buffers):
-            case [list(args), dict(kwargs)] if all(isinstance(name, str) for name in kwargs):
+        body = decode(envelope.body, envelope.buffers)
+        if type(body) is list and len(body) == 2 and type(body[0]) is list and type(body[1]) is dict:
+            args, kwargs = body
+            if not kwargs or all(isinstance(name, str) for name in kwargs):
                 return args, kwargs
-            case _:
-                raise InvalidArgumentError("the body of a call must be [positional arguments, keyword arguments]")
+        raise InvalidArgumentError("the body of a call must be [positional arguments, keyword arguments]")
 
     # Streams
 

@@ -53,6 +53,7 @@ def _show(checks: list[Check]) -> None:
 
 def _host_answers(session: Session) -> Check:
     from hostd.cli.checks import Check, Verdict  # noqa: PLC0415 - as above
+    from hostd.cli.output import counted  # noqa: PLC0415 - as above
     from hostd.units import format_duration  # noqa: PLC0415 - as above
     from workers.wire.errors import HostError  # noqa: PLC0415 - as above
 
@@ -61,7 +62,7 @@ def _host_answers(session: Session) -> Check:
         with session.client() as client:
             host = client.host_info()
     except HostError as error:
-        return Check("host", Verdict.WARN, error.message, "hostd serve starts a host")
+        return Check("host", Verdict.WARN, error.message)  # the message says how to start one
     up = format_duration(time.time() - host.started_s)
-    found = f"version {host.version}, pid {host.pid}, {host.models} models, up {up}, at {host.endpoint}"
+    found = f"version {host.version}, pid {host.pid}, {counted(host.models, 'model')}, up {up}, at {host.endpoint}"
     return Check("host", Verdict.OK, found)

@@ -80,10 +80,10 @@ def models_table(models: Sequence[ModelInfo], now_s: float) -> Table:
 
 
 def _host_line(models: Sequence[ModelInfo], host: HostInfo) -> str:
-    from hostd.cli.output import plain  # noqa: PLC0415 - as above
+    from hostd.cli.output import counted, plain  # noqa: PLC0415 - as above
     from hostd.units import format_duration, format_size  # noqa: PLC0415 - as above
 
-    count = "no models" if not models else f"{len(models)} model{'s' * (len(models) != 1)}"
+    count = counted(len(models), "model")
     held = sum(model.size or 0 for model in models)
     total = f", {format_size(held)}" if models else ""
     up = format_duration(time.time() - host.started_s)

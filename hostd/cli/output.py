@@ -79,6 +79,11 @@ def printable(text: str) -> str:
     return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun: "1 model", "3 models", "no models"."""
+    return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"
+
+
 @contextmanager
 def working(text: str, *, quiet: bool) -> Iterator[None]:
     """Show a spinner with the time for the length of a block, if stderr is a terminal and not `quiet`."""

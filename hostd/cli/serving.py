@@ -73,7 +73,9 @@ def _given(ctx: click.Context) -> dict[str, Any]:
     envvar="HOSTD_CONFIG",
     help="Configuration file.  [default: $HOSTD_CONFIG, else ./hostd.yaml if there is one]",
 )
-@click.option("--check", is_flag=True, help="Print the settings that would hold, and do not start.")
+@click.option(
+    "--check", is_flag=True, help="Print the settings that would hold (--json for programs), and do not start."
+)
 @json_option
 @click.pass_context
 def serve(ctx: click.Context, config: Path | None, *, check: bool) -> None:
@@ -111,7 +113,7 @@ def _show(session: Session, settings: dict[str, Any], endpoint: str, file: Path 
 @click.pass_obj
 def shutdown(session: Session) -> None:
     """End the running host: every model is unloaded first, then the host goes."""
-    from hostd.cli.output import plain, print_json, say, working  # noqa: PLC0415 - `--help` does not need it
+    from hostd.cli.output import counted, plain, print_json, say, working  # noqa: PLC0415 - `--help` does not need it
 
     with session.client() as client:
         host = client.host_info()
@@ -120,4 +122,4 @@ def shutdown(session: Session) -> None:
     if session.json:
         print_json({"pid": host.pid, "endpoint": host.endpoint, "models": host.models})
     else:
-        say(f"host {host.pid} at {plain(host.endpoint)} is shut down; it held {host.models} models")
+        say(f"host {host.pid} at {plain(host.endpoint)} is shut down; it held {counted(host.models, 'model')}")

@@ -50,15 +50,14 @@ def test_a_host_that_answers_is_named(run, monkeypatch, tmp_path: Path) -> None:
     report = json.loads(result.stdout)
     assert report["ok"] is True
     assert report["checks"][-1]["name"] == "host"
-    assert "pid 41, 1 models, up 2h 1m, at ipc:///run/x" in report["checks"][-1]["found"]
+    assert "pid 41, 1 model, up 2h 1m, at ipc:///run/x" in report["checks"][-1]["found"]
 
 
 def test_no_host_is_something_to_look_at_not_a_failure(run, client) -> None:
-    client.refusal = UnavailableError("nobody answers at ipc:///run/x")
+    client.refusal = UnavailableError("nobody answers at ipc:///run/x: start one with `hostd serve`")
     result = run("doctor")
     assert result.exit_code == 0
-    assert "nobody answers at ipc:///run/x" in result.stdout
-    assert "do: hostd serve starts a host" in result.stdout
+    assert "nobody answers at ipc:///run/x: start one with `hostd serve`" in result.stdout
     assert result.stdout.splitlines()[-1].endswith("0 that must be fixed")
     assert client.asked[0][2]["connect_timeout_s"] <= 2
 

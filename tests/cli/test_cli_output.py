@@ -143,7 +143,7 @@ def test_logs_show_all_or_the_last_lines(run, client) -> None:
 
 
 def test_shutdown_says_what_ended(run, client) -> None:
-    assert run("shutdown").stdout == "host 41 at ipc:///run/x is shut down; it held 1 models\n"
+    assert run("shutdown").stdout == "host 41 at ipc:///run/x is shut down; it held 1 model\n"
     assert ("shutdown",) in client.asked
 
 

@@ -194,9 +194,9 @@ class Driver(Outside):
         process.stage = Stage.GONE
         self.feed(ev.WorkerGone(process.id, freed_bytes, processes))
 
-    def up_to(self, stage: str, model_id: str = "m", *, client: ev.ClientId = ALICE) -> ev.Caller:
+    def up_to(self, stage: str, model_id: str = "m", *, timeout_s: float | None = None) -> ev.Caller:
         """Load a model until it is FINDING, SPAWNING, STARTED, LOADING, MEASURING or READY, and return who waits."""
-        caller = self.load(model_id, client=client)
+        caller = self.load(model_id, timeout_s=timeout_s)
         steps = {
             "FINDING": None,
             "SPAWNING": self.found,

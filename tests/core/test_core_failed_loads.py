@@ -1,0 +1,210 @@
+"""Loads that fail: every way, the error that all who wait get, and the fresh start after it."""
+
+from __future__ import annotations
+
+import pytest
+from driver import BOB, Driver, source_of
+
+from hostd.core import effects as fx
+from workers.wire.errors import (
+    AlreadyExistsError,
+    DeadlineExceededError,
+    InvalidArgumentError,
+    ModelError,
+    NotFoundError,
+    UnavailableError,
+)
+
+REFUSAL = ModelError("loading failed: ValueError: no weights", details={"traceback": "File model.py, line 3"})
+
+
+def test_a_load_that_no_finder_can_specify_fails_at_once(host):
+    first, second = host.load(), host.retrieve(client=BOB)
+    error = InvalidArgumentError("there is no model.yaml, model.py, *.joblib or *.onnx")
+    host.not_found(error)
+    assert host.answer(first) is host.answer(second) is error
+    assert host.state() is None
+    assert host.processes == {}
+
+
+def test_a_load_whose_worker_cannot_be_spawned_fails_at_once(host):
+    caller = host.up_to("SPAWNING")
+    error = UnavailableError("cannot start /no/python: no such file")
+    host.not_spawned(error)
+    assert host.answer(caller) is error
+    assert (host.state(), host.worker_state()) == (None, None)
+    assert host.effects_of(fx.KillWorker) == []
+    assert host.core.next_deadline() is None
+
+
+def test_a_load_that_the_worker_refuses_fails_when_the_worker_is_gone(host):
+    caller = host.up_to("LOADING")
+    host.not_loaded(REFUSAL)
+    assert host.effects_of(fx.KillWorker) == [fx.KillWorker(1)]
+    assert host.is_waiting(caller)
+    host.exited("killed by SIGKILL")
+    assert host.is_waiting(caller)
+    host.gone()
+    assert host.answer(caller) is REFUSAL
+    assert (host.state(), host.worker_state()) == (None, None)
+    assert host.core.next_deadline() is None
+
+
+def test_a_model_that_was_loaded_but_not_measured_may_still_be_refused(host):
+    caller = host.up_to("MEASURING")
+    host.not_loaded(REFUSAL)
+    host.measured()
+    host.gone()
+    assert host.answer(caller) is REFUSAL
+
+
+@pytest.mark.parametrize("stage", ["SPAWNING", "STARTED", "LOADING", "MEASURING"])
+def test_a_load_whose_worker_dies_fails_with_how_it_died(host, stage):
+    caller = host.up_to(stage)
+    host.exited("killed by SIGSEGV")
+    assert host.effects_of(fx.KillWorker) == [fx.KillWorker(1)]
+    assert host.is_waiting(caller)
+    host.gone()
+    error = host.error(caller)
+    assert isinstance(error, UnavailableError)
+    assert error.message == "the worker of model 'm' died: killed by SIGSEGV"
+    pid = None if stage == "SPAWNING" else 5001
+    assert error.details == {"exit": "killed by SIGSEGV", "pid": pid, "model_id": "m"}
+    assert host.state() is None
+
+
+def test_the_last_words_of_a_worker_are_part_of_the_error(host):
+    caller = host.up_to("LOADING")
+    host.said_last_words(ModelError("SystemExit: 3", details={"traceback": "File model.py", "pid": "a lie"}))
+    assert host.effects == []
+    host.exited("exit code 3")
+    host.gone()
+    error = host.error(caller)
+    assert error.message == "the worker of model 'm' died: exit code 3; its last words: SystemExit: 3"
+    assert error.details == {"traceback": "File model.py", "exit": "exit code 3", "pid": 5001, "model_id": "m"}
+
+
+def test_last_words_that_are_heard_after_the_exit_are_part_of_the_error_too(host):
+    caller = host.up_to("LOADING")
+    host.exited("exit code 3")
+    host.said_last_words(ModelError("SystemExit: 3"))
+    host.gone()
+    assert "its last words: SystemExit: 3" in host.error(caller).message
+
+
+def test_last_words_do_not_hide_why_the_load_was_refused(host):
+    caller = host.up_to("LOADING")
+    host.not_loaded(REFUSAL)
+    host.said_last_words(ModelError("KeyboardInterrupt"))
+    host.exited("exit code 1")
+    host.gone()
+    assert host.answer(caller) is REFUSAL
+
+
+def test_a_worker_that_says_nothing_is_killed_when_its_time_is_over(host):
+    caller = host.up_to("STARTED")
+    host.pass_time(29.9)
+    assert host.worker_state() == "SPAWNING"
+    host.pass_time(0.2)
+    assert host.worker_state() == "KILLING"
+    assert host.processes[host.worker].is_killed
+    assert host.is_waiting(caller)
+    host.greeted()
+    assert host.effects == []
+    host.gone()
+    error = host.error(caller)
+    assert isinstance(error, DeadlineExceededError)
+    assert error.message == "the worker said nothing within 30 s (workers.spawn_timeout_s)"
+
+
+@pytest.mark.parametrize("stage", ["LOADING", "MEASURING"])
+def test_a_load_that_takes_too_long_is_ended(host, stage):
+    host.load(wait=False)
+    host.found()
+    host.pass_time(20)
+    host.spawned()
+    host.greeted()
+    caller = host.load()
+    if stage == "MEASURING":
+        host.loaded()
+    host.pass_time(599.9)
+    assert host.worker_state() == "LOADING"
+    host.pass_time(0.2)
+    assert host.worker_state() == "KILLING"
+    host.loaded()
+    assert host.effects == []
+    host.measured()
+    assert host.effects == []
+    host.gone()
+    error = host.error(caller)
+    assert isinstance(error, DeadlineExceededError)
+    assert error.message == "the load took longer than 600 s (workers.load_timeout_s)"
+
+
+def test_the_time_to_spawn_does_not_run_while_a_model_loads(host):
+    caller = host.up_to("LOADING")
+    host.pass_time(100)
+    assert host.worker_state() == "LOADING"
+    assert host.is_waiting(caller)
+
+
+def test_a_worker_that_could_not_be_spawned_after_all_ends_the_load_with_the_first_reason(host):
+    caller = host.up_to("SPAWNING")
+    host.pass_time(31)
+    host.not_spawned(UnavailableError("no memory"))
+    assert isinstance(host.error(caller), DeadlineExceededError)
+    assert (host.state(), host.worker_state()) == (None, None)
+
+
+def test_who_comes_while_the_worker_of_a_failed_load_dies_gets_the_same_error(host):
+    first = host.up_to("LOADING")
+    host.not_loaded(REFUSAL)
+    loads, retrieves, at_once = host.load(client=BOB), host.retrieve(client=BOB), host.load(wait=False)
+    other = host.load("m", source_of("/elsewhere"))
+    assert host.answer(at_once).state == "LOADING"
+    assert isinstance(host.error(other), AlreadyExistsError)
+    host.gone()
+    assert host.answer(first) is host.answer(loads) is host.answer(retrieves) is REFUSAL
+    assert len(host.processes) == 1
+
+
+FAILURES = {
+    "refused by the finder": ("FINDING", lambda host: host.not_found(NotFoundError("no such path"))),
+    "never spawned": ("SPAWNING", lambda host: host.not_spawned(UnavailableError("no processes"))),
+    "silent": ("STARTED", lambda host: (host.pass_time(31), host.gone())),
+    "refused by the worker": ("LOADING", lambda host: (host.not_loaded(REFUSAL), host.gone())),
+    "died": ("LOADING", lambda host: (host.exited(), host.gone())),
+    "endless": ("LOADING", lambda host: (host.pass_time(601), host.gone())),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_after_a_failed_load_the_model_is_not_there_and_a_new_load_starts_afresh(name):
+    stage, fail = FAILURES[name]
+    host = Driver()
+    first = host.up_to(stage)
+    fail(host)
+    error = host.error(first)
+    assert host.core.list_models() == []
+    assert isinstance(host.error(host.call()), NotFoundError)
+    assert isinstance(host.error(host.retrieve()), NotFoundError)
+    assert host.answer(host.unload()).processes == 0
+    assert host.core.story("m")[-1].new == "FAILED"
+    assert host.core.story("m")[-1].reason == error.message
+
+    again = host.up_to("READY")
+    assert host.answer(again).generation == 2
+    assert host.answer(again).reason.startswith("loaded in ")
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failed_load_that_nobody_waits_for_ends_the_same_way(name):
+    stage, fail = FAILURES[name]
+    host = Driver()
+    caller = host.up_to(stage, timeout_s=0.001)
+    host.pass_time(0.001)
+    assert isinstance(host.error(caller), DeadlineExceededError)
+    fail(host)
+    assert host.core.list_models() == []
+    assert host.core.worker_count() == 0
+    assert host.core.next_deadline() is None

@@ -1,0 +1,296 @@
+"""Loads: from the request to the answer, shared by everybody who asks for the same."""
+
+from __future__ import annotations
+
+import pytest
+from driver import ALICE, BOB, METHODS, SPEC, Driver, memory_of, source_of
+
+from hostd.core import effects as fx
+from hostd.core import events as ev
+from hostd.records import ModelInfo
+from workers.wire.errors import (
+    AlreadyExistsError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+)
+
+
+def test_a_load_finds_spawns_loads_measures_and_only_then_answers(host):
+    source = source_of("/models/m", "special", threads=2)
+    caller = host.load("m", source)
+    assert host.effects_of(fx.FindSpec) == [fx.FindSpec("m", 1, source)]
+    assert host.state() == "LOADING"
+
+    spec = ev.LoadingSpec("sklearn", {"threads": 2}, "/usr/bin/python3", {"A": "1"}, ("predict",), "predict")
+    host.found(spec)
+    assert host.effects_of(fx.SpawnWorker) == [fx.SpawnWorker(1, "m", spec)]
+
+    host.spawned()
+    assert host.worker_state() == "SPAWNING"
+    host.greeted()
+    assert host.effects_of(fx.SendLoad) == [fx.SendLoad(1, "m", "/models/m", spec)]
+    assert host.worker_state() == "LOADING"
+
+    host.loaded()
+    assert host.effects_of(fx.MeasureWorker) == [fx.MeasureWorker(1)]
+    assert host.is_waiting(caller)
+    assert host.state() == "LOADING"
+
+    host.measured(memory=memory_of(4096))
+    answer = host.answer(caller)
+    assert isinstance(answer, ModelInfo)
+    assert (answer.id, answer.state, answer.size, answer.size_source) == ("m", "READY", 4096, "measured")
+    assert (answer.loader, answer.methods, answer.default_method) == ("python", METHODS, "predict")
+    assert answer == host.core.get_model("m")
+    assert host.worker_state() == "READY"
+    assert host.core.next_deadline() is None
+
+
+def test_a_model_without_a_path_is_loaded_too(host):
+    host.load("m", source_of(None))
+    host.found()
+    host.greeted()
+    assert host.effects_of(fx.SendLoad) == [fx.SendLoad(1, "m", None, SPEC)]
+
+
+def test_a_worker_may_say_hello_before_its_process_is_known(host):
+    caller = host.up_to("SPAWNING")
+    host.greeted()
+    assert host.worker_state() == "LOADING"
+    host.spawned()
+    host.loaded()
+    host.measured(memory=memory_of(1))
+    assert host.answer(caller).workers[0].pid == 5001
+
+
+def test_a_model_whose_memory_cannot_be_read_is_ready_with_an_unknown_size(host):
+    caller = host.up_to("MEASURING")
+    host.measured(memory=None)
+    assert (host.answer(caller).state, host.answer(caller).size) == ("READY", None)
+    assert host.answer(caller).size_source == "unknown"
+
+
+def test_a_sample_that_comes_before_the_model_is_loaded_does_not_make_it_ready(host):
+    caller = host.up_to("LOADING")
+    host.measured(memory=memory_of(77))
+    assert host.worker_state() == "LOADING"
+    assert host.is_waiting(caller)
+    assert host.core.get_model("m").size == 77
+
+
+def test_a_thousand_concurrent_loads_are_one_load_and_get_the_same_answer(host):
+    callers = [host.load() for _ in range(500)]
+    host.found()
+    callers += [host.load(client=BOB) for _ in range(500)]
+    host.spawned()
+    host.greeted()
+    host.loaded()
+    host.measured(memory=memory_of(1))
+    assert len(host.processes) == 1
+    assert len({id(host.answer(caller)) for caller in callers}) == 1
+    assert len(callers) == 1000
+
+
+def test_a_load_of_what_is_loaded_answers_at_once_and_starts_nothing(host):
+    host.up_to("READY")
+    caller = host.load()
+    assert host.answer(caller).state == "READY"
+    assert [type(effect) for effect in host.effects] == [fx.Answer]
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        (source_of("/elsewhere"), "its path is '/models/m', not '/elsewhere'"),
+        (source_of("/models/m", "other"), "its type is 'standalone-model', not 'other'"),
+        (source_of("/models/m", threads=2), "its options is {}, not {'threads': 2}"),
+        (source_of("/models/m")._replace(finder="mine"), "its finder is None, not 'mine'"),
+        (source_of("/models/m")._replace(initializer="mine"), "its initializer is None, not 'mine'"),
+        (source_of("/x", "other"), "path is '/models/m', not '/x'; type is 'standalone-model', not 'other'"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["FINDING", "LOADING", "READY"])
+@pytest.mark.parametrize("wait", [True, False])
+def test_the_same_id_from_another_source_already_exists(host, other, difference, stage, wait):
+    first = host.up_to(stage)
+    error = host.error(host.load("m", other, wait=wait))
+    assert isinstance(error, AlreadyExistsError)
+    assert difference in error.message
+    assert error.details == {"model_id": "m"}
+    assert host.is_waiting(first) == (stage != "READY")
+
+
+def test_a_load_that_does_not_wait_is_answered_while_it_goes_on(host):
+    caller = host.load(wait=False)
+    assert (host.answer(caller).state, host.answer(caller).generation) == ("LOADING", 1)
+    assert host.finds
+    joined, waiting = host.load(wait=False), host.load()
+    assert host.answer(joined).state == "LOADING"
+    assert host.is_waiting(waiting)
+
+
+def test_retrieving_waits_for_a_load_that_nobody_waits_for(host):
+    host.load(wait=False)
+    caller = host.retrieve(client=BOB)
+    assert host.is_waiting(caller)
+    host.found()
+    host.spawned()
+    host.greeted()
+    host.loaded()
+    host.measured(memory=memory_of(9))
+    assert host.answer(caller).size == 9
+
+
+def test_retrieving_answers_at_once_what_is_ready(host):
+    host.up_to("READY")
+    assert host.answer(host.retrieve()).state == "READY"
+
+
+def test_retrieving_what_is_not_loaded_names_what_is(host):
+    error = host.error(host.retrieve("nobody"))
+    assert isinstance(error, NotFoundError)
+    assert error.message == "there is no model 'nobody'; no model is loaded"
+    assert error.details == {"model_id": "nobody"}
+    for number in range(12):
+        host.load(f"m{number:02}")
+    error = host.error(host.retrieve("nobody"))
+    assert error.message == ("there is no model 'nobody'; loaded are: m00, m01, m02, m03, m04, m05, m06, m07, m08, m09")
+
+
+def test_retrieving_what_is_being_unloaded_is_refused_with_the_reason(host):
+    host.up_to("READY")
+    host.unload()
+    error = host.error(host.retrieve())
+    assert isinstance(error, FailedPreconditionError)
+    assert error.message == "model 'm' is UNLOADING (unload requested): load it again when that is done"
+    assert error.details == {"model_id": "m", "state": "UNLOADING", "reason": "unload requested"}
+
+
+def test_retrieving_what_crashed_is_refused_with_the_reason(host):
+    host.up_to("READY")
+    host.exited("killed by SIGSEGV")
+    error = host.error(host.retrieve())
+    assert isinstance(error, FailedPreconditionError)
+    assert "model 'm' is FAILED (the worker of model 'm' died: killed by SIGSEGV): load it again" in error.message
+
+
+def test_loading_what_is_being_unloaded_is_refused(host):
+    host.up_to("READY")
+    host.unload()
+    for wait in (True, False):
+        error = host.error(host.load(wait=wait))
+        assert isinstance(error, FailedPreconditionError)
+        assert "UNLOADING" in error.message
+
+
+@pytest.mark.parametrize("ask", ["load", "retrieve"])
+def test_a_waiting_caller_gets_its_deadline_and_the_load_goes_on(host, ask):
+    first = host.load(timeout_s=10)
+    second = getattr(host, ask)(timeout_s=5)
+    host.pass_time(4.9)
+    assert host.is_waiting(second)
+    host.pass_time(0.2)
+    assert isinstance(host.error(second), DeadlineExceededError)
+    assert host.is_waiting(first)
+    host.found()
+    host.spawned()
+    host.greeted()
+    host.loaded()
+    host.measured(memory=memory_of(1))
+    assert host.answer(first).state == "READY"
+    assert host.core.next_deadline() is None
+
+
+def test_a_deadline_that_has_passed_on_arrival_is_answered_on_the_next_look(host):
+    caller = host.load(timeout_s=-1)
+    assert host.core.next_deadline() == host.now - 1
+    host.pass_time(0)
+    assert isinstance(host.error(caller), DeadlineExceededError)
+    assert host.state() == "LOADING"
+
+
+def test_a_client_that_vanishes_is_not_answered_and_its_load_goes_on(host):
+    gone, stays = host.load(timeout_s=5), host.load(client=BOB, timeout_s=50)
+    host.feed(ev.ClientVanished(ALICE))
+    host.pass_time(6)
+    host.found()
+    host.spawned()
+    host.greeted()
+    host.loaded()
+    host.measured(memory=memory_of(1))
+    assert host.answer(stays).state == "READY"
+    assert gone not in host.answers
+
+
+def test_a_bad_request_changes_nothing(host):
+    assert isinstance(host.error(host.load("a//b")), InvalidArgumentError)
+    assert host.core.story("a//b") == []
+
+
+def test_a_worker_that_repeats_itself_is_heard_once(host):
+    caller = host.up_to("LOADING")
+    host.greeted()
+    assert host.effects == []
+    host.loaded()
+    host.loaded(default_method="generate")
+    assert host.effects == []
+    host.measured(memory=memory_of(1))
+    assert host.answer(caller).default_method == "predict"
+    host.measured(memory=memory_of(2))
+    host.loaded()
+    assert host.effects == []
+
+
+@pytest.mark.parametrize("stage", ["SPAWNING", "READY"])
+def test_a_worker_is_not_heard_when_it_was_told_nothing(host, stage):
+    host.up_to(stage)
+    host.loaded()
+    assert host.effects == []
+    host.not_loaded(NotFoundError("a lie"))
+    assert host.effects == []
+    assert host.worker_state() == stage
+
+
+def test_what_comes_for_a_worker_that_never_was_changes_nothing():
+    host = Driver()
+    host.up_to("READY")
+    stranger = ev.WorkerId(99)
+    for event in (
+        ev.WorkerSpawned(stranger, 1),
+        ev.WorkerSpawnFailed(stranger, NotFoundError("x")),
+        ev.WorkerSaidHello(stranger),
+        ev.WorkerLoaded(stranger, "python", METHODS, None),
+        ev.WorkerRefusedLoad(stranger, NotFoundError("x")),
+        ev.WorkerMeasured(stranger, memory_of(1)),
+        ev.WorkerSpokeLastWords(stranger, NotFoundError("x")),
+        ev.WorkerExited(stranger, "exit code 0"),
+        ev.WorkerGone(stranger, 1, 1),
+        ev.WorkerUnreachable(stranger, ev.CallId(99), is_full=True),
+    ):
+        before = host.core.list_models()
+        assert host.feed(event) == []
+        assert host.core.list_models() == before
+
+
+def test_what_a_finder_says_of_an_earlier_generation_is_ignored(host):
+    host.load()
+    stale = host.finds.pop()
+    host.unload()
+    host.load()
+    for event in (
+        ev.SpecFound(stale.model_id, stale.generation, SPEC),
+        ev.SpecRefused(stale.model_id, stale.generation, NotFoundError("x")),
+        ev.SpecFound(ev.ModelId("never"), 1, SPEC),
+        ev.SpecRefused(ev.ModelId("never"), 1, NotFoundError("x")),
+    ):
+        assert host.feed(event) == []
+    assert host.state() == "LOADING"
+
+
+def test_what_a_finder_says_of_a_load_that_is_over_is_ignored(host):
+    host.up_to("READY")
+    assert host.feed(ev.SpecFound(ev.ModelId("m"), 1, SPEC)) == []
+    assert host.feed(ev.SpecRefused(ev.ModelId("m"), 1, NotFoundError("x"))) == []
+    assert host.state() == "READY"
