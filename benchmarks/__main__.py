@@ -8,13 +8,19 @@ A full `all` takes about ten minutes, a quick one under 90 seconds.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
 from benchmarks import report
-from benchmarks.runner import FULL, QUICK, Comparison, Effort
+from benchmarks.machine import machine_facts
+from benchmarks.runner import FULL, QUICK, Effort
+
+if TYPE_CHECKING:
+    from benchmarks.verdicts import Comparison
 
 # A pipe has no width; rich would fold the tables at 80.
 PIPE_WIDTH = 120
@@ -44,17 +50,20 @@ def run_one(command: str, effort: Effort, console: Console, *, with_host: bool) 
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures to this file.")
 @click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="Draw the figures into this PNG file.")
 @click.option("--quick", is_flag=True, help="Fewer and shorter rounds: a look, not a measurement.")
+@click.option("--patience", type=float, default=0.0, help="Seconds to wait, per table, for other programs to be quiet.")
 @click.option("--floors", is_flag=True, help="Measure the floors alone, without the host.")
-def main(command: str, json_path: Path | None, plot_path: Path | None, *, quick: bool, floors: bool) -> None:
+def main(
+    command: str, json_path: Path | None, plot_path: Path | None, *, quick: bool, patience: float, floors: bool
+) -> None:
     """Measure the host against its floors."""
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
-    facts = report.machine_facts()
+    facts = machine_facts()
     console.print(
         f"{facts['cpu']}, {facts['cores']} cores, load {facts['load_average'][0]}, kernel {facts['kernel']}, "
         f"Python {facts['python']}, libzmq {facts['libzmq']}, {facts['packages']}",
         style="dim",
     )
-    effort = QUICK if quick else FULL
+    effort = replace(QUICK if quick else FULL, patience_s=patience)
     comparisons: list[Comparison] = []
     for name in COMMANDS if command == "all" else (command,):
         comparisons += run_one(name, effort, console, with_host=not floors)

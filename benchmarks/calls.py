@@ -8,20 +8,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks.floors import c_proxy, dealer_router, in_process, poller, pool, router_router, unix_socket
 from benchmarks.floors.lane import Shape
-from benchmarks.runner import (
-    ASYNC,
-    SYNC,
-    Against,
-    By,
-    Comparison,
-    Effort,
-    Side,
-    Target,
-    alternate,
-    compare,
-    one_at_a_time,
-    pipelined,
-)
+from benchmarks.runner import ASYNC, SYNC, Effort, Side, alternate, one_at_a_time, pipelined
+from benchmarks.verdicts import Against, By, Comparison, Target, compare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +75,7 @@ def _calls(
             from benchmarks.ours import call_sides  # noqa: PLC0415 - as above
 
             sides += stack.enter_context(call_sides(host, shape, depth, effort))
-        rounds = alternate(sides, effort.rounds)
+        rounds = alternate(sides, effort.rounds, effort.patience_s)
     by = By.LATENCY if group == "latency" else By.RATE
     return compare(group, _title(shape, depth), by, sides, rounds, targets)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchmarks.models import model_directory, write_echo
-from benchmarks.runner import By, Comparison, Effort, alone
+from benchmarks.verdicts import By, Comparison, alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from benchmarks.runner import Effort
 
 MODELS = 20
 CPU_LIMIT_PERCENT = 1.0

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks.floors.processes import JOBLIB_SOURCE, MODULE_SOURCE, interpreter_round, ready_round, told_round
 from benchmarks.models import GIB, model_directory, write_digits, write_echo, write_holder
-from benchmarks.runner import HOST, Against, By, Comparison, Effort, Side, Target, alternate, compare
+from benchmarks.runner import HOST, Effort, Side, alternate
+from benchmarks.verdicts import Against, By, Comparison, Target, compare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,13 +56,15 @@ def _loads(
     title: str, path: Path, floors: list[Side], targets: list[Target], effort: Effort, *, with_host: bool
 ) -> Comparison:
     if not with_host:
-        return compare("load", title, By.LATENCY, floors, alternate(floors, effort.slow_rounds))
+        return compare("load", title, By.LATENCY, floors, alternate(floors, effort.slow_rounds, effort.patience_s))
     from benchmarks.lifecycle import cold_load, plain_host  # noqa: PLC0415 - the floors can be measured without the host
 
     with plain_host() as client:
         numbers = itertools.count()
         sides = [*floors, Side(HOST, lambda: cold_load(client, f"model-{next(numbers)}", path), is_ours=True)]
-        return compare("load", title, By.LATENCY, sides, alternate(sides, effort.slow_rounds), targets)
+        return compare(
+            "load", title, By.LATENCY, sides, alternate(sides, effort.slow_rounds, effort.patience_s), targets
+        )
 
 
 def _starts(effort: Effort, small: Path) -> Comparison:
@@ -74,5 +77,5 @@ def _starts(effort: Effort, small: Path) -> Comparison:
         Side(model_side, partial(told_round, MODEL_SOURCE, small), is_ours=True),
     ]
     targets = [Target(model_side, READY, Against.DIFFERENCE, START_EXTRA_S)]
-    rounds = alternate(sides, effort.slow_rounds)
+    rounds = alternate(sides, effort.slow_rounds, effort.patience_s)
     return compare("load", "first start of an embedded host", By.LATENCY, sides, rounds, targets)

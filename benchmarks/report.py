@@ -1,44 +1,22 @@
-"""Tables for people, JSON for programs, a plot; and the facts of the machine that every figure depends on."""
+"""Tables for people, JSON for programs, and a plot."""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import sys
-import time
-from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-import zmq
 from rich.table import Table
 
-from benchmarks.runner import Against, By, Comparison, Verdict
+from benchmarks.runner import OTHERS_LIMIT_CORES
+from benchmarks.verdicts import Against, By, Comparison, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from rich.console import Console
 
-PACKAGES = ("hostd", "pyzmq", "msgpack", "psutil", "numpy", "scikit-learn")
 SECONDS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
-
-
-def machine_facts() -> dict[str, Any]:
-    """Return what the figures depend on: cores, memory, kernel, versions, load."""
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": psutil.virtual_memory().total,
-        "kernel": platform.release(),
-        "python": sys.version.split()[0],
-        "libzmq": zmq.zmq_version(),
-        "load_average": [round(value, 2) for value in os.getloadavg()],
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
-    }
 
 
 def show(console: Console, comparison: Comparison) -> None:
@@ -62,6 +40,13 @@ def show(console: Console, comparison: Comparison) -> None:
     console.print(table)
     for note in comparison.notes:
         console.print(f"  {note}", style="dim")
+    if comparison.repeated:
+        console.print(f"  {comparison.repeated} rounds measured again because of other programs", style="dim")
+    if comparison.others_cores > OTHERS_LIMIT_CORES:
+        console.print(
+            f"  other programs used {comparison.others_cores:.1f} cores meanwhile: repeat this on a quiet machine, or with --patience",
+            style="yellow",
+        )
     show_targets(console, [comparison])
 
 
@@ -151,17 +136,3 @@ def _ratio_cell(verdict: Verdict | None) -> str:
     if verdict is None:
         return ""
     return f"{verdict.value:,.2f}x" if verdict.value < 100 else f"{verdict.value:,.0f}x"
-
-
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -1,23 +1,24 @@
-"""Rounds, figures and verdicts: how sides are measured against each other.
+"""Rounds: how sides are measured against each other.
 
 Rules
 * Sides alternate within one run (A B C A B C ...), so that a change of the machine's mood hits all of them.
-* A ratio or a difference is taken within a round, between neighbours in time, and then the median of the rounds is
-  reported with the lowest and the highest, because figures of different minutes cannot be compared on a shared machine.
 * Every side answers one unmeasured round first.
+* A round in which other programs used the machine is measured again, as long as the effort's patience lasts. Whether to
+  do so depends on the others' CPU time alone, never on the figures.
 
-Does not cover what a side does (`floors`, `ours`) nor how figures are shown (`report`).
+Does not cover what a side does (`floors`, `ours`, `lifecycle`) nor what the rounds amount to (`verdicts`).
 """
 
 from __future__ import annotations
 
-import enum
 import gc
 import statistics
 import time
 from collections import deque
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks.machine import Neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +31,8 @@ class Effort:
     """How long to measure.
 
     `rounds` and `round_s` (seconds per side and round) are for calls; `slow_rounds` is for things that take a second
-    each (loads, starts); `cycles` counts load/unload cycles; `idle_s` is the length of the idle watch in seconds.
+    each (loads, starts); `cycles` counts load/unload cycles; `idle_s` is the length of the idle watch in seconds;
+    `patience_s` is how long a comparison may wait for a quiet machine.
     """
 
     rounds: int
@@ -39,6 +41,7 @@ class Effort:
     cycles: int
     idle_s: float
     is_quick: bool
+    patience_s: float = 0.0
 
 
 FULL = Effort(rounds=9, round_s=0.4, slow_rounds=9, cycles=100, idle_s=20.0, is_quick=False)
@@ -51,6 +54,10 @@ HOST = "hostd"
 
 # A round of 16 MiB calls ends in the time of two or three; fewer give no median.
 MIN_CALLS = 5
+
+# Above this the figures say as much about the neighbours as about us.
+OTHERS_LIMIT_CORES = 0.15
+_LOOK_AGAIN_S = 0.5
 
 # A call in this process takes 100 ns: without a limit its latencies alone would fill a gigabyte.
 MAX_CALLS = 50_000
@@ -81,98 +88,6 @@ class Side:
     name: str
     measure: Callable[[], Round]
     is_ours: bool = False
-
-
-class By(enum.Enum):
-    """The figure that a comparison is about; its value is the unit."""
-
-    LATENCY = "s"
-    RATE = "1/s"
-    BYTES = "B"
-    PERCENT = "%"
-    COUNT = ""
-
-
-class Against(enum.Enum):
-    """How a target relates our figure to the floor's."""
-
-    RATIO = "ratio"
-    DIFFERENCE = "difference"
-    ALONE = "alone"
-
-
-@dataclass(frozen=True)
-class Target:
-    """A promise: `ours` against `floor` is at most, or at least, `limit` (a factor, or in the comparison's unit)."""
-
-    ours: str
-    floor: str
-    against: Against
-    limit: float
-    is_ceiling: bool = True
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One side's figures: `value` is the median of the rounds in `by`'s unit, `p99_s` is over all their calls."""
-
-    name: str
-    by: By
-    value: float
-    p99_s: float | None
-    calls: int
-    is_ours: bool
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A relation of ours to a floor: the median of the rounds, the lowest, the highest, and the target if any."""
-
-    ours: str
-    floor: str
-    by: By
-    against: Against
-    value: float
-    low: float
-    high: float
-    limit: float | None = None
-    is_ceiling: bool = True
-
-    @property
-    def is_met(self) -> bool | None:
-        """Return whether the target is met; None without a target."""
-        if self.limit is None:
-            return None
-        return self.value <= self.limit if self.is_ceiling else self.value >= self.limit
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A table of the report: sides with their figures, then ratios, then targets."""
-
-    group: str
-    title: str
-    figures: list[Figure]
-    verdicts: list[Verdict]
-    notes: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dict; values are in the unit that `by` names, those of ratios are factors."""
-        return {
-            "group": self.group,
-            "title": self.title,
-            "figures": [{**asdict(figure), "by": figure.by.value} for figure in self.figures],
-            "verdicts": [
-                {
-                    **asdict(verdict),
-                    "by": verdict.by.value,
-                    "against": verdict.against.value,
-                    "is_met": verdict.is_met,
-                }
-                for verdict in self.verdicts
-            ],
-            "notes": self.notes,
-        }
 
 
 def one_at_a_time(lane: Lane, duration_s: float) -> Round:
@@ -220,78 +135,38 @@ def timed(action: Callable[[], object]) -> Round:
     return Round([elapsed_s], elapsed_s)
 
 
-def alternate(sides: Sequence[Side], rounds: int, *, warm_up: bool = True) -> dict[str, list[Round]]:
+@dataclass(frozen=True)
+class Rounds:
+    """The rounds of each side, by its name; the cores that others used in them; and how many had to be repeated."""
+
+    of: dict[str, list[Round]]
+    others_cores: float = 0.0
+    repeated: int = 0
+
+
+def alternate(sides: Sequence[Side], rounds: int, patience_s: float = 0.0) -> Rounds:
     """Measure every side once per round, in turn."""
-    if warm_up:
-        for side in sides:
-            side.measure()
+    for side in sides:
+        side.measure()
     results: dict[str, list[Round]] = {side.name: [] for side in sides}
-    for _ in range(rounds):
-        for side in sides:
-            gc.collect()
-            results[side.name].append(side.measure())
-    return results
+    others: list[float] = []
+    repeated = 0
+    give_up_s = time.monotonic() + patience_s
+    neighbours = Neighbours()
+    while len(others) < rounds:
+        neighbours.cores()
+        taken = [(side.name, _collected(side)) for side in sides]
+        cores = neighbours.cores()
+        if cores > OTHERS_LIMIT_CORES and time.monotonic() < give_up_s:
+            repeated += 1
+            neighbours.await_quiet(OTHERS_LIMIT_CORES, give_up_s, _LOOK_AGAIN_S)
+            continue
+        others.append(cores)
+        for name, round_ in taken:
+            results[name].append(round_)
+    return Rounds(results, statistics.mean(others), repeated)
 
 
-def compare(
-    group: str,
-    title: str,
-    by: By,
-    sides: Sequence[Side],
-    rounds: dict[str, list[Round]],
-    targets: Sequence[Target] = (),
-    notes: Sequence[str] = (),
-) -> Comparison:
-    """Turn rounds into figures, the ratio of each of ours to every floor, and the verdicts on the targets."""
-    figures = [_figure(side, rounds[side.name], by) for side in sides]
-    floors = [side.name for side in sides if not side.is_ours]
-    ours = [side.name for side in sides if side.is_ours]
-    targeted = {(target.ours, target.floor) for target in targets if target.against is Against.RATIO}
-    plain = [
-        Target(mine, floor, Against.RATIO, 0.0) for mine in ours for floor in floors if (mine, floor) not in targeted
-    ]
-    verdicts = [_verdict(target, rounds, by, limit=None) for target in plain]
-    verdicts += [_verdict(target, rounds, by, limit=target.limit) for target in targets if target.ours in ours]
-    return Comparison(group, title, figures, verdicts, list(notes))
-
-
-def alone(group: str, title: str, observed: Sequence[tuple[str, By, float, float | None]]) -> Comparison:
-    """Make a comparison of single figures of ours, `(name, by, value, ceiling or None)`, with their fixed ceilings."""
-    figures = [Figure(name, by, value, None, 1, is_ours=True) for name, by, value, _ in observed]
-    verdicts = [
-        Verdict(name, "", by, Against.ALONE, value, value, value, ceiling)
-        for name, by, value, ceiling in observed
-        if ceiling is not None
-    ]
-    return Comparison(group, title, figures, verdicts)
-
-
-def _value(round_: Round, by: By) -> float:
-    return round_.rate if by is By.RATE else round_.p50_s
-
-
-def _figure(side: Side, rounds: Sequence[Round], by: By) -> Figure:
-    calls = sorted(latency for round_ in rounds for latency in round_.latencies_s)
-    p99 = calls[min(len(calls) - 1, int(len(calls) * 0.99))]
-    return Figure(side.name, by, statistics.median(_value(r, by) for r in rounds), p99, len(calls), side.is_ours)
-
-
-def _verdict(target: Target, rounds: dict[str, list[Round]], by: By, *, limit: float | None) -> Verdict:
-    mine = [_value(r, by) for r in rounds[target.ours]]
-    if target.against is Against.ALONE:
-        values = mine
-    else:
-        theirs = [_value(r, by) for r in rounds[target.floor]]
-        pairs = list(zip(mine, theirs, strict=True))
-        values = [m / t for m, t in pairs] if target.against is Against.RATIO else [m - t for m, t in pairs]
-    return Verdict(
-        target.ours,
-        target.floor,
-        by,
-        target.against,
-        statistics.median(values),
-        min(values),
-        max(values),
-        limit,
-        target.is_ceiling,
-    )
+def _collected(side: Side) -> Round:
+    gc.collect()
+    return side.measure()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks.floors.processes import kill_round
 from benchmarks.models import GIB, model_directory, write_echo, write_holder
-from benchmarks.runner import HOST, Against, By, Comparison, Effort, Side, Target, alone, alternate, compare
+from benchmarks.runner import HOST, Effort, Rounds, Side, alternate
+from benchmarks.verdicts import Against, By, Comparison, Target, alone, compare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,12 +41,12 @@ def unload(effort: Effort, *, with_host: bool) -> Iterator[Comparison]:
 def _unloads(title: str, path: Path, size_bytes: int, limit_s: float, effort: Effort, *, with_host: bool) -> Comparison:
     sides = [Side(KILL, partial(kill_round, size_bytes))]
     if not with_host:
-        return compare("unload", title, By.LATENCY, sides, alternate(sides, effort.slow_rounds))
+        return compare("unload", title, By.LATENCY, sides, alternate(sides, effort.slow_rounds, effort.patience_s))
     from benchmarks.lifecycle import load_and_unload, plain_host  # noqa: PLC0415 - floors are measured without the host
 
     with plain_host() as client:
         sides.append(Side(HOST, partial(load_and_unload, client, path), is_ours=True))
-        rounds = alternate(sides, effort.slow_rounds)
+        rounds = alternate(sides, effort.slow_rounds, effort.patience_s)
     return compare("unload", title, By.LATENCY, sides, rounds, [Target(HOST, "", Against.ALONE, limit_s)])
 
 
@@ -59,7 +60,7 @@ def _cycles(path: Path, effort: Effort) -> Iterator[Comparison]:
         title,
         By.LATENCY,
         [Side("load", lambda: found.loads[0], is_ours=True), Side("unload", lambda: found.unloads[0], is_ours=True)],
-        {"load": found.loads, "unload": found.unloads},
+        Rounds({"load": found.loads, "unload": found.unloads}),
         [Target("unload", "", Against.ALONE, BASE_S + PER_GIB_S * CYCLED_BYTES / GIB)],
         [f"freed by each unload, as reported: {min(found.freed_bytes):,} to {max(found.freed_bytes):,} bytes"],
     )

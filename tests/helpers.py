@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
+import subprocess
+import sys
+import textwrap
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -118,6 +122,35 @@ def rss_of_tree(pid: int) -> int:
 def uss_of_tree(pid: int) -> int:
     """Return the private bytes of a whole tree: what its end gives back."""
     return sum(process.memory_full_info().uss for process in tree_of(pid))
+
+
+# Programs
+
+
+def program(source: str, *arguments: object, python: str = sys.executable, **environment: str) -> subprocess.Popen[str]:
+    """Start a Python program that can import what is tested; its output is for `line_of`."""
+    return subprocess.Popen(
+        [python, "-c", textwrap.dedent(source), *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1", **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    """Return the next line that a program prints, or fail."""
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], PATIENCE_S)
+    assert ready, f"the program printed nothing within {PATIENCE_S:g} s"
+    line = process.stdout.readline()
+    assert line, f"the program ended with {process.wait(PATIENCE_S)} and without a line"
+    return line.rstrip("\n")
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """Kill and reap a program, whatever it does."""
+    with process:
+        process.kill()
 
 
 # This process

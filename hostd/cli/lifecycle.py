@@ -132,21 +132,12 @@ def _unload_each(
 
 
 def _show_reports(reports: Sequence[UnloadReport]) -> None:
-    from hostd.cli.output import console, plain, say, table  # noqa: PLC0415 - as above
-    from hostd.units import format_duration, format_size  # noqa: PLC0415 - as above
+    from hostd.cli.listing import unloads_table  # noqa: PLC0415 - as above
+    from hostd.cli.output import console, plain, say  # noqa: PLC0415 - as above
 
     gone = [report for report in reports if report.processes]
     if gone:
-        rows = table("MODEL", "FREED", "WAS", "PROCESSES", "TOOK", right=("FREED", "WAS", "PROCESSES", "TOOK"))
-        for report in gone:
-            rows.add_row(
-                plain(report.model_id),
-                format_size(report.freed_bytes),
-                format_size(report.size_bytes),
-                str(report.processes),
-                format_duration(report.duration_s),
-            )
-        console().print(rows)
+        console().print(unloads_table(gone))
     for report in reports:
         if not report.processes:
             say(f"{plain(report.model_id)} was not loaded")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from hostd.records import Event, HostInfo, ModelInfo
+    from hostd.records import Event, HostInfo, ModelInfo, UnloadReport
 
 STATE_STYLES = {
     "READY": "green",
@@ -76,6 +76,24 @@ def models_table(models: Sequence[ModelInfo], now_s: float) -> Table:
                 age(worker.started_s),
             )
             rows.add_row(*(shared[0] if not index else ("", "")), *known, *(shared[1] if not index else ("", "")))
+    return rows
+
+
+def unloads_table(reports: Sequence[UnloadReport]) -> Table:
+    """Return the table of what unloads gave back."""
+    from hostd.cli.output import plain, table  # noqa: PLC0415 - as above
+    from hostd.units import format_duration, format_size  # noqa: PLC0415 - as above
+
+    headings = ("MODEL", "GIVEN BACK", "WAS", "PROCESSES", "TOOK")
+    rows = table(*headings, right=headings[1:])
+    for report in reports:
+        rows.add_row(
+            plain(report.model_id),
+            format_size(report.freed_bytes),
+            format_size(report.size_bytes),
+            str(report.processes),
+            format_duration(report.duration_s),
+        )
     return rows
 
 

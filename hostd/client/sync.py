@@ -193,8 +193,8 @@ class Client:
 
         `options` go to the loader, over those of `model.yaml`. Loading what is loaded returns at once. Raises
         `AlreadyExistsError` if the id is loaded from something else, `ModelError` with the model's traceback if its
-        code raised, `NotFoundError` or `InvalidArgumentError` if there is no model at the path. No timeout by default: the
-        host's `workers.load_timeout_s` ends a load that hangs.
+        code raised, `NotFoundError` or `InvalidArgumentError` if there is no model at the path. No timeout by default:
+        the host's `workers.load_timeout_s` ends a load that hangs.
         """
         arguments = load_arguments(model_id, local_model_path, model_type, wait, finder, initializer, options)
         return Model(self, ModelInfo.from_dict(self._verb("load_model", timeout_s, **arguments)), self.timeout_s)

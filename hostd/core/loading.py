@@ -5,7 +5,7 @@ Rules
    shutdown's) and leaves it with exactly one answer.
 2. Concurrent loads of one source are one load. While a failed load's worker is dying the load is still under way, so a
    caller that comes then gets the same error, and a load that comes after starts afresh.
-3. An unload is answered when every worker of the model is DEAD, not before.
+3. An unload is answered when every worker of the model is DEAD, those of earlier generations too, not before.
 """
 
 from __future__ import annotations
@@ -174,7 +174,8 @@ class Loading:
         model = self.current(model_id, generation)
         if model is not None and model.state is ModelState.LOADING:
             model.load_error = error
-            self._end_failed_load(model)
+            if not model.alive():
+                self._end_failed_load(model, error)
 
     def load_failed(self, worker: Worker, error: HostError) -> None:
         """Note why a load failed; it ends when the worker is gone."""
@@ -194,13 +195,13 @@ class Loading:
 
     def worker_gone(self, worker: Worker) -> None:
         """Go on with whatever waited for the proof of a worker's death."""
-        model = worker.model
         self._registry.timers.cancel(WorkerTimer(worker.id))
+        model = self._registry.models[worker.model.id]  # perhaps of a later generation, which waits for this one too
         if not model.alive():
             if model.state is ModelState.UNLOADING:
                 self._end_unload(model)
-            elif model.state is ModelState.LOADING:
-                self._end_failed_load(model)
+            elif model.state is ModelState.LOADING and model.load_error is not None:
+                self._end_failed_load(model, model.load_error)
         self._stop_if_done()
 
     def kill(self, worker: Worker, reason: str) -> None:
@@ -297,9 +298,8 @@ class Loading:
                     registry.effects.append(Answer(group.caller, group.reports))
         self._stop_if_done()
 
-    def _end_failed_load(self, model: Model) -> None:
+    def _end_failed_load(self, model: Model, error: HostError) -> None:
         registry = self._registry
-        error = model.load_error or UnavailableError(f"the load of model {model.id!r} ended without a reason")
         registry.move_model(model, ModelInput.LOAD_FAILED, error.message)
         registry.forget_model(model)
         for caller in self._drain(model.waiters):
@@ -307,8 +307,9 @@ class Loading:
 
     def _stop_if_done(self) -> None:
         registry = self._registry
-        if self.is_stopping and not self._has_stopped and not registry.workers and not registry.models:
-            self._has_stopped = True
+        if self.is_stopping and not registry.workers and not registry.models:
             for caller in self._drain(self.shutdown_waiters):
                 registry.effects.append(Answer(caller, None))
-            registry.effects.append(Stop())
+            if not self._has_stopped:
+                self._has_stopped = True
+                registry.effects.append(Stop())

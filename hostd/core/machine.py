@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hostd.core.effects import Effect
-    from hostd.core.registry import Worker
+    from hostd.core.registry import Model, Worker
     from hostd.records import Event as StoryEvent
     from hostd.records import ModelInfo
 
@@ -129,7 +129,7 @@ class Core:
 
     def _on_loaded(self, event: ev.WorkerLoaded) -> None:
         worker = self._accepting(event.worker_id, WorkerInput.LOADED)
-        if worker is not None:
+        if worker is not None and not worker.has_loaded:
             model = worker.model
             model.loader, model.methods, model.default_method = event.loader, event.methods, event.default_method
             worker.has_loaded = True
@@ -168,9 +168,7 @@ class Core:
         self._registry.move_worker(worker, WorkerInput.EXITED, event.how)
         if state is WorkerState.KILLING:
             return
-        death = self._death_of(worker, f"the worker of model {worker.model.id!r} died: {event.how}")
-        self._loading.load_failed(worker, death)
-        self._lose(worker, death)
+        self._lose(worker, self._death_of(worker))
 
     def _on_gone(self, event: ev.WorkerGone) -> None:
         worker = self._accepting(event.worker_id, WorkerInput.GONE)
@@ -179,6 +177,8 @@ class Core:
             model = worker.model
             model.freed_bytes += event.freed_bytes
             model.processes_ended += event.processes
+            # Not at the exit: a process is known to have ended before its last words are read.
+            self._loading.load_failed(worker, self._death_of(worker))
             self._registry.move_worker(worker, WorkerInput.GONE, f"{event.processes} processes are gone")
             self._loading.worker_gone(worker)
 
@@ -186,8 +186,9 @@ class Core:
         worker = self._registry.workers.get(worker_id)
         return worker if worker is not None and self._registry.accepts(worker, why) else None
 
-    def _death_of(self, worker: Worker, message: str) -> HostError:
+    def _death_of(self, worker: Worker) -> HostError:
         words = worker.last_words
+        message = f"the worker of model {worker.model.id!r} died: {worker.exit}"
         details = {"exit": worker.exit, "pid": worker.pid, "model_id": worker.model.id}
         if words is None:
             return UnavailableError(message, details=details)
@@ -236,27 +237,19 @@ class Core:
 
     def check_invariants(self) -> None:
         """Raise `InternalError` if anything that must always hold does not."""
-        for problem in self._problems():
-            raise InternalError(f"a broken invariant: {problem}")
+        problems = self._problems()
+        if problems:
+            raise InternalError(f"a broken invariant: {'; '.join(problems)}")
 
     def _problems(self) -> list[str]:
         registry, router = self._registry, self._router
-        problems = [
-            f"{worker!r} is DEAD but registered"
-            for worker in registry.workers.values()
-            if worker.state is WorkerState.DEAD
-        ]
-        for model_id, model in registry.models.items():
-            if model.id != model_id or model.state is ModelState.UNLOADED:
-                problems.append(f"{model!r} is registered as {model_id}")
-            if model.ready != [w for w in model.ready if w.state is WorkerState.READY]:
-                problems.append(f"{model!r} would route to a worker that is not READY")
-            if (model.state in (ModelState.READY, ModelState.DEGRADED)) != bool(model.ready):
-                problems.append(f"{model!r} serves without being READY, or the other way round")
-            if model.waiters and model.state is not ModelState.LOADING:
-                problems.append(f"{model!r} has waiters for a load that is over")
-            if model.state is ModelState.UNLOADING and not model.alive():
-                problems.append(f"{model!r} waits for nobody")
+        problems = [problem for model_id, model in registry.models.items() for problem in _problems_of(model_id, model)]
+        for worker in registry.workers.values():
+            model = registry.models.get(worker.model.id)
+            if worker.state is WorkerState.DEAD:
+                problems.append(f"{worker!r} is DEAD but registered")
+            elif model is None or worker not in model.alive():
+                problems.append(f"{worker!r} belongs to no registered model")
         in_flight = {call_id for worker in registry.workers.values() for call_id in worker.calls}
         if in_flight != set(router.calls) or set(router.by_caller.values()) != set(router.calls):
             problems.append("the calls of the workers, of the callers and of the table differ")
@@ -268,3 +261,19 @@ class Core:
             if not group.pending or not group.pending <= set(registry.models)
         )
         return problems
+
+
+def _problems_of(model_id: ev.ModelId, model: Model) -> list[str]:
+    state = model.state
+    ready = [worker.id for worker in model.workers.values() if worker.state is WorkerState.READY]
+    is_wrong = {
+        f"is registered as {model_id}": model.id != model_id or state is ModelState.UNLOADED,
+        "would not route to exactly its READY workers": sorted(worker.id for worker in model.ready) != ready,
+        "serves without being READY, or the other way round": (
+            (state in (ModelState.READY, ModelState.DEGRADED)) != bool(model.ready)
+        ),
+        "has waiters for a load that is over": model.waiters and state is not ModelState.LOADING,
+        "has waiters for an unload that was not begun": model.unload_waiters and state is not ModelState.UNLOADING,
+        "waits for nobody": state is ModelState.UNLOADING and not model.alive(),
+    }
+    return [f"{model!r} {problem}" for problem, is_so in is_wrong.items() if is_so]

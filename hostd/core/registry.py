@@ -6,6 +6,8 @@ Rules
    `Model` through its worker, and changes nothing for the one in the registry.
 3. A worker is forgotten when it is DEAD; a model when it is UNLOADED or its load failed. Their story stays, bounded, so
    that `explain` can say what became of them.
+4. No process is without a registered model: a new generation waits for what is still dying of the earlier ones, so that
+   "unloaded" is true of the id and not only of its last load.
 """
 
 from __future__ import annotations
@@ -68,7 +70,10 @@ class Worker:
 
 @dataclass(eq=False)
 class Model:
-    """One generation of a model; `waiters` are the callers that the end of the load answers."""
+    """One generation of a model; `waiters` are the callers that the end of the load answers.
+
+    `earlier` are the workers of earlier generations that were dying when this one began.
+    """
 
     id: ModelId
     generation: int
@@ -78,6 +83,7 @@ class Model:
     spec: LoadingSpec | None = None
     loader: str | None = None
     workers: dict[WorkerId, Worker] = field(default_factory=dict)
+    earlier: list[Worker] = field(default_factory=list)
     ready: list[Worker] = field(default_factory=list)
     methods: dict[str, MethodInfo] = field(default_factory=dict)
     default_method: str | None = None
@@ -98,8 +104,8 @@ class Model:
         return f"<Model {self.id}#{self.generation} {self.state.value} workers={list(self.workers.values())}>"
 
     def alive(self) -> list[Worker]:
-        """Return the workers that may still have a process."""
-        return [worker for worker in self.workers.values() if worker.state in ALIVE]
+        """Return the workers that may still have a process, those of earlier generations too."""
+        return [worker for worker in (*self.earlier, *self.workers.values()) if worker.state in ALIVE]
 
 
 class Registry:
@@ -122,6 +128,10 @@ class Registry:
         """Register a new generation of an id."""
         self._generations += 1
         model = Model(model_id, self._generations, source, created_s=self.now)
+        previous = self.models.get(model_id)
+        if previous is not None:
+            # Handed over, not shared, or a model that crashes again and again would keep all its generations.
+            model.earlier, previous.earlier = previous.alive(), []
         self.models[model_id] = model
         self._tell(model, None, "NEW", model.state.value, "LOAD", f"load of {source.path or 'no path'} requested")
         return model
@@ -145,13 +155,13 @@ class Registry:
         if row is None:
             raise InternalError(f"a worker that is {worker.state.value} cannot take {why.value}: {worker!r}")
         new, actions = row
+        effects = [self._effect_of(action, worker) for action in actions]
         if worker.state is WorkerState.READY and new is not WorkerState.READY:
             worker.model.ready.remove(worker)
         if new is WorkerState.READY:
             worker.model.ready.append(worker)
         self._assign(worker, new, why.value, reason)
-        for action in actions:
-            self.effects.append(self._effect_of(action, worker))
+        self.effects.extend(effects)
         if new is WorkerState.DEAD:
             del self.workers[worker.id]
             del worker.model.workers[worker.id]

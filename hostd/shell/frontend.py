@@ -91,6 +91,9 @@ class Frontend:
             _log.debug("a client sent what is not of this protocol: %s", error)
             if request_id:
                 self.send(identity, msg.pack_error(request_id, error))
+        except VersionMismatchError as error:
+            # The id lies at the same place in every version, so that its sender learns of this.
+            self.send(identity, msg.pack_error(wire.id_of(frames[0]), error))
         except HostError as error:
             self.send(identity, msg.pack_error(request_id, error))
 

@@ -41,6 +41,8 @@ _log = logging.getLogger(__name__)
 KILL_THREADS = 16
 """Trees that are killed at the same time; each takes a thread until its proof."""
 
+_KILL_RETRY_S = 1.0
+
 _FLUSH_PERIOD_S = 0.01
 """How often to try again a client that did not read; only while there is one."""
 
@@ -241,9 +243,12 @@ class Supervisor:
         # The thread closes the descriptor, and a number that is watched must not be reused.
         self._loop.remove_reader(process.pidfd)
 
-        def then(ended: Any) -> ev.Event:
+        def then(ended: Any) -> ev.Event | None:
             if isinstance(ended, BaseException):
-                raise ended
+                # No descriptor left, perhaps. There is no answer without the proof, so there is another try.
+                _log.error("could not end worker %s; trying again", process.worker_id, exc_info=ended)
+                self._loop.call_later(_KILL_RETRY_S, self._kill, effect)
+                return None
             del self._by_worker[process.worker_id]
             self.backend.forget(process.worker_id)
             freed_bytes, processes = ended

@@ -99,7 +99,7 @@ def test_a_load_that_was_not_waited_for_says_how_to_follow_it(run, client, digit
 def test_unload_says_what_the_operating_system_got_back(run) -> None:
     result = run("unload", "digits", "other")
     assert rows(result.stdout) == [
-        ["MODEL", "FREED", "WAS", "PROCESSES", "TOOK"],
+        ["MODEL", "GIVEN", "BACK", "WAS", "PROCESSES", "TOOK"],
         ["digits", "300", "MiB", "312", "MiB", "1", "42", "ms"],
         ["other", "was", "not", "loaded"],
     ]

@@ -102,10 +102,10 @@ def run(host: hostd.Host) -> Callable[..., Any]:
 class Running:
     """A command that goes on: its lines as they come, and its end."""
 
-    def __init__(self, *args: str, cwd: Path | None = None) -> None:
+    def __init__(self, *args: str, cwd: Path | None = None, **more: str) -> None:
         self.args = args
         self.process = subprocess.Popen(
-            command(*args), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(), cwd=cwd
+            command(*args), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(**more), cwd=cwd
         )
         self._read = b""
 
@@ -137,8 +137,8 @@ def start() -> Iterator[Callable[..., Running]]:
     """Start commands that go on; what still runs at the end of the test is killed."""
     started: list[Running] = []
 
-    def begin(*args: str, cwd: Path | None = None) -> Running:
-        started.append(Running(*args, cwd=cwd))
+    def begin(*args: str, cwd: Path | None = None, **more: str) -> Running:
+        started.append(Running(*args, cwd=cwd, **more))
         return started[-1]
 
     yield begin
@@ -319,8 +319,8 @@ def test_a_second_serve_in_the_same_directory_is_refused(served: Running) -> Non
     assert served.process.poll() is None
 
 
-def test_the_demo_holds_what_it_claims() -> None:
-    done = hostd_command("demo", "--json")
+def test_the_demo_holds_what_it_claims_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = hostd_command("demo", "--json", TMPDIR=str(tmp_path))
     assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
     story = json.loads(done.stdout)
     assert story["problems"] == []
@@ -331,3 +331,12 @@ def test_the_demo_holds_what_it_claims() -> None:
     assert sizes["babbler"] >= 300 * 2**20
     assert all(report["freed_bytes"] > 0 for report in story["unloads"])
     assert story["total_s"] < 45
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_demo_that_is_interrupted_ends_at_once_and_leaves_nothing_behind(start, tmp_path: Path) -> None:
+    demo = start("demo", TMPDIR=str(tmp_path))
+    while "answered after" not in demo.line():
+        pass
+    assert demo.interrupt() == 130
+    assert list(tmp_path.iterdir()) == []

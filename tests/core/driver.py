@@ -144,11 +144,11 @@ class Driver(Outside):
     # What finders and workers do
 
     def found(self, spec: ev.LoadingSpec = SPEC) -> None:
-        find = self.finds.pop(0)
+        find = self.finds.pop()
         self.feed(ev.SpecFound(find.model_id, find.generation, spec))
 
     def not_found(self, error: HostError) -> None:
-        find = self.finds.pop(0)
+        find = self.finds.pop()
         self.feed(ev.SpecRefused(find.model_id, find.generation, error))
 
     def spawned(self, worker: ev.WorkerId | None = None) -> None:
@@ -213,13 +213,9 @@ class Driver(Outside):
         raise AssertionError(f"there is no stage {stage}")
 
     def sent(self, caller: ev.Caller) -> fx.ForwardCall:
-        """Return the call as its worker got it."""
-        return next(
-            call
-            for process in self.processes.values()
-            for call in process.calls.values()
-            if call.payload.caller == caller
-        )
+        """Return the last call of a caller as its worker got it."""
+        calls = [call for process in self.processes.values() for call in process.calls.values()]
+        return max((call for call in calls if call.payload.caller == caller), key=lambda call: call.call_id)
 
     def answered(self, call: fx.ForwardCall, text: str = "done", *, final: bool = True, failed: bool = False) -> None:
         if final:

@@ -8,6 +8,8 @@ arrays have no such form and are refused. NumPy is imported only when the first 
 from __future__ import annotations
 
 import math
+import re
+import reprlib
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,9 +18,19 @@ from typing import TYPE_CHECKING, Any
 from workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import ModuleType
 
     from workers.wire.frames import Buffer
+
+MAX_DIMENSIONS = 64
+"""NumPy's own bound (NPY_MAXDIMS); a longer shape from a peer would only keep a core busy with its product."""
+
+MAX_FIELDS = 4096
+"""Of a structured dtype, nested ones included: NumPy takes seconds to build one of a million fields."""
+
+# What `numpy.dtype.str` yields. NumPy's parser knows much more (aliases that warn, comma strings of any length).
+_DTYPE = re.compile(r"[<>|=]?[?biufcmMSUV]\d{0,10}(\[\d{0,10}[A-Za-z]{1,7}\])?")
 
 
 @dataclass(frozen=True)
@@ -46,20 +58,27 @@ def is_scalar(obj: object) -> bool:
 def parts_of(array: Any, copy_below_bytes: int = 0) -> tuple[Any, tuple[int, ...], str, Buffer]:
     """Return `(dtype, shape, order, data)`; `data` is a copy of a small or non-contiguous array, else a view.
 
-    Raises `InvalidArgumentError` for an object dtype.
+    Raises `InvalidArgumentError` for an object dtype, one that only an extension of NumPy knows, and a masked array.
     """
     if isinstance(array, ArrayView):
         return array.dtype, array.shape, array.order, array.data
     dtype = array.dtype
+    numpy: Any = sys.modules["numpy"]
+    if type(array) is not numpy.ndarray and isinstance(array, numpy.ndarray):
+        array = _plain(numpy, array)
     if dtype.hasobject:
         raise InvalidArgumentError(
             f"an array of dtype {dtype} holds Python objects, which do not travel: "
             f"convert it to a fixed-size dtype, or send a list"
         )
-    described = dtype.str if dtype.names is None else _describe(dtype)
+    described = dtype.str if dtype.names is None else _describe(numpy, dtype)
+    if dtype.isbuiltin == _REGISTERED:
+        raise InvalidArgumentError(
+            f"an array of dtype {dtype} would arrive as raw bytes ({described}): "
+            f"convert it to a dtype of NumPy's own, or send array.view('u{dtype.itemsize}')"
+        )
     if array.nbytes <= copy_below_bytes:
         return described, array.shape, "C", array.tobytes()
-    numpy: Any = sys.modules["numpy"]
     order = "F" if array.ndim > 1 and array.flags.f_contiguous and not array.flags.c_contiguous else "C"
     flat = array.T if order == "F" else numpy.ascontiguousarray(array)
     # A view as bytes, because not every dtype (datetime64, for one) offers the buffer protocol itself.
@@ -71,8 +90,15 @@ def array_of(dtype: Any, shape: Any, order: Any, data: Buffer) -> Any:
 
     Raises `InvalidArgumentError` for parts that do not fit each other or name an object dtype.
     """
-    if not (isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape) and order in ("C", "F")):
-        raise InvalidArgumentError("a malformed array: its shape must be a list of sizes and its order C or F")
+    if not (
+        isinstance(shape, list)
+        and len(shape) <= MAX_DIMENSIONS
+        and all(type(n) is int and n >= 0 for n in shape)
+        and order in ("C", "F")
+    ):
+        raise InvalidArgumentError(
+            f"a malformed array: its shape must be a list of at most {MAX_DIMENSIONS} sizes and its order C or F"
+        )
     numpy = _numpy()
     if numpy is None:
         return ArrayView(dtype, tuple(shape), order, data)
@@ -88,37 +114,63 @@ def array_of(dtype: Any, shape: Any, order: Any, data: Buffer) -> Any:
         raise InvalidArgumentError(f"a malformed array: {error}") from None
 
 
-def _describe(dtype: Any) -> Any:
-    numpy_format: Any = sys.modules["numpy"].lib.format
-    return numpy_format.dtype_to_descr(dtype)
+_REGISTERED = 2
+"""`numpy.dtype.isbuiltin` of the dtypes that extensions add, such as bfloat16; their description is that of raw bytes."""
+
+
+def _plain(numpy: Any, array: Any) -> Any:
+    """Return an instance of a subclass as a plain array of the same data."""
+    if hasattr(array, "mask"):
+        raise InvalidArgumentError("a masked array would lose its mask: send array.filled(...), or data and mask")
+    return numpy.asarray(array)
+
+
+def _describe(numpy: Any, dtype: Any) -> Any:
+    try:
+        described = numpy.lib.format.dtype_to_descr(dtype)
+    except ValueError:
+        described = None
+    if described is None or numpy.lib.format.descr_to_dtype(described) != dtype:
+        raise InvalidArgumentError(
+            f"an array of dtype {dtype} cannot be described: use fields that do not overlap, in the order of their "
+            f"offsets, of dtypes of NumPy's own"
+        )
+    return described
 
 
 def _parse_dtype(numpy: Any, dtype: Any) -> Any:
     try:
-        parsed = numpy.dtype(dtype) if isinstance(dtype, str) else numpy.lib.format.descr_to_dtype(_fields(dtype))
-    except (ValueError, TypeError, SyntaxError, IndexError, RecursionError) as error:
-        raise InvalidArgumentError(f"a malformed array: unknown dtype {str(dtype)[:100]!r} ({error})") from None
+        if isinstance(dtype, str):
+            parsed = numpy.dtype(_checked(dtype))
+        else:
+            parsed = numpy.lib.format.descr_to_dtype(_fields(dtype, iter(range(MAX_FIELDS))))
+    except (ValueError, TypeError, IndexError, KeyError, OverflowError, RecursionError) as error:
+        # reprlib, because the repr of what a peer sent may be huge, or nested more deeply than repr can go.
+        raise InvalidArgumentError(f"a malformed array: unknown dtype {reprlib.repr(dtype)} ({error})") from None
     if parsed.hasobject:
         raise InvalidArgumentError("an array of Python objects was refused: only fixed-size dtypes travel")
     return parsed
 
 
-def _fields(descr: Any) -> Any:
-    """Return the field list with the tuples that NumPy wants where msgpack has lists."""
+def _checked(dtype: str) -> str:
+    if _DTYPE.fullmatch(dtype) is None:
+        raise ValueError("it must be one that the .npy format writes, such as '<f8', '|S5' or '<M8[us]'")
+    return dtype
+
+
+def _fields(descr: Any, budget: Iterator[int]) -> Any:
+    """Return the field list with the tuples that NumPy wants where msgpack has lists; `budget` bounds their number."""
     if isinstance(descr, str):
-        return descr
-    if isinstance(descr, list) and descr and isinstance(descr[0], str):  # (dtype, shape)
-        return (_fields(descr[0]), tuple(descr[1]))
+        return _checked(descr)
     if not isinstance(descr, list):
         raise TypeError("a dtype is a string or a list of fields")
-    return [
-        (
-            tuple(name) if isinstance(name, list) else name,
-            _fields(sub),
-            *(tuple(s) if isinstance(s, list) else s for s in rest),
-        )
-        for name, sub, *rest in descr
-    ]
+    fields = []
+    for name, sub, *rest in descr:
+        if next(budget, None) is None:
+            raise ValueError(f"at most {MAX_FIELDS} fields")
+        shape = [tuple(s) if isinstance(s, list) else s for s in rest]
+        fields.append((tuple(name) if isinstance(name, list) else name, _fields(sub, budget), *shape))
+    return fields
 
 
 @lru_cache(maxsize=1)

@@ -1,8 +1,8 @@
 """Values to bodies and back: msgpack, with NumPy arrays and big byte strings as frames of their own.
 
 What travels: None, bool, int (64 bit), float, str, bytes, datetime (aware or naive), list, tuple, map, and NumPy arrays
-and scalars of every fixed-size dtype. Nothing is pickled in either direction. Where there is no NumPy an array decodes
-to an `ArrayView`, which encodes again.
+and scalars of every fixed-size dtype. A subclass travels as the value of its base. Nothing is pickled in either
+direction. Where there is no NumPy an array decodes to an `ArrayView`, which encodes again.
 
 The extension types are listed in `PROTOCOL.md`. Everything unknown, malformed or over a limit is an
 `InvalidArgumentError`, so no peer can crash the other side.
@@ -11,16 +11,17 @@ The extension types are listed in `PROTOCOL.md`. Everything unknown, malformed o
 from __future__ import annotations
 
 import datetime as dt
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 
 from workers.wire.arrays import array_of, is_array, is_scalar, parts_of
-from workers.wire.errors import InvalidArgumentError, MessageTooLargeError
+from workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from workers.wire.frames import Buffer
 
@@ -55,11 +56,12 @@ _CONTAINER_BYTES = bytes([*range(0x80, 0xA0), *range(0xC7, 0xCA), *range(0xD4, 0
 _COUNTED_BYTES = 64 * 1024
 """Counting reads a byte in a nanosecond; for long bodies of many numbers a walk over the value is cheaper."""
 
-_PLAIN_TYPES = (str, bytes, int, float, dict, list)
-
 # msgpack's default of 256 KiB is above malloc's mmap threshold: two live packers then cost 12 us of page faults a call.
 _PACK_BUFFER_BYTES = 8 * 1024
 _pack_parts = msgpack.Packer(buf_size=_PACK_BUFFER_BYTES).pack
+
+_AS_DATETIME = 3
+"""msgpack's own timestamps, which clients in other languages send, become aware datetimes."""
 
 
 def encode(value: object) -> tuple[bytes, list[Buffer]]:
@@ -86,20 +88,38 @@ def encode_call(args: Sequence[object], kwargs: dict[str, object]) -> tuple[byte
 def decode(body: Buffer, buffers: Sequence[Buffer] = (), limits: Limits = DEFAULT_LIMITS) -> Any:
     """Return the value of a body; its arrays are views of `buffers`, writable where the buffers are.
 
-    Raises `InvalidArgumentError` for what is malformed or unknown, `MessageTooLargeError` for what is over a limit.
+    Every buffer may be referred to once. Raises `InvalidArgumentError` for what is malformed, unknown or over a limit.
     """
     return _Decoder(buffers, limits).decode(body)
 
 
 def _by_reference(value: object, buffers: list[Buffer]) -> object:
     # msgpack packs bytes without asking, so only those that a caller can see at the top are spared the copy.
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        data = value if type(value) is bytes else memoryview(value).cast("B")
+    if isinstance(value, (bytes, bytearray, memoryview)) and not is_scalar(value):
+        data = value if type(value) is bytes else _bytes_of(value)
         if len(data) > INLINE_BYTES:
             buffers.append(data)
             return msgpack.ExtType(EXT_BYTES_BUFFER, _pack_parts(len(buffers) - 1))
         return bytes(data)
     return value
+
+
+def _bytes_of(value: Buffer) -> memoryview:
+    try:
+        return memoryview(value).cast("B")
+    except (TypeError, ValueError) as error:  # not contiguous, released, or of a foreign format
+        raise InvalidArgumentError(f"a memoryview that is not plain bytes cannot be sent: {error}") from None
+
+
+# The methods of the base, because a subclass may have its own (str() of an enum is its name, not its value).
+_BASES: tuple[tuple[type, Callable[[Any], object]], ...] = (
+    (str, str.__str__),
+    (bytes, lambda value: b"".join([value])),
+    (int, int.__int__),
+    (float, float.__float__),
+    (dict, dict),
+    (list, list),
+)
 
 
 def _pack(value: object, buffers: list[Buffer]) -> bytes:
@@ -127,15 +147,16 @@ def _extension(obj: Any, buffers: list[Buffer]) -> object:
         buffers.append(data)
         return msgpack.ExtType(EXT_ARRAY_BUFFER, _pack_parts([dtype, shape, order, len(buffers) - 1]))
     if is_scalar(obj):
-        dtype, _shape, _order, data = parts_of(obj, INLINE_ARRAY_BYTES)
+        # As an array, because an empty string's own dtype does not count the character that it gives its bytes.
+        dtype, _shape, _order, data = parts_of(sys.modules["numpy"].asarray(obj))
         return msgpack.ExtType(EXT_SCALAR, _pack_parts([dtype, bytes(data)]))
     if isinstance(obj, tuple):
         return msgpack.ExtType(EXT_TUPLE, _pack(list(obj), buffers))
     if isinstance(obj, dt.datetime):
-        return msgpack.ExtType(EXT_DATETIME, obj.isoformat().encode())
-    for plain in (str, bytes, bool, int, float, dict, list):
-        if isinstance(obj, plain):  # a subclass (an enum, a defaultdict, a str of some library): its value travels
-            return cast("Any", plain)(obj)
+        return msgpack.ExtType(EXT_DATETIME, _isoformat(obj))
+    for base, value_of in _BASES:
+        if isinstance(obj, base):  # an enum, a defaultdict, a str of some library
+            return value_of(obj)
     raise InvalidArgumentError(
         f"a {type(obj).__module__}.{type(obj).__qualname__} cannot be sent: use None, bool, int, float, str, bytes, "
         f"datetime, list, tuple, dict or a NumPy array"
@@ -150,25 +171,33 @@ def _may_nest(body: Buffer, depth: int) -> bool:
     return size - len(bytes(body).translate(None, _CONTAINER_BYTES)) > depth
 
 
+def _isoformat(value: dt.datetime) -> bytes:
+    if value != value:  # noqa: PLR0124 - how pandas' NaT tells that it is none, though its class is a datetime's
+        raise InvalidArgumentError(f"{value} is not a point in time: send None")
+    # The base's method, because pandas writes nanoseconds, which not every Python reads.
+    return dt.datetime.isoformat(value).encode()
+
+
 class _Decoder:
     """One decoding: holds the buffers that extensions refer to and counts how deeply tuples nest."""
 
     __slots__ = ("_buffers", "_limits", "_tuples")
 
     def __init__(self, buffers: Sequence[Buffer], limits: Limits) -> None:
-        self._buffers = buffers
+        self._buffers: list[Buffer | None] = list(buffers)
         self._limits = limits
         self._tuples = 0
 
     def decode(self, body: Buffer) -> Any:
         try:
             value = self._unpack(body)
-        except (InvalidArgumentError, MessageTooLargeError):
+        except InvalidArgumentError:
             raise
         except (msgpack.StackError, RecursionError):
             raise self._too_deep() from None
-        except (ValueError, TypeError, msgpack.UnpackException) as error:
-            # msgpack's errors share no base (FACTS: "errors are not all ValueError"); a limit is a ValueError too.
+        except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
+            # msgpack's errors share no base; a limit is a ValueError, an unhashable key a TypeError, and a time outside
+            # of the calendar an OverflowError.
             raise InvalidArgumentError(f"the body is not valid msgpack, or over a limit: {error}") from None
         if _may_nest(body, self._limits.depth):
             self._check_depth(value)
@@ -179,6 +208,7 @@ class _Decoder:
         return msgpack.unpackb(
             body,
             ext_hook=self._ext,
+            timestamp=_AS_DATETIME,
             strict_map_key=False,
             max_str_len=limits.blob_bytes,
             max_bin_len=limits.blob_bytes,
@@ -207,7 +237,7 @@ class _Decoder:
     def _ext(self, code: int, data: bytes) -> Any:
         if code == EXT_ARRAY:
             dtype, shape, order, raw = self._parts(data, 4)
-            return array_of(dtype, shape, order, bytearray(raw))
+            return array_of(dtype, shape, order, _own(raw))
         if code == EXT_ARRAY_BUFFER:
             dtype, shape, order, index = self._parts(data, 4)
             return array_of(dtype, shape, order, self._buffer(index))
@@ -215,7 +245,7 @@ class _Decoder:
             return bytes(self._buffer(msgpack.unpackb(data)))
         if code == EXT_SCALAR:
             dtype, raw = self._parts(data, 2)
-            scalar = array_of(dtype, [], "C", bytearray(raw))
+            scalar = array_of(dtype, [], "C", _own(raw))
             return scalar[()] if hasattr(scalar, "__getitem__") else scalar
         if code == EXT_TUPLE:
             self._tuples += 1
@@ -230,8 +260,9 @@ class _Decoder:
             return dt.datetime.fromisoformat(bytes(data).decode())
         raise InvalidArgumentError(f"extension type {code} is unknown to this version of the protocol")
 
-    def _parts(self, data: bytes, count: int) -> list[Any]:
-        parts = self._unpack(data)
+    @staticmethod
+    def _parts(data: bytes, count: int) -> list[Any]:
+        parts = msgpack.unpackb(data)  # no extensions in an extension: each level would copy all below it
         if not isinstance(parts, list) or len(parts) != count:
             raise InvalidArgumentError("a malformed array")
         return parts
@@ -239,4 +270,15 @@ class _Decoder:
     def _buffer(self, index: object) -> Buffer:
         if type(index) is not int or not 0 <= index < len(self._buffers):
             raise InvalidArgumentError(f"the body refers to buffer {index!r}, the message has {len(self._buffers)}")
-        return self._buffers[index]
+        buffer, self._buffers[index] = self._buffers[index], None
+        if buffer is None:
+            # Three bytes each would otherwise be enough to have a megabyte copied any number of times.
+            raise InvalidArgumentError(f"the body refers to buffer {index} more than once")
+        return buffer
+
+
+def _own(raw: object) -> bytearray:
+    """Return small data as memory that the array may write to."""
+    if type(raw) is not bytes:  # bytearray(n) would make n zeros
+        raise InvalidArgumentError("a malformed array: its data must be bytes")
+    return bytearray(raw)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import enum
 from typing import Any, ClassVar
 
+MAX_MESSAGE_CHARS = 64 * 1024
+
 WireError = tuple[int, str, str, dict[str, Any]]
 
 _BY_KIND: dict[str, type[HostError]] = {}
@@ -49,7 +51,8 @@ class HostError(Exception):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        _BY_KIND[cls.__name__] = cls
+        # The first of a name stays: an application's subclass of the same name must not replace what callers catch.
+        _BY_KIND.setdefault(cls.__name__, cls)
         # The first class that declares a status of its own is the general one; later subclasses only refine it.
         if "status" in cls.__dict__:
             _BY_STATUS.setdefault(int(cls.status), cls)
@@ -159,8 +162,13 @@ class VersionMismatchError(FailedPreconditionError):
 
 
 def to_wire(error: HostError) -> WireError:
-    """Return the `(status, kind, message, details)` of an error."""
-    return (int(error.status), type(error).__name__, error.message, error.details)
+    """Return the `(status, kind, message, details)` of an error; the message is cut and escaped so that it travels."""
+    return (int(error.status), type(error).__name__, sayable(error.message)[:MAX_MESSAGE_CHARS], error.details)
+
+
+def sayable(text: object) -> str:
+    """Return a text with what UTF-8 cannot hold escaped: names of files may carry lone surrogates (PEP 383)."""
+    return str(text).encode(errors="backslashreplace").decode()
 
 
 def from_wire(wire: object) -> HostError:

@@ -45,6 +45,7 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview"
 _PREFIX = struct.Struct(">BBHIQ")
 PREFIX_BYTES = _PREFIX.size
 _ID = struct.Struct(">Q")
+_ID_OFFSET = 8
 _LENGTH = struct.Struct(">I")
 
 _pack = _PREFIX.pack
@@ -122,6 +123,11 @@ def unpack_prefix(frames: Sequence[Buffer]) -> tuple[int, int, int, int]:
     if PREFIX_BYTES + header_length > len(frames[0]):
         raise ProtocolError(f"the header should have {header_length} bytes, but the first frame ends before")
     return kind, header_length, deadline_ms, id_
+
+
+def id_of(first: Buffer) -> int:
+    """Return the id of a message of any version; kind, version and id keep their places for ever."""
+    return int.from_bytes(first[_ID_OFFSET:PREFIX_BYTES], "big")
 
 
 def readdress(first: Buffer, id: int, deadline_ms: int) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from workers.wire.codec import Limits, decode, encode
-from workers.wire.errors import HostError, ProtocolError, from_wire, to_wire
+from workers.wire.errors import HostError, InvalidArgumentError, ProtocolError, from_wire, to_wire
 from workers.wire.frames import Buffer, Envelope, pack
 
 # Requests, from client to host, and on to a worker.
@@ -58,12 +58,15 @@ class Target(NamedTuple):
 
 
 def pack_target(target: Target) -> bytes:
-    """Return the header bytes of a call; trailing defaults are left out, so equal calls have equal bytes."""
-    if target.window:
-        return msgpack.packb(list(target))  # type: ignore[no-any-return]
-    if target.trace is not None:
-        return msgpack.packb(list(target[:3]))  # type: ignore[no-any-return]
-    return msgpack.packb(list(target[:2]))  # type: ignore[no-any-return]
+    """Return the header bytes of a call; trailing defaults are left out, so equal calls have equal bytes.
+
+    Raises `InvalidArgumentError` for names that cannot travel.
+    """
+    length = 4 if target.window else 2 if target.trace is None else 3
+    try:
+        return msgpack.packb(target[:length])  # type: ignore[no-any-return]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidArgumentError(f"a model id and a method name must be text: {error}") from None
 
 
 def unpack_target(header: bytes) -> Target:
@@ -86,6 +89,7 @@ def pack_error(id: int, error: HostError) -> list[Buffer]:
     status, kind, message, details = to_wire(error)
     try:
         body, buffers = encode([status, kind, message, details])
+        decode(body, buffers, ERROR_LIMITS)  # what the peer would refuse must not hide the error itself
     except HostError:
         body, buffers = encode([status, kind, message, {}])
     return pack(ERROR, id, body=body, buffers=buffers)
@@ -94,7 +98,7 @@ def pack_error(id: int, error: HostError) -> list[Buffer]:
 def unpack_error(envelope: Envelope) -> HostError:
     """Return the error of an ERROR or LAST_WORDS message; a malformed one becomes an `InternalError`."""
     try:
-        wire = decode(envelope.body, limits=ERROR_LIMITS)
+        wire = decode(envelope.body, envelope.buffers, ERROR_LIMITS)
     except HostError as error:
         wire = str(error)
     return from_wire(wire)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 
 import click
 
@@ -23,6 +24,9 @@ def demo(ctx: click.Context, session: Session) -> None:
     any claim does not hold. Nothing is left behind.
     """
     _require_libraries()
+    # Builds of onnxruntime since 2026 report to their maker from the moment of import, and leave a session file in the
+    # temporary directory (Privacy.md in its package). A demo does neither; its workers inherit this.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     from hostd.cli.demo.story import Narrator, tell  # noqa: PLC0415 - it needs the libraries
 
     if session.json:

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from hostd.cli.demo.story import Narrator
-from hostd.cli.listing import models_table
+from hostd.cli.listing import models_table, unloads_table
 from hostd.cli.output import console, plain, table, working
 from hostd.units import format_duration, format_size
 
@@ -93,18 +93,7 @@ class Spoken(Narrator):
     def unloaded(self, story: Story) -> None:
         """Show what each unload gave back."""
         self._head("all unloaded: every process ended, reaped and proven gone")
-        rows = table(
-            "MODEL", "GIVEN BACK", "WAS", "PROCESSES", "TOOK", right=("GIVEN BACK", "WAS", "PROCESSES", "TOOK")
-        )
-        for report in story.unloads:
-            rows.add_row(
-                plain(report.model_id),
-                format_size(report.freed_bytes),
-                format_size(report.size_bytes),
-                str(report.processes),
-                format_duration(report.duration_s),
-            )
-        self._out.print(rows)
+        self._out.print(unloads_table(story.unloads))
 
     def verdict(self, story: Story) -> None:
         """Say whether all of it held."""

@@ -1,0 +1,200 @@
+"""Calls: from a client to a READY worker and back, or refused with a reason."""
+
+from __future__ import annotations
+
+import pytest
+from driver import ALICE, BOB, CONFIG, Driver, memory_of
+from outside import Asked, Said
+
+from hostd.core import effects as fx
+from hostd.core import events as ev
+from workers.wire.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnimplementedError,
+)
+
+
+@pytest.fixture
+def ready(host: Driver) -> Driver:
+    """A host with one READY model, `m`."""
+    host.up_to("READY")
+    return host
+
+
+def test_a_call_goes_to_the_worker_under_an_id_of_ours_and_its_answer_back_under_the_clients(ready):
+    payload = Asked(ev.Caller(ALICE, 77), 0)
+    ready.feed(ev.CallReceived(ALICE, 77, ev.ModelId("m"), "predict", ready.now + 2.5, 10, payload))
+    assert ready.effects == [fx.ForwardCall(1, 1, 2.5, payload)]
+    assert ready.effects[0].payload is payload
+
+    answer = Said(payload, "result", final=True)
+    ready.feed(ev.WorkerAnswered(ev.WorkerId(1), ev.CallId(1), final=True, failed=False, payload=answer))
+    assert ready.effects == [fx.RelayAnswer(ALICE, 77, answer)]
+    assert ready.effects[0].payload is answer
+    assert ready.core.next_deadline() is None
+
+
+def test_a_call_without_a_deadline_waits_as_long_as_it_takes(ready):
+    call = ready.call()
+    assert ready.sent(call).remaining_s is None
+    ready.pass_time(1e6)
+    assert ready.is_waiting(call)
+    ready.answered(ready.sent(call))
+    assert ready.answer(call) == "done"
+
+
+def test_a_stream_passes_items_until_its_end(ready):
+    call = ready.call(method="generate")
+    sent = ready.sent(call)
+    for item in ("a", "b"):
+        ready.answered(sent, item, final=False)
+    assert ready.is_waiting(call)
+    ready.answered(sent, "end")
+    assert (ready.items[call], ready.answer(call)) == (["a", "b"], "end")
+
+
+def test_an_error_of_the_model_passes_through_and_is_counted(ready):
+    call = ready.call()
+    ready.answered(ready.sent(call), "ValueError", failed=True)
+    assert ready.answer(call) == "ValueError"
+    model = ready.core.get_model("m")
+    assert (model.calls, model.errors) == (1, 1)
+
+
+def test_calls_and_their_last_use_are_counted(ready):
+    ready.pass_time(3)
+    for call in [ready.call(), ready.call()]:
+        ready.answered(ready.sent(call))
+    model = ready.core.get_model("m")
+    assert (model.calls, model.errors, model.last_used_s) == (2, 0, ready.now)
+
+
+def test_every_call_gets_an_id_of_its_own_whatever_ids_the_clients_choose(ready):
+    calls = [ready.call(client=client, request_id=5) for client in (ALICE, BOB)]
+    assert [ready.sent(call).call_id for call in calls] == [1, 2]
+    ready.answered(ready.sent(calls[1]), "for bob")
+    ready.answered(ready.sent(calls[0]), "for alice")
+    assert [ready.answer(call) for call in calls] == ["for alice", "for bob"]
+
+
+# Refusals
+
+
+def test_a_call_of_an_unknown_model_is_refused_and_told_what_is_loaded(ready):
+    error = ready.error(ready.call("nobody"))
+    assert isinstance(error, NotFoundError)
+    assert error.message == "there is no model 'nobody'; loaded are: m"
+
+
+@pytest.mark.parametrize("stage", ["FINDING", "SPAWNING", "LOADING", "MEASURING"])
+def test_a_call_of_a_model_that_loads_is_refused_and_told_to_wait(host, stage):
+    host.up_to(stage)
+    error = host.error(host.call())
+    assert isinstance(error, FailedPreconditionError)
+    assert error.message == "model 'm' is LOADING: wait for it with retrieve_model"
+    assert error.details == {"model_id": "m", "state": "LOADING", "reason": ""}
+
+
+def test_a_call_of_a_crashed_model_is_refused_and_told_why(ready):
+    ready.exited("killed by SIGSEGV")
+    error = ready.error(ready.call())
+    assert isinstance(error, FailedPreconditionError)
+    assert error.message == "model 'm' is FAILED (the worker of model 'm' died: killed by SIGSEGV): load it again"
+    assert error.details["reason"] == "the worker of model 'm' died: killed by SIGSEGV"
+
+
+def test_a_call_of_a_quarantined_model_is_refused_and_told_where_to_look(ready):
+    from hostd.core.lifecycle import ModelState
+    from hostd.core.routing import refusal_of
+
+    model = ready.core._registry.models["m"]
+    model.state, model.reason = ModelState.QUARANTINED, "it crashed 5 times"
+    assert refusal_of(model).message == "model 'm' is QUARANTINED (it crashed 5 times): see explain_model"
+
+
+def test_an_unknown_method_is_refused_and_told_which_are_known(ready):
+    error = ready.error(ready.call(method="predikt"))
+    assert isinstance(error, UnimplementedError)
+    assert error.message == "model 'm' has no method 'predikt'; it has: generate, predict"
+    assert error.details == {"methods": ["generate", "predict"]}
+
+
+def test_a_model_without_methods_says_so(host):
+    host.up_to("LOADING")
+    host.feed(ev.WorkerLoaded(ev.WorkerId(1), "python", {}, None))
+    host.measured(memory=memory_of(1))
+    assert host.error(host.call()).message == "model 'm' has no method 'predict'; it has: none"
+
+
+def test_a_request_id_that_is_in_use_is_refused_and_the_first_call_goes_on(ready):
+    first = ready.call(request_id=5)
+    sent = ready.sent(first)
+    ready.call(request_id=5)
+    error = ready.error(first)
+    assert isinstance(error, InvalidArgumentError)
+    assert error.message == "request id 5 is in use by another call of this client"
+    assert ready.is_waiting(first)
+    ready.answered(sent, "the first")
+    assert ready.answers[first] == [error, "the first"]
+
+
+def test_a_request_id_may_be_used_again_when_its_call_has_ended(ready):
+    for _ in range(2):
+        call = ready.call(request_id=5)
+        ready.answered(ready.sent(call))
+    assert ready.answers[call] == ["done", "done"]
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1])
+def test_a_call_that_comes_after_its_deadline_is_not_forwarded(ready, timeout_s):
+    error = ready.error(ready.call(timeout_s=timeout_s))
+    assert isinstance(error, DeadlineExceededError)
+    assert error.message == "the deadline had passed when the call arrived"
+
+
+def test_a_refused_call_does_not_count_as_one(ready):
+    ready.call(method="predikt")
+    model = ready.core.get_model("m")
+    assert (model.calls, model.errors, model.last_used_s) == (0, 0, None)
+
+
+def test_calls_over_the_limit_in_flight_are_refused_until_one_ends(ready):
+    calls = [ready.call() for _ in range(CONFIG.max_in_flight)]
+    error = ready.error(ready.call())
+    assert isinstance(error, ResourceExhaustedError)
+    assert error.message == "model 'm' has 4 calls in flight, the limit is 4 (workers.max_in_flight): call more slowly"
+    ready.answered(ready.sent(calls[0]))
+    assert ready.is_waiting(ready.call())
+
+
+def test_the_limit_in_flight_is_for_each_model(ready):
+    ready.up_to("READY", "other")
+    for _ in range(CONFIG.max_in_flight):
+        ready.call()
+    assert ready.is_waiting(ready.call("other"))
+
+
+def test_bytes_over_the_limit_in_flight_are_refused_until_some_have_ended(ready):
+    ready.up_to("READY", "other")
+    big = ready.call(size_bytes=60)
+    assert ready.is_waiting(ready.call("other", size_bytes=39))
+    error = ready.error(ready.call(size_bytes=1))
+    assert isinstance(error, ResourceExhaustedError)
+    assert error.message == (
+        "calls in flight hold 99 bytes, 1 more are over the limit of 99 (limits.max_in_flight_bytes): "
+        "send less at a time"
+    )
+    ready.answered(ready.sent(big))
+    assert ready.is_waiting(ready.call(size_bytes=60))
+
+
+def test_what_is_wrong_with_a_request_is_told_before_what_is_wrong_with_the_moment(ready):
+    for _ in range(CONFIG.max_in_flight):
+        ready.call(size_bytes=24)
+    assert isinstance(ready.error(ready.call(method="x", timeout_s=-1)), UnimplementedError)
+    assert isinstance(ready.error(ready.call(timeout_s=-1)), DeadlineExceededError)
+    assert "calls in flight, the limit is" in ready.error(ready.call(size_bytes=90)).message

@@ -1,0 +1,145 @@
+"""The proof itself: `check_invariants` finds whatever is made wrong by hand."""
+
+from __future__ import annotations
+
+import pytest
+from driver import ALICE, Driver
+
+from hostd.core import events as ev
+from hostd.core.lifecycle import ModelState, WorkerState
+from hostd.core.loading import UnloadAll
+from workers.wire.errors import InternalError
+
+
+def model_of(host):
+    return host.core._registry.models["m"]
+
+
+def worker_of(host):
+    return host.core._registry.workers[ev.WorkerId(1)]
+
+
+def unloading(host):
+    host.unload()
+    return model_of(host)
+
+
+DAMAGE = {
+    "a DEAD worker is registered": (
+        lambda host: setattr(worker_of(host), "state", WorkerState.DEAD),
+        "<Worker 1 of m DEAD pid=5001 calls=1> is DEAD but registered",
+    ),
+    "a model is registered under another id": (
+        lambda host: host.core._registry.models.__setitem__("x", model_of(host)),
+        "<Model m#1 READY .*> is registered as x",
+    ),
+    "an UNLOADED model is registered": (
+        lambda host: setattr(unloading(host), "state", ModelState.UNLOADED),
+        "<Model m#1 UNLOADED .*> is registered as m",
+    ),
+    "a worker without a registered model": (
+        lambda host: host.core._registry.models.clear(),
+        "<Worker 1 of m READY pid=5001 calls=1> belongs to no registered model",
+    ),
+    "a worker of an earlier generation that nobody waits for": (
+        lambda host: (host.exited(), host.load(), model_of(host).earlier.clear()),
+        "<Worker 1 of m KILLING pid=5001 calls=0> belongs to no registered model",
+    ),
+    "a route to a worker that is not READY": (
+        lambda host: (host.exited(), model_of(host).ready.append(worker_of(host))),
+        "would not route to exactly its READY workers",
+    ),
+    "no route to a worker that is READY": (
+        lambda host: (model_of(host).ready.clear(), setattr(model_of(host), "state", ModelState.FAILED)),
+        "would not route to exactly its READY workers",
+    ),
+    "a READY model without a READY worker": (
+        lambda host: (host.exited(), setattr(model_of(host), "state", ModelState.READY)),
+        "serves without being READY, or the other way round",
+    ),
+    "a FAILED model with a READY worker": (
+        lambda host: setattr(model_of(host), "state", ModelState.FAILED),
+        "serves without being READY, or the other way round",
+    ),
+    "a waiter for a load that is over": (
+        lambda host: model_of(host).waiters.append(ev.Caller(ALICE, 9)),
+        "has waiters for a load that is over",
+    ),
+    "a waiter for an unload that nobody began": (
+        lambda host: model_of(host).unload_waiters.append(ev.Caller(ALICE, 9)),
+        "has waiters for an unload that was not begun",
+    ),
+    "an unload that waits for nobody": (
+        lambda host: unloading(host).workers.clear(),
+        "waits for nobody",
+    ),
+    "a call that only its worker knows": (
+        lambda host: worker_of(host).calls.add(99),
+        "the calls of the workers, of the callers and of the table differ",
+    ),
+    "a call that only its caller knows": (
+        lambda host: host.core._router.by_caller.__setitem__(ev.Caller(ALICE, 9), 99),
+        "the calls of the workers, of the callers and of the table differ",
+    ),
+    "a call that only the table knows": (
+        lambda host: host.core._router.calls.__setitem__(99, next(iter(host.core._router.calls.values()))),
+        "the calls of the workers, of the callers and of the table differ",
+    ),
+    "bytes that do not add up": (
+        lambda host: setattr(host.core._router, "in_flight_bytes", 2),
+        "2 bytes in flight do not add up",
+    ),
+    "an unload of all that waits for what is gone": (
+        lambda host: host.core._loading.unload_alls.append(UnloadAll(ev.Caller(ALICE, 9), {"gone"})),
+        "waits for models that are gone",
+    ),
+    "an unload of all that waits for nothing": (
+        lambda host: host.core._loading.unload_alls.append(UnloadAll(ev.Caller(ALICE, 9), set())),
+        "waits for models that are gone",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_found_and_named(name):
+    damage, problem = DAMAGE[name]
+    host = Driver()
+    host.up_to("READY")
+    host.call(size_bytes=1)
+    host.core.check_invariants()
+    damage(host)
+    with pytest.raises(InternalError, match=f"a broken invariant: .*{problem}"):
+        host.core.check_invariants()
+
+
+def test_an_event_that_the_core_does_not_know_is_an_error_of_ours(host):
+    with pytest.raises(KeyError):
+        host.core.handle(object(), 0.0)
+
+
+def test_questions_change_nothing(host):
+    host.up_to("READY")
+    for ask in (
+        host.core.list_models,
+        lambda: host.core.get_model("m"),
+        lambda: host.core.story("m"),
+        host.core.worker_count,
+        lambda: host.core.is_idle(ev.WorkerId(1)),
+        host.core.next_deadline,
+    ):
+        assert ask() == ask()
+    assert host.core.handle(ev.TimePassed(), host.now) == []
+
+
+def test_what_the_core_is_made_with_by_default_are_the_limits_of_the_configuration():
+    from hostd.config import LimitsConfig, WorkersConfig
+    from hostd.core.machine import Core
+
+    config, workers = Core()._registry.config, WorkersConfig()
+    assert (config.spawn_timeout_s, config.load_timeout_s, config.drain_timeout_s, config.max_in_flight) == (
+        workers.spawn_timeout_s,
+        workers.load_timeout_s,
+        workers.drain_timeout_s,
+        workers.max_in_flight,
+    )
+    assert config.max_in_flight_bytes == LimitsConfig().max_in_flight_bytes

@@ -1,0 +1,89 @@
+"""Models with more than one worker: nothing spawns a second one yet, but everything here must carry it."""
+
+from __future__ import annotations
+
+import pytest
+from driver import CONFIG, METHODS, SPEC, Driver, memory_of
+
+from hostd.core import effects as fx
+from hostd.core import events as ev
+from hostd.core.lifecycle import WorkerInput
+from hostd.core.loading import WorkerTimer
+from workers.wire.errors import ResourceExhaustedError
+
+FIRST, SECOND = ev.WorkerId(1), ev.WorkerId(2)
+
+
+@pytest.fixture
+def host() -> Driver:
+    """A host whose model has two READY workers."""
+    host = Driver()
+    host.up_to("READY")
+    registry = host.core._registry
+    worker = registry.new_worker(registry.models["m"])
+    host._carry_out(fx.SpawnWorker(worker.id, worker.model.id, SPEC))
+    host.spawned()
+    host.greeted()
+    host.feed(ev.WorkerLoaded(worker.id, "python", METHODS, "predict"))
+    host.processes[worker.id].is_sampled = True
+    registry.move_worker(worker, WorkerInput.MEASURED, "as `load_succeeded` will do for replicas")
+    registry.timers.cancel(WorkerTimer(worker.id))
+    host.core.check_invariants()
+    return host
+
+
+def test_a_call_goes_to_the_worker_with_the_least_to_do(host):
+    first, second, third = host.call(), host.call(), host.call()
+    assert [host.sent(call).worker_id for call in (first, second, third)] == [FIRST, SECOND, FIRST]
+    host.answered(host.sent(first))
+    host.answered(host.sent(third))
+    assert host.sent(host.call()).worker_id == FIRST
+
+
+def test_the_limit_in_flight_is_reached_when_every_worker_is_full(host):
+    for _ in range(2 * CONFIG.max_in_flight):
+        assert host.is_waiting(host.call())
+    assert isinstance(host.error(host.call()), ResourceExhaustedError)
+
+
+def test_the_size_is_the_sum_of_all_workers(host):
+    host.measured(SECOND, memory_of(234))
+    assert host.core.get_model("m").size == 1234
+    assert [worker.rss_bytes for worker in host.core.get_model("m").workers] == [1000, 234]
+
+
+def test_a_model_is_degraded_by_the_loss_of_a_worker_and_failed_by_the_loss_of_the_last(host):
+    lost, kept = host.call(), host.call()
+    host.exited("exit code 1", FIRST)
+    assert host.state() == "DEGRADED"
+    assert "exit code 1" in host.error(lost).message
+    assert host.is_waiting(kept)
+    assert host.answer(host.retrieve()).state == host.answer(host.load()).state == "DEGRADED"
+    assert host.sent(host.call()).worker_id == SECOND
+    host.gone(FIRST)
+    assert host.state() == "DEGRADED"
+    host.exited("exit code 2", SECOND)
+    assert host.state() == "FAILED"
+    assert "exit code 2" in host.error(kept).message
+    host.gone(SECOND)
+    assert host.state() == "FAILED"
+
+
+def test_an_unload_waits_for_every_worker(host):
+    call = host.call()
+    caller = host.unload()
+    assert (host.worker_state(FIRST), host.worker_state(SECOND)) == ("DRAINING", "KILLING")
+    host.gone(SECOND, freed_bytes=1)
+    host.answered(host.sent(call))
+    assert host.is_waiting(caller)
+    host.gone(FIRST, freed_bytes=2, processes=4)
+    assert (host.answer(caller).freed_bytes, host.answer(caller).processes) == (3, 5)
+
+
+def test_unloading_a_degraded_model_waits_for_the_dying_worker_too(host):
+    host.exited(worker=FIRST)
+    caller = host.unload()
+    host.gone(SECOND)
+    assert host.is_waiting(caller)
+    host.gone(FIRST)
+    assert host.answer(caller).processes == 2
