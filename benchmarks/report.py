@@ -44,7 +44,8 @@ def show(console: Console, comparison: Comparison) -> None:
         console.print(f"  {comparison.repeated} rounds measured again because of other programs", style="dim")
     if comparison.others_cores > OTHERS_LIMIT_CORES:
         console.print(
-            f"  other programs used {comparison.others_cores:.1f} cores meanwhile: repeat this on a quiet machine, or with --patience",
+            f"  other programs used {comparison.others_cores:.1f} cores meanwhile: repeat this on a quiet machine, "
+            "or with --patience",
             style="yellow",
         )
     show_targets(console, [comparison])

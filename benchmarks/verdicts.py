@@ -1,7 +1,7 @@
 """Figures and verdicts: what the rounds of a comparison amount to, and whether our targets are met.
 
-A ratio or a difference is taken within a round, between neighbours in time, and then the median of the rounds is reported
-with the lowest and the highest, because figures of different minutes cannot be compared on a shared machine.
+A ratio or a difference is taken within a round, between neighbours in time, and then the median of the rounds is
+reported with the lowest and the highest, because figures of different minutes cannot be compared on a shared machine.
 """
 
 from __future__ import annotations

@@ -32,10 +32,13 @@ def supervisor_environment(config: HostConfig, ready_fd: int | None = None) -> d
     return environment
 
 
-def exec_host(config: HostConfig) -> NoReturn:
-    """Become the host of this configuration: this process goes on as its keeper."""
+def exec_host(config: HostConfig, ready_fd: int | None = None) -> NoReturn:
+    """Become the host of this configuration: this process goes on as its keeper.
+
+    The host says in words on standard output that it is ready, or as JSON on `ready_fd` (1 is standard output).
+    """
     sys.stdout.flush()
     command = keeper_command()
     os.execve(  # noqa: S606 - our own command
-        command[0], command, supervisor_environment(config)
+        command[0], command, supervisor_environment(config, ready_fd)
     )

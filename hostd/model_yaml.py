@@ -6,7 +6,6 @@ file comes from whoever made the model, so it is read with limits and never trus
 
 from __future__ import annotations
 
-import difflib
 import keyword
 import os
 import re
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
+from hostd.naming import nearest
 from workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def read_settings(file: Path) -> ModelSpec:
     values = {}
     for key, value in settings.items():
         if key not in _KEYS:
-            raise InvalidArgumentError(f"{file}: unknown key {key!r}; {_nearest(key)}")
+            raise InvalidArgumentError(f"{file}: unknown key {key!r}; {nearest(str(key), _KEYS)}")
         if value is not None:
             values[key] = _KEYS[key](_Place(file, key), value)
     methods, default = values.get("methods"), values.get("default_method")
@@ -150,11 +150,6 @@ def _shown(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
-def _nearest(key: object) -> str:
-    close = difflib.get_close_matches(key, _KEYS, n=1) if isinstance(key, str) else []
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(_KEYS)}"
-
-
 def _loader(place: _Place, value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_][\w.-]*(:[A-Za-z_][\w.]*)?", value):
         place.wrong("a loader's name or package.module:attribute", value)
@@ -181,6 +176,10 @@ def _check_plain(place: _Place, value: object, depth: int) -> None:
             _check_plain(place.of(index), item, depth - 1)
     elif value is not None and not isinstance(value, (str, int, float)):
         place.wrong("text, a number, true, false, null, a list or a map (a date goes in quotes)", value)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+        place.wrong("a number of at most 64 bits; write it as text", value)
+    elif isinstance(value, str) and not value.isascii() and value != value.encode(errors="replace").decode():
+        place.wrong("valid Unicode, which a lone surrogate is not", value)
 
 
 def _python(place: _Place, value: object) -> str:

@@ -37,7 +37,7 @@ def _options(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 @click.option("--type", "model_type", default="standalone-model", show_default=True, help="The model's type.")
 @click.option("--finder", metavar="NAME", help="How to recognise the model.  [default: model.yaml, then by its files]")
 @click.option(
-    "--loader-option",
+    "--option",
     "-o",
     "options",
     multiple=True,

@@ -146,5 +146,6 @@ def report(error: HostError, *, as_json: bool, command: str | None = None, model
         err.print("The model's own traceback:", style="dim")
         err.print(plain(traceback.rstrip()), soft_wrap=True)
     err.print(f"[bold red]error:[/] {plain(error.message)} [dim]\\[{error.status.name}][/]")
-    if hint := _NEXT_STEPS_OF.get((command, error.status), _NEXT_STEPS.get(error.status)):
-        err.print(f"[dim]hint:[/] {plain(hint.format(model=model or 'ID'))}")
+    hint = _NEXT_STEPS_OF.get((command, error.status), _NEXT_STEPS.get(error.status, ""))
+    if hint and (model or "{model}" not in hint):
+        err.print(f"[dim]hint:[/] {plain(hint.format(model=model))}")

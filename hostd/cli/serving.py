@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ def serve(ctx: click.Context, config: Path | None, *, check: bool) -> None:
         return
     from hostd.launch import exec_host  # noqa: PLC0415 - `--check` does not need it
 
-    exec_host(settings)
+    exec_host(settings, sys.stdout.fileno() if ctx.ensure_object(Session).json else None)
 
 
 def _show(session: Session, settings: dict[str, Any], endpoint: str, file: Path | None) -> None:

@@ -81,8 +81,12 @@ class Channel:
         self._is_closed = False
         self._is_orphaned = False
         _CHANNELS.add(self)
-        with self._lead:
-            self._connect()
+        try:
+            with self._lead:
+                self._connect()
+        except BaseException:
+            os.close(self._wake_fd)
+            raise
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "connected" if self._connection else "disconnected"

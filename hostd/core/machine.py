@@ -139,7 +139,8 @@ class Core:
         worker = self._registry.workers.get(event.worker_id)
         if worker is None:
             return
-        if event.memory is not None:
+        # What a tree holds while it is being killed is not what its model's size was.
+        if event.memory is not None and worker.state is not WorkerState.KILLING:
             worker.memory = event.memory
             sizes = [w.memory.rss_bytes for w in worker.model.workers.values() if w.memory is not None]
             worker.model.size_bytes = sum(sizes)
@@ -218,10 +219,7 @@ class Core:
                 self._router.expire(key)  # type: ignore[arg-type]  # the third kind of key is a CallId, a plain int
 
     def _on_worker_timeout(self, worker_id: ev.WorkerId) -> None:
-        worker = self._registry.workers.get(worker_id)
-        if worker is None:
-            return
-        config = self._registry.config
+        worker, config = self._registry.workers[worker_id], self._registry.config
         if worker.state is WorkerState.SPAWNING:
             late = f"the worker said nothing within {config.spawn_timeout_s:g} s (workers.spawn_timeout_s)"
             self._loading.load_failed(worker, DeadlineExceededError(late))

@@ -43,6 +43,7 @@ class Backend:
         self._emit = emit
         self._by_token: dict[bytes, WorkerId] = {}
         self._tokens: dict[WorkerId, bytes] = {}
+        self._suspects: set[WorkerId] = set()
         self.socket: RouterSocket
         self.dropped = 0
         """Messages that were no messages of this protocol, or of no worker of ours."""
@@ -58,6 +59,7 @@ class Backend:
 
     def forget(self, worker_id: WorkerId) -> None:
         """Drop whatever still comes from a worker."""
+        self._suspects.discard(worker_id)
         token = self._tokens.pop(worker_id, None)
         if token is not None:
             del self._by_token[token]
@@ -78,7 +80,10 @@ class Backend:
                 self._emit(self._control(worker_id, wire.unpack(buffers_of(frames))))
         except HostError as error:
             self.dropped += 1
-            _log.warning("worker %s sent what is not of this protocol: %s", worker_id, error)
+            # Once a worker: one that sends nothing else must not fill the disk that the host's log is on.
+            level = logging.DEBUG if worker_id in self._suspects else logging.WARNING
+            self._suspects.add(worker_id)
+            _log.log(level, "worker %s sent what is not of this protocol: %s", worker_id, error)
 
     def call(self, effect: fx.ForwardCall) -> None:
         """Send a call, under our id, with what is left of its deadline."""
@@ -144,9 +149,23 @@ class Backend:
 def _loaded(worker_id: WorkerId, body: dict[str, Any]) -> Event:
     match body:
         case {"methods": dict(methods), "loader": str(loader), "default_method": None | str() as default}:
-            if len(methods) > _MAX_METHODS or not all(isinstance(method, dict) for method in methods.values()):
+            if len(methods) > _MAX_METHODS or not all(isinstance(name, str) for name in methods):
                 raise ProtocolError("a malformed list of methods")
-            described = {name: MethodInfo.from_dict(method) for name, method in methods.items()}
+            described = {name: _method(method) for name, method in methods.items()}
             return ev.WorkerLoaded(worker_id, loader, described, default)
         case _:
             raise ProtocolError("a malformed LOADED message")
+
+
+def _method(described: object) -> MethodInfo:
+    match described:
+        case {
+            "name": str(name),
+            "streams": bool(streams),
+            "is_async": bool(is_async),
+            "signature": str(signature),
+            "doc": str(doc),
+        }:
+            return MethodInfo(name, streams, is_async, signature, doc)
+        case _:
+            raise ProtocolError("a malformed method")

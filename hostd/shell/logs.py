@@ -7,6 +7,7 @@ pipe: the thread takes a bounded amount from each pipe in each pass, and rests a
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import selectors
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _READ_BYTES = 64 * 1024
+_NAME_CHARS = 200
+"""Of the 255 bytes that NAME_MAX allows; a digest and a suffix follow."""
+
 _REST_S = 0.005
 """64 KiB each 5 ms are 13 MB/s for a model that floods: more than any log needs, little enough for one thread."""
 
@@ -30,8 +34,7 @@ class ModelLog:
     """The log of one model: a file of at most half the cap, and the one before it."""
 
     def __init__(self, directory: Path, model_id: str, cap_bytes: int) -> None:
-        # An id is harmless as a file name but for its slashes; quoting keeps names apart.
-        self._path = directory / f"{quote(model_id, safe='')}.log"
+        self._path = directory / f"{_file_name(model_id)}.log"
         self._older = self._path.with_suffix(".log.1")
         self._half_bytes = max(cap_bytes // 2, _READ_BYTES)
 
@@ -53,6 +56,15 @@ class ModelLog:
             with contextlib.suppress(FileNotFoundError):
                 data += path.read_bytes()
         return data[-max_bytes:] if max_bytes > 0 else b""
+
+
+def _file_name(model_id: str) -> str:
+    # An id is harmless as a file name but for its slashes; quoting keeps names apart, and a digest those that it makes
+    # longer than a file name may be.
+    name = quote(model_id, safe="")
+    if len(name) <= _NAME_CHARS:
+        return name
+    return f"{name[:_NAME_CHARS]}~{hashlib.blake2b(model_id.encode(), digest_size=8).hexdigest()}"
 
 
 class LogDrain:

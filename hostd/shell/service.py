@@ -280,7 +280,8 @@ def main() -> int:
     """Run the host that the environment describes; say on the ready descriptor what became of the start."""
     config = HostConfig.from_json(os.environ.pop(CONFIG_VARIABLE))
     ready_fd = int(os.environ.pop(READY_FD_VARIABLE, "-1"))
-    if ready_fd >= 0:
+    is_private_fd = ready_fd > sys.stderr.fileno()
+    if is_private_fd:
         os.set_inheritable(ready_fd, False)
     logging.basicConfig(
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
@@ -290,7 +291,8 @@ def main() -> int:
     def report(body: dict[str, Any]) -> None:
         if ready_fd >= 0:
             os.write(ready_fd, json.dumps(body).encode() + b"\n")
-            os.close(ready_fd)
+            if is_private_fd:
+                os.close(ready_fd)
 
     def on_ready(info: HostInfo) -> None:
         if ready_fd >= 0:

@@ -194,6 +194,16 @@ class Pump:
 
     def _run(self) -> None:
         self._is_due = False
+        try:
+            self._read_dry()
+        except BaseException:
+            # A fault of ours in one message; the descriptor will not tell of the others again.
+            for socket in self._sockets:
+                socket.uncork()
+            self.soon()
+            raise
+
+    def _read_dry(self) -> None:
         # A socket that was read dry is quiet until something is sent on it, which only the other one's messages do.
         quiet = 0
         for _ in range(BATCH):

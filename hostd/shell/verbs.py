@@ -87,6 +87,8 @@ def load_requested(request: Request) -> ev.LoadRequested:
     options = request.get("options", dict, {})
     if not all(isinstance(name, str) for name in options):
         raise InvalidArgumentError("options must be a map with names as keys")
+    for name, value in options.items():
+        _check_comparable(name, value)
     source = ev.LoadSource(
         path=request.get_optional("path", str),
         type=request.get("type", str, "standalone-model"),
@@ -104,3 +106,14 @@ def load_requested(request: Request) -> ev.LoadRequested:
         request.get("wait", bool, True),
         request.deadline_s,
     )
+
+
+def _check_comparable(option: str, value: object) -> None:
+    # Options are compared when a model is loaded again, and to compare arrays is no yes or no.
+    if isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_comparable(option, item)
+    elif getattr(value, "shape", ()):
+        raise InvalidArgumentError(
+            f"the option {option!r} has an array: options are plain values; put the array into a file beside the model"
+        )

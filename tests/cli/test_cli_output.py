@@ -75,7 +75,7 @@ def test_the_table_of_models_fits_eighty_columns_and_cuts_nothing(digits) -> Non
 
 
 def test_load_passes_path_and_typed_options(run, client) -> None:
-    options = ("--loader-option", "threads=2", "-o", "name=a=b", "-o", 'deep={"x": [1]}', "-o", "flag=true")
+    options = ("--option", "threads=2", "-o", "name=a=b", "-o", 'deep={"x": [1]}', "-o", "flag=true")
     result = run("load", "digits", "m", "--type", "mine", "--finder", "files", "--no-wait", *options)
     assert result.exit_code == 0, result.stderr
     ((_, *asked, how),) = [asked for asked in client.asked if asked[0] == "load"]

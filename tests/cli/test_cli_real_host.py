@@ -148,7 +148,7 @@ def start() -> Iterator[Callable[..., Running]]:
 
 
 def test_a_model_is_loaded_called_measured_and_unloaded_from_the_shell(run, host, model: str) -> None:
-    loaded = run("load", "times", model, "--loader-option", "factor=3")
+    loaded = run("load", "times", model, "--option", "factor=3")
     assert (loaded["state"], loaded["loader"]) == ("READY", "python")
     assert run("infer", "times", "[1, 2]")["result"] == [3, 6]
     (shown,) = run("ps")

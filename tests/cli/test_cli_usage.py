@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from hostd import paths
 from hostd.cli.root import COMMANDS, root
 from hostd.cli.session import HostCommand
-from workers.wire.errors import ModelError, NotFoundError, UnavailableError
+from workers.wire.errors import FailedPreconditionError, ModelError, NotFoundError, UnavailableError
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -67,7 +67,7 @@ def test_an_unknown_command_leads_to_the_nearest_one(run) -> None:
     "args",
     [
         ("load", "only-an-id"),
-        ("load", "a", "b", "--loader-option", "no-equals"),
+        ("load", "a", "b", "--option", "no-equals"),
         ("unload",),
         ("unload", "a", "--all"),
         ("infer", "digits", "not json"),
@@ -98,6 +98,12 @@ def test_a_refusal_exits_with_1_and_goes_to_stderr_with_its_status_and_what_to_d
     assert result.stderr == (
         "error: no model 'nope' is loaded [NOT_FOUND]\nhint: hostd ps shows the models that are loaded\n"
     )
+
+
+def test_a_hint_about_a_model_needs_a_model(run, client) -> None:
+    client.refusal = FailedPreconditionError("not now")
+    assert run("explain", "digits").stderr.splitlines()[1] == "hint: hostd explain digits says why"
+    assert run("ps").stderr == "error: not now [FAILED_PRECONDITION]\n"
 
 
 def test_a_refusal_is_json_on_stderr_for_a_program(run, client) -> None:
@@ -214,7 +220,7 @@ def test_serve_refuses_a_setting_that_there_is_not(run) -> None:
 def test_serve_hands_the_validated_settings_over(run, monkeypatch: pytest.MonkeyPatch) -> None:
     launch = pytest.importorskip("hostd.launch")
     handed = []
-    monkeypatch.setattr(launch, "exec_host", handed.append)
+    monkeypatch.setattr(launch, "exec_host", lambda settings, ready_fd: handed.append(settings))
     assert run("serve", "--name", "blue", "--metrics-port", "0").exit_code == 0
     assert (handed[0].name, handed[0].metrics.port) == ("blue", 0)
 

@@ -218,6 +218,26 @@ def test_a_worker_that_dies_while_draining_ends_its_calls_and_the_unload(host):
     assert host.answer(caller).processes == 1
 
 
+def test_a_deadline_that_comes_with_the_end_of_the_drain_is_answered_once(host):
+    host.up_to("READY")
+    host.pass_time(1)
+    call = host.call(timeout_s=10)
+    host.unload()
+    host.pass_time(10)
+    assert isinstance(host.error(call), DeadlineExceededError)
+    assert host.worker_state() == "KILLING"
+
+
+def test_the_end_of_a_drain_that_comes_with_a_deadline_is_answered_once(host):
+    host.up_to("READY")
+    call = host.call(timeout_s=12)
+    host.unload()
+    host.now += 12
+    host.feed(ev.TimePassed())
+    assert isinstance(host.error(call), AbortedError)
+    assert host.worker_state() == "KILLING"
+
+
 def test_what_was_drained_in_time_is_not_killed_again(host):
     host.up_to("READY")
     call = host.call()
@@ -288,6 +308,15 @@ def test_unloading_all_does_not_wait_for_what_was_loaded_after_it(host):
     host.gone(ev.WorkerId(2))
     assert [report.model_id for report in host.answer(caller)] == ["a", "b"]
     assert host.state("a") == host.state("c") == "LOADING"
+
+
+def test_unloading_all_is_not_answered_by_the_unload_of_what_was_loaded_after_it(host):
+    host.up_to("READY", "a")
+    caller = host.unload_all()
+    host.load("b")
+    assert host.answer(host.unload("b")).model_id == "b"
+    host.gone(ev.WorkerId(1))
+    assert [report.model_id for report in host.answer(caller)] == ["a"]
 
 
 def test_unloading_all_that_waits_too_long_is_answered_and_goes_on(host):

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from helpers import PATIENCE_S, at_most, descendants, eventually, is_there, lines_of, never, program, stop
+from helpers import PATIENCE_S, at_most, descendants, eventually, is_there, lines_of, never
 
 import hostd
 from hostd.client.tracker import STREAM_WINDOW
@@ -180,22 +180,6 @@ def test_an_asynchronous_stream_that_is_closed_ends_in_the_worker(
     eventually(lambda: noted.read_text().endswith("closed\n"), "the generator is closed")
 
 
-def test_the_stream_of_a_client_that_dies_is_closed_in_the_worker(
-    host: hostd.Host, model_dir: Callable[..., str], tmp_path: Path
-) -> None:
-    noted = tmp_path / "noted"
-    host.client().load_model("slow", model_dir(SLOW))
-    source = """
-        import sys, hostd
-        for item in hostd.connect(sys.argv[1]).retrieve_model("slow").stream.generate(10**9, sys.argv[2]):
-            pass
-    """
-    consumer = program(source, host.endpoint, noted)
-    eventually(noted.exists, "the stream has begun")
-    stop(consumer)
-    eventually(lambda: noted.read_text().endswith("closed\n"), "the generator is closed")
-
-
 # Unloading while there are calls
 
 
@@ -226,9 +210,7 @@ def test_a_stream_in_flight_finishes_before_an_unload_is_answered(
     assert unload.result(PATIENCE_S).processes == 1
 
 
-def test_calls_that_do_not_finish_in_time_are_aborted(
-    shared: hostd.Client, slow: hostd.Model, tmp_path: Path
-) -> None:
+def test_calls_that_do_not_finish_in_time_are_aborted(shared: hostd.Client, slow: hostd.Model, tmp_path: Path) -> None:
     work = Work(slow, tmp_path)
     queued = slow.submit.predict(5)
     pid = slow.info.workers[0].pid

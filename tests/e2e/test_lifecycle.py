@@ -167,7 +167,9 @@ def test_another_source_under_the_same_id_is_refused_and_changes_nothing(
 def test_after_a_reload_the_same_handle_reaches_the_new_worker(
     shared: hostd.Client, model_dir: Callable[..., str]
 ) -> None:
-    path = model_dir("import os\nclass M:\n    def pid(self):\n        return os.getpid()\ndef load(path):\n    return M()\n")
+    path = model_dir(
+        "import os\nclass M:\n    def pid(self):\n        return os.getpid()\ndef load(path):\n    return M()\n"
+    )
     model = shared.load_model("echo", path)
     first = model.pid()
     shared.unload_model("echo")
@@ -272,7 +274,9 @@ def test_what_a_model_prints_is_kept_also_after_it_is_gone(shared: hostd.Client,
 def test_the_last_words_of_a_model_that_exits_are_in_its_error(
     shared: hostd.Client, model_dir: Callable[..., str]
 ) -> None:
-    path = model_dir("import sys\nclass M:\n    def leave(self):\n        sys.exit('no licence found')\ndef load(path):\n    return M()\n")
+    path = model_dir(
+        "import sys\nclass M:\n    def leave(self):\n        sys.exit('no licence found')\ndef load(path):\n    return M()\n"
+    )
     model = shared.load_model("leaver", path)
     with pytest.raises(hostd.UnavailableError, match="no licence found") as caught:
         model.leave()

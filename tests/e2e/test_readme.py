@@ -23,7 +23,9 @@ def shell_block_with(words: str) -> str:
 
 
 def test_it_opens_with_exactly_two_set_up_commands():
-    commands = [line for language, code in BLOCKS if language == "sh" for line in code.splitlines() if "-m venv" in line]
+    commands = [
+        line for language, code in BLOCKS if language == "sh" for line in code.splitlines() if "-m venv" in line
+    ]
 
     assert [("hostd demo" in line, "pytest" in line) for line in commands] == [(True, False), (False, True)]
 

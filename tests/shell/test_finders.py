@@ -172,7 +172,7 @@ def test_the_interpreter_may_be_absolute_and_stays_a_link(tmp_path, monkeypatch)
 
 BAD = [
     ("loder: python", "unknown key 'loder'; did you mean 'loader'"),
-    ("memory_limit: 1GB", "unknown key 'memory_limit'; known are loader, options, python"),
+    ("memory_limit: 1GB", "unknown key 'memory_limit'; known are: default_method, env, loader"),
     ("yes: 1", "unknown key True"),
     ("- loader", "must be a map with the keys loader.*got a list"),
     ("just text", r"got 'just text' \(str\)"),

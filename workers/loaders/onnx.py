@@ -6,6 +6,7 @@ Covers opening a session with its options. How inputs and outputs pass is in `_o
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,8 @@ def load(
     FailedPreconditionError if a provider asked for does not start, NotFoundError if nothing is there.
     """
     found = model_file(path, file, SUFFIXES)
+    # Its Linux builds report home unless told not to (its Privacy.md); a model host does not do that unasked.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     runtime = import_library("onnxruntime", EXTRA)
     options = runtime.SessionOptions()
     _set(options, "intra_op_num_threads", intra_op_num_threads)

@@ -115,7 +115,7 @@ def array_of(dtype: Any, shape: Any, order: Any, data: Buffer) -> Any:
 
 
 _REGISTERED = 2
-"""`numpy.dtype.isbuiltin` of the dtypes that extensions add, such as bfloat16; their description is that of raw bytes."""
+"""`numpy.dtype.isbuiltin` of the dtypes that extensions add (bfloat16); they describe themselves as raw bytes."""
 
 
 def _plain(numpy: Any, array: Any) -> Any:

@@ -195,9 +195,9 @@ class _Decoder:
             raise
         except (msgpack.StackError, RecursionError):
             raise self._too_deep() from None
-        except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
-            # msgpack's errors share no base; a limit is a ValueError, an unhashable key a TypeError, and a time outside
-            # of the calendar an OverflowError.
+        except (ValueError, TypeError, OverflowError, SystemError, msgpack.UnpackException) as error:
+            # msgpack's errors share no base; a limit is a ValueError, an unhashable key a TypeError, a time outside of
+            # the calendar an OverflowError, and NumPy's strings of no Unicode are a SystemError.
             raise InvalidArgumentError(f"the body is not valid msgpack, or over a limit: {error}") from None
         if _may_nest(body, self._limits.depth):
             self._check_depth(value)

@@ -8,6 +8,7 @@ the status.
 from __future__ import annotations
 
 import enum
+import reprlib
 from typing import Any, ClassVar
 
 MAX_MESSAGE_CHARS = 64 * 1024
@@ -183,4 +184,4 @@ def from_wire(wire: object) -> HostError:
             HostError.__init__(error, message, details=details)
             return error
         case _:
-            return InternalError(f"the peer sent an error that is not one of this protocol: {str(wire)[:200]}")
+            return InternalError(f"the peer sent an error that is not one of this protocol: {reprlib.repr(wire)}")

@@ -6,6 +6,7 @@ bytes, so every hop may remember what it decoded by those bytes.
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -80,7 +81,7 @@ def unpack_target(header: bytes) -> Target:
             return Target(model_id, method, trace, window)
         case other:
             raise ProtocolError(
-                f"the header of a call must be [model id, method, trace?, window?], got {str(other)[:100]}"
+                f"the header of a call must be [model id, method, trace?, window?], got {reprlib.repr(other)}"
             )
 
 
@@ -142,4 +143,4 @@ def unpack_verb(header: bytes) -> str:
         case [str(verb)]:
             return verb
         case other:
-            raise ProtocolError(f"the header of a verb must be [verb], got {str(other)[:100]}")
+            raise ProtocolError(f"the header of a verb must be [verb], got {reprlib.repr(other)}")
