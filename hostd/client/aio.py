@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _RETRY_S = 0.05
 
+_SWEEP_PERIOD_S = 0.25
+"""How often to look for requests that are overdue."""
+
 
 class AsyncItemStream:
     """The items of a stream, as they come. Closing it cancels what is still to come."""
@@ -137,6 +140,7 @@ class AsyncClient:
         self._connecting = asyncio.Lock()
         self._outbox: list[list[Buffer]] = []
         self._retry: asyncio.TimerHandle | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
         self._is_closed = False
 
     @classmethod
@@ -279,26 +283,33 @@ class AsyncClient:
             loop = asyncio.get_running_loop()
             arrived: asyncio.Future[None] = loop.create_future()
             pending.on_done = lambda: None if arrived.done() else arrived.set_result(None)
-            timer = None
             if timeout_s is not None:
-                timer = loop.call_later(timeout_s + GRACE_S, pending.on_done)
+                pending.deadline_s = loop.time() + timeout_s + GRACE_S
+                if self._sweeper is None:
+                    self._sweeper = loop.call_later(_SWEEP_PERIOD_S, self._sweep)
             try:
                 await arrived
             except asyncio.CancelledError:
                 self._cancel(pending)
                 raise
-            finally:
-                if timer is not None:
-                    timer.cancel()
-        if not pending.is_done:
-            self._cancel(pending)
-            raise DeadlineExceededError(f"the host did not answer within {timeout_s:g} s")
         return pending.result()
 
+    def _sweep(self) -> None:
+        """End the requests that the host should have ended; it answers late ones itself, unless it hangs.
+
+        One timer for all, because one for each call costs more than the call's own bookkeeping.
+        """
+        loop = asyncio.get_running_loop()
+        for pending in self._tracker.overdue(loop.time()):
+            self._tracker.forget(pending, DeadlineExceededError("the host did not answer in time"))
+            if self._connection is not None:
+                self._send(wire.pack(msg.CANCEL, pending.id))
+        self._sweeper = loop.call_later(_SWEEP_PERIOD_S, self._sweep) if len(self._tracker) else None
+
     def _cancel(self, pending: Pending) -> None:
-        frames = self._tracker.cancel(pending, CancelledError("the call was cancelled by its caller"))
+        self._tracker.forget(pending, CancelledError("the call was cancelled by its caller"))
         if self._connection is not None:
-            self._send(frames)
+            self._send(wire.pack(msg.CANCEL, pending.id))
 
     def _send(self, frames: list[Buffer]) -> None:
         self._outbox.append(frames)
@@ -334,8 +345,10 @@ class AsyncClient:
             for fd in connection.descriptors():
                 loop.remove_reader(fd)
             connection.close(linger_ms)
-        if self._retry is not None:
-            self._retry.cancel()
+        for timer in (self._retry, self._sweeper):
+            if timer is not None:
+                timer.cancel()
+        self._retry = self._sweeper = None
         self._outbox.clear()
         self._tracker.lose(error)
 

@@ -123,9 +123,17 @@ class Channel:
     def cancel(self, pending: Pending) -> None:
         """End a request here and tell the host."""
         with self._tracking:
-            frames = self._tracker.cancel(pending, CancelledError("the call was cancelled by its caller"))
+            self._tracker.forget(pending, CancelledError("the call was cancelled by its caller"))
         if not self._is_closed and self._connection is not None:
-            self._send(frames)
+            self._send(wire.pack(msg.CANCEL, pending.id))
+
+    def abandon(self, pending: Pending) -> None:
+        """Cancel a request without waiting for a lock, for finalizers: they run at any point of any thread.
+
+        The host's answer to it is what makes the tracker forget the request.
+        """
+        if not self._is_closed and self._connection is not None:
+            self._send(wire.pack(msg.CANCEL, pending.id))
 
     def grant(self, stream: PendingStream, items: int) -> None:
         """Let a stream go on by some items."""

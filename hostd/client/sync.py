@@ -95,7 +95,8 @@ class ItemStream:
 
     def __del__(self) -> None:
         # A `for` loop that was left early drops its iterator without a word; the worker must not go on for nobody.
-        self.close()
+        if not self._pending.is_done:
+            self._channel.abandon(self._pending)
 
 
 class Model(Handle):

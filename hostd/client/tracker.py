@@ -31,11 +31,12 @@ STREAM_WINDOW = 64
 class Pending:
     """A request that waits for its one answer; `on_done` is called when that has come."""
 
-    __slots__ = ("_envelope", "error", "id", "is_done", "on_done")
+    __slots__ = ("_envelope", "deadline_s", "error", "id", "is_done", "on_done")
 
     def __init__(self, request_id: int) -> None:
         self.id = request_id
         self.is_done = False
+        self.deadline_s: float | None = None
         self.error: HostError | None = None
         self.on_done: Callable[[], None] | None = None
         self._envelope: wire.Envelope | None = None
@@ -154,11 +155,14 @@ class Tracker:
         pending = self._new(PendingStream)
         return pending, self._pack(msg.VERB, pending, msg.pack_verb(verb), body, buffers, None)
 
-    def cancel(self, pending: Pending, error: HostError) -> list[Buffer]:
-        """End a request here, and return the message that tells the host."""
+    def forget(self, pending: Pending, error: HostError) -> None:
+        """End a request here; the host is told with a CANCEL of its id."""
         if self._pending.pop(pending.id, None) is not None:
             pending.fail(error)
-        return wire.pack(msg.CANCEL, pending.id)
+
+    def overdue(self, now: float) -> list[Pending]:
+        """Return the requests whose own deadline (`Pending.deadline_s`) has passed."""
+        return [p for p in self._pending.values() if p.deadline_s is not None and p.deadline_s <= now]
 
     def receive(self, frames: list[Buffer]) -> None:
         """Take one message of the host, or a batch of them."""

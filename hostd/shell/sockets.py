@@ -20,7 +20,7 @@ import zmq
 
 from workers.wire.errors import HostError
 from workers.wire.frames import BATCH as BATCH_KIND
-from workers.wire.frames import BATCHED_BELOW_BYTES, MAX_FRAMES, pack_batch, unpack_batch
+from workers.wire.frames import BATCHED_BELOW_BYTES, MAX_BATCH_MESSAGES, MAX_FRAMES, pack_batch, unpack_batch
 from workers.wire.transport import MessageSocket
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class RouterSocket:
                     waiting.append(frames[0])
                 return
             if identity in corked:  # the order of messages to one peer stays
-                self._send_batch(identity, corked.pop(identity))
+                self._send_batches(identity, corked.pop(identity))
         why = self._try(identity, frames)
         if why is not None:
             self._on_unsent(identity, frames, why)
@@ -134,7 +134,11 @@ class RouterSocket:
         corked, self._corked = self._corked, None
         if corked:
             for identity, messages in corked.items():
-                self._send_batch(identity, messages)
+                self._send_batches(identity, messages)
+
+    def _send_batches(self, identity: bytes, messages: list[Buffer]) -> None:
+        for start in range(0, len(messages), MAX_BATCH_MESSAGES):
+            self._send_batch(identity, messages[start : start + MAX_BATCH_MESSAGES])
 
     def _send_batch(self, identity: bytes, messages: list[Buffer]) -> None:
         frames = messages if len(messages) == 1 else [pack_batch(messages)]

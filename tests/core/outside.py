@@ -78,6 +78,7 @@ class Outside:
         self.finds: list[fx.FindSpec] = []
         self.processes: dict[ev.WorkerId, Process] = {}
         self.announced: list[StoryEvent] = []
+        self.states: dict[tuple[str, int | None], str] = {}
         self.has_stopped = False
 
     def feed(self, event: ev.Event) -> list[fx.Effect]:
@@ -188,6 +189,9 @@ class Outside:
 
     def _on_announced(self, event: StoryEvent) -> None:
         self.announced.append(event)
+        key = (event.subject, event.worker_id or event.generation)
+        assert event.old == self.states.get(key, "NEW") != event.new, f"{event} does not follow {self.states.get(key)}"
+        self.states[key] = event.new
         if event.new == "DEAD":
             assert event.worker_id is not None
             assert self.processes[ev.WorkerId(event.worker_id)].stage is Stage.GONE

@@ -50,7 +50,7 @@ MOVES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
     "cancel": {"n": N},
     "grant_credit": {"n": N},
     "vanish": {"client": CLIENTS},
-    "find": {"n": N, "is_good": (True, True, False)},
+    "find": {"n": N, "is_good": (True, True, True, False)},
     "go_on": {"n": N},
     "fail_to_spawn": {"n": N},
     "refuse_load": {"n": N},

@@ -288,7 +288,7 @@ def test_extensions_in_extensions_do_not_copy_themselves_without_end(code: int) 
     ("value", "limits"),
     [
         ([0] * 11, Limits(container_len=10)),
-        ({n: 0 for n in range(11)}, Limits(container_len=10)),
+        (dict.fromkeys(range(11), 0), Limits(container_len=10)),
         ("x" * 11, Limits(blob_bytes=10)),
         (b"x" * 11, Limits(blob_bytes=10)),
         ((1,) * 10, Limits(blob_bytes=10)),

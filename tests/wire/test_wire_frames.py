@@ -99,3 +99,48 @@ def test_readdressing_changes_id_and_deadline_and_nothing_else() -> None:
 
 def test_the_prefix_can_be_read_alone() -> None:
     assert wire.unpack_prefix(wire.pack(4, 11, b"verb", b"body", deadline_ms=3)) == (4, 4, 3, 11)
+
+
+# Batches
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 300])
+def test_a_batch_holds_its_messages_in_order(count: int) -> None:
+    messages = [bytes(wire.pack(18, n, body=b"x" * n)[0]) for n in range(count)]
+    batch = wire.pack_batch(messages)
+    assert batch[0] == wire.BATCH
+    assert wire.id_of(batch) == count
+    assert wire.unpack_batch(batch) == messages
+    assert wire.unpack_batch(memoryview(batch)) == messages
+
+
+def test_a_batch_lies_as_the_protocol_says() -> None:
+    batch = wire.pack_batch([b"ab", b""])
+    assert batch == bytes.fromhex("17 01 0000 00000000 0000000000000002 00000002") + b"ab" + bytes(4)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 2**64 - 1])
+def test_a_batch_of_another_count_is_refused(count: int) -> None:
+    batch = wire.readdress(wire.pack_batch([b"ab", b"cd"]), count, 0)
+    with pytest.raises(ProtocolError, match="does not fill its frame"):
+        wire.unpack_batch(batch)
+
+
+def test_a_batch_that_does_not_fill_its_frame_is_refused() -> None:
+    batch = wire.pack_batch([b"ab", b"cd"])
+    for malformed in [batch + b"\0", *(batch[:end] for end in range(wire.PREFIX_BYTES, len(batch)))]:
+        with pytest.raises(ProtocolError):
+            wire.unpack_batch(malformed)
+
+
+def test_a_length_beyond_the_frame_is_refused() -> None:
+    batch = bytearray(wire.pack_batch([b"ab"]))
+    batch[wire.PREFIX_BYTES : wire.PREFIX_BYTES + 4] = b"\xff\xff\xff\xff"
+    with pytest.raises(ProtocolError):
+        wire.unpack_batch(bytes(batch))
+    with pytest.raises(ProtocolError):
+        wire.unpack_batch(b"")
+
+
+def test_the_id_can_be_read_whatever_the_version() -> None:
+    assert wire.id_of(b"\1\x63\0\0" + b"\xff" * 4 + (12345).to_bytes(8, "big") + b"anything") == 12345

@@ -7,8 +7,7 @@ import datetime as dt
 import random
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 import numpy as np
@@ -21,6 +20,9 @@ from workers.wire import frames as wire
 from workers.wire import messages as msg
 from workers.wire.codec import decode, encode, encode_call
 from workers.wire.errors import HostError, NotFoundError, from_wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 UTC = dt.timezone.utc
 
@@ -71,7 +73,7 @@ def test_every_call_comes_back_as_it_was(args: list[object], kwargs: dict[str, o
 
 @settings(deadline=None, max_examples=300)
 @given(ARRAYS, st.booleans())
-def test_every_array_comes_back_as_it_was(array: np.ndarray[Any, Any], transposed: bool) -> None:  # noqa: FBT001
+def test_every_array_comes_back_as_it_was(array: np.ndarray[Any, Any], transposed: bool) -> None:
     array = array.T if transposed else array
     back = decode(*encode([array]))[0]
     assert back.dtype == array.dtype

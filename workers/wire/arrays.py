@@ -29,7 +29,8 @@ MAX_DIMENSIONS = 64
 MAX_FIELDS = 4096
 """Of a structured dtype, nested ones included: NumPy takes seconds to build one of a million fields."""
 
-# What `numpy.dtype.str` yields. NumPy's parser knows much more (aliases that warn, comma strings of any length).
+# What `numpy.dtype.str` yields, but "O": bytes must never be taken for pointers to objects. NumPy's parser knows much
+# more (aliases that warn, comma strings of any length).
 _DTYPE = re.compile(r"[<>|=]?[?biufcmMSUV]\d{0,10}(\[\d{0,10}[A-Za-z]{1,7}\])?")
 
 
@@ -147,8 +148,6 @@ def _parse_dtype(numpy: Any, dtype: Any) -> Any:
     except (ValueError, TypeError, IndexError, KeyError, OverflowError, RecursionError) as error:
         # reprlib, because the repr of what a peer sent may be huge, or nested more deeply than repr can go.
         raise InvalidArgumentError(f"a malformed array: unknown dtype {reprlib.repr(dtype)} ({error})") from None
-    if parsed.hasobject:
-        raise InvalidArgumentError("an array of Python objects was refused: only fixed-size dtypes travel")
     return parsed
 
 

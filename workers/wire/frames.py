@@ -34,6 +34,9 @@ BATCH: Final = 23
 BATCHED_BELOW_BYTES = 4 * 1024
 """Larger messages gain nothing from company: their bytes cost more than their frame."""
 
+MAX_BATCH_MESSAGES = 1024
+"""One frame must not hold work for seconds: whoever takes it in does nothing else meanwhile."""
+
 INLINE_BODY_BYTES = 8 * 1024
 MAX_HEADER_BYTES = 0xFFFF
 MAX_FRAMES = 4096
@@ -120,8 +123,14 @@ def unpack_prefix(frames: Sequence[Buffer]) -> tuple[int, int, int, int]:
             f"install the same version of hostd on both sides",
             details={"version": version, "supported": list(SUPPORTED_VERSIONS)},
         )
-    if PREFIX_BYTES + header_length > len(frames[0]):
+    body_length = len(frames[0]) - PREFIX_BYTES - header_length
+    if body_length < 0:
         raise ProtocolError(f"the header should have {header_length} bytes, but the first frame ends before")
+    # A long first frame would be copied at every hop, and everybody else would wait for that.
+    if body_length > INLINE_BODY_BYTES:
+        raise ProtocolError(
+            f"a body of {body_length} bytes must be a frame of its own: {INLINE_BODY_BYTES} may be inline"
+        )
     return kind, header_length, deadline_ms, id_
 
 
@@ -136,7 +145,7 @@ def readdress(first: Buffer, id: int, deadline_ms: int) -> bytes:
 
 
 def pack_batch(messages: Sequence[Buffer]) -> bytes:
-    """Return one frame that holds several messages of one frame each."""
+    """Return one frame that holds several messages of one frame each, at most `MAX_BATCH_MESSAGES`."""
     parts: list[Buffer] = [_pack(BATCH, VERSION, 0, 0, len(messages))]
     length = _LENGTH.pack
     for message in messages:
@@ -146,14 +155,16 @@ def pack_batch(messages: Sequence[Buffer]) -> bytes:
 
 def unpack_batch(frame: Buffer) -> list[Buffer]:
     """Return the messages in a frame of kind BATCH. Raises `ProtocolError` if they do not fill it exactly."""
-    _, _, _, count = unpack_prefix((frame,))
+    _, _, _, count = unpack_prefix((frame[:PREFIX_BYTES],))
     messages: list[Buffer] = []
     start, end = PREFIX_BYTES, len(frame)
     length_at = _LENGTH.unpack_from
-    while start + 4 <= end and len(messages) < count:
+    while start + 4 <= end and len(messages) < min(count, MAX_BATCH_MESSAGES):
         stop = start + 4 + length_at(frame, start)[0]
         messages.append(frame[start + 4 : stop])
         start = stop
     if start != end or len(messages) != count:
-        raise ProtocolError(f"a batch of {count} messages does not fill its frame")
+        raise ProtocolError(
+            f"a batch of {count} messages does not fill its frame, or has more than {MAX_BATCH_MESSAGES}"
+        )
     return messages

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from workers.wire.codec import Limits, decode, encode
-from workers.wire.errors import HostError, InvalidArgumentError, ProtocolError, from_wire, to_wire
+from workers.wire.errors import HostError, InternalError, InvalidArgumentError, ProtocolError, from_wire, to_wire
 from workers.wire.frames import Buffer, Envelope, pack
 
 # Requests, from client to host, and on to a worker.
@@ -101,7 +101,7 @@ def unpack_error(envelope: Envelope) -> HostError:
     try:
         wire = decode(envelope.body, envelope.buffers, ERROR_LIMITS)
     except HostError as error:
-        wire = str(error)
+        return InternalError(f"the peer sent an error that cannot be read: {error}")
     return from_wire(wire)
 
 
