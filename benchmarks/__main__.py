@@ -7,6 +7,7 @@ A full `all` takes about ten minutes, a quick one under 90 seconds.
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,8 @@ def main(
     command: str, json_path: Path | None, plot_path: Path | None, *, quick: bool, patience: float, floors: bool
 ) -> None:
     """Measure the host against its floors."""
+    # As an exception, so that processes and directories are cleaned up on the way out.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     facts = machine_facts()
     console.print(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+# Bars tell the truth from zero only; a call in process is too far from the others for that.
+LOG_FROM = 50
 SECONDS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
 
 
@@ -112,13 +114,15 @@ def write_plot(path: Path, facts: dict[str, Any], comparisons: Sequence[Comparis
         axis.set_visible(False)
     for axis, comparison in zip(axes.flat, panels, strict=False):
         bars = list(reversed(comparison.figures))
+        values = [bar.value for bar in bars]
         drawn = axis.barh(
             [bar.name for bar in bars],
-            [bar.value for bar in bars],
+            values,
             color=["tab:orange" if bar.is_ours else "tab:gray" for bar in bars],
         )
         axis.bar_label(drawn, [format_value(bar.value, bar.by) for bar in bars], padding=3, fontsize=7)
-        axis.set_xscale("log")
+        if max(values) > LOG_FROM * min(values):
+            axis.set_xscale("log")
         axis.margins(x=0.25)
         axis.set_title(f"{comparison.group}: {comparison.title}", fontsize=8, loc="left")
         axis.set_xlabel(_heading(bars[0].by), fontsize=7)

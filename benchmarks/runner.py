@@ -45,7 +45,7 @@ class Effort:
 
 
 FULL = Effort(rounds=9, round_s=0.4, slow_rounds=9, cycles=100, idle_s=20.0, is_quick=False)
-QUICK = Effort(rounds=3, round_s=0.1, slow_rounds=3, cycles=5, idle_s=5.0, is_quick=True)
+QUICK = Effort(rounds=3, round_s=0.1, slow_rounds=2, cycles=4, idle_s=4.0, is_quick=True)
 
 # Our sides' names, here because the floors are measured without importing the host.
 SYNC = "hostd sync"

@@ -11,6 +11,8 @@ import asyncio
 import json
 import os
 import select
+import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostd import paths
 from hostd.client.sync import Client
-from hostd.launch import keeper_command, supervisor_environment
+from hostd.launch import AT_ONCE, keeper_command, supervisor_environment
 from workers.wire.errors import DeadlineExceededError, FailedPreconditionError, UnavailableError
 
 if TYPE_CHECKING:
@@ -65,6 +67,9 @@ class Host:
         self._name = name
         self._process: subprocess.Popen[bytes] | None = None
         self._info: dict[str, Any] = {}
+        self._supervisor_fd = -1
+        self._directory = Path()
+        self._owner_pid = 0
         self._clients: list[Client] = []
 
     def __repr__(self) -> str:
@@ -96,14 +101,11 @@ class Host:
         # Imported here, because clients that never start a host need no pydantic (a fifth of a second).
         from hostd.config import load_config  # noqa: PLC0415
 
-        directory = _private_directory(self._name)
-        try:
-            config = load_config({**self._settings, "runtime_dir": directory, "state_dir": directory / "state"})
-        except BaseException:
-            directory.rmdir()
-            raise
+        self._owner_pid = os.getpid()
+        directory = self._directory = _private_directory(self._name)
         ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
         try:
+            config = load_config({**self._settings, "runtime_dir": directory, "state_dir": directory / "state"})
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 keeper_command(embedder_pid=os.getpid(), remove_dir=directory),
                 env=supervisor_environment(config, ready_write),
@@ -111,20 +113,26 @@ class Host:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # the terminal's Ctrl-C is for the embedding program alone
             )
-        finally:
             os.close(ready_write)
-        try:
+            ready_write = -1
             self._info = self._await_ready(ready_read)
+            self._supervisor_fd = os.pidfd_open(self._info["pid"])
         except BaseException:
-            self._kill()
+            self._end_at_once()
+            self._tidy()
             raise
         finally:
             os.close(ready_read)
+            if ready_write >= 0:
+                os.close(ready_write)
 
     def stop(self) -> None:
         """Unload everything and end the host; returns when no process of it is left."""
         process = self._process
         if process is None:
+            return
+        if os.getpid() != self._owner_pid:  # a child that the embedding program forked: the host is its parent's
+            self._process = None
             return
         for client in self._clients:
             client.close()
@@ -133,8 +141,8 @@ class Host:
         try:
             process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            self._kill()
-        self._process = None
+            self._end_at_once()
+        self._tidy()
 
     def __enter__(self) -> Host:
         self.start()
@@ -157,7 +165,7 @@ class Host:
         line = b""
         while not line.endswith(b"\n"):
             remaining_s = deadline_s - time.monotonic()
-            if remaining_s <= 0 or not select.select([ready_fd], [], [], remaining_s)[0]:
+            if remaining_s <= 0 or not _is_readable(ready_fd, remaining_s):
                 raise DeadlineExceededError(f"the host did not start within {START_TIMEOUT_S:g} s")
             data = os.read(ready_fd, 65536)
             if not data:
@@ -168,16 +176,33 @@ class Host:
             raise UnavailableError(f"the host did not start: {said['error']}")
         return dict(said["ready"])
 
-    def _kill(self) -> None:
-        """End everything at once: the keeper's death makes the supervisor kill all workers, and end."""
+    def _end_at_once(self) -> None:
+        """Have the keeper kill the supervisor and all that it leaves."""
         if self._process is not None:
-            self._process.kill()
+            self._process.send_signal(AT_ONCE)
             self._process.wait()
-            self._process = None
+
+    def _tidy(self) -> None:
+        """Wait for the proof that nothing is left, and see to it if somebody has killed the keeper."""
+        if self._supervisor_fd >= 0:
+            if not _is_readable(self._supervisor_fd, STOP_TIMEOUT_S):
+                signal.pidfd_send_signal(self._supervisor_fd, signal.SIGKILL)
+                _is_readable(self._supervisor_fd, None)
+            os.close(self._supervisor_fd)
+            self._supervisor_fd = -1
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._process = None
 
     def _check_started(self) -> None:
         if self._process is None:
             raise FailedPreconditionError("this Host is not started: use it as `with hostd.Host() as host:`")
+
+
+def _is_readable(fd: int, timeout_s: float | None) -> bool:
+    # Not select(2), which takes no descriptor above 1023; a server may have more.
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(None if timeout_s is None else timeout_s * 1000))
 
 
 def _private_directory(name: str | None) -> Path:

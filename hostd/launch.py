@@ -6,6 +6,7 @@ The one seam between those who start hosts (`hostd serve`, `hostd.Host`) and the
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 _KEEPER = Path(__file__).resolve().parent / "shell" / "keeper.py"
 _SERVICE = "hostd.shell.service"
+
+AT_ONCE = signal.SIGQUIT
+"""What to send to a keeper whose supervisor does not end: it kills that and everything that it leaves behind."""
 
 
 def keeper_command(*, embedder_pid: int = 0, remove_dir: Path | None = None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 import sys
@@ -14,9 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import FAULTY, TAG, descendants, describe, descriptors, eventually, new_tag, tagged, threads
+import zmq
+from helpers import (
+    FAULTY,
+    TAG,
+    Service,
+    descendants,
+    describe,
+    descriptors,
+    eventually,
+    new_tag,
+    start_service,
+    tagged,
+    threads,
+)
+from zmq.utils.garbage import gc as zmq_gc
 
 import hostd
+from hostd.launch import AT_ONCE
 
 with contextlib.suppress(ImportError):
     # Its import starts threads, which must not look like those of the first test that uses an array.
@@ -62,10 +78,21 @@ def _isolated() -> Iterator[None]:
         os.environ[name] = os.path.join(base, directory)
         os.mkdir(os.environ[name], 0o700)
     os.environ[TAG] = new_tag()
+    _send_without_copying()
     yield
+    zmq_gc.stop()
     os.environ.clear()
     os.environ.update(before)
     shutil.rmtree(base)
+
+
+def _send_without_copying() -> None:
+    """Bring pyzmq's thread for messages that are not copied into being: it comes with the first of them, and stays."""
+    with zmq.Context() as context, context.socket(zmq.PUSH) as sender, context.socket(zmq.PULL) as receiver:
+        sender.bind("inproc://once")
+        receiver.connect("inproc://once")
+        sender.send(bytes(1 << 20), copy=False)
+        receiver.recv()
 
 
 @dataclass
@@ -99,9 +126,11 @@ def _nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     before = Traces()
     yield
+    request.node.funcargs.clear()  # a client gives its last descriptor back when nobody refers to it any more
     left: dict[str, Any] = {}
 
     def is_clean() -> bool:
+        gc.collect()  # the traceback of an error that a test expected may hold what the test has let go
         left.clear()
         left.update(Traces().since(before))
         return not left
@@ -156,3 +185,22 @@ def model_dir(tmp_path: Path) -> Callable[..., str]:
         return str(directory)
 
     return write
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Start hosts as `hostd serve` does, in one runtime directory unless told otherwise; they are killed afterwards."""
+    started: list[Service] = []
+    base = Path(os.environ["XDG_RUNTIME_DIR"], "hostd")
+    base.mkdir(mode=0o700, exist_ok=True)
+
+    def start(**settings: Any) -> Service:
+        places = {"runtime_dir": base / "served", "state_dir": tmp_path / "state", "log_level": "info"}
+        started.append(start_service(**{**QUICK, **places, **settings}))
+        return started[-1]
+
+    yield start
+    for service in started:
+        with service.keeper as keeper:
+            keeper.send_signal(AT_ONCE)
+    shutil.rmtree(base / "served", ignore_errors=True)

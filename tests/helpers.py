@@ -6,6 +6,7 @@ Nothing here asks the host: a test that checks the host's word against the syste
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import subprocess
@@ -14,10 +15,14 @@ import textwrap
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+
+from hostd.config import load_config
+from hostd.launch import keeper_command, supervisor_environment
 
 T = TypeVar("T")
 
@@ -183,3 +188,51 @@ def at_most(seconds: float, what: str) -> Iterator[None]:
     yield
     took_s = time.monotonic() - began_s
     assert took_s <= seconds, f"{what} took {took_s:.3f} s, at most {seconds:g} s were expected"
+
+
+# Hosts that are nobody's child: what `hostd serve` starts
+
+
+@dataclass
+class Service:
+    """A keeper with its supervisor, and what that said when it was ready, or why it was not."""
+
+    keeper: subprocess.Popen[str]
+    said: dict[str, Any]
+
+    @property
+    def pid(self) -> int:
+        """The process id of the supervisor."""
+        return int(self.said["ready"]["pid"])
+
+    @property
+    def endpoint(self) -> str:
+        """Where clients reach it."""
+        return str(self.said["ready"]["endpoint"])
+
+    @property
+    def runtime_dir(self) -> Path:
+        """Where its sockets and its lock are."""
+        return Path(self.said["ready"]["runtime_dir"])
+
+    def ended(self) -> int:
+        """Wait for its end and return its exit code."""
+        return self.keeper.wait(PATIENCE_S)
+
+
+def start_service(**settings: Any) -> Service:
+    """Start a host as `hostd serve` does, and wait until it says what became of it."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    keeper = subprocess.Popen(
+        keeper_command(),
+        env=supervisor_environment(load_config(settings), write),
+        pass_fds=[write],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write)
+    with open(read, encoding="utf-8") as ready:
+        assert select.select([ready], [], [], PATIENCE_S)[0], "the host did not say what became of its start"
+        line = ready.readline()
+    assert line, f"the host ended without a word: {keeper.communicate(timeout=PATIENCE_S)}"
+    return Service(keeper, json.loads(line))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import zmq
 
 from workers.session import Session
+from workers.wire.frames import BATCHED_BELOW_BYTES, pack_batch
 from workers.wire.transport import DONTWAIT, MessageSocket, buffers_of
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ LINGER_MS = 1000
 
 LOOK_PERIOD_S = 0.0005
 """How often a busy worker looks for new messages, such as a cancel; to look costs as much as half a small call."""
+
+QUICK_S = 0.0001
+QUICK_CALLS = 200
+HOLD_S = 0.0002
+"""Against a round trip of 0.2 ms: an answer that waits for company loses less than another one of those."""
 
 EXIT_FATAL = 70
 """EX_SOFTWARE of sysexits(3): the worker itself failed, not the model's call."""
@@ -44,6 +50,9 @@ class Transport:
         self._socket.setsockopt(zmq.LINGER, LINGER_MS)
         self._socket.connect(endpoint)
         self._messages = MessageSocket(self._socket)
+        self._held: list[Buffer] = []
+        self.is_holding = False
+        """Whether small messages are held back for company; `release` sends them."""
         self.on_sent: Callable[[], None] | None = None
         """Called after every send, which may swallow the descriptor's news of a message that came meanwhile."""
 
@@ -67,9 +76,20 @@ class Transport:
 
     def send(self, frames: list[Buffer]) -> None:
         """Send the frames of a message; big ones are not copied, and `settle` waits for them."""
+        if self.is_holding and len(frames) == 1 and len(frames[0]) < BATCHED_BELOW_BYTES:
+            self._held.append(frames[0])
+            return
+        self.release()
         self._messages.send(frames, 0, track=True)
         if self.on_sent is not None:
             self.on_sent()
+
+    def release(self) -> None:
+        """Send what was held back, in one frame."""
+        held = self._held
+        if held:
+            self._messages.send(held if len(held) == 1 else [pack_batch(held)], 0)
+            held.clear()
 
     def settle(self) -> None:
         """Wait until ZeroMQ needs no memory of ours any more: the next call may write into an array it returned."""
@@ -78,9 +98,40 @@ class Transport:
             unsent.pop().wait()
 
 
+class Pace:
+    """Whether answers may wait for the next one's company: only as long as all of the last calls were quick.
+
+    Then many leave as one frame, which is worth a quarter of the throughput of small calls. One answer waits for at
+    most `HOLD_S` and one call; after a call that was not quick none waits until many were.
+    """
+
+    def __init__(self) -> None:
+        self._quick_calls = 0
+        self._held_s = 0.0
+
+    @property
+    def is_quick(self) -> bool:
+        """Say whether the last calls were all quick."""
+        return self._quick_calls >= QUICK_CALLS
+
+    def may_hold(self, took_s: float) -> bool:
+        """Take note of how long a call took, and say whether what is held back may wait for another one."""
+        if took_s > QUICK_S:
+            self._quick_calls = 0
+            self._held_s = 0.0
+            return False
+        self._quick_calls += 1
+        self._held_s += took_s
+        if self._held_s > HOLD_S:
+            self._held_s = 0.0
+            return False
+        return True
+
+
 def serve(transport: Transport, session: Session) -> None:
     """Serve until killed; goes over to an asyncio loop when the loaded model has coroutine methods."""
     looked_s = 0.0
+    pace = Pace()
     while not session.is_async:
         runtime = session.runtime
         is_idle = runtime is None or not runtime.has_work
@@ -91,9 +142,15 @@ def serve(transport: Transport, session: Session) -> None:
             while frames is not None:
                 session.accept(frames)
                 frames = transport.receive(block=False)
-        if session.runtime is not None:
+        # Not once the model has turned out to need a loop, even if its first call is here already.
+        if session.runtime is not None and not session.is_async:
             transport.settle()
+            transport.is_holding = pace.is_quick
+            began_s = time.monotonic()
             session.runtime.step()
+            if not pace.may_hold(time.monotonic() - began_s) or not session.runtime.has_work:
+                transport.release()
+    transport.is_holding = False
     asyncio.run(_serve_async(transport, session))
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from workers.wire.errors import InvalidArgumentError
+from workers.wire.errors import InvalidArgumentError, sayable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,15 +29,15 @@ class Method:
         """Return what callers may know of the method, as plain values."""
         try:
             signature = str(inspect.signature(self.function))
-        except (ValueError, TypeError):  # a callable written in C may have none
+        except Exception:  # noqa: BLE001 - written in C it may have none; its defaults' repr is the model's own code
             signature = "(...)"
         doc = (inspect.getdoc(self.function) or "").split("\n", 1)[0]
         return {
             "name": self.name,
             "streams": self.streams,
             "is_async": self.is_async,
-            "signature": signature[:MAX_SIGNATURE_CHARS],
-            "doc": doc[:MAX_DOC_CHARS],
+            "signature": sayable(signature)[:MAX_SIGNATURE_CHARS],
+            "doc": sayable(doc)[:MAX_DOC_CHARS],
         }
 
 
@@ -48,7 +49,8 @@ def methods_of(model: object, names: Iterable[str] | None) -> dict[str, Method]:
     wanted = _public_names(model) if names is None else list(names)
     found = {}
     for name in wanted:
-        function = getattr(model, name, None)
+        # The model itself, because the __call__ of a function knows neither its signature nor that it yields.
+        function = model if name == "__call__" else _read(model, name)
         if not callable(function):
             raise InvalidArgumentError(
                 f"the model, a {type(model).__qualname__}, has no method {name!r} to expose; "
@@ -81,20 +83,27 @@ def _public_names(model: object) -> list[str]:
         name
         for name in dir(model)
         if not name.startswith("_")
-        and not isinstance(inspect.getattr_static(model, name, None), (property, type))
-        and callable(getattr(model, name, None))
+        and not isinstance(inspect.getattr_static(model, name, None), (property, functools.cached_property, type))
+        and callable(_read(model, name))
     ]
     is_called_itself = callable(model) and not isinstance(model, type)
     return ["__call__", *names] if is_called_itself else names
 
 
+def _read(model: object, name: str) -> Any:
+    try:
+        return getattr(model, name, None)
+    except Exception:  # noqa: BLE001 - a descriptor is the model's own code; what cannot be read is not served
+        return None
+
+
 def _method(name: str, function: Callable[..., Any]) -> Method:
-    inner: Any = function
-    if not inspect.isroutine(function) and name == "__call__":
-        inner = type(function).__call__
+    # The code of a callable object is its class's __call__; of a partial it is that of what is inside.
+    codes: list[Any] = [function] if inspect.isroutine(function) else [function, type(function).__call__]
+    is_async_generator = any(map(inspect.isasyncgenfunction, codes))
     return Method(
         name=name,
         function=function,
-        streams=inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner),
-        is_async=inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner),
+        streams=is_async_generator or any(map(inspect.isgeneratorfunction, codes)),
+        is_async=is_async_generator or any(map(inspect.iscoroutinefunction, codes)),
     )

@@ -13,6 +13,7 @@ This file and `session` are the border with the model's code: whatever that rais
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import time
 import traceback
@@ -20,14 +21,14 @@ from collections import deque
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from workers.raised import error_of
 from workers.wire import frames as wire
 from workers.wire import messages as msg
 from workers.wire.codec import decode, encode
 from workers.wire.errors import HostError, InvalidArgumentError, ModelError, UnimplementedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-    from types import TracebackType
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
     from workers.methods import Method
 
@@ -40,14 +41,37 @@ _NO_DEADLINE = float("inf")
 class _Stream:
     """A generator that is being consumed: its items go out one at a time, as far as `credit` reaches."""
 
-    __slots__ = ("credit", "expires_s", "id", "items", "trace")
+    __slots__ = ("credit", "expires_s", "id", "items", "method", "trace")
 
-    def __init__(self, stream_id: int, items: Iterator[Any], credit: int, expires_s: float, trace: str | None) -> None:
+    def __init__(
+        self, stream_id: int, method: str, items: Iterator[Any], credit: int, expires_s: float, trace: str | None
+    ) -> None:
         self.id = stream_id
+        self.method = method
         self.items = items
         self.credit = credit
         self.expires_s = expires_s
         self.trace = trace
+
+
+class _Credit:
+    """The items that an asynchronous stream may still send."""
+
+    __slots__ = ("_granted", "_items")
+
+    def __init__(self, items: int) -> None:
+        self._items = items
+        self._granted = asyncio.Event()
+
+    def grant(self, items: int) -> None:
+        self._items += items
+        self._granted.set()
+
+    async def take(self) -> None:
+        while not self._items:
+            self._granted.clear()
+            await self._granted.wait()
+        self._items -= 1
 
 
 class Runtime:
@@ -60,8 +84,10 @@ class Runtime:
         self._queue: deque[tuple[wire.Envelope, float]] = deque()
         self._streams: dict[int, _Stream] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._credits: dict[int, asyncio.Semaphore] = {}
+        self._credits: dict[int, _Credit] = {}
         self._cancelled: set[int] = set()
+        self._early_credit: dict[int, int] = {}
+        """What was granted to streams that are still queued."""
 
     @property
     def has_work(self) -> bool:
@@ -86,17 +112,18 @@ class Runtime:
         """Run one queued call, and take one item from each stream that may go on."""
         if self._queue:
             envelope, expires_s = self._queue.popleft()
+            credit = self._early_credit.pop(envelope.id, 0) if self._early_credit else 0
             if envelope.id in self._cancelled:
                 self._cancelled.discard(envelope.id)
             elif expires_s > time.monotonic():
-                self._begin(envelope, expires_s)
+                self._begin(envelope, expires_s, credit)
         if self._streams:
             for stream in [stream for stream in self._streams.values() if stream.credit > 0]:
                 self._advance(stream)
 
     # One call
 
-    def _begin(self, envelope: wire.Envelope, expires_s: float) -> None:
+    def _begin(self, envelope: wire.Envelope, expires_s: float, credit: int) -> None:
         try:
             method, target = self._target(envelope.header)
             args, kwargs = self._arguments(envelope)
@@ -104,33 +131,42 @@ class Runtime:
             self._send(msg.pack_error(envelope.id, error))
             return
         if method.is_async:
+            if envelope.kind == msg.STREAM:
+                self._credits[envelope.id] = _Credit(target.window + credit)
             self._begin_task(envelope, method, target, args, kwargs, expires_s)
             return
-        if target.trace is not None:
-            TRACE.set(target.trace)
+        TRACE.set(target.trace)
         try:
             result = method.function(*args, **kwargs)
+            if envelope.kind == msg.STREAM:
+                _check_iterator(method.name, result)
+                window = target.window + credit
+                stream = _Stream(envelope.id, method.name, result, window, expires_s, target.trace)
+                self._streams[envelope.id] = stream
+                return
+            if inspect.isgenerator(result):
+                result.close()
+                raise _must_stream(method.name)  # noqa: TRY301 - one border for all that can go wrong here
         except Exception as error:  # noqa: BLE001 - the border with the model's code, which may raise anything
             self._send(msg.pack_error(envelope.id, error_of(error, method, args, kwargs)))
             return
-        if envelope.kind == msg.STREAM:
-            self._begin_stream(envelope.id, method, target, result, expires_s)
-        elif inspect.isgenerator(result):
-            result.close()
-            self._send(msg.pack_error(envelope.id, _must_stream(method.name)))
-        else:
-            self._answer(envelope.id, msg.RESULT, method.name, result)
+        self._answer(envelope.id, msg.RESULT, method.name, result)
 
     def _answer(self, call_id: int, kind: int, method: str, value: object) -> bool:
         try:
             body, buffers = encode(value)
             frames = wire.pack(kind, call_id, body=body, buffers=buffers)
         except HostError as error:
-            answer = ModelError(f"method {method!r} returned what cannot be sent: {error.message}")
-            self._send(msg.pack_error(call_id, answer))
-            return False
+            frames = msg.pack_error(
+                call_id, ModelError(f"method {method!r} returned what cannot be sent: {error.message}")
+            )
+        except Exception as error:  # noqa: BLE001 - a value of the model's own class runs its code when it is read
+            frames = msg.pack_error(call_id, error_of(error))
+        else:
+            self._send(frames)
+            return True
         self._send(frames)
-        return True
+        return False
 
     def _target(self, header: bytes) -> tuple[Method, msg.Target]:
         known = self._targets.get(header)
@@ -159,18 +195,11 @@ class Runtime:
 
     # Streams
 
-    def _begin_stream(self, stream_id: int, method: Method, target: msg.Target, result: Any, expires_s: float) -> None:
-        if not hasattr(result, "__next__"):
-            self._send(msg.pack_error(stream_id, _cannot_stream(method.name, result)))
-            return
-        self._streams[stream_id] = _Stream(stream_id, result, target.window, expires_s, target.trace)
-
     def _advance(self, stream: _Stream) -> None:
         if stream.expires_s <= time.monotonic():
             self._end_stream(stream)
             return
-        if stream.trace is not None:
-            TRACE.set(stream.trace)
+        TRACE.set(stream.trace)
         try:
             item = next(stream.items)
         except StopIteration:
@@ -182,33 +211,37 @@ class Runtime:
             self._send(msg.pack_error(stream.id, error_of(error)))
             return
         stream.credit -= 1
-        if not self._answer(stream.id, msg.ITEM, "the stream", item):
+        if not self._answer(stream.id, msg.ITEM, stream.method, item):
             self._end_stream(stream)
 
     def _end_stream(self, stream: _Stream) -> None:
         self._streams.pop(stream.id, None)
-        close = getattr(stream.items, "close", None)
-        if close is not None:
-            try:
+        try:
+            close = getattr(stream.items, "close", None)
+            if close is not None:
                 close()
-            except Exception:  # noqa: BLE001 - the border with the model's code; nobody waits for this any more
-                traceback.print_exc()
+        except Exception:  # noqa: BLE001 - the border with the model's code; nobody waits for this any more
+            traceback.print_exc()
 
     def _credit(self, envelope: wire.Envelope) -> None:
         items = msg.unpack_credit(envelope.header)
         if envelope.id in self._streams:
             self._streams[envelope.id].credit += items
         elif envelope.id in self._credits:
-            for _ in range(items):
-                self._credits[envelope.id].release()
+            self._credits[envelope.id].grant(items)
+        elif self._is_queued(envelope.id):
+            self._early_credit[envelope.id] = self._early_credit.get(envelope.id, 0) + items
 
     def _cancel(self, call_id: int) -> None:
         if call_id in self._streams:
             self._end_stream(self._streams[call_id])
         elif call_id in self._tasks:
-            self._tasks[call_id].cancel()
-        elif any(envelope.id == call_id for envelope, _ in self._queue):
+            self._tasks.pop(call_id).cancel()
+        elif self._is_queued(call_id):
             self._cancelled.add(call_id)
+
+    def _is_queued(self, call_id: int) -> bool:
+        return any(envelope.id == call_id for envelope, _ in self._queue)
 
     # Coroutines
 
@@ -221,14 +254,11 @@ class Runtime:
         kwargs: dict[str, Any],
         expires_s: float,
     ) -> None:
-        streams = envelope.kind == msg.STREAM
-        if method.streams and not streams:
+        if method.streams and envelope.kind != msg.STREAM:
             self._send(msg.pack_error(envelope.id, _must_stream(method.name)))
             return
-        if streams:
-            self._credits[envelope.id] = asyncio.Semaphore(target.window)
-        coroutine = self._run_task(envelope, method, target, args, kwargs)
-        task = asyncio.get_running_loop().create_task(_within(coroutine, expires_s))
+        run = functools.partial(self._run_task, envelope, method, target, args, kwargs, expires_s)
+        task = asyncio.get_running_loop().create_task(_within(run, expires_s))
         self._tasks[envelope.id] = task
         task.add_done_callback(lambda _task: self._forget_task(envelope.id))
 
@@ -237,7 +267,13 @@ class Runtime:
         self._credits.pop(call_id, None)
 
     async def _run_task(
-        self, envelope: wire.Envelope, method: Method, target: msg.Target, args: list[Any], kwargs: dict[str, Any]
+        self,
+        envelope: wire.Envelope,
+        method: Method,
+        target: msg.Target,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        expires_s: float,
     ) -> None:
         TRACE.set(target.trace)
         try:
@@ -246,23 +282,33 @@ class Runtime:
                 await self._send_items(envelope.id, method, result)
             else:
                 self._answer(envelope.id, msg.RESULT, method.name, await result)
+        except asyncio.CancelledError as error:
+            if self._is_over(envelope.id, expires_s):
+                raise
+            # Nobody cancelled this call: something inside of the model was, and the caller waits for an answer.
+            self._send(msg.pack_error(envelope.id, error_of(error)))
         except Exception as error:  # noqa: BLE001 - the border with the model's code, which may raise anything
             self._send(msg.pack_error(envelope.id, error_of(error, method, args, kwargs)))
+
+    def _is_over(self, call_id: int, expires_s: float) -> bool:
+        """Say whether the task that runs was withdrawn, is late, or is cancelled because the worker ends."""
+        # Task.cancelling() is new in Python 3.11; int() is 0.
+        is_cancelled = getattr(asyncio.current_task(), "cancelling", int)() > 0
+        return is_cancelled or call_id not in self._tasks or expires_s <= time.monotonic()
 
     async def _send_items(self, stream_id: int, method: Method, result: Any) -> None:
         if not hasattr(result, "__anext__"):
             if hasattr(result, "close"):
                 result.close()  # a coroutine that is never awaited would warn
-            self._send(msg.pack_error(stream_id, _cannot_stream(method.name, result)))
-            return
+            raise _cannot_stream(method.name, result)
         items: AsyncIterator[Any] = result
         credit = self._credits[stream_id]
         try:
-            await credit.acquire()
+            await credit.take()
             async for item in items:
                 if not self._answer(stream_id, msg.ITEM, method.name, item):
                     return
-                await credit.acquire()
+                await credit.take()
             self._send(wire.pack(msg.END, stream_id, body=_NOTHING))
         finally:
             if hasattr(items, "aclose"):
@@ -272,11 +318,11 @@ class Runtime:
 _NOTHING = encode(None)[0]
 
 
-async def _within(coroutine: Any, expires_s: float) -> None:
+async def _within(run: Callable[[], Coroutine[Any, Any, None]], expires_s: float) -> None:
     """Run a coroutine until its deadline; the host has answered for it then, so nothing is sent."""
     timeout_s = None if expires_s == _NO_DEADLINE else max(0.0, expires_s - time.monotonic())
     try:
-        await asyncio.wait_for(coroutine, timeout_s)
+        await asyncio.wait_for(run(), timeout_s)
     except asyncio.TimeoutError:
         return
 
@@ -285,46 +331,12 @@ def _must_stream(method: str) -> HostError:
     return InvalidArgumentError(f"method {method!r} yields items: call it as model.stream.{method}(...)")
 
 
+def _check_iterator(method: str, result: object) -> None:
+    if not hasattr(result, "__next__"):
+        raise _cannot_stream(method, result)
+
+
 def _cannot_stream(method: str, result: object) -> HostError:
     return InvalidArgumentError(
         f"method {method!r} returned a {type(result).__name__}, not an iterator: call it as model.{method}(...)"
     )
-
-
-def error_of(
-    error: BaseException,
-    method: Method | None = None,
-    args: list[Any] | None = None,
-    kwargs: dict[str, Any] | None = None,
-) -> HostError:
-    """Return the typed error for what the model's code raised, with its own traceback as text.
-
-    A TypeError that was raised by the call itself, before any line of the model ran, means wrong arguments.
-    """
-    if isinstance(error, HostError):
-        return error
-    own = error.__traceback__.tb_next if error.__traceback__ else None
-    if isinstance(error, TypeError) and method is not None and own is None and not _binds(method, args, kwargs):
-        signature = method.describe()["signature"]
-        return InvalidArgumentError(
-            f"wrong arguments for method {method.name!r}: {error}; it is {method.name}{signature}"
-        )
-    text = traceback_text(error, own)
-    summary = "".join(traceback.format_exception_only(type(error), error)).strip()
-    return ModelError(summary[:2000], details={"traceback": text, "type": type(error).__name__})
-
-
-def traceback_text(error: BaseException, begin: TracebackType | None) -> str:
-    """Return the text of a traceback from a frame on, its end if it is very long."""
-    text = "".join(traceback.format_exception(type(error), error, begin))
-    return text if len(text) <= msg.MAX_TRACEBACK_CHARS else "…" + text[-msg.MAX_TRACEBACK_CHARS :]
-
-
-def _binds(method: Method, args: list[Any] | None, kwargs: dict[str, Any] | None) -> bool:
-    try:
-        inspect.signature(method.function).bind(*(args or ()), **(kwargs or {}))
-    except TypeError:
-        return False
-    except ValueError:  # no signature to compare with: whatever it complained of was what it was given
-        return False
-    return True

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from workers.api import Served
 from workers.methods import default_of, methods_of
 from workers.plugins import load_with
-from workers.runtime import Runtime, error_of
+from workers.raised import error_of
+from workers.runtime import Runtime
 from workers.wire import frames as wire
 from workers.wire import messages as msg
 from workers.wire.errors import HostError, ModelError, to_wire

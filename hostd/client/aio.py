@@ -3,41 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from hostd import paths
-from hostd.client.channel import GRACE_S
-from hostd.client.connection import Connection, unreachable, went_away, why_unreachable
+from hostd.client.aio_channel import AsyncChannel
 from hostd.client.handle import Handle
-from hostd.client.sync import CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S, load_arguments, size_of
-from hostd.client.tracker import Pending, PendingStream, Tracker
+from hostd.client.sync import (
+    CONNECT_TIMEOUT_S,
+    DEFAULT_TIMEOUT_S,
+    MAP_WINDOW,
+    load_arguments,
+    only_inputs,
+    size_of,
+)
+from hostd.client.tracker import Tracker, again
 from hostd.records import Event, HostInfo, ModelInfo, UnloadReport
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.errors import CancelledError, DeadlineExceededError, FailedPreconditionError, UnavailableError
+from workers.wire.errors import DeadlineExceededError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from types import TracebackType
 
-    from workers.wire.frames import Buffer
-
-_RETRY_S = 0.05
-
-_SWEEP_PERIOD_S = 0.25
-"""How often to look for requests that are overdue."""
+    from hostd.client.tracker import PendingStream
 
 
 class AsyncItemStream:
     """The items of a stream, as they come. Closing it cancels what is still to come."""
 
-    def __init__(self, client: AsyncClient, pending: PendingStream, timeout_s: float | None) -> None:
-        self._client = client
+    def __init__(self, channel: AsyncChannel, pending: PendingStream, timeout_s: float | None) -> None:
+        self._channel = channel
         self._pending = pending
         self._deadline_s = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
         self._arrived = asyncio.Event()
-        pending.on_item = pending.on_done = self._arrived.set
+        pending.listeners.append(self._arrived.set)
         if pending.items or pending.is_done:
             self._arrived.set()
 
@@ -52,11 +54,11 @@ class AsyncItemStream:
         if pending.items:
             item, credit = pending.take()
             if credit and not pending.is_done:
-                self._client._send(msg.pack_credit(pending.id, credit))  # noqa: SLF001 - one of us
+                self._channel.grant(pending, credit)
             return item
         if pending.error is not None:
             error, pending.error = pending.error, None
-            raise error
+            raise again(error)
         raise StopAsyncIteration
 
     async def _wait(self) -> None:
@@ -72,7 +74,7 @@ class AsyncItemStream:
     async def aclose(self) -> None:
         """Cancel the stream, in the worker too."""
         if not self._pending.is_done:
-            self._client._cancel(self._pending)  # noqa: SLF001 - one of us
+            self._channel.cancel(self._pending)
             self._pending.error = None
         self._pending.items.clear()
 
@@ -134,28 +136,20 @@ class AsyncClient:
         """Take the endpoint, by default that of this user's host; `connect` or `async with` connects."""
         self.endpoint = endpoint or paths.default_endpoint()
         self.timeout_s = timeout_s
-        self._connect_timeout_s = connect_timeout_s
-        self._tracker = Tracker()
-        self._connection: Connection | None = None
-        self._connecting = asyncio.Lock()
-        self._outbox: list[list[Buffer]] = []
-        self._retry: asyncio.TimerHandle | None = None
-        self._sweeper: asyncio.TimerHandle | None = None
-        self._is_closed = False
+        self._channel = AsyncChannel(self.endpoint, connect_timeout_s)
 
     @classmethod
     async def connect(cls, endpoint: str | None = None, **options: Any) -> AsyncClient:
         """Return a connected client; takes the arguments of the constructor."""
         client = cls(endpoint, **options)
-        await client._ensure_connected()
+        await client._channel.connect()
         return client
 
     def __repr__(self) -> str:
-        state = "closed" if self._is_closed else "connected" if self._connection else "disconnected"
-        return f"<AsyncClient {self.endpoint} {state} waiting={len(self._tracker)}>"
+        return f"<AsyncClient {self._channel!r}>"
 
     async def __aenter__(self) -> AsyncClient:
-        await self._ensure_connected()
+        await self._channel.connect()
         return self
 
     async def __aexit__(
@@ -165,10 +159,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connection; models stay loaded, and requests that wait end with CANCELLED."""
-        self._is_closed = True
-        if self._connection is not None:
-            self._connection.send(wire.pack(msg.BYE, 0))
-        self._disconnect(CancelledError("the client was closed"), linger_ms=100)
+        self._channel.close()
 
     # Models
 
@@ -227,8 +218,8 @@ class AsyncClient:
 
     async def events(self, model_id: str | None = None) -> AsyncIterator[Event]:
         """Iterate over transitions as they happen, of one model or of all."""
-        pending = await self._begin(lambda tracker: tracker.subscribe("events", {"model_id": model_id}))
-        async with AsyncItemStream(self, pending, None) as items:
+        pending = await self._channel.begin(lambda tracker: tracker.subscribe("events", {"model_id": model_id}))
+        async with AsyncItemStream(self._channel, pending, None) as items:
             await items.__anext__()  # the first item says that the host has noted the subscription
             async for item in items:
                 yield Event.from_dict(item)
@@ -247,8 +238,8 @@ class AsyncClient:
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
     ) -> Any:
         """Call a method of a model by name, and return its result."""
-        pending = await self._begin(lambda tracker: tracker.call(model_id, method, args, kwargs, timeout_s))
-        return await self._wait(pending, timeout_s)
+        pending = await self._channel.begin(lambda tracker: tracker.call(model_id, method, args, kwargs, timeout_s))
+        return await self._channel.wait(pending, timeout_s)
 
     def submit(
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
@@ -256,128 +247,34 @@ class AsyncClient:
         """Begin a call of a method, as a task."""
         return asyncio.ensure_future(self.call(model_id, method, args, kwargs, timeout_s))
 
+    async def map(
+        self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
+    ) -> AsyncIterator[Any]:
+        """Call a method for each of many inputs, and iterate over the results in their order."""
+        (inputs,) = only_inputs(args)
+        channel, waiting = self._channel, deque[Any]()
+        remaining = iter(inputs)
+        try:
+            while True:
+                for x in islice(remaining, MAP_WINDOW - len(waiting)):
+                    call = partial(Tracker.call, model_id=model_id, method=method, args=(x,), kwargs=kwargs)
+                    waiting.append(await channel.begin(partial(call, timeout_s=timeout_s)))
+                if not waiting:
+                    return
+                yield await channel.wait(waiting.popleft(), timeout_s)
+        finally:
+            for pending in waiting:
+                channel.cancel(pending)
+
     async def stream(
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
     ) -> AsyncIterator[Any]:
         """Call a method that yields, and iterate over its items."""
-        pending = await self._begin(lambda tracker: tracker.stream(model_id, method, args, kwargs, timeout_s))
-        async with AsyncItemStream(self, pending, timeout_s) as items:
+        pending = await self._channel.begin(lambda tracker: tracker.stream(model_id, method, args, kwargs, timeout_s))
+        async with AsyncItemStream(self._channel, pending, timeout_s) as items:
             async for item in items:
                 yield item
 
     async def _verb(self, verb: str, timeout_s: float | None, **arguments: Any) -> Any:
-        pending = await self._begin(lambda tracker: tracker.verb(verb, arguments, timeout_s))
-        return await self._wait(pending, timeout_s)
-
-    # The connection
-
-    async def _begin(self, make: Callable[[Tracker], tuple[Any, list[Buffer]]]) -> Any:
-        if self._connection is None:
-            await self._ensure_connected()
-        pending, frames = make(self._tracker)
-        self._send(frames)
-        return pending
-
-    async def _wait(self, pending: Pending, timeout_s: float | None) -> Any:
-        if not pending.is_done:
-            loop = asyncio.get_running_loop()
-            arrived: asyncio.Future[None] = loop.create_future()
-            pending.on_done = lambda: None if arrived.done() else arrived.set_result(None)
-            if timeout_s is not None:
-                pending.deadline_s = loop.time() + timeout_s + GRACE_S
-                if self._sweeper is None:
-                    self._sweeper = loop.call_later(_SWEEP_PERIOD_S, self._sweep)
-            try:
-                await arrived
-            except asyncio.CancelledError:
-                self._cancel(pending)
-                raise
-        return pending.result()
-
-    def _sweep(self) -> None:
-        """End the requests that the host should have ended; it answers late ones itself, unless it hangs.
-
-        One timer for all, because one for each call costs more than the call's own bookkeeping.
-        """
-        loop = asyncio.get_running_loop()
-        for pending in self._tracker.overdue(loop.time()):
-            self._tracker.forget(pending, DeadlineExceededError("the host did not answer in time"))
-            if self._connection is not None:
-                self._send(wire.pack(msg.CANCEL, pending.id))
-        self._sweeper = loop.call_later(_SWEEP_PERIOD_S, self._sweep) if len(self._tracker) else None
-
-    def _cancel(self, pending: Pending) -> None:
-        self._tracker.forget(pending, CancelledError("the call was cancelled by its caller"))
-        if self._connection is not None:
-            self._send(wire.pack(msg.CANCEL, pending.id))
-
-    def _send(self, frames: list[Buffer]) -> None:
-        self._outbox.append(frames)
-        self._flush()
-        # A send may swallow the descriptor's news of a message that came meanwhile.
-        if self._connection is not None and self._connection.has_news():
-            asyncio.get_running_loop().call_soon(self._receive)
-
-    def _flush(self) -> None:
-        self._retry = None
-        connection, outbox = self._connection, self._outbox
-        sent = 0
-        while connection is not None and sent < len(outbox) and connection.send(outbox[sent]):
-            sent += 1
-        del outbox[:sent]
-        if outbox and self._retry is None:
-            self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self._flush)
-
-    def _receive(self) -> None:
-        connection = self._connection
-        while connection is not None and (frames := connection.receive()) is not None:
-            self._tracker.receive(frames)
-
-    def _on_monitor(self) -> None:
-        if self._connection is not None and self._connection.is_broken():
-            self._receive()  # an answer may have come just before the end
-            self._disconnect(went_away(self.endpoint))
-
-    def _disconnect(self, error: UnavailableError | CancelledError, linger_ms: int = 0) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            loop = asyncio.get_running_loop()
-            for fd in connection.descriptors():
-                loop.remove_reader(fd)
-            connection.close(linger_ms)
-        for timer in (self._retry, self._sweeper):
-            if timer is not None:
-                timer.cancel()
-        self._retry = self._sweeper = None
-        self._outbox.clear()
-        self._tracker.lose(error)
-
-    async def _ensure_connected(self) -> None:
-        if self._is_closed:
-            raise FailedPreconditionError("this client is closed: connect again with hostd.AsyncClient.connect()")
-        async with self._connecting:
-            if self._connection is None:
-                await self._connect()
-
-    async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + self._connect_timeout_s
-        while why_unreachable(self.endpoint) is not None:
-            if loop.time() + _RETRY_S > deadline_s:
-                raise unreachable(self.endpoint, self._connect_timeout_s)
-            await asyncio.sleep(_RETRY_S)
-        connection = self._connection = Connection(self.endpoint)
-        readers = (self._receive, self._on_monitor)
-        for fd, reader in zip(connection.descriptors(), readers, strict=True):
-            loop.add_reader(fd, reader)
-        pending, hello = self._tracker.hello()
-        try:
-            self._send(hello)
-            await self._wait(pending, max(0.0, deadline_s - loop.time() - GRACE_S))
-            self._tracker.accept_welcome(pending)
-        except DeadlineExceededError:
-            self._disconnect(UnavailableError("not connected"))
-            raise unreachable(self.endpoint, self._connect_timeout_s) from None
-        except BaseException:
-            self._disconnect(UnavailableError("not connected"))
-            raise
+        pending = await self._channel.begin(lambda tracker: tracker.verb(verb, arguments, timeout_s))
+        return await self._channel.wait(pending, timeout_s)

@@ -6,8 +6,11 @@ outbox, wake the leader through an eventfd, and sleep until it has their answer 
 
 Rules
 1. Only the holder of `_lead` touches the connection and the tracker's incoming side.
-2. Who stops leading looks at the outbox once more, and wakes one follower if there is any.
-3. When the connection breaks every request ends with UNAVAILABLE; the next one makes a new connection.
+2. Who gives the lead back looks at the outbox once more, and wakes one follower if there is any. Who stops waiting for
+   whatever reason does so too if nobody leads: it may be the one that was woken to lead.
+3. When the connection breaks every request ends with UNAVAILABLE; the next one makes a new connection. A request is
+   noted and put into the outbox in one step, and lost in one, so what has ended is never sent to a later host.
+4. A finalizer may run at any point of any thread, also of one that holds a lock: it waits for none (`abandon`).
 """
 
 from __future__ import annotations
@@ -15,13 +18,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
 
+from hostd.client import forks
 from hostd.client.connection import Connection, unreachable, went_away, why_unreachable
+from hostd.client.followers import Followers
 from hostd.client.tracker import Pending, PendingStream, Tracker
 from workers.wire import frames as wire
 from workers.wire import messages as msg
@@ -34,7 +38,7 @@ from workers.wire.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from workers.wire.frames import Buffer
 
@@ -43,25 +47,20 @@ P = TypeVar("P", bound=Pending)
 GRACE_S = 1.0
 """How long after its deadline an answer may come: the host answers late ones itself, and says why."""
 
+LINGER_MS = 100
+"""How long the goodbye of a client may take to leave."""
+
 _RETRY_S = 0.05
 """How often to look for a socket that is not there yet."""
 
-_POLL_MS = 3_600_000
+_TRUSTED_S = 0.1
+"""How long after somebody looked at it the connection is taken to stand: to look costs 3 us."""
+
+_POLL_S = 3600.0
 
 # Plain ints: an operation on zmq's flags costs half a microsecond.
 _POLLIN = int(zmq.POLLIN)
 _POLLIN_OR_OUT = int(zmq.POLLIN | zmq.POLLOUT)
-
-
-_CHANNELS: weakref.WeakSet[Channel] = weakref.WeakSet()
-
-
-def _orphan_all() -> None:
-    for channel in _CHANNELS:
-        channel._is_orphaned = True  # noqa: SLF001 - a part of the class that must be a function
-
-
-os.register_at_fork(after_in_child=_orphan_all)  # asking for the process id in every call costs more than the lock
 
 
 class Channel:
@@ -74,66 +73,83 @@ class Channel:
         self._tracker = Tracker()
         self._tracking = threading.Lock()
         self._lead = threading.Lock()
+        self._connecting = threading.Lock()
+        self._waking = threading.Lock()
         self._outbox: deque[list[Buffer]] = deque()
-        self._followers: deque[threading.Event] = deque()
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._followers = Followers()
         self._connection: Connection | None = None
+        self._looked_s = 0.0
         self._is_closed = False
-        self._is_orphaned = False
-        _CHANNELS.add(self)
+        self.is_orphaned = False
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        forks.watch(self)
         try:
-            with self._lead:
-                self._connect()
+            self._ensure_connected()
         except BaseException:
-            os.close(self._wake_fd)
+            self._close_wake_fd()
             raise
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "connected" if self._connection else "disconnected"
         return f"<Channel {self.endpoint} {state} waiting={len(self._tracker)}>"
 
+    def __del__(self) -> None:
+        if hasattr(self, "_wake_fd"):
+            self._close_wake_fd()
+
     def close(self) -> None:
         """Say goodbye and close; requests that wait end with CANCELLED."""
-        if self._is_closed:
-            return
         self._is_closed = True
-        os.eventfd_write(self._wake_fd, 1)
+        if self.is_orphaned:
+            return  # the connection is the parent's, and who held the lead is not here to give it back
+        self._wake_leader()
         with self._lead:
-            if self._connection is not None:
-                self._connection.send(wire.pack(msg.BYE, 0))
-                self._connection.close(linger_ms=100)
-                self._connection = None
-            self._tracker.lose(CancelledError("the client was closed"))
-            os.close(self._wake_fd)
-        for follower in list(self._followers):
-            follower.set()
+            self._say_goodbye()
+            self._close_wake_fd()
+        self._followers.wake_one()
 
     def begin(self, make: Callable[[Tracker], tuple[P, list[Buffer]]]) -> P:
         """Send a request that `make` makes, and return it. Connects first if there is no connection."""
         self._check_usable()
-        if self._connection is None:
-            with self._lead:
-                if self._connection is None:
-                    self._connect()
+        if self._connection is None or time.monotonic() - self._looked_s > _TRUSTED_S:
+            self._ensure_connected()
         with self._tracking:
             pending, frames = make(self._tracker)
-        self._send(frames)
+            self._outbox.append(frames)
+        self._hurry()
         return pending
+
+    def begin_all(self, makers: Iterable[Callable[[Tracker], tuple[P, list[Buffer]]]]) -> list[P]:
+        """Send several requests together, and return them."""
+        self._check_usable()
+        if self._connection is None or time.monotonic() - self._looked_s > _TRUSTED_S:
+            self._ensure_connected()
+        begun: list[P] = []
+        for make in makers:
+            with self._tracking:
+                pending, frames = make(self._tracker)
+                self._outbox.append(frames)
+            begun.append(pending)
+        self._hurry()
+        return begun
 
     def cancel(self, pending: Pending) -> None:
         """End a request here and tell the host."""
+        if self.is_orphaned:
+            return
         with self._tracking:
             self._tracker.forget(pending, CancelledError("the call was cancelled by its caller"))
         if not self._is_closed and self._connection is not None:
             self._send(wire.pack(msg.CANCEL, pending.id))
 
     def abandon(self, pending: Pending) -> None:
-        """Cancel a request without waiting for a lock, for finalizers: they run at any point of any thread.
+        """Tell the host that nobody waits for a request, without waiting for a lock, as finalizers must.
 
         The host's answer to it is what makes the tracker forget the request.
         """
-        if not self._is_closed and self._connection is not None:
-            self._send(wire.pack(msg.CANCEL, pending.id))
+        if not self._is_closed and not self.is_orphaned and self._connection is not None:
+            self._outbox.append(wire.pack(msg.CANCEL, pending.id))
+            self._hurry(may_wait=False)
 
     def grant(self, stream: PendingStream, items: int) -> None:
         """Let a stream go on by some items."""
@@ -141,92 +157,102 @@ class Channel:
 
     def wait(self, pending: Pending, timeout_s: float | None) -> Any:
         """Return the value of a request's answer, or raise its error; the deadline's if none comes in time."""
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s + GRACE_S
-        self.wait_until(pending, lambda: pending.is_done, deadline_s)
-        if not pending.is_done:
-            self.cancel(pending)
-            raise DeadlineExceededError(f"the host did not answer within {timeout_s:g} s")
+
+        def is_over() -> bool:
+            return pending.is_done
+
+        if not is_over():
+            deadline_s = None if timeout_s is None else time.monotonic() + timeout_s + GRACE_S
+            self.wait_until(pending, is_over, deadline_s)
+            if not is_over():
+                self.cancel(pending)
+                raise DeadlineExceededError(f"the host did not answer within {timeout_s:g} s")
         return pending.result()
 
     def wait_until(self, pending: Pending, is_over: Callable[[], bool], deadline_s: float | None) -> None:
         """Lead or follow until `is_over` or the deadline (of `time.monotonic`)."""
-        while not is_over():
-            if self._lead.acquire(blocking=False):
-                try:
-                    self._pump(is_over, deadline_s)
-                finally:
-                    self._stop_leading()
-            else:
-                self._follow(pending, is_over, deadline_s)
-            if deadline_s is not None and time.monotonic() >= deadline_s:
-                return
+        if self.is_orphaned:
+            self._check_usable()
+        try:
+            while not is_over():
+                if self._lead.acquire(blocking=False):
+                    try:
+                        self._pump(is_over, deadline_s)
+                    finally:
+                        self._stop_leading()
+                else:
+                    # The lead may become free before we are in the list; then nobody would wake us.
+                    self._followers.follow(pending, lambda: not is_over() and self._lead.locked(), deadline_s)
+                if deadline_s is not None and time.monotonic() >= deadline_s:
+                    return
+        finally:
+            if self._followers and not self._lead.locked():
+                self._followers.wake_one()
 
     # Leading and following
-
-    def _follow(self, pending: Pending, is_over: Callable[[], bool], deadline_s: float | None) -> None:
-        event = threading.Event()
-        pending.on_done = event.set
-        if isinstance(pending, PendingStream):
-            pending.on_item = event.set
-        self._followers.append(event)
-        try:
-            # The lead may have become free before we were in the list; then nobody would wake us.
-            if not is_over() and self._lead.locked():
-                event.wait(None if deadline_s is None else max(0.0, deadline_s - time.monotonic()))
-        finally:
-            self._followers.remove(event)
-            if event.is_set() and is_over() and self._followers:
-                # We were woken to lead, maybe, and leave because our answer is here: pass that on.
-                self._wake_follower()
-
-    def _wake_follower(self) -> None:
-        for follower in list(self._followers):
-            if not follower.is_set():
-                follower.set()
-                return
 
     def _stop_leading(self) -> None:
         self._lead.release()
         while self._outbox and self._connection is not None and self._lead.acquire(blocking=False):
-            is_stuck = not self._flush()
-            self._lead.release()
+            try:
+                is_stuck = not self._flush()
+            finally:
+                self._lead.release()
             if is_stuck:
                 break
         if self._followers:
-            self._wake_follower()
+            self._followers.wake_one()
 
     def _send(self, frames: list[Buffer]) -> None:
         self._outbox.append(frames)
+        self._hurry()
+
+    def _hurry(self, *, may_wait: bool = True) -> None:
+        """Have the outbox sent, here or by the leader."""
         if self._lead.acquire(blocking=False):
             try:
                 self._flush()
             finally:
                 self._stop_leading()
         else:
-            os.eventfd_write(self._wake_fd, 1)
+            self._wake_leader(may_wait=may_wait)
+
+    def _wake_leader(self, *, may_wait: bool = True) -> None:
+        # The lock, because after `close` the descriptor's number may be another file's.
+        if self._waking.acquire(blocking=may_wait):
+            try:
+                if self._wake_fd >= 0:
+                    os.eventfd_write(self._wake_fd, 1)
+            finally:
+                self._waking.release()
+
+    def _close_wake_fd(self) -> None:
+        with self._waking:
+            fd, self._wake_fd = self._wake_fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def _flush(self) -> bool:
-        connection, outbox = self._connection, self._outbox
-        while outbox and connection is not None:
-            if not connection.send(outbox[0]):
-                return False
-            outbox.popleft()
-        return True
+        connection = self._connection
+        return connection is None or connection.send_from(self._outbox)
 
     def _pump(self, is_over: Callable[[], bool], deadline_s: float | None) -> None:
         while not is_over():
             connection = self._connection
-            if connection is None or self._is_closed:
-                self._lose(UnavailableError("the client was closed" if self._is_closed else "not connected"))
+            if self._is_closed:
+                self._say_goodbye()
                 return
-            timeout_ms = _POLL_MS
-            if deadline_s is not None:
-                timeout_ms = int((deadline_s - time.monotonic()) * 1000) + 1
-                if timeout_ms <= 0:
-                    return
+            if connection is None:
+                self._lose(
+                    UnavailableError(f"the connection to {self.endpoint} broke before the request was sent: try again")
+                )
+                return
+            remaining_s = _POLL_S if deadline_s is None else min(deadline_s - time.monotonic(), _POLL_S)
             wanted = _POLLIN if self._flush() else _POLLIN_OR_OUT
             sources: list[Any] = [(connection.socket, wanted), (connection.monitor, _POLLIN), (self._wake_fd, _POLLIN)]
+            timeout_ms = int(remaining_s * 1000) + 1 if remaining_s > 0 else 0
             ready = [source for source, _ in zmq.zmq_poll(sources, timeout_ms)]
+            self._looked_s = time.monotonic()
             if connection.socket in ready:
                 self._receive(connection)
             if self._wake_fd in ready:
@@ -234,49 +260,87 @@ class Channel:
             if connection.monitor in ready and connection.is_broken():
                 self._receive(connection)  # an answer may have come just before the end
                 self._lose(went_away(self.endpoint))
+            if not ready and remaining_s <= 0:
+                return
 
     def _receive(self, connection: Connection) -> None:
-        while (frames := connection.receive()) is not None:
-            with self._tracking:
-                self._tracker.receive(frames)
+        try:
+            while (frames := connection.receive()) is not None:
+                with self._tracking:
+                    self._tracker.receive(frames)
+        except HostError as error:  # not our protocol: nothing that comes after it can be trusted
+            self._lose(error)
+
+    # Connecting and losing the connection; with the lead
 
     def _lose(self, error: HostError) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        self._outbox.clear()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
         with self._tracking:
+            self._outbox.clear()
             self._tracker.lose(error)
 
-    # Connecting
+    def _say_goodbye(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.send(wire.pack(msg.BYE, 0))
+            connection.close(LINGER_MS)
+        self._lose(CancelledError("the client was closed"))
 
-    def _connect(self) -> None:
-        deadline_s = time.monotonic() + self._connect_timeout_s
-        while (why := why_unreachable(self.endpoint)) is not None:
+    def _ensure_connected(self) -> None:
+        """Connect, unless there is a connection; while somebody leads he looks after it."""
+        deadline_s = time.monotonic() + self._connect_timeout_s  # here, because others may try first
+        if self._connection is not None and self._lead.acquire(blocking=False):
+            try:
+                self._looked_s = time.monotonic()
+                if self._connection is not None and self._connection.is_broken():
+                    self._lose(went_away(self.endpoint))
+            finally:
+                self._stop_leading()
+        # A lock of its own: who waited for the lead alone would wait for as long as whoever connected first leads.
+        with self._connecting:
+            if self._connection is None:  # and so nobody leads for long
+                self._lead.acquire()
+                try:
+                    self._connect(deadline_s)
+                finally:
+                    self._stop_leading()
+
+    def _connect(self, deadline_s: float) -> None:
+        while not self._try_to_connect(deadline_s):
+            self._check_usable()
             if time.monotonic() + _RETRY_S > deadline_s:
                 raise unreachable(self.endpoint, self._connect_timeout_s)
-            del why
             time.sleep(_RETRY_S)
+
+    def _try_to_connect(self, deadline_s: float) -> bool:
+        """Return whether a host answered; raises what it answered if it does not take us."""
+        if why_unreachable(self.endpoint) is not None:
+            return False
         connection = Connection(self.endpoint)
+        with self._tracking:
+            pending, hello = self._tracker.hello()
+            self._outbox.appendleft(hello)
+        self._connection = connection
         try:
-            with self._tracking:
-                pending, hello = self._tracker.hello()
-            if connection.await_writable(deadline_s - time.monotonic()):
-                connection.send(hello)
-                self._connection = connection
-                self._pump(lambda: pending.is_done, deadline_s)
+            self._pump(lambda: pending.is_done, deadline_s)
             if not pending.is_done:
                 raise unreachable(self.endpoint, self._connect_timeout_s)  # noqa: TRY301 - cleaned up after below
-            self._tracker.accept_welcome(pending)
-        except BaseException:
-            connection.close()
-            self._connection = None
+            if self._connection is connection:
+                self._tracker.accept_welcome(pending)
+                return True
+            if not isinstance(pending.error, (UnavailableError, CancelledError)):
+                pending.result()
+        except BaseException as error:
+            self._lose(error if isinstance(error, HostError) else UnavailableError("not connected"))
             raise
+        return False
 
     def _check_usable(self) -> None:
         if self._is_closed:
             raise FailedPreconditionError("this client is closed: connect again with hostd.connect()")
-        if self._is_orphaned:
+        if self.is_orphaned:
             raise FailedPreconditionError(
                 "this client was made before a fork; a ZeroMQ socket cannot be shared: connect in the child"
             )

@@ -31,6 +31,10 @@ class Caller(Protocol):
         """Begin a call and return it."""
         ...
 
+    def map(self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: Any) -> Any:
+        """Call a method for each of many inputs and return an iterator over the results, or an asynchronous one."""
+        ...
+
     def stream(self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: Any) -> Any:
         """Call a method that yields and return an iterator, or an asynchronous one."""
         ...
@@ -44,6 +48,8 @@ class Methods:
         self._run = run
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("_"):  # copy, pickle and the like ask for such names before there is a `_handle`
+            raise AttributeError(name)
         return self._handle._bound(name, self._run)  # noqa: SLF001 - one concept in two classes
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -92,6 +98,14 @@ class Handle:
         Do not change an array that was given to it until the result is there: big ones are sent without a copy.
         """
         return Methods(self, self._caller.submit)
+
+    @property
+    def map(self) -> Methods:
+        """The model's methods, for many inputs: `for y in model.map.predict(inputs)`, results in order, 64 in flight.
+
+        Further keywords are the same for each call. The first error ends it, and cancels what was begun.
+        """
+        return Methods(self, self._caller.map)
 
     @property
     def stream(self) -> Methods:

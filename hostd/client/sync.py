@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hostd import paths
 from hostd.client.channel import Channel
 from hostd.client.handle import Handle
+from hostd.client.tracker import again
 from hostd.records import Event, HostInfo, ModelInfo, UnloadReport
-from workers.wire.errors import DeadlineExceededError, NotFoundError
+from workers.wire.errors import DeadlineExceededError, InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
-    from hostd.client.tracker import Pending, PendingStream
+    from hostd.client.tracker import Pending, PendingStream, Tracker
+    from workers.wire.frames import Buffer
+
+MAP_WINDOW = 64
+"""Calls that `map` keeps in flight: enough to hide the round trip, few enough to lose little when one fails."""
 
 DEFAULT_TIMEOUT_S = 60.0
 """A call that takes longer than a minute is a job; it should say so with a timeout of its own."""
@@ -44,8 +52,16 @@ class PendingCall:
         return self._pending.is_done
 
     def result(self, timeout_s: float | None = None) -> Any:
-        """Wait for the answer, at most `timeout_s` (None: the call's own deadline), and return or raise it."""
-        return self._channel.wait(self._pending, self._timeout_s if timeout_s is None else timeout_s)
+        """Wait for the answer, at most `timeout_s` (None: the call's own deadline), and return or raise it.
+
+        After a `timeout_s` that was too short the call goes on: ask again, or `cancel` it.
+        """
+        if timeout_s is None:
+            return self._channel.wait(self._pending, self._timeout_s)
+        self._channel.wait_until(self._pending, lambda: self._pending.is_done, time.monotonic() + timeout_s)
+        if not self._pending.is_done:
+            raise DeadlineExceededError(f"there was no answer within {timeout_s:g} s; the call goes on")
+        return self._pending.result()
 
     def cancel(self) -> None:
         """Give the call up; the worker skips it if it has not begun."""
@@ -77,7 +93,7 @@ class ItemStream:
             raise DeadlineExceededError("the deadline passed before the stream's next item came")
         if pending.error is not None:
             error, pending.error = pending.error, None
-            raise error
+            raise again(error)
         raise StopIteration
 
     def close(self) -> None:
@@ -268,6 +284,32 @@ class Client:
         pending = self._channel.begin(lambda tracker: tracker.call(model_id, method, args, kwargs, timeout_s))
         return PendingCall(self._channel, pending, timeout_s)
 
+    def map(
+        self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
+    ) -> Iterator[Any]:
+        """Call a method for each of many inputs, and iterate over the results in their order."""
+        (inputs,) = only_inputs(args)
+        channel, waiting = self._channel, deque[Any]()
+        remaining = iter(inputs)
+        try:
+            while True:
+                if len(waiting) <= MAP_WINDOW // 2:
+                    fresh = islice(remaining, MAP_WINDOW - len(waiting))
+                    waiting.extend(
+                        channel.begin_all(
+                            partial(
+                                _map_call, model_id=model_id, method=method, x=x, kwargs=kwargs, timeout_s=timeout_s
+                            )
+                            for x in fresh
+                        )
+                    )
+                if not waiting:
+                    return
+                yield channel.wait(waiting.popleft(), timeout_s)
+        finally:
+            for pending in waiting:
+                channel.cancel(pending)
+
     def stream(
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
     ) -> ItemStream:
@@ -278,6 +320,19 @@ class Client:
     def _verb(self, verb: str, timeout_s: float | None, **arguments: Any) -> Any:
         pending = self._channel.begin(lambda tracker: tracker.verb(verb, arguments, timeout_s))
         return self._channel.wait(pending, timeout_s)
+
+
+def _map_call(
+    tracker: Tracker, *, model_id: str, method: str, x: Any, kwargs: dict[str, Any], timeout_s: float | None
+) -> tuple[Pending, list[Buffer]]:
+    return tracker.call(model_id, method, (x,), kwargs, timeout_s)
+
+
+def only_inputs(args: tuple[Any, ...]) -> tuple[Iterable[Any]]:
+    """Return the one positional argument of `map`, which must be iterable."""
+    if len(args) != 1 or not hasattr(args[0], "__iter__"):
+        raise InvalidArgumentError("map takes one iterable of inputs: model.map.predict(inputs, **the_same_for_each)")
+    return args
 
 
 def _events(items: ItemStream) -> Iterator[Event]:

@@ -24,21 +24,23 @@ if TYPE_CHECKING:
 
 _BATCH = bytes([wire.BATCH])
 
+_HEADERS_REMEMBERED = 4096
+
 STREAM_WINDOW = 64
 """Items that a worker may be ahead of its consumer: enough to hide a round trip, few enough to keep memory small."""
 
 
 class Pending:
-    """A request that waits for its one answer; `on_done` is called when that has come."""
+    """A request that waits for its one answer; its `listeners` are called when that has come."""
 
-    __slots__ = ("_envelope", "deadline_s", "error", "id", "is_done", "on_done")
+    __slots__ = ("_envelope", "deadline_s", "error", "id", "is_done", "listeners")
 
     def __init__(self, request_id: int) -> None:
         self.id = request_id
         self.is_done = False
         self.deadline_s: float | None = None
         self.error: HostError | None = None
-        self.on_done: Callable[[], None] | None = None
+        self.listeners: list[Callable[[], None]] = []
         self._envelope: wire.Envelope | None = None
 
     def __repr__(self) -> str:
@@ -47,7 +49,7 @@ class Pending:
     def result(self) -> Any:
         """Return the value of the answer, or raise its error."""
         if self.error is not None:
-            raise self.error
+            raise again(self.error)
         if self._envelope is None:
             raise UnavailableError("there is no answer yet")
         return decode(self._envelope.body, self._envelope.buffers)
@@ -66,27 +68,31 @@ class Pending:
 
     def _finish(self) -> None:
         self.is_done = True
-        if self.on_done is not None:
-            self.on_done()
+        self._tell()
+
+    def _tell(self) -> None:
+        for listener in list(self.listeners):  # a copy, because other threads come and go
+            listener()
 
 
 class PendingStream(Pending):
-    """A stream: `items` have come and wait to be taken; `is_done` says that no more will come."""
+    """A stream: `items` have come and wait to be taken; `is_done` says that no more will come.
 
-    __slots__ = ("_taken", "items", "on_item")
+    Its listeners are called for every item, too.
+    """
+
+    __slots__ = ("_taken", "items")
 
     def __init__(self, request_id: int) -> None:
         super().__init__(request_id)
         self.items: deque[wire.Envelope] = deque()
-        self.on_item: Callable[[], None] | None = None
         self._taken = 0
 
     def receive(self, envelope: wire.Envelope) -> None:
         """Take an item, or the end."""
         if envelope.kind == msg.ITEM:
             self.items.append(envelope)
-            if self.on_item is not None:
-                self.on_item()
+            self._tell()
         else:
             super().receive(envelope)
 
@@ -94,10 +100,22 @@ class PendingStream(Pending):
         """Return the next item that has come, and how much credit to grant for what was taken so far."""
         envelope = self.items.popleft()
         self._taken += 1
+        item = decode(envelope.body, envelope.buffers)
         credit = 0
         if self._taken >= STREAM_WINDOW // 2:
             credit, self._taken = self._taken, 0
-        return decode(envelope.body, envelope.buffers), credit
+        return item, credit
+
+
+def again(error: HostError) -> HostError:
+    """Return a copy of an error, to be raised.
+
+    What is raised refers through its traceback to whoever raised it and to the arguments of the call. The request must
+    not refer back to it, or all of them would wait for the cycle collector; and many requests may end with one error.
+    """
+    copy = type(error).__new__(type(error))
+    HostError.__init__(copy, error.message, details=error.details)
+    return copy
 
 
 class Tracker:
@@ -130,8 +148,8 @@ class Tracker:
     ) -> tuple[Pending, list[Buffer]]:
         """Return a call of a model's method. Raises `InvalidArgumentError` for arguments that cannot travel."""
         body, buffers = encode_call(args, kwargs)
-        pending = self._new(Pending)
         header = self._headers.get((model_id, method, False)) or self._header(model_id, method, streams=False)
+        pending = self._new(Pending)
         return pending, self._pack(msg.CALL, pending, header, body, buffers, timeout_s)
 
     def stream(
@@ -139,8 +157,8 @@ class Tracker:
     ) -> tuple[PendingStream, list[Buffer]]:
         """Return a call of a method that yields items."""
         body, buffers = encode_call(args, kwargs)
-        pending = self._new(PendingStream)
         header = self._headers.get((model_id, method, True)) or self._header(model_id, method, streams=True)
+        pending = self._new(PendingStream)
         return pending, self._pack(msg.STREAM, pending, header, body, buffers, timeout_s)
 
     def verb(self, verb: str, arguments: dict[str, Any], timeout_s: float | None) -> tuple[Pending, list[Buffer]]:
@@ -180,6 +198,7 @@ class Tracker:
 
     def lose(self, error: HostError) -> None:
         """End every request: the connection is gone, and with it every answer."""
+        error = again(error)  # it may have been raised, and hold what waits for it
         pending, self._pending = self._pending, {}
         for request in pending.values():
             request.fail(error)
@@ -192,6 +211,8 @@ class Tracker:
 
     def _header(self, model_id: str, method: str, *, streams: bool) -> bytes:
         header = msg.pack_target(msg.Target(model_id, method, window=STREAM_WINDOW if streams else 0))
+        if len(self._headers) >= _HEADERS_REMEMBERED:
+            self._headers.clear()
         self._headers[(model_id, method, streams)] = header
         return header
 
@@ -204,14 +225,14 @@ class Tracker:
         buffers: Sequence[Buffer],
         timeout_s: float | None,
     ) -> list[Buffer]:
-        deadline_ms = wire.MAX_DEADLINE_MS
-        if timeout_s is not None:
-            deadline_ms = min(max(1, int(timeout_s * 1000)), wire.MAX_DEADLINE_MS - 1)
         try:
+            deadline_ms = wire.MAX_DEADLINE_MS
+            if timeout_s is not None:
+                deadline_ms = int(min(max(1, timeout_s * 1000), wire.MAX_DEADLINE_MS - 1))
             if buffers or len(body) > wire.INLINE_BODY_BYTES:
                 self._check_size(sum(map(len, buffers)) + len(body))
             return wire.pack(kind, pending.id, header, body, buffers, deadline_ms)
-        except HostError:
+        except BaseException:
             del self._pending[pending.id]
             raise
 

@@ -28,9 +28,10 @@ from workers.wire.errors import (
 )
 
 if TYPE_CHECKING:
-    from hostd.core.events import Caller, LoadRequested, ModelId, RetrieveRequested, SpecFound, WorkerId
+    from collections.abc import Callable
+
+    from hostd.core.events import Caller, ClientId, LoadRequested, ModelId, RetrieveRequested, SpecFound, WorkerId
     from hostd.core.registry import Model, Registry, Worker
-    from hostd.core.routing import Router
 
 
 class WorkerTimer(NamedTuple):
@@ -57,9 +58,8 @@ class UnloadAll:
 class Loading:
     """The control plane's decisions about models."""
 
-    def __init__(self, registry: Registry, router: Router) -> None:
+    def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._router = router
         self.unload_alls: list[UnloadAll] = []
         self.shutdown_waiters: list[Caller] = []
         self.is_stopping = False
@@ -139,23 +139,16 @@ class Loading:
                 self.kill(worker, "immediate shutdown")
         self._stop_if_done()
 
-    def expire_waiter(self, caller: Caller) -> None:
-        """Answer a caller whose deadline has come; what it waited for goes on."""
-        self._leave(caller)
+    def expire_waiters(self, callers: set[Caller]) -> None:
+        """Answer callers whose deadline has come; what they waited for goes on."""
         error = DeadlineExceededError("the deadline passed while waiting; what was asked for goes on")
-        self._registry.effects.append(AnswerError(caller, error))
+        for caller in self._leave(callers.__contains__):
+            self._registry.effects.append(AnswerError(caller, error))
 
-    def lose_client(self, client: bytes) -> None:
+    def lose_client(self, client: ClientId) -> None:
         """Forget the waiters of a client that nobody can answer any more."""
-        waiting = [
-            *(caller for model in self._registry.models.values() for caller in (*model.waiters, *model.unload_waiters)),
-            *(group.caller for group in self.unload_alls),
-            *self.shutdown_waiters,
-        ]
-        for caller in waiting:
-            if caller.client == client:
-                self._registry.timers.cancel(WaiterTimer(caller))
-                self._leave(caller)
+        for caller in self._leave(lambda caller: caller.client == client):
+            self._registry.timers.cancel(WaiterTimer(caller))
 
     # What becomes of a load
 
@@ -202,7 +195,6 @@ class Loading:
                 self._end_unload(model)
             elif model.state is ModelState.LOADING and model.load_error is not None:
                 self._end_failed_load(model, model.load_error)
-        self._stop_if_done()
 
     def kill(self, worker: Worker, reason: str) -> None:
         """Kill a worker that is not being killed yet."""
@@ -248,14 +240,17 @@ class Loading:
             self._registry.timers.cancel(WaiterTimer(caller))
         return callers
 
-    def _leave(self, caller: Caller) -> None:
-        for model in self._registry.models.values():
-            for waiters in (model.waiters, model.unload_waiters):
-                if caller in waiters:
-                    waiters.remove(caller)
-        if caller in self.shutdown_waiters:
-            self.shutdown_waiters.remove(caller)
-        self.unload_alls = [group for group in self.unload_alls if group.caller != caller]
+    def _leave(self, is_leaving: Callable[[Caller], bool]) -> list[Caller]:
+        """Take callers out of wherever they wait, and return them."""
+        # One pass over everybody: thousands may leave together, and nobody is served meanwhile.
+        left: list[Caller] = []
+        models = self._registry.models.values()
+        for waiters in (self.shutdown_waiters, *(w for m in models for w in (m.waiters, m.unload_waiters))):
+            left += filter(is_leaving, waiters)
+            waiters[:] = [caller for caller in waiters if not is_leaving(caller)]
+        left += (group.caller for group in self.unload_alls if is_leaving(group.caller))
+        self.unload_alls = [group for group in self.unload_alls if not is_leaving(group.caller)]
+        return left
 
     def _begin_unload(self, model: Model, reason: str) -> None:
         registry = self._registry

@@ -41,7 +41,7 @@ class Core:
         """Take the limits, and what to add to `now` for seconds since the epoch (records show wall-clock time)."""
         self._registry = Registry(config or CoreConfig(), wall_offset_s)
         self._router = Router(self._registry)
-        self._loading = Loading(self._registry, self._router)
+        self._loading = Loading(self._registry)
         loading, router = self._loading, self._router
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.CallReceived: router.call,
@@ -210,13 +210,16 @@ class Core:
         self._loading.lose_client(event.client)
 
     def _on_time_passed(self, _event: ev.TimePassed) -> None:
+        expired: set[ev.Caller] = set()
         for key in self._registry.timers.pop_due(self._registry.now):
             if isinstance(key, WorkerTimer):
                 self._on_worker_timeout(key.worker_id)
             elif isinstance(key, WaiterTimer):
-                self._loading.expire_waiter(key.caller)
+                expired.add(key.caller)
             else:
                 self._router.expire(key)  # type: ignore[arg-type]  # the third kind of key is a CallId, a plain int
+        if expired:
+            self._loading.expire_waiters(expired)
 
     def _on_worker_timeout(self, worker_id: ev.WorkerId) -> None:
         worker, config = self._registry.workers[worker_id], self._registry.config

@@ -18,7 +18,14 @@ from hostd.shell.sockets import Unsent
 from workers.wire import frames as wire
 from workers.wire import messages as msg
 from workers.wire.codec import encode
-from workers.wire.errors import HostError, InternalError, ProtocolError, UnavailableError, VersionMismatchError
+from workers.wire.errors import (
+    HostError,
+    InternalError,
+    MessageTooLargeError,
+    ProtocolError,
+    UnavailableError,
+    VersionMismatchError,
+)
 from workers.wire.transport import buffers_of
 
 if TYPE_CHECKING:
@@ -45,11 +52,13 @@ class Frontend:
         on_withdrawn: Callable[[ClientId, int | None], None],
         welcome: dict[str, object],
         buffer_messages: int,
+        max_message_bytes: int,
     ) -> None:
         """Take the callbacks and limits.
 
-        `welcome` is the body of the answer to HELLO, and `buffer_messages` may wait for one slow client. `on_backlog`
-        is called when some do, `on_withdrawn` when a client withdraws a request, or with None all of them.
+        `welcome` is the body of the answer to HELLO, `buffer_messages` may wait for one slow client, and a call has at
+        most `max_message_bytes`. `on_backlog` is called when messages wait, `on_withdrawn` when a client withdraws a
+        request, or with None all of them.
         """
         self._emit = emit
         self._verb = verb
@@ -58,6 +67,7 @@ class Frontend:
         self._on_withdrawn = on_withdrawn
         self._welcome = welcome
         self._buffer_messages = buffer_messages
+        self._max_message_bytes = max_message_bytes
         self._clients: dict[bytes, deque[list[wire.Buffer]] | None] = {}
         self._waiting: set[bytes] = set()
         self._targets: dict[bytes, msg.Target] = {}
@@ -80,7 +90,7 @@ class Frontend:
             if kind in (msg.CALL, msg.STREAM):
                 header = bytes(frames[0][wire.PREFIX_BYTES : wire.PREFIX_BYTES + header_length])
                 target = self._targets.get(header) or self._remember(header)
-                size_bytes = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
+                size_bytes = len(frames[0]) if len(frames) == 1 else self._size_of(frames)
                 client, model_id = ev.ClientId(identity), ev.ModelId(target.model_id)
                 self._emit(ev.CallReceived(client, request_id, model_id, target.method, deadline_s, size_bytes, frames))
             else:
@@ -96,6 +106,16 @@ class Frontend:
             self.send(identity, msg.pack_error(wire.id_of(frames[0]), error))
         except HostError as error:
             self.send(identity, msg.pack_error(request_id, error))
+
+    def _size_of(self, frames: list[wire.Buffer]) -> int:
+        # The socket has limited each frame; only here is it seen how many there are.
+        size_bytes = sum(map(len, frames))
+        if size_bytes > self._max_message_bytes:
+            raise MessageTooLargeError(
+                f"the request has {size_bytes} bytes, the host accepts {self._max_message_bytes} "
+                f"(limits.max_message_bytes): send less at a time, or raise the limit"
+            )
+        return size_bytes
 
     def _on_control(self, kind: int, identity: bytes, frames: list[wire.Buffer], deadline_s: float | None) -> None:
         envelope = wire.unpack(buffers_of(frames))

@@ -19,6 +19,7 @@ import sys
 
 PR_SET_CHILD_SUBREAPER = 36
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+AT_ONCE = signal.SIGQUIT
 
 
 def keep(embedder_pid: int, remove_dir: str, command: list[str]) -> int:
@@ -26,10 +27,11 @@ def keep(embedder_pid: int, remove_dir: str, command: list[str]) -> int:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_write)
-    for number in FORWARDED:
+    for number in (*FORWARDED, AT_ONCE):
         signal.signal(number, lambda _number, _frame: None)
     # A group of its own, so that the terminal's Ctrl-C comes once, through here.
-    supervisor = os.posix_spawn(command[0], command, os.environ, setpgroup=0, setsigdef=FORWARDED)
+    environment = {**os.environ, "HOSTD_KEEPER_PID": str(os.getpid())}
+    supervisor = os.posix_spawn(command[0], command, environment, setpgroup=0, setsigdef=FORWARDED)
     supervisor_fd = os.pidfd_open(supervisor)
     poller = select.poll()
     poller.register(supervisor_fd, select.POLLIN)
@@ -47,6 +49,8 @@ def keep(embedder_pid: int, remove_dir: str, command: list[str]) -> int:
             for byte in os.read(wake_read, 64):
                 if byte in FORWARDED:
                     signal.pidfd_send_signal(supervisor_fd, byte)
+                elif byte == AT_ONCE:
+                    signal.pidfd_send_signal(supervisor_fd, signal.SIGKILL)
         else:  # the embedding process is gone, and so is whoever would have been told
             signal.pidfd_send_signal(supervisor_fd, signal.SIGKILL)
     _, status = os.waitpid(supervisor, 0)
@@ -59,17 +63,15 @@ def keep(embedder_pid: int, remove_dir: str, command: list[str]) -> int:
 
 def kill_children() -> None:
     """Kill and reap every child, and what becomes one because its parent was killed, until there is none."""
-    while True:
-        try:
+    with contextlib.suppress(ChildProcessError):  # there is none left
+        while True:
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
-        except ChildProcessError:
-            return
-        children = children_of(os.getpid())
-        for pid in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)  # a child that is not reaped keeps its number
-        if children:
-            os.waitid(os.P_ALL, 0, os.WEXITED)
+            children = children_of(os.getpid())
+            for pid in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)  # a child that is not reaped keeps its number
+            if children:
+                os.waitid(os.P_ALL, 0, os.WEXITED)
 
 
 def children_of(parent: int) -> list[int]:

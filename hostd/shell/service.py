@@ -30,6 +30,7 @@ from hostd.finders import find_spec
 from hostd.records import Event, HostInfo
 from hostd.shell.backend import Backend
 from hostd.shell.frontend import Frontend
+from hostd.shell.keeper import kill_children
 from hostd.shell.logs import LogDrain
 from hostd.shell.metrics import Metrics
 from hostd.shell.rundir import RuntimeDirectory
@@ -48,6 +49,8 @@ _log = logging.getLogger(__name__)
 
 CONFIG_VARIABLE = "HOSTD_SUPERVISOR_CONFIG"
 READY_FD_VARIABLE = "HOSTD_SUPERVISOR_READY_FD"
+KEEPER_VARIABLE = "HOSTD_KEEPER_PID"
+PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 _PROBE_PERIOD_S = 60.0
@@ -91,6 +94,7 @@ class Service:
             stack.callback(supervisor.close)
             self._connect(supervisor, loop)
             self._bind(context, pump, stack)
+            stack.callback(pump.stop)
             self._serve_metrics(supervisor, loop)
             supervisor.listeners.append(self._publish)
             self._handle_signals(loop)
@@ -100,7 +104,6 @@ class Service:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            pump.stop()
 
     def _connect(self, supervisor: Supervisor, loop: asyncio.AbstractEventLoop) -> None:
         limits = self._config.limits
@@ -118,6 +121,7 @@ class Service:
                 "max_message_bytes": limits.max_message_bytes,
             },
             buffer_messages=limits.client_buffer_messages,
+            max_message_bytes=limits.max_message_bytes,
         )
         supervisor.attach(self._frontend, self._backend)
 
@@ -150,17 +154,9 @@ class Service:
     def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._shut_down)
-        # The keeper is our parent; without it nobody would collect what we leave if we were killed.
-        keeper = os.pidfd_open(os.getppid())
-        loop.add_reader(keeper, self._on_keeper_gone, keeper)
 
-    def _on_keeper_gone(self, pidfd: int) -> None:
-        asyncio.get_running_loop().remove_reader(pidfd)
-        _log.error("the process that keeps this host has ended: ending at once")
-        self._shut_down(at_once=True)
-
-    def _shut_down(self, *, at_once: bool = False) -> None:
-        self._supervisor.emit_later(ev.ShutdownRequested(None, at_once))
+    def _shut_down(self) -> None:
+        self._supervisor.emit_later(ev.ShutdownRequested(None))
 
     async def _sample(self) -> None:
         samples: dict[ev.WorkerId, ev.Memory] = {}
@@ -276,6 +272,23 @@ def _prepare_process() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def _tie_to_keeper() -> None:
+    """End with everything when the keeper does: without it nobody would collect what we leave if we were killed.
+
+    By a signal whose handler does all of it, because the loop may be busy just then.
+    """
+    signal.signal(signal.SIGUSR2, _on_keeper_gone)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGUSR2, 0, 0, 0)
+    if os.getppid() != int(os.environ.pop(KEEPER_VARIABLE)):
+        _on_keeper_gone()
+
+
+def _on_keeper_gone(*_: object) -> None:
+    os.write(2, b"error: the process that keeps this host was killed; the host ends at once\n")
+    kill_children()
+    os._exit(1)
+
+
 def main() -> int:
     """Run the host that the environment describes; say on the ready descriptor what became of the start."""
     config = HostConfig.from_json(os.environ.pop(CONFIG_VARIABLE))
@@ -287,6 +300,7 @@ def main() -> int:
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
     )
     _prepare_process()
+    _tie_to_keeper()
 
     def report(body: dict[str, Any]) -> None:
         if ready_fd >= 0:

@@ -220,6 +220,7 @@ class Supervisor:
         def then(spawned: Any) -> ev.Event:
             if isinstance(spawned, BaseException):
                 self.backend.forget(worker_id)
+                self._pending_kills.discard(worker_id)
                 return ev.WorkerSpawnFailed(worker_id, _as_host_error(spawned, f"cannot start {python or 'python'}"))
             self._by_worker[worker_id] = spawned
             self._logs.add(effect.model_id, spawned.log_fd)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from driver import ALICE, BOB, METHODS, SPEC, Driver, memory_of, source_of
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.core.machine import Core
 from hostd.records import ModelInfo
 from workers.wire.errors import (
     AlreadyExistsError,
@@ -201,6 +204,20 @@ def test_a_waiting_caller_gets_its_deadline_and_the_load_goes_on(host, ask):
     host.measured(memory=memory_of(1))
     assert host.answer(first).state == "READY"
     assert host.core.next_deadline() is None
+
+
+@pytest.mark.parametrize("step_s", [1e-7, -1e-7])
+def test_thousands_of_deadlines_that_come_together_hold_nobody_up(step_s):
+    core = Core()
+    callers = [ev.Caller(ALICE, number) for number in range(20_000)]
+    core.handle(ev.LoadRequested(ev.Caller(BOB, 0), ev.ModelId("m"), source_of(), wait=False, deadline_s=None), 0.0)
+    for number, caller in enumerate(callers):
+        core.handle(ev.RetrieveRequested(caller, ev.ModelId("m"), 5.0 + number * step_s), 0.0)
+    began_s = time.perf_counter()
+    effects = core.handle(ev.TimePassed(), 6.0)
+    took_s = time.perf_counter() - began_s
+    assert sorted(effect.caller for effect in effects) == callers
+    assert took_s < 2, "20,000 deadlines take some 0.1 s, and a minute if each searches for its caller"
 
 
 def test_a_deadline_that_has_passed_on_arrival_is_answered_on_the_next_look(host):

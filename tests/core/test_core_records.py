@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from driver import METHODS, Driver, memory_of, source_of
+from driver import ALICE, METHODS, Driver, memory_of, source_of
 
 from hostd.core import events as ev
+from hostd.core.machine import Core
 from hostd.core.registry import CoreConfig
 from hostd.records import ModelInfo, WorkerInfo
 from workers.wire.errors import NotFoundError
@@ -89,12 +90,28 @@ def test_a_sample_replaces_the_one_before_and_one_that_failed_does_not(host):
     assert host.core.get_model("m").workers[0].rss_bytes == 2000
 
 
+def test_a_sample_of_a_tree_that_is_being_killed_is_not_the_size_of_its_model(host):
+    host.up_to("READY")
+    caller = host.unload()
+    host.measured(memory=memory_of(1))
+    assert host.core.get_model("m").size == 1000
+    assert host.core.get_model("m").workers[0].rss_bytes == 1000
+    host.gone()
+    assert host.answer(caller).size_bytes == 1000
+
+
 def test_the_size_of_a_failed_model_is_the_last_that_was_measured(host):
     host.up_to("READY")
     host.exited()
     host.gone()
     model = host.core.get_model("m")
     assert (model.state, model.size, model.workers) == ("FAILED", 1000, ())
+
+
+def test_without_an_offset_records_show_the_clock_of_the_core():
+    core = Core()
+    core.handle(ev.LoadRequested(ev.Caller(ALICE, 1), ev.ModelId("m"), source_of(), wait=True, deadline_s=None), 7.0)
+    assert core.get_model("m").created_s == core.story("m")[0].time_s == 7.0
 
 
 def test_models_are_listed_by_id(host):
@@ -219,6 +236,15 @@ def test_stories_of_models_that_are_gone_are_kept_up_to_a_limit_the_newest_of_th
     assert len(host.core._registry.stories) == 3 + 2
     assert [n for n in range(6) if host.core.story(f"m{n}")] == [3, 4, 5]
     assert host.core.story("stays")
+
+
+def test_the_story_that_goes_first_is_the_one_in_which_nothing_happened_for_longest():
+    host = Driver(CoreConfig(stories_kept=2))
+    for name in ("a", "b", "a", "c"):
+        host.load(name)
+        host.not_found(NotFoundError("x"))
+    host.load("d")
+    assert [name for name in "abc" if host.core.story(name)] == ["a", "c"]
 
 
 def test_the_story_of_a_model_that_is_there_is_never_dropped():

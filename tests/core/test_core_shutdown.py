@@ -64,6 +64,8 @@ def test_shutdown_at_once_kills_what_still_drains_and_aborts_its_calls(host):
     call, caller = host.call(), host.shut_down(at_once=True)
     assert host.effects_of(fx.KillWorker) == [fx.KillWorker(1)]
     assert host.core.next_deadline() is None
+    host.exited("killed by SIGKILL")
+    assert host.is_waiting(call)
     host.gone()
     assert isinstance(host.error(call), AbortedError)
     assert host.error(call).message == "model 'm' was unloaded"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,15 +81,29 @@ def test_memory_follows_the_live_deadlines_and_not_the_cancelled_ones():
     assert timers._heap == []
 
 
-def test_building_the_heap_anew_keeps_what_is_live_and_its_order():
+def test_cancelling_costs_nothing_until_most_of_the_heap_is_stale():
     timers: Timers[int] = Timers()
-    live = list(range(0, 3 * _SLACK, 7))
-    for key in range(3 * _SLACK):
-        timers.set(key, float(-key))
-        if key % 7:
+    for key in range(_SLACK):
+        timers.set(key, 1.0)
+        timers.cancel(key)
+    assert len(timers._heap) == _SLACK
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_building_the_heap_anew_keeps_what_is_live_and_its_order(seed):
+    timers: Timers[int] = Timers()
+    due_s = [float(n) for n in range(4 * _SLACK)]
+    random.Random(seed).shuffle(due_s)
+    for key, at_s in enumerate(due_s):
+        timers.set(key, at_s)
+    live = set(range(0, len(due_s), 7))
+    for key in range(len(due_s)):
+        if key not in live:
             timers.cancel(key)
-    assert len(timers._heap) < 2 * len(live) + _SLACK + 2
-    assert timers.pop_due(0.0) == live[::-1]
+    timers.set(-1, -1.0)
+    assert len(timers._heap) == len(live) + 1
+    assert timers.pop_due(-1.0) == [-1]
+    assert timers.pop_due(1e9) == sorted(live, key=due_s.__getitem__)
 
 
 @given(

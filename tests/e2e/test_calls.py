@@ -124,6 +124,7 @@ def test_a_task_that_is_cancelled_withdraws_its_call(
 
     first = Work(slow, tmp_path)
     asyncio.run(use())
+    eventually(lambda: slow.info.workers[0].in_flight == 1, "the host never heard that the call was cancelled")
     first.release()
     assert first.call.result(PATIENCE_S) == "finished"
     assert slow.predict(1) == 1

@@ -33,10 +33,9 @@ def _make_workers_importable() -> None:
     here = Path(__file__).resolve().parent
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
     package = here.parent
-    spec = importlib.util.spec_from_file_location(
-        "workers", package / "__init__.py", submodule_search_locations=[str(package)]
-    )
-    if spec is None or spec.loader is None:
+    code = package / "__init__.py"
+    spec = importlib.util.spec_from_file_location("workers", code, submodule_search_locations=[str(package)])
+    if spec is None or spec.loader is None or not code.is_file():
         raise ImportError(f"the worker's code is not at {package}: reinstall hostd")
     module = importlib.util.module_from_spec(spec)
     sys.modules["workers"] = module

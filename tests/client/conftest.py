@@ -1,0 +1,55 @@
+"""Endpoints to meet at, and the proof that a client leaves nothing open."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fake_host import Answer, FakeHost, echo
+from helpers import descriptors, eventually, threads
+
+
+@pytest.fixture(autouse=True)
+def _no_descriptor_is_left() -> Iterator[None]:
+    before, threads_before = descriptors(), threads()
+    yield
+    gc.collect()  # what a failed call's traceback holds
+
+    def left() -> dict[int, str]:
+        return {fd: to for fd, to in descriptors().items() if before.get(fd) != to}
+
+    try:
+        eventually(lambda: not left() and threads() <= threads_before, "everything is closed", within_s=5)
+    except AssertionError:
+        pytest.fail(f"left open: {left()}, threads {threads() - threads_before}", pytrace=False)
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory whose path is short enough for sockets."""
+    directory = Path(tempfile.mkdtemp(prefix="hostd-c-"))
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def endpoint(place: Path) -> str:
+    return f"ipc://{place}/c.ipc"
+
+
+@pytest.fixture
+def fake(endpoint: str) -> Iterator[Callable[..., FakeHost]]:
+    """Start fake hosts at the endpoint; they end with the test."""
+    started: list[FakeHost] = []
+
+    def start(answer: Answer = echo) -> FakeHost:
+        started.append(FakeHost(endpoint, answer))
+        return started[-1]
+
+    yield start
+    for host in started:
+        host.stop()

@@ -1,0 +1,110 @@
+"""What the package offers to the outside; a change of it must be meant."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+from helpers import REPOSITORY
+
+import hostd
+
+PUBLIC = {
+    "AbortedError",
+    "AlreadyExistsError",
+    "AsyncClient",
+    "AsyncModel",
+    "CancelledError",
+    "Client",
+    "DeadlineExceededError",
+    "Event",
+    "FailedPreconditionError",
+    "Host",
+    "HostError",
+    "HostInfo",
+    "InternalError",
+    "InvalidArgumentError",
+    "MessageTooLargeError",
+    "MethodInfo",
+    "Model",
+    "ModelError",
+    "ModelInfo",
+    "NotFoundError",
+    "PendingCall",
+    "PermissionDeniedError",
+    "ProtocolError",
+    "ResourceExhaustedError",
+    "Status",
+    "UnavailableError",
+    "UnimplementedError",
+    "UnloadReport",
+    "VersionMismatchError",
+    "WorkerInfo",
+    "__version__",
+    "connect",
+}
+
+VERBS = {
+    "load_model",
+    "unload_model",
+    "unload_all_models",
+    "retrieve_model",
+    "get_model_size",
+    "list_models",
+    "get_model",
+    "explain_model",
+    "events",
+    "model_logs",
+    "host_info",
+    "shutdown",
+    "close",
+}
+
+
+def test_the_package_offers_these_names_and_no_others() -> None:
+    assert set(hostd.__all__) == PUBLIC
+    assert list(hostd.__all__) == sorted(hostd.__all__)
+    assert all(hasattr(hostd, name) for name in PUBLIC)
+
+
+@pytest.mark.parametrize("client", [hostd.Client, hostd.AsyncClient])
+def test_both_clients_have_every_verb(client: type) -> None:
+    offered = {name for name in vars(client) if not name.startswith("_")}
+    assert offered >= VERBS
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS - {"close"}))
+def test_both_clients_take_the_same_arguments(verb: str) -> None:
+    ours, theirs = (inspect.signature(getattr(client, verb)).parameters for client in (hostd.Client, hostd.AsyncClient))
+    assert list(ours) == list(theirs)
+    assert [p.default for p in ours.values()] == [p.default for p in theirs.values()]
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC - {"__version__"}))
+def test_everything_public_is_documented(name: str) -> None:
+    thing = getattr(hostd, name)
+    assert (thing.__doc__ or "").strip()
+    for member_name, member in inspect.getmembers(thing, callable) if inspect.isclass(thing) else []:
+        if not member_name.startswith("_") and str(getattr(member, "__module__", "")).startswith(("hostd", "workers")):
+            assert (member.__doc__ or "").strip(), f"{name}.{member_name}"
+
+
+def test_every_error_has_a_status_of_its_own_kind() -> None:
+    errors = [getattr(hostd, name) for name in PUBLIC if name.endswith("Error")]
+    assert all(issubclass(error, hostd.HostError) for error in errors)
+    assert all(isinstance(error.status, hostd.Status) for error in errors)
+    assert {int(status) for status in hostd.Status} == set(range(17))
+
+
+def test_importing_the_package_brings_in_neither_frameworks_nor_the_supervisor() -> None:
+    unwanted = ("numpy", "sklearn", "onnxruntime", "torch", "pydantic", "prometheus_client", "hostd.shell", "hostd.core")
+    source = f"import sys, hostd; print(sorted(name for name in {unwanted!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", source], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (REPOSITORY / "hostd" / "py.typed").exists()
+    assert (REPOSITORY / "workers" / "py.typed").exists()

@@ -1,0 +1,240 @@
+"""SIGKILL of the supervisor, its keeper or the embedding process, at any moment: nothing of the host outlives it.
+
+The models here start daemonised grandchildren, one of which ignores every signal that can be ignored. Moments are drawn
+from a seed, so that a failure can be repeated.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from helpers import FAULTY, PATIENCE_S, eventually, is_there, line_of, lines_of, new_tag, program, state_of, stop, tagged
+
+import hostd
+from hostd import embed
+
+GONE_WITHIN_S = 5.0
+"""One second is promised; a busy machine with two cores gets four more, and the record shows what it was."""
+
+WORKLOAD = """
+    import sys
+    import hostd
+
+    faulty, evidence = sys.argv[1:]
+    options = {"stage": "load", "death": "grandchildren", "evidence": evidence}
+    host = hostd.Host(workers={"drain_timeout_s": 0.2})
+    host.start()
+    print("started", host.pid, flush=True)
+    client = host.client()
+    while True:
+        model = client.load_model("faulty", faulty, options=options)
+        print("loaded", flush=True)
+        calls = [model.submit.predict(i) for i in range(50)]
+        calls.append(model.submit.linger(evidence + ".marker"))
+        print("calling", flush=True)
+        [call.result() for call in calls[:-1]]
+        client.unload_model("faulty")
+        print("unloaded", flush=True)
+"""
+
+
+@pytest.fixture
+def evidence(tmp_path: Path) -> Path:
+    return tmp_path / "evidence"
+
+
+@pytest.fixture
+def tag(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A mark that every process of the test's host has in its environment."""
+    value = new_tag()
+    monkeypatch.setenv("SUDDEN_DEATH", value)
+    return value
+
+
+def everybody(tag: str, evidence: Path) -> set[int]:
+    """Return what is alive of the host: by environment, and by what the grandchildren said themselves."""
+    known = {int(line) for line in lines_of(Path(f"{evidence}.pids"))}
+    return tagged(tag, "SUDDEN_DEATH") | {pid for pid in known if state_of(pid) not in ("", "Z")}
+
+
+def runtime_dirs() -> list[str]:
+    base = Path(os.environ["XDG_RUNTIME_DIR"], "hostd")
+    return sorted(entry.name for entry in base.iterdir()) if base.exists() else []
+
+
+def wait_for(process: subprocess.Popen, seconds: float) -> None:
+    """Let a moment pass that ends at once if the process does."""
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(seconds)
+
+
+def check_nothing_is_left(tag: str, evidence: Path, record: Callable[[str, object], None]) -> None:
+    began_s = time.monotonic()
+    eventually(lambda: not everybody(tag, evidence), "everything of the host is gone", within_s=GONE_WITHIN_S)
+    record("gone_after_s", round(time.monotonic() - began_s, 3))
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("seed", range(6))
+def test_nothing_outlives_an_embedding_process_that_is_killed(
+    tag: str, evidence: Path, seed: int, record_property: Callable[[str, object], None]
+) -> None:
+    chance = random.Random(seed)
+    embedder = program(WORKLOAD, FAULTY, evidence)
+    if seed:  # the first is killed while it starts
+        line_of(embedder)
+    wait_for(embedder, chance.uniform(0, 0.6 if seed else 0.3))
+    stop(embedder)
+    check_nothing_is_left(tag, evidence, record_property)
+    eventually(lambda: runtime_dirs() == [], "the runtime directory is removed", within_s=GONE_WITHIN_S)
+
+
+@pytest.mark.parametrize("moment", ["loading", "loaded", "calling", "unloading"])
+@pytest.mark.parametrize("victim", ["supervisor", "embedder"])
+def test_nothing_outlives_a_kill_in_a_given_stage(
+    tag: str, evidence: Path, victim: str, moment: str, record_property: Callable[[str, object], None]
+) -> None:
+    embedder = program(WORKLOAD, FAULTY, evidence)
+    pid = int(line_of(embedder).split()[1])
+    if moment == "loading":
+        eventually(lambda: lines_of(Path(f"{evidence}.pids")), "the load has come to its first grandchild")
+    else:
+        while line_of(embedder) != {"unloading": "calling"}.get(moment, moment):
+            pass
+    if moment == "unloading":
+        eventually(Path(f"{evidence}.marker").exists, "the call that delays the unload has begun")
+    os.kill(pid if victim == "supervisor" else embedder.pid, signal.SIGKILL)
+    if victim == "supervisor":
+        with embedder:
+            assert embedder.wait(PATIENCE_S) == 1, "the embedding program gets an error, not silence"
+    else:
+        stop(embedder)
+    check_nothing_is_left(tag, evidence, record_property)
+    eventually(lambda: runtime_dirs() == [], "the runtime directory is removed", within_s=GONE_WITHIN_S)
+
+
+def work_for_ever(host: hostd.Host, evidence: Path) -> None:
+    """Load, call and unload until the host is gone."""
+    options = {"stage": "load", "death": "grandchildren", "evidence": str(evidence)}
+    try:
+        client = host.client(connect_timeout_s=0.2)
+        while True:
+            model = client.load_model("faulty", FAULTY, options=options, timeout_s=PATIENCE_S)
+            model.predict(1)
+            client.unload_model("faulty")
+    except hostd.HostError:
+        return
+
+
+@pytest.fixture
+def busy(tag: str, evidence: Path) -> Iterator[hostd.Host]:
+    """A host that loads and unloads all the time."""
+    host = hostd.Host(workers={"drain_timeout_s": 0.2})
+    host.start()
+    worker = threading.Thread(target=work_for_ever, args=(host, evidence))
+    worker.start()
+    yield host
+    host.stop()
+    worker.join(PATIENCE_S)
+    assert not worker.is_alive(), "a call got no answer"
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("victim", ["supervisor", "keeper"])
+@pytest.mark.parametrize("seed", range(5))
+def test_nothing_outlives_a_supervisor_or_keeper_that_is_killed(
+    busy: hostd.Host,
+    tag: str,
+    evidence: Path,
+    victim: str,
+    seed: int,
+    record_property: Callable[[str, object], None],
+) -> None:
+    keeper = busy._process
+    assert keeper is not None
+    wait_for(keeper, random.Random(seed).uniform(0, 0.4))
+    os.kill(busy.pid if victim == "supervisor" else keeper.pid, signal.SIGKILL)
+    check_nothing_is_left(tag, evidence, record_property)
+    busy.stop()
+    assert runtime_dirs() == []
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3])
+def test_nothing_outlives_a_keeper_that_is_killed_while_the_host_starts(
+    tag: str, evidence: Path, delay_s: float, record_property: Callable[[str, object], None]
+) -> None:
+    host = hostd.Host()
+    outcome: list[object] = []
+
+    def start() -> None:
+        try:
+            host.start()
+            outcome.append("started")
+        except hostd.UnavailableError as error:
+            outcome.append(error)
+
+    starting = threading.Thread(target=start)
+    starting.start()
+    keeper = eventually(lambda: host._process, "the keeper is there")
+    try:
+        keeper.wait(delay_s)
+    except subprocess.TimeoutExpired:
+        keeper.send_signal(signal.SIGKILL)
+    starting.join(PATIENCE_S)
+    assert outcome, "the start neither succeeded nor failed"
+    check_nothing_is_left(tag, evidence, record_property)
+    host.stop()
+    assert runtime_dirs() == []
+
+
+@pytest.mark.parametrize("keeper_too", [False, True], ids=["supervisor", "and its keeper is killed"])
+def test_a_supervisor_that_hangs_is_ended_by_stop(
+    tag: str, evidence: Path, monkeypatch: pytest.MonkeyPatch, keeper_too: bool
+) -> None:
+    monkeypatch.setattr(embed, "STOP_TIMEOUT_S", 0.3)
+    host = hostd.Host()
+    host.start()
+    options = {"stage": "load", "death": "grandchildren", "evidence": str(evidence)}
+    host.client().load_model("faulty", FAULTY, options=options)
+    os.kill(host.pid, signal.SIGSTOP)
+    pid = host.pid
+    if keeper_too:
+        host._process.kill()
+    host.stop()
+    assert not is_there(pid) or state_of(pid) == "Z"
+    if not keeper_too:  # with the keeper gone nobody adopts what a frozen supervisor leaves
+        assert not everybody(tag, evidence)
+    for stray in everybody(tag, evidence):
+        os.kill(stray, signal.SIGKILL)
+    assert runtime_dirs() == []
+
+
+def test_a_host_that_cannot_start_leaves_nothing(tag: str, evidence: Path, host: hostd.Host) -> None:
+    before = everybody(tag, evidence)
+    directories = runtime_dirs()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(hostd.UnavailableError, match="in use"):
+            hostd.Host(metrics={"port": taken.getsockname()[1]}).start()
+    assert everybody(tag, evidence) == before
+    assert runtime_dirs() == directories
+
+
+def test_a_host_that_was_killed_can_be_started_again(tag: str, evidence: Path) -> None:
+    host = hostd.Host()
+    host.start()
+    os.kill(host.pid, signal.SIGKILL)
+    eventually(lambda: not everybody(tag, evidence), "everything of the host is gone", within_s=GONE_WITHIN_S)
+    host.stop()
+    with host:
+        assert host.client().list_models() == []

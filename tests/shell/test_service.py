@@ -1,0 +1,266 @@
+"""The supervisor's process: who may hold a runtime directory, how it starts, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from helpers import PATIENCE_S, Service, at_most, eventually, is_there, never
+
+import hostd
+from hostd.config import load_config
+from hostd.launch import keeper_command, supervisor_environment
+
+Serve = Callable[..., Service]
+
+SLOW = """
+    import pathlib, time
+
+    class Slow:
+        def work(self, marker, release):
+            pathlib.Path(marker).touch()
+            while not pathlib.Path(release).exists():
+                time.sleep(0.002)
+            return "finished"
+
+    def load(path):
+        return Slow()
+"""
+
+
+# Starting
+
+
+def test_it_says_where_it_is_when_it_is_ready(serve: Serve) -> None:
+    service = serve()
+    with hostd.connect(service.endpoint) as client:
+        assert client.host_info().pid == service.pid
+    assert service.pid != service.keeper.pid
+
+
+def test_without_anybody_to_tell_it_prints_where_it_is(tmp_path: Path) -> None:
+    config = load_config({"runtime_dir": tmp_path / "r", "state_dir": tmp_path / "s"})
+    command, environment = keeper_command(), supervisor_environment(config)
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as host:
+        assert re.fullmatch(r"hostd \S+ is ready at ipc://\S+ \(process \d+\)\n", host.stdout.readline())
+        host.terminate()
+        assert host.wait(PATIENCE_S) == 0
+
+
+def test_a_second_host_in_one_directory_is_refused_and_names_the_first(serve: Serve) -> None:
+    first = serve()
+    before = {entry.name: entry.stat().st_ino for entry in first.runtime_dir.iterdir()}
+    second = serve()
+    assert str(first.pid) in second.said["error"]
+    assert str(first.runtime_dir) in second.said["error"]
+    assert second.ended() == 1
+    assert {entry.name: entry.stat().st_ino for entry in first.runtime_dir.iterdir()} == before
+    with hostd.connect(first.endpoint) as client:
+        assert client.host_info().pid == first.pid
+
+
+def test_of_many_that_start_together_one_wins(serve: Serve) -> None:
+    with ThreadPoolExecutor(5) as pool:
+        services = [future.result() for future in [pool.submit(serve) for _ in range(5)]]
+    winners = [service for service in services if "ready" in service.said]
+    assert len(winners) == 1
+    with hostd.connect(winners[0].endpoint) as client:
+        assert client.host_info().pid == winners[0].pid
+
+
+def test_what_a_killed_host_left_is_taken_over(serve: Serve) -> None:
+    first = serve()
+    os.kill(first.pid, signal.SIGKILL)
+    first.ended()
+    assert {entry.name for entry in first.runtime_dir.iterdir()} >= {"client.ipc", "workers.ipc", "hostd.lock"}
+    second = serve()
+    assert second.runtime_dir == first.runtime_dir
+    with hostd.connect(second.endpoint) as client:
+        assert client.host_info().pid == second.pid
+
+
+def test_a_client_finds_the_host_that_was_started_again(serve: Serve, model_dir: Callable[..., str]) -> None:
+    first = serve()
+    with hostd.connect(first.endpoint) as client:
+        model = client.load_model("echo", model_dir())
+        epoch = client.host_info().epoch
+        call = model.submit.predict(1)
+        call.result(PATIENCE_S)
+        os.kill(first.pid, signal.SIGKILL)
+        first.ended()
+        with at_most(7.0, "a call while no host is there"), pytest.raises(hostd.UnavailableError):
+            model.predict(1)
+        serve()
+        assert client.host_info().epoch != epoch
+        with pytest.raises(hostd.NotFoundError):
+            model.predict(1)
+
+
+def test_a_call_in_flight_when_the_host_is_killed_is_unavailable(
+    serve: Serve, model_dir: Callable[..., str], tmp_path: Path
+) -> None:
+    service = serve()
+    with hostd.connect(service.endpoint) as client:
+        call = client.load_model("slow", model_dir(SLOW)).submit.work(str(tmp_path / "m"), str(tmp_path / "r"))
+        eventually((tmp_path / "m").exists, "the call has begun")
+        os.kill(service.pid, signal.SIGKILL)
+        with at_most(2.0, "the error of a call whose host is gone"), pytest.raises(hostd.UnavailableError):
+            call.result(PATIENCE_S)
+
+
+def test_a_file_where_a_socket_belongs_is_not_overwritten(serve: Serve) -> None:
+    service = serve()
+    directory = service.runtime_dir
+    service.keeper.terminate()
+    service.ended()
+    (directory / "client.ipc").write_text("precious")
+    refused = serve()
+    assert "client.ipc" in refused.said["error"]
+    assert refused.ended() == 1
+    assert (directory / "client.ipc").read_text() == "precious"
+
+
+def test_a_directory_that_others_may_enter_is_refused(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o755)
+    refused = serve(runtime_dir=tmp_path / "open")
+    assert "0700" in refused.said["error"]
+    assert refused.ended() == 1
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(mode=0o700)
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "run" / "hostd.lock").symlink_to(tmp_path / "victim")
+    refused = serve(runtime_dir=tmp_path / "run")
+    assert "error" in refused.said
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_a_port_that_is_taken_stops_the_start_with_the_reason(serve: Serve) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        refused = serve(metrics={"port": taken.getsockname()[1]})
+    assert "in use" in refused.said["error"]
+    assert refused.ended() == 1
+
+
+def test_a_state_directory_that_cannot_be_made_stops_the_start_with_the_reason(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused = serve(state_dir=tmp_path / "file" / "state")
+    assert str(tmp_path / "file") in refused.said["error"]
+
+
+def test_only_its_user_can_reach_it(serve: Serve) -> None:
+    directory = serve().runtime_dir
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert {entry.stat().st_uid for entry in directory.iterdir()} == {os.getuid()}
+
+
+def test_its_tokens_are_in_no_environment_but_the_workers(serve: Serve, model_dir: Callable[..., str]) -> None:
+    source = "import os\ndef load(path):\n    return lambda: sorted(name for name in os.environ if name.startswith('HOSTD_'))\n"
+    with hostd.connect(serve().endpoint) as client:
+        assert client.load_model("m", model_dir(source))() == ["HOSTD_MODEL_ID"]
+
+
+# Ending
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_it_in_good_order(serve: Serve, model_dir: Callable[..., str], number: signal.Signals) -> None:
+    service = serve()
+    client = hostd.connect(service.endpoint)
+    pid = client.load_model("echo", model_dir()).info.workers[0].pid
+    service.keeper.send_signal(number)
+    assert service.ended() == 0
+    assert not is_there(pid)
+    assert not is_there(service.pid)
+    assert {entry.name for entry in service.runtime_dir.iterdir()} <= {"hostd.lock"}
+    client.close()
+
+
+def test_a_signal_to_the_supervisor_itself_does_the_same(serve: Serve, model_dir: Callable[..., str]) -> None:
+    service = serve()
+    with hostd.connect(service.endpoint) as client:
+        client.load_model("echo", model_dir())
+    os.kill(service.pid, signal.SIGTERM)
+    assert service.ended() == 0
+
+
+def test_a_signal_lets_calls_in_flight_finish(serve: Serve, model_dir: Callable[..., str], tmp_path: Path) -> None:
+    service = serve(workers={"drain_timeout_s": 20})
+    with hostd.connect(service.endpoint) as client:
+        model = client.load_model("slow", model_dir(SLOW))
+        call = model.submit.work(str(tmp_path / "m"), str(tmp_path / "r"))
+        eventually((tmp_path / "m").exists, "the call has begun")
+        service.keeper.terminate()
+        eventually(lambda: client.get_model("slow").state == "UNLOADING", "the host drains")
+        with pytest.raises(hostd.UnavailableError, match="shutting down"):
+            client.load_model("other", model_dir())
+        never(lambda: service.keeper.poll() is not None, "the host ended with a call in flight", for_s=0.1)
+        (tmp_path / "r").touch()
+        assert call.result(PATIENCE_S) == "finished"
+        assert service.ended() == 0
+
+
+def test_a_second_signal_ends_it_at_once(serve: Serve, model_dir: Callable[..., str], tmp_path: Path) -> None:
+    service = serve(workers={"drain_timeout_s": 60})
+    with hostd.connect(service.endpoint) as client:
+        model = client.load_model("slow", model_dir(SLOW))
+        call = model.submit.work(str(tmp_path / "m"), str(tmp_path / "r"))
+        eventually((tmp_path / "m").exists, "the call has begun")
+        service.keeper.terminate()
+        eventually(lambda: client.get_model("slow").state == "UNLOADING", "the host drains")
+        with at_most(3.0, "the end after a second signal"):
+            service.keeper.terminate()
+            assert service.ended() == 0
+        with pytest.raises((hostd.AbortedError, hostd.UnavailableError)):
+            call.result(PATIENCE_S)
+
+
+def test_a_client_can_shut_it_down_and_is_answered_when_nothing_is_left(
+    serve: Serve, model_dir: Callable[..., str]
+) -> None:
+    service = serve()
+    with hostd.connect(service.endpoint) as client:
+        pids = [client.load_model(f"m{i}", model_dir()).info.workers[0].pid for i in range(3)]
+        client.shutdown()
+        assert not [pid for pid in pids if is_there(pid)]
+    assert service.ended() == 0
+
+
+def test_a_signal_while_models_load_does_not_wait_for_them(serve: Serve, model_dir: Callable[..., str]) -> None:
+    service = serve()
+    with hostd.connect(service.endpoint) as client:
+        client.load_model("m", model_dir("import time\ndef load(path):\n    time.sleep(3600)\n"), wait=False)
+        with at_most(3.0, "the end of a host with a load that hangs"):
+            service.keeper.terminate()
+            assert service.ended() == 0
+
+
+def test_each_transition_is_logged_once_with_model_worker_and_pid(serve: Serve, model_dir: Callable[..., str]) -> None:
+    service = serve()
+    with hostd.connect(service.endpoint) as client:
+        pid = client.load_model("echo", model_dir()).info.workers[0].pid
+        client.unload_model("echo")
+    service.keeper.terminate()
+    _, log = service.keeper.communicate(timeout=PATIENCE_S)
+    ready = [line for line in log.splitlines() if f"model=echo worker=1 pid={pid} worker: LOADING -> READY" in line]
+    dead = [line for line in log.splitlines() if f"model=echo worker=1 pid={pid} worker: KILLING -> DEAD" in line]
+    assert (len(ready), len(dead)) == (1, 1), log
+    assert "Traceback" not in log
+
+
+def test_the_workers_interpreter_can_be_set_for_the_whole_host(serve: Serve, model_dir: Callable[..., str]) -> None:
+    path = model_dir("import sys\ndef load(path):\n    return lambda: sys.executable\n")
+    with hostd.connect(serve(workers={"python": sys.executable}).endpoint) as client:
+        assert client.load_model("m", path)() == sys.executable

@@ -1,0 +1,69 @@
+"""What the model's code raised, as the typed error that its caller gets."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from workers.wire import messages as msg
+from workers.wire.errors import HostError, InvalidArgumentError, ModelError, sayable
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from workers.methods import Method
+
+_OURS = os.path.join(os.path.dirname(__file__), "")  # noqa: PTH118, PTH120 - compared with names of files, as text
+"""The directory of this package, whose frames are of no interest to the author of a model."""
+
+
+def error_of(
+    error: BaseException,
+    method: Method | None = None,
+    args: list[Any] | None = None,
+    kwargs: dict[str, Any] | None = None,
+) -> HostError:
+    """Return the typed error for what the model's code raised, with its own traceback as text.
+
+    A TypeError that was raised by the call itself, before any line of the model ran, means wrong arguments.
+    """
+    if isinstance(error, HostError):
+        return error
+    own = _own_part(error)
+    if isinstance(error, TypeError) and method is not None and own is None and not _binds(method, args, kwargs):
+        signature = method.describe()["signature"]
+        return InvalidArgumentError(
+            f"wrong arguments for method {method.name!r}: {error}; it is {method.name}{signature}"
+        )
+    # An error of a loader's own has no frame of the model's; then every frame helps.
+    text = traceback_text(error, own if own is not None or method is not None else error.__traceback__)
+    summary = "".join(traceback.format_exception_only(type(error), error)).strip()
+    return ModelError(summary[:2000], details={"traceback": text, "type": type(error).__name__})
+
+
+def _own_part(error: BaseException) -> TracebackType | None:
+    """Return the model's own part of a traceback: what is below the last frame of this package."""
+    own = frame = error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename.startswith(_OURS):
+            own = frame.tb_next
+        frame = frame.tb_next
+    return own
+
+
+def traceback_text(error: BaseException, begin: TracebackType | None) -> str:
+    """Return the text of a traceback from a frame on, its end if it is very long."""
+    text = sayable("".join(traceback.format_exception(type(error), error, begin)))
+    return text if len(text) <= msg.MAX_TRACEBACK_CHARS else "…" + text[-msg.MAX_TRACEBACK_CHARS :]
+
+
+def _binds(method: Method, args: list[Any] | None, kwargs: dict[str, Any] | None) -> bool:
+    try:
+        inspect.signature(method.function).bind(*(args or ()), **(kwargs or {}))
+    except TypeError:
+        return False
+    except ValueError:  # no signature to compare with: whatever it complained of was what it was given
+        return False
+    return True
