@@ -195,6 +195,7 @@ class AsyncChannel:
             self._send(hello)
             await self.wait(pending, max(0.0, deadline_s - loop.time() - GRACE_S))
             self._tracker.accept_welcome(pending)
+            connection.is_batching = self._tracker.welcome.get("batches") is True
         except (UnavailableError, CancelledError):
             self._disconnect(UnavailableError("not connected"))
             return False

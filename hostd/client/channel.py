@@ -329,6 +329,7 @@ class Channel:
                 raise unreachable(self.endpoint, self._connect_timeout_s)  # noqa: TRY301 - cleaned up after below
             if self._connection is connection:
                 self._tracker.accept_welcome(pending)
+                connection.is_batching = self._tracker.welcome.get("batches") is True
                 return True
             if not isinstance(pending.error, (UnavailableError, CancelledError)):
                 pending.result()

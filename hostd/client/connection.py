@@ -38,6 +38,8 @@ class Connection:
     def __init__(self, endpoint: str) -> None:
         """Begin to connect. Raises `InvalidArgumentError` if this is no endpoint."""
         self.endpoint = endpoint
+        self.is_batching = False
+        """Whether the host has said that it understands batches."""
         self._context: zmq.Context[Any] = zmq.Context()
         self.socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
@@ -94,7 +96,11 @@ class Connection:
         """Send what waits in `outbox`, small messages that follow each other as one; False if some must wait."""
         while outbox:
             # A copy, which is one step for the interpreter: other threads append while this one sends.
-            small = [] if len(outbox) == 1 else [*takewhile(_is_small, outbox.copy())][:BATCH_MESSAGES]
+            small = (
+                []
+                if len(outbox) == 1 or not self.is_batching
+                else [*takewhile(_is_small, outbox.copy())][:BATCH_MESSAGES]
+            )
             if len(small) < 2:
                 if not self.send(outbox[0]):
                     return False

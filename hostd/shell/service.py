@@ -118,6 +118,7 @@ class Service:
                 "version": wire.VERSION,
                 "supported": list(wire.SUPPORTED_VERSIONS),
                 "epoch": self._epoch,
+                "batches": True,
                 "max_message_bytes": limits.max_message_bytes,
             },
             buffer_messages=limits.client_buffer_messages,
