@@ -2,7 +2,7 @@
 
 Every command measures the floors and the host in the same run, in alternation, and prints the ratios and targets last.
 Figures depend on the machine: only ratios and differences of one run carry over. `--floors` measures the floors alone.
-A full `all` takes about ten minutes, a quick one under 90 seconds.
+A full `all` takes ten to twenty minutes, a quick one under 90 seconds. `--patience` is for shared machines.
 """
 
 from __future__ import annotations

@@ -70,10 +70,10 @@ def _loads(
 def _starts(effort: Effort, small: Path) -> Comparison:
     from benchmarks.lifecycle import INFO_SOURCE, MODEL_SOURCE  # noqa: PLC0415 - as above
 
-    model_side = "hostd, entry to first answer of a model"
+    model_side = "hostd to a model's answer"
     sides = [
         Side(READY, partial(ready_round, START_SOURCE)),
-        Side("hostd, entry to host_info()", partial(told_round, INFO_SOURCE), is_ours=True),
+        Side("hostd to host_info()", partial(told_round, INFO_SOURCE), is_ours=True),
         Side(model_side, partial(told_round, MODEL_SOURCE, small), is_ours=True),
     ]
     targets = [Target(model_side, READY, Against.DIFFERENCE, START_EXTRA_S)]
