@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import hostd
 from benchmarks.models import model_directory, write_echo
-from benchmarks.runner import ASYNC, MIN_CALLS, SYNC, Round, Side, one_at_a_time, pipelined
+from benchmarks.runner import ASYNC, MAP, MIN_CALLS, SYNC, Round, Side, one_at_a_time, pipelined
+from hostd.client.sync import MAP_WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -27,6 +28,7 @@ class HandleLane:
     def __init__(self, model: hostd.Model, shape: Shape) -> None:
         self._method = model.echo if shape.is_echo else model.size_of
         self._submit = model.submit.echo if shape.is_echo else model.submit.size_of
+        self._map = model.map.echo if shape.is_echo else model.map.size_of
         self._payload = shape.payload()
         self._pending: deque[hostd.PendingCall] = deque()
 
@@ -41,6 +43,21 @@ class HandleLane:
     def receive(self) -> None:
         """Wait for the oldest answer."""
         self._pending.popleft().result()
+
+    def map(self, duration_s: float) -> Round:
+        """Pass one input after the other through `model.map`, which keeps a window of them in flight."""
+        clock, latencies, sent_at = time.perf_counter, list[float](), deque[float]()
+        start = clock()
+        end = start + duration_s
+
+        def inputs() -> Iterator[Any]:
+            while (now := clock()) < end or len(latencies) < MIN_CALLS:
+                sent_at.append(now)
+                yield self._payload
+
+        for _ in self._map(inputs()):
+            latencies.append(clock() - sent_at.popleft())
+        return Round(latencies, clock() - start)
 
 
 class AsyncHandle:
@@ -106,9 +123,12 @@ def call_sides(host: hostd.Host, shape: Shape, depth: int, effort: Effort) -> It
 
         handle = AsyncHandle(host.endpoint, shape)
         try:
-            yield [
+            sides = [
                 Side(SYNC, synchronous, is_ours=True),
                 Side(ASYNC, lambda: handle.measure(depth, effort.round_s), is_ours=True),
             ]
+            if depth == MAP_WINDOW:
+                sides.append(Side(MAP, lambda: lane.map(effort.round_s), is_ours=True))
+            yield sides
         finally:
             handle.close()

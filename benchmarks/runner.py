@@ -50,6 +50,7 @@ QUICK = Effort(rounds=3, round_s=0.1, slow_rounds=2, cycles=4, idle_s=4.0, is_qu
 # Our sides' names, here because the floors are measured without importing the host.
 SYNC = "hostd sync"
 ASYNC = "hostd async"
+MAP = "hostd map"
 HOST = "hostd"
 
 # A round of 16 MiB calls ends in the time of two or three; fewer give no median.
