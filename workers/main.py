@@ -1,12 +1,11 @@
 """A worker process: its ZeroMQ socket and the loop around its session.
 
-The loop is a plain blocking one, which has the shortest way from a message to the model. Only a model with coroutine
-methods gets an asyncio loop, with the raw socket on its reader (`zmq.asyncio` costs half of the throughput).
+The loop is a plain blocking one, which has the shortest way from a message to the model. A model with coroutine methods
+gets the one in `tasks`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import faulthandler
 import os
 import sys
@@ -151,26 +150,9 @@ def serve(transport: Transport, session: Session) -> None:
             if not pace.may_hold(time.monotonic() - began_s) or not session.runtime.has_work:
                 transport.release()
     transport.is_holding = False
-    asyncio.run(_serve_async(transport, session))
+    from workers.tasks import serve_coroutines  # noqa: PLC0415 - see there
 
-
-async def _serve_async(transport: Transport, session: Session) -> None:
-    loop = asyncio.get_running_loop()
-    arrived = asyncio.Event()
-    loop.add_reader(transport.fileno(), arrived.set)
-    transport.on_sent = arrived.set
-    runtime = session.runtime
-    while runtime is not None:
-        # Cleared before the socket is drained, because its descriptor only tells of changes.
-        arrived.clear()
-        while (frames := transport.receive(block=False)) is not None:
-            session.accept(frames)
-        if runtime.has_work:
-            transport.settle()
-            runtime.step()
-            await asyncio.sleep(0)
-        else:
-            await arrived.wait()
+    serve_coroutines(transport, session)
 
 
 def main() -> int:

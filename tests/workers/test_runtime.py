@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from runtime_rig import Rig
 
-from workers.runtime import TRACE
+from workers.answers import TRACE
 from workers.wire import frames as wire
 from workers.wire import messages as msg
 from workers.wire.errors import (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from runtime_rig import Rig
 
-from workers.runtime import TRACE
+from workers.answers import TRACE
 from workers.wire import messages as msg
 from workers.wire.errors import InvalidArgumentError, ModelError
 
@@ -144,7 +144,7 @@ def test_coroutines_run_many_at_a_time(rig: Rig, model: Model) -> None:
         await until(lambda: len(rig.sent) == 100)
         assert sorted(rig.take()) == [(id, "RESULT", id) for id in range(1, 101)]
         await settle(rig)
-        assert (rig.runtime._tasks, rig.runtime._credits) == ({}, {})
+        assert (rig.runtime._tasks._tasks, rig.runtime._tasks._credits) == ({}, {})
 
     run(body)
 
@@ -194,7 +194,7 @@ def test_a_deadline_cancels_the_coroutine_without_a_word(rig: Rig, model: Model)
         rig.call(1, "wait", 1, deadline_ms=1)
         rig.call(2, "wait", 2, deadline_ms=60_000)
         rig.run()
-        await until(lambda: model.log == ["cancelled 1"] or not rig.runtime._tasks.get(1))
+        await until(lambda: model.log == ["cancelled 1"] or 1 not in rig.runtime._tasks)
         model.gate.set()
         assert (await settle(rig)).take() == [(2, "RESULT", 2)]
 

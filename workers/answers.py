@@ -1,0 +1,77 @@
+"""What goes back to a caller: results, items, ends and errors, made of the model's values."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from workers.raised import error_of
+from workers.wire import frames as wire
+from workers.wire import messages as msg
+from workers.wire.codec import encode
+from workers.wire.errors import HostError, InvalidArgumentError, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from workers.methods import Method
+
+TRACE: ContextVar[str | None] = ContextVar("hostd_trace", default=None)
+"""The W3C traceparent of the call that runs, for a model that reports spans of its own."""
+
+NO_DEADLINE = float("inf")
+
+_NOTHING = encode(None)[0]
+
+
+class Call(NamedTuple):
+    """A call that is about to begin: decoded, and not past its deadline (`expires_s`, of `time.monotonic`)."""
+
+    id: int
+    streams: bool
+    method: Method
+    target: msg.Target
+    args: list[Any]
+    kwargs: dict[str, Any]
+    expires_s: float
+
+
+class Answers:
+    """Sends answers; `send` takes the frames of one message."""
+
+    def __init__(self, send: Callable[[list[wire.Buffer]], None]) -> None:
+        self._send = send
+
+    def give(self, call_id: int, kind: int, method: str, value: object) -> bool:
+        """Send a value as RESULT or ITEM, or as an error if it cannot travel; say whether it could."""
+        try:
+            body, buffers = encode(value)
+            frames = wire.pack(kind, call_id, body=body, buffers=buffers)
+        except HostError as error:
+            self.refuse(call_id, ModelError(f"method {method!r} returned what cannot be sent: {error.message}"))
+            return False
+        except Exception as error:  # noqa: BLE001 - a value of the model's own class runs its code when it is read
+            self.refuse(call_id, error_of(error))
+            return False
+        self._send(frames)
+        return True
+
+    def end(self, call_id: int) -> None:
+        """Send the end of a stream."""
+        self._send(wire.pack(msg.END, call_id, body=_NOTHING))
+
+    def refuse(self, call_id: int, error: HostError) -> None:
+        """Send an error."""
+        self._send(msg.pack_error(call_id, error))
+
+
+def must_stream(method: str) -> HostError:
+    """Return the error for a method that yields items and was called as if it did not."""
+    return InvalidArgumentError(f"method {method!r} yields items: call it as model.stream.{method}(...)")
+
+
+def cannot_stream(method: str, result: object) -> HostError:
+    """Return the error for a method that was called for its items and has none."""
+    return InvalidArgumentError(
+        f"method {method!r} returned a {type(result).__name__}, not an iterator: call it as model.{method}(...)"
+    )
