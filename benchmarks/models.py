@@ -45,6 +45,29 @@ def load(path, **options):
 '''
 
 
+PARENT = '''"""Has a helper, and a daemonised one, as models with worker pools do."""
+
+import subprocess
+import sys
+
+SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(3600)"]
+DAEMONISE = "import os, subprocess; os.setsid(); subprocess.Popen(%r)"
+
+
+class Parent:
+    def __init__(self):
+        self.helper = subprocess.Popen(SLEEP)
+        subprocess.run([sys.executable, "-S", "-c", DAEMONISE % (SLEEP,)], check=True)
+
+    def echo(self, x):
+        return x
+
+
+def load(path, **options):
+    return Parent()
+'''
+
+
 @contextmanager
 def model_directory() -> Iterator[Path]:
     """Make a directory for the models of a run."""
@@ -55,6 +78,11 @@ def model_directory() -> Iterator[Path]:
 def write_echo(directory: Path) -> Path:
     """Write the echo model; returns its directory."""
     return _write(directory / "echo", ECHO)
+
+
+def write_parent(directory: Path) -> Path:
+    """Write the model that has helper processes; returns its directory."""
+    return _write(directory / "parent", PARENT)
 
 
 def write_holder(directory: Path, size_bytes: int) -> Path:
