@@ -9,7 +9,7 @@ from workers.raised import error_of
 from workers.wire import frames as wire
 from workers.wire import messages as msg
 from workers.wire.codec import encode
-from workers.wire.errors import HostError, InvalidArgumentError, ModelError
+from workers.wire.errors import HostError, InvalidArgumentError, MessageTooLargeError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,10 +37,14 @@ class Call(NamedTuple):
 
 
 class Answers:
-    """Sends answers; `send` takes the frames of one message."""
+    """Sends answers; `send` takes the frames of one message.
 
-    def __init__(self, send: Callable[[list[wire.Buffer]], None]) -> None:
+    `max_message_bytes` is the host's limit: its socket would answer what is over it by closing the connection.
+    """
+
+    def __init__(self, send: Callable[[list[wire.Buffer]], None], max_message_bytes: int) -> None:
         self._send = send
+        self._max_message_bytes = max_message_bytes
 
     def give(self, call_id: int, kind: int, method: str, value: object) -> bool:
         """Send a value as RESULT or ITEM, or as an error if it cannot travel; say whether it could."""
@@ -52,6 +56,9 @@ class Answers:
             return False
         except Exception as error:  # noqa: BLE001 - a value of the model's own class runs its code when it is read
             self.refuse(call_id, error_of(error))
+            return False
+        if len(frames) > 1 and (size_bytes := sum(map(len, frames))) > self._max_message_bytes:
+            self.refuse(call_id, _too_large(method, size_bytes, self._max_message_bytes))
             return False
         self._send(frames)
         return True
@@ -74,4 +81,12 @@ def cannot_stream(method: str, result: object) -> HostError:
     """Return the error for a method that was called for its items and has none."""
     return InvalidArgumentError(
         f"method {method!r} returned a {type(result).__name__}, not an iterator: call it as model.{method}(...)"
+    )
+
+
+def _too_large(method: str, size_bytes: int, limit_bytes: int) -> HostError:
+    return MessageTooLargeError(
+        f"method {method!r} returned {size_bytes} bytes, the host passes on {limit_bytes} at most "
+        f"(limits.max_message_bytes): return less at a time, or raise the limit",
+        details={"size_bytes": size_bytes, "limit_bytes": limit_bytes},
     )

@@ -22,7 +22,7 @@ from workers.answers import NO_DEADLINE, TRACE, Answers, Call, cannot_stream, mu
 from workers.raised import error_of
 from workers.wire import frames as wire
 from workers.wire import messages as msg
-from workers.wire.codec import decode
+from workers.wire.codec import DEFAULT_LIMITS, decode
 from workers.wire.errors import HostError, InvalidArgumentError, UnimplementedError
 
 if TYPE_CHECKING:
@@ -49,11 +49,16 @@ class _Stream:
 
 
 class Runtime:
-    """The calls in hand. `send` takes the frames of one message."""
+    """The calls in hand. `send` takes the frames of one message, of at most `max_message_bytes`."""
 
-    def __init__(self, methods: dict[str, Method], send: Callable[[list[wire.Buffer]], None]) -> None:
+    def __init__(
+        self,
+        methods: dict[str, Method],
+        send: Callable[[list[wire.Buffer]], None],
+        max_message_bytes: int = DEFAULT_LIMITS.blob_bytes,
+    ) -> None:
         self._methods = methods
-        self._answers = Answers(send)
+        self._answers = Answers(send, max_message_bytes)
         self._targets: dict[bytes, tuple[Method, msg.Target]] = {}
         self._queue: deque[tuple[wire.Envelope, float]] = deque()
         self._streams: dict[int, _Stream] = {}

@@ -16,6 +16,7 @@ from workers.raised import error_of
 from workers.runtime import Runtime
 from workers.wire import frames as wire
 from workers.wire import messages as msg
+from workers.wire.codec import DEFAULT_LIMITS
 from workers.wire.errors import HostError, ModelError, to_wire
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Session:
         except Exception as error:  # noqa: BLE001 - the border with the model's code, which may raise anything
             self._send(msg.pack_error(0, _load_error(error)))
             return
-        self.runtime = Runtime(methods, self._send)
+        self.runtime = Runtime(methods, self._send, request.get("max_message_bytes", DEFAULT_LIMITS.blob_bytes))
         self.is_async = any(method.is_async for method in methods.values())
         described = {name: method.describe() for name, method in methods.items()}
         self._send(

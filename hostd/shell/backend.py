@@ -39,8 +39,10 @@ class Relay(NamedTuple):
 class Backend:
     """Messages from and to workers. `emit` takes events."""
 
-    def __init__(self, emit: Callable[[Event], None]) -> None:
+    def __init__(self, emit: Callable[[Event], None], max_message_bytes: int) -> None:
+        """Take where events go, and what a worker's answer may have at most."""
         self._emit = emit
+        self._max_message_bytes = max_message_bytes
         self._by_token: dict[bytes, WorkerId] = {}
         self._tokens: dict[WorkerId, bytes] = {}
         self._suspects: set[WorkerId] = set()
@@ -118,6 +120,7 @@ class Backend:
             "options": spec.options,
             "methods": None if spec.methods is None else list(spec.methods),
             "default_method": spec.default_method,
+            "max_message_bytes": self._max_message_bytes,
         }
         self._send(effect.worker_id, msg.pack_map(msg.LOAD, 0, request))
 

@@ -107,7 +107,7 @@ class Service:
 
     def _connect(self, supervisor: Supervisor, loop: asyncio.AbstractEventLoop) -> None:
         limits = self._config.limits
-        self._backend = Backend(supervisor.emit)
+        self._backend = Backend(supervisor.emit, limits.max_message_bytes)
         self._frontend = Frontend(
             supervisor.emit,
             Verbs(self._verbs()),

@@ -134,9 +134,7 @@ def test_a_host_starts_in_a_program_with_very_many_descriptors(model_dir: Callab
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_descriptors_that_a_program_leaves_inheritable_do_not_reach_the_workers(
-    model_dir: Callable[..., str]
-) -> None:
+def test_descriptors_that_a_program_leaves_inheritable_do_not_reach_the_workers(model_dir: Callable[..., str]) -> None:
     read, write = os.pipe()
     os.set_inheritable(write, True)
     try:

@@ -99,7 +99,16 @@ def test_every_error_has_a_status_of_its_own_kind() -> None:
 
 
 def test_importing_the_package_brings_in_neither_frameworks_nor_the_supervisor() -> None:
-    unwanted = ("numpy", "sklearn", "onnxruntime", "torch", "pydantic", "prometheus_client", "hostd.shell", "hostd.core")
+    unwanted = (
+        "numpy",
+        "sklearn",
+        "onnxruntime",
+        "torch",
+        "pydantic",
+        "prometheus_client",
+        "hostd.shell",
+        "hostd.core",
+    )
     source = f"import sys, hostd; print(sorted(name for name in {unwanted!r} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", source], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -17,7 +17,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import FAULTY, PATIENCE_S, eventually, is_there, line_of, lines_of, new_tag, program, state_of, stop, tagged
+from helpers import (
+    FAULTY,
+    PATIENCE_S,
+    eventually,
+    is_there,
+    line_of,
+    lines_of,
+    new_tag,
+    program,
+    state_of,
+    stop,
+    tagged,
+)
 
 import hostd
 from hostd import embed

@@ -49,7 +49,9 @@ def test_it_says_where_it_is_when_it_is_ready(serve: Serve) -> None:
 def test_without_anybody_to_tell_it_prints_where_it_is(tmp_path: Path) -> None:
     config = load_config({"runtime_dir": tmp_path / "r", "state_dir": tmp_path / "s"})
     command, environment = keeper_command(), supervisor_environment(config)
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as host:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as host:
         assert re.fullmatch(r"hostd \S+ is ready at ipc://\S+ \(process \d+\)\n", host.stdout.readline())
         host.terminate()
         assert host.wait(PATIENCE_S) == 0
