@@ -9,10 +9,9 @@ import shutil
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import zmq
@@ -33,6 +32,9 @@ from zmq.utils.garbage import gc as zmq_gc
 
 import hostd
 from hostd.launch import AT_ONCE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 with contextlib.suppress(ImportError):
     # Its import starts threads, which must not look like those of the first test that uses an array.

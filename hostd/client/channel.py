@@ -10,7 +10,8 @@ Rules
    whatever reason does so too if nobody leads: it may be the one that was woken to lead.
 3. When the connection breaks every request ends with UNAVAILABLE; the next one makes a new connection. A request is
    noted and put into the outbox in one step, and lost in one, so what has ended is never sent to a later host.
-4. A finalizer may run at any point of any thread, also of one that holds a lock: it waits for none (`abandon`).
+4. A finalizer may run at any point of any thread, also of one that holds a lock, and may `cancel`: so the locks which
+   that takes are reentrant, and the lead is only tried.
 """
 
 from __future__ import annotations
@@ -71,10 +72,10 @@ class Channel:
         self.endpoint = endpoint
         self._connect_timeout_s = connect_timeout_s
         self._tracker = Tracker()
-        self._tracking = threading.Lock()
+        self._tracking = threading.RLock()
         self._lead = threading.Lock()
         self._connecting = threading.Lock()
-        self._waking = threading.Lock()
+        self._waking = threading.RLock()
         self._outbox: deque[list[Buffer]] = deque()
         self._followers = Followers()
         self._connection: Connection | None = None
@@ -125,11 +126,16 @@ class Channel:
         if self._connection is None or time.monotonic() - self._looked_s > _TRUSTED_S:
             self._ensure_connected()
         begun: list[P] = []
-        for make in makers:
-            with self._tracking:
-                pending, frames = make(self._tracker)
-                self._outbox.append(frames)
-            begun.append(pending)
+        try:
+            for make in makers:
+                with self._tracking:
+                    pending, frames = make(self._tracker)
+                    self._outbox.append(frames)
+                begun.append(pending)
+        except BaseException:
+            for pending in begun:  # nobody will ever ask for them
+                self.cancel(pending)
+            raise
         self._hurry()
         return begun
 
@@ -141,15 +147,6 @@ class Channel:
             self._tracker.forget(pending, CancelledError("the call was cancelled by its caller"))
         if not self._is_closed and self._connection is not None:
             self._send(wire.pack(msg.CANCEL, pending.id))
-
-    def abandon(self, pending: Pending) -> None:
-        """Tell the host that nobody waits for a request, without waiting for a lock, as finalizers must.
-
-        The host's answer to it is what makes the tracker forget the request.
-        """
-        if not self._is_closed and not self.is_orphaned and self._connection is not None:
-            self._outbox.append(wire.pack(msg.CANCEL, pending.id))
-            self._hurry(may_wait=False)
 
     def grant(self, stream: PendingStream, items: int) -> None:
         """Let a stream go on by some items."""
@@ -207,7 +204,7 @@ class Channel:
         self._outbox.append(frames)
         self._hurry()
 
-    def _hurry(self, *, may_wait: bool = True) -> None:
+    def _hurry(self) -> None:
         """Have the outbox sent, here or by the leader."""
         if self._lead.acquire(blocking=False):
             try:
@@ -215,16 +212,12 @@ class Channel:
             finally:
                 self._stop_leading()
         else:
-            self._wake_leader(may_wait=may_wait)
+            self._wake_leader()
 
-    def _wake_leader(self, *, may_wait: bool = True) -> None:
-        # The lock, because after `close` the descriptor's number may be another file's.
-        if self._waking.acquire(blocking=may_wait):
-            try:
-                if self._wake_fd >= 0:
-                    os.eventfd_write(self._wake_fd, 1)
-            finally:
-                self._waking.release()
+    def _wake_leader(self) -> None:
+        with self._waking:  # after `close` the descriptor's number may be another file's
+            if self._wake_fd >= 0:
+                os.eventfd_write(self._wake_fd, 1)
 
     def _close_wake_fd(self) -> None:
         with self._waking:

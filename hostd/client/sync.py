@@ -111,8 +111,7 @@ class ItemStream:
 
     def __del__(self) -> None:
         # A `for` loop that was left early drops its iterator without a word; the worker must not go on for nobody.
-        if not self._pending.is_done:
-            self._channel.abandon(self._pending)
+        self.close()
 
 
 class Model(Handle):

@@ -6,6 +6,7 @@ and stale sockets may be removed by whoever has the lock. ZeroMQ itself would bi
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
@@ -40,10 +41,27 @@ class RuntimeDirectory:
         lock = self.path / LOCK_FILE
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
+            self._lock(fd)
+            self._remove_sockets()
+        except BaseException:
+            os.close(fd)
+            raise
+        self._lock_fd = fd
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        # The lock file stays: removing it would let two others lock two files of the same name.
+        try:
+            self._remove_sockets()
+        finally:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def _lock(self, fd: int) -> None:
+        try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(fd, 32).decode(errors="replace").strip()
-            os.close(fd)
+            holder = os.read(fd, 32).decode("ascii", errors="replace").strip()
             raise AlreadyRunningError(
                 f"a host (process {holder or 'unknown'}) is already running in {self.path}: "
                 f"use it, stop it with `hostd shutdown`, or start this one under another --name",
@@ -51,20 +69,12 @@ class RuntimeDirectory:
             ) from None
         os.ftruncate(fd, 0)
         os.write(fd, f"{os.getpid()}\n".encode())
-        self._lock_fd = fd
-        self._remove_sockets()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        # The lock file stays: removing it would let two others lock two files of the same name.
-        self._remove_sockets()
-        os.close(self._lock_fd)
-        self._lock_fd = -1
 
     def _remove_sockets(self) -> None:
         for name in (paths.CLIENT_SOCKET, paths.WORKER_SOCKET):
             socket = self.path / name
-            # Only a socket is ours to remove: ZeroMQ would delete a regular file that it binds over.
-            if socket.exists() and not stat.S_ISSOCK(socket.lstat().st_mode):
-                raise FailedPreconditionError(f"{socket} is in the way and is not a socket: move it elsewhere")
-            socket.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                # Only a socket is ours to remove: ZeroMQ would delete a regular file that it binds over.
+                if not stat.S_ISSOCK(socket.lstat().st_mode):
+                    raise FailedPreconditionError(f"{socket} is in the way and is not a socket: move it elsewhere")
+                socket.unlink()

@@ -56,6 +56,7 @@ class FakeHost:
         self._context: zmq.Context[Any] = zmq.Context()
         self._socket: zmq.Socket[Any] = self._context.socket(zmq.ROUTER)
         self._socket.linger = 0
+        self._socket.sndhwm = 0  # a ROUTER drops what a full queue does not take
         self._socket.bind(endpoint)
         self._thread = threading.Thread(target=self._run, name="fake-host")
         self._thread.start()

@@ -317,7 +317,7 @@ def test_who_connects_again_does_not_keep_the_others_out_while_its_call_lasts(en
         host.await_kind(msg.CALL, 8)
     finally:
         (late, *_) = host.await_kind(msg.CALL)
-        host.say(list(echo(host, late))[0])
+        host.say(next(iter(echo(host, late))))
         for thread in threads:
             thread.join()
         release.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import weakref
 from typing import Any
@@ -168,10 +169,8 @@ def test_what_was_raised_holds_nothing_in_a_cycle(tracker: Tracker) -> None:
     watched = weakref.ref(argument)
     gc.disable()
     try:
-        try:
+        with contextlib.suppress(NotFoundError):
             call(argument, pending)
-        except NotFoundError:
-            pass
         del argument
         assert watched() is None, "the argument of a call that failed waits for the cycle collector"
     finally:

@@ -6,13 +6,16 @@ import importlib.util
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from helpers import PATIENCE_S, at_most, program
 
 import hostd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 BROKEN = """
     class Broken:

@@ -8,15 +8,18 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from helpers import PATIENCE_S, at_most, descendants, eventually, is_there, lines_of, never
 
 import hostd
 from hostd.client.tracker import STREAM_WINDOW
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 SLOW = """
     import pathlib

@@ -10,13 +10,16 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from helpers import PATIENCE_S, at_most, descendants, eventually, is_there, line_of, never, program, stop
 
 import hostd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def test_the_block_is_the_life_of_the_host(model_dir: Callable[..., str]) -> None:

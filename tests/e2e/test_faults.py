@@ -10,17 +10,19 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from faults import DEATHS, DIES, GOES_ON, STAGES, STALLS
 from helpers import FAULTY, PATIENCE_S, at_most, eventually, is_there, lines_of, new_tag, tagged
 
 import hostd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 QUICKLY_S = 2.0
 """What a call of another model may take while one goes wrong: a hundred times what it takes otherwise."""

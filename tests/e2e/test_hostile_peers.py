@@ -11,8 +11,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -23,6 +22,9 @@ import hostd
 from workers.wire import frames as wire
 from workers.wire import messages as msg
 from workers.wire.codec import decode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 QUICKLY_S = 1.0
 MIB = 1 << 20

@@ -7,13 +7,16 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import FrozenInstanceError
+from typing import TYPE_CHECKING
 
 import pytest
 from helpers import PATIENCE_S, descendants, eventually, is_there, rss_of_tree, tree_of, uss_of_tree
 
 import hostd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MIB = 1 << 20
 

@@ -13,8 +13,8 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from helpers import (
@@ -33,6 +33,9 @@ from helpers import (
 
 import hostd
 from hostd import embed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 GONE_WITHIN_S = 5.0
 """One second is promised; a busy machine with two cores gets four more, and the record shows what it was."""

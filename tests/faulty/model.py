@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faults
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Faulty:

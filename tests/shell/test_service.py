@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from helpers import PATIENCE_S, Service, at_most, eventually, is_there, never
@@ -18,6 +18,9 @@ from helpers import PATIENCE_S, Service, at_most, eventually, is_there, never
 import hostd
 from hostd.config import load_config
 from hostd.launch import keeper_command, supervisor_environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Serve = Callable[..., Service]
 

@@ -33,21 +33,25 @@ def test_every_kind_is_listed_with_its_number():
     kinds = {name: value for name, value in vars(msg).items() if name.isupper() and type(value) is int and value < 64}
     kinds = {name: value for name, value in kinds.items() if not name.startswith("MAX")} | {"BATCH": wire.BATCH}
 
-    assert {name: int(number) for number, name in re.findall(r"^\| (\d+) \| (\w+) \|", section("Kinds"), re.M)} == kinds
+    assert {
+        name: int(number) for number, name in re.findall(r"^\| (\d+) \| (\w+) \|", section("Kinds"), re.MULTILINE)
+    } == kinds
 
 
 def test_every_extension_type_is_listed():
     types = {value for name, value in vars(workers.wire.codec).items() if name.startswith("EXT_")}
 
-    assert {int(number) for number in re.findall(r"^\| (\d+) \|", section("Values"), re.M)} == types
+    assert {int(number) for number in re.findall(r"^\| (\d+) \|", section("Values"), re.MULTILINE)} == types
 
 
 def test_every_verb_is_listed():
     service = (ROOT / "hostd" / "shell" / "service.py").read_text(encoding="utf-8")
 
-    assert set(re.findall(r"^\| `(\w+)` \|", section("Verbs"), re.M)) == set(re.findall(r'"(\w+)": Verb\(', service))
+    assert set(re.findall(r"^\| `(\w+)` \|", section("Verbs"), re.MULTILINE)) == set(
+        re.findall(r'"(\w+)": Verb\(', service)
+    )
 
 
 def test_the_statuses_have_their_names_and_numbers():
-    for number, name in re.findall(r"^\| (\d+) (\w+) \|", section("Errors"), re.M):
+    for number, name in re.findall(r"^\| (\d+) (\w+) \|", section("Errors"), re.MULTILINE):
         assert Status[name] == int(number)

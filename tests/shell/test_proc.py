@@ -1,0 +1,85 @@
+"""What /proc tells about families of processes, with children files and without."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers import eventually, line_of, program, state_of, stop
+
+from hostd.shell import proc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FAMILY = """
+    import os, sys, threading, time
+
+    def child():
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(3600)
+        return pid
+
+    found = []
+    found.append(child())
+    thread = threading.Thread(target=lambda: found.append(child()))
+    thread.start()
+    thread.join()
+    read, write = os.pipe()
+    middle = os.fork()
+    if middle == 0:
+        os.write(write, b"%d" % child())
+        time.sleep(3600)
+    print(*found, middle, int(os.read(read, 20)), flush=True)
+    time.sleep(3600)
+"""
+
+
+@pytest.fixture(params=[True, False], ids=["children files", "process table"])
+def by_files(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    if request.param and not proc._HAS_CHILDREN_FILES:
+        pytest.skip("this kernel has no children files (CONFIG_PROC_CHILDREN)")
+    monkeypatch.setattr(proc, "_HAS_CHILDREN_FILES", request.param)
+    return request.param
+
+
+@pytest.fixture
+def family() -> Iterator[tuple[int, list[int]]]:
+    """A process, and its two children, third child and grandchild."""
+    root = program(FAMILY, PYTHONWARNINGS="ignore")
+    members = [int(word) for word in line_of(root).split()]
+    yield root.pid, members
+    for pid in members:
+        os.kill(pid, 9)
+    stop(root)
+
+
+def test_children_of_every_thread_are_found(by_files: bool, family: tuple[int, list[int]]) -> None:
+    root, (first, second, middle, grandchild) = family
+    assert sorted(proc.children_of(root)) == sorted([first, second, middle])
+    assert proc.children_of(middle) == [grandchild]
+    assert proc.children_of(grandchild) == []
+
+
+def test_descendants_come_after_their_parents(by_files: bool, family: tuple[int, list[int]]) -> None:
+    root, members = family
+    found = proc.descendants_of(root)
+    assert sorted(found) == sorted(members)
+    assert found.index(members[2]) < found.index(members[3])
+
+
+def test_a_zombie_is_still_a_child(by_files: bool) -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", ""]) as child:
+        eventually(lambda: state_of(child.pid) == "Z", "the child is a zombie")
+        assert child.pid in proc.children_of(os.getpid())
+
+
+def test_who_is_gone_has_no_children(by_files: bool) -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", ""]) as child:
+        child.wait()
+    assert proc.children_of(child.pid) == []
+    assert proc.descendants_of(child.pid) == []
