@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import select
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -206,6 +206,6 @@ def _is_readable(fd: int, timeout_s: float | None) -> bool:
 
 
 def _private_directory(name: str | None) -> Path:
-    base = paths.runtime_dir("embedded").parent
-    paths.make_private(base)
-    return Path(tempfile.mkdtemp(prefix=f"{name or 'embedded'}-{os.getpid()}-", dir=base))
+    # Only a name: the supervisor makes the directory and its keeper removes it, so whenever this process is killed,
+    # either nothing is there yet, or somebody is who tidies up.
+    return paths.runtime_dir(f"{name or 'embedded'}-{os.getpid()}-{secrets.token_hex(4)}")

@@ -190,6 +190,8 @@ class AsyncChannel:
         readers = (self._receive, self._on_monitor)
         for fd, reader in zip(connection.descriptors(), readers, strict=True):
             loop.add_reader(fd, reader)
+        # The descriptor of a ZeroMQ socket tells only those of news who found nothing before.
+        connection.is_broken()
         pending, hello = self._tracker.hello()
         try:
             self._send(hello)

@@ -89,10 +89,9 @@ def remove(directory: str) -> None:
     """Remove a private runtime directory and the sockets and files in it."""
     with contextlib.suppress(FileNotFoundError):
         for root, directories, names in os.walk(directory, topdown=False):
-            for name in names:
-                os.unlink(os.path.join(root, name))  # noqa: PTH108, PTH118 - as above
-            for name in directories:
-                os.rmdir(os.path.join(root, name))  # noqa: PTH106, PTH118 - as above
+            for path in (os.path.join(root, name) for name in (*names, *directories)):  # noqa: PTH118 - as above
+                is_directory = os.path.isdir(path) and not os.path.islink(path)  # noqa: PTH112, PTH114 - as above
+                (os.rmdir if is_directory else os.unlink)(path)
         os.rmdir(directory)  # noqa: PTH106 - as above
 
 

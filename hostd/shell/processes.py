@@ -87,7 +87,7 @@ class Processes:
                     setsigdef=_DEFAULTS,
                 )
                 self._own.add(pid)
-        except OSError:
+        except BaseException:  # ValueError too: an environment from a file may hold what no environment can
             os.close(log_read)
             raise
         finally:
@@ -108,7 +108,9 @@ class Processes:
             tree[process.pid] = process.pidfd
             _kill(tree)
             with self._lock:
+                # Before they are reaped: after it a new worker may have one of their numbers.
                 self._own.difference_update(tree)
+                _reap(tree)
         os.close(process.pidfd)
         count = len(tree)
         while orphans := self._orphans():
@@ -117,6 +119,7 @@ class Processes:
                 freed_bytes += memory.private_bytes_of(escaped)
                 count += len(escaped)
                 _kill(escaped)
+                _reap(escaped)
         return freed_bytes, count
 
     def _orphans(self) -> list[int]:
@@ -138,7 +141,15 @@ def describe_exit(pidfd: int) -> str:
         return ""
     if result.si_code == os.CLD_EXITED:
         return f"exit code {result.si_status}"
-    return f"killed by {signal.Signals(result.si_status).name}"
+    return f"killed by {_name_of(result.si_status)}"
+
+
+def _name_of(number: int) -> str:
+    # Python has names for the first and the last real-time signal only.
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _open_all(pids: Iterable[int], stack: contextlib.ExitStack) -> dict[int, int]:
@@ -157,7 +168,7 @@ def _signal(pidfd: int, number: signal.Signals) -> None:
 
 
 def _kill(opened: dict[int, int]) -> None:
-    """Kill these processes, wait for the end of each, and take away those zombies that are ours to take."""
+    """Kill these processes, and wait for the end of each."""
     for pidfd in opened.values():
         _signal(pidfd, signal.SIGKILL)
     for pid, pidfd in opened.items():
@@ -165,7 +176,10 @@ def _kill(opened: dict[int, int]) -> None:
         poller.register(pidfd, select.POLLIN)
         while not poller.poll(_STILL_WAITING_S * 1000):
             _log.warning("process %s was killed and is still not gone; waiting", pid)
-    # When all have ended, each is a child of ours: its parent ended too and we are the nearest subreaper.
+
+
+def _reap(opened: dict[int, int]) -> None:
+    """Take away the zombies of these processes; all have ended, so what nobody reaped is a child of ours by now."""
     for pidfd in opened.values():
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PIDFD, pidfd, os.WEXITED)

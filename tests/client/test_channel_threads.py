@@ -534,7 +534,7 @@ def test_hosts_that_come_and_go_under_many_threads_leave_nobody_waiting(
 
     threads = [Waiting(lambda number=number: work(number)) for number in range(16)]  # type: ignore[misc]
     for _ in range(15):
-        eventually(lambda: len(host.of_kind(msg.CALL)) > 20, "calls arrive at this host, too")
+        eventually(lambda host=host: len(host.of_kind(msg.CALL)) > 20, "calls arrive at this host, too")
         host.stop()
         host = fake()
     is_over.set()

@@ -11,8 +11,8 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from helpers import PATIENCE_S, at_most, descendants, eventually, is_there, state_of, tree_of, uss_of_tree
@@ -20,9 +20,6 @@ from helpers import PATIENCE_S, at_most, descendants, eventually, is_there, stat
 from hostd.core.events import WorkerId
 from hostd.shell import memory, processes
 from hostd.shell.processes import Processes, WorkerProcess, describe_exit
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
 MIB = 1 << 20
@@ -91,19 +88,20 @@ def test_a_worker_leads_a_session_of_its_own_with_its_output_in_a_pipe(spawn: Sp
 
 def test_a_worker_inherits_no_descriptor_and_no_signal_setting(spawn: Spawn) -> None:
     read, write = os.pipe()
-    before = {
-        number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    }
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
     try:
         source = """
             import os, signal
-            print(sorted(os.listdir("/proc/self/fd"))[:4])
             print([signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)] == [signal.SIG_DFL] * 2)
             print(signal.pthread_sigmask(signal.SIG_BLOCK, []), "end", flush=True)
+            signal.pause()
         """
-        said = output_of(spawn(source), b"end").decode().splitlines()
-        assert said == ["['0', '1', '2', '3']", "True", "set() end"]  # the third is the directory that is listed
+        process = spawn(source)
+        assert output_of(process, b"end").decode().splitlines() == ["True", "set() end"]
+        opened = {os.readlink(entry) for entry in Path(f"/proc/{process.pid}/fd").iterdir()}
+        assert os.readlink(f"/proc/self/fd/{write}") not in opened
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGUSR1})
         for number, handler in before.items():
@@ -212,7 +210,7 @@ FAMILY = """
     fork(be)
     fork(daemonise)
     fork(lambda: (fork(be), be()))
-    print("up", flush=True)
+    os.write(1, b"up\\n")
     time.sleep(3600)
 """
 
@@ -303,24 +301,24 @@ def test_a_number_that_is_used_again_is_not_forgotten(
 ) -> None:
     """A new worker may get the number of a process that another thread has just reaped, and is still noting."""
     process = spawn(READY_AND_SLEEP)
-    reaped, go_on = threading.Event(), threading.Event()
-    real = processes._kill
+    output_of(process, b"up")
+    reaped = threading.Event()
+    real = processes._reap
 
-    def kill(opened: dict[int, int]) -> None:
+    def reap(opened: dict[int, int]) -> None:
         real(opened)
         reaped.set()
-        assert go_on.wait(PATIENCE_S)
+        spawning.append(pool.submit(ours.spawn, WorkerId(9), sys.executable, dict(os.environ)))
 
-    monkeypatch.setattr(processes, "_kill", kill)
+    spawning: list[Future[WorkerProcess]] = []
+    monkeypatch.setattr(processes, "_reap", reap)
+    monkeypatch.setattr(os, "posix_spawn", lambda *args, **kwargs: process.pid)
     with ThreadPoolExecutor(1) as pool:
-        ending = pool.submit(ours.end, process)
-        assert reaped.wait(PATIENCE_S)
-        monkeypatch.setattr(os, "posix_spawn", lambda *args, **kwargs: process.pid)
         monkeypatch.setattr(os, "pidfd_open", lambda pid: os.open("/dev/null", os.O_RDONLY))
-        again = ours.spawn(WorkerId(9), sys.executable, dict(os.environ))
+        ours.end(process)
+        again = spawning[0].result(PATIENCE_S)
         monkeypatch.undo()
-        go_on.set()
-        ending.result(PATIENCE_S)
+    assert reaped.is_set()
     assert process.pid in ours._own, "the new worker would be killed as nobody's child"
     ours._own.discard(process.pid)
     os.close(again.pidfd)

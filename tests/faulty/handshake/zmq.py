@@ -12,4 +12,4 @@ import faults
 
 faults.commit(os.environ["FAULT_DEATH"], os.environ["FAULT_EVIDENCE"])
 
-import zmq  # noqa: E402,F401 - the real one, which the import system then hands out in our place
+import zmq  # noqa: F401 - the real one, which the import system then hands out in our place

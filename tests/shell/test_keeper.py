@@ -1,0 +1,227 @@
+"""The keeper: what it does when its supervisor, or whoever embeds the host, ends in this way or that."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from helpers import PATIENCE_S, at_most, eventually, line_of, new_tag, program, state_of, stop, tagged
+
+from hostd.launch import AT_ONCE, keeper_command
+from hostd.shell import keeper
+
+Keep = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def tag(monkeypatch: pytest.MonkeyPatch) -> str:
+    value = new_tag()
+    monkeypatch.setenv("KEPT", value)
+    return value
+
+
+@pytest.fixture
+def keep(tag: str, tmp_path: Path) -> Iterator[Keep]:
+    """Start a keeper of a stand-in for the supervisor, which runs `source`."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(source: str, *, embedder_pid: int = 0, remove_dir: Path | None = None) -> subprocess.Popen[str]:
+        command = keeper_command(embedder_pid=embedder_pid, remove_dir=remove_dir)
+        stand_in = [sys.executable, "-S", "-u", "-c", textwrap.dedent(source)]
+        started.append(
+            subprocess.Popen(
+                [*command[: command.index(sys.executable, 1)], *stand_in], stdout=subprocess.PIPE, text=True
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        stop(process)
+    for pid in tagged(tag, "KEPT"):
+        os.kill(pid, signal.SIGKILL)
+
+
+WAIT = "import time\nprint('up')\ntime.sleep(3600)\n"
+
+LEAVE_DAEMONS = """
+    import os, signal, sys, time
+
+    for _ in range(3):
+        read, write = os.pipe()
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork():
+                os._exit(0)
+            for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
+                signal.signal(number, signal.SIG_IGN)
+            os.write(write, b"x")
+            os.closerange(0, 20)
+            time.sleep(3600)
+        os.read(read, 1)
+    print("up")
+    time.sleep(3600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [
+        ("raise SystemExit(0)", 0),
+        ("raise SystemExit(7)", 7),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 128 + 9),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", 128 + 11),
+    ],
+)
+def test_its_exit_code_is_its_supervisors_as_a_shell_would_have_it(keep: Keep, source: str, code: int) -> None:
+    assert keep(source).wait(PATIENCE_S) == code
+
+
+@pytest.mark.parametrize("number", keeper.FORWARDED)
+def test_signals_are_passed_on(keep: Keep, number: signal.Signals) -> None:
+    source = f"""
+        import signal
+        signal.signal({int(number)}, lambda *_: print("heard"))
+        print("up")
+        signal.pause()
+        signal.pause()
+        raise SystemExit(5)
+    """
+    kept = keep(source)
+    assert line_of(kept) == "up"
+    for _ in range(2):
+        kept.send_signal(number)
+        assert line_of(kept) == "heard"
+    assert kept.wait(PATIENCE_S) == 5
+
+
+def test_the_supervisor_knows_who_keeps_it_and_has_a_group_of_its_own(keep: Keep) -> None:
+    kept = keep("import os\nprint(os.environ['HOSTD_KEEPER_PID'], os.getppid(), os.getpgid(0) == os.getpid())\n")
+    assert line_of(kept).split() == [str(kept.pid), str(kept.pid), "True"]
+
+
+def test_at_once_ends_a_supervisor_that_does_not_want_to(keep: Keep, tag: str) -> None:
+    kept = keep("import signal\nfor n in (1, 2, 3, 15):\n    signal.signal(n, signal.SIG_IGN)\n" + WAIT)
+    assert line_of(kept) == "up"
+    kept.terminate()
+    with at_most(2.0, "an end at once"):
+        kept.send_signal(AT_ONCE)
+        assert kept.wait(PATIENCE_S) == 128 + 9
+    assert tagged(tag, "KEPT") == set()
+
+
+@pytest.mark.parametrize("end", ["killed", "by itself"])
+def test_what_a_supervisor_leaves_is_ended_before_the_keeper(keep: Keep, tag: str, end: str) -> None:
+    kept = keep(LEAVE_DAEMONS)
+    assert line_of(kept) == "up"
+    assert len(tagged(tag, "KEPT")) == 5
+    kept.send_signal(AT_ONCE if end == "killed" else signal.SIGTERM)
+    kept.wait(PATIENCE_S)
+    assert tagged(tag, "KEPT") == set(), "the keeper ended before its proof"
+
+
+@pytest.mark.parametrize("how", ["killed", "by itself"])
+def test_the_end_of_the_embedding_process_ends_everything(keep: Keep, tag: str, tmp_path: Path, how: str) -> None:
+    directory = tmp_path / "private"
+    (directory / "state" / "logs").mkdir(parents=True)
+    (directory / "state" / "logs" / "m.log").write_text("x")
+    source = """
+        import subprocess, sys
+        kept = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, text=True)
+        print(kept.pid, kept.stdout.readline().strip(), flush=True)
+        sys.stdin.readline()
+    """
+    embedder = subprocess.Popen(
+        [sys.executable, "-S", "-c", _WITH_OWN_PID + textwrap.dedent(source), *_command(directory, LEAVE_DAEMONS)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with embedder:
+        pid, up = line_of(embedder).split()
+        assert up == "up"
+        if how == "killed":
+            embedder.kill()
+        else:
+            embedder.stdin.write("\n")
+    eventually(lambda: not tagged(tag, "KEPT"), "everything ends with the embedding process")
+    eventually(lambda: state_of(int(pid)) in ("", "Z"), "the keeper has ended")
+    assert not directory.exists()
+
+
+_WITH_OWN_PID = "import os, sys\nsys.argv = [word.replace('OWN_PID', str(os.getpid())) for word in sys.argv]\n"
+
+
+def _command(directory: Path, source: str) -> list[str]:
+    command = keeper_command(embedder_pid=0, remove_dir=directory)
+    command = command[: command.index(sys.executable, 1)]
+    command[command.index("0")] = "OWN_PID"
+    return [*command, sys.executable, "-S", "-u", "-c", textwrap.dedent(source)]
+
+
+def test_an_embedding_process_that_is_gone_already_is_noticed(keep: Keep, tag: str, tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir()
+    with program("") as gone:
+        gone.wait(PATIENCE_S)
+    kept = keep(WAIT, embedder_pid=gone.pid, remove_dir=tmp_path / "private")
+    assert kept.wait(PATIENCE_S) == 128 + 9
+    assert not (tmp_path / "private").exists()
+
+
+def test_a_process_that_is_not_its_parent_cannot_be_its_embedder(keep: Keep) -> None:
+    with at_most(5.0, "the end of a host for a stranger"):
+        assert keep(WAIT, embedder_pid=1).wait(PATIENCE_S) == 128 + 9
+
+
+def test_it_is_small_and_up_quickly(keep: Keep) -> None:
+    kept = keep(WAIT)
+    assert line_of(kept) == "up"
+    rss = next(line for line in Path(f"/proc/{kept.pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
+    assert int(rss.split()[1]) < 24 * 1024, "it lives as long as the host, for nothing but to wait"
+
+
+def test_it_waits_without_using_the_processor(keep: Keep) -> None:
+    kept = keep(WAIT)
+    assert line_of(kept) == "up"
+
+    def ticks() -> int:
+        return sum(map(int, Path(f"/proc/{kept.pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+
+    before, until_s = ticks(), time.monotonic() + 0.3
+    eventually(lambda: time.monotonic() > until_s, "a while has passed")
+    assert ticks() - before <= 2
+
+
+# Its parts, in this process
+
+
+def test_children_are_found_whatever_they_are_called(tmp_path: Path) -> None:
+    odd = tmp_path / "a) R 1 (b"
+    odd.symlink_to("/bin/sleep")
+    with subprocess.Popen([odd, "3600"]) as child:
+        eventually(lambda: Path(f"/proc/{child.pid}/comm").read_text().startswith("a)"), "the name is taken on")
+        assert keeper.children_of(os.getpid()) == [child.pid]
+        child.kill()
+
+
+def test_a_directory_is_removed_with_everything_and_nothing_beside_it(tmp_path: Path) -> None:
+    keepsake = tmp_path / "keepsake"
+    keepsake.mkdir()
+    (keepsake / "file").write_text("precious")
+    directory = tmp_path / "private"
+    (directory / "a" / "b").mkdir(parents=True)
+    (directory / "a" / "b" / "file").write_text("")
+    (directory / "link to a directory").symlink_to(keepsake)
+    (directory / "link to a file").symlink_to(keepsake / "file")
+    (directory / "dangling").symlink_to("nowhere")
+    keeper.remove(str(directory))
+    assert not directory.exists()
+    assert (keepsake / "file").read_text() == "precious"
+    keeper.remove(str(directory))
