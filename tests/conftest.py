@@ -42,7 +42,8 @@ with contextlib.suppress(ImportError):
 
 sys.path.append(str(FAULTY))  # tests choose from its tables
 
-QUICK = {"workers": {"drain_timeout_s": 1.0}}
+DRAIN_TIMEOUT_S = 0.4
+QUICK = {"workers": {"drain_timeout_s": DRAIN_TIMEOUT_S}}
 """Settings of hosts under test: nobody should have to wait for a drain that is bound to fail."""
 
 SETTLE_S = 5.0

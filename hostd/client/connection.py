@@ -31,6 +31,11 @@ BATCH_MESSAGES = 64
 HEARTBEAT_MS = 10_000
 """Over TCP a host that vanished without a word is noticed by this; on one machine the socket closes at once."""
 
+_NEVER_MS = 24 * 3_600_000
+"""Not -1, with which libzmq drops the answers that have come, too."""
+
+_BREAKS = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_CLOSED
+
 
 class Connection:
     """A DEALER connected to `endpoint`; not thread safe."""
@@ -46,7 +51,9 @@ class Connection:
         # Not ZMQ_IMMEDIATE: with it libzmq drops the answers that have come when the connection breaks.
         self.socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS)
-        self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+        # Nothing reconnects behind our back: what is queued then would reach a host that it was not meant for.
+        self.socket.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
+        self.monitor = self.socket.get_monitor_socket(_BREAKS)
         self._messages = MessageSocket(self.socket)
         try:
             self.socket.connect(endpoint)
@@ -64,10 +71,6 @@ class Connection:
         self.monitor.close(0)
         self.socket.close(linger_ms)
         self._context.term()
-
-    def await_writable(self, timeout_s: float) -> bool:
-        """Wait until a message can be sent, which is when the connection stands; say whether it does."""
-        return bool(self.socket.poll(max(1, int(timeout_s * 1000)), zmq.POLLOUT))
 
     def descriptors(self) -> tuple[int, int]:
         """Return the descriptors that tell of changes (edge triggered): of messages, and of the monitor."""

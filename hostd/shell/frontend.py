@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _TARGETS_REMEMBERED = 4096
+_REMEMBERED_BYTES = 1024
+"""A header that is longer is a strange one; 4096 of the longest would hold 128 MB for as long as the host runs."""
 
 
 class Frontend:
@@ -152,7 +154,7 @@ class Frontend:
         target = msg.unpack_target(header)
         if len(self._targets) >= _TARGETS_REMEMBERED:
             self._targets.clear()
-        if target.trace is None:  # traces differ from call to call
+        if target.trace is None and len(header) <= _REMEMBERED_BYTES:  # traces differ from call to call
             self._targets[header] = target
         return target
 
@@ -206,12 +208,15 @@ class Frontend:
         """Try again to send what waits for slow clients; say whether something still waits."""
         for client in list(self._waiting):
             backlog = self._clients.get(client)
-            self._waiting.discard(client)
-            if backlog:
-                # What still cannot be sent comes back through `on_unsent`, in order.
-                self._clients[client] = None
-                for frames in backlog:
-                    self.send(client, frames)
+            why = None
+            while backlog and why is None:
+                why = self.socket.try_send(client, backlog[0])
+                if why is None:
+                    backlog.popleft()
+            if why is Unsent.GONE:
+                self._lose(client)
+            elif not backlog:
+                self._waiting.discard(client)
         return bool(self._waiting)
 
     def probe(self) -> None:

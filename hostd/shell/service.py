@@ -40,7 +40,7 @@ from hostd.shell.verbs import Request, Role, Verb, Verbs, load_requested
 from hostd.version import __version__
 from workers.wire import frames as wire
 from workers.wire import messages as msg
-from workers.wire.errors import HostError, NotFoundError
+from workers.wire.errors import HostError, NotFoundError, ResourceExhaustedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +52,9 @@ READY_FD_VARIABLE = "HOSTD_SUPERVISOR_READY_FD"
 KEEPER_VARIABLE = "HOSTD_KEEPER_PID"
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+
+_MAX_SUBSCRIPTIONS = 64
+"""Of one client: every one of them costs a message at every transition."""
 
 _PROBE_PERIOD_S = 60.0
 """How often to look for clients that went without a word; each costs one message of 16 bytes."""
@@ -232,6 +235,8 @@ class Service:
 
     def _subscribe(self, request: Request) -> None:
         request.only("model_id")
+        if sum(caller.client == request.caller.client for caller in self._subscribers) >= _MAX_SUBSCRIPTIONS:
+            raise ResourceExhaustedError(f"a client may have {_MAX_SUBSCRIPTIONS} subscriptions: close some first")
         self._subscribers[request.caller] = request.get_optional("model_id", str)
         self._frontend.answer(request.caller, None, msg.ITEM)  # "noted": what happens from now on will come
 

@@ -112,7 +112,7 @@ class RouterSocket:
 
     def send(self, identity: bytes, frames: Sequence[Buffer]) -> None:
         """Send a message to a peer, now or with others when the cork is drawn; `on_unsent` hears if it fails."""
-        corked = self._corked
+        corked, why = self._corked, None
         if corked is not None:
             if len(frames) == 1 and len(frames[0]) < BATCHED_BELOW_BYTES and identity in self.batching:
                 waiting = corked.get(identity)
@@ -121,9 +121,9 @@ class RouterSocket:
                 else:
                     waiting.append(frames[0])
                 return
-            if identity in corked:  # the order of messages to one peer stays
-                self._send_batches(identity, corked.pop(identity))
-        why = self._try(identity, frames)
+            if identity in corked:  # the order of messages to one peer stays, also if the earlier cannot be sent
+                why = self._send_batches(identity, corked.pop(identity))
+        why = why or self.try_send(identity, frames)
         if why is not None:
             self._on_unsent(identity, frames, why)
 
@@ -139,18 +139,18 @@ class RouterSocket:
             for identity, messages in corked.items():
                 self._send_batches(identity, messages)
 
-    def _send_batches(self, identity: bytes, messages: list[Buffer]) -> None:
+    def _send_batches(self, identity: bytes, messages: list[Buffer]) -> Unsent | None:
+        why = None
         for start in range(0, len(messages), MAX_BATCH_MESSAGES):
-            self._send_batch(identity, messages[start : start + MAX_BATCH_MESSAGES])
+            batch = messages[start : start + MAX_BATCH_MESSAGES]
+            why = why or self.try_send(identity, batch if len(batch) == 1 else [pack_batch(batch)])
+            if why is not None:
+                for message in batch:
+                    self._on_unsent(identity, [message], why)
+        return why
 
-    def _send_batch(self, identity: bytes, messages: list[Buffer]) -> None:
-        frames = messages if len(messages) == 1 else [pack_batch(messages)]
-        why = self._try(identity, frames)
-        if why is not None:
-            for message in messages:
-                self._on_unsent(identity, [message], why)
-
-    def _try(self, identity: bytes, frames: Sequence[Buffer]) -> Unsent | None:
+    def try_send(self, identity: bytes, frames: Sequence[Buffer]) -> Unsent | None:
+        """Send a message now, or say why it cannot be sent."""
         try:
             self._messages.send_routed(identity, frames)
         except zmq.Again:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from fake_host import FakeHost, echo, polite
-from helpers import REPOSITORY, at_most, descriptors
+from helpers import REPOSITORY, at_most, descriptors, never
 
 from hostd.client.channel import Channel
 from hostd.client.connection import why_unreachable
@@ -263,6 +263,7 @@ def test_what_ended_with_the_old_host_is_never_sent_to_the_new_one(endpoint: str
     host.stop()
     pendings = [channel.begin(lambda tracker: tracker.call("m", "echo", ["lost"], {}, None)) for _ in range(10)]
     host = fake()
+    never(lambda: host.received, "a message of the old connection at the new host", for_s=0.4)
     for pending in pendings:
         with pytest.raises(UnavailableError):
             channel.wait(pending, 20)

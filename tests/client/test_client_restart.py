@@ -220,7 +220,8 @@ def test_what_a_task_gives_up_is_given_up_in_the_worker(
             model = (await client.load_model("m", model_dir(source))).options(timeout_s=None)
             if how == "cancel":
                 task = asyncio.ensure_future(model.linger(str(marker)))
-                assert await model.predict(1) == 1  # and so the other one runs
+                await asyncio.sleep(0)
+                assert await model.predict(1) == 1  # which was sent after it, and so it runs
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task

@@ -220,7 +220,7 @@ def test_calls_that_do_not_finish_in_time_are_aborted(shared: hostd.Client, slow
     pid = slow.info.workers[0].pid
     report = shared.unload_model("slow")
     assert not is_there(pid)
-    assert 1.0 <= report.duration_s < 2.5
+    assert 0.4 <= report.duration_s < 2.0
     for call in (work.call, queued):
         with pytest.raises(hostd.AbortedError, match="drain_timeout_s"):
             call.result(PATIENCE_S)

@@ -26,7 +26,7 @@ from workers.wire.codec import decode
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-QUICKLY_S = 1.0
+QUICKLY_S = 10.0
 MIB = 1 << 20
 LIMIT_BYTES = 2 * MIB
 

@@ -144,3 +144,16 @@ def test_a_length_beyond_the_frame_is_refused() -> None:
 
 def test_the_id_can_be_read_whatever_the_version() -> None:
     assert wire.id_of(b"\1\x63\0\0" + b"\xff" * 4 + (12345).to_bytes(8, "big") + b"anything") == 12345
+
+
+def test_a_big_body_may_not_be_inline_because_every_hop_would_copy_it() -> None:
+    frames = wire.pack(2, 1, b"header", b"b" * wire.INLINE_BODY_BYTES)
+    assert len(wire.unpack(frames).body) == wire.INLINE_BODY_BYTES
+    with pytest.raises(ProtocolError, match="a frame of its own"):
+        wire.unpack([bytes(frames[0]) + b"b"])
+
+
+def test_a_batch_of_very_many_messages_is_refused_though_it_fills_its_frame() -> None:
+    assert len(wire.unpack_batch(wire.pack_batch([b""] * wire.MAX_BATCH_MESSAGES))) == wire.MAX_BATCH_MESSAGES
+    with pytest.raises(ProtocolError, match="1024"):
+        wire.unpack_batch(wire.pack_batch([b""] * (wire.MAX_BATCH_MESSAGES + 1)))

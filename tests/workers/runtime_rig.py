@@ -15,9 +15,9 @@ from workers.wire.errors import HostError
 class Rig:
     """A runtime around `model`, the messages that it sent, and short ways to send it some."""
 
-    def __init__(self, model: object) -> None:
+    def __init__(self, model: object, **limits: int) -> None:
         self.sent: list[wire.Envelope] = []
-        self.runtime = Runtime(methods_of(model, None), lambda frames: self.sent.append(wire.unpack(frames)))
+        self.runtime = Runtime(methods_of(model, None), lambda frames: self.sent.append(wire.unpack(frames)), **limits)
 
     def call(self, id: int, method: str, *args: Any, **options: Any) -> None:
         """Have a call arrive; `trace`, `deadline_ms`, `window`, `kind` and `kwargs` are options."""

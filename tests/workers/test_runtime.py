@@ -15,6 +15,7 @@ from workers.wire import messages as msg
 from workers.wire.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
+    MessageTooLargeError,
     ModelError,
     NotFoundError,
     UnimplementedError,
@@ -287,6 +288,17 @@ def test_what_is_raised_while_a_result_is_read_has_the_models_traceback(rig: Rig
     assert error.message == "RuntimeError: the file behind this is gone"
     assert "in keys" in error.traceback
     assert "codec.py" not in error.traceback
+
+
+def test_a_result_over_the_hosts_limit_is_an_error_with_both_numbers() -> None:
+    rig = Rig(Model(), max_message_bytes=50_000)
+    rig.call(1, "echo", np.zeros(5000))
+    assert rig.run().take()[0][1] == "RESULT"
+    rig.call(2, "predict", np.zeros(5000), kwargs={"bias": np.zeros((2, 5000))})
+    error = rig.run().error()
+    assert type(error) is MessageTooLargeError
+    assert 80_000 < error.details["size_bytes"] < 80_200
+    assert error.details["limit_bytes"] == 50_000
 
 
 def test_an_unknown_method_lists_the_known(rig: Rig) -> None:

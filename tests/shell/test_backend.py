@@ -1,0 +1,209 @@
+"""The supervisor's side of workers: what they say is checked, and what the core wants reaches them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import zmq
+from helpers import PATIENCE_S
+
+import hostd
+from hostd.core import effects as fx
+from hostd.core import events as ev
+from hostd.shell.backend import Backend
+from hostd.shell.sockets import Pump, RouterSocket
+from workers.wire import frames as wire
+from workers.wire import messages as msg
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+WORKER = ev.WorkerId(4)
+MODEL = ev.ModelId("m")
+METHOD = {"name": "predict", "streams": False, "is_async": False, "signature": "(x)", "doc": ""}
+
+
+class Back:
+    """A backend with one admitted worker, played by `peer`."""
+
+    def __init__(self, context: zmq.Context[Any], directory: Path) -> None:
+        self.events: list[Any] = []
+        self.backend = Backend(self.events.append, 1 << 20)
+        self.socket = self.backend.socket = RouterSocket(
+            context,
+            f"ipc://{directory}/w.ipc",
+            self.backend.on_message,
+            self.backend.on_unsent,
+            max_frame_bytes=1 << 20,
+        )
+        self.token = self.backend.admit(WORKER)
+        self.peer = context.socket(zmq.DEALER)
+        self.peer.linger = 0
+        self.peer.setsockopt(zmq.IDENTITY, bytes.fromhex(self.token))
+        self.peer.connect(self.socket.endpoint)
+
+    def say(self, frames: list[Any]) -> None:
+        """Have the worker say something, and let the backend hear it."""
+        seen = len(self.events) + self.backend.dropped
+        self.peer.send_multipart(frames)
+
+        async def turn() -> None:
+            pump, quiet = Pump(asyncio.get_running_loop()), asyncio.Event()
+            pump.on_quiet = quiet.set
+            pump.add(self.socket)
+            try:
+                while len(self.events) + self.backend.dropped == seen:
+                    quiet.clear()
+                    await quiet.wait()
+            finally:
+                pump.stop()
+
+        asyncio.run(asyncio.wait_for(turn(), PATIENCE_S))
+
+    def hear(self) -> wire.Envelope:
+        assert self.peer.poll(PATIENCE_S * 1000), "the worker heard nothing"
+        return wire.unpack(self.peer.recv_multipart())
+
+
+@pytest.fixture
+def back(tmp_path: Path) -> Iterator[Back]:
+    with zmq.Context() as context:
+        made = Back(context, tmp_path)
+        with made.socket, made.peer:
+            made.say(msg.pack_map(msg.WORKER_HELLO, 0, {"versions": [wire.VERSION]}))
+            assert made.events.pop() == ev.WorkerSaidHello(WORKER)
+            yield made
+
+
+def test_tokens_are_secret_and_different(back: Back) -> None:
+    tokens = {back.backend.admit(ev.WorkerId(number)) for number in range(100, 200)}
+    assert len(tokens) == 100
+    assert all(len(bytes.fromhex(token)) == 16 and token[:2] != "00" for token in tokens)
+
+
+@pytest.mark.parametrize(
+    ("kind", "final", "failed"),
+    [(msg.RESULT, True, False), (msg.ITEM, False, False), (msg.END, True, False), (msg.ERROR, True, True)],
+)
+def test_an_answer_becomes_an_event_unread(back: Back, kind: int, final: bool, failed: bool) -> None:
+    back.say(wire.pack(kind, 17, body=b"\xc1 nonsense"))
+    (event,) = back.events
+    assert (event.worker_id, event.call_id, event.final, event.failed) == (WORKER, 17, final, failed)
+
+
+def test_what_was_loaded_is_described(back: Back) -> None:
+    back.say(msg.pack_map(msg.LOADED, 0, {"methods": {"predict": METHOD}, "loader": "python", "default_method": None}))
+    (event,) = back.events
+    assert event == ev.WorkerLoaded(WORKER, "python", {"predict": hostd.MethodInfo(**METHOD)}, None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"methods": [], "loader": "x", "default_method": None},
+        {"methods": {}, "loader": 7, "default_method": None},
+        {"methods": {}, "loader": "x", "default_method": 7},
+        {"methods": {"a": {}}, "loader": "x", "default_method": None},
+        {"methods": {"a": {**METHOD, "streams": "yes"}}, "loader": "x", "default_method": None},
+        {"methods": {"a": {**METHOD, "doc": None}}, "loader": "x", "default_method": None},
+        {"methods": {7: METHOD}, "loader": "x", "default_method": None},
+        {"methods": {"a": 7}, "loader": "x", "default_method": None},
+        {"methods": {str(n): METHOD for n in range(10_001)}, "loader": "x", "default_method": None},
+    ],
+    ids=range(10),
+)
+def test_a_malformed_description_is_dropped(back: Back, body: dict[str, Any]) -> None:
+    back.say(msg.pack_map(msg.LOADED, 0, body))
+    assert (back.events, back.backend.dropped) == ([], 1)
+
+
+def test_a_refused_load_and_last_words_carry_their_error(back: Back) -> None:
+    back.say(msg.pack_error(0, hostd.ModelError("bad weights", details={"traceback": "here"})))
+    back.say(msg.pack_map(msg.LAST_WORDS, 0, {"status": 14, "kind": "UnavailableError", "message": "m", "details": {}}))
+    refused, words = back.events
+    assert isinstance(refused, ev.WorkerRefusedLoad)
+    assert isinstance(refused.error, hostd.ModelError)
+    assert refused.error.traceback == "here"
+    assert isinstance(words, ev.WorkerSpokeLastWords)
+    assert isinstance(words.error, hostd.UnavailableError)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b""],
+        [b"short"],
+        [b"\xff" * 16],
+        wire.pack(msg.CALL, 1),
+        wire.pack(200, 1),
+        wire.pack(msg.WORKER_HELLO, 0, body=b"\xc1"),
+        msg.pack_map(msg.WORKER_HELLO, 0, {"versions": [99]}),
+        msg.pack_map(msg.WORKER_HELLO, 0, {"versions": None}),
+        wire.pack(msg.LAST_WORDS, 0, body=b"\x01"),
+    ],
+    ids=range(9),
+)
+def test_nonsense_is_dropped_and_logged_once(back: Back, frames: list[bytes], caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(5):
+        back.say(frames)
+    assert (back.events, back.backend.dropped) == ([], 5)
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+
+def test_malformed_errors_are_errors_all_the_same(back: Back) -> None:
+    for body in (b"", b"\xc1", b"\x01", b"\x94\x01\x02\x03\x04"):
+        back.say(wire.pack(msg.ERROR, 0, body=body))
+    assert all(isinstance(event.error, hostd.InternalError) for event in back.events)
+    back.say(msg.pack_map(msg.LAST_WORDS, 0, {"status": [], "message": 7}))
+    assert isinstance(back.events[-1].error, hostd.InternalError)
+
+
+def test_who_was_forgotten_is_not_heard_any_more(back: Back) -> None:
+    back.backend.forget(WORKER)
+    back.backend.forget(WORKER)
+    back.say(wire.pack(msg.RESULT, 17))
+    assert (back.events, back.backend.dropped) == ([], 1)
+
+
+def test_a_call_goes_out_under_our_id_with_what_is_left_of_its_deadline(back: Back) -> None:
+    payload = wire.pack(msg.CALL, 99, b"header", b"b" * 20_000, [b"x" * 9], deadline_ms=60_000)
+    for remaining_s, deadline_ms in ((2.5, 2500), (0.0001, 1), (None, wire.MAX_DEADLINE_MS)):
+        back.backend.call(fx.ForwardCall(WORKER, ev.CallId(5), remaining_s, payload))
+        heard = back.hear()
+        assert (heard.kind, heard.id, heard.deadline_ms, heard.header) == (msg.CALL, 5, deadline_ms, b"header")
+        assert (bytes(heard.body), len(heard.buffers)) == (b"b" * 20_000, 1)
+
+
+def test_cancels_and_credits_and_loads_reach_the_worker(back: Back) -> None:
+    back.backend.cancel(fx.ForwardCancel(WORKER, ev.CallId(5)))
+    assert (heard := back.hear()).kind == msg.CANCEL
+    assert heard.id == 5
+    back.backend.credit(fx.ForwardCredit(WORKER, ev.CallId(5), 32))
+    assert msg.unpack_credit(back.hear().header) == 32
+    spec = ev.LoadingSpec("python", {"n": 1}, None, {}, ("predict",), "predict")
+    back.backend.load(fx.SendLoad(WORKER, MODEL, "/path", spec))
+    request = msg.unpack_map(back.hear())
+    assert request["model_id"] == "m"
+    assert (request["path"], request["loader"], request["options"]) == ("/path", "python", {"n": 1})
+    assert (request["methods"], request["default_method"]) == (["predict"], "predict")
+
+
+def test_a_call_to_a_worker_without_connection_is_reported(back: Back) -> None:
+    other = ev.WorkerId(5)
+    back.backend.admit(other)
+    back.backend.call(fx.ForwardCall(other, ev.CallId(6), None, wire.pack(msg.CALL, 1)))
+    back.backend.cancel(fx.ForwardCancel(other, ev.CallId(6)))
+    assert back.events == [ev.WorkerUnreachable(other, ev.CallId(6), is_full=False)]
+
+
+def test_a_call_to_a_worker_whose_queue_is_full_is_reported(back: Back) -> None:
+    payload = wire.pack(msg.CALL, 1, b"", b"b" * 60_000)
+    for number in range(1, 10_000):
+        back.backend.call(fx.ForwardCall(WORKER, ev.CallId(number), None, payload))
+        if back.events:
+            break
+    assert back.events == [ev.WorkerUnreachable(WORKER, ev.CallId(number), is_full=True)]

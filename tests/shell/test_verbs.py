@@ -1,0 +1,104 @@
+"""The control plane's verbs: arguments that are checked before anything happens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import hostd
+from hostd.core import events as ev
+from hostd.shell.verbs import Request, Role, Verb, Verbs, load_requested
+from workers.wire import frames as wire
+from workers.wire import messages as msg
+
+CALLER = ev.Caller(ev.ClientId(b"client"), 7)
+
+
+def request(**arguments: Any) -> Request:
+    return Request(CALLER, arguments, 12.5)
+
+
+def test_an_argument_is_returned_if_it_is_of_its_kind() -> None:
+    assert request(name="x").get("name", str) == "x"
+    assert request().get("name", str, "default") == "default"
+    assert request(n=3).get("n", (int, float)) == 3
+    assert request().get_optional("name", str) is None
+    assert request(name=None).get_optional("name", str) is None
+
+
+@pytest.mark.parametrize("value", [7, None, b"x", ["x"], {"x": 1}])
+def test_an_argument_of_another_kind_is_refused_by_name(value: object) -> None:
+    with pytest.raises(hostd.InvalidArgumentError, match=f"name must be a str, got {type(value).__name__}"):
+        request(name=value).get("name", str)
+
+
+def test_true_is_no_number() -> None:
+    with pytest.raises(hostd.InvalidArgumentError, match="n must be a int"):
+        request(n=True).get("n", int)
+    assert request(n=True).get("n", bool) is True
+
+
+def test_a_missing_argument_is_refused_by_name() -> None:
+    with pytest.raises(hostd.InvalidArgumentError, match="name must be a str, got NoneType"):
+        request().get("name", str)
+
+
+def test_unknown_arguments_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(hostd.InvalidArgumentError, match=r"'colour'; known are: model_id"):
+        request(model_id="x", colour="red").only("model_id")
+    with pytest.raises(hostd.InvalidArgumentError, match="known are: none"):
+        request(colour="red").only()
+
+
+def test_a_verb_is_found_by_name_and_gets_its_arguments() -> None:
+    heard: list[Request] = []
+    verbs = Verbs({"do": Verb(Role.USE, heard.append)})
+    envelope = wire.unpack(msg.pack_map(msg.VERB, 7, {"a": 1}, header=msg.pack_verb("do")))
+    verbs(CALLER, "do", envelope, 12.5)
+    assert heard == [Request(CALLER, {"a": 1}, 12.5)]
+    with pytest.raises(hostd.UnimplementedError, match="known are: do"):
+        verbs(CALLER, "undo", envelope, None)
+    with pytest.raises(hostd.InvalidArgumentError):
+        verbs(CALLER, "do", envelope._replace(body=b"\x91\x01"), None)
+
+
+def test_a_load_takes_its_defaults() -> None:
+    event = load_requested(request(model_id="m"))
+    assert event.source == ev.LoadSource(None, "standalone-model", None, None, {})
+    assert (event.caller, event.model_id, event.wait, event.deadline_s) == (CALLER, "m", True, 12.5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"model_id": 7},
+        {"path": 7},
+        {"type": None, "model_id": None},
+        {"wait": 1},
+        {"options": []},
+        {"options": {1: 2}},
+        {"finder": 1},
+        {"initializer": "other"},
+        {"colour": "red"},
+    ],
+    ids=str,
+)
+def test_a_load_with_a_wrong_argument_is_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(hostd.InvalidArgumentError, match=next(iter(wrong))):
+        load_requested(request(**{"model_id": "m", **wrong}))
+
+
+def test_every_verb_says_which_role_it_needs() -> None:
+    from hostd.config import load_config
+    from hostd.shell.service import Service
+
+    service = Service(load_config({}))
+    service._supervisor = type("Supervisor", (), {"emit": None})()
+    roles = {name: verb.role for name, verb in service._verbs().items()}
+    assert {name for name, role in roles.items() if role is Role.ADMINISTER} == {"shutdown"}
+    assert {name for name, role in roles.items() if role is Role.MANAGE} >= {
+        "load_model",
+        "unload_model",
+        "unload_all_models",
+    }
