@@ -213,7 +213,8 @@ class Pump:
     def _read_dry(self) -> None:
         if not self._sockets:
             return
-        # A socket that was read dry is quiet until something is sent on it, which only the other one's messages do.
+        # What is handled sends on either socket, and a send may swallow the news of a message: both are looked at again
+        # until neither had anything.
         quiet = 0
         for _ in range(PASSES):
             for socket in self._sockets:
@@ -222,7 +223,7 @@ class Pump:
                 handled = socket.drain()
                 for other in self._sockets:
                     other.uncork()
-                quiet = quiet + 1 if not handled else int(handled < BATCH)
+                quiet = 0 if handled else quiet + 1
                 if quiet >= len(self._sockets):
                     self.on_quiet()
                     return

@@ -22,6 +22,7 @@ from hostd.client.connection import why_unreachable
 from workers.wire import frames as wire
 from workers.wire import messages as msg
 from workers.wire.errors import (
+    CancelledError,
     FailedPreconditionError,
     HostError,
     InvalidArgumentError,
@@ -455,7 +456,7 @@ def test_closing_while_it_looks_for_a_host_ends_the_search(endpoint: str, fake: 
                 call(channel, 1)
             except UnavailableError:
                 continue
-            except FailedPreconditionError as error:
+            except (FailedPreconditionError, CancelledError) as error:  # before a request was made, or after
                 errors.append(error)
 
     thread = threading.Thread(target=search)

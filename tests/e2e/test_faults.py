@@ -24,8 +24,8 @@ import hostd
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-QUICKLY_S = 2.0
-"""What a call of another model may take while one goes wrong: a hundred times what it takes otherwise."""
+QUICKLY_S = 20.0
+"""What a call of another model may take while one goes wrong; it takes milliseconds, and this only catches a hang."""
 
 HOW = {
     "raise": "exit code",
