@@ -110,6 +110,7 @@ def test_a_cancelled_call_in_the_queue_is_never_begun(slow: hostd.Model, tmp_pat
     second.cancel()
     with pytest.raises(hostd.CancelledError):
         second.result(PATIENCE_S)
+    assert slow.loaded  # the host has heard of it, and told the worker
     first.release()
     assert first.call.result(PATIENCE_S) == "finished"
     assert slow.predict(1) == 1
