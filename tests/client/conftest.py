@@ -12,6 +12,8 @@ import pytest
 from fake_host import Answer, FakeHost, echo
 from helpers import descriptors, eventually, threads
 
+from hostd.client.channel import Channel
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -56,3 +58,17 @@ def fake(endpoint: str) -> Iterator[Callable[..., FakeHost]]:
     yield start
     for host in started:
         host.stop()
+
+
+@pytest.fixture
+def channel(endpoint: str) -> Iterator[Callable[[], Channel]]:
+    """Connect channels to the endpoint; they are closed with the test."""
+    made: list[Channel] = []
+
+    def connect(connect_timeout_s: float = 20) -> Channel:
+        made.append(Channel(endpoint, connect_timeout_s))
+        return made[-1]
+
+    yield connect
+    for one in made:
+        one.close()

@@ -88,10 +88,11 @@ def test_its_exit_code_is_its_supervisors_as_a_shell_would_have_it(keep: Keep, s
 def test_signals_are_passed_on(keep: Keep, number: signal.Signals) -> None:
     source = f"""
         import signal
-        signal.signal({int(number)}, lambda *_: print("heard"))
+        signal.pthread_sigmask(signal.SIG_BLOCK, [{int(number)}])
         print("up")
-        signal.pause()
-        signal.pause()
+        for _ in range(2):
+            signal.sigwait([{int(number)}])
+            print("heard")
         raise SystemExit(5)
     """
     kept = keep(source)
