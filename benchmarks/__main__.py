@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks latency|throughput|load|unload|idle|death|all [--json F] [--plot F]`.
+"""The command line: `python -m benchmarks latency|throughput|load|unload|idle|death|sync|all [--json F] [--plot F]`.
 
 Every command measures the floors and the host in the same run, in alternation, and prints the ratios and targets last.
 Figures depend on the machine: only ratios and differences of one run carry over. `--floors` measures the floors alone.
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 # A pipe has no width; rich would fold the tables at 80.
 PIPE_WIDTH = 120
-COMMANDS = ("latency", "throughput", "load", "unload", "idle", "death")
+COMMANDS = ("latency", "throughput", "load", "unload", "idle", "death", "sync")
 
 
 def run_one(command: str, effort: Effort, console: Console, *, with_host: bool) -> list[Comparison]:
     """Run one command and print its comparisons as they come."""
-    from benchmarks import calls, death, idle, load, unload  # noqa: PLC0415 - so that --help needs none of their packages
+    from benchmarks import calls, death, idle, load, sync, unload  # noqa: PLC0415 - so that --help needs none of their packages
 
     measure = {
         "latency": calls.latency,
@@ -39,6 +39,7 @@ def run_one(command: str, effort: Effort, console: Console, *, with_host: bool) 
         "unload": unload.unload,
         "idle": idle.idle,
         "death": death.death,
+        "sync": sync.sync,
     }[command]
     comparisons = []
     for comparison in measure(effort, with_host=with_host):

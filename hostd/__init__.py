@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from hostd.client import connect
 from hostd.client.aio import AsyncClient, AsyncModel
-from hostd.client.sync import Client, Model, PendingCall
+from hostd.client.calls import PendingCall
+from hostd.client.sync import Client, Model
 from hostd.embed import Host
-from hostd.records import Event, HostInfo, MethodInfo, ModelInfo, UnloadReport, WorkerInfo
+from hostd.records import Event, HostInfo, MethodInfo, ModelInfo, SizeEstimate, SyncReport, UnloadReport, WorkerInfo
 from hostd.version import __version__
 from workers.wire.errors import (
     AbortedError,
@@ -65,7 +66,9 @@ __all__ = [
     "PermissionDeniedError",
     "ProtocolError",
     "ResourceExhaustedError",
+    "SizeEstimate",
     "Status",
+    "SyncReport",
     "UnavailableError",
     "UnimplementedError",
     "UnloadReport",

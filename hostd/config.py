@@ -2,7 +2,7 @@
 
 Covers every setting of a host with its unit, its default and the reason for it. Does not cover where settings come from
 (`hostd.sources` reads the file and the environment) or what is done with them. A model's own settings are in its
-`model.yaml` and belong to `hostd.finders`.
+`model.yaml` (`hostd.model_yaml`); what the types of plugins mean is in `hostd.plugins`.
 """
 
 from __future__ import annotations
@@ -11,35 +11,61 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hostd import paths
-from hostd.units import parse_size
+from hostd.plain import check_plain
+from hostd.setting_types import NAME, Bytes, Directory, Flag, NotBool, Period, QuietPeriod, Retries, Seconds
 from workers.wire.errors import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-
-Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
-Bytes = Annotated[int, BeforeValidator(parse_size), Field(ge=4096)]
-
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    # Numbers that JSON lacks are written as Python does, and read back: a plugin may be configured with them.
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, ser_json_inf_nan="constants")
 
 
 class ModelsConfig(_Section):
     """Where models come from."""
 
-    dir: Path | None = None
+    dir: Directory | None = None
     """The local models directory. Unset: models are loaded from the paths that clients name."""
 
-    @field_validator("dir")
+    lazy_load: Flag = False
+    """Whether a model that is asked for and not loaded is loaded from the directory. Off, because it lets every client
+    that may call a model start processes."""
+
+    poll_period_s: Period = 10
+    """Seconds between two looks at the directory, with lazy loading. 0 or null: none. A look costs some microseconds
+    per entry, and ten seconds are little beside the time that it takes to copy and to load a model."""
+
+    write_quiet_period_s: QuietPeriod = 2
+    """Seconds without any change after which a model's files count as completely written. 0, less, or null: at once.
+    Copying tools pause for less than a second between two files; the wait delays the load of every new model."""
+
+    completion_marker: str | None = None
+    """Name of a file in a model's directory without which that is still being written. Unset: no marker is expected,
+    because most tools write none."""
+
+    load_on_start: Flag = True
+    """Whether the models that are in the directory at the start are loaded then. On, because a directory is set to have
+    them served."""
+
+    wait_for_initial_loads: Flag = False
+    """Whether the host is ready only when those loads are done. Off: one slow model would keep all others waiting."""
+
+    lazy_load_retries: Retries = 2
+    """How often a lazy load that failed is tried again. Twice, because nobody chose the moment: files may just have
+    been replaced."""
+
+    @field_validator("completion_marker")
     @classmethod
-    def _is_absolute(cls, value: Path | None) -> Path | None:
-        return None if value is None else _absolute(value)
+    def _is_file_name(cls, value: str | None) -> str | None:
+        if value is not None and (value in ("", ".", "..") or "/" in value or not value.isprintable()):
+            raise ValueError(f"must be the name of a file in the model's directory, such as COMPLETE, not {value!r}")
+        return value
 
 
 class WorkersConfig(_Section):
@@ -60,13 +86,30 @@ class WorkersConfig(_Section):
     """Seconds that running requests get to finish when their model is unloaded; then they are answered with ABORTED and
     the process is killed."""
 
-    max_in_flight: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    load_retries: Retries = 0
+    """How often a load that failed is tried again, each time in a fresh process, if the caller does not say. None: what
+    fails once mostly fails again, and who loads a model by hand wants to hear of it."""
+
+    retry_backoff_s: Seconds = 0.2
+    """Seconds before the first retry; each further wait is twice as long. A moment for files or memory that are about
+    to be there, too short to be noticed beside the start of a process."""
+
+    retry_max_backoff_s: Seconds = 30
+    """The longest wait between two tries, in seconds: soon enough after an outage that nobody asks for it by hand."""
+
+    max_in_flight: Annotated[int, Field(ge=1, le=1_000_000), NotBool] = 1024
     """Requests waiting or running per model before new ones are refused with RESOURCE_EXHAUSTED: enough for clients
     that pipeline, few enough that a stuck model cannot fill the host."""
 
     log_bytes: Bytes = 2**20
     """Bytes of a model's standard output and error that are kept, the newest. 1 MiB holds some ten thousand lines,
     whatever the model prints."""
+
+    @model_validator(mode="after")
+    def _backoff_grows(self) -> WorkersConfig:
+        if self.retry_max_backoff_s < self.retry_backoff_s:
+            raise ValueError("retry_max_backoff_s must be at least retry_backoff_s, the wait before the first retry")
+        return self
 
     @field_validator("python")
     @classmethod
@@ -91,7 +134,7 @@ class MemoryConfig(_Section):
 class MetricsConfig(_Section):
     """The Prometheus page."""
 
-    port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    port: Annotated[int, Field(ge=0, le=65535), NotBool] | None = None
     """TCP port of the page. Unset: no page. 0: any free port."""
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
@@ -110,7 +153,7 @@ class LimitsConfig(_Section):
     """Bytes of all requests together that the host holds for its workers; beyond it requests are refused with
     RESOURCE_EXHAUSTED. Four of the largest messages."""
 
-    client_buffer_messages: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    client_buffer_messages: Annotated[int, Field(ge=1, le=10_000_000), NotBool] = 10_000
     """Answers kept for a client that reads slower than its models answer; beyond it that client is dropped, loudly."""
 
     @model_validator(mode="after")
@@ -122,21 +165,40 @@ class LimitsConfig(_Section):
         return self
 
 
+class PluginConfig(_Section):
+    """A finder, loader, initializer or sizer: what it is, and what it is made with."""
+
+    type: Annotated[str, Field(min_length=1)]
+    """A built-in name, the name of an entry point of an installed package, or an import path `module:attribute`."""
+
+    config: dict[str, Any] = {}
+    """Its keywords. Empty: those that it takes have defaults of their own."""
+
+    @field_validator("config")
+    @classmethod
+    def _is_plain(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_plain(value, "config")
+        return value
+
+
+PluginTable = dict[Annotated[str, Field(pattern=NAME)], PluginConfig]
+
+
 class HostConfig(_Section):
     """Everything that can be set about a host; frozen, and equal after a round trip through JSON.
 
     Make one with `load_config`, which merges arguments, environment and file and raises typed errors.
     """
 
-    name: Annotated[str, Field(pattern=_NAME)] = paths.DEFAULT_NAME
+    name: Annotated[str, Field(pattern=NAME)] = paths.DEFAULT_NAME
     """The host's name, up to 64 letters, digits, dots, dashes and underscores. Hosts of different names run side by
     side."""
 
-    runtime_dir: Path
+    runtime_dir: Directory
     """Directory (0700) of the sockets and the lock. Default: $XDG_RUNTIME_DIR/hostd/<name>, or hostd-<uid>/<name> under
     the system's temporary directory."""
 
-    state_dir: Path
+    state_dir: Directory
     """Directory of what outlives the host. Default: $XDG_STATE_HOME/hostd/<name> (~/.local/state/hostd/<name>)."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -148,6 +210,22 @@ class HostConfig(_Section):
     metrics: MetricsConfig = MetricsConfig()
     limits: LimitsConfig = LimitsConfig()
 
+    finders: PluginTable = {}
+    """Finders by name; "default" is asked when a load names none. Empty: model.yaml, then MLflow's MLmodel, then the
+    files themselves tell what a model is."""
+
+    loaders: PluginTable = {}
+    """Loaders by name, for model.yaml to choose from; "default" is used when neither it nor a file tells which. Empty:
+    the built-in ones have names of their own."""
+
+    initializers: PluginTable = {}
+    """Initializers by name; "default" is used when neither the load nor model.yaml names one. Empty: what the loader
+    returns is served as it is."""
+
+    sizers: PluginTable = {}
+    """Sizers by name; "default" estimates sizes that are neither known nor declared. Empty: the bytes on disk, times a
+    factor."""
+
     @model_validator(mode="before")
     @classmethod
     def _place_directories(cls, data: Any) -> Any:
@@ -158,11 +236,6 @@ class HostConfig(_Section):
         # An invalid name is reported as such; it must not reach a path first.
         name = name if isinstance(name, str) and "/" not in name else paths.DEFAULT_NAME
         return {"runtime_dir": paths.runtime_dir(name), "state_dir": paths.state_dir(name), **given}
-
-    @field_validator("runtime_dir", "state_dir")
-    @classmethod
-    def _is_absolute(cls, value: Path) -> Path:
-        return _absolute(value)
 
     @field_validator("runtime_dir")
     @classmethod
@@ -209,7 +282,8 @@ def load_config(
     """Return the configuration: `arguments` win over `HOSTD_*` variables, those over `file`, that over the defaults.
 
     `arguments` has the shape of the file, with mappings for sections (`{"workers": {"drain_timeout_s": 3}}`); None
-    means unset. A variable names a setting of a section with two underscores: `HOSTD_WORKERS__DRAIN_TIMEOUT_S=3`.
+    means unset, but for the periods of `models`, which it turns off. A variable names a setting of a section with two
+    underscores: `HOSTD_WORKERS__DRAIN_TIMEOUT_S=3`.
     Relative paths in the file are relative to the file, others to the working directory.
 
     Raises InvalidArgumentError for an unknown setting (with the nearest known one), a value of the wrong type or out of
@@ -219,8 +293,5 @@ def load_config(
     # gets its configuration as JSON and never pays for it.
     from hostd.sources import gather  # noqa: PLC0415
 
-    return gather(arguments or {}, file=Path(file) if file is not None else None, environment=environment)
-
-
-def _absolute(path: Path) -> Path:
-    return path.expanduser().absolute()
+    gathered = gather(arguments or {}, file=Path(file) if file is not None else None, environment=environment)
+    return gathered.config

@@ -42,9 +42,9 @@ class Host:
             model = client.load_model("digits", "models/digits")
             model.predict(x)
 
-    Keywords are the sections of the configuration file (`models`, `workers`, `memory`, `metrics`, `limits`);
-    `models_dir` is short for `models={"dir": ...}`. Raises `InvalidArgumentError` for settings that are not right, and
-    `UnavailableError` when the supervisor does not start.
+    Keywords are the sections of the configuration file (`models`, `workers`, `memory`, `metrics`, `limits`, `finders`,
+    `loaders`, `initializers`, `sizers`); `models_dir` is short for `models={"dir": ...}`. Raises
+    `InvalidArgumentError` for settings that are not right, and `UnavailableError` when the supervisor does not start.
     """
 
     def __init__(
@@ -56,12 +56,26 @@ class Host:
         workers: dict[str, Any] | None = None,
         metrics: dict[str, Any] | None = None,
         limits: dict[str, Any] | None = None,
+        finders: dict[str, Any] | None = None,
+        loaders: dict[str, Any] | None = None,
+        initializers: dict[str, Any] | None = None,
+        sizers: dict[str, Any] | None = None,
         models_dir: str | os.PathLike[str] | None = None,
         log_level: str = "warning",
     ) -> None:
         if models_dir is not None:
             models = {**(models or {}), "dir": models_dir}
-        sections = {"models": models, "memory": memory, "workers": workers, "metrics": metrics, "limits": limits}
+        sections = {
+            "models": models,
+            "memory": memory,
+            "workers": workers,
+            "metrics": metrics,
+            "limits": limits,
+            "finders": finders,
+            "loaders": loaders,
+            "initializers": initializers,
+            "sizers": sizers,
+        }
         self._settings: dict[str, Any] = {key: value for key, value in sections.items() if value is not None}
         self._settings["log_level"] = log_level
         self._name = name

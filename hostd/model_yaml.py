@@ -11,12 +11,15 @@ import os
 import re
 import stat
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
 from hostd.naming import nearest
+from hostd.plain import check_plain, shown
+from hostd.units import parse_size
 from workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -25,8 +28,6 @@ if TYPE_CHECKING:
 NAME = "model.yaml"
 MAX_BYTES = 64 << 10
 """Settings are a few lines. PyYAML takes up to 8 s for 1 MiB, measured, in which the whole host is slower."""
-MAX_DEPTH = 32
-"""Of `options`; half of what a message to a worker may have."""
 
 # PyYAML's constructors raise these, not YAMLError, for scalars such as 2024-99-99, !!int "" and !!bool x.
 _YAML_BUGS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -36,9 +37,10 @@ _YAML_BUGS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticErro
 class ModelSpec:
     """What a worker has to load, and how: the answer of every finder.
 
-    `loader` is a built-in's name or `package.module:attribute`; `options` are its keywords. `python` is the interpreter
-    of the worker (absolute; None: the host's own), `env` is added to its environment. `methods` and `default_method`
-    say what to serve; None leaves it to the loader.
+    `loader` is a name or `package.module:attribute`; empty: the finder could not tell. `options` are its keywords.
+    `python` is the interpreter of the worker (absolute; None: the host's own), `env` is added to its environment.
+    `methods` and `default_method` say what to serve; None leaves it to the loader. `initializer` is written as `loader`
+    is, None for none, and `initializer_config` are its keywords. `size_bytes` is what the model says that it takes.
     """
 
     loader: str
@@ -47,6 +49,9 @@ class ModelSpec:
     env: dict[str, str] = field(default_factory=dict)
     methods: tuple[str, ...] | None = None
     default_method: str | None = None
+    initializer: str | None = None
+    initializer_config: dict[str, Any] = field(default_factory=dict)
+    size_bytes: int | None = None
 
 
 def read_settings(file: Path) -> ModelSpec:
@@ -59,13 +64,13 @@ def read_settings(file: Path) -> ModelSpec:
     if settings is None:
         return ModelSpec("")
     if not isinstance(settings, dict):
-        raise InvalidArgumentError(f"{file} must be a map with the keys {', '.join(_KEYS)}, got {_shown(settings)}")
+        raise InvalidArgumentError(f"{file} must be a map with the keys {', '.join(_KEYS)}, got {shown(settings)}")
     values = {}
     for key, value in settings.items():
         if key not in _KEYS:
             raise InvalidArgumentError(f"{file}: unknown key {key!r}; {nearest(str(key), _KEYS)}")
         if value is not None:
-            values[key] = _KEYS[key](_Place(file, key), value)
+            values.update(_KEYS[key](_Place(file, key), value))
     methods, default = values.get("methods"), values.get("default_method")
     if methods is not None and default is not None and default not in methods:
         raise InvalidArgumentError(f"{file}: default_method {default!r} is not one of methods ({', '.join(methods)})")
@@ -136,50 +141,46 @@ class _Place:
     key: str
 
     def wrong(self, expected: str, got: object) -> NoReturn:
-        raise InvalidArgumentError(f"{self.file}: {self.key} must be {expected}, got {_shown(got)}")
+        raise InvalidArgumentError(f"{self.file}: {self.key} must be {expected}, got {shown(got)}")
 
     def of(self, name: object) -> _Place:
         return _Place(self.file, f"{self.key}.{name}")
 
 
-def _shown(value: object) -> str:
-    # No container: it can be as long as the file.
-    if isinstance(value, (str, int, float)):
-        text = repr(value)
-        return f"{text if len(text) < 80 else text[:77] + '...'} ({type(value).__name__})"
-    return f"a {type(value).__name__}"
-
-
-def _loader(place: _Place, value: object) -> str:
+def _plugin(what: str, place: _Place, value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_][\w.-]*(:[A-Za-z_][\w.]*)?", value):
-        place.wrong("a loader's name or package.module:attribute", value)
+        place.wrong(f"{what}'s name or package.module:attribute", value)
     return value
+
+
+def _initializer(place: _Place, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {"initializer": _plugin("an initializer", place, value)}
+    if extra := [name for name in value if name not in ("type", "config")]:
+        raise InvalidArgumentError(f"{place.file}: {place.key} has {shown(extra[0])}; it takes type and config")
+    named = _plugin("an initializer", place.of("type"), value.get("type"))
+    config = value.get("config")
+    return {"initializer": named, "initializer_config": {} if config is None else _options(place.of("config"), config)}
+
+
+def _size(place: _Place, value: object) -> int:
+    try:
+        size_bytes = parse_size(value)
+    except (ValueError, OverflowError):
+        size_bytes = 0
+    if not 0 < size_bytes < 2**63:
+        place.wrong("bytes or a size with a unit, such as 400MB or 2GiB", value)
+    return size_bytes
 
 
 def _options(place: _Place, value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         place.wrong("a map of options", value)
-    _check_plain(place, value, MAX_DEPTH)
+    try:
+        check_plain(value, place.key)
+    except ValueError as error:
+        raise InvalidArgumentError(f"{place.file}: {error}") from None
     return value
-
-
-def _check_plain(place: _Place, value: object, depth: int) -> None:
-    if depth == 0:
-        raise InvalidArgumentError(f"{place.file}: {place.key} is nested more than {MAX_DEPTH} deep")
-    if isinstance(value, dict):
-        for name, item in value.items():
-            if not isinstance(name, str):
-                raise InvalidArgumentError(f"{place.file}: {place.key} has the name {_shown(name)}: put it in quotes")
-            _check_plain(place.of(name), item, depth - 1)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            _check_plain(place.of(index), item, depth - 1)
-    elif value is not None and not isinstance(value, (str, int, float)):
-        place.wrong("text, a number, true, false, null, a list or a map (a date goes in quotes)", value)
-    elif isinstance(value, int) and not -(2**63) <= value < 2**64:
-        place.wrong("a number of at most 64 bits; write it as text", value)
-    elif isinstance(value, str) and not value.isascii() and value != value.encode(errors="replace").decode():
-        place.wrong("valid Unicode, which a lone surrogate is not", value)
 
 
 def _python(place: _Place, value: object) -> str:
@@ -202,7 +203,7 @@ def _env(place: _Place, value: object) -> dict[str, str]:
 
 def _variable(place: _Place, name: object) -> str:
     if not isinstance(name, str) or not name or "=" in name or "\0" in name:
-        raise InvalidArgumentError(f"{place.file}: {place.key} has {_shown(name)}, which is no variable's name")
+        raise InvalidArgumentError(f"{place.file}: {place.key} has {shown(name)}, which is no variable's name")
     return name
 
 
@@ -236,11 +237,18 @@ def _method(place: _Place, value: object) -> str:
     return value
 
 
-_KEYS: dict[str, Callable[[_Place, object], Any]] = {
-    "loader": _loader,
-    "options": _options,
-    "python": _python,
-    "env": _env,
-    "methods": _methods,
-    "default_method": _method,
+def _one(field_name: str, check: Callable[[_Place, object], Any]) -> Callable[[_Place, object], dict[str, Any]]:
+    """Return the reader of a key that sets one field."""
+    return lambda place, value: {field_name: check(place, value)}
+
+
+_KEYS: dict[str, Callable[[_Place, object], dict[str, Any]]] = {
+    "loader": _one("loader", partial(_plugin, "a loader")),
+    "initializer": _initializer,
+    "options": _one("options", _options),
+    "python": _one("python", _python),
+    "env": _one("env", _env),
+    "methods": _one("methods", _methods),
+    "default_method": _one("default_method", _method),
+    "size": _one("size_bytes", _size),
 }

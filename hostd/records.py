@@ -110,6 +110,40 @@ class UnloadReport(Record):
 
 
 @dataclass(frozen=True)
+class SizeEstimate(Record):
+    """What a model would take: `bytes`, and `source`, which says how that is known.
+
+    "remembered": measured when the same content was loaded; "declared": said by `model.yaml`; "estimated": by a sizer.
+    """
+
+    bytes: int
+    source: str
+
+    def __int__(self) -> int:
+        return self.bytes
+
+
+@dataclass(frozen=True)
+class SyncReport(Record):
+    """What a sync with the models directory did, each model by its id.
+
+    `loaded` are those whose load has ended well (without waiting: was begun), `unloaded` those that are gone from the
+    directory, `failed` says why by id, `writing` are those that are still being written, which a later sync looks at
+    again. `degraded` says why the directory could not be read, which unloads nothing; None if it could.
+    """
+
+    loaded: tuple[str, ...] = ()
+    unloaded: tuple[str, ...] = ()
+    failed: dict[str, str] = field(default_factory=dict)
+    writing: tuple[str, ...] = ()
+    degraded: str | None = None
+
+    @classmethod
+    def _revive(cls, key: str, value: Any) -> Any:
+        return tuple(value) if key in ("loaded", "unloaded", "writing") else value
+
+
+@dataclass(frozen=True)
 class Event(Record):
     """One transition: `subject` ("model" or "worker") went from `old` to `new` because of `cause`.
 
@@ -131,7 +165,10 @@ class Event(Record):
 
 @dataclass(frozen=True)
 class HostInfo(Record):
-    """The host itself. `epoch` differs after every start."""
+    """The host itself. `epoch` differs after every start.
+
+    `models_dir` is the models directory, None if there is none; `degraded` says what does not work as it should.
+    """
 
     pid: int
     epoch: str
@@ -146,3 +183,9 @@ class HostInfo(Record):
     runtime_dir: str
     state_dir: str
     python: str
+    models_dir: str | None = None
+    degraded: tuple[str, ...] = ()
+
+    @classmethod
+    def _revive(cls, key: str, value: Any) -> Any:
+        return tuple(value) if key == "degraded" else value

@@ -1,27 +1,28 @@
 """Where the settings of a host come from: arguments, environment, file.
 
-Covers reading and merging them, and saying which source a wrong value came from. Does not cover the settings themselves
-(`hostd.config`).
+Covers reading and merging them, and saying which source a value came from, right or wrong. Does not cover the settings
+themselves (`hostd.config`).
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
-from hostd.config import HostConfig
+from hostd.config import HostConfig, PluginConfig, PluginTable
 from hostd.naming import nearest
 from workers.wire.errors import InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from pydantic_core import ErrorDetails
 
@@ -29,6 +30,10 @@ _PREFIX = "HOSTD_"
 _DELIMITER = "__"
 # Read by clients and by the command line, not by a host.
 _OTHER_VARIABLES = ("HOSTD_ENDPOINT", "HOSTD_CONFIG")
+DEFAULT = "default"
+"""The origin of a setting that no source gives."""
+_TABLES = tuple(name for name, field in HostConfig.model_fields.items() if field.annotation == PluginTable)
+_NONE_IS_A_VALUE = (("models", "poll_period_s"), ("models", "write_quiet_period_s"))
 _PATHS = (("models", "dir"), ("workers", "python"), ("runtime_dir",), ("state_dir",))
 
 
@@ -54,14 +59,20 @@ class Source:
             if not isinstance(found, dict) or key not in found:
                 return None
             found = found[key]
-        if self.label == _PREFIX:
-            return _PREFIX + _DELIMITER.join(where).upper()
-        return self.label
+        return _variable_of(where) if self.label == _PREFIX else self.label
 
 
-def gather(arguments: Mapping[str, object], *, file: Path | None, environment: bool) -> HostConfig:
+@dataclass(frozen=True)
+class Gathered:
+    """A configuration and where it came from: `origins` has a phrase for each setting, by its dotted name."""
+
+    config: HostConfig
+    origins: Mapping[str, str]
+
+
+def gather(arguments: Mapping[str, object], *, file: Path | None, environment: bool) -> Gathered:
     """Merge the sources, the strongest first, and validate the result; errors as `hostd.config.load_config`."""
-    sources = [Source("an argument", _without_none(arguments))]
+    sources = [Source("an argument", _without_unset(arguments))]
     if environment:
         sources.append(Source(_PREFIX, _read_environment()))
     if file is not None:
@@ -70,9 +81,40 @@ def gather(arguments: Mapping[str, object], *, file: Path | None, environment: b
     for source in reversed(sources):
         merged = _merge(merged, source.settings)
     try:
-        return HostConfig.model_validate(merged)
+        config = HostConfig.model_validate(merged)
     except ValidationError as error:
         raise explain(error, sources) from None
+    origins = {".".join(where): _origin(where, sources) or DEFAULT for where, _ in flat(config.model_dump())}
+    return Gathered(config, origins)
+
+
+def flat(settings: Mapping[str, Any], where: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every setting with its keys from the top; an empty section of plugins is one setting."""
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, (*where, key))
+        else:
+            yield (*where, key), value
+
+
+def _origin(where: tuple[str, ...], sources: list[Source]) -> str | None:
+    return next((phrase for source in sources if (phrase := source.origin(where))), None)
+
+
+def _variable_of(where: tuple[str, ...]) -> str:
+    # A variable can also hold a whole section as JSON.
+    names = [_name_of(where[:depth]) for depth in range(len(where), 0, -1)]
+    given = _variables()
+    return next((name for name in names if name in given), names[0])
+
+
+def _name_of(where: tuple[str, ...]) -> str:
+    return _PREFIX + _DELIMITER.join(where).upper()
+
+
+def _variables() -> set[str]:
+    # Any case will do, as pydantic-settings has it.
+    return {variable.upper() for variable in os.environ}
 
 
 def explain(error: ValidationError, sources: list[Source]) -> InvalidArgumentError:
@@ -86,52 +128,89 @@ def explain(error: ValidationError, sources: list[Source]) -> InvalidArgumentErr
 def _problem(found: ErrorDetails, sources: list[Source]) -> str:
     where = tuple(str(part) for part in found["loc"])
     name = ".".join(where) or "the configuration"
-    origin = next((phrase for source in sources if (phrase := source.origin(where))), None)
+    origin = _origin(where, sources)
     given = f" (from {origin})" if origin else ""
     match found["type"]:
         case "extra_forbidden":
             return f"{name}{given}: no such setting; {nearest(where[-1], _known(where[:-1]))}"
-        case "model_type" | "model_attributes_type":
-            example = _known(where)[0]
-            return f"{name}{given}: must be a mapping of settings, such as {{{example}: ...}}, not {found['input']!r}"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"{name}{given} must be a mapping{_example(where)}, not {found['input']!r}"
+        case "missing":
+            origin = _origin(where[:-1], sources)
+            return f"{'.'.join(where[:-1])}{f' (from {origin})' if origin else ''} lacks its {where[-1]!r}"
         case "value_error":
             return f"{name}{given}: {found['ctx']['error']}"
         case "string_pattern_mismatch":
+            name = name.removesuffix(".[key]")
             return f"{name}{given}: at most 64 letters, digits, dots, dashes and underscores, not {found['input']!r}"
         case _:
             expected = found["msg"][:1].lower() + found["msg"][1:]
             return f"{name}{given}: {expected}, not {found['input']!r}"
 
 
-def _known(section: tuple[str, ...]) -> list[str]:
-    model: type[BaseModel] = HostConfig
-    for key in section:
-        annotation = model.model_fields[key].annotation
-        candidates = (annotation, *get_args(annotation))
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return list(model.model_fields)
+def _example(where: tuple[str, ...]) -> str:
+    if where[0] in _TABLES and len(where) == 1:
+        return " of names, such as {default: {type: ...}}"
+    return f" of settings, such as {{{known[0]}: ...}}" if (known := _known(where)) else " of names and values"
+
+
+def _known(where: tuple[str, ...]) -> list[str]:
+    """Return the settings that a section has, also that of one name in a table of plugins; none for a plain setting."""
+    if not where:
+        return list(HostConfig.model_fields)
+    if where[0] in _TABLES:
+        return list(PluginConfig.model_fields) if len(where) == 2 else []
+    annotation = HostConfig.model_fields[where[0]].annotation
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return list(annotation.model_fields)
+    return []
 
 
 def _read_environment() -> dict[str, Any]:
     _refuse_misspelt_variables()
     try:
-        return EnvSettingsSource(_Variables)()
+        return read_texts(EnvSettingsSource(_Variables)(), lambda where: _name_of(where) in _variables())
     except ValueError:  # SettingsError is one, under a name that has moved between releases
         wrong = next(_sections_in_environment(), _PREFIX)
         field = wrong.removeprefix(_PREFIX).lower()
-        example = _known((field,))[0] if field in HostConfig.model_fields else "..."
+        example = f"DEFAULT{_DELIMITER}TYPE" if field in _TABLES else next(iter(_known((field,))), "...").upper()
         raise InvalidArgumentError(
             f"{wrong}: is a section, so its value must be JSON; set one setting of it with "
-            f"{wrong}{_DELIMITER}{example.upper()}=..."
+            f"{wrong}{_DELIMITER}{example}=..."
         ) from None
+
+
+def read_texts(
+    settings: Mapping[str, Any],
+    is_text: Callable[[tuple[str, ...]], bool] = lambda where: True,  # noqa: ARG005 - of a command line all are
+    where: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Return settings of which those at `is_text` were given as text, with what plugins get of these read as JSON.
+
+    The other settings know their types. Text that is no JSON stays as it is.
+    """
+    read: dict[str, Any] = {}
+    for key, value in settings.items():
+        here = (*where, key)
+        if isinstance(value, dict):
+            read[key] = read_texts(value, is_text, here)
+        else:
+            is_json = isinstance(value, str) and _is_of_plugin(here) and is_text(here)
+            read[key] = _from_json(value) if is_json else value
+    return read
+
+
+def _from_json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _sections_in_environment() -> Iterator[str]:
     for variable, value in os.environ.items():
-        field = HostConfig.model_fields.get(variable.removeprefix(_PREFIX).lower())
-        is_section = (
-            field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        )
+        field = variable.removeprefix(_PREFIX).lower()
+        is_section = field in _TABLES or (field in HostConfig.model_fields and _known((field,)))
         if variable.startswith(_PREFIX) and is_section and not value.lstrip().startswith("{"):
             yield variable
 
@@ -174,7 +253,7 @@ def _anchor(settings: dict[str, Any], where: tuple[str, ...], folder: Path) -> N
             return
     value = holder.get(where[-1])
     # A bare command name is looked up on PATH, so only what looks like a path is one.
-    if isinstance(value, str) and (where[-1] != "python" or "/" in value):
+    if isinstance(value, str) and value and (where[-1] != "python" or "/" in value):
         holder[where[-1]] = str(folder / Path(value).expanduser())
 
 
@@ -186,9 +265,18 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _without_none(settings: Mapping[str, object]) -> dict[str, Any]:
-    return {
-        key: _without_none(value) if isinstance(value, dict) else value
-        for key, value in settings.items()
-        if value is not None
-    }
+def _without_unset(settings: Mapping[str, object], where: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Leave out what is None, which an argument is when it is not given, but for where None says something."""
+    kept: dict[str, Any] = {}
+    for key, value in settings.items():
+        here = (*where, key)
+        if isinstance(value, dict) and not _is_of_plugin(here):
+            kept[key] = _without_unset(value, here)
+        elif value is not None or here in _NONE_IS_A_VALUE:
+            kept[key] = value
+    return kept
+
+
+def _is_of_plugin(where: tuple[str, ...]) -> bool:
+    """Say whether this is, or is below, the `config` of a plugin: what it means is the plugin's own business."""
+    return len(where) > 2 and where[0] in _TABLES and where[2] == "config"

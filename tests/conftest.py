@@ -67,6 +67,7 @@ ECHO = """
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "heavy: takes seconds, because it repeats or moves much memory")
+    config.addinivalue_line("markers", "heavy_loader: needs a library of the extra `heavy`, and is skipped without it")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,15 +1,18 @@
 """What the author of a model or of a loader implements and uses.
 
-Covers the shape of a loader and what it may return. Does not cover how a loaded model is served (`workers.runtime`)
-or how a loader is found by name (`workers.plugins`).
+Covers the shapes of a loader and of an initializer, and what they may return. Does not cover how a loaded model is
+served (`workers.runtime`) or how they are found by name (`workers.plugins`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from workers.wire.errors import FailedPreconditionError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Loader(Protocol):
@@ -20,6 +23,42 @@ class Loader(Protocol):
 
     def __call__(self, path: str | None, /, **options: Any) -> object:
         """Return the model object, or a `Served` that also says which of its methods to expose."""
+        ...
+
+
+@dataclass(frozen=True)
+class Specification:
+    """What a worker has to load: the model's id and path, the name of its loader, and the loader's options."""
+
+    model_id: str
+    path: str | None
+    loader: str
+    options: Mapping[str, Any]
+
+    def load(self) -> object:
+        """Return what the loader makes of the path: the model, or a `Served`.
+
+        Raises InvalidArgumentError if there is no such loader or it does not take the options; what the loader raises
+        goes through.
+        """
+        from workers.plugins import load_with  # noqa: PLC0415 - plugins uses the types of this module
+
+        return load_with(self.loader, self.path, self.options)
+
+
+class Initializer(Protocol):
+    """A function that turns a specification into the object to serve, called instead of the loader.
+
+    It has the `config` that the host's configuration gives it, and calls `spec.load()` for the loader's part:
+
+        def warmed(spec, *, rounds=1):
+            model = spec.load()
+            ...
+            return model
+    """
+
+    def __call__(self, spec: Specification, /, **config: Any) -> object:
+        """Return the model object, or a `Served`."""
         ...
 
 

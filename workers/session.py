@@ -9,15 +9,15 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from workers.api import Served
+from workers.api import Served, Specification
 from workers.methods import default_of, methods_of
-from workers.plugins import load_with
+from workers.plugins import DEFAULT_INITIALIZER, initialize
 from workers.raised import error_of
 from workers.runtime import Runtime
 from workers.wire import frames as wire
 from workers.wire import messages as msg
 from workers.wire.codec import DEFAULT_LIMITS
-from workers.wire.errors import HostError, ModelError, to_wire
+from workers.wire.errors import HostError, InvalidArgumentError, ModelError, to_wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,8 +82,18 @@ class Session:
 
 
 def _load_model(request: dict[str, Any]) -> Served:
-    loaded = load_with(request["loader"], request["path"], request["options"])
-    return loaded if isinstance(loaded, Served) else Served(loaded)
+    spec = Specification(request["model_id"], request["path"], request["loader"], request["options"])
+    made = initialize(spec, *_initializer(request.get("initializer")))
+    return made if isinstance(made, Served) else Served(made)
+
+
+def _initializer(named: object) -> tuple[str, dict[str, Any]]:
+    match named:
+        case None:
+            return DEFAULT_INITIALIZER, {}
+        case [str(reference), dict(config)] if all(isinstance(name, str) for name in config):
+            return reference, config
+    raise InvalidArgumentError(f"a LOAD's initializer must be nil or [reference, config], got {named!r}")
 
 
 def _load_error(error: Exception) -> HostError:

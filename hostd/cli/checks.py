@@ -216,7 +216,7 @@ def _directories() -> list[Check]:
     try:
         config = load_config()
     except HostError as error:
-        return [Check("settings", Verdict.FAIL, error.message, "correct it; hostd serve --check prints what holds")]
+        return [Check("settings", Verdict.FAIL, error.message, "correct it; hostd config show prints what holds")]
     socket = os.fsencode(config.runtime_dir / paths.WORKER_SOCKET)
     room = f"sockets have paths of {len(socket)} bytes, {paths.SOCKET_PATH_MAX_BYTES} may be"
     return [_runtime_dir(config.runtime_dir, room), _state_dir(config.state_dir)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,12 +14,18 @@ from hostd.cli.session import HostCommand, Session, complete_models, shared_opti
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hostd import Client
     from hostd.records import ModelInfo, UnloadReport
     from workers.wire.errors import HostError
 
+_F = TypeVar("_F", bound=Callable[..., Any])
 
-def _options(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+type_option = click.option(
+    "--type", "model_type", default="standalone-model", show_default=True, help="The model's type."
+)
+"""The option of commands that say what kind of model it is."""
+
+
+def read_options(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
     """Read `key=value` pairs; a value is JSON if it can be read as that, else text."""
     options: dict[str, Any] = {}
     for text in values:
@@ -31,47 +39,56 @@ def _options(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
     return options
 
 
+def loading_options(function: _F) -> _F:
+    """Add the options of every command that loads a model."""
+    for option in (
+        click.option("--wait/--no-wait", default=True, help="Wait until the model is ready.  [default: wait]"),
+        click.option(
+            "--retries",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="How often to try a load again that fails.  [default: the host's workers.load_retries]",
+        ),
+        click.option("--initializer", metavar="NAME", help="What makes the model's object.  [default: its loader]"),
+        click.option(
+            "--finder", metavar="NAME", help="How to recognise the model.  [default: model.yaml, then by its files]"
+        ),
+        click.option(
+            "--option",
+            "-o",
+            "options",
+            multiple=True,
+            callback=read_options,
+            metavar="KEY=VALUE",
+            help="An option of the model's loader; JSON values are read as such. May be given more than once.",
+        ),
+        type_option,
+    ):
+        function = option(function)
+    return function
+
+
 @click.command(cls=HostCommand)
 @click.argument("model", metavar="ID")
 @click.argument("path", type=click.Path())
-@click.option("--type", "model_type", default="standalone-model", show_default=True, help="The model's type.")
-@click.option("--finder", metavar="NAME", help="How to recognise the model.  [default: model.yaml, then by its files]")
-@click.option(
-    "--option",
-    "-o",
-    "options",
-    multiple=True,
-    callback=_options,
-    metavar="KEY=VALUE",
-    help="An option of the model's loader; JSON values are read as such. May be given more than once.",
-)
-@click.option("--wait/--no-wait", default=True, help="Wait until the model is ready.  [default: wait]")
+@loading_options
 @shared_options
 @click.pass_obj
-def load(
-    session: Session, model: str, path: str, model_type: str, finder: str | None, options: dict[str, Any], *, wait: bool
-) -> None:
+def load(session: Session, /, model: str, path: str, model_type: str, **how: Any) -> None:
     """Load the model at PATH under the name ID, in a process of its own."""
     from hostd.cli.output import print_json, say, working  # noqa: PLC0415 - `--help` does not need it
 
     with session.client() as client, working(f"loading {model}", quiet=session.json):
-        client.load_model(
-            model,
-            path,
-            model_type,
-            wait=wait,
-            finder=finder,
-            options=options or None,
-            timeout_s=session.timeout_s,
-        )
+        client.load_model(model, path, model_type, **how, timeout_s=session.timeout_s)
         found = client.get_model(model)
     if session.json:
         print_json(found.to_dict())
     else:
-        say(_describe(found))
+        say(describe(found))
 
 
-def _describe(model: ModelInfo) -> str:
+def describe(model: ModelInfo) -> str:
+    """Return what a person wants to know of a model that was just loaded, as rich markup."""
     from hostd.cli.output import plain  # noqa: PLC0415 - as above
     from hostd.units import format_duration, format_size  # noqa: PLC0415 - as above
 
@@ -97,41 +114,44 @@ def unload(ctx: click.Context, session: Session, models: tuple[str, ...], *, eve
     """Unload models; the answer comes when the operating system says that their processes are gone."""
     if bool(models) == every:
         raise click.UsageError("name the models to unload, or say --all")
-    from hostd.cli.output import print_json, report, working  # noqa: PLC0415 - `--help` does not need it
+    from hostd.cli.output import print_json, report, say, working  # noqa: PLC0415 - `--help` does not need it
 
     refused: list[tuple[str, HostError]] = []
     with session.client() as client, working("unloading", quiet=session.json):
         reports = (
             client.unload_all_models(timeout_s=session.timeout_s)
             if every
-            else _unload_each(session, client, models, refused)
+            else for_each(models, partial(client.unload_model, timeout_s=session.timeout_s), refused)
         )
     if session.json:
         print_json([report.to_dict() for report in reports])
     else:
-        _show_reports(reports)
+        show_reports(reports)
+        if every and not reports:
+            say("no models were loaded")
     for model, error in refused:
-        report(error, as_json=session.json, model=model)
+        report(error, as_json=session.json, command=ctx.command.name, model=model)
     if refused:
         ctx.exit(1)
 
 
-def _unload_each(
-    session: Session, client: Client, models: Sequence[str], refused: list[tuple[str, HostError]]
+def for_each(
+    models: Sequence[str], end: Callable[[str], UnloadReport], refused: list[tuple[str, HostError]]
 ) -> list[UnloadReport]:
-    """Unload models one after the other; one that fails does not stop the others."""
+    """End models one after the other; one that fails is noted in `refused` and does not stop the others."""
     from workers.wire.errors import HostError  # noqa: PLC0415 - `--help` does not need it
 
     reports = []
     for model in dict.fromkeys(models):
         try:
-            reports.append(client.unload_model(model, timeout_s=session.timeout_s))
+            reports.append(end(model))
         except HostError as error:  # noqa: PERF203 - each refusal belongs to one model
             refused.append((model, error))
     return reports
 
 
-def _show_reports(reports: Sequence[UnloadReport]) -> None:
+def show_reports(reports: Sequence[UnloadReport]) -> None:
+    """Print what unloads gave back, and what was not loaded at all."""
     from hostd.cli.listing import unloads_table  # noqa: PLC0415 - as above
     from hostd.cli.output import console, plain, say  # noqa: PLC0415 - as above
 
@@ -141,5 +161,3 @@ def _show_reports(reports: Sequence[UnloadReport]) -> None:
     for report in reports:
         if not report.processes:
             say(f"{plain(report.model_id)} was not loaded")
-    if not reports:
-        say("no models were loaded")

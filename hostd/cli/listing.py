@@ -48,6 +48,8 @@ def ps(session: Session) -> None:
         if model.state in ("FAILED", "QUARANTINED", "DEGRADED") and model.reason:
             say(f"[red]{plain(model.id)}[/]: {plain(model.reason)}")
     say(f"[dim]{_host_line(models, host)}[/]", stderr=True)
+    for reason in host.degraded:
+        say(f"[yellow]the host is degraded[/]: {plain(reason)}", stderr=True)
 
 
 def models_table(models: Sequence[ModelInfo], now_s: float) -> Table:
@@ -110,21 +112,41 @@ def _host_line(models: Sequence[ModelInfo], host: HostInfo) -> str:
 
 @click.command(cls=HostCommand)
 @click.argument("models", metavar="[ID]...", nargs=-1, shell_complete=complete_models)
+@click.option(
+    "--estimate", type=(str, click.Path()), metavar="ID PATH", help="Say what the model at PATH would take, unloaded."
+)
+@click.option("--type", "model_type", help="The type of the model to estimate.  [default: standalone-model]")
 @shared_options
 @click.pass_obj
-def size(session: Session, models: tuple[str, ...]) -> None:
-    """Show how much memory models take, all of them if none is named, and how that is known."""
+def size(session: Session, models: tuple[str, ...], estimate: tuple[str, str] | None, model_type: str | None) -> None:
+    """Show how much memory models take, all of them if none is named, and how that is known.
+
+    It is measured for a model that is loaded. For one that is not (--estimate) it is remembered from an earlier load of
+    the same content, declared by its model.yaml, or estimated from the size of its files.
+    """
+    if estimate is None and model_type is not None:
+        raise click.UsageError("--type goes with --estimate ID PATH")
+    if estimate is not None and models:
+        raise click.UsageError("name models that are loaded, or one to --estimate")
     from hostd.cli.output import console, plain, print_json, table  # noqa: PLC0415 - `--help` does not need it
     from hostd.units import format_size  # noqa: PLC0415 - as above
 
+    known: list[tuple[str, int | None, str]] = []
     with session.client() as client:
-        found = [client.get_model(model) for model in models] if models else client.list_models()
+        if estimate is not None:
+            found = client.estimate_model_size(*estimate, *([model_type] if model_type else []))
+            known.append((estimate[0], found.bytes, found.source))
+        else:
+            records = [client.get_model(model) for model in models] if models else client.list_models()
+            known.extend((record.id, record.size, record.size_source) for record in records)
     if session.json:
-        print_json({model.id: {"bytes": model.size, "source": model.size_source} for model in found})
+        print_json({model: {"bytes": size_bytes, "source": source} for model, size_bytes, source in known})
         return
     rows = table("MODEL", "SIZE", "BYTES", "HOW", right=("SIZE", "BYTES"))
-    for model in found:
-        rows.add_row(plain(model.id), format_size(model.size), str(model.size or "-"), plain(model.size_source))
+    for model, size_bytes, source in known:
+        rows.add_row(
+            plain(model), format_size(size_bytes), "-" if size_bytes is None else str(size_bytes), plain(source)
+        )
     console().print(rows)
 
 

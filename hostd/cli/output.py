@@ -10,13 +10,13 @@ import json
 import math
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from workers.wire.errors import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rich.console import Console
     from rich.table import Table
@@ -28,9 +28,27 @@ _PIPE_COLUMNS = 10_000
 
 _NOT_FINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
+_MODELS_DIR_HINT = (
+    "a host gets a models directory with hostd serve --models-dir DIR, or models.dir in its configuration; "
+    "it must be able to write there"
+)
 _NEXT_STEPS_OF: dict[tuple[str | None, Status], str] = {
     ("load", Status.NOT_FOUND): "PATH is a directory with the model's files, or a file, on the host's machine",
     ("load", Status.UNKNOWN): "hostd logs {model} shows what it printed while it was loaded",
+    (
+        "load",
+        Status.ALREADY_EXISTS,
+    ): "hostd unload {model} makes room for it; hostd explain {model} says what is loaded",
+    ("deploy", Status.UNKNOWN): "hostd logs {model} shows what it printed while it was loaded; --keep keeps the files",
+    ("deploy", Status.ALREADY_EXISTS): "--replace deploys over it; the old model serves until the new one is ready",
+    ("deploy", Status.FAILED_PRECONDITION): _MODELS_DIR_HINT,
+    ("deploy", Status.RESOURCE_EXHAUSTED): "hostd undeploy ID removes the files of a model that is not needed any more",
+    ("undeploy", Status.FAILED_PRECONDITION): _MODELS_DIR_HINT,
+    (
+        "undeploy",
+        Status.NOT_FOUND,
+    ): "only what is in the models directory can be undeployed; hostd unload ends the rest",
+    ("sync", Status.FAILED_PRECONDITION): _MODELS_DIR_HINT,
 }
 _NEXT_STEPS = {
     Status.NOT_FOUND: "hostd ps shows the models that are loaded",
@@ -98,6 +116,44 @@ def working(text: str, *, quiet: bool) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def transferring(text: str, text_afterwards: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Show a bar with bytes, rate and time for the length of a block, if stderr is a terminal and not `quiet`.
+
+    The block gets what to call with the bytes that are sent and those of all, or None if nothing is shown. When all are
+    sent, a spinner with `text_afterwards` follows.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich import progress  # noqa: PLC0415 - as above
+
+    from hostd.units import format_size  # noqa: PLC0415 - as above
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(bar_width=None),  # what the other columns leave of the line
+        progress.TextColumn("{task.fields[counted]}"),
+        progress.TextColumn("{task.fields[rate]}"),
+        progress.TimeElapsedColumn(),
+    )
+    with ExitStack() as stack:
+        bar = progress.Progress(*columns, console=console(stderr=True), transient=True)
+        stack.enter_context(bar)
+        task = bar.add_task(plain(text), total=None, counted="", rate="")
+
+        def update(sent_bytes: int, total_bytes: int) -> None:
+            bar.update(task, completed=sent_bytes, total=total_bytes)
+            speed = bar.tasks[0].speed
+            counted = f"{format_size(sent_bytes)} of {format_size(total_bytes)}"
+            bar.update(task, counted=counted, rate=f"{format_size(speed)}/s" if speed else "")
+            if sent_bytes >= total_bytes:
+                bar.stop()
+                stack.enter_context(working(text_afterwards, quiet=False))
+
+        yield update
+
+
 def print_json(value: object) -> None:
     """Print one line of JSON and flush it, so that a reader sees it when it happens."""
     print(to_json(value), flush=True)  # noqa: T201 - this is the output
@@ -147,5 +203,7 @@ def report(error: HostError, *, as_json: bool, command: str | None = None, model
         err.print(plain(traceback.rstrip()), soft_wrap=True)
     err.print(f"[bold red]error:[/] {plain(error.message)} [dim]\\[{error.status.name}][/]")
     hint = _NEXT_STEPS_OF.get((command, error.status), _NEXT_STEPS.get(error.status, ""))
+    if hint is _MODELS_DIR_HINT and "path" in error.details:
+        hint = ""  # it is about a file on this side, and the message says what to do
     if hint and (model or "{model}" not in hint):
         err.print(f"[dim]hint:[/] {plain(hint.format(model=model))}")

@@ -30,11 +30,15 @@ class Entry:
 
 COMMANDS: dict[str, Entry] = {
     "serve": Entry("Host", "serving", "Start a host in the foreground."),
+    "config": Entry("Host", "configuration", "Show the settings and where they come from."),
     "demo": Entry("Host", "demo", "Host real models on real data and check every claim."),
     "doctor": Entry("Host", "doctor", "Check this machine and say what to do."),
     "shutdown": Entry("Host", "serving", "End the running host and all its models."),
     "load": Entry("Models", "lifecycle", "Load a model into a process of its own."),
     "unload": Entry("Models", "lifecycle", "Unload models and prove that they are gone."),
+    "deploy": Entry("Models", "deploying", "Copy a model into the host's directory and load it."),
+    "undeploy": Entry("Models", "deploying", "Unload models and remove their files."),
+    "sync": Entry("Models", "deploying", "Load and unload what the models directory says."),
     "ps": Entry("Models", "listing", "Show the models and what they use."),
     "size": Entry("Models", "listing", "Show how much memory models take."),
     "explain": Entry("Models", "listing", "Say why a model is in its state."),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hostd.client.sync import CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S, Client
+from hostd.client.arguments import CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S
+from hostd.client.sync import Client
 
 
 def connect(

@@ -4,87 +4,40 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from hostd import paths
+from hostd.client import deploying
+from hostd.client.aio_calls import AsyncItemStream
 from hostd.client.aio_channel import AsyncChannel
-from hostd.client.handle import Handle
-from hostd.client.sync import (
+from hostd.client.arguments import (
     CONNECT_TIMEOUT_S,
     DEFAULT_TIMEOUT_S,
     MAP_WINDOW,
+    SERVING,
+    absolute,
+    check_named,
     load_arguments,
     only_inputs,
     size_of,
 )
-from hostd.client.tracker import Tracker, again
-from hostd.records import Event, HostInfo, ModelInfo, UnloadReport
-from workers.wire.errors import DeadlineExceededError
+from hostd.client.files import Reader, collect
+from hostd.client.handle import Handle
+from hostd.client.tracker import Tracker
+from hostd.records import Event, HostInfo, ModelInfo, SizeEstimate, SyncReport, UnloadReport
+from workers.wire.errors import HostError
 
 if TYPE_CHECKING:
     import os
     from collections.abc import AsyncIterator
     from types import TracebackType
 
-    from hostd.client.tracker import PendingStream
-
-
-class AsyncItemStream:
-    """The items of a stream, as they come. Closing it cancels what is still to come."""
-
-    def __init__(self, channel: AsyncChannel, pending: PendingStream, timeout_s: float | None) -> None:
-        self._channel = channel
-        self._pending = pending
-        self._deadline_s = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
-        self._arrived = asyncio.Event()
-        pending.listeners.append(self._arrived.set)
-        if pending.items or pending.is_done:
-            self._arrived.set()
-
-    def __aiter__(self) -> AsyncItemStream:
-        return self
-
-    async def __anext__(self) -> Any:
-        pending = self._pending
-        while not pending.items and not pending.is_done:
-            self._arrived.clear()
-            await self._wait()
-        if pending.items:
-            item, credit = pending.take()
-            if credit and not pending.is_done:
-                self._channel.grant(pending, credit)
-            return item
-        if pending.error is not None:
-            error, pending.error = pending.error, None
-            raise again(error)
-        raise StopAsyncIteration
-
-    async def _wait(self) -> None:
-        timeout_s = None
-        if self._deadline_s is not None:
-            timeout_s = max(0.0, self._deadline_s - asyncio.get_running_loop().time())
-        try:
-            await asyncio.wait_for(self._arrived.wait(), timeout_s)
-        except asyncio.TimeoutError:
-            await self.aclose()
-            raise DeadlineExceededError("the deadline passed before the stream's next item came") from None
-
-    async def aclose(self) -> None:
-        """Cancel the stream, in the worker too."""
-        if not self._pending.is_done:
-            self._channel.cancel(self._pending)
-            self._pending.error = None
-        self._pending.items.clear()
-
-    async def __aenter__(self) -> AsyncItemStream:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        await self.aclose()
+    from hostd.client.deploying import Progress
+    from hostd.client.files import Files, Part
+    from hostd.client.tracker import Pending
 
 
 class AsyncModel(Handle):
@@ -103,7 +56,7 @@ class AsyncModel(Handle):
 
     async def loaded(self) -> bool:
         """Say whether the model serves."""
-        return (await self.info()).state in ("READY", "DEGRADED")
+        return (await self.info()).state in SERVING
 
     async def loading(self) -> bool:
         """Say whether the model is still being loaded."""
@@ -170,13 +123,23 @@ class AsyncClient:
         model_type: str = "standalone-model",
         *,
         wait: bool = True,
+        retries: int | None = None,
         finder: str | None = None,
         initializer: str | None = None,
         options: dict[str, Any] | None = None,
         timeout_s: float | None = None,
     ) -> AsyncModel:
         """Load a model and return its handle; see `hostd.Client.load_model`."""
-        arguments = load_arguments(model_id, local_model_path, model_type, wait, finder, initializer, options)
+        arguments = load_arguments(
+            model_id,
+            local_model_path,
+            model_type,
+            wait=wait,
+            retries=retries,
+            finder=finder,
+            initializer=initializer,
+            options=options,
+        )
         return AsyncModel(
             self, ModelInfo.from_dict(await self._verb("load_model", timeout_s, **arguments)), self.timeout_s
         )
@@ -195,8 +158,16 @@ class AsyncClient:
         return AsyncModel(self, info, self.timeout_s)
 
     async def get_model_size(self, model_id: str) -> int:
-        """Return the resident memory of a model's processes in bytes, as last measured."""
+        """Return the resident memory of a model's processes in bytes; see `hostd.Client.get_model_size`."""
+        check_named(model_id)
         return size_of(await self.get_model(model_id))
+
+    async def estimate_model_size(
+        self, model_id: str, local_model_path: str | os.PathLike[str] | None, model_type: str = "standalone-model"
+    ) -> SizeEstimate:
+        """Return what a model would take, without loading it; see `hostd.Client.estimate_model_size`."""
+        arguments = {"model_id": model_id, "path": absolute(local_model_path), "type": model_type}
+        return SizeEstimate.from_dict(await self._verb("estimate_model_size", self.timeout_s, **arguments))
 
     async def list_models(self) -> list[ModelInfo]:
         """Return the records of all models, by id."""
@@ -213,6 +184,67 @@ class AsyncClient:
     async def model_logs(self, model_id: str, tail_bytes: int = 65536) -> str:
         """Return the end of what a model's workers printed."""
         return str(await self._verb("model_logs", self.timeout_s, model_id=model_id, tail_bytes=tail_bytes))
+
+    # The models directory
+
+    async def deploy_model(
+        self,
+        model_id: str,
+        files: Files,
+        model_type: str = "standalone-model",
+        *,
+        wait: bool = True,
+        replace: bool = False,
+        keep: bool = False,
+        retries: int | None = None,
+        finder: str | None = None,
+        initializer: str | None = None,
+        options: dict[str, Any] | None = None,
+        progress: Progress | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncModel:
+        """Copy a model's files into the models directory and load it from there; see `hostd.Client.deploy_model`.
+
+        Files are read in threads. `progress` is called on the loop, and is no coroutine.
+        """
+        deadline = deploying.Deadline(timeout_s)
+        parts = await asyncio.to_thread(collect, files)
+        arguments = deploying.begin_arguments(
+            model_id,
+            parts,
+            model_type,
+            wait=wait,
+            replace=replace,
+            keep=keep,
+            retries=retries,
+            finder=finder,
+            initializer=initializer,
+            options=options,
+        )
+        upload = (await self._verb("deploy_begin", deadline.left_s(), **arguments))["upload"]
+        try:
+            await self._send_files(upload, parts, progress, deadline)
+            info = await self._verb("deploy_commit", deadline.left_s(), upload=upload)
+        except BaseException as error:
+            if deploying.is_worth_an_abort(error):
+                with suppress(HostError):
+                    await self._verb("deploy_abort", deploying.ABORT_TIMEOUT_S, upload=upload)
+            raise
+        return AsyncModel(self, ModelInfo.from_dict(info), self.timeout_s)
+
+    async def undeploy_model(self, model_id: str, *, timeout_s: float | None = None) -> UnloadReport:
+        """Unload a model, if it is loaded, and remove its files from the models directory."""
+        return UnloadReport.from_dict(await self._verb("undeploy_model", timeout_s, model_id=model_id))
+
+    async def sync_local_models(
+        self,
+        wait: bool = False,  # noqa: FBT001, FBT002 - as the customer's system has it
+        load: bool = True,  # noqa: FBT001, FBT002 - as above
+        *,
+        timeout_s: float | None = None,
+    ) -> SyncReport:
+        """Load what is new in the models directory, and unload what is gone; see `hostd.Client.sync_local_models`."""
+        return SyncReport.from_dict(await self._verb("sync_local_models", timeout_s, wait=wait, load=load))
 
     # The host
 
@@ -275,6 +307,34 @@ class AsyncClient:
             async for item in items:
                 yield item
 
+    async def _send_files(
+        self, upload: int, parts: list[Part], progress: Progress | None, deadline: deploying.Deadline
+    ) -> None:
+        channel, sent_bytes, total_bytes = self._channel, 0, sum(part.size_bytes for part in parts)
+        reader = Reader(parts, deploying.chunk_bytes(channel.max_message_bytes))
+        waiting: deque[tuple[Pending, int]] = deque()
+        try:
+            chunk = await asyncio.to_thread(reader.next)
+            while chunk is not None or waiting:
+                if chunk is None or len(waiting) == deploying.WINDOW:
+                    pending, size_bytes = waiting[0]
+                    await channel.wait(pending, deadline.left_s())
+                    waiting.popleft()
+                    sent_bytes += size_bytes
+                    if progress is not None:
+                        progress(sent_bytes, total_bytes)
+                else:
+                    pending = await self._begin("deploy_write", deadline.left_s(), upload=upload, **chunk._asdict())
+                    waiting.append((pending, len(chunk.data)))
+                    chunk = await asyncio.to_thread(reader.next)
+        finally:
+            reader.close()
+            for pending, _ in waiting:
+                channel.cancel(pending)
+
+    async def _begin(self, verb: str, timeout_s: float | None, **arguments: Any) -> Pending:
+        pending: Pending = await self._channel.begin(lambda tracker: tracker.verb(verb, arguments, timeout_s))
+        return pending
+
     async def _verb(self, verb: str, timeout_s: float | None, **arguments: Any) -> Any:
-        pending = await self._channel.begin(lambda tracker: tracker.verb(verb, arguments, timeout_s))
-        return await self._channel.wait(pending, timeout_s)
+        return await self._channel.wait(await self._begin(verb, timeout_s, **arguments), timeout_s)

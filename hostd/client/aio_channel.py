@@ -49,6 +49,11 @@ class AsyncChannel:
         state = "closed" if self._is_closed else "connected" if self._connection else "disconnected"
         return f"<AsyncChannel {self.endpoint} {state} waiting={len(self._tracker)}>"
 
+    @property
+    def max_message_bytes(self) -> int | None:
+        """What the host accepts as one message; None if it did not say."""
+        return self._tracker.welcome.get("max_message_bytes")
+
     def close(self) -> None:
         """Say goodbye and close; requests that wait end with CANCELLED."""
         self._is_closed = True

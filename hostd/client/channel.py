@@ -94,6 +94,11 @@ class Channel:
         state = "closed" if self._is_closed else "connected" if self._connection else "disconnected"
         return f"<Channel {self.endpoint} {state} waiting={len(self._tracker)}>"
 
+    @property
+    def max_message_bytes(self) -> int | None:
+        """What the host accepts as one message; None if it did not say."""
+        return self._tracker.welcome.get("max_message_bytes")
+
     def __del__(self) -> None:
         if hasattr(self, "_wake_fd"):
             self._close_wake_fd()

@@ -2,116 +2,41 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hostd import paths
+from hostd.client import deploying
+from hostd.client.arguments import (
+    CONNECT_TIMEOUT_S,
+    DEFAULT_TIMEOUT_S,
+    MAP_WINDOW,
+    SERVING,
+    absolute,
+    check_named,
+    load_arguments,
+    only_inputs,
+    size_of,
+)
+from hostd.client.calls import ItemStream, PendingCall
 from hostd.client.channel import Channel
+from hostd.client.files import Reader, collect
 from hostd.client.handle import Handle
-from hostd.client.tracker import again
-from hostd.records import Event, HostInfo, ModelInfo, UnloadReport
-from workers.wire.errors import DeadlineExceededError, InvalidArgumentError, NotFoundError
+from hostd.records import Event, HostInfo, ModelInfo, SizeEstimate, SyncReport, UnloadReport
+from workers.wire.errors import HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    import os
+    from collections.abc import Iterator
     from types import TracebackType
 
-    from hostd.client.tracker import Pending, PendingStream, Tracker
+    from hostd.client.deploying import Progress
+    from hostd.client.files import Files, Part
+    from hostd.client.tracker import Pending, Tracker
     from workers.wire.frames import Buffer
-
-MAP_WINDOW = 64
-"""Calls that `map` keeps in flight: enough to hide the round trip, few enough to lose little when one fails."""
-
-DEFAULT_TIMEOUT_S = 60.0
-"""A call that takes longer than a minute is a job; it should say so with a timeout of its own."""
-
-CONNECT_TIMEOUT_S = 5.0
-"""A host takes half a second to start; ten times that is the time to say that none is there."""
-
-
-class PendingCall:
-    """A call that was begun with `model.submit`."""
-
-    def __init__(self, channel: Channel, pending: Pending, timeout_s: float | None) -> None:
-        self._channel = channel
-        self._pending = pending
-        self._timeout_s = timeout_s
-
-    def __repr__(self) -> str:
-        return f"<PendingCall {'done' if self._pending.is_done else 'waiting'}>"
-
-    def done(self) -> bool:
-        """Say whether the answer has come; it takes in what has arrived, and does not wait."""
-        if not self._pending.is_done:
-            self._channel.wait_until(self._pending, lambda: self._pending.is_done, time.monotonic())
-        return self._pending.is_done
-
-    def result(self, timeout_s: float | None = None) -> Any:
-        """Wait for the answer, at most `timeout_s` (None: the call's own deadline), and return or raise it.
-
-        After a `timeout_s` that was too short the call goes on: ask again, or `cancel` it.
-        """
-        if timeout_s is None:
-            return self._channel.wait(self._pending, self._timeout_s)
-        self._channel.wait_until(self._pending, lambda: self._pending.is_done, time.monotonic() + timeout_s)
-        if not self._pending.is_done:
-            raise DeadlineExceededError(f"there was no answer within {timeout_s:g} s; the call goes on")
-        return self._pending.result()
-
-    def cancel(self) -> None:
-        """Give the call up; the worker skips it if it has not begun."""
-        if not self._pending.is_done:
-            self._channel.cancel(self._pending)
-
-
-class ItemStream:
-    """The items of a stream, as they come. Closing it, or leaving a `with` block, cancels what is still to come."""
-
-    def __init__(self, channel: Channel, pending: PendingStream, timeout_s: float | None) -> None:
-        self._channel = channel
-        self._pending = pending
-        self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        pending = self._pending
-        self._channel.wait_until(pending, lambda: bool(pending.items) or pending.is_done, self._deadline_s)
-        if pending.items:
-            item, credit = pending.take()
-            if credit and not pending.is_done:
-                self._channel.grant(pending, credit)
-            return item
-        if not pending.is_done:
-            self.close()
-            raise DeadlineExceededError("the deadline passed before the stream's next item came")
-        if pending.error is not None:
-            error, pending.error = pending.error, None
-            raise again(error)
-        raise StopIteration
-
-    def close(self) -> None:
-        """Cancel the stream, in the worker too."""
-        if not self._pending.is_done:
-            self._channel.cancel(self._pending)
-            self._pending.error = None
-        self._pending.items.clear()
-
-    def __enter__(self) -> ItemStream:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        # A `for` loop that was left early drops its iterator without a word; the worker must not go on for nobody.
-        self.close()
 
 
 class Model(Handle):
@@ -138,7 +63,7 @@ class Model(Handle):
     @property
     def loaded(self) -> bool:
         """Whether the model serves (asks the host)."""
-        return self.info.state in ("READY", "DEGRADED")
+        return self.info.state in SERVING
 
     @property
     def loading(self) -> bool:
@@ -200,6 +125,7 @@ class Client:
         model_type: str = "standalone-model",
         *,
         wait: bool = True,
+        retries: int | None = None,
         finder: str | None = None,
         initializer: str | None = None,
         options: dict[str, Any] | None = None,
@@ -207,12 +133,22 @@ class Client:
     ) -> Model:
         """Load a model and return its handle; `wait=False` returns while it loads.
 
-        `options` go to the loader, over those of `model.yaml`. Loading what is loaded returns at once. Raises
+        `options` go to the loader, over those of `model.yaml`. A load that fails is tried again `retries` times, each
+        in a fresh process (None: as often as the host's settings say). Loading what is loaded returns at once. Raises
         `AlreadyExistsError` if the id is loaded from something else, `ModelError` with the model's traceback if its
         code raised, `NotFoundError` or `InvalidArgumentError` if there is no model at the path. No timeout by default:
         the host's `workers.load_timeout_s` ends a load that hangs.
         """
-        arguments = load_arguments(model_id, local_model_path, model_type, wait, finder, initializer, options)
+        arguments = load_arguments(
+            model_id,
+            local_model_path,
+            model_type,
+            wait=wait,
+            retries=retries,
+            finder=finder,
+            initializer=initializer,
+            options=options,
+        )
         return Model(self, ModelInfo.from_dict(self._verb("load_model", timeout_s, **arguments)), self.timeout_s)
 
     def unload_model(self, model_id: str, *, timeout_s: float | None = None) -> UnloadReport:
@@ -224,14 +160,31 @@ class Client:
         return [UnloadReport.from_dict(report) for report in self._verb("unload_all_models", timeout_s)]
 
     def retrieve_model(self, model_id: str, *, timeout_s: float | None = None) -> Model:
-        """Return the handle of a model, after waiting for it while it loads; `NotFoundError` if there is none."""
+        """Return the handle of a model, after waiting for it while it loads; `NotFoundError` if there is none.
+
+        A host with lazy loading loads it first, from the models directory. No timeout by default, as for `load_model`.
+        """
         return Model(
             self, ModelInfo.from_dict(self._verb("retrieve_model", timeout_s, model_id=model_id)), self.timeout_s
         )
 
     def get_model_size(self, model_id: str) -> int:
-        """Return the resident memory of a model's processes in bytes, as last measured."""
+        """Return the resident memory of a model's processes in bytes, as last measured.
+
+        Raises `NotFoundError`, with the reason, if it is not loaded.
+        """
+        check_named(model_id)
         return size_of(self.get_model(model_id))
+
+    def estimate_model_size(
+        self, model_id: str, local_model_path: str | os.PathLike[str] | None, model_type: str = "standalone-model"
+    ) -> SizeEstimate:
+        """Return what a model would take, without loading it, and how that is known. `int()` of it is the bytes.
+
+        Raises `NotFoundError` if there is nothing at the path.
+        """
+        arguments = {"model_id": model_id, "path": absolute(local_model_path), "type": model_type}
+        return SizeEstimate.from_dict(self._verb("estimate_model_size", self.timeout_s, **arguments))
 
     def list_models(self) -> list[ModelInfo]:
         """Return the records of all models, by id."""
@@ -248,6 +201,82 @@ class Client:
     def model_logs(self, model_id: str, tail_bytes: int = 65536) -> str:
         """Return the end of what a model's workers printed, also of a model that is gone."""
         return str(self._verb("model_logs", self.timeout_s, model_id=model_id, tail_bytes=tail_bytes))
+
+    # The models directory
+
+    def deploy_model(
+        self,
+        model_id: str,
+        files: Files,
+        model_type: str = "standalone-model",
+        *,
+        wait: bool = True,
+        replace: bool = False,
+        keep: bool = False,
+        retries: int | None = None,
+        finder: str | None = None,
+        initializer: str | None = None,
+        options: dict[str, Any] | None = None,
+        progress: Progress | None = None,
+        timeout_s: float | None = None,
+    ) -> Model:
+        """Copy a model's files into the host's models directory, load it from there, and return its handle.
+
+        `files` is a local directory (all its regular files; links to files are followed), or a map of names, which may
+        have subdirectories, to contents or to paths of local files. All or nothing: if anything fails, or `progress`
+        raises, no file is left, unless `keep` is set and only the load failed. `replace` deploys over a model of that
+        id, which serves until the new one is ready. `progress(sent_bytes, total_bytes)` is called whenever the host has
+        written a piece. The other arguments are those of `load_model`; `timeout_s` is for all of it.
+
+        Raises `AlreadyExistsError` if the id is deployed and `replace` is not set, `InvalidArgumentError` for names and
+        files that cannot be deployed, `FailedPreconditionError` if the host has no models directory that it may write
+        to or a file changes while it is sent, `ResourceExhaustedError` if the host's disk is full, and what
+        `load_model` raises.
+        """
+        deadline = deploying.Deadline(timeout_s)
+        parts = collect(files)
+        arguments = deploying.begin_arguments(
+            model_id,
+            parts,
+            model_type,
+            wait=wait,
+            replace=replace,
+            keep=keep,
+            retries=retries,
+            finder=finder,
+            initializer=initializer,
+            options=options,
+        )
+        upload = self._verb("deploy_begin", deadline.left_s(), **arguments)["upload"]
+        try:
+            self._send_files(upload, parts, progress, deadline)
+            info = self._verb("deploy_commit", deadline.left_s(), upload=upload)
+        except BaseException as error:
+            if deploying.is_worth_an_abort(error):
+                with suppress(HostError):
+                    self._verb("deploy_abort", deploying.ABORT_TIMEOUT_S, upload=upload)
+            raise
+        return Model(self, ModelInfo.from_dict(info), self.timeout_s)
+
+    def undeploy_model(self, model_id: str, *, timeout_s: float | None = None) -> UnloadReport:
+        """Unload a model, if it is loaded, and remove its files from the models directory.
+
+        Raises `NotFoundError` if there is no such model in the directory.
+        """
+        return UnloadReport.from_dict(self._verb("undeploy_model", timeout_s, model_id=model_id))
+
+    def sync_local_models(
+        self,
+        wait: bool = False,  # noqa: FBT001, FBT002 - as the customer's system has it
+        load: bool = True,  # noqa: FBT001, FBT002 - as above
+        *,
+        timeout_s: float | None = None,
+    ) -> SyncReport:
+        """Load what is new in the models directory, unless `load` is false, and unload what is gone from it.
+
+        With `wait` it returns when all of that has ended, else when it is begun.
+        """
+        return SyncReport.from_dict(self._verb("sync_local_models", timeout_s, wait=wait, load=load))
 
     # The host
 
@@ -316,9 +345,36 @@ class Client:
         pending = self._channel.begin(lambda tracker: tracker.stream(model_id, method, args, kwargs, timeout_s))
         return ItemStream(self._channel, pending, timeout_s)
 
+    def _send_files(
+        self, upload: int, parts: list[Part], progress: Progress | None, deadline: deploying.Deadline
+    ) -> None:
+        channel, sent_bytes, total_bytes = self._channel, 0, sum(part.size_bytes for part in parts)
+        reader = Reader(parts, deploying.chunk_bytes(channel.max_message_bytes))
+        waiting: deque[tuple[Pending, int]] = deque()
+        try:
+            chunk = reader.next()
+            while chunk is not None or waiting:
+                if chunk is None or len(waiting) == deploying.WINDOW:
+                    pending, size_bytes = waiting[0]
+                    channel.wait(pending, deadline.left_s())
+                    waiting.popleft()
+                    sent_bytes += size_bytes
+                    if progress is not None:
+                        progress(sent_bytes, total_bytes)
+                else:
+                    pending = self._begin("deploy_write", deadline.left_s(), upload=upload, **chunk._asdict())
+                    waiting.append((pending, len(chunk.data)))
+                    chunk = reader.next()
+        finally:
+            reader.close()
+            for pending, _ in waiting:
+                channel.cancel(pending)
+
+    def _begin(self, verb: str, timeout_s: float | None, **arguments: Any) -> Pending:
+        return self._channel.begin(lambda tracker: tracker.verb(verb, arguments, timeout_s))
+
     def _verb(self, verb: str, timeout_s: float | None, **arguments: Any) -> Any:
-        pending = self._channel.begin(lambda tracker: tracker.verb(verb, arguments, timeout_s))
-        return self._channel.wait(pending, timeout_s)
+        return self._channel.wait(self._begin(verb, timeout_s, **arguments), timeout_s)
 
 
 def _map_call(
@@ -327,46 +383,7 @@ def _map_call(
     return tracker.call(model_id, method, (x,), kwargs, timeout_s)
 
 
-def only_inputs(args: tuple[Any, ...]) -> tuple[Iterable[Any]]:
-    """Return the one positional argument of `map`, which must be iterable."""
-    if len(args) != 1 or not hasattr(args[0], "__iter__"):
-        raise InvalidArgumentError("map takes one iterable of inputs: model.map.predict(inputs, **the_same_for_each)")
-    return args
-
-
 def _events(items: ItemStream) -> Iterator[Event]:
     with items:
         for item in items:
             yield Event.from_dict(item)
-
-
-def load_arguments(
-    model_id: str,
-    path: str | os.PathLike[str] | None,
-    model_type: str,
-    wait: bool,  # noqa: FBT001 - private to the two clients
-    finder: str | None,
-    initializer: str | None,
-    options: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """Return the arguments of the verb `load_model`; the path becomes absolute, because the host has another cwd."""
-    return {
-        "model_id": model_id,
-        "path": None if path is None else _absolute(path),
-        "type": model_type,
-        "wait": wait,
-        "finder": finder,
-        "initializer": initializer,
-        "options": options or {},
-    }
-
-
-def _absolute(path: str | os.PathLike[str]) -> str:
-    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - Path.resolve would follow links
-
-
-def size_of(info: ModelInfo) -> int:
-    """Return the size of a model. Raises `NotFoundError` before the first measurement."""
-    if info.size is None:
-        raise NotFoundError(f"model {info.id!r} is {info.state} and was not measured yet")
-    return info.size

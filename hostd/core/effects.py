@@ -5,17 +5,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from hostd.core.events import Caller, CallId, ClientId, LoadingSpec, LoadSource, ModelId, Payload, WorkerId
+    from hostd.core.events import (
+        Caller,
+        CallId,
+        ClientId,
+        FilesId,
+        LoadingSpec,
+        LoadSource,
+        Memory,
+        ModelId,
+        Origin,
+        Payload,
+        SyncId,
+        WorkerId,
+    )
     from hostd.records import Event as StoryEvent
     from workers.wire.errors import HostError
 
 
 class FindSpec(NamedTuple):
-    """Ask a finder how to load a source; it answers with SpecFound or SpecRefused."""
+    """Ask a finder how to load a source; it answers with SpecFound or SpecRefused, perhaps after SpecDelayed."""
 
     model_id: ModelId
     generation: int
     source: LoadSource
+    origin: Origin
 
 
 class SpawnWorker(NamedTuple):
@@ -36,15 +50,91 @@ class SendLoad(NamedTuple):
 
 
 class MeasureWorker(NamedTuple):
-    """Sample the memory of the worker's tree; it comes back as WorkerMeasured."""
+    """Sample the memory of the worker's tree; it comes back as WorkerMeasured, if need be with an estimate."""
 
     worker_id: WorkerId
+    model_id: ModelId
+    source: LoadSource
 
 
 class KillWorker(NamedTuple):
     """End every process of the worker's tree, wait for the proof, and report WorkerGone."""
 
     worker_id: WorkerId
+
+
+class RememberSize(NamedTuple):
+    """Keep what a model turned out to use, for the next time that somebody asks before loading it."""
+
+    path: str
+    spec: LoadingSpec
+    memory: Memory
+    load_s: float
+
+
+class StageFiles(NamedTuple):
+    """Make a place for the files of a deploy; it comes back as FilesStaged or FilesFailed."""
+
+    files_id: FilesId
+    client: ClientId
+    model_id: ModelId
+    files: tuple[tuple[str, int], ...]
+    replace: bool
+
+
+class InstallFiles(NamedTuple):
+    """Put staged files in their place; it comes back as FilesInstalled or FilesFailed."""
+
+    files_id: FilesId
+
+
+class ConfirmFiles(NamedTuple):
+    """Make an installation last; it comes back as FilesConfirmed or FilesFailed."""
+
+    files_id: FilesId
+
+
+class UndoFiles(NamedTuple):
+    """Undo what a deploy has done so far, in whatever step it is; it comes back as FilesUndone."""
+
+    files_id: FilesId
+
+
+class CheckFiles(NamedTuple):
+    """See whether there are files to undeploy; it comes back as FilesChecked or FilesFailed."""
+
+    files_id: FilesId
+    model_id: ModelId
+
+
+class RemoveFiles(NamedTuple):
+    """Remove the files of a model; it comes back as FilesRemoved or FilesFailed."""
+
+    files_id: FilesId
+    model_id: ModelId
+
+
+class TidyFiles(NamedTuple):
+    """Remove what an operation that has been answered no longer needs."""
+
+    files_id: FilesId
+
+
+class ScanDirectory(NamedTuple):
+    """Look at the models directory; it comes back as DirectoryScanned or DirectoryUnavailable.
+
+    `loaded` are the models with a path, as `(id, path)`.
+    """
+
+    sync_id: SyncId
+    loaded: tuple[tuple[ModelId, str], ...]
+    retry_all: bool
+
+
+class NoteFailedEntry(NamedTuple):
+    """An entry of the models directory could not be loaded; it is not worth a try before it changes."""
+
+    model_id: ModelId
 
 
 class ForwardCall(NamedTuple):
@@ -109,6 +199,16 @@ Effect: TypeAlias = (
     | SendLoad
     | MeasureWorker
     | KillWorker
+    | RememberSize
+    | StageFiles
+    | InstallFiles
+    | ConfirmFiles
+    | UndoFiles
+    | CheckFiles
+    | RemoveFiles
+    | TidyFiles
+    | ScanDirectory
+    | NoteFailedEntry
     | ForwardCall
     | ForwardCancel
     | ForwardCredit

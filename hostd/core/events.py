@@ -1,78 +1,46 @@
 """What happened, in the past tense: the only way in which the outside reaches the core.
 
 Named tuples rather than dataclasses, because one is made for every request and every answer (a frozen dataclass costs
-four times as much to make). `payload` is opaque: the core never looks into it.
+four times as much to make). `payload` is opaque: the core never looks into it. The values that they carry are named
+here too, so that the outside needs this module alone.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, NewType, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from hostd.core.values import Caller as Caller
+from hostd.core.values import CallId as CallId
+from hostd.core.values import ClientId as ClientId
+from hostd.core.values import FilesId as FilesId
+from hostd.core.values import LoadingSpec as LoadingSpec
+from hostd.core.values import LoadSource as LoadSource
+from hostd.core.values import Memory as Memory
+from hostd.core.values import ModelId as ModelId
+from hostd.core.values import Origin as Origin
+from hostd.core.values import Payload as Payload
+from hostd.core.values import SyncId as SyncId
+from hostd.core.values import WorkerId as WorkerId
 
 if TYPE_CHECKING:
     from hostd.records import MethodInfo
     from workers.wire.errors import HostError
 
-ClientId = NewType("ClientId", bytes)
-WorkerId = NewType("WorkerId", int)
-CallId = NewType("CallId", int)
-ModelId = NewType("ModelId", str)
-
-Payload: TypeAlias = Any
-
-
-class Caller(NamedTuple):
-    """Who waits for an answer: a client and the id that it gave its request."""
-
-    client: ClientId
-    request_id: int
-
-
-class LoadSource(NamedTuple):
-    """What a load was asked to load; the same id with another source is another model."""
-
-    path: str | None
-    type: str
-    finder: str | None
-    initializer: str | None
-    options: dict[str, Any]
-
-
-class LoadingSpec(NamedTuple):
-    """What a finder made of a source: everything that a worker needs to load the model.
-
-    `loader` is a built-in name or `module:attr`, `python` the interpreter or None for the host's own, `methods` the
-    only ones to expose or None for all.
-    """
-
-    loader: str
-    options: dict[str, Any]
-    python: str | None
-    env: dict[str, str]
-    methods: tuple[str, ...] | None
-    default_method: str | None
-
-
-class Memory(NamedTuple):
-    """A sample of a worker's whole tree, in bytes summed over `processes`; None where the system did not tell."""
-
-    processes: int
-    rss_bytes: int
-    uss_bytes: int | None
-    pss_bytes: int | None
-    peak_bytes: int | None
-
-
 # Requests
 
 
 class LoadRequested(NamedTuple):
-    """A client wants a model loaded; `wait` says whether the answer comes after the load or at once."""
+    """A client wants a model loaded; `wait` says whether the answer comes after the load or at once.
+
+    `retries` is how often a failed load is tried again; None leaves it to the configuration.
+    """
 
     caller: Caller
     model_id: ModelId
     source: LoadSource
     wait: bool
     deadline_s: float | None
+    retries: int | None = None
 
 
 class RetrieveRequested(NamedTuple):
@@ -103,6 +71,56 @@ class ShutdownRequested(NamedTuple):
 
     caller: Caller | None
     at_once: bool = False
+
+
+class DeployRequested(NamedTuple):
+    """A client wants to send the files of a model: `(relative name, bytes)` each; `source` has no path yet."""
+
+    caller: Caller
+    model_id: ModelId
+    files: tuple[tuple[str, int], ...]
+    source: LoadSource
+    retries: int | None
+    replace: bool
+    keep: bool
+    wait: bool
+
+
+class DeployCommitRequested(NamedTuple):
+    """A client has sent all files of its deploy."""
+
+    caller: Caller
+    files_id: FilesId
+    deadline_s: float | None
+
+
+class DeployAbortRequested(NamedTuple):
+    """A client gives its deploy up."""
+
+    caller: Caller
+    files_id: FilesId
+
+
+class UndeployRequested(NamedTuple):
+    """A client wants a model and its files gone."""
+
+    caller: Caller
+    model_id: ModelId
+    deadline_s: float | None
+
+
+class SyncRequested(NamedTuple):
+    """Somebody wants the registry to follow the models directory.
+
+    `load` says whether new entries are loaded, `wait` whether the answer comes after all loads and unloads, `retry_all`
+    whether entries that failed before are tried again although they have not changed.
+    """
+
+    caller: Caller
+    wait: bool
+    load: bool
+    retry_all: bool
+    deadline_s: float | None
 
 
 class CallReceived(NamedTuple):
@@ -140,11 +158,20 @@ class ClientVanished(NamedTuple):
 
 
 class SpecFound(NamedTuple):
-    """A finder knows how to load the model."""
+    """A finder knows how to load the model, and from which path."""
 
     model_id: ModelId
     generation: int
     spec: LoadingSpec
+    path: str | None
+
+
+class SpecDelayed(NamedTuple):
+    """The model's files are still being written; they are looked at again."""
+
+    model_id: ModelId
+    generation: int
+    reason: str
 
 
 class SpecRefused(NamedTuple):
@@ -192,10 +219,11 @@ class WorkerRefusedLoad(NamedTuple):
 
 
 class WorkerMeasured(NamedTuple):
-    """A memory sample of the worker's tree; None if the tree could not be read."""
+    """A memory sample of the worker's tree; None if the tree could not be read, with an estimate instead if asked."""
 
     worker_id: WorkerId
     memory: Memory | None
+    estimate_bytes: int | None = None
 
 
 class WorkerAnswered(NamedTuple):
@@ -241,6 +269,69 @@ class WorkerUnreachable(NamedTuple):
     is_full: bool
 
 
+# Files
+
+
+class FilesStaged(NamedTuple):
+    """There is a place for the files of a deploy."""
+
+    files_id: FilesId
+
+
+class FilesInstalled(NamedTuple):
+    """The files of a deploy lie at `path`, in the place of earlier ones if there were any; they can still be undone."""
+
+    files_id: FilesId
+    path: str
+
+
+class FilesConfirmed(NamedTuple):
+    """What a deploy installed stays, whatever happens from now on."""
+
+    files_id: FilesId
+
+
+class FilesUndone(NamedTuple):
+    """Nothing is left of a deploy; `error` if the system did not let us, so that the next start has to."""
+
+    files_id: FilesId
+    error: HostError | None
+
+
+class FilesChecked(NamedTuple):
+    """The files of an undeploy are there."""
+
+    files_id: FilesId
+
+
+class FilesRemoved(NamedTuple):
+    """The files of an undeploy are gone for good."""
+
+    files_id: FilesId
+
+
+class FilesFailed(NamedTuple):
+    """What was to be done with files next could not be done; nothing of that step is left."""
+
+    files_id: FilesId
+    error: HostError
+
+
+class DirectoryScanned(NamedTuple):
+    """The models directory was looked at: entries `(id, path)` that may be loaded, and loaded models that are gone."""
+
+    sync_id: SyncId
+    found: tuple[tuple[ModelId, str], ...]
+    gone: tuple[ModelId, ...]
+
+
+class DirectoryUnavailable(NamedTuple):
+    """The models directory could not be looked at."""
+
+    sync_id: SyncId
+    reason: str
+
+
 class TimePassed(NamedTuple):
     """The deadline that `next_deadline` named has come."""
 
@@ -251,11 +342,17 @@ Event: TypeAlias = (
     | UnloadRequested
     | UnloadAllRequested
     | ShutdownRequested
+    | DeployRequested
+    | DeployCommitRequested
+    | DeployAbortRequested
+    | UndeployRequested
+    | SyncRequested
     | CallReceived
     | CallCancelled
     | CreditGranted
     | ClientVanished
     | SpecFound
+    | SpecDelayed
     | SpecRefused
     | WorkerSpawned
     | WorkerSpawnFailed
@@ -268,5 +365,14 @@ Event: TypeAlias = (
     | WorkerExited
     | WorkerGone
     | WorkerUnreachable
+    | FilesStaged
+    | FilesInstalled
+    | FilesConfirmed
+    | FilesUndone
+    | FilesChecked
+    | FilesRemoved
+    | FilesFailed
+    | DirectoryScanned
+    | DirectoryUnavailable
     | TimePassed
 )

@@ -10,8 +10,8 @@ Rules
 2. What a worker says is taken only in a state in which it may say it; the rest is late or a lie and changes nothing.
 3. Time is an argument; `next_deadline` says when `TimePassed` is due.
 
-This file turns events into calls of `Loading` (whole models) and `Router` (single calls) and follows the workers. It
-decides nothing that belongs there.
+This file turns events into calls of those who decide (`Loading`, `Unloading`, `Deploying`, `Syncing`, `Router`) and
+follows the workers. It decides nothing that belongs there.
 """
 
 from __future__ import annotations
@@ -19,11 +19,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import events as ev
+from hostd.core.deploying import Deploying
+from hostd.core.effects import AnswerError
 from hostd.core.lifecycle import ModelInput, ModelState, WorkerInput, WorkerState
-from hostd.core.loading import Loading, WaiterTimer, WorkerTimer
+from hostd.core.loading import Loading
 from hostd.core.registry import CoreConfig, Registry
 from hostd.core.routing import Router
-from workers.wire.errors import AbortedError, DeadlineExceededError, HostError, InternalError, UnavailableError
+from hostd.core.syncing import Syncing
+from hostd.core.timers import FinderTimer, HeldTimer, RetryTimer, WaiterTimer, WorkerTimer
+from hostd.core.undeploying import Undeploying
+from hostd.core.unloading import Unloading
+from workers.wire.errors import (
+    AbortedError,
+    CancelledError,
+    DeadlineExceededError,
+    HostError,
+    InternalError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,22 +53,32 @@ class Core:
     def __init__(self, config: CoreConfig | None = None, wall_offset_s: float = 0.0) -> None:
         """Take the limits, and what to add to `now` for seconds since the epoch (records show wall-clock time)."""
         self._registry = Registry(config or CoreConfig(), wall_offset_s)
-        self._router = Router(self._registry)
-        self._loading = Loading(self._registry)
-        loading, router = self._loading, self._router
+        loading = self._loading = Loading(self._registry)
+        router = self._router = Router(self._registry, loading.wanted)
+        unloading = self._unloading = Unloading(self._registry, loading)
+        deploying = self._deploying = Deploying(self._registry, loading, unloading)
+        undeploying = self._undeploying = Undeploying(self._registry, loading, unloading, deploying)
+        syncing = self._syncing = Syncing(self._registry, loading, unloading)
+        asked = self._asked
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.CallReceived: router.call,
             ev.WorkerAnswered: router.answered,
-            ev.CallCancelled: router.cancelled,
+            ev.CallCancelled: self._on_cancelled,
             ev.CreditGranted: router.credited,
             ev.WorkerUnreachable: router.unreachable,
-            ev.LoadRequested: loading.load,
-            ev.RetrieveRequested: loading.retrieve,
-            ev.UnloadRequested: lambda e: loading.unload(e.caller, e.model_id, e.deadline_s),
-            ev.UnloadAllRequested: lambda e: loading.unload_all(e.caller, e.deadline_s),
-            ev.ShutdownRequested: lambda e: loading.shutdown(e.caller, at_once=e.at_once),
+            ev.LoadRequested: asked(loading.load),
+            ev.RetrieveRequested: asked(loading.retrieve),
+            ev.UnloadRequested: asked(unloading.unload),
+            ev.UnloadAllRequested: asked(unloading.unload_all),
+            ev.ShutdownRequested: self._on_shutdown,
+            ev.DeployRequested: asked(deploying.deploy),
+            ev.DeployCommitRequested: asked(deploying.commit),
+            ev.DeployAbortRequested: asked(deploying.abort),
+            ev.UndeployRequested: asked(undeploying.undeploy),
+            ev.SyncRequested: asked(syncing.sync),
             ev.ClientVanished: self._on_client_vanished,
             ev.SpecFound: loading.spec_found,
+            ev.SpecDelayed: self._on_spec_delayed,
             ev.SpecRefused: lambda e: loading.spec_refused(e.model_id, e.generation, e.error),
             ev.WorkerSpawned: self._on_spawned,
             ev.WorkerSpawnFailed: self._on_spawn_failed,
@@ -66,7 +89,24 @@ class Core:
             ev.WorkerSpokeLastWords: self._on_last_words,
             ev.WorkerExited: self._on_exited,
             ev.WorkerGone: self._on_gone,
+            ev.FilesStaged: deploying.staged,
+            ev.FilesInstalled: deploying.installed,
+            ev.FilesConfirmed: deploying.confirmed,
+            ev.FilesUndone: deploying.undone,
+            ev.FilesChecked: undeploying.checked,
+            ev.FilesRemoved: undeploying.removed,
+            ev.FilesFailed: self._on_files_failed,
+            ev.DirectoryScanned: syncing.scanned,
+            ev.DirectoryUnavailable: syncing.unavailable,
             ev.TimePassed: self._on_time_passed,
+        }
+        self._timeouts: dict[type, Callable[[Any], None]] = {
+            WorkerTimer: lambda key: self._on_worker_timeout(key.worker_id),
+            WaiterTimer: lambda key: self._registry.waiting.dismiss(key.caller, _too_late()),
+            HeldTimer: router.expire_held,
+            FinderTimer: loading.expire_finder,
+            RetryTimer: loading.retry,
+            int: router.expire,
         }
 
     def handle(self, event: ev.Event, now: float) -> list[Effect]:
@@ -101,6 +141,16 @@ class Core:
         """Return how many workers may have a process."""
         return len(self._registry.workers)
 
+    def is_finding(self, model_id: ev.ModelId, generation: int) -> bool:
+        """Say whether a finder's answer for this generation is still waited for."""
+        model = self._registry.generation_of(model_id, generation)
+        return model is not None and model.is_finding
+
+    @property
+    def degraded(self) -> str | None:
+        """Why the models directory cannot be followed at present, or None."""
+        return self._registry.degraded
+
     def is_idle(self, worker_id: ev.WorkerId) -> bool:
         """Say whether a worker has nothing to do, so that a sample of it may wait."""
         worker = self._registry.workers.get(worker_id)
@@ -118,7 +168,7 @@ class Core:
         if worker is not None:
             self._loading.load_failed(worker, event.error)
             self._registry.move_worker(worker, WorkerInput.SPAWN_FAILED, event.error.message)
-            self._loading.worker_gone(worker)
+            self._worker_gone(worker)
 
     def _on_hello(self, event: ev.WorkerSaidHello) -> None:
         worker = self._accepting(event.worker_id, WorkerInput.HELLO)
@@ -143,7 +193,9 @@ class Core:
         if event.memory is not None and worker.state is not WorkerState.KILLING:
             worker.memory = event.memory
             sizes = [w.memory.rss_bytes for w in worker.model.workers.values() if w.memory is not None]
-            worker.model.size_bytes = sum(sizes)
+            worker.model.size_bytes, worker.model.size_source = sum(sizes), "measured"
+        elif event.estimate_bytes is not None and worker.model.size_bytes is None:
+            worker.model.size_bytes, worker.model.size_source = event.estimate_bytes, "estimated"
         # A periodic sample may arrive while the model is still being loaded; that is not the one READY waits for.
         if worker.has_loaded and self._registry.accepts(worker, WorkerInput.MEASURED):
             self._registry.move_worker(worker, WorkerInput.MEASURED, "loaded and measured")
@@ -181,7 +233,23 @@ class Core:
             # Not at the exit: a process is known to have ended before its last words are read.
             self._loading.load_failed(worker, self._death_of(worker))
             self._registry.move_worker(worker, WorkerInput.GONE, f"{event.processes} processes are gone")
-            self._loading.worker_gone(worker)
+            self._worker_gone(worker)
+
+    def _worker_gone(self, worker: Worker) -> None:
+        """Go on with whatever waited for the proof of a worker's death."""
+        registry, own = self._registry, worker.model
+        registry.timers.cancel(WorkerTimer(worker.id))
+        model = registry.models[own.id]  # perhaps of a later generation, which waits for this worker too
+        if own is registry.successors.get(own.id):
+            if not own.alive():
+                self._loading.try_ended(own)
+        elif own is not model and own.state is ModelState.UNLOADING and not own.workers:
+            registry.move_model(own, ModelInput.ALL_GONE, "it was replaced, and its processes are gone")
+        if not model.alive():
+            if model.state is ModelState.UNLOADING:
+                self._unloading.end(model)
+            else:
+                self._loading.try_ended(model)
 
     def _accepting(self, worker_id: ev.WorkerId, why: WorkerInput) -> Worker | None:
         worker = self._registry.workers.get(worker_id)
@@ -205,21 +273,46 @@ class Core:
 
     # Time and clients
 
+    def _asked(self, decide: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Return the handler of a request of the control plane, which ends with an answer if it is refused."""
+
+        def handler(event: Any) -> None:
+            try:
+                self._registry.waiting.check(event.caller)
+                decide(event)
+            except HostError as error:
+                self._registry.effects.append(AnswerError(event.caller, error))
+
+        return handler
+
+    def _on_shutdown(self, event: ev.ShutdownRequested) -> None:
+        self._syncing.stop()
+        self._deploying.stop()
+        self._unloading.shutdown(event)
+
+    def _on_cancelled(self, event: ev.CallCancelled) -> None:
+        if event.caller in self._registry.waiting:
+            error = CancelledError("the request was cancelled by its caller; what was asked for goes on")
+            self._registry.waiting.dismiss(event.caller, error)
+        else:
+            self._router.cancelled(event)
+
+    def _on_files_failed(self, event: ev.FilesFailed) -> None:
+        is_undeploy = event.files_id in self._undeploying.undeploys
+        (self._undeploying if is_undeploy else self._deploying).failed(event)
+
+    def _on_spec_delayed(self, event: ev.SpecDelayed) -> None:
+        self._loading.spec_delayed(event)
+        self._syncing.delayed(event)
+
     def _on_client_vanished(self, event: ev.ClientVanished) -> None:
         self._router.lose_client(event.client)
-        self._loading.lose_client(event.client)
+        self._registry.waiting.lose_client(event.client)
+        self._deploying.lose_client(event.client)
 
     def _on_time_passed(self, _event: ev.TimePassed) -> None:
-        expired: set[ev.Caller] = set()
         for key in self._registry.timers.pop_due(self._registry.now):
-            if isinstance(key, WorkerTimer):
-                self._on_worker_timeout(key.worker_id)
-            elif isinstance(key, WaiterTimer):
-                expired.add(key.caller)
-            else:
-                self._router.expire(key)  # type: ignore[arg-type]  # the third kind of key is a CallId, a plain int
-        if expired:
-            self._loading.expire_waiters(expired)
+            self._timeouts[type(key)](key)
 
     def _on_worker_timeout(self, worker_id: ev.WorkerId) -> None:
         worker, config = self._registry.workers[worker_id], self._registry.config
@@ -232,7 +325,7 @@ class Core:
         else:
             late = f"calls did not end within {config.drain_timeout_s:g} s (workers.drain_timeout_s)"
             self._router.fail_all(worker, AbortedError(f"model {worker.model.id!r} was unloaded: {late}"))
-        self._loading.kill(worker, late)
+        self._registry.kill(worker, late)
 
     # Proof
 
@@ -245,11 +338,15 @@ class Core:
     def _problems(self) -> list[str]:
         registry, router = self._registry, self._router
         problems = [problem for model_id, model in registry.models.items() for problem in _problems_of(model_id, model)]
+        for model_id, model in registry.successors.items():
+            problems += _problems_of(model_id, model)
+            if model_id not in registry.models:
+                problems.append(f"{model!r} succeeds nobody")
         for worker in registry.workers.values():
-            model = registry.models.get(worker.model.id)
+            models = (registry.models.get(worker.model.id), registry.successors.get(worker.model.id))
             if worker.state is WorkerState.DEAD:
                 problems.append(f"{worker!r} is DEAD but registered")
-            elif model is None or worker not in model.alive():
+            elif not any(worker in model.alive() for model in models if model is not None):
                 problems.append(f"{worker!r} belongs to no registered model")
         in_flight = {call_id for worker in registry.workers.values() for call_id in worker.calls}
         if in_flight != set(router.calls) or set(router.by_caller.values()) != set(router.calls):
@@ -258,10 +355,20 @@ class Core:
             problems.append(f"{router.in_flight_bytes} bytes in flight do not add up")
         problems.extend(
             f"{group!r} waits for models that are gone"
-            for group in self._loading.unload_alls
+            for group in self._unloading.unload_alls
             if not group.pending or not group.pending <= set(registry.models)
         )
+        problems += (
+            registry.waiting.problems()
+            + router.holding.problems()
+            + self._deploying.problems()
+            + self._undeploying.problems()
+        )
         return problems
+
+
+def _too_late() -> HostError:
+    return DeadlineExceededError("the deadline passed while waiting; what was asked for goes on")
 
 
 def _problems_of(model_id: ev.ModelId, model: Model) -> list[str]:

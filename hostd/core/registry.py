@@ -8,6 +8,8 @@ Rules
    that `explain` can say what became of them.
 4. No process is without a registered model: a new generation waits for what is still dying of the earlier ones, so that
    "unloaded" is true of the id and not only of its last load.
+5. An id has one registered model, and at most one successor beside it: a new generation that takes its place when it is
+   READY, while the registered one serves.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hostd.core.effects import Announce, Effect, KillWorker, MeasureWorker, SendLoad
-from hostd.core.events import Caller, CallId, LoadingSpec, LoadSource, Memory, ModelId, WorkerId
+from hostd.core.events import CallId, FilesId, LoadingSpec, LoadSource, Memory, ModelId, Origin, WorkerId
 from hostd.core.lifecycle import (
     ALIVE,
     MODEL_TRANSITIONS,
@@ -28,12 +30,21 @@ from hostd.core.lifecycle import (
     WorkerInput,
     WorkerState,
 )
-from hostd.core.timers import Timers
-from hostd.records import Event, MethodInfo, ModelInfo, WorkerInfo
+from hostd.core.timers import Timers, WorkerTimer
+from hostd.core.waiting import Waiters, Waiting
+from hostd.records import Event, MethodInfo, ModelInfo, UnloadReport, WorkerInfo
 from workers.wire.errors import HostError, InternalError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
+
+
+_WANTED_BY = {
+    Origin.REQUESTED: "requested",
+    Origin.LAZY: "because somebody wants to use it",
+    Origin.SYNCED: "found in the models directory",
+    Origin.DEPLOYED: "deployed",
+}
 
 
 @dataclass(frozen=True)
@@ -43,8 +54,15 @@ class CoreConfig:
     spawn_timeout_s: float = 30.0
     load_timeout_s: float = 600.0
     drain_timeout_s: float = 10.0
+    load_retries: int = 0
+    retry_backoff_s: float = 0.2
+    retry_max_backoff_s: float = 30.0
+    models_dir: str | None = None
+    lazy_load: bool = False
+    lazy_load_retries: int = 2
     max_in_flight: int = 1024
     max_in_flight_bytes: int = 4 << 30
+    max_waiting: int = 100_000
     story_length: int = 64
     stories_kept: int = 256
 
@@ -72,13 +90,19 @@ class Worker:
 class Model:
     """One generation of a model; `waiters` are the callers that the end of the load answers.
 
-    `earlier` are the workers of earlier generations that were dying when this one began.
+    `earlier` are the workers of earlier generations that were dying when this one began. `is_told` says whether its
+    story has begun: that of a lazy load begins when something was found.
     """
 
     id: ModelId
     generation: int
     source: LoadSource
     created_s: float
+    origin: Origin = Origin.REQUESTED
+    retries_left: int = 0
+    tries: int = 0
+    is_finding: bool = False
+    is_told: bool = False
     state: ModelState = ModelState.LOADING
     spec: LoadingSpec | None = None
     loader: str | None = None
@@ -87,8 +111,8 @@ class Model:
     ready: list[Worker] = field(default_factory=list)
     methods: dict[str, MethodInfo] = field(default_factory=dict)
     default_method: str | None = None
-    waiters: list[Caller] = field(default_factory=list)
-    unload_waiters: list[Caller] = field(default_factory=list)
+    waiters: Waiters = field(default_factory=dict)
+    unload_waiters: Waiters = field(default_factory=dict)
     load_error: HostError | None = None
     reason: str = ""
     calls: int = 0
@@ -97,6 +121,7 @@ class Model:
     last_used_s: float | None = None
     unload_began_s: float = 0.0
     size_bytes: int | None = None
+    size_source: str = "unknown"
     freed_bytes: int = 0
     processes_ended: int = 0
 
@@ -116,25 +141,88 @@ class Registry:
         self.config = config
         self.wall_offset_s = wall_offset_s
         self.models: dict[ModelId, Model] = {}
+        self.successors: dict[ModelId, Model] = {}
+        self.reserved: dict[ModelId, str] = {}
+        """Ids that may not be loaded at present, and why: their files are being moved."""
         self.workers: dict[WorkerId, Worker] = {}
         self.stories: OrderedDict[ModelId, deque[Event]] = OrderedDict()
         self.timers: Timers[Hashable] = Timers()
         self.effects: list[Effect] = []
+        self.waiting = Waiting(self)
+        self.load_ended: list[Callable[[Model, HostError | None], None]] = []
+        """Called when a load has ended, after those who waited for it were answered; None: it succeeded."""
+        self.unload_ended: list[Callable[[Model, UnloadReport], None]] = []
+        """Called when a model is UNLOADED."""
+        self.files_in_work: set[FilesId] = set()
+        """Deploys and undeploys that are not over; the host does not stop before they are."""
+        self.is_stopping = False
+        self.degraded: str | None = None
+        """Why the models directory cannot be followed at present."""
         self.now = 0.0
         self._generations = 0
         self._workers = 0
+        self._files = 0
 
-    def new_model(self, model_id: ModelId, source: LoadSource) -> Model:
+    def new_model(
+        self, model_id: ModelId, source: LoadSource, origin: Origin = Origin.REQUESTED, retries: int = 0
+    ) -> Model:
         """Register a new generation of an id."""
+        model = self._new_generation(model_id, source, origin, retries)
+        self._take_place(model)
+        if origin is not Origin.LAZY:
+            self.begin_story(model)
+        return model
+
+    def new_successor(self, model_id: ModelId, source: LoadSource, retries: int) -> Model:
+        """Make a new generation beside the one that serves."""
+        model = self._new_generation(model_id, source, Origin.DEPLOYED, retries)
+        self.successors[model_id] = model
+        self.begin_story(model)
+        return model
+
+    def promote(self, model: Model) -> Model:
+        """Let a successor take the place of the registered model, and return that."""
+        replaced = self.models[model.id]
+        del self.successors[model.id]
+        self._take_place(model)
+        return replaced
+
+    def begin_story(self, model: Model) -> None:
+        """Tell that there is a new generation."""
+        if not model.is_told:
+            model.is_told = True
+            reason = f"load of {model.source.path or 'no path'} {_WANTED_BY[model.origin]}"
+            self._tell(model, None, "NEW", model.state.value, "LOAD", reason)
+
+    def note(self, model: Model, cause: str, reason: str) -> None:
+        """Tell something of a model that leaves its state as it is."""
+        model.reason = reason
+        self._tell(model, None, model.state.value, model.state.value, cause, reason)
+
+    def _new_generation(self, model_id: ModelId, source: LoadSource, origin: Origin, retries: int) -> Model:
         self._generations += 1
-        model = Model(model_id, self._generations, source, created_s=self.now)
-        previous = self.models.get(model_id)
+        return Model(model_id, self._generations, source, created_s=self.now, origin=origin, retries_left=retries)
+
+    def _take_place(self, model: Model) -> None:
+        previous = self.models.get(model.id)
         if previous is not None:
             # Handed over, not shared, or a model that crashes again and again would keep all its generations.
             model.earlier, previous.earlier = previous.alive(), []
-        self.models[model_id] = model
-        self._tell(model, None, "NEW", model.state.value, "LOAD", f"load of {source.path or 'no path'} requested")
-        return model
+        self.models[model.id] = model
+
+    def new_files_id(self) -> FilesId:
+        """Return the id of a new operation on files, which is in work from now on."""
+        self._files += 1
+        files_id = FilesId(self._files)
+        self.files_in_work.add(files_id)
+        return files_id
+
+    def generation_of(self, model_id: ModelId, generation: int) -> Model | None:
+        """Return the registered model or the successor of this generation, or None."""
+        for model in (self.models.get(model_id), self.successors.get(model_id)):
+            if model is not None and model.generation == generation:
+                return model
+        return None
 
     def new_worker(self, model: Model) -> Worker:
         """Register a worker that is about to be spawned for a model."""
@@ -176,8 +264,15 @@ class Registry:
 
     def forget_model(self, model: Model) -> None:
         """Take a model out of the registry; its story stays."""
-        if self.models.get(model.id) is model:
-            del self.models[model.id]
+        for place in (self.models, self.successors):
+            if place.get(model.id) is model:
+                del place[model.id]
+
+    def kill(self, worker: Worker, reason: str) -> None:
+        """Kill a worker that is not being killed yet."""
+        if self.accepts(worker, WorkerInput.KILL):
+            self.timers.cancel(WorkerTimer(worker.id))
+            self.move_worker(worker, WorkerInput.KILL, reason)
 
     def _assign(self, subject: Worker | Model, new: WorkerState | ModelState, cause: str, reason: str) -> None:
         old = subject.state
@@ -192,13 +287,15 @@ class Registry:
         if action is WorkerAction.KILL:
             return KillWorker(worker.id)
         if action is WorkerAction.MEASURE:
-            return MeasureWorker(worker.id)
+            return MeasureWorker(worker.id, worker.model.id, worker.model.source)
         model = worker.model
         if model.spec is None:
             raise InternalError(f"a worker was told to load before there was a specification: {worker!r}")
         return SendLoad(worker.id, model.id, model.source.path, model.spec)
 
     def _tell(self, model: Model, worker: Worker | None, old: str, new: str, cause: str, reason: str) -> None:
+        if not model.is_told:
+            return
         event = Event(
             time_s=self.now + self.wall_offset_s,
             model_id=model.id,
@@ -232,7 +329,7 @@ class Registry:
             loader=model.loader,
             generation=model.generation,
             size=model.size_bytes,
-            size_source="measured" if model.size_bytes is not None else "unknown",
+            size_source=model.size_source,
             methods=model.methods,
             default_method=model.default_method,
             workers=tuple(self._describe_worker(worker) for worker in model.workers.values()),

@@ -6,6 +6,7 @@ Rules
    and is dropped.
 2. A client may not use a request id again while it is in use.
 3. Every refusal says in which state the model is and why.
+4. With lazy loading a call of a model that is not loaded begins its load, and calls wait for it (`Holding`).
 """
 
 from __future__ import annotations
@@ -23,23 +24,25 @@ from hostd.core.events import (
     WorkerAnswered,
     WorkerUnreachable,
 )
+from hostd.core.holding import Holding
 from hostd.core.lifecycle import ModelState, WorkerInput, WorkerState
+from hostd.core.refusals import refusal_of
 from workers.wire.errors import (
     CancelledError,
     DeadlineExceededError,
-    FailedPreconditionError,
     HostError,
     InvalidArgumentError,
-    NotFoundError,
     ResourceExhaustedError,
     UnavailableError,
     UnimplementedError,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable
 
+    from hostd.core.events import ModelId
     from hostd.core.registry import Model, Registry, Worker
+    from hostd.core.timers import HeldTimer
 
 
 class Call(NamedTuple):
@@ -54,8 +57,12 @@ class Call(NamedTuple):
 class Router:
     """The table of calls in flight."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, wanted: Callable[[ModelId], Model]) -> None:
+        """Take the registry, and what finds a model that somebody wants or begins its lazy load (`Loading.wanted`)."""
         self._registry = registry
+        self._wanted = wanted
+        self.holding = Holding(registry)
+        registry.load_ended.append(self._on_load_ended)
         self.calls: dict[CallId, Call] = {}
         self.by_caller: dict[Caller, CallId] = {}
         self.in_flight_bytes = 0
@@ -65,9 +72,14 @@ class Router:
         """Forward a call to the READY worker with the least to do, or refuse it."""
         registry = self._registry
         caller = Caller(event.client, event.request_id)
-        worker = self._choose(event, caller)
-        if isinstance(worker, HostError):
-            registry.effects.append(AnswerError(caller, worker))
+        model = registry.models.get(event.model_id)
+        try:
+            if model is None or not model.ready:
+                self._call_later(event, caller)
+                return
+            worker = self._choose(model, event, caller)
+        except HostError as error:
+            registry.effects.append(AnswerError(caller, error))
             return
         now = registry.now
         self._count += 1
@@ -97,10 +109,13 @@ class Router:
 
     def cancelled(self, event: CallCancelled) -> None:
         """End a call that its client does not want any more."""
+        error = CancelledError("the call was cancelled by its caller")
         call = self._of(event.caller)
         if call is not None:
             self._registry.effects.append(ForwardCancel(call.worker.id, call.id))
-            self.fail(call.id, CancelledError("the call was cancelled by its caller"))
+            self.fail(call.id, error)
+        elif event.caller in self.holding.by_caller:
+            self.holding.dismiss(event.caller, error)
 
     def credited(self, event: CreditGranted) -> None:
         """Pass a stream's credit on to its worker."""
@@ -125,6 +140,10 @@ class Router:
             self._registry.effects.append(ForwardCancel(call.worker.id, call_id))
             self.fail(call_id, DeadlineExceededError("the deadline passed before the model answered"))
 
+    def expire_held(self, key: HeldTimer) -> None:
+        """End a call whose deadline has come before its model was loaded."""
+        self.holding.dismiss(key.caller, DeadlineExceededError("the deadline passed before the model was loaded"))
+
     def fail(self, call_id: CallId, error: HostError) -> None:
         """End a call with an error of ours."""
         call = self.calls.get(call_id)
@@ -140,6 +159,7 @@ class Router:
 
     def lose_client(self, client: ClientId) -> None:
         """End every call of a client that nobody can answer any more."""
+        self.holding.lose_client(client)
         for caller in [caller for caller in self.by_caller if caller.client == client]:
             call = self.calls[self.by_caller[caller]]
             self._forget(call)
@@ -159,56 +179,54 @@ class Router:
         if worker.state is WorkerState.DRAINING and not worker.calls:
             self._registry.move_worker(worker, WorkerInput.DRAINED, "the last call in flight has ended")
 
-    def _choose(self, event: CallReceived, caller: Caller) -> Worker | HostError:  # noqa: PLR0911 - one line a refusal
-        """Return the worker for a call, or the error that refuses it."""
-        registry = self._registry
-        model = registry.models.get(event.model_id)
-        if model is None:
-            return no_such_model(event.model_id, registry.models)
-        if not model.ready:
-            return refusal_of(model)
+    def _call_later(self, event: CallReceived, caller: Caller) -> None:
+        """Hold a call until its model is loaded. Raises `HostError` to refuse it."""
+        self._check_call(event, caller)
+        model = self._wanted(event.model_id)
+        if model.state is not ModelState.LOADING or not self._registry.config.lazy_load:
+            raise refusal_of(model)
+        self._check_room(event)
+        self.holding.hold(event, caller)
+
+    def _on_load_ended(self, model: Model, error: HostError | None) -> None:
+        if self._registry.models.get(model.id) is not model and error is None:
+            return  # a successor that does not serve yet
+        for event in self.holding.release(model.id):
+            if error is None:
+                self.call(event)
+            else:
+                self._registry.effects.append(AnswerError(Caller(event.client, event.request_id), error))
+
+    def _choose(self, model: Model, event: CallReceived, caller: Caller) -> Worker:
+        """Return the READY worker with the least to do. Raises `HostError` to refuse the call."""
         if event.method not in model.methods:
             known = ", ".join(sorted(model.methods)) or "none"
-            return UnimplementedError(
+            raise UnimplementedError(
                 f"model {model.id!r} has no method {event.method!r}; it has: {known}",
                 details={"methods": sorted(model.methods)},
             )
-        if caller in self.by_caller:
-            return InvalidArgumentError(f"request id {event.request_id} is in use by another call of this client")
-        if event.deadline_s is not None and event.deadline_s <= registry.now:
-            return DeadlineExceededError("the deadline had passed when the call arrived")
+        self._check_call(event, caller)
         ready = model.ready
         worker = ready[0] if len(ready) == 1 else min(ready, key=lambda worker: len(worker.calls))
-        limits = registry.config
-        if len(worker.calls) >= limits.max_in_flight:
-            return ResourceExhaustedError(
-                f"model {model.id!r} has {len(worker.calls)} calls in flight, the limit is {limits.max_in_flight} "
+        limit = self._registry.config.max_in_flight
+        if len(worker.calls) >= limit:
+            raise ResourceExhaustedError(
+                f"model {model.id!r} has {len(worker.calls)} calls in flight, the limit is {limit} "
                 f"(workers.max_in_flight): call more slowly"
             )
-        if self.in_flight_bytes + event.size_bytes > limits.max_in_flight_bytes:
-            return ResourceExhaustedError(
-                f"calls in flight hold {self.in_flight_bytes} bytes, {event.size_bytes} more are over the limit of "
-                f"{limits.max_in_flight_bytes} (limits.max_in_flight_bytes): send less at a time"
-            )
+        self._check_room(event)
         return worker
 
+    def _check_call(self, event: CallReceived, caller: Caller) -> None:
+        if caller in self.by_caller or caller in self.holding.by_caller:
+            raise InvalidArgumentError(f"request id {event.request_id} is in use by another call of this client")
+        if event.deadline_s is not None and event.deadline_s <= self._registry.now:
+            raise DeadlineExceededError("the deadline had passed when the call arrived")
 
-def no_such_model(model_id: str, known: Iterable[str]) -> NotFoundError:
-    """Return the error for an id that is not loaded."""
-    names = sorted(known)[:10]
-    loaded = f"loaded are: {', '.join(names)}" if names else "no model is loaded"
-    return NotFoundError(f"there is no model {model_id!r}; {loaded}", details={"model_id": model_id})
-
-
-def refusal_of(model: Model) -> HostError:
-    """Return the error for a model that serves nobody at present."""
-    advice = {
-        ModelState.LOADING: "wait for it with retrieve_model",
-        ModelState.UNLOADING: "load it again when that is done",
-        ModelState.FAILED: "load it again",
-    }.get(model.state, "see explain_model")
-    reason = f" ({model.reason})" if model.reason else ""
-    return FailedPreconditionError(
-        f"model {model.id!r} is {model.state.value}{reason}: {advice}",
-        details={"model_id": model.id, "state": model.state.value, "reason": model.reason},
-    )
+    def _check_room(self, event: CallReceived) -> None:
+        in_flight_bytes, limit = self.in_flight_bytes + self.holding.bytes, self._registry.config.max_in_flight_bytes
+        if in_flight_bytes + event.size_bytes > limit:
+            raise ResourceExhaustedError(
+                f"calls in flight hold {in_flight_bytes} bytes, {event.size_bytes} more are over the limit of "
+                f"{limit} (limits.max_in_flight_bytes): send less at a time"
+            )

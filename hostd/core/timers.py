@@ -9,11 +9,46 @@ Rules
 from __future__ import annotations
 
 import heapq
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from hostd.core.events import Caller, ModelId, WorkerId
 
 K = TypeVar("K")
 
 _SLACK = 1024
+
+
+class WorkerTimer(NamedTuple):
+    """The deadline of whatever a worker is doing now."""
+
+    worker_id: WorkerId
+
+
+class FinderTimer(NamedTuple):
+    """When a finder has taken too long, or files have been written for too long."""
+
+    model_id: ModelId
+    generation: int
+
+
+class RetryTimer(NamedTuple):
+    """When a failed load is tried again."""
+
+    model_id: ModelId
+    generation: int
+
+
+class WaiterTimer(NamedTuple):
+    """The deadline of a caller that waits for the control plane."""
+
+    caller: Caller
+
+
+class HeldTimer(NamedTuple):
+    """The deadline of a call that waits for its model to be loaded."""
+
+    caller: Caller
 
 
 class Timers(Generic[K]):

@@ -120,6 +120,7 @@ class Backend:
             "options": spec.options,
             "methods": None if spec.methods is None else list(spec.methods),
             "default_method": spec.default_method,
+            "initializer": None if spec.initializer is None else list(spec.initializer),
             "max_message_bytes": self._max_message_bytes,
         }
         self._send(effect.worker_id, msg.pack_map(msg.LOAD, 0, request))

@@ -32,11 +32,17 @@ _GAUGES: dict[str, tuple[str, Callable[[ModelInfo], float]]] = {
 
 
 class Metrics:
-    """The registry of metrics of one host. `list_models` is called on the loop."""
+    """The registry of metrics of one host. `list_models` and `degraded` are called on the loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, list_models: Callable[[], list[ModelInfo]]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        list_models: Callable[[], list[ModelInfo]],
+        degraded: Callable[[], str | None],
+    ) -> None:
         self._loop = loop
         self._list_models = list_models
+        self._degraded = degraded
         self.registry = CollectorRegistry()
         self._failures = Counter(
             "load_model_exception_count", "Loads that failed", ["model_type"], registry=self.registry
@@ -56,6 +62,7 @@ class Metrics:
         self._deaths = Counter(
             "hostd_worker_deaths", "Workers that died without being asked to", registry=self.registry
         )
+        self._retries = Counter("hostd_load_retries", "Tries of loads that were tried again", registry=self.registry)
         self._began_s: dict[str, float] = {}
         self._types: dict[str, str] = {}
         self.registry.register(self)
@@ -70,6 +77,10 @@ class Metrics:
         if event.subject == "worker":
             if event.cause == "EXITED":
                 self._deaths.inc()
+            return
+        if event.old == event.new:
+            if event.cause == "RETRY":
+                self._retries.inc()
             return
         key = f"{event.model_id}#{event.generation}"
         if event.new == "LOADING":
@@ -89,7 +100,10 @@ class Metrics:
 
     def collect(self) -> Iterator[Any]:
         """Yield the gauges of this moment (called by the page's thread)."""
-        models = asyncio.run_coroutine_threadsafe(self._snapshot(), self._loop).result(_SCRAPE_TIMEOUT_S)
+        models, degraded = asyncio.run_coroutine_threadsafe(self._snapshot(), self._loop).result(_SCRAPE_TIMEOUT_S)
+        yield GaugeMetricFamily(
+            "hostd_models_dir_degraded", "1 while the models directory cannot be followed", value=float(bool(degraded))
+        )
         loaded = [model for model in models if model.state in ("READY", "DEGRADED")]
         size = GaugeMetricFamily("total_loaded_models_size", "Bytes of all loaded models", labels=["model_type"])
         for model_type in sorted({model.type for model in loaded}):
@@ -116,5 +130,5 @@ class Metrics:
         """Return nothing: registering must not ask the loop, which is the one that registers."""
         return []
 
-    async def _snapshot(self) -> list[ModelInfo]:
-        return self._list_models()
+    async def _snapshot(self) -> tuple[list[ModelInfo], str | None]:
+        return self._list_models(), self._degraded()

@@ -24,26 +24,36 @@ import zmq
 
 from hostd import paths
 from hostd.config import HostConfig
+from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.registry import CoreConfig
-from hostd.finders import find_spec
-from hostd.records import Event, HostInfo
+from hostd.plugins import Plugins
+from hostd.records import HostInfo
 from hostd.shell.backend import Backend
+from hostd.shell.control import Control
+from hostd.shell.directory import ModelsDirectory
+from hostd.shell.files import Files
+from hostd.shell.finding import Finding
 from hostd.shell.frontend import Frontend
 from hostd.shell.keeper import kill_children
 from hostd.shell.logs import LogDrain
 from hostd.shell.metrics import Metrics
+from hostd.shell.repository import Repository
 from hostd.shell.rundir import RuntimeDirectory
+from hostd.shell.sizes import Sizes
 from hostd.shell.sockets import Pump, RouterSocket
+from hostd.shell.staging import Staging
 from hostd.shell.supervisor import Supervisor
-from hostd.shell.verbs import Request, Role, Verb, Verbs, load_requested
+from hostd.shell.verbs import Verbs
 from hostd.version import __version__
 from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.errors import HostError, NotFoundError, ResourceExhaustedError
+from workers.wire.errors import FailedPreconditionError, HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from hostd.config import ModelsConfig
 
 _log = logging.getLogger(__name__)
 
@@ -52,9 +62,6 @@ READY_FD_VARIABLE = "HOSTD_SUPERVISOR_READY_FD"
 KEEPER_VARIABLE = "HOSTD_KEEPER_PID"
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-
-_MAX_SUBSCRIPTIONS = 64
-"""Of one client: every one of them costs a message at every transition."""
 
 _PROBE_PERIOD_S = 60.0
 """How often to look for clients that went without a word; each costs one message of 16 bytes."""
@@ -68,11 +75,12 @@ class Service:
         self._started_s = time.time()
         self._epoch = secrets.token_hex(8)
         self._metrics_port: int | None = None
-        self._subscribers: dict[ev.Caller, str | None] = {}
 
     async def run(self, on_ready: Callable[[HostInfo], None]) -> None:
         """Serve until shut down. Raises `HostError` when the host cannot be started."""
         config = self._config
+        plugins = Plugins(config)
+        models_dir = _models_dir(config.models)
         with contextlib.ExitStack() as stack:
             stack.enter_context(RuntimeDirectory(config.runtime_dir))
             self._logs = stack.enter_context(LogDrain(config.state_dir / "logs", config.workers.log_bytes))
@@ -81,42 +89,76 @@ class Service:
             loop = asyncio.get_running_loop()
             pump = Pump(loop)
             supervisor = self._supervisor = Supervisor(
-                CoreConfig(
-                    spawn_timeout_s=config.workers.spawn_timeout_s,
-                    load_timeout_s=config.workers.load_timeout_s,
-                    drain_timeout_s=config.workers.drain_timeout_s,
-                    max_in_flight=config.workers.max_in_flight,
-                    max_in_flight_bytes=config.limits.max_in_flight_bytes,
-                ),
+                _core_config(config, models_dir),
                 self._logs,
                 pump,
                 worker_endpoint=paths.worker_endpoint(config.runtime_dir),
                 worker_python=config.workers.python,
-                find=find_spec,
             )
             stack.callback(supervisor.close)
-            self._connect(supervisor, loop)
+            repository = self._repository = (
+                None if models_dir is None else Repository(supervisor, plugins, models_dir, config.models)
+            )
+            staging = None if models_dir is None else Staging(ModelsDirectory(models_dir))
+            files = self._files = Files(supervisor, staging)
+            sizes = self._sizes = Sizes(supervisor, plugins, config.state_dir, config.workers.python)
+            sizes.open()
+            stack.callback(sizes.close)
+            finding = Finding(loop, supervisor, plugins, repository)
+            stack.callback(finding.close)
+            handlers = {fx.FindSpec: finding.find, **files.handlers(), **sizes.handlers()}
+            if repository is not None and staging is not None:
+                stack.callback(repository.close)
+                handlers |= repository.handlers()
+                await loop.run_in_executor(None, _recover, staging)
+            self._connect(supervisor, loop, handlers)
             self._bind(context, pump, stack)
             stack.callback(pump.stop)
             self._serve_metrics(supervisor, loop)
-            supervisor.listeners.append(self._publish)
             self._handle_signals(loop)
             tasks = [asyncio.create_task(self._sample()), asyncio.create_task(self._probe())]
+            if repository is not None:
+                await self._load_at_start(repository)
+                if config.models.lazy_load:
+                    tasks.append(asyncio.create_task(repository.follow()))
             on_ready(self._info())
             await supervisor.stopped.wait()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._end(tasks)
 
-    def _connect(self, supervisor: Supervisor, loop: asyncio.AbstractEventLoop) -> None:
+    async def _load_at_start(self, repository: Repository) -> None:
+        settings = self._config.models
+        first = asyncio.create_task(repository.sync(wait=settings.wait_for_initial_loads, load=settings.load_on_start))
+        # A signal may end the host while models are still being loaded.
+        stopped = asyncio.create_task(self._supervisor.stopped.wait())
+        await asyncio.wait({first, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        await asyncio.gather(first, stopped, return_exceptions=True)
+
+    async def _end(self, tasks: list[asyncio.Task[None]]) -> None:
+        if self._repository is not None:
+            self._repository.end()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._files.finish()
+
+    def _connect(
+        self,
+        supervisor: Supervisor,
+        loop: asyncio.AbstractEventLoop,
+        handlers: Mapping[type, Callable[[Any], object]],
+    ) -> None:
         limits = self._config.limits
+        control = Control(
+            supervisor, self._logs, self._files, self._sizes, self._info, log_bytes=self._config.workers.log_bytes
+        )
         self._backend = Backend(supervisor.emit, limits.max_message_bytes)
         self._frontend = Frontend(
             supervisor.emit,
-            Verbs(self._verbs()),
+            Verbs(control.verbs()),
             loop.time,
             on_backlog=supervisor.flush_soon,
-            on_withdrawn=self._unsubscribe,
+            on_withdrawn=control.withdraw,
             welcome={
                 "version": wire.VERSION,
                 "supported": list(wire.SUPPORTED_VERSIONS),
@@ -127,7 +169,7 @@ class Service:
             buffer_messages=limits.client_buffer_messages,
             max_message_bytes=limits.max_message_bytes,
         )
-        supervisor.attach(self._frontend, self._backend)
+        supervisor.attach(self._frontend, self._backend, handlers)
 
     def _bind(self, context: zmq.Context[Any], pump: Pump, stack: contextlib.ExitStack) -> None:
         max_frame_bytes = self._config.limits.max_message_bytes
@@ -151,7 +193,7 @@ class Service:
     def _serve_metrics(self, supervisor: Supervisor, loop: asyncio.AbstractEventLoop) -> None:
         section = self._config.metrics
         if section.port is not None:
-            metrics = Metrics(loop, supervisor.core.list_models)
+            metrics = Metrics(loop, supervisor.core.list_models, lambda: supervisor.core.degraded)
             self._metrics_port = metrics.serve(section.port, section.host)
             supervisor.listeners.append(metrics.on_event)
 
@@ -173,83 +215,6 @@ class Service:
             await asyncio.sleep(_PROBE_PERIOD_S)
             self._frontend.probe()
 
-    # Verbs
-
-    def _verbs(self) -> dict[str, Verb]:
-        emit = self._supervisor.emit
-        return {
-            "load_model": Verb(Role.MANAGE, lambda r: emit(load_requested(r))),
-            "unload_model": Verb(
-                Role.MANAGE,
-                lambda r: emit(ev.UnloadRequested(r.caller, ev.ModelId(r.get("model_id", str)), r.deadline_s)),
-            ),
-            "unload_all_models": Verb(Role.MANAGE, lambda r: emit(ev.UnloadAllRequested(r.caller, r.deadline_s))),
-            "retrieve_model": Verb(
-                Role.USE,
-                lambda r: emit(ev.RetrieveRequested(r.caller, ev.ModelId(r.get("model_id", str)), r.deadline_s)),
-            ),
-            "shutdown": Verb(Role.ADMINISTER, lambda r: emit(ev.ShutdownRequested(r.caller))),
-            "list_models": Verb(Role.USE, self._list_models),
-            "get_model": Verb(Role.USE, self._get_model),
-            "explain_model": Verb(Role.USE, self._explain_model),
-            "model_logs": Verb(Role.USE, self._model_logs),
-            "host_info": Verb(Role.USE, lambda r: self._frontend.answer(r.caller, self._info().to_dict())),
-            "events": Verb(Role.USE, self._subscribe),
-        }
-
-    def _list_models(self, request: Request) -> None:
-        request.only()
-        self._frontend.answer(request.caller, [model.to_dict() for model in self._supervisor.core.list_models()])
-
-    def _get_model(self, request: Request) -> None:
-        model_id = request.get("model_id", str)
-        model = self._supervisor.core.get_model(model_id)
-        if model is None:
-            raise NotFoundError(f"there is no model {model_id!r}; see list_models", details={"model_id": model_id})
-        self._frontend.answer(request.caller, model.to_dict())
-
-    def _explain_model(self, request: Request) -> None:
-        model_id = request.get("model_id", str)
-        core = self._supervisor.core
-        model, story = core.get_model(model_id), core.story(model_id)
-        if model is None and not story:
-            raise NotFoundError(f"nothing is known of a model {model_id!r}", details={"model_id": model_id})
-        explanation = {
-            "model_id": model_id,
-            "state": model.state if model else story[-1].new if story[-1].subject == "model" else "UNLOADED",
-            "reason": model.reason if model else story[-1].reason,
-            "model": model.to_dict() if model else None,
-            "story": [event.to_dict() for event in story],
-        }
-        self._frontend.answer(request.caller, explanation)
-
-    def _model_logs(self, request: Request) -> None:
-        model_id, tail_bytes = request.get("model_id", str), request.get("tail_bytes", int, 64 * 1024)
-        log = self._logs.log_of(model_id)
-
-        def then(tail: object) -> None:
-            text = tail.decode(errors="replace") if isinstance(tail, bytes) else ""
-            self._frontend.answer(request.caller, text)
-
-        self._supervisor.read(lambda: log.tail(min(tail_bytes, self._config.workers.log_bytes)), then)
-
-    def _subscribe(self, request: Request) -> None:
-        request.only("model_id")
-        if sum(caller.client == request.caller.client for caller in self._subscribers) >= _MAX_SUBSCRIPTIONS:
-            raise ResourceExhaustedError(f"a client may have {_MAX_SUBSCRIPTIONS} subscriptions: close some first")
-        self._subscribers[request.caller] = request.get_optional("model_id", str)
-        self._frontend.answer(request.caller, None, msg.ITEM)  # "noted": what happens from now on will come
-
-    def _publish(self, event: Event) -> None:
-        for caller, model_id in list(self._subscribers.items()):
-            if model_id is None or model_id == event.model_id:
-                self._frontend.answer(caller, event.to_dict(), msg.ITEM)
-
-    def _unsubscribe(self, client: ev.ClientId, request_id: int | None) -> None:
-        for caller in list(self._subscribers):
-            if caller.client == client and request_id in (None, caller.request_id):
-                del self._subscribers[caller]
-
     def _info(self) -> HostInfo:
         core = self._supervisor.core
         return HostInfo(
@@ -266,7 +231,49 @@ class Service:
             runtime_dir=str(self._config.runtime_dir),
             state_dir=str(self._config.state_dir),
             python=sys.executable,
+            models_dir=None if self._repository is None else str(self._repository.path),
+            degraded=() if core.degraded is None else (core.degraded,),
         )
+
+
+def _models_dir(settings: ModelsConfig) -> Path | None:
+    """Return the models directory; None if there is none. Raises `FailedPreconditionError` if there must be one."""
+    directory = settings.dir
+    if directory is not None and directory.is_dir():
+        return directory
+    trouble = "it is not set" if directory is None else f"{directory} is not a directory"
+    if settings.lazy_load:
+        raise FailedPreconditionError(
+            f"models.lazy_load needs the models directory models.dir, and {trouble}: "
+            f"make it, set another (--models-dir DIR), or switch lazy loading off"
+        )
+    if directory is not None:
+        _log.warning("the models directory models.dir is not used: %s", trouble)
+    return None
+
+
+def _core_config(config: HostConfig, models_dir: Path | None) -> CoreConfig:
+    return CoreConfig(
+        spawn_timeout_s=config.workers.spawn_timeout_s,
+        load_timeout_s=config.workers.load_timeout_s,
+        drain_timeout_s=config.workers.drain_timeout_s,
+        load_retries=config.workers.load_retries,
+        retry_backoff_s=config.workers.retry_backoff_s,
+        retry_max_backoff_s=config.workers.retry_max_backoff_s,
+        models_dir=None if models_dir is None else str(models_dir),
+        lazy_load=config.models.lazy_load,
+        lazy_load_retries=config.models.lazy_load_retries,
+        max_in_flight=config.workers.max_in_flight,
+        max_in_flight_bytes=config.limits.max_in_flight_bytes,
+    )
+
+
+def _recover(staging: Staging) -> None:
+    try:
+        for line in staging.recover():
+            _log.warning("an earlier host was ended in the middle of a deploy: %s", line)
+    except HostError as error:
+        _log.error("what an earlier host left in staging could not be tidied up: %s", error)
 
 
 def _prepare_process() -> None:

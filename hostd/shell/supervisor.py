@@ -5,7 +5,8 @@
 Rules
 1. `_emit` is the only way into the core and `_carry_out` the only way out. An event that comes while one is handled
    waits its turn, so the core never sees itself half done.
-2. Nothing here blocks. What is slow (spawning, finding, sampling, killing) runs in a thread and comes back as an event.
+2. Nothing here blocks. What is slow (spawning, sampling, killing) runs in a thread and comes back as an event. What has
+   to do with files is carried out by others (`finding`, `files`, `repository`, `sizes`) in the same way.
 3. A timer is armed for exactly the deadline that the core names.
 """
 
@@ -27,10 +28,9 @@ from hostd.shell.processes import Processes, WorkerProcess, describe_exit
 from workers.wire.errors import HostError, InternalError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from hostd.core.registry import CoreConfig
-    from hostd.finders import ModelSpec
     from hostd.shell.backend import Backend
     from hostd.shell.frontend import Frontend
     from hostd.shell.logs import LogDrain
@@ -42,6 +42,9 @@ KILL_THREADS = 16
 """Trees that are killed at the same time; each takes a thread until its proof."""
 
 _KILL_RETRY_S = 1.0
+
+_SELF = ev.ClientId(b"")
+"""Who asks when the host itself does; no connection has an empty identity."""
 
 _FLUSH_PERIOD_S = 0.01
 """How often to try again a client that did not read; only while there is one."""
@@ -58,7 +61,6 @@ class Supervisor:
         *,
         worker_endpoint: str,
         worker_python: str | None,
-        find: Callable[[str, str | None, str | None], ModelSpec],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.core = Core(config, wall_offset_s=time.time() - self._loop.time())
@@ -66,7 +68,6 @@ class Supervisor:
         self._pump = pump
         self._worker_endpoint = worker_endpoint
         self._worker_python = worker_python
-        self._find = find
         self._processes = Processes()
         self._by_worker: dict[ev.WorkerId, WorkerProcess] = {}
         self._pending_kills: set[ev.WorkerId] = set()
@@ -85,9 +86,11 @@ class Supervisor:
         self.frontend: Frontend
         self.backend: Backend
         self._effects: dict[type, Callable[[Any], object]] = {}
+        self._own_requests: dict[ev.Caller, asyncio.Future[Any]] = {}
+        self._own_count = 0
 
-    def attach(self, frontend: Frontend, backend: Backend) -> None:
-        """Take the two sides that the core's effects go to; they in turn emit into this supervisor."""
+    def attach(self, frontend: Frontend, backend: Backend, others: Mapping[type, Callable[[Any], object]]) -> None:
+        """Take the two sides that the core's effects go to, and who carries out the `others`; all emit into this."""
         self.frontend, self.backend = frontend, backend
         self._pump.on_quiet = self.arm
         self._effects = {
@@ -95,15 +98,14 @@ class Supervisor:
             fx.RelayAnswer: lambda e: frontend.relay(e.client, e.request_id, e.payload),
             fx.ForwardCancel: backend.cancel,
             fx.ForwardCredit: backend.credit,
-            fx.Answer: lambda e: frontend.answer(e.caller, _plain(e.value)),
-            fx.AnswerError: lambda e: frontend.refuse(e.caller, e.error),
+            fx.Answer: self._answer,
+            fx.AnswerError: self._refuse,
             fx.Announce: self._announce,
-            fx.FindSpec: self._find_spec,
             fx.SpawnWorker: self._spawn,
             fx.SendLoad: backend.load,
-            fx.MeasureWorker: lambda e: self.measure(e.worker_id),
             fx.KillWorker: self._kill,
             fx.Stop: lambda _: self.stopped.set(),
+            **others,
         }
 
     def close(self) -> None:
@@ -120,6 +122,28 @@ class Supervisor:
         if not self._is_busy:
             self._work_off()
 
+    def ask(self, request: Callable[[ev.Caller], ev.Event]) -> asyncio.Future[Any]:
+        """Ask the core for something in the host's own name; return the future of its answer."""
+        self._own_count += 1
+        caller = ev.Caller(_SELF, self._own_count)
+        future = self._own_requests[caller] = self._loop.create_future()
+        self.emit_later(request(caller))
+        return future
+
+    def _answer(self, effect: fx.Answer) -> None:
+        own = self._own_requests.pop(effect.caller, None)
+        if own is None:
+            self.frontend.answer(effect.caller, _plain(effect.value))
+        elif not own.done():
+            own.set_result(effect.value)
+
+    def _refuse(self, effect: fx.AnswerError) -> None:
+        own = self._own_requests.pop(effect.caller, None)
+        if own is None:
+            self.frontend.refuse(effect.caller, effect.error)
+        elif not own.done():
+            own.set_exception(effect.error)
+
     def _work_off(self) -> None:
         events, handle, carry_out, now = self._events, self.core.handle, self._effects, self._loop.time
         self._is_busy = True
@@ -134,6 +158,10 @@ class Supervisor:
             self._is_busy = False
             if events:
                 self._loop.call_soon(self._work_off)
+
+    def wake(self) -> None:
+        """Look at the sockets after something was sent from outside of their reader."""
+        self._pump.soon()
 
     def emit_later(self, event: ev.Event) -> None:
         """Give the core an event from outside of the sockets' reader, and look at the sockets after it."""
@@ -168,7 +196,7 @@ class Supervisor:
 
     # Effects that take time
 
-    def _in_thread(
+    def in_thread(
         self, executor: ThreadPoolExecutor, work: Callable[[], Any], then: Callable[[Any], ev.Event | None]
     ) -> None:
         """Run `work` in a thread, and give the core the event that `then` makes of its result or its exception."""
@@ -184,25 +212,7 @@ class Supervisor:
 
     def read(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """Run `work` in a thread and `then` on the loop, with its result or its exception."""
-        self._in_thread(self._readers, work, then)
-
-    def _find_spec(self, effect: fx.FindSpec) -> None:
-        source = effect.source
-
-        def then(found: Any) -> ev.Event:
-            if isinstance(found, BaseException):
-                return ev.SpecRefused(effect.model_id, effect.generation, _as_host_error(found, "the finder failed"))
-            spec = ev.LoadingSpec(
-                loader=found.loader,
-                options={**found.options, **source.options},
-                python=found.python,
-                env=found.env,
-                methods=found.methods,
-                default_method=found.default_method,
-            )
-            return ev.SpecFound(effect.model_id, effect.generation, spec)
-
-        self._in_thread(self._readers, lambda: self._find(effect.model_id, source.path, source.finder), then)
+        self.in_thread(self._readers, work, then)
 
     def _spawn(self, effect: fx.SpawnWorker) -> None:
         worker_id = effect.worker_id
@@ -221,7 +231,7 @@ class Supervisor:
             if isinstance(spawned, BaseException):
                 self.backend.forget(worker_id)
                 self._pending_kills.discard(worker_id)
-                return ev.WorkerSpawnFailed(worker_id, _as_host_error(spawned, f"cannot start {python or 'python'}"))
+                return ev.WorkerSpawnFailed(worker_id, as_host_error(spawned, f"cannot start {python or 'python'}"))
             self._by_worker[worker_id] = spawned
             self._logs.add(effect.model_id, spawned.log_fd)
             self._loop.add_reader(spawned.pidfd, self._on_exit, spawned)
@@ -230,7 +240,7 @@ class Supervisor:
                 self._kill(fx.KillWorker(worker_id))
             return ev.WorkerSpawned(worker_id, spawned.pid)
 
-        self._in_thread(self._spawner, lambda: self._processes.spawn(worker_id, python, environment), then)
+        self.in_thread(self._spawner, lambda: self._processes.spawn(worker_id, python, environment), then)
 
     def _on_exit(self, process: WorkerProcess) -> None:
         self._loop.remove_reader(process.pidfd)
@@ -255,16 +265,16 @@ class Supervisor:
             freed_bytes, processes = ended
             return ev.WorkerGone(process.worker_id, freed_bytes, processes)
 
-        self._in_thread(self._killers, lambda: self._processes.end(process), then)
+        self.in_thread(self._killers, lambda: self._processes.end(process), then)
 
-    def measure(self, worker_id: ev.WorkerId, last: ev.Memory | None = None) -> None:
-        """Sample the memory of a worker's tree; what it is like comes back to the core."""
+    def measure(self, worker_id: ev.WorkerId, then: Callable[[ev.Memory | None], ev.Event | None]) -> None:
+        """Sample the memory of a worker's tree, and give the core the event that `then` makes of it."""
         process = self._by_worker.get(worker_id)
         if process is not None:
-            self._in_thread(
+            self.in_thread(
                 self._readers,
-                lambda: sample_tree(process.pid, last),
-                lambda memory: ev.WorkerMeasured(worker_id, memory if isinstance(memory, ev.Memory) else None),
+                lambda: sample_tree(process.pid),
+                lambda memory: then(memory if isinstance(memory, ev.Memory) else None),
             )
 
     async def sample_all(self, last: dict[ev.WorkerId, ev.Memory]) -> dict[ev.WorkerId, ev.Memory]:
@@ -305,5 +315,6 @@ def _plain(value: Any) -> Any:
     return value.to_dict() if hasattr(value, "to_dict") else value
 
 
-def _as_host_error(error: BaseException, what: str) -> HostError:
+def as_host_error(error: BaseException, what: str) -> HostError:
+    """Return the error of a piece of work that failed, for whoever asked for it."""
     return error if isinstance(error, HostError) else UnavailableError(f"{what}: {error}")

@@ -1,7 +1,6 @@
 """The control plane's verbs: their arguments, checked, and the role that each needs.
 
-A verb that changes something becomes an event of the core, which answers it in its own time. A verb that only asks is
-answered here, from the core's records.
+Covers reading requests and turning those that change something into events of the core. Who answers is in `control`.
 """
 
 from __future__ import annotations
@@ -81,30 +80,65 @@ class Verbs:
         verb.handle(Request(caller, msg.unpack_map(envelope), deadline_s))
 
 
+_LOAD_ARGUMENTS = ("model_id", "type", "wait", "retries", "finder", "initializer", "options")
+
+
 def load_requested(request: Request) -> ev.LoadRequested:
     """Return the event of a `load_model` request."""
-    request.only("model_id", "path", "type", "wait", "finder", "initializer", "options")
+    request.only(*_LOAD_ARGUMENTS, "path")
+    return ev.LoadRequested(
+        request.caller,
+        ev.ModelId(request.get("model_id", str)),
+        _source_of(request),
+        request.get("wait", bool, True),
+        request.deadline_s,
+        request.get_optional("retries", int),
+    )
+
+
+def deploy_requested(request: Request) -> ev.DeployRequested:
+    """Return the event of a `deploy_begin` request."""
+    request.only(*_LOAD_ARGUMENTS, "files", "replace", "keep")
+    files = request.get("files", list)
+    if not all(_is_file(file) for file in files):
+        raise InvalidArgumentError("files must be a list of [relative name, size in bytes]")
+    return ev.DeployRequested(
+        request.caller,
+        ev.ModelId(request.get("model_id", str)),
+        tuple((name, size_bytes) for name, size_bytes in files),
+        _source_of(request),
+        request.get_optional("retries", int),
+        replace=request.get("replace", bool, False),
+        keep=request.get("keep", bool, False),
+        wait=request.get("wait", bool, True),
+    )
+
+
+def files_id_of(request: Request) -> ev.FilesId:
+    """Return the upload that a request is about."""
+    return ev.FilesId(request.get("upload", int))
+
+
+def _is_file(file: object) -> bool:
+    match file:
+        case [str(), int(size_bytes)]:
+            return not isinstance(size_bytes, bool) and size_bytes >= 0
+        case _:
+            return False
+
+
+def _source_of(request: Request) -> ev.LoadSource:
     options = request.get("options", dict, {})
     if not all(isinstance(name, str) for name in options):
         raise InvalidArgumentError("options must be a map with names as keys")
     for name, value in options.items():
         _check_comparable(name, value)
-    source = ev.LoadSource(
+    return ev.LoadSource(
         path=request.get_optional("path", str),
         type=request.get("type", str, "standalone-model"),
         finder=request.get_optional("finder", str),
         initializer=request.get_optional("initializer", str),
         options=options,
-    )
-    if source.initializer not in (None, "default"):
-        raise InvalidArgumentError(f"there is no initializer {source.initializer!r}; known are: default")
-    model_id = request.get("model_id", str)
-    return ev.LoadRequested(
-        request.caller,
-        ev.ModelId(model_id),
-        source,
-        request.get("wait", bool, True),
-        request.deadline_s,
     )
 
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from hostd.cli.root import root
 from hostd.cli.session import Session
-from hostd.records import Event, HostInfo, MethodInfo, ModelInfo, UnloadReport, WorkerInfo
+from hostd.records import Event, HostInfo, MethodInfo, ModelInfo, SizeEstimate, SyncReport, UnloadReport, WorkerInfo
 from workers.wire.errors import HostError, NotFoundError, UnavailableError
 
 MIB = 2**20
@@ -72,6 +72,9 @@ class FakeClient:
     fails_after: int | None = None
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     log: str = "first\nsecond\nthird\n"
+    deploy_refusal: HostError | None = None
+    synced: SyncReport = field(default_factory=SyncReport)
+    degraded: tuple[str, ...] = ()
 
     def connect(self, endpoint: str | None, **timeouts: float) -> FakeClient:
         self.asked.append(("connect", endpoint, timeouts))
@@ -113,6 +116,28 @@ class FakeClient:
     def unload_all_models(self, *, timeout_s: float | None = None) -> list[UnloadReport]:
         return [self.unload_model(model_id) for model_id in self.models]
 
+    def deploy_model(self, model_id: str, files: Any, model_type: str, **how: Any) -> FakeModel:
+        self.asked.append(("deploy", model_id, files, model_type, how))
+        if self.deploy_refusal is not None:
+            raise self.deploy_refusal
+        if how["progress"] is not None:
+            for sent_mib in (1, 150, 300):
+                how["progress"](sent_mib * MIB, 300 * MIB)
+        return FakeModel(self.get_model(model_id))
+
+    def undeploy_model(self, model_id: str, *, timeout_s: float | None = None) -> UnloadReport:
+        if model_id == "unknown":
+            raise NotFoundError("there is no model 'unknown' in /models")
+        return self.unload_model(model_id)
+
+    def sync_local_models(self, wait: bool, load: bool, *, timeout_s: float | None = None) -> SyncReport:
+        self.asked.append(("sync", wait, load, timeout_s))
+        return self.synced
+
+    def estimate_model_size(self, *args: str) -> SizeEstimate:
+        self.asked.append(("estimate", *args))
+        return SizeEstimate(400 * MIB, "remembered")
+
     def explain_model(self, model_id: str) -> dict[str, Any]:
         return {
             "state": self.get_model(model_id).state,
@@ -130,7 +155,21 @@ class FakeClient:
 
     def host_info(self) -> HostInfo:
         return HostInfo(
-            41, "e", "0.1.0", 1, "ipc:///run/x", time.time() - 7300, 1, 1, 60 * MIB, None, "/run", "/state", "py"
+            41,
+            "e",
+            "0.1.0",
+            1,
+            "ipc:///run/x",
+            time.time() - 7300,
+            1,
+            1,
+            60 * MIB,
+            None,
+            "/run",
+            "/state",
+            "py",
+            "/models",
+            self.degraded,
         )
 
     def shutdown(self) -> None:

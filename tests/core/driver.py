@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from typing import TYPE_CHECKING
 
 from outside import Asked, Outside, Process, Said, Stage
 
@@ -16,8 +18,20 @@ from hostd.core.registry import CoreConfig
 from hostd.records import MethodInfo
 from workers.wire.errors import HostError
 
+if TYPE_CHECKING:
+    from files_on_paper import Operation
+
 ALICE, BOB = ev.ClientId(b"alice"), ev.ClientId(b"bob")
-CONFIG = CoreConfig(spawn_timeout_s=30, load_timeout_s=600, drain_timeout_s=10, max_in_flight=4, max_in_flight_bytes=99)
+CONFIG = CoreConfig(
+    spawn_timeout_s=30,
+    load_timeout_s=600,
+    drain_timeout_s=10,
+    max_in_flight=4,
+    max_in_flight_bytes=99,
+    models_dir="/models",
+)
+LAZY = dataclasses.replace(CONFIG, lazy_load=True, lazy_load_retries=1)
+FILES = (("model.py", 3),)
 METHODS = {"predict": MethodInfo("predict"), "generate": MethodInfo("generate", streams=True)}
 SPEC = ev.LoadingSpec("python", {}, None, {}, None, None)
 
@@ -45,12 +59,13 @@ class Driver(Outside):
         source: ev.LoadSource | None = None,
         *,
         wait: bool = True,
+        retries: int | None = None,
         timeout_s: float | None = None,
         client: ev.ClientId = ALICE,
     ) -> ev.Caller:
         caller = self.caller(client)
         source = source or source_of(f"/models/{model_id}")
-        self.feed(ev.LoadRequested(caller, ev.ModelId(model_id), source, wait, self._deadline(timeout_s)))
+        self.feed(ev.LoadRequested(caller, ev.ModelId(model_id), source, wait, self._deadline(timeout_s), retries))
         return caller
 
     def retrieve(
@@ -77,6 +92,53 @@ class Driver(Outside):
 
     def signal(self, *, at_once: bool = False) -> None:
         self.feed(ev.ShutdownRequested(None, at_once))
+
+    def deploy(
+        self,
+        model_id: str = "m",
+        *,
+        retries: int | None = None,
+        replace: bool = False,
+        keep: bool = False,
+        wait: bool = True,
+        client: ev.ClientId = ALICE,
+    ) -> ev.Caller:
+        caller, source = self.caller(client), source_of(None)
+        deploy = ev.DeployRequested(caller, ev.ModelId(model_id), FILES, source, retries, replace, keep, wait)
+        self.feed(deploy)
+        return caller
+
+    def commit(
+        self, files: int | None = None, *, timeout_s: float | None = None, client: ev.ClientId = ALICE
+    ) -> ev.Caller:
+        caller = self.caller(client)
+        self.feed(ev.DeployCommitRequested(caller, self._files_id(files), self._deadline(timeout_s)))
+        return caller
+
+    def abort(self, files: int | None = None, *, client: ev.ClientId = ALICE) -> ev.Caller:
+        caller = self.caller(client)
+        self.feed(ev.DeployAbortRequested(caller, self._files_id(files)))
+        return caller
+
+    def undeploy(
+        self, model_id: str = "m", *, timeout_s: float | None = None, client: ev.ClientId = ALICE
+    ) -> ev.Caller:
+        caller = self.caller(client)
+        self.feed(ev.UndeployRequested(caller, ev.ModelId(model_id), self._deadline(timeout_s)))
+        return caller
+
+    def sync(
+        self,
+        *,
+        wait: bool = True,
+        load: bool = True,
+        retry_all: bool = False,
+        timeout_s: float | None = None,
+        client: ev.ClientId = ALICE,
+    ) -> ev.Caller:
+        caller = self.caller(client)
+        self.feed(ev.SyncRequested(caller, wait, load, retry_all, self._deadline(timeout_s)))
+        return caller
 
     def call(
         self,
@@ -143,9 +205,13 @@ class Driver(Outside):
 
     # What finders and workers do
 
-    def found(self, spec: ev.LoadingSpec = SPEC) -> None:
+    def found(self, spec: ev.LoadingSpec = SPEC, *, path: str | None = None) -> None:
         find = self.finds.pop()
-        self.feed(ev.SpecFound(find.model_id, find.generation, spec))
+        self.feed(ev.SpecFound(find.model_id, find.generation, spec, path or find.source.path))
+
+    def delayed(self, reason: str = "weights.bin has just changed") -> None:
+        find = self.finds[-1]
+        self.feed(ev.SpecDelayed(find.model_id, find.generation, reason))
 
     def not_found(self, error: HostError) -> None:
         find = self.finds.pop()
@@ -194,6 +260,24 @@ class Driver(Outside):
         process.stage = Stage.GONE
         self.feed(ev.WorkerGone(process.id, freed_bytes, processes))
 
+    def up(self, model_id: str | None = None) -> None:
+        """Let the load that began last succeed."""
+        if model_id is not None:
+            self.finds.sort(key=lambda find: find.model_id == model_id)
+        self.found()
+        self.spawned()
+        self.greeted()
+        self.loaded()
+        self.measured(memory=memory_of(1000))
+
+    def down(self, error: HostError) -> None:
+        """Let the try that began last fail in its worker, which then ends."""
+        self.found()
+        self.spawned()
+        self.greeted()
+        self.not_loaded(error)
+        self.gone()
+
     def up_to(self, stage: str, model_id: str = "m", *, timeout_s: float | None = None) -> ev.Caller:
         """Load a model until it is FINDING, SPAWNING, STARTED, LOADING, MEASURING or READY, and return who waits."""
         caller = self.load(model_id, timeout_s=timeout_s)
@@ -211,6 +295,72 @@ class Driver(Outside):
             if name == stage:
                 return caller
         raise AssertionError(f"there is no stage {stage}")
+
+    # What the disk does
+
+    def done(self, files: int | None = None) -> None:
+        """Let the disk do the next step of an operation on files, of the last one if none is named."""
+        self.feed(self.files.next_event(self._operation(files)))
+
+    def not_done(self, error: HostError, files: int | None = None) -> None:
+        """Let the next step of an operation on files fail."""
+        self.feed(self.files.next_event(self._operation(files), error))
+
+    def next_step(self, files: int | None = None) -> type[fx.Effect] | None:
+        """Return the kind of the step that the disk has to do next."""
+        pending = self._operation(files).pending
+        return type(pending[0]) if pending else None
+
+    def deploy_up_to(self, step: str, model_id: str = "m", **options: bool | int | None) -> ev.Caller:
+        """Bring a deploy to STAGING, UPLOADING, INSTALLING, FINDING, LOADING or CONFIRMING; return who waits for it."""
+        caller = self.deploy(model_id, **options)  # type: ignore[arg-type]
+        if step == "STAGING":
+            return caller
+        self.done()
+        if step == "UPLOADING":
+            return caller
+        caller = self.commit()
+        if step == "INSTALLING":
+            return caller
+        self.done()
+        if step == "FINDING":
+            return caller
+        if step == "LOADING":
+            self.found()
+            self.spawned()
+            self.greeted()
+            return caller
+        assert step == "CONFIRMING", f"there is no step {step}"
+        self.up()
+        return caller
+
+    def deployed(self, model_id: str = "m", **options: bool | int | None) -> object:
+        """Deploy a model to the end, and return the answer."""
+        caller = self.deploy_up_to("CONFIRMING", model_id, **options)
+        self.done()
+        return self.answer(caller)
+
+    def scanned(self, found: tuple[str, ...] = (), gone: tuple[str, ...] = ()) -> None:
+        """Let the scan in hand end: entries with these ids may be loaded, and these loaded models are gone."""
+        scan = self._scan()
+        entries = tuple((ev.ModelId(model_id), f"/models/{model_id}") for model_id in found)
+        self.feed(ev.DirectoryScanned(scan.sync_id, entries, tuple(map(ev.ModelId, gone))))
+
+    def unavailable(self, reason: str = "no such directory: /models") -> None:
+        self.feed(ev.DirectoryUnavailable(self._scan().sync_id, reason))
+
+    def _scan(self) -> fx.ScanDirectory:
+        scan, self.files.scan = self.files.scan, None
+        assert scan is not None, "nobody wants a scan"
+        return scan
+
+    def _operation(self, files: int | None) -> Operation:
+        return self.files.operations[self._files_id(files)]
+
+    def _files_id(self, files: int | None) -> ev.FilesId:
+        return max(self.files.operations) if files is None else ev.FilesId(files)
+
+    # What a worker answers
 
     def sent(self, caller: ev.Caller) -> fx.ForwardCall:
         """Return the last call of a caller as its worker got it."""

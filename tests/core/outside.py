@@ -2,7 +2,9 @@
 
 `Outside.feed` gives the core an event, proves its invariants and carries its effects out on paper. Whatever the core
 may never do, whoever drives it, is asserted here: answer a request twice or not at all, answer an unload while a
-process lives, send to a worker that does not serve, kill twice, stop early, miss a deadline.
+process lives, send to a worker that does not serve, kill twice, try too often or too early, load what is being moved,
+let a model go before what replaces it is there to stay, stop early, miss a deadline. The disk is in `files_on_paper`,
+what answers about files promise in `promises`.
 """
 
 from __future__ import annotations
@@ -12,6 +14,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from files_on_paper import FilesOnPaper
+from promises import Promises
+
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import UnloadReport
@@ -19,6 +24,10 @@ from hostd.records import UnloadReport
 if TYPE_CHECKING:
     from hostd.core.machine import Core
     from hostd.records import Event as StoryEvent
+
+
+NOTES = ("RETRY", "BEING_WRITTEN")
+"""Causes of what is told of a model that leaves its state as it is."""
 
 
 class Asked(NamedTuple):
@@ -51,6 +60,7 @@ class Process:
 
     id: ev.WorkerId
     model_id: ev.ModelId
+    generation: int
     stage: Stage = Stage.ORDERED
     is_killed: bool = False
     has_greeted: bool = False
@@ -61,6 +71,13 @@ class Process:
     calls: dict[ev.CallId, fx.ForwardCall] = field(default_factory=dict)
     cancelled: list[ev.CallId] = field(default_factory=list)
     credits: list[fx.ForwardCredit] = field(default_factory=list)
+
+    def is_alive(self) -> bool:
+        return self.stage is not Stage.GONE
+
+    def is_reading(self) -> bool:
+        """Say whether it reads its model's files, and will do so until it is told to end."""
+        return self.is_alive() and not self.is_killed and self.load is not None and not self.has_loaded
 
 
 class Outside:
@@ -79,6 +96,12 @@ class Outside:
         self.processes: dict[ev.WorkerId, Process] = {}
         self.announced: list[StoryEvent] = []
         self.states: dict[tuple[str, int | None], str] = {}
+        self.files = FilesOnPaper()
+        self.promises = Promises()
+        self.tries: Counter[int] = Counter()
+        self.retries: dict[int, int] = {}
+        self.seen: dict[ev.SyncId, dict[ev.ModelId, int]] = {}
+        self.has_overslept = False
         self.has_stopped = False
 
     def feed(self, event: ev.Event) -> list[fx.Effect]:
@@ -103,6 +126,13 @@ class Outside:
         late = [caller for caller in +self.open if self.deadlines.get(caller, end + 1) <= end]
         assert not late, f"{late} were not answered before their deadlines"
 
+    def oversleep(self, seconds: float) -> None:
+        """Let the clock run, and wake the core only then, as an outside does that was busy or suspended."""
+        self.now += seconds
+        self.has_overslept = True
+        self.pass_time(0)
+        self.has_overslept = False
+
     # The rules of the outside
 
     def _note_question(self, event: ev.Event) -> None:
@@ -112,15 +142,19 @@ class Outside:
         elif isinstance(event, ev.ClientVanished):
             for known in [known for known in self.open if known.client == event.client]:
                 del self.open[known]
+            self.promises.lose_client(event.client)
         if caller is None or isinstance(event, (ev.CallCancelled, ev.CreditGranted)):
             return
         self.open[caller] += 1
         deadline_s = getattr(event, "deadline_s", None)
         if deadline_s is not None:
-            self.deadlines[caller] = deadline_s
+            self.deadlines[caller] = max(deadline_s, self.now)
 
     def _note_answer(self, caller: ev.Caller, answer: object) -> None:
         assert self.open[caller] > 0, f"{caller} was answered, but waits for nothing: {answer!r}"
+        is_late = self.now > self.deadlines.get(caller, self.now) and not self.has_overslept
+        assert not is_late, f"{caller} was answered after its deadline: {answer!r}"
+        self.promises.note_answer(caller, answer)
         self.open[caller] -= 1
         if not self.open[caller]:
             del self.open[caller]
@@ -128,8 +162,13 @@ class Outside:
         self.answers.setdefault(caller, []).append(answer)
 
     def _assert_nothing_lives(self, model_id: str) -> None:
-        living = [p for p in self.processes.values() if p.model_id == model_id and p.stage is not Stage.GONE]
-        assert not living, f"{model_id} was called unloaded, but there are {living}"
+        living = [p for p in self.processes.values() if p.model_id == model_id and p.is_alive()]
+        assert not living, f"nothing should live of {model_id}, but there are {living}"
+
+    def _assert_nobody_reads(self, model_id: str) -> None:
+        readers: list[object] = [p for p in self.processes.values() if p.model_id == model_id and p.is_reading()]
+        readers += [f for f in self.finds if f.model_id == model_id and self.core.is_finding(model_id, f.generation)]
+        assert not readers, f"the files of {model_id} are moved under {readers}"
 
     def _carry_out(self, effect: fx.Effect) -> None:  # noqa: C901 - one case for each kind of effect
         match effect:
@@ -157,11 +196,14 @@ class Outside:
             case fx.ForwardCredit(worker_id):
                 self.processes[worker_id].credits.append(effect)
             case fx.FindSpec():
+                self._note_try(effect)
                 self.finds.append(effect)
             case fx.SpawnWorker(worker_id, model_id):
                 assert worker_id not in self.processes, "an id of a worker was used again"
-                self.processes[worker_id] = Process(worker_id, model_id)
-            case fx.SendLoad(worker_id):
+                generation = self.core._registry.workers[worker_id].model.generation
+                self.processes[worker_id] = Process(worker_id, model_id, generation)
+            case fx.SendLoad(worker_id, model_id):
+                assert not self.files.moved_with(model_id), f"{effect} while files are being moved"
                 process = self._receiver(worker_id)
                 assert process.load is None, f"{process} was told twice what to load"
                 process.load = effect
@@ -173,13 +215,54 @@ class Outside:
                 process = self.processes[worker_id]
                 assert not process.is_killed, f"{process} was killed twice"
                 process.is_killed = True
+            case fx.ScanDirectory(sync_id, loaded):
+                models = self.core._registry.models
+                self.seen[sync_id] = {model_id: models[model_id].generation for model_id, _ in loaded}
+                self.files.order_scan(effect)
+            case fx.NoteFailedEntry(model_id):
+                self.files.noted.append(model_id)
+            case fx.RememberSize():
+                self.files.remembered.append(effect)
             case fx.Announce(event):
                 self._on_announced(event)
             case fx.Stop():
                 assert not self.has_stopped, "the host was stopped twice"
                 assert all(process.stage is Stage.GONE for process in self.processes.values()), self.processes
                 assert not +self.open, f"the host stopped before it answered {+self.open}"
+                assert not self.files.in_work(), f"the host stopped before {self.files.in_work()} were over"
                 self.has_stopped = True
+            case _:
+                self._order_files(effect)
+
+    def _order_files(self, effect: fx.Effect) -> None:
+        cause = self.history[-1]
+        moving = self.files.order(effect, cause)
+        self.promises.note_order(effect, cause, self.files.operations[effect.files_id])
+        if isinstance(effect, fx.RemoveFiles):
+            self._assert_nothing_lives(effect.model_id)
+        if moving is not None:
+            self._assert_nobody_reads(moving.model_id)
+
+    def _note_try(self, effect: fx.FindSpec) -> None:
+        assert not self.files.moved_with(effect.model_id), f"{effect} while files are being moved"
+        generation = effect.generation
+        if generation not in self.retries:
+            self.retries[generation] = self._retries_of(effect)
+        self.tries[generation] += 1
+        assert self.tries[generation] <= self.retries[generation] + 1, f"one try too many: {effect}"
+        former = [p for p in self.processes.values() if p.generation == generation and p.is_alive()]
+        assert not former, f"{former} of the try before still lives: {effect}"
+
+    def _retries_of(self, effect: fx.FindSpec) -> int:
+        """Return how often a load that begins now may be tried again."""
+        cause, config = self.history[-1], self.core._registry.config
+        if effect.origin in (ev.Origin.LAZY, ev.Origin.SYNCED):
+            return config.lazy_load_retries
+        asked = cause.retries if isinstance(cause, ev.LoadRequested) else None
+        if isinstance(cause, ev.FilesInstalled):
+            requested = self.files.operations[cause.files_id].requested
+            asked = None if requested is None else requested.retries
+        return config.load_retries if asked is None else asked
 
     def _receiver(self, worker_id: ev.WorkerId) -> Process:
         process = self.processes[worker_id]
@@ -190,10 +273,26 @@ class Outside:
     def _on_announced(self, event: StoryEvent) -> None:
         self.announced.append(event)
         key = (event.subject, event.worker_id or event.generation)
-        assert event.old == self.states.get(key, "NEW") != event.new, f"{event} does not follow {self.states.get(key)}"
+        assert event.old == self.states.get(key, "NEW"), f"{event} does not follow {self.states.get(key)}"
+        assert (event.old == event.new) == (event.cause in NOTES), event
         self.states[key] = event.new
+        if event.cause == "UNLOAD":
+            self._on_unload_begun(event)
         if event.new == "DEAD":
             assert event.worker_id is not None
             assert self.processes[ev.WorkerId(event.worker_id)].stage is Stage.GONE
         if event.new == "UNLOADED":
-            self._assert_nothing_lives(event.model_id)
+            living = [p for p in self.processes.values() if p.generation == event.generation and p.is_alive()]
+            assert not living, f"{event}, but there are {living}"
+
+    def _on_unload_begun(self, event: StoryEvent) -> None:
+        model_id = ev.ModelId(event.model_id)
+        if event.reason.startswith("replaced by"):
+            cause = self.history[-1]
+            assert isinstance(cause, ev.FilesConfirmed), f"{event} because of {cause}"
+        if event.reason == "its files are gone from the models directory":
+            cause = self.history[-1]
+            assert isinstance(cause, ev.DirectoryScanned)
+            assert model_id in cause.gone
+            generation = self.seen[cause.sync_id].get(model_id)
+            assert generation == event.generation, f"{event}, but the scan was about generation {generation}"

@@ -42,8 +42,7 @@ def test_a_call_that_is_not_answered_in_time_gets_its_deadline_and_the_worker_is
 def test_deadlines_come_in_their_order_and_a_late_look_ends_all_that_have_passed(ready):
     late, soon, later = ready.call(timeout_s=2), ready.call(timeout_s=1), ready.call(timeout_s=3)
     assert ready.core.next_deadline() == ready.now + 1
-    ready.now += 2.5
-    ready.feed(ev.TimePassed())
+    ready.oversleep(2.5)
     assert [effect.caller for effect in ready.effects_of(fx.AnswerError)] == [soon, late]
     assert ready.is_waiting(later)
 

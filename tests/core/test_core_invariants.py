@@ -7,7 +7,7 @@ from driver import ALICE, Driver
 
 from hostd.core import events as ev
 from hostd.core.lifecycle import ModelState, WorkerState
-from hostd.core.loading import UnloadAll
+from hostd.core.unloading import UnloadAll
 from workers.wire.errors import InternalError
 
 
@@ -62,11 +62,11 @@ DAMAGE = {
         "serves without being READY, or the other way round",
     ),
     "a waiter for a load that is over": (
-        lambda host: model_of(host).waiters.append(ev.Caller(ALICE, 9)),
+        lambda host: model_of(host).waiters.__setitem__(ev.Caller(ALICE, 9), None),
         "has waiters for a load that is over",
     ),
     "a waiter for an unload that nobody began": (
-        lambda host: model_of(host).unload_waiters.append(ev.Caller(ALICE, 9)),
+        lambda host: model_of(host).unload_waiters.__setitem__(ev.Caller(ALICE, 9), None),
         "has waiters for an unload that was not begun",
     ),
     "an unload that waits for nobody": (
@@ -90,11 +90,11 @@ DAMAGE = {
         "2 bytes in flight do not add up",
     ),
     "an unload of all that waits for what is gone": (
-        lambda host: host.core._loading.unload_alls.append(UnloadAll(ev.Caller(ALICE, 9), {"gone"})),
+        lambda host: host.core._unloading.unload_alls.append(UnloadAll({"gone"})),
         "waits for models that are gone",
     ),
     "an unload of all that waits for nothing": (
-        lambda host: host.core._loading.unload_alls.append(UnloadAll(ev.Caller(ALICE, 9), set())),
+        lambda host: host.core._unloading.unload_alls.append(UnloadAll(set())),
         "waits for models that are gone",
     ),
 }

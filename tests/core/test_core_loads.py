@@ -23,7 +23,7 @@ from workers.wire.errors import (
 def test_a_load_finds_spawns_loads_measures_and_only_then_answers(host):
     source = source_of("/models/m", "special", threads=2)
     caller = host.load("m", source)
-    assert host.effects_of(fx.FindSpec) == [fx.FindSpec("m", 1, source)]
+    assert host.effects_of(fx.FindSpec) == [fx.FindSpec("m", 1, source, ev.Origin.REQUESTED)]
     assert host.state() == "LOADING"
 
     spec = ev.LoadingSpec("sklearn", {"threads": 2}, "/usr/bin/python3", {"A": "1"}, ("predict",), "predict")
@@ -37,7 +37,7 @@ def test_a_load_finds_spawns_loads_measures_and_only_then_answers(host):
     assert host.worker_state() == "LOADING"
 
     host.loaded()
-    assert host.effects_of(fx.MeasureWorker) == [fx.MeasureWorker(1)]
+    assert host.effects_of(fx.MeasureWorker) == [fx.MeasureWorker(1, "m", source)]
     assert host.is_waiting(caller)
     assert host.state() == "LOADING"
 
@@ -297,9 +297,9 @@ def test_what_a_finder_says_of_an_earlier_generation_is_ignored(host):
     host.unload()
     host.load()
     for event in (
-        ev.SpecFound(stale.model_id, stale.generation, SPEC),
+        ev.SpecFound(stale.model_id, stale.generation, SPEC, "/models/m"),
         ev.SpecRefused(stale.model_id, stale.generation, NotFoundError("x")),
-        ev.SpecFound(ev.ModelId("never"), 1, SPEC),
+        ev.SpecFound(ev.ModelId("never"), 1, SPEC, "/x"),
         ev.SpecRefused(ev.ModelId("never"), 1, NotFoundError("x")),
     ):
         assert host.feed(event) == []
@@ -308,6 +308,6 @@ def test_what_a_finder_says_of_an_earlier_generation_is_ignored(host):
 
 def test_what_a_finder_says_of_a_load_that_is_over_is_ignored(host):
     host.up_to("READY")
-    assert host.feed(ev.SpecFound(ev.ModelId("m"), 1, SPEC)) == []
+    assert host.feed(ev.SpecFound(ev.ModelId("m"), 1, SPEC, "/x")) == []
     assert host.feed(ev.SpecRefused(ev.ModelId("m"), 1, NotFoundError("x"))) == []
     assert host.state() == "READY"

@@ -232,8 +232,7 @@ def test_the_end_of_a_drain_that_comes_with_a_deadline_is_answered_once(host):
     host.up_to("READY")
     call = host.call(timeout_s=12)
     host.unload()
-    host.now += 12
-    host.feed(ev.TimePassed())
+    host.oversleep(12)
     assert isinstance(host.error(call), AbortedError)
     assert host.worker_state() == "KILLING"
 

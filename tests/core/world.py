@@ -146,7 +146,7 @@ class World(Outside):
             self.finds.remove(find)
             error = ModelError("no finder knows this")
             about = (find.model_id, find.generation)
-            self.feed(ev.SpecFound(*about, SPEC) if is_good else ev.SpecRefused(*about, error))
+            self.feed(ev.SpecFound(*about, SPEC, find.source.path) if is_good else ev.SpecRefused(*about, error))
 
     def go_on(self, n: int) -> None:
         """Let a process do what comes next in a good life."""
@@ -245,10 +245,10 @@ class World(Outside):
         self._assert_empty()
 
     def _assert_empty(self) -> None:
-        registry, router, loading = self.core._registry, self.core._router, self.core._loading
+        registry, router, unloading = self.core._registry, self.core._router, self.core._unloading
         left = [registry.models, registry.workers, registry.timers, registry.effects, router.calls, router.by_caller]
         assert not any(map(len, left)), left
-        assert (router.in_flight_bytes, loading.unload_alls, loading.shutdown_waiters) == (0, [], [])
+        assert (router.in_flight_bytes, unloading.unload_alls, unloading.shutdown_waiters) == (0, [], {})
         assert len(registry.stories) <= CONFIG.stories_kept + 1
         assert self.core.next_deadline() is None
 

@@ -32,6 +32,13 @@ def write(folder: Path, text: str) -> Path:
 def test_without_any_source_the_defaults_hold() -> None:
     config = load_config()
     assert config.name == "default"
+    models = config.models
+    assert (models.dir, models.lazy_load, models.completion_marker) == (None, False, None)
+    assert (models.poll_period_s, models.write_quiet_period_s, models.lazy_load_retries) == (10, 2, 2)
+    assert (models.load_on_start, models.wait_for_initial_loads) == (True, False)
+    workers = config.workers
+    assert (workers.load_retries, workers.retry_backoff_s, workers.retry_max_backoff_s) == (0, 0.2, 30)
+    assert (config.finders, config.loaders, config.initializers, config.sizers) == ({}, {}, {}, {})
     assert config.workers.spawn_timeout_s == 30
     assert config.workers.load_timeout_s == 600
     assert config.workers.drain_timeout_s == 10
@@ -79,7 +86,14 @@ def test_a_variable_of_null_unsets_what_the_file_sets_and_an_empty_one_is_no_var
 def test_the_configuration_is_equal_after_a_round_trip_and_the_environment_is_not_read_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    config = load_config({"name": "a", "models": {"dir": tmp_path}, "metrics": {"port": 0}})
+    config = load_config(
+        {
+            "name": "a",
+            "models": {"dir": tmp_path, "poll_period_s": None, "completion_marker": ".done"},
+            "metrics": {"port": 0},
+            "loaders": {"own": {"type": "a:b", "config": {"limit": float("inf"), "of": [None, {"x": True}]}}},
+        }
+    )
     monkeypatch.setenv("HOSTD_WORKERS__DRAIN_TIMEOUT_S", "99")
     text = config.to_json()
     json.loads(text)
@@ -114,8 +128,42 @@ def test_the_configuration_is_frozen() -> None:
         ("workers: {drain_timeout_s: .nan}", r"workers.drain_timeout_s .*finite"),
         ("workers: {max_in_flight: many}", r"workers.max_in_flight .*integer.*'many'"),
         ("workers: {log_bytes: 12 parsecs}", r"workers.log_bytes .*not a size; write bytes or a unit"),
+        ("workers: {log_bytes: '" + "9" * 400 + ".5MB'}", r"workers.log_bytes .*too large"),
         ("workers: {python: /no/such/python}", r"workers.python .*'/no/such/python' is not an executable file"),
         ("metrics: {port: 65536}", r"metrics.port .*65535"),
+        ("models: {lazy_load: 1}", r"models\.lazy_load .*must be true or false, not 1"),
+        ("models: {lazy_load: maybe}", r"models\.lazy_load .*valid boolean.*'maybe'"),
+        ("models: {load_on_start: 0.0}", r"models\.load_on_start .*must be true or false"),
+        ("models: {wait_for_initial_loads: []}", r"models\.wait_for_initial_loads .*boolean"),
+        ("models: {poll_period_s: true}", r"models\.poll_period_s .*must be a number, not True"),
+        ("models: {poll_period_s: -1}", r"models\.poll_period_s .*greater than or equal to 0"),
+        ("models: {poll_period_s: often}", r"models\.poll_period_s .*valid number.*'often'"),
+        ("models: {write_quiet_period_s: false}", r"models\.write_quiet_period_s .*must be a number"),
+        ("models: {write_quiet_period_s: .inf}", r"models\.write_quiet_period_s .*finite"),
+        ("models: {completion_marker: a/b}", r"models\.completion_marker .*name of a file.*'a/b'"),
+        ("models: {completion_marker: ..}", r"models\.completion_marker .*name of a file"),
+        ("models: {completion_marker: ''}", r"models\.completion_marker .*name of a file"),
+        ("models: {completion_marker: 5}", r"models\.completion_marker .*string"),
+        ("models: {lazy_load_retries: 101}", r"models\.lazy_load_retries .*100"),
+        ("models: {lazy_load_retries: true}", r"models\.lazy_load_retries .*must be a number"),
+        ("models: {lazy_load_retries: 1.5}", r"models\.lazy_load_retries .*integer"),
+        ("models: {dir: ''}", r"models\.dir .*an empty one would be the working directory"),
+        ("models: {dir: 5}", r"models\.dir .*path.*5"),
+        ("workers: {load_retries: -1}", r"workers\.load_retries .*greater than or equal to 0"),
+        ("workers: {retry_backoff_s: 60}", r"workers .*retry_max_backoff_s must be at least retry_backoff_s"),
+        ("workers: {max_in_flight: true}", r"workers\.max_in_flight .*must be a number"),
+        ("metrics: {port: true}", r"metrics\.port .*must be a number"),
+        ("loaders: []", r"loaders .*must be a mapping of names, such as {default: {type: ...}}, not \[\]"),
+        ("loaders: {default: 5}", r"loaders\.default .*must be a mapping of settings, such as {type: ...}, not 5"),
+        ("finders: {default: files}", r"finders\.default .*must be a mapping .*, not 'files'"),
+        ("sizers: {a: {}}", r"sizers\.a \(from .*hostd.yaml\) lacks its 'type'"),
+        ("sizers: {a: {type: 3}}", r"sizers\.a\.type .*string"),
+        ("sizers: {a: {type: ''}}", r"sizers\.a\.type .*at least 1 character"),
+        ("initializers: {a: {type: x, conf: {}}}", r"initializers\.a\.conf .*no such setting; did you mean 'config'"),
+        ("initializers: {a: {type: x, config: [1]}}", r"initializers\.a\.config .*must be a mapping of names and val"),
+        ("loaders: {a: {type: x, config: {d: 2024-01-31}}}", r"loaders\.a\.config .*config\.d must be .*got a date"),
+        ("loaders: {a: {type: x, config: {1: 2}}}", r"loaders\.a\.config.*string"),
+        ("loaders: {'a b': {type: x}}", r"loaders\.a b: at most 64 letters.*'a b'"),
         ("limits: {max_message_bytes: 8GiB}", r"limits .*max_in_flight_bytes must be at least max_message_bytes"),
         ("- a list", r"must be a mapping of settings, not \['a list'\]"),
         ("a: [", r"cannot be read: while parsing"),
@@ -153,6 +201,9 @@ def test_an_empty_file_or_section_sets_nothing(tmp_path: Path, text: str) -> Non
         ("HOSTD_WORKERS__DRAIN_TIMEOUT", "3", r"HOSTD_WORKERS__DRAIN_TIMEOUT\): .*did you mean 'drain_timeout_s'"),
         ("HOSTD_WORKER__PYTHON", "x", r"HOSTD_WORKER__PYTHON: no such environment variable; .*'HOSTD_WORKERS'"),
         ("HOSTD_RUNTIMEDIR", "/x", r"HOSTD_RUNTIMEDIR: no such .*; did you mean 'HOSTD_RUNTIME_DIR'"),
+        ("HOSTD_LOADERS", "mine", r"HOSTD_LOADERS: is a section, .*HOSTD_LOADERS__DEFAULT__TYPE="),
+        ("HOSTD_LOADERS__DEFAULT", "5", r"loaders.default \(from HOSTD_LOADERS__DEFAULT\) must be a mapping"),
+        ("HOSTD_MODELS__LAZY_LOAD", "2", r"models.lazy_load \(from HOSTD_MODELS__LAZY_LOAD\): .*boolean"),
         ("HOSTD_MODELS", "/srv/models", r"HOSTD_MODELS: is a section, .*HOSTD_MODELS__DIR="),
     ],
 )
@@ -205,7 +256,7 @@ def test_every_setting_says_what_it_means() -> None:
     tree = ast.parse(inspect.getsource(config_module))
     for section in (node for node in tree.body if isinstance(node, ast.ClassDef)):
         for field, following in zip(section.body, [*section.body[1:], None], strict=True):
-            is_setting = isinstance(field, ast.AnnAssign) and "Config" not in ast.unparse(field.annotation)
+            is_setting = isinstance(field, ast.AnnAssign) and not ast.unparse(field.annotation).endswith("Config")
             if is_setting:
                 explained = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
                 assert explained, f"{section.name}: {ast.unparse(field)}"

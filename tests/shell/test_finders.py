@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import stat
 import sys
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hostd.finders import DEFAULT_FINDER, FINDERS, LOADER_BY_SUFFIX, FilesFinder, ModelSpec, find_spec
+from hostd.finders import DEFAULT_FINDER, FINDERS, FilesFinder, ModelSpec, MultiFinder, find_spec
+from hostd.finders.files import LOADER_BY_SUFFIX
 from hostd.model_yaml import MAX_BYTES
+from workers.plugins import builtin_loaders
 from workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
@@ -41,6 +44,20 @@ def spec_of(directory: Path, yaml: str) -> ModelSpec:
         (["a.SKOPS"], "sklearn"),
         (["a.onnx", "a.onnx.data", "README.md"], "onnx"),
         (["a.onnx", ".hidden.pkl", "sub/b.pkl"], "onnx"),
+        (["a.pt"], "torch"),
+        (["a.pt2"], "torch"),
+        (["a.pth", "config.json"], "torch"),
+        (["a.ts"], "torch"),
+        (["a.ubj", "features.json"], "xgboost"),
+        (["a.xgb"], "xgboost"),
+        (["a.lgb", "requirements.txt"], "lightgbm"),
+        (["a.lightgbm"], "lightgbm"),
+        (["config.json", "model.safetensors"], "transformers"),
+        (["config.json", "pytorch_model-00001-of-00002.bin"], "transformers"),
+        (["config.json", "model.safetensors.index.json"], "transformers"),
+        (["config.json", "tokenizer.json"], "transformers"),
+        (["config.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state_0.pth"], "transformers"),
+        (["MLmodel", "model.pkl", "conda.yaml"], "mlflow"),
     ],
 )
 def test_a_directory_is_recognised_by_its_files(tmp_path, names, loader):
@@ -53,15 +70,34 @@ def test_a_file_is_recognised_by_its_suffix(tmp_path, name, loader):
 
 
 def test_the_finder_and_the_loaders_know_the_same_suffixes():
-    from workers.loaders import onnx, sklearn
-
-    known = dict.fromkeys(sklearn.SUFFIXES, "sklearn") | dict.fromkeys(onnx.SUFFIXES, "onnx")
+    said_elsewhere = {".json", ".txt", ".model"}  # too common to say which loader
+    known = {}
+    for loader in builtin_loaders():
+        suffixes = getattr(importlib.import_module(f"workers.loaders.{loader}"), "SUFFIXES", ())
+        known |= dict.fromkeys(set(suffixes) - said_elsewhere, loader)
     assert known == LOADER_BY_SUFFIX
 
 
-@pytest.mark.parametrize("names", [[], ["README.md"], ["other.py"], ["model.py/x"], [".model.py"]])
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        ["README.md"],
+        ["other.py"],
+        ["model.py/x"],
+        [".model.py"],
+        ["model.json"],
+        ["config.json"],
+        ["model.safetensors"],
+        ["pytorch_model.bin"],
+        ["model.txt"],
+        [".MLmodel"],
+    ],
+)
 def test_what_is_not_recognised_says_what_was_looked_for(tmp_path, names):
-    with pytest.raises(InvalidArgumentError, match=r"'team/m' at .*a model\.yaml, a model\.py, or a file \*\.joblib"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"'team/m' at .*a model\.yaml, an MLmodel, a model\.py, .*, or a file \*\.joblib"
+    ):
         find_spec("team/m", made(tmp_path, *names))
 
 
@@ -100,18 +136,12 @@ def test_a_path_that_cannot_be_looked_at_is_a_typed_error(tmp_path):
 
 
 def test_an_unknown_finder_lists_the_known_ones(tmp_path):
-    with pytest.raises(InvalidArgumentError, match="no finder 'fils'; known are files"):
+    with pytest.raises(InvalidArgumentError, match="no finder 'fils'; known are default, files, mlflow, model_yaml"):
         find_spec("m", str(tmp_path), "fils")
     assert find_spec("m", made(tmp_path, "model.py"), DEFAULT_FINDER) == ModelSpec("python")
 
 
 def test_another_finder_can_be_asked_by_name():
-    class Catalogue:
-        looks_for = "an id of the catalogue"
-
-        def find(self, model_id: str, path: str | None) -> ModelSpec | None:
-            return ModelSpec("lib.nets:load", {"id": model_id}) if model_id == "known" else None
-
     finders = {**FINDERS, "catalogue": Catalogue()}
     assert find_spec("known", None, "catalogue", finders=finders).options == {"id": "known"}
     with pytest.raises(InvalidArgumentError, match=r"'catalogue' recognises no model 'other' at no path.*an id of"):
@@ -130,6 +160,8 @@ python: venv/bin/python
 env: {OMP_NUM_THREADS: 1, MODE: fast}
 methods: [predict, __call__]
 default_method: predict
+initializer: {type: my.package:warmed, config: {rounds: 3}}
+size: 400MB
 """,
     )
     assert spec == ModelSpec(
@@ -139,11 +171,20 @@ default_method: predict
         env={"OMP_NUM_THREADS": "1", "MODE": "fast"},
         methods=("predict", "__call__"),
         default_method="predict",
+        initializer="my.package:warmed",
+        initializer_config={"rounds": 3},
+        size_bytes=400_000_000,
     )
 
 
 def test_methods_may_be_a_map(tmp_path):
     assert spec_of(tmp_path, "loader: python\nmethods: {predict: , embed: {}}").methods == ("predict", "embed")
+
+
+def test_an_initializer_and_a_size_may_be_written_shortly(tmp_path):
+    spec = spec_of(tmp_path, "loader: python\ninitializer: warmed\nsize: 4096")
+    assert (spec.initializer, spec.initializer_config, spec.size_bytes) == ("warmed", {}, 4096)
+    assert spec_of(tmp_path, "loader: python\ninitializer: {type: a, config: }").initializer_config == {}
 
 
 @pytest.mark.parametrize("yaml", ["", "# nothing\n", "options:\n", "loader:\n"])
@@ -157,6 +198,67 @@ def test_without_a_loader_the_files_decide(tmp_path):
         spec_of(tmp_path, "env: {A: b}")
     made(tmp_path, "a.onnx")
     assert spec_of(tmp_path, "env: {A: b}") == ModelSpec("onnx", env={"A": "b"})
+    made(tmp_path, "MLmodel")
+    assert spec_of(tmp_path, "env: {A: b}") == ModelSpec("mlflow", env={"A": "b"})
+
+
+def test_a_text_is_a_lightgbm_model_only_if_it_begins_like_one(tmp_path):
+    (tmp_path / "model.txt").write_text("tree\nversion=v4\n")
+    assert find_spec("m", str(tmp_path)) == ModelSpec("lightgbm")
+    assert find_spec("m", str(tmp_path / "model.txt")) == ModelSpec("lightgbm")
+    for other in ("trees are green\n", "", "a\ntree\n"):
+        (tmp_path / "model.txt").write_text(other)
+        assert FilesFinder().find("m", str(tmp_path)) is None
+    (tmp_path / "model.txt").write_text("tree\n")
+    (tmp_path / "model.txt").rename(tmp_path / "notes.txt")
+    assert FilesFinder().find("m", str(tmp_path / "notes.txt")) is None
+
+
+def test_what_is_not_recognised_can_be_said_in_a_model_yaml(tmp_path):
+    with pytest.raises(InvalidArgumentError, match=r"else say it with 'loader' in a model\.yaml"):
+        find_spec("m", made(tmp_path, "model.json"))
+    assert spec_of(tmp_path, "loader: xgboost") == ModelSpec("xgboost")
+
+
+def test_each_part_of_the_default_finder_can_be_asked_alone(tmp_path):
+    made(tmp_path, "MLmodel", "a.onnx", yaml="loader: python")
+    path = str(tmp_path)
+    found = {name: find_spec("m", path, name).loader for name in FINDERS}
+    assert found == {"default": "python", "model_yaml": "python", "mlflow": "mlflow", "files": "onnx"}
+
+
+class Catalogue:
+    looks_for = "an id of the catalogue"
+
+    def find(self, model_id: str, path: str | None) -> ModelSpec | None:
+        return ModelSpec("lib.nets:load", {"id": model_id}) if model_id == "known" else None
+
+
+def test_a_finder_that_needs_no_path_is_asked_though_nothing_is_at_the_path(tmp_path):
+    multi = MultiFinder([FilesFinder(), Catalogue()])
+    assert multi.looks_for.endswith("*.lightgbm, an id of the catalogue")
+    assert multi.find("known", str(tmp_path / "absent")) == ModelSpec("lib.nets:load", {"id": "known"})
+    with pytest.raises(NotFoundError, match=r"there is nothing at .*absent"):
+        multi.find("other", str(tmp_path / "absent"))
+    assert multi.find("other", None) is None
+
+
+def test_the_first_finder_that_knows_wins_and_one_that_complains_ends_it(tmp_path):
+    made(tmp_path, "a.onnx")
+    assert MultiFinder([FilesFinder(), Catalogue()]).find("known", str(tmp_path)) == ModelSpec("onnx")
+    assert MultiFinder([Catalogue(), FilesFinder()]).find("known", str(tmp_path)).loader == "lib.nets:load"
+    made(tmp_path, "b.pkl")
+    with pytest.raises(InvalidArgumentError, match="say which"):
+        MultiFinder([FilesFinder(), Catalogue()]).find("known", str(tmp_path))
+
+
+def test_a_finder_that_finds_something_else_is_told_so():
+    class Wrong(Catalogue):
+        def find(self, model_id, path):
+            return {"loader": "python"}
+
+    with pytest.raises(TypeError, match=r"Wrong\.find must return a ModelSpec or None, got {'loader'"):
+        find_spec("m", None, "wrong", finders={"wrong": Wrong()})
 
 
 def test_the_interpreter_may_be_absolute_and_stays_a_link(tmp_path, monkeypatch):
@@ -172,7 +274,7 @@ def test_the_interpreter_may_be_absolute_and_stays_a_link(tmp_path, monkeypatch)
 
 BAD = [
     ("loder: python", "unknown key 'loder'; did you mean 'loader'"),
-    ("memory_limit: 1GB", "unknown key 'memory_limit'; known are: default_method, env, loader"),
+    ("memory_limit: 1GB", "unknown key 'memory_limit'; known are: default_method, env, init"),
     ("yes: 1", "unknown key True"),
     ("- loader", "must be a map with the keys loader.*got a list"),
     ("just text", r"got 'just text' \(str\)"),
@@ -211,6 +313,17 @@ BAD = [
     ("methods: [class]", "names of public methods"),
     ("methods: [1]", "names of public methods"),
     ("methods: {predict: {batch: 3}}", r"methods\.predict must be empty"),
+    ("initializer: 3", "initializer must be an initializer's name"),
+    ("initializer: {config: {}}", r"initializer\.type must be an initializer's name .*got a NoneType"),
+    ("initializer: {type: a, conf: {}}", r"initializer has 'conf' \(str\); it takes type and config"),
+    ("initializer: {type: a, config: [1]}", r"initializer\.config must be a map"),
+    ("initializer: {type: a, config: {d: 2024-01-31}}", r"initializer\.config\.d must be .*quotes"),
+    ("size: much", r"size must be bytes or a size with a unit, such as 400MB or 2GiB, got 'much'"),
+    ("size: 0", "size must be bytes"),
+    ("size: -1", "size must be bytes"),
+    ("size: true", "size must be bytes"),
+    ("size: 3G", "size must be bytes"),
+    ("size: '" + "9" * 400 + ".5MB'", "size must be bytes"),
     ("default_method: [a]", "default_method must be"),
     ("methods: [a]\ndefault_method: b", r"default_method 'b' is not one of methods \(a\)"),
     ("loader: python\noptions: {a: 1", "line 2"),

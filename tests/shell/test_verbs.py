@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,12 +75,13 @@ def test_a_load_takes_its_defaults() -> None:
     [
         {"model_id": 7},
         {"path": 7},
-        {"type": None, "model_id": None},
+        {"type": 7},
         {"wait": 1},
         {"options": []},
         {"options": {1: 2}},
         {"finder": 1},
-        {"initializer": "other"},
+        {"initializer": 1},
+        {"retries": True},
         {"colour": "red"},
     ],
     ids=str,
@@ -90,15 +92,20 @@ def test_a_load_with_a_wrong_argument_is_refused_by_name(wrong: dict[str, Any]) 
 
 
 def test_every_verb_says_which_role_it_needs() -> None:
-    from hostd.config import load_config
-    from hostd.shell.service import Service
+    from hostd.shell.control import Control
 
-    service = Service(load_config({}))
-    service._supervisor = type("Supervisor", (), {"emit": None})()
-    roles = {name: verb.role for name, verb in service._verbs().items()}
+    supervisor = SimpleNamespace(emit=None, listeners=[])
+    control = Control(supervisor, None, SimpleNamespace(write=None), None, None, log_bytes=1)
+    roles = {name: verb.role for name, verb in control.verbs().items()}
     assert {name for name, role in roles.items() if role is Role.ADMINISTER} == {"shutdown"}
-    assert {name for name, role in roles.items() if role is Role.MANAGE} >= {
+    assert {name for name, role in roles.items() if role is Role.MANAGE} == {
         "load_model",
         "unload_model",
         "unload_all_models",
+        "deploy_begin",
+        "deploy_write",
+        "deploy_commit",
+        "deploy_abort",
+        "undeploy_model",
+        "sync_local_models",
     }

@@ -1,16 +1,22 @@
-"""Loaders by name."""
+"""Loaders and initializers by name: built in, as `module:attr`, and as entry points of the worker's environment."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from workers.plugins import builtin_loaders, load_with
+from workers.api import Served, Specification
+from workers.plugins import DEFAULT_INITIALIZER, builtin_loaders, initialize, load_with
 from workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    Installed = Callable[[str, str], None]
 
 
 @pytest.fixture
@@ -32,17 +38,42 @@ def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         async def later(path):
             return 1
 
+        def warmed(spec, /, *, rounds=1):
+            return ("warmed", spec.load(), rounds, spec.model_id)
+
+        def raising(spec):
+            raise TypeError("the initializer's own")
+
         not_callable = 3
     """
     lines = source.splitlines()
     (tmp_path / "house_loaders.py").write_text("\n".join(line[8:] for line in lines))
     (tmp_path / "broken_loaders.py").write_text("import a_library_that_is_not_there")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(__import__("sys").modules, "house_loaders", raising=False)
+    monkeypatch.delitem(sys.modules, "house_loaders", raising=False)
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Installed:
+    """Write what an installed package leaves in an environment: a directory with its metadata and entry points."""
+
+    def install(package: str, entry_points: str) -> None:
+        directory = tmp_path / f"{package}-1.0.dist-info"
+        directory.mkdir()
+        (directory / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (directory / "entry_points.txt").write_text(entry_points)
+
+    return install
+
+
+def a_spec(loader: str = "house_loaders:load", **options: object) -> Specification:
+    return Specification("m", "/p", loader, options)
 
 
 def test_the_builtin_loaders_are_the_files_of_the_package() -> None:
-    assert {"onnx", "python", "sklearn"} <= set(builtin_loaders())
+    assert {"lightgbm", "mlflow", "onnx", "python", "sklearn", "torch", "transformers", "xgboost"} == set(
+        builtin_loaders()
+    )
     assert builtin_loaders() == sorted(builtin_loaders())
     assert not any(name.startswith("_") for name in builtin_loaders())
 
@@ -65,7 +96,7 @@ def test_what_the_loader_raises_goes_through() -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("torch9", "no loader 'torch9'; built in are: onnx, python"),
+        ("torch9", "no loader 'torch9'; known are: .*onnx, python, sklearn"),
         ("", "there is no loader ''"),
         ("_opening", "there is no loader '_opening'"),
         ("../x", "there is no loader"),
@@ -91,3 +122,124 @@ def test_a_name_that_is_no_loader_is_refused_with_the_reason(name: str, says: st
 def test_options_that_a_loader_does_not_take_are_refused_with_its_signature() -> None:
     with pytest.raises(InvalidArgumentError, match=r"has the signature \(path, \*, factor=1\)"):
         load_with("house_loaders:load", "/p", {"faktor": 3})
+
+
+# Entry points
+
+
+@pytest.mark.usefixtures("_module")
+def test_an_entry_point_of_an_installed_package_is_a_loader(installed: Installed) -> None:
+    installed("house", "[hostd.loaders]\nhouse = house_loaders:load\ndeep = house_loaders:Loaders.load [extra]\n")
+    assert load_with("house", "/p", {"factor": 3}) == ("/p", 3)
+    assert load_with("deep", "/p", {}) == ("nested", "/p", {})
+    with pytest.raises(
+        InvalidArgumentError, match=r"known are: deep, house, .*onnx.*entry point 'hostd\.loaders'"
+    ) as caught:
+        load_with("hause", "/p", {})
+    assert caught.value.details["known"] == sorted({"deep", "house", *builtin_loaders()})
+
+
+@pytest.mark.usefixtures("_module")
+def test_a_built_in_name_is_not_taken_over_by_an_entry_point(installed: Installed) -> None:
+    installed(
+        "house", "[hostd.loaders]\npython = house_loaders:load\n[hostd.initializers]\ndefault = house_loaders:raising\n"
+    )
+    with pytest.raises(InvalidArgumentError, match="has no path"):
+        load_with("python", None, {})
+    assert initialize(a_spec(), DEFAULT_INITIALIZER, {}) == ("/p", 1)
+
+
+@pytest.mark.usefixtures("_module")
+def test_one_name_of_two_packages_is_refused_unless_it_is_the_same_thing(installed: Installed) -> None:
+    installed("first", "[hostd.loaders]\nhouse = house_loaders:load\n")
+    installed("second", "[hostd.loaders]\nhouse = house_loaders:load\n")
+    assert load_with("house", "/p", {}) == ("/p", 1)
+    installed("third", "[hostd.loaders]\nhouse = house_loaders:nothing\n")
+    with pytest.raises(InvalidArgumentError, match="house_loaders:load, house_loaders:nothing; name one of these"):
+        load_with("house", "/p", {})
+
+
+@pytest.mark.usefixtures("_module")
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("house_loaders:nope", "names nothing"),
+        ("no_such_module:load", "no module 'no_such_module'"),
+        ("house_loaders", "must look like"),
+        ("house_loaders:not_callable", "the loader 'house' must be a function"),
+    ],
+)
+def test_an_entry_point_that_leads_nowhere_is_a_typed_error(installed: Installed, target: str, says: str) -> None:
+    installed("house", f"[hostd.loaders]\nhouse = {target}\n")
+    with pytest.raises(InvalidArgumentError, match=says):
+        load_with("house", "/p", {})
+
+
+def test_entry_points_are_read_only_for_a_name_that_nothing_else_explains(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("def load(path):\n    return print\n")
+    script = """
+import sys
+from workers.api import Specification
+from workers.plugins import initialize
+initialize(Specification("m", sys.argv[1], "python", {}), "default", {})
+print("importlib.metadata" in sys.modules)
+initialize(Specification("m", None, "os:listdir", {}), "default", {})
+print("importlib.metadata" in sys.modules)
+"""
+    # Isolated, because what an environment brings into every start may read entry points too.
+    command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{script}", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+# Initializers
+
+
+@pytest.mark.usefixtures("_module")
+def test_the_default_initializer_is_what_the_loader_returns() -> None:
+    assert initialize(a_spec(factor=2), DEFAULT_INITIALIZER, {}) == ("/p", 2)
+    with pytest.raises(InvalidArgumentError, match=r"initializer 'default' has the signature \(spec"):
+        initialize(a_spec(), DEFAULT_INITIALIZER, {"rounds": 1})
+
+
+@pytest.mark.usefixtures("_module")
+def test_an_initializer_gets_the_specification_and_its_configuration(installed: Installed) -> None:
+    expected = ("warmed", ("/p", 2), 5, "m")
+    assert initialize(a_spec(factor=2), "house_loaders:warmed", {"rounds": 5}) == expected
+    installed("house", "[hostd.initializers]\nwarm = house_loaders:warmed\n")
+    assert initialize(a_spec(factor=2), "warm", {"rounds": 5}) == expected
+
+
+@pytest.mark.usefixtures("_module")
+def test_what_the_initializer_raises_goes_through() -> None:
+    with pytest.raises(TypeError, match="the initializer's own"):
+        initialize(a_spec(), "house_loaders:raising", {})
+    with pytest.raises(TypeError, match="the loader's own"):
+        initialize(a_spec(factor=0), "house_loaders:warmed", {})
+
+
+@pytest.mark.usefixtures("_module")
+@pytest.mark.parametrize(
+    ("name", "config", "says"),
+    [
+        ("nope", {}, "no initializer 'nope'; known are: default; .*entry point 'hostd.initializers'"),
+        ("house_loaders:nope", {}, "names nothing"),
+        ("house_loaders:not_callable", {}, r"must be a function initialize\(spec, \*\*config\), got int"),
+        ("house_loaders:later", {}, "async function"),
+        ("house_loaders:nothing", {}, "the initializer 'house_loaders:nothing' returned None"),
+        ("house_loaders:warmed", {"runds": 1}, r"has the signature \(spec, /, \*, rounds=1\)"),
+    ],
+)
+def test_a_name_that_is_no_initializer_is_refused_with_the_reason(
+    name: str, config: dict[str, object], says: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=says):
+        initialize(a_spec(), name, config)
+
+
+def test_a_specification_loads_what_it_names(tmp_path: Path) -> None:
+    (tmp_path / "own_model.py").write_text(
+        "from workers.api import Served\ndef load(path, *, n=0):\n    return Served(n, methods=('bit_length',))\n"
+    )
+    spec = Specification("m", str(tmp_path / "own_model.py"), "python", {"n": 3})
+    assert spec.load() == Served(3, methods=("bit_length",))

@@ -146,6 +146,35 @@ def test_options_reach_the_loader(worker: Conversation) -> None:
     assert set(msg.unpack_map(worker.load(source, options={"name": "chosen"}))["methods"]) == {"chosen"}
 
 
+INITIALIZED = """
+from workers.api import Served
+class Warm:
+    def __init__(self, model, rounds):
+        self.model, self.rounds = model, rounds
+    def predict(self, x):
+        return [self.model.predict(x)] * self.rounds
+def warmed(spec, *, rounds=1):
+    return Served(Warm(spec.load(), rounds), methods=("predict",))
+"""
+
+
+def test_an_initializer_makes_what_is_served(worker: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
+    (worker.directory / "house_initializers.py").write_text(INITIALIZED)
+    monkeypatch.syspath_prepend(worker.directory)
+    answer = worker.load(initializer=["house_initializers:warmed", {"rounds": 2}])
+    assert set(msg.unpack_map(answer)["methods"]) == {"predict"}
+    worker.session.accept(a_call(2, "predict", "x"))
+    runtime = worker.session.runtime
+    assert runtime is not None
+    runtime.step()
+    assert decode(worker.sent[-1].body) == ["x", "x"]
+
+
+def test_no_initializer_and_the_default_one_are_the_same(worker: Conversation) -> None:
+    for initializer in (None, ["default", {}]):
+        assert set(msg.unpack_map(worker.load(initializer=initializer))["methods"]) == {"predict", "generate"}
+
+
 # Loads that fail
 
 
@@ -176,6 +205,11 @@ def test_a_syntax_error_shows_the_line(worker: Conversation) -> None:
     ("source", "request_", "cls", "says"),
     [
         (ECHO, {"loader": "nope"}, InvalidArgumentError, "no loader 'nope'"),
+        (ECHO, {"initializer": ["nope", {}]}, InvalidArgumentError, "no initializer 'nope'"),
+        (ECHO, {"initializer": ["default", {"n": 1}]}, InvalidArgumentError, "signature"),
+        (ECHO, {"initializer": ["default"]}, InvalidArgumentError, "must be nil or [reference, config]"),
+        (ECHO, {"initializer": "default"}, InvalidArgumentError, "must be nil or [reference, config]"),
+        (ECHO, {"initializer": ["default", {1: 2}]}, InvalidArgumentError, "must be nil or [reference, config]"),
         (ECHO, {"path": "/no/such/path"}, NotFoundError, "nothing at /no/such/path"),
         (ECHO, {"methods": ["nope"]}, InvalidArgumentError, "no method 'nope' to expose"),
         (ECHO, {"default_method": "nope"}, InvalidArgumentError, "default method 'nope'"),

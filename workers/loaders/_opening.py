@@ -1,7 +1,6 @@
-"""What the built-in loaders share: finding a model's file, importing a library or a named function, calling a `load`.
+"""What the built-in loaders share: finding a model's file, reading it, importing a library or a function, calling it.
 
-Covers the ways in which these go wrong before any model code runs, each a typed error. Does not cover what a framework
-does with the file.
+Covers the ways in which these go wrong, each a typed error. Does not cover what a framework does with the file.
 """
 
 from __future__ import annotations
@@ -15,10 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from workers.api import MissingDependencyError
-from workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from workers.wire.errors import FailedPreconditionError, HostError, InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+MAX_REASON_CHARS = 1000
+"""Of a library's message within ours: some quote the whole file."""
 
 
 def import_library(name: str, extra: str) -> Any:
@@ -86,18 +88,53 @@ def _only(directory: Path, suffixes: Sequence[str], wanted: str) -> Path:
     return found[0]
 
 
-def call_load(load: object, path: str | None, options: Mapping[str, Any], *, name: str) -> object:
-    """Return `load(path, **options)`; `name` says in errors which `load` that is.
+def read_model(found: Path, read: Callable[[Path], Any], extras: Mapping[str, str]) -> Any:
+    """Return `read(found)`; `extras` names the extra of this package that brings each library a model file may need.
 
-    Raises InvalidArgumentError if it is not callable, does not take these options, is a coroutine function or returns
+    Raises MissingDependencyError or FailedPreconditionError for a module that is not there, InvalidArgumentError for
+    anything else that `read` raises: a damaged file raises whatever its bytes spell. Typed errors pass through.
+    """
+    try:
+        return read(found)
+    except (HostError, MemoryError):
+        raise
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library in extras:
+            raise MissingDependencyError(library, extras[library]) from error
+        raise FailedPreconditionError(
+            f"{found} needs the Python module {error.name!r}, which the worker's interpreter does not have; "
+            "install it there, or write a model.py that brings it",
+            details={"library": error.name},
+        ) from error
+    except Exception as error:  # the border with what the file holds
+        raise InvalidArgumentError(f"{found} cannot be loaded: {type(error).__name__}: {first_lines(error)}") from error
+
+
+def first_lines(error: BaseException) -> str:
+    """Return what a library's error says, without the stack trace of its native part that some append."""
+    return str(error).partition("\nStack trace:")[0][:MAX_REASON_CHARS]
+
+
+def call_load(load: object, path: str | None, options: Mapping[str, Any], *, name: str) -> object:
+    """Return `load(path, **options)`, as `call_plugin` does."""
+    return call_plugin(load, path, options, name=name, shape="load(path, **options)")
+
+
+def call_plugin(function: object, subject: object, keywords: Mapping[str, Any], *, name: str, shape: str) -> object:
+    """Return `function(subject, **keywords)`; `name` says in errors which function that is, `shape` what it should be.
+
+    Raises InvalidArgumentError if it is not callable, does not take these keywords, is a coroutine function or returns
     None. What it raises itself passes through untouched, a TypeError too.
     """
-    if not callable(load):
-        raise InvalidArgumentError(f"{name} must be a function load(path, **options), got {type(load).__name__}")
-    if inspect.iscoroutinefunction(load):
-        raise InvalidArgumentError(f"{name} is an async function; load must be a plain one (its methods may be async)")
-    check_binding(load, (path,), options, name=name)
-    model = load(path, **options)
+    if not callable(function):
+        raise InvalidArgumentError(f"{name} must be a function {shape}, got {type(function).__name__}")
+    if inspect.iscoroutinefunction(function):
+        raise InvalidArgumentError(
+            f"{name} is an async function; it must be a plain one, {shape} (the model's methods may be async)"
+        )
+    check_binding(function, (subject,), keywords, name=name)
+    model = function(subject, **keywords)
     if model is None:
         raise InvalidArgumentError(f"{name} returned None; it must return the model object")
     return model

@@ -50,6 +50,13 @@ class Limits:
 
 DEFAULT_LIMITS = Limits()
 
+MAX_TUPLES = 16
+"""Tuples inside each other: each is an extension, whose data is copied once more for every tuple that it is in."""
+
+_STACKED_TUPLES = 3
+"""`unpackb` is quickest for few tuples, but has 41 KB on the C stack, of which a thread may have 512 KB in all; tuples
+further inside are read by unpackers that live on the heap."""
+
 _CONTAINER_BYTES = bytes([*range(0x80, 0xA0), *range(0xC7, 0xCA), *range(0xD4, 0xD9), *range(0xDC, 0xE0)])
 """What maps, arrays and extensions begin with."""
 
@@ -85,12 +92,18 @@ def encode_call(args: Sequence[object], kwargs: dict[str, object]) -> tuple[byte
     ), buffers
 
 
+def encode_map(value: dict[str, object]) -> tuple[bytes, list[Buffer]]:
+    """Return the body and buffers of a map; its big byte strings become buffers."""
+    buffers: list[Buffer] = []
+    return _pack({k: _by_reference(v, buffers) for k, v in value.items()}, buffers), buffers
+
+
 def decode(body: Buffer, buffers: Sequence[Buffer] = (), limits: Limits = DEFAULT_LIMITS) -> Any:
     """Return the value of a body; its arrays are views of `buffers`, writable where the buffers are.
 
     Every buffer may be referred to once. Raises `InvalidArgumentError` for what is malformed, unknown or over a limit.
     """
-    return _Decoder(buffers, limits).decode(body)
+    return Decoder(buffers, limits).decode(body)
 
 
 def _by_reference(value: object, buffers: list[Buffer]) -> object:
@@ -122,9 +135,9 @@ _BASES: tuple[tuple[type, Callable[[Any], object]], ...] = (
 )
 
 
-def _pack(value: object, buffers: list[Buffer]) -> bytes:
+def _pack(value: object, buffers: list[Buffer], tuples: int = 0) -> bytes:
     def by_extension(obj: object) -> object:
-        return _extension(obj, buffers)
+        return _extension(obj, buffers, tuples)
 
     try:
         packed: bytes = msgpack.packb(value, default=by_extension, strict_types=True, buf_size=_PACK_BUFFER_BYTES)
@@ -139,7 +152,7 @@ def _pack(value: object, buffers: list[Buffer]) -> bytes:
     return packed
 
 
-def _extension(obj: Any, buffers: list[Buffer]) -> object:
+def _extension(obj: Any, buffers: list[Buffer], tuples: int) -> object:
     if is_array(obj):
         dtype, shape, order, data = parts_of(obj, INLINE_ARRAY_BYTES)
         if len(data) <= INLINE_ARRAY_BYTES:
@@ -151,7 +164,9 @@ def _extension(obj: Any, buffers: list[Buffer]) -> object:
         dtype, _shape, _order, data = parts_of(sys.modules["numpy"].asarray(obj))
         return msgpack.ExtType(EXT_SCALAR, _pack_parts([dtype, bytes(data)]))
     if isinstance(obj, tuple):
-        return msgpack.ExtType(EXT_TUPLE, _pack(list(obj), buffers))
+        if tuples == MAX_TUPLES:
+            raise _too_many_tuples()
+        return msgpack.ExtType(EXT_TUPLE, _pack(list(obj), buffers, tuples + 1))
     if isinstance(obj, dt.datetime):
         return msgpack.ExtType(EXT_DATETIME, _isoformat(obj))
     for base, value_of in _BASES:
@@ -171,6 +186,13 @@ def _may_nest(body: Buffer, depth: int) -> bool:
     return size - len(bytes(body).translate(None, _CONTAINER_BYTES)) > depth
 
 
+def _too_many_tuples() -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"the value is nested too deeply: at most {MAX_TUPLES} tuples may be inside each other, and it has more, or "
+        f"contains itself; send lists"
+    )
+
+
 def _isoformat(value: dt.datetime) -> bytes:
     if value != value:  # noqa: PLR0124 - how pandas' NaT tells that it is none, though its class is a datetime's
         raise InvalidArgumentError(f"{value} is not a point in time: send None")
@@ -178,17 +200,19 @@ def _isoformat(value: dt.datetime) -> bytes:
     return dt.datetime.isoformat(value).encode()
 
 
-class _Decoder:
+class Decoder:
     """One decoding: holds the buffers that extensions refer to and counts how deeply tuples nest."""
 
-    __slots__ = ("_buffers", "_limits", "_tuples")
+    __slots__ = ("_buffers", "_limits", "_tuples", "_unpackers")
 
     def __init__(self, buffers: Sequence[Buffer], limits: Limits) -> None:
         self._buffers: list[Buffer | None] = list(buffers)
         self._limits = limits
         self._tuples = 0
+        self._unpackers: list[Any] = []
 
     def decode(self, body: Buffer) -> Any:
+        """Return the value of a body; errors as `decode`. To be called once."""
         try:
             value = self._unpack(body)
         except InvalidArgumentError:
@@ -199,6 +223,8 @@ class _Decoder:
             # msgpack's errors share no base; a limit is a ValueError, an unhashable key a TypeError, a time outside of
             # the calendar an OverflowError, and NumPy's strings of no Unicode are a SystemError.
             raise InvalidArgumentError(f"the body is not valid msgpack, or over a limit: {error}") from None
+        finally:
+            self._unpackers.clear()  # they refer to this decoder: nobody should wait for the cycle collector
         if _may_nest(body, self._limits.depth):
             self._check_depth(value)
         return value
@@ -216,6 +242,37 @@ class _Decoder:
             max_array_len=limits.container_len,
             max_map_len=limits.container_len,
         )
+
+    def _unpack_tuple(self, data: bytes) -> Any:
+        level = self._tuples - _STACKED_TUPLES
+        if level <= 0:
+            return self._unpack(data)
+        if level > len(self._unpackers):
+            self._unpackers.append(self._unpacker())
+        unpacker = self._unpackers[level - 1]
+        unpacker.feed(data)
+        value = unpacker.unpack()
+        if unpacker.read_bytes(1):
+            raise InvalidArgumentError("a malformed tuple")
+        return value
+
+    def _unpacker(self) -> Any:
+        # Its buffer would have a megabyte to begin with.
+        return msgpack.Unpacker(max_buffer_size=0, read_size=_PACK_BUFFER_BYTES, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        """Return what `_unpack` spells out, because making the map would take it half as long again."""
+        limits = self._limits
+        return {
+            "ext_hook": self._ext,
+            "timestamp": _AS_DATETIME,
+            "strict_map_key": False,
+            "max_str_len": limits.blob_bytes,
+            "max_bin_len": limits.blob_bytes,
+            "max_ext_len": limits.blob_bytes,
+            "max_array_len": limits.container_len,
+            "max_map_len": limits.container_len,
+        }
 
     def _check_depth(self, value: Any) -> None:
         containers = (list, dict, tuple)
@@ -237,28 +294,37 @@ class _Decoder:
     def _ext(self, code: int, data: bytes) -> Any:
         if code == EXT_ARRAY:
             dtype, shape, order, raw = self._parts(data, 4)
-            return array_of(dtype, shape, order, _own(raw))
+            return self._array(dtype, shape, order, _own(raw))
         if code == EXT_ARRAY_BUFFER:
             dtype, shape, order, index = self._parts(data, 4)
-            return array_of(dtype, shape, order, self._buffer(index))
+            return self._array(dtype, shape, order, self._buffer(index))
         if code == EXT_BYTES_BUFFER:
             return bytes(self._buffer(msgpack.unpackb(data)))
         if code == EXT_SCALAR:
             dtype, raw = self._parts(data, 2)
-            scalar = array_of(dtype, [], "C", _own(raw))
-            return scalar[()] if hasattr(scalar, "__getitem__") else scalar
+            return self._scalar(dtype, _own(raw))
         if code == EXT_TUPLE:
-            self._tuples += 1
-            if self._tuples > self._limits.depth:
-                raise self._too_deep()
-            value = self._unpack(data)
-            self._tuples -= 1
-            if not isinstance(value, list):
-                raise InvalidArgumentError("a malformed tuple")
-            return tuple(value)
+            return self._tuple(data)
         if code == EXT_DATETIME:
             return dt.datetime.fromisoformat(bytes(data).decode())
         raise InvalidArgumentError(f"extension type {code} is unknown to this version of the protocol")
+
+    def _tuple(self, data: bytes) -> tuple[Any, ...]:
+        if self._tuples == MAX_TUPLES:
+            raise _too_many_tuples()
+        self._tuples += 1
+        value = self._unpack_tuple(data)
+        self._tuples -= 1
+        if not isinstance(value, list):
+            raise InvalidArgumentError("a malformed tuple")
+        return tuple(value)
+
+    def _array(self, dtype: Any, shape: Any, order: Any, data: Buffer) -> Any:
+        return array_of(dtype, shape, order, data)
+
+    def _scalar(self, dtype: Any, data: bytearray) -> Any:
+        scalar = array_of(dtype, [], "C", data)
+        return scalar[()] if hasattr(scalar, "__getitem__") else scalar
 
     @staticmethod
     def _parts(data: bytes, count: int) -> list[Any]:

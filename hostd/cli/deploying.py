@@ -1,0 +1,141 @@
+"""`deploy`, `undeploy` and `sync`: models come into the host's models directory and go from it."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hostd.cli.lifecycle import describe, for_each, loading_options, show_reports
+from hostd.cli.session import HostCommand, Session, complete_models, shared_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from hostd.client.files import Files
+    from hostd.records import SyncReport
+    from workers.wire.errors import HostError
+
+
+@click.command(cls=HostCommand)
+@click.argument("model", metavar="ID", shell_complete=complete_models)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--replace", is_flag=True, help="Deploy over a model of this ID, which serves until the new one is ready."
+)
+@click.option("--keep", is_flag=True, help="Keep the files if the model cannot be loaded.")
+@loading_options
+@shared_options
+@click.pass_obj
+def deploy(session: Session, /, model: str, paths: tuple[Path, ...], model_type: str, **how: Any) -> None:
+    """Copy a model into the host's models directory and load it from there, under the name ID.
+
+    PATH is a directory, whose files are the model's, or one file or more, each by its own name. They are on this
+    machine; the host may be on another. All or nothing: if anything fails, no file is left.
+    """
+    files = _files_of(paths)
+    from hostd.cli.output import print_json, say, transferring  # noqa: PLC0415 - `--help` does not need it
+
+    with session.client() as client:
+        with transferring(f"deploying {model}", f"loading {model}", quiet=session.json) as progress:
+            client.deploy_model(model, files, model_type, **how, progress=progress, timeout_s=session.timeout_s)
+        found = client.get_model(model)
+    if session.json:
+        print_json(found.to_dict())
+    else:
+        say(describe(found))
+
+
+def _files_of(paths: Sequence[Path]) -> Files:
+    directories = [path for path in paths if path.is_dir()]
+    if len(paths) == 1 and directories:
+        return paths[0]
+    if directories:
+        raise click.BadParameter(
+            f"{str(directories[0])!r} is a directory: name one directory, or files only", param_hint="PATH..."
+        )
+    files: dict[str, Any] = {}
+    for path in paths:
+        if path.name in files:
+            raise click.BadParameter(
+                f"{str(files[path.name])!r} and {str(path)!r} would both be {path.name!r}: "
+                f"put them into a directory as the model needs them",
+                param_hint="PATH...",
+            )
+        files[path.name] = path
+    return files
+
+
+@click.command(cls=HostCommand)
+@click.argument("models", metavar="ID...", nargs=-1, required=True, shell_complete=complete_models)
+@shared_options
+@click.pass_obj
+@click.pass_context
+def undeploy(ctx: click.Context, session: Session, models: tuple[str, ...]) -> None:
+    """Unload models and remove their files from the host's models directory."""
+    from hostd.cli.output import counted, plain, print_json, report, say, working  # noqa: PLC0415 - as above
+
+    refused: list[tuple[str, HostError]] = []
+    with session.client() as client, working("undeploying", quiet=session.json):
+        reports = for_each(models, partial(client.undeploy_model, timeout_s=session.timeout_s), refused)
+    if session.json:
+        print_json([report.to_dict() for report in reports])
+    else:
+        show_reports(reports)
+        if reports:
+            names = ", ".join(plain(report.model_id) for report in reports)
+            say(f"the files of {counted(len(reports), 'model')} are removed: {names}")
+    for model, error in refused:
+        report(error, as_json=session.json, command="undeploy", model=model)
+    if refused:
+        ctx.exit(1)
+
+
+@click.command(cls=HostCommand)
+@click.option("--wait/--no-wait", default=True, help="Wait until what is loaded is ready.  [default: wait]")
+@click.option("--load/--no-load", default=True, help="Load what is new, or only unload what is gone.  [default: load]")
+@shared_options
+@click.pass_obj
+@click.pass_context
+def sync(ctx: click.Context, session: Session, *, wait: bool, load: bool) -> None:
+    """Load what is new in the host's models directory, and unload what is gone from it.
+
+    The exit code is 1 if a model could not be loaded, or the directory not be read.
+    """
+    from hostd.cli.output import console, plain, print_json, say, working  # noqa: PLC0415 - as above
+
+    with session.client() as client, working("looking at the models directory", quiet=session.json):
+        found = client.sync_local_models(wait=wait, load=load, timeout_s=session.timeout_s)
+    if session.json:
+        print_json(found.to_dict())
+    else:
+        if found.loaded or found.unloaded or found.failed or found.writing:
+            console().print(sync_table(found, is_waited_for=wait))
+        elif found.degraded is None:
+            say("nothing has changed")
+        if found.degraded is not None:
+            say(f"[red]degraded[/]: {plain(found.degraded)}", stderr=True)
+    if found.failed or found.degraded is not None:
+        ctx.exit(1)
+
+
+def sync_table(report: SyncReport, *, is_waited_for: bool) -> Table:
+    """Return the table of what a sync did; without waiting, loads are only begun."""
+    from hostd.cli.output import plain, table  # noqa: PLC0415 - as above
+
+    rows = table("MODEL", "WHAT", "WHY")
+    for model in report.loaded:
+        rows.add_row(
+            plain(model), "[green]loaded[/]" if is_waited_for else "[yellow]loading[/]", "new in the directory"
+        )
+    for model in report.unloaded:
+        rows.add_row(plain(model), "unloaded", "gone from the directory")
+    for model in report.writing:
+        rows.add_row(plain(model), "[yellow]waiting[/]", "still being written")
+    for model, reason in report.failed.items():
+        rows.add_row(plain(model), "[red]failed[/]", plain(reason))
+    return rows

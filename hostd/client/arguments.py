@@ -1,0 +1,79 @@
+"""What both clients share and needs no connection: defaults, the arguments of verbs, and what their answers mean."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workers.wire.errors import InvalidArgumentError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hostd.records import ModelInfo
+
+MAP_WINDOW = 64
+"""Calls that `map` keeps in flight: enough to hide the round trip, few enough to lose little when one fails."""
+
+DEFAULT_TIMEOUT_S = 60.0
+"""A call that takes longer than a minute is a job; it should say so with a timeout of its own."""
+
+CONNECT_TIMEOUT_S = 5.0
+"""A host takes half a second to start; ten times that is the time to say that none is there."""
+
+
+SERVING = ("READY", "DEGRADED")
+"""The states of a model that is loaded: it answers calls."""
+
+
+def only_inputs(args: tuple[Any, ...]) -> tuple[Iterable[Any]]:
+    """Return the one positional argument of `map`, which must be iterable."""
+    if len(args) != 1 or not hasattr(args[0], "__iter__"):
+        raise InvalidArgumentError("map takes one iterable of inputs: model.map.predict(inputs, **the_same_for_each)")
+    return args
+
+
+def load_arguments(
+    model_id: str,
+    path: str | os.PathLike[str] | None,
+    model_type: str,
+    *,
+    wait: bool,
+    retries: int | None,
+    finder: str | None,
+    initializer: str | None,
+    options: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Return the arguments of the verb `load_model`."""
+    return {
+        "model_id": model_id,
+        "path": absolute(path),
+        "type": model_type,
+        "wait": wait,
+        **({} if retries is None else {"retries": retries}),
+        "finder": finder,
+        "initializer": initializer,
+        "options": options or {},
+    }
+
+
+def absolute(path: str | os.PathLike[str] | None) -> str | None:
+    """Return a path as the host needs it, which has another working directory; None stays None."""
+    return None if path is None else os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - resolve follows links
+
+
+def check_named(model_id: object) -> None:
+    """Raise `NotFoundError` for None or an empty id: nothing is loaded under it (contract, row C14)."""
+    if model_id is None or model_id == "":
+        raise NotFoundError(f"no model has the id {model_id!r}: name one that is loaded, list_models() shows them")
+
+
+def size_of(info: ModelInfo) -> int:
+    """Return the size of a model. Raises `NotFoundError` if it is not loaded, or was not measured yet."""
+    if info.state not in SERVING:
+        reason = f" ({info.reason})" if info.reason else ""
+        raise NotFoundError(f"model {info.id!r} is not loaded: it is {info.state}{reason}")
+    if info.size is None:
+        raise NotFoundError(f"model {info.id!r} is {info.state} and was not measured yet")
+    return info.size

@@ -1,0 +1,303 @@
+"""Deploys: models whose files come through the host.
+
+    STAGING -> UPLOADING -> INSTALLING -> LOADING -> CONFIRMING -> over
+    from any of these, if it fails, is overtaken or given up:  (UNLOADING ->) UNDOING -> over
+
+Rules
+1. What is answered with success was confirmed on the disk before; what is answered with an error was undone before,
+   unless `keep` was asked for and only the load failed.
+2. While files are being moved nobody loads their id (`Registry.reserved`), so no load ever sees files on the move.
+3. A deploy that replaces loads its model beside the one that serves, which goes only after the new files are confirmed.
+4. Until its commit a deploy belongs to its client, and ends with it.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hostd.core.effects import (
+    ConfirmFiles,
+    InstallFiles,
+    StageFiles,
+    TidyFiles,
+    UndoFiles,
+)
+from hostd.core.events import Origin
+from hostd.core.lifecycle import ModelState
+from hostd.core.loading import retries_of
+from hostd.core.names import check_files, model_id_of
+from hostd.core.refusals import check_directory, refusal_of
+from workers.wire.errors import (
+    AbortedError,
+    AlreadyExistsError,
+    HostError,
+    NotFoundError,
+    UnavailableError,
+)
+
+if TYPE_CHECKING:
+    from hostd.core import events as ev
+    from hostd.core.events import ClientId, FilesId, LoadSource, ModelId
+    from hostd.core.loading import Loading
+    from hostd.core.registry import Model, Registry
+    from hostd.core.unloading import Unloading
+    from hostd.core.waiting import Waiters
+    from hostd.records import UnloadReport
+
+_SERVING = (ModelState.READY, ModelState.DEGRADED)
+
+
+class Step(enum.Enum):
+    """Where a deploy is."""
+
+    STAGING = "STAGING"
+    UPLOADING = "UPLOADING"
+    INSTALLING = "INSTALLING"
+    LOADING = "LOADING"
+    CONFIRMING = "CONFIRMING"
+    UNDOING = "UNDOING"
+    UNLOADING = "UNLOADING"
+
+
+@dataclass(eq=False)
+class Deploy:
+    """Files on their way in."""
+
+    id: FilesId
+    client: ClientId
+    model_id: ModelId
+    source: LoadSource
+    retries: int
+    replace: bool
+    keep: bool
+    wait: bool
+    step: Step = Step.STAGING
+    waiters: Waiters = field(default_factory=dict)
+    abort_waiters: Waiters = field(default_factory=dict)
+    model: Model | None = None
+    error: HostError | None = None
+    is_reserving: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Deploy {self.id} of {self.model_id} {self.step.value}>"
+
+
+class Deploying:
+    """The decisions about deploys and undeploys."""
+
+    def __init__(self, registry: Registry, loading: Loading, unloading: Unloading) -> None:
+        self._registry = registry
+        self._loading = loading
+        self._unloading = unloading
+        self.deploys: dict[FilesId, Deploy] = {}
+        registry.load_ended.append(self._on_load_ended)
+        registry.unload_ended.append(self._on_unload_ended)
+
+    # Deploys: what clients ask
+
+    def deploy(self, event: ev.DeployRequested) -> None:
+        """Make a place for files that will come. Raises `HostError` to refuse."""
+        registry = self._registry
+        self._loading.refuse_if_stopping()
+        check_directory(registry)
+        model_id = model_id_of(event.model_id)
+        check_files([name for name, _ in event.files])
+        retries = retries_of(event.retries, registry.config.load_retries)
+        self._check_not_taken(model_id, replace=event.replace)
+        deploy = Deploy(
+            registry.new_files_id(),
+            event.caller.client,
+            model_id,
+            event.source,
+            retries,
+            replace=event.replace,
+            keep=event.keep,
+            wait=event.wait,
+        )
+        self.deploys[deploy.id] = deploy
+        registry.waiting.add(deploy.waiters, event.caller, None)
+        registry.effects.append(StageFiles(deploy.id, deploy.client, model_id, event.files, event.replace))
+
+    def commit(self, event: ev.DeployCommitRequested) -> None:
+        """Put the files in their place, and load. Raises `HostError` to refuse."""
+        deploy = self._of_client(event.caller.client, event.files_id)
+        self._registry.waiting.add(deploy.waiters, event.caller, event.deadline_s)
+        try:
+            self._loading.refuse_if_stopping()
+            self._check_not_taken(deploy.model_id, replace=deploy.replace)
+            self._loading.check_free(deploy.model_id)
+        except HostError as error:
+            self._undo(deploy, error)
+            return
+        self._reserve(deploy, "it is being deployed")
+        deploy.step = Step.INSTALLING
+        self._registry.effects.append(InstallFiles(deploy.id))
+
+    def abort(self, event: ev.DeployAbortRequested) -> None:
+        """Give a deploy up that was not committed. Raises `HostError` to refuse."""
+        deploy = self._of_client(event.caller.client, event.files_id)
+        self._registry.waiting.add(deploy.abort_waiters, event.caller, None)
+        self._undo(deploy, AbortedError("the deploy was given up by its client"))
+
+    def lose_client(self, client: ClientId) -> None:
+        """Undo the deploys that a client had not committed."""
+        for deploy in list(self.deploys.values()):
+            if deploy.client == client and deploy.step in (Step.STAGING, Step.UPLOADING):
+                self._undo(deploy, UnavailableError("the client is gone"))
+
+    def stop(self) -> None:
+        """Undo what was not committed; the rest follows from the unloads of a shutdown."""
+        for deploy in list(self.deploys.values()):
+            if deploy.step in (Step.STAGING, Step.UPLOADING):
+                self._undo(deploy, AbortedError("the host is shutting down"))
+
+    # Deploys: what became of it
+
+    def staged(self, event: ev.FilesStaged) -> None:
+        """Tell the client that it may send."""
+        deploy = self.deploys[event.files_id]
+        if deploy.step is Step.STAGING:
+            deploy.step = Step.UPLOADING
+            self._registry.waiting.answer(deploy.waiters, {"upload": deploy.id})
+
+    def installed(self, event: ev.FilesInstalled) -> None:
+        """Load what is in its place now."""
+        deploy, registry = self.deploys[event.files_id], self._registry
+        source = deploy.source._replace(path=event.path)
+        self._release(deploy)
+        try:
+            self._loading.refuse_if_stopping()
+            serving = registry.models.get(deploy.model_id)
+            if serving is None or serving.state is ModelState.FAILED:
+                deploy.model = self._loading.begin(deploy.model_id, source, Origin.DEPLOYED, deploy.retries)
+            elif serving.state in _SERVING:
+                deploy.model = self._loading.begin_successor(deploy.model_id, source, deploy.retries)
+            else:
+                raise refusal_of(serving)
+        except HostError as error:
+            self._undo(deploy, error)
+            return
+        deploy.step = Step.LOADING
+        if not deploy.wait:
+            registry.waiting.answer(deploy.waiters, registry.describe(deploy.model))
+
+    def confirmed(self, event: ev.FilesConfirmed) -> None:
+        """Answer the client: the model is there to stay."""
+        deploy, registry = self.deploys[event.files_id], self._registry
+        model, error = deploy.model, deploy.error
+        if model is not None and registry.successors.get(deploy.model_id) is model:
+            if model.state is ModelState.READY:
+                self._unloading.replace(model)
+            else:
+                registry.forget_model(model)
+        if model is not None and error is None and model.state not in _SERVING:
+            reason = f" ({model.reason})" if model.reason else ""
+            error = AbortedError(f"the deployed model is {model.state.value}{reason}; its files stay")
+        if error is not None:
+            registry.waiting.refuse(deploy.waiters, error)
+        elif model is not None:
+            registry.waiting.answer(deploy.waiters, registry.describe(model))
+        registry.effects.append(TidyFiles(deploy.id))
+        self._forget_deploy(deploy)
+
+    def undone(self, event: ev.FilesUndone) -> None:
+        """Answer the client: nothing is left but the reason."""
+        deploy = self.deploys[event.files_id]
+        error = deploy.error or AbortedError("the deploy was undone")
+        if event.error is not None:
+            error = type(error)(f"{error.message}; and undoing it failed: {event.error.message}", details=error.details)
+        self._release(deploy)
+        self._registry.waiting.refuse(deploy.waiters, error)
+        self._registry.waiting.answer(deploy.abort_waiters, None)
+        self._forget_deploy(deploy)
+
+    def failed(self, event: ev.FilesFailed) -> None:
+        """End a deploy whose step could not be done."""
+        deploy = self.deploys[event.files_id]
+        if deploy.step is Step.UNDOING:
+            return  # given up meanwhile; FilesUndone follows
+        model = deploy.model
+        if deploy.step is Step.CONFIRMING and model is not None and self._registry.models.get(model.id) is model:
+            deploy.error = event.error
+            deploy.step = Step.UNLOADING
+            self._unloading.begin(model, f"its files could not be made to last: {event.error.message}")
+            return
+        if model is not None and self._registry.successors.get(model.id) is model:
+            self._unloading.give_up(model, event.error.message)
+        self._undo(deploy, event.error)
+
+    def is_loading(self, model_id: ModelId) -> bool:
+        """Say whether a deploy of this id is past its installation."""
+        return any(deploy.model_id == model_id and deploy.model is not None for deploy in self.deploys.values())
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with these books; a question for `check_invariants`."""
+        reserved = self._registry.reserved
+        return [
+            f"{deploy!r} reserves what is not reserved"
+            for deploy in self.deploys.values()
+            if deploy.is_reserving and deploy.model_id not in reserved
+        ]
+
+    # What becomes of models
+
+    def _on_load_ended(self, model: Model, error: HostError | None) -> None:
+        deploy = next((d for d in self.deploys.values() if d.model is model and d.step is Step.LOADING), None)
+        if deploy is None:
+            return
+        deploy.error = error
+        if error is None or (deploy.keep and not isinstance(error, AbortedError)):
+            deploy.step = Step.CONFIRMING
+            self._registry.effects.append(ConfirmFiles(deploy.id))
+        elif self._registry.models.get(model.id) is model:
+            deploy.step = Step.UNLOADING  # overtaken: the worker may read the files until it is gone
+        else:
+            self._undo(deploy, error)
+
+    def _on_unload_ended(self, model: Model, _report: UnloadReport) -> None:
+        for deploy in list(self.deploys.values()):
+            if deploy.model is model and deploy.step is Step.UNLOADING:
+                self._undo(deploy, deploy.error or AbortedError("the model was unloaded"))
+
+    # Steps
+
+    def _undo(self, deploy: Deploy, error: HostError) -> None:
+        if deploy.step not in (Step.STAGING, Step.UPLOADING):
+            self._reserve(deploy, "its deploy is being undone")
+        deploy.error = error
+        deploy.step = Step.UNDOING
+        self._registry.effects.append(UndoFiles(deploy.id))
+
+    def _reserve(self, deploy: Deploy, reason: str) -> None:
+        deploy.is_reserving = True
+        self._registry.reserved[deploy.model_id] = reason
+
+    def _release(self, deploy: Deploy) -> None:
+        if deploy.is_reserving:
+            deploy.is_reserving = False
+            del self._registry.reserved[deploy.model_id]
+
+    def _forget_deploy(self, deploy: Deploy) -> None:
+        del self.deploys[deploy.id]
+        self._registry.files_in_work.discard(deploy.id)
+        self._unloading.stop_if_done()
+
+    def _of_client(self, client: ClientId, files_id: FilesId) -> Deploy:
+        deploy = self.deploys.get(files_id)
+        if deploy is None or deploy.client != client or deploy.step is not Step.UPLOADING:
+            raise NotFoundError(f"there is no upload {files_id} of this client that waits for anything")
+        return deploy
+
+    def _check_not_taken(self, model_id: ModelId, *, replace: bool) -> None:
+        model = self._registry.models.get(model_id)
+        if model is None or model.state is ModelState.FAILED:
+            return
+        if not replace:
+            raise AlreadyExistsError(
+                f"model {model_id!r} is loaded: undeploy it first, or deploy with replace=True",
+                details={"model_id": model_id},
+            )
+        if model.state not in _SERVING:
+            raise refusal_of(model)

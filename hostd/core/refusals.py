@@ -1,0 +1,42 @@
+"""The errors for models that serve nobody at present."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hostd.core.lifecycle import ModelState
+from workers.wire.errors import FailedPreconditionError, HostError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hostd.core.registry import Model, Registry
+
+
+def check_directory(registry: Registry) -> None:
+    """Raise `FailedPreconditionError` if this host has no models directory."""
+    if registry.config.models_dir is None:
+        raise FailedPreconditionError(
+            "this host has no models directory: set models.dir (hostd serve --models-dir DIR)"
+        )
+
+
+def no_such_model(model_id: str, known: Iterable[str]) -> NotFoundError:
+    """Return the error for an id that is not loaded."""
+    names = sorted(known)[:10]
+    loaded = f"loaded are: {', '.join(names)}" if names else "no model is loaded"
+    return NotFoundError(f"there is no model {model_id!r}; {loaded}", details={"model_id": model_id})
+
+
+def refusal_of(model: Model) -> HostError:
+    """Return the error for a model that serves nobody at present."""
+    advice = {
+        ModelState.LOADING: "wait for it with retrieve_model",
+        ModelState.UNLOADING: "load it again when that is done",
+        ModelState.FAILED: "load it again",
+    }.get(model.state, "see explain_model")
+    reason = f" ({model.reason})" if model.reason else ""
+    return FailedPreconditionError(
+        f"model {model.id!r} is {model.state.value}{reason}: {advice}",
+        details={"model_id": model.id, "state": model.state.value, "reason": model.reason},
+    )

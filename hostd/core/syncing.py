@@ -1,0 +1,177 @@
+"""Syncs: the registry follows the models directory.
+
+Rules
+1. A model is unloaded by a sync only if the directory could be read and the model's files, which lay in it, are gone.
+2. A directory that cannot be read changes nothing; the host says that it is degraded until it can be read again.
+3. One bad entry stops neither the others nor the next sync.
+4. One scan runs at a time: what a later sync asks for may be newer than what a running scan has seen.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hostd.core.effects import NoteFailedEntry, ScanDirectory
+from hostd.core.events import LoadSource, Origin, SyncId
+from hostd.core.lifecycle import ModelState
+from hostd.core.loading import STANDALONE
+from hostd.core.refusals import check_directory
+from hostd.records import SyncReport
+from workers.wire.errors import HostError, UnavailableError
+
+if TYPE_CHECKING:
+    from hostd.core import events as ev
+    from hostd.core.events import ModelId
+    from hostd.core.loading import Loading
+    from hostd.core.registry import Model, Registry
+    from hostd.core.unloading import Unloading
+    from hostd.core.waiting import Waiters
+
+
+@dataclass(eq=False)
+class Sync:
+    """One sync; `pending` are the models that it loads or unloads and that are not done.
+
+    `is_acting` while it still finds out what to do, so that it does not end with the first thing done.
+    """
+
+    id: SyncId
+    wait: bool
+    load: bool
+    retry_all: bool
+    is_acting: bool = True
+    waiters: Waiters = field(default_factory=dict)
+    pending: set[ModelId] = field(default_factory=set)
+    loaded: list[str] = field(default_factory=list)
+    unloaded: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    writing: list[str] = field(default_factory=list)
+
+    def report(self, degraded: str | None) -> SyncReport:
+        """Return what became of it so far."""
+        return SyncReport(
+            loaded=tuple(self.loaded),
+            unloaded=tuple(self.unloaded),
+            failed=dict(self.failed),
+            writing=tuple(self.writing),
+            degraded=degraded,
+        )
+
+
+class Syncing:
+    """The decisions about syncs."""
+
+    def __init__(self, registry: Registry, loading: Loading, unloading: Unloading) -> None:
+        self._registry = registry
+        self._loading = loading
+        self._unloading = unloading
+        self._queue: deque[Sync] = deque()
+        self._syncs: dict[SyncId, Sync] = {}
+        self._is_scanning = False
+        self._count = 0
+        registry.load_ended.append(self._on_load_ended)
+        registry.unload_ended.append(lambda model, _: self._done(model.id))
+
+    def sync(self, event: ev.SyncRequested) -> None:
+        """Have the directory looked at. Raises `HostError` to refuse."""
+        registry = self._registry
+        self._loading.refuse_if_stopping()
+        check_directory(registry)
+        self._count += 1
+        sync = Sync(SyncId(self._count), event.wait, event.load, event.retry_all)
+        registry.waiting.add(sync.waiters, event.caller, event.deadline_s)
+        self._syncs[sync.id] = sync
+        self._queue.append(sync)
+        self._scan_next()
+
+    def scanned(self, event: ev.DirectoryScanned) -> None:
+        """Load what is new, and unload what is gone."""
+        sync = self._take(event.sync_id)
+        registry = self._registry
+        registry.degraded = None
+        for model_id in event.gone:
+            model = registry.models.get(model_id)
+            if model is not None and model_id not in registry.reserved and model_id not in registry.successors:
+                sync.unloaded.append(model_id)
+                sync.pending.add(model_id)
+                self._unloading.begin(model, "its files are gone from the models directory")
+        if sync.load and not registry.is_stopping:
+            for model_id, path in event.found:
+                self._load(sync, model_id, path)
+        sync.is_acting = False
+        self._go_on(sync)
+
+    def unavailable(self, event: ev.DirectoryUnavailable) -> None:
+        """Note that the directory cannot be followed at present."""
+        sync = self._take(event.sync_id)
+        self._registry.degraded = event.reason
+        sync.is_acting = False
+        self._go_on(sync)
+
+    def stop(self) -> None:
+        """Answer everybody: the host is shutting down."""
+        for sync in self._syncs.values():
+            self._registry.waiting.refuse(sync.waiters, UnavailableError("the host is shutting down"))
+
+    def delayed(self, event: ev.SpecDelayed) -> None:
+        """Wait no longer for entries that are still being written: they are loaded when they are whole."""
+        for sync in list(self._syncs.values()):
+            if event.model_id in sync.pending and event.model_id in sync.loaded:
+                sync.pending.discard(event.model_id)
+                sync.loaded.remove(event.model_id)
+                sync.writing.append(event.model_id)
+                self._go_on(sync)
+
+    def _load(self, sync: Sync, model_id: ModelId, path: str) -> None:
+        registry = self._registry
+        model = registry.models.get(model_id)
+        if model is not None and model.state is not ModelState.FAILED:
+            return
+        source = LoadSource(path, STANDALONE, None, None, {})
+        try:
+            self._loading.begin(model_id, source, Origin.SYNCED, registry.config.lazy_load_retries)
+        except HostError:
+            return  # its files are being moved by a deploy, which sees to it
+        sync.loaded.append(model_id)
+        sync.pending.add(model_id)
+
+    def _on_load_ended(self, model: Model, error: HostError | None) -> None:
+        if error is not None and model.origin is Origin.SYNCED:
+            self._registry.effects.append(NoteFailedEntry(model.id))
+        for sync in self._syncs.values():
+            if error is not None and model.id in sync.pending and model.id in sync.loaded:
+                sync.loaded.remove(model.id)
+                sync.failed[model.id] = error.message
+        # The unload of a model that overtook its load is still to come; nobody needs to wait for that as well.
+        self._done(model.id)
+
+    def _done(self, model_id: ModelId) -> None:
+        for sync in list(self._syncs.values()):
+            if model_id in sync.pending:
+                sync.pending.discard(model_id)
+                self._go_on(sync)
+
+    def _go_on(self, sync: Sync) -> None:
+        """Answer a sync that has nothing to wait for any more."""
+        if sync.is_acting or (sync.wait and sync.pending):
+            return
+        del self._syncs[sync.id]
+        self._registry.waiting.answer(sync.waiters, sync.report(self._registry.degraded))
+
+    def _take(self, sync_id: SyncId) -> Sync:
+        self._is_scanning = False
+        self._scan_next()
+        return self._syncs[sync_id]
+
+    def _scan_next(self) -> None:
+        if not self._is_scanning and self._queue:
+            self._is_scanning = True
+            sync = self._queue.popleft()
+            loaded = tuple(
+                (model.id, model.source.path)
+                for model in self._registry.models.values()
+                if model.source.path is not None and model.state is not ModelState.UNLOADING
+            )
+            self._registry.effects.append(ScanDirectory(sync.id, loaded, sync.retry_all))

@@ -1,0 +1,129 @@
+"""Undeploys: models whose files go through the host.
+
+    CHECKING -> UNLOADING -> REMOVING -> over
+
+Rules
+1. Nothing is unloaded before it is known that there are files to remove.
+2. Files are removed when no process of the model is left, and the answer comes when they are gone for good.
+3. From the request to the answer nobody loads the id.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hostd.core.effects import CheckFiles, RemoveFiles, TidyFiles
+from hostd.core.names import model_id_of
+from hostd.core.refusals import check_directory
+from hostd.records import UnloadReport
+from workers.wire.errors import FailedPreconditionError
+
+if TYPE_CHECKING:
+    from hostd.core import events as ev
+    from hostd.core.deploying import Deploying
+    from hostd.core.events import FilesId, ModelId
+    from hostd.core.loading import Loading
+    from hostd.core.registry import Model, Registry
+    from hostd.core.unloading import Unloading
+    from hostd.core.waiting import Waiters
+
+
+class Step(enum.Enum):
+    """Where an undeploy is."""
+
+    CHECKING = "CHECKING"
+    UNLOADING = "UNLOADING"
+    REMOVING = "REMOVING"
+
+
+@dataclass(eq=False)
+class Undeploy:
+    """Files on their way out."""
+
+    id: FilesId
+    model_id: ModelId
+    step: Step = Step.CHECKING
+    waiters: Waiters = field(default_factory=dict)
+    report: UnloadReport | None = None
+
+    def __repr__(self) -> str:
+        return f"<Undeploy {self.id} of {self.model_id} {self.step.value}>"
+
+
+class Undeploying:
+    """The decisions about undeploys."""
+
+    def __init__(self, registry: Registry, loading: Loading, unloading: Unloading, deploying: Deploying) -> None:
+        self._registry = registry
+        self._loading = loading
+        self._unloading = unloading
+        self._deploying = deploying
+        self.undeploys: dict[FilesId, Undeploy] = {}
+        registry.unload_ended.append(self._on_unload_ended)
+
+    def undeploy(self, event: ev.UndeployRequested) -> None:
+        """Unload a model and remove its files. Raises `HostError` to refuse."""
+        registry = self._registry
+        self._loading.refuse_if_stopping()
+        check_directory(registry)
+        model_id = model_id_of(event.model_id)
+        self._loading.check_free(model_id)
+        if self._deploying.is_loading(model_id):
+            raise FailedPreconditionError(f"model {model_id!r} is being deployed: wait for that, or unload it first")
+        nested = sorted(other for other in registry.models if other.startswith(f"{model_id}/"))
+        if nested:
+            raise FailedPreconditionError(
+                f"{model_id!r} holds models that are loaded ({', '.join(nested[:10])}): undeploy those first"
+            )
+        undeploy = Undeploy(registry.new_files_id(), model_id)
+        self.undeploys[undeploy.id] = undeploy
+        registry.reserved[model_id] = "it is being undeployed"
+        registry.waiting.add(undeploy.waiters, event.caller, event.deadline_s)
+        registry.effects.append(CheckFiles(undeploy.id, model_id))
+
+    def checked(self, event: ev.FilesChecked) -> None:
+        """Unload what is loaded, now that there is something to remove."""
+        undeploy = self.undeploys[event.files_id]
+        model = self._registry.models.get(undeploy.model_id)
+        if model is None:
+            self._remove(undeploy)
+        else:
+            undeploy.step = Step.UNLOADING
+            self._unloading.begin(model, "undeploy requested")
+
+    def removed(self, event: ev.FilesRemoved) -> None:
+        """Answer the client: model and files are gone."""
+        undeploy = self.undeploys[event.files_id]
+        self._registry.waiting.answer(undeploy.waiters, undeploy.report or UnloadReport(undeploy.model_id))
+        self._registry.effects.append(TidyFiles(undeploy.id))
+        self._forget(undeploy)
+
+    def failed(self, event: ev.FilesFailed) -> None:
+        """Answer the client that the files stay."""
+        undeploy = self.undeploys[event.files_id]
+        self._registry.waiting.refuse(undeploy.waiters, event.error)
+        self._forget(undeploy)
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with these books; a question for `check_invariants`."""
+        reserved = self._registry.reserved
+        return [f"{u!r} reserves nothing" for u in self.undeploys.values() if u.model_id not in reserved]
+
+    def _on_unload_ended(self, model: Model, report: UnloadReport) -> None:
+        for undeploy in list(self.undeploys.values()):
+            if undeploy.model_id == model.id and undeploy.step is Step.UNLOADING:
+                undeploy.report = report
+                self._remove(undeploy)
+
+    def _remove(self, undeploy: Undeploy) -> None:
+        undeploy.step = Step.REMOVING
+        self._registry.effects.append(RemoveFiles(undeploy.id, undeploy.model_id))
+
+    def _forget(self, undeploy: Undeploy) -> None:
+        registry = self._registry
+        del registry.reserved[undeploy.model_id]
+        del self.undeploys[undeploy.id]
+        registry.files_in_work.discard(undeploy.id)
+        self._unloading.stop_if_done()

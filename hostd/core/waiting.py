@@ -1,0 +1,91 @@
+"""Who waits for an answer of the control plane.
+
+Rules
+1. A caller that waits is in exactly one `Waiters` and leaves it with exactly one answer, or because its client is gone.
+2. Whoever leaves early (deadline, cancellation) changes nothing about what was asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from hostd.core.effects import Answer, AnswerError
+from hostd.core.timers import WaiterTimer
+from workers.wire.errors import HostError, InvalidArgumentError, ResourceExhaustedError
+
+if TYPE_CHECKING:
+    from hostd.core.events import Caller, ClientId
+    from hostd.core.registry import Registry
+
+Waiters: TypeAlias = "dict[Caller, None]"
+"""An ordered set: thousands may wait for one load, and leave it one by one."""
+
+
+class Waiting:
+    """All callers that wait, and in which `Waiters` each of them is."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._places: dict[Caller, Waiters] = {}
+
+    def __contains__(self, caller: Caller) -> bool:
+        return caller in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def check(self, caller: Caller) -> None:
+        """Raise an error if this caller may not ask for anything now."""
+        if caller in self._places:
+            raise InvalidArgumentError(f"request id {caller.request_id} is in use by another request of this client")
+        limit = self._registry.config.max_waiting
+        if len(self._places) >= limit:
+            raise ResourceExhaustedError(f"{limit} requests wait for loads and unloads already: try again later")
+
+    def add(self, waiters: Waiters, caller: Caller, deadline_s: float | None) -> None:
+        """Let a caller wait, until its deadline at most."""
+        waiters[caller] = None
+        self._places[caller] = waiters
+        if deadline_s is not None:
+            self._registry.timers.set(WaiterTimer(caller), deadline_s)
+
+    def answer(self, waiters: Waiters, value: Any) -> None:
+        """Answer everybody who waits here."""
+        for caller in self._drain(waiters):
+            self._registry.effects.append(Answer(caller, value))
+
+    def refuse(self, waiters: Waiters, error: HostError) -> None:
+        """Answer everybody who waits here with an error."""
+        for caller in self._drain(waiters):
+            self._registry.effects.append(AnswerError(caller, error))
+
+    def move(self, waiters: Waiters, to: Waiters) -> None:
+        """Let everybody who waits here wait there instead."""
+        for caller in waiters:
+            self._places[caller] = to
+        to.update(waiters)
+        waiters.clear()
+
+    def dismiss(self, caller: Caller, error: HostError) -> None:
+        """Answer one caller with an error; what it waited for goes on."""
+        self._leave(caller)
+        self._registry.effects.append(AnswerError(caller, error))
+
+    def lose_client(self, client: ClientId) -> None:
+        """Forget the callers of a client that nobody can answer any more."""
+        for caller in [caller for caller in self._places if caller.client == client]:
+            self._leave(caller)
+
+    def _leave(self, caller: Caller) -> None:
+        del self._places.pop(caller)[caller]
+        self._registry.timers.cancel(WaiterTimer(caller))
+
+    def _drain(self, waiters: Waiters) -> list[Caller]:
+        callers = list(waiters)
+        for caller in callers:
+            self._leave(caller)
+        return callers
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with these books; a question for `check_invariants`."""
+        return [f"{caller} waits where it is not" for caller, place in self._places.items() if caller not in place]

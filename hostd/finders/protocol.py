@@ -1,0 +1,53 @@
+"""What a finder is, how one is asked, and how it looks at a disk."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Protocol
+
+from hostd.model_yaml import ModelSpec
+from workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Finder(Protocol):
+    """Recognises models.
+
+    Made once, when the host starts, and called in several threads of it, for each load and for each new entry of the
+    models directory: it may look at a disk, but must not hang.
+    """
+
+    @property
+    def looks_for(self) -> str:
+        """What it recognises, for the error that says it was not there."""
+        ...
+
+    def find(self, model_id: str, path: str | None) -> ModelSpec | None:
+        """Return what to load, or None if this is nothing that it knows.
+
+        Raises a `HostError` for a model that it knows and that is wrong, and NotFoundError if nothing is at `path`.
+        """
+        ...
+
+
+def ask(finder: Finder, model_id: str, path: str | None) -> ModelSpec | None:
+    """Return what a finder finds. Raises what it raises, and TypeError if that is no specification."""
+    spec: object = finder.find(model_id, path)
+    if spec is not None and not isinstance(spec, ModelSpec):
+        raise TypeError(f"{type(finder).__name__}.find must return a ModelSpec or None, got {spec!r:.200}")
+    return spec
+
+
+@contextlib.contextmanager
+def looking_at(path: str) -> Iterator[None]:
+    """Turn what the system says about a path into typed errors: NOT_FOUND, FAILED_PRECONDITION, INVALID_ARGUMENT."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(f"there is nothing at {path}", details={"path": path}) from error
+    except OSError as error:
+        raise FailedPreconditionError(f"cannot look at {path!r}: {error}", details={"path": path}) from error
+    except ValueError as error:  # a null byte
+        raise InvalidArgumentError(f"cannot look at {path!r}: {error}", details={"path": path}) from error

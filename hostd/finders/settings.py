@@ -1,0 +1,50 @@
+"""The finder that reads `model.yaml`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hostd.finders.files import FilesFinder, MlflowFinder, file_names
+from hostd.finders.multi import MultiFinder
+from hostd.finders.protocol import looking_at
+from hostd.model_yaml import NAME as SETTINGS
+from hostd.model_yaml import read_settings
+from workers.wire.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from hostd.finders.protocol import Finder
+    from hostd.model_yaml import ModelSpec
+
+_MISSPELT = ("model.yml", "Model.yaml", "models.yaml")
+
+
+class ModelYamlFinder:
+    """Reads `model.yaml`. If that names no loader, the files beside it tell which; if these do not, it stays empty."""
+
+    looks_for = f"a {SETTINGS}"
+
+    def __init__(self) -> None:
+        self._beside: Finder = MultiFinder((MlflowFinder(), FilesFinder()))
+
+    def find(self, model_id: str, path: str | None) -> ModelSpec | None:
+        """Return what the `model.yaml` in the directory `path` says; None if there is none.
+
+        Raises NotFoundError if nothing is at `path`, FailedPreconditionError if the host may not look at it, and
+        InvalidArgumentError for a wrong or misspelt `model.yaml`, or for files of two kinds beside it.
+        """
+        if not path:
+            return None
+        with looking_at(path):
+            names = file_names(path) or []
+        directory = Path(path).absolute()
+        if SETTINGS not in names:
+            if misspelt := [name for name in names if name in _MISSPELT]:
+                raise InvalidArgumentError(f"{directory / misspelt[0]} is not read: rename it to {SETTINGS}")
+            return None
+        spec = read_settings(directory / SETTINGS)
+        if spec.loader:
+            return spec
+        found = self._beside.find(model_id, path)
+        return spec if found is None else replace(spec, loader=found.loader)

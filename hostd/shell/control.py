@@ -1,0 +1,175 @@
+"""The control plane's verbs: what clients may ask for besides calls, and who answers.
+
+A verb that changes something becomes an event of the core; a verb that only asks is answered here, from the core's
+records or from a thread that looks at a disk.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hostd.core import events as ev
+from hostd.shell.verbs import (
+    Request,
+    Role,
+    Verb,
+    deploy_requested,
+    files_id_of,
+    load_requested,
+)
+from workers.wire import messages as msg
+from workers.wire.errors import HostError, NotFoundError, ResourceExhaustedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hostd.records import Event, HostInfo, SizeEstimate
+    from hostd.shell.files import Files
+    from hostd.shell.logs import LogDrain
+    from hostd.shell.sizes import Sizes
+    from hostd.shell.supervisor import Supervisor
+
+_MAX_SUBSCRIPTIONS = 64
+"""Of one client: every one of them costs a message at every transition."""
+
+
+class Control:
+    """Answers the verbs of one host."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        logs: LogDrain,
+        files: Files,
+        sizes: Sizes,
+        info: Callable[[], HostInfo],
+        *,
+        log_bytes: int,
+    ) -> None:
+        self._supervisor = supervisor
+        self._logs = logs
+        self._files = files
+        self._sizes = sizes
+        self._info = info
+        self._log_bytes = log_bytes
+        self._subscribers: dict[ev.Caller, str | None] = {}
+        supervisor.listeners.append(self._publish)
+
+    def verbs(self) -> dict[str, Verb]:
+        """Return the table of verbs."""
+        emit = self._supervisor.emit
+        return {
+            "load_model": Verb(Role.MANAGE, lambda r: emit(load_requested(r))),
+            "unload_model": Verb(Role.MANAGE, self._unload),
+            "unload_all_models": Verb(Role.MANAGE, lambda r: emit(ev.UnloadAllRequested(r.caller, r.deadline_s))),
+            "retrieve_model": Verb(Role.USE, self._retrieve),
+            "deploy_begin": Verb(Role.MANAGE, lambda r: emit(deploy_requested(r))),
+            "deploy_write": Verb(Role.MANAGE, self._files.write),
+            "deploy_commit": Verb(
+                Role.MANAGE, lambda r: emit(ev.DeployCommitRequested(r.caller, files_id_of(r), r.deadline_s))
+            ),
+            "deploy_abort": Verb(Role.MANAGE, lambda r: emit(ev.DeployAbortRequested(r.caller, files_id_of(r)))),
+            "undeploy_model": Verb(
+                Role.MANAGE, lambda r: emit(ev.UndeployRequested(r.caller, _model_id(r), r.deadline_s))
+            ),
+            "sync_local_models": Verb(Role.MANAGE, self._sync),
+            "estimate_model_size": Verb(Role.USE, self._estimate),
+            "shutdown": Verb(Role.ADMINISTER, lambda r: emit(ev.ShutdownRequested(r.caller))),
+            "list_models": Verb(Role.USE, self._list_models),
+            "get_model": Verb(Role.USE, self._get_model),
+            "explain_model": Verb(Role.USE, self._explain_model),
+            "model_logs": Verb(Role.USE, self._model_logs),
+            "host_info": Verb(Role.USE, lambda r: self._answer(r, self._info().to_dict())),
+            "events": Verb(Role.USE, self._subscribe),
+        }
+
+    def withdraw(self, client: ev.ClientId, request_id: int | None) -> None:
+        """End a client's subscription, or with None all of them."""
+        for caller in list(self._subscribers):
+            if caller.client == client and request_id in (None, caller.request_id):
+                del self._subscribers[caller]
+
+    def _answer(self, request: Request, value: Any) -> None:
+        self._supervisor.frontend.answer(request.caller, value)
+
+    def _retrieve(self, request: Request) -> None:
+        request.only("model_id")
+        self._supervisor.emit(ev.RetrieveRequested(request.caller, _model_id(request), request.deadline_s))
+
+    def _unload(self, request: Request) -> None:
+        request.only("model_id")
+        self._supervisor.emit(ev.UnloadRequested(request.caller, _model_id(request), request.deadline_s))
+
+    def _sync(self, request: Request) -> None:
+        request.only("wait", "load")
+        wait, load = request.get("wait", bool, False), request.get("load", bool, True)
+        self._supervisor.emit(
+            ev.SyncRequested(request.caller, wait, load, retry_all=True, deadline_s=request.deadline_s)
+        )
+
+    def _estimate(self, request: Request) -> None:
+        request.only("model_id", "path", "type")
+
+        def then(found: SizeEstimate | HostError) -> None:
+            if isinstance(found, HostError):
+                self._supervisor.frontend.refuse(request.caller, found)
+            else:
+                self._answer(request, found.to_dict())
+
+        model_id, model_type = request.get("model_id", str), request.get("type", str, "standalone-model")
+        self._sizes.estimate(model_id, request.get("path", str), model_type, then)
+
+    def _list_models(self, request: Request) -> None:
+        request.only()
+        self._answer(request, [model.to_dict() for model in self._supervisor.core.list_models()])
+
+    def _get_model(self, request: Request) -> None:
+        request.only("model_id")
+        model_id = _model_id(request)
+        model = self._supervisor.core.get_model(model_id)
+        if model is None:
+            raise NotFoundError(f"there is no model {model_id!r}; see list_models", details={"model_id": model_id})
+        self._answer(request, model.to_dict())
+
+    def _explain_model(self, request: Request) -> None:
+        request.only("model_id")
+        model_id = _model_id(request)
+        core = self._supervisor.core
+        model, story = core.get_model(model_id), core.story(model_id)
+        if model is None and not story:
+            raise NotFoundError(f"nothing is known of a model {model_id!r}", details={"model_id": model_id})
+        explanation = {
+            "model_id": model_id,
+            "state": model.state if model else story[-1].new if story[-1].subject == "model" else "UNLOADED",
+            "reason": model.reason if model else story[-1].reason,
+            "model": model.to_dict() if model else None,
+            "story": [event.to_dict() for event in story],
+        }
+        self._answer(request, explanation)
+
+    def _model_logs(self, request: Request) -> None:
+        request.only("model_id", "tail_bytes")
+        model_id, tail_bytes = _model_id(request), request.get("tail_bytes", int, 64 * 1024)
+        log = self._logs.log_of(model_id)
+
+        def then(tail: object) -> None:
+            self._answer(request, tail.decode(errors="replace") if isinstance(tail, bytes) else "")
+
+        self._supervisor.read(lambda: log.tail(min(tail_bytes, self._log_bytes)), then)
+
+    def _subscribe(self, request: Request) -> None:
+        request.only("model_id")
+        if sum(caller.client == request.caller.client for caller in self._subscribers) >= _MAX_SUBSCRIPTIONS:
+            raise ResourceExhaustedError(f"a client may have {_MAX_SUBSCRIPTIONS} subscriptions: close some first")
+        self._subscribers[request.caller] = request.get_optional("model_id", str)
+        # "Noted": what happens from now on will come.
+        self._supervisor.frontend.answer(request.caller, None, msg.ITEM)
+
+    def _publish(self, event: Event) -> None:
+        for caller, model_id in list(self._subscribers.items()):
+            if model_id is None or model_id == event.model_id:
+                self._supervisor.frontend.answer(caller, event.to_dict(), msg.ITEM)
+
+
+def _model_id(request: Request) -> ev.ModelId:
+    return ev.ModelId(request.get("model_id", str))

@@ -1,0 +1,122 @@
+"""The models directory as the host sees it: where files are, whether they are whole, what is new and what is gone.
+
+Covers the core's `ScanDirectory` and the following of changes. How a directory is scanned is in `scanning`, when files
+are whole in `completeness` and `core/settling`, how files come and go through the host in `files`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from hostd.core import effects as fx
+from hostd.core import events as ev
+from hostd.core.settling import Settling
+from hostd.shell.completeness import KnownHashes, look_at
+from hostd.shell.directory import ModelsDirectory
+from hostd.shell.scanning import Scanner
+from hostd.shell.watching import changes
+from workers.wire.errors import FailedPreconditionError, NotFoundError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from hostd.config import ModelsConfig
+    from hostd.core.settling import Wait
+    from hostd.plugins import Plugins
+    from hostd.shell.supervisor import Supervisor
+
+_log = logging.getLogger(__name__)
+
+
+class Repository:
+    """One models directory. `locate` and `is_unsettled` block and are called in threads."""
+
+    def __init__(self, supervisor: Supervisor, plugins: Plugins, directory: Path, settings: ModelsConfig) -> None:
+        self.path = directory
+        self._supervisor = supervisor
+        self._settings = settings
+        self._directory = ModelsDirectory(directory)
+        self._scanner = Scanner(directory, plugins.recognises)
+        self._settling = Settling(settings.write_quiet_period_s or 0.0)
+        self._hashes = KnownHashes()
+        self._settling_lock = threading.Lock()  # finders look in several threads
+        self._thread = ThreadPoolExecutor(1, "hostd-scan")
+        self._stop = asyncio.Event()
+        self._was_degraded = False
+
+    def handlers(self) -> dict[type, Callable[[Any], object]]:
+        """Return who carries out which effect."""
+        return {fx.ScanDirectory: self._scan, fx.NoteFailedEntry: lambda e: self._scanner.note_failed(e.model_id)}
+
+    def close(self) -> None:
+        """End the thread."""
+        self._hashes.stop()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def locate(self, model_id: str) -> Path | None:
+        """Return where the files of an id are, or None. Raises `HostError` for what is no honest file or directory."""
+        return self._directory.locate(model_id)
+
+    def is_unsettled(self, path: str) -> Wait | None:
+        """Return None for files that are whole; else after how many seconds to look again, and why.
+
+        Raises `NotFoundError` if they are gone, `FailedPreconditionError` if they cannot be looked at.
+        """
+        try:
+            look = look_at(path, self._settings.completion_marker, self._hashes)
+        except FileNotFoundError as error:
+            raise NotFoundError(f"there is nothing at {path} any more", details={"path": path}) from error
+        except OSError as error:
+            raise FailedPreconditionError(f"cannot look at {path}: {error.strerror}", details={"path": path}) from error
+        with self._settling_lock:
+            return self._settling.observe(path, look, time.monotonic(), time.time())
+
+    async def follow(self) -> None:
+        """Sync whenever the directory changes, and once in every period, until `end`."""
+        period_s = self._settings.poll_period_s
+        if not period_s:
+            return
+        async with contextlib.aclosing(changes(self.path, period_s, self._stop)) as causes:
+            async for cause in causes:
+                _log.debug("looking at %s: %s", self.path, cause)
+                with contextlib.suppress(UnavailableError):  # the host is shutting down
+                    await self.sync(wait=False, load=True)
+
+    def end(self) -> None:
+        """End `follow`."""
+        self._stop.set()
+
+    async def sync(self, *, wait: bool, load: bool) -> None:
+        """Let the registry follow the directory, in the host's own name."""
+        await self._supervisor.ask(
+            lambda caller: ev.SyncRequested(caller, wait, load, retry_all=False, deadline_s=None)
+        )
+
+    def _scan(self, effect: fx.ScanDirectory) -> None:
+        def then(scan: Any) -> ev.Event:
+            if isinstance(scan, BaseException):
+                self._note(str(scan))
+                return ev.DirectoryUnavailable(effect.sync_id, str(scan))
+            self._note(None)
+            return ev.DirectoryScanned(
+                effect.sync_id,
+                tuple((ev.ModelId(model_id), path) for model_id, path in scan.found),
+                tuple(map(ev.ModelId, scan.gone)),
+            )
+
+        loaded = dict(effect.loaded)
+        self._supervisor.in_thread(self._thread, lambda: self._scanner.scan(loaded, effect.retry_all), then)
+
+    def _note(self, trouble: str | None) -> None:
+        if trouble is not None and not self._was_degraded:
+            _log.error("the models directory cannot be followed; nothing is unloaded because of that: %s", trouble)
+        elif trouble is None and self._was_degraded:
+            _log.warning("the models directory %s can be read again", self.path)
+        self._was_degraded = trouble is not None

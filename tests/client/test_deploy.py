@@ -1,0 +1,281 @@
+"""`Client.deploy_model` against a host that a test controls: what is sent when, and what becomes of a deploy that fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from deploy_host import Uploads
+from fake_host import FakeHost
+from helpers import descriptors, eventually, line_of, program, stop
+
+from hostd.client.deploying import CHUNK_BYTES, WINDOW
+from hostd.client.sync import Client
+from workers.wire.errors import (
+    AlreadyExistsError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    HostError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Fake = Callable[..., FakeHost]
+MIB = 2**20
+
+
+@pytest.fixture
+def uploads() -> Uploads:
+    return Uploads()
+
+
+@pytest.fixture
+def host(fake: Fake, uploads: Uploads) -> FakeHost:
+    return fake(uploads)
+
+
+@pytest.fixture
+def client(endpoint: str, host: FakeHost) -> Iterator[Client]:
+    with Client(endpoint) as made:
+        yield made
+
+
+class Deploying(threading.Thread):
+    """A deploy in a thread of its own, and what came of it."""
+
+    def __init__(self, client: Client, files: Any, **how: Any) -> None:
+        super().__init__()
+        self.outcome: Any = None
+        self._work = lambda: client.deploy_model("m", files, **how)
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.outcome = self._work()
+        except HostError as error:
+            self.outcome = error
+
+    def ended(self) -> Any:
+        self.join(30)
+        assert not self.is_alive(), "the deploy never ends"
+        return self.outcome
+
+
+def test_files_arrive_as_they_are_in_pieces_of_a_mebibyte(client: Client, uploads: Uploads, tmp_path: Path) -> None:
+    files = {"weights.bin": os.urandom(2 * MIB + 5), "model.yaml": b"loader: python\n", "a/empty": b""}
+    for name, data in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    model = client.deploy_model("m", tmp_path)
+    assert (model.id, model.path) == ("m", "/models/m")
+    assert uploads.written == files
+    assert uploads.order == ["deploy_begin", "deploy_write", "deploy_commit"]
+    sizes = [len(write["data"]) for write in uploads.named("deploy_write")]
+    assert sizes == [15, CHUNK_BYTES, CHUNK_BYTES, 5]
+    assert uploads.named("deploy_commit") == [{"upload": 17}]
+
+
+def test_begin_says_everything_about_the_deploy(client: Client, uploads: Uploads) -> None:
+    client.deploy_model("m", {"b": b"12", "a/x": b""})
+    how: dict[str, Any] = {"wait": False, "replace": True, "keep": True, "retries": 3}
+    how |= {"finder": "files", "initializer": "mine", "options": {"threads": 2}}
+    client.deploy_model("t/m", {"a": b"1"}, "mine", **how)
+    first, second = uploads.named("deploy_begin")
+    assert first == {
+        "model_id": "m",
+        "files": [["b", 2], ["a/x", 0]],
+        "type": "standalone-model",
+        "wait": True,
+        "replace": False,
+        "keep": False,
+        "retries": None,
+        "finder": None,
+        "initializer": None,
+        "options": {},
+    }
+    assert second == {"model_id": "t/m", "files": [["a", 1]], "type": "mine", **how}
+
+
+def test_a_host_that_takes_small_messages_gets_small_pieces(client: Client, uploads: Uploads, fake: Fake) -> None:
+    uploads.max_message_bytes = 64 * 1024
+    with Client(client.endpoint) as modest:
+        modest.deploy_model("m", {"a": b"x" * MIB})
+    assert uploads.written == {"a": b"x" * MIB}
+    assert len(uploads.named("deploy_write")) == 17
+
+
+def test_progress_counts_what_the_host_has_written(client: Client, uploads: Uploads) -> None:
+    told: list[tuple[int, int]] = []
+    client.deploy_model("m", {"a": bytes(MIB + 1), "b": b"123"}, progress=lambda *counts: told.append(counts))
+    assert told == [(n, MIB + 4) for n in (MIB, MIB + 1, MIB + 4)]
+
+
+def test_no_more_than_the_window_is_ever_unanswered(client: Client, host: FakeHost, uploads: Uploads) -> None:
+    uploads.holds_back = True
+    told: list[int] = []
+    deploying = Deploying(client, {"a": bytes(10 * MIB)}, progress=lambda sent, _: told.append(sent))
+    for answered in range(10):
+        waiting = min(WINDOW, 10 - answered)
+        eventually(lambda waiting=waiting: len(uploads.held) == waiting, f"{waiting} pieces are unanswered")
+        assert told == [n * MIB for n in range(1, answered + 1)]
+        uploads.let_go(host)
+        eventually(lambda answered=answered: len(told) == answered + 1, "the answer is counted")
+    assert deploying.ended().id == "m"
+    assert uploads.most_unanswered == WINDOW
+
+
+DEPLOYING = """
+    import re, sys
+    from pathlib import Path
+    from hostd.client.sync import Client
+
+    def peak_kib():
+        return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+    with Client(sys.argv[1]) as client:
+        client.deploy_model("m", {"small": bytes(8 << 20)})
+        before = peak_kib()
+        client.deploy_model("m", sys.argv[2])
+        print(peak_kib() - before)
+"""
+
+
+def test_a_huge_file_takes_little_memory(endpoint: str, host: FakeHost, uploads: Uploads, tmp_path: Path) -> None:
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(200 * MIB)
+    sizes: list[int] = []
+
+    def forget(count: int) -> None:
+        sizes.append(len(uploads.verbs.pop()[1]["data"]))
+        host.received.clear()
+
+    uploads.keeps_data, uploads.on_write = False, forget
+    deploying = program(DEPLOYING, endpoint, tmp_path)
+    try:
+        grown_kib = int(line_of(deploying))
+    finally:
+        stop(deploying)
+    assert sum(sizes) == 208 * MIB
+    assert grown_kib < 32 * 1024
+
+
+# Failures
+
+
+@pytest.mark.parametrize("files", [{}, {"a": 5}, {"a": "/no/such/file"}, "/no/such/directory"], ids=str)
+def test_files_that_cannot_be_sent_are_refused_before_the_host_hears_of_it(
+    client: Client, uploads: Uploads, files: Any
+) -> None:
+    with pytest.raises((InvalidArgumentError, NotFoundError)):
+        client.deploy_model("m", files)
+    assert uploads.verbs == []
+
+
+def test_a_refused_begin_needs_no_abort(client: Client, uploads: Uploads) -> None:
+    uploads.fails["deploy_begin"] = AlreadyExistsError("m is deployed")
+    with pytest.raises(AlreadyExistsError):
+        client.deploy_model("m", {"a": b"1"})
+    assert uploads.order == ["deploy_begin"]
+
+
+@pytest.mark.parametrize("verb", ["deploy_write", "deploy_commit"])
+@pytest.mark.parametrize("aborts", [True, False])
+def test_a_failure_after_begin_aborts_and_is_the_one_that_is_raised(
+    client: Client, uploads: Uploads, verb: str, aborts: bool
+) -> None:
+    uploads.fails[verb] = ResourceExhaustedError("no space left on device")
+    if not aborts:
+        uploads.fails["deploy_abort"] = NotFoundError("there is no upload 17")
+    with pytest.raises(ResourceExhaustedError, match="no space left"):
+        client.deploy_model("m", {"a": bytes(20 * MIB)})
+    assert uploads.order[-1] == "deploy_abort"
+    assert uploads.named("deploy_abort") == [{"upload": 17}]
+    assert len(uploads.named("deploy_write")) <= (20 if verb == "deploy_commit" else WINDOW)
+    assert "waiting=0" in repr(client)
+
+
+def test_what_fails_in_the_middle_ends_the_sending(client: Client, host: FakeHost, uploads: Uploads) -> None:
+    uploads.holds_back = True
+    deploying = Deploying(client, {"a": bytes(20 * MIB)})
+    eventually(lambda: len(uploads.held) == WINDOW, "the window is full")
+    uploads.let_go(host)
+    eventually(lambda: len(uploads.held) == WINDOW, "another piece follows")
+    uploads.let_go(host, ResourceExhaustedError("disk full"))
+    assert isinstance(deploying.ended(), ResourceExhaustedError)
+    assert len(uploads.named("deploy_write")) == WINDOW + 1
+    assert uploads.order[-1] == "deploy_abort"
+    assert "waiting=0" in repr(client)
+
+
+def test_an_exception_of_progress_aborts(client: Client, uploads: Uploads, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(20 * MIB))
+
+    def progress(sent_bytes: int, total_bytes: int) -> None:
+        raise OSError("the window was closed")
+
+    with pytest.raises(OSError, match="the window was closed") as caught:
+        client.deploy_model("m", tmp_path, progress=progress)
+    assert uploads.order[-1] == "deploy_abort"
+    assert not [to for to in descriptors().values() if to.startswith(f"{tmp_path}/")], f"with {caught} still there"
+
+
+@pytest.mark.parametrize("how", ["grows", "shrinks", "is gone"])
+def test_a_file_that_changes_aborts(client: Client, uploads: Uploads, tmp_path: Path, how: str) -> None:
+    for name in "ab":
+        (tmp_path / name).write_bytes(bytes(6 * MIB))
+
+    def change(count: int) -> None:
+        if count == 2:
+            if how == "is gone":
+                (tmp_path / "b").unlink()
+            else:
+                os.truncate(tmp_path / "b", 7 * MIB if how == "grows" else MIB)
+
+    uploads.on_write = change
+    with pytest.raises(FailedPreconditionError, match="/b' changed while it was deployed"):
+        client.deploy_model("m", tmp_path)
+    assert uploads.order[-2:] == ["deploy_write", "deploy_abort"]
+
+
+def test_ctrl_c_aborts(client: Client, host: FakeHost, uploads: Uploads) -> None:
+    uploads.holds_back = True
+    uploads.on_write = lambda count: os.kill(os.getpid(), signal.SIGINT) if count == WINDOW else None
+    with pytest.raises(KeyboardInterrupt):
+        client.deploy_model("m", {"a": bytes(20 * MIB)})
+    assert uploads.order[-1] == "deploy_abort"
+
+
+def test_a_timeout_is_for_the_whole_deploy(client: Client, uploads: Uploads) -> None:
+    uploads.holds_back = True
+    with pytest.raises(DeadlineExceededError):
+        client.deploy_model("m", {"a": bytes(20 * MIB)}, timeout_s=0.05)
+    assert uploads.order[-1] == "deploy_abort"
+
+
+def test_requests_tell_the_host_how_much_time_is_left(client: Client, host: FakeHost) -> None:
+    client.deploy_model("m", {"a": bytes(3 * MIB)}, timeout_s=1000)
+    deadlines = [request.deadline_ms for request in host.received[1:]]
+    assert deadlines == sorted(deadlines, reverse=True)
+    assert 0 < deadlines[-1] <= deadlines[0] <= 1_000_000
+
+
+def test_the_next_host_hears_nothing_of_an_upload_that_broke(
+    endpoint: str, client: Client, host: FakeHost, uploads: Uploads, fake: Fake
+) -> None:
+    uploads.holds_back = True
+    deploying = Deploying(client, {"a": bytes(20 * MIB)})
+    eventually(lambda: len(uploads.held) == WINDOW, "the window is full")
+    after = Uploads()
+    host.stop()
+    fake(after)
+    assert isinstance(deploying.ended(), UnavailableError)
+    assert after.verbs == []

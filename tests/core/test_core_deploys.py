@@ -1,0 +1,229 @@
+"""Deploys of new models: staged, sent, installed, loaded, confirmed; or undone, at whatever step they end."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from driver import ALICE, BOB, CONFIG, FILES, Driver, source_of
+from endings import is_clean
+
+from hostd.core import effects as fx
+from hostd.core import events as ev
+from workers.wire.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    ModelError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+
+DISK_FULL = ResourceExhaustedError("no space left on device")
+REFUSAL = ModelError("no weights")
+
+
+def test_c29_a_deploy_is_staged_sent_installed_loaded_confirmed_and_then_answered(host):
+    begin = host.deploy(retries=1)
+    assert host.effects == [fx.StageFiles(1, ALICE, "m", FILES, False)]
+    assert host.state() is None
+    host.done()
+    assert host.answer(begin) == {"upload": 1}
+
+    commit = host.commit()
+    assert host.effects == [fx.InstallFiles(1)]
+    host.done()
+    assert host.finds == [fx.FindSpec("m", 1, source_of("/models/m"), ev.Origin.DEPLOYED)]
+    assert host.core.story("m")[0].reason == "load of /models/m deployed"
+    host.up()
+    assert host.effects_of(fx.ConfirmFiles) == [fx.ConfirmFiles(1)]
+    assert host.is_waiting(commit)
+    host.done()
+    answer = host.answer(commit)
+    assert (answer.state, answer.path, answer.generation) == ("READY", "/models/m", 1)
+    assert host.effects[-1] == fx.TidyFiles(1)
+    assert is_clean(host)
+    assert host.core.next_deadline() is None
+
+
+def test_a_deploy_without_waiting_is_answered_when_its_files_are_installed(host):
+    commit = host.deploy_up_to("FINDING", wait=False)
+    assert host.answer(commit).state == "LOADING"
+    host.up()
+    host.done()
+    assert host.state() == "READY"
+    assert is_clean(host)
+
+
+def test_c30_a_load_that_fails_leaves_no_files_and_is_answered_when_they_are_gone(host):
+    commit = host.deploy_up_to("FINDING")
+    host.down(REFUSAL)
+    assert host.effects_of(fx.UndoFiles) == [fx.UndoFiles(1)]
+    assert host.is_waiting(commit)
+    host.done()
+    assert host.answer(commit).message == "no weights"
+    assert isinstance(host.error(commit), ModelError)
+    assert (host.state(), is_clean(host), host.files.tidied) == (None, True, [])
+
+
+def test_c30_a_load_that_fails_leaves_its_files_if_that_was_asked_for(host):
+    commit = host.deploy_up_to("FINDING", keep=True)
+    host.down(REFUSAL)
+    assert host.effects_of(fx.ConfirmFiles) == [fx.ConfirmFiles(1)]
+    assert host.is_waiting(commit)
+    host.done()
+    assert host.answer(commit) is REFUSAL
+    assert (host.files.tidied, is_clean(host)) == ([1], True)
+
+
+def test_c10_a_deploy_is_retried_before_it_is_undone(host):
+    commit = host.deploy_up_to("FINDING", retries=1)
+    host.down(REFUSAL)
+    host.pass_time(0.2)
+    host.down(REFUSAL)
+    host.done()
+    assert host.error(commit).message == "no weights"
+    assert len(host.processes) == 2
+
+
+def test_c30_what_no_finder_knows_is_undone(host):
+    commit = host.deploy_up_to("FINDING")
+    host.not_found(InvalidArgumentError("there is no model.yaml"))
+    host.done()
+    assert host.error(commit).message == "there is no model.yaml"
+    assert is_clean(host)
+
+
+@pytest.mark.parametrize("step", ["STAGING", "INSTALLING", "CONFIRMING"])
+def test_c30_a_step_that_the_disk_refuses_ends_the_deploy_without_residue(host, step):
+    caller = host.deploy_up_to(step)
+    host.not_done(DISK_FULL)
+    if step == "CONFIRMING":
+        assert host.state() == "UNLOADING"
+        assert host.effects_of(fx.UndoFiles) == []
+        host.gone()
+    assert host.next_step() is fx.UndoFiles
+    assert host.is_waiting(caller)
+    host.done()
+    assert host.answer(caller).message == "no space left on device"
+    assert isinstance(host.error(caller), ResourceExhaustedError)
+    assert (host.state(), is_clean(host)) == (None, True)
+
+
+def test_c30_an_undo_that_fails_is_part_of_the_error(host):
+    commit = host.deploy_up_to("INSTALLING")
+    host.not_done(DISK_FULL)
+    host.not_done(UnavailableError("the file server is gone"))
+    error = host.error(commit)
+    assert isinstance(error, ResourceExhaustedError)
+    assert error.message == "no space left on device; and undoing it failed: the file server is gone"
+    assert is_clean(host)
+
+
+def test_c30_without_a_models_directory_a_deploy_is_a_failed_precondition():
+    host = Driver(dataclasses.replace(CONFIG, models_dir=None))
+    for caller in (host.deploy(), host.undeploy(), host.sync()):
+        error = host.error(caller)
+        assert isinstance(error, FailedPreconditionError)
+        assert error.message == ("this host has no models directory: set models.dir (hostd serve --models-dir DIR)")
+    assert host.files.operations == {}
+
+
+@pytest.mark.parametrize("model_id", ["", " ", "..", "/m", "a/../b", "a\0b"])
+def test_c29_a_name_that_no_model_may_have_is_refused_before_anything_is_written(host, model_id):
+    assert isinstance(host.error(host.deploy(model_id)), InvalidArgumentError)
+    assert host.files.operations == {}
+
+
+@pytest.mark.parametrize("name", ["", " ", "/etc/passwd", "../m", "a/../../b", "a\nb"])
+def test_c29_a_file_that_may_not_be_is_refused_before_anything_is_written(host, name):
+    caller = host.caller()
+    host.feed(ev.DeployRequested(caller, ev.ModelId("m"), ((name, 1),), source_of(None), None, False, False, True))
+    assert isinstance(host.error(caller), InvalidArgumentError)
+    assert host.files.operations == {}
+
+
+@pytest.mark.parametrize("retries", [-1, 101])
+def test_a_number_of_retries_that_makes_no_sense_is_refused_before_anything_is_written(host, retries):
+    assert isinstance(host.error(host.deploy(retries=retries)), InvalidArgumentError)
+    assert host.files.operations == {}
+
+
+@pytest.mark.parametrize("stage", ["FINDING", "LOADING", "READY"])
+def test_c29_an_id_that_is_loaded_already_exists(host, stage):
+    host.up_to(stage)
+    error = host.error(host.deploy())
+    assert isinstance(error, AlreadyExistsError)
+    assert error.message == "model 'm' is loaded: undeploy it first, or deploy with replace=True"
+
+
+def test_c29_an_id_that_was_loaded_while_its_files_were_sent_already_exists_and_the_files_go(host):
+    host.deploy_up_to("UPLOADING")
+    host.up_to("READY")
+    commit = host.commit()
+    assert host.is_waiting(commit)
+    host.done()
+    assert isinstance(host.error(commit), AlreadyExistsError)
+    assert (host.state(), is_clean(host)) == ("READY", True)
+
+
+def test_c29_the_id_of_a_model_that_crashed_may_be_deployed(host):
+    host.up_to("READY")
+    host.exited()
+    commit = host.deploy_up_to("FINDING")
+    host.up()
+    host.done()
+    assert host.answer(commit).generation == 2
+    host.gone(ev.WorkerId(1))
+    assert host.state() == "READY"
+
+
+def test_a_client_that_gives_up_is_answered_when_nothing_is_left(host):
+    host.deploy_up_to("UPLOADING")
+    abort = host.abort()
+    assert host.effects == [fx.UndoFiles(1)]
+    assert host.is_waiting(abort)
+    host.done()
+    assert host.answer(abort) is None
+    assert is_clean(host)
+
+
+@pytest.mark.xfail(strict=True, reason="an abort whose undo failed is answered as if nothing was left")
+def test_a_client_that_gives_up_hears_that_something_is_left(host):
+    host.deploy_up_to("UPLOADING")
+    abort = host.abort()
+    host.not_done(UnavailableError("the file server is gone"))
+    assert "the file server is gone" in host.error(abort).message
+
+
+@pytest.mark.parametrize("ask", ["commit", "abort"])
+def test_the_upload_of_another_client_does_not_exist(host, ask):
+    host.deploy_up_to("UPLOADING")
+    error = host.error(getattr(host, ask)(client=BOB))
+    assert isinstance(error, NotFoundError)
+    assert error.message == "there is no upload 1 of this client that waits for anything"
+    assert host.is_waiting(host.commit())
+
+
+@pytest.mark.parametrize("ask", ["commit", "abort"])
+@pytest.mark.parametrize("step", ["STAGING", "INSTALLING", "FINDING", "CONFIRMING"])
+def test_an_upload_is_committed_or_given_up_once_and_when_it_is_its_time(host, ask, step):
+    caller = host.deploy_up_to(step)
+    assert isinstance(host.error(getattr(host, ask)()), NotFoundError)
+    assert host.is_waiting(caller)
+
+
+@pytest.mark.parametrize("ask", ["commit", "abort"])
+def test_an_upload_that_is_over_does_not_exist(host, ask):
+    host.deployed()
+    assert isinstance(host.error(getattr(host, ask)()), NotFoundError)
+    assert isinstance(host.error(getattr(host, ask)(77)), NotFoundError)
+    assert host.state() == "READY"
+
+
+def test_an_upload_that_is_being_given_up_cannot_be_committed(host):
+    host.deploy_up_to("UPLOADING")
+    host.abort()
+    assert isinstance(host.error(host.commit()), NotFoundError)
+    assert isinstance(host.error(host.abort()), NotFoundError)

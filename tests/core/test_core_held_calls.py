@@ -1,0 +1,243 @@
+"""Calls that wait for the lazy load of their model: held, counted, released in order, ended exactly once."""
+
+from __future__ import annotations
+
+import pytest
+from driver import ALICE, BOB, CONFIG, LAZY, Driver
+
+from hostd.core import effects as fx
+from hostd.core import events as ev
+from workers.wire.errors import (
+    AbortedError,
+    CancelledError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    ModelError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnimplementedError,
+)
+
+
+@pytest.fixture
+def lazy() -> Driver:
+    return Driver(LAZY)
+
+
+def holding(host: Driver) -> tuple[int, int]:
+    """Return how many calls are held, and their bytes."""
+    held = host.core._router.holding
+    return len(held.by_caller), held.bytes
+
+
+def test_c16_a_call_of_a_model_that_is_not_loaded_begins_its_load_and_waits_for_it(lazy):
+    call = lazy.call(timeout_s=50)
+    assert lazy.finds[-1].origin is ev.Origin.LAZY
+    assert lazy.is_waiting(call)
+    lazy.pass_time(20)
+    lazy.up()
+    assert lazy.sent(call).remaining_s == 30
+    lazy.answered(lazy.sent(call))
+    assert lazy.answer(call) == "done"
+    assert lazy.core.next_deadline() is None
+
+
+def test_held_calls_go_to_the_worker_in_the_order_in_which_they_came(lazy):
+    calls = [lazy.call(client=client) for client in (ALICE, BOB, ALICE)]
+    assert holding(lazy) == (3, 3)
+    lazy.up()
+    assert [effect.payload.caller for effect in lazy.effects_of(fx.ForwardCall)] == calls
+    assert holding(lazy) == (0, 0)
+
+
+def test_c18_calls_are_held_for_a_load_that_somebody_asked_for_too(lazy):
+    lazy.load(wait=False)
+    call = lazy.call()
+    lazy.up()
+    lazy.answered(lazy.sent(call))
+    assert lazy.answer(call) == "done"
+
+
+def test_without_lazy_loading_no_call_is_held(host):
+    host.load()
+    error = host.error(host.call())
+    assert isinstance(error, FailedPreconditionError)
+    assert error.message == "model 'm' is LOADING: wait for it with retrieve_model"
+
+
+def test_held_calls_stay_held_from_one_try_to_the_next(lazy):
+    call = lazy.call()
+    lazy.down(ModelError("no weights"))
+    assert lazy.is_waiting(call)
+    lazy.pass_time(0.2)
+    lazy.up()
+    assert lazy.is_waiting(call)
+    lazy.answered(lazy.sent(call))
+    assert lazy.answer(call) == "done"
+
+
+def test_held_calls_get_the_error_of_the_last_try(lazy):
+    calls = [lazy.call(), lazy.call(client=BOB)]
+    lazy.down(ModelError("no weights"))
+    lazy.pass_time(0.2)
+    last = ModelError("no weights at all")
+    lazy.down(last)
+    assert [lazy.answer(call) for call in calls] == [last, last]
+    assert holding(lazy) == (0, 0)
+
+
+def test_c16_a_call_of_what_is_nowhere_is_not_found(lazy):
+    call = lazy.call()
+    error = NotFoundError("there is no model 'm'")
+    lazy.not_found(error)
+    assert lazy.answer(call) is error
+
+
+def test_a_held_call_has_its_own_deadline_and_the_load_goes_on(lazy):
+    call, later = lazy.call(timeout_s=2), lazy.call(timeout_s=3)
+    lazy.pass_time(2)
+    error = lazy.error(call)
+    assert isinstance(error, DeadlineExceededError)
+    assert error.message == "the deadline passed before the model was loaded"
+    assert lazy.is_waiting(later)
+    assert holding(lazy) == (1, 1)
+    lazy.up()
+    assert lazy.state() == "READY"
+    assert lazy.sent(later).remaining_s == 1
+
+
+def test_a_held_call_may_be_cancelled_and_the_load_goes_on(lazy):
+    call, other = lazy.call(), lazy.call()
+    lazy.feed(ev.CallCancelled(call))
+    assert isinstance(lazy.error(call), CancelledError)
+    assert lazy.effects_of(fx.ForwardCancel) == []
+    lazy.up()
+    assert [effect.payload.caller for effect in lazy.effects_of(fx.ForwardCall)] == [other]
+
+
+def test_a_client_that_vanishes_takes_its_held_calls_with_it(lazy):
+    lazy.call(timeout_s=5)
+    stays = lazy.call(client=BOB)
+    lazy.feed(ev.ClientVanished(ALICE))
+    assert holding(lazy) == (1, 1)
+    lazy.up()
+    assert [effect.payload.caller for effect in lazy.effects_of(fx.ForwardCall)] == [stays]
+    assert lazy.core.next_deadline() is None
+
+
+def test_when_all_who_were_held_have_left_nothing_is_kept_of_them(lazy):
+    lazy.call(timeout_s=1)
+    lazy.pass_time(1)
+    assert lazy.core._router.holding._by_model == {}
+    lazy.up()
+    assert lazy.effects_of(fx.ForwardCall) == []
+
+
+def test_c18_an_unload_during_the_load_aborts_the_held_calls(lazy):
+    call = lazy.call()
+    lazy.found()
+    unload = lazy.unload()
+    error = lazy.error(call)
+    assert isinstance(error, AbortedError)
+    assert error.message == "the load of model 'm' was overtaken: unload requested"
+    assert isinstance(lazy.error(lazy.call()), FailedPreconditionError)
+    lazy.gone()
+    assert lazy.answer(unload).processes == 1
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_shutdown_aborts_the_held_calls(lazy, at_once):
+    call = lazy.call()
+    lazy.signal(at_once=at_once)
+    assert isinstance(lazy.error(call), AbortedError)
+    assert lazy.has_stopped
+
+
+def test_more_calls_than_may_be_in_flight_are_not_held(lazy):
+    for _ in range(CONFIG.max_in_flight):
+        assert lazy.is_waiting(lazy.call())
+    error = lazy.error(lazy.call())
+    assert isinstance(error, ResourceExhaustedError)
+    assert error.message == (
+        "4 calls wait for model 'm' to be loaded, the limit is 4 (workers.max_in_flight): call more slowly"
+    )
+    assert lazy.is_waiting(lazy.call("other"))
+
+
+def test_held_calls_count_against_the_bytes_in_flight(lazy):
+    lazy.call(size_bytes=60)
+    error = lazy.error(lazy.call("other", size_bytes=40))
+    assert isinstance(error, ResourceExhaustedError)
+    assert "calls in flight hold 60 bytes, 40 more" in error.message
+    lazy.finds.reverse()
+    lazy.up("m")
+    assert isinstance(lazy.error(lazy.call(size_bytes=40)), ResourceExhaustedError)
+    assert lazy.is_waiting(lazy.call(size_bytes=39))
+
+
+def test_all_that_was_held_fits_in_flight_when_it_is_released(lazy):
+    calls = [lazy.call(size_bytes=24), lazy.call(size_bytes=24), lazy.call(size_bytes=24), lazy.call(size_bytes=27)]
+    assert holding(lazy) == (4, 99)
+    lazy.up()
+    assert len(lazy.effects_of(fx.ForwardCall)) == len(calls)
+
+
+def test_a_call_of_a_method_that_turns_out_to_be_missing_is_refused_when_the_model_is_loaded(lazy):
+    call, good = lazy.call(method="predikt"), lazy.call()
+    lazy.up()
+    assert isinstance(lazy.error(call), UnimplementedError)
+    assert lazy.sent(good)
+
+
+def test_a_request_id_of_a_held_call_may_not_be_used_again(lazy):
+    call = lazy.call()
+    lazy.call(request_id=call.request_id)
+    first = lazy.answers[call]
+    assert [type(answer) for answer in first] == [InvalidArgumentError]
+    assert lazy.is_waiting(call)
+    lazy.up()
+    lazy.answered(lazy.sent(call))
+    assert lazy.answers[call][1:] == ["done"]
+
+
+def test_a_call_whose_deadline_has_passed_begins_no_load(lazy):
+    assert isinstance(lazy.error(lazy.call(timeout_s=0)), DeadlineExceededError)
+    assert lazy.finds == []
+
+
+def test_a_held_call_whose_worker_dies_after_its_release_ends_like_any_other(lazy):
+    call = lazy.call()
+    lazy.up()
+    lazy.exited("killed by SIGKILL")
+    assert "killed by SIGKILL" in lazy.error(call).message
+
+
+def test_credit_for_a_held_call_is_nothing(lazy):
+    call = lazy.call(method="generate")
+    assert lazy.feed(ev.CreditGranted(call, 3)) == []
+
+
+def test_calls_of_several_models_are_held_apart(lazy):
+    first, second = lazy.call("a"), lazy.call("b")
+    lazy.up("b")
+    assert [effect.payload.caller for effect in lazy.effects_of(fx.ForwardCall)] == [second]
+    assert lazy.is_waiting(first)
+    assert repr(lazy.core._router.holding) == "<Holding 1 calls of 1 models>"
+
+
+def test_a_held_call_is_released_by_a_deploy_of_its_model(lazy):
+    deploy = lazy.deploy_up_to("FINDING")
+    call = lazy.call()
+    lazy.up()
+    assert lazy.sent(call)
+    assert lazy.is_waiting(deploy)
+    lazy.done()
+    assert lazy.answer(deploy).state == "READY"
+
+
+@pytest.mark.xfail(strict=True, raises=KeyError, reason="TimePassed handles a call that an earlier timeout answered")
+def test_a_held_call_whose_time_is_over_together_with_its_finders_is_answered_once(lazy):
+    call = lazy.call(timeout_s=600)
+    lazy.pass_time(600)
+    assert isinstance(lazy.error(call), DeadlineExceededError)

@@ -1,0 +1,218 @@
+"""Lazy loading: what is asked for and is not loaded is looked for below the models directory."""
+
+from __future__ import annotations
+
+import pytest
+from driver import BOB, LAZY, Driver, source_of
+
+from hostd.core import effects as fx
+from hostd.core import events as ev
+from workers.wire.errors import (
+    AbortedError,
+    AlreadyExistsError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    ModelError,
+    NotFoundError,
+    UnavailableError,
+)
+
+NOWHERE = NotFoundError("there is no model 'm': nothing is at /models/m")
+
+
+@pytest.fixture
+def lazy() -> Driver:
+    return Driver(LAZY)
+
+
+def test_c16_a_retrieve_loads_what_lies_below_the_models_directory(lazy):
+    caller = lazy.retrieve()
+    assert lazy.finds == [fx.FindSpec("m", 1, source_of("/models/m"), ev.Origin.LAZY)]
+    assert lazy.state() == "LOADING"
+    lazy.up()
+    answer = lazy.answer(caller)
+    assert (answer.id, answer.state, answer.path) == ("m", "READY", "/models/m")
+
+
+def test_c16_without_lazy_loading_what_is_not_loaded_is_not_found(host):
+    assert isinstance(host.error(host.retrieve()), NotFoundError)
+    assert isinstance(host.error(host.call()), NotFoundError)
+    assert host.finds == []
+
+
+def test_c16_a_lazy_load_has_the_retries_of_lazy_loads(lazy):
+    caller = lazy.retrieve()
+    lazy.down(ModelError("no weights"))
+    lazy.pass_time(0.2)
+    assert lazy.finds[-1].origin is ev.Origin.LAZY
+    last = ModelError("no weights at all")
+    lazy.down(last)
+    assert lazy.answer(caller) is last
+    assert (len(lazy.processes), lazy.state()) == (2, None)
+
+
+def test_c16_a_lazy_load_of_what_is_nowhere_is_not_found_and_leaves_no_trace(lazy):
+    caller = lazy.retrieve()
+    lazy.not_found(NOWHERE)
+    assert lazy.answer(caller) is NOWHERE
+    assert lazy.core.list_models() == []
+    assert lazy.core.story("m") == []
+    assert lazy.announced == []
+    assert lazy.core.next_deadline() is None
+
+
+def test_c16_what_was_found_and_is_wrong_is_told(lazy):
+    caller = lazy.retrieve()
+    error = InvalidArgumentError("/models/m/model.yaml: line 3: no such key")
+    lazy.not_found(error)
+    assert lazy.answer(caller) is error
+    assert [event.new for event in lazy.core.story("m")] == ["LOADING", "FAILED"]
+    assert lazy.core.story("m")[0].reason == "load of /models/m because somebody wants to use it"
+
+
+def test_c16_an_ephemeral_model_is_loaded_from_the_path_that_its_finder_names(lazy):
+    caller = lazy.retrieve("hub/model")
+    lazy.found(path="hub/model")
+    assert lazy.core.story("hub/model")[0].reason == "load of hub/model because somebody wants to use it"
+    lazy.spawned()
+    lazy.greeted()
+    assert lazy.effects_of(fx.SendLoad)[0].path == "hub/model"
+    lazy.loaded()
+    lazy.measured()
+    assert lazy.answer(caller).path == "hub/model"
+
+
+def test_c17_a_nested_id_is_loaded_lazily(lazy):
+    lazy.retrieve("team/model")
+    assert lazy.finds[-1].source.path == "/models/team/model"
+
+
+@pytest.mark.parametrize("model_id", ["", " ", "../m", "/etc", "a//b", "a\\b", ".hidden", "a\nb"])
+def test_c15_an_id_that_can_be_none_is_refused_before_anything_is_looked_for(lazy, model_id):
+    assert isinstance(lazy.error(lazy.retrieve(model_id)), InvalidArgumentError)
+    assert isinstance(lazy.error(lazy.call(model_id)), InvalidArgumentError)
+    assert lazy.core.list_models() == lazy.finds == []
+
+
+def test_c08_many_who_want_the_same_cause_one_load(lazy):
+    callers = [lazy.retrieve(client=client) for client in (b"1", b"2", b"3") for _ in range(30)]
+    assert len(lazy.finds) == 1
+    lazy.up()
+    assert {lazy.answer(caller).generation for caller in callers} == {1}
+    assert len(lazy.processes) == 1
+
+
+def test_c18_a_retrieve_waits_for_a_load_that_somebody_asked_for(lazy):
+    lazy.load(wait=False, source=source_of("/elsewhere"))
+    caller = lazy.retrieve(client=BOB)
+    assert lazy.is_waiting(caller)
+    lazy.up()
+    assert lazy.answer(caller).path == "/elsewhere"
+
+
+def test_c09_an_explicit_load_of_the_same_joins_a_lazy_one(lazy):
+    retrieve = lazy.retrieve()
+    load, other = lazy.load(), lazy.load(source=source_of("/elsewhere"))
+    assert isinstance(lazy.error(other), AlreadyExistsError)
+    lazy.up()
+    assert lazy.answer(retrieve) == lazy.answer(load)
+
+
+def test_c16_a_model_that_crashed_is_loaded_again_by_whoever_wants_it(lazy):
+    lazy.up_to("READY")
+    lazy.exited()
+    assert lazy.state() == "FAILED"
+    caller = lazy.retrieve()
+    assert lazy.finds[-1].origin is ev.Origin.LAZY
+    lazy.up()
+    assert lazy.answer(caller).generation == 2
+
+
+def test_without_lazy_loading_a_model_that_crashed_stays_failed(host):
+    host.up_to("READY")
+    host.exited()
+    error = host.error(host.retrieve())
+    assert isinstance(error, FailedPreconditionError)
+    assert error.message.startswith("model 'm' is FAILED (")
+    assert error.message.endswith(": load it again")
+
+
+def test_c19_after_an_unload_a_retrieve_loads_again(lazy):
+    lazy.retrieve()
+    lazy.up()
+    lazy.unload()
+    assert isinstance(lazy.error(lazy.retrieve()), FailedPreconditionError)
+    lazy.gone()
+    caller = lazy.retrieve()
+    lazy.up()
+    assert lazy.answer(caller).generation == 2
+
+
+def test_c16_what_is_still_being_written_is_waited_for_and_told(lazy):
+    caller = lazy.retrieve()
+    lazy.delayed("weights.bin has changed 0.3 s ago")
+    lazy.delayed("weights.bin has changed 0.1 s ago")
+    assert lazy.is_waiting(caller)
+    told = lazy.core.story("m")[-1]
+    assert (told.old, told.new, told.cause) == ("LOADING", "LOADING", "BEING_WRITTEN")
+    assert lazy.core.get_model("m").reason == told.reason == "weights.bin has changed 0.1 s ago"
+    lazy.up()
+    assert lazy.answer(caller).state == "READY"
+
+
+def test_what_is_written_without_end_is_given_up_and_the_error_says_why(lazy):
+    caller = lazy.retrieve()
+    lazy.delayed("weights.bin grows")
+    lazy.pass_time(600)
+    error = lazy.error(caller)
+    assert isinstance(error, DeadlineExceededError)
+    assert error.message.endswith("how to load it: weights.bin grows")
+    lazy.delayed("weights.bin grows")
+    assert lazy.effects == []
+    assert lazy.state() is None
+
+
+def test_what_a_finder_says_of_a_delay_too_late_is_ignored(lazy):
+    lazy.retrieve()
+    find = lazy.finds[-1]
+    late = ev.SpecDelayed(find.model_id, find.generation, "weights.bin grows")
+    lazy.found()
+    assert lazy.feed(late) == []
+    lazy.unload()
+    assert lazy.feed(late) == []
+
+
+def test_c21_an_unload_overtakes_a_lazy_load_at_once_and_the_finder_comes_too_late(lazy):
+    waiting = lazy.retrieve()
+    assert lazy.answer(lazy.unload()).processes == 0
+    assert isinstance(lazy.error(waiting), AbortedError)
+    for late in (lazy.delayed, lazy.found):
+        late()
+        assert lazy.effects == []
+    assert lazy.core.story("m") == []
+
+
+def test_a_host_that_shuts_down_begins_no_lazy_load(lazy):
+    lazy.up_to("READY", "other")
+    lazy.shut_down()
+    assert isinstance(lazy.error(lazy.retrieve()), UnavailableError)
+    assert isinstance(lazy.error(lazy.call()), UnavailableError)
+    assert lazy.finds == []
+
+
+def test_c16_a_lazy_load_is_refused_while_the_files_of_its_id_are_moved(lazy):
+    lazy.deploy_up_to("INSTALLING")
+    error = lazy.error(lazy.retrieve())
+    assert isinstance(error, FailedPreconditionError)
+    assert error.message == ("model 'm' cannot be loaded now: it is being deployed; try again when that is done")
+    assert isinstance(lazy.error(lazy.call()), FailedPreconditionError)
+    assert lazy.finds == []
+
+
+def test_c16_a_lazy_load_that_nobody_waits_for_any_more_goes_on(lazy):
+    caller = lazy.retrieve(timeout_s=1)
+    lazy.pass_time(1)
+    assert isinstance(lazy.error(caller), DeadlineExceededError)
+    lazy.up()
+    assert lazy.state() == "READY"

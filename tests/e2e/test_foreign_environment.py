@@ -1,0 +1,120 @@
+"""Models in virtual environments that pip made: two versions of one library at once, and a plugin of an environment."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import hostd
+
+OLD, NEW = "1.15.0", "1.16.0"
+"""Of six: one file, and nothing that it needs."""
+NEEDS = ("pyzmq", "msgpack")
+UNREACHABLE = re.compile(
+    r"connection (broken|error|refused|timed out)|failed to establish|name resolution|temporary failure|ProxyError|"
+    r"Network is unreachable",
+    re.IGNORECASE,
+)
+
+VERSION = """
+    import sys
+    import six
+
+    class Model:
+        def version(self):
+            return six.__version__
+
+        def where(self):
+            return sys.prefix
+
+        def installed(self):
+            from importlib.metadata import distributions
+            return sorted({found.metadata["Name"].lower() for found in distributions() if sys.prefix in str(found._path)})
+
+        def predict(self, x):
+            return six.text_type(x)
+
+    def load(path):
+        return Model()
+"""
+
+
+def make(place: Path, *packages: str) -> Path:
+    """Make a virtual environment with these packages and return it; the test is skipped if no index can be reached."""
+    subprocess.run([sys.executable, "-m", "venv", place], check=True, timeout=120, capture_output=True)
+    command = [place / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-input", "--retries", "1", *packages]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode and UNREACHABLE.search(done.stderr):
+        pytest.skip(f"pip can reach no index: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the older version."""
+    return make(tmp_path_factory.mktemp("environments") / "old", *NEEDS, f"six=={OLD}")
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the newer version."""
+    return make(tmp_path_factory.mktemp("environments") / "new", *NEEDS, f"six=={NEW}")
+
+
+def test_two_models_use_two_versions_of_a_library_at_once(
+    shared: hostd.Client, model_dir: Callable[..., str], old: Path, new: Path
+) -> None:
+    models = {
+        version: shared.load_model(f"six-{version}", model_dir(VERSION, settings=f"python: {place}/bin/python"))
+        for version, place in ((OLD, old), (NEW, new))
+    }
+    for _ in range(3):
+        assert {version: model.version() for version, model in models.items()} == {OLD: OLD, NEW: NEW}
+    assert [Path(model.where()) for model in models.values()] == [old, new]
+    assert [model.predict(3) for model in models.values()] == ["3", "3"]
+
+
+def test_a_worker_needs_nothing_but_pyzmq_and_msgpack(
+    shared: hostd.Client, model_dir: Callable[..., str], old: Path
+) -> None:
+    model = shared.load_model("six", model_dir(VERSION, settings=f"python: {old}/bin/python"))
+    assert set(model.installed()) - {"pip", "setuptools"} == {*NEEDS, "six"}
+
+
+PLUGIN = """
+    class Loud:
+        def __init__(self, text, mark):
+            self.text, self.mark = text, mark
+
+        def predict(self):
+            return self.text.upper() + self.mark
+
+    def load(path, *, mark="!"):
+        with open(path + "/words.txt") as file:
+            return Loud(file.read(), mark)
+"""
+
+
+def test_a_loader_may_be_an_entry_point_of_the_models_own_environment(
+    shared: hostd.Client, model_dir: Callable[..., str], old: Path
+) -> None:
+    site = next((old / "lib").glob("python*/site-packages"))
+    (site / "loud.py").write_text(textwrap.dedent(PLUGIN))
+    about = site / "loud-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: loud\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[hostd.loaders]\nloud = loud:load\n")
+    settings = f"{{loader: loud, options: {{mark: '?'}}, python: {old}/bin/python}}"
+    model = shared.load_model("loud", model_dir(settings=settings, files={"words.txt": "hello"}))
+    assert model.predict() == "HELLO?"
+    assert shared.get_model("loud").loader == "loud"

@@ -1,0 +1,232 @@
+"""One real model of each big framework, served by a real host."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from helpers import eventually
+
+import hostd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+np = pytest.importorskip("numpy", reason="arrays go in and come out")
+
+pytestmark = [
+    pytest.mark.heavy_loader,
+    # TorchScript is deprecated and read all the same: there are many such files.
+    pytest.mark.filterwarnings("ignore:`torch.jit.* is deprecated:DeprecationWarning"),
+]
+
+ROWS = np.random.default_rng(0).normal(size=(40, 3)).astype("float32")
+LABELS = (ROWS[:, 0] > 0).astype(int)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Callable[[str], Path]:
+    """Make a model's directory, with a `model.yaml` that names its loader and one thread."""
+
+    def make(loader: str, options: str = "{threads: 1}") -> Path:
+        place = tmp_path / "model"
+        place.mkdir()
+        (place / "model.yaml").write_text(f"loader: {loader}\noptions: {options}\n")
+        return place
+
+    return make
+
+
+def check_unloaded(client: hostd.Client, model_id: str) -> None:
+    report = client.unload_model(model_id)
+    assert report.processes == 1
+    assert report.freed_bytes > 1 << 20
+
+
+@pytest.fixture(scope="module")
+def net() -> Any:
+    """A PyTorch module, made before the test so that the library's threads are not the test's."""
+    torch = pytest.importorskip("torch", reason="needs PyTorch")
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)).eval()
+    with torch.inference_mode():
+        module(torch.from_numpy(ROWS))
+    return module
+
+
+@pytest.mark.parametrize("kind", ["exported", "torchscript"])
+def test_a_torch_model_is_served(shared: hostd.Client, directory: Callable[..., Path], net: Any, kind: str) -> None:
+    import torch
+
+    place = directory("torch")
+    if kind == "exported":
+        sizes = {"input": {0: torch.export.Dim("rows")}}
+        program = torch.export.export(net, (torch.from_numpy(ROWS[:2]),), dynamic_shapes=sizes)
+        torch.export.save(program, place / "net.pt2")
+    else:
+        torch.jit.save(torch.jit.script(net), place / "net.pt")
+    model = shared.load_model("net", str(place))
+    with torch.inference_mode():
+        expected = net(torch.from_numpy(ROWS)).numpy()
+    assert np.allclose(model.predict(ROWS), expected, atol=1e-5)
+    assert np.allclose(model(ROWS[:2]), expected[:2], atol=1e-5)
+    assert model.describe()["kind"] == kind
+    with pytest.raises(hostd.InvalidArgumentError, match="float64"):
+        model.predict(ROWS.astype("float64"))
+    check_unloaded(shared, "net")
+
+
+def test_weights_alone_are_refused(shared: hostd.Client, directory: Callable[..., Path], net: Any) -> None:
+    import torch
+
+    place = directory("torch")
+    torch.save(net.state_dict(), place / "weights.pth")
+    with pytest.raises(hostd.InvalidArgumentError, match=r"bare state dict.*model\.py"):
+        shared.load_model("weights", str(place))
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text generation model of transformers with eight words."""
+    torch = pytest.importorskip("torch", reason="transformers computes with PyTorch")
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["[UNK]", "[PAD]", "the", "cat", "sat", "on", "a", "mat"]
+    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=len(words), n_positions=4096, n_embd=16, n_layer=1, n_head=2, eos_token_id=None, bos_token_id=None
+    )
+    place = tmp_path_factory.mktemp("writer") / "model"
+    transformers.GPT2LMHeadModel(config).save_pretrained(place)
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]"
+    ).save_pretrained(place)
+    (place / "model.yaml").write_text("loader: transformers\noptions: {threads: 1}\n")
+    return place
+
+
+def threads_of(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+def test_a_transformers_model_is_served_and_streams_its_text(shared: hostd.Client, writer: Path) -> None:
+    model = shared.load_model("writer", str(writer))
+    assert model.info.methods["generate"].streams
+    (said,) = model.predict("the cat", max_new_tokens=5, do_sample=False)
+    assert said["generated_text"].startswith("the cat")
+    pieces = list(model.stream.generate("the cat", max_new_tokens=5, do_sample=False))
+    assert len(pieces) > 2
+    assert "".join(["the cat", *pieces]).replace(" ", "") == said["generated_text"].replace(" ", "")
+    with pytest.raises(hostd.InvalidArgumentError, match="not used by the model"):
+        list(model.stream.generate("the", nonsense=1))
+    check_unloaded(shared, "writer")
+
+
+def test_a_stream_that_is_closed_ends_its_generation(shared: hostd.Client, writer: Path) -> None:
+    model = shared.load_model("writer", str(writer))
+    list(model.stream.generate("the", max_new_tokens=1))  # what the library starts once
+    (worker,) = model.info.workers
+    before = threads_of(worker.pid)
+    with model.stream.generate("the cat", max_new_tokens=4000, do_sample=False) as items:
+        next(items)
+        assert threads_of(worker.pid) == before + 1
+    eventually(lambda: threads_of(worker.pid) == before, "the thread of the generation ends")
+    assert model.predict("the", max_new_tokens=1)
+
+
+NAMES = ["a", "b", "c"]
+COLUMNS = {name: ROWS[:, at] for at, name in enumerate(NAMES)}
+
+
+@pytest.fixture(scope="module")
+def xgboost_booster() -> Any:
+    """A booster, and what it predicts; made before the test so that the library's threads are not the test's."""
+    xgboost = pytest.importorskip("xgboost", reason="needs xgboost")
+    rows = xgboost.DMatrix(ROWS, LABELS, feature_names=NAMES, nthread=1)
+    booster = xgboost.train({"objective": "binary:logistic", "nthread": 1}, rows, 3)
+    return booster, booster.predict(rows)
+
+
+def test_an_xgboost_model_is_served(shared: hostd.Client, directory: Callable[..., Path], xgboost_booster: Any) -> None:
+    booster, expected = xgboost_booster
+    place = directory("xgboost")
+    booster.save_model(place / "model.ubj")
+    model = shared.load_model("booster", str(place))
+    assert np.array_equal(model.predict(ROWS), expected)
+    assert np.array_equal(model.predict(COLUMNS), expected)
+    with pytest.raises(hostd.InvalidArgumentError, match="has 3 columns"):
+        model.predict(ROWS[:, :1])
+    check_unloaded(shared, "booster")
+
+
+@pytest.fixture(scope="module")
+def lightgbm_booster() -> Any:
+    """A booster, and what it predicts; made before the test so that the library's threads are not the test's."""
+    lightgbm = pytest.importorskip("lightgbm", reason="needs lightgbm")
+    settings = {"objective": "binary", "num_threads": 1, "verbose": -1, "min_data_in_leaf": 2}
+    booster = lightgbm.train(settings, lightgbm.Dataset(ROWS, LABELS, feature_name=NAMES), 3)
+    return booster, booster.predict(ROWS, num_threads=1)
+
+
+def test_a_lightgbm_model_is_served(
+    shared: hostd.Client, directory: Callable[..., Path], lightgbm_booster: Any
+) -> None:
+    booster, expected = lightgbm_booster
+    place = directory("lightgbm")
+    booster.save_model(place / "model.txt")
+    model = shared.load_model("booster", str(place))
+    assert np.allclose(model.predict(ROWS), expected)
+    assert np.allclose(model.predict(COLUMNS), expected)
+    with pytest.raises(hostd.InvalidArgumentError, match="has 3 columns"):
+        model.predict(ROWS[:, :1])
+    check_unloaded(shared, "booster")
+
+
+SOURCE = """
+    import mlflow
+
+    class Model(mlflow.pyfunc.PythonModel):
+        @mlflow.trace
+        def predict(self, context, model_input, params=None):
+            return model_input["a"] + model_input["b"]
+
+    mlflow.models.set_model(Model())
+"""
+
+
+@pytest.fixture(scope="module")
+def pyfunc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of MLflow that traces its calls, which MLflow keeps in a database unless told not to."""
+    library = pytest.importorskip("mlflow.pyfunc", reason="needs mlflow")
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    source = tmp_path_factory.mktemp("pyfunc") / "source.py"
+    source.write_text(textwrap.dedent(SOURCE))
+    place = source.parent / "model"
+    signature = ModelSignature(inputs=Schema([ColSpec("double", "a"), ColSpec("double", "b")]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its advice to authors
+        library.save_model(place, python_model=str(source), signature=signature, pip_requirements=[])
+    (place / "model.yaml").write_text("loader: mlflow\n")
+    return place
+
+
+def test_an_mlflow_model_is_served_and_leaves_no_files(shared: hostd.Client, pyfunc: Path) -> None:
+    model = shared.load_model("pyfunc", str(pyfunc))
+    (worker,) = model.info.workers
+    home = Path(f"/proc/{worker.pid}/cwd")
+    before = sorted(os.listdir(home)), sorted(os.listdir(pyfunc))
+    assert model.predict({"a": [1.0, 2.0], "b": np.array([3.0, 4.0])}).tolist() == [4.0, 6.0]
+    assert model.predict([[1.0, 2.0]]).tolist() == [3.0]
+    with pytest.raises(hostd.InvalidArgumentError, match="mlflow refused"):
+        model.predict({"a": [1.0]})
+    assert (sorted(os.listdir(home)), sorted(os.listdir(pyfunc))) == before
+    check_unloaded(shared, "pyfunc")

@@ -1,0 +1,238 @@
+"""Kills deploys, replacements, undeploys and their recovery at every system call, and looks at what a restart finds.
+
+A program of its own, because it forks for every kill and so must have one thread:
+
+    python kill_points.py SCENARIO KERNEL DIRECTORY [--recovery]
+
+A child does the scenario and is killed at its n-th call; one that is about to write is killed half way through, too.
+Then: a recovery, after which the models directory is exactly as it was before, or exactly as it was to become if the
+scenario had been answered; then the same again, which must succeed. With `--recovery` the recovery after each kill is
+itself killed at each of its calls, and another one must do. Prints how many kill points there were.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kernels import KERNELS, Watched
+from path_corpus import canary
+
+from hostd.shell.directory import ModelsDirectory
+from hostd.shell.staging import Staging
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ID = "team/group/model"
+FILES = {"model.yaml": b"loader: python\n", "weights/part/0.bin": b"x" * 5000, "weights/empty": b""}
+OLD = {"model.yaml": b"loader: old\n", "only/in/the/old": b"old"}
+ENDLESS = 10_000
+
+
+def put(models: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        (models / ID / name).parent.mkdir(parents=True, exist_ok=True)
+        (models / ID / name).write_bytes(content)
+
+
+def put_nothing(models: Path) -> None:
+    """Only a neighbour, which must never be touched."""
+    (models / "team").mkdir()
+    (models / "team" / "neighbour").write_text("untouched")
+
+
+def put_old(models: Path) -> None:
+    put_nothing(models)
+    put(models, OLD)
+
+
+def put_closed(models: Path) -> None:
+    """A model whose directories even their owner may not write."""
+    put_old(models)
+    (models / ID / "only").chmod(0o500)
+    (models / ID).chmod(0o555)
+
+
+def put_file(models: Path) -> None:
+    put_nothing(models)
+    (models / ID).parent.mkdir()
+    (models / ID).write_bytes(b"a model in one file")
+
+
+def upload(staging: Staging, *, replace: bool) -> Any:
+    begun = staging.begin(ID, [(name, len(content)) for name, content in FILES.items()], replace=replace)
+    for index, content in enumerate(FILES.values()):
+        for offset in range(0, len(content), 4096):
+            begun.write(index, offset, content[offset : offset + 4096])
+    begun.install()
+    return begun
+
+
+def finish(operation: Any, answer: Callable[[], None]) -> None:
+    operation.confirm()
+    answer()
+    operation.clean()
+
+
+def deploy(staging: Staging, answer: Callable[[], None]) -> None:
+    finish(upload(staging, replace=False), answer)
+
+
+def replace(staging: Staging, answer: Callable[[], None]) -> None:
+    finish(upload(staging, replace=True), answer)
+
+
+def undeploy(staging: Staging, answer: Callable[[], None]) -> None:
+    finish(staging.remove(ID), answer)
+
+
+def deploy_and_back(staging: Staging, answer: Callable[[], None]) -> None:
+    upload(staging, replace=False).roll_back()
+    answer()
+
+
+def replace_and_back(staging: Staging, answer: Callable[[], None]) -> None:
+    upload(staging, replace=True).roll_back()
+    answer()
+
+
+def undeploy_and_back(staging: Staging, answer: Callable[[], None]) -> None:
+    staging.remove(ID).roll_back()
+    answer()
+
+
+def abandon(staging: Staging, answer: Callable[[], None]) -> None:
+    staging.begin(ID, [(name, len(content)) for name, content in FILES.items()], replace=False).discard()
+    answer()
+
+
+SCENARIOS = {
+    "deploy": (put_nothing, deploy),
+    "deploy, rolled back": (put_nothing, deploy_and_back),
+    "deploy, given up": (put_nothing, abandon),
+    "replace": (put_old, replace),
+    "replace nothing": (put_nothing, replace),
+    "replace, rolled back": (put_old, replace_and_back),
+    "replace a closed model": (put_closed, replace),
+    "replace a closed model, rolled back": (put_closed, replace_and_back),
+    "replace a file": (put_file, replace),
+    "replace a file, rolled back": (put_file, replace_and_back),
+    "undeploy": (put_old, undeploy),
+    "undeploy, rolled back": (put_old, undeploy_and_back),
+    "undeploy a closed model": (put_closed, undeploy),
+    "undeploy a file": (put_file, undeploy),
+    "undeploy a file, rolled back": (put_file, undeploy_and_back),
+}
+
+
+class Killer:
+    """Kills this process at a call: before it, or for an odd point half way through what it writes."""
+
+    def __init__(self, point: int) -> None:
+        self.left, self.is_half = divmod(point, 2)
+
+    def __call__(self, name: str, arguments: tuple[Any, ...]) -> None:
+        self.left -= 1
+        if self.left >= 0:
+            return
+        if self.is_half and name == "pwrite":
+            fd, data, offset = arguments
+            os.pwrite(fd, data[: len(data) // 2], offset)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Run:
+    """A scenario in a directory of its own, begun anew for each kill."""
+
+    def __init__(self, scenario: str, kernel: str, directory: Path) -> None:
+        self.put, self.act = SCENARIOS[scenario]
+        self.kernel = KERNELS[kernel]
+        self.directory = directory
+        self.models = directory / "models"
+        self.begin()
+        self.before = canary(self.models)
+        self.act(self.staging(), lambda: None)
+        self.after = canary(self.models)
+        if "back" not in scenario and "given up" not in scenario:
+            assert self.after != self.before, "the scenario does nothing"
+
+    def begin(self) -> None:
+        for path in self.directory.rglob("*"):
+            if path.is_dir():
+                path.chmod(0o700)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.models.mkdir(parents=True)
+        self.put(self.models)
+
+    def staging(self, killer: Killer | None = None) -> Staging:
+        calls: Any = self.kernel()
+        if killer is not None:
+            calls = Watched(calls, killer)
+        return Staging(ModelsDirectory(self.models, calls=calls))
+
+    def killed(self, point: int, act: Callable[[Staging, Callable[[], None]], object]) -> tuple[bool, bool]:
+        """Do it in a child; return whether it was killed, and whether it had answered."""
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                act(self.staging(Killer(point)), lambda: os.write(write, b"!") and None)
+                status = 0
+            finally:
+                os._exit(status)
+        os.close(write)
+        with open(read, "rb") as pipe:
+            was_answered = pipe.read() == b"!"
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status in {0, -signal.SIGKILL}, f"the child failed at point {point}: {status}"
+        return status != 0, was_answered
+
+    def check(self, where: str, *, was_answered: bool) -> None:
+        """Look at what a restart finds, and do the same again."""
+        said = self.staging().recover()
+        state = canary(self.models)
+        files = sorted(str(path.relative_to(self.models)) for path in self.models.rglob("*"))
+        expected = self.after if was_answered else self.before
+        assert state == expected, f"{where}: answered {was_answered}; recovery said {said}; found {files}"
+        assert self.staging().recover() == [], f"{where}: a second recovery found something to do"
+        if not was_answered:
+            self.act(self.staging(), lambda: None)
+            assert canary(self.models) == self.after, f"{where}: the same again made something else"
+
+
+def recover(staging: Staging, answer: Callable[[], None]) -> None:
+    staging.recover()
+
+
+def kill_everywhere(run: Run, *, with_recovery: bool) -> int:
+    count = 0
+    for point in range(ENDLESS):
+        run.begin()
+        was_killed, was_answered = run.killed(point, run.act)
+        if not was_killed:
+            return count
+        if not with_recovery:
+            count += 1
+            run.check(f"killed at {point}", was_answered=was_answered)
+            continue
+        for again in range(0, ENDLESS, 2):
+            if again:
+                run.begin()
+                run.killed(point, run.act)
+            was_killed_again, _ = run.killed(again, recover)
+            count += was_killed_again
+            run.check(f"killed at {point}, its recovery at {again}", was_answered=was_answered)
+            if not was_killed_again:
+                break
+    raise AssertionError("the scenario never ended")
+
+
+if __name__ == "__main__":
+    scenario, kernel, directory = sys.argv[1:4]
+    print(kill_everywhere(Run(scenario, kernel, Path(directory, "kills")), with_recovery="--recovery" in sys.argv))

@@ -1,0 +1,295 @@
+"""Looks at real files: what they see, and what files say of themselves. Writers are in test_completeness_writers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers import line_of, program
+
+from hostd.core.settling import Completeness
+from hostd.shell import completeness
+from hostd.shell.completeness import KnownHashes, look_at
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+MARKER = "DONE"
+YEAR_AGO_S = time.time() - 365 * 86400
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model of three files, one of them hidden."""
+    directory = tmp_path / "model"
+    (directory / "deep" / "er").mkdir(parents=True)
+    (directory / "model.py").write_text("x = 1")
+    (directory / "deep" / "er" / "weights.bin").write_bytes(bytes(100))
+    (directory / ".weights.bin.Xy12").write_bytes(bytes(10))
+    return directory
+
+
+def says(path: Path, marker: str | None = None, hashes: KnownHashes | None = None) -> tuple[Completeness, str]:
+    seen = look_at(str(path), marker, hashes)
+    return seen.completeness, seen.reason
+
+
+def sums(directory: Path, *names: str) -> None:
+    """Write a manifest with the system's own tool."""
+    with open(directory / "SHA256SUMS", "wb") as manifest:
+        subprocess.run(["sha256sum", "--", *names], cwd=directory, stdout=manifest, check=True)
+
+
+# What a look sees
+
+
+def test_a_look_that_follows_a_look_sees_the_same(model: Path) -> None:
+    assert look_at(str(model), None) == look_at(str(model), None)
+
+
+def grow_unseen(file: Path) -> None:
+    times = file.stat()
+    os.truncate(file, times.st_size + 1)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "a file grew": lambda m: os.truncate(m / "deep/er/weights.bin", 101),
+    "a hidden file grew": lambda m: os.truncate(m / ".weights.bin.Xy12", 11),
+    "only a time changed": lambda m: os.utime(m / "model.py", (1, 1)),
+    "a file grew and kept its time": lambda m: grow_unseen(m / "model.py"),
+    "a file came": lambda m: (m / "deep" / "new").touch(),
+    "a file went": lambda m: (m / ".weights.bin.Xy12").unlink(),
+    "a file was renamed": lambda m: (m / ".weights.bin.Xy12").rename(m / "weights.bin"),
+    "an empty directory came": lambda m: (m / "deep" / "empty").mkdir(),
+    "two files changed names": lambda m: [
+        (m / "model.py").rename(m / "x"),
+        (m / ".weights.bin.Xy12").rename(m / "model.py"),
+        (m / "x").rename(m / ".weights.bin.Xy12"),
+    ],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_c27_a_look_sees_that(change: Callable[[Path], object], model: Path) -> None:
+    before = look_at(str(model), None)
+    change(model)
+    assert look_at(str(model), None).digest != before.digest
+
+
+def test_the_newest_change_is_that_of_any_file_or_directory(model: Path) -> None:
+    for path in (model, *model.rglob("*")):
+        os.utime(path, (YEAR_AGO_S, YEAR_AGO_S))
+    # Times can be set, but not those of the inode: a copy that keeps times does not look old.
+    assert look_at(str(model), None).changed_s > time.time() - 60
+    future_s = time.time() + 1000
+    os.utime(model / "deep", (future_s, future_s))
+    assert look_at(str(model), None).changed_s == pytest.approx(future_s)
+
+
+def test_a_plain_file_is_looked_at_like_a_directory_of_one_and_needs_no_marker(tmp_path: Path) -> None:
+    file = tmp_path / "m.onnx"
+    file.write_bytes(b"12")
+    before = look_at(str(file), MARKER)
+    assert before.completeness is Completeness.UNKNOWN
+    file.write_bytes(b"123")
+    assert look_at(str(file), MARKER).digest != before.digest
+
+
+def test_nothing_at_the_path_is_an_error_of_the_system(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        look_at(str(tmp_path / "none"), MARKER)
+
+
+def test_links_to_directories_are_not_followed_and_links_to_files_are(model: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "blob").write_bytes(b"1")
+    (model / "loop").symlink_to(model)
+    (model / "away").symlink_to(elsewhere)
+    (model / "weights").symlink_to(elsewhere / "blob")
+    (model / "dangling").symlink_to("nowhere")
+    before = look_at(str(model), None)
+    (elsewhere / "other").touch()
+    assert look_at(str(model), None) == before
+    (elsewhere / "blob").write_bytes(b"22")
+    assert look_at(str(model), None).digest != before.digest
+
+
+def test_pipes_are_not_opened(model: Path) -> None:
+    for name in ("pipe", "SHA256SUMS"):
+        os.mkfifo(model / name)
+    assert says(model)[0] is Completeness.INCOMPLETE
+    (model / "SHA256SUMS").unlink()
+    os.mkfifo(model / "x.safetensors.index.json")
+    assert says(model)[0] is Completeness.UNKNOWN
+
+
+def test_looks_survive_files_that_come_and_go(tmp_path: Path) -> None:
+    go_on = threading.Event()
+    go_on.set()
+
+    def churn() -> None:
+        while go_on.is_set():
+            deep = tmp_path / "m" / "a" / "b"
+            deep.mkdir(parents=True, exist_ok=True)
+            (deep / "f").write_bytes(b"1")
+            (deep / "f").unlink()
+            deep.rmdir()
+            deep.parent.rmdir()
+
+    (tmp_path / "m").mkdir()
+    churning = threading.Thread(target=churn)
+    churning.start()
+    try:
+        seen = {look_at(str(tmp_path / "m"), None).digest for _ in range(500)}
+    finally:
+        go_on.clear()
+        churning.join()
+    assert len(seen) > 1
+
+
+# What files say of themselves
+
+
+def test_c27_with_a_marker_configured_a_directory_is_whole_when_it_is_at_its_top(model: Path) -> None:
+    (model / "deep" / MARKER).touch()
+    assert says(model, MARKER) == (
+        Completeness.INCOMPLETE,
+        f"it has no file '{MARKER}', which is to say that it is whole",
+    )
+    (model / MARKER).touch()
+    assert says(model, MARKER) == (Completeness.COMPLETE, "")
+
+
+def test_c27_a_marker_that_is_configured_outranks_a_manifest(model: Path) -> None:
+    sums(model, "model.py")
+    assert says(model, MARKER)[0] is Completeness.INCOMPLETE
+
+
+def test_c27_a_manifest_of_sha256sum_is_whole_when_all_it_names_is_there_and_matches(model: Path) -> None:
+    odd = "b\\ack\nslash \r"
+    (model / odd).write_text("odd")
+    sums(model, "model.py", "./deep/er/weights.bin", odd)
+    assert says(model) == (Completeness.COMPLETE, "")
+    (model / "deep/er/weights.bin").write_bytes(bytes(99))
+    assert says(model) == (
+        Completeness.INCOMPLETE,
+        "'./deep/er/weights.bin' has not the hash that SHA256SUMS gives",
+    )
+    (model / "deep/er/weights.bin").unlink()
+    assert says(model) == (Completeness.INCOMPLETE, "'./deep/er/weights.bin', which SHA256SUMS names, is missing")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "empty"),
+        ("0" * 64 + "  model.py", "ends within a line"),
+        ("0" * 63 + "  model.py\n", "not of sha256sum"),
+        ("0" * 64 + "  ../model/model.py\n", "outside"),
+        ("0" * 64 + "  /etc/passwd\n", "outside"),
+        ("0" * 64 + "  model.py\n", "has not the hash"),
+        ("0" * 64 + "  deep\n", "has not the hash"),
+        ("0" * 64 + "  " + "x" * (5 << 20) + "\n", "too much"),
+    ],
+)
+def test_c27_a_manifest_that_is_not_right_is_incomplete_and_says_why(text: str, problem: str, model: Path) -> None:
+    (model / "SHA256SUMS").write_text(text)
+    found, reason = says(model)
+    assert found is Completeness.INCOMPLETE
+    assert problem in reason
+
+
+def test_hashes_are_kept_while_a_file_does_not_change(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completeness, "RECENT_NS", 0)
+    sums(model, "model.py", "deep/er/weights.bin")
+    hashes = KnownHashes()
+    read: list[int] = []
+    original = KnownHashes._read
+    monkeypatch.setattr(KnownHashes, "_read", lambda self, file: read.append(file) or original(self, file))
+    assert [says(model, None, hashes)[0] for _ in range(3)] == [Completeness.COMPLETE] * 3
+    assert len(read) == 2
+    times = os.stat(model / "model.py")
+    (model / "model.py").write_text("x = 2")
+    os.utime(model / "model.py", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert says(model, None, hashes)[0] is Completeness.INCOMPLETE
+    assert len(read) == 3
+
+
+def test_hashes_of_files_that_changed_just_now_are_not_kept(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sums(model, "model.py")
+    hashes = KnownHashes()
+    assert says(model, None, hashes)[0] is Completeness.COMPLETE
+    assert not hashes._known
+    monkeypatch.setattr(completeness, "RECENT_NS", 0)
+    monkeypatch.setattr(completeness, "_HASHES_KEPT", 1)
+    sums(model, "model.py", "deep/er/weights.bin")
+    assert says(model, None, hashes)[0] is Completeness.COMPLETE
+    assert len(hashes._known) == 1
+
+
+def test_after_a_stop_no_file_is_read_any_more(model: Path) -> None:
+    sums(model, "model.py")
+    hashes = KnownHashes()
+    hashes.stop()
+    assert says(model, None, hashes)[0] is Completeness.INCOMPLETE
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"), [("model.safetensors.index.json", "safetensors"), ("p.bin.index.json", "bin")]
+)
+@pytest.mark.parametrize("is_pretty", [True, False])
+def test_c27_a_sharded_checkpoint_lacks_what_its_index_names(
+    model: Path, name: str, suffix: str, is_pretty: bool
+) -> None:
+    import json
+
+    shards = [f"model-{number:05}-of-00003.{suffix}" for number in (1, 2, 3)]
+    weights = {f"layers.{number}.weight": shards[number // 10_000] for number in range(30_000)}
+    index = {"metadata": {"total_size": 1}, "weight_map": weights}
+    (model / name).write_text(json.dumps(index, indent=2 if is_pretty else None))
+    for shard in shards:
+        assert says(model) == (Completeness.INCOMPLETE, f"'{shard}', which {name} names, is missing")
+        (model / shard).touch()
+    assert says(model) == (Completeness.UNKNOWN, "")
+
+
+@pytest.mark.parametrize("offset", range(-15, 5))
+def test_c27_a_shard_is_seen_wherever_the_chunks_of_an_index_end(model: Path, offset: int) -> None:
+    beginning = '{"weight_map": {"layer'
+    text = beginning + " " * ((1 << 16) + offset - len(beginning)) + '": "last.bin"}}'
+    (model / "x.bin.index.json").write_text(text)
+    assert says(model)[1] == "'last.bin', which x.bin.index.json names, is missing"
+
+
+CLOSED = """
+    import os, sys
+    from hostd.shell.completeness import look_at
+
+    os.chmod(sys.argv[1], 0o333)
+    if os.geteuid() == 0:  # whom no mode stops
+        os.setgroups([])
+        os.setegid(65534)
+        os.seteuid(65534)
+    try:
+        print(look_at(sys.argv[1], None))
+    except OSError as error:
+        print(error.strerror)
+"""
+
+
+def test_a_directory_that_may_not_be_listed_is_an_error_of_the_system() -> None:
+    with tempfile.TemporaryDirectory() as base:  # pytest's own are closed to other users
+        os.chmod(base, 0o755)
+        closed = os.path.join(base, "closed")
+        os.mkdir(closed)
+        with program(CLOSED, closed) as process:
+            assert line_of(process) == "Permission denied"
+        os.chmod(closed, 0o755)

@@ -1,0 +1,340 @@
+"""Digests of a model's files and of its libraries: equal where the size would be, and read no more than needed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hostd.shell import content
+from hostd.shell.content import MAX_ENTRIES, SAMPLE_BYTES, SAMPLED_ABOVE_BYTES, digest_of, environment_of
+from workers.wire.errors import AbortedError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+FILES = {"model.yaml": b"loader: python\n", "weights/a.bin": b"a" * 1000, "weights/b.bin": b"b", "empty": b""}
+LONG_AGO_NS = 10**18
+
+
+def write(directory: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(data)
+    return directory
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write(tmp_path / "model", FILES)
+
+
+def sparse(path: Path, size_bytes: int, at: dict[int, bytes] | None = None) -> Path:
+    with open(path, "wb") as file:
+        file.truncate(size_bytes)
+        for offset, data in (at or {}).items():
+            file.seek(offset)
+            file.write(data)
+    return path
+
+
+# What counts
+
+
+def test_c13_the_same_content_has_the_same_digest_wherever_it_lies(model: Path, tmp_path: Path) -> None:
+    other = write(tmp_path / "elsewhere" / "deep", dict(reversed(FILES.items())))
+    (other / "no files in here").mkdir()
+    assert digest_of(model) == digest_of(str(other))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: (d / "weights/a.bin").write_bytes(b"a" * 999 + b"x"),
+        lambda d: (d / "weights/a.bin").write_bytes(b"a" * 1001),
+        lambda d: (d / "weights/b.bin").rename(d / "weights/c.bin"),
+        lambda d: (d / "weights/b.bin").rename(d / "b.bin"),
+        lambda d: (d / "empty").unlink(),
+        lambda d: (d / "more").write_bytes(b""),
+        lambda d: (d / ".hidden").write_bytes(b"x"),
+        lambda d: (d / "SHA256SUMS").write_bytes(b"x"),
+        lambda d: os.symlink("nowhere", d / "link"),
+        lambda d: os.mkfifo(d / "fifo"),
+    ],
+    ids=["byte", "size", "name", "place", "gone", "new", "hidden", "sums", "dangling link", "fifo"],
+)
+def test_c13_other_content_has_another_digest(model: Path, change: Callable[[Path], Any]) -> None:
+    before = digest_of(model)
+    change(model)
+    assert digest_of(model) != before
+
+
+def test_bytes_do_not_move_between_names_unseen(tmp_path: Path) -> None:
+    one = write(tmp_path / "one", {"a": b"1", "b": b"23"})
+    two = write(tmp_path / "two", {"a": b"12", "b": b"3"})
+    three = write(tmp_path / "three", {"a": b"1", "b": b"", "c": b"23"})
+    assert len({digest_of(one), digest_of(two), digest_of(three)}) == 3
+
+
+def test_what_a_name_stands_for_counts(tmp_path: Path) -> None:
+    digests = []
+    for make in (lambda path: path.touch(), os.mkfifo, lambda path: os.symlink("nowhere", path)):
+        make(tmp_path / "name")
+        digests.append(digest_of(tmp_path))
+        (tmp_path / "name").unlink()
+    assert len(set(digests)) == 3
+
+
+def test_the_order_in_which_the_system_lists_files_does_not_count(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, entries = digest_of(model), content._entries
+    monkeypatch.setattr(content, "_entries", lambda root: reversed(list(entries(root))))
+    assert digest_of(model) == before
+
+
+def test_a_file_by_itself_counts_without_its_own_name(tmp_path: Path) -> None:
+    write(tmp_path, {"a.pkl": b"x", "b.pkl": b"x", "c.pkl": b"y"})
+    assert digest_of(tmp_path / "a.pkl") == digest_of(tmp_path / "b.pkl") != digest_of(tmp_path / "c.pkl")
+
+
+def test_links_count_as_what_they_lead_to(model: Path, tmp_path: Path) -> None:
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for name in ("model.yaml", "empty", "weights"):
+        os.symlink(model / name, linked / name)
+    os.symlink(linked, tmp_path / "as a whole")
+    assert digest_of(linked) == digest_of(model) == digest_of(tmp_path / "as a whole")
+    (model / "weights/a.bin").write_bytes(b"other")
+    assert digest_of(linked) == digest_of(model)
+
+
+def test_names_of_any_bytes_count(tmp_path: Path) -> None:
+    digests = set()
+    for name in (b"\xff", b"\xfe", b"new\nline"):
+        directory = os.path.join(os.fsencode(tmp_path), b"d" + name)
+        os.mkdir(directory)
+        with open(os.path.join(directory, name), "wb"):
+            pass
+        digests.add(digest_of(os.fsdecode(directory)))
+    assert len(digests) == 3
+
+
+# What is refused, and what is not opened
+
+
+@pytest.mark.parametrize("target", [".", "..", "../.."])
+def test_a_link_to_a_directory_that_it_is_in_is_refused(model: Path, target: str) -> None:
+    os.symlink(target, model / "weights" / "round")
+    if target == "../..":  # not in the model at first, but the model is in it
+        with pytest.raises(InvalidArgumentError, match="a link to a directory that it is in"):
+            digest_of(model)
+        return
+    with pytest.raises(InvalidArgumentError, match="round is a link to a directory that it is in"):
+        digest_of(model)
+
+
+def test_a_link_to_itself_is_a_link_to_nothing(model: Path) -> None:
+    os.symlink("self", model / "self")
+    assert digest_of(model)
+
+
+def test_what_is_no_regular_file_is_never_opened(model: Path) -> None:
+    os.mkfifo(model / "fifo")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(model / "socket"))
+        done = threading.Thread(target=lambda: (digest_of(model), digest_of(model / "fifo")), daemon=True)
+        done.start()
+        done.join(20)
+        assert not done.is_alive(), "somebody waits for the other end of the fifo"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.write_bytes(b"other")], ids=["fifo", "file"])
+def test_a_file_that_was_exchanged_is_not_read(model: Path, make: Callable[[Path], object]) -> None:
+    (entry,) = [found for found in content._entries(str(model)) if found.name == b"empty"]
+    (model / "empty").rename(model / "another")
+    make(model / "empty")
+    with pytest.raises(AbortedError, match="exchanged"):
+        content._content(entry)
+
+
+def test_the_number_of_a_file_that_is_gone_may_be_used_again(model: Path) -> None:
+    (entry,) = [found for found in content._entries(str(model)) if found.name == b"empty"]
+    (model / "empty").unlink()
+    os.mkfifo(model / "empty")
+    same_number = os.stat(model / "empty")
+    with pytest.raises(AbortedError, match="exchanged"):
+        content._content(entry._replace(info=same_number))
+
+
+def test_nothing_there_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match=r"there is nothing at .*absent"):
+        digest_of(tmp_path / "absent")
+    with pytest.raises(InvalidArgumentError, match="null"):
+        digest_of("nul\0inside")
+
+
+def test_what_is_too_much_for_a_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content, "MAX_ENTRIES", 3)
+    write(tmp_path, {"a": b"", "d/b": b""})
+    assert digest_of(tmp_path)
+    (tmp_path / "c").write_bytes(b"")
+    with pytest.raises(ResourceExhaustedError, match="more than 3 entries"):
+        digest_of(tmp_path)
+    monkeypatch.setattr(content, "MAX_ENTRIES", MAX_ENTRIES)
+    monkeypatch.setattr(content, "MAX_READ_BYTES", 9)
+    (tmp_path / "a").write_bytes(b"0123456789")
+    with pytest.raises(ResourceExhaustedError, match="10 bytes would have to be read"):
+        digest_of(tmp_path)
+
+
+def test_links_that_double_at_every_level_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content, "MAX_ENTRIES", 1000)
+    for level in range(30):
+        (tmp_path / str(level)).mkdir()
+        for name in "ab":
+            os.symlink(f"../{level + 1}", tmp_path / str(level) / name)
+    (tmp_path / "30").mkdir()
+    with pytest.raises(ResourceExhaustedError, match="more than 1000 entries"):
+        digest_of(tmp_path / "0")
+
+
+# Big files
+
+
+def test_a_big_file_counts_by_its_size_and_samples(tmp_path: Path) -> None:
+    size = SAMPLED_ABOVE_BYTES + 16
+    first = digest_of(sparse(tmp_path / "w", size))
+    assert digest_of(sparse(tmp_path / "w", size + 1)) != first
+    assert digest_of(sparse(tmp_path / "w", size, {0: b"x"})) != first
+    assert digest_of(sparse(tmp_path / "w", size, {size - 1: b"x"})) != first
+    assert digest_of(sparse(tmp_path / "w", size, {size // 15: b"x"})) != first
+    assert digest_of(sparse(tmp_path / "w", size, {SAMPLE_BYTES: b"x"})) == first
+
+
+def test_a_file_at_the_limit_is_read_whole(tmp_path: Path) -> None:
+    first = digest_of(sparse(tmp_path / "w", SAMPLED_ABOVE_BYTES))
+    assert digest_of(sparse(tmp_path / "w", SAMPLED_ABOVE_BYTES, {SAMPLE_BYTES: b"x"})) != first
+
+
+# Nothing is read twice
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(content, "_recent", content._Recent())
+    seen: list[str] = []
+    read = content._content
+
+    def noting(entry: Any) -> bytes:
+        seen.append(entry.name.decode())
+        return read(entry)
+
+    monkeypatch.setattr(content, "_content", noting)
+    return seen
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written just now counts as written long ago."""
+    monkeypatch.setattr(content, "_SETTLED_NS", -LONG_AGO_NS)
+
+
+@pytest.mark.usefixtures("settled")
+def test_what_has_not_changed_is_not_read_again(model: Path, reads: list[str]) -> None:
+    digest = digest_of(model)
+    assert sorted(reads) == sorted(FILES)
+    reads.clear()
+    assert (digest_of(model), reads) == (digest, [])
+    info = (model / "empty").stat()
+    (model / "empty").write_bytes(b"")
+    os.utime(model / "empty", ns=(info.st_atime_ns, info.st_mtime_ns))  # its change time tells all the same
+    os.replace(model / "weights/b.bin", model / "b")
+    os.replace(model / "b", model / "weights/b.bin")
+    assert digest_of(model) == digest
+    assert sorted(reads) == sorted(FILES)
+
+
+def test_what_has_just_changed_is_read_again(model: Path, reads: list[str]) -> None:
+    digest_of(model)
+    digest_of(model)
+    assert sorted(reads) == sorted([*FILES, *FILES])
+
+
+@pytest.mark.usefixtures("settled")
+def test_the_least_recently_used_is_forgotten(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(content, "_REMEMBERED", 2)
+    a, b, c = (write(tmp_path / name, {name: b"x"}) for name in "abc")
+    for path in (a, b, a, c):
+        digest_of(path)
+    reads.clear()
+    for path in (a, c, b):
+        digest_of(path)
+    assert reads == ["b"]
+
+
+# Environments
+
+
+def virtual_environment(base: Path, *, version: str = "1.0", settings: str = "version = 3.11") -> str:
+    site = base / "lib" / "python3.11" / "site-packages"
+    site.mkdir(parents=True, exist_ok=True)
+    (site / f"thing-{version}.dist-info").mkdir()
+    (site / "old.egg-info").touch()
+    (site / "thing").mkdir()
+    (base / "bin").mkdir()
+    os.symlink(sys.executable, base / "bin" / "python")
+    (base / "pyvenv.cfg").write_text(settings)
+    return str(base / "bin" / "python")
+
+
+def test_c13_another_version_of_a_library_is_another_environment(tmp_path: Path) -> None:
+    one, same, other = (
+        virtual_environment(tmp_path / name, version=version)
+        for name, version in (("one", "1.0"), ("same", "1.0"), ("other", "1.1"))
+    )
+    assert environment_of(one) == environment_of(same) != environment_of(other)
+    site = tmp_path / "one/lib/python3.11/site-packages"
+    (site / "new_module.py").touch()
+    assert environment_of(one) == environment_of(same)
+    (site / "old.egg-info").unlink()
+    assert environment_of(one) != environment_of(same)
+
+
+def test_another_interpreter_is_another_environment(tmp_path: Path) -> None:
+    python = virtual_environment(tmp_path)
+    before = environment_of(python)
+    os.unlink(python)
+    write(tmp_path, {"bin/python": b"another build"})
+    assert environment_of(python) != before
+
+
+def test_the_libraries_below_a_virtual_environment_count_if_it_sees_them(tmp_path: Path) -> None:
+    (tmp_path / "base/bin").mkdir(parents=True)
+    below = tmp_path / "base/lib/python3.11/site-packages"
+    below.mkdir(parents=True)
+    home = f"home = {tmp_path / 'base/bin'}\ninclude-system-site-packages"
+    seeing = virtual_environment(tmp_path / "seeing", settings=f"{home} = True")
+    blind = virtual_environment(tmp_path / "blind", settings=f"{home} = false")
+    before = environment_of(seeing), environment_of(blind)
+    (below / "new-1.dist-info").mkdir()
+    assert environment_of(seeing) != before[0]
+    assert environment_of(blind) == before[1]
+
+
+def test_the_default_is_the_interpreter_that_runs_this() -> None:
+    import sysconfig
+
+    assert environment_of() == environment_of(None) == environment_of(sys.executable)
+    own = os.path.realpath(sysconfig.get_path("purelib"))
+    assert own in content._site_directories(content.Path(sys.executable))
+
+
+def test_an_interpreter_that_is_not_there_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="absent"):
+        environment_of(str(tmp_path / "absent" / "python"))

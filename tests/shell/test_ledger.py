@@ -1,0 +1,286 @@
+"""Remembered sizes: found under the whole key alone, safe from kills, and never the reason that something fails."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import sqlite3
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers import PATIENCE_S
+
+from hostd.shell import ledger as module
+from hostd.shell.ledger import Figures, Ledger, SizeKey, key_of
+from workers.wire.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+KEY = SizeKey("content", "loader", "", "options", "environment")
+FIGURES = Figures(4096, 2048, None, 8192, 1.5, 0.0)
+
+
+def numbered(number: int) -> SizeKey:
+    return KEY._replace(content=str(number))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "sizes.sqlite"
+
+
+@pytest.fixture
+def filled(file: Path) -> Path:
+    """A file of several pages, closed."""
+    with Ledger(file) as ledger:
+        for number in range(300):
+            ledger.remember(numbered(number), FIGURES, number)
+    return file
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+# What is remembered
+
+
+def test_c13_a_size_is_remembered_beyond_the_end(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Ledger(file) as ledger:
+        assert ledger.recall(KEY) is None
+        ledger.remember(KEY, FIGURES, 1e9)
+        assert ledger.recall(KEY) == FIGURES._replace(measured_s=1e9)
+    with Ledger(file) as ledger:
+        assert ledger.recall(KEY) == FIGURES._replace(measured_s=1e9)
+        assert ledger.problem is None
+        assert repr(ledger) == f"<Ledger {file} open>"
+    assert warnings_of(caplog) == []
+
+
+@pytest.mark.parametrize("field", SizeKey._fields)
+def test_c13_a_size_is_found_under_the_whole_key_alone(file: Path, field: str) -> None:
+    with Ledger(file) as ledger:
+        ledger.remember(KEY, FIGURES, 1.0)
+        assert ledger.recall(KEY._replace(**{field: "other"})) is None
+        assert ledger.recall(KEY) is not None
+
+
+def test_c13_the_last_measurement_counts(file: Path) -> None:
+    with Ledger(file) as ledger:
+        ledger.remember(KEY, FIGURES, 2.0)
+        ledger.remember(KEY, FIGURES._replace(rss_bytes=1), 1.0)
+        assert ledger.recall(KEY) == FIGURES._replace(rss_bytes=1, measured_s=1.0)
+
+
+def test_the_oldest_go_and_what_is_measured_again_is_young(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_ROWS", 3)
+    with Ledger(file) as ledger:
+        for number in (0, 1, 2, 0, 0, 0):
+            ledger.remember(numbered(number), FIGURES, 1.0)
+        assert all(ledger.recall(numbered(number)) for number in range(3))
+        ledger.remember(numbered(3), FIGURES, 0.0)
+        assert [number for number in range(4) if ledger.recall(numbered(number))] == [0, 2, 3]
+
+
+def test_two_hosts_may_share_a_file(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Ledger(file) as one, Ledger(file) as two:
+        one.remember(numbered(1), FIGURES, 1.0)
+        two.remember(numbered(2), FIGURES, 1.0)
+        assert (one.recall(numbered(2)), two.recall(numbered(1))) == (FIGURES._replace(measured_s=1.0),) * 2
+    assert warnings_of(caplog) == []
+
+
+def test_hosts_that_begin_together_share_a_file(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    begin, problems = threading.Barrier(8), []
+
+    def use(number: int) -> None:
+        begin.wait(PATIENCE_S)
+        with Ledger(file) as ledger:
+            ledger.remember(numbered(number), FIGURES, 1.0)
+            problems.append(ledger.problem)
+
+    together = [threading.Thread(target=use, args=(number,)) for number in range(8)]
+    for thread in together:
+        thread.start()
+    for thread in together:
+        thread.join(PATIENCE_S)
+    assert (problems, warnings_of(caplog)) == ([None] * 8, [])
+    with Ledger(file) as ledger:
+        assert all(ledger.recall(numbered(number)) for number in range(8))
+
+
+def test_another_thread_is_told_so(file: Path) -> None:
+    raised: list[BaseException] = []
+
+    def use(ledger: Ledger) -> None:
+        try:
+            ledger.recall(KEY)
+        except sqlite3.ProgrammingError as error:
+            raised.append(error)
+
+    with Ledger(file) as ledger:
+        thread = threading.Thread(target=use, args=(ledger,))
+        thread.start()
+        thread.join(PATIENCE_S)
+        assert "thread" in str(raised[0])
+
+
+def test_a_ledger_is_used_in_a_with_statement(file: Path) -> None:
+    ledger = Ledger(file)
+    with pytest.raises(RuntimeError, match="with statement"):
+        ledger.recall(KEY)
+    assert repr(ledger) == f"<Ledger {file} closed>"
+    assert not file.exists()
+
+
+# Keys
+
+
+def test_c13_a_key_is_of_all_that_a_size_depends_on(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("x")
+    first = key_of(tmp_path, "python", None, {"a": 1, "b": {"c": [1, 2]}}, None)
+    assert first == key_of(str(tmp_path), "python", None, {"b": {"c": [1, 2]}, "a": 1}, None)
+    others = [
+        key_of(tmp_path, "onnx", None, {"a": 1, "b": {"c": [1, 2]}}, None),
+        key_of(tmp_path, "python", ("my:attr", {}), {"a": 1, "b": {"c": [1, 2]}}, None),
+        key_of(tmp_path, "python", None, {"a": 1, "b": {"c": [2, 1]}}, None),
+        key_of(tmp_path, "python", None, {"a": True, "b": {"c": [1, 2]}}, None),
+        key_of(tmp_path, "python", ("my:attr", {"n": 1}), {"a": 1, "b": {"c": [1, 2]}}, None),
+    ]
+    (tmp_path / "model.py").write_text("y")
+    others.append(key_of(tmp_path, "python", None, {"a": 1, "b": {"c": [1, 2]}}, None))
+    assert len({first, *others}) == 7
+
+
+def test_options_of_every_kind_have_a_key(tmp_path: Path) -> None:
+    import datetime
+
+    options = [
+        {"k": {1: "a"}},
+        {"k": {"1": "a"}},
+        {"k": {None: 1, "x": 2, 3: 4}},
+        {"k": b"1"},
+        {"k": datetime.datetime(2020, 1, 1)},
+        {"k": float("nan")},
+        {"k": "\ud800"},
+    ]
+    assert len({key_of(tmp_path, "python", None, option, None) for option in options}) == len(options)
+
+
+def test_a_key_of_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError):
+        key_of(tmp_path / "absent", "python", None, {}, None)
+
+
+# Damage
+
+
+def overwrite(file: Path, offset: int, data: bytes) -> None:
+    with open(file, "r+b") as opened:
+        opened.seek(offset)
+        opened.write(data)
+
+
+def change(file: Path, *statements: str) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+
+
+def replace_with_directory(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def replace_with_fifo(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "header": lambda file: overwrite(file, 0, b"\xa5" * 100),
+    "text": lambda file: file.write_text("not a database, " * 1000),
+    "short": lambda file: file.write_bytes(b"SQLite"),
+    "truncated": lambda file: os.truncate(file, 2 * 4096),
+    "truncated in a page": lambda file: os.truncate(file, 5000),
+    "garbage page": lambda file: overwrite(file, 2 * 4096, random.Random(1).randbytes(4096)),
+    "zero page": lambda file: overwrite(file, 3 * 4096, bytes(4096)),
+    "newer version": lambda file: change(file, f"PRAGMA user_version = {module.VERSION + 1}"),
+    "other columns": lambda file: change(file, "ALTER TABLE sizes ADD COLUMN more"),
+    "another program's": lambda file: change(file, "DROP TABLE sizes", "CREATE TABLE t (x)", "PRAGMA user_version = 0"),
+    "directory": replace_with_directory,
+    "fifo": replace_with_fifo,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_file_is_thrown_away_with_a_warning(
+    filled: Path, damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    damage(filled)
+    with Ledger(filled) as ledger:
+        (warning,) = warnings_of(caplog)
+        assert f"{filled} is thrown away" in warning
+        assert ledger.problem is None
+        assert ledger.recall(numbered(7)) is None
+        ledger.remember(KEY, FIGURES, 1.0)
+    with Ledger(filled) as ledger:
+        assert ledger.recall(KEY) == FIGURES._replace(measured_s=1.0)
+    assert len(warnings_of(caplog)) == 1
+
+
+def test_an_empty_file_is_a_fresh_one(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file.parent.mkdir()
+    file.touch()
+    with Ledger(file) as ledger:
+        ledger.remember(KEY, FIGURES, 1.0)
+        assert (ledger.recall(KEY), ledger.problem) == (FIGURES._replace(measured_s=1.0), None)
+    assert warnings_of(caplog) == []
+
+
+def test_a_log_that_was_left_alone_does_no_harm(filled: Path) -> None:
+    with Ledger(filled) as ledger:
+        ledger.remember(KEY, FIGURES, 1.0)
+        log = filled.with_name(f"{filled.name}-wal").read_bytes()
+    filled.unlink()
+    filled.with_name(f"{filled.name}-wal").write_bytes(log)
+    with Ledger(filled) as ledger:
+        assert (ledger.recall(KEY), ledger.problem) == (None, None)
+
+
+def test_who_still_has_the_damaged_file_does_no_harm(filled: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Ledger(filled) as early:
+        change(filled, f"PRAGMA user_version = {module.VERSION + 1}")
+        with Ledger(filled) as late:
+            for number in range(200):
+                early.remember(numbered(number), FIGURES, 1.0)
+                late.remember(numbered(number), FIGURES, 2.0)
+            assert late.recall(numbered(199)) == FIGURES._replace(measured_s=2.0)
+    with Ledger(filled) as ledger:
+        assert [ledger.recall(numbered(number)) for number in range(200)] == [FIGURES._replace(measured_s=2.0)] * 200
+    assert len(warnings_of(caplog)) == 1
+
+
+def test_damage_that_shows_later_is_thrown_away_as_well(filled: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Ledger(filled) as ledger:
+        assert ledger._connection is not None
+        ledger._connection.execute("PRAGMA cache_size = 0")
+        overwrite(filled, 0, random.Random(1).randbytes(filled.stat().st_size))
+        assert ledger.recall(numbered(7)) is None
+        assert "is thrown away" in warnings_of(caplog)[0]
+        ledger.remember(KEY, FIGURES, 1.0)
+        assert ledger.recall(KEY) == FIGURES._replace(measured_s=1.0)
+    assert len(warnings_of(caplog)) == 1
+
+
+def test_a_row_that_holds_no_numbers_is_damage(filled: Path, caplog: pytest.LogCaptureFixture) -> None:
+    change(filled, "UPDATE sizes SET rss_bytes = 'many'")
+    with Ledger(filled) as ledger:
+        assert ledger.recall(numbered(7)) is None
+        assert "in place of numbers" in warnings_of(caplog)[0]

@@ -1,0 +1,176 @@
+"""Remembered sizes where the system is against them: no permission, a full disk, a lock, a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers import line_of, program, stop
+
+from hostd.shell import ledger as module
+from hostd.shell.ledger import Figures, Ledger, SizeKey
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = SizeKey("content", "loader", "", "options", "environment")
+FIGURES = Figures(4096, 2048, None, 8192, 1.5, 0.0)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "sizes.sqlite"
+
+
+@pytest.fixture
+def filled(file: Path) -> Path:
+    """A file with one row, closed."""
+    with Ledger(file) as ledger:
+        ledger.remember(KEY, FIGURES, 1.0)
+    return file
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+# Where no file can be kept
+
+
+def assert_remembers_until_its_end(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Ledger(path) as ledger:
+        assert f"cannot be kept in {path}" in str(ledger.problem)
+        assert "in memory" in repr(ledger)
+        ledger.remember(KEY, FIGURES, 1.0)
+        assert ledger.recall(KEY) == FIGURES._replace(measured_s=1.0)
+    assert "forgotten when the host ends" in warnings_of(caplog)[-1]
+
+
+def test_a_directory_with_something_in_it_is_not_removed(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (file / "somebody's").mkdir(parents=True)
+    assert_remembers_until_its_end(file, caplog)
+    assert (file / "somebody's").is_dir()
+
+
+def test_a_file_in_the_place_of_the_state_directory_is_no_end(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file.parent.write_text("")
+    assert_remembers_until_its_end(file, caplog)
+
+
+def test_a_file_that_another_program_holds_is_left_alone(
+    filled: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BUSY_TIMEOUT_S", 0.01)
+    with Ledger(filled) as early, contextlib.closing(sqlite3.connect(filled, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        early.remember(KEY, FIGURES, 2.0)
+        assert "a size is lost: database is locked" in warnings_of(caplog)[-1]
+        assert early.recall(KEY) == FIGURES._replace(measured_s=1.0)
+        assert_remembers_until_its_end(filled, caplog)
+        other.execute("ROLLBACK")
+        early.remember(KEY, FIGURES, 3.0)
+        assert early.recall(KEY) == FIGURES._replace(measured_s=3.0)
+
+
+UNPRIVILEGED = """
+    import os, pathlib, shutil, sys, tempfile
+    from hostd.shell.ledger import Figures, Ledger, SizeKey
+    if os.geteuid() == 0:  # whom no mode keeps out
+        os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+    base = pathlib.Path(tempfile.mkdtemp())
+    file, key = base / "sizes", SizeKey("c", "l", "", "o", "e")
+    try:
+        with Ledger(file) as ledger:
+            ledger.remember(key, Figures(1, 2, 3, 4, 5.0), 6.0)
+        (file if sys.argv[1] == "file" else base).chmod(int(sys.argv[2], 8))
+        with Ledger(file) as ledger:
+            before = ledger.recall(key)
+            ledger.remember(key, Figures(1, 2, 3, 4, 5.0), 6.0)
+            print(ledger.problem is None, before is None, ledger.recall(key) is not None)
+    finally:
+        base.chmod(0o700)
+        shutil.rmtree(base)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "mode", "is_kept"), [("file", "000", True), ("file", "400", True), ("directory", "500", False)]
+)
+def test_missing_permissions_are_a_fresh_file_or_none(what: str, mode: str, is_kept: bool) -> None:
+    writer = program(UNPRIVILEGED, what, mode)
+    try:
+        assert line_of(writer) == f"{is_kept} True True"
+    finally:
+        stop(writer)
+
+
+FULL = """
+    import resource, signal, sys
+    from hostd.shell.ledger import Figures, Ledger, SizeKey
+    key = lambda number: SizeKey(str(number), "l", "", "o", "e")
+    figures = Figures(1, 2, 3, 4, 5.0)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with Ledger(sys.argv[1]) as ledger:
+        ledger.remember(key(0), figures, 6.0)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+        for number in range(1, 1000):
+            ledger.remember(key(number), figures, 6.0)
+        lost = sum(ledger.recall(key(number)) is None for number in range(1000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        ledger.remember(key(1000), figures, 6.0)
+        print(lost > 0, ledger.recall(key(0)) is not None, ledger.recall(key(1000)) is not None, ledger.problem)
+"""
+
+
+def test_a_full_disk_loses_what_does_not_fit_and_nothing_else(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer = program(FULL, file)
+    try:
+        assert line_of(writer) == "True True True None"
+    finally:
+        stop(writer)
+    with Ledger(file) as ledger:
+        assert ledger.recall(SizeKey("0", "l", "", "o", "e")) is not None
+    assert warnings_of(caplog) == []
+
+
+# Kills
+
+WRITING = """
+    import sys
+    from hostd.shell import ledger as module
+    from hostd.shell.ledger import Figures, Ledger, SizeKey
+    module.MAX_ROWS = 10**9
+    with Ledger(sys.argv[1]) as ledger:
+        number = int(sys.argv[2])
+        while True:
+            ledger.remember(SizeKey(str(number), "l", "", "o", "e"), Figures(number, 2, 3, 4, 5.0), 6.0)
+            print(number)
+            number += 1
+"""
+
+
+@pytest.mark.heavy
+def test_a_kill_at_any_moment_loses_nothing_that_was_written(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    known, lines = 0, random.Random(20)
+    for _ in range(20):
+        writer = program(WRITING, file, known)
+        try:
+            for _ in range(lines.randint(1, 60)):
+                heard = int(line_of(writer))
+            writer.kill()
+            assert writer.stdout is not None
+            said = [line for line in writer.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+            last = int(said[-1]) if said else heard
+        finally:
+            stop(writer)
+        with Ledger(file) as ledger:
+            keys = (SizeKey(str(number), "l", "", "o", "e") for number in range(last + 3))
+            found = [row.rss_bytes for key in keys if (row := ledger.recall(key))]
+        assert found == list(range(len(found)))
+        assert len(found) in (last + 1, last + 2)  # one may be written and not yet told
+        known = len(found)
+    assert warnings_of(caplog) == []

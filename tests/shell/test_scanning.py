@@ -1,0 +1,273 @@
+"""Scans of real directories: what is found, what is gone, and what is not looked at again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+from scanning_rig import Rig
+
+from hostd.shell import completeness, scanning
+from hostd.shell.scanning import Scanner, is_inside
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _all_changes_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trust the times of what was changed just now: the file systems of tests have fine clocks."""
+    monkeypatch.setattr(completeness, "RECENT_NS", 0)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    (tmp_path / "models").mkdir()
+    return Rig(tmp_path / "models")
+
+
+# Found
+
+
+def test_c24_new_directories_and_files_that_a_finder_knows_are_found(rig: Rig) -> None:
+    rig.add("a")
+    (rig.path / "model.onnx").touch()
+    scan = rig.scan()
+    assert sorted(scan.found) == [("a", str(rig.path / "a")), ("model.onnx", str(rig.path / "model.onnx"))]
+    assert (scan.gone, scan.ignored) == ((), 0)
+
+
+def test_c24_what_is_loaded_is_not_found(rig: Rig) -> None:
+    rig.add("a")
+    rig.add("b")
+    assert rig.found("a") == ["b"]
+
+
+def test_c24_what_is_no_model_is_ignored(rig: Rig) -> None:
+    rig.add(".hidden-model")
+    rig.add(scanning.STAGING)
+    (rig.path / "notes.txt").touch()
+    (rig.path / "empty").mkdir()
+    (rig.path / "model-link").symlink_to(rig.add("model-real"))
+    os.mkfifo(rig.path / "model-pipe")
+    with socket.socket(socket.AF_UNIX) as bound:
+        directory = os.open(rig.path, os.O_RDONLY)
+        bound.bind(f"/proc/self/fd/{directory}/model-socket")  # a socket's path may have 107 bytes
+        os.close(directory)
+    scan = rig.scan()
+    assert [name for name, _ in scan.found] == ["model-real"]
+    assert scan.ignored == 5
+    assert not set(rig.asked) & {".hidden-model", scanning.STAGING, "model-link", "model-pipe", "model-socket"}
+
+
+def test_c24_a_staging_directory_of_another_name_is_ignored_too(rig: Rig) -> None:
+    rig.add("staging")
+    assert Scanner(rig.path, lambda *_: True, "staging").scan({}, False).found == ()
+
+
+def test_names_that_cannot_be_ids_are_ignored_with_one_warning_each(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    os.mkdir(os.fsencode(rig.path) + b"/model-\xff")
+    bad = rig.add("model\nmodel")
+    with caplog.at_level(logging.WARNING):
+        for number in range(3):
+            assert rig.scan() == ((), (), 2)
+            (bad / f"changed-{number}").touch()
+    assert len(caplog.messages) == 2
+    assert all(message.isascii() and "\n" not in message for message in caplog.messages)
+
+
+def test_c17_nested_models_are_not_found(rig: Rig) -> None:
+    rig.add("team/nested")
+    assert rig.found() == []
+
+
+def test_what_does_not_change_is_asked_about_once(rig: Rig) -> None:
+    rig.add("a")
+    (rig.path / "other").mkdir()
+    for _ in range(5):
+        assert rig.found() == ["a"]
+    assert rig.asked == {"a": 1, "other": 1}
+
+
+def test_what_changes_is_asked_about_again(rig: Rig) -> None:
+    (rig.path / "late").mkdir()
+    (rig.path / "early").mkdir()
+    assert rig.found() == []
+    (rig.path / "late" / "model.py").touch()
+    assert rig.found() == ["late"]
+    assert rig.asked == {"late": 2, "early": 1}
+
+
+def test_what_changed_just_now_is_asked_about_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completeness, "RECENT_NS", 10**15)
+    rig.add("a")
+    for _ in range(3):
+        assert rig.found() == ["a"]
+    assert rig.asked == {"a": 3}
+
+
+def test_many_entries_are_all_seen(rig: Rig) -> None:
+    for number in range(2 * scanning.BREATH_EVERY + 1):
+        (rig.path / f"model-{number}").touch()
+    assert len(rig.found()) == 2 * scanning.BREATH_EVERY + 1
+
+
+# Failed
+
+
+def test_a_failed_entry_is_not_found_again(rig: Rig) -> None:
+    rig.add("a")
+    rig.add("b")
+    rig.fail("a")
+    assert [rig.found() for _ in range(3)] == [["b"]] * 3
+
+
+REPAIRS: dict[str, Callable[[Path], object]] = {
+    "a file came": lambda m: (m / "new").touch(),
+    "a file was written in place": lambda m: (m / "model.py").write_text("22"),
+    "a file below came": lambda m: (m / "deep" / "new").touch(),
+    "a file below was written in place": lambda m: (m / "deep" / "file").write_text("22"),
+    "a file may be read now": lambda m: (m / "deep" / "file").chmod(0o640),
+}
+
+
+@pytest.mark.parametrize("repair", REPAIRS.values(), ids=REPAIRS)
+def test_a_failed_entry_is_found_again_after(repair: Callable[[Path], object], rig: Rig) -> None:
+    model = rig.add("a")
+    (model / "deep").mkdir()
+    (model / "deep" / "file").write_text("1")
+    rig.fail("a")
+    repair(model)
+    assert rig.found() == ["a"]
+    assert rig.found() == ["a"], "it is found until it was loaded"
+    rig.fail("a")
+
+
+def test_an_explicit_sync_finds_failed_entries_again(rig: Rig) -> None:
+    rig.add("a")
+    rig.fail("a")
+    assert rig.found(retry_all=True) == ["a"]
+
+
+def test_an_entry_that_was_repaired_while_it_failed_is_tried_again(rig: Rig) -> None:
+    model = rig.add("a")
+    assert rig.found() == ["a"]
+    (model / "model.py").write_text("repaired")
+    rig.scanner.note_failed("a")
+    assert rig.found() == ["a"]
+
+
+def test_an_entry_that_changes_itself_whenever_it_fails_is_given_up(rig: Rig) -> None:
+    model = rig.add("a")
+    tries = 0
+    for _ in range(20):
+        if rig.found() == ["a"]:
+            tries += 1
+            (model / f"log-{tries}").touch()
+            rig.scanner.note_failed("a")
+    assert tries == scanning.SELF_CHANGES
+    (model / "model.py").write_text("repaired")
+    assert rig.found() == ["a"]
+
+
+def test_with_many_failed_entries_scans_take_turns_and_miss_none(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"m{number:02}" for number in range(20)]
+    for name in names:
+        rig.add(name)
+    rig.found()
+    for name in names:
+        rig.scanner.note_failed(name)
+    walked: list[str] = []
+    monkeypatch.setattr(scanning, "walk", lambda path: walked.append(path) or completeness.walk(path))
+    monkeypatch.setattr(scanning, "LOOKS_AT_FAILED", 5)
+    (rig.path / "m13" / "model.py").write_text("repaired")
+    found = [rig.found() for _ in range(4)]
+    assert len(walked) == 20
+    assert ["m13"] in found
+    (rig.path / "m07" / "new").touch()
+    assert "m07" in rig.found(), "what changed at the top need not wait for its turn"
+
+
+def test_a_failed_entry_that_vanishes_is_forgotten(rig: Rig) -> None:
+    model = rig.add("a")
+    rig.fail("a")
+    rig.scanner.note_failed("team/nested")
+    shutil.rmtree(model)
+    rig.found()
+    assert repr(rig.scanner).endswith(" 0 entries, 0 failed>")
+    rig.add("a")
+    assert rig.found() == ["a"]
+
+
+# Gone
+
+
+def test_c24_a_loaded_model_whose_files_are_gone_is_gone(rig: Rig) -> None:
+    shutil.rmtree(rig.add("a"))
+    rig.add("b")
+    assert rig.scan("a", "b").gone == ("a",)
+
+
+def test_c24_models_from_elsewhere_are_left_alone(rig: Rig, tmp_path: Path) -> None:
+    assert rig.scan(x=str(tmp_path / "models2" / "x"), y="/nowhere/y", z=str(rig.path / ".." / "z")).gone == ()
+    assert rig.scan(root=str(rig.path)).gone == ()
+
+
+def test_c17_a_nested_model_is_gone_when_it_or_what_it_lies_in_is(rig: Rig) -> None:
+    nested = rig.add("team/nested")
+    assert rig.scan("team/nested").gone == ()
+    shutil.rmtree(nested)
+    assert rig.scan("team/nested").gone == ("team/nested",)
+    nested.parent.rmdir()
+    nested.parent.touch()
+    assert rig.scan("team/nested").gone == ("team/nested",)
+
+
+def test_c17_a_nested_model_that_cannot_be_looked_at_is_not_gone(rig: Rig) -> None:
+    (rig.path / "team").symlink_to("team")
+    assert rig.scan("team/nested").gone == ()
+
+
+def test_c24_a_model_that_was_loaded_by_another_spelling_of_its_path_is_gone_with_it(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(rig.path)
+    through_link = Rig(tmp_path / "link")
+    for path in (tmp_path / "link" / "a", rig.path / ".." / "models" / "a", f"{rig.path}//./a/"):
+        shutil.rmtree(rig.add("a"))
+        assert rig.scan(a=str(path)).gone == ("a",)
+        assert through_link.scan(a=str(path)).gone == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("models/x", True),
+        ("models/x/y", True),
+        ("models/x/", True),
+        ("models//x", True),
+        ("models/x/..", False),
+        ("models/x/../../other", False),
+        ("models", False),
+        ("models/", False),
+        ("models/.", False),
+        ("models2/x", False),
+        ("modelsx", False),
+        ("link/x", True),
+        ("models/out/x", False),
+        ("models/out", True),
+        ("other/in", False),
+    ],
+)
+def test_c24_a_path_is_inside_by_whole_components(path: str, expected: bool, tmp_path: Path) -> None:
+    for name in ("models/x", "models2", "other"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to("models")
+    (tmp_path / "models" / "out").symlink_to(tmp_path / "other")
+    (tmp_path / "other" / "in").symlink_to(tmp_path / "models" / "x")
+    for directory in ("models", "models/", "link", "other/../models"):
+        assert is_inside(f"{tmp_path}/{path}", f"{tmp_path}/{directory}") is expected
+    assert is_inside("/x", "/")

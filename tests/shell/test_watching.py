@@ -1,0 +1,268 @@
+"""When to look at a directory: notifications, periods, directories that go and come back, and clean ends."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import shutil
+import threading
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers import PATIENCE_S, line_of, program
+
+from hostd.shell import watching
+from hostd.shell.scanning import Scanner
+from hostd.shell.watching import NOTIFICATION, PERIOD, changes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+NO_PERIOD_S = 1000.0
+"""A period that no test lives to see."""
+
+
+@pytest.fixture(autouse=True)
+def _checks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "CHECK_S", 0.02)
+    monkeypatch.setattr(watching, "QUIET_MS", 20)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    directory = tmp_path / "models"
+    directory.mkdir()
+    return directory
+
+
+class Causes:
+    """The causes that were yielded so far."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[str] = asyncio.Queue()
+        self.stop = asyncio.Event()
+
+    async def take(self, directory: Path, period_s: float) -> None:
+        async for cause in changes(directory, period_s, self.stop):
+            self._queue.put_nowait(cause)
+
+    async def next(self) -> str:
+        return await asyncio.wait_for(self._queue.get(), PATIENCE_S)
+
+    async def none_for(self, seconds: float) -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(self._queue.get(), seconds)
+
+    async def quiet(self) -> None:
+        """Let what belongs together come: a change may be notified in two."""
+        with pytest.raises(asyncio.TimeoutError):
+            while await asyncio.wait_for(self._queue.get(), 0.3):
+                pass
+
+
+@asynccontextmanager
+async def watched(directory: Path, period_s: float = NO_PERIOD_S) -> AsyncIterator[Causes]:
+    causes = Causes()
+    task = asyncio.create_task(causes.take(directory, period_s))
+    yield causes
+    causes.stop.set()
+    await asyncio.wait_for(task, PATIENCE_S)
+    assert "hostd-watch" not in {thread.name for thread in threading.enumerate()}
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "a directory came": lambda d: (d / "new").mkdir(),
+    "a file came": lambda d: (d / "new").touch(),
+    "a directory went": lambda d: (d / "old").rmdir(),
+    "a directory was renamed": lambda d: (d / "old").rename(d / "other"),
+    "a hidden directory was installed": lambda d: (d / ".hidden").rename(d / "other"),
+    "a file was written": lambda d: (d / "file").write_text("2"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_c26_it_is_notified_that(change: Callable[[Path], object], models: Path) -> None:
+    (models / "old").mkdir()
+    (models / ".hidden").mkdir()
+    (models / "file").touch()
+
+    async def run() -> None:
+        async with watched(models) as causes:
+            assert await causes.next() == NOTIFICATION, "watching has begun"
+            change(models)
+            assert await causes.next() == NOTIFICATION
+
+    asyncio.run(run())
+
+
+def test_c26_neither_hidden_entries_nor_scans_are_notified(models: Path) -> None:
+    async def run() -> None:
+        async with watched(models) as causes:
+            await causes.next()
+            (models / ".hostd-staging").mkdir()
+            (models / ".hostd-staging" / "model").mkdir()
+            for _ in range(5):
+                Scanner(models, lambda *_: True).scan({}, False)
+            await causes.none_for(0.4)
+
+    asyncio.run(run())
+
+
+def test_c26_without_changes_the_period_says_so_again_and_again(models: Path) -> None:
+    async def run() -> None:
+        async with watched(models, 0.05) as causes:
+            assert await causes.next() == NOTIFICATION
+            assert [await causes.next() for _ in range(5)] == [PERIOD] * 5
+
+    asyncio.run(run())
+
+
+def test_c26_changes_that_never_end_are_notified_all_the_same(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "GATHER_MS", 100)
+    go_on = threading.Event()
+    go_on.set()
+
+    def write() -> None:
+        with open(models / "weights.onnx", "wb", 0) as file:
+            while go_on.is_set():
+                file.write(b"1")
+                os.sched_yield()
+
+    async def run() -> None:
+        writing = threading.Thread(target=write)
+        writing.start()
+        try:
+            async with watched(models) as causes:
+                assert [await causes.next() for _ in range(4)] == [NOTIFICATION] * 4
+        finally:
+            go_on.clear()
+            writing.join()
+
+    asyncio.run(run())
+
+
+def test_c25_a_directory_that_vanishes_and_comes_back_is_watched_again(models: Path) -> None:
+    async def run() -> None:
+        async with watched(models) as causes:
+            await causes.next()
+            for _ in range(3):
+                shutil.rmtree(models)
+                assert await causes.next() == NOTIFICATION, "it is gone"
+                await causes.quiet()
+                os.mkdir(models)
+                assert await causes.next() == NOTIFICATION, "it is back"
+                await causes.quiet()
+                (models / "new").mkdir()
+                assert await causes.next() == NOTIFICATION
+                await causes.quiet()
+
+    asyncio.run(run())
+
+
+def test_c25_a_directory_behind_a_link_that_is_turned_is_watched_again(models: Path, tmp_path: Path) -> None:
+    link, other = tmp_path / "link", tmp_path / "other"
+    link.symlink_to(models)
+    other.mkdir()
+
+    async def run() -> None:
+        async with watched(link) as causes:
+            await causes.next()
+            (tmp_path / "turned").symlink_to(other)
+            (tmp_path / "turned").rename(link)
+            assert await causes.next() == NOTIFICATION
+            await causes.quiet()
+            (other / "new").mkdir()
+            assert await causes.next() == NOTIFICATION
+
+    asyncio.run(run())
+
+
+def test_c25_a_directory_that_is_not_there_yet_is_waited_for(models: Path) -> None:
+    models.rmdir()
+
+    async def run() -> None:
+        async with watched(models, 0.3) as causes:
+            assert [await causes.next() for _ in range(2)] == [PERIOD] * 2
+            os.mkdir(models)
+            while await causes.next() != NOTIFICATION:
+                pass
+
+    asyncio.run(run())
+
+
+WITHOUT = """
+    import asyncio, logging, os, resource, sys
+    from pathlib import Path
+    import watchfiles
+    from hostd.shell import watching
+
+    logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
+    watching.CHECK_S = 0.001
+
+    async def main():
+        stop = asyncio.Event()
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, hard))
+        seen = 0
+        async for cause in watching.changes(Path(sys.argv[1]), 0.05, stop):
+            print(cause)
+            seen += 1
+            if seen == 5:
+                stop.set()
+
+    asyncio.run(main())
+    print("ended")
+"""
+
+
+def test_c26_where_nothing_can_be_watched_the_period_does_it_and_the_log_says_so_once(models: Path) -> None:
+    with program(WITHOUT, models) as process:
+        lines = list(iter(lambda: line_of(process), "ended"))
+    warnings = [line for line in lines if line.startswith("WARNING")]
+    assert len(warnings) == 1
+    assert str(models) in warnings[0]
+    assert "models.poll_period_s" in warnings[0]
+    assert [line for line in lines if line not in warnings] == [PERIOD] * 5
+
+
+def test_watching_ends_when_its_loop_is_left_or_cancelled(models: Path) -> None:
+    async def run() -> None:
+        async with aclosing(changes(models, NO_PERIOD_S, asyncio.Event())) as causes:
+            async for _ in causes:
+                break
+        assert "hostd-watch" not in {thread.name for thread in threading.enumerate()}
+        left = Causes()
+        task = asyncio.create_task(left.take(models, NO_PERIOD_S))
+        await left.next()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert "hostd-watch" not in {thread.name for thread in threading.enumerate()}
+
+    asyncio.run(run())
+
+
+def test_watching_that_is_stopped_before_it_begins_yields_nothing(models: Path) -> None:
+    async def run() -> None:
+        stop = asyncio.Event()
+        stop.set()
+        assert [cause async for cause in changes(models, NO_PERIOD_S, stop)] == []
+
+    asyncio.run(run())
+
+
+def test_the_thread_ends_when_its_loop_takes_no_calls_any_more(models: Path) -> None:
+    asked = itertools.count()
+
+    def refuse() -> None:
+        next(asked)
+        raise RuntimeError("Event loop is closed")
+
+    watch = watching._Watch(str(models), 0.01, refuse, refuse)
+    watch.start()
+    watch.join(PATIENCE_S)
+    assert not watch.is_alive()
+    assert next(asked) == 2

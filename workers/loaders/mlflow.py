@@ -1,0 +1,130 @@
+"""Loads MLflow models (a directory with an `MLmodel` file) through their pyfunc flavour.
+
+Such a model is code: loading it runs what its author put there. What it needs beyond MLflow (`requirements.txt` beside
+it) must be installed in the worker's interpreter; nothing is installed here, and no tracking server is asked.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from workers.api import Served
+from workers.loaders._opening import existing, first_lines, import_library, read_model
+from workers.loaders._results import travelling
+from workers.wire.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EXTRA = "mlflow"
+FILE = "MLmodel"
+METHODS = ("predict", "describe")
+_EXTRAS = {"mlflow": EXTRA, "pandas": EXTRA, "numpy": EXTRA, "sklearn": "sklearn", "skops": "sklearn"}
+_EXTRAS |= {name: name for name in ("torch", "transformers", "xgboost", "lightgbm")} | {"onnxruntime": "onnx"}
+# MLflow reports its use home, and keeps runs and traces in the current directory, unless told not to.
+_SILENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "GIT_PYTHON_REFRESH": "quiet"}
+# Codes of MlflowException that are about what was passed.
+_CALLERS_ERRORS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
+
+
+def load(path: str | None, /, *, model_config: Mapping[str, Any] | None = None) -> Served:
+    """Return the model in the directory `path`; `model_config` is handed to a model that takes a configuration.
+
+    Served are `predict` (the default) and `describe`.
+
+    Raises MissingDependencyError without mlflow or pandas, InvalidArgumentError if the directory has no `MLmodel` or is
+    damaged, FailedPreconditionError for a module that the model needs, NotFoundError if nothing is there.
+    """
+    found = existing(path, needs=f"a directory with a file {FILE}")
+    if not (found / FILE).is_file():
+        raise InvalidArgumentError(f"there is no {FILE} in {found}; give the directory that mlflow saved a model to")
+    if model_config is not None and not isinstance(model_config, Mapping):
+        raise InvalidArgumentError(f"the option model_config must be a map, got {model_config!r}")
+    os.environ.update(_SILENT)
+    import_library("pandas", EXTRA)
+    pyfunc = import_library("mlflow.pyfunc", EXTRA)
+    import_library("mlflow.tracing", EXTRA).disable()
+    model = read_model(found, functools.partial(_read, pyfunc, model_config), _EXTRAS)
+    return Served(PyfuncModel(model, import_library("mlflow.exceptions", EXTRA).MlflowException), METHODS, "predict")
+
+
+def _read(pyfunc: Any, model_config: Mapping[str, Any] | None, found: Path) -> Any:
+    return pyfunc.load_model(str(found), model_config=None if model_config is None else dict(model_config))
+
+
+class PyfuncModel:
+    """An MLflow model that takes arrays, nested lists, or columns by name."""
+
+    def __init__(self, model: Any, error: type[Exception]) -> None:
+        self._model = model
+        self._error = error
+        schema = model.metadata.get_input_schema()
+        self._names = schema.input_names() if schema is not None and schema.has_input_names() else None
+        self._is_table = schema is None or not schema.is_tensor_spec()
+        # Imported here because it needs NumPy, which comes with mlflow.
+        self._columns = import_library("workers.loaders._columns", EXTRA)
+
+    def __repr__(self) -> str:
+        return f"PyfuncModel(inputs={self._names}, flavors={sorted(self._model.metadata.flavors)})"
+
+    def predict(self, data: Any, /, params: Mapping[str, Any] | None = None) -> Any:
+        """Return the model's predictions.
+
+        A map of columns of equal length becomes a pandas data frame; so do rows (an array of two dimensions, or nested
+        lists) if the model's signature names its columns. Anything else reaches the model as it is, and is checked
+        against its signature if it has one. A data frame that the model returns comes as a map of columns, a series as
+        an array. `params` are the parameters that the signature declares.
+        """
+        if params is not None and not isinstance(params, Mapping):
+            raise InvalidArgumentError(f"params must be a map, got {type(params).__name__}")
+        try:
+            result = self._model.predict(self._table(data), params=None if params is None else dict(params))
+        except self._error as error:
+            if getattr(error, "error_code", None) in _CALLERS_ERRORS:
+                raise InvalidArgumentError(f"mlflow refused the input: {first_lines(error)}") from error
+            raise
+        if hasattr(result, "columns") and hasattr(result, "to_numpy"):
+            return {str(name): travelling(result[name]) for name in result.columns}
+        return travelling(result)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the signature's inputs, outputs and params as MLflow writes them, and the flavours."""
+        signature = self._model.metadata.signature
+        return {
+            "signature": None if signature is None else signature.to_dict(),
+            "flavors": sorted(self._model.metadata.flavors),
+        }
+
+    def _table(self, data: Any) -> Any:
+        if not self._is_table:
+            return data
+        if isinstance(data, Mapping):
+            if not data or not all(_is_column(column) for column in data.values()):
+                return data
+            # Not in the signature's order, and with columns that it calls optional or does not know: MLflow sees to it.
+            return self._columns.frame(self._columns.ordered(data, None), EXTRA)
+        if self._names is None or not _is_rows(data):
+            return data
+        width = len(data[0])
+        if width != len(self._names):
+            raise InvalidArgumentError(f"the model has the columns {self._names}, got rows of {width}")
+        if hasattr(data, "ndim"):
+            columns = [data[:, place] for place in range(width)]
+        elif any(len(row) != width for row in data):
+            raise InvalidArgumentError(f"the rows must be of equal length, {width}")
+        else:
+            columns = [[row[place] for row in data] for place in range(width)]
+        return self._columns.frame(dict(zip(self._names, columns, strict=True)), EXTRA)
+
+
+def _is_column(value: object) -> bool:
+    return hasattr(value, "__len__") and not isinstance(value, (str, bytes, Mapping))
+
+
+def _is_rows(data: Any) -> bool:
+    if hasattr(data, "ndim"):
+        return bool(data.ndim == 2 and len(data))
+    return isinstance(data, (list, tuple)) and bool(data) and all(isinstance(row, (list, tuple)) for row in data)

@@ -1,0 +1,112 @@
+"""Loads Hugging Face models from a local directory, as a pipeline of their task.
+
+Offline: nothing is looked up, fetched or reported, whatever the model's files name. Loading runs no code of the model's
+unless the option `trust_remote_code` says so. How calls pass is in `_transformers_model`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import TYPE_CHECKING, Any
+
+from workers.api import Served
+from workers.loaders._opening import existing, import_library, read_model
+from workers.loaders._torch import checked_device, import_torch
+from workers.wire.errors import FailedPreconditionError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EXTRA = "transformers"
+FILE = "config.json"
+GENERATES = "text-generation"
+_EXTRAS = dict.fromkeys(("transformers", "torch", "tokenizers", "safetensors", "numpy", "huggingface_hub"), EXTRA)
+_OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+# A base class for everything, which tells nothing of the task unless nothing else does.
+_ANY_MODEL = "AutoModel"
+
+
+def load(
+    path: str | None,
+    /,
+    *,
+    task: str | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    trust_remote_code: bool = False,
+) -> Served:
+    """Return the pipeline of the model in the directory `path` (with a `config.json`, as `save_pretrained` writes it).
+
+    `task` is the pipeline's task; None: the first one that the library lists for the architecture in `config.json`.
+    `device` is where it runs (`cpu`, `cuda:0`, `mps`); `threads` is the number of threads of one operation on the CPU
+    (None: PyTorch's own default, one for each processor). With `trust_remote_code` the Python files in the directory
+    are executed.
+
+    Served are `predict` (the default) and `describe`, and for text generation `generate`, which streams.
+
+    Raises MissingDependencyError without transformers or torch, InvalidArgumentError for damaged files, an unknown task
+    and wrong options, FailedPreconditionError if a part of the library's is missing or the device cannot be used,
+    NotFoundError if nothing is there.
+    """
+    found = existing(path, needs=f"a directory with a {FILE}")
+    if not (found / FILE).is_file():
+        raise InvalidArgumentError(f"there is no {FILE} in {found}; give the directory that save_pretrained wrote")
+    if not isinstance(trust_remote_code, bool):
+        raise InvalidArgumentError(f"the option trust_remote_code must be true or false, got {trust_remote_code!r}")
+    # Not a default: whoever started the host may have set them otherwise, and the libraries read them once.
+    os.environ.update(_OFFLINE)
+    torch = import_torch(threads, EXTRA)
+    where = checked_device(torch, device)
+    transformers = import_library("transformers", EXTRA)
+    transformers.utils.logging.disable_progress_bar()
+    read = functools.partial(_read, transformers, task, where, trust_remote_code)
+    pipeline = read_model(found, read, _EXTRAS)
+    # Imported here because they need NumPy, which comes with transformers.
+    if pipeline.task == GENERATES:
+        generating = import_library("workers.loaders._transformers_text", EXTRA).GeneratingModel
+        return Served(generating(torch, transformers, pipeline), ("predict", "generate", "describe"), "predict")
+    plain = import_library("workers.loaders._transformers_model", EXTRA).PipelineModel
+    return Served(plain(torch, pipeline), ("predict", "describe"), "predict")
+
+
+def _read(transformers: Any, task: str | None, device: Any, trusts: bool, found: Path) -> Any:  # noqa: FBT001 - partial
+    registry = import_library("transformers.pipelines", EXTRA).PIPELINE_REGISTRY
+    if task is None:
+        config = transformers.AutoConfig.from_pretrained(found, trust_remote_code=trusts)
+        task = _task_of(config, registry.supported_tasks, found)
+    elif task not in {*registry.get_supported_tasks(), *registry.task_aliases}:
+        raise InvalidArgumentError(f"there is no task {task!r}; known are {', '.join(registry.get_supported_tasks())}")
+    try:
+        return transformers.pipeline(task, model=str(found), device=device, trust_remote_code=trusts)
+    except ModuleNotFoundError:
+        raise
+    except ImportError as error:
+        # How the library says that an optional part of it (Pillow, sentencepiece, …) is not installed.
+        raise FailedPreconditionError(f"{found} needs more than is installed: {str(error).strip()}") from error
+
+
+def _task_of(config: Any, tasks: dict[str, Any], found: Path) -> str:
+    architectures = set(config.architectures or ())
+    fitting = [
+        (auto.__name__ == _ANY_MODEL, place, task)
+        for place, (task, entry) in enumerate(tasks.items())
+        for auto in entry["pt"]
+        if architectures & _names_of(auto, config)
+    ]
+    if not fitting:
+        raise InvalidArgumentError(
+            f"the architectures {sorted(architectures)} in {found / FILE} tell no task; say it with the option task, "
+            f"one of {', '.join(tasks)}"
+        )
+    return min(fitting)[2]
+
+
+def _names_of(auto: Any, config: Any) -> set[str]:
+    classes = auto._model_mapping.get(type(config), ())  # noqa: SLF001 - what its from_pretrained looks the class up in
+    return {cls.__name__ for cls in (classes if isinstance(classes, (list, tuple)) else [classes]) if cls is not None}
