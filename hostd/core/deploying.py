@@ -158,9 +158,13 @@ class Deploying:
     def staged(self, event: ev.FilesStaged) -> None:
         """Tell the client that it may send."""
         deploy = self.deploys[event.files_id]
-        if deploy.step is Step.STAGING:
-            deploy.step = Step.UPLOADING
-            self._registry.waiting.answer(deploy.waiters, {"upload": deploy.id})
+        if deploy.step is not Step.STAGING:
+            return
+        if not deploy.waiters:  # whoever asked has given up, and nobody else knows the id
+            self._undo(deploy, AbortedError("the deploy was given up by its client"))
+            return
+        deploy.step = Step.UPLOADING
+        self._registry.waiting.answer(deploy.waiters, {"upload": deploy.id})
 
     def installed(self, event: ev.FilesInstalled) -> None:
         """Load what is in its place now."""
@@ -186,12 +190,15 @@ class Deploying:
     def confirmed(self, event: ev.FilesConfirmed) -> None:
         """Answer the client: the model is there to stay."""
         deploy, registry = self.deploys[event.files_id], self._registry
+        self._release(deploy)
         model, error = deploy.model, deploy.error
         if model is not None and registry.successors.get(deploy.model_id) is model:
             if model.state is ModelState.READY:
                 self._unloading.replace(model)
             else:
-                registry.forget_model(model)
+                ended = model.reason
+                self._unloading.give_up(model, ended)
+                error = error or AbortedError(f"the new model ended ({ended}): the earlier one serves, its files stay")
         if model is not None and error is None and model.state not in _SERVING:
             reason = f" ({model.reason})" if model.reason else ""
             error = AbortedError(f"the deployed model is {model.state.value}{reason}; its files stay")
@@ -210,7 +217,10 @@ class Deploying:
             error = type(error)(f"{error.message}; and undoing it failed: {event.error.message}", details=error.details)
         self._release(deploy)
         self._registry.waiting.refuse(deploy.waiters, error)
-        self._registry.waiting.answer(deploy.abort_waiters, None)
+        if event.error is None:
+            self._registry.waiting.answer(deploy.abort_waiters, None)
+        else:
+            self._registry.waiting.refuse(deploy.abort_waiters, error)
         self._forget_deploy(deploy)
 
     def failed(self, event: ev.FilesFailed) -> None:
@@ -248,8 +258,9 @@ class Deploying:
         if deploy is None:
             return
         deploy.error = error
-        if error is None or (deploy.keep and not isinstance(error, AbortedError)):
+        if error is None or (deploy.keep and model.state is ModelState.FAILED):
             deploy.step = Step.CONFIRMING
+            self._reserve(deploy, "its deploy is being confirmed")
             self._registry.effects.append(ConfirmFiles(deploy.id))
         elif self._registry.models.get(model.id) is model:
             deploy.step = Step.UNLOADING  # overtaken: the worker may read the files until it is gone

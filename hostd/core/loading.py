@@ -192,6 +192,7 @@ class Loading:
         model = self._registry.generation_of(key.model_id, key.generation)
         if model is not None and model.state is ModelState.LOADING:
             model.load_error = None
+            model.freed_bytes = model.processes_ended = 0  # what the failed try gave back is no unload's
             self._find(model)
 
     def overtake(self, model: Model) -> None:

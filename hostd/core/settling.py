@@ -93,7 +93,7 @@ class Settling:
         if look.completeness is Completeness.INCOMPLETE:
             self.forget(path)
             return Wait(max(self._quiet_period_s, LOOK_AGAIN_S), look.reason)
-        if look.completeness is Completeness.COMPLETE or not self._quiet_period_s:
+        if look.completeness is Completeness.COMPLETE:
             self.forget(path)
             return None
         seen = self._seen.get(path)

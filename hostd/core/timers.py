@@ -12,6 +12,8 @@ import heapq
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hostd.core.events import Caller, ModelId, WorkerId
 
 K = TypeVar("K")
@@ -88,11 +90,12 @@ class Timers(Generic[K]):
             heapq.heappop(heap)
         return None
 
-    def pop_due(self, now: float) -> list[K]:
-        """Return the keys whose deadline has come, earliest first, and forget them."""
-        due = []
+    def pop_due(self, now: float) -> Iterator[K]:
+        """Yield the keys whose deadline has come, earliest first, and forget each.
+
+        One by one: what is done about one may cancel the next.
+        """
         while (at_s := self.next()) is not None and at_s <= now:
             key = heapq.heappop(self._heap)[2]
             del self._due[key]
-            due.append(key)
-        return due
+            yield key

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_MAX_METHODS = 10_000
-
 
 class Relay(NamedTuple):
     """What a worker sent for a call, as it came: the core passes it through to `Frontend.relay`."""
@@ -133,18 +131,18 @@ class Backend:
     def _control(self, worker_id: WorkerId, envelope: wire.Envelope) -> Event:
         kind = envelope.kind
         if kind == msg.WORKER_HELLO:
-            versions = msg.unpack_map(envelope).get("versions")
+            versions = msg.unpack_map(envelope, msg.HEADER_LIMITS).get("versions")
             if not isinstance(versions, list) or wire.VERSION not in versions:
                 raise VersionMismatchError(
                     f"the worker speaks versions {versions}, this host {wire.SUPPORTED_VERSIONS}"
                 )
             return ev.WorkerSaidHello(worker_id)
         if kind == msg.LOADED:
-            return _loaded(worker_id, msg.unpack_map(envelope))
+            return _loaded(worker_id, msg.unpack_map(envelope, msg.LOADED_LIMITS))
         if kind == msg.ERROR:
-            return ev.WorkerRefusedLoad(worker_id, msg.unpack_error(envelope))
+            return ev.WorkerRefusedLoad(worker_id, msg.unpack_error_metered(envelope))
         if kind == msg.LAST_WORDS:
-            words = msg.unpack_map(envelope)
+            words = msg.unpack_map(envelope, msg.ERROR_LIMITS)
             error = from_wire([words.get(name) for name in ("status", "kind", "message", "details")])
             return ev.WorkerSpokeLastWords(worker_id, error)
         raise ProtocolError(f"a worker may not send messages of kind {kind}")
@@ -153,7 +151,7 @@ class Backend:
 def _loaded(worker_id: WorkerId, body: dict[str, Any]) -> Event:
     match body:
         case {"methods": dict(methods), "loader": str(loader), "default_method": None | str() as default}:
-            if len(methods) > _MAX_METHODS or not all(isinstance(name, str) for name in methods):
+            if len(methods) > msg.MAX_METHODS or not all(isinstance(name, str) for name in methods):
                 raise ProtocolError("a malformed list of methods")
             described = {name: _method(method) for name, method in methods.items()}
             return ev.WorkerLoaded(worker_id, loader, described, default)

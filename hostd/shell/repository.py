@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+THREAD_NAME = "hostd-scan"
+
 
 class Repository:
     """One models directory. `locate` and `is_unsettled` block and are called in threads."""
@@ -47,7 +49,7 @@ class Repository:
         self._settling = Settling(settings.write_quiet_period_s or 0.0)
         self._hashes = KnownHashes()
         self._settling_lock = threading.Lock()  # finders look in several threads
-        self._thread = ThreadPoolExecutor(1, "hostd-scan")
+        self._thread = ThreadPoolExecutor(1, THREAD_NAME)
         self._stop = asyncio.Event()
         self._was_degraded = False
 

@@ -16,8 +16,9 @@ import resource
 import secrets
 import signal
 import sys
+import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import psutil
 import zmq
@@ -33,11 +34,13 @@ from hostd.shell.backend import Backend
 from hostd.shell.control import Control
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.files import Files
+from hostd.shell.finding import THREAD_NAME as FINDER_THREADS
 from hostd.shell.finding import Finding
 from hostd.shell.frontend import Frontend
 from hostd.shell.keeper import kill_children
 from hostd.shell.logs import LogDrain
 from hostd.shell.metrics import Metrics
+from hostd.shell.repository import THREAD_NAME as SCANNER_THREADS
 from hostd.shell.repository import Repository
 from hostd.shell.rundir import RuntimeDirectory
 from hostd.shell.sizes import Sizes
@@ -338,5 +341,13 @@ def main() -> int:
     return 0
 
 
+def _end(code: int) -> NoReturn:
+    """End the process, also if a finder hangs on a dead disk: the interpreter would wait for its thread."""
+    if any(thread.name.startswith((FINDER_THREADS, SCANNER_THREADS)) for thread in threading.enumerate()):
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _end(main())
