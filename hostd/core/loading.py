@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hostd.core.effects import Answer, FindSpec, RememberSize, SpawnWorker
-from hostd.core.events import LoadSource, Origin
+from hostd.core.events import LoadSource, ModelId, Origin
 from hostd.core.lifecycle import ModelInput, ModelState
 from hostd.core.names import model_id_of
 from hostd.core.refusals import no_such_model, refusal_of
@@ -29,7 +29,7 @@ from workers.wire.errors import (
 )
 
 if TYPE_CHECKING:
-    from hostd.core.events import LoadRequested, ModelId, RetrieveRequested, SpecDelayed, SpecFound
+    from hostd.core.events import LoadRequested, RetrieveRequested, SpecDelayed, SpecFound
     from hostd.core.registry import Model, Registry, Worker
 
 STANDALONE = "standalone-model"
@@ -106,8 +106,11 @@ class Loading:
         return model
 
     def check_free(self, model_id: ModelId) -> None:
-        """Raise `FailedPreconditionError` while the files of an id are being moved or replaced."""
-        reason = self._registry.reserved.get(model_id)
+        """Raise `FailedPreconditionError` while the files of an id, or of a folder that it is in, are being moved."""
+        reserved = self._registry.reserved
+        folders = model_id.split("/")
+        above = [ModelId("/".join(folders[:depth])) for depth in range(1, len(folders))]
+        reason = reserved.get(model_id) or next((f"{id!r}: {reserved[id]}" for id in above if id in reserved), None)
         if reason is None and model_id in self._registry.successors:
             reason = "it is being replaced by a deploy"
         if reason is not None:
@@ -115,6 +118,10 @@ class Loading:
                 f"model {model_id!r} cannot be loaded now: {reason}; try again when that is done",
                 details={"model_id": model_id},
             )
+
+    def is_busy(self, model_id: ModelId) -> bool:
+        """Say whether somebody moves the files of this id, or replaces its model."""
+        return model_id in self._registry.reserved or model_id in self._registry.successors
 
     def refuse_if_stopping(self) -> None:
         """Raise `UnavailableError` once the host is shutting down."""
@@ -136,12 +143,14 @@ class Loading:
         registry.timers.set(WorkerTimer(worker.id), registry.now + registry.config.spawn_timeout_s)
         registry.effects.append(SpawnWorker(worker.id, model.id, event.spec))
 
-    def spec_delayed(self, event: SpecDelayed) -> None:
-        """Note that the files are still being written."""
+    def spec_delayed(self, event: SpecDelayed) -> bool:
+        """Note that the files are still being written; say whether anybody waits for them."""
         model = self._registry.generation_of(event.model_id, event.generation)
-        if model is not None and model.is_finding:
-            self._registry.begin_story(model)
-            self._registry.note(model, "BEING_WRITTEN", event.reason)
+        if model is None or not model.is_finding:
+            return False
+        self._registry.begin_story(model)
+        self._registry.note(model, "BEING_WRITTEN", event.reason)
+        return True
 
     def spec_refused(self, model_id: ModelId, generation: int, error: HostError) -> None:
         """End a load that no finder could specify."""

@@ -278,7 +278,8 @@ class Core:
 
         def handler(event: Any) -> None:
             try:
-                self._registry.waiting.check(event.caller)
+                self._registry.waiting.check_id(event.caller)
+                self._registry.waiting.check_room()
                 decide(event)
             except HostError as error:
                 self._registry.effects.append(AnswerError(event.caller, error))
@@ -286,6 +287,12 @@ class Core:
         return handler
 
     def _on_shutdown(self, event: ev.ShutdownRequested) -> None:
+        if event.caller is not None:
+            try:
+                self._registry.waiting.check_id(event.caller)
+            except HostError as error:
+                self._registry.effects.append(AnswerError(event.caller, error))
+                return
         self._syncing.stop()
         self._deploying.stop()
         self._unloading.shutdown(event)
@@ -302,8 +309,8 @@ class Core:
         (self._undeploying if is_undeploy else self._deploying).failed(event)
 
     def _on_spec_delayed(self, event: ev.SpecDelayed) -> None:
-        self._loading.spec_delayed(event)
-        self._syncing.delayed(event)
+        if self._loading.spec_delayed(event):
+            self._syncing.delayed(event)
 
     def _on_client_vanished(self, event: ev.ClientVanished) -> None:
         self._router.lose_client(event.client)

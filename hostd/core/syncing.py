@@ -28,13 +28,15 @@ if TYPE_CHECKING:
     from hostd.core.registry import Model, Registry
     from hostd.core.unloading import Unloading
     from hostd.core.waiting import Waiters
+    from hostd.records import UnloadReport
 
 
 @dataclass(eq=False)
 class Sync:
     """One sync; `pending` are the models that it loads or unloads and that are not done.
 
-    `is_acting` while it still finds out what to do, so that it does not end with the first thing done.
+    `is_acting` while it still finds out what to do, so that it does not end with the first thing done. `generations`
+    are the models that the scan was about: what was loaded later is not gone.
     """
 
     id: SyncId
@@ -43,6 +45,7 @@ class Sync:
     retry_all: bool
     is_acting: bool = True
     waiters: Waiters = field(default_factory=dict)
+    generations: dict[ModelId, int] = field(default_factory=dict)
     pending: set[ModelId] = field(default_factory=set)
     loaded: list[str] = field(default_factory=list)
     unloaded: list[str] = field(default_factory=list)
@@ -72,7 +75,7 @@ class Syncing:
         self._is_scanning = False
         self._count = 0
         registry.load_ended.append(self._on_load_ended)
-        registry.unload_ended.append(lambda model, _: self._done(model.id))
+        registry.unload_ended.append(self._on_unload_ended)
 
     def sync(self, event: ev.SyncRequested) -> None:
         """Have the directory looked at. Raises `HostError` to refuse."""
@@ -93,7 +96,8 @@ class Syncing:
         registry.degraded = None
         for model_id in event.gone:
             model = registry.models.get(model_id)
-            if model is not None and model_id not in registry.reserved and model_id not in registry.successors:
+            is_the_same = model is not None and sync.generations.get(model_id) == model.generation
+            if model is not None and is_the_same and not self._loading.is_busy(model_id):
                 sync.unloaded.append(model_id)
                 sync.pending.add(model_id)
                 self._unloading.begin(model, "its files are gone from the models directory")
@@ -112,6 +116,7 @@ class Syncing:
 
     def stop(self) -> None:
         """Answer everybody: the host is shutting down."""
+        self._queue.clear()
         for sync in self._syncs.values():
             self._registry.waiting.refuse(sync.waiters, UnavailableError("the host is shutting down"))
 
@@ -144,14 +149,18 @@ class Syncing:
             if error is not None and model.id in sync.pending and model.id in sync.loaded:
                 sync.loaded.remove(model.id)
                 sync.failed[model.id] = error.message
-        # The unload of a model that overtook its load is still to come; nobody needs to wait for that as well.
-        self._done(model.id)
-
-    def _done(self, model_id: ModelId) -> None:
         for sync in list(self._syncs.values()):
-            if model_id in sync.pending:
-                sync.pending.discard(model_id)
-                self._go_on(sync)
+            if model.id not in sync.unloaded:  # else its unload has overtaken the load, and is still to be proven
+                self._done(sync, model.id)
+
+    def _on_unload_ended(self, model: Model, _report: UnloadReport) -> None:
+        for sync in list(self._syncs.values()):
+            self._done(sync, model.id)
+
+    def _done(self, sync: Sync, model_id: ModelId) -> None:
+        if model_id in sync.pending:
+            sync.pending.discard(model_id)
+            self._go_on(sync)
 
     def _go_on(self, sync: Sync) -> None:
         """Answer a sync that has nothing to wait for any more."""
@@ -169,9 +178,13 @@ class Syncing:
         if not self._is_scanning and self._queue:
             self._is_scanning = True
             sync = self._queue.popleft()
-            loaded = tuple(
-                (model.id, model.source.path)
-                for model in self._registry.models.values()
-                if model.source.path is not None and model.state is not ModelState.UNLOADING
-            )
+            models = [model for model in self._registry.models.values() if _has_files(model)]
+            sync.generations = {model.id: model.generation for model in models}
+            loaded = tuple((model.id, model.source.path or "") for model in models)
             self._registry.effects.append(ScanDirectory(sync.id, loaded, sync.retry_all))
+
+
+def _has_files(model: Model) -> bool:
+    """Say whether a model has a path that may be gone; that of a lazy load is a guess until it is found."""
+    is_guess = model.origin is Origin.LAZY and model.spec is None
+    return model.source.path is not None and model.state is not ModelState.UNLOADING and not is_guess

@@ -72,7 +72,7 @@ class Undeploying:
         self._loading.check_free(model_id)
         if self._deploying.is_loading(model_id):
             raise FailedPreconditionError(f"model {model_id!r} is being deployed: wait for that, or unload it first")
-        nested = sorted(other for other in registry.models if other.startswith(f"{model_id}/"))
+        nested = sorted(id for id in {*registry.models, *registry.reserved} if id.startswith(f"{model_id}/"))
         if nested:
             raise FailedPreconditionError(
                 f"{model_id!r} holds models that are loaded ({', '.join(nested[:10])}): undeploy those first"

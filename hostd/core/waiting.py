@@ -34,10 +34,13 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._places)
 
-    def check(self, caller: Caller) -> None:
-        """Raise an error if this caller may not ask for anything now."""
+    def check_id(self, caller: Caller) -> None:
+        """Raise `InvalidArgumentError` if this caller waits for something already."""
         if caller in self._places:
             raise InvalidArgumentError(f"request id {caller.request_id} is in use by another request of this client")
+
+    def check_room(self) -> None:
+        """Raise `ResourceExhaustedError` if nobody more may wait."""
         limit = self._registry.config.max_waiting
         if len(self._places) >= limit:
             raise ResourceExhaustedError(f"{limit} requests wait for loads and unloads already: try again later")

@@ -42,7 +42,6 @@ class Operation:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     upload: Upload | None = None
     removal: Removal | None = None
-    is_installed: bool = False
     unwritten_bytes: int = 0
 
 
@@ -115,12 +114,11 @@ class Files:
     def _install(self, effect: fx.InstallFiles) -> None:
         operation = self._operations[effect.files_id]
 
-        def install() -> str:
-            path = str(_of(operation.upload).install())
-            operation.is_installed = True
-            return path
-
-        self._step(effect.files_id, install, lambda path: ev.FilesInstalled(effect.files_id, path))
+        self._step(
+            effect.files_id,
+            lambda: str(_of(operation.upload).install()),
+            lambda path: ev.FilesInstalled(effect.files_id, path),
+        )
 
     def _confirm(self, effect: fx.ConfirmFiles) -> None:
         operation = self._operations[effect.files_id]
@@ -134,10 +132,8 @@ class Files:
         operation = self._operations.pop(effect.files_id)
 
         def undo() -> None:
-            if operation.upload is not None and operation.is_installed:
+            if operation.upload is not None:
                 operation.upload.roll_back()
-            elif operation.upload is not None:
-                operation.upload.discard()
 
         def then(_: object, error: HostError | None) -> None:
             if error is not None:

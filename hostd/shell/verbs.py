@@ -77,7 +77,7 @@ class Verbs:
         verb = self._table.get(name)
         if verb is None:
             raise UnimplementedError(f"there is no verb {name!r}; known are: {', '.join(sorted(self._table))}")
-        verb.handle(Request(caller, msg.unpack_map(envelope), deadline_s))
+        verb.handle(Request(caller, msg.unpack_map(envelope, msg.limits_of(name)), deadline_s))
 
 
 _LOAD_ARGUMENTS = ("model_id", "type", "wait", "retries", "finder", "initializer", "options")

@@ -141,8 +141,7 @@ class _Watch(threading.Thread):
 
     def _is_of_interest(self, change: tuple[int, str]) -> bool:
         """Say whether a change is of more than a hidden entry: deploys work in one."""
-        path = change[1]
-        return path == self._directory or not os.path.basename(path).startswith(".")  # noqa: PTH119 - as above
+        return not os.path.basename(change[1]).startswith(".")  # noqa: PTH119 - as above
 
     def _complain(self, error: Exception) -> None:
         if not self._has_complained:

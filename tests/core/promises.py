@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 LEFT_EARLY = "what was asked for goes on"
 """How the error of a caller that waits no longer ends, whatever became of what it asked for."""
 
+USED_TWICE = "is in use by another request of this client"
+"""How the error of a request that was never looked at ends; the one that has the id waits on."""
+
 _ACCEPTED_BY = {
     fx.StageFiles: ev.DeployRequested,
     fx.InstallFiles: ev.DeployCommitRequested,
@@ -43,7 +46,8 @@ class Promises:
         """Assert that an answer is true."""
         if isinstance(answer, SyncReport):
             assert not set(answer.loaded) & ({*answer.failed} | {*answer.writing}), answer
-        if caller not in self._accepted:
+        is_other = isinstance(answer, HostError) and answer.message.endswith(USED_TWICE)
+        if caller not in self._accepted or is_other:
             return
         event, operation = self._accepted.pop(caller)
         if isinstance(answer, HostError):

@@ -181,7 +181,6 @@ def test_who_waits_no_longer_for_a_deploy_leaves_it_going_on(step, leaves):
     assert (host.state(), is_clean(host)) == ("READY", True)
 
 
-@pytest.mark.xfail(strict=True, reason="nobody is told the number of this upload, and it stays until its client ends")
 def test_an_upload_that_nobody_was_told_of_does_not_stay(host):
     begin = host.deploy_up_to("STAGING")
     host.feed(ev.CallCancelled(begin))

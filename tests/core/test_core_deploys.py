@@ -189,7 +189,6 @@ def test_a_client_that_gives_up_is_answered_when_nothing_is_left(host):
     assert is_clean(host)
 
 
-@pytest.mark.xfail(strict=True, reason="an abort whose undo failed is answered as if nothing was left")
 def test_a_client_that_gives_up_hears_that_something_is_left(host):
     host.deploy_up_to("UPLOADING")
     abort = host.abort()

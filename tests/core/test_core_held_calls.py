@@ -236,7 +236,6 @@ def test_a_held_call_is_released_by_a_deploy_of_its_model(lazy):
     assert lazy.answer(deploy).state == "READY"
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="TimePassed handles a call that an earlier timeout answered")
 def test_a_held_call_whose_time_is_over_together_with_its_finders_is_answered_once(lazy):
     call = lazy.call(timeout_s=600)
     lazy.pass_time(600)

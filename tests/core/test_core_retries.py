@@ -233,7 +233,6 @@ def test_an_unload_during_the_second_try_waits_for_its_process(host):
     assert not host.is_waiting(caller)
 
 
-@pytest.mark.xfail(strict=True, reason="freed_bytes and processes_ended go on counting from one try to the next")
 def test_c20_what_failed_tries_gave_back_is_not_part_of_an_unloads_report(host):
     host.load(retries=1)
     host.down(refusal(1))
@@ -266,14 +265,12 @@ def test_the_tries_of_one_load_leave_those_of_another_alone(host):
     assert host.error(second).message == refusal(3).message
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="TimePassed handles a waiter that an earlier timeout answered")
 def test_a_finder_and_a_waiter_whose_time_is_over_at_the_same_instant_are_one_answer(host):
     caller = host.load(timeout_s=600)
     host.pass_time(600)
     assert isinstance(host.error(caller), DeadlineExceededError)
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="TimePassed handles a waiter that an earlier timeout answered")
 def test_a_host_that_was_busy_answers_once_whoever_was_due_twice(host):
     caller = host.load(timeout_s=601)
     host.oversleep(700)
