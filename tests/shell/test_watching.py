@@ -126,10 +126,11 @@ def test_c26_changes_that_never_end_are_notified_all_the_same(models: Path, monk
     go_on.set()
 
     def write() -> None:
-        with open(models / "weights.onnx", "wb", 0) as file:
-            while go_on.is_set():
-                file.write(b"1")
-                os.sched_yield()
+        for number in itertools.count():
+            if not go_on.is_set():
+                break
+            (models / f"{number}.onnx").touch()
+            (models / f"{number - 1}.onnx").unlink(missing_ok=True)
 
     async def run() -> None:
         writing = threading.Thread(target=write)
@@ -144,11 +145,15 @@ def test_c26_changes_that_never_end_are_notified_all_the_same(models: Path, monk
     asyncio.run(run())
 
 
-def test_c25_a_directory_that_vanishes_and_comes_back_is_watched_again(models: Path) -> None:
+@pytest.mark.parametrize("name", ["models", ".models"])
+def test_c25_a_directory_that_vanishes_and_comes_back_is_watched_again(name: str, tmp_path: Path) -> None:
+    models = tmp_path / name
+    models.mkdir(exist_ok=True)
+
     async def run() -> None:
         async with watched(models) as causes:
             await causes.next()
-            for _ in range(3):
+            for _ in range(2):
                 shutil.rmtree(models)
                 assert await causes.next() == NOTIFICATION, "it is gone"
                 await causes.quiet()
@@ -234,6 +239,8 @@ def test_watching_ends_when_its_loop_is_left_or_cancelled(models: Path) -> None:
             async for _ in causes:
                 break
         assert "hostd-watch" not in {thread.name for thread in threading.enumerate()}
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
         left = Causes()
         task = asyncio.create_task(left.take(models, NO_PERIOD_S))
         await left.next()

@@ -89,11 +89,28 @@ def test_the_numbers_in_the_text_are_those_of_the_code():
         f"up to {workers.wire.codec.INLINE_ARRAY_BYTES // 1024} KiB",
         f"at most {arrays.MAX_FIELDS} fields",
         f"at most {arrays.MAX_DIMENSIONS} sizes",
-        f"{limits.depth} nested containers, {limits.container_len:,} elements",
+        f"{limits.depth} nested containers, of them {workers.wire.codec.MAX_TUPLES} tuples",
+        f"{limits.container_len:,} elements",
+        f"(at most {msg.MAX_METHODS} methods)",
         f"{limits.blob_bytes >> 30} GiB a string",
         f"at most {MAX_MESSAGE_CHARS}",
     ):
         assert text in " ".join(PAGE.split()), text
+
+
+def test_the_limits_of_what_a_host_reads_are_those_of_the_code():
+    of = {
+        "header, HELLO, WORKER_HELLO": msg.HEADER_LIMITS,
+        "VERB": msg.limits_of("load_model"),
+        "VERB `deploy_begin`, `deploy_write`": msg.limits_of("deploy_begin"),
+        f"LOADED (at most {msg.MAX_METHODS} methods)": msg.LOADED_LIMITS,
+        "ERROR about a LOAD, LAST_WORDS": msg.ERROR_LIMITS,
+    }
+    for name, budget in of.items():
+        kib = [f"{size_bytes >> 10} KiB" for size_bytes in (budget.body_bytes, budget.buffer_bytes)]
+        row = [name, *kib, budget.values, budget.list_len, budget.map_len, budget.depth]
+        assert f"| {' | '.join(map(str, row))} |" in section("Values"), name
+    assert msg.limits_of("deploy_write") == msg.limits_of("deploy_begin")
 
 
 def test_every_kind_is_listed_with_its_number():
@@ -112,7 +129,7 @@ def test_every_extension_type_is_listed():
 
 
 def test_every_verb_is_listed():
-    service = (ROOT / "hostd" / "shell" / "service.py").read_text(encoding="utf-8")
+    service = (ROOT / "hostd" / "shell" / "control.py").read_text(encoding="utf-8")
 
     assert set(re.findall(r"^\| `(\w+)` \|", section("Verbs"), re.MULTILINE)) == set(
         re.findall(r'"(\w+)": Verb\(', service)
