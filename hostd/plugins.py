@@ -30,6 +30,7 @@ _FINDER_TYPES: dict[str, Callable[..., Any]] = {
     "model_yaml": built_in.ModelYamlFinder,
     "mlflow": built_in.MlflowFinder,
     "files": built_in.FilesFinder,
+    _MULTI: built_in.MultiFinder,
 }
 _SIZER_TYPES: dict[str, Callable[..., Any]] = {"directory": DirectorySizer, "declared": DeclaredSizer}
 

@@ -17,7 +17,7 @@ from workers.runtime import Runtime
 from workers.wire import frames as wire
 from workers.wire import messages as msg
 from workers.wire.codec import DEFAULT_LIMITS
-from workers.wire.errors import HostError, InvalidArgumentError, ModelError, to_wire
+from workers.wire.errors import HostError, InvalidArgumentError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +59,7 @@ class Session:
     def say_last_words(self, error: BaseException) -> None:
         """Tell the supervisor why this process is about to end."""
         words = error if isinstance(error, HostError) else error_of(error)
-        body = dict(zip(("status", "kind", "message", "details"), to_wire(words), strict=True))
+        body = dict(zip(("status", "kind", "message", "details"), msg.sendable(words), strict=True))
         self._send(msg.pack_map(msg.LAST_WORDS, 0, body))
 
     def _load(self, request: dict[str, Any]) -> None:
@@ -67,6 +67,10 @@ class Session:
             served = _load_model(request)
             methods = methods_of(served.model, request.get("methods") or served.methods)
             default = default_of(methods, request.get("default_method") or served.default)
+            described = {name: method.describe() for name, method in methods.items()}
+            loaded = msg.pack_map(
+                msg.LOADED, 0, {"methods": described, "default_method": default, "loader": request["loader"]}
+            )
         except HostError as error:
             self._send(msg.pack_error(0, error))
             return
@@ -75,10 +79,7 @@ class Session:
             return
         self.runtime = Runtime(methods, self._send, request.get("max_message_bytes", DEFAULT_LIMITS.blob_bytes))
         self.is_async = any(method.is_async for method in methods.values())
-        described = {name: method.describe() for name, method in methods.items()}
-        self._send(
-            msg.pack_map(msg.LOADED, 0, {"methods": described, "default_method": default, "loader": request["loader"]})
-        )
+        self._send(loaded)
 
 
 def _load_model(request: dict[str, Any]) -> Served:

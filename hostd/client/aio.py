@@ -64,7 +64,7 @@ class AsyncModel(Handle):
 
     async def wait(self, timeout_s: float | None = None) -> AsyncModel:
         """Wait until the load has ended; raises its error if it failed. Returns the model itself."""
-        self._info = (await self._caller.retrieve_model(self.id, timeout_s=timeout_s))._info  # noqa: SLF001 - one of us
+        self._info = await self._caller._retrieved(self.id, timeout_s, self._info.generation)  # noqa: SLF001 - one of us
         return self
 
     def options(self, *, timeout_s: float | None) -> AsyncModel:
@@ -154,8 +154,11 @@ class AsyncClient:
 
     async def retrieve_model(self, model_id: str, *, timeout_s: float | None = None) -> AsyncModel:
         """Return the handle of a model, after waiting for it while it loads."""
-        info = ModelInfo.from_dict(await self._verb("retrieve_model", timeout_s, model_id=model_id))
-        return AsyncModel(self, info, self.timeout_s)
+        return AsyncModel(self, await self._retrieved(model_id, timeout_s), self.timeout_s)
+
+    async def _retrieved(self, model_id: str, timeout_s: float | None, generation: int | None = None) -> ModelInfo:
+        arguments = {"model_id": model_id, **({} if generation is None else {"generation": generation})}
+        return ModelInfo.from_dict(await self._verb("retrieve_model", timeout_s, **arguments))
 
     async def get_model_size(self, model_id: str) -> int:
         """Return the resident memory of a model's processes in bytes; see `hostd.Client.get_model_size`."""

@@ -59,8 +59,10 @@ def load_arguments(
 
 
 def absolute(path: str | os.PathLike[str] | None) -> str | None:
-    """Return a path as the host needs it, which has another working directory; None stays None."""
-    return None if path is None else os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - resolve follows links
+    """Return a path as the host needs it, which has another working directory; None and "" stay as they are."""
+    if path is None or path == "":
+        return path
+    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - resolve follows links
 
 
 def check_named(model_id: object) -> None:

@@ -138,7 +138,9 @@ class Handle:
         return f"<{type(self).__name__} {info.id!r} {info.state} pid={pids or None} methods: {methods}>"
 
     def _bound(self, name: str, run: Callable[..., Any]) -> Callable[..., Any]:
-        if name not in self._info.methods and not self._refresh_for(name):
+        is_known = name in self._info.methods or self._refresh_for(name)
+        # Of what is being loaded nobody knows the methods yet: the host says what becomes of the call.
+        if not is_known and self._info.state != "LOADING":
             known = ", ".join(sorted(self._info.methods)) or "none"
             raise UnknownMethodError(
                 f"model {self.id!r} has no method {name!r}; it has: {known}",

@@ -72,7 +72,7 @@ class Model(Handle):
 
     def wait(self, timeout_s: float | None = None) -> Model:
         """Wait until the load has ended; raises its error if it failed. Returns the model itself."""
-        self._info = self._caller.retrieve_model(self.id, timeout_s=timeout_s)._info  # noqa: SLF001 - one of us
+        self._info = self._caller._retrieved(self.id, timeout_s, self._info.generation)  # noqa: SLF001 - one of us
         return self
 
     def options(self, *, timeout_s: float | None) -> Model:
@@ -164,9 +164,12 @@ class Client:
 
         A host with lazy loading loads it first, from the models directory. No timeout by default, as for `load_model`.
         """
-        return Model(
-            self, ModelInfo.from_dict(self._verb("retrieve_model", timeout_s, model_id=model_id)), self.timeout_s
-        )
+        return Model(self, self._retrieved(model_id, timeout_s), self.timeout_s)
+
+    def _retrieved(self, model_id: str, timeout_s: float | None, generation: int | None = None) -> ModelInfo:
+        # With the generation the host can tell the error of just that load, if it has failed meanwhile.
+        arguments = {"model_id": model_id, **({} if generation is None else {"generation": generation})}
+        return ModelInfo.from_dict(self._verb("retrieve_model", timeout_s, **arguments))
 
     def get_model_size(self, model_id: str) -> int:
         """Return the resident memory of a model's processes in bytes, as last measured.

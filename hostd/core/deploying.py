@@ -26,9 +26,9 @@ from hostd.core.effects import (
 )
 from hostd.core.events import Origin
 from hostd.core.lifecycle import ModelState
-from hostd.core.loading import retries_of
-from hostd.core.names import check_files, model_id_of
-from hostd.core.refusals import check_directory, refusal_of
+from hostd.core.loading import is_overlapping, retries_of
+from hostd.core.names import model_id_of
+from hostd.core.refusals import check_directory, check_nothing_inside, refusal_of
 from workers.wire.errors import (
     AbortedError,
     AlreadyExistsError,
@@ -103,7 +103,6 @@ class Deploying:
         self._loading.refuse_if_stopping()
         check_directory(registry)
         model_id = model_id_of(event.model_id)
-        check_files([name for name, _ in event.files])
         retries = retries_of(event.retries, registry.config.load_retries)
         self._check_not_taken(model_id, replace=event.replace)
         deploy = Deploy(
@@ -128,6 +127,7 @@ class Deploying:
             self._loading.refuse_if_stopping()
             self._check_not_taken(deploy.model_id, replace=deploy.replace)
             self._loading.check_free(deploy.model_id)
+            check_nothing_inside(self._registry, deploy.model_id, "undeploy those first, or use another id")
         except HostError as error:
             self._undo(deploy, error)
             return
@@ -239,8 +239,9 @@ class Deploying:
         self._undo(deploy, event.error)
 
     def is_loading(self, model_id: ModelId) -> bool:
-        """Say whether a deploy of this id is past its installation."""
-        return any(deploy.model_id == model_id and deploy.model is not None for deploy in self.deploys.values())
+        """Say whether a deploy of this id, or of one above or below it, is past its installation."""
+        deploys = self.deploys.values()
+        return any(deploy.model is not None and is_overlapping(deploy.model_id, model_id) for deploy in deploys)
 
     def problems(self) -> list[str]:
         """Return what is wrong with these books; a question for `check_invariants`."""

@@ -131,8 +131,8 @@ class ScanDirectory(NamedTuple):
     retry_all: bool
 
 
-class NoteFailedEntry(NamedTuple):
-    """An entry of the models directory could not be loaded; it is not worth a try before it changes."""
+class LeaveEntry(NamedTuple):
+    """Leave an entry of the models directory alone until its files change, or somebody asks for it."""
 
     model_id: ModelId
 
@@ -208,7 +208,7 @@ Effect: TypeAlias = (
     | RemoveFiles
     | TidyFiles
     | ScanDirectory
-    | NoteFailedEntry
+    | LeaveEntry
     | ForwardCall
     | ForwardCancel
     | ForwardCredit

@@ -23,7 +23,7 @@ from hostd.core.values import SyncId as SyncId
 from hostd.core.values import WorkerId as WorkerId
 
 if TYPE_CHECKING:
-    from hostd.records import MethodInfo
+    from hostd.records import MethodInfo, SizeEstimate
     from workers.wire.errors import HostError
 
 # Requests
@@ -44,11 +44,15 @@ class LoadRequested(NamedTuple):
 
 
 class RetrieveRequested(NamedTuple):
-    """A client wants a handle to a model, and waits for it while it loads."""
+    """A client wants a handle to a model, and waits for it while it loads.
+
+    `generation` is that of the load that it began; if just that one has failed, its error is the answer.
+    """
 
     caller: Caller
     model_id: ModelId
     deadline_s: float | None
+    generation: int | None = None
 
 
 class UnloadRequested(NamedTuple):
@@ -223,7 +227,7 @@ class WorkerMeasured(NamedTuple):
 
     worker_id: WorkerId
     memory: Memory | None
-    estimate_bytes: int | None = None
+    estimate: SizeEstimate | None = None
 
 
 class WorkerAnswered(NamedTuple):

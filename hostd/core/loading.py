@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hostd.core.effects import Answer, FindSpec, RememberSize, SpawnWorker
-from hostd.core.events import LoadSource, ModelId, Origin
+from hostd.core.events import LoadSource, Origin
 from hostd.core.lifecycle import ModelInput, ModelState
 from hostd.core.names import model_id_of
 from hostd.core.refusals import no_such_model, refusal_of
@@ -29,7 +29,7 @@ from workers.wire.errors import (
 )
 
 if TYPE_CHECKING:
-    from hostd.core.events import LoadRequested, RetrieveRequested, SpecDelayed, SpecFound
+    from hostd.core.events import LoadRequested, ModelId, RetrieveRequested, SpecDelayed, SpecFound
     from hostd.core.registry import Model, Registry, Worker
 
 STANDALONE = "standalone-model"
@@ -68,7 +68,11 @@ class Loading:
     def retrieve(self, event: RetrieveRequested) -> None:
         """Answer with a model that serves, or wait for it while it loads. Raises `HostError` to refuse."""
         registry = self._registry
-        model = self.wanted(model_id_of(event.model_id))
+        model_id = model_id_of(event.model_id)
+        failed, error = registry.failures.get(model_id, (None, None))
+        if model_id not in registry.models and error is not None and failed == event.generation:
+            raise error
+        model = self.wanted(model_id)
         if model.state in _SERVING:
             registry.effects.append(Answer(event.caller, registry.describe(model)))
         elif model.state is ModelState.LOADING:
@@ -86,7 +90,7 @@ class Loading:
         if model is not None and (model.state is not ModelState.FAILED or not registry.config.lazy_load):
             return model
         if not registry.config.lazy_load:
-            raise no_such_model(model_id, registry.models)
+            raise no_such_model(model_id, registry)
         self.refuse_if_stopping()
         model_id = model_id_of(model_id)
         source = LoadSource(f"{registry.config.models_dir}/{model_id}", STANDALONE, None, None, {})
@@ -106,11 +110,10 @@ class Loading:
         return model
 
     def check_free(self, model_id: ModelId) -> None:
-        """Raise `FailedPreconditionError` while the files of an id, or of a folder that it is in, are being moved."""
+        """Raise `FailedPreconditionError` while the files of an id, or of one above or below it, are being moved."""
         reserved = self._registry.reserved
-        folders = model_id.split("/")
-        above = [ModelId("/".join(folders[:depth])) for depth in range(1, len(folders))]
-        reason = reserved.get(model_id) or next((f"{id!r}: {reserved[id]}" for id in above if id in reserved), None)
+        near = (f"{id!r}: {why}" for id, why in reserved.items() if is_overlapping(id, model_id))
+        reason = reserved.get(model_id) or next(near, None)
         if reason is None and model_id in self._registry.successors:
             reason = "it is being replaced by a deploy"
         if reason is not None:
@@ -240,9 +243,26 @@ class Loading:
             return
         registry.move_model(model, ModelInput.LOAD_FAILED, error.message)
         registry.forget_model(model)
+        registry.note_failure(model, error)
         registry.waiting.refuse(model.waiters, error)
         for listener in registry.load_ended:
             listener(model, error)
+
+
+def is_overlapping(one: str, other: str) -> bool:
+    """Say whether two ids are the same, or one is a folder that the other is in."""
+    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
+
+
+def _is_same(one: object, other: object) -> bool:
+    """Say whether two options are the same for a loader, to which 1, 1.0 and True differ, and nan is nan."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    return one == other or (one != one and other != other)  # noqa: PLR0124 - that is what nan is
 
 
 def retries_of(asked: int | None, default: int) -> int:
@@ -257,12 +277,12 @@ def retries_of(asked: int | None, default: int) -> int:
 def _check_joinable(model: Model, source: LoadSource) -> None:
     if model.state is ModelState.UNLOADING:
         raise refusal_of(model)
-    if model.source != source:
-        differing = [
-            f"{name} is {ours!r}, not {theirs!r}"
-            for name, ours, theirs in zip(source._fields, model.source, source, strict=True)
-            if ours != theirs
-        ]
+    differing = [
+        f"{name} is {ours!r:.200}, not {theirs!r:.200}"
+        for name, ours, theirs in zip(source._fields, model.source, source, strict=True)
+        if not _is_same(ours, theirs)
+    ]
+    if differing:
         raise AlreadyExistsError(
             f"model {model.id!r} is loaded from something else: its {'; '.join(differing)}. "
             f"Unload it first, or use another id",

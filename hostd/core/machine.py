@@ -194,8 +194,8 @@ class Core:
             worker.memory = event.memory
             sizes = [w.memory.rss_bytes for w in worker.model.workers.values() if w.memory is not None]
             worker.model.size_bytes, worker.model.size_source = sum(sizes), "measured"
-        elif event.estimate_bytes is not None and worker.model.size_bytes is None:
-            worker.model.size_bytes, worker.model.size_source = event.estimate_bytes, "estimated"
+        elif event.estimate is not None and worker.model.size_bytes is None:
+            worker.model.size_bytes, worker.model.size_source = event.estimate.bytes, event.estimate.source
         # A periodic sample may arrive while the model is still being loaded; that is not the one READY waits for.
         if worker.has_loaded and self._registry.accepts(worker, WorkerInput.MEASURED):
             self._registry.move_worker(worker, WorkerInput.MEASURED, "loaded and measured")

@@ -8,8 +8,7 @@ from hostd.core.lifecycle import ModelState
 from workers.wire.errors import FailedPreconditionError, HostError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
+    from hostd.core.events import ModelId
     from hostd.core.registry import Model, Registry
 
 
@@ -21,11 +20,20 @@ def check_directory(registry: Registry) -> None:
         )
 
 
-def no_such_model(model_id: str, known: Iterable[str]) -> NotFoundError:
+def check_nothing_inside(registry: Registry, model_id: str, advice: str) -> None:
+    """Raise `FailedPreconditionError` if models are loaded whose files lie inside of this one's directory."""
+    nested = sorted(id for id in registry.models if id.startswith(f"{model_id}/"))
+    if nested:
+        raise FailedPreconditionError(f"{model_id!r} holds models that are loaded ({', '.join(nested[:10])}): {advice}")
+
+
+def no_such_model(model_id: ModelId, registry: Registry) -> NotFoundError:
     """Return the error for an id that is not loaded."""
-    names = sorted(known)[:10]
+    _, failure = registry.failures.get(model_id, (None, None))
+    names = sorted(registry.models)[:10]
     loaded = f"loaded are: {', '.join(names)}" if names else "no model is loaded"
-    return NotFoundError(f"there is no model {model_id!r}; {loaded}", details={"model_id": model_id})
+    said = loaded if failure is None else f"its last load failed: {failure.message}"
+    return NotFoundError(f"there is no model {model_id!r}; {said}", details={"model_id": model_id})
 
 
 def refusal_of(model: Model) -> HostError:

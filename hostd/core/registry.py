@@ -146,6 +146,8 @@ class Registry:
         """Ids that may not be loaded at present, and why: their files are being moved."""
         self.workers: dict[WorkerId, Worker] = {}
         self.stories: OrderedDict[ModelId, deque[Event]] = OrderedDict()
+        self.failures: OrderedDict[ModelId, tuple[int, HostError]] = OrderedDict()
+        """The generation and the error of the last failed load of each id; bounded as the stories are."""
         self.timers: Timers[Hashable] = Timers()
         self.effects: list[Effect] = []
         self.waiting = Waiting(self)
@@ -267,6 +269,13 @@ class Registry:
         for place in (self.models, self.successors):
             if place.get(model.id) is model:
                 del place[model.id]
+
+    def note_failure(self, model: Model, error: HostError) -> None:
+        """Keep the error of a load that has failed, for who asks later."""
+        self.failures[model.id] = (model.generation, error)
+        self.failures.move_to_end(model.id)
+        while len(self.failures) > self.config.stories_kept:
+            self.failures.popitem(last=False)
 
     def kill(self, worker: Worker, reason: str) -> None:
         """Kill a worker that is not being killed yet."""

@@ -4,7 +4,9 @@ Rules
 1. A model is unloaded by a sync only if the directory could be read and the model's files, which lay in it, are gone.
 2. A directory that cannot be read changes nothing; the host says that it is degraded until it can be read again.
 3. One bad entry stops neither the others nor the next sync.
-4. One scan runs at a time: what a later sync asks for may be newer than what a running scan has seen.
+4. What failed, what was unloaded on purpose and what was not to be loaded at the start is left alone by the host's own
+   syncs until its files change. A sync that a client asks for tries everything.
+5. One scan runs at a time: what a later sync asks for may be newer than what a running scan has seen.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hostd.core.effects import NoteFailedEntry, ScanDirectory
+from hostd.core.effects import LeaveEntry, ScanDirectory
 from hostd.core.events import LoadSource, Origin, SyncId
 from hostd.core.lifecycle import ModelState
 from hostd.core.loading import STANDALONE
@@ -101,9 +103,11 @@ class Syncing:
                 sync.unloaded.append(model_id)
                 sync.pending.add(model_id)
                 self._unloading.begin(model, "its files are gone from the models directory")
-        if sync.load and not registry.is_stopping:
-            for model_id, path in event.found:
+        for model_id, path in event.found:
+            if sync.load and not registry.is_stopping:
                 self._load(sync, model_id, path)
+            elif not sync.retry_all:
+                registry.effects.append(LeaveEntry(model_id))
         sync.is_acting = False
         self._go_on(sync)
 
@@ -144,7 +148,7 @@ class Syncing:
 
     def _on_load_ended(self, model: Model, error: HostError | None) -> None:
         if error is not None and model.origin is Origin.SYNCED:
-            self._registry.effects.append(NoteFailedEntry(model.id))
+            self._registry.effects.append(LeaveEntry(model.id))
         for sync in self._syncs.values():
             if error is not None and model.id in sync.pending and model.id in sync.loaded:
                 sync.loaded.remove(model.id)
@@ -154,6 +158,8 @@ class Syncing:
                 self._done(sync, model.id)
 
     def _on_unload_ended(self, model: Model, _report: UnloadReport) -> None:
+        if not any(model.id in sync.unloaded for sync in self._syncs.values()):
+            self._registry.effects.append(LeaveEntry(model.id))
         for sync in list(self._syncs.values()):
             self._done(sync, model.id)
 

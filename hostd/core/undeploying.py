@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from hostd.core.effects import CheckFiles, RemoveFiles, TidyFiles
 from hostd.core.names import model_id_of
-from hostd.core.refusals import check_directory
+from hostd.core.refusals import check_directory, check_nothing_inside
 from hostd.records import UnloadReport
 from workers.wire.errors import FailedPreconditionError
 
@@ -72,11 +72,7 @@ class Undeploying:
         self._loading.check_free(model_id)
         if self._deploying.is_loading(model_id):
             raise FailedPreconditionError(f"model {model_id!r} is being deployed: wait for that, or unload it first")
-        nested = sorted(id for id in {*registry.models, *registry.reserved} if id.startswith(f"{model_id}/"))
-        if nested:
-            raise FailedPreconditionError(
-                f"{model_id!r} holds models that are loaded ({', '.join(nested[:10])}): undeploy those first"
-            )
+        check_nothing_inside(registry, model_id, "undeploy those first")
         undeploy = Undeploy(registry.new_files_id(), model_id)
         self.undeploys[undeploy.id] = undeploy
         registry.reserved[model_id] = "it is being undeployed"

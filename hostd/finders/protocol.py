@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, Protocol
 
 from hostd.model_yaml import ModelSpec
@@ -42,7 +43,12 @@ def ask(finder: Finder, model_id: str, path: str | None) -> ModelSpec | None:
 
 @contextlib.contextmanager
 def looking_at(path: str) -> Iterator[None]:
-    """Turn what the system says about a path into typed errors: NOT_FOUND, FAILED_PRECONDITION, INVALID_ARGUMENT."""
+    """Turn what the system says about a path into typed errors: NOT_FOUND, FAILED_PRECONDITION, INVALID_ARGUMENT.
+
+    Nothing is at a relative path: the working directory of the host is nobody's business.
+    """
+    if not os.path.isabs(path):  # noqa: PTH117 - an empty string must stay distinguishable from "."
+        raise NotFoundError(f"there is nothing at {path}", details={"path": path})
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from hostd.shell.syscalls import SystemCalls
 
 _NO_FLAGS = frozenset((errno.ENOSYS, errno.EINVAL))
+_NOT_TO_REMOVE = frozenset(
+    (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EBUSY, errno.ENOTDIR, errno.ELOOP)
+)
+"""What rmdir(2) says of a folder that somebody else needs or protects."""
 MAX_TRIES = 100
 """Of steps that another host on the same directory may upset, by removing a folder just then because it is empty."""
 
@@ -50,40 +54,33 @@ class Area:
     @classmethod
     def open(cls, directory: ModelsDirectory) -> Area | None:
         """Open both; None if there is no staging area. Raises OSError and `FailedPreconditionError`."""
-        models_fd = directory.open()
-        staging_fd = None
-        try:
-            staging_fd = directory.calls.open(STAGING_NAME, DIRECTORY, at=models_fd)
-            return cls(directory.calls, models_fd, staging_fd)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            if error.errno not in {errno.ENOTDIR, errno.ELOOP}:
-                raise
-            raise FailedPreconditionError(
-                f"{directory.path / STAGING_NAME} is not a directory; remove it, the host makes its own"
-            ) from error
-        finally:
-            if staging_fd is None:
-                os.close(models_fd)
+        with contextlib.ExitStack() as on_failure:
+            models_fd = directory.open()
+            on_failure.callback(os.close, models_fd)
+            with contextlib.suppress(FileNotFoundError):
+                area = cls(directory.calls, models_fd, _open_staging(directory, models_fd))
+                on_failure.pop_all()
+                return area
+        return None
 
     @classmethod
     def begin(cls, directory: ModelsDirectory, operation: Operation, model_id: ModelId) -> tuple[Area, Journal]:
         """Open both, making the staging area if need be, and make a journal entry. Raises as `open` does."""
+        calls = directory.calls
         for _ in range(MAX_TRIES):
-            with directory.opened() as models_fd, contextlib.suppress(FileExistsError):
-                directory.calls.mkdir(STAGING_NAME, models_fd)
-                directory.calls.fsync_directory(models_fd)
-            area = cls.open(directory)
-            if area is None:
-                continue
-            try:
-                return area, Journal.create(directory.calls, area.staging_fd, operation, model_id)
-            except FileNotFoundError:  # removed by another host, which found it empty
-                area.close()
-            except BaseException:
-                area.end()
-                raise
+            # Not found: another host has removed the staging area, because nothing was in it yet.
+            with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as on_failure:
+                models_fd = directory.open()
+                on_failure.callback(os.close, models_fd)
+                on_failure.callback(_remove_staging, calls, models_fd)
+                with contextlib.suppress(FileExistsError):
+                    calls.mkdir(STAGING_NAME, models_fd)
+                    calls.fsync_directory(models_fd)
+                staging_fd = _open_staging(directory, models_fd)
+                on_failure.callback(os.close, staging_fd)
+                journal = Journal.create(calls, staging_fd, operation, model_id)
+                on_failure.pop_all()
+                return cls(calls, models_fd, staging_fd), journal
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), STAGING_NAME)
 
     def close(self) -> None:
@@ -94,8 +91,7 @@ class Area:
     def end(self) -> None:
         """Remove the staging area if nothing is in it any more, and close."""
         try:
-            with contextlib.suppress(OSError):  # not empty, or gone, or not to be removed: it does no harm
-                self.calls.rmdir(STAGING_NAME, self.models_fd)
+            _remove_staging(self.calls, self.models_fd)
         finally:
             self.close()
 
@@ -159,7 +155,7 @@ class Area:
                 self.calls.fsync_directory(above_fd)
 
     def remove_folders(self, folders: list[str]) -> None:
-        """Remove folders, given outermost first, as far as they are empty and this user's to remove."""
+        """Remove folders, given outermost first, as far as they are empty and this user's to remove. Raises OSError."""
         for folder in reversed(folders):
             try:
                 with self.folder_of(folder) as above_fd:
@@ -167,8 +163,10 @@ class Area:
                     self.calls.fsync_directory(above_fd)
             except FileNotFoundError:  # noqa: PERF203 - each for itself
                 continue
-            except OSError:  # another model is in it
-                return
+            except OSError as error:
+                if error.errno in _NOT_TO_REMOVE:
+                    return
+                raise
 
     # Single moves
 
@@ -187,7 +185,11 @@ class Area:
             self.calls.unlink(name, self.staging_fd)
             return
         journal.note(placeholder=True)
-        self.calls.mkdir(base, folder_fd)
+        try:
+            self.calls.mkdir(base, folder_fd)
+        except FileExistsError:
+            journal.note(placeholder=False)  # it is somebody else's, even if it is empty
+            raise
         try:
             self.calls.rename(name, self.staging_fd, base, folder_fd)
         except OSError as error:
@@ -209,3 +211,19 @@ class Area:
             return
         self.calls.rename(base, folder_fd, free_name, self.staging_fd)
         self.calls.rename(name, self.staging_fd, base, folder_fd)
+
+
+def _open_staging(directory: ModelsDirectory, models_fd: int) -> int:
+    try:
+        return directory.calls.open(STAGING_NAME, DIRECTORY, at=models_fd)
+    except OSError as error:
+        if error.errno not in {errno.ENOTDIR, errno.ELOOP}:
+            raise
+        raise FailedPreconditionError(
+            f"{directory.path / STAGING_NAME} is not a directory; remove it, the host makes its own"
+        ) from error
+
+
+def _remove_staging(calls: SystemCalls, models_fd: int) -> None:
+    with contextlib.suppress(OSError):  # not empty, or gone, or not to be removed: it does no harm
+        calls.rmdir(STAGING_NAME, models_fd)

@@ -16,6 +16,7 @@ from hostd.shell.verbs import (
     deploy_requested,
     files_id_of,
     load_requested,
+    path_of,
 )
 from workers.wire import messages as msg
 from workers.wire.errors import HostError, NotFoundError, ResourceExhaustedError
@@ -93,8 +94,9 @@ class Control:
         self._supervisor.frontend.answer(request.caller, value)
 
     def _retrieve(self, request: Request) -> None:
-        request.only("model_id")
-        self._supervisor.emit(ev.RetrieveRequested(request.caller, _model_id(request), request.deadline_s))
+        request.only("model_id", "generation")
+        generation = request.get_optional("generation", int)
+        self._supervisor.emit(ev.RetrieveRequested(request.caller, _model_id(request), request.deadline_s, generation))
 
     def _unload(self, request: Request) -> None:
         request.only("model_id")
@@ -117,7 +119,7 @@ class Control:
                 self._answer(request, found.to_dict())
 
         model_id, model_type = request.get("model_id", str), request.get("type", str, "standalone-model")
-        self._sizes.estimate(model_id, request.get("path", str), model_type, then)
+        self._sizes.estimate(model_id, path_of(request), model_type, then)
 
     def _list_models(self, request: Request) -> None:
         request.only()

@@ -193,8 +193,8 @@ class Journal:
             case {"tree": int(inode), "first_made": int(count)}:
                 self.tree_inode = inode
                 self.first_made = count if self.first_made is None else min(count, self.first_made)
-            case {"placeholder": True}:
-                self.has_placeholder = True
+            case {"placeholder": bool(is_made)}:
+                self.has_placeholder = is_made
             case {"opened_up": [int(inode), int(mode)]}:
                 self.closed_mode = (inode, mode)
 

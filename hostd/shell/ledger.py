@@ -209,6 +209,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         _check_access(path)
     connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
     try:
+        # Without it WAL maps a file of its own, and a damage of that is a SIGBUS, which ends the host (sqlite.org/wal).
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         _check_content(connection)

@@ -55,7 +55,7 @@ class Repository:
 
     def handlers(self) -> dict[type, Callable[[Any], object]]:
         """Return who carries out which effect."""
-        return {fx.ScanDirectory: self._scan, fx.NoteFailedEntry: lambda e: self._scanner.note_failed(e.model_id)}
+        return {fx.ScanDirectory: self._scan, fx.LeaveEntry: lambda e: self._scanner.note_failed(e.model_id)}
 
     def close(self) -> None:
         """End the thread."""

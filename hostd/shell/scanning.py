@@ -112,7 +112,9 @@ class Scanner:
         """
         with self._opened() as (descriptor, identity):
             entries = self._list(descriptor)
-            inside = {model_id: _relative(path, self._directory) for model_id, path in loaded.items()}
+            # A path that is not absolute is the id of a model without files, wherever the host was started.
+            absolute = {model_id: path for model_id, path in loaded.items() if os.path.isabs(path)}  # noqa: PTH117 - as below
+            inside = {model_id: _relative(path, self._directory) for model_id, path in absolute.items()}
             if not entries and any(inside.values()) and self._identity not in (None, identity):
                 raise DirectoryUnavailableError(
                     f"{self._directory} is empty, and it is not the directory that the loaded models came from: is "
@@ -222,13 +224,14 @@ class Scanner:
         self._failed[name] = failed if has_changed else _Failed(files, 0)
         return has_changed
 
-    def _see(self, name: str) -> _Fingerprint | None:
-        """Note what an entry's files are like now."""
+    def _see(self, name: str) -> _Fingerprint:
+        """Note what an entry's files are like now; that they cannot be looked at is noted too, because it may change."""
         try:
             tree = walk(self._path_of(name))
-        except OSError:
-            return None
-        self._found_as[name] = _Fingerprint(tree.digest, tree.files_changed_ns)
+        except OSError as error:
+            self._found_as[name] = _Fingerprint(f"error {error.errno}".encode(), 0)
+        else:
+            self._found_as[name] = _Fingerprint(tree.digest, tree.files_changed_ns)
         return self._found_as[name]
 
     def _path_of(self, name: str) -> str:

@@ -89,7 +89,7 @@ class Sizes:
                 source.path,
                 source.type,
                 lambda found: self._supervisor.emit_later(
-                    ev.WorkerMeasured(worker_id, None, found.bytes if isinstance(found, SizeEstimate) else None)
+                    ev.WorkerMeasured(worker_id, None, found if isinstance(found, SizeEstimate) else None)
                 ),
             )
             return None
@@ -104,7 +104,6 @@ class Sizes:
             pss_bytes=memory.pss_bytes,
             peak_bytes=memory.peak_bytes,
             load_s=effect.load_s,
-            measured_s=now_s,
         )
 
         def work() -> None:

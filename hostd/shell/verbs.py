@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hostd.core import events as ev
 from workers.wire import messages as msg
-from workers.wire.errors import InvalidArgumentError, UnimplementedError
+from workers.wire.errors import InvalidArgumentError, NotFoundError, UnimplementedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,6 +114,14 @@ def deploy_requested(request: Request) -> ev.DeployRequested:
     )
 
 
+def path_of(request: Request) -> str:
+    """Return the path that a request is about. Raises `NotFoundError` for one that is not absolute."""
+    path = request.get("path", str)
+    if not path.startswith("/"):
+        raise NotFoundError(f"there is nothing at {path!r}: a path must be absolute, on the host's machine")
+    return path
+
+
 def files_id_of(request: Request) -> ev.FilesId:
     """Return the upload that a request is about."""
     return ev.FilesId(request.get("upload", int))
@@ -134,7 +142,7 @@ def _source_of(request: Request) -> ev.LoadSource:
     for name, value in options.items():
         _check_comparable(name, value)
     return ev.LoadSource(
-        path=request.get_optional("path", str),
+        path=None if request.get_optional("path", str) is None else path_of(request),
         type=request.get("type", str, "standalone-model"),
         finder=request.get_optional("finder", str),
         initializer=request.get_optional("initializer", str),

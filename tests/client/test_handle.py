@@ -58,8 +58,8 @@ class FakeClient:
     def get_model_size(self, model_id: str) -> int:
         return 7
 
-    def retrieve_model(self, model_id: str, *, timeout_s: float | None = None) -> Model:
-        return Model(self, self.record, 60.0)  # type: ignore[arg-type]
+    def _retrieved(self, model_id: str, timeout_s: float | None, generation: int | None = None) -> ModelInfo:
+        return self.record
 
 
 def a_model(info: ModelInfo = INFO, client: FakeClient | None = None) -> Model:
@@ -206,8 +206,10 @@ def test_an_async_handle_asks_with_coroutines() -> None:
         async def get_model_size(self, model_id: str) -> int:  # type: ignore[override]
             return 7
 
-        async def retrieve_model(self, model_id: str, *, timeout_s: float | None = None) -> AsyncModel:  # type: ignore[override]
-            return AsyncModel(self, self.record, 60.0)  # type: ignore[arg-type]
+        async def _retrieved(  # type: ignore[override]
+            self, model_id: str, timeout_s: float | None, generation: int | None = None
+        ) -> ModelInfo:
+            return self.record
 
     async def body() -> None:
         model = AsyncModel(Client(), replace(INFO, methods={}, default_method=None), 60.0)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.machine import Core
 from hostd.core.registry import CoreConfig
-from hostd.records import MethodInfo
+from hostd.records import MethodInfo, SizeEstimate
 from workers.wire.errors import HostError
 
 if TYPE_CHECKING:
@@ -69,10 +69,15 @@ class Driver(Outside):
         return caller
 
     def retrieve(
-        self, model_id: str = "m", *, timeout_s: float | None = None, client: ev.ClientId = ALICE
+        self,
+        model_id: str = "m",
+        *,
+        timeout_s: float | None = None,
+        generation: int | None = None,
+        client: ev.ClientId = ALICE,
     ) -> ev.Caller:
         caller = self.caller(client)
-        self.feed(ev.RetrieveRequested(caller, ev.ModelId(model_id), self._deadline(timeout_s)))
+        self.feed(ev.RetrieveRequested(caller, ev.ModelId(model_id), self._deadline(timeout_s), generation))
         return caller
 
     def unload(self, model_id: str = "m", *, timeout_s: float | None = None, client: ev.ClientId = ALICE) -> ev.Caller:
@@ -240,11 +245,17 @@ class Driver(Outside):
     def not_loaded(self, error: HostError, worker: ev.WorkerId | None = None) -> None:
         self.feed(ev.WorkerRefusedLoad(self._process(worker).id, error))
 
-    def measured(self, worker: ev.WorkerId | None = None, memory: ev.Memory | None = None) -> None:
+    def measured(
+        self,
+        worker: ev.WorkerId | None = None,
+        memory: ev.Memory | None = None,
+        *,
+        estimate: SizeEstimate | None = None,
+    ) -> None:
         process = self._process(worker)
         process.is_sampled = process.has_loaded
         process.samples_due = 0
-        self.feed(ev.WorkerMeasured(process.id, memory))
+        self.feed(ev.WorkerMeasured(process.id, memory, estimate))
 
     def said_last_words(self, error: HostError, worker: ev.WorkerId | None = None) -> None:
         self.feed(ev.WorkerSpokeLastWords(self._process(worker).id, error))

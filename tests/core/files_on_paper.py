@@ -63,8 +63,8 @@ class FilesOnPaper:
         return [operation for operation in self.operations.values() if not operation.is_over]
 
     def moved_with(self, model_id: str) -> list[Operation]:
-        """Return the operations that move files of this id just now, or of one above or below it."""
-        return [op for op in self.in_work() if op.is_moving() and _overlap(op.model_id, model_id)]
+        """Return the operations that move files of this id just now, or of a folder that it is in."""
+        return [op for op in self.in_work() if op.is_moving() and is_in(model_id, op.model_id)]
 
     # Orders
 
@@ -167,5 +167,10 @@ _STEPS: dict[type, tuple[str, Callable[[Operation], ev.Event]]] = {
 }
 
 
+def is_in(model_id: str, folder: str) -> bool:
+    """Say whether the files of an id are those of another, or lie among them."""
+    return model_id == folder or model_id.startswith(f"{folder}/")
+
+
 def _overlap(one: str, other: str) -> bool:
-    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
+    return is_in(one, other) or is_in(other, one)

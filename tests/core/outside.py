@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from files_on_paper import FilesOnPaper
+from files_on_paper import FilesOnPaper, is_in
 from promises import Promises
 
 from hostd.core import effects as fx
@@ -88,6 +88,7 @@ class Outside:
         self.now = 1000.0
         self.effects: list[fx.Effect] = []
         self.history: list[ev.Event] = []
+        self.kinds: set[type] = set()
         self.open: Counter[ev.Caller] = Counter()
         self.deadlines: dict[ev.Caller, float] = {}
         self.answers: dict[ev.Caller, list[object]] = {}
@@ -100,6 +101,8 @@ class Outside:
         self.promises = Promises()
         self.tries: Counter[int] = Counter()
         self.retries: dict[int, int] = {}
+        self.generations: dict[ev.ModelId, int] = {}
+        """Those that were registered before the event in hand."""
         self.seen: dict[ev.SyncId, dict[ev.ModelId, int]] = {}
         self.has_overslept = False
         self.has_stopped = False
@@ -108,7 +111,9 @@ class Outside:
         """Give the core an event, and return the effects that it had."""
         self.history.append(event)
         self._note_question(event)
+        self.generations = {model.id: model.generation for model in self.core._registry.models.values()}
         self.effects = self.core.handle(event, self.now)
+        self.kinds.update(map(type, self.effects))
         self.core.check_invariants()
         for effect in self.effects:
             self._carry_out(effect)
@@ -166,8 +171,9 @@ class Outside:
         assert not living, f"nothing should live of {model_id}, but there are {living}"
 
     def _assert_nobody_reads(self, model_id: str) -> None:
-        readers: list[object] = [p for p in self.processes.values() if p.model_id == model_id and p.is_reading()]
-        readers += [f for f in self.finds if f.model_id == model_id and self.core.is_finding(model_id, f.generation)]
+        readers: list[object] = [p for p in self.processes.values() if is_in(p.model_id, model_id) and p.is_reading()]
+        finds = [find for find in self.finds if is_in(find.model_id, model_id)]
+        readers += [find for find in finds if self.core.is_finding(find.model_id, find.generation)]
         assert not readers, f"the files of {model_id} are moved under {readers}"
 
     def _carry_out(self, effect: fx.Effect) -> None:  # noqa: C901 - one case for each kind of effect
@@ -216,10 +222,9 @@ class Outside:
                 assert not process.is_killed, f"{process} was killed twice"
                 process.is_killed = True
             case fx.ScanDirectory(sync_id, loaded):
-                models = self.core._registry.models
-                self.seen[sync_id] = {model_id: models[model_id].generation for model_id, _ in loaded}
+                self.seen[sync_id] = {model_id: self.generations[model_id] for model_id, _ in loaded}
                 self.files.order_scan(effect)
-            case fx.NoteFailedEntry(model_id):
+            case fx.LeaveEntry(model_id):
                 self.files.noted.append(model_id)
             case fx.RememberSize():
                 self.files.remembered.append(effect)

@@ -197,3 +197,27 @@ def test_c08_a_load_and_a_call_join_the_load_of_a_deploy():
     assert host.answer(load).state == host.answer(retrieve).state == "READY"
     assert host.sent(call)
     assert host.is_waiting(commit)
+
+
+@pytest.mark.parametrize("stage", ["ordered", "spawned", "loading", "loaded"])
+def test_c30_a_worker_that_dies_in_any_stage_of_its_load_takes_the_files_with_it(host, stage):
+    commit = host.deploy_up_to("FINDING")
+    host.found()
+    steps = {"ordered": None, "spawned": host.spawned, "loading": host.greeted, "loaded": host.loaded}
+    for name, go_on in steps.items():
+        if go_on is not None:
+            go_on()
+        if name == stage:
+            break
+    host.exited("killed by SIGSEGV")
+    assert host.next_step() is None  # it may read the files until it is gone
+    host.gone()
+    assert host.next_step() is fx.UndoFiles
+    host.done()
+    assert "killed by SIGSEGV" in host.error(commit).message
+    assert (host.state(), is_clean(host)) == (None, True)
+
+
+def test_a_deploy_shows_its_model_and_its_step(host):
+    host.deploy_up_to("LOADING")
+    assert list(map(repr, host.core._deploying.deploys.values())) == ["<Deploy 1 of m LOADING>"]

@@ -156,7 +156,7 @@ def test_a_worker_that_could_not_be_spawned_after_all_ends_the_load_with_the_fir
     assert (host.state(), host.worker_state()) == (None, None)
 
 
-def test_who_comes_while_the_worker_of_a_failed_load_dies_gets_the_same_error(host):
+def test_c08_who_comes_while_the_worker_of_a_failed_load_dies_gets_the_same_error(host):
     first = host.up_to("LOADING")
     host.not_loaded(REFUSAL)
     loads, retrieves, at_once = host.load(client=BOB), host.retrieve(client=BOB), host.load(wait=False)
@@ -179,7 +179,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_after_a_failed_load_the_model_is_not_there_and_a_new_load_starts_afresh(name):
+def test_c10_after_a_failed_load_the_model_is_not_there_and_a_new_load_starts_afresh(name):
     stage, fail = FAILURES[name]
     host = Driver()
     first = host.up_to(stage)

@@ -24,6 +24,12 @@ def unloading(host):
     return model_of(host)
 
 
+def hold(host, model_id):
+    caller = host.caller()
+    call = ev.CallReceived(*caller, ev.ModelId(model_id), "predict", None, 1, None)
+    host.core._router.holding.hold(call, caller)
+
+
 DAMAGE = {
     "a DEAD worker is registered": (
         lambda host: setattr(worker_of(host), "state", WorkerState.DEAD),
@@ -93,6 +99,40 @@ DAMAGE = {
         lambda host: host.core._unloading.unload_alls.append(UnloadAll({"gone"})),
         "waits for models that are gone",
     ),
+    "a successor of nobody": (
+        lambda host: (
+            host.deploy_up_to("LOADING", replace=True),
+            host.core._registry.successors.__setitem__("x", host.core._registry.successors.pop("m")),
+        ),
+        "<Model m#2 LOADING .*> succeeds nobody",
+    ),
+    "a successor that is registered under another id": (
+        lambda host: (
+            host.deploy_up_to("LOADING", replace=True),
+            host.core._registry.successors.__setitem__("x", host.core._registry.successors.pop("m")),
+        ),
+        "<Model m#2 LOADING .*> is registered as x",
+    ),
+    "a caller that waits where it is not": (
+        lambda host: (host.load("x"), host.core._registry.models["x"].waiters.clear()),
+        "Caller.* waits where it is not",
+    ),
+    "a call that is held for a model that does not load": (
+        lambda host: hold(host, "nowhere"),
+        "calls are held for 'nowhere', which is not loading",
+    ),
+    "held bytes that do not add up": (
+        lambda host: setattr(host.core._router.holding, "bytes", 5),
+        "5 held bytes do not add up",
+    ),
+    "a deploy that reserves what is not reserved": (
+        lambda host: (host.deploy_up_to("INSTALLING", "x"), host.core._registry.reserved.clear()),
+        "<Deploy 1 of x INSTALLING> reserves what is not reserved",
+    ),
+    "an undeploy that reserves nothing": (
+        lambda host: (host.undeploy("x"), host.core._registry.reserved.clear()),
+        "<Undeploy 1 of x CHECKING> reserves nothing",
+    ),
     "an unload of all that waits for nothing": (
         lambda host: host.core._unloading.unload_alls.append(UnloadAll(set())),
         "waits for models that are gone",
@@ -125,6 +165,8 @@ def test_questions_change_nothing(host):
         lambda: host.core.story("m"),
         host.core.worker_count,
         lambda: host.core.is_idle(ev.WorkerId(1)),
+        lambda: host.core.is_finding(ev.ModelId("m"), 1),
+        lambda: host.core.degraded,
         host.core.next_deadline,
     ):
         assert ask() == ask()

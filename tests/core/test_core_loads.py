@@ -10,7 +10,7 @@ from driver import ALICE, BOB, METHODS, SPEC, Driver, memory_of, source_of
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.machine import Core
-from hostd.records import ModelInfo
+from hostd.records import ModelInfo, SizeEstimate
 from workers.wire.errors import (
     AlreadyExistsError,
     DeadlineExceededError,
@@ -20,7 +20,7 @@ from workers.wire.errors import (
 )
 
 
-def test_a_load_finds_spawns_loads_measures_and_only_then_answers(host):
+def test_c06_a_load_finds_spawns_loads_measures_and_only_then_answers(host):
     source = source_of("/models/m", "special", threads=2)
     caller = host.load("m", source)
     assert host.effects_of(fx.FindSpec) == [fx.FindSpec("m", 1, source, ev.Origin.REQUESTED)]
@@ -68,14 +68,49 @@ def test_a_worker_may_say_hello_before_its_process_is_known(host):
     assert host.answer(caller).workers[0].pid == 5001
 
 
-def test_a_model_whose_memory_cannot_be_read_is_ready_with_an_unknown_size(host):
+def test_c12_a_model_whose_memory_cannot_be_read_is_ready_with_an_unknown_size(host):
     caller = host.up_to("MEASURING")
     host.measured(memory=None)
     assert (host.answer(caller).state, host.answer(caller).size) == ("READY", None)
     assert host.answer(caller).size_source == "unknown"
 
 
-def test_a_sample_that_comes_before_the_model_is_loaded_does_not_make_it_ready(host):
+def test_c12_a_model_whose_memory_cannot_be_read_has_the_size_of_the_estimate_and_says_so(host):
+    caller = host.up_to("MEASURING")
+    host.measured(memory=None, estimate=SizeEstimate(5000, "remembered"))
+    assert (host.answer(caller).size, host.answer(caller).size_source) == (5000, "remembered")
+    assert host.effects_of(fx.RememberSize) == []
+    host.measured(memory=memory_of(4096))
+    host.measured(memory=None, estimate=SizeEstimate(5000, "remembered"))
+    model = host.core.get_model("m")
+    assert (model.size, model.size_source) == (4096, "measured")
+
+
+def test_c13_what_was_measured_is_remembered_with_the_path_and_the_specification(host):
+    host.up_to("MEASURING")
+    host.pass_time(2.5)
+    host.measured(memory=memory_of(4096))
+    assert host.effects_of(fx.RememberSize) == [fx.RememberSize("/models/m", SPEC, memory_of(4096), 2.5)]
+
+
+def test_c12_of_a_model_without_a_path_nothing_is_remembered(host):
+    host.load(source=source_of(None))
+    host.up()
+    assert host.state() == "READY"
+    assert host.files.remembered == []
+
+
+@pytest.mark.parametrize("field", ["finder", "initializer"])
+def test_c11_a_finder_and_an_initializer_named_for_a_load_are_part_of_what_is_asked_for(host, field):
+    source = source_of("/models/m")._replace(**{field: "mine"})
+    host.load(source=source)
+    assert host.finds[-1].source == source
+    error = host.error(host.load())
+    assert isinstance(error, AlreadyExistsError)
+    assert f"its {field} is 'mine', not None" in error.message
+
+
+def test_c12_a_sample_that_comes_before_the_model_is_loaded_does_not_make_it_ready(host):
     caller = host.up_to("LOADING")
     host.measured(memory=memory_of(77))
     assert host.worker_state() == "LOADING"
@@ -83,7 +118,7 @@ def test_a_sample_that_comes_before_the_model_is_loaded_does_not_make_it_ready(h
     assert host.core.get_model("m").size == 77
 
 
-def test_a_thousand_concurrent_loads_are_one_load_and_get_the_same_answer(host):
+def test_c08_a_thousand_concurrent_loads_are_one_load_and_get_the_same_answer(host):
     callers = [host.load() for _ in range(500)]
     host.found()
     callers += [host.load(client=BOB) for _ in range(500)]
@@ -96,7 +131,7 @@ def test_a_thousand_concurrent_loads_are_one_load_and_get_the_same_answer(host):
     assert len(callers) == 1000
 
 
-def test_a_load_of_what_is_loaded_answers_at_once_and_starts_nothing(host):
+def test_c07_a_load_of_what_is_loaded_answers_at_once_and_starts_nothing(host):
     host.up_to("READY")
     caller = host.load()
     assert host.answer(caller).state == "READY"
@@ -116,7 +151,7 @@ def test_a_load_of_what_is_loaded_answers_at_once_and_starts_nothing(host):
 )
 @pytest.mark.parametrize("stage", ["FINDING", "LOADING", "READY"])
 @pytest.mark.parametrize("wait", [True, False])
-def test_the_same_id_from_another_source_already_exists(host, other, difference, stage, wait):
+def test_c07_the_same_id_from_another_source_already_exists(host, other, difference, stage, wait):
     first = host.up_to(stage)
     error = host.error(host.load("m", other, wait=wait))
     assert isinstance(error, AlreadyExistsError)
@@ -125,7 +160,7 @@ def test_the_same_id_from_another_source_already_exists(host, other, difference,
     assert host.is_waiting(first) == (stage != "READY")
 
 
-def test_a_load_that_does_not_wait_is_answered_while_it_goes_on(host):
+def test_c09_a_load_that_does_not_wait_is_answered_while_it_goes_on(host):
     caller = host.load(wait=False)
     assert (host.answer(caller).state, host.answer(caller).generation) == ("LOADING", 1)
     assert host.finds
@@ -134,7 +169,7 @@ def test_a_load_that_does_not_wait_is_answered_while_it_goes_on(host):
     assert host.is_waiting(waiting)
 
 
-def test_retrieving_waits_for_a_load_that_nobody_waits_for(host):
+def test_c18_retrieving_waits_for_a_load_that_nobody_waits_for(host):
     host.load(wait=False)
     caller = host.retrieve(client=BOB)
     assert host.is_waiting(caller)
@@ -146,12 +181,12 @@ def test_retrieving_waits_for_a_load_that_nobody_waits_for(host):
     assert host.answer(caller).size == 9
 
 
-def test_retrieving_answers_at_once_what_is_ready(host):
+def test_c15_retrieving_answers_at_once_what_is_ready(host):
     host.up_to("READY")
     assert host.answer(host.retrieve()).state == "READY"
 
 
-def test_retrieving_what_is_not_loaded_names_what_is(host):
+def test_c16_retrieving_what_is_not_loaded_names_what_is(host):
     error = host.error(host.retrieve("nobody"))
     assert isinstance(error, NotFoundError)
     assert error.message == "there is no model 'nobody'; no model is loaded"

@@ -1,14 +1,32 @@
-"""What a model may be called."""
+"""What a model and its files may be called."""
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
 
 import pytest
 from driver import Driver
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostd.core.names import MAX_ID_BYTES, MAX_SEGMENT_BYTES, model_id_of
+from hostd.core.names import (
+    MAX_FILE_BYTES,
+    MAX_FILE_SEGMENT_BYTES,
+    MAX_FILE_SEGMENTS,
+    MAX_FILES,
+    MAX_ID_BYTES,
+    MAX_SEGMENT_BYTES,
+    check_files,
+    file_name_of,
+    folders_of,
+    model_id_of,
+)
 from workers.wire.errors import InvalidArgumentError
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "shell"))
+
+from path_corpus import FILE_VECTORS, ID_VECTORS
 
 LONGEST = "/".join(["a" * 170] * 3)[:MAX_ID_BYTES]
 
@@ -32,6 +50,12 @@ GOOD = [
     "%2F",
     "a:b",
     "con",
+    "col·lecció",
+    "ノート",
+    "〆切/\u4e3f",
+    "Ωμέγα",
+    "مدل/\u06f0",
+    "модель-1",
 ]
 
 BAD = [
@@ -65,6 +89,14 @@ BAD = [
     ("e\u0301", "normalised form"),
     ("Ⅳ", "normalised form"),
     ("\ud800", "not valid Unicode"),
+    ("m.", "a segment ends with a dot"),
+    ("a./b", "a segment ends with a dot"),
+    ("··", "only characters that look like dots"),
+    ("a/\u2219/b", "only characters that look like dots"),
+    ("..\u2044x", "looks like a slash"),
+    ("a\u2216b", "looks like a slash, a backslash"),
+    ("a\uff0fb", "looks like a slash"),
+    ("\u2024\u2024", "looks like a slash, a backslash or a dot"),
     ("a" * (MAX_SEGMENT_BYTES + 1), "a segment has more than 200 bytes"),
     ("é" * (MAX_SEGMENT_BYTES // 2 + 1), "a segment has more than 200 bytes"),
     ("b/" + "a" * (MAX_SEGMENT_BYTES + 1), "a segment has more than 200 bytes"),
@@ -106,6 +138,19 @@ def test_every_id_stays_below_the_directory_it_is_joined_to(name):
     assert not set(accepted) & set("\\\0\n\r")
 
 
+@pytest.mark.parametrize("name", ID_VECTORS.values(), ids=ID_VECTORS.keys())
+def test_c29_no_name_of_the_corpus_is_an_id(name):
+    with pytest.raises(InvalidArgumentError) as caught:
+        model_id_of(name)
+    assert len(caught.value.message) < 1500
+    assert caught.value.message.isprintable()
+
+
+def test_the_corpus_has_hundreds_of_different_names():
+    assert len(set(ID_VECTORS.values())) == len(ID_VECTORS) > 200
+    assert len(set(FILE_VECTORS.values())) == len(FILE_VECTORS) > 200
+
+
 @pytest.mark.parametrize("name", ["", "..", "/m"])
 def test_a_bad_id_is_neither_loaded_nor_retrieved(name):
     host = Driver()
@@ -113,3 +158,123 @@ def test_a_bad_id_is_neither_loaded_nor_retrieved(name):
     assert isinstance(host.error(host.retrieve(name)), InvalidArgumentError)
     assert host.finds == []
     assert host.core.list_models() == []
+
+
+GOOD_FILES = [
+    "model.py",
+    "weights/part-00001-of-00002.safetensors",
+    ".gitattributes",
+    ".cache/huggingface/x.lock",
+    "..a",
+    "a..b/c...d",
+    " leading space",
+    "with space inside.txt",
+    "e\u0301",
+    "½.bin",
+    "col·lecció",
+    "モデル/重み.bin",
+    "C:/x",
+    "~/x",
+    "-rf",
+    "*?",
+    "con",
+    ".hostd-staging2",
+    "hostd-staging",
+    "a" * MAX_FILE_SEGMENT_BYTES,
+    "/".join(["a"] * MAX_FILE_SEGMENTS),
+    ("a" * 127 + "/") * 7 + "a" * 128,
+]
+
+BAD_FILES = [
+    ("", "it is empty"),
+    (" \t", "it is empty"),
+    ("/etc/passwd", "an empty segment"),
+    ("a//b", "an empty segment"),
+    ("a/", "an empty segment"),
+    ("..", r"\.\. is no name of a file or folder"),
+    ("a/../b", r"\.\. is no name of a file or folder"),
+    ("./a", r"\. is no name of a file or folder"),
+    ("a ", "ends with white space"),
+    ("a /b", "ends with white space"),
+    ("a.", "ends with a dot"),
+    ("...", "ends with a dot"),
+    ("a\\b", "a backslash"),
+    ("a\0b", "control characters"),
+    ("a\u202eb", "control characters"),
+    ("a\udc80", "not valid Unicode"),
+    ("a\uff0fb", "looks like a slash"),
+    ("\u2026", "looks like a slash, a backslash or a dot"),
+    ("a/··", "only characters that look like dots"),
+    (".hostd-staging", "is the host's own"),
+    ("a/.Hostd-Staging/b", "is the host's own"),
+    ("a" * (MAX_FILE_SEGMENT_BYTES + 1), "a segment has more than 255 bytes"),
+    ("/".join(["a"] * (MAX_FILE_SEGMENTS + 1)), "33 folders deep"),
+    (("a" * 127 + "/") * 8 + "a", f"at most {MAX_FILE_BYTES} are allowed"),
+]
+
+
+@pytest.mark.parametrize("name", GOOD_FILES)
+def test_a_harmless_name_is_one_of_a_file(name):
+    assert file_name_of(name) == name
+
+
+@pytest.mark.parametrize(("name", "problem"), BAD_FILES)
+def test_c29_another_name_of_a_file_is_refused_and_told_why(name, problem):
+    with pytest.raises(InvalidArgumentError, match=problem) as caught:
+        file_name_of(name)
+    assert " cannot be the name of a file: " in caught.value.message
+    assert caught.value.message.isprintable()
+
+
+@pytest.mark.parametrize("name", FILE_VECTORS.values(), ids=FILE_VECTORS.keys())
+def test_c29_no_name_of_the_corpus_is_one_of_a_file(name):
+    with pytest.raises(InvalidArgumentError):
+        file_name_of(name)
+    with pytest.raises(InvalidArgumentError):
+        check_files(["model.yaml", name])
+
+
+@given(st.text(max_size=20) | st.text("a./\\ \n", max_size=8))
+def test_every_file_stays_below_its_model(name):
+    try:
+        accepted = file_name_of(name)
+    except InvalidArgumentError:
+        return
+    assert all(part and part not in {".", ".."} for part in accepted.split("/"))
+    assert not set(accepted) & set("\\\0\n\r")
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        ([], "at least one file"),
+        (["a", "a"], "'a' is given twice"),
+        (["x/a", "x/a", "b"], "'x/a' is given twice"),
+        (["a", "a/b"], "'a' is given as a file, and as the folder of another file"),
+        (["a/b/c", "a/b", "m"], "'a/b' is given as a file, and as the folder of another file"),
+        (["a/b", "a/c"], "all files are in folders"),
+        (["a/b", ".hidden"], "all files are in folders or hidden"),
+        (["a", 7], "must be a string, got int"),
+        (["a", None], "must be a string, got NoneType"),
+        (["a", b"b"], "must be a string, got bytes"),
+        ([str(i) for i in range(MAX_FILES + 1)], "may have 10000 files, and 10001 were given"),
+    ],
+    ids=str,
+)
+def test_c29_files_that_cannot_be_together_are_refused(names, problem):
+    with pytest.raises(InvalidArgumentError, match=problem):
+        check_files(names)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["a"], ["a", "A"], ["model.yaml", "x/a", "x/b", "X/a"], ["ab", "a/b", "abc"], [str(i) for i in range(MAX_FILES)]],
+    ids=lambda names: str(names)[:40],
+)
+def test_c29_files_that_can_be_together_are_accepted(names):
+    check_files(names)
+
+
+def test_folders_come_outermost_first():
+    assert folders_of("a/b/c") == ["a", "a/b"]
+    assert folders_of("a") == []

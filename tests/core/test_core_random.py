@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+import typing
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
+from outside import NOTES
 from world import MOVES, World
 
+from hostd.core import effects as fx
+from hostd.core import events as ev
 from hostd.core.lifecycle import MODEL_TRANSITIONS, WORKER_TRANSITIONS
 
 STEPS = 800
@@ -30,6 +34,16 @@ WEIGHTS = {
     "exit": 0.4,
     "vanish": 0.3,
     "pass_time": 1.5,
+    "oversleep": 0.1,
+    "ask_again": 0.3,
+    "deploy": 4,
+    "commit": 4,
+    "abort": 0.3,
+    "undeploy": 0.7,
+    "use_disk": 14,
+    "sync": 1,
+    "scan": 2,
+    "delay": 1,
 }
 """What leads on is likelier than what ends things, or no history would get far."""
 
@@ -50,9 +64,11 @@ NOT_YET_FOR_MODELS |= {("READY", "WORKER_LOST")}
 class Histories(RuleBasedStateMachine):
     """One rule for each of the world's moves; the rules of what may never happen are asserted by the world."""
 
+    is_lazy = False
+
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
+        self.world = World(is_lazy=self.is_lazy)
 
     def teardown(self) -> None:
         self.world.end(at_once=len(self.world.history) % 2 == 0)
@@ -69,16 +85,25 @@ def _rule_of(name: str, domains: dict[str, tuple[Any, ...]]) -> Any:
 for _name, _domains in MOVES.items():
     setattr(Histories, _name, _rule_of(_name, _domains))
 
-TestNoHistoryBreaksARule = Histories.TestCase
 # The same histories in every run: a failure that comes and goes helps nobody who only changed a page of text.
-TestNoHistoryBreaksARule.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, derandomize=True, database=None
-)
+SETTINGS = settings(max_examples=60, stateful_step_count=40, deadline=None, derandomize=True, database=None)
+
+
+class LazyHistories(Histories):
+    """The same with lazy loading."""
+
+    is_lazy = True
+
+
+TestNoHistoryBreaksARule = Histories.TestCase
+TestNoHistoryBreaksARule.settings = SETTINGS
+TestNoLazyHistoryBreaksARule = LazyHistories.TestCase
+TestNoLazyHistoryBreaksARule.settings = SETTINGS
 
 
 def history_of(seed: int) -> tuple[World, random.Random]:
     """Return a world after a random history, and the dice."""
-    dice, world = random.Random(seed), World()
+    dice, world = random.Random(seed), World(is_lazy=seed % 2 == 1)
     weights = [WEIGHTS.get(name, 1) * dice.choice(MOODS) for name in MOVES]
     for name in dice.choices(list(MOVES), weights, k=STEPS):
         getattr(world, name)(**{argument: dice.choice(domain) for argument, domain in MOVES[name].items()})
@@ -99,13 +124,29 @@ def test_the_same_seed_makes_the_same_history():
 
 def test_random_histories_get_everywhere():
     """A simulation that never reaches a state proves nothing about it."""
-    announced = []
+    announced, events, effects, ends = [], set(), set(), set()
     for seed in range(40):
         world, _ = history_of(seed)
         world.end(at_once=True)
         announced += world.announced
+        events |= {type(event) for event in world.history}
+        effects |= world.kinds
+        for operation in world.files.operations.values():
+            ends.add((operation.requested is not None, *(kind.__name__ for kind in operation.ordered)))
     workers = {(event.old, event.cause) for event in announced if event.subject == "worker"}
     stays = {("LOADING", "LOADED"), ("KILLING", "EXITED")}  # rows that change nothing are not announced
     assert {(old.value, why.value) for old, why in WORKER_TRANSITIONS} - workers - stays <= NOT_YET_FOR_WORKERS
-    models = {(event.old, event.cause) for event in announced if event.subject == "model"}
+    models = {(event.old, event.cause) for event in announced if event.subject == "model" and event.cause not in NOTES}
     assert {(old.value, why.value) for old, why in MODEL_TRANSITIONS} - models == NOT_YET_FOR_MODELS
+    assert set(NOTES) <= {event.cause for event in announced}
+    assert set(typing.get_args(ev.Event)) - events == set()
+    assert set(typing.get_args(fx.Effect)) - effects == set()
+    stages, undone = ("StageFiles", "InstallFiles", "ConfirmFiles"), "UndoFiles"
+    assert {(True, *stages[:steps], undone) for steps in (1, 2, 3)} | {(True, *stages)} <= ends
+    assert {(False, "CheckFiles"), (False, "CheckFiles", "RemoveFiles")} <= ends
+    reasons = {event.reason.rstrip("0123456789") for event in announced if event.cause == "UNLOAD"}
+    assert {
+        "replaced by generation ",
+        "undeploy requested",
+        "its files are gone from the models directory",
+    } <= reasons

@@ -9,7 +9,7 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.lifecycle import WorkerInput
 from hostd.core.loading import WorkerTimer
-from workers.wire.errors import ResourceExhaustedError
+from workers.wire.errors import ModelError, ResourceExhaustedError
 
 FIRST, SECOND = ev.WorkerId(1), ev.WorkerId(2)
 
@@ -25,7 +25,7 @@ def host() -> Driver:
     host.spawned()
     host.greeted()
     host.feed(ev.WorkerLoaded(worker.id, "python", METHODS, "predict"))
-    host.processes[worker.id].is_sampled = True
+    host.processes[worker.id].has_loaded = host.processes[worker.id].is_sampled = True
     registry.move_worker(worker, WorkerInput.MEASURED, "as `load_succeeded` will do for replicas")
     registry.timers.cancel(WorkerTimer(worker.id))
     host.core.check_invariants()
@@ -89,3 +89,19 @@ def test_unloading_a_degraded_model_waits_for_the_dying_worker_too(host):
     assert host.is_waiting(caller)
     host.gone(FIRST)
     assert host.answer(caller).processes == 2
+
+
+def test_a_try_of_a_successor_ends_with_the_last_of_its_workers(host):
+    commit = host.deploy_up_to("LOADING", replace=True)
+    registry = host.core._registry
+    model, third = registry.successors["m"], host.worker
+    fourth = registry.new_worker(model)
+    host._carry_out(fx.SpawnWorker(fourth.id, model.id, SPEC))
+    host.spawned()
+    host.not_loaded(ModelError("no weights"), third)
+    registry.kill(fourth, "as `load_failed` will do for replicas")
+    host.gone(third)
+    assert host.is_waiting(commit)
+    assert host.next_step() is None
+    host.gone(fourth.id)
+    assert host.next_step() is fx.UndoFiles

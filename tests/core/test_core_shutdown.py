@@ -21,7 +21,7 @@ def test_a_signal_stops_an_empty_host_at_once(host):
     assert host.effects == [fx.Stop()]
 
 
-def test_shutdown_drains_unloads_answers_and_stops_in_this_order(host):
+def test_c34_shutdown_drains_unloads_answers_and_stops_in_this_order(host):
     waiting = host.up_to("LOADING", "loading")
     host.up_to("READY", "busy")
     call = host.call("busy")
@@ -83,7 +83,7 @@ def test_a_call_of_a_killed_worker_may_still_be_answered_before_the_proof(host):
     assert host.answer(call) == "in time"
 
 
-def test_a_second_signal_does_not_wait_for_the_drain(host):
+def test_c34_a_second_signal_does_not_wait_for_the_drain(host):
     host.up_to("READY", "busy")
     host.up_to("READY", "idle")
     call = host.call("busy")

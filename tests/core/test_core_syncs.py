@@ -123,7 +123,7 @@ def test_c25_a_bad_entry_stops_no_other_and_is_noted(host):
     host.scanned(("bad", "good"))
     host.finds.sort(key=lambda find: find.model_id == "bad")
     host.not_found(REFUSAL)
-    assert host.effects_of(fx.NoteFailedEntry) == [fx.NoteFailedEntry("bad")]
+    assert host.effects_of(fx.LeaveEntry) == [fx.LeaveEntry("bad")]
     host.up("good")
     assert host.answer(caller) == SyncReport(loaded=("good",), failed={"bad": "no weights"})
 

@@ -269,3 +269,39 @@ def test_the_operations_on_different_ids_do_not_wait_for_each_other(host):
     assert host.answer(second).model_id == "b"
     assert host.is_waiting(first)
     assert repr(next(iter(host.core._undeploying.undeploys.values()))) == "<Undeploy 1 of a CHECKING>"
+
+
+@pytest.mark.parametrize("step", ["INSTALLING", "FINDING", "LOADING", "CONFIRMING"])
+def test_c17_a_directory_is_not_replaced_while_a_model_is_deployed_below_it(step):
+    host = Driver()
+    host.deploy("team", replace=True, client=BOB)
+    host.done()
+    host.deploy_up_to(step, "team/model")
+    commit = host.commit(1, client=BOB)
+    assert host.effects == [fx.UndoFiles(1)]
+    host.done(1)
+    assert isinstance(host.error(commit), FailedPreconditionError)
+
+
+@pytest.mark.parametrize("stage", ["FINDING", "LOADING", "READY"])
+def test_c17_a_directory_is_not_replaced_while_a_model_below_it_is_loaded(host, stage):
+    host.up_to(stage, "team/model")
+    host.deploy_up_to("UPLOADING", "team", replace=True)
+    commit = host.commit()
+    assert host.next_step() is fx.UndoFiles
+    host.done()
+    assert isinstance(host.error(commit), FailedPreconditionError)
+
+
+@pytest.mark.parametrize("step", ["FINDING", "LOADING"])
+def test_c17_nothing_is_removed_from_a_directory_that_is_being_deployed(step):
+    host = Driver()
+    host.deploy_up_to(step, "team")
+    assert isinstance(host.error(host.undeploy("team/model", client=BOB)), FailedPreconditionError)
+
+
+@pytest.mark.parametrize("step", ["INSTALLING", "CONFIRMING"])
+def test_c17_nothing_is_removed_from_a_directory_that_is_being_moved(step):
+    host = Driver()
+    host.deploy_up_to(step, "team")
+    assert isinstance(host.error(host.undeploy("team/model", client=BOB)), FailedPreconditionError)

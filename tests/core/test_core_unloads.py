@@ -11,11 +11,11 @@ from hostd.records import UnloadReport
 from workers.wire.errors import AbortedError, DeadlineExceededError, FailedPreconditionError, ModelError, NotFoundError
 
 
-def test_unloading_what_is_not_loaded_reports_nothing_and_is_no_error(host):
+def test_c20_unloading_what_is_not_loaded_reports_nothing_and_is_no_error(host):
     assert host.answer(host.unload("nobody")) == UnloadReport("nobody")
 
 
-def test_an_unload_is_answered_after_the_proof_and_reports_what_came_back(host):
+def test_c20_an_unload_is_answered_after_the_proof_and_reports_what_came_back(host):
     host.up_to("READY")
     host.measured(memory=memory_of(4096, processes=3))
     caller = host.unload()
@@ -38,7 +38,7 @@ def test_an_unload_of_a_model_that_was_never_measured_reports_no_size(host):
     assert host.answer(caller).size_bytes == 0
 
 
-def test_unloading_while_finding_ends_at_once_and_a_late_finder_changes_nothing(host):
+def test_c21_unloading_while_finding_ends_at_once_and_a_late_finder_changes_nothing(host):
     waiting = host.up_to("FINDING")
     caller = host.unload()
     assert host.answer(caller) == UnloadReport("m")
@@ -51,7 +51,7 @@ def test_unloading_while_finding_ends_at_once_and_a_late_finder_changes_nothing(
 
 
 @pytest.mark.parametrize("stage", ["SPAWNING", "STARTED", "LOADING", "MEASURING"])
-def test_unloading_while_loading_cancels_the_load_at_once(host, stage):
+def test_c21_unloading_while_loading_cancels_the_load_at_once(host, stage):
     waiting = host.up_to(stage)
     also_waiting = host.retrieve(timeout_s=5, client=BOB)
     caller = host.unload()
@@ -144,7 +144,7 @@ def test_an_unload_goes_on_when_its_client_vanishes(host):
 # Draining
 
 
-def test_calls_in_flight_finish_before_the_worker_is_killed(host):
+def test_c22_calls_in_flight_finish_before_the_worker_is_killed(host):
     host.up_to("READY")
     first, second = host.call(), host.call()
     caller = host.unload()
@@ -163,7 +163,7 @@ def test_calls_in_flight_finish_before_the_worker_is_killed(host):
     assert host.core.next_deadline() is None
 
 
-def test_calls_are_refused_from_the_moment_of_the_unload(host):
+def test_c22_calls_are_refused_from_the_moment_of_the_unload(host):
     host.up_to("READY")
     host.call()
     host.unload()
@@ -172,7 +172,7 @@ def test_calls_are_refused_from_the_moment_of_the_unload(host):
     assert error.message == "model 'm' is UNLOADING (unload requested): load it again when that is done"
 
 
-def test_calls_that_do_not_finish_in_time_are_aborted_and_the_worker_killed(host):
+def test_c22_calls_that_do_not_finish_in_time_are_aborted_and_the_worker_killed(host):
     host.up_to("READY")
     finishing, hanging = host.call(), host.call()
     host.unload()
@@ -251,11 +251,11 @@ def test_what_was_drained_in_time_is_not_killed_again(host):
 # All of them
 
 
-def test_unloading_all_of_nothing_is_answered_at_once(host):
+def test_c23_unloading_all_of_nothing_is_answered_at_once(host):
     assert host.answer(host.unload_all()) == []
 
 
-def test_unloading_all_goes_on_in_parallel_and_reports_each(host):
+def test_c23_unloading_all_goes_on_in_parallel_and_reports_each(host):
     waiting = host.up_to("FINDING", "finding")
     host.finds.clear()
     host.up_to("READY", "idle")

@@ -2,40 +2,51 @@
 
 Every move takes plain values from a small domain (`MOVES`), so hypothesis and a seeded random generator play the same
 game. `n` picks one of those to whom it could happen; if there is none, nothing happens. Beside what `Outside` asserts,
-a `World` knows what a client may be told: see `_note_answer` and `call`.
+a `World` knows what a client may be told: see `_note_answer` and `call`. What has to do with files is in
+`world_of_files`. There are worlds with lazy loading and worlds without.
 """
 
 from __future__ import annotations
 
-import itertools
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+import dataclasses
+from typing import TYPE_CHECKING, Any, Final
 
 from driver import METHODS, SPEC, memory_of, source_of
-from outside import Asked, Outside, Process, Said, Stage
+from endings import finish
+from outside import Asked, Process, Said, Stage
+from world_of_files import BOOL, CLIENTS, MODELS, MOVES_OF_FILES, NESTED, RETRIES, TIMEOUTS_S, N, WorldOfFiles
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.machine import Core
 from hostd.core.registry import CoreConfig
-from hostd.records import ModelInfo, UnloadReport
-from workers.wire.errors import HostError, InternalError, ModelError
+from hostd.records import ModelInfo, SyncReport, UnloadReport
+from workers.wire.errors import HostError, InternalError, InvalidArgumentError, ModelError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-T = TypeVar("T")
-
-CONFIG = CoreConfig(max_in_flight=3, max_in_flight_bytes=10, story_length=8, stories_kept=1)
-MODELS = tuple(map(ev.ModelId, ("a", "b", "c/d")))
-CLIENTS = tuple(map(ev.ClientId, (b"alice", b"bob", b"carol")))
-TIMEOUTS_S = (None, None, 0.0, 2.0, 20.0, 700.0)
-SOURCES = (source_of("/x"), source_of("/x"), source_of("/y"))
-N = tuple(range(6))
-BOOL = (False, True)
+CONFIG = CoreConfig(
+    max_in_flight=3,
+    max_in_flight_bytes=10,
+    story_length=8,
+    stories_kept=1,
+    models_dir="/models",
+    lazy_load_retries=1,
+    retry_backoff_s=0.5,
+)
+SOURCES = (source_of("/x"), source_of("/x"), source_of("/models/a"), source_of(None))
 
 MOVES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
-    "load": {"model_id": MODELS, "source": SOURCES, "wait": BOOL, "timeout_s": TIMEOUTS_S, "client": CLIENTS},
-    "retrieve": {"model_id": MODELS, "timeout_s": TIMEOUTS_S, "client": CLIENTS},
+    "load": {
+        "model_id": NESTED,
+        "source": SOURCES,
+        "wait": BOOL,
+        "retries": RETRIES,
+        "timeout_s": TIMEOUTS_S,
+        "client": CLIENTS,
+    },
+    "retrieve": {"model_id": NESTED, "timeout_s": TIMEOUTS_S, "client": CLIENTS},
     "unload": {"model_id": MODELS, "timeout_s": TIMEOUTS_S, "client": CLIENTS},
     "unload_all": {"timeout_s": TIMEOUTS_S, "client": CLIENTS},
     "shut_down": {"client": (*CLIENTS, None), "at_once": BOOL},
@@ -47,10 +58,12 @@ MOVES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
         "client": CLIENTS,
     },
     "call_again": {"n": N, "model_id": MODELS},
+    "ask_again": {"n": N, "is_shutdown": (False, False, False, True)},
     "cancel": {"n": N},
     "grant_credit": {"n": N},
     "vanish": {"client": CLIENTS},
-    "find": {"n": N, "is_good": (True, True, True, False)},
+    "find": {"n": N, "how": ("found", "found", "found", "ephemeral", "nothing", "wrong")},
+    "delay": {"n": N},
     "go_on": {"n": N},
     "fail_to_spawn": {"n": N},
     "refuse_load": {"n": N},
@@ -63,23 +76,32 @@ MOVES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
     "exit": {"n": N},
     "prove": {"n": N},
     "pass_time": {"seconds": (0.0, 0.1, 0.1, 1.0, 1.0, 11.0, 31.0, 601.0)},
+    "oversleep": {"seconds": (1.0, 11.0, 601.0)},
+    **MOVES_OF_FILES,
 }
 
 
-class World(Outside):
+class World(WorldOfFiles):
     """A core and everybody around it."""
 
-    def __init__(self) -> None:
-        super().__init__(Core(CONFIG))
-        self._ids = itertools.count(1)
-        self.asked: dict[ev.Caller, ev.Event] = {}
+    def __init__(self, *, is_lazy: bool) -> None:
+        super().__init__(Core(dataclasses.replace(CONFIG, lazy_load=is_lazy)))
+        self.is_lazy = is_lazy
 
     # Clients
 
     def load(
-        self, model_id: ev.ModelId, source: ev.LoadSource, wait: bool, timeout_s: Any, client: ev.ClientId
+        self,
+        model_id: ev.ModelId,
+        source: ev.LoadSource,
+        wait: bool,
+        retries: int | None,
+        timeout_s: float | None,
+        client: ev.ClientId,
     ) -> None:
-        self._ask(lambda caller, at_s: ev.LoadRequested(caller, model_id, source, wait, at_s), client, timeout_s)
+        self._ask(
+            lambda caller, at_s: ev.LoadRequested(caller, model_id, source, wait, at_s, retries), client, timeout_s
+        )
 
     def retrieve(self, model_id: ev.ModelId, timeout_s: float | None, client: ev.ClientId) -> None:
         self._ask(lambda caller, at_s: ev.RetrieveRequested(caller, model_id, at_s), client, timeout_s)
@@ -99,8 +121,9 @@ class World(Outside):
     def call(
         self, model_id: ev.ModelId, method: str, timeout_s: float | None, size_bytes: int, client: ev.ClientId
     ) -> None:
-        model, bytes_before = self.core.get_model(model_id), self.core._router.in_flight_bytes
-        self._ask(
+        model, router = self.core.get_model(model_id), self.core._router
+        bytes_before = router.in_flight_bytes + router.holding.bytes
+        caller = self._ask(
             lambda caller, at_s: ev.CallReceived(
                 caller.client, caller.request_id, model_id, method, at_s, size_bytes, Asked(caller, caller.request_id)
             ),
@@ -115,15 +138,31 @@ class World(Outside):
             and model.workers[0].in_flight < CONFIG.max_in_flight
             and bytes_before + size_bytes <= CONFIG.max_in_flight_bytes
         )
-        assert [type(effect) for effect in self.effects] == [fx.ForwardCall if is_welcome else fx.AnswerError]
+        if caller in router.holding.by_caller:
+            assert self.is_lazy
+            assert not is_welcome
+            assert self.core._registry.models[model_id].state.value == "LOADING"
+            return
+        kinds = [type(effect) for effect in self.effects if not isinstance(effect, (fx.FindSpec, fx.Announce))]
+        assert kinds == [fx.ForwardCall if is_welcome else fx.AnswerError]
+        assert self.is_lazy or len(self.effects) == 1
 
     def call_again(self, n: int, model_id: ev.ModelId) -> None:
-        """Use the request id of a call in flight once more."""
-        caller = self._pick(n, sorted(self.core._router.by_caller))
+        """Use the request id of a call in flight, or one that is held, once more."""
+        router = self.core._router
+        caller = self._pick(n, sorted([*router.by_caller, *router.holding.by_caller]))
         if caller is not None:
             payload = Asked(caller, caller.request_id)
             self.feed(ev.CallReceived(*caller, model_id, "predict", None, 1, payload))
             assert [type(effect) for effect in self.effects] == [fx.AnswerError]
+
+    def ask_again(self, n: int, is_shutdown: bool) -> None:
+        """Use the request id of a request that waits once more."""
+        caller = self._pick(n, sorted(self.core._registry.waiting._places))
+        if caller is not None:
+            self.feed(ev.ShutdownRequested(caller) if is_shutdown else ev.UnloadAllRequested(caller, None))
+            assert [type(effect) for effect in self.effects] == [fx.AnswerError]
+            assert isinstance(self.answers[caller].pop(), InvalidArgumentError)
 
     def cancel(self, n: int) -> None:
         caller = self._pick_caller(n)
@@ -140,13 +179,24 @@ class World(Outside):
 
     # Finders, processes, workers
 
-    def find(self, n: int, is_good: bool) -> None:
+    def find(self, n: int, how: str) -> None:
+        """Let a finder answer, perhaps one that nobody waits for any more."""
+        find = self._pick(n, self.finds)
+        if find is None:
+            return
+        self.finds.remove(find)
+        about, path = (find.model_id, find.generation), find.source.path
+        if how in ("found", "ephemeral"):
+            is_ephemeral = how == "ephemeral" and find.origin is ev.Origin.LAZY
+            self.feed(ev.SpecFound(*about, SPEC, str(find.model_id) if is_ephemeral else path))
+        else:
+            error = NotFoundError("nothing is there") if how == "nothing" else ModelError("no finder knows this")
+            self.feed(ev.SpecRefused(*about, error))
+
+    def delay(self, n: int) -> None:
         find = self._pick(n, self.finds)
         if find is not None:
-            self.finds.remove(find)
-            error = ModelError("no finder knows this")
-            about = (find.model_id, find.generation)
-            self.feed(ev.SpecFound(*about, SPEC, find.source.path) if is_good else ev.SpecRefused(*about, error))
+            self.feed(ev.SpecDelayed(find.model_id, find.generation, "it is being written"))
 
     def go_on(self, n: int) -> None:
         """Let a process do what comes next in a good life."""
@@ -229,70 +279,81 @@ class World(Outside):
     # The end
 
     def end(self, at_once: bool) -> None:
-        """Shut down, let the system prove every death, and see that nothing is left."""
+        """Shut down, let the system prove every death and the disk do its work, and see that nothing is left."""
         self.feed(ev.ShutdownRequested(None, at_once))
+        if at_once:
+            self.scan(2, 1, is_readable=True)
         self.pass_time(CONFIG.drain_timeout_s)
         for process in self.processes.values():
             if process.stage is Stage.ORDERED:
                 process.stage = Stage.RUNNING
                 self.feed(ev.WorkerSpawned(process.id, 5000 + process.id))
-        while any(process.stage is not Stage.GONE for process in self.processes.values()):
-            before = len(self.history)
-            self.prove(0)
-            assert len(self.history) > before, "a process lives that nobody was told to kill"
+        finish(self)
+        living = [process for process in self.processes.values() if process.is_alive()]
+        assert not living, f"{living} live, and nobody was told to kill them"
         assert self.has_stopped
         assert not +self.open
+        while self.finds:
+            self.find(0, "found")
+            assert self.effects == [], "a finder's answer after the end has effects"
+        self.scan(2, 1, is_readable=True)
+        assert not any(isinstance(effect, fx.ScanDirectory) for effect in self.effects)
         self._assert_empty()
 
     def _assert_empty(self) -> None:
-        registry, router, unloading = self.core._registry, self.core._router, self.core._unloading
-        left = [registry.models, registry.workers, registry.timers, registry.effects, router.calls, router.by_caller]
+        core, registry, router = self.core, self.core._registry, self.core._router
+        left = [
+            *(registry.models, registry.successors, registry.reserved, registry.files_in_work, registry.workers),
+            *(registry.timers, registry.effects, registry.waiting, router.calls, router.by_caller),
+            *(router.holding.by_caller, router.holding._by_model, core._deploying.deploys, core._undeploying.undeploys),
+            *(core._syncing._queue, core._unloading.unload_alls, core._unloading.shutdown_waiters),
+        ]
+        left += [sync.waiters for sync in core._syncing._syncs.values()]
         assert not any(map(len, left)), left
-        assert (router.in_flight_bytes, unloading.unload_alls, unloading.shutdown_waiters) == (0, [], {})
-        assert len(registry.stories) <= CONFIG.stories_kept + 1
+        assert (router.in_flight_bytes, router.holding.bytes) == (0, 0)
+        # What is never told is forgotten without a look at what else is kept.
+        assert self.is_lazy or len(registry.stories) <= CONFIG.stories_kept + 1
         assert self.core.next_deadline() is None
 
-    # How a move is made
-
-    def _ask(
-        self, event_of: Callable[[ev.Caller, float | None], ev.Event], client: ev.ClientId, timeout_s: float | None
-    ) -> None:
-        caller = ev.Caller(client, next(self._ids))
-        event = self.asked[caller] = event_of(caller, None if timeout_s is None else self.now + timeout_s)
-        self.feed(event)
+    # What clients are told
 
     def _note_answer(self, caller: ev.Caller, answer: object) -> None:
         super()._note_answer(caller, answer)
         assert not isinstance(answer, InternalError), answer
         if isinstance(answer, HostError):
             return
-        match self.asked[caller]:
-            case ev.LoadRequested(model_id=model_id, wait=wait, source=source):
+        event = self.asked[caller]
+        match event:
+            case ev.LoadRequested(source=source, wait=wait):
                 assert isinstance(answer, ModelInfo)
-                assert (answer.id, answer.path) == (model_id, source.path)
+                assert answer.path in (source.path, event.model_id)  # the latter for an ephemeral model
                 assert answer.state in (("READY",) if wait else ("READY", "LOADING"))
-            case ev.RetrieveRequested(model_id=model_id):
+            case ev.RetrieveRequested():
                 assert isinstance(answer, ModelInfo)
-                assert (answer.id, answer.state) == (model_id, "READY")
-            case ev.UnloadRequested(model_id=model_id):
-                assert isinstance(answer, UnloadReport)
-                assert answer.model_id == model_id
+                assert answer.state == "READY"
             case ev.UnloadAllRequested():
                 assert isinstance(answer, list)
                 assert len({report.model_id for report in answer}) == len(answer)
-            case ev.ShutdownRequested():
-                assert answer is None
+            case ev.SyncRequested(wait=True):
+                assert isinstance(answer, SyncReport)
+                self._assert_unloaded(caller, answer)
             case ev.CallReceived():
                 assert answer == "said"
+            case _:
+                assert isinstance(answer, _ANSWERS[type(event)])
+        if isinstance(answer, ModelInfo):
+            asked_id = getattr(event, "model_id", answer.id)  # a commit names its upload
+            assert answer.id == asked_id
+
+    def _assert_unloaded(self, caller: ev.Caller, report: SyncReport) -> None:
+        gone = {self.seen[self.sync_of[caller]][ev.ModelId(model_id)] for model_id in report.unloaded}
+        living = [process for process in self.processes.values() if process.is_alive() and process.generation in gone]
+        assert not living, f"{report}, but there are {living}"
 
     def _sample(self, process: Process, is_readable: bool) -> None:
         process.is_sampled = process.has_loaded
         process.samples_due = 0
         self.feed(ev.WorkerMeasured(process.id, memory_of(1000) if is_readable else None))
-
-    def _pick(self, n: int, candidates: Iterable[T]) -> T | None:
-        found = list(itertools.islice(candidates, 100))
-        return found[n % len(found)] if found else None
 
     def _pick_caller(self, n: int) -> ev.Caller | None:
         """Return one whose call is in flight, or sometimes one that asked for something else or waits no more."""
@@ -301,6 +362,17 @@ class World(Outside):
 
     def _pick_process(self, n: int, is_candidate: Callable[[Process], bool]) -> Process | None:
         return self._pick(n, filter(is_candidate, reversed(self.processes.values())))
+
+
+_ANSWERS: Final = {
+    ev.UnloadRequested: UnloadReport,
+    ev.UndeployRequested: UnloadReport,
+    ev.ShutdownRequested: type(None),
+    ev.DeployRequested: dict,
+    ev.DeployCommitRequested: ModelInfo,
+    ev.DeployAbortRequested: type(None),
+    ev.SyncRequested: SyncReport,
+}
 
 
 def _can_go_on(process: Process) -> bool:

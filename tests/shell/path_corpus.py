@@ -11,7 +11,10 @@ import hashlib
 import os
 import socket
 import stat
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 STAGING = ".hostd-staging"
 

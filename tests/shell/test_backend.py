@@ -16,6 +16,7 @@ from hostd.shell.backend import Backend
 from hostd.shell.sockets import Pump, RouterSocket
 from workers.wire import frames as wire
 from workers.wire import messages as msg
+from workers.wire.codec import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +38,7 @@ class Back:
             f"ipc://{directory}/w.ipc",
             self.backend.on_message,
             self.backend.on_unsent,
-            max_frame_bytes=1 << 20,
+            max_frame_bytes=4 << 20,
         )
         self.token = self.backend.admit(WORKER)
         self.peer = context.socket(zmq.DEALER)
@@ -112,12 +113,12 @@ def test_what_was_loaded_is_described(back: Back) -> None:
         {"methods": {"a": {**METHOD, "doc": None}}, "loader": "x", "default_method": None},
         {"methods": {7: METHOD}, "loader": "x", "default_method": None},
         {"methods": {"a": 7}, "loader": "x", "default_method": None},
-        {"methods": {str(n): METHOD for n in range(10_001)}, "loader": "x", "default_method": None},
+        {"methods": {str(n): METHOD for n in range(msg.MAX_METHODS + 1)}, "loader": "x", "default_method": None},
     ],
     ids=range(10),
 )
 def test_a_malformed_description_is_dropped(back: Back, body: dict[str, Any]) -> None:
-    back.say(msg.pack_map(msg.LOADED, 0, body))
+    back.say(wire.pack(msg.LOADED, 0, body=encode(body)[0]))
     assert (back.events, back.backend.dropped) == ([], 1)
 
 
@@ -154,6 +155,30 @@ def test_nonsense_is_dropped_and_logged_once(back: Back, frames: list[bytes], ca
     assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (msg.WORKER_HELLO, {"versions": [wire.VERSION], "more": [[]] * 1000}),
+        (msg.WORKER_HELLO, {"versions": [wire.VERSION], "more": "x" * 20_000}),
+        (msg.LOADED, {"methods": {}, "loader": "x" * 600_000, "default_method": None}),
+        (msg.LOADED, {"methods": {}, "loader": "x", "default_method": None, "more": [[[]] * 50] * 400}),
+        (msg.LAST_WORDS, {"status": 14, "kind": "", "message": "", "details": {"d": [[[]] * 4000] * 3}}),
+        (msg.LAST_WORDS, {"status": 14, "kind": "", "message": "", "details": {"d": "x" * (1 << 20)}}),
+        (99, {}),
+    ],
+    ids=range(7),
+)
+def test_what_would_hold_everybody_up_is_dropped(back: Back, kind: int, body: dict[str, Any]) -> None:
+    back.say(wire.pack(kind, 0, body=encode(body)[0]))
+    assert (back.events, back.backend.dropped) == ([], 1)
+
+
+def test_a_load_error_that_would_hold_everybody_up_becomes_one_that_says_so(back: Back) -> None:
+    for detail in ([[[]] * 4000] * 3, "x" * (1 << 20)):
+        back.say(wire.pack(msg.ERROR, 0, body=encode([2, "ModelError", "m", {"d": detail}])[0]))
+        assert "cannot be read" in back.events.pop().error.message
+
+
 def test_malformed_errors_are_errors_all_the_same(back: Back) -> None:
     for body in (b"", b"\xc1", b"\x01", b"\x94\x01\x02\x03\x04"):
         back.say(wire.pack(msg.ERROR, 0, body=body))
@@ -187,9 +212,12 @@ def test_cancels_and_credits_and_loads_reach_the_worker(back: Back) -> None:
     spec = ev.LoadingSpec("python", {"n": 1}, None, {}, ("predict",), "predict")
     back.backend.load(fx.SendLoad(WORKER, MODEL, "/path", spec))
     request = msg.unpack_map(back.hear())
+    assert request["initializer"] is None
     assert request["model_id"] == "m"
     assert (request["path"], request["loader"], request["options"]) == ("/path", "python", {"n": 1})
     assert (request["methods"], request["default_method"]) == (["predict"], "predict")
+    back.backend.load(fx.SendLoad(WORKER, MODEL, "/path", spec._replace(initializer=("my:own", {"n": 2}))))
+    assert msg.unpack_map(back.hear())["initializer"] == ["my:own", {"n": 2}]
 
 
 def test_a_call_to_a_worker_without_connection_is_reported(back: Back) -> None:

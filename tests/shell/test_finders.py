@@ -127,7 +127,7 @@ def test_a_path_that_is_not_there_is_shown(tmp_path):
 
 def test_a_path_that_cannot_be_looked_at_is_a_typed_error(tmp_path):
     with pytest.raises(InvalidArgumentError, match="null byte"):
-        find_spec("m", "a\0b")
+        find_spec("m", "/a\0b")
     with pytest.raises(FailedPreconditionError, match="too long"):
         find_spec("m", str(tmp_path / ("x" * 300)))
     (tmp_path / "loop").symlink_to("loop")
@@ -267,9 +267,14 @@ def test_the_interpreter_may_be_absolute_and_stays_a_link(tmp_path, monkeypatch)
     assert spec_of(tmp_path, "loader: python\npython: ./py").python == str(tmp_path / "py")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert spec_of(tmp_path, "loader: python\npython: ~/py").python == str(tmp_path / "py")
-    made(tmp_path, yaml="loader: python\npython: ./py")
-    monkeypatch.chdir(tmp_path)
-    assert find_spec("m", ".").python == str(tmp_path / "py")
+
+
+def test_a_path_in_the_hosts_own_working_directory_is_nobodys_model(tmp_path, monkeypatch):
+    made(tmp_path, "model.py")
+    monkeypatch.chdir(tmp_path.parent)
+    for path in (tmp_path.name, f"./{tmp_path.name}", "."):
+        with pytest.raises(NotFoundError, match="nothing at"):
+            find_spec("m", path)
 
 
 BAD = [

@@ -64,6 +64,17 @@ def test_a_verb_is_found_by_name_and_gets_its_arguments() -> None:
         verbs(CALLER, "do", envelope._replace(body=b"\x91\x01"), None)
 
 
+def test_arguments_that_would_hold_everybody_up_are_refused_unread() -> None:
+    heard: list[Request] = []
+    verbs = Verbs({name: Verb(Role.USE, heard.append) for name in ("do", "deploy_begin")})
+    for arguments in ({"a": "x" * 300_000}, {"a": [[["x"] * 2] * 3000] * 4}, {"files": [["x", 1]] * 10_000}):
+        frames = msg.pack_map(msg.VERB, 7, arguments)
+        with pytest.raises(hostd.InvalidArgumentError, match=r"are allowed here|over a limit"):
+            verbs(CALLER, "do", wire.unpack(frames), None)
+    verbs(CALLER, "deploy_begin", wire.unpack(frames), None)
+    assert heard == [Request(CALLER, arguments, None)]
+
+
 def test_a_load_takes_its_defaults() -> None:
     event = load_requested(request(model_id="m"))
     assert event.source == ev.LoadSource(None, "standalone-model", None, None, {})

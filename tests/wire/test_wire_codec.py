@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import datetime as dt
 import enum
+import gc
 import zoneinfo
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 import pytest
+from helpers import line_of, program, stop
 
 from workers.wire import codec
 from workers.wire.codec import Limits, decode, encode, encode_call
 from workers.wire.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 UTC = dt.timezone.utc
 BIG = b"\xa5" * (codec.INLINE_BYTES + 1)
@@ -246,22 +252,109 @@ def test_a_released_memoryview_is_refused() -> None:
 # Limits
 
 
+def nested(make: Callable[[object], object], levels: int) -> object:
+    value: object = 0
+    for _ in range(levels):
+        value = make(value)
+    return value
+
+
 def test_the_depth_limit_counts_every_container() -> None:
-    for make in (lambda v: [v], lambda v: {"k": v}, lambda v: (v,)):
-        value: object = 0
-        for _ in range(64):
-            value = make(value)
-        assert there_and_back(value) == value
-        with pytest.raises(InvalidArgumentError, match="nested too deeply"):
-            there_and_back(make(value))
+    for make in (lambda v: [v], lambda v: {"k": v}):
+        assert there_and_back(nested(make, 64)) == nested(make, 64)
+        with pytest.raises(InvalidArgumentError, match="at most 64 containers"):
+            there_and_back(nested(make, 65))
 
 
 def test_mixed_nesting_counts_as_well() -> None:
-    value: object = 0
-    for _ in range(22):
-        value = [{"k": (value,)}]
-    with pytest.raises(InvalidArgumentError, match="at most 64 containers"):
-        there_and_back(value)
+    for levels, limit in ((22, 3 * 22 - 1), (13, 3 * 13 - 1)):
+        body, _ = encode(nested(lambda v: [{"k": [v]}], levels))
+        with pytest.raises(InvalidArgumentError, match=f"at most {limit} containers"):
+            decode(body, limits=Limits(depth=limit))
+        assert decode(body, limits=Limits(depth=limit + 1))
+    body, _ = encode(nested(lambda v: [{"k": (v,)}], 13))
+    with pytest.raises(InvalidArgumentError, match="at most 38 containers"):
+        decode(body, limits=Limits(depth=38))
+
+
+def tuples(levels: int) -> bytes:
+    """Return the body of tuples inside each other, as a peer may make it that counts nothing."""
+    body = msgpack.packb(0)
+    for _ in range(levels):
+        body = msgpack.packb(msgpack.ExtType(codec.EXT_TUPLE, b"\x91" + body))
+    return body
+
+
+def test_tuples_inside_each_other_have_a_limit_of_their_own() -> None:
+    value = nested(lambda v: (v,), codec.MAX_TUPLES)
+    assert there_and_back(value) == value
+    assert there_and_back([value, value]) == [value, value]
+    for make in (lambda v: (v,), lambda v: [{"k": (v,)}]):
+        with pytest.raises(InvalidArgumentError, match=r"at most 16 tuples may be inside each other.*send lists"):
+            encode(nested(make, codec.MAX_TUPLES + 1))
+    assert decode(tuples(codec.MAX_TUPLES)) == value
+    with pytest.raises(InvalidArgumentError, match="at most 16 tuples"):
+        decode(tuples(codec.MAX_TUPLES + 1))
+
+
+@pytest.mark.parametrize("levels", range(1, codec.MAX_TUPLES))
+@pytest.mark.parametrize(
+    "inner", [b"", b"\xc0\xc0", b"\x90\xc0", b"\x91", b"\xc1", b"\x92\xc0", b"\x80", b"\xc0"], ids=bytes.hex
+)
+def test_a_malformed_tuple_is_refused_at_every_level(levels: int, inner: bytes) -> None:
+    body = bytes([0xC7, len(inner), codec.EXT_TUPLE]) + inner
+    for _ in range(levels):
+        body = msgpack.packb(msgpack.ExtType(codec.EXT_TUPLE, b"\x91" + body))
+    with pytest.raises(InvalidArgumentError):
+        decode(body)
+
+
+SMALL_STACK = """
+    import threading
+    from workers.wire.codec import MAX_TUPLES, decode, encode
+    from workers.wire.errors import InvalidArgumentError
+
+    def use():
+        value = 0
+        for _ in range(MAX_TUPLES - 1):
+            value = (value, (1.5, "x"))
+        if decode(*encode(value)) != value:
+            raise AssertionError("not the same")
+        loop = []
+        loop.append(((loop,),))
+        for wrong in (((value,),), loop):
+            try:
+                encode(wrong)
+            except InvalidArgumentError:
+                continue
+            raise AssertionError("not refused")
+        print("done")
+
+    threading.stack_size(512 * 1024)
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+"""
+
+
+def test_tuples_inside_each_other_need_little_stack() -> None:
+    thread = program(SMALL_STACK)
+    try:
+        assert line_of(thread) == "done"
+    finally:
+        stop(thread)
+
+
+def test_a_decoding_is_free_without_the_cycle_collector() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for body in (tuples(codec.MAX_TUPLES), tuples(codec.MAX_TUPLES + 1), b"\xc1"):
+            with contextlib.suppress(InvalidArgumentError):
+                decode(body)
+        assert not [found for found in gc.get_objects() if isinstance(found, codec.Decoder)]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("levels", [500, 600, 1200, 100_000])

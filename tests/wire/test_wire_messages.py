@@ -9,10 +9,11 @@ import msgpack
 import numpy as np
 import pytest
 
+from workers.wire import codec
 from workers.wire import errors as err
 from workers.wire import frames as wire
 from workers.wire import messages as msg
-from workers.wire.codec import Limits, encode
+from workers.wire.arrays import ArrayView
 from workers.wire.messages import Target
 
 
@@ -104,7 +105,7 @@ def test_a_map_comes_back_with_its_arrays() -> None:
 
 @pytest.mark.parametrize("body", [None, [], 1, {1: 2}, {"a": 1, None: 2}])
 def test_a_body_that_is_no_map_of_names_is_refused(body: object) -> None:
-    encoded, _ = encode(body)
+    encoded, _ = codec.encode(body)
     with pytest.raises(err.ProtocolError, match="map with string keys"):
         msg.unpack_map(through(wire.pack(msg.VERB, 1, body=encoded)))
 
@@ -113,7 +114,39 @@ def test_a_map_over_its_limits_is_refused() -> None:
     envelope = through(msg.pack_map(msg.HELLO, 1, {str(n): n for n in range(100)}))
     assert len(msg.unpack_map(envelope)) == 100
     with pytest.raises(err.InvalidArgumentError):
-        msg.unpack_map(envelope, Limits(container_len=64))
+        msg.unpack_map(envelope, msg.HEADER_LIMITS)
+
+
+def test_a_model_with_more_methods_than_a_host_listens_to_is_refused_by_its_worker() -> None:
+    method = {"name": "m", "streams": False, "is_async": False, "signature": "()", "doc": ""}
+
+    def loaded(count: int, **more: Any) -> dict[str, Any]:
+        return {"methods": {str(n): {**method, **more} for n in range(count)}, "loader": "x", "default_method": None}
+
+    frames = msg.pack_map(msg.LOADED, 0, loaded(msg.MAX_METHODS))
+    assert len(msg.unpack_map(through(frames), msg.LOADED_LIMITS)["methods"]) == msg.MAX_METHODS
+    for body in (loaded(msg.MAX_METHODS + 1), loaded(msg.MAX_METHODS, doc="é" * 300)):
+        with pytest.raises(err.InvalidArgumentError, match="at most 1000 methods and 524288 bytes are possible: name"):
+            msg.pack_map(msg.LOADED, 0, body)
+
+
+def test_ten_thousand_files_can_be_deployed_at_once() -> None:
+    names = [f"{'directory/' * 7}layer-{number:05d}.bin" for number in range(10_000)]
+    body = {"model_id": "m", "files": [[name, 2**40] for name in names], "options": {"n": list(range(1000))}}
+    envelope = through(msg.pack_map(msg.VERB, 1, body, msg.pack_verb("deploy_begin")))
+    assert msg.unpack_map(envelope, msg.limits_of("deploy_begin")) == body
+    with pytest.raises(err.InvalidArgumentError, match="at most 262144 are allowed"):
+        msg.unpack_map(envelope, msg.limits_of("load_model"))
+
+
+@pytest.mark.parametrize("is_buffer", [True, False])
+def test_a_piece_of_a_file_may_be_a_buffer_or_in_the_body(is_buffer: bool) -> None:
+    data = bytes(1 << 20)
+    value = msgpack.ExtType(codec.EXT_BYTES_BUFFER, b"\0") if is_buffer else data
+    envelope = through(wire.pack(msg.VERB, 1, body=msgpack.packb({"data": value}), buffers=[data] if is_buffer else []))
+    assert msg.unpack_map(envelope, msg.limits_of("deploy_write")) == {"data": data}
+    with pytest.raises(err.InvalidArgumentError, match="are allowed here"):
+        msg.unpack_map(envelope, msg.limits_of("load_model"))
 
 
 # Errors
@@ -210,7 +243,7 @@ def test_a_malformed_error_of_data_that_cannot_be_shown_becomes_one_all_the_same
     with pytest.raises(SystemError):
         repr(array)
     assert type(err.from_wire([array])) is err.InternalError
-    encoded, _ = encode([array])
+    encoded, _ = codec.encode([array])
     for read in (msg.unpack_target, msg.unpack_verb):
         with pytest.raises(err.ProtocolError):
             read(encoded)
@@ -220,6 +253,18 @@ def test_an_error_that_is_no_msgpack_becomes_one_that_says_so() -> None:
     back = msg.unpack_error(wire.Envelope(msg.ERROR, 0, 1, b"", b"\xc1", ()))
     assert type(back) is err.InternalError
     assert "not valid msgpack" in back.message
+
+
+def test_a_host_reads_an_error_as_everybody_does_but_without_numpy() -> None:
+    details = {"a": np.arange(5000), "n": 1, "names": ["a"], "at": (1, 2)}
+    envelope = through(msg.pack_error(1, err.NotFoundError("x", details=details)))
+    back = msg.unpack_error_metered(envelope)
+    assert type(back) is err.NotFoundError
+    assert type(back.details["a"]) is ArrayView
+    onward = msg.unpack_error(through(msg.pack_error(2, back)))
+    assert (onward.details.pop("a") == details.pop("a")).all()
+    assert onward.details == details
+    assert "cannot be read" in msg.unpack_error_metered(wire.Envelope(msg.ERROR, 0, 1, b"", b"\xc1", ())).message
 
 
 def test_details_with_a_big_array_arrive() -> None:

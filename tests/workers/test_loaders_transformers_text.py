@@ -17,7 +17,7 @@ from workers.wire.errors import InvalidArgumentError
 pytest.importorskip("torch", reason="transformers computes with PyTorch")
 transformers = pytest.importorskip("transformers", reason="tests with real models")
 
-from helpers import eventually, threads  # noqa: E402
+from helpers import eventually, never, threads  # noqa: E402
 from transformers_models import save_gpt  # noqa: E402
 
 pytestmark = pytest.mark.heavy_loader
@@ -85,14 +85,28 @@ def test_a_slow_reader_holds_the_generation_back(model):
 
     hook = model._pipeline.model.register_forward_hook(count)
     with contextlib.closing(model.generate("the cat", **GREEDY, max_new_tokens=40)) as items:
-        for taken in range(1, 6):
+        for taken in range(1, 4):
             next(items)
             # TextIteratorStreamer keeps the last word back, and one token may be under way.
-            assert made <= taken + 3
+            never(lambda limit=taken + 3: made > limit, "it went on alone", for_s=0.2)
         rest = list(items)
     hook.remove()
     assert made == 40
-    assert len(rest) + 5 <= 41
+    assert len(rest) + 3 <= 41
+
+
+def test_what_is_left_out_is_as_for_predict(gpt):
+    settings = Path(gpt, "generation_config.json")
+    before = settings.read_text()
+    settings.write_text(json.dumps({**json.loads(before), "do_sample": False, "max_new_tokens": 3}))
+    model = load(gpt).model
+    settings.write_text(before)
+    (said,) = model.predict("the cat", return_full_text=False)
+    assert "".join(model.generate("the cat")).strip() == said["generated_text"].strip()
+    assert len(said["generated_text"].split()) == 3
+    # What only the pipeline sets when neither the call nor the model does: to sample, which a call may undo.
+    texts = {"".join(load(gpt).model.generate("the cat", max_new_tokens=12)) for _ in range(5)}
+    assert len(texts) > 1
 
 
 def test_two_generations_and_a_prediction_go_on_side_by_side(model):
@@ -109,11 +123,12 @@ def test_two_generations_and_a_prediction_go_on_side_by_side(model):
     [
         (3, {}, "a prompt is a string or a list of messages"),
         ([], {}, "a prompt is a string or a list of messages"),
+        ([{"content": "the"}], {}, "a prompt is a string or a list of messages"),
         ("", {}, "has no tokens"),
         ("the", {"max_new_tokens": -1}, "must be greater than 0"),
         ("the", {"max_new_tokens": "many"}, "refused its input"),
         ("the", {"nonsense": 1}, "not used by the model: .'nonsense'"),
-        ("the", {"num_beams": 2}, "beam search"),
+        ("the", {"num_beams": 2}, "TextStreamer only supports batch size 1|beam search"),
         ("the", {"stopping_criteria": []}, "cannot set 'stopping_criteria'"),
         ("the", {"input_ids": [1]}, "cannot set 'input_ids'"),
         ("the " * 100, {"max_new_tokens": 3}, "takes 64 tokens, and this would be 103"),
@@ -141,12 +156,12 @@ def test_an_error_of_the_model_passes_through(model):
 def test_messages_are_a_prompt_for_a_model_with_a_chat_template(tmp_path):
     path = save_gpt(tmp_path / "model")
     file = Path(path, "tokenizer_config.json")
-    template = "{% for message in messages %}{% if not message['role'] %}{{ raise_exception('no role') }}{% endif %}"
+    template = "{% for message in messages %}{% if message['role'] != 'user' %}{{ raise_exception('who') }}{% endif %}"
     template += "{{ message['content'] }} {% endfor %}"
     file.write_text(json.dumps({**json.loads(file.read_text()), "chat_template": template}))
     model = load(path).model
     messages = [{"role": "user", "content": "the"}, {"role": "user", "content": "cat"}]
     said = list(model.generate(messages, **GREEDY, max_new_tokens=5))
     assert said == list(model.generate("the cat", **GREEDY, max_new_tokens=5))
-    with pytest.raises(InvalidArgumentError, match="chat template refused the messages: no role"):
-        list(model.generate([{"content": "the"}], max_new_tokens=1))
+    with pytest.raises(InvalidArgumentError, match="chat template refused the messages: who"):
+        list(model.generate([{"role": "alien", "content": "the"}], max_new_tokens=1))

@@ -30,7 +30,7 @@ def save_gpt(directory, **options):
     )
     config.eos_token_id = config.bos_token_id = None
     path = save(transformers.GPT2LMHeadModel(config), directory)
-    # Greedy: the same prompt gives the same text.
+    # Without an end token in its settings either.
     settings = Path(directory, "generation_config.json")
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "eos_token_id": None, "pad_token_id": 1}))
     return path

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from workers.api import MissingDependencyError, Served
-from workers.loaders._opening import check_binding, import_library, model_file
+from workers.loaders._opening import check_binding, import_library, model_file, read_model
 from workers.loaders._results import travelling
 from workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
@@ -50,11 +50,11 @@ def load(path: str | None, /, *, file: str | None = None, trusted: Sequence[str]
     names = _checked_names(trusted)
     import_library("sklearn", EXTRA)
     if found.suffix.lower() == ".skops":
-        estimator = _read(found, functools.partial(_load_skops, trusted=names))
+        estimator = read_model(found, functools.partial(_load_skops, trusted=names), _EXTRAS)
     else:
         if names:
             raise InvalidArgumentError(f"the option trusted is for skops files; {found} runs its code in any case")
-        estimator = _read(found, import_library("joblib", EXTRA).load)
+        estimator = read_model(found, import_library("joblib", EXTRA).load, _EXTRAS)
     methods = tuple(name for name in METHODS if callable(getattr(estimator, name, None)))
     if not methods:
         raise InvalidArgumentError(
@@ -154,21 +154,3 @@ def _load_skops(file: Path, trusted: list[str]) -> object:
             details={"untrusted": untrusted},
         )
     return skops.load(file, trusted=trusted)
-
-
-def _read(file: Path, read: Callable[[Path], Any]) -> Any:
-    try:
-        return read(file)
-    except (MissingDependencyError, InvalidArgumentError, MemoryError):
-        raise
-    except ModuleNotFoundError as error:
-        library = (error.name or "").partition(".")[0]
-        if library in _EXTRAS:
-            raise MissingDependencyError(library, _EXTRAS[library]) from error
-        raise FailedPreconditionError(
-            f"{file} needs the Python module {error.name!r}, which the worker's interpreter does not have; "
-            "install it there, or write a model.py that brings it",
-            details={"library": error.name},
-        ) from error
-    except Exception as error:  # a pickle is code, and a damaged one raises whatever its bytes spell
-        raise InvalidArgumentError(f"{file} cannot be loaded: {type(error).__name__}: {error}") from error

@@ -92,12 +92,6 @@ def encode_call(args: Sequence[object], kwargs: dict[str, object]) -> tuple[byte
     ), buffers
 
 
-def encode_map(value: dict[str, object]) -> tuple[bytes, list[Buffer]]:
-    """Return the body and buffers of a map; its big byte strings become buffers."""
-    buffers: list[Buffer] = []
-    return _pack({k: _by_reference(v, buffers) for k, v in value.items()}, buffers), buffers
-
-
 def decode(body: Buffer, buffers: Sequence[Buffer] = (), limits: Limits = DEFAULT_LIMITS) -> Any:
     """Return the value of a body; its arrays are views of `buffers`, writable where the buffers are.
 

@@ -1,0 +1,140 @@
+"""The half of the world that has to do with files: deploys, undeploys, syncs, and a disk that does what it likes.
+
+Also what every move of `World` is made with: a client asks, and `n` picks one of those to whom something could happen.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from driver import FILES, source_of
+from outside import Outside
+
+from hostd.core import effects as fx
+from hostd.core import events as ev
+from workers.wire.errors import ResourceExhaustedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from hostd.core.machine import Core
+
+T = TypeVar("T")
+
+MODELS = tuple(map(ev.ModelId, ("a", "b", "c/d")))
+NESTED = (*MODELS, ev.ModelId("c"))
+CLIENTS = tuple(map(ev.ClientId, (b"alice", b"bob", b"carol")))
+TIMEOUTS_S = (None, None, 0.0, 2.0, 20.0, 700.0)
+RETRIES = (None, 0, 1, 2)
+N = tuple(range(6))
+BOOL = (False, True)
+
+MOVES_OF_FILES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
+    "deploy": {
+        "model_id": NESTED,
+        "retries": RETRIES,
+        "replace": BOOL,
+        "keep": BOOL,
+        "wait": (True, True, False),
+        "client": CLIENTS,
+    },
+    "commit": {"n": N, "is_own": (True, True, True, False), "timeout_s": TIMEOUTS_S},
+    "abort": {"n": N, "is_own": (True, True, False)},
+    "undeploy": {"model_id": NESTED, "timeout_s": TIMEOUTS_S, "client": CLIENTS},
+    "use_disk": {"n": N, "is_good": (True, True, True, True, False)},
+    "sync": {"wait": BOOL, "load": (True, True, False), "retry_all": BOOL, "timeout_s": TIMEOUTS_S, "client": CLIENTS},
+    "scan": {"found": (0, 1, 2, 3), "gone": (0, 0, 1, 2), "is_readable": (True, True, True, False)},
+}
+
+
+class WorldOfFiles(Outside):
+    """A core, its disk, and clients that want something of it."""
+
+    def __init__(self, core: Core) -> None:
+        super().__init__(core)
+        self._ids = itertools.count(1)
+        self.asked: dict[ev.Caller, ev.Event] = {}
+        self.sync_of: dict[ev.Caller, ev.SyncId] = {}
+
+    # Clients
+
+    def deploy(
+        self,
+        model_id: ev.ModelId,
+        retries: int | None,
+        replace: bool,
+        keep: bool,
+        wait: bool,
+        client: ev.ClientId,
+    ) -> None:
+        self._ask(
+            lambda caller, _: ev.DeployRequested(
+                caller, model_id, FILES, source_of(None), retries, replace, keep, wait
+            ),
+            client,
+            None,
+        )
+
+    def commit(self, n: int, is_own: bool, timeout_s: float | None) -> None:
+        """Commit an upload that waits for it, or sometimes anything else."""
+        client, files_id = self._pick_upload(n, is_own)
+        self._ask(lambda caller, at_s: ev.DeployCommitRequested(caller, files_id, at_s), client, timeout_s)
+
+    def abort(self, n: int, is_own: bool) -> None:
+        client, files_id = self._pick_upload(n, is_own)
+        self._ask(lambda caller, _: ev.DeployAbortRequested(caller, files_id), client, None)
+
+    def undeploy(self, model_id: ev.ModelId, timeout_s: float | None, client: ev.ClientId) -> None:
+        self._ask(lambda caller, at_s: ev.UndeployRequested(caller, model_id, at_s), client, timeout_s)
+
+    def sync(self, wait: bool, load: bool, retry_all: bool, timeout_s: float | None, client: ev.ClientId) -> None:
+        caller = self._ask(
+            lambda caller, at_s: ev.SyncRequested(caller, wait, load, retry_all, at_s), client, timeout_s
+        )
+        self.sync_of[caller] = ev.SyncId(self.core._syncing._count)
+
+    # The disk
+
+    def use_disk(self, n: int, is_good: bool) -> None:
+        """Do the next step of an operation, well or badly."""
+        operation = self._pick(n, [operation for operation in self.files.in_work() if operation.pending])
+        if operation is not None:
+            error = None if is_good else ResourceExhaustedError("no space left on device")
+            self.feed(self.files.next_event(operation, error))
+
+    def scan(self, found: int, gone: int, is_readable: bool) -> None:
+        """End the scan in hand: so many entries were found, and so many of the models below the directory are gone."""
+        scan, self.files.scan = self.files.scan, None
+        if scan is None:
+            return
+        if not is_readable:
+            self.feed(ev.DirectoryUnavailable(scan.sync_id, "stale file handle"))
+            return
+        below = [model_id for model_id, path in scan.loaded if path.startswith("/models/")]
+        entries = [(model_id, f"/models/{model_id}") for model_id in MODELS[:found] if model_id not in below[:gone]]
+        self.feed(ev.DirectoryScanned(scan.sync_id, tuple(entries), tuple(below[:gone])))
+
+    # How a move is made
+
+    def _ask(
+        self, event_of: Callable[[ev.Caller, float | None], ev.Event], client: ev.ClientId, timeout_s: float | None
+    ) -> ev.Caller:
+        caller = ev.Caller(client, next(self._ids))
+        event = self.asked[caller] = event_of(caller, None if timeout_s is None else self.now + timeout_s)
+        self.feed(event)
+        return caller
+
+    def _pick(self, n: int, candidates: Iterable[T]) -> T | None:
+        found = list(itertools.islice(candidates, 100))
+        return found[n % len(found)] if found else None
+
+    def _pick_upload(self, n: int, is_own: bool) -> tuple[ev.ClientId, ev.FilesId]:
+        """Return an upload that waits for its client, or sometimes another operation, and its client or another."""
+        deploys = [op for op in reversed(self.files.operations.values()) if op.requested is not None]
+        waiting = [op for op in deploys if op.ordered == [fx.StageFiles] and op.is_staged]
+        operation = self._pick(n, waiting if n < 4 and waiting else deploys)
+        if operation is None or operation.requested is None:
+            return CLIENTS[0], ev.FilesId(n)
+        own = operation.requested.caller.client
+        return (own if is_own else CLIENTS[(CLIENTS.index(own) + 1) % len(CLIENTS)]), operation.id

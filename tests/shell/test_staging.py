@@ -1,0 +1,292 @@
+"""Deploys and replacements on the disk as they should go, and what is refused before anything is written."""
+
+from __future__ import annotations
+
+import os
+import random
+import stat
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from kernels import KERNELS, Watched
+from path_corpus import FILE_VECTORS, ID_VECTORS, canary, plant
+from staging_rig import FILES, begin, deploy, names, tree
+
+from hostd.core.names import STAGING_NAME
+from hostd.shell.directory import ModelsDirectory
+from hostd.shell.ranges import MAX_PIECES, Ranges
+from hostd.shell.staging import Staging
+from workers.wire.errors import (
+    AbortedError,
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+)
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request):
+    return KERNELS[request.param]()
+
+
+@pytest.fixture
+def models(tmp_path):
+    (tmp_path / "models").mkdir()
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def staging(models, kernel):
+    return Staging(ModelsDirectory(models, calls=kernel))
+
+
+# Deploy
+
+
+@pytest.mark.parametrize("model_id", ["m", "team/m", "a/b/c/d", "モデル/数字", "~tilde"])
+def test_c29_what_was_written_is_there_and_nothing_else(staging, models, model_id):
+    place = deploy(staging, model_id)
+    assert place == models / model_id
+    assert tree(place) == FILES
+    assert names(models) == [model_id.partition("/")[0]]
+
+
+def test_c30_nothing_is_seen_before_the_install_and_the_area_is_hidden(staging, models):
+    upload = begin(staging, "team/m")
+    assert names(models) == [STAGING_NAME]
+    upload.install()
+    assert names(models) == [STAGING_NAME, "team"]
+    upload.confirm()
+    upload.clean()
+    assert names(models) == ["team"]
+
+
+def test_files_have_plain_modes(staging, models):
+    before = os.umask(0o027)
+    try:
+        place = deploy(staging)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((place / "model.yaml").stat().st_mode) == 0o640
+    assert stat.S_IMODE((place / "weights").stat().st_mode) == 0o750
+    assert stat.S_IMODE(place.stat().st_mode) == 0o750
+
+
+def test_c29_pieces_may_come_in_any_order_from_many_threads_and_twice(staging):
+    content = random.Random(7).randbytes(300_000)
+    pieces = [(at, content[at : at + 1000]) for at in range(0, len(content), 1000)]
+    random.Random(8).shuffle(pieces)
+    upload = staging.begin("m", [("a", len(content)), ("b", len(content))], replace=False)
+    with ThreadPoolExecutor(8) as threads:
+        for index in (0, 1):
+            list(threads.map(lambda piece, index=index: upload.write(index, *piece), pieces + pieces[:20]))
+    place = upload.install()
+    assert (place / "a").read_bytes() == (place / "b").read_bytes() == content
+    upload.roll_back()
+
+
+def test_c29_a_deploy_over_a_model_is_refused_before_and_at_the_install(staging, models):
+    first, second = begin(staging), begin(staging)
+    first.install()
+    with pytest.raises((AlreadyExistsError, AbortedError)):
+        second.install()
+    second.roll_back()
+    first.confirm()
+    first.clean()
+    third = None
+    with pytest.raises(AlreadyExistsError, match="undeploy it first"):
+        third = begin(staging)
+    assert third is None
+    assert names(models) == ["m"]
+
+
+def test_c30_of_many_deploys_of_one_id_at_most_one_is_installed_at_a_time(staging, models):
+    uploads = [begin(staging, "team/m", {"a": b"%d" % index}) for index in range(8)]
+
+    def install(upload):
+        try:
+            upload.install()
+        except (AlreadyExistsError, AbortedError):
+            upload.roll_back()
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as threads:
+        won = list(threads.map(install, uploads))
+    assert sum(won) <= 1
+    for upload, is_winner in zip(uploads, won, strict=True):
+        if is_winner:
+            upload.confirm()
+            upload.clean()
+            assert tree(models) == {"team/m/a": b"%d" % uploads.index(upload)}
+    assert STAGING_NAME not in names(models)
+    if not any(won):
+        assert deploy(staging, "team/m")
+
+
+def test_c30_something_else_put_there_meanwhile_is_not_replaced(staging, models):
+    upload = begin(staging)
+    (models / "m").mkdir()
+    with pytest.raises(AlreadyExistsError):
+        upload.install()
+    upload.discard()
+    assert names(models) == ["m"]
+    assert names(models / "m") == []
+
+
+@pytest.mark.parametrize("content", [b"", b"x"])
+def test_c17_an_id_below_a_plain_file_is_taken(staging, models, content):
+    (models / "file").write_bytes(content)
+    for model_id in ("file", "file/m", "file/a/b"):
+        with pytest.raises(AlreadyExistsError):
+            begin(staging, model_id)
+    assert names(models) == ["file"]
+
+
+# Replace
+
+
+@pytest.mark.parametrize("model_id", ["m", "team/m"])
+def test_c32_a_replacement_is_seen_at_once_and_the_old_one_comes_back(staging, models, model_id):
+    old = {"model.yaml": b"old", "old/x": b"1"}
+    deploy(staging, model_id, old)
+    upload = begin(staging, model_id, replace=True)
+    assert tree(models / model_id) == old
+    upload.install()
+    assert tree(models / model_id) == FILES
+    upload.roll_back()
+    assert tree(models / model_id) == old
+    deploy(staging, model_id, replace=True)
+    assert tree(models / model_id) == FILES
+    assert STAGING_NAME not in names(models)
+
+
+def test_c32_replacing_nothing_deploys(staging, models):
+    upload = begin(staging, "team/m", replace=True)
+    upload.install()
+    upload.roll_back()
+    assert names(models) == []
+    deploy(staging, "team/m", replace=True)
+    assert tree(models / "team" / "m") == FILES
+
+
+def test_c32_a_folder_of_models_is_not_replaced(staging, models):
+    deploy(staging, "team/m")
+    before = canary(models)
+    with pytest.raises(FailedPreconditionError, match="a folder with models in it"):
+        begin(staging, "team", replace=True)
+    assert canary(models) == before
+
+
+# What is refused
+
+
+def test_c29_no_name_of_the_corpus_reaches_the_disk(staging, models, tmp_path):
+    (tmp_path / "outside").mkdir()
+    plant(models, tmp_path / "outside")
+    before = canary(tmp_path)
+    for name in ID_VECTORS.values():
+        for refuse in (lambda name=name: begin(staging, name, replace=True), lambda name=name: staging.remove(name)):
+            with pytest.raises(InvalidArgumentError):
+                refuse()
+    for name in FILE_VECTORS.values():
+        with pytest.raises(InvalidArgumentError):
+            begin(staging, "new", {"model.yaml": b"", name: b""})
+    assert canary(tmp_path) == before
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_c29_c31_nothing_planted_is_replaced_removed_or_followed(staging, models, tmp_path, replace):
+    (tmp_path / "outside").mkdir()
+    planted = plant(models, tmp_path / "outside")
+    before = canary(tmp_path)
+    for what, name in planted.items():
+        for model_id in (name, f"{name}/new"):
+            with pytest.raises((AlreadyExistsError, FailedPreconditionError)):
+                pytest.fail(f"{what}: {begin(staging, model_id, replace=replace)}")
+        with pytest.raises((NotFoundError, FailedPreconditionError)):
+            pytest.fail(f"{what}: {staging.remove(name)}")
+    assert canary(tmp_path) == before
+
+
+@pytest.mark.parametrize("size", [-1, 1.5, "7", None, True, 2**63])
+def test_c29_a_size_is_a_number_of_bytes(staging, models, size):
+    with pytest.raises(InvalidArgumentError, match="must be a number of bytes"):
+        staging.begin("m", [("a", size)], replace=False)
+    assert names(models) == []
+
+
+@pytest.mark.parametrize(
+    ("index", "offset", "data"), [(1, 0, b""), (-1, 0, b""), (0, -1, b"x"), (0, 8, b"xyz"), (0, 11, b"")]
+)
+def test_c29_a_piece_that_does_not_fit_is_refused(staging, models, index, offset, data):
+    upload = staging.begin("m", [("a", 10)], replace=False)
+    with pytest.raises(InvalidArgumentError):
+        upload.write(index, offset, data)
+    upload.discard()
+    assert names(models) == []
+
+
+def test_c30_an_upload_with_holes_is_not_installed(staging, models):
+    upload = staging.begin("m", [("a", 10), ("b", 0)], replace=False)
+    upload.write(0, 0, b"xxx")
+    upload.write(0, 6, b"xxxx")
+    with pytest.raises(FailedPreconditionError, match="'a' lacks 3 of its 10 bytes"):
+        upload.install()
+    upload.write(0, 2, b"xxxxx")
+    upload.install()
+    upload.roll_back()
+    assert names(models) == []
+
+
+def test_steps_out_of_turn_are_refused(staging, models):
+    upload = begin(staging)
+    for step in (upload.confirm, upload.clean):
+        with pytest.raises(FailedPreconditionError):
+            step()
+    upload.install()
+    for step in (upload.install, upload.discard, upload.clean, lambda: upload.write(0, 0, b"x")):
+        with pytest.raises(FailedPreconditionError):
+            step()
+    assert "of m MOVED>" in repr(upload)
+    upload.confirm()
+    for step in (upload.install, upload.confirm, upload.roll_back):
+        with pytest.raises(FailedPreconditionError):
+            step()
+    upload.clean()
+    upload.clean()
+    upload.roll_back()
+    assert tree(models / "m") == FILES
+
+
+# Flushing and counting
+
+
+def test_c30_what_is_confirmed_was_flushed_before_in_the_right_order(models, kernel):
+    told = []
+    calls = Watched(kernel, lambda name, arguments: told.append((name, arguments)))
+    deploy(Staging(ModelsDirectory(models, calls=calls)))
+    order = [name for name, _ in told]
+    move = max(index for index, name in enumerate(order) if name in {"renameat2", "rename"})
+    mark = max(index for index, name in enumerate(order) if name == "pwrite")
+    assert order[:move].count("fsync") == len(FILES)
+    assert order.index("pwrite") < order.index("fsync_directory", order.index("pwrite")) < order.index("fsync")
+    assert order[move + 1 : mark].count("fsync_directory") == 2
+    assert [len(arguments[1]) for name, arguments in told[mark : mark + 1]] == [1], "the commitment is one byte"
+    assert "unlink" not in order[:mark]
+
+
+def test_ranges_join_and_are_bounded():
+    ranges = Ranges(100)
+    for start, end in ((10, 20), (30, 40), (0, 0), (15, 35), (40, 50), (0, 10)):
+        ranges.add(start, end)
+    assert ranges.missing == 50
+    assert "[(0, 50)]" in repr(ranges)
+    many = Ranges(10 * MAX_PIECES)
+    for index in range(MAX_PIECES):
+        many.add(2 * index, 2 * index + 1)
+    with pytest.raises(ResourceExhaustedError):
+        many.add(5 * MAX_PIECES, 5 * MAX_PIECES + 1)
+    many.add(1, 2)

@@ -1,0 +1,110 @@
+"""Undeploys on the disk: all of a model goes, and nothing but it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from kernels import KERNELS
+from path_corpus import canary
+from staging_rig import deploy, names, undeploy
+
+from hostd.shell.directory import ModelsDirectory
+from hostd.shell.staging import Staging
+from workers.wire.errors import NotFoundError
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request):
+    return KERNELS[request.param]()
+
+
+@pytest.fixture
+def models(tmp_path):
+    (tmp_path / "models").mkdir()
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def staging(models, kernel):
+    return Staging(ModelsDirectory(models, calls=kernel))
+
+
+@pytest.mark.parametrize("model_id", ["m", "team/m", "a/b/c/d"])
+def test_c31_an_undeploy_takes_all_of_it_and_empty_folders(staging, models, model_id):
+    deploy(staging, model_id)
+    staging.check(model_id)
+    removal = staging.remove(model_id)
+    assert not (models / model_id).exists()
+    removal.confirm()
+    removal.clean()
+    assert names(models) == []
+    with pytest.raises(NotFoundError, match="there is no model"):
+        staging.remove(model_id)
+
+
+def test_c31_an_undeploy_can_be_undone(staging, models):
+    deploy(staging, "team/m")
+    before = canary(models)
+    removal = staging.remove("team/m")
+    (models / "team").rmdir()  # as another host does that finds it empty
+    removal.roll_back()
+    assert canary(models) == before
+
+
+def test_c31_a_model_of_one_file_and_an_empty_directory_can_be_undeployed(staging, models):
+    (models / "m.joblib").write_bytes(b"x")
+    (models / "empty").mkdir()
+    for name in ("m.joblib", "empty"):
+        removal = staging.remove(name)
+        removal.roll_back()
+        assert (models / name).exists()
+        undeploy(staging, name)
+    assert names(models) == []
+
+
+@pytest.mark.parametrize("extra", [[], [".gitkeep"]])
+def test_c31_a_folder_of_models_is_no_model(staging, models, extra):
+    deploy(staging, "team/group/m")
+    for name in extra:
+        (models / "team" / name).write_bytes(b"")
+    before = canary(models)
+    for folder in ("team", "team/group"):
+        with pytest.raises(NotFoundError, match="a folder with models in it; undeploy those"):
+            staging.remove(folder)
+    assert canary(models) == before
+
+
+def test_c31_links_in_a_model_are_removed_and_not_followed(staging, models, tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "precious").write_text("x")
+    deploy(staging)
+    (models / "m" / "link").symlink_to(tmp_path / "outside")
+    (models / "m" / "weights" / "link").symlink_to(tmp_path / "outside" / "precious")
+    os.mkfifo(models / "m" / "fifo")
+    undeploy(staging)
+    assert names(models) == []
+    assert (tmp_path / "outside" / "precious").read_text() == "x"
+
+
+def test_c31_a_tree_of_any_depth_is_removed(staging, models):
+    (models / "m").mkdir()
+    (models / "m" / "model.yaml").write_text("")
+    at = os.open(models / "m", os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=at)
+        inner = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(at)
+    undeploy(staging)
+    assert names(models) == []
+
+
+def test_c31_the_parts_of_a_wide_tree_are_all_removed(staging, models):
+    for index in range(50):
+        (models / "m" / f"{index}" / "x").mkdir(parents=True)
+        (models / "m" / f"{index}" / "x" / "y").write_text("")
+    (models / "m" / "file").write_text("")
+    undeploy(staging)
+    assert names(models) == []
