@@ -6,7 +6,8 @@
 Rules
 1. What is answered with success was confirmed on the disk before; what is answered with an error was undone before,
    unless `keep` was asked for and only the load failed.
-2. While files are being moved nobody loads their id (`Registry.reserved`), so no load ever sees files on the move.
+2. From the first move of files until the end nobody else begins a load of their id, or of one above or below it
+   (`Registry.reserved`), so no load ever sees files on the move. Who wants the model joins the deploy's own load.
 3. A deploy that replaces loads its model beside the one that serves, which goes only after the new files are confirmed.
 4. Until its commit a deploy belongs to its client, and ends with it.
 """
@@ -170,7 +171,6 @@ class Deploying:
         """Load what is in its place now."""
         deploy, registry = self.deploys[event.files_id], self._registry
         source = deploy.source._replace(path=event.path)
-        self._release(deploy)
         try:
             self._loading.refuse_if_stopping()
             serving = registry.models.get(deploy.model_id)
@@ -261,7 +261,6 @@ class Deploying:
         deploy.error = error
         if error is None or (deploy.keep and model.state is ModelState.FAILED):
             deploy.step = Step.CONFIRMING
-            self._reserve(deploy, "its deploy is being confirmed")
             self._registry.effects.append(ConfirmFiles(deploy.id))
         elif self._registry.models.get(model.id) is model:
             deploy.step = Step.UNLOADING  # overtaken: the worker may read the files until it is gone

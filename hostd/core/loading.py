@@ -57,6 +57,7 @@ class Loading:
         retries = retries_of(event.retries, registry.config.load_retries)
         model = registry.models.get(model_id)
         if model is None or model.state is ModelState.FAILED:
+            self.check_free(model_id)
             model = self.begin(model_id, event.source, Origin.REQUESTED, retries)
         else:
             _check_joinable(model, event.source)
@@ -93,12 +94,12 @@ class Loading:
             raise no_such_model(model_id, registry)
         self.refuse_if_stopping()
         model_id = model_id_of(model_id)
+        self.check_free(model_id)
         source = LoadSource(f"{registry.config.models_dir}/{model_id}", STANDALONE, None, None, {})
         return self.begin(model_id, source, Origin.LAZY, registry.config.lazy_load_retries)
 
     def begin(self, model_id: ModelId, source: LoadSource, origin: Origin, retries: int) -> Model:
-        """Begin a load of an id that is free, or whose model has failed."""
-        self.check_free(model_id)
+        """Begin a load of an id without a model, or whose model has failed; the caller has checked that it is free."""
         model = self._registry.new_model(model_id, source, origin, retries)
         self._find(model)
         return model
@@ -177,6 +178,7 @@ class Loading:
         registry = self._registry
         registry.timers.cancel(WorkerTimer(worker.id))
         model.ready_s = registry.now
+        registry.failures.pop(model.id, None)
         load_s = registry.now - model.created_s
         registry.move_model(model, ModelInput.LOAD_SUCCEEDED, f"loaded in {load_s:.3f} s")
         if model.source.path is not None and model.spec is not None and worker.memory is not None:

@@ -74,6 +74,8 @@ class Syncing:
         self._unloading = unloading
         self._queue: deque[Sync] = deque()
         self._syncs: dict[SyncId, Sync] = {}
+        self._gone: set[ModelId] = set()
+        """Models that are being unloaded because their files are gone, not because somebody wanted it."""
         self._is_scanning = False
         self._count = 0
         registry.load_ended.append(self._on_load_ended)
@@ -101,6 +103,7 @@ class Syncing:
             is_the_same = model is not None and sync.generations.get(model_id) == model.generation
             if model is not None and is_the_same and not self._loading.is_busy(model_id):
                 sync.unloaded.append(model_id)
+                self._gone.add(model_id)
                 sync.pending.add(model_id)
                 self._unloading.begin(model, "its files are gone from the models directory")
         for model_id, path in event.found:
@@ -140,9 +143,10 @@ class Syncing:
             return
         source = LoadSource(path, STANDALONE, None, None, {})
         try:
-            self._loading.begin(model_id, source, Origin.SYNCED, registry.config.lazy_load_retries)
+            self._loading.check_free(model_id)
         except HostError:
             return  # its files are being moved by a deploy, which sees to it
+        self._loading.begin(model_id, source, Origin.SYNCED, registry.config.lazy_load_retries)
         sync.loaded.append(model_id)
         sync.pending.add(model_id)
 
@@ -158,7 +162,9 @@ class Syncing:
                 self._done(sync, model.id)
 
     def _on_unload_ended(self, model: Model, _report: UnloadReport) -> None:
-        if not any(model.id in sync.unloaded for sync in self._syncs.values()):
+        if model.id in self._gone:
+            self._gone.discard(model.id)
+        else:
             self._registry.effects.append(LeaveEntry(model.id))
         for sync in list(self._syncs.values()):
             self._done(sync, model.id)

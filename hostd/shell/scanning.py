@@ -225,7 +225,7 @@ class Scanner:
         return has_changed
 
     def _see(self, name: str) -> _Fingerprint:
-        """Note what an entry's files are like now; that they cannot be looked at is noted too, because it may change."""
+        """Note what an entry's files are like now; that they cannot be looked at is noted too: it may change."""
         try:
             tree = walk(self._path_of(name))
         except OSError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
-from driver import BOB, LAZY, Driver, source_of
+from driver import BOB, CONFIG, LAZY, Driver, source_of
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
@@ -216,3 +218,57 @@ def test_c16_a_lazy_load_that_nobody_waits_for_any_more_goes_on(lazy):
     assert isinstance(lazy.error(caller), DeadlineExceededError)
     lazy.up()
     assert lazy.state() == "READY"
+
+
+def test_c10_who_asks_for_the_load_that_failed_gets_its_error_and_no_new_load():
+    """Handles ask so: a load that nobody waited for may have failed long before."""
+    for host in (Driver(), Driver(LAZY)):
+        generation = host.answer(host.load(wait=False)).generation
+        error = ModelError("no weights")
+        host.down(error)
+        assert host.answer(host.retrieve(generation=generation)) is error
+        assert host.finds == []
+
+
+def test_c19_who_asks_for_another_load_than_the_one_that_failed_gets_a_new_one(lazy):
+    lazy.load(wait=False)
+    lazy.down(ModelError("no weights"))
+    for generation in (None, 7):
+        assert lazy.is_waiting(lazy.retrieve(generation=generation))
+    assert len(lazy.finds) == 1
+
+
+def test_c09_who_asks_for_the_load_that_failed_while_another_is_under_way_waits_for_that(host):
+    host.load(wait=False)
+    host.down(ModelError("no weights"))
+    host.load(wait=False)
+    caller = host.retrieve(generation=1)
+    host.up()
+    assert host.answer(caller).generation == 2
+
+
+def test_c16_what_is_not_found_because_its_load_failed_says_so(host):
+    host.load(wait=False)
+    host.down(ModelError("no weights"))
+    error = host.error(host.retrieve())
+    assert isinstance(error, NotFoundError)
+    assert error.message == "there is no model 'm'; its last load failed: no weights"
+    assert host.error(host.retrieve("other")).message == "there is no model 'other'; no model is loaded"
+
+
+def test_c16_what_was_loaded_well_since_does_not_say_that_its_last_load_failed(host):
+    host.load(wait=False)
+    host.down(ModelError("no weights"))
+    host.load()
+    host.up()
+    host.unload()
+    host.gone()
+    assert host.error(host.retrieve()).message == "there is no model 'm'; no model is loaded"
+
+
+def test_only_so_many_failures_are_kept():
+    host = Driver(dataclasses.replace(CONFIG, stories_kept=2))
+    for model_id in ("a", "b", "a", "c"):
+        host.load(model_id, wait=False)
+        host.not_found(NotFoundError(f"no {model_id}"))
+    assert list(host.core._registry.failures) == ["a", "c"]

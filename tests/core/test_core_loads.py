@@ -100,6 +100,34 @@ def test_c12_of_a_model_without_a_path_nothing_is_remembered(host):
     assert host.files.remembered == []
 
 
+NAN = float("nan")
+
+SAME = [({"a": 1}, {"a": 1}), ({"a": NAN}, {"a": float("nan")}), ({"a": [1, {"b": (2,)}]}, {"a": [1, {"b": (2,)}]})]
+OTHER = [
+    ({"a": 1}, {"a": 1.0}),
+    ({"a": 1}, {"a": True}),
+    ({"a": 1}, {"a": 2}),
+    ({"a": 1}, {"b": 1}),
+    ({"a": [1]}, {"a": [1, 2]}),
+    ({"a": [1]}, {"a": [True]}),
+    ({"a": {"b": 0}}, {"a": {"b": False}}),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), SAME)
+def test_c07_options_are_the_same_if_a_loader_cannot_tell_them_apart(host, ours, theirs):
+    host.load(source=source_of(**ours))
+    assert host.is_waiting(host.load(source=source_of(**theirs)))
+
+
+@pytest.mark.parametrize(("ours", "theirs"), OTHER)
+def test_c07_options_are_others_if_a_loader_could_tell_them_apart(host, ours, theirs):
+    host.load(source=source_of(**ours))
+    error = host.error(host.load(source=source_of(**theirs)))
+    assert isinstance(error, AlreadyExistsError)
+    assert f"its options is {ours!r}, not {theirs!r}" in error.message
+
+
 @pytest.mark.parametrize("field", ["finder", "initializer"])
 def test_c11_a_finder_and_an_initializer_named_for_a_load_are_part_of_what_is_asked_for(host, field):
     source = source_of("/models/m")._replace(**{field: "mine"})

@@ -344,3 +344,36 @@ def test_an_entry_of_which_the_files_are_being_moved_is_no_failure(host):
     host.scanned(("m", "a"))
     host.up("a")
     assert host.answer(caller) == SyncReport(loaded=("a",))
+
+
+def test_what_is_unloaded_on_purpose_is_left_alone_by_the_hosts_own_syncs(host):
+    host.up_to("READY")
+    host.unload()
+    host.gone()
+    assert host.effects_of(fx.LeaveEntry) == [fx.LeaveEntry("m")]
+
+
+def test_what_a_sync_unloads_because_it_is_gone_is_not_left_alone(host):
+    host.up_to("READY")
+    host.sync()
+    host.scanned(gone=("m",))
+    host.gone()
+    assert host.files.noted == []
+
+
+@pytest.mark.parametrize(
+    ("load", "retry_all", "left"), [(False, False, ["a", "b"]), (False, True, []), (True, False, [])]
+)
+def test_c05_what_is_not_to_be_loaded_at_the_start_is_left_alone(host, load, retry_all, left):
+    host.sync(wait=False, load=load, retry_all=retry_all)
+    host.scanned(("a", "b"))
+    assert host.files.noted == left
+    assert len(host.finds) == (2 if load else 0)
+
+
+def test_what_a_sync_that_does_not_wait_unloads_is_not_left_alone(host):
+    host.up_to("READY")
+    host.sync(wait=False)
+    host.scanned(gone=("m",))
+    host.gone()
+    assert host.files.noted == []

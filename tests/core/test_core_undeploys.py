@@ -305,3 +305,22 @@ def test_c17_nothing_is_removed_from_a_directory_that_is_being_moved(step):
     host = Driver()
     host.deploy_up_to(step, "team")
     assert isinstance(host.error(host.undeploy("team/model", client=BOB)), FailedPreconditionError)
+
+
+@pytest.mark.parametrize("step", ["FINDING", "LOADING"])
+def test_c17_nothing_is_deployed_into_a_directory_whose_deploy_may_still_be_undone(step):
+    host = Driver()
+    host.deploy("team/model", client=BOB)
+    host.done()
+    host.deploy_up_to(step, "team")
+    commit = host.commit(1, client=BOB)
+    assert host.effects == [fx.UndoFiles(1)]
+    host.done(1)
+    assert isinstance(host.error(commit), FailedPreconditionError)
+
+
+@pytest.mark.parametrize("step", ["FINDING", "LOADING"])
+def test_c17_nothing_is_loaded_from_a_directory_whose_deploy_may_still_be_undone(step):
+    host = Driver()
+    host.deploy_up_to(step, "team")
+    assert isinstance(host.error(host.load("team/model", client=BOB)), FailedPreconditionError)
