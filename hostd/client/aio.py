@@ -28,7 +28,7 @@ from hostd.client.files import Reader, collect
 from hostd.client.handle import Handle
 from hostd.client.tracker import Tracker
 from hostd.records import Event, HostInfo, ModelInfo, SizeEstimate, SyncReport, UnloadReport
-from workers.wire.errors import HostError
+from workers.wire.errors import HostError, NotFoundError
 
 if TYPE_CHECKING:
     import os
@@ -56,11 +56,17 @@ class AsyncModel(Handle):
 
     async def loaded(self) -> bool:
         """Say whether the model serves."""
-        return (await self.info()).state in SERVING
+        return await self._state() in SERVING
 
     async def loading(self) -> bool:
         """Say whether the model is still being loaded."""
-        return (await self.info()).state == "LOADING"
+        return await self._state() == "LOADING"
+
+    async def _state(self) -> str:
+        try:
+            return (await self.info()).state
+        except NotFoundError:
+            return "UNLOADED"
 
     async def wait(self, timeout_s: float | None = None) -> AsyncModel:
         """Wait until the load has ended; raises its error if it failed. Returns the model itself."""

@@ -26,7 +26,7 @@ from hostd.client.channel import Channel
 from hostd.client.files import Reader, collect
 from hostd.client.handle import Handle
 from hostd.records import Event, HostInfo, ModelInfo, SizeEstimate, SyncReport, UnloadReport
-from workers.wire.errors import HostError
+from workers.wire.errors import HostError, NotFoundError
 
 if TYPE_CHECKING:
     import os
@@ -63,12 +63,18 @@ class Model(Handle):
     @property
     def loaded(self) -> bool:
         """Whether the model serves (asks the host)."""
-        return self.info.state in SERVING
+        return self._state() in SERVING
 
     @property
     def loading(self) -> bool:
         """Whether the model is still being loaded (asks the host)."""
-        return self.info.state == "LOADING"
+        return self._state() == "LOADING"
+
+    def _state(self) -> str:
+        try:
+            return self.info.state
+        except NotFoundError:
+            return "UNLOADED"
 
     def wait(self, timeout_s: float | None = None) -> Model:
         """Wait until the load has ended; raises its error if it failed. Returns the model itself."""

@@ -35,6 +35,7 @@ from workers.wire.errors import (
     AlreadyExistsError,
     HostError,
     NotFoundError,
+    ResourceExhaustedError,
     UnavailableError,
 )
 
@@ -48,6 +49,12 @@ if TYPE_CHECKING:
     from hostd.records import UnloadReport
 
 _SERVING = (ModelState.READY, ModelState.DEGRADED)
+
+MAX_DEPLOYS = 128
+"""At a time. Each has four descriptors open, and libzmq ends a process that has none left for a new connection."""
+
+MAX_DEPLOYS_PER_CLIENT = 32
+"""At a time, so that one client that begins and never ends is in nobody's way but its own."""
 
 
 class Step(enum.Enum):
@@ -106,6 +113,7 @@ class Deploying:
         model_id = model_id_of(event.model_id)
         retries = retries_of(event.retries, registry.config.load_retries)
         self._check_not_taken(model_id, replace=event.replace)
+        self._check_not_too_many(event.caller.client)
         deploy = Deploy(
             registry.new_files_id(),
             event.caller.client,
@@ -300,6 +308,14 @@ class Deploying:
         if deploy is None or deploy.client != client or deploy.step is not Step.UPLOADING:
             raise NotFoundError(f"there is no upload {files_id} of this client that waits for anything")
         return deploy
+
+    def _check_not_too_many(self, client: ClientId) -> None:
+        of_client = sum(deploy.client == client for deploy in self.deploys.values())
+        if of_client >= MAX_DEPLOYS_PER_CLIENT or len(self.deploys) >= MAX_DEPLOYS:
+            raise ResourceExhaustedError(
+                f"{len(self.deploys)} deploys are under way, {of_client} of them this client's; at most {MAX_DEPLOYS} "
+                f"may be, and {MAX_DEPLOYS_PER_CLIENT} of one client: commit or abort some, or try again later"
+            )
 
     def _check_not_taken(self, model_id: ModelId, *, replace: bool) -> None:
         model = self._registry.models.get(model_id)

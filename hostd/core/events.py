@@ -117,7 +117,8 @@ class SyncRequested(NamedTuple):
     """Somebody wants the registry to follow the models directory.
 
     `load` says whether new entries are loaded, `wait` whether the answer comes after all loads and unloads, `retry_all`
-    whether entries that failed before are tried again although they have not changed.
+    whether entries that failed before are tried again although they have not changed. `is_leaving` says that what is
+    not loaded now is left alone by later syncs, too.
     """
 
     caller: Caller
@@ -125,6 +126,7 @@ class SyncRequested(NamedTuple):
     load: bool
     retry_all: bool
     deadline_s: float | None
+    is_leaving: bool = False
 
 
 class CallReceived(NamedTuple):

@@ -46,6 +46,10 @@ class Holding:
         if event.deadline_s is not None:
             self._registry.timers.set(HeldTimer(caller), event.deadline_s)
 
+    def has_for(self, model_id: ModelId) -> bool:
+        """Say whether any call waits for a model."""
+        return model_id in self._by_model
+
     def release(self, model_id: ModelId) -> list[CallReceived]:
         """Return the calls that wait for a model, and keep them no longer."""
         held = self._by_model.get(model_id, {})

@@ -5,7 +5,8 @@ Rules
    caller that comes then gets the same error, and a load that comes after starts afresh.
 2. A failed load is tried again, in a fresh process, as often as it was asked to be, whoever still waits. Only what no
    finder knows is not tried again: a process was never the trouble.
-3. With lazy loading whatever is asked for and is not loaded is looked for below the models directory.
+3. With lazy loading whatever is asked for and is not loaded is looked for below the models directory; what is asked for
+   while it is unloaded is loaded again after that.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from workers.wire.errors import (
 if TYPE_CHECKING:
     from hostd.core.events import LoadRequested, ModelId, RetrieveRequested, SpecDelayed, SpecFound
     from hostd.core.registry import Model, Registry, Worker
+    from hostd.records import UnloadReport
 
 STANDALONE = "standalone-model"
 """The type of models that nobody gave one, as the customer's system has it."""
@@ -46,6 +48,7 @@ class Loading:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        registry.unload_ended.append(self._on_unload_ended)
 
     # What clients ask
 
@@ -78,6 +81,8 @@ class Loading:
             registry.effects.append(Answer(event.caller, registry.describe(model)))
         elif model.state is ModelState.LOADING:
             registry.waiting.add(model.waiters, event.caller, event.deadline_s)
+        elif model.state is ModelState.UNLOADING and registry.config.lazy_load:
+            registry.waiting.add(model.next_waiters, event.caller, event.deadline_s)
         else:
             raise refusal_of(model)
 
@@ -89,12 +94,16 @@ class Loading:
         registry = self._registry
         model = registry.models.get(model_id)
         if model is not None and (model.state is not ModelState.FAILED or not registry.config.lazy_load):
+            if model.state is ModelState.UNLOADING:
+                self.check_free(model_id)  # an undeploy: nothing will be there to be loaded again
             return model
         if not registry.config.lazy_load:
             raise no_such_model(model_id, registry)
         self.refuse_if_stopping()
         model_id = model_id_of(model_id)
         self.check_free(model_id)
+        if model is not None:  # it crashed, and comes back as it was
+            return self.begin(model_id, model.source, model.origin, registry.config.lazy_load_retries)
         source = LoadSource(f"{registry.config.models_dir}/{model_id}", STANDALONE, None, None, {})
         return self.begin(model_id, source, Origin.LAZY, registry.config.lazy_load_retries)
 
@@ -216,6 +225,15 @@ class Loading:
         self._registry.timers.cancel(RetryTimer(model.id, model.generation))
 
     # Steps
+
+    def _on_unload_ended(self, unloaded: Model, _report: UnloadReport) -> None:
+        if not unloaded.next_waiters:
+            return
+        waiting = self._registry.waiting
+        try:
+            waiting.move(unloaded.next_waiters, self.wanted(unloaded.id).waiters)
+        except HostError as error:
+            waiting.refuse(unloaded.next_waiters, error)
 
     def _find(self, model: Model) -> None:
         registry = self._registry

@@ -388,7 +388,9 @@ def _problems_of(model_id: ev.ModelId, model: Model) -> list[str]:
             (state in (ModelState.READY, ModelState.DEGRADED)) != bool(model.ready)
         ),
         "has waiters for a load that is over": model.waiters and state is not ModelState.LOADING,
-        "has waiters for an unload that was not begun": model.unload_waiters and state is not ModelState.UNLOADING,
+        "has waiters for an unload that was not begun": (
+            (model.unload_waiters or model.next_waiters) and state is not ModelState.UNLOADING
+        ),
         "waits for nobody": state is ModelState.UNLOADING and not model.alive(),
     }
     return [f"{model!r} {problem}" for problem, is_so in is_wrong.items() if is_so]

@@ -90,7 +90,8 @@ class Worker:
 class Model:
     """One generation of a model; `waiters` are the callers that the end of the load answers.
 
-    `earlier` are the workers of earlier generations that were dying when this one began. `is_told` says whether its
+    `next_waiters` want the load after the unload that is under way (with lazy loading). `earlier` are the workers of
+    earlier generations that were dying when this one began. `is_told` says whether its
     story has begun: that of a lazy load begins when something was found.
     """
 
@@ -113,6 +114,7 @@ class Model:
     default_method: str | None = None
     waiters: Waiters = field(default_factory=dict)
     unload_waiters: Waiters = field(default_factory=dict)
+    next_waiters: Waiters = field(default_factory=dict)
     load_error: HostError | None = None
     reason: str = ""
     calls: int = 0

@@ -43,6 +43,11 @@ if TYPE_CHECKING:
     from hostd.core.events import ModelId
     from hostd.core.registry import Model, Registry, Worker
     from hostd.core.timers import HeldTimer
+    from hostd.records import UnloadReport
+
+
+_WORTH_WAITING = (ModelState.LOADING, ModelState.UNLOADING)
+"""With lazy loading a model in these states serves soon: what is being unloaded is loaded again for who asks."""
 
 
 class Call(NamedTuple):
@@ -63,6 +68,7 @@ class Router:
         self._wanted = wanted
         self.holding = Holding(registry)
         registry.load_ended.append(self._on_load_ended)
+        registry.unload_ended.append(self._on_unload_ended)
         self.calls: dict[CallId, Call] = {}
         self.by_caller: dict[Caller, CallId] = {}
         self.in_flight_bytes = 0
@@ -183,7 +189,7 @@ class Router:
         """Hold a call until its model is loaded. Raises `HostError` to refuse it."""
         self._check_call(event, caller)
         model = self._wanted(event.model_id)
-        if model.state is not ModelState.LOADING or not self._registry.config.lazy_load:
+        if model.state not in _WORTH_WAITING or not self._registry.config.lazy_load:
             raise refusal_of(model)
         self._check_room(event)
         self.holding.hold(event, caller)
@@ -195,6 +201,15 @@ class Router:
             if error is None:
                 self.call(event)
             else:
+                self._registry.effects.append(AnswerError(Caller(event.client, event.request_id), error))
+
+    def _on_unload_ended(self, unloaded: Model, _report: UnloadReport) -> None:
+        if not self.holding.has_for(unloaded.id):
+            return
+        try:
+            self._wanted(unloaded.id)
+        except HostError as error:
+            for event in self.holding.release(unloaded.id):
                 self._registry.effects.append(AnswerError(Caller(event.client, event.request_id), error))
 
     def _choose(self, model: Model, event: CallReceived, caller: Caller) -> Worker:

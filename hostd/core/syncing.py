@@ -45,6 +45,7 @@ class Sync:
     wait: bool
     load: bool
     retry_all: bool
+    is_leaving: bool
     is_acting: bool = True
     waiters: Waiters = field(default_factory=dict)
     generations: dict[ModelId, int] = field(default_factory=dict)
@@ -87,7 +88,7 @@ class Syncing:
         self._loading.refuse_if_stopping()
         check_directory(registry)
         self._count += 1
-        sync = Sync(SyncId(self._count), event.wait, event.load, event.retry_all)
+        sync = Sync(SyncId(self._count), event.wait, event.load, event.retry_all, event.is_leaving)
         registry.waiting.add(sync.waiters, event.caller, event.deadline_s)
         self._syncs[sync.id] = sync
         self._queue.append(sync)
@@ -109,7 +110,7 @@ class Syncing:
         for model_id, path in event.found:
             if sync.load and not registry.is_stopping:
                 self._load(sync, model_id, path)
-            elif not sync.retry_all:
+            elif sync.is_leaving:
                 registry.effects.append(LeaveEntry(model_id))
         sync.is_acting = False
         self._go_on(sync)

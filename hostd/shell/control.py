@@ -106,7 +106,7 @@ class Control:
         request.only("wait", "load")
         wait, load = request.get("wait", bool, False), request.get("load", bool, True)
         self._supervisor.emit(
-            ev.SyncRequested(request.caller, wait, load, retry_all=True, deadline_s=request.deadline_s)
+            ev.SyncRequested(request.caller, wait, load, retry_all=load, deadline_s=request.deadline_s)
         )
 
     def _estimate(self, request: Request) -> None:

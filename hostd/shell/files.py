@@ -33,6 +33,9 @@ MAX_UNWRITTEN_BYTES = 8 << 20
 """Chunks of one upload that wait for the disk: twice what our clients have under way, and a bound on what a client that
 does not wait for answers can make the host hold."""
 
+MAX_UNWRITTEN_CHUNKS = 1024
+"""The same in number: each costs 3 KiB besides its data (a request and a task), so empty ones are not free."""
+
 
 @dataclass(eq=False)
 class Operation:
@@ -43,6 +46,7 @@ class Operation:
     upload: Upload | None = None
     removal: Removal | None = None
     unwritten_bytes: int = 0
+    unwritten_chunks: int = 0
 
 
 class Files:
@@ -81,15 +85,19 @@ class Files:
         upload = None if operation is None else operation.upload
         if operation is None or upload is None or operation.client != request.caller.client:
             raise NotFoundError(f"there is no upload {files_id} of this client")
-        if operation.unwritten_bytes + len(data) > MAX_UNWRITTEN_BYTES:
+        is_too_much = operation.unwritten_bytes + len(data) > MAX_UNWRITTEN_BYTES
+        if is_too_much or operation.unwritten_chunks >= MAX_UNWRITTEN_CHUNKS:
             raise ResourceExhaustedError(
-                f"{operation.unwritten_bytes} bytes of this upload are not written yet, at most {MAX_UNWRITTEN_BYTES} "
-                "may be under way: wait for answers before sending more"
+                f"{operation.unwritten_bytes} bytes of this upload, in {operation.unwritten_chunks} chunks, are not "
+                f"written yet; at most {MAX_UNWRITTEN_BYTES} in {MAX_UNWRITTEN_CHUNKS} may be: wait for answers "
+                "before sending more"
             )
         operation.unwritten_bytes += len(data)
+        operation.unwritten_chunks += 1
 
         def then(error: HostError | None) -> None:
             operation.unwritten_bytes -= len(data)
+            operation.unwritten_chunks -= 1
             frontend = self._supervisor.frontend
             if error is None:
                 frontend.answer(request.caller, None)

@@ -96,9 +96,9 @@ class Repository:
         self._stop.set()
 
     async def sync(self, *, wait: bool, load: bool) -> None:
-        """Let the registry follow the directory, in the host's own name."""
+        """Let the registry follow the directory, in the host's own name; what it does not load now it leaves alone."""
         await self._supervisor.ask(
-            lambda caller: ev.SyncRequested(caller, wait, load, retry_all=False, deadline_s=None)
+            lambda caller: ev.SyncRequested(caller, wait, load, retry_all=False, deadline_s=None, is_leaving=not load)
         )
 
     def _scan(self, effect: fx.ScanDirectory) -> None:

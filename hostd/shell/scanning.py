@@ -111,7 +111,7 @@ class Scanner:
         `retry_all` finds entries that failed before although they have not changed. Raises `DirectoryUnavailableError`.
         """
         with self._opened() as (descriptor, identity):
-            entries = self._list(descriptor)
+            entries = self._list(descriptor, loaded)
             # A path that is not absolute is the id of a model without files, wherever the host was started.
             absolute = {model_id: path for model_id, path in loaded.items() if os.path.isabs(path)}  # noqa: PTH117 - as below
             inside = {model_id: _relative(path, self._directory) for model_id, path in absolute.items()}
@@ -156,7 +156,7 @@ class Scanner:
         if _identity_of(os.stat(self._directory)) != identity:  # noqa: PTH116 - plain strings, as all of this file
             raise DirectoryUnavailableError(f"{self._directory} became another directory while it was read")
 
-    def _list(self, descriptor: int) -> dict[str, _Entry]:
+    def _list(self, descriptor: int, loaded: Mapping[ModelId, str]) -> dict[str, _Entry]:
         """Return all entries, after asking what those are that changed. Raises OSError if the list is not whole."""
         before, after = self._entries, dict[str, _Entry]()
         now_ns = time.time_ns()
@@ -176,7 +176,8 @@ class Scanner:
                 key = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
                 known = before.get(name)
                 if known is None or known.key != key:
-                    self._found_as.pop(name, None)
+                    if name not in loaded:  # if its load fails, that counts for the files as they were found
+                        self._found_as.pop(name, None)
                     known = _Entry(None if is_recent(status, now_ns) else key, self._kind_of(name, status, known))
                 after[name] = known
         return after

@@ -66,8 +66,9 @@ KEEPER_VARIABLE = "HOSTD_KEEPER_PID"
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
-_PROBE_PERIOD_S = 60.0
-"""How often to look for clients that went without a word; each costs one message of 16 bytes."""
+_PROBE_PERIOD_S = 10.0
+"""How often to look for clients that went without a word, which may have left half an upload; each costs one message of
+16 bytes."""
 
 
 class Service:

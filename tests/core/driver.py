@@ -138,11 +138,12 @@ class Driver(Outside):
         wait: bool = True,
         load: bool = True,
         retry_all: bool = False,
+        is_leaving: bool = False,
         timeout_s: float | None = None,
         client: ev.ClientId = ALICE,
     ) -> ev.Caller:
         caller = self.caller(client)
-        self.feed(ev.SyncRequested(caller, wait, load, retry_all, self._deadline(timeout_s)))
+        self.feed(ev.SyncRequested(caller, wait, load, retry_all, self._deadline(timeout_s), is_leaving))
         return caller
 
     def call(

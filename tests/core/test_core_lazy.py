@@ -126,7 +126,7 @@ def test_c16_a_model_that_crashed_is_loaded_again_by_whoever_wants_it(lazy):
     lazy.exited()
     assert lazy.state() == "FAILED"
     caller = lazy.retrieve()
-    assert lazy.finds[-1].origin is ev.Origin.LAZY
+    assert lazy.finds[-1].origin is ev.Origin.REQUESTED, "it comes back as it was"
     lazy.up()
     assert lazy.answer(caller).generation == 2
 
@@ -144,11 +144,22 @@ def test_c19_after_an_unload_a_retrieve_loads_again(lazy):
     lazy.retrieve()
     lazy.up()
     lazy.unload()
-    assert isinstance(lazy.error(lazy.retrieve()), FailedPreconditionError)
+    early = lazy.retrieve()
+    assert lazy.is_waiting(early)
     lazy.gone()
-    caller = lazy.retrieve()
+    late = lazy.retrieve()
     lazy.up()
-    assert lazy.answer(caller).generation == 2
+    assert (lazy.answer(early).generation, lazy.answer(late).generation) == (2, 2)
+
+
+def test_c18_who_waits_for_the_load_after_an_unload_hears_that_the_host_ends(lazy):
+    lazy.up_to("READY")
+    lazy.unload()
+    retrieve, call = lazy.retrieve(), lazy.call()
+    lazy.shut_down()
+    lazy.gone()
+    assert isinstance(lazy.error(retrieve), UnavailableError)
+    assert isinstance(lazy.error(call), UnavailableError)
 
 
 def test_c16_what_is_still_being_written_is_waited_for_and_told(lazy):

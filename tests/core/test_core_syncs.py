@@ -362,10 +362,10 @@ def test_what_a_sync_unloads_because_it_is_gone_is_not_left_alone(host):
 
 
 @pytest.mark.parametrize(
-    ("load", "retry_all", "left"), [(False, False, ["a", "b"]), (False, True, []), (True, False, [])]
+    ("load", "is_leaving", "left"), [(False, True, ["a", "b"]), (False, False, []), (True, False, [])]
 )
-def test_c05_what_is_not_to_be_loaded_at_the_start_is_left_alone(host, load, retry_all, left):
-    host.sync(wait=False, load=load, retry_all=retry_all)
+def test_c05_what_is_not_to_be_loaded_at_the_start_is_left_alone(host, load, is_leaving, left):
+    host.sync(wait=False, load=load, is_leaving=is_leaving)
     host.scanned(("a", "b"))
     assert host.files.noted == left
     assert len(host.finds) == (2 if load else 0)

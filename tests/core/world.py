@@ -46,7 +46,12 @@ MOVES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
         "timeout_s": TIMEOUTS_S,
         "client": CLIENTS,
     },
-    "retrieve": {"model_id": NESTED, "timeout_s": TIMEOUTS_S, "client": CLIENTS},
+    "retrieve": {
+        "model_id": NESTED,
+        "generation": (None, None, 1, 2, 5),
+        "timeout_s": TIMEOUTS_S,
+        "client": CLIENTS,
+    },
     "unload": {"model_id": MODELS, "timeout_s": TIMEOUTS_S, "client": CLIENTS},
     "unload_all": {"timeout_s": TIMEOUTS_S, "client": CLIENTS},
     "shut_down": {"client": (*CLIENTS, None), "at_once": BOOL},
@@ -103,8 +108,10 @@ class World(WorldOfFiles):
             lambda caller, at_s: ev.LoadRequested(caller, model_id, source, wait, at_s, retries), client, timeout_s
         )
 
-    def retrieve(self, model_id: ev.ModelId, timeout_s: float | None, client: ev.ClientId) -> None:
-        self._ask(lambda caller, at_s: ev.RetrieveRequested(caller, model_id, at_s), client, timeout_s)
+    def retrieve(
+        self, model_id: ev.ModelId, generation: int | None, timeout_s: float | None, client: ev.ClientId
+    ) -> None:
+        self._ask(lambda caller, at_s: ev.RetrieveRequested(caller, model_id, at_s, generation), client, timeout_s)
 
     def unload(self, model_id: ev.ModelId, timeout_s: float | None, client: ev.ClientId) -> None:
         self._ask(lambda caller, at_s: ev.UnloadRequested(caller, model_id, at_s), client, timeout_s)
@@ -141,7 +148,7 @@ class World(WorldOfFiles):
         if caller in router.holding.by_caller:
             assert self.is_lazy
             assert not is_welcome
-            assert self.core._registry.models[model_id].state.value == "LOADING"
+            assert self.core._registry.models[model_id].state.value in ("LOADING", "UNLOADING")
             return
         kinds = [type(effect) for effect in self.effects if not isinstance(effect, (fx.FindSpec, fx.Announce))]
         assert kinds == [fx.ForwardCall if is_welcome else fx.AnswerError]

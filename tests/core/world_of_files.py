@@ -80,10 +80,12 @@ class WorldOfFiles(Outside):
         """Commit an upload that waits for it, or sometimes anything else."""
         client, files_id = self._pick_upload(n, is_own)
         self._ask(lambda caller, at_s: ev.DeployCommitRequested(caller, files_id, at_s), client, timeout_s)
+        self._assert_own(client, files_id)
 
     def abort(self, n: int, is_own: bool) -> None:
         client, files_id = self._pick_upload(n, is_own)
         self._ask(lambda caller, _: ev.DeployAbortRequested(caller, files_id), client, None)
+        self._assert_own(client, files_id)
 
     def undeploy(self, model_id: ev.ModelId, timeout_s: float | None, client: ev.ClientId) -> None:
         self._ask(lambda caller, at_s: ev.UndeployRequested(caller, model_id, at_s), client, timeout_s)
@@ -114,6 +116,12 @@ class WorldOfFiles(Outside):
         below = [model_id for model_id, path in scan.loaded if path.startswith("/models/")]
         entries = [(model_id, f"/models/{model_id}") for model_id in MODELS[:found] if model_id not in below[:gone]]
         self.feed(ev.DirectoryScanned(scan.sync_id, tuple(entries), tuple(below[:gone])))
+
+    def _assert_own(self, client: ev.ClientId, files_id: ev.FilesId) -> None:
+        operation = self.files.operations.get(files_id)
+        requested = None if operation is None else operation.requested
+        if requested is None or requested.caller.client != client:
+            assert [type(effect) for effect in self.effects] == [fx.AnswerError], f"{client} has to do with {operation}"
 
     # How a move is made
 
