@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks latency|throughput|load|unload|idle|death|sync|all [--json F] [--plot F]`.
+"""The command line: `python -m benchmarks COMMAND [--json F] [--plot F]`; `all` is every command.
 
 Every command measures the floors and the host in the same run, in alternation, and prints the ratios and targets last.
 Figures depend on the machine: only ratios and differences of one run carry over. `--floors` measures the floors alone.
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 # A pipe has no width; rich would fold the tables at 80.
 PIPE_WIDTH = 120
-COMMANDS = ("latency", "throughput", "load", "unload", "idle", "death", "sync")
+COMMANDS = ("latency", "throughput", "load", "unload", "idle", "death", "sync", "deploy")
 
 
 def run_one(command: str, effort: Effort, console: Console, *, with_host: bool) -> list[Comparison]:
     """Run one command and print its comparisons as they come."""
-    from benchmarks import calls, death, idle, load, sync, unload  # noqa: PLC0415 - so that --help needs none of their packages
+    from benchmarks import calls, death, deploy, idle, load, sync, unload  # noqa: PLC0415 - so that --help needs none of their packages
 
     measure = {
         "latency": calls.latency,
@@ -40,6 +40,7 @@ def run_one(command: str, effort: Effort, console: Console, *, with_host: bool) 
         "idle": idle.idle,
         "death": death.death,
         "sync": sync.sync,
+        "deploy": deploy.deploy,
     }[command]
     comparisons = []
     for comparison in measure(effort, with_host=with_host):

@@ -348,3 +348,22 @@ def test_c20_an_unload_after_a_replacement_waits_for_what_is_left_of_the_old_one
     host.pass_time(10)
     host.gone(OLD)
     assert host.answer(unload).model_id == "m"
+
+
+def test_c21_a_replacement_that_an_unload_overtakes_while_its_finder_looks_leaves_nothing_behind(host):
+    host.deploy_up_to("FINDING", replace=True)
+    host.unload()
+    assert host.core.next_deadline() is None
+    host.found()
+    assert host.effects == []
+    finish(host)
+    assert (host.state(), host.core.worker_count()) == (None, 0)
+
+
+def test_c21_a_replacement_that_an_unload_overtakes_between_two_tries_is_not_tried_again(host):
+    host.deploy_up_to("FINDING", replace=True, retries=1)
+    host.down(REFUSAL)
+    host.unload()
+    assert host.core.next_deadline() is None
+    finish(host)
+    assert host.state() is None

@@ -6,7 +6,6 @@ Each of them has exactly one answer, and none of them waits for another model.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -188,7 +187,7 @@ def test_an_asynchronous_stream_that_is_closed_ends_in_the_worker(
 # Unloading while there are calls
 
 
-def test_calls_in_flight_finish_before_an_unload_is_answered(
+def test_c22_calls_in_flight_finish_before_an_unload_is_answered(
     shared: hostd.Client, slow: hostd.Model, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
     work = Work(slow, tmp_path)
@@ -204,7 +203,7 @@ def test_calls_in_flight_finish_before_an_unload_is_answered(
     assert unload.result(PATIENCE_S).processes == 1
 
 
-def test_a_stream_in_flight_finishes_before_an_unload_is_answered(
+def test_c22_a_stream_in_flight_finishes_before_an_unload_is_answered(
     shared: hostd.Client, slow: hostd.Model, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
     stream = slow.stream.generate(200, str(tmp_path / "noted"))
@@ -215,7 +214,9 @@ def test_a_stream_in_flight_finishes_before_an_unload_is_answered(
     assert unload.result(PATIENCE_S).processes == 1
 
 
-def test_calls_that_do_not_finish_in_time_are_aborted(shared: hostd.Client, slow: hostd.Model, tmp_path: Path) -> None:
+def test_c22_calls_that_do_not_finish_in_time_are_aborted(
+    shared: hostd.Client, slow: hostd.Model, tmp_path: Path
+) -> None:
     work = Work(slow, tmp_path)
     queued = slow.submit.predict(5)
     pid = slow.info.workers[0].pid
@@ -243,7 +244,7 @@ def test_the_drain_of_one_model_does_not_delay_another(
     unload.result(PATIENCE_S)
 
 
-def test_unloads_of_one_model_meet(shared: hostd.Client, slow: hostd.Model, pool: ThreadPoolExecutor) -> None:
+def test_c20_unloads_of_one_model_meet(shared: hostd.Client, slow: hostd.Model, pool: ThreadPoolExecutor) -> None:
     pid = slow.info.workers[0].pid
     reports = [unload.result(PATIENCE_S) for unload in [pool.submit(shared.unload_model, "slow") for _ in range(8)]]
     assert not is_there(pid)
@@ -254,67 +255,7 @@ def test_unloads_of_one_model_meet(shared: hostd.Client, slow: hostd.Model, pool
 # Loads that meet
 
 
-def test_a_hundred_threads_that_load_one_model_start_one_process(
-    shared: hostd.Client, shared_host: hostd.Host, model_dir: Callable[..., str], tmp_path: Path
-) -> None:
-    started, release = tmp_path / "started", tmp_path / "release"
-    path = model_dir(SLOW)
-    options = {"wait_for": str(release), "started": str(started)}
-    outcomes: list[object] = []
-    barrier = threading.Barrier(100)
-
-    def load() -> None:
-        barrier.wait(PATIENCE_S)
-        try:
-            outcomes.append(shared.load_model("slow", path, options=options).info.workers[0].pid)
-        except hostd.HostError as error:
-            outcomes.append(error)
-
-    loaders = [threading.Thread(target=load) for _ in range(100)]
-    for loader in loaders:
-        loader.start()
-    eventually(started.exists, "the load has begun")
-    assert len(descendants(shared_host.pid)) == 1
-    assert not outcomes
-    release.touch()
-    for loader in loaders:
-        loader.join(PATIENCE_S)
-    assert len(outcomes) == 100
-    assert len(set(outcomes)) == 1
-    assert started.read_text() == "x"
-
-
-def test_everybody_who_waits_for_a_load_that_fails_gets_the_same_error(
-    shared: hostd.Client, model_dir: Callable[..., str], tmp_path: Path, pool: ThreadPoolExecutor
-) -> None:
-    release = tmp_path / "release"
-    path = model_dir(SLOW.replace("return Slow()", "raise ValueError('bad weights')"))
-    options = {"wait_for": str(release)}
-    loads = [pool.submit(shared.load_model, "slow", path, options=options) for _ in range(6)]
-    eventually(shared.list_models, "the load has begun")
-    waiting = pool.submit(shared.retrieve_model, "slow")
-    release.touch()
-    errors = [load.exception(PATIENCE_S) for load in [*loads, waiting]]
-    assert {type(error) for error in errors} <= {hostd.ModelError, hostd.NotFoundError}
-    assert all("bad weights" in error.traceback for error in errors[:6])
-
-
-def test_retrieving_waits_for_a_load(
-    shared: hostd.Client, model_dir: Callable[..., str], tmp_path: Path, pool: ThreadPoolExecutor
-) -> None:
-    release = tmp_path / "release"
-    model = shared.load_model("slow", model_dir(SLOW), wait=False, options={"wait_for": str(release)})
-    assert model.loading
-    waiting = pool.submit(shared.retrieve_model, "slow")
-    with pytest.raises(hostd.DeadlineExceededError):
-        shared.retrieve_model("slow", timeout_s=0.1)
-    with pytest.raises(hostd.FailedPreconditionError, match="LOADING"):
-        model.call("predict", 1)
-    release.touch()
-    assert waiting.result(PATIENCE_S).predict(1) == 1
-
-
-def test_an_unload_overtakes_a_load_at_once(
+def test_c21_an_unload_overtakes_a_load_at_once(
     shared: hostd.Client, model_dir: Callable[..., str], tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
     started = tmp_path / "started"
@@ -328,7 +269,7 @@ def test_an_unload_overtakes_a_load_at_once(
     assert shared.list_models() == []
 
 
-def test_an_unload_right_after_a_load_was_asked_for_wins_whatever_the_moment(
+def test_c21_an_unload_right_after_a_load_was_asked_for_wins_whatever_the_moment(
     shared: hostd.Client, shared_host: hostd.Host, model_dir: Callable[..., str]
 ) -> None:
     path = model_dir()
@@ -342,15 +283,7 @@ def test_an_unload_right_after_a_load_was_asked_for_wins_whatever_the_moment(
     assert shared.list_models() == []
 
 
-def test_another_path_for_an_id_that_is_loading_is_refused(
-    shared: hostd.Client, model_dir: Callable[..., str], tmp_path: Path
-) -> None:
-    shared.load_model("slow", model_dir(SLOW), wait=False, options={"wait_for": str(tmp_path / "never")})
-    with pytest.raises(hostd.AlreadyExistsError, match="path"):
-        shared.load_model("slow", model_dir(SLOW), options={"wait_for": str(tmp_path / "never")})
-
-
-def test_a_load_during_an_unload_is_refused_with_the_reason(
+def test_c22_a_load_during_an_unload_is_refused_with_the_reason(
     shared: hostd.Client, slow: hostd.Model, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
     work = Work(slow, tmp_path)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def test_the_block_is_the_life_of_the_host(model_dir: Callable[..., str]) -> None:
+def test_c34_the_block_is_the_life_of_the_host(model_dir: Callable[..., str]) -> None:
     with hostd.Host("mine") as host:
         directory = Path(host.endpoint.removeprefix("ipc://")).parent
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
@@ -210,7 +210,7 @@ def test_a_child_that_the_program_forks_ends_without_the_host(model_dir: Callabl
         stop(embedder)
 
 
-def test_stopping_is_quick_with_many_models(model_dir: Callable[..., str]) -> None:
+def test_c34_stopping_is_quick_with_many_models(model_dir: Callable[..., str]) -> None:
     with hostd.Host() as host:
         client = host.client()
         path = model_dir()

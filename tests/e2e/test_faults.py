@@ -201,7 +201,7 @@ def test_a_death_while_draining_ends_call_and_unload(case: Case, crowd: Crowd) -
 
 
 @cells(("spawn", "handshake", "load"), STALLS)
-def test_a_load_that_stalls_is_aborted_by_an_unload(case: Case, crowd: Crowd) -> None:
+def test_c21_a_load_that_stalls_is_aborted_by_an_unload(case: Case, crowd: Crowd) -> None:
     load = bring_about(case, crowd)
     crowd.check_undisturbed()
     assert not load.done()
@@ -212,7 +212,7 @@ def test_a_load_that_stalls_is_aborted_by_an_unload(case: Case, crowd: Crowd) ->
 
 
 @cells(("infer", "stream", "drain"), STALLS)
-def test_a_call_that_stalls_is_aborted_after_the_drain(case: Case, crowd: Crowd) -> None:
+def test_c22_a_call_that_stalls_is_aborted_after_the_drain(case: Case, crowd: Crowd) -> None:
     call = bring_about(case, crowd)
     crowd.check_undisturbed()
     assert not call.done()

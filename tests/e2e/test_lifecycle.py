@@ -11,7 +11,7 @@ from dataclasses import FrozenInstanceError
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers import PATIENCE_S, descendants, eventually, is_there, rss_of_tree, tree_of, uss_of_tree
+from helpers import PATIENCE_S, descendants, eventually, is_there, rss_of_tree, uss_of_tree
 
 import hostd
 
@@ -88,22 +88,7 @@ def test_the_asynchronous_client_does_the_same(shared_host: hostd.Host, model_di
     assert asyncio.run(use()).processes == 1
 
 
-def test_a_size_is_what_the_system_measures_for_the_whole_tree(
-    shared: hostd.Client, model_dir: Callable[..., str]
-) -> None:
-    model = shared.load_model("holder", model_dir(HOLDER), options={"size_bytes": 64 * MIB, "helpers": 2})
-    (worker,) = model.info.workers
-    assert {process.pid for process in tree_of(worker.pid)} == {worker.pid, *model.pids()}
-    assert worker.processes == 3
-    assert worker.rss_bytes == pytest.approx(rss_of_tree(worker.pid), rel=0.02, abs=MIB)
-    assert worker.uss_bytes == pytest.approx(uss_of_tree(worker.pid), rel=0.02, abs=MIB)
-    assert worker.uss_bytes <= worker.pss_bytes <= worker.rss_bytes <= worker.peak_bytes
-    assert model.info.size == worker.rss_bytes == model.size == shared.get_model_size("holder")
-    assert model.info.size_source == "measured"
-    assert worker.uss_bytes > 80 * MIB
-
-
-def test_an_unload_reports_what_the_system_gets_back(shared: hostd.Client, model_dir: Callable[..., str]) -> None:
+def test_c20_an_unload_reports_what_the_system_gets_back(shared: hostd.Client, model_dir: Callable[..., str]) -> None:
     model = shared.load_model("holder", model_dir(HOLDER), options={"size_bytes": 128 * MIB, "helpers": 1})
     (worker,) = model.info.workers
     pids = [worker.pid, *model.pids()]
@@ -127,7 +112,7 @@ def test_a_size_follows_a_model_that_grows(model_dir: Callable[..., str]) -> Non
         assert grown.size == pytest.approx(rss_of_tree(grown.workers[0].pid), rel=0.02, abs=MIB)
 
 
-def test_unloading_all_reports_each_of_them(shared: hostd.Client, model_dir: Callable[..., str]) -> None:
+def test_c23_unloading_all_reports_each_of_them(shared: hostd.Client, model_dir: Callable[..., str]) -> None:
     path = model_dir()
     pids = [shared.load_model(f"m{i}", path).info.workers[0].pid for i in range(4)]
     reports = shared.unload_all_models()
@@ -137,65 +122,9 @@ def test_unloading_all_reports_each_of_them(shared: hostd.Client, model_dir: Cal
     assert shared.unload_all_models() == []
 
 
-def test_unloading_what_is_not_loaded_is_no_error_and_frees_nothing(shared: hostd.Client) -> None:
+def test_c20_unloading_what_is_not_loaded_is_no_error_and_frees_nothing(shared: hostd.Client) -> None:
     report = shared.unload_model("nobody")
     assert (report.processes, report.freed_bytes, report.size_bytes) == (0, 0, 0)
-
-
-def test_loading_what_is_loaded_starts_no_process(shared: hostd.Client, model_dir: Callable[..., str]) -> None:
-    path = model_dir()
-    first = shared.load_model("echo", path).info
-    again = shared.load_model("echo", path).info
-    assert again.workers[0].pid == first.workers[0].pid
-    assert again.generation == first.generation
-
-
-@pytest.mark.parametrize(
-    "other",
-    [{"path": None}, {"model_type": "another"}, {"options": {"x": 1}}, {"finder": "files"}],
-    ids=["path", "type", "options", "finder"],
-)
-def test_another_source_under_the_same_id_is_refused_and_changes_nothing(
-    shared: hostd.Client, model_dir: Callable[..., str], other: dict
-) -> None:
-    path = model_dir()
-    model = shared.load_model("echo", path)
-    source = {"path": path, **other}
-    with pytest.raises(hostd.AlreadyExistsError, match="echo"):
-        shared.load_model("echo", source.pop("path") or model_dir(), **source)
-    assert model.predict(1) == 1
-    assert len(shared.list_models()) == 1
-
-
-def test_after_a_reload_the_same_handle_reaches_the_new_worker(
-    shared: hostd.Client, model_dir: Callable[..., str]
-) -> None:
-    path = model_dir(
-        "import os\nclass M:\n    def pid(self):\n        return os.getpid()\ndef load(path):\n    return M()\n"
-    )
-    model = shared.load_model("echo", path)
-    first = model.pid()
-    shared.unload_model("echo")
-    reloaded = shared.load_model("echo", path)
-    assert model.pid() == reloaded.pid() != first
-    assert reloaded.info.generation > 1
-
-
-def test_a_load_without_waiting_can_be_waited_for(shared: hostd.Client, model_dir: Callable[..., str]) -> None:
-    model = shared.load_model("echo", model_dir(), wait=False)
-    assert model.wait(PATIENCE_S).predict(2) == 2
-    assert model.loaded
-
-
-def test_a_failed_load_without_waiting_is_explained_later(shared: hostd.Client, model_dir: Callable[..., str]) -> None:
-    path = model_dir("def load(path):\n    raise ValueError('no such weights')\n")
-    shared.load_model("broken", path, wait=False)
-    explained = eventually(
-        lambda: (found := shared.explain_model("broken"))["state"] == "FAILED" and found, "the failure is known"
-    )
-    assert "no such weights" in explained["reason"]
-    # A failed load leaves nothing in the way of the next.
-    assert shared.load_model("broken", model_dir()).predict(1) == 1
 
 
 def test_events_tell_the_whole_story_in_order(shared: hostd.Client, model_dir: Callable[..., str]) -> None:

@@ -1,0 +1,203 @@
+"""What the tests of deploys share: models that are told by a file what to do, looks at a models directory, raw requests.
+
+Nothing here asks the host about the directory: what is there is read from the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import zmq
+from helpers import PATIENCE_S, REPOSITORY, eventually
+
+import hostd
+from workers.wire import frames as wire
+from workers.wire import messages as msg
+from workers.wire.codec import decode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+sys.path += [str(REPOSITORY), str(REPOSITORY / "tests" / "shell")]  # benchmarks, and the corpus of paths
+
+MIB = 2**20
+STAGING = ".hostd-staging"
+PLACES: dict[str, Any] = {"write_quiet_period_s": 0, "poll_period_s": 0}
+"""Settings of `models`: the directory is looked at when somebody asks for it, and what is there is whole."""
+
+CODE = b"""
+import os, signal, time
+from pathlib import Path
+
+BALLAST = []
+
+def until(gate):
+    while not Path(gate).exists():
+        time.sleep(0.002)
+
+class Model:
+    def __init__(self, path, text):
+        self.path, self.text = Path(path), text
+
+    def predict(self, x=None):
+        return self.text
+
+    def linger(self, marker, gate):
+        Path(marker).touch()
+        until(gate)
+        return self.text
+
+    def reads(self):
+        return (self.path / "text").read_text()
+
+    def pid(self):
+        return os.getpid()
+
+def load(path, text=None):
+    text = text or Path(path, "text").read_text()
+    act, _, argument = text.partition(" ")
+    if act == "bad":
+        raise ValueError("this model is bad")
+    if act == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if act == "gated":
+        Path(argument + ".reached").touch()
+        until(argument)
+    if act == "big":
+        BALLAST.append(b"x" * int(argument))
+    return Model(path, text)
+"""
+
+
+def files_of(text: str, **more: bytes) -> dict[str, bytes]:
+    """Return the files of a model that says `text`, which may tell it what to do: `bad`, `dies`, `gated FILE`, `big N`."""
+    return {"model.py": CODE, "text": text.encode(), **more}
+
+
+def put(models: Path, model_id: str, text: str) -> Path:
+    """Put a model into a directory by hand."""
+    place = models / model_id
+    place.mkdir(parents=True)
+    for name, content in files_of(text).items():
+        (place / name).write_bytes(content)
+    return place
+
+
+def content(models: Path) -> dict[str, bytes]:
+    """Return all files below a directory by name, the staging area's too, but no caches of code."""
+    found = {}
+    for root, folders, names in os.walk(models):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for path in (Path(root, name) for name in names):
+            try:
+                found[str(path.relative_to(models))] = path.read_bytes()
+            except FileNotFoundError:
+                continue  # it goes just now
+    return found
+
+
+def entries(models: Path) -> list[str]:
+    """Return what is in a models directory, the staging area too."""
+    return sorted(os.listdir(models))
+
+
+def is_tidy(models: Path) -> bool:
+    """Say whether no staging area is there."""
+    return not (models / STAGING).exists()
+
+
+def await_tidy(models: Path) -> None:
+    """Wait until no staging area is there: who is answered does not wait for the tidying up."""
+    eventually(lambda: is_tidy(models), "staging is tidied up")
+
+
+@contextmanager
+def emptied(host: hostd.Host, models: Path) -> Iterator[hostd.Client]:
+    """Give a client; afterwards what is deployed, and what is loaded, goes through the host."""
+    with hostd.connect(host.endpoint) as client:
+        yield client
+        client.unload_all_models()
+        for place in sorted(models.rglob("model.py"), reverse=True):
+            client.undeploy_model(str(place.parent.relative_to(models)))
+        await_tidy(models)
+        assert entries(models) == []
+
+
+class Raw:
+    """A client that sends what it likes; `ask` returns the answer's value or raises its error."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.linger = 0
+        self._socket.connect(endpoint)
+        self._count = 0
+        self._answers: dict[int, wire.Envelope] = {}
+        self.welcome = self.answer(
+            self.send(msg.pack_map(msg.HELLO, self._next(), {"versions": [wire.VERSION], "pid": 1}))
+        )
+
+    def __enter__(self) -> Raw:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._socket.close()  # without a BYE, as a client that is killed
+        self._context.term()
+
+    def _next(self) -> int:
+        self._count += 1
+        return self._count
+
+    def send(self, frames: list[Any]) -> int:
+        """Send a message as it is; return the id of the last request."""
+        self._socket.send_multipart(frames)
+        return self._count
+
+    def begin(self, verb: str, **arguments: Any) -> int:
+        """Send a request, and return its id."""
+        return self.send(msg.pack_map(msg.VERB, self._next(), arguments, header=msg.pack_verb(verb)))
+
+    def begin_packed(self, verb: str, body: bytes) -> int:
+        """Send a request whose arguments are packed already."""
+        return self.send(wire.pack(msg.VERB, self._next(), msg.pack_verb(verb), body))
+
+    def answer(self, request_id: int) -> Any:
+        """Wait for the answer to a request."""
+        while request_id not in self._answers:
+            assert self._socket.poll(PATIENCE_S * 1000), f"no answer within {PATIENCE_S:g} s"
+            envelope = wire.unpack(self._socket.recv_multipart())
+            self._answers[envelope.id] = envelope
+        envelope = self._answers.pop(request_id)
+        if envelope.kind == msg.ERROR:
+            raise msg.unpack_error(envelope)
+        return decode(envelope.body, envelope.buffers)
+
+    def ask(self, verb: str, **arguments: Any) -> Any:
+        """Send a request and wait for its answer."""
+        return self.answer(self.begin(verb, **arguments))
+
+    def refusal(self, verb: str, **arguments: Any) -> hostd.HostError:
+        """Send a request that must be refused, and return how."""
+        return refusal(lambda: self.ask(verb, **arguments))
+
+    def upload(self, model_id: str, files: dict[str, bytes], **more: Any) -> int:
+        """Begin a deploy and send all files; return the upload."""
+        names = [[name, len(data)] for name, data in files.items()]
+        number = self.ask("deploy_begin", model_id=model_id, files=names, **more)["upload"]
+        for index, data in enumerate(files.values()):
+            for offset in range(0, len(data), MIB):
+                self.ask("deploy_write", upload=number, file=index, offset=offset, data=data[offset : offset + MIB])
+        return int(number)
+
+
+def refusal(act: Callable[[], object]) -> hostd.HostError:
+    """Return the error that something must raise."""
+    try:
+        got = act()
+    except hostd.HostError as error:
+        return error
+    raise AssertionError(f"this was not refused: {got!r}")

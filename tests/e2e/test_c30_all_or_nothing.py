@@ -1,0 +1,311 @@
+"""C30: a deploy that fails leaves nothing: bad models, bad clients, full disks, missing permissions.
+
+Kills of the host are in `test_deploy_kills`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from deploy_rig import CODE, MIB, PLACES, STAGING, Raw, await_tidy, content, emptied, entries, files_of
+from helpers import eventually, line_of, program, stop
+
+import hostd
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+
+LOAD_TIMEOUT_S = 1.0
+UNANSWERED_BYTES = 8 * MIB
+"""What of an upload may be under way (workers/PROTOCOL.md)."""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def host(models: Path) -> Iterator[hostd.Host]:
+    with hostd.Host(models={**PLACES, "dir": models}, workers={"load_timeout_s": LOAD_TIMEOUT_S}) as running:
+        yield running
+
+
+@pytest.fixture
+def client(host: hostd.Host, models: Path) -> Iterator[hostd.Client]:
+    with emptied(host, models) as made:
+        yield made
+
+
+@pytest.fixture
+def raw(host: hostd.Host, client: hostd.Client) -> Iterator[Raw]:
+    with Raw(host.endpoint) as made:
+        yield made
+
+
+# Loads that fail
+
+FAILING: dict[str, tuple[dict[str, bytes], type[hostd.HostError]]] = {
+    "raises": (files_of("bad"), hostd.ModelError),
+    "dies": (files_of("dies"), hostd.HostError),
+    "hangs": (files_of("gated /nowhere"), hostd.DeadlineExceededError),
+    "no code": ({"text": b"no model at all"}, hostd.InvalidArgumentError),
+    "bad settings": ({**files_of("x"), "model.yaml": b"loader: [1"}, hostd.InvalidArgumentError),
+    "unknown loader": ({**files_of("x"), "model.yaml": b"loader: nope"}, hostd.InvalidArgumentError),
+    "syntax error": ({"model.py": b"def load(:"}, hostd.HostError),
+}
+
+
+@pytest.mark.parametrize("why", FAILING)
+@pytest.mark.parametrize("model_id", ["m", "team/group/m"])
+def test_c30_a_failed_load_leaves_nothing(client: hostd.Client, models: Path, why: str, model_id: str) -> None:
+    files, kind = FAILING[why]
+    with pytest.raises(kind):
+        client.deploy_model(model_id, files)
+    assert entries(models) == [], "answered when nothing is left"
+    assert client.list_models() == []
+    assert client.deploy_model(model_id, files_of("good")).predict() == "good"
+
+
+@pytest.mark.parametrize("why", FAILING)
+def test_c30_with_keep_a_failed_load_leaves_the_files(client: hostd.Client, models: Path, why: str) -> None:
+    files, kind = FAILING[why]
+    with pytest.raises(kind):
+        client.deploy_model("m", files, keep=True)
+    await_tidy(models)
+    assert content(models / "m") == files
+    assert client.list_models() == []
+    with pytest.raises(hostd.AlreadyExistsError):
+        client.deploy_model("m", files_of("good"))
+    client.undeploy_model("m")
+
+
+def test_c30_a_failed_load_without_a_waiting_client_leaves_nothing(client: hostd.Client, models: Path) -> None:
+    client.deploy_model("m", files_of("bad"), wait=False)
+    eventually(lambda: entries(models) == [], "the files of the model that failed are removed")
+
+
+def test_c30_an_unload_that_overtakes_a_deploy_leaves_nothing(
+    client: hostd.Client, models: Path, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    handle = client.deploy_model("m", files_of(f"gated {gate}"), wait=False)
+    eventually((tmp_path / "gate.reached").exists, "the model loads")
+    client.unload_model("m")
+    with pytest.raises((hostd.NotFoundError, hostd.AbortedError, hostd.FailedPreconditionError)):
+        handle.wait(20)
+    eventually(lambda: entries(models) == [], "the files are removed")
+
+
+# Clients that fail
+
+
+def sending(endpoint: str) -> subprocess.Popen[str]:
+    """Start a program that deploys, says `begun` when it has sent something, and goes on until it is killed."""
+    return program(
+        """
+        import signal, sys, hostd
+        def progress(sent_bytes, total_bytes):
+            print("begun", flush=True)
+            signal.pause()
+        hostd.connect(sys.argv[1]).deploy_model("m", {"weights.bin": bytes(20 << 20)}, progress=progress)
+        """,
+        endpoint,
+    )
+
+
+def test_c30_a_client_that_is_killed_leaves_nothing(host: hostd.Host, client: hostd.Client, models: Path) -> None:
+    theirs = sending(host.endpoint)
+    try:
+        assert line_of(theirs) == "begun"
+        assert entries(models) == [STAGING]
+    finally:
+        stop(theirs)
+    assert client.deploy_model("m", files_of("mine")).predict() == "mine", "nobody has to wait for that"
+    await_tidy(models)
+    assert content(models) == {f"m/{name}": data for name, data in files_of("mine").items()}
+
+
+def test_c30_a_client_that_is_interrupted_leaves_nothing_behind_its_end(
+    host: hostd.Host, client: hostd.Client, models: Path
+) -> None:
+    theirs = sending(host.endpoint)
+    try:
+        assert line_of(theirs) == "begun"
+        theirs.send_signal(signal.SIGINT)
+        theirs.wait(20)
+        assert entries(models) == [], "a client that ends in order has its upload removed before"
+    finally:
+        stop(theirs)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_c30_what_fails_at_the_client_leaves_no_files(
+    host: hostd.Host, client: hostd.Client, models: Path, kind: str
+) -> None:
+    files = {"model.py": CODE, "weights.bin": bytes(20 * MIB)}
+
+    def progress(sent_bytes: int, total_bytes: int) -> None:
+        if sent_bytes > 3 * MIB:
+            raise OSError("the window was closed")
+
+    async def asynchronously() -> None:
+        async with hostd.AsyncClient(host.endpoint) as theirs:
+            await theirs.deploy_model("m", files, progress=progress)
+
+    with pytest.raises(OSError, match="the window was closed"):
+        if kind == "async":
+            asyncio.run(asyncio.wait_for(asynchronously(), 60))
+        else:
+            client.deploy_model("m", files, progress=progress)
+    assert entries(models) == [], "the abort is answered when nothing is left"
+
+
+def test_c30_a_task_that_is_cancelled_leaves_no_files(host: hostd.Host, client: hostd.Client, models: Path) -> None:
+    async def body() -> None:
+        begun = asyncio.Event()
+        async with hostd.AsyncClient(host.endpoint) as theirs:
+            deploying = asyncio.ensure_future(
+                theirs.deploy_model("m", {"weights.bin": bytes(50 * MIB)}, progress=lambda *_: begun.set())
+            )
+            await begun.wait()
+            deploying.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await deploying
+
+    asyncio.run(asyncio.wait_for(body(), 60))
+    assert entries(models) == []
+
+
+def test_c30_a_client_that_goes_away_leaves_no_files(host: hostd.Host, client: hostd.Client, models: Path) -> None:
+    gone = hostd.connect(host.endpoint)
+    with pytest.raises(hostd.HostError):
+        gone.deploy_model("m", {"weights.bin": bytes(20 * MIB)}, progress=lambda *_: gone.close())
+    await_tidy(models)
+    assert entries(models) == []
+
+
+def test_c30_a_file_that_changes_while_it_is_sent_ends_the_deploy(
+    client: hostd.Client, models: Path, tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(bytes(10 * MIB))
+
+    def progress(sent_bytes: int, total_bytes: int) -> None:
+        os.truncate(weights, 11 * MIB)
+
+    with pytest.raises(hostd.FailedPreconditionError, match="changed while it was deployed"):
+        client.deploy_model("m", {**files_of("x"), "weights.bin": weights}, progress=progress)
+    assert entries(models) == []
+
+
+# Requests in bad faith
+
+BAD_WRITES: dict[str, tuple[dict[str, Any], type[hostd.HostError]]] = {
+    "an index too high": ({"file": 2}, hostd.InvalidArgumentError),
+    "a negative index": ({"file": -1}, hostd.InvalidArgumentError),
+    "an index that is no number": ({"file": "model.py"}, hostd.InvalidArgumentError),
+    "an index that is a truth": ({"file": True}, hostd.InvalidArgumentError),
+    "a negative offset": ({"offset": -1}, hostd.InvalidArgumentError),
+    "an offset behind the end": ({"offset": 5}, hostd.InvalidArgumentError),
+    "an enormous offset": ({"offset": 2**63}, hostd.InvalidArgumentError),
+    "one byte too much": ({"data": b"12345"}, hostd.InvalidArgumentError),
+    "one byte over the end": ({"offset": 1}, hostd.InvalidArgumentError),
+    "text for data": ({"data": "1234"}, hostd.InvalidArgumentError),
+    "nothing for data": ({"data": None}, hostd.InvalidArgumentError),
+    "an argument too many": ({"path": "/etc/passwd"}, hostd.InvalidArgumentError),
+    "an upload that is not": ({"upload": 2**60}, hostd.NotFoundError),
+    "an upload that is no number": ({"upload": "1"}, hostd.InvalidArgumentError),
+    "more than a piece may have": ({"data": bytes(2 * MIB)}, hostd.InvalidArgumentError),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_WRITES)
+def test_c30_a_bad_piece_is_refused_and_the_upload_goes_on(raw: Raw, models: Path, bad: str) -> None:
+    files = [["text", 4], ["model.py", len(CODE)]]
+    upload = raw.ask("deploy_begin", model_id="m", files=files)["upload"]
+    arguments, kind = BAD_WRITES[bad]
+    assert isinstance(
+        raw.refusal("deploy_write", **{"upload": upload, "file": 0, "offset": 0, "data": b"1234", **arguments}), kind
+    )
+    raw.ask("deploy_write", upload=upload, file=1, offset=0, data=CODE)
+    raw.ask("deploy_write", upload=upload, file=0, offset=2, data=b"34")
+    raw.ask("deploy_write", upload=upload, file=0, offset=0, data=b"12")
+    raw.ask("deploy_write", upload=upload, file=0, offset=1, data=b"23")  # the same again does no harm
+    assert raw.ask("deploy_commit", upload=upload)["state"] == "READY"
+    await_tidy(models)
+    assert content(models / "m") == {"model.py": CODE, "text": b"1234"}
+
+
+def test_c30_a_commit_of_too_little_is_refused_and_leaves_nothing(raw: Raw, models: Path) -> None:
+    for written in ([], [(0, b"12")], [(0, b"1"), (2, b"34")]):
+        upload = raw.ask("deploy_begin", model_id="m", files=[["model.py", 4], ["empty", 0]])["upload"]
+        for offset, data in written:
+            raw.ask("deploy_write", upload=upload, file=0, offset=offset, data=data)
+        error = raw.refusal("deploy_commit", upload=upload)
+        assert isinstance(error, hostd.FailedPreconditionError)
+        assert "lacks" in error.message
+        assert entries(models) == []
+
+
+def test_c30_what_comes_after_a_commit_or_an_abort_is_refused(raw: Raw, models: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    upload = raw.upload("m", files_of(f"gated {gate}"))
+    first, second = raw.begin("deploy_commit", upload=upload), raw.begin("deploy_commit", upload=upload)
+    with pytest.raises(hostd.NotFoundError):
+        raw.answer(second)
+    eventually(lambda: Path(f"{gate}.reached").exists(), "the model loads")
+    late = raw.refusal("deploy_write", upload=upload, file=0, offset=0, data=b"late")
+    assert isinstance(late, hostd.FailedPreconditionError)
+    assert isinstance(raw.refusal("deploy_abort", upload=upload), hostd.NotFoundError)
+    gate.touch()
+    assert raw.answer(first)["state"] == "READY"
+    await_tidy(models)
+    assert content(models / "m") == files_of(f"gated {gate}")
+    aborted = raw.upload("n", files_of("n"))
+    raw.ask("deploy_abort", upload=aborted)
+    assert entries(models) == ["m"]
+    for verb, more in (
+        ("deploy_commit", {}),
+        ("deploy_abort", {}),
+        ("deploy_write", {"file": 0, "offset": 0, "data": b""}),
+    ):
+        assert isinstance(raw.refusal(verb, upload=aborted, **more), hostd.NotFoundError)
+
+
+def test_c30_nobody_touches_the_upload_of_another_client(host: hostd.Host, raw: Raw, models: Path) -> None:
+    upload = raw.upload("m", files_of("mine"))
+    with Raw(host.endpoint) as thief:
+        write = {"file": 1, "offset": 0, "data": b"evil"}
+        for verb, more in (("deploy_write", write), ("deploy_commit", {}), ("deploy_abort", {})):
+            assert isinstance(thief.refusal(verb, upload=upload, **more), hostd.NotFoundError)
+    assert raw.ask("deploy_commit", upload=upload)["state"] == "READY"
+    await_tidy(models)
+    assert content(models / "m") == files_of("mine")
+
+
+def test_c30_more_than_8_mib_unanswered_is_refused_and_what_was_accepted_counts(raw: Raw, models: Path) -> None:
+    files = {**files_of("much"), "weights.bin": bytes(40 * MIB)}
+    upload = raw.ask("deploy_begin", model_id="m", files=[[name, len(data)] for name, data in files.items()])["upload"]
+    pieces = range(0, 40 * MIB, MIB)
+    sent = [raw.begin("deploy_write", upload=upload, file=2, offset=offset, data=bytes(MIB)) for offset in pieces]
+    refused = []
+    for offset, request in zip(pieces, sent, strict=True):
+        try:
+            raw.answer(request)
+        except hostd.ResourceExhaustedError:
+            refused.append(offset)
+    assert all(offset >= UNANSWERED_BYTES for offset in refused), "8 MiB are always taken"
+    assert len(refused) < len(sent) - 7
+    for index, data in enumerate(list(files.values())[:2]):
+        raw.ask("deploy_write", upload=upload, file=index, offset=0, data=data)
+    if refused:
+        raw.refusal("deploy_commit", upload=upload)
+    else:
+        raw.ask("deploy_commit", upload=upload)
