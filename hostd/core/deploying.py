@@ -4,8 +4,8 @@
     from any of these, if it fails, is overtaken or given up:  (UNLOADING ->) UNDOING -> over
 
 Rules
-1. What is answered with success was confirmed on the disk before; what is answered with an error was undone before,
-   unless `keep` was asked for and only the load failed.
+1. What is answered with success was confirmed on the disk before (with `wait` false: installed); what is answered with
+   an error was undone before, unless `keep` was asked for and only the load failed, or the error says that files stay.
 2. From the first move of files until the end nobody else begins a load of their id, or of one above or below it
    (`Registry.reserved`), so no load ever sees files on the move. Who wants the model joins the deploy's own load.
 3. A deploy that replaces loads its model beside the one that serves, which goes only after the new files are confirmed.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hostd.core.effects import (
     ConfirmFiles,
@@ -27,7 +27,7 @@ from hostd.core.effects import (
 )
 from hostd.core.events import Origin
 from hostd.core.lifecycle import ModelState
-from hostd.core.loading import is_overlapping, retries_of
+from hostd.core.loading import retries_of
 from hostd.core.names import model_id_of
 from hostd.core.refusals import check_directory, check_nothing_inside, refusal_of
 from workers.wire.errors import (
@@ -199,20 +199,20 @@ class Deploying:
         """Answer the client: the model is there to stay."""
         deploy, registry = self.deploys[event.files_id], self._registry
         self._release(deploy)
-        model, error = deploy.model, deploy.error
-        if model is not None and registry.successors.get(deploy.model_id) is model:
+        model, error = cast("Model", deploy.model), deploy.error  # confirmed is only what was loaded before
+        if registry.successors.get(deploy.model_id) is model:
             if model.state is ModelState.READY:
                 self._unloading.replace(model)
             else:
                 ended = model.reason
                 self._unloading.give_up(model, ended)
                 error = error or AbortedError(f"the new model ended ({ended}): the earlier one serves, its files stay")
-        if model is not None and error is None and model.state not in _SERVING:
+        if error is None and model.state not in _SERVING:
             reason = f" ({model.reason})" if model.reason else ""
             error = AbortedError(f"the deployed model is {model.state.value}{reason}; its files stay")
         if error is not None:
             registry.waiting.refuse(deploy.waiters, error)
-        elif model is not None:
+        else:
             registry.waiting.answer(deploy.waiters, registry.describe(model))
         registry.effects.append(TidyFiles(deploy.id))
         self._forget_deploy(deploy)
@@ -245,11 +245,6 @@ class Deploying:
         if model is not None and self._registry.successors.get(model.id) is model:
             self._unloading.give_up(model, event.error.message)
         self._undo(deploy, event.error)
-
-    def is_loading(self, model_id: ModelId) -> bool:
-        """Say whether a deploy of this id, or of one above or below it, is past its installation."""
-        deploys = self.deploys.values()
-        return any(deploy.model is not None and is_overlapping(deploy.model_id, model_id) for deploy in deploys)
 
     def problems(self) -> list[str]:
         """Return what is wrong with these books; a question for `check_invariants`."""

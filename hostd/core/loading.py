@@ -124,8 +124,6 @@ class Loading:
         reserved = self._registry.reserved
         near = (f"{id!r}: {why}" for id, why in reserved.items() if is_overlapping(id, model_id))
         reason = reserved.get(model_id) or next(near, None)
-        if reason is None and model_id in self._registry.successors:
-            reason = "it is being replaced by a deploy"
         if reason is not None:
             raise FailedPreconditionError(
                 f"model {model_id!r} cannot be loaded now: {reason}; try again when that is done",
@@ -191,7 +189,9 @@ class Loading:
         load_s = registry.now - model.created_s
         registry.move_model(model, ModelInput.LOAD_SUCCEEDED, f"loaded in {load_s:.3f} s")
         if model.source.path is not None and model.spec is not None and worker.memory is not None:
-            registry.effects.append(RememberSize(model.source.path, model.spec, worker.memory, load_s))
+            registry.effects.append(
+                RememberSize(model.source.path, model.spec, worker.memory, registry.now - worker.started_s)
+            )
         registry.waiting.answer(model.waiters, registry.describe(model))
         for listener in registry.load_ended:
             listener(model, None)
@@ -204,25 +204,20 @@ class Loading:
     def expire_finder(self, key: FinderTimer) -> None:
         """Give up a finder that does not answer, or files that are written without end."""
         limit_s = self._registry.config.load_timeout_s
-        model = self._registry.generation_of(key.model_id, key.generation)
-        if model is not None:
-            said = f": {model.reason}" if model.reason else ""
-            late = f"no finder could say within {limit_s:g} s (workers.load_timeout_s) how to load it{said}"
-            self.spec_refused(key.model_id, key.generation, DeadlineExceededError(late))
+        said = f": {key.model.reason}" if key.model.reason else ""
+        late = f"no finder could say within {limit_s:g} s (workers.load_timeout_s) how to load it{said}"
+        self.spec_refused(key.model.id, key.model.generation, DeadlineExceededError(late))
 
     def retry(self, key: RetryTimer) -> None:
         """Try a failed load again."""
-        model = self._registry.generation_of(key.model_id, key.generation)
-        if model is not None and model.state is ModelState.LOADING:
-            model.load_error = None
-            model.freed_bytes = model.processes_ended = 0  # what the failed try gave back is no unload's
-            self._find(model)
+        key.model.load_error = None
+        self._find(key.model)
 
     def overtake(self, model: Model) -> None:
         """Forget the timers of a load that an unload overtakes."""
         model.is_finding = False
-        self._registry.timers.cancel(FinderTimer(model.id, model.generation))
-        self._registry.timers.cancel(RetryTimer(model.id, model.generation))
+        self._registry.timers.cancel(FinderTimer(model))
+        self._registry.timers.cancel(RetryTimer(model))
 
     # Steps
 
@@ -239,7 +234,7 @@ class Loading:
         registry = self._registry
         model.tries += 1
         model.is_finding = True
-        registry.timers.set(FinderTimer(model.id, model.generation), registry.now + registry.config.load_timeout_s)
+        registry.timers.set(FinderTimer(model), registry.now + registry.config.load_timeout_s)
         registry.effects.append(FindSpec(model.id, model.generation, model.source, model.origin))
 
     def _found(self, model_id: ModelId, generation: int) -> Model | None:
@@ -248,16 +243,17 @@ class Loading:
         if model is None or not model.is_finding:
             return None
         model.is_finding = False
-        self._registry.timers.cancel(FinderTimer(model_id, generation))
+        self._registry.timers.cancel(FinderTimer(model))
         return model
 
     def _end_failed_try(self, model: Model, error: HostError) -> None:
         registry = self._registry
         if model.retries_left > 0:
             model.retries_left -= 1
+            model.freed_bytes = model.processes_ended = 0  # what the failed try gave back is no unload's
             config = registry.config
             wait_s = min(config.retry_max_backoff_s, config.retry_backoff_s * 2 ** (model.tries - 1))
-            registry.timers.set(RetryTimer(model.id, model.generation), registry.now + wait_s)
+            registry.timers.set(RetryTimer(model), registry.now + wait_s)
             tries = f"try {model.tries} of {model.tries + 1 + model.retries_left}"
             registry.note(model, "RETRY", f"{tries} failed, the next in {wait_s:g} s: {error.message}")
             return

@@ -57,7 +57,7 @@ class Core:
         router = self._router = Router(self._registry, loading.wanted)
         unloading = self._unloading = Unloading(self._registry, loading)
         deploying = self._deploying = Deploying(self._registry, loading, unloading)
-        undeploying = self._undeploying = Undeploying(self._registry, loading, unloading, deploying)
+        undeploying = self._undeploying = Undeploying(self._registry, loading, unloading)
         syncing = self._syncing = Syncing(self._registry, loading, unloading)
         asked = self._asked
         self._handlers: dict[type, Callable[[Any], None]] = {

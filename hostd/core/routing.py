@@ -141,10 +141,8 @@ class Router:
 
     def expire(self, call_id: CallId) -> None:
         """End a call whose deadline has come."""
-        call = self.calls.get(call_id)
-        if call is not None:
-            self._registry.effects.append(ForwardCancel(call.worker.id, call_id))
-            self.fail(call_id, DeadlineExceededError("the deadline passed before the model answered"))
+        self._registry.effects.append(ForwardCancel(self.calls[call_id].worker.id, call_id))
+        self.fail(call_id, DeadlineExceededError("the deadline passed before the model answered"))
 
     def expire_held(self, key: HeldTimer) -> None:
         """End a call whose deadline has come before its model was loaded."""
@@ -195,8 +193,6 @@ class Router:
         self.holding.hold(event, caller)
 
     def _on_load_ended(self, model: Model, error: HostError | None) -> None:
-        if self._registry.models.get(model.id) is not model and error is None:
-            return  # a successor that does not serve yet
         for event in self.holding.release(model.id):
             if error is None:
                 self.call(event)

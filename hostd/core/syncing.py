@@ -152,7 +152,8 @@ class Syncing:
         sync.pending.add(model_id)
 
     def _on_load_ended(self, model: Model, error: HostError | None) -> None:
-        if error is not None and model.origin is Origin.SYNCED:
+        # What is gone has not failed: if it comes back before the next scan, it is new.
+        if error is not None and model.origin is Origin.SYNCED and model.id not in self._gone:
             self._registry.effects.append(LeaveEntry(model.id))
         for sync in self._syncs.values():
             if error is not None and model.id in sync.pending and model.id in sync.loaded:
@@ -165,7 +166,7 @@ class Syncing:
     def _on_unload_ended(self, model: Model, _report: UnloadReport) -> None:
         if model.id in self._gone:
             self._gone.discard(model.id)
-        else:
+        elif self._registry.config.models_dir is not None:
             self._registry.effects.append(LeaveEntry(model.id))
         for sync in list(self._syncs.values()):
             self._done(sync, model.id)

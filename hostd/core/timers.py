@@ -9,45 +9,50 @@ Rules
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hostd.core.events import Caller, ModelId, WorkerId
+    from hostd.core.events import Caller, WorkerId
+    from hostd.core.registry import Model
 
 K = TypeVar("K")
 
 _SLACK = 1024
 
 
-class WorkerTimer(NamedTuple):
+@dataclass(frozen=True)
+class WorkerTimer:
     """The deadline of whatever a worker is doing now."""
 
     worker_id: WorkerId
 
 
-class FinderTimer(NamedTuple):
+@dataclass(frozen=True)
+class FinderTimer:
     """When a finder has taken too long, or files have been written for too long."""
 
-    model_id: ModelId
-    generation: int
+    model: Model
 
 
-class RetryTimer(NamedTuple):
+@dataclass(frozen=True)
+class RetryTimer:
     """When a failed load is tried again."""
 
-    model_id: ModelId
-    generation: int
+    model: Model
 
 
-class WaiterTimer(NamedTuple):
+@dataclass(frozen=True)
+class WaiterTimer:
     """The deadline of a caller that waits for the control plane."""
 
     caller: Caller
 
 
-class HeldTimer(NamedTuple):
+@dataclass(frozen=True)
+class HeldTimer:
     """The deadline of a call that waits for its model to be loaded."""
 
     caller: Caller

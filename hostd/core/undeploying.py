@@ -18,11 +18,9 @@ from hostd.core.effects import CheckFiles, RemoveFiles, TidyFiles
 from hostd.core.names import model_id_of
 from hostd.core.refusals import check_directory, check_nothing_inside
 from hostd.records import UnloadReport
-from workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
     from hostd.core import events as ev
-    from hostd.core.deploying import Deploying
     from hostd.core.events import FilesId, ModelId
     from hostd.core.loading import Loading
     from hostd.core.registry import Model, Registry
@@ -55,11 +53,10 @@ class Undeploy:
 class Undeploying:
     """The decisions about undeploys."""
 
-    def __init__(self, registry: Registry, loading: Loading, unloading: Unloading, deploying: Deploying) -> None:
+    def __init__(self, registry: Registry, loading: Loading, unloading: Unloading) -> None:
         self._registry = registry
         self._loading = loading
         self._unloading = unloading
-        self._deploying = deploying
         self.undeploys: dict[FilesId, Undeploy] = {}
         registry.unload_ended.append(self._on_unload_ended)
 
@@ -70,8 +67,6 @@ class Undeploying:
         check_directory(registry)
         model_id = model_id_of(event.model_id)
         self._loading.check_free(model_id)
-        if self._deploying.is_loading(model_id):
-            raise FailedPreconditionError(f"model {model_id!r} is being deployed: wait for that, or unload it first")
         check_nothing_inside(registry, model_id, "undeploy those first")
         undeploy = Undeploy(registry.new_files_id(), model_id)
         self.undeploys[undeploy.id] = undeploy

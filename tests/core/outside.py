@@ -252,21 +252,22 @@ class Outside:
         assert not self.files.moved_with(effect.model_id), f"{effect} while files are being moved"
         generation = effect.generation
         if generation not in self.retries:
-            self.retries[generation] = self._retries_of(effect)
+            self.retries[generation] = self._retries_of_a_new_load()
         self.tries[generation] += 1
         assert self.tries[generation] <= self.retries[generation] + 1, f"one try too many: {effect}"
         former = [p for p in self.processes.values() if p.generation == generation and p.is_alive()]
         assert not former, f"{former} of the try before still lives: {effect}"
 
-    def _retries_of(self, effect: fx.FindSpec) -> int:
+    def _retries_of_a_new_load(self) -> int:
         """Return how often a load that begins now may be tried again."""
         cause, config = self.history[-1], self.core._registry.config
-        if effect.origin in (ev.Origin.LAZY, ev.Origin.SYNCED):
-            return config.lazy_load_retries
-        asked = cause.retries if isinstance(cause, ev.LoadRequested) else None
-        if isinstance(cause, ev.FilesInstalled):
+        if isinstance(cause, ev.LoadRequested):
+            asked = cause.retries
+        elif isinstance(cause, ev.FilesInstalled):
             requested = self.files.operations[cause.files_id].requested
             asked = None if requested is None else requested.retries
+        else:
+            return config.lazy_load_retries
         return config.load_retries if asked is None else asked
 
     def _receiver(self, worker_id: ev.WorkerId) -> Process:

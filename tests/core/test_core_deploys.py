@@ -6,10 +6,11 @@ import dataclasses
 
 import pytest
 from driver import ALICE, BOB, CONFIG, FILES, Driver, source_of
-from endings import is_clean
+from endings import finish, is_clean
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.core.deploying import MAX_DEPLOYS, MAX_DEPLOYS_PER_CLIENT
 from workers.wire.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -227,3 +228,26 @@ def test_an_upload_that_is_being_given_up_cannot_be_committed(host):
     host.abort()
     assert isinstance(host.error(host.commit()), NotFoundError)
     assert isinstance(host.error(host.abort()), NotFoundError)
+
+
+def test_one_client_has_no_more_than_so_many_deploys_and_others_have_theirs(host):
+    for number in range(MAX_DEPLOYS_PER_CLIENT):
+        assert host.is_waiting(host.deploy(f"m{number}"))
+    error = host.error(host.deploy())
+    assert isinstance(error, ResourceExhaustedError)
+    assert error.message.startswith("32 deploys are under way, 32 of them this client's; at most 128 may be, and 32")
+    assert host.is_waiting(host.deploy(client=BOB))
+    host.feed(ev.ClientVanished(ALICE))
+    finish(host)
+    assert host.is_waiting(host.deploy("n"))
+
+
+def test_all_clients_together_have_no_more_than_so_many_deploys(host):
+    for number in range(MAX_DEPLOYS):
+        host.deploy(f"m{number}", client=ev.ClientId(b"%d" % (number // MAX_DEPLOYS_PER_CLIENT)))
+    assert isinstance(host.error(host.deploy()), ResourceExhaustedError)
+    host.done(1)
+    host.abort(1, client=ev.ClientId(b"0"))
+    assert isinstance(host.error(host.deploy()), ResourceExhaustedError)
+    host.done(1)
+    assert host.is_waiting(host.deploy())

@@ -12,6 +12,7 @@ from hostd.core import events as ev
 from workers.wire.errors import (
     AbortedError,
     AlreadyExistsError,
+    CancelledError,
     DeadlineExceededError,
     FailedPreconditionError,
     InvalidArgumentError,
@@ -283,3 +284,73 @@ def test_only_so_many_failures_are_kept():
         host.load(model_id, wait=False)
         host.not_found(NotFoundError(f"no {model_id}"))
     assert list(host.core._registry.failures) == ["a", "c"]
+
+
+@pytest.mark.parametrize("leaves", ["deadline", "cancel", "vanish"])
+def test_c18_who_waits_no_longer_for_the_load_after_an_unload_begins_none(lazy, leaves):
+    lazy.up_to("READY")
+    lazy.unload(client=BOB)
+    caller = lazy.retrieve(timeout_s=5)
+    if leaves == "deadline":
+        lazy.pass_time(5)
+        assert isinstance(lazy.error(caller), DeadlineExceededError)
+    elif leaves == "cancel":
+        lazy.feed(ev.CallCancelled(caller))
+        assert isinstance(lazy.error(caller), CancelledError)
+    else:
+        lazy.feed(ev.ClientVanished(caller.client))
+    lazy.gone()
+    assert (lazy.finds, lazy.state()) == ([], None)
+
+
+def test_c18_who_waits_for_the_load_after_an_unload_keeps_the_deadline(lazy):
+    lazy.up_to("READY")
+    lazy.unload()
+    caller, stays = lazy.retrieve(timeout_s=5), lazy.retrieve(client=BOB)
+    lazy.gone()
+    lazy.pass_time(5)
+    assert isinstance(lazy.error(caller), DeadlineExceededError)
+    lazy.up()
+    assert lazy.answer(stays).generation == 2
+
+
+def test_c18_an_unload_of_the_load_after_an_unload_aborts_who_waits_for_it(lazy):
+    lazy.up_to("READY")
+    lazy.unload()
+    retrieve, call = lazy.retrieve(), lazy.call()
+    lazy.gone()
+    lazy.unload()
+    assert isinstance(lazy.error(retrieve), AbortedError)
+    assert isinstance(lazy.error(call), AbortedError)
+
+
+def test_c31_who_asks_while_a_model_is_undeployed_waits_for_no_load_after_it(lazy):
+    lazy.up_to("READY")
+    lazy.undeploy()
+    lazy.done()
+    assert isinstance(lazy.error(lazy.retrieve()), FailedPreconditionError)
+    assert isinstance(lazy.error(lazy.call()), FailedPreconditionError)
+
+
+def test_c31_who_waits_for_the_load_after_an_unload_hears_of_an_undeploy(lazy):
+    lazy.up_to("READY")
+    lazy.unload()
+    retrieve, call = lazy.retrieve(), lazy.call()
+    lazy.undeploy(client=BOB)
+    lazy.done()
+    lazy.gone()
+    assert isinstance(lazy.error(retrieve), FailedPreconditionError)
+    assert isinstance(lazy.error(call), FailedPreconditionError)
+
+
+def test_c10_what_crashed_and_comes_back_has_the_retries_of_lazy_loads(lazy):
+    lazy.load(retries=0)
+    lazy.up()
+    lazy.exited()
+    lazy.gone()
+    caller = lazy.retrieve()
+    lazy.down(ModelError("no weights"))
+    assert lazy.is_waiting(caller)
+    lazy.pass_time(1)
+    lazy.up()
+    assert lazy.answer(caller).state == "READY"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostd.core.timers import _SLACK, Timers
+from hostd.core.timers import _SLACK, FinderTimer, HeldTimer, RetryTimer, Timers, WaiterTimer
 
 
 @pytest.fixture
@@ -127,3 +127,14 @@ def test_timers_behave_like_a_sorted_table_of_deadlines(steps):
             table = {key: due_s for key, due_s in table.items() if key not in due}
         assert timers.next() == min(table.values(), default=None)
         assert len(timers) == len(table)
+
+
+def test_deadlines_of_different_kinds_are_different():
+    kinds = [FinderTimer("m"), RetryTimer("m"), WaiterTimer(("alice", 5)), HeldTimer(("alice", 5))]
+    timers = Timers()
+    for at_s, key in enumerate(kinds):
+        timers.set(key, float(at_s))
+    assert len(timers) == len(kinds)
+    timers.cancel(kinds[0])
+    timers.cancel(kinds[3])
+    assert list(map(type, timers.pop_due(9.0))) == [RetryTimer, WaiterTimer]

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 from driver import ALICE, BOB, CONFIG, LAZY, Driver
 from endings import finish
+from outside import Asked
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
@@ -205,3 +206,25 @@ def test_who_leaves_a_load_leaves_the_others_waiting(host):
     assert host.answer(stays).state == host.answer(stays_too).state == "READY"
     assert leaves not in host.answers
     assert [type(effect) for effect in host.effects].count(fx.Answer) == 2
+
+
+@pytest.mark.parametrize("is_call_first", [False, True])
+def test_a_call_and_a_request_of_one_id_keep_their_own_deadlines(is_call_first):
+    host = Driver(LAZY)
+    host.load("x", wait=False)
+    caller = host.caller()
+
+    def call(timeout_s):
+        at_s = host.now + timeout_s
+        host.feed(ev.CallReceived(*caller, ev.ModelId("x"), "predict", at_s, 1, Asked(caller, 1)))
+
+    def request(timeout_s):
+        host.feed(ev.RetrieveRequested(caller, ev.ModelId("x"), host.now + timeout_s))
+
+    first, second = (call, request) if is_call_first else (request, call)
+    first(5)
+    second(50)
+    host.oversleep(6)
+    assert len(host.answers[caller]) == 1
+    host.oversleep(50)
+    assert [type(answer) for answer in host.answers[caller]] == [DeadlineExceededError] * 2

@@ -241,7 +241,7 @@ def test_c22_from_the_moment_of_the_call_nothing_new_is_taken(
     assert client._channel.wait(unload, PATIENCE_S)["processes"] == 1
 
 
-def test_c22_lazy_loading_does_not_bring_back_what_is_being_unloaded(
+def test_c22_with_lazy_loading_who_asks_during_an_unload_gets_the_next_load_and_not_the_old_worker(
     rig: Rig, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
     models = {**AT_ONCE, "dir": rig.path, "lazy_load": True, "poll_period_s": None}
@@ -249,17 +249,20 @@ def test_c22_lazy_loading_does_not_bring_back_what_is_being_unloaded(
     with hostd.Host(models=models, workers={"drain_timeout_s": LONG_S}) as host:
         client = host.client()
         model = client.retrieve_model("m")
+        (old,) = model.info.workers
         work = model.submit.work(str(tmp_path / "begun"), str(tmp_path / "release"))
         eventually((tmp_path / "begun").exists, "the call has begun")
         unload = pool.submit(client.unload_model, "m")
         eventually(lambda: states(client) == {"m": "UNLOADING"}, "the unload has begun")
-        for ask in (lambda: model.predict(1), lambda: client.retrieve_model("m")):
-            with pytest.raises(hostd.FailedPreconditionError, match="UNLOADING"):
-                ask()
+        calls = [model.submit.predict(number) for number in range(5)]
+        retrieved = pool.submit(client.retrieve_model, "m")
+        never(lambda: calls[0].done() or retrieved.done() or unload.done(), "somebody did not wait", for_s=0.1)
         (tmp_path / "release").touch()
         assert work.result(PATIENCE_S) == "finished"
         assert unload.result(PATIENCE_S).processes == 1
-        assert model.predict(2) == 2, "after the unload the next use loads it again"
+        assert not is_there(old.pid)
+        assert [call.result(PATIENCE_S) for call in calls] == list(range(5))
+        assert retrieved.result(PATIENCE_S).info.workers[0].pid != old.pid
         assert len(rig.loads("m")) == 2
 
 

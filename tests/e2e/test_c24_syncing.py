@@ -277,7 +277,6 @@ def test_c24_an_entry_that_fails_is_tried_again_only_when_it_changes_or_somebody
     eventually(lambda: states(following).get("bad") == READY, "it is repaired")
 
 
-@pytest.mark.xfail(strict=True, reason="a sync that loads nothing makes the next poll try failed entries again")
 def test_c24_a_sync_that_loads_nothing_causes_no_tries(following: hostd.Client, rig: Rig) -> None:
     rig.add("bad", FAILS)
     eventually(lambda: rig.loads("bad"), "it is tried")

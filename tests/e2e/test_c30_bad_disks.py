@@ -107,6 +107,7 @@ MODES = {
     "sticky, as /tmp": (0, 0o1777, {"new": True, "nested": False}),
     "ours": (NOBODY, 0o755, {"new": True, "nested": False}),
     "ours, read-only": (NOBODY, 0o555, {"new": False, "nested": False}),
+    "ours, with a staging area of another": (NOBODY, 0o755, {"new": False, "nested": False}),
 }
 
 
@@ -119,6 +120,8 @@ def test_c30_without_permission_a_deploy_is_refused_and_nothing_changes(base: Pa
     os.chown(base / "run", NOBODY, NOBODY)
     owner, bits, allowed = MODES[mode]
     os.chown(models, owner, owner)
+    if "staging" in mode:
+        (models / STAGING).mkdir()
     models.chmod(bits)
     before = content(models)
     said = said_by(FORBIDDEN, base, command=ANOTHER)
@@ -130,7 +133,10 @@ def test_c30_without_permission_a_deploy_is_refused_and_nothing_changes(base: Pa
             assert kind == "FailedPreconditionError", (act, words)
     assert said["serves"] == "theirs"
     assert "theirs" in said["loaded"], "what may not be removed is not unloaded either"
-    assert said["entries"] == (["new"] if allowed["new"] else []) + ["theirs", "theirs-folder"]
+    assert [name for name in said["entries"] if name != STAGING] == (["new"] if allowed["new"] else []) + [
+        "theirs",
+        "theirs-folder",
+    ]
     after = {name: data for name, data in content(models).items() if not name.startswith("new/")}
     assert after == before
 

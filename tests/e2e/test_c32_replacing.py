@@ -312,3 +312,21 @@ def test_c32_two_hosts_that_replace_one_model_leave_one_of_both(client: hostd.Cl
             winners = [files_of(f"{turn} {name}") for name, error in outcomes.items() if error is None]
             if winners:
                 assert content(models / "m") in winners
+
+
+def test_c32_what_another_host_is_replacing_is_left_alone(
+    host: hostd.Host, client: hostd.Client, models: Path, tmp_path: Path
+) -> None:
+    """If the first then fails it brings back what was there before, and would take the second one's files away."""
+    gate = tmp_path / "gate"
+    client.deploy_model("m", files_of("old"))
+    with hostd.Host(models={**PLACES, "dir": models}) as other, Raw(host.endpoint) as raw:
+        theirs = other.client()
+        commit = raw.begin("deploy_commit", upload=raw.upload("m", files_of(f"gated {gate}"), replace=True))
+        eventually((tmp_path / "gate.reached").exists, "the new one loads")
+        assert isinstance(refusal(lambda: theirs.deploy_model("m", files_of("x"), replace=True)), hostd.AbortedError)
+        assert isinstance(refusal(lambda: theirs.undeploy_model("m")), hostd.AbortedError)
+        client.unload_model("m")
+        assert isinstance(refusal(lambda: raw.answer(commit)), hostd.AbortedError)
+        assert content(models / "m") == files_of("old")
+        assert theirs.deploy_model("m", files_of("x"), replace=True).predict() == "x"

@@ -67,6 +67,11 @@ def put_file(models: Path) -> None:
     (models / ID).write_bytes(b"a model in one file")
 
 
+def put_empty(models: Path) -> None:
+    put_nothing(models)
+    (models / ID).mkdir(parents=True)
+
+
 def upload(staging: Staging, *, replace: bool) -> Any:
     begun = staging.begin(ID, [(name, len(content)) for name, content in FILES.items()], replace=replace)
     for index, content in enumerate(FILES.values()):
@@ -130,6 +135,7 @@ SCENARIOS = {
     "undeploy a closed model": (put_closed, undeploy),
     "undeploy a file": (put_file, undeploy),
     "undeploy a file, rolled back": (put_file, undeploy_and_back),
+    "undeploy an empty directory, rolled back": (put_empty, undeploy_and_back),
 }
 
 

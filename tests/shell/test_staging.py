@@ -276,6 +276,8 @@ def test_c30_what_is_confirmed_was_flushed_before_in_the_right_order(models, ker
     assert order[move + 1 : mark].count("fsync_directory") == 2
     assert [len(arguments[1]) for name, arguments in told[mark : mark + 1]] == [1], "the commitment is one byte"
     assert "unlink" not in order[:mark]
+    entries = [arguments for name, arguments in told if name == "open" and arguments[0].endswith(".json")]
+    assert [arguments[1] & os.O_DSYNC for arguments in entries] == [os.O_DSYNC]
 
 
 def test_ranges_join_and_are_bounded():

@@ -1,17 +1,14 @@
-"""What a start finds in a staging area: interrupted operations, other hosts' living ones, remains, and strange things.
+"""What a start finds in a staging area: interrupted operations, remains, and strange things.
 
-That an operation may be killed anywhere is in `test_staging_kills`.
+That an operation may be killed anywhere is in `test_staging_kills`; other hosts are in `test_staging_hosts`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
-from helpers import line_of, program, stop
 from kernels import KERNELS, Watched
 from path_corpus import canary
 from staging_rig import FILES, begin, deploy, names, tree
@@ -22,10 +19,8 @@ from hostd.shell.journal import Journal
 from hostd.shell.staging import Staging
 from hostd.shell.syscalls import SystemCalls
 from workers.wire.errors import (
-    AbortedError,
     FailedPreconditionError,
     HostError,
-    NotFoundError,
 )
 
 TOKEN = "0123456789abcdef"
@@ -74,67 +69,6 @@ def test_c30_what_was_confirmed_stays_and_is_tidied_up(staging, models):
     interrupt(upload)
     assert staging.recover() == ["tidied up after the interrupted deploy of 'm'"]
     assert tree(models) == {f"m/{name}": content for name, content in FILES.items()}
-
-
-def test_c28_what_this_process_works_on_is_left_alone(staging, models):
-    upload = begin(staging)
-    before = canary(models)
-    assert staging.recover() == []
-    assert Staging(ModelsDirectory(models)).recover() == []
-    assert canary(models) == before
-    upload.install()
-    assert staging.recover() == []
-    assert tree(models / "m") == FILES
-    upload.roll_back()
-
-
-OTHER_HOST = """
-    import sys
-    from hostd.shell.directory import ModelsDirectory
-    from hostd.shell.staging import Staging
-    upload = Staging(ModelsDirectory(sys.argv[1])).begin("m", [("model.yaml", 3)], replace=True)
-    upload.write(0, 0, b"new")
-    upload.install()
-    print("installed", flush=True)
-    __import__("signal").pause()
-"""
-
-
-def test_c28_another_living_host_is_left_alone_and_a_dead_one_is_cleared_away(staging, models):
-    deploy(staging)
-    other = program(OTHER_HOST, models)
-    try:
-        assert line_of(other) == "installed"
-        assert staging.recover() == []
-        assert tree(models / "m") == {"model.yaml": b"new"}
-        with pytest.raises(AbortedError, match="another deploy of 'm' is under way"):
-            staging.remove("m")
-        upload = begin(staging, replace=True)
-        with pytest.raises(AbortedError, match="try again when it is over"):
-            upload.install()
-        upload.roll_back()
-        assert tree(models / "m") == {"model.yaml": b"new"}
-    finally:
-        stop(other)
-    removal = staging.remove("m")  # recovers first
-    removal.roll_back()
-    assert tree(models / "m") == FILES
-    assert names(models) == ["m"]
-
-
-def test_c28_an_undeploy_under_way_keeps_others_out_until_it_is_confirmed(staging, models):
-    deploy(staging)
-    removal = staging.remove("m")
-    upload = begin(staging)
-    with pytest.raises(AbortedError, match="another undeploy of 'm'"):
-        upload.install()
-    upload.roll_back()
-    with pytest.raises(NotFoundError):
-        staging.remove("m")
-    removal.confirm()
-    assert deploy(staging)
-    removal.clean()
-    assert tree(models / "m") == FILES
 
 
 def test_c30_an_entry_that_was_cut_anywhere_before_the_move_is_recovered(models, kernel):
@@ -256,6 +190,29 @@ def test_c30_a_roll_back_that_failed_may_be_repeated_or_recovered(models, kernel
         assert names(models) == []
 
 
+def test_c30_what_was_undone_is_not_undone_again_when_its_inode_is_used_again(models, kernel):
+    """Between the end of the new tree and the end of its entry another host may deploy, and get the same inode."""
+    fails = []
+
+    def before(name, arguments):
+        if name in fails and arguments[0].endswith(".json"):
+            raise OSError(5, "Input/output error")
+
+    staging = Staging(ModelsDirectory(models, calls=Watched(kernel, before)))
+    upload = begin(staging)
+    upload.install()
+    fails.append("unlink")
+    with pytest.raises(HostError):
+        upload.roll_back()
+    fails.clear()
+    (models / "m").mkdir()
+    (entry,) = (models / STAGING_NAME).glob("*.json")
+    with entry.open("a") as notes:
+        notes.write(json.dumps({"tree": (models / "m").stat().st_ino, "first_made": 0}) + "\n")
+    assert staging.recover() == ["tidied up after the interrupted deploy of 'm'"]
+    assert names(models) == ["m"]
+
+
 def test_c30_a_clean_that_failed_may_be_repeated_or_recovered(models, kernel):
     fails = []
 
@@ -282,71 +239,18 @@ def test_c30_a_clean_that_failed_may_be_repeated_or_recovered(models, kernel):
         assert tree(models / "m") == FILES
 
 
-def test_c28_an_area_that_another_host_removes_is_made_again(models):
-    times = []
-
-    def before(name, arguments):
-        if name == "open" and str(arguments[0]).endswith(".json") and len(times) < 3:
-            times.append(1)
-            os.rmdir(models / STAGING_NAME)
-
-    staging = Staging(ModelsDirectory(models, calls=Watched(SystemCalls(), before)))
-    deploy(staging)
-    assert len(times) == 3
-    assert names(models) == ["m"]
-
-
-def test_c28_a_folder_that_another_host_removes_is_made_again(models, kernel):
-    times = []
-
-    def before(name, arguments):
-        is_move = name == "renameat2" or (name == "rename" and "renameat2" not in type(kernel).__dict__)
-        if is_move and arguments[2] == "m" and len(times) < 3:
-            times.append(1)
-            os.rmdir(models / "team")
-
-    staging = Staging(ModelsDirectory(models, calls=Watched(kernel, before)))
-    deploy(staging, "team/m")
-    assert len(times) == 3
-    assert tree(models / "team" / "m") == FILES
-
-
-def test_c28_an_entry_that_a_recovery_takes_away_at_its_birth_is_made_again(models):
-    """Between the making and the locking of an entry another host may hold it for the remains of a crash."""
-    times = []
-
-    def before(name, arguments):
-        if name == "try_lock" and len(times) < 3:
-            times.append(1)
-            assert len(Staging(ModelsDirectory(models)).recover()) == 1
-
-    staging = Staging(ModelsDirectory(models, calls=Watched(SystemCalls(), before)))
-    deploy(staging)
-    assert len(times) == 3
-    assert names(models) == ["m"]
-
-
 def test_an_entry_that_is_gone_is_none(models):
     (models / STAGING_NAME).mkdir()
     at = os.open(models / STAGING_NAME, os.O_RDONLY)
     try:
         assert Journal.open(SystemCalls(), at, TOKEN) is None
         assert Journal.peek(SystemCalls(), at, TOKEN) is None
+        planted_entry(models, {"state": 0, "operation": "deploy", "model_id": "m"})
+        entry = models / STAGING_NAME / f"{TOKEN}.json"
+        calls = Watched(SystemCalls(), lambda name, _: name == "try_lock" and entry.unlink())
+        assert Journal.open(calls, at, TOKEN) is None, "it was removed by who had the lock before"
     finally:
         os.close(at)
-
-
-def test_c28_someone_elses_newer_model_survives_the_undoing_of_a_replacement(staging, models):
-    deploy(staging, "m", {"model.yaml": b"old"})
-    upload = begin(staging, replace=True)
-    upload.install()
-    (models / "m").rename(models / "moved-away")
-    (models / "m").mkdir()
-    (models / "m" / "newer").write_text("x")
-    upload.roll_back()
-    assert tree(models / "m") == {"newer": b"x"}
-    assert tree(models / "moved-away") == FILES
-    assert STAGING_NAME not in names(models)
 
 
 def test_c32_the_old_model_comes_back_even_if_the_new_one_was_taken_away(staging, models):
@@ -356,36 +260,3 @@ def test_c32_the_old_model_comes_back_even_if_the_new_one_was_taken_away(staging
     (models / "team").rename(models / "elsewhere")
     upload.roll_back()
     assert tree(models / "team" / "m") == {"model.yaml": b"old"}
-
-
-def test_c28_two_hosts_racing_for_one_id_leave_one_model_and_nothing_else(models):
-    """Real processes, without any shared memory: at most one is told that it was its."""
-    source = """
-import sys
-from hostd.shell.directory import ModelsDirectory
-from hostd.shell.staging import Staging
-from workers.wire.errors import HostError
-staging = Staging(ModelsDirectory(sys.argv[1]))
-for turn in range(30):
-    upload = staging.begin(f"m{turn}", [("a", 1)], replace=True) if turn % 2 else None
-    try:
-        upload = upload or staging.begin(f"m{turn}", [("a", 1)], replace=False)
-        upload.write(0, 0, sys.argv[2].encode())
-        upload.install()
-    except HostError:
-        if upload is not None:
-            upload.roll_back()
-        continue
-    upload.confirm()
-    upload.clean()
-"""
-    racers = [
-        subprocess.Popen([sys.executable, "-c", source, str(models), letter], stderr=subprocess.PIPE, text=True)
-        for letter in "ABC"
-    ]
-    for racer in racers:
-        _, errors = racer.communicate(timeout=100)
-        assert racer.returncode == 0, errors
-    assert Staging(ModelsDirectory(models)).recover() == []
-    assert STAGING_NAME not in names(models)
-    assert all(content in (b"A", b"B", b"C") for content in tree(models).values())

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 
 import pytest
-from kernels import KERNELS
+from kernels import KERNELS, Watched
 from path_corpus import canary
 from staging_rig import deploy, names, undeploy
 
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.staging import Staging
-from workers.wire.errors import NotFoundError
+from workers.wire.errors import HostError, NotFoundError
 
 
 @pytest.fixture(params=KERNELS)
@@ -98,6 +98,27 @@ def test_c31_a_tree_of_any_depth_is_removed(staging, models):
         at = inner
     os.close(at)
     undeploy(staging)
+    assert names(models) == []
+
+
+def test_c31_a_tree_that_is_moved_while_it_is_removed_leads_nowhere_else(models, kernel, tmp_path):
+    outside = tmp_path / "outside"
+    (outside / "inner").mkdir(parents=True)
+    moved = []
+
+    def before(name, arguments):
+        if name == "open" and arguments[0] == ".." and not moved:
+            (inner,) = models.glob(".hostd-staging/*/inner")
+            moved.append(inner.rename(outside / "moved"))
+
+    (models / "m" / "inner").mkdir(parents=True)
+    (models / "m" / "file").write_text("")
+    removal = Staging(ModelsDirectory(models, calls=Watched(kernel, before))).remove("m")
+    removal.confirm()
+    with pytest.raises(HostError, match="was moved while it was being removed"):
+        removal.clean()
+    assert names(outside) == ["inner", "moved"]
+    removal.clean()
     assert names(models) == []
 
 

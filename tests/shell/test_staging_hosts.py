@@ -1,0 +1,193 @@
+"""Hosts that share a models directory: what one works on the others leave alone, and what one removes is made again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers import line_of, program, stop
+from kernels import KERNELS, Watched
+from path_corpus import canary
+from staging_rig import FILES, begin, deploy, names, tree
+
+from hostd.core.names import STAGING_NAME
+from hostd.shell.directory import ModelsDirectory
+from hostd.shell.staging import Staging
+from hostd.shell.syscalls import SystemCalls
+from workers.wire.errors import (
+    AbortedError,
+    NotFoundError,
+)
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request):
+    return KERNELS[request.param]()
+
+
+@pytest.fixture
+def models(tmp_path):
+    (tmp_path / "models").mkdir()
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def staging(models, kernel):
+    return Staging(ModelsDirectory(models, calls=kernel))
+
+
+def test_c28_what_this_process_works_on_is_left_alone(staging, models):
+    upload = begin(staging)
+    before = canary(models)
+    assert staging.recover() == []
+    assert Staging(ModelsDirectory(models)).recover() == []
+    assert canary(models) == before
+    upload.install()
+    assert staging.recover() == []
+    assert tree(models / "m") == FILES
+    upload.roll_back()
+
+
+OTHER_HOST = """
+    import sys
+    from hostd.shell.directory import ModelsDirectory
+    from hostd.shell.staging import Staging
+    upload = Staging(ModelsDirectory(sys.argv[1])).begin("m", [("model.yaml", 3)], replace=True)
+    upload.write(0, 0, b"new")
+    upload.install()
+    print("installed", flush=True)
+    __import__("signal").pause()
+"""
+
+
+def test_c28_another_living_host_is_left_alone_and_a_dead_one_is_cleared_away(staging, models):
+    deploy(staging)
+    other = program(OTHER_HOST, models)
+    try:
+        assert line_of(other) == "installed"
+        assert staging.recover() == []
+        assert tree(models / "m") == {"model.yaml": b"new"}
+        with pytest.raises(AbortedError, match="another deploy of 'm' is under way"):
+            staging.remove("m")
+        upload = begin(staging, replace=True)
+        with pytest.raises(AbortedError, match="try again when it is over"):
+            upload.install()
+        upload.roll_back()
+        assert tree(models / "m") == {"model.yaml": b"new"}
+    finally:
+        stop(other)
+    removal = staging.remove("m")  # recovers first
+    removal.roll_back()
+    assert tree(models / "m") == FILES
+    assert names(models) == ["m"]
+
+
+def test_c28_an_undeploy_under_way_keeps_others_out_until_it_is_confirmed(staging, models):
+    deploy(staging)
+    removal = staging.remove("m")
+    upload = begin(staging)
+    with pytest.raises(AbortedError, match="another undeploy of 'm'"):
+        upload.install()
+    upload.roll_back()
+    with pytest.raises(NotFoundError):
+        staging.remove("m")
+    removal.confirm()
+    assert deploy(staging)
+    removal.clean()
+    assert tree(models / "m") == FILES
+
+
+def test_c28_an_area_that_another_host_removes_is_made_again(models):
+    times = []
+
+    def before(name, arguments):
+        if name == "open" and str(arguments[0]).endswith(".json") and len(times) < 3:
+            times.append(1)
+            os.rmdir(models / STAGING_NAME)
+
+    staging = Staging(ModelsDirectory(models, calls=Watched(SystemCalls(), before)))
+    deploy(staging)
+    assert len(times) == 3
+    assert names(models) == ["m"]
+
+
+def test_c28_a_folder_that_another_host_removes_is_made_again(models, kernel):
+    times = []
+
+    def before(name, arguments):
+        is_move = name == "renameat2" or (name == "rename" and "renameat2" not in type(kernel).__dict__)
+        if is_move and arguments[2] == "m" and len(times) < 3:
+            times.append(1)
+            os.rmdir(models / "team")
+
+    staging = Staging(ModelsDirectory(models, calls=Watched(kernel, before)))
+    deploy(staging, "team/m")
+    assert len(times) == 3
+    removal = staging.remove("team/m")
+    times.clear()
+    removal.roll_back()
+    assert len(times) == 3
+    assert tree(models / "team" / "m") == FILES
+
+
+def test_c28_an_entry_that_a_recovery_takes_away_at_its_birth_is_made_again(models):
+    """Between the making and the locking of an entry another host may hold it for the remains of a crash."""
+    times = []
+
+    def before(name, arguments):
+        if name == "try_lock" and len(times) < 3:
+            times.append(1)
+            assert len(Staging(ModelsDirectory(models)).recover()) == 1
+
+    staging = Staging(ModelsDirectory(models, calls=Watched(SystemCalls(), before)))
+    deploy(staging)
+    assert len(times) == 3
+    assert names(models) == ["m"]
+
+
+def test_c28_someone_elses_newer_model_survives_the_undoing_of_a_replacement(staging, models):
+    deploy(staging, "m", {"model.yaml": b"old"})
+    upload = begin(staging, replace=True)
+    upload.install()
+    (models / "m").rename(models / "moved-away")
+    (models / "m").mkdir()
+    (models / "m" / "newer").write_text("x")
+    upload.roll_back()
+    assert tree(models / "m") == {"newer": b"x"}
+    assert tree(models / "moved-away") == FILES
+    assert STAGING_NAME not in names(models)
+
+
+def test_c28_two_hosts_racing_for_one_id_leave_one_model_and_nothing_else(models):
+    """Real processes, without any shared memory: at most one is told that it was its."""
+    source = """
+import sys
+from hostd.shell.directory import ModelsDirectory
+from hostd.shell.staging import Staging
+from workers.wire.errors import HostError
+staging = Staging(ModelsDirectory(sys.argv[1]))
+for turn in range(30):
+    upload = staging.begin(f"m{turn}", [("a", 1)], replace=True) if turn % 2 else None
+    try:
+        upload = upload or staging.begin(f"m{turn}", [("a", 1)], replace=False)
+        upload.write(0, 0, sys.argv[2].encode())
+        upload.install()
+    except HostError:
+        if upload is not None:
+            upload.roll_back()
+        continue
+    upload.confirm()
+    upload.clean()
+"""
+    racers = [
+        subprocess.Popen([sys.executable, "-c", source, str(models), letter], stderr=subprocess.PIPE, text=True)
+        for letter in "ABC"
+    ]
+    for racer in racers:
+        _, errors = racer.communicate(timeout=100)
+        assert racer.returncode == 0, errors
+    assert Staging(ModelsDirectory(models)).recover() == []
+    assert STAGING_NAME not in names(models)
+    assert all(content in (b"A", b"B", b"C") for content in tree(models).values())
