@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from hostd import paths
 from hostd.client.sync import Client
 from hostd.launch import AT_ONCE, keeper_command, supervisor_environment
-from workers.wire.errors import DeadlineExceededError, FailedPreconditionError, UnavailableError
+from workers.wire.errors import DeadlineExceededError, FailedPreconditionError, UnavailableError, from_wire
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -44,7 +44,7 @@ class Host:
 
     Keywords are the sections of the configuration file (`models`, `workers`, `memory`, `metrics`, `limits`, `finders`,
     `loaders`, `initializers`, `sizers`); `models_dir` is short for `models={"dir": ...}`. Raises
-    `InvalidArgumentError` for settings that are not right, and `UnavailableError` when the supervisor does not start.
+    `InvalidArgumentError` for settings that are not right, and what the supervisor says when it does not start.
     """
 
     def __init__(
@@ -187,7 +187,8 @@ class Host:
             line += data
         said = json.loads(line)
         if "error" in said:
-            raise UnavailableError(f"the host did not start: {said['error']}")
+            message = f"the host did not start: {said['error']}"
+            raise from_wire([*said["kind"], message, {}]) if said["kind"] else UnavailableError(message)
         return dict(said["ready"])
 
     def _end_at_once(self) -> None:

@@ -17,7 +17,7 @@ from hostd.finders import Finder, find_spec
 from hostd.finders.protocol import ask
 from hostd.records import SizeEstimate
 from hostd.sizers import DeclaredSizer, DirectorySizer, Sizer
-from workers.wire.errors import HostError, InvalidArgumentError
+from workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -89,7 +89,7 @@ class Plugins:
         """
         try:
             return ask(self._finders[DEFAULT], model_id, path) is not None
-        except HostError:
+        except Exception:  # noqa: BLE001 - a finder may be anybody's code; its load will tell what is wrong
             return True
 
     def estimate(self, model_id: str, path: str, model_type: str) -> SizeEstimate:

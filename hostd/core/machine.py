@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 from hostd.core import events as ev
 from hostd.core.deploying import Deploying
 from hostd.core.effects import AnswerError
+from hostd.core.invariants import problems_of
 from hostd.core.lifecycle import ModelInput, ModelState, WorkerInput, WorkerState
 from hostd.core.loading import Loading
+from hostd.core.refusals import no_such_model
 from hostd.core.registry import CoreConfig, Registry
 from hostd.core.routing import Router
 from hostd.core.syncing import Syncing
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hostd.core.effects import Effect
-    from hostd.core.registry import Model, Worker
+    from hostd.core.registry import Worker
     from hostd.records import Event as StoryEvent
     from hostd.records import ModelInfo
 
@@ -140,6 +142,10 @@ class Core:
     def worker_count(self) -> int:
         """Return how many workers may have a process."""
         return len(self._registry.workers)
+
+    def absence_of(self, model_id: str) -> HostError:
+        """Return the error that says that a model is not loaded, and why if its last load failed."""
+        return no_such_model(ev.ModelId(model_id), self._registry)
 
     def is_finding(self, model_id: ev.ModelId, generation: int) -> bool:
         """Say whether a finder's answer for this generation is still waited for."""
@@ -338,59 +344,11 @@ class Core:
 
     def check_invariants(self) -> None:
         """Raise `InternalError` if anything that must always hold does not."""
-        problems = self._problems()
+        problems = problems_of(self._registry, self._router, self._unloading)
+        problems += self._deploying.problems() + self._undeploying.problems()
         if problems:
             raise InternalError(f"a broken invariant: {'; '.join(problems)}")
-
-    def _problems(self) -> list[str]:
-        registry, router = self._registry, self._router
-        problems = [problem for model_id, model in registry.models.items() for problem in _problems_of(model_id, model)]
-        for model_id, model in registry.successors.items():
-            problems += _problems_of(model_id, model)
-            if model_id not in registry.models:
-                problems.append(f"{model!r} succeeds nobody")
-        for worker in registry.workers.values():
-            models = (registry.models.get(worker.model.id), registry.successors.get(worker.model.id))
-            if worker.state is WorkerState.DEAD:
-                problems.append(f"{worker!r} is DEAD but registered")
-            elif not any(worker in model.alive() for model in models if model is not None):
-                problems.append(f"{worker!r} belongs to no registered model")
-        in_flight = {call_id for worker in registry.workers.values() for call_id in worker.calls}
-        if in_flight != set(router.calls) or set(router.by_caller.values()) != set(router.calls):
-            problems.append("the calls of the workers, of the callers and of the table differ")
-        if router.in_flight_bytes != sum(call.size_bytes for call in router.calls.values()):
-            problems.append(f"{router.in_flight_bytes} bytes in flight do not add up")
-        problems.extend(
-            f"{group!r} waits for models that are gone"
-            for group in self._unloading.unload_alls
-            if not group.pending or not group.pending <= set(registry.models)
-        )
-        problems += (
-            registry.waiting.problems()
-            + router.holding.problems()
-            + self._deploying.problems()
-            + self._undeploying.problems()
-        )
-        return problems
 
 
 def _too_late() -> HostError:
     return DeadlineExceededError("the deadline passed while waiting; what was asked for goes on")
-
-
-def _problems_of(model_id: ev.ModelId, model: Model) -> list[str]:
-    state = model.state
-    ready = [worker.id for worker in model.workers.values() if worker.state is WorkerState.READY]
-    is_wrong = {
-        f"is registered as {model_id}": model.id != model_id or state is ModelState.UNLOADED,
-        "would not route to exactly its READY workers": sorted(worker.id for worker in model.ready) != ready,
-        "serves without being READY, or the other way round": (
-            (state in (ModelState.READY, ModelState.DEGRADED)) != bool(model.ready)
-        ),
-        "has waiters for a load that is over": model.waiters and state is not ModelState.LOADING,
-        "has waiters for an unload that was not begun": (
-            (model.unload_waiters or model.next_waiters) and state is not ModelState.UNLOADING
-        ),
-        "waits for nobody": state is ModelState.UNLOADING and not model.alive(),
-    }
-    return [f"{model!r} {problem}" for problem, is_so in is_wrong.items() if is_so]

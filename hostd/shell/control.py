@@ -130,7 +130,7 @@ class Control:
         model_id = _model_id(request)
         model = self._supervisor.core.get_model(model_id)
         if model is None:
-            raise NotFoundError(f"there is no model {model_id!r}; see list_models", details={"model_id": model_id})
+            raise self._supervisor.core.absence_of(model_id)
         self._answer(request, model.to_dict())
 
     def _explain_model(self, request: Request) -> None:

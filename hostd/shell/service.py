@@ -43,6 +43,7 @@ from hostd.shell.metrics import Metrics
 from hostd.shell.repository import THREAD_NAME as SCANNER_THREADS
 from hostd.shell.repository import Repository
 from hostd.shell.rundir import RuntimeDirectory
+from hostd.shell.sizes import THREAD_NAME as SIZES_THREAD
 from hostd.shell.sizes import Sizes
 from hostd.shell.sockets import Pump, RouterSocket
 from hostd.shell.staging import Staging
@@ -50,7 +51,7 @@ from hostd.shell.supervisor import Supervisor
 from hostd.shell.verbs import Verbs
 from hostd.version import __version__
 from workers.wire import frames as wire
-from workers.wire.errors import FailedPreconditionError, HostError
+from workers.wire.errors import FailedPreconditionError, HostError, to_wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -335,7 +336,8 @@ def main() -> int:
         asyncio.run(Service(config).run(on_ready))
     except (HostError, OSError, zmq.ZMQError) as error:
         if ready_fd >= 0:
-            report({"error": str(error)})
+            kind = to_wire(error)[:2] if isinstance(error, HostError) else None
+            report({"error": str(error), "kind": kind})
         else:
             print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -343,8 +345,8 @@ def main() -> int:
 
 
 def _end(code: int) -> NoReturn:
-    """End the process, also if a finder hangs on a dead disk: the interpreter would wait for its thread."""
-    if any(thread.name.startswith((FINDER_THREADS, SCANNER_THREADS)) for thread in threading.enumerate()):
+    """End the process, also if a finder or a sizer hangs: the interpreter would wait for its thread."""
+    if any(thread.name.startswith((FINDER_THREADS, SCANNER_THREADS, SIZES_THREAD)) for thread in threading.enumerate()):
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

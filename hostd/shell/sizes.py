@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import effects as fx
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+THREAD_NAME = "hostd-sizes"
+
+CLOSE_S = 2.0
+"""What is to be remembered is written in milliseconds; a hash of a huge model is not worth a later end."""
+
 
 class Sizes:
     """Measures, remembers and estimates what models use."""
@@ -36,7 +41,7 @@ class Sizes:
         self._supervisor = supervisor
         self._plugins = plugins
         self._python = python
-        self._thread = ThreadPoolExecutor(1, "hostd-sizes")
+        self._thread = ThreadPoolExecutor(1, THREAD_NAME)
         self._ledger = Ledger(state_dir / "sizes.sqlite")
 
     def handlers(self) -> dict[type, Callable[[Any], object]]:
@@ -48,9 +53,10 @@ class Sizes:
         self._thread.submit(self._ledger.__enter__).result()
 
     def close(self) -> None:
-        """Write what is to be remembered, and end the thread."""
-        self._thread.submit(self._ledger.__exit__, None, None, None)
-        self._thread.shutdown()
+        """Write what is to be remembered, and end the thread; one that hangs in a sizer or on a disk is left alone."""
+        closed = self._thread.submit(self._ledger.__exit__, None, None, None)
+        wait([closed], CLOSE_S)
+        self._thread.shutdown(wait=False)
 
     def estimate(
         self, model_id: str, path: str, model_type: str, then: Callable[[SizeEstimate | HostError], None]

@@ -103,6 +103,7 @@ class Staging:
         with typed(f"cannot undeploy {checked!r}"), self._directory.opened() as models_fd:
             if look(self._calls, models_fd, checked) is None:
                 raise _nothing_there(checked)
+            self._check_writable(models_fd, checked)
             if trees.is_folder_of_models(self._calls, models_fd, checked):
                 raise NotFoundError(
                     f"{checked!r} in the models directory is no model but a folder with models in it; undeploy those"
@@ -219,6 +220,18 @@ class Staging:
                     f"cannot replace {model_id!r}: it is no model but a folder with models in it; undeploy those first"
                 )
             trees.check_removable(self._calls, models_fd, model_id)
+
+    def _check_writable(self, models_fd: int, model_id: ModelId) -> None:
+        """Refuse what this user may not move: its folder or the models directory is read-only."""
+        above_fd = open_directory(self._calls, models_fd, model_id.rpartition("/")[0])
+        try:
+            if not all(self._calls.may(fd, os.W_OK | os.X_OK) for fd in (models_fd, above_fd)):
+                raise FailedPreconditionError(
+                    f"cannot remove {model_id!r}: the host may not write to its place in {self._directory.path}; check "
+                    "the mode and the owner"
+                )
+        finally:
+            os.close(above_fd)
 
     def _is_there(self, models_fd: int, model_id: ModelId) -> bool:
         """Say whether anything at all is at a model's place."""

@@ -202,7 +202,6 @@ def test_c02_a_plugin_that_is_configured_wrongly_is_an_error_that_names_it(plugi
     assert named in why_not(sizers={"default": plugin})
 
 
-@pytest.mark.xfail(strict=True, reason="whatever stops the supervisor's start is UNAVAILABLE to who embeds it")
 @pytest.mark.parametrize(
     ("settings", "error"),
     [

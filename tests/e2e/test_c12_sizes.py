@@ -391,7 +391,6 @@ def test_c14_while_it_loads_fails_and_is_gone_it_is_not_found_with_the_reason(
         shared.get_model_size("m")
 
 
-@pytest.mark.xfail(strict=True, reason="`retrieve_model` tells why the last load failed, `get_model` does not")
 def test_c14_after_a_failed_load_the_reason_is_its_error(shared: hostd.Client, model_dir: ModelDir) -> None:
     with pytest.raises(hostd.ModelError):
         shared.load_model("broken", model_dir("def load(path):\n    raise ValueError('no such weights')\n"))

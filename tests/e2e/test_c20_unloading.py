@@ -51,8 +51,9 @@ def rig(tmp_path: Path) -> Rig:
 
 @pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(8) as executor:
-        yield executor
+    executor = ThreadPoolExecutor(8)
+    yield executor
+    executor.shutdown(wait=False)  # a test that failed may have left what only the end of its host answers
 
 
 @pytest.fixture

@@ -210,7 +210,6 @@ FINDERS = """
 """
 
 
-@pytest.mark.xfail(strict=True, reason="what a finder raises that is none of our errors ends the scan")
 def test_c25_a_finder_that_raises_stops_neither_the_others_nor_the_next_sync(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

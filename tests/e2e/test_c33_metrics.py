@@ -54,8 +54,9 @@ def port(client: hostd.Client) -> int | None:
 
 @pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(4) as executor:
-        yield executor
+    executor = ThreadPoolExecutor(4)
+    yield executor
+    executor.shutdown(wait=False)  # a test that failed may have left what only the end of its host answers
 
 
 def gauges(port: int | None) -> dict[Sample, float]:

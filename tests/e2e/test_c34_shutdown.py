@@ -82,8 +82,9 @@ class Case:
 
 @pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(12) as executor:
-        yield executor
+    executor = ThreadPoolExecutor(12)
+    yield executor
+    executor.shutdown(wait=False)  # a test that failed may have left what only the end of its host answers
 
 
 @pytest.fixture
@@ -264,7 +265,6 @@ def test_c34_a_finder_that_hangs_keeps_no_host_from_ending(
     case.check_end()
 
 
-@pytest.mark.xfail(strict=True, reason="Sizes.close waits for what its thread is doing")
 def test_c34_a_sizer_that_hangs_keeps_no_host_from_ending(start: Callable[..., Case], tmp_path: Path) -> None:
     case = start(sizers={"default": hung_plugin(tmp_path, "Sizer")})
     case.ask(case.client.estimate_model_size, "m", case.rig.make())

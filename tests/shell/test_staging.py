@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import random
 import stat
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from helpers import PATIENCE_S, eventually
 from kernels import KERNELS, Watched
 from path_corpus import FILE_VECTORS, ID_VECTORS, canary, plant
 from staging_rig import FILES, begin, deploy, names, tree
@@ -145,6 +147,33 @@ def test_c17_an_id_below_a_plain_file_is_taken(staging, models, content):
     assert names(models) == ["file"]
 
 
+@pytest.mark.parametrize("step", ["install", "roll_back"])
+def test_c30_an_end_waits_for_a_piece_that_is_being_written(models, step):
+    is_writing, may_write = threading.Event(), threading.Event()
+
+    def before(name, arguments):
+        if name == "pwrite" and arguments[1] == b"piece":
+            is_writing.set()
+            assert may_write.wait(PATIENCE_S)
+
+    staging = Staging(ModelsDirectory(models, calls=Watched(KERNELS["new"](), before)))
+    upload = staging.begin("m", [("a", 5)], replace=False)
+    with ThreadPoolExecutor(2) as threads:
+        writing = threads.submit(upload.write, 0, 0, b"piece")
+        assert is_writing.wait(PATIENCE_S)
+        ending = threads.submit(getattr(upload, step))
+        try:
+            eventually(lambda: upload._writes._waiters, "the end waits")
+            assert not ending.done()
+        finally:
+            may_write.set()
+        writing.result()
+        ending.result()
+    assert tree(models / "m") == ({"a": b"piece"} if step == "install" else {})
+    upload.roll_back()
+    assert names(models) == []
+
+
 # Replace
 
 
@@ -272,6 +301,8 @@ def test_c30_what_is_confirmed_was_flushed_before_in_the_right_order(models, ker
     move = max(index for index, name in enumerate(order) if name in {"renameat2", "rename"})
     mark = max(index for index, name in enumerate(order) if name == "pwrite")
     assert order[:move].count("fsync") == len(FILES)
+    last_file = max(index for index, name in enumerate(order) if name == "fsync")
+    assert order[last_file:move].count("fsync_directory") == len(["m", "m/weights", "m/weights/deep"])
     assert order.index("pwrite") < order.index("fsync_directory", order.index("pwrite")) < order.index("fsync")
     assert order[move + 1 : mark].count("fsync_directory") == 2
     assert [len(arguments[1]) for name, arguments in told[mark : mark + 1]] == [1], "the commitment is one byte"

@@ -1,0 +1,61 @@
+"""What must hold after every event, and the words for what does not.
+
+Deploys and undeploys know their own books (`Deploying.problems`, `Undeploying.problems`); here are models, workers,
+calls and who waits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hostd.core.lifecycle import ModelState, WorkerState
+
+if TYPE_CHECKING:
+    from hostd.core import events as ev
+    from hostd.core.registry import Model, Registry
+    from hostd.core.routing import Router
+    from hostd.core.unloading import Unloading
+
+
+def problems_of(registry: Registry, router: Router, unloading: Unloading) -> list[str]:
+    """Return what is wrong with the models, workers and calls, and with who waits for them."""
+    problems = [problem for model_id, model in registry.models.items() for problem in _problems_of(model_id, model)]
+    for model_id, model in registry.successors.items():
+        problems += _problems_of(model_id, model)
+        if model_id not in registry.models:
+            problems.append(f"{model!r} succeeds nobody")
+    for worker in registry.workers.values():
+        models = (registry.models.get(worker.model.id), registry.successors.get(worker.model.id))
+        if worker.state is WorkerState.DEAD:
+            problems.append(f"{worker!r} is DEAD but registered")
+        elif not any(worker in model.alive() for model in models if model is not None):
+            problems.append(f"{worker!r} belongs to no registered model")
+    in_flight = {call_id for worker in registry.workers.values() for call_id in worker.calls}
+    if in_flight != set(router.calls) or set(router.by_caller.values()) != set(router.calls):
+        problems.append("the calls of the workers, of the callers and of the table differ")
+    if router.in_flight_bytes != sum(call.size_bytes for call in router.calls.values()):
+        problems.append(f"{router.in_flight_bytes} bytes in flight do not add up")
+    problems.extend(
+        f"{group!r} waits for models that are gone"
+        for group in unloading.unload_alls
+        if not group.pending or not group.pending <= set(registry.models)
+    )
+    return problems + registry.waiting.problems() + router.holding.problems()
+
+
+def _problems_of(model_id: ev.ModelId, model: Model) -> list[str]:
+    state = model.state
+    ready = [worker.id for worker in model.workers.values() if worker.state is WorkerState.READY]
+    is_wrong = {
+        f"is registered as {model_id}": model.id != model_id or state is ModelState.UNLOADED,
+        "would not route to exactly its READY workers": sorted(worker.id for worker in model.ready) != ready,
+        "serves without being READY, or the other way round": (
+            (state in (ModelState.READY, ModelState.DEGRADED)) != bool(model.ready)
+        ),
+        "has waiters for a load that is over": model.waiters and state is not ModelState.LOADING,
+        "has waiters for an unload that was not begun": (
+            (model.unload_waiters or model.next_waiters) and state is not ModelState.UNLOADING
+        ),
+        "waits for nobody": state is ModelState.UNLOADING and not model.alive(),
+    }
+    return [f"{model!r} {problem}" for problem, is_so in is_wrong.items() if is_so]
