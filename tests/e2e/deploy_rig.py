@@ -121,6 +121,7 @@ def emptied(host: hostd.Host, models: Path) -> Iterator[hostd.Client]:
     with hostd.connect(host.endpoint) as client:
         yield client
         client.unload_all_models()
+        await_tidy(models)  # or a file of the staging area goes while the directory is walked
         for place in sorted(models.rglob("model.py"), reverse=True):
             client.undeploy_model(str(place.parent.relative_to(models)))
         await_tidy(models)
