@@ -97,8 +97,10 @@ def lazy(models_dir: Path) -> Iterator[Lazy]:
 
 @pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(8) as threads:
-        yield threads
+    threads = ThreadPoolExecutor(8)
+    yield threads
+    # After a failure somebody may still wait for a load; the end of the host, which comes next, ends that.
+    threads.shutdown(wait=False, cancel_futures=True)
 
 
 def put(directory: Path, name: str, settings: str = "") -> Path:
