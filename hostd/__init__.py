@@ -13,12 +13,22 @@
 
 from __future__ import annotations
 
-from hostd.client import connect
-from hostd.client.aio import AsyncClient, AsyncModel
-from hostd.client.calls import PendingCall
-from hostd.client.sync import Client, Model
-from hostd.embed import Host
-from hostd.records import Event, HostInfo, MethodInfo, ModelInfo, SizeEstimate, SyncReport, UnloadReport, WorkerInfo
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from hostd.records import (
+    Event,
+    Holder,
+    HostInfo,
+    LoadPlan,
+    MemoryInfo,
+    MethodInfo,
+    ModelInfo,
+    SizeEstimate,
+    SyncReport,
+    UnloadReport,
+    WorkerInfo,
+)
 from hostd.version import __version__
 from workers.wire.errors import (
     AbortedError,
@@ -41,6 +51,13 @@ from workers.wire.errors import (
     VersionMismatchError,
 )
 
+if TYPE_CHECKING:
+    from hostd.client import connect
+    from hostd.client.aio import AsyncClient, AsyncModel
+    from hostd.client.calls import PendingCall
+    from hostd.client.sync import Client, Model
+    from hostd.embed import Host
+
 __all__ = [
     "AbortedError",
     "AlreadyExistsError",
@@ -51,11 +68,14 @@ __all__ = [
     "DeadlineExceededError",
     "Event",
     "FailedPreconditionError",
+    "Holder",
     "Host",
     "HostError",
     "HostInfo",
     "InternalError",
     "InvalidArgumentError",
+    "LoadPlan",
+    "MemoryInfo",
     "MessageTooLargeError",
     "MethodInfo",
     "Model",
@@ -77,3 +97,27 @@ __all__ = [
     "__version__",
     "connect",
 ]
+
+_HOMES = {
+    "AsyncClient": "hostd.client.aio",
+    "AsyncModel": "hostd.client.aio",
+    "Client": "hostd.client.sync",
+    "Host": "hostd.embed",
+    "Model": "hostd.client.sync",
+    "PendingCall": "hostd.client.calls",
+    "connect": "hostd.client",
+}
+"""Where the names are that are imported when they are first asked for: the supervisor is no client of anybody, and to
+import one would take a fifth of its start."""
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -15,7 +15,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from hostd import paths
 from hostd.plain import check_plain
-from hostd.setting_types import NAME, Bytes, Directory, Flag, NotBool, Period, QuietPeriod, Retries, Seconds
+from hostd.setting_types import (
+    NAME,
+    Budget,
+    Bytes,
+    Directory,
+    Flag,
+    NotBool,
+    Period,
+    QuietPeriod,
+    Retries,
+    Seconds,
+    Share,
+)
 from workers.wire.errors import HostError
 
 if TYPE_CHECKING:
@@ -101,6 +113,11 @@ class WorkersConfig(_Section):
     """Requests waiting or running per model before new ones are refused with RESOURCE_EXHAUSTED: enough for clients
     that pipeline, few enough that a stuck model cannot fill the host."""
 
+    cpu_threads: Annotated[int, Field(ge=1, le=4096), NotBool] | None = None
+    """How many threads the libraries of a model may use that says nothing itself. Unset: the cores (those that
+    its control groups have time for, if that is less) divided by the number of loaded models when it is loaded, at
+    least one: if each took all of them, they would slow each other."""
+
     log_bytes: Bytes = 2**20
     """Bytes of a model's standard output and error that are kept, the newest. 1 MiB holds some ten thousand lines,
     whatever the model prints."""
@@ -124,11 +141,47 @@ class WorkersConfig(_Section):
 
 
 class MemoryConfig(_Section):
-    """How memory is measured."""
+    """How memory is measured, what models may take together, and who goes when it is not enough."""
+
+    budget: Budget = "auto"
+    """What all models together may take, in private memory: bytes, a percentage of what there is ("80%"), or auto: what
+    there is less `memory.reserve`. "What there is" is the limit of the host's cgroup, or the machine's memory. none: no
+    budget; every load starts at once."""
+
+    reserve: Share = "10%"
+    """What an automatic budget leaves to the host itself, to other programs and to the page cache: bytes or a
+    percentage. A tenth, because the kernel begins to swap and to kill before the last byte is gone."""
+
+    admission_timeout_s: Seconds = 60
+    """Seconds that a load waits until there is memory for it; then it is refused with RESOURCE_EXHAUSTED. As long as a
+    client waits for a call by default."""
+
+    min_residence_s: Period = 1
+    """Seconds that a model stays after its load before it may be evicted, and that a load waits before models in use
+    have to make way for it. About what a load costs: less would load more than it serves."""
+
+    idle_ttl_s: Period = 0
+    """Seconds without a call after which a model is evicted, if its model.yaml does not say otherwise. 0 or null: only
+    when others need the memory."""
+
+    assumed_size: Bytes = 256 * 2**20
+    """What is reserved for a load of which nothing is known: no path on the disk, or a sizer that fails."""
 
     sample_period_s: Seconds = 5
-    """Seconds between two samples of every worker's memory. Sampling a big process costs milliseconds of a core, so
-    five seconds keep an idle host with many models under 1 %."""
+    """Seconds between two samples of a worker in use or just loaded. Sampling a big process costs milliseconds of a
+    core; workers that are idle and do not change are sampled less and less often, up to `max_sample_period_s`."""
+
+    max_sample_period_s: Seconds = 60
+    """The longest time between two samples of an idle worker, in seconds: a model may grow with nobody calling it."""
+
+    watch_period_s: Seconds = 0.1
+    """Seconds between two looks at a worker that is loading, or is in use and has a memory limit: what a model can
+    allocate in between is what it may be over its limit. A look costs 20 microseconds. Whoever has a limit and idles
+    unchanged is looked at less often, down to every 10 of these periods."""
+
+    estimate_timeout_s: Seconds = 10
+    """Seconds that an estimate may take, of a sizer above all. A walk over the files of a big model takes less than
+    one; but a sizer is somebody's code, and may hang."""
 
 
 class MetricsConfig(_Section):

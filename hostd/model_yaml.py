@@ -7,6 +7,7 @@ file comes from whoever made the model, so it is read with limits and never trus
 from __future__ import annotations
 
 import keyword
+import math
 import os
 import re
 import stat
@@ -29,6 +30,9 @@ NAME = "model.yaml"
 MAX_BYTES = 64 << 10
 """Settings are a few lines. PyYAML takes up to 8 s for 1 MiB, measured, in which the whole host is slower."""
 
+MAX_THREADS = 4096
+"""No machine has more cores; a larger number is a mistake."""
+
 # PyYAML's constructors raise these, not YAMLError, for scalars such as 2024-99-99, !!int "" and !!bool x.
 _YAML_BUGS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
@@ -41,6 +45,9 @@ class ModelSpec:
     `python` is the interpreter of the worker (absolute; None: the host's own), `env` is added to its environment.
     `methods` and `default_method` say what to serve; None leaves it to the loader. `initializer` is written as `loader`
     is, None for none, and `initializer_config` are its keywords. `size_bytes` is what the model says that it takes.
+    `memory_limit_bytes` is what it may take at most, `evictable` whether the host may unload it when it needs the
+    memory, `idle_ttl_s` after how many seconds without a call it does, `cpu_threads` how many threads its libraries may
+    use; None leaves it to the host's settings.
     """
 
     loader: str
@@ -52,6 +59,10 @@ class ModelSpec:
     initializer: str | None = None
     initializer_config: dict[str, Any] = field(default_factory=dict)
     size_bytes: int | None = None
+    memory_limit_bytes: int | None = None
+    evictable: bool = True
+    idle_ttl_s: float | None = None
+    cpu_threads: int | None = None
 
 
 def read_settings(file: Path) -> ModelSpec:
@@ -173,6 +184,24 @@ def _size(place: _Place, value: object) -> int:
     return size_bytes
 
 
+def _flag(place: _Place, value: object) -> bool:
+    if not isinstance(value, bool):
+        place.wrong("true or false", value)
+    return value
+
+
+def _seconds(place: _Place, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        place.wrong("seconds, 0 for never", value)
+    return float(value)
+
+
+def _threads(place: _Place, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_THREADS:
+        place.wrong(f"a number of threads from 1 to {MAX_THREADS}", value)
+    return value
+
+
 def _options(place: _Place, value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         place.wrong("a map of options", value)
@@ -251,4 +280,8 @@ _KEYS: dict[str, Callable[[_Place, object], dict[str, Any]]] = {
     "methods": _one("methods", _methods),
     "default_method": _one("default_method", _method),
     "size": _one("size_bytes", _size),
+    "memory_limit": _one("memory_limit_bytes", _size),
+    "evictable": _one("evictable", _flag),
+    "idle_ttl_s": _one("idle_ttl_s", _seconds),
+    "cpu_threads": _one("cpu_threads", _threads),
 }

@@ -55,6 +55,8 @@ class Plugins:
         self._finders: dict[str, Finder] = {**built_in.FINDERS, **_finders(config.finders)}
         sizers = {name: _sizer(name, wanted) for name, wanted in config.sizers.items()}
         self._sizer = sizers.get(DEFAULT, DirectorySizer())
+        self.sizer_type = config.sizers[DEFAULT].type if DEFAULT in sizers else "directory"
+        """What the configuration calls the sizer that is asked."""
         is_foreign = self._has_foreign_python
         self._loaders = _checked(types.LOADERS, config.loaders, types.BUILT_IN_LOADERS, is_foreign=is_foreign)
         self._initializers = _checked(

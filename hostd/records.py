@@ -44,7 +44,11 @@ class MethodInfo(Record):
 
 @dataclass(frozen=True)
 class WorkerInfo(Record):
-    """A worker process and its descendants; the bytes are sums over `processes` processes at the last sample."""
+    """A worker process and its descendants; the bytes are sums over `processes` processes, sampled at `sampled_s`.
+
+    `baseline_bytes` is the resident memory before the model was loaded (interpreter, libraries and loader), so that
+    `rss_bytes` less that is the model's share. `gpu_bytes` is None where there is no device or no way to ask it.
+    """
 
     id: int
     pid: int | None
@@ -54,6 +58,10 @@ class WorkerInfo(Record):
     uss_bytes: int | None = None
     pss_bytes: int | None = None
     peak_bytes: int | None = None
+    swap_bytes: int | None = None
+    gpu_bytes: int | None = None
+    baseline_bytes: int | None = None
+    sampled_s: float | None = None
     in_flight: int = 0
     started_s: float | None = None
 
@@ -64,6 +72,11 @@ class ModelInfo(Record):
 
     `size` is the resident memory of its processes in bytes and `size_source` says how it is known ("measured", or
     "unknown" before the first sample). `reason` says why the model is in its `state`.
+
+    `charge_bytes` is what it counts against the budget: the private memory of its processes, or before that was
+    measured what is reserved for it; `reserved_bytes` is the part of it that is reserved and not measured.
+    `memory_limit`, `evictable`, `idle_ttl_s` and `cpu_threads` are its settings as in force, `pinned` says whether it
+    was pinned. `latency_p50_s` and `latency_p99_s` are of its last calls, in the host's eyes.
     """
 
     id: str
@@ -84,6 +97,15 @@ class ModelInfo(Record):
     load_duration_s: float | None = None
     last_used_s: float | None = None
     reason: str = ""
+    charge_bytes: int = 0
+    reserved_bytes: int = 0
+    memory_limit: int | None = None
+    evictable: bool = True
+    pinned: bool = False
+    idle_ttl_s: float | None = None
+    cpu_threads: int | None = None
+    latency_p50_s: float | None = None
+    latency_p99_s: float | None = None
 
     @classmethod
     def _revive(cls, key: str, value: Any) -> Any:
@@ -110,6 +132,81 @@ class UnloadReport(Record):
 
 
 @dataclass(frozen=True)
+class Holder(Record):
+    """A model that holds memory: how much of the budget, and in `why` what keeps it from being evicted ("": nothing).
+
+    `idle_s` is how long it has not been used, `reload_s` how long its load took.
+    """
+
+    model_id: str
+    bytes: int
+    idle_s: float | None = None
+    reload_s: float | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class LoadPlan(Record):
+    """What a load would do now: `outcome` is "start", "evict" (then start), "wait" or "refuse"; `reason` says why.
+
+    `need_bytes` is what would be reserved and `need_source` how that is known. `victims` are the models that would be
+    evicted, in that order; `holders` those that hold the rest of the budget. Without a budget that is None, and
+    every load starts.
+    """
+
+    model_id: str
+    outcome: str
+    need_bytes: int
+    need_source: str
+    budget_bytes: int | None
+    free_bytes: int | None
+    victims: tuple[Holder, ...] = ()
+    holders: tuple[Holder, ...] = ()
+    reason: str = ""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the load would start, at once or after evictions."""
+        return self.outcome in ("start", "evict")
+
+    @classmethod
+    def _revive(cls, key: str, value: Any) -> Any:
+        return tuple(Holder.from_dict(holder) for holder in value) if key in ("victims", "holders") else value
+
+
+@dataclass(frozen=True)
+class MemoryInfo(Record):
+    """The memory of all models against the budget, in bytes; `budget_bytes` and `free_bytes` are None without a budget.
+
+    `budget_source` says in words where the budget comes from. `measured_bytes` is private memory as measured,
+    `reserved_bytes` what is set aside for loads beyond that. `waiting` are the loads that wait for memory, in order.
+    `over_budget` says who has grown over the budget, None if nobody has. The counts and `freed_bytes` (by all unloads,
+    read just before each kill) are since the start of the host; `evictions` are by reason. `last_unload` is the report
+    of the last one.
+    """
+
+    budget_bytes: int | None = None
+    budget_source: str = ""
+    measured_bytes: int = 0
+    reserved_bytes: int = 0
+    free_bytes: int | None = None
+    waiting: tuple[str, ...] = ()
+    over_budget: str | None = None
+    evictions: dict[str, int] = field(default_factory=dict)
+    refusals: int = 0
+    waits: int = 0
+    unloads: int = 0
+    freed_bytes: int = 0
+    last_unload: UnloadReport | None = None
+
+    @classmethod
+    def _revive(cls, key: str, value: Any) -> Any:
+        if key == "last_unload":
+            return None if value is None else UnloadReport.from_dict(value)
+        return tuple(value) if key == "waiting" else value
+
+
+@dataclass(frozen=True)
 class SizeEstimate(Record):
     """What a model would take: `bytes`, and `source`, which says how that is known.
 
@@ -129,7 +226,8 @@ class SyncReport(Record):
 
     `loaded` are those whose load has ended well (without waiting: was begun), `unloaded` those that are gone from the
     directory, `failed` says why by id, `writing` are those that are still being written, which a later sync looks at
-    again. `degraded` says why the directory could not be read, which unloads nothing; None if it could.
+    again. With waiting they include those whose load an earlier sync had begun. `degraded` says why the directory could
+    not be read, which unloads nothing; None if it could.
     """
 
     loaded: tuple[str, ...] = ()

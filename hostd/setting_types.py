@@ -7,7 +7,7 @@ means a value passes, because environment variables are text. Does not cover the
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Union
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
@@ -15,6 +15,9 @@ from hostd.units import parse_size
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _WEEK_S = 7 * 86400
+AUTO = "auto"
+NONE = "none"
+_ALL_PERCENT = 100
 _PAGE_BYTES = 4096  # less is a number whose unit was forgotten
 _RETRIES_MAX = 100  # with the longest backoff that is most of an hour: who wants more than that wants a supervisor
 
@@ -55,6 +58,39 @@ def _size(value: object) -> int:
         raise ValueError(f"{value!r} is too large") from None
 
 
+def _share(value: object) -> int | str:
+    if isinstance(value, str) and value.strip().endswith("%"):
+        share_of(value, 0)
+        return value.strip()
+    size_bytes = _size(_number(value))
+    if size_bytes < _PAGE_BYTES:
+        raise ValueError(f"must be a percentage such as 80%, or at least {_PAGE_BYTES} bytes, not {value!r}")
+    return size_bytes
+
+
+def _budget(value: object) -> int | str:
+    word = "none" if value is None else value.strip().lower() if isinstance(value, str) else ""
+    if word in (AUTO, NONE):
+        return word
+    try:
+        return _share(value)
+    except ValueError as error:
+        raise ValueError(f"{error} (or auto, or none)") from None
+
+
+def share_of(share: int | str, whole_bytes: int) -> int:
+    """Return the bytes that a share is of a whole. Raises ValueError for what is no percentage."""
+    if isinstance(share, int):
+        return share
+    try:
+        percent = float(share.strip().removesuffix("%"))
+    except ValueError:
+        raise ValueError(f"{share!r} is no percentage: write a number before the %, such as 80%") from None
+    if not 0 < percent <= _ALL_PERCENT:
+        raise ValueError(f"a percentage must be above 0 and up to 100, not {share!r}")
+    return int(whole_bytes * percent / _ALL_PERCENT)
+
+
 # The constraints come first: pydantic then hands them to the number's own check, whose messages are better.
 NotBool = BeforeValidator(_number)
 Flag = Annotated[bool, BeforeValidator(_switch)]
@@ -79,5 +115,17 @@ Bytes = Annotated[
     BeforeValidator(_size),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": _PAGE_BYTES}, {"type": "string"}]}),
 ]
+Share = Annotated[
+    Union[int, str],  # noqa: UP007 - evaluated at run time, by pydantic
+    BeforeValidator(_share),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": _PAGE_BYTES}, {"type": "string"}]}),
+]
+"""Bytes, or the text of a percentage above 0 and up to 100, such as "80%"; `share_of` tells how much that is."""
+Budget = Annotated[
+    Union[int, str],  # noqa: UP007 - as above
+    BeforeValidator(_budget),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": _PAGE_BYTES}, {"type": "string"}, {"type": "null"}]}),
+]
+"""As `Share`, or "auto" or "none" (which None becomes)."""
 Retries = Annotated[int, Field(ge=0, le=_RETRIES_MAX), NotBool]
 Directory = Annotated[Path, BeforeValidator(_directory), AfterValidator(lambda path: path.expanduser().absolute())]

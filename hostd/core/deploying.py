@@ -1,6 +1,6 @@
 """Deploys: models whose files come through the host.
 
-    STAGING -> UPLOADING -> INSTALLING -> LOADING -> CONFIRMING -> over
+    STAGING -> UPLOADING (-> WAITING) -> INSTALLING -> LOADING -> CONFIRMING -> over
     from any of these, if it fails, is overtaken or given up:  (UNLOADING ->) UNDOING -> over
 
 Rules
@@ -9,7 +9,10 @@ Rules
 2. From the first move of files until the end nobody else begins a load of their id, or of one above or below it
    (`Registry.reserved`), so no load ever sees files on the move. Who wants the model joins the deploy's own load.
 3. A deploy that replaces loads its model beside the one that serves, which goes only after the new files are confirmed.
-4. Until its commit a deploy belongs to its client, and ends with it.
+4. Until its files are moved a deploy belongs to its client, and ends with it.
+5. A model that is just being evicted, which nobody asked for, is replaced when it is gone. Who uses it meanwhile comes
+   first: then it is being loaded, and the deploy is refused as with any model that is.
+6. A replacement that fails leaves an evicted model as it was: loaded again when it is used.
 """
 
 from __future__ import annotations
@@ -43,7 +46,8 @@ if TYPE_CHECKING:
     from hostd.core import events as ev
     from hostd.core.events import ClientId, FilesId, LoadSource, ModelId
     from hostd.core.loading import Loading
-    from hostd.core.registry import Model, Registry
+    from hostd.core.models import Evicted, Model
+    from hostd.core.registry import Registry
     from hostd.core.unloading import Unloading
     from hostd.core.waiting import Waiters
     from hostd.records import UnloadReport
@@ -62,11 +66,15 @@ class Step(enum.Enum):
 
     STAGING = "STAGING"
     UPLOADING = "UPLOADING"
+    WAITING = "WAITING"
     INSTALLING = "INSTALLING"
     LOADING = "LOADING"
     CONFIRMING = "CONFIRMING"
     UNDOING = "UNDOING"
     UNLOADING = "UNLOADING"
+
+
+_NOTHING_INSTALLED = (Step.STAGING, Step.UPLOADING, Step.WAITING)
 
 
 @dataclass(eq=False)
@@ -87,6 +95,8 @@ class Deploy:
     model: Model | None = None
     error: HostError | None = None
     is_reserving: bool = False
+    evicted: Evicted | None = None
+    """What it replaces, if that was evicted; None once somebody wants that gone."""
 
     def __repr__(self) -> str:
         return f"<Deploy {self.id} of {self.model_id} {self.step.value}>"
@@ -130,8 +140,12 @@ class Deploying:
 
     def commit(self, event: ev.DeployCommitRequested) -> None:
         """Put the files in their place, and load. Raises `HostError` to refuse."""
-        deploy = self._of_client(event.caller.client, event.files_id)
+        deploy = self._of_client(event.caller.client, event.files_id, Step.UPLOADING)
         self._registry.waiting.add(deploy.waiters, event.caller, event.deadline_s)
+        self._install(deploy)
+
+    def _install(self, deploy: Deploy) -> None:
+        """Put files that are all there in their place, now or when an evicted model has gone from it."""
         try:
             self._loading.refuse_if_stopping()
             self._check_not_taken(deploy.model_id, replace=deploy.replace)
@@ -140,26 +154,30 @@ class Deploying:
         except HostError as error:
             self._undo(deploy, error)
             return
+        if self._is_unloading(deploy.model_id):
+            deploy.step = Step.WAITING
+            return
+        deploy.evicted = self._registry.evicted.get(deploy.model_id)
         self._reserve(deploy, "it is being deployed")
         deploy.step = Step.INSTALLING
         self._registry.effects.append(InstallFiles(deploy.id))
 
     def abort(self, event: ev.DeployAbortRequested) -> None:
-        """Give a deploy up that was not committed. Raises `HostError` to refuse."""
-        deploy = self._of_client(event.caller.client, event.files_id)
+        """Give a deploy up whose files were not moved yet. Raises `HostError` to refuse."""
+        deploy = self._of_client(event.caller.client, event.files_id, Step.UPLOADING, Step.WAITING)
         self._registry.waiting.add(deploy.abort_waiters, event.caller, None)
         self._undo(deploy, AbortedError("the deploy was given up by its client"))
 
     def lose_client(self, client: ClientId) -> None:
-        """Undo the deploys that a client had not committed."""
+        """Undo the deploys of a client whose files were not moved yet."""
         for deploy in list(self.deploys.values()):
-            if deploy.client == client and deploy.step in (Step.STAGING, Step.UPLOADING):
+            if deploy.client == client and deploy.step in _NOTHING_INSTALLED:
                 self._undo(deploy, UnavailableError("the client is gone"))
 
     def stop(self) -> None:
-        """Undo what was not committed; the rest follows from the unloads of a shutdown."""
+        """Undo those whose files were not moved yet; the rest follows from the unloads of a shutdown."""
         for deploy in list(self.deploys.values()):
-            if deploy.step in (Step.STAGING, Step.UPLOADING):
+            if deploy.step in _NOTHING_INSTALLED:
                 self._undo(deploy, AbortedError("the host is shutting down"))
 
     # Deploys: what became of it
@@ -184,6 +202,7 @@ class Deploying:
             serving = registry.models.get(deploy.model_id)
             if serving is None or serving.state is ModelState.FAILED:
                 deploy.model = self._loading.begin(deploy.model_id, source, Origin.DEPLOYED, deploy.retries)
+                deploy.model.is_on_demand = deploy.evicted is not None  # calls of what it replaces wait for it
             elif serving.state in _SERVING:
                 deploy.model = self._loading.begin_successor(deploy.model_id, source, deploy.retries)
             else:
@@ -225,6 +244,8 @@ class Deploying:
             error = type(error)(f"{error.message}; and undoing it failed: {event.error.message}", details=error.details)
         self._release(deploy)
         self._registry.waiting.refuse(deploy.waiters, error)
+        if event.error is None and deploy.evicted is not None and deploy.model_id not in self._registry.models:
+            self._registry.evicted.setdefault(deploy.model_id, deploy.evicted)
         if event.error is None:
             self._registry.waiting.answer(deploy.abort_waiters, None)
         else:
@@ -253,6 +274,10 @@ class Deploying:
             f"{deploy!r} reserves what is not reserved"
             for deploy in self.deploys.values()
             if deploy.is_reserving and deploy.model_id not in reserved
+        ] + [
+            f"{deploy!r} waits for the end of a model that does not end"
+            for deploy in self.deploys.values()
+            if deploy.step is Step.WAITING and not self._is_unloading(deploy.model_id)
         ]
 
     # What becomes of models
@@ -267,6 +292,7 @@ class Deploying:
             self._registry.effects.append(ConfirmFiles(deploy.id))
         elif self._registry.models.get(model.id) is model:
             deploy.step = Step.UNLOADING  # overtaken: the worker may read the files until it is gone
+            deploy.evicted = None
         else:
             self._undo(deploy, error)
 
@@ -274,11 +300,13 @@ class Deploying:
         for deploy in list(self.deploys.values()):
             if deploy.model is model and deploy.step is Step.UNLOADING:
                 self._undo(deploy, deploy.error or AbortedError("the model was unloaded"))
+            elif deploy.model_id == model.id and deploy.step is Step.WAITING:
+                self._install(deploy)
 
     # Steps
 
     def _undo(self, deploy: Deploy, error: HostError) -> None:
-        if deploy.step not in (Step.STAGING, Step.UPLOADING):
+        if deploy.step not in _NOTHING_INSTALLED:
             self._reserve(deploy, "its deploy is being undone")
         deploy.error = error
         deploy.step = Step.UNDOING
@@ -286,23 +314,27 @@ class Deploying:
 
     def _reserve(self, deploy: Deploy, reason: str) -> None:
         deploy.is_reserving = True
-        self._registry.reserved[deploy.model_id] = reason
+        self._registry.reserve(deploy.model_id, reason)
 
     def _release(self, deploy: Deploy) -> None:
         if deploy.is_reserving:
             deploy.is_reserving = False
-            del self._registry.reserved[deploy.model_id]
+            self._registry.release(deploy.model_id)
 
     def _forget_deploy(self, deploy: Deploy) -> None:
         del self.deploys[deploy.id]
         self._registry.files_in_work.discard(deploy.id)
         self._unloading.stop_if_done()
 
-    def _of_client(self, client: ClientId, files_id: FilesId) -> Deploy:
+    def _of_client(self, client: ClientId, files_id: FilesId, *steps: Step) -> Deploy:
         deploy = self.deploys.get(files_id)
-        if deploy is None or deploy.client != client or deploy.step is not Step.UPLOADING:
+        if deploy is None or deploy.client != client or deploy.step not in steps:
             raise NotFoundError(f"there is no upload {files_id} of this client that waits for anything")
         return deploy
+
+    def _is_unloading(self, model_id: ModelId) -> bool:
+        model = self._registry.models.get(model_id)
+        return model is not None and model.state is ModelState.UNLOADING
 
     def _check_not_too_many(self, client: ClientId) -> None:
         of_client = sum(deploy.client == client for deploy in self.deploys.values())
@@ -321,5 +353,6 @@ class Deploying:
                 f"model {model_id!r} is loaded: undeploy it first, or deploy with replace=True",
                 details={"model_id": model_id},
             )
-        if model.state not in _SERVING:
+        is_making_room = model.state is ModelState.UNLOADING and model.is_evicted
+        if model.state not in _SERVING and not is_making_room:
             raise refusal_of(model)

@@ -32,12 +32,27 @@ class FindSpec(NamedTuple):
     origin: Origin
 
 
+class PredictSize(NamedTuple):
+    """Find out what a load is expected to take; it comes back as SizePredicted, whatever happens."""
+
+    model_id: ModelId
+    generation: int
+    path: str | None
+    model_type: str
+    spec: LoadingSpec
+
+
 class SpawnWorker(NamedTuple):
-    """Start a worker process under the specification's interpreter and environment."""
+    """Start a worker process under the specification's interpreter and environment.
+
+    `cpu_threads` is how many threads its libraries may use, `limit_bytes` what it may take, None for no limit.
+    """
 
     worker_id: WorkerId
     model_id: ModelId
     spec: LoadingSpec
+    cpu_threads: int
+    limit_bytes: int | None
 
 
 class SendLoad(NamedTuple):
@@ -58,9 +73,13 @@ class MeasureWorker(NamedTuple):
 
 
 class KillWorker(NamedTuple):
-    """End every process of the worker's tree, wait for the proof, and report WorkerGone."""
+    """End every process of the worker's tree, wait for the proof, and report WorkerGone.
+
+    `measured` is the sample of the tree that just came, if that is why it is killed.
+    """
 
     worker_id: WorkerId
+    measured: Memory | None = None
 
 
 class RememberSize(NamedTuple):
@@ -195,6 +214,7 @@ class Stop(NamedTuple):
 
 Effect: TypeAlias = (
     FindSpec
+    | PredictSize
     | SpawnWorker
     | SendLoad
     | MeasureWorker

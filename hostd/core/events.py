@@ -9,156 +9,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from hostd.core.requests import CallCancelled as CallCancelled
+from hostd.core.requests import CallReceived as CallReceived
+from hostd.core.requests import ClientVanished as ClientVanished
+from hostd.core.requests import CreditGranted as CreditGranted
+from hostd.core.requests import DeployAbortRequested as DeployAbortRequested
+from hostd.core.requests import DeployCommitRequested as DeployCommitRequested
+from hostd.core.requests import DeployRequested as DeployRequested
+from hostd.core.requests import LoadRequested as LoadRequested
+from hostd.core.requests import PinRequested as PinRequested
+from hostd.core.requests import RetrieveRequested as RetrieveRequested
+from hostd.core.requests import ShutdownRequested as ShutdownRequested
+from hostd.core.requests import SyncRequested as SyncRequested
+from hostd.core.requests import UndeployRequested as UndeployRequested
+from hostd.core.requests import UnloadAllRequested as UnloadAllRequested
+from hostd.core.requests import UnloadRequested as UnloadRequested
 from hostd.core.values import Caller as Caller
 from hostd.core.values import CallId as CallId
 from hostd.core.values import ClientId as ClientId
+from hostd.core.values import Death as Death
 from hostd.core.values import FilesId as FilesId
 from hostd.core.values import LoadingSpec as LoadingSpec
 from hostd.core.values import LoadSource as LoadSource
 from hostd.core.values import Memory as Memory
+from hostd.core.values import MemoryPolicy as MemoryPolicy
 from hostd.core.values import ModelId as ModelId
 from hostd.core.values import Origin as Origin
 from hostd.core.values import Payload as Payload
+from hostd.core.values import Prediction as Prediction
 from hostd.core.values import SyncId as SyncId
 from hostd.core.values import WorkerId as WorkerId
 
 if TYPE_CHECKING:
     from hostd.records import MethodInfo, SizeEstimate
     from workers.wire.errors import HostError
-
-# Requests
-
-
-class LoadRequested(NamedTuple):
-    """A client wants a model loaded; `wait` says whether the answer comes after the load or at once.
-
-    `retries` is how often a failed load is tried again; None leaves it to the configuration.
-    """
-
-    caller: Caller
-    model_id: ModelId
-    source: LoadSource
-    wait: bool
-    deadline_s: float | None
-    retries: int | None = None
-
-
-class RetrieveRequested(NamedTuple):
-    """A client wants a handle to a model, and waits for it while it loads.
-
-    `generation` is that of the load that it began; if just that one has failed, its error is the answer.
-    """
-
-    caller: Caller
-    model_id: ModelId
-    deadline_s: float | None
-    generation: int | None = None
-
-
-class UnloadRequested(NamedTuple):
-    """A client wants a model gone."""
-
-    caller: Caller
-    model_id: ModelId
-    deadline_s: float | None
-
-
-class UnloadAllRequested(NamedTuple):
-    """A client wants every model gone."""
-
-    caller: Caller
-    deadline_s: float | None
-
-
-class ShutdownRequested(NamedTuple):
-    """Somebody wants the host to end: a client, or a signal (`caller` is None). `at_once` skips the draining."""
-
-    caller: Caller | None
-    at_once: bool = False
-
-
-class DeployRequested(NamedTuple):
-    """A client wants to send the files of a model: `(relative name, bytes)` each; `source` has no path yet."""
-
-    caller: Caller
-    model_id: ModelId
-    files: tuple[tuple[str, int], ...]
-    source: LoadSource
-    retries: int | None
-    replace: bool
-    keep: bool
-    wait: bool
-
-
-class DeployCommitRequested(NamedTuple):
-    """A client has sent all files of its deploy."""
-
-    caller: Caller
-    files_id: FilesId
-    deadline_s: float | None
-
-
-class DeployAbortRequested(NamedTuple):
-    """A client gives its deploy up."""
-
-    caller: Caller
-    files_id: FilesId
-
-
-class UndeployRequested(NamedTuple):
-    """A client wants a model and its files gone."""
-
-    caller: Caller
-    model_id: ModelId
-    deadline_s: float | None
-
-
-class SyncRequested(NamedTuple):
-    """Somebody wants the registry to follow the models directory.
-
-    `load` says whether new entries are loaded, `wait` whether the answer comes after all loads and unloads, `retry_all`
-    whether entries that failed before are tried again although they have not changed. `is_leaving` says that what is
-    not loaded now is left alone by later syncs, too.
-    """
-
-    caller: Caller
-    wait: bool
-    load: bool
-    retry_all: bool
-    deadline_s: float | None
-    is_leaving: bool = False
-
-
-class CallReceived(NamedTuple):
-    """A client calls a method of a model; `size_bytes` counts all frames of `payload`."""
-
-    client: ClientId
-    request_id: int
-    model_id: ModelId
-    method: str
-    deadline_s: float | None
-    size_bytes: int
-    payload: Payload
-
-
-class CallCancelled(NamedTuple):
-    """A client does not want its answer any more."""
-
-    caller: Caller
-
-
-class CreditGranted(NamedTuple):
-    """A client is ready for `items` more items of a stream."""
-
-    caller: Caller
-    items: int
-
-
-class ClientVanished(NamedTuple):
-    """A client's connection is gone."""
-
-    client: ClientId
-
 
 # Finding and workers
 
@@ -170,6 +54,14 @@ class SpecFound(NamedTuple):
     generation: int
     spec: LoadingSpec
     path: str | None
+
+
+class SizePredicted(NamedTuple):
+    """What the load of a model is expected to take."""
+
+    model_id: ModelId
+    generation: int
+    prediction: Prediction
 
 
 class SpecDelayed(NamedTuple):
@@ -209,12 +101,16 @@ class WorkerSaidHello(NamedTuple):
 
 
 class WorkerLoaded(NamedTuple):
-    """The worker has loaded its model and serves these methods."""
+    """The worker has loaded its model and serves these methods.
+
+    `baseline_bytes` is the resident memory that it had before, with the loader imported; None if it did not say.
+    """
 
     worker_id: WorkerId
     loader: str
     methods: dict[str, MethodInfo]
     default_method: str | None
+    baseline_bytes: int | None = None
 
 
 class WorkerRefusedLoad(NamedTuple):
@@ -250,21 +146,24 @@ class WorkerSpokeLastWords(NamedTuple):
 
 
 class WorkerExited(NamedTuple):
-    """The operating system says that the worker's own process ended; `how` says in words how."""
+    """The operating system says that the worker's own process ended; `how` says in words how, `death` why if known."""
 
     worker_id: WorkerId
     how: str
+    death: Death = Death.UNEXPLAINED
 
 
 class WorkerGone(NamedTuple):
     """The proof: the worker's process and all of its descendants are gone.
 
-    `freed_bytes` is their private memory just before the kill, `processes` how many there were.
+    `freed_bytes` is their private memory just before the kill, `processes` how many there were. `output` is the end of
+    what a worker printed that never said hello; "" for any other.
     """
 
     worker_id: WorkerId
     freed_bytes: int
     processes: int
+    output: str = ""
 
 
 class WorkerUnreachable(NamedTuple):
@@ -352,12 +251,14 @@ Event: TypeAlias = (
     | DeployCommitRequested
     | DeployAbortRequested
     | UndeployRequested
+    | PinRequested
     | SyncRequested
     | CallReceived
     | CallCancelled
     | CreditGranted
     | ClientVanished
     | SpecFound
+    | SizePredicted
     | SpecDelayed
     | SpecRefused
     | WorkerSpawned

@@ -5,20 +5,22 @@ Rules
    caller that comes then gets the same error, and a load that comes after starts afresh.
 2. A failed load is tried again, in a fresh process, as often as it was asked to be, whoever still waits. Only what no
    finder knows is not tried again: a process was never the trouble.
-3. With lazy loading whatever is asked for and is not loaded is looked for below the models directory; what is asked for
+3. With a budget a load starts when there is memory for it (`Admission`), and what the host has evicted is loaded again
+   when it is used.
+4. With lazy loading whatever is asked for and is not loaded is looked for below the models directory; what is asked for
    while it is unloaded is loaded again after that.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from hostd.core.effects import Answer, FindSpec, RememberSize, SpawnWorker
+from hostd.core.effects import Answer, FindSpec, PredictSize, RememberSize, SpawnWorker
 from hostd.core.events import LoadSource, Origin
 from hostd.core.lifecycle import ModelInput, ModelState
 from hostd.core.names import model_id_of
 from hostd.core.refusals import no_such_model, refusal_of
-from hostd.core.timers import FinderTimer, RetryTimer, WorkerTimer
+from hostd.core.timers import FinderTimer, IdleTimer, RetryTimer, WorkerTimer
 from workers.wire.errors import (
     AlreadyExistsError,
     DeadlineExceededError,
@@ -30,8 +32,18 @@ from workers.wire.errors import (
 )
 
 if TYPE_CHECKING:
-    from hostd.core.events import LoadRequested, ModelId, RetrieveRequested, SpecDelayed, SpecFound
-    from hostd.core.registry import Model, Registry, Worker
+    from hostd.core.admission import Admission
+    from hostd.core.events import (
+        LoadingSpec,
+        LoadRequested,
+        ModelId,
+        RetrieveRequested,
+        SizePredicted,
+        SpecDelayed,
+        SpecFound,
+    )
+    from hostd.core.models import Model, Worker
+    from hostd.core.registry import Registry
     from hostd.records import UnloadReport
 
 STANDALONE = "standalone-model"
@@ -46,8 +58,10 @@ _SERVING = (ModelState.READY, ModelState.DEGRADED)
 class Loading:
     """The decisions about loads."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, admission: Admission) -> None:
+        """Take the registry, and who decides when a load that knows what it needs may start."""
         self._registry = registry
+        self._admission = admission
         registry.unload_ended.append(self._on_unload_ended)
 
     # What clients ask
@@ -61,11 +75,15 @@ class Loading:
         model = registry.models.get(model_id)
         if model is None or model.state is ModelState.FAILED:
             self.check_free(model_id)
+            registry.evicted.pop(model_id, None)
             model = self.begin(model_id, event.source, Origin.REQUESTED, retries)
         else:
             _check_joinable(model, event.source)
+        model.is_wanted = True
         if model.state is ModelState.LOADING and event.wait:
             registry.waiting.add(model.waiters, event.caller, event.deadline_s)
+        elif model.state is ModelState.UNLOADING and event.wait:
+            registry.waiting.add(model.next_waiters, event.caller, event.deadline_s)
         else:
             registry.effects.append(Answer(event.caller, registry.describe(model)))
 
@@ -81,13 +99,13 @@ class Loading:
             registry.effects.append(Answer(event.caller, registry.describe(model)))
         elif model.state is ModelState.LOADING:
             registry.waiting.add(model.waiters, event.caller, event.deadline_s)
-        elif model.state is ModelState.UNLOADING and registry.config.lazy_load:
+        elif model.state is ModelState.UNLOADING and registry.is_loaded_on_use(model):
             registry.waiting.add(model.next_waiters, event.caller, event.deadline_s)
         else:
             raise refusal_of(model)
 
     def wanted(self, model_id: ModelId) -> Model:
-        """Return the model that somebody wants to use; with lazy loading its load begins if it is not loaded.
+        """Return the model that somebody wants to use; if it is evicted, or with lazy loading, its load begins.
 
         Raises `NotFoundError` if there is none, and what refuses a load.
         """
@@ -96,6 +114,13 @@ class Loading:
         if model is not None and (model.state is not ModelState.FAILED or not registry.config.lazy_load):
             if model.state is ModelState.UNLOADING:
                 self.check_free(model_id)  # an undeploy: nothing will be there to be loaded again
+            return model
+        evicted = registry.evicted.get(model_id)
+        if evicted is not None and model is None:
+            self.refuse_if_stopping()
+            self.check_free(model_id)
+            model = self.begin(model_id, evicted.source, evicted.origin, registry.config.lazy_load_retries)
+            model.is_on_demand, model.is_pinned = True, evicted.is_pinned
             return model
         if not registry.config.lazy_load:
             raise no_such_model(model_id, registry)
@@ -142,7 +167,7 @@ class Loading:
     # What becomes of a load
 
     def spec_found(self, event: SpecFound) -> None:
-        """Spawn a worker for a model whose specification is known now."""
+        """Go on with a model whose specification is known now; with a budget, what it needs is asked for first."""
         registry = self._registry
         model = self._found(event.model_id, event.generation)
         if model is None:
@@ -150,9 +175,40 @@ class Loading:
         model.spec = event.spec
         model.source = model.source._replace(path=event.path)
         registry.begin_story(model)
+        if registry.config.budget_bytes is None:
+            self.start(model)
+            return
+        model.is_predicting = True
+        registry.timers.set(FinderTimer(model), registry.now + registry.config.load_timeout_s)
+        registry.effects.append(PredictSize(model.id, model.generation, event.path, model.source.type, event.spec))
+
+    def size_predicted(self, event: SizePredicted) -> None:
+        """Let a load start when there is memory for it."""
+        model = self._registry.generation_of(event.model_id, event.generation)
+        if model is None or not model.is_predicting:
+            return
+        model.is_predicting = False
+        self._registry.timers.cancel(FinderTimer(model))
+        model.need_bytes, model.need_source = self._registry.need_of(event.prediction)
+        self._admission.enter(model)
+
+    def start(self, model: Model) -> None:
+        """Spawn the worker of a load that may start, and reserve what it needs."""
+        registry, config = self._registry, self._registry.config
         worker = registry.new_worker(model)
-        registry.timers.set(WorkerTimer(worker.id), registry.now + registry.config.spawn_timeout_s)
-        registry.effects.append(SpawnWorker(worker.id, model.id, event.spec))
+        worker.reserved_bytes = model.need_bytes
+        registry.timers.set(WorkerTimer(worker.id), registry.now + config.spawn_timeout_s)
+        spec = cast("LoadingSpec", model.spec)  # nothing is started that was not found
+        share = max(1, config.cores // len({other.model.id for other in registry.workers.values()}))
+        model.cpu_threads = spec.cpu_threads or config.cpu_threads or share
+        registry.effects.append(SpawnWorker(worker.id, model.id, spec, model.cpu_threads, spec.memory.limit_bytes))
+
+    def refuse(self, model: Model, error: HostError) -> None:
+        """End a load that has not started and will not; it is not tried again."""
+        model.load_error = error
+        model.retries_left = 0
+        if not model.alive():
+            self._end_failed_try(model, error)
 
     def spec_delayed(self, event: SpecDelayed) -> bool:
         """Note that the files are still being written; say whether anybody waits for them."""
@@ -169,29 +225,27 @@ class Loading:
         if model is not None:
             if not isinstance(error, NotFoundError):
                 self._registry.begin_story(model)  # something was there, and is not right
-            model.load_error = error
-            model.retries_left = 0
-            if not model.alive():
-                self._end_failed_try(model, error)
+            self.refuse(model, error)
 
     def load_failed(self, worker: Worker, error: HostError) -> None:
         """Note why a load failed; it ends when the worker is gone."""
         if worker.model.load_error is None:
             worker.model.load_error = error
 
-    def load_succeeded(self, worker: Worker) -> None:
-        """Answer everybody who waited for the model."""
+    def load_succeeded(self, worker: Worker, *, is_measured: bool) -> None:
+        """Answer everybody who waited for the model; what was measured just now is remembered."""
         model = worker.model
         registry = self._registry
         registry.timers.cancel(WorkerTimer(worker.id))
         model.ready_s = registry.now
+        model.load_s = registry.now - worker.started_s
+        model.ready_bytes = model.charge_bytes
         registry.failures.pop(model.id, None)
+        registry.evicted.pop(model.id, None)
         load_s = registry.now - model.created_s
         registry.move_model(model, ModelInput.LOAD_SUCCEEDED, f"loaded in {load_s:.3f} s")
-        if model.source.path is not None and model.spec is not None and worker.memory is not None:
-            registry.effects.append(
-                RememberSize(model.source.path, model.spec, worker.memory, registry.now - worker.started_s)
-            )
+        if is_measured and model.source.path is not None and model.spec is not None and worker.memory is not None:
+            registry.effects.append(RememberSize(model.source.path, model.spec, worker.memory, model.load_s))
         registry.waiting.answer(model.waiters, registry.describe(model))
         for listener in registry.load_ended:
             listener(model, None)
@@ -214,15 +268,17 @@ class Loading:
         self._find(key.model)
 
     def overtake(self, model: Model) -> None:
-        """Forget the timers of a load that an unload overtakes."""
-        model.is_finding = False
+        """Forget the timers of a model that an unload overtakes."""
+        model.is_finding = model.is_predicting = False
+        self._registry.timers.cancel(IdleTimer(model))
         self._registry.timers.cancel(FinderTimer(model))
         self._registry.timers.cancel(RetryTimer(model))
+        self._admission.leave(model)
 
     # Steps
 
     def _on_unload_ended(self, unloaded: Model, _report: UnloadReport) -> None:
-        if not unloaded.next_waiters:
+        if not unloaded.next_waiters and not (unloaded.is_evicted and unloaded.is_wanted):
             return
         waiting = self._registry.waiting
         try:
@@ -240,9 +296,9 @@ class Loading:
     def _found(self, model_id: ModelId, generation: int) -> Model | None:
         """Return the model whose finder has answered; None if nobody waits for its answer any more."""
         model = self._registry.generation_of(model_id, generation)
-        if model is None or not model.is_finding:
+        if model is None or not (model.is_finding or model.is_predicting):
             return None
-        model.is_finding = False
+        model.is_finding = model.is_predicting = False
         self._registry.timers.cancel(FinderTimer(model))
         return model
 
@@ -260,6 +316,8 @@ class Loading:
         registry.move_model(model, ModelInput.LOAD_FAILED, error.message)
         registry.forget_model(model)
         registry.note_failure(model, error)
+        if isinstance(error, NotFoundError):
+            registry.evicted.pop(model.id, None)  # what is gone cannot be loaded again
         registry.waiting.refuse(model.waiters, error)
         for listener in registry.load_ended:
             listener(model, error)
@@ -291,7 +349,7 @@ def retries_of(asked: int | None, default: int) -> int:
 
 
 def _check_joinable(model: Model, source: LoadSource) -> None:
-    if model.state is ModelState.UNLOADING:
+    if model.state is ModelState.UNLOADING and not model.is_evicted:
         raise refusal_of(model)
     differing = [
         f"{name} is {ours!r:.200}, not {theirs!r:.200}"

@@ -19,24 +19,39 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import events as ev
+from hostd.core.admission import Admission, Doing
+from hostd.core.charges import Charges
 from hostd.core.deploying import Deploying
 from hostd.core.effects import AnswerError
 from hostd.core.invariants import problems_of
 from hostd.core.lifecycle import ModelInput, ModelState, WorkerInput, WorkerState
 from hostd.core.loading import Loading
-from hostd.core.refusals import no_such_model
+from hostd.core.measuring import Measuring, limit_error
+from hostd.core.planning import Planning
+from hostd.core.questions import Questions
 from hostd.core.registry import CoreConfig, Registry
 from hostd.core.routing import Router
 from hostd.core.syncing import Syncing
-from hostd.core.timers import FinderTimer, HeldTimer, RetryTimer, WaiterTimer, WorkerTimer
+from hostd.core.timers import (
+    AdmissionTimer,
+    FinderTimer,
+    HeldTimer,
+    IdleTimer,
+    RetryTimer,
+    RoomTimer,
+    WaiterTimer,
+    WorkerTimer,
+)
 from hostd.core.undeploying import Undeploying
 from hostd.core.unloading import Unloading
+from hostd.core.values import Death
 from workers.wire.errors import (
     AbortedError,
     CancelledError,
     DeadlineExceededError,
     HostError,
     InternalError,
+    ResourceExhaustedError,
     UnavailableError,
 )
 
@@ -44,21 +59,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hostd.core.effects import Effect
-    from hostd.core.registry import Worker
-    from hostd.records import Event as StoryEvent
-    from hostd.records import ModelInfo
+    from hostd.core.models import Worker
 
 
-class Core:
+_QUOTED_LINES = 5
+"""Of what a worker printed before it died: the end of a traceback, with the place and the reason."""
+
+
+class Core(Questions):
     """Events in, effects out."""
 
     def __init__(self, config: CoreConfig | None = None, wall_offset_s: float = 0.0) -> None:
         """Take the limits, and what to add to `now` for seconds since the epoch (records show wall-clock time)."""
         self._registry = Registry(config or CoreConfig(), wall_offset_s)
-        loading = self._loading = Loading(self._registry)
+        charges = self._charges = Charges(self._registry)
+        planning = self._planning = Planning(self._registry, charges)
+        admission = self._admission = Admission(self._registry, charges, planning)
+        loading = self._loading = Loading(self._registry, admission)
         router = self._router = Router(self._registry, loading.wanted)
         unloading = self._unloading = Unloading(self._registry, loading)
         deploying = self._deploying = Deploying(self._registry, loading, unloading)
+        admission.doing = Doing(loading.start, loading.refuse, unloading.evict, router.release)
+        measuring = Measuring(self._registry, loading, admission, self._lose)
         undeploying = self._undeploying = Undeploying(self._registry, loading, unloading)
         syncing = self._syncing = Syncing(self._registry, loading, unloading)
         asked = self._asked
@@ -78,8 +100,10 @@ class Core:
             ev.DeployAbortRequested: asked(deploying.abort),
             ev.UndeployRequested: asked(undeploying.undeploy),
             ev.SyncRequested: asked(syncing.sync),
+            ev.PinRequested: asked(admission.pin),
             ev.ClientVanished: self._on_client_vanished,
             ev.SpecFound: loading.spec_found,
+            ev.SizePredicted: loading.size_predicted,
             ev.SpecDelayed: self._on_spec_delayed,
             ev.SpecRefused: lambda e: loading.spec_refused(e.model_id, e.generation, e.error),
             ev.WorkerSpawned: self._on_spawned,
@@ -87,7 +111,7 @@ class Core:
             ev.WorkerSaidHello: self._on_hello,
             ev.WorkerLoaded: self._on_loaded,
             ev.WorkerRefusedLoad: self._on_refused_load,
-            ev.WorkerMeasured: self._on_measured,
+            ev.WorkerMeasured: measuring.measured,
             ev.WorkerSpokeLastWords: self._on_last_words,
             ev.WorkerExited: self._on_exited,
             ev.WorkerGone: self._on_gone,
@@ -108,6 +132,9 @@ class Core:
             HeldTimer: router.expire_held,
             FinderTimer: loading.expire_finder,
             RetryTimer: loading.retry,
+            AdmissionTimer: admission.expire,
+            IdleTimer: admission.expire_idle,
+            RoomTimer: lambda _: admission.look(),
             int: router.expire,
         }
 
@@ -116,51 +143,16 @@ class Core:
         registry = self._registry
         registry.now = now
         self._handlers[type(event)](event)
+        if registry.room_has_changed:
+            self._admission.look()
+        elif registry.somebody_is_idle:
+            self._admission.look_soon()
         effects, registry.effects = registry.effects, []
         return effects
 
     def next_deadline(self) -> float | None:
         """Return when `TimePassed` is due, or None."""
         return self._registry.timers.next()
-
-    # Questions, which change nothing
-
-    def list_models(self) -> list[ModelInfo]:
-        """Return the records of all models, by id."""
-        models = self._registry.models
-        return [self._registry.describe(models[model_id]) for model_id in sorted(models)]
-
-    def get_model(self, model_id: str) -> ModelInfo | None:
-        """Return the record of a model, or None."""
-        model = self._registry.models.get(ev.ModelId(model_id))
-        return None if model is None else self._registry.describe(model)
-
-    def story(self, model_id: str) -> list[StoryEvent]:
-        """Return the last transitions of a model and its workers, oldest first, also of one that is gone."""
-        return list(self._registry.stories.get(ev.ModelId(model_id), ()))
-
-    def worker_count(self) -> int:
-        """Return how many workers may have a process."""
-        return len(self._registry.workers)
-
-    def absence_of(self, model_id: str) -> HostError:
-        """Return the error that says that a model is not loaded, and why if its last load failed."""
-        return no_such_model(ev.ModelId(model_id), self._registry)
-
-    def is_finding(self, model_id: ev.ModelId, generation: int) -> bool:
-        """Say whether a finder's answer for this generation is still waited for."""
-        model = self._registry.generation_of(model_id, generation)
-        return model is not None and model.is_finding
-
-    @property
-    def degraded(self) -> str | None:
-        """Why the models directory cannot be followed at present, or None."""
-        return self._registry.degraded
-
-    def is_idle(self, worker_id: ev.WorkerId) -> bool:
-        """Say whether a worker has nothing to do, so that a sample of it may wait."""
-        worker = self._registry.workers.get(worker_id)
-        return worker is not None and worker.state is WorkerState.READY and not worker.calls
 
     # Workers
 
@@ -188,24 +180,10 @@ class Core:
         if worker is not None and not worker.has_loaded:
             model = worker.model
             model.loader, model.methods, model.default_method = event.loader, event.methods, event.default_method
+            worker.baseline_bytes = event.baseline_bytes
+            self._registry.baseline_bytes = event.baseline_bytes or self._registry.baseline_bytes
             worker.has_loaded = True
             self._registry.move_worker(worker, WorkerInput.LOADED, "loaded, measuring")
-
-    def _on_measured(self, event: ev.WorkerMeasured) -> None:
-        worker = self._registry.workers.get(event.worker_id)
-        if worker is None:
-            return
-        # What a tree holds while it is being killed is not what its model's size was.
-        if event.memory is not None and worker.state is not WorkerState.KILLING:
-            worker.memory = event.memory
-            sizes = [w.memory.rss_bytes for w in worker.model.workers.values() if w.memory is not None]
-            worker.model.size_bytes, worker.model.size_source = sum(sizes), "measured"
-        elif event.estimate is not None and worker.model.size_bytes is None:
-            worker.model.size_bytes, worker.model.size_source = event.estimate.bytes, event.estimate.source
-        # A periodic sample may arrive while the model is still being loaded; that is not the one READY waits for.
-        if worker.has_loaded and self._registry.accepts(worker, WorkerInput.MEASURED):
-            self._registry.move_worker(worker, WorkerInput.MEASURED, "loaded and measured")
-            self._loading.load_succeeded(worker)
 
     def _on_refused_load(self, event: ev.WorkerRefusedLoad) -> None:
         worker = self._accepting(event.worker_id, WorkerInput.LOAD_FAILED)
@@ -222,7 +200,9 @@ class Core:
         worker = self._registry.workers.get(event.worker_id)
         if worker is None:
             return
-        worker.exit = event.how
+        worker.exit, worker.death = event.how, event.death
+        if event.death is not Death.UNEXPLAINED:
+            worker.model.retries_left = 0  # it would take as much again
         state = worker.state
         self._registry.move_worker(worker, WorkerInput.EXITED, event.how)
         if state is WorkerState.KILLING:
@@ -235,9 +215,10 @@ class Core:
             self._router.fail_all(worker, AbortedError(f"model {worker.model.id!r} was unloaded"))
             model = worker.model
             model.freed_bytes += event.freed_bytes
+            self._registry.freed_bytes += event.freed_bytes
             model.processes_ended += event.processes
             # Not at the exit: a process is known to have ended before its last words are read.
-            self._loading.load_failed(worker, self._death_of(worker))
+            self._loading.load_failed(worker, self._death_of(worker, event.output))
             self._registry.move_worker(worker, WorkerInput.GONE, f"{event.processes} processes are gone")
             self._worker_gone(worker)
 
@@ -261,10 +242,19 @@ class Core:
         worker = self._registry.workers.get(worker_id)
         return worker if worker is not None and self._registry.accepts(worker, why) else None
 
-    def _death_of(self, worker: Worker) -> HostError:
+    def _death_of(self, worker: Worker, output: str = "") -> HostError:
         words = worker.last_words
+        if worker.death is Death.MEMORY_LIMIT:
+            limit_bytes = worker.model.spec.memory.limit_bytes if worker.model.spec else None
+            return limit_error(worker.model, limit_bytes, None)
         message = f"the worker of model {worker.model.id!r} died: {worker.exit}"
+        printed = "\n".join(output.strip().splitlines()[-_QUOTED_LINES:])
+        if printed:
+            message = f"{message}; it printed: {printed}"
         details = {"exit": worker.exit, "pid": worker.pid, "model_id": worker.model.id}
+        if worker.death is Death.OUT_OF_MEMORY:
+            details["reason"] = worker.death.value
+            return ResourceExhaustedError(f"{message}. The machine, or the host's cgroup, has no more", details=details)
         if words is None:
             return UnavailableError(message, details=details)
         return UnavailableError(f"{message}; its last words: {words.message}", details={**words.details, **details})
@@ -275,7 +265,12 @@ class Core:
         model = worker.model
         if model.state in (ModelState.READY, ModelState.DEGRADED):
             why = ModelInput.WORKER_LOST if model.ready else ModelInput.LAST_WORKER_LOST
+            model.death = death
             self._registry.move_model(model, why, death.message)
+            if not model.ready:
+                self._registry.timers.cancel(IdleTimer(model))
+                model.is_yielding = False
+                self._router.release(model)
 
     # Time and clients
 
@@ -345,7 +340,7 @@ class Core:
     def check_invariants(self) -> None:
         """Raise `InternalError` if anything that must always hold does not."""
         problems = problems_of(self._registry, self._router, self._unloading)
-        problems += self._deploying.problems() + self._undeploying.problems()
+        problems += self._deploying.problems() + self._undeploying.problems() + self._admission.problems()
         if problems:
             raise InternalError(f"a broken invariant: {'; '.join(problems)}")
 

@@ -9,7 +9,8 @@ from workers.wire.errors import FailedPreconditionError, HostError, NotFoundErro
 
 if TYPE_CHECKING:
     from hostd.core.events import ModelId
-    from hostd.core.registry import Model, Registry
+    from hostd.core.models import Model
+    from hostd.core.registry import Registry
 
 
 def check_directory(registry: Registry) -> None:
@@ -33,6 +34,8 @@ def no_such_model(model_id: ModelId, registry: Registry) -> NotFoundError:
     names = sorted(registry.models)[:10]
     loaded = f"loaded are: {', '.join(names)}" if names else "no model is loaded"
     said = loaded if failure is None else f"its last load failed: {failure.message}"
+    if model_id in registry.evicted:
+        said = "it was evicted, and is loaded again when it is used (load_model, retrieve_model, or a call)"
     return NotFoundError(f"there is no model {model_id!r}; {said}", details={"model_id": model_id})
 
 
@@ -46,5 +49,10 @@ def refusal_of(model: Model) -> HostError:
     reason = f" ({model.reason})" if model.reason else ""
     return FailedPreconditionError(
         f"model {model.id!r} is {model.state.value}{reason}: {advice}",
-        details={"model_id": model.id, "state": model.state.value, "reason": model.reason},
+        details={
+            "model_id": model.id,
+            "state": model.state.value,
+            "reason": model.reason,
+            **(model.death.details if model.death else {}),  # with a reason that programs can tell, if there is one
+        },
     )

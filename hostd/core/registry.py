@@ -15,13 +15,13 @@ Rules
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hostd.core.describing import describe
 from hostd.core.effects import Announce, Effect, KillWorker, MeasureWorker, SendLoad
-from hostd.core.events import CallId, FilesId, LoadingSpec, LoadSource, Memory, ModelId, Origin, WorkerId
+from hostd.core.events import FilesId, ModelId, Origin, WorkerId
 from hostd.core.lifecycle import (
-    ALIVE,
     MODEL_TRANSITIONS,
     WORKER_TRANSITIONS,
     ModelInput,
@@ -30,13 +30,17 @@ from hostd.core.lifecycle import (
     WorkerInput,
     WorkerState,
 )
+from hostd.core.models import Evicted, Model, Worker
 from hostd.core.timers import Timers, WorkerTimer
-from hostd.core.waiting import Waiters, Waiting
-from hostd.records import Event, MethodInfo, ModelInfo, UnloadReport, WorkerInfo
+from hostd.core.waiting import Waiting
+from hostd.records import Event
 from workers.wire.errors import HostError, InternalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
+
+    from hostd.core.events import LoadSource, Memory, Prediction
+    from hostd.records import ModelInfo, UnloadReport
 
 
 _WANTED_BY = {
@@ -45,6 +49,10 @@ _WANTED_BY = {
     Origin.SYNCED: "found in the models directory",
     Origin.DEPLOYED: "deployed",
 }
+
+
+MAX_EVICTED = 10_000
+"""More than any machine has resident at some time of the day; a source is some hundred bytes."""
 
 
 @dataclass(frozen=True)
@@ -63,76 +71,14 @@ class CoreConfig:
     max_in_flight: int = 1024
     max_in_flight_bytes: int = 4 << 30
     max_waiting: int = 100_000
+    budget_bytes: int | None = None
+    admission_timeout_s: float = 60.0
+    min_residence_s: float = 1.0
+    idle_ttl_s: float = 0.0
+    cores: int = 1
+    cpu_threads: int | None = None
     story_length: int = 64
     stories_kept: int = 256
-
-
-@dataclass(eq=False)
-class Worker:
-    """A worker process, from the decision to spawn it until the proof that it is gone."""
-
-    id: WorkerId
-    model: Model
-    started_s: float
-    state: WorkerState = WorkerState.SPAWNING
-    pid: int | None = None
-    memory: Memory | None = None
-    has_loaded: bool = False
-    calls: set[CallId] = field(default_factory=set)
-    last_words: HostError | None = None
-    exit: str = ""
-
-    def __repr__(self) -> str:
-        return f"<Worker {self.id} of {self.model.id} {self.state.value} pid={self.pid} calls={len(self.calls)}>"
-
-
-@dataclass(eq=False)
-class Model:
-    """One generation of a model; `waiters` are the callers that the end of the load answers.
-
-    `next_waiters` want the load after the unload that is under way (with lazy loading). `earlier` are the workers of
-    earlier generations that were dying when this one began. `is_told` says whether its
-    story has begun: that of a lazy load begins when something was found.
-    """
-
-    id: ModelId
-    generation: int
-    source: LoadSource
-    created_s: float
-    origin: Origin = Origin.REQUESTED
-    retries_left: int = 0
-    tries: int = 0
-    is_finding: bool = False
-    is_told: bool = False
-    state: ModelState = ModelState.LOADING
-    spec: LoadingSpec | None = None
-    loader: str | None = None
-    workers: dict[WorkerId, Worker] = field(default_factory=dict)
-    earlier: list[Worker] = field(default_factory=list)
-    ready: list[Worker] = field(default_factory=list)
-    methods: dict[str, MethodInfo] = field(default_factory=dict)
-    default_method: str | None = None
-    waiters: Waiters = field(default_factory=dict)
-    unload_waiters: Waiters = field(default_factory=dict)
-    next_waiters: Waiters = field(default_factory=dict)
-    load_error: HostError | None = None
-    reason: str = ""
-    calls: int = 0
-    errors: int = 0
-    ready_s: float | None = None
-    last_used_s: float | None = None
-    unload_began_s: float = 0.0
-    size_bytes: int | None = None
-    size_source: str = "unknown"
-    freed_bytes: int = 0
-    processes_ended: int = 0
-
-    def __repr__(self) -> str:
-        return f"<Model {self.id}#{self.generation} {self.state.value} workers={list(self.workers.values())}>"
-
-    def alive(self) -> list[Worker]:
-        """Return the workers that may still have a process, those of earlier generations too."""
-        return [worker for worker in (*self.earlier, *self.workers.values()) if worker.state in ALIVE]
 
 
 class Registry:
@@ -150,6 +96,17 @@ class Registry:
         self.stories: OrderedDict[ModelId, deque[Event]] = OrderedDict()
         self.failures: OrderedDict[ModelId, tuple[int, HostError]] = OrderedDict()
         """The generation and the error of the last failed load of each id; bounded as the stories are."""
+        self.evicted: OrderedDict[ModelId, Evicted] = OrderedDict()
+        """Models that are loaded again when they are used; the oldest are forgotten above `MAX_EVICTED`."""
+        self.baseline_bytes = 0
+        """What the last worker that said so held before it loaded its model; 0 before any did."""
+        self.room_has_changed = False
+        """Whether something happened because of which loads that wait for memory, or those who make way, may go on."""
+        self.somebody_is_idle = False
+        """Whether a model that nobody asked to make way has had its last call in flight answered."""
+        self.unloads = 0
+        self.freed_bytes = 0
+        self.last_unload: UnloadReport | None = None
         self.timers: Timers[Hashable] = Timers()
         self.effects: list[Effect] = []
         self.waiting = Waiting(self)
@@ -212,7 +169,43 @@ class Registry:
         if previous is not None:
             # Handed over, not shared, or a model that crashes again and again would keep all its generations.
             model.earlier, previous.earlier = previous.alive(), []
+            model.is_pinned = previous.is_pinned
         self.models[model.id] = model
+
+    def remember_evicted(self, model: Model) -> None:
+        """Keep what is needed to load an evicted model again."""
+        self.evicted[model.id] = Evicted(model.source, model.origin, model.eviction, model.is_pinned)
+        self.evicted.move_to_end(model.id)
+        while len(self.evicted) > MAX_EVICTED:
+            self.evicted.popitem(last=False)
+
+    def is_loaded_on_use(self, model: Model) -> bool:
+        """Say whether a model that does not serve now does soon for whoever uses it, so that calls wait for it."""
+        is_back_soon = model.is_evicted if model.state is ModelState.UNLOADING else model.is_on_demand
+        return self.config.lazy_load or is_back_soon
+
+    def need_of(self, prediction: Prediction) -> tuple[int, str]:
+        """Return the bytes to reserve for a load, and how they are known.
+
+        What is estimated from files lacks the interpreter and the libraries, which were measured with other models.
+        """
+        is_of_files = prediction.source == "estimated"
+        return prediction.peak_bytes + (self.baseline_bytes if is_of_files else 0), prediction.source
+
+    def idle_ttl_s(self, model: Model) -> float:
+        """Return after how many seconds without a call a model is evicted; 0: never for that."""
+        own_s = None if model.spec is None else model.spec.memory.idle_ttl_s
+        return self.config.idle_ttl_s if own_s is None else own_s
+
+    def reserve(self, model_id: ModelId, reason: str) -> None:
+        """Let nobody load or evict a model whose files are being moved."""
+        self.reserved[model_id] = reason
+        self.room_has_changed = True
+
+    def release(self, model_id: ModelId) -> None:
+        """Let a model be loaded and evicted again."""
+        del self.reserved[model_id]
+        self.room_has_changed = True
 
     def new_files_id(self) -> FilesId:
         """Return the id of a new operation on files, which is in work from now on."""
@@ -247,6 +240,7 @@ class Registry:
         if row is None:
             raise InternalError(f"a worker that is {worker.state.value} cannot take {why.value}: {worker!r}")
         new, actions = row
+        self.room_has_changed = True
         effects = [self._effect_of(action, worker) for action in actions]
         if worker.state is WorkerState.READY and new is not WorkerState.READY:
             worker.model.ready.remove(worker)
@@ -279,9 +273,10 @@ class Registry:
         while len(self.failures) > self.config.stories_kept:
             self.failures.popitem(last=False)
 
-    def kill(self, worker: Worker, reason: str) -> None:
-        """Kill a worker that is not being killed yet."""
+    def kill(self, worker: Worker, reason: str, measured: Memory | None = None) -> None:
+        """Kill a worker that is not being killed yet; `measured` is the sample for which, if it is for one."""
         if self.accepts(worker, WorkerInput.KILL):
+            worker.killed_for = measured
             self.timers.cancel(WorkerTimer(worker.id))
             self.move_worker(worker, WorkerInput.KILL, reason)
 
@@ -296,7 +291,7 @@ class Registry:
 
     def _effect_of(self, action: WorkerAction, worker: Worker) -> Effect:
         if action is WorkerAction.KILL:
-            return KillWorker(worker.id)
+            return KillWorker(worker.id, worker.killed_for)
         if action is WorkerAction.MEASURE:
             return MeasureWorker(worker.id, worker.model.id, worker.model.source)
         model = worker.model
@@ -332,41 +327,4 @@ class Registry:
 
     def describe(self, model: Model) -> ModelInfo:
         """Return the public record of a model."""
-        return ModelInfo(
-            id=model.id,
-            state=model.state.value,
-            path=model.source.path,
-            type=model.source.type,
-            loader=model.loader,
-            generation=model.generation,
-            size=model.size_bytes,
-            size_source=model.size_source,
-            methods=model.methods,
-            default_method=model.default_method,
-            workers=tuple(self._describe_worker(worker) for worker in model.workers.values()),
-            calls=model.calls,
-            errors=model.errors,
-            created_s=model.created_s + self.wall_offset_s,
-            ready_s=self._wall(model.ready_s),
-            load_duration_s=None if model.ready_s is None else model.ready_s - model.created_s,
-            last_used_s=self._wall(model.last_used_s),
-            reason=model.reason,
-        )
-
-    def _describe_worker(self, worker: Worker) -> WorkerInfo:
-        memory = worker.memory
-        return WorkerInfo(
-            id=worker.id,
-            pid=worker.pid,
-            state=worker.state.value,
-            processes=memory.processes if memory else 0,
-            rss_bytes=memory.rss_bytes if memory else None,
-            uss_bytes=memory.uss_bytes if memory else None,
-            pss_bytes=memory.pss_bytes if memory else None,
-            peak_bytes=memory.peak_bytes if memory else None,
-            in_flight=len(worker.calls),
-            started_s=self._wall(worker.started_s),
-        )
-
-    def _wall(self, instant_s: float | None) -> float | None:
-        return None if instant_s is None else instant_s + self.wall_offset_s
+        return describe(model, self.idle_ttl_s(model), self.wall_offset_s)

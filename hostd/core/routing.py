@@ -6,7 +6,8 @@ Rules
    and is dropped.
 2. A client may not use a request id again while it is in use.
 3. Every refusal says in which state the model is and why.
-4. With lazy loading a call of a model that is not loaded begins its load, and calls wait for it (`Holding`).
+4. With lazy loading, and if the host has evicted it, a call of a model that is not loaded begins its load, and calls
+   wait for it (`Holding`). They wait as well for a model that makes way for another one.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hostd.core.events import ModelId
-    from hostd.core.registry import Model, Registry, Worker
+    from hostd.core.models import Model, Worker
+    from hostd.core.registry import Registry
     from hostd.core.timers import HeldTimer
     from hostd.records import UnloadReport
 
@@ -57,6 +59,7 @@ class Call(NamedTuple):
     caller: Caller
     worker: Worker
     size_bytes: int
+    began_s: float
 
 
 class Router:
@@ -80,7 +83,7 @@ class Router:
         caller = Caller(event.client, event.request_id)
         model = registry.models.get(event.model_id)
         try:
-            if model is None or not model.ready:
+            if model is None or not model.ready or model.is_yielding:
                 self._call_later(event, caller)
                 return
             worker = self._choose(model, event, caller)
@@ -90,7 +93,7 @@ class Router:
         now = registry.now
         self._count += 1
         call_id = CallId(self._count)
-        self.calls[call_id] = Call(call_id, caller, worker, event.size_bytes)
+        self.calls[call_id] = Call(call_id, caller, worker, event.size_bytes, now)
         self.by_caller[caller] = call_id
         self.in_flight_bytes += event.size_bytes
         worker.calls.add(call_id)
@@ -109,6 +112,7 @@ class Router:
             return
         if event.final:
             self._forget(call)
+            call.worker.model.latencies.add(self._registry.now - call.began_s)
             if event.failed:
                 call.worker.model.errors += 1
         self._registry.effects.append(RelayAnswer(call.caller.client, call.caller.request_id, event.payload))
@@ -180,17 +184,27 @@ class Router:
         self._registry.timers.cancel(call.id)
         worker = call.worker
         worker.calls.discard(call.id)
-        if worker.state is WorkerState.DRAINING and not worker.calls:
-            self._registry.move_worker(worker, WorkerInput.DRAINED, "the last call in flight has ended")
+        worker.model.last_used_s = self._registry.now
+        if not worker.calls:
+            if worker.model.is_yielding:
+                self._registry.room_has_changed = True
+            self._registry.somebody_is_idle = True
+            if worker.state is WorkerState.DRAINING:
+                self._registry.move_worker(worker, WorkerInput.DRAINED, "the last call in flight has ended")
 
     def _call_later(self, event: CallReceived, caller: Caller) -> None:
-        """Hold a call until its model is loaded. Raises `HostError` to refuse it."""
+        """Hold a call until its model is loaded, or again free to serve. Raises `HostError` to refuse it."""
         self._check_call(event, caller)
         model = self._wanted(event.model_id)
-        if model.state not in _WORTH_WAITING or not self._registry.config.lazy_load:
+        if not model.is_yielding and (model.state not in _WORTH_WAITING or not self._registry.is_loaded_on_use(model)):
             raise refusal_of(model)
         self._check_room(event)
         self.holding.hold(event, caller)
+
+    def release(self, model: Model) -> None:
+        """Let the calls that are held for a model go their way: it serves, or never will."""
+        for event in self.holding.release(model.id):
+            self.call(event)
 
     def _on_load_ended(self, model: Model, error: HostError | None) -> None:
         for event in self.holding.release(model.id):

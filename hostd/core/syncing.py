@@ -5,12 +5,16 @@ Rules
 2. A directory that cannot be read changes nothing; the host says that it is degraded until it can be read again.
 3. One bad entry stops neither the others nor the next sync.
 4. What failed, what was unloaded on purpose and what was not to be loaded at the start is left alone by the host's own
-   syncs until its files change. A sync that a client asks for tries everything.
-5. One scan runs at a time: what a later sync asks for may be newer than what a running scan has seen.
+   syncs until its files change. A sync that a client asks for tries everything but what has been evicted: that is
+   loaded from its files as they are then when it is used, and until then others have its memory.
+5. A sync that loads and waits also waits for what an earlier one has begun to load: whoever asks wants to know what the
+   directory has come to, not who began it.
+6. One scan runs at a time: what a later sync asks for may be newer than what a running scan has seen.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -27,7 +31,8 @@ if TYPE_CHECKING:
     from hostd.core import events as ev
     from hostd.core.events import ModelId
     from hostd.core.loading import Loading
-    from hostd.core.registry import Model, Registry
+    from hostd.core.models import Model
+    from hostd.core.registry import Registry
     from hostd.core.unloading import Unloading
     from hostd.core.waiting import Waiters
     from hostd.records import UnloadReport
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Sync:
-    """One sync; `pending` are the models that it loads or unloads and that are not done.
+    """One sync; `pending` are the models that it loads or unloads, or waits for, and that are not done.
 
     `is_acting` while it still finds out what to do, so that it does not end with the first thing done. `generations`
     are the models that the scan was about: what was loaded later is not gone.
@@ -103,24 +108,19 @@ class Syncing:
             model = registry.models.get(model_id)
             is_the_same = model is not None and sync.generations.get(model_id) == model.generation
             if model is not None and is_the_same and not self._loading.is_busy(model_id):
-                sync.unloaded.append(model_id)
-                self._gone.add(model_id)
-                sync.pending.add(model_id)
-                self._unloading.begin(model, "its files are gone from the models directory")
+                self._unload(sync, model)
         for model_id, path in event.found:
             if sync.load and not registry.is_stopping:
                 self._load(sync, model_id, path)
             elif sync.is_leaving:
                 registry.effects.append(LeaveEntry(model_id))
-        sync.is_acting = False
-        self._go_on(sync)
+        self._acted(sync)
 
     def unavailable(self, event: ev.DirectoryUnavailable) -> None:
         """Note that the directory cannot be followed at present."""
         sync = self._take(event.sync_id)
         self._registry.degraded = event.reason
-        sync.is_acting = False
-        self._go_on(sync)
+        self._acted(sync)
 
     def stop(self) -> None:
         """Answer everybody: the host is shutting down."""
@@ -137,10 +137,22 @@ class Syncing:
                 sync.writing.append(event.model_id)
                 self._go_on(sync)
 
+    def _unload(self, sync: Sync, model: Model) -> None:
+        _disown(sync, model.id)
+        sync.unloaded.append(model.id)
+        self._gone.add(model.id)
+        sync.pending.add(model.id)
+        self._unloading.begin(model, "its files are gone from the models directory")
+
     def _load(self, sync: Sync, model_id: ModelId, path: str) -> None:
         registry = self._registry
         model = registry.models.get(model_id)
-        if model is not None and model.state is not ModelState.FAILED:
+        if (model is not None and model.state is not ModelState.FAILED) or model_id in sync.failed:
+            return  # the latter while it was looked for, in the load of an earlier sync
+        evicted = registry.evicted.get(model_id)
+        # One that could not be loaded again may have been mended since.
+        if evicted is not None and evicted.source.path in (None, path) and model_id not in registry.failures:
+            registry.effects.append(LeaveEntry(model_id))
             return
         source = LoadSource(path, STANDALONE, None, None, {})
         try:
@@ -148,6 +160,7 @@ class Syncing:
         except HostError:
             return  # its files are being moved by a deploy, which sees to it
         self._loading.begin(model_id, source, Origin.SYNCED, registry.config.lazy_load_retries)
+        _disown(sync, model_id)  # a load that it joined, and that has ended while the directory was read
         sync.loaded.append(model_id)
         sync.pending.add(model_id)
 
@@ -185,8 +198,12 @@ class Syncing:
 
     def _take(self, sync_id: SyncId) -> Sync:
         self._is_scanning = False
-        self._scan_next()
         return self._syncs[sync_id]
+
+    def _acted(self, sync: Sync) -> None:
+        sync.is_acting = False
+        self._scan_next()  # not before: the next sync has to know what this one has begun
+        self._go_on(sync)
 
     def _scan_next(self) -> None:
         if not self._is_scanning and self._queue:
@@ -195,7 +212,24 @@ class Syncing:
             models = [model for model in self._registry.models.values() if _has_files(model)]
             sync.generations = {model.id: model.generation for model in models}
             loaded = tuple((model.id, model.source.path or "") for model in models)
+            if sync.load and sync.wait:
+                # Not when the directory was read: it leaves out what is loaded now, and some will have ended by then.
+                _join(sync, models)
             self._registry.effects.append(ScanDirectory(sync.id, loaded, sync.retry_all))
+
+
+def _join(sync: Sync, models: list[Model]) -> None:
+    """Have a sync wait for the loads that earlier ones have begun, as if it had begun them."""
+    under_way = [m.id for m in models if m.origin is Origin.SYNCED and m.state is ModelState.LOADING]
+    sync.loaded.extend(under_way)
+    sync.pending.update(under_way)
+
+
+def _disown(sync: Sync, model_id: ModelId) -> None:
+    """Forget what a sync had to tell of a load that it joined."""
+    for joined in (sync.loaded, sync.writing):
+        with contextlib.suppress(ValueError):
+            joined.remove(model_id)
 
 
 def _has_files(model: Model) -> bool:

@@ -9,6 +9,7 @@ Rules
 from __future__ import annotations
 
 import heapq
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hostd.core.events import Caller, WorkerId
-    from hostd.core.registry import Model
+    from hostd.core.models import Model
 
 K = TypeVar("K")
 
@@ -42,6 +43,25 @@ class RetryTimer:
     """When a failed load is tried again."""
 
     model: Model
+
+
+@dataclass(frozen=True)
+class AdmissionTimer:
+    """When a load has waited too long for memory."""
+
+    model: Model
+
+
+@dataclass(frozen=True)
+class IdleTimer:
+    """When nobody may have used a model for long enough."""
+
+    model: Model
+
+
+@dataclass(frozen=True)
+class RoomTimer:
+    """When models may have become ready to make way for others."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +100,11 @@ class Timers(Generic[K]):
         if len(self._heap) > 2 * len(self._due) + _SLACK:
             self._heap = [entry for entry in self._heap if self._due.get(entry[2]) == entry[0]]
             heapq.heapify(self._heap)
+
+    def bring_forward(self, key: K, at_s: float) -> None:
+        """Give a key its deadline, unless it has an earlier one."""
+        if self._due.get(key, math.inf) > at_s:
+            self.set(key, at_s)
 
     def cancel(self, key: K) -> None:
         """Forget a key's deadline, if it has one."""

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from hostd.core import events as ev
     from hostd.core.events import FilesId, ModelId
     from hostd.core.loading import Loading
-    from hostd.core.registry import Model, Registry
+    from hostd.core.models import Model
+    from hostd.core.registry import Registry
     from hostd.core.unloading import Unloading
     from hostd.core.waiting import Waiters
 
@@ -70,13 +71,14 @@ class Undeploying:
         check_nothing_inside(registry, model_id, "undeploy those first")
         undeploy = Undeploy(registry.new_files_id(), model_id)
         self.undeploys[undeploy.id] = undeploy
-        registry.reserved[model_id] = "it is being undeployed"
+        registry.reserve(model_id, "it is being undeployed")
         registry.waiting.add(undeploy.waiters, event.caller, event.deadline_s)
         registry.effects.append(CheckFiles(undeploy.id, model_id))
 
     def checked(self, event: ev.FilesChecked) -> None:
         """Unload what is loaded, now that there is something to remove."""
         undeploy = self.undeploys[event.files_id]
+        self._registry.evicted.pop(undeploy.model_id, None)
         model = self._registry.models.get(undeploy.model_id)
         if model is None:
             self._remove(undeploy)
@@ -114,7 +116,7 @@ class Undeploying:
 
     def _forget(self, undeploy: Undeploy) -> None:
         registry = self._registry
-        del registry.reserved[undeploy.model_id]
+        registry.release(undeploy.model_id)
         del self.undeploys[undeploy.id]
         registry.files_in_work.discard(undeploy.id)
         self._unloading.stop_if_done()

@@ -15,12 +15,13 @@ from hostd.core.effects import Answer, Stop
 from hostd.core.lifecycle import ModelInput, ModelState, WorkerInput, WorkerState
 from hostd.core.timers import WorkerTimer
 from hostd.records import UnloadReport
-from workers.wire.errors import AbortedError
+from workers.wire.errors import AbortedError, HostError
 
 if TYPE_CHECKING:
     from hostd.core.events import ModelId, ShutdownRequested, UnloadAllRequested, UnloadRequested
     from hostd.core.loading import Loading
-    from hostd.core.registry import Model, Registry
+    from hostd.core.models import Model
+    from hostd.core.registry import Registry
     from hostd.core.waiting import Waiters
 
 
@@ -50,6 +51,7 @@ class Unloading:
         registry = self._registry
         model = registry.models.get(event.model_id)
         if model is None:
+            registry.evicted.pop(event.model_id, None)
             registry.effects.append(Answer(event.caller, UnloadReport(str(event.model_id))))
             return
         registry.waiting.add(model.unload_waiters, event.caller, event.deadline_s)
@@ -58,6 +60,7 @@ class Unloading:
     def unload_all(self, event: UnloadAllRequested) -> None:
         """Begin to unload every model."""
         registry = self._registry
+        registry.evicted.clear()
         if not registry.models:
             registry.effects.append(Answer(event.caller, []))
             return
@@ -85,14 +88,26 @@ class Unloading:
 
     def begin(self, model: Model, reason: str) -> None:
         """Begin to unload a registered model, whatever it is doing."""
+        self._registry.evicted.pop(model.id, None)  # it is not only the host that wants it gone
+        if model.is_evicted:
+            model.eviction = ""
+            self._registry.waiting.refuse(model.next_waiters, _overtaken(model, reason))
+        if model.state is not ModelState.UNLOADING:
+            self._begin(model, ModelInput.UNLOAD, reason)
+
+    def evict(self, model: Model, reason: str) -> None:
+        """Begin to unload a model that serves, by the host's own decision: it is loaded again when it is used."""
+        model.eviction = reason
+        model.is_wanted = False
+        self._begin(model, ModelInput.EVICT, reason)
+
+    def _begin(self, model: Model, why: ModelInput, reason: str) -> None:
         registry = self._registry
-        if model.state is ModelState.UNLOADING:
-            return
         was_loading = model.state is ModelState.LOADING
         model.unload_began_s = registry.now
         self._loading.overtake(model)
-        registry.move_model(model, ModelInput.UNLOAD, reason)
-        overtaken = AbortedError(f"the load of model {model.id!r} was overtaken: {reason}")
+        registry.move_model(model, why, reason)
+        overtaken = _overtaken(model, reason)
         registry.waiting.refuse(model.waiters, overtaken)
         successor = registry.successors.get(model.id)
         if successor is not None:
@@ -144,6 +159,10 @@ class Unloading:
             processes=model.processes_ended,
             duration_s=registry.now - model.unload_began_s,
         )
+        registry.unloads += 1
+        registry.last_unload = report
+        if model.is_evicted:
+            registry.remember_evicted(model)
         registry.waiting.answer(model.unload_waiters, report)
         for group in list(self.unload_alls):
             if model.id in group.pending:
@@ -173,3 +192,7 @@ class Unloading:
                 registry.move_worker(worker, WorkerInput.DRAIN, reason)
             else:
                 registry.kill(worker, reason)
+
+
+def _overtaken(model: Model, reason: str) -> HostError:
+    return AbortedError(f"the load of model {model.id!r} was overtaken: {reason}")

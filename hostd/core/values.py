@@ -46,12 +46,20 @@ class LoadSource(NamedTuple):
     options: dict[str, Any]
 
 
+class MemoryPolicy(NamedTuple):
+    """What a model's own settings say about its memory; None leaves it to the host's configuration."""
+
+    limit_bytes: int | None = None
+    is_evictable: bool = True
+    idle_ttl_s: float | None = None
+
+
 class LoadingSpec(NamedTuple):
     """What a finder made of a source: everything that a worker needs to load the model.
 
     `loader` is a built-in name or `module:attr`, `python` the interpreter or None for the host's own, `methods` the
     only ones to expose or None for all. `initializer` is a reference with its configuration, or None for the loader's
-    own object.
+    own object. `cpu_threads` is how many threads its libraries may use, None for a share of the cores.
     """
 
     loader: str
@@ -61,13 +69,63 @@ class LoadingSpec(NamedTuple):
     methods: tuple[str, ...] | None
     default_method: str | None
     initializer: tuple[str, dict[str, Any]] | None = None
+    memory: MemoryPolicy = MemoryPolicy()
+    cpu_threads: int | None = None
+
+
+class Prediction(NamedTuple):
+    """What a load is expected to take, in bytes of private memory: at most while it loads, and afterwards.
+
+    `source` says how that is known: "remembered", "declared", "estimated", or "assumed" if nothing is known.
+    """
+
+    peak_bytes: int
+    steady_bytes: int
+    source: str
+
+
+class Death(enum.Enum):
+    """What is known of why a worker's process ended, beyond how it ended."""
+
+    UNEXPLAINED = "UNEXPLAINED"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    MEMORY_LIMIT = "MEMORY_LIMIT"
 
 
 class Memory(NamedTuple):
-    """A sample of a worker's whole tree, in bytes summed over `processes`; None where the system did not tell."""
+    """A sample of a worker's whole tree, in bytes summed over `processes`; None where the system did not tell.
+
+    `peak_bytes` is the highest resident memory so far (VmHWM), `gpu_bytes` what the processes hold on all devices.
+    `held_bytes` is what the end of the whole tree would give back: pages that only its own processes share are in
+    nobody's USS, and come back all the same. `anon_bytes` is the resident memory that no file is behind, if all of it
+    is known to be one process's own, `file_bytes` the rest of it when the page tables were last walked.
+    """
 
     processes: int
     rss_bytes: int
     uss_bytes: int | None
     pss_bytes: int | None
     peak_bytes: int | None
+    swap_bytes: int | None = None
+    gpu_bytes: int | None = None
+    held_bytes: int | None = None
+    anon_bytes: int | None = None
+    file_bytes: int | None = None
+
+    @property
+    def charge_bytes(self) -> int:
+        """What the tree counts against the budget: what a kill gives back, swapped out or not.
+
+        Pages that others share too are left out: they are mostly of libraries, and would be counted for each of them.
+        """
+        return self._private_bytes + (self.swap_bytes or 0)
+
+    @property
+    def peak_charge_bytes(self) -> int:
+        """The highest charge so far: the peak of resident memory, less what of it is shared now."""
+        return max(self.charge_bytes, (self.peak_bytes or 0) - (self.rss_bytes - self._private_bytes))
+
+    @property
+    def _private_bytes(self) -> int:
+        known = (self.held_bytes, self.uss_bytes, self.rss_bytes)
+        return next(size_bytes for size_bytes in known if size_bytes is not None)

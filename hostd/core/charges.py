@@ -1,0 +1,155 @@
+"""Who holds how much of the memory budget, and who could give it back.
+
+Rules
+1. A worker counts from the decision to spawn it until the proof that it is gone: with what is reserved for it or with
+   what it was measured to hold, whichever is more. The reservation ends with the measurement that makes it READY.
+2. A model may be evicted only if it serves and nobody keeps it: no pin, no setting, no call in flight, no load, no move
+   of its files, and it has been there for the minimum residence.
+3. Who goes first: the model whose bytes are cheapest to have again for the time that nobody wanted them, which is the
+   least of reload seconds / (bytes x idle seconds). Equal ones go by name, so that a plan is what then happens.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from hostd.core.lifecycle import ModelState, WorkerState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hostd.core.events import ModelId
+    from hostd.core.models import Model
+    from hostd.core.registry import Registry
+
+_LEAVING = (WorkerState.DRAINING, WorkerState.KILLING)
+
+_INSTANT = 1e-6
+"""For a model that was used just now, or whose load took no time that a clock could tell."""
+
+
+class Kept(enum.Enum):
+    """What keeps a model from being evicted."""
+
+    PINNED = "it is pinned"
+    NOT_EVICTABLE = "its model.yaml says that it is not evictable"
+    LOADING = "it is being loaded"
+    UNLOADING = "it is being unloaded"
+    FAILED = "it has failed"
+    IN_WORK = "its files are being moved"
+    IN_USE = "it is in use"
+    FRESH = "it has just been loaded"
+
+
+FOR_GOOD = (Kept.PINNED, Kept.NOT_EVICTABLE)
+"""What no waiting changes."""
+
+
+_ENDING = {ModelState.UNLOADING: Kept.UNLOADING, ModelState.FAILED: Kept.FAILED}
+
+
+class Room(NamedTuple):
+    """What is free of the budget (less than 0: models have grown over it), and what is on its way out."""
+
+    free_bytes: int
+    coming_bytes: int
+
+
+class Charges:
+    """The questions about the budget; they change nothing. Only for a host with one."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def total_bytes(self) -> int:
+        """Return what all workers hold together."""
+        return sum(worker.charge_bytes for worker in self._registry.workers.values())
+
+    def room(self, budget_bytes: int) -> Room:
+        """Return what there is at this moment."""
+        coming_bytes = total_bytes = 0
+        for worker in self._registry.workers.values():
+            charge_bytes = worker.charge_bytes
+            total_bytes += charge_bytes
+            coming_bytes += charge_bytes if worker.state in _LEAVING else 0
+        return Room(budget_bytes - total_bytes, coming_bytes)
+
+    def kept(self, model: Model) -> Kept | None:
+        """Return what keeps a model from being evicted now, the most lasting reason first; None if nothing does."""
+        if model.state in _ENDING:
+            return _ENDING[model.state]
+        if model.is_pinned:
+            return Kept.PINNED
+        if model.spec is not None and not model.spec.memory.is_evictable:
+            return Kept.NOT_EVICTABLE
+        return Kept.LOADING if model.state is ModelState.LOADING else self._kept_for_now(model)
+
+    def _kept_for_now(self, model: Model) -> Kept | None:
+        registry = self._registry
+        if model.id in registry.reserved or model.id in registry.successors:
+            return Kept.IN_WORK
+        if any(worker.calls for worker in model.workers.values()):
+            return Kept.IN_USE
+        return Kept.FRESH if registry.now < self.resident_until_s(model) else None
+
+    def resident_until_s(self, model: Model) -> float:
+        """Return until when a model that has been loaded may not be evicted."""
+        return (model.ready_s or 0.0) + self._registry.config.min_residence_s
+
+    def idle_s(self, model: Model) -> float:
+        """Return for how long nobody has used a model."""
+        return max(0.0, self._registry.now - self.unused_since_s(model))
+
+    def unused_since_s(self, model: Model) -> float:
+        """Return when a model was used last, or was loaded."""
+        return model.last_used_s or model.ready_s or model.created_s
+
+    def worth(self, model: Model) -> tuple[float, ModelId]:
+        """Return what a model is worth keeping; the least goes first."""
+        gain = max(model.charge_bytes, 1) * max(self.idle_s(model), _INSTANT)
+        return max(model.load_s, _INSTANT) / gain, model.id
+
+    def by_what_keeps(self) -> dict[Kept | None, list[Model]]:
+        """Return the models that hold memory by what keeps them (None: nothing does).
+
+        Those that may go soon or now are in the order in which they would.
+        """
+        found: dict[Kept | None, list[Model]] = {}
+        for model in self._registry.models.values():
+            if model.charge_bytes:
+                found.setdefault(self.kept(model), []).append(model)
+        for kept in (None, Kept.IN_USE, Kept.FRESH):
+            found.get(kept, []).sort(key=self.worth)
+        return found
+
+    def kept_for_good_bytes(self, *, without: ModelId | None = None) -> int:
+        """Return what no waiting gives back; what is on its way out is no part of that."""
+        models = self._registry.models.values()
+        return sum(self.staying_bytes(m) for m in models if m.id != without and self.kept(m) in FOR_GOOD)
+
+    def staying_bytes(self, model: Model) -> int:
+        """Return what a model holds without what is on its way out."""
+        return sum(worker.charge_bytes for worker in model.workers.values() if worker.state not in _LEAVING)
+
+
+def bytes_of(models: Iterable[Model]) -> int:
+    """Return what models hold together."""
+    return sum(model.charge_bytes for model in models)
+
+
+def fewest(candidates: list[Model], short_bytes: int) -> list[Model]:
+    """Return the first of `candidates` that together hold `short_bytes`, without those that are not needed for it.
+
+    `candidates` are in the order in which they should go. One that holds much may make earlier ones unnecessary: then
+    the most worthy of these stay.
+    """
+    chosen: list[Model] = []
+    for model in candidates:
+        if bytes_of(chosen) >= short_bytes:
+            break
+        chosen.append(model)
+    for model in reversed(chosen[:]):
+        if bytes_of(chosen) - model.charge_bytes >= short_bytes:
+            chosen.remove(model)
+    return chosen

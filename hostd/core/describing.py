@@ -1,0 +1,71 @@
+"""The public records of models and workers: what `list_models` and `get_model` answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hostd.core.lifecycle import ModelState
+from hostd.records import ModelInfo, WorkerInfo
+
+if TYPE_CHECKING:
+    from hostd.core.models import Model, Worker
+
+
+def describe(model: Model, idle_ttl_s: float, wall_offset_s: float) -> ModelInfo:
+    """Return the record of a model; `wall_offset_s` makes seconds since the epoch of the core's time."""
+
+    def wall(instant_s: float | None) -> float | None:
+        return None if instant_s is None else instant_s + wall_offset_s
+
+    spec, workers = model.spec, model.workers.values()
+    is_dead = model.state is ModelState.FAILED  # what it took was given back
+    p50_s, p99_s = model.latencies.quantiles()
+    return ModelInfo(
+        id=model.id,
+        state=model.state.value,
+        path=model.source.path,
+        type=model.source.type,
+        loader=model.loader,
+        generation=model.generation,
+        size=None if is_dead else model.size_bytes,
+        size_source="unknown" if is_dead else model.size_source,
+        methods=model.methods,
+        default_method=model.default_method,
+        workers=tuple(_describe_worker(worker, wall(worker.sampled_s), wall(worker.started_s)) for worker in workers),
+        calls=model.calls,
+        errors=model.errors,
+        created_s=wall(model.created_s),
+        ready_s=wall(model.ready_s),
+        load_duration_s=None if model.ready_s is None else model.ready_s - model.created_s,
+        last_used_s=wall(model.last_used_s),
+        reason=model.reason,
+        charge_bytes=model.charge_bytes,
+        reserved_bytes=sum(worker.unmeasured_bytes for worker in workers),
+        memory_limit=spec.memory.limit_bytes if spec else None,
+        evictable=spec.memory.is_evictable if spec else True,
+        pinned=model.is_pinned,
+        idle_ttl_s=idle_ttl_s or None,
+        cpu_threads=model.cpu_threads,
+        latency_p50_s=p50_s,
+        latency_p99_s=p99_s,
+    )
+
+
+def _describe_worker(worker: Worker, sampled_s: float | None, started_s: float | None) -> WorkerInfo:
+    memory = worker.memory
+    return WorkerInfo(
+        id=worker.id,
+        pid=worker.pid,
+        state=worker.state.value,
+        processes=memory.processes if memory else 0,
+        rss_bytes=memory.rss_bytes if memory else None,
+        uss_bytes=memory.uss_bytes if memory else None,
+        pss_bytes=memory.pss_bytes if memory else None,
+        peak_bytes=memory.peak_bytes if memory else None,
+        swap_bytes=memory.swap_bytes if memory else None,
+        gpu_bytes=memory.gpu_bytes if memory else None,
+        baseline_bytes=worker.baseline_bytes,
+        sampled_s=sampled_s,
+        in_flight=len(worker.calls),
+        started_s=started_s,
+    )

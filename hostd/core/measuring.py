@@ -1,0 +1,100 @@
+"""What samples of memory mean: sizes, loads that are done, limits that are broken, growth.
+
+Rules
+1. A sample of a tree that is being killed says nothing about its model.
+2. A model is READY with its first sample after the load, not before; what was reserved for it counts until a sample
+   after the load could be read.
+3. A model over its own limit is killed, alone, and whoever waited for it is told the figure and the limit. It is not
+   tried again: it would do the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hostd.core.lifecycle import WorkerInput, WorkerState
+from hostd.core.values import Death
+from hostd.units import format_size
+from workers.wire.errors import HostError, ResourceExhaustedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hostd.core.admission import Admission
+    from hostd.core.events import WorkerMeasured
+    from hostd.core.loading import Loading
+    from hostd.core.models import Model, Worker
+    from hostd.core.registry import Registry
+
+
+class Measuring:
+    """The decisions about samples."""
+
+    def __init__(
+        self, registry: Registry, loading: Loading, admission: Admission, lose: Callable[[Worker, HostError], None]
+    ) -> None:
+        """Take who goes on with a load, who minds the budget, and what ends the calls of a worker that is lost."""
+        self._registry = registry
+        self._loading = loading
+        self._admission = admission
+        self._lose = lose
+
+    def measured(self, event: WorkerMeasured) -> None:
+        """Take a sample of a worker."""
+        registry = self._registry
+        worker = registry.workers.get(event.worker_id)
+        if worker is None:
+            return
+        model = worker.model
+        if event.memory is not None and worker.state is not WorkerState.KILLING:
+            worker.memory, worker.sampled_s = event.memory, registry.now
+            worker.reserved_bytes = 0 if worker.has_loaded else worker.reserved_bytes
+            sizes = [w.memory.rss_bytes for w in model.workers.values() if w.memory is not None]
+            model.size_bytes, model.size_source = sum(sizes), "measured"
+            if self._has_broken_limit(worker, model):
+                return
+        elif event.estimate is not None and model.size_bytes is None:
+            model.size_bytes, model.size_source = event.estimate.bytes, event.estimate.source
+        # A periodic sample may arrive while the model is still being loaded; that is not the one READY waits for.
+        if worker.has_loaded and registry.accepts(worker, WorkerInput.MEASURED):
+            registry.move_worker(worker, WorkerInput.MEASURED, "loaded and measured")
+            self._loading.load_succeeded(worker, is_measured=event.memory is not None)
+        registry.room_has_changed = True
+        self._admission.measured()
+
+    def _has_broken_limit(self, worker: Worker, model: Model) -> bool:
+        limit_bytes = model.spec.memory.limit_bytes if model.spec else None
+        measured_bytes = sum(w.measured_bytes for w in model.workers.values())
+        if limit_bytes is None or measured_bytes <= limit_bytes or not _has_model(worker):
+            return False
+        error = limit_error(model, limit_bytes, measured_bytes)
+        model.retries_left = 0
+        if worker.state is WorkerState.LOADING:
+            self._loading.load_failed(worker, error)
+        self._registry.kill(worker, error.message, worker.memory)  # which need not be read again
+        self._lose(worker, error)
+        return True
+
+
+def limit_error(model: Model, limit_bytes: int | None, measured_bytes: int | None) -> HostError:
+    """Return what the callers of a model hear that was over its limit; None is what is not known."""
+    held = "" if measured_bytes is None else f" of {_exactly(measured_bytes)}"
+    return ResourceExhaustedError(
+        f"model {model.id!r} was killed: its private memory{held} is over its memory_limit of "
+        f"{_exactly(limit_bytes)}. Raise memory_limit in its model.yaml, or have it use less",
+        details={
+            "reason": Death.MEMORY_LIMIT.value,
+            "model_id": model.id,
+            "measured_bytes": measured_bytes,
+            "limit_bytes": limit_bytes,
+        },
+    )
+
+
+def _exactly(size_bytes: int | None) -> str:
+    """Return a size so that one that is a little more than another reads as more."""
+    return f"{format_size(size_bytes)} ({size_bytes:,} bytes)" if size_bytes is not None else "unknown size"
+
+
+def _has_model(worker: Worker) -> bool:
+    return worker.state in (WorkerState.LOADING, WorkerState.READY, WorkerState.DRAINING)

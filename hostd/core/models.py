@@ -1,0 +1,149 @@
+"""What the registry holds: models, generation by generation, their workers, and those that were evicted.
+
+Plain books: whoever decides writes into them, but for the states, which only `Registry` changes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from hostd.core.latencies import Latencies
+from hostd.core.lifecycle import ALIVE, ModelState, WorkerState
+from hostd.core.values import Death, Origin
+
+if TYPE_CHECKING:
+    from hostd.core.values import CallId, LoadingSpec, LoadSource, Memory, ModelId, WorkerId
+    from hostd.core.waiting import Waiters
+    from hostd.records import MethodInfo
+    from workers.wire.errors import HostError
+
+
+@dataclass(eq=False)
+class Worker:
+    """A worker process, from the decision to spawn it until the proof that it is gone."""
+
+    id: WorkerId
+    model: Model
+    started_s: float
+    state: WorkerState = WorkerState.SPAWNING
+    pid: int | None = None
+    memory: Memory | None = None
+    sampled_s: float | None = None
+    baseline_bytes: int | None = None
+    reserved_bytes: int = 0
+    has_loaded: bool = False
+    calls: set[CallId] = field(default_factory=set)
+    last_words: HostError | None = None
+    exit: str = ""
+    killed_for: Memory | None = None
+    death: Death = Death.UNEXPLAINED
+
+    @property
+    def charge_bytes(self) -> int:
+        """What it counts against the budget."""
+        return max(self.reserved_bytes, self.measured_bytes)
+
+    @property
+    def measured_bytes(self) -> int:
+        """The private memory of its tree at the last sample; 0 before the first."""
+        return self.memory.charge_bytes if self.memory else 0
+
+    @property
+    def unmeasured_bytes(self) -> int:
+        """What is reserved for it beyond that."""
+        return max(0, self.reserved_bytes - self.measured_bytes)
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.id} of {self.model.id} {self.state.value} pid={self.pid} calls={len(self.calls)}>"
+
+
+@dataclass(eq=False)
+class Model:
+    """One generation of a model; `waiters` are the callers that the end of the load answers.
+
+    `next_waiters` want the load after the unload that is under way (with lazy loading). `earlier` are the workers of
+    earlier generations that were dying when this one began. `is_told` says whether its
+    story has begun: that of a lazy load begins when something was found. `is_on_demand`: its load began because an
+    evicted model was used, so calls wait for it. `eviction`: why the host unloads it by its own decision ("": it does
+    not); it is loaded again when it is used, or at once if it `is_wanted` again. `is_yielding`: it makes way for
+    another, was asked to at `asked_s`, and new calls wait for its next load.
+    """
+
+    id: ModelId
+    generation: int
+    source: LoadSource
+    created_s: float
+    origin: Origin = Origin.REQUESTED
+    retries_left: int = 0
+    tries: int = 0
+    is_finding: bool = False
+    is_predicting: bool = False
+    is_told: bool = False
+    is_on_demand: bool = False
+    eviction: str = ""
+    is_wanted: bool = False
+    is_yielding: bool = False
+    asked_s: float = -math.inf
+    is_pinned: bool = False
+    state: ModelState = ModelState.LOADING
+    spec: LoadingSpec | None = None
+    loader: str | None = None
+    workers: dict[WorkerId, Worker] = field(default_factory=dict)
+    earlier: list[Worker] = field(default_factory=list)
+    ready: list[Worker] = field(default_factory=list)
+    methods: dict[str, MethodInfo] = field(default_factory=dict)
+    default_method: str | None = None
+    waiters: Waiters = field(default_factory=dict)
+    unload_waiters: Waiters = field(default_factory=dict)
+    next_waiters: Waiters = field(default_factory=dict)
+    load_error: HostError | None = None
+    death: HostError | None = None
+    reason: str = ""
+    calls: int = 0
+    errors: int = 0
+    ready_s: float | None = None
+    last_used_s: float | None = None
+    unload_began_s: float = 0.0
+    size_bytes: int | None = None
+    size_source: str = "unknown"
+    need_bytes: int = 0
+    need_source: str = "unknown"
+    ready_bytes: int = 0
+    load_s: float = 0.0
+    cpu_threads: int | None = None
+    latencies: Latencies = field(default_factory=Latencies)
+    freed_bytes: int = 0
+    processes_ended: int = 0
+
+    def __repr__(self) -> str:
+        return f"<Model {self.id}#{self.generation} {self.state.value} workers={list(self.workers.values())}>"
+
+    @property
+    def is_evicted(self) -> bool:
+        """Whether it is unloaded, or being unloaded, by the host's own decision."""
+        return bool(self.eviction)
+
+    @property
+    def charge_bytes(self) -> int:
+        """What its workers count against the budget."""
+        return sum(worker.charge_bytes for worker in self.workers.values())
+
+    @property
+    def grown_bytes(self) -> int:
+        """How much more it counts than when it was ready, or while it loads than was reserved for it."""
+        return self.charge_bytes - (self.need_bytes if self.ready_s is None else self.ready_bytes)
+
+    def alive(self) -> list[Worker]:
+        """Return the workers that may still have a process, those of earlier generations too."""
+        return [worker for worker in (*self.earlier, *self.workers.values()) if worker.state in ALIVE]
+
+
+class Evicted(NamedTuple):
+    """A model that the host has unloaded by its own decision: how to load it again."""
+
+    source: LoadSource
+    origin: Origin
+    reason: str
+    is_pinned: bool

@@ -1,0 +1,146 @@
+"""What clients ask for, as events of the core (`hostd.core.events` says more of events)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hostd.core.values import Caller, ClientId, FilesId, LoadSource, ModelId, Payload
+
+
+class LoadRequested(NamedTuple):
+    """A client wants a model loaded; `wait` says whether the answer comes after the load or at once.
+
+    `retries` is how often a failed load is tried again; None leaves it to the configuration.
+    """
+
+    caller: Caller
+    model_id: ModelId
+    source: LoadSource
+    wait: bool
+    deadline_s: float | None
+    retries: int | None = None
+
+
+class RetrieveRequested(NamedTuple):
+    """A client wants a handle to a model, and waits for it while it loads.
+
+    `generation` is that of the load that it began; if just that one has failed, its error is the answer.
+    """
+
+    caller: Caller
+    model_id: ModelId
+    deadline_s: float | None
+    generation: int | None = None
+
+
+class UnloadRequested(NamedTuple):
+    """A client wants a model gone."""
+
+    caller: Caller
+    model_id: ModelId
+    deadline_s: float | None
+
+
+class UnloadAllRequested(NamedTuple):
+    """A client wants every model gone."""
+
+    caller: Caller
+    deadline_s: float | None
+
+
+class ShutdownRequested(NamedTuple):
+    """Somebody wants the host to end: a client, or a signal (`caller` is None). `at_once` skips the draining."""
+
+    caller: Caller | None
+    at_once: bool = False
+
+
+class DeployRequested(NamedTuple):
+    """A client wants to send the files of a model: `(relative name, bytes)` each; `source` has no path yet."""
+
+    caller: Caller
+    model_id: ModelId
+    files: tuple[tuple[str, int], ...]
+    source: LoadSource
+    retries: int | None
+    replace: bool
+    keep: bool
+    wait: bool
+
+
+class DeployCommitRequested(NamedTuple):
+    """A client has sent all files of its deploy."""
+
+    caller: Caller
+    files_id: FilesId
+    deadline_s: float | None
+
+
+class DeployAbortRequested(NamedTuple):
+    """A client gives its deploy up."""
+
+    caller: Caller
+    files_id: FilesId
+
+
+class UndeployRequested(NamedTuple):
+    """A client wants a model and its files gone."""
+
+    caller: Caller
+    model_id: ModelId
+    deadline_s: float | None
+
+
+class PinRequested(NamedTuple):
+    """A client wants a model to be kept whatever the budget says (`is_pinned`), or not to be kept any longer."""
+
+    caller: Caller
+    model_id: ModelId
+    is_pinned: bool
+
+
+class SyncRequested(NamedTuple):
+    """Somebody wants the registry to follow the models directory.
+
+    `load` says whether new entries are loaded, `wait` whether the answer comes after all loads and unloads, `retry_all`
+    whether entries that failed before are tried again although they have not changed. `is_leaving` says that what is
+    not loaded now is left alone by later syncs, too.
+    """
+
+    caller: Caller
+    wait: bool
+    load: bool
+    retry_all: bool
+    deadline_s: float | None
+    is_leaving: bool = False
+
+
+class CallReceived(NamedTuple):
+    """A client calls a method of a model; `size_bytes` counts all frames of `payload`."""
+
+    client: ClientId
+    request_id: int
+    model_id: ModelId
+    method: str
+    deadline_s: float | None
+    size_bytes: int
+    payload: Payload
+
+
+class CallCancelled(NamedTuple):
+    """A client does not want its answer any more."""
+
+    caller: Caller
+
+
+class CreditGranted(NamedTuple):
+    """A client is ready for `items` more items of a stream."""
+
+    caller: Caller
+    items: int
+
+
+class ClientVanished(NamedTuple):
+    """A client's connection is gone."""
+
+    client: ClientId
