@@ -17,12 +17,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 from typing import TYPE_CHECKING
 
 from hostd.core.names import STAGING_NAME, folders_of
 from hostd.shell.directory import open_directory
-from hostd.shell.journal import SPARE, SUFFIX, Journal
+from hostd.shell.journal import SPARE, SUFFIX, TOKEN_CHARS, Journal
 from hostd.shell.syscalls import DIRECTORY, RENAME_EXCHANGE, RENAME_NOREPLACE
 from workers.wire.errors import AbortedError, FailedPreconditionError
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from hostd.shell.journal import Operation
     from hostd.shell.syscalls import SystemCalls
 
+_ENTRY = re.compile(rf"([0-9a-f]{{{TOKEN_CHARS}}}){re.escape(SUFFIX)}")
 _NO_FLAGS = frozenset((errno.ENOSYS, errno.EINVAL))
 _NOT_TO_REMOVE = frozenset(
     (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EBUSY, errno.ENOTDIR, errno.ELOOP)
@@ -98,8 +100,8 @@ class Area:
     # What there is
 
     def tokens(self) -> list[str]:
-        """Return the tokens of all entries."""
-        return [name.removesuffix(SUFFIX) for name in self.calls.names(self.staging_fd) if name.endswith(SUFFIX)]
+        """Return the tokens of all entries; a file of another's that only ends like one is none."""
+        return [entry[1] for name in self.calls.names(self.staging_fd) if (entry := _ENTRY.fullmatch(name))]
 
     def trees_of(self, journal: Journal) -> dict[str, os.stat_result]:
         """Return the trees of an entry that are in the staging area, by name."""
@@ -107,15 +109,18 @@ class Area:
         return {name: found for name in names if (found := self.calls.lstat(name, self.staging_fd)) is not None}
 
     def check_alone(self, journal: Journal) -> None:
-        """Raise `AbortedError` if another operation moves the same model. The own entry must say so before.
+        """Raise `AbortedError` if another operation moves the same model, or one that lies in it or around it.
+
+        With a tree all that lies in it moves: what is put there meanwhile would go with the old one. The own entry must
+        say before what is moved.
 
         Of two that begin at once at least one sees the other; both may give up, and both may come again.
         """
         for token in self.tokens():
             other = None if token == journal.token else Journal.peek(self.calls, self.staging_fd, token)
-            if other is not None and other.is_visible and other.model_id == journal.model_id:
+            if other is not None and other.is_visible and _is_one_in_the_other(other.model_id, journal.model_id):
                 raise AbortedError(
-                    f"another {other.operation.value} of {journal.model_id!r} is under way in this models directory, "
+                    f"another {other.operation.value} of {other.model_id!r} is under way in this models directory, "
                     "perhaps by another host; try again when it is over"
                 )
 
@@ -211,6 +216,10 @@ class Area:
             return
         self.calls.rename(base, folder_fd, free_name, self.staging_fd)
         self.calls.rename(name, self.staging_fd, base, folder_fd)
+
+
+def _is_one_in_the_other(one: str | None, other: str | None) -> bool:
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
 
 
 def _open_staging(directory: ModelsDirectory, models_fd: int) -> int:

@@ -44,6 +44,7 @@ class Backend:
         self._by_token: dict[bytes, WorkerId] = {}
         self._tokens: dict[WorkerId, bytes] = {}
         self._suspects: set[WorkerId] = set()
+        self._silent: set[WorkerId] = set()
         self.socket: RouterSocket
         self.dropped = 0
         """Messages that were no messages of this protocol, or of no worker of ours."""
@@ -54,16 +55,22 @@ class Backend:
         token = b"\1" + secrets.token_bytes(15)
         self._by_token[token] = worker_id
         self._tokens[worker_id] = token
+        self._silent.add(worker_id)
         self.socket.batching.add(token)
         return token.hex()
 
     def forget(self, worker_id: WorkerId) -> None:
         """Drop whatever still comes from a worker."""
         self._suspects.discard(worker_id)
+        self._silent.discard(worker_id)
         token = self._tokens.pop(worker_id, None)
         if token is not None:
             del self._by_token[token]
             self.socket.batching.discard(token)
+
+    def is_silent(self, worker_id: WorkerId) -> bool:
+        """Say whether a worker has not said hello yet, so that only its output can tell why it ends."""
+        return worker_id in self._silent
 
     def on_message(self, identity: bytes, frames: list[wire.Buffer]) -> None:
         """Turn one message of a worker into an event."""
@@ -136,6 +143,7 @@ class Backend:
                 raise VersionMismatchError(
                     f"the worker speaks versions {versions}, this host {wire.SUPPORTED_VERSIONS}"
                 )
+            self._silent.discard(worker_id)
             return ev.WorkerSaidHello(worker_id)
         if kind == msg.LOADED:
             return _loaded(worker_id, msg.unpack_map(envelope, msg.LOADED_LIMITS))
@@ -154,9 +162,15 @@ def _loaded(worker_id: WorkerId, body: dict[str, Any]) -> Event:
             if len(methods) > msg.MAX_METHODS or not all(isinstance(name, str) for name in methods):
                 raise ProtocolError("a malformed list of methods")
             described = {name: _method(method) for name, method in methods.items()}
-            return ev.WorkerLoaded(worker_id, loader, described, default)
+            return ev.WorkerLoaded(worker_id, loader, described, default, _bytes(body.get("baseline_bytes")))
         case _:
             raise ProtocolError("a malformed LOADED message")
+
+
+def _bytes(said: object) -> int | None:
+    # What a worker says of itself is shown beside what is measured, and added to estimates: it must be a size.
+    is_size = isinstance(said, int) and not isinstance(said, bool) and 0 <= said < 1 << 48
+    return said if is_size else None  # type: ignore[return-value] # checked
 
 
 def _method(described: object) -> MethodInfo:

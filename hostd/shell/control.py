@@ -17,6 +17,7 @@ from hostd.shell.verbs import (
     files_id_of,
     load_requested,
     path_of,
+    plan_requested,
 )
 from workers.wire import messages as msg
 from workers.wire.errors import HostError, NotFoundError, ResourceExhaustedError
@@ -24,7 +25,8 @@ from workers.wire.errors import HostError, NotFoundError, ResourceExhaustedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hostd.records import Event, HostInfo, SizeEstimate
+    from hostd.core.events import Prediction
+    from hostd.records import Event, HostInfo, MemoryInfo, SizeEstimate
     from hostd.shell.files import Files
     from hostd.shell.logs import LogDrain
     from hostd.shell.sizes import Sizes
@@ -44,6 +46,7 @@ class Control:
         files: Files,
         sizes: Sizes,
         info: Callable[[], HostInfo],
+        memory: Callable[[], MemoryInfo],
         *,
         log_bytes: int,
     ) -> None:
@@ -52,6 +55,7 @@ class Control:
         self._files = files
         self._sizes = sizes
         self._info = info
+        self._memory = memory
         self._log_bytes = log_bytes
         self._subscribers: dict[ev.Caller, str | None] = {}
         supervisor.listeners.append(self._publish)
@@ -75,6 +79,9 @@ class Control:
             ),
             "sync_local_models": Verb(Role.MANAGE, self._sync),
             "estimate_model_size": Verb(Role.USE, self._estimate),
+            "plan_load": Verb(Role.USE, self._plan),
+            "pin_model": Verb(Role.MANAGE, self._pin),
+            "memory_info": Verb(Role.USE, self._memory_info),
             "shutdown": Verb(Role.ADMINISTER, lambda r: emit(ev.ShutdownRequested(r.caller))),
             "list_models": Verb(Role.USE, self._list_models),
             "get_model": Verb(Role.USE, self._get_model),
@@ -121,6 +128,26 @@ class Control:
         model_id, model_type = request.get("model_id", str), request.get("type", str, "standalone-model")
         self._sizes.estimate(model_id, path_of(request), model_type, then)
 
+    def _plan(self, request: Request) -> None:
+        model_id, source = plan_requested(request)
+
+        def then(found: Prediction | HostError) -> None:
+            if isinstance(found, HostError):
+                self._supervisor.frontend.refuse(request.caller, found)
+            else:
+                plan = self._supervisor.core.plan_load(model_id, found, self._supervisor.now())
+                self._answer(request, plan.to_dict())
+
+        self._sizes.foresee(model_id, source, then)
+
+    def _pin(self, request: Request) -> None:
+        request.only("model_id", "pinned")
+        self._supervisor.emit(ev.PinRequested(request.caller, _model_id(request), request.get("pinned", bool, True)))
+
+    def _memory_info(self, request: Request) -> None:
+        request.only()
+        self._answer(request, self._memory().to_dict())
+
     def _list_models(self, request: Request) -> None:
         request.only()
         self._answer(request, [model.to_dict() for model in self._supervisor.core.list_models()])
@@ -136,17 +163,9 @@ class Control:
     def _explain_model(self, request: Request) -> None:
         request.only("model_id")
         model_id = _model_id(request)
-        core = self._supervisor.core
-        model, story = core.get_model(model_id), core.story(model_id)
-        if model is None and not story:
+        explanation = self._supervisor.core.explain(model_id, self._supervisor.now())
+        if explanation is None:
             raise NotFoundError(f"nothing is known of a model {model_id!r}", details={"model_id": model_id})
-        explanation = {
-            "model_id": model_id,
-            "state": model.state if model else story[-1].new if story[-1].subject == "model" else "UNLOADED",
-            "reason": model.reason if model else story[-1].reason,
-            "model": model.to_dict() if model else None,
-            "story": [event.to_dict() for event in story],
-        }
         self._answer(request, explanation)
 
     def _model_logs(self, request: Request) -> None:

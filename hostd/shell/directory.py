@@ -22,6 +22,7 @@ from hostd.shell.syscalls import (
     RESOLVE_BENEATH,
     RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
+    RESOLVE_NO_XDEV,
     SystemCalls,
     error_of,
 )
@@ -124,20 +125,30 @@ def refusal_of_place(error: OSError, model_id: str) -> HostError:
     return error_of(error, f"cannot look at {model_id!r} in the models directory")
 
 
-def open_beneath(calls: SystemCalls, at: int, path: str, flags: int, mode: int = 0) -> int:
+def open_beneath(
+    calls: SystemCalls, at: int, path: str, flags: int, mode: int = 0, *, is_on_one_mount: bool = False
+) -> int:
     """Open `path` below an open directory; the kernel refuses to leave it, and to follow any link.
 
-    Raises OSError: EXDEV for a path that leads out, ELOOP for a link on the way (with O_PATH and O_NOFOLLOW a link at
-    the end is opened itself). An empty path is the directory.
+    Raises OSError: EXDEV for a path that leads out, or with `is_on_one_mount` to what is mounted there; ELOOP for a
+    link on the way (with O_PATH and O_NOFOLLOW a link at the end is opened itself). An empty path is the directory.
     """
     if not path:
         return calls.open(".", flags, mode, at=at)
+    resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
     try:
-        return calls.openat2(at, path, flags, mode, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
+        return calls.openat2(at, path, flags, mode, resolve | (RESOLVE_NO_XDEV if is_on_one_mount else 0))
     except OSError as error:
         if error.errno not in _NO_OPENAT2:
             raise
-    return _open_stepwise(calls, at, path, flags, mode)
+    with contextlib.ExitStack() as on_failure:
+        fd = _open_stepwise(calls, at, path, flags, mode)
+        on_failure.callback(os.close, fd)
+        # Another mount of the same file system looks like a directory here: only openat2(2) knows.
+        if is_on_one_mount and calls.fstat(fd).st_dev != calls.fstat(at).st_dev:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
+        on_failure.pop_all()
+    return fd
 
 
 def _open_stepwise(calls: SystemCalls, at: int, path: str, flags: int, mode: int) -> int:
@@ -168,7 +179,16 @@ def _open_step(calls: SystemCalls, at: int, name: str, flags: int, mode: int = 0
         raise
 
 
-def open_directory(calls: SystemCalls, at: int, path: str) -> int:
-    """Open a directory below another for reading and for fsync, following no link. Raises OSError."""
+def open_directory(calls: SystemCalls, at: int, path: str, *, is_on_one_mount: bool = False) -> int:
+    """Open a directory below another for reading and for fsync, following no link. Raises OSError as `open_beneath`."""
     # Without O_NOFOLLOW, which would make "not a directory" of a link where openat2(2) says that it is one.
-    return open_beneath(calls, at, path, (DIRECTORY & ~os.O_NOFOLLOW) if path else DIRECTORY)
+    flags = (DIRECTORY & ~os.O_NOFOLLOW) if path else DIRECTORY
+    return open_beneath(calls, at, path, flags, is_on_one_mount=is_on_one_mount)
+
+
+def refusal_of_mount(path: str) -> HostError:
+    """Return the typed error for a place that cannot be moved, and must not be emptied: it is another file system."""
+    return FailedPreconditionError(
+        f"something is mounted at {path!r} in the models directory, so nothing there can be deployed or removed as a "
+        "whole; unmount it first"
+    )

@@ -18,7 +18,9 @@ from workers.wire.errors import HostError, InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Mapping
 
+    from hostd.finders import ModelSpec
     from hostd.plugins import Plugins
     from hostd.shell.repository import Repository
     from hostd.shell.supervisor import Supervisor
@@ -93,16 +95,22 @@ class Finding:
             if is_ephemeral:
                 raise _nothing_there(effect.model_id, source.path, error) from error
             raise
-        spec = ev.LoadingSpec(
-            loader=found.loader,
-            options={**found.options, **source.options},
-            python=found.python,
-            env=found.env,
-            methods=found.methods,
-            default_method=found.default_method,
-            initializer=None if found.initializer is None else (found.initializer, found.initializer_config),
-        )
-        return Found(spec, path)
+        return Found(loading_spec(found, source.options), path)
+
+
+def loading_spec(found: ModelSpec, options: Mapping[str, Any]) -> ev.LoadingSpec:
+    """Return what a worker needs to know of what a finder found; `options` are those of the load, which win."""
+    return ev.LoadingSpec(
+        loader=found.loader,
+        options={**found.options, **options},
+        python=found.python,
+        env=found.env,
+        methods=found.methods,
+        default_method=found.default_method,
+        initializer=None if found.initializer is None else (found.initializer, found.initializer_config),
+        memory=ev.MemoryPolicy(found.memory_limit_bytes, found.evictable, found.idle_ttl_s),
+        cpu_threads=found.cpu_threads,
+    )
 
 
 def _nothing_there(model_id: str, looked_at: str | None, error: HostError) -> NotFoundError:

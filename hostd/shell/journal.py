@@ -11,9 +11,11 @@ Covers the file. What follows from it is in `moves`.
 from __future__ import annotations
 
 import enum
+import errno
 import json
 import os
 import secrets
+import stat
 from typing import TYPE_CHECKING, Any
 
 from hostd.core.names import model_id_of
@@ -28,8 +30,12 @@ SPARE = "-spare"
 """What the old tree is called where two names cannot be exchanged at once."""
 TOKEN_CHARS = 16
 
+_AS_IT_IS = os.O_NOFOLLOW | os.O_NONBLOCK
+"""Flags to open what is called like an entry: it may be a link, or a fifo on which an open would wait for ever."""
 _STATE_AT = len('{"state": ')
 _MAX_BYTES = 64 * 1024
+_ALL_BITS = 0o7777
+"""Of a file's mode."""
 _MAX_TRIES = 100
 """Of a new name or a new staging area, which another host may remove just then because it is empty."""
 
@@ -98,27 +104,29 @@ class Journal:
     def open(cls, calls: SystemCalls, staging_fd: int, token: str) -> Journal | None:
         """Open and lock an entry; None if it is gone or somebody works on it. Raises OSError."""
         try:
-            fd = calls.open(token + SUFFIX, os.O_RDWR | os.O_DSYNC | os.O_NOFOLLOW, at=staging_fd)
+            fd = calls.open(token + SUFFIX, os.O_RDWR | os.O_DSYNC | _AS_IT_IS, at=staging_fd)
         except FileNotFoundError:
             return None
         journal = cls(calls, staging_fd, token, fd)
-        is_ours = False
         try:
-            is_ours = calls.try_lock(fd) and bool(calls.fstat(fd).st_nlink)
-            if is_ours:
+            if calls.try_lock(fd) and calls.fstat(fd).st_nlink:
                 journal._read()
-        finally:
-            if not is_ours:
-                journal.close()
-        return journal if is_ours else None
+                return journal
+        except BaseException:
+            journal.close()
+            raise
+        journal.close()
+        return None
 
     @classmethod
     def peek(cls, calls: SystemCalls, staging_fd: int, token: str) -> Journal | None:
-        """Read an entry that somebody else may hold, and let go of it; None if it is gone. Raises OSError."""
+        """Read an entry that somebody else may hold, and let it go; None if it is gone, or a link. Raises OSError."""
         try:
-            fd = calls.open(token + SUFFIX, os.O_RDONLY | os.O_NOFOLLOW, at=staging_fd)
-        except FileNotFoundError:
-            return None
+            fd = calls.open(token + SUFFIX, os.O_RDONLY | _AS_IT_IS, at=staging_fd)
+        except OSError as error:
+            if error.errno in {errno.ENOENT, errno.ELOOP}:
+                return None
+            raise
         journal = cls(calls, staging_fd, token, fd)
         try:
             journal._read()
@@ -170,6 +178,9 @@ class Journal:
         self._end = offset + len(line)
 
     def _read(self) -> None:
+        if not stat.S_ISREG(self._calls.fstat(self._open_fd()).st_mode):
+            self.is_strange = True
+            return
         text = self._calls.pread(self._open_fd(), _MAX_BYTES, 0)
         header, *notes = text[: text.rfind(b"\n") + 1].splitlines() or [b""]
         self._end = text.rfind(b"\n") + 1
@@ -190,12 +201,12 @@ class Journal:
 
     def _take(self, facts: dict[str, Any]) -> None:
         match facts:
-            case {"tree": int(inode), "first_made": int(count)}:
+            case {"tree": int(inode), "first_made": int(count)} if count >= 0:
                 self.tree_inode = inode
                 self.first_made = count if self.first_made is None else min(count, self.first_made)
             case {"placeholder": bool(is_made)}:
                 self.has_placeholder = is_made
-            case {"opened_up": [int(inode), int(mode)]}:
+            case {"opened_up": [int(inode), int(mode)]} if 0 <= mode <= _ALL_BITS:
                 self.closed_mode = (inode, mode)
 
     def _open_fd(self) -> int:
@@ -207,7 +218,7 @@ class Journal:
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of brackets in brackets in brackets
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+from hostd.core.events import Memory
 from hostd.shell.content import digest_of, environment_of
 
 if TYPE_CHECKING:
@@ -90,6 +91,11 @@ class Figures(NamedTuple):
     peak_bytes: int | None
     load_s: float
     measured_s: float = 0.0
+
+    @property
+    def memory(self) -> Memory:
+        """The sample that these figures are of."""
+        return Memory(1, self.rss_bytes, self.uss_bytes, self.pss_bytes, self.peak_bytes)
 
 
 class _UnusableFileError(Exception):

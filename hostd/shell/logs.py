@@ -26,6 +26,9 @@ _READ_BYTES = 64 * 1024
 _NAME_CHARS = 200
 """Of the 255 bytes that NAME_MAX allows; a digest and a suffix follow."""
 
+_LAST_BYTES = 2048
+"""A page of text: the end of a traceback, or what a program says that cannot start."""
+
 _REST_S = 0.005
 """64 KiB each 5 ms are 13 MB/s for a model that floods: more than any log needs, little enough for one thread."""
 
@@ -67,6 +70,29 @@ def _file_name(model_id: str) -> str:
     return f"{name[:_NAME_CHARS]}~{hashlib.blake2b(model_id.encode(), digest_size=8).hexdigest()}"
 
 
+class Output:
+    """What one worker has printed last; written by the thread that drains, read by others."""
+
+    def __init__(self, log: ModelLog) -> None:
+        self.log = log
+        self.ended = threading.Event()
+        """Set when the last writer is gone and everything has been read."""
+        self._last = b""
+
+    def __repr__(self) -> str:
+        return f"<Output {'ended' if self.ended.is_set() else 'open'} {self._last[-40:]!r}>"
+
+    def append(self, data: bytes) -> None:
+        """Add output."""
+        self.log.append(data)
+        self._last = (self._last + data[-_LAST_BYTES:])[-_LAST_BYTES:]
+
+    def last(self, within_s: float) -> str:
+        """Return the end of the output as text, once it has ended or `within_s` seconds are over. Blocks."""
+        self.ended.wait(within_s)
+        return self._last.decode(errors="replace")
+
+
 class LogDrain:
     """The thread that empties the pipes of all workers."""
 
@@ -76,7 +102,7 @@ class LogDrain:
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
-        self._arriving: list[tuple[int, ModelLog]] = []
+        self._arriving: list[tuple[int, Output]] = []
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="hostd-logs", daemon=True)
 
@@ -98,10 +124,12 @@ class LogDrain:
         """Return the log of a model, which may be empty."""
         return ModelLog(self._directory, model_id, self._cap_bytes)
 
-    def add(self, model_id: str, pipe_fd: int) -> None:
+    def add(self, model_id: str, pipe_fd: int) -> Output:
         """Take over the reading end of a worker's output; it is closed when the last writer is gone."""
-        self._arriving.append((pipe_fd, self.log_of(model_id)))
+        output = Output(self.log_of(model_id))
+        self._arriving.append((pipe_fd, output))
         self._wake()
+        return output
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # a full pipe wakes as well
@@ -114,21 +142,22 @@ class LogDrain:
                 if key.fd == self._wake_read:
                     os.read(self._wake_read, 4096)
                     while self._arriving:
-                        fd, log = self._arriving.pop()
-                        self._selector.register(fd, selectors.EVENT_READ, log)
+                        fd, output = self._arriving.pop()
+                        self._selector.register(fd, selectors.EVENT_READ, output)
                 else:
                     is_flooded |= self._drain(key.fd, key.data) == _READ_BYTES
             if is_flooded:
                 time.sleep(_REST_S)
 
-    def _drain(self, fd: int, log: ModelLog) -> int:
+    def _drain(self, fd: int, output: Output) -> int:
         try:
             data = os.read(fd, _READ_BYTES)
         except BlockingIOError:
             return 0
         if data:
-            log.append(data)
+            output.append(data)
         else:
             self._selector.unregister(fd)
             os.close(fd)
+            output.ended.set()
         return len(data)

@@ -15,33 +15,49 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from hostd.records import Event, ModelInfo
+    from hostd.records import Event, MemoryInfo, ModelInfo, WorkerInfo
+
+EVICTION_REASONS = ("LOAD", "GROWTH", "IDLE")
+"""All of them, so that a counter that has not counted yet reads 0 and is not absent."""
 
 _SCRAPE_TIMEOUT_S = 5.0
 _LOAD_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-_GAUGES: dict[str, tuple[str, Callable[[ModelInfo], float]]] = {
-    "rss_bytes": ("Resident memory of the model's processes", lambda m: sum(w.rss_bytes or 0 for w in m.workers)),
-    "uss_bytes": ("Private memory of the model's processes", lambda m: sum(w.uss_bytes or 0 for w in m.workers)),
-    "pss_bytes": ("Proportional memory of the model's processes", lambda m: sum(w.pss_bytes or 0 for w in m.workers)),
-    "peak_bytes": (
-        "Peak resident memory of the model's processes",
-        lambda m: sum(w.peak_bytes or 0 for w in m.workers),
-    ),
+
+
+def _of_workers(figure: Callable[[WorkerInfo], int | None]) -> Callable[[ModelInfo], int | None]:
+    """Return what sums a figure up over a model's workers; None if it is known of none, as on a system without it."""
+
+    def sum_of(model: ModelInfo) -> int | None:
+        known = [value for worker in model.workers if (value := figure(worker)) is not None]
+        return sum(known) if known else None
+
+    return sum_of
+
+
+_GAUGES: dict[str, tuple[str, Callable[[ModelInfo], float | None]]] = {
+    "rss_bytes": ("Resident memory of the model's processes", _of_workers(lambda worker: worker.rss_bytes)),
+    "uss_bytes": ("Private memory of the model's processes", _of_workers(lambda worker: worker.uss_bytes)),
+    "pss_bytes": ("Proportional memory of the model's processes", _of_workers(lambda worker: worker.pss_bytes)),
+    "peak_bytes": ("Peak resident memory of the model's processes", _of_workers(lambda worker: worker.peak_bytes)),
+    "gpu_bytes": ("Memory of the model's processes on devices", _of_workers(lambda worker: worker.gpu_bytes)),
+    "charge_bytes": ("What the model counts against the budget", lambda m: m.charge_bytes),
     "in_flight": ("Calls in flight", lambda m: sum(w.in_flight for w in m.workers)),
 }
 
 
 class Metrics:
-    """The registry of metrics of one host. `list_models` and `degraded` are called on the loop."""
+    """The registry of metrics of one host. `list_models`, `memory` and `degraded` are called on the loop."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         list_models: Callable[[], list[ModelInfo]],
+        memory: Callable[[], MemoryInfo],
         degraded: Callable[[], str | None],
     ) -> None:
         self._loop = loop
         self._list_models = list_models
+        self._memory = memory
         self._degraded = degraded
         self.registry = CollectorRegistry()
         self._failures = Counter(
@@ -100,10 +116,13 @@ class Metrics:
 
     def collect(self) -> Iterator[Any]:
         """Yield the gauges of this moment (called by the page's thread)."""
-        models, degraded = asyncio.run_coroutine_threadsafe(self._snapshot(), self._loop).result(_SCRAPE_TIMEOUT_S)
+        models, memory, degraded = asyncio.run_coroutine_threadsafe(self._snapshot(), self._loop).result(
+            _SCRAPE_TIMEOUT_S
+        )
         yield GaugeMetricFamily(
             "hostd_models_dir_degraded", "1 while the models directory cannot be followed", value=float(bool(degraded))
         )
+        yield from _of_memory(memory)
         loaded = [model for model in models if model.state in ("READY", "DEGRADED")]
         size = GaugeMetricFamily("total_loaded_models_size", "Bytes of all loaded models", labels=["model_type"])
         for model_type in sorted({model.type for model in loaded}):
@@ -116,7 +135,8 @@ class Metrics:
         for name, (help_text, value_of) in _GAUGES.items():
             gauge = GaugeMetricFamily(f"hostd_model_{name}", help_text, labels=["model_id"])
             for model in loaded:
-                gauge.add_metric([model.id], value_of(model))
+                if (value := value_of(model)) is not None:
+                    gauge.add_metric([model.id], value)
             yield gauge
         calls = CounterMetricFamily("hostd_model_calls", "Calls since the model was loaded", labels=["model_id"])
         errors = CounterMetricFamily("hostd_model_errors", "Failed calls since it was loaded", labels=["model_id"])
@@ -130,5 +150,38 @@ class Metrics:
         """Return nothing: registering must not ask the loop, which is the one that registers."""
         return []
 
-    async def _snapshot(self) -> tuple[list[ModelInfo], str | None]:
-        return self._list_models(), self._degraded()
+    async def _snapshot(self) -> tuple[list[ModelInfo], MemoryInfo, str | None]:
+        return self._list_models(), self._memory(), self._degraded()
+
+
+def _of_memory(memory: MemoryInfo) -> Iterator[Any]:
+    """Yield what all models hold of the budget, and what was done because of it since the start of the host."""
+    gauges = {
+        "budget_bytes": ("The memory budget of all models; absent without one", memory.budget_bytes),
+        "free_bytes": ("What is free of the budget; negative when models have grown over it", memory.free_bytes),
+        "measured_bytes": ("Private memory of all models, as measured", memory.measured_bytes),
+        "reserved_bytes": ("Set aside for loads, beyond what was measured of them", memory.reserved_bytes),
+        "waiting_loads": ("Loads that wait for memory", len(memory.waiting)),
+        "over_budget": (
+            "1 while models have grown over the budget and nobody can make way",
+            int(bool(memory.over_budget)),
+        ),
+    }
+    for name, (help_text, value) in gauges.items():
+        if value is not None:
+            yield GaugeMetricFamily(f"hostd_memory_{name}", help_text, value=value)
+    evictions = CounterMetricFamily("hostd_evictions", "Models evicted, by reason", labels=["reason"])
+    for reason in EVICTION_REASONS:
+        evictions.add_metric([reason], memory.evictions.get(reason, 0))
+    yield evictions
+    counters = {
+        "hostd_freed_bytes": (
+            "Private memory of processes that unloads ended, read before each kill",
+            memory.freed_bytes,
+        ),
+        "hostd_unloads": ("Unloads, evictions among them", memory.unloads),
+        "hostd_admission_waits": ("Loads that had to wait for memory", memory.waits),
+        "hostd_admission_refusals": ("Loads that were refused for want of memory", memory.refusals),
+    }
+    for name, (help_text, count) in counters.items():
+        yield CounterMetricFamily(name, help_text, value=count)

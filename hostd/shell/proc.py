@@ -1,4 +1,4 @@
-"""What /proc tells about processes: children, descendants, states.
+"""What /proc tells about processes: their files, children and descendants.
 
 The children files of /proc (proc(5), CONFIG_PROC_CHILDREN) cost one small read per thread; where a kernel lacks them
 psutil finds the same by reading the whole process table.
@@ -13,6 +13,26 @@ import psutil
 
 _HAS_CHILDREN_FILES = Path("/proc/self/task", str(os.getpid()), "children").exists()
 
+_FILE_BYTES = 1 << 16
+"""More than any of these files has; the kernel gives each in one read if there is room for it."""
+
+
+def read_file(pid: int | str, name: str) -> bytes | None:
+    """Return what is in /proc/PID/NAME, or None if the process is gone. Raises OSError for anything else.
+
+    Without a Python file around it: measured, that is half the time of a read.
+    """
+    try:
+        fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    try:
+        return os.read(fd, _FILE_BYTES)
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(fd)
+
 
 def children_of(pid: int) -> list[int]:
     """Return the process ids of the children of a process, zombies included; none if it is gone."""
@@ -20,12 +40,12 @@ def children_of(pid: int) -> list[int]:
         return _children_by_table(pid)
     children: list[int] = []
     try:
-        for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - measured: half the time of Path.iterdir
-            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:  # noqa: PTH123 - as above
-                children.extend(map(int, file.read().split()))
+        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - measured: half the time of Path.iterdir
     except (FileNotFoundError, ProcessLookupError):
-        # A thread or the process ended meanwhile; what was read so far is true.
         return children
+    for thread in threads:
+        # None of a thread that ended meanwhile; what the others say is true.
+        children.extend(map(int, (read_file(pid, f"task/{thread}/children") or b"").split()))
     return children
 
 

@@ -30,7 +30,7 @@ from hostd.shell.proc import children_of, descendants_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hostd.core.events import WorkerId
+    from hostd.core.events import Memory, WorkerId
 
 _log = logging.getLogger(__name__)
 
@@ -94,15 +94,16 @@ class Processes:
             os.close(log_write)
         return WorkerProcess(worker_id, pid, os.pidfd_open(pid), log_read)
 
-    def end(self, process: WorkerProcess) -> tuple[int, int]:
+    def end(self, process: WorkerProcess, measured: Memory | None = None) -> tuple[int, int]:
         """Kill what is left of a worker's tree, wait for the proof, and return `(freed_bytes, processes)`.
 
-        `freed_bytes` is the private memory of the tree just before the kill. Blocks; call it in a thread.
+        `freed_bytes` is the private memory of the tree just before the kill; `measured` is a sample from just now, if
+        there is one. Blocks; call it in a thread.
         """
         _signal(process.pidfd, signal.SIGSTOP)  # what is stopped cannot fork away from the list that follows
         with contextlib.ExitStack() as stack:
             tree = _open_all(descendants_of(process.pid), stack)
-            freed_bytes = memory.private_bytes_of([process.pid, *tree])
+            freed_bytes = memory.private_bytes_of([process.pid, *tree], measured)
             with self._lock:
                 self._own.update(tree)
             tree[process.pid] = process.pidfd
@@ -142,6 +143,11 @@ def describe_exit(pidfd: int) -> str:
     if result.si_code == os.CLD_EXITED:
         return f"exit code {result.si_status}"
     return f"killed by {_name_of(result.si_status)}"
+
+
+def is_sigkill(how: str) -> bool:
+    """Say whether that is how `describe_exit` tells of SIGKILL."""
+    return how == f"killed by {signal.SIGKILL.name}"
 
 
 def _name_of(number: int) -> str:

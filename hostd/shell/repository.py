@@ -45,7 +45,7 @@ class Repository:
         self._supervisor = supervisor
         self._settings = settings
         self._directory = ModelsDirectory(directory)
-        self._scanner = Scanner(directory, plugins.recognises)
+        self._scanner = Scanner(self._directory.path, plugins.recognises)
         self._settling = Settling(settings.write_quiet_period_s or 0.0)
         self._hashes = KnownHashes()
         self._settling_lock = threading.Lock()  # finders look in several threads

@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import psutil
@@ -27,37 +28,42 @@ from hostd import paths
 from hostd.config import HostConfig
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.registry import CoreConfig
 from hostd.plugins import Plugins
 from hostd.records import HostInfo
 from hostd.shell.backend import Backend
+from hostd.shell.budget import budget_of
 from hostd.shell.control import Control
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.files import Files
 from hostd.shell.finding import THREAD_NAME as FINDER_THREADS
 from hostd.shell.finding import Finding
 from hostd.shell.frontend import Frontend
+from hostd.shell.gpu import GpuReader
+from hostd.shell.guard import Guard
 from hostd.shell.keeper import kill_children
 from hostd.shell.logs import LogDrain
-from hostd.shell.metrics import Metrics
+from hostd.shell.looks import Schedule
 from hostd.shell.repository import THREAD_NAME as SCANNER_THREADS
 from hostd.shell.repository import Repository
 from hostd.shell.rundir import RuntimeDirectory
-from hostd.shell.sizes import THREAD_NAME as SIZES_THREAD
+from hostd.shell.sampling import Sampler
+from hostd.shell.sizes import THREAD_NAME as SIZES_THREADS
 from hostd.shell.sizes import Sizes
 from hostd.shell.sockets import Pump, RouterSocket
 from hostd.shell.staging import Staging
+from hostd.shell.starting import core_config, models_dir_of, recover
 from hostd.shell.supervisor import Supervisor
 from hostd.shell.verbs import Verbs
+from hostd.shell.workforce import Workforce
+from hostd.units import format_size
 from hostd.version import __version__
 from workers.wire import frames as wire
-from workers.wire.errors import FailedPreconditionError, HostError, to_wire
+from workers.wire.errors import HostError, to_wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
-    from hostd.config import ModelsConfig
+    from hostd.records import Event
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +91,7 @@ class Service:
         """Serve until shut down. Raises `HostError` when the host cannot be started."""
         config = self._config
         plugins = Plugins(config)
-        models_dir = _models_dir(config.models)
+        models_dir = models_dir_of(config.models)
         with contextlib.ExitStack() as stack:
             stack.enter_context(RuntimeDirectory(config.runtime_dir))
             self._logs = stack.enter_context(LogDrain(config.state_dir / "logs", config.workers.log_bytes))
@@ -93,35 +99,57 @@ class Service:
             stack.callback(context.term)
             loop = asyncio.get_running_loop()
             pump = Pump(loop)
-            supervisor = self._supervisor = Supervisor(
-                _core_config(config, models_dir),
-                self._logs,
-                pump,
-                worker_endpoint=paths.worker_endpoint(config.runtime_dir),
-                worker_python=config.workers.python,
-            )
+            budget_bytes, budget_source = budget_of(config.memory.budget, config.memory.reserve)
+            _log.info("the memory budget is %s: %s", format_size(budget_bytes), budget_source)
+            supervisor = self._supervisor = Supervisor(core_config(config, models_dir, budget_bytes), pump)
             stack.callback(supervisor.close)
+            guard = stack.enter_context(Guard.open())
+            gpu = await loop.run_in_executor(None, GpuReader.open)  # a driver may take seconds to wake
+            if gpu is not None:
+                stack.callback(gpu.close)
+            workforce = Workforce(
+                loop,
+                supervisor,
+                self._logs,
+                guard,
+                gpu,
+                endpoint=paths.worker_endpoint(config.runtime_dir),
+                python=config.workers.python,
+                sample_period_s=config.memory.sample_period_s,
+            )
+            stack.callback(workforce.close)
             repository = self._repository = (
                 None if models_dir is None else Repository(supervisor, plugins, models_dir, config.models)
             )
             staging = None if models_dir is None else Staging(ModelsDirectory(models_dir))
             files = self._files = Files(supervisor, staging)
-            sizes = self._sizes = Sizes(supervisor, plugins, config.state_dir, config.workers.python)
+            sizes = Sizes(supervisor, workforce, plugins, config)
             sizes.open()
             stack.callback(sizes.close)
             finding = Finding(loop, supervisor, plugins, repository)
             stack.callback(finding.close)
-            handlers = {fx.FindSpec: finding.find, **files.handlers(), **sizes.handlers()}
+            handlers: dict[type, Callable[[Any], object]] = {fx.FindSpec: finding.find}
+            handlers |= {**workforce.handlers(), **files.handlers(), **sizes.handlers()}
             if repository is not None and staging is not None:
                 stack.callback(repository.close)
                 handlers |= repository.handlers()
-                await loop.run_in_executor(None, _recover, staging)
-            self._connect(supervisor, loop, handlers)
+                await loop.run_in_executor(None, recover, staging)
+            control = Control(
+                supervisor,
+                self._logs,
+                files,
+                sizes,
+                self._info,
+                lambda: replace(supervisor.core.memory(), budget_source=budget_source),
+                log_bytes=config.workers.log_bytes,
+            )
+            self._connect(supervisor, loop, control, handlers)
             self._bind(context, pump, stack)
             stack.callback(pump.stop)
             self._serve_metrics(supervisor, loop)
             self._handle_signals(loop)
-            tasks = [asyncio.create_task(self._sample()), asyncio.create_task(self._probe())]
+            sampler = self._sampler(workforce, gpu)
+            tasks = [asyncio.create_task(sampler.run()), asyncio.create_task(self._probe())]
             if repository is not None:
                 await self._load_at_start(repository)
                 if config.models.lazy_load:
@@ -151,12 +179,10 @@ class Service:
         self,
         supervisor: Supervisor,
         loop: asyncio.AbstractEventLoop,
+        control: Control,
         handlers: Mapping[type, Callable[[Any], object]],
     ) -> None:
         limits = self._config.limits
-        control = Control(
-            supervisor, self._logs, self._files, self._sizes, self._info, log_bytes=self._config.workers.log_bytes
-        )
         self._backend = Backend(supervisor.emit, limits.max_message_bytes)
         self._frontend = Frontend(
             supervisor.emit,
@@ -198,7 +224,10 @@ class Service:
     def _serve_metrics(self, supervisor: Supervisor, loop: asyncio.AbstractEventLoop) -> None:
         section = self._config.metrics
         if section.port is not None:
-            metrics = Metrics(loop, supervisor.core.list_models, lambda: supervisor.core.degraded)
+            from hostd.shell.metrics import Metrics  # noqa: PLC0415 - brings an HTTP server, which most hosts do without
+
+            core = supervisor.core
+            metrics = Metrics(loop, core.list_models, core.memory, lambda: core.degraded)
             self._metrics_port = metrics.serve(section.port, section.host)
             supervisor.listeners.append(metrics.on_event)
 
@@ -209,11 +238,17 @@ class Service:
     def _shut_down(self) -> None:
         self._supervisor.emit_later(ev.ShutdownRequested(None))
 
-    async def _sample(self) -> None:
-        samples: dict[ev.WorkerId, ev.Memory] = {}
-        while True:
-            await asyncio.sleep(self._config.memory.sample_period_s)
-            samples = await self._supervisor.sample_all(samples)
+    def _sampler(self, workforce: Workforce, gpu: GpuReader | None) -> Sampler:
+        settings = self._config.memory
+        schedule = Schedule(settings.sample_period_s, settings.max_sample_period_s, settings.watch_period_s)
+        sampler = Sampler(schedule, workforce.watched, self._supervisor.emit_later, gpu)
+
+        def on_event(event: Event) -> None:
+            if event.subject == "worker" and event.new == "LOADING":
+                sampler.wake()
+
+        self._supervisor.listeners.append(on_event)
+        return sampler
 
     async def _probe(self) -> None:
         while True:
@@ -239,46 +274,6 @@ class Service:
             models_dir=None if self._repository is None else str(self._repository.path),
             degraded=() if core.degraded is None else (core.degraded,),
         )
-
-
-def _models_dir(settings: ModelsConfig) -> Path | None:
-    """Return the models directory; None if there is none. Raises `FailedPreconditionError` if there must be one."""
-    directory = settings.dir
-    if directory is not None and directory.is_dir():
-        return directory
-    trouble = "it is not set" if directory is None else f"{directory} is not a directory"
-    if settings.lazy_load:
-        raise FailedPreconditionError(
-            f"models.lazy_load needs the models directory models.dir, and {trouble}: "
-            f"make it, set another (--models-dir DIR), or switch lazy loading off"
-        )
-    if directory is not None:
-        _log.warning("the models directory models.dir is not used: %s", trouble)
-    return None
-
-
-def _core_config(config: HostConfig, models_dir: Path | None) -> CoreConfig:
-    return CoreConfig(
-        spawn_timeout_s=config.workers.spawn_timeout_s,
-        load_timeout_s=config.workers.load_timeout_s,
-        drain_timeout_s=config.workers.drain_timeout_s,
-        load_retries=config.workers.load_retries,
-        retry_backoff_s=config.workers.retry_backoff_s,
-        retry_max_backoff_s=config.workers.retry_max_backoff_s,
-        models_dir=None if models_dir is None else str(models_dir),
-        lazy_load=config.models.lazy_load,
-        lazy_load_retries=config.models.lazy_load_retries,
-        max_in_flight=config.workers.max_in_flight,
-        max_in_flight_bytes=config.limits.max_in_flight_bytes,
-    )
-
-
-def _recover(staging: Staging) -> None:
-    try:
-        for line in staging.recover():
-            _log.warning("an earlier host was ended in the middle of a deploy: %s", line)
-    except HostError as error:
-        _log.error("what an earlier host left in staging could not be tidied up: %s", error)
 
 
 def _prepare_process() -> None:
@@ -346,7 +341,9 @@ def main() -> int:
 
 def _end(code: int) -> NoReturn:
     """End the process, also if a finder or a sizer hangs: the interpreter would wait for its thread."""
-    if any(thread.name.startswith((FINDER_THREADS, SCANNER_THREADS, SIZES_THREAD)) for thread in threading.enumerate()):
+    if any(
+        thread.name.startswith((FINDER_THREADS, SCANNER_THREADS, SIZES_THREADS)) for thread in threading.enumerate()
+    ):
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

@@ -1,34 +1,45 @@
 """Sizes before anything is loaded: remembered, declared or estimated, and never without saying which.
 
-One thread does all of it, because the ledger belongs to one, and because hashing several models at once would only make
-a disk seek.
+Rules
+1. The ledger has a thread of its own, in which nothing runs but its own statements.
+2. Sizers and finders are somebody else's code: they run in a small pool, and an estimate ends in time whatever they do.
+3. What is to be remembered never waits for them. Contents are hashed in a thread of their own, one after the other,
+   because hashing several at once would only make a disk seek.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import SizeEstimate
+from hostd.shell.finding import loading_spec
 from hostd.shell.ledger import Figures, Ledger, key_of
-from hostd.shell.supervisor import as_host_error
-from workers.wire.errors import HostError
+from hostd.shell.supervisor import NotInTimeError, as_host_error
+from workers.wire.errors import DeadlineExceededError, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
+    from hostd.config import HostConfig
     from hostd.plugins import Plugins
-    from hostd.shell.ledger import SizeKey
     from hostd.shell.supervisor import Supervisor
+    from hostd.shell.workforce import Workforce
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
+SIZER_THREADS = 8
+"""Estimates that are made at the same time; one that hangs costs one of them until it ends."""
+
 THREAD_NAME = "hostd-sizes"
+"""What the names of all threads begin with."""
 
 CLOSE_S = 2.0
 """What is to be remembered is written in milliseconds; a hash of a huge model is not worth a later end."""
@@ -37,51 +48,138 @@ CLOSE_S = 2.0
 class Sizes:
     """Measures, remembers and estimates what models use."""
 
-    def __init__(self, supervisor: Supervisor, plugins: Plugins, state_dir: Path, python: str | None) -> None:
+    def __init__(self, supervisor: Supervisor, workforce: Workforce, plugins: Plugins, config: HostConfig) -> None:
         self._supervisor = supervisor
+        self._workforce = workforce
         self._plugins = plugins
-        self._python = python
-        self._thread = ThreadPoolExecutor(1, THREAD_NAME)
-        self._ledger = Ledger(state_dir / "sizes.sqlite")
+        self._python = config.workers.python
+        self._estimate_timeout_s = config.memory.estimate_timeout_s
+        self._assumed_bytes = config.memory.assumed_size
+        self._sizers = ThreadPoolExecutor(SIZER_THREADS, THREAD_NAME)
+        self._hasher = ThreadPoolExecutor(1, f"{THREAD_NAME}-hash")
+        self._ledger_thread = ThreadPoolExecutor(1, f"{THREAD_NAME}-ledger")
+        self._ledger = Ledger(config.state_dir / "sizes.sqlite")
 
     def handlers(self) -> dict[type, Callable[[Any], object]]:
         """Return who carries out which effect."""
-        return {fx.MeasureWorker: self._measure, fx.RememberSize: self._remember}
+        return {fx.MeasureWorker: self._measure, fx.RememberSize: self._remember, fx.PredictSize: self._on_predict}
 
     def open(self) -> None:
         """Open the ledger, in its thread."""
-        self._thread.submit(self._ledger.__enter__).result()
+        self._in_ledger(self._ledger.__enter__)
 
     def close(self) -> None:
-        """Write what is to be remembered, and end the thread; one that hangs in a sizer or on a disk is left alone."""
-        closed = self._thread.submit(self._ledger.__exit__, None, None, None)
+        """Write what is to be remembered, and end the threads; one that hangs in a sizer or on a disk is left alone."""
+        closed = self._hasher.submit(self._in_ledger, self._ledger.__exit__, None, None, None)
         wait([closed], CLOSE_S)
-        self._thread.shutdown(wait=False)
+        for executor in (self._sizers, self._hasher, self._ledger_thread):
+            executor.shutdown(wait=False)
 
     def estimate(
         self, model_id: str, path: str, model_type: str, then: Callable[[SizeEstimate | HostError], None]
     ) -> None:
-        """Find out in a thread what a model may need, and call `then` on the loop with it, or with what is wrong."""
+        """Find out in threads what a model may need, and call `then` on the loop with it, or with what is wrong.
+
+        `DeadlineExceededError` for a sizer that does not answer in time.
+        """
+        known: SizeEstimate | None = None
+
+        def work() -> SizeEstimate:
+            nonlocal known
+            known = self._plugins.estimate(model_id, path, model_type)  # says so if nothing is at the path
+            spec = self._spec_of(model_id, path)
+            if spec is None:
+                return known
+            # Behind what is to be remembered: who has loaded a model finds what it took.
+            remembered = self._hasher.submit(self._recall, path, spec).result(self._estimate_timeout_s)
+            return known if remembered is None else SizeEstimate(remembered.rss_bytes, "remembered")
 
         def finished(found: Any) -> None:
-            is_failed = isinstance(found, BaseException)
-            then(as_host_error(found, "the sizer failed") if is_failed else found)
+            if isinstance(found, NotInTimeError):  # with a size if only the search for a better one hangs
+                then(known or self._too_late(model_id, path))
+            elif isinstance(found, BaseException):
+                then(as_host_error(found, "the sizer failed"))
+            else:
+                then(found)
 
-        self._supervisor.in_thread(self._thread, lambda: self._estimate(model_id, path, model_type), finished)
+        self._supervisor.in_thread(self._sizers, work, finished, within_s=self._estimate_timeout_s)
 
-    def _estimate(self, model_id: str, path: str, model_type: str) -> SizeEstimate:
-        estimate = self._plugins.estimate(model_id, path, model_type)  # says so if nothing is at the path
-        key = self._key_of(model_id, path)
-        remembered = None if key is None else self._ledger.recall(key)
-        return estimate if remembered is None else SizeEstimate(remembered.rss_bytes, "remembered")
+    def predict(
+        self,
+        model_id: str,
+        path: str | None,
+        model_type: str,
+        spec: ev.LoadingSpec,
+        then: Callable[[ev.Prediction], None],
+    ) -> None:
+        """Find out in threads what a load will take, and call `then` on the loop with it, whatever happens."""
+        assumed = ev.Prediction(self._assumed_bytes, self._assumed_bytes, "assumed")
+        if path is None:
+            then(assumed)
+            return
 
-    def _key_of(self, model_id: str, path: str) -> SizeKey | None:
+        def work() -> ev.Prediction:
+            recall = self._hasher.submit(self._recall, path, spec)
+            with contextlib.suppress(HostError, OSError):  # what cannot be hashed can be estimated all the same
+                remembered = recall.result(self._estimate_timeout_s)
+                if remembered is not None:
+                    memory = remembered.memory
+                    return ev.Prediction(memory.peak_charge_bytes, memory.charge_bytes, "remembered")
+            estimate = self._plugins.estimate(model_id, path, model_type)
+            return ev.Prediction(estimate.bytes, estimate.bytes, estimate.source)
+
+        def finished(found: Any) -> None:
+            is_known = isinstance(found, ev.Prediction)
+            if not is_known:
+                _log.warning("what model %s needs is not known (%s): %s is assumed", model_id, found, assumed)
+            then(found if is_known else assumed)
+
+        self._supervisor.in_thread(self._sizers, work, finished, within_s=self._estimate_timeout_s)
+
+    def foresee(self, model_id: str, source: ev.LoadSource, then: Callable[[ev.Prediction | HostError], None]) -> None:
+        """Find out what a load would take that nobody has begun, and call `then` with it, or with what refuses it."""
+
+        def work() -> ev.LoadingSpec:
+            found = self._plugins.find(model_id, source.path, finder=source.finder, initializer=source.initializer)
+            return loading_spec(found, source.options)
+
+        def finished(found: Any) -> None:
+            if isinstance(found, NotInTimeError):
+                then(self._too_late(model_id, source.path or ""))
+            elif isinstance(found, BaseException):
+                then(as_host_error(found, "the finder failed"))
+            else:
+                self.predict(model_id, source.path, source.type, found, then)
+
+        self._supervisor.in_thread(self._sizers, work, finished, within_s=self._estimate_timeout_s)
+
+    def _on_predict(self, effect: fx.PredictSize) -> None:
+        def then(prediction: ev.Prediction) -> None:
+            self._supervisor.emit_later(ev.SizePredicted(effect.model_id, effect.generation, prediction))
+
+        self.predict(effect.model_id, effect.path, effect.model_type, effect.spec, then)
+
+    def _too_late(self, model_id: str, path: str) -> HostError:
+        sizer = self._plugins.sizer_type
+        return DeadlineExceededError(
+            f"the sizer {sizer!r} did not say within {self._estimate_timeout_s:g} s (memory.estimate_timeout_s) what "
+            f"model {model_id!r} may take: it hangs, or the disk of {path} does. Mend or replace the sizer "
+            f"(sizers.default), say the size in the model's model.yaml, or allow it more time",
+            details={"model_id": model_id, "path": path, "sizer": sizer},
+        )
+
+    def _spec_of(self, model_id: str, path: str) -> ev.LoadingSpec | None:
         try:
-            spec = self._plugins.find(model_id, path)
+            return loading_spec(self._plugins.find(model_id, path), {})
         except HostError:
             return None  # what cannot be loaded was never measured; its size can be estimated all the same
-        initializer = None if spec.initializer is None else (spec.initializer, spec.initializer_config)
-        return key_of(path, spec.loader, initializer, spec.options, spec.python or self._python)
+
+    def _recall(self, path: str, spec: ev.LoadingSpec) -> Figures | None:
+        key = key_of(path, spec.loader, spec.initializer, spec.options, spec.python or self._python)
+        return self._in_ledger(self._ledger.recall, key)
+
+    def _in_ledger(self, work: Callable[..., T], *arguments: Any) -> T:
+        return self._ledger_thread.submit(work, *arguments).result()
 
     def _measure(self, effect: fx.MeasureWorker) -> None:
         """Measure a worker that has loaded; what cannot be measured is estimated."""
@@ -100,13 +198,14 @@ class Sizes:
             )
             return None
 
-        self._supervisor.measure(worker_id, then)
+        self._workforce.measure(worker_id, then)
 
     def _remember(self, effect: fx.RememberSize) -> None:
         spec, memory, now_s = effect.spec, effect.memory, time.time()
         figures = Figures(
             rss_bytes=memory.rss_bytes,
-            uss_bytes=memory.uss_bytes,
+            # With what is swapped out: the next load needs it again.
+            uss_bytes=memory.charge_bytes,
             pss_bytes=memory.pss_bytes,
             peak_bytes=memory.peak_bytes,
             load_s=effect.load_s,
@@ -114,10 +213,10 @@ class Sizes:
 
         def work() -> None:
             key = key_of(effect.path, spec.loader, spec.initializer, spec.options, spec.python or self._python)
-            self._ledger.remember(key, figures, now_s)
+            self._in_ledger(self._ledger.remember, key, figures, now_s)
 
         def then(outcome: Any) -> None:
             if isinstance(outcome, BaseException):
                 _log.debug("a size could not be remembered: %s", outcome)  # its files have gone meanwhile, mostly
 
-        self._supervisor.in_thread(self._thread, work, then)
+        self._supervisor.in_thread(self._hasher, work, then)

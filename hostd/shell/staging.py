@@ -21,6 +21,7 @@ All of it blocks on the disk: call it in threads.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING
 from hostd.core.names import check_files, folders_of, model_id_of
 from hostd.shell import moves, trees
 from hostd.shell.area import Area
-from hostd.shell.directory import look, open_beneath, open_directory, refusal_of_place
+from hostd.shell.directory import look, open_beneath, open_directory, refusal_of_mount, refusal_of_place
 from hostd.shell.journal import SPARE, SUFFIX, TOKEN_CHARS, Journal, Operation, State
 from hostd.shell.syscalls import DIRECTORY, LOOK, error_of
 from hostd.shell.uploads import DIRECTORY_MODE, TAKEN, Removal, Upload, taken, typed
@@ -195,7 +196,7 @@ class Staging:
         try:
             for folder in ("", *folders_of(model_id)):
                 try:
-                    inner_fd = open_directory(self._calls, models_fd, folder)
+                    inner_fd = open_directory(self._calls, models_fd, folder, is_on_one_mount=True)
                 except FileNotFoundError:
                     break
                 if above_fd is not None:
@@ -207,6 +208,8 @@ class Staging:
                     "the mode and the owner"
                 )
         except OSError as error:
+            if error.errno == errno.EXDEV:
+                raise refusal_of_mount(folder) from error
             raise taken(model_id) if error.errno in TAKEN else refusal_of_place(error, model_id) from error
         finally:
             if above_fd is not None:

@@ -5,43 +5,37 @@
 Rules
 1. `_emit` is the only way into the core and `_carry_out` the only way out. An event that comes while one is handled
    waits its turn, so the core never sees itself half done.
-2. Nothing here blocks. What is slow (spawning, sampling, killing) runs in a thread and comes back as an event. What has
-   to do with files is carried out by others (`finding`, `files`, `repository`, `sizes`) in the same way.
-3. A timer is armed for exactly the deadline that the core names.
+2. Nothing here blocks. What is slow runs in a thread and comes back as an event. What has to do with processes or files
+   is carried out by others (`workforce`, `finding`, `files`, `repository`, `sizes`) in this way.
+3. An effect that fails takes no other with it: the rest of its event's effects, and the events that wait, follow at the
+   loop's next turn.
+4. A timer is armed for exactly the deadline that the core names.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.machine import Core
-from hostd.shell.memory import sample_tree
-from hostd.shell.processes import Processes, WorkerProcess, describe_exit
 from workers.wire.errors import HostError, InternalError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from hostd.core.registry import CoreConfig
     from hostd.shell.backend import Backend
     from hostd.shell.frontend import Frontend
-    from hostd.shell.logs import LogDrain
     from hostd.shell.sockets import Pump
 
 _log = logging.getLogger(__name__)
-
-KILL_THREADS = 16
-"""Trees that are killed at the same time; each takes a thread until its proof."""
-
-_KILL_RETRY_S = 1.0
 
 _SELF = ev.ClientId(b"")
 """Who asks when the host itself does; no connection has an empty identity."""
@@ -50,35 +44,24 @@ _FLUSH_PERIOD_S = 0.01
 """How often to try again a client that did not read; only while there is one."""
 
 
+class NotInTimeError(Exception):
+    """A piece of work did not end in its time; its thread is left alone with it."""
+
+
 class Supervisor:
     """Carries the core's effects out and brings it events."""
 
-    def __init__(
-        self,
-        config: CoreConfig,
-        logs: LogDrain,
-        pump: Pump,
-        *,
-        worker_endpoint: str,
-        worker_python: str | None,
-    ) -> None:
+    def __init__(self, config: CoreConfig, pump: Pump) -> None:
         self._loop = asyncio.get_running_loop()
         self.core = Core(config, wall_offset_s=time.time() - self._loop.time())
-        self._logs = logs
         self._pump = pump
-        self._worker_endpoint = worker_endpoint
-        self._worker_python = worker_python
-        self._processes = Processes()
-        self._by_worker: dict[ev.WorkerId, WorkerProcess] = {}
-        self._pending_kills: set[ev.WorkerId] = set()
         self._events: deque[ev.Event] = deque()
+        self._due: Iterator[fx.Effect] = iter(())
+        """The effects of the event in hand that are still to be carried out."""
         self._is_busy = False
         self._timer: asyncio.TimerHandle | None = None
         self._armed_s: float | None = None
         self._flush_timer: asyncio.TimerHandle | None = None
-        # One thread that lives as long as the supervisor: see rule 1 of `processes`.
-        self._spawner = ThreadPoolExecutor(1, "hostd-spawn")
-        self._killers = ThreadPoolExecutor(KILL_THREADS, "hostd-kill")
         self._readers = ThreadPoolExecutor(2, "hostd-read")
         self.stopped = asyncio.Event()
         self.listeners: list[Callable[[Any], None]] = []
@@ -101,20 +84,21 @@ class Supervisor:
             fx.Answer: self._answer,
             fx.AnswerError: self._refuse,
             fx.Announce: self._announce,
-            fx.SpawnWorker: self._spawn,
             fx.SendLoad: backend.load,
-            fx.KillWorker: self._kill,
             fx.Stop: lambda _: self.stopped.set(),
             **others,
         }
 
     def close(self) -> None:
         """End the threads; nothing may be running in them any more."""
-        for executor in (self._spawner, self._killers, self._readers):
-            executor.shutdown()
+        self._readers.shutdown()
         for timer in (self._timer, self._flush_timer):
             if timer is not None:
                 timer.cancel()
+
+    def now(self) -> float:
+        """Return the core's time."""
+        return self._loop.time()
 
     def emit(self, event: ev.Event) -> None:
         """Give the core an event, and do what it wants done."""
@@ -148,15 +132,18 @@ class Supervisor:
         events, handle, carry_out, now = self._events, self.core.handle, self._effects, self._loop.time
         self._is_busy = True
         try:
+            for effect in self._due:  # what one that failed has left
+                carry_out[type(effect)](effect)
             while events:
-                for effect in handle(events.popleft(), now()):
+                due = self._due = iter(handle(events.popleft(), now()))
+                for effect in due:
                     carry_out[type(effect)](effect)
         except InternalError:
             # One request is lost, and the invariants say which part of the state may be wrong; the others go on.
             _log.critical("a broken invariant; please report it", exc_info=True)
         finally:
             self._is_busy = False
-            if events:
+            if events or length_hint(self._due):
                 self._loop.call_soon(self._work_off)
 
     def wake(self) -> None:
@@ -197,99 +184,35 @@ class Supervisor:
     # Effects that take time
 
     def in_thread(
-        self, executor: ThreadPoolExecutor, work: Callable[[], Any], then: Callable[[Any], ev.Event | None]
+        self,
+        executor: ThreadPoolExecutor,
+        work: Callable[[], Any],
+        then: Callable[[Any], ev.Event | None],
+        *,
+        within_s: float | None = None,
     ) -> None:
-        """Run `work` in a thread, and give the core the event that `then` makes of its result or its exception."""
+        """Run `work` in a thread, and give the core the event that `then` makes of its result or its exception.
+
+        What has not ended `within_s` seconds is given up, whether or not it has begun: `then` gets a `NotInTimeError`.
+        """
+        future = self._loop.run_in_executor(executor, work)
+        timer = None if within_s is None else self._loop.call_later(within_s, future.cancel)
 
         def finished(future: asyncio.Future[Any]) -> None:
-            event = then(future.exception() or future.result())
+            is_late = timer is not None and future.cancelled()
+            if timer is not None:
+                timer.cancel()
+            event = then(NotInTimeError() if is_late else future.exception() or future.result())
             if event is None:
                 self._pump.soon()
             else:
                 self.emit_later(event)
 
-        self._loop.run_in_executor(executor, work).add_done_callback(finished)
+        future.add_done_callback(finished)
 
     def read(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """Run `work` in a thread and `then` on the loop, with its result or its exception."""
         self.in_thread(self._readers, work, then)
-
-    def _spawn(self, effect: fx.SpawnWorker) -> None:
-        worker_id = effect.worker_id
-        environment = {
-            **os.environ,
-            **effect.spec.env,
-            "PYTHONUNBUFFERED": "1",
-            "HOSTD_MODEL_ID": effect.model_id,
-            "HOSTD_SUPERVISOR_PID": str(os.getpid()),
-            "HOSTD_WORKER_ENDPOINT": self._worker_endpoint,
-            "HOSTD_WORKER_TOKEN": self.backend.admit(worker_id),
-        }
-        python = effect.spec.python or self._worker_python
-
-        def then(spawned: Any) -> ev.Event:
-            if isinstance(spawned, BaseException):
-                self.backend.forget(worker_id)
-                self._pending_kills.discard(worker_id)
-                return ev.WorkerSpawnFailed(worker_id, as_host_error(spawned, f"cannot start {python or 'python'}"))
-            self._by_worker[worker_id] = spawned
-            self._logs.add(effect.model_id, spawned.log_fd)
-            self._loop.add_reader(spawned.pidfd, self._on_exit, spawned)
-            if worker_id in self._pending_kills:
-                self._pending_kills.discard(worker_id)
-                self._kill(fx.KillWorker(worker_id))
-            return ev.WorkerSpawned(worker_id, spawned.pid)
-
-        self.in_thread(self._spawner, lambda: self._processes.spawn(worker_id, python, environment), then)
-
-    def _on_exit(self, process: WorkerProcess) -> None:
-        self._loop.remove_reader(process.pidfd)
-        self.emit_later(ev.WorkerExited(process.worker_id, describe_exit(process.pidfd) or "it ended"))
-
-    def _kill(self, effect: fx.KillWorker) -> None:
-        process = self._by_worker.get(effect.worker_id)
-        if process is None:
-            self._pending_kills.add(effect.worker_id)  # its process is being made; `_spawn` goes on from here
-            return
-        # The thread closes the descriptor, and a number that is watched must not be reused.
-        self._loop.remove_reader(process.pidfd)
-
-        def then(ended: Any) -> ev.Event | None:
-            if isinstance(ended, BaseException):
-                # No descriptor left, perhaps. There is no answer without the proof, so there is another try.
-                _log.error("could not end worker %s; trying again", process.worker_id, exc_info=ended)
-                self._loop.call_later(_KILL_RETRY_S, self._kill, effect)
-                return None
-            del self._by_worker[process.worker_id]
-            self.backend.forget(process.worker_id)
-            freed_bytes, processes = ended
-            return ev.WorkerGone(process.worker_id, freed_bytes, processes)
-
-        self.in_thread(self._killers, lambda: self._processes.end(process), then)
-
-    def measure(self, worker_id: ev.WorkerId, then: Callable[[ev.Memory | None], ev.Event | None]) -> None:
-        """Sample the memory of a worker's tree, and give the core the event that `then` makes of it."""
-        process = self._by_worker.get(worker_id)
-        if process is not None:
-            self.in_thread(
-                self._readers,
-                lambda: sample_tree(process.pid),
-                lambda memory: then(memory if isinstance(memory, ev.Memory) else None),
-            )
-
-    async def sample_all(self, last: dict[ev.WorkerId, ev.Memory]) -> dict[ev.WorkerId, ev.Memory]:
-        """Sample every worker once, in a thread, and return the samples for the next time."""
-        roots = {worker_id: process.pid for worker_id, process in self._by_worker.items()}
-
-        def work() -> dict[ev.WorkerId, ev.Memory]:
-            sampled = {worker_id: sample_tree(pid, last.get(worker_id)) for worker_id, pid in roots.items()}
-            return {worker_id: memory for worker_id, memory in sampled.items() if memory is not None}
-
-        samples = await self._loop.run_in_executor(self._readers, work)
-        for worker_id, memory in samples.items():
-            if memory is not last.get(worker_id):
-                self.emit_later(ev.WorkerMeasured(worker_id, memory))
-        return samples
 
     def _announce(self, effect: fx.Announce) -> None:
         event = effect.event

@@ -21,6 +21,7 @@ from workers.wire.errors import FailedPreconditionError, HostError, ResourceExha
 OPENAT2_NUMBER = 437
 """The same on all architectures of Linux but alpha (arch/*/entry/syscalls of 5.6, where it came)."""
 
+RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08

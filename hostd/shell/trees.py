@@ -1,6 +1,7 @@
 """Whole trees of files: what one is, whether it can be removed, and removing it.
 
-No link is followed, and a tree may be of any depth and width: two descriptors are open at a time, whatever it holds.
+No link is followed and nothing that is mounted inside is entered, and a tree may be of any depth and width: two
+descriptors are open at a time, whatever it holds.
 Covers one tree at a time and no journal; where trees come from and go to is in `moves`.
 """
 
@@ -11,7 +12,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from hostd.shell.directory import open_beneath
+from hostd.shell.directory import open_beneath, open_directory, refusal_of_mount
 from hostd.shell.syscalls import DIRECTORY, LOOK
 from workers.wire.errors import FailedPreconditionError
 
@@ -80,7 +81,8 @@ def _unlink_all(calls: SystemCalls, fd: int) -> list[str]:
 
 
 def _open_to_change(calls: SystemCalls, at: int, name: str) -> int:
-    look = calls.open(name, LOOK | os.O_DIRECTORY, at=at)
+    # What is mounted inside of a model is not the model's: its rename took it along, but it must not be emptied.
+    look = open_beneath(calls, at, name, LOOK | os.O_DIRECTORY, is_on_one_mount=True)
     try:
         open_up(calls, look)
         return calls.open(".", DIRECTORY, at=look)
@@ -102,7 +104,8 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
 def is_folder_of_models(calls: SystemCalls, at: int, path: str) -> bool:
     """Say whether a directory is only a way to others: no file lies directly in it, and some do below it.
 
-    Hidden files do not count: a `.gitkeep` makes no model of a folder. Raises OSError.
+    Hidden files do not count: a `.gitkeep` makes no model of a folder. Raises OSError, and `FailedPreconditionError` if
+    something is mounted there.
     """
     for folder, _, entries in _folders(calls, at, path):
         has_files = any(not stat.S_ISDIR(entry.st_mode) for name, entry in entries if not name.startswith("."))
@@ -112,11 +115,13 @@ def is_folder_of_models(calls: SystemCalls, at: int, path: str) -> bool:
 
 
 def check_removable(calls: SystemCalls, at: int, path: str) -> None:
-    """Refuse a tree that this user could remove in part only: `FailedPreconditionError`. Raises OSError too."""
+    """Refuse a tree that could be removed in part only, or not moved: `FailedPreconditionError`. Raises OSError too."""
     me = os.geteuid()
-    if me == 0:
-        return
+    if me != 0:
+        _check_not_stuck(calls, at, path, me)
     for folder, fd, entries in _folders(calls, at, path):
+        if me == 0:
+            continue  # only what is mounted somewhere stops root, and the walk has seen that
         is_mine = calls.fstat(fd).st_uid == me
         if entries and not is_mine and not calls.may(fd, os.W_OK | os.X_OK):
             raise FailedPreconditionError(
@@ -128,17 +133,35 @@ def check_removable(calls: SystemCalls, at: int, path: str) -> None:
             raise FailedPreconditionError(f"{folder!r} in the models directory holds files of other users")
 
 
+def _check_not_stuck(calls: SystemCalls, at: int, path: str, me: int) -> None:
+    """Refuse what only others may rename, because its folder is sticky (inode(7))."""
+    above, _, base = path.rpartition("/")
+    above_fd = open_directory(calls, at, above)
+    try:
+        folder, found = calls.fstat(above_fd), calls.lstat(base, above_fd)
+    finally:
+        os.close(above_fd)
+    if found is not None and folder.st_mode & stat.S_ISVTX and me not in {folder.st_uid, found.st_uid}:
+        raise FailedPreconditionError(
+            f"{path!r} in the models directory belongs to another user, and in a sticky folder only its owner may move "
+            "it; let its owner remove it"
+        )
+
+
 def _folders(calls: SystemCalls, at: int, path: str) -> Iterator[tuple[str, int, list[tuple[str, os.stat_result]]]]:
     """Yield each directory of a tree, outer ones first: its path, its descriptor, and what is in it.
 
-    What is no directory yields nothing; a directory that may not be read is taken for an empty one.
+    What is no directory yields nothing; a directory that may not be read is taken for an empty one. Raises
+    `FailedPreconditionError` at what is mounted there: neither may it be emptied, nor its place be moved.
     """
     pending = [path]
     while pending:
         folder = pending.pop()
         try:
-            fd = open_beneath(calls, at, folder, DIRECTORY)
+            fd = open_beneath(calls, at, folder, DIRECTORY, is_on_one_mount=True)
         except OSError as error:
+            if error.errno == errno.EXDEV:
+                raise refusal_of_mount(folder) from error
             if error.errno in {errno.ENOTDIR, errno.ENOENT, errno.EACCES, errno.ENAMETOOLONG}:
                 continue
             raise

@@ -98,7 +98,13 @@ class Underway:
         if self.phase is not Phase.MOVED or self._journal is None:
             raise FailedPreconditionError(f"{self!r} cannot be confirmed: nothing was moved")
         with typed(self._doing):
-            self._journal.mark(JournalState.CONFIRMED)
+            try:
+                self._journal.mark(JournalState.CONFIRMED)
+            except OSError:
+                # A write that failed may still have reached the page cache, where a recovery would find it.
+                with contextlib.suppress(OSError):
+                    self._journal.mark(JournalState.OPEN)
+                raise
         self.phase = Phase.CONFIRMED
 
     def roll_back(self) -> None:

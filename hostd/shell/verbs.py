@@ -96,6 +96,12 @@ def load_requested(request: Request) -> ev.LoadRequested:
     )
 
 
+def plan_requested(request: Request) -> tuple[ev.ModelId, ev.LoadSource]:
+    """Return what a `plan_load` request is about; its arguments are those of a load that say what is loaded."""
+    request.only("model_id", "type", "finder", "initializer", "options", "path")
+    return ev.ModelId(request.get("model_id", str)), _source_of(request)
+
+
 def deploy_requested(request: Request) -> ev.DeployRequested:
     """Return the event of a `deploy_begin` request."""
     request.only(*_LOAD_ARGUMENTS, "files", "replace", "keep")

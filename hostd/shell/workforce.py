@@ -1,0 +1,192 @@
+"""The worker processes of a host: their start, their end, and who of them is to be watched.
+
+Carries out the core's SpawnWorker and KillWorker in threads, and tells it what became of it. How a process comes into
+being and how its end is proven is in `processes`, what the system does about its memory in `guard`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hostd.core import effects as fx
+from hostd.core import events as ev
+from hostd.shell.looks import Watched
+from hostd.shell.memory import Sample, sample_tree
+from hostd.shell.processes import Processes, WorkerProcess, describe_exit, is_sigkill
+from hostd.shell.scheduling import give_way
+from hostd.shell.spawning import worker_environment
+from hostd.shell.supervisor import as_host_error
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from hostd.shell.gpu import GpuReader
+    from hostd.shell.guard import Guard
+    from hostd.shell.logs import LogDrain, Output
+    from hostd.shell.supervisor import Supervisor
+
+_log = logging.getLogger(__name__)
+
+KILL_THREADS = 16
+"""Trees that are killed at the same time; each takes a thread until its proof."""
+
+_KILL_RETRY_S = 1.0
+
+_LAST_OUTPUT_S = 1.0
+"""What a dead tree printed is read in milliseconds, unless a disk hangs or somebody else holds the pipe open."""
+
+
+class _Employed(NamedTuple):
+    """A worker with a process."""
+
+    process: WorkerProcess
+    output: Output
+    limit_bytes: int | None
+
+
+class Workforce:
+    """All workers that have a process, or are about to have one."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        supervisor: Supervisor,
+        logs: LogDrain,
+        guard: Guard,
+        gpu: GpuReader | None,
+        *,
+        endpoint: str,
+        python: str | None,
+        sample_period_s: float,
+    ) -> None:
+        """Take where workers connect to, the interpreter of those whose model names none, and the sampler's period."""
+        self._loop = loop
+        self._supervisor = supervisor
+        self._logs = logs
+        self._guard = guard
+        self._gpu = gpu
+        self._endpoint = endpoint
+        self._python = python
+        self._sample_period_s = sample_period_s
+        self._processes = Processes()
+        self._employed: dict[ev.WorkerId, _Employed] = {}
+        self._pending_kills: set[ev.WorkerId] = set()
+        # One thread that lives as long as the supervisor: see rule 1 of `processes`.
+        self._spawner = ThreadPoolExecutor(1, "hostd-spawn")
+        self._killers = ThreadPoolExecutor(KILL_THREADS, "hostd-kill", give_way)
+        self._readers = ThreadPoolExecutor(2, "hostd-measure", give_way)
+
+    def __repr__(self) -> str:
+        return f"<Workforce of {len(self._employed)}>"
+
+    def handlers(self) -> dict[type, Callable[[Any], object]]:
+        """Return who carries out which effect."""
+        return {fx.SpawnWorker: self._spawn, fx.KillWorker: self._kill}
+
+    def close(self) -> None:
+        """End the threads; nothing may be running in them any more."""
+        for executor in (self._spawner, self._killers, self._readers):
+            executor.shutdown()
+
+    def watched(self) -> list[Watched]:
+        """Return the workers as the sampler needs to know them."""
+        activity = self._supervisor.core.activity
+        since_s = self._loop.time() - self._sample_period_s
+        found = []
+        for worker_id, (process, _, limit_bytes) in self._employed.items():
+            is_busy, is_loading = activity(worker_id, since_s)
+            is_watched = is_loading or limit_bytes is not None
+            found.append(Watched(worker_id, process.pid, is_busy, is_watched, limit_bytes, is_loading))
+        return found
+
+    def measure(self, worker_id: ev.WorkerId, then: Callable[[ev.Memory | None], ev.Event | None]) -> None:
+        """Sample the memory of a worker's tree, and give the core the event that `then` makes of it."""
+        employed = self._employed.get(worker_id)
+        if employed is not None:
+            pid, gpu = employed.process.pid, self._gpu
+            self._supervisor.in_thread(
+                self._readers,
+                lambda: sample_tree(pid, None, None if gpu is None else gpu.bytes_by_pid()),
+                lambda sample: then(sample.memory if isinstance(sample, Sample) else None),
+            )
+
+    def _spawn(self, effect: fx.SpawnWorker) -> None:
+        worker_id, limit_bytes, backend = effect.worker_id, effect.limit_bytes, self._supervisor.backend
+        environment = worker_environment(
+            os.environ,
+            model_id=effect.model_id,
+            spec_env=effect.spec.env,
+            token=backend.admit(worker_id),
+            endpoint=self._endpoint,
+            supervisor_pid=os.getpid(),
+            cpu_threads=effect.cpu_threads,
+            limit_bytes=limit_bytes,
+            oom_score_adj=self._guard.oom_score_adj,
+        )
+        python = effect.spec.python or self._python
+
+        def work() -> WorkerProcess:
+            process = self._processes.spawn(worker_id, python, environment)
+            self._guard.began(worker_id, process.pid, limit_bytes)
+            return process
+
+        def then(spawned: Any) -> ev.Event:
+            if isinstance(spawned, BaseException):
+                backend.forget(worker_id)
+                self._pending_kills.discard(worker_id)
+                return ev.WorkerSpawnFailed(worker_id, as_host_error(spawned, f"cannot start {python or 'python'}"))
+            output = self._logs.add(effect.model_id, spawned.log_fd)
+            self._employed[worker_id] = _Employed(spawned, output, limit_bytes)
+            self._loop.add_reader(spawned.pidfd, self._on_exit, spawned)
+            if worker_id in self._pending_kills:
+                self._pending_kills.discard(worker_id)
+                self._kill(fx.KillWorker(worker_id))
+            return ev.WorkerSpawned(worker_id, spawned.pid)
+
+        self._supervisor.in_thread(self._spawner, work, then)
+
+    def _on_exit(self, process: WorkerProcess) -> None:
+        self._loop.remove_reader(process.pidfd)
+        worker_id, how = process.worker_id, describe_exit(process.pidfd) or "it ended"
+        if not is_sigkill(how):
+            self._supervisor.emit_later(ev.WorkerExited(worker_id, how))
+            return
+
+        def then(explained: Any) -> ev.Event:
+            if isinstance(explained, BaseException):
+                return ev.WorkerExited(worker_id, how)
+            death, words = explained
+            return ev.WorkerExited(worker_id, f"{how} ({words})", death)
+
+        self._supervisor.in_thread(self._readers, lambda: self._guard.explain(worker_id, process.pid), then)
+
+    def _kill(self, effect: fx.KillWorker) -> None:
+        employed = self._employed.get(effect.worker_id)
+        if employed is None:
+            self._pending_kills.add(effect.worker_id)  # its process is being made; `_spawn` goes on from here
+            return
+        process, backend = employed.process, self._supervisor.backend
+        # The thread closes the descriptor, and a number that is watched must not be reused.
+        self._loop.remove_reader(process.pidfd)
+        output = employed.output if backend.is_silent(process.worker_id) else None
+
+        def work() -> tuple[int, int, str]:
+            freed_bytes, processes = self._processes.end(process, effect.measured)
+            self._guard.ended(process.worker_id, process.pid)
+            return freed_bytes, processes, "" if output is None else output.last(_LAST_OUTPUT_S)
+
+        def then(ended: Any) -> ev.Event | None:
+            if isinstance(ended, BaseException):
+                # No descriptor left, perhaps. There is no answer without the proof, so there is another try.
+                _log.error("could not end worker %s; trying again", process.worker_id, exc_info=ended)
+                self._loop.call_later(_KILL_RETRY_S, self._kill, fx.KillWorker(effect.worker_id))
+                return None
+            del self._employed[process.worker_id]
+            backend.forget(process.worker_id)
+            return ev.WorkerGone(process.worker_id, *ended)
+
+        self._supervisor.in_thread(self._killers, work, then)
