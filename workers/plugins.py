@@ -45,6 +45,12 @@ def load_with(name: str, path: str | None, options: Mapping[str, Any]) -> object
     return call_load(load, path, options, name=f"the loader {name!r}")
 
 
+def import_builtin(name: str) -> None:
+    """Import a built-in loader's own module, if there is one of this name, but none of what its models need."""
+    if name in builtin_loaders():
+        importlib.import_module(f"workers.loaders.{name}")
+
+
 def initialize(spec: Specification, name: str, config: Mapping[str, Any]) -> object:
     """Return what the initializer of this name makes of a specification; "default" is `spec.load()`.
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workers.api import Served, Specification
 from workers.methods import default_of, methods_of
-from workers.plugins import DEFAULT_INITIALIZER, initialize
+from workers.plugins import DEFAULT_INITIALIZER, import_builtin, initialize
 from workers.raised import error_of
 from workers.runtime import Runtime
 from workers.wire import frames as wire
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _BATCH = bytes([wire.BATCH])
+_STATM = Path("/proc/self/statm")
 
 
 class Session:
@@ -63,14 +65,22 @@ class Session:
         self._send(msg.pack_map(msg.LAST_WORDS, 0, body))
 
     def _load(self, request: dict[str, Any]) -> None:
+        # The model's directory is not ours to write into: it may be shared or watched, and its content is its identity.
+        sys.dont_write_bytecode = True
         try:
+            import_builtin(request["loader"])
+            baseline_bytes = _resident_bytes()
             served = _load_model(request)
             methods = methods_of(served.model, request.get("methods") or served.methods)
             default = default_of(methods, request.get("default_method") or served.default)
             described = {name: method.describe() for name, method in methods.items()}
-            loaded = msg.pack_map(
-                msg.LOADED, 0, {"methods": described, "default_method": default, "loader": request["loader"]}
-            )
+            answer = {
+                "methods": described,
+                "default_method": default,
+                "loader": request["loader"],
+                "baseline_bytes": baseline_bytes,
+            }
+            loaded = msg.pack_map(msg.LOADED, 0, answer)
         except HostError as error:
             self._send(msg.pack_error(0, error))
             return
@@ -86,6 +96,15 @@ def _load_model(request: dict[str, Any]) -> Served:
     spec = Specification(request["model_id"], request["path"], request["loader"], request["options"])
     made = initialize(spec, *_initializer(request.get("initializer")))
     return made if isinstance(made, Served) else Served(made)
+
+
+def _resident_bytes() -> int | None:
+    """Return our own resident memory (proc(5), statm), None where the system does not tell."""
+    try:
+        pages = int(_STATM.read_bytes().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _initializer(named: object) -> tuple[str, dict[str, Any]]:

@@ -1,13 +1,18 @@
 """The first code of a worker process, started by path under any interpreter.
 
 It is alone in its folder, so that the interpreter puts nothing else on `sys.path`. Before anything of the model can run
-it ties the process to the supervisor's life; then it makes the package `workers` importable from where this file lies,
-and only that one, because the model's interpreter may have other versions of everything else.
+it ties the process to the supervisor's life and bounds its memory; then it makes the package `workers` importable from
+where this file lies, and only that one, because the model's interpreter may have other versions of everything else.
+
+What it prints is part of the error of a load whose worker never said hello. It can be read by older versions of Python
+(3.6 on), so that it can refuse them.
 """
 
+import contextlib
 import ctypes
 import importlib.util
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +20,10 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
+
+OLDEST = (3, 10)
+NEEDS = {"zmq": "pyzmq", "msgpack": "msgpack"}
+"""Modules, and the packages that have them."""
 
 
 def _tie_to_supervisor(supervisor_pid: int) -> None:
@@ -27,6 +36,20 @@ def _tie_to_supervisor(supervisor_pid: int) -> None:
     # A daemonised grandchild stays in this tree, so that a kill of the tree finds it (see hostd/shell/processes).
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     libc.prctl(PR_SET_NAME, ("hostd:" + os.environ.get("HOSTD_MODEL_ID", "")).encode()[:15], 0, 0, 0)
+
+
+def _bound_memory() -> None:
+    """Be killed before the supervisor when memory runs out, and get no single allocation that is absurd for our limit.
+
+    Neither is needed to serve, so where the system refuses it the worker goes on without.
+    """
+    with contextlib.suppress(KeyError, OSError):
+        Path("/proc/self/oom_score_adj").write_text(os.environ.pop("HOSTD_OOM_SCORE_ADJ"), encoding="ascii")
+    with contextlib.suppress(KeyError, OSError, ValueError, OverflowError):
+        limit_bytes = int(os.environ.pop("HOSTD_DATA_LIMIT_BYTES"))
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        allowed = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
 
 
 def _make_workers_importable() -> None:
@@ -42,9 +65,27 @@ def _make_workers_importable() -> None:
     spec.loader.exec_module(module)
 
 
+def _work() -> int:
+    """Be a worker, and return the exit code; say what to do if this interpreter lacks what that needs."""
+    try:
+        from workers.main import main  # noqa: PLC0415 - it cannot be imported before
+    except ModuleNotFoundError as error:
+        if error.name not in NEEDS:
+            raise
+        sys.exit(
+            f"{sys.executable} has no module {error.name}, which workers need. Install it: "
+            f"{sys.executable} -m pip install {' '.join(NEEDS.values())}"
+        )
+    return main()
+
+
 if __name__ == "__main__":
     _tie_to_supervisor(int(os.environ.pop("HOSTD_SUPERVISOR_PID")))
+    if sys.version_info < OLDEST:
+        sys.exit(
+            f"Workers need Python {'.'.join(map(str, OLDEST))} or newer, and {sys.executable} is "
+            f"{'.'.join(map(str, sys.version_info[:3]))}. Set another one: python in model.yaml, or workers.python"
+        )
+    _bound_memory()
     _make_workers_importable()
-    from workers.main import main
-
-    sys.exit(main())
+    sys.exit(_work())

@@ -1,4 +1,4 @@
-"""The option `threads`, which several loaders share."""
+"""The option `threads`, which several loaders share, and its default: what the host allots to the worker."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from workers.wire.errors import InvalidArgumentError
 
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_ALLOTTED = "HOSTD_CPU_THREADS"
 
 
 def checked_threads(threads: object) -> int:
@@ -16,6 +17,24 @@ def checked_threads(threads: object) -> int:
     return threads
 
 
+def allotted_threads() -> int | None:
+    """Return how many threads the host allots to this worker, None if it does not say."""
+    return _number(os.environ.get(_ALLOTTED))
+
+
+def openmp_threads(threads: object) -> int | None:
+    """Return the number of threads for a library that uses OpenMP: as given, else what the host allots.
+
+    None if the environment names another number for OpenMP: whoever set that, for this model or for all, meant it, and
+    the library follows it by itself. Raises InvalidArgumentError if what is given is not a number from 1 on.
+    """
+    if threads is not None:
+        return checked_threads(threads)
+    allotted = allotted_threads()
+    is_overruled = any(os.environ.get(variable, str(allotted)) != str(allotted) for variable in _VARIABLES)
+    return None if is_overruled else allotted
+
+
 def announce_threads(threads: int) -> None:
     """Tell libraries that are not imported yet how many threads to use; OpenMP and MKL read this once, at their start.
 
@@ -23,3 +42,7 @@ def announce_threads(threads: int) -> None:
     """
     for variable in _VARIABLES:
         os.environ[variable] = str(threads)
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() and int(text) > 0 else None

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from workers.loaders._opening import import_library
-from workers.loaders._threads import announce_threads, checked_threads
+from workers.loaders._threads import announce_threads, openmp_threads
 from workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
 
 def import_torch(threads: object, extra: str) -> Any:
-    """Return the module torch, told to use so many threads (None: its own default, one for each processor)."""
-    if threads is None:
+    """Return the module torch, told to use so many threads (None: those that the host allots)."""
+    count = openmp_threads(threads)
+    if count is None:
         return import_library("torch", extra)
-    count = checked_threads(threads)
     announce_threads(count)
     torch = import_library("torch", extra)
     torch.set_num_threads(count)

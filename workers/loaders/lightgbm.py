@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from workers.api import Served
 from workers.loaders._opening import first_lines, import_library, model_file, read_model
-from workers.loaders._threads import checked_threads
+from workers.loaders._threads import openmp_threads
 from workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _AFTER_TREES = b"end of trees"
 def load(path: str | None, /, *, file: str | None = None, threads: int | None = None) -> Served:
     """Return the booster in the file `path`, or in the one model file of the directory `path` (or its file `file`).
 
-    `threads` is the number of threads of a prediction (None: LightGBM's own default, all processors).
+    `threads` is the number of threads of a prediction (None: those that the host allots).
 
     Served are `predict` (the default) and `describe`.
 
@@ -35,7 +35,8 @@ def load(path: str | None, /, *, file: str | None = None, threads: int | None = 
     NotFoundError if nothing is there.
     """
     found = model_file(path, file, SUFFIXES)
-    settings = {} if threads is None else {"num_threads": checked_threads(threads)}
+    count = openmp_threads(threads)
+    settings = {} if count is None else {"num_threads": count}
     lightgbm = import_library("lightgbm", EXTRA)
     booster, categorical = read_model(found, functools.partial(_read, lightgbm), _EXTRAS)
     return Served(BoosterModel(lightgbm, booster, categorical, settings), METHODS, "predict")

@@ -12,6 +12,7 @@ from typing import Any
 
 from workers.api import Served
 from workers.loaders._opening import import_library, model_file
+from workers.loaders._threads import allotted_threads
 from workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
 EXTRA = "onnx"
@@ -45,9 +46,10 @@ def load(
     """Return the model in the file `path`, or in the one ONNX file of the directory `path` (or its file `file`).
 
     `providers` lists execution providers in order of preference, each a name or `[name, {option: value}]`; all of them
-    must start. None takes those of the installed build that need no decision, the CPU last. The numbers of threads are
-    onnxruntime's own default unless given. `graph_optimization_level` is disable, basic, extended, layout or all.
-    `session_options` sets other attributes of `onnxruntime.SessionOptions` by name (`enable_mem_pattern: false`,
+    must start. None takes those of the installed build that need no decision, the CPU last. `intra_op_num_threads` is
+    the number of threads of one operation (None: those that the host allots), `inter_op_num_threads` that of operations
+    side by side (None: onnxruntime's own default). `graph_optimization_level` is disable, basic, extended, layout or
+    all. `session_options` sets other attributes of `onnxruntime.SessionOptions` by name (`enable_mem_pattern: false`,
     `execution_mode: ORT_PARALLEL`); a name with a dot is a configuration entry, its value a string
     (`session.intra_op.allow_spinning: "0"`).
 
@@ -61,7 +63,7 @@ def load(
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     runtime = import_library("onnxruntime", EXTRA)
     options = runtime.SessionOptions()
-    _set(options, "intra_op_num_threads", intra_op_num_threads)
+    _set(options, "intra_op_num_threads", allotted_threads() if intra_op_num_threads is None else intra_op_num_threads)
     _set(options, "inter_op_num_threads", inter_op_num_threads)
     if graph_optimization_level is not None:
         _set(options, "graph_optimization_level", _level(graph_optimization_level))

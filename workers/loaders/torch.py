@@ -42,7 +42,7 @@ def load(path: str | None, /, *, file: str | None = None, device: str = "cpu", t
     """Return the model in the file `path`, or in the one model file of the directory `path` (or its file `file`).
 
     What counts is the content, not the suffix. `device` is where it runs (`cpu`, `cuda:0`, `mps`); `threads` is the
-    number of threads of one operation on the CPU (None: PyTorch's own default, one for each processor).
+    number of threads of one operation on the CPU (None: those that the host allots).
 
     Served are `predict` (the default) and `describe`.
 

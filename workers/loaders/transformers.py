@@ -45,8 +45,7 @@ def load(
 
     `task` is the pipeline's task; None: the first one that the library lists for the architecture in `config.json`.
     `device` is where it runs (`cpu`, `cuda:0`, `mps`); `threads` is the number of threads of one operation on the CPU
-    (None: PyTorch's own default, one for each processor). With `trust_remote_code` the Python files in the directory
-    are executed.
+    (None: those that the host allots). With `trust_remote_code` the Python files in the directory are executed.
 
     Served are `predict` (the default) and `describe`, and for text generation `generate`, which streams.
 

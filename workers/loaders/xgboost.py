@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from workers.api import Served
 from workers.loaders._opening import first_lines, import_library, model_file, read_model
-from workers.loaders._threads import checked_threads
+from workers.loaders._threads import openmp_threads
 from workers.loaders._ubjson import is_whole
 from workers.wire.errors import InvalidArgumentError
 
@@ -26,8 +26,8 @@ _JSON = re.compile(rb'\{\s*"')
 def load(path: str | None, /, *, file: str | None = None, threads: int | None = None) -> Served:
     """Return the booster in the file `path`, or in the one model file of the directory `path` (or its file `file`).
 
-    A `.xgb` file is JSON or UBJSON too, as its content says. `threads` is the number of threads of a prediction
-    (None: XGBoost's own default, all processors).
+    A `.xgb` file is JSON or UBJSON too, as its content says. `threads` is the number of threads of a prediction (None:
+    those that the host allots).
 
     Served are `predict` (the default) and `describe`.
 
@@ -35,7 +35,8 @@ def load(path: str | None, /, *, file: str | None = None, threads: int | None = 
     NotFoundError if nothing is there.
     """
     found = model_file(path, file, SUFFIXES)
-    settings = {} if threads is None else {"nthread": checked_threads(threads)}
+    count = openmp_threads(threads)
+    settings = {} if count is None else {"nthread": count}
     xgboost = import_library("xgboost", EXTRA)
     booster = read_model(found, functools.partial(_read, xgboost), _EXTRAS)
     booster.set_param(settings)
