@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -30,11 +31,18 @@ _LEAST_PYTHON = (3, 10)
 _LEAST_LIBZMQ = (4, 3)
 _PR_GET_PDEATHSIG = 2  # prctl(2)
 _PR_GET_CHILD_SUBREAPER = 37
+_NVIDIA_DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/dxg"))
+"""Either is there where the driver is: the latter in WSL 2."""
 
 # What makes a loader or a command complete: extra -> libraries it imports.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "sklearn": ("numpy", "sklearn", "joblib", "skops"),
     "onnx": ("numpy", "onnxruntime"),
+    "torch": ("numpy", "torch"),
+    "transformers": ("numpy", "torch", "transformers"),
+    "xgboost": ("numpy", "xgboost"),
+    "lightgbm": ("numpy", "lightgbm"),
+    "mlflow": ("numpy", "pandas", "mlflow"),
     "demo": ("numpy", "sklearn", "joblib"),
 }
 
@@ -73,6 +81,7 @@ def local_checks() -> list[Check]:
         _memory_accounting(),
         _descendants(),
         _cgroup(),
+        _devices(),
         _open_files(),
         *_directories(),
         _extras(),
@@ -191,6 +200,30 @@ def _cgroup() -> Check:
         return Check("cgroup", Verdict.OK, f"version 2 at {unified}, no memory limit")
     found = f"version 2 at {unified}, memory limit {format_size(int(limit))}, used {format_size(int(used or 0))}"
     return Check("cgroup", Verdict.OK, found)
+
+
+def _devices() -> Check:
+    has_driver = any(path.exists() for path in _NVIDIA_DRIVER)
+    try:
+        pynvml = importlib.import_module("pynvml")
+    except ImportError:
+        if not has_driver:
+            return Check("devices", Verdict.OK, "no NVIDIA driver here: nothing to be measured")
+        advice = "pip install 'hostd[gpu]' (nvidia-ml-py), where the host runs"
+        return Check("devices", Verdict.WARN, "an NVIDIA driver, and what models hold on devices is not known", advice)
+    try:
+        pynvml.nvmlInit()
+        count, driver = pynvml.nvmlDeviceGetCount(), pynvml.nvmlSystemGetDriverVersion()
+        for index in range(count):
+            pynvml.nvmlDeviceGetComputeRunningProcesses(pynvml.nvmlDeviceGetHandleByIndex(index))
+        pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        if not has_driver:
+            return Check("devices", Verdict.OK, f"none by NVIDIA that could be measured ({error})")
+        advice = "see whether nvidia-smi works; in a container, let the runtime mount the driver's utilities"
+        return Check("devices", Verdict.WARN, f"NVML cannot be asked: {error}", advice)
+    measured = "what models hold there is measured" if count else "nothing to be measured"
+    return Check("devices", Verdict.OK, f"{count} by NVIDIA, driver {driver}: {measured}")
 
 
 def _first_line(file: Path) -> str | None:

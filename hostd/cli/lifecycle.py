@@ -1,4 +1,4 @@
-"""`load` and `unload`: models come and go."""
+"""`load`, `unload`, `pin` and `unpin`: models come, go, and stay."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from workers.wire.errors import HostError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_T = TypeVar("_T")
 
 type_option = click.option(
     "--type", "model_type", default="standalone-model", show_default=True, help="The model's type."
@@ -39,16 +40,9 @@ def read_options(ctx: click.Context, param: click.Parameter, values: tuple[str, 
     return options
 
 
-def loading_options(function: _F) -> _F:
-    """Add the options of every command that loads a model."""
+def choosing_options(function: _F) -> _F:
+    """Add the options that say which model it is, and how it becomes an object."""
     for option in (
-        click.option("--wait/--no-wait", default=True, help="Wait until the model is ready.  [default: wait]"),
-        click.option(
-            "--retries",
-            type=click.IntRange(min=0),
-            metavar="N",
-            help="How often to try a load again that fails.  [default: the host's workers.load_retries]",
-        ),
         click.option("--initializer", metavar="NAME", help="What makes the model's object.  [default: its loader]"),
         click.option(
             "--finder", metavar="NAME", help="How to recognise the model.  [default: model.yaml, then by its files]"
@@ -63,6 +57,22 @@ def loading_options(function: _F) -> _F:
             help="An option of the model's loader; JSON values are read as such. May be given more than once.",
         ),
         type_option,
+    ):
+        function = option(function)
+    return function
+
+
+def loading_options(function: _F) -> _F:
+    """Add the options of every command that loads a model."""
+    for option in (
+        click.option("--wait/--no-wait", default=True, help="Wait until the model is ready.  [default: wait]"),
+        click.option(
+            "--retries",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="How often to try a load again that fails.  [default: the host's workers.load_retries]",
+        ),
+        choosing_options,
     ):
         function = option(function)
     return function
@@ -135,19 +145,17 @@ def unload(ctx: click.Context, session: Session, models: tuple[str, ...], *, eve
         ctx.exit(1)
 
 
-def for_each(
-    models: Sequence[str], end: Callable[[str], UnloadReport], refused: list[tuple[str, HostError]]
-) -> list[UnloadReport]:
-    """End models one after the other; one that fails is noted in `refused` and does not stop the others."""
+def for_each(models: Sequence[str], act: Callable[[str], _T], refused: list[tuple[str, HostError]]) -> list[_T]:
+    """Act on models one after the other; one that is refused is noted in `refused` and does not stop the others."""
     from workers.wire.errors import HostError  # noqa: PLC0415 - `--help` does not need it
 
-    reports = []
+    answers = []
     for model in dict.fromkeys(models):
         try:
-            reports.append(end(model))
+            answers.append(act(model))
         except HostError as error:  # noqa: PERF203 - each refusal belongs to one model
             refused.append((model, error))
-    return reports
+    return answers
 
 
 def show_reports(reports: Sequence[UnloadReport]) -> None:
@@ -161,3 +169,52 @@ def show_reports(reports: Sequence[UnloadReport]) -> None:
     for report in reports:
         if not report.processes:
             say(f"{plain(report.model_id)} was not loaded")
+
+
+@click.command(cls=HostCommand)
+@click.argument("models", metavar="ID...", nargs=-1, required=True, shell_complete=complete_models)
+@shared_options
+@click.pass_obj
+@click.pass_context
+def pin(ctx: click.Context, session: Session, models: tuple[str, ...]) -> None:
+    """Keep models in memory: they are not evicted, whatever the budget says, until they are unpinned or unloaded."""
+    _set_pins(ctx, session, models, is_pinned=True)
+
+
+@click.command(cls=HostCommand)
+@click.argument("models", metavar="ID...", nargs=-1, required=True, shell_complete=complete_models)
+@shared_options
+@click.pass_obj
+@click.pass_context
+def unpin(ctx: click.Context, session: Session, models: tuple[str, ...]) -> None:
+    """Let models be evicted again when others need the memory."""
+    _set_pins(ctx, session, models, is_pinned=False)
+
+
+def _set_pins(ctx: click.Context, session: Session, models: Sequence[str], *, is_pinned: bool) -> None:
+    from hostd.cli.output import print_json, report, say  # noqa: PLC0415 - as above
+
+    refused: list[tuple[str, HostError]] = []
+    with session.client() as client:
+        records = for_each(models, client.pin_model if is_pinned else client.unpin_model, refused)
+    if session.json:
+        print_json([record.to_dict() for record in records])
+    else:
+        for record in records:
+            say(describe_pin(record))
+    for model, error in refused:
+        report(error, as_json=session.json, command=ctx.command.name, model=model)
+    if refused:
+        ctx.exit(1)
+
+
+def describe_pin(model: ModelInfo) -> str:
+    """Return whether a model stays in memory, as rich markup."""
+    from hostd.cli.output import plain  # noqa: PLC0415 - as above
+    from hostd.units import format_size  # noqa: PLC0415 - as above
+
+    name = f"[bold]{plain(model.id)}[/]"
+    if model.pinned:
+        return f"{name} is pinned: its {format_size(model.charge_bytes)} stay until hostd unpin {plain(model.id)}"
+    exception = "" if model.evictable else ", but is not evicted either: its settings say evictable: false"
+    return f"{name} is not pinned{exception}"

@@ -1,20 +1,23 @@
-"""`ps`, `size` and `explain`: what there is, how big it is, and why."""
+"""`ps` and `size`: what there is, and how big it is."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
+from hostd.records import WorkerInfo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.table import Table
 
-    from hostd.records import Event, HostInfo, ModelInfo, UnloadReport
+    from hostd.cli.processes import Seen
+    from hostd.records import HostInfo, MemoryInfo, ModelInfo, UnloadReport
 
 STATE_STYLES = {
     "READY": "green",
@@ -25,60 +28,129 @@ STATE_STYLES = {
     "QUARANTINED": "red",
 }
 
+WIDE_COLUMNS = 100
+"""From this width on the table of models has the columns that 80 have no room for."""
+
+_NO_WORKER = WorkerInfo(id=0, pid=None, state="")
+
 
 @click.command(cls=HostCommand)
+@click.option("--tree", is_flag=True, help="Show the processes of each worker too, for a host on this machine.")
 @shared_options
 @click.pass_obj
-def ps(session: Session) -> None:
+def ps(session: Session, *, tree: bool) -> None:
     """Show the models: state, process, memory, age and use.
 
     RSS is the memory that a model's processes hold, pages shared with others included; USS is what only they hold,
-    which is what an unload gives back.
+    which is what an unload gives back. BUDGET is the part of the memory budget that a model takes: what is private to
+    its processes, or what is reserved for it while it loads.
     """
-    from hostd.cli.output import console, plain, print_json, say  # noqa: PLC0415 - `--help` does not need it
-
     with session.client() as client:
-        models, host = client.list_models(), client.host_info()
+        models, host, memory = client.list_models(), client.host_info(), client.memory_info()
+    processes = _processes_of(models, host) if tree else None
     if session.json:
-        print_json([model.to_dict() for model in models])
+        from hostd.cli.output import print_json  # noqa: PLC0415 - `--help` does not need it
+
+        print_json([_record(model, processes) for model in models])
         return
-    if models:
-        console().print(models_table(models, time.time()))
+    _show(models, memory, processes)
+    _show_footer(models, host, memory)
+
+
+def _processes_of(models: Sequence[ModelInfo], host: HostInfo) -> dict[str, list[Seen]]:
+    from hostd.cli.processes import processes_of  # noqa: PLC0415 - as above
+
+    return processes_of(models, host)
+
+
+def _record(model: ModelInfo, processes: dict[str, list[Seen]] | None) -> dict[str, Any]:
+    if processes is None:
+        return model.to_dict()
+    return {**model.to_dict(), "processes": [asdict(process) for process in processes[model.id]]}
+
+
+def _show(models: Sequence[ModelInfo], memory: MemoryInfo, processes: dict[str, list[Seen]] | None) -> None:
+    from hostd.cli.output import console, plain, say  # noqa: PLC0415 - as above
+
+    out = console()
+    if processes is not None:
+        from hostd.cli.processes import model_tree  # noqa: PLC0415 - as above
+
+        for model in models:
+            out.print(model_tree(model, processes[model.id], memory.budget_bytes))
+    elif models:
+        is_wide = out.width >= WIDE_COLUMNS
+        out.print(models_table(models, time.time(), budget_bytes=memory.budget_bytes, is_wide=is_wide))
     for model in models:
         if model.state in ("FAILED", "QUARANTINED", "DEGRADED") and model.reason:
             say(f"[red]{plain(model.id)}[/]: {plain(model.reason)}")
-    say(f"[dim]{_host_line(models, host)}[/]", stderr=True)
+    if pinned := [plain(model.id) for model in models if model.pinned]:
+        say(f"[bold]pinned[/]: {', '.join(pinned)}")
+
+
+def _show_footer(models: Sequence[ModelInfo], host: HostInfo, memory: MemoryInfo) -> None:
+    from hostd.cli.output import plain, say  # noqa: PLC0415 - as above
+
+    for line in (_host_line(models, host), memory_line(memory), returned_line(memory)):
+        say(f"[dim]{line}[/]", stderr=True)
+    if memory.over_budget:
+        say(f"[red]over the budget[/]: {plain(memory.over_budget)}", stderr=True)
     for reason in host.degraded:
         say(f"[yellow]the host is degraded[/]: {plain(reason)}", stderr=True)
 
 
-def models_table(models: Sequence[ModelInfo], now_s: float) -> Table:
-    """Return the table of models, which fits 80 columns; `now_s` is the present in unix seconds."""
+def models_table(
+    models: Sequence[ModelInfo], now_s: float, *, budget_bytes: int | None = None, is_wide: bool = False
+) -> Table:
+    """Return the table of models, which fits 80 columns unless it `is_wide`; `now_s` is the present in unix seconds."""
     from hostd.cli.output import plain, table  # noqa: PLC0415 - as above
     from hostd.units import format_age, format_size_short  # noqa: PLC0415 - as above
 
-    headings = ("MODEL", "STATE", "PID", "LOADER", "RSS", "USS", "UP", "CALLS", "USED")
-    rows = table(*headings, right=("PID", "RSS", "USS", "UP", "CALLS", "USED"))
+    budgeted = ((("CHARGE",) if is_wide else ()) + ("BUDGET",)) if budget_bytes else ()
+    on_devices = ("GPU",) if any(worker.gpu_bytes for model in models for worker in model.workers) else ()
+    headings = ("MODEL", "STATE", "PID", "LOADER", "RSS", "USS", *on_devices, *budgeted, "UP", "CALLS", "USED")
+    rows = table(*headings, right=tuple(name for name in headings if name not in ("MODEL", "STATE", "LOADER")))
+    rows.columns[headings.index("STATE")].no_wrap = True
+    if (budgeted or on_devices) and not is_wide:
+        rows.padding = (0, 1, 0, 0)  # more columns, and names keep their room
 
     def age(since_s: float | None) -> str:
         return format_age(None if since_s is None else now_s - since_s)
 
+    def of_model(model: ModelInfo) -> dict[str, str]:
+        return {
+            "MODEL": plain(model.id),
+            "STATE": f"[{STATE_STYLES.get(model.state, 'default')}]{model.state}[/]",
+            "CHARGE": format_size_short(model.charge_bytes or None),
+            "BUDGET": format_share(model.charge_bytes, budget_bytes),
+            "CALLS": str(model.calls),
+            "USED": age(model.last_used_s),
+        }
+
+    def of_worker(worker: WorkerInfo) -> dict[str, str]:
+        return {
+            "PID": str(worker.pid or "-"),
+            "RSS": format_size_short(worker.rss_bytes),
+            "USS": format_size_short(worker.uss_bytes),
+            "GPU": format_size_short(worker.gpu_bytes or None),
+            "UP": age(worker.started_s),
+        }
+
     for model in models:
-        state = f"[{STATE_STYLES.get(model.state, 'default')}]{model.state}[/]"
-        shared = (plain(model.id), state), (str(model.calls), age(model.last_used_s))
-        loader = plain(model.loader or "-")
-        if not model.workers:
-            rows.add_row(*shared[0], "-", loader, "-", "-", "-", *shared[1])
-        for index, worker in enumerate(model.workers):
-            known = (
-                str(worker.pid or "-"),
-                loader,
-                format_size_short(worker.rss_bytes),
-                format_size_short(worker.uss_bytes),
-                age(worker.started_s),
-            )
-            rows.add_row(*(shared[0] if not index else ("", "")), *known, *(shared[1] if not index else ("", "")))
+        shared = of_model(model)
+        for worker in model.workers or (_NO_WORKER,):
+            cells = {**shared, **of_worker(worker), "LOADER": plain(model.loader or "-")}
+            rows.add_row(*(cells.get(name, "") for name in headings))
+            shared = {}
     return rows
+
+
+def format_share(charge_bytes: int, budget_bytes: int | None) -> str:
+    """Return a part of the budget in at most four characters, such as "15%" or "<1%"; "-" for nothing."""
+    if not budget_bytes or not charge_bytes:
+        return "-"
+    share = 100 * charge_bytes / budget_bytes
+    return "<1%" if share < 1 else f"{share:.0f}%"
 
 
 def unloads_table(reports: Sequence[UnloadReport]) -> Table:
@@ -108,6 +180,38 @@ def _host_line(models: Sequence[ModelInfo], host: HostInfo) -> str:
     total = f", {format_size(held)}" if models else ""
     up = format_duration(time.time() - host.started_s)
     return f"{count}{total}; host pid {host.pid} ({format_size(host.rss_bytes)}), up {up}, at {plain(host.endpoint)}"
+
+
+def memory_line(memory: MemoryInfo) -> str:
+    """Return what all models take of the budget, as rich markup."""
+    from hostd.cli.output import counted, plain  # noqa: PLC0415 - as above
+    from hostd.units import format_size  # noqa: PLC0415 - as above
+
+    reserved = f" + {format_size(memory.reserved_bytes)} reserved" if memory.reserved_bytes else ""
+    used = f"memory: {format_size(memory.measured_bytes)} measured{reserved}"
+    if memory.budget_bytes is None:
+        return f"{used}, no budget"
+    waiting = f"; waiting for memory: {', '.join(map(plain, memory.waiting))}" if memory.waiting else ""
+    evicted = counted(sum(memory.evictions.values()), "eviction")
+    source = f"; the budget is {plain(memory.budget_source)}" if memory.budget_source else ""
+    budget = f"{format_size(memory.budget_bytes)}, {format_size(memory.free_bytes)} free"
+    return f"{used} of {budget}; {evicted}{waiting}{source}"
+
+
+def returned_line(memory: MemoryInfo) -> str:
+    """Return what unloads have given back since the host started, and what the last one proved, as rich markup."""
+    from hostd.cli.output import counted, plain  # noqa: PLC0415 - as above
+    from hostd.units import format_duration, format_size  # noqa: PLC0415 - as above
+
+    if not memory.unloads:
+        return "given back: nothing was unloaded yet"
+    line = f"given back: {format_size(memory.freed_bytes)} by {counted(memory.unloads, 'unload')}"
+    last = memory.last_unload
+    if last is None:
+        return line
+    ended = counted(last.processes, "process", "processes")
+    freed, took = format_size(last.freed_bytes), format_duration(last.duration_s)
+    return f"{line}; last {plain(last.model_id)}: {freed}, {ended} proven gone in {took}"
 
 
 @click.command(cls=HostCommand)
@@ -148,37 +252,3 @@ def size(session: Session, models: tuple[str, ...], estimate: tuple[str, str] | 
             plain(model), format_size(size_bytes), "-" if size_bytes is None else str(size_bytes), plain(source)
         )
     console().print(rows)
-
-
-@click.command(cls=HostCommand)
-@click.argument("model", metavar="ID", shell_complete=complete_models)
-@shared_options
-@click.pass_obj
-def explain(session: Session, model: str) -> None:
-    """Say why a model is in its state, with the story of its last transitions."""
-    from hostd.cli.output import plain, print_json, say  # noqa: PLC0415 - `--help` does not need it
-    from hostd.records import Event  # noqa: PLC0415 - as above
-
-    with session.client() as client:
-        found = client.explain_model(model)
-    if session.json:
-        print_json(found)
-        return
-    state = str(found.get("state", "unknown"))
-    reason = str(found.get("reason") or "no reason given")
-    say(f"[bold]{plain(model)}[/] is [{STATE_STYLES.get(state, 'default')}]{plain(state)}[/]: {plain(reason)}")
-    for told in found.get("story", ()):
-        say(f"  {event_line(Event.from_dict(told), with_model=False)}")
-
-
-def event_line(event: Event, *, with_model: bool = True) -> str:
-    """Return a transition as one line of rich markup."""
-    from hostd.cli.output import plain  # noqa: PLC0415 - as above
-
-    clock = time.strftime("%H:%M:%S", time.localtime(event.time_s))
-    who = f"worker {event.worker_id}" if event.subject == "worker" else event.subject
-    pid = f" pid {event.pid}" if event.pid else ""
-    new = f"[{STATE_STYLES.get(event.new, 'default')}]{plain(event.new)}[/]"
-    reason = f"  [dim]{plain(event.reason)}[/]" if event.reason else ""
-    model = f"[bold]{plain(event.model_id)}[/]  " if with_model else ""
-    return f"[dim]{clock}[/]  {model}{who}{pid}  {plain(event.old)} -> {new}{reason}"

@@ -39,6 +39,10 @@ _NEXT_STEPS_OF: dict[tuple[str | None, Status], str] = {
         "load",
         Status.ALREADY_EXISTS,
     ): "hostd unload {model} makes room for it; hostd explain {model} says what is loaded",
+    (
+        "load",
+        Status.RESOURCE_EXHAUSTED,
+    ): "hostd plan {model} PATH says who holds the memory; hostd unload ID makes room",
     ("deploy", Status.UNKNOWN): "hostd logs {model} shows what it printed while it was loaded; --keep keeps the files",
     ("deploy", Status.ALREADY_EXISTS): "--replace deploys over it; the old model serves until the new one is ready",
     ("deploy", Status.FAILED_PRECONDITION): _MODELS_DIR_HINT,
@@ -97,9 +101,9 @@ def printable(text: str) -> str:
     return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str, plural: str = "") -> str:
     """Return a count with its noun: "1 model", "3 models", "no models"."""
-    return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"
+    return f"{count or 'no'} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 @contextmanager

@@ -21,7 +21,7 @@ _EVERYTHING_BYTES = 2**40
 @click.pass_obj
 def events(session: Session, model: str | None) -> None:
     """Follow what happens to models and workers, or to one model, until Ctrl-C."""
-    from hostd.cli.listing import event_line  # noqa: PLC0415 - `--help` does not need it
+    from hostd.cli.explaining import event_line  # noqa: PLC0415 - `--help` does not need it
     from hostd.cli.output import print_json, say  # noqa: PLC0415 - `--help` does not need it
 
     with session.client() as client:

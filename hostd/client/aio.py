@@ -13,21 +13,19 @@ from hostd import paths
 from hostd.client import deploying
 from hostd.client.aio_calls import AsyncItemStream
 from hostd.client.aio_channel import AsyncChannel
+from hostd.client.aio_verbs import AsyncVerbs
 from hostd.client.arguments import (
     CONNECT_TIMEOUT_S,
     DEFAULT_TIMEOUT_S,
     MAP_WINDOW,
     SERVING,
-    absolute,
-    check_named,
     load_arguments,
     only_inputs,
-    size_of,
 )
 from hostd.client.files import Reader, collect
 from hostd.client.handle import Handle
 from hostd.client.tracker import Tracker
-from hostd.records import Event, HostInfo, ModelInfo, SizeEstimate, SyncReport, UnloadReport
+from hostd.records import ModelInfo
 from workers.wire.errors import HostError, NotFoundError
 
 if TYPE_CHECKING:
@@ -78,7 +76,7 @@ class AsyncModel(Handle):
         return AsyncModel(self._caller, self._info, timeout_s)
 
 
-class AsyncClient:
+class AsyncClient(AsyncVerbs):
     """A connection to a host for one event loop; an asynchronous context manager.
 
     `client = await hostd.AsyncClient.connect()`, or `async with hostd.AsyncClient() as client:`. Errors are those of
@@ -120,7 +118,7 @@ class AsyncClient:
         """Close the connection; models stay loaded, and requests that wait end with CANCELLED."""
         self._channel.close()
 
-    # Models
+    # What returns handles
 
     async def load_model(
         self,
@@ -150,14 +148,6 @@ class AsyncClient:
             self, ModelInfo.from_dict(await self._verb("load_model", timeout_s, **arguments)), self.timeout_s
         )
 
-    async def unload_model(self, model_id: str, *, timeout_s: float | None = None) -> UnloadReport:
-        """Unload a model; returns, with what was given back, when every process of it is gone."""
-        return UnloadReport.from_dict(await self._verb("unload_model", timeout_s, model_id=model_id))
-
-    async def unload_all_models(self, *, timeout_s: float | None = None) -> list[UnloadReport]:
-        """Unload every model, in parallel."""
-        return [UnloadReport.from_dict(report) for report in await self._verb("unload_all_models", timeout_s)]
-
     async def retrieve_model(self, model_id: str, *, timeout_s: float | None = None) -> AsyncModel:
         """Return the handle of a model, after waiting for it while it loads."""
         return AsyncModel(self, await self._retrieved(model_id, timeout_s), self.timeout_s)
@@ -165,36 +155,6 @@ class AsyncClient:
     async def _retrieved(self, model_id: str, timeout_s: float | None, generation: int | None = None) -> ModelInfo:
         arguments = {"model_id": model_id, **({} if generation is None else {"generation": generation})}
         return ModelInfo.from_dict(await self._verb("retrieve_model", timeout_s, **arguments))
-
-    async def get_model_size(self, model_id: str) -> int:
-        """Return the resident memory of a model's processes in bytes; see `hostd.Client.get_model_size`."""
-        check_named(model_id)
-        return size_of(await self.get_model(model_id))
-
-    async def estimate_model_size(
-        self, model_id: str, local_model_path: str | os.PathLike[str] | None, model_type: str = "standalone-model"
-    ) -> SizeEstimate:
-        """Return what a model would take, without loading it; see `hostd.Client.estimate_model_size`."""
-        arguments = {"model_id": model_id, "path": absolute(local_model_path), "type": model_type}
-        return SizeEstimate.from_dict(await self._verb("estimate_model_size", self.timeout_s, **arguments))
-
-    async def list_models(self) -> list[ModelInfo]:
-        """Return the records of all models, by id."""
-        return [ModelInfo.from_dict(model) for model in await self._verb("list_models", self.timeout_s)]
-
-    async def get_model(self, model_id: str) -> ModelInfo:
-        """Return the record of a model. Raises `NotFoundError` if there is none."""
-        return ModelInfo.from_dict(await self._verb("get_model", self.timeout_s, model_id=model_id))
-
-    async def explain_model(self, model_id: str) -> dict[str, Any]:
-        """Return why a model is as it is; see `hostd.Client.explain_model`."""
-        return dict(await self._verb("explain_model", self.timeout_s, model_id=model_id))
-
-    async def model_logs(self, model_id: str, tail_bytes: int = 65536) -> str:
-        """Return the end of what a model's workers printed."""
-        return str(await self._verb("model_logs", self.timeout_s, model_id=model_id, tail_bytes=tail_bytes))
-
-    # The models directory
 
     async def deploy_model(
         self,
@@ -240,38 +200,6 @@ class AsyncClient:
                     await self._verb("deploy_abort", deploying.ABORT_TIMEOUT_S, upload=upload)
             raise
         return AsyncModel(self, ModelInfo.from_dict(info), self.timeout_s)
-
-    async def undeploy_model(self, model_id: str, *, timeout_s: float | None = None) -> UnloadReport:
-        """Unload a model, if it is loaded, and remove its files from the models directory."""
-        return UnloadReport.from_dict(await self._verb("undeploy_model", timeout_s, model_id=model_id))
-
-    async def sync_local_models(
-        self,
-        wait: bool = False,  # noqa: FBT001, FBT002 - as the customer's system has it
-        load: bool = True,  # noqa: FBT001, FBT002 - as above
-        *,
-        timeout_s: float | None = None,
-    ) -> SyncReport:
-        """Load what is new in the models directory, and unload what is gone; see `hostd.Client.sync_local_models`."""
-        return SyncReport.from_dict(await self._verb("sync_local_models", timeout_s, wait=wait, load=load))
-
-    # The host
-
-    async def events(self, model_id: str | None = None) -> AsyncIterator[Event]:
-        """Iterate over transitions as they happen, of one model or of all."""
-        pending = await self._channel.begin(lambda tracker: tracker.subscribe("events", {"model_id": model_id}))
-        async with AsyncItemStream(self._channel, pending, None) as items:
-            await items.__anext__()  # the first item says that the host has noted the subscription
-            async for item in items:
-                yield Event.from_dict(item)
-
-    async def host_info(self) -> HostInfo:
-        """Return the record of the host."""
-        return HostInfo.from_dict(await self._verb("host_info", self.timeout_s))
-
-    async def shutdown(self) -> None:
-        """Drain, unload everything and end the host; returns when that is done."""
-        await self._verb("shutdown", None)
 
     # What handles use
 
@@ -340,10 +268,3 @@ class AsyncClient:
             reader.close()
             for pending, _ in waiting:
                 channel.cancel(pending)
-
-    async def _begin(self, verb: str, timeout_s: float | None, **arguments: Any) -> Pending:
-        pending: Pending = await self._channel.begin(lambda tracker: tracker.verb(verb, arguments, timeout_s))
-        return pending
-
-    async def _verb(self, verb: str, timeout_s: float | None, **arguments: Any) -> Any:
-        return await self._channel.wait(await self._begin(verb, timeout_s, **arguments), timeout_s)

@@ -47,11 +47,26 @@ def load_arguments(
 ) -> dict[str, Any]:
     """Return the arguments of the verb `load_model`."""
     return {
+        **plan_arguments(model_id, path, model_type, finder=finder, initializer=initializer, options=options),
+        "wait": wait,
+        **({} if retries is None else {"retries": retries}),
+    }
+
+
+def plan_arguments(
+    model_id: str,
+    path: str | os.PathLike[str] | None,
+    model_type: str,
+    *,
+    finder: str | None,
+    initializer: str | None,
+    options: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Return the arguments of the verb `plan_load`: what says which model it is, and not how to wait for it."""
+    return {
         "model_id": model_id,
         "path": absolute(path),
         "type": model_type,
-        "wait": wait,
-        **({} if retries is None else {"retries": retries}),
         "finder": finder,
         "initializer": initializer,
         "options": options or {},

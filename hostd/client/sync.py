@@ -15,17 +15,15 @@ from hostd.client.arguments import (
     DEFAULT_TIMEOUT_S,
     MAP_WINDOW,
     SERVING,
-    absolute,
-    check_named,
     load_arguments,
     only_inputs,
-    size_of,
 )
 from hostd.client.calls import ItemStream, PendingCall
 from hostd.client.channel import Channel
 from hostd.client.files import Reader, collect
 from hostd.client.handle import Handle
-from hostd.records import Event, HostInfo, ModelInfo, SizeEstimate, SyncReport, UnloadReport
+from hostd.client.sync_verbs import Verbs
+from hostd.records import ModelInfo
 from workers.wire.errors import HostError, NotFoundError
 
 if TYPE_CHECKING:
@@ -90,7 +88,7 @@ class Model(Handle):
         return name in info.methods if name else info.default_method is not None
 
 
-class Client:
+class Client(Verbs):
     """A connection to a host; thread safe, and a context manager.
 
     Every verb raises a `hostd.HostError`: `UnavailableError` if the host is gone, `DeadlineExceededError` after its
@@ -122,7 +120,7 @@ class Client:
         """Close the connection; models stay loaded."""
         self._channel.close()
 
-    # Models
+    # What returns handles
 
     def load_model(
         self,
@@ -142,8 +140,10 @@ class Client:
         `options` go to the loader, over those of `model.yaml`. A load that fails is tried again `retries` times, each
         in a fresh process (None: as often as the host's settings say). Loading what is loaded returns at once. Raises
         `AlreadyExistsError` if the id is loaded from something else, `ModelError` with the model's traceback if its
-        code raised, `NotFoundError` or `InvalidArgumentError` if there is no model at the path. No timeout by default:
-        the host's `workers.load_timeout_s` ends a load that hangs.
+        code raised, `NotFoundError` or `InvalidArgumentError` if there is no model at the path, and
+        `ResourceExhaustedError` if the budget has no memory for it: never, or not within the host's
+        `memory.admission_timeout_s`; `plan_load` says so beforehand. No timeout by default: the host's
+        `workers.load_timeout_s` ends a load that hangs.
         """
         arguments = load_arguments(
             model_id,
@@ -157,14 +157,6 @@ class Client:
         )
         return Model(self, ModelInfo.from_dict(self._verb("load_model", timeout_s, **arguments)), self.timeout_s)
 
-    def unload_model(self, model_id: str, *, timeout_s: float | None = None) -> UnloadReport:
-        """Unload a model; returns, with what was given back, when every process of it is gone."""
-        return UnloadReport.from_dict(self._verb("unload_model", timeout_s, model_id=model_id))
-
-    def unload_all_models(self, *, timeout_s: float | None = None) -> list[UnloadReport]:
-        """Unload every model, in parallel."""
-        return [UnloadReport.from_dict(report) for report in self._verb("unload_all_models", timeout_s)]
-
     def retrieve_model(self, model_id: str, *, timeout_s: float | None = None) -> Model:
         """Return the handle of a model, after waiting for it while it loads; `NotFoundError` if there is none.
 
@@ -176,42 +168,6 @@ class Client:
         # With the generation the host can tell the error of just that load, if it has failed meanwhile.
         arguments = {"model_id": model_id, **({} if generation is None else {"generation": generation})}
         return ModelInfo.from_dict(self._verb("retrieve_model", timeout_s, **arguments))
-
-    def get_model_size(self, model_id: str) -> int:
-        """Return the resident memory of a model's processes in bytes, as last measured.
-
-        Raises `NotFoundError`, with the reason, if it is not loaded.
-        """
-        check_named(model_id)
-        return size_of(self.get_model(model_id))
-
-    def estimate_model_size(
-        self, model_id: str, local_model_path: str | os.PathLike[str] | None, model_type: str = "standalone-model"
-    ) -> SizeEstimate:
-        """Return what a model would take, without loading it, and how that is known. `int()` of it is the bytes.
-
-        Raises `NotFoundError` if there is nothing at the path.
-        """
-        arguments = {"model_id": model_id, "path": absolute(local_model_path), "type": model_type}
-        return SizeEstimate.from_dict(self._verb("estimate_model_size", self.timeout_s, **arguments))
-
-    def list_models(self) -> list[ModelInfo]:
-        """Return the records of all models, by id."""
-        return [ModelInfo.from_dict(model) for model in self._verb("list_models", self.timeout_s)]
-
-    def get_model(self, model_id: str) -> ModelInfo:
-        """Return the record of a model. Raises `NotFoundError` if there is none."""
-        return ModelInfo.from_dict(self._verb("get_model", self.timeout_s, model_id=model_id))
-
-    def explain_model(self, model_id: str) -> dict[str, Any]:
-        """Return why a model is as it is: `state`, `reason`, its record, and the `story` of its last transitions."""
-        return dict(self._verb("explain_model", self.timeout_s, model_id=model_id))
-
-    def model_logs(self, model_id: str, tail_bytes: int = 65536) -> str:
-        """Return the end of what a model's workers printed, also of a model that is gone."""
-        return str(self._verb("model_logs", self.timeout_s, model_id=model_id, tail_bytes=tail_bytes))
-
-    # The models directory
 
     def deploy_model(
         self,
@@ -266,43 +222,6 @@ class Client:
                     self._verb("deploy_abort", deploying.ABORT_TIMEOUT_S, upload=upload)
             raise
         return Model(self, ModelInfo.from_dict(info), self.timeout_s)
-
-    def undeploy_model(self, model_id: str, *, timeout_s: float | None = None) -> UnloadReport:
-        """Unload a model, if it is loaded, and remove its files from the models directory.
-
-        Raises `NotFoundError` if there is no such model in the directory.
-        """
-        return UnloadReport.from_dict(self._verb("undeploy_model", timeout_s, model_id=model_id))
-
-    def sync_local_models(
-        self,
-        wait: bool = False,  # noqa: FBT001, FBT002 - as the customer's system has it
-        load: bool = True,  # noqa: FBT001, FBT002 - as above
-        *,
-        timeout_s: float | None = None,
-    ) -> SyncReport:
-        """Load what is new in the models directory, unless `load` is false, and unload what is gone from it.
-
-        With `wait` it returns when all of that has ended, else when it is begun.
-        """
-        return SyncReport.from_dict(self._verb("sync_local_models", timeout_s, wait=wait, load=load))
-
-    # The host
-
-    def events(self, model_id: str | None = None) -> Iterator[Event]:
-        """Iterate over transitions as they happen, of one model or of all; those after this returns are all there."""
-        pending = self._channel.begin(lambda tracker: tracker.subscribe("events", {"model_id": model_id}))
-        items = ItemStream(self._channel, pending, None)
-        next(items)  # the first item says that the host has noted the subscription
-        return _events(items)
-
-    def host_info(self) -> HostInfo:
-        """Return the record of the host."""
-        return HostInfo.from_dict(self._verb("host_info", self.timeout_s))
-
-    def shutdown(self) -> None:
-        """Drain, unload everything and end the host; returns when that is done."""
-        self._verb("shutdown", None)
 
     # What handles use
 
@@ -379,20 +298,8 @@ class Client:
             for pending, _ in waiting:
                 channel.cancel(pending)
 
-    def _begin(self, verb: str, timeout_s: float | None, **arguments: Any) -> Pending:
-        return self._channel.begin(lambda tracker: tracker.verb(verb, arguments, timeout_s))
-
-    def _verb(self, verb: str, timeout_s: float | None, **arguments: Any) -> Any:
-        return self._channel.wait(self._begin(verb, timeout_s, **arguments), timeout_s)
-
 
 def _map_call(
     tracker: Tracker, *, model_id: str, method: str, x: Any, kwargs: dict[str, Any], timeout_s: float | None
 ) -> tuple[Pending, list[Buffer]]:
     return tracker.call(model_id, method, (x,), kwargs, timeout_s)
-
-
-def _events(items: ItemStream) -> Iterator[Event]:
-    with items:
-        for item in items:
-            yield Event.from_dict(item)
