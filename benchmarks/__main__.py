@@ -2,7 +2,7 @@
 
 Every command measures the floors and the host in the same run, in alternation, and prints the ratios and targets last.
 Figures depend on the machine: only ratios and differences of one run carry over. `--floors` measures the floors alone.
-A full `all` takes ten to twenty minutes, a quick one under 90 seconds. `--patience` is for shared machines.
+A full `all` takes half an hour, a quick one three minutes. `--patience` is for shared machines.
 """
 
 from __future__ import annotations
@@ -25,12 +25,27 @@ if TYPE_CHECKING:
 
 # A pipe has no width; rich would fold the tables at 80.
 PIPE_WIDTH = 120
-COMMANDS = ("latency", "throughput", "load", "unload", "idle", "death", "sync", "deploy")
+COMMANDS = (
+    "latency",
+    "throughput",
+    "load",
+    "unload",
+    "idle",
+    "death",
+    "sync",
+    "deploy",
+    "sampling",
+    "budget",
+    "turns",
+    "proof",
+    "limit",
+    "leaks",
+)
 
 
 def run_one(command: str, effort: Effort, console: Console, *, with_host: bool) -> list[Comparison]:
     """Run one command and print its comparisons as they come."""
-    from benchmarks import calls, death, deploy, idle, load, sync, unload  # noqa: PLC0415 - so that --help needs none of their packages
+    from benchmarks import budget, calls, death, deploy, idle, leaks, limit, load, proof, sampling, sync, turns, unload  # noqa: PLC0415 - so that --help needs none of their packages
 
     measure = {
         "latency": calls.latency,
@@ -41,6 +56,12 @@ def run_one(command: str, effort: Effort, console: Console, *, with_host: bool) 
         "death": death.death,
         "sync": sync.sync,
         "deploy": deploy.deploy,
+        "sampling": sampling.sampling,
+        "budget": budget.budget,
+        "turns": turns.turns,
+        "proof": proof.proof,
+        "limit": limit.limit,
+        "leaks": leaks.leaks,
     }[command]
     comparisons = []
     for comparison in measure(effort, with_host=with_host):

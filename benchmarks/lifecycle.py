@@ -1,4 +1,4 @@
-"""The host's side of loads, unloads, cycles, starts and idling, through the public API only."""
+"""The host's side of loads, unloads, starts and idling, through the public API only."""
 
 from __future__ import annotations
 
@@ -50,40 +50,6 @@ def load_and_unload(client: hostd.Client, path: Path) -> Round:
     """Load a model and time its unload."""
     client.load_model(MODEL_ID, str(path))
     return timed(lambda: client.unload_model(MODEL_ID))
-
-
-@dataclass(frozen=True)
-class Cycles:
-    """What load/unload cycles cost and left: `left` counts processes, growth is of the supervisor's RSS in bytes."""
-
-    loads: list[Round]
-    unloads: list[Round]
-    freed_bytes: list[int]
-    left: int
-    growth_bytes: int
-    late_growth_bytes: int
-
-
-def cycle(path: Path, count: int) -> Cycles:
-    """Load and unload a model `count` times, and look for what is left after each answer."""
-    loads, unloads, freed, left = [], [], [], 0
-    with plain_host() as client:
-        supervisor = psutil.Process(client.host_info().pid)
-        before = settled = supervisor.memory_info().rss
-        for number in range(count):
-            loads.append(timed(lambda: client.load_model(MODEL_ID, str(path))))
-            workers = supervisor.children(recursive=True)
-            start = time.perf_counter()
-            report = client.unload_model(MODEL_ID)
-            unloads.append(Round([elapsed_s := time.perf_counter() - start], elapsed_s))
-            # psutil compares start times too, so a reused pid is not taken for the worker.
-            left += sum(worker.is_running() for worker in workers)
-            freed.append(report.freed_bytes)
-            if number == count // 10:
-                settled = supervisor.memory_info().rss
-        left += len(supervisor.children(recursive=True))
-        after = supervisor.memory_info().rss
-    return Cycles(loads, unloads, freed, left, after - before, after - settled)
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,20 @@ from benchmarks.runner import OTHERS_LIMIT_CORES
 from benchmarks.verdicts import Against, By, Comparison, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from rich.console import Console
 
 # Bars tell the truth from zero only; a call in process is too far from the others for that.
 LOG_FROM = 50
+FORMATS: dict[By, Callable[[float], str]] = {
+    By.RATE: "{:,.0f}/s".format,
+    By.PERCENT: "{:.2f} %".format,
+    By.COUNT: "{:,.0f}".format,
+    By.FACTOR: "{:.2f}x".format,
+    By.BYTES: lambda value: f"{value / 1e6:,.1f} MB",
+}
 SECONDS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
 
 
@@ -77,14 +84,8 @@ def describe(verdict: Verdict) -> str:
 
 def format_value(value: float, by: By) -> str:
     """Format a figure in its unit."""
-    if by is By.RATE:
-        return f"{value:,.0f}/s"
-    if by is By.BYTES:
-        return f"{value / 1e6:,.1f} MB"
-    if by is By.PERCENT:
-        return f"{value:.2f} %"
-    if by is By.COUNT:
-        return f"{value:,.0f}"
+    if by in FORMATS:
+        return FORMATS[by](value)
     for unit, factor in SECONDS:
         if abs(value) >= factor:
             return f"{value / factor:.3g} {unit}" if abs(value) < 1000 * factor else f"{value / factor:,.0f} {unit}"

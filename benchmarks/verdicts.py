@@ -7,6 +7,7 @@ reported with the lowest and the highest, because figures of different minutes c
 from __future__ import annotations
 
 import enum
+import math
 import statistics
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ class By(enum.Enum):
     BYTES = "B"
     PERCENT = "%"
     COUNT = ""
+    FACTOR = "x"
 
 
 class Against(enum.Enum):
@@ -139,7 +141,13 @@ def compare(
     return Comparison(group, title, figures, verdicts, list(notes), rounds.others_cores, rounds.repeated)
 
 
-def alone(group: str, title: str, observed: Sequence[tuple[str, By, float, float | None]]) -> Comparison:
+def alone(
+    group: str,
+    title: str,
+    observed: Sequence[tuple[str, By, float, float | None]],
+    notes: Sequence[str] = (),
+    others_cores: float = 0.0,
+) -> Comparison:
     """Make a comparison of single figures of ours, `(name, by, value, ceiling or None)`, with their fixed ceilings."""
     figures = [Figure(name, by, value, None, 1, is_ours=True) for name, by, value, _ in observed]
     verdicts = [
@@ -147,7 +155,12 @@ def alone(group: str, title: str, observed: Sequence[tuple[str, By, float, float
         for name, by, value, ceiling in observed
         if ceiling is not None
     ]
-    return Comparison(group, title, figures, verdicts)
+    return Comparison(group, title, figures, verdicts, list(notes), others_cores)
+
+
+def nearest_rank(values: Sequence[float], share: float) -> float:
+    """Return the smallest of the values that at least `share` of them do not exceed (the nearest-rank percentile)."""
+    return sorted(values)[max(0, math.ceil(len(values) * share) - 1)]
 
 
 def _value(round_: Round, by: By) -> float:
