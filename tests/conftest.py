@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import textwrap
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,13 @@ with contextlib.suppress(ImportError):
     # Its import starts threads, which must not look like those of the first test that uses an array.
     import numpy as np  # noqa: F401
 
+with contextlib.suppress(ImportError):
+    import hypothesis
+
+    # A machine that stalls must not make an example of itself; without a deadline "too slow" is 30 s of drawing.
+    hypothesis.settings.register_profile("hostd", deadline=None)
+    hypothesis.settings.load_profile("hostd")
+
 sys.path.append(str(FAULTY))  # tests choose from its tables
 
 DRAIN_TIMEOUT_S = 0.4
@@ -68,6 +76,19 @@ ECHO = """
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "heavy: takes seconds, because it repeats or moves much memory")
     config.addinivalue_line("markers", "heavy_loader: needs a library of the extra `heavy`, and is skipped without it")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the collection made out of all further collections of garbage: with it each takes 0.15 s, and every test
+    of real processes makes one.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return what `-n auto` means: a process more than cores, because a third of the time a test waits for others."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -99,6 +120,31 @@ def _send_without_copying() -> None:
         receiver.recv()
 
 
+COVERAGE = "COVERAGE_PROCESS_CONFIG"
+"""With this in its environment a process measures its coverage."""
+
+MEASURED_SHARE = 4
+"""Of so many tests, one measures the coverage of the processes that it starts, too."""
+
+
+@pytest.fixture(autouse=True)
+def _measured_sparingly(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have most tests start processes without coverage, which takes a third of their time; the same ones each time.
+
+    Which lines they reach is told by a share of the tests as well as by all: there are hundreds for each.
+    """
+    is_measured = zlib.crc32(request.node.nodeid.encode()) % MEASURED_SHARE == 0
+    settings = None if is_measured else os.environ.pop(COVERAGE, None)
+    yield
+    if settings is not None:
+        os.environ[COVERAGE] = settings
+
+
+def _files_below(directory: str) -> set[str]:
+    # Not Path.rglob, which raises if a keeper tidies up meanwhile.
+    return {os.path.join(base, name) for base, *names in os.walk(directory) for name in (*names[0], *names[1])}
+
+
 @dataclass
 class Traces:
     """What there is of processes, descriptors, threads and runtime files at one moment."""
@@ -106,9 +152,7 @@ class Traces:
     processes: set[int] = field(default_factory=lambda: set(descendants()) | tagged(os.environ[TAG]))
     descriptors: dict[int, str] = field(default_factory=descriptors)
     threads: set[int] = field(default_factory=threads)
-    files: set[str] = field(
-        default_factory=lambda: {str(file) for file in Path(os.environ["XDG_RUNTIME_DIR"]).rglob("*")}
-    )
+    files: set[str] = field(default_factory=lambda: _files_below(os.environ["XDG_RUNTIME_DIR"]))
 
     def since(self, before: Traces) -> dict[str, Any]:
         """Return what is here and was not before."""
@@ -200,8 +244,9 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
 
     def start(**settings: Any) -> Service:
         places = {"runtime_dir": base / "served", "state_dir": tmp_path / "state", "log_level": "info"}
-        started.append(start_service(**{**QUICK, **places, **settings}))
-        return started[-1]
+        service = start_service(**{**QUICK, **places, **settings})
+        started.append(service)  # by several threads, perhaps: the last one need not be this one
+        return service
 
     yield start
     for service in started:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -31,6 +32,9 @@ T = TypeVar("T")
 PATIENCE_S = 20.0
 """How long to wait for what must happen. Only a failing test ever waits that long."""
 
+SOON_S = 10.0
+"""The most that something may take that does not wait for anything: it may be in line for a core for a while."""
+
 POLL_S = 0.002
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -43,9 +47,11 @@ TAG = "TEST_OF_HOSTD"
 def eventually(check: Callable[[], T], what: str, *, within_s: float = PATIENCE_S) -> T:
     """Return the first true value of `check`, or fail saying `what` did not happen and what was seen instead."""
     deadline_s = time.monotonic() + within_s
+    is_last = False
     while not (seen := check()):
-        if time.monotonic() > deadline_s:
+        if is_last:
             raise AssertionError(f"not within {within_s:g} s: {what}; last seen: {seen!r}")
+        is_last = time.monotonic() > deadline_s  # one more look: this process may have stalled since the one before
         time.sleep(POLL_S)
     return seen
 
@@ -111,6 +117,11 @@ def tagged(value: str, name: str = TAG) -> set[int]:
     return found - {os.getpid()}
 
 
+def named(value: object) -> str:
+    """Return a name for a value that a test is given; without addresses, so that it is the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", ascii(value))
+
+
 def new_tag() -> str:
     """Return a value that no other process has in its environment."""
     return uuid.uuid4().hex
@@ -147,11 +158,38 @@ def program(source: str, *arguments: object, python: str = sys.executable, **env
 def line_of(process: subprocess.Popen[str]) -> str:
     """Return the next line that a program prints, or fail."""
     assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], PATIENCE_S)
-    assert ready, f"the program printed nothing within {PATIENCE_S:g} s"
-    line = process.stdout.readline()
-    assert line, f"the program ended with {process.wait(PATIENCE_S)} and without a line"
-    return line.rstrip("\n")
+    fd, line = process.stdout.fileno(), b""
+    # Byte by byte from the pipe: a buffer may hold the next line already, and then select would wait for one more.
+    while not line.endswith(b"\n"):
+        assert select.select([fd], [], [], PATIENCE_S)[0], f"the program printed nothing within {PATIENCE_S:g} s"
+        byte = os.read(fd, 1)
+        assert byte, f"the program ended with {process.wait(PATIENCE_S)} and without a line: {line!r}"
+        line += byte
+    return line.decode().rstrip("\n")
+
+
+class Told:
+    """A program that does what it is told line by line, and says when it has; its children end with it."""
+
+    def __init__(self, source: str) -> None:
+        command = [sys.executable, "-c", textwrap.dedent(source)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert line_of(self._process) == "up"
+        self.pid = self._process.pid
+
+    def tell(self, words: str) -> None:
+        """Tell it a line, and wait until it is done."""
+        assert self._process.stdin is not None
+        print(words, file=self._process.stdin, flush=True)
+        assert line_of(self._process) == "done"
+
+    def end(self) -> None:
+        """Kill it, and what it has started."""
+        children = psutil.Process(self.pid).children(recursive=True)
+        stop(self._process)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended with its parent
+                child.kill()
 
 
 def stop(process: subprocess.Popen[str]) -> None:

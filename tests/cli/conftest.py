@@ -14,7 +14,18 @@ from click.testing import CliRunner, Result
 
 from hostd.cli.root import root
 from hostd.cli.session import Session
-from hostd.records import Event, HostInfo, MethodInfo, ModelInfo, SizeEstimate, SyncReport, UnloadReport, WorkerInfo
+from hostd.records import (
+    Event,
+    HostInfo,
+    LoadPlan,
+    MemoryInfo,
+    MethodInfo,
+    ModelInfo,
+    SizeEstimate,
+    SyncReport,
+    UnloadReport,
+    WorkerInfo,
+)
 from workers.wire.errors import HostError, NotFoundError, UnavailableError
 
 MIB = 2**20
@@ -28,17 +39,38 @@ DIGITS = ModelInfo(
     size_source="measured",
     methods={name: MethodInfo(name) for name in ("predict_proba", "predict")},
     default_method="predict",
-    workers=(WorkerInfo(1, 4242, "READY", 1, 312 * MIB, 300 * MIB, 305 * MIB, 320 * MIB, 0, time.time() - 3700),),
+    workers=(
+        WorkerInfo(1, 4242, "READY", 1, 312 * MIB, 300 * MIB, 305 * MIB, 320 * MIB, started_s=time.time() - 3700),
+    ),
     calls=17,
     load_duration_s=1.234,
     last_used_s=time.time() - 12600,
+    charge_bytes=300 * MIB,
+)
+LAST = UnloadReport("ranker", 320 * MIB, 310 * MIB, 3, 0.0425)
+MEMORY = MemoryInfo(
+    budget_bytes=2000 * MIB,
+    budget_source="80% of the machine",
+    measured_bytes=300 * MIB,
+    free_bytes=1700 * MIB,
+    evictions={"room": 2, "idle": 1},
+    unloads=4,
+    freed_bytes=900 * MIB,
+    last_unload=LAST,
 )
 WRITER = replace(
     DIGITS, id="writer", methods={"write": MethodInfo("write", streams=True)}, default_method="write", loader="python"
 )
 BROKEN = replace(
-    DIGITS, id="broken", state="FAILED", reason="its load raised ValueError: no such tree", workers=(), size=None
+    DIGITS,
+    id="broken",
+    state="FAILED",
+    reason="its load raised ValueError: no such tree",
+    workers=(),
+    size=None,
+    charge_bytes=0,
 )
+PLAN = LoadPlan("digits", "start", 300 * MIB, "remembered", 2000 * MIB, 1700 * MIB)
 
 
 @dataclass
@@ -75,6 +107,10 @@ class FakeClient:
     deploy_refusal: HostError | None = None
     synced: SyncReport = field(default_factory=SyncReport)
     degraded: tuple[str, ...] = ()
+    memory: MemoryInfo = MEMORY
+    pid: int = 41
+    plan: LoadPlan = PLAN
+    explained: dict[str, Any] = field(default_factory=dict)
 
     def connect(self, endpoint: str | None, **timeouts: float) -> FakeClient:
         self.asked.append(("connect", endpoint, timeouts))
@@ -143,7 +179,23 @@ class FakeClient:
             "state": self.get_model(model_id).state,
             "reason": "a reason",
             "story": [next(self.events(None)).to_dict()],
+            **self.explained,
         }
+
+    def memory_info(self) -> MemoryInfo:
+        return self.memory
+
+    def plan_load(self, model_id: str, path: str, model_type: str, **how: Any) -> LoadPlan:
+        self.asked.append(("plan", model_id, path, model_type, how))
+        return self.plan
+
+    def pin_model(self, model_id: str) -> ModelInfo:
+        self.models[model_id] = replace(self.get_model(model_id), pinned=True)
+        return self.models[model_id]
+
+    def unpin_model(self, model_id: str) -> ModelInfo:
+        self.models[model_id] = replace(self.get_model(model_id), pinned=False)
+        return self.models[model_id]
 
     def events(self, model_id: str | None) -> Iterator[Event]:
         moved = {"subject": "worker", "old": "LOADING", "new": "READY", "reason": "loaded"}
@@ -155,7 +207,7 @@ class FakeClient:
 
     def host_info(self) -> HostInfo:
         return HostInfo(
-            41,
+            self.pid,
             "e",
             "0.1.0",
             1,
@@ -259,3 +311,8 @@ def writer() -> ModelInfo:
 @pytest.fixture
 def broken() -> ModelInfo:
     return BROKEN
+
+
+@pytest.fixture
+def memory() -> MemoryInfo:
+    return MEMORY

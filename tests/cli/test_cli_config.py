@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "250")  # paths of any length stay in one piece
     (tmp_path / "hostd.yaml").write_text("workers: {drain_timeout_s: 1, spawn_timeout_s: 7}\n", "utf-8")
     return tmp_path / "hostd.yaml"
 

@@ -6,6 +6,8 @@ import importlib.metadata
 import json
 import os
 import resource
+import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,9 +18,10 @@ from hostd.cli.checks import Verdict, local_checks
 from workers.wire.errors import UnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-NAMES = ("python", "system", "zeromq", "msgpack", "pidfd", "prctl", "memory", "children", "cgroup", "limits")
+NAMES = ("python", "system", "zeromq", "msgpack", "pidfd", "prctl", "memory", "children", "cgroup", "devices", "limits")
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +128,58 @@ def test_few_open_files_are_something_to_look_at(monkeypatch) -> None:
 
 
 def test_extras_that_are_not_there_are_named_with_their_command(monkeypatch) -> None:
-    monkeypatch.setitem(checks.EXTRAS, "torch", ("no_such_library",))
+    monkeypatch.setitem(checks.EXTRAS, "odd", ("no_such_library",))
     check = found("extras")
-    assert "torch" in check.found.partition("not installed: ")[2]
-    assert check.advice.partition("pip install 'hostd[")[2].partition("]")[0].split(",")[-1] == "torch"
+    assert "odd" in check.found.partition("not installed: ")[2]
+    assert check.advice.partition("pip install 'hostd[")[2].partition("]")[0].split(",")[-1] == "odd"
+
+
+def test_every_extra_of_a_loader_is_looked_for() -> None:
+    offered = importlib.metadata.metadata("hostd").get_all("Provides-Extra")
+    assert set(offered) - {"test", "heavy", "bench", "gpu"} == set(checks.EXTRAS)
+
+
+# Devices
+
+
+class NVMLError(Exception):
+    pass
+
+
+def nvml(count: Callable[[], int]) -> SimpleNamespace:
+    driver = {"nvmlSystemGetDriverVersion": lambda: "580.1", "nvmlDeviceGetCount": count}
+    devices = {"nvmlDeviceGetHandleByIndex": lambda index: index, "nvmlDeviceGetComputeRunningProcesses": refuse_third}
+    return SimpleNamespace(nvmlInit=int, nvmlShutdown=int, NVMLError=NVMLError, **driver, **devices)
+
+
+def refuse_third(device: int) -> list[object]:
+    if device == 2:
+        raise NVMLError("Not Supported")
+    return []
+
+
+def broken() -> int:
+    raise NVMLError("Driver Not Loaded")
+
+
+@pytest.mark.parametrize(
+    ("module", "verdict", "words"),
+    [
+        (nvml(lambda: 2), Verdict.OK, "2 by NVIDIA, driver 580.1"),
+        (nvml(lambda: 0), Verdict.OK, "0 by NVIDIA, driver 580.1: nothing"),
+        (nvml(lambda: 3), Verdict.WARN, "Not Supported"),
+        (nvml(broken), Verdict.WARN, "Driver Not Loaded"),
+        (None, Verdict.WARN, "is not known"),
+    ],
+)
+def test_where_there_is_a_driver_it_is_said_whether_devices_are_measured(
+    monkeypatch, tmp_path: Path, module: SimpleNamespace | None, verdict: Verdict, words: str
+) -> None:
+    driver = tmp_path / "version"
+    monkeypatch.setattr(checks, "_NVIDIA_DRIVER", (driver,))
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    assert found("devices").verdict is Verdict.OK, "without a driver nothing is wrong"
+    driver.touch()
+    check = found("devices")
+    assert (check.verdict, words in check.found) == (verdict, True)
+    assert bool(check.advice) is (verdict is Verdict.WARN)

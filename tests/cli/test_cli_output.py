@@ -19,6 +19,8 @@ from hostd.cli.output import json_ready, to_json
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hostd.records import ModelInfo
+
 
 @pytest.fixture(autouse=True)
 def _is_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,8 +35,8 @@ def test_ps_shows_a_row_per_model(run) -> None:
     result = run("ps")
     assert result.exit_code == 0
     assert rows(result.stdout) == [
-        ["MODEL", "STATE", "PID", "LOADER", "RSS", "USS", "UP", "CALLS", "USED"],
-        ["digits", "READY", "4242", "sklearn", "312Mi", "300Mi", "1h", "17", "3h"],
+        ["MODEL", "STATE", "PID", "LOADER", "RSS", "USS", "CHARGE", "BUDGET", "UP", "CALLS", "USED"],
+        ["digits", "READY", "4242", "sklearn", "312Mi", "300Mi", "300Mi", "15%", "1h", "17", "3h"],
     ]
     assert "1 model, 312 MiB; host pid 41 (60 MiB), up 2h 1m, at ipc:///run/x" in result.stderr
 
@@ -42,7 +44,7 @@ def test_ps_shows_a_row_per_model(run) -> None:
 def test_ps_says_why_a_model_failed(run, client, broken) -> None:
     client.models = {"broken": broken}
     result = run("ps")
-    assert rows(result.stdout)[1] == ["broken", "FAILED", "-", "sklearn", "-", "-", "-", "17", "3h"]
+    assert rows(result.stdout)[1] == ["broken", "FAILED", "-", "sklearn", *["-"] * 5, "17", "3h"]
     assert "broken: its load raised ValueError: no such tree" in result.stdout
 
 
@@ -65,13 +67,28 @@ def test_the_table_of_models_fits_eighty_columns_and_cuts_nothing(digits) -> Non
     )
     many = replace(digits, workers=digits.workers * 2, calls=1234567)
     buffer = io.StringIO()
-    Console(file=buffer, width=80).print(listing.models_table([long, many], 2e9))
+    Console(file=buffer, width=80).print(listing.models_table([long, many], 2e9, budget_bytes=2**31))
     lines = buffer.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     shown = "".join("".join(line.split()) for line in lines)
     assert "1234567" in shown
     column = "".join(line[: lines[0].index("STATE")].strip() for line in lines[1:])
     assert column.startswith(long.id)
+
+
+def test_memory_on_devices_has_a_column_where_there_is_some(digits) -> None:
+    def table(*models: ModelInfo, width: int = 80) -> list[str]:
+        buffer = io.StringIO()
+        Console(file=buffer, width=width).print(listing.models_table(models, 2e9, budget_bytes=2**31))
+        return buffer.getvalue().splitlines()
+
+    (worker,) = digits.workers
+    on_device = replace(digits, id="on-device", workers=(replace(worker, gpu_bytes=3 << 30),))
+    elsewhere = replace(digits, workers=(replace(worker, gpu_bytes=0),))
+    assert "GPU" not in table(elsewhere)[0]
+    heading, first, second = table(on_device, elsewhere)
+    assert heading.split()[4:8] == ["RSS", "USS", "GPU", "BUDGET"]
+    assert (first.split()[6], second.split()[6]) == ("3.0Gi", "-")
 
 
 def test_load_passes_path_and_typed_options(run, client) -> None:

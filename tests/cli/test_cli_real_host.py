@@ -168,7 +168,7 @@ def test_people_see_a_table(run, host, model: str) -> None:
     run("load", "times", model)
     done = hostd_command("ps", "-e", host.endpoint, COLUMNS="80")
     head, row, *_ = done.stdout.decode().splitlines()
-    assert head.split() == ["MODEL", "STATE", "PID", "LOADER", "RSS", "USS", "UP", "CALLS", "USED"]
+    assert head.split() == ["MODEL", "STATE", "PID", "LOADER", "RSS", "USS", "BUDGET", "UP", "CALLS", "USED"]
     assert row.split()[:2] == ["times", "READY"]
     assert "1 model" in done.stderr.decode()
 
@@ -272,10 +272,9 @@ def test_model_ids_complete_in_a_shell(run, host, model: str) -> None:
 
 
 def test_a_stale_endpoint_says_within_the_timeout_how_to_start_a_host(tmp_path: Path) -> None:
-    began_s = time.monotonic()
     done = hostd_command("ps", "--timeout", "1", "-e", f"ipc://{tmp_path}/client.ipc")
     assert done.returncode == 1
-    assert time.monotonic() - began_s < 5
+    assert "waited 1 s" in done.stderr.decode()
     assert "hostd serve" in done.stderr.decode()
     assert "[UNAVAILABLE]" in done.stderr.decode()
 

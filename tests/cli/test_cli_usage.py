@@ -50,7 +50,7 @@ def test_the_overview_imports_no_more_than_the_package_itself() -> None:
     heavy = "{'rich', 'pydantic', 'numpy', 'yaml', 'hostd.config'}"
     code = (
         "import sys; from click.testing import CliRunner; from hostd.cli.root import root\n"
-        "for args in ([], ['--help'], ['ps', '--help'], ['lod']): CliRunner().invoke(root, args)\n"
+        "for args in ([], ['--help'], ['ps', '--help'], ['top', '--help'], ['plan', '--help'], ['lod']): CliRunner().invoke(root, args)\n"
         f"print(sorted({heavy} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
@@ -80,6 +80,12 @@ def test_an_unknown_command_leads_to_the_nearest_one(run) -> None:
         ("bench", "digits", "--concurrency", "0"),
         ("logs", "digits", "--tail", "0"),
         ("ps", "--timeout", "0"),
+        ("plan", "only-an-id"),
+        ("plan", "a", "b", "--wait"),
+        ("pin",),
+        ("unpin",),
+        ("top", "--interval", "0"),
+        ("top", "--sort", "colour"),
         ("serve", "--set", "no-equals"),
         ("completion", "csh"),
     ],
@@ -176,11 +182,13 @@ def complete(client, *words: str) -> list[str]:
 
 
 def test_commands_options_and_model_ids_complete(client) -> None:
-    assert complete(client, "un") == ["unload", "undeploy"]
+    assert complete(client, "un") == ["unload", "undeploy", "unpin"]
     assert "--kwargs" in complete(client, "infer", "--k")
     assert complete(client, "infer", "di") == ["digits"]
     assert complete(client, "unload", "x", "") == ["digits"]
     assert complete(client, "undeploy", "di") == complete(client, "deploy", "di") == ["digits"]
+    assert [complete(client, verb, "di") for verb in ("pin", "unpin", "plan", "explain")] == [["digits"]] * 4
+    assert complete(client, "top", "--sort", "") == ["memory", "calls", "p99", "name", "used"]
     assert client.asked[0][2]["connect_timeout_s"] < 1
 
 

@@ -13,7 +13,7 @@ from fake_host import FakeHost, Frames, echo
 
 from hostd.client.aio import AsyncClient
 from hostd.client.sync import Client
-from hostd.records import SizeEstimate, SyncReport, UnloadReport
+from hostd.records import Holder, LoadPlan, MemoryInfo, SizeEstimate, SyncReport, UnloadReport
 from workers.wire import frames as wire
 from workers.wire import messages as msg
 from workers.wire.errors import InvalidArgumentError, NotFoundError
@@ -147,6 +147,62 @@ def test_c14_the_size_of_a_model_that_serves_is_its_bytes(ask: Ask, host: Answer
     host.answer = {**RECORD, "state": state, "size": None}
     with pytest.raises(NotFoundError, match="not measured yet"):
         ask("get_model_size", "m")
+
+
+def test_a_plan_is_asked_for_as_a_load_is_and_says_who_would_go(
+    ask: Ask, host: Answers, monkeypatch: Any, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    figures = {"need_bytes": 400, "need_source": "remembered", "budget_bytes": 1000, "free_bytes": 100}
+    host.answer = {
+        "model_id": "m",
+        "outcome": "evict",
+        **figures,
+        "victims": [{"model_id": "a", "bytes": 300, "idle_s": 7.5, "reload_s": 2.0, "why": ""}],
+        "holders": [{"model_id": "b", "bytes": 600, "why": "it is pinned"}],
+        "a field of the future": 1,
+    }
+    plan = ask("plan_load", "m", "models/m", "mine", finder="files", options={"threads": 2})
+    assert plan == LoadPlan(
+        "m",
+        "evict",
+        **figures,
+        victims=(Holder("a", 300, 7.5, 2.0),),
+        holders=(Holder("b", 600, why="it is pinned"),),
+    )
+    assert plan.fits
+    planned = {"model_id": "m", "path": str(tmp_path / "models/m"), "type": "mine", "finder": "files"}
+    assert host.asked == [("plan_load", {**planned, "initializer": None, "options": {"threads": 2}})]
+
+
+def test_a_plan_takes_the_arguments_of_the_load_that_it_is_of(ask: Ask, host: Answers) -> None:
+    how = {"finder": "files", "initializer": "mine", "options": {"a": 1}}
+    ask("load_model", "m", "/m", "mine", **how)
+    host.answer = LoadPlan("m", "refuse", 1, "estimated", 1, 0, reason="it is bigger than the budget").to_dict()
+    assert not ask("plan_load", "m", "/m", "mine", **how).fits
+    (_, loaded), (_, planned) = host.asked
+    assert {key: value for key, value in loaded.items() if key not in ("wait", "retries")} == planned
+
+
+def test_a_model_is_pinned_and_unpinned(ask: Ask, host: Answers) -> None:
+    host.answer = {**RECORD, "pinned": True}
+    assert ask("pin_model", "m").pinned
+    host.answer = RECORD
+    assert not ask("unpin_model", "m").pinned
+    assert host.asked == [
+        ("pin_model", {"model_id": "m", "pinned": True}),
+        ("pin_model", {"model_id": "m", "pinned": False}),
+    ]
+
+
+def test_the_memory_of_all_models_comes_with_what_unloads_gave_back(ask: Ask, host: Answers) -> None:
+    last = UnloadReport("m", 5, 4, 1, 0.5)
+    found = MemoryInfo(1000, "8 % of the machine", 600, 50, 350, ("a", "b"), None, {"room": 3}, 1, 2, 4, 99, last)
+    host.answer = {**found.to_dict(), "waiting": ["a", "b"], "a field of the future": 1}
+    assert ask("memory_info") == found
+    host.answer = {}
+    assert ask("memory_info") == MemoryInfo()
+    assert host.asked == [("memory_info", {})] * 2
 
 
 def test_the_host_says_where_its_models_are_and_what_does_not_work(ask: Ask, host: Answers) -> None:

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from helpers import descriptors
+from helpers import descriptors, named
 
 from hostd.client.files import Part, Reader, collect
 from workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
@@ -111,7 +111,7 @@ def test_what_is_no_file_is_refused_by_its_name(tmp_path: Path, what: str) -> No
         (b"/tmp", "a directory, or a map"),
         ({"a": "x\0y"}, "cannot be read"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_wrong_arguments_are_refused(files: object, words: str) -> None:
     with pytest.raises(InvalidArgumentError, match=words):

@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import pytest
 from driver import Driver
+from memory_driver import LAZY_BUDGETED, MemoryDriver
 
 
 @pytest.fixture
 def host() -> Driver:
     return Driver()
+
+
+@pytest.fixture
+def tight() -> MemoryDriver:
+    """An empty host with a memory budget of 10,000 bytes."""
+    return MemoryDriver()
+
+
+@pytest.fixture
+def lazy_tight() -> MemoryDriver:
+    """The same with lazy loading."""
+    return MemoryDriver(LAZY_BUDGETED)

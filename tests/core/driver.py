@@ -209,6 +209,10 @@ class Driver(Outside):
         """Return the effects of one kind that the last event had."""
         return [effect for effect in self.effects if isinstance(effect, kind)]
 
+    def killed(self) -> list[ev.WorkerId]:
+        """Return the workers that the last event had killed."""
+        return [effect.worker_id for effect in self.effects_of(fx.KillWorker)]
+
     # What finders and workers do
 
     def found(self, spec: ev.LoadingSpec = SPEC, *, path: str | None = None) -> None:
@@ -266,11 +270,13 @@ class Driver(Outside):
         process.stage = Stage.ENDED
         self.feed(ev.WorkerExited(process.id, how))
 
-    def gone(self, worker: ev.WorkerId | None = None, *, freed_bytes: int = 100, processes: int = 1) -> None:
+    def gone(
+        self, worker: ev.WorkerId | None = None, *, freed_bytes: int = 100, processes: int = 1, output: str = ""
+    ) -> None:
         process = self._process(worker)
         assert process.is_killed, "the outside proves the end only of what it was told to kill"
         process.stage = Stage.GONE
-        self.feed(ev.WorkerGone(process.id, freed_bytes, processes))
+        self.feed(ev.WorkerGone(process.id, freed_bytes, processes, output))
 
     def up(self, model_id: str | None = None) -> None:
         """Let the load that began last succeed."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from outside import Stage
 
 from hostd.core import events as ev
 
 if TYPE_CHECKING:
-    from outside import Outside
+    from outside import Outside, Process
+    from world import World
 
 
 def finish(host: Outside) -> None:
@@ -19,7 +20,7 @@ def finish(host: Outside) -> None:
         for operation in host.files.in_work():
             while operation.pending:
                 host.feed(host.files.next_event(operation))
-        for process in host.processes.values():
+        for process in list(host.processes.values()):
             if process.is_killed and process.is_alive():
                 process.stage = Stage.GONE
                 host.feed(ev.WorkerGone(process.id, 10, 2))
@@ -32,3 +33,50 @@ def is_clean(host: Outside) -> bool:
     registry, core = host.core._registry, host.core
     books = (registry.reserved, registry.files_in_work, core._deploying.deploys, core._undeploying.undeploys)
     return not any(books) and not host.files.in_work()
+
+
+SETTLED_S: Final = 1000
+"""Longer than any of the core's own limits lets anybody wait."""
+
+
+def settle(world: World) -> None:
+    """Let all go well from now on, and see that everybody who waits is answered in the end."""
+    for _ in range(SETTLED_S):
+        while world.finds:
+            world.find(0, "found")
+        while world.predictions:
+            world.predict(0, 1000, "remembered")
+        for process in list(world.processes.values()):
+            while can_go_on(process) and (process.stage is Stage.ORDERED or _has_next(process)):
+                world.advance(process)
+        while any(process.calls for process in world.processes.values()):
+            world.reply(0, final=True, failed=False)
+        world.scan(0, 0, is_readable=True)
+        finish(world)
+        if not +world.open:
+            return
+        world.pass_time(1.0)
+    raise AssertionError(f"{world.open} wait for ever: {world.core._registry.models}, {world.core.memory()}")
+
+
+def forget_what_is_over(world: World) -> None:
+    """Forget most of the processes and operations that have ended, which long games have too many of."""
+    gone = [id for id, process in world.processes.items() if not process.is_alive()]
+    for id in gone[:-20]:
+        del world.processes[id]
+        world.taken.pop(id, None)
+    over = [id for id, operation in world.files.operations.items() if operation.is_over]
+    for files_id in over[:-20]:
+        del world.files.operations[files_id]
+
+
+def can_go_on(process: Process) -> bool:
+    """Say whether a process may do what comes next in a good life."""
+    if process.stage is Stage.ORDERED:
+        return True
+    return process.stage is Stage.RUNNING and not process.is_sampled and not process.is_killed
+
+
+def _has_next(process: Process) -> bool:
+    """Say whether a running process has something to do without being told more."""
+    return not process.has_greeted or (process.load is not None and not process.has_loaded) or process.samples_due > 0

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hostd.records import Event as StoryEvent
 
 
-NOTES = ("RETRY", "BEING_WRITTEN")
+NOTES = ("RETRY", "BEING_WRITTEN", "WAIT", "PIN", "UNPIN", "GROWN")
 """Causes of what is told of a model that leaves its state as it is."""
 
 
@@ -94,6 +94,7 @@ class Outside:
         self.answers: dict[ev.Caller, list[object]] = {}
         self.items: dict[ev.Caller, list[str]] = {}
         self.finds: list[fx.FindSpec] = []
+        self.predictions: list[fx.PredictSize] = []
         self.processes: dict[ev.WorkerId, Process] = {}
         self.announced: list[StoryEvent] = []
         self.states: dict[tuple[str, int | None], str] = {}
@@ -101,8 +102,6 @@ class Outside:
         self.promises = Promises()
         self.tries: Counter[int] = Counter()
         self.retries: dict[int, int] = {}
-        self.generations: dict[ev.ModelId, int] = {}
-        """Those that were registered before the event in hand."""
         self.seen: dict[ev.SyncId, dict[ev.ModelId, int]] = {}
         self.has_overslept = False
         self.has_stopped = False
@@ -111,7 +110,6 @@ class Outside:
         """Give the core an event, and return the effects that it had."""
         self.history.append(event)
         self._note_question(event)
-        self.generations = {model.id: model.generation for model in self.core._registry.models.values()}
         self.effects = self.core.handle(event, self.now)
         self.kinds.update(map(type, self.effects))
         self.core.check_invariants()
@@ -204,6 +202,8 @@ class Outside:
             case fx.FindSpec():
                 self._note_try(effect)
                 self.finds.append(effect)
+            case fx.PredictSize():
+                self.predictions.append(effect)
             case fx.SpawnWorker(worker_id, model_id):
                 assert worker_id not in self.processes, "an id of a worker was used again"
                 generation = self.core._registry.workers[worker_id].model.generation
@@ -222,7 +222,8 @@ class Outside:
                 assert not process.is_killed, f"{process} was killed twice"
                 process.is_killed = True
             case fx.ScanDirectory(sync_id, loaded):
-                self.seen[sync_id] = {model_id: self.generations[model_id] for model_id, _ in loaded}
+                models = self.core._registry.models
+                self.seen[sync_id] = {model_id: models[model_id].generation for model_id, _ in loaded}
                 self.files.order_scan(effect)
             case fx.LeaveEntry(model_id):
                 self.files.noted.append(model_id)

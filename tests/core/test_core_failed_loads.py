@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from driver import BOB, Driver, source_of
 
-from hostd.core import effects as fx
 from workers.wire.errors import (
     AlreadyExistsError,
     DeadlineExceededError,
@@ -33,14 +32,14 @@ def test_a_load_whose_worker_cannot_be_spawned_fails_at_once(host):
     host.not_spawned(error)
     assert host.answer(caller) is error
     assert (host.state(), host.worker_state()) == (None, None)
-    assert host.effects_of(fx.KillWorker) == []
+    assert host.killed() == []
     assert host.core.next_deadline() is None
 
 
 def test_a_load_that_the_worker_refuses_fails_when_the_worker_is_gone(host):
     caller = host.up_to("LOADING")
     host.not_loaded(REFUSAL)
-    assert host.effects_of(fx.KillWorker) == [fx.KillWorker(1)]
+    assert host.killed() == [1]
     assert host.is_waiting(caller)
     host.exited("killed by SIGKILL")
     assert host.is_waiting(caller)
@@ -62,7 +61,7 @@ def test_a_model_that_was_loaded_but_not_measured_may_still_be_refused(host):
 def test_a_load_whose_worker_dies_fails_with_how_it_died(host, stage):
     caller = host.up_to(stage)
     host.exited("killed by SIGSEGV")
-    assert host.effects_of(fx.KillWorker) == [fx.KillWorker(1)]
+    assert host.killed() == [1]
     assert host.is_waiting(caller)
     host.gone()
     error = host.error(caller)
@@ -90,6 +89,22 @@ def test_last_words_that_are_heard_after_the_exit_are_part_of_the_error_too(host
     host.said_last_words(ModelError("SystemExit: 3"))
     host.gone()
     assert "its last words: SystemExit: 3" in host.error(caller).message
+
+
+def test_what_a_silent_worker_printed_last_is_part_of_the_error(host):
+    caller = host.up_to("STARTED")
+    host.exited("exit code 1")
+    host.gone(output="\n".join(["\tcut", *"abcd", "No module named 'zmq'"]) + "\n\n")
+    error = host.error(caller)
+    assert error.message == ("the worker of model 'm' died: exit code 1; it printed: a\nb\nc\nd\nNo module named 'zmq'")
+    assert host.core.story("m")[-1].reason == error.message
+
+
+def test_what_a_silent_worker_printed_does_not_hide_why_its_load_failed(host):
+    caller = host.up_to("STARTED")
+    host.pass_time(31)
+    host.gone(output="starting")
+    assert isinstance(host.error(caller), DeadlineExceededError)
 
 
 def test_last_words_do_not_hide_why_the_load_was_refused(host):

@@ -47,7 +47,7 @@ def test_the_end_of_the_old_worker_does_not_end_the_new_load(host):
     host.gone(OLD)
     assert host.is_waiting(caller)
     host.found()
-    assert host.effects_of(fx.SpawnWorker) == [fx.SpawnWorker(NEW, "m", SPEC)]
+    assert host.effects_of(fx.SpawnWorker) == [fx.SpawnWorker(NEW, "m", SPEC, 1, None)]
 
 
 def test_what_the_old_worker_says_does_not_touch_the_new_load(host):
@@ -77,7 +77,7 @@ def test_an_unload_while_finding_waits_for_what_is_left_of_earlier_generations(h
     host.up_to("FINDING")
     caller = host.unload()
     assert host.is_waiting(caller)
-    assert host.effects_of(fx.KillWorker) == []
+    assert host.killed() == []
     host.gone(OLD)
     assert host.answer(caller) == UnloadReport("m")
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import random
 import typing
+from collections import Counter
 from typing import Any
 
 import pytest
+from endings import settle
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
+from moves import MOVES
 from outside import NOTES
-from world import MOVES, World
+from play import history_of, long_game
+from world import World
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
@@ -19,37 +22,10 @@ from hostd.core.lifecycle import MODEL_TRANSITIONS, WORKER_TRANSITIONS
 
 STEPS = 800
 
-WEIGHTS = {
-    "load": 8,
-    "find": 12,
-    "go_on": 20,
-    "call": 20,
-    "reply": 12,
-    "prove": 5,
-    "unload": 0.5,
-    "unload_all": 0.1,
-    "shut_down": 0.01,
-    "fail_to_spawn": 0.3,
-    "refuse_load": 0.3,
-    "exit": 0.4,
-    "vanish": 0.3,
-    "pass_time": 1.5,
-    "oversleep": 0.1,
-    "ask_again": 0.3,
-    "deploy": 4,
-    "commit": 4,
-    "abort": 0.3,
-    "undeploy": 0.7,
-    "use_disk": 14,
-    "sync": 1,
-    "scan": 2,
-    "delay": 1,
-}
-"""What leads on is likelier than what ends things, or no history would get far."""
-
-MOODS = (0.3, 1, 1, 2)
-"""Each history makes some moves rarer and others more frequent than usual, so that not all are alike."""
-
+REACHED = (
+    *("loads", "evictions LOAD", "evictions GROWTH", "evictions IDLE", "waits", "refusals", "yields", "releases"),
+    *("held calls", "served held calls", "reloads", "limits broken", "plans", "looks at all"),
+)
 
 NOT_YET_FOR_WORKERS = {("IDLE", "KILL"), ("IDLE", "EXITED")}
 """A worker that says hello is told at once what to load; standby workers will rest in IDLE."""
@@ -65,10 +41,12 @@ class Histories(RuleBasedStateMachine):
     """One rule for each of the world's moves; the rules of what may never happen are asserted by the world."""
 
     is_lazy = False
+    is_tight = False
+    may_grow = False
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(is_lazy=self.is_lazy)
+        self.world = World(is_lazy=self.is_lazy, is_tight=self.is_tight, may_grow=self.may_grow)
 
     def teardown(self) -> None:
         self.world.end(at_once=len(self.world.history) % 2 == 0)
@@ -95,29 +73,38 @@ class LazyHistories(Histories):
     is_lazy = True
 
 
+class TightHistories(Histories):
+    """With a memory budget, and models that take what was predicted at most."""
+
+    is_tight = True
+
+
+class GrowingHistories(LazyHistories):
+    """With a memory budget, lazy loading, and models that grow."""
+
+    is_tight = True
+    may_grow = True
+
+
 TestNoHistoryBreaksARule = Histories.TestCase
 TestNoHistoryBreaksARule.settings = SETTINGS
 TestNoLazyHistoryBreaksARule = LazyHistories.TestCase
 TestNoLazyHistoryBreaksARule.settings = SETTINGS
-
-
-def history_of(seed: int) -> tuple[World, random.Random]:
-    """Return a world after a random history, and the dice."""
-    dice, world = random.Random(seed), World(is_lazy=seed % 2 == 1)
-    weights = [WEIGHTS.get(name, 1) * dice.choice(MOODS) for name in MOVES]
-    for name in dice.choices(list(MOVES), weights, k=STEPS):
-        getattr(world, name)(**{argument: dice.choice(domain) for argument, domain in MOVES[name].items()})
-    return world, dice
+TestNoTightHistoryBreaksARule = TightHistories.TestCase
+TestNoTightHistoryBreaksARule.settings = SETTINGS
+TestNoGrowingHistoryBreaksARule = GrowingHistories.TestCase
+TestNoGrowingHistoryBreaksARule.settings = SETTINGS
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_no_random_history_breaks_a_rule(seed):
-    world, dice = history_of(seed)
+    world, dice = history_of(seed, STEPS)
+    settle(world)
     world.end(at_once=dice.random() < 0.5)
 
 
 def test_the_same_seed_makes_the_same_history():
-    (first, _), (second, _) = history_of(7), history_of(7)
+    (first, _), (second, _) = history_of(7, STEPS), history_of(7, STEPS)
     assert list(map(repr, first.history)) == list(map(repr, second.history))
     assert [event.reason for event in first.announced] == [event.reason for event in second.announced]
 
@@ -126,7 +113,7 @@ def test_random_histories_get_everywhere():
     """A simulation that never reaches a state proves nothing about it."""
     announced, events, effects, ends = [], set(), set(), set()
     for seed in range(40):
-        world, _ = history_of(seed)
+        world, _ = history_of(seed, STEPS)
         world.end(at_once=True)
         announced += world.announced
         events |= {type(event) for event in world.history}
@@ -150,3 +137,14 @@ def test_random_histories_get_everywhere():
         "undeploy requested",
         "its files are gone from the models directory",
     } <= reasons
+
+
+def test_long_games_with_a_budget_reach_all_that_a_budget_brings():
+    """Each of the games, with and without growth; see `benchmarks/simulation.py` for longer ones and more of them."""
+    reached: Counter[str] = Counter()
+    for seed in range(20):
+        world = long_game(seed, 3 * STEPS)
+        reached += world.reached
+        assert world.reached["answers"] > 40
+    few = {name: reached[name] for name in REACHED if reached[name] < 20}
+    assert not few, f"{few} of {reached}"

@@ -50,6 +50,7 @@ def test_a_ready_model_is_described_in_wall_clock_time(host):
         pss_bytes=350,
         peak_bytes=500,
         in_flight=1,
+        sampled_s=WALL_S + 1003,
         started_s=WALL_S + 1001,
     )
     expected = ModelInfo(
@@ -71,6 +72,8 @@ def test_a_ready_model_is_described_in_wall_clock_time(host):
         load_duration_s=3,
         last_used_s=WALL_S + 1007,
         reason="loaded in 3.000 s",
+        charge_bytes=300,
+        cpu_threads=1,
     )
     assert host.core.get_model("m") == expected
     assert ModelInfo.from_dict(json.loads(json.dumps(expected.to_dict()))) == expected
@@ -100,12 +103,12 @@ def test_a_sample_of_a_tree_that_is_being_killed_is_not_the_size_of_its_model(ho
     assert host.answer(caller).size_bytes == 1000
 
 
-def test_the_size_of_a_failed_model_is_the_last_that_was_measured(host):
+def test_a_failed_model_has_no_size_since_what_it_took_was_given_back(host):
     host.up_to("READY")
     host.exited()
     host.gone()
     model = host.core.get_model("m")
-    assert (model.state, model.size, model.workers) == ("FAILED", 1000, ())
+    assert (model.state, model.size, model.size_source, model.workers) == ("FAILED", None, "unknown", ())
 
 
 def test_without_an_offset_records_show_the_clock_of_the_core():
@@ -136,18 +139,26 @@ def test_workers_are_counted_from_their_order_to_the_proof_of_their_end(host):
     assert host.core.worker_count() == 0
 
 
-def test_a_worker_is_idle_when_it_is_ready_and_has_no_call(host):
-    assert not host.core.is_idle(ev.WorkerId(1))
-    host.up_to("MEASURING")
-    assert not host.core.is_idle(ev.WorkerId(1))
+def test_a_worker_is_in_use_while_it_has_calls_and_was_since_its_last_one_ended(host):
+    def activity(since_s: float) -> tuple[bool, bool]:
+        return host.core.activity(ev.WorkerId(1), since_s)
+
+    assert activity(0) == (False, False)
+    host.up_to("STARTED")
+    assert activity(0) == (False, False)
+    host.greeted()
+    assert activity(0) == (False, True)
+    host.loaded()
     host.measured()
-    assert host.core.is_idle(ev.WorkerId(1))
+    assert activity(0) == (False, False)
     call = host.call()
-    assert not host.core.is_idle(ev.WorkerId(1))
+    host.pass_time(100)
+    assert activity(host.now) == (True, False)
     host.answered(host.sent(call))
-    assert host.core.is_idle(ev.WorkerId(1))
-    host.unload()
-    assert not host.core.is_idle(ev.WorkerId(1))
+    ended_s = host.now
+    host.pass_time(1)
+    assert activity(ended_s) == (True, False)
+    assert activity(host.now) == (False, False)
 
 
 def test_the_repr_of_a_worker_and_a_model_shows_id_state_pid_and_counts(host):

@@ -52,7 +52,7 @@ def test_c32_the_old_one_serves_until_the_new_one_is_ready_and_there_to_stay(hos
     answer = host.answer(commit)
     assert (answer.state, answer.generation) == ("READY", 2)
     assert served_by(host) == NEW
-    assert host.effects_of(fx.KillWorker) == []
+    assert host.killed() == []
     assert host.worker_state(OLD) == "KILLING"
     host.gone(OLD)
     assert (host.state(), host.worker_state(OLD), is_clean(host)) == ("READY", None, True)

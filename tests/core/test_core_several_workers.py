@@ -21,7 +21,7 @@ def host() -> Driver:
     host.up_to("READY")
     registry = host.core._registry
     worker = registry.new_worker(registry.models["m"])
-    host._carry_out(fx.SpawnWorker(worker.id, worker.model.id, SPEC))
+    host._carry_out(fx.SpawnWorker(worker.id, worker.model.id, SPEC, 1, None))
     host.spawned()
     host.greeted()
     host.feed(ev.WorkerLoaded(worker.id, "python", METHODS, "predict"))
@@ -96,7 +96,7 @@ def test_a_try_of_a_successor_ends_with_the_last_of_its_workers(host):
     registry = host.core._registry
     model, third = registry.successors["m"], host.worker
     fourth = registry.new_worker(model)
-    host._carry_out(fx.SpawnWorker(fourth.id, model.id, SPEC))
+    host._carry_out(fx.SpawnWorker(fourth.id, model.id, SPEC, 1, None))
     host.spawned()
     host.not_loaded(ModelError("no weights"), third)
     registry.kill(fourth, "as `load_failed` will do for replicas")

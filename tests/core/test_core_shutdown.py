@@ -62,7 +62,7 @@ def test_a_host_that_shuts_down_loads_nothing_more(host):
 def test_shutdown_at_once_kills_what_still_drains_and_aborts_its_calls(host):
     host.up_to("READY")
     call, caller = host.call(), host.shut_down(at_once=True)
-    assert host.effects_of(fx.KillWorker) == [fx.KillWorker(1)]
+    assert host.killed() == [1]
     assert host.core.next_deadline() is None
     host.exited("killed by SIGKILL")
     assert host.is_waiting(call)
@@ -90,7 +90,7 @@ def test_c34_a_second_signal_does_not_wait_for_the_drain(host):
     host.signal()
     assert host.worker_state(ev.WorkerId(1)) == "DRAINING"
     host.signal()
-    assert host.effects_of(fx.KillWorker) == [fx.KillWorker(1)]
+    assert host.killed() == [1]
     host.gone(ev.WorkerId(1))
     assert isinstance(host.error(call), AbortedError)
     assert not host.has_stopped

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from driver import ALICE, BOB, Driver, memory_of
 
-from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import UnloadReport
 from workers.wire.errors import AbortedError, DeadlineExceededError, FailedPreconditionError, ModelError, NotFoundError
@@ -19,7 +18,7 @@ def test_c20_an_unload_is_answered_after_the_proof_and_reports_what_came_back(ho
     host.up_to("READY")
     host.measured(memory=memory_of(4096, processes=3))
     caller = host.unload()
-    assert host.effects_of(fx.KillWorker) == [fx.KillWorker(1)]
+    assert host.killed() == [1]
     assert (host.state(), host.worker_state()) == ("UNLOADING", "KILLING")
     host.pass_time(1.5)
     host.exited("killed by SIGKILL")
@@ -57,7 +56,7 @@ def test_c21_unloading_while_loading_cancels_the_load_at_once(host, stage):
     caller = host.unload()
     assert isinstance(host.error(waiting), AbortedError)
     assert isinstance(host.error(also_waiting), AbortedError)
-    assert host.effects_of(fx.KillWorker) == [fx.KillWorker(1)]
+    assert host.killed() == [1]
     assert host.core.next_deadline() is None
     for late in (host.spawned, host.greeted, host.loaded, host.measured):
         late()
@@ -83,7 +82,7 @@ def test_unloading_a_load_that_is_already_failing_waits_for_the_same_death(host)
     waiting = host.up_to("LOADING")
     host.not_loaded(ModelError("x"))
     caller = host.unload()
-    assert host.effects_of(fx.KillWorker) == []
+    assert host.killed() == []
     assert isinstance(host.error(waiting), AbortedError)
     host.gone()
     assert host.answer(caller).processes == 1
@@ -149,13 +148,13 @@ def test_c22_calls_in_flight_finish_before_the_worker_is_killed(host):
     first, second = host.call(), host.call()
     caller = host.unload()
     assert (host.state(), host.worker_state()) == ("UNLOADING", "DRAINING")
-    assert host.effects_of(fx.KillWorker) == []
+    assert host.killed() == []
     host.answered(host.sent(first), "one")
     assert host.worker_state() == "DRAINING"
     host.answered(host.sent(second), "more", final=False)
     assert host.worker_state() == "DRAINING"
     host.answered(host.sent(second), "two")
-    assert host.effects_of(fx.KillWorker) == [fx.KillWorker(1)]
+    assert host.killed() == [1]
     assert host.worker_state() == "KILLING"
     host.gone()
     assert (host.answer(first), host.answer(second)) == ("one", "two")

@@ -1,6 +1,6 @@
 """A world around the core in which anything may happen at any time, move by move.
 
-Every move takes plain values from a small domain (`MOVES`), so hypothesis and a seeded random generator play the same
+Every move takes plain values from a small domain (`moves.MOVES`), so hypothesis and a seeded random generator play the same
 game. `n` picks one of those to whom it could happen; if there is none, nothing happens. Beside what `Outside` asserts,
 a `World` knows what a client may be told: see `_note_answer` and `call`. What has to do with files is in
 `world_of_files`. There are worlds with lazy loading and worlds without.
@@ -9,15 +9,16 @@ a `World` knows what a client may be told: see `_note_answer` and `call`. What h
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from driver import METHODS, SPEC, memory_of, source_of
-from endings import finish
+from driver import METHODS, SPEC
+from endings import can_go_on, finish
 from outside import Asked, Process, Said, Stage
-from world_of_files import BOOL, CLIENTS, MODELS, MOVES_OF_FILES, NESTED, RETRIES, TIMEOUTS_S, N, WorldOfFiles
+from world_of_memory import BUDGET_BYTES, SPECS, WorldOfMemory
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.core.lifecycle import ModelState
 from hostd.core.machine import Core
 from hostd.core.registry import CoreConfig
 from hostd.records import ModelInfo, SyncReport, UnloadReport
@@ -35,63 +36,18 @@ CONFIG = CoreConfig(
     lazy_load_retries=1,
     retry_backoff_s=0.5,
 )
-SOURCES = (source_of("/x"), source_of("/x"), source_of("/models/a"), source_of(None))
-
-MOVES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
-    "load": {
-        "model_id": NESTED,
-        "source": SOURCES,
-        "wait": BOOL,
-        "retries": RETRIES,
-        "timeout_s": TIMEOUTS_S,
-        "client": CLIENTS,
-    },
-    "retrieve": {
-        "model_id": NESTED,
-        "generation": (None, None, 1, 2, 5),
-        "timeout_s": TIMEOUTS_S,
-        "client": CLIENTS,
-    },
-    "unload": {"model_id": MODELS, "timeout_s": TIMEOUTS_S, "client": CLIENTS},
-    "unload_all": {"timeout_s": TIMEOUTS_S, "client": CLIENTS},
-    "shut_down": {"client": (*CLIENTS, None), "at_once": BOOL},
-    "call": {
-        "model_id": MODELS,
-        "method": ("predict", "generate", "predikt"),
-        "timeout_s": TIMEOUTS_S,
-        "size_bytes": (1, 4),
-        "client": CLIENTS,
-    },
-    "call_again": {"n": N, "model_id": MODELS},
-    "ask_again": {"n": N, "is_shutdown": (False, False, False, True)},
-    "cancel": {"n": N},
-    "grant_credit": {"n": N},
-    "vanish": {"client": CLIENTS},
-    "find": {"n": N, "how": ("found", "found", "found", "ephemeral", "nothing", "wrong")},
-    "delay": {"n": N},
-    "go_on": {"n": N},
-    "fail_to_spawn": {"n": N},
-    "refuse_load": {"n": N},
-    "babble": {"n": N},
-    "sample": {"n": N, "is_readable": BOOL},
-    "reply": {"n": N, "final": BOOL, "failed": BOOL},
-    "lie": {"n": N, "call_id": tuple(range(20))},
-    "lose_call": {"n": N, "is_full": BOOL},
-    "say_last_words": {"n": N},
-    "exit": {"n": N},
-    "prove": {"n": N},
-    "pass_time": {"seconds": (0.0, 0.1, 0.1, 1.0, 1.0, 11.0, 31.0, 601.0)},
-    "oversleep": {"seconds": (1.0, 11.0, 601.0)},
-    **MOVES_OF_FILES,
-}
 
 
-class World(WorldOfFiles):
-    """A core and everybody around it."""
+class World(WorldOfMemory):
+    """A core and everybody around it; `is_tight` with a memory budget, and models that grow only if they `may_grow`."""
 
-    def __init__(self, *, is_lazy: bool) -> None:
-        super().__init__(Core(dataclasses.replace(CONFIG, lazy_load=is_lazy)))
+    def __init__(self, *, is_lazy: bool, is_tight: bool = False, may_grow: bool = False) -> None:
+        budget_bytes = BUDGET_BYTES if is_tight else None
+        super().__init__(
+            Core(dataclasses.replace(CONFIG, lazy_load=is_lazy, budget_bytes=budget_bytes)), may_grow=may_grow
+        )
         self.is_lazy = is_lazy
+        self.is_tight = is_tight
 
     # Clients
 
@@ -137,22 +93,25 @@ class World(WorldOfFiles):
             client,
             timeout_s,
         )
+        is_yielding = model is not None and self.core._registry.models[model_id].is_yielding
         is_welcome = (
             model is not None
             and model.state == "READY"
+            and not is_yielding
             and method in model.methods
             and timeout_s != 0
             and model.workers[0].in_flight < CONFIG.max_in_flight
             and bytes_before + size_bytes <= CONFIG.max_in_flight_bytes
         )
         if caller in router.holding.by_caller:
-            assert self.is_lazy
+            held_for = self.core._registry.models[model_id]
+            assert self.is_lazy or held_for.is_on_demand or held_for.is_evicted or held_for.is_yielding
             assert not is_welcome
-            assert self.core._registry.models[model_id].state.value in ("LOADING", "UNLOADING")
+            assert held_for.state.value in ("LOADING", "UNLOADING") or held_for.is_yielding
             return
         kinds = [type(effect) for effect in self.effects if not isinstance(effect, (fx.FindSpec, fx.Announce))]
         assert kinds == [fx.ForwardCall if is_welcome else fx.AnswerError]
-        assert self.is_lazy or len(self.effects) == 1
+        assert self.is_lazy or self.is_tight or len(self.effects) == 1
 
     def call_again(self, n: int, model_id: ev.ModelId) -> None:
         """Use the request id of a call in flight, or one that is held, once more."""
@@ -195,7 +154,8 @@ class World(WorldOfFiles):
         about, path = (find.model_id, find.generation), find.source.path
         if how in ("found", "ephemeral"):
             is_ephemeral = how == "ephemeral" and find.origin is ev.Origin.LAZY
-            self.feed(ev.SpecFound(*about, SPEC, str(find.model_id) if is_ephemeral else path))
+            spec = SPECS[n] if self.is_tight else SPEC
+            self.feed(ev.SpecFound(*about, spec, str(find.model_id) if is_ephemeral else path))
         else:
             error = NotFoundError("nothing is there") if how == "nothing" else ModelError("no finder knows this")
             self.feed(ev.SpecRefused(*about, error))
@@ -207,9 +167,12 @@ class World(WorldOfFiles):
 
     def go_on(self, n: int) -> None:
         """Let a process do what comes next in a good life."""
-        process = self._pick_process(n, _can_go_on)
-        if process is None:
-            return
+        process = self._pick_process(n, can_go_on)
+        if process is not None:
+            self.advance(process)
+
+    def advance(self, process: Process) -> None:
+        """Let a process do what comes next in a good life."""
         if process.stage is Stage.ORDERED:
             process.stage = Stage.RUNNING
             self.feed(ev.WorkerSpawned(process.id, 5000 + process.id))
@@ -303,6 +266,9 @@ class World(WorldOfFiles):
         while self.finds:
             self.find(0, "found")
             assert self.effects == [], "a finder's answer after the end has effects"
+        while self.predictions:
+            self.predict(0, 1000, "remembered")
+            assert self.effects == [], "a prediction after the end has effects"
         self.scan(2, 1, is_readable=True)
         assert not any(isinstance(effect, fx.ScanDirectory) for effect in self.effects)
         self._assert_empty()
@@ -313,6 +279,7 @@ class World(WorldOfFiles):
             *(registry.models, registry.successors, registry.reserved, registry.files_in_work, registry.workers),
             *(registry.timers, registry.effects, registry.waiting, router.calls, router.by_caller),
             *(router.holding.by_caller, router.holding._by_model, core._deploying.deploys, core._undeploying.undeploys),
+            *(core._admission.queue, core._admission._yielding),
             *(core._syncing._queue, core._unloading.unload_alls, core._unloading.shutdown_waiters),
         ]
         left += [sync.waiters for sync in core._syncing._syncs.values()]
@@ -334,7 +301,7 @@ class World(WorldOfFiles):
             case ev.LoadRequested(source=source, wait=wait):
                 assert isinstance(answer, ModelInfo)
                 assert answer.path in (source.path, event.model_id)  # the latter for an ephemeral model
-                assert answer.state in (("READY",) if wait else ("READY", "LOADING"))
+                assert answer.state in (("READY",) if wait else ("READY", "LOADING", "UNLOADING"))
             case ev.RetrieveRequested():
                 assert isinstance(answer, ModelInfo)
                 assert answer.state == "READY"
@@ -344,6 +311,7 @@ class World(WorldOfFiles):
             case ev.SyncRequested(wait=True):
                 assert isinstance(answer, SyncReport)
                 self._assert_unloaded(caller, answer)
+                assert not event.load or self._begun_by_a_sync(caller) <= set(answer.writing)
             case ev.CallReceived():
                 assert answer == "said"
             case _:
@@ -357,10 +325,17 @@ class World(WorldOfFiles):
         living = [process for process in self.processes.values() if process.is_alive() and process.generation in gone]
         assert not living, f"{report}, but there are {living}"
 
+    def _begun_by_a_sync(self, caller: ev.Caller) -> set[str]:
+        """Return what syncs had begun to load when that of this caller began to look, and what still loads."""
+        seen = self.seen[self.sync_of[caller]]
+        models = [self.core._registry.generation_of(*known) for known in seen.items()]
+        under_way = [model for model in models if model is not None and model.state is ModelState.LOADING]
+        return {model.id for model in under_way if model.origin is ev.Origin.SYNCED}
+
     def _sample(self, process: Process, is_readable: bool) -> None:
         process.is_sampled = process.has_loaded
         process.samples_due = 0
-        self.feed(ev.WorkerMeasured(process.id, memory_of(1000) if is_readable else None))
+        self.feed(ev.WorkerMeasured(process.id, self.measure(process) if is_readable else None))
 
     def _pick_caller(self, n: int) -> ev.Caller | None:
         """Return one whose call is in flight, or sometimes one that asked for something else or waits no more."""
@@ -379,10 +354,5 @@ _ANSWERS: Final = {
     ev.DeployCommitRequested: ModelInfo,
     ev.DeployAbortRequested: type(None),
     ev.SyncRequested: SyncReport,
+    ev.PinRequested: ModelInfo,
 }
-
-
-def _can_go_on(process: Process) -> bool:
-    if process.stage is Stage.ORDERED:
-        return True
-    return process.stage is Stage.RUNNING and not process.is_sampled and not process.is_killed

@@ -115,6 +115,24 @@ def await_tidy(models: Path) -> None:
     eventually(lambda: is_tidy(models), "staging is tidied up")
 
 
+def undeploy_when_undone(client: hostd.Client, model_id: str = "m") -> None:
+    """Undeploy what is there once the host knows that a deploy for which nobody waits is undone.
+
+    Until then it refuses the id, and the files of such a deploy go a moment before.
+    """
+
+    def is_undeployed() -> bool:
+        try:
+            client.undeploy_model(model_id)
+        except hostd.FailedPreconditionError:
+            return False
+        except hostd.NotFoundError:
+            pass
+        return True
+
+    eventually(is_undeployed, "the deploy is undone, and what was there before is undeployed")
+
+
 @contextmanager
 def emptied(host: hostd.Host, models: Path) -> Iterator[hostd.Client]:
     """Give a client; afterwards what is deployed, and what is loaded, goes through the host."""

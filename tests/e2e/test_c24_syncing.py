@@ -109,6 +109,17 @@ def test_c24_with_waiting_a_sync_returns_when_all_is_done(
     assert sorted(sync.result(PATIENCE_S).loaded) == ["quick", "slow"]
 
 
+def test_c24_a_sync_that_waits_also_waits_for_what_another_has_begun(
+    asked: hostd.Client, rig: Rig, pool: ThreadPoolExecutor
+) -> None:
+    rig.add("m", GATED)
+    assert asked.sync_local_models().loaded == ("m",)
+    syncs = [pool.submit(asked.sync_local_models, wait=True) for _ in range(2)]
+    never(lambda: any(sync.done() for sync in syncs), "a sync returned while a model was loading", for_s=0.1)
+    rig.let_go("m")
+    assert [sync.result(PATIENCE_S).loaded for sync in syncs] == [("m",), ("m",)]
+
+
 def test_c24_a_sync_may_be_told_to_load_nothing(asked: hostd.Client, rig: Rig) -> None:
     rig.add("old")
     asked.sync_local_models(wait=True)
@@ -258,9 +269,14 @@ def test_c24_many_syncs_at_once_load_each_model_once(asked: hostd.Client, rig: R
     names = [f"m{number}" for number in range(6)]
     for name in names:
         rig.add(name)
-    reports = [sync.result(PATIENCE_S) for sync in [pool.submit(asked.sync_local_models, wait=True) for _ in range(8)]]
-    assert sorted(name for report in reports for name in report.loaded) == names
-    eventually(lambda: states(asked) == dict.fromkeys(names, READY), "all are loaded")
+
+    def sync() -> set[str]:
+        report = asked.sync_local_models(wait=True)
+        assert states(asked) == dict.fromkeys(names, READY), "it did not wait for what another one has begun"
+        return set(report.loaded)
+
+    loaded = [sync.result(PATIENCE_S) for sync in [pool.submit(sync) for _ in range(8)]]
+    assert set(names) in loaded
     assert [len(rig.loads(name)) for name in names] == [1] * 6
 
 

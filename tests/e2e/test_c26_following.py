@@ -6,6 +6,7 @@ than that is beyond it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -130,7 +131,11 @@ def test_c26_where_there_are_no_notifications_the_period_does_it(rig: Rig, tmp_p
 
 
 def descriptors_of(pid: int) -> list[str]:
-    return [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    found = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # one of a look at the directory, which is over
+            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return found
 
 
 @pytest.mark.parametrize("period", [0, None])
@@ -256,7 +261,8 @@ def test_c27_without_a_marker_nothing_is_loaded_within_the_quiet_period(
     eventually(lambda: states(client) == wanted, "all are loaded when they are whole")
     # A busy machine may have held a writer up for longer than it meant to pause.
     in_time = [writer.name for writer in writers if writer.longest_pause_s < 0.8 * QUIET_S]
-    assert in_time
+    if not in_time:
+        pytest.skip("the machine stood still for so long that it shows nothing")
     for name in in_time:
         final = {part: (rig.path / name / part).stat().st_size for part in ("model.py", "a", "b", "deep/c")}
         assert rig.loads(name) == [final], f"{name} was loaded before it was whole"

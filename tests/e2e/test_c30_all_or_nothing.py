@@ -13,7 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from deploy_rig import CODE, MIB, PLACES, STAGING, Raw, await_tidy, content, emptied, entries, files_of
+from deploy_rig import (
+    CODE,
+    MIB,
+    PLACES,
+    STAGING,
+    Raw,
+    await_tidy,
+    content,
+    emptied,
+    entries,
+    files_of,
+    undeploy_when_undone,
+)
 from helpers import eventually, line_of, program, stop
 
 import hostd
@@ -22,7 +34,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
 
-LOAD_TIMEOUT_S = 3.0
+LOAD_TIMEOUT_S = 10.0
 UNANSWERED_CHUNKS = 1024
 """How many pieces of an upload may be under way."""
 
@@ -90,6 +102,7 @@ def test_c30_with_keep_a_failed_load_leaves_the_files(client: hostd.Client, mode
 def test_c30_a_failed_load_without_a_waiting_client_leaves_nothing(client: hostd.Client, models: Path) -> None:
     client.deploy_model("m", files_of("bad"), wait=False)
     eventually(lambda: entries(models) == [], "the files of the model that failed are removed")
+    undeploy_when_undone(client)
 
 
 def test_c30_an_unload_that_overtakes_a_deploy_leaves_nothing(
@@ -102,6 +115,7 @@ def test_c30_an_unload_that_overtakes_a_deploy_leaves_nothing(
     with pytest.raises((hostd.NotFoundError, hostd.AbortedError, hostd.FailedPreconditionError)):
         handle.wait(20)
     eventually(lambda: entries(models) == [], "the files are removed")
+    undeploy_when_undone(client)
 
 
 # Clients that fail

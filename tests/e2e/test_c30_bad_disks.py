@@ -5,6 +5,7 @@ Each runs a program of its own: as another user, with a file system of its own, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from deploy_rig import CODE, MIB, PLACES, STAGING, await_tidy, content, emptied, entries, files_of, put
-from helpers import REPOSITORY
+from helpers import REPOSITORY, eventually
 
 import hostd
 
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 NOBODY = 65534
 LIMIT_BYTES = 2 * MIB
-UNSHARED = ["unshare", "--mount"]
-"""The beginning of a command whose mounts nobody else sees."""
+UNSHARED = ["unshare", "--mount", "--propagation", "private"]
+"""The beginning of a command whose mounts nobody else sees, and which go with its last process, however that ends."""
 ANOTHER = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
 ANOTHER += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
 """The same as another user, who may not write what is not his. But he may read all, because tests may be run from a
@@ -59,7 +60,15 @@ def base() -> Iterator[Path]:
     (made / "models").mkdir(mode=0o755)
     (made / "run").mkdir(mode=0o700)
     yield made
-    shutil.rmtree(made)
+    eventually(
+        lambda: is_removed(made), "the directory is removed: hosts of a program that was killed may still end there"
+    )
+
+
+def is_removed(directory: Path) -> bool:
+    with contextlib.suppress(OSError):
+        shutil.rmtree(directory)
+    return not directory.exists()
 
 
 def said_by(source: str, base: Path, *, command: list[str]) -> dict[str, Any]:
@@ -115,7 +124,9 @@ MODES = {
 @pytest.mark.parametrize("mode", MODES)
 def test_c30_without_permission_a_deploy_is_refused_and_nothing_changes(base: Path, mode: str) -> None:
     models = base / "models"
-    put(models, "theirs", "theirs")
+    theirs = put(models, "theirs", "theirs")
+    if "sticky" in mode:
+        theirs.chmod(0o777)  # all may write in it, and yet only its owner may move it
     (models / "theirs-folder").mkdir()
     os.chown(base / "run", NOBODY, NOBODY)
     owner, bits, allowed = MODES[mode]

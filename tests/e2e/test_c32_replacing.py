@@ -8,7 +8,19 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from deploy_rig import MIB, PLACES, Raw, await_tidy, content, emptied, entries, files_of, put, refusal
+from deploy_rig import (
+    MIB,
+    PLACES,
+    Raw,
+    await_tidy,
+    content,
+    emptied,
+    entries,
+    files_of,
+    put,
+    refusal,
+    undeploy_when_undone,
+)
 from helpers import eventually, is_there, rss_of_tree
 
 import hostd
@@ -17,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-LOAD_TIMEOUT_S = 3.0
+LOAD_TIMEOUT_S = 10.0
 CALLERS = 4
 BALLAST_BYTES = 100 * MIB
 
@@ -204,6 +216,7 @@ def test_c32_a_replacement_without_waiting_changes_over_later(
     await_tidy(models)
     assert old.predict() == "new"
     assert content(models / "m") == files_of("new")
+    undeploy_when_undone(client)
 
 
 def test_c32_replacing_nothing_is_a_deploy(client: hostd.Client, models: Path) -> None:

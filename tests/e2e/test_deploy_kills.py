@@ -23,10 +23,10 @@ from benchmarks.kills import CONFIRMING, SCENARIOS, STAGING, After, Host, calls_
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SAMPLE = 5
+SAMPLE = 4
 """Kills per scenario, besides those at the confirming write: each takes a start of a host."""
 
-STRIDE = 3
+STRIDE = 7
 """Every which call fails: each takes some loads of a model."""
 
 FAILURES: dict[str, type[hostd.HostError]] = {"ENOSPC": hostd.ResourceExhaustedError, "EIO": hostd.HostError}

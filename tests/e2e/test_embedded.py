@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers import PATIENCE_S, at_most, descendants, eventually, is_there, line_of, never, program, stop
+from helpers import PATIENCE_S, SOON_S, at_most, descendants, eventually, is_there, line_of, never, program, stop
 
 import hostd
 
@@ -153,10 +153,11 @@ def test_descriptors_that_a_program_leaves_inheritable_do_not_reach_the_workers(
 
 
 def test_settings_that_are_wrong_start_nothing() -> None:
+    before = descendants()  # of another test's program, say, which is on its way out
     for wrong in ({"workers": {"drain_timeout_s": -1}}, {"limits": {"nonsense": 1}}, {"memory": 7}):
         with pytest.raises(hostd.InvalidArgumentError, match=next(iter(wrong))):
             hostd.Host(**wrong).start()
-    assert not descendants()
+    assert set(descendants()) <= set(before)
 
 
 def test_a_runtime_directory_that_is_too_deep_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,28 +217,6 @@ def test_c34_stopping_is_quick_with_many_models(model_dir: Callable[..., str]) -
         path = model_dir()
         models = [client.load_model(f"m{i}", path, wait=False) for i in range(10)]
         pids = [model.wait(PATIENCE_S).info.workers[0].pid for model in models]
-        with at_most(3.0, "stopping a host with ten models"):
+        with at_most(SOON_S, "stopping a host with ten models"):
             host.stop()
         assert not [pid for pid in pids if is_there(pid)]
-
-
-@pytest.mark.heavy
-def test_entering_the_block_costs_little_more_than_an_interpreter(model_dir: Callable[..., str]) -> None:
-    """At most 0.4 s more than an interpreter that imports the same packages; the best of three, for the machine's sake."""
-    import time
-
-    imports = "import hostd, hostd.config, zmq, msgpack, psutil, prometheus_client, yaml, pydantic, asyncio"
-
-    def bare() -> float:
-        began_s = time.perf_counter()
-        with program(imports) as process:
-            assert process.wait(PATIENCE_S) == 0
-        return time.perf_counter() - began_s
-
-    def embedded() -> float:
-        began_s = time.perf_counter()
-        with hostd.Host() as host:
-            host.client().host_info()
-            return time.perf_counter() - began_s
-
-    assert min(embedded() for _ in range(3)) <= min(bare() for _ in range(3)) + 0.4

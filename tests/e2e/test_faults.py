@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 QUICKLY_S = 20.0
 """What a call of another model may take while one goes wrong; it takes milliseconds, and this only catches a hang."""
 
+DRAIN_S = 3.0
+"""How long a drain lasts: longer than the machine may stand still, and not so long that nobody can wait for its end."""
+
 HOW = {
     "raise": "exit code",
     "exit-0": "exit code 0",
@@ -86,6 +89,13 @@ class Crowd:
         for number in range(times):
             with at_most(QUICKLY_S, "a call of another model"):
                 assert self.bystander.predict(number) == number
+
+
+@pytest.fixture(scope="module")
+def shared_host() -> Iterator[hostd.Host]:
+    """A drain lasts long enough for a fault to come about in it on a machine that stands still for a while."""
+    with hostd.Host(workers={"drain_timeout_s": DRAIN_S}) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import zmq
 from helpers import PATIENCE_S, eventually, never
+from hostile_peer import MIB, Peer, call_of
 
 import hostd
 from workers.wire import frames as wire
@@ -27,49 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 QUICKLY_S = 10.0
-MIB = 1 << 20
 LIMIT_BYTES = 2 * MIB
-
-
-class Peer:
-    """A client that sends what it likes."""
-
-    def __init__(self, endpoint: str, *, hello: bool = True, identity: bytes = b"") -> None:
-        self._context = zmq.Context()
-        self.socket = self._context.socket(zmq.DEALER)
-        self.socket.linger = 0
-        if identity:
-            self.socket.setsockopt(zmq.IDENTITY, identity)
-        self.socket.connect(endpoint)
-        if hello:
-            self.send(msg.pack_map(msg.HELLO, 1, {"versions": [wire.VERSION], "pid": os.getpid()}))
-            assert self.receive().kind == msg.WELCOME
-
-    def __enter__(self) -> Peer:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.socket.close()
-        self._context.term()
-
-    def send(self, frames: list[Any]) -> None:
-        self.socket.send_multipart(frames)
-
-    def receive(self, within_s: float = PATIENCE_S) -> wire.Envelope:
-        assert self.socket.poll(within_s * 1000), f"the host did not answer within {within_s:g} s"
-        return wire.unpack(self.socket.recv_multipart())
-
-    def error(self, within_s: float = PATIENCE_S) -> hostd.HostError:
-        envelope = self.receive(within_s)
-        assert envelope.kind == msg.ERROR, f"an answer of kind {envelope.kind} instead of an error"
-        return msg.unpack_error(envelope)
-
-    def verb(self, name: str, request_id: int = 2, **arguments: Any) -> None:
-        self.send(msg.pack_map(msg.VERB, request_id, arguments, header=msg.pack_verb(name)))
-
-
-def call_of(model_id: str, method: str, request_id: int, body: bytes = b"\x92\x91\x01\x80", **more: Any) -> list[Any]:
-    return wire.pack(msg.CALL, request_id, msg.pack_target(msg.Target(model_id, method)), body, **more)
 
 
 @pytest.fixture(scope="module")
@@ -318,7 +277,7 @@ def test_an_answer_over_the_limit_is_an_error_and_the_worker_goes_on(
             return M()
     """
     pytest.importorskip("numpy")
-    model = witness.load_model("big", model_dir(source)).options(timeout_s=2)
+    model = witness.load_model("big", model_dir(source)).options(timeout_s=PATIENCE_S)
     with pytest.raises(hostd.HostError) as caught:
         model.big(2 * LIMIT_BYTES, parts)
     assert caught.value.status is not hostd.Status.DEADLINE_EXCEEDED, "the answer was lost in silence"

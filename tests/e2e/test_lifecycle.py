@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -103,13 +104,32 @@ def test_c20_an_unload_reports_what_the_system_gets_back(shared: hostd.Client, m
     assert 0 < report.duration_s <= took_s
 
 
+def test_a_load_writes_nothing_into_the_models_directory(shared: hostd.Client, model_dir: Callable[..., str]) -> None:
+    """Compiled modules beside its files would make it another model, and one that changes to whoever watches it."""
+    files = {"sibling.py": "ANSWER = 42", "late.py": "ANSWER = 43"}
+    source = """
+        import sibling
+        def answer():
+            import late
+            return sibling.ANSWER, late.ANSWER
+        def load(path):
+            return answer
+    """
+    path = Path(model_dir(source, settings='env: {PYTHONDONTWRITEBYTECODE: ""}', files=files))
+    before = sorted(path.rglob("*"))
+    assert shared.load_model("m", path)() == (42, 43)
+    assert sorted(path.rglob("*")) == before
+
+
 def test_a_size_follows_a_model_that_grows(model_dir: Callable[..., str]) -> None:
     with hostd.Host(memory={"sample_period_s": 0.05}) as host:
         model = host.client().load_model("holder", model_dir(HOLDER))
         before_bytes = model.size
         assert model.grow(48 * MIB) == 48 * MIB
-        grown = eventually(lambda: model.size > before_bytes + 40 * MIB and model.info, "the growth is seen")
-        assert grown.size == pytest.approx(rss_of_tree(grown.workers[0].pid), rel=0.02, abs=MIB)
+        tree_bytes = rss_of_tree(model.info.workers[0].pid)
+        assert tree_bytes > before_bytes + 40 * MIB
+        # Not the first sample that is larger: that may be of the middle of the growth.
+        eventually(lambda: model.size == pytest.approx(tree_bytes, rel=0.02, abs=MIB), "all of the growth is seen")
 
 
 def test_c23_unloading_all_reports_each_of_them(shared: hostd.Client, model_dir: Callable[..., str]) -> None:
@@ -294,11 +314,16 @@ def test_many_loads_and_unloads_leave_nothing_in_the_supervisor(
         return len(os.listdir(f"{own}/fd")), len(os.listdir(f"{own}/task")), descendants(shared_host.pid)
 
     path = model_dir()
-    for i in range(20):  # until every lazily made thread is there
-        shared.load_model(f"warm{i}", path, wait=False)
+    for model in [shared.load_model(f"warm{i}", path, wait=False) for i in range(20)]:
+        model.wait(PATIENCE_S)  # until most of the lazily made threads are there
     shared.unload_all_models()
-    before = held()
-    for _ in range(15):
+    before, rounds = held(), 15
+    for _ in range(rounds):
         shared.load_model("echo", path)
         shared.unload_model("echo")
-    eventually(lambda: held() == before, f"descriptors, threads, processes are those of before: {before}, not {held()}")
+    # Fewer descriptors is as good: one may have been open for a moment when they were counted before. And a pool may
+    # make another thread up to its size whenever its last one is not back yet; a leak would be one in each round.
+    eventually(
+        lambda: held()[0] <= before[0] and held()[1] < before[1] + rounds and held()[2] == before[2],
+        f"descriptors, threads, processes are those of before: {before}, not {held()}",
+    )

@@ -21,11 +21,14 @@ PUBLIC = {
     "DeadlineExceededError",
     "Event",
     "FailedPreconditionError",
+    "Holder",
     "Host",
     "HostError",
     "HostInfo",
     "InternalError",
     "InvalidArgumentError",
+    "LoadPlan",
+    "MemoryInfo",
     "MessageTooLargeError",
     "MethodInfo",
     "Model",
@@ -61,6 +64,10 @@ VERBS = {
     "list_models",
     "get_model",
     "explain_model",
+    "plan_load",
+    "pin_model",
+    "unpin_model",
+    "memory_info",
     "events",
     "model_logs",
     "host_info",
@@ -77,7 +84,7 @@ def test_the_package_offers_these_names_and_no_others() -> None:
 
 @pytest.mark.parametrize("client", [hostd.Client, hostd.AsyncClient])
 def test_both_clients_have_every_verb(client: type) -> None:
-    offered = {name for name in vars(client) if not name.startswith("_")}
+    offered = {name for name in dir(client) if not name.startswith("_")}
     assert offered >= VERBS
 
 

@@ -6,6 +6,7 @@ from a seed, so that a failure can be repeated.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -229,7 +230,8 @@ def test_a_supervisor_that_hangs_is_ended_by_stop(
     if not keeper_too:  # with the keeper gone nobody adopts what a frozen supervisor leaves
         assert not everybody(tag, evidence)
     for stray in everybody(tag, evidence):
-        os.kill(stray, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(stray, signal.SIGKILL)
     assert runtime_dirs() == []
 
 

@@ -187,6 +187,15 @@ def test_malformed_errors_are_errors_all_the_same(back: Back) -> None:
     assert isinstance(back.events[-1].error, hostd.InternalError)
 
 
+def test_a_worker_is_silent_until_it_says_hello(back: Back) -> None:
+    assert not back.backend.is_silent(WORKER)
+    other = ev.WorkerId(5)
+    back.backend.admit(other)
+    assert back.backend.is_silent(other)
+    back.backend.forget(other)
+    assert not back.backend.is_silent(other)
+
+
 def test_who_was_forgotten_is_not_heard_any_more(back: Back) -> None:
     back.backend.forget(WORKER)
     back.backend.forget(WORKER)

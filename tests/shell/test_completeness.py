@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers import line_of, program
+from helpers import eventually, line_of, program
 
 from hostd.core.settling import Completeness
 from hostd.shell import completeness
@@ -144,15 +144,20 @@ def test_looks_survive_files_that_come_and_go(tmp_path: Path) -> None:
             deep.rmdir()
             deep.parent.rmdir()
 
+    seen = set()
+
+    def has_changed() -> bool:
+        seen.update(look_at(str(tmp_path / "m"), None).digest for _ in range(500))
+        return len(seen) > 1
+
     (tmp_path / "m").mkdir()
     churning = threading.Thread(target=churn)
     churning.start()
     try:
-        seen = {look_at(str(tmp_path / "m"), None).digest for _ in range(500)}
+        eventually(has_changed, "a look sees another state")
     finally:
         go_on.clear()
         churning.join()
-    assert len(seen) > 1
 
 
 # What files say of themselves
@@ -224,6 +229,7 @@ def test_hashes_are_kept_while_a_file_does_not_change(model: Path, monkeypatch: 
 
 
 def test_hashes_of_files_that_changed_just_now_are_not_kept(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completeness, "RECENT_NS", 10**15)
     sums(model, "model.py")
     hashes = KnownHashes()
     assert says(model, None, hashes)[0] is Completeness.COMPLETE

@@ -45,6 +45,7 @@ def test_without_any_source_the_defaults_hold() -> None:
     assert config.workers.max_in_flight == 1024
     assert config.workers.log_bytes == 2**20
     assert config.memory.sample_period_s == 5
+    assert config.memory.estimate_timeout_s == 10
     assert config.metrics.port is None
     assert config.limits.max_message_bytes == 2**30
     assert config.limits.max_in_flight_bytes == 2**32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +15,16 @@ from helpers import PATIENCE_S, eventually, rss_of_tree
 from prometheus_client.parser import text_string_to_metric_families
 
 import hostd
+from hostd.records import MemoryInfo, ModelInfo, WorkerInfo
+from hostd.shell.metrics import Metrics
 
 Page = Callable[[], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
+FIGURES = ("rss_bytes", "gpu_bytes", "uss_bytes")
 
 
 @pytest.fixture
 def measured() -> Iterator[hostd.Host]:
-    with hostd.Host(metrics={"port": 0}, workers={"drain_timeout_s": 1}) as host:
+    with hostd.Host(metrics={"port": 0}, workers={"drain_timeout_s": 1}, memory={"sample_period_s": 3600}) as host:
         yield host
 
 
@@ -149,6 +153,26 @@ def test_the_page_is_read_while_models_come_and_go(
             client.unload_model("m")
         over.set()
         assert all(reader.result(PATIENCE_S) > 0 for reader in readers)
+
+
+def test_what_is_not_known_of_a_model_is_not_on_the_page() -> None:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    workers = (WorkerInfo(1, 41, "READY", rss_bytes=5, gpu_bytes=3), WorkerInfo(2, 42, "READY", rss_bytes=7))
+    models = [
+        ModelInfo("a", "READY", "/a", "t", workers=workers),
+        ModelInfo("b", "READY", "/b", "t", workers=workers[1:]),
+    ]
+    try:
+        metrics = Metrics(loop, lambda: models, MemoryInfo, lambda: None)
+        samples = {family.name: family.samples for family in metrics.collect()}
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(PATIENCE_S)
+        loop.close()
+    shown = {name: {s.labels["model_id"]: s.value for s in samples[f"hostd_model_{name}"]} for name in FIGURES}
+    assert shown == {"rss_bytes": {"a": 12, "b": 7}, "gpu_bytes": {"a": 3}, "uss_bytes": {}}
 
 
 def test_there_is_no_page_unless_it_is_asked_for(shared: hostd.Client) -> None:

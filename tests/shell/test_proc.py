@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -83,3 +84,15 @@ def test_who_is_gone_has_no_children(by_files: bool) -> None:
         child.wait()
     assert proc.children_of(child.pid) == []
     assert proc.descendants_of(child.pid) == []
+
+
+def test_without_a_descriptor_left_there_is_an_error_and_not_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wants the proof that nobody is left must not take "cannot look" for it."""
+
+    def no_descriptor(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(proc, "_HAS_CHILDREN_FILES", True)
+    monkeypatch.setattr(os, "open", no_descriptor)
+    with pytest.raises(OSError, match="Too many open files"):
+        proc.children_of(os.getpid())

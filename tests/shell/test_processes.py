@@ -18,7 +18,8 @@ import pytest
 from helpers import PATIENCE_S, at_most, descendants, eventually, is_there, state_of, tree_of, uss_of_tree
 
 from hostd.core.events import WorkerId
-from hostd.shell import memory, processes
+from hostd.shell import process_memory, processes
+from hostd.shell.memory import sample_tree
 from hostd.shell.processes import Processes, WorkerProcess, describe_exit
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -187,6 +188,14 @@ def test_the_end_is_proven_and_the_memory_is_counted(ours: Processes, spawn: Spa
         os.fstat(process.pidfd)
 
 
+def test_memory_that_was_measured_just_now_is_not_measured_again(ours: Processes, spawn: Spawn) -> None:
+    process = spawn(READY_AND_SLEEP)
+    output_of(process, b"up")
+    sample = sample_tree(process.pid)
+    assert sample is not None
+    assert ours.end(process, sample.memory._replace(held_bytes=7)) == (7, 1)
+
+
 FAMILY = """
     import ctypes, os, signal, sys, time
 
@@ -331,10 +340,10 @@ def test_a_worker_that_cannot_be_measured_is_ended_all_the_same(
     process = spawn(READY_AND_SLEEP)
     output_of(process, b"up")
 
-    def refuse(self: object) -> None:
+    def refuse(*_: object) -> bytes:
         raise PermissionError(errno.EACCES, "not for you")
 
-    monkeypatch.setattr(memory.psutil.Process, "memory_full_info", refuse)
+    monkeypatch.setattr(process_memory, "read_file", refuse)
     assert ours.end(process) == (0, 1)
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers import PATIENCE_S, Service, at_most, eventually, is_there, never
+from helpers import PATIENCE_S, SOON_S, Service, at_most, eventually, is_there, never
 
 import hostd
 from hostd.config import load_config
@@ -101,7 +101,7 @@ def test_a_client_finds_the_host_that_was_started_again(serve: Serve, model_dir:
         call.result(PATIENCE_S)
         os.kill(first.pid, signal.SIGKILL)
         first.ended()
-        with at_most(7.0, "a call while no host is there"), pytest.raises(hostd.UnavailableError):
+        with at_most(5.0 + SOON_S, "a call while no host is there"), pytest.raises(hostd.UnavailableError):
             model.predict(1)
         serve()
         assert client.host_info().epoch != epoch
@@ -117,7 +117,7 @@ def test_a_call_in_flight_when_the_host_is_killed_is_unavailable(
         call = client.load_model("slow", model_dir(SLOW)).submit.work(str(tmp_path / "m"), str(tmp_path / "r"))
         eventually((tmp_path / "m").exists, "the call has begun")
         os.kill(service.pid, signal.SIGKILL)
-        with at_most(2.0, "the error of a call whose host is gone"), pytest.raises(hostd.UnavailableError):
+        with at_most(SOON_S, "the error of a call whose host is gone"), pytest.raises(hostd.UnavailableError):
             call.result(PATIENCE_S)
 
 
@@ -174,7 +174,7 @@ def test_only_its_user_can_reach_it(serve: Serve) -> None:
 def test_its_tokens_are_in_no_environment_but_the_workers(serve: Serve, model_dir: Callable[..., str]) -> None:
     source = "import os\ndef load(path):\n    return lambda: sorted(name for name in os.environ if name.startswith('HOSTD_'))\n"
     with hostd.connect(serve().endpoint) as client:
-        assert client.load_model("m", model_dir(source))() == ["HOSTD_MODEL_ID"]
+        assert client.load_model("m", model_dir(source))() == ["HOSTD_CPU_THREADS", "HOSTD_MODEL_ID"]
 
 
 # Ending
@@ -225,7 +225,7 @@ def test_a_second_signal_ends_it_at_once(serve: Serve, model_dir: Callable[..., 
         eventually((tmp_path / "m").exists, "the call has begun")
         service.keeper.terminate()
         eventually(lambda: client.get_model("slow").state == "UNLOADING", "the host drains")
-        with at_most(3.0, "the end after a second signal"):
+        with at_most(SOON_S, "the end after a second signal"):
             service.keeper.terminate()
             assert service.ended() == 0
         with pytest.raises((hostd.AbortedError, hostd.UnavailableError)):
@@ -247,7 +247,7 @@ def test_a_signal_while_models_load_does_not_wait_for_them(serve: Serve, model_d
     service = serve()
     with hostd.connect(service.endpoint) as client:
         client.load_model("m", model_dir("import time\ndef load(path):\n    time.sleep(3600)\n"), wait=False)
-        with at_most(3.0, "the end of a host with a load that hangs"):
+        with at_most(SOON_S, "the end of a host with a load that hangs"):
             service.keeper.terminate()
             assert service.ended() == 0
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
 from helpers import line_of, program, stop
@@ -99,6 +97,30 @@ def test_c28_an_undeploy_under_way_keeps_others_out_until_it_is_confirmed(stagin
     assert tree(models / "m") == FILES
 
 
+def test_c28_what_lies_in_a_model_that_moves_waits_and_the_other_way_round(staging, models):
+    """Put into the old tree of a replacement that is under way, it would be confirmed, and removed with that tree."""
+    deploy(staging, "m")
+    outer = begin(staging, "m", replace=True)
+    outer.install()
+    inner = begin(staging, "m/in/ner")
+    with pytest.raises(AbortedError, match="another deploy of 'm' is under way"):
+        inner.install()
+    inner.roll_back()
+    assert deploy(staging, "m2")
+    outer.confirm()
+    outer.clean()
+    inner = begin(staging, "m/in/ner")
+    inner.install()
+    outer = begin(staging, "m", replace=True)
+    for act in (lambda: staging.remove("m"), outer.install):
+        with pytest.raises(AbortedError, match="another deploy of 'm/in/ner' is under way"):
+            act()
+    outer.roll_back()
+    inner.roll_back()
+    assert tree(models / "m") == FILES
+    assert names(models) == ["m", "m2"]
+
+
 def test_c28_an_area_that_another_host_removes_is_made_again(models):
     times = []
 
@@ -160,15 +182,18 @@ def test_c28_someone_elses_newer_model_survives_the_undoing_of_a_replacement(sta
     assert STAGING_NAME not in names(models)
 
 
-def test_c28_two_hosts_racing_for_one_id_leave_one_model_and_nothing_else(models):
-    """Real processes, without any shared memory: at most one is told that it was its."""
+TURNS = 30
+
+
+def test_c28_hosts_racing_for_one_id_leave_one_model_and_nothing_else(models):
+    """Real processes, without any shared memory: without `replace` at most one is told that it was its."""
     source = """
 import sys
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.staging import Staging
 from workers.wire.errors import HostError
 staging = Staging(ModelsDirectory(sys.argv[1]))
-for turn in range(30):
+for turn in range(int(sys.argv[3])):
     upload = staging.begin(f"m{turn}", [("a", 1)], replace=True) if turn % 2 else None
     try:
         upload = upload or staging.begin(f"m{turn}", [("a", 1)], replace=False)
@@ -179,15 +204,24 @@ for turn in range(30):
             upload.roll_back()
         continue
     upload.confirm()
+    print(turn)
     upload.clean()
 """
-    racers = [
-        subprocess.Popen([sys.executable, "-c", source, str(models), letter], stderr=subprocess.PIPE, text=True)
-        for letter in "ABC"
-    ]
-    for racer in racers:
-        _, errors = racer.communicate(timeout=100)
-        assert racer.returncode == 0, errors
+    racers = {letter: program(source, models, letter, TURNS) for letter in "ABC"}
+    winners: dict[int, str] = {}
+    try:
+        for letter, racer in racers.items():
+            said, _ = racer.communicate(timeout=100)
+            assert racer.returncode == 0
+            for turn in map(int, said.split()):
+                winners[turn] = winners.get(turn, "") + letter
+    finally:
+        for racer in racers.values():
+            stop(racer)
     assert Staging(ModelsDirectory(models)).recover() == []
     assert STAGING_NAME not in names(models)
-    assert all(content in (b"A", b"B", b"C") for content in tree(models).values())
+    assert winners, "nobody ever won"
+    assert all(len(won) == 1 for turn, won in winners.items() if turn % 2 == 0), "two think that it is theirs"
+    there = tree(models)
+    assert there.keys() == {f"m{turn}/a" for turn in winners}
+    assert all(content.decode() in winners[int(name[1:-2])] for name, content in there.items())

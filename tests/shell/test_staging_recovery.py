@@ -1,10 +1,12 @@
-"""What a start finds in a staging area: interrupted operations, remains, and strange things.
+"""What a start finds in a staging area after an end: interrupted operations are undone, or tidied up.
 
-That an operation may be killed anywhere is in `test_staging_kills`; other hosts are in `test_staging_hosts`.
+That an operation may be killed anywhere is in `test_staging_kills`; strange entries are in `test_staging_entries`, other
+hosts in `test_staging_hosts`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
@@ -15,15 +17,11 @@ from staging_rig import FILES, begin, deploy, names, tree
 
 from hostd.core.names import STAGING_NAME
 from hostd.shell.directory import ModelsDirectory
-from hostd.shell.journal import Journal
 from hostd.shell.staging import Staging
-from hostd.shell.syscalls import SystemCalls
 from workers.wire.errors import (
     FailedPreconditionError,
     HostError,
 )
-
-TOKEN = "0123456789abcdef"
 
 
 @pytest.fixture(params=KERNELS)
@@ -90,74 +88,54 @@ def test_c30_an_entry_that_was_cut_anywhere_before_the_move_is_recovered(models,
     assert length > 80
 
 
-def planted_entry(models, header, *lines):
-    (models / STAGING_NAME).mkdir(exist_ok=True)
-    text = "".join(json.dumps(line) + "\n" for line in (header, *lines))
-    (models / STAGING_NAME / f"{TOKEN}.json").write_text(text)
+def test_c30_an_entry_that_could_not_be_read_is_recovered_when_it_can(models, kernel):
+    """Its lock must be let go of, or nobody could, until the end of this process."""
+    fails = ["pread"]
 
+    def before(name, arguments):
+        if name in fails:
+            raise OSError(5, "Input/output error")
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        {"state": 7, "operation": "deploy", "model_id": "m"},
-        {"state": 0, "operation": "rename", "model_id": "m"},
-        {"state": 0, "operation": "deploy", "model_id": "../outside"},
-        {"state": 0, "operation": "undeploy", "model_id": "/etc"},
-        {"state": 0, "operation": "undeploy"},
-        [1, 2],
-        "text",
-    ],
-    ids=str,
-)
-def test_c31_an_entry_that_is_not_understood_is_left_alone(staging, models, tmp_path, header):
-    (tmp_path / "outside").mkdir()
-    planted_entry(models, header, {"tree": (tmp_path / "outside").stat().st_ino, "first_made": 0})
-    (models / STAGING_NAME / TOKEN).mkdir()
-    before = canary(tmp_path)
-    assert staging.recover() == [f"left the entry {TOKEN} alone: this version does not understand it"]
-    assert canary(tmp_path) == before
-
-
-def test_an_entry_with_strange_notes_is_undone_as_far_as_it_is_understood(staging, models):
-    planted_entry(models, {"state": 0, "operation": "deploy", "model_id": "m"}, [1], {"tree": "x"}, {"new": 1})
-    (models / "m").mkdir()
-    assert staging.recover() == ["undid the interrupted deploy of 'm'"]
-    assert names(models) == ["m"]
-
-
-def test_trees_without_an_entry_are_removed_and_strange_names_are_not(staging, models):
-    area = models / STAGING_NAME
-    (area / TOKEN / "x").mkdir(parents=True)
-    (area / f"{TOKEN}-spare").write_text("x")
-    (area / "notes.txt").write_text("somebody's")
-    said = staging.recover()
-    assert sorted(said) == [f"removed {name}, which no operation knows" for name in (TOKEN, f"{TOKEN}-spare")]
-    assert names(area) == ["notes.txt"]
-    deploy(staging)
-    assert names(area) == ["notes.txt"]
-
-
-@pytest.mark.parametrize("kind", ["link", "file"])
-def test_c31_a_staging_area_that_is_none_is_said(staging, models, tmp_path, kind):
-    (tmp_path / "outside").mkdir()
-    if kind == "link":
-        (models / STAGING_NAME).symlink_to(tmp_path / "outside")
-    else:
-        (models / STAGING_NAME).write_text("")
-    before = canary(tmp_path)
-    for act in (staging.recover, lambda: begin(staging)):
-        with pytest.raises(FailedPreconditionError, match="is not a directory; remove it"):
-            act()
-    assert canary(tmp_path) == before
-
-
-def test_c31_an_entry_that_is_a_link_is_not_followed(staging, models, tmp_path):
-    (tmp_path / "victim").write_text('{"state": 0, "operation": "deploy", "model_id": "m"}\n')
-    (models / STAGING_NAME).mkdir()
-    (models / STAGING_NAME / f"{TOKEN}.json").symlink_to(tmp_path / "victim")
+    interrupt(begin(Staging(ModelsDirectory(models))))
+    staging = Staging(ModelsDirectory(models, calls=Watched(kernel, before)))
     (said,) = staging.recover()
-    assert "cannot recover the interrupted operation" in said
-    assert (tmp_path / "victim").exists()
+    assert "Input/output error" in said
+    fails.clear()
+    assert staging.recover() == ["undid the interrupted deploy of 'm'"]
+    assert names(models) == []
+
+
+ENDLESS = 10_000
+
+
+@pytest.mark.parametrize("ending", ["undo", "tidy up"])
+def test_c30_whichever_call_of_a_recovery_fails_the_next_one_does_it(models, kernel, ending):
+    point, fails = 0, []
+
+    def before(name, arguments):
+        if len(fails) < point:
+            fails.append(name)
+            if len(fails) == point:
+                raise OSError(5, "Input/output error")
+
+    sound, calls = Staging(ModelsDirectory(models)), Watched(kernel, before)
+    for point in range(1, ENDLESS):
+        deploy(sound, "team/m", {"model.yaml": b"old"}, replace=True)
+        upload = begin(sound, "team/m", replace=True)
+        upload.install()
+        if ending == "tidy up":
+            upload.confirm()
+        interrupt(upload)
+        fails.clear()
+        with contextlib.suppress(HostError):
+            Staging(ModelsDirectory(models, calls=calls)).recover()
+        has_failed = len(fails) == point
+        sound.recover()
+        assert tree(models / "team" / "m") == ({"model.yaml": b"old"} if ending == "undo" else FILES), fails[-1]
+        assert names(models) == ["team"], fails[-1]
+        if not has_failed:
+            break
+    assert point > 20
 
 
 def test_c25_a_models_directory_that_is_gone_is_said(tmp_path):
@@ -188,6 +166,35 @@ def test_c30_a_roll_back_that_failed_may_be_repeated_or_recovered(models, kernel
             assert len(staging.recover()) == 1
             upload.roll_back()
         assert names(models) == []
+
+
+@pytest.mark.parametrize("act", ["replace", "undeploy"])
+def test_c30_c31_a_commitment_that_failed_is_none_although_its_byte_was_written(models, kernel, act):
+    """As fsync(2) has it: an error, and the page cache holds the data. Then undoing fails, too, and a recovery comes."""
+    fails = []
+
+    def before(name, arguments):
+        if name == "pwrite" and arguments[1] == b"1":
+            os.pwrite(*arguments)
+            fails.extend(["rename", "renameat2"])
+            raise OSError(5, "Input/output error")
+        if name in fails:
+            raise OSError(5, "Input/output error")
+
+    old = {"model.yaml": b"old"}
+    deploy(Staging(ModelsDirectory(models)), "m", old)
+    staging = Staging(ModelsDirectory(models, calls=Watched(kernel, before)))
+    if act == "undeploy":
+        operation = staging.remove("m")
+    else:
+        operation = begin(staging, replace=True)
+        operation.install()
+    for step in (operation.confirm, operation.roll_back):
+        with pytest.raises(HostError, match="Input/output error"):
+            step()
+    assert len(Staging(ModelsDirectory(models)).recover()) == 1
+    assert tree(models / "m") == old
+    assert names(models) == ["m"]
 
 
 def test_c30_what_was_undone_is_not_undone_again_when_its_inode_is_used_again(models, kernel):
@@ -237,20 +244,6 @@ def test_c30_a_clean_that_failed_may_be_repeated_or_recovered(models, kernel):
             upload.clean()
         assert names(models) == ["m"]
         assert tree(models / "m") == FILES
-
-
-def test_an_entry_that_is_gone_is_none(models):
-    (models / STAGING_NAME).mkdir()
-    at = os.open(models / STAGING_NAME, os.O_RDONLY)
-    try:
-        assert Journal.open(SystemCalls(), at, TOKEN) is None
-        assert Journal.peek(SystemCalls(), at, TOKEN) is None
-        planted_entry(models, {"state": 0, "operation": "deploy", "model_id": "m"})
-        entry = models / STAGING_NAME / f"{TOKEN}.json"
-        calls = Watched(SystemCalls(), lambda name, _: name == "try_lock" and entry.unlink())
-        assert Journal.open(calls, at, TOKEN) is None, "it was removed by who had the lock before"
-    finally:
-        os.close(at)
 
 
 def test_c32_the_old_model_comes_back_even_if_the_new_one_was_taken_away(staging, models):

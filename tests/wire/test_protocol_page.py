@@ -9,7 +9,17 @@ from pathlib import Path
 import numpy as np
 
 import workers.wire.codec
-from hostd.records import Event, HostInfo, MethodInfo, ModelInfo, UnloadReport, WorkerInfo
+from hostd.records import (
+    Event,
+    Holder,
+    HostInfo,
+    LoadPlan,
+    MemoryInfo,
+    MethodInfo,
+    ModelInfo,
+    UnloadReport,
+    WorkerInfo,
+)
 from workers.wire import arrays
 from workers.wire import frames as wire
 from workers.wire import messages as msg
@@ -71,6 +81,9 @@ def test_the_records_have_the_keys_that_are_listed():
         "method": MethodInfo,
         "worker": WorkerInfo,
         "unload report": UnloadReport,
+        "load plan": LoadPlan,
+        "holder": Holder,
+        "memory": MemoryInfo,
         "event": Event,
         "host": HostInfo,
     }

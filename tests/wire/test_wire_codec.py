@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 import pytest
-from helpers import line_of, program, stop
+from helpers import line_of, named, program, stop
 
 from workers.wire import codec
 from workers.wire.codec import Limits, decode, encode, encode_call
@@ -173,7 +173,7 @@ def test_a_subclass_travels_as_the_value_of_its_base(value: object, plain: objec
         (lambda: None, "cannot be sent"),
         ([{"deep": [object()]}], "cannot be sent"),
     ],
-    ids=lambda value: repr(value)[:30],
+    ids=lambda value: named(value)[:30],
 )
 def test_what_cannot_travel_is_refused_with_a_reason(value: object, says: str) -> None:
     with pytest.raises(InvalidArgumentError, match=says):

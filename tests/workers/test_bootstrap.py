@@ -115,7 +115,7 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
 
 
 SELF_AWARE = """
-    import ctypes, os, sys
+    import ctypes, os, resource, sys
 
     class Model:
         def look(self):
@@ -132,7 +132,12 @@ SELF_AWARE = """
                 "adopts orphans": flag.value,
                 "signal at death of parent": signal.value,
                 "parent": os.getppid(),
+                "oom score": int(open("/proc/self/oom_score_adj").read()),
+                "data limit": resource.getrlimit(resource.RLIMIT_DATA)[0],
             }
+
+        def take(self, size_bytes):
+            return len(bytearray(size_bytes))
 
         def fault(self):
             import faulthandler
@@ -180,6 +185,29 @@ def test_a_worker_is_tied_to_its_supervisor_and_sees_nothing_of_ours_but_its_own
     assert seen["signal at death of parent"] == signal.SIGKILL
     assert seen["parent"] == os.getpid()
     assert supervisor.result("fault") is True
+
+
+def test_a_worker_makes_itself_the_first_to_be_killed_and_bounds_what_it_can_have(supervisor: Supervisor) -> None:
+    own = int(Path("/proc/self/oom_score_adj").read_text())
+    supervisor.start(HOSTD_OOM_SCORE_ADJ=str(own + 7), HOSTD_DATA_LIMIT_BYTES=str(1 << 30))
+    supervisor.receive()
+    assert supervisor.load(SELF_AWARE).kind == msg.LOADED
+    seen = supervisor.result("look")
+    assert (seen["oom score"], seen["data limit"]) == (own + 7, 1 << 30)
+    assert seen["variables"] == ["HOSTD_MODEL_ID"]
+    supervisor.call("take", 2 << 30)
+    answer = supervisor.receive()
+    assert answer.kind == msg.ERROR
+    assert "MemoryError" in msg.unpack_error(answer).message
+    assert supervisor.result("take", 1000) == 1000
+
+
+@pytest.mark.parametrize("value", ["", "much", str(1 << 80), "-5"])
+def test_bounds_that_cannot_be_are_gone_without(supervisor: Supervisor, value: str) -> None:
+    supervisor.start(HOSTD_OOM_SCORE_ADJ=value, HOSTD_DATA_LIMIT_BYTES=value)
+    supervisor.receive()
+    assert supervisor.load(SELF_AWARE).kind == msg.LOADED
+    assert supervisor.result("look")["variables"] == ["HOSTD_MODEL_ID"]
 
 
 def test_the_code_may_be_reached_through_a_link(supervisor: Supervisor) -> None:

@@ -55,6 +55,15 @@ def test_a_text_file_predicts_as_the_booster_in_process(saved, expected):
     assert result.model.describe() == {"features": 3, "feature_names": NAMES, "categories": {}, "trees": 4}
 
 
+def test_the_number_of_threads_is_what_the_host_allots_unless_told_otherwise(saved, monkeypatch):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    assert load(str(saved)).model._settings == {}
+    monkeypatch.setenv("HOSTD_CPU_THREADS", "1")
+    assert load(str(saved)).model._settings == {"num_threads": 1}
+    assert load(str(saved), threads=2).model._settings == {"num_threads": 2}
+
+
 def test_rows_come_as_lists_or_columns_by_name_in_any_order(model, expected):
     assert np.array_equal(model.predict(X.tolist()), expected)
     columns = {"price": X[:, 2], "age": X[:, 0].tolist(), "size": X[:, 1]}

@@ -53,6 +53,17 @@ def test_session_options_reach_the_session(file):
     assert session.get_providers() == ["CPUExecutionProvider"]
 
 
+def test_a_session_uses_the_threads_that_the_host_allots_unless_told_otherwise(file, monkeypatch):
+    def threads(**options):
+        return load(file, **options).model._session.get_session_options().intra_op_num_threads
+
+    assert threads() == 0, "onnxruntime's own default"
+    monkeypatch.setenv("HOSTD_CPU_THREADS", "1")
+    assert threads() == 1
+    assert threads(intra_op_num_threads=2) == 2
+    assert threads(session_options={"intra_op_num_threads": 2}) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

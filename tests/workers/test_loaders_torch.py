@@ -286,6 +286,23 @@ def test_the_number_of_threads_is_set_for_threads_to_come_too(saved, monkeypatch
         torch.set_num_threads(before)
 
 
+def test_the_number_of_threads_is_what_the_host_allots_unless_told_otherwise(saved, monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setenv("HOSTD_CPU_THREADS", "1")
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    try:
+        load(saved)
+        assert torch.get_num_threads() == 1
+        load(saved, threads=2)
+        assert torch.get_num_threads() == 2
+        monkeypatch.setenv("OMP_NUM_THREADS", "7")
+        load(saved)
+        assert torch.get_num_threads() == 2, "somebody has set it for OpenMP, which is PyTorch's own business"
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("threads", [0, -1, "2", True, 1.5])
 def test_threads_must_be_a_number(saved, threads):
     with pytest.raises(InvalidArgumentError, match="threads must be a number from 1 on"):

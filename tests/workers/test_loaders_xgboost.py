@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
@@ -52,6 +53,19 @@ def test_every_suffix_predicts_as_the_booster_in_process(saved, expected):
 def test_a_json_model_under_the_old_suffix_is_read(booster, expected, tmp_path):
     (tmp_path / "m.xgb").write_bytes(booster.save_raw("json"))
     assert np.array_equal(load(str(tmp_path)).model.predict(X), expected)
+
+
+def test_the_number_of_threads_is_what_the_host_allots_unless_told_otherwise(saved, monkeypatch):
+    def threads(**options):
+        config = json.loads(load(str(saved), **options).model._booster.save_config())
+        return config["learner"]["generic_param"]["nthread"]
+
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    assert threads() == "0", "XGBoost's own default"
+    monkeypatch.setenv("HOSTD_CPU_THREADS", "1")
+    assert threads() == "1"
+    assert threads(threads=2) == "2"
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from helpers import SOON_S
 from runtime_loop import run, settle, until
 from runtime_models import AsyncModel
 from runtime_rig import Rig
@@ -47,7 +48,7 @@ def test_a_great_deal_of_credit_is_taken_in_at_once(rig: Rig) -> None:
         began_s = time.perf_counter()
         for _ in range(1000):
             rig.credit(1, msg.MAX_CREDIT)
-        assert time.perf_counter() - began_s < 1
+        assert time.perf_counter() - began_s < SOON_S
         assert len((await settle(rig)).take()) == 4
 
     run(body)

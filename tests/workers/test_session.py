@@ -6,6 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from workers.session import Session
@@ -101,6 +102,19 @@ def test_a_load_is_answered_with_what_the_model_serves(worker: Conversation) -> 
         "doc": "Return it.",
     }
     assert not worker.session.is_async
+
+
+def test_a_load_is_answered_with_the_memory_that_there_was_before_it(worker: Conversation) -> None:
+    source = ECHO.replace("return Echo()", "made = Echo(); made.held = bytearray(b'x' * (64 << 20)); return made")
+    baseline_bytes = msg.unpack_map(worker.load(source))["baseline_bytes"]
+    assert 0 < baseline_bytes <= psutil.Process().memory_info().rss - (60 << 20)
+
+
+def test_where_the_system_does_not_tell_no_baseline_is_invented(
+    worker: Conversation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("workers.session._STATM", tmp_path / "absent")
+    assert msg.unpack_map(worker.load())["baseline_bytes"] is None
 
 
 def test_calls_run_after_the_load_and_are_nothing_before_it(worker: Conversation) -> None:

@@ -1,0 +1,363 @@
+"""The picture of `top`: a pure function of fixed records."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from hostd.cli.top.drawing import bar
+from hostd.cli.top.look import Look, Scene, rows
+from hostd.cli.top.state import Sort, State
+from hostd.cli.top.view import Frame, frame
+from hostd.records import Event, HostInfo, MemoryInfo, ModelInfo, UnloadReport, WorkerInfo
+
+MIB = 2**20
+NOW_S = 1_800_000_000.0
+HOST = HostInfo(
+    pid=41,
+    epoch="e",
+    version="0.1.0",
+    protocol=1,
+    endpoint="ipc:///run/user/1000/hostd/default/client.ipc",
+    started_s=NOW_S - 7260,
+    models=3,
+    workers=2,
+    rss_bytes=60 * MIB,
+    metrics_port=None,
+    runtime_dir="/run",
+    state_dir="/state",
+    python="py",
+)
+MEMORY = MemoryInfo(
+    budget_bytes=1000 * MIB,
+    measured_bytes=500 * MIB,
+    reserved_bytes=250 * MIB,
+    free_bytes=250 * MIB,
+    evictions={"LOAD": 2},
+    waits=1,
+    unloads=3,
+    freed_bytes=900 * MIB,
+    last_unload=UnloadReport("x"),
+)
+
+
+def model(model_id: str, mib: int, **more: Any) -> ModelInfo:
+    worker = WorkerInfo(1, 4242, "READY", 1, (mib + 20) * MIB, mib * MIB, peak_bytes=(mib + 50) * MIB, in_flight=2)
+    facts: dict[str, Any] = {
+        "state": "READY",
+        "loader": "sklearn",
+        "workers": (worker,),
+        "generation": 1,
+        "calls": 100,
+        "ready_s": NOW_S - 3600,
+        "last_used_s": NOW_S - 5,
+        "latency_p50_s": 0.0008,
+        "latency_p99_s": 0.012,
+    }
+    return ModelInfo(id=model_id, path="/m", type="standalone-model", charge_bytes=mib * MIB, **{**facts, **more})
+
+
+DIGITS = model("digits", 400, pinned=True)
+OCR = model("ocr", 250, state="LOADING", reserved_bytes=250 * MIB, latency_p99_s=None, last_used_s=None)
+TINY = model("tiny", 1, latency_p99_s=2.5, last_used_s=NOW_S - 4000)
+LOOK = Look(NOW_S, 100.0, HOST, MEMORY, (DIGITS, OCR, TINY))
+
+
+def earlier(look: Look, calls: int = 50, seconds: float = 2.0) -> Look:
+    """What was seen before: each model had `calls` calls less."""
+    before = tuple(replace(model, calls=model.calls - calls) for model in look.models)
+    return replace(look, now_s=look.now_s - seconds, clock_s=look.clock_s - seconds, models=before)
+
+
+SCENE = Scene(LOOK, earlier(LOOK))
+
+
+def text(shown: Frame) -> list[str]:
+    return [line.plain for line in shown.lines]
+
+
+def picture(
+    scene: Scene = SCENE, state: State | None = None, width: int = 80, height: int | None = 24, **how: Any
+) -> list[str]:
+    return text(frame(scene, state or State(), width, height, **how))
+
+
+def names(scene: Scene, state: State) -> list[str]:
+    return [row.model.id for row in rows(scene.latest, scene.previous, state)]
+
+
+# The picture
+
+
+@pytest.mark.parametrize("width", [1, 5, 12, 20, 40, 60, 80, 99, 100, 120, 200])
+@pytest.mark.parametrize("height", [None, 1, 2, 3, 5, 8, 10, 24, 50])
+@pytest.mark.parametrize("is_typing", [False, True])
+def test_every_line_has_the_width_and_all_lines_the_height(width: int, height: int | None, is_typing: bool) -> None:
+    memory = replace(MEMORY, waiting=("big",) * 20, over_budget="leaky has grown " * 9)
+    event = Event(NOW_S, "digits", "model", "READY", "UNLOADING", "EVICT", "evicted: 300 MiB " * 9)
+    scene = Scene(replace(LOOK, memory=memory), None, event, "host is gone")
+    shown = frame(scene, State(filter="i", is_typing=is_typing), width, height)
+    assert all(line.cell_len <= width for line in shown.lines)
+    assert height is None or len(shown.lines) == height
+
+
+def test_at_80_columns_there_is_a_bar_and_what_matters_most() -> None:
+    host, memory, figures, blank, heading, digits, ocr, tiny, *_, keys_line = picture()
+    assert host.startswith("hostd  3 models, 1 loading  up 2h 1m  pid 41 (60 MiB)  ipc:///")
+    assert memory.startswith("memory [█████")
+    assert memory.endswith("] 750 MiB of 1.0 GiB")
+    assert figures.startswith("measured 500 MiB  reserved 250 MiB  free 250 MiB  evictions 2 (2 load)")
+    assert blank == ""
+    assert heading.split() == ["MODEL", "STATE", "MEMORY▼", "RSS", "CALLS/S", "P50", "P99", "BUSY", "USED"]
+    assert (
+        digits.split()
+        == ["*digits", "READY", "█████▏", "400Mi", "420Mi", "450Mi", "25", "800us", "12ms", "2", "5s"][:2]
+        + digits.split()[2:]
+    )
+    assert digits.split()[3:] == ["400Mi", "420Mi", "25", "800us", "12ms", "2", "5s"]
+    assert ocr.split()[:2] == ["ocr", "LOADING"]
+    assert set(ocr.split()[2]) == {"▒"}
+    assert tiny.split()[2] == "▏"
+    assert keys_line.startswith("q quit  s sort: memory  r reverse  / filter  * pinned")
+
+
+def test_columns_go_by_priority_as_the_width_shrinks() -> None:
+    def headings(width: int) -> list[str]:
+        return picture(width=width, height=None)[4].replace("▼", "").split()
+
+    assert headings(200) == [
+        "MODEL",
+        "STATE",
+        "MEMORY",
+        "RSS",
+        "PEAK",
+        "CALLS/S",
+        "P50",
+        "P99",
+        "BUSY",
+        "USED",
+        "UP",
+        "PID",
+        "LOADER",
+    ]
+    assert headings(120) == [
+        "MODEL",
+        "STATE",
+        "MEMORY",
+        "RSS",
+        "PEAK",
+        "CALLS/S",
+        "P50",
+        "P99",
+        "BUSY",
+        "USED",
+        "UP",
+        "PID",
+    ]
+    assert headings(60) == ["MODEL", "STATE", "MEMORY", "CALLS/S", "P99", "BUSY"]
+    assert headings(40) == ["MODEL", "STATE", "MEMORY"]
+    assert headings(20) == ["MODEL", "MEMORY"]
+    assert headings(8) == ["MODEL"]
+
+
+def test_memory_on_devices_has_a_column_where_there_is_some() -> None:
+    first, *others = LOOK.models
+    (worker,) = first.workers
+    look = replace(LOOK, models=(replace(first, workers=(replace(worker, gpu_bytes=3 << 30),)), *others))
+    heading, digits, ocr, *_ = picture(replace(SCENE, latest=look))[4:]
+    assert heading.split()[:4] == ["MODEL", "STATE", "MEMORY▼", "GPU"]
+    assert "3.0Gi" in digits.split()
+    assert "3.0Gi" not in ocr
+
+
+def test_a_bar_is_against_the_budget_or_without_one_against_the_largest() -> None:
+    without = replace(SCENE, latest=replace(LOOK, memory=MemoryInfo(measured_bytes=5 * MIB)))
+    sizes = []
+    for scene in (SCENE, without):
+        lines = picture(scene, width=200, height=None)
+        (line,) = [line for line in lines if line.startswith("*digits")]
+        sizes.append(line.count("█"))
+    assert sizes == [16, 40]
+    assert "memory 5.0 MiB, no budget" in picture(without)[1]
+
+
+@pytest.mark.parametrize(
+    ("full", "reserved", "drawn"),
+    [
+        (0, 0, "        "),
+        (0.5, 0.25, "████▒▒  "),
+        (0.001, 0, "▏       "),
+        (0, 0.001, "▒       "),
+        (7, 7, "████████"),
+        (-1, -1, "        "),
+    ],
+)
+def test_a_bar_has_full_and_reserved_parts_and_nothing_is_too_small_to_be_seen(
+    full: float, reserved: float, drawn: str
+) -> None:
+    assert bar(8, full, reserved, style="", is_ascii=False).plain == drawn
+
+
+def test_a_terminal_that_knows_only_ascii_gets_only_that() -> None:
+    lines = picture(state=State(filter="i"), height=None, is_ascii=True)
+    assert "".join(lines).isascii()
+    assert "[####" in lines[1]
+    assert "++" in lines[1]
+
+
+def test_long_names_are_cut_and_do_not_take_the_columns_away() -> None:
+    long = replace(DIGITS, id="a-team/with/a/very-long-name-of-a-model-2026-11-22")
+    lines = picture(Scene(replace(LOOK, models=(long,))), height=None)
+    assert "P99" in lines[4]
+    assert lines[5].startswith("*a-team/with/a/ve")
+    assert "…" in lines[5]
+    assert long.id in picture(Scene(replace(LOOK, models=(long,))), width=200, height=None)[5]
+
+
+def test_a_name_cannot_move_the_terminal() -> None:
+    evil = replace(DIGITS, id="a\x1b[2J\n[red]b")
+    lines = picture(Scene(replace(LOOK, models=(evil,))), width=120)
+    assert any("a\\x1b[2J [red]b" in line for line in lines)
+
+
+def test_a_host_that_is_gone_is_said_and_the_last_figures_stay() -> None:
+    lines = picture(replace(SCENE, trouble="host is gone, trying again: nobody answers"))
+    assert lines[0].startswith(" host is gone, trying again: nobody answers ")
+    assert any(line.startswith("*digits") for line in lines)
+
+
+def test_the_last_event_is_above_the_keys() -> None:
+    event = Event(NOW_S, "digits", "model", "READY", "UNLOADING", "EVICT", "evicted for ocr: 300 MiB")
+    assert "digits  model  READY -> UNLOADING  evicted for ocr" in picture(replace(SCENE, event=event), width=120)[-2]
+
+
+def test_waiting_loads_and_growers_have_lines_of_their_own() -> None:
+    memory = replace(MEMORY, waiting=("a", "b"), over_budget="leaky has grown by 300 MiB")
+    lines = picture(Scene(replace(LOOK, memory=memory)))
+    assert lines[3].rstrip() == "waiting for memory: a, b"
+    assert lines[4].rstrip() == "over the budget: leaky has grown by 300 MiB"
+
+
+def test_an_empty_host_says_how_to_load_and_a_filter_that_nothing_matches_says_so() -> None:
+    assert "no models; load one with hostd load ID PATH" in "".join(picture(Scene(replace(LOOK, models=()))))
+    assert "no model matches 'zzz'" in "".join(picture(state=State(filter="zzz")))
+
+
+def test_few_lines_are_for_the_models_first() -> None:
+    assert [line.split()[0] for line in picture(height=6)[:-1]] == ["hostd", "MODEL", "*digits", "ocr", "tiny"]
+    assert picture(height=7)[1].startswith("memory")
+    assert picture(height=8)[2].startswith("measured")
+
+
+def test_many_models_are_scrolled() -> None:
+    many = tuple(model(f"m{i:03}", 500 - i) for i in range(100))
+    scene = Scene(replace(LOOK, models=many))
+    shown = frame(scene, State(scroll=7), 80, 24)
+    assert shown.most_scroll == 100 - shown.page
+    first = [line.split()[0] for line in text(shown) if line.startswith(" m0")]
+    assert first == [f"m{i:03}" for i in range(7, 7 + shown.page)]
+    assert text(shown)[-1].endswith(f"8-{7 + shown.page} of 100 models")
+    last = frame(scene, State(scroll=10_000), 80, 24)
+    assert text(last)[-1].endswith(f"{101 - last.page}-100 of 100 models")
+
+
+def test_a_model_near_its_own_limit_is_red() -> None:
+    def styles(limit_bytes: int) -> set[str]:
+        tight = replace(DIGITS, memory_limit=limit_bytes)
+        shown = frame(Scene(replace(LOOK, models=(tight,))), State(), 80, None)
+        return {str(span.style) for span in shown.lines[5].spans}
+
+    assert "red" in styles(440 * MIB)
+    assert "red" not in styles(450 * MIB)
+
+
+# Order, filter, rates
+
+
+@pytest.mark.parametrize(
+    ("sort", "order"),
+    [
+        (Sort.MEMORY, ["digits", "ocr", "tiny"]),
+        (Sort.CALLS, ["tiny", "digits", "ocr"]),
+        (Sort.P99, ["tiny", "digits", "ocr"]),
+        (Sort.NAME, ["digits", "ocr", "tiny"]),
+        (Sort.USED, ["digits", "tiny", "ocr"]),
+    ],
+)
+def test_models_are_sorted_and_what_is_not_known_comes_last_both_ways(sort: Sort, order: list[str]) -> None:
+    busy = replace(LOOK, models=(DIGITS, OCR, replace(TINY, calls=500)))
+    before = replace(earlier(LOOK), models=tuple(replace(m, calls=50) for m in (DIGITS, TINY)))
+    scene = Scene(busy, before)
+    assert names(scene, State(sort)) == order
+    unknown = order[-1:] if sort in (Sort.CALLS, Sort.P99, Sort.USED) else []
+    known = order[: len(order) - len(unknown)]
+    assert names(scene, State(sort, is_reversed=True)) == known[::-1] + unknown
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"), [("DIG", ["digits"]), ("loading", ["ocr"]), ("sklearn", ["digits", "ocr", "tiny"]), ("?", [])]
+)
+def test_a_filter_looks_at_id_state_and_loader(wanted: str, found: list[str]) -> None:
+    assert names(SCENE, State(filter=wanted)) == found
+
+
+def rates(latest: Look, previous: Look | None) -> list[float | None]:
+    return [row.calls_per_s for row in rows(latest, previous, State())]
+
+
+def test_calls_per_second_are_the_difference_of_two_looks() -> None:
+    assert rates(LOOK, earlier(LOOK, calls=50, seconds=2)) == [25, 25, 25]
+    assert rates(LOOK, None) == [None] * 3
+    assert rates(LOOK, replace(earlier(LOOK), models=())) == [None] * 3
+    assert rates(LOOK, earlier(LOOK, seconds=0)) == [None] * 3
+
+
+def test_a_model_that_was_loaded_again_counts_from_nothing() -> None:
+    again = replace(LOOK, models=(replace(DIGITS, generation=2, calls=10),))
+    assert rates(again, earlier(LOOK, seconds=2)) == [5]
+    assert rates(replace(LOOK, models=(replace(DIGITS, calls=10),)), earlier(LOOK, seconds=2)) == [5]
+
+
+def test_another_start_of_the_host_is_no_rate() -> None:
+    assert rates(replace(LOOK, host=replace(HOST, epoch="f")), earlier(LOOK)) == [None] * 3
+
+
+# The command without a terminal
+
+
+def test_without_a_terminal_there_is_one_picture(run) -> None:
+    for args in ((), ("--once",)):
+        result = run("top", "--interval", "0.1", *args)
+        assert result.exit_code == 0
+        assert "\x1b" not in result.stdout
+        lines = [line.split() for line in result.stdout.splitlines()]
+        assert ["digits", "READY"] in [line[:2] for line in lines]
+        assert not any("quit" in line for line in lines)
+
+
+def test_json_is_one_object_with_memory_and_models(run, client, digits) -> None:
+    client.models["other"] = replace(digits, id="other")
+    found = json.loads(run("top", "--once", "--json", "--interval", "0.1", "--filter", "OTH").stdout)
+    assert found["memory"]["budget_bytes"] == 2000 * MIB
+    (record,) = found["models"]
+    assert (record["id"], record["calls_per_s"]) == ("other", 0)
+
+
+def test_json_goes_on_until_the_host_is_gone(run, client, monkeypatch: pytest.MonkeyPatch) -> None:
+    from workers.wire.errors import UnavailableError
+
+    looks = iter(range(3))
+
+    def memory_info() -> MemoryInfo:
+        if next(looks, None) is None:
+            raise UnavailableError("the host went away")
+        return MEMORY
+
+    monkeypatch.setattr(client, "memory_info", memory_info)
+    result = run("top", "--json", "--interval", "0.1")
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 2
+    assert json.loads(result.stderr)["error"]["status"] == "UNAVAILABLE"

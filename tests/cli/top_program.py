@@ -1,0 +1,75 @@
+"""`hostd top` on a host that answers from memory, as a program of its own: `python top_program.py DIR ARGS`.
+
+A file `gone` in DIR makes the host unreachable, a file `broken` makes the next picture raise.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hostd.cli.root import root
+from hostd.cli.session import Session
+from hostd.cli.top import screen
+from hostd.records import Event, HostInfo, MemoryInfo, ModelInfo
+from workers.wire.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PLACE = Path(sys.argv[1])
+MIB = 2**20
+STARTED_S = time.time()
+LOOKS = itertools.count()
+
+
+class FakeClient:
+    def __enter__(self) -> FakeClient:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def list_models(self) -> list[ModelInfo]:
+        if (PLACE / "gone").exists():
+            raise UnavailableError("nobody answers")
+        seen = next(LOOKS)
+        return [
+            ModelInfo(f"model-{i}", "READY", "/m", "t", generation=1, calls=seen * 7, charge_bytes=(9 - i) * 10 * MIB)
+            for i in range(3)
+        ]
+
+    def memory_info(self) -> MemoryInfo:
+        return MemoryInfo(500 * MIB, "set", 240 * MIB, 0, 260 * MIB)
+
+    def host_info(self) -> HostInfo:
+        return HostInfo(41, "e", "0.1.0", 1, "ipc:///x", STARTED_S, 3, 3, 60 * MIB, None, "/run", "/state", "py")
+
+    def events(self, model_id: str | None) -> Iterator[Event]:
+        yield Event(time.time(), "model-2", "model", "READY", "UNLOADING", "EVICT", "evicted for another")
+
+
+def connect(endpoint: str | None, **timeouts: float) -> Any:
+    if (PLACE / "gone").exists():
+        raise UnavailableError("nobody answers")
+    return FakeClient()
+
+
+def breakable(*args: Any, **how: Any) -> Any:
+    if (PLACE / "broken").exists():
+        raise RuntimeError("the picture is broken")
+    return picture(*args, **how)
+
+
+if __name__ == "__main__":
+    if os.isatty(0):
+        os.close(os.open(os.ttyname(0), os.O_RDWR))  # which makes it the terminal that controls this session
+    picture, screen.frame = screen.frame, breakable
+    root.main(["top", *sys.argv[2:]], prog_name="hostd", obj=Session(connect=connect))

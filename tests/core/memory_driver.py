@@ -1,0 +1,116 @@
+"""What the tests of the memory budget do, each in one short call: predictions, samples, pins, models in use."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from driver import ALICE, BOB, CONFIG, LAZY, SPEC, Driver
+from outside import Stage
+
+from hostd.core import effects as fx
+from hostd.core import events as ev
+from workers.wire.errors import HostError, ResourceExhaustedError
+
+if TYPE_CHECKING:
+    from hostd.core.registry import CoreConfig
+
+BUDGETED = dataclasses.replace(CONFIG, budget_bytes=10_000, lazy_load_retries=1)
+LAZY_BUDGETED = dataclasses.replace(LAZY, budget_bytes=10_000)
+KEPT = SPEC._replace(memory=ev.MemoryPolicy(is_evictable=False))
+LIMITED = SPEC._replace(memory=ev.MemoryPolicy(limit_bytes=4000))
+RESTLESS = SPEC._replace(memory=ev.MemoryPolicy(idle_ttl_s=5.0))
+
+
+def is_refused(error: HostError) -> bool:
+    """Say whether a load did not get its memory."""
+    return isinstance(error, ResourceExhaustedError) and error.details["reason"] == "BUDGET"
+
+
+class MemoryDriver(Driver):
+    """A core with a memory budget of 10,000 bytes, and everything around it."""
+
+    def __init__(self, config: CoreConfig = BUDGETED) -> None:
+        super().__init__(config)
+
+    def pin(self, model_id: str = "m", *, is_pinned: bool = True, client: ev.ClientId = ALICE) -> ev.Caller:
+        caller = self.caller(client)
+        self.feed(ev.PinRequested(caller, ev.ModelId(model_id), is_pinned))
+        return caller
+
+    def predicted(self, need_bytes: int, *, source: str = "remembered") -> None:
+        """Say what the load that was found last needs at most."""
+        wanted = self.predictions.pop()
+        prediction = ev.Prediction(need_bytes, need_bytes // 2, source)
+        self.feed(ev.SizePredicted(wanted.model_id, wanted.generation, prediction))
+
+    def predicted_load(
+        self, model_id: str, need_bytes: int, spec: ev.LoadingSpec = SPEC, *, source: str = "remembered"
+    ) -> ev.Caller:
+        """Load a model until it is known what it needs, and return who waits."""
+        caller = self.load(model_id)
+        self.found(spec)
+        self.predicted(need_bytes, source=source)
+        return caller
+
+    def come_up(self, model_id: str, taken_bytes: int) -> None:
+        """Let the worker of a model load it, and hold so much then."""
+        worker = self.worker_of(model_id)
+        self.spawned(worker)
+        self.greeted(worker)
+        self.loaded(worker)
+        self.sampled(taken_bytes, worker)
+
+    def ready(self, model_id: str, taken_bytes: int, spec: ev.LoadingSpec = SPEC) -> ev.Caller:
+        """Load a model that takes what was predicted."""
+        caller = self.predicted_load(model_id, taken_bytes, spec)
+        self.come_up(model_id, taken_bytes)
+        return caller
+
+    def sampled(self, taken_bytes: int, worker: ev.WorkerId | None = None) -> None:
+        self.measured(worker, ev.Memory(1, taken_bytes, taken_bytes, None, taken_bytes))
+
+    def died(self, death: ev.Death, worker: ev.WorkerId | None = None) -> None:
+        """Have a worker killed by the system."""
+        process = self._process(worker)
+        process.stage = Stage.ENDED
+        self.feed(ev.WorkerExited(process.id, "killed by SIGKILL", death))
+
+    def busy(self, model_id: str) -> ev.Caller:
+        """Have a model in use, and return whose call it has."""
+        caller = self.call(model_id)
+        assert self.sent(caller)
+        return caller
+
+    def end_call(self, caller: ev.Caller) -> None:
+        self.answered(self.sent(caller))
+
+    def worker_of(self, model_id: str) -> ev.WorkerId:
+        """Return the worker that was ordered last for a model."""
+        return max(process.id for process in self.processes.values() if process.model_id == model_id)
+
+    def evicted(self) -> list[str]:
+        """Return the models that the last event had evicted, in order."""
+        events = [effect.event for effect in self.effects if isinstance(effect, fx.Announce)]
+        return [event.model_id for event in events if event.cause == "EVICT"]
+
+    def evict(self, model_id: str = "m") -> None:
+        """Have a model evicted for the sake of one that is then unloaded."""
+        self.ready(model_id, 8000)
+        self.pass_time(2)
+        self.predicted_load("other", 9000)
+        assert self.evicted() == [model_id]
+        self.unload("other", client=BOB)
+
+    def evict_to_the_end(self, model_id: str = "m") -> None:
+        """The same with the proof."""
+        self.evict(model_id)
+        self.gone(self.worker_of(model_id))
+        assert self.state(model_id) is None
+
+    def come_back(self, model_id: str = "m") -> None:
+        """Let the load of an evicted model succeed."""
+        self.found()
+        self.predicted(8000)
+        self.come_up(model_id, 8000)
+        assert self.state(model_id) == "READY"

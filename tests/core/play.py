@@ -1,0 +1,142 @@
+"""Long games with the world: dice that choose its moves, and a count of what the games have reached.
+
+Used by the random tests here, and by `benchmarks/simulation.py` for games that are longer than a test may be.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, Final
+
+from endings import forget_what_is_over, settle
+from moves import MOVES
+from world import World
+from world_of_files import MODELS, NESTED
+
+from hostd.core import events as ev
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+WEIGHTS: Final[dict[str, float]] = {
+    "load": 8,
+    "find": 12,
+    "go_on": 20,
+    "call": 20,
+    "reply": 12,
+    "prove": 5,
+    "unload": 0.5,
+    "unload_all": 0.1,
+    "shut_down": 0.01,
+    "fail_to_spawn": 0.3,
+    "refuse_load": 0.3,
+    "exit": 0.4,
+    "vanish": 0.3,
+    "pass_time": 1.5,
+    "oversleep": 0.1,
+    "ask_again": 0.3,
+    "deploy": 4,
+    "commit": 4,
+    "abort": 0.3,
+    "undeploy": 0.7,
+    "use_disk": 14,
+    "sync": 1,
+    "scan": 2,
+    "delay": 1,
+    "predict": 12,
+    "pin": 0.7,
+    "grow": 1,
+}
+"""What leads on is likelier than what ends things, or no history would get far."""
+
+LIVELY: Final[dict[str, float]] = {
+    **WEIGHTS,
+    "shut_down": 0,
+    "unload_all": 0.05,
+    "unload": 2,
+    "undeploy": 0.3,
+    "deploy": 1.5,
+    "commit": 1.5,
+    "use_disk": 8,
+    "vanish": 0.1,
+    "load": 18,
+    "call": 24,
+    "go_on": 60,
+    "find": 20,
+    "predict": 20,
+    "prove": 25,
+    "pass_time": 16,
+    "reply": 40,
+    "grow": 5,
+    "sample": 4,
+    "retrieve": 4,
+    "refuse_load": 0.2,
+    "exit": 0.2,
+    "say_last_words": 0.2,
+    "babble": 0.3,
+    "lie": 0.3,
+}
+"""For games that are to stay lively for thousands of moves: nothing ends them, and loads get through."""
+
+MOODS: Final = (0.3, 1, 1, 2)
+"""Each history makes some moves rarer and others more frequent than usual, so that not all are alike."""
+
+LIVELY_MOODS: Final = (0.7, 1, 1, 1.4)
+"""Nothing that leads on may be rare for long."""
+
+MANY: Final = tuple(map(ev.ModelId, ("e", "f", "g", "h")))
+"""More models than the short games have, so that there is more to choose from when some have to go."""
+
+
+def lively_moves() -> dict[str, dict[str, tuple[Any, ...]]]:
+    """Return the world's moves with more models, and with fewer of what makes a long game stale."""
+    moves = {
+        move: {name: (*domain, *MANY) if domain in (MODELS, NESTED) else domain for name, domain in domains.items()}
+        for move, domains in MOVES.items()
+    }
+    moves["pass_time"]["seconds"] = (0.1, 0.1, 0.5, 0.5, 1.0, 1.0, 2.0, 11.0, 31.0)
+    moves["find"]["how"] = (*["found"] * 12, "ephemeral", "nothing", "wrong")
+    moves["find"]["n"] = (*[*range(5)] * 3, 5)
+    moves["predict"]["need_bytes"] = (1000, *[2000, 3000, 3000, 4000, 6000] * 3, 9000, 20_000)
+    moves["pin"]["is_pinned"] = (True, False, False, False, False)
+    moves["grow"]["to_bytes"] = (2000, 4000, 5000, 5000, 8000)
+    moves["call"]["method"] = ("predict",) * 9 + ("predikt",)
+    moves["call"]["timeout_s"] = (None, None, None, 0.0, 2.0, 20.0)
+    moves["call"]["size_bytes"] = (1,)
+    return moves
+
+
+def play(
+    world: World,
+    dice: random.Random,
+    steps: int,
+    weights: Mapping[str, float] = WEIGHTS,
+    moves: Mapping[str, Mapping[str, tuple[Any, ...]]] = MOVES,
+    moods: tuple[float, ...] = MOODS,
+) -> Iterator[int]:
+    """Make so many moves; yields after each, how many there were."""
+    chances = [weights.get(name, 1) * dice.choice(moods) for name in moves]
+    for number, name in enumerate(dice.choices(list(moves), chances, k=steps), 1):
+        getattr(world, name)(**{argument: dice.choice(domain) for argument, domain in moves[name].items()})
+        yield number
+
+
+def history_of(seed: int, steps: int) -> tuple[World, random.Random]:
+    """Return a world after a random history, and the dice."""
+    dice = random.Random(seed)
+    world = World(is_lazy=seed % 2 == 1, is_tight=seed % 3 > 0, may_grow=seed % 3 == 1)
+    for _ in play(world, dice, steps):
+        pass
+    return world, dice
+
+
+def long_game(seed: int, steps: int) -> World:
+    """Play a game with a budget to its end, and return the world: half of them are lazy, a third may grow."""
+    dice = random.Random(seed)
+    world = World(is_lazy=seed % 2 == 1, is_tight=True, may_grow=seed % 3 == 0)
+    for number in play(world, dice, steps, LIVELY, lively_moves(), LIVELY_MOODS):
+        if number % 200 == 0:
+            forget_what_is_over(world)
+    settle(world)
+    world.end(at_once=dice.random() < 0.5)
+    return world

@@ -1,0 +1,252 @@
+"""The part of the world that has to do with memory: predictions, samples, pins, growth, and a budget that must hold.
+
+Beside what `Outside` asserts: what all workers hold stays within the budget unless models have grown; a load does what
+the dry run said just before; nobody is evicted who is pinned, in use, being loaded or kept by its settings; whoever is
+evicted has been there for the minimum residence; no more go than are needed; no wake-up is lost: what could be done for
+the first in line has been done; a call waits only for a model that is on its way; no timer of a model that is gone is
+kept. `reached` counts what the games have reached.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+from driver import SPEC
+from world_of_files import CLIENTS, MODELS, N, WorldOfFiles
+
+from hostd.core import effects as fx
+from hostd.core import events as ev
+from hostd.core.admission import IDLE_LOOK_S
+from hostd.core.charges import Kept
+from hostd.core.lifecycle import ModelState
+from hostd.core.planning import Outcome
+from hostd.core.timers import AdmissionTimer, FinderTimer, IdleTimer, RetryTimer, RoomTimer
+from hostd.records import LoadPlan, ModelInfo
+from workers.wire.errors import HostError
+
+if TYPE_CHECKING:
+    from outside import Process
+
+    from hostd.core.machine import Core
+    from hostd.core.models import Model
+    from hostd.records import Event as StoryEvent
+
+BUDGET_BYTES = 10_000
+NEEDS = (1000, 3000, 3000, 6000, 9000, 20_000)
+"""All of them fit but the last; few of them fit together."""
+
+KEPT = SPEC._replace(memory=ev.MemoryPolicy(is_evictable=False))
+LIMITED = SPEC._replace(memory=ev.MemoryPolicy(limit_bytes=4000))
+RESTLESS = SPEC._replace(memory=ev.MemoryPolicy(idle_ttl_s=5.0))
+SPECS = (SPEC, SPEC, SPEC, RESTLESS, LIMITED, KEPT)
+
+MOVES_OF_MEMORY: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
+    "predict": {"n": N, "need_bytes": NEEDS, "source": ("remembered", "remembered", "estimated")},
+    "pin": {"model_id": MODELS, "is_pinned": (True, False, False), "client": CLIENTS},
+    "grow": {"n": N, "to_bytes": (500, 2000, 5000, 8000)},
+}
+
+PROBE = ev.ModelId("probe")
+
+
+class WorldOfMemory(WorldOfFiles):
+    """A core with a budget, or without one."""
+
+    def __init__(self, core: Core, *, may_grow: bool) -> None:
+        super().__init__(core)
+        self.may_grow = may_grow
+        self.taken: dict[ev.WorkerId, int] = {}
+        """What each process holds."""
+        self.reached: Counter[str] = Counter()
+        self.kept_before: dict[str, str] = {}
+
+    def predict(self, n: int, need_bytes: int, source: str) -> None:
+        """Say what a load will need; what happens then must be what the dry run says."""
+        if self._is_look_due():
+            self.pass_time(
+                IDLE_LOOK_S
+            )  # who has come free just now is not in the plan, and may go before the load asks
+        wanted = self._pick(n, self.predictions)
+        if wanted is None:
+            return
+        self.predictions.remove(wanted)
+        prediction = ev.Prediction(need_bytes, need_bytes // 2, source)
+        model = self.core._registry.generation_of(wanted.model_id, wanted.generation)
+        is_awaited = model is not None and model.is_predicting
+        plan = self.core.plan_load(PROBE, prediction, self.now)
+        beside = self.core._registry.models.get(wanted.model_id)
+        self.feed(ev.SizePredicted(wanted.model_id, wanted.generation, prediction))
+        if is_awaited and model is beside:
+            self._assert_as_planned(plan, wanted)
+
+    def pin(self, model_id: ev.ModelId, is_pinned: bool, client: ev.ClientId) -> None:
+        self._ask(lambda caller, _: ev.PinRequested(caller, model_id, is_pinned), client, None)
+
+    def grow(self, n: int, to_bytes: int) -> None:
+        """Let a model take more than it did, or give some back."""
+        holders = [p for p in self.processes.values() if p.id in self.taken and not p.is_killed]
+        process = self._pick(n, holders)
+        if process is not None and (self.may_grow or to_bytes < self.taken[process.id]):
+            self._take(process, to_bytes)
+
+    def measure(self, process: Process) -> ev.Memory:
+        """Return a sample of a process: little while it loads, and then what was predicted for it at most."""
+        if not process.has_loaded:
+            return ev.Memory(1, 200, 100, None, 200)
+        worker = self.core._registry.workers.get(process.id)
+        need_bytes = worker.model.need_bytes if worker is not None else 0
+        taken = self.taken.setdefault(process.id, need_bytes * (1 + process.id % 3) // 3 if need_bytes else 500)
+        return ev.Memory(1, 2 * taken, taken, None, 3 * taken)
+
+    def feed(self, event: ev.Event) -> list[fx.Effect]:
+        self.kept_before = self._kept()
+        yielding_before, held_before = list(self.core._admission._yielding), set(self.core._router.holding.by_caller)
+        effects = super().feed(event)
+        registry = self.core._registry
+        budget_bytes = registry.config.budget_bytes
+        if budget_bytes is not None:
+            if not self.may_grow:
+                assert self.core._charges.total_bytes() <= budget_bytes, self.core.memory()
+            self._assert_awake(budget_bytes)
+            self._assert_needed(effects)
+            self._count(yielding_before, held_before)
+        self._assert_no_relics()
+        return effects
+
+    def _assert_awake(self, budget_bytes: int) -> None:
+        """See that nothing can be done at this moment that admission has not done, or will look at soon."""
+        registry, admission = self.core._registry, self.core._admission
+        if self._is_look_due():
+            return
+        self.reached["looks at all"] += 1
+        for model, since_s in list(admission.queue.items())[:1]:
+            decision = self.core._planning.decide(model.id, model.need_bytes, since_s)
+            assert decision.outcome is Outcome.WAIT, f"nobody woke {model}: {decision}"
+            # Perhaps others: calls that were let go have made their model worth more.
+            assert bool(decision.yielding) <= bool(admission._yielding), f"nobody was asked to make way: {decision}"
+            if decision.look_again_s is not None:
+                assert registry.timers._due[RoomTimer()] <= decision.look_again_s
+        room = self.core._charges.room(budget_bytes)
+        if admission._is_over and room.free_bytes + room.coming_bytes < 0:
+            assert None not in self.core._charges.by_what_keeps(), "an idle model stays although others have grown"
+        for model in admission._yielding:
+            if model.is_yielding:
+                assert self.core._charges.kept(model) is Kept.IN_USE, f"{model} makes way and is not in use"
+
+    def _is_look_due(self) -> bool:
+        registry, soon_s = self.core._registry, self.core._admission._idle_looked_s + IDLE_LOOK_S
+        return registry.now < soon_s and registry.timers._due.get(RoomTimer(), math.inf) <= soon_s
+
+    def _assert_needed(self, effects: list[fx.Effect]) -> None:
+        """See that each of those who were evicted for the first in line was needed, and that they suffice."""
+        told = [effect.event for effect in effects if isinstance(effect, fx.Announce) and effect.event.cause == "EVICT"]
+        for model in list(self.core._admission.queue)[:1]:
+            evicted = [event.model_id for event in told if f" of model {model.id!r}:" in event.reason]
+            if evicted:
+                self._assert_fewest(evicted, model)
+
+    def _assert_fewest(self, evicted: list[str], model: Model) -> None:
+        registry = self.core._registry
+        room = self.core._charges.room(registry.config.budget_bytes or 0)
+        spare_bytes = room.free_bytes + room.coming_bytes - model.need_bytes
+        assert spare_bytes >= 0, f"{evicted} are not enough for {model}"
+        if isinstance(self.history[-1], ev.TimePassed):
+            return  # what else was due at that moment may have made room afterwards
+        idle_bytes = [registry.models[ev.ModelId(id)].charge_bytes for id in evicted]
+        assert min(idle_bytes) > spare_bytes, f"not all of {evicted} were needed for {model}"
+
+    def _assert_no_relics(self) -> None:
+        registry = self.core._registry
+        known = {*registry.models.values(), *registry.successors.values()}
+        for key in registry.timers._due:
+            if isinstance(key, (IdleTimer, AdmissionTimer, RetryTimer, FinderTimer)):
+                assert key.model in known, f"{key} is of a model that is gone"
+            if isinstance(key, IdleTimer):
+                assert key.model.state is ModelState.READY, key
+        for model_id in self.core._router.holding._by_model:
+            model = registry.models[model_id]
+            is_on_its_way = model.state in (ModelState.LOADING, ModelState.UNLOADING) or model.is_yielding
+            assert is_on_its_way, f"calls wait for {model}"
+
+    def _count(self, yielding_before: list[Model], held_before: set[ev.Caller]) -> None:
+        admission, holding = self.core._admission, self.core._router.holding
+        self.reached["yields"] += sum(model not in yielding_before for model in admission._yielding)
+        self.reached["releases"] += sum(
+            model not in admission._yielding and model.state is ModelState.READY for model in yielding_before
+        )
+        self.reached["held calls"] += len(set(holding.by_caller) - held_before)
+        self.reached["served held calls"] += len(held_before & set(self.core._router.by_caller))
+
+    def _take(self, process: Process, taken_bytes: int) -> None:
+        self.taken[process.id] = taken_bytes
+        if process.has_loaded or process.load is not None:
+            process.is_sampled = process.is_sampled or process.has_loaded
+            process.samples_due = 0
+            self.feed(ev.WorkerMeasured(process.id, self.measure(process)))
+
+    def _kept(self) -> dict[str, str]:
+        """Return why each model may not be evicted as things are before the event in hand."""
+        registry, now = self.core._registry, self.now
+        reasons = {}
+        for model in registry.models.values():
+            is_in_use = any(worker.calls for worker in model.workers.values())
+            policy = model.spec.memory if model.spec else ev.MemoryPolicy()
+            is_fresh = model.ready_s is None or now < model.ready_s + registry.config.min_residence_s
+            why = {
+                "pinned": model.is_pinned,
+                "kept by its settings": not policy.is_evictable,
+                "in use": is_in_use,
+                "fresh": is_fresh,
+                "failed or on its way out": model.state not in (ModelState.READY, ModelState.LOADING),
+                "in work": model.id in registry.reserved or model.id in registry.successors,
+            }
+            reasons[model.id] = ", ".join(name for name, is_so in why.items() if is_so)
+        return reasons
+
+    def _carry_out(self, effect: fx.Effect) -> None:
+        if isinstance(effect, fx.FindSpec):
+            model = self.core._registry.generation_of(effect.model_id, effect.generation)
+            self.reached["reloads"] += model is not None and model.is_on_demand and model.tries == 1
+        self.reached["loads"] += isinstance(effect, fx.SpawnWorker)
+        is_kill = isinstance(effect, fx.AnswerError) and effect.error.details.get("reason") == "MEMORY_LIMIT"
+        self.reached["limits broken"] += is_kill
+        super()._carry_out(effect)
+
+    def _on_announced(self, event: StoryEvent) -> None:
+        super()._on_announced(event)
+        self.reached["waits"] += event.cause == "WAIT"
+        if event.cause != "EVICT":
+            return
+        word = event.reason.split()[1:3]
+        reason = "LOAD" if word[0] == "for" else "IDLE" if word[1] == "idle_ttl_s" else "GROWTH"
+        self.reached[f"evictions {reason}"] += 1
+        cause = self.history[-1]
+        why = self.kept_before[event.model_id]
+        # The event in hand may have been the last of what kept it.
+        ended = isinstance(cause, (ev.WorkerAnswered, ev.CallCancelled, ev.ClientVanished, ev.WorkerUnreachable))
+        ended = ended or isinstance(cause, (ev.TimePassed, ev.PinRequested, ev.FilesConfirmed, ev.FilesUndone))
+        ended = ended or isinstance(cause, (ev.FilesRemoved, ev.FilesFailed, ev.WorkerExited, ev.WorkerMeasured))
+        assert not why or ended, f"{event}, but it was {why} before {cause}"
+        model = self.core._registry.models.get(ev.ModelId(event.model_id))
+        assert model is None or not (model.is_pinned or any(w.calls for w in model.workers.values())), event
+
+    def _assert_as_planned(self, plan: LoadPlan, wanted: fx.PredictSize) -> None:
+        started = any(isinstance(e, fx.SpawnWorker) and e.model_id == wanted.model_id for e in self.effects)
+        evicted = [e.event.model_id for e in self.effects if isinstance(e, fx.Announce) and e.event.cause == "EVICT"]
+        is_waiting = wanted.model_id in self.core.memory().waiting
+        self.reached["plans"] += 1
+        assert evicted == [victim.model_id for victim in plan.victims], f"{plan}, but {evicted} went"
+        assert (started, is_waiting) == (plan.outcome == "start", plan.outcome in ("evict", "wait")), plan
+        if plan.outcome == "refuse":
+            assert self.core.get_model(wanted.model_id) is None or self.core._registry.models[wanted.model_id].earlier
+
+    def _note_answer(self, caller: ev.Caller, answer: object) -> None:
+        super()._note_answer(caller, answer)
+        event = self.asked.get(caller)
+        self.reached["answers"] += 1
+        if isinstance(answer, HostError) and answer.details.get("reason") == "BUDGET":
+            self.reached["refusals"] += 1
+        if isinstance(event, ev.PinRequested) and isinstance(answer, ModelInfo):
+            assert answer.pinned is event.is_pinned

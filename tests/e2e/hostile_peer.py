@@ -1,0 +1,58 @@
+"""A client that sends what it likes, for tests of peers in bad faith."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import zmq
+from helpers import PATIENCE_S
+
+from workers.wire import frames as wire
+from workers.wire import messages as msg
+
+if TYPE_CHECKING:
+    import hostd
+
+MIB = 1 << 20
+
+
+class Peer:
+    """A client that sends what it likes."""
+
+    def __init__(self, endpoint: str, *, hello: bool = True, identity: bytes = b"") -> None:
+        self._context = zmq.Context()
+        self.socket = self._context.socket(zmq.DEALER)
+        self.socket.linger = 0
+        if identity:
+            self.socket.setsockopt(zmq.IDENTITY, identity)
+        self.socket.connect(endpoint)
+        if hello:
+            self.send(msg.pack_map(msg.HELLO, 1, {"versions": [wire.VERSION], "pid": os.getpid()}))
+            assert self.receive().kind == msg.WELCOME
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.socket.close()
+        self._context.term()
+
+    def send(self, frames: list[Any]) -> None:
+        self.socket.send_multipart(frames)
+
+    def receive(self, within_s: float = PATIENCE_S) -> wire.Envelope:
+        assert self.socket.poll(within_s * 1000), f"the host did not answer within {within_s:g} s"
+        return wire.unpack(self.socket.recv_multipart())
+
+    def error(self, within_s: float = PATIENCE_S) -> hostd.HostError:
+        envelope = self.receive(within_s)
+        assert envelope.kind == msg.ERROR, f"an answer of kind {envelope.kind} instead of an error"
+        return msg.unpack_error(envelope)
+
+    def verb(self, name: str, request_id: int = 2, **arguments: Any) -> None:
+        self.send(msg.pack_map(msg.VERB, request_id, arguments, header=msg.pack_verb(name)))
+
+
+def call_of(model_id: str, method: str, request_id: int, body: bytes = b"\x92\x91\x01\x80", **more: Any) -> list[Any]:
+    return wire.pack(msg.CALL, request_id, msg.pack_target(msg.Target(model_id, method)), body, **more)

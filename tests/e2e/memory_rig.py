@@ -1,0 +1,59 @@
+"""Models that hold, grow and leak memory, for end-to-end tests of the budget."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MIB = 1 << 20
+
+HOLDER = """
+    import os, time
+
+    class Holder:
+        def __init__(self, mib):
+            self.held = [bytearray(b"x") * (mib << 20)]
+
+        def pid(self):
+            return os.getpid()
+
+        def grow(self, mib):
+            self.held.append(bytearray(b"x") * (mib << 20))
+            return sum(map(len, self.held))
+
+        def grow_for_good(self, mib):
+            self.grow(mib)
+            while True:
+                time.sleep(60)
+
+        def shrink(self):
+            del self.held[1:]
+
+        def work(self, marker, release):
+            open(marker, "w").close()
+            while not os.path.exists(release):
+                time.sleep(0.002)
+            return "finished"
+
+        def environment(self, *names):
+            return [os.environ.get(name) for name in names]
+
+        def oom_score_adj(self):
+            return int(open("/proc/self/oom_score_adj").read())
+
+    def load(path, mib={mib}):
+        return Holder(mib)
+"""
+
+
+class Holders:
+    """Writes models that hold so many MiB; each says in its model.yaml what to expect of it."""
+
+    def __init__(self, model_dir: Callable[..., str]) -> None:
+        self._model_dir = model_dir
+
+    def __call__(self, mib: int = 30, *, declared_mib: int | None = None, settings: str = "") -> str:
+        size = f"size: {declared_mib if declared_mib is not None else mib + 20}MiB\n"
+        return self._model_dir(HOLDER.replace("{mib}", str(mib)), settings=size + settings)

@@ -1,0 +1,115 @@
+"""Memory on a real device: counted for the model that holds it, and back on the device after its unload.
+
+The models talk to the driver itself (libcuda), so that nothing but the driver and nvidia-ml-py is needed. Skipped where
+there is no device.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from helpers import eventually
+
+from hostd.shell.gpu import GpuReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import hostd
+
+MIB = 1 << 20
+CONTEXT_MIB = 1200
+"""More than a context takes on any device so far."""
+
+ON_DEVICE = """
+    import ctypes, os
+
+    def check(code):
+        if code:
+            raise RuntimeError(f"the driver says {{code}}")
+
+    class OnDevice:
+        def __init__(self):
+            self.cuda = ctypes.CDLL("libcuda.so.1")
+            self.context = ctypes.c_void_p()
+            check(self.cuda.cuInit(0))
+            check(self.cuda.cuDevicePrimaryCtxRetain(ctypes.byref(self.context), 0))
+            self.take({mib})
+
+        def take(self, mib):
+            check(self.cuda.cuCtxSetCurrent(self.context))  # of this thread
+            check(self.cuda.cuMemAlloc_v2(ctypes.byref(ctypes.c_void_p()), ctypes.c_size_t(mib << 20)))
+
+        def pid(self):
+            return os.getpid()
+
+    def load(path):
+        return OnDevice()
+"""
+
+
+@pytest.fixture(scope="module")
+def reader() -> Iterator[GpuReader]:
+    found = GpuReader.open()
+    if found is None:
+        pytest.skip("there is no device that NVML tells of")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def used_mib(reader: GpuReader) -> Callable[[], float]:
+    """What the device itself says is in use, whoever holds it."""
+    nvml: Any = pytest.importorskip("pynvml")
+    handle = nvml.nvmlDeviceGetHandleByIndex(0)
+    return lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used / MIB
+
+
+def on_device_mib(client: hostd.Client, model_id: str) -> float:
+    return sum(worker.gpu_bytes or 0 for worker in client.get_model(model_id).workers) / MIB
+
+
+def test_what_models_hold_on_a_device_is_counted_for_each_and_comes_back(
+    client: hostd.Client, model_dir: Callable[..., str], used_mib: Callable[[], float]
+) -> None:
+    before_mib = used_mib()
+    sizes = {"large": 2000, "small": 500}
+    for model_id, mib in sizes.items():
+        client.load_model(model_id, model_dir(ON_DEVICE.format(mib=mib)))
+    for model_id, mib in sizes.items():
+        assert mib <= on_device_mib(client, model_id) <= mib + CONTEXT_MIB
+    taken_mib = used_mib() - before_mib
+    assert sum(on_device_mib(client, model_id) for model_id in sizes) == pytest.approx(taken_mib, rel=0.1)
+    client.unload_model("large")
+    assert used_mib() - before_mib < taken_mib - sizes["large"], "with the proof it is back, not some time later"
+    assert on_device_mib(client, "small") >= sizes["small"]
+    client.unload_model("small")
+    assert used_mib() == pytest.approx(before_mib, abs=50)
+
+
+def test_growth_on_a_device_is_seen(client: hostd.Client, model_dir: Callable[..., str], reader: GpuReader) -> None:
+    model = client.load_model("grower", model_dir(ON_DEVICE.format(mib=100)))
+    first_mib = on_device_mib(client, "grower")
+    model.take(1000)
+    eventually(lambda: on_device_mib(client, "grower") >= first_mib + 1000, "it is sampled again")
+
+
+def test_a_crash_gives_the_memory_on_a_device_back(
+    client: hostd.Client, model_dir: Callable[..., str], used_mib: Callable[[], float]
+) -> None:
+    before_mib = used_mib()
+    model = client.load_model("victim", model_dir(ON_DEVICE.format(mib=1000)))
+    os.kill(model.pid(), signal.SIGKILL)
+    eventually(lambda: client.get_model("victim").state == "FAILED", "the death is seen")
+    eventually(lambda: used_mib() < before_mib + 100, "it is back")
+
+
+def test_a_model_that_uses_no_device_holds_nothing_there(
+    client: hostd.Client, model_dir: Callable[..., str], reader: GpuReader
+) -> None:
+    client.load_model("m", model_dir())
+    (worker,) = client.get_model("m").workers
+    assert worker.gpu_bytes == 0

@@ -1,0 +1,139 @@
+"""Limits, and sudden deaths for want of memory: who is killed, who is told what, and who is not disturbed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers import eventually
+from memory_rig import MIB, Holders
+
+import hostd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LIMIT = "memory_limit: 100MiB\n"
+
+
+@pytest.fixture
+def holder(model_dir: Callable[..., str]) -> Holders:
+    return Holders(model_dir)
+
+
+def test_a_model_over_its_limit_is_killed_and_its_caller_is_told_the_figures(
+    client: hostd.Client, holder: Holders, tmp_path: Path
+) -> None:
+    model = client.load_model("greedy", holder(10, settings=LIMIT))
+    other = client.load_model("other", holder(10))
+    other_pid = other.pid()
+    marker, release = tmp_path / "marker", tmp_path / "release"
+    waiting = model.submit.work(str(marker), str(release))  # behind it, the one that grows
+    growing = model.submit.grow_for_good(200)  # or its answer might be there before anybody has looked
+    eventually(marker.exists, "the first call runs")
+    release.touch()
+    assert waiting.result() == "finished"
+    with pytest.raises(hostd.ResourceExhaustedError, match="memory_limit of 100 MiB") as caught:
+        growing.result()
+    details = caught.value.details
+    assert (details["reason"], details["limit_bytes"]) == ("MEMORY_LIMIT", 100 * MIB)
+    assert details["measured_bytes"] > 100 * MIB
+    explained = client.explain_model("greedy")
+    assert explained["state"] == "FAILED"
+    assert "memory_limit" in explained["reason"]
+    assert explained["details"] == details
+    with pytest.raises(hostd.FailedPreconditionError, match="memory_limit") as later:
+        model.pid()
+    assert later.value.details["reason"] == "MEMORY_LIMIT"
+    assert other.pid() == other_pid
+
+
+def test_a_load_over_its_limit_fails_with_the_figures_and_is_not_tried_again(
+    client: hostd.Client, holder: Holders
+) -> None:
+    with pytest.raises(hostd.ResourceExhaustedError, match="memory_limit"):
+        client.load_model("greedy", holder(300, settings=LIMIT), retries=3)
+    story = client.explain_model("greedy")["story"]
+    assert sum(event["cause"] == "SPAWN" for event in story) == 1
+
+
+def test_a_model_within_its_limit_serves_on(client: hostd.Client, holder: Holders) -> None:
+    model = client.load_model("modest", holder(10, settings=LIMIT))
+    assert model.info.memory_limit == 100 * MIB
+    assert model.grow(20) == 30 * MIB
+    assert model.pid() == model.pid()
+
+
+def test_one_absurd_allocation_is_the_models_own_error(client: hostd.Client, holder: Holders) -> None:
+    model = client.load_model("absurd", holder(10, settings=LIMIT))
+    with pytest.raises(hostd.ModelError, match="MemoryError"):
+        model.grow(20_000)
+    assert model.pid()
+
+
+def test_a_kill_by_somebody_else_is_told_apart(client: hostd.Client, holder: Holders) -> None:
+    model = client.load_model("victim", holder(10))
+    os.kill(model.pid(), signal.SIGKILL)
+    eventually(lambda: client.get_model("victim").state == "FAILED", "the death is seen")
+    assert "SIGKILL by somebody else" in client.get_model("victim").reason
+    with pytest.raises(hostd.FailedPreconditionError, match="somebody else"):
+        model.pid()
+
+
+def test_workers_go_before_the_supervisor_when_memory_runs_out(client: hostd.Client, holder: Holders) -> None:
+    supervisor = client.host_info().pid
+    own = int(Path(f"/proc/{supervisor}/oom_score_adj").read_text())
+    assert client.load_model("m", holder(1)).oom_score_adj() > own
+
+
+def test_the_cores_are_divided_among_models(model_dir: Callable[..., str]) -> None:
+    holder, cores = Holders(model_dir), len(os.sched_getaffinity(0))
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "HOSTD_CPU_THREADS")
+    unset = {name: os.environ.pop(name, None) for name in names}
+    try:
+        with hostd.Host() as host:
+            client = host.client()
+            first, second = (client.load_model(name, holder(1)) for name in "ab")
+            own = client.load_model("c", holder(1, settings="cpu_threads: 3"))
+            assert first.environment(*names) == [str(cores)] * 4
+            assert second.environment(*names) == [str(max(1, cores // 2))] * 4
+            assert own.environment(*names) == ["3"] * 4
+            assert own.info.cpu_threads == 3
+    finally:
+        os.environ.update({name: value for name, value in unset.items() if value is not None})
+
+
+def test_what_forked_children_share_with_their_parent_counts(
+    client: hostd.Client, model_dir: Callable[..., str]
+) -> None:
+    source = """
+        import os, signal
+        class Forked:
+            def __init__(self):
+                self.held = bytearray(b"x") * (60 << 20)
+                for _ in range(2):
+                    if os.fork() == 0:
+                        signal.pause()
+            def pid(self):
+                return os.getpid()
+        def load(path):
+            return Forked()
+    """
+    model = client.load_model("forked", model_dir(source))
+    assert model.info.charge_bytes > 60 * MIB
+    report = client.unload_model("forked")
+    assert report.processes == 3
+    assert 60 * MIB < report.freed_bytes < 100 * MIB
+
+
+def test_no_name_of_a_model_ends_the_measuring(client: hostd.Client, holder: Holders) -> None:
+    """Its processes bear it, and /proc tells names and sizes in the same file."""
+    strange = client.load_model("7 kB", holder(10))
+    assert (strange.info.size_source, strange.info.size > 10 * MIB) == ("measured", True)
+    greedy = client.load_model("greedy", holder(10, settings=LIMIT))
+    with pytest.raises(hostd.ResourceExhaustedError, match="memory_limit of 100 MiB"):
+        greedy.grow_for_good(200)
+    assert strange.pid()

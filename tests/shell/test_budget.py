@@ -1,0 +1,134 @@
+"""The budget: of what there is, which control groups may limit. On directories that look as containers and machines do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from machine_rig import V1, V2, Machine, limited
+
+from hostd.shell.budget import budget_of, whole_memory
+from hostd.shell.groups import groups_of
+from workers.wire.errors import FailedPreconditionError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GIB = 1 << 30
+TOTAL = 64 * GIB
+NO_LIMIT_V1 = "9223372036854771712\n"
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def whole(machine: Machine) -> int:
+    return whole_memory(machine.process, TOTAL).size_bytes
+
+
+def test_a_limit_of_any_ancestor_counts_and_the_least_wins(machine: Machine, tmp_path: Path) -> None:
+    top = machine.mount(tmp_path / "cgroup", V2)
+    machine.member_of("0::/system.slice/hostd.service/inner")
+    limited(top / "system.slice", 16 * GIB)
+    limited(top / "system.slice/hostd.service", 8 * GIB)
+    limited(top / "system.slice/hostd.service/inner", "max")
+    limited(top / "other.slice", GIB)
+    assert whole(machine) == 8 * GIB
+    assert "hostd.service (8.0 GiB)" in whole_memory(machine.process, TOTAL).source
+
+
+def test_in_a_namespace_of_its_own_a_container_is_at_the_root(machine: Machine, tmp_path: Path) -> None:
+    top = machine.mount(tmp_path / "cgroup", V2)
+    machine.member_of("0::/")
+    limited(top, 4 * GIB)
+    assert whole(machine) == 4 * GIB
+
+
+def test_in_a_container_without_a_namespace_the_mount_begins_at_its_group(machine: Machine, tmp_path: Path) -> None:
+    top = machine.mount(tmp_path / "memory", V1, root="/docker/abc")
+    machine.member_of("5:memory:/docker/abc/inner", "2:cpu,cpuacct:/docker/abc")
+    limited(top, 4 * GIB, "memory.limit_in_bytes")
+    limited(top / "inner", NO_LIMIT_V1, "memory.limit_in_bytes")
+    assert whole(machine) == 4 * GIB
+    limited(top / "inner", 3 * GIB, "memory.limit_in_bytes")
+    assert whole(machine) == 3 * GIB
+
+
+@pytest.mark.parametrize(("root", "path"), [("/", "/../outside"), ("/docker/abc", "/elsewhere")])
+def test_a_group_outside_of_what_is_mounted_leaves_what_is(
+    machine: Machine, tmp_path: Path, root: str, path: str
+) -> None:
+    top = machine.mount(tmp_path / "cgroup", V2, root=root)
+    machine.member_of(f"0::{path}")
+    limited(top, 4 * GIB)
+    limited(tmp_path / "outside", GIB)
+    assert whole(machine) == 4 * GIB
+
+
+def test_on_a_hybrid_system_both_count(machine: Machine, tmp_path: Path) -> None:
+    unified = machine.mount(tmp_path / "unified", V2)
+    memory = machine.mount(tmp_path / "with space" / "memory", V1)
+    machine.mount(tmp_path / "cpu", "cgroup cgroup rw,cpu,cpuacct")
+    machine.member_of("4:memory:/a/b", "3:cpu,cpuacct:/a", "0::/u")
+    limited(unified / "u", 9 * GIB)
+    limited(memory / "a", 7 * GIB, "memory.limit_in_bytes")
+    limited(memory / "a/b", NO_LIMIT_V1, "memory.limit_in_bytes")
+    assert [group.version for group in groups_of("memory", machine.process)] == [2, 1]
+    assert whole(machine) == 7 * GIB
+
+
+@pytest.mark.parametrize("text", ["max", NO_LIMIT_V1, str(TOTAL), "", "0", "-1", "nonsense", "٣"])
+def test_what_limits_nothing_is_no_limit(machine: Machine, tmp_path: Path, text: str) -> None:
+    top = machine.mount(tmp_path / "cgroup", V2)
+    machine.member_of("0::/")
+    limited(top, text)
+    found = whole_memory(machine.process, TOTAL)
+    assert found == (TOTAL, "the machine's memory (64 GiB)")
+
+
+def test_files_that_are_missing_unreadable_or_damaged_limit_nothing(machine: Machine, tmp_path: Path) -> None:
+    assert whole(machine) == TOTAL
+    machine.member_of("0::/gone", "", "nonsense", "1:")
+    assert whole(machine) == TOTAL
+    top = machine.mount(tmp_path / "cgroup", V2)
+    with (machine.process / "mountinfo").open("a") as mounts:
+        mounts.write("\n1 2\n - \n5 6 7 8 9 - cgroup\n")
+    assert whole(machine) == TOTAL
+    (top / "memory.max").mkdir()
+    assert whole(machine) == TOTAL
+
+
+def test_here_the_groups_of_this_process_are_found() -> None:
+    for group in groups_of("memory"):
+        assert group.directory.is_dir()
+        assert str(group.directory).startswith(str(group.root))
+    assert 0 < whole_memory().size_bytes <= psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize(
+    ("budget", "reserve", "expected", "words"),
+    [
+        ("none", "10%", None, "none is set"),
+        (5 * GIB, "10%", 5 * GIB, "set (memory.budget)"),
+        ("50%", "10%", 4 * GIB, "50% of the limit of the control group"),
+        ("auto", "25%", 6 * GIB, "less 25% (memory.reserve)"),
+        ("auto", GIB, 7 * GIB, "less 1.0 GiB (memory.reserve)"),
+        (500 * GIB, GIB, 500 * GIB, "set (memory.budget)"),
+    ],
+)
+def test_a_budget_says_where_it_comes_from(
+    machine: Machine, tmp_path: Path, budget: int | str, reserve: int | str, expected: int | None, words: str
+) -> None:
+    limited(machine.mount(tmp_path / "cgroup", V2), 8 * GIB)
+    machine.member_of("0::/")
+    found, source = budget_of(budget, reserve, process=machine.process, total_bytes=TOTAL)
+    assert found == expected
+    assert words in source
+
+
+def test_a_reserve_that_leaves_nothing_is_refused_with_what_to_do(machine: Machine) -> None:
+    with pytest.raises(FailedPreconditionError, match=r"memory.reserve \(100 GiB\) leaves nothing.*lower it"):
+        budget_of("auto", 100 * GIB, process=machine.process, total_bytes=TOTAL)

@@ -1,0 +1,233 @@
+"""Control groups of our own: on directories that behave as the kernel's do, and on the kernel's where it lets us."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import PATIENCE_S
+
+from hostd.core.values import WorkerId
+from hostd.shell import cgroups
+from hostd.shell.cgroups import Cgroups
+from hostd.shell.groups import groups_of
+
+MIB = 1 << 20
+FILES = ("memory.max", "memory.swap.max", "memory.oom.group", "memory.events", "cgroup.procs", "cgroup.subtree_control")
+LEAF, FIRST = f"hostd-{os.getpid()}-host", f"hostd-{os.getpid()}-worker-1"
+
+
+class Kernel:
+    """Control groups as directories: they come with their files and go with them, and processes are in one at a time."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.top, self.process = directory / "cgroup", directory / "self"
+        self._mkdir, self._rmdir, self._write = Path.mkdir, Path.rmdir, cgroups._write
+        self.lacks: set[str] = set()
+        self.refuses: dict[str, int] = {}
+        self._mkdir(self.process)
+        (self.process / "cgroup").write_text("0::/unit\n")
+        (self.process / "mountinfo").write_text(f"30 23 0:29 / {self.top} rw - cgroup2 cgroup2 rw\n")
+        self._mkdir(self.top)
+        monkeypatch.setattr(Path, "mkdir", lambda path, **_: self.mkdir(path))
+        monkeypatch.setattr(Path, "rmdir", lambda path, **_: self.rmdir(path))
+        monkeypatch.setattr(cgroups, "_write", self.write)
+        self.unit = self.top / "unit"
+        self.unit.mkdir()
+        (self.unit / "cgroup.controllers").write_text("cpu memory pids\n")
+
+    def mkdir(self, path: Path) -> None:
+        if "mkdir" in self.refuses and self.top in path.parents:
+            raise OSError(self.refuses["mkdir"], "no", str(path))
+        self._mkdir(path)
+        for name in set(FILES) - self.lacks:
+            (path / name).write_text("")
+
+    def rmdir(self, path: Path) -> None:
+        if self.pids(path):
+            raise OSError(errno.EBUSY, "Device or resource busy", str(path))
+        for name in FILES:
+            (path / name).unlink(missing_ok=True)
+        self._rmdir(path)
+
+    def write(self, file: Path, value: object) -> None:
+        if file.name in self.refuses:
+            raise OSError(self.refuses[file.name], "no", str(file))
+        if file.name == "cgroup.subtree_control" and str(value)[0] == "+" and self.pids(file.parent):
+            raise OSError(errno.EBUSY, "Device or resource busy", str(file))
+        if file.name == "cgroup.procs":
+            for other in self.top.rglob("cgroup.procs"):
+                other.write_text("".join(f"{pid}\n" for pid in self.pids(other.parent) if pid != int(str(value))))
+        self._write(file, value)
+
+    def pids(self, path: Path) -> list[int]:
+        return [int(pid) for pid in (path / "cgroup.procs").read_text().split()]
+
+    def groups(self) -> list[str]:
+        return sorted(path.name for path in self.unit.iterdir() if path.is_dir())
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    return Kernel(tmp_path, monkeypatch)
+
+
+def test_a_worker_gets_a_group_with_its_limit_that_dies_as_a_whole(kernel: Kernel) -> None:
+    with Cgroups.open(kernel.process) as groups:
+        groups.add(WorkerId(1), 4711, 400 * MIB)
+        group = kernel.unit / FIRST
+        settings = {name: (group / name).read_text().strip() for name in FILES[:3]}
+        assert settings == {"memory.max": str(400 * MIB), "memory.swap.max": "0", "memory.oom.group": "1"}
+        assert kernel.pids(group) == [4711]
+        assert groups.oom_kills(WorkerId(1)) == 0
+        (group / "memory.events").write_text("low 0\noom 3\noom_kill 2\noom_group_kill 1\n")
+        assert groups.oom_kills(WorkerId(1)) == 2
+        assert groups.oom_kills(WorkerId(2)) == 0
+        assert "1" in repr(groups)
+        (group / "cgroup.procs").write_text("")
+        groups.remove(WorkerId(1))
+        groups.remove(WorkerId(1))
+        assert kernel.groups() == []
+
+
+def test_the_limits_are_set_before_the_process_comes(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    with Cgroups.open(kernel.process) as groups:
+        monkeypatch.setattr(cgroups, "_write", lambda file, value: written.append(file.name))
+        groups.add(WorkerId(1), 4711, MIB)
+    assert written[0] == "memory.max"
+    assert written[-1] == "cgroup.procs"
+
+
+def test_a_kernel_without_swap_will_do(kernel: Kernel) -> None:
+    kernel.lacks = {"memory.swap.max"}
+    with Cgroups.open(kernel.process) as groups:
+        groups.add(WorkerId(1), 4711, MIB)
+        assert kernel.pids(kernel.unit / FIRST) == [4711]
+        (kernel.unit / FIRST / "cgroup.procs").write_text("")
+
+
+def test_groups_that_a_worker_made_in_its_own_go_with_it(kernel: Kernel) -> None:
+    with Cgroups.open(kernel.process) as groups:
+        groups.add(WorkerId(1), 4711, MIB)
+        (kernel.unit / FIRST / "cgroup.procs").write_text("")
+        (kernel.unit / FIRST / "inner").mkdir()
+    assert kernel.groups() == []
+
+
+def test_a_group_that_cannot_be_removed_is_said(kernel: Kernel, caplog: pytest.LogCaptureFixture) -> None:
+    with Cgroups.open(kernel.process) as groups:
+        groups.add(WorkerId(1), 4711, MIB)
+        groups.remove(WorkerId(1))
+    assert f"{FIRST} cannot be removed" in caplog.text
+
+
+def test_a_host_alone_in_its_group_moves_into_a_leaf_and_back(kernel: Kernel) -> None:
+    (kernel.unit / "cgroup.procs").write_text("11\n12\n")
+    with Cgroups.open(kernel.process, {11, 12, 13}):
+        assert kernel.groups() == [LEAF]
+        assert kernel.pids(kernel.unit / LEAF) == [11, 12]
+        assert (kernel.unit / "cgroup.subtree_control").read_text() == "+memory\n"
+    assert kernel.groups() == []
+    assert kernel.pids(kernel.unit) == [11, 12]
+    assert (kernel.unit / "cgroup.subtree_control").read_text() == "+memory\n-memory\n"
+
+
+def test_a_group_that_others_are_in_is_left_as_it_is(kernel: Kernel, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "hostd.shell.cgroups")
+    (kernel.unit / "cgroup.procs").write_text("11\n99\n")
+    assert Cgroups.open(kernel.process, {11}) is None
+    assert kernel.groups() == []
+    assert kernel.pids(kernel.unit) == [11, 99]
+    assert "other processes are in it, such as 99" in caplog.text
+
+
+def test_a_leaf_that_does_not_help_is_undone(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    (kernel.unit / "cgroup.procs").write_text("11\n")
+    real = kernel.write
+    tries = []
+
+    def write(file: Path, value: object) -> None:
+        if str(value) == "+memory":
+            tries.append(value)
+            raise OSError(errno.EBUSY, "no", str(file))
+        real(file, value)
+
+    monkeypatch.setattr(cgroups, "_write", write)
+    assert Cgroups.open(kernel.process, {11}) is None
+    assert len(tries) == 2
+    assert kernel.groups() == []
+    assert kernel.pids(kernel.unit) == [11]
+
+
+def test_where_children_count_memory_already_nothing_is_moved(kernel: Kernel) -> None:
+    (kernel.unit / "cgroup.subtree_control").write_text("cpu memory\n")
+    (kernel.unit / "cgroup.procs").write_text("99\n")
+    with Cgroups.open(kernel.process):
+        assert (kernel.unit / "cgroup.subtree_control").read_text() == "cpu memory\n"
+
+
+@pytest.mark.parametrize("refused", ["mkdir", "cgroup.subtree_control"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_what_may_not_be_written_is_gone_without(kernel: Kernel, refused: str, number: int) -> None:
+    kernel.refuses = {refused: number}
+    if refused == "cgroup.subtree_control" and number == errno.EROFS:
+        kernel.refuses["mkdir"] = number
+    assert Cgroups.open(kernel.process) is None
+    assert kernel.groups() == []
+
+
+def test_children_that_would_count_memory_are_of_no_use_if_none_can_be_made(kernel: Kernel) -> None:
+    (kernel.unit / "cgroup.subtree_control").write_text("cpu memory\n")
+    kernel.refuses = {"mkdir": errno.EACCES}
+    assert Cgroups.open(kernel.process) is None
+
+
+@pytest.mark.parametrize("controllers", ["cpu pids\n", ""])
+def test_without_the_controller_there_are_no_groups(kernel: Kernel, controllers: str) -> None:
+    (kernel.unit / "cgroup.controllers").write_text(controllers)
+    assert Cgroups.open(kernel.process) is None
+
+
+def test_without_cgroup_v2_there_are_no_groups(tmp_path: Path) -> None:
+    assert Cgroups.open(tmp_path) is None
+
+
+def test_what_a_killed_host_left_is_removed_and_what_is_in_use_stays(kernel: Kernel) -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", ""]) as gone:
+        gone.wait()
+    names = [f"hostd-{gone.pid}-worker-3", f"hostd-{gone.pid}-worker-4", "hostd-1-worker-1", "hostd-x-worker-1", "own"]
+    for name in names:
+        (kernel.unit / name).mkdir()
+    (kernel.unit / names[1] / "cgroup.procs").write_text("4711\n")
+    with Cgroups.open(kernel.process):
+        assert kernel.groups() == sorted(names[1:])
+
+
+def test_values_are_written_in_one_go_and_only_to_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    cgroups._write(tmp_path / "file", 5)
+    assert (tmp_path / "file").read_text() == "5\n"
+    with pytest.raises(FileNotFoundError):
+        cgroups._write(tmp_path / "absent", 5)
+
+
+def test_the_kernel_kills_a_worker_that_passes_its_limit() -> None:
+    group = next((group for group in groups_of("memory") if group.version == 2), None)
+    if group is None or "memory" not in (group.read("cgroup.controllers") or "").split():
+        pytest.skip("there is no memory controller of cgroup v2 here")
+    groups = Cgroups.open()
+    if groups is None:
+        pytest.skip("this process may not divide its control group")
+    source = "import sys; sys.stdin.readline(); held = b'x' * (256 << 20)"
+    with groups, subprocess.Popen([sys.executable, "-S", "-c", source], stdin=subprocess.PIPE) as worker:
+        groups.add(WorkerId(1), worker.pid, 32 * MIB)
+        worker.stdin.write(b"\n")
+        worker.stdin.flush()
+        assert worker.wait(PATIENCE_S) == -signal.SIGKILL
+        assert groups.oom_kills(WorkerId(1)) >= 1

@@ -1,0 +1,150 @@
+"""Memory on devices, with a pynvml as nvidia-ml-py is: its names, its errors, None for what it cannot tell."""
+
+# ruff: noqa: N802 - the names are NVML's
+
+from __future__ import annotations
+
+import logging
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hostd.shell.gpu import GpuReader
+
+MIB = 1 << 20
+
+
+class NVMLError(Exception):
+    def __init__(self, value: int) -> None:
+        super().__init__(f"error {value}")
+        self.value = value
+
+
+class Nvml:
+    """The module: devices with processes, functions that a driver may lack, and what fails."""
+
+    NVML_ERROR_FUNCTION_NOT_FOUND = 13
+    NVMLError = NVMLError
+
+    def __init__(
+        self, *devices: dict[int, int | None], lacks: tuple[str, ...] = (), fails: tuple[str, ...] = ()
+    ) -> None:
+        self.devices = devices
+        self.lacks, self.fails = lacks, set(fails)
+        self.inits = self.shutdowns = 0
+        self.asked: list[str] = []
+
+    def _may(self, name: str) -> None:
+        if name in self.fails:
+            raise NVMLError(9)
+
+    def nvmlInit(self) -> None:
+        self._may("init")
+        self.inits += 1
+
+    def nvmlShutdown(self) -> None:
+        self.shutdowns += 1
+        self._may("shutdown")
+
+    def nvmlDeviceGetCount(self) -> int:
+        self._may("count")
+        return len(self.devices)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def _query(self, version: str, device: int) -> list[Any]:
+        if version in self.lacks:
+            raise NVMLError(self.NVML_ERROR_FUNCTION_NOT_FOUND)
+        self._may("query")
+        self.asked.append(version)
+        return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.devices[device].items()]
+
+    def nvmlDeviceGetComputeRunningProcesses_v3(self, device: int) -> list[Any]:
+        return self._query("v3", device)
+
+    def nvmlDeviceGetComputeRunningProcesses_v2(self, device: int) -> list[Any]:
+        return self._query("v2", device)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, device: int) -> list[Any]:
+        return self._query("v3" if "v3" not in self.lacks else "plain", device)
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Any:
+    caplog.set_level(logging.DEBUG, "hostd.shell.gpu")
+
+    def put(nvml: Nvml | None) -> GpuReader | None:
+        monkeypatch.setitem(sys.modules, "pynvml", nvml)
+        return GpuReader.open()
+
+    return put
+
+
+def loud(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO]
+
+
+def test_what_a_process_holds_is_summed_over_all_devices(install: Any, caplog: pytest.LogCaptureFixture) -> None:
+    reader = install(Nvml({5: 10 * MIB, 6: MIB}, {5: 3 * MIB}, {}))
+    assert reader.bytes_by_pid() == {5: 13 * MIB, 6: MIB}
+    assert loud(caplog) == ["memory on devices is measured by NVML, on 3 of them"]
+    assert "3 devices" in repr(reader)
+
+
+@pytest.mark.parametrize("devices", [({5: None, 6: MIB}, {5: 2 * MIB}), ({5: 2 * MIB, 6: MIB}, {5: None})])
+def test_what_nvml_cannot_tell_of_one_device_is_not_known_of_all(
+    install: Any, devices: tuple[dict[int, int | None], ...]
+) -> None:
+    assert install(Nvml(*devices)).bytes_by_pid() == {5: None, 6: MIB}
+
+
+@pytest.mark.parametrize(
+    ("lacks", "used"), [((), "v3"), (("v3",), "v2"), (("v3", "v2"), "plain")], ids=["new", "older", "old"]
+)
+def test_the_newest_function_that_the_driver_has_is_used(install: Any, lacks: tuple[str, ...], used: str) -> None:
+    nvml = Nvml({5: MIB}, lacks=lacks)
+    assert install(nvml).bytes_by_pid() == {5: MIB}
+    assert set(nvml.asked) == {used}
+
+
+def test_a_module_without_the_newer_functions_will_do(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in ("v3", "v2"):
+        monkeypatch.delattr(Nvml, f"nvmlDeviceGetComputeRunningProcesses_{version}")
+    assert install(Nvml({5: MIB})).bytes_by_pid() == {5: MIB}
+
+
+def test_without_the_module_a_driver_or_a_device_there_are_no_figures_and_no_noise(
+    install: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert install(None) is None
+    assert install(Nvml({}, fails=("init",))) is None
+    without = Nvml()
+    assert install(without) is None
+    assert without.shutdowns == without.inits == 1
+    assert loud(caplog) == []
+    assert "nvidia-ml-py is not installed" in caplog.text
+
+
+def test_devices_that_cannot_be_asked_are_said_once(install: Any, caplog: pytest.LogCaptureFixture) -> None:
+    nvml = Nvml({}, fails=("query",))
+    assert install(nvml) is None
+    assert nvml.shutdowns == 1
+    assert loud(caplog) == ["memory on devices is not measured: error 9"]
+
+
+@pytest.mark.parametrize("also", [(), ("shutdown",)])
+def test_a_failure_switches_it_off_with_one_warning(
+    install: Any, caplog: pytest.LogCaptureFixture, also: tuple[str, ...]
+) -> None:
+    nvml = Nvml({5: MIB})
+    reader = install(nvml)
+    nvml.fails = {"query", *also}
+    assert reader.bytes_by_pid() is None
+    nvml.fails = set()
+    assert reader.bytes_by_pid() is None, "it stays off"
+    reader.close()
+    assert nvml.shutdowns == 1
+    assert [record.levelname for record in caplog.records if record.levelno > logging.INFO] == ["WARNING"]

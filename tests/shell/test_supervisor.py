@@ -1,0 +1,175 @@
+"""The supervisor's loop: what becomes of the effects of an event when one fails, and of work that takes too long."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from helpers import PATIENCE_S, at_most
+
+from hostd.core import effects as fx
+from hostd.core import events as ev
+from hostd.core.registry import CoreConfig
+from hostd.shell.backend import Backend
+from hostd.shell.sockets import Pump
+from hostd.shell.supervisor import NotInTimeError, Supervisor
+from workers.wire.errors import InternalError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+
+class Good(NamedTuple):
+    """An effect that can be carried out."""
+
+    name: str
+
+
+class Bad(NamedTuple):
+    """An effect whose handler raises this."""
+
+    error: Exception
+
+
+class Scripted:
+    """A core whose events are lists of the effects that they have."""
+
+    def handle(self, event: list[Any], now: float) -> list[Any]:
+        return event
+
+    def next_deadline(self) -> None:
+        return None
+
+
+class Rig:
+    """A supervisor without sockets; `done` are the effects that it carried out, `raised` what its loop heard of."""
+
+    def __init__(self, core: Any, handlers: dict[type, Callable[[Any], object]]) -> None:
+        loop = asyncio.get_running_loop()
+        self.done: list[str] = []
+        self.last = asyncio.Event()
+        self.raised: list[BaseException] = []
+        loop.set_exception_handler(lambda _, context: self.raised.append(context["exception"]))
+        self.supervisor = Supervisor(CoreConfig(), Pump(loop))
+        if core is not None:
+            self.supervisor.core = core
+        own = {Good: self._do, Bad: _fail}
+        self.supervisor.attach(None, Backend(self.supervisor.emit, 1), {**own, **handlers})  # type: ignore[arg-type]
+
+    def _do(self, effect: Good) -> None:
+        self.done.append(effect.name)
+        if effect.name == "last":
+            self.last.set()
+
+    async def to_the_last(self) -> list[str]:
+        """Return what has been done when the effect of this name is carried out."""
+        await asyncio.wait_for(self.last.wait(), PATIENCE_S)
+        return self.done
+
+
+def _fail(effect: Bad) -> None:
+    raise effect.error
+
+
+def run(
+    story: Callable[[Rig], Awaitable[None]],
+    core: Any = None,
+    handlers: dict[type, Callable[[Any], object]] | None = None,
+) -> None:
+    async def main() -> None:
+        rig = Rig(core, handlers or {})
+        try:
+            await story(rig)
+        finally:
+            rig.supervisor.close()
+
+    asyncio.run(main())
+
+
+def test_an_effect_that_fails_takes_no_other_of_its_event_with_it() -> None:
+    first, second = ZeroDivisionError("first"), KeyError("second")
+
+    async def story(rig: Rig) -> None:
+        with pytest.raises(ZeroDivisionError):
+            rig.supervisor.emit([Good("a"), Bad(first), Good("b"), Bad(second), Good("last")])
+        assert rig.done == ["a"]
+        assert await rig.to_the_last() == ["a", "b", "last"]
+        assert rig.raised == [second]
+
+    run(story, Scripted())
+
+
+def test_what_an_effect_that_failed_has_left_comes_before_the_events_after_it() -> None:
+    async def story(rig: Rig) -> None:
+        with pytest.raises(ZeroDivisionError):
+            rig.supervisor.emit([Bad(ZeroDivisionError()), Good("a")])
+        rig.supervisor.emit([Good("b")])
+        assert rig.done == ["a", "b"]
+        await asyncio.sleep(0)  # the turn that was to do it
+        assert (rig.done, rig.raised) == (["a", "b"], [])
+
+    run(story, Scripted())
+
+
+def test_a_broken_invariant_in_an_effect_is_logged_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    async def story(rig: Rig) -> None:
+        rig.supervisor.emit([Bad(InternalError("no such row")), Good("last")])
+        assert await rig.to_the_last() == ["last"]
+        assert rig.raised == []
+
+    run(story, Scripted())
+    assert "please report it" in caplog.text
+
+
+def test_c34_the_host_stops_although_the_answer_to_its_shutdown_cannot_be_given() -> None:
+    def refuse(effect: fx.Answer) -> None:
+        raise OSError("no socket")
+
+    async def story(rig: Rig) -> None:
+        with pytest.raises(OSError, match="no socket"):
+            rig.supervisor.emit(ev.ShutdownRequested(ev.Caller(ev.ClientId(b"c"), 1)))
+        await asyncio.wait_for(rig.supervisor.stopped.wait(), PATIENCE_S)
+
+    run(story, handlers={fx.Answer: refuse})
+
+
+# Work in threads
+
+
+async def outcome_of(rig: Rig, executor: ThreadPoolExecutor, work: Callable[[], Any], within_s: float) -> Any:
+    future = asyncio.get_running_loop().create_future()
+    rig.supervisor.in_thread(executor, work, future.set_result, within_s=within_s)
+    return await asyncio.wait_for(future, PATIENCE_S)
+
+
+def test_work_that_takes_too_long_is_given_up_whether_or_not_it_has_begun() -> None:
+    release, begun = threading.Event(), []
+
+    async def story(rig: Rig) -> None:
+        with ThreadPoolExecutor(1) as executor:
+            try:
+                with at_most(PATIENCE_S / 2, "giving up"):
+                    assert isinstance(await outcome_of(rig, executor, release.wait, 0.05), NotInTimeError)
+                    late = await outcome_of(rig, executor, lambda: begun.append(1), 0.05)
+                assert isinstance(late, NotInTimeError)
+            finally:
+                release.set()
+            assert await outcome_of(rig, executor, lambda: "in time", PATIENCE_S) == "in time"
+        assert (begun, rig.raised) == ([], [])
+
+    run(story)
+
+
+def test_a_timeout_of_the_works_own_is_its_error() -> None:
+    def work() -> None:
+        raise TimeoutError("its database did not answer")
+
+    async def story(rig: Rig) -> None:
+        with ThreadPoolExecutor(1) as executor:
+            outcome = await outcome_of(rig, executor, work, PATIENCE_S)
+            assert (type(outcome), str(outcome)) == (TimeoutError, "its database did not answer")
+
+    run(story)
