@@ -20,7 +20,7 @@ def test_a_run_counts_calls_and_their_latencies(run, client) -> None:
     assert found["calls"] == len(made) - 1, "the first call is not counted"
     assert found["calls_per_s"] == pytest.approx(found["calls"] / found["elapsed_s"])
     assert 0.001 <= found["p50_s"] <= found["p90_s"] <= found["p99_s"] <= found["max_s"]
-    assert 0.2 <= found["elapsed_s"] < 2
+    assert 0.2 <= found["elapsed_s"] < 30
     assert found["calls"] > 0.2 / found["max_s"], "four callers make more calls than one at the slowest"
     assert found["items"] == found["calls"]
     assert client.asked[-1] == ("close",)
@@ -41,7 +41,7 @@ def test_of_a_method_that_streams_a_call_is_the_whole_stream(run, client, writer
 
 def test_failed_calls_are_counted_by_status_and_the_exit_code_is_1(run, client) -> None:
     client.fails_after = 20
-    result = run("bench", "digits", "-t", "0.2")
+    result = run("bench", "digits", "-t", "1")
     assert result.exit_code == 1
     assert " x UNAVAILABLE" in result.stdout
     assert "the last error: the worker died" in result.stdout

@@ -28,7 +28,7 @@ BUDGET_BYTES = 520 * MIB
 """Three models of 100 MiB fit, with their interpreters; one of 200 MiB takes the place of one of them, not of none."""
 
 MODEL = """
-import subprocess, sys
+import subprocess, sys, time
 
 class Model:
     def __init__(self, mib, helper):
@@ -38,7 +38,8 @@ class Model:
     def predict(self, x):
         return len(self.held) >> 20
 
-def load(path, *, mib=100, helper=False):
+def load(path, *, mib=100, helper=False, seconds=0):
+    time.sleep(seconds)
     return Model(mib, helper)
 """
 
@@ -103,9 +104,9 @@ def load(run: Run, model: Callable[[int], str], model_id: str, mib: int = 100, *
 
 
 def test_a_load_evicts_just_those_whom_the_plan_names(run, model, client) -> None:
-    # What is worth least must stay so between the plan and the load, although both wait a little: b by its size.
-    for model_id, mib in (("a", 100), ("b", 150), ("c", 50)):
-        load(run, model, model_id, mib)
+    # What is worth least must stay so however long each step takes: b is the largest, and is soon back.
+    for model_id, mib, seconds in (("a", 100, 1), ("b", 150, 0), ("c", 50, 1)):
+        load(run, model, model_id, mib, "-o", f"seconds={seconds}")
     assert run("infer", "a", "0")["result"] == 100
     plan = run("plan", "big", model(200), "-o", "mib=200")
     assert plan["outcome"] == "evict"

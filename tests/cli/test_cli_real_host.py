@@ -257,7 +257,7 @@ def test_events_are_followed_until_ctrl_c(run, start, host, model: str) -> None:
 def test_bench_measures_a_real_model(run, host, model: str) -> None:
     run("load", "times", model)
     found = run("bench", "times", "-d", "[1]", "-t", "0.5", "-c", "4")
-    assert found["calls"] > 10
+    assert found["calls"] >= 4
     assert found["errors"] == {}
     assert 0 < found["p50_s"] <= found["p99_s"]
     streamed = run("bench", "times", "-d", "3", "-m", "count", "-t", "0.3")

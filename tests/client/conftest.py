@@ -28,7 +28,7 @@ def _no_descriptor_is_left() -> Iterator[None]:
         return {fd: to for fd, to in descriptors().items() if before.get(fd) != to}
 
     try:
-        eventually(lambda: not left() and threads() <= threads_before, "everything is closed", within_s=5)
+        eventually(lambda: not left() and threads() <= threads_before, "everything is closed")
     except AssertionError:
         pytest.fail(f"left open: {left()}, threads {threads() - threads_before}", pytrace=False)
 

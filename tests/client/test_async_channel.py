@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from fake_host import FakeHost, echo, polite
-from helpers import at_most
+from helpers import SOON_S, at_most
 
 from hostd.client.aio import AsyncClient
 from workers.wire import frames as wire
@@ -93,7 +93,7 @@ def test_a_host_that_hangs_is_given_a_little_grace_and_told(endpoint: str, fake:
 
     async def body() -> None:
         async with AsyncClient(endpoint) as client:
-            with at_most(5, "a call of 0.05 s"), pytest.raises(DeadlineExceededError):
+            with at_most(SOON_S, "a call of 0.05 s"), pytest.raises(DeadlineExceededError):
                 await call(client, timeout_s=0.05)
             await until(lambda: host.of_kind(msg.CANCEL))
             host.answer = echo

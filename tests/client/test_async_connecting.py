@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fake_host import FakeHost, echo
-from helpers import at_most
+from helpers import SOON_S, at_most
 from test_channel_connecting import other_version, polite_to_nobody, refuses_version, strange_welcome, talks_nonsense
 
 from hostd.client.aio import AsyncClient
@@ -96,7 +96,7 @@ def test_connecting_does_not_wait_for_a_timer(endpoint: str, fake: Fake) -> None
 
 def test_nobody_there_is_said_so_within_the_timeout(endpoint: str, place: Path) -> None:
     async def body() -> None:
-        with at_most(5, "to give up"), pytest.raises(UnavailableError, match="there is no socket"):
+        with at_most(SOON_S, "to give up"), pytest.raises(UnavailableError, match="there is no socket"):
             await AsyncClient.connect(endpoint, connect_timeout_s=0.1)
         with socket.socket(socket.AF_UNIX) as stale:
             stale.bind(str(place / "c.ipc"))
@@ -112,7 +112,7 @@ def test_a_host_that_says_nothing_is_none(endpoint: str, fake: Fake) -> None:
     fake(polite_to_nobody)
 
     async def body() -> None:
-        with at_most(5, "to give up"), pytest.raises(UnavailableError, match="does not answer as a host"):
+        with at_most(SOON_S, "to give up"), pytest.raises(UnavailableError, match="does not answer as a host"):
             await AsyncClient.connect(endpoint, connect_timeout_s=0.1)
 
     run(body)
@@ -133,7 +133,7 @@ def test_a_host_that_speaks_otherwise_is_a_typed_error_at_once(
     fake(answers)
 
     async def body() -> None:
-        with at_most(10, "to be refused"), pytest.raises(error):
+        with at_most(SOON_S, "to be refused"), pytest.raises(error):
             await AsyncClient.connect(endpoint, connect_timeout_s=60)
 
     run(body)
@@ -180,7 +180,7 @@ def test_a_task_that_is_cancelled_while_it_connects_takes_nobody_with_it(endpoin
 def test_tasks_that_find_no_host_all_give_up_within_one_timeout(endpoint: str) -> None:
     async def body() -> None:
         client = AsyncClient(endpoint, connect_timeout_s=0.3)
-        with at_most(5, "fifty tasks"):
+        with at_most(SOON_S, "fifty tasks"):
             outcomes = await asyncio.gather(*(call(client) for _ in range(50)), return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {UnavailableError}
         await client.close()
@@ -201,7 +201,7 @@ def test_closing_while_it_looks_for_a_host_ends_the_search(endpoint: str, fake: 
                 await searching
             searching = asyncio.ensure_future(call(client))
             await asyncio.sleep(0)
-        with at_most(5, "closing"), pytest.raises(FailedPreconditionError):
+        with at_most(SOON_S, "closing"), pytest.raises(FailedPreconditionError):
             await searching
 
     run(body)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from fake_host import FakeHost, echo, polite
-from helpers import at_most, descriptors, eventually, never
+from helpers import SOON_S, at_most, descriptors, eventually, never
 
 from hostd.client.channel import Channel
 from hostd.client.connection import why_unreachable
@@ -49,7 +49,7 @@ def call(channel: Channel, value: Any, timeout_s: float | None = 20) -> Any:
 
 
 def test_no_socket_is_said_so_after_the_timeout(endpoint: str) -> None:
-    with at_most(5, "to give up"):
+    with at_most(SOON_S, "to give up"):
         assert "there is no socket at" in refused(endpoint).message
 
 
@@ -79,7 +79,7 @@ def test_nobody_at_a_port_is_said_so_after_the_timeout() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    with at_most(5, "to give up"):
+    with at_most(SOON_S, "to give up"):
         refused(f"tcp://127.0.0.1:{port}")
 
 
@@ -120,7 +120,7 @@ def test_a_server_too_busy_to_accept_does_not_hold_the_client_for_longer_than_it
         with socket.socket(socket.AF_UNIX) as first:
             first.connect(str(place / "c.ipc"))
             assert why_unreachable(endpoint) is None
-            with at_most(5, "to give up"):
+            with at_most(SOON_S, "to give up"):
                 assert "does not answer as a host" in refused(endpoint).message
 
 
@@ -147,8 +147,9 @@ def polite_to_nobody(host: FakeHost, request: wire.Envelope) -> Iterable[list[An
 
 def test_a_host_that_does_not_say_welcome_is_none(endpoint: str, fake: Fake) -> None:
     host = fake(polite_to_nobody)
-    with at_most(5, "to give up"):
+    with at_most(SOON_S, "to give up"):
         assert "does not answer as a host" in refused(endpoint).message
+    host.await_kind(msg.HELLO)
     assert [request.kind for request in host.received] == [msg.HELLO]
 
 
@@ -221,7 +222,7 @@ def test_a_host_that_speaks_otherwise_is_a_typed_error_at_once(
     endpoint: str, fake: Fake, answer: Any, error: type[HostError]
 ) -> None:
     fake(answer)
-    with at_most(10, "to be refused"), pytest.raises(error):
+    with at_most(SOON_S, "to be refused"), pytest.raises(error):
         Channel(endpoint, 60)
 
 
@@ -245,7 +246,7 @@ def test_an_idle_client_does_not_notice_that_the_host_was_restarted(endpoint: st
 
 def test_a_host_that_is_gone_is_said_to_be_gone_and_found_again_when_it_is_back(endpoint: str, fake: Fake) -> None:
     host = fake()
-    channel = Channel(endpoint, QUICK_S)
+    channel = Channel(endpoint, 1)
     host.stop()
     for _ in range(2):
         with pytest.raises(UnavailableError):
@@ -274,7 +275,7 @@ def test_what_ended_with_the_old_host_is_never_sent_to_the_new_one(endpoint: str
 
 def test_threads_that_find_no_host_all_give_up_within_one_timeout(endpoint: str, fake: Fake) -> None:
     host = fake()
-    channel = Channel(endpoint, 0.5)
+    channel = Channel(endpoint, 2)
     host.stop()
     errors: list[Exception] = []
 
@@ -287,7 +288,7 @@ def test_threads_that_find_no_host_all_give_up_within_one_timeout(endpoint: str,
     with pytest.raises(UnavailableError):
         call(channel, 1)  # now everybody finds it disconnected
     threads = [threading.Thread(target=try_it) for _ in range(20)]
-    with at_most(5, "twenty threads"):
+    with at_most(SOON_S, "twenty threads"):
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -359,7 +360,7 @@ def test_closing_while_it_looks_for_a_host_ends_the_search(endpoint: str, fake: 
     thread = threading.Thread(target=search)
     thread.start()
     tries.wait()
-    with at_most(10, "closing"):
+    with at_most(SOON_S, "closing"):
         channel.close()
         thread.join()
     assert errors

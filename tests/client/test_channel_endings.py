@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from calls import Connect, Fake, Waiting, answer, begin, call, follows, stream
 from fake_host import echo, polite
-from helpers import at_most, descriptors, eventually
+from helpers import SOON_S, at_most, descriptors, eventually
 
 from hostd.client.channel import Channel
 from workers.wire import messages as msg
@@ -31,7 +31,7 @@ def test_closing_ends_every_wait_with_cancelled_and_says_goodbye(fake: Fake, cha
     waiting = [Waiting(lambda: call(one)) for _ in range(8)]
     host.await_kind(msg.CALL, 8)
     follows(one, 7)
-    with at_most(5, "closing"):
+    with at_most(SOON_S, "closing"):
         one.close()
         outcomes = [thread.join() for thread in waiting]
     assert [type(outcome) for outcome in outcomes] == [CancelledError] * 8

@@ -159,7 +159,7 @@ def test_a_call_that_is_cancelled_ends_for_all_who_wait(fake: Fake, channel: Con
 
 def test_a_host_that_hangs_is_given_a_little_grace_and_told(fake: Fake, channel: Connect) -> None:
     host, one = fake(polite), channel()
-    with at_most(5, "a call of 0.05 s"), pytest.raises(DeadlineExceededError, match=r"within 0\.05 s"):
+    with at_most(SOON_S, "a call of 0.05 s"), pytest.raises(DeadlineExceededError, match=r"within 0\.05 s"):
         call(one, timeout_s=0.05)
     assert host.await_kind(msg.CANCEL)[0].id == host.of_kind(msg.CALL)[0].id
     assert len(one._tracker) == 0

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers import Service, at_most, eventually, state_of
+from helpers import SOON_S, Service, at_most, eventually, state_of
 
 import hostd
 
@@ -70,7 +70,7 @@ def test_everything_in_flight_is_unavailable_when_the_host_is_killed(
         thread.start()
         eventually((tmp_path / "marker").exists, "the call runs")
         kill(service)
-        with at_most(5, "to notice"):
+        with at_most(SOON_S, "to notice"):
             thread.join()
             assert waiting == [hostd.UnavailableError]
             assert outcome_of(queued.result) is hostd.UnavailableError
@@ -140,9 +140,9 @@ def test_a_host_that_hangs_does_not_hold_a_call_beyond_its_deadline(
         os.kill(service.pid, signal.SIGSTOP)
         try:
             eventually(lambda: state_of(service.pid) == "T", "the host is stopped")
-            with at_most(5, "a call of 0.2 s"):
+            with at_most(SOON_S, "a call of 0.2 s"):
                 assert outcome_of(lambda: model.predict(1)) is hostd.DeadlineExceededError
-            with at_most(5, "to connect for 0.2 s"):
+            with at_most(SOON_S, "to connect for 0.2 s"):
                 refused = outcome_of(lambda: hostd.connect(service.endpoint, connect_timeout_s=0.2))
                 assert refused is hostd.UnavailableError
         finally:
@@ -152,7 +152,7 @@ def test_a_host_that_hangs_does_not_hold_a_call_beyond_its_deadline(
 
 def test_an_orderly_shutdown_is_noticed_as_well(serve: Serve) -> None:
     service = serve()
-    with hostd.connect(service.endpoint, connect_timeout_s=0.2) as client:
+    with hostd.connect(service.endpoint, connect_timeout_s=1) as client:
         client.shutdown()
         service.ended()
         assert outcome_of(client.list_models) is hostd.UnavailableError
@@ -227,7 +227,7 @@ def test_what_a_task_gives_up_is_given_up_in_the_worker(
                     await task
             elif how == "timeout":
                 with pytest.raises(hostd.DeadlineExceededError):
-                    await model.options(timeout_s=0.2).linger(str(marker))
+                    await model.options(timeout_s=1).linger(str(marker))
             else:
                 items = model.stream.generate(str(marker))
                 async for item in items:

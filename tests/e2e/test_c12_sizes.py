@@ -129,8 +129,10 @@ def test_c12_a_size_is_what_the_system_measures_for_the_whole_tree(shared: hostd
     assert worker.rss_bytes == pytest.approx(rss_of_tree(worker.pid), rel=0.02, abs=MIB)
     assert worker.uss_bytes == pytest.approx(uss_of_tree(worker.pid), rel=0.02, abs=MIB)
     assert worker.uss_bytes <= worker.pss_bytes <= worker.rss_bytes <= worker.peak_bytes
-    assert model.info.size == worker.rss_bytes == model.size == shared.get_model_size("holder")
-    assert model.info.size_source == "measured"
+    info = model.info
+    assert (info.size, info.size_source) == (info.workers[0].rss_bytes, "measured")
+    # A sample may be taken between two questions.
+    eventually(lambda: model.info.size == model.size == shared.get_model_size("holder"), "all say the same")
     assert worker.uss_bytes > 80 * MIB
 
 

@@ -54,7 +54,7 @@ def load(path, **options):
         raise ValueError(f"try {number} is spoilt")
     return Model(options)
 """
-QUIET_S = 0.5
+QUIET_S = 2.0
 """So much longer than the writer's pauses that a slow machine does not stretch one of them over it."""
 
 SETTINGS = {"lazy_load": True, "load_on_start": False, "poll_period_s": 0, "write_quiet_period_s": 0}

@@ -174,13 +174,15 @@ def test_c21_an_unload_ends_a_lazy_load_that_waits_for_files(rig: Rig, pool: Thr
         rig.add("m")
         waiting = pool.submit(client.retrieve_model, "m")
         call = pool.submit(client.call, "m", "predict", (1,), {}, None)
-        eventually(lambda: client.get_model("m").state == "LOADING", "the lazy load has begun")
-        client.unload_model("m", timeout_s=PATIENCE_S)
-        for ended in (waiting, call):
-            # The call may have come after the unload: then it waits again, for a load of its own.
-            if not ended.done() and states(client):
-                client.unload_model("m", timeout_s=PATIENCE_S)
-            assert isinstance(ended.exception(PATIENCE_S), hostd.AbortedError)
+        eventually(lambda: states(client) == {"m": "LOADING"}, "the lazy load has begun")
+
+        def have_ended() -> bool:
+            # One of them may come after an unload: then it waits again, for a load of its own.
+            client.unload_model("m", timeout_s=PATIENCE_S)
+            return waiting.done() and call.done()
+
+        eventually(have_ended, "both hear of the unload")
+        assert {type(waiting.exception()), type(call.exception())} == {hostd.AbortedError}
         assert rig.loads("m") == []
 
 

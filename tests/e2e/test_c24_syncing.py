@@ -40,7 +40,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 @pytest.fixture
 def asked(rig: Rig) -> Iterator[hostd.Client]:
     """A client of a host that looks at the directory only when it is asked to."""
-    with hostd.Host(models={**AT_ONCE, "dir": rig.path}, workers={"drain_timeout_s": 0.4}) as host:
+    with hostd.Host(models={**AT_ONCE, "dir": rig.path}, workers={"drain_timeout_s": PATIENCE_S}) as host:
         yield host.client()
 
 
