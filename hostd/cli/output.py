@@ -65,12 +65,12 @@ _NEXT_STEPS = {
 }
 
 
-def console(*, stderr: bool = False) -> Console:
-    """Return a console for stdout or stderr as it is now."""
+def console(*, stderr: bool = False, pipe_columns: int = _PIPE_COLUMNS) -> Console:
+    """Return a console for stdout or stderr as it is now; one that is no terminal has `pipe_columns`."""
     from rich.console import Console  # noqa: PLC0415 - JSON output does without rich
 
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPE_COLUMNS
+    width = None if stream.isatty() or "COLUMNS" in os.environ else pipe_columns
     return Console(stderr=stderr, highlight=False, width=width, emoji=False)
 
 

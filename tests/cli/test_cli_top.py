@@ -338,6 +338,14 @@ def test_without_a_terminal_there_is_one_picture(run) -> None:
         assert not any("quit" in line for line in lines)
 
 
+def test_a_picture_in_a_pipe_has_all_columns_and_ends_somewhere(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    lines = run("top", "--interval", "0.1").stdout.splitlines()
+    assert max(map(len, lines)) <= 200
+    (titles,) = [line.split() for line in lines if line.split()[:1] == ["MODEL"]]
+    assert {"STATE", "CALLS/S", "P99", "PID", "LOADER"} <= set(titles)
+
+
 def test_json_is_one_object_with_memory_and_models(run, client, digits) -> None:
     client.models["other"] = replace(digits, id="other")
     found = json.loads(run("top", "--once", "--json", "--interval", "0.1", "--filter", "OTH").stdout)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _LEAST_INTERVAL_S = 0.1
 """More looks than ten in a second nobody can read, and each is work for the host."""
 
+_PIPE_COLUMNS = 200
+"""How wide a picture is that goes to no terminal: all columns fit, and its bars end somewhere."""
+
 
 @click.command(cls=HostCommand)
 @click.option(
@@ -59,7 +62,7 @@ def top(ctx: click.Context, session: Session, interval_s: float, sort: str, text
         return
     from hostd.cli.output import console  # noqa: PLC0415 - `--help` does not need it
 
-    out = console()
+    out = console(pipe_columns=_PIPE_COLUMNS)
     if once or not out.is_terminal or out.is_dumb_terminal:
         from hostd.cli.top.look import Scene  # noqa: PLC0415 - as above
         from hostd.cli.top.view import frame  # noqa: PLC0415 - as above
