@@ -76,12 +76,6 @@ def small(mounts, tmp_path):
     return mounts.seen(place)
 
 
-@pytest.fixture
-def models(tmp_path):
-    (tmp_path / "models").mkdir()
-    return tmp_path / "models"
-
-
 def test_what_is_mounted_for_a_test_is_not_mounted_here(small, tmp_path):
     """So that a run that is killed leaves no directory that the next one cannot remove."""
     assert os.path.ismount(small)

@@ -9,34 +9,16 @@ import json
 import os
 
 import pytest
-from kernels import KERNELS, Watched
+from kernels import Watched
 from path_corpus import canary
 from staging_rig import FILES, begin, deploy, names, tree, undeploy
 
 from hostd.core.names import STAGING_NAME
-from hostd.shell.directory import ModelsDirectory
 from hostd.shell.journal import Journal
-from hostd.shell.staging import Staging
 from hostd.shell.syscalls import SystemCalls
 from workers.wire.errors import FailedPreconditionError
 
 TOKEN = "0123456789abcdef"
-
-
-@pytest.fixture(params=KERNELS)
-def kernel(request):
-    return KERNELS[request.param]()
-
-
-@pytest.fixture
-def models(tmp_path):
-    (tmp_path / "models").mkdir()
-    return tmp_path / "models"
-
-
-@pytest.fixture
-def staging(models, kernel):
-    return Staging(ModelsDirectory(models, calls=kernel))
 
 
 def planted_entry(models, header, *lines):

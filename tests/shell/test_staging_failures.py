@@ -32,23 +32,6 @@ from workers.wire.errors import (
     ResourceExhaustedError,
 )
 
-
-@pytest.fixture(params=KERNELS)
-def kernel(request):
-    return KERNELS[request.param]()
-
-
-@pytest.fixture
-def models(tmp_path):
-    (tmp_path / "models").mkdir()
-    return tmp_path / "models"
-
-
-@pytest.fixture
-def staging(models, kernel):
-    return Staging(ModelsDirectory(models, calls=kernel))
-
-
 # What the system says
 
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 from helpers import line_of, program, stop
-from kernels import KERNELS, Watched
+from kernels import Watched
 from path_corpus import canary
 from staging_rig import FILES, begin, deploy, names, tree
 
@@ -18,22 +18,6 @@ from workers.wire.errors import (
     AbortedError,
     NotFoundError,
 )
-
-
-@pytest.fixture(params=KERNELS)
-def kernel(request):
-    return KERNELS[request.param]()
-
-
-@pytest.fixture
-def models(tmp_path):
-    (tmp_path / "models").mkdir()
-    return tmp_path / "models"
-
-
-@pytest.fixture
-def staging(models, kernel):
-    return Staging(ModelsDirectory(models, calls=kernel))
 
 
 def test_c28_what_this_process_works_on_is_left_alone(staging, models):

@@ -11,7 +11,7 @@ import json
 import os
 
 import pytest
-from kernels import KERNELS, Watched
+from kernels import Watched
 from path_corpus import canary
 from staging_rig import FILES, begin, deploy, names, tree
 
@@ -22,22 +22,6 @@ from workers.wire.errors import (
     FailedPreconditionError,
     HostError,
 )
-
-
-@pytest.fixture(params=KERNELS)
-def kernel(request):
-    return KERNELS[request.param]()
-
-
-@pytest.fixture
-def models(tmp_path):
-    (tmp_path / "models").mkdir()
-    return tmp_path / "models"
-
-
-@pytest.fixture
-def staging(models, kernel):
-    return Staging(ModelsDirectory(models, calls=kernel))
 
 
 def interrupt(upload):

@@ -5,29 +5,13 @@ from __future__ import annotations
 import os
 
 import pytest
-from kernels import KERNELS, Watched
+from kernels import Watched
 from path_corpus import canary
 from staging_rig import deploy, names, undeploy
 
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.staging import Staging
 from workers.wire.errors import HostError, NotFoundError
-
-
-@pytest.fixture(params=KERNELS)
-def kernel(request):
-    return KERNELS[request.param]()
-
-
-@pytest.fixture
-def models(tmp_path):
-    (tmp_path / "models").mkdir()
-    return tmp_path / "models"
-
-
-@pytest.fixture
-def staging(models, kernel):
-    return Staging(ModelsDirectory(models, calls=kernel))
 
 
 @pytest.mark.parametrize("model_id", ["m", "team/m", "a/b/c/d"])
