@@ -151,7 +151,7 @@ class _Paper:
             case fx.MeasureWorker(worker_id):
                 size = self._sizes[self._models[worker_id]]
                 memory = ev.Memory(1, size.bytes, size.bytes, None, size.peak_bytes)
-                self._at(now_s, ev.WorkerMeasured(worker_id, memory))
+                self._at(now_s, ev.WorkerMeasured(worker_id, memory, now_s))
             case fx.ForwardCall(worker_id, call_id):
                 self._at(now_s + self._call_s, ev.WorkerAnswered(worker_id, call_id, True, False, None))
             case fx.KillWorker(worker_id):

@@ -121,10 +121,14 @@ class WorkerRefusedLoad(NamedTuple):
 
 
 class WorkerMeasured(NamedTuple):
-    """A memory sample of the worker's tree; None if the tree could not be read, with an estimate instead if asked."""
+    """A memory sample of the worker's tree; None if the tree could not be read, with an estimate instead if asked.
+
+    `asked_s` is when it was asked for: it was read at some moment between that and now.
+    """
 
     worker_id: WorkerId
     memory: Memory | None
+    asked_s: float
     estimate: SizeEstimate | None = None
 
 

@@ -177,12 +177,12 @@ class Core(Questions):
 
     def _on_loaded(self, event: ev.WorkerLoaded) -> None:
         worker = self._accepting(event.worker_id, WorkerInput.LOADED)
-        if worker is not None and not worker.has_loaded:
+        if worker is not None and worker.loaded_s is None:
             model = worker.model
             model.loader, model.methods, model.default_method = event.loader, event.methods, event.default_method
             worker.baseline_bytes = event.baseline_bytes
             self._registry.baseline_bytes = event.baseline_bytes or self._registry.baseline_bytes
-            worker.has_loaded = True
+            worker.loaded_s = self._registry.now
             self._registry.move_worker(worker, WorkerInput.LOADED, "loaded, measuring")
 
     def _on_refused_load(self, event: ev.WorkerRefusedLoad) -> None:

@@ -2,9 +2,11 @@
 
 Rules
 1. A sample of a tree that is being killed says nothing about its model.
-2. A model is READY with its first sample after the load, not before; what was reserved for it counts until a sample
-   after the load could be read.
-3. A model over its own limit is killed, alone, and whoever waited for it is told the figure and the limit. It is not
+2. Samples are read by several threads. One that was asked for before the last one that counts is of an earlier moment,
+   perhaps, and says nothing any more.
+3. A model is READY with the first sample that was asked for after its load, not before; what was reserved for it counts
+   until such a sample could be read.
+4. A model over its own limit is killed, alone, and whoever waited for it is told the figure and the limit. It is not
    tried again: it would do the same.
 """
 
@@ -46,17 +48,19 @@ class Measuring:
         if worker is None:
             return
         model = worker.model
+        is_of_loaded = worker.loaded_s is not None and event.asked_s >= worker.loaded_s
+        if event.memory is not None and worker.sampled_s is not None and event.asked_s < worker.sampled_s:
+            return
         if event.memory is not None and worker.state is not WorkerState.KILLING:
-            worker.memory, worker.sampled_s = event.memory, registry.now
-            worker.reserved_bytes = 0 if worker.has_loaded else worker.reserved_bytes
+            worker.memory, worker.sampled_s = event.memory, event.asked_s
+            worker.reserved_bytes = 0 if is_of_loaded else worker.reserved_bytes
             sizes = [w.memory.rss_bytes for w in model.workers.values() if w.memory is not None]
             model.size_bytes, model.size_source = sum(sizes), "measured"
             if self._has_broken_limit(worker, model):
                 return
         elif event.estimate is not None and model.size_bytes is None:
             model.size_bytes, model.size_source = event.estimate.bytes, event.estimate.source
-        # A periodic sample may arrive while the model is still being loaded; that is not the one READY waits for.
-        if worker.has_loaded and registry.accepts(worker, WorkerInput.MEASURED):
+        if is_of_loaded and registry.accepts(worker, WorkerInput.MEASURED):
             registry.move_worker(worker, WorkerInput.MEASURED, "loaded and measured")
             self._loading.load_succeeded(worker, is_measured=event.memory is not None)
         registry.room_has_changed = True

@@ -33,7 +33,7 @@ class Worker:
     sampled_s: float | None = None
     baseline_bytes: int | None = None
     reserved_bytes: int = 0
-    has_loaded: bool = False
+    loaded_s: float | None = None
     calls: set[CallId] = field(default_factory=set)
     last_words: HostError | None = None
     exit: str = ""

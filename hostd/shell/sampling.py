@@ -73,12 +73,13 @@ class Sampler:
 
     async def _pass(self, loop: asyncio.AbstractEventLoop, executor: ThreadPoolExecutor) -> None:
         workers = self._watched()
-        looks = self._schedule.looks(workers, loop.time())
+        asked_s = loop.time()
+        looks = self._schedule.looks(workers, asked_s)
         if looks:
             for seen in await loop.run_in_executor(executor, self._work, looks, workers):
                 self._schedule.taken(seen, loop.time())
                 if seen.sample is not None:
-                    self._emit(ev.WorkerMeasured(seen.look.worker.worker_id, seen.sample.memory))
+                    self._emit(ev.WorkerMeasured(seen.look.worker.worker_id, seen.sample.memory, asked_s))
 
     async def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         next_s = self._schedule.next_s()

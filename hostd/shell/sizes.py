@@ -183,17 +183,17 @@ class Sizes:
 
     def _measure(self, effect: fx.MeasureWorker) -> None:
         """Measure a worker that has loaded; what cannot be measured is estimated."""
-        worker_id, source = effect.worker_id, effect.source
+        worker_id, source, asked_s = effect.worker_id, effect.source, self._supervisor.now()
 
         def then(memory: ev.Memory | None) -> ev.Event | None:
             if memory is not None or source.path is None:
-                return ev.WorkerMeasured(worker_id, memory)
+                return ev.WorkerMeasured(worker_id, memory, asked_s)
             self.estimate(
                 effect.model_id,
                 source.path,
                 source.type,
                 lambda found: self._supervisor.emit_later(
-                    ev.WorkerMeasured(worker_id, None, found if isinstance(found, SizeEstimate) else None)
+                    ev.WorkerMeasured(worker_id, None, asked_s, found if isinstance(found, SizeEstimate) else None)
                 ),
             )
             return None

@@ -256,11 +256,12 @@ class Driver(Outside):
         memory: ev.Memory | None = None,
         *,
         estimate: SizeEstimate | None = None,
+        asked_s: float | None = None,
     ) -> None:
         process = self._process(worker)
         process.is_sampled = process.has_loaded
         process.samples_due = 0
-        self.feed(ev.WorkerMeasured(process.id, memory, estimate))
+        self.feed(ev.WorkerMeasured(process.id, memory, self.now if asked_s is None else asked_s, estimate))
 
     def said_last_words(self, error: HostError, worker: ev.WorkerId | None = None) -> None:
         self.feed(ev.WorkerSpokeLastWords(self._process(worker).id, error))

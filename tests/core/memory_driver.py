@@ -67,8 +67,8 @@ class MemoryDriver(Driver):
         self.come_up(model_id, taken_bytes)
         return caller
 
-    def sampled(self, taken_bytes: int, worker: ev.WorkerId | None = None) -> None:
-        self.measured(worker, ev.Memory(1, taken_bytes, taken_bytes, None, taken_bytes))
+    def sampled(self, taken_bytes: int, worker: ev.WorkerId | None = None, *, asked_s: float | None = None) -> None:
+        self.measured(worker, ev.Memory(1, taken_bytes, taken_bytes, None, taken_bytes), asked_s=asked_s)
 
     def died(self, death: ev.Death, worker: ev.WorkerId | None = None) -> None:
         """Have a worker killed by the system."""

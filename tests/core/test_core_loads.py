@@ -343,7 +343,7 @@ def test_what_comes_for_a_worker_that_never_was_changes_nothing():
         ev.WorkerSaidHello(stranger),
         ev.WorkerLoaded(stranger, "python", METHODS, None),
         ev.WorkerRefusedLoad(stranger, NotFoundError("x")),
-        ev.WorkerMeasured(stranger, memory_of(1)),
+        ev.WorkerMeasured(stranger, memory_of(1), 0.0),
         ev.WorkerSpokeLastWords(stranger, NotFoundError("x")),
         ev.WorkerExited(stranger, "exit code 0"),
         ev.WorkerGone(stranger, 1, 1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from driver import ALICE, BOB, SPEC, Driver
-from memory_driver import KEPT, is_refused
+from memory_driver import KEPT, LIMITED, is_refused
 from outside import Stage
 
 from hostd.core import effects as fx
@@ -47,6 +47,35 @@ def test_while_it_loads_a_model_counts_with_the_larger_of_what_is_reserved_and_m
     tight.sampled(2000)
     assert (tight.state(), tight.core.get_model("m").charge_bytes) == ("READY", 2000)
     assert tight.core.memory().reserved_bytes == 0
+
+
+def test_a_sample_that_was_asked_for_before_the_end_of_the_load_is_not_the_one_that_makes_it_ready(tight):
+    """Several threads read: it may be of the middle of the load, and be told after its end."""
+    tight.predicted_load("m", 6000)
+    tight.spawned()
+    tight.greeted()
+    asked_s = tight.now
+    tight.pass_time(0.1)
+    tight.loaded()
+    tight.sampled(500, asked_s=asked_s)
+    assert (tight.state(), tight.core.get_model("m").charge_bytes) == ("LOADING", 6000)
+    assert tight.files.remembered == []
+    tight.sampled(5000)
+    assert (tight.state(), tight.core.get_model("m").charge_bytes) == ("READY", 5000)
+    (remembered,) = tight.files.remembered
+    assert remembered.memory.charge_bytes == 5000
+
+
+def test_a_sample_that_was_asked_for_before_the_last_one_changes_nothing(tight):
+    tight.ready("m", 3000, spec=LIMITED)
+    asked_s = tight.now
+    tight.pass_time(1)
+    tight.sampled(3500)
+    for taken_bytes in (500, 4001):
+        tight.sampled(taken_bytes, asked_s=asked_s)
+        assert (tight.state(), tight.core.get_model("m").charge_bytes) == ("READY", 3500)
+    tight.sampled(3600)
+    assert tight.core.get_model("m").charge_bytes == 3600
 
 
 def test_what_could_not_be_measured_stays_reserved_until_it_can(tight):

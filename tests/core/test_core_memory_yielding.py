@@ -288,7 +288,7 @@ def test_samples_of_a_worker_that_is_killed_say_nothing(tight):
     tight.ready("a", 4000)
     worker = tight.worker_of("a")
     tight.unload("a")
-    tight.feed(ev.WorkerMeasured(worker, ev.Memory(1, 90_000, 90_000, None, None)))
+    tight.feed(ev.WorkerMeasured(worker, ev.Memory(1, 90_000, 90_000, None, None), tight.now))
     assert tight.core.memory().measured_bytes == 4000
     assert tight.core.memory().over_budget is None
 

@@ -335,7 +335,7 @@ class World(WorldOfMemory):
     def _sample(self, process: Process, is_readable: bool) -> None:
         process.is_sampled = process.has_loaded
         process.samples_due = 0
-        self.feed(ev.WorkerMeasured(process.id, self.measure(process) if is_readable else None))
+        self.feed(ev.WorkerMeasured(process.id, self.measure(process) if is_readable else None, self.now))
 
     def _pick_caller(self, n: int) -> ev.Caller | None:
         """Return one whose call is in flight, or sometimes one that asked for something else or waits no more."""

@@ -184,7 +184,7 @@ class WorldOfMemory(WorldOfFiles):
         if process.has_loaded or process.load is not None:
             process.is_sampled = process.is_sampled or process.has_loaded
             process.samples_due = 0
-            self.feed(ev.WorkerMeasured(process.id, self.measure(process)))
+            self.feed(ev.WorkerMeasured(process.id, self.measure(process), self.now))
 
     def _kept(self) -> dict[str, str]:
         """Return why each model may not be evicted as things are before the event in hand."""

@@ -78,7 +78,7 @@ def test_c06_a_load_returns_a_handle_with_everything_there_is_to_know(
     model = shared.load_model("team/echo", path)
     assert (model.id, model.path, model.type) == ("team/echo", path, "standalone-model")
     assert (model.loading, model.loaded) == (False, True)
-    assert model.size == shared.get_model_size("team/echo") > 0
+    eventually(lambda: model.size == shared.get_model_size("team/echo") > 0, "the size is that of the record")
     assert model.wait() is model
     assert model.predict(1) == 1
     assert shared.load_model("typed", path, "a-type").type == "a-type"

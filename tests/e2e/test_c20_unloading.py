@@ -79,8 +79,9 @@ def test_c20_a_model_that_is_unloaded_leaves_no_process_and_no_record(shared: ho
     (worker,) = model.info.workers
     report = shared.unload_model("m")
     assert not is_there(worker.pid)
-    assert (report.model_id, report.size_bytes, report.processes) == ("m", size_bytes, 1)
-    assert 0 < report.freed_bytes <= size_bytes
+    assert (report.model_id, report.processes) == ("m", 1)
+    assert report.size_bytes == pytest.approx(size_bytes, abs=1 << 20)  # a sample may have come between
+    assert 0 < report.freed_bytes <= report.size_bytes
     assert report.duration_s > 0
     assert states(shared) == {}
     for ask in (shared.get_model, shared.get_model_size, shared.retrieve_model):

@@ -83,7 +83,7 @@ def test_the_asynchronous_client_does_the_same(shared_host: hostd.Host, model_di
             assert await asyncio.gather(*(model.predict(i) for i in range(200))) == list(range(200))
             assert [item async for item in model.stream.generate(100)] == list(range(100))
             assert [info.id for info in await client.list_models()] == ["echo"]
-            assert await client.get_model_size("echo") == await model.size()
+            assert await client.get_model_size("echo") == pytest.approx(await model.size(), abs=MIB)
             return await client.unload_model("echo")
 
     assert asyncio.run(use()).processes == 1
@@ -99,7 +99,7 @@ def test_c20_an_unload_reports_what_the_system_gets_back(shared: hostd.Client, m
     took_s = time.monotonic() - began_s
     assert not [pid for pid in pids if is_there(pid)], "unloaded was answered before every process was gone"
     assert report.freed_bytes == pytest.approx(private_bytes, rel=0.02, abs=MIB)
-    assert report.size_bytes == size_bytes
+    assert report.size_bytes == pytest.approx(size_bytes, abs=MIB)
     assert report.processes == len(pids)
     assert 0 < report.duration_s <= took_s
 

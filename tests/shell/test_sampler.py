@@ -131,7 +131,10 @@ async def test_a_walk_that_others_hold_up_does_not_put_off_the_next(
     """What counts is the processor time of a walk; on a busy machine growth would not be seen for long otherwise."""
     sample = sampling._sample
 
+    read_s: list[float] = []
+
     def held_up(*of_what: Any) -> Sample | None:
+        read_s.append(time.monotonic())
         time.sleep(0.5)
         return sample(*of_what)
 
@@ -140,6 +143,7 @@ async def test_a_walk_that_others_hold_up_does_not_put_off_the_next(
     async with running(Rig()) as rig:
         rig.add(grower.pid, watched=True)
         first = await rig.next()
+        assert first.asked_s <= read_s[0], "it would count as later than it is"
         grower.grow(32 * MIB)
         assert (await rig.next()).memory.charge_bytes > first.memory.charge_bytes
 
