@@ -30,7 +30,7 @@ from hostd.records import (
     WorkerInfo,
 )
 from hostd.version import __version__
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     AbortedError,
     AlreadyExistsError,
     CancelledError,

@@ -28,7 +28,7 @@ from hostd.setting_types import (
     Seconds,
     Share,
 )
-from workers.wire.errors import HostError
+from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

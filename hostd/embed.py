@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from hostd import paths
 from hostd.client.sync import Client
 from hostd.launch import AT_ONCE, keeper_command, supervisor_environment
-from workers.wire.errors import DeadlineExceededError, FailedPreconditionError, UnavailableError, from_wire
+from hostd_workers.wire.errors import DeadlineExceededError, FailedPreconditionError, UnavailableError, from_wire
 
 if TYPE_CHECKING:
     from types import TracebackType

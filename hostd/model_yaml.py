@@ -21,7 +21,7 @@ import yaml
 from hostd.naming import nearest
 from hostd.plain import check_plain, shown
 from hostd.units import parse_size
-from workers.wire.errors import FailedPreconditionError, InvalidArgumentError
+from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

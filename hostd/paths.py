@@ -11,7 +11,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from workers.wire.errors import FailedPreconditionError, InvalidArgumentError
+from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
 DEFAULT_NAME = "default"
 CLIENT_SOCKET = "client.ipc"

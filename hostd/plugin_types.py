@@ -14,7 +14,7 @@ import inspect
 import re
 from typing import TYPE_CHECKING, Any
 
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -17,7 +17,7 @@ from hostd.finders import Finder, find_spec
 from hostd.finders.protocol import ask
 from hostd.records import SizeEstimate
 from hostd.sizers import DeclaredSizer, DirectorySizer, Sizer
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

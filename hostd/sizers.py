@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from hostd.model_yaml import NAME as SETTINGS
 from hostd.model_yaml import read_settings
-from workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
+from hostd_workers.wire.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 
 from hostd.config import HostConfig, PluginConfig, PluginTable
 from hostd.naming import nearest
-from workers.wire.errors import InvalidArgumentError, NotFoundError
+from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -5,16 +5,16 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from workers.raised import error_of
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.codec import encode
-from workers.wire.errors import HostError, InvalidArgumentError, MessageTooLargeError, ModelError
+from hostd_workers.raised import error_of
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import encode
+from hostd_workers.wire.errors import HostError, InvalidArgumentError, MessageTooLargeError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from workers.methods import Method
+    from hostd_workers.methods import Method
 
 TRACE: ContextVar[str | None] = ContextVar("hostd_trace", default=None)
 """The W3C traceparent of the call that runs, for a model that reports spans of its own."""

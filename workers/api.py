@@ -1,7 +1,7 @@
 """What the author of a model or of a loader implements and uses.
 
 Covers the shapes of a loader and of an initializer, and what they may return. Does not cover how a loaded model is
-served (`workers.runtime`) or how they are found by name (`workers.plugins`).
+served (`hostd_workers.runtime`) or how they are found by name (`hostd_workers.plugins`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from workers.wire.errors import FailedPreconditionError
+from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,7 @@ class Specification:
         Raises InvalidArgumentError if there is no such loader or it does not take the options; what the loader raises
         goes through.
         """
-        from workers.plugins import load_with  # noqa: PLC0415 - plugins uses the types of this module
+        from hostd_workers.plugins import load_with  # noqa: PLC0415 - plugins uses the types of this module
 
         return load_with(self.loader, self.path, self.options)
 

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from workers.session import Session
-from workers.wire.frames import BATCHED_BELOW_BYTES, pack_batch
-from workers.wire.transport import DONTWAIT, MessageSocket, buffers_of
+from hostd_workers.session import Session
+from hostd_workers.wire.frames import BATCHED_BELOW_BYTES, pack_batch
+from hostd_workers.wire.transport import DONTWAIT, MessageSocket, buffers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from workers.wire.frames import Buffer
+    from hostd_workers.wire.frames import Buffer
 
 LINGER_MS = 1000
 """How long last words may take to leave a process that is ending."""
@@ -150,7 +150,7 @@ def serve(transport: Transport, session: Session) -> None:
             if not pace.may_hold(time.monotonic() - began_s) or not session.runtime.has_work:
                 transport.release()
     transport.is_holding = False
-    from workers.tasks import serve_coroutines  # noqa: PLC0415 - see there
+    from hostd_workers.tasks import serve_coroutines  # noqa: PLC0415 - see there
 
     serve_coroutines(transport, session)
 

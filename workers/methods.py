@@ -7,7 +7,7 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from workers.wire.errors import InvalidArgumentError, sayable
+from hostd_workers.wire.errors import InvalidArgumentError, sayable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

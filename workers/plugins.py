@@ -11,15 +11,15 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING, Any
 
-import workers.loaders
-from workers.loaders._opening import call_load, call_plugin, resolve
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers import loaders
+from hostd_workers.loaders._opening import call_load, call_plugin, resolve
+from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from importlib.metadata import EntryPoint
 
-    from workers.api import Specification
+    from hostd_workers.api import Specification
 
 LOADERS = "hostd.loaders"
 INITIALIZERS = "hostd.initializers"
@@ -28,7 +28,7 @@ DEFAULT_INITIALIZER = "default"
 
 def builtin_loaders() -> list[str]:
     """Return the names of the built-in loaders."""
-    return sorted(module.name for module in pkgutil.iter_modules(workers.loaders.__path__) if module.name[0] != "_")
+    return sorted(module.name for module in pkgutil.iter_modules(loaders.__path__) if module.name[0] != "_")
 
 
 def load_with(name: str, path: str | None, options: Mapping[str, Any]) -> object:
@@ -39,7 +39,7 @@ def load_with(name: str, path: str | None, options: Mapping[str, Any]) -> object
     """
     known = builtin_loaders()
     if name in known:
-        load = importlib.import_module(f"workers.loaders.{name}").load
+        load = importlib.import_module(f"hostd_workers.loaders.{name}").load
     else:
         load = _plugin(name, LOADERS, known, kind="loader")
     return call_load(load, path, options, name=f"the loader {name!r}")
@@ -48,7 +48,7 @@ def load_with(name: str, path: str | None, options: Mapping[str, Any]) -> object
 def import_builtin(name: str) -> None:
     """Import a built-in loader's own module, if there is one of this name, but none of what its models need."""
     if name in builtin_loaders():
-        importlib.import_module(f"workers.loaders.{name}")
+        importlib.import_module(f"hostd_workers.loaders.{name}")
 
 
 def initialize(spec: Specification, name: str, config: Mapping[str, Any]) -> object:

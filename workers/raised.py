@@ -7,13 +7,13 @@ import os
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from workers.wire import messages as msg
-from workers.wire.errors import HostError, InvalidArgumentError, ModelError, sayable
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.errors import HostError, InvalidArgumentError, ModelError, sayable
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from workers.methods import Method
+    from hostd_workers.methods import Method
 
 _OURS = os.path.join(os.path.dirname(__file__), "")  # noqa: PTH118, PTH120 - compared with names of files, as text
 """The directory of this package, whose frames are of no interest to the author of a model."""

@@ -18,18 +18,18 @@ import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from workers.answers import NO_DEADLINE, TRACE, Answers, Call, cannot_stream, must_stream
-from workers.raised import error_of
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.codec import DEFAULT_LIMITS, decode
-from workers.wire.errors import HostError, InvalidArgumentError, UnimplementedError
+from hostd_workers.answers import NO_DEADLINE, TRACE, Answers, Call, cannot_stream, must_stream
+from hostd_workers.raised import error_of
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import DEFAULT_LIMITS, decode
+from hostd_workers.wire.errors import HostError, InvalidArgumentError, UnimplementedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from workers.methods import Method
-    from workers.tasks import Tasks
+    from hostd_workers.methods import Method
+    from hostd_workers.tasks import Tasks
 
 _TARGETS_REMEMBERED = 1024
 
@@ -111,7 +111,7 @@ class Runtime:
         call = Call(envelope.id, envelope.kind == msg.STREAM, method, target, args, kwargs, expires_s)
         if method.is_async:
             if self._tasks is None:
-                from workers.tasks import Tasks  # noqa: PLC0415 - see there
+                from hostd_workers.tasks import Tasks  # noqa: PLC0415 - see there
 
                 self._tasks = Tasks(self._answers)
             self._tasks.begin(call, target.window + credit)

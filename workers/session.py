@@ -10,15 +10,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workers.api import Served, Specification
-from workers.methods import default_of, methods_of
-from workers.plugins import DEFAULT_INITIALIZER, import_builtin, initialize
-from workers.raised import error_of
-from workers.runtime import Runtime
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.codec import DEFAULT_LIMITS
-from workers.wire.errors import HostError, InvalidArgumentError, ModelError
+from hostd_workers.api import Served, Specification
+from hostd_workers.methods import default_of, methods_of
+from hostd_workers.plugins import DEFAULT_INITIALIZER, import_builtin, initialize
+from hostd_workers.raised import error_of
+from hostd_workers.runtime import Runtime
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import DEFAULT_LIMITS
+from hostd_workers.wire.errors import HostError, InvalidArgumentError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,15 +10,15 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from workers.answers import NO_DEADLINE, TRACE, Answers, Call, cannot_stream, must_stream
-from workers.raised import error_of
-from workers.wire import messages as msg
+from hostd_workers.answers import NO_DEADLINE, TRACE, Answers, Call, cannot_stream, must_stream
+from hostd_workers.raised import error_of
+from hostd_workers.wire import messages as msg
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from workers.main import Transport
-    from workers.session import Session
+    from hostd_workers.main import Transport
+    from hostd_workers.session import Session
 
 
 class _Credit:

@@ -168,7 +168,7 @@ def _caller(
 
 
 async def _loop(call: Callable[[], Awaitable[int]], figures: Figures, until_s: float) -> None:
-    from workers.wire.errors import HostError  # noqa: PLC0415 - `--help` does not need it
+    from hostd_workers.wire.errors import HostError  # noqa: PLC0415 - `--help` does not need it
 
     now_s = time.perf_counter()
     while now_s < until_s and not figures.is_hopeless():

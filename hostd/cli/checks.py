@@ -22,7 +22,7 @@ from typing import Any
 
 from hostd import paths
 from hostd.units import format_size
-from workers.wire.errors import HostError
+from hostd_workers.wire.errors import HostError
 
 _LEAST_FILES = 4096  # a host needs some five descriptors per worker and two per client
 _LEAST_PYZMQ = (26,)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from hostd.client.files import Files
     from hostd.records import SyncReport
-    from workers.wire.errors import HostError
+    from hostd_workers.wire.errors import HostError
 
 
 @click.command(cls=HostCommand)

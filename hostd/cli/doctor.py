@@ -55,7 +55,7 @@ def _host_answers(session: Session) -> Check:
     from hostd.cli.checks import Check, Verdict  # noqa: PLC0415 - as above
     from hostd.cli.output import counted  # noqa: PLC0415 - as above
     from hostd.units import format_duration  # noqa: PLC0415 - as above
-    from workers.wire.errors import HostError  # noqa: PLC0415 - as above
+    from hostd_workers.wire.errors import HostError  # noqa: PLC0415 - as above
 
     session.timeout_s = session.timeout_s or _ANSWER_TIMEOUT_S
     try:

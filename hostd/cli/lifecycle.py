@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hostd.records import ModelInfo, UnloadReport
-    from workers.wire.errors import HostError
+    from hostd_workers.wire.errors import HostError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
@@ -147,7 +147,7 @@ def unload(ctx: click.Context, session: Session, models: tuple[str, ...], *, eve
 
 def for_each(models: Sequence[str], act: Callable[[str], _T], refused: list[tuple[str, HostError]]) -> list[_T]:
     """Act on models one after the other; one that is refused is noted in `refused` and does not stop the others."""
-    from workers.wire.errors import HostError  # noqa: PLC0415 - `--help` does not need it
+    from hostd_workers.wire.errors import HostError  # noqa: PLC0415 - `--help` does not need it
 
     answers = []
     for model in dict.fromkeys(models):

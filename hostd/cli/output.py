@@ -13,7 +13,7 @@ import sys
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from workers.wire.errors import Status
+from hostd_workers.wire.errors import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from workers.wire.errors import HostError
+    from hostd_workers.wire.errors import HostError
 
 # A pipe has no width: rows must not be folded for a program that reads lines.
 _PIPE_COLUMNS = 10_000

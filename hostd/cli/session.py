@@ -72,7 +72,7 @@ class HostCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        from workers.wire.errors import HostError  # noqa: PLC0415 - --help does not need it
+        from hostd_workers.wire.errors import HostError  # noqa: PLC0415 - --help does not need it
 
         try:
             return super().invoke(ctx)
@@ -128,7 +128,7 @@ def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str)
     """Ask the running host for its model ids; no host, no completion."""
     from click.shell_completion import CompletionItem  # noqa: PLC0415 - only completion needs it
 
-    from workers.wire.errors import HostError  # noqa: PLC0415 - as above
+    from hostd_workers.wire.errors import HostError  # noqa: PLC0415 - as above
 
     session = ctx.ensure_object(Session)
     session.timeout_s = COMPLETION_TIMEOUT_S

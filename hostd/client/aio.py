@@ -26,7 +26,7 @@ from hostd.client.files import Reader, collect
 from hostd.client.handle import Handle
 from hostd.client.tracker import Tracker
 from hostd.records import ModelInfo
-from workers.wire.errors import HostError, NotFoundError
+from hostd_workers.wire.errors import HostError, NotFoundError
 
 if TYPE_CHECKING:
     import os

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from hostd.client.channel import GRACE_S, LINGER_MS
 from hostd.client.connection import Connection, unreachable, went_away, why_unreachable
 from hostd.client.tracker import Pending, PendingStream, Tracker
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.errors import (
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.errors import (
     CancelledError,
     DeadlineExceededError,
     FailedPreconditionError,
@@ -22,7 +22,7 @@ from workers.wire.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from workers.wire.frames import Buffer
+    from hostd_workers.wire.frames import Buffer
 
 _RETRY_S = 0.05
 """How often to look for a socket that is not there yet, or that has no room."""

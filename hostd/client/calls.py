@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from hostd.client.tracker import again
-from workers.wire.errors import DeadlineExceededError
+from hostd_workers.wire.errors import DeadlineExceededError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -28,9 +28,9 @@ from hostd.client import forks
 from hostd.client.connection import Connection, unreachable, went_away, why_unreachable
 from hostd.client.followers import Followers
 from hostd.client.tracker import Pending, PendingStream, Tracker
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.errors import (
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.errors import (
     CancelledError,
     DeadlineExceededError,
     FailedPreconditionError,
@@ -41,7 +41,7 @@ from workers.wire.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from workers.wire.frames import Buffer
+    from hostd_workers.wire.frames import Buffer
 
 P = TypeVar("P", bound=Pending)
 

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from workers.wire.errors import InvalidArgumentError, UnavailableError
-from workers.wire.frames import BATCHED_BELOW_BYTES, pack_batch
-from workers.wire.transport import MessageSocket, buffers_of
+from hostd_workers.wire.errors import InvalidArgumentError, UnavailableError
+from hostd_workers.wire.frames import BATCHED_BELOW_BYTES, pack_batch
+from hostd_workers.wire.transport import MessageSocket, buffers_of
 
 if TYPE_CHECKING:
     from collections import deque
 
-    from workers.wire.frames import Buffer
+    from hostd_workers.wire.frames import Buffer
 
 BATCH_MESSAGES = 64
 """How many small messages may share a frame: most of the gain, and 256 KiB at most, so the first is not late."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from typing import TypeAlias
 
-    from workers.wire.frames import Buffer
+    from hostd_workers.wire.frames import Buffer
 
     Content: TypeAlias = Buffer | str | os.PathLike[str]
     Files: TypeAlias = Mapping[str, Content] | str | os.PathLike[str]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from workers.wire.errors import UnimplementedError
+from hostd_workers.wire.errors import UnimplementedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

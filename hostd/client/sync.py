@@ -24,7 +24,7 @@ from hostd.client.files import Reader, collect
 from hostd.client.handle import Handle
 from hostd.client.sync_verbs import Verbs
 from hostd.records import ModelInfo
-from workers.wire.errors import HostError, NotFoundError
+from hostd_workers.wire.errors import HostError, NotFoundError
 
 if TYPE_CHECKING:
     import os
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hostd.client.deploying import Progress
     from hostd.client.files import Files, Part
     from hostd.client.tracker import Pending, Tracker
-    from workers.wire.frames import Buffer
+    from hostd_workers.wire.frames import Buffer
 
 
 class Model(Handle):

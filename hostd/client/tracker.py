@@ -12,15 +12,15 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.codec import decode, encode, encode_call
-from workers.wire.errors import HostError, MessageTooLargeError, ProtocolError, UnavailableError
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import decode, encode, encode_call
+from hostd_workers.wire.errors import HostError, MessageTooLargeError, ProtocolError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from workers.wire.frames import Buffer
+    from hostd_workers.wire.frames import Buffer
 
 _BATCH = bytes([wire.BATCH])
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from hostd.core.models import Model
     from hostd.core.planning import Planning
     from hostd.core.registry import Registry
-    from workers.wire.errors import HostError
+    from hostd_workers.wire.errors import HostError
 
 IDLE_LOOK_S = 0.01
 """A look takes a millisecond with 200 models, and while a load waits each call of any of them may leave one idle."""

@@ -33,7 +33,7 @@ from hostd.core.lifecycle import ModelState
 from hostd.core.loading import retries_of
 from hostd.core.names import model_id_of
 from hostd.core.refusals import check_directory, check_nothing_inside, refusal_of
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     AbortedError,
     AlreadyExistsError,
     HostError,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         WorkerId,
     )
     from hostd.records import Event as StoryEvent
-    from workers.wire.errors import HostError
+    from hostd_workers.wire.errors import HostError
 
 
 class FindSpec(NamedTuple):

@@ -42,7 +42,7 @@ from hostd.core.values import WorkerId as WorkerId
 
 if TYPE_CHECKING:
     from hostd.records import MethodInfo, SizeEstimate
-    from workers.wire.errors import HostError
+    from hostd_workers.wire.errors import HostError
 
 # Finding and workers
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hostd.core.effects import AnswerError
 from hostd.core.timers import HeldTimer
-from workers.wire.errors import HostError, ResourceExhaustedError
+from hostd_workers.wire.errors import HostError, ResourceExhaustedError
 
 if TYPE_CHECKING:
     from hostd.core.events import Caller, CallReceived, ClientId, ModelId

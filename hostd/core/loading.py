@@ -21,7 +21,7 @@ from hostd.core.lifecycle import ModelInput, ModelState
 from hostd.core.names import model_id_of
 from hostd.core.refusals import no_such_model, refusal_of
 from hostd.core.timers import FinderTimer, IdleTimer, RetryTimer, WorkerTimer
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     AlreadyExistsError,
     DeadlineExceededError,
     FailedPreconditionError,

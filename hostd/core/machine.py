@@ -45,7 +45,7 @@ from hostd.core.timers import (
 from hostd.core.undeploying import Undeploying
 from hostd.core.unloading import Unloading
 from hostd.core.values import Death
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     AbortedError,
     CancelledError,
     DeadlineExceededError,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from hostd.core.lifecycle import WorkerInput, WorkerState
 from hostd.core.values import Death
 from hostd.units import format_size
-from workers.wire.errors import HostError, ResourceExhaustedError
+from hostd_workers.wire.errors import HostError, ResourceExhaustedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

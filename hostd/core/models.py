@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hostd.core.values import CallId, LoadingSpec, LoadSource, Memory, ModelId, WorkerId
     from hostd.core.waiting import Waiters
     from hostd.records import MethodInfo
-    from workers.wire.errors import HostError
+    from hostd_workers.wire.errors import HostError
 
 
 @dataclass(eq=False)

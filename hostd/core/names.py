@@ -14,7 +14,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from hostd.core.events import ModelId
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -16,7 +16,7 @@ from hostd.core.charges import Kept, bytes_of, fewest
 from hostd.core.lifecycle import ModelState
 from hostd.records import Holder, LoadPlan
 from hostd.units import format_size
-from workers.wire.errors import HostError, ResourceExhaustedError
+from hostd_workers.wire.errors import HostError, ResourceExhaustedError
 
 if TYPE_CHECKING:
     from hostd.core.charges import Charges

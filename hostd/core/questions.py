@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hostd.core.registry import Registry
     from hostd.records import Event as StoryEvent
     from hostd.records import LoadPlan, ModelInfo
-    from workers.wire.errors import HostError
+    from hostd_workers.wire.errors import HostError
 
 
 class Questions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hostd.core.lifecycle import ModelState
-from workers.wire.errors import FailedPreconditionError, HostError, NotFoundError
+from hostd_workers.wire.errors import FailedPreconditionError, HostError, NotFoundError
 
 if TYPE_CHECKING:
     from hostd.core.events import ModelId

@@ -34,7 +34,7 @@ from hostd.core.models import Evicted, Model, Worker
 from hostd.core.timers import Timers, WorkerTimer
 from hostd.core.waiting import Waiting
 from hostd.records import Event
-from workers.wire.errors import HostError, InternalError
+from hostd_workers.wire.errors import HostError, InternalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable

@@ -28,7 +28,7 @@ from hostd.core.events import (
 from hostd.core.holding import Holding
 from hostd.core.lifecycle import ModelState, WorkerInput, WorkerState
 from hostd.core.refusals import refusal_of
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     CancelledError,
     DeadlineExceededError,
     HostError,

@@ -25,7 +25,7 @@ from hostd.core.lifecycle import ModelState
 from hostd.core.loading import STANDALONE
 from hostd.core.refusals import check_directory
 from hostd.records import SyncReport
-from workers.wire.errors import HostError, UnavailableError
+from hostd_workers.wire.errors import HostError, UnavailableError
 
 if TYPE_CHECKING:
     from hostd.core import events as ev

@@ -15,7 +15,7 @@ from hostd.core.effects import Answer, Stop
 from hostd.core.lifecycle import ModelInput, ModelState, WorkerInput, WorkerState
 from hostd.core.timers import WorkerTimer
 from hostd.records import UnloadReport
-from workers.wire.errors import AbortedError, HostError
+from hostd_workers.wire.errors import AbortedError, HostError
 
 if TYPE_CHECKING:
     from hostd.core.events import ModelId, ShutdownRequested, UnloadAllRequested, UnloadRequested

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hostd.core.effects import Answer, AnswerError
 from hostd.core.timers import WaiterTimer
-from workers.wire.errors import HostError, InvalidArgumentError, ResourceExhaustedError
+from hostd_workers.wire.errors import HostError, InvalidArgumentError, ResourceExhaustedError
 
 if TYPE_CHECKING:
     from hostd.core.events import Caller, ClientId

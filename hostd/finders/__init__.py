@@ -16,7 +16,7 @@ from hostd.finders.protocol import Finder, ask
 from hostd.finders.settings import ModelYamlFinder
 from hostd.model_yaml import NAME as SETTINGS
 from hostd.model_yaml import ModelSpec
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

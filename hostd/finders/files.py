@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from hostd.finders.protocol import looking_at
 from hostd.model_yaml import NAME as SETTINGS
 from hostd.model_yaml import ModelSpec
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hostd.finders.protocol import ask
-from workers.wire.errors import NotFoundError
+from hostd_workers.wire.errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ from hostd.finders.multi import MultiFinder
 from hostd.finders.protocol import looking_at
 from hostd.model_yaml import NAME as SETTINGS
 from hostd.model_yaml import read_settings
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from hostd.finders.protocol import Finder

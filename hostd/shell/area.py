@@ -25,7 +25,7 @@ from hostd.core.names import STAGING_NAME, folders_of
 from hostd.shell.directory import open_directory
 from hostd.shell.journal import SPARE, SUFFIX, TOKEN_CHARS, Journal
 from hostd.shell.syscalls import DIRECTORY, RENAME_EXCHANGE, RENAME_NOREPLACE
-from workers.wire.errors import AbortedError, FailedPreconditionError
+from hostd_workers.wire.errors import AbortedError, FailedPreconditionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,10 +14,10 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import MethodInfo
 from hostd.shell.sockets import Unsent
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.errors import HostError, ProtocolError, VersionMismatchError, from_wire
-from workers.wire.transport import buffers_of
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.errors import HostError, ProtocolError, VersionMismatchError, from_wire
+from hostd_workers.wire.transport import buffers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

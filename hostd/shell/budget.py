@@ -13,7 +13,7 @@ import psutil
 from hostd.setting_types import AUTO, NONE, share_of
 from hostd.shell.groups import SELF, groups_of
 from hostd.units import format_size
-from workers.wire.errors import FailedPreconditionError
+from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,7 +22,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     AbortedError,
     FailedPreconditionError,
     HostError,

@@ -19,8 +19,8 @@ from hostd.shell.verbs import (
     path_of,
     plan_requested,
 )
-from workers.wire import messages as msg
-from workers.wire.errors import HostError, NotFoundError, ResourceExhaustedError
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.errors import HostError, NotFoundError, ResourceExhaustedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

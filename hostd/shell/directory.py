@@ -26,7 +26,7 @@ from hostd.shell.syscalls import (
     SystemCalls,
     error_of,
 )
-from workers.wire.errors import FailedPreconditionError, HostError, InvalidArgumentError
+from hostd_workers.wire.errors import FailedPreconditionError, HostError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

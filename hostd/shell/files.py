@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.shell.supervisor import as_host_error
-from workers.wire.errors import FailedPreconditionError, HostError, NotFoundError, ResourceExhaustedError
+from hostd_workers.wire.errors import FailedPreconditionError, HostError, NotFoundError, ResourceExhaustedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

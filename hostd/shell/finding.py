@@ -14,7 +14,7 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.settling import Wait
 from hostd.shell.supervisor import as_host_error
-from workers.wire.errors import HostError, InvalidArgumentError, NotFoundError
+from hostd_workers.wire.errors import HostError, InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
     import asyncio

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from hostd.core import events as ev
 from hostd.shell.sockets import Unsent
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.codec import encode
-from workers.wire.errors import (
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import encode
+from hostd_workers.wire.errors import (
     HostError,
     InternalError,
     MessageTooLargeError,
@@ -26,7 +26,7 @@ from workers.wire.errors import (
     UnavailableError,
     VersionMismatchError,
 )
-from workers.wire.transport import buffers_of
+from hostd_workers.wire.transport import buffers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

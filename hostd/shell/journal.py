@@ -19,7 +19,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from hostd.core.names import model_id_of
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from hostd.core.events import ModelId

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hostd_workers
 from hostd.shell import memory
 from hostd.shell.proc import children_of, descendants_of
 
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# Found next to the installed package rather than imported: the supervisor imports nothing of workers but the wire.
-BOOTSTRAP = Path(__file__).resolve().parents[2] / "workers" / "_bootstrap" / "run.py"
+# Started by path rather than imported: the supervisor imports nothing of the workers but the wire.
+BOOTSTRAP = Path(hostd_workers.__file__).resolve().parent / "_bootstrap" / "run.py"
 
 _STILL_WAITING_S = 5.0
 """How often to say in the log that a process is hard to kill (uninterruptible sleep, mostly a dead disk)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 
-from workers.wire.errors import ResourceExhaustedError
+from hostd_workers.wire.errors import ResourceExhaustedError
 
 MAX_PIECES = 1000
 """Apart from each other. A client that sends in order has one, and one per piece that it has in flight."""

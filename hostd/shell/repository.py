@@ -21,7 +21,7 @@ from hostd.shell.completeness import KnownHashes, look_at
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.scanning import Scanner
 from hostd.shell.watching import changes
-from workers.wire.errors import FailedPreconditionError, NotFoundError, UnavailableError
+from hostd_workers.wire.errors import FailedPreconditionError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

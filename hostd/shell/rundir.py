@@ -13,7 +13,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from hostd import paths
-from workers.wire.errors import FailedPreconditionError
+from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hostd.core.events import ModelId
 from hostd.core.names import model_id_of
 from hostd.shell.completeness import is_recent, walk
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -57,8 +57,8 @@ from hostd.shell.verbs import Verbs
 from hostd.shell.workforce import Workforce
 from hostd.units import format_size
 from hostd.version import __version__
-from workers.wire import frames as wire
-from workers.wire.errors import HostError, to_wire
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire.errors import HostError, to_wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -21,7 +21,7 @@ from hostd.records import SizeEstimate
 from hostd.shell.finding import loading_spec
 from hostd.shell.ledger import Figures, Ledger, key_of
 from hostd.shell.supervisor import NotInTimeError, as_host_error
-from workers.wire.errors import DeadlineExceededError, HostError
+from hostd_workers.wire.errors import DeadlineExceededError, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

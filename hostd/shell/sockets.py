@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from workers.wire.errors import HostError
-from workers.wire.frames import BATCH as BATCH_KIND
-from workers.wire.frames import BATCHED_BELOW_BYTES, MAX_BATCH_MESSAGES, MAX_FRAMES, pack_batch, unpack_batch
-from workers.wire.transport import MessageSocket
+from hostd_workers.wire.errors import HostError
+from hostd_workers.wire.frames import BATCH as BATCH_KIND
+from hostd_workers.wire.frames import BATCHED_BELOW_BYTES, MAX_BATCH_MESSAGES, MAX_FRAMES, pack_batch, unpack_batch
+from hostd_workers.wire.transport import MessageSocket
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-    from workers.wire.frames import Buffer
+    from hostd_workers.wire.frames import Buffer
 
 _log = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ from hostd.shell.directory import look, open_beneath, open_directory, refusal_of
 from hostd.shell.journal import SPARE, SUFFIX, TOKEN_CHARS, Journal, Operation, State
 from hostd.shell.syscalls import DIRECTORY, LOOK, error_of
 from hostd.shell.uploads import DIRECTORY_MODE, TAKEN, Removal, Upload, taken, typed
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     FailedPreconditionError,
     HostError,
     InvalidArgumentError,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hostd.core.registry import CoreConfig
 from hostd.shell.cores import usable_cores
-from workers.wire.errors import FailedPreconditionError, HostError
+from hostd_workers.wire.errors import FailedPreconditionError, HostError
 
 if TYPE_CHECKING:
     from pathlib import Path

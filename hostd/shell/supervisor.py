@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.machine import Core
-from workers.wire.errors import HostError, InternalError, UnavailableError
+from hostd_workers.wire.errors import HostError, InternalError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

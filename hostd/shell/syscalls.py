@@ -16,7 +16,7 @@ import fcntl
 import os
 from typing import Any
 
-from workers.wire.errors import FailedPreconditionError, HostError, ResourceExhaustedError
+from hostd_workers.wire.errors import FailedPreconditionError, HostError, ResourceExhaustedError
 
 OPENAT2_NUMBER = 437
 """The same on all architectures of Linux but alpha (arch/*/entry/syscalls of 5.6, where it came)."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hostd.shell.directory import open_beneath, open_directory, refusal_of_mount
 from hostd.shell.syscalls import DIRECTORY, LOOK
-from workers.wire.errors import FailedPreconditionError
+from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -28,7 +28,7 @@ from hostd.shell.journal import Journal
 from hostd.shell.journal import State as JournalState
 from hostd.shell.ranges import Ranges
 from hostd.shell.syscalls import error_of
-from workers.wire.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError
+from hostd_workers.wire.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

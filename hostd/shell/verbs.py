@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hostd.core import events as ev
-from workers.wire import messages as msg
-from workers.wire.errors import InvalidArgumentError, NotFoundError, UnimplementedError
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError, UnimplementedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hostd.core.events import Caller
-    from workers.wire.frames import Envelope
+    from hostd_workers.wire.frames import Envelope
 
 T = TypeVar("T")
 

@@ -26,7 +26,7 @@ from hostd.records import (
     UnloadReport,
     WorkerInfo,
 )
-from workers.wire.errors import HostError, NotFoundError, UnavailableError
+from hostd_workers.wire.errors import HostError, NotFoundError, UnavailableError
 
 MIB = 2**20
 DIGITS = ModelInfo(

@@ -15,7 +15,7 @@ from rich.console import Console
 from hostd.cli import deploying
 from hostd.cli.output import transferring
 from hostd.records import SyncReport
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
     NotFoundError,

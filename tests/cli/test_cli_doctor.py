@@ -15,7 +15,7 @@ import zmq
 
 from hostd.cli import checks
 from hostd.cli.checks import Verdict, local_checks
-from workers.wire.errors import UnavailableError
+from hostd_workers.wire.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

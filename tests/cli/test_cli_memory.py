@@ -17,7 +17,7 @@ from rich.console import Console
 from hostd.cli import listing
 from hostd.cli.processes import Seen, look_at, shortened
 from hostd.records import Holder, LoadPlan, MemoryInfo, WorkerInfo
-from workers.wire.errors import ResourceExhaustedError
+from hostd_workers.wire.errors import ResourceExhaustedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

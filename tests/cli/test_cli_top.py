@@ -355,7 +355,7 @@ def test_json_is_one_object_with_memory_and_models(run, client, digits) -> None:
 
 
 def test_json_goes_on_until_the_host_is_gone(run, client, monkeypatch: pytest.MonkeyPatch) -> None:
-    from workers.wire.errors import UnavailableError
+    from hostd_workers.wire.errors import UnavailableError
 
     looks = iter(range(3))
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from hostd import paths
 from hostd.cli.root import COMMANDS, root
 from hostd.cli.session import HostCommand
-from workers.wire.errors import FailedPreconditionError, ModelError, NotFoundError, UnavailableError
+from hostd_workers.wire.errors import FailedPreconditionError, ModelError, NotFoundError, UnavailableError
 
 REPOSITORY = Path(__file__).parents[2]
 

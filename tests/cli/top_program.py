@@ -16,7 +16,7 @@ from hostd.cli.root import root
 from hostd.cli.session import Session
 from hostd.cli.top import screen
 from hostd.records import Event, HostInfo, MemoryInfo, ModelInfo
-from workers.wire.errors import UnavailableError
+from hostd_workers.wire.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,8 @@ from helpers import eventually
 
 from hostd.client.channel import Channel
 from hostd.client.sync import ItemStream
-from workers.wire import messages as msg
-from workers.wire.errors import HostError
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
     from hostd.client.tracker import Pending

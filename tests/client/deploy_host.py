@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.codec import encode
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from fake_host import FakeHost, Frames
 
-    from workers.wire.errors import HostError
+    from hostd_workers.wire.errors import HostError
 
 RECORD = {"id": "m", "state": "READY", "path": "/models/m", "type": "standalone-model"}
 

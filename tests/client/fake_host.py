@@ -11,9 +11,9 @@ from typing import Any
 import zmq
 from helpers import eventually
 
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.codec import decode, encode
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import decode, encode
 
 Frames = list[Any]
 Answer = Callable[["FakeHost", wire.Envelope], Iterable[Frames]]

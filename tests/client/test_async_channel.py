@@ -14,10 +14,10 @@ from fake_host import FakeHost, echo, polite
 from helpers import SOON_S, at_most
 
 from hostd.client.aio import AsyncClient
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.codec import encode
-from workers.wire.errors import (
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import encode
+from hostd_workers.wire.errors import (
     CancelledError,
     DeadlineExceededError,
     NotFoundError,

@@ -15,10 +15,10 @@ from helpers import SOON_S, at_most
 from test_channel_connecting import other_version, polite_to_nobody, refuses_version, strange_welcome, talks_nonsense
 
 from hostd.client.aio import AsyncClient
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.codec import encode
-from workers.wire.errors import (
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import encode
+from hostd_workers.wire.errors import (
     FailedPreconditionError,
     HostError,
     InvalidArgumentError,

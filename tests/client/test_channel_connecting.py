@@ -15,9 +15,9 @@ from helpers import SOON_S, at_most, descriptors, eventually, never
 
 from hostd.client.channel import Channel
 from hostd.client.connection import why_unreachable
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.errors import (
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.errors import (
     CancelledError,
     FailedPreconditionError,
     HostError,

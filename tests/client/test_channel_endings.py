@@ -15,8 +15,8 @@ from fake_host import echo, polite
 from helpers import SOON_S, at_most, descriptors, eventually
 
 from hostd.client.channel import Channel
-from workers.wire import messages as msg
-from workers.wire.errors import (
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.errors import (
     CancelledError,
     FailedPreconditionError,
     ProtocolError,

@@ -30,7 +30,7 @@ PRELUDE = """
         import os, sys, threading, warnings
         from hostd.client.channel import Channel
         from hostd.client.sync import Client, ItemStream
-        from workers.wire.errors import FailedPreconditionError
+        from hostd_workers.wire.errors import FailedPreconditionError
         channel = Channel(sys.argv[1], 20)
         def begin(value, channel=channel):
             return channel.begin(lambda tracker: tracker.call("m", "echo", [value], {}, None))

@@ -13,9 +13,9 @@ from fake_host import FakeHost, echo
 from helpers import eventually
 
 from hostd.client.sync import PendingCall
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.errors import (
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.errors import (
     DeadlineExceededError,
     UnavailableError,
 )

@@ -10,8 +10,8 @@ from fake_host import echo, polite
 from helpers import SOON_S, at_most, eventually
 
 from hostd.client.sync import PendingCall
-from workers.wire import messages as msg
-from workers.wire.errors import (
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.errors import (
     CancelledError,
     DeadlineExceededError,
 )

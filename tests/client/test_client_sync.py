@@ -12,10 +12,10 @@ from helpers import eventually
 
 from hostd.client.sync import Client
 from hostd.records import Event
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.codec import encode
-from workers.wire.errors import CancelledError, DeadlineExceededError, InvalidArgumentError, NotFoundError
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import encode
+from hostd_workers.wire.errors import CancelledError, DeadlineExceededError, InvalidArgumentError, NotFoundError
 
 Fake = Callable[..., FakeHost]
 

@@ -14,9 +14,9 @@ from fake_host import FakeHost, Frames, echo
 from hostd.client.aio import AsyncClient
 from hostd.client.sync import Client
 from hostd.records import Holder, LoadPlan, MemoryInfo, SizeEstimate, SyncReport, UnloadReport
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.errors import InvalidArgumentError, NotFoundError
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ from helpers import descriptors, eventually, line_of, program, stop
 
 from hostd.client.deploying import CHUNK_BYTES, WINDOW
 from hostd.client.sync import Client
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     AlreadyExistsError,
     DeadlineExceededError,
     FailedPreconditionError,

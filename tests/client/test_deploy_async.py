@@ -17,7 +17,7 @@ from helpers import descriptors
 from hostd.client import files as files_module
 from hostd.client.aio import AsyncClient
 from hostd.client.deploying import WINDOW
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
     InvalidArgumentError,

@@ -10,7 +10,7 @@ import pytest
 from helpers import descriptors, named
 
 from hostd.client.files import Part, Reader, collect
-from workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 
 
 def names(parts: list[Part]) -> list[str]:

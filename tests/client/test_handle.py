@@ -13,7 +13,7 @@ from hostd.client.aio import AsyncModel
 from hostd.client.handle import Handle, UnknownMethodError
 from hostd.client.sync import Model
 from hostd.records import MethodInfo, ModelInfo, WorkerInfo
-from workers.wire.errors import NotFoundError, UnimplementedError
+from hostd_workers.wire.errors import NotFoundError, UnimplementedError
 
 METHODS = {
     "predict": MethodInfo("predict", signature="(x, *, scale=1)", doc="Return a multiple."),

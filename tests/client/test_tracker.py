@@ -11,10 +11,10 @@ import msgpack
 import pytest
 
 from hostd.client.tracker import STREAM_WINDOW, Pending, PendingStream, Tracker, again
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.codec import decode, encode
-from workers.wire.errors import (
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import decode, encode
+from hostd_workers.wire.errors import (
     CancelledError,
     HostError,
     InvalidArgumentError,

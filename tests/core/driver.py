@@ -16,7 +16,7 @@ from hostd.core import events as ev
 from hostd.core.machine import Core
 from hostd.core.registry import CoreConfig
 from hostd.records import MethodInfo, SizeEstimate
-from workers.wire.errors import HostError
+from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
     from files_on_paper import Operation

@@ -17,7 +17,7 @@ from hostd.core import events as ev
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from workers.wire.errors import HostError
+    from hostd_workers.wire.errors import HostError
 
 
 @dataclass(eq=False)

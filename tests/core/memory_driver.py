@@ -10,7 +10,7 @@ from outside import Stage
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from workers.wire.errors import HostError, ResourceExhaustedError
+from hostd_workers.wire.errors import HostError, ResourceExhaustedError
 
 if TYPE_CHECKING:
     from hostd.core.registry import CoreConfig

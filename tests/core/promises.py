@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import ModelInfo, SyncReport, UnloadReport
-from workers.wire.errors import HostError
+from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
     from files_on_paper import Operation

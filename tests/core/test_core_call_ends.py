@@ -8,7 +8,7 @@ from outside import Said
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     CancelledError,
     DeadlineExceededError,
     ModelError,

@@ -8,7 +8,7 @@ from endings import finish, is_clean
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     AbortedError,
     CancelledError,
     DeadlineExceededError,

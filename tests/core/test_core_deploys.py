@@ -11,7 +11,7 @@ from endings import finish, is_clean
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.deploying import MAX_DEPLOYS, MAX_DEPLOYS_PER_CLIENT
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
     InvalidArgumentError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from driver import BOB, Driver, source_of
 
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     AlreadyExistsError,
     DeadlineExceededError,
     InvalidArgumentError,

@@ -8,7 +8,7 @@ from driver import SPEC, Driver, memory_of, source_of
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import UnloadReport
-from workers.wire.errors import NotFoundError, UnavailableError
+from hostd_workers.wire.errors import NotFoundError, UnavailableError
 
 OLD, NEW = ev.WorkerId(1), ev.WorkerId(2)
 

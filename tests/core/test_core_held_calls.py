@@ -7,7 +7,7 @@ from driver import ALICE, BOB, CONFIG, LAZY, Driver
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     AbortedError,
     CancelledError,
     DeadlineExceededError,

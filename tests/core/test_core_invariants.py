@@ -8,7 +8,7 @@ from driver import ALICE, Driver
 from hostd.core import events as ev
 from hostd.core.lifecycle import ModelState, WorkerState
 from hostd.core.unloading import UnloadAll
-from workers.wire.errors import InternalError
+from hostd_workers.wire.errors import InternalError
 
 
 def model_of(host):

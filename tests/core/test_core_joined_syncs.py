@@ -7,7 +7,7 @@ from driver import BOB, LAZY, Driver
 
 from hostd.core import events as ev
 from hostd.records import SyncReport
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.errors import InvalidArgumentError
 
 REFUSAL = InvalidArgumentError("no weights")
 

@@ -9,7 +9,7 @@ from driver import BOB, CONFIG, LAZY, Driver, source_of
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     AbortedError,
     AlreadyExistsError,
     CancelledError,

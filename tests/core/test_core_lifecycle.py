@@ -22,7 +22,7 @@ from hostd.core.lifecycle import (
     WorkerState,
 )
 from hostd.core.registry import CoreConfig, Registry
-from workers.wire.errors import InternalError
+from hostd_workers.wire.errors import InternalError
 
 CORE = Path(lifecycle.__file__).parent
 

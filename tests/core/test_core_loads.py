@@ -11,7 +11,7 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.machine import Core
 from hostd.records import ModelInfo, SizeEstimate
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     AlreadyExistsError,
     DeadlineExceededError,
     FailedPreconditionError,

@@ -10,7 +10,7 @@ from outside import Stage
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import MethodInfo
-from workers.wire.errors import AbortedError, ModelError, NotFoundError
+from hostd_workers.wire.errors import AbortedError, ModelError, NotFoundError
 
 
 def test_without_a_budget_nothing_is_predicted_and_nothing_waits(host):

@@ -6,7 +6,7 @@ from driver import ALICE, BOB
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from workers.wire.errors import AbortedError, FailedPreconditionError, NotFoundError, ResourceExhaustedError
+from hostd_workers.wire.errors import AbortedError, FailedPreconditionError, NotFoundError, ResourceExhaustedError
 
 
 def test_a_model_that_is_being_evicted_is_replaced_when_it_is_gone(tight):

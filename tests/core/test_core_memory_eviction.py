@@ -11,7 +11,7 @@ from memory_driver import BUDGETED, KEPT, RESTLESS, MemoryDriver, is_refused
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     NotFoundError,
 )
 

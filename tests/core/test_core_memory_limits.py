@@ -10,7 +10,7 @@ from memory_driver import BUDGETED, KEPT, LIMITED, MemoryDriver, is_refused
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from workers.wire.errors import ModelError, ResourceExhaustedError, UnavailableError
+from hostd_workers.wire.errors import ModelError, ResourceExhaustedError, UnavailableError
 
 # Limits
 

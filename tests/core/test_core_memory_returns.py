@@ -11,7 +11,7 @@ from memory_driver import MemoryDriver
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.registry import MAX_EVICTED
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     AbortedError,
     AlreadyExistsError,
     FailedPreconditionError,

@@ -22,7 +22,7 @@ from hostd.core.names import (
     folders_of,
     model_id_of,
 )
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.errors import InvalidArgumentError
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "shell"))
 

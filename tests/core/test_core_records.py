@@ -11,7 +11,7 @@ from hostd.core import events as ev
 from hostd.core.machine import Core
 from hostd.core.registry import CoreConfig
 from hostd.records import ModelInfo, WorkerInfo
-from workers.wire.errors import NotFoundError
+from hostd_workers.wire.errors import NotFoundError
 
 WALL_S = 1_700_000_000.0
 

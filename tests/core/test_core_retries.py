@@ -10,7 +10,7 @@ from driver import BOB, CONFIG, Driver, source_of
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.loading import MAX_RETRIES
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     AbortedError,
     AlreadyExistsError,
     DeadlineExceededError,

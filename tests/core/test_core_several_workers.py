@@ -9,7 +9,7 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.lifecycle import WorkerInput
 from hostd.core.loading import WorkerTimer
-from workers.wire.errors import ModelError, ResourceExhaustedError
+from hostd_workers.wire.errors import ModelError, ResourceExhaustedError
 
 FIRST, SECOND = ev.WorkerId(1), ev.WorkerId(2)
 

@@ -7,7 +7,7 @@ from driver import ALICE, BOB, Driver
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from workers.wire.errors import AbortedError, NotFoundError, UnavailableError
+from hostd_workers.wire.errors import AbortedError, NotFoundError, UnavailableError
 
 
 def test_an_empty_host_stops_at_once(host):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.wire.errors import ModelError
+from hostd_workers.wire.errors import ModelError
 
 
 def test_a_load_that_a_sync_joined_and_that_ended_while_the_directory_was_read_is_told_once(host):

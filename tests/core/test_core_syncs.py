@@ -8,7 +8,7 @@ from driver import BOB, LAZY, Driver, source_of
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import SyncReport
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     AbortedError,
     CancelledError,
     DeadlineExceededError,

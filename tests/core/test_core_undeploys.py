@@ -9,7 +9,7 @@ from endings import finish, is_clean
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import UnloadReport
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     AbortedError,
     DeadlineExceededError,
     FailedPreconditionError,

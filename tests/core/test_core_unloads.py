@@ -7,7 +7,13 @@ from driver import ALICE, BOB, Driver, memory_of
 
 from hostd.core import events as ev
 from hostd.records import UnloadReport
-from workers.wire.errors import AbortedError, DeadlineExceededError, FailedPreconditionError, ModelError, NotFoundError
+from hostd_workers.wire.errors import (
+    AbortedError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    ModelError,
+    NotFoundError,
+)
 
 
 def test_c20_unloading_what_is_not_loaded_reports_nothing_and_is_no_error(host):

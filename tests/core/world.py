@@ -22,7 +22,7 @@ from hostd.core.lifecycle import ModelState
 from hostd.core.machine import Core
 from hostd.core.registry import CoreConfig
 from hostd.records import ModelInfo, SyncReport, UnloadReport
-from workers.wire.errors import HostError, InternalError, InvalidArgumentError, ModelError, NotFoundError
+from hostd_workers.wire.errors import HostError, InternalError, InvalidArgumentError, ModelError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

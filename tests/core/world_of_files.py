@@ -13,7 +13,7 @@ from outside import Outside
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from workers.wire.errors import ResourceExhaustedError
+from hostd_workers.wire.errors import ResourceExhaustedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

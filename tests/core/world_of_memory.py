@@ -24,7 +24,7 @@ from hostd.core.lifecycle import ModelState
 from hostd.core.planning import Outcome
 from hostd.core.timers import AdmissionTimer, FinderTimer, IdleTimer, RetryTimer, RoomTimer
 from hostd.records import LoadPlan, ModelInfo
-from workers.wire.errors import HostError
+from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
     from outside import Process

@@ -15,9 +15,9 @@ import zmq
 from helpers import PATIENCE_S, REPOSITORY, eventually
 
 import hostd
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.codec import decode
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

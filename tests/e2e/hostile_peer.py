@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import zmq
 from helpers import PATIENCE_S
 
-from workers.wire import frames as wire
-from workers.wire import messages as msg
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
 
 if TYPE_CHECKING:
     import hostd

@@ -20,9 +20,9 @@ from helpers import PATIENCE_S, eventually, never
 from hostile_peer import MIB, Peer, call_of
 
 import hostd
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.codec import decode
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

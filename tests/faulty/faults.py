@@ -82,7 +82,7 @@ def _flood(_evidence: str) -> None:
 
 def _garbage(_evidence: str) -> None:
     """Send what is no message: over the worker's own socket if it has one, else over a connection of its own."""
-    transport = sys.modules.get("workers.main")
+    transport = sys.modules.get("hostd_workers.main")
     socket = _socket_of_the_worker() if transport else None
     if socket is None:
         _talk_nonsense()

@@ -14,9 +14,9 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.shell.backend import Backend
 from hostd.shell.sockets import Pump, RouterSocket
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.codec import encode
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ from machine_rig import V1, V2, Machine, limited
 
 from hostd.shell.budget import budget_of, whole_memory
 from hostd.shell.groups import groups_of
-from workers.wire.errors import FailedPreconditionError
+from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ import pytest
 from hostd import config as config_module
 from hostd import paths
 from hostd.config import HostConfig, load_config
-from workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 
 
 @pytest.fixture(autouse=True)

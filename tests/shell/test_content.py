@@ -12,7 +12,7 @@ import pytest
 
 from hostd.shell import content
 from hostd.shell.content import MAX_ENTRIES, SAMPLE_BYTES, SAMPLED_ABOVE_BYTES, digest_of, environment_of
-from workers.wire.errors import AbortedError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
+from hostd_workers.wire.errors import AbortedError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

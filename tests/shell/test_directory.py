@@ -11,7 +11,7 @@ from path_corpus import ID_VECTORS, canary, plant
 
 from hostd.shell.directory import ModelsDirectory, look, open_beneath, open_directory
 from hostd.shell.syscalls import LOOK, SystemCalls, error_of
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     FailedPreconditionError,
     HostError,
     InvalidArgumentError,

@@ -11,8 +11,8 @@ from model_files import made, spec_of
 
 from hostd.finders import DEFAULT_FINDER, FINDERS, FilesFinder, ModelSpec, MultiFinder, find_spec
 from hostd.finders.files import LOADER_BY_SUFFIX
-from workers.plugins import builtin_loaders
-from workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from hostd_workers.plugins import builtin_loaders
+from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_the_finder_and_the_loaders_know_the_same_suffixes():
     said_elsewhere = {".json", ".txt", ".model"}  # too common to say which loader
     known = {}
     for loader in builtin_loaders():
-        suffixes = getattr(importlib.import_module(f"workers.loaders.{loader}"), "SUFFIXES", ())
+        suffixes = getattr(importlib.import_module(f"hostd_workers.loaders.{loader}"), "SUFFIXES", ())
         known |= dict.fromkeys(set(suffixes) - said_elsewhere, loader)
     assert known == LOADER_BY_SUFFIX
 

@@ -15,9 +15,9 @@ import hostd
 from hostd.core import events as ev
 from hostd.shell.frontend import Frontend
 from hostd.shell.sockets import Pump, RouterSocket
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.codec import decode
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import decode
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ from helpers import PATIENCE_S
 
 from hostd.shell import ledger as module
 from hostd.shell.ledger import Figures, Ledger, SizeKey, key_of
-from workers.wire.errors import NotFoundError
+from hostd_workers.wire.errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

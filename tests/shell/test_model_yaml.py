@@ -10,7 +10,7 @@ from model_files import made, spec_of
 
 from hostd.finders import ModelSpec, find_spec
 from hostd.model_yaml import MAX_BYTES
-from workers.wire.errors import FailedPreconditionError, InvalidArgumentError
+from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
 BAD = [
     ("loder: python", "unknown key 'loder'; did you mean 'loader'"),

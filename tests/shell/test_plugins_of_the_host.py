@@ -15,8 +15,8 @@ from hostd.finders import ModelSpec
 from hostd.plugin_types import BUILT_IN_INITIALIZERS, BUILT_IN_LOADERS
 from hostd.plugins import Plugins
 from hostd.records import SizeEstimate
-from workers.plugins import DEFAULT_INITIALIZER, builtin_loaders
-from workers.wire.errors import InvalidArgumentError, NotFoundError
+from hostd_workers.plugins import DEFAULT_INITIALIZER, builtin_loaders
+from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -368,7 +368,7 @@ def test_no_module_of_a_loader_or_an_initializer_is_imported_by_the_supervisor(s
         assert spec.loader == "third_party.loading:load_net", spec
         assert spec.initializer == "third_party.loading:Warm.up", spec
         foreign = [name for name in sys.modules if name.startswith(("third_party", "workers."))]
-        assert all(name.startswith("workers.wire") for name in foreign), foreign
+        assert all(name.startswith("hostd_workers.wire") for name in foreign), foreign
         """,
     )
 

@@ -10,7 +10,7 @@ import pytest
 
 from hostd import sizers
 from hostd.sizers import DEFAULT_MULTIPLIER, DeclaredSizer, DirectorySizer, size_on_disk
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,

@@ -12,7 +12,7 @@ import zmq
 from helpers import PATIENCE_S, at_most
 
 from hostd.shell.sockets import BATCH, PASSES, Pump, RouterSocket, Unsent
-from workers.wire import frames as wire
+from hostd_workers.wire import frames as wire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence

@@ -18,7 +18,7 @@ from hostd.core.names import STAGING_NAME
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.ranges import MAX_PIECES, Ranges
 from hostd.shell.staging import Staging
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     AbortedError,
     AlreadyExistsError,
     FailedPreconditionError,

@@ -20,7 +20,7 @@ from staging_rig import begin, deploy, names
 
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.staging import Staging
-from workers.wire.errors import FailedPreconditionError, HostError, ResourceExhaustedError
+from hostd_workers.wire.errors import FailedPreconditionError, HostError, ResourceExhaustedError
 
 MIB = 1 << 20
 SMALL = ("mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=40", "hostd")

@@ -16,7 +16,7 @@ from staging_rig import FILES, begin, deploy, names, tree, undeploy
 from hostd.core.names import STAGING_NAME
 from hostd.shell.journal import Journal
 from hostd.shell.syscalls import SystemCalls
-from workers.wire.errors import FailedPreconditionError
+from hostd_workers.wire.errors import FailedPreconditionError
 
 TOKEN = "0123456789abcdef"
 

@@ -25,7 +25,7 @@ from staging_rig import FILES, deploy, names, tree
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.staging import Staging
 from hostd.shell.syscalls import error_of
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     FailedPreconditionError,
     HostError,
     InvalidArgumentError,
@@ -79,7 +79,7 @@ import os, sys
 from pathlib import Path
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.staging import Staging
-from workers.wire.errors import *
+from hostd_workers.wire.errors import *
 from path_corpus import canary
 from kernels import KERNELS
 

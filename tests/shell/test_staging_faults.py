@@ -12,7 +12,7 @@ from staging_rig import FILES, deploy, sizes, undeploy
 
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.staging import Staging
-from workers.wire.errors import HostError, ResourceExhaustedError
+from hostd_workers.wire.errors import HostError, ResourceExhaustedError
 
 ENDLESS = 10_000
 

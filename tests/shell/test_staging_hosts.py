@@ -14,7 +14,7 @@ from hostd.core.names import STAGING_NAME
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.staging import Staging
 from hostd.shell.syscalls import SystemCalls
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     AbortedError,
     NotFoundError,
 )
@@ -175,7 +175,7 @@ def test_c28_hosts_racing_for_one_id_leave_one_model_and_nothing_else(models):
 import sys
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.staging import Staging
-from workers.wire.errors import HostError
+from hostd_workers.wire.errors import HostError
 staging = Staging(ModelsDirectory(sys.argv[1]))
 for turn in range(int(sys.argv[3])):
     upload = staging.begin(f"m{turn}", [("a", 1)], replace=True) if turn % 2 else None

@@ -18,7 +18,7 @@ from staging_rig import FILES, begin, deploy, names, tree
 from hostd.core.names import STAGING_NAME
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.staging import Staging
-from workers.wire.errors import (
+from hostd_workers.wire.errors import (
     FailedPreconditionError,
     HostError,
 )

@@ -11,7 +11,7 @@ from staging_rig import deploy, names, undeploy
 
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.staging import Staging
-from workers.wire.errors import HostError, NotFoundError
+from hostd_workers.wire.errors import HostError, NotFoundError
 
 
 @pytest.mark.parametrize("model_id", ["m", "team/m", "a/b/c/d"])

@@ -16,7 +16,7 @@ from hostd.core.registry import CoreConfig
 from hostd.shell.backend import Backend
 from hostd.shell.sockets import Pump
 from hostd.shell.supervisor import NotInTimeError, Supervisor
-from workers.wire.errors import InternalError
+from hostd_workers.wire.errors import InternalError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

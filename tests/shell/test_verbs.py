@@ -10,8 +10,8 @@ import pytest
 import hostd
 from hostd.core import events as ev
 from hostd.shell.verbs import Request, Role, Verb, Verbs, load_requested
-from workers.wire import frames as wire
-from workers.wire import messages as msg
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
 
 CALLER = ev.Caller(ev.ClientId(b"client"), 7)
 

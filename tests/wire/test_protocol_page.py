@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-import workers.wire.codec
+import hostd_workers.wire.codec
 from hostd.records import (
     Event,
     Holder,
@@ -20,11 +20,11 @@ from hostd.records import (
     UnloadReport,
     WorkerInfo,
 )
-from workers.wire import arrays
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.codec import DEFAULT_LIMITS, decode, encode_call
-from workers.wire.errors import MAX_MESSAGE_CHARS, Status
+from hostd_workers.wire import arrays
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import DEFAULT_LIMITS, decode, encode_call
+from hostd_workers.wire.errors import MAX_MESSAGE_CHARS, Status
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "workers" / "PROTOCOL.md").read_text(encoding="utf-8")
@@ -99,10 +99,10 @@ def test_the_numbers_in_the_text_are_those_of_the_code():
         f"at most 2^{msg.MAX_CREDIT.bit_length() - 1} each",
         f"below {wire.BATCHED_BELOW_BYTES // 1024} KiB",
         f"at most {wire.MAX_BATCH_MESSAGES})",
-        f"up to {workers.wire.codec.INLINE_ARRAY_BYTES // 1024} KiB",
+        f"up to {hostd_workers.wire.codec.INLINE_ARRAY_BYTES // 1024} KiB",
         f"at most {arrays.MAX_FIELDS} fields",
         f"at most {arrays.MAX_DIMENSIONS} sizes",
-        f"{limits.depth} nested containers, of them {workers.wire.codec.MAX_TUPLES} tuples",
+        f"{limits.depth} nested containers, of them {hostd_workers.wire.codec.MAX_TUPLES} tuples",
         f"{limits.container_len:,} elements",
         f"(at most {msg.MAX_METHODS} methods)",
         f"{limits.blob_bytes >> 30} GiB a string",
@@ -136,7 +136,7 @@ def test_every_kind_is_listed_with_its_number():
 
 
 def test_every_extension_type_is_listed():
-    types = {value for name, value in vars(workers.wire.codec).items() if name.startswith("EXT_")}
+    types = {value for name, value in vars(hostd_workers.wire.codec).items() if name.startswith("EXT_")}
 
     assert {int(number) for number in re.findall(r"^\| (\d+) \|", section("Values"), re.MULTILINE)} == types
 

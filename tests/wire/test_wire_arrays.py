@@ -8,9 +8,9 @@ import msgpack
 import numpy as np
 import pytest
 
-from workers.wire import arrays, codec
-from workers.wire.codec import decode, encode
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire import arrays, codec
+from hostd_workers.wire.codec import decode, encode
+from hostd_workers.wire.errors import InvalidArgumentError
 
 SIMPLE = [*"?bBhHiIlLqQpPefdgFDG", "S1", "S5", "U1", "U7", "V3", "S300", "U100"]
 TIMES = [f"{kind}8[{unit}]" for kind in "Mm" for unit in ("Y", "M", "D", "h", "s", "ms", "us", "ns", "25s", "as")]

@@ -14,9 +14,9 @@ import msgpack
 import pytest
 from helpers import line_of, named, program, stop
 
-from workers.wire import codec
-from workers.wire.codec import Limits, decode, encode, encode_call
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire import codec
+from hostd_workers.wire.codec import Limits, decode, encode, encode_call
+from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -311,8 +311,8 @@ def test_a_malformed_tuple_is_refused_at_every_level(levels: int, inner: bytes) 
 
 SMALL_STACK = """
     import threading
-    from workers.wire.codec import MAX_TUPLES, decode, encode
-    from workers.wire.errors import InvalidArgumentError
+    from hostd_workers.wire.codec import MAX_TUPLES, decode, encode
+    from hostd_workers.wire.errors import InvalidArgumentError
 
     def use():
         value = 0

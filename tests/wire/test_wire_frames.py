@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from workers.wire import frames as wire
-from workers.wire.errors import MessageTooLargeError, ProtocolError, Status, VersionMismatchError
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire.errors import MessageTooLargeError, ProtocolError, Status, VersionMismatchError
 
 BIG = b"b" * (wire.INLINE_BODY_BYTES + 1)
 

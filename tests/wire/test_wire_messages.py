@@ -9,12 +9,12 @@ import msgpack
 import numpy as np
 import pytest
 
-from workers.wire import codec
-from workers.wire import errors as err
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.arrays import ArrayView
-from workers.wire.messages import Target
+from hostd_workers.wire import codec
+from hostd_workers.wire import errors as err
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.arrays import ArrayView
+from hostd_workers.wire.messages import Target
 
 
 def through(frames: list[wire.Buffer]) -> wire.Envelope:

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_wire_properties import VALUES, samples, typed
 
-from workers.wire import codec
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.arrays import MAX_DIMENSIONS, ArrayView
-from workers.wire.codec import decode, encode
-from workers.wire.errors import HostError, InvalidArgumentError
-from workers.wire.metered import Budget, decode_metered
+from hostd_workers.wire import codec
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.arrays import MAX_DIMENSIONS, ArrayView
+from hostd_workers.wire.codec import decode, encode
+from hostd_workers.wire.errors import HostError, InvalidArgumentError
+from hostd_workers.wire.metered import Budget, decode_metered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -124,7 +124,7 @@ def test_a_malformed_scalar_stays_what_it_is_or_is_refused() -> None:
 
 WITHOUT_NUMPY = """
     import sys
-    from workers.wire.metered import Budget, decode_metered
+    from hostd_workers.wire.metered import Budget, decode_metered
     value = decode_metered(bytes.fromhex(sys.argv[1]), [bytes(40000)], Budget(1000, 1000, 10, 10, 9, 100_000))
     print("numpy" in sys.modules, value[0].shape, value[1])
 """

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.codec import decode, encode, encode_call
-from workers.wire.errors import HostError, NotFoundError, from_wire
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import decode, encode, encode_call
+from hostd_workers.wire.errors import HostError, NotFoundError, from_wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,8 +11,8 @@ import pytest
 import zmq
 from helpers import eventually
 
-from workers.wire import transport
-from workers.wire.transport import MessageSocket, buffers_of
+from hostd_workers.wire import transport
+from hostd_workers.wire.transport import MessageSocket, buffers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

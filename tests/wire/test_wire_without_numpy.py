@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from helpers import REPOSITORY
 
-from workers.wire import arrays
-from workers.wire.arrays import ArrayView
-from workers.wire.codec import decode, encode
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire import arrays
+from hostd_workers.wire.arrays import ArrayView
+from hostd_workers.wire.codec import decode, encode
+from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,7 +80,7 @@ def test_values_without_arrays_import_no_numpy_and_arrays_do_not_need_it() -> No
                     raise ImportError(f"{name} was imported")
 
         sys.meta_path.insert(0, Refuse())
-        from workers.wire import arrays, codec, errors, frames, messages
+        from hostd_workers.wire import arrays, codec, errors, frames, messages
 
         value = {"a": [1, (2.5, b"x" * 100_000)]}
         assert codec.decode(*codec.encode(value)) == value
@@ -95,7 +95,7 @@ def test_values_without_arrays_import_no_numpy_and_arrays_do_not_need_it() -> No
 def test_encoding_plain_values_imports_no_numpy() -> None:
     code = """
         import sys
-        from workers.wire import codec
+        from hostd_workers.wire import codec
         value = {"a": [1, (2.5, None)]}
         assert codec.decode(*codec.encode(value)) == value
         assert "numpy" not in sys.modules

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workers.answers import TRACE
-from workers.wire.errors import NotFoundError
+from hostd_workers.answers import TRACE
+from hostd_workers.wire.errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from workers.methods import methods_of
-from workers.runtime import Runtime
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.codec import decode, encode_call
-from workers.wire.errors import HostError
+from hostd_workers.methods import methods_of
+from hostd_workers.runtime import Runtime
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import decode, encode_call
+from hostd_workers.wire.errors import HostError
 
 
 class Rig:

@@ -17,11 +17,11 @@ import pytest
 import zmq
 from helpers import REPOSITORY, eventually, is_there, state_of
 
-from workers.main import EXIT_FATAL
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.codec import decode, encode_call
-from workers.wire.errors import ModelError, from_wire
+from hostd_workers.main import EXIT_FATAL
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import decode, encode_call
+from hostd_workers.wire.errors import ModelError, from_wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,14 +119,14 @@ SELF_AWARE = """
 
     class Model:
         def look(self):
-            import workers
+            import hostd_workers
             flag = ctypes.c_int()
             ctypes.CDLL(None).prctl(37, ctypes.byref(flag), 0, 0, 0)
             signal = ctypes.c_int()
             ctypes.CDLL(None).prctl(2, ctypes.byref(signal), 0, 0, 0)
             return {
                 "path": sys.path,
-                "workers": workers.__path__[0],
+                "workers": hostd_workers.__path__[0],
                 "variables": sorted(name for name in os.environ if name.startswith("HOSTD_")),
                 "name": open("/proc/self/comm").read().strip(),
                 "adopts orphans": flag.value,

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from workers.api import MissingDependencyError
-from workers.loaders.lightgbm import load
-from workers.wire.codec import decode, encode
-from workers.wire.errors import InvalidArgumentError, NotFoundError
+from hostd_workers.api import MissingDependencyError
+from hostd_workers.loaders.lightgbm import load
+from hostd_workers.wire.codec import decode, encode
+from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
 
 lightgbm = pytest.importorskip("lightgbm", reason="tests with real boosters")
 np = pytest.importorskip("numpy", reason="arrays go in and come out")
@@ -126,8 +126,8 @@ def test_a_damaged_file_is_refused_by_its_name(tmp_path, content):
 
 CUTS = """
     import sys
-    from workers.loaders.lightgbm import load
-    from workers.wire.errors import InvalidArgumentError
+    from hostd_workers.loaders.lightgbm import load
+    from hostd_workers.wire.errors import InvalidArgumentError
 
     source, file = sys.argv[1:]
     content = open(source, "rb").read()

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from workers.api import MissingDependencyError
-from workers.loaders.mlflow import load
-from workers.wire.codec import decode, encode
-from workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from hostd_workers.api import MissingDependencyError
+from hostd_workers.loaders.mlflow import load
+from hostd_workers.wire.codec import decode, encode
+from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 
 pytest.importorskip("mlflow.pyfunc", reason="tests with real models")
 np = pytest.importorskip("numpy", reason="arrays go in and come out")
@@ -162,7 +162,7 @@ def test_nothing_is_asked_of_the_network_or_written(saved, tmp_path):
             asked.append(arguments)
             raise OSError("no network here")
         socket.getaddrinfo = socket.create_connection = socket.socket.connect = refuse
-        from workers.loaders.mlflow import load
+        from hostd_workers.loaders.mlflow import load
         print(load(sys.argv[1]).model.predict({"age": [1.0], "size": [2.0]}).tolist(), asked)
         from mlflow.telemetry.utils import is_telemetry_disabled
         print(is_telemetry_disabled())

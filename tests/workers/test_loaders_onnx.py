@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from workers.loaders.onnx import load
-from workers.wire.codec import decode, encode
-from workers.wire.errors import HostError, InvalidArgumentError
+from hostd_workers.loaders.onnx import load
+from hostd_workers.wire.codec import decode, encode
+from hostd_workers.wire.errors import HostError, InvalidArgumentError
 
 np = pytest.importorskip("numpy", reason="ONNX models work on NumPy arrays")
 onnx = pytest.importorskip("onnx", reason="builds the models of these tests")

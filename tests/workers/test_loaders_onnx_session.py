@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from workers.api import MissingDependencyError
-from workers.loaders.onnx import load
-from workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from hostd_workers.api import MissingDependencyError
+from hostd_workers.loaders.onnx import load
+from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 
 onnx = pytest.importorskip("onnx", reason="builds the models of these tests")
 ort = pytest.importorskip("onnxruntime", reason="tests with real sessions")

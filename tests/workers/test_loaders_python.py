@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from workers.loaders._opening import call_load
-from workers.loaders.python import load
-from workers.wire.errors import HostError, InvalidArgumentError, NotFoundError
+from hostd_workers.loaders._opening import call_load
+from hostd_workers.loaders.python import load
+from hostd_workers.wire.errors import HostError, InvalidArgumentError, NotFoundError
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,10 @@ import zipfile
 
 import pytest
 
-from workers.api import MissingDependencyError
-from workers.loaders.sklearn import SUFFIXES, load
-from workers.wire.codec import decode, encode
-from workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from hostd_workers.api import MissingDependencyError
+from hostd_workers.loaders.sklearn import SUFFIXES, load
+from hostd_workers.wire.codec import decode, encode
+from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 
 np = pytest.importorskip("numpy", reason="scikit-learn works on NumPy arrays")
 pytest.importorskip("sklearn", reason="tests with real estimators")
@@ -222,7 +222,7 @@ def test_what_is_not_there_or_of_another_kind_is_a_typed_error(tmp_path, saved):
 
 
 def test_a_file_that_may_not_be_read_is_a_typed_error(saved, monkeypatch):
-    monkeypatch.setattr("workers.loaders._opening.os.access", lambda *_: False)  # root may read everything
+    monkeypatch.setattr("hostd_workers.loaders._opening.os.access", lambda *_: False)  # root may read everything
     with pytest.raises(FailedPreconditionError, match="may not read"):
         load(str(saved))
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from workers.api import MissingDependencyError
-from workers.loaders.torch import load
-from workers.wire.codec import decode, encode
-from workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from hostd_workers.api import MissingDependencyError
+from hostd_workers.loaders.torch import load
+from hostd_workers.wire.codec import decode, encode
+from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 
 torch = pytest.importorskip("torch", reason="tests with real PyTorch modules")
 np = pytest.importorskip("numpy", reason="arrays go in and come out")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from workers.api import MissingDependencyError
-from workers.loaders.transformers import load
-from workers.wire.codec import decode, encode
-from workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from hostd_workers.api import MissingDependencyError
+from hostd_workers.loaders.transformers import load
+from hostd_workers.wire.codec import decode, encode
+from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 
 pytest.importorskip("torch", reason="transformers computes with PyTorch")
 pytest.importorskip("transformers", reason="tests with real models")
@@ -186,7 +186,7 @@ def test_code_in_the_directory_runs_only_if_the_option_says_so(tmp_path):
     # In a process of its own: the library keeps copies of such code, and where, it reads at its import.
     script = """
         import sys
-        from workers.loaders.transformers import load
+        from hostd_workers.loaders.transformers import load
         model = load(sys.argv[1], task="text-classification", trust_remote_code=True).model
         print(model.describe()["model"], model.predict("the cat")[0]["label"])
     """
@@ -213,7 +213,7 @@ def test_nothing_is_asked_of_the_network(gpt, tmp_path):
             asked.append(arguments)
             raise OSError("no network here")
         socket.getaddrinfo = socket.create_connection = socket.socket.connect = refuse
-        from workers.loaders.transformers import load
+        from hostd_workers.loaders.transformers import load
         model = load(sys.argv[1]).model
         short = {"max_new_tokens": 2, "do_sample": False}
         print(model.predict("the cat", **short) != [], "".join(model.generate("the", **short)) != "")

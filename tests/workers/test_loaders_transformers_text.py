@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from workers.loaders.transformers import load
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.loaders.transformers import load
+from hostd_workers.wire.errors import InvalidArgumentError
 
 pytest.importorskip("torch", reason="transformers computes with PyTorch")
 transformers = pytest.importorskip("transformers", reason="tests with real models")

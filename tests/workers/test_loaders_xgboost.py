@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from workers.api import MissingDependencyError
-from workers.loaders.xgboost import SUFFIXES, load
-from workers.wire.codec import decode, encode
-from workers.wire.errors import InvalidArgumentError, NotFoundError
+from hostd_workers.api import MissingDependencyError
+from hostd_workers.loaders.xgboost import SUFFIXES, load
+from hostd_workers.wire.codec import decode, encode
+from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
 
 xgboost = pytest.importorskip("xgboost", reason="tests with real boosters")
 np = pytest.importorskip("numpy", reason="arrays go in and come out")

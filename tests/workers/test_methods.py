@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from workers.methods import MAX_DOC_CHARS, MAX_SIGNATURE_CHARS, default_of, methods_of
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.methods import MAX_DOC_CHARS, MAX_SIGNATURE_CHARS, default_of, methods_of
+from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.main import HOLD_S, QUICK_CALLS, QUICK_S, Pace
+from hostd_workers.main import HOLD_S, QUICK_CALLS, QUICK_S, Pace
 
 
 def quick_pace() -> Pace:

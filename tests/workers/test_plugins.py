@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from workers.api import Served, Specification
-from workers.plugins import DEFAULT_INITIALIZER, builtin_loaders, initialize, load_with
-from workers.wire.errors import InvalidArgumentError
+import hostd_workers
+from hostd_workers.api import Served, Specification
+from hostd_workers.plugins import DEFAULT_INITIALIZER, builtin_loaders, initialize, load_with
+from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,15 +180,18 @@ def test_entry_points_are_read_only_for_a_name_that_nothing_else_explains(tmp_pa
     (tmp_path / "model.py").write_text("def load(path):\n    return print\n")
     script = """
 import sys
-from workers.api import Specification
-from workers.plugins import initialize
+from hostd_workers.api import Specification
+from hostd_workers.plugins import initialize
 initialize(Specification("m", sys.argv[1], "python", {}), "default", {})
 print("importlib.metadata" in sys.modules)
 initialize(Specification("m", None, "os:listdir", {}), "default", {})
 print("importlib.metadata" in sys.modules)
 """
     # Isolated, because what an environment brings into every start may read entry points too.
-    command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{script}", str(tmp_path)]
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "hostd_workers").symlink_to(hostd_workers.__path__[0])
+    path = [str(tmp_path / "packages"), *sys.path]
+    command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = {path!r}\n{script}", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == ["False", "False"]
 
@@ -239,7 +243,7 @@ def test_a_name_that_is_no_initializer_is_refused_with_the_reason(
 
 def test_a_specification_loads_what_it_names(tmp_path: Path) -> None:
     (tmp_path / "own_model.py").write_text(
-        "from workers.api import Served\ndef load(path, *, n=0):\n    return Served(n, methods=('bit_length',))\n"
+        "from hostd_workers.api import Served\ndef load(path, *, n=0):\n    return Served(n, methods=('bit_length',))\n"
     )
     spec = Specification("m", str(tmp_path / "own_model.py"), "python", {"n": 3})
     assert spec.load() == Served(3, methods=("bit_length",))

@@ -7,9 +7,9 @@ import pytest
 from runtime_models import Model
 from runtime_rig import Rig
 
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.errors import (
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
 )

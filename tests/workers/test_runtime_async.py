@@ -9,7 +9,7 @@ from runtime_loop import run, settle, until
 from runtime_models import AsyncModel
 from runtime_rig import Rig
 
-from workers.wire.errors import InvalidArgumentError, ModelError
+from hostd_workers.wire.errors import InvalidArgumentError, ModelError
 
 
 @pytest.fixture

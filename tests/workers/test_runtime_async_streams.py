@@ -11,8 +11,8 @@ from runtime_loop import run, settle, until
 from runtime_models import AsyncModel
 from runtime_rig import Rig
 
-from workers.wire import messages as msg
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

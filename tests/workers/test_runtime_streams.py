@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from runtime_rig import Rig
 
-from workers.answers import TRACE
-from workers.wire import messages as msg
-from workers.wire.errors import InvalidArgumentError, ModelError, UnimplementedError
+from hostd_workers.answers import TRACE
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.errors import InvalidArgumentError, ModelError, UnimplementedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

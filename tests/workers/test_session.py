@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from workers.session import Session
-from workers.wire import frames as wire
-from workers.wire import messages as msg
-from workers.wire.codec import decode, encode_call
-from workers.wire.errors import (
+from hostd_workers.session import Session
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import decode, encode_call
+from hostd_workers.wire.errors import (
     HostError,
     InvalidArgumentError,
     ModelError,
@@ -113,7 +113,7 @@ def test_a_load_is_answered_with_the_memory_that_there_was_before_it(worker: Con
 def test_where_the_system_does_not_tell_no_baseline_is_invented(
     worker: Conversation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("workers.session._STATM", tmp_path / "absent")
+    monkeypatch.setattr("hostd_workers.session._STATM", tmp_path / "absent")
     assert msg.unpack_map(worker.load())["baseline_bytes"] is None
 
 
@@ -147,7 +147,7 @@ def test_coroutine_methods_make_the_session_asynchronous(worker: Conversation) -
 
 def test_the_request_chooses_methods_and_default_before_the_loader_does(worker: Conversation) -> None:
     source = ECHO.replace("return Echo()", "return Served(Echo(), methods=('generate',), default='generate')")
-    source = "from workers.api import Served\n" + source
+    source = "from hostd_workers.api import Served\n" + source
     body = msg.unpack_map(worker.load(source))
     assert (set(body["methods"]), body["default_method"]) == ({"generate"}, "generate")
     body = msg.unpack_map(worker.load(source, methods=["predict"], default_method="predict"))
@@ -161,7 +161,7 @@ def test_options_reach_the_loader(worker: Conversation) -> None:
 
 
 INITIALIZED = """
-from workers.api import Served
+from hostd_workers.api import Served
 class Warm:
     def __init__(self, model, rounds):
         self.model, self.rounds = model, rounds

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from workers.loaders import _threads
-from workers.loaders._threads import allotted_threads, announce_threads, openmp_threads
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.loaders import _threads
+from hostd_workers.loaders._threads import allotted_threads, announce_threads, openmp_threads
+from hostd_workers.wire.errors import InvalidArgumentError
 
 
 @pytest.fixture(autouse=True)

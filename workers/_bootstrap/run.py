@@ -1,8 +1,8 @@
 """The first code of a worker process, started by path under any interpreter.
 
 It is alone in its folder, so that the interpreter puts nothing else on `sys.path`. Before anything of the model can run
-it ties the process to the supervisor's life and bounds its memory; then it makes the package `workers` importable from
-where this file lies, and only that one, because the model's interpreter may have other versions of everything else.
+it ties the process to the supervisor's life and bounds its memory; then it makes the package `hostd_workers` importable
+from where this file lies, and only that one: the model's interpreter may have other versions of everything else.
 
 What it prints is part of the error of a load whose worker never said hello. It can be read by older versions of Python
 (3.6 on), so that it can refuse them.
@@ -57,18 +57,18 @@ def _make_workers_importable() -> None:
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
     package = here.parent
     code = package / "__init__.py"
-    spec = importlib.util.spec_from_file_location("workers", code, submodule_search_locations=[str(package)])
+    spec = importlib.util.spec_from_file_location("hostd_workers", code, submodule_search_locations=[str(package)])
     if spec is None or spec.loader is None or not code.is_file():
         raise ImportError(f"the worker's code is not at {package}: reinstall hostd")
     module = importlib.util.module_from_spec(spec)
-    sys.modules["workers"] = module
+    sys.modules["hostd_workers"] = module
     spec.loader.exec_module(module)
 
 
 def _work() -> int:
     """Be a worker, and return the exit code; say what to do if this interpreter lacks what that needs."""
     try:
-        from workers.main import main  # noqa: PLC0415 - it cannot be imported before
+        from hostd_workers.main import main  # noqa: PLC0415 - it cannot be imported before
     except ModuleNotFoundError as error:
         if error.name not in NEEDS:
             raise

@@ -1,1 +1,1 @@
-"""One small file per framework, each with a `load` of the shape of `workers.api.Loader`."""
+"""One small file per framework, each with a `load` of the shape of `hostd_workers.api.Loader`."""

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from workers.api import MissingDependencyError
-from workers.loaders._opening import import_library
-from workers.wire.errors import FailedPreconditionError, InvalidArgumentError
+from hostd_workers.api import MissingDependencyError
+from hostd_workers.loaders._opening import import_library
+from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
 NUMERIC = "biuf"
 """Kinds of dtype (numpy.dtype.kind) that a table of numbers may have."""

@@ -15,8 +15,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (  # type: ignore[import
     InvalidArgument,
 )
 
-from workers.loaders._results import travelling
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.loaders._results import travelling
+from hostd_workers.wire.errors import InvalidArgumentError
 
 _DTYPES = {
     "tensor(float16)": "float16",

@@ -13,8 +13,8 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from workers.api import MissingDependencyError
-from workers.wire.errors import FailedPreconditionError, HostError, InvalidArgumentError, NotFoundError
+from hostd_workers.api import MissingDependencyError
+from hostd_workers.wire.errors import FailedPreconditionError, HostError, InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.errors import InvalidArgumentError
 
 
 class Tensors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.errors import InvalidArgumentError
 
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _ALLOTTED = "HOSTD_CPU_THREADS"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from workers.loaders._opening import import_library
-from workers.loaders._threads import announce_threads, openmp_threads
-from workers.wire.errors import FailedPreconditionError, InvalidArgumentError
+from hostd_workers.loaders._opening import import_library
+from hostd_workers.loaders._threads import announce_threads, openmp_threads
+from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
 
 def import_torch(threads: object, extra: str) -> Any:

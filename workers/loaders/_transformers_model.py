@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from workers.loaders._opening import check_binding, first_lines, import_library
-from workers.loaders._tensors import Tensors
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.loaders._opening import check_binding, first_lines, import_library
+from hostd_workers.loaders._tensors import Tensors
+from hostd_workers.wire.errors import InvalidArgumentError
 
 EXTRA = "transformers"
 _LOADS_CODE = {"custom_generate", "trust_remote_code"}

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from workers.loaders._opening import first_lines
-from workers.loaders._transformers_model import PipelineModel
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.loaders._opening import first_lines
+from hostd_workers.loaders._transformers_model import PipelineModel
+from hostd_workers.wire.errors import InvalidArgumentError
 
 
 class GeneratingModel(PipelineModel):

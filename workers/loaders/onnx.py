@@ -10,10 +10,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workers.api import Served
-from workers.loaders._opening import import_library, model_file
-from workers.loaders._threads import allotted_threads
-from workers.wire.errors import FailedPreconditionError, InvalidArgumentError
+from hostd_workers.api import Served
+from hostd_workers.loaders._opening import import_library, model_file
+from hostd_workers.loaders._threads import allotted_threads
+from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
 EXTRA = "onnx"
 SUFFIXES = (".onnx",)
@@ -74,7 +74,7 @@ def load(
             _set(options, name, value)
     session = _open(runtime, str(found), options, providers)
     # Imported here because it needs NumPy, which comes with onnxruntime.
-    model = import_library("workers.loaders._onnx_model", EXTRA).OnnxModel(session)
+    model = import_library("hostd_workers.loaders._onnx_model", EXTRA).OnnxModel(session)
     return Served(model, METHODS, "predict")
 
 

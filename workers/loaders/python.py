@@ -1,7 +1,7 @@
 """Loads a model that its author wrote in Python: a `model.py`, or a function in an installed package.
 
 Covers executing the file as a real module and calling its `load`. Does not cover which methods are served
-(`workers.runtime`).
+(`hostd_workers.runtime`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from importlib.util import module_from_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workers.loaders._opening import call_load, existing, resolve
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.loaders._opening import call_load, existing, resolve
+from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -26,7 +26,7 @@ FUNCTION = "load"
 
 
 def load(path: str | None, /, *, module: str | None = None, **options: Any) -> object:
-    """Return what the author's `load(path, **options)` returns: the model, or a `workers.api.Served`.
+    """Return what the author's `load(path, **options)` returns: the model, or a `hostd_workers.api.Served`.
 
     That `load` is in the `model.py` of the directory `path`, in `path` itself if that is a Python file, or it is
     `module`, written `package.module:attribute` (`:load` may be left out). The model's directory comes first on

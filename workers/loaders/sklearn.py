@@ -11,10 +11,10 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from workers.api import MissingDependencyError, Served
-from workers.loaders._opening import check_binding, import_library, model_file, read_model
-from workers.loaders._results import travelling
-from workers.wire.errors import FailedPreconditionError, InvalidArgumentError
+from hostd_workers.api import MissingDependencyError, Served
+from hostd_workers.loaders._opening import check_binding, import_library, model_file, read_model
+from hostd_workers.loaders._results import travelling
+from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from pathlib import Path

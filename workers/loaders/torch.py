@@ -14,10 +14,10 @@ from enum import Enum
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from workers.api import Served
-from workers.loaders._opening import import_library, model_file, read_model
-from workers.loaders._torch import checked_device, import_torch
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.api import Served
+from hostd_workers.loaders._opening import import_library, model_file, read_model
+from hostd_workers.loaders._torch import checked_device, import_torch
+from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,8 +62,8 @@ def load(path: str | None, /, *, file: str | None = None, device: str = "cpu", t
         raise InvalidArgumentError(_reason_against(torch, found))
     module = read_model(found, functools.partial(_OPEN[kind], torch, where), _EXTRAS)
     # Imported here because they need NumPy, which torch does not bring.
-    models = import_library("workers.loaders._torch_models", EXTRA)
-    tensors = import_library("workers.loaders._tensors", EXTRA).Tensors(torch, where)
+    models = import_library("hostd_workers.loaders._torch_models", EXTRA)
+    tensors = import_library("hostd_workers.loaders._tensors", EXTRA).Tensors(torch, where)
     model = models.ScriptModel if kind is Kind.SCRIPT else models.ExportedModel
     return Served(model(torch, module, tensors), METHODS, "predict")
 

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
-    from workers.wire.frames import Buffer
+    from hostd_workers.wire.frames import Buffer
 
 MAX_DIMENSIONS = 64
 """NumPy's own bound (NPY_MAXDIMS); a longer shape from a peer would only keep a core busy with its product."""

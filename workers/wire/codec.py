@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from workers.wire.arrays import array_of, is_array, is_scalar, parts_of
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.arrays import array_of, is_array, is_scalar, parts_of
+from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from workers.wire.frames import Buffer
+    from hostd_workers.wire.frames import Buffer
 
 EXT_TUPLE = 1
 EXT_DATETIME = 2

@@ -22,6 +22,8 @@ _BY_STATUS: dict[int, type[HostError]] = {}
 class Status(enum.IntEnum):
     """The status numbers of gRPC (https://grpc.io/docs/guides/status-codes/), so that every front can map them."""
 
+    __module__ = "hostd"
+
     OK = 0
     CANCELLED = 1
     UNKNOWN = 2
@@ -41,6 +43,10 @@ class Status(enum.IntEnum):
     UNAUTHENTICATED = 16
 
 
+PUBLIC_MODULE = "hostd"
+"""Where users import these errors from, and what tracebacks therefore name."""
+
+
 class HostError(Exception):
     """The base of every error of this package.
 
@@ -48,10 +54,13 @@ class HostError(Exception):
     may want to know (msgpack-able values by name).
     """
 
+    __module__ = PUBLIC_MODULE
     status: ClassVar[Status] = Status.UNKNOWN
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if cls.__module__ == __name__:
+            cls.__module__ = PUBLIC_MODULE
         # The first of a name stays: an application's subclass of the same name must not replace what callers catch.
         _BY_KIND.setdefault(cls.__name__, cls)
         # The first class that declares a status of its own is the general one; later subclasses only refine it.

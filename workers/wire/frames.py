@@ -20,7 +20,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from workers.wire.errors import MessageTooLargeError, ProtocolError, VersionMismatchError
+from hostd_workers.wire.errors import MessageTooLargeError, ProtocolError, VersionMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgpack
 
-from workers.wire.codec import decode, encode
-from workers.wire.errors import (
+from hostd_workers.wire.codec import decode, encode
+from hostd_workers.wire.errors import (
     HostError,
     InternalError,
     InvalidArgumentError,
@@ -22,8 +22,8 @@ from workers.wire.errors import (
     from_wire,
     to_wire,
 )
-from workers.wire.frames import Buffer, Envelope, pack
-from workers.wire.metered import Budget, decode_metered
+from hostd_workers.wire.frames import Buffer, Envelope, pack
+from hostd_workers.wire.metered import Budget, decode_metered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from workers.wire.arrays import MAX_DIMENSIONS, ArrayView
-from workers.wire.codec import EXT_TUPLE, Decoder, Limits
-from workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.arrays import MAX_DIMENSIONS, ArrayView
+from hostd_workers.wire.codec import EXT_TUPLE, Decoder, Limits
+from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from workers.wire.frames import Buffer
+    from hostd_workers.wire.frames import Buffer
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import zmq
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from workers.wire.frames import Buffer
+    from hostd_workers.wire.frames import Buffer
 
 DONTWAIT = int(zmq.DONTWAIT)
 POLLIN = int(zmq.POLLIN)

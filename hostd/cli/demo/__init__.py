@@ -45,7 +45,7 @@ def demo(ctx: click.Context, session: Session) -> None:
 
 
 def _require_libraries() -> None:
-    from workers.wire.errors import FailedPreconditionError  # noqa: PLC0415 - `--help` does not need it
+    from hostd_workers.wire.errors import FailedPreconditionError  # noqa: PLC0415 - `--help` does not need it
 
     if missing := [library for library in _LIBRARIES if importlib.util.find_spec(library) is None]:
         raise FailedPreconditionError(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hostd.cli.top.look import Look, Scene, look
-from workers.wire.errors import DeadlineExceededError, HostError, UnavailableError
+from hostd_workers.wire.errors import DeadlineExceededError, HostError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
