@@ -20,10 +20,18 @@ _ANSWER_TIMEOUT_S = 2.0
 @click.pass_obj
 @click.pass_context
 def doctor(ctx: click.Context, session: Session) -> None:
-    """Check this machine and say what to do; exit code 1 if something keeps a host from working."""
+    """Check this machine, host one small model for a moment, and say what to do where something is wrong.
+
+    Exit code 1 if something keeps a host from working.
+    """
     from hostd.cli.checks import Verdict, local_checks  # noqa: PLC0415 - `--help` does not need it
 
-    checks = [*local_checks(), _host_answers(session)]
+    checks = local_checks()
+    if not any(check.verdict is Verdict.FAIL for check in checks):
+        from hostd.cli.trial import one_worker  # noqa: PLC0415 - as above
+
+        checks.append(one_worker())
+    checks.append(_host_answers(session))
     failed = [check for check in checks if check.verdict is Verdict.FAIL]
     if session.json:
         from hostd.cli.output import print_json  # noqa: PLC0415 - as above

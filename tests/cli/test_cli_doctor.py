@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import zmq
 
-from hostd.cli import checks
+from hostd.cli import checks, trial
 from hostd.cli.checks import Verdict, local_checks
 from hostd_workers.wire.errors import UnavailableError
 
@@ -28,6 +28,12 @@ NAMES = ("python", "system", "zeromq", "msgpack", "pidfd", "prctl", "memory", "c
 def _directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOSTD_RUNTIME_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("HOSTD_STATE_DIR", str(tmp_path / "state"))
+
+
+@pytest.fixture(autouse=True)
+def _no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a real one works is tried with a real host (`test_cli_real_host`)."""
+    monkeypatch.setattr(trial, "one_worker", lambda: checks.Check("worker", Verdict.OK, "not tried"))
 
 
 def found(name: str) -> checks.Check:
@@ -65,12 +71,14 @@ def test_no_host_is_something_to_look_at_not_a_failure(run, client) -> None:
     assert client.asked[0][2]["connect_timeout_s"] <= 2
 
 
-def test_what_must_be_fixed_makes_the_exit_code_1(run, tmp_path: Path) -> None:
+def test_what_must_be_fixed_makes_the_exit_code_1_and_no_worker_is_tried(run, tmp_path: Path) -> None:
     (tmp_path / "state").write_text("", "ascii")
     result = run("doctor")
     assert result.exit_code == 1
     assert result.stdout.splitlines()[-1].endswith("1 that must be fixed")
-    assert json.loads(run("doctor", "--json").stdout)["ok"] is False
+    report = json.loads(run("doctor", "--json").stdout)
+    assert report["ok"] is False
+    assert "worker" not in {check["name"] for check in report["checks"]}
 
 
 def test_a_runtime_directory_open_to_others_fails_with_the_command_that_closes_it(tmp_path: Path) -> None:

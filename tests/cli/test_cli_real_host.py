@@ -283,6 +283,19 @@ def test_doctor_finds_the_running_host(run) -> None:
     assert run("doctor")["checks"][-1]["verdict"] == "ok"
 
 
+def test_doctor_starts_a_worker_and_calls_it(tmp_path: Path) -> None:
+    good = json.loads(hostd_command("doctor", "--json").stdout)
+    assert [check["verdict"] for check in good["checks"] if check["name"] == "worker"] == ["ok"]
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho no pyzmq here >&2\nexit 1\n", "ascii")
+    python.chmod(0o700)
+    done = hostd_command("doctor", "--json", HOSTD_WORKERS__PYTHON=str(python))
+    assert done.returncode == 1
+    (worker,) = (check for check in json.loads(done.stdout)["checks"] if check["name"] == "worker")
+    assert worker["verdict"] == "fail"
+    assert "no pyzmq here" in worker["found"]
+
+
 @pytest.fixture
 def served(start, tmp_path: Path) -> Running:
     """A host that `hostd serve` started and that has said it is ready."""

@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import textwrap
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -220,3 +221,32 @@ def test_c34_stopping_is_quick_with_many_models(model_dir: Callable[..., str]) -
         with at_most(SOON_S, "stopping a host with ten models"):
             host.stop()
         assert not [pid for pid in pids if is_there(pid)]
+
+
+NAMES_THAT_USERS_HAVE = ("workers", "tests", "benchmarks", "helpers", "launch", "config", "client")
+
+
+def test_packages_of_the_program_may_have_any_name(tmp_path: Path, model_dir: Callable[..., str]) -> None:
+    """Celery, Django and RQ projects have a package `workers`, nearly all have `tests`."""
+    for name in NAMES_THAT_USERS_HAVE:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("OURS = True\n")
+    (tmp_path / "program.py").write_text(
+        textwrap.dedent(f"""
+            import sys
+            from importlib import import_module
+            import hostd
+
+            if __name__ == "__main__":
+                assert all(import_module(name).OURS for name in {NAMES_THAT_USERS_HAVE!r})
+                with hostd.Host() as host:
+                    model = host.client().load_model("echo", sys.argv[1])
+                    try:
+                        host.client().get_model_size("none")
+                    except hostd.NotFoundError as error:
+                        print(model.predict("called"), type(error))
+        """)
+    )
+    program = [sys.executable, "program.py", model_dir()]
+    done = subprocess.run(program, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.stdout == "called <class 'hostd.NotFoundError'>\n", done.stderr
