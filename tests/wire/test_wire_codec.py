@@ -87,14 +87,6 @@ def test_a_named_zone_arrives_as_its_offset() -> None:
     assert there_and_back(value).isoformat() == "2024-07-01T12:00:00+02:00"
 
 
-def test_a_subclass_of_datetime_travels_as_its_base_reads_it() -> None:
-    pandas = pytest.importorskip("pandas")
-    stamp = pandas.Timestamp("2024-01-01T00:00:00.123456789", tz="UTC")
-    assert there_and_back(stamp) == dt.datetime(2024, 1, 1, 0, 0, 0, 123456, tzinfo=UTC)
-    with pytest.raises(InvalidArgumentError, match="NaT is not a point in time"):
-        encode(pandas.NaT)
-
-
 def test_a_timestamp_of_another_language_becomes_an_aware_datetime() -> None:
     sent = msgpack.packb(msgpack.Timestamp(1_700_000_000, 500_000_000))
     assert decode(sent) == dt.datetime(2023, 11, 14, 22, 13, 20, 500_000, tzinfo=UTC)
@@ -166,10 +158,7 @@ def test_a_subclass_travels_as_the_value_of_its_base(value: object, plain: objec
         (2**64, "outside of 64 bits"),
         (-(2**63) - 1, "outside of 64 bits"),
         ("\ud800", "not valid Unicode"),
-        ({1, 2}, r"a builtins\.set cannot be sent: use"),
-        (object(), "cannot be sent"),
-        (1j, "complex cannot be sent"),
-        (dt.date(2024, 1, 1), r"datetime\.date cannot be sent"),
+        (object(), r"a builtins\.object cannot be sent: use None"),
         (lambda: None, "cannot be sent"),
         ([{"deep": [object()]}], "cannot be sent"),
     ],

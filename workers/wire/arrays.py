@@ -59,7 +59,8 @@ def is_scalar(obj: object) -> bool:
 def parts_of(array: Any, copy_below_bytes: int = 0) -> tuple[Any, tuple[int, ...], str, Buffer]:
     """Return `(dtype, shape, order, data)`; `data` is a copy of a small or non-contiguous array, else a view.
 
-    Raises `InvalidArgumentError` for an object dtype, one that only an extension of NumPy knows, and a masked array.
+    Raises `InvalidArgumentError` for an object dtype, one that only an extension of NumPy knows, and an instance of a
+    subclass that is more than its data (a masked array, one with a unit).
     """
     if isinstance(array, ArrayView):
         return array.dtype, array.shape, array.order, array.data
@@ -120,9 +121,17 @@ _REGISTERED = 2
 
 
 def _plain(numpy: Any, array: Any) -> Any:
-    """Return an instance of a subclass as a plain array of the same data."""
+    """Return an instance of a subclass as a plain array of the same data, unless it is more than these."""
     if hasattr(array, "mask"):
         raise InvalidArgumentError("a masked array would lose its mask: send array.filled(...), or data and mask")
+    kind = type(array)
+    own = getattr(array, "__dict__", None)
+    # NumPy's own (matrix, recarray, memmap) only behave differently; those of others keep a unit or the like beside.
+    if own and kind.__module__.partition(".")[0] != "numpy":
+        raise InvalidArgumentError(
+            f"a {kind.__module__}.{kind.__qualname__} would lose {', '.join(sorted(own))}: send numpy.asarray(array), "
+            f"and these beside it"
+        )
     return numpy.asarray(array)
 
 

@@ -1,8 +1,9 @@
 """Values to bodies and back: msgpack, with NumPy arrays and big byte strings as frames of their own.
 
 What travels: None, bool, int (64 bit), float, str, bytes, datetime (aware or naive), list, tuple, map, and NumPy arrays
-and scalars of every fixed-size dtype. A subclass travels as the value of its base. Nothing is pickled in either
-direction. Where there is no NumPy an array decodes to an `ArrayView`, which encodes again.
+and scalars of every fixed-size dtype. A subclass travels as the value of its base if that is all of its value, else it
+is refused (`datetimes`, `arrays`). Nothing is pickled in either direction. Where there is no NumPy an array decodes to
+an `ArrayView`, which encodes again.
 
 The extension types are listed in `PROTOCOL.md`. Everything unknown, malformed or over a limit is an
 `InvalidArgumentError`, so no peer can crash the other side.
@@ -18,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from hostd_workers.wire.arrays import array_of, is_array, is_scalar, parts_of
+from hostd_workers.wire.datetimes import datetime_of, text_of
 from hostd_workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.instead import instead_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -153,7 +156,7 @@ def _extension(obj: Any, buffers: list[Buffer], tuples: int) -> object:
             return msgpack.ExtType(EXT_ARRAY, _pack_parts([dtype, shape, order, bytes(data)]))
         buffers.append(data)
         return msgpack.ExtType(EXT_ARRAY_BUFFER, _pack_parts([dtype, shape, order, len(buffers) - 1]))
-    if is_scalar(obj):
+    if is_scalar(obj) and not _ends_with_nul(obj):
         # As an array, because an empty string's own dtype does not count the character that it gives its bytes.
         dtype, _shape, _order, data = parts_of(sys.modules["numpy"].asarray(obj))
         return msgpack.ExtType(EXT_SCALAR, _pack_parts([dtype, bytes(data)]))
@@ -162,14 +165,16 @@ def _extension(obj: Any, buffers: list[Buffer], tuples: int) -> object:
             raise _too_many_tuples()
         return msgpack.ExtType(EXT_TUPLE, _pack(list(obj), buffers, tuples + 1))
     if isinstance(obj, dt.datetime):
-        return msgpack.ExtType(EXT_DATETIME, _isoformat(obj))
+        return msgpack.ExtType(EXT_DATETIME, text_of(obj))
     for base, value_of in _BASES:
         if isinstance(obj, base):  # an enum, a defaultdict, a str of some library
             return value_of(obj)
-    raise InvalidArgumentError(
-        f"a {type(obj).__module__}.{type(obj).__qualname__} cannot be sent: use None, bool, int, float, str, bytes, "
-        f"datetime, list, tuple, dict or a NumPy array"
-    )
+    raise InvalidArgumentError(f"a {type(obj).__module__}.{type(obj).__qualname__} cannot be sent: {instead_of(obj)}")
+
+
+def _ends_with_nul(scalar: Any) -> bool:
+    """Say whether NumPy would take the end of a text for padding: then it travels as the value of its base."""
+    return isinstance(scalar, (str, bytes)) and scalar[-1:] in ("\0", b"\0")
 
 
 def _may_nest(body: Buffer, depth: int) -> bool:
@@ -185,13 +190,6 @@ def _too_many_tuples() -> InvalidArgumentError:
         f"the value is nested too deeply: at most {MAX_TUPLES} tuples may be inside each other, and it has more, or "
         f"contains itself; send lists"
     )
-
-
-def _isoformat(value: dt.datetime) -> bytes:
-    if value != value:  # noqa: PLR0124 - how pandas' NaT tells that it is none, though its class is a datetime's
-        raise InvalidArgumentError(f"{value} is not a point in time: send None")
-    # The base's method, because pandas writes nanoseconds, which not every Python reads.
-    return dt.datetime.isoformat(value).encode()
 
 
 class Decoder:
@@ -300,7 +298,7 @@ class Decoder:
         if code == EXT_TUPLE:
             return self._tuple(data)
         if code == EXT_DATETIME:
-            return dt.datetime.fromisoformat(bytes(data).decode())
+            return datetime_of(data)
         raise InvalidArgumentError(f"extension type {code} is unknown to this version of the protocol")
 
     def _tuple(self, data: bytes) -> tuple[Any, ...]:
