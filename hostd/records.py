@@ -76,7 +76,8 @@ class ModelInfo(Record):
     `charge_bytes` is what it counts against the budget: the private memory of its processes, or before that was
     measured what is reserved for it; `reserved_bytes` is the part of it that is reserved and not measured.
     `memory_limit`, `evictable`, `idle_ttl_s` and `cpu_threads` are its settings as in force, `pinned` says whether it
-    was pinned. `latency_p50_s` and `latency_p99_s` are of its last calls, in the host's eyes.
+    was pinned. `latency_p50_s` and `latency_p99_s` are of its last calls, in the host's eyes. `warnings` are what was
+    warned of while it was loaded, such as another version of the library that saved it.
     """
 
     id: str
@@ -106,9 +107,12 @@ class ModelInfo(Record):
     cpu_threads: int | None = None
     latency_p50_s: float | None = None
     latency_p99_s: float | None = None
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def _revive(cls, key: str, value: Any) -> Any:
+        if key == "warnings":
+            return tuple(value)
         if key == "workers":
             return tuple(WorkerInfo.from_dict(worker) for worker in value)
         if key == "methods":

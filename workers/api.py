@@ -6,10 +6,12 @@ served (`hostd_workers.runtime`) or how they are found by name (`hostd_workers.p
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hostd_workers.wire.errors import FailedPreconditionError
+from hostd_workers.wire.installing import install_extras
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,7 +83,7 @@ class MissingDependencyError(FailedPreconditionError):
     def __init__(self, library: str, extra: str) -> None:
         """Name the `library` that is missing and the `extra` of this package that brings it."""
         super().__init__(
-            f"this model needs the library {library!r}, which the worker's interpreter does not have; "
-            f"install it there, for example with: pip install 'hostd[{extra}]'",
+            f"this model needs the library {library!r}, which {sys.executable} does not have; install it with: "
+            f"{install_extras(extra)}",
             details={"library": library, "extra": extra},
         )

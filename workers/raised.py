@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import os
+import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, ModelError, sayable
+from hostd_workers.wire.installing import install_modules
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -40,7 +43,31 @@ def error_of(
     # An error of a loader's own has no frame of the model's; then every frame helps.
     text = traceback_text(error, own if own is not None or method is not None else error.__traceback__)
     summary = "".join(traceback.format_exception_only(type(error), error)).strip()
-    return ModelError(summary[:2000], details={"traceback": text, "type": type(error).__name__})
+    return ModelError(summary[:2000] + _advice(error), details={"traceback": text, "type": type(error).__name__})
+
+
+def _advice(error: BaseException) -> str:
+    """Return what to do about an error whose own words say too little, as the rest of its message."""
+    match error:
+        case ModuleNotFoundError(name=str(name)) if importlib.util.find_spec(name.partition(".")[0]) is None:
+            return (
+                f". The worker runs {sys.executable}; if {name} is a package, install it there: "
+                f"{install_modules(name.partition('.')[0])}, or name an interpreter that has it with 'python:' in "
+                "model.yaml; if it is your own, put it into the model's directory"
+            )
+        case FileNotFoundError(filename=str(name)) if not os.path.isabs(name):  # noqa: PTH117 - as text
+            return (
+                f". The worker's current directory is {_current_directory()}, not the model's: build the path from the "
+                "one that load(path) is given, or from Path(__file__).parent"
+            )
+    return ""
+
+
+def _current_directory() -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109 - as text
+    except OSError:
+        return "gone"
 
 
 def _own_part(error: BaseException) -> TracebackType | None:

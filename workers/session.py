@@ -10,15 +10,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hostd_workers.api import Served, Specification
+from hostd_workers.loading import load, load_error
 from hostd_workers.methods import default_of, methods_of
-from hostd_workers.plugins import DEFAULT_INITIALIZER, import_builtin, initialize
+from hostd_workers.plugins import import_builtin
 from hostd_workers.raised import error_of
 from hostd_workers.runtime import Runtime
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import DEFAULT_LIMITS
-from hostd_workers.wire.errors import HostError, InvalidArgumentError, ModelError
+from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +70,7 @@ class Session:
         try:
             import_builtin(request["loader"])
             baseline_bytes = _resident_bytes()
-            served = _load_model(request)
+            served, warned = load(request)
             methods = methods_of(served.model, request.get("methods") or served.methods)
             default = default_of(methods, request.get("default_method") or served.default)
             described = {name: method.describe() for name, method in methods.items()}
@@ -79,23 +79,15 @@ class Session:
                 "default_method": default,
                 "loader": request["loader"],
                 "baseline_bytes": baseline_bytes,
+                "warnings": warned,
             }
             loaded = msg.pack_map(msg.LOADED, 0, answer)
-        except HostError as error:
-            self._send(msg.pack_error(0, error))
-            return
         except Exception as error:  # noqa: BLE001 - the border with the model's code, which may raise anything
-            self._send(msg.pack_error(0, _load_error(error)))
+            self._send(msg.pack_error(0, load_error(error)))
             return
         self.runtime = Runtime(methods, self._send, request.get("max_message_bytes", DEFAULT_LIMITS.blob_bytes))
         self.is_async = any(method.is_async for method in methods.values())
         self._send(loaded)
-
-
-def _load_model(request: dict[str, Any]) -> Served:
-    spec = Specification(request["model_id"], request["path"], request["loader"], request["options"])
-    made = initialize(spec, *_initializer(request.get("initializer")))
-    return made if isinstance(made, Served) else Served(made)
 
 
 def _resident_bytes() -> int | None:
@@ -105,17 +97,3 @@ def _resident_bytes() -> int | None:
     except (OSError, ValueError, IndexError):
         return None
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _initializer(named: object) -> tuple[str, dict[str, Any]]:
-    match named:
-        case None:
-            return DEFAULT_INITIALIZER, {}
-        case [str(reference), dict(config)] if all(isinstance(name, str) for name in config):
-            return reference, config
-    raise InvalidArgumentError(f"a LOAD's initializer must be nil or [reference, config], got {named!r}")
-
-
-def _load_error(error: Exception) -> HostError:
-    described = error_of(error)
-    return ModelError(f"loading failed: {described.message}", details=described.details)

@@ -23,6 +23,7 @@ from typing import Any
 from hostd import paths
 from hostd.units import format_size
 from hostd_workers.wire.errors import HostError
+from hostd_workers.wire.installing import install_extras
 
 _LEAST_FILES = 4096  # a host needs some five descriptors per worker and two per client
 _LEAST_PYZMQ = (26,)
@@ -209,7 +210,7 @@ def _devices() -> Check:
     except ImportError:
         if not has_driver:
             return Check("devices", Verdict.OK, "no NVIDIA driver here: nothing to be measured")
-        advice = "pip install 'hostd[gpu]' (nvidia-ml-py), where the host runs"
+        advice = f"{install_extras('gpu')} (where the host runs)"
         return Check("devices", Verdict.WARN, "an NVIDIA driver, and what models hold on devices is not known", advice)
     try:
         pynvml.nvmlInit()
@@ -295,6 +296,5 @@ def _extras() -> Check:
     found = "installed: " + (", ".join(present) or "none")
     if not missing:
         return Check("extras", Verdict.OK, found)
-    names = ",".join(missing)
-    advice = f"for models of these kinds: pip install 'hostd[{names}]' (in the workers' interpreter)"
+    advice = f"for models of these kinds: {install_extras(*missing)} (or in the interpreter that 'python' names)"
     return Check("extras", Verdict.OK, f"{found}; not installed: {', '.join(missing)}", advice)

@@ -104,6 +104,7 @@ class WorkerLoaded(NamedTuple):
     """The worker has loaded its model and serves these methods.
 
     `baseline_bytes` is the resident memory that it had before, with the loader imported; None if it did not say.
+    `warnings` are the texts of what the loader, its libraries and the model warned of.
     """
 
     worker_id: WorkerId
@@ -111,6 +112,7 @@ class WorkerLoaded(NamedTuple):
     methods: dict[str, MethodInfo]
     default_method: str | None
     baseline_bytes: int | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class WorkerRefusedLoad(NamedTuple):

@@ -3,8 +3,9 @@
 Rules
 1. Concurrent loads of one source are one load. While a failed load's worker is dying the load is still under way, so a
    caller that comes then gets the same error, and a load that comes after starts afresh.
-2. A failed load is tried again, in a fresh process, as often as it was asked to be, whoever still waits. Only what no
-   finder knows is not tried again: a process was never the trouble.
+2. A failed load is tried again, in a fresh process, as often as it was asked to be, whoever still waits. What no finder
+   knows is not tried again, nor what would fail in the same way: wrong options, a file that is no model, a library that
+   is missing (`is_permanent`).
 3. With a budget a load starts when there is memory for it (`Admission`), and what the host has evicted is loaded again
    when it is used.
 4. With lazy loading whatever is asked for and is not loaded is looked for below the models directory; what is asked for
@@ -28,6 +29,7 @@ from hostd_workers.wire.errors import (
     HostError,
     InvalidArgumentError,
     NotFoundError,
+    Status,
     UnavailableError,
 )
 
@@ -51,6 +53,10 @@ STANDALONE = "standalone-model"
 
 MAX_RETRIES = 100
 """With the longest backoff that is most of an hour; whoever wants more wants a supervisor of their own."""
+
+_PERMANENT = (Status.INVALID_ARGUMENT, Status.FAILED_PRECONDITION)
+"""In gRPC's words "problematic regardless of the state", and not to be retried "until the state has been explicitly
+fixed"."""
 
 _SERVING = (ModelState.READY, ModelState.DEGRADED)
 
@@ -304,7 +310,7 @@ class Loading:
 
     def _end_failed_try(self, model: Model, error: HostError) -> None:
         registry = self._registry
-        if model.retries_left > 0:
+        if model.retries_left > 0 and not is_permanent(error):
             model.retries_left -= 1
             model.freed_bytes = model.processes_ended = 0  # what the failed try gave back is no unload's
             config = registry.config
@@ -321,6 +327,11 @@ class Loading:
         registry.waiting.refuse(model.waiters, error)
         for listener in registry.load_ended:
             listener(model, error)
+
+
+def is_permanent(error: HostError) -> bool:
+    """Say whether a load that failed so would fail in the same way again: the worker says it, else the status."""
+    return bool(error.details.get("permanent", error.status in _PERMANENT))
 
 
 def is_overlapping(one: str, other: str) -> bool:

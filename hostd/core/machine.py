@@ -180,6 +180,7 @@ class Core(Questions):
         if worker is not None and worker.loaded_s is None:
             model = worker.model
             model.loader, model.methods, model.default_method = event.loader, event.methods, event.default_method
+            model.warnings = event.warnings
             worker.baseline_bytes = event.baseline_bytes
             self._registry.baseline_bytes = event.baseline_bytes or self._registry.baseline_bytes
             worker.loaded_s = self._registry.now

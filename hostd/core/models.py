@@ -95,6 +95,7 @@ class Model:
     ready: list[Worker] = field(default_factory=list)
     methods: dict[str, MethodInfo] = field(default_factory=dict)
     default_method: str | None = None
+    warnings: tuple[str, ...] = ()
     waiters: Waiters = field(default_factory=dict)
     unload_waiters: Waiters = field(default_factory=dict)
     next_waiters: Waiters = field(default_factory=dict)

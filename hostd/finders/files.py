@@ -11,6 +11,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hostd.finders.hub import refuse_hub_directory
 from hostd.finders.protocol import looking_at
 from hostd.model_yaml import NAME as SETTINGS
 from hostd.model_yaml import ModelSpec
@@ -60,13 +61,14 @@ class FilesFinder:
         """Return the specification of the file or directory `path`; None if it has none of the files.
 
         Raises NotFoundError if nothing is at `path`, FailedPreconditionError if the host may not look at it, and
-        InvalidArgumentError for a directory that could be two kinds of model.
+        InvalidArgumentError for a directory that could be two kinds of model, or is one of the hub's cache.
         """
         if not path:
             return None
         with looking_at(path):
             names = file_names(path)
             if names is not None:
+                refuse_hub_directory(path)
                 loader = _loader_of(Path(path).absolute(), names)
             elif stat.S_ISREG(mode_of(path)):
                 loader = "python" if path.endswith(".py") else _loader_of_file(Path(path))

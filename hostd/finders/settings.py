@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hostd.finders.files import FilesFinder, MlflowFinder, file_names
+from hostd.finders.hub import refuse_hub_directory
 from hostd.finders.multi import MultiFinder
 from hostd.finders.protocol import looking_at
 from hostd.model_yaml import NAME as SETTINGS
@@ -38,6 +39,7 @@ class ModelYamlFinder:
             return None
         with looking_at(path):
             names = file_names(path) or []
+            refuse_hub_directory(path)
         directory = Path(path).absolute()
         if SETTINGS not in names:
             if misspelt := [name for name in names if name in _MISSPELT]:

@@ -162,7 +162,8 @@ def _loaded(worker_id: WorkerId, body: dict[str, Any]) -> Event:
             if len(methods) > msg.MAX_METHODS or not all(isinstance(name, str) for name in methods):
                 raise ProtocolError("a malformed list of methods")
             described = {name: _method(method) for name, method in methods.items()}
-            return ev.WorkerLoaded(worker_id, loader, described, default, _bytes(body.get("baseline_bytes")))
+            said_bytes, warned = _bytes(body.get("baseline_bytes")), _texts(body.get("warnings"))
+            return ev.WorkerLoaded(worker_id, loader, described, default, said_bytes, warned)
         case _:
             raise ProtocolError("a malformed LOADED message")
 
@@ -171,6 +172,10 @@ def _bytes(said: object) -> int | None:
     # What a worker says of itself is shown beside what is measured, and added to estimates: it must be a size.
     is_size = isinstance(said, int) and not isinstance(said, bool) and 0 <= said < 1 << 48
     return said if is_size else None  # type: ignore[return-value] # checked
+
+
+def _texts(said: object) -> tuple[str, ...]:
+    return tuple(text for text in said if isinstance(text, str)) if isinstance(said, list) else ()
 
 
 def _method(described: object) -> MethodInfo:

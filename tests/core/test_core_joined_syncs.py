@@ -7,7 +7,7 @@ from driver import BOB, LAZY, Driver
 
 from hostd.core import events as ev
 from hostd.records import SyncReport
-from hostd_workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.errors import InvalidArgumentError, ModelError
 
 REFUSAL = InvalidArgumentError("no weights")
 
@@ -50,7 +50,7 @@ def test_c10_a_sync_waits_for_the_last_try_of_what_another_has_begun():
     host = Driver(LAZY)
     host.sync(wait=False)
     host.scanned(("m",))
-    host.down(REFUSAL)
+    host.down(ModelError("no weights"))
     caller = host.sync()
     host.scanned()
     assert host.is_waiting(caller)

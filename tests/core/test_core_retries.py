@@ -14,6 +14,7 @@ from hostd_workers.wire.errors import (
     AbortedError,
     AlreadyExistsError,
     DeadlineExceededError,
+    FailedPreconditionError,
     InvalidArgumentError,
     ModelError,
     NotFoundError,
@@ -109,6 +110,28 @@ def test_the_number_of_retries_is_that_of_the_configuration_if_nobody_names_one(
     none = host.load("b", retries=0)
     host.down(refusal(3))
     assert host.answer(none).message == refusal(3).message
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [
+        (ModelError("no weights"), 3),
+        (UnavailableError("it died"), 3),
+        (NotFoundError("the file is gone"), 3),
+        (InvalidArgumentError("no such option"), 1),
+        (FailedPreconditionError("no such library"), 1),
+        (ModelError("a pointer of Git LFS", details={"permanent": True}), 1),
+        (InvalidArgumentError("the files were changed", details={"permanent": False}), 3),
+    ],
+    ids=str,
+)
+def test_what_would_fail_in_the_same_way_is_not_tried_again(host, error, tries):
+    caller = host.load(retries=2)
+    for _ in range(tries):
+        host.down(error)
+        host.pass_time(5)
+    assert host.answer(caller) is error
+    assert len(host.processes) == tries
 
 
 @pytest.mark.parametrize("retries", [-1, MAX_RETRIES + 1])

@@ -102,6 +102,16 @@ def test_what_was_loaded_is_described(back: Back) -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "kept"), [(["UserWarning: old", 7], ("UserWarning: old",)), ("old", ()), (None, ()), ([], ())]
+)
+def test_warnings_of_a_load_are_texts_whatever_a_worker_says(back: Back, said: object, kept: tuple[str, ...]) -> None:
+    body = {"methods": {"predict": METHOD}, "loader": "python", "default_method": None, "warnings": said}
+    back.say(msg.pack_map(msg.LOADED, 0, body))
+    (event,) = back.events
+    assert event.warnings == kept
+
+
+@pytest.mark.parametrize(
     "body",
     [
         {},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import sys
 
 import pytest
@@ -257,3 +258,32 @@ def test_a_path_in_the_hosts_own_working_directory_is_nobodys_model(tmp_path, mo
     for path in (tmp_path.name, f"./{tmp_path.name}", "."):
         with pytest.raises(NotFoundError, match="nothing at"):
             find_spec("m", path)
+
+
+@pytest.mark.parametrize("yaml", [None, "loader: transformers"])
+def test_a_directory_of_the_hubs_cache_names_the_snapshot_to_load(tmp_path, yaml):
+    cache = tmp_path / "models--org--net"
+    one, two = (cache / "snapshots" / commit for commit in ("4d7a", "9fc1"))
+    for directory in (one, two, cache / "blobs", cache / "refs"):
+        directory.mkdir(parents=True)
+        (directory / "config.json").touch()
+    if yaml:
+        (cache / "model.yaml").write_text(yaml)
+
+    def refusal():
+        with pytest.raises(InvalidArgumentError, match="is a directory of the hub's cache, not a model") as caught:
+            find_spec("m", str(cache))
+        return caught.value
+
+    assert refusal().message.endswith(f"; load its snapshot: {one} or {two}")
+    (cache / "refs" / "main").write_text("9fc1\n")
+    assert refusal().details["snapshots"] == [str(two)]
+    (cache / "refs" / "main").write_text("gone")
+    assert refusal().details["snapshots"] == [str(one), str(two)]
+    for snapshot in (one, two):
+        shutil.rmtree(snapshot)
+    assert refusal().message.endswith("it has no snapshot yet: download it again")
+
+
+def test_a_model_with_a_folder_of_snapshots_is_one(tmp_path):
+    assert find_spec("m", made(tmp_path, "model.py", "snapshots/1/weights.bin")) == ModelSpec("python")

@@ -179,5 +179,5 @@ def test_wrong_options_and_missing_things_are_typed_errors(saved, tmp_path, monk
     with pytest.raises(InvalidArgumentError, match=r"no \*\.txt"):
         load(str(tmp_path))
     monkeypatch.setitem(sys.modules, "lightgbm", None)
-    with pytest.raises(MissingDependencyError, match=r"'lightgbm'.*hostd\[lightgbm\]"):
+    with pytest.raises(MissingDependencyError, match=r"'lightgbm'.*\[lightgbm\]"):
         load(str(saved))

@@ -133,7 +133,9 @@ def test_a_damaged_file_is_refused_with_the_librarys_words(tmp_path, file):
     content = Path(file).read_bytes()
     for damaged in (b"", b"this is no model", content[: len(content) // 2]):
         (tmp_path / "m.onnx").write_bytes(damaged)
-        with pytest.raises(InvalidArgumentError, match=r"cannot be loaded: .*ONNXRuntimeError"):
+        with pytest.raises(
+            InvalidArgumentError, match=r"cannot be loaded: (.*ONNXRuntimeError|it is empty|it ends too early)"
+        ):
             load(str(tmp_path))
 
 
@@ -152,5 +154,5 @@ def test_an_operator_that_onnxruntime_lacks_is_refused_with_its_words(tmp_path):
 
 def test_missing_onnxruntime_names_the_extra(file, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingDependencyError, match=r"'onnxruntime'.*hostd\[onnx\]"):
+    with pytest.raises(MissingDependencyError, match=r"'onnxruntime'.*\[onnx\]"):
         load(file)

@@ -167,5 +167,5 @@ def test_wrong_options_and_missing_things_are_typed_errors(saved, tmp_path, monk
     with pytest.raises(InvalidArgumentError, match=r"no \*\.ubj"):
         load(str(tmp_path))
     monkeypatch.setitem(sys.modules, "xgboost", None)
-    with pytest.raises(MissingDependencyError, match=r"'xgboost'.*hostd\[xgboost\]"):
+    with pytest.raises(MissingDependencyError, match=r"'xgboost'.*\[xgboost\]"):
         load(str(saved))

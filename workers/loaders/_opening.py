@@ -10,11 +10,14 @@ import importlib
 import inspect
 import os
 import re
+import sys
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from hostd_workers.api import MissingDependencyError
+from hostd_workers.loaders._flaws import refuse_flawed
 from hostd_workers.wire.errors import FailedPreconditionError, HostError, InvalidArgumentError, NotFoundError
+from hostd_workers.wire.installing import install_modules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,8 +48,8 @@ def existing(path: str | None, *, needs: str) -> Path:
 def model_file(path: str | None, file: str | None, suffixes: Sequence[str]) -> Path:
     """Return the one file to load: `path` itself, `file` in the directory `path`, or the only one with a known suffix.
 
-    Raises InvalidArgumentError if that is not exactly one file with one of `suffixes`, NotFoundError if nothing is
-    there, FailedPreconditionError if this process may not read it.
+    Raises InvalidArgumentError if that is not exactly one file with one of `suffixes`, or is no model whatever loads it
+    (`_flaws`), NotFoundError if nothing is there, FailedPreconditionError if this process may not read it.
     """
     wanted = " or ".join(f"*{suffix}" for suffix in suffixes)
     place = existing(path, needs=f"a file {wanted}, or a directory with one")
@@ -62,6 +65,7 @@ def model_file(path: str | None, file: str | None, suffixes: Sequence[str]) -> P
         raise InvalidArgumentError(f"this loader reads {wanted}, not {found}")
     if not os.access(found, os.R_OK):
         raise FailedPreconditionError(f"the worker may not read {found}; allow it for user id {os.geteuid()}")
+    refuse_flawed(found)
     return found
 
 
@@ -103,8 +107,8 @@ def read_model(found: Path, read: Callable[[Path], Any], extras: Mapping[str, st
         if library in extras:
             raise MissingDependencyError(library, extras[library]) from error
         raise FailedPreconditionError(
-            f"{found} needs the Python module {error.name!r}, which the worker's interpreter does not have; "
-            "install it there, or write a model.py that brings it",
+            f"{found} needs the Python module {error.name!r}, which {sys.executable} does not have: "
+            f"{install_modules(library)}; if it is your own, write a model.py that brings it",
             details={"library": error.name},
         ) from error
     except Exception as error:  # the border with what the file holds

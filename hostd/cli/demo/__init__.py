@@ -46,9 +46,10 @@ def demo(ctx: click.Context, session: Session) -> None:
 
 def _require_libraries() -> None:
     from hostd_workers.wire.errors import FailedPreconditionError  # noqa: PLC0415 - `--help` does not need it
+    from hostd_workers.wire.installing import install_extras  # noqa: PLC0415 - as above
 
     if missing := [library for library in _LIBRARIES if importlib.util.find_spec(library) is None]:
         raise FailedPreconditionError(
-            f"the demo trains real models and needs {', '.join(missing)}; install them with: pip install 'hostd[demo]'",
+            f"the demo trains real models and needs {', '.join(missing)}; install them with: {install_extras('demo')}",
             details={"missing": missing, "extra": "demo"},
         )
