@@ -117,6 +117,31 @@ def test_a_model_runs_under_another_version_of_python(
     assert shared.unload_model("who").processes == 1
 
 
+def test_a_library_that_the_named_interpreter_lacks_is_installed_there(
+    shared: hostd.Client, model_dir: Callable[..., str], tmp_path: Path
+) -> None:
+    lean = tmp_path / "lean"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", lean], check=True, timeout=120)
+    site = next((lean / "lib").glob("python*/site-packages"))
+    for name in ("zmq", "msgpack"):  # these and nothing else of what this interpreter has
+        package = Path(__import__(name).__file__).parent
+        (site / name).symlink_to(package)
+        for libraries in package.parent.glob(f"py{name}.libs"):
+            (site / libraries.name).symlink_to(libraries)
+    (site / "pip").mkdir()
+    settings = f"{{python: {lean}/bin/python, loader: sklearn}}"
+    path = model_dir("", settings=settings, files={"m.joblib": "x"})
+    command = f"{lean}/bin/python -m pip install numpy scikit-learn joblib skops"
+    with pytest.raises(
+        hostd.FailedPreconditionError, match=f"'sklearn', which {lean}/bin/python does not have"
+    ) as caught:
+        shared.load_model("who", path)
+    assert caught.value.message.endswith(f"install it with: {command}")
+    path = model_dir("import lightgbm.nothing\n", settings=f"python: {lean}/bin/python")
+    with pytest.raises(hostd.ModelError, match=f"{lean}/bin/python -m pip install lightgbm"):
+        shared.load_model("who", path)
+
+
 def test_an_interpreter_without_the_workers_needs_says_what_to_install(
     shared: hostd.Client, model_dir: Callable[..., str], tmp_path: Path
 ) -> None:
