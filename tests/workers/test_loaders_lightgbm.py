@@ -68,6 +68,8 @@ def test_rows_come_as_lists_or_columns_by_name_in_any_order(model, expected):
     assert np.array_equal(model.predict(X.tolist()), expected)
     columns = {"price": X[:, 2], "age": X[:, 0].tolist(), "size": X[:, 1]}
     assert np.array_equal(model.predict(columns), expected)
+    records = [dict(zip(("price", "age", "size"), row, strict=True)) for row in X[:, [2, 0, 1]].tolist()]
+    assert np.array_equal(model.predict(records), expected)
     assert np.array_equal(model.predict([[None, 1, 2]]), model.predict([[float("nan"), 1, 2]]))
 
 
@@ -94,6 +96,7 @@ def test_a_column_of_categories_takes_them_by_name(tmp_path):
     columns = {"town": list(towns), "age": X[:, 0], "size": X[:, 1]}
     assert np.array_equal(model.predict(columns), expected)
     assert np.array_equal(model.predict({**columns, "town": np.array(list(towns))}), expected)
+    assert np.array_equal(model.predict(frame.to_dict("records")), expected)
     unknown = model.predict({"town": ["elsewhere"], "age": [0.0], "size": [0.0]})
     assert np.array_equal(unknown, model.predict({"town": [None], "age": [0.0], "size": [0.0]}))
     with pytest.raises(InvalidArgumentError, match="'town' must be a list of categories"):
@@ -179,5 +182,5 @@ def test_wrong_options_and_missing_things_are_typed_errors(saved, tmp_path, monk
     with pytest.raises(InvalidArgumentError, match=r"no \*\.txt"):
         load(str(tmp_path))
     monkeypatch.setitem(sys.modules, "lightgbm", None)
-    with pytest.raises(MissingDependencyError, match=r"'lightgbm'.*\[lightgbm\]"):
+    with pytest.raises(MissingDependencyError, match=r"'lightgbm'.*install it with.*lightgbm"):
         load(str(saved))

@@ -73,6 +73,8 @@ def test_columns_by_name_reach_the_model_as_a_data_frame(saved):
     assert (result.methods, result.default) == (("predict", "describe"), "predict")
     found = result.model.predict({"size": [1.0, 2.0], "age": np.array([10.0, 20.0])})
     assert decode(*encode(found)).tolist() == [22.0, 44.0]
+    records = [{"size": 1.0, "age": 10.0}, {"age": 20.0, "size": 2.0}]
+    assert load(saved).model.predict(records).tolist() == [22.0, 44.0]
     assert "age" in repr(result.model)
 
 
@@ -101,6 +103,8 @@ def test_the_model_says_what_it_takes(saved):
     [
         ({"age": [1.0]}, None, "missing inputs"),
         ({"age": ["x"], "size": [1.0]}, None, "Incompatible input types"),
+        ([{"age": 1.0}], None, "missing inputs"),
+        ([{"age": 1.0, "size": 1.0}, {"age": 1.0}], None, "the record 1 must have the columns"),
         ({"age": [1.0], "size": [1.0, 2.0]}, None, "equal length"),
         ([[1.0, 2.0, 3.0]], None, r"has the columns \['age', 'size'\], got rows of 3"),
         (np.ones((2, 1)), None, "got rows of 1"),
@@ -127,6 +131,7 @@ def test_a_model_without_a_signature_gets_what_was_passed(tmp_path):
     assert model.predict(np.ones((1, 2)))[0] == "ndarray"
     assert model.predict({"a": 1}) == ["dict", {"a": 1}]
     assert model.predict({"a": [1, 2]})[0] == "DataFrame"
+    assert model.predict([{"role": "user"}]) == ["list", [{"role": "user"}]]
 
 
 def test_tensors_by_name_stay_tensors(tmp_path):
@@ -208,5 +213,5 @@ def test_wrong_options_and_missing_things_are_typed_errors(saved, tmp_path, monk
     for library in ("pandas", "mlflow.pyfunc"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, library, None)
-            with pytest.raises(MissingDependencyError, match=rf"'{library}'.*\[mlflow\]"):
+            with pytest.raises(MissingDependencyError, match=rf"'{library}'.*install it with.*mlflow"):
                 load(saved)

@@ -274,3 +274,18 @@ def test_a_scikit_learn_classifier_gives_labels_and_probabilities(tmp_path):
         assert list(first) == classifier.classes_.tolist()
         assert np.allclose(list(first.values()), classifier.predict_proba(x[:1])[0], atol=1e-5)
         assert np.array_equal(load(str(file)).model.predict(x.tolist())["output_label"], result["output_label"])
+
+
+def test_a_pipeline_with_an_input_for_each_column_takes_columns_and_records(tmp_path):
+    ports = [("size", FLOAT, [None, 1]), ("town", STRING, [None, 1])]
+    nodes = [("Identity", [name], [f"{name}_out"]) for name, *_ in ports]
+    model = load(save(tmp_path / "m.onnx", nodes, ports, [(f"{name}_out", *rest) for name, *rest in ports])).model
+    records = [{"town": "a", "size": 1.0}, {"size": 2.0, "town": "b"}]
+    columns = {"town": ["a", "b"], "size": np.array([1.0, 2.0], np.float32)}
+    for data in (records, columns):
+        found = over_the_wire(model.predict(data))
+        assert (found["size_out"].tolist(), found["town_out"].tolist()) == ([[1.0], [2.0]], [["a"], ["b"]])
+    with pytest.raises(InvalidArgumentError, match=r"the record 1 must have the columns \['size'\]"):
+        model.predict([{"size": 1.0}, {"town": "a"}])
+    with pytest.raises(InvalidArgumentError, match=r"the input 'size' expected float32 of shape \(\?, 1\), got"):
+        model.predict({"size": [[1.0, 2.0]], "town": ["a"]})

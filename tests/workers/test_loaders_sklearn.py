@@ -19,6 +19,7 @@ joblib = pytest.importorskip("joblib", reason="tests with real joblib files")
 
 from sklearn.compose import ColumnTransformer  # noqa: E402
 from sklearn.feature_extraction import DictVectorizer  # noqa: E402
+from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: E402
 from sklearn.linear_model import LinearRegression, LogisticRegression  # noqa: E402
 from sklearn.neighbors import KernelDensity, NearestNeighbors  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
@@ -171,6 +172,98 @@ def test_a_map_of_columns_becomes_a_data_frame_in_the_order_of_the_fit(tmp_path)
         model.predict({"town": ["a"], "size": [1, 2]})
 
 
+@pytest.fixture(scope="module")
+def towns():
+    """A table with a column of numbers and one of names, and a pipeline that was fitted to it."""
+    pandas = pytest.importorskip("pandas", reason="columns by name are data frames")
+    frame = pandas.DataFrame({"size": X[:, 0], "town": ["a", "b"] * 20})
+    encoder = ColumnTransformer([("num", StandardScaler(), ["size"]), ("cat", OneHotEncoder(), ["town"])])
+    return frame, make_pipeline(encoder, LogisticRegression()).fit(frame, Y)
+
+
+def test_records_become_a_data_frame_where_columns_have_names(tmp_path, towns):
+    frame, pipeline = towns
+    names = ("pipeline", "tree", "hidden")
+    for name in names:
+        (tmp_path / name).mkdir()
+    numbers = frame[["size"]].assign(rank=X[:, 1])
+    tree = DecisionTreeClassifier().fit(numbers, Y)
+    hidden = make_pipeline(FunctionTransformer(), pipeline[0], LogisticRegression()).fit(frame, Y)
+    for name, estimator, table in zip(names, (pipeline, tree, hidden), (frame, numbers, frame), strict=True):
+        model = served(tmp_path / name, estimator).model
+        records = over_the_wire(table[list(reversed(table.columns))].to_dict("records"))
+        columns = over_the_wire(table.to_dict("list"))  # what the refusal of a data frame says to send
+        assert np.array_equal(model.predict(records), estimator.predict(table))
+        assert np.array_equal(model.predict(columns), estimator.predict(table))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ([{"size": 1.0}], r"the record 0 must have the columns \['size', 'town'\], got \['size'\]; None says"),
+        ([{"size": 1.0, "town": "a"}, {"size": 1.0, "city": "a"}], r"the record 1 must have .* got \['size', 'city'\]"),
+        ({"size": [1.0], "city": ["a"]}, r"\(missing: \['town'\]; unknown: \['city'\]\)"),
+        ([[1.0, "a"]], "only supported for dataframes"),
+        ({"size": [1.0], "town": ["c"]}, r"Found unknown categories \['c'\]"),
+        ({"size": ["x"], "town": ["a"]}, "could not convert string to float"),
+        (np.zeros((1, 5)), "X has 5 features"),
+        (np.zeros((1, 2, 2)), "2D NumPy array"),
+        ({"size": 1.0, "town": "a"}, "Expected 2D array"),
+    ],
+)
+def test_wrong_columns_are_the_callers_error_and_the_right_ones_are_named(tmp_path, towns, data, words):
+    model = served(tmp_path, towns[1]).model
+    with pytest.raises(InvalidArgumentError, match=words) as caught:
+        model.predict(over_the_wire(data))
+    assert caught.value.details["columns"] == ["size", "town"]
+    assert "'size', 'town'" in caught.value.message
+    if "refused its input" in caught.value.message:
+        assert caught.value.message.endswith("the columns ['size', 'town'], as a map of columns or a list of records")
+
+
+def test_a_model_without_names_says_how_many_features_it_takes(saved):
+    model = load(str(saved)).model
+    with pytest.raises(InvalidArgumentError, match=r"its input: (.|\n)*; the model takes rows of 3 features") as caught:
+        model.predict([{"a": 1.0}])
+    assert caught.value.details == {"features": 3}
+
+
+def test_what_transform_returned_is_not_compared_with_what_it_takes(tmp_path):
+    scaler = served(tmp_path, StandardScaler().fit(X)).model
+    with pytest.raises(InvalidArgumentError, match="refused its input") as caught:
+        scaler.inverse_transform("text")
+    assert "features" not in caught.value.message.partition(":")[2]
+
+
+def test_a_vectorizer_gets_records_and_texts_as_they_are(tmp_path):
+    for name in ("records", "texts", "old"):
+        (tmp_path / name).mkdir()
+    records = [{"town": "a", "size": 1.0}, {"size": 2.0}]
+    model = served(
+        tmp_path / "records", make_pipeline(DictVectorizer(), LogisticRegression()).fit(records, [0, 1])
+    ).model
+    assert over_the_wire(model.predict(records)).tolist() == [0, 1]
+    for wrong in ([1], [["a"]], 3, []):
+        with pytest.raises(InvalidArgumentError, match="refused its input"):
+            model.predict(wrong)
+    texts = ["good day", "bad night"]
+    pipeline = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, [0, 1])
+    model = served(tmp_path / "texts", pipeline).model
+    assert over_the_wire(model.predict(texts)).tolist() == [0, 1]
+    for wrong in ({"text": texts}, [{"text": "good"}], [1], 3, "good day"):
+        with pytest.raises(InvalidArgumentError, match=r"takes a list of texts|refused its input"):
+            model.predict(wrong)
+    del pipeline[0].fixed_vocabulary_, pipeline[0]._stop_words_id, pipeline[0].vocabulary_
+    pipeline[0].preprocessor = AttributeRaising()
+    with pytest.raises(AttributeError):  # of a file that another version saved: it is not the caller's to mend
+        served(tmp_path / "old", pipeline).model.predict(texts)
+
+
+class AttributeRaising:
+    def __call__(self, text):
+        raise AttributeError("the vectorizer of another version", name="idf", obj=TfidfVectorizer())
+
+
 def test_a_data_frame_result_travels_as_its_values(tmp_path):
     pytest.importorskip("pandas", reason="the result is a data frame")
     model = served(tmp_path, StandardScaler().set_output(transform="pandas").fit(X)).model
@@ -271,7 +364,7 @@ def test_a_file_that_needs_a_missing_module_names_it(tmp_path, monkeypatch):
         patch.setitem(sys.modules, "xgboost.sklearn", fake)
         directory = dumped(tmp_path, Custom())
     monkeypatch.setitem(sys.modules, "xgboost", None)
-    with pytest.raises(MissingDependencyError, match=r"\[xgboost\]"):
+    with pytest.raises(MissingDependencyError, match=r"install it with.*xgboost"):
         load(directory)
 
 
@@ -290,7 +383,7 @@ def test_running_out_of_memory_is_not_the_files_fault(tmp_path):
 @pytest.mark.parametrize("library", ["sklearn", "joblib"])
 def test_a_missing_library_names_the_extra(saved, monkeypatch, library):
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(MissingDependencyError, match=rf"'{library}'.*\[sklearn\]"):
+    with pytest.raises(MissingDependencyError, match=rf"'{library}'.*install it with.*(\[sklearn\]|scikit-learn)"):
         load(str(saved))
 
 
@@ -347,5 +440,5 @@ def test_a_zip_file_that_is_no_skops_file_is_refused(tmp_path):
 def test_missing_skops_names_the_extra(skops, classifier, monkeypatch):
     directory = skops(classifier)
     monkeypatch.setitem(sys.modules, "skops.io", None)
-    with pytest.raises(MissingDependencyError, match=r"skops.*\[sklearn\]"):
+    with pytest.raises(MissingDependencyError, match=r"skops.*install it with.*(\[sklearn\]|scikit-learn)"):
         load(directory)

@@ -79,6 +79,8 @@ def test_rows_come_as_lists_or_columns_by_name_in_any_order(model, expected):
     assert np.array_equal(model.predict(X.tolist()), expected)
     columns = {"price": X[:, 2], "age": X[:, 0].tolist(), "size": X[:, 1]}
     assert np.array_equal(model.predict(columns), expected)
+    records = [dict(zip(("price", "age", "size"), row, strict=True)) for row in X[:, [2, 0, 1]].tolist()]
+    assert np.array_equal(model.predict(records), expected)
     missing = model.predict([[None, 1.0, 2.0]])
     assert np.array_equal(missing, model.predict([[float("nan"), 1.0, 2.0]]))
     assert not np.array_equal(missing, model.predict([[-5.0, 1.0, 2.0]]))
@@ -93,6 +95,8 @@ def test_a_model_that_never_knew_names_takes_arrays_only(tmp_path):
     assert model.describe()["feature_names"] is None
     with pytest.raises(InvalidArgumentError, match="does not know its columns' names"):
         model.predict({"a": [1.0]})
+    with pytest.raises(InvalidArgumentError, match="pass an array of 3 columns"):
+        model.predict([{"a": 1.0}])
 
 
 def test_the_options_of_a_prediction_are_the_boosters(model, booster):
@@ -127,7 +131,12 @@ def test_a_category_is_its_number(tmp_path):
         ([[1.0], [1.0, 2.0]], {}, "rows of numbers"),
         ("text", {}, "rows of numbers.*got str"),
         (None, {}, "got NoneType"),
-        ({"age": [1.0]}, {}, r"has the columns \['age', 'size', 'price'\], got \['age'\]"),
+        (
+            {"age": [1.0]},
+            {},
+            r"has the columns \['age', 'size', 'price'\], got \['age'\] \(missing: \['size', 'price'\]\)",
+        ),
+        ([{"age": 1.0}, {"size": 1.0}], {}, r"the record 1 must have the columns \['age'\], got \['size'\]"),
         ({"age": [1.0], "size": [1.0], "price": [1.0, 2.0]}, {}, "equal length"),
         ({"age": ["x"], "size": [1.0], "price": [1.0]}, {}, "column 'age' must be a list or array of numbers"),
         ({"age": 1.0, "size": 1.0, "price": 1.0}, {}, "column 'age' must be an array or a list"),
@@ -167,5 +176,5 @@ def test_wrong_options_and_missing_things_are_typed_errors(saved, tmp_path, monk
     with pytest.raises(InvalidArgumentError, match=r"no \*\.ubj"):
         load(str(tmp_path))
     monkeypatch.setitem(sys.modules, "xgboost", None)
-    with pytest.raises(MissingDependencyError, match=r"'xgboost'.*\[xgboost\]"):
+    with pytest.raises(MissingDependencyError, match=r"'xgboost'.*install it with.*xgboost"):
         load(str(saved))

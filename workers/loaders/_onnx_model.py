@@ -15,6 +15,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (  # type: ignore[import
     InvalidArgument,
 )
 
+from hostd_workers.loaders._columns import columns_of
 from hostd_workers.loaders._results import travelling
 from hostd_workers.wire.errors import InvalidArgumentError
 
@@ -67,6 +68,8 @@ class Port:
                 raise self._wrong(array, hint="" if dtype.kind == "U" else f"; convert it, x.astype('{self.dtype}')")
         else:
             array = self._from_list(value, dtype)
+        if len(self.shape) == 2 and self.shape[1] == 1 and array.ndim == 1:
+            array = array.reshape(-1, 1)  # a column of a table: exported pipelines have an input for each
         if self.shape and not self._fits(array.shape):
             raise self._wrong(array)
         # onnxruntime takes strings as objects.
@@ -137,7 +140,8 @@ class OnnxModel:
     def predict(self, /, *args: Any, **inputs: Any) -> Any:
         """Return the output of a model that has one, else a map of output name to output.
 
-        Inputs come in the model's order, by name, or as one map of names to values.
+        Inputs come in the model's order, by name, or as one map of names to values; a list of records is the map of its
+        columns. An input of the shape (?, 1) takes a column of values too.
         """
         results = self._run(list(self._outputs), self._by_name(args, inputs))
         return results if len(self._outputs) > 1 else next(iter(results.values()))
@@ -164,8 +168,10 @@ class OnnxModel:
         }
 
     def _by_name(self, args: Sequence[Any], inputs: dict[str, Any]) -> dict[str, Any]:
-        if len(args) == 1 and not inputs and isinstance(args[0], Mapping) and not self._takes_a_map:
-            return dict(args[0])
+        if len(args) == 1 and not inputs and not self._takes_a_map:
+            data = columns_of(args[0])
+            if isinstance(data, Mapping):
+                return dict(data)
         if len(args) > len(self._inputs):
             raise InvalidArgumentError(f"the model has {len(self._inputs)} inputs ({self._known()}), got {len(args)}")
         named = dict(zip(self._inputs, args, strict=False))

@@ -84,7 +84,7 @@ def _categories(content: bytes, booster: Any) -> dict[str, list[Any]]:
 
 
 class BoosterModel:
-    """A booster that takes arrays, nested lists, or columns by name."""
+    """A booster that takes arrays, nested lists, columns by name, or records."""
 
     def __init__(
         self, lightgbm: Any, booster: Any, categories: Mapping[str, list[Any]], settings: Mapping[str, int]
@@ -110,7 +110,7 @@ class BoosterModel:
         start_iteration: int = 0,
         num_iteration: int | None = None,
     ) -> Any:
-        """Return the booster's predictions for rows of features, or for a map of feature names to columns.
+        """Return the booster's predictions for rows of features, a map of feature names to columns, or records.
 
         They are what `lightgbm.Booster.predict` returns: for a binary classifier the probability of the second class.
         NaN, or None in a list, is a missing value. In a map, a column that was a pandas categorical in training takes
@@ -118,6 +118,7 @@ class BoosterModel:
         `Booster.predict`.
         """
         booster = self._booster
+        data = self._columns.columns_of(data)
         if isinstance(data, Mapping):
             data = {name: self._encoded(name, column) for name, column in data.items()}
         array = self._columns.matrix(data, booster.feature_name(), booster.num_feature())

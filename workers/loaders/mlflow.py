@@ -56,7 +56,7 @@ def _read(pyfunc: Any, model_config: Mapping[str, Any] | None, found: Path) -> A
 
 
 class PyfuncModel:
-    """An MLflow model that takes arrays, nested lists, or columns by name."""
+    """An MLflow model that takes arrays, nested lists, columns by name, or records."""
 
     def __init__(self, model: Any, error: type[Exception]) -> None:
         self._model = model
@@ -74,9 +74,9 @@ class PyfuncModel:
         """Return the model's predictions.
 
         A map of columns of equal length becomes a pandas data frame; so do rows (an array of two dimensions, or nested
-        lists) if the model's signature names its columns. Anything else reaches the model as it is, and is checked
-        against its signature if it has one. A data frame that the model returns comes as a map of columns, a series as
-        an array. `params` are the parameters that the signature declares.
+        lists) and records if the model's signature names its columns. Anything else reaches the model as it is, and is
+        checked against its signature if it has one. A data frame that the model returns comes as a map of columns, a
+        series as an array. `params` are the parameters that the signature declares.
         """
         if params is not None and not isinstance(params, Mapping):
             raise InvalidArgumentError(f"params must be a map, got {type(params).__name__}")
@@ -101,6 +101,8 @@ class PyfuncModel:
     def _table(self, data: Any) -> Any:
         if not self._is_table:
             return data
+        if self._names is not None:
+            data = self._columns.columns_of(data)
         if isinstance(data, Mapping):
             if not data or not all(_is_column(column) for column in data.values()):
                 return data

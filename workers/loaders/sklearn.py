@@ -7,14 +7,15 @@ does not trust must be named in the option `trusted`.
 from __future__ import annotations
 
 import functools
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hostd_workers.api import MissingDependencyError, Served
+from hostd_workers.api import Served
 from hostd_workers.loaders._opening import check_binding, import_library, model_file, read_model
 from hostd_workers.loaders._results import travelling
-from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
+from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +36,17 @@ METHODS = (
 )
 # Libraries whose estimators are often saved with joblib, and the extra of this package that brings each.
 _EXTRAS = {"sklearn": EXTRA, "scipy": EXTRA, "numpy": EXTRA, "xgboost": "xgboost", "lightgbm": "lightgbm"}
+_VECTORIZERS = "sklearn.feature_extraction"
+_OF_TEXTS = "sklearn.feature_extraction.text"
+_CHECKING = (
+    _VECTORIZERS,
+    "sklearn.base",
+    "sklearn.compose._column_transformer",
+    "sklearn.impute",
+    "sklearn.preprocessing._encoders",
+    "sklearn.utils._indexing",
+)
+"""Modules that compare what callers pass with the fit, besides the validation."""
 
 
 def load(path: str | None, /, *, file: str | None = None, trusted: Sequence[str] = ()) -> Served:
@@ -69,11 +81,23 @@ class EstimatorModel:
     """An estimator whose methods take and return what can travel.
 
     The first argument may be an array, a nested list, or a mapping of column names to columns of equal length, which
-    becomes a pandas data frame with the columns in the order of the fit. Results are as `_results.travelling` says.
+    becomes a pandas data frame with the columns in the order of the fit. So does a list of records (maps of column
+    names to values) if the estimator was fitted with names, or is a pipeline with a ColumnTransformer that was. An
+    estimator that begins with a vectorizer of texts or maps gets what is passed. Results are as `_results.travelling`
+    says.
     """
 
     def __init__(self, estimator: Any) -> None:
         self._estimator = estimator
+        names = getattr(estimator, "feature_names_in_", None)
+        self._names = None if names is None else [str(name) for name in names]
+        steps = _steps(estimator)
+        self._is_of_records = self._names is not None or any(
+            hasattr(step, "transformers_") and hasattr(step, "feature_names_in_") for step in steps
+        )
+        self._vectorizer = type(steps[0]) if type(steps[0]).__module__.startswith(_VECTORIZERS) else None
+        # Imported here because it needs NumPy, which comes with scikit-learn.
+        self._columns = import_library("hostd_workers.loaders._columns", EXTRA)
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._estimator, name)
@@ -98,39 +122,53 @@ class EstimatorModel:
                 kwargs["X"] = self._table(kwargs["X"])
             try:
                 result = method(*args, **kwargs)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, AttributeError) as error:
                 check_binding(method, args, kwargs, name=name)
                 if _is_about_input(error):
-                    raise InvalidArgumentError(f"{name} refused its input: {error}") from error
+                    raise self._refusal(name, error) from error
                 raise
             return travelling(result)
 
         return served
 
-    def _table(self, data: object) -> Any:
+    def _refusal(self, method: str, error: Exception) -> InvalidArgumentError:
+        width = getattr(self._estimator, "n_features_in_", None)
+        if method == "inverse_transform" or not isinstance(width, int):  # that takes what transform returns
+            return InvalidArgumentError(f"{method} refused its input: {error}")
+        takes = f"rows of {width} features"
+        if self._names is not None:
+            takes = f"the columns {self._names}, as a map of columns or a list of records"
+        return InvalidArgumentError(
+            f"{method} refused its input: {error}; the model takes {takes}",
+            details=self._columns.expected(self._names, width),
+        )
+
+    def _table(self, data: Any) -> Any:
+        if self._vectorizer is not None:
+            if isinstance(data, Mapping) and self._vectorizer.__module__ == _OF_TEXTS:  # it would read the names
+                raise InvalidArgumentError(f"the model takes a list of texts ({self._vectorizer.__name__}), got a map")
+            return data
+        if self._is_of_records:
+            data = self._columns.columns_of(data, self._names)
         # A mapping of single values stays one: it is a sample for DictVectorizer and its kind.
         if not isinstance(data, Mapping) or not all(_is_column(column) for column in data.values()):
             return data
-        try:
-            pandas = import_library("pandas", EXTRA)
-        except MissingDependencyError as error:
-            raise FailedPreconditionError("columns by name need pandas in the worker's interpreter") from error
-        fitted = getattr(self._estimator, "feature_names_in_", None)
-        order = list(data) if fitted is None else [str(name) for name in fitted]
-        if set(order) != set(data):
-            raise InvalidArgumentError(f"the model was fitted with the columns {order}, got {list(data)}")
-        lengths = {name: len(data[name]) for name in order}
-        if len(set(lengths.values())) > 1:
-            raise InvalidArgumentError(f"the columns must be of equal length, got {lengths}")
-        return pandas.DataFrame({name: data[name] for name in order})
+        return self._columns.frame(self._columns.ordered(data, self._names), EXTRA)
+
+
+def _steps(estimator: Any) -> list[Any]:
+    pipeline = getattr(sys.modules.get("sklearn.pipeline"), "Pipeline", ())  # a pipeline's file has imported it
+    return [step for _, step in estimator.steps] if isinstance(estimator, pipeline) else [estimator]
 
 
 def _is_about_input(error: Exception) -> bool:
-    # scikit-learn raises ValueError for everything. What its validation raises is the caller's to mend, except for
-    # NotFittedError (also an AttributeError), which is the model's.
-    frames = traceback.walk_tb(error.__traceback__)
-    in_validation = any(frame.f_globals.get("__name__") == "sklearn.utils.validation" for frame, _ in frames)
-    return in_validation and not isinstance(error, AttributeError)
+    # scikit-learn raises ValueError for everything. What its validation raises is the caller's to mend, and what else
+    # compares the input with the fit; except for NotFittedError (also an AttributeError), which is the model's.
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, AttributeError):
+        # Of a text or a map that is none; an attribute that the estimator itself lacks is one of another version.
+        return frames[-1].startswith(_VECTORIZERS) and not hasattr(getattr(error, "obj", None), "get_params")
+    return "sklearn.utils.validation" in frames or frames[-1].startswith(_CHECKING)
 
 
 def _is_column(value: object) -> bool:

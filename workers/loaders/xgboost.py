@@ -57,7 +57,7 @@ def _read(xgboost: Any, found: Path) -> Any:
 
 
 class BoosterModel:
-    """A booster that takes arrays, nested lists, or columns by name."""
+    """A booster that takes arrays, nested lists, columns by name, or records."""
 
     def __init__(self, xgboost: Any, booster: Any) -> None:
         self._xgboost = xgboost
@@ -80,7 +80,7 @@ class BoosterModel:
         iteration_range: Sequence[int] = (0, 0),
         strict_shape: bool = False,
     ) -> Any:
-        """Return the booster's predictions for rows of features, or for a map of feature names to columns.
+        """Return the booster's predictions for rows of features, a map of feature names to columns, or records.
 
         They are what `xgboost.Booster.predict` returns: for a binary classifier the probability of the second class,
         whatever the estimator that trained it would return. NaN, or None in a list, is a missing value; a category is
