@@ -14,7 +14,6 @@ import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd_workers.api import Served, Specification
-from hostd_workers.loaders._flaws import flaws_below
 from hostd_workers.plugins import DEFAULT_INITIALIZER, initialize
 from hostd_workers.raised import error_of
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, ModelError, sayable
@@ -81,6 +80,8 @@ def load_error(error: Exception) -> HostError:
 
 def _explained(error: Exception, path: str | None, *, has_changed: bool) -> HostError:
     """Return the typed error of a load, with what its own words do not say."""
+    from hostd_workers.loaders._flaws import flaws_below  # noqa: PLC0415 - 6 ms that a load that succeeds does not pay
+
     described = load_error(error)
     flaws = [] if path is None or "flaw" in described.details else list(itertools.islice(flaws_below(path), _MAX_FLAWS))
     if name := _OF_MAIN.search(described.message):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import os
 import sys
@@ -49,7 +48,8 @@ def error_of(
 def _advice(error: BaseException) -> str:
     """Return what to do about an error whose own words say too little, as the rest of its message."""
     match error:
-        case ModuleNotFoundError(name=str(name)) if importlib.util.find_spec(name.partition(".")[0]) is None:
+        # Where the package itself is there, and only a module of it is not, another package is of no help.
+        case ModuleNotFoundError(name=str(name)) if sys.modules.get(name.partition(".")[0]) is None:
             return (
                 f". The worker runs {sys.executable}; if {name} is a package, install it there: "
                 f"{install_modules(name.partition('.')[0])}, or name an interpreter that has it with 'python:' in "

@@ -83,7 +83,8 @@ def test_a_load_whose_files_were_changed_under_it_is_tried_again(
     refused: Any, shared: hostd.Client, model_dir: Callable[..., str]
 ) -> None:
     change = "file = place / 'weights.bin'; file.write_text(file.read_text() + 'more')"
-    error, tries = refused(f"{change}; import no_such_library", files={"weights.bin": ""})
+    cut = "from hostd_workers.wire.errors import InvalidArgumentError as Cut; raise Cut('it ends too early')"
+    error, tries = refused(f"{change}; {cut}", files={"weights.bin": ""})
     assert error.message.endswith("Perhaps because its files were changed while it was loaded")
     assert tries == 3
     model = shared.load_model("m", model_dir(NOTING, files={"weights.bin": "x"}), options={"body": change})
@@ -98,6 +99,8 @@ def test_a_missing_module_names_the_interpreter_and_what_to_do(refused: Any) -> 
     assert f"{sys.executable} -m pip install yaml_of_nobody, or name an interpreter" in error.message
     assert "'python:' in model.yaml" in error.message
     assert tries == 1
+    error, _ = refused("import json.no_such_part")
+    assert error.message == "loading failed: ModuleNotFoundError: No module named 'json.no_such_part'"
 
 
 def test_a_relative_file_that_is_not_there_names_the_directory_it_was_looked_for_in(

@@ -270,6 +270,9 @@ def test_a_directory_of_the_hubs_cache_names_the_snapshot_to_load(tmp_path, yaml
     if yaml:
         (cache / "model.yaml").write_text(yaml)
 
+    with pytest.raises(InvalidArgumentError, match="is a directory of the hub's cache"):
+        FilesFinder().find("m", str(cache))
+
     def refusal():
         with pytest.raises(InvalidArgumentError, match="is a directory of the hub's cache, not a model") as caught:
             find_spec("m", str(cache))

@@ -125,7 +125,7 @@ def test_what_only_looks_wrong_is_said_after_the_load_has_failed(tmp_path: Path)
 
 
 def test_a_failed_load_looks_at_what_should_hold_something_only(tmp_path: Path) -> None:
-    nothing = ["pages/index.html", "pages/__init__.py", "notes.txt", ".hidden.bin"]
+    nothing = ["pages/index.html", "pages/__init__.py", "notes.txt", ".hidden.bin", ".git/m.bin"]
     for name, content in {
         **dict.fromkeys(nothing, PAGE),
         "pages/__init__.py": b"",

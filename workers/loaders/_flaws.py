@@ -54,12 +54,17 @@ def refuse_flawed(file: Path) -> None:
 def flaws_below(path: str) -> Iterator[str]:
     """Yield what is wrong with a file, or with each file of a directory, after its load has failed."""
     place = Path(path)
-    found = (Path(top, name) for top, _, names in os.walk(place) for name in sorted(names) if name[0] != ".")
-    for file in itertools.islice(found, _MAX_FILES) if place.is_dir() else [place]:
+    for file in itertools.islice(_files_in(place), _MAX_FILES) if place.is_dir() else [place]:
         with contextlib.suppress(OSError):
             flaw = flaw_of(file, has_failed=True)
             if flaw is not None:
                 yield f"{file} {flaw}"
+
+
+def _files_in(directory: Path) -> Iterator[Path]:
+    for top, folders, names in os.walk(directory):
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        yield from (Path(top, name) for name in sorted(names) if name[0] != ".")
 
 
 def flaw_of(file: Path, *, has_failed: bool = False) -> str | None:

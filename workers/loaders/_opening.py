@@ -15,7 +15,6 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from hostd_workers.api import MissingDependencyError
-from hostd_workers.loaders._flaws import refuse_flawed
 from hostd_workers.wire.errors import FailedPreconditionError, HostError, InvalidArgumentError, NotFoundError
 from hostd_workers.wire.installing import install_modules
 
@@ -65,6 +64,8 @@ def model_file(path: str | None, file: str | None, suffixes: Sequence[str]) -> P
         raise InvalidArgumentError(f"this loader reads {wanted}, not {found}")
     if not os.access(found, os.R_OK):
         raise FailedPreconditionError(f"the worker may not read {found}; allow it for user id {os.geteuid()}")
+    from hostd_workers.loaders._flaws import refuse_flawed  # noqa: PLC0415 - 6 ms that a model.py does not pay
+
     refuse_flawed(found)
     return found
 
