@@ -269,7 +269,7 @@ def test_a_data_frame_result_travels_as_its_values(tmp_path):
 def test_columns_without_pandas_say_what_is_missing(saved, monkeypatch):
     model = load(str(saved)).model
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(FailedPreconditionError, match="pandas"):
+    with pytest.raises(FailedPreconditionError, match=f"{sys.executable} does not have; install it with: .* pandas$"):
         model.predict({"a": [1.0]})
 
 

@@ -7,14 +7,17 @@ import warnings
 from hostd_workers import loading
 
 
-def test_who_keeps_what_shows_warnings_keeps_no_texts_of_ours(capsys) -> None:
-    shown = warnings.showwarning
+def test_who_keeps_what_shows_warnings_keeps_no_texts_of_ours(monkeypatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *_: shown.append(message))
+    ours = warnings.showwarning
     with loading._kept_warnings() as texts:
         kept = warnings.showwarning
         kept("during the load", UserWarning, "model.py", 1)
-    assert warnings.showwarning is shown
+    assert warnings.showwarning is ours
     kept("after it", UserWarning, "model.py", 1)
     assert texts == ["UserWarning: during the load"]
+    assert shown == ["during the load", "after it"]
 
 
 def test_who_replaces_what_shows_warnings_is_not_undone(monkeypatch) -> None:

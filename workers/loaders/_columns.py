@@ -6,6 +6,7 @@ table the caller's error, with what was expected. Needs NumPy, and pandas only f
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from hostd_workers.api import MissingDependencyError
 from hostd_workers.loaders._opening import import_library
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
+from hostd_workers.wire.installing import install_modules
 
 NUMERIC = "biuf"
 """Kinds of dtype (numpy.dtype.kind) that a table of numbers may have."""
@@ -89,7 +91,10 @@ def frame(columns: Mapping[str, Any], extra: str) -> Any:
     try:
         pandas = import_library("pandas", extra)
     except MissingDependencyError as error:
-        raise FailedPreconditionError("columns by name need pandas in the worker's interpreter") from error
+        raise FailedPreconditionError(
+            f"columns by name need pandas, which {sys.executable} does not have; install it with: "
+            f"{install_modules('pandas')}"
+        ) from error
     return pandas.DataFrame(dict(columns))
 
 
