@@ -98,7 +98,9 @@ def _npy(answer: Any) -> bytes:
     try:
         import numpy  # noqa: ICN001, PLC0415 - optional: JSON needs none
     except ImportError:
-        raise click.UsageError("an .npy file needs NumPy here: pip install numpy") from None
+        from hostd_workers.wire.installing import pip_install  # noqa: PLC0415 - where something is missing only
+
+        raise click.UsageError(f"an .npy file needs NumPy here: {pip_install('numpy')}") from None
     buffer = io.BytesIO()
     try:
         numpy.save(buffer, numpy.asarray(answer), allow_pickle=False)

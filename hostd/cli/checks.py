@@ -23,7 +23,7 @@ from typing import Any
 from hostd import paths
 from hostd.units import format_size
 from hostd_workers.wire.errors import HostError
-from hostd_workers.wire.installing import install_extras
+from hostd_workers.wire.installing import install_extras, pip_install
 
 _LEAST_FILES = 4096  # a host needs some five descriptors per worker and two per client
 _LEAST_PYZMQ = (26,)
@@ -112,12 +112,12 @@ def _zmq() -> Check:
     try:
         import zmq  # noqa: PLC0415 - a broken pyzmq is what this check is for
     except ImportError as error:
-        return Check("zeromq", Verdict.FAIL, str(error), "pip install --force-reinstall pyzmq")
+        return Check("zeromq", Verdict.FAIL, str(error), pip_install("--force-reinstall", "pyzmq"))
     found = f"pyzmq {zmq.__version__}, libzmq {zmq.zmq_version()}"
     if _version(zmq.__version__) < _LEAST_PYZMQ or _version(zmq.zmq_version()) < _LEAST_LIBZMQ:
-        return Check("zeromq", Verdict.FAIL, found, "pip install --upgrade 'pyzmq>=26'")
+        return Check("zeromq", Verdict.FAIL, found, pip_install("--upgrade", "pyzmq>=26"))
     if not zmq.has("ipc"):
-        return Check("zeromq", Verdict.FAIL, f"{found}, built without ipc", "pip install --force-reinstall pyzmq")
+        return Check("zeromq", Verdict.FAIL, f"{found}, built without ipc", pip_install("--force-reinstall", "pyzmq"))
     return Check("zeromq", Verdict.OK, found)
 
 
@@ -125,10 +125,10 @@ def _msgpack() -> Check:
     try:
         found = importlib.metadata.version("msgpack")
     except importlib.metadata.PackageNotFoundError:
-        return Check("msgpack", Verdict.FAIL, "not installed", "pip install 'msgpack>=1.2.3'")
+        return Check("msgpack", Verdict.FAIL, "not installed", pip_install("msgpack>=1.2.3"))
     if _version(found) < _LEAST_MSGPACK:
         return Check(
-            "msgpack", Verdict.FAIL, f"{found} leaks memory on bad input", "pip install --upgrade 'msgpack>=1.2.3'"
+            "msgpack", Verdict.FAIL, f"{found} leaks memory on bad input", pip_install("--upgrade", "msgpack>=1.2.3")
         )
     return Check("msgpack", Verdict.OK, found)
 

@@ -145,5 +145,7 @@ def _numpy() -> ModuleType:
     try:
         import numpy  # noqa: ICN001, PLC0415 - optional: JSON needs none
     except ImportError:
-        raise click.UsageError("arrays need NumPy here: pip install numpy") from None
+        from hostd_workers.wire.installing import pip_install  # noqa: PLC0415 - where something is missing only
+
+        raise click.UsageError(f"arrays need NumPy here: {pip_install('numpy')}") from None
     return numpy

@@ -53,16 +53,17 @@ def install_extras(*extras: str) -> str:
     requirement = _requirement(",".join(extras))
     if requirement is None:
         wanted = dict.fromkeys(package for extra in extras for package in EXTRAS.get(extra, (extra,)))
-        return _install(*wanted)
-    return _install(*requirement)
+        return pip_install(*wanted)
+    return pip_install(*requirement)
 
 
 def install_modules(*modules: str) -> str:
     """Return the command that brings the packages of these modules to this interpreter."""
-    return _install(*dict.fromkeys(_PACKAGES.get(name, name) for name in modules))
+    return pip_install(*dict.fromkeys(_PACKAGES.get(name, name) for name in modules))
 
 
-def _install(*arguments: str) -> str:
+def pip_install(*arguments: str) -> str:
+    """Return the command that installs into this interpreter what these arguments of `pip install` say."""
     words = [sys.executable, "-m", "pip", "install"]
     if importlib.util.find_spec("pip") is None:  # as uv makes environments
         words = ["uv", "pip", "install", "--python", sys.executable]

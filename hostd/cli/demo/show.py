@@ -9,6 +9,7 @@ from hostd.cli.demo.story import Narrator
 from hostd.cli.listing import models_table, unloads_table
 from hostd.cli.output import console, plain, table, working
 from hostd.units import format_duration, format_size
+from hostd_workers.wire.installing import install_extras
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -37,7 +38,7 @@ class Spoken(Narrator):
         """Say what was trained."""
         self._head(f"{len(made)} models trained on {len(data.learn)} scanned digits; {story.held_out} are held out")
         if story.skipped:
-            self._line(f"[yellow]{plain(story.skipped)}[/] (pip install 'hostd\\[onnx]' skl2onnx)")
+            self._line(f"[yellow]{plain(story.skipped)}[/] ({plain(install_extras('onnx'))} skl2onnx)")
 
     def started(self, story: Story) -> None:
         """Say that the host runs."""
