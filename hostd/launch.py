@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from hostd.config import HostConfig
 
 _KEEPER = Path(__file__).resolve().parent / "shell" / "keeper.py"
-_SERVICE = "hostd.shell.service"
+_START = "import sys; sys.path[:] = filter(None, sys.path); from hostd.shell.service import run; run()"
+"""With `-c` the current directory comes first on the path, as "", and a `queue.py` there would be executed. The option
+against that (`-P`) is new in Python 3.11. What PYTHONPATH names stays."""
+_OF_SHELLS = ("PYTHONINSPECT",)
+"""Variables that make an interpreter wait for a person when its program has ended."""
 
 AT_ONCE = signal.SIGQUIT
 """What to send to a keeper whose supervisor does not end: it kills that and everything that it leaves behind."""
@@ -23,14 +27,15 @@ AT_ONCE = signal.SIGQUIT
 
 def keeper_command(*, embedder_pid: int = 0, remove_dir: Path | None = None) -> list[str]:
     """Return the command of a keeper with its supervisor; `embedder_pid` is the process whose end ends both."""
-    # Isolated from site packages and PYTHON* variables: the keeper must be small and quick, and needs neither.
-    keeper = [sys.executable, "-S", "-E", str(_KEEPER), str(embedder_pid), str(remove_dir or "")]
-    return [*keeper, sys.executable, "-m", _SERVICE]
+    # Isolated from site packages, PYTHON* variables and what lies beside its file: it must be small and quick.
+    keeper = [sys.executable, "-S", "-I", str(_KEEPER), str(embedder_pid), str(remove_dir or "")]
+    return [*keeper, sys.executable, "-c", _START]
 
 
 def supervisor_environment(config: HostConfig, ready_fd: int | None = None) -> dict[str, str]:
     """Return the environment of a supervisor; it says on the descriptor `ready_fd` what became of its start."""
-    environment = {**os.environ, "HOSTD_SUPERVISOR_CONFIG": config.to_json()}
+    environment = {name: value for name, value in os.environ.items() if name not in _OF_SHELLS}
+    environment["HOSTD_SUPERVISOR_CONFIG"] = config.to_json()
     if ready_fd is not None:
         environment["HOSTD_SUPERVISOR_READY_FD"] = str(ready_fd)
     return environment

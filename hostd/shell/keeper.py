@@ -1,6 +1,6 @@
 """The parent of the supervisor: it collects whatever a supervisor that was killed leaves behind.
 
-Run by path with `-S -E`, so that it is up in milliseconds and stays small: nothing but the standard library, and little
+Run by path with `-S -I`, so that it is up in milliseconds and stays small: nothing but the standard library, and little
 of that. Usage: keeper.py EMBEDDER_PID REMOVE_DIR COMMAND...   (0 and "" where there is none)
 
 Why it exists: a worker dies with its supervisor (PR_SET_PDEATHSIG), but a process that a model started does not. The

@@ -1,7 +1,7 @@
 """The supervisor's process: everything put together, from the configuration to the last socket removed.
 
-Started by `keeper` (see there why) as `python -m hostd.shell.service`, with the configuration as JSON in the
-environment.
+Started by `keeper` (see there why) with the command of `hostd.launch`, which calls `run`, and with the configuration as
+JSON in the environment.
 """
 
 from __future__ import annotations
@@ -339,15 +339,12 @@ def main() -> int:
     return 0
 
 
-def _end(code: int) -> NoReturn:
-    """End the process, also if a finder or a sizer hangs: the interpreter would wait for its thread."""
+def run() -> NoReturn:
+    """Be the host's process, and end it even if a finder or sizer hangs: the interpreter would wait for its thread."""
+    code = main()
     if any(
         thread.name.startswith((FINDER_THREADS, SCANNER_THREADS, SIZES_THREADS)) for thread in threading.enumerate()
     ):
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    _end(main())
