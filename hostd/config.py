@@ -27,6 +27,7 @@ from hostd.setting_types import (
     Retries,
     Seconds,
     Share,
+    located,
 )
 from hostd_workers.wire.errors import HostError
 
@@ -133,7 +134,7 @@ class WorkersConfig(_Section):
     def _can_be_run(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        found = shutil.which(str(Path(value).expanduser()) if "/" in value else value)
+        found = shutil.which(str(located(value)) if "/" in value else value)
         if found is None:
             raise ValueError(f"{value!r} is not an executable file and no command on PATH")
         # Never resolved: a virtual environment's interpreter is a link, and following it would leave the environment.
@@ -252,7 +253,8 @@ class HostConfig(_Section):
     the system's temporary directory."""
 
     state_dir: Directory
-    """Directory of what outlives the host. Default: $XDG_STATE_HOME/hostd/<name> (~/.local/state/hostd/<name>)."""
+    """Directory of what outlives the host. Default: $XDG_STATE_HOME/hostd/<name> (~/.local/state/hostd/<name>), or
+    `state` in the runtime directory for a user without a home."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much the host logs. At info: one line per spawn, ready, unload, exit and restart."""
@@ -288,7 +290,12 @@ class HostConfig(_Section):
         name = given.get("name", paths.DEFAULT_NAME)
         # An invalid name is reported as such; it must not reach a path first.
         name = name if isinstance(name, str) and "/" not in name else paths.DEFAULT_NAME
-        return {"runtime_dir": paths.runtime_dir(name), "state_dir": paths.state_dir(name), **given}
+        # Only what is needed: there may be no place for the other.
+        if "runtime_dir" not in given:
+            given["runtime_dir"] = paths.runtime_dir(name)
+        if "state_dir" not in given and isinstance(given["runtime_dir"], (str, Path)):
+            given["state_dir"] = paths.state_dir(name, given["runtime_dir"])
+        return given
 
     @field_validator("runtime_dir")
     @classmethod

@@ -16,12 +16,13 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hostd import paths
 from hostd.client.sync import Client
-from hostd.launch import AT_ONCE, keeper_command, supervisor_environment
+from hostd.launch import AT_ONCE, keeper_command, ready_pipe, supervisor_environment, told_of_start
 from hostd_workers.wire.errors import DeadlineExceededError, FailedPreconditionError, UnavailableError, from_wire
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ START_TIMEOUT_S = 60.0
 
 STOP_TIMEOUT_S = 30.0
 """How long an orderly stop may take, draining included, before everything is killed."""
+
+AT_ONCE_PERIOD_S = 0.2
+"""Long enough for an interpreter to start."""
 
 
 class Host:
@@ -117,16 +121,17 @@ class Host:
 
         self._owner_pid = os.getpid()
         directory = self._directory = _private_directory(self._name)
-        ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
+        ready_read, ready_write = ready_pipe()
         try:
             config = load_config({**self._settings, "runtime_dir": directory, "state_dir": directory / "state"})
-            self._process = subprocess.Popen(  # noqa: S603 - our own command
-                keeper_command(embedder_pid=os.getpid(), remove_dir=directory),
-                env=supervisor_environment(config, ready_write),
-                pass_fds=[ready_write],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # the terminal's Ctrl-C is for the embedding program alone
-            )
+            with told_of_start():
+                self._process = subprocess.Popen(  # noqa: S603 - our own command
+                    keeper_command(embedder_pid=os.getpid(), remove_dir=directory),
+                    env=supervisor_environment(config, ready_write),
+                    pass_fds=[ready_write],
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,  # the terminal's Ctrl-C is for the embedding program alone
+                )
             os.close(ready_write)
             ready_write = -1
             self._info = self._await_ready(ready_read)
@@ -193,9 +198,11 @@ class Host:
 
     def _end_at_once(self) -> None:
         """Have the keeper kill the supervisor and all that it leaves."""
-        if self._process is not None:
+        # Again and again: a keeper that is just starting may ignore it still, if this process does.
+        while self._process is not None and self._process.poll() is None:
             self._process.send_signal(AT_ONCE)
-            self._process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(AT_ONCE_PERIOD_S)
 
     def _tidy(self) -> None:
         """Wait for the proof that nothing is left, and see to it if somebody has killed the keeper."""

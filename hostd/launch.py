@@ -5,17 +5,28 @@ The one seam between those who start hosts (`hostd serve`, `hostd.Host`) and the
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from hostd_workers.wire.errors import FailedPreconditionError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hostd.config import HostConfig
 
 _KEEPER = Path(__file__).resolve().parent / "shell" / "keeper.py"
-_SERVICE = "hostd.shell.service"
+_START = "import sys; sys.path[:] = filter(None, sys.path); from hostd.shell.service import run; run()"
+"""With `-c` the current directory comes first on the path, as "", and a `queue.py` there would be executed. The option
+against that (`-P`) is new in Python 3.11. What PYTHONPATH names stays."""
+_OF_SHELLS = ("PYTHONINSPECT",)
+"""Variables that make an interpreter wait for a person when its program has ended."""
 
 AT_ONCE = signal.SIGQUIT
 """What to send to a keeper whose supervisor does not end: it kills that and everything that it leaves behind."""
@@ -23,14 +34,27 @@ AT_ONCE = signal.SIGQUIT
 
 def keeper_command(*, embedder_pid: int = 0, remove_dir: Path | None = None) -> list[str]:
     """Return the command of a keeper with its supervisor; `embedder_pid` is the process whose end ends both."""
-    # Isolated from site packages and PYTHON* variables: the keeper must be small and quick, and needs neither.
-    keeper = [sys.executable, "-S", "-E", str(_KEEPER), str(embedder_pid), str(remove_dir or "")]
-    return [*keeper, sys.executable, "-m", _SERVICE]
+    # Isolated from site packages, PYTHON* variables and what lies beside its file: it must be small and quick.
+    keeper = [sys.executable, "-S", "-I", str(_KEEPER), str(embedder_pid), str(remove_dir or "")]
+    return [*keeper, sys.executable, "-c", _START]
+
+
+def ready_pipe() -> tuple[int, int]:
+    """Return the reading and the writing end of a pipe for `ready_fd`.
+
+    None is a standard descriptor, also where these are closed: what the host prints would be taken for what it says.
+    """
+    ends = os.pipe2(os.O_CLOEXEC)
+    read, write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
+    for end in ends:
+        os.close(end)
+    return read, write
 
 
 def supervisor_environment(config: HostConfig, ready_fd: int | None = None) -> dict[str, str]:
     """Return the environment of a supervisor; it says on the descriptor `ready_fd` what became of its start."""
-    environment = {**os.environ, "HOSTD_SUPERVISOR_CONFIG": config.to_json()}
+    environment = {name: value for name, value in os.environ.items() if name not in _OF_SHELLS}
+    environment["HOSTD_SUPERVISOR_CONFIG"] = config.to_json()
     if ready_fd is not None:
         environment["HOSTD_SUPERVISOR_READY_FD"] = str(ready_fd)
     return environment
@@ -39,10 +63,25 @@ def supervisor_environment(config: HostConfig, ready_fd: int | None = None) -> d
 def exec_host(config: HostConfig, ready_fd: int | None = None) -> NoReturn:
     """Become the host of this configuration: this process goes on as its keeper.
 
-    The host says in words on standard output that it is ready, or as JSON on `ready_fd` (1 is standard output).
+    The host says in words on standard output that it is ready, or as JSON on `ready_fd` (1 is standard output). Raises
+    FailedPreconditionError if the system does not start it.
     """
     sys.stdout.flush()
     command = keeper_command()
-    os.execve(  # noqa: S606 - our own command
-        command[0], command, supervisor_environment(config, ready_fd)
-    )
+    with told_of_start():
+        os.execve(  # noqa: S606 - our own command
+            command[0], command, supervisor_environment(config, ready_fd)
+        )
+    raise AssertionError("execve returns only by raising")
+
+
+@contextmanager
+def told_of_start() -> Iterator[None]:
+    """Raise FailedPreconditionError where the system does not start a keeper."""
+    try:
+        yield
+    except OSError as error:
+        words = f"the system does not start the host's process: {error.strerror}"
+        if error.errno == errno.E2BIG:
+            words += " (the environment, or the configuration, which is passed in it; one variable may have 128 KiB)"
+        raise FailedPreconditionError(words) from None

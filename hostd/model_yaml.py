@@ -216,7 +216,7 @@ def _python(place: _Place, value: object) -> str:
     if not isinstance(value, str) or not value:
         place.wrong("the path of a Python interpreter", value)
     # Joined and not resolved: a virtual environment's interpreter is a link, and works only under its own name.
-    found = place.file.parent / Path(value).expanduser()
+    found = place.file.parent / Path(os.path.expanduser(value))  # noqa: PTH111 - that of Path raises without a home
     if not found.is_file() or not os.access(found, os.X_OK):
         place.wrong(
             f"a Python interpreter, relative to {place.file.parent} or absolute, such as venv/bin/python", value

@@ -9,9 +9,14 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DEFAULT_NAME = "default"
 CLIENT_SOCKET = "client.ipc"
@@ -30,14 +35,43 @@ def runtime_dir(name: str = DEFAULT_NAME) -> Path:
     base = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(base):  # noqa: PTH117 - an empty string must stay distinguishable from "."
         return Path(base, "hostd", name)
-    return Path(tempfile.gettempdir(), f"hostd-{os.getuid()}", name)
+    try:
+        return Path(tempfile.gettempdir(), f"hostd-{os.getuid()}", name)
+    except FileNotFoundError as error:
+        raise FailedPreconditionError(
+            f"there is no place for a runtime directory: {error.strerror or error}; set XDG_RUNTIME_DIR or TMPDIR to a "
+            "directory that you can write, or choose a runtime directory (--runtime-dir, HOSTD_RUNTIME_DIR)"
+        ) from None
 
 
-def state_dir(name: str = DEFAULT_NAME) -> Path:
-    """Return the state directory of the host called `name`: what outlives the host, such as logs; it need not exist."""
+def state_dir(name: str, runtime_directory: str | os.PathLike[str]) -> Path:
+    """Return the state directory of the host called `name`: what outlives the host, such as logs; it need not exist.
+
+    It is `$XDG_STATE_HOME/hostd/<name>`, or below `~/.local/state` where that variable is unset or relative. For a user
+    without a home, as in many containers, it is in the host's runtime directory, which is private.
+    """
     base = os.environ.get("XDG_STATE_HOME", "")
-    home = Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state"  # noqa: PTH117 - see runtime_dir
-    return home / "hostd" / name
+    if os.path.isabs(base):  # noqa: PTH117 - see runtime_dir
+        return Path(base, "hostd", name)
+    home = _home()
+    return Path(runtime_directory, "state") if home is None else home / ".local" / "state" / "hostd" / name
+
+
+def _home() -> Path | None:
+    """Return this user's home, None if there is none: nobody says where, nothing is there, or it is the root."""
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - that of Path raises
+    is_there = home.is_absolute() and os.path.isdir(home)  # noqa: PTH112 - that of Path raises if it may not look
+    return home if is_there and (home != Path("/") or os.access(home, os.W_OK)) else None
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path in which `~` is a home directory. Raises InvalidArgumentError if there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InvalidArgumentError(
+            f"{os.fspath(path)!r}: no home directory is known that ~ stands for; give the whole path, or set HOME"
+        ) from None
 
 
 def client_endpoint(runtime_directory: str | os.PathLike[str]) -> str:
@@ -63,7 +97,7 @@ def default_endpoint(name: str | None = None) -> str:
         return endpoint
     if name is None:
         if directory := os.environ.get("HOSTD_RUNTIME_DIR"):
-            return client_endpoint(Path(directory).expanduser().absolute())
+            return client_endpoint(expanded(directory).absolute())
         name = os.environ.get("HOSTD_NAME") or DEFAULT_NAME
     return client_endpoint(runtime_dir(name))
 
@@ -77,13 +111,54 @@ def check_socket_paths(runtime_directory: str | os.PathLike[str]) -> None:
 def make_private(directory: Path) -> None:
     """Create `directory` and its parents for this user alone, mode 0700; one that is private already stays as it is.
 
-    Raises FailedPreconditionError if it is not private (somebody else's, a link, open to others), or if others could
-    replace it because they own or may write the directory that it is in.
+    Raises FailedPreconditionError if it cannot be made, if it is not private (somebody else's, a link, open to others),
+    or if others could replace it because they own or may write the directory that it is in.
     """
-    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory.mkdir(mode=0o700, exist_ok=True)
+    _make(directory, "runtime")
     if problem := why_not_private(directory):
         raise FailedPreconditionError(problem)
+
+
+def make_state(directory: Path) -> None:
+    """Create the state directory and its parents for this user alone; one that is there stays as it is.
+
+    Raises FailedPreconditionError if it cannot be made or written.
+    """
+    _make(directory, "state")
+    if not directory.is_dir():
+        raise unusable(directory, "state", "it is not a directory")
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        raise unusable(directory, "state", f"user {os.geteuid()} may not write there")
+
+
+def _make(directory: Path, purpose: str) -> None:
+    with told(directory, purpose):
+        # With parents=True, Path.mkdir would leave the mode of those above to the umask.
+        for part in (*reversed(directory.parents), directory):
+            if not part.is_dir():
+                with suppress(FileExistsError):  # another process has just made it
+                    part.mkdir(mode=0o700)
+
+
+@contextmanager
+def told(directory: Path, purpose: str) -> Iterator[None]:
+    """Raise `unusable` for what the system says of a directory."""
+    try:
+        yield
+    except OSError as error:
+        raise unusable(directory, purpose, error.strerror or str(error)) from None
+
+
+def unusable(directory: Path, purpose: str, why: str) -> FailedPreconditionError:
+    """Return the error for a directory of this purpose: why it is of no use, where it comes from, and what to do."""
+    below = {"runtime": ("XDG_RUNTIME_DIR", "TMPDIR"), "state": ("XDG_STATE_HOME", "HOME")}[purpose]
+    given = [name for name in below if (base := os.environ.get(name)) and directory.is_relative_to(base)]
+    source = f" ({given[0]} is {os.environ[given[0]]})" if given else ""
+    change = f"set {given[0]} to one of yours, or " if given else ""
+    return FailedPreconditionError(
+        f"the {purpose} directory {directory}{source} cannot be used: {why}; {change}choose another with "
+        f"--{purpose}-dir or HOSTD_{purpose.upper()}_DIR"
+    )
 
 
 def why_not_private(directory: Path) -> str | None:

@@ -11,7 +11,9 @@ from typing import Annotated, Union
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
+from hostd import paths
 from hostd.units import parse_size
+from hostd_workers.wire.errors import HostError
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _WEEK_S = 7 * 86400
@@ -49,6 +51,14 @@ def _directory(value: object) -> object:
             "must be a path; an empty one would be the working directory. Leave it out to have the default"
         )
     return value
+
+
+def located(path: str | Path) -> Path:
+    """Return a path in which `~` is a home directory, as `paths.expanded` does. Raises ValueError if there is none."""
+    try:
+        return paths.expanded(path)
+    except HostError as error:
+        raise ValueError(error.message) from None
 
 
 def _size(value: object) -> int:
@@ -128,4 +138,4 @@ Budget = Annotated[
 ]
 """As `Share`, or "auto" or "none" (which None becomes)."""
 Retries = Annotated[int, Field(ge=0, le=_RETRIES_MAX), NotBool]
-Directory = Annotated[Path, BeforeValidator(_directory), AfterValidator(lambda path: path.expanduser().absolute())]
+Directory = Annotated[Path, BeforeValidator(_directory), AfterValidator(lambda path: located(path).absolute())]

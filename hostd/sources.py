@@ -10,7 +10,6 @@ import difflib
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -19,10 +18,12 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 
 from hostd.config import HostConfig, PluginConfig, PluginTable
 from hostd.naming import nearest
+from hostd.paths import expanded
 from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from pydantic_core import ErrorDetails
 
@@ -254,7 +255,7 @@ def _anchor(settings: dict[str, Any], where: tuple[str, ...], folder: Path) -> N
     value = holder.get(where[-1])
     # A bare command name is looked up on PATH, so only what looks like a path is one.
     if isinstance(value, str) and value and (where[-1] != "python" or "/" in value):
-        holder[where[-1]] = str(folder / Path(value).expanduser())
+        holder[where[-1]] = str(folder / expanded(value))
 
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,10 +10,11 @@ import faulthandler
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
+from hostd_workers.forked import leave
 from hostd_workers.session import Session
 from hostd_workers.wire.frames import BATCHED_BELOW_BYTES, pack_batch
 from hostd_workers.wire.transport import DONTWAIT, MessageSocket, buffers_of
@@ -48,7 +49,7 @@ class Transport:
         self._socket.setsockopt(zmq.IDENTITY, bytes.fromhex(token))
         self._socket.setsockopt(zmq.LINGER, LINGER_MS)
         self._socket.connect(endpoint)
-        self._messages = MessageSocket(self._socket)
+        self._messages: Any = MessageSocket(self._socket)
         self._held: list[Buffer] = []
         self.is_holding = False
         """Whether small messages are held back for company; `release` sends them."""
@@ -90,11 +91,22 @@ class Transport:
             self._messages.send(held if len(held) == 1 else [pack_batch(held)], 0)
             held.clear()
 
+    def abandon(self) -> None:
+        """Be of no use: in a child that the model forked, whatever goes to or comes from the socket ends the child."""
+        self._messages = _Abandoned()
+
     def settle(self) -> None:
         """Wait until ZeroMQ needs no memory of ours any more: the next call may write into an array it returned."""
         unsent = self._messages.unsent
         while unsent:
             unsent.pop().wait()
+
+
+class _Abandoned:
+    """The messages of a forked child, which are its parent's."""
+
+    def __getattr__(self, name: str) -> object:
+        leave()
 
 
 class Pace:
@@ -160,6 +172,7 @@ def main() -> int:
     endpoint, token = os.environ.pop("HOSTD_WORKER_ENDPOINT"), os.environ.pop("HOSTD_WORKER_TOKEN")
     faulthandler.enable()  # a crash in a library then leaves its Python traceback in the model's log
     with Transport(endpoint, token) as transport:
+        os.register_at_fork(after_in_child=transport.abandon)
         session = Session(token, transport.send)
         session.greet()
         try:

@@ -19,6 +19,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from hostd_workers.answers import NO_DEADLINE, TRACE, Answers, Call, cannot_stream, must_stream
+from hostd_workers.forked import leave_if_child
 from hostd_workers.raised import error_of
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from hostd_workers.tasks import Tasks
 
 _TARGETS_REMEMBERED = 1024
+_END = object()
 
 
 class _Stream:
@@ -120,6 +122,7 @@ class Runtime:
         try:
             result = method.function(*args, **kwargs)
             if call.streams:
+                leave_if_child()
                 if not hasattr(result, "__next__"):
                     raise cannot_stream(method.name, result)  # noqa: TRY301 - one border for all that can go wrong
                 self._streams[call.id] = _Stream(call, result, target.window + credit)
@@ -165,14 +168,14 @@ class Runtime:
             return
         TRACE.set(stream.trace)
         try:
-            item = next(stream.items)
-        except StopIteration:
-            self._end_stream(stream)
-            self._answers.end(stream.id)
-            return
+            item = next(stream.items, _END)
         except Exception as error:  # noqa: BLE001 - the border with the model's code, which may raise anything
             self._end_stream(stream)
             self._answers.refuse(stream.id, error_of(error))
+            return
+        if item is _END:
+            self._end_stream(stream)
+            self._answers.end(stream.id)
             return
         stream.credit -= 1
         if not self._answers.give(stream.id, msg.ITEM, stream.method, item):

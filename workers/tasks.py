@@ -7,10 +7,13 @@ coroutine methods pays for it.
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from hostd_workers.answers import NO_DEADLINE, TRACE, Answers, Call, cannot_stream, must_stream
+from hostd_workers.forked import leave
 from hostd_workers.raised import error_of
 from hostd_workers.wire import messages as msg
 
@@ -135,6 +138,7 @@ def serve_coroutines(transport: Transport, session: Session) -> None:
 
 async def _serve(transport: Transport, session: Session) -> None:
     loop = asyncio.get_running_loop()
+    _end_children_of(loop)
     arrived = asyncio.Event()
     loop.add_reader(transport.fileno(), arrived.set)
     transport.on_sent = arrived.set
@@ -150,3 +154,26 @@ async def _serve(transport: Transport, session: Session) -> None:
             await asyncio.sleep(0)
         else:
             await arrived.wait()
+
+
+def _end_children_of(loop: asyncio.AbstractEventLoop) -> None:
+    """End a child that the model forks when it comes back to the loop, which is its parent's, selector included."""
+    thread = threading.get_ident()
+
+    def end() -> None:
+        if threading.get_ident() == thread:
+            loop.call_soon(_leave_after, asyncio.current_task(loop))
+        else:  # a thread of an executor, which calls this when it has done its work
+            loop.call_soon_threadsafe = leave  # type: ignore[assignment, method-assign]
+
+    os.register_at_fork(after_in_child=end)
+
+
+def _leave_after(task: asyncio.Task[Any] | None) -> None:
+    """End a child, with what the task raised that forked it."""
+    if task is not None and task.done():
+        try:
+            task.result()
+        except BaseException:  # noqa: BLE001 - whatever it is, it is told
+            leave()
+    leave()

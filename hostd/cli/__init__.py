@@ -5,9 +5,21 @@ Nothing is imported here or at the top of `root` that `hostd --help` and tab com
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+
 
 def main() -> None:
     """Run the command line of this process and exit: 0, 1 (the host said no), 2 (usage), 130 (interrupted)."""
     from hostd.cli.root import root  # noqa: PLC0415 - a program that imports the package must not pay for click
 
+    _open_standard_streams()
     root.main(prog_name="hostd")
+
+
+def _open_standard_streams() -> None:
+    """Have streams that were closed (`>&-`) lead to nowhere: the next socket would get the number, and the output."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - open to the end

@@ -6,6 +6,7 @@ Also the options by which settings are given on a command line, which `serve` sh
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -86,7 +87,9 @@ def gathered(ctx: click.Context) -> tuple[Gathered, Path | None]:
     """Return the settings in force, and the file that was read. Raises as `hostd.config.load_config`."""
     from hostd.sources import gather, read_texts  # noqa: PLC0415 - `--help` does not need it
 
-    file: Path | None = ctx.meta.get(_META_FILE) or (_DEFAULT_FILE if _DEFAULT_FILE.is_file() else None)
+    # Not Path.is_file, which raises if this user may not look into the current directory.
+    has_default = os.path.isfile(_DEFAULT_FILE)  # noqa: PTH113 - see above
+    file: Path | None = ctx.meta.get(_META_FILE) or (_DEFAULT_FILE if has_default else None)
     file = file.absolute() if file else None
     return gather(read_texts(_given(ctx)), file=file, environment=True), file
 

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hostd.paths import expanded
+from hostd_workers.wire.errors import HostError
+
 if TYPE_CHECKING:
     from types import ModuleType
 
@@ -97,7 +100,9 @@ def _read(data: str) -> Any:
 
 def _bytes_of(file: Path) -> bytes:
     try:
-        return file.expanduser().read_bytes()
+        return expanded(file).read_bytes()
+    except HostError as error:
+        raise click.UsageError(error.message) from None
     except OSError as error:
         raise click.UsageError(f"{file} cannot be read: {error.strerror}") from None
 

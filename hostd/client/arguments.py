@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hostd import paths
 from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def absolute(path: str | os.PathLike[str] | None) -> str | None:
     """Return a path as the host needs it, which has another working directory; None and "" stay as they are."""
     if path is None or path == "":
         return path
-    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - resolve follows links
+    return os.path.abspath(paths.expanded(path))  # noqa: PTH100 - resolve follows links
 
 
 def check_named(model_id: object) -> None:

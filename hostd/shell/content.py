@@ -245,7 +245,8 @@ def _site_directories(executable: Path) -> list[str]:
     elif settings.get("include-system-site-packages", "").lower() == "true":
         prefixes.append(Path(settings.get("home", "")).parent)
     if settings is None or len(prefixes) > 1:
-        prefixes += [Path("/usr/local"), Path("~/.local").expanduser()]  # Debian's own, and the user's
+        local = os.path.expanduser("~/.local")  # noqa: PTH111 - that of Path raises without a home
+        prefixes += [Path("/usr/local"), Path(local)]  # Debian's own, and the user's
     directories = (
         os.path.realpath(directory)
         for prefix in prefixes

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.shell.supervisor import as_host_error
+from hostd.shell.threads import Threads
 from hostd_workers.wire.errors import FailedPreconditionError, HostError, NotFoundError, ResourceExhaustedError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Files:
     def __init__(self, supervisor: Supervisor, staging: Staging | None) -> None:
         self._supervisor = supervisor
         self._staging = staging
-        self._threads = ThreadPoolExecutor(FILE_THREADS, "hostd-files")
+        self._threads = Threads(FILE_THREADS, "hostd-files")
         self._operations: dict[ev.FilesId, Operation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -6,7 +6,6 @@ finders, all in threads of its own, because a disk may hang and a finder is some
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +13,7 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.settling import Wait
 from hostd.shell.supervisor import as_host_error
+from hostd.shell.threads import Threads
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Finding:
         self._supervisor = supervisor
         self._plugins = plugins
         self._repository = repository
-        self._threads = ThreadPoolExecutor(FIND_THREADS, THREAD_NAME)
+        self._threads = Threads(FIND_THREADS, THREAD_NAME)
 
     def close(self) -> None:
         """End the threads; one that hangs on a disk is left alone."""

@@ -1,11 +1,15 @@
 """The parent of the supervisor: it collects whatever a supervisor that was killed leaves behind.
 
-Run by path with `-S -E`, so that it is up in milliseconds and stays small: nothing but the standard library, and little
+Run by path with `-S -I`, so that it is up in milliseconds and stays small: nothing but the standard library, and little
 of that. Usage: keeper.py EMBEDDER_PID REMOVE_DIR COMMAND...   (0 and "" where there is none)
 
 Why it exists: a worker dies with its supervisor (PR_SET_PDEATHSIG), but a process that a model started does not. The
 keeper is a subreaper, so such orphans become its children when the supervisor dies, and it kills them. It also watches
 the process that embeds the host, by pidfd, because PR_SET_PDEATHSIG would fire when the embedding *thread* ends.
+
+It is also where what a process inherits is put right, for itself and the supervisor: whoever starts a host may have
+blocked or ignored any signal, and closed its standard descriptors. What says how to treat the host stays: a hang-up or
+an interrupt that is ignored (nohup(1), the shell's `&`), umask, niceness, limits.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import sys
 PR_SET_CHILD_SUBREAPER = 36
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AT_ONCE = signal.SIGQUIT
+MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)
 
 
 def keep(embedder_pid: int, remove_dir: str, command: list[str]) -> int:
@@ -27,11 +32,20 @@ def keep(embedder_pid: int, remove_dir: str, command: list[str]) -> int:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_write)
-    for number in (*FORWARDED, AT_ONCE):
+    ignored = {number for number in MAY_BE_IGNORED if signal.getsignal(number) == signal.SIG_IGN}
+    for number in {*FORWARDED, AT_ONCE} - ignored:
         signal.signal(number, lambda _number, _frame: None)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would leave no child to wait for (waitpid(2))
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # A group of its own, so that the terminal's Ctrl-C comes once, through here.
-    environment = {**os.environ, "HOSTD_KEEPER_PID": str(os.getpid())}
-    supervisor = os.posix_spawn(command[0], command, environment, setpgroup=0, setsigdef=FORWARDED)
+    supervisor = os.posix_spawn(
+        command[0],
+        command,
+        {**os.environ, "HOSTD_KEEPER_PID": str(os.getpid())},
+        setpgroup=0,
+        setsigmask=(),
+        setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP} - ignored,
+    )
     supervisor_fd = os.pidfd_open(supervisor)
     poller = select.poll()
     poller.register(supervisor_fd, select.POLLIN)
@@ -59,6 +73,13 @@ def keep(embedder_pid: int, remove_dir: str, command: list[str]) -> int:
         remove(remove_dir)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
+
+
+def open_standard_descriptors() -> None:
+    """Have 0, 1 and 2 lead to nowhere if they are closed, or the next file or socket would be one of them."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 def kill_children() -> None:
@@ -96,4 +117,5 @@ def remove(directory: str) -> None:
 
 
 if __name__ == "__main__":
+    open_standard_descriptors()
     sys.exit(keep(int(sys.argv[1]), sys.argv[2], sys.argv[3:]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Summary, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Histogram, Summary, start_http_server, values
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 if TYPE_CHECKING:
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 EVICTION_REASONS = ("LOAD", "GROWTH", "IDLE")
 """All of them, so that a counter that has not counted yet reads 0 and is not absent."""
+
+# With PROMETHEUS_MULTIPROC_DIR in the environment, values would be files in that directory. It is the embedding
+# application's, for its own metrics: our figures would be among them, and without the directory there would be no host.
+values.ValueClass = values.MutexValue
 
 _SCRAPE_TIMEOUT_S = 5.0
 _LOAD_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)

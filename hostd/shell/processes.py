@@ -129,8 +129,8 @@ class Processes:
             return [pid for pid in children_of(os.getpid()) if pid not in self._own]
 
 
-_DEFAULTS = [signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-"""Ignored or handled by the supervisor; a worker begins with the system's defaults."""
+_DEFAULTS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+"""A worker begins with the system's defaults, whatever the supervisor ignores or was told to ignore."""
 
 
 def describe_exit(pidfd: int) -> str:

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import effects as fx
@@ -20,6 +19,7 @@ from hostd.core.settling import Settling
 from hostd.shell.completeness import KnownHashes, look_at
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.scanning import Scanner
+from hostd.shell.threads import Threads
 from hostd.shell.watching import changes
 from hostd_workers.wire.errors import FailedPreconditionError, NotFoundError, UnavailableError
 
@@ -49,7 +49,7 @@ class Repository:
         self._settling = Settling(settings.write_quiet_period_s or 0.0)
         self._hashes = KnownHashes()
         self._settling_lock = threading.Lock()  # finders look in several threads
-        self._thread = ThreadPoolExecutor(1, THREAD_NAME)
+        self._thread = Threads(1, THREAD_NAME)
         self._stop = asyncio.Event()
         self._was_degraded = False
 

@@ -1,7 +1,7 @@
 """The supervisor's process: everything put together, from the configuration to the last socket removed.
 
-Started by `keeper` (see there why) as `python -m hostd.shell.service`, with the configuration as JSON in the
-environment.
+Started by `keeper` (see there why) with the command of `hostd.launch`, which calls `run`, and with the configuration as
+JSON in the environment.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.plugins import Plugins
 from hostd.records import HostInfo
+from hostd.shell import surroundings
 from hostd.shell.backend import Backend
 from hostd.shell.budget import budget_of
 from hostd.shell.control import Control
@@ -40,7 +41,7 @@ from hostd.shell.finding import Finding
 from hostd.shell.frontend import Frontend
 from hostd.shell.gpu import GpuReader
 from hostd.shell.guard import Guard
-from hostd.shell.keeper import kill_children
+from hostd.shell.keeper import FORWARDED, kill_children
 from hostd.shell.logs import LogDrain
 from hostd.shell.looks import Schedule
 from hostd.shell.repository import THREAD_NAME as SCANNER_THREADS
@@ -70,6 +71,7 @@ _log = logging.getLogger(__name__)
 CONFIG_VARIABLE = "HOSTD_SUPERVISOR_CONFIG"
 READY_FD_VARIABLE = "HOSTD_SUPERVISOR_READY_FD"
 KEEPER_VARIABLE = "HOSTD_KEEPER_PID"
+FILES_VARIABLE = "HOSTD_OPEN_FILES"
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -93,7 +95,7 @@ class Service:
         plugins = Plugins(config)
         models_dir = models_dir_of(config.models)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(RuntimeDirectory(config.runtime_dir))
+            self._take_directories(stack)
             self._logs = stack.enter_context(LogDrain(config.state_dir / "logs", config.workers.log_bytes))
             context: zmq.Context[Any] = zmq.Context()
             stack.callback(context.term)
@@ -157,6 +159,11 @@ class Service:
             on_ready(self._info())
             await supervisor.stopped.wait()
             await self._end(tasks)
+
+    def _take_directories(self, stack: contextlib.ExitStack) -> None:
+        with paths.told(self._config.runtime_dir, "runtime"):
+            stack.enter_context(RuntimeDirectory(self._config.runtime_dir))
+        paths.make_state(self._config.state_dir)
 
     async def _load_at_start(self, repository: Repository) -> None:
         settings = self._config.models
@@ -232,8 +239,9 @@ class Service:
             supervisor.listeners.append(metrics.on_event)
 
     def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._shut_down)
+        for number in FORWARDED:
+            if signal.getsignal(number) != signal.SIG_IGN:  # see `keeper`
+                loop.add_signal_handler(number, self._shut_down)
 
     def _shut_down(self) -> None:
         self._supervisor.emit_later(ev.ShutdownRequested(None))
@@ -279,6 +287,7 @@ class Service:
 def _prepare_process() -> None:
     """Raise the limit on descriptors, and adopt what workers leave (prctl(2), FACTS)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.environ[FILES_VARIABLE] = str(soft)  # for workers, whose libraries may count on it (select(2))
     if soft < hard:
         # libzmq aborts a binding process that runs out of descriptors.
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -328,6 +337,7 @@ def main() -> int:
             print(f"hostd {info.version} is ready at {info.endpoint} (process {info.pid})", flush=True)  # noqa: T201
 
     try:
+        surroundings.check()
         asyncio.run(Service(config).run(on_ready))
     except (HostError, OSError, zmq.ZMQError) as error:
         if ready_fd >= 0:
@@ -339,15 +349,12 @@ def main() -> int:
     return 0
 
 
-def _end(code: int) -> NoReturn:
-    """End the process, also if a finder or a sizer hangs: the interpreter would wait for its thread."""
+def run() -> NoReturn:
+    """Be the host's process, and end it even if a finder or sizer hangs: the interpreter would wait for its thread."""
+    code = main()
     if any(
         thread.name.startswith((FINDER_THREADS, SCANNER_THREADS, SIZES_THREADS)) for thread in threading.enumerate()
     ):
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    _end(main())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hostd.core import effects as fx
@@ -21,6 +21,7 @@ from hostd.records import SizeEstimate
 from hostd.shell.finding import loading_spec
 from hostd.shell.ledger import Figures, Ledger, key_of
 from hostd.shell.supervisor import NotInTimeError, as_host_error
+from hostd.shell.threads import Threads
 from hostd_workers.wire.errors import DeadlineExceededError, HostError
 
 if TYPE_CHECKING:
@@ -55,9 +56,9 @@ class Sizes:
         self._python = config.workers.python
         self._estimate_timeout_s = config.memory.estimate_timeout_s
         self._assumed_bytes = config.memory.assumed_size
-        self._sizers = ThreadPoolExecutor(SIZER_THREADS, THREAD_NAME)
-        self._hasher = ThreadPoolExecutor(1, f"{THREAD_NAME}-hash")
-        self._ledger_thread = ThreadPoolExecutor(1, f"{THREAD_NAME}-ledger")
+        self._sizers = Threads(SIZER_THREADS, THREAD_NAME)
+        self._hasher = Threads(1, f"{THREAD_NAME}-hash")
+        self._ledger_thread = Threads(1, f"{THREAD_NAME}-ledger")
         self._ledger = Ledger(config.state_dir / "sizes.sqlite")
 
     def handlers(self) -> dict[type, Callable[[Any], object]]:

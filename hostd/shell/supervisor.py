@@ -18,13 +18,13 @@ import asyncio
 import logging
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.machine import Core
+from hostd.shell.threads import Threads
 from hostd_workers.wire.errors import HostError, InternalError, UnavailableError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Supervisor:
         self._timer: asyncio.TimerHandle | None = None
         self._armed_s: float | None = None
         self._flush_timer: asyncio.TimerHandle | None = None
-        self._readers = ThreadPoolExecutor(2, "hostd-read")
+        self._readers = Threads(2, "hostd-read")
         self.stopped = asyncio.Event()
         self.listeners: list[Callable[[Any], None]] = []
         """Called with every transition (`hostd.records.Event`)."""
@@ -185,7 +185,7 @@ class Supervisor:
 
     def in_thread(
         self,
-        executor: ThreadPoolExecutor,
+        executor: Threads,
         work: Callable[[], Any],
         then: Callable[[Any], ev.Event | None],
         *,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd.core import effects as fx
@@ -19,6 +18,7 @@ from hostd.shell.processes import Processes, WorkerProcess, describe_exit, is_si
 from hostd.shell.scheduling import give_way
 from hostd.shell.spawning import worker_environment
 from hostd.shell.supervisor import as_host_error
+from hostd.shell.threads import Threads
 
 if TYPE_CHECKING:
     import asyncio
@@ -76,9 +76,9 @@ class Workforce:
         self._employed: dict[ev.WorkerId, _Employed] = {}
         self._pending_kills: set[ev.WorkerId] = set()
         # One thread that lives as long as the supervisor: see rule 1 of `processes`.
-        self._spawner = ThreadPoolExecutor(1, "hostd-spawn")
-        self._killers = ThreadPoolExecutor(KILL_THREADS, "hostd-kill", give_way)
-        self._readers = ThreadPoolExecutor(2, "hostd-measure", give_way)
+        self._spawner = Threads(1, "hostd-spawn")
+        self._killers = Threads(KILL_THREADS, "hostd-kill", give_way)
+        self._readers = Threads(2, "hostd-measure", give_way)
 
     def __repr__(self) -> str:
         return f"<Workforce of {len(self._employed)}>"

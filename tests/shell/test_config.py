@@ -275,11 +275,12 @@ def test_the_runtime_directory_follows_xdg_and_falls_back_to_one_of_this_user(
     assert load_config({"name": "a"}).endpoint == "ipc:///run/user/7/hostd/a/client.ipc"
 
 
-def test_the_state_directory_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert paths.state_dir() == Path("/home/someone/.local/state/hostd/default")
+def test_the_state_directory_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    assert load_config({"name": "b"}).state_dir == tmp_path / ".local/state/hostd/b"
     monkeypatch.setenv("XDG_STATE_HOME", "/state")
-    assert paths.state_dir("b") == Path("/state/hostd/b")
+    assert load_config({"name": "b"}).state_dir == Path("/state/hostd/b")
 
 
 def test_a_client_finds_the_host_that_serve_would_start_in_the_same_environment(

@@ -103,6 +103,41 @@ def test_signals_are_passed_on(keep: Keep, number: signal.Signals) -> None:
     assert kept.wait(PATIENCE_S) == 5
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_what_was_ignored_stays_ignored(keep: Keep, number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        kept = keep(f"import signal\nprint(signal.getsignal({int(number)}) == signal.SIG_IGN)\nsignal.pause()\n")
+    finally:
+        signal.signal(number, before)
+    assert line_of(kept) == "True"
+    kept.send_signal(number)
+    kept.terminate()
+    assert kept.wait(PATIENCE_S) == 128 + signal.SIGTERM, "not of the one that was ignored"
+
+
+def test_a_supervisor_begins_with_no_other_signal_ignored_and_none_blocked(keep: Keep) -> None:
+    ignored = {signal.SIGCHLD, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR2, signal.SIGPIPE}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR2})
+    try:
+        kept = keep("""
+            import signal
+            python_ignores = {signal.SIGPIPE, signal.SIGXFSZ}
+            usual = signal.valid_signals() - python_ignores - {signal.SIGINT}
+            print([signal.Signals(n).name for n in usual if signal.getsignal(n) != signal.SIG_DFL])
+            print(signal.pthread_sigmask(signal.SIG_BLOCK, []), flush=True)
+            signal.pause()
+        """)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR2})
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert [line_of(kept), line_of(kept)] == ["[]", "set()"]
+    kept.send_signal(AT_ONCE)
+    assert kept.wait(PATIENCE_S) == 128 + signal.SIGKILL
+
+
 def test_the_supervisor_knows_who_keeps_it_and_has_a_group_of_its_own(keep: Keep) -> None:
     kept = keep("import os\nprint(os.environ['HOSTD_KEEPER_PID'], os.getppid(), os.getpgid(0) == os.getpid())\n")
     assert line_of(kept).split() == [str(kept.pid), str(kept.pid), "True"]

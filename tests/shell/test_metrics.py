@@ -76,6 +76,22 @@ def test_c33_gauges_return_to_what_they_were_before_the_load(
     assert after[key("hostd_unload_seconds_count")] == 1
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_c33_the_embedding_applications_metrics_stay_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_dir: Callable[..., str], is_there: bool
+) -> None:
+    theirs = tmp_path / "multiproc"
+    if is_there:
+        theirs.mkdir()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(theirs))
+    with hostd.Host(metrics={"port": 0}) as host:
+        client = host.client()
+        client.load_model("echo", model_dir())
+        with urlopen(f"http://127.0.0.1:{client.host_info().metrics_port}/metrics", timeout=PATIENCE_S) as response:
+            assert b"hostd_load_seconds_count 1.0" in response.read()
+    assert not is_there or list(theirs.iterdir()) == []
+
+
 def test_c33_sizes_are_added_up_by_type(client: hostd.Client, page: Page, model_dir: Callable[..., str]) -> None:
     path = model_dir()
     sizes = [client.load_model(f"a{i}", path, "a").size for i in range(2)]

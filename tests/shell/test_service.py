@@ -60,6 +60,20 @@ def test_without_anybody_to_tell_it_prints_where_it_is(tmp_path: Path) -> None:
         assert host.wait(PATIENCE_S) == 0
 
 
+def test_a_hang_up_that_is_ignored_ends_nothing(serve: Serve) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup(1) does
+    try:
+        service = serve()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with hostd.connect(service.endpoint) as client:
+        for pid in (service.keeper.pid, service.pid):
+            os.kill(pid, signal.SIGHUP)
+        assert client.host_info().pid == service.pid
+    service.keeper.terminate()
+    assert service.ended() == 0
+
+
 def test_a_second_host_in_one_directory_is_refused_and_names_the_first(serve: Serve) -> None:
     first = serve()
     before = {entry.name: entry.stat().st_ino for entry in first.runtime_dir.iterdir()}

@@ -52,6 +52,17 @@ def _bound_memory() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
 
 
+def _stand_as_the_user_does() -> None:
+    """Have the user's own limit on open files, which the host raised for itself, and a directory to be in."""
+    with contextlib.suppress(KeyError, OSError, ValueError):
+        files = int(os.environ.pop("HOSTD_OPEN_FILES"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    try:
+        os.getcwd()  # noqa: PTH109 - as everywhere else that trips over a directory that was removed
+    except FileNotFoundError:
+        os.chdir("/")
+
+
 def _make_workers_importable() -> None:
     here = Path(__file__).resolve().parent
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
@@ -87,5 +98,6 @@ if __name__ == "__main__":
             f"{'.'.join(map(str, sys.version_info[:3]))}. Set another one: python in model.yaml, or workers.python"
         )
     _bound_memory()
+    _stand_as_the_user_does()
     _make_workers_importable()
     sys.exit(_work())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import keyword
+import os
 import re
 import sys
 from importlib.machinery import ModuleSpec, SourceFileLoader
@@ -29,8 +30,8 @@ def load(path: str | None, /, *, module: str | None = None, **options: Any) -> o
     """Return what the author's `load(path, **options)` returns: the model, or a `hostd_workers.api.Served`.
 
     That `load` is in the `model.py` of the directory `path`, in `path` itself if that is a Python file, or it is
-    `module`, written `package.module:attribute` (`:load` may be left out). The model's directory comes first on
-    `sys.path`, so files beside `model.py` can be imported.
+    `module`, written `package.module:attribute` (`:load` may be left out). Files beside `model.py` can be imported: the
+    model's directory comes before everything on `sys.path` but the standard library.
 
     Raises InvalidArgumentError if there is no such file, module or function, or if it does not take the options or
     returns None; NotFoundError if nothing is at `path`. What the author's code raises passes through untouched.
@@ -61,7 +62,11 @@ def _source(path: str | None) -> Path:
 
 
 def _search_first(directory: Path) -> None:
-    sys.path.insert(0, str(directory))
+    # A `queue.py` or `random.py` of the model's would be what every library gets that is imported from now on. So the
+    # standard library comes before it, on the path itself, because processes that the model spawns take that over.
+    library = Path(os.__file__).parent
+    ours = [entry for entry in sys.path if Path(entry) in (library, library / "lib-dynload")]
+    sys.path[:0] = [*ours, str(directory)]
 
 
 def _execute(file: Path) -> ModuleType:

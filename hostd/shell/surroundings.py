@@ -1,0 +1,48 @@
+"""What no host can live with: found before it starts, and told in a sentence, where later it would be an abort.
+
+Covers the limits and the umask that a process inherits. Does not cover what `keeper` puts right.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+
+from hostd.shell.threads import may_start
+from hostd.units import format_size
+from hostd_workers.wire.errors import FailedPreconditionError
+
+LEAST_FILES = 64
+"""An idle host has some 40 open, and some five more for each worker. libzmq aborts a process that runs out of them."""
+
+LEAST_FILE_BYTES = 1 << 20
+"""Of a log, and of the sizes that are remembered."""
+
+LEAST_THREADS = 24
+"""Those of an idle host; libzmq aborts a process that does not get its own."""
+
+
+def check() -> None:
+    """Raise FailedPreconditionError if this process cannot be a host. Call it while there is one thread."""
+    os.umask(umask := os.umask(0))
+    if umask & 0o700:
+        raise FailedPreconditionError(
+            f"the umask {umask:04o} takes away this user's rights to files of the host; set it with: umask 0022"
+        )
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if files != resource.RLIM_INFINITY and files < LEAST_FILES:
+        raise FailedPreconditionError(
+            f"this process may have {files} open files; a host needs {LEAST_FILES}, and five more for each model. "
+            "Raise the hard limit (ulimit -Hn, LimitNOFILE=, --ulimit nofile=)"
+        )
+    size_bytes = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if size_bytes != resource.RLIM_INFINITY and size_bytes < LEAST_FILE_BYTES:
+        raise FailedPreconditionError(
+            f"this process may write files of {size_bytes} bytes; a host needs {format_size(LEAST_FILE_BYTES)} for "
+            "each log. Raise the limit (ulimit -f, LimitFSIZE=)"
+        )
+    if not may_start(LEAST_THREADS):
+        raise FailedPreconditionError(
+            f"the system does not let this process start {LEAST_THREADS} threads, which a host needs. Raise the limits "
+            "on processes and threads (ulimit -u, TasksMax=, --pids-limit) and on address space (ulimit -v)"
+        )

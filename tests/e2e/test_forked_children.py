@@ -1,0 +1,144 @@
+"""A child that a model forks ends where it leaves the model's code, whatever it leaves it with; the worker serves on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from helpers import eventually, lines_of, state_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import hostd
+
+FORKS = """
+    import asyncio, os, sys, threading
+
+    def fork(how, told):
+        pid = os.fork()
+        if pid:
+            _, status = os.waitpid(pid, 0)
+            with open(told, "a") as file:
+                file.write(f"{pid} {os.waitstatus_to_exitcode(status)}\\n")
+            return
+        if how == "raises":
+            raise ValueError("the child's own error")
+        if how == "exits":
+            sys.exit(7)
+        if how == "exits with words":
+            sys.exit("the child's last words")
+
+    def advance(told):
+        with open(told + ".advanced", "a") as file:
+            file.write(f"{os.getpid()}\\n")
+        yield os.getpid()
+
+    class Model:
+        def plain(self, how, told):
+            fork(how, told)
+            return os.getpid()
+
+        def iterator(self, how, told):
+            fork(how, told)
+            return advance(told)
+
+        def items(self, how, told):
+            fork(how, told)
+            yield os.getpid()
+
+        def closing(self, how, told):
+            try:
+                yield os.getpid()
+                yield os.getpid()
+            finally:
+                fork(how, told)
+
+        def thread(self, how, told):
+            thread = threading.Thread(target=fork, args=(how, told))
+            thread.start()
+            thread.join()
+            return os.getpid()
+
+        def who(self):
+            return os.getpid()
+
+    class Async(Model):
+        async def coroutine(self, how, told):
+            fork(how, told)
+            return os.getpid()
+
+        async def awaits(self, how, told):
+            fork(how, told)
+            await asyncio.sleep(0.001)
+            return os.getpid()
+
+        async def later(self, how, told):
+            async def work():
+                fork(how, told)
+            await asyncio.create_task(work())
+            return os.getpid()
+
+        async def executor(self, how, told):
+            await asyncio.to_thread(fork, how, told)
+            return os.getpid()
+
+        async def aitems(self, how, told):
+            yield os.getpid()
+            fork(how, told)
+            yield os.getpid()
+
+    def load(path, *, asynchronous=False, how=None, told=None):
+        if how is not None:
+            fork(how, told)
+        return Async() if asynchronous else Model()
+"""
+LEFT_WITH = {"returns": 0, "raises": 1, "exits": 7, "exits with words": 1}
+SAID = {"raises": "ValueError: the child's own error", "exits with words": "the child's last words"}
+PLAIN = ("plain", "iterator", "items", "closing", "thread")
+ASYNC = ("coroutine", "awaits", "later", "executor", "aitems")
+STREAMS = ("iterator", "items", "closing", "aitems")
+
+
+def code_of(method: str, how: str) -> int:
+    """Return the exit code of a child that leaves the method so."""
+    if method == "thread":
+        return 0  # Python's own way to end a process whose last thread ends, and it tells of no exit in one
+    if method == "awaits" and how == "returns":
+        return 1  # there is no loop in a child (RuntimeError)
+    return LEFT_WITH[how]
+
+
+@pytest.mark.parametrize("how", LEFT_WITH)
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["plain", "on a loop"])
+def test_a_forked_child_never_becomes_a_second_worker(
+    shared: hostd.Client, model_dir: Callable[..., str], tmp_path: Path, how: str, asynchronous: bool
+) -> None:
+    model: Any = shared.load_model("m", model_dir(FORKS), options={"asynchronous": asynchronous})
+    worker = model.who()
+    for method in (*PLAIN, *(ASYNC if asynchronous else ())):
+        told = tmp_path / f"{method}.told"
+        if method in STREAMS:
+            answers = set(getattr(model.stream, method)(how, str(told)))
+        else:
+            answers = {getattr(model, method)(how, str(told))}
+        assert answers == {worker}, f"{method}: only the worker answers"
+        ((child, code),) = [line.split() for line in eventually(lambda told=told: lines_of(told), "the child ended")]
+        assert int(code) == code_of(method, how), method
+        assert state_of(int(child)) == ""
+    assert lines_of(tmp_path / "iterator.told.advanced") == [str(worker)], "a child goes no further"
+    assert model.who() == worker
+    said = shared.model_logs("m")
+    assert said.count(SAID.get(how, "the child's own error")) >= (len(PLAIN) - 1 if how in SAID else 0)
+
+
+@pytest.mark.parametrize("how", LEFT_WITH)
+def test_nor_does_one_that_is_forked_by_a_load(
+    shared: hostd.Client, model_dir: Callable[..., str], tmp_path: Path, how: str
+) -> None:
+    told = tmp_path / "told"
+    model: Any = shared.load_model("m", model_dir(FORKS), options={"how": how, "told": str(told)})
+    ((child, code),) = [line.split() for line in lines_of(told)]
+    assert (int(code), state_of(int(child))) == (LEFT_WITH[how], "")
+    assert model.who() == model.info.workers[0].pid

@@ -1,0 +1,65 @@
+"""Odd surroundings: in each of these a host serves, is embedded and is used, or it refuses in a sentence.
+
+Every value of every kind is in a row. `python tests/surroundings.py` tries the whole product.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+from surroundings import Case, asks, commands, embeds, serves
+
+if TYPE_CHECKING:
+    import hostd
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root can become somebody else"
+)
+
+WORKS = [
+    Case(signals="blocked", descriptors="none", umask="open"),
+    Case(signals="ignored", descriptors="no errors", directory="gone"),
+    Case(signals="in the background", descriptors="no output", limits="some files"),
+    pytest.param(Case(signals="blocked", descriptors="no input", directory="shut"), marks=needs_root),
+    pytest.param(Case(signals="ignored", descriptors="no output", person="without entry and home"), marks=needs_root),
+    pytest.param(Case(person="at the root", descriptors="no input", limits="some files"), marks=needs_root),
+    pytest.param(
+        Case("blocked", "none", "with a home that is not there", "open", "gone", "some files"), marks=needs_root
+    ),
+]
+REFUSES = [
+    Case(umask="closed"),
+    Case(limits="few files", signals="ignored"),
+    Case(limits="small files", descriptors="no input"),
+    Case(limits="little memory", directory="gone"),
+    pytest.param(Case(limits="few processes", signals="blocked"), marks=needs_root),
+    pytest.param(Case(person="with another's home"), marks=needs_root),
+    pytest.param(Case(person="with another's runtime directory", umask="open"), marks=needs_root),
+    pytest.param(Case(person="with another's state directory", descriptors="no output"), marks=needs_root),
+]
+
+
+@pytest.mark.parametrize("case", WORKS, ids=str)
+def test_a_host_works_in_these_surroundings(case: Case) -> None:
+    assert embeds(case)
+    assert serves(case)
+
+
+@pytest.mark.parametrize("case", REFUSES, ids=str)
+def test_a_host_refuses_in_a_sentence_in_these(case: Case) -> None:
+    assert not serves(case)
+    # An embedded host keeps its state in its runtime directory.
+    assert embeds(case) == (case.person in ("with another's home", "with another's state directory"))
+
+
+@pytest.mark.parametrize("case", [*WORKS[2:5], *REFUSES[:2], *REFUSES[-3:]], ids=str)
+def test_commands_that_need_no_host_work_in_all_of_them(case: Case) -> None:
+    commands(case)
+
+
+@pytest.mark.parametrize("case", [*WORKS[:3], *REFUSES[:4]], ids=str)
+def test_a_client_works_in_all_of_them(case: Case, shared_host: hostd.Host) -> None:
+    assert asks(case, shared_host.endpoint)
