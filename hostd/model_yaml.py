@@ -47,7 +47,8 @@ class ModelSpec:
     is, None for none, and `initializer_config` are its keywords. `size_bytes` is what the model says that it takes.
     `memory_limit_bytes` is what it may take at most, `evictable` whether the host may unload it when it needs the
     memory, `idle_ttl_s` after how many seconds without a call it does, `cpu_threads` how many threads its libraries may
-    use; None leaves it to the host's settings.
+    use; None leaves it to the host's settings. `origins` may say in words where a setting was given, by its name in a
+    `model.yaml` (an option as "options.NAME").
     """
 
     loader: str
@@ -63,6 +64,7 @@ class ModelSpec:
     evictable: bool = True
     idle_ttl_s: float | None = None
     cpu_threads: int | None = None
+    origins: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
 def read_settings(file: Path) -> ModelSpec:
@@ -85,7 +87,9 @@ def read_settings(file: Path) -> ModelSpec:
     methods, default = values.get("methods"), values.get("default_method")
     if methods is not None and default is not None and default not in methods:
         raise InvalidArgumentError(f"{file}: default_method {default!r} is not one of methods ({', '.join(methods)})")
-    return ModelSpec(**{"loader": "", **values})
+    options = [f"options.{name}" for name in values.get("options", ())]
+    origins = dict.fromkeys([*(key for key, value in settings.items() if value is not None), *options], str(file))
+    return ModelSpec(**{"loader": "", **values}, origins=origins)
 
 
 def _parse(file: Path) -> object:

@@ -6,7 +6,7 @@ no number is invented.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 _R = TypeVar("_R", bound="Record")
@@ -19,6 +19,12 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain values, ready for JSON."""
         return asdict(self)
+
+    def to_brief_dict(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults, as plain values; `from_dict` makes the same record."""
+        named = ((f.name, getattr(self, f.name)) for f in fields(self) if f.default_factory is MISSING)
+        defaults = {f.name: f.default for f in fields(self)}
+        return {name: value for name, value in named if value != defaults[name]}
 
     @classmethod
     def from_dict(cls: type[_R], values: dict[str, Any]) -> _R:
@@ -69,6 +75,10 @@ class WorkerInfo(Record):
 @dataclass(frozen=True)
 class ModelInfo(Record):
     """A model as the host knows it.
+
+    `state` is LOADING, READY, DEGRADED, UNLOADING, FAILED or QUARANTINED. Of a model that has no process since its last
+    load failed (FAILED), since it was evicted (EVICTED), or because it is merely in the models directory (AVAILABLE,
+    IGNORED) only `id`, `state`, `path`, `type` and `reason` are known, and `generation` is 0.
 
     `size` is the resident memory of its processes in bytes and `size_source` says how it is known ("measured", or
     "unknown" before the first sample). `reason` says why the model is in its `state`.

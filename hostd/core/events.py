@@ -28,6 +28,7 @@ from hostd.core.values import Caller as Caller
 from hostd.core.values import CallId as CallId
 from hostd.core.values import ClientId as ClientId
 from hostd.core.values import Death as Death
+from hostd.core.values import DirectoryEntry as DirectoryEntry
 from hostd.core.values import FilesId as FilesId
 from hostd.core.values import LoadingSpec as LoadingSpec
 from hostd.core.values import LoadSource as LoadSource

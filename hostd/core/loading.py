@@ -97,9 +97,9 @@ class Loading:
         """Answer with a model that serves, or wait for it while it loads. Raises `HostError` to refuse."""
         registry = self._registry
         model_id = model_id_of(event.model_id)
-        failed, error = registry.failures.get(model_id, (None, None))
-        if model_id not in registry.models and error is not None and failed == event.generation:
-            raise error
+        failure = registry.failures.get(model_id)
+        if model_id not in registry.models and failure is not None and failure.generation == event.generation:
+            raise failure.error
         model = self.wanted(model_id)
         if model.state in _SERVING:
             registry.effects.append(Answer(event.caller, registry.describe(model)))

@@ -14,7 +14,7 @@ from hostd.core.lifecycle import ALIVE, ModelState, WorkerState
 from hostd.core.values import Death, Origin
 
 if TYPE_CHECKING:
-    from hostd.core.values import CallId, LoadingSpec, LoadSource, Memory, ModelId, WorkerId
+    from hostd.core.values import Caller, CallId, LoadingSpec, LoadSource, Memory, ModelId, WorkerId
     from hostd.core.waiting import Waiters
     from hostd.records import MethodInfo
     from hostd_workers.wire.errors import HostError
@@ -35,6 +35,7 @@ class Worker:
     reserved_bytes: int = 0
     loaded_s: float | None = None
     calls: set[CallId] = field(default_factory=set)
+    left: dict[CallId, Left] = field(default_factory=dict)
     last_words: HostError | None = None
     exit: str = ""
     killed_for: Memory | None = None
@@ -139,6 +140,24 @@ class Model:
     def alive(self) -> list[Worker]:
         """Return the workers that may still have a process, those of earlier generations too."""
         return [worker for worker in (*self.earlier, *self.workers.values()) if worker.state in ALIVE]
+
+
+class Failure(NamedTuple):
+    """The last load of an id, which has failed: whose generation it was, and why."""
+
+    generation: int
+    error: HostError
+    source: LoadSource
+    origin: Origin
+
+
+class Left(NamedTuple):
+    """A call that its worker still has and nobody waits for any more; `why` says in words what became of that."""
+
+    caller: Caller
+    method: str
+    began_s: float
+    why: str
 
 
 class Evicted(NamedTuple):

@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import events as ev
+from hostd.core.explaining import calls_of, eviction_of, settings_of, size_of
 from hostd.core.lifecycle import ModelState, WorkerState
+from hostd.core.listing import absent, all_models
 from hostd.core.refusals import no_such_model
 from hostd.records import MemoryInfo
-from hostd.units import format_duration
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from hostd.core.admission import Admission
     from hostd.core.charges import Charges
-    from hostd.core.models import Model
     from hostd.core.planning import Planning
     from hostd.core.registry import Registry
+    from hostd.core.routing import Router
     from hostd.records import Event as StoryEvent
     from hostd.records import LoadPlan, ModelInfo
     from hostd_workers.wire.errors import HostError
@@ -28,11 +31,16 @@ class Questions:
     _charges: Charges
     _planning: Planning
     _admission: Admission
+    _router: Router
 
     def list_models(self) -> list[ModelInfo]:
-        """Return the records of all models, by id."""
+        """Return the records of all models that are loaded, or whose process died, by id."""
         models = self._registry.models
         return [self._registry.describe(models[model_id]) for model_id in sorted(models)]
+
+    def list_all_models(self, entries: Iterable[ev.DirectoryEntry]) -> list[ModelInfo]:
+        """Return the records of all models, those that are not loaded too; `entries` are of the models directory."""
+        return all_models(self._registry, entries)
 
     def get_model(self, model_id: str) -> ModelInfo | None:
         """Return the record of a model, or None."""
@@ -42,6 +50,12 @@ class Questions:
     def story(self, model_id: str) -> list[StoryEvent]:
         """Return the last transitions of a model and its workers, oldest first, also of one that is gone."""
         return list(self._registry.stories.get(ev.ModelId(model_id), ()))
+
+    def workers_of(self, model_id: str) -> list[ev.WorkerId]:
+        """Return the workers of a model that have a process and are not being killed."""
+        model = self._registry.models.get(ev.ModelId(model_id))
+        dying = (WorkerState.KILLING, WorkerState.DEAD)
+        return [] if model is None else [id for id, worker in model.workers.items() if worker.state not in dying]
 
     def worker_count(self) -> int:
         """Return how many workers may have a process."""
@@ -102,49 +116,21 @@ class Questions:
         registry = self._registry
         registry.now = now
         known = ev.ModelId(model_id)
-        model, story, evicted = registry.models.get(known), self.story(model_id), registry.evicted.get(known)
-        if model is None and evicted is None and not story:
+        model, story = registry.models.get(known), self.story(model_id)
+        record = registry.describe(model) if model else absent(registry, known)
+        if record is None and not story:
             return None
         told = story[-1].new if story and story[-1].subject == "model" else ModelState.UNLOADED.value
         return {
             "model_id": model_id,
-            "state": model.state.value if model else told,
-            "reason": model.reason if model else evicted.reason if evicted else story[-1].reason,
-            "model": registry.describe(model).to_dict() if model else None,
+            "state": record.state if record else told,
+            "reason": record.reason if record else story[-1].reason,
+            "model": record.to_dict() if record else None,
+            "settings": settings_of(model, registry) if model else [],
+            "warnings": list(model.warnings) if model else [],
+            "calls": calls_of(model, self._router, now) if model else [],
             "story": [event.to_dict() for event in story],
-            "size": self._size_of(model) if model else None,
-            "eviction": self._eviction_of(model) if model else None,
+            "size": size_of(model, now) if model else None,
+            "eviction": eviction_of(model, self._charges) if model else None,
             "details": model.death.details if model and model.death else {},
-        }
-
-    def _size_of(self, model: Model) -> dict[str, Any]:
-        sampled = [worker for worker in model.workers.values() if worker.memory is not None]
-        sampled_s = [worker.sampled_s for worker in sampled if worker.sampled_s is not None]
-        peaks = [worker.memory.peak_bytes for worker in sampled if worker.memory and worker.memory.peak_bytes]
-        baselines = [worker.baseline_bytes for worker in sampled if worker.baseline_bytes is not None]
-        return {
-            "bytes": model.size_bytes,
-            "source": model.size_source,
-            "age_s": self._registry.now - min(sampled_s) if sampled_s else None,
-            "charge_bytes": model.charge_bytes,
-            "reserved_bytes": sum(worker.unmeasured_bytes for worker in model.workers.values()),
-            "need_bytes": model.need_bytes or None,
-            "need_source": model.need_source,
-            "peak_bytes": sum(peaks) or None,
-            "baseline_bytes": sum(baselines) or None,
-        }
-
-    def _eviction_of(self, model: Model) -> dict[str, Any] | None:
-        if not model.charge_bytes:
-            return None
-        models = self._charges.by_what_keeps().get(None, [])
-        kept = self._charges.kept(model)
-        reload = format_duration(model.load_s)
-        return {
-            "would_free_bytes": model.charge_bytes,
-            "idle_s": self._charges.idle_s(model),
-            "reload_s": model.load_s if model.ready_s is not None else None,
-            "why_not": "" if kept is None else kept.value,
-            "rank": models.index(model) + 1 if model in models else None,
-            "returns": f"the next call or retrieve_model loads it again, which took {reload} the last time; calls wait",
         }

@@ -30,10 +30,10 @@ def check_nothing_inside(registry: Registry, model_id: str, advice: str) -> None
 
 def no_such_model(model_id: ModelId, registry: Registry) -> NotFoundError:
     """Return the error for an id that is not loaded."""
-    _, failure = registry.failures.get(model_id, (None, None))
+    failure = registry.failures.get(model_id)
     names = sorted(registry.models)[:10]
     loaded = f"loaded are: {', '.join(names)}" if names else "no model is loaded"
-    said = loaded if failure is None else f"its last load failed: {failure.message}"
+    said = loaded if failure is None else f"its last load failed: {failure.error.message}"
     if model_id in registry.evicted:
         said = "it was evicted, and is loaded again when it is used (load_model, retrieve_model, or a call)"
     return NotFoundError(f"there is no model {model_id!r}; {said}", details={"model_id": model_id})

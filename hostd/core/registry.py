@@ -30,7 +30,7 @@ from hostd.core.lifecycle import (
     WorkerInput,
     WorkerState,
 )
-from hostd.core.models import Evicted, Model, Worker
+from hostd.core.models import Evicted, Failure, Model, Worker
 from hostd.core.timers import Timers, WorkerTimer
 from hostd.core.waiting import Waiting
 from hostd.records import Event
@@ -77,6 +77,7 @@ class CoreConfig:
     idle_ttl_s: float = 0.0
     cores: int = 1
     cpu_threads: int | None = None
+    python: str | None = None
     story_length: int = 64
     stories_kept: int = 256
 
@@ -94,8 +95,8 @@ class Registry:
         """Ids that may not be loaded at present, and why: their files are being moved."""
         self.workers: dict[WorkerId, Worker] = {}
         self.stories: OrderedDict[ModelId, deque[Event]] = OrderedDict()
-        self.failures: OrderedDict[ModelId, tuple[int, HostError]] = OrderedDict()
-        """The generation and the error of the last failed load of each id; bounded as the stories are."""
+        self.failures: OrderedDict[ModelId, Failure] = OrderedDict()
+        """The last load of each id, if it has failed; bounded as the stories are."""
         self.evicted: OrderedDict[ModelId, Evicted] = OrderedDict()
         """Models that are loaded again when they are used; the oldest are forgotten above `MAX_EVICTED`."""
         self.baseline_bytes = 0
@@ -268,7 +269,7 @@ class Registry:
 
     def note_failure(self, model: Model, error: HostError) -> None:
         """Keep the error of a load that has failed, for who asks later."""
-        self.failures[model.id] = (model.generation, error)
+        self.failures[model.id] = Failure(model.generation, error, model.source, model.origin)
         self.failures.move_to_end(model.id)
         while len(self.failures) > self.config.stories_kept:
             self.failures.popitem(last=False)

@@ -34,18 +34,20 @@ class RetrieveRequested(NamedTuple):
 
 
 class UnloadRequested(NamedTuple):
-    """A client wants a model gone."""
+    """A client wants a model gone; `at_once` without waiting for its calls in flight."""
 
     caller: Caller
     model_id: ModelId
     deadline_s: float | None
+    at_once: bool = False
 
 
 class UnloadAllRequested(NamedTuple):
-    """A client wants every model gone."""
+    """A client wants every model gone; `at_once` without waiting for their calls in flight."""
 
     caller: Caller
     deadline_s: float | None
+    at_once: bool = False
 
 
 class ShutdownRequested(NamedTuple):

@@ -56,6 +56,8 @@ class Unloading:
             return
         registry.waiting.add(model.unload_waiters, event.caller, event.deadline_s)
         self.begin(model, "unload requested")
+        if event.at_once:
+            self._kill_all([model])
 
     def unload_all(self, event: UnloadAllRequested) -> None:
         """Begin to unload every model."""
@@ -69,6 +71,8 @@ class Unloading:
         self.unload_alls.append(group)
         for model in list(registry.models.values()):
             self.begin(model, "unload of all models requested")
+        if event.at_once:
+            self._kill_all(list(registry.models.values()))
 
     def shutdown(self, event: ShutdownRequested) -> None:
         """Unload everything and stop; `at_once`, or a second signal, without draining."""
@@ -83,6 +87,11 @@ class Unloading:
             for worker in list(registry.workers.values()):
                 registry.kill(worker, "immediate shutdown")
         self.stop_if_done()
+
+    def _kill_all(self, models: list[Model]) -> None:
+        """Wait no longer for calls in flight, also of models that drain already."""
+        for worker in [worker for model in models for worker in model.alive()]:
+            self._registry.kill(worker, "unload at once requested")
 
     # Steps
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import enum
-from typing import Any, NamedTuple, NewType, TypeAlias
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, NewType, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ClientId = NewType("ClientId", bytes)
 WorkerId = NewType("WorkerId", int)
@@ -59,7 +63,8 @@ class LoadingSpec(NamedTuple):
 
     `loader` is a built-in name or `module:attr`, `python` the interpreter or None for the host's own, `methods` the
     only ones to expose or None for all. `initializer` is a reference with its configuration, or None for the loader's
-    own object. `cpu_threads` is how many threads its libraries may use, None for a share of the cores.
+    own object. `cpu_threads` is how many threads its libraries may use, None for a share of the cores. `origins` says
+    in words where a setting was given, by the name that it has in a `model.yaml` (an option as "options.NAME").
     """
 
     loader: str
@@ -71,6 +76,19 @@ class LoadingSpec(NamedTuple):
     initializer: tuple[str, dict[str, Any]] | None = None
     memory: MemoryPolicy = MemoryPolicy()
     cpu_threads: int | None = None
+    origins: Mapping[str, str] = MappingProxyType({})
+
+
+class DirectoryEntry(NamedTuple):
+    """An entry of the models directory, and what it is to the host.
+
+    `state` is "AVAILABLE" for a model that may be loaded, "IGNORED" for what is none; `reason` says more in words.
+    """
+
+    model_id: ModelId
+    path: str
+    state: str
+    reason: str = ""
 
 
 class Prediction(NamedTuple):

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from hostd.records import Event, HostInfo, MemoryInfo, SizeEstimate
     from hostd.shell.files import Files
     from hostd.shell.logs import LogDrain
+    from hostd.shell.repository import Repository
     from hostd.shell.sizes import Sizes
     from hostd.shell.supervisor import Supervisor
+    from hostd.shell.workforce import Workforce
 
 _MAX_SUBSCRIPTIONS = 64
 """Of one client: every one of them costs a message at every transition."""
@@ -45,6 +47,8 @@ class Control:
         logs: LogDrain,
         files: Files,
         sizes: Sizes,
+        workforce: Workforce,
+        repository: Repository | None,
         info: Callable[[], HostInfo],
         memory: Callable[[], MemoryInfo],
         *,
@@ -54,6 +58,8 @@ class Control:
         self._logs = logs
         self._files = files
         self._sizes = sizes
+        self._workforce = workforce
+        self._repository = repository
         self._info = info
         self._memory = memory
         self._log_bytes = log_bytes
@@ -66,7 +72,10 @@ class Control:
         return {
             "load_model": Verb(Role.MANAGE, lambda r: emit(load_requested(r))),
             "unload_model": Verb(Role.MANAGE, self._unload),
-            "unload_all_models": Verb(Role.MANAGE, lambda r: emit(ev.UnloadAllRequested(r.caller, r.deadline_s))),
+            "unload_all_models": Verb(
+                Role.MANAGE,
+                lambda r: emit(ev.UnloadAllRequested(r.caller, r.deadline_s, r.get("now", bool, False))),
+            ),
             "retrieve_model": Verb(Role.USE, self._retrieve),
             "deploy_begin": Verb(Role.MANAGE, lambda r: emit(deploy_requested(r))),
             "deploy_write": Verb(Role.MANAGE, self._files.write),
@@ -87,6 +96,7 @@ class Control:
             "get_model": Verb(Role.USE, self._get_model),
             "explain_model": Verb(Role.USE, self._explain_model),
             "model_logs": Verb(Role.USE, self._model_logs),
+            "model_stacks": Verb(Role.USE, self._model_stacks),
             "host_info": Verb(Role.USE, lambda r: self._answer(r, self._info().to_dict())),
             "events": Verb(Role.USE, self._subscribe),
         }
@@ -106,8 +116,9 @@ class Control:
         self._supervisor.emit(ev.RetrieveRequested(request.caller, _model_id(request), request.deadline_s, generation))
 
     def _unload(self, request: Request) -> None:
-        request.only("model_id")
-        self._supervisor.emit(ev.UnloadRequested(request.caller, _model_id(request), request.deadline_s))
+        request.only("model_id", "now")
+        now = request.get("now", bool, False)
+        self._supervisor.emit(ev.UnloadRequested(request.caller, _model_id(request), request.deadline_s, now))
 
     def _sync(self, request: Request) -> None:
         request.only("wait", "load")
@@ -149,8 +160,21 @@ class Control:
         self._answer(request, self._memory().to_dict())
 
     def _list_models(self, request: Request) -> None:
-        request.only()
-        self._answer(request, [model.to_dict() for model in self._supervisor.core.list_models()])
+        request.only("all")
+        core, repository = self._supervisor.core, self._repository
+        if not request.get("all", bool, False):
+            self._answer(request, [model.to_dict() for model in core.list_models()])
+            return
+
+        def then(entries: object) -> None:
+            # A directory that cannot be read has no entries to show; `degraded` of the host says why.
+            known = core.list_all_models(entries if isinstance(entries, list) else ())
+            self._answer(request, [model.to_dict() if model.generation else model.to_brief_dict() for model in known])
+
+        if repository is None:
+            then(())
+        else:
+            repository.list_entries(then)
 
     def _get_model(self, request: Request) -> None:
         request.only("model_id")
@@ -166,6 +190,8 @@ class Control:
         explanation = self._supervisor.core.explain(model_id, self._supervisor.now())
         if explanation is None:
             raise NotFoundError(f"nothing is known of a model {model_id!r}", details={"model_id": model_id})
+        for call in explanation["calls"]:
+            call["client"] = self._supervisor.frontend.program_of(call.pop("caller").client)
         self._answer(request, explanation)
 
     def _model_logs(self, request: Request) -> None:
@@ -177,6 +203,20 @@ class Control:
             self._answer(request, tail.decode(errors="replace") if isinstance(tail, bytes) else "")
 
         self._supervisor.read(lambda: log.tail(min(tail_bytes, self._log_bytes)), then)
+
+    def _model_stacks(self, request: Request) -> None:
+        request.only("model_id")
+        model_id, core = _model_id(request), self._supervisor.core
+        if core.get_model(model_id) is None:
+            raise core.absence_of(model_id)
+
+        def then(found: object) -> None:
+            if isinstance(found, HostError):
+                self._supervisor.frontend.refuse(request.caller, found)
+            else:
+                self._answer(request, found)
+
+        self._workforce.stacks(core.workers_of(model_id), then)
 
     def _subscribe(self, request: Request) -> None:
         request.only("model_id")

@@ -110,6 +110,7 @@ def loading_spec(found: ModelSpec, options: Mapping[str, Any]) -> ev.LoadingSpec
         initializer=None if found.initializer is None else (found.initializer, found.initializer_config),
         memory=ev.MemoryPolicy(found.memory_limit_bytes, found.evictable, found.idle_ttl_s),
         cpu_threads=found.cpu_threads,
+        origins={**found.origins, **{f"options.{name}": "the load" for name in options}},
     )
 
 

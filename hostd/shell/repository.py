@@ -80,6 +80,10 @@ class Repository:
         with self._settling_lock:
             return self._settling.observe(path, look, time.monotonic(), time.time())
 
+    def list_entries(self, then: Callable[[Any], None]) -> None:
+        """Look at the directory as it is now; `then` gets its entries, or why it cannot be read."""
+        self._supervisor.in_thread(self._thread, self._scanner.entries, then)
+
     async def follow(self) -> None:
         """Sync whenever the directory changes, and once in every period, until `end`."""
         period_s = self._settings.poll_period_s

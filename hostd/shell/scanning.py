@@ -25,7 +25,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from hostd.core.events import ModelId
+from hostd.core.events import DirectoryEntry, ModelId
 from hostd.core.names import model_id_of
 from hostd.shell.completeness import is_recent, walk
 from hostd_workers.wire.errors import InvalidArgumentError
@@ -68,6 +68,12 @@ class _Kind(enum.Enum):
     MODEL = "MODEL"
     IGNORED = "IGNORED"
     BAD_NAME = "BAD_NAME"
+
+
+_NOT_A_MODEL = {
+    _Kind.IGNORED: "no finder knows what it is, or it is no directory and no regular file",
+    _Kind.BAD_NAME: "its name cannot be the id of a model",
+}
 
 
 class _Entry(NamedTuple):
@@ -132,6 +138,24 @@ class Scanner:
         found = self._worth_loading([name for name in models if name not in loaded])
         return Scan(tuple((ModelId(name), self._path_of(name)) for name in found), gone, len(entries) - len(models))
 
+    def entries(self) -> list[DirectoryEntry]:
+        """Return what every visible entry of the directory is to the host. Raises `DirectoryUnavailableError`.
+
+        Nothing is remembered: what the next scan finds does not depend on who looked.
+        """
+        with self._opened() as (descriptor, _):
+            listed = self._list(descriptor, {}, is_remembered=False)
+        return [
+            DirectoryEntry(ModelId(name), self._path_of(name), *self._told_of(name, entry.kind))
+            for name, entry in listed.items()
+        ]
+
+    def _told_of(self, name: str, kind: _Kind) -> tuple[str, str]:
+        if kind is _Kind.MODEL:
+            left = "its last load failed: it is left alone until its files change or sync_local_models is called"
+            return "AVAILABLE", left if name in self._failed else ""
+        return "IGNORED", _NOT_A_MODEL[kind]
+
     def note_failed(self, model_id: str) -> None:
         """Remember that a model that was found could not be loaded. Does not block; may be called during a scan."""
         before = self._failed.get(model_id)
@@ -156,7 +180,7 @@ class Scanner:
         if _identity_of(os.stat(self._directory)) != identity:  # noqa: PTH116 - plain strings, as all of this file
             raise DirectoryUnavailableError(f"{self._directory} became another directory while it was read")
 
-    def _list(self, descriptor: int, loaded: Mapping[ModelId, str]) -> dict[str, _Entry]:
+    def _list(self, descriptor: int, loaded: Mapping[ModelId, str], *, is_remembered: bool = True) -> dict[str, _Entry]:
         """Return all entries, after asking what those are that changed. Raises OSError if the list is not whole."""
         before, after = self._entries, dict[str, _Entry]()
         now_ns = time.time_ns()
@@ -176,7 +200,8 @@ class Scanner:
                 key = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
                 known = before.get(name)
                 if known is None or known.key != key:
-                    if name not in loaded:  # if its load fails, that counts for the files as they were found
+                    # If the load of a loaded one fails, that counts for the files as they were found.
+                    if is_remembered and name not in loaded:
                         self._found_as.pop(name, None)
                     known = _Entry(None if is_recent(status, now_ns) else key, self._kind_of(name, status, known))
                 after[name] = known

@@ -141,6 +141,8 @@ class Service:
                 self._logs,
                 files,
                 sizes,
+                workforce,
+                repository,
                 self._info,
                 lambda: replace(supervisor.core.memory(), budget_source=budget_source),
                 log_bytes=config.workers.log_bytes,

@@ -54,6 +54,7 @@ def core_config(config: HostConfig, models_dir: Path | None, budget_bytes: int |
         idle_ttl_s=config.memory.idle_ttl_s,
         cores=usable_cores(),
         cpu_threads=config.workers.cpu_threads,
+        python=config.workers.python,
     )
 
 

@@ -17,12 +17,14 @@ from hostd.shell.memory import Sample, sample_tree
 from hostd.shell.processes import Processes, WorkerProcess, describe_exit, is_sigkill
 from hostd.shell.scheduling import give_way
 from hostd.shell.spawning import worker_environment
+from hostd.shell.stacks import read_stacks
 from hostd.shell.supervisor import as_host_error
 from hostd.shell.threads import Threads
+from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from hostd.shell.gpu import GpuReader
     from hostd.shell.guard import Guard
@@ -113,6 +115,29 @@ class Workforce:
                 lambda: sample_tree(pid, None, None if gpu is None else gpu.bytes_by_pid()),
                 lambda sample: then(sample.memory if isinstance(sample, Sample) else None),
             )
+
+    def stacks(self, worker_ids: Sequence[ev.WorkerId], then: Callable[[Any], None]) -> None:
+        """Read the stacks of workers that are not being killed; `then` gets the texts by pid, or what went wrong.
+
+        Raises `FailedPreconditionError` if none of them can be asked.
+        """
+        asked = [
+            # A descriptor of our own, because a kill closes the other one; none has begun, so that is open.
+            (employed.process.pid, os.dup(employed.process.pidfd), offer)
+            for worker_id in worker_ids
+            if (employed := self._employed.get(worker_id)) and (offer := self._supervisor.backend.stacks_of(worker_id))
+        ]
+        if not asked:
+            raise FailedPreconditionError("no process of this model can be asked: it has none, or has not said hello")
+
+        def work() -> dict[int, str]:
+            try:
+                return {pid: read_stacks(pid, pidfd, offer) for pid, pidfd, offer in asked}
+            finally:
+                for _, pidfd, _ in asked:
+                    os.close(pidfd)
+
+        self._supervisor.read(work, then)
 
     def _spawn(self, effect: fx.SpawnWorker) -> None:
         worker_id, limit_bytes, backend = effect.worker_id, effect.limit_bytes, self._supervisor.backend

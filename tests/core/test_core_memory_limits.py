@@ -289,11 +289,12 @@ def test_explain_knows_evicted_models_even_when_their_story_is_forgotten(tight):
     assert tight.core.explain("m", tight.now) is None
     tight.evict_to_the_end()
     known = tight.core.explain("m", tight.now)
-    assert (known["state"], known["model"], known["size"], known["eviction"]) == ("UNLOADED", None, None, None)
+    assert (known["state"], known["size"], known["eviction"]) == ("EVICTED", None, None)
+    assert (known["model"]["state"], known["model"]["path"]) == ("EVICTED", "/models/m")
     assert known["story"]
     tight.core._registry.stories.clear()
     known = tight.core.explain("m", tight.now)
-    assert known["state"] == "UNLOADED"
+    assert known["state"] == "EVICTED"
     assert known["reason"].startswith("evicted for 8.8 KiB of model 'other': it held 7.8 KiB")
 
 
@@ -306,7 +307,8 @@ def test_explain_tells_of_a_load_that_failed(tight):
     tight.not_loaded(ModelError("no weights"))
     tight.gone()
     known = tight.core.explain("m", tight.now)
-    assert (known["state"], known["reason"], known["model"]) == ("FAILED", "no weights", None)
+    assert (known["state"], known["reason"]) == ("FAILED", "no weights")
+    assert known["model"]["path"] == "/models/m"
     tight.load("n")
     tight.found()
     tight.predicted(100)
