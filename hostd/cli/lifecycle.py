@@ -117,11 +117,15 @@ def describe(model: ModelInfo) -> str:
 @click.command(cls=HostCommand)
 @click.argument("models", metavar="[ID]...", nargs=-1, shell_complete=complete_models)
 @click.option("--all", "every", is_flag=True, help="Unload all models.")
+@click.option("--now", is_flag=True, help="Do not wait for calls in flight: they end with ABORTED.")
 @shared_options
 @click.pass_obj
 @click.pass_context
-def unload(ctx: click.Context, session: Session, models: tuple[str, ...], *, every: bool) -> None:
-    """Unload models; the answer comes when the operating system says that their processes are gone."""
+def unload(ctx: click.Context, session: Session, models: tuple[str, ...], *, every: bool, now: bool) -> None:
+    """Unload models; the answer comes when the operating system says that their processes are gone.
+
+    Calls in flight get the host's workers.drain_timeout_s to end, unless --now is said.
+    """
     if bool(models) == every:
         raise click.UsageError("name the models to unload, or say --all")
     from hostd.cli.output import print_json, report, say, working  # noqa: PLC0415 - `--help` does not need it
@@ -129,9 +133,9 @@ def unload(ctx: click.Context, session: Session, models: tuple[str, ...], *, eve
     refused: list[tuple[str, HostError]] = []
     with session.client() as client, working("unloading", quiet=session.json):
         reports = (
-            client.unload_all_models(timeout_s=session.timeout_s)
+            client.unload_all_models(now=now, timeout_s=session.timeout_s)
             if every
-            else for_each(models, partial(client.unload_model, timeout_s=session.timeout_s), refused)
+            else for_each(models, partial(client.unload_model, now=now, timeout_s=session.timeout_s), refused)
         )
     if session.json:
         print_json([report.to_dict() for report in reports])

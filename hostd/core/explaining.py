@@ -39,7 +39,8 @@ def _settings(model: Model, registry: Registry) -> Iterator[tuple[str, Any, str]
         yield f"options.{name}", value, of(f"options.{name}", "its finder")
     yield "finder", source.finder or DEFAULT, _LOAD if source.finder else DEFAULT
     yield "initializer", spec.initializer[0] if spec.initializer else DEFAULT, of("initializer")
-    yield "python", spec.python or config.python, of("python", "workers.python" if config.python else "the host's own")
+    python = "workers.python" if config.python else "the host's own"
+    yield "python", spec.python or config.python or config.own_python, of("python", python)
     for name, text in spec.env.items():
         yield f"env.{name}", text, of("env")
     yield "methods", list(spec.methods) if spec.methods else None, of("methods", "all that are public")

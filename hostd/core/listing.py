@@ -36,19 +36,21 @@ def all_models(registry: Registry, entries: Iterable[DirectoryEntry]) -> list[Mo
     return [found[model_id] for model_id in sorted(found)]
 
 
-def absent(registry: Registry, model_id: ModelId) -> ModelInfo | None:
-    """Return the record of a model that is not loaded; None if its last load did not fail and it was not evicted."""
+def absent(registry: Registry, model_id: ModelId, entries: Iterable[DirectoryEntry] = ()) -> ModelInfo | None:
+    """Return the record of a model that is not loaded; None if it neither failed nor was evicted nor is an entry."""
     failure, evicted = registry.failures.get(model_id), registry.evicted.get(model_id)
     if failure is not None:
         return _of_failure(model_id, failure)
-    return None if evicted is None else _of_evicted(model_id, evicted)
+    if evicted is not None:
+        return _of_evicted(model_id, evicted)
+    return next((_of_entry(entry, registry) for entry in entries if entry.model_id == model_id), None)
 
 
 def _of_entry(entry: DirectoryEntry, registry: Registry) -> ModelInfo:
     reason = entry.reason
     if not reason and entry.state == "AVAILABLE":
         on_use = "when it is used, or " if registry.config.lazy_load else ""
-        reason = f"in the models directory; loaded {on_use}with load_model or sync_local_models"
+        reason = f"loaded {on_use}with load_model or sync_local_models"
     return ModelInfo(entry.model_id, entry.state, entry.path, STANDALONE, reason=reason)
 
 

@@ -111,13 +111,16 @@ class Questions:
         need = self._registry.need_of(prediction)
         return self._planning.plan(ev.ModelId(model_id), *need, in_line=len(self._admission.queue))
 
-    def explain(self, model_id: str, now: float) -> dict[str, Any] | None:
-        """Return all that is known of why a model is as it is, as plain values; None if nothing is known of it."""
+    def explain(self, model_id: str, now: float, entries: Iterable[ev.DirectoryEntry] = ()) -> dict[str, Any] | None:
+        """Return all that is known of why a model is as it is, as plain values; None if nothing is known of it.
+
+        `entries` are of the models directory, for a model that is not loaded.
+        """
         registry = self._registry
         registry.now = now
         known = ev.ModelId(model_id)
         model, story = registry.models.get(known), self.story(model_id)
-        record = registry.describe(model) if model else absent(registry, known)
+        record = registry.describe(model) if model else absent(registry, known, entries)
         if record is None and not story:
             return None
         told = story[-1].new if story and story[-1].subject == "model" else ModelState.UNLOADED.value

@@ -78,6 +78,7 @@ class CoreConfig:
     cores: int = 1
     cpu_threads: int | None = None
     python: str | None = None
+    own_python: str = ""
     story_length: int = 64
     stories_kept: int = 256
 

@@ -187,9 +187,23 @@ class Control:
     def _explain_model(self, request: Request) -> None:
         request.only("model_id")
         model_id = _model_id(request)
-        explanation = self._supervisor.core.explain(model_id, self._supervisor.now())
+        core, repository = self._supervisor.core, self._repository
+        known = core.explain(model_id, self._supervisor.now())
+        if known is not None or repository is None:
+            self._explain(request, known)
+            return
+
+        def then(entries: object) -> None:
+            found = entries if isinstance(entries, list) else ()
+            self._explain(request, core.explain(model_id, self._supervisor.now(), found))
+
+        repository.list_entries(then)
+
+    def _explain(self, request: Request, explanation: dict[str, Any] | None) -> None:
         if explanation is None:
-            raise NotFoundError(f"nothing is known of a model {model_id!r}", details={"model_id": model_id})
+            unknown = NotFoundError(f"nothing is known of a model {_model_id(request)!r}")
+            self._supervisor.frontend.refuse(request.caller, unknown)
+            return
         for call in explanation["calls"]:
             call["client"] = self._supervisor.frontend.program_of(call.pop("caller").client)
         self._answer(request, explanation)

@@ -36,6 +36,9 @@ _log = logging.getLogger(__name__)
 
 THREAD_NAME = "hostd-scan"
 
+_ENTRIES_WITHIN_S = 5.0
+"""A list of 10,000 entries takes 0.1 s. Whoever asks what models there are should not wait for a dead disk."""
+
 
 class Repository:
     """One models directory. `locate` and `is_unsettled` block and are called in threads."""
@@ -81,8 +84,8 @@ class Repository:
             return self._settling.observe(path, look, time.monotonic(), time.time())
 
     def list_entries(self, then: Callable[[Any], None]) -> None:
-        """Look at the directory as it is now; `then` gets its entries, or why it cannot be read."""
-        self._supervisor.in_thread(self._thread, self._scanner.entries, then)
+        """Look at the directory as it is now; `then` gets its entries, or why there are none: it may hang, too."""
+        self._supervisor.in_thread(self._thread, self._scanner.entries, then, within_s=_ENTRIES_WITHIN_S)
 
     async def follow(self) -> None:
         """Sync whenever the directory changes, and once in every period, until `end`."""

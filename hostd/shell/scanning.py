@@ -152,7 +152,7 @@ class Scanner:
 
     def _told_of(self, name: str, kind: _Kind) -> tuple[str, str]:
         if kind is _Kind.MODEL:
-            left = "its last load failed: it is left alone until its files change or sync_local_models is called"
+            left = "left alone by the host until its files change; load_model or sync_local_models loads it"
             return "AVAILABLE", left if name in self._failed else ""
         return "IGNORED", _NOT_A_MODEL[kind]
 

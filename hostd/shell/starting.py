@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import TYPE_CHECKING
 
 from hostd.core.registry import CoreConfig
@@ -55,6 +56,7 @@ def core_config(config: HostConfig, models_dir: Path | None, budget_bytes: int |
         cores=usable_cores(),
         cpu_threads=config.workers.cpu_threads,
         python=config.workers.python,
+        own_python=sys.executable,
     )
 
 
