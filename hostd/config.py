@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hostd import paths
+from hostd.places import why_missing
 from hostd.plain import check_plain
 from hostd.setting_types import (
     NAME,
@@ -81,6 +82,15 @@ class ModelsConfig(_Section):
         return value
 
 
+def _no_interpreter(value: str) -> str:
+    """Say why an interpreter cannot be run, with its full path."""
+    if "/" not in value:
+        return f"there is no command {value!r} on PATH"
+    path = Path(value).expanduser().absolute()
+    why = "it is no program that this user may run" if path.exists() else why_missing(str(path))
+    return f"there is no interpreter at {path}: {why}"
+
+
 class WorkersConfig(_Section):
     """How worker processes are started, fed and ended."""
 
@@ -136,7 +146,7 @@ class WorkersConfig(_Section):
             return None
         found = shutil.which(str(located(value)) if "/" in value else value)
         if found is None:
-            raise ValueError(f"{value!r} is not an executable file and no command on PATH")
+            raise ValueError(_no_interpreter(value))
         # Never resolved: a virtual environment's interpreter is a link, and following it would leave the environment.
         return str(Path(found).absolute())
 

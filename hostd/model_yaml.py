@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import yaml
 
 from hostd.naming import nearest
+from hostd.places import why_missing
 from hostd.plain import check_plain, shown
 from hostd.units import parse_size
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
@@ -221,11 +222,18 @@ def _python(place: _Place, value: object) -> str:
         place.wrong("the path of a Python interpreter", value)
     # Joined and not resolved: a virtual environment's interpreter is a link, and works only under its own name.
     found = place.file.parent / Path(os.path.expanduser(value))  # noqa: PTH111 - that of Path raises without a home
+    if not found.exists():
+        _no_interpreter(place, value, f"there is nothing at {found}: {why_missing(str(found.absolute()))}")
     if not found.is_file() or not os.access(found, os.X_OK):
-        place.wrong(
-            f"a Python interpreter, relative to {place.file.parent} or absolute, such as venv/bin/python", value
-        )
+        _no_interpreter(place, value, f"{found} is no program that user id {os.geteuid()} may run")
     return str(found)
+
+
+def _no_interpreter(place: _Place, value: str, why: str) -> NoReturn:
+    raise InvalidArgumentError(
+        f"{place.file}: {place.key}: {value} is no Python interpreter: {why}. A relative path begins at "
+        f"{place.file.parent}"
+    )
 
 
 def _env(place: _Place, value: object) -> dict[str, str]:

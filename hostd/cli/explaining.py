@@ -201,10 +201,11 @@ def event_parts(event: Event) -> tuple[str, str, str, str]:
     """Return when a transition was, whose it was, from what to what, and why, as rich markup."""
     from hostd.cli.output import plain  # noqa: PLC0415 - as above
 
+    reason = event.reason.partition("\n")[0]  # a line an event; the whole of it is the model's reason
     is_old = time.time() - event.time_s > _DAY_S
     clock = time.strftime("%m-%d %H:%M:%S" if is_old else "%H:%M:%S", time.localtime(event.time_s))
     who = f"worker {event.worker_id}" if event.subject == "worker" else event.subject
     pid = f" pid {event.pid}" if event.pid else ""
     new = f"[{STATE_STYLES.get(event.new, 'default')}]{plain(event.new)}[/]"
     change = new if event.old == event.new else f"{plain(event.old)} -> {new}"
-    return f"[dim]{clock}[/]", f"{who}{pid}", change, f"[dim]{plain(event.reason)}[/]" if event.reason else ""
+    return f"[dim]{clock}[/]", f"{who}{pid}", change, f"[dim]{plain(reason)}[/]" if reason else ""

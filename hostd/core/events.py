@@ -153,11 +153,15 @@ class WorkerSpokeLastWords(NamedTuple):
 
 
 class WorkerExited(NamedTuple):
-    """The operating system says that the worker's own process ended; `how` says in words how, `death` why if known."""
+    """The operating system says that the worker's own process ended; `how` says in words how, `death` why if known.
+
+    `stack` is the beginning of what faulthandler wrote if it crashed, "" if that wrote nothing.
+    """
 
     worker_id: WorkerId
     how: str
     death: Death = Death.UNEXPLAINED
+    stack: str = ""
 
 
 class WorkerGone(NamedTuple):

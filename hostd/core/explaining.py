@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hostd.core.charges import Charges
     from hostd.core.events import Caller
     from hostd.core.models import Model
-    from hostd.core.registry import Registry
+    from hostd.core.registry import CoreConfig, Registry
     from hostd.core.routing import Router
 
 DEFAULT = "default"
@@ -40,7 +40,7 @@ def _settings(model: Model, registry: Registry) -> Iterator[tuple[str, Any, str]
     yield "finder", source.finder or DEFAULT, _LOAD if source.finder else DEFAULT
     yield "initializer", spec.initializer[0] if spec.initializer else DEFAULT, of("initializer")
     python = "workers.python" if config.python else "the host's own"
-    yield "python", spec.python or config.python or config.own_python, of("python", python)
+    yield "python", interpreter_of(model, config), of("python", python)
     for name, text in spec.env.items():
         yield f"env.{name}", text, of("env")
     yield "methods", list(spec.methods) if spec.methods else None, of("methods", "all that are public")
@@ -50,6 +50,11 @@ def _settings(model: Model, registry: Registry) -> Iterator[tuple[str, Any, str]
     yield "idle_ttl_s", registry.idle_ttl_s(model) or None, of("idle_ttl_s", "memory.idle_ttl_s")
     share = "workers.cpu_threads" if config.cpu_threads else f"its share of {config.cores} cores when it was loaded"
     yield "cpu_threads", model.cpu_threads, of("cpu_threads", share)
+
+
+def interpreter_of(model: Model, config: CoreConfig) -> str:
+    """Return the interpreter of a model's workers."""
+    return (model.spec.python if model.spec else None) or config.python or config.own_python or "the host's own"
 
 
 def calls_of(model: Model, router: Router, now: float) -> list[dict[str, Any]]:

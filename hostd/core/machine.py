@@ -23,6 +23,7 @@ from hostd.core.admission import Admission, Doing
 from hostd.core.charges import Charges
 from hostd.core.deploying import Deploying
 from hostd.core.effects import AnswerError
+from hostd.core.explaining import interpreter_of
 from hostd.core.invariants import problems_of
 from hostd.core.lifecycle import ModelInput, ModelState, WorkerInput, WorkerState
 from hostd.core.loading import Loading
@@ -201,7 +202,7 @@ class Core(Questions):
         worker = self._registry.workers.get(event.worker_id)
         if worker is None:
             return
-        worker.exit, worker.death = event.how, event.death
+        worker.exit, worker.death, worker.stack = event.how, event.death, event.stack
         if event.death is not Death.UNEXPLAINED:
             worker.model.retries_left = 0  # it would take as much again
         state = worker.state
@@ -253,6 +254,9 @@ class Core(Questions):
         if printed:
             message = f"{message}; it printed: {printed}"
         details = {"exit": worker.exit, "pid": worker.pid, "model_id": worker.model.id}
+        if worker.stack:
+            message = f"{message}; hostd logs {worker.model.id} has its whole stack\n{worker.stack}"
+            details["stack"] = worker.stack
         if worker.death is Death.OUT_OF_MEMORY:
             details["reason"] = worker.death.value
             return ResourceExhaustedError(f"{message}. The machine, or the host's cgroup, has no more", details=details)
@@ -326,10 +330,16 @@ class Core(Questions):
     def _on_worker_timeout(self, worker_id: ev.WorkerId) -> None:
         worker, config = self._registry.workers[worker_id], self._registry.config
         if worker.state is WorkerState.SPAWNING:
-            late = f"the worker said nothing within {config.spawn_timeout_s:g} s (workers.spawn_timeout_s)"
+            late = (
+                f"the worker said nothing within {config.spawn_timeout_s:g} s (workers.spawn_timeout_s). hostd logs "
+                f"{worker.model.id} has what it printed; its interpreter is {interpreter_of(worker.model, config)}"
+            )
             self._loading.load_failed(worker, DeadlineExceededError(late))
         elif worker.state is WorkerState.LOADING:
-            late = f"the load took longer than {config.load_timeout_s:g} s (workers.load_timeout_s)"
+            late = (
+                f"the load took longer than {config.load_timeout_s:g} s (workers.load_timeout_s). hostd logs "
+                f"{worker.model.id} has what it printed; hostd stack says during a load where it is"
+            )
             self._loading.load_failed(worker, DeadlineExceededError(late))
         else:
             late = f"calls did not end within {config.drain_timeout_s:g} s (workers.drain_timeout_s)"

@@ -83,14 +83,17 @@ class Measuring:
 def limit_error(model: Model, limit_bytes: int | None, measured_bytes: int | None) -> HostError:
     """Return what the callers of a model hear that was over its limit; None is what is not known."""
     held = "" if measured_bytes is None else f" of {_exactly(measured_bytes)}"
+    origin = model.spec.origins.get("memory_limit") if model.spec else None
+    where = f", which {origin} sets. Raise memory_limit there" if origin else ". Raise its memory_limit"
     return ResourceExhaustedError(
         f"model {model.id!r} was killed: its private memory{held} is over its memory_limit of "
-        f"{_exactly(limit_bytes)}. Raise memory_limit in its model.yaml, or have it use less",
+        f"{_exactly(limit_bytes)}{where}, or have it use less",
         details={
             "reason": Death.MEMORY_LIMIT.value,
             "model_id": model.id,
             "measured_bytes": measured_bytes,
             "limit_bytes": limit_bytes,
+            "limit_origin": origin,
         },
     )
 

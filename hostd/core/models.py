@@ -38,6 +38,7 @@ class Worker:
     left: dict[CallId, Left] = field(default_factory=dict)
     last_words: HostError | None = None
     exit: str = ""
+    stack: str = ""
     killed_for: Memory | None = None
     death: Death = Death.UNEXPLAINED
 

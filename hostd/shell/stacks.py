@@ -44,9 +44,11 @@ class StacksOffer(NamedTuple):
 def read_stacks(pid: int, pidfd: int, offer: StacksOffer, within_s: float = WITHIN_S) -> str:
     """Return the stacks of a process as text, at most `MAX_BYTES` of it. Raises `FailedPreconditionError`, with why."""
     file = Path(f"/proc/{pid}/fd/{offer.fd}")
+    if not signal.SIGRTMIN <= offer.signal <= signal.SIGRTMAX:
+        raise _refusal(pid, f"it has named signal {offer.signal}, which is no real-time signal")
     bit = 1 << (offer.signal - 1)
     try:
-        if not (signal.SIGRTMIN <= offer.signal <= signal.SIGRTMAX and str(file.readlink()) == _FILE_NAME):
+        if offer.fd not in _open_files(pid) or str(file.readlink()) != _FILE_NAME:
             raise _refusal(pid, "it has closed the file for its stacks")
         if not _mask(Path(f"/proc/{pid}/status"), "SigCgt") & bit:
             raise _refusal(pid, "it does not handle the signal for its stacks any more")
@@ -89,6 +91,10 @@ def _blocking(pid: int, bit: int) -> set[str]:
             if _mask(thread / "status", "SigBlk") & bit:
                 found.add(thread.name)
     return found
+
+
+def _open_files(pid: int) -> set[int]:
+    return {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
 
 
 def _mask(status: Path, name: str) -> int:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.shell.looks import Watched
 from hostd.shell.memory import Sample, sample_tree
-from hostd.shell.processes import Processes, WorkerProcess, describe_exit, is_sigkill
+from hostd.shell.processes import Processes, WorkerProcess, describe_exit, is_crash, is_sigkill
 from hostd.shell.scheduling import give_way
 from hostd.shell.spawning import worker_environment
 from hostd.shell.stacks import read_stacks
@@ -40,6 +41,10 @@ _KILL_RETRY_S = 1.0
 
 _LAST_OUTPUT_S = 1.0
 """What a dead tree printed is read in milliseconds, unless a disk hangs or somebody else holds the pipe open."""
+
+
+_CRASH_REPORT_S = 0.25
+"""Callers wait for it: it is read in a millisecond, and only helpers of the model that live on keep the pipe open."""
 
 
 class _Employed(NamedTuple):
@@ -163,7 +168,11 @@ class Workforce:
             if isinstance(spawned, BaseException):
                 backend.forget(worker_id)
                 self._pending_kills.discard(worker_id)
-                return ev.WorkerSpawnFailed(worker_id, as_host_error(spawned, f"cannot start {python or 'python'}"))
+                interpreter, origins = python or sys.executable, effect.spec.origins
+                own = "workers.python" if self._python else "the host's own"
+                origin = origins.get("python", "the model's finder") if effect.spec.python else own
+                error = as_host_error(spawned, f"cannot start the interpreter {interpreter} (python: {origin})")
+                return ev.WorkerSpawnFailed(worker_id, error)
             output = self._logs.add(effect.model_id, spawned.log_fd)
             self._employed[worker_id] = _Employed(spawned, output, limit_bytes)
             self._loop.add_reader(spawned.pidfd, self._on_exit, spawned)
@@ -177,6 +186,15 @@ class Workforce:
     def _on_exit(self, process: WorkerProcess) -> None:
         self._loop.remove_reader(process.pidfd)
         worker_id, how = process.worker_id, describe_exit(process.pidfd) or "it ended"
+        employed = self._employed.get(worker_id)
+        if is_crash(how) and employed is not None:
+            output = employed.output
+            self._supervisor.in_thread(
+                self._readers,
+                lambda: output.crash(_CRASH_REPORT_S),
+                lambda stack: ev.WorkerExited(worker_id, how, stack=stack if isinstance(stack, str) else ""),
+            )
+            return
         if not is_sigkill(how):
             self._supervisor.emit_later(ev.WorkerExited(worker_id, how))
             return

@@ -102,7 +102,7 @@ def test_a_refusal_exits_with_1_and_goes_to_stderr_with_its_status_and_what_to_d
     assert result.exit_code == 1
     assert result.stdout == ""
     assert result.stderr == (
-        "error: no model 'nope' is loaded [NOT_FOUND]\nhint: hostd ps shows the models that are loaded\n"
+        "error: no model 'nope' is loaded [NOT_FOUND]\nhint: hostd ls shows all models, loaded or not\n"
     )
 
 

@@ -25,8 +25,8 @@ MOVES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
         "timeout_s": TIMEOUTS_S,
         "client": CLIENTS,
     },
-    "unload": {"model_id": MODELS, "timeout_s": TIMEOUTS_S, "client": CLIENTS},
-    "unload_all": {"timeout_s": TIMEOUTS_S, "client": CLIENTS},
+    "unload": {"model_id": MODELS, "timeout_s": TIMEOUTS_S, "client": CLIENTS, "at_once": BOOL},
+    "unload_all": {"timeout_s": TIMEOUTS_S, "client": CLIENTS, "at_once": BOOL},
     "shut_down": {"client": (*CLIENTS, None), "at_once": BOOL},
     "call": {
         "model_id": MODELS,

@@ -24,9 +24,15 @@ def test_a_model_over_its_limit_is_killed_alone_and_its_callers_hear_the_figures
     tight.sampled(4001, tight.worker_of("m"))
     error = tight.error(call)
     assert isinstance(error, ResourceExhaustedError)
-    assert error.details == {"reason": "MEMORY_LIMIT", "model_id": "m", "measured_bytes": 4001, "limit_bytes": 4000}
+    assert error.details == {
+        "reason": "MEMORY_LIMIT",
+        "model_id": "m",
+        "measured_bytes": 4001,
+        "limit_bytes": 4000,
+        "limit_origin": None,
+    }
     assert error.message.startswith("model 'm' was killed: its private memory of 3.9 KiB")
-    assert error.message.endswith("Raise memory_limit in its model.yaml, or have it use less")
+    assert error.message.endswith(". Raise its memory_limit, or have it use less")
     assert tight.killed() == [tight.worker_of("m")]
     assert (tight.state("m"), tight.state("other")) == ("FAILED", "READY")
     assert tight.core.explain("m", tight.now)["reason"] == error.message

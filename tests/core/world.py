@@ -69,11 +69,11 @@ class World(WorldOfMemory):
     ) -> None:
         self._ask(lambda caller, at_s: ev.RetrieveRequested(caller, model_id, at_s, generation), client, timeout_s)
 
-    def unload(self, model_id: ev.ModelId, timeout_s: float | None, client: ev.ClientId) -> None:
-        self._ask(lambda caller, at_s: ev.UnloadRequested(caller, model_id, at_s), client, timeout_s)
+    def unload(self, model_id: ev.ModelId, timeout_s: float | None, client: ev.ClientId, at_once: bool) -> None:
+        self._ask(lambda caller, at_s: ev.UnloadRequested(caller, model_id, at_s, at_once), client, timeout_s)
 
-    def unload_all(self, timeout_s: float | None, client: ev.ClientId) -> None:
-        self._ask(ev.UnloadAllRequested, client, timeout_s)
+    def unload_all(self, timeout_s: float | None, client: ev.ClientId, at_once: bool) -> None:
+        self._ask(lambda caller, at_s: ev.UnloadAllRequested(caller, at_s, at_once), client, timeout_s)
 
     def shut_down(self, client: ev.ClientId | None, at_once: bool) -> None:
         if client is None:
