@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _DEFAULT_FILE = Path("hostd.yaml")
+_FILE_COLUMNS, _MOST_COLUMNS = 80, 100
+"""The width of the comments of a file, and of those on a wide terminal."""
+
 _META = "hostd.settings"
 _META_FILE = "hostd.file"
 
@@ -154,9 +157,13 @@ def _shown(value: object) -> str:
 
 @config.command(cls=HostCommand)
 @json_option
-def schema() -> None:
-    """Print the JSON schema of the configuration file, for editors and checks."""
-    from hostd.cli.output import print_json  # noqa: PLC0415 - as above
-    from hostd.config_schema import config_schema  # noqa: PLC0415 - as above
+@click.pass_obj
+def schema(session: Session) -> None:
+    """Explain every setting, as a configuration file with all defaults; --json prints its JSON schema, for editors."""
+    from hostd.cli.output import console, print_json  # noqa: PLC0415 - as above
+    from hostd.config_schema import commented_yaml, config_schema  # noqa: PLC0415 - as above
 
-    print_json(config_schema())
+    if session.json:
+        print_json(config_schema())
+    else:
+        click.echo(commented_yaml(min(console(pipe_columns=_FILE_COLUMNS).width, _MOST_COLUMNS)))

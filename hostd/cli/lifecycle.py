@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hostd.cli.interrupts import told
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def load(session: Session, /, model: str, path: str, model_type: str, **how: Any
     """Load the model at PATH under the name ID, in a process of its own."""
     from hostd.cli.output import print_json, say, working  # noqa: PLC0415 - `--help` does not need it
 
-    with session.client() as client, working(f"loading {model}", quiet=session.json):
+    goes_on = f"the load of {model} goes on in the host. hostd events {model} follows it, hostd unload {model} ends it"
+    with session.client() as client, told(goes_on), working(f"loading {model}", quiet=session.json):
         client.load_model(model, path, model_type, **how, timeout_s=session.timeout_s)
         found = client.get_model(model)
     if session.json:
@@ -131,7 +133,12 @@ def unload(ctx: click.Context, session: Session, models: tuple[str, ...], *, eve
     from hostd.cli.output import print_json, report, say, working  # noqa: PLC0415 - `--help` does not need it
 
     refused: list[tuple[str, HostError]] = []
-    with session.client() as client, working("unloading", quiet=session.json):
+    named = " ".join(models) or "--all"
+    goes_on = (
+        "the unload that was begun goes on: the host waits for calls in flight, for workers.drain_timeout_s at most. "
+        f"hostd unload --now {named} ends them at once"
+    )
+    with session.client() as client, told(goes_on), working("unloading", quiet=session.json):
         reports = (
             client.unload_all_models(now=now, timeout_s=session.timeout_s)
             if every

@@ -10,6 +10,7 @@ import sys
 import click
 
 from hostd.cli.configuration import gathered, settings_options
+from hostd.cli.interrupts import told
 from hostd.cli.session import HostCommand, Session, json_option, shared_options
 
 
@@ -36,7 +37,8 @@ def shutdown(session: Session) -> None:
     """End the running host: every model is unloaded first, then the host goes."""
     from hostd.cli.output import counted, plain, print_json, say, working  # noqa: PLC0415 - `--help` does not need it
 
-    with session.client() as client:
+    goes_on = "the shutdown goes on: hostd ps shows what is left, as long as the host answers"
+    with session.client() as client, told(goes_on):
         host = client.host_info()
         with working("unloading the models and shutting down", quiet=session.json):
             client.shutdown()

@@ -79,7 +79,7 @@ def test_show_takes_another_file(run, file: Path) -> None:
 
 
 def test_the_schema_explains_every_setting_and_demands_none(run) -> None:
-    result = run("config", "schema")
+    result = run("config", "schema", "--json")
     assert result.exit_code == 0, result.stderr
     schema = json.loads(result.stdout)
     assert "required" not in schema
