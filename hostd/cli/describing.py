@@ -95,7 +95,8 @@ def methods_lines(info: ModelInfo) -> Iterator[str]:
             *(["streams"] if method.streams else []),
             *(["async"] if method.is_async else []),
         ]
-        yield f"  [bold]{plain(name)}[/]{plain(method.signature)}{f'  [dim]{chr(44).join(marks)}[/]' if marks else ''}"
+        marked = f"  [dim]{', '.join(marks)}[/]" if marks else ""
+        yield f"  [bold]{plain(name)}[/]{plain(method.signature)}{marked}"
         if method.doc:
             yield f"      [dim]{plain(method.doc)}[/]"
 
