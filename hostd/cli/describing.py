@@ -134,6 +134,7 @@ def call_lines(info: ModelInfo, endpoint: str | None = None, address: str | None
     yield f"hostd infer {shlex.quote(info.id)}{flag}{given}{where}"
     argument = "" if value is _NOTHING else "DATA" if value is _UNKNOWN else json.dumps(value)
     connected = "hostd.connect()" if address is None else f"hostd.connect({json.dumps(address)})"
+    yield "import hostd"
     yield f"model = {connected}.retrieve_model({json.dumps(info.id)})"
     if method.streams:
         yield f"for item in model.stream.{method.name}({argument}): print(item)"

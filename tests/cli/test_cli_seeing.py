@@ -138,7 +138,7 @@ def test_what_is_not_loaded_is_described_as_far_as_it_is_known(run, client) -> N
 )
 def test_a_call_to_copy_fits_the_signature(digits, method: MethodInfo, shell: list[str], python: str) -> None:
     info = replace(digits, id="a b", methods={"f": method}, default_method=None)
-    first, handle, call = call_lines(info)
+    first, _, handle, call = call_lines(info)
     assert shlex.split(first) == ["hostd", "infer", "a b", "--method", *shell]
     assert (handle, call) == ('model = hostd.connect().retrieve_model("a b")', python)
 
@@ -149,6 +149,7 @@ def test_the_default_method_needs_no_name(digits) -> None:
     )
     assert list(call_lines(info)) == [
         "hostd infer digits 0.5",
+        "import hostd",
         'model = hostd.connect().retrieve_model("digits")',
         "model(0.5)",
     ]
