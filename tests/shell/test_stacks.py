@@ -118,7 +118,10 @@ def test_a_process_that_is_stopped_is_told_to_be_and_goes_on(begin: Begin) -> No
     with pytest.raises(FailedPreconditionError, match=r"it took no signal within 0\.1 s: it is T \(stopped\)"):
         read_stacks(process.pid, pidfd, offer, within_s=0.1)
     process.send_signal(signal.SIGCONT)
-    assert "spins_in_python" in eventually(lambda: read_stacks(process.pid, pidfd, offer), "it goes on")
+    file = f"/proc/{process.pid}/fd/{offer.fd}"
+    eventually(lambda: os.stat(file).st_size, "it takes the signal that nobody waits for any more")
+    eventually(lambda: state_of(process.pid) == "R", "it goes on")
+    assert read_stacks(process.pid, pidfd, offer).count("in spins_in_python") == 1
 
 
 def test_what_is_read_is_bounded(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
