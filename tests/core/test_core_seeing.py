@@ -150,6 +150,13 @@ def test_calls_that_wait_for_a_lazy_load_are_told():
     assert calls(host) == [("predict", "sent", "")]
 
 
+def test_workers_that_are_being_killed_are_not_asked_for_their_stacks(ready):
+    assert ready.core.workers_of("m") == [ready.worker]
+    ready.unload()
+    assert ready.worker_state() == "KILLING"
+    assert ready.core.workers_of("m") == ready.core.workers_of("nix") == []
+
+
 # Unloads without a drain
 
 
