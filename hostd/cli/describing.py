@@ -38,7 +38,7 @@ def describe(session: Session, model: str) -> None:
     with session.client() as client:
         found = client.explain_model(model)
     if session.json:
-        print_json({name: found.get(name) for name in ("model_id", "state", "reason", "model", "settings", "warnings")})
+        print_json({name: found.get(name) for name in ("model_id", "state", "reason", "model", "settings")})
         return
     state = str(found.get("state", "unknown"))
     say(f"[bold]{plain(model)}[/] is [{STATE_STYLES.get(state, 'default')}]{plain(state)}[/]: {plain(found['reason'])}")
@@ -52,9 +52,9 @@ def describe(session: Session, model: str) -> None:
     if found.get("settings"):
         say("\n[bold]settings[/]")
         out.print(settings_table(found["settings"]))
-    if found.get("warnings"):
+    if info.warnings:
         say("\n[bold]warnings of its load[/]")
-        for warning in found["warnings"]:
+        for warning in info.warnings:
             say(f"  [yellow]{plain(warning)}[/]")
     if info.methods:
         say("\n[bold]a call to copy[/]")

@@ -130,7 +130,6 @@ class Questions:
             "reason": record.reason if record else story[-1].reason,
             "model": record.to_dict() if record else None,
             "settings": settings_of(model, registry) if model else [],
-            "warnings": list(model.warnings) if model else [],
             "calls": calls_of(model, self._router, now) if model else [],
             "story": [event.to_dict() for event in story],
             "size": size_of(model, now) if model else None,

@@ -87,7 +87,7 @@ def test_a_model_is_described_with_methods_settings_warnings_and_a_call(run, cli
         "greet": MethodInfo("greet", signature="(name: str, loud: bool = False) -> str", doc="Greet somebody."),
         "count": MethodInfo("count", streams=True, is_async=True, signature="(n: int)"),
     }
-    info = replace(digits, methods=methods, default_method=None)
+    info = replace(digits, methods=methods, default_method=None, warnings=("FutureWarning: old [x]",))
     client.explained = {
         "model": info.to_dict(),
         "settings": [
@@ -95,7 +95,6 @@ def test_a_model_is_described_with_methods_settings_warnings_and_a_call(run, cli
             {"name": "options.greeting", "value": {"a": [1]}, "origin": "the load"},
             {"name": "finder", "value": None, "origin": "default"},
         ],
-        "warnings": ["FutureWarning: old [x]"],
     }
     lines = [line.strip() for line in run("describe", "digits", "-e", "two").stdout.splitlines()]
     assert lines[0] == "digits is READY: a reason"
@@ -113,7 +112,7 @@ def test_a_model_is_described_with_methods_settings_warnings_and_a_call(run, cli
     assert "FutureWarning: old [x]" in lines
     assert "hostd infer digits --method greet '\"text\"' -e two" in lines
     found = json.loads(run("describe", "digits", "--json").stdout)
-    assert set(found) == {"model_id", "state", "reason", "model", "settings", "warnings"}
+    assert set(found) == {"model_id", "state", "reason", "model", "settings"}
 
 
 def test_what_is_not_loaded_is_described_as_far_as_it_is_known(run, client) -> None:

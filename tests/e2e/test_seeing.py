@@ -135,7 +135,7 @@ def test_a_model_is_described_with_its_settings_their_origins_and_the_warnings_o
     assert settings["options.greeting"] == ("Hi", file)
     assert settings["env.COLOUR"] == ("blue", file)
     assert settings["python"] == (sys.executable, "the host's own")
-    assert known["warnings"] == ["UserWarning: this library is older than the model"]
+    assert known["model"]["warnings"] == ("UserWarning: this library is older than the model",)
     path = busy.info.path
     shared.unload_model("busy")
     shared.load_model("busy", path, options={"greeting": "Yo"})
