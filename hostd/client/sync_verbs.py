@@ -59,8 +59,9 @@ class Verbs:
         `size` says what it takes, how that is known and how old that is (`age_s`). `eviction` says what an eviction
         would free, why there can be none now (`why_not`, "" if there can), and whose turn it is (`rank`, 1 for the next
         to go). Both are None for a model that holds no memory; sizes are bytes. `settings` are those in force, each
-        with its `origin`, and `calls` those in flight, the oldest first: the `method`, `age_s`, the `client` (its `pid` and `program`), and a `state`: "sent", "held" until the model
-        serves, or "left" by its caller while the model still works on it (`why`).
+        with its `origin`, and `calls` those in flight, the oldest first: the `method`, `age_s`, the `client` (its `pid`
+        and `program`), and a `state`: "sent", "held" until the model serves, or "left" by its caller while the model
+        still works on it (`why`).
         """
         return dict(self._verb("explain_model", self.timeout_s, model_id=model_id))
 
