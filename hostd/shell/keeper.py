@@ -43,7 +43,6 @@ def keep(embedder_pid: int, remove_dir: str, command: list[str]) -> int:
         command,
         {**os.environ, "HOSTD_KEEPER_PID": str(os.getpid())},
         setpgroup=0,
-        setsigmask=(),
         setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP} - ignored,
     )
     supervisor_fd = os.pidfd_open(supervisor)
