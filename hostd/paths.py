@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 DEFAULT_NAME = "default"
 CLIENT_SOCKET = "client.ipc"
 WORKER_SOCKET = "workers.ipc"
+DOOR_SOCKET = "members.ipc"
+"""Where processes join a host that they share; see `hostd.sharing`."""
 
 # sockaddr_un.sun_path holds 108 bytes with the final NUL (unix(7)); libzmq refuses a longer ipc path.
 SOCKET_PATH_MAX_BYTES = 107
