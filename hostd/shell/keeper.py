@@ -172,13 +172,14 @@ class Door:
 
     def attend(self, ready: set[int]) -> int:
         """Take note of what has happened; return a signal for the supervisor, or 0."""
-        if self._ready_read in ready:
-            self._hear_of_the_start()
+        # First, because what is closed below gives its number to whoever comes in next, and `ready` means another.
         self._let_in()
         number = 0
         for seat in [*self._connections]:
             if seat in ready or self._pidfds.get(seat) in ready:
                 number = self._hear(seat, is_dead=self._pidfds.get(seat) in ready) or number
+        if self._ready_read in ready:
+            self._hear_of_the_start()
         if not self._seats.taken:
             self.close()
         return number

@@ -18,7 +18,6 @@ from helpers import descendants, eventually, is_there, line_of, never, state_of
 
 import hostd
 from hostd import paths, runtime_lock
-from hostd.shell import keeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -354,8 +353,3 @@ def test_a_shared_host_holds_no_pipe_of_its_starter(name: str, member: Callable[
 def test_a_shared_host_needs_a_name() -> None:
     with pytest.raises(hostd.InvalidArgumentError, match="needs the name"):
         hostd.Host(shared=True)
-
-
-def test_the_keeper_knows_the_files_by_their_names() -> None:
-    assert (keeper.DOOR, keeper.LOCK) == (paths.DOOR_SOCKET, runtime_lock.LOCK_FILE)
-    assert len(paths.DOOR_SOCKET) == len(paths.WORKER_SOCKET), "its path is as long as those that are checked"
