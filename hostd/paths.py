@@ -34,11 +34,16 @@ def runtime_dir(name: str = DEFAULT_NAME) -> Path:
     It is `$XDG_RUNTIME_DIR/hostd/<name>`, or a directory of this user's under the system's temporary directory where
     that variable is unset or, against the XDG specification, relative.
     """
+    return hosts_dir() / name
+
+
+def hosts_dir() -> Path:
+    """Return the directory in which the runtime directories of this user's hosts are; it need not exist."""
     base = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(base):  # noqa: PTH117 - an empty string must stay distinguishable from "."
-        return Path(base, "hostd", name)
+        return Path(base, "hostd")
     try:
-        return Path(tempfile.gettempdir(), f"hostd-{os.getuid()}", name)
+        return Path(tempfile.gettempdir(), f"hostd-{os.getuid()}")
     except FileNotFoundError as error:
         raise FailedPreconditionError(
             f"there is no place for a runtime directory: {error.strerror or error}; set XDG_RUNTIME_DIR or TMPDIR to a "
@@ -92,16 +97,31 @@ def worker_endpoint(runtime_directory: str | os.PathLike[str]) -> str:
 def default_endpoint(name: str | None = None) -> str:
     """Return the endpoint that a client means who gives none.
 
-    `HOSTD_ENDPOINT` wins. Else it is the host called `name`, or without a name the one that `hostd serve` starts in
-    this environment (`HOSTD_RUNTIME_DIR`, `HOSTD_NAME`).
+    `HOSTD_ENDPOINT` wins, an endpoint or a host's name. Else it is the host called `name`, or without a name the one
+    that `hostd serve` starts in this environment (`HOSTD_RUNTIME_DIR`, `HOSTD_NAME`).
     """
     if endpoint := os.environ.get("HOSTD_ENDPOINT"):
-        return endpoint
+        return endpoint_of(endpoint)
     if name is None:
         if directory := os.environ.get("HOSTD_RUNTIME_DIR"):
             return client_endpoint(expanded(directory).absolute())
         name = os.environ.get("HOSTD_NAME") or DEFAULT_NAME
     return client_endpoint(runtime_dir(name))
+
+
+def endpoint_of(host: str) -> str:
+    """Return the endpoint of a host, which is given by its name or by its endpoint; only an endpoint has a "://".
+
+    Raises InvalidArgumentError for what is neither, such as a path.
+    """
+    if "://" in host:
+        return host
+    if "/" in host or host in (".", ".."):
+        raise InvalidArgumentError(
+            f"{host!r} is neither the name of a host, such as {DEFAULT_NAME}, nor an endpoint, such as "
+            f"ipc://{os.path.abspath(host)} or tcp://host:port"  # noqa: PTH100 - resolve follows links
+        )
+    return client_endpoint(runtime_dir(host))
 
 
 def check_socket_paths(runtime_directory: str | os.PathLike[str]) -> None:

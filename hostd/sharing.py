@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hostd import paths, runtime_lock
-from hostd.client.connection import why_unreachable
 from hostd.client.sync import Client
+from hostd.hosts import why_unreachable
 from hostd.launch import keeper_command, supervisor_environment
 from hostd_workers.wire.errors import (
     DeadlineExceededError,
