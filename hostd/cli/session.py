@@ -143,13 +143,23 @@ def shared_options(function: _F) -> _F:
 
 
 def with_number_of_wait(command: click.Command, args: list[str]) -> list[str]:
-    """Return the arguments with the default number behind a `--wait` that has none; click would take any next word."""
+    """Return the arguments with the default number behind a `--wait` that has none; click would take any next word.
+
+    Of a group these are the arguments before the command.
+    """
     if not any(parameter.name == "wait_s" for parameter in command.params):
         return args
-    read = list(args)
-    for at in range(read.index("--") if "--" in read else len(read)):
+    read, at = list(args), 0
+    takes_word = {
+        word
+        for p in command.params
+        if isinstance(p, click.Option) and not p.is_flag and p.nargs == 1
+        for word in p.opts
+    }
+    while at < len(read) and read[at] != "--" and (read[at].startswith("-") or not isinstance(command, click.Group)):
         if read[at] == "--wait" and not _is_number(read[at + 1 : at + 2]):
             read[at] = f"--wait={WAIT_S:g}"
+        at += 2 if read[at] in takes_word else 1
     return read
 
 
