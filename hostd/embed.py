@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hostd import paths
+from hostd.client.aio import AsyncClient
 from hostd.client.sync import Client
 from hostd.launch import AT_ONCE, keeper_command, ready_pipe, supervisor_environment, told_of_start
 from hostd.sharing import QUIET, Seat, info_of_start, is_readable, see_it_end, take_seat
@@ -105,6 +106,7 @@ class Host:
         self._directory = Path()
         self._owner_pid = 0
         self._clients: list[Client] = []
+        self._async_clients: list[AsyncClient] = []
 
     def __repr__(self) -> str:
         state = f"at {self.endpoint}, pid={self.pid}" if self._info else "not started"
@@ -126,6 +128,15 @@ class Host:
         """Return a client of this host; it is closed with the host. Takes the options of `hostd.connect`."""
         client = Client(self.endpoint, **options)
         self._clients.append(client)
+        return client
+
+    def async_client(self, **options: Any) -> AsyncClient:
+        """Return an asyncio client of this host; it is closed with the host. Takes the options of `AsyncClient`.
+
+        It connects when it is first used, on the loop that uses it.
+        """
+        client = AsyncClient(self.endpoint, **options)
+        self._async_clients.append(client)
         return client
 
     def start(self) -> None:
@@ -153,6 +164,9 @@ class Host:
         for client in self._clients:
             client.close()
         self._clients.clear()
+        for asynchronous in self._async_clients:
+            asynchronous._channel.close_from_elsewhere()  # noqa: SLF001 - one of us
+        self._async_clients.clear()
         if self._seat is not None:
             self._seat.give_back(STOP_TIMEOUT_S)
             self._seat = None
@@ -178,6 +192,9 @@ class Host:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
+        for client in self._async_clients:
+            await client.close()
+        self._async_clients.clear()
         await asyncio.to_thread(self.stop)
 
     def _start_private(self) -> None:

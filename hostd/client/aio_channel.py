@@ -41,6 +41,7 @@ class AsyncChannel:
         self._patience = Patience(wait_s, connect_timeout_s)
         self._tracker = Tracker()
         self._connection: Connection | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._connecting = asyncio.Lock()
         self._outbox: deque[list[Buffer]] = deque()
         self._retry: asyncio.TimerHandle | None = None
@@ -63,6 +64,19 @@ class AsyncChannel:
             self._connection.send_from(self._outbox)
             self._connection.send(wire.pack(msg.BYE, 0))
         self._disconnect(CancelledError("the client was closed"), LINGER_MS)
+
+    def close_from_elsewhere(self) -> None:
+        """Close for a program that is not on the loop: there if it runs, else at once, because then nobody uses it."""
+        self._is_closed = True
+        loop, connection = self._loop, self._connection
+        if loop is not None and loop.is_running():
+            loop.call_soon_threadsafe(self.close)
+        elif connection is not None:
+            self._connection = None
+            if loop is not None and not loop.is_closed():
+                for fd in connection.descriptors():
+                    loop.remove_reader(fd)
+            connection.close()
 
     async def connect(self) -> None:
         """Connect, unless there is a connection. Raises `UnavailableError` if no host answers in time."""
@@ -193,7 +207,7 @@ class AsyncChannel:
         self._check_usable()
         if why_unreachable(self.endpoint) is not None:
             return False
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         connection = self._connection = Connection(self.endpoint)
         readers = (self._receive, self._on_monitor)
         for fd, reader in zip(connection.descriptors(), readers, strict=True):
