@@ -29,7 +29,7 @@ import subprocess
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hostd import paths, runtime_lock
 from hostd.client.sync import Client
@@ -151,22 +151,19 @@ def info_of_start(said: bytes) -> dict[str, Any]:
 
 
 def _start(config: HostConfig, directory: Path, lock_fd: int, deadline_s: float) -> Seat:
-    log = config.state_dir / LOG_FILE
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        with theirs:
-            config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with open(log, "wb", opener=_private) as errors:
-                subprocess.run(  # noqa: S603 - our own command; what it leaves running is nobody's child
-                    keeper_command(remove_dir=directory, shared=(theirs.fileno(), lock_fd)),
-                    env=supervisor_environment(config, kind="shared", lock_fd=lock_fd),
-                    pass_fds=[theirs.fileno(), lock_fd],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,  # a pipe of the starter's would be held open as long as the host lives
-                    stderr=errors,
-                    start_new_session=True,
-                    check=False,
-                )
+        with theirs, _open_log(config) as log:
+            subprocess.run(  # noqa: S603 - our own command; what it leaves running is nobody's child
+                keeper_command(remove_dir=directory, shared=(theirs.fileno(), lock_fd)),
+                env=supervisor_environment(config, kind="shared", lock_fd=lock_fd),
+                pass_fds=[theirs.fileno(), lock_fd],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # a pipe of the starter's would be held open as long as the host lives
+                stderr=log,
+                start_new_session=True,
+                check=False,
+            )
     except BaseException:
         ours.close()
         raise
@@ -174,8 +171,20 @@ def _start(config: HostConfig, directory: Path, lock_fd: int, deadline_s: float)
         os.close(lock_fd)
     seat = _sit_down(ours, deadline_s)
     if seat is None:
-        raise UnavailableError(f"the host ended while it was starting; what it said is in {log}")
+        raise UnavailableError(
+            f"the host ended while it was starting; what it said is in {config.state_dir / LOG_FILE}"
+        )
     return seat
+
+
+def _open_log(config: HostConfig) -> BinaryIO:
+    try:
+        config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return open(config.state_dir / LOG_FILE, "wb", opener=_private)
+    except OSError as error:
+        raise FailedPreconditionError(
+            f"the state directory cannot be written: {error}; make it writable, or set another (HOSTD_STATE_DIR)"
+        ) from None
 
 
 def _private(path: str, flags: int) -> int:

@@ -59,7 +59,7 @@ from hostd.shell.workforce import Workforce
 from hostd.units import format_size
 from hostd.version import __version__
 from hostd_workers.wire import frames as wire
-from hostd_workers.wire.errors import HostError, to_wire
+from hostd_workers.wire.errors import FailedPreconditionError, HostError, to_wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -242,7 +242,13 @@ class Service:
 
             core = supervisor.core
             metrics = Metrics(loop, core.list_models, core.memory, lambda: core.degraded)
-            self._metrics_port = metrics.serve(section.port, section.host)
+            try:
+                self._metrics_port = metrics.serve(section.port, section.host)
+            except OSError as error:  # in use, not allowed below 1024, no address of this machine, no such name
+                raise FailedPreconditionError(
+                    f"the metrics page cannot listen at {section.host}:{section.port}: {error.strerror}; choose "
+                    "another metrics.port (--metrics-port PORT, 0 takes any that is free) or metrics.host"
+                ) from None
             supervisor.listeners.append(metrics.on_event)
 
     def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:

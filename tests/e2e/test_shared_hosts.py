@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import select
 import shutil
 import signal
 import subprocess
@@ -303,8 +304,11 @@ def test_a_host_that_is_killed_is_gone_for_all_and_can_be_started_again(
     members = [member() for _ in range(2)]
     pid, _ = [int(one.does("start")) for one in members]
     worker = int(members[0].does(model_dir()))
+    supervisor_fd = os.pidfd_open(pid)
     os.kill(pid if who == "supervisor" else keeper_of(pid), signal.SIGKILL)
-    eventually(lambda: state_of(pid) in ("", "Z") and state_of(worker) in ("", "Z"), "all of it ends", within_s=LONG_S)
+    assert select.select([supervisor_fd], [], [], LONG_S)[0], "the supervisor ends"
+    os.close(supervisor_fd)
+    eventually(lambda: state_of(worker) in ("", "Z"), "its worker ends", within_s=LONG_S)
     members[0].end("stop")
     again = int(members[0].does("start"))
     assert again != pid
@@ -348,6 +352,15 @@ def test_a_shared_host_holds_no_pipe_of_its_starter(name: str, member: Callable[
     assert starter.process.stdout.read() == "", "whoever reads its output waits for the host"
     other.end("stop")
     assert is_gone(name, pid)
+
+
+def test_a_state_directory_that_cannot_be_made_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOSTD_STATE_DIR", str(tmp_path / "file" / "state"))
+    with pytest.raises(hostd.FailedPreconditionError, match=rf"{tmp_path}/file.*HOSTD_STATE_DIR"):
+        hostd.Host(name, shared=True).start()
 
 
 def test_a_shared_host_needs_a_name() -> None:
