@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers import descendants, eventually, is_there, line_of, never, state_of
+from helpers import descendants, eventually, is_there, line_of, state_of
 
 import hostd
 from hostd import paths, runtime_lock
@@ -77,7 +77,13 @@ class Member:
 
     def __init__(self, name: str, before: str = "", **settings: Any) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-uc", textwrap.dedent(MEMBER).format(before=before), name, json.dumps(settings)],
+            [
+                sys.executable,
+                "-uc",
+                textwrap.dedent(MEMBER).format(before=textwrap.dedent(before)),
+                name,
+                json.dumps(settings),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -189,11 +195,18 @@ def test_a_starter_that_is_killed_alone_leaves_no_process(name: str, member: Cal
     eventually(lambda: is_gone(name), "the keeper ends what nobody uses", within_s=LONG_S)
 
 
+SAYS_THAT_IT_WAITS = """
+    import types, hostd.sharing
+    sleep = lambda seconds: (print("waits"), time.sleep(seconds))
+    hostd.sharing.time = types.SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
+"""
+
+
 def test_whoever_comes_while_the_host_ends_gets_a_new_one(
     name: str, member: Callable[..., Member], model_dir: Callable[..., str], tmp_path: Path
 ) -> None:
     settings = {"workers": {"drain_timeout_s": LONG_S}}
-    first, second = member(**settings), member(**settings)
+    first, second = member(**settings), member(SAYS_THAT_IT_WAITS, **settings)
     pid = int(first.does("start"))
     with hostd.connect(paths.client_endpoint(paths.runtime_dir(name))) as client:
         slow = client.load_model("slow", model_dir(SLOW)).options(timeout_s=None)
@@ -202,12 +215,14 @@ def test_whoever_comes_while_the_host_ends_gets_a_new_one(
         first.tell("stop")
         eventually(lambda: not (paths.runtime_dir(name) / paths.DOOR_SOCKET).exists(), "the door is closed")
         second.tell("start")
-        never(lambda: not is_there(pid) or second.process.poll() is not None, "it does not wait", for_s=0.3)
+        assert second.said() == "waits"
         (tmp_path / "release").touch()
         assert call.result(LONG_S) == "finished", "it ends in good order"
     assert first.said() == "stopped"
     assert not is_there(pid)
-    other_pid = int(second.said())
+    while (said := second.said()) == "waits":
+        pass
+    other_pid = int(said)
     assert other_pid != pid
     second.end("stop")
     assert is_gone(name, other_pid)
