@@ -204,7 +204,11 @@ class Host:
         directory = self._directory = _private_directory(self._name)
         ready_read, ready_write = ready_pipe()
         try:
-            places = {"name": directory.name, "runtime_dir": directory, "state_dir": directory / "state"}
+            places = {
+                "name": str(directory.relative_to(paths.hosts_dir())),
+                "runtime_dir": directory,
+                "state_dir": directory / "state",
+            }
             config = load_config({"log_level": QUIET, **self._settings, **places})
             with told_of_start():
                 self._process = subprocess.Popen(  # noqa: S603 - our own command

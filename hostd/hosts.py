@@ -10,12 +10,13 @@ import errno
 import os
 import socket
 import stat
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hostd import paths, runtime_lock
 from hostd.naming import closest
-from hostd_workers.wire.errors import UnavailableError
+from hostd_workers.wire.errors import HostError, UnavailableError
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,9 @@ class FoundHost:
 
 def find_hosts() -> list[FoundHost]:
     """Return the hosts that have a socket, those that run and those that crashed, by name."""
-    places = {paths.hosts_dir() / name for name in _names_in(paths.hosts_dir())}
+    found, places = [], set(_places())
     if directory := os.environ.get("HOSTD_RUNTIME_DIR"):
-        places.add(Path(directory).expanduser().absolute())
-    found = []
+        places.add(Path(directory).absolute())
     for place in sorted(places):
         if (place / paths.CLIENT_SOCKET).is_socket():
             endpoint = f"ipc://{place / paths.CLIENT_SOCKET}"
@@ -89,18 +89,20 @@ def unreachable(endpoint: str, waited_s: float) -> UnavailableError:
     )
 
 
-def _names_in(directory: Path) -> list[str]:
+def _places() -> list[Path]:
     try:
-        return os.listdir(directory)  # noqa: PTH208 - the directory may be gone, or not ours
-    except OSError:
+        return list(paths.hosts_dir().iterdir())
+    except (OSError, HostError):  # it is not there, not ours, or there is no place for it
         return []
 
 
 def _name_of(endpoint: str) -> str | None:
     """Return the name of the host that has this endpoint; None if it is found by its place alone."""
     place = Path(endpoint.removeprefix("ipc://")).parent
-    is_named = endpoint == f"ipc://{place / paths.CLIENT_SOCKET}" and place.parent == paths.hosts_dir()
-    return place.name if is_named else None
+    with suppress(HostError):  # there is no place for hosts with names
+        if endpoint == f"ipc://{place / paths.CLIENT_SOCKET}" and place.parent == paths.hosts_dir():
+            return place.name
+    return None
 
 
 def _command_for(endpoint: str, name: str | None) -> str:

@@ -1,7 +1,7 @@
 """Where a host keeps its files, and the endpoint at which clients find it.
 
 Covers names and the rules for private directories, with the standard library alone: every client imports this. Does not
-cover settings (`hostd.config`) or the lock on a runtime directory, which belongs to the supervisor.
+cover settings (`hostd.config`), the lock on a runtime directory (`hostd.runtime_lock`) or what runs (`hostd.hosts`).
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -50,9 +51,10 @@ def take(directory: Path) -> int | None:
 
 
 def note_holder(fd: int) -> None:
-    """Write this process down as the one that has the lock."""
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    """Write this process down as the one that has the lock; that is for people, and may fail on a full disk."""
+    with suppress(OSError):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
 
 
 def holder_of(directory: Path) -> int | None:
@@ -70,7 +72,10 @@ def remove_if_free(directory: Path) -> None:
     try:
         # The lock last: from then on the place may be another host's.
         for entry in sorted(directory.iterdir(), key=lambda path: path.name == LOCK_FILE):
-            entry.unlink()
+            if entry.is_dir() and not entry.is_symlink():  # the state of a user without a home
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
         directory.rmdir()
     except OSError:  # what is left is not ours, or another host is there already
         return

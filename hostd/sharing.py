@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from hostd import paths, runtime_lock
 from hostd.client.sync import Client
 from hostd.hosts import why_unreachable
-from hostd.launch import keeper_command, supervisor_environment
+from hostd.launch import above_standard, keeper_command, supervisor_environment, told_of_start
 from hostd_workers.wire.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -111,7 +111,8 @@ def take_seat(name: str, settings: Mapping[str, Any], timeout_s: float) -> Seat:
         config = config.model_copy(update={"log_level": QUIET})
     deadline_s = time.monotonic() + timeout_s
     while True:
-        lock_fd = runtime_lock.take(directory)
+        with paths.told(directory, "runtime"):
+            lock_fd = runtime_lock.take(directory)
         if lock_fd is not None:
             return _start(config, directory, lock_fd, deadline_s)
         if (seat := _join(directory, deadline_s) or _be_a_guest(config)) is not None:
@@ -151,25 +152,12 @@ def info_of_start(said: bytes) -> dict[str, Any]:
 
 
 def _start(config: HostConfig, directory: Path, lock_fd: int, deadline_s: float) -> Seat:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        with theirs, _open_log(config) as log:
-            subprocess.run(  # noqa: S603 - our own command; what it leaves running is nobody's child
-                keeper_command(remove_dir=directory, shared=(theirs.fileno(), lock_fd)),
-                env=supervisor_environment(config, kind="shared", lock_fd=lock_fd),
-                pass_fds=[theirs.fileno(), lock_fd],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # a pipe of the starter's would be held open as long as the host lives
-                stderr=log,
-                start_new_session=True,
-                check=False,
-            )
+        connection = _start_keeper(config, directory, lock_fd)
     except BaseException:
-        ours.close()
+        runtime_lock.remove_if_free(directory)
         raise
-    finally:
-        os.close(lock_fd)
-    seat = _sit_down(ours, deadline_s)
+    seat = _sit_down(connection, deadline_s)
     if seat is None:
         raise UnavailableError(
             f"the host ended while it was starting; what it said is in {config.state_dir / LOG_FILE}"
@@ -177,14 +165,37 @@ def _start(config: HostConfig, directory: Path, lock_fd: int, deadline_s: float)
     return seat
 
 
+def _start_keeper(config: HostConfig, directory: Path, given_lock_fd: int) -> socket.socket:
+    """Start a keeper, which takes over the lock, and return our end of the connection to it."""
+    with ExitStack() as stack:
+        # None of what is handed on may be a standard descriptor, also where these are closed.
+        lock_fd = above_standard(given_lock_fd)
+        stack.callback(os.close, lock_fd)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        kept = stack.enter_context(ExitStack())
+        kept.enter_context(ours)
+        seat_fd = above_standard(theirs.detach())
+        stack.callback(os.close, seat_fd)
+        log = stack.enter_context(_open_log(config))
+        with told_of_start():
+            subprocess.run(  # noqa: S603 - our own command; what it leaves running is nobody's child
+                keeper_command(remove_dir=directory, shared=(seat_fd, lock_fd)),
+                env=supervisor_environment(config, kind="shared", lock_fd=lock_fd),
+                pass_fds=[seat_fd, lock_fd],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # a pipe of the starter's would be held open as long as the host lives
+                stderr=log,
+                start_new_session=True,
+                check=False,
+            )
+        kept.pop_all()
+    return ours
+
+
 def _open_log(config: HostConfig) -> BinaryIO:
-    try:
-        config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    paths.make_state(config.state_dir)
+    with paths.told(config.state_dir, "state"):
         return open(config.state_dir / LOG_FILE, "wb", opener=_private)
-    except OSError as error:
-        raise FailedPreconditionError(
-            f"the state directory cannot be written: {error}; make it writable, or set another (HOSTD_STATE_DIR)"
-        ) from None
 
 
 def _private(path: str, flags: int) -> int:

@@ -152,8 +152,8 @@ TELLS = """
             return {"seen": seen, "processes": freed.processes}
 
     def run():
-        if where == "embed":
-            with hostd.Host() as host:
+        if where in ("embed", "share"):
+            with hostd.Host("odd", shared=where == "share") as host:
                 return use(host.client())
         return use(hostd.connect(None if where == "connect" else where, connect_timeout_s=60))
 
@@ -253,7 +253,7 @@ class Place:
         )
 
     def tell(self, where: str) -> tuple[dict[str, Any], str]:
-        """Run the program that uses a host, its own (embed), the user's (connect), or the one at an endpoint.
+        """Run the program that uses a host: its own (embed, share), the user's (connect), or the one at an endpoint.
 
         Return what it says of it, and what it printed.
         """
@@ -333,6 +333,15 @@ def embeds(case: Case) -> bool:
         return check(case, *place.tell("embed"))
 
 
+def shares(case: Case) -> bool:
+    """Start a host for several processes in these surroundings, and leave it."""
+    with Place(case) as place:
+        worked = check(case, *place.tell("share"))
+        if left := [str(file) for file in place.base.glob("*/*/odd*/*.ipc")]:
+            raise UnexpectedError(f"{case}: left behind: {left}")
+        return worked
+
+
 def serves(case: Case) -> bool:
     """Serve in these surroundings, have a client in the same find and use the host, and end it as a system would."""
     with Place(case) as place, place.start(sys.executable, "-m", "hostd", "serve") as host:
@@ -382,7 +391,7 @@ def product() -> Iterator[Case]:
 if __name__ == "__main__":
     step, failures = int(sys.argv[1]) if len(sys.argv) > 1 else 1, 0
     for case in itertools.islice(product(), 0, None, step):
-        for trial in (embeds, serves, commands):
+        for trial in (embeds, shares, serves, commands):
             try:
                 trial(case)
             except UnexpectedError as error:

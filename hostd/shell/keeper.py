@@ -41,6 +41,11 @@ FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AT_ONCE = signal.SIGQUIT
 MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)
 SHARED = "shared:"
+NO_PROCESS = (
+    b'{"kind": [9, "FailedPreconditionError"], "error": "the system gives it no process: REASON. Raise the limits on '
+    b'processes and threads (ulimit -u, TasksMax=, --pids-limit)"}'
+)
+"""What a supervisor would say (`hostd.shell.service`), where there is none."""
 DOOR = "members.ipc"
 LOCK = "hostd.lock"
 
@@ -161,9 +166,8 @@ class Door:
         import resource  # noqa: PLC0415 - as above
 
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (most, most)
-        )  # each process takes two; not the supervisor's business
+        # Each process takes two. Here, because the supervisor must not inherit that.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         os.close(self._ready_write)
         self._poller = poller
         self._sit(self._first)
@@ -304,9 +308,13 @@ def main(embedder: str, remove_dir: str, *command: str) -> int:
     """Keep the host of one embedding process, or of those who share it, or of nobody."""
     if not embedder.startswith(SHARED):
         return keep(int(embedder), remove_dir, [*command])
-    if os.fork():  # the starter may end before the others do: it must not have a child to reap
-        return 0
     seat_fd, lock_fd = map(int, embedder.removeprefix(SHARED).split(":"))
+    try:
+        if os.fork():  # the starter may end before the others do: it must not have a child to reap
+            return 0
+    except OSError as error:
+        os.write(seat_fd, NO_PROCESS.replace(b"REASON", os.fsencode(os.strerror(error.errno or 0))))
+        return 1
     return keep(0, remove_dir, [*command], Door(seat_fd, lock_fd, remove_dir))
 
 

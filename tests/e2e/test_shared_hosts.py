@@ -376,6 +376,7 @@ def test_a_state_directory_that_cannot_be_made_is_named(
     monkeypatch.setenv("HOSTD_STATE_DIR", str(tmp_path / "file" / "state"))
     with pytest.raises(hostd.FailedPreconditionError, match=rf"{tmp_path}/file.*HOSTD_STATE_DIR"):
         hostd.Host(name, shared=True).start()
+    assert is_gone(name)
 
 
 def test_a_shared_host_needs_a_name() -> None:

@@ -10,7 +10,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from surroundings import Case, asks, commands, embeds, serves
+from surroundings import Case, asks, commands, embeds, serves, shares
 
 if TYPE_CHECKING:
     import hostd
@@ -45,12 +45,14 @@ REFUSES = [
 @pytest.mark.parametrize("case", WORKS, ids=str)
 def test_a_host_works_in_these_surroundings(case: Case) -> None:
     assert embeds(case)
+    assert shares(case)
     assert serves(case)
 
 
 @pytest.mark.parametrize("case", REFUSES, ids=str)
 def test_a_host_refuses_in_a_sentence_in_these(case: Case) -> None:
     assert not serves(case)
+    assert not shares(case)
     # An embedded host keeps its state in its runtime directory.
     assert embeds(case) == (case.person in ("with another's home", "with another's state directory"))
 
