@@ -32,10 +32,16 @@ AT_ONCE = signal.SIGQUIT
 """What to send to a keeper whose supervisor does not end: it kills that and everything that it leaves behind."""
 
 
-def keeper_command(*, embedder_pid: int = 0, remove_dir: Path | None = None) -> list[str]:
-    """Return the command of a keeper with its supervisor; `embedder_pid` is the process whose end ends both."""
+def keeper_command(
+    *, embedder_pid: int = 0, remove_dir: Path | None = None, shared: tuple[int, int] | None = None
+) -> list[str]:
+    """Return the command of a keeper with its supervisor; `embedder_pid` is the process whose end ends both.
+
+    A host that several processes share has `shared`: the descriptors of the starter's seat and of the lock.
+    """
+    embedder = str(embedder_pid) if shared is None else f"shared:{shared[0]}:{shared[1]}"
     # Isolated from site packages, PYTHON* variables and what lies beside its file: it must be small and quick.
-    keeper = [sys.executable, "-S", "-I", str(_KEEPER), str(embedder_pid), str(remove_dir or "")]
+    keeper = [sys.executable, "-S", "-I", str(_KEEPER), embedder, str(remove_dir or "")]
     return [*keeper, sys.executable, "-c", _START]
 
 
@@ -44,19 +50,30 @@ def ready_pipe() -> tuple[int, int]:
 
     None is a standard descriptor, also where these are closed: what the host prints would be taken for what it says.
     """
-    ends = os.pipe2(os.O_CLOEXEC)
-    read, write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
-    for end in ends:
-        os.close(end)
-    return read, write
+    read, write = os.pipe2(os.O_CLOEXEC)
+    return above_standard(read), above_standard(write)
 
 
-def supervisor_environment(config: HostConfig, ready_fd: int | None = None) -> dict[str, str]:
-    """Return the environment of a supervisor; it says on the descriptor `ready_fd` what became of its start."""
+def above_standard(fd: int) -> int:
+    """Return the same as a descriptor that is none of the standard ones; the one that was given is closed."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
+
+
+def supervisor_environment(
+    config: HostConfig, ready_fd: int | None = None, *, kind: str = "serve", lock_fd: int | None = None
+) -> dict[str, str]:
+    """Return the environment of a supervisor; it says on the descriptor `ready_fd` what became of its start.
+
+    `kind` is that of `HostInfo`; `lock_fd` has the lock of the runtime directory, if whoever starts it has taken that.
+    """
     environment = {name: value for name, value in os.environ.items() if name not in _OF_SHELLS}
-    environment["HOSTD_SUPERVISOR_CONFIG"] = config.to_json()
-    if ready_fd is not None:
-        environment["HOSTD_SUPERVISOR_READY_FD"] = str(ready_fd)
+    environment |= {"HOSTD_SUPERVISOR_CONFIG": config.to_json(), "HOSTD_SUPERVISOR_KIND": kind}
+    for name, fd in (("HOSTD_SUPERVISOR_READY_FD", ready_fd), ("HOSTD_SUPERVISOR_LOCK_FD", lock_fd)):
+        if fd is not None:
+            environment[name] = str(fd)
     return environment
 
 

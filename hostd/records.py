@@ -279,7 +279,8 @@ class Event(Record):
 class HostInfo(Record):
     """The host itself. `epoch` differs after every start.
 
-    `models_dir` is the models directory, None if there is none; `degraded` says what does not work as it should.
+    `models_dir` is the models directory, None if there is none; `degraded` says what does not work as it should. `kind`
+    says whose host it is: "serve" (its own: `hostd serve`), "embedded" (of one process) or "shared" (of several).
     """
 
     pid: int
@@ -297,6 +298,8 @@ class HostInfo(Record):
     python: str
     models_dir: str | None = None
     degraded: tuple[str, ...] = ()
+    name: str = ""
+    kind: str = "serve"
 
     @classmethod
     def _revive(cls, key: str, value: Any) -> Any:

@@ -88,8 +88,8 @@ TELLS = """
             return {"seen": seen, "processes": freed.processes}
 
     def run():
-        if where == "embed":
-            with hostd.Host() as host:
+        if where in ("embed", "share"):
+            with hostd.Host("odd", shared=where == "share") as host:
                 return use(host.client())
         return use(hostd.connect(None if where == "connect" else where, connect_timeout_s=60))
 

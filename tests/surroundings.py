@@ -136,6 +136,15 @@ def embeds(case: Case) -> bool:
         return check(case, *place.tell("embed"))
 
 
+def shares(case: Case) -> bool:
+    """Start a host for several processes in these surroundings, and leave it."""
+    with Place(case.told()) as place:
+        worked = check(case, *place.tell("share"))
+        if left := [str(file) for file in place.base.glob("*/*/odd*/*.ipc")]:
+            raise UnexpectedError(f"{case}: left behind: {left}")
+        return worked
+
+
 def serves(case: Case) -> bool:
     """Serve in these surroundings, have a client in the same find and use the host, and end it as a system would."""
     with Place(case.told()) as place, place.start(sys.executable, "-m", "hostd", "serve") as host:
@@ -185,7 +194,7 @@ def product() -> Iterator[Case]:
 if __name__ == "__main__":
     step, failures = int(sys.argv[1]) if len(sys.argv) > 1 else 1, 0
     for case in itertools.islice(product(), 0, None, step):
-        for trial in (embeds, serves, commands):
+        for trial in (embeds, shares, serves, commands):
             try:
                 trial(case)
             except UnexpectedError as error:

@@ -58,7 +58,7 @@ def describe(session: Session, model: str) -> None:
             say(f"  [yellow]{plain(warning)}[/]")
     if info.methods:
         say("\n[bold]a call to copy[/]")
-        for line in call_lines(info, session.endpoint, session.address()):
+        for line in call_lines(info, session.endpoint):
             out.print(f"  {plain(line)}", soft_wrap=True)
 
 
@@ -124,16 +124,16 @@ def _shown(name: str, value: Any) -> str:
     return value if isinstance(value, str) else to_json(value)
 
 
-def call_lines(info: ModelInfo, endpoint: str | None = None, address: str | None = None) -> Iterator[str]:
-    """Yield a call of the model for the shell, and for Python; `endpoint` is as it was given, `address` in full."""
+def call_lines(info: ModelInfo, host: str | None = None) -> Iterator[str]:
+    """Yield a call of the model for the shell, and for Python; `host` is as it was given."""
     method = min(info.methods.values(), key=lambda method: _rank(method, info.default_method))
     value = example_of(method)
     given = "" if value is _NOTHING else f" {shlex.quote('DATA' if value is _UNKNOWN else json.dumps(value))}"
     flag = "" if method.name == info.default_method else f" --method {method.name}"
-    where = "" if endpoint is None else f" -e {shlex.quote(endpoint)}"
+    where = "" if host is None else f" -e {shlex.quote(host)}"
     yield f"hostd infer {shlex.quote(info.id)}{flag}{given}{where}"
     argument = "" if value is _NOTHING else "DATA" if value is _UNKNOWN else json.dumps(value)
-    connected = "hostd.connect()" if address is None else f"hostd.connect({json.dumps(address)})"
+    connected = "hostd.connect()" if host is None else f"hostd.connect({json.dumps(host)})"
     yield "import hostd"
     yield f"model = {connected}.retrieve_model({json.dumps(info.id)})"
     if method.streams:

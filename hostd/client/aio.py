@@ -89,11 +89,12 @@ class AsyncClient(AsyncVerbs):
         *,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        wait_s: float = 0.0,
     ) -> None:
-        """Take the endpoint, by default that of this user's host; `connect` or `async with` connects."""
-        self.endpoint = endpoint or paths.default_endpoint()
+        """Take a host's name or endpoint, by default this user's; `connect` or `async with` connects."""
+        self.endpoint = paths.endpoint_of(endpoint) if endpoint else paths.default_endpoint()
         self.timeout_s = timeout_s
-        self._channel = AsyncChannel(self.endpoint, connect_timeout_s)
+        self._channel = AsyncChannel(self.endpoint, connect_timeout_s, wait_s)
 
     @classmethod
     async def connect(cls, endpoint: str | None = None, **options: Any) -> AsyncClient:

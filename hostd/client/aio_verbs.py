@@ -134,6 +134,10 @@ class AsyncVerbs:
         """Return the record of the host."""
         return HostInfo.from_dict(await self._verb("host_info", self.timeout_s))
 
+    async def host_settings(self) -> dict[str, Any]:
+        """Return the settings that are in force in the host, in the shape of its configuration file."""
+        return dict(await self._verb("host_settings", self.timeout_s))
+
     async def shutdown(self) -> None:
         """Drain, unload everything and end the host; returns when that is done."""
         await self._verb("shutdown", None)

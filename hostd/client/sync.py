@@ -101,11 +101,12 @@ class Client(Verbs):
         *,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        wait_s: float = 0.0,
     ) -> None:
-        """Connect to `endpoint`, by default to the host of this user; see `hostd.connect`."""
-        self.endpoint = endpoint or paths.default_endpoint()
+        """Connect to a host by its name or endpoint, by default to this user's; see `hostd.connect`."""
+        self.endpoint = paths.endpoint_of(endpoint) if endpoint else paths.default_endpoint()
         self.timeout_s = timeout_s
-        self._channel = Channel(self.endpoint, connect_timeout_s)
+        self._channel = Channel(self.endpoint, connect_timeout_s, wait_s)
 
     def __repr__(self) -> str:
         return f"<Client {self._channel!r}>"

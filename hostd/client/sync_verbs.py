@@ -168,6 +168,10 @@ class Verbs:
         """Return the record of the host."""
         return HostInfo.from_dict(self._verb("host_info", self.timeout_s))
 
+    def host_settings(self) -> dict[str, Any]:
+        """Return the settings that are in force in the host, in the shape of its configuration file."""
+        return dict(self._verb("host_settings", self.timeout_s))
+
     def shutdown(self) -> None:
         """Drain, unload everything and end the host; returns when that is done."""
         self._verb("shutdown", None)

@@ -51,6 +51,7 @@ class Control:
         repository: Repository | None,
         info: Callable[[], HostInfo],
         memory: Callable[[], MemoryInfo],
+        settings: Callable[[], dict[str, Any]],
         *,
         log_bytes: int,
     ) -> None:
@@ -62,6 +63,7 @@ class Control:
         self._repository = repository
         self._info = info
         self._memory = memory
+        self._settings = settings
         self._log_bytes = log_bytes
         self._subscribers: dict[ev.Caller, str | None] = {}
         supervisor.listeners.append(self._publish)
@@ -98,6 +100,7 @@ class Control:
             "model_logs": Verb(Role.USE, self._model_logs),
             "model_stacks": Verb(Role.USE, self._model_stacks),
             "host_info": Verb(Role.USE, lambda r: self._answer(r, self._info().to_dict())),
+            "host_settings": Verb(Role.ADMINISTER, lambda r: self._answer(r, self._settings())),
             "events": Verb(Role.USE, self._subscribe),
         }
 

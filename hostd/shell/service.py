@@ -59,7 +59,7 @@ from hostd.shell.workforce import Workforce
 from hostd.units import format_size
 from hostd.version import __version__
 from hostd_workers.wire import frames as wire
-from hostd_workers.wire.errors import HostError, to_wire
+from hostd_workers.wire.errors import FailedPreconditionError, HostError, to_wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,6 +70,8 @@ _log = logging.getLogger(__name__)
 
 CONFIG_VARIABLE = "HOSTD_SUPERVISOR_CONFIG"
 READY_FD_VARIABLE = "HOSTD_SUPERVISOR_READY_FD"
+LOCK_FD_VARIABLE = "HOSTD_SUPERVISOR_LOCK_FD"
+KIND_VARIABLE = "HOSTD_SUPERVISOR_KIND"
 KEEPER_VARIABLE = "HOSTD_KEEPER_PID"
 FILES_VARIABLE = "HOSTD_OPEN_FILES"
 PR_SET_PDEATHSIG = 1
@@ -83,8 +85,10 @@ _PROBE_PERIOD_S = 10.0
 class Service:
     """One running host."""
 
-    def __init__(self, config: HostConfig) -> None:
+    def __init__(self, config: HostConfig, kind: str = "serve", lock_fd: int | None = None) -> None:
         self._config = config
+        self._kind = kind
+        self._lock_fd = lock_fd
         self._started_s = time.time()
         self._epoch = secrets.token_hex(8)
         self._metrics_port: int | None = None
@@ -145,6 +149,7 @@ class Service:
                 repository,
                 self._info,
                 lambda: replace(supervisor.core.memory(), budget_source=budget_source),
+                lambda: config.model_dump(mode="json"),
                 log_bytes=config.workers.log_bytes,
             )
             self._connect(supervisor, loop, control, handlers)
@@ -164,7 +169,7 @@ class Service:
 
     def _take_directories(self, stack: contextlib.ExitStack) -> None:
         with paths.told(self._config.runtime_dir, "runtime"):
-            stack.enter_context(RuntimeDirectory(self._config.runtime_dir))
+            stack.enter_context(RuntimeDirectory(self._config.runtime_dir, self._lock_fd))
         paths.make_state(self._config.state_dir)
 
     async def _load_at_start(self, repository: Repository) -> None:
@@ -237,7 +242,13 @@ class Service:
 
             core = supervisor.core
             metrics = Metrics(loop, core.list_models, core.memory, lambda: core.degraded)
-            self._metrics_port = metrics.serve(section.port, section.host)
+            try:
+                self._metrics_port = metrics.serve(section.port, section.host)
+            except OSError as error:  # in use, not allowed below 1024, no address of this machine, no such name
+                raise FailedPreconditionError(
+                    f"the metrics page cannot listen at {section.host}:{section.port}: {error.strerror}; choose "
+                    "another metrics.port (--metrics-port PORT, 0 takes any that is free) or metrics.host"
+                ) from None
             supervisor.listeners.append(metrics.on_event)
 
     def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -283,6 +294,8 @@ class Service:
             python=sys.executable,
             models_dir=None if self._repository is None else str(self._repository.path),
             degraded=() if core.degraded is None else (core.degraded,),
+            name=self._config.name,
+            kind=self._kind,
         )
 
 
@@ -317,9 +330,11 @@ def main() -> int:
     """Run the host that the environment describes; say on the ready descriptor what became of the start."""
     config = HostConfig.from_json(os.environ.pop(CONFIG_VARIABLE))
     ready_fd = int(os.environ.pop(READY_FD_VARIABLE, "-1"))
-    is_private_fd = ready_fd > sys.stderr.fileno()
-    if is_private_fd:
-        os.set_inheritable(ready_fd, False)
+    lock_fd = int(os.environ.pop(LOCK_FD_VARIABLE, "-1"))
+    is_private_fd = ready_fd > 2
+    for fd in (ready_fd if is_private_fd else -1, lock_fd):
+        if fd >= 0:
+            os.set_inheritable(fd, False)
     logging.basicConfig(
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
     )
@@ -338,9 +353,10 @@ def main() -> int:
         else:
             print(f"hostd {info.version} is ready at {info.endpoint} (process {info.pid})", flush=True)  # noqa: T201
 
+    service = Service(config, os.environ.pop(KIND_VARIABLE, "serve"), lock_fd if lock_fd >= 0 else None)
     try:
         surroundings.check()
-        asyncio.run(Service(config).run(on_ready))
+        asyncio.run(service.run(on_ready))
     except (HostError, OSError, zmq.ZMQError) as error:
         if ready_fd >= 0:
             kind = to_wire(error)[:2] if isinstance(error, HostError) else None

@@ -71,6 +71,7 @@ VERBS = {
     "events",
     "model_logs",
     "host_info",
+    "host_settings",
     "shutdown",
     "close",
 }

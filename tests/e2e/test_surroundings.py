@@ -11,7 +11,7 @@ import signal
 
 import pytest
 from helpers import PATIENCE_S, program
-from surroundings import Case, asks, commands, embeds, serves
+from surroundings import Case, asks, commands, embeds, serves, shares
 
 import hostd
 from hostd import embed
@@ -48,12 +48,14 @@ REFUSES = [
 @pytest.mark.parametrize("case", WORKS, ids=str)
 def test_a_host_works_in_these_surroundings(case: Case) -> None:
     assert embeds(case)
+    assert shares(case)
     assert serves(case)
 
 
 @pytest.mark.parametrize("case", REFUSES, ids=str)
 def test_a_host_refuses_in_a_sentence_in_these(case: Case) -> None:
     assert not serves(case)
+    assert not shares(case)
     # An embedded host keeps its state in its runtime directory.
     assert embeds(case) == (case.person in ("with another's home", "with another's state directory"))
 

@@ -165,9 +165,14 @@ def test_a_port_that_is_taken_stops_the_start_with_the_reason(serve: Serve) -> N
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        refused = serve(metrics={"port": taken.getsockname()[1]})
-    assert "in use" in refused.said["error"]
+        port = taken.getsockname()[1]
+        refused = serve(metrics={"port": port})
+    assert f"cannot listen at 127.0.0.1:{port}: Address already in use" in refused.said["error"]
+    assert "another metrics.port (--metrics-port PORT" in refused.said["error"]
     assert refused.ended() == 1
+    refused = serve(metrics={"port": port, "host": "192.0.2.1"})
+    assert f"cannot listen at 192.0.2.1:{port}: Cannot assign requested address" in refused.said["error"]
+    assert "metrics.host" in refused.said["error"]
 
 
 def test_a_state_directory_that_cannot_be_made_stops_the_start_with_the_reason(serve: Serve, tmp_path: Path) -> None:
