@@ -25,8 +25,8 @@ _KEEPER = Path(__file__).resolve().parent / "shell" / "keeper.py"
 _START = "import sys; sys.path[:] = filter(None, sys.path); from hostd.shell.service import run; run()"
 """With `-c` the current directory comes first on the path, as "", and a `queue.py` there would be executed. The option
 against that (`-P`) is new in Python 3.11. What PYTHONPATH names stays."""
-_OF_SHELLS = ("PYTHONINSPECT",)
-"""Variables that make an interpreter wait for a person when its program has ended."""
+_NOT_PASSED_ON = ("PYTHONINSPECT", "HOSTD_SUPERVISOR_READY_FD", "HOSTD_SUPERVISOR_LOCK_FD")
+"""With the first an interpreter waits for a person when its program has ended; the others would be another host's."""
 
 AT_ONCE = signal.SIGQUIT
 """What to send to a keeper whose supervisor does not end: it kills that and everything that it leaves behind."""
@@ -69,7 +69,7 @@ def supervisor_environment(
 
     `kind` is that of `HostInfo`; `lock_fd` has the lock of the runtime directory, if whoever starts it has taken that.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in _OF_SHELLS}
+    environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
     environment |= {"HOSTD_SUPERVISOR_CONFIG": config.to_json(), "HOSTD_SUPERVISOR_KIND": kind}
     for name, fd in (("HOSTD_SUPERVISOR_READY_FD", ready_fd), ("HOSTD_SUPERVISOR_LOCK_FD", lock_fd)):
         if fd is not None:

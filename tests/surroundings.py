@@ -67,9 +67,32 @@ SURROUNDINGS: dict[str, dict[str, dict[str, Any]]] = {
         "usual": {},
         "some files": {"limits": {"RLIMIT_NOFILE": [256, 1024], "RLIMIT_CORE": [0, 0]}, "nice": 5},
         "few files": {"limits": {"RLIMIT_NOFILE": [24, 24]}, "refused": "open files; a host needs"},
-        "small files": {"limits": {"RLIMIT_FSIZE": [0, 0], "RLIMIT_CORE": [0, 0]}, "refused": "write files"},
+        "small files": {
+            "limits": {"RLIMIT_FSIZE": [0, 0], "RLIMIT_CORE": [0, 0]},
+            "refused": "write files|temporary directory",
+        },
         "few processes": {"limits": {"RLIMIT_NPROC": [4, 4]}, "as": AS_STRANGER, "refused": "threads"},
         "little memory": {"limits": {"RLIMIT_AS": [300 << 20, 300 << 20]}, "refused": "address space"},
+    },
+    "environment": {
+        "usual": {},
+        "of another program": {
+            "set": {
+                "HOSTD_KEEPER_PID": "1",
+                "HOSTD_MODEL_ID": "outer",
+                "HOSTD_OPEN_FILES": "3",
+                "HOSTD_SUPERVISOR_LOCK_FD": "8",
+                "HOSTD_SUPERVISOR_READY_FD": "7",
+                "LD_PRELOAD": "/nonexistent.so",
+                "PROMETHEUS_MULTIPROC_DIR": "/nonexistent",
+                "PYTHONASYNCIODEBUG": "1",
+                "PYTHONDEVMODE": "1",
+                "PYTHONINSPECT": "1",
+                "PYTHONOPTIMIZE": "2",
+                "PYTHONSTARTUP": "/nonexistent",
+                "PYTHONWARNINGS": "error",
+            }
+        },
     },
 }
 
@@ -84,6 +107,7 @@ class Case:
     umask: str = "usual"
     directory: str = "there"
     limits: str = "usual"
+    environment: str = "usual"
 
     def __str__(self) -> str:
         unusual = [f"{kind} {name}" for kind, name in vars(self).items() if name != getattr(Case, kind)]
@@ -98,8 +122,8 @@ class Case:
 
     def refusals(self) -> list[str]:
         """Return a word for each reason for which a host may refuse to start here."""
-        found = [SURROUNDINGS[kind][name].get("refused") for kind, name in vars(self).items()]
-        return [word for word in found if word]
+        found = [SURROUNDINGS[kind][name].get("refused", "") for kind, name in vars(self).items()]
+        return [word for words in found for word in words.split("|") if word]
 
 
 def check(case: Case, said: dict[str, Any], words: str) -> bool:
