@@ -88,6 +88,9 @@ class ModelInfo(Record):
     `memory_limit`, `evictable`, `idle_ttl_s` and `cpu_threads` are its settings as in force, `pinned` says whether it
     was pinned. `latency_p50_s` and `latency_p99_s` are of its last calls, in the host's eyes. `warnings` are what was
     warned of while it was loaded, such as another version of the library that saved it.
+
+    `files` says whether the files at `path` are still what was loaded, when the host last looked: "as loaded",
+    "changed", "gone" or "unknown". `already_loaded` is set in the answer of `load_model` if nothing had to be loaded.
     """
 
     id: str
@@ -118,6 +121,13 @@ class ModelInfo(Record):
     latency_p50_s: float | None = None
     latency_p99_s: float | None = None
     warnings: tuple[str, ...] = ()
+    files: str = "unknown"
+    already_loaded: bool = False
+
+    @property
+    def files_changed(self) -> bool:
+        """Whether the files at `path` are not what was loaded, or gone; `load_model(..., reload=True)` loads anew."""
+        return self.files in ("changed", "gone")
 
     @classmethod
     def _revive(cls, key: str, value: Any) -> Any:
@@ -240,8 +250,9 @@ class SyncReport(Record):
 
     `loaded` are those whose load has ended well (without waiting: was begun), `unloaded` those that are gone from the
     directory, `failed` says why by id, `writing` are those that are still being written, which a later sync looks at
-    again. With waiting they include those whose load an earlier sync had begun. `degraded` says why the directory could
-    not be read, which unloads nothing; None if it could.
+    again, `changed` are those that serve what was loaded although their files have changed since (`load_model` with
+    `reload`). With waiting they include those whose load an earlier sync had begun. `degraded` says why the directory
+    could not be read, which unloads nothing; None if it could.
     """
 
     loaded: tuple[str, ...] = ()
@@ -249,10 +260,11 @@ class SyncReport(Record):
     failed: dict[str, str] = field(default_factory=dict)
     writing: tuple[str, ...] = ()
     degraded: str | None = None
+    changed: tuple[str, ...] = ()
 
     @classmethod
     def _revive(cls, key: str, value: Any) -> Any:
-        return tuple(value) if key in ("loaded", "unloaded", "writing") else value
+        return tuple(value) if key in ("loaded", "unloaded", "writing", "changed") else value
 
 
 @dataclass(frozen=True)

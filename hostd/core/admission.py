@@ -26,10 +26,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hostd.core.charges import fewest
-from hostd.core.effects import Answer
 from hostd.core.lifecycle import ModelState
 from hostd.core.planning import HOPELESS, Decision, Outcome
-from hostd.core.refusals import no_such_model
 from hostd.core.timers import AdmissionTimer, IdleTimer, RoomTimer
 from hostd.units import format_duration, format_size
 
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hostd.core.charges import Charges
-    from hostd.core.events import PinRequested
     from hostd.core.models import Model
     from hostd.core.planning import Planning
     from hostd.core.registry import Registry
@@ -100,20 +97,6 @@ class Admission:
             self.waits += 1
             registry.timers.set(AdmissionTimer(model), registry.now + registry.config.admission_timeout_s)
             registry.note(model, "WAIT", self._why_waiting(model))
-
-    def pin(self, event: PinRequested) -> None:
-        """Keep a model whatever happens, or no longer. Raises `NotFoundError` if it is not loaded."""
-        registry = self._registry
-        model = registry.models.get(event.model_id)
-        if model is None:
-            raise no_such_model(event.model_id, registry)
-        if model.is_pinned != event.is_pinned:
-            model.is_pinned = event.is_pinned
-            model.is_wanted = model.is_wanted or event.is_pinned  # one that is being evicted comes back at once
-            cause, said = ("PIN", "pinned: it is not evicted") if event.is_pinned else ("UNPIN", "no longer pinned")
-            registry.note(model, cause, said)
-            registry.room_has_changed = True
-        registry.effects.append(Answer(event.caller, registry.describe(model)))
 
     def leave(self, model: Model) -> None:
         """Forget a load that is overtaken."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from hostd.core.standing import Standing
+
 if TYPE_CHECKING:
     from hostd.core.events import (
         Caller,
@@ -99,12 +101,34 @@ class StageFiles(NamedTuple):
     model_id: ModelId
     files: tuple[tuple[str, int], ...]
     replace: bool
+    folders: tuple[str, ...] = ()
+    executables: tuple[str, ...] = ()
 
 
 class InstallFiles(NamedTuple):
-    """Put staged files in their place; it comes back as FilesInstalled or FilesFailed."""
+    """Put staged files in their place; it comes back as FilesInstalled or FilesFailed.
+
+    `standing` is kept beside them; where it does not say whether the model is pinned, what was kept before counts.
+    """
 
     files_id: FilesId
+    standing: Standing = Standing()
+
+
+class KeepPin(NamedTuple):
+    """Write down beside a model's files whether it is pinned; it comes back as PinKept, whatever happens."""
+
+    files_id: FilesId
+    model_id: ModelId
+    is_pinned: bool
+
+
+class CompareFiles(NamedTuple):
+    """Find out what a model's files are now; it comes back as FilesCompared, whatever happens."""
+
+    model_id: ModelId
+    generation: int
+    path: str
 
 
 class ConfirmFiles(NamedTuple):
@@ -222,6 +246,8 @@ Effect: TypeAlias = (
     | RememberSize
     | StageFiles
     | InstallFiles
+    | KeepPin
+    | CompareFiles
     | ConfirmFiles
     | UndoFiles
     | CheckFiles

@@ -24,12 +24,16 @@ from hostd.core.requests import SyncRequested as SyncRequested
 from hostd.core.requests import UndeployRequested as UndeployRequested
 from hostd.core.requests import UnloadAllRequested as UnloadAllRequested
 from hostd.core.requests import UnloadRequested as UnloadRequested
+from hostd.core.standing import Standing as Standing
+from hostd.core.values import STANDALONE as STANDALONE
 from hostd.core.values import Caller as Caller
 from hostd.core.values import CallId as CallId
 from hostd.core.values import ClientId as ClientId
 from hostd.core.values import Death as Death
+from hostd.core.values import Declared as Declared
 from hostd.core.values import DirectoryEntry as DirectoryEntry
 from hostd.core.values import FilesId as FilesId
+from hostd.core.values import Limits as Limits
 from hostd.core.values import LoadingSpec as LoadingSpec
 from hostd.core.values import LoadSource as LoadSource
 from hostd.core.values import Memory as Memory
@@ -49,12 +53,13 @@ if TYPE_CHECKING:
 
 
 class SpecFound(NamedTuple):
-    """A finder knows how to load the model, and from which path."""
+    """A finder knows how to load the model, and from which path; `standing` is what holds for it whoever loads it."""
 
     model_id: ModelId
     generation: int
     spec: LoadingSpec
     path: str | None
+    standing: Standing = Standing()
 
 
 class SizePredicted(NamedTuple):
@@ -214,6 +219,29 @@ class FilesUndone(NamedTuple):
     error: HostError | None
 
 
+class PinKept(NamedTuple):
+    """Whether a model is pinned is written down beside its files; `error` if it could not be."""
+
+    files_id: FilesId
+    error: HostError | None
+
+
+class FilesNoted(NamedTuple):
+    """The digest of the files of a load that begins; None: it is not known."""
+
+    model_id: ModelId
+    generation: int
+    digest: str | None
+
+
+class FilesCompared(NamedTuple):
+    """The digest of a loaded model's files as they are now; "": they are gone, None: it is not known."""
+
+    model_id: ModelId
+    generation: int
+    digest: str | None
+
+
 class FilesChecked(NamedTuple):
     """The files of an undeploy are there."""
 
@@ -234,11 +262,15 @@ class FilesFailed(NamedTuple):
 
 
 class DirectoryScanned(NamedTuple):
-    """The models directory was looked at: entries `(id, path)` that may be loaded, and loaded models that are gone."""
+    """The models directory was looked at: entries `(id, path)` that may be loaded, and loaded models that are gone.
+
+    `digests` are those of the files of loaded models that are there, as far as they are known.
+    """
 
     sync_id: SyncId
     found: tuple[tuple[ModelId, str], ...]
     gone: tuple[ModelId, ...]
+    digests: tuple[tuple[ModelId, str], ...] = ()
 
 
 class DirectoryUnavailable(NamedTuple):
@@ -287,6 +319,9 @@ Event: TypeAlias = (
     | FilesInstalled
     | FilesConfirmed
     | FilesUndone
+    | PinKept
+    | FilesNoted
+    | FilesCompared
     | FilesChecked
     | FilesRemoved
     | FilesFailed

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hostd.core.events import Origin
-from hostd.core.loading import STANDALONE
+from hostd.core.events import STANDALONE, Origin
 from hostd.records import ModelInfo
 from hostd_workers.wire.errors import NotFoundError
 
@@ -51,7 +50,7 @@ def _of_entry(entry: DirectoryEntry, registry: Registry) -> ModelInfo:
     if not reason and entry.state == "AVAILABLE":
         on_use = "when it is used, or " if registry.config.lazy_load else ""
         reason = f"loaded {on_use}with load_model or sync_local_models"
-    return ModelInfo(entry.model_id, entry.state, entry.path, STANDALONE, reason=reason)
+    return ModelInfo(entry.model_id, entry.state, entry.path or None, STANDALONE, reason=reason)
 
 
 def _of_evicted(model_id: str, evicted: Evicted) -> ModelInfo:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from hostd.core import events as ev
 from hostd.core.admission import Admission, Doing
 from hostd.core.charges import Charges
+from hostd.core.comparing import Comparing
 from hostd.core.deploying import Deploying
 from hostd.core.effects import AnswerError
 from hostd.core.explaining import interpreter_of
@@ -28,9 +29,11 @@ from hostd.core.invariants import problems_of
 from hostd.core.lifecycle import ModelInput, ModelState, WorkerInput, WorkerState
 from hostd.core.loading import Loading
 from hostd.core.measuring import Measuring, limit_error
+from hostd.core.pinning import Pinning
 from hostd.core.planning import Planning
 from hostd.core.questions import Questions
 from hostd.core.registry import CoreConfig, Registry
+from hostd.core.reloading import Reloading
 from hostd.core.routing import Router
 from hostd.core.syncing import Syncing
 from hostd.core.timers import (
@@ -76,14 +79,17 @@ class Core(Questions):
         charges = self._charges = Charges(self._registry)
         planning = self._planning = Planning(self._registry, charges)
         admission = self._admission = Admission(self._registry, charges, planning)
-        loading = self._loading = Loading(self._registry, admission)
+        comparing = Comparing(self._registry)
+        loading = self._loading = Loading(self._registry, admission, comparing)
         router = self._router = Router(self._registry, loading.wanted)
         unloading = self._unloading = Unloading(self._registry, loading)
-        deploying = self._deploying = Deploying(self._registry, loading, unloading)
+        reloading = Reloading(self._registry, loading, unloading)
+        pinning = Pinning(self._registry, unloading)
+        deploying = self._deploying = Deploying(self._registry, loading, unloading, pinning)
         admission.doing = Doing(loading.start, loading.refuse, unloading.evict, router.release)
         measuring = Measuring(self._registry, loading, admission, self._lose)
         undeploying = self._undeploying = Undeploying(self._registry, loading, unloading)
-        syncing = self._syncing = Syncing(self._registry, loading, unloading)
+        syncing = self._syncing = Syncing(self._registry, loading, unloading, comparing)
         asked = self._asked
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.CallReceived: router.call,
@@ -91,7 +97,7 @@ class Core(Questions):
             ev.CallCancelled: self._on_cancelled,
             ev.CreditGranted: router.credited,
             ev.WorkerUnreachable: router.unreachable,
-            ev.LoadRequested: asked(loading.load),
+            ev.LoadRequested: asked(reloading.load),
             ev.RetrieveRequested: asked(loading.retrieve),
             ev.UnloadRequested: asked(unloading.unload),
             ev.UnloadAllRequested: asked(unloading.unload_all),
@@ -101,7 +107,7 @@ class Core(Questions):
             ev.DeployAbortRequested: asked(deploying.abort),
             ev.UndeployRequested: asked(undeploying.undeploy),
             ev.SyncRequested: asked(syncing.sync),
-            ev.PinRequested: asked(admission.pin),
+            ev.PinRequested: asked(pinning.pin),
             ev.ClientVanished: self._on_client_vanished,
             ev.SpecFound: loading.spec_found,
             ev.SizePredicted: loading.size_predicted,
@@ -120,6 +126,9 @@ class Core(Questions):
             ev.FilesInstalled: deploying.installed,
             ev.FilesConfirmed: deploying.confirmed,
             ev.FilesUndone: deploying.undone,
+            ev.PinKept: pinning.kept,
+            ev.FilesNoted: comparing.noted,
+            ev.FilesCompared: comparing.compared,
             ev.FilesChecked: undeploying.checked,
             ev.FilesRemoved: undeploying.removed,
             ev.FilesFailed: self._on_files_failed,

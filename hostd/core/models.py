@@ -5,19 +5,38 @@ Plain books: whoever decides writes into them, but for the states, which only `R
 
 from __future__ import annotations
 
+import enum
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from hostd.core.latencies import Latencies
 from hostd.core.lifecycle import ALIVE, ModelState, WorkerState
-from hostd.core.values import Death, Origin
+from hostd.core.standing import NOTHING, Standing
+from hostd.core.values import STANDALONE, Death, LoadSource, Origin
 
 if TYPE_CHECKING:
-    from hostd.core.values import Caller, CallId, LoadingSpec, LoadSource, Memory, ModelId, WorkerId
+    from hostd.core.values import Caller, CallId, LoadingSpec, Memory, ModelId, WorkerId
     from hostd.core.waiting import Waiters
     from hostd.records import MethodInfo
     from hostd_workers.wire.errors import HostError
+
+
+class Freshness(enum.Enum):
+    """Whether the files of a model are still those that were loaded."""
+
+    UNKNOWN = "unknown"
+    AS_LOADED = "as loaded"
+    CHANGED = "changed"
+    GONE = "gone"
+
+
+class Reload(NamedTuple):
+    """A load that follows an unload."""
+
+    source: LoadSource
+    retries: int | None
+    origin: Origin
 
 
 @dataclass(eq=False)
@@ -70,7 +89,10 @@ class Model:
     story has begun: that of a lazy load begins when something was found. `is_on_demand`: its load began because an
     evicted model was used, so calls wait for it. `eviction`: why the host unloads it by its own decision ("": it does
     not); it is loaded again when it is used, or at once if it `is_wanted` again. `is_yielding`: it makes way for
-    another, was asked to at `asked_s`, and new calls wait for its next load.
+    another, was asked to at `asked_s`, and new calls wait for its next load. `reload`: what is loaded when it is gone.
+
+    `source` is what is loaded, with the `standing` arguments where the load gave none; `has_own_retries` and
+    `has_own_pin` say that somebody has decided these before. `digest` is that of the files when the load began.
     """
 
     id: ModelId
@@ -89,6 +111,12 @@ class Model:
     is_yielding: bool = False
     asked_s: float = -math.inf
     is_pinned: bool = False
+    has_own_pin: bool = False
+    has_own_retries: bool = False
+    standing: Standing = NOTHING
+    reload: Reload | None = None
+    digest: str | None = None
+    files: Freshness = Freshness.UNKNOWN
     state: ModelState = ModelState.LOADING
     spec: LoadingSpec | None = None
     loader: str | None = None
@@ -127,6 +155,17 @@ class Model:
     def is_evicted(self) -> bool:
         """Whether it is unloaded, or being unloaded, by the host's own decision."""
         return bool(self.eviction)
+
+    @property
+    def is_coming_back(self) -> bool:
+        """Whether it is loaded again when its unload is over, or when it is used."""
+        return self.is_evicted or self.reload is not None
+
+    @property
+    def again(self) -> LoadSource:
+        """What to load to have it again: only whoever named a path has said more than the path."""
+        source = self.source
+        return source if self.origin is Origin.REQUESTED else LoadSource(source.path, STANDALONE, None, None, {})
 
     @property
     def charge_bytes(self) -> int:

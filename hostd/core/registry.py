@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from hostd.core.describing import describe
 from hostd.core.effects import Announce, Effect, KillWorker, MeasureWorker, SendLoad
-from hostd.core.events import FilesId, ModelId, Origin, WorkerId
+from hostd.core.events import STANDALONE, FilesId, LoadSource, ModelId, Origin, WorkerId
 from hostd.core.lifecycle import (
     MODEL_TRANSITIONS,
     WORKER_TRANSITIONS,
@@ -34,12 +34,12 @@ from hostd.core.models import Evicted, Failure, Model, Worker
 from hostd.core.timers import Timers, WorkerTimer
 from hostd.core.waiting import Waiting
 from hostd.records import Event
-from hostd_workers.wire.errors import HostError, InternalError
+from hostd_workers.wire.errors import HostError, InternalError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from hostd.core.events import LoadSource, Memory, Prediction
+    from hostd.core.events import Declared, Memory, Prediction
     from hostd.records import ModelInfo, UnloadReport
 
 
@@ -48,6 +48,7 @@ _WANTED_BY = {
     Origin.LAZY: "because somebody wants to use it",
     Origin.SYNCED: "found in the models directory",
     Origin.DEPLOYED: "deployed",
+    Origin.DECLARED: "declared in the configuration",
 }
 
 
@@ -116,6 +117,8 @@ class Registry:
         """Called when a load has ended, after those who waited for it were answered; None: it succeeded."""
         self.unload_ended: list[Callable[[Model, UnloadReport], None]] = []
         """Called when a model is UNLOADED."""
+        self.declared: dict[ModelId, Declared] = {}
+        """What the configuration wants loaded."""
         self.files_in_work: set[FilesId] = set()
         """Deploys and undeploys that are not over; the host does not stop before they are."""
         self.is_stopping = False
@@ -171,19 +174,19 @@ class Registry:
         if previous is not None:
             # Handed over, not shared, or a model that crashes again and again would keep all its generations.
             model.earlier, previous.earlier = previous.alive(), []
-            model.is_pinned = previous.is_pinned
+            model.is_pinned, model.has_own_pin = previous.is_pinned, True
         self.models[model.id] = model
 
     def remember_evicted(self, model: Model) -> None:
         """Keep what is needed to load an evicted model again."""
-        self.evicted[model.id] = Evicted(model.source, model.origin, model.eviction, model.is_pinned)
+        self.evicted[model.id] = Evicted(model.again, model.origin, model.eviction, model.is_pinned)
         self.evicted.move_to_end(model.id)
         while len(self.evicted) > MAX_EVICTED:
             self.evicted.popitem(last=False)
 
     def is_loaded_on_use(self, model: Model) -> bool:
         """Say whether a model that does not serve now does soon for whoever uses it, so that calls wait for it."""
-        is_back_soon = model.is_evicted if model.state is ModelState.UNLOADING else model.is_on_demand
+        is_back_soon = model.is_coming_back if model.state is ModelState.UNLOADING else model.is_on_demand
         return self.config.lazy_load or is_back_soon
 
     def need_of(self, prediction: Prediction) -> tuple[int, str]:
@@ -193,6 +196,18 @@ class Registry:
         """
         is_of_files = prediction.source == "estimated"
         return prediction.peak_bytes + (self.baseline_bytes if is_of_files else 0), prediction.source
+
+    def declared_source(self, model_id: ModelId) -> LoadSource:
+        """Return what to load for a declared id. Raises `InvalidArgumentError` for an entry that is wrong."""
+        declared = self.declared[model_id]
+        if declared.problem:
+            raise InvalidArgumentError(declared.problem, details={"model_id": model_id})
+        return LoadSource(declared.path, STANDALONE, None, None, {})
+
+    def is_declared_elsewhere(self, model_id: ModelId, path: str) -> bool:
+        """Say whether the configuration wants an id loaded from another path than this."""
+        declared = self.declared.get(model_id)
+        return declared is not None and declared.path != path
 
     def idle_ttl_s(self, model: Model) -> float:
         """Return after how many seconds without a call a model is evicted; 0: never for that."""

@@ -98,11 +98,15 @@ class Unloading:
     def begin(self, model: Model, reason: str) -> None:
         """Begin to unload a registered model, whatever it is doing."""
         self._registry.evicted.pop(model.id, None)  # it is not only the host that wants it gone
-        if model.is_evicted:
-            model.eviction = ""
+        if model.is_coming_back:
+            model.eviction, model.reload = "", None
             self._registry.waiting.refuse(model.next_waiters, _overtaken(model, reason))
         if model.state is not ModelState.UNLOADING:
             self._begin(model, ModelInput.UNLOAD, reason)
+
+    def begin_reload(self, model: Model) -> None:
+        """Begin to unload a model that is loaded again when it is gone."""
+        self._begin(model, ModelInput.UNLOAD, "it is being reloaded")
 
     def evict(self, model: Model, reason: str) -> None:
         """Begin to unload a model that serves, by the host's own decision: it is loaded again when it is used."""

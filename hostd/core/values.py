@@ -30,14 +30,20 @@ class Caller(NamedTuple):
 class Origin(enum.Enum):
     """Who wanted a model loaded, and so how careful its finding must be.
 
-    REQUESTED and DEPLOYED: the files at the path are whole. LAZY: look for the id below the models directory, then take
-    it for the path itself. LAZY and SYNCED: wait while the files are still being written.
+    REQUESTED, DEPLOYED and DECLARED (by the configuration): the files at the path are whole. LAZY: look for the id
+    below the models directory, then take it for the path itself. LAZY and SYNCED: wait while the files are still being
+    written.
     """
 
     REQUESTED = "REQUESTED"
     LAZY = "LAZY"
     SYNCED = "SYNCED"
     DEPLOYED = "DEPLOYED"
+    DECLARED = "DECLARED"
+
+
+STANDALONE = "standalone-model"
+"""The type of models that nobody gave one, as the customer's system has it."""
 
 
 class LoadSource(NamedTuple):
@@ -56,6 +62,31 @@ class MemoryPolicy(NamedTuple):
     limit_bytes: int | None = None
     is_evictable: bool = True
     idle_ttl_s: float | None = None
+
+
+class Declared(NamedTuple):
+    """A model that the configuration wants loaded: its path; `problem` is what is wrong with its entry, or ""."""
+
+    path: str | None
+    problem: str = ""
+
+
+class Limits(NamedTuple):
+    """What is said about a model from outside of its own settings; None leaves it to these."""
+
+    memory_limit_bytes: int | None = None
+    is_evictable: bool | None = None
+    idle_ttl_s: float | None = None
+    cpu_threads: int | None = None
+
+    def over(self, other: Limits) -> Limits:
+        """Return these limits, with those of another where these say nothing."""
+        return Limits(
+            other.memory_limit_bytes if self.memory_limit_bytes is None else self.memory_limit_bytes,
+            other.is_evictable if self.is_evictable is None else self.is_evictable,
+            other.idle_ttl_s if self.idle_ttl_s is None else self.idle_ttl_s,
+            other.cpu_threads if self.cpu_threads is None else self.cpu_threads,
+        )
 
 
 class LoadingSpec(NamedTuple):
@@ -80,9 +111,11 @@ class LoadingSpec(NamedTuple):
 
 
 class DirectoryEntry(NamedTuple):
-    """An entry of the models directory, and what it is to the host.
+    """An entry of the models directory that is not loaded, and what it is to the host.
 
-    `state` is "AVAILABLE" for a model that may be loaded, "IGNORED" for what is none; `reason` says more in words.
+    `state` is "AVAILABLE" for a model that may be loaded, "WRITING" for one that is still being written, "FAILED" for
+    one that cannot be looked at, "IGNORED" for what is none; `reason` says more in words. Also what the configuration
+    declares is such an entry.
     """
 
     model_id: ModelId

@@ -62,10 +62,11 @@ class Driver(Outside):
         retries: int | None = None,
         timeout_s: float | None = None,
         client: ev.ClientId = ALICE,
+        reload: bool = False,
     ) -> ev.Caller:
-        caller = self.caller(client)
+        caller, deadline_s = self.caller(client), self._deadline(timeout_s)
         source = source or source_of(f"/models/{model_id}")
-        self.feed(ev.LoadRequested(caller, ev.ModelId(model_id), source, wait, self._deadline(timeout_s), retries))
+        self.feed(ev.LoadRequested(caller, ev.ModelId(model_id), source, wait, deadline_s, retries, reload))
         return caller
 
     def retrieve(

@@ -20,6 +20,10 @@ def finish(host: Outside) -> None:
         for operation in host.files.in_work():
             while operation.pending:
                 host.feed(host.files.next_event(operation))
+        while host.pins:
+            host.feed(ev.PinKept(host.pins.popleft().files_id, None))
+        while host.comparisons:
+            host.feed(ev.FilesCompared(*host.comparisons.pop()[:2], "as loaded"))
         for process in list(host.processes.values()):
             if process.is_killed and process.is_alive():
                 process.stage = Stage.GONE

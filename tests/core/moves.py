@@ -18,6 +18,7 @@ MOVES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
         "retries": RETRIES,
         "timeout_s": TIMEOUTS_S,
         "client": CLIENTS,
+        "reload": (False, False, False, True),
     },
     "retrieve": {
         "model_id": NESTED,
