@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import SizeEstimate
-from hostd.shell.finding import loading_spec
 from hostd.shell.ledger import Figures, Ledger, key_of
 from hostd.shell.supervisor import NotInTimeError, as_host_error
 from hostd.shell.threads import Threads
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
     from hostd.config import HostConfig
     from hostd.plugins import Plugins
+    from hostd.shell.specifying import Specifying
     from hostd.shell.supervisor import Supervisor
     from hostd.shell.workforce import Workforce
 
@@ -49,8 +49,16 @@ CLOSE_S = 2.0
 class Sizes:
     """Measures, remembers and estimates what models use."""
 
-    def __init__(self, supervisor: Supervisor, workforce: Workforce, plugins: Plugins, config: HostConfig) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        workforce: Workforce,
+        plugins: Plugins,
+        config: HostConfig,
+        specifying: Specifying,
+    ) -> None:
         self._supervisor = supervisor
+        self._specifying = specifying
         self._workforce = workforce
         self._plugins = plugins
         self._python = config.workers.python
@@ -140,9 +148,9 @@ class Sizes:
     def foresee(self, model_id: str, source: ev.LoadSource, then: Callable[[ev.Prediction | HostError], None]) -> None:
         """Find out what a load would take that nobody has begun, and call `then` with it, or with what refuses it."""
 
-        def work() -> ev.LoadingSpec:
-            found = self._plugins.find(model_id, source.path, finder=source.finder, initializer=source.initializer)
-            return loading_spec(found, source.options)
+        def work() -> tuple[ev.LoadingSpec, str]:
+            found = self._specifying.specify(ev.ModelId(model_id), source)
+            return found.spec, found.source.type
 
         def finished(found: Any) -> None:
             if isinstance(found, NotInTimeError):
@@ -150,7 +158,8 @@ class Sizes:
             elif isinstance(found, BaseException):
                 then(as_host_error(found, "the finder failed"))
             else:
-                self.predict(model_id, source.path, source.type, found, then)
+                spec, model_type = found
+                self.predict(model_id, source.path, model_type, spec, then)
 
         self._supervisor.in_thread(self._sizers, work, finished, within_s=self._estimate_timeout_s)
 
@@ -170,8 +179,9 @@ class Sizes:
         )
 
     def _spec_of(self, model_id: str, path: str) -> ev.LoadingSpec | None:
+        source = ev.LoadSource(path, ev.STANDALONE, None, None, {})
         try:
-            return loading_spec(self._plugins.find(model_id, path), {})
+            return self._specifying.specify(ev.ModelId(model_id), source).spec
         except HostError:
             return None  # what cannot be loaded was never measured; its size can be estimated all the same
 
