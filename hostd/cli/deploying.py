@@ -121,6 +121,9 @@ def undeploy(ctx: click.Context, session: Session, models: tuple[str, ...]) -> N
 def sync(ctx: click.Context, session: Session, *, wait: bool, load: bool) -> None:
     """Load what is new in the host's models directory, and unload what is gone from it.
 
+    Models that the configuration declares (preload) are loaded too, unless they are. Its file is read again if it has
+    changed: what is not declared there any more is unloaded.
+
     The exit code is 1 if a model could not be loaded, or the directory not be read.
     """
     from hostd.cli.output import console, plain, print_json, say, working  # noqa: PLC0415 - as above
@@ -131,7 +134,7 @@ def sync(ctx: click.Context, session: Session, *, wait: bool, load: bool) -> Non
     if session.json:
         print_json(found.to_dict())
     else:
-        if found.loaded or found.unloaded or found.failed or found.writing:
+        if found.loaded or found.unloaded or found.failed or found.writing or found.changed:
             console().print(sync_table(found, is_waited_for=wait))
         elif found.degraded is None:
             say("nothing has changed")
@@ -148,10 +151,16 @@ def sync_table(report: SyncReport, *, is_waited_for: bool) -> Table:
     rows = table("MODEL", "WHAT", "WHY")
     for model in report.loaded:
         rows.add_row(
-            plain(model), "[green]loaded[/]" if is_waited_for else "[yellow]loading[/]", "new in the directory"
+            plain(model),
+            "[green]loaded[/]" if is_waited_for else "[yellow]loading[/]",
+            "new in the directory, or declared",
         )
     for model in report.unloaded:
-        rows.add_row(plain(model), "unloaded", "gone from the directory")
+        rows.add_row(plain(model), "unloaded", "gone from the directory, or not declared any more")
+    for model in report.changed:
+        rows.add_row(
+            plain(model), "[yellow]changed[/]", f"its files have changed since: hostd load {plain(model)} --reload"
+        )
     for model in report.writing:
         rows.add_row(plain(model), "[yellow]waiting[/]", "still being written")
     for model, reason in report.failed.items():

@@ -75,6 +75,8 @@ def why(model: ModelInfo, now_s: float) -> str:
     if model.state in _GOING_ON:
         used = f", last {format_age(now_s - model.last_used_s)} ago" if model.last_used_s else ""
         pinned = "; pinned" if model.pinned else ""
-        return f"{counted(model.calls, 'call')}{used}{pinned}; from {model.path or 'no path'}"
+        changed = f"; its files have changed since: hostd load {model.id} --reload" if model.files == "changed" else ""
+        gone = "; its files are gone since" if model.files == "gone" else ""
+        return f"{counted(model.calls, 'call')}{used}{pinned}; from {model.path or 'no path'}{changed}{gone}"
     reason = model.reason.partition("\n")[0] or f"from {model.path or 'no path'}"
     return reason if len(reason) <= _WHY_CHARS else f"{reason[:_WHY_CHARS]}…"

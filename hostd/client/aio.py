@@ -132,6 +132,7 @@ class AsyncClient(AsyncVerbs):
         finder: str | None = None,
         initializer: str | None = None,
         options: dict[str, Any] | None = None,
+        reload: bool = False,
         timeout_s: float | None = None,
     ) -> AsyncModel:
         """Load a model and return its handle; see `hostd.Client.load_model`."""
@@ -144,6 +145,7 @@ class AsyncClient(AsyncVerbs):
             finder=finder,
             initializer=initializer,
             options=options,
+            reload=reload,
         )
         return AsyncModel(
             self, ModelInfo.from_dict(await self._verb("load_model", timeout_s, **arguments)), self.timeout_s
@@ -178,10 +180,10 @@ class AsyncClient(AsyncVerbs):
         Files are read in threads. `progress` is called on the loop, and is no coroutine.
         """
         deadline = deploying.Deadline(timeout_s)
-        parts = await asyncio.to_thread(collect, files)
+        collected = await asyncio.to_thread(collect, files)
         arguments = deploying.begin_arguments(
             model_id,
-            parts,
+            collected,
             model_type,
             wait=wait,
             replace=replace,
@@ -193,7 +195,7 @@ class AsyncClient(AsyncVerbs):
         )
         upload = (await self._verb("deploy_begin", deadline.left_s(), **arguments))["upload"]
         try:
-            await self._send_files(upload, parts, progress, deadline)
+            await self._send_files(upload, collected.parts, progress, deadline)
             info = await self._verb("deploy_commit", deadline.left_s(), upload=upload)
         except BaseException as error:
             if deploying.is_worth_an_abort(error):

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from hostd.client.aio_calls import AsyncItemStream
 from hostd.client.arguments import absolute, check_named, plan_arguments, size_of
-from hostd.records import Event, HostInfo, LoadPlan, MemoryInfo, ModelInfo, SizeEstimate, SyncReport, UnloadReport
+from hostd.records import (
+    Event,
+    HostInfo,
+    LoadPlan,
+    MemoryInfo,
+    ModelInfo,
+    SizeEstimate,
+    SyncReport,
+    UnloadReport,
+)
 
 if TYPE_CHECKING:
     import os

@@ -48,12 +48,14 @@ def load_arguments(
     finder: str | None,
     initializer: str | None,
     options: dict[str, Any] | None,
+    reload: bool,
 ) -> dict[str, Any]:
     """Return the arguments of the verb `load_model`."""
     return {
         **plan_arguments(model_id, path, model_type, finder=finder, initializer=initializer, options=options),
         "wait": wait,
         **({} if retries is None else {"retries": retries}),
+        **({"reload": True} if reload else {}),
     }
 
 

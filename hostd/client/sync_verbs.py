@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from hostd.client.arguments import absolute, check_named, plan_arguments, size_of
 from hostd.client.calls import ItemStream
-from hostd.records import Event, HostInfo, LoadPlan, MemoryInfo, ModelInfo, SizeEstimate, SyncReport, UnloadReport
+from hostd.records import (
+    Event,
+    HostInfo,
+    LoadPlan,
+    MemoryInfo,
+    ModelInfo,
+    SizeEstimate,
+    SyncReport,
+    UnloadReport,
+)
 
 if TYPE_CHECKING:
     import os
@@ -150,6 +159,8 @@ class Verbs:
         timeout_s: float | None = None,
     ) -> SyncReport:
         """Load what is new in the models directory, unless `load` is false, and unload what is gone from it.
+
+        What the configuration declares (`preload`) is loaded too, and read again if its file has changed.
 
         With `wait` it returns when all of that has ended, loads of earlier syncs too, else when it is begun.
         """

@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
     from hostd.core.events import Prediction
     from hostd.records import Event, HostInfo, MemoryInfo, SizeEstimate
+    from hostd.shell.declared import DeclaredModels
     from hostd.shell.files import Files
     from hostd.shell.logs import LogDrain
-    from hostd.shell.repository import Repository
     from hostd.shell.sizes import Sizes
     from hostd.shell.supervisor import Supervisor
+    from hostd.shell.survey import Survey
     from hostd.shell.workforce import Workforce
 
 _MAX_SUBSCRIPTIONS = 64
@@ -48,7 +49,8 @@ class Control:
         files: Files,
         sizes: Sizes,
         workforce: Workforce,
-        repository: Repository | None,
+        declared: DeclaredModels,
+        survey: Survey,
         info: Callable[[], HostInfo],
         memory: Callable[[], MemoryInfo],
         settings: Callable[[], dict[str, Any]],
@@ -60,7 +62,8 @@ class Control:
         self._files = files
         self._sizes = sizes
         self._workforce = workforce
-        self._repository = repository
+        self._declared = declared
+        self._survey = survey
         self._info = info
         self._memory = memory
         self._settings = settings
@@ -126,9 +129,11 @@ class Control:
     def _sync(self, request: Request) -> None:
         request.only("wait", "load")
         wait, load = request.get("wait", bool, False), request.get("load", bool, True)
-        self._supervisor.emit(
-            ev.SyncRequested(request.caller, wait, load, retry_all=load, deadline_s=request.deadline_s)
-        )
+        asked = ev.SyncRequested(request.caller, wait, load, retry_all=load, deadline_s=request.deadline_s)
+        if load and self._declared.may_change:
+            self._supervisor.in_thread(self._declared.thread, self._declared.again, lambda now: _declaring(asked, now))
+        else:
+            self._supervisor.emit(asked)
 
     def _estimate(self, request: Request) -> None:
         request.only("model_id", "path", "type")
@@ -164,20 +169,16 @@ class Control:
 
     def _list_models(self, request: Request) -> None:
         request.only("all")
-        core, repository = self._supervisor.core, self._repository
+        core = self._supervisor.core
         if not request.get("all", bool, False):
             self._answer(request, [model.to_dict() for model in core.list_models()])
             return
 
-        def then(entries: object) -> None:
-            # A directory that cannot be read has no entries to show; `degraded` of the host says why.
-            known = core.list_all_models(entries if isinstance(entries, list) else ())
+        def then(entries: list[ev.DirectoryEntry]) -> None:
+            known = core.list_all_models(entries)
             self._answer(request, [model.to_dict() if model.generation else model.to_brief_dict() for model in known])
 
-        if repository is None:
-            then(())
-        else:
-            repository.list_entries(then)
+        self._survey.take(then)
 
     def _get_model(self, request: Request) -> None:
         request.only("model_id")
@@ -189,18 +190,14 @@ class Control:
 
     def _explain_model(self, request: Request) -> None:
         request.only("model_id")
-        model_id = _model_id(request)
-        core, repository = self._supervisor.core, self._repository
+        model_id, core = _model_id(request), self._supervisor.core
         known = core.explain(model_id, self._supervisor.now())
-        if known is not None or repository is None:
+        if known is not None:
             self._explain(request, known)
-            return
-
-        def then(entries: object) -> None:
-            found = entries if isinstance(entries, list) else ()
-            self._explain(request, core.explain(model_id, self._supervisor.now(), found))
-
-        repository.list_entries(then)
+        else:
+            self._survey.take(
+                lambda found: self._explain(request, core.explain(model_id, self._supervisor.now(), found))
+            )
 
     def _explain(self, request: Request, explanation: dict[str, Any] | None) -> None:
         if explanation is None:
@@ -247,6 +244,10 @@ class Control:
         for caller, model_id in list(self._subscribers.items()):
             if model_id is None or model_id == event.model_id:
                 self._supervisor.frontend.answer(caller, event.to_dict(), msg.ITEM)
+
+
+def _declaring(asked: ev.SyncRequested, declared: Any) -> ev.SyncRequested:
+    return asked._replace(declared=declared) if isinstance(declared, dict) else asked
 
 
 def _model_id(request: Request) -> ev.ModelId:

@@ -49,6 +49,14 @@ BREATH_S = 50e-6
 """After so many entries, less than a millisecond's work, the scan lets go of the GIL for so long. System calls let go
 of it too, but are over before another thread has woken up, so that the loop would wait 5 ms for a forced switch."""
 
+_NO_MODELS = {
+    stat.S_IFLNK: "it is a symbolic link, which is not followed: put the model itself there, or load it by its path",
+    stat.S_IFIFO: "it is a pipe",
+    stat.S_IFSOCK: "it is a socket",
+    stat.S_IFCHR: "it is a device",
+    stat.S_IFBLK: "it is a device",
+}
+
 _log = logging.getLogger(__name__)
 
 
@@ -70,17 +78,12 @@ class _Kind(enum.Enum):
     BAD_NAME = "BAD_NAME"
 
 
-_NOT_A_MODEL = {
-    _Kind.IGNORED: "no finder knows what it is, or it is no directory and no regular file",
-    _Kind.BAD_NAME: "its name cannot be the id of a model",
-}
-
-
 class _Entry(NamedTuple):
     """What is known of an entry; `key` is None if it changed so recently that it has to be looked at again."""
 
     key: tuple[int, ...] | None
     kind: _Kind
+    problem: str
 
 
 class _Fingerprint(NamedTuple):
@@ -146,15 +149,15 @@ class Scanner:
         with self._opened() as (descriptor, _):
             listed = self._list(descriptor, {}, is_remembered=False)
         return [
-            DirectoryEntry(ModelId(name), self._path_of(name), *self._told_of(name, entry.kind))
+            DirectoryEntry(ModelId(name), self._path_of(name), *self._told_of(name, entry))
             for name, entry in listed.items()
         ]
 
-    def _told_of(self, name: str, kind: _Kind) -> tuple[str, str]:
-        if kind is _Kind.MODEL:
+    def _told_of(self, name: str, entry: _Entry) -> tuple[str, str]:
+        if entry.kind is _Kind.MODEL:
             left = "left alone by the host until its files change; load_model or sync_local_models loads it"
             return "AVAILABLE", left if name in self._failed else ""
-        return "IGNORED", _NOT_A_MODEL[kind]
+        return "IGNORED", entry.problem
 
     def note_failed(self, model_id: str) -> None:
         """Remember that a model that was found could not be loaded. Does not block; may be called during a scan."""
@@ -203,21 +206,23 @@ class Scanner:
                     # If the load of a loaded one fails, that counts for the files as they were found.
                     if is_remembered and name not in loaded:
                         self._found_as.pop(name, None)
-                    known = _Entry(None if is_recent(status, now_ns) else key, self._kind_of(name, status, known))
+                    known = _Entry(None if is_recent(status, now_ns) else key, *self._kind_of(name, status, known))
                 after[name] = known
         return after
 
-    def _kind_of(self, name: str, status: os.stat_result, known: _Entry | None) -> _Kind:
+    def _kind_of(self, name: str, status: os.stat_result, known: _Entry | None) -> tuple[_Kind, str]:
         if known is not None and known.kind is _Kind.BAD_NAME:
-            return _Kind.BAD_NAME
+            return known.kind, known.problem
         try:
             model_id_of(name)
         except InvalidArgumentError as error:
             _log.warning("%a is ignored: %s", self._path_of(name), error.message)
-            return _Kind.BAD_NAME
+            return _Kind.BAD_NAME, error.message
         if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
-            return _Kind.IGNORED
-        return _Kind.MODEL if self._recognises(name, self._path_of(name)) else _Kind.IGNORED
+            return _Kind.IGNORED, _NO_MODELS.get(stat.S_IFMT(status.st_mode), "it is neither a directory nor a file")
+        if self._recognises(name, self._path_of(name)):
+            return _Kind.MODEL, ""
+        return _Kind.IGNORED, "no finder knows what it is: it needs a model.yaml, a model.py or a model's file"
 
     def _worth_loading(self, models: list[str]) -> list[str]:
         """Leave out what failed and has not changed since.

@@ -79,6 +79,7 @@ class FakeModel:
 
     info: ModelInfo
     answer: Any = None
+    already_loaded: bool = False
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         return self.answer if self.answer is not None else {"method": method, "args": args, "kwargs": kwargs}
@@ -110,6 +111,7 @@ class FakeClient:
     degraded: tuple[str, ...] = ()
     memory: MemoryInfo = MEMORY
     pid: int = 41
+    already_loaded: bool = False
     plan: LoadPlan = PLAN
     explained: dict[str, Any] = field(default_factory=dict)
 
@@ -144,7 +146,7 @@ class FakeClient:
 
     def load_model(self, model_id: str, path: str, model_type: str, **how: Any) -> FakeModel:
         self.asked.append(("load", model_id, path, model_type, how))
-        return FakeModel(self.get_model(model_id))
+        return FakeModel(self.get_model(model_id), already_loaded=self.already_loaded)
 
     def unload_model(self, model_id: str, *, now: bool = False, timeout_s: float | None = None) -> UnloadReport:
         self.asked.append(("unload", model_id, now))
