@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from hostd import paths
 from hostd.places import why_missing
 from hostd.plain import check_plain
+from hostd.preload import PreloadTable  # noqa: TC001 - pydantic reads the annotations
 from hostd.setting_types import (
     NAME,
     Budget,
@@ -290,6 +291,10 @@ class HostConfig(_Section):
     sizers: PluginTable = {}
     """Sizers by name; "default" estimates sizes that are neither known nor declared. Empty: the bytes on disk, times a
     factor."""
+
+    preload: PreloadTable = {}
+    """Models by id that are loaded at the start, and again by `hostd sync` if they are not loaded: a path, or a map
+    with path, options, type, pin, memory_limit and more. Empty: none but those of the models directory."""
 
     @model_validator(mode="before")
     @classmethod

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 import yaml
 from pydantic import BaseModel
 
-from hostd import config
+from hostd import config, preload
 from hostd.config import HostConfig
+from hostd.preload import PreloadEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,15 +42,21 @@ def config_schema() -> dict[str, Any]:
                 setting["description"] = explained[section][name]
     # Their defaults depend on the environment, so they are none in the model; a file need not name them.
     schema.pop("required")
+    entry = schema["$defs"][PreloadEntry.__name__]
+    del entry["properties"]["problem"]
+    # A path alone will do, and nothing for what lies in the models directory.
+    forms = [schema["properties"]["preload"]["additionalProperties"], {"type": "string"}, {"type": "null"}]
+    schema["properties"]["preload"]["additionalProperties"] = {"anyOf": forms}
     return {"$schema": _DIALECT, **schema}
 
 
 def _docstrings() -> dict[str, dict[str, str]]:
     """Return what is written below each setting, by section and name, as one line."""
     found: dict[str, dict[str, str]] = {}
-    for section in ast.parse(inspect.getsource(config)).body:
-        if isinstance(section, ast.ClassDef):
-            found[section.name] = dict(_explained(section))
+    for module in (config, preload):
+        for section in ast.parse(inspect.getsource(module)).body:
+            if isinstance(section, ast.ClassDef):
+                found[section.name] = dict(_explained(section))
     return found
 
 

@@ -56,7 +56,7 @@ class Host:
     interpreter are those of the process that started it, and its log is `host.log` in its state directory.
 
     Keywords are the sections of the configuration file (`models`, `workers`, `memory`, `metrics`, `limits`, `finders`,
-    `loaders`, `initializers`, `sizers`); `models_dir` is short for `models={"dir": ...}`. Raises
+    `loaders`, `initializers`, `sizers`, `preload`); `models_dir` is short for `models={"dir": ...}`. Raises
     `InvalidArgumentError` for settings that are not right, `FailedPreconditionError` if a shared host runs with others,
     and what the supervisor says when it does not start.
     """
@@ -75,6 +75,7 @@ class Host:
         loaders: dict[str, Any] | None = None,
         initializers: dict[str, Any] | None = None,
         sizers: dict[str, Any] | None = None,
+        preload: dict[str, Any] | None = None,
         models_dir: str | os.PathLike[str] | None = None,
         log_level: str | None = None,
     ) -> None:
@@ -94,6 +95,7 @@ class Host:
             "loaders": loaders,
             "initializers": initializers,
             "sizers": sizers,
+            "preload": preload,
             "log_level": log_level,
         }
         self._settings: dict[str, Any] = {key: value for key, value in sections.items() if value is not None}

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from hostd.config import HostConfig
 
@@ -63,31 +64,40 @@ def above_standard(fd: int) -> int:
 
 
 def supervisor_environment(
-    config: HostConfig, ready_fd: int | None = None, *, kind: str = "serve", lock_fd: int | None = None
+    config: HostConfig,
+    ready_fd: int | None = None,
+    *,
+    kind: str = "serve",
+    lock_fd: int | None = None,
+    sources: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """Return the environment of a supervisor; it says on the descriptor `ready_fd` what became of its start.
 
     `kind` is that of `HostInfo`; `lock_fd` has the lock of the runtime directory, if whoever starts it has taken that.
+    `sources` are the `file` and the `arguments` from which the configuration came, to be read again while it runs.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
     environment |= {"HOSTD_SUPERVISOR_CONFIG": config.to_json(), "HOSTD_SUPERVISOR_KIND": kind}
+    if sources is not None:
+        environment["HOSTD_SUPERVISOR_SOURCES"] = json.dumps(sources, default=str)
     for name, fd in (("HOSTD_SUPERVISOR_READY_FD", ready_fd), ("HOSTD_SUPERVISOR_LOCK_FD", lock_fd)):
         if fd is not None:
             environment[name] = str(fd)
     return environment
 
 
-def exec_host(config: HostConfig, ready_fd: int | None = None) -> NoReturn:
+def exec_host(config: HostConfig, ready_fd: int | None = None, *, sources: Mapping[str, Any] | None = None) -> NoReturn:
     """Become the host of this configuration: this process goes on as its keeper.
 
-    The host says in words on standard output that it is ready, or as JSON on `ready_fd` (1 is standard output). Raises
-    FailedPreconditionError if the system does not start it.
+    `sources` are as for `supervisor_environment`. The host says in words on standard output that it is
+    ready, or as JSON on `ready_fd` (1 is standard output). Raises FailedPreconditionError if the system does not start
+    it.
     """
     sys.stdout.flush()
     command = keeper_command()
     with told_of_start():
         os.execve(  # noqa: S606 - our own command
-            command[0], command, supervisor_environment(config, ready_fd)
+            command[0], command, supervisor_environment(config, ready_fd, sources=sources)
         )
     raise AssertionError("execve returns only by raising")
 

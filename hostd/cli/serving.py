@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from hostd.cli.configuration import gathered, settings_options
+from hostd.cli.configuration import gathered, given, settings_options
 from hostd.cli.interrupts import told
 from hostd.cli.session import HostCommand, Session, json_option, shared_options
 
@@ -26,8 +26,10 @@ def serve(ctx: click.Context) -> None:
     """
     from hostd.launch import exec_host  # noqa: PLC0415 - `--help` does not need it
 
-    found, _ = gathered(ctx)
-    exec_host(found.config, sys.stdout.fileno() if ctx.ensure_object(Session).json else None)
+    found, file = gathered(ctx)
+    sources = {"file": str(file), "arguments": given(ctx)} if file else None
+    ready_fd = sys.stdout.fileno() if ctx.ensure_object(Session).json else None
+    exec_host(found.config, ready_fd, sources=sources)
 
 
 @click.command(cls=HostCommand)

@@ -26,7 +26,6 @@ import zmq
 
 from hostd import paths
 from hostd.config import HostConfig
-from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.plugins import Plugins
 from hostd.records import HostInfo
@@ -34,6 +33,7 @@ from hostd.shell import surroundings
 from hostd.shell.backend import Backend
 from hostd.shell.budget import budget_of
 from hostd.shell.control import Control
+from hostd.shell.declared import DeclaredModels, Sources
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.files import Files
 from hostd.shell.finding import THREAD_NAME as FINDER_THREADS
@@ -51,9 +51,11 @@ from hostd.shell.sampling import Sampler
 from hostd.shell.sizes import THREAD_NAME as SIZES_THREADS
 from hostd.shell.sizes import Sizes
 from hostd.shell.sockets import Pump, RouterSocket
+from hostd.shell.specifying import Specifying
 from hostd.shell.staging import Staging
 from hostd.shell.starting import core_config, models_dir_of, recover
 from hostd.shell.supervisor import Supervisor
+from hostd.shell.survey import Survey
 from hostd.shell.verbs import Verbs
 from hostd.shell.workforce import Workforce
 from hostd.units import format_size
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 CONFIG_VARIABLE = "HOSTD_SUPERVISOR_CONFIG"
+SOURCES_VARIABLE = "HOSTD_SUPERVISOR_SOURCES"
 READY_FD_VARIABLE = "HOSTD_SUPERVISOR_READY_FD"
 LOCK_FD_VARIABLE = "HOSTD_SUPERVISOR_LOCK_FD"
 KIND_VARIABLE = "HOSTD_SUPERVISOR_KIND"
@@ -85,10 +88,13 @@ _PROBE_PERIOD_S = 10.0
 class Service:
     """One running host."""
 
-    def __init__(self, config: HostConfig, kind: str = "serve", lock_fd: int | None = None) -> None:
+    def __init__(
+        self, config: HostConfig, kind: str = "serve", lock_fd: int | None = None, sources: Sources | None = None
+    ) -> None:
         self._config = config
         self._kind = kind
         self._lock_fd = lock_fd
+        self._sources = sources or Sources()
         self._started_s = time.time()
         self._epoch = secrets.token_hex(8)
         self._metrics_port: int | None = None
@@ -110,9 +116,7 @@ class Service:
             supervisor = self._supervisor = Supervisor(core_config(config, models_dir, budget_bytes), pump)
             stack.callback(supervisor.close)
             guard = stack.enter_context(Guard.open())
-            gpu = await loop.run_in_executor(None, GpuReader.open)  # a driver may take seconds to wake
-            if gpu is not None:
-                stack.callback(gpu.close)
+            gpu = await _open_gpu(loop, stack)
             workforce = Workforce(
                 loop,
                 supervisor,
@@ -129,24 +133,27 @@ class Service:
             )
             staging = None if models_dir is None else Staging(ModelsDirectory(models_dir))
             files = self._files = Files(supervisor, staging)
-            sizes = Sizes(supervisor, workforce, plugins, config)
+            specifying = Specifying(plugins, models_dir)
+            sizes = Sizes(supervisor, workforce, plugins, config, specifying)
             sizes.open()
             stack.callback(sizes.close)
-            finding = Finding(loop, supervisor, plugins, repository)
+            finding = Finding(loop, supervisor, specifying, repository)
             stack.callback(finding.close)
-            handlers: dict[type, Callable[[Any], object]] = {fx.FindSpec: finding.find}
-            handlers |= {**workforce.handlers(), **files.handlers(), **sizes.handlers()}
+            handlers = {**finding.handlers(), **workforce.handlers(), **files.handlers(), **sizes.handlers()}
             if repository is not None and staging is not None:
                 stack.callback(repository.close)
                 handlers |= repository.handlers()
                 await loop.run_in_executor(None, recover, staging)
+            declared = DeclaredModels(config.preload, specifying, models_dir, self._sources)
+            stack.callback(declared.close)
             control = Control(
                 supervisor,
                 self._logs,
                 files,
                 sizes,
                 workforce,
-                repository,
+                declared,
+                Survey(supervisor, finding.contents, repository, declared),
                 self._info,
                 lambda: replace(supervisor.core.memory(), budget_source=budget_source),
                 lambda: config.model_dump(mode="json"),
@@ -159,10 +166,10 @@ class Service:
             self._handle_signals(loop)
             sampler = self._sampler(workforce, gpu)
             tasks = [asyncio.create_task(sampler.run()), asyncio.create_task(self._probe())]
-            if repository is not None:
-                await self._load_at_start(repository)
-                if config.models.lazy_load:
-                    tasks.append(asyncio.create_task(repository.follow()))
+            if repository is not None or declared.now:
+                await self._load_at_start(declared)
+            if repository is not None and config.models.lazy_load:
+                tasks.append(asyncio.create_task(repository.follow()))
             on_ready(self._info())
             await supervisor.stopped.wait()
             await self._end(tasks)
@@ -172,9 +179,15 @@ class Service:
             stack.enter_context(RuntimeDirectory(self._config.runtime_dir, self._lock_fd))
         paths.make_state(self._config.state_dir)
 
-    async def _load_at_start(self, repository: Repository) -> None:
-        settings = self._config.models
-        first = asyncio.create_task(repository.sync(wait=settings.wait_for_initial_loads, load=settings.load_on_start))
+    async def _load_at_start(self, declared: DeclaredModels) -> None:
+        """Load what is declared, and what is in the models directory; what is not loaded there now is left alone."""
+        self._supervisor.listeners.append(declared.on_event)
+        wait, load = self._config.models.wait_for_initial_loads, self._config.models.load_on_start
+        first = self._supervisor.ask(
+            lambda caller: ev.SyncRequested(
+                caller, wait, load, retry_all=False, deadline_s=None, is_leaving=not load, declared=declared.now
+            )
+        )
         # A signal may end the host while models are still being loaded.
         stopped = asyncio.create_task(self._supervisor.stopped.wait())
         await asyncio.wait({first, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -299,6 +312,13 @@ class Service:
         )
 
 
+async def _open_gpu(loop: asyncio.AbstractEventLoop, stack: contextlib.ExitStack) -> GpuReader | None:
+    gpu = await loop.run_in_executor(None, GpuReader.open)  # a driver may take seconds to wake
+    if gpu is not None:
+        stack.callback(gpu.close)
+    return gpu
+
+
 def _prepare_process() -> None:
     """Raise the limit on descriptors, and adopt what workers leave (prctl(2), FACTS)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -329,6 +349,7 @@ def _on_keeper_gone(*_: object) -> None:
 def main() -> int:
     """Run the host that the environment describes; say on the ready descriptor what became of the start."""
     config = HostConfig.from_json(os.environ.pop(CONFIG_VARIABLE))
+    sources = Sources(**json.loads(os.environ.pop(SOURCES_VARIABLE, "{}")))
     ready_fd = int(os.environ.pop(READY_FD_VARIABLE, "-1"))
     lock_fd = int(os.environ.pop(LOCK_FD_VARIABLE, "-1"))
     is_private_fd = ready_fd > 2
@@ -353,7 +374,7 @@ def main() -> int:
         else:
             print(f"hostd {info.version} is ready at {info.endpoint} (process {info.pid})", flush=True)  # noqa: T201
 
-    service = Service(config, os.environ.pop(KIND_VARIABLE, "serve"), lock_fd if lock_fd >= 0 else None)
+    service = Service(config, os.environ.pop(KIND_VARIABLE, "serve"), lock_fd if lock_fd >= 0 else None, sources)
     try:
         surroundings.check()
         asyncio.run(service.run(on_ready))

@@ -273,7 +273,7 @@ def test_serve_refuses_a_setting_that_there_is_not(run) -> None:
 def test_serve_hands_the_validated_settings_over(run, monkeypatch: pytest.MonkeyPatch) -> None:
     launch = pytest.importorskip("hostd.launch")
     handed = []
-    monkeypatch.setattr(launch, "exec_host", lambda settings, ready_fd: handed.append(settings))
+    monkeypatch.setattr(launch, "exec_host", lambda settings, ready_fd, **_: handed.append(settings))
     assert run("serve", "--name", "blue", "--metrics-port", "0").exit_code == 0
     assert (handed[0].name, handed[0].metrics.port) == ("blue", 0)
 
