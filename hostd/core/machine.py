@@ -80,7 +80,7 @@ class Core(Questions):
         router = self._router = Router(self._registry, loading.wanted)
         unloading = self._unloading = Unloading(self._registry, loading)
         deploying = self._deploying = Deploying(self._registry, loading, unloading)
-        admission.doing = Doing(loading.start, loading.refuse, unloading.evict, router.release)
+        admission.doing = Doing(loading.start, loading.refuse, loading.fail, unloading.evict, router.release)
         measuring = Measuring(self._registry, loading, admission, self._lose)
         undeploying = self._undeploying = Undeploying(self._registry, loading, unloading)
         syncing = self._syncing = Syncing(self._registry, loading, unloading)
@@ -113,6 +113,7 @@ class Core(Questions):
             ev.WorkerLoaded: self._on_loaded,
             ev.WorkerRefusedLoad: self._on_refused_load,
             ev.WorkerMeasured: measuring.measured,
+            ev.WorkerPauseFailed: admission.growing.pause_failed,
             ev.WorkerSpokeLastWords: self._on_last_words,
             ev.WorkerExited: self._on_exited,
             ev.WorkerGone: self._on_gone,
@@ -220,7 +221,8 @@ class Core(Questions):
             self._registry.freed_bytes += event.freed_bytes
             model.processes_ended += event.processes
             # Not at the exit: a process is known to have ended before its last words are read.
-            self._loading.load_failed(worker, self._death_of(worker, event.output))
+            if not model.is_put_back:
+                self._loading.load_failed(worker, self._death_of(worker, event.output))
             self._registry.move_worker(worker, WorkerInput.GONE, f"{event.processes} processes are gone")
             self._worker_gone(worker)
 

@@ -20,9 +20,16 @@ if TYPE_CHECKING:
     from hostd_workers.wire.errors import HostError
 
 
+ESTIMATES = ("estimated", "assumed")
+"""How needs are known of which nobody has measured or said anything."""
+
+
 @dataclass(eq=False)
 class Worker:
-    """A worker process, from the decision to spawn it until the proof that it is gone."""
+    """A worker process, from the decision to spawn it until the proof that it is gone.
+
+    `left_s` is what is left of its time to load while it is PAUSED.
+    """
 
     id: WorkerId
     model: Model
@@ -34,6 +41,7 @@ class Worker:
     baseline_bytes: int | None = None
     reserved_bytes: int = 0
     loaded_s: float | None = None
+    left_s: float = 0.0
     calls: set[CallId] = field(default_factory=set)
     left: dict[CallId, Left] = field(default_factory=dict)
     last_words: HostError | None = None
@@ -70,7 +78,8 @@ class Model:
     story has begun: that of a lazy load begins when something was found. `is_on_demand`: its load began because an
     evicted model was used, so calls wait for it. `eviction`: why the host unloads it by its own decision ("": it does
     not); it is loaded again when it is used, or at once if it `is_wanted` again. `is_yielding`: it makes way for
-    another, was asked to at `asked_s`, and new calls wait for its next load.
+    another, was asked to at `asked_s`, and new calls wait for its next load. `place` is its number in the line of those
+    who want memory. `is_put_back`: its worker is killed to make room for an older load, and it waits in line again.
     """
 
     id: ModelId
@@ -88,6 +97,8 @@ class Model:
     is_wanted: bool = False
     is_yielding: bool = False
     asked_s: float = -math.inf
+    place: int = 0
+    is_put_back: bool = False
     is_pinned: bool = False
     state: ModelState = ModelState.LOADING
     spec: LoadingSpec | None = None
@@ -127,6 +138,11 @@ class Model:
     def is_evicted(self) -> bool:
         """Whether it is unloaded, or being unloaded, by the host's own decision."""
         return bool(self.eviction)
+
+    @property
+    def is_estimated(self) -> bool:
+        """Whether what it needs is only guessed: that alone never refuses its load."""
+        return self.need_source in ESTIMATES
 
     @property
     def charge_bytes(self) -> int:

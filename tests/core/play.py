@@ -28,7 +28,7 @@ WEIGHTS: Final[dict[str, float]] = {
     "unload": 0.5,
     "unload_all": 0.1,
     "shut_down": 0.01,
-    "fail_to_spawn": 0.3,
+    "fail_to_spawn": 1,
     "refuse_load": 0.3,
     "exit": 0.4,
     "vanish": 0.3,
@@ -45,7 +45,10 @@ WEIGHTS: Final[dict[str, float]] = {
     "delay": 1,
     "predict": 12,
     "pin": 0.7,
-    "grow": 1,
+    "grow": 3,
+    "swell": 8,
+    "speak_late": 2,
+    "fail_to_pause": 0.1,
 }
 """What leads on is likelier than what ends things, or no history would get far."""
 
@@ -68,6 +71,9 @@ LIVELY: Final[dict[str, float]] = {
     "pass_time": 16,
     "reply": 40,
     "grow": 5,
+    "swell": 50,
+    "speak_late": 5,
+    "fail_to_pause": 0.2,
     "sample": 4,
     "retrieve": 4,
     "refuse_load": 0.2,
@@ -131,9 +137,9 @@ def history_of(seed: int, steps: int) -> tuple[World, random.Random]:
 
 
 def long_game(seed: int, steps: int) -> World:
-    """Play a game with a budget to its end, and return the world: half of them are lazy, a third may grow."""
+    """Play a game with a budget to its end, and return the world: half of them are lazy, two thirds may grow."""
     dice = random.Random(seed)
-    world = World(is_lazy=seed % 2 == 1, is_tight=True, may_grow=seed % 3 == 0)
+    world = World(is_lazy=seed % 2 == 1, is_tight=True, may_grow=seed % 3 < 2)
     for number in play(world, dice, steps, LIVELY, lively_moves(), LIVELY_MOODS):
         if number % 200 == 0:
             forget_what_is_over(world)
