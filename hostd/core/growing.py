@@ -123,11 +123,11 @@ class Growing:
         worker.left_s = registry.timers.due_s(WorkerTimer(worker.id)) - registry.now
         registry.timers.cancel(WorkerTimer(worker.id))
         registry.timers.set(AdmissionTimer(model), registry.now + registry.config.admission_timeout_s)
+        registry.move_worker(worker, WorkerInput.PAUSE, "its load has outgrown what was reserved for it")
         why = (
-            f"its load is paused until there is room for more, number {number} in line: it holds {_size(worker)}, and "
-            f"{format_size(worker.reserved_bytes)} were reserved ({model.need_source})"
+            f"its load is paused until there is room for more, number {number} in line: it holds {_size(worker)}, "
+            f"{format_size(model.need_bytes)} ({model.need_source}) were expected"
         )
-        registry.move_worker(worker, WorkerInput.PAUSE, why)
         registry.note(model, "PAUSED", why)
 
     def _go_on(self, worker: Worker, reserve_bytes: int) -> None:
@@ -137,7 +137,7 @@ class Growing:
             registry.timers.set(WorkerTimer(worker.id), registry.now + worker.left_s)
             waited = format_duration(registry.now - self.paused.pop(worker))
             why = f"its load goes on after a pause of {waited}: {format_size(reserve_bytes)} are reserved for it now"
-            registry.move_worker(worker, WorkerInput.RESUME, why)
+            registry.move_worker(worker, WorkerInput.RESUME, "there is room for more")
             registry.note(worker.model, "RESUMED", why)
             if worker.loaded_s is not None:
                 worker.loaded_s = registry.now

@@ -131,7 +131,7 @@ class Planning:
     def _over_budget(self, model: Model, needed_bytes: int, when: str) -> OverBudget:
         budget_bytes = self._registry.config.budget_bytes or 0
         free_bytes = self._charges.room(budget_bytes).free_bytes
-        return OverBudget(model, needed_bytes, free_bytes, budget_bytes, self.holders(), when)
+        return OverBudget(model, needed_bytes, free_bytes, budget_bytes, self.holders(without=(model,)), when)
 
     def is_hopeless(self, model_id: ModelId, need_bytes: int, younger: Sequence[Worker] = ()) -> bool:
         """Say whether so much can never be had for a load, even if the `younger` ones are put back."""

@@ -87,12 +87,14 @@ def over_budget(over: OverBudget, *, is_measured: bool = False) -> HostError:
     """Return the error of a load that is refused, or ended if it `is_measured` that it needs so much and more."""
     model, budget, needed = over.model, format_size(over.budget_bytes), format_size(over.needed_bytes)
     need = f"{format_size(model.need_bytes)} ({model.need_source})"
+    is_above = over.needed_bytes > over.budget_bytes
     free = f"and {format_size(max(over.free_bytes, 0))} of the budget of {budget} are free {over.when}"
     how = _HOW.get(model.need_source, "")
     if is_measured:
+        free = f"and the whole budget is {budget}" if is_above else free
         said = f"was killed while it was loaded: it held {needed} and needs more, {need} were expected, {free}"
         how = "That it needs more than this is remembered for its next load"
-    elif over.needed_bytes > over.budget_bytes:
+    elif is_above:
         said = f"needs {need}, more than the whole budget of {budget}"
     else:
         said = f"needs {need}, {free}"
@@ -112,7 +114,7 @@ def over_budget(over: OverBudget, *, is_measured: bool = False) -> HostError:
 
 def _named(holders: tuple[Holder, ...]) -> str:
     if not holders:
-        return "nobody holds any"
+        return "no other model holds any"
     named = (f"{h.model_id!r} {format_size(h.bytes)}{f', {h.why}' if h.why else ''}" for h in holders[:_HOLDERS_NAMED])
     more = len(holders) - _HOLDERS_NAMED
     return f"the rest is held by {'; '.join(named)}{f'; and {more} more' if more > 0 else ''}"

@@ -157,7 +157,7 @@ def test_what_is_larger_than_the_budget_is_refused_at_once(tight):
     error = tight.error(tight.predicted_load("m", 10_001))
     assert is_refused(error)
     assert error.message == (
-        "model 'm' needs 9.8 KiB (remembered), more than the whole budget of 9.8 KiB; nobody holds any. Unload or unpin "
+        "model 'm' needs 9.8 KiB (remembered), more than the whole budget of 9.8 KiB; no other model holds any. Unload or unpin "
         "some, or raise memory.budget. The figure was measured when the same content was loaded last; a size in its "
         "model.yaml replaces it"
     )

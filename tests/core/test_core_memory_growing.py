@@ -93,7 +93,7 @@ def test_a_load_that_turns_out_to_be_above_the_budget_when_it_is_done_is_ended_a
     assert is_refused(error)
     assert error.message.startswith(
         "model 'm' was killed while it was loaded: it held 9.8 KiB and needs more, 49 KiB (estimated) were expected, "
-        "and 0 B of the budget of 9.8 KiB are free and all else is kept for good"
+        "and the whole budget is 9.8 KiB; no other model holds any. Unload or unpin some, or raise memory.budget. That "
     )
     assert (error.details["needed_bytes"], error.details["need_source"]) == (10_001, "measured")
     assert tight.state() is None, "it is not tried again"
@@ -121,8 +121,8 @@ def test_a_load_for_whose_growth_there_is_no_room_is_paused_while_others_make_wa
     memory = tight.core.memory()
     assert (memory.paused, memory.pauses, memory.waiting) == (("m",), 1, ())
     assert tight.core.explain("m", tight.now)["reason"] == (
-        "its load is paused until there is room for more, number 1 in line: it holds 3.7 KiB, and 1.0 KiB were reserved "
-        "(estimated)"
+        "its load is paused until there is room for more, number 1 in line: it holds 3.7 KiB, 1.0 KiB (estimated) "
+        "were expected"
     )
     tight.pass_time(2)
     tight.gone(tight.worker_of("idle"))
