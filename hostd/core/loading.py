@@ -285,7 +285,7 @@ class Loading:
 
     def overtake(self, model: Model) -> None:
         """Forget the timers of a model that an unload overtakes."""
-        model.is_finding = model.is_predicting = model.is_put_back = False
+        model.is_finding = model.is_predicting = False
         self._registry.timers.cancel(IdleTimer(model))
         self._registry.timers.cancel(FinderTimer(model))
         self._registry.timers.cancel(RetryTimer(model))

@@ -140,11 +140,6 @@ class Model:
         return bool(self.eviction)
 
     @property
-    def is_estimated(self) -> bool:
-        """Whether what it needs is only guessed: that alone never refuses its load."""
-        return self.need_source in ESTIMATES
-
-    @property
     def charge_bytes(self) -> int:
         """What its workers count against the budget."""
         return sum(worker.charge_bytes for worker in self.workers.values())

@@ -111,6 +111,50 @@ def test_a_load_that_outgrows_its_reservation_gets_half_as_much_again_if_that_is
     assert state_of(tight, "m") == "LOADING"
 
 
+def test_a_load_gets_what_is_free_if_that_is_at_least_a_tenth(tight):
+    tight.ready("idle", 6000)
+    tight.pass_time(2)
+    loading(tight, "m", 1000)
+    grows(tight, "m", 3400)
+    assert (tight.core.get_model("m").charge_bytes, tight.evicted()) == (4000, [])
+
+
+def test_who_makes_way_makes_way_for_half_as_much_again(tight):
+    for name, size_bytes in (("a", 1000), ("b", 1000), ("busy", 4000)):
+        tight.ready(name, size_bytes)
+    tight.busy("busy")
+    tight.pass_time(2)
+    loading(tight, "m", 1000)
+    grows(tight, "m", 3900)
+    assert sorted(tight.evicted()) == ["a", "b"]
+
+
+def test_a_load_that_is_done_is_not_paused_for_what_it_held_before(tight):
+    tight.ready("busy", 6000)
+    tight.busy("busy")
+    caller = loading(tight, "m", 1000)
+    asked_s = tight.now
+    tight.pass_time(0.1)
+    tight.loaded()
+    tight.sampled(4100, asked_s=asked_s)
+    assert state_of(tight, "m") == "LOADING"
+    tight.sampled(3000)
+    assert tight.answer(caller).state == "READY"
+
+
+def test_a_load_waits_for_what_is_on_its_way_out_if_that_is_at_least_a_tenth(tight):
+    tight.ready("leaving", 1000)
+    tight.ready("idle", 5000)
+    tight.pass_time(2)
+    loading(tight, "m", 1000)
+    tight.unload("leaving")
+    grows(tight, "m", 4000)
+    assert (state_of(tight, "m"), tight.evicted()) == ("PAUSED", [])
+    tight.gone(tight.worker_of("leaving"))
+    assert (state_of(tight, "m"), tight.core.get_model("m").charge_bytes) == ("LOADING", 5000)
+    assert tight.state("idle") == "READY"
+
+
 def test_a_load_for_whose_growth_there_is_no_room_is_paused_while_others_make_way(tight):
     tight.ready("idle", 6000)
     tight.pass_time(2)
@@ -136,7 +180,11 @@ def test_a_load_for_whose_growth_there_is_no_room_is_paused_while_others_make_wa
 
 
 def test_nothing_starts_while_a_load_is_paused(tight):
-    first = paused(tight)
+    tight.ready("busy", 6000)
+    tight.busy("busy")
+    first = loading(tight, "m", 1000)
+    grows(tight, "m", 3800)
+    assert (state_of(tight, "m"), tight.core.memory().free_bytes) == ("PAUSED", 200)
     later = tight.predicted_load("later", 100)
     assert tight.is_waiting(later)
     assert tight.core.memory().waiting == ("later",)
@@ -254,7 +302,19 @@ def test_a_load_that_cannot_be_paused_is_ended(tight):
     tight.feed(ev.WorkerPauseFailed(tight.worker_of("m"), "process 7 is another user's"))
     tight.gone(tight.worker_of("m"))
     assert "and it cannot be paused: process 7 is another user's" in tight.error(caller).message
-    assert tight.feed(ev.WorkerPauseFailed(tight.worker_of("m"), "too late")) == []
+
+
+def test_news_of_a_failed_pause_that_comes_after_the_pause_changes_nothing(tight):
+    paused(tight)
+    failed = ev.WorkerPauseFailed(tight.worker_of("m"), "too late")
+    tight.unload("busy")
+    tight.pass_time(10)
+    tight.gone(tight.worker_of("busy"))
+    assert tight.feed(failed) == []
+    assert state_of(tight, "m") == "LOADING"
+    tight.unload("m")
+    tight.gone(tight.worker_of("m"))
+    assert tight.feed(failed) == []
 
 
 def test_the_clock_of_a_load_stands_still_while_it_is_paused():
@@ -324,9 +384,7 @@ def test_what_a_paused_load_said_just_before_it_was_stopped_counts_when_it_goes_
     tight.loaded(worker)
     grows(tight, "m", 5000)
     assert (state_of(tight, "m"), tight.is_waiting(caller)) == ("PAUSED", True)
-    tight.unload("busy")
-    tight.pass_time(10)
-    tight.gone(tight.worker_of("busy"))
+    grows(tight, "busy", 5000)  # there is no room for more, and it needs none
     assert [type(effect) for effect in tight.effects_of(fx.ResumeWorker) + tight.effects_of(fx.MeasureWorker)] == [
         fx.ResumeWorker,
         fx.MeasureWorker,
