@@ -179,6 +179,11 @@ class MemoryConfig(_Section):
     assumed_size: Bytes = 256 * 2**20
     """What is reserved for a load of which nothing is known: no path on the disk, or a sizer that fails."""
 
+    remember: Literal["user", "host", "none"] = "user"
+    """Which hosts learn from what models were measured to take: all of this user's, this one alone (in `state_dir`), or
+    none when this one has ended. All, because the same content takes as much whichever host loads it, and an embedded
+    host keeps nothing itself. What cannot be kept for all of them is kept for this one."""
+
     sample_period_s: Seconds = 5
     """Seconds between two samples of a worker in use or just loaded. Sampling a big process costs milliseconds of a
     core; workers that are idle and do not change are sampled less and less often, up to `max_sample_period_s`."""

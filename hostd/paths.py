@@ -81,6 +81,14 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         ) from None
 
 
+def shared_state_dir(runtime_directory: str | os.PathLike[str]) -> Path:
+    """Return the directory of what outlives all hosts of this user and that they share; it need not exist.
+
+    No host's name begins with a dot, so it is no host's own. For a user without a home see `state_dir`.
+    """
+    return state_dir(".shared", runtime_directory)
+
+
 def client_endpoint(runtime_directory: str | os.PathLike[str]) -> str:
     """Return the endpoint at which clients reach the host that has this runtime directory.
 

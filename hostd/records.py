@@ -175,7 +175,7 @@ class LoadPlan(Record):
 
     `need_bytes` is what would be reserved and `need_source` how that is known. `victims` are the models that would be
     evicted, in that order; `holders` those that hold the rest of the budget. Without a budget that is None, and
-    every load starts.
+    every load starts. What is only estimated to need more than can be had is tried with what there is.
     """
 
     model_id: str
@@ -203,7 +203,8 @@ class MemoryInfo(Record):
     """The memory of all models against the budget, in bytes; `budget_bytes` and `free_bytes` are None without a budget.
 
     `budget_source` says in words where the budget comes from. `measured_bytes` is private memory as measured,
-    `reserved_bytes` what is set aside for loads beyond that. `waiting` are the loads that wait for memory, in order.
+    `reserved_bytes` what is set aside for loads beyond that. `waiting` are the loads that wait for memory, in order,
+    `paused` those before them that have outgrown what was reserved for them, and are stopped until there is room.
     `over_budget` says who has grown over the budget, None if nobody has. The counts and `freed_bytes` (by all unloads,
     read just before each kill) are since the start of the host; `evictions` are by reason. `last_unload` is the report
     of the last one.
@@ -215,10 +216,12 @@ class MemoryInfo(Record):
     reserved_bytes: int = 0
     free_bytes: int | None = None
     waiting: tuple[str, ...] = ()
+    paused: tuple[str, ...] = ()
     over_budget: str | None = None
     evictions: dict[str, int] = field(default_factory=dict)
     refusals: int = 0
     waits: int = 0
+    pauses: int = 0
     unloads: int = 0
     freed_bytes: int = 0
     last_unload: UnloadReport | None = None
@@ -227,14 +230,15 @@ class MemoryInfo(Record):
     def _revive(cls, key: str, value: Any) -> Any:
         if key == "last_unload":
             return None if value is None else UnloadReport.from_dict(value)
-        return tuple(value) if key == "waiting" else value
+        return tuple(value) if key in ("waiting", "paused") else value
 
 
 @dataclass(frozen=True)
 class SizeEstimate(Record):
     """What a model would take: `bytes`, and `source`, which says how that is known.
 
-    "remembered": measured when the same content was loaded; "declared": said by `model.yaml`; "estimated": by a sizer.
+    "remembered": measured when the same content was loaded; "at least": measured when a load of it was ended because it
+    needed more; "declared": said by `model.yaml`; "estimated": by a sizer.
     """
 
     bytes: int

@@ -100,6 +100,8 @@ def _show(models: Sequence[ModelInfo], memory: MemoryInfo, processes: dict[str, 
     for model in models:
         if model.state in ("FAILED", "QUARANTINED", "DEGRADED") and model.reason:
             say(f"[red]{plain(model.id)}[/]: {plain(model.reason)}")
+        elif model.id in (*memory.paused, *memory.waiting):
+            say(f"[yellow]{plain(model.id)}[/]: {plain(model.reason)}")
     if pinned := [plain(model.id) for model in models if model.pinned]:
         say(f"[bold]pinned[/]: {', '.join(pinned)}")
 
@@ -226,10 +228,11 @@ def memory_line(memory: MemoryInfo) -> str:
     if memory.budget_bytes is None:
         return f"{used}, no budget"
     waiting = f"; waiting for memory: {', '.join(map(plain, memory.waiting))}" if memory.waiting else ""
+    paused = f"; paused until there is room: {', '.join(map(plain, memory.paused))}" if memory.paused else ""
     evicted = counted(sum(memory.evictions.values()), "eviction")
     source = f"; the budget is {plain(memory.budget_source)}" if memory.budget_source else ""
     budget = f"{format_size(memory.budget_bytes)}, {format_size(memory.free_bytes)} free"
-    return f"{used} of {budget}; {evicted}{waiting}{source}"
+    return f"{used} of {budget}; {evicted}{paused}{waiting}{source}"
 
 
 def returned_line(memory: MemoryInfo) -> str:

@@ -12,7 +12,7 @@ Rules
 4. What can never start (all else is kept for good) is refused at once; what has waited too long is refused with who
    holds the rest.
 5. Growth counts. When models have grown over the budget, others make way for them in the same order; where that is not
-   enough, the one that has grown most is named.
+   enough, the one that has grown most is named. Loads that outgrow their reservations go before the line (`Growing`).
 
 Who goes, waits or is refused is decided in `Planning`, which changes nothing; here it is done.
 """
@@ -26,16 +26,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hostd.core.charges import fewest
+from hostd.core.growing import Growing
 from hostd.core.lifecycle import ModelState
 from hostd.core.planning import HOPELESS, Decision, Outcome
 from hostd.core.timers import AdmissionTimer, IdleTimer, RoomTimer
 from hostd.units import format_duration, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from hostd.core.charges import Charges
-    from hostd.core.models import Model
+    from hostd.core.models import Model, Worker
     from hostd.core.planning import Planning
     from hostd.core.registry import Registry
     from hostd_workers.wire.errors import HostError
@@ -56,10 +57,14 @@ class Reason(enum.Enum):
 
 @dataclass(frozen=True)
 class Doing:
-    """What admission has others do: start a load, refuse one, evict a model, and release calls that waited for it."""
+    """What admission has others do: start a load with a reservation, refuse one that has not started, end one that has.
 
-    start: Callable[[Model], None]
+    Also: evict a model, and release calls that waited for it.
+    """
+
+    start: Callable[[Model, int], None]
     refuse: Callable[[Model, HostError], None]
+    fail: Callable[[Worker, HostError], None]
     evict: Callable[[Model, str], None]
     release: Callable[[Model], None]
 
@@ -71,6 +76,7 @@ class Admission:
         self._registry = registry
         self._charges = charges
         self._planning = planning
+        self.growing = Growing(registry, charges, planning, self._fail)
         self.doing: Doing
         """Set once, when those who do it are there."""
         self.queue: dict[Model, float] = {}
@@ -82,14 +88,26 @@ class Admission:
         self.waits = 0
         self._yielding: list[Model] = []
         self._is_over = False
+        self._places = 0
         self._idle_looked_s = -math.inf
         registry.load_ended.append(self._on_load_ended)
 
     def enter(self, model: Model) -> None:
         """Take a load that knows what it needs; it starts at once, later, or is refused."""
+        self._places += 1
+        model.place = self._places
+        self._queue(model)
+
+    def enter_again(self, model: Model) -> None:
+        """Take a load that was put back: before those who came after it."""
+        model.is_put_back = False
+        self._queue(model)
+
+    def _queue(self, model: Model) -> None:
         registry = self._registry
         self.queue[model] = registry.now
-        if self._planning.is_hopeless(model.id, model.need_bytes):
+        self.queue = dict(sorted(self.queue.items(), key=lambda item: item[0].place))
+        if self._planning.is_hopeless(model.id, self._to_reserve_bytes(model)):
             self._refuse(model, HOPELESS)
         else:
             self.look()
@@ -98,6 +116,11 @@ class Admission:
             registry.timers.set(AdmissionTimer(model), registry.now + registry.config.admission_timeout_s)
             registry.note(model, "WAIT", self._why_waiting(model))
 
+    @property
+    def in_line(self) -> int:
+        """How many loads a new one would wait for."""
+        return len(self.queue) + len(self.growing.paused)
+
     def leave(self, model: Model) -> None:
         """Forget a load that is overtaken."""
         if model in self.queue:
@@ -105,7 +128,11 @@ class Admission:
             self._registry.room_has_changed = True
 
     def expire(self, key: AdmissionTimer) -> None:
-        """Refuse a load that has waited too long."""
+        """Refuse a load that has waited too long, or end it."""
+        if key.model not in self.queue:
+            self.growing.expire(key.model)
+            self.look()
+            return
         waited_s = self._registry.now - self.queue[key.model]
         self._refuse(key.model, f"after {format_duration(waited_s)} (memory.admission_timeout_s)")
         self.look()
@@ -138,7 +165,7 @@ class Admission:
         registry = self._registry
         registry.room_has_changed = registry.somebody_is_idle = False
         budget_bytes = registry.config.budget_bytes
-        if budget_bytes is None or not (self.queue or self._is_over or self._yielding):
+        if budget_bytes is None:
             return
         self._look(budget_bytes)
         registry.room_has_changed = False  # by what was just done, which took it into account
@@ -147,7 +174,7 @@ class Admission:
         """Look at who has become idle, but not at every such moment."""
         registry = self._registry
         registry.somebody_is_idle = False
-        if not (self.queue or self._is_over or self._yielding):
+        if not (self.queue or self.growing.paused or self._is_over or self._yielding):
             return
         again_s = self._idle_looked_s + IDLE_LOOK_S
         if registry.now >= again_s:
@@ -159,20 +186,8 @@ class Admission:
     def _look(self, budget_bytes: int) -> None:
         registry = self._registry
         registry.timers.cancel(RoomTimer())
-        decisions = [self._relieve(budget_bytes)]
-        while self.queue:
-            model, since_s = next(iter(self.queue.items()))
-            decision = self._planning.decide(model.id, model.need_bytes, since_s)
-            if decision.outcome is Outcome.START:
-                self._remove(model)
-                self.doing.start(model)
-            elif decision.outcome is Outcome.REFUSE:
-                self._refuse(model, HOPELESS)
-            else:
-                for victim in decision.victims:
-                    self._evict(victim, Reason.LOAD, f"for {format_size(model.need_bytes)} of model {model.id!r}")
-                decisions.append(decision)
-                break
+        growth = self._let_grow()
+        decisions = [self._relieve(budget_bytes), *self._work_off()] if growth is None else [growth]
         self._make_way([model for decision in decisions for model in decision.yielding])
         look_again_s = [decision.look_again_s for decision in decisions if decision.look_again_s is not None]
         look_again_s += [model.asked_s + registry.config.admission_timeout_s for model in self._yielding]
@@ -186,12 +201,49 @@ class Admission:
             for model in self.queue
             if model.state is not ModelState.LOADING or model.workers or model.is_finding
         ]
-        return found + [f"{model!r} makes way and nobody knows" for model in self._unknown_yielding()]
+        found += [f"{model!r} makes way and nobody knows" for model in self._unknown_yielding()]
+        return found + self.growing.problems()
 
     def _unknown_yielding(self) -> list[Model]:
         return [m for m in self._registry.models.values() if m.is_yielding and m not in self._yielding]
 
     # Steps
+
+    def _let_grow(self) -> Decision | None:
+        """Have others make way for the first of the loads that have outgrown their reservations."""
+        decision = self.growing.look()
+        if decision is not None:
+            first = self._charges.outgrown()[0].model
+            for victim in decision.victims:
+                if victim.state is ModelState.LOADING:
+                    self.growing.put_back(victim, first)
+                else:
+                    self._evict(victim, Reason.LOAD, f"for the load of model {first.id!r}, which needs more")
+        return decision
+
+    def _work_off(self) -> Iterator[Decision]:
+        """Start the loads that can start, in order; yield what is to be done for the first of those that cannot."""
+        while self.queue:
+            model, since_s = next(iter(self.queue.items()))
+            reserve_bytes = self._to_reserve_bytes(model)
+            decision = self._planning.decide(model.id, reserve_bytes, since_s)
+            if decision.outcome is Outcome.START:
+                self._remove(model)
+                self.doing.start(model, reserve_bytes)
+            elif decision.outcome is Outcome.REFUSE:
+                self._refuse(model, HOPELESS)
+            else:
+                for victim in decision.victims:
+                    self._evict(victim, Reason.LOAD, f"for {format_size(reserve_bytes)} of model {model.id!r}")
+                yield decision
+                return
+
+    def _fail(self, worker: Worker, error: HostError) -> None:
+        self.refusals += 1
+        self.doing.fail(worker, error)
+
+    def _to_reserve_bytes(self, model: Model) -> int:
+        return self._planning.to_reserve_bytes(model.id, model.need_bytes, model.need_source)
 
     def _relieve(self, budget_bytes: int) -> Decision:
         """Have others make way for growth; return who else is to, once idle."""
@@ -251,5 +303,7 @@ class Admission:
         self.doing.refuse(model, self._planning.refusal_of(model, when))
 
     def _why_waiting(self, model: Model) -> str:
-        place = list(self.queue).index(model) + 1
-        return f"it waits for {format_size(model.need_bytes)} ({model.need_source}), number {place} in line"
+        number = len(self.growing.paused) + list(self.queue).index(model) + 1
+        reserve_bytes = self._to_reserve_bytes(model)
+        all_of = f", all that can be had of {format_size(model.need_bytes)}" if reserve_bytes < model.need_bytes else ""
+        return f"it waits for {format_size(reserve_bytes)}{all_of} ({model.need_source}), number {number} in line"

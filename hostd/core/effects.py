@@ -74,6 +74,18 @@ class MeasureWorker(NamedTuple):
     source: LoadSource
 
 
+class PauseWorker(NamedTuple):
+    """Stop every process of the worker's tree; it comes back as WorkerPauseFailed only if one cannot be stopped."""
+
+    worker_id: WorkerId
+
+
+class ResumeWorker(NamedTuple):
+    """Let the processes go on that PauseWorker has stopped."""
+
+    worker_id: WorkerId
+
+
 class KillWorker(NamedTuple):
     """End every process of the worker's tree, wait for the proof, and report WorkerGone.
 
@@ -85,12 +97,16 @@ class KillWorker(NamedTuple):
 
 
 class RememberSize(NamedTuple):
-    """Keep what a model turned out to use, for the next time that somebody asks before loading it."""
+    """Keep what a model turned out to use, for the next time that somebody asks before loading it.
+
+    `is_minimum`: its load was ended when it held so much, and it needs more.
+    """
 
     path: str
     spec: LoadingSpec
     memory: Memory
     load_s: float
+    is_minimum: bool = False
 
 
 class StageFiles(NamedTuple):
@@ -242,6 +258,8 @@ Effect: TypeAlias = (
     | SpawnWorker
     | SendLoad
     | MeasureWorker
+    | PauseWorker
+    | ResumeWorker
     | KillWorker
     | RememberSize
     | StageFiles

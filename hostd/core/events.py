@@ -140,6 +140,13 @@ class WorkerMeasured(NamedTuple):
     estimate: SizeEstimate | None = None
 
 
+class WorkerPauseFailed(NamedTuple):
+    """The worker's tree could not be stopped as a whole, and may go on to grow."""
+
+    worker_id: WorkerId
+    reason: str
+
+
 class WorkerAnswered(NamedTuple):
     """The worker sent something for a call; `final` if it is the last, `failed` if it is an error."""
 
@@ -310,6 +317,7 @@ Event: TypeAlias = (
     | WorkerLoaded
     | WorkerRefusedLoad
     | WorkerMeasured
+    | WorkerPauseFailed
     | WorkerAnswered
     | WorkerSpokeLastWords
     | WorkerExited

@@ -210,11 +210,11 @@ class Loading:
         model.need_bytes, model.need_source = self._registry.need_of(event.prediction)
         self._admission.enter(model)
 
-    def start(self, model: Model) -> None:
-        """Spawn the worker of a load that may start, and reserve what it needs."""
+    def start(self, model: Model, reserve_bytes: int = 0) -> None:
+        """Spawn the worker of a load that may start, and reserve what it may take."""
         registry, config = self._registry, self._registry.config
         worker = registry.new_worker(model)
-        worker.reserved_bytes = model.need_bytes
+        worker.reserved_bytes = reserve_bytes
         registry.timers.set(WorkerTimer(worker.id), registry.now + config.spawn_timeout_s)
         spec = cast("LoadingSpec", model.spec)  # nothing is started that was not found
         share = max(1, config.cores // len({other.model.id for other in registry.workers.values()}))
@@ -250,6 +250,12 @@ class Loading:
         if worker.model.load_error is None:
             worker.model.load_error = error
 
+    def fail(self, worker: Worker, error: HostError) -> None:
+        """End a load that is under way, by the host's own decision; it is not tried again."""
+        worker.model.retries_left = 0
+        self.load_failed(worker, error)
+        self._registry.kill(worker, error.message, worker.memory)
+
     def load_succeeded(self, worker: Worker, *, is_measured: bool) -> None:
         """Answer everybody who waited for the model; what was measured just now is remembered."""
         model = worker.model
@@ -272,6 +278,10 @@ class Loading:
         """Go on after the last worker of a failed try is gone."""
         if model.state is ModelState.LOADING and model.load_error is not None:
             self._end_failed_try(model, model.load_error)
+        elif model.state is ModelState.LOADING and model.is_put_back:
+            model.freed_bytes = model.processes_ended = 0
+            model.size_bytes, model.size_source = None, "unknown"
+            self._admission.enter_again(model)
 
     def expire_finder(self, key: FinderTimer) -> None:
         """Give up a finder that does not answer, or files that are written without end."""

@@ -86,7 +86,7 @@ class Core(Questions):
         reloading = Reloading(self._registry, loading, unloading)
         pinning = Pinning(self._registry, unloading)
         deploying = self._deploying = Deploying(self._registry, loading, unloading, pinning)
-        admission.doing = Doing(loading.start, loading.refuse, unloading.evict, router.release)
+        admission.doing = Doing(loading.start, loading.refuse, loading.fail, unloading.evict, router.release)
         measuring = Measuring(self._registry, loading, admission, self._lose)
         undeploying = self._undeploying = Undeploying(self._registry, loading, unloading)
         syncing = self._syncing = Syncing(self._registry, loading, unloading, comparing)
@@ -119,6 +119,7 @@ class Core(Questions):
             ev.WorkerLoaded: self._on_loaded,
             ev.WorkerRefusedLoad: self._on_refused_load,
             ev.WorkerMeasured: measuring.measured,
+            ev.WorkerPauseFailed: admission.growing.pause_failed,
             ev.WorkerSpokeLastWords: self._on_last_words,
             ev.WorkerExited: self._on_exited,
             ev.WorkerGone: self._on_gone,
@@ -229,7 +230,8 @@ class Core(Questions):
             self._registry.freed_bytes += event.freed_bytes
             model.processes_ended += event.processes
             # Not at the exit: a process is known to have ended before its last words are read.
-            self._loading.load_failed(worker, self._death_of(worker, event.output))
+            if not model.is_put_back:
+                self._loading.load_failed(worker, self._death_of(worker, event.output))
             self._registry.move_worker(worker, WorkerInput.GONE, f"{event.processes} processes are gone")
             self._worker_gone(worker)
 

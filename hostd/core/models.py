@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from hostd_workers.wire.errors import HostError
 
 
+ESTIMATES = ("estimated", "assumed")
+"""How needs are known of which nobody has measured or said anything."""
+
+
 class Freshness(enum.Enum):
     """Whether the files of a model are still those that were loaded."""
 
@@ -41,7 +45,10 @@ class Reload(NamedTuple):
 
 @dataclass(eq=False)
 class Worker:
-    """A worker process, from the decision to spawn it until the proof that it is gone."""
+    """A worker process, from the decision to spawn it until the proof that it is gone.
+
+    `left_s` is what is left of its time to load while it is PAUSED.
+    """
 
     id: WorkerId
     model: Model
@@ -53,6 +60,7 @@ class Worker:
     baseline_bytes: int | None = None
     reserved_bytes: int = 0
     loaded_s: float | None = None
+    left_s: float = 0.0
     calls: set[CallId] = field(default_factory=set)
     left: dict[CallId, Left] = field(default_factory=dict)
     last_words: HostError | None = None
@@ -90,6 +98,8 @@ class Model:
     evicted model was used, so calls wait for it. `eviction`: why the host unloads it by its own decision ("": it does
     not); it is loaded again when it is used, or at once if it `is_wanted` again. `is_yielding`: it makes way for
     another, was asked to at `asked_s`, and new calls wait for its next load. `reload`: what is loaded when it is gone.
+    `place` is its number in the line of those who want memory. `is_put_back`: its worker is killed to make room for an
+    older load, and it waits in line again.
 
     `source` is what is loaded, with the `standing` arguments where the load gave none; `has_own_retries` and
     `has_own_pin` say that somebody has decided these before. `digest` is that of the files when the load began.
@@ -110,6 +120,8 @@ class Model:
     is_wanted: bool = False
     is_yielding: bool = False
     asked_s: float = -math.inf
+    place: int = 0
+    is_put_back: bool = False
     is_pinned: bool = False
     has_own_pin: bool = False
     has_own_retries: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd.core import events as ev
 from hostd.core.explaining import calls_of, eviction_of, settings_of, size_of
@@ -22,6 +22,17 @@ if TYPE_CHECKING:
     from hostd.records import Event as StoryEvent
     from hostd.records import LoadPlan, ModelInfo
     from hostd_workers.wire.errors import HostError
+
+
+_LOADING = (WorkerState.IDLE, WorkerState.LOADING, WorkerState.PAUSED)
+
+
+class Activity(NamedTuple):
+    """Whether a worker is in use or loads its model, and what is reserved for the load; None for no reservation."""
+
+    is_busy: bool = False
+    is_loading: bool = False
+    reserved_bytes: int | None = None
 
 
 class Questions:
@@ -75,14 +86,17 @@ class Questions:
         """Why the models directory cannot be followed at present, or None."""
         return self._registry.degraded
 
-    def activity(self, worker_id: ev.WorkerId, since_s: float) -> tuple[bool, bool]:
-        """Say whether a worker is in use, or was since then, and whether it is still loading its model."""
+    def activity(self, worker_id: ev.WorkerId, since_s: float) -> Activity:
+        """Say what a worker does, and whether it is in use or was since then."""
         worker = self._registry.workers.get(worker_id)
         if worker is None:
-            return False, False
+            return Activity()
         used_s = worker.model.last_used_s
         is_recent = used_s is not None and used_s >= since_s
-        return bool(worker.calls) or is_recent, worker.state in (WorkerState.IDLE, WorkerState.LOADING)
+        is_loading = worker.state in _LOADING
+        has_reservation = is_loading and self._registry.config.budget_bytes is not None
+        reserved_bytes = worker.reserved_bytes if has_reservation else None
+        return Activity(bool(worker.calls) or is_recent, is_loading, reserved_bytes)
 
     # Memory
 
@@ -96,10 +110,12 @@ class Questions:
             reserved_bytes=sum(worker.unmeasured_bytes for worker in workers),
             free_bytes=None if budget_bytes is None else charges.room(budget_bytes).free_bytes,
             waiting=tuple(model.id for model in admission.queue),
+            paused=tuple(worker.model.id for worker in charges.outgrown() if worker in admission.growing.paused),
             over_budget=admission.over_budget,
             evictions=dict(admission.evictions),
             refusals=admission.refusals,
             waits=admission.waits,
+            pauses=admission.growing.pauses,
             unloads=registry.unloads,
             freed_bytes=registry.freed_bytes,
             last_unload=registry.last_unload,
@@ -109,7 +125,7 @@ class Questions:
         """Return what a load that is predicted to need so much would do now."""
         self._registry.now = now
         need = self._registry.need_of(prediction)
-        return self._planning.plan(ev.ModelId(model_id), *need, in_line=len(self._admission.queue))
+        return self._planning.plan(ev.ModelId(model_id), *need, in_line=self._admission.in_line)
 
     def explain(self, model_id: str, now: float, entries: Iterable[ev.DirectoryEntry] = ()) -> dict[str, Any] | None:
         """Return all that is known of why a model is as it is, as plain values; None if nothing is known of it.

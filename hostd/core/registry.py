@@ -19,7 +19,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hostd.core.describing import describe
-from hostd.core.effects import Announce, Effect, KillWorker, MeasureWorker, SendLoad
+from hostd.core.effects import (
+    Announce,
+    Effect,
+    KillWorker,
+    MeasureWorker,
+    PauseWorker,
+    ResumeWorker,
+    SendLoad,
+)
 from hostd.core.events import STANDALONE, FilesId, LoadSource, ModelId, Origin, WorkerId
 from hostd.core.lifecycle import (
     MODEL_TRANSITIONS,
@@ -31,7 +39,7 @@ from hostd.core.lifecycle import (
     WorkerState,
 )
 from hostd.core.models import Evicted, Failure, Model, Worker
-from hostd.core.timers import Timers, WorkerTimer
+from hostd.core.timers import AdmissionTimer, Timers, WorkerTimer
 from hostd.core.waiting import Waiting
 from hostd.records import Event
 from hostd_workers.wire.errors import HostError, InternalError, InvalidArgumentError
@@ -76,6 +84,7 @@ class CoreConfig:
     admission_timeout_s: float = 60.0
     min_residence_s: float = 1.0
     idle_ttl_s: float = 0.0
+    baseline_bytes: int = 0
     cores: int = 1
     cpu_threads: int | None = None
     python: str | None = None
@@ -101,8 +110,8 @@ class Registry:
         """The last load of each id, if it has failed; bounded as the stories are."""
         self.evicted: OrderedDict[ModelId, Evicted] = OrderedDict()
         """Models that are loaded again when they are used; the oldest are forgotten above `MAX_EVICTED`."""
-        self.baseline_bytes = 0
-        """What the last worker that said so held before it loaded its model; 0 before any did."""
+        self.baseline_bytes = config.baseline_bytes
+        """What the last worker that said so held before it loaded its model; what is usual before any did."""
         self.room_has_changed = False
         """Whether something happened because of which loads that wait for memory, or those who make way, may go on."""
         self.somebody_is_idle = False
@@ -263,6 +272,8 @@ class Registry:
             worker.model.ready.remove(worker)
         if new is WorkerState.READY:
             worker.model.ready.append(worker)
+        if worker.state is WorkerState.PAUSED and new is not WorkerState.PAUSED:
+            self.timers.cancel(AdmissionTimer(worker.model))
         self._assign(worker, new, why.value, reason)
         self.effects.extend(effects)
         if new is WorkerState.DEAD:
@@ -311,6 +322,10 @@ class Registry:
             return KillWorker(worker.id, worker.killed_for)
         if action is WorkerAction.MEASURE:
             return MeasureWorker(worker.id, worker.model.id, worker.model.source)
+        if action is WorkerAction.PAUSE:
+            return PauseWorker(worker.id)
+        if action is WorkerAction.RESUME:
+            return ResumeWorker(worker.id)
         model = worker.model
         if model.spec is None:
             raise InternalError(f"a worker was told to load before there was a specification: {worker!r}")

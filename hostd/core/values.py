@@ -127,7 +127,8 @@ class DirectoryEntry(NamedTuple):
 class Prediction(NamedTuple):
     """What a load is expected to take, in bytes of private memory: at most while it loads, and afterwards.
 
-    `source` says how that is known: "remembered", "declared", "estimated", or "assumed" if nothing is known.
+    `source` says how that is known: "remembered", "declared", "estimated", "at least" (a load of the same content was
+    ended when it held so much), or "assumed" if nothing is known.
     """
 
     peak_bytes: int

@@ -1,7 +1,8 @@
 """The worker processes of a host: their start, their end, and who of them is to be watched.
 
-Carries out the core's SpawnWorker and KillWorker in threads, and tells it what became of it. How a process comes into
-being and how its end is proven is in `processes`, what the system does about its memory in `guard`.
+Carries out the core's SpawnWorker, PauseWorker, ResumeWorker and KillWorker in threads, and tells it what became of it.
+How a process comes into being and how its end is proven is in `processes`, how a tree is stopped in `pausing`, what the
+system does about its memory in `guard`.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.shell.looks import Watched
 from hostd.shell.memory import Sample, sample_tree
+from hostd.shell.pausing import StoppedTree
 from hostd.shell.processes import Processes, WorkerProcess, describe_exit, is_crash, is_sigkill
 from hostd.shell.scheduling import give_way
 from hostd.shell.spawning import worker_environment
@@ -86,17 +89,27 @@ class Workforce:
         self._spawner = Threads(1, "hostd-spawn")
         self._killers = Threads(KILL_THREADS, "hostd-kill", give_way)
         self._readers = Threads(2, "hostd-measure", give_way)
+        # One thread, so that what is stopped and what goes on follow each other in the order of the core's decisions.
+        self._pauser = Threads(1, "hostd-pause")
+        self._pauses: dict[ev.WorkerId, Future[None]] = {}
+        """The last pause or resumption that was begun of each worker."""
+        self._stopped: dict[ev.WorkerId, StoppedTree] = {}
 
     def __repr__(self) -> str:
         return f"<Workforce of {len(self._employed)}>"
 
     def handlers(self) -> dict[type, Callable[[Any], object]]:
         """Return who carries out which effect."""
-        return {fx.SpawnWorker: self._spawn, fx.KillWorker: self._kill}
+        return {
+            fx.SpawnWorker: self._spawn,
+            fx.KillWorker: self._kill,
+            fx.PauseWorker: self._pause,
+            fx.ResumeWorker: self._resume,
+        }
 
     def close(self) -> None:
         """End the threads; nothing may be running in them any more."""
-        for executor in (self._spawner, self._killers, self._readers):
+        for executor in (self._spawner, self._killers, self._readers, self._pauser):
             executor.shutdown()
 
     def watched(self) -> list[Watched]:
@@ -105,9 +118,11 @@ class Workforce:
         since_s = self._loop.time() - self._sample_period_s
         found = []
         for worker_id, (process, _, limit_bytes) in self._employed.items():
-            is_busy, is_loading = activity(worker_id, since_s)
+            is_busy, is_loading, reserved_bytes = activity(worker_id, since_s)
             is_watched = is_loading or limit_bytes is not None
-            found.append(Watched(worker_id, process.pid, is_busy, is_watched, limit_bytes, is_loading))
+            # What is reserved for a load is watched as a limit is: others may have to make way for what is beyond it.
+            least_bytes = min((size for size in (limit_bytes, reserved_bytes) if size is not None), default=None)
+            found.append(Watched(worker_id, process.pid, is_busy, is_watched, least_bytes, is_loading))
         return found
 
     def measure(self, worker_id: ev.WorkerId, then: Callable[[ev.Memory | None], ev.Event | None]) -> None:
@@ -207,6 +222,22 @@ class Workforce:
 
         self._supervisor.in_thread(self._readers, lambda: self._guard.explain(worker_id, process.pid), then)
 
+    def _pause(self, effect: fx.PauseWorker) -> None:
+        worker_id = effect.worker_id
+        tree = self._stopped[worker_id] = StoppedTree(self._employed[worker_id].process.pid)
+
+        def work() -> None:
+            try:
+                tree.stop()
+            except OSError as error:
+                failed = ev.WorkerPauseFailed(worker_id, str(error))
+                self._loop.call_soon_threadsafe(self._supervisor.emit_later, failed)
+
+        self._pauses[worker_id] = self._pauser.submit(work)
+
+    def _resume(self, effect: fx.ResumeWorker) -> None:
+        self._pauses[effect.worker_id] = self._pauser.submit(self._stopped.pop(effect.worker_id).go_on)
+
     def _kill(self, effect: fx.KillWorker) -> None:
         employed = self._employed.get(effect.worker_id)
         if employed is None:
@@ -216,8 +247,12 @@ class Workforce:
         # The thread closes the descriptor, and a number that is watched must not be reused.
         self._loop.remove_reader(process.pidfd)
         output = employed.output if backend.is_silent(process.worker_id) else None
+        pause, stopped = self._pauses.get(process.worker_id), self._stopped.get(process.worker_id)
 
         def work() -> tuple[int, int, str]:
+            wait([] if pause is None else [pause])
+            if stopped is not None:
+                stopped.close()
             freed_bytes, processes = self._processes.end(process, effect.measured)
             self._guard.ended(process.worker_id, process.pid)
             return freed_bytes, processes, "" if output is None else output.last(_LAST_OUTPUT_S)
@@ -229,6 +264,8 @@ class Workforce:
                 self._loop.call_later(_KILL_RETRY_S, self._kill, fx.KillWorker(effect.worker_id))
                 return None
             del self._employed[process.worker_id]
+            self._pauses.pop(process.worker_id, None)
+            self._stopped.pop(process.worker_id, None)
             backend.forget(process.worker_id)
             return ev.WorkerGone(process.worker_id, *ended)
 

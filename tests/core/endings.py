@@ -78,7 +78,8 @@ def can_go_on(process: Process) -> bool:
     """Say whether a process may do what comes next in a good life."""
     if process.stage is Stage.ORDERED:
         return True
-    return process.stage is Stage.RUNNING and not process.is_sampled and not process.is_killed
+    is_idle = process.is_sampled or process.is_killed or process.is_paused
+    return process.stage is Stage.RUNNING and not is_idle
 
 
 def _has_next(process: Process) -> bool:

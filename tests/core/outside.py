@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hostd.records import Event as StoryEvent
 
 
-NOTES = ("RETRY", "BEING_WRITTEN", "WAIT", "PIN", "UNPIN", "GROWN", "FILES_CHANGED")
+NOTES = ("RETRY", "BEING_WRITTEN", "WAIT", "PIN", "UNPIN", "GROWN", "FILES_CHANGED", "PAUSED", "RESUMED", "PUT_BACK")
 """Causes of what is told of a model that leaves its state as it is."""
 
 
@@ -63,6 +63,7 @@ class Process:
     generation: int
     stage: Stage = Stage.ORDERED
     is_killed: bool = False
+    is_paused: bool = False
     has_greeted: bool = False
     has_loaded: bool = False
     is_sampled: bool = False
@@ -228,6 +229,15 @@ class Outside:
                 process = self._receiver(worker_id)
                 assert not process.samples_due, f"{process} is being measured already"
                 process.samples_due += 1
+            case fx.PauseWorker(worker_id):
+                process = self._receiver(worker_id)
+                assert process.load is not None, f"{process} was paused and loads nothing"
+                assert not process.is_paused, f"{process} was paused twice"
+                process.is_paused = True
+            case fx.ResumeWorker(worker_id):
+                process = self._receiver(worker_id)
+                assert process.is_paused, f"{process} goes on and was not paused"
+                process.is_paused = False
             case fx.KillWorker(worker_id):
                 process = self.processes[worker_id]
                 assert not process.is_killed, f"{process} was killed twice"

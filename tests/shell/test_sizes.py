@@ -182,7 +182,7 @@ def test_c13_what_is_still_being_hashed_at_the_end_is_remembered(
 
     monkeypatch.setattr(module, "key_of", slow_key)
     monkeypatch.setattr(module, "CLOSE_S", PATIENCE_S)
-    config = load_config({"state_dir": tmp_path, "memory": {"estimate_timeout_s": PATIENCE_S}})
+    config = load_config({"state_dir": tmp_path, "memory": {"estimate_timeout_s": PATIENCE_S, "remember": "host"}})
     plugins = Plugins(config)
     sizes = Sizes(Threads(), None, plugins, config, Specifying(plugins, None))  # type: ignore[arg-type]
     sizes.open()
