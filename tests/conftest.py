@@ -33,6 +33,7 @@ from helpers import (
 from zmq.utils.garbage import gc as zmq_gc
 
 import hostd
+from hostd.client import context
 from hostd.launch import AT_ONCE
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def _isolated() -> Iterator[None]:
         os.mkdir(os.environ[name], 0o700)
     os.environ[TAG] = new_tag()
     _send_without_copying()
+    context.of_this_process().socket(zmq.PAIR).close()  # the clients' context stays, with two threads
     yield
     zmq_gc.stop()
     os.environ.clear()

@@ -1,4 +1,4 @@
-"""The asyncio client: the same verbs as coroutines, on the loop that connected it."""
+"""The asyncio client: the same verbs as coroutines, on the loop that runs them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hostd import paths
 from hostd.client import deploying
 from hostd.client.aio_calls import AsyncItemStream
-from hostd.client.aio_channel import AsyncChannel
+from hostd.client.aio_channels import AsyncChannels
 from hostd.client.aio_verbs import AsyncVerbs
 from hostd.client.arguments import (
     CONNECT_TIMEOUT_S,
@@ -24,6 +24,7 @@ from hostd.client.arguments import (
 )
 from hostd.client.files import Reader, collect
 from hostd.client.handle import Handle
+from hostd.client.pickling import NotPickled
 from hostd.client.tracker import Tracker
 from hostd.records import ModelInfo
 from hostd_workers.wire.errors import HostError, NotFoundError
@@ -76,12 +77,18 @@ class AsyncModel(Handle):
         return AsyncModel(self._caller, self._info, timeout_s)
 
 
-class AsyncClient(AsyncVerbs):
-    """A connection to a host for one event loop; an asynchronous context manager.
+class AsyncClient(NotPickled, AsyncVerbs):
+    """A connection to a host for asyncio; an asynchronous context manager.
 
     `client = await hostd.AsyncClient.connect()`, or `async with hostd.AsyncClient() as client:`. Errors are those of
-    `hostd.Client`.
+    `hostd.Client`. It may be used from several event loops, one after the other or in several threads: in each it has a
+    connection of its own, made by its first request there, and so it has in a forked child.
     """
+
+    _instead = (
+        "its connections are of this process; pickle its endpoint and make a hostd.AsyncClient(endpoint) there, or "
+        "pickle a model's handle, which connects by itself"
+    )
 
     def __init__(
         self,
@@ -94,7 +101,8 @@ class AsyncClient(AsyncVerbs):
         """Take a host's name or endpoint, by default this user's; `connect` or `async with` connects."""
         self.endpoint = paths.endpoint_of(endpoint) if endpoint else paths.default_endpoint()
         self.timeout_s = timeout_s
-        self._channel = AsyncChannel(self.endpoint, connect_timeout_s, wait_s)
+        self.connect_timeout_s = connect_timeout_s
+        self._channels = AsyncChannels(self.endpoint, connect_timeout_s, wait_s)
 
     @classmethod
     async def connect(cls, endpoint: str | None = None, **options: Any) -> AsyncClient:
@@ -104,7 +112,7 @@ class AsyncClient(AsyncVerbs):
         return client
 
     def __repr__(self) -> str:
-        return f"<AsyncClient {self._channel!r}>"
+        return f"<AsyncClient {self._channels!r}>"
 
     async def __aenter__(self) -> AsyncClient:
         await self._channel.connect()
@@ -116,8 +124,8 @@ class AsyncClient(AsyncVerbs):
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; models stay loaded, and requests that wait end with CANCELLED."""
-        self._channel.close()
+        """Close the connections; models stay loaded, and requests that wait end with CANCELLED."""
+        self._channels.close()
 
     # What returns handles
 

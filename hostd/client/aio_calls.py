@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from hostd.client.pickling import NotPickled
 from hostd.client.tracker import again
 from hostd_workers.wire.errors import DeadlineExceededError
 
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
     from hostd.client.tracker import PendingStream
 
 
-class AsyncItemStream:
+class AsyncItemStream(NotPickled):
     """The items of a stream, as they come. Closing it cancels what is still to come."""
+
+    _instead = "its items come to this process; pickle them, or a model's handle, and begin a stream there"
 
     def __init__(self, channel: AsyncChannel, pending: PendingStream, timeout_s: float | None) -> None:
         self._channel = channel

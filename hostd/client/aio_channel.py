@@ -1,12 +1,15 @@
-"""The channel of the asyncio client: requests out and answers in, on one event loop."""
+"""A channel of the asyncio client: requests out and answers in, on one event loop."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from hostd.client.channel import GRACE_S, LINGER_MS
+from hostd.client import forks
+from hostd.client.channel import GRACE_S
 from hostd.client.connection import Connection, Patience, went_away
 from hostd.client.tracker import Pending, PendingStream, Tracker
 from hostd.hosts import unreachable, why_unreachable
@@ -33,24 +36,35 @@ _SWEEP_PERIOD_S = 0.25
 
 
 class AsyncChannel:
-    """One connection to a host, made when it is needed; everything happens on the loop that uses it."""
+    """One connection to a host, made when it is needed; everything happens on one loop.
 
-    def __init__(self, endpoint: str, connect_timeout_s: float, wait_s: float = 0.0) -> None:
+    The loop does not keep it, so that a client that was dropped closes although its loop goes on.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, endpoint: str, connect_timeout_s: float, wait_s: float) -> None:
+        self._loop = loop
         self.endpoint = endpoint
         self._connect_timeout_s = connect_timeout_s
         self._patience = Patience(wait_s, connect_timeout_s)
         self._tracker = Tracker()
         self._connection: Connection | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._connecting = asyncio.Lock()
         self._outbox: deque[list[Buffer]] = deque()
         self._retry: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._is_closed = False
+        self.is_orphaned = False
+        forks.watch(self)
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "connected" if self._connection else "disconnected"
         return f"<AsyncChannel {self.endpoint} {state} waiting={len(self._tracker)}>"
+
+    def __del__(self) -> None:
+        connection = self._connection
+        if connection is not None and not self.is_orphaned:
+            with contextlib.suppress(RuntimeError):  # its loop is closed: nobody listens to the descriptors any more
+                self._loop.call_soon_threadsafe(_forget, self._loop, connection)
 
     @property
     def max_message_bytes(self) -> int | None:
@@ -58,25 +72,18 @@ class AsyncChannel:
         return self._tracker.welcome.get("max_message_bytes")
 
     def close(self) -> None:
-        """Say goodbye and close; requests that wait end with CANCELLED."""
+        """Say goodbye and close, on the loop or while that does not run; requests that wait end with CANCELLED."""
         self._is_closed = True
+        if self.is_orphaned:
+            return  # connection and loop are the parent's
         if self._connection is not None:
             self._connection.send_from(self._outbox)
-            self._connection.send(wire.pack(msg.BYE, 0))
-        self._disconnect(CancelledError("the client was closed"), LINGER_MS)
+        self._disconnect(CancelledError("the client was closed"), is_goodbye=True)
 
-    def close_from_elsewhere(self) -> None:
-        """Close for a program that is not on the loop: there if it runs, else at once, because then nobody uses it."""
+    def abandon(self) -> None:
+        """Let the connection go, which says goodbye then: the loop is closed, and nothing waits in it any more."""
         self._is_closed = True
-        loop, connection = self._loop, self._connection
-        if loop is not None and loop.is_running():
-            loop.call_soon_threadsafe(self.close)
-        elif connection is not None:
-            self._connection = None
-            if loop is not None and not loop.is_closed():
-                for fd in connection.descriptors():
-                    loop.remove_reader(fd)
-            connection.close()
+        self._connection = None
 
     async def connect(self) -> None:
         """Connect, unless there is a connection. Raises `UnavailableError` if no host answers in time."""
@@ -88,6 +95,8 @@ class AsyncChannel:
 
     async def begin(self, make: Callable[[Tracker], tuple[Any, list[Buffer]]]) -> Any:
         """Send a request that `make` makes, and return it. Connects first if there is no connection."""
+        if self.is_orphaned:
+            self._check_usable()
         # One that is being made may yet fail, or whoever makes it may be cancelled.
         while self._connection is None or self._connecting.locked():
             await self.connect()
@@ -173,13 +182,14 @@ class AsyncChannel:
             self._receive()  # an answer may have come just before the end
             self._disconnect(went_away(self.endpoint))
 
-    def _disconnect(self, error: HostError, linger_ms: int = 0) -> None:
+    def _disconnect(self, error: HostError, *, is_goodbye: bool = False) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            loop = asyncio.get_running_loop()
-            for fd in connection.descriptors():
-                loop.remove_reader(fd)
-            connection.close(linger_ms)
+            _forget(self._loop, connection)
+            if is_goodbye:
+                connection.leave()
+            else:
+                connection.close()
         for timer in (self._retry, self._sweeper):
             if timer is not None:
                 timer.cancel()
@@ -192,6 +202,11 @@ class AsyncChannel:
     def _check_usable(self) -> None:
         if self._is_closed:
             raise FailedPreconditionError("this client is closed: connect again with hostd.AsyncClient.connect()")
+        if self.is_orphaned:
+            raise FailedPreconditionError(
+                "this event loop and the client's connection in it were made before a fork, and cannot be shared: run "
+                "another loop in the child (asyncio.run), in which the client connects anew"
+            )
 
     async def _connect(self, began_s: float) -> None:
         loop, patience = asyncio.get_running_loop(), self._patience
@@ -207,17 +222,16 @@ class AsyncChannel:
         self._check_usable()
         if why_unreachable(self.endpoint) is not None:
             return False
-        loop = self._loop = asyncio.get_running_loop()
         connection = self._connection = Connection(self.endpoint)
         readers = (self._receive, self._on_monitor)
         for fd, reader in zip(connection.descriptors(), readers, strict=True):
-            loop.add_reader(fd, reader)
+            self._loop.add_reader(fd, _run_if_there, weakref.WeakMethod(reader), connection)
         # The descriptor of a ZeroMQ socket tells only those of news who found nothing before.
         connection.is_broken()
         pending, hello = self._tracker.hello()
         try:
             self._send(hello)
-            await self.wait(pending, max(0.0, deadline_s - loop.time() - GRACE_S))
+            await self.wait(pending, max(0.0, deadline_s - self._loop.time() - GRACE_S))
             self._tracker.accept_welcome(pending)
             connection.is_batching = self._tracker.welcome.get("batches") is True
         except (UnavailableError, CancelledError):
@@ -230,3 +244,16 @@ class AsyncChannel:
             self._disconnect(UnavailableError("not connected"))
             raise
         return True
+
+
+def _run_if_there(method: weakref.WeakMethod[Callable[[], None]], _: Connection) -> None:
+    # The connection is what the loop does keep: descriptors must not close while a loop listens to them.
+    found = method()
+    if found is not None:
+        found()
+
+
+def _forget(loop: asyncio.AbstractEventLoop, connection: Connection) -> None:
+    """Have a loop listen no more to a connection, which closes when nobody else refers to it."""
+    for fd in connection.descriptors():
+        loop.remove_reader(fd)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from hostd.client.aio_channel import AsyncChannel
+    from hostd.client.aio_channels import AsyncChannels
     from hostd.client.tracker import Pending
 
 
@@ -29,7 +30,11 @@ class AsyncVerbs:
     """The base of `AsyncClient`, which brings the connection and the default timeout."""
 
     timeout_s: float | None
-    _channel: AsyncChannel
+    _channels: AsyncChannels
+
+    @property
+    def _channel(self) -> AsyncChannel:
+        return self._channels.of_running_loop()
 
     # Models
 

@@ -10,13 +10,14 @@ Rules
    whatever reason does so too if nobody leads: it may be the one that was woken to lead.
 3. When the connection breaks every request ends with UNAVAILABLE; the next one makes a new connection. A request is
    noted and put into the outbox in one step, and lost in one, so what has ended is never sent to a later host.
-4. A finalizer may run at any point of any thread, also of one that holds a lock, and may `cancel`: so the locks which
-   that takes are reentrant, and the lead is only tried.
+4. A signal handler or a finalizer may run at any point of a thread, also where that leads or holds a lock. What may be
+   done there takes reentrant locks only, and only tries the lead: `begin` on the connection that there is, `cancel`,
+   `grant`, and `close`, which whoever leads completes. Nothing waits there: `check_may_wait` refuses that before
+   anything is sent, because what it would wait for is below it on the same stack.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -27,7 +28,10 @@ import zmq
 from hostd.client import forks
 from hostd.client.connection import Connection, Patience, went_away
 from hostd.client.followers import Followers
+from hostd.client.inside import Inside
 from hostd.client.tracker import Pending, PendingStream, Tracker
+from hostd.client.waker import Waker
+from hostd.client.watcher import Watcher
 from hostd.hosts import unreachable, why_unreachable
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
@@ -48,9 +52,6 @@ P = TypeVar("P", bound=Pending)
 
 GRACE_S = 1.0
 """How long after its deadline an answer may come: the host answers late ones itself, and says why."""
-
-LINGER_MS = 100
-"""How long the goodbye of a client may take to leave."""
 
 _RETRY_S = 0.05
 """How often to look for a socket that is not there yet."""
@@ -77,20 +78,17 @@ class Channel:
         self._tracking = threading.RLock()
         self._lead = threading.Lock()
         self._connecting = threading.Lock()
-        self._waking = threading.RLock()
         self._outbox: deque[list[Buffer]] = deque()
         self._followers = Followers()
+        self.inside = Inside()
+        self.watcher = Watcher()
         self._connection: Connection | None = None
         self._looked_s = 0.0
         self._is_closed = False
         self.is_orphaned = False
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._waker = Waker()
         forks.watch(self)
-        try:
-            self._ensure_connected()
-        except BaseException:
-            self._close_wake_fd()
-            raise
+        self._ensure_connected()
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "connected" if self._connection else "disconnected"
@@ -101,41 +99,40 @@ class Channel:
         """What the host accepts as one message; None if it did not say."""
         return self._tracker.welcome.get("max_message_bytes")
 
-    def __del__(self) -> None:
-        if hasattr(self, "_wake_fd"):
-            self._close_wake_fd()
-
     def close(self) -> None:
-        """Say goodbye and close; requests that wait end with CANCELLED."""
+        """Say goodbye and close; requests that wait end with CANCELLED.
+
+        In what interrupts a call of this channel it does not wait: whoever leads closes as soon as it goes on.
+        """
         self._is_closed = True
         if self.is_orphaned:
             return  # the connection is the parent's, and who held the lead is not here to give it back
-        self._wake_leader()
-        with self._lead:
-            self._say_goodbye()
-            self._close_wake_fd()
-        self._followers.wake_one()
+        self._waker.wake()
+        is_alone = not self.inside.is_here()
+        with self.inside:
+            if self._lead.acquire(blocking=is_alone):
+                try:
+                    self._say_goodbye()
+                finally:
+                    self._stop_leading()
 
     def begin(self, make: Callable[[Tracker], tuple[P, list[Buffer]]]) -> P:
         """Send a request that `make` makes, and return it. Connects first if there is no connection."""
-        self._check_usable()
-        if self._connection is None or time.monotonic() - self._looked_s > _TRUSTED_S:
-            self._ensure_connected()
-        with self._tracking:
-            pending, frames = make(self._tracker)
-            self._outbox.append(frames)
-        self._hurry()
+        self._make_ready()
+        with self.inside:
+            with self._tracking:
+                pending, frames = make(self._tracker)
+                self._outbox.append(frames)
+            self._hurry()
         return pending
 
     def begin_all(self, makers: Iterable[Callable[[Tracker], tuple[P, list[Buffer]]]]) -> list[P]:
         """Send several requests together, and return them."""
-        self._check_usable()
-        if self._connection is None or time.monotonic() - self._looked_s > _TRUSTED_S:
-            self._ensure_connected()
+        self._make_ready()
         begun: list[P] = []
         try:
             for make in makers:
-                with self._tracking:
+                with self.inside, self._tracking:
                     pending, frames = make(self._tracker)
                     self._outbox.append(frames)
                 begun.append(pending)
@@ -143,17 +140,33 @@ class Channel:
             for pending in begun:  # nobody will ever ask for them
                 self.cancel(pending)
             raise
-        self._hurry()
+        with self.inside:
+            self._hurry()
         return begun
 
-    def cancel(self, pending: Pending) -> None:
-        """End a request here and tell the host."""
+    def _make_ready(self) -> None:
+        self._check_usable()
+        if self._connection is None or time.monotonic() - self._looked_s > _TRUSTED_S:
+            self._ensure_connected()
+
+    def ask(self, make: Callable[[Tracker], tuple[Pending, list[Buffer]]], timeout_s: float | None) -> Any:
+        """Send a request and wait for its answer."""
+        self.check_may_wait()
+        return self.wait(self.begin(make), timeout_s)
+
+    def cancel(self, pending: Pending, error: HostError | None = None) -> None:
+        """End a request here, with an error that says why, and tell the host."""
         if self.is_orphaned:
             return
-        with self._tracking:
-            self._tracker.forget(pending, CancelledError("the call was cancelled by its caller"))
+        with self.inside, self._tracking:
+            self._tracker.forget(pending, error or CancelledError("the call was cancelled by its caller"))
         if not self._is_closed and self._connection is not None:
             self._send(wire.pack(msg.CANCEL, pending.id))
+
+    def cancel_overdue(self) -> None:
+        """End the requests whose own deadline (`Pending.deadline_s`) has passed: the host should have done so."""
+        for pending in self._tracker.overdue(time.monotonic()):
+            self.cancel(pending, DeadlineExceededError("the host did not answer in time"))
 
     def grant(self, stream: PendingStream, items: int) -> None:
         """Let a stream go on by some items."""
@@ -161,44 +174,65 @@ class Channel:
 
     def wait(self, pending: Pending, timeout_s: float | None) -> Any:
         """Return the value of a request's answer, or raise its error; the deadline's if none comes in time."""
-
-        def is_over() -> bool:
-            return pending.is_done
-
-        if not is_over():
-            deadline_s = None if timeout_s is None else time.monotonic() + timeout_s + GRACE_S
-            self.wait_until(pending, is_over, deadline_s)
-            if not is_over():
-                self.cancel(pending)
-                raise DeadlineExceededError(f"the host did not answer within {timeout_s:g} s")
+        self.finish(pending, timeout_s)
         return pending.result()
+
+    def finish(self, pending: Pending, timeout_s: float | None) -> None:
+        """Wait until a request has ended, which it has when the host has not answered in time."""
+        if not pending.is_done:
+            deadline_s = None if timeout_s is None else time.monotonic() + timeout_s + GRACE_S
+            self.wait_until(pending, lambda: pending.is_done, deadline_s)
+            if not pending.is_done:
+                self.cancel(pending, DeadlineExceededError(f"the host did not answer within {timeout_s:g} s"))
 
     def wait_until(self, pending: Pending, is_over: Callable[[], bool], deadline_s: float | None) -> None:
         """Lead or follow until `is_over` or the deadline (of `time.monotonic`)."""
         if self.is_orphaned:
             self._check_usable()
-        try:
-            while not is_over():
-                if self._lead.acquire(blocking=False):
-                    try:
-                        self._pump(is_over, deadline_s)
-                    finally:
-                        self._stop_leading()
-                else:
-                    # The lead may become free before we are in the list; then nobody would wake us.
-                    self._followers.follow(pending, lambda: not is_over() and self._lead.locked(), deadline_s)
-                if deadline_s is not None and time.monotonic() >= deadline_s:
-                    return
-        finally:
-            if self._followers and not self._lead.locked():
-                self._followers.wake_one()
+        if is_over():
+            return
+        self.check_may_wait()
+        with self.inside:
+            try:
+                while not is_over():
+                    if self._lead.acquire(blocking=False):
+                        try:
+                            self._pump(is_over, deadline_s)
+                        finally:
+                            self._stop_leading()
+                    else:
+                        # The lead may become free before we are in the list; then nobody would wake us.
+                        self._followers.follow(pending, lambda: not is_over() and self._lead.locked(), deadline_s)
+                    if deadline_s is not None and time.monotonic() >= deadline_s:
+                        return
+            finally:
+                if self._followers and not self._lead.locked():
+                    self._followers.wake_one()
+
+    def look(self, pending: Pending) -> None:
+        """Take in what has arrived, without waiting, unless this thread is in the middle of doing so."""
+        if not pending.is_done and not self.inside.is_here():
+            self.wait_until(pending, lambda: pending.is_done, time.monotonic())
+
+    def check_may_wait(self) -> None:
+        """Raise `FailedPreconditionError` in a forked child, and where this thread is in a call of this client."""
+        if self.is_orphaned:
+            self._check_usable()
+        if self.inside.is_here():
+            raise FailedPreconditionError(
+                "this runs in a signal handler or a finalizer that has interrupted a call of the same client in the "
+                "same thread, and that call cannot go on before it returns; close(), submit and cancel() work here; "
+                "for the rest take a client of its own (hostd.connect()), or another thread"
+            )
 
     # Leading and following
 
     def _stop_leading(self) -> None:
         self._lead.release()
-        while self._outbox and self._connection is not None and self._lead.acquire(blocking=False):
+        while self._is_something_left() and self._lead.acquire(blocking=False):
             try:
+                if self._is_closed:
+                    self._say_goodbye()
                 is_stuck = not self._flush()
             finally:
                 self._lead.release()
@@ -207,30 +241,30 @@ class Channel:
         if self._followers:
             self._followers.wake_one()
 
+    def _is_something_left(self) -> bool:
+        """Say whether there is something to do that was left to whoever had the lead."""
+        if self._is_closed:
+            return self._waker.fd >= 0
+        return bool(self._outbox) and self._connection is not None
+
     def _send(self, frames: list[Buffer]) -> None:
-        self._outbox.append(frames)
-        self._hurry()
+        with self.inside:
+            self._outbox.append(frames)
+            self._hurry()
 
     def _hurry(self) -> None:
-        """Have the outbox sent, here or by the leader."""
+        """Have the outbox sent, here or by the leader; inside."""
         if self._lead.acquire(blocking=False):
             try:
                 self._flush()
             finally:
                 self._stop_leading()
         else:
-            self._wake_leader()
+            self._waker.wake()
 
-    def _wake_leader(self) -> None:
-        with self._waking:  # after `close` the descriptor's number may be another file's
-            if self._wake_fd >= 0:
-                os.eventfd_write(self._wake_fd, 1)
-
-    def _close_wake_fd(self) -> None:
-        with self._waking:
-            fd, self._wake_fd = self._wake_fd, -1
-        if fd >= 0:
-            os.close(fd)
+    def wake(self) -> None:
+        """Have whoever leads look whether what it waits for has come."""
+        self._waker.wake()
 
     def _flush(self) -> bool:
         connection = self._connection
@@ -249,14 +283,14 @@ class Channel:
                 return
             remaining_s = _POLL_S if deadline_s is None else min(deadline_s - time.monotonic(), _POLL_S)
             wanted = _POLLIN if self._flush() else _POLLIN_OR_OUT
-            sources: list[Any] = [(connection.socket, wanted), (connection.monitor, _POLLIN), (self._wake_fd, _POLLIN)]
+            sources: list[Any] = [(connection.socket, wanted), (connection.monitor, _POLLIN), (self._waker.fd, _POLLIN)]
             timeout_ms = int(remaining_s * 1000) + 1 if remaining_s > 0 else 0
             ready = [source for source, _ in zmq.zmq_poll(sources, timeout_ms)]
             self._looked_s = time.monotonic()
             if connection.socket in ready:
                 self._receive(connection)
-            if self._wake_fd in ready:
-                os.eventfd_read(self._wake_fd)
+            if self._waker.fd in ready:
+                self._waker.clear()
             if connection.monitor in ready and connection.is_broken():
                 self._receive(connection)  # an answer may have come just before the end
                 self._lose(went_away(self.endpoint))
@@ -284,33 +318,37 @@ class Channel:
     def _say_goodbye(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.send(wire.pack(msg.BYE, 0))
-            connection.close(LINGER_MS)
+            connection.leave()
         self._lose(CancelledError("the client was closed"))
+        self._waker.close()
 
     def _ensure_connected(self) -> None:
         """Connect, unless there is a connection; while somebody leads he looks after it."""
+        if self.inside.is_here():
+            if self._connection is None:
+                self.check_may_wait()
+            return
         began_s = time.monotonic()  # here, because others may try first
-        if self._connection is not None and self._lead.acquire(blocking=False):
-            try:
-                self._looked_s = time.monotonic()
-                if self._connection is not None and self._connection.is_broken():
-                    self._lose(went_away(self.endpoint))
-            finally:
-                self._stop_leading()
-        # A lock of its own: who waited for the lead alone would wait for as long as whoever connected first leads.
-        with self._connecting:
-            if self._connection is None:  # and so nobody leads for long
-                self._lead.acquire()
+        with self.inside:
+            if self._connection is not None and self._lead.acquire(blocking=False):
                 try:
-                    self._connect(began_s)
+                    self._looked_s = time.monotonic()
+                    if self._connection is not None and self._connection.is_broken():
+                        self._lose(went_away(self.endpoint))
                 finally:
                     self._stop_leading()
+            # A lock of its own: who waited for the lead alone would wait for as long as whoever connected first leads.
+            with self._connecting:
+                if self._connection is None:  # and so nobody leads for long
+                    self._lead.acquire()
+                    try:
+                        self._connect(began_s)
+                    finally:
+                        self._stop_leading()
 
     def _connect(self, began_s: float) -> None:
         patience = self._patience
         while not self._try_to_connect(began_s + patience.total_s):
-            self._check_usable()
             patience.check(self.endpoint, time.monotonic() + _RETRY_S - began_s)
             time.sleep(_RETRY_S)
         # A host that is gone is most likely being started again.
@@ -318,6 +356,7 @@ class Channel:
 
     def _try_to_connect(self, deadline_s: float) -> bool:
         """Return whether a host answered; raises what it answered if it does not take us."""
+        self._check_usable()
         if why_unreachable(self.endpoint) is not None:
             return False
         connection = Connection(self.endpoint)

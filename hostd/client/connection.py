@@ -2,20 +2,26 @@
 
 A connection is used once: when it breaks it is closed and another is made, so nothing that was meant for an earlier
 host can reach a later one (the host refuses connections that did not say HELLO to it, too).
+
+One that nobody refers to any more says goodbye and closes, in whichever thread the collector runs, and never waits.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from hostd.client import context
 from hostd.hosts import unreachable, why_unreachable
-from hostd_workers.wire.errors import InvalidArgumentError, UnavailableError
-from hostd_workers.wire.frames import BATCHED_BELOW_BYTES, pack_batch
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError
+from hostd_workers.wire.frames import BATCHED_BELOW_BYTES, pack, pack_batch
 from hostd_workers.wire.transport import MessageSocket, buffers_of
 
 if TYPE_CHECKING:
@@ -32,7 +38,13 @@ HEARTBEAT_MS = 10_000
 _NEVER_MS = 24 * 3_600_000
 """Not -1, with which libzmq drops the answers that have come, too."""
 
-_BREAKS = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_CLOSED
+LINGER_MS = 100
+"""How long the goodbye of a client may take to leave."""
+
+_NEWS = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_CLOSED | zmq.EVENT_MONITOR_STOPPED
+"""What the monitor tells: that the connection broke, or that a socket that was closed has sent what it had to send."""
+
+_GOODBYE = pack(msg.BYE, 0)
 
 
 @dataclass(frozen=True)
@@ -59,18 +71,25 @@ class Connection:
 
     def __init__(self, endpoint: str) -> None:
         """Begin to connect. Raises `InvalidArgumentError` if this is no endpoint."""
+        self.is_closed = True
+        _check_threads()
         self.endpoint = endpoint
         self.is_batching = False
         """Whether the host has said that it understands batches."""
-        self._context: zmq.Context[Any] = zmq.Context()
-        self.socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        # Not ZMQ_IMMEDIATE: with it libzmq drops the answers that have come when the connection breaks.
-        self.socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS)
-        # Nothing reconnects behind our back: what is queued then would reach a host that it was not meant for.
-        self.socket.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
-        self.monitor = self.socket.get_monitor_socket(_BREAKS)
+        self._pid = os.getpid()
+        self.socket: zmq.Socket[bytes] = context.of_this_process().socket(zmq.DEALER)
+        try:
+            self.socket.setsockopt(zmq.LINGER, 0)
+            # Not ZMQ_IMMEDIATE: with it libzmq drops the answers that have come when the connection breaks.
+            self.socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+            self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS)
+            # Nothing reconnects behind our back: what is queued then would reach a host that it was not meant for.
+            self.socket.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
+            self.monitor = self.socket.get_monitor_socket(_NEWS, context.new_address())
+        except BaseException:
+            self.socket.close(0)
+            raise
+        self.is_closed = False
         self._messages = MessageSocket(self.socket)
         try:
             self.socket.connect(endpoint)
@@ -80,14 +99,35 @@ class Connection:
                 f"{endpoint!r} is not an endpoint ({error}): it looks like ipc:///path/to/client.ipc or tcp://host:port"
             ) from None
 
-    def close(self, linger_ms: int = 0) -> None:
-        """Close the socket, once; what was sent just before may take `linger_ms` to leave."""
-        if self.socket.closed:
-            return
-        self.socket.disable_monitor()
-        self.monitor.close(0)
-        self.socket.close(linger_ms)
-        self._context.term()
+    def close(self) -> None:
+        """Close the sockets, and drop what has not left."""
+        self._close(0)
+
+    def leave(self) -> None:
+        """Say goodbye and close the sockets, once that has left or could not leave for `LINGER_MS`."""
+        if self._is_ours():
+            self.send(_GOODBYE)
+            self.is_closed = True
+            self.socket.close(LINGER_MS)
+            while recv_monitor_message(self.monitor)["event"] != zmq.EVENT_MONITOR_STOPPED:
+                pass
+            self.monitor.close(0)
+
+    def __del__(self) -> None:
+        if self._is_ours():
+            self.send(_GOODBYE)
+            self._close(LINGER_MS)
+
+    def _is_ours(self) -> bool:
+        return not self.is_closed and self._pid == os.getpid()  # in a forked child the sockets are the parent's
+
+    def _close(self, linger_ms: int) -> None:
+        if self._is_ours():
+            self.is_closed = True
+            # In this order: an event for a monitor that nobody reads would stop ZeroMQ's thread for ever.
+            self.socket.disable_monitor()
+            self.monitor.close(0)
+            self.socket.close(linger_ms)
 
     def descriptors(self) -> tuple[int, int]:
         """Return the descriptors that tell of changes (edge triggered): of messages, and of the monitor."""
@@ -138,6 +178,18 @@ class Connection:
             return buffers_of(self._messages.receive())
         except zmq.Again:
             return None
+
+
+def _check_threads() -> None:
+    """Raise `FailedPreconditionError` where threads are not the system's: waiting in ZeroMQ would stop all of them."""
+    owner = type(threading.Lock()).__module__.partition(".")[0]
+    if owner != "_thread":
+        raise FailedPreconditionError(
+            f"{owner} has replaced the threads of this process (monkey patching), and a wait for the host would stop "
+            f"all of its greenlets: leave threads as they are, with gevent `monkey.patch_all(thread=False)`, and call "
+            f"models in real ones (`gevent.get_hub().threadpool.apply(model.predict, (x,))`), or serve with threads "
+            f"(gunicorn: `-k gthread`)"
+        )
 
 
 def _is_small(frames: list[Buffer]) -> bool:

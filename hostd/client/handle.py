@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hostd.client.pickling import reopened
 from hostd_workers.wire.errors import UnimplementedError
 
 if TYPE_CHECKING:
@@ -21,7 +22,11 @@ class UnknownMethodError(UnimplementedError, AttributeError):
 
 
 class Caller(Protocol):
-    """What a handle needs of its client."""
+    """What a handle needs of its client; the attributes are what another client like it is made of."""
+
+    endpoint: str
+    timeout_s: float | None
+    connect_timeout_s: float
 
     def call(self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: Any) -> Any:
         """Call a method and return its result, or an awaitable of it."""
@@ -41,9 +46,9 @@ class Caller(Protocol):
 
 
 class Methods:
-    """A namespace with the model's methods as attributes, each of them sent off by `_run`."""
+    """A namespace with the model's methods as attributes, each of them sent off by the client's method `run`."""
 
-    def __init__(self, handle: Handle, run: Callable[..., Any]) -> None:
+    def __init__(self, handle: Handle, run: str) -> None:
         self._handle = handle
         self._run = run
 
@@ -62,9 +67,39 @@ class Methods:
     def __repr__(self) -> str:
         return f"<methods of {self._handle!r}>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Methods, (self._handle, self._run)
+
+
+class Method:
+    """A method of a model, as a function is; it can be given to other processes."""
+
+    def __init__(self, handle: Handle, run: str, name: str, info: MethodInfo | None) -> None:
+        self._of = (handle, run, name, info)
+        self._run = getattr(handle._caller, run)  # noqa: SLF001 - one concept in two classes
+        self._model_id = handle.id
+        self._timeout_s = handle._timeout_s  # noqa: SLF001 - as above
+        self.__name__ = name
+        if info is not None:
+            self.__doc__ = f"{name}{info.signature}\n\n{info.doc}"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model's method."""
+        return self._run(self._model_id, self.__name__, args, kwargs, self._timeout_s)
+
+    def __repr__(self) -> str:
+        return f"<method {self.__name__!r} of {self._of[0]!r}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Method, self._of
+
 
 class Handle:
-    """The base of `Model` and `AsyncModel`: everything that involves no waiting."""
+    """The base of `Model` and `AsyncModel`: everything that involves no waiting.
+
+    It can be pickled: in the other process it is a handle of the same model, with a client that connects to the same
+    endpoint.
+    """
 
     def __init__(self, caller: Caller, info: ModelInfo, timeout_s: float | None) -> None:
         self._caller = caller
@@ -108,7 +143,7 @@ class Handle:
 
         Do not change an array that was given to it until the result is there: big ones are sent without a copy.
         """
-        return Methods(self, self._caller.submit)
+        return Methods(self, "submit")
 
     @property
     def map(self) -> Methods:
@@ -116,12 +151,12 @@ class Handle:
 
         Further keywords are the same for each call. The first error ends it, and cancels what was begun.
         """
-        return Methods(self, self._caller.map)
+        return Methods(self, "map")
 
     @property
     def stream(self) -> Methods:
         """The model's generators: `for item in model.stream.generate(prompt)`. Closing the iterator cancels it."""
-        return Methods(self, self._caller.stream)
+        return Methods(self, "stream")
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method by name, also one whose name the handle uses for itself."""
@@ -134,7 +169,7 @@ class Handle:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_"):  # copy, pickle and the like ask for such names before there is an `_info`
             raise AttributeError(name)
-        bound = self._bound(name, self._caller.call)
+        bound = self._bound(name, "call")
         # Kept, so that the next call finds it without coming here; if a reload makes it wrong the host says so.
         self.__dict__[name] = bound
         return bound
@@ -148,7 +183,18 @@ class Handle:
         methods = ", ".join(sorted(info.methods)) or "none yet"
         return f"<{type(self).__name__} {info.id!r} {info.state} pid={pids or None} methods: {methods}>"
 
-    def _bound(self, name: str, run: Callable[..., Any]) -> Callable[..., Any]:
+    def __copy__(self) -> Handle:
+        return type(self)(self._caller, self._info, self._timeout_s)
+
+    def __deepcopy__(self, _: object) -> Handle:
+        return self.__copy__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        caller = self._caller
+        client = (type(caller), caller.endpoint, caller.timeout_s, caller.connect_timeout_s)
+        return reopened, (type(self), client, self._info, self._timeout_s)
+
+    def _bound(self, name: str, run: str) -> Callable[..., Any]:
         is_known = name in self._info.methods or self._refresh_for(name)
         # Of what is being loaded nobody knows the methods yet: the host says what becomes of the call.
         if not is_known and self._info.state != "LOADING":
@@ -157,15 +203,7 @@ class Handle:
                 f"model {self.id!r} has no method {name!r}; it has: {known}",
                 details={"methods": sorted(self._info.methods)},
             )
-        model_id, timeout_s = self.id, self._timeout_s
-
-        def bound(*args: Any, **kwargs: Any) -> Any:
-            return run(model_id, name, args, kwargs, timeout_s)
-
-        bound.__name__ = name
-        if name in self._info.methods:
-            bound.__doc__ = f"{name}{self._info.methods[name].signature}\n\n{self._info.methods[name].doc}"
-        return bound
+        return Method(self.__copy__(), run, name, self._info.methods.get(name))  # of a copy, which does not keep it
 
     def _default(self) -> str:
         name = self._info.default_method

@@ -22,6 +22,7 @@ from hostd.client.calls import ItemStream, PendingCall
 from hostd.client.channel import Channel
 from hostd.client.files import Reader, collect
 from hostd.client.handle import Handle
+from hostd.client.pickling import NotPickled
 from hostd.client.sync_verbs import Verbs
 from hostd.records import ModelInfo
 from hostd_workers.wire.errors import HostError, NotFoundError
@@ -88,12 +89,20 @@ class Model(Handle):
         return name in info.methods if name else info.default_method is not None
 
 
-class Client(Verbs):
+class Client(NotPickled, Verbs):
     """A connection to a host; thread safe, and a context manager.
 
     Every verb raises a `hostd.HostError`: `UnavailableError` if the host is gone, `DeadlineExceededError` after its
     timeout, and what the host answers. After a restart of the host the next call connects again.
+
+    In a signal handler or a finalizer that interrupts a call of the same client in the same thread, `close`, `submit`
+    and `cancel` work, and whatever waits raises `FailedPreconditionError`. A client that is dropped closes by itself.
     """
+
+    _instead = (
+        "it is a connection of this process; pickle its endpoint and call hostd.connect(endpoint) there, or pickle a "
+        "model's handle, which connects by itself"
+    )
 
     def __init__(
         self,
@@ -106,6 +115,7 @@ class Client(Verbs):
         """Connect to a host by its name or endpoint, by default to this user's; see `hostd.connect`."""
         self.endpoint = paths.endpoint_of(endpoint) if endpoint else paths.default_endpoint()
         self.timeout_s = timeout_s
+        self.connect_timeout_s = connect_timeout_s
         self._channel = Channel(self.endpoint, connect_timeout_s, wait_s)
 
     def __repr__(self) -> str:
@@ -236,9 +246,7 @@ class Client(Verbs):
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
     ) -> Any:
         """Call a method of a model by name, and return its result."""
-        channel = self._channel
-        pending = channel.begin(lambda tracker: tracker.call(model_id, method, args, kwargs, timeout_s))
-        return channel.wait(pending, timeout_s)
+        return self._channel.ask(lambda tracker: tracker.call(model_id, method, args, kwargs, timeout_s), timeout_s)
 
     def submit(
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
@@ -254,6 +262,7 @@ class Client(Verbs):
         (inputs,) = only_inputs(args)
         channel, waiting = self._channel, deque[Any]()
         remaining = iter(inputs)
+        channel.check_may_wait()
         try:
             while True:
                 if len(waiting) <= MAP_WINDOW // 2:

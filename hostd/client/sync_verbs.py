@@ -170,6 +170,7 @@ class Verbs:
 
     def events(self, model_id: str | None = None) -> Iterator[Event]:
         """Iterate over transitions as they happen, of one model or of all; those after this returns are all there."""
+        self._channel.check_may_wait()
         pending = self._channel.begin(lambda tracker: tracker.subscribe("events", {"model_id": model_id}))
         items = ItemStream(self._channel, pending, None)
         next(items)  # the first item says that the host has noted the subscription
@@ -191,7 +192,7 @@ class Verbs:
         return self._channel.begin(lambda tracker: tracker.verb(verb, arguments, timeout_s))
 
     def _verb(self, verb: str, timeout_s: float | None, **arguments: Any) -> Any:
-        return self._channel.wait(self._begin(verb, timeout_s, **arguments), timeout_s)
+        return self._channel.ask(lambda tracker: tracker.verb(verb, arguments, timeout_s), timeout_s)
 
 
 def _events(items: ItemStream) -> Iterator[Event]:

@@ -8,6 +8,7 @@ Rules
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -69,9 +70,10 @@ class Pending:
 
     def _finish(self) -> None:
         self.is_done = True
-        self._tell()
+        self.tell()
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Call the listeners."""
         for listener in list(self.listeners):  # a copy, because other threads come and go
             listener()
 
@@ -93,7 +95,7 @@ class PendingStream(Pending):
         """Take an item, or the end."""
         if envelope.kind == msg.ITEM:
             self.items.append(envelope)
-            self._tell()
+            self.tell()
         else:
             super().receive(envelope)
 
@@ -125,7 +127,7 @@ class Tracker:
     def __init__(self) -> None:
         self._pending: dict[int, Pending] = {}
         self._headers: dict[tuple[str, str, bool], bytes] = {}
-        self._count = 0
+        self._ids = itertools.count(1)
         self.welcome: dict[str, Any] = {}
 
     def __len__(self) -> int:
@@ -182,7 +184,7 @@ class Tracker:
 
     def overdue(self, now: float) -> list[Pending]:
         """Return the requests whose own deadline (`Pending.deadline_s`) has passed."""
-        return [p for p in self._pending.values() if p.deadline_s is not None and p.deadline_s <= now]
+        return [p for p in [*self._pending.values()] if p.deadline_s is not None and p.deadline_s <= now]
 
     def receive(self, frames: list[Buffer]) -> None:
         """Take one message of the host, or a batch of them."""
@@ -206,9 +208,9 @@ class Tracker:
             request.fail(error)
 
     def _new(self, kind: type[Any]) -> Any:
-        self._count = request_id = self._count + 1
-        pending = kind(request_id)
-        self._pending[request_id] = pending
+        # One step for the interpreter: what interrupts this may make a request, too.
+        request_id = next(self._ids)
+        pending = self._pending[request_id] = kind(request_id)
         return pending
 
     def _header(self, model_id: str, method: str, *, streams: bool) -> bytes:

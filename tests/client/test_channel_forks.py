@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 
 from fake_host import FakeHost
-from helpers import REPOSITORY
+from programs import run
 
 Fake = Callable[..., FakeHost]
-
-
-def run(code: str, endpoint: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code), endpoint],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
 
 
 PRELUDE = """
@@ -46,7 +30,7 @@ def test_a_forked_child_is_refused_and_does_not_disturb_its_parent(endpoint: str
         next(stream)
         pending = begin("before")
         # What another thread holds at the moment of the fork stays held in the child.
-        held = [channel._lead, channel._tracking, channel._connecting, channel._waking]
+        held = [channel._lead, channel._tracking, channel._connecting, channel._waker._using]
         for lock in held:
             lock.acquire()
         child = os.fork()

@@ -115,7 +115,7 @@ def test_an_iterator_may_be_finalized_by_a_thread_that_holds_the_channels_locks(
     cycle.append(cycle)
     del cycle
     channel = client._channel
-    with channel._tracking, channel._waking, channel._lead:
+    with channel._tracking, channel._waker._using, channel._lead:
         gc.collect()
     assert client.call("m", "echo", (1,), {}, 20) == 1
     host.await_kind(msg.CANCEL)
