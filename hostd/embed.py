@@ -13,12 +13,14 @@ import secrets
 import shutil
 import subprocess
 import time
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hostd import paths
 from hostd.client.aio import AsyncClient
+from hostd.client.pickling import NotPickled
 from hostd.client.sync import Client
 from hostd.launch import AT_ONCE, keeper_command, ready_pipe, supervisor_environment, told_of_start
 from hostd.sharing import QUIET, Seat, info_of_start, is_readable, see_it_end, take_seat
@@ -42,7 +44,7 @@ AT_ONCE_PERIOD_S = 0.2
 """Long enough for an interpreter to start."""
 
 
-class Host:
+class Host(NotPickled):
     """A private model host, for as long as the `with` block lasts.
 
         with hostd.Host() as host:
@@ -60,6 +62,8 @@ class Host:
     `InvalidArgumentError` for settings that are not right, `FailedPreconditionError` if a shared host runs with others,
     and what the supervisor says when it does not start.
     """
+
+    _instead = "it belongs to its process; pickle its endpoint and call hostd.connect(endpoint) there"
 
     def __init__(
         self,
@@ -107,8 +111,8 @@ class Host:
         self._supervisor_fd = -1
         self._directory = Path()
         self._owner_pid = 0
-        self._clients: list[Client] = []
-        self._async_clients: list[AsyncClient] = []
+        self._clients: weakref.WeakSet[Client] = weakref.WeakSet()
+        self._async_clients: weakref.WeakSet[AsyncClient] = weakref.WeakSet()
 
     def __repr__(self) -> str:
         state = f"at {self.endpoint}, pid={self.pid}" if self._info else "not started"
@@ -127,9 +131,9 @@ class Host:
         return int(self._info["pid"])
 
     def client(self, **options: Any) -> Client:
-        """Return a client of this host; it is closed with the host. Takes the options of `hostd.connect`."""
+        """Return a client of this host, which is closed with it at the latest. Takes the options of `hostd.connect`."""
         client = Client(self.endpoint, **options)
-        self._clients.append(client)
+        self._clients.add(client)
         return client
 
     def async_client(self, **options: Any) -> AsyncClient:
@@ -138,7 +142,7 @@ class Host:
         It connects when it is first used, on the loop that uses it.
         """
         client = AsyncClient(self.endpoint, **options)
-        self._async_clients.append(client)
+        self._async_clients.add(client)
         return client
 
     def start(self) -> None:
@@ -155,7 +159,7 @@ class Host:
     def stop(self) -> None:
         """Unload everything and end the host; returns when no process of it is left.
 
-        A shared host goes on as long as others use it.
+        A shared host goes on as long as others use it. In a signal handler that interrupts this it returns at once.
         """
         if not self._info:
             return
@@ -167,7 +171,7 @@ class Host:
             client.close()
         self._clients.clear()
         for asynchronous in self._async_clients:
-            asynchronous._channel.close_from_elsewhere()  # noqa: SLF001 - one of us
+            asynchronous._channels.close()  # noqa: SLF001 - one of us
         self._async_clients.clear()
         if self._seat is not None:
             self._seat.give_back(STOP_TIMEOUT_S)

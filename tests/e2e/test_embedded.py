@@ -15,7 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers import PATIENCE_S, SOON_S, at_most, descendants, eventually, is_there, line_of, never, program, stop
+from helpers import (
+    PATIENCE_S,
+    SOON_S,
+    at_most,
+    descendants,
+    descriptors,
+    eventually,
+    is_there,
+    line_of,
+    never,
+    program,
+    stop,
+)
 
 import hostd
 
@@ -116,7 +128,7 @@ def test_an_asynchronous_client_is_closed_by_a_program_that_is_not_on_its_loop(l
         loop.call_soon_threadsafe(loop.stop)
         running.join(PATIENCE_S)
     assert "closed" in repr(client)
-    assert client._channel._connection is None
+    assert not any(channel._connection for channel in client._channels._channels.values())
     loop.close()
 
 
@@ -262,6 +274,79 @@ def test_c34_stopping_is_quick_with_many_models(model_dir: Callable[..., str]) -
         with at_most(SOON_S, "stopping a host with ten models"):
             host.stop()
         assert not [pid for pid in pids if is_there(pid)]
+
+
+SLOW = """
+    import time
+    from pathlib import Path
+
+    class Slow:
+        def linger(self, begun):
+            Path(begun).touch()
+            time.sleep(600)
+
+    def load(path, **options):
+        return Slow()
+"""
+
+
+@pytest.mark.parametrize("interrupted", ["a call", "a stop"])
+def test_a_signal_handler_may_stop_the_host(model_dir: Callable[..., str], tmp_path: Path, interrupted: str) -> None:
+    begun, stopped = tmp_path / "begun", threading.Event()
+    with hostd.Host(workers={"drain_timeout_s": 1}) as host:
+        pid = host.pid
+        client = host.client(timeout_s=None)
+        model = client.load_model("slow", model_dir(SLOW))
+
+        def handle(number: int, frame: object) -> None:
+            host.stop()
+            stopped.set()
+
+        def interrupt() -> None:
+            eventually(begun.exists, "the call has begun")
+            if interrupted == "a stop":
+                eventually(lambda: not host._info, "the host is being stopped")
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+        before = signal.signal(signal.SIGUSR1, handle)
+        interrupter = threading.Thread(target=interrupt)
+        interrupter.start()
+        try:
+            if interrupted == "a call":
+                with pytest.raises((hostd.CancelledError, hostd.AbortedError)):
+                    model.linger(str(begun))
+            else:
+                model.submit.linger(str(begun))
+                eventually(begun.exists, "the call has begun")
+                host.stop()
+        finally:
+            interrupter.join()
+            signal.signal(signal.SIGUSR1, before)
+        assert stopped.is_set()
+        assert not is_there(pid)
+
+
+def test_a_stop_that_interrupts_a_stop_with_a_lock_returns_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with hostd.Host() as host:
+        pid, process = host.pid, host._process
+        try_wait = process._try_wait  # called with the lock that every wait for the process needs
+
+        def interrupted(flags: int) -> tuple[int, int]:
+            with at_most(SOON_S, "a stop in a stop"):
+                host.stop()
+            monkeypatch.undo()
+            return try_wait(flags)
+
+        monkeypatch.setattr(process, "_try_wait", interrupted)
+        host.stop()
+        assert not is_there(pid)
+
+
+def test_a_host_does_not_keep_the_clients_that_its_program_drops(host: hostd.Host) -> None:
+    clients = [host.client() for _ in range(10)]
+    before = len(descriptors())
+    del clients
+    eventually(lambda: len(descriptors()) < before, "their descriptors are given back")
 
 
 NAMES_THAT_USERS_HAVE = ("workers", "tests", "benchmarks", "helpers", "launch", "config", "client")
