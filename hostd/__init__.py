@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -115,9 +116,24 @@ def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(home), name)
-    return value
+    import_module(home)
+    for public, place in _HOMES.items():
+        if place in sys.modules:  # also what came along: a host has clients, and they have handles
+            globals()[public] = getattr(sys.modules[place], public)
+    _name_public()
+    return globals()[name]
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _name_public() -> None:
+    """Have tracebacks and reprs say where users import things from, and not where they are written."""
+    for name in __all__:
+        thing = globals().get(name)
+        if hasattr(thing, "__module__"):
+            thing.__module__ = __name__
+
+
+_name_public()

@@ -131,3 +131,28 @@ def test_importing_the_package_brings_in_neither_frameworks_nor_the_supervisor()
 def test_the_package_says_that_it_is_typed() -> None:
     assert (REPOSITORY / "hostd" / "py.typed").exists()
     assert (REPOSITORY / "workers" / "py.typed").exists()
+
+
+def test_everything_public_says_where_it_is_imported_from() -> None:
+    # In a fresh process: what was imported from a private place first says so as well.
+    source = """
+import typing
+from dataclasses import is_dataclass
+from hostd.embed import Host
+import hostd
+
+assert hostd.Host is Host
+for name in hostd.__all__:
+    thing = getattr(hostd, name)
+    if name != "__version__":
+        assert thing.__module__ == "hostd", f"{name} says {thing.__module__}"
+        if is_dataclass(thing):
+            typing.get_type_hints(thing)
+"""
+    subprocess.run([sys.executable, "-c", source], cwd=REPOSITORY, check=True)
+
+
+def test_the_client_of_a_host_says_where_it_is_imported_from() -> None:
+    source = "import hostd; hostd.Host; import sys; print(sys.modules['hostd.client.sync'].Client)"
+    done = subprocess.run([sys.executable, "-c", source], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "<class 'hostd.Client'>"
