@@ -45,6 +45,7 @@ CONFIRMING = "pwrite b'1'"
 
 MODEL_ID = "team/model"
 STAGING = ".hostd-staging"
+KEPT = ".hostd-deploy.json"
 CODE = b"""
 from pathlib import Path
 
@@ -186,7 +187,8 @@ class Host:
     def content(self, *, but: str = "__pycache__") -> dict[str, bytes]:
         """Return all files below the models directory but caches of code, and folders with "/" and no content.
 
-        `but` is a folder that is left out, too. What goes meanwhile is left out, or not.
+        Of what the host keeps beside a deploy only that it is there. `but` is a folder that is left out, too. What goes
+        meanwhile is left out, or not.
         """
         found = {}
         for root, folders, names in os.walk(self.models):
@@ -194,14 +196,15 @@ class Host:
             found.update({f"{(Path(root, name)).relative_to(self.models)}/": b"" for name in folders})
             for path in (Path(root, name) for name in names):
                 with contextlib.suppress(FileNotFoundError):
-                    found[str(path.relative_to(self.models))] = path.read_bytes()
+                    is_kept = path.name == KEPT
+                    found[str(path.relative_to(self.models))] = b"kept" if is_kept else path.read_bytes()
         return dict(sorted(found.items()))
 
     def expected(self, text: str | None) -> dict[str, bytes]:
         """Return what `content` must be when this model, or none, is there."""
-        found = {"neighbour/": b"", "neighbour/text": b"n", "neighbour/model.py": CODE}
+        found = {"neighbour/": b"", "neighbour/text": b"n", "neighbour/model.py": CODE, f"neighbour/{KEPT}": b"kept"}
         if text is not None:
-            for name, content in files_of(text).items():
+            for name, content in {**files_of(text), KEPT: b"kept"}.items():
                 parts = f"{MODEL_ID}/{name}".split("/")
                 found.update({"/".join(parts[:depth]) + "/": b"" for depth in range(1, len(parts))})
                 found["/".join(parts)] = content

@@ -278,6 +278,7 @@ def test_whoever_waits_for_a_look_at_what_goes_meanwhile_is_told(host, how):
 
 def test_what_is_late_changes_nothing(host):
     host.up_to("READY")
+    noted(host)
     host.unload()
     host.feed(ev.FilesCompared(ev.ModelId("m"), 1, "two"))
     assert "unload" in host.core.get_model("m").reason
