@@ -16,6 +16,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from hostd.log_lines import LogLine
 from hostd.records import (
     Event,
     Holder,
@@ -75,6 +76,7 @@ __all__ = [
     "InternalError",
     "InvalidArgumentError",
     "LoadPlan",
+    "LogLine",
     "MemoryInfo",
     "MessageTooLargeError",
     "MethodInfo",

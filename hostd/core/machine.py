@@ -29,7 +29,7 @@ from hostd.core.loading import Loading
 from hostd.core.measuring import Measuring, limit_error
 from hostd.core.planning import Planning
 from hostd.core.questions import Questions
-from hostd.core.registry import CoreConfig, Registry
+from hostd.core.registry import CoreConfig, Registry, proof_of
 from hostd.core.routing import Router
 from hostd.core.syncing import Syncing
 from hostd.core.timers import (
@@ -220,7 +220,7 @@ class Core(Questions):
             model.processes_ended += event.processes
             # Not at the exit: a process is known to have ended before its last words are read.
             self._loading.load_failed(worker, self._death_of(worker, event.output))
-            self._registry.move_worker(worker, WorkerInput.GONE, f"{event.processes} processes are gone")
+            self._registry.move_worker(worker, WorkerInput.GONE, proof_of(event.processes))
             self._worker_gone(worker)
 
     def _worker_gone(self, worker: Worker) -> None:
@@ -232,7 +232,7 @@ class Core(Questions):
             if not own.alive():
                 self._loading.try_ended(own)
         elif own is not model and own.state is ModelState.UNLOADING and not own.workers:
-            registry.move_model(own, ModelInput.ALL_GONE, "it was replaced, and its processes are gone")
+            registry.end_model(own)
         if not model.alive():
             if model.state is ModelState.UNLOADING:
                 self._unloading.end(model)

@@ -43,6 +43,11 @@ class Questions:
         """Return the last transitions of a model and its workers, oldest first, also of one that is gone."""
         return list(self._registry.stories.get(ev.ModelId(model_id), ()))
 
+    def knows(self, model_id: str) -> bool:
+        """Say whether there is a model of this id, or was one that is remembered."""
+        known = ev.ModelId(model_id)
+        return any(known in place for place in (self._registry.models, self._registry.evicted, self._registry.stories))
+
     def worker_count(self) -> int:
         """Return how many workers may have a process."""
         return len(self._registry.workers)
@@ -103,7 +108,7 @@ class Questions:
         registry.now = now
         known = ev.ModelId(model_id)
         model, story, evicted = registry.models.get(known), self.story(model_id), registry.evicted.get(known)
-        if model is None and evicted is None and not story:
+        if not self.knows(model_id):
             return None
         told = story[-1].new if story and story[-1].subject == "model" else ModelState.UNLOADED.value
         return {

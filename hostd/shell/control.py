@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import events as ev
+from hostd.shell.supervisor import as_host_error
 from hostd.shell.verbs import (
     Request,
     Role,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from hostd.core.events import Prediction
     from hostd.records import Event, HostInfo, MemoryInfo, SizeEstimate
     from hostd.shell.files import Files
-    from hostd.shell.logs import LogDrain
+    from hostd.shell.logs import LogDrain, ModelLog
     from hostd.shell.sizes import Sizes
     from hostd.shell.supervisor import Supervisor
 
@@ -87,6 +88,7 @@ class Control:
             "get_model": Verb(Role.USE, self._get_model),
             "explain_model": Verb(Role.USE, self._explain_model),
             "model_logs": Verb(Role.USE, self._model_logs),
+            "read_log": Verb(Role.USE, self._read_log),
             "host_info": Verb(Role.USE, lambda r: self._answer(r, self._info().to_dict())),
             "events": Verb(Role.USE, self._subscribe),
         }
@@ -170,13 +172,38 @@ class Control:
 
     def _model_logs(self, request: Request) -> None:
         request.only("model_id", "tail_bytes")
-        model_id, tail_bytes = _model_id(request), request.get("tail_bytes", int, 64 * 1024)
-        log = self._logs.log_of(model_id)
+        tail_bytes = request.get("tail_bytes", int, 64 * 1024)
 
-        def then(tail: object) -> None:
-            self._answer(request, tail.decode(errors="replace") if isinstance(tail, bytes) else "")
+        def then(tail: Any) -> None:
+            self._answer(request, tail.decode(errors="replace"))
 
-        self._supervisor.read(lambda: log.tail(min(tail_bytes, self._log_bytes)), then)
+        self._look_at_log(request, lambda log: log.tail(min(tail_bytes, self._log_bytes)), then)
+
+    def _read_log(self, request: Request) -> None:
+        request.only("model_id", "after", "tail_bytes")
+        after, tail_bytes = request.get_optional("after", int), request.get("tail_bytes", int, 64 * 1024)
+        self._look_at_log(
+            request, lambda log: log.page(after, tail_bytes), lambda page: self._answer(request, page._asdict())
+        )
+
+    def _look_at_log(self, request: Request, look: Callable[[ModelLog], Any], then: Callable[[Any], None]) -> None:
+        """Look at the log of the model that a request is about, in a thread, and answer; nobody's is NOT_FOUND."""
+        model_id = _model_id(request)
+        log, is_known = self._logs.log_of(model_id), self._supervisor.core.knows(model_id)
+
+        def answer(found: Any) -> None:
+            if isinstance(found, BaseException):
+                self._supervisor.frontend.refuse(request.caller, as_host_error(found, f"the log of {model_id!r}"))
+            elif found is None:
+                error = NotFoundError(
+                    f"there is no log of a model {model_id!r}: no model of this id was ever loaded here",
+                    details={"model_id": model_id},
+                )
+                self._supervisor.frontend.refuse(request.caller, error)
+            else:
+                then(found)
+
+        self._supervisor.read(lambda: look(log) if is_known or log.exists() else None, answer)
 
     def _subscribe(self, request: Request) -> None:
         request.only("model_id")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from hostd.records import Event
     from hostd.shell.gpu import GpuReader
     from hostd.shell.guard import Guard
     from hostd.shell.logs import LogDrain, Output
@@ -43,6 +44,7 @@ _LAST_OUTPUT_S = 1.0
 class _Employed(NamedTuple):
     """A worker with a process."""
 
+    model_id: ev.ModelId
     process: WorkerProcess
     output: Output
     limit_bytes: int | None
@@ -75,6 +77,9 @@ class Workforce:
         self._processes = Processes()
         self._employed: dict[ev.WorkerId, _Employed] = {}
         self._pending_kills: set[ev.WorkerId] = set()
+        self._causes: dict[int, str] = {}
+        """Why each worker was started or, once that is known, why it ends; for the notes in its model's log."""
+        supervisor.listeners.append(self._keep_cause)
         # One thread that lives as long as the supervisor: see rule 1 of `processes`.
         self._spawner = Threads(1, "hostd-spawn")
         self._killers = Threads(KILL_THREADS, "hostd-kill", give_way)
@@ -97,7 +102,7 @@ class Workforce:
         activity = self._supervisor.core.activity
         since_s = self._loop.time() - self._sample_period_s
         found = []
-        for worker_id, (process, _, limit_bytes) in self._employed.items():
+        for worker_id, (_, process, _, limit_bytes) in self._employed.items():
             is_busy, is_loading = activity(worker_id, since_s)
             is_watched = is_loading or limit_bytes is not None
             found.append(Watched(worker_id, process.pid, is_busy, is_watched, limit_bytes, is_loading))
@@ -113,6 +118,12 @@ class Workforce:
                 lambda: sample_tree(pid, None, None if gpu is None else gpu.bytes_by_pid()),
                 lambda sample: then(sample.memory if isinstance(sample, Sample) else None),
             )
+
+    def _keep_cause(self, event: Event) -> None:
+        # What ends a worker that drains is the reason for which it drains, unless it dies of something else meanwhile.
+        is_cause = event.new in ("SPAWNING", "DRAINING") or (event.new == "KILLING" and event.cause != "DRAINED")
+        if event.worker_id is not None and is_cause:
+            self._causes[event.worker_id] = event.reason
 
     def _spawn(self, effect: fx.SpawnWorker) -> None:
         worker_id, limit_bytes, backend = effect.worker_id, effect.limit_bytes, self._supervisor.backend
@@ -138,9 +149,14 @@ class Workforce:
             if isinstance(spawned, BaseException):
                 backend.forget(worker_id)
                 self._pending_kills.discard(worker_id)
-                return ev.WorkerSpawnFailed(worker_id, as_host_error(spawned, f"cannot start {python or 'python'}"))
+                error = as_host_error(spawned, f"cannot start {python or 'python'}")
+                self._logs.note(effect.model_id, f"worker {worker_id} did not start: {error.message}")
+                del self._causes[worker_id]
+                return ev.WorkerSpawnFailed(worker_id, error)
             output = self._logs.add(effect.model_id, spawned.log_fd)
-            self._employed[worker_id] = _Employed(spawned, output, limit_bytes)
+            started = f"worker {worker_id}, pid {spawned.pid}, started: {self._causes[worker_id]}"
+            self._logs.note(effect.model_id, started)
+            self._employed[worker_id] = _Employed(effect.model_id, spawned, output, limit_bytes)
             self._loop.add_reader(spawned.pidfd, self._on_exit, spawned)
             if worker_id in self._pending_kills:
                 self._pending_kills.discard(worker_id)
@@ -186,6 +202,8 @@ class Workforce:
                 self._loop.call_later(_KILL_RETRY_S, self._kill, fx.KillWorker(effect.worker_id))
                 return None
             del self._employed[process.worker_id]
+            note = f"worker {process.worker_id}, pid {process.pid}, ended: {self._causes.pop(process.worker_id)}"
+            self._logs.note(employed.model_id, note, employed.output)
             backend.forget(process.worker_id)
             return ev.WorkerGone(process.worker_id, *ended)
 

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from hostd.cli.root import root
 from hostd.cli.session import Session
+from hostd.log_lines import LogLine
 from hostd.records import (
     Event,
     HostInfo,
@@ -103,7 +104,11 @@ class FakeClient:
     answer: Any = None
     fails_after: int | None = None
     asked: list[tuple[Any, ...]] = field(default_factory=list)
-    log: str = "first\nsecond\nthird\n"
+    log: tuple[LogLine, ...] = (
+        LogLine(1e9 + 0.25, "worker 3, pid 4242, started: load of /srv/digits requested", is_note=True),
+        LogLine(1e9 + 1.5, "first"),
+        LogLine(1e9 + 1.5, "sec\x1b[2Jond"),
+    )
     deploy_refusal: HostError | None = None
     synced: SyncReport = field(default_factory=SyncReport)
     degraded: tuple[str, ...] = ()
@@ -201,9 +206,10 @@ class FakeClient:
         moved = {"subject": "worker", "old": "LOADING", "new": "READY", "reason": "loaded"}
         yield Event(time_s=1e9, model_id=model_id or "digits", worker_id=3, pid=4242, **moved)
 
-    def model_logs(self, model_id: str, tail_bytes: int) -> str:
-        self.asked.append(("logs", model_id, tail_bytes))
-        return self.log
+    def log_lines(self, model_id: str, *, tail: int | None, follow: bool) -> Iterator[LogLine]:
+        self.asked.append(("logs", model_id, tail, follow))
+        self.get_model(model_id)
+        yield from self.log
 
     def host_info(self) -> HostInfo:
         return HostInfo(

@@ -6,6 +6,7 @@ import datetime
 import io
 import json
 import math
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -150,13 +151,30 @@ def test_events_are_lines(run, monkeypatch) -> None:
     assert json.loads(run("events", "other", "--json").stdout)["model_id"] == "other"
 
 
-def test_logs_show_all_or_the_last_lines(run, client) -> None:
-    assert run("logs", "digits").stdout == "first\nsecond\nthird\n"
-    assert run("logs", "digits", "--tail", "2").stdout == "second\nthird\n"
-    assert json.loads(run("logs", "digits", "--json", "--tail", "1").stdout) == {"model": "digits", "lines": ["third"]}
-    client.log = ""
+def test_logs_show_lines_with_their_times_and_the_notes_of_the_host(run, client, monkeypatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    note = "-- worker 3, pid 4242, started: load of /srv/digits requested --"
+    assert run("logs", "digits").stdout.splitlines() == [
+        f"2001-09-09 01:46:40.250  {note}",
+        "2001-09-09 01:46:41.500  first",
+        "2001-09-09 01:46:41.500  second",
+    ]
+    assert run("logs", "digits", "--raw").stdout == "first\nsec\x1b[2Jond\n"
+    told = json.loads(run("logs", "digits", "--json", "-n", "7").stdout)
+    assert told == {"model": "digits", "lines": [line.to_dict() for line in client.log]}
+    assert client.asked[-2] == ("logs", "digits", 7, False)
+    followed = run("logs", "digits", "-f", "--json").stdout.splitlines()
+    assert [json.loads(line)["text"] for line in followed] == [line.text for line in client.log]
+
+
+def test_an_empty_log_is_no_failure_and_an_unknown_model_is_one(run, client) -> None:
+    client.log = ()
     result = run("logs", "digits")
-    assert (result.stdout, result.stderr) == ("", "nothing that digits printed is kept\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "nothing that digits printed is kept\n")
+    result = run("logs", "unknown")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "[NOT_FOUND]" in result.stderr
 
 
 def test_shutdown_says_what_ended(run, client) -> None:

@@ -78,7 +78,7 @@ def test_an_unknown_command_leads_to_the_nearest_one(run) -> None:
         ("infer", "digits", "[[1], [2, 3]]", "--array"),
         ("infer", "writer", "--stream", "--output", "x.json"),
         ("bench", "digits", "--concurrency", "0"),
-        ("logs", "digits", "--tail", "0"),
+        ("logs", "digits", "-n", "0"),
         ("ps", "--timeout", "0"),
         ("plan", "only-an-id"),
         ("plan", "a", "b", "--wait"),
