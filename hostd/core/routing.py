@@ -28,6 +28,7 @@ from hostd.core.events import (
 from hostd.core.holding import Holding
 from hostd.core.lifecycle import ModelState, WorkerInput, WorkerState
 from hostd.core.refusals import refusal_of
+from hostd.units import counted
 from hostd_workers.wire.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -236,7 +237,7 @@ class Router:
         limit = self._registry.config.max_in_flight
         if len(worker.calls) >= limit:
             raise ResourceExhaustedError(
-                f"model {model.id!r} has {len(worker.calls)} calls in flight, the limit is {limit} "
+                f"model {model.id!r} has {counted(len(worker.calls), 'call')} in flight, the limit is {limit} "
                 f"(workers.max_in_flight): call more slowly"
             )
         self._check_room(event)

@@ -30,7 +30,7 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.plugins import Plugins
 from hostd.records import HostInfo
-from hostd.shell import surroundings
+from hostd.shell import own_log, surroundings
 from hostd.shell.backend import Backend
 from hostd.shell.budget import budget_of
 from hostd.shell.control import Control
@@ -306,7 +306,7 @@ def _tie_to_keeper() -> None:
 
 
 def _on_keeper_gone(*_: object) -> None:
-    os.write(2, b"error: the process that keeps this host was killed; the host ends at once\n")
+    own_log.write_at_once("the process that keeps this host was killed; the host ends at once")
     kill_children()
     os._exit(1)
 
@@ -318,9 +318,7 @@ def main() -> int:
     is_private_fd = ready_fd > sys.stderr.fileno()
     if is_private_fd:
         os.set_inheritable(ready_fd, False)
-    logging.basicConfig(
-        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
-    )
+    own_log.configure(config.log_level, config.log_format)
     _prepare_process()
     _tie_to_keeper()
 
@@ -343,6 +341,8 @@ def main() -> int:
         if ready_fd >= 0:
             kind = to_wire(error)[:2] if isinstance(error, HostError) else None
             report({"error": str(error), "kind": kind})
+        elif config.log_format == "json":
+            _log.critical("the host did not start: %s", error)
         else:
             print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1

@@ -14,6 +14,7 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.shell.looks import Watched
 from hostd.shell.memory import Sample, sample_tree
+from hostd.shell.own_log import about
 from hostd.shell.processes import Processes, WorkerProcess, describe_exit, is_sigkill
 from hostd.shell.scheduling import give_way
 from hostd.shell.spawning import worker_environment
@@ -198,7 +199,8 @@ class Workforce:
         def then(ended: Any) -> ev.Event | None:
             if isinstance(ended, BaseException):
                 # No descriptor left, perhaps. There is no answer without the proof, so there is another try.
-                _log.error("could not end worker %s; trying again", process.worker_id, exc_info=ended)
+                subject = about(model=employed.model_id, worker=process.worker_id, pid=process.pid)
+                _log.error("it could not be ended; trying again", exc_info=ended, extra=subject)
                 self._loop.call_later(_KILL_RETRY_S, self._kill, fx.KillWorker(effect.worker_id))
                 return None
             del self._employed[process.worker_id]
