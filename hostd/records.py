@@ -269,7 +269,8 @@ class Event(Record):
 class HostInfo(Record):
     """The host itself. `epoch` differs after every start.
 
-    `models_dir` is the models directory, None if there is none; `degraded` says what does not work as it should.
+    `state` is STARTING until the initial loads are done (if they are waited for), READY, or STOPPING. `models_dir` is
+    the models directory, None if there is none; `degraded` says what does not work as it should.
     """
 
     pid: int
@@ -287,6 +288,9 @@ class HostInfo(Record):
     python: str
     models_dir: str | None = None
     degraded: tuple[str, ...] = ()
+    name: str = ""
+    state: str = "READY"
+    metrics_host: str | None = None
 
     @classmethod
     def _revive(cls, key: str, value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd.core import events as ev
 from hostd.core.lifecycle import ModelState, WorkerState
@@ -19,6 +19,18 @@ if TYPE_CHECKING:
     from hostd.records import Event as StoryEvent
     from hostd.records import LoadPlan, ModelInfo
     from hostd_workers.wire.errors import HostError
+
+
+SERVING = (ModelState.READY, ModelState.DEGRADED)
+
+
+class CallTimes(NamedTuple):
+    """The calls of one method of a model since it was loaded: counts by duration (`latencies.BUCKETS_S`), and a sum."""
+
+    model_id: str
+    method: str
+    counts: tuple[int, ...]
+    sum_s: float
 
 
 class Questions:
@@ -74,6 +86,20 @@ class Questions:
         used_s = worker.model.last_used_s
         is_recent = used_s is not None and used_s >= since_s
         return bool(worker.calls) or is_recent, worker.state in (WorkerState.IDLE, WorkerState.LOADING)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the host is shutting down."""
+        return self._registry.is_stopping
+
+    def call_times(self) -> list[CallTimes]:
+        """Return how long the calls of the models that serve took, by method."""
+        return [
+            CallTimes(model.id, method, tuple(histogram.counts), histogram.sum_s)
+            for model in self._registry.models.values()
+            if model.state in SERVING
+            for method, histogram in model.latencies.by_method.items()
+        ]
 
     # Memory
 

@@ -61,6 +61,7 @@ class Call(NamedTuple):
     worker: Worker
     size_bytes: int
     began_s: float
+    method: str
 
 
 class Router:
@@ -94,7 +95,7 @@ class Router:
         now = registry.now
         self._count += 1
         call_id = CallId(self._count)
-        self.calls[call_id] = Call(call_id, caller, worker, event.size_bytes, now)
+        self.calls[call_id] = Call(call_id, caller, worker, event.size_bytes, now, event.method)
         self.by_caller[caller] = call_id
         self.in_flight_bytes += event.size_bytes
         worker.calls.add(call_id)
@@ -113,7 +114,7 @@ class Router:
             return
         if event.final:
             self._forget(call)
-            call.worker.model.latencies.add(self._registry.now - call.began_s)
+            call.worker.model.latencies.add(call.method, self._registry.now - call.began_s)
             if event.failed:
                 call.worker.model.errors += 1
         self._registry.effects.append(RelayAnswer(call.caller.client, call.caller.request_id, event.payload))

@@ -90,8 +90,8 @@ class Files:
         if is_too_much or operation.unwritten_chunks >= MAX_UNWRITTEN_CHUNKS:
             raise ResourceExhaustedError(
                 f"{operation.unwritten_bytes} bytes of this upload, in {counted(operation.unwritten_chunks, 'chunk')}, "
-                f"are not written yet; at most {MAX_UNWRITTEN_BYTES} in {MAX_UNWRITTEN_CHUNKS} may be: wait for answers "
-                "before sending more"
+                f"are not written yet; at most {MAX_UNWRITTEN_BYTES} in {MAX_UNWRITTEN_CHUNKS} may be: wait for "
+                "answers before sending more"
             )
         operation.unwritten_bytes += len(data)
         operation.unwritten_chunks += 1

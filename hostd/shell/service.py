@@ -88,6 +88,7 @@ class Service:
         self._started_s = time.time()
         self._epoch = secrets.token_hex(8)
         self._metrics_port: int | None = None
+        self._has_started = False
 
     async def run(self, on_ready: Callable[[HostInfo], None]) -> None:
         """Serve until shut down. Raises `HostError` when the host cannot be started."""
@@ -148,7 +149,7 @@ class Service:
             self._connect(supervisor, loop, control, handlers)
             self._bind(context, pump, stack)
             stack.callback(pump.stop)
-            self._serve_metrics(supervisor, loop)
+            self._serve_pages(loop, stack)
             self._handle_signals(loop)
             sampler = self._sampler(workforce, gpu)
             tasks = [asyncio.create_task(sampler.run()), asyncio.create_task(self._probe())]
@@ -156,7 +157,7 @@ class Service:
                 await self._load_at_start(repository)
                 if config.models.lazy_load:
                     tasks.append(asyncio.create_task(repository.follow()))
-            on_ready(self._info())
+            self._tell_ready(on_ready)
             await supervisor.stopped.wait()
             await self._end(tasks)
 
@@ -164,6 +165,10 @@ class Service:
         with paths.told(self._config.runtime_dir, "runtime"):
             stack.enter_context(RuntimeDirectory(self._config.runtime_dir))
         paths.make_state(self._config.state_dir)
+
+    def _tell_ready(self, on_ready: Callable[[HostInfo], None]) -> None:
+        self._has_started = True
+        on_ready(self._info())
 
     async def _load_at_start(self, repository: Repository) -> None:
         settings = self._config.models
@@ -228,15 +233,17 @@ class Service:
             side.socket = socket
             pump.add(socket)
 
-    def _serve_metrics(self, supervisor: Supervisor, loop: asyncio.AbstractEventLoop) -> None:
+    def _serve_pages(self, loop: asyncio.AbstractEventLoop, stack: contextlib.ExitStack) -> None:
         section = self._config.metrics
         if section.port is not None:
-            from hostd.shell.metrics import Metrics  # noqa: PLC0415 - brings an HTTP server, which most hosts do without
+            from hostd.shell.http import HttpServer  # noqa: PLC0415 - most hosts do without, and start the sooner
+            from hostd.shell.metrics import Metrics  # noqa: PLC0415 - as above
+            from hostd.shell.pages import Pages  # noqa: PLC0415 - as above
 
-            core = supervisor.core
-            metrics = Metrics(loop, core.list_models, core.memory, lambda: core.degraded)
-            self._metrics_port = metrics.serve(section.port, section.host)
-            supervisor.listeners.append(metrics.on_event)
+            metrics = Metrics(self._supervisor.core)
+            self._supervisor.listeners.append(metrics.on_event)
+            pages = Pages(loop, metrics, self._info).by_path()
+            self._metrics_port = stack.enter_context(HttpServer(section.host, section.port, pages)).port
 
     def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         for number in FORWARDED:
@@ -281,6 +288,9 @@ class Service:
             python=sys.executable,
             models_dir=None if self._repository is None else str(self._repository.path),
             degraded=() if core.degraded is None else (core.degraded,),
+            name=self._config.name,
+            state="STOPPING" if core.is_stopping else "READY" if self._has_started else "STARTING",
+            metrics_host=None if self._metrics_port is None else self._config.metrics.host,
         )
 
 
