@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from hostd.config import HostConfig
 
@@ -51,26 +52,37 @@ def ready_pipe() -> tuple[int, int]:
     return read, write
 
 
-def supervisor_environment(config: HostConfig, ready_fd: int | None = None) -> dict[str, str]:
-    """Return the environment of a supervisor; it says on the descriptor `ready_fd` what became of its start."""
+def supervisor_environment(
+    config: HostConfig,
+    ready_fd: int | None = None,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    file: str | None = None,
+) -> dict[str, str]:
+    """Return the environment of a supervisor; it says on the descriptor `ready_fd` what became of its start.
+
+    `arguments` and `file` are what the configuration was made of, beside the environment, so that it can be reloaded.
+    """
+    sources = json.dumps({"arguments": arguments or {}, "file": file})
     environment = {name: value for name, value in os.environ.items() if name not in _OF_SHELLS}
-    environment["HOSTD_SUPERVISOR_CONFIG"] = config.to_json()
+    environment |= {"HOSTD_SUPERVISOR_CONFIG": config.to_json(), "HOSTD_SUPERVISOR_SOURCES": sources}
     if ready_fd is not None:
         environment["HOSTD_SUPERVISOR_READY_FD"] = str(ready_fd)
     return environment
 
 
-def exec_host(config: HostConfig, ready_fd: int | None = None) -> NoReturn:
+def exec_host(config: HostConfig, ready_fd: int | None, *, arguments: Mapping[str, Any], file: str | None) -> NoReturn:
     """Become the host of this configuration: this process goes on as its keeper.
 
-    The host says in words on standard output that it is ready, or as JSON on `ready_fd` (1 is standard output). Raises
-    FailedPreconditionError if the system does not start it.
+    The host says in words on standard output that it is ready, or as JSON on `ready_fd` (1 is standard output).
+    `arguments` and `file` are what the configuration was made of. Raises FailedPreconditionError if the system does not
+    start it.
     """
     sys.stdout.flush()
     command = keeper_command()
     with told_of_start():
         os.execve(  # noqa: S606 - our own command
-            command[0], command, supervisor_environment(config, ready_fd)
+            command[0], command, supervisor_environment(config, ready_fd, arguments=arguments, file=file)
         )
     raise AssertionError("execve returns only by raising")
 

@@ -86,13 +86,20 @@ def settings_options(function: _F) -> _F:
 
 def gathered(ctx: click.Context) -> tuple[Gathered, Path | None]:
     """Return the settings in force, and the file that was read. Raises as `hostd.config.load_config`."""
-    from hostd.sources import gather, read_texts  # noqa: PLC0415 - `--help` does not need it
+    from hostd.sources import gather  # noqa: PLC0415 - `--help` does not need it
 
     # Not Path.is_file, which raises if this user may not look into the current directory.
     has_default = os.path.isfile(_DEFAULT_FILE)  # noqa: PTH113 - see above
     file: Path | None = ctx.meta.get(_META_FILE) or (_DEFAULT_FILE if has_default else None)
     file = file.absolute() if file else None
-    return gather(read_texts(_given(ctx)), file=file, environment=True), file
+    return gather(given(ctx), file=file, environment=True), file
+
+
+def given(ctx: click.Context) -> dict[str, Any]:
+    """Return the settings of the command line as `hostd.config.load_config` takes them."""
+    from hostd.sources import read_texts  # noqa: PLC0415 - `--help` does not need it
+
+    return read_texts(_given(ctx))
 
 
 def _given(ctx: click.Context) -> dict[str, Any]:

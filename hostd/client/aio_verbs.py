@@ -134,6 +134,10 @@ class AsyncVerbs:
         """Return the record of the host."""
         return HostInfo.from_dict(await self._verb("host_info", self.timeout_s))
 
+    async def reload_config(self) -> dict[str, Any]:
+        """Let the host read its configuration file again; see `hostd.Client.reload_config`."""
+        return dict(await self._verb("reload_config", self.timeout_s))
+
     async def shutdown(self) -> None:
         """Drain, unload everything and end the host; returns when that is done."""
         await self._verb("shutdown", None)

@@ -163,6 +163,16 @@ class Verbs:
         """Return the record of the host."""
         return HostInfo.from_dict(self._verb("host_info", self.timeout_s))
 
+    def reload_config(self) -> dict[str, Any]:
+        """Let the host read its configuration file again; returns `file`, `changed` and `needs_restart`.
+
+        `changed` has the old and the new value of each setting that holds from now on, `needs_restart` the names of
+        those that differ in the file but cannot be changed while the host runs. Raises `FailedPreconditionError` for a
+        host without a configuration file, and for a file that is wrong what `hostd config show` says; then nothing is
+        changed.
+        """
+        return dict(self._verb("reload_config", self.timeout_s))
+
     def shutdown(self) -> None:
         """Drain, unload everything and end the host; returns when that is done."""
         self._verb("shutdown", None)

@@ -91,6 +91,9 @@ class Admission:
     def enter(self, model: Model) -> None:
         """Take a load that knows what it needs; it starts at once, later, or is refused."""
         registry = self._registry
+        if registry.config.budget_bytes is None:  # since it was asked what the load needs
+            self.doing.start(model)
+            return
         self.queue[model] = registry.now
         if self._planning.is_hopeless(model.id, model.need_bytes):
             self._refuse(model, HOPELESS)
@@ -149,6 +152,23 @@ class Admission:
             registry.timers.set(key, due_s)
         else:
             self._evict(model, Reason.IDLE, f"because idle_ttl_s is {format_duration(ttl_s)}")
+
+    def reconfigured(self) -> None:
+        """Apply settings that have changed to what idles, to what waits, and to what is held now."""
+        registry, charges = self._registry, self._charges
+        for model in registry.models.values():
+            registry.timers.cancel(IdleTimer(model))
+            ttl_s = registry.idle_ttl_s(model)
+            if ttl_s and model.ready:
+                registry.timers.set(IdleTimer(model), max(registry.now, charges.unused_since_s(model) + ttl_s))
+        self._is_over, self.over_budget = False, None
+        self.measured()
+        if registry.config.budget_bytes is None:
+            self._make_way([])
+            for model in list(self.queue):
+                self._remove(model)
+                self.doing.start(model)
+        registry.room_has_changed = True
 
     def look(self) -> None:
         """Start what can start, and have others make way for what cannot."""

@@ -95,6 +95,7 @@ class Core(Questions):
             ev.UnloadRequested: asked(unloading.unload),
             ev.UnloadAllRequested: asked(unloading.unload_all),
             ev.ShutdownRequested: self._on_shutdown,
+            ev.SettingsChanged: self._on_settings_changed,
             ev.DeployRequested: asked(deploying.deploy),
             ev.DeployCommitRequested: asked(deploying.commit),
             ev.DeployAbortRequested: asked(deploying.abort),
@@ -298,6 +299,10 @@ class Core(Questions):
         self._syncing.stop()
         self._deploying.stop()
         self._unloading.shutdown(event)
+
+    def _on_settings_changed(self, event: ev.SettingsChanged) -> None:
+        self._registry.config = event.config
+        self._admission.reconfigured()
 
     def _on_cancelled(self, event: ev.CallCancelled) -> None:
         if event.caller in self._registry.waiting:

@@ -6,6 +6,7 @@ records or from a thread that looks at a disk.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import events as ev
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hostd.core.events import Prediction
-    from hostd.records import Event, HostInfo, MemoryInfo, SizeEstimate
+    from hostd.records import Event, HostInfo, SizeEstimate
     from hostd.shell.files import Files
     from hostd.shell.logs import LogDrain, ModelLog
+    from hostd.shell.settings import ReloadReport, Settings
     from hostd.shell.sizes import Sizes
     from hostd.shell.supervisor import Supervisor
 
@@ -46,8 +48,8 @@ class Control:
         logs: LogDrain,
         files: Files,
         sizes: Sizes,
+        settings: Settings,
         info: Callable[[], HostInfo],
-        memory: Callable[[], MemoryInfo],
         *,
         log_bytes: int,
     ) -> None:
@@ -56,7 +58,7 @@ class Control:
         self._files = files
         self._sizes = sizes
         self._info = info
-        self._memory = memory
+        self._settings = settings
         self._log_bytes = log_bytes
         self._subscribers: dict[ev.Caller, str | None] = {}
         supervisor.listeners.append(self._publish)
@@ -83,6 +85,7 @@ class Control:
             "plan_load": Verb(Role.USE, self._plan),
             "pin_model": Verb(Role.MANAGE, self._pin),
             "memory_info": Verb(Role.USE, self._memory_info),
+            "reload_config": Verb(Role.ADMINISTER, self._reload),
             "shutdown": Verb(Role.ADMINISTER, lambda r: emit(ev.ShutdownRequested(r.caller))),
             "list_models": Verb(Role.USE, self._list_models),
             "get_model": Verb(Role.USE, self._get_model),
@@ -142,13 +145,25 @@ class Control:
 
         self._sizes.foresee(model_id, source, then)
 
+    def _reload(self, request: Request) -> None:
+        request.only()
+
+        def then(done: ReloadReport | HostError) -> None:
+            if isinstance(done, HostError):
+                self._supervisor.frontend.refuse(request.caller, done)
+            else:
+                self._answer(request, done._asdict())
+
+        self._settings.reload(then)
+
     def _pin(self, request: Request) -> None:
         request.only("model_id", "pinned")
         self._supervisor.emit(ev.PinRequested(request.caller, _model_id(request), request.get("pinned", bool, True)))
 
     def _memory_info(self, request: Request) -> None:
         request.only()
-        self._answer(request, self._memory().to_dict())
+        memory = replace(self._supervisor.core.memory(), budget_source=self._settings.budget_source)
+        self._answer(request, memory.to_dict())
 
     def _list_models(self, request: Request) -> None:
         request.only()

@@ -15,13 +15,15 @@ import json
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hostd.shell.http import Page
+from hostd.shell.http import HttpServer, Page
+from hostd.shell.metrics import Metrics
 
 if TYPE_CHECKING:
+    import contextlib
     from collections.abc import Awaitable, Callable, Mapping
 
     from hostd.records import HostInfo
-    from hostd.shell.metrics import Metrics
+    from hostd.shell.supervisor import Supervisor
 
 T = TypeVar("T")
 
@@ -82,6 +84,20 @@ class Pages:
             raise HungError("the host has ended") from None
         except asyncio.TimeoutError:
             raise HungError(f"the host's event loop has not turned for {ANSWER_S:g} s") from None
+
+
+def serve(
+    host: str,
+    port: int,
+    loop: asyncio.AbstractEventLoop,
+    supervisor: Supervisor,
+    info: Callable[[], HostInfo],
+    stack: contextlib.ExitStack,
+) -> int:
+    """Serve the pages of a host at an address until the end of the stack, and return the port."""
+    metrics = Metrics(supervisor.core)
+    supervisor.listeners.append(metrics.on_event)
+    return stack.enter_context(HttpServer(host, port, Pages(loop, metrics, info).by_path())).port
 
 
 def _json(status: HTTPStatus, body: dict[str, Any]) -> Page:

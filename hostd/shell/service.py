@@ -18,7 +18,6 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import psutil
@@ -32,7 +31,6 @@ from hostd.plugins import Plugins
 from hostd.records import HostInfo
 from hostd.shell import own_log, surroundings
 from hostd.shell.backend import Backend
-from hostd.shell.budget import budget_of
 from hostd.shell.control import Control
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.files import Files
@@ -41,6 +39,7 @@ from hostd.shell.finding import Finding
 from hostd.shell.frontend import Frontend
 from hostd.shell.gpu import GpuReader
 from hostd.shell.guard import Guard
+from hostd.shell.hangup import Hangup
 from hostd.shell.keeper import FORWARDED, kill_children
 from hostd.shell.logs import LogDrain
 from hostd.shell.looks import Schedule
@@ -48,15 +47,14 @@ from hostd.shell.repository import THREAD_NAME as SCANNER_THREADS
 from hostd.shell.repository import Repository
 from hostd.shell.rundir import RuntimeDirectory
 from hostd.shell.sampling import Sampler
+from hostd.shell.settings import Settings
 from hostd.shell.sizes import THREAD_NAME as SIZES_THREADS
 from hostd.shell.sizes import Sizes
 from hostd.shell.sockets import Pump, RouterSocket
 from hostd.shell.staging import Staging
-from hostd.shell.starting import core_config, models_dir_of, recover
-from hostd.shell.supervisor import Supervisor
+from hostd.shell.starting import models_dir_of, recover
 from hostd.shell.verbs import Verbs
 from hostd.shell.workforce import Workforce
-from hostd.units import format_size
 from hostd.version import __version__
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire.errors import HostError, to_wire
@@ -65,10 +63,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from hostd.records import Event
+    from hostd.shell.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
 
 CONFIG_VARIABLE = "HOSTD_SUPERVISOR_CONFIG"
+SOURCES_VARIABLE = "HOSTD_SUPERVISOR_SOURCES"
 READY_FD_VARIABLE = "HOSTD_SUPERVISOR_READY_FD"
 KEEPER_VARIABLE = "HOSTD_KEEPER_PID"
 FILES_VARIABLE = "HOSTD_OPEN_FILES"
@@ -83,8 +83,10 @@ _PROBE_PERIOD_S = 10.0
 class Service:
     """One running host."""
 
-    def __init__(self, config: HostConfig) -> None:
+    def __init__(self, config: HostConfig, sources: str = "") -> None:
+        """Take the configuration, and what it was made of (`settings.Settings`)."""
         self._config = config
+        self._sources = sources
         self._started_s = time.time()
         self._epoch = secrets.token_hex(8)
         self._metrics_port: int | None = None
@@ -102,9 +104,8 @@ class Service:
             stack.callback(context.term)
             loop = asyncio.get_running_loop()
             pump = Pump(loop)
-            budget_bytes, budget_source = budget_of(config.memory.budget, config.memory.reserve)
-            _log.info("the memory budget is %s: %s", format_size(budget_bytes), budget_source)
-            supervisor = self._supervisor = Supervisor(core_config(config, models_dir, budget_bytes), pump)
+            settings = self._settings = Settings(config, models_dir, self._sources)
+            supervisor = self._supervisor = settings.start_supervisor(pump)
             stack.callback(supervisor.close)
             guard = stack.enter_context(Guard.open())
             gpu = await loop.run_in_executor(None, GpuReader.open)  # a driver may take seconds to wake
@@ -142,8 +143,8 @@ class Service:
                 self._logs,
                 files,
                 sizes,
+                settings,
                 self._info,
-                lambda: replace(supervisor.core.memory(), budget_source=budget_source),
                 log_bytes=config.workers.log_bytes,
             )
             self._connect(supervisor, loop, control, handlers)
@@ -236,19 +237,15 @@ class Service:
     def _serve_pages(self, loop: asyncio.AbstractEventLoop, stack: contextlib.ExitStack) -> None:
         section = self._config.metrics
         if section.port is not None:
-            from hostd.shell.http import HttpServer  # noqa: PLC0415 - most hosts do without, and start the sooner
-            from hostd.shell.metrics import Metrics  # noqa: PLC0415 - as above
-            from hostd.shell.pages import Pages  # noqa: PLC0415 - as above
+            from hostd.shell.pages import serve  # noqa: PLC0415 - most hosts do without, and start the sooner
 
-            metrics = Metrics(self._supervisor.core)
-            self._supervisor.listeners.append(metrics.on_event)
-            pages = Pages(loop, metrics, self._info).by_path()
-            self._metrics_port = stack.enter_context(HttpServer(section.host, section.port, pages)).port
+            self._metrics_port = serve(section.host, section.port, loop, self._supervisor, self._info, stack)
 
     def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        hangup = Hangup(loop, self._settings.reload, self._shut_down)
         for number in FORWARDED:
             if signal.getsignal(number) != signal.SIG_IGN:  # see `keeper`
-                loop.add_signal_handler(number, self._shut_down)
+                loop.add_signal_handler(number, hangup if number == signal.SIGHUP else self._shut_down)
 
     def _shut_down(self) -> None:
         self._supervisor.emit_later(ev.ShutdownRequested(None))
@@ -324,6 +321,7 @@ def _on_keeper_gone(*_: object) -> None:
 def main() -> int:
     """Run the host that the environment describes; say on the ready descriptor what became of the start."""
     config = HostConfig.from_json(os.environ.pop(CONFIG_VARIABLE))
+    sources = os.environ.pop(SOURCES_VARIABLE, "")
     ready_fd = int(os.environ.pop(READY_FD_VARIABLE, "-1"))
     is_private_fd = ready_fd > sys.stderr.fileno()
     if is_private_fd:
@@ -346,7 +344,7 @@ def main() -> int:
 
     try:
         surroundings.check()
-        asyncio.run(Service(config).run(on_ready))
+        asyncio.run(Service(config, sources).run(on_ready))
     except (HostError, OSError, zmq.ZMQError) as error:
         if ready_fd >= 0:
             kind = to_wire(error)[:2] if isinstance(error, HostError) else None

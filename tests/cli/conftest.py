@@ -114,6 +114,8 @@ class FakeClient:
     degraded: tuple[str, ...] = ()
     memory: MemoryInfo = MEMORY
     pid: int = 41
+    state: str = "READY"
+    reloaded: dict[str, Any] = field(default_factory=dict)
     plan: LoadPlan = PLAN
     explained: dict[str, Any] = field(default_factory=dict)
 
@@ -228,7 +230,12 @@ class FakeClient:
             "py",
             "/models",
             self.degraded,
+            "default",
+            self.state,
         )
+
+    def reload_config(self) -> dict[str, Any]:
+        return self.reloaded
 
     def shutdown(self) -> None:
         self.asked.append(("shutdown",))

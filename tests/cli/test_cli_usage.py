@@ -213,9 +213,11 @@ def test_serve_refuses_a_setting_that_there_is_not(run) -> None:
 def test_serve_hands_the_validated_settings_over(run, monkeypatch: pytest.MonkeyPatch) -> None:
     launch = pytest.importorskip("hostd.launch")
     handed = []
-    monkeypatch.setattr(launch, "exec_host", lambda settings, ready_fd: handed.append(settings))
+    monkeypatch.setattr(launch, "exec_host", lambda *settings, **sources: handed.append((*settings, sources)))
     assert run("serve", "--name", "blue", "--metrics-port", "0").exit_code == 0
-    assert (handed[0].name, handed[0].metrics.port) == ("blue", 0)
+    ((config, _, sources),) = handed
+    assert (config.name, config.metrics.port) == ("blue", 0)
+    assert sources == {"arguments": {"name": "blue", "metrics": {"port": "0"}}, "file": None}
 
 
 def test_the_module_is_the_command() -> None:

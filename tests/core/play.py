@@ -46,6 +46,7 @@ WEIGHTS: Final[dict[str, float]] = {
     "predict": 12,
     "pin": 0.7,
     "grow": 1,
+    "reconfigure": 0.3,
 }
 """What leads on is likelier than what ends things, or no history would get far."""
 
@@ -75,6 +76,7 @@ LIVELY: Final[dict[str, float]] = {
     "say_last_words": 0.2,
     "babble": 0.3,
     "lie": 0.3,
+    "reconfigure": 0.1,
 }
 """For games that are to stay lively for thousands of moves: nothing ends them, and loads get through."""
 

@@ -9,6 +9,7 @@ kept. `reached` counts what the games have reached.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
@@ -46,6 +47,7 @@ MOVES_OF_MEMORY: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
     "predict": {"n": N, "need_bytes": NEEDS, "source": ("remembered", "remembered", "estimated")},
     "pin": {"model_id": MODELS, "is_pinned": (True, False, False), "client": CLIENTS},
     "grow": {"n": N, "to_bytes": (500, 2000, 5000, 8000)},
+    "reconfigure": {"budget_bytes": (4000, BUDGET_BYTES, BUDGET_BYTES, 30_000, None), "idle_ttl_s": (0.0, 0.0, 7.0)},
 }
 
 PROBE = ev.ModelId("probe")
@@ -61,6 +63,7 @@ class WorldOfMemory(WorldOfFiles):
         """What each process holds."""
         self.reached: Counter[str] = Counter()
         self.kept_before: dict[str, str] = {}
+        self.unloaded = 0
 
     def predict(self, n: int, need_bytes: int, source: str) -> None:
         """Say what a load will need; what happens then must be what the dry run says."""
@@ -84,6 +87,15 @@ class WorldOfMemory(WorldOfFiles):
     def pin(self, model_id: ev.ModelId, is_pinned: bool, client: ev.ClientId) -> None:
         self._ask(lambda caller, _: ev.PinRequested(caller, model_id, is_pinned), client, None)
 
+    def reconfigure(self, budget_bytes: int | None, idle_ttl_s: float) -> None:
+        """Change the settings; the budget only where it may be overrun, since a lower one is at once."""
+        config = self.core._registry.config
+        budget_bytes = budget_bytes if self.may_grow else config.budget_bytes
+        changed = dataclasses.replace(config, budget_bytes=budget_bytes, idle_ttl_s=idle_ttl_s)
+        self.feed(ev.SettingsChanged(changed))
+        if budget_bytes is None:
+            assert not self.core.memory().waiting, "a load waits for memory that nobody counts"
+
     def grow(self, n: int, to_bytes: int) -> None:
         """Let a model take more than it did, or give some back."""
         holders = [p for p in self.processes.values() if p.id in self.taken and not p.is_killed]
@@ -104,6 +116,8 @@ class WorldOfMemory(WorldOfFiles):
         self.kept_before = self._kept()
         yielding_before, held_before = list(self.core._admission._yielding), set(self.core._router.holding.by_caller)
         effects = super().feed(event)
+        self.unloaded += sum(isinstance(e, fx.Announce) and e.event.new == "UNLOADED" for e in effects)
+        assert self.core.memory().unloads == self.unloaded, "an unload was told and not counted, or the other way round"
         registry = self.core._registry
         budget_bytes = registry.config.budget_bytes
         if budget_bytes is not None:

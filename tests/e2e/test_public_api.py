@@ -73,6 +73,7 @@ VERBS = {
     "model_logs",
     "log_lines",
     "host_info",
+    "reload_config",
     "shutdown",
     "close",
 }
