@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import re
 import time
-from calendar import timegm
 from collections import deque
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from hostd.records import Record
@@ -104,30 +104,26 @@ def without_marks(data: bytes) -> bytes:
 
 
 class Reader:
-    """Turns a log, which comes piece by piece, into lines."""
+    """Turns a log, which comes piece by piece, into lines; one whose beginning is missing has no time."""
 
-    def __init__(self, *, is_at_line: bool = True) -> None:
-        """Take whether the first piece begins with a line; else its rest is left out."""
+    def __init__(self) -> None:
         self._rest = b""
-        self._is_skipping = not is_at_line
         self._time_s: float | None = None
 
     def feed(self, data: bytes) -> list[LogLine]:
         """Return the lines that are complete now."""
         *lines, self._rest = (self._rest + data).split(b"\n")
-        if self._is_skipping and lines:
-            lines, self._is_skipping = lines[1:], False
         return [line for each in lines for line in self._lines_of(each)]
 
     def end(self) -> list[LogLine]:
         """Return what is left: a line that has no end yet, if there is one."""
         rest, self._rest = self._rest, b""
-        return list(self._lines_of(rest)) if rest and not self._is_skipping else []
+        return self._lines_of(rest) if rest else []
 
     def _lines_of(self, line: bytes) -> list[LogLine]:
         match = _LINE.fullmatch(line)
         if match is not None:
-            self._time_s = timegm(time.strptime(match[1][:19].decode(), _SECONDS)) + int(match[1][20:23]) / 1000
+            self._time_s = datetime.fromisoformat(f"{match[1][:-1].decode()}+00:00").timestamp()
             mark, text = match[2], match[3].decode(errors="replace")
             if mark == b"@":
                 return []
@@ -162,12 +158,12 @@ class Follower:
 
     def take(self, answer: Mapping[str, Any]) -> list[LogLine]:
         """Return the lines that are known since this answer."""
-        start, end, oldest, newest = (answer[key] for key in ("start", "end", "oldest", "newest"))
+        start, end, newest = answer["start"], answer["end"], answer["newest"]
         lines: list[LogLine] = []
         if self._reader is None or start != self._after:
             if self._after is not None:
                 lines.append(LogLine(None, _lost(self._after, start), is_note=True))
-            self._reader = Reader(is_at_line=start == oldest)
+            self._reader = Reader()
         if self._backlog_end is None:
             self._backlog_end = newest
         lines += self._reader.feed(answer["data"])

@@ -56,12 +56,11 @@ _FULL_PIPE_READS = 16
 
 
 class Page(NamedTuple):
-    """A part of a log: its positions from `start` to `end`, and those of all that is kept, `oldest` to `newest`."""
+    """A part of a log, from the position `start` to `end`; `newest` is the end of the log."""
 
     data: bytes = b""
     start: int = 0
     end: int = 0
-    oldest: int = 0
     newest: int = 0
 
 
@@ -146,7 +145,7 @@ class ModelLog:
                     file.seek(end - position)
                     data += file.read(min(stop, position + size_bytes) - end)
                     end = start + len(data)
-            return Page(data, start, end, oldest, newest)
+            return Page(data, start, end, newest)
 
     def _open(self, stack: contextlib.ExitStack) -> list[tuple[int, BinaryIO, int]]:
         """Return the files with their positions and sizes, the older one first, as far as they are without a gap."""

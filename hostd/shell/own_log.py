@@ -30,9 +30,12 @@ def about(*, model: str | None = None, worker: int | None = None, pid: int | Non
 
 def configure(level: str, log_format: str) -> None:
     """Let everything that is logged from now on, warnings and errors that nobody handles too, have this shape."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    root = logging.getLogger()
+    if not root.handlers:
+        root.addHandler(logging.StreamHandler(sys.stderr))
+    for handler in root.handlers:  # kept at a reload: other threads may be logging
+        handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    root.setLevel(level.upper())
     logging.captureWarnings(True)
     sys.excepthook = _on_unhandled
     threading.excepthook = lambda args: _on_unhandled(args.exc_type, args.exc_value, args.exc_traceback)

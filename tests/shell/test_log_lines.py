@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -134,6 +137,28 @@ def test_pages_over_two_files_have_every_byte_once(log: ModelLog) -> None:
         new = follower.take(log.page(asked["after"], asked["tail_bytes"])._asdict())
         assert texts(new) == written[at : at + 10]
         assert follower.is_waiting
+
+
+def test_the_last_line_is_shown_however_long_it_is(log: ModelLog) -> None:
+    log.append(b"\r".join(b"%d %%" % number for number in range(30_000)) + b"\n", "worker")
+    follower = Follower("m", 2, follow=False)
+    assert texts(follower.take(log.page(None, 64 * 1024)._asdict())) == ["29998 %", "29999 %"]
+
+
+def test_no_flood_takes_more_than_its_share_of_a_core(tmp_path: Path) -> None:
+    """Pieces that are no multiple of a page were read without a rest, and a whole core went into it."""
+    source = "import os\nwhile True:\n    os.write(1, b'x' * 39 + b'\\n')\n"
+    read, write = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(read, False)
+    with LogDrain(tmp_path / "logs", CAP_BYTES) as drain:
+        drain.add("m", read)
+        with subprocess.Popen([sys.executable, "-c", source], stdout=write) as writer:
+            os.close(write)
+            eventually(lambda: drain.log_of("m").page(None, 0).newest > CAP_BYTES, "it floods")
+            began_s, used_s = time.monotonic(), time.process_time()
+            eventually(lambda: time.monotonic() > began_s + 2, "it goes on for a while")
+            assert time.process_time() - used_s < 1
+            writer.kill()
 
 
 def test_what_a_slow_reader_missed_is_told(log: ModelLog, tmp_path: Path) -> None:
