@@ -14,6 +14,7 @@ import hostd
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 TALKER = """
     import os, sys
@@ -96,10 +97,14 @@ def test_a_worker_that_cannot_be_started_is_noted(
 
 
 def test_a_model_that_printed_nothing_is_known_and_one_that_never_was_is_not(
-    shared: hostd.Client, model_dir: Callable[..., str]
+    shared: hostd.Client, model_dir: Callable[..., str], tmp_path: Path
 ) -> None:
     shared.load_model("silent", model_dir())
     assert shared.model_logs("silent") == ""
+    (tmp_path / "odd").mkdir()
+    with pytest.raises(hostd.InvalidArgumentError):
+        shared.load_model("never-started", tmp_path / "odd")
+    assert list(shared.log_lines("never-started")) == []
     for ask in (shared.model_logs, lambda model_id: list(shared.log_lines(model_id))):
         with pytest.raises(hostd.NotFoundError, match=r"'nobody'.*ever loaded"):
             ask("nobody")

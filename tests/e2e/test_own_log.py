@@ -37,7 +37,12 @@ MODEL = """
             raise ValueError("not today")
         return M()
 """
-SILENT = ("None", r"\b1 (process|model|worker|call|error|file|item|eviction|unload|load)e?s\b", r"\b1 are\b", r"\(\)")
+SILENT = (
+    "None",
+    r"\b1 (process|model|worker|call|error|file|item|eviction|unload|load)e?s\b",
+    r"\b1 (\w+ )?are\b",
+    r"\(\)",
+)
 """What no text for people may have."""
 
 

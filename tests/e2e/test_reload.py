@@ -144,12 +144,14 @@ def test_a_host_without_a_file_says_so(host: hostd.Host) -> None:
     assert host.client().host_info().pid == host.pid
 
 
-def test_an_ignored_sighup_stays_ignored(served: Callable[..., Served]) -> None:
+def test_an_ignored_sighup_stays_ignored(served: Callable[..., Served], model: str) -> None:
     host = served("", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    host.file.write_text("log_level: debug\n")
     os.kill(host.ready["pid"], signal.SIGHUP)
-    host.file.write_text("log_level: error\n")
+    host.keeper.send_signal(signal.SIGHUP)
     with hostd.connect(host.ready["endpoint"]) as client:
-        assert client.reload_config()["changed"] == {"log_level": ["info", "error"]}, "the signal did nothing"
+        client.load_model("m", model)  # the loop has turned since
+        assert client.reload_config()["changed"] == {"log_level": ["info", "debug"]}, "the signal did nothing"
 
 
 class Terminal:
