@@ -52,6 +52,9 @@ RELOADABLE = frozenset(
 """What holds from the moment of a reload, for whatever begins after it; time-outs that run are not changed."""
 
 
+_RELOADED = "%s is reloaded: %s"
+
+
 class ReloadReport(NamedTuple):
     """What a reload has done: the old and the new value by setting, and the settings that a restart would change."""
 
@@ -131,9 +134,14 @@ class Settings:
     def _apply(self, found: _Found) -> None:
         report = found.report
         self.config = found.config
-        own_log.configure(found.config.log_level, found.config.log_format)
         told = "; ".join(f"{name} {_shown(old)} -> {_shown(new)}" for name, (old, new) in report.changed.items())
-        _log.info("%s is reloaded: %s", report.file, told or "nothing changes")
+        # At the old level or the new one, whichever shows it: a reload that makes the log quieter is told, too.
+        is_shown = _log.isEnabledFor(logging.INFO)
+        if is_shown:
+            _log.info(_RELOADED, report.file, told or "nothing changes")
+        own_log.configure(found.config.log_level, found.config.log_format)
+        if not is_shown:
+            _log.info(_RELOADED, report.file, told or "nothing changes")
         if report.needs_restart:
             _log.warning("changed after a restart of the host only: %s", ", ".join(report.needs_restart))
         if found.budget_bytes != self._budget_bytes:

@@ -101,6 +101,8 @@ def test_what_can_be_changed_is_changed_and_the_rest_is_named(served: Callable[.
         eventually(lambda: not client.list_models(), "a model that idles is evicted by the new limit")
         eventually(lambda: "DEBUG" in host.log.read_text(), "the log is at its new level")
         assert client.host_info().metrics_port is None
+        host.file.write_text(host.file.read_text().replace("debug", "error"))
+        host.hang_up("log_level debug -> error")
         again = client.reload_config()
         assert again == {"file": str(host.file), "changed": {}, "needs_restart": ["finders.mine", "metrics.port"]}
 
