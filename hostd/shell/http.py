@@ -16,7 +16,7 @@ import contextlib
 import socket
 import threading
 from http import HTTPStatus
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from hostd.units import counted
 from hostd_workers.wire.errors import FailedPreconditionError
@@ -91,19 +91,26 @@ class HttpServer:
         server.close()
 
     async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = cast("asyncio.Task[None]", asyncio.current_task())
         self._count += 1
+        has_room = self._count <= MAX_CONNECTIONS or self._make_room()
+        self._unread[task] = None  # now, and not when it reads: many may come in one turn of the loop
         try:
             # An answer that nobody reads, an end of the other side and a place that was given away end here as well.
             with contextlib.suppress(asyncio.TimeoutError, asyncio.CancelledError, OSError):
-                await asyncio.wait_for(self._converse(reader, writer), CONNECTION_S)
+                conversation = self._converse(reader, writer, task, has_room=has_room)
+                await asyncio.wait_for(conversation, CONNECTION_S)
         finally:
             self._count -= 1
+            self._unread.pop(task, None)
             writer.transport.abort()
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _converse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, task: asyncio.Task[None], *, has_room: bool
+    ) -> None:
         page = _plain(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections")
-        if self._count <= MAX_CONNECTIONS or self._make_room():
-            page = await self._answer(reader)
+        if has_room:
+            page = await self._answer(reader, task)
         writer.write(_head_of(page))
         writer.write(page.body)
         await writer.drain()
@@ -119,10 +126,7 @@ class HttpServer:
             return True
         return False
 
-    async def _answer(self, reader: asyncio.StreamReader) -> Page:
-        task = asyncio.current_task()
-        if task is not None:
-            self._unread[task] = None
+    async def _answer(self, reader: asyncio.StreamReader, task: asyncio.Task[None]) -> Page:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.LimitOverrunError:
@@ -130,8 +134,7 @@ class HttpServer:
         except asyncio.IncompleteReadError:
             return _plain(HTTPStatus.BAD_REQUEST, "the request ends before its head does")
         finally:
-            if task is not None:
-                self._unread.pop(task, None)
+            self._unread.pop(task, None)
         request, *fields = head.decode("latin-1").split("\r\n")
         method, _, rest = request.partition(" ")
         target, _, version = rest.partition(" ")

@@ -183,7 +183,7 @@ def _kill(opened: dict[int, int]) -> None:
         poller = select.poll()
         poller.register(pidfd, select.POLLIN)
         while not poller.poll(_STILL_WAITING_S * 1000):
-            _log.warning("it was killed and is still not gone; waiting", extra=about(pid=pid))
+            _log.warning("process %s was killed and is still not gone; waiting", pid, extra=about(pid=pid))
 
 
 def _reap(opened: dict[int, int]) -> None:

@@ -25,13 +25,20 @@ HUGE = b"x" * (64 << 20)
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpServer]:
+def asked() -> list[str]:
+    """One item for each request for the page that never comes."""
+    return []
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, asked: list[str]) -> Iterator[HttpServer]:
     monkeypatch.setattr(http, "CONNECTION_S", 1.0)
 
     async def plain(accept: str) -> Page:
         return Page(HTTPStatus.OK, http.TEXT, accept.encode())
 
-    async def never(_accept: str) -> Page:
+    async def never(accept: str) -> Page:
+        asked.append(accept)
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -116,14 +123,15 @@ def is_over(connection: socket.socket) -> bool:
 
 
 def test_beyond_the_most_that_are_answered_there_is_a_refusal(
-    server: HttpServer, monkeypatch: pytest.MonkeyPatch
+    server: HttpServer, monkeypatch: pytest.MonkeyPatch, asked: list[str]
 ) -> None:
-    monkeypatch.setattr(http, "CONNECTION_S", PATIENCE_S)
+    monkeypatch.setattr(http, "CONNECTION_S", 3600.0)
     busy = [connect(server) for _ in range(http.MAX_CONNECTIONS)]
     try:
         for connection in busy:
             connection.sendall(b"GET /never HTTP/1.1\r\n\r\n")
-        eventually(lambda: ask(server, b"").startswith(b"HTTP/1.1 503 "), "all places are taken")
+        eventually(lambda: len(asked) == http.MAX_CONNECTIONS, "all places are taken")
+        assert ask(server, b"").startswith(b"HTTP/1.1 503 ")
     finally:
         for connection in busy:
             connection.close()
