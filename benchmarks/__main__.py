@@ -7,11 +7,13 @@ A full `all` takes half an hour, a quick one three minutes. `--patience` is for 
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -36,6 +38,7 @@ COMMANDS = (
     "deploy",
     "sampling",
     "budget",
+    "first",
     "turns",
     "proof",
     "limit",
@@ -45,7 +48,22 @@ COMMANDS = (
 
 def run_one(command: str, effort: Effort, console: Console, *, with_host: bool) -> list[Comparison]:
     """Run one command and print its comparisons as they come."""
-    from benchmarks import budget, calls, death, deploy, idle, leaks, limit, load, proof, sampling, sync, turns, unload  # noqa: PLC0415 - so that --help needs none of their packages
+    from benchmarks import (  # noqa: PLC0415 - so that --help needs none of their packages
+        budget,
+        calls,
+        death,
+        deploy,
+        first,
+        idle,
+        leaks,
+        limit,
+        load,
+        proof,
+        sampling,
+        sync,
+        turns,
+        unload,
+    )
 
     measure = {
         "latency": calls.latency,
@@ -58,6 +76,7 @@ def run_one(command: str, effort: Effort, console: Console, *, with_host: bool) 
         "deploy": deploy.deploy,
         "sampling": sampling.sampling,
         "budget": budget.budget,
+        "first": first.first,
         "turns": turns.turns,
         "proof": proof.proof,
         "limit": limit.limit,
@@ -65,7 +84,7 @@ def run_one(command: str, effort: Effort, console: Console, *, with_host: bool) 
     }[command]
     comparisons = []
     for comparison in measure(effort, with_host=with_host):
-        report.show(console, comparison)
+        report.show(console, comparison, with_targets=not effort.is_quick)
         comparisons.append(comparison)
     return comparisons
 
@@ -81,6 +100,9 @@ def main(
     command: str, json_path: Path | None, plot_path: Path | None, *, quick: bool, patience: float, floors: bool
 ) -> None:
     """Measure the host against its floors."""
+    _check_outputs(json_path, plot_path)
+    # What the hosts of earlier runs, and of other commands, have measured must not change what these do.
+    os.environ.setdefault("HOSTD_MEMORY__REMEMBER", "host")
     # As an exception, so that processes and directories are cleaned up on the way out.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
@@ -97,10 +119,30 @@ def main(
     if json_path is not None:
         report.write_json(json_path, facts, comparisons, is_quick=quick)
     if plot_path is not None:
-        report.write_plot(plot_path, facts, comparisons)
-    if len(comparisons) > 1:
+        _plot(plot_path, facts, comparisons, console, is_quick=quick)
+    if quick:
+        console.print("\na quick look says nothing of targets", style="dim")
+    elif len(comparisons) > 1:
         console.print("\ntargets", style="bold")
         report.show_targets(console, comparisons)
+
+
+def _check_outputs(json_path: Path | None, plot_path: Path | None) -> None:
+    """Refuse what could not be written or drawn half an hour later."""
+    for path in filter(None, (json_path, plot_path)):
+        if not os.access(path.absolute().parent, os.W_OK):
+            raise click.UsageError(f"{path} cannot be written: {path.absolute().parent} is no directory to write into")
+    if plot_path is not None and importlib.util.find_spec("matplotlib") is None:
+        raise click.UsageError("--plot needs matplotlib, which is not installed here: pip install '.[bench]'")
+
+
+def _plot(
+    path: Path, facts: dict[str, Any], comparisons: list[Comparison], console: Console, *, is_quick: bool
+) -> None:
+    if any(map(report.is_drawable, comparisons)):
+        report.write_plot(path, facts, comparisons, is_quick=is_quick)
+    else:
+        console.print(f"{path} is not drawn: there are no two sides to compare", style="yellow")
 
 
 if __name__ == "__main__":

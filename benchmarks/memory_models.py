@@ -14,6 +14,10 @@ MB = 1_000_000
 STEP_BYTES = 25 * MB
 """The largest piece that a model of `write_sized` asks for at once."""
 
+PIECE_BYTES = 4 * MB
+PIECE_S = 0.04
+"""A model of `write_unknown` grows by at most 100 MB a second, as from a disk."""
+
 BASE_BYTES = 20 * MB
 """What the interpreter and the libraries of a worker hold privately, generously."""
 
@@ -42,6 +46,30 @@ def load(path, *, size_bytes, log):
     os.write(log_fd, os.path.basename(path).encode() + b"\\n")
     os.close(log_fd)
     return Sized(size_bytes)
+'''
+
+PACED = f'''"""Takes memory as from a disk, {PIECE_BYTES} bytes each {PIECE_S} s, and writes down that it was loaded."""
+
+import os
+import time
+
+
+class Paced:
+    def __init__(self, size_bytes):
+        self.blocks = []
+        for _ in range(size_bytes // {PIECE_BYTES}):
+            self.blocks.append(bytearray(b"\x01") * {PIECE_BYTES})
+            time.sleep({PIECE_S})
+
+    def look(self, at):
+        return self.blocks[at % len(self.blocks)][0]
+
+
+def load(path, *, size_bytes, log):
+    log_fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(log_fd, os.path.basename(path).encode() + b"\\n")
+    os.close(log_fd)
+    return Paced(size_bytes)
 '''
 
 # The helpers come before the memory: what a child shares with its parent after a fork is neither's private memory.
@@ -176,6 +204,11 @@ def write_sized(directory: Path, size_bytes: int, log: Path) -> Path:
     """Write a model that holds `size_bytes`, declares a little more, and adds a line to `log` when it is loaded."""
     options = {"size_bytes": size_bytes, "log": str(log)}
     return _write(directory, SIZED, size=int(size_bytes * MARGIN) + BASE_BYTES, options=options)
+
+
+def write_unknown(directory: Path, size_bytes: int, log: Path) -> Path:
+    """Write a model that declares nothing, in files of a kilobyte; it adds a line to `log` when it is loaded."""
+    return _write(directory, PACED, options={"size_bytes": size_bytes, "log": str(log)})
 
 
 def loads_of(log: Path) -> list[str]:

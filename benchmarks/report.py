@@ -25,10 +25,15 @@ FORMATS: dict[By, Callable[[float], str]] = {
     By.FACTOR: "{:.2f}x".format,
     By.BYTES: lambda value: f"{value / 1e6:,.1f} MB",
 }
+_AXES = {
+    By.LATENCY: "median latency: less is better",
+    By.RATE: "calls per second: more is better",
+    By.BYTES: "bytes",
+}
 SECONDS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
 
 
-def show(console: Console, comparison: Comparison) -> None:
+def show(console: Console, comparison: Comparison, *, with_targets: bool = True) -> None:
     """Print one comparison: its figures, our ratio to each floor, and last its targets."""
     console.print(f"\n{comparison.group}: {comparison.title}", style="bold", highlight=False)
     ratios = [verdict for verdict in comparison.verdicts if verdict.against is Against.RATIO]
@@ -57,7 +62,8 @@ def show(console: Console, comparison: Comparison) -> None:
             "or with --patience",
             style="yellow",
         )
-    show_targets(console, [comparison])
+    if with_targets:
+        show_targets(console, [comparison])
 
 
 def show_targets(console: Console, comparisons: Sequence[Comparison]) -> None:
@@ -98,16 +104,19 @@ def write_json(path: Path, facts: dict[str, Any], comparisons: Sequence[Comparis
     path.write_text(json.dumps(document, indent=2) + "\n")
 
 
-def write_plot(path: Path, facts: dict[str, Any], comparisons: Sequence[Comparison]) -> None:
-    """Draw one panel of horizontal bars per comparison of floors and ours."""
+def is_drawable(comparison: Comparison) -> bool:
+    """Say whether a comparison has bars to compare: floors and ours, in one unit."""
+    return len({figure.is_ours for figure in comparison.figures}) > 1
+
+
+def write_plot(path: Path, facts: dict[str, Any], comparisons: Sequence[Comparison], *, is_quick: bool) -> None:
+    """Draw one panel of horizontal bars per comparison of floors and ours: the median round, the lowest and highest."""
     import matplotlib as mpl  # noqa: PLC0415 - only in the `bench` extra
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    panels = [comparison for comparison in comparisons if len({figure.is_ours for figure in comparison.figures}) > 1]
-    if not panels:
-        return
+    panels = [comparison for comparison in comparisons if is_drawable(comparison)]
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(7.5 * columns, 2.6 * lines), squeeze=False)
@@ -115,20 +124,33 @@ def write_plot(path: Path, facts: dict[str, Any], comparisons: Sequence[Comparis
         axis.set_visible(False)
     for axis, comparison in zip(axes.flat, panels, strict=False):
         bars = list(reversed(comparison.figures))
-        values = [bar.value for bar in bars]
-        drawn = axis.barh(
+        by, values = bars[0].by, [bar.value for bar in bars]
+        spread = [
+            [bar.value - (bar.value if bar.low is None else bar.low) for bar in bars],
+            [(bar.value if bar.high is None else bar.high) - bar.value for bar in bars],
+        ]
+        axis.barh(
             [bar.name for bar in bars],
             values,
             color=["tab:orange" if bar.is_ours else "tab:gray" for bar in bars],
+            xerr=spread,
+            error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "black"},
         )
-        axis.bar_label(drawn, [format_value(bar.value, bar.by) for bar in bars], padding=3, fontsize=7)
+        for row, bar in enumerate(bars):
+            end = values[row] + spread[1][row]
+            axis.annotate(
+                format_value(bar.value, bar.by), (end, row), (4, 0), textcoords="offset points", va="center", fontsize=7
+            )
         if max(values) > LOG_FROM * min(values):
             axis.set_xscale("log")
         axis.margins(x=0.25)
         axis.set_title(f"{comparison.group}: {comparison.title}", fontsize=8, loc="left")
-        axis.set_xlabel(_heading(bars[0].by), fontsize=7)
+        axis.set_xlabel(_AXES.get(by, ""), fontsize=7)
+        axis.xaxis.set_major_formatter(lambda value, _, by=by: format_value(value, by) if value else "0")
         axis.tick_params(labelsize=7)
-    figure.suptitle(f"{facts['cpu']}, {facts['cores']} cores, Python {facts['python']}", fontsize=9)
+    said = "bars: median of the rounds; lines: lowest to highest round; orange: hostd"
+    quick = "; a quick look, not a measurement" if is_quick else ""
+    figure.suptitle(f"{facts['cpu']}, {facts['cores']} cores, Python {facts['python']}\n{said}{quick}", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)

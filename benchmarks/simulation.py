@@ -1,7 +1,8 @@
 """The core against made-up histories, with a memory budget: `python -m benchmarks.simulation [--seeds N] [--steps N]`.
 
-Each seed is one history of the world of `tests/core` (`play.long_game`): half of them with lazy loading, a third with
-models that grow. Asserted after every event: reserved plus measured never exceeds the budget (without growth), the
+Each seed is one history of the world of `tests/core` (`play.long_game`): half of them with lazy loading, two thirds
+with models and loads that grow. Asserted after every event: reserved plus measured never exceeds the budget (without
+growth), nothing starts or grows on beyond it (with growth), no load is paused for ever, the
 victims are exactly those of the dry run and no more than are needed, nobody is evicted who is pinned or busy, no
 wake-up is lost; and at the end of every history, when all goes well, every caller is answered and nothing is left.
 

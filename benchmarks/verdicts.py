@@ -50,7 +50,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Figure:
-    """One side's figures: `value` is the median of the rounds in `by`'s unit, `p99_s` is over all their calls."""
+    """One side's figures: `value` is the median of the rounds in `by`'s unit, `p99_s` is over all their calls.
+
+    `low` and `high` are the lowest and the highest round, None where there was only one.
+    """
 
     name: str
     by: By
@@ -58,6 +61,8 @@ class Figure:
     p99_s: float | None
     calls: int
     is_ours: bool
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -170,7 +175,8 @@ def _value(round_: Round, by: By) -> float:
 def _figure(side: Side, rounds: Sequence[Round], by: By) -> Figure:
     calls = sorted(latency for round_ in rounds for latency in round_.latencies_s)
     p99 = calls[min(len(calls) - 1, int(len(calls) * 0.99))]
-    return Figure(side.name, by, statistics.median(_value(r, by) for r in rounds), p99, len(calls), side.is_ours)
+    values = [_value(round_, by) for round_ in rounds]
+    return Figure(side.name, by, statistics.median(values), p99, len(calls), side.is_ours, min(values), max(values))
 
 
 def _verdict(target: Target, rounds: Rounds, by: By, *, limit: float | None) -> Verdict:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hostd import paths
+from hostd.places import why_missing
 from hostd.plain import check_plain
+from hostd.preload import PreloadTable  # noqa: TC001 - pydantic reads the annotations
 from hostd.setting_types import (
     NAME,
     Budget,
@@ -81,6 +83,15 @@ class ModelsConfig(_Section):
         return value
 
 
+def _no_interpreter(value: str) -> str:
+    """Say why an interpreter cannot be run, with its full path."""
+    if "/" not in value:
+        return f"there is no command {value!r} on PATH"
+    path = Path(value).expanduser().absolute()
+    why = "it is no program that this user may run" if path.exists() else why_missing(str(path))
+    return f"there is no interpreter at {path}: {why}"
+
+
 class WorkersConfig(_Section):
     """How worker processes are started, fed and ended."""
 
@@ -136,7 +147,7 @@ class WorkersConfig(_Section):
             return None
         found = shutil.which(str(located(value)) if "/" in value else value)
         if found is None:
-            raise ValueError(f"{value!r} is not an executable file and no command on PATH")
+            raise ValueError(_no_interpreter(value))
         # Never resolved: a virtual environment's interpreter is a link, and following it would leave the environment.
         return str(Path(found).absolute())
 
@@ -167,6 +178,11 @@ class MemoryConfig(_Section):
 
     assumed_size: Bytes = 256 * 2**20
     """What is reserved for a load of which nothing is known: no path on the disk, or a sizer that fails."""
+
+    remember: Literal["user", "host", "none"] = "user"
+    """Which hosts learn from what models were measured to take: all of this user's, this one alone (in `state_dir`), or
+    none when this one has ended. All, because the same content takes as much whichever host loads it, and an embedded
+    host keeps nothing itself. What cannot be kept for all of them is kept for this one."""
 
     sample_period_s: Seconds = 5
     """Seconds between two samples of a worker in use or just loaded. Sampling a big process costs milliseconds of a
@@ -284,6 +300,10 @@ class HostConfig(_Section):
     sizers: PluginTable = {}
     """Sizers by name; "default" estimates sizes that are neither known nor declared. Empty: the bytes on disk, times a
     factor."""
+
+    preload: PreloadTable = {}
+    """Models by id that are loaded at the start, and again by `hostd sync` if they are not loaded: a path, or a map
+    with path, options, type, pin, memory_limit and more. Empty: none but those of the models directory."""
 
     @model_validator(mode="before")
     @classmethod

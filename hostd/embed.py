@@ -1,19 +1,16 @@
-"""A private host inside another program.
+"""A host inside another program: a private one, or one that it shares with others (`hostd.sharing`).
 
-`Host` starts a supervisor as a child process in a runtime directory of its own. It installs no signal handler, reaps no
-child but its own, and leaves nothing behind: the supervisor and every worker end with the embedding process, however
-that ends.
+A private `Host` starts a supervisor as a child process in a runtime directory of its own. It installs no signal
+handler, reaps no child but its own, and leaves nothing behind: the supervisor and every worker end with the embedding
+process, however that ends; those of a shared one with the last process that uses it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
-import select
 import shutil
-import signal
 import subprocess
 import time
 from contextlib import suppress
@@ -21,9 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hostd import paths
+from hostd.client.aio import AsyncClient
 from hostd.client.sync import Client
 from hostd.launch import AT_ONCE, keeper_command, ready_pipe, supervisor_environment, told_of_start
-from hostd_workers.wire.errors import DeadlineExceededError, FailedPreconditionError, UnavailableError, from_wire
+from hostd.sharing import QUIET, Seat, info_of_start, is_readable, see_it_end, take_seat
+from hostd_workers.wire.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -46,15 +50,22 @@ class Host:
             model = client.load_model("digits", "models/digits")
             model.predict(x)
 
+    With `shared=True` it is the one host called `name` of this user: the first process starts it, the others join it,
+    and it ends with the last of them, however each of them ends. One that `hostd serve --name NAME` runs is joined as
+    well, and goes on without us. Settings that this process gives must be those of the host that runs. Environment and
+    interpreter are those of the process that started it, and its log is `host.log` in its state directory.
+
     Keywords are the sections of the configuration file (`models`, `workers`, `memory`, `metrics`, `limits`, `finders`,
-    `loaders`, `initializers`, `sizers`); `models_dir` is short for `models={"dir": ...}`. Raises
-    `InvalidArgumentError` for settings that are not right, and what the supervisor says when it does not start.
+    `loaders`, `initializers`, `sizers`, `preload`); `models_dir` is short for `models={"dir": ...}`. Raises
+    `InvalidArgumentError` for settings that are not right, `FailedPreconditionError` if a shared host runs with others,
+    and what the supervisor says when it does not start.
     """
 
     def __init__(
         self,
         name: str | None = None,
         *,
+        shared: bool = False,
         models: dict[str, Any] | None = None,
         memory: dict[str, Any] | None = None,
         workers: dict[str, Any] | None = None,
@@ -64,9 +75,14 @@ class Host:
         loaders: dict[str, Any] | None = None,
         initializers: dict[str, Any] | None = None,
         sizers: dict[str, Any] | None = None,
+        preload: dict[str, Any] | None = None,
         models_dir: str | os.PathLike[str] | None = None,
-        log_level: str = "warning",
+        log_level: str | None = None,
     ) -> None:
+        if shared and name is None:
+            raise InvalidArgumentError(
+                "a shared host needs the name by which others find it: hostd.Host('my-app', shared=True)"
+            )
         if models_dir is not None:
             models = {**(models or {}), "dir": models_dir}
         sections = {
@@ -79,19 +95,23 @@ class Host:
             "loaders": loaders,
             "initializers": initializers,
             "sizers": sizers,
+            "preload": preload,
+            "log_level": log_level,
         }
         self._settings: dict[str, Any] = {key: value for key, value in sections.items() if value is not None}
-        self._settings["log_level"] = log_level
         self._name = name
+        self._is_shared = shared
+        self._seat: Seat | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._info: dict[str, Any] = {}
         self._supervisor_fd = -1
         self._directory = Path()
         self._owner_pid = 0
         self._clients: list[Client] = []
+        self._async_clients: list[AsyncClient] = []
 
     def __repr__(self) -> str:
-        state = f"at {self.endpoint}, pid={self.pid}" if self._process else "not started"
+        state = f"at {self.endpoint}, pid={self.pid}" if self._info else "not started"
         return f"<Host {state}>"
 
     @property
@@ -112,56 +132,53 @@ class Host:
         self._clients.append(client)
         return client
 
-    def start(self) -> None:
-        """Start the host; what `with` does. A host that was stopped may be started again."""
-        if self._process is not None:
-            raise FailedPreconditionError("this Host is started already: use it, or make another")
-        # Imported here, because clients that never start a host need no pydantic (a fifth of a second).
-        from hostd.config import load_config  # noqa: PLC0415
+    def async_client(self, **options: Any) -> AsyncClient:
+        """Return an asyncio client of this host; it is closed with the host. Takes the options of `AsyncClient`.
 
+        It connects when it is first used, on the loop that uses it.
+        """
+        client = AsyncClient(self.endpoint, **options)
+        self._async_clients.append(client)
+        return client
+
+    def start(self) -> None:
+        """Start or join the host; what `with` does. A host that was stopped may be started again."""
+        if self._info:
+            raise FailedPreconditionError("this Host is started already: use it, or make another")
         self._owner_pid = os.getpid()
-        directory = self._directory = _private_directory(self._name)
-        ready_read, ready_write = ready_pipe()
-        try:
-            config = load_config({**self._settings, "runtime_dir": directory, "state_dir": directory / "state"})
-            with told_of_start():
-                self._process = subprocess.Popen(  # noqa: S603 - our own command
-                    keeper_command(embedder_pid=os.getpid(), remove_dir=directory),
-                    env=supervisor_environment(config, ready_write),
-                    pass_fds=[ready_write],
-                    stdin=subprocess.DEVNULL,
-                    start_new_session=True,  # the terminal's Ctrl-C is for the embedding program alone
-                )
-            os.close(ready_write)
-            ready_write = -1
-            self._info = self._await_ready(ready_read)
-            self._supervisor_fd = os.pidfd_open(self._info["pid"])
-        except BaseException:
-            self._end_at_once()
-            self._tidy()
-            raise
-        finally:
-            os.close(ready_read)
-            if ready_write >= 0:
-                os.close(ready_write)
+        if self._is_shared and self._name is not None:
+            self._seat = take_seat(self._name, self._settings, START_TIMEOUT_S)
+            self._info = self._seat.info
+        else:
+            self._start_private()
 
     def stop(self) -> None:
-        """Unload everything and end the host; returns when no process of it is left."""
-        process = self._process
-        if process is None:
+        """Unload everything and end the host; returns when no process of it is left.
+
+        A shared host goes on as long as others use it.
+        """
+        if not self._info:
             return
+        self._info = {}
         if os.getpid() != self._owner_pid:  # a child that the embedding program forked: the host is its parent's
-            self._process = None
+            self._process = self._seat = None
             return
         for client in self._clients:
             client.close()
         self._clients.clear()
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._end_at_once()
-        self._tidy()
+        for asynchronous in self._async_clients:
+            asynchronous._channel.close_from_elsewhere()  # noqa: SLF001 - one of us
+        self._async_clients.clear()
+        if self._seat is not None:
+            self._seat.give_back(STOP_TIMEOUT_S)
+            self._seat = None
+        elif self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._end_at_once()
+            self._tidy()
 
     def __enter__(self) -> Host:
         self.start()
@@ -177,24 +194,45 @@ class Host:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
+        for client in self._async_clients:
+            await client.close()
+        self._async_clients.clear()
         await asyncio.to_thread(self.stop)
 
-    def _await_ready(self, ready_fd: int) -> dict[str, Any]:
-        deadline_s = time.monotonic() + START_TIMEOUT_S
-        line = b""
-        while not line.endswith(b"\n"):
-            remaining_s = deadline_s - time.monotonic()
-            if remaining_s <= 0 or not _is_readable(ready_fd, remaining_s):
-                raise DeadlineExceededError(f"the host did not start within {START_TIMEOUT_S:g} s")
-            data = os.read(ready_fd, 65536)
-            if not data:
-                raise UnavailableError("the host ended while it was starting; what it said is on standard error")
-            line += data
-        said = json.loads(line)
-        if "error" in said:
-            message = f"the host did not start: {said['error']}"
-            raise from_wire([*said["kind"], message, {}]) if said["kind"] else UnavailableError(message)
-        return dict(said["ready"])
+    def _start_private(self) -> None:
+        # Imported here, because clients that never start a host need no pydantic (a fifth of a second).
+        from hostd.config import load_config  # noqa: PLC0415
+
+        directory = self._directory = _private_directory(self._name)
+        ready_read, ready_write = ready_pipe()
+        try:
+            places = {
+                "name": str(directory.relative_to(paths.hosts_dir())),
+                "runtime_dir": directory,
+                "state_dir": directory / "state",
+            }
+            config = load_config({"log_level": QUIET, **self._settings, **places})
+            with told_of_start():
+                self._process = subprocess.Popen(  # noqa: S603 - our own command
+                    keeper_command(embedder_pid=os.getpid(), remove_dir=directory),
+                    env=supervisor_environment(config, ready_write, kind="embedded"),
+                    pass_fds=[ready_write],
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,  # the terminal's Ctrl-C is for the embedding program alone
+                )
+            os.close(ready_write)
+            ready_write = -1
+            info = _await_ready(ready_read)
+            self._supervisor_fd = os.pidfd_open(info["pid"])
+            self._info = info
+        except BaseException:
+            self._end_at_once()
+            self._tidy()
+            raise
+        finally:
+            os.close(ready_read)
+            if ready_write >= 0:
+                os.close(ready_write)
 
     def _end_at_once(self) -> None:
         """Have the keeper kill the supervisor and all that it leaves."""
@@ -207,24 +245,29 @@ class Host:
     def _tidy(self) -> None:
         """Wait for the proof that nothing is left, and see to it if somebody has killed the keeper."""
         if self._supervisor_fd >= 0:
-            if not _is_readable(self._supervisor_fd, STOP_TIMEOUT_S):
-                signal.pidfd_send_signal(self._supervisor_fd, signal.SIGKILL)
-                _is_readable(self._supervisor_fd, None)
+            see_it_end(self._supervisor_fd, STOP_TIMEOUT_S)
             os.close(self._supervisor_fd)
             self._supervisor_fd = -1
         shutil.rmtree(self._directory, ignore_errors=True)
         self._process = None
 
     def _check_started(self) -> None:
-        if self._process is None:
+        if not self._info:
             raise FailedPreconditionError("this Host is not started: use it as `with hostd.Host() as host:`")
 
 
-def _is_readable(fd: int, timeout_s: float | None) -> bool:
-    # Not select(2), which takes no descriptor above 1023; a server may have more.
-    poller = select.poll()
-    poller.register(fd, select.POLLIN)
-    return bool(poller.poll(None if timeout_s is None else timeout_s * 1000))
+def _await_ready(ready_fd: int) -> dict[str, Any]:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    line = b""
+    while not line.endswith(b"\n"):
+        remaining_s = deadline_s - time.monotonic()
+        if remaining_s <= 0 or not is_readable(ready_fd, remaining_s):
+            raise DeadlineExceededError(f"the host did not start within {START_TIMEOUT_S:g} s")
+        data = os.read(ready_fd, 65536)
+        if not data:
+            raise UnavailableError("the host ended while it was starting; what it said is on standard error")
+        line += data
+    return info_of_start(line)
 
 
 def _private_directory(name: str | None) -> Path:

@@ -26,17 +26,23 @@ _KEEPER = Path(__file__).resolve().parent / "shell" / "keeper.py"
 _START = "import sys; sys.path[:] = filter(None, sys.path); from hostd.shell.service import run; run()"
 """With `-c` the current directory comes first on the path, as "", and a `queue.py` there would be executed. The option
 against that (`-P`) is new in Python 3.11. What PYTHONPATH names stays."""
-_OF_SHELLS = ("PYTHONINSPECT",)
-"""Variables that make an interpreter wait for a person when its program has ended."""
+_NOT_PASSED_ON = ("PYTHONINSPECT", "HOSTD_SUPERVISOR_READY_FD", "HOSTD_SUPERVISOR_LOCK_FD")
+"""With the first an interpreter waits for a person when its program has ended; the others would be another host's."""
 
 AT_ONCE = signal.SIGQUIT
 """What to send to a keeper whose supervisor does not end: it kills that and everything that it leaves behind."""
 
 
-def keeper_command(*, embedder_pid: int = 0, remove_dir: Path | None = None) -> list[str]:
-    """Return the command of a keeper with its supervisor; `embedder_pid` is the process whose end ends both."""
+def keeper_command(
+    *, embedder_pid: int = 0, remove_dir: Path | None = None, shared: tuple[int, int] | None = None
+) -> list[str]:
+    """Return the command of a keeper with its supervisor; `embedder_pid` is the process whose end ends both.
+
+    A host that several processes share has `shared`: the descriptors of the starter's seat and of the lock.
+    """
+    embedder = str(embedder_pid) if shared is None else f"shared:{shared[0]}:{shared[1]}"
     # Isolated from site packages, PYTHON* variables and what lies beside its file: it must be small and quick.
-    keeper = [sys.executable, "-S", "-I", str(_KEEPER), str(embedder_pid), str(remove_dir or "")]
+    keeper = [sys.executable, "-S", "-I", str(_KEEPER), embedder, str(remove_dir or "")]
     return [*keeper, sys.executable, "-c", _START]
 
 
@@ -45,44 +51,53 @@ def ready_pipe() -> tuple[int, int]:
 
     None is a standard descriptor, also where these are closed: what the host prints would be taken for what it says.
     """
-    ends = os.pipe2(os.O_CLOEXEC)
-    read, write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
-    for end in ends:
-        os.close(end)
-    return read, write
+    read, write = os.pipe2(os.O_CLOEXEC)
+    return above_standard(read), above_standard(write)
+
+
+def above_standard(fd: int) -> int:
+    """Return the same as a descriptor that is none of the standard ones; the one that was given is closed."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
 
 
 def supervisor_environment(
     config: HostConfig,
     ready_fd: int | None = None,
     *,
-    arguments: Mapping[str, Any] | None = None,
-    file: str | None = None,
+    kind: str = "serve",
+    lock_fd: int | None = None,
+    sources: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """Return the environment of a supervisor; it says on the descriptor `ready_fd` what became of its start.
 
-    `arguments` and `file` are what the configuration was made of, beside the environment, so that it can be reloaded.
+    `kind` is that of `HostInfo`; `lock_fd` has the lock of the runtime directory, if whoever starts it has taken that.
+    `sources` are the `file` and the `arguments` from which the configuration came, to be read again while it runs.
     """
-    sources = json.dumps({"arguments": arguments or {}, "file": file})
-    environment = {name: value for name, value in os.environ.items() if name not in _OF_SHELLS}
-    environment |= {"HOSTD_SUPERVISOR_CONFIG": config.to_json(), "HOSTD_SUPERVISOR_SOURCES": sources}
-    if ready_fd is not None:
-        environment["HOSTD_SUPERVISOR_READY_FD"] = str(ready_fd)
+    environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
+    environment |= {"HOSTD_SUPERVISOR_CONFIG": config.to_json(), "HOSTD_SUPERVISOR_KIND": kind}
+    if sources is not None:
+        environment["HOSTD_SUPERVISOR_SOURCES"] = json.dumps(sources, default=str)
+    for name, fd in (("HOSTD_SUPERVISOR_READY_FD", ready_fd), ("HOSTD_SUPERVISOR_LOCK_FD", lock_fd)):
+        if fd is not None:
+            environment[name] = str(fd)
     return environment
 
 
-def exec_host(config: HostConfig, ready_fd: int | None, *, arguments: Mapping[str, Any], file: str | None) -> NoReturn:
+def exec_host(config: HostConfig, ready_fd: int | None = None, *, sources: Mapping[str, Any] | None = None) -> NoReturn:
     """Become the host of this configuration: this process goes on as its keeper.
 
-    The host says in words on standard output that it is ready, or as JSON on `ready_fd` (1 is standard output).
-    `arguments` and `file` are what the configuration was made of. Raises FailedPreconditionError if the system does not
-    start it.
+    `sources` are as for `supervisor_environment`. The host says in words on standard output that it is
+    ready, or as JSON on `ready_fd` (1 is standard output). Raises FailedPreconditionError if the system does not start
+    it.
     """
     sys.stdout.flush()
     command = keeper_command()
     with told_of_start():
         os.execve(  # noqa: S606 - our own command
-            command[0], command, supervisor_environment(config, ready_fd, arguments=arguments, file=file)
+            command[0], command, supervisor_environment(config, ready_fd, sources=sources)
         )
     raise AssertionError("execve returns only by raising")
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import yaml
 
 from hostd.naming import nearest
+from hostd.places import why_missing
 from hostd.plain import check_plain, shown
 from hostd.units import parse_size
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
@@ -47,7 +48,8 @@ class ModelSpec:
     is, None for none, and `initializer_config` are its keywords. `size_bytes` is what the model says that it takes.
     `memory_limit_bytes` is what it may take at most, `evictable` whether the host may unload it when it needs the
     memory, `idle_ttl_s` after how many seconds without a call it does, `cpu_threads` how many threads its libraries may
-    use; None leaves it to the host's settings.
+    use; None leaves it to the host's settings. `origins` may say in words where a setting was given, by its name in a
+    `model.yaml` (an option as "options.NAME").
     """
 
     loader: str
@@ -63,6 +65,7 @@ class ModelSpec:
     evictable: bool = True
     idle_ttl_s: float | None = None
     cpu_threads: int | None = None
+    origins: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
 def read_settings(file: Path) -> ModelSpec:
@@ -85,7 +88,9 @@ def read_settings(file: Path) -> ModelSpec:
     methods, default = values.get("methods"), values.get("default_method")
     if methods is not None and default is not None and default not in methods:
         raise InvalidArgumentError(f"{file}: default_method {default!r} is not one of methods ({', '.join(methods)})")
-    return ModelSpec(**{"loader": "", **values})
+    options = [f"options.{name}" for name in values.get("options", ())]
+    origins = dict.fromkeys([*(key for key, value in settings.items() if value is not None), *options], str(file))
+    return ModelSpec(**{"loader": "", **values}, origins=origins)
 
 
 def _parse(file: Path) -> object:
@@ -217,11 +222,18 @@ def _python(place: _Place, value: object) -> str:
         place.wrong("the path of a Python interpreter", value)
     # Joined and not resolved: a virtual environment's interpreter is a link, and works only under its own name.
     found = place.file.parent / Path(os.path.expanduser(value))  # noqa: PTH111 - that of Path raises without a home
+    if not found.exists():
+        _no_interpreter(place, value, f"there is nothing at {found}: {why_missing(str(found.absolute()))}")
     if not found.is_file() or not os.access(found, os.X_OK):
-        place.wrong(
-            f"a Python interpreter, relative to {place.file.parent} or absolute, such as venv/bin/python", value
-        )
+        _no_interpreter(place, value, f"{found} is no program that user id {os.geteuid()} may run")
     return str(found)
+
+
+def _no_interpreter(place: _Place, value: str, why: str) -> NoReturn:
+    raise InvalidArgumentError(
+        f"{place.file}: {place.key}: {value} is no Python interpreter: {why}. A relative path begins at "
+        f"{place.file.parent}"
+    )
 
 
 def _env(place: _Place, value: object) -> dict[str, str]:

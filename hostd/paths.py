@@ -1,7 +1,7 @@
 """Where a host keeps its files, and the endpoint at which clients find it.
 
 Covers names and the rules for private directories, with the standard library alone: every client imports this. Does not
-cover settings (`hostd.config`) or the lock on a runtime directory, which belongs to the supervisor.
+cover settings (`hostd.config`), the lock on a runtime directory (`hostd.runtime_lock`) or what runs (`hostd.hosts`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 DEFAULT_NAME = "default"
 CLIENT_SOCKET = "client.ipc"
 WORKER_SOCKET = "workers.ipc"
+DOOR_SOCKET = "members.ipc"
+"""Where processes join a host that they share; see `hostd.sharing`."""
 
 # sockaddr_un.sun_path holds 108 bytes with the final NUL (unix(7)); libzmq refuses a longer ipc path.
 SOCKET_PATH_MAX_BYTES = 107
@@ -32,11 +34,16 @@ def runtime_dir(name: str = DEFAULT_NAME) -> Path:
     It is `$XDG_RUNTIME_DIR/hostd/<name>`, or a directory of this user's under the system's temporary directory where
     that variable is unset or, against the XDG specification, relative.
     """
+    return hosts_dir() / name
+
+
+def hosts_dir() -> Path:
+    """Return the directory in which the runtime directories of this user's hosts are; it need not exist."""
     base = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(base):  # noqa: PTH117 - an empty string must stay distinguishable from "."
-        return Path(base, "hostd", name)
+        return Path(base, "hostd")
     try:
-        return Path(tempfile.gettempdir(), f"hostd-{os.getuid()}", name)
+        return Path(tempfile.gettempdir(), f"hostd-{os.getuid()}")
     except FileNotFoundError as error:
         raise FailedPreconditionError(
             f"there is no place for a runtime directory: {error.strerror or error}; set XDG_RUNTIME_DIR or TMPDIR to a "
@@ -74,6 +81,14 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         ) from None
 
 
+def shared_state_dir(runtime_directory: str | os.PathLike[str]) -> Path:
+    """Return the directory of what outlives all hosts of this user and that they share; it need not exist.
+
+    No host's name begins with a dot, so it is no host's own. For a user without a home see `state_dir`.
+    """
+    return state_dir(".shared", runtime_directory)
+
+
 def client_endpoint(runtime_directory: str | os.PathLike[str]) -> str:
     """Return the endpoint at which clients reach the host that has this runtime directory.
 
@@ -90,16 +105,31 @@ def worker_endpoint(runtime_directory: str | os.PathLike[str]) -> str:
 def default_endpoint(name: str | None = None) -> str:
     """Return the endpoint that a client means who gives none.
 
-    `HOSTD_ENDPOINT` wins. Else it is the host called `name`, or without a name the one that `hostd serve` starts in
-    this environment (`HOSTD_RUNTIME_DIR`, `HOSTD_NAME`).
+    `HOSTD_ENDPOINT` wins, an endpoint or a host's name. Else it is the host called `name`, or without a name the one
+    that `hostd serve` starts in this environment (`HOSTD_RUNTIME_DIR`, `HOSTD_NAME`).
     """
     if endpoint := os.environ.get("HOSTD_ENDPOINT"):
-        return endpoint
+        return endpoint_of(endpoint)
     if name is None:
         if directory := os.environ.get("HOSTD_RUNTIME_DIR"):
             return client_endpoint(expanded(directory).absolute())
         name = os.environ.get("HOSTD_NAME") or DEFAULT_NAME
     return client_endpoint(runtime_dir(name))
+
+
+def endpoint_of(host: str) -> str:
+    """Return the endpoint of a host, which is given by its name or by its endpoint; only an endpoint has a "://".
+
+    Raises InvalidArgumentError for what is neither, such as a path.
+    """
+    if "://" in host:
+        return host
+    if "/" in host or host in (".", ".."):
+        raise InvalidArgumentError(
+            f"{host!r} is neither the name of a host, such as {DEFAULT_NAME}, nor an endpoint, such as "
+            f"ipc://{os.path.abspath(host)} or tcp://host:port"  # noqa: PTH100 - resolve follows links
+        )
+    return client_endpoint(runtime_dir(host))
 
 
 def check_socket_paths(runtime_directory: str | os.PathLike[str]) -> None:

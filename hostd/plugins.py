@@ -75,13 +75,18 @@ class Plugins:
         default_loader = DEFAULT if DEFAULT in self._loaders else ""
         spec = find_spec(model_id, path, finder, finders=self._finders, default_loader=default_loader)
         loader = self._choose(types.LOADERS, spec.loader, self._loaders, types.BUILT_IN_LOADERS, spec)
-        spec = replace(spec, loader=loader.reference, options={**loader.config, **spec.options})
+        configured = {f"options.{name}": f"{types.LOADERS}.{spec.loader}" for name in loader.config}
+        options = {**loader.config, **spec.options}
+        spec = replace(spec, loader=loader.reference, options=options, origins={**configured, **spec.origins})
         named = initializer or spec.initializer or (DEFAULT if DEFAULT in self._initializers else None)
         if named is None:
             return spec
         chosen = self._choose(types.INITIALIZERS, named, self._initializers, types.BUILT_IN_INITIALIZERS, spec)
         # What model.yaml configures is its own initializer, and not another one that the load names instead.
         own = {} if initializer and initializer != spec.initializer else spec.initializer_config
+        if initializer or not spec.initializer:
+            origin = "the load" if initializer else f"{types.INITIALIZERS}.{DEFAULT}"
+            spec = replace(spec, origins={**spec.origins, "initializer": origin})
         return replace(spec, initializer=chosen.reference, initializer_config={**chosen.config, **own})
 
     def recognises(self, model_id: str, path: str) -> bool:

@@ -6,7 +6,7 @@ no number is invented.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 _R = TypeVar("_R", bound="Record")
@@ -19,6 +19,12 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain values, ready for JSON."""
         return asdict(self)
+
+    def to_brief_dict(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults, as plain values; `from_dict` makes the same record."""
+        named = ((f.name, getattr(self, f.name)) for f in fields(self) if f.default_factory is MISSING)
+        defaults = {f.name: f.default for f in fields(self)}
+        return {name: value for name, value in named if value != defaults[name]}
 
     @classmethod
     def from_dict(cls: type[_R], values: dict[str, Any]) -> _R:
@@ -70,6 +76,10 @@ class WorkerInfo(Record):
 class ModelInfo(Record):
     """A model as the host knows it.
 
+    `state` is LOADING, READY, DEGRADED, UNLOADING, FAILED or QUARANTINED. Of a model that has no process since its last
+    load failed (FAILED), since it was evicted (EVICTED), or because it is merely in the models directory (AVAILABLE,
+    IGNORED) only `id`, `state`, `path`, `type` and `reason` are known, and `generation` is 0.
+
     `size` is the resident memory of its processes in bytes and `size_source` says how it is known ("measured", or
     "unknown" before the first sample). `reason` says why the model is in its `state`.
 
@@ -78,6 +88,9 @@ class ModelInfo(Record):
     `memory_limit`, `evictable`, `idle_ttl_s` and `cpu_threads` are its settings as in force, `pinned` says whether it
     was pinned. `latency_p50_s` and `latency_p99_s` are of its last calls, in the host's eyes. `warnings` are what was
     warned of while it was loaded, such as another version of the library that saved it.
+
+    `files` says whether the files at `path` are still what was loaded, when the host last looked: "as loaded",
+    "changed", "gone" or "unknown". `already_loaded` is set in the answer of `load_model` if nothing had to be loaded.
     """
 
     id: str
@@ -108,6 +121,13 @@ class ModelInfo(Record):
     latency_p50_s: float | None = None
     latency_p99_s: float | None = None
     warnings: tuple[str, ...] = ()
+    files: str = "unknown"
+    already_loaded: bool = False
+
+    @property
+    def files_changed(self) -> bool:
+        """Whether the files at `path` are not what was loaded, or gone; `load_model(..., reload=True)` loads anew."""
+        return self.files in ("changed", "gone")
 
     @classmethod
     def _revive(cls, key: str, value: Any) -> Any:
@@ -155,7 +175,7 @@ class LoadPlan(Record):
 
     `need_bytes` is what would be reserved and `need_source` how that is known. `victims` are the models that would be
     evicted, in that order; `holders` those that hold the rest of the budget. Without a budget that is None, and
-    every load starts.
+    every load starts. What is only estimated to need more than can be had is tried with what there is.
     """
 
     model_id: str
@@ -183,7 +203,8 @@ class MemoryInfo(Record):
     """The memory of all models against the budget, in bytes; `budget_bytes` and `free_bytes` are None without a budget.
 
     `budget_source` says in words where the budget comes from. `measured_bytes` is private memory as measured,
-    `reserved_bytes` what is set aside for loads beyond that. `waiting` are the loads that wait for memory, in order.
+    `reserved_bytes` what is set aside for loads beyond that. `waiting` are the loads that wait for memory, in order,
+    `paused` those before them that have outgrown what was reserved for them, and are stopped until there is room.
     `over_budget` says who has grown over the budget, None if nobody has. The counts and `freed_bytes` (by all unloads,
     read just before each kill) are since the start of the host; `evictions` are by reason. `last_unload` is the report
     of the last one.
@@ -195,10 +216,12 @@ class MemoryInfo(Record):
     reserved_bytes: int = 0
     free_bytes: int | None = None
     waiting: tuple[str, ...] = ()
+    paused: tuple[str, ...] = ()
     over_budget: str | None = None
     evictions: dict[str, int] = field(default_factory=dict)
     refusals: int = 0
     waits: int = 0
+    pauses: int = 0
     unloads: int = 0
     freed_bytes: int = 0
     last_unload: UnloadReport | None = None
@@ -207,14 +230,15 @@ class MemoryInfo(Record):
     def _revive(cls, key: str, value: Any) -> Any:
         if key == "last_unload":
             return None if value is None else UnloadReport.from_dict(value)
-        return tuple(value) if key == "waiting" else value
+        return tuple(value) if key in ("waiting", "paused") else value
 
 
 @dataclass(frozen=True)
 class SizeEstimate(Record):
     """What a model would take: `bytes`, and `source`, which says how that is known.
 
-    "remembered": measured when the same content was loaded; "declared": said by `model.yaml`; "estimated": by a sizer.
+    "remembered": measured when the same content was loaded; "at least": measured when a load of it was ended because it
+    needed more; "declared": said by `model.yaml`; "estimated": by a sizer.
     """
 
     bytes: int
@@ -230,8 +254,9 @@ class SyncReport(Record):
 
     `loaded` are those whose load has ended well (without waiting: was begun), `unloaded` those that are gone from the
     directory, `failed` says why by id, `writing` are those that are still being written, which a later sync looks at
-    again. With waiting they include those whose load an earlier sync had begun. `degraded` says why the directory could
-    not be read, which unloads nothing; None if it could.
+    again, `changed` are those that serve what was loaded although their files have changed since (`load_model` with
+    `reload`). With waiting they include those whose load an earlier sync had begun. `degraded` says why the directory
+    could not be read, which unloads nothing; None if it could.
     """
 
     loaded: tuple[str, ...] = ()
@@ -239,10 +264,11 @@ class SyncReport(Record):
     failed: dict[str, str] = field(default_factory=dict)
     writing: tuple[str, ...] = ()
     degraded: str | None = None
+    changed: tuple[str, ...] = ()
 
     @classmethod
     def _revive(cls, key: str, value: Any) -> Any:
-        return tuple(value) if key in ("loaded", "unloaded", "writing") else value
+        return tuple(value) if key in ("loaded", "unloaded", "writing", "changed") else value
 
 
 @dataclass(frozen=True)
@@ -270,7 +296,8 @@ class HostInfo(Record):
     """The host itself. `epoch` differs after every start.
 
     `state` is STARTING until the initial loads are done (if they are waited for), READY, or STOPPING. `models_dir` is
-    the models directory, None if there is none; `degraded` says what does not work as it should.
+    the models directory, None if there is none; `degraded` says what does not work as it should. `kind`
+    says whose host it is: "serve" (its own: `hostd serve`), "embedded" (of one process) or "shared" (of several).
     """
 
     pid: int
@@ -289,6 +316,7 @@ class HostInfo(Record):
     models_dir: str | None = None
     degraded: tuple[str, ...] = ()
     name: str = ""
+    kind: str = "serve"
     state: str = "READY"
     metrics_host: str | None = None
 

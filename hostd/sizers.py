@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from hostd.model_yaml import NAME as SETTINGS
 from hostd.model_yaml import read_settings
+from hostd.places import why_forbidden, why_missing
 from hostd_workers.wire.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -80,7 +81,12 @@ def size_on_disk(path: str) -> int:
     try:
         info = os.stat(path)  # noqa: PTH116 - as PathLike a path with a null byte would read as absent
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFoundError(f"there is nothing at {path or 'an empty path'}", details={"path": path}) from error
+        where = f"{path}: {why_missing(path)}" if path else "an empty path"
+        raise NotFoundError(f"there is nothing at {where}", details={"path": path}) from error
+    except PermissionError as error:
+        raise FailedPreconditionError(
+            f"cannot look at {path}: {why_forbidden(path)}", details={"path": path}
+        ) from error
     except OSError as error:
         raise FailedPreconditionError(f"cannot look at {path!r}: {error}", details={"path": path}) from error
     except ValueError as error:  # a null byte

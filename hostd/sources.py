@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from hostd.config import HostConfig, PluginConfig, PluginTable
 from hostd.naming import nearest
 from hostd.paths import expanded
+from hostd.preload import is_short
 from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ DEFAULT = "default"
 _TABLES = tuple(name for name, field in HostConfig.model_fields.items() if field.annotation == PluginTable)
 _NONE_IS_A_VALUE = (("models", "poll_period_s"), ("models", "write_quiet_period_s"))
 _PATHS = (("models", "dir"), ("workers", "python"), ("runtime_dir",), ("state_dir",))
+_PRELOAD = "preload"
 
 
 class _Variables(HostConfig, BaseSettings):
@@ -73,9 +75,9 @@ class Gathered:
 
 def gather(arguments: Mapping[str, object], *, file: Path | None, environment: bool) -> Gathered:
     """Merge the sources, the strongest first, and validate the result; errors as `hostd.config.load_config`."""
-    sources = [Source("an argument", _without_unset(arguments))]
+    sources = [Source("an argument", _spelt_out(_without_unset(arguments)))]
     if environment:
-        sources.append(Source(_PREFIX, _read_environment()))
+        sources.append(Source(_PREFIX, _spelt_out(_read_environment())))
     if file is not None:
         sources.append(Source(str(file), _read_file(file)))
     merged: dict[str, Any] = {}
@@ -150,6 +152,8 @@ def _problem(found: ErrorDetails, sources: list[Source]) -> str:
 
 
 def _example(where: tuple[str, ...]) -> str:
+    if where[0] == _PRELOAD:
+        return " of ids, such as {greeter: /srv/greeter} or {greeter: {path: /srv/greeter, pin: true}}"
     if where[0] in _TABLES and len(where) == 1:
         return " of names, such as {default: {type: ...}}"
     return f" of settings, such as {{{known[0]}: ...}}" if (known := _known(where)) else " of names and values"
@@ -174,7 +178,13 @@ def _read_environment() -> dict[str, Any]:
     except ValueError:  # SettingsError is one, under a name that has moved between releases
         wrong = next(_sections_in_environment(), _PREFIX)
         field = wrong.removeprefix(_PREFIX).lower()
-        example = f"DEFAULT{_DELIMITER}TYPE" if field in _TABLES else next(iter(_known((field,))), "...").upper()
+        example = (
+            "ID__PATH"
+            if field == _PRELOAD
+            else f"DEFAULT{_DELIMITER}TYPE"
+            if field in _TABLES
+            else next(iter(_known((field,))), "...").upper()
+        )
         raise InvalidArgumentError(
             f"{wrong}: is a section, so its value must be JSON; set one setting of it with "
             f"{wrong}{_DELIMITER}{example}=..."
@@ -211,7 +221,7 @@ def _from_json(text: str) -> object:
 def _sections_in_environment() -> Iterator[str]:
     for variable, value in os.environ.items():
         field = variable.removeprefix(_PREFIX).lower()
-        is_section = field in _TABLES or (field in HostConfig.model_fields and _known((field,)))
+        is_section = field in (*_TABLES, _PRELOAD) or (field in HostConfig.model_fields and _known((field,)))
         if variable.startswith(_PREFIX) and is_section and not value.lstrip().startswith("{"):
             yield variable
 
@@ -243,7 +253,20 @@ def _read_file(file: Path) -> dict[str, Any]:
     settings = {str(key): value for key, value in read.items() if value is not None}
     for where in _PATHS:
         _anchor(settings, where, file.absolute().parent)
-    return settings
+    spelt_out = _spelt_out(settings)
+    entries = spelt_out.get(_PRELOAD)
+    for name in entries if isinstance(entries, dict) else ():
+        _anchor(spelt_out, (_PRELOAD, name, "path"), file.absolute().parent)
+    return spelt_out
+
+
+def _spelt_out(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings in which what is declared has no short form: `greeter: /srv/greeter` is its path."""
+    entries = settings.get(_PRELOAD)
+    if not isinstance(entries, dict):
+        return settings
+    short = {name: {"path": entry} for name, entry in entries.items() if is_short(entry)}
+    return {**settings, _PRELOAD: {**entries, **short}}
 
 
 def _anchor(settings: dict[str, Any], where: tuple[str, ...], folder: Path) -> None:
@@ -273,11 +296,13 @@ def _without_unset(settings: Mapping[str, object], where: tuple[str, ...] = ()) 
         here = (*where, key)
         if isinstance(value, dict) and not _is_of_plugin(here):
             kept[key] = _without_unset(value, here)
-        elif value is not None or here in _NONE_IS_A_VALUE:
+        elif value is not None or here in _NONE_IS_A_VALUE or where == (_PRELOAD,):
             kept[key] = value
     return kept
 
 
 def _is_of_plugin(where: tuple[str, ...]) -> bool:
-    """Say whether this is, or is below, the `config` of a plugin: what it means is the plugin's own business."""
-    return len(where) > 2 and where[0] in _TABLES and where[2] == "config"
+    """Say whether this is, or is below, the `config` of a plugin or the options of a model, who know it."""
+    if len(where) <= 2:
+        return False
+    return (where[0] in _TABLES and where[2] == "config") or (where[0] == _PRELOAD and where[2] == "options")

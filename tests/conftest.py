@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
 import shutil
 import sys
@@ -111,6 +112,20 @@ def _isolated() -> Iterator[None]:
     shutil.rmtree(base)
 
 
+_state_homes = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def _remembers_nothing_of_other_tests(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give the hosts of each test a place of their own for what all hosts of a user remember."""
+    before = os.environ["XDG_STATE_HOME"]
+    if {"e2e", "shell", "cli"} & set(request.path.parts):
+        os.environ["XDG_STATE_HOME"] = f"{before}/{next(_state_homes)}"
+        os.mkdir(os.environ["XDG_STATE_HOME"], 0o700)
+    yield
+    os.environ["XDG_STATE_HOME"] = before
+
+
 def _send_without_copying() -> None:
     """Bring pyzmq's thread for messages that are not copied into being: it comes with the first of them, and stays."""
     with zmq.Context() as context, context.socket(zmq.PUSH) as sender, context.socket(zmq.PULL) as receiver:
@@ -204,8 +219,8 @@ def client(host: hostd.Host) -> hostd.Client:
 
 @pytest.fixture(scope="module")
 def shared_host() -> Iterator[hostd.Host]:
-    """A host for all tests of a file, which do it no harm."""
-    with hostd.Host(**QUICK) as running:
+    """A host for all tests of a file, which do it no harm; it knows nothing of what other files have loaded."""
+    with hostd.Host(**QUICK, memory={"remember": "host"}) as running:
         yield running
 
 

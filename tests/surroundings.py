@@ -7,36 +7,21 @@ checked here, so that the tests (`e2e/test_surroundings.py`) and the command agr
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import json
 import os
 import resource
-import select
-import shutil
 import signal
-import subprocess
 import sys
-import tempfile
-import textwrap
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from odd_places import AS_STRANGER, PATIENCE_S, Place, UnexpectedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-PATIENCE_S = 90.0
-"""Of a program that starts a host, which starts a worker, on a busy machine."""
-
 ALL = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
-STRANGER = 54_321
-"""A user id that no password database knows."""
-AS_STRANGER = ["setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups"]
-AS_STRANGER += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
-"""May read all, because tests may be run from a directory of root's, and write only what is his."""
 WITHOUT_POWERS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
 """Still root, and every file's mode counts."""
 
@@ -81,93 +66,35 @@ SURROUNDINGS: dict[str, dict[str, dict[str, Any]]] = {
     "limits": {
         "usual": {},
         "some files": {"limits": {"RLIMIT_NOFILE": [256, 1024], "RLIMIT_CORE": [0, 0]}, "nice": 5},
-        "few files": {"limits": {"RLIMIT_NOFILE": [24, 24]}, "refused": "open files"},
-        "small files": {"limits": {"RLIMIT_FSIZE": [0, 0], "RLIMIT_CORE": [0, 0]}, "refused": "write files"},
+        "few files": {"limits": {"RLIMIT_NOFILE": [24, 24]}, "refused": "open files; a host needs"},
+        "small files": {
+            "limits": {"RLIMIT_FSIZE": [0, 0], "RLIMIT_CORE": [0, 0]},
+            "refused": "write files|temporary directory",
+        },
         "few processes": {"limits": {"RLIMIT_NPROC": [4, 4]}, "as": AS_STRANGER, "refused": "threads"},
         "little memory": {"limits": {"RLIMIT_AS": [300 << 20, 300 << 20]}, "refused": "address space"},
     },
-}
-
-ENTER = """
-import json, os, resource, signal, sys
-told, command = json.loads(sys.argv[1]), sys.argv[2:]
-for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
-    signal.signal(number, signal.SIG_DFL)
-for number in told.get("ignored", ()):
-    signal.signal(number, signal.SIG_IGN)
-os.umask(told["umask"])
-os.chdir(told["place"])
-if told.get("directory") == "gone":
-    os.rmdir(told["place"])
-elif told.get("directory") == "shut":
-    os.chmod(told["place"], 0)
-os.nice(told.get("nice", 0))
-for name, limits in told.get("limits", {}).items():
-    resource.setrlimit(getattr(resource, name), limits)
-for fd in told.get("closed", ()):
-    os.close(fd)
-signal.pthread_sigmask(signal.SIG_SETMASK, told.get("blocked", ()))
-os.execvp(command[0], command)
-"""
-"""Enters the surroundings of its first argument and becomes the command of the others."""
-
-LOOK = """
-    import os, resource, signal, subprocess
-
-    def signals(name):
-        with open("/proc/self/status") as file:
-            bits = int(next(line for line in file if line.startswith(name)).split()[1], 16)
-        return [int(number) for number in signal.valid_signals() if bits >> number - 1 & 1]  # the others are the C library's
-
-    class Look:
-        def look(self):
-            umask = os.umask(0)
-            os.umask(umask)
-            return {
-                "blocked": signals("SigBlk"),
-                "ignored": signals("SigIgn"),
-                "descriptors": [os.readlink(f"/proc/self/fd/{fd}").partition(":")[0] for fd in range(3)],
-                "umask": umask,
-                "files": list(resource.getrlimit(resource.RLIMIT_NOFILE)),
-                "nice": os.nice(0),
-                "directory": os.getcwd(),
-                "shell": os.waitstatus_to_exitcode(os.system("exit 3")),
-                "child": subprocess.run(["sh", "-c", "exit 4"]).returncode,
+    "environment": {
+        "usual": {},
+        "of another program": {
+            "set": {
+                "HOSTD_KEEPER_PID": "1",
+                "HOSTD_MODEL_ID": "outer",
+                "HOSTD_OPEN_FILES": "3",
+                "HOSTD_SUPERVISOR_LOCK_FD": "8",
+                "HOSTD_SUPERVISOR_READY_FD": "7",
+                "LD_PRELOAD": "/nonexistent.so",
+                "PROMETHEUS_MULTIPROC_DIR": "/nonexistent",
+                "PYTHONASYNCIODEBUG": "1",
+                "PYTHONDEVMODE": "1",
+                "PYTHONINSPECT": "1",
+                "PYTHONOPTIMIZE": "2",
+                "PYTHONSTARTUP": "/nonexistent",
+                "PYTHONWARNINGS": "error",
             }
-
-    def load(path):
-        return Look()
-"""
-
-TELLS = """
-    import json, os, sys
-    import hostd
-
-    path, out, where = sys.argv[1:]
-
-    def use(client):
-        with client:
-            seen = client.load_model("look", path).look()
-            freed = client.unload_model("look")
-            return {"seen": seen, "processes": freed.processes}
-
-    def run():
-        if where == "embed":
-            with hostd.Host() as host:
-                return use(host.client())
-        return use(hostd.connect(None if where == "connect" else where, connect_timeout_s=60))
-
-    try:
-        said = run()
-    except hostd.HostError as error:
-        said = {"refused": str(error)}
-    os.write(int(out), json.dumps(said).encode())
-"""
-"""Uses a host of its own or another, and says on a descriptor what it saw, or why it was refused."""
-
-
-class UnexpectedError(AssertionError):
-    """A program in odd surroundings neither worked nor refused in a sentence."""
+        },
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -180,6 +107,7 @@ class Case:
     umask: str = "usual"
     directory: str = "there"
     limits: str = "usual"
+    environment: str = "usual"
 
     def __str__(self) -> str:
         unusual = [f"{kind} {name}" for kind, name in vars(self).items() if name != getattr(Case, kind)]
@@ -194,109 +122,8 @@ class Case:
 
     def refusals(self) -> list[str]:
         """Return a word for each reason for which a host may refuse to start here."""
-        found = [SURROUNDINGS[kind][name].get("refused") for kind, name in vars(self).items()]
-        return [word for word in found if word]
-
-
-class Place:
-    """Where a case is tried: a directory that others may enter, with a model and private directories of this user."""
-
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        self.base = Path(tempfile.mkdtemp(prefix="hostd-s-"))
-        self.base.chmod(0o755)
-        for name, mode in (("run", 0o700), ("state", 0o700), ("theirs", 0o755), ("tmp", 0o1777), ("model", 0o755)):
-            (self.base / name).mkdir()
-            (self.base / name).chmod(mode)
-        if self.case.person == "usual" and case.told().get("as") is AS_STRANGER:
-            for name in ("run", "state"):
-                os.chown(self.base / name, STRANGER, STRANGER)
-        (self.base / "model" / "model.py").write_text(textwrap.dedent(LOOK))
-        self._count = itertools.count()
-        self._told = case.told()
-
-    def __enter__(self) -> Place:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.base, ignore_errors=True)
-
-    def environment(self) -> dict[str, str]:
-        """Return the environment of a program here."""
-        keep = {name: value for name, value in os.environ.items() if not name.startswith(("HOSTD_", "PROMETHEUS"))}
-        changes = {
-            "XDG_RUNTIME_DIR": f"{self.base}/run",
-            "XDG_STATE_HOME": f"{self.base}/state",
-            "TMPDIR": f"{self.base}/tmp",
-        }
-        given = {name: value.format(base=self.base) for name, value in self._told.get("set", {}).items()}
-        together = {**keep, **changes, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1", **given}
-        together.pop("COVERAGE_PROCESS_CONFIG", None)
-        return {name: value for name, value in together.items() if name not in self._told.get("unset", ())}
-
-    def start(self, *command: str, keep: tuple[int, ...] = ()) -> Program:
-        """Start a program here; it gets the descriptors in `keep`."""
-        where = self.base / f"place-{next(self._count)}"
-        where.mkdir(mode=0o755)
-        told = {**self._told, "place": str(where)}
-        enter = [sys.executable, "-S", "-I", "-c", ENTER, json.dumps(told), *self._told.get("as", ())]
-        return Program(
-            subprocess.Popen(
-                [*enter, *command],
-                env=self.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=keep,
-                start_new_session=True,
-            )
-        )
-
-    def tell(self, where: str) -> tuple[dict[str, Any], str]:
-        """Run the program that uses a host, its own (embed), the user's (connect), or the one at an endpoint.
-
-        Return what it says of it, and what it printed.
-        """
-        read, write = os.pipe()
-        model = str(self.base / "model")
-        with self.start(sys.executable, "-c", textwrap.dedent(TELLS), model, str(write), where, keep=(write,)) as told:
-            os.close(write)
-            with open(read, "rb") as pipe:
-                said = pipe.read() if select.select([pipe], [], [], PATIENCE_S)[0] else b""
-            told.process.wait(PATIENCE_S)
-        if not said:
-            raise UnexpectedError(
-                f"{self.case}: nothing was said; it ended with {told.process.returncode}: {told.words()}"
-            )
-        return dict(json.loads(said)), told.words()
-
-
-class Program:
-    """A program and what it prints; it is killed with its session if it has not ended when the block does."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
-        assert process.stdout is not None
-        self._output = process.stdout
-        self._printed = b""
-        os.set_blocking(self._output.fileno(), False)
-
-    def words(self) -> str:
-        """Return what it has printed so far."""
-        if not self._output.closed:
-            self._printed += self._output.read() or b""
-        return self._printed.decode("utf-8", "replace")
-
-    def __enter__(self) -> Program:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self.words()
-        self._output.close()
+        found = [SURROUNDINGS[kind][name].get("refused", "") for kind, name in vars(self).items()]
+        return [word for words in found for word in words.split("|") if word]
 
 
 def check(case: Case, said: dict[str, Any], words: str) -> bool:
@@ -329,13 +156,22 @@ def check(case: Case, said: dict[str, Any], words: str) -> bool:
 
 def embeds(case: Case) -> bool:
     """Embed a host in these surroundings; say, as the others below, whether it worked or was refused in a sentence."""
-    with Place(case) as place:
+    with Place(case.told()) as place:
         return check(case, *place.tell("embed"))
+
+
+def shares(case: Case) -> bool:
+    """Start a host for several processes in these surroundings, and leave it."""
+    with Place(case.told()) as place:
+        worked = check(case, *place.tell("share"))
+        if left := [str(file) for file in place.base.glob("*/*/odd*/*.ipc")]:
+            raise UnexpectedError(f"{case}: left behind: {left}")
+        return worked
 
 
 def serves(case: Case) -> bool:
     """Serve in these surroundings, have a client in the same find and use the host, and end it as a system would."""
-    with Place(case) as place, place.start(sys.executable, "-m", "hostd", "serve") as host:
+    with Place(case.told()) as place, place.start(sys.executable, "-m", "hostd", "serve") as host:
         deadline_s = time.monotonic() + PATIENCE_S
         while host.process.poll() is None and not list(place.base.glob("*/*/*/client.ipc")):
             time.sleep(0.01)
@@ -355,7 +191,7 @@ def serves(case: Case) -> bool:
 
 def asks(case: Case, endpoint: str) -> bool:
     """Use a host that runs in usual surroundings."""
-    with Place(case) as place:
+    with Place(case.told()) as place:
         said, words = place.tell(endpoint)
         return check(case, said, words) if "refused" in said else True
 
@@ -364,7 +200,7 @@ def commands(case: Case) -> bool:
     """Run commands that need no host."""
     codes = []
     for command in (["doctor"], ["config", "show"]):
-        with Place(case) as place, place.start(sys.executable, "-m", "hostd", *command) as program:
+        with Place(case.told()) as place, place.start(sys.executable, "-m", "hostd", *command) as program:
             codes.append(program.process.wait(PATIENCE_S))
         if "Traceback" in program.words() or codes[-1] not in (0, 1):
             raise UnexpectedError(f"{case}: hostd {command}: {codes[-1]} {program.words()}")
@@ -382,7 +218,7 @@ def product() -> Iterator[Case]:
 if __name__ == "__main__":
     step, failures = int(sys.argv[1]) if len(sys.argv) > 1 else 1, 0
     for case in itertools.islice(product(), 0, None, step):
-        for trial in (embeds, serves, commands):
+        for trial in (embeds, shares, serves, commands):
             try:
                 trial(case)
             except UnexpectedError as error:

@@ -9,7 +9,14 @@ from hostd_workers.raised import error_of
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import encode
-from hostd_workers.wire.errors import HostError, InvalidArgumentError, MessageTooLargeError, ModelError
+from hostd_workers.wire.errors import (
+    CancelledError,
+    DeadlineExceededError,
+    HostError,
+    InvalidArgumentError,
+    MessageTooLargeError,
+    ModelError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +77,16 @@ class Answers:
     def refuse(self, call_id: int, error: HostError) -> None:
         """Send an error."""
         self._send(msg.pack_error(call_id, error))
+
+
+def cancelled() -> HostError:
+    """Return the end of a call that was cancelled."""
+    return CancelledError("the call was cancelled by its caller")
+
+
+def too_late() -> HostError:
+    """Return the end of a call whose deadline has passed."""
+    return DeadlineExceededError("the deadline passed before the model answered")
 
 
 def must_stream(method: str) -> HostError:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
+from hostd_workers import stacks
 from hostd_workers.forked import leave
 from hostd_workers.session import Session
 from hostd_workers.wire.frames import BATCHED_BELOW_BYTES, pack_batch
@@ -173,7 +174,7 @@ def main() -> int:
     faulthandler.enable()  # a crash in a library then leaves its Python traceback in the model's log
     with Transport(endpoint, token) as transport:
         os.register_at_fork(after_in_child=transport.abandon)
-        session = Session(token, transport.send)
+        session = Session(token, transport.send, stacks.offer())
         session.greet()
         try:
             serve(transport, session)

@@ -41,8 +41,15 @@ def error_of(
         )
     # An error of a loader's own has no frame of the model's; then every frame helps.
     text = traceback_text(error, own if own is not None or method is not None else error.__traceback__)
-    summary = "".join(traceback.format_exception_only(type(error), error)).strip()
-    return ModelError(summary[:2000] + _advice(error), details={"traceback": text, "type": type(error).__name__})
+    summary = _summary(error)[:2000] + _advice(error)
+    return ModelError(summary, details={"traceback": text, "type": type(error).__name__})
+
+
+def _summary(error: BaseException) -> str:
+    """Return what was raised in one line, if that can be."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})"
+    return "".join(traceback.format_exception_only(type(error), error)).strip()
 
 
 def _advice(error: BaseException) -> str:

@@ -4,7 +4,8 @@ Rules
 1. One thing runs at a time: `step` runs one queued call, or takes one item from each stream that may go on. Between two
    steps the loop around it takes in messages, so a stream can be cancelled between any two items.
 2. A stream sends an item only while its caller has granted credit for it.
-3. What nobody waits for any more (cancelled, or past its deadline) is not begun.
+3. What nobody waits for any more (cancelled, or past its deadline) is not begun, and gets an end as everything else:
+   so the host knows what its worker still has.
 4. Coroutine methods run on the loop that the worker then has, many at a time (`tasks`).
 
 This file and `session` are the border with the model's code: whatever that raises becomes a typed error here.
@@ -18,7 +19,7 @@ import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from hostd_workers.answers import NO_DEADLINE, TRACE, Answers, Call, cannot_stream, must_stream
+from hostd_workers.answers import NO_DEADLINE, TRACE, Answers, Call, cancelled, cannot_stream, must_stream, too_late
 from hostd_workers.forked import leave_if_child
 from hostd_workers.raised import error_of
 from hostd_workers.wire import frames as wire
@@ -95,8 +96,11 @@ class Runtime:
             credit = self._early_credit.pop(envelope.id, 0) if self._early_credit else 0
             if envelope.id in self._cancelled:
                 self._cancelled.discard(envelope.id)
+                self._answers.refuse(envelope.id, cancelled())
             elif expires_s > time.monotonic():
                 self._begin(envelope, expires_s, credit)
+            else:
+                self._answers.refuse(envelope.id, too_late())
         if self._streams:
             for stream in [stream for stream in self._streams.values() if stream.credit > 0]:
                 self._advance(stream)
@@ -165,6 +169,7 @@ class Runtime:
     def _advance(self, stream: _Stream) -> None:
         if stream.expires_s <= time.monotonic():
             self._end_stream(stream)
+            self._answers.refuse(stream.id, too_late())
             return
         TRACE.set(stream.trace)
         try:
@@ -202,6 +207,7 @@ class Runtime:
     def _cancel(self, call_id: int) -> None:
         if call_id in self._streams:
             self._end_stream(self._streams[call_id])
+            self._answers.refuse(call_id, cancelled())
         elif self._tasks is not None and call_id in self._tasks:
             self._tasks.cancel(call_id)
         elif self._is_queued(call_id):

@@ -31,9 +31,13 @@ _STATM = Path("/proc/self/statm")
 class Session:
     """One worker's conversation with its supervisor."""
 
-    def __init__(self, token: str, send: Callable[[list[wire.Buffer]], None]) -> None:
+    def __init__(
+        self, token: str, send: Callable[[list[wire.Buffer]], None], stacks: tuple[int, int] | None = None
+    ) -> None:
+        """Take the way to the supervisor, and what makes this process write its stacks (`stacks.offer`)."""
         self._token = token
         self._send = send
+        self._stacks = stacks
         self.runtime: Runtime | None = None
         self.is_async = False
 
@@ -41,6 +45,8 @@ class Session:
         """Say hello: who we are and which versions we speak."""
         python = ".".join(map(str, sys.version_info[:3]))
         hello = {"token": self._token, "versions": list(wire.SUPPORTED_VERSIONS), "pid": os.getpid(), "python": python}
+        if self._stacks is not None:
+            hello["stacks"] = list(self._stacks)
         self._send(msg.pack_map(msg.WORKER_HELLO, 0, hello))
 
     def accept(self, frames: list[wire.Buffer]) -> None:

@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from hostd_workers.answers import NO_DEADLINE, TRACE, Answers, Call, cannot_stream, must_stream
+from hostd_workers.answers import NO_DEADLINE, TRACE, Answers, Call, cancelled, cannot_stream, must_stream, too_late
 from hostd_workers.forked import leave
 from hostd_workers.raised import error_of
 from hostd_workers.wire import messages as msg
@@ -67,7 +67,7 @@ class Tasks:
             self._credits[call.id] = _Credit(credit)
         task = asyncio.get_running_loop().create_task(self._within_deadline(call))
         self._tasks[call.id] = task
-        task.add_done_callback(lambda _task: self._forget(call.id))
+        task.add_done_callback(lambda task: self._ended(call.id, task))
 
     def grant(self, call_id: int, items: int) -> None:
         """Let a stream go on."""
@@ -78,17 +78,19 @@ class Tasks:
         """Cancel a call."""
         self._tasks.pop(call_id).cancel()
 
-    def _forget(self, call_id: int) -> None:
-        self._tasks.pop(call_id, None)
+    def _ended(self, call_id: int, task: asyncio.Task[None]) -> None:
+        is_withdrawn = self._tasks.pop(call_id, None) is None
         self._credits.pop(call_id, None)
+        if is_withdrawn and task.cancelled():  # not when the whole worker ends, of which the host tells
+            self._answers.refuse(call_id, cancelled())
 
     async def _within_deadline(self, call: Call) -> None:
-        """Run a call until its deadline; the host has answered for it then, so nothing is sent."""
+        """Run a call until its deadline."""
         timeout_s = None if call.expires_s == NO_DEADLINE else max(0.0, call.expires_s - time.monotonic())
         try:
             await asyncio.wait_for(self._run(call), timeout_s)
         except asyncio.TimeoutError:
-            return
+            self._answers.refuse(call.id, too_late())
 
     async def _run(self, call: Call) -> None:
         TRACE.set(call.target.trace)

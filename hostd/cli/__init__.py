@@ -12,10 +12,13 @@ from pathlib import Path
 
 def main() -> None:
     """Run the command line of this process and exit: 0, 1 (the host said no), 2 (usage), 130 (interrupted)."""
-    from hostd.cli.root import root  # noqa: PLC0415 - a program that imports the package must not pay for click
+    try:
+        from hostd.cli.root import root  # noqa: PLC0415 - a program that imports the package must not pay for click
 
-    _open_standard_streams()
-    root.main(prog_name="hostd")
+        _open_standard_streams()
+        root.main(prog_name="hostd")
+    except KeyboardInterrupt:  # while modules are imported; what comes later is told by each command
+        sys.exit(130)
 
 
 def _open_standard_streams() -> None:

@@ -12,11 +12,13 @@ import time
 from collections import Counter
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hostd.cli.data import Arguments, choose_method, data_options, read_arguments, streams
+from hostd.cli.plotting import check_plot, draw
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ class Figures:
 
     concurrency: int
     latencies_s: list[float] = field(default_factory=list)
+    ended_s: list[float] | None = None
+    """When each of these calls was answered, in seconds of the run; None: nobody wants to know."""
     errors: Counter[str] = field(default_factory=Counter)
     last_error: str = ""
     items: int = 0
@@ -88,6 +92,9 @@ def percentile(ordered: list[float], percent: int) -> float | None:
     metavar="SECONDS",
     help="How long to measure.",
 )
+@click.option(
+    "--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the latencies into this file (matplotlib)."
+)
 @shared_options
 @click.pass_obj
 @click.pass_context
@@ -100,6 +107,7 @@ def bench(
     method: str | None,
     concurrency: int,
     duration_s: float,
+    plot: Path | None,
     **how: Any,
 ) -> None:
     """Measure a model under load: so many calls in flight, each answered before its caller makes the next.
@@ -109,12 +117,18 @@ def bench(
     """
     arguments = read_arguments(data, **how)
     figures = Figures(concurrency)
+    if plot is not None:
+        check_plot(plot)
+        figures.ended_s = []
     try:
         asyncio.run(_measure(session, model, method, arguments, figures, duration_s))
     finally:
         # Ctrl-C ends a run early, not its figures.
         if figures.latencies_s or figures.errors:
             _show(session, model, figures)
+        if plot is not None and figures.latencies_s:
+            draw(plot, _title(model, method, figures), figures.ended_s or [], figures.latencies_s)
+            click.echo(f"{plot}: the latencies of {len(figures.latencies_s)} calls", err=True)
     if figures.failed:
         ctx.exit(1)
 
@@ -129,7 +143,8 @@ async def _measure(
         with _progress(figures, duration_s, shown=not session.json and sys.stderr.isatty()) as refresh:
             began_s = time.perf_counter()
             loops = [
-                asyncio.ensure_future(_loop(call, figures, began_s + duration_s)) for _ in range(figures.concurrency)
+                asyncio.ensure_future(_loop(call, figures, began_s + duration_s, duration_s))
+                for _ in range(figures.concurrency)
             ]
             try:
                 while True:
@@ -167,7 +182,7 @@ def _caller(
     return whole_stream if streams(info, chosen) else one_answer
 
 
-async def _loop(call: Callable[[], Awaitable[int]], figures: Figures, until_s: float) -> None:
+async def _loop(call: Callable[[], Awaitable[int]], figures: Figures, until_s: float, duration_s: float) -> None:
     from hostd_workers.wire.errors import HostError  # noqa: PLC0415 - `--help` does not need it
 
     now_s = time.perf_counter()
@@ -182,6 +197,8 @@ async def _loop(call: Callable[[], Awaitable[int]], figures: Figures, until_s: f
         else:
             now_s = time.perf_counter()
             figures.latencies_s.append(now_s - began_s)
+            if figures.ended_s is not None:
+                figures.ended_s.append(duration_s - (until_s - now_s))
             figures.items += items
 
 
@@ -206,6 +223,13 @@ def _progress(figures: Figures, duration_s: float, *, shown: bool) -> Iterator[C
             bar.update(task, completed=min(figures.elapsed_s, duration_s), description=text)
 
         yield refresh
+
+
+def _title(model: str, method: str | None, figures: Figures) -> str:
+    called = f"{model}.{method}" if method else model
+    rate = len(figures.latencies_s) / figures.elapsed_s
+    failed = f", {figures.failed} errors" if figures.failed else ""
+    return f"hostd bench {called}: {figures.concurrency} in flight, {rate:.1f} calls per second{failed}"
 
 
 def _show(session: Session, model: str, figures: Figures) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hostd.cli.data import Arguments, choose_method, data_options, read_arguments, streams
+from hostd.cli.interrupts import told
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def infer(
     arguments = read_arguments(data, **how)
     if stream and output is not None:
         raise click.UsageError("--output takes one answer; a stream has many")
+    given_up = f"the call was given up; a plain method runs to its end all the same: hostd explain {model} shows it"
     with session.client() as client:
         handle = client.retrieve_model(model, timeout_s=session.timeout_s)
         info = handle.info
@@ -56,7 +58,8 @@ def infer(
             _print_items(session, handle, chosen, arguments)
             return
         began_s = time.perf_counter()
-        answer = _call(handle, chosen, arguments)
+        with told(given_up):
+            answer = _call(handle, chosen, arguments)
         took_s = time.perf_counter() - began_s
     _show(session, answer, {"model": model, "method": chosen, "duration_s": took_s}, output)
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _DEFAULT_FILE = Path("hostd.yaml")
+_FILE_COLUMNS, _MOST_COLUMNS = 80, 100
+"""The width of the comments of a file, and of those on a wide terminal."""
+
 _META = "hostd.settings"
 _META_FILE = "hostd.file"
 
@@ -96,14 +99,9 @@ def gathered(ctx: click.Context) -> tuple[Gathered, Path | None]:
 
 
 def given(ctx: click.Context) -> dict[str, Any]:
-    """Return the settings of the command line as `hostd.config.load_config` takes them."""
+    """Return the settings of the command line in the shape of the configuration file."""
     from hostd.sources import read_texts  # noqa: PLC0415 - `--help` does not need it
 
-    return read_texts(_given(ctx))
-
-
-def _given(ctx: click.Context) -> dict[str, Any]:
-    """Return the settings of the command line in the shape of the configuration file."""
     nested: dict[str, Any] = {}
     for name, value in ctx.meta.get(_META, {}).items():
         *sections, last = name.split(".")
@@ -111,7 +109,7 @@ def _given(ctx: click.Context) -> dict[str, Any]:
         for section in sections:
             holder = holder.setdefault(section, {})
         holder[last] = value
-    return nested
+    return read_texts(nested)
 
 
 @click.group()
@@ -162,9 +160,13 @@ def _shown(value: object) -> str:
 
 @config.command(cls=HostCommand)
 @json_option
-def schema() -> None:
-    """Print the JSON schema of the configuration file, for editors and checks."""
-    from hostd.cli.output import print_json  # noqa: PLC0415 - as above
-    from hostd.config_schema import config_schema  # noqa: PLC0415 - as above
+@click.pass_obj
+def schema(session: Session) -> None:
+    """Explain every setting, as a configuration file with all defaults; --json prints its JSON schema, for editors."""
+    from hostd.cli.output import console, print_json  # noqa: PLC0415 - as above
+    from hostd.config_schema import commented_yaml, config_schema  # noqa: PLC0415 - as above
 
-    print_json(config_schema())
+    if session.json:
+        print_json(config_schema())
+    else:
+        click.echo(commented_yaml(min(console(pipe_columns=_FILE_COLUMNS).width, _MOST_COLUMNS)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hostd.cli.interrupts import told
 from hostd.cli.lifecycle import describe, for_each, loading_options, show_reports
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
 
@@ -40,8 +41,23 @@ def deploy(session: Session, /, model: str, paths: tuple[Path, ...], model_type:
     files = _files_of(paths)
     from hostd.cli.output import print_json, say, transferring  # noqa: PLC0415 - `--help` does not need it
 
-    with session.client() as client:
-        with transferring(f"deploying {model}", f"loading {model}", quiet=session.json) as progress:
+    is_sent = False
+
+    def becomes_of_it() -> str:
+        if not is_sent:
+            return f"the deploy of {model} was given up, and no file of it is left"
+        follow = f"hostd events {model} follows it, hostd undeploy {model} ends it and removes the files"
+        return f"the files of {model} are with the host, and its load goes on. {follow}"
+
+    with session.client() as client, told(becomes_of_it):
+        with transferring(f"deploying {model}", f"loading {model}", quiet=session.json) as show:
+
+            def progress(sent_bytes: int, total_bytes: int) -> None:
+                nonlocal is_sent
+                is_sent = sent_bytes >= total_bytes
+                if show is not None:
+                    show(sent_bytes, total_bytes)
+
             client.deploy_model(model, files, model_type, **how, progress=progress, timeout_s=session.timeout_s)
         found = client.get_model(model)
     if session.json:
@@ -80,7 +96,8 @@ def undeploy(ctx: click.Context, session: Session, models: tuple[str, ...]) -> N
     from hostd.cli.output import counted, plain, print_json, report, say, working  # noqa: PLC0415 - as above
 
     refused: list[tuple[str, HostError]] = []
-    with session.client() as client, working("undeploying", quiet=session.json):
+    goes_on = "the unload and the removal that were begun go on in the host: hostd ls shows what is left"
+    with session.client() as client, told(goes_on), working("undeploying", quiet=session.json):
         reports = for_each(models, partial(client.undeploy_model, timeout_s=session.timeout_s), refused)
     if session.json:
         print_json([report.to_dict() for report in reports])
@@ -104,16 +121,20 @@ def undeploy(ctx: click.Context, session: Session, models: tuple[str, ...]) -> N
 def sync(ctx: click.Context, session: Session, *, wait: bool, load: bool) -> None:
     """Load what is new in the host's models directory, and unload what is gone from it.
 
+    Models that the configuration declares (preload) are loaded too, unless they are. Its file is read again if it has
+    changed: what is not declared there any more is unloaded.
+
     The exit code is 1 if a model could not be loaded, or the directory not be read.
     """
     from hostd.cli.output import console, plain, print_json, say, working  # noqa: PLC0415 - as above
 
-    with session.client() as client, working("looking at the models directory", quiet=session.json):
+    goes_on = "the loads and unloads that the sync has begun go on in the host: hostd ls shows them"
+    with session.client() as client, told(goes_on), working("looking at the models directory", quiet=session.json):
         found = client.sync_local_models(wait=wait, load=load, timeout_s=session.timeout_s)
     if session.json:
         print_json(found.to_dict())
     else:
-        if found.loaded or found.unloaded or found.failed or found.writing:
+        if found.loaded or found.unloaded or found.failed or found.writing or found.changed:
             console().print(sync_table(found, is_waited_for=wait))
         elif found.degraded is None:
             say("nothing has changed")
@@ -130,10 +151,16 @@ def sync_table(report: SyncReport, *, is_waited_for: bool) -> Table:
     rows = table("MODEL", "WHAT", "WHY")
     for model in report.loaded:
         rows.add_row(
-            plain(model), "[green]loaded[/]" if is_waited_for else "[yellow]loading[/]", "new in the directory"
+            plain(model),
+            "[green]loaded[/]" if is_waited_for else "[yellow]loading[/]",
+            "new in the directory, or declared",
         )
     for model in report.unloaded:
-        rows.add_row(plain(model), "unloaded", "gone from the directory")
+        rows.add_row(plain(model), "unloaded", "gone from the directory, or not declared any more")
+    for model in report.changed:
+        rows.add_row(
+            plain(model), "[yellow]changed[/]", f"its files have changed since: hostd load {plain(model)} --reload"
+        )
     for model in report.writing:
         rows.add_row(plain(model), "[yellow]waiting[/]", "still being written")
     for model, reason in report.failed.items():

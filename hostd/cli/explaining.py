@@ -19,12 +19,21 @@ if TYPE_CHECKING:
     from hostd.records import Event, Holder, LoadPlan
 
 
+_CALLS_SHOWN = 20
+
+_DAY_S = 86400
+"""Transitions that are older are shown with their dates."""
+
+
 @click.command(cls=HostCommand)
 @click.argument("model", metavar="ID", shell_complete=complete_models)
 @shared_options
 @click.pass_obj
 def explain(session: Session, model: str) -> None:
-    """Say why a model is in its state: its size and how that is known, what an eviction would do, and its story."""
+    """Say why a model is in its state: its size and how that is known, what an eviction would do, its calls, its story.
+
+    A call that its caller has left is one that nobody waits for any more and that the model still works on.
+    """
     from hostd.cli.output import console, plain, print_json, say, table  # noqa: PLC0415 - `--help` does not need it
     from hostd.records import Event  # noqa: PLC0415 - as above
 
@@ -42,8 +51,33 @@ def explain(session: Session, model: str) -> None:
         rows.add_row("", f"[dim]{name:8}[/]", plain(words))
     if rows.row_count:
         console().print(rows)
+    if found.get("calls"):
+        say("calls in flight")
+        console().print(calls_table(found["calls"]))
+    story = table("", "", "", "")
+    story.show_header = False
     for told in found.get("story", ()):
-        say(f"  {event_line(Event.from_dict(told), with_model=False)}")
+        clock, who, change, why = event_parts(Event.from_dict(told))
+        story.add_row("", clock, who, f"{change}  {why}" if why else change)
+    if story.row_count:
+        console().print(story)
+
+
+def calls_table(calls: Sequence[dict[str, Any]]) -> Table:
+    """Return the table of calls in flight, the oldest first; those of a kind beyond a screenful are counted."""
+    from hostd.cli.output import plain, table  # noqa: PLC0415 - as above
+    from hostd.units import format_duration  # noqa: PLC0415 - as above
+
+    rows = table("", "METHOD", "AGE", "CLIENT", "", right=("AGE",))
+    for call in calls[:_CALLS_SHOWN]:
+        client = call.get("client") or {}
+        who = f"{client.get('program') or 'unknown program'}, pid {client.get('pid') or '-'}"
+        note = "" if call["state"] == "sent" else str(call.get("why", ""))
+        style = "[yellow]" if call["state"] == "left" else "[dim]"
+        rows.add_row("", plain(call["method"]), format_duration(call["age_s"]), plain(who), f"{style}{plain(note)}[/]")
+    if len(calls) > _CALLS_SHOWN:
+        rows.add_row("", f"[dim]and {len(calls) - _CALLS_SHOWN} more[/]", "", "", "")
+    return rows
 
 
 def memory_lines(size: dict[str, Any] | None, eviction: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
@@ -155,15 +189,23 @@ def holders_table(holders: Sequence[Holder], heading: str) -> Table:
     return rows
 
 
-def event_line(event: Event, *, with_model: bool = True) -> str:
+def event_line(event: Event) -> str:
     """Return a transition as one line of rich markup."""
     from hostd.cli.output import plain  # noqa: PLC0415 - as above
 
-    clock = time.strftime("%H:%M:%S", time.localtime(event.time_s))
+    clock, who, change, why = event_parts(event)
+    return f"{clock}  [bold]{plain(event.model_id)}[/]  {who}  {change}{f'  {why}' if why else ''}"
+
+
+def event_parts(event: Event) -> tuple[str, str, str, str]:
+    """Return when a transition was, whose it was, from what to what, and why, as rich markup."""
+    from hostd.cli.output import plain  # noqa: PLC0415 - as above
+
+    reason = event.reason.partition("\n")[0]  # a line an event; the whole of it is the model's reason
+    is_old = time.time() - event.time_s > _DAY_S
+    clock = time.strftime("%m-%d %H:%M:%S" if is_old else "%H:%M:%S", time.localtime(event.time_s))
     who = f"worker {event.worker_id}" if event.subject == "worker" else event.subject
     pid = f" pid {event.pid}" if event.pid else ""
     new = f"[{STATE_STYLES.get(event.new, 'default')}]{plain(event.new)}[/]"
     change = new if event.old == event.new else f"{plain(event.old)} -> {new}"
-    reason = f"  [dim]{plain(event.reason)}[/]" if event.reason else ""
-    model = f"[bold]{plain(event.model_id)}[/]  " if with_model else ""
-    return f"[dim]{clock}[/]  {model}{who}{pid}  {change}{reason}"
+    return f"[dim]{clock}[/]", f"{who}{pid}", change, f"[dim]{plain(reason)}[/]" if reason else ""

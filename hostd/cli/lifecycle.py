@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hostd.cli.interrupts import told
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
 
 if TYPE_CHECKING:
@@ -80,17 +83,26 @@ def loading_options(function: _F) -> _F:
 
 @click.command(cls=HostCommand)
 @click.argument("model", metavar="ID")
-@click.argument("path", type=click.Path())
+@click.argument("path", type=click.Path(), required=False)
+@click.option(
+    "--reload", is_flag=True, help="Unload first what is loaded under this ID; without PATH, from where it was loaded."
+)
 @loading_options
 @shared_options
 @click.pass_obj
-def load(session: Session, /, model: str, path: str, model_type: str, **how: Any) -> None:
-    """Load the model at PATH under the name ID, in a process of its own."""
+def load(session: Session, /, model: str, path: str | None, model_type: str, **how: Any) -> None:
+    """Load the model at PATH under the name ID, in a process of its own.
+
+    What is loaded already is left as it is, and if its files have changed since, that is said.
+    """
+    if path is None and not how["reload"]:
+        raise click.UsageError("name the PATH of the model; only --reload knows it")
     from hostd.cli.output import print_json, say, working  # noqa: PLC0415 - `--help` does not need it
 
-    with session.client() as client, working(f"loading {model}", quiet=session.json):
-        client.load_model(model, path, model_type, **how, timeout_s=session.timeout_s)
-        found = client.get_model(model)
+    goes_on = f"the load of {model} goes on in the host. hostd events {model} follows it, hostd unload {model} ends it"
+    with session.client() as client, told(goes_on), working(f"loading {model}", quiet=session.json):
+        handle = client.load_model(model, path, model_type, **how, timeout_s=session.timeout_s)
+        found = replace(client.get_model(model), already_loaded=handle.already_loaded)
     if session.json:
         print_json(found.to_dict())
     else:
@@ -106,6 +118,8 @@ def describe(model: ModelInfo) -> str:
     if model.state != "READY":
         return f"{name} is {model.state}; follow it with: hostd events {plain(model.id)}"
     pids = ", ".join(str(worker.pid) for worker in model.workers)
+    if model.already_loaded:
+        return describe_loaded(model)
     took = f" in {format_duration(model.load_duration_s)}" if model.load_duration_s is not None else ""
     methods = ", ".join(sorted(model.methods, key=lambda method: (method != model.default_method, method)))
     return (
@@ -114,24 +128,48 @@ def describe(model: ModelInfo) -> str:
     )
 
 
+def describe_loaded(model: ModelInfo) -> str:
+    """Return what a person wants to know who has loaded what was loaded, as rich markup."""
+    from hostd.cli.output import plain  # noqa: PLC0415 - as above
+    from hostd.units import format_duration  # noqa: PLC0415 - as above
+
+    name, again = plain(model.id), f"hostd load {plain(model.id)} --reload"
+    since = "" if model.ready_s is None else f" {format_duration(max(0.0, time.time() - model.ready_s))} ago"
+    said = f"[bold]{name}[/] was already loaded{since}: pid {', '.join(str(worker.pid) for worker in model.workers)}"
+    if model.files == "gone":
+        return f"{said}\n[yellow]its files are gone since[/]: nothing is at {plain(model.path or 'its path')} any more"
+    if model.files_changed:
+        return f"{said}\n[yellow]its files have changed since[/], and it serves what was loaded: {again}"
+    return said
+
+
 @click.command(cls=HostCommand)
 @click.argument("models", metavar="[ID]...", nargs=-1, shell_complete=complete_models)
 @click.option("--all", "every", is_flag=True, help="Unload all models.")
+@click.option("--now", is_flag=True, help="Do not wait for calls in flight: they end with ABORTED.")
 @shared_options
 @click.pass_obj
 @click.pass_context
-def unload(ctx: click.Context, session: Session, models: tuple[str, ...], *, every: bool) -> None:
-    """Unload models; the answer comes when the operating system says that their processes are gone."""
+def unload(ctx: click.Context, session: Session, models: tuple[str, ...], *, every: bool, now: bool) -> None:
+    """Unload models; the answer comes when the operating system says that their processes are gone.
+
+    Calls in flight get the host's workers.drain_timeout_s to end, unless --now is said.
+    """
     if bool(models) == every:
         raise click.UsageError("name the models to unload, or say --all")
     from hostd.cli.output import print_json, report, say, working  # noqa: PLC0415 - `--help` does not need it
 
     refused: list[tuple[str, HostError]] = []
-    with session.client() as client, working("unloading", quiet=session.json):
+    named = " ".join(models) or "--all"
+    goes_on = (
+        "the unload that was begun goes on: the host waits for calls in flight, for workers.drain_timeout_s at most. "
+        f"hostd unload --now {named} ends them at once"
+    )
+    with session.client() as client, told(goes_on), working("unloading", quiet=session.json):
         reports = (
-            client.unload_all_models(timeout_s=session.timeout_s)
+            client.unload_all_models(now=now, timeout_s=session.timeout_s)
             if every
-            else for_each(models, partial(client.unload_model, timeout_s=session.timeout_s), refused)
+            else for_each(models, partial(client.unload_model, now=now, timeout_s=session.timeout_s), refused)
         )
     if session.json:
         print_json([report.to_dict() for report in reports])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,25 +27,41 @@ STATE_STYLES = {
     "UNLOADING": "yellow",
     "FAILED": "red",
     "QUARANTINED": "red",
+    "EVICTED": "cyan",
+    "IGNORED": "dim",
 }
 
 WIDE_COLUMNS = 100
 """From this width on the table of models has the columns that 80 have no room for."""
 
+_WANTED = ("MODEL", "STATE", "RSS", "BUDGET", "PID", "CALLS", "USED", "GPU", "USS", "UP", "LOADER", "CHARGE")
+"""Its columns, those first that stay longest when there is little room."""
+
+_ENOUGH_OF_NAME = 18
+"""How much of a name has to be seen in one line; longer ones are folded before a column goes."""
+
 _NO_WORKER = WorkerInfo(id=0, pid=None, state="")
 
 
 @click.command(cls=HostCommand)
+@click.option("--all", "-a", "every", is_flag=True, help="Those that are not loaded, too, and why: as hostd ls.")
 @click.option("--tree", is_flag=True, help="Show the processes of each worker too, for a host on this machine.")
 @shared_options
 @click.pass_obj
-def ps(session: Session, *, tree: bool) -> None:
+def ps(session: Session, *, every: bool, tree: bool) -> None:
     """Show the models: state, process, memory, age and use.
 
     RSS is the memory that a model's processes hold, pages shared with others included; USS is what only they hold,
     which is what an unload gives back. BUDGET is the part of the memory budget that a model takes: what is private to
-    its processes, or what is reserved for it while it loads.
+    its processes, or what is reserved for it while it loads. A narrow terminal gets fewer columns.
     """
+    if every:
+        if tree:
+            raise click.UsageError("--tree shows processes, and --all models that have none: say one of them")
+        from hostd.cli.inventory import show_all  # noqa: PLC0415 - imports this module
+
+        show_all(session)
+        return
     with session.client() as client:
         models, host, memory = client.list_models(), client.host_info(), client.memory_info()
     processes = _processes_of(models, host) if tree else None
@@ -79,11 +96,12 @@ def _show(models: Sequence[ModelInfo], memory: MemoryInfo, processes: dict[str, 
         for model in models:
             out.print(model_tree(model, processes[model.id], memory.budget_bytes))
     elif models:
-        is_wide = out.width >= WIDE_COLUMNS
-        out.print(models_table(models, time.time(), budget_bytes=memory.budget_bytes, is_wide=is_wide))
+        out.print(models_table(models, time.time(), budget_bytes=memory.budget_bytes, width=out.width))
     for model in models:
         if model.state in ("FAILED", "QUARANTINED", "DEGRADED") and model.reason:
             say(f"[red]{plain(model.id)}[/]: {plain(model.reason)}")
+        elif model.id in (*memory.paused, *memory.waiting):
+            say(f"[yellow]{plain(model.id)}[/]: {plain(model.reason)}")
     if pinned := [plain(model.id) for model in models if model.pinned]:
         say(f"[bold]pinned[/]: {', '.join(pinned)}")
 
@@ -100,19 +118,16 @@ def _show_footer(models: Sequence[ModelInfo], host: HostInfo, memory: MemoryInfo
 
 
 def models_table(
-    models: Sequence[ModelInfo], now_s: float, *, budget_bytes: int | None = None, is_wide: bool = False
+    models: Sequence[ModelInfo], now_s: float, *, budget_bytes: int | None = None, width: int = 80
 ) -> Table:
-    """Return the table of models, which fits 80 columns unless it `is_wide`; `now_s` is the present in unix seconds."""
+    """Return the table of models, with the columns for which `width` has room; `now_s` is now in unix seconds."""
     from hostd.cli.output import plain, table  # noqa: PLC0415 - as above
     from hostd.units import format_age, format_size_short  # noqa: PLC0415 - as above
 
+    is_wide = width >= WIDE_COLUMNS
     budgeted = ((("CHARGE",) if is_wide else ()) + ("BUDGET",)) if budget_bytes else ()
     on_devices = ("GPU",) if any(worker.gpu_bytes for model in models for worker in model.workers) else ()
     headings = ("MODEL", "STATE", "PID", "LOADER", "RSS", "USS", *on_devices, *budgeted, "UP", "CALLS", "USED")
-    rows = table(*headings, right=tuple(name for name in headings if name not in ("MODEL", "STATE", "LOADER")))
-    rows.columns[headings.index("STATE")].no_wrap = True
-    if (budgeted or on_devices) and not is_wide:
-        rows.padding = (0, 1, 0, 0)  # more columns, and names keep their room
 
     def age(since_s: float | None) -> str:
         return format_age(None if since_s is None else now_s - since_s)
@@ -136,13 +151,34 @@ def models_table(
             "UP": age(worker.started_s),
         }
 
+    lines: list[dict[str, str]] = []
     for model in models:
         shared = of_model(model)
         for worker in model.workers or (_NO_WORKER,):
-            cells = {**shared, **of_worker(worker), "LOADER": plain(model.loader or "-")}
-            rows.add_row(*(cells.get(name, "") for name in headings))
+            lines.append({**shared, **of_worker(worker), "LOADER": plain(model.loader or "-")})
             shared = {}
+    gap = 1 if (budgeted or on_devices) and not is_wide else 2  # more columns, and names keep their room
+    shown = _fitting(headings, lines, width, gap)
+    rows = table(*shown, right=tuple(name for name in shown if name not in ("MODEL", "STATE", "LOADER")))
+    rows.columns[shown.index("STATE")].no_wrap = True
+    rows.padding = (0, gap, 0, 0)
+    for line in lines:
+        rows.add_row(*(line.get(name, "") for name in shown))
     return rows
+
+
+def _fitting(headings: tuple[str, ...], lines: list[dict[str, str]], width: int, gap: int) -> tuple[str, ...]:
+    """Return the headings of the columns that fit, in their order: the least wanted go first."""
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    def needed(name: str) -> int:
+        longest = max(len(name), *(Text.from_markup(line.get(name, "")).cell_len for line in lines))
+        return min(longest, _ENOUGH_OF_NAME) if name == "MODEL" else longest
+
+    wanted = [name for name in _WANTED if name in headings]
+    ends = accumulate(needed(name) + gap for name in wanted)
+    fitting = {name for name, end in zip(wanted, ends, strict=True) if end - gap <= width} | {"MODEL", "STATE"}
+    return tuple(name for name in headings if name in fitting)
 
 
 def format_share(charge_bytes: int, budget_bytes: int | None) -> str:
@@ -192,10 +228,11 @@ def memory_line(memory: MemoryInfo) -> str:
     if memory.budget_bytes is None:
         return f"{used}, no budget"
     waiting = f"; waiting for memory: {', '.join(map(plain, memory.waiting))}" if memory.waiting else ""
+    paused = f"; paused until there is room: {', '.join(map(plain, memory.paused))}" if memory.paused else ""
     evicted = counted(sum(memory.evictions.values()), "eviction")
     source = f"; the budget is {plain(memory.budget_source)}" if memory.budget_source else ""
     budget = f"{format_size(memory.budget_bytes)}, {format_size(memory.free_bytes)} free"
-    return f"{used} of {budget}; {evicted}{waiting}{source}"
+    return f"{used} of {budget}; {evicted}{paused}{waiting}{source}"
 
 
 def returned_line(memory: MemoryInfo) -> str:

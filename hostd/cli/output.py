@@ -33,8 +33,9 @@ _MODELS_DIR_HINT = (
     "a host gets a models directory with hostd serve --models-dir DIR, or models.dir in its configuration; "
     "it must be able to write there"
 )
+_DEATH_HINT = "hostd logs {model} shows what it printed, hostd explain {model} what happened to it"
 _NEXT_STEPS_OF: dict[tuple[str | None, Status], str] = {
-    ("load", Status.NOT_FOUND): "PATH is a directory with the model's files, or a file, on the host's machine",
+    ("load", Status.NOT_FOUND): "hostd load ID PATH: PATH is a directory or a file on the host's machine",
     ("load", Status.UNKNOWN): "hostd logs {model} shows what it printed while it was loaded",
     (
         "load",
@@ -56,7 +57,7 @@ _NEXT_STEPS_OF: dict[tuple[str | None, Status], str] = {
     ("sync", Status.FAILED_PRECONDITION): _MODELS_DIR_HINT,
 }
 _NEXT_STEPS = {
-    Status.NOT_FOUND: "hostd ps shows the models that are loaded",
+    Status.NOT_FOUND: "hostd ls shows all models, loaded or not",
     Status.FAILED_PRECONDITION: "hostd explain {model} says why",
     Status.DEADLINE_EXCEEDED: "--timeout SECONDS waits longer; hostd ps shows what the host is doing",
     Status.RESOURCE_EXHAUSTED: "hostd ps shows who uses what",
@@ -203,7 +204,9 @@ def report(error: HostError, *, as_json: bool, command: str | None = None, model
         err.print(plain(traceback.rstrip()), soft_wrap=True)
     err.print(f"[bold red]error:[/] {plain(error.message)} [dim]\\[{error.status.name}][/]")
     hint = _NEXT_STEPS_OF.get((command, error.status), _NEXT_STEPS.get(error.status, ""))
-    if hint is _MODELS_DIR_HINT and "path" in error.details:
-        hint = ""  # it is about a file on this side, and the message says what to do
+    if "exit" in error.details:
+        hint = "" if "stack" in error.details else _DEATH_HINT
+    if (hint is _MODELS_DIR_HINT and "path" in error.details) or error.details.get("reason") == "MEMORY_LIMIT":
+        hint = ""  # the message says what to do
     if hint and (model or "{model}" not in hint):
         err.print(f"[dim]hint:[/] {plain(hint.format(model=model))}")

@@ -14,6 +14,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from hostd.cli.session import Session, shared_options, with_number_of_wait
 from hostd.version import __version__
 
 EXIT_INTERRUPTED = 130  # what shells report for a command that SIGINT ended: 128 + 2
@@ -30,6 +31,7 @@ class Entry:
 
 COMMANDS: dict[str, Entry] = {
     "serve": Entry("Host", "serving", "Start a host in the foreground."),
+    "hosts": Entry("Host", "hosting", "List your running hosts."),
     "config": Entry("Host", "configuration", "Show the settings and where they come from."),
     "demo": Entry("Host", "demo", "Host real models on real data and check every claim."),
     "doctor": Entry("Host", "doctor", "Check this machine and say what to do."),
@@ -42,9 +44,12 @@ COMMANDS: dict[str, Entry] = {
     "undeploy": Entry("Models", "deploying", "Unload models and remove their files."),
     "sync": Entry("Models", "deploying", "Load and unload what the models directory says."),
     "ps": Entry("Models", "listing", "Show the models and what they use."),
+    "ls": Entry("Models", "inventory", "List all models, loaded or not, and why."),
+    "describe": Entry("Models", "describing", "Show a model's methods and settings, and how to call it."),
     "top": Entry("Models", "top", "Watch the models, live."),
     "explain": Entry("Models", "explaining", "Say why a model is in its state, and what would evict it."),
     "logs": Entry("Models", "watching", "Show what a model printed."),
+    "stack": Entry("Models", "describing", "Print what a model's threads are doing, also while it hangs."),
     "events": Entry("Models", "watching", "Follow what happens to models and workers."),
     "size": Entry("Memory", "listing", "Show how much memory models take."),
     "plan": Entry("Memory", "explaining", "Say what a load would do now: who would have to go."),
@@ -54,6 +59,27 @@ COMMANDS: dict[str, Entry] = {
     "bench": Entry("Calls", "bench", "Measure a model under load."),
     "completion": Entry("Shell", "completion", "Print the script that turns on tab completion."),
 }
+
+TYPED_ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "call": ("infer",),
+    "delete": ("unload", "undeploy"),
+    "info": ("status", "describe", "explain"),
+    "inspect": ("describe", "explain"),
+    "kill": ("shutdown",),
+    "list": ("ls", "ps"),
+    "ls": ("ps",),
+    "predict": ("infer",),
+    "quit": ("shutdown",),
+    "remove": ("unload", "undeploy"),
+    "rm": ("unload", "undeploy"),
+    "run": ("infer", "load"),
+    "show": ("describe", "explain"),
+    "start": ("serve",),
+    "stats": ("top",),
+    "status": ("ps", "hosts"),
+    "stop": ("shutdown",),
+}
+"""What people type who know other tools, and what does that here; commands of ours are never looked up in it."""
 
 
 class Root(click.Group):
@@ -74,12 +100,18 @@ class Root(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command of `args`; an unknown name is a usage error that leads to the nearest known one."""
+        """Find the command of `args`; an unknown name is a usage error that leads to the one that is meant."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from hostd.naming import nearest  # noqa: PLC0415 - only a failure needs it
+            meant = " or ".join(f"`hostd {name}`" for name in _meant_by(args[0]))
+            lead = f"Did you mean {meant}?" if meant else "`hostd --help` lists them all."
+            ctx.fail(f"No such command {args[0]!r}. {lead}")
+        name, command, rest = super().resolve_command(ctx, args)
+        _check_asks_a_host(ctx, command)
+        return name, command, rest
 
-            ctx.fail(f"there is no command {args[0]!r}; {nearest(args[0], list(COMMANDS))}")
-        return super().resolve_command(ctx, args)
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the options before the command, `--wait` without a number too."""
+        return super().parse_args(ctx, with_number_of_wait(self, args))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         """Write the overview by section."""
@@ -99,8 +131,6 @@ class Root(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run and exit. Exit codes are this method's business; click's own make an interrupt look like a refusal."""
-        from hostd.cli.session import Session  # noqa: PLC0415 - completion ends before it is needed
-
         extra = {"obj": Session(), **extra, "standalone_mode": False}
         try:
             outcome = super().main(*args, **extra)
@@ -112,15 +142,34 @@ class Root(click.Group):
         sys.exit(outcome if isinstance(outcome, int) else 0)
 
 
+def _meant_by(typed: str) -> list[str]:
+    from hostd.naming import closest  # noqa: PLC0415 - only a failure needs it
+
+    known = [name for name in TYPED_ELSEWHERE.get(typed, ()) if name in COMMANDS]
+    return known or [name for name in (closest(typed, COMMANDS),) if name]
+
+
+def _check_asks_a_host(ctx: click.Context, command: click.Command | None) -> None:
+    """Refuse to ignore which host is meant, for a command that asks none."""
+    session = ctx.ensure_object(Session)
+    is_meant = (session.endpoint, session.timeout_s, session.wait_s) != (None, None, None)
+    if command is None or ctx.resilient_parsing or not is_meant:
+        return
+    if not any(parameter.name == "endpoint" for parameter in command.params):
+        way = "; name the one that it starts with: hostd serve --name NAME" if command.name == "serve" else ""
+        ctx.fail(f"{command.name} asks no host: it takes no --endpoint, --timeout or --wait{way}")
+
+
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, message="%(prog)s %(version)s")
+@shared_options
 def root() -> None:
     """A model host: every model in processes of its own, sizes that are measured, unloads that are proven.
 
     \b
     A first tour, each line in its turn:
       hostd serve &
-      hostd load ID PATH
+      hostd --wait load ID PATH
       hostd infer ID DATA
       hostd ps
       hostd unload ID

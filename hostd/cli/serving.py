@@ -10,6 +10,7 @@ import sys
 import click
 
 from hostd.cli.configuration import gathered, given, settings_options
+from hostd.cli.interrupts import told
 from hostd.cli.session import HostCommand, Session, json_option, shared_options
 
 
@@ -29,8 +30,9 @@ def serve(ctx: click.Context) -> None:
     from hostd.launch import exec_host  # noqa: PLC0415 - `--help` does not need it
 
     found, file = gathered(ctx)
+    sources = {"file": str(file), "arguments": given(ctx)} if file else None
     ready_fd = sys.stdout.fileno() if ctx.ensure_object(Session).json else None
-    exec_host(found.config, ready_fd, arguments=given(ctx), file=None if file is None else str(file))
+    exec_host(found.config, ready_fd, sources=sources)
 
 
 @click.command(cls=HostCommand)
@@ -64,7 +66,8 @@ def shutdown(session: Session) -> None:
     """End the running host: every model is unloaded first, then the host goes."""
     from hostd.cli.output import counted, plain, print_json, say, working  # noqa: PLC0415 - `--help` does not need it
 
-    with session.client() as client:
+    goes_on = "the shutdown goes on: hostd ps shows what is left, as long as the host answers"
+    with session.client() as client, told(goes_on):
         host = client.host_info()
         with working("unloading the models and shutting down", quiet=session.json):
             client.shutdown()

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 CONNECT_TIMEOUT_S = 5.0
+WAIT_S = 60.0
+"""What `--wait` alone means: a host takes half a second to start, and its machine may take longer."""
 # Completion runs while somebody waits for the Tab key to do something.
 COMPLETION_TIMEOUT_S = 0.4
 
@@ -40,35 +42,38 @@ class Session:
     json: bool = False
     endpoint: str | None = None
     timeout_s: float | None = None
+    wait_s: float | None = None
     connect: Callable[..., Client] = field(default=_connect, repr=False)
     connect_async: Callable[..., Awaitable[AsyncClient]] = field(default=_connect_async, repr=False)
 
     @contextmanager
     def client(self) -> Iterator[Client]:
         """Connect to the host for the length of a block. Raises UnavailableError if none answers."""
-        with self.connect(self.address(), **self._timeouts()) as client:
+        with self.connect(self.endpoint, **self._timeouts()) as client:
             yield client
 
     async def async_client(self) -> AsyncClient:
         """Connect to the host; the caller closes. Raises UnavailableError if none answers."""
-        return await self.connect_async(self.address(), **self._timeouts())
-
-    def address(self) -> str | None:
-        """Return the endpoint that was asked for, None for the default; a bare word is the name of a host."""
-        if self.endpoint is None or "://" in self.endpoint:
-            return self.endpoint
-        from hostd import paths  # noqa: PLC0415 - see _connect
-
-        return paths.client_endpoint(paths.runtime_dir(self.endpoint))
+        return await self.connect_async(self.endpoint, **self._timeouts())
 
     def _timeouts(self) -> dict[str, float]:
-        if self.timeout_s is None:
-            return {"connect_timeout_s": CONNECT_TIMEOUT_S}
-        return {"timeout_s": self.timeout_s, "connect_timeout_s": min(self.timeout_s, CONNECT_TIMEOUT_S)}
+        timeouts = {} if self.timeout_s is None else {"timeout_s": self.timeout_s}
+        if self.wait_s is not None:
+            timeouts["wait_s"] = self.wait_s
+        return {**timeouts, "connect_timeout_s": min(timeouts.get("timeout_s", CONNECT_TIMEOUT_S), CONNECT_TIMEOUT_S)}
 
 
 class HostCommand(click.Command):
     """A command that talks to a host: what the host refuses is reported on stderr, and the exit code is 1."""
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        if any("--wait" in parameter.opts and parameter.name != "wait_s" for parameter in self.params):
+            self.params = [parameter for parameter in self.params if parameter.name != "wait_s"]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments, `--wait` without a number too."""
+        return super().parse_args(ctx, with_number_of_wait(self, args))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -103,7 +108,10 @@ def json_option(function: _F) -> _F:
 
 
 def shared_options(function: _F) -> _F:
-    """Add the options of every command that talks to a host; their values land in the `Session`."""
+    """Add the options of every command that talks to a host; their values land in the `Session`.
+
+    They may stand before the command, too; a command with a `--wait` of its own has only that behind it.
+    """
     timeout = click.option(
         "--timeout",
         "timeout_s",
@@ -116,12 +124,64 @@ def shared_options(function: _F) -> _F:
     endpoint = click.option(
         "--endpoint",
         "-e",
-        metavar="ENDPOINT",
+        metavar="HOST",
         expose_value=False,
         callback=_remember,
-        help="The host: an endpoint or a host's name.  [default: $HOSTD_ENDPOINT, else this user's host]",
+        shell_complete=complete_hosts,
+        help="The host's name, or its endpoint.  [default: $HOSTD_ENDPOINT, else this user's host]",
     )
-    return json_option(endpoint(timeout(function)))
+    wait = click.option(
+        "--wait",
+        "wait_s",
+        type=click.FloatRange(min=0),
+        metavar="[SECONDS]",
+        expose_value=False,
+        callback=_remember,
+        help=f"Wait for the host to come up.  [without SECONDS: {WAIT_S:g}]",
+    )
+    return json_option(endpoint(timeout(wait(function))))
+
+
+def with_number_of_wait(command: click.Command, args: list[str]) -> list[str]:
+    """Return the arguments with the default number behind a `--wait` that has none; click would take any next word.
+
+    Of a group these are the arguments before the command.
+    """
+    if not any(parameter.name == "wait_s" for parameter in command.params):
+        return args
+    read, at = list(args), 0
+    takes_word = {
+        word
+        for p in command.params
+        if isinstance(p, click.Option) and not p.is_flag and p.nargs == 1
+        for word in p.opts
+    }
+    while at < len(read) and read[at] != "--" and (read[at].startswith("-") or not isinstance(command, click.Group)):
+        if read[at] == "--wait" and not _is_number(read[at + 1 : at + 2]):
+            read[at] = f"--wait={WAIT_S:g}"
+        at += 2 if read[at] in takes_word else 1
+    return read
+
+
+def _is_number(words: list[str]) -> bool:
+    try:
+        float(words[0])
+    except (IndexError, ValueError):
+        return False
+    return True
+
+
+def complete_hosts(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001
+    """Return the names of this user's hosts that run."""
+    from click.shell_completion import CompletionItem  # noqa: PLC0415 - only completion needs it
+
+    from hostd.hosts import running_hosts  # noqa: PLC0415 - as above
+
+    return [
+        CompletionItem(host.name, help=f"process {host.pid}")
+        for host in running_hosts()
+        if host.name.startswith(incomplete)
+    ]
 
 
 def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001

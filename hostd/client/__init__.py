@@ -11,10 +11,13 @@ def connect(
     *,
     timeout_s: float | None = DEFAULT_TIMEOUT_S,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    wait_s: float = 0.0,
 ) -> Client:
-    """Return a client of the host at `endpoint`.
+    """Return a client of the host called `endpoint`, or at it: `connect("two")`, `connect("ipc:///path/client.ipc")`.
 
     Without an endpoint it is `HOSTD_ENDPOINT`, or the host that `hostd serve` starts for this user. `timeout_s` is the
-    default for calls (None: no deadline). Raises `UnavailableError` if no host answers within `connect_timeout_s`.
+    default for calls (None: no deadline). Raises `UnavailableError` at once if no host is there, with the names of
+    those that are; `wait_s` waits for it to come up. One that is there has `connect_timeout_s` to answer. A host that
+    goes away later has as long to come back, when the next call connects again.
     """
-    return Client(endpoint, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s)
+    return Client(endpoint, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s, wait_s=wait_s)

@@ -89,11 +89,12 @@ class AsyncClient(AsyncVerbs):
         *,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        wait_s: float = 0.0,
     ) -> None:
-        """Take the endpoint, by default that of this user's host; `connect` or `async with` connects."""
-        self.endpoint = endpoint or paths.default_endpoint()
+        """Take a host's name or endpoint, by default this user's; `connect` or `async with` connects."""
+        self.endpoint = paths.endpoint_of(endpoint) if endpoint else paths.default_endpoint()
         self.timeout_s = timeout_s
-        self._channel = AsyncChannel(self.endpoint, connect_timeout_s)
+        self._channel = AsyncChannel(self.endpoint, connect_timeout_s, wait_s)
 
     @classmethod
     async def connect(cls, endpoint: str | None = None, **options: Any) -> AsyncClient:
@@ -131,6 +132,7 @@ class AsyncClient(AsyncVerbs):
         finder: str | None = None,
         initializer: str | None = None,
         options: dict[str, Any] | None = None,
+        reload: bool = False,
         timeout_s: float | None = None,
     ) -> AsyncModel:
         """Load a model and return its handle; see `hostd.Client.load_model`."""
@@ -143,6 +145,7 @@ class AsyncClient(AsyncVerbs):
             finder=finder,
             initializer=initializer,
             options=options,
+            reload=reload,
         )
         return AsyncModel(
             self, ModelInfo.from_dict(await self._verb("load_model", timeout_s, **arguments)), self.timeout_s
@@ -177,10 +180,10 @@ class AsyncClient(AsyncVerbs):
         Files are read in threads. `progress` is called on the loop, and is no coroutine.
         """
         deadline = deploying.Deadline(timeout_s)
-        parts = await asyncio.to_thread(collect, files)
+        collected = await asyncio.to_thread(collect, files)
         arguments = deploying.begin_arguments(
             model_id,
-            parts,
+            collected,
             model_type,
             wait=wait,
             replace=replace,
@@ -192,7 +195,7 @@ class AsyncClient(AsyncVerbs):
         )
         upload = (await self._verb("deploy_begin", deadline.left_s(), **arguments))["upload"]
         try:
-            await self._send_files(upload, parts, progress, deadline)
+            await self._send_files(upload, collected.parts, progress, deadline)
             info = await self._verb("deploy_commit", deadline.left_s(), upload=upload)
         except BaseException as error:
             if deploying.is_worth_an_abort(error):

@@ -7,8 +7,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from hostd.client.channel import GRACE_S, LINGER_MS
-from hostd.client.connection import Connection, unreachable, went_away, why_unreachable
+from hostd.client.connection import Connection, Patience, went_away
 from hostd.client.tracker import Pending, PendingStream, Tracker
+from hostd.hosts import unreachable, why_unreachable
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import (
@@ -34,11 +35,13 @@ _SWEEP_PERIOD_S = 0.25
 class AsyncChannel:
     """One connection to a host, made when it is needed; everything happens on the loop that uses it."""
 
-    def __init__(self, endpoint: str, connect_timeout_s: float) -> None:
+    def __init__(self, endpoint: str, connect_timeout_s: float, wait_s: float = 0.0) -> None:
         self.endpoint = endpoint
         self._connect_timeout_s = connect_timeout_s
+        self._patience = Patience(wait_s, connect_timeout_s)
         self._tracker = Tracker()
         self._connection: Connection | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._connecting = asyncio.Lock()
         self._outbox: deque[list[Buffer]] = deque()
         self._retry: asyncio.TimerHandle | None = None
@@ -62,13 +65,26 @@ class AsyncChannel:
             self._connection.send(wire.pack(msg.BYE, 0))
         self._disconnect(CancelledError("the client was closed"), LINGER_MS)
 
+    def close_from_elsewhere(self) -> None:
+        """Close for a program that is not on the loop: there if it runs, else at once, because then nobody uses it."""
+        self._is_closed = True
+        loop, connection = self._loop, self._connection
+        if loop is not None and loop.is_running():
+            loop.call_soon_threadsafe(self.close)
+        elif connection is not None:
+            self._connection = None
+            if loop is not None and not loop.is_closed():
+                for fd in connection.descriptors():
+                    loop.remove_reader(fd)
+            connection.close()
+
     async def connect(self) -> None:
         """Connect, unless there is a connection. Raises `UnavailableError` if no host answers in time."""
-        deadline_s = asyncio.get_running_loop().time() + self._connect_timeout_s  # here, because others may try first
+        began_s = asyncio.get_running_loop().time()  # here, because others may try first
         self._check_usable()
         async with self._connecting:
             if self._connection is None:
-                await self._connect(deadline_s)
+                await self._connect(began_s)
 
     async def begin(self, make: Callable[[Tracker], tuple[Any, list[Buffer]]]) -> Any:
         """Send a request that `make` makes, and return it. Connects first if there is no connection."""
@@ -177,20 +193,21 @@ class AsyncChannel:
         if self._is_closed:
             raise FailedPreconditionError("this client is closed: connect again with hostd.AsyncClient.connect()")
 
-    async def _connect(self, deadline_s: float) -> None:
-        loop = asyncio.get_running_loop()
-        while not await self._try_to_connect(deadline_s):
+    async def _connect(self, began_s: float) -> None:
+        loop, patience = asyncio.get_running_loop(), self._patience
+        while not await self._try_to_connect(began_s + patience.total_s):
             self._check_usable()
-            if loop.time() + _RETRY_S > deadline_s:
-                raise unreachable(self.endpoint, self._connect_timeout_s)
+            patience.check(self.endpoint, loop.time() + _RETRY_S - began_s)
             await asyncio.sleep(_RETRY_S)
+        # A host that is gone is most likely being started again.
+        self._patience = Patience(self._connect_timeout_s)
 
     async def _try_to_connect(self, deadline_s: float) -> bool:
         """Return whether a host answered; raises what it answered if it does not take us."""
         self._check_usable()
         if why_unreachable(self.endpoint) is not None:
             return False
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         connection = self._connection = Connection(self.endpoint)
         readers = (self._receive, self._on_monitor)
         for fd, reader in zip(connection.descriptors(), readers, strict=True):

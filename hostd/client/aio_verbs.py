@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 from hostd.client.aio_calls import AsyncItemStream
 from hostd.client.arguments import absolute, check_named, plan_arguments, size_of
 from hostd.log_lines import FOLLOW_PERIOD_S, Follower
-from hostd.records import Event, HostInfo, LoadPlan, MemoryInfo, ModelInfo, SizeEstimate, SyncReport, UnloadReport
+from hostd.records import (
+    Event,
+    HostInfo,
+    LoadPlan,
+    MemoryInfo,
+    ModelInfo,
+    SizeEstimate,
+    SyncReport,
+    UnloadReport,
+)
 
 if TYPE_CHECKING:
     import os
@@ -27,17 +36,27 @@ class AsyncVerbs:
 
     # Models
 
-    async def unload_model(self, model_id: str, *, timeout_s: float | None = None) -> UnloadReport:
-        """Unload a model; returns, with what was given back, when every process of it is gone."""
-        return UnloadReport.from_dict(await self._verb("unload_model", timeout_s, model_id=model_id))
+    async def unload_model(self, model_id: str, *, now: bool = False, timeout_s: float | None = None) -> UnloadReport:
+        """Unload a model; returns, with what was given back, when every process of it is gone.
 
-    async def unload_all_models(self, *, timeout_s: float | None = None) -> list[UnloadReport]:
-        """Unload every model, in parallel."""
-        return [UnloadReport.from_dict(report) for report in await self._verb("unload_all_models", timeout_s)]
+        Calls in flight get `workers.drain_timeout_s` to end; with `now` they end at once, with ABORTED.
+        """
+        asked = {"model_id": model_id, **({"now": True} if now else {})}
+        return UnloadReport.from_dict(await self._verb("unload_model", timeout_s, **asked))
 
-    async def list_models(self) -> list[ModelInfo]:
-        """Return the records of all models, by id."""
-        return [ModelInfo.from_dict(model) for model in await self._verb("list_models", self.timeout_s)]
+    async def unload_all_models(self, *, now: bool = False, timeout_s: float | None = None) -> list[UnloadReport]:
+        """Unload every model, in parallel; `now` as in `unload_model`."""
+        asked = {"now": True} if now else {}
+        return [UnloadReport.from_dict(report) for report in await self._verb("unload_all_models", timeout_s, **asked)]
+
+    async def list_models(self, *, all: bool = False) -> list[ModelInfo]:
+        """Return the records of the models, by id: of those that are loaded, or whose process has died.
+
+        With `all` also of those that are not loaded, each with its `state` and the `reason`: FAILED (its last load),
+        EVICTED, and what is in the models directory, AVAILABLE or IGNORED.
+        """
+        asked = {"all": True} if all else {}
+        return [ModelInfo.from_dict(model) for model in await self._verb("list_models", self.timeout_s, **asked)]
 
     async def get_model(self, model_id: str) -> ModelInfo:
         """Return the record of a model. Raises `NotFoundError` if there is none."""
@@ -61,6 +80,10 @@ class AsyncVerbs:
                 yield line
             if follower.is_waiting and not follower.is_over:
                 await asyncio.sleep(FOLLOW_PERIOD_S)
+
+    async def model_stacks(self, model_id: str) -> dict[int, str]:
+        """Return the stacks of all threads of a model's processes; see `hostd.Client.model_stacks`."""
+        return dict(await self._verb("model_stacks", self.timeout_s, model_id=model_id))
 
     # Memory
 
@@ -137,6 +160,10 @@ class AsyncVerbs:
     async def reload_config(self) -> dict[str, Any]:
         """Let the host read its configuration file again; see `hostd.Client.reload_config`."""
         return dict(await self._verb("reload_config", self.timeout_s))
+
+    async def host_settings(self) -> dict[str, Any]:
+        """Return the settings that are in force in the host, in the shape of its configuration file."""
+        return dict(await self._verb("host_settings", self.timeout_s))
 
     async def shutdown(self) -> None:
         """Drain, unload everything and end the host; returns when that is done."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hostd import paths
-from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
+from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError, sayable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +24,8 @@ DEFAULT_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 5.0
 """A host takes half a second to start; ten times that is the time to say that none is there."""
 
+
+MAX_PROGRAM_CHARS = 100
 
 SERVING = ("READY", "DEGRADED")
 """The states of a model that is loaded: it answers calls."""
@@ -44,12 +48,14 @@ def load_arguments(
     finder: str | None,
     initializer: str | None,
     options: dict[str, Any] | None,
+    reload: bool,
 ) -> dict[str, Any]:
     """Return the arguments of the verb `load_model`."""
     return {
         **plan_arguments(model_id, path, model_type, finder=finder, initializer=initializer, options=options),
         "wait": wait,
         **({} if retries is None else {"retries": retries}),
+        **({"reload": True} if reload else {}),
     }
 
 
@@ -78,6 +84,13 @@ def absolute(path: str | os.PathLike[str] | None) -> str | None:
     if path is None or path == "":
         return path
     return os.path.abspath(paths.expanded(path))  # noqa: PTH100 - resolve follows links
+
+
+def program_name() -> str:
+    """Return what a person calls this program: its script, or the package that was run with `python -m`."""
+    script = Path(sys.argv[0] if sys.argv else "")
+    name = script.parent.name if script.name == "__main__.py" else script.name
+    return sayable(name if name not in ("", "-c") else "python")[:MAX_PROGRAM_CHARS]
 
 
 def check_named(model_id: object) -> None:

@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import zmq
 
 from hostd.client import forks
-from hostd.client.connection import Connection, unreachable, went_away, why_unreachable
+from hostd.client.connection import Connection, Patience, went_away
 from hostd.client.followers import Followers
 from hostd.client.tracker import Pending, PendingStream, Tracker
+from hostd.hosts import unreachable, why_unreachable
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import (
@@ -67,10 +68,11 @@ _POLLIN_OR_OUT = int(zmq.POLLIN | zmq.POLLOUT)
 class Channel:
     """Requests out and answers in, for any number of threads."""
 
-    def __init__(self, endpoint: str, connect_timeout_s: float) -> None:
-        """Connect. Raises `UnavailableError` if no host answers within `connect_timeout_s`."""
+    def __init__(self, endpoint: str, connect_timeout_s: float, wait_s: float = 0.0) -> None:
+        """Connect. Raises `UnavailableError` if no host is there within `wait_s`, or answers in `connect_timeout_s`."""
         self.endpoint = endpoint
         self._connect_timeout_s = connect_timeout_s
+        self._patience = Patience(wait_s, connect_timeout_s)
         self._tracker = Tracker()
         self._tracking = threading.RLock()
         self._lead = threading.Lock()
@@ -288,7 +290,7 @@ class Channel:
 
     def _ensure_connected(self) -> None:
         """Connect, unless there is a connection; while somebody leads he looks after it."""
-        deadline_s = time.monotonic() + self._connect_timeout_s  # here, because others may try first
+        began_s = time.monotonic()  # here, because others may try first
         if self._connection is not None and self._lead.acquire(blocking=False):
             try:
                 self._looked_s = time.monotonic()
@@ -301,16 +303,18 @@ class Channel:
             if self._connection is None:  # and so nobody leads for long
                 self._lead.acquire()
                 try:
-                    self._connect(deadline_s)
+                    self._connect(began_s)
                 finally:
                     self._stop_leading()
 
-    def _connect(self, deadline_s: float) -> None:
-        while not self._try_to_connect(deadline_s):
+    def _connect(self, began_s: float) -> None:
+        patience = self._patience
+        while not self._try_to_connect(began_s + patience.total_s):
             self._check_usable()
-            if time.monotonic() + _RETRY_S > deadline_s:
-                raise unreachable(self.endpoint, self._connect_timeout_s)
+            patience.check(self.endpoint, time.monotonic() + _RETRY_S - began_s)
             time.sleep(_RETRY_S)
+        # A host that is gone is most likely being started again.
+        self._patience = Patience(self._connect_timeout_s)
 
     def _try_to_connect(self, deadline_s: float) -> bool:
         """Return whether a host answered; raises what it answered if it does not take us."""

@@ -6,16 +6,14 @@ host can reach a later one (the host refuses connections that did not say HELLO 
 
 from __future__ import annotations
 
-import errno
-import socket as unix
-import stat
+from dataclasses import dataclass
 from itertools import takewhile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from hostd.hosts import unreachable, why_unreachable
 from hostd_workers.wire.errors import InvalidArgumentError, UnavailableError
 from hostd_workers.wire.frames import BATCHED_BELOW_BYTES, pack_batch
 from hostd_workers.wire.transport import MessageSocket, buffers_of
@@ -35,6 +33,25 @@ _NEVER_MS = 24 * 3_600_000
 """Not -1, with which libzmq drops the answers that have come, too."""
 
 _BREAKS = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_CLOSED
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to try to connect: `wait_s` for a host to be there, and then `answer_s` for its answer."""
+
+    wait_s: float
+    answer_s: float = 0.0
+
+    @property
+    def total_s(self) -> float:
+        """Until when it must have answered."""
+        return self.wait_s + self.answer_s
+
+    def check(self, endpoint: str, spent_s: float) -> None:
+        """Raise `UnavailableError` if there is no time for another try."""
+        limit_s = self.total_s if why_unreachable(endpoint) is None else self.wait_s
+        if spent_s > limit_s:
+            raise unreachable(endpoint, limit_s)
 
 
 class Connection:
@@ -127,43 +144,9 @@ def _is_small(frames: list[Buffer]) -> bool:
     return len(frames) == 1 and len(frames[0]) < BATCHED_BELOW_BYTES
 
 
-def why_unreachable(endpoint: str) -> str | None:  # noqa: PLR0911 - one line a reason
-    """Return why nobody listens at an ipc endpoint; None if somebody does, or if only trying can tell."""
-    if not endpoint.startswith("ipc://"):
-        return None
-    path = Path(endpoint.removeprefix("ipc://"))
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            return f"{path} is not a socket"
-        with unix.socket(unix.AF_UNIX, unix.SOCK_STREAM) as probe:
-            probe.setblocking(False)
-            probe.connect(str(path))
-    except BlockingIOError:
-        return None  # its queue of connections is full: somebody is there, and busy
-    except FileNotFoundError:
-        return f"there is no socket at {path}"
-    except ConnectionRefusedError:
-        return f"the socket at {path} is stale: the host that made it is gone"
-    except PermissionError:
-        return f"the socket at {path} belongs to another user"
-    except OSError as error:
-        return f"{path} cannot be reached: {errno.errorcode.get(error.errno or 0, error)}"
-    return None
-
-
 def went_away(endpoint: str) -> UnavailableError:
     """Return the error for requests whose connection broke."""
     return UnavailableError(
         f"the host at {endpoint} went away before it answered; whether the call was begun is unknown",
-        details={"endpoint": endpoint},
-    )
-
-
-def unreachable(endpoint: str, timeout_s: float) -> UnavailableError:
-    """Return the error for a host that does not answer, with what to do."""
-    why = why_unreachable(endpoint) or "something listens there, but it does not answer as a host"
-    return UnavailableError(
-        f"no host answers at {endpoint} ({why}; waited {timeout_s:g} s): start one with `hostd serve`, "
-        f"or name another with HOSTD_ENDPOINT",
         details={"endpoint": endpoint},
     )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
 
-    from hostd.client.files import Part
+    from hostd.client.files import Collected
 
     Progress: TypeAlias = Callable[[int, int], object]
 
@@ -52,7 +52,7 @@ class Deadline:
 
 def begin_arguments(
     model_id: str,
-    parts: list[Part],
+    collected: Collected,
     model_type: str,
     *,
     wait: bool,
@@ -64,9 +64,14 @@ def begin_arguments(
     options: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Return the arguments of the verb `deploy_begin`."""
+    parts, folders = collected
+    executables = [index for index, part in enumerate(parts) if part.is_executable]
     return {
         "model_id": model_id,
         "files": [[part.name, part.size_bytes] for part in parts],
+        # Only if there are any: a host of an older version knows neither.
+        **({"folders": folders} if folders else {}),
+        **({"executables": executables} if executables else {}),
         "type": model_type,
         "wait": wait,
         "replace": replace,

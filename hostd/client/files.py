@@ -5,6 +5,12 @@ Does not cover the rules for names; the host checks those.
 Rules
 1. Files are opened one at a time, and never held whole in memory.
 2. What is sent is what was counted at first: a file that changes meanwhile ends the deploy.
+3. A deploy carries names, contents, whether the owner may execute a file, and empty directories; nothing else. Hard
+   links are files of their own, and the holes of a sparse file are sent as zeros.
+4. A link to a file is sent as that file. A link to a directory is refused, but for those of a volume that Kubernetes
+   has mounted (a ConfigMap): there `..data` is a link to the version in force, and the visible names are links through
+   it. One version is sent, the one that `..data` leads to at first; what begins with `..` stays.
+5. Pipes, sockets and devices are refused by name, and so are files that cannot be read, before anything is sent.
 """
 
 from __future__ import annotations
@@ -17,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from hostd.core.names import KEPT_NAME, MAX_FILES
 from hostd_workers.wire.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -32,6 +39,16 @@ if TYPE_CHECKING:
 
     Content: TypeAlias = Buffer | str | os.PathLike[str]
     Files: TypeAlias = Mapping[str, Content] | str | os.PathLike[str]
+
+_VOLUME_DATA = "..data"
+"""What Kubernetes' atomic writer calls the link to the version in force (pkg/volume/util/atomic_writer.go)."""
+
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +66,14 @@ class Part:
     name: str
     size_bytes: int
     content: memoryview | LocalFile
+    is_executable: bool = False
+
+
+class Collected(NamedTuple):
+    """What a deploy sends: its files, in that order, and the names of empty folders."""
+
+    parts: list[Part]
+    folders: list[str]
 
 
 class Chunk(NamedTuple):
@@ -59,23 +84,23 @@ class Chunk(NamedTuple):
     data: bytes | memoryview
 
 
-def collect(files: Files) -> list[Part]:
-    """Return the parts of a deploy, in the order in which they are sent.
+def collect(files: Files) -> Collected:
+    """Return what a deploy sends.
 
     `files` is a directory, or a map of names to contents or to paths of local files. Raises `InvalidArgumentError` for
     what cannot be sent, `NotFoundError` for a path at which there is nothing.
     """
     if isinstance(files, (str, os.PathLike)):
-        parts = _parts_of_directory(_local(files))
+        found = _walked(_local(files))
     elif isinstance(files, Mapping):
-        parts = [_part(name, content) for name, content in files.items()]
+        found = Collected([_part(name, content) for name, content in files.items()], [])
     else:
         raise InvalidArgumentError(
             f"files must be a directory, or a map of names to contents or paths, got {type(files).__name__}"
         )
-    if not parts:
+    if not found.parts:
         raise InvalidArgumentError("there are no files to deploy: a model has at least one")
-    return parts
+    return found
 
 
 def _part(name: object, content: object) -> Part:
@@ -97,28 +122,59 @@ def _local(path: str | os.PathLike[str]) -> str:
     return os.path.expanduser(os.fsdecode(path))  # noqa: PTH111 - Path would drop a trailing dot or slash
 
 
-def _parts_of_directory(root: str) -> list[Part]:
+def _walked(root: str) -> Collected:
     if not stat.S_ISDIR(_stat(root).st_mode):
         name = Path(root).name
         raise InvalidArgumentError(
             f"{sayable(root)!r} is no directory; a single file is deployed by its name in the model, "
             f"as in {{{sayable(name)!r}: {sayable(root)!r}}}"
         )
-    parts: list[Part] = []
+    found = Collected([], [])
     waiting = [("", root)]
     while waiting:
         prefix, directory = waiting.pop()
-        try:
-            with os.scandir(directory) as entries:
-                found = [(prefix + entry.name, entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        except OSError as error:
-            raise _unreadable(directory, error) from None
-        for name, path, is_directory in found:
+        entries = _entries(directory) if prefix else _entries_of_model(directory)
+        if not entries and prefix:
+            found.folders.append(_sendable(prefix[:-1]))
+        for name, path, is_directory in entries:
             if is_directory:
-                waiting.append((f"{name}/", path))
+                waiting.append((f"{prefix}{name}/", path))
             else:
-                parts.append(_part_of_path(name, path))
-    return sorted(parts, key=lambda part: part.name)
+                found.parts.append(_part_of_path(prefix + name, path))
+        if len(found.parts) + len(found.folders) > MAX_FILES:
+            raise InvalidArgumentError(
+                f"{sayable(root)!r} has more than {MAX_FILES} files and empty folders, which is what one deploy may "
+                f"have: is it a model? Name its directory, or put the small files into an archive"
+            )
+    return Collected(sorted(found.parts, key=lambda part: part.name), sorted(found.folders))
+
+
+def _entries(directory: str) -> list[tuple[str, str, bool]]:
+    """Return name and path of all in a directory, and whether it is one."""
+    try:
+        with os.scandir(directory) as entries:
+            return [(entry.name, entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    except OSError as error:
+        raise _unreadable(directory, error) from None
+
+
+def _entries_of_model(root: str) -> list[tuple[str, str, bool]]:
+    """Return what is directly in a model's directory and is part of it, of a mounted volume one version."""
+    entries = [entry for entry in _entries(root) if not entry[0].startswith(KEPT_NAME)]
+    data = os.path.join(root, _VOLUME_DATA)  # noqa: PTH118 - as `_local`
+    if not Path(data).is_symlink():
+        return entries
+    version = os.path.realpath(data)
+    links = ((name, path, is_dir) for name, path, is_dir in entries if not name.startswith(".."))
+    return [_in_version(version, *link) for link in links]
+
+
+def _in_version(version: str, name: str, path: str, is_directory: bool) -> tuple[str, str, bool]:  # noqa: FBT001
+    """Return where a name of a mounted volume leads to in one version of it, if it is a link through `..data`."""
+    if not Path(path).is_symlink() or os.readlink(path) != f"{_VOLUME_DATA}/{name}":  # noqa: PTH115 - plain text
+        return name, path, is_directory
+    inside = os.path.join(version, name)  # noqa: PTH118 - as above
+    return name, inside, Path(inside).is_dir()
 
 
 def _part_of_path(name: str, path: str) -> Part:
@@ -133,12 +189,24 @@ def _part_of_path(name: str, path: str) -> Part:
             f"{sayable(path)!r} is a directory: name its files, or give the directory itself in place of the map"
         )
     if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         raise InvalidArgumentError(
-            f"{sayable(path)!r} is no regular file ({stat.filemode(status.st_mode)[0]}): only those are deployed"
+            f"{sayable(path)!r} is no regular file but {kind}: only files are deployed; remove it, or deploy another "
+            f"directory"
         )
+    if not os.access(path, os.R_OK):
+        raise FailedPreconditionError(
+            f"{sayable(path)!r} cannot be read by this user: nothing was sent; change its mode, or deploy as its owner",
+            details={"path": sayable(path)},
+        )
+    is_executable = bool(status.st_mode & stat.S_IXUSR)
+    return Part(_sendable(name), status.st_size, LocalFile(path, status.st_mtime_ns), is_executable)
+
+
+def _sendable(name: str) -> str:
     if sayable(name) != name:
         raise InvalidArgumentError(f"the name {sayable(name)!r} is not valid UTF-8: rename the file")
-    return Part(name, status.st_size, LocalFile(path, status.st_mtime_ns))
+    return name
 
 
 def _stat(path: str) -> os.stat_result:

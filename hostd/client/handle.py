@@ -70,6 +70,7 @@ class Handle:
         self._caller = caller
         self._info = info
         self._timeout_s = timeout_s
+        self._was_loaded = info.already_loaded  # of the load, whatever the record says later
 
     @property
     def id(self) -> str:
@@ -85,6 +86,16 @@ class Handle:
     def type(self) -> str:
         """The model's type, as it was given to `load_model`."""
         return self._info.type
+
+    @property
+    def already_loaded(self) -> bool:
+        """Whether the `load_model` that returned this handle had nothing to load."""
+        return self._was_loaded
+
+    @property
+    def files_changed(self) -> bool:
+        """Whether the files at the path were others than those that are loaded, by the last record that came."""
+        return self._info.files_changed
 
     @property
     def methods(self) -> dict[str, MethodInfo]:

@@ -101,11 +101,12 @@ class Client(Verbs):
         *,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        wait_s: float = 0.0,
     ) -> None:
-        """Connect to `endpoint`, by default to the host of this user; see `hostd.connect`."""
-        self.endpoint = endpoint or paths.default_endpoint()
+        """Connect to a host by its name or endpoint, by default to this user's; see `hostd.connect`."""
+        self.endpoint = paths.endpoint_of(endpoint) if endpoint else paths.default_endpoint()
         self.timeout_s = timeout_s
-        self._channel = Channel(self.endpoint, connect_timeout_s)
+        self._channel = Channel(self.endpoint, connect_timeout_s, wait_s)
 
     def __repr__(self) -> str:
         return f"<Client {self._channel!r}>"
@@ -133,15 +134,20 @@ class Client(Verbs):
         finder: str | None = None,
         initializer: str | None = None,
         options: dict[str, Any] | None = None,
+        reload: bool = False,
         timeout_s: float | None = None,
     ) -> Model:
         """Load a model and return its handle; `wait=False` returns while it loads.
 
         `options` go to the loader, over those of `model.yaml`. A load that fails is tried again `retries` times, each
-        in a fresh process (None: as often as the host's settings say). Loading what is loaded returns at once. Raises
-        `AlreadyExistsError` if the id is loaded from something else, `ModelError` with the model's traceback if its
-        code raised, `NotFoundError` or `InvalidArgumentError` if there is no model at the path, and
-        `ResourceExhaustedError` if the budget has no memory for it: never, or not within the host's
+        in a fresh process (None: as often as the host's settings say). Loading what is loaded starts nothing: the
+        handle says that it is `already_loaded`, and in `files_changed` whether its files have changed since. With
+        `reload` it is unloaded first, whatever it was loaded from (no path: from where it was), and calls that come
+        meanwhile wait.
+
+        Raises `AlreadyExistsError` if the id is loaded from something else and `reload` is not set, `ModelError` with
+        the model's traceback if its code raised, `NotFoundError` or `InvalidArgumentError` if there is no model at the
+        path, and `ResourceExhaustedError` if the budget has no memory for it: never, or not within the host's
         `memory.admission_timeout_s`; `plan_load` says so beforehand. No timeout by default: the host's
         `workers.load_timeout_s` ends a load that hangs.
         """
@@ -154,6 +160,7 @@ class Client(Verbs):
             finder=finder,
             initializer=initializer,
             options=options,
+            reload=reload,
         )
         return Model(self, ModelInfo.from_dict(self._verb("load_model", timeout_s, **arguments)), self.timeout_s)
 
@@ -199,10 +206,10 @@ class Client(Verbs):
         `load_model` raises.
         """
         deadline = deploying.Deadline(timeout_s)
-        parts = collect(files)
+        collected = collect(files)
         arguments = deploying.begin_arguments(
             model_id,
-            parts,
+            collected,
             model_type,
             wait=wait,
             replace=replace,
@@ -214,7 +221,7 @@ class Client(Verbs):
         )
         upload = self._verb("deploy_begin", deadline.left_s(), **arguments)["upload"]
         try:
-            self._send_files(upload, parts, progress, deadline)
+            self._send_files(upload, collected.parts, progress, deadline)
             info = self._verb("deploy_commit", deadline.left_s(), upload=upload)
         except BaseException as error:
             if deploying.is_worth_an_abort(error):

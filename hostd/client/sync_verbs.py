@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 from hostd.client.arguments import absolute, check_named, plan_arguments, size_of
 from hostd.client.calls import ItemStream
 from hostd.log_lines import FOLLOW_PERIOD_S, Follower
-from hostd.records import Event, HostInfo, LoadPlan, MemoryInfo, ModelInfo, SizeEstimate, SyncReport, UnloadReport
+from hostd.records import (
+    Event,
+    HostInfo,
+    LoadPlan,
+    MemoryInfo,
+    ModelInfo,
+    SizeEstimate,
+    SyncReport,
+    UnloadReport,
+)
 
 if TYPE_CHECKING:
     import os
@@ -30,17 +39,27 @@ class Verbs:
 
     # Models
 
-    def unload_model(self, model_id: str, *, timeout_s: float | None = None) -> UnloadReport:
-        """Unload a model; returns, with what was given back, when every process of it is gone."""
-        return UnloadReport.from_dict(self._verb("unload_model", timeout_s, model_id=model_id))
+    def unload_model(self, model_id: str, *, now: bool = False, timeout_s: float | None = None) -> UnloadReport:
+        """Unload a model; returns, with what was given back, when every process of it is gone.
 
-    def unload_all_models(self, *, timeout_s: float | None = None) -> list[UnloadReport]:
-        """Unload every model, in parallel."""
-        return [UnloadReport.from_dict(report) for report in self._verb("unload_all_models", timeout_s)]
+        Calls in flight get `workers.drain_timeout_s` to end; with `now` they end at once, with ABORTED.
+        """
+        asked = {"model_id": model_id, **({"now": True} if now else {})}
+        return UnloadReport.from_dict(self._verb("unload_model", timeout_s, **asked))
 
-    def list_models(self) -> list[ModelInfo]:
-        """Return the records of all models, by id."""
-        return [ModelInfo.from_dict(model) for model in self._verb("list_models", self.timeout_s)]
+    def unload_all_models(self, *, now: bool = False, timeout_s: float | None = None) -> list[UnloadReport]:
+        """Unload every model, in parallel; `now` as in `unload_model`."""
+        asked = {"now": True} if now else {}
+        return [UnloadReport.from_dict(report) for report in self._verb("unload_all_models", timeout_s, **asked)]
+
+    def list_models(self, *, all: bool = False) -> list[ModelInfo]:
+        """Return the records of the models, by id: of those that are loaded, or whose process has died.
+
+        With `all` also of those that are not loaded, each with its `state` and the `reason`: FAILED (its last load),
+        EVICTED, and what is in the models directory, AVAILABLE or IGNORED.
+        """
+        asked = {"all": True} if all else {}
+        return [ModelInfo.from_dict(model) for model in self._verb("list_models", self.timeout_s, **asked)]
 
     def get_model(self, model_id: str) -> ModelInfo:
         """Return the record of a model. Raises `NotFoundError` if there is none."""
@@ -51,7 +70,10 @@ class Verbs:
 
         `size` says what it takes, how that is known and how old that is (`age_s`). `eviction` says what an eviction
         would free, why there can be none now (`why_not`, "" if there can), and whose turn it is (`rank`, 1 for the next
-        to go). Both are None for a model that holds no memory; sizes are bytes.
+        to go). Both are None for a model that holds no memory; sizes are bytes. `settings` are those in force, each
+        with its `origin`, and `calls` those in flight, the oldest first: the `method`, `age_s`, the `client` (its `pid`
+        and `program`), and a `state`: "sent", "held" until the model serves, or "left" by its caller while the model
+        still works on it (`why`).
         """
         return dict(self._verb("explain_model", self.timeout_s, model_id=model_id))
 
@@ -71,6 +93,14 @@ class Verbs:
         """
         follower = Follower(model_id, tail, follow=follow)
         return _log_lines(follower, lambda: self._verb("read_log", self.timeout_s, **follower.arguments()))
+
+    def model_stacks(self, model_id: str) -> dict[int, str]:
+        """Return the stacks of all threads of a model's processes as text, by pid, whatever they are doing.
+
+        Works while the model hangs, in Python or in C, and does not disturb it. Raises `NotFoundError` if it is not
+        loaded, `FailedPreconditionError` if its process cannot be asked.
+        """
+        return dict(self._verb("model_stacks", self.timeout_s, model_id=model_id))
 
     # Memory
 
@@ -146,6 +176,8 @@ class Verbs:
     ) -> SyncReport:
         """Load what is new in the models directory, unless `load` is false, and unload what is gone from it.
 
+        What the configuration declares (`preload`) is loaded too, and read again if its file has changed.
+
         With `wait` it returns when all of that has ended, loads of earlier syncs too, else when it is begun.
         """
         return SyncReport.from_dict(self._verb("sync_local_models", timeout_s, wait=wait, load=load))
@@ -172,6 +204,10 @@ class Verbs:
         changed.
         """
         return dict(self._verb("reload_config", self.timeout_s))
+
+    def host_settings(self) -> dict[str, Any]:
+        """Return the settings that are in force in the host, in the shape of its configuration file."""
+        return dict(self._verb("host_settings", self.timeout_s))
 
     def shutdown(self) -> None:
         """Drain, unload everything and end the host; returns when that is done."""

@@ -12,6 +12,7 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from hostd.client.arguments import program_name
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import decode, encode, encode_call
@@ -133,7 +134,8 @@ class Tracker:
     def hello(self) -> tuple[Pending, list[Buffer]]:
         """Return the first message of a connection."""
         pending = self._new(Pending)
-        body = {"versions": list(wire.SUPPORTED_VERSIONS), "pid": os.getpid(), "batches": True}
+        body: dict[str, Any] = {"versions": list(wire.SUPPORTED_VERSIONS), "pid": os.getpid(), "batches": True}
+        body["program"] = program_name()
         return pending, msg.pack_map(msg.HELLO, pending.id, body)
 
     def accept_welcome(self, pending: Pending) -> None:

@@ -12,7 +12,7 @@ Rules
 4. What can never start (all else is kept for good) is refused at once; what has waited too long is refused with who
    holds the rest.
 5. Growth counts. When models have grown over the budget, others make way for them in the same order; where that is not
-   enough, the one that has grown most is named.
+   enough, the one that has grown most is named. Loads that outgrow their reservations go before the line (`Growing`).
 
 Who goes, waits or is refused is decided in `Planning`, which changes nothing; here it is done.
 """
@@ -26,19 +26,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hostd.core.charges import fewest
-from hostd.core.effects import Answer
+from hostd.core.growing import Growing
 from hostd.core.lifecycle import ModelState
 from hostd.core.planning import HOPELESS, Decision, Outcome
-from hostd.core.refusals import no_such_model
 from hostd.core.timers import AdmissionTimer, IdleTimer, RoomTimer
 from hostd.units import format_duration, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from hostd.core.charges import Charges
-    from hostd.core.events import PinRequested
-    from hostd.core.models import Model
+    from hostd.core.models import Model, Worker
     from hostd.core.planning import Planning
     from hostd.core.registry import Registry
     from hostd_workers.wire.errors import HostError
@@ -59,10 +57,14 @@ class Reason(enum.Enum):
 
 @dataclass(frozen=True)
 class Doing:
-    """What admission has others do: start a load, refuse one, evict a model, and release calls that waited for it."""
+    """What admission has others do: start a load with a reservation, refuse one that has not started, end one that has.
 
-    start: Callable[[Model], None]
+    Also: evict a model, and release calls that waited for it.
+    """
+
+    start: Callable[[Model, int], None]
     refuse: Callable[[Model, HostError], None]
+    fail: Callable[[Worker, HostError], None]
     evict: Callable[[Model, str], None]
     release: Callable[[Model], None]
 
@@ -74,6 +76,7 @@ class Admission:
         self._registry = registry
         self._charges = charges
         self._planning = planning
+        self.growing = Growing(registry, charges, planning, self._fail)
         self.doing: Doing
         """Set once, when those who do it are there."""
         self.queue: dict[Model, float] = {}
@@ -85,17 +88,26 @@ class Admission:
         self.waits = 0
         self._yielding: list[Model] = []
         self._is_over = False
+        self._places = 0
         self._idle_looked_s = -math.inf
         registry.load_ended.append(self._on_load_ended)
 
     def enter(self, model: Model) -> None:
         """Take a load that knows what it needs; it starts at once, later, or is refused."""
+        self._places += 1
+        model.place = self._places
+        self._queue(model)
+
+    def enter_again(self, model: Model) -> None:
+        """Take a load that was put back: before those who came after it."""
+        model.is_put_back = False
+        self._queue(model)
+
+    def _queue(self, model: Model) -> None:
         registry = self._registry
-        if registry.config.budget_bytes is None:  # since it was asked what the load needs
-            self.doing.start(model)
-            return
         self.queue[model] = registry.now
-        if self._planning.is_hopeless(model.id, model.need_bytes):
+        self.queue = dict(sorted(self.queue.items(), key=lambda item: item[0].place))
+        if self._planning.is_hopeless(model.id, self._to_reserve_bytes(model)):
             self._refuse(model, HOPELESS)
         else:
             self.look()
@@ -104,19 +116,10 @@ class Admission:
             registry.timers.set(AdmissionTimer(model), registry.now + registry.config.admission_timeout_s)
             registry.note(model, "WAIT", self._why_waiting(model))
 
-    def pin(self, event: PinRequested) -> None:
-        """Keep a model whatever happens, or no longer. Raises `NotFoundError` if it is not loaded."""
-        registry = self._registry
-        model = registry.models.get(event.model_id)
-        if model is None:
-            raise no_such_model(event.model_id, registry)
-        if model.is_pinned != event.is_pinned:
-            model.is_pinned = event.is_pinned
-            model.is_wanted = model.is_wanted or event.is_pinned  # one that is being evicted comes back at once
-            cause, said = ("PIN", "pinned: it is not evicted") if event.is_pinned else ("UNPIN", "no longer pinned")
-            registry.note(model, cause, said)
-            registry.room_has_changed = True
-        registry.effects.append(Answer(event.caller, registry.describe(model)))
+    @property
+    def in_line(self) -> int:
+        """How many loads a new one would wait for."""
+        return len(self.queue) + len(self.growing.paused)
 
     def leave(self, model: Model) -> None:
         """Forget a load that is overtaken."""
@@ -125,7 +128,11 @@ class Admission:
             self._registry.room_has_changed = True
 
     def expire(self, key: AdmissionTimer) -> None:
-        """Refuse a load that has waited too long."""
+        """Refuse a load that has waited too long, or end it."""
+        if key.model not in self.queue:
+            self.growing.expire(key.model)
+            self.look()
+            return
         waited_s = self._registry.now - self.queue[key.model]
         self._refuse(key.model, f"after {format_duration(waited_s)} (memory.admission_timeout_s)")
         self.look()
@@ -154,7 +161,10 @@ class Admission:
             self._evict(model, Reason.IDLE, f"because idle_ttl_s is {format_duration(ttl_s)}")
 
     def reconfigured(self) -> None:
-        """Apply settings that have changed to what idles, to what waits, and to what is held now."""
+        """Apply settings that have changed to what idles, to what waits, and to what is held now.
+
+        A budget may be another one, and is not switched on or off: those who have none are not measured against one.
+        """
         registry, charges = self._registry, self._charges
         for model in registry.models.values():
             registry.timers.cancel(IdleTimer(model))
@@ -163,11 +173,6 @@ class Admission:
                 registry.timers.set(IdleTimer(model), max(registry.now, charges.unused_since_s(model) + ttl_s))
         self._is_over, self.over_budget = False, None
         self.measured()
-        if registry.config.budget_bytes is None:
-            self._make_way([])
-            for model in list(self.queue):
-                self._remove(model)
-                self.doing.start(model)
         registry.room_has_changed = True
 
     def look(self) -> None:
@@ -175,7 +180,7 @@ class Admission:
         registry = self._registry
         registry.room_has_changed = registry.somebody_is_idle = False
         budget_bytes = registry.config.budget_bytes
-        if budget_bytes is None or not (self.queue or self._is_over or self._yielding):
+        if budget_bytes is None:
             return
         self._look(budget_bytes)
         registry.room_has_changed = False  # by what was just done, which took it into account
@@ -184,7 +189,7 @@ class Admission:
         """Look at who has become idle, but not at every such moment."""
         registry = self._registry
         registry.somebody_is_idle = False
-        if not (self.queue or self._is_over or self._yielding):
+        if not (self.queue or self.growing.paused or self._is_over or self._yielding):
             return
         again_s = self._idle_looked_s + IDLE_LOOK_S
         if registry.now >= again_s:
@@ -196,20 +201,8 @@ class Admission:
     def _look(self, budget_bytes: int) -> None:
         registry = self._registry
         registry.timers.cancel(RoomTimer())
-        decisions = [self._relieve(budget_bytes)]
-        while self.queue:
-            model, since_s = next(iter(self.queue.items()))
-            decision = self._planning.decide(model.id, model.need_bytes, since_s)
-            if decision.outcome is Outcome.START:
-                self._remove(model)
-                self.doing.start(model)
-            elif decision.outcome is Outcome.REFUSE:
-                self._refuse(model, HOPELESS)
-            else:
-                for victim in decision.victims:
-                    self._evict(victim, Reason.LOAD, f"for {format_size(model.need_bytes)} of model {model.id!r}")
-                decisions.append(decision)
-                break
+        growth = self._let_grow()
+        decisions = [self._relieve(budget_bytes), *self._work_off()] if growth is None else [growth]
         self._make_way([model for decision in decisions for model in decision.yielding])
         look_again_s = [decision.look_again_s for decision in decisions if decision.look_again_s is not None]
         look_again_s += [model.asked_s + registry.config.admission_timeout_s for model in self._yielding]
@@ -223,12 +216,49 @@ class Admission:
             for model in self.queue
             if model.state is not ModelState.LOADING or model.workers or model.is_finding
         ]
-        return found + [f"{model!r} makes way and nobody knows" for model in self._unknown_yielding()]
+        found += [f"{model!r} makes way and nobody knows" for model in self._unknown_yielding()]
+        return found + self.growing.problems()
 
     def _unknown_yielding(self) -> list[Model]:
         return [m for m in self._registry.models.values() if m.is_yielding and m not in self._yielding]
 
     # Steps
+
+    def _let_grow(self) -> Decision | None:
+        """Have others make way for the first of the loads that have outgrown their reservations."""
+        decision = self.growing.look()
+        if decision is not None:
+            first = self._charges.outgrown()[0].model
+            for victim in decision.victims:
+                if victim.state is ModelState.LOADING:
+                    self.growing.put_back(victim, first)
+                else:
+                    self._evict(victim, Reason.LOAD, f"for the load of model {first.id!r}, which needs more")
+        return decision
+
+    def _work_off(self) -> Iterator[Decision]:
+        """Start the loads that can start, in order; yield what is to be done for the first of those that cannot."""
+        while self.queue:
+            model, since_s = next(iter(self.queue.items()))
+            reserve_bytes = self._to_reserve_bytes(model)
+            decision = self._planning.decide(model.id, reserve_bytes, since_s)
+            if decision.outcome is Outcome.START:
+                self._remove(model)
+                self.doing.start(model, reserve_bytes)
+            elif decision.outcome is Outcome.REFUSE:
+                self._refuse(model, HOPELESS)
+            else:
+                for victim in decision.victims:
+                    self._evict(victim, Reason.LOAD, f"for {format_size(reserve_bytes)} of model {model.id!r}")
+                yield decision
+                return
+
+    def _fail(self, worker: Worker, error: HostError) -> None:
+        self.refusals += 1
+        self.doing.fail(worker, error)
+
+    def _to_reserve_bytes(self, model: Model) -> int:
+        return self._planning.to_reserve_bytes(model.id, model.need_bytes, model.need_source)
 
     def _relieve(self, budget_bytes: int) -> Decision:
         """Have others make way for growth; return who else is to, once idle."""
@@ -288,5 +318,7 @@ class Admission:
         self.doing.refuse(model, self._planning.refusal_of(model, when))
 
     def _why_waiting(self, model: Model) -> str:
-        place = list(self.queue).index(model) + 1
-        return f"it waits for {format_size(model.need_bytes)} ({model.need_source}), number {place} in line"
+        number = len(self.growing.paused) + list(self.queue).index(model) + 1
+        reserve_bytes = self._to_reserve_bytes(model)
+        all_of = f", all that can be had of {format_size(model.need_bytes)}" if reserve_bytes < model.need_bytes else ""
+        return f"it waits for {format_size(reserve_bytes)}{all_of} ({model.need_source}), number {number} in line"

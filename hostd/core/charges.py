@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from hostd.core.lifecycle import ModelState, WorkerState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from hostd.core.events import ModelId
-    from hostd.core.models import Model
+    from hostd.core.models import Model, Worker
     from hostd.core.registry import Registry
 
 _LEAVING = (WorkerState.DRAINING, WorkerState.KILLING)
@@ -123,14 +123,25 @@ class Charges:
             found.get(kept, []).sort(key=self.worth)
         return found
 
-    def kept_for_good_bytes(self, *, without: ModelId | None = None) -> int:
+    def kept_for_good_bytes(self, *, without: Collection[ModelId] = ()) -> int:
         """Return what no waiting gives back; what is on its way out is no part of that."""
         models = self._registry.models.values()
-        return sum(self.staying_bytes(m) for m in models if m.id != without and self.kept(m) in FOR_GOOD)
+        return sum(self.staying_bytes(m) for m in models if m.id not in without and self.kept(m) in FOR_GOOD)
+
+    def outgrown(self) -> list[Worker]:
+        """Return the loads that hold more than is reserved for them, and those that are paused for it, oldest first."""
+        return sorted(filter(_is_outgrown, self._registry.workers.values()), key=lambda worker: worker.model.place)
 
     def staying_bytes(self, model: Model) -> int:
         """Return what a model holds without what is on its way out."""
         return sum(worker.charge_bytes for worker in model.workers.values() if worker.state not in _LEAVING)
+
+
+def _is_outgrown(worker: Worker) -> bool:
+    if worker.state is WorkerState.PAUSED:
+        return True
+    is_growing = worker.state is WorkerState.LOADING and worker.loaded_s is None
+    return is_growing and worker.measured_bytes > worker.reserved_bytes
 
 
 def bytes_of(models: Iterable[Model]) -> int:

@@ -33,6 +33,7 @@ from hostd.core.lifecycle import ModelState
 from hostd.core.loading import retries_of
 from hostd.core.names import model_id_of
 from hostd.core.refusals import check_directory, check_nothing_inside, refusal_of
+from hostd.core.standing import standing_of
 from hostd_workers.wire.errors import (
     AbortedError,
     AlreadyExistsError,
@@ -47,7 +48,9 @@ if TYPE_CHECKING:
     from hostd.core.events import ClientId, FilesId, LoadSource, ModelId
     from hostd.core.loading import Loading
     from hostd.core.models import Evicted, Model
+    from hostd.core.pinning import Pinning
     from hostd.core.registry import Registry
+    from hostd.core.standing import Standing
     from hostd.core.unloading import Unloading
     from hostd.core.waiting import Waiters
     from hostd.records import UnloadReport
@@ -89,6 +92,7 @@ class Deploy:
     replace: bool
     keep: bool
     wait: bool
+    standing: Standing
     step: Step = Step.STAGING
     waiters: Waiters = field(default_factory=dict)
     abort_waiters: Waiters = field(default_factory=dict)
@@ -105,10 +109,11 @@ class Deploy:
 class Deploying:
     """The decisions about deploys and undeploys."""
 
-    def __init__(self, registry: Registry, loading: Loading, unloading: Unloading) -> None:
+    def __init__(self, registry: Registry, loading: Loading, unloading: Unloading, pinning: Pinning) -> None:
         self._registry = registry
         self._loading = loading
         self._unloading = unloading
+        self._pinning = pinning
         self.deploys: dict[FilesId, Deploy] = {}
         registry.load_ended.append(self._on_load_ended)
         registry.unload_ended.append(self._on_unload_ended)
@@ -133,10 +138,12 @@ class Deploying:
             replace=event.replace,
             keep=event.keep,
             wait=event.wait,
+            standing=standing_of(event.source, event.retries),
         )
         self.deploys[deploy.id] = deploy
         registry.waiting.add(deploy.waiters, event.caller, None)
-        registry.effects.append(StageFiles(deploy.id, deploy.client, model_id, event.files, event.replace))
+        to_come = (event.files, event.replace, event.folders, event.executables)
+        registry.effects.append(StageFiles(deploy.id, deploy.client, model_id, *to_come))
 
     def commit(self, event: ev.DeployCommitRequested) -> None:
         """Put the files in their place, and load. Raises `HostError` to refuse."""
@@ -157,10 +164,14 @@ class Deploying:
         if self._is_unloading(deploy.model_id):
             deploy.step = Step.WAITING
             return
+        replaced = self._registry.models.get(deploy.model_id)
         deploy.evicted = self._registry.evicted.get(deploy.model_id)
+        pinned = replaced or deploy.evicted
+        if pinned is not None:  # a pin is of the id, and stays
+            deploy.standing = deploy.standing._replace(is_pinned=pinned.is_pinned)
         self._reserve(deploy, "it is being deployed")
         deploy.step = Step.INSTALLING
-        self._registry.effects.append(InstallFiles(deploy.id))
+        self._registry.effects.append(InstallFiles(deploy.id, deploy.standing))
 
     def abort(self, event: ev.DeployAbortRequested) -> None:
         """Give a deploy up whose files were not moved yet. Raises `HostError` to refuse."""
@@ -210,6 +221,7 @@ class Deploying:
         except HostError as error:
             self._undo(deploy, error)
             return
+        deploy.model.standing = deploy.standing._replace(is_kept=True)
         deploy.step = Step.LOADING
         if not deploy.wait:
             registry.waiting.answer(deploy.waiters, registry.describe(deploy.model))
@@ -324,6 +336,9 @@ class Deploying:
     def _forget_deploy(self, deploy: Deploy) -> None:
         del self.deploys[deploy.id]
         self._registry.files_in_work.discard(deploy.id)
+        model = self._registry.models.get(deploy.model_id)
+        if model is not None and model.standing.is_kept and bool(model.standing.is_pinned) != model.is_pinned:
+            self._pinning.write(model)  # pinned, or not any more, while the files were moved
         self._unloading.stop_if_done()
 
     def _of_client(self, client: ClientId, files_id: FilesId, *steps: Step) -> Deploy:

@@ -49,6 +49,7 @@ def describe(model: Model, idle_ttl_s: float, wall_offset_s: float) -> ModelInfo
         latency_p50_s=p50_s,
         latency_p99_s=p99_s,
         warnings=model.warnings,
+        files=model.files.value,
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from hostd.core.standing import Standing
+
 if TYPE_CHECKING:
     from hostd.core.events import (
         Caller,
@@ -72,6 +74,18 @@ class MeasureWorker(NamedTuple):
     source: LoadSource
 
 
+class PauseWorker(NamedTuple):
+    """Stop every process of the worker's tree; it comes back as WorkerPauseFailed only if one cannot be stopped."""
+
+    worker_id: WorkerId
+
+
+class ResumeWorker(NamedTuple):
+    """Let the processes go on that PauseWorker has stopped."""
+
+    worker_id: WorkerId
+
+
 class KillWorker(NamedTuple):
     """End every process of the worker's tree, wait for the proof, and report WorkerGone.
 
@@ -83,12 +97,16 @@ class KillWorker(NamedTuple):
 
 
 class RememberSize(NamedTuple):
-    """Keep what a model turned out to use, for the next time that somebody asks before loading it."""
+    """Keep what a model turned out to use, for the next time that somebody asks before loading it.
+
+    `is_minimum`: its load was ended when it held so much, and it needs more.
+    """
 
     path: str
     spec: LoadingSpec
     memory: Memory
     load_s: float
+    is_minimum: bool = False
 
 
 class StageFiles(NamedTuple):
@@ -99,12 +117,34 @@ class StageFiles(NamedTuple):
     model_id: ModelId
     files: tuple[tuple[str, int], ...]
     replace: bool
+    folders: tuple[str, ...] = ()
+    executables: tuple[str, ...] = ()
 
 
 class InstallFiles(NamedTuple):
-    """Put staged files in their place; it comes back as FilesInstalled or FilesFailed."""
+    """Put staged files in their place; it comes back as FilesInstalled or FilesFailed.
+
+    `standing` is kept beside them; where it does not say whether the model is pinned, what was kept before counts.
+    """
 
     files_id: FilesId
+    standing: Standing = Standing()
+
+
+class KeepPin(NamedTuple):
+    """Write down beside a model's files whether it is pinned; it comes back as PinKept, whatever happens."""
+
+    files_id: FilesId
+    model_id: ModelId
+    is_pinned: bool
+
+
+class CompareFiles(NamedTuple):
+    """Find out what a model's files are now; it comes back as FilesCompared, whatever happens."""
+
+    model_id: ModelId
+    generation: int
+    path: str
 
 
 class ConfirmFiles(NamedTuple):
@@ -218,10 +258,14 @@ Effect: TypeAlias = (
     | SpawnWorker
     | SendLoad
     | MeasureWorker
+    | PauseWorker
+    | ResumeWorker
     | KillWorker
     | RememberSize
     | StageFiles
     | InstallFiles
+    | KeepPin
+    | CompareFiles
     | ConfirmFiles
     | UndoFiles
     | CheckFiles

@@ -24,11 +24,16 @@ from hostd.core.requests import SyncRequested as SyncRequested
 from hostd.core.requests import UndeployRequested as UndeployRequested
 from hostd.core.requests import UnloadAllRequested as UnloadAllRequested
 from hostd.core.requests import UnloadRequested as UnloadRequested
+from hostd.core.standing import Standing as Standing
+from hostd.core.values import STANDALONE as STANDALONE
 from hostd.core.values import Caller as Caller
 from hostd.core.values import CallId as CallId
 from hostd.core.values import ClientId as ClientId
 from hostd.core.values import Death as Death
+from hostd.core.values import Declared as Declared
+from hostd.core.values import DirectoryEntry as DirectoryEntry
 from hostd.core.values import FilesId as FilesId
+from hostd.core.values import Limits as Limits
 from hostd.core.values import LoadingSpec as LoadingSpec
 from hostd.core.values import LoadSource as LoadSource
 from hostd.core.values import Memory as Memory
@@ -49,12 +54,13 @@ if TYPE_CHECKING:
 
 
 class SpecFound(NamedTuple):
-    """A finder knows how to load the model, and from which path."""
+    """A finder knows how to load the model, and from which path; `standing` is what holds for it whoever loads it."""
 
     model_id: ModelId
     generation: int
     spec: LoadingSpec
     path: str | None
+    standing: Standing = Standing()
 
 
 class SizePredicted(NamedTuple):
@@ -135,6 +141,13 @@ class WorkerMeasured(NamedTuple):
     estimate: SizeEstimate | None = None
 
 
+class WorkerPauseFailed(NamedTuple):
+    """The worker's tree could not be stopped as a whole, and may go on to grow."""
+
+    worker_id: WorkerId
+    reason: str
+
+
 class WorkerAnswered(NamedTuple):
     """The worker sent something for a call; `final` if it is the last, `failed` if it is an error."""
 
@@ -153,11 +166,15 @@ class WorkerSpokeLastWords(NamedTuple):
 
 
 class WorkerExited(NamedTuple):
-    """The operating system says that the worker's own process ended; `how` says in words how, `death` why if known."""
+    """The operating system says that the worker's own process ended; `how` says in words how, `death` why if known.
+
+    `stack` is the beginning of what faulthandler wrote if it crashed, "" if that wrote nothing.
+    """
 
     worker_id: WorkerId
     how: str
     death: Death = Death.UNEXPLAINED
+    stack: str = ""
 
 
 class WorkerGone(NamedTuple):
@@ -210,6 +227,29 @@ class FilesUndone(NamedTuple):
     error: HostError | None
 
 
+class PinKept(NamedTuple):
+    """Whether a model is pinned is written down beside its files; `error` if it could not be."""
+
+    files_id: FilesId
+    error: HostError | None
+
+
+class FilesNoted(NamedTuple):
+    """The digest of the files of a load that begins; None: it is not known."""
+
+    model_id: ModelId
+    generation: int
+    digest: str | None
+
+
+class FilesCompared(NamedTuple):
+    """The digest of a loaded model's files as they are now; "": they are gone, None: it is not known."""
+
+    model_id: ModelId
+    generation: int
+    digest: str | None
+
+
 class FilesChecked(NamedTuple):
     """The files of an undeploy are there."""
 
@@ -230,11 +270,15 @@ class FilesFailed(NamedTuple):
 
 
 class DirectoryScanned(NamedTuple):
-    """The models directory was looked at: entries `(id, path)` that may be loaded, and loaded models that are gone."""
+    """The models directory was looked at: entries `(id, path)` that may be loaded, and loaded models that are gone.
+
+    `digests` are those of the files of loaded models that are there, as far as they are known.
+    """
 
     sync_id: SyncId
     found: tuple[tuple[ModelId, str], ...]
     gone: tuple[ModelId, ...]
+    digests: tuple[tuple[ModelId, str], ...] = ()
 
 
 class DirectoryUnavailable(NamedTuple):
@@ -245,7 +289,10 @@ class DirectoryUnavailable(NamedTuple):
 
 
 class SettingsChanged(NamedTuple):
-    """The configuration was reloaded: what the core decides by from now on. Deadlines that run are left as they are."""
+    """The configuration was reloaded: what the core decides by from now on. Deadlines that run are left as they are.
+
+    A budget is not switched on or off by it.
+    """
 
     config: CoreConfig
 
@@ -280,6 +327,7 @@ Event: TypeAlias = (
     | WorkerLoaded
     | WorkerRefusedLoad
     | WorkerMeasured
+    | WorkerPauseFailed
     | WorkerAnswered
     | WorkerSpokeLastWords
     | WorkerExited
@@ -289,6 +337,9 @@ Event: TypeAlias = (
     | FilesInstalled
     | FilesConfirmed
     | FilesUndone
+    | PinKept
+    | FilesNoted
+    | FilesCompared
     | FilesChecked
     | FilesRemoved
     | FilesFailed

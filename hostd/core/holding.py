@@ -27,6 +27,7 @@ class Holding:
         self._registry = registry
         self._by_model: dict[ModelId, dict[Caller, CallReceived]] = {}
         self.by_caller: dict[Caller, CallReceived] = {}
+        self._since_s: dict[Caller, float] = {}
         self.bytes = 0
         """The size of all held calls together."""
 
@@ -44,6 +45,7 @@ class Holding:
                 f"(workers.max_in_flight): call more slowly"
             )
         held[caller] = self.by_caller[caller] = event
+        self._since_s[caller] = self._registry.now
         self.bytes += event.size_bytes
         if event.deadline_s is not None:
             self._registry.timers.set(HeldTimer(caller), event.deadline_s)
@@ -51,6 +53,11 @@ class Holding:
     def has_for(self, model_id: ModelId) -> bool:
         """Say whether any call waits for a model."""
         return model_id in self._by_model
+
+    def of(self, model_id: ModelId) -> list[tuple[Caller, str, float]]:
+        """Return the calls that wait for a model, in order: the caller, the method, and since when."""
+        held = self._by_model.get(model_id, {})
+        return [(caller, event.method, self._since_s[caller]) for caller, event in held.items()]
 
     def release(self, model_id: ModelId) -> list[CallReceived]:
         """Return the calls that wait for a model, and keep them no longer."""
@@ -70,7 +77,7 @@ class Holding:
     def _let_go(self, caller: Caller) -> CallReceived:
         event = self.by_caller.pop(caller)
         held = self._by_model[event.model_id]
-        del held[caller]
+        del held[caller], self._since_s[caller]
         if not held:
             del self._by_model[event.model_id]
         self.bytes -= event.size_bytes

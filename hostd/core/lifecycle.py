@@ -8,7 +8,8 @@ Rules
 
 Theory: a worker is told one thing at a time (spawn, load, drain, kill) and answers or dies. Death may come in any
 state, so EXITED and KILL have a row in every living one, and both lead through KILLING, where the shell kills what is
-left of the tree and waits for the proof. An action beside a row is what the shell must do because of it.
+left of the tree and waits for the proof. An action beside a row is what the shell must do because of it. A worker that
+is PAUSED does nothing, but what it said just before may still arrive: it stays PAUSED with its model loaded, or ends.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class WorkerState(enum.Enum):
     SPAWNING = "SPAWNING"
     IDLE = "IDLE"
     LOADING = "LOADING"
+    PAUSED = "PAUSED"
     READY = "READY"
     DRAINING = "DRAINING"
     KILLING = "KILLING"
@@ -36,6 +38,8 @@ class WorkerInput(enum.Enum):
     ASSIGN = "ASSIGN"
     LOADED = "LOADED"
     MEASURED = "MEASURED"
+    PAUSE = "PAUSE"
+    RESUME = "RESUME"
     LOAD_FAILED = "LOAD_FAILED"
     DRAIN = "DRAIN"
     DRAINED = "DRAINED"
@@ -50,6 +54,8 @@ class WorkerAction(enum.Enum):
 
     SEND_LOAD = "SEND_LOAD"
     MEASURE = "MEASURE"
+    PAUSE = "PAUSE"
+    RESUME = "RESUME"
     KILL = "KILL"
 
 
@@ -95,6 +101,12 @@ WORKER_TRANSITIONS: Final[dict[tuple[WorkerState, WorkerInput], tuple[WorkerStat
     (_W.LOADING, _I.LOAD_FAILED): (_W.KILLING, (_A.KILL,)),
     (_W.LOADING, _I.KILL): (_W.KILLING, (_A.KILL,)),
     (_W.LOADING, _I.EXITED): (_W.KILLING, (_A.KILL,)),
+    (_W.LOADING, _I.PAUSE): (_W.PAUSED, (_A.PAUSE,)),
+    (_W.PAUSED, _I.RESUME): (_W.LOADING, (_A.RESUME,)),
+    (_W.PAUSED, _I.LOADED): (_W.PAUSED, ()),
+    (_W.PAUSED, _I.LOAD_FAILED): (_W.KILLING, (_A.KILL,)),
+    (_W.PAUSED, _I.KILL): (_W.KILLING, (_A.KILL,)),
+    (_W.PAUSED, _I.EXITED): (_W.KILLING, (_A.KILL,)),
     (_W.READY, _I.DRAIN): (_W.DRAINING, ()),
     (_W.READY, _I.KILL): (_W.KILLING, (_A.KILL,)),
     (_W.READY, _I.EXITED): (_W.KILLING, (_A.KILL,)),

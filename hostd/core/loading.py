@@ -17,13 +17,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from hostd.core.effects import Answer, FindSpec, PredictSize, RememberSize, SpawnWorker
-from hostd.core.events import LoadSource, Origin
+from hostd.core.events import STANDALONE, LoadSource, Origin
+from hostd.core.joining import check_joinable
 from hostd.core.lifecycle import ModelInput, ModelState
 from hostd.core.names import model_id_of
 from hostd.core.refusals import no_such_model, refusal_of
 from hostd.core.timers import FinderTimer, IdleTimer, RetryTimer, WorkerTimer
 from hostd_workers.wire.errors import (
-    AlreadyExistsError,
     DeadlineExceededError,
     FailedPreconditionError,
     HostError,
@@ -35,6 +35,7 @@ from hostd_workers.wire.errors import (
 
 if TYPE_CHECKING:
     from hostd.core.admission import Admission
+    from hostd.core.comparing import Comparing
     from hostd.core.events import (
         LoadingSpec,
         LoadRequested,
@@ -44,12 +45,9 @@ if TYPE_CHECKING:
         SpecDelayed,
         SpecFound,
     )
-    from hostd.core.models import Model, Worker
+    from hostd.core.models import Model, Reload, Worker
     from hostd.core.registry import Registry
     from hostd.records import UnloadReport
-
-STANDALONE = "standalone-model"
-"""The type of models that nobody gave one, as the customer's system has it."""
 
 MAX_RETRIES = 100
 """With the longest backoff that is most of an hour; whoever wants more wants a supervisor of their own."""
@@ -64,10 +62,11 @@ _SERVING = (ModelState.READY, ModelState.DEGRADED)
 class Loading:
     """The decisions about loads."""
 
-    def __init__(self, registry: Registry, admission: Admission) -> None:
-        """Take the registry, and who decides when a load that knows what it needs may start."""
+    def __init__(self, registry: Registry, admission: Admission, comparing: Comparing) -> None:
+        """Take the registry, who decides when a load that knows what it needs may start, and who knows its files."""
         self._registry = registry
         self._admission = admission
+        self._comparing = comparing
         registry.unload_ended.append(self._on_unload_ended)
 
     # What clients ask
@@ -79,17 +78,21 @@ class Loading:
         model_id = model_id_of(event.model_id)
         retries = retries_of(event.retries, registry.config.load_retries)
         model = registry.models.get(model_id)
+        is_serving = model is not None and model.state in _SERVING
         if model is None or model.state is ModelState.FAILED:
             self.check_free(model_id)
             registry.evicted.pop(model_id, None)
             model = self.begin(model_id, event.source, Origin.REQUESTED, retries)
+            model.has_own_retries = event.retries is not None
         else:
-            _check_joinable(model, event.source)
+            check_joinable(model, event.source)
         model.is_wanted = True
         if model.state is ModelState.LOADING and event.wait:
             registry.waiting.add(model.waiters, event.caller, event.deadline_s)
         elif model.state is ModelState.UNLOADING and event.wait:
             registry.waiting.add(model.next_waiters, event.caller, event.deadline_s)
+        elif is_serving:
+            self._comparing.loaded_already(model, event.caller, event.deadline_s)
         else:
             registry.effects.append(Answer(event.caller, registry.describe(model)))
 
@@ -97,9 +100,9 @@ class Loading:
         """Answer with a model that serves, or wait for it while it loads. Raises `HostError` to refuse."""
         registry = self._registry
         model_id = model_id_of(event.model_id)
-        failed, error = registry.failures.get(model_id, (None, None))
-        if model_id not in registry.models and error is not None and failed == event.generation:
-            raise error
+        failure = registry.failures.get(model_id)
+        if model_id not in registry.models and failure is not None and failure.generation == event.generation:
+            raise failure.error
         model = self.wanted(model_id)
         if model.state in _SERVING:
             registry.effects.append(Answer(event.caller, registry.describe(model)))
@@ -126,7 +129,8 @@ class Loading:
             self.refuse_if_stopping()
             self.check_free(model_id)
             model = self.begin(model_id, evicted.source, evicted.origin, registry.config.lazy_load_retries)
-            model.is_on_demand, model.is_pinned = True, evicted.is_pinned
+            model.is_on_demand = model.has_own_pin = True
+            model.is_pinned = evicted.is_pinned
             return model
         if not registry.config.lazy_load:
             raise no_such_model(model_id, registry)
@@ -134,9 +138,12 @@ class Loading:
         model_id = model_id_of(model_id)
         self.check_free(model_id)
         if model is not None:  # it crashed, and comes back as it was
-            return self.begin(model_id, model.source, model.origin, registry.config.lazy_load_retries)
+            return self.begin(model_id, model.again, model.origin, registry.config.lazy_load_retries)
+        retries = registry.config.lazy_load_retries
+        if model_id in registry.declared:
+            return self.begin(model_id, registry.declared_source(model_id), Origin.DECLARED, retries)
         source = LoadSource(f"{registry.config.models_dir}/{model_id}", STANDALONE, None, None, {})
-        return self.begin(model_id, source, Origin.LAZY, registry.config.lazy_load_retries)
+        return self.begin(model_id, source, Origin.LAZY, retries)
 
     def begin(self, model_id: ModelId, source: LoadSource, origin: Origin, retries: int) -> Model:
         """Begin a load of an id without a model, or whose model has failed; the caller has checked that it is free."""
@@ -179,7 +186,12 @@ class Loading:
         if model is None:
             return
         model.spec = event.spec
-        model.source = model.source._replace(path=event.path)
+        model.source = event.standing.under(model.source._replace(path=event.path))
+        model.standing = event.standing
+        if not model.has_own_pin:
+            model.is_pinned, model.has_own_pin = bool(event.standing.is_pinned), True
+        if not model.has_own_retries and event.standing.retries is not None:
+            model.retries_left, model.has_own_retries = event.standing.retries, True
         registry.begin_story(model)
         if registry.config.budget_bytes is None:
             self.start(model)
@@ -198,11 +210,11 @@ class Loading:
         model.need_bytes, model.need_source = self._registry.need_of(event.prediction)
         self._admission.enter(model)
 
-    def start(self, model: Model) -> None:
-        """Spawn the worker of a load that may start, and reserve what it needs."""
+    def start(self, model: Model, reserve_bytes: int = 0) -> None:
+        """Spawn the worker of a load that may start, and reserve what it may take."""
         registry, config = self._registry, self._registry.config
         worker = registry.new_worker(model)
-        worker.reserved_bytes = model.need_bytes
+        worker.reserved_bytes = reserve_bytes
         registry.timers.set(WorkerTimer(worker.id), registry.now + config.spawn_timeout_s)
         spec = cast("LoadingSpec", model.spec)  # nothing is started that was not found
         share = max(1, config.cores // len({other.model.id for other in registry.workers.values()}))
@@ -238,6 +250,12 @@ class Loading:
         if worker.model.load_error is None:
             worker.model.load_error = error
 
+    def fail(self, worker: Worker, error: HostError) -> None:
+        """End a load that is under way, by the host's own decision; it is not tried again."""
+        worker.model.retries_left = 0
+        self.load_failed(worker, error)
+        self._registry.kill(worker, error.message, worker.memory)
+
     def load_succeeded(self, worker: Worker, *, is_measured: bool) -> None:
         """Answer everybody who waited for the model; what was measured just now is remembered."""
         model = worker.model
@@ -260,6 +278,10 @@ class Loading:
         """Go on after the last worker of a failed try is gone."""
         if model.state is ModelState.LOADING and model.load_error is not None:
             self._end_failed_try(model, model.load_error)
+        elif model.state is ModelState.LOADING and model.is_put_back:
+            model.freed_bytes = model.processes_ended = 0
+            model.size_bytes, model.size_source = None, "unknown"
+            self._admission.enter_again(model)
 
     def expire_finder(self, key: FinderTimer) -> None:
         """Give up a finder that does not answer, or files that are written without end."""
@@ -284,13 +306,24 @@ class Loading:
     # Steps
 
     def _on_unload_ended(self, unloaded: Model, _report: UnloadReport) -> None:
-        if not unloaded.next_waiters and not (unloaded.is_evicted and unloaded.is_wanted):
+        reload, waiting = unloaded.reload, self._registry.waiting
+        if reload is None and not unloaded.next_waiters and not (unloaded.is_evicted and unloaded.is_wanted):
             return
-        waiting = self._registry.waiting
         try:
-            waiting.move(unloaded.next_waiters, self.wanted(unloaded.id).waiters)
+            model = self.wanted(unloaded.id) if reload is None else self._reload(unloaded, reload)
+            waiting.move(unloaded.next_waiters, model.waiters)
         except HostError as error:
             waiting.refuse(unloaded.next_waiters, error)
+
+    def _reload(self, unloaded: Model, reload: Reload) -> Model:
+        self.refuse_if_stopping()
+        self._registry.evicted.pop(unloaded.id, None)
+        retries = retries_of(reload.retries, self._registry.config.load_retries)
+        model = self.begin(unloaded.id, reload.source, reload.origin, retries)
+        model.has_own_retries = reload.retries is not None
+        model.is_on_demand = model.has_own_pin = True
+        model.is_pinned = unloaded.is_pinned
+        return model
 
     def _find(self, model: Model) -> None:
         registry = self._registry
@@ -339,17 +372,6 @@ def is_overlapping(one: str, other: str) -> bool:
     return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
 
 
-def _is_same(one: object, other: object) -> bool:
-    """Say whether two options are the same for a loader, to which 1, 1.0 and True differ, and nan is nan."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(map(_is_same, one, other))
-    return one == other or (one != one and other != other)  # noqa: PLR0124 - that is what nan is
-
-
 def retries_of(asked: int | None, default: int) -> int:
     """Return how often a failed load is tried again. Raises `InvalidArgumentError` for no such number."""
     if asked is None:
@@ -357,19 +379,3 @@ def retries_of(asked: int | None, default: int) -> int:
     if not 0 <= asked <= MAX_RETRIES:
         raise InvalidArgumentError(f"retries must be from 0 to {MAX_RETRIES}, got {asked}")
     return asked
-
-
-def _check_joinable(model: Model, source: LoadSource) -> None:
-    if model.state is ModelState.UNLOADING and not model.is_evicted:
-        raise refusal_of(model)
-    differing = [
-        f"{name} is {ours!r:.200}, not {theirs!r:.200}"
-        for name, ours, theirs in zip(source._fields, model.source, source, strict=True)
-        if not _is_same(ours, theirs)
-    ]
-    if differing:
-        raise AlreadyExistsError(
-            f"model {model.id!r} is loaded from something else: its {'; '.join(differing)}. "
-            f"Unload it first, or use another id",
-            details={"model_id": model.id},
-        )

@@ -21,15 +21,19 @@ from typing import TYPE_CHECKING, Any
 from hostd.core import events as ev
 from hostd.core.admission import Admission, Doing
 from hostd.core.charges import Charges
+from hostd.core.comparing import Comparing
 from hostd.core.deploying import Deploying
 from hostd.core.effects import AnswerError
+from hostd.core.explaining import interpreter_of
 from hostd.core.invariants import problems_of
 from hostd.core.lifecycle import ModelInput, ModelState, WorkerInput, WorkerState
 from hostd.core.loading import Loading
 from hostd.core.measuring import Measuring, limit_error
+from hostd.core.pinning import Pinning
 from hostd.core.planning import Planning
 from hostd.core.questions import Questions
 from hostd.core.registry import CoreConfig, Registry, proof_of
+from hostd.core.reloading import Reloading
 from hostd.core.routing import Router
 from hostd.core.syncing import Syncing
 from hostd.core.timers import (
@@ -75,14 +79,17 @@ class Core(Questions):
         charges = self._charges = Charges(self._registry)
         planning = self._planning = Planning(self._registry, charges)
         admission = self._admission = Admission(self._registry, charges, planning)
-        loading = self._loading = Loading(self._registry, admission)
+        comparing = Comparing(self._registry)
+        loading = self._loading = Loading(self._registry, admission, comparing)
         router = self._router = Router(self._registry, loading.wanted)
         unloading = self._unloading = Unloading(self._registry, loading)
-        deploying = self._deploying = Deploying(self._registry, loading, unloading)
-        admission.doing = Doing(loading.start, loading.refuse, unloading.evict, router.release)
+        reloading = Reloading(self._registry, loading, unloading)
+        pinning = Pinning(self._registry, unloading)
+        deploying = self._deploying = Deploying(self._registry, loading, unloading, pinning)
+        admission.doing = Doing(loading.start, loading.refuse, loading.fail, unloading.evict, router.release)
         measuring = Measuring(self._registry, loading, admission, self._lose)
         undeploying = self._undeploying = Undeploying(self._registry, loading, unloading)
-        syncing = self._syncing = Syncing(self._registry, loading, unloading)
+        syncing = self._syncing = Syncing(self._registry, loading, unloading, comparing)
         asked = self._asked
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.CallReceived: router.call,
@@ -90,7 +97,7 @@ class Core(Questions):
             ev.CallCancelled: self._on_cancelled,
             ev.CreditGranted: router.credited,
             ev.WorkerUnreachable: router.unreachable,
-            ev.LoadRequested: asked(loading.load),
+            ev.LoadRequested: asked(reloading.load),
             ev.RetrieveRequested: asked(loading.retrieve),
             ev.UnloadRequested: asked(unloading.unload),
             ev.UnloadAllRequested: asked(unloading.unload_all),
@@ -101,7 +108,7 @@ class Core(Questions):
             ev.DeployAbortRequested: asked(deploying.abort),
             ev.UndeployRequested: asked(undeploying.undeploy),
             ev.SyncRequested: asked(syncing.sync),
-            ev.PinRequested: asked(admission.pin),
+            ev.PinRequested: asked(pinning.pin),
             ev.ClientVanished: self._on_client_vanished,
             ev.SpecFound: loading.spec_found,
             ev.SizePredicted: loading.size_predicted,
@@ -113,6 +120,7 @@ class Core(Questions):
             ev.WorkerLoaded: self._on_loaded,
             ev.WorkerRefusedLoad: self._on_refused_load,
             ev.WorkerMeasured: measuring.measured,
+            ev.WorkerPauseFailed: admission.growing.pause_failed,
             ev.WorkerSpokeLastWords: self._on_last_words,
             ev.WorkerExited: self._on_exited,
             ev.WorkerGone: self._on_gone,
@@ -120,6 +128,9 @@ class Core(Questions):
             ev.FilesInstalled: deploying.installed,
             ev.FilesConfirmed: deploying.confirmed,
             ev.FilesUndone: deploying.undone,
+            ev.PinKept: pinning.kept,
+            ev.FilesNoted: comparing.noted,
+            ev.FilesCompared: comparing.compared,
             ev.FilesChecked: undeploying.checked,
             ev.FilesRemoved: undeploying.removed,
             ev.FilesFailed: self._on_files_failed,
@@ -202,7 +213,7 @@ class Core(Questions):
         worker = self._registry.workers.get(event.worker_id)
         if worker is None:
             return
-        worker.exit, worker.death = event.how, event.death
+        worker.exit, worker.death, worker.stack = event.how, event.death, event.stack
         if event.death is not Death.UNEXPLAINED:
             worker.model.retries_left = 0  # it would take as much again
         state = worker.state
@@ -220,7 +231,8 @@ class Core(Questions):
             self._registry.freed_bytes += event.freed_bytes
             model.processes_ended += event.processes
             # Not at the exit: a process is known to have ended before its last words are read.
-            self._loading.load_failed(worker, self._death_of(worker, event.output))
+            if not model.is_put_back:
+                self._loading.load_failed(worker, self._death_of(worker, event.output))
             self._registry.move_worker(worker, WorkerInput.GONE, proof_of(event.processes))
             self._worker_gone(worker)
 
@@ -254,6 +266,9 @@ class Core(Questions):
         if printed:
             message = f"{message}; it printed: {printed}"
         details = {"exit": worker.exit, "pid": worker.pid, "model_id": worker.model.id}
+        if worker.stack:
+            message = f"{message}; hostd logs {worker.model.id} has its whole stack\n{worker.stack}"
+            details["stack"] = worker.stack
         if worker.death is Death.OUT_OF_MEMORY:
             details["reason"] = worker.death.value
             return ResourceExhaustedError(f"{message}. The machine, or the host's cgroup, has no more", details=details)
@@ -331,10 +346,16 @@ class Core(Questions):
     def _on_worker_timeout(self, worker_id: ev.WorkerId) -> None:
         worker, config = self._registry.workers[worker_id], self._registry.config
         if worker.state is WorkerState.SPAWNING:
-            late = f"the worker said nothing within {config.spawn_timeout_s:g} s (workers.spawn_timeout_s)"
+            late = (
+                f"the worker said nothing within {config.spawn_timeout_s:g} s (workers.spawn_timeout_s). hostd logs "
+                f"{worker.model.id} has what it printed; its interpreter is {interpreter_of(worker.model, config)}"
+            )
             self._loading.load_failed(worker, DeadlineExceededError(late))
         elif worker.state is WorkerState.LOADING:
-            late = f"the load took longer than {config.load_timeout_s:g} s (workers.load_timeout_s)"
+            late = (
+                f"the load took longer than {config.load_timeout_s:g} s (workers.load_timeout_s). hostd logs "
+                f"{worker.model.id} has what it printed; hostd stack says during a load where it is"
+            )
             self._loading.load_failed(worker, DeadlineExceededError(late))
         else:
             late = f"calls did not end within {config.drain_timeout_s:g} s (workers.drain_timeout_s)"

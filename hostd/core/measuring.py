@@ -8,6 +8,8 @@ Rules
    until such a sample could be read.
 4. A model over its own limit is killed, alone, and whoever waited for it is told the figure and the limit. It is not
    tried again: it would do the same.
+5. A load that holds more than is reserved for it goes on, or is paused: `Growing` sees to that at the next look, which
+   every sample causes.
 """
 
 from __future__ import annotations
@@ -60,7 +62,8 @@ class Measuring:
                 return
         elif event.estimate is not None and model.size_bytes is None:
             model.size_bytes, model.size_source = event.estimate.bytes, event.estimate.source
-        if is_of_loaded and registry.accepts(worker, WorkerInput.MEASURED):
+        is_done = is_of_loaded and registry.accepts(worker, WorkerInput.MEASURED)
+        if is_done and not self._admission.growing.is_ended(worker):
             registry.move_worker(worker, WorkerInput.MEASURED, "loaded and measured")
             self._loading.load_succeeded(worker, is_measured=event.memory is not None)
         registry.room_has_changed = True
@@ -73,7 +76,7 @@ class Measuring:
             return False
         error = limit_error(model, limit_bytes, measured_bytes)
         model.retries_left = 0
-        if worker.state is WorkerState.LOADING:
+        if worker.state in (WorkerState.LOADING, WorkerState.PAUSED):
             self._loading.load_failed(worker, error)
         self._registry.kill(worker, error.message, worker.memory)  # which need not be read again
         self._lose(worker, error)
@@ -83,14 +86,17 @@ class Measuring:
 def limit_error(model: Model, limit_bytes: int | None, measured_bytes: int | None) -> HostError:
     """Return what the callers of a model hear that was over its limit; None is what is not known."""
     held = "" if measured_bytes is None else f" of {_exactly(measured_bytes)}"
+    origin = model.spec.origins.get("memory_limit") if model.spec else None
+    where = f", which {origin} sets. Raise memory_limit there" if origin else ". Raise its memory_limit"
     return ResourceExhaustedError(
         f"model {model.id!r} was killed: its private memory{held} is over its memory_limit of "
-        f"{_exactly(limit_bytes)}. Raise memory_limit in its model.yaml, or have it use less",
+        f"{_exactly(limit_bytes)}{where}, or have it use less",
         details={
             "reason": Death.MEMORY_LIMIT.value,
             "model_id": model.id,
             "measured_bytes": measured_bytes,
             "limit_bytes": limit_bytes,
+            "limit_origin": origin,
         },
     )
 
@@ -101,4 +107,4 @@ def _exactly(size_bytes: int | None) -> str:
 
 
 def _has_model(worker: Worker) -> bool:
-    return worker.state in (WorkerState.LOADING, WorkerState.READY, WorkerState.DRAINING)
+    return worker.state in (WorkerState.LOADING, WorkerState.PAUSED, WorkerState.READY, WorkerState.DRAINING)

@@ -5,24 +5,50 @@ Plain books: whoever decides writes into them, but for the states, which only `R
 
 from __future__ import annotations
 
+import enum
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from hostd.core.latencies import Latencies
 from hostd.core.lifecycle import ALIVE, ModelState, WorkerState
-from hostd.core.values import Death, Origin
+from hostd.core.standing import NOTHING, Standing
+from hostd.core.values import STANDALONE, Death, LoadSource, Origin
 
 if TYPE_CHECKING:
-    from hostd.core.values import CallId, LoadingSpec, LoadSource, Memory, ModelId, WorkerId
+    from hostd.core.values import Caller, CallId, LoadingSpec, Memory, ModelId, WorkerId
     from hostd.core.waiting import Waiters
     from hostd.records import MethodInfo
     from hostd_workers.wire.errors import HostError
 
 
+ESTIMATES = ("estimated", "assumed")
+"""How needs are known of which nobody has measured or said anything."""
+
+
+class Freshness(enum.Enum):
+    """Whether the files of a model are still those that were loaded."""
+
+    UNKNOWN = "unknown"
+    AS_LOADED = "as loaded"
+    CHANGED = "changed"
+    GONE = "gone"
+
+
+class Reload(NamedTuple):
+    """A load that follows an unload."""
+
+    source: LoadSource
+    retries: int | None
+    origin: Origin
+
+
 @dataclass(eq=False)
 class Worker:
-    """A worker process, from the decision to spawn it until the proof that it is gone."""
+    """A worker process, from the decision to spawn it until the proof that it is gone.
+
+    `left_s` is what is left of its time to load while it is PAUSED.
+    """
 
     id: WorkerId
     model: Model
@@ -34,9 +60,12 @@ class Worker:
     baseline_bytes: int | None = None
     reserved_bytes: int = 0
     loaded_s: float | None = None
+    left_s: float = 0.0
     calls: set[CallId] = field(default_factory=set)
+    left: dict[CallId, Left] = field(default_factory=dict)
     last_words: HostError | None = None
     exit: str = ""
+    stack: str = ""
     killed_for: Memory | None = None
     death: Death = Death.UNEXPLAINED
 
@@ -68,7 +97,12 @@ class Model:
     story has begun: that of a lazy load begins when something was found. `is_on_demand`: its load began because an
     evicted model was used, so calls wait for it. `eviction`: why the host unloads it by its own decision ("": it does
     not); it is loaded again when it is used, or at once if it `is_wanted` again. `is_yielding`: it makes way for
-    another, was asked to at `asked_s`, and new calls wait for its next load.
+    another, was asked to at `asked_s`, and new calls wait for its next load. `reload`: what is loaded when it is gone.
+    `place` is its number in the line of those who want memory. `is_put_back`: its worker is killed to make room for an
+    older load, and it waits in line again.
+
+    `source` is what is loaded, with the `standing` arguments where the load gave none; `has_own_retries` and
+    `has_own_pin` say that somebody has decided these before. `digest` is that of the files when the load began.
     """
 
     id: ModelId
@@ -86,7 +120,15 @@ class Model:
     is_wanted: bool = False
     is_yielding: bool = False
     asked_s: float = -math.inf
+    place: int = 0
+    is_put_back: bool = False
     is_pinned: bool = False
+    has_own_pin: bool = False
+    has_own_retries: bool = False
+    standing: Standing = NOTHING
+    reload: Reload | None = None
+    digest: str | None = None
+    files: Freshness = Freshness.UNKNOWN
     state: ModelState = ModelState.LOADING
     spec: LoadingSpec | None = None
     loader: str | None = None
@@ -127,6 +169,17 @@ class Model:
         return bool(self.eviction)
 
     @property
+    def is_coming_back(self) -> bool:
+        """Whether it is loaded again when its unload is over, or when it is used."""
+        return self.is_evicted or self.reload is not None
+
+    @property
+    def again(self) -> LoadSource:
+        """What to load to have it again: only whoever named a path has said more than the path."""
+        source = self.source
+        return source if self.origin is Origin.REQUESTED else LoadSource(source.path, STANDALONE, None, None, {})
+
+    @property
     def charge_bytes(self) -> int:
         """What its workers count against the budget."""
         return sum(worker.charge_bytes for worker in self.workers.values())
@@ -139,6 +192,24 @@ class Model:
     def alive(self) -> list[Worker]:
         """Return the workers that may still have a process, those of earlier generations too."""
         return [worker for worker in (*self.earlier, *self.workers.values()) if worker.state in ALIVE]
+
+
+class Failure(NamedTuple):
+    """The last load of an id, which has failed: whose generation it was, and why."""
+
+    generation: int
+    error: HostError
+    source: LoadSource
+    origin: Origin
+
+
+class Left(NamedTuple):
+    """A call that its worker still has and nobody waits for any more; `why` says in words what became of that."""
+
+    caller: Caller
+    method: str
+    began_s: float
+    why: str
 
 
 class Evicted(NamedTuple):

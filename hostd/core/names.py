@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 STAGING_NAME = ".hostd-staging"
 """Where files wait in a models directory on their way in and out; no id and no file may be called so."""
 
+KEPT_NAME = ".hostd-deploy.json"
+"""Beside a deployed model's files: what it was deployed with. No file of a deploy may be called so, or begin so."""
+
 MAX_ID_BYTES = 512
 MAX_SEGMENT_BYTES = 200
 """A file name may have 255 bytes; a log adds a suffix and an escape for the slash."""
@@ -57,8 +60,10 @@ def file_name_of(value: object) -> str:
     return _checked(value, "the name of a file", _problem_of_file)
 
 
-def check_files(names: Sequence[object]) -> None:
+def check_files(names: Sequence[object], empty: Sequence[object] = ()) -> None:
     """Refuse names that cannot together be the files of one model. Raises `InvalidArgumentError`.
+
+    `empty` are the names of folders without files.
 
     Names that differ in case only are two files: so they are on Linux' file systems, and on one that folds case the
     second is refused when it is made, because no file of a deploy is made twice. One file that is not hidden must lie
@@ -67,8 +72,9 @@ def check_files(names: Sequence[object]) -> None:
     """
     if not names:
         raise InvalidArgumentError("a deploy needs at least one file, and none was given")
-    if len(names) > MAX_FILES:
-        raise InvalidArgumentError(f"a deploy may have {MAX_FILES} files, and {len(names)} were given")
+    if len(names) + len(empty) > MAX_FILES:
+        given = f"{len(names)} and {len(empty)} empty folders" if empty else len(names)
+        raise InvalidArgumentError(f"a deploy may have {MAX_FILES} files, and {given} were given")
     files: set[str] = set()
     folders: set[str] = set()
     for name in map(file_name_of, names):
@@ -76,6 +82,8 @@ def check_files(names: Sequence[object]) -> None:
             raise InvalidArgumentError(f"{_shown(name)} is given twice")
         files.add(name)
         folders.update(folders_of(name))
+    for name in map(file_name_of, empty):
+        folders.update((*folders_of(name), name))
     both = min(files & folders, default=None)
     if both is not None:
         raise InvalidArgumentError(f"{_shown(both)} is given as a file, and as the folder of another file")
@@ -119,6 +127,8 @@ def _problem_of_file(value: str) -> str | None:
     if problem:
         return problem
     segments = value.split("/")
+    if segments[0].casefold().startswith(KEPT_NAME):
+        return f"{KEPT_NAME} is the host's own: it keeps there what the model is deployed with; leave it out"
     if len(segments) > MAX_FILE_SEGMENTS:
         return f"it is {len(segments)} folders deep, at most {MAX_FILE_SEGMENTS} are allowed"
     return next(filter(None, map(_problem_of_file_segment, segments)), None)

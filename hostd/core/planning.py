@@ -4,6 +4,10 @@ Rules
 1. A plan is what the load then does: `Admission` asks the same questions of the same books.
 2. Whoever can go at once is enough, or nobody goes: nothing is evicted for a load that has to wait all the same.
 3. A load that replaces a model needs room beside it, because that serves until the new one is ready.
+4. What is known to be too large is refused. What is only estimated to be is tried: with all that can be had for it.
+5. A load that has outgrown what was reserved for it gets half as much again, so that this happens seldom and wastes
+   little; or what is free, if that is a tenth. Younger loads that have outgrown theirs are put back for it if idle
+   models are not enough even for a tenth.
 """
 
 from __future__ import annotations
@@ -14,21 +18,26 @@ from typing import TYPE_CHECKING
 
 from hostd.core.charges import Kept, bytes_of, fewest
 from hostd.core.lifecycle import ModelState
+from hostd.core.models import ESTIMATES
+from hostd.core.refusals import OverBudget, over_budget
 from hostd.records import Holder, LoadPlan
 from hostd.units import format_size
-from hostd_workers.wire.errors import HostError, ResourceExhaustedError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
     from hostd.core.charges import Charges
     from hostd.core.events import ModelId
-    from hostd.core.models import Model
+    from hostd.core.models import Model, Worker
     from hostd.core.registry import Registry
+    from hostd_workers.wire.errors import HostError
 
 HOPELESS = "and all else is kept for good"
 """When a load is refused that no waiting would help."""
 
-_HOLDERS_NAMED = 10
-"""In a message; its details have all of them."""
+_GROWTH = 1.5
+_LEAST_GROWTH = 1.1
+"""What a load that outgrows its reservation gets, as a multiple of what it holds, and with what it is content."""
 
 
 class Outcome(enum.Enum):
@@ -71,6 +80,7 @@ class Planning:
         loaded = registry.models.get(model_id)
         free_bytes = None if budget_bytes is None else self._charges.room(budget_bytes).free_bytes
         decision = Decision(Outcome.START)
+        estimate_bytes, need_bytes = need_bytes, self.to_reserve_bytes(model_id, need_bytes, need_source)
         if loaded is not None and loaded.state is ModelState.UNLOADING:
             decision, reason = Decision(Outcome.WAIT), "it is being unloaded; load it when that is done"
         elif loaded is not None and loaded.state is not ModelState.FAILED:
@@ -82,6 +92,8 @@ class Planning:
         else:
             decision = self.decide(model_id, need_bytes, registry.now)
             reason = _REASONS[decision.outcome]
+        if 0 < need_bytes < estimate_bytes:
+            reason += f"; it is {need_source} to need {format_size(estimate_bytes)}, and is tried with what there is"
         return LoadPlan(
             model_id,
             decision.outcome.value,
@@ -110,45 +122,77 @@ class Planning:
 
     def refusal_of(self, model: Model, when: str) -> HostError:
         """Return the error of a load that is refused: what it needs, what is free, and who holds the rest."""
+        return over_budget(self._over_budget(model, model.need_bytes, when))
+
+    def end_of(self, worker: Worker, when: str) -> HostError:
+        """Return the error of a load that is ended because there is no room for what it has grown to."""
+        return over_budget(self._over_budget(worker.model, worker.measured_bytes, when), is_measured=True)
+
+    def _over_budget(self, model: Model, needed_bytes: int, when: str) -> OverBudget:
         budget_bytes = self._registry.config.budget_bytes or 0
         free_bytes = self._charges.room(budget_bytes).free_bytes
-        holders = self.holders()
-        return ResourceExhaustedError(
-            f"model {model.id!r} needs {format_size(model.need_bytes)} ({model.need_source}), and "
-            f"{format_size(max(free_bytes, 0))} of the budget of {format_size(budget_bytes)} are free {when}; "
-            f"{_named(holders)}. Unload or unpin some, or raise memory.budget",
-            details={
-                "reason": "BUDGET",
-                "model_id": model.id,
-                "needed_bytes": model.need_bytes,
-                "free_bytes": free_bytes,
-                "budget_bytes": budget_bytes,
-                "holders": [holder.to_dict() for holder in holders],
-            },
-        )
+        return OverBudget(model, needed_bytes, free_bytes, budget_bytes, self.holders(without=(model,)), when)
 
-    def is_hopeless(self, model_id: ModelId, need_bytes: int) -> bool:
-        """Say whether a load can never start. What it replaces serves until it is ready; the rest is kept for good."""
+    def is_hopeless(self, model_id: ModelId, need_bytes: int, younger: Sequence[Worker] = ()) -> bool:
+        """Say whether so much can never be had for a load, even if the `younger` ones are put back."""
+        return need_bytes > self._at_most_bytes(model_id, [worker.model.id for worker in younger])
+
+    def to_reserve_bytes(self, model_id: ModelId, need_bytes: int, need_source: str) -> int:
+        """Return what is reserved for a load: what it needs, or all that can be had if that is only an estimate."""
+        at_most_bytes = self._at_most_bytes(model_id)
+        return min(need_bytes, at_most_bytes) if need_source in ESTIMATES and at_most_bytes > 0 else need_bytes
+
+    def _at_most_bytes(self, model_id: ModelId, put_back: Collection[ModelId] = ()) -> int:
+        """Return what can be had for a load at most: what it replaces serves until it is ready, and some is kept."""
         registry, charges = self._registry, self._charges
         replaced = registry.models.get(model_id) if model_id in registry.successors else None
-        kept_bytes = charges.kept_for_good_bytes(without=model_id)
+        kept_bytes = charges.kept_for_good_bytes(without={model_id, *put_back})
         kept_bytes += 0 if replaced is None else charges.staying_bytes(replaced)
-        return need_bytes > (registry.config.budget_bytes or 0) - kept_bytes
+        return (registry.config.budget_bytes or 0) - kept_bytes
+
+    def grown_bytes(self, worker: Worker, younger: Sequence[Worker]) -> int:
+        """Return what is to be reserved for a load that has outgrown its reservation and may go on."""
+        free_bytes = self._charges.room(self._registry.config.budget_bytes or 0).free_bytes
+        return min(self._grown_bytes(worker, younger, _GROWTH), worker.charge_bytes + free_bytes)
+
+    def _grown_bytes(self, worker: Worker, younger: Sequence[Worker], growth: float) -> int:
+        if worker.loaded_s is not None:  # it said so while it was being paused, and needs no more
+            return worker.measured_bytes
+        at_most_bytes = self._at_most_bytes(worker.model.id, [other.model.id for other in younger])
+        return min(int(worker.measured_bytes * growth) + 1, at_most_bytes)
+
+    def decide_growth(self, worker: Worker, younger: Sequence[Worker], since_s: float) -> Decision:
+        """Return what becomes of the oldest load that has outgrown its reservation, and whom of the younger it ends."""
+        if self.is_hopeless(worker.model.id, worker.measured_bytes, younger):
+            return Decision(Outcome.REFUSE)
+        put_back = tuple(other.model for other in reversed(younger))
+        room = self._charges.room(self._registry.config.budget_bytes or 0)
+        least_bytes, most_bytes = (
+            self._grown_bytes(worker, younger, growth) - worker.charge_bytes for growth in (_LEAST_GROWTH, _GROWTH)
+        )
+        if least_bytes > room.free_bytes + room.coming_bytes:
+            decision = self._make_room(most_bytes, since_s, put_back)
+            if decision.outcome is Outcome.EVICT:
+                return decision
+        return self._make_room(least_bytes, since_s, put_back)
 
     def decide(self, model_id: ModelId, need_bytes: int, since_s: float) -> Decision:
         """Return what a load does that needs so much and has waited since then, if it is the first in line."""
+        decision = self._make_room(need_bytes, since_s)
+        is_hopeless = decision.outcome is not Outcome.START and self.is_hopeless(model_id, need_bytes)
+        return Decision(Outcome.REFUSE) if is_hopeless else decision
+
+    def _make_room(self, more_bytes: int, since_s: float, put_back: tuple[Model, ...] = ()) -> Decision:
         registry, charges = self._registry, self._charges
         room = charges.room(registry.config.budget_bytes or 0)
-        short_bytes = need_bytes - room.free_bytes
+        short_bytes = more_bytes - room.free_bytes
         if short_bytes <= 0:
             return Decision(Outcome.START)
-        if self.is_hopeless(model_id, need_bytes):
-            return Decision(Outcome.REFUSE)
         short_bytes -= room.coming_bytes
         if short_bytes <= 0:
             return Decision(Outcome.WAIT)
         models = charges.by_what_keeps()
-        idle = models.get(None, [])
+        idle = [*models.get(None, []), *put_back]
         if bytes_of(idle) >= short_bytes:
             return Decision(Outcome.EVICT, victims=tuple(fewest(idle, short_bytes)))
         ripe, look_again_s = self.soon(models)
@@ -171,11 +215,3 @@ class Planning:
             if ripe_s <= now:
                 ripe.append(model)
         return ripe, min((at_s for at_s in changes_s if at_s > now), default=None)
-
-
-def _named(holders: tuple[Holder, ...]) -> str:
-    if not holders:
-        return "nobody holds any"
-    named = (f"{h.model_id!r} {format_size(h.bytes)}{f', {h.why}' if h.why else ''}" for h in holders[:_HOLDERS_NAMED])
-    more = len(holders) - _HOLDERS_NAMED
-    return f"the rest is held by {'; '.join(named)}{f'; and {more} more' if more > 0 else ''}"

@@ -5,22 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd.core import events as ev
+from hostd.core.explaining import calls_of, eviction_of, settings_of, size_of
 from hostd.core.lifecycle import ModelState, WorkerState
+from hostd.core.listing import absent, all_models
 from hostd.core.refusals import no_such_model
 from hostd.records import MemoryInfo
-from hostd.units import format_duration
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from hostd.core.admission import Admission
     from hostd.core.charges import Charges
-    from hostd.core.models import Model
     from hostd.core.planning import Planning
     from hostd.core.registry import Registry
+    from hostd.core.routing import Router
     from hostd.records import Event as StoryEvent
     from hostd.records import LoadPlan, ModelInfo
     from hostd_workers.wire.errors import HostError
 
 
+_LOADING = (WorkerState.IDLE, WorkerState.LOADING, WorkerState.PAUSED)
 SERVING = (ModelState.READY, ModelState.DEGRADED)
 
 
@@ -33,6 +37,14 @@ class CallTimes(NamedTuple):
     sum_s: float
 
 
+class Activity(NamedTuple):
+    """Whether a worker is in use or loads its model, and what is reserved for the load; None for no reservation."""
+
+    is_busy: bool = False
+    is_loading: bool = False
+    reserved_bytes: int | None = None
+
+
 class Questions:
     """The questions of one core."""
 
@@ -40,11 +52,16 @@ class Questions:
     _charges: Charges
     _planning: Planning
     _admission: Admission
+    _router: Router
 
     def list_models(self) -> list[ModelInfo]:
-        """Return the records of all models, by id."""
+        """Return the records of all models that are loaded, or whose process died, by id."""
         models = self._registry.models
         return [self._registry.describe(models[model_id]) for model_id in sorted(models)]
+
+    def list_all_models(self, entries: Iterable[ev.DirectoryEntry]) -> list[ModelInfo]:
+        """Return the records of all models, those that are not loaded too; `entries` are of the models directory."""
+        return all_models(self._registry, entries)
 
     def get_model(self, model_id: str) -> ModelInfo | None:
         """Return the record of a model, or None."""
@@ -59,6 +76,12 @@ class Questions:
         """Say whether there is a model of this id, or was one that is remembered."""
         known = ev.ModelId(model_id)
         return any(known in place for place in (self._registry.models, self._registry.evicted, self._registry.stories))
+
+    def workers_of(self, model_id: str) -> list[ev.WorkerId]:
+        """Return the workers of a model that have a process and are not being killed."""
+        model = self._registry.models.get(ev.ModelId(model_id))
+        dying = (WorkerState.KILLING, WorkerState.DEAD)
+        return [] if model is None else [id for id, worker in model.workers.items() if worker.state not in dying]
 
     def worker_count(self) -> int:
         """Return how many workers may have a process."""
@@ -78,14 +101,17 @@ class Questions:
         """Why the models directory cannot be followed at present, or None."""
         return self._registry.degraded
 
-    def activity(self, worker_id: ev.WorkerId, since_s: float) -> tuple[bool, bool]:
-        """Say whether a worker is in use, or was since then, and whether it is still loading its model."""
+    def activity(self, worker_id: ev.WorkerId, since_s: float) -> Activity:
+        """Say what a worker does, and whether it is in use or was since then."""
         worker = self._registry.workers.get(worker_id)
         if worker is None:
-            return False, False
+            return Activity()
         used_s = worker.model.last_used_s
         is_recent = used_s is not None and used_s >= since_s
-        return bool(worker.calls) or is_recent, worker.state in (WorkerState.IDLE, WorkerState.LOADING)
+        is_loading = worker.state in _LOADING
+        has_reservation = is_loading and self._registry.config.budget_bytes is not None
+        reserved_bytes = worker.reserved_bytes if has_reservation else None
+        return Activity(bool(worker.calls) or is_recent, is_loading, reserved_bytes)
 
     @property
     def is_stopping(self) -> bool:
@@ -113,10 +139,12 @@ class Questions:
             reserved_bytes=sum(worker.unmeasured_bytes for worker in workers),
             free_bytes=None if budget_bytes is None else charges.room(budget_bytes).free_bytes,
             waiting=tuple(model.id for model in admission.queue),
+            paused=tuple(worker.model.id for worker in charges.outgrown() if worker in admission.growing.paused),
             over_budget=admission.over_budget,
             evictions=dict(admission.evictions),
             refusals=admission.refusals,
             waits=admission.waits,
+            pauses=admission.growing.pauses,
             unloads=registry.unloads,
             freed_bytes=registry.freed_bytes,
             last_unload=registry.last_unload,
@@ -126,56 +154,30 @@ class Questions:
         """Return what a load that is predicted to need so much would do now."""
         self._registry.now = now
         need = self._registry.need_of(prediction)
-        return self._planning.plan(ev.ModelId(model_id), *need, in_line=len(self._admission.queue))
+        return self._planning.plan(ev.ModelId(model_id), *need, in_line=self._admission.in_line)
 
-    def explain(self, model_id: str, now: float) -> dict[str, Any] | None:
-        """Return all that is known of why a model is as it is, as plain values; None if nothing is known of it."""
+    def explain(self, model_id: str, now: float, entries: Iterable[ev.DirectoryEntry] = ()) -> dict[str, Any] | None:
+        """Return all that is known of why a model is as it is, as plain values; None if nothing is known of it.
+
+        `entries` are of the models directory, for a model that is not loaded.
+        """
         registry = self._registry
         registry.now = now
         known = ev.ModelId(model_id)
-        model, story, evicted = registry.models.get(known), self.story(model_id), registry.evicted.get(known)
-        if not self.knows(model_id):
+        model, story = registry.models.get(known), self.story(model_id)
+        record = registry.describe(model) if model else absent(registry, known, entries)
+        if record is None and not story:
             return None
         told = story[-1].new if story and story[-1].subject == "model" else ModelState.UNLOADED.value
         return {
             "model_id": model_id,
-            "state": model.state.value if model else told,
-            "reason": model.reason if model else evicted.reason if evicted else story[-1].reason,
-            "model": registry.describe(model).to_dict() if model else None,
+            "state": record.state if record else told,
+            "reason": record.reason if record else story[-1].reason,
+            "model": record.to_dict() if record else None,
+            "settings": settings_of(model, registry) if model else [],
+            "calls": calls_of(model, self._router, now) if model else [],
             "story": [event.to_dict() for event in story],
-            "size": self._size_of(model) if model else None,
-            "eviction": self._eviction_of(model) if model else None,
+            "size": size_of(model, now) if model else None,
+            "eviction": eviction_of(model, self._charges) if model else None,
             "details": model.death.details if model and model.death else {},
-        }
-
-    def _size_of(self, model: Model) -> dict[str, Any]:
-        sampled = [worker for worker in model.workers.values() if worker.memory is not None]
-        sampled_s = [worker.sampled_s for worker in sampled if worker.sampled_s is not None]
-        peaks = [worker.memory.peak_bytes for worker in sampled if worker.memory and worker.memory.peak_bytes]
-        baselines = [worker.baseline_bytes for worker in sampled if worker.baseline_bytes is not None]
-        return {
-            "bytes": model.size_bytes,
-            "source": model.size_source,
-            "age_s": self._registry.now - min(sampled_s) if sampled_s else None,
-            "charge_bytes": model.charge_bytes,
-            "reserved_bytes": sum(worker.unmeasured_bytes for worker in model.workers.values()),
-            "need_bytes": model.need_bytes or None,
-            "need_source": model.need_source,
-            "peak_bytes": sum(peaks) or None,
-            "baseline_bytes": sum(baselines) or None,
-        }
-
-    def _eviction_of(self, model: Model) -> dict[str, Any] | None:
-        if not model.charge_bytes:
-            return None
-        models = self._charges.by_what_keeps().get(None, [])
-        kept = self._charges.kept(model)
-        reload = format_duration(model.load_s)
-        return {
-            "would_free_bytes": model.charge_bytes,
-            "idle_s": self._charges.idle_s(model),
-            "reload_s": model.load_s if model.ready_s is not None else None,
-            "why_not": "" if kept is None else kept.value,
-            "rank": models.index(model) + 1 if model in models else None,
-            "returns": f"the next call or retrieve_model loads it again, which took {reload} the last time; calls wait",
         }

@@ -1,16 +1,30 @@
-"""The errors for models that serve nobody at present."""
+"""The errors for models that serve nobody at present, and for loads that the budget has no room for."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hostd.core.lifecycle import ModelState
-from hostd_workers.wire.errors import FailedPreconditionError, HostError, NotFoundError
+from hostd.units import format_size
+from hostd_workers.wire.errors import FailedPreconditionError, HostError, NotFoundError, ResourceExhaustedError
 
 if TYPE_CHECKING:
     from hostd.core.events import ModelId
     from hostd.core.models import Model
     from hostd.core.registry import Registry
+    from hostd.records import Holder
+
+_HOLDERS_NAMED = 10
+"""In a message; its details have all of them."""
+
+_HOW = {
+    "declared": "The figure is the size in its model.yaml: correct it there if it is wrong",
+    "remembered": "The figure was measured when the same content was loaded last; a size in its model.yaml replaces it",
+    "at least": "A load of the same content held that much when it was ended; change the model, and it is tried again",
+    "estimated": "The figure is an estimate from its files (sizers.default): say size in its model.yaml if you know it",
+    "assumed": "Nothing is known of it, and memory.assumed_size is assumed: say size in its model.yaml if you know it",
+}
+"""How a need is known, and what helps if it is wrong."""
 
 
 def check_directory(registry: Registry) -> None:
@@ -30,10 +44,10 @@ def check_nothing_inside(registry: Registry, model_id: str, advice: str) -> None
 
 def no_such_model(model_id: ModelId, registry: Registry) -> NotFoundError:
     """Return the error for an id that is not loaded."""
-    _, failure = registry.failures.get(model_id, (None, None))
+    failure = registry.failures.get(model_id)
     names = sorted(registry.models)[:10]
     loaded = f"loaded are: {', '.join(names)}" if names else "no model is loaded"
-    said = loaded if failure is None else f"its last load failed: {failure.message}"
+    said = loaded if failure is None else f"its last load failed: {failure.error.message}"
     if model_id in registry.evicted:
         said = "it was evicted, and is loaded again when it is used (load_model, retrieve_model, or a call)"
     return NotFoundError(f"there is no model {model_id!r}; {said}", details={"model_id": model_id})
@@ -56,3 +70,51 @@ def refusal_of(model: Model) -> HostError:
             **(model.death.details if model.death else {}),  # with a reason that programs can tell, if there is one
         },
     )
+
+
+class OverBudget(NamedTuple):
+    """A load for which there is no room: what it needs or holds, what is free, who has the rest, and since when."""
+
+    model: Model
+    needed_bytes: int
+    free_bytes: int
+    budget_bytes: int
+    holders: tuple[Holder, ...]
+    when: str
+
+
+def over_budget(over: OverBudget, *, is_measured: bool = False) -> HostError:
+    """Return the error of a load that is refused, or ended if it `is_measured` that it needs so much and more."""
+    model, budget, needed = over.model, format_size(over.budget_bytes), format_size(over.needed_bytes)
+    need = f"{format_size(model.need_bytes)} ({model.need_source})"
+    is_above = over.needed_bytes > over.budget_bytes
+    free = f"and {format_size(max(over.free_bytes, 0))} of the budget of {budget} are free {over.when}"
+    how = _HOW.get(model.need_source, "")
+    if is_measured:
+        free = f"and the whole budget is {budget}" if is_above else free
+        said = f"was killed while it was loaded: it held {needed} and needs more, {need} were expected, {free}"
+        how = "That it needs more than this is remembered for its next load"
+    elif is_above:
+        said = f"needs {need}, more than the whole budget of {budget}"
+    else:
+        said = f"needs {need}, {free}"
+    return ResourceExhaustedError(
+        f"model {model.id!r} {said}; {_named(over.holders)}. Unload or unpin some, or raise memory.budget. {how}",
+        details={
+            "reason": "BUDGET",
+            "model_id": model.id,
+            "needed_bytes": over.needed_bytes,
+            "need_source": "measured" if is_measured else model.need_source,
+            "free_bytes": over.free_bytes,
+            "budget_bytes": over.budget_bytes,
+            "holders": [holder.to_dict() for holder in over.holders],
+        },
+    )
+
+
+def _named(holders: tuple[Holder, ...]) -> str:
+    if not holders:
+        return "no other model holds any"
+    named = (f"{h.model_id!r} {format_size(h.bytes)}{f', {h.why}' if h.why else ''}" for h in holders[:_HOLDERS_NAMED])
+    more = len(holders) - _HOLDERS_NAMED
+    return f"the rest is held by {'; '.join(named)}{f'; and {more} more' if more > 0 else ''}"

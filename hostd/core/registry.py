@@ -19,8 +19,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hostd.core.describing import describe
-from hostd.core.effects import Announce, Effect, KillWorker, MeasureWorker, SendLoad
-from hostd.core.events import FilesId, ModelId, Origin, WorkerId
+from hostd.core.effects import (
+    Announce,
+    Effect,
+    KillWorker,
+    MeasureWorker,
+    PauseWorker,
+    ResumeWorker,
+    SendLoad,
+)
+from hostd.core.events import STANDALONE, FilesId, LoadSource, ModelId, Origin, WorkerId
 from hostd.core.lifecycle import (
     MODEL_TRANSITIONS,
     WORKER_TRANSITIONS,
@@ -30,17 +38,17 @@ from hostd.core.lifecycle import (
     WorkerInput,
     WorkerState,
 )
-from hostd.core.models import Evicted, Model, Worker
-from hostd.core.timers import Timers, WorkerTimer
+from hostd.core.models import Evicted, Failure, Model, Worker
+from hostd.core.timers import AdmissionTimer, Timers, WorkerTimer
 from hostd.core.waiting import Waiting
 from hostd.records import Event, UnloadReport
 from hostd.units import counted
-from hostd_workers.wire.errors import HostError, InternalError
+from hostd_workers.wire.errors import HostError, InternalError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from hostd.core.events import LoadSource, Memory, Prediction
+    from hostd.core.events import Declared, Memory, Prediction
     from hostd.records import ModelInfo
 
 
@@ -49,6 +57,7 @@ _WANTED_BY = {
     Origin.LAZY: "because somebody wants to use it",
     Origin.SYNCED: "found in the models directory",
     Origin.DEPLOYED: "deployed",
+    Origin.DECLARED: "declared in the configuration",
 }
 
 
@@ -76,8 +85,11 @@ class CoreConfig:
     admission_timeout_s: float = 60.0
     min_residence_s: float = 1.0
     idle_ttl_s: float = 0.0
+    baseline_bytes: int = 0
     cores: int = 1
     cpu_threads: int | None = None
+    python: str | None = None
+    own_python: str = ""
     story_length: int = 64
     stories_kept: int = 256
 
@@ -95,12 +107,12 @@ class Registry:
         """Ids that may not be loaded at present, and why: their files are being moved."""
         self.workers: dict[WorkerId, Worker] = {}
         self.stories: OrderedDict[ModelId, deque[Event]] = OrderedDict()
-        self.failures: OrderedDict[ModelId, tuple[int, HostError]] = OrderedDict()
-        """The generation and the error of the last failed load of each id; bounded as the stories are."""
+        self.failures: OrderedDict[ModelId, Failure] = OrderedDict()
+        """The last load of each id, if it has failed; bounded as the stories are."""
         self.evicted: OrderedDict[ModelId, Evicted] = OrderedDict()
         """Models that are loaded again when they are used; the oldest are forgotten above `MAX_EVICTED`."""
-        self.baseline_bytes = 0
-        """What the last worker that said so held before it loaded its model; 0 before any did."""
+        self.baseline_bytes = config.baseline_bytes
+        """What the last worker that said so held before it loaded its model; what is usual before any did."""
         self.room_has_changed = False
         """Whether something happened because of which loads that wait for memory, or those who make way, may go on."""
         self.somebody_is_idle = False
@@ -115,6 +127,8 @@ class Registry:
         """Called when a load has ended, after those who waited for it were answered; None: it succeeded."""
         self.unload_ended: list[Callable[[Model, UnloadReport], None]] = []
         """Called when a model is UNLOADED."""
+        self.declared: dict[ModelId, Declared] = {}
+        """What the configuration wants loaded."""
         self.files_in_work: set[FilesId] = set()
         """Deploys and undeploys that are not over; the host does not stop before they are."""
         self.is_stopping = False
@@ -169,19 +183,19 @@ class Registry:
         if previous is not None:
             # Handed over, not shared, or a model that crashes again and again would keep all its generations.
             model.earlier, previous.earlier = previous.alive(), []
-            model.is_pinned = previous.is_pinned
+            model.is_pinned, model.has_own_pin = previous.is_pinned, True
         self.models[model.id] = model
 
     def remember_evicted(self, model: Model) -> None:
         """Keep what is needed to load an evicted model again."""
-        self.evicted[model.id] = Evicted(model.source, model.origin, model.eviction, model.is_pinned)
+        self.evicted[model.id] = Evicted(model.again, model.origin, model.eviction, model.is_pinned)
         self.evicted.move_to_end(model.id)
         while len(self.evicted) > MAX_EVICTED:
             self.evicted.popitem(last=False)
 
     def is_loaded_on_use(self, model: Model) -> bool:
         """Say whether a model that does not serve now does soon for whoever uses it, so that calls wait for it."""
-        is_back_soon = model.is_evicted if model.state is ModelState.UNLOADING else model.is_on_demand
+        is_back_soon = model.is_coming_back if model.state is ModelState.UNLOADING else model.is_on_demand
         return self.config.lazy_load or is_back_soon
 
     def need_of(self, prediction: Prediction) -> tuple[int, str]:
@@ -191,6 +205,18 @@ class Registry:
         """
         is_of_files = prediction.source == "estimated"
         return prediction.peak_bytes + (self.baseline_bytes if is_of_files else 0), prediction.source
+
+    def declared_source(self, model_id: ModelId) -> LoadSource:
+        """Return what to load for a declared id. Raises `InvalidArgumentError` for an entry that is wrong."""
+        declared = self.declared[model_id]
+        if declared.problem:
+            raise InvalidArgumentError(declared.problem, details={"model_id": model_id})
+        return LoadSource(declared.path, STANDALONE, None, None, {})
+
+    def is_declared_elsewhere(self, model_id: ModelId, path: str) -> bool:
+        """Say whether the configuration wants an id loaded from another path than this."""
+        declared = self.declared.get(model_id)
+        return declared is not None and declared.path != path
 
     def idle_ttl_s(self, model: Model) -> float:
         """Return after how many seconds without a call a model is evicted; 0: never for that."""
@@ -246,6 +272,8 @@ class Registry:
             worker.model.ready.remove(worker)
         if new is WorkerState.READY:
             worker.model.ready.append(worker)
+        if worker.state is WorkerState.PAUSED and new is not WorkerState.PAUSED:
+            self.timers.cancel(AdmissionTimer(worker.model))
         self._assign(worker, new, why.value, reason)
         self.effects.extend(effects)
         if new is WorkerState.DEAD:
@@ -285,7 +313,7 @@ class Registry:
 
     def note_failure(self, model: Model, error: HostError) -> None:
         """Keep the error of a load that has failed, for who asks later."""
-        self.failures[model.id] = (model.generation, error)
+        self.failures[model.id] = Failure(model.generation, error, model.source, model.origin)
         self.failures.move_to_end(model.id)
         while len(self.failures) > self.config.stories_kept:
             self.failures.popitem(last=False)
@@ -311,6 +339,10 @@ class Registry:
             return KillWorker(worker.id, worker.killed_for)
         if action is WorkerAction.MEASURE:
             return MeasureWorker(worker.id, worker.model.id, worker.model.source)
+        if action is WorkerAction.PAUSE:
+            return PauseWorker(worker.id)
+        if action is WorkerAction.RESUME:
+            return ResumeWorker(worker.id)
         model = worker.model
         if model.spec is None:
             raise InternalError(f"a worker was told to load before there was a specification: {worker!r}")

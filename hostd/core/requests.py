@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from hostd.core.values import Caller, ClientId, FilesId, LoadSource, ModelId, Payload
+from hostd.core.values import Caller, ClientId, Declared, FilesId, LoadSource, ModelId, Payload
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class LoadRequested(NamedTuple):
     """A client wants a model loaded; `wait` says whether the answer comes after the load or at once.
 
-    `retries` is how often a failed load is tried again; None leaves it to the configuration.
+    `retries` is how often a failed load is tried again; None leaves it to the configuration. `reload` says that what is
+    loaded under the id is unloaded first.
     """
 
     caller: Caller
@@ -19,6 +23,7 @@ class LoadRequested(NamedTuple):
     wait: bool
     deadline_s: float | None
     retries: int | None = None
+    reload: bool = False
 
 
 class RetrieveRequested(NamedTuple):
@@ -34,18 +39,20 @@ class RetrieveRequested(NamedTuple):
 
 
 class UnloadRequested(NamedTuple):
-    """A client wants a model gone."""
+    """A client wants a model gone; `at_once` without waiting for its calls in flight."""
 
     caller: Caller
     model_id: ModelId
     deadline_s: float | None
+    at_once: bool = False
 
 
 class UnloadAllRequested(NamedTuple):
-    """A client wants every model gone."""
+    """A client wants every model gone; `at_once` without waiting for their calls in flight."""
 
     caller: Caller
     deadline_s: float | None
+    at_once: bool = False
 
 
 class ShutdownRequested(NamedTuple):
@@ -56,7 +63,10 @@ class ShutdownRequested(NamedTuple):
 
 
 class DeployRequested(NamedTuple):
-    """A client wants to send the files of a model: `(relative name, bytes)` each; `source` has no path yet."""
+    """A client wants to send the files of a model: `(relative name, bytes)` each; `source` has no path yet.
+
+    `folders` are those that are empty, `executables` the names of files that may be executed.
+    """
 
     caller: Caller
     model_id: ModelId
@@ -66,6 +76,8 @@ class DeployRequested(NamedTuple):
     replace: bool
     keep: bool
     wait: bool
+    folders: tuple[str, ...] = ()
+    executables: tuple[str, ...] = ()
 
 
 class DeployCommitRequested(NamedTuple):
@@ -104,7 +116,8 @@ class SyncRequested(NamedTuple):
 
     `load` says whether new entries are loaded, `wait` whether the answer comes after all loads and unloads, `retry_all`
     whether entries that failed before are tried again although they have not changed. `is_leaving` says that what is
-    not loaded now is left alone by later syncs, too.
+    not loaded now is left alone by later syncs, too. `declared` is what the configuration wants loaded, which it then
+    is; None for a sync that leaves it alone.
     """
 
     caller: Caller
@@ -113,6 +126,7 @@ class SyncRequested(NamedTuple):
     retry_all: bool
     deadline_s: float | None
     is_leaving: bool = False
+    declared: Mapping[ModelId, Declared] | None = None
 
 
 class CallReceived(NamedTuple):

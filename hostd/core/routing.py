@@ -8,6 +8,7 @@ Rules
 3. Every refusal says in which state the model is and why.
 4. With lazy loading, and if the host has evicted it, a call of a model that is not loaded begins its load, and calls
    wait for it (`Holding`). They wait as well for a model that makes way for another one.
+5. A worker ends each call that it was sent, also one that nobody waits for any more; until then it is in `Worker.left`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from hostd.core.events import (
 )
 from hostd.core.holding import Holding
 from hostd.core.lifecycle import ModelState, WorkerInput, WorkerState
+from hostd.core.models import Left
 from hostd.core.refusals import refusal_of
 from hostd.units import counted
 from hostd_workers.wire.errors import (
@@ -111,6 +113,9 @@ class Router:
         """Relay what a worker sent, and end the call with what is final."""
         call = self.calls.get(event.call_id)
         if call is None or call.worker.id != event.worker_id:
+            worker = self._registry.workers.get(event.worker_id)
+            if worker is not None and event.final:
+                worker.left.pop(event.call_id, None)
             return
         if event.final:
             self._forget(call)
@@ -124,7 +129,7 @@ class Router:
         error = CancelledError("the call was cancelled by its caller")
         call = self._of(event.caller)
         if call is not None:
-            self._registry.effects.append(ForwardCancel(call.worker.id, call.id))
+            self._leave(call, "its caller has cancelled it")
             self.fail(call.id, error)
         elif event.caller in self.holding.by_caller:
             self.holding.dismiss(event.caller, error)
@@ -147,7 +152,7 @@ class Router:
 
     def expire(self, call_id: CallId) -> None:
         """End a call whose deadline has come."""
-        self._registry.effects.append(ForwardCancel(self.calls[call_id].worker.id, call_id))
+        self._leave(self.calls[call_id], "its deadline has passed")
         self.fail(call_id, DeadlineExceededError("the deadline passed before the model answered"))
 
     def expire_held(self, key: HeldTimer) -> None:
@@ -173,7 +178,17 @@ class Router:
         for caller in [caller for caller in self.by_caller if caller.client == client]:
             call = self.calls[self.by_caller[caller]]
             self._forget(call)
-            self._registry.effects.append(ForwardCancel(call.worker.id, call.id))
+            self._leave(call, "its caller has gone")
+
+    def _leave(self, call: Call, why: str) -> None:
+        """Tell a worker that nobody waits for a call, and remember it until the worker has ended it.
+
+        A plain method runs to its end, however long that takes. Only so many are remembered as may be in flight.
+        """
+        left = call.worker.left
+        if len(left) < self._registry.config.max_in_flight:
+            left[call.id] = Left(call.caller, call.method, call.began_s, why)
+        self._registry.effects.append(ForwardCancel(call.worker.id, call.id))
 
     def _of(self, caller: Caller) -> Call | None:
         call_id = self.by_caller.get(caller)

@@ -9,6 +9,7 @@ Rules
    loaded from its files as they are then when it is used, and until then others have its memory.
 5. A sync that loads and waits also waits for what an earlier one has begun to load: whoever asks wants to know what the
    directory has come to, not who began it.
+7. What the configuration declares comes first (`Declaring`), with and without a models directory.
 6. One scan runs at a time: what a later sync asks for may be newer than what a running scan has seen.
 """
 
@@ -19,17 +20,20 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hostd.core.declaring import Declaring
 from hostd.core.effects import LeaveEntry, ScanDirectory
-from hostd.core.events import LoadSource, Origin, SyncId
+from hostd.core.events import STANDALONE, LoadSource, Origin, SyncId
 from hostd.core.lifecycle import ModelState
-from hostd.core.loading import STANDALONE
 from hostd.core.refusals import check_directory
 from hostd.records import SyncReport
 from hostd_workers.wire.errors import HostError, UnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hostd.core import events as ev
-    from hostd.core.events import ModelId
+    from hostd.core.comparing import Comparing
+    from hostd.core.events import Declared, ModelId
     from hostd.core.loading import Loading
     from hostd.core.models import Model
     from hostd.core.registry import Registry
@@ -59,6 +63,7 @@ class Sync:
     unloaded: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     writing: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
 
     def report(self, degraded: str | None) -> SyncReport:
         """Return what became of it so far."""
@@ -68,16 +73,19 @@ class Sync:
             failed=dict(self.failed),
             writing=tuple(self.writing),
             degraded=degraded,
+            changed=tuple(self.changed),
         )
 
 
 class Syncing:
     """The decisions about syncs."""
 
-    def __init__(self, registry: Registry, loading: Loading, unloading: Unloading) -> None:
+    def __init__(self, registry: Registry, loading: Loading, unloading: Unloading, comparing: Comparing) -> None:
         self._registry = registry
         self._loading = loading
         self._unloading = unloading
+        self._comparing = comparing
+        self._declaring = Declaring(registry, loading)
         self._queue: deque[Sync] = deque()
         self._syncs: dict[SyncId, Sync] = {}
         self._gone: set[ModelId] = set()
@@ -91,13 +99,38 @@ class Syncing:
         """Have the directory looked at. Raises `HostError` to refuse."""
         registry = self._registry
         self._loading.refuse_if_stopping()
-        check_directory(registry)
+        if not event.declared and not registry.declared:
+            check_directory(registry)
         self._count += 1
         sync = Sync(SyncId(self._count), event.wait, event.load, event.retry_all, event.is_leaving)
         registry.waiting.add(sync.waiters, event.caller, event.deadline_s)
         self._syncs[sync.id] = sync
-        self._queue.append(sync)
-        self._scan_next()
+        if event.declared is not None:
+            self._declare(sync, event.declared)
+        if registry.config.models_dir is None:
+            sync.is_acting = False
+            self._go_on(sync)
+        else:
+            self._queue.append(sync)
+            self._scan_next()
+
+    def _declare(self, sync: Sync, declared: Mapping[ModelId, Declared]) -> None:
+        for model in self._declaring.declare(declared):
+            self._unload(sync, model, "it is not declared in the configuration any more")
+        for model_id in declared:
+            self._load_declared(sync, model_id)
+
+    def _load_declared(self, sync: Sync, model_id: ModelId) -> None:
+        try:
+            has_begun = self._declaring.load(model_id)
+        except HostError as error:
+            sync.failed[model_id] = error.message
+            return
+        model = self._registry.models.get(model_id)
+        is_under_way = model is not None and model.state is ModelState.LOADING
+        if has_begun or (sync.wait and is_under_way):  # the latter of an earlier sync
+            sync.loaded.append(model_id)
+            sync.pending.add(model_id)
 
     def scanned(self, event: ev.DirectoryScanned) -> None:
         """Load what is new, and unload what is gone."""
@@ -105,10 +138,13 @@ class Syncing:
         registry = self._registry
         registry.degraded = None
         for model_id in event.gone:
-            model = registry.models.get(model_id)
-            is_the_same = model is not None and sync.generations.get(model_id) == model.generation
-            if model is not None and is_the_same and not self._loading.is_busy(model_id):
-                self._unload(sync, model)
+            model = self._of_scan(sync, model_id)
+            if model is not None and not self._loading.is_busy(model_id):
+                self._unload(sync, model, "its files are gone from the models directory")
+        for model_id, digest in event.digests:
+            model = self._of_scan(sync, model_id)
+            if model is not None and self._comparing.note(model, digest):
+                sync.changed.append(model_id)
         for model_id, path in event.found:
             if sync.load and not registry.is_stopping:
                 self._load(sync, model_id, path)
@@ -137,18 +173,25 @@ class Syncing:
                 sync.writing.append(event.model_id)
                 self._go_on(sync)
 
-    def _unload(self, sync: Sync, model: Model) -> None:
+    def _of_scan(self, sync: Sync, model_id: ModelId) -> Model | None:
+        """Return the loaded model that a scan was about, None if it is gone or another by now."""
+        model = self._registry.models.get(model_id)
+        return model if model is not None and sync.generations.get(model_id) == model.generation else None
+
+    def _unload(self, sync: Sync, model: Model, reason: str) -> None:
         _disown(sync, model.id)
         sync.unloaded.append(model.id)
         self._gone.add(model.id)
         sync.pending.add(model.id)
-        self._unloading.begin(model, "its files are gone from the models directory")
+        self._unloading.begin(model, reason)
 
     def _load(self, sync: Sync, model_id: ModelId, path: str) -> None:
         registry = self._registry
         model = registry.models.get(model_id)
         if (model is not None and model.state is not ModelState.FAILED) or model_id in sync.failed:
             return  # the latter while it was looked for, in the load of an earlier sync
+        if registry.is_declared_elsewhere(model_id, path):
+            return
         evicted = registry.evicted.get(model_id)
         # One that could not be loaded again may have been mended since.
         if evicted is not None and evicted.source.path in (None, path) and model_id not in registry.failures:
@@ -166,7 +209,9 @@ class Syncing:
 
     def _on_load_ended(self, model: Model, error: HostError | None) -> None:
         # What is gone has not failed: if it comes back before the next scan, it is new.
-        if error is not None and model.origin is Origin.SYNCED and model.id not in self._gone:
+        is_own = model.origin in (Origin.SYNCED, Origin.DECLARED)
+        has_directory = self._registry.config.models_dir is not None
+        if error is not None and is_own and has_directory and model.id not in self._gone:
             self._registry.effects.append(LeaveEntry(model.id))
         for sync in self._syncs.values():
             if error is not None and model.id in sync.pending and model.id in sync.loaded:
@@ -220,7 +265,8 @@ class Syncing:
 
 def _join(sync: Sync, models: list[Model]) -> None:
     """Have a sync wait for the loads that earlier ones have begun, as if it had begun them."""
-    under_way = [m.id for m in models if m.origin is Origin.SYNCED and m.state is ModelState.LOADING]
+    own = [model for model in models if model.origin in (Origin.SYNCED, Origin.DECLARED)]
+    under_way = [model.id for model in own if model.state is ModelState.LOADING and model.id not in sync.loaded]
     sync.loaded.extend(under_way)
     sync.pending.update(under_way)
 
@@ -233,6 +279,6 @@ def _disown(sync: Sync, model_id: ModelId) -> None:
 
 
 def _has_files(model: Model) -> bool:
-    """Say whether a model has a path that may be gone; that of a lazy load is a guess until it is found."""
-    is_guess = model.origin is Origin.LAZY and model.spec is None
+    """Say whether a model has a path that may be gone; that of a lazy load, say, is a guess until it is found."""
+    is_guess = model.origin in (Origin.LAZY, Origin.DECLARED) and model.spec is None
     return model.source.path is not None and model.state is not ModelState.UNLOADING and not is_guess

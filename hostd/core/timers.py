@@ -47,7 +47,7 @@ class RetryTimer:
 
 @dataclass(frozen=True)
 class AdmissionTimer:
-    """When a load has waited too long for memory."""
+    """When a load has waited too long for memory, in line or paused."""
 
     model: Model
 
@@ -109,6 +109,10 @@ class Timers(Generic[K]):
     def cancel(self, key: K) -> None:
         """Forget a key's deadline, if it has one."""
         self._due.pop(key, None)
+
+    def due_s(self, key: K) -> float:
+        """Return the deadline of a key that has one."""
+        return self._due[key]
 
     def next(self) -> float | None:
         """Return the earliest deadline, or None."""

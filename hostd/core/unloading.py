@@ -56,6 +56,8 @@ class Unloading:
             return
         registry.waiting.add(model.unload_waiters, event.caller, event.deadline_s)
         self.begin(model, "unload requested")
+        if event.at_once:
+            self._kill_all([model])
 
     def unload_all(self, event: UnloadAllRequested) -> None:
         """Begin to unload every model."""
@@ -69,6 +71,8 @@ class Unloading:
         self.unload_alls.append(group)
         for model in list(registry.models.values()):
             self.begin(model, "unload of all models requested")
+        if event.at_once:
+            self._kill_all(list(registry.models.values()))
 
     def shutdown(self, event: ShutdownRequested) -> None:
         """Unload everything and stop; `at_once`, or a second signal, without draining."""
@@ -84,16 +88,25 @@ class Unloading:
                 registry.kill(worker, "immediate shutdown")
         self.stop_if_done()
 
+    def _kill_all(self, models: list[Model]) -> None:
+        """Wait no longer for calls in flight, also of models that drain already."""
+        for worker in [worker for model in models for worker in model.alive()]:
+            self._registry.kill(worker, "unload at once requested")
+
     # Steps
 
     def begin(self, model: Model, reason: str) -> None:
         """Begin to unload a registered model, whatever it is doing."""
         self._registry.evicted.pop(model.id, None)  # it is not only the host that wants it gone
-        if model.is_evicted:
-            model.eviction = ""
+        if model.is_coming_back:
+            model.eviction, model.reload = "", None
             self._registry.waiting.refuse(model.next_waiters, _overtaken(model, reason))
         if model.state is not ModelState.UNLOADING:
             self._begin(model, ModelInput.UNLOAD, reason)
+
+    def begin_reload(self, model: Model) -> None:
+        """Begin to unload a model that is loaded again when it is gone."""
+        self._begin(model, ModelInput.UNLOAD, "it is being reloaded")
 
     def evict(self, model: Model, reason: str) -> None:
         """Begin to unload a model that serves, by the host's own decision: it is loaded again when it is used."""

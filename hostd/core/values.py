@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import enum
-from typing import Any, NamedTuple, NewType, TypeAlias
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, NewType, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ClientId = NewType("ClientId", bytes)
 WorkerId = NewType("WorkerId", int)
@@ -26,14 +30,20 @@ class Caller(NamedTuple):
 class Origin(enum.Enum):
     """Who wanted a model loaded, and so how careful its finding must be.
 
-    REQUESTED and DEPLOYED: the files at the path are whole. LAZY: look for the id below the models directory, then take
-    it for the path itself. LAZY and SYNCED: wait while the files are still being written.
+    REQUESTED, DEPLOYED and DECLARED (by the configuration): the files at the path are whole. LAZY: look for the id
+    below the models directory, then take it for the path itself. LAZY and SYNCED: wait while the files are still being
+    written.
     """
 
     REQUESTED = "REQUESTED"
     LAZY = "LAZY"
     SYNCED = "SYNCED"
     DEPLOYED = "DEPLOYED"
+    DECLARED = "DECLARED"
+
+
+STANDALONE = "standalone-model"
+"""The type of models that nobody gave one, as the customer's system has it."""
 
 
 class LoadSource(NamedTuple):
@@ -54,12 +64,38 @@ class MemoryPolicy(NamedTuple):
     idle_ttl_s: float | None = None
 
 
+class Declared(NamedTuple):
+    """A model that the configuration wants loaded: its path; `problem` is what is wrong with its entry, or ""."""
+
+    path: str | None
+    problem: str = ""
+
+
+class Limits(NamedTuple):
+    """What is said about a model from outside of its own settings; None leaves it to these."""
+
+    memory_limit_bytes: int | None = None
+    is_evictable: bool | None = None
+    idle_ttl_s: float | None = None
+    cpu_threads: int | None = None
+
+    def over(self, other: Limits) -> Limits:
+        """Return these limits, with those of another where these say nothing."""
+        return Limits(
+            other.memory_limit_bytes if self.memory_limit_bytes is None else self.memory_limit_bytes,
+            other.is_evictable if self.is_evictable is None else self.is_evictable,
+            other.idle_ttl_s if self.idle_ttl_s is None else self.idle_ttl_s,
+            other.cpu_threads if self.cpu_threads is None else self.cpu_threads,
+        )
+
+
 class LoadingSpec(NamedTuple):
     """What a finder made of a source: everything that a worker needs to load the model.
 
     `loader` is a built-in name or `module:attr`, `python` the interpreter or None for the host's own, `methods` the
     only ones to expose or None for all. `initializer` is a reference with its configuration, or None for the loader's
-    own object. `cpu_threads` is how many threads its libraries may use, None for a share of the cores.
+    own object. `cpu_threads` is how many threads its libraries may use, None for a share of the cores. `origins` says
+    in words where a setting was given, by the name that it has in a `model.yaml` (an option as "options.NAME").
     """
 
     loader: str
@@ -71,12 +107,28 @@ class LoadingSpec(NamedTuple):
     initializer: tuple[str, dict[str, Any]] | None = None
     memory: MemoryPolicy = MemoryPolicy()
     cpu_threads: int | None = None
+    origins: Mapping[str, str] = MappingProxyType({})
+
+
+class DirectoryEntry(NamedTuple):
+    """An entry of the models directory that is not loaded, and what it is to the host.
+
+    `state` is "AVAILABLE" for a model that may be loaded, "WRITING" for one that is still being written, "FAILED" for
+    one that cannot be looked at, "IGNORED" for what is none; `reason` says more in words. Also what the configuration
+    declares is such an entry.
+    """
+
+    model_id: ModelId
+    path: str
+    state: str
+    reason: str = ""
 
 
 class Prediction(NamedTuple):
     """What a load is expected to take, in bytes of private memory: at most while it loads, and afterwards.
 
-    `source` says how that is known: "remembered", "declared", "estimated", or "assumed" if nothing is known.
+    `source` says how that is known: "remembered", "declared", "estimated", "at least" (a load of the same content was
+    ended when it held so much), or "assumed" if nothing is known.
     """
 
     peak_bytes: int

@@ -16,6 +16,7 @@ from hostd.finders.protocol import Finder, ask
 from hostd.finders.settings import ModelYamlFinder
 from hostd.model_yaml import NAME as SETTINGS
 from hostd.model_yaml import ModelSpec
+from hostd.places import what_is_in
 from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -65,10 +66,12 @@ def find_spec(
     spec = ask(finder, model_id, path)
     details = {"path": path, "finder": name}
     if spec is None:
+        found = what_is_in(path) if path else ""
+        seen = f": {found}" if found else ""
         advice = f"; else say it with 'loader' in a {SETTINGS}" if path else ""
         raise InvalidArgumentError(
-            f"the finder {name!r} recognises no model {model_id!r} at {path or 'no path'}; "
-            f"it looks for {finder.looks_for}{advice}",
+            f"the finder {name!r} recognises no model {model_id!r} at {path or 'no path'}{seen}. "
+            f"It looks for {finder.looks_for}{advice}",
             details=details,
         )
     if not (spec.loader or default_loader):

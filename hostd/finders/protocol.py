@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Protocol
 
 from hostd.model_yaml import ModelSpec
+from hostd.places import why_forbidden, why_missing
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
@@ -48,11 +49,15 @@ def looking_at(path: str) -> Iterator[None]:
     Nothing is at a relative path: the working directory of the host is nobody's business.
     """
     if not os.path.isabs(path):  # noqa: PTH117 - an empty string must stay distinguishable from "."
-        raise NotFoundError(f"there is nothing at {path}", details={"path": path})
+        raise NotFoundError(f"there is nothing at {path}: a path must be absolute", details={"path": path})
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFoundError(f"there is nothing at {path}", details={"path": path}) from error
+        raise NotFoundError(f"there is nothing at {path}: {why_missing(path)}", details={"path": path}) from error
+    except PermissionError as error:
+        raise FailedPreconditionError(
+            f"cannot look at {path}: {why_forbidden(path)}", details={"path": path}
+        ) from error
     except OSError as error:
         raise FailedPreconditionError(f"cannot look at {path!r}: {error}", details={"path": path}) from error
     except ValueError as error:  # a null byte

@@ -15,6 +15,7 @@ from hostd.core import events as ev
 from hostd.records import MethodInfo
 from hostd.shell.own_log import about
 from hostd.shell.sockets import Unsent
+from hostd.shell.stacks import StacksOffer
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import HostError, ProtocolError, VersionMismatchError, from_wire
@@ -46,6 +47,7 @@ class Backend:
         self._tokens: dict[WorkerId, bytes] = {}
         self._suspects: set[WorkerId] = set()
         self._silent: set[WorkerId] = set()
+        self._stacks: dict[WorkerId, StacksOffer] = {}
         self.socket: RouterSocket
         self.dropped = 0
         """Messages that were no messages of this protocol, or of no worker of ours."""
@@ -64,6 +66,7 @@ class Backend:
         """Drop whatever still comes from a worker."""
         self._suspects.discard(worker_id)
         self._silent.discard(worker_id)
+        self._stacks.pop(worker_id, None)
         token = self._tokens.pop(worker_id, None)
         if token is not None:
             del self._by_token[token]
@@ -72,6 +75,10 @@ class Backend:
     def is_silent(self, worker_id: WorkerId) -> bool:
         """Say whether a worker has not said hello yet, so that only its output can tell why it ends."""
         return worker_id in self._silent
+
+    def stacks_of(self, worker_id: WorkerId) -> StacksOffer | None:
+        """Return how a worker said that its stacks can be read; None if it did not."""
+        return self._stacks.get(worker_id)
 
     def on_message(self, identity: bytes, frames: list[wire.Buffer]) -> None:
         """Turn one message of a worker into an event."""
@@ -139,12 +146,16 @@ class Backend:
     def _control(self, worker_id: WorkerId, envelope: wire.Envelope) -> Event:
         kind = envelope.kind
         if kind == msg.WORKER_HELLO:
-            versions = msg.unpack_map(envelope, msg.HEADER_LIMITS).get("versions")
+            hello = msg.unpack_map(envelope, msg.HEADER_LIMITS)
+            versions = hello.get("versions")
             if not isinstance(versions, list) or wire.VERSION not in versions:
                 raise VersionMismatchError(
                     f"the worker speaks versions {versions}, this host {wire.SUPPORTED_VERSIONS}"
                 )
             self._silent.discard(worker_id)
+            match hello.get("stacks"):
+                case [int(fd), int(number)]:
+                    self._stacks[worker_id] = StacksOffer(fd, number)
             return ev.WorkerSaidHello(worker_id)
         if kind == msg.LOADED:
             return _loaded(worker_id, msg.unpack_map(envelope, msg.LOADED_LIMITS))

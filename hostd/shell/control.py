@@ -29,11 +29,14 @@ if TYPE_CHECKING:
 
     from hostd.core.events import Prediction
     from hostd.records import Event, HostInfo, SizeEstimate
+    from hostd.shell.declared import DeclaredModels
     from hostd.shell.files import Files
     from hostd.shell.logs import LogDrain, ModelLog
     from hostd.shell.settings import ReloadReport, Settings
     from hostd.shell.sizes import Sizes
     from hostd.shell.supervisor import Supervisor
+    from hostd.shell.survey import Survey
+    from hostd.shell.workforce import Workforce
 
 _MAX_SUBSCRIPTIONS = 64
 """Of one client: every one of them costs a message at every transition."""
@@ -48,6 +51,9 @@ class Control:
         logs: LogDrain,
         files: Files,
         sizes: Sizes,
+        workforce: Workforce,
+        declared: DeclaredModels,
+        survey: Survey,
         settings: Settings,
         info: Callable[[], HostInfo],
         *,
@@ -57,6 +63,9 @@ class Control:
         self._logs = logs
         self._files = files
         self._sizes = sizes
+        self._workforce = workforce
+        self._declared = declared
+        self._survey = survey
         self._info = info
         self._settings = settings
         self._log_bytes = log_bytes
@@ -69,7 +78,10 @@ class Control:
         return {
             "load_model": Verb(Role.MANAGE, lambda r: emit(load_requested(r))),
             "unload_model": Verb(Role.MANAGE, self._unload),
-            "unload_all_models": Verb(Role.MANAGE, lambda r: emit(ev.UnloadAllRequested(r.caller, r.deadline_s))),
+            "unload_all_models": Verb(
+                Role.MANAGE,
+                lambda r: emit(ev.UnloadAllRequested(r.caller, r.deadline_s, r.get("now", bool, False))),
+            ),
             "retrieve_model": Verb(Role.USE, self._retrieve),
             "deploy_begin": Verb(Role.MANAGE, lambda r: emit(deploy_requested(r))),
             "deploy_write": Verb(Role.MANAGE, self._files.write),
@@ -92,7 +104,9 @@ class Control:
             "explain_model": Verb(Role.USE, self._explain_model),
             "model_logs": Verb(Role.USE, self._model_logs),
             "read_log": Verb(Role.USE, self._read_log),
+            "model_stacks": Verb(Role.USE, self._model_stacks),
             "host_info": Verb(Role.USE, lambda r: self._answer(r, self._info().to_dict())),
+            "host_settings": Verb(Role.ADMINISTER, lambda r: self._answer(r, self._settings.to_dict())),
             "events": Verb(Role.USE, self._subscribe),
         }
 
@@ -111,15 +125,18 @@ class Control:
         self._supervisor.emit(ev.RetrieveRequested(request.caller, _model_id(request), request.deadline_s, generation))
 
     def _unload(self, request: Request) -> None:
-        request.only("model_id")
-        self._supervisor.emit(ev.UnloadRequested(request.caller, _model_id(request), request.deadline_s))
+        request.only("model_id", "now")
+        now = request.get("now", bool, False)
+        self._supervisor.emit(ev.UnloadRequested(request.caller, _model_id(request), request.deadline_s, now))
 
     def _sync(self, request: Request) -> None:
         request.only("wait", "load")
         wait, load = request.get("wait", bool, False), request.get("load", bool, True)
-        self._supervisor.emit(
-            ev.SyncRequested(request.caller, wait, load, retry_all=load, deadline_s=request.deadline_s)
-        )
+        asked = ev.SyncRequested(request.caller, wait, load, retry_all=load, deadline_s=request.deadline_s)
+        if load and self._declared.may_change:
+            self._supervisor.in_thread(self._declared.thread, self._declared.again, lambda now: _declaring(asked, now))
+        else:
+            self._supervisor.emit(asked)
 
     def _estimate(self, request: Request) -> None:
         request.only("model_id", "path", "type")
@@ -166,8 +183,17 @@ class Control:
         self._answer(request, memory.to_dict())
 
     def _list_models(self, request: Request) -> None:
-        request.only()
-        self._answer(request, [model.to_dict() for model in self._supervisor.core.list_models()])
+        request.only("all")
+        core = self._supervisor.core
+        if not request.get("all", bool, False):
+            self._answer(request, [model.to_dict() for model in core.list_models()])
+            return
+
+        def then(entries: list[ev.DirectoryEntry]) -> None:
+            known = core.list_all_models(entries)
+            self._answer(request, [model.to_dict() if model.generation else model.to_brief_dict() for model in known])
+
+        self._survey.take(then)
 
     def _get_model(self, request: Request) -> None:
         request.only("model_id")
@@ -179,10 +205,22 @@ class Control:
 
     def _explain_model(self, request: Request) -> None:
         request.only("model_id")
-        model_id = _model_id(request)
-        explanation = self._supervisor.core.explain(model_id, self._supervisor.now())
+        model_id, core = _model_id(request), self._supervisor.core
+        known = core.explain(model_id, self._supervisor.now())
+        if known is not None:
+            self._explain(request, known)
+        else:
+            self._survey.take(
+                lambda found: self._explain(request, core.explain(model_id, self._supervisor.now(), found))
+            )
+
+    def _explain(self, request: Request, explanation: dict[str, Any] | None) -> None:
         if explanation is None:
-            raise NotFoundError(f"nothing is known of a model {model_id!r}", details={"model_id": model_id})
+            unknown = NotFoundError(f"nothing is known of a model {_model_id(request)!r}")
+            self._supervisor.frontend.refuse(request.caller, unknown)
+            return
+        for call in explanation["calls"]:
+            call["client"] = self._supervisor.frontend.program_of(call.pop("caller").client)
         self._answer(request, explanation)
 
     def _model_logs(self, request: Request) -> None:
@@ -220,6 +258,20 @@ class Control:
 
         self._supervisor.read(lambda: look(log) if is_known or log.exists() else None, answer)
 
+    def _model_stacks(self, request: Request) -> None:
+        request.only("model_id")
+        model_id, core = _model_id(request), self._supervisor.core
+        if core.get_model(model_id) is None:
+            raise core.absence_of(model_id)
+
+        def then(found: object) -> None:
+            if isinstance(found, HostError):
+                self._supervisor.frontend.refuse(request.caller, found)
+            else:
+                self._answer(request, found)
+
+        self._workforce.stacks(core.workers_of(model_id), then)
+
     def _subscribe(self, request: Request) -> None:
         request.only("model_id")
         if sum(caller.client == request.caller.client for caller in self._subscribers) >= _MAX_SUBSCRIPTIONS:
@@ -232,6 +284,10 @@ class Control:
         for caller, model_id in list(self._subscribers.items()):
             if model_id is None or model_id == event.model_id:
                 self._supervisor.frontend.answer(caller, event.to_dict(), msg.ITEM)
+
+
+def _declaring(asked: ev.SyncRequested, declared: Any) -> ev.SyncRequested:
+    return asked._replace(declared=declared) if isinstance(declared, dict) else asked
 
 
 def _model_id(request: Request) -> ev.ModelId:

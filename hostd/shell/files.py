@@ -58,6 +58,8 @@ class Files:
         self._staging = staging
         self._threads = Threads(FILE_THREADS, "hostd-files")
         self._operations: dict[ev.FilesId, Operation] = {}
+        self._pins = Operation(None)
+        """All of them, one after the other: the last that was asked for stays."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def handlers(self) -> dict[type, Callable[[Any], object]]:
@@ -70,6 +72,7 @@ class Files:
             fx.CheckFiles: self._check,
             fx.RemoveFiles: self._remove,
             fx.TidyFiles: self._tidy,
+            fx.KeepPin: self._keep_pin,
         }
 
     async def finish(self) -> None:
@@ -116,7 +119,13 @@ class Files:
         def stage() -> None:
             if staging is None:
                 raise FailedPreconditionError("this host has no models directory")
-            operation.upload = staging.begin(effect.model_id, effect.files, replace=effect.replace)
+            operation.upload = staging.begin(
+                effect.model_id,
+                effect.files,
+                replace=effect.replace,
+                folders=effect.folders,
+                executables=effect.executables,
+            )
 
         self._step(effect.files_id, stage, lambda _: ev.FilesStaged(effect.files_id))
 
@@ -125,7 +134,7 @@ class Files:
 
         self._step(
             effect.files_id,
-            lambda: str(_of(operation.upload).install()),
+            lambda: str(_of(operation.upload).install(effect.standing)),
             lambda path: ev.FilesInstalled(effect.files_id, path),
         )
 
@@ -186,6 +195,12 @@ class Files:
                 _log.warning("what a deploy replaced or an undeploy removed is still in staging: %s", error)
 
         self._begin(operation, tidy, then)
+
+    def _keep_pin(self, effect: fx.KeepPin) -> None:
+        def then(_: object, error: HostError | None) -> None:
+            self._supervisor.emit_later(ev.PinKept(effect.files_id, error))
+
+        self._begin(self._pins, lambda: _of(self._staging).keep_pin(effect.model_id, is_pinned=effect.is_pinned), then)
 
     # Threads
 

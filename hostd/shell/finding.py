@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.settling import Wait
+from hostd.shell.contents import Contents
 from hostd.shell.supervisor import as_host_error
 from hostd.shell.threads import Threads
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Mapping
+    from collections.abc import Callable
 
-    from hostd.finders import ModelSpec
-    from hostd.plugins import Plugins
     from hostd.shell.repository import Repository
+    from hostd.shell.specifying import Specifying
     from hostd.shell.supervisor import Supervisor
 
 FIND_THREADS = 8
@@ -32,10 +32,11 @@ THREAD_NAME = "hostd-find"
 
 
 class Found(NamedTuple):
-    """What is to be loaded, and from where."""
+    """What is to be loaded, from where, and what holds for it whoever loads it."""
 
     spec: ev.LoadingSpec
     path: str | None
+    standing: ev.Standing
 
 
 class Finding:
@@ -45,17 +46,23 @@ class Finding:
         self,
         loop: asyncio.AbstractEventLoop,
         supervisor: Supervisor,
-        plugins: Plugins,
+        specifying: Specifying,
         repository: Repository | None,
     ) -> None:
         self._loop = loop
         self._supervisor = supervisor
-        self._plugins = plugins
+        self._specifying = specifying
         self._repository = repository
+        self.contents = Contents(supervisor, f"{THREAD_NAME}-contents")
         self._threads = Threads(FIND_THREADS, THREAD_NAME)
+
+    def handlers(self) -> dict[type, Callable[[Any], object]]:
+        """Return who carries out which effect."""
+        return {fx.FindSpec: self.find, **self.contents.handlers()}
 
     def close(self) -> None:
         """End the threads; one that hangs on a disk is left alone."""
+        self.contents.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def find(self, effect: fx.FindSpec, looks: int = 0) -> None:
@@ -68,7 +75,9 @@ class Finding:
                 return ev.SpecDelayed(effect.model_id, effect.generation, found.reason) if looks else None
             if isinstance(found, BaseException):
                 return ev.SpecRefused(effect.model_id, effect.generation, as_host_error(found, "the finder failed"))
-            return ev.SpecFound(effect.model_id, effect.generation, found.spec, found.path)
+            if found.path is not None:
+                self.contents.note(effect.model_id, effect.generation, found.path)
+            return ev.SpecFound(effect.model_id, effect.generation, found.spec, found.path, found.standing)
 
         self._supervisor.in_thread(self._threads, partial(self._look, effect), then)
 
@@ -90,27 +99,12 @@ class Finding:
             if wait is not None:
                 return wait
         try:
-            found = self._plugins.find(effect.model_id, path, finder=source.finder, initializer=source.initializer)
+            found = self._specifying.specify(effect.model_id, source._replace(path=path))
         except (NotFoundError, InvalidArgumentError) as error:
             if is_ephemeral:
                 raise _nothing_there(effect.model_id, source.path, error) from error
             raise
-        return Found(loading_spec(found, source.options), path)
-
-
-def loading_spec(found: ModelSpec, options: Mapping[str, Any]) -> ev.LoadingSpec:
-    """Return what a worker needs to know of what a finder found; `options` are those of the load, which win."""
-    return ev.LoadingSpec(
-        loader=found.loader,
-        options={**found.options, **options},
-        python=found.python,
-        env=found.env,
-        methods=found.methods,
-        default_method=found.default_method,
-        initializer=None if found.initializer is None else (found.initializer, found.initializer_config),
-        memory=ev.MemoryPolicy(found.memory_limit_bytes, found.evictable, found.idle_ttl_s),
-        cpu_threads=found.cpu_threads,
-    )
+        return Found(found.spec, path, found.standing)
 
 
 def _nothing_there(model_id: str, looked_at: str | None, error: HostError) -> NotFoundError:

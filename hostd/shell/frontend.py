@@ -10,8 +10,8 @@ Rules
 from __future__ import annotations
 
 import logging
-from collections import deque
-from typing import TYPE_CHECKING
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Any
 
 from hostd.core import events as ev
 from hostd.shell.sockets import Unsent
@@ -39,6 +39,12 @@ _log = logging.getLogger(__name__)
 _TARGETS_REMEMBERED = 4096
 _REMEMBERED_BYTES = 1024
 """A header that is longer is a strange one; 4096 of the longest would hold 128 MB for as long as the host runs."""
+
+
+_PROGRAMS_KEPT = 4096
+"""Clients of which is known who they are, also a while after they have gone: their calls may run on."""
+
+_PROGRAM_CHARS = 100
 
 
 class Frontend:
@@ -73,6 +79,7 @@ class Frontend:
         self._clients: dict[bytes, deque[list[wire.Buffer]] | None] = {}
         self._waiting: set[bytes] = set()
         self._targets: dict[bytes, msg.Target] = {}
+        self._programs: OrderedDict[bytes, dict[str, object]] = OrderedDict()
         self.socket: RouterSocket
         self.dropped = 0
         """Messages that were no messages of this protocol."""
@@ -146,9 +153,23 @@ class Frontend:
                 details={"supported": list(wire.SUPPORTED_VERSIONS)},
             )
         self._clients.setdefault(identity, None)
+        self._note_program(identity, hello)
         if hello.get("batches") is True:
             self.socket.batching.add(identity)
         self.send(identity, msg.pack_map(msg.WELCOME, envelope.id, self._welcome))
+
+    def program_of(self, client: ClientId) -> dict[str, object]:
+        """Return `pid` and `program` of a client as it named them, also of one that is gone; None: it did not."""
+        return self._programs.get(client, {"pid": None, "program": None})
+
+    def _note_program(self, identity: bytes, hello: dict[str, Any]) -> None:
+        pid, program = hello.get("pid"), hello.get("program")
+        self._programs[identity] = {
+            "pid": pid if isinstance(pid, int) else None,
+            "program": program[:_PROGRAM_CHARS] if isinstance(program, str) else None,
+        }
+        while len(self._programs) > _PROGRAMS_KEPT:
+            self._programs.popitem(last=False)
 
     def _remember(self, header: bytes) -> msg.Target:
         target = msg.unpack_target(header)

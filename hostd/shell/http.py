@@ -59,8 +59,8 @@ class HttpServer:
             self._socket = socket.create_server(address[:2], family=family)
         except OSError as error:
             raise FailedPreconditionError(
-                f"the metrics page cannot be served at port {port} of {host} (metrics.port, metrics.host): "
-                f"{error.strerror}; choose another with --metrics-port, 0 for any free one"
+                f"the metrics page cannot listen at {host}:{port}: {error.strerror}; choose "
+                "another metrics.port (--metrics-port PORT, 0 takes any that is free) or metrics.host"
             ) from None
         self.port = int(self._socket.getsockname()[1])
         self._loop: asyncio.AbstractEventLoop

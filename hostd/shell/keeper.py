@@ -1,7 +1,8 @@
 """The parent of the supervisor: it collects whatever a supervisor that was killed leaves behind.
 
 Run by path with `-S -I`, so that it is up in milliseconds and stays small: nothing but the standard library, and little
-of that. Usage: keeper.py EMBEDDER_PID REMOVE_DIR COMMAND...   (0 and "" where there is none)
+of that. Usage: keeper.py EMBEDDER REMOVE_DIR COMMAND...   ("" for no directory). EMBEDDER is the process id of whoever
+embeds the host, 0 for nobody, or shared:SEAT_FD:LOCK_FD for a host that several processes share.
 
 Why it exists: a worker dies with its supervisor (PR_SET_PDEATHSIG), but a process that a model started does not. The
 keeper is a subreaper, so such orphans become its children when the supervisor dies, and it kills them. It also watches
@@ -10,6 +11,16 @@ the process that embeds the host, by pidfd, because PR_SET_PDEATHSIG would fire 
 It is also where what a process inherits is put right, for itself and the supervisor: whoever starts a host may have
 blocked or ignored any signal, and closed its standard descriptors. What says how to treat the host stays: a hang-up or
 an interrupt that is ignored (nohup(1), the shell's `&`), umask, niceness, limits.
+
+Rules of a shared host
+1. Whoever uses it has a seat: a connection to the keeper and the pidfd of the process that made it. The seat ends with
+   that process, or when it says "leave" or hangs up; children that inherited the connection do not prolong it.
+2. The starter's seat is a socket pair that is there before the keeper is, so a host is never without one.
+3. When the last seat is lost the door closes in the same step, after everybody in its queue was let in. Who was told
+   nothing was not let in, and tries again.
+4. If the last one leaves in words the supervisor is asked to end (SIGTERM), and its process is told when nothing is
+   left; if it dies, now or meanwhile, or asks for it, the supervisor is killed.
+5. The lock of the runtime directory is held from before the keeper starts until the directory is removed.
 """
 
 from __future__ import annotations
@@ -21,13 +32,25 @@ import select
 import signal
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
 PR_SET_CHILD_SUBREAPER = 36
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AT_ONCE = signal.SIGQUIT
 MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)
+SHARED = "shared:"
+NO_PROCESS = (
+    b'{"kind": [9, "FailedPreconditionError"], "error": "the system gives it no process: REASON. Raise the limits on '
+    b'processes and threads (ulimit -u, TasksMax=, --pids-limit)"}'
+)
+"""What a supervisor would say (`hostd.shell.service`), where there is none."""
+DOOR = "members.ipc"
+LOCK = "hostd.lock"
 
 
-def keep(embedder_pid: int, remove_dir: str, command: list[str]) -> int:
+def keep(embedder_pid: int, remove_dir: str, command: list[str], door: Door | None = None) -> int:
     """Run the supervisor and clean up after it; return its exit status as a shell would."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -41,36 +64,30 @@ def keep(embedder_pid: int, remove_dir: str, command: list[str]) -> int:
     supervisor = os.posix_spawn(
         command[0],
         command,
-        {**os.environ, "HOSTD_KEEPER_PID": str(os.getpid())},
+        {**os.environ, "HOSTD_KEEPER_PID": str(os.getpid()), **(door.environment if door else {})},
         setpgroup=0,
-        setsigmask=(),
         setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP} - ignored,
     )
     supervisor_fd = os.pidfd_open(supervisor)
     poller = select.poll()
     poller.register(supervisor_fd, select.POLLIN)
     poller.register(wake_read, select.POLLIN)
+    if door is not None:
+        door.open(poller)
     if embedder_pid:
         with contextlib.suppress(ProcessLookupError):
             poller.register(os.pidfd_open(embedder_pid), select.POLLIN)
         if os.getppid() != embedder_pid:
             signal.pidfd_send_signal(supervisor_fd, signal.SIGKILL)
-    while True:
-        ready = [fd for fd, _ in poller.poll()]
-        if supervisor_fd in ready:
-            break
-        if wake_read in ready:
-            for byte in os.read(wake_read, 64):
-                if byte in FORWARDED:
-                    signal.pidfd_send_signal(supervisor_fd, byte)
-                elif byte == AT_ONCE:
-                    signal.pidfd_send_signal(supervisor_fd, signal.SIGKILL)
-        else:  # the embedding process is gone, and so is whoever would have been told
-            signal.pidfd_send_signal(supervisor_fd, signal.SIGKILL)
+    watch(poller, supervisor_fd, wake_read, door)
     _, status = os.waitpid(supervisor, 0)
     kill_children()
-    if remove_dir:
+    if door is not None:
+        door.close()
+    if remove_dir and (door is None or door.is_locked(remove_dir)):
         remove(remove_dir)
+    if door is not None:
+        door.say_farewell()
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
 
@@ -80,6 +97,173 @@ def open_standard_descriptors() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
+
+
+def watch(poller: select.poll, supervisor_fd: int, wake_fd: int, door: Door | None) -> None:
+    """Pass on what the supervisor is to hear of, until it has ended."""
+    while supervisor_fd not in (ready := {fd for fd, _ in poller.poll()}):
+        numbers = [*os.read(wake_fd, 64)] if wake_fd in ready else []
+        if door is not None:
+            numbers.append(door.attend(ready))
+        elif not numbers:  # the embedding process is gone, and so is whoever would have been told
+            numbers.append(signal.SIGKILL)
+        for number in numbers:
+            if number in (*FORWARDED, signal.SIGKILL):
+                signal.pidfd_send_signal(supervisor_fd, number)
+            elif number == AT_ONCE:
+                signal.pidfd_send_signal(supervisor_fd, signal.SIGKILL)
+
+
+class Seats:
+    """Who shares the host, as the rules have it: only bookkeeping. Methods return a signal for the supervisor, or 0."""
+
+    def __init__(self) -> None:
+        self.taken: set[int] = set()
+        self.last: int | None = None
+        """Who left last, and waits for the end."""
+
+    def leave(self, seat: int) -> int:
+        """Note that a member leaves in words."""
+        self.taken.discard(seat)
+        if self.taken:
+            return 0
+        self.last = seat
+        return signal.SIGTERM
+
+    def lose(self, seat: int) -> int:
+        """Note that a member is gone without a word, or does not want to wait for the end any longer."""
+        self.taken.discard(seat)
+        return 0 if self.taken else signal.SIGKILL
+
+
+class Door:
+    """Where the processes that share the host come in: a socket beside those of the host, and their connections."""
+
+    def __init__(self, first_seat_fd: int, lock_fd: int, directory: str) -> None:
+        import socket  # noqa: PLC0415 - most keepers have no door, and are the smaller for it
+
+        self._lock_fd = lock_fd
+        self._path = os.path.join(directory, DOOR)  # noqa: PTH118 - pathlib would double the start time
+        self._seats = Seats()
+        self._connections: dict[int, socket.socket] = {}
+        self._pidfds: dict[int, int] = {}
+        self._said = b""
+        self._ready_read, self._ready_write = os.pipe2(os.O_CLOEXEC)
+        os.set_inheritable(self._ready_write, True)
+        self.environment = {"HOSTD_SUPERVISOR_READY_FD": str(self._ready_write)}
+        self._first = socket.socket(fileno=first_seat_fd)
+        self._first.set_inheritable(False)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)  # noqa: PTH108 - as above; whoever has the lock may, because it is stale
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.setblocking(False)
+        self._listener.bind(self._path)
+        self._listener.listen(128)
+
+    def open(self, poller: select.poll) -> None:
+        """Let members in, when the supervisor is there; what happens to them wakes the poller."""
+        import resource  # noqa: PLC0415 - as above
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # Each process takes two. Here, because the supervisor must not inherit that.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        os.close(self._ready_write)
+        self._poller = poller
+        self._sit(self._first)
+        for fd in (self._listener.fileno(), self._ready_read):
+            poller.register(fd, select.POLLIN)
+
+    def attend(self, ready: set[int]) -> int:
+        """Take note of what has happened; return a signal for the supervisor, or 0."""
+        # First, because what is closed below gives its number to whoever comes in next, and `ready` means another.
+        self._let_in()
+        number = 0
+        for seat in [*self._connections]:
+            if seat in ready or self._pidfds.get(seat) in ready:
+                number = self._hear(seat, is_dead=self._pidfds.get(seat) in ready) or number
+        if self._ready_read in ready:
+            self._hear_of_the_start()
+        if not self._seats.taken:
+            self.close()
+        return number
+
+    def close(self) -> None:
+        """Let nobody in any more; those who are in the queue find it closed."""
+        if self._listener.fileno() >= 0:
+            self._poller.unregister(self._listener.fileno())
+            self._listener.close()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)  # noqa: PTH108 - as above
+
+    def is_locked(self, directory: str) -> bool:
+        """Say whether this host still has the directory's lock: somebody may have removed that, and started another."""
+        with contextlib.suppress(FileNotFoundError):
+            there = os.stat(os.path.join(directory, LOCK))  # noqa: PTH116, PTH118 - as above
+            return os.path.samestat(there, os.fstat(self._lock_fd))
+        return False
+
+    def say_farewell(self) -> None:
+        """Tell whoever waits for it that nothing is left; to the others the closed connection says so."""
+        if self._ready_read >= 0:
+            self._hear_of_the_start()  # the error of a start that failed, perhaps
+        if (last := self._seats.last) is not None:
+            self._tell(last, b"ended")
+
+    def _let_in(self) -> None:
+        with contextlib.suppress(OSError):  # there are no more, or the door is closed
+            while True:
+                self._sit(self._listener.accept()[0])
+
+    def _sit(self, connection: socket.socket) -> None:
+        import socket  # noqa: PLC0415 - as above
+
+        connection.setblocking(False)
+        seat = connection.fileno()
+        self._connections[seat] = connection
+        self._seats.taken.add(seat)
+        self._poller.register(seat, select.POLLIN)
+        # struct ucred: pid, uid, gid (unix(7))
+        pid = int.from_bytes(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], sys.byteorder)
+        with contextlib.suppress(OSError):  # gone already; then the connection tells
+            self._pidfds[seat] = os.pidfd_open(pid)
+            self._poller.register(self._pidfds[seat], select.POLLIN)
+        if self._said:
+            self._tell(seat, self._said)
+
+    def _hear(self, seat: int, *, is_dead: bool) -> int:
+        words = b""
+        with contextlib.suppress(OSError):  # it was reset
+            words = b"" if is_dead else self._connections[seat].recv(64)
+        if words == b"leave" and seat in self._seats.taken:
+            if number := self._seats.leave(seat):
+                return number
+            self._tell(seat, b"stays")
+            self._forget(seat)
+            return 0
+        if not words:
+            self._forget(seat)
+        return self._seats.lose(seat)
+
+    def _forget(self, seat: int) -> None:
+        for fd in (seat, self._pidfds.get(seat)):
+            if fd is not None:
+                self._poller.unregister(fd)
+        self._connections.pop(seat).close()
+        if seat in self._pidfds:
+            os.close(self._pidfds.pop(seat))
+
+    def _tell(self, seat: int, words: bytes) -> None:
+        with contextlib.suppress(KeyError, OSError):  # it is gone, or does not listen
+            self._connections[seat].send(words)
+
+    def _hear_of_the_start(self) -> None:
+        """Pass on what the supervisor says of its start: one line, in one write."""
+        self._said = os.read(self._ready_read, 1 << 20)
+        self._poller.unregister(self._ready_read)
+        os.close(self._ready_read)
+        self._ready_read = -1
+        for seat in self._connections if self._said else ():
+            self._tell(seat, self._said)
 
 
 def kill_children() -> None:
@@ -110,12 +294,29 @@ def remove(directory: str) -> None:
     """Remove a private runtime directory and the sockets and files in it."""
     with contextlib.suppress(FileNotFoundError):
         for root, directories, names in os.walk(directory, topdown=False):
-            for path in (os.path.join(root, name) for name in (*names, *directories)):  # noqa: PTH118 - as above
+            # The lock last: from then on the place may be another host's.
+            names.sort(key=LOCK.__eq__)
+            for path in (os.path.join(root, name) for name in (*directories, *names)):  # noqa: PTH118 - as above
                 is_directory = os.path.isdir(path) and not os.path.islink(path)  # noqa: PTH112, PTH114 - as above
                 (os.rmdir if is_directory else os.unlink)(path)
-        os.rmdir(directory)  # noqa: PTH106 - as above
+        with contextlib.suppress(OSError):  # it is another host's already
+            os.rmdir(directory)  # noqa: PTH106 - as above
+
+
+def main(embedder: str, remove_dir: str, *command: str) -> int:
+    """Keep the host of one embedding process, or of those who share it, or of nobody."""
+    if not embedder.startswith(SHARED):
+        return keep(int(embedder), remove_dir, [*command])
+    seat_fd, lock_fd = map(int, embedder.removeprefix(SHARED).split(":"))
+    try:
+        if os.fork():  # the starter may end before the others do: it must not have a child to reap
+            return 0
+    except OSError as error:
+        os.write(seat_fd, NO_PROCESS.replace(b"REASON", os.fsencode(os.strerror(error.errno or 0))))
+        return 1
+    return keep(0, remove_dir, [*command], Door(seat_fd, lock_fd, remove_dir))
 
 
 if __name__ == "__main__":
     open_standard_descriptors()
-    sys.exit(keep(int(sys.argv[1]), sys.argv[2], sys.argv[3:]))
+    sys.exit(main(*sys.argv[1:]))

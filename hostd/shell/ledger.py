@@ -2,13 +2,12 @@
 
 Rules
 1. A size is found only under the whole key: the same content, loader, initializer, options and library versions.
-2. Nothing here fails a load. A file that is damaged, or of another version of the host, is thrown away with a warning;
-   where none can be kept, sizes are remembered until the host ends.
-3. A kill at any moment loses at most what was being written: SQLite's write-ahead log, without waiting for the disk.
-   After a power cut the last sizes may be missing, never wrong.
+2. Nothing here fails a load. A file that is damaged, or of another version of the host, is thrown away with a warning,
+   one that somebody else owns is left alone; where none can be kept, sizes are remembered until the host ends.
+3. All hosts of a user share one file. A kill at any moment loses at most what was being written.
 
 A `Ledger` is used from one thread alone, the one that enters it, because a connection of SQLite's belongs to its thread
-and every method may wait for the disk. Two hosts may share a file.
+and every method may wait for the disk, or for another host. How a file is shared is in `ledger_file`.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import sqlite3
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from hostd.core.events import Memory
 from hostd.shell.content import digest_of, environment_of
+from hostd.shell.ledger_file import UnusableFileError, connect, identity_of, in_use, is_damage, prepare, throw_away
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
     from types import TracebackType
 
@@ -37,16 +36,10 @@ _log = logging.getLogger(__name__)
 MAX_ROWS: Final = 10_000
 """Under 1 MB, opened and checked in 2 ms. A host with 100 models has then seen 100 versions of each."""
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the table below. There is no migration: a forgotten size costs an estimate in place of a measurement, once."""
 
-_BUSY_TIMEOUT_S = 2.0
-"""Another host writes one row at a time; only a disk that hangs holds the lock for longer."""
-
 _KEY_BYTES = 16
-
-_MEMORY = ":memory:"
-_COMPANIONS = ("-wal", "-shm", "-journal")
 
 _SCHEMA = """CREATE TABLE sizes (
     number INTEGER PRIMARY KEY,
@@ -56,14 +49,15 @@ _SCHEMA = """CREATE TABLE sizes (
     pss_bytes INTEGER,
     peak_bytes INTEGER,
     load_s REAL NOT NULL,
-    measured_s REAL NOT NULL
+    measured_s REAL NOT NULL,
+    is_minimum INTEGER NOT NULL
 )"""
 
 # A replaced row gets a new number, so the order of numbers is that of writing, whatever the clock does.
-_WRITE = """INSERT OR REPLACE INTO sizes (key, rss_bytes, uss_bytes, pss_bytes, peak_bytes, load_s, measured_s)
-            VALUES (?, ?, ?, ?, ?, ?, ?)"""
+_WRITE = """INSERT OR REPLACE INTO sizes (key, rss_bytes, uss_bytes, pss_bytes, peak_bytes, load_s, measured_s,
+            is_minimum) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 _FORGET = "DELETE FROM sizes WHERE number IN (SELECT number FROM sizes ORDER BY number DESC LIMIT -1 OFFSET ?)"
-_READ = "SELECT rss_bytes, uss_bytes, pss_bytes, peak_bytes, load_s, measured_s FROM sizes WHERE key = ?"
+_READ = "SELECT rss_bytes, uss_bytes, pss_bytes, peak_bytes, load_s, measured_s, is_minimum FROM sizes WHERE key = ?"
 
 
 class SizeKey(NamedTuple):
@@ -82,7 +76,8 @@ class SizeKey(NamedTuple):
 class Figures(NamedTuple):
     """What was measured after a load, in bytes and seconds; None is what the system did not tell.
 
-    `measured_s` is when, in seconds since the epoch; `remember` fills it in.
+    `measured_s` is when, in seconds since the epoch; `remember` fills it in. `is_minimum`: the load was ended when it
+    held so much, and needs more.
     """
 
     rss_bytes: int
@@ -91,15 +86,12 @@ class Figures(NamedTuple):
     peak_bytes: int | None
     load_s: float
     measured_s: float = 0.0
+    is_minimum: bool = False
 
     @property
     def memory(self) -> Memory:
         """The sample that these figures are of."""
         return Memory(1, self.rss_bytes, self.uss_bytes, self.pss_bytes, self.peak_bytes)
-
-
-class _UnusableFileError(Exception):
-    """The file is damaged, of another version, or no file."""
 
 
 def key_of(
@@ -120,29 +112,32 @@ def key_of(
 
 
 class Ledger:
-    """The remembered sizes in one file; a context manager, for one thread."""
+    """The remembered sizes in the first of some files that can be used; a context manager, for one thread."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Take where the file is, or will be. Nothing is opened yet."""
-        self._path = Path(path)
+    def __init__(self, *paths: str | os.PathLike[str]) -> None:
+        """Take where the file is, or will be, those first that are better. Nothing is opened yet."""
+        self._paths = [Path(path) for path in paths]
         self._connection: sqlite3.Connection | None = None
+        self._path: Path | None = None
+        self._identity: tuple[int, int] | None = None
+        self._is_open = False
         self.problem: str | None = None
         """Why sizes are not kept beyond the host's end; None if they are."""
 
     def __enter__(self) -> Ledger:
-        self._connection = self._opened()
+        self._is_open = True
+        self._open()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._close()
+        self._is_open = False
 
     def __repr__(self) -> str:
-        state = "closed" if self._connection is None else f"in memory: {self.problem}" if self.problem else "open"
-        return f"<Ledger {self._path} {state}>"
+        state = "closed" if not self._is_open else f"in memory: {self.problem}" if self.problem else "open"
+        return f"<Ledger {', '.join(map(str, [self._path] if self._path else self._paths))} {state}>"
 
     def remember(self, key: SizeKey, figures: Figures, wall_s: float) -> None:
         """Keep what was measured at `wall_s` (seconds since the epoch), in place of what was known of the same key.
@@ -165,109 +160,84 @@ class Ledger:
         def read(connection: sqlite3.Connection) -> Figures | None:
             row = connection.execute(_READ, (_row_key(key),)).fetchone()
             if row is not None and not all(value is None or isinstance(value, (int, float)) for value in row):
-                raise _UnusableFileError(f"a row holds {row!r} in place of numbers")
-            return None if row is None else Figures(*row)
+                raise UnusableFileError(f"a row holds {row!r} in place of numbers")
+            return None if row is None else Figures(*row)._replace(is_minimum=bool(row[-1]))
 
         return self._do(read)
 
     def _do(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
-        if self._connection is None:
+        if not self._is_open:
             raise RuntimeError("the ledger is not open: use it in a with statement")
         try:
-            return work(self._connection)
+            return self._attempt(work)
         except sqlite3.ProgrammingError:  # another thread's connection, a wrong statement: faults of ours
             raise
-        except (sqlite3.Error, _UnusableFileError) as error:
-            if not _is_damage(error):
+        except (sqlite3.Error, OSError, UnusableFileError) as error:
+            if not is_damage(error):
                 _log.warning("%s: a size is lost: %s", self._path, error)
                 return None
-            self._connection.close()
-            self._connection = self._opened(error)
+            self._close()
+            self._open(error)
         try:
-            return work(self._connection)
-        except sqlite3.Error as error:
+            return self._attempt(work)
+        except (sqlite3.Error, OSError) as error:
             _log.warning("%s: a size is lost, even in a fresh file: %s", self._path, error)
             return None
 
-    def _opened(self, damage: Exception | None = None) -> sqlite3.Connection:
-        """Return a connection to the file, to a fresh one if it is damaged, or to none where none can be."""
-        self.problem = None
-        try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def _attempt(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do some work, in the file that is there now: another host may have thrown ours away because it is damaged."""
+        if self._path is None:
+            return work(self._memory)
+        prepare(self._path)
+        with in_use(self._path):
+            if self._connection is None or identity_of(self._path) != self._identity:
+                self._close()
+                self._connection, self._identity = connect(self._path, _SCHEMA, VERSION), identity_of(self._path)
+            return work(self._connection)
+
+    @property
+    def _memory(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = sqlite3.connect(":memory:", isolation_level=None)
+            self._connection.execute(_SCHEMA)
+        return self._connection
+
+    def _open(self, damage: Exception | None = None) -> None:
+        """Open the first file that can be used, fresh if it is damaged; nothing is kept if there is none."""
+        problems = []
+        for path in self._paths:
             try:
-                if damage is None:
-                    return _connect(self._path)
-            except (_UnusableFileError, sqlite3.Error) as error:
-                if not _is_damage(error):
-                    raise
-                damage = error
-            _throw_away(self._path, damage)
-            return _connect(self._path)
-        except (_UnusableFileError, sqlite3.Error, OSError) as error:
-            self.problem = f"sizes cannot be kept in {self._path}: {error}"
+                self._connection = self._opened(path, damage if path == self._path else None)
+            except (UnusableFileError, sqlite3.Error, OSError) as error:
+                problems.append(f"sizes cannot be kept in {path}: {error}")
+                continue
+            self._path, self._identity, self.problem = path, identity_of(path), None
+            for problem in problems:
+                _log.warning("%s; they are kept in %s", problem, path)
+            return
+        self._path, self.problem = None, "; ".join(problems) or "sizes are not kept (memory.remember)"
+        if problems:
             _log.warning("%s; they are forgotten when the host ends", self.problem)
-        return _connect(Path(_MEMORY))
 
+    def _opened(self, path: Path, damage: Exception | None) -> sqlite3.Connection:
+        prepare(path)
+        try:
+            if damage is None:
+                with in_use(path):
+                    return connect(path, _SCHEMA, VERSION)
+        except (UnusableFileError, sqlite3.Error) as error:
+            if not is_damage(error):
+                raise
+            damage = error
+        with in_use(path, alone=True):
+            _log.warning("%s is thrown away, sizes are estimated until they are measured again: %s", path, damage)
+            throw_away(path)
+            return connect(path, _SCHEMA, VERSION)
 
-def _connect(path: Path) -> sqlite3.Connection:
-    """Return a connection to a checked file with our table; a missing or empty file gets one."""
-    if str(path) != _MEMORY:
-        _check_access(path)
-    connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-    try:
-        # Without it WAL maps a file of its own, and a damage of that is a SIGBUS, which ends the host (sqlite.org/wal).
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        _check_content(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _check_content(connection: sqlite3.Connection) -> None:
-    # Read under the write lock, because another host may be making the table just now.
-    connection.execute("BEGIN IMMEDIATE")
-    with connection:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        tables = connection.execute("SELECT sql FROM sqlite_master WHERE type = 'table'").fetchall()
-        if (version, tables) == (0, []):
-            connection.execute(_SCHEMA)
-            connection.execute(f"PRAGMA user_version = {VERSION}")
-        elif (version, tables) != (VERSION, [(_SCHEMA,)]):
-            raise _UnusableFileError(f"its tables are of version {version}, this host's of version {VERSION}")
-    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise _UnusableFileError(str(verdict))
-
-
-def _check_access(path: Path) -> None:
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISREG(mode):
-        raise _UnusableFileError("it is not a regular file")
-    if not os.access(path, os.R_OK | os.W_OK):
-        raise _UnusableFileError("it may not be read and written")
-
-
-def _is_damage(error: Exception) -> bool:
-    # SQLITE_CORRUPT and SQLITE_NOTADB are the base class itself; what may pass (locked, full, read-only) is one below.
-    return isinstance(error, _UnusableFileError) or type(error) is sqlite3.DatabaseError
-
-
-def _throw_away(path: Path, why: Exception) -> None:
-    """Remove the file and what belongs to it, an empty directory too. Raises OSError if that cannot be."""
-    _log.warning("%s is thrown away, sizes are estimated until they are measured again: %s", path, why)
-    # Another host that still has the damaged file open must not share its log or index with the fresh one.
-    for companion in _COMPANIONS:
-        path.with_name(path.name + companion).unlink(missing_ok=True)
-    if path.is_dir() and not path.is_symlink():
-        path.rmdir()
-    else:
-        path.unlink(missing_ok=True)
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 def _row_key(key: SizeKey) -> bytes:

@@ -22,6 +22,7 @@ from urllib.parse import quote
 from weakref import WeakValueDictionary
 
 from hostd import log_lines
+from hostd.shell.crashes import CrashReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -190,6 +191,7 @@ class Output:
         self.ended = threading.Event()
         """Set when the last writer is gone and everything has been read."""
         self._last = b""
+        self._crash = CrashReport()
 
     def __repr__(self) -> str:
         return f"<Output {'ended' if self.ended.is_set() else 'open'} {self._last[-40:]!r}>"
@@ -197,12 +199,18 @@ class Output:
     def append(self, data: bytes) -> None:
         """Add output."""
         self.log.append(data, self)
+        self._crash.add(data)
         self._last = (self._last + data[-_LAST_BYTES:])[-_LAST_BYTES:]
 
     def last(self, within_s: float) -> str:
         """Return the end of the output as text, once it has ended or `within_s` seconds are over. Blocks."""
         self.ended.wait(within_s)
         return self._last.decode(errors="replace")
+
+    def crash(self, within_s: float) -> str:
+        """Return the first lines of faulthandler's report of a crash, as `last` does; "" if there is none."""
+        self.ended.wait(within_s)
+        return self._crash.lines()
 
 
 class _Note(NamedTuple):

@@ -156,6 +156,7 @@ def _of_memory(memory: MemoryInfo) -> Iterator[Any]:
         "measured_bytes": ("Private memory of all models, as measured", memory.measured_bytes),
         "reserved_bytes": ("Set aside for loads, beyond what was measured of them", memory.reserved_bytes),
         "waiting_loads": ("Loads that wait for memory", len(memory.waiting)),
+        "paused_loads": ("Loads that are paused until there is memory for more", len(memory.paused)),
         "over_budget": (
             "1 while models have grown over the budget and nobody can make way",
             int(bool(memory.over_budget)),
@@ -175,6 +176,7 @@ def _of_memory(memory: MemoryInfo) -> Iterator[Any]:
         ),
         "hostd_unloads": ("Generations of models that were unloaded, evicted or replaced", memory.unloads),
         "hostd_admission_waits": ("Loads that had to wait for memory", memory.waits),
+        "hostd_admission_pauses": ("Times that a load was paused for want of memory", memory.pauses),
         "hostd_admission_refusals": ("Loads that were refused for want of memory", memory.refusals),
     }
     for name, (help_text, count) in counters.items():

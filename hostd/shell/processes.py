@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 import hostd_workers
 from hostd.shell import memory
+from hostd.shell.crashes import CRASHES
 from hostd.shell.own_log import about
 from hostd.shell.proc import children_of, descendants_of
 
@@ -150,6 +151,11 @@ def describe_exit(pidfd: int) -> str:
 def is_sigkill(how: str) -> bool:
     """Say whether that is how `describe_exit` tells of SIGKILL."""
     return how == f"killed by {signal.SIGKILL.name}"
+
+
+def is_crash(how: str) -> bool:
+    """Say whether that is how `describe_exit` tells of a signal on which faulthandler reports first."""
+    return how.removeprefix("killed by ") in CRASHES
 
 
 def _name_of(number: int) -> str:

@@ -17,24 +17,29 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.settling import Settling
 from hostd.shell.completeness import KnownHashes, look_at
+from hostd.shell.contents import digest_now
 from hostd.shell.directory import ModelsDirectory
-from hostd.shell.scanning import Scanner
+from hostd.shell.scanning import Scanner, is_inside
 from hostd.shell.threads import Threads
 from hostd.shell.watching import changes
-from hostd_workers.wire.errors import FailedPreconditionError, NotFoundError, UnavailableError
+from hostd_workers.wire.errors import FailedPreconditionError, HostError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from hostd.config import ModelsConfig
     from hostd.core.settling import Wait
     from hostd.plugins import Plugins
+    from hostd.shell.scanning import Scan
     from hostd.shell.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
 
 THREAD_NAME = "hostd-scan"
+
+_ENTRIES_WITHIN_S = 5.0
+"""A list of 10,000 entries takes 0.1 s. Whoever asks what models there are should not wait for a dead disk."""
 
 
 class Repository:
@@ -80,6 +85,27 @@ class Repository:
         with self._settling_lock:
             return self._settling.observe(path, look, time.monotonic(), time.time())
 
+    def list_entries(self, loaded: Collection[str], then: Callable[[Any], None]) -> None:
+        """Look at the directory as it is now, but for what is loaded; `then` gets its entries, or why there are none.
+
+        The latter also if it hangs.
+        """
+
+        def work() -> list[ev.DirectoryEntry]:
+            return [self._settled(entry) for entry in self._scanner.entries() if entry.model_id not in loaded]
+
+        self._supervisor.in_thread(self._thread, work, then, within_s=_ENTRIES_WITHIN_S)
+
+    def _settled(self, entry: ev.DirectoryEntry) -> ev.DirectoryEntry:
+        """Return what an entry is, also if it is still being written, or cannot be looked at."""
+        if entry.state != "AVAILABLE":
+            return entry
+        try:
+            wait = self.is_unsettled(entry.path)
+        except HostError as error:
+            return entry._replace(state="FAILED", reason=error.message)
+        return entry if wait is None else entry._replace(state="WRITING", reason=wait.reason)
+
     async def follow(self) -> None:
         """Sync whenever the directory changes, and once in every period, until `end`."""
         period_s = self._settings.poll_period_s
@@ -89,32 +115,36 @@ class Repository:
             async for cause in causes:
                 _log.debug("looking at %s: %s", self.path, cause)
                 with contextlib.suppress(UnavailableError):  # the host is shutting down
-                    await self.sync(wait=False, load=True)
+                    await self._supervisor.ask(
+                        lambda caller: ev.SyncRequested(caller, wait=False, load=True, retry_all=False, deadline_s=None)
+                    )
 
     def end(self) -> None:
         """End `follow`."""
         self._stop.set()
 
-    async def sync(self, *, wait: bool, load: bool) -> None:
-        """Let the registry follow the directory, in the host's own name; what it does not load now it leaves alone."""
-        await self._supervisor.ask(
-            lambda caller: ev.SyncRequested(caller, wait, load, retry_all=False, deadline_s=None, is_leaving=not load)
-        )
-
     def _scan(self, effect: fx.ScanDirectory) -> None:
-        def then(scan: Any) -> ev.Event:
-            if isinstance(scan, BaseException):
-                self._note(str(scan))
-                return ev.DirectoryUnavailable(effect.sync_id, str(scan))
+        def then(seen: Any) -> ev.Event:
+            if isinstance(seen, BaseException):
+                self._note(str(seen))
+                return ev.DirectoryUnavailable(effect.sync_id, str(seen))
+            scan, digests = seen
             self._note(None)
             return ev.DirectoryScanned(
                 effect.sync_id,
                 tuple((ev.ModelId(model_id), path) for model_id, path in scan.found),
                 tuple(map(ev.ModelId, scan.gone)),
+                digests,
             )
 
-        loaded = dict(effect.loaded)
-        self._supervisor.in_thread(self._thread, lambda: self._scanner.scan(loaded, effect.retry_all), then)
+        self._supervisor.in_thread(self._thread, lambda: self._look(effect), then)
+
+    def _look(self, effect: fx.ScanDirectory) -> tuple[Scan, tuple[tuple[ev.ModelId, str], ...]]:
+        """Scan, and look at the files of loaded models that lie in the directory."""
+        scan = self._scanner.scan(dict(effect.loaded), effect.retry_all)
+        there = [model for model in effect.loaded if model[0] not in scan.gone and is_inside(model[1], str(self.path))]
+        digests = ((model_id, digest_now(path)) for model_id, path in there)
+        return scan, tuple((model_id, digest) for model_id, digest in digests if digest is not None)
 
     def _note(self, trouble: str | None) -> None:
         if trouble is not None and not self._was_degraded:

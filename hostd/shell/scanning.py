@@ -25,7 +25,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from hostd.core.events import ModelId
+from hostd.core.events import DirectoryEntry, ModelId
 from hostd.core.names import model_id_of
 from hostd.shell.completeness import is_recent, walk
 from hostd_workers.wire.errors import InvalidArgumentError
@@ -48,6 +48,14 @@ BREATH_EVERY = 500
 BREATH_S = 50e-6
 """After so many entries, less than a millisecond's work, the scan lets go of the GIL for so long. System calls let go
 of it too, but are over before another thread has woken up, so that the loop would wait 5 ms for a forced switch."""
+
+_NO_MODELS = {
+    stat.S_IFLNK: "it is a symbolic link, which is not followed: put the model itself there, or load it by its path",
+    stat.S_IFIFO: "it is a pipe",
+    stat.S_IFSOCK: "it is a socket",
+    stat.S_IFCHR: "it is a device",
+    stat.S_IFBLK: "it is a device",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +83,7 @@ class _Entry(NamedTuple):
 
     key: tuple[int, ...] | None
     kind: _Kind
+    problem: str
 
 
 class _Fingerprint(NamedTuple):
@@ -132,6 +141,24 @@ class Scanner:
         found = self._worth_loading([name for name in models if name not in loaded])
         return Scan(tuple((ModelId(name), self._path_of(name)) for name in found), gone, len(entries) - len(models))
 
+    def entries(self) -> list[DirectoryEntry]:
+        """Return what every visible entry of the directory is to the host. Raises `DirectoryUnavailableError`.
+
+        Nothing is remembered: what the next scan finds does not depend on who looked.
+        """
+        with self._opened() as (descriptor, _):
+            listed = self._list(descriptor, {}, is_remembered=False)
+        return [
+            DirectoryEntry(ModelId(name), self._path_of(name), *self._told_of(name, entry))
+            for name, entry in listed.items()
+        ]
+
+    def _told_of(self, name: str, entry: _Entry) -> tuple[str, str]:
+        if entry.kind is _Kind.MODEL:
+            left = "left alone by the host until its files change; load_model or sync_local_models loads it"
+            return "AVAILABLE", left if name in self._failed else ""
+        return "IGNORED", entry.problem
+
     def note_failed(self, model_id: str) -> None:
         """Remember that a model that was found could not be loaded. Does not block; may be called during a scan."""
         before = self._failed.get(model_id)
@@ -156,7 +183,7 @@ class Scanner:
         if _identity_of(os.stat(self._directory)) != identity:  # noqa: PTH116 - plain strings, as all of this file
             raise DirectoryUnavailableError(f"{self._directory} became another directory while it was read")
 
-    def _list(self, descriptor: int, loaded: Mapping[ModelId, str]) -> dict[str, _Entry]:
+    def _list(self, descriptor: int, loaded: Mapping[ModelId, str], *, is_remembered: bool = True) -> dict[str, _Entry]:
         """Return all entries, after asking what those are that changed. Raises OSError if the list is not whole."""
         before, after = self._entries, dict[str, _Entry]()
         now_ns = time.time_ns()
@@ -176,23 +203,26 @@ class Scanner:
                 key = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
                 known = before.get(name)
                 if known is None or known.key != key:
-                    if name not in loaded:  # if its load fails, that counts for the files as they were found
+                    # If the load of a loaded one fails, that counts for the files as they were found.
+                    if is_remembered and name not in loaded:
                         self._found_as.pop(name, None)
-                    known = _Entry(None if is_recent(status, now_ns) else key, self._kind_of(name, status, known))
+                    known = _Entry(None if is_recent(status, now_ns) else key, *self._kind_of(name, status, known))
                 after[name] = known
         return after
 
-    def _kind_of(self, name: str, status: os.stat_result, known: _Entry | None) -> _Kind:
+    def _kind_of(self, name: str, status: os.stat_result, known: _Entry | None) -> tuple[_Kind, str]:
         if known is not None and known.kind is _Kind.BAD_NAME:
-            return _Kind.BAD_NAME
+            return known.kind, known.problem
         try:
             model_id_of(name)
         except InvalidArgumentError as error:
             _log.warning("%a is ignored: %s", self._path_of(name), error.message)
-            return _Kind.BAD_NAME
+            return _Kind.BAD_NAME, error.message
         if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
-            return _Kind.IGNORED
-        return _Kind.MODEL if self._recognises(name, self._path_of(name)) else _Kind.IGNORED
+            return _Kind.IGNORED, _NO_MODELS.get(stat.S_IFMT(status.st_mode), "it is neither a directory nor a file")
+        if self._recognises(name, self._path_of(name)):
+            return _Kind.MODEL, ""
+        return _Kind.IGNORED, "no finder knows what it is: it needs a model.yaml, a model.py or a model's file"
 
     def _worth_loading(self, models: list[str]) -> list[str]:
         """Leave out what failed and has not changed since.

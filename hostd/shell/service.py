@@ -25,13 +25,13 @@ import zmq
 
 from hostd import paths
 from hostd.config import HostConfig
-from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.plugins import Plugins
 from hostd.records import HostInfo
 from hostd.shell import own_log, surroundings
 from hostd.shell.backend import Backend
 from hostd.shell.control import Control
+from hostd.shell.declared import DeclaredModels, Sources
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.files import Files
 from hostd.shell.finding import THREAD_NAME as FINDER_THREADS
@@ -51,8 +51,10 @@ from hostd.shell.settings import Settings
 from hostd.shell.sizes import THREAD_NAME as SIZES_THREADS
 from hostd.shell.sizes import Sizes
 from hostd.shell.sockets import Pump, RouterSocket
+from hostd.shell.specifying import Specifying
 from hostd.shell.staging import Staging
 from hostd.shell.starting import models_dir_of, recover
+from hostd.shell.survey import Survey
 from hostd.shell.verbs import Verbs
 from hostd.shell.workforce import Workforce
 from hostd.version import __version__
@@ -70,6 +72,8 @@ _log = logging.getLogger(__name__)
 CONFIG_VARIABLE = "HOSTD_SUPERVISOR_CONFIG"
 SOURCES_VARIABLE = "HOSTD_SUPERVISOR_SOURCES"
 READY_FD_VARIABLE = "HOSTD_SUPERVISOR_READY_FD"
+LOCK_FD_VARIABLE = "HOSTD_SUPERVISOR_LOCK_FD"
+KIND_VARIABLE = "HOSTD_SUPERVISOR_KIND"
 KEEPER_VARIABLE = "HOSTD_KEEPER_PID"
 FILES_VARIABLE = "HOSTD_OPEN_FILES"
 PR_SET_PDEATHSIG = 1
@@ -83,10 +87,13 @@ _PROBE_PERIOD_S = 10.0
 class Service:
     """One running host."""
 
-    def __init__(self, config: HostConfig, sources: str = "") -> None:
-        """Take the configuration, and what it was made of (`settings.Settings`)."""
+    def __init__(
+        self, config: HostConfig, kind: str = "serve", lock_fd: int | None = None, sources: Sources | None = None
+    ) -> None:
         self._config = config
-        self._sources = sources
+        self._kind = kind
+        self._lock_fd = lock_fd
+        self._sources = sources or Sources()
         self._started_s = time.time()
         self._epoch = secrets.token_hex(8)
         self._metrics_port: int | None = None
@@ -108,9 +115,7 @@ class Service:
             supervisor = self._supervisor = settings.start_supervisor(pump)
             stack.callback(supervisor.close)
             guard = stack.enter_context(Guard.open())
-            gpu = await loop.run_in_executor(None, GpuReader.open)  # a driver may take seconds to wake
-            if gpu is not None:
-                stack.callback(gpu.close)
+            gpu = await _open_gpu(loop, stack)
             workforce = Workforce(
                 loop,
                 supervisor,
@@ -127,22 +132,27 @@ class Service:
             )
             staging = None if models_dir is None else Staging(ModelsDirectory(models_dir))
             files = self._files = Files(supervisor, staging)
-            sizes = Sizes(supervisor, workforce, plugins, config)
+            specifying = Specifying(plugins, models_dir)
+            sizes = Sizes(supervisor, workforce, plugins, config, specifying)
             sizes.open()
             stack.callback(sizes.close)
-            finding = Finding(loop, supervisor, plugins, repository)
+            finding = Finding(loop, supervisor, specifying, repository)
             stack.callback(finding.close)
-            handlers: dict[type, Callable[[Any], object]] = {fx.FindSpec: finding.find}
-            handlers |= {**workforce.handlers(), **files.handlers(), **sizes.handlers()}
+            handlers = {**finding.handlers(), **workforce.handlers(), **files.handlers(), **sizes.handlers()}
             if repository is not None and staging is not None:
                 stack.callback(repository.close)
                 handlers |= repository.handlers()
                 await loop.run_in_executor(None, recover, staging)
+            declared = DeclaredModels(config.preload, specifying, models_dir, self._sources)
+            stack.callback(declared.close)
             control = Control(
                 supervisor,
                 self._logs,
                 files,
                 sizes,
+                workforce,
+                declared,
+                Survey(supervisor, finding.contents, repository, declared),
                 settings,
                 self._info,
                 log_bytes=config.workers.log_bytes,
@@ -154,26 +164,32 @@ class Service:
             self._handle_signals(loop)
             sampler = self._sampler(workforce, gpu)
             tasks = [asyncio.create_task(sampler.run()), asyncio.create_task(self._probe())]
-            if repository is not None:
-                await self._load_at_start(repository)
-                if config.models.lazy_load:
-                    tasks.append(asyncio.create_task(repository.follow()))
+            if repository is not None or declared.now:
+                await self._load_at_start(declared)
+            if repository is not None and config.models.lazy_load:
+                tasks.append(asyncio.create_task(repository.follow()))
             self._tell_ready(on_ready)
             await supervisor.stopped.wait()
             await self._end(tasks)
 
     def _take_directories(self, stack: contextlib.ExitStack) -> None:
         with paths.told(self._config.runtime_dir, "runtime"):
-            stack.enter_context(RuntimeDirectory(self._config.runtime_dir))
+            stack.enter_context(RuntimeDirectory(self._config.runtime_dir, self._lock_fd))
         paths.make_state(self._config.state_dir)
 
     def _tell_ready(self, on_ready: Callable[[HostInfo], None]) -> None:
         self._has_started = True
         on_ready(self._info())
 
-    async def _load_at_start(self, repository: Repository) -> None:
-        settings = self._config.models
-        first = asyncio.create_task(repository.sync(wait=settings.wait_for_initial_loads, load=settings.load_on_start))
+    async def _load_at_start(self, declared: DeclaredModels) -> None:
+        """Load what is declared, and what is in the models directory; what is not loaded there now is left alone."""
+        self._supervisor.listeners.append(declared.on_event)
+        wait, load = self._config.models.wait_for_initial_loads, self._config.models.load_on_start
+        first = self._supervisor.ask(
+            lambda caller: ev.SyncRequested(
+                caller, wait, load, retry_all=False, deadline_s=None, is_leaving=not load, declared=declared.now
+            )
+        )
         # A signal may end the host while models are still being loaded.
         stopped = asyncio.create_task(self._supervisor.stopped.wait())
         await asyncio.wait({first, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -288,7 +304,15 @@ class Service:
             name=self._config.name,
             state="STOPPING" if core.is_stopping else "READY" if self._has_started else "STARTING",
             metrics_host=None if self._metrics_port is None else self._config.metrics.host,
+            kind=self._kind,
         )
+
+
+async def _open_gpu(loop: asyncio.AbstractEventLoop, stack: contextlib.ExitStack) -> GpuReader | None:
+    gpu = await loop.run_in_executor(None, GpuReader.open)  # a driver may take seconds to wake
+    if gpu is not None:
+        stack.callback(gpu.close)
+    return gpu
 
 
 def _prepare_process() -> None:
@@ -321,11 +345,13 @@ def _on_keeper_gone(*_: object) -> None:
 def main() -> int:
     """Run the host that the environment describes; say on the ready descriptor what became of the start."""
     config = HostConfig.from_json(os.environ.pop(CONFIG_VARIABLE))
-    sources = os.environ.pop(SOURCES_VARIABLE, "")
+    sources = Sources(**json.loads(os.environ.pop(SOURCES_VARIABLE, "{}")))
     ready_fd = int(os.environ.pop(READY_FD_VARIABLE, "-1"))
-    is_private_fd = ready_fd > sys.stderr.fileno()
-    if is_private_fd:
-        os.set_inheritable(ready_fd, False)
+    lock_fd = int(os.environ.pop(LOCK_FD_VARIABLE, "-1"))
+    is_private_fd = ready_fd > 2
+    for fd in (ready_fd if is_private_fd else -1, lock_fd):
+        if fd >= 0:
+            os.set_inheritable(fd, False)
     own_log.configure(config.log_level, config.log_format)
     _prepare_process()
     _tie_to_keeper()
@@ -342,9 +368,10 @@ def main() -> int:
         else:
             print(f"hostd {info.version} is ready at {info.endpoint} (process {info.pid})", flush=True)  # noqa: T201
 
+    service = Service(config, os.environ.pop(KIND_VARIABLE, "serve"), lock_fd if lock_fd >= 0 else None, sources)
     try:
         surroundings.check()
-        asyncio.run(Service(config, sources).run(on_ready))
+        asyncio.run(service.run(on_ready))
     except (HostError, OSError, zmq.ZMQError) as error:
         if ready_fd >= 0:
             kind = to_wire(error)[:2] if isinstance(error, HostError) else None

@@ -2,7 +2,7 @@
 
 A reload gathers the settings as the start did, from the same arguments, the same environment and the file as it is
 now. What is read whenever it is needed is changed at once (`RELOADABLE`); for the rest the host must be started again.
-A file that is wrong changes nothing.
+What `preload` declares is applied by a sync. A file that is wrong changes nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd.config import HostConfig
 from hostd.core import events as ev
+from hostd.setting_types import NONE
 from hostd.shell import own_log
 from hostd.shell.budget import budget_of
 from hostd.shell.starting import core_config
@@ -24,6 +25,7 @@ from hostd_workers.wire.errors import FailedPreconditionError, HostError, Unavai
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hostd.shell.declared import Sources
     from hostd.shell.sockets import Pump
 
 _log = logging.getLogger(__name__)
@@ -49,7 +51,8 @@ RELOADABLE = frozenset(
         "limits.max_in_flight_bytes",
     }
 )
-"""What holds from the moment of a reload, for whatever begins after it; time-outs that run are not changed."""
+"""What holds from the moment of a reload, for whatever begins after it; time-outs that run are not changed. A budget
+can become another one, but not be switched on or off: what was loaded without one was not measured against it."""
 
 
 _RELOADED = "%s is reloaded: %s"
@@ -71,12 +74,12 @@ class _Found(NamedTuple):
 
 
 class Settings:
-    """The settings of one host. `sources` is what they were made of, as JSON; empty if nobody has said."""
+    """The settings of one host."""
 
-    def __init__(self, config: HostConfig, models_dir: Path | None, sources: str) -> None:
+    def __init__(self, config: HostConfig, models_dir: Path | None, sources: Sources) -> None:
         self.config = config
         self._models_dir = models_dir
-        self._sources: dict[str, Any] = json.loads(sources) if sources else {}
+        self._sources = sources
         self._budget_bytes, self.budget_source = budget_of(config.memory.budget, config.memory.reserve)
         self._say_budget()
         self._supervisor: Supervisor
@@ -85,6 +88,10 @@ class Settings:
         """Make the supervisor that decides by these settings."""
         self._supervisor = Supervisor(core_config(self.config, self._models_dir, self._budget_bytes), pump)
         return self._supervisor
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings that are in force, in the shape of the configuration file."""
+        return self.config.model_dump(mode="json")
 
     def reload(self, then: Callable[[ReloadReport | HostError], None] = lambda _: None) -> None:
         """Read the file again, in a thread, and apply what can be; `then` gets what was done, or why nothing was."""
@@ -107,26 +114,26 @@ class Settings:
         """Return what the file makes of the settings. Raises `HostError`."""
         from hostd.sources import gather  # noqa: PLC0415 - brings in what a start does without
 
-        file = self._sources.get("file")
+        file = self._sources.file
         if file is None:
             raise FailedPreconditionError(
                 "this host was started without a configuration file, so there is nothing to read again: "
                 "start it with hostd serve --config FILE"
             )
-        wanted = gather(self._sources["arguments"], file=Path(file), environment=True).config
+        wanted = gather(self._sources.arguments, file=Path(file), environment=True).config
         changed, needs_restart = {}, []
-        merged = self.config.model_dump()
+        merged = json.loads(self.config.to_json())
         old, new = _flat(self.config), _flat(wanted)
         for name in sorted(old.keys() | new.keys()):
-            if old.get(name) == new.get(name):
+            if old.get(name) == new.get(name) or name.startswith("preload."):  # a sync sees to what that declares
                 continue
-            if name in RELOADABLE:
+            if name in RELOADABLE and not (name == "memory.budget" and NONE in (old[name], new[name])):
                 changed[name] = [old[name], new[name]]
                 *sections, last = name.split(".")
                 (merged[sections[0]] if sections else merged)[last] = new[name]
             else:
                 needs_restart.append(name)
-        config = HostConfig.from_json(json.dumps(merged, default=str))
+        config = HostConfig.from_json(json.dumps(merged))
         return _Found(
             config, ReloadReport(file, changed, needs_restart), *budget_of(config.memory.budget, config.memory.reserve)
         )

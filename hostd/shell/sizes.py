@@ -15,10 +15,10 @@ import time
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hostd import paths
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import SizeEstimate
-from hostd.shell.finding import loading_spec
 from hostd.shell.ledger import Figures, Ledger, key_of
 from hostd.shell.own_log import about
 from hostd.shell.supervisor import NotInTimeError, as_host_error
@@ -28,9 +28,11 @@ from hostd_workers.wire.errors import DeadlineExceededError, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from hostd.config import HostConfig
     from hostd.plugins import Plugins
+    from hostd.shell.specifying import Specifying
     from hostd.shell.supervisor import Supervisor
     from hostd.shell.workforce import Workforce
 
@@ -44,6 +46,11 @@ SIZER_THREADS = 8
 THREAD_NAME = "hostd-sizes"
 """What the names of all threads begin with."""
 
+AT_LEAST = "at least"
+"""The source of a size that a load had when it was ended because it needed more."""
+
+FILE_NAME = "sizes.sqlite"
+
 CLOSE_S = 2.0
 """What is to be remembered is written in milliseconds; a hash of a huge model is not worth a later end."""
 
@@ -51,8 +58,16 @@ CLOSE_S = 2.0
 class Sizes:
     """Measures, remembers and estimates what models use."""
 
-    def __init__(self, supervisor: Supervisor, workforce: Workforce, plugins: Plugins, config: HostConfig) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        workforce: Workforce,
+        plugins: Plugins,
+        config: HostConfig,
+        specifying: Specifying,
+    ) -> None:
         self._supervisor = supervisor
+        self._specifying = specifying
         self._workforce = workforce
         self._plugins = plugins
         self._python = config.workers.python
@@ -61,15 +76,15 @@ class Sizes:
         self._sizers = Threads(SIZER_THREADS, THREAD_NAME)
         self._hasher = Threads(1, f"{THREAD_NAME}-hash")
         self._ledger_thread = Threads(1, f"{THREAD_NAME}-ledger")
-        self._ledger = Ledger(config.state_dir / "sizes.sqlite")
+        self._ledger = Ledger(*_places(config))
 
     def handlers(self) -> dict[type, Callable[[Any], object]]:
         """Return who carries out which effect."""
         return {fx.MeasureWorker: self._measure, fx.RememberSize: self._remember, fx.PredictSize: self._on_predict}
 
     def open(self) -> None:
-        """Open the ledger, in its thread."""
-        self._in_ledger(self._ledger.__enter__)
+        """Have the ledger opened, in its thread; nobody waits for the disk, or for another host that has it."""
+        self._ledger_thread.submit(self._ledger.__enter__)
 
     def close(self) -> None:
         """Write what is to be remembered, and end the threads; one that hangs in a sizer or on a disk is left alone."""
@@ -95,7 +110,9 @@ class Sizes:
                 return known
             # Behind what is to be remembered: who has loaded a model finds what it took.
             remembered = self._hasher.submit(self._recall, path, spec).result(self._estimate_timeout_s)
-            return known if remembered is None else SizeEstimate(remembered.rss_bytes, "remembered")
+            if remembered is None or (remembered.is_minimum and remembered.rss_bytes <= known.bytes):
+                return known
+            return SizeEstimate(remembered.rss_bytes, AT_LEAST if remembered.is_minimum else "remembered")
 
         def finished(found: Any) -> None:
             if isinstance(found, NotInTimeError):  # with a size if only the search for a better one hangs
@@ -127,6 +144,8 @@ class Sizes:
                 remembered = recall.result(self._estimate_timeout_s)
                 if remembered is not None:
                     memory = remembered.memory
+                    if remembered.is_minimum:
+                        return ev.Prediction(memory.charge_bytes, memory.charge_bytes, AT_LEAST)
                     return ev.Prediction(memory.peak_charge_bytes, memory.charge_bytes, "remembered")
             estimate = self._plugins.estimate(model_id, path, model_type)
             return ev.Prediction(estimate.bytes, estimate.bytes, estimate.source)
@@ -149,9 +168,9 @@ class Sizes:
     def foresee(self, model_id: str, source: ev.LoadSource, then: Callable[[ev.Prediction | HostError], None]) -> None:
         """Find out what a load would take that nobody has begun, and call `then` with it, or with what refuses it."""
 
-        def work() -> ev.LoadingSpec:
-            found = self._plugins.find(model_id, source.path, finder=source.finder, initializer=source.initializer)
-            return loading_spec(found, source.options)
+        def work() -> tuple[ev.LoadingSpec, str]:
+            found = self._specifying.specify(ev.ModelId(model_id), source)
+            return found.spec, found.source.type
 
         def finished(found: Any) -> None:
             if isinstance(found, NotInTimeError):
@@ -159,7 +178,8 @@ class Sizes:
             elif isinstance(found, BaseException):
                 then(as_host_error(found, "the finder failed"))
             else:
-                self.predict(model_id, source.path, source.type, found, then)
+                spec, model_type = found
+                self.predict(model_id, source.path, model_type, spec, then)
 
         self._supervisor.in_thread(self._sizers, work, finished, within_s=self._estimate_timeout_s)
 
@@ -179,8 +199,9 @@ class Sizes:
         )
 
     def _spec_of(self, model_id: str, path: str) -> ev.LoadingSpec | None:
+        source = ev.LoadSource(path, ev.STANDALONE, None, None, {})
         try:
-            return loading_spec(self._plugins.find(model_id, path), {})
+            return self._specifying.specify(ev.ModelId(model_id), source).spec
         except HostError:
             return None  # what cannot be loaded was never measured; its size can be estimated all the same
 
@@ -219,6 +240,7 @@ class Sizes:
             pss_bytes=memory.pss_bytes,
             peak_bytes=memory.peak_bytes,
             load_s=effect.load_s,
+            is_minimum=effect.is_minimum,
         )
 
         def work() -> None:
@@ -230,3 +252,11 @@ class Sizes:
                 _log.debug("a size could not be remembered: %s", outcome)  # its files have gone meanwhile, mostly
 
         self._supervisor.in_thread(self._hasher, work, then)
+
+
+def _places(config: HostConfig) -> list[Path]:
+    """Return where sizes may be remembered, the best place first; nowhere if they are to be forgotten."""
+    if config.memory.remember == "none":
+        return []
+    own = config.state_dir / FILE_NAME
+    return [own] if config.memory.remember == "host" else [paths.shared_state_dir(config.runtime_dir) / FILE_NAME, own]

@@ -28,7 +28,7 @@ import re
 from typing import TYPE_CHECKING
 
 from hostd.core.names import check_files, folders_of, model_id_of
-from hostd.shell import moves, trees
+from hostd.shell import kept, moves, trees
 from hostd.shell.area import Area
 from hostd.shell.directory import look, open_beneath, open_directory, refusal_of_mount, refusal_of_place
 from hostd.shell.journal import SPARE, SUFFIX, TOKEN_CHARS, Journal, Operation, State
@@ -69,8 +69,18 @@ class Staging:
 
     # Deploy
 
-    def begin(self, model_id: str, files: Sequence[tuple[str, int]], *, replace: bool) -> Upload:
+    def begin(
+        self,
+        model_id: str,
+        files: Sequence[tuple[str, int]],
+        *,
+        replace: bool,
+        folders: Sequence[str] = (),
+        executables: Sequence[str] = (),
+    ) -> Upload:
         """Make a place for files, given by relative name and size in bytes, that will be written to the upload.
+
+        `folders` are empty ones, `executables` the names of files that may be executed.
 
         Raises `InvalidArgumentError` for bad names and sizes, `AlreadyExistsError` if something is at the model's place
         and it is not to be replaced, `FailedPreconditionError` without permission or if links and the like are in the
@@ -78,6 +88,7 @@ class Staging:
         Then nothing was changed.
         """
         checked = model_id_of(model_id)
+        check_files([name for name, _ in files], folders)
         _check_sizes(files)
         self._recover_quietly()
         doing = f"cannot deploy {checked!r}"
@@ -91,8 +102,9 @@ class Staging:
             )
         with typed(doing), contextlib.ExitStack() as on_failure:
             area, journal = self._entry(on_failure, Operation.DEPLOY, checked)
-            tree_fd = _make_tree(area, journal, files)
-            upload = Upload(self._directory, area, journal, checked, files, tree_fd, replace=replace)
+            tree_fd = _make_tree(area, journal, [name for name, _ in files], folders)
+            more = {"folders": folders, "executables": executables}
+            upload = Upload(self._directory, area, journal, checked, files, tree_fd, replace=replace, **more)
             on_failure.pop_all()
         return upload
 
@@ -131,6 +143,12 @@ class Staging:
             removal = Removal(self._directory, area, journal, checked)
             on_failure.pop_all()
         return removal
+
+    # Beside what is deployed
+
+    def keep_pin(self, model_id: str, *, is_pinned: bool) -> None:
+        """Write down beside a deployed model's files whether it is pinned. Raises `HostError`."""
+        kept.set_pinned(self._directory, model_id_of(model_id), is_pinned=is_pinned)
 
     # After an end
 
@@ -259,12 +277,12 @@ def _recover_entry(area: Area, journal: Journal) -> str:
         journal.close()
 
 
-def _make_tree(area: Area, journal: Journal, files: Sequence[tuple[str, int]]) -> int:
+def _make_tree(area: Area, journal: Journal, names: Sequence[str], folders: Sequence[str]) -> int:
     """Make the tree of an upload with its folders, and open it. Raises OSError."""
     area.calls.mkdir(journal.token, area.staging_fd, DIRECTORY_MODE)
     tree_fd = area.calls.open(journal.token, DIRECTORY, at=area.staging_fd)
     try:
-        for folder in sorted({folder for name, _ in files for folder in folders_of(name)}):
+        for folder in sorted({folder for name in (*names, *folders) for folder in folders_of(name)} | set(folders)):
             above, _, name = folder.rpartition("/")
             above_fd = open_directory(area.calls, tree_fd, above)
             try:
@@ -280,7 +298,6 @@ def _make_tree(area: Area, journal: Journal, files: Sequence[tuple[str, int]]) -
 
 
 def _check_sizes(files: Sequence[tuple[str, int]]) -> None:
-    check_files([name for name, _ in files])
     for name, size_bytes in files:
         if not isinstance(size_bytes, int) or isinstance(size_bytes, bool) or not 0 <= size_bytes <= _MAX_FILE_BYTES:
             raise InvalidArgumentError(f"the size of {name!r} must be a number of bytes, got {size_bytes!r}")

@@ -21,7 +21,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from hostd.core.names import folders_of
-from hostd.shell import moves
+from hostd.shell import kept, moves
 from hostd.shell.area import Area
 from hostd.shell.directory import open_beneath, open_directory
 from hostd.shell.journal import Journal
@@ -35,10 +35,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hostd.core.events import ModelId
+    from hostd.core.standing import Standing
     from hostd.shell.directory import ModelsDirectory
 
 FILE_MODE = 0o644
-"""Less umask. Executable bits are not carried: what a model runs, it brings in its interpreter's environment."""
+EXECUTABLE_MODE = 0o755
+"""Less umask. Who may execute a file is all that is carried of its mode, and that as whether its owner may."""
 DIRECTORY_MODE = 0o755
 
 TAKEN = frozenset((errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR))
@@ -159,11 +161,16 @@ class Upload(Underway):
         tree_fd: int,
         *,
         replace: bool,
+        folders: Sequence[str] = (),
+        executables: Sequence[str] = (),
     ) -> None:
         super().__init__(directory, area, journal, model_id, Phase.UPLOADING)
         self._calls = area.calls
         self._files = [(name, Ranges(size_bytes)) for name, size_bytes in files]
+        names = [name for name, _ in files]
         self._replace = replace
+        self._folders = {folder for name in (*names, *folders) for folder in folders_of(name)} | set(folders)
+        self._executables = frozenset(executables)
         self._made: set[int] = set()
         self._making = threading.Lock()
         self._writes = threading.Condition()
@@ -193,8 +200,11 @@ class Upload(Underway):
             with self._writes:
                 ranges.add(offset, end)
 
-    def install(self) -> Path:
+    def install(self, standing: Standing | None = None) -> Path:
         """Flush all files and put them into their place at once; return that place.
+
+        `standing` is what the model is deployed with, to be kept beside them; a pin that it says nothing of is that of
+        what is replaced.
 
         Raises `FailedPreconditionError` if bytes are missing, `AlreadyExistsError` if somebody else was faster,
         `AbortedError` if somebody else is at it, `HostError` for failures of the system. Then roll back.
@@ -207,6 +217,10 @@ class Upload(Underway):
             self._check_complete()
             self.phase = Phase.MOVING
         with typed(self._doing):
+            if standing is not None:
+                if standing.is_pinned is None and self._replace:
+                    standing = standing._replace(is_pinned=kept.pinned_at(area.calls, area.models_fd, self.model_id))
+                kept.write(self._calls, tree_fd, standing)
             self._flush(tree_fd)
             journal.note(tree=self._calls.fstat(tree_fd).st_ino, first_made=len(folders_of(self.model_id)))
             area.check_alone(journal)
@@ -254,7 +268,8 @@ class Upload(Underway):
             if index in self._made:
                 return open_beneath(self._calls, tree_fd, name, os.O_WRONLY)
             try:
-                fd = open_beneath(self._calls, tree_fd, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+                mode = EXECUTABLE_MODE if name in self._executables else FILE_MODE
+                fd = open_beneath(self._calls, tree_fd, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
             except FileExistsError as error:
                 raise InvalidArgumentError(
                     f"{name!r} and another file of this deploy are one file on this file system (it may fold case); "
@@ -281,8 +296,7 @@ class Upload(Underway):
                 self._calls.fsync(fd)
             finally:
                 os.close(fd)
-        names = [name for name, _ in self._files]
-        for folder in ("", *sorted({folder for name in names for folder in folders_of(name)})):
+        for folder in ("", *sorted(self._folders)):
             fd = open_directory(self._calls, tree_fd, folder)
             try:
                 self._calls.fsync_directory(fd)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hostd.core import events as ev
+from hostd.core.standing import standing_of
+from hostd.shell.kept import packed
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError, UnimplementedError
 
@@ -85,7 +87,7 @@ _LOAD_ARGUMENTS = ("model_id", "type", "wait", "retries", "finder", "initializer
 
 def load_requested(request: Request) -> ev.LoadRequested:
     """Return the event of a `load_model` request."""
-    request.only(*_LOAD_ARGUMENTS, "path")
+    request.only(*_LOAD_ARGUMENTS, "path", "reload")
     return ev.LoadRequested(
         request.caller,
         ev.ModelId(request.get("model_id", str)),
@@ -93,6 +95,7 @@ def load_requested(request: Request) -> ev.LoadRequested:
         request.get("wait", bool, True),
         request.deadline_s,
         request.get_optional("retries", int),
+        request.get("reload", bool, False),
     )
 
 
@@ -104,20 +107,34 @@ def plan_requested(request: Request) -> tuple[ev.ModelId, ev.LoadSource]:
 
 def deploy_requested(request: Request) -> ev.DeployRequested:
     """Return the event of a `deploy_begin` request."""
-    request.only(*_LOAD_ARGUMENTS, "files", "replace", "keep")
+    request.only(*_LOAD_ARGUMENTS, "files", "folders", "executables", "replace", "keep")
     files = request.get("files", list)
     if not all(_is_file(file) for file in files):
         raise InvalidArgumentError("files must be a list of [relative name, size in bytes]")
+    folders = request.get("folders", list, [])
+    if not all(isinstance(name, str) for name in folders):
+        raise InvalidArgumentError("folders must be a list of relative names")
+    source, retries = _source_of(request), request.get_optional("retries", int)
+    packed(standing_of(source, retries))  # refused before anything is sent
     return ev.DeployRequested(
         request.caller,
         ev.ModelId(request.get("model_id", str)),
         tuple((name, size_bytes) for name, size_bytes in files),
-        _source_of(request),
-        request.get_optional("retries", int),
+        source,
+        retries,
         replace=request.get("replace", bool, False),
         keep=request.get("keep", bool, False),
         wait=request.get("wait", bool, True),
+        folders=tuple(folders),
+        executables=tuple(files[index][0] for index in _indexes_of(request, "executables", len(files))),
     )
+
+
+def _indexes_of(request: Request, argument: str, count: int) -> list[int]:
+    indexes = request.get(argument, list, [])
+    if not all(isinstance(index, int) and not isinstance(index, bool) and 0 <= index < count for index in indexes):
+        raise InvalidArgumentError(f"{argument} must be a list of indexes of files, from 0 to {count - 1}")
+    return indexes
 
 
 def path_of(request: Request) -> str:

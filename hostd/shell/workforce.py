@@ -1,13 +1,16 @@
 """The worker processes of a host: their start, their end, and who of them is to be watched.
 
-Carries out the core's SpawnWorker and KillWorker in threads, and tells it what became of it. How a process comes into
-being and how its end is proven is in `processes`, what the system does about its memory in `guard`.
+Carries out the core's SpawnWorker, PauseWorker, ResumeWorker and KillWorker in threads, and tells it what became of it.
+How a process comes into being and how its end is proven is in `processes`, how a tree is stopped in `pausing`, what the
+system does about its memory in `guard`.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd.core import effects as fx
@@ -15,15 +18,18 @@ from hostd.core import events as ev
 from hostd.shell.looks import Watched
 from hostd.shell.memory import Sample, sample_tree
 from hostd.shell.own_log import about
-from hostd.shell.processes import Processes, WorkerProcess, describe_exit, is_sigkill
+from hostd.shell.pausing import StoppedTree
+from hostd.shell.processes import Processes, WorkerProcess, describe_exit, is_crash, is_sigkill
 from hostd.shell.scheduling import give_way
 from hostd.shell.spawning import worker_environment
+from hostd.shell.stacks import read_stacks
 from hostd.shell.supervisor import as_host_error
 from hostd.shell.threads import Threads
+from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from hostd.records import Event
     from hostd.shell.gpu import GpuReader
@@ -40,6 +46,10 @@ _KILL_RETRY_S = 1.0
 
 _LAST_OUTPUT_S = 1.0
 """What a dead tree printed is read in milliseconds, unless a disk hangs or somebody else holds the pipe open."""
+
+
+_CRASH_REPORT_S = 0.25
+"""Callers wait for it: it is read in a millisecond, and only helpers of the model that live on keep the pipe open."""
 
 
 class _Employed(NamedTuple):
@@ -85,17 +95,27 @@ class Workforce:
         self._spawner = Threads(1, "hostd-spawn")
         self._killers = Threads(KILL_THREADS, "hostd-kill", give_way)
         self._readers = Threads(2, "hostd-measure", give_way)
+        # One thread, so that what is stopped and what goes on follow each other in the order of the core's decisions.
+        self._pauser = Threads(1, "hostd-pause")
+        self._pauses: dict[ev.WorkerId, Future[None]] = {}
+        """The last pause or resumption that was begun of each worker."""
+        self._stopped: dict[ev.WorkerId, StoppedTree] = {}
 
     def __repr__(self) -> str:
         return f"<Workforce of {len(self._employed)}>"
 
     def handlers(self) -> dict[type, Callable[[Any], object]]:
         """Return who carries out which effect."""
-        return {fx.SpawnWorker: self._spawn, fx.KillWorker: self._kill}
+        return {
+            fx.SpawnWorker: self._spawn,
+            fx.KillWorker: self._kill,
+            fx.PauseWorker: self._pause,
+            fx.ResumeWorker: self._resume,
+        }
 
     def close(self) -> None:
         """End the threads; nothing may be running in them any more."""
-        for executor in (self._spawner, self._killers, self._readers):
+        for executor in (self._spawner, self._killers, self._readers, self._pauser):
             executor.shutdown()
 
     def watched(self) -> list[Watched]:
@@ -104,9 +124,11 @@ class Workforce:
         since_s = self._loop.time() - self._sample_period_s
         found = []
         for worker_id, (_, process, _, limit_bytes) in self._employed.items():
-            is_busy, is_loading = activity(worker_id, since_s)
+            is_busy, is_loading, reserved_bytes = activity(worker_id, since_s)
             is_watched = is_loading or limit_bytes is not None
-            found.append(Watched(worker_id, process.pid, is_busy, is_watched, limit_bytes, is_loading))
+            # What is reserved for a load is watched as a limit is: others may have to make way for what is beyond it.
+            least_bytes = min((size for size in (limit_bytes, reserved_bytes) if size is not None), default=None)
+            found.append(Watched(worker_id, process.pid, is_busy, is_watched, least_bytes, is_loading))
         return found
 
     def measure(self, worker_id: ev.WorkerId, then: Callable[[ev.Memory | None], ev.Event | None]) -> None:
@@ -125,6 +147,29 @@ class Workforce:
         is_cause = event.new in ("SPAWNING", "DRAINING") or (event.new == "KILLING" and event.cause != "DRAINED")
         if event.worker_id is not None and is_cause:
             self._causes[event.worker_id] = event.reason
+
+    def stacks(self, worker_ids: Sequence[ev.WorkerId], then: Callable[[Any], None]) -> None:
+        """Read the stacks of workers that are not being killed; `then` gets the texts by pid, or what went wrong.
+
+        Raises `FailedPreconditionError` if none of them can be asked.
+        """
+        asked = [
+            # A descriptor of our own, because a kill closes the other one; none has begun, so that is open.
+            (employed.process.pid, os.dup(employed.process.pidfd), offer)
+            for worker_id in worker_ids
+            if (employed := self._employed.get(worker_id)) and (offer := self._supervisor.backend.stacks_of(worker_id))
+        ]
+        if not asked:
+            raise FailedPreconditionError("no process of this model can be asked: it has none, or has not said hello")
+
+        def work() -> dict[int, str]:
+            try:
+                return {pid: read_stacks(pid, pidfd, offer) for pid, pidfd, offer in asked}
+            finally:
+                for _, pidfd, _ in asked:
+                    os.close(pidfd)
+
+        self._supervisor.read(work, then)
 
     def _spawn(self, effect: fx.SpawnWorker) -> None:
         worker_id, limit_bytes, backend = effect.worker_id, effect.limit_bytes, self._supervisor.backend
@@ -150,7 +195,10 @@ class Workforce:
             if isinstance(spawned, BaseException):
                 backend.forget(worker_id)
                 self._pending_kills.discard(worker_id)
-                error = as_host_error(spawned, f"cannot start {python or 'python'}")
+                interpreter, origins = python or sys.executable, effect.spec.origins
+                own = "workers.python" if self._python else "the host's own"
+                origin = origins.get("python", "the model's finder") if effect.spec.python else own
+                error = as_host_error(spawned, f"cannot start the interpreter {interpreter} (python: {origin})")
                 self._logs.note(effect.model_id, f"worker {worker_id} did not start: {error.message}")
                 del self._causes[worker_id]
                 return ev.WorkerSpawnFailed(worker_id, error)
@@ -169,6 +217,15 @@ class Workforce:
     def _on_exit(self, process: WorkerProcess) -> None:
         self._loop.remove_reader(process.pidfd)
         worker_id, how = process.worker_id, describe_exit(process.pidfd) or "it ended"
+        employed = self._employed.get(worker_id)
+        if is_crash(how) and employed is not None:
+            output = employed.output
+            self._supervisor.in_thread(
+                self._readers,
+                lambda: output.crash(_CRASH_REPORT_S),
+                lambda stack: ev.WorkerExited(worker_id, how, stack=stack if isinstance(stack, str) else ""),
+            )
+            return
         if not is_sigkill(how):
             self._supervisor.emit_later(ev.WorkerExited(worker_id, how))
             return
@@ -181,6 +238,22 @@ class Workforce:
 
         self._supervisor.in_thread(self._readers, lambda: self._guard.explain(worker_id, process.pid), then)
 
+    def _pause(self, effect: fx.PauseWorker) -> None:
+        worker_id = effect.worker_id
+        tree = self._stopped[worker_id] = StoppedTree(self._employed[worker_id].process.pid)
+
+        def work() -> None:
+            try:
+                tree.stop()
+            except OSError as error:
+                failed = ev.WorkerPauseFailed(worker_id, str(error))
+                self._loop.call_soon_threadsafe(self._supervisor.emit_later, failed)
+
+        self._pauses[worker_id] = self._pauser.submit(work)
+
+    def _resume(self, effect: fx.ResumeWorker) -> None:
+        self._pauses[effect.worker_id] = self._pauser.submit(self._stopped.pop(effect.worker_id).go_on)
+
     def _kill(self, effect: fx.KillWorker) -> None:
         employed = self._employed.get(effect.worker_id)
         if employed is None:
@@ -190,8 +263,12 @@ class Workforce:
         # The thread closes the descriptor, and a number that is watched must not be reused.
         self._loop.remove_reader(process.pidfd)
         output = employed.output if backend.is_silent(process.worker_id) else None
+        pause, stopped = self._pauses.get(process.worker_id), self._stopped.get(process.worker_id)
 
         def work() -> tuple[int, int, str]:
+            wait([] if pause is None else [pause])
+            if stopped is not None:
+                stopped.close()
             freed_bytes, processes = self._processes.end(process, effect.measured)
             self._guard.ended(process.worker_id, process.pid)
             return freed_bytes, processes, "" if output is None else output.last(_LAST_OUTPUT_S)
@@ -204,6 +281,8 @@ class Workforce:
                 self._loop.call_later(_KILL_RETRY_S, self._kill, fx.KillWorker(effect.worker_id))
                 return None
             del self._employed[process.worker_id]
+            self._pauses.pop(process.worker_id, None)
+            self._stopped.pop(process.worker_id, None)
             note = f"worker {process.worker_id}, pid {process.pid}, ended: {self._causes.pop(process.worker_id)}"
             self._logs.note(employed.model_id, note, employed.output)
             backend.forget(process.worker_id)

@@ -80,6 +80,7 @@ class FakeModel:
 
     info: ModelInfo
     answer: Any = None
+    already_loaded: bool = False
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         return self.answer if self.answer is not None else {"method": method, "args": args, "kwargs": kwargs}
@@ -102,6 +103,7 @@ class FakeClient:
     models: dict[str, ModelInfo] = field(default_factory=lambda: {"digits": DIGITS})
     refusal: HostError | None = None
     answer: Any = None
+    unloaded: dict[str, ModelInfo] = field(default_factory=dict)
     fails_after: int | None = None
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     log: tuple[LogLine, ...] = (
@@ -116,6 +118,7 @@ class FakeClient:
     pid: int = 41
     state: str = "READY"
     reloaded: dict[str, Any] = field(default_factory=dict)
+    already_loaded: bool = False
     plan: LoadPlan = PLAN
     explained: dict[str, Any] = field(default_factory=dict)
 
@@ -139,24 +142,29 @@ class FakeClient:
             raise NotFoundError(f"no model {model_id!r} is loaded")
         return self.models[model_id]
 
-    def list_models(self) -> list[ModelInfo]:
-        return list(self.models.values())
+    def list_models(self, *, all: bool = False) -> list[ModelInfo]:
+        return list((self.models | (self.unloaded if all else {})).values())
+
+    def model_stacks(self, model_id: str) -> dict[int, str]:
+        return {4242: f"Current thread of {self.get_model(model_id).id}\n  File x\n"}
 
     def retrieve_model(self, model_id: str, *, timeout_s: float | None = None) -> FakeModel:
         return FakeModel(self.get_model(model_id), self.answer)
 
     def load_model(self, model_id: str, path: str, model_type: str, **how: Any) -> FakeModel:
         self.asked.append(("load", model_id, path, model_type, how))
-        return FakeModel(self.get_model(model_id))
+        return FakeModel(self.get_model(model_id), already_loaded=self.already_loaded)
 
-    def unload_model(self, model_id: str, *, timeout_s: float | None = None) -> UnloadReport:
+    def unload_model(self, model_id: str, *, now: bool = False, timeout_s: float | None = None) -> UnloadReport:
+        self.asked.append(("unload", model_id, now))
         if model_id == "stuck":
             raise HostError("it will not go")
         if model_id not in self.models:
             return UnloadReport(model_id)
         return UnloadReport(model_id, 312 * MIB, 300 * MIB, 1, 0.0425)
 
-    def unload_all_models(self, *, timeout_s: float | None = None) -> list[UnloadReport]:
+    def unload_all_models(self, *, now: bool = False, timeout_s: float | None = None) -> list[UnloadReport]:
+        self.asked.append(("unload all", now))
         return [self.unload_model(model_id) for model_id in self.models]
 
     def deploy_model(self, model_id: str, files: Any, model_type: str, **how: Any) -> FakeModel:
@@ -231,7 +239,7 @@ class FakeClient:
             "/models",
             self.degraded,
             "default",
-            self.state,
+            state=self.state,
         )
 
     def reload_config(self) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
+from importlib.util import find_spec
 
 import pytest
 from hypothesis import given
@@ -61,6 +64,29 @@ def test_a_model_that_refuses_everything_after_the_first_call_ends_the_run_early
     assert found["elapsed_s"] < 30
     assert found["calls"] == 0
     assert found["p50_s"] is None
+
+
+@pytest.mark.parametrize(
+    ("plot", "words"),
+    [("x.png", "needs matplotlib"), ("x.gif", r"\.png, \.svg, \.pdf"), ("no/such/x.png", "no directory to write into")],
+)
+def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_measured(
+    run, client, tmp_path, monkeypatch, plot: str, words: str
+) -> None:
+    spec = None if "matplotlib" in words else object()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec if name == "matplotlib" else find_spec(name))
+    result = run("bench", "digits", "--plot", str(tmp_path / plot))
+    assert result.exit_code == 2
+    assert re.search(words, result.stderr)
+    assert client.asked == []
+
+
+def test_a_plot_shows_the_latencies(run, tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+    result = run("bench", "digits", "-t", "0.2", "--plot", str(tmp_path / "x.svg"))
+    assert result.exit_code == 0, result.stderr
+    assert "the latencies of" in result.stderr
+    assert (tmp_path / "x.svg").read_text().startswith("<?xml")
 
 
 def test_an_unknown_model_is_a_refusal(run) -> None:

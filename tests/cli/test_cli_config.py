@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
-from hostd.config import HostConfig
+from hostd.config import HostConfig, load_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,7 +80,7 @@ def test_show_takes_another_file(run, file: Path) -> None:
 
 
 def test_the_schema_explains_every_setting_and_demands_none(run) -> None:
-    result = run("config", "schema")
+    result = run("config", "schema", "--json")
     assert result.exit_code == 0, result.stderr
     schema = json.loads(result.stdout)
     assert "required" not in schema
@@ -96,6 +97,22 @@ def test_the_schema_explains_every_setting_and_demands_none(run) -> None:
     (plugin,) = schema["properties"]["loaders"]["patternProperties"].values()
     assert plugin == {"$ref": "#/$defs/PluginConfig"}
     assert json.loads(run("config", "schema", "--json").stdout) == schema
+
+
+def test_the_schema_for_people_is_a_file_with_every_default(run, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    text = run("config", "schema").stdout
+    assert max(map(len, text.splitlines())) <= 60
+    file = tmp_path / "defaults.yaml"
+    file.write_text(text, "utf-8")
+    assert load_config(file=file) == load_config()
+    for name, field in HostConfig.model_fields.items():
+        assert re.search(rf"^#?{name}:", text, re.MULTILINE), name
+        for inner in getattr(field.annotation, "model_fields", {}):
+            assert re.search(rf"^ +#?{inner}:", text, re.MULTILINE), f"{name}.{inner}"
+    assert re.search(r"# Whether a model that is asked for .*\n( +#.*\n)+ +lazy_load: false\n", text)
+    assert "max_message_bytes: 1GiB" in text
+    assert "debug, info" in " ".join(text.replace("#", "").split())
 
 
 def test_config_says_what_it_can_show(run) -> None:

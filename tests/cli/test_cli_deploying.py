@@ -203,7 +203,7 @@ def test_undeploy_needs_a_name(run) -> None:
 
 # sync
 
-SYNCED = SyncReport(("a", "b"), ("gone",), {"bad": "no [model] was found"}, ("new",))
+SYNCED = SyncReport(("a", "b"), ("gone",), {"bad": "no [model] was found"}, ("new",), changed=("old",))
 
 
 def test_sync_says_what_became_of_each_model(run, client) -> None:
@@ -212,9 +212,10 @@ def test_sync_says_what_became_of_each_model(run, client) -> None:
     assert result.exit_code == 1, "one could not be loaded"
     assert [re.split(r"\s{2,}", line.strip()) for line in result.stdout.splitlines()] == [
         ["MODEL", "WHAT", "WHY"],
-        ["a", "loaded", "new in the directory"],
-        ["b", "loaded", "new in the directory"],
-        ["gone", "unloaded", "gone from the directory"],
+        ["a", "loaded", "new in the directory, or declared"],
+        ["b", "loaded", "new in the directory, or declared"],
+        ["gone", "unloaded", "gone from the directory, or not declared any more"],
+        ["old", "changed", "its files have changed since: hostd load old --reload"],
         ["new", "waiting", "still being written"],
         ["bad", "failed", "no [model] was found"],
     ]
@@ -224,6 +225,7 @@ def test_sync_says_what_became_of_each_model(run, client) -> None:
         "failed": {"bad": "no [model] was found"},
         "writing": ["new"],
         "degraded": None,
+        "changed": ["old"],
     }
 
 

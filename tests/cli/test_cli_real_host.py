@@ -293,12 +293,13 @@ def test_model_ids_complete_in_a_shell(run, host, model: str) -> None:
     assert done.stdout.decode().split() == ["plain,times"]
 
 
-def test_a_stale_endpoint_says_within_the_timeout_how_to_start_a_host(tmp_path: Path) -> None:
-    done = hostd_command("ps", "--timeout", "1", "-e", f"ipc://{tmp_path}/client.ipc")
+def test_where_no_host_is_there_the_error_says_how_to_start_one(tmp_path: Path) -> None:
+    done = hostd_command("ps", "-e", f"ipc://{tmp_path}/client.ipc")
     assert done.returncode == 1
-    assert "waited 1 s" in done.stderr.decode()
-    assert "hostd serve" in done.stderr.decode()
-    assert "[UNAVAILABLE]" in done.stderr.decode()
+    said = "".join(done.stderr.decode().split())  # lines are folded anywhere in a path
+    assert "waited" not in said
+    assert f"hostdserve--runtime-dir{tmp_path}" in said
+    assert "[UNAVAILABLE]" in said
 
 
 def test_doctor_finds_the_running_host(run) -> None:

@@ -12,8 +12,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from hostd import paths
-from hostd.cli.root import COMMANDS, root
+from hostd import hosts
+from hostd.cli.root import COMMANDS, TYPED_ELSEWHERE, root
 from hostd.cli.session import HostCommand
 from hostd_workers.wire.errors import FailedPreconditionError, ModelError, NotFoundError, UnavailableError
 
@@ -40,7 +40,7 @@ def test_every_command_can_speak_json(name: str) -> None:
     assert isinstance(command(name), HostCommand)
 
 
-@pytest.mark.parametrize("name", [n for n in COMMANDS if n not in ("completion", "config", "serve", "demo")])
+@pytest.mark.parametrize("name", [n for n in COMMANDS if n not in ("completion", "config", "serve", "demo", "hosts")])
 def test_every_command_that_asks_a_host_takes_an_endpoint_and_a_timeout(name: str) -> None:
     options = {option for parameter in command(name).params for option in parameter.opts}
     assert {"--endpoint", "-e", "--timeout"} <= options
@@ -57,10 +57,28 @@ def test_the_overview_imports_no_more_than_the_package_itself() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_an_unknown_command_leads_to_the_nearest_one(run) -> None:
-    result = run("lod", "x")
+@pytest.mark.parametrize(
+    ("typed", "lead"),
+    [
+        ("lod", "Did you mean `hostd load`?"),
+        ("stop", "Did you mean `hostd shutdown`?"),
+        ("rm", "Did you mean `hostd unload` or `hostd undeploy`?"),
+        ("qqqq", "`hostd --help` lists them all."),
+    ],
+)
+def test_an_unknown_command_leads_to_the_one_that_is_meant(run, typed: str, lead: str) -> None:
+    result = run(typed, "x")
     assert result.exit_code == 2
-    assert "there is no command 'lod'; did you mean 'load'?" in result.stderr
+    assert f"No such command {typed!r}. {lead}\n" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "typed", ["stop", "start", "status", "list", "rm", "run", "stats", "inspect", *TYPED_ELSEWHERE]
+)
+def test_what_people_type_who_know_other_tools_leads_to_commands_of_ours(run, typed: str) -> None:
+    if typed in COMMANDS:
+        return
+    assert any(f"`hostd {name}`" in run(typed).stderr for name in TYPED_ELSEWHERE[typed] if name in COMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +99,7 @@ def test_an_unknown_command_leads_to_the_nearest_one(run) -> None:
         ("logs", "digits", "-n", "0"),
         ("ps", "--timeout", "0"),
         ("plan", "only-an-id"),
-        ("plan", "a", "b", "--wait"),
+        ("plan", "a", "b", "--no-wait"),
         ("pin",),
         ("unpin",),
         ("top", "--interval", "0"),
@@ -102,7 +120,7 @@ def test_a_refusal_exits_with_1_and_goes_to_stderr_with_its_status_and_what_to_d
     assert result.exit_code == 1
     assert result.stdout == ""
     assert result.stderr == (
-        "error: no model 'nope' is loaded [NOT_FOUND]\nhint: hostd ps shows the models that are loaded\n"
+        "error: no model 'nope' is loaded [NOT_FOUND]\nhint: hostd ls shows all models, loaded or not\n"
     )
 
 
@@ -149,12 +167,48 @@ def test_an_interrupt_exits_with_130(run, client, monkeypatch: pytest.MonkeyPatc
     assert client.asked[-1] == ("close",)
 
 
-def test_an_endpoint_may_be_the_name_of_a_host(run, client) -> None:
+def test_which_host_is_meant_may_be_said_before_the_command_and_after_it(run, client) -> None:
     run("ps")
     run("ps", "-e", "tcp://there:1")
-    run("ps", "--endpoint", "blue")
+    run("--endpoint", "blue", "ps")
+    run("-e", "blue", "ps", "-e", "green")
     endpoints = [asked[1] for asked in client.asked if asked[0] == "connect"]
-    assert endpoints == [None, "tcp://there:1", paths.client_endpoint(paths.runtime_dir("blue"))]
+    assert endpoints == [None, "tcp://there:1", "blue", "green"]
+    client.asked.clear()
+    assert json.loads(run("--json", "--timeout", "2", "ps").stdout)[0]["id"] == "digits"
+    assert client.asked[0][2] == {"timeout_s": 2.0, "connect_timeout_s": 2.0}
+
+
+def test_a_command_that_asks_no_host_does_not_ignore_which_is_meant(run) -> None:
+    for words in (("-e", "blue", "serve"), ("--wait", "completion", "bash")):
+        result = run(*words)
+        assert result.exit_code == 2
+        assert "asks no host: it takes no --endpoint" in result.stderr
+    assert "hostd serve --name NAME" in run("-e", "blue", "serve").stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "waits_s"),
+    [
+        (("--wait", "ps"), 60.0),
+        (("--wait", "5", "ps"), 5.0),
+        (("-e", "wait", "--wait", "ps"), 60.0),
+        (("ps", "--wait"), 60.0),
+        (("ps", "--wait", "--tree"), 60.0),
+        (("ps", "--wait=7"), 7.0),
+        (("infer", "--wait", "digits", "[1]"), 60.0),
+        (("--wait", "load", "digits", "/m", "--wait"), 60.0),
+        (("load", "digits", "/m", "--wait"), None),
+        (("infer", "digits", "--kwargs", "--wait"), None),
+        (("ps",), None),
+    ],
+    ids=str,
+)
+def test_wait_takes_a_number_or_none_and_leaves_the_other_words_alone(
+    run, client, words: tuple[str, ...], waits_s: float | None
+) -> None:
+    run(*words)
+    assert next((asked[2].get("wait_s") for asked in client.asked if asked[0] == "connect"), None) == waits_s
 
 
 def test_a_timeout_bounds_the_connection_too(run, client) -> None:
@@ -192,6 +246,12 @@ def test_commands_options_and_model_ids_complete(client) -> None:
     assert client.asked[0][2]["connect_timeout_s"] < 1
 
 
+def test_names_of_hosts_complete(client, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [hosts.FoundHost(name, f"ipc:///{name}", 7, None) for name in ("blue", "brown", "green")]
+    monkeypatch.setattr(hosts, "running_hosts", lambda: found)
+    assert complete(client, "ps", "-e", "b") == complete(client, "-e", "b") == ["blue", "brown"]
+
+
 def test_without_a_host_there_is_nothing_to_complete_and_no_error(client) -> None:
     client.refusal = UnavailableError("nobody there")
     assert complete(client, "infer", "di") == []
@@ -217,7 +277,7 @@ def test_serve_hands_the_validated_settings_over(run, monkeypatch: pytest.Monkey
     assert run("serve", "--name", "blue", "--metrics-port", "0").exit_code == 0
     ((config, _, sources),) = handed
     assert (config.name, config.metrics.port) == ("blue", 0)
-    assert sources == {"arguments": {"name": "blue", "metrics": {"port": "0"}}, "file": None}
+    assert sources == {"sources": None}, "there is no file to read again"
 
 
 def test_the_module_is_the_command() -> None:

@@ -14,7 +14,7 @@ from fake_host import FakeHost, echo, polite
 from helpers import SOON_S, at_most, descriptors, eventually, never
 
 from hostd.client.channel import Channel
-from hostd.client.connection import why_unreachable
+from hostd.hosts import why_unreachable
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import (
@@ -31,12 +31,12 @@ Fake = Callable[..., FakeHost]
 QUICK_S = 0.15
 
 
-def refused(endpoint: str) -> UnavailableError:
+def refused(endpoint: str, **patience: float) -> UnavailableError:
     with pytest.raises(UnavailableError) as caught:
-        Channel(endpoint, QUICK_S)
+        Channel(endpoint, QUICK_S, **patience)
     assert endpoint in caught.value.message
     assert "hostd serve" in caught.value.message
-    assert caught.value.details == {"endpoint": endpoint}
+    assert caught.value.details == {"endpoint": endpoint, "hosts": []}
     return caught.value
 
 
@@ -48,9 +48,14 @@ def call(channel: Channel, value: Any, timeout_s: float | None = 20) -> Any:
 # Nobody there
 
 
-def test_no_socket_is_said_so_after_the_timeout(endpoint: str) -> None:
-    with at_most(SOON_S, "to give up"):
-        assert "there is no socket at" in refused(endpoint).message
+def test_no_socket_is_said_so_at_once_or_after_as_long_as_was_asked_for(endpoint: str) -> None:
+    with pytest.raises(UnavailableError, match="there is no socket") as caught, at_most(SOON_S, "to give up"):
+        Channel(endpoint, 3600)
+    assert "--wait" in caught.value.message
+    error = refused(endpoint, wait_s=0.2)
+    assert "there is no socket at" in error.message
+    assert "waited 0.2 s" in error.message
+    assert "--wait" not in error.message
 
 
 def test_a_stale_socket_file_is_told_from_a_living_one(endpoint: str, place: Path) -> None:
@@ -86,7 +91,7 @@ def test_nobody_at_a_port_is_said_so_after_the_timeout() -> None:
 def test_somebody_else_at_a_port_is_no_host() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         error = refused(f"tcp://127.0.0.1:{server.getsockname()[1]}")
-    assert "does not answer as a host" in error.message
+    assert "nothing there answers as a host" in error.message
 
 
 def test_a_server_that_hangs_up_is_no_host(endpoint: str, place: Path) -> None:
@@ -121,7 +126,7 @@ def test_a_server_too_busy_to_accept_does_not_hold_the_client_for_longer_than_it
             first.connect(str(place / "c.ipc"))
             assert why_unreachable(endpoint) is None
             with at_most(SOON_S, "to give up"):
-                assert "does not answer as a host" in refused(endpoint).message
+                assert "nothing there answers as a host" in refused(endpoint).message
 
 
 @pytest.mark.parametrize("endpoint", ["nonsense", "http://x", "tcp://", "ipc://", "tcp://127.0.0.1:notaport", ""])
@@ -148,7 +153,7 @@ def polite_to_nobody(host: FakeHost, request: wire.Envelope) -> Iterable[list[An
 def test_a_host_that_does_not_say_welcome_is_none(endpoint: str, fake: Fake) -> None:
     host = fake(polite_to_nobody)
     with at_most(SOON_S, "to give up"):
-        assert "does not answer as a host" in refused(endpoint).message
+        assert "nothing there answers as a host" in refused(endpoint).message
     host.await_kind(msg.HELLO)
     assert [request.kind for request in host.received] == [msg.HELLO]
 
@@ -156,10 +161,10 @@ def test_a_host_that_does_not_say_welcome_is_none(endpoint: str, fake: Fake) -> 
 # Somebody there
 
 
-def test_a_host_that_comes_within_the_timeout_is_found(endpoint: str, fake: Fake) -> None:
+def test_a_host_that_is_waited_for_is_found(endpoint: str, fake: Fake) -> None:
     timer = threading.Timer(0.2, fake)
     timer.start()
-    channel = Channel(endpoint, 20)
+    channel = Channel(endpoint, 20, wait_s=60)
     timer.join()
     assert call(channel, "x") == "x"
     channel.close()

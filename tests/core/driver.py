@@ -62,10 +62,11 @@ class Driver(Outside):
         retries: int | None = None,
         timeout_s: float | None = None,
         client: ev.ClientId = ALICE,
+        reload: bool = False,
     ) -> ev.Caller:
-        caller = self.caller(client)
+        caller, deadline_s = self.caller(client), self._deadline(timeout_s)
         source = source or source_of(f"/models/{model_id}")
-        self.feed(ev.LoadRequested(caller, ev.ModelId(model_id), source, wait, self._deadline(timeout_s), retries))
+        self.feed(ev.LoadRequested(caller, ev.ModelId(model_id), source, wait, deadline_s, retries, reload))
         return caller
 
     def retrieve(
@@ -80,14 +81,23 @@ class Driver(Outside):
         self.feed(ev.RetrieveRequested(caller, ev.ModelId(model_id), self._deadline(timeout_s), generation))
         return caller
 
-    def unload(self, model_id: str = "m", *, timeout_s: float | None = None, client: ev.ClientId = ALICE) -> ev.Caller:
+    def unload(
+        self,
+        model_id: str = "m",
+        *,
+        at_once: bool = False,
+        timeout_s: float | None = None,
+        client: ev.ClientId = ALICE,
+    ) -> ev.Caller:
         caller = self.caller(client)
-        self.feed(ev.UnloadRequested(caller, ev.ModelId(model_id), self._deadline(timeout_s)))
+        self.feed(ev.UnloadRequested(caller, ev.ModelId(model_id), self._deadline(timeout_s), at_once))
         return caller
 
-    def unload_all(self, *, timeout_s: float | None = None, client: ev.ClientId = ALICE) -> ev.Caller:
+    def unload_all(
+        self, *, at_once: bool = False, timeout_s: float | None = None, client: ev.ClientId = ALICE
+    ) -> ev.Caller:
         caller = self.caller(client)
-        self.feed(ev.UnloadAllRequested(caller, self._deadline(timeout_s)))
+        self.feed(ev.UnloadAllRequested(caller, self._deadline(timeout_s), at_once))
         return caller
 
     def shut_down(self, *, at_once: bool = False, client: ev.ClientId = ALICE) -> ev.Caller:
@@ -266,10 +276,10 @@ class Driver(Outside):
     def said_last_words(self, error: HostError, worker: ev.WorkerId | None = None) -> None:
         self.feed(ev.WorkerSpokeLastWords(self._process(worker).id, error))
 
-    def exited(self, how: str = "exit code 1", worker: ev.WorkerId | None = None) -> None:
+    def exited(self, how: str = "exit code 1", worker: ev.WorkerId | None = None, *, stack: str = "") -> None:
         process = self._process(worker)
         process.stage = Stage.ENDED
-        self.feed(ev.WorkerExited(process.id, how))
+        self.feed(ev.WorkerExited(process.id, how, stack=stack))
 
     def gone(
         self, worker: ev.WorkerId | None = None, *, freed_bytes: int = 100, processes: int = 1, output: str = ""

@@ -20,6 +20,10 @@ def finish(host: Outside) -> None:
         for operation in host.files.in_work():
             while operation.pending:
                 host.feed(host.files.next_event(operation))
+        while host.pins:
+            host.feed(ev.PinKept(host.pins.popleft().files_id, None))
+        while host.comparisons:
+            host.feed(ev.FilesCompared(*host.comparisons.pop()[:2], "as loaded"))
         for process in list(host.processes.values()):
             if process.is_killed and process.is_alive():
                 process.stage = Stage.GONE
@@ -74,7 +78,8 @@ def can_go_on(process: Process) -> bool:
     """Say whether a process may do what comes next in a good life."""
     if process.stage is Stage.ORDERED:
         return True
-    return process.stage is Stage.RUNNING and not process.is_sampled and not process.is_killed
+    is_idle = process.is_sampled or process.is_killed or process.is_paused
+    return process.stage is Stage.RUNNING and not is_idle
 
 
 def _has_next(process: Process) -> bool:

@@ -114,3 +114,28 @@ class MemoryDriver(Driver):
         self.predicted(8000)
         self.come_up(model_id, 8000)
         assert self.state(model_id) == "READY"
+
+    def loading(self, model_id: str, need_bytes: int, spec: ev.LoadingSpec = SPEC) -> ev.Caller:
+        """Begin the load of a model up to the moment at which it takes memory, and return who waits for it."""
+        caller = self.predicted_load(model_id, need_bytes, spec, source="estimated")
+        self.spawned()
+        self.greeted()
+        return caller
+
+    def grows(self, model_id: str, taken_bytes: int) -> None:
+        """Let the worker of a model hold so much."""
+        self.sampled(taken_bytes, self.worker_of(model_id))
+
+    def state_of(self, model_id: str) -> str | None:
+        """Return the state of the worker of a model."""
+        return self.worker_state(self.worker_of(model_id))
+
+    def paused(self) -> ev.Caller:
+        """Have a load of m that holds 5000 bytes wait for a model in use that holds 6000; return who waits for it."""
+        self.ready("busy", 6000)
+        self.busy("busy")
+        caller = self.loading("m", 1000)
+        self.grows("m", 5000)
+        assert self.state_of("m") == "PAUSED"
+        assert self.effects_of(fx.PauseWorker) == [fx.PauseWorker(self.worker_of("m"))]
+        return caller

@@ -18,6 +18,7 @@ MOVES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
         "retries": RETRIES,
         "timeout_s": TIMEOUTS_S,
         "client": CLIENTS,
+        "reload": (False, False, False, True),
     },
     "retrieve": {
         "model_id": NESTED,
@@ -25,8 +26,8 @@ MOVES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
         "timeout_s": TIMEOUTS_S,
         "client": CLIENTS,
     },
-    "unload": {"model_id": MODELS, "timeout_s": TIMEOUTS_S, "client": CLIENTS},
-    "unload_all": {"timeout_s": TIMEOUTS_S, "client": CLIENTS},
+    "unload": {"model_id": MODELS, "timeout_s": TIMEOUTS_S, "client": CLIENTS, "at_once": BOOL},
+    "unload_all": {"timeout_s": TIMEOUTS_S, "client": CLIENTS, "at_once": BOOL},
     "shut_down": {"client": (*CLIENTS, None), "at_once": BOOL},
     "call": {
         "model_id": MODELS,

@@ -10,7 +10,7 @@ what answers about files promise in `promises`.
 from __future__ import annotations
 
 import enum
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hostd.records import Event as StoryEvent
 
 
-NOTES = ("RETRY", "BEING_WRITTEN", "WAIT", "PIN", "UNPIN", "GROWN")
+NOTES = ("RETRY", "BEING_WRITTEN", "WAIT", "PIN", "UNPIN", "GROWN", "FILES_CHANGED", "PAUSED", "RESUMED", "PUT_BACK")
 """Causes of what is told of a model that leaves its state as it is."""
 
 
@@ -63,6 +63,7 @@ class Process:
     generation: int
     stage: Stage = Stage.ORDERED
     is_killed: bool = False
+    is_paused: bool = False
     has_greeted: bool = False
     has_loaded: bool = False
     is_sampled: bool = False
@@ -99,6 +100,9 @@ class Outside:
         self.announced: list[StoryEvent] = []
         self.states: dict[tuple[str, int | None], str] = {}
         self.files = FilesOnPaper()
+        self.pins: deque[fx.KeepPin] = deque()
+        self.comparisons: list[fx.CompareFiles] = []
+        self.reloads: dict[ev.ModelId, ev.LoadRequested] = {}
         self.promises = Promises()
         self.tries: Counter[int] = Counter()
         self.retries: dict[int, int] = {}
@@ -148,6 +152,8 @@ class Outside:
             self.promises.lose_client(event.client)
         if caller is None or isinstance(event, (ev.CallCancelled, ev.CreditGranted)):
             return
+        if isinstance(event, ev.LoadRequested) and event.reload:
+            self.reloads[event.model_id] = event
         self.open[caller] += 1
         deadline_s = getattr(event, "deadline_s", None)
         if deadline_s is not None:
@@ -202,6 +208,12 @@ class Outside:
             case fx.FindSpec():
                 self._note_try(effect)
                 self.finds.append(effect)
+            case fx.KeepPin(_, model_id):
+                assert model_id not in self.core._registry.reserved, f"{effect} while files are being moved"
+                self.pins.append(effect)
+            case fx.CompareFiles():
+                assert effect not in self.comparisons, "files are compared twice at a time"
+                self.comparisons.append(effect)
             case fx.PredictSize():
                 self.predictions.append(effect)
             case fx.SpawnWorker(worker_id, model_id):
@@ -217,6 +229,15 @@ class Outside:
                 process = self._receiver(worker_id)
                 assert not process.samples_due, f"{process} is being measured already"
                 process.samples_due += 1
+            case fx.PauseWorker(worker_id):
+                process = self._receiver(worker_id)
+                assert process.load is not None, f"{process} was paused and loads nothing"
+                assert not process.is_paused, f"{process} was paused twice"
+                process.is_paused = True
+            case fx.ResumeWorker(worker_id):
+                process = self._receiver(worker_id)
+                assert process.is_paused, f"{process} goes on and was not paused"
+                process.is_paused = False
             case fx.KillWorker(worker_id):
                 process = self.processes[worker_id]
                 assert not process.is_killed, f"{process} was killed twice"
@@ -253,15 +274,18 @@ class Outside:
         assert not self.files.moved_with(effect.model_id), f"{effect} while files are being moved"
         generation = effect.generation
         if generation not in self.retries:
-            self.retries[generation] = self._retries_of_a_new_load()
+            self.retries[generation] = self._retries_of_a_new_load(effect.model_id)
         self.tries[generation] += 1
         assert self.tries[generation] <= self.retries[generation] + 1, f"one try too many: {effect}"
         former = [p for p in self.processes.values() if p.generation == generation and p.is_alive()]
         assert not former, f"{former} of the try before still lives: {effect}"
 
-    def _retries_of_a_new_load(self) -> int:
+    def _retries_of_a_new_load(self, model_id: ev.ModelId) -> int:
         """Return how often a load that begins now may be tried again."""
         cause, config = self.history[-1], self.core._registry.config
+        reload = self.reloads.get(model_id)
+        if reload is not None and not isinstance(cause, ev.LoadRequested):  # it may be what follows the unload
+            return max(config.lazy_load_retries, reload.retries or 0)
         if isinstance(cause, ev.LoadRequested):
             asked = cause.retries
         elif isinstance(cause, ev.FilesInstalled):

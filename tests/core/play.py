@@ -28,7 +28,7 @@ WEIGHTS: Final[dict[str, float]] = {
     "unload": 0.5,
     "unload_all": 0.1,
     "shut_down": 0.01,
-    "fail_to_spawn": 0.3,
+    "fail_to_spawn": 0.5,
     "refuse_load": 0.3,
     "exit": 0.4,
     "vanish": 0.3,
@@ -45,8 +45,10 @@ WEIGHTS: Final[dict[str, float]] = {
     "delay": 1,
     "predict": 12,
     "pin": 0.7,
-    "grow": 1,
-    "reconfigure": 0.3,
+    "grow": 2,
+    "swell": 4,
+    "speak_late": 1,
+    "fail_to_pause": 0.2,
 }
 """What leads on is likelier than what ends things, or no history would get far."""
 
@@ -69,6 +71,9 @@ LIVELY: Final[dict[str, float]] = {
     "pass_time": 16,
     "reply": 40,
     "grow": 5,
+    "swell": 70,
+    "speak_late": 4,
+    "fail_to_pause": 0.2,
     "sample": 4,
     "retrieve": 4,
     "refuse_load": 0.2,
@@ -76,7 +81,6 @@ LIVELY: Final[dict[str, float]] = {
     "say_last_words": 0.2,
     "babble": 0.3,
     "lie": 0.3,
-    "reconfigure": 0.1,
 }
 """For games that are to stay lively for thousands of moves: nothing ends them, and loads get through."""
 
@@ -102,6 +106,7 @@ def lively_moves() -> dict[str, dict[str, tuple[Any, ...]]]:
     moves["predict"]["need_bytes"] = (1000, *[2000, 3000, 3000, 4000, 6000] * 3, 9000, 20_000)
     moves["pin"]["is_pinned"] = (True, False, False, False, False)
     moves["grow"]["to_bytes"] = (2000, 4000, 5000, 5000, 8000)
+    moves["swell"] = {"by_bytes": (1000, 3000, 6000), "how_many": (3,)}
     moves["call"]["method"] = ("predict",) * 9 + ("predikt",)
     moves["call"]["timeout_s"] = (None, None, None, 0.0, 2.0, 20.0)
     moves["call"]["size_bytes"] = (1,)
@@ -123,19 +128,21 @@ def play(
         yield number
 
 
-def history_of(seed: int, steps: int) -> tuple[World, random.Random]:
+def history_of(
+    seed: int, steps: int, moves: Mapping[str, Mapping[str, tuple[Any, ...]]] = MOVES
+) -> tuple[World, random.Random]:
     """Return a world after a random history, and the dice."""
     dice = random.Random(seed)
-    world = World(is_lazy=seed % 2 == 1, is_tight=seed % 3 > 0, may_grow=seed % 3 == 1)
-    for _ in play(world, dice, steps):
+    world = World(is_lazy=seed % 2 == 1, is_tight=seed % 3 > 0, may_grow=seed % 6 in (1, 2, 4))
+    for _ in play(world, dice, steps, WEIGHTS, moves):
         pass
     return world, dice
 
 
 def long_game(seed: int, steps: int) -> World:
-    """Play a game with a budget to its end, and return the world: half of them are lazy, a third may grow."""
+    """Play a game with a budget to its end, and return the world: half of them are lazy, two thirds may grow."""
     dice = random.Random(seed)
-    world = World(is_lazy=seed % 2 == 1, is_tight=True, may_grow=seed % 3 == 0)
+    world = World(is_lazy=seed % 2 == 1, is_tight=True, may_grow=seed % 3 < 2)
     for number in play(world, dice, steps, LIVELY, lively_moves(), LIVELY_MOODS):
         if number % 200 == 0:
             forget_what_is_over(world)

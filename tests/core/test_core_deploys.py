@@ -33,7 +33,7 @@ def test_c29_a_deploy_is_staged_sent_installed_loaded_confirmed_and_then_answere
     assert host.answer(begin) == {"upload": 1}
 
     commit = host.commit()
-    assert host.effects == [fx.InstallFiles(1)]
+    assert host.effects == [fx.InstallFiles(1, ev.Standing(retries=1))]
     host.done()
     assert host.finds == [fx.FindSpec("m", 1, source_of("/models/m"), ev.Origin.DEPLOYED)]
     assert host.core.story("m")[0].reason == "load of /models/m deployed"

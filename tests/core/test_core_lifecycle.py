@@ -29,6 +29,8 @@ CORE = Path(lifecycle.__file__).parent
 EFFECTS = {
     WorkerAction.SEND_LOAD: fx.SendLoad,
     WorkerAction.MEASURE: fx.MeasureWorker,
+    WorkerAction.PAUSE: fx.PauseWorker,
+    WorkerAction.RESUME: fx.ResumeWorker,
     WorkerAction.KILL: fx.KillWorker,
 }
 
@@ -39,6 +41,14 @@ WORKER_ROWS = {
     "LOADING": {
         "LOADED": "LOADING",
         "MEASURED": "READY",
+        "PAUSE": "PAUSED",
+        "LOAD_FAILED": "KILLING",
+        "KILL": "KILLING",
+        "EXITED": "KILLING",
+    },
+    "PAUSED": {
+        "RESUME": "LOADING",
+        "LOADED": "PAUSED",
         "LOAD_FAILED": "KILLING",
         "KILL": "KILLING",
         "EXITED": "KILLING",

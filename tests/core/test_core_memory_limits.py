@@ -24,9 +24,15 @@ def test_a_model_over_its_limit_is_killed_alone_and_its_callers_hear_the_figures
     tight.sampled(4001, tight.worker_of("m"))
     error = tight.error(call)
     assert isinstance(error, ResourceExhaustedError)
-    assert error.details == {"reason": "MEMORY_LIMIT", "model_id": "m", "measured_bytes": 4001, "limit_bytes": 4000}
+    assert error.details == {
+        "reason": "MEMORY_LIMIT",
+        "model_id": "m",
+        "measured_bytes": 4001,
+        "limit_bytes": 4000,
+        "limit_origin": None,
+    }
     assert error.message.startswith("model 'm' was killed: its private memory of 3.9 KiB")
-    assert error.message.endswith("Raise memory_limit in its model.yaml, or have it use less")
+    assert error.message.endswith(". Raise its memory_limit, or have it use less")
     assert tight.killed() == [tight.worker_of("m")]
     assert (tight.state("m"), tight.state("other")) == ("FAILED", "READY")
     assert tight.core.explain("m", tight.now)["reason"] == error.message
@@ -289,11 +295,12 @@ def test_explain_knows_evicted_models_even_when_their_story_is_forgotten(tight):
     assert tight.core.explain("m", tight.now) is None
     tight.evict_to_the_end()
     known = tight.core.explain("m", tight.now)
-    assert (known["state"], known["model"], known["size"], known["eviction"]) == ("UNLOADED", None, None, None)
+    assert (known["state"], known["size"], known["eviction"]) == ("EVICTED", None, None)
+    assert (known["model"]["state"], known["model"]["path"]) == ("EVICTED", "/models/m")
     assert known["story"]
     tight.core._registry.stories.clear()
     known = tight.core.explain("m", tight.now)
-    assert known["state"] == "UNLOADED"
+    assert known["state"] == "EVICTED"
     assert known["reason"].startswith("evicted for 8.8 KiB of model 'other': it held 7.8 KiB")
 
 
@@ -306,7 +313,8 @@ def test_explain_tells_of_a_load_that_failed(tight):
     tight.not_loaded(ModelError("no weights"))
     tight.gone()
     known = tight.core.explain("m", tight.now)
-    assert (known["state"], known["reason"], known["model"]) == ("FAILED", "no weights", None)
+    assert (known["state"], known["reason"]) == ("FAILED", "no weights")
+    assert known["model"]["path"] == "/models/m"
     tight.load("n")
     tight.found()
     tight.predicted(100)

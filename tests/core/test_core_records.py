@@ -141,7 +141,7 @@ def test_workers_are_counted_from_their_order_to_the_proof_of_their_end(host):
 
 def test_a_worker_is_in_use_while_it_has_calls_and_was_since_its_last_one_ended(host):
     def activity(since_s: float) -> tuple[bool, bool]:
-        return host.core.activity(ev.WorkerId(1), since_s)
+        return host.core.activity(ev.WorkerId(1), since_s)[:2]
 
     assert activity(0) == (False, False)
     host.up_to("STARTED")

@@ -59,9 +59,12 @@ class World(WorldOfMemory):
         retries: int | None,
         timeout_s: float | None,
         client: ev.ClientId,
+        reload: bool,
     ) -> None:
         self._ask(
-            lambda caller, at_s: ev.LoadRequested(caller, model_id, source, wait, at_s, retries), client, timeout_s
+            lambda caller, at_s: ev.LoadRequested(caller, model_id, source, wait, at_s, retries, reload),
+            client,
+            timeout_s,
         )
 
     def retrieve(
@@ -69,11 +72,11 @@ class World(WorldOfMemory):
     ) -> None:
         self._ask(lambda caller, at_s: ev.RetrieveRequested(caller, model_id, at_s, generation), client, timeout_s)
 
-    def unload(self, model_id: ev.ModelId, timeout_s: float | None, client: ev.ClientId) -> None:
-        self._ask(lambda caller, at_s: ev.UnloadRequested(caller, model_id, at_s), client, timeout_s)
+    def unload(self, model_id: ev.ModelId, timeout_s: float | None, client: ev.ClientId, at_once: bool) -> None:
+        self._ask(lambda caller, at_s: ev.UnloadRequested(caller, model_id, at_s, at_once), client, timeout_s)
 
-    def unload_all(self, timeout_s: float | None, client: ev.ClientId) -> None:
-        self._ask(ev.UnloadAllRequested, client, timeout_s)
+    def unload_all(self, timeout_s: float | None, client: ev.ClientId, at_once: bool) -> None:
+        self._ask(lambda caller, at_s: ev.UnloadAllRequested(caller, at_s, at_once), client, timeout_s)
 
     def shut_down(self, client: ev.ClientId | None, at_once: bool) -> None:
         if client is None:
@@ -105,7 +108,8 @@ class World(WorldOfMemory):
         )
         if caller in router.holding.by_caller:
             held_for = self.core._registry.models[model_id]
-            assert self.is_lazy or held_for.is_on_demand or held_for.is_evicted or held_for.is_yielding
+            is_back_soon = held_for.is_coming_back or held_for.is_on_demand
+            assert self.is_lazy or is_back_soon or held_for.is_yielding
             assert not is_welcome
             assert held_for.state.value in ("LOADING", "UNLOADING") or held_for.is_yielding
             return
@@ -155,7 +159,8 @@ class World(WorldOfMemory):
         if how in ("found", "ephemeral"):
             is_ephemeral = how == "ephemeral" and find.origin is ev.Origin.LAZY
             spec = SPECS[n] if self.is_tight else SPEC
-            self.feed(ev.SpecFound(*about, spec, str(find.model_id) if is_ephemeral else path))
+            standing = ev.Standing(is_kept=find.origin is ev.Origin.DEPLOYED)
+            self.feed(ev.SpecFound(*about, spec, str(find.model_id) if is_ephemeral else path, standing))
         else:
             error = NotFoundError("nothing is there") if how == "nothing" else ModelError("no finder knows this")
             self.feed(ev.SpecRefused(*about, error))
@@ -300,7 +305,9 @@ class World(WorldOfMemory):
         match event:
             case ev.LoadRequested(source=source, wait=wait):
                 assert isinstance(answer, ModelInfo)
-                assert answer.path in (source.path, event.model_id)  # the latter for an ephemeral model
+                # What a reload unloads may have come from elsewhere; the id is the path of an ephemeral model.
+                is_from_anywhere = (event.reload and source.path is None) or answer.state == "UNLOADING"
+                assert is_from_anywhere or answer.path in (source.path, event.model_id)
                 assert answer.state in (("READY",) if wait else ("READY", "LOADING", "UNLOADING"))
             case ev.RetrieveRequested():
                 assert isinstance(answer, ModelInfo)
@@ -321,7 +328,10 @@ class World(WorldOfMemory):
             assert answer.id == asked_id
 
     def _assert_unloaded(self, caller: ev.Caller, report: SyncReport) -> None:
-        gone = {self.seen[self.sync_of[caller]][ev.ModelId(model_id)] for model_id in report.unloaded}
+        # What is not declared any more goes before the scan, and may be loaded again by then.
+        told = {event.generation for event in self.announced if event.cause == "UNLOAD"}
+        seen = self.seen.get(self.sync_of[caller], {})
+        gone = told & {seen[ev.ModelId(model_id)] for model_id in report.unloaded if model_id in seen}
         living = [process for process in self.processes.values() if process.is_alive() and process.generation in gone]
         assert not living, f"{report}, but there are {living}"
 

@@ -30,6 +30,8 @@ RETRIES = (None, 0, 1, 2)
 N = tuple(range(6))
 BOOL = (False, True)
 
+DECLARED = {MODELS[1]: ev.Declared("/models/b"), MODELS[0]: ev.Declared("/x"), MODELS[2]: ev.Declared("", "wrong")}
+
 MOVES_OF_FILES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
     "deploy": {
         "model_id": NESTED,
@@ -43,7 +45,17 @@ MOVES_OF_FILES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
     "abort": {"n": N, "is_own": (True, True, False)},
     "undeploy": {"model_id": NESTED, "timeout_s": TIMEOUTS_S, "client": CLIENTS},
     "use_disk": {"n": N, "is_good": (True, True, True, True, False)},
-    "sync": {"wait": BOOL, "load": (True, True, False), "retry_all": BOOL, "timeout_s": TIMEOUTS_S, "client": CLIENTS},
+    "sync": {
+        "wait": BOOL,
+        "load": (True, True, False),
+        "retry_all": BOOL,
+        "timeout_s": TIMEOUTS_S,
+        "client": CLIENTS,
+        "declared": (None, None, 0, 1, 2),
+    },
+    "keep_pin": {"is_good": (True, True, True, False)},
+    "note_files": {"n": N, "digest": ("one", "two", None)},
+    "compare_files": {"n": N, "digest": ("one", "two", "", None)},
     "scan": {"found": (0, 1, 2, 3), "gone": (0, 0, 1, 2), "is_readable": (True, True, True, False)},
 }
 
@@ -90,13 +102,45 @@ class WorldOfFiles(Outside):
     def undeploy(self, model_id: ev.ModelId, timeout_s: float | None, client: ev.ClientId) -> None:
         self._ask(lambda caller, at_s: ev.UndeployRequested(caller, model_id, at_s), client, timeout_s)
 
-    def sync(self, wait: bool, load: bool, retry_all: bool, timeout_s: float | None, client: ev.ClientId) -> None:
+    def sync(
+        self,
+        wait: bool,
+        load: bool,
+        retry_all: bool,
+        timeout_s: float | None,
+        client: ev.ClientId,
+        declared: int | None,
+    ) -> None:
+        wanted = None if declared is None else dict(list(DECLARED.items())[:declared])
         caller = self._ask(
-            lambda caller, at_s: ev.SyncRequested(caller, wait, load, retry_all, at_s), client, timeout_s
+            lambda caller, at_s: ev.SyncRequested(caller, wait, load, retry_all, at_s, declared=wanted),
+            client,
+            timeout_s,
         )
         self.sync_of[caller] = ev.SyncId(self.core._syncing._count)
 
     # The disk
+
+    def keep_pin(self, is_good: bool) -> None:
+        if self.pins:
+            error = None if is_good else ResourceExhaustedError("no space left on device")
+            self.feed(ev.PinKept(self.pins.popleft().files_id, error))
+
+    def note_files(self, n: int, digest: str | None) -> None:
+        """Let the digest of what is being loaded, or is loaded, be known."""
+        model = self._pick(n, self.core._registry.models.values())
+        if model is not None:
+            self.feed(ev.FilesNoted(model.id, model.generation, digest))
+
+    def compare_files(self, n: int, digest: str | None) -> None:
+        """Let somebody look at the files of a model; mostly who waits for it is answered then."""
+        wanted = self._pick(n, self.comparisons)
+        model = self._pick(n, self.core._registry.models.values())
+        if wanted is not None:
+            self.comparisons.remove(wanted)
+            self.feed(ev.FilesCompared(wanted.model_id, wanted.generation, digest))
+        elif model is not None:
+            self.feed(ev.FilesCompared(model.id, model.generation, digest))
 
     def use_disk(self, n: int, is_good: bool) -> None:
         """Do the next step of an operation, well or badly."""

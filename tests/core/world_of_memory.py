@@ -1,7 +1,8 @@
 """The part of the world that has to do with memory: predictions, samples, pins, growth, and a budget that must hold.
 
-Beside what `Outside` asserts: what all workers hold stays within the budget unless models have grown; a load does what
-the dry run said just before; nobody is evicted who is pinned, in use, being loaded or kept by its settings; whoever is
+Beside what `Outside` asserts: what all workers hold stays within the budget unless models or loads have grown; while it
+is over the budget nothing starts or goes on, and no load that has outgrown its reservation runs; the oldest of these
+waits only for what others have to give; a load does what the dry run said just before; nobody is evicted who is pinned, in use, being loaded or kept by its settings; whoever is
 evicted has been there for the minimum residence; no more go than are needed; no wake-up is lost: what could be done for
 the first in line has been done; a call waits only for a model that is on its way; no timer of a model that is gone is
 kept. `reached` counts what the games have reached.
@@ -14,18 +15,19 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from driver import SPEC
+from driver import METHODS, SPEC
+from outside import Stage
 from world_of_files import CLIENTS, MODELS, N, WorldOfFiles
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.admission import IDLE_LOOK_S
 from hostd.core.charges import Kept
-from hostd.core.lifecycle import ModelState
+from hostd.core.lifecycle import ModelState, WorkerState
 from hostd.core.planning import Outcome
 from hostd.core.timers import AdmissionTimer, FinderTimer, IdleTimer, RetryTimer, RoomTimer
 from hostd.records import LoadPlan, ModelInfo
-from hostd_workers.wire.errors import HostError
+from hostd_workers.wire.errors import HostError, ModelError
 
 if TYPE_CHECKING:
     from outside import Process
@@ -47,8 +49,15 @@ MOVES_OF_MEMORY: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
     "predict": {"n": N, "need_bytes": NEEDS, "source": ("remembered", "remembered", "estimated")},
     "pin": {"model_id": MODELS, "is_pinned": (True, False, False), "client": CLIENTS},
     "grow": {"n": N, "to_bytes": (500, 2000, 5000, 8000)},
-    "reconfigure": {"budget_bytes": (4000, BUDGET_BYTES, BUDGET_BYTES, 30_000, None), "idle_ttl_s": (0.0, 0.0, 7.0)},
+    "swell": {"by_bytes": (500, 1000, 3000, 6000), "how_many": (1, 3, 3)},
+    "speak_late": {"n": N, "what": ("loaded", "loaded", "refused", "died")},
+    "fail_to_pause": {"n": N},
 }
+
+MOVES_OF_SETTINGS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
+    "reconfigure": {"budget_bytes": (4000, BUDGET_BYTES, BUDGET_BYTES, 30_000), "idle_ttl_s": (0.0, 0.0, 7.0)},
+}
+"""For games of their own: settings that change all the time leave little of what a budget brings."""
 
 PROBE = ev.ModelId("probe")
 
@@ -87,14 +96,12 @@ class WorldOfMemory(WorldOfFiles):
     def pin(self, model_id: ev.ModelId, is_pinned: bool, client: ev.ClientId) -> None:
         self._ask(lambda caller, _: ev.PinRequested(caller, model_id, is_pinned), client, None)
 
-    def reconfigure(self, budget_bytes: int | None, idle_ttl_s: float) -> None:
+    def reconfigure(self, budget_bytes: int, idle_ttl_s: float) -> None:
         """Change the settings; the budget only where it may be overrun, since a lower one is at once."""
         config = self.core._registry.config
-        budget_bytes = budget_bytes if self.may_grow else config.budget_bytes
+        budget_bytes = budget_bytes if self.may_grow and config.budget_bytes is not None else config.budget_bytes
         changed = dataclasses.replace(config, budget_bytes=budget_bytes, idle_ttl_s=idle_ttl_s)
         self.feed(ev.SettingsChanged(changed))
-        if budget_bytes is None:
-            assert not self.core.memory().waiting, "a load waits for memory that nobody counts"
 
     def grow(self, n: int, to_bytes: int) -> None:
         """Let a model take more than it did, or give some back."""
@@ -103,12 +110,41 @@ class WorldOfMemory(WorldOfFiles):
         if process is not None and (self.may_grow or to_bytes < self.taken[process.id]):
             self._take(process, to_bytes)
 
+    def swell(self, by_bytes: int, how_many: int) -> None:
+        """Let loads that run take more than was reserved for them, the youngest first."""
+        loading = [p for p in self.processes.values() if p.is_reading() and not p.is_paused]
+        for process in loading[: -how_many - 1 : -1]:
+            if self.may_grow and process.is_reading() and not process.is_paused:  # still: the first may change others
+                reserved_bytes = self.core._registry.workers[process.id].reserved_bytes
+                self._take(process, max(self.taken.get(process.id, 0), reserved_bytes) + by_bytes)
+
+    def speak_late(self, n: int, what: str) -> None:
+        """Let what a process said just before it was paused arrive, or let it be killed."""
+        process = self._pick(n, [p for p in self.processes.values() if p.is_reading() and p.is_paused])
+        if process is None:
+            return
+        self.reached["late words"] += 1
+        process.has_loaded = what == "loaded"
+        if what == "loaded":
+            self.feed(ev.WorkerLoaded(process.id, "python", METHODS, "predict"))
+        elif what == "refused":
+            self.feed(ev.WorkerRefusedLoad(process.id, ModelError("the model raised")))
+        else:
+            process.stage = Stage.ENDED
+            self.feed(ev.WorkerExited(process.id, "killed by SIGKILL", ev.Death.OUT_OF_MEMORY))
+
+    def fail_to_pause(self, n: int) -> None:
+        process = self._pick(n, [p for p in self.processes.values() if p.is_paused])
+        if process is not None:
+            self.feed(ev.WorkerPauseFailed(process.id, "not permitted"))
+
     def measure(self, process: Process) -> ev.Memory:
         """Return a sample of a process: little while it loads, and then what was predicted for it at most."""
         if not process.has_loaded:
-            return ev.Memory(1, 200, 100, None, 200)
+            taken = self.taken.get(process.id, 100)
+            return ev.Memory(1, 2 * taken, taken, None, 2 * taken)
         worker = self.core._registry.workers.get(process.id)
-        need_bytes = worker.model.need_bytes if worker is not None else 0
+        need_bytes = 0 if worker is None else worker.model.need_bytes if self.may_grow else worker.reserved_bytes
         taken = self.taken.setdefault(process.id, need_bytes * (1 + process.id % 3) // 3 if need_bytes else 500)
         return ev.Memory(1, 2 * taken, taken, None, 3 * taken)
 
@@ -121,13 +157,21 @@ class WorldOfMemory(WorldOfFiles):
         registry = self.core._registry
         budget_bytes = registry.config.budget_bytes
         if budget_bytes is not None:
-            if not self.may_grow:
-                assert self.core._charges.total_bytes() <= budget_bytes, self.core.memory()
+            self._assert_within(budget_bytes, effects)
             self._assert_awake(budget_bytes)
             self._assert_needed(effects)
             self._count(yielding_before, held_before)
         self._assert_no_relics()
         return effects
+
+    def _assert_within(self, budget_bytes: int, effects: list[fx.Effect]) -> None:
+        """See that nothing was done that brings all over the budget, and that no load grows on beyond it."""
+        if self.core._charges.total_bytes() <= budget_bytes:
+            return
+        assert self.may_grow, self.core.memory()
+        assert not any(isinstance(effect, (fx.SpawnWorker, fx.ResumeWorker)) for effect in effects), effects
+        running = [w for w in self.core._charges.outgrown() if w.state is WorkerState.LOADING]
+        assert not running, f"{running} grow beyond the budget"
 
     def _assert_awake(self, budget_bytes: int) -> None:
         """See that nothing can be done at this moment that admission has not done, or will look at soon."""
@@ -135,8 +179,14 @@ class WorldOfMemory(WorldOfFiles):
         if self._is_look_due():
             return
         self.reached["looks at all"] += 1
+        outgrown = self.core._charges.outgrown()
+        assert all(worker.state is WorkerState.PAUSED for worker in outgrown), f"{outgrown} grow, and nobody saw it"
+        for worker in outgrown[:1]:
+            decision = self.core._planning.decide_growth(worker, outgrown[1:], admission.growing.paused[worker])
+            assert decision.outcome is Outcome.WAIT, f"nobody woke {worker}: {decision}"
+            return
         for model, since_s in list(admission.queue.items())[:1]:
-            decision = self.core._planning.decide(model.id, model.need_bytes, since_s)
+            decision = self.core._planning.decide(model.id, admission._to_reserve_bytes(model), since_s)
             assert decision.outcome is Outcome.WAIT, f"nobody woke {model}: {decision}"
             # Perhaps others: calls that were let go have made their model worth more.
             assert bool(decision.yielding) <= bool(admission._yielding), f"nobody was asked to make way: {decision}"
@@ -164,7 +214,8 @@ class WorldOfMemory(WorldOfFiles):
     def _assert_fewest(self, evicted: list[str], model: Model) -> None:
         registry = self.core._registry
         room = self.core._charges.room(registry.config.budget_bytes or 0)
-        spare_bytes = room.free_bytes + room.coming_bytes - model.need_bytes
+        need_bytes = self.core._admission._to_reserve_bytes(model)
+        spare_bytes = room.free_bytes + room.coming_bytes - need_bytes
         assert spare_bytes >= 0, f"{evicted} are not enough for {model}"
         if isinstance(self.history[-1], ev.TimePassed):
             return  # what else was due at that moment may have made room afterwards
@@ -226,11 +277,15 @@ class WorldOfMemory(WorldOfFiles):
         self.reached["loads"] += isinstance(effect, fx.SpawnWorker)
         is_kill = isinstance(effect, fx.AnswerError) and effect.error.details.get("reason") == "MEMORY_LIMIT"
         self.reached["limits broken"] += is_kill
+        self.reached["ends at the budget"] += isinstance(effect, fx.RememberSize) and effect.is_minimum
+        self.reached["resumed"] += isinstance(effect, fx.ResumeWorker)
         super()._carry_out(effect)
 
     def _on_announced(self, event: StoryEvent) -> None:
         super()._on_announced(event)
         self.reached["waits"] += event.cause == "WAIT"
+        self.reached["pauses"] += event.cause == "PAUSED"
+        self.reached["put back"] += event.cause == "PUT_BACK"
         if event.cause != "EVICT":
             return
         word = event.reason.split()[1:3]

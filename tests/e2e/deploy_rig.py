@@ -15,6 +15,7 @@ import zmq
 from helpers import PATIENCE_S, REPOSITORY, eventually
 
 import hostd
+from hostd.core.names import KEPT_NAME
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import decode
@@ -88,11 +89,14 @@ def put(models: Path, model_id: str, text: str) -> Path:
 
 
 def content(models: Path) -> dict[str, bytes]:
-    """Return all files below a directory by name, the staging area's too, but no caches of code."""
+    """Return all files below a directory by name, the staging area's too, but no caches of code.
+
+    What the host keeps of a deploy is left out: it comes and goes with the files.
+    """
     found = {}
     for root, folders, names in os.walk(models):
         folders[:] = [name for name in folders if name != "__pycache__"]
-        for path in (Path(root, name) for name in names):
+        for path in (Path(root, name) for name in names if name != KEPT_NAME):
             try:
                 found[str(path.relative_to(models))] = path.read_bytes()
             except FileNotFoundError:

@@ -280,65 +280,6 @@ def test_c13_a_load_that_fails_is_not_remembered(shared: hostd.Client, model_dir
     assert estimate_of(shared, path)[1] == "estimated"
 
 
-def test_c13_a_restarted_host_still_remembers(serve: Serve, model_dir: ModelDir, tmp_path: Path) -> None:
-    path = model_dir(HOLDER)
-    service = serve()
-    with hostd.connect(service.endpoint) as client:
-        size = client.load_model("m", path)._info.size
-        client.shutdown()
-    service.ended()
-    with hostd.connect(serve().endpoint) as client:
-        assert estimate_of(client, path) == (size, "remembered")
-        client.shutdown()
-    other = serve(state_dir=tmp_path / "other-state")
-    with hostd.connect(other.endpoint) as client:
-        assert estimate_of(client, path)[1] == "estimated", "remembered, but not in the state directory"
-
-
-@pytest.mark.parametrize("damage", ["garbage", "truncated", "directory", "zeros"])
-def test_c13_a_damaged_memory_costs_an_estimate_and_nothing_else(
-    serve: Serve, model_dir: ModelDir, tmp_path: Path, damage: str
-) -> None:
-    path, ledger = model_dir(HOLDER), tmp_path / "state" / "sizes.sqlite"
-    service = serve()
-    with hostd.connect(service.endpoint) as client:
-        client.load_model("m", path)
-        client.shutdown()
-    service.ended()
-    content = ledger.read_bytes()
-    assert len(content) > 1000
-    for file in ledger.parent.glob("sizes.sqlite*"):
-        file.unlink()
-    if damage == "directory":
-        ledger.mkdir()
-    else:
-        spoilt = {"garbage": os.urandom(5000), "truncated": content[: len(content) // 2], "zeros": bytes(8192)}
-        ledger.write_bytes(spoilt[damage])
-    service = serve()
-    with hostd.connect(service.endpoint) as client:
-        assert estimate_of(client, path)[1] == "estimated"
-        size = client.load_model("m", path)._info.size
-        assert estimate_of(client, path) == (size, "remembered")
-        client.shutdown()
-    service.ended()
-    with hostd.connect(serve().endpoint) as client:
-        assert estimate_of(client, path) == (size, "remembered"), "the fresh memory must be kept too"
-
-
-@pytest.mark.parametrize(
-    "part",
-    ["", "-wal", "-shm"],
-)
-def test_c13_a_memory_that_is_spoilt_while_the_host_runs_stops_nothing(
-    serve: Serve, model_dir: ModelDir, tmp_path: Path, part: str
-) -> None:
-    with hostd.connect(serve().endpoint) as client:
-        client.load_model("m", model_dir())
-        (tmp_path / "state" / f"sizes.sqlite{part}").write_bytes(os.urandom(5000))
-        assert client.load_model("n", path := model_dir(HOLDER)).predict(1) == 0
-        assert estimate_of(client, path)[0] > 0
-
-
 @pytest.mark.parametrize(
     "path",
     [

@@ -79,6 +79,44 @@ def test_a_host_works_in_an_asynchronous_block(model_dir: Callable[..., str]) ->
     assert not is_there(asyncio.run(use()))
 
 
+def test_an_asynchronous_client_is_closed_with_its_host(model_dir: Callable[..., str]) -> None:
+    async def use() -> hostd.AsyncClient:
+        async with hostd.Host() as host:
+            client = host.async_client(timeout_s=PATIENCE_S)
+            model = await client.load_model("echo", model_dir())
+            assert await model.predict(1) == 1
+        assert "closed" in repr(client)
+        return client
+
+    async def use_again(client: hostd.AsyncClient) -> None:
+        with pytest.raises(hostd.FailedPreconditionError, match="closed"):
+            await client.list_models()
+
+    asyncio.run(use_again(asyncio.run(use())))
+
+
+@pytest.mark.parametrize("loop_is", ["over", "idle", "running"])
+def test_an_asynchronous_client_is_closed_by_a_program_that_is_not_on_its_loop(loop_is: str) -> None:
+    loop = asyncio.new_event_loop()
+    with hostd.Host() as host:
+        client = host.async_client()
+        host.async_client()  # one that never connected
+        loop.run_until_complete(client.list_models())
+        running = threading.Thread(target=loop.run_forever)
+        if loop_is == "over":
+            loop.close()
+        elif loop_is == "running":
+            running.start()
+    if loop_is == "running":
+        with pytest.raises(hostd.FailedPreconditionError, match="closed"):
+            asyncio.run_coroutine_threadsafe(client.list_models(), loop).result(PATIENCE_S)
+        loop.call_soon_threadsafe(loop.stop)
+        running.join(PATIENCE_S)
+    assert "closed" in repr(client)
+    assert client._channel._connection is None
+    loop.close()
+
+
 def test_the_end_of_the_thread_that_started_a_host_does_not_end_the_host(model_dir: Callable[..., str]) -> None:
     host = hostd.Host()
     starter = threading.Thread(target=host.start)

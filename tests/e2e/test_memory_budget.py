@@ -51,7 +51,7 @@ def test_a_model_makes_way_for_another_and_comes_back_when_it_is_used(tight: hos
     assert "c" in resident(tight)
     (gone,) = {"a", "b"} - {*resident(tight)}
     explained = tight.explain_model(gone)
-    assert explained["state"] == "UNLOADED"
+    assert explained["state"] == "EVICTED"
     assert "evicted for" in explained["reason"]
     assert models[gone].pid() != pids[gone]  # the call itself loads it again
     assert len(resident(tight)) == 2

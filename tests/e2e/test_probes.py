@@ -61,7 +61,7 @@ def test_a_host_is_ready_after_its_initial_loads_and_until_it_ends(tmp_path: Pat
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         ) as keeper,
-        hostd.connect(config.endpoint, connect_timeout_s=PATIENCE_S) as client,
+        hostd.connect(config.endpoint, wait_s=PATIENCE_S) as client,
     ):
         eventually(lambda: rig.loads("m"), "the initial load is under way")
         assert ready(client) == (503, {"status": "starting", "name": "probed", "degraded": []})

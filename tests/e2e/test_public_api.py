@@ -74,6 +74,7 @@ VERBS = {
     "log_lines",
     "host_info",
     "reload_config",
+    "host_settings",
     "shutdown",
     "close",
 }

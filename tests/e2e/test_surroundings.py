@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import TYPE_CHECKING
+import signal
 
 import pytest
-from surroundings import Case, asks, commands, embeds, serves
+from helpers import PATIENCE_S, program
+from surroundings import Case, asks, commands, embeds, serves, shares
 
-if TYPE_CHECKING:
-    import hostd
+import hostd
+from hostd import embed
+from hostd.config import load_config
+from hostd.launch import AT_ONCE, exec_host
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root can become somebody else"
@@ -23,6 +26,7 @@ WORKS = [
     Case(signals="blocked", descriptors="none", umask="open"),
     Case(signals="ignored", descriptors="no errors", directory="gone"),
     Case(signals="in the background", descriptors="no output", limits="some files"),
+    Case(environment="of another program"),
     pytest.param(Case(signals="blocked", descriptors="no input", directory="shut"), marks=needs_root),
     pytest.param(Case(signals="ignored", descriptors="no output", person="without entry and home"), marks=needs_root),
     pytest.param(Case(person="at the root", descriptors="no input", limits="some files"), marks=needs_root),
@@ -45,17 +49,19 @@ REFUSES = [
 @pytest.mark.parametrize("case", WORKS, ids=str)
 def test_a_host_works_in_these_surroundings(case: Case) -> None:
     assert embeds(case)
+    assert shares(case)
     assert serves(case)
 
 
 @pytest.mark.parametrize("case", REFUSES, ids=str)
 def test_a_host_refuses_in_a_sentence_in_these(case: Case) -> None:
     assert not serves(case)
+    assert not shares(case)
     # An embedded host keeps its state in its runtime directory.
     assert embeds(case) == (case.person in ("with another's home", "with another's state directory"))
 
 
-@pytest.mark.parametrize("case", [*WORKS[2:5], *REFUSES[:2], *REFUSES[-3:]], ids=str)
+@pytest.mark.parametrize("case", [WORKS[2], *WORKS[4:6], *REFUSES[:2], *REFUSES[-3:]], ids=str)
 def test_commands_that_need_no_host_work_in_all_of_them(case: Case) -> None:
     commands(case)
 
@@ -63,3 +69,32 @@ def test_commands_that_need_no_host_work_in_all_of_them(case: Case) -> None:
 @pytest.mark.parametrize("case", [*WORKS[:3], *REFUSES[:4]], ids=str)
 def test_a_client_works_in_all_of_them(case: Case, shared_host: hostd.Host) -> None:
     assert asks(case, shared_host.endpoint)
+
+
+def test_what_a_host_says_of_its_start_goes_through_no_standard_descriptor() -> None:
+    source = """
+        import os
+        os.closerange(0, 3)
+        from hostd.launch import ready_pipe
+        os._exit(min(ready_pipe()))
+    """
+    with program(source) as without_any:
+        assert without_any.wait(PATIENCE_S) >= 3
+
+
+def test_an_environment_that_the_system_does_not_pass_on_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "BIG", "x" * (1 << 18))
+    with pytest.raises(hostd.FailedPreconditionError, match=r"Argument list too long \(the environment"):
+        hostd.Host().start()
+    with pytest.raises(hostd.FailedPreconditionError, match=r"Argument list too long \(the environment"):
+        exec_host(load_config())
+
+
+def test_a_start_that_fails_at_once_ends_a_keeper_that_does_not_listen_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embed, "START_TIMEOUT_S", 0)
+    before = signal.signal(AT_ONCE, signal.SIG_IGN)
+    try:
+        with pytest.raises(hostd.DeadlineExceededError):
+            hostd.Host().start()
+    finally:
+        signal.signal(AT_ONCE, before)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from kernels import KERNELS, Watched
 from path_corpus import canary
 
+from hostd.core.standing import Standing
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.staging import Staging
 
@@ -73,11 +74,12 @@ def put_empty(models: Path) -> None:
 
 
 def upload(staging: Staging, *, replace: bool) -> Any:
-    begun = staging.begin(ID, [(name, len(content)) for name, content in FILES.items()], replace=replace)
+    files = [(name, len(content)) for name, content in FILES.items()]
+    begun = staging.begin(ID, files, replace=replace, folders=["none/inside"], executables=["weights/empty"])
     for index, content in enumerate(FILES.values()):
         for offset in range(0, len(content), 4096):
             begun.write(index, offset, content[offset : offset + 4096])
-    begun.install()
+    begun.install(Standing(options={"greeting": "Yo"}))
     return begun
 
 

@@ -130,7 +130,7 @@ def test_the_configuration_is_frozen() -> None:
         ("workers: {max_in_flight: many}", r"workers.max_in_flight .*integer.*'many'"),
         ("workers: {log_bytes: 12 parsecs}", r"workers.log_bytes .*not a size; write bytes or a unit"),
         ("workers: {log_bytes: '" + "9" * 400 + ".5MB'}", r"workers.log_bytes .*too large"),
-        ("workers: {python: /no/such/python}", r"workers.python .*'/no/such/python' is not an executable file"),
+        ("workers: {python: /no/such/python}", r"workers.python .*no interpreter at /no/such/python: /no is missing"),
         ("metrics: {port: 65536}", r"metrics.port .*65535"),
         ("models: {lazy_load: 1}", r"models\.lazy_load .*must be true or false, not 1"),
         ("models: {lazy_load: maybe}", r"models\.lazy_load .*valid boolean.*'maybe'"),

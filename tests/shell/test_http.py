@@ -172,7 +172,7 @@ def test_its_end_does_not_wait_for_anybody(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_address_that_cannot_be_had_is_told_with_its_setting(server: HttpServer) -> None:
-    with pytest.raises(hostd.FailedPreconditionError, match=rf"port {server.port} of 127.0.0.1 .*metrics\.port"):
+    with pytest.raises(hostd.FailedPreconditionError, match=rf"127\.0\.0\.1:{server.port}: .*metrics\.port"):
         HttpServer("127.0.0.1", server.port, {})
     with pytest.raises(hostd.FailedPreconditionError, match=r"no\.such\.host\.invalid"):
         HttpServer("no.such.host.invalid", 0, {})

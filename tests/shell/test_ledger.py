@@ -6,7 +6,9 @@ import contextlib
 import logging
 import os
 import random
+import shutil
 import sqlite3
+import stat
 import threading
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ import pytest
 from helpers import PATIENCE_S
 
 from hostd.shell import ledger as module
+from hostd.shell import ledger_file as file_module
 from hostd.shell.ledger import Figures, Ledger, SizeKey, key_of
 from hostd_workers.wire.errors import NotFoundError
 
@@ -87,19 +90,58 @@ def test_the_oldest_go_and_what_is_measured_again_is_young(file: Path, monkeypat
         assert [number for number in range(4) if ledger.recall(numbered(number))] == [0, 2, 3]
 
 
-def test_a_second_host_on_the_same_file_leaves_it_alone_and_says_so(
-    file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_BUSY_TIMEOUT_S", 0.01)
+def test_several_hosts_share_a_file(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Ledger(file) as one, Ledger(file) as two:
-        assert (one.problem, "database is locked" in str(two.problem)) == (None, True)
         one.remember(numbered(1), FIGURES, 1.0)
-        two.remember(numbered(2), FIGURES, 1.0)
-        assert two.recall(numbered(2)) == FIGURES._replace(measured_s=1.0)
-    assert len(warnings_of(caplog)) == 1
+        two.remember(numbered(2), FIGURES, 2.0)
+        assert two.recall(numbered(1)) == FIGURES._replace(measured_s=1.0)
+        assert one.recall(numbered(2)) == FIGURES._replace(measured_s=2.0)
+    assert warnings_of(caplog) == []
+
+
+def test_a_size_that_a_load_was_ended_at_is_told_apart_until_the_content_was_measured(file: Path) -> None:
     with Ledger(file) as ledger:
-        assert ledger.recall(numbered(1)) == FIGURES._replace(measured_s=1.0)
-        assert ledger.recall(numbered(2)) is None
+        ledger.remember(KEY, FIGURES._replace(is_minimum=True), 1.0)
+        assert ledger.recall(KEY) == FIGURES._replace(measured_s=1.0, is_minimum=True)
+        ledger.remember(KEY, FIGURES, 2.0)
+        assert ledger.recall(KEY) == FIGURES._replace(measured_s=2.0)
+
+
+def test_the_first_place_that_can_be_used_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "shared").write_text("no directory")
+    own = tmp_path / "own" / "sizes"
+    with Ledger(tmp_path / "shared" / "sizes", own) as ledger:
+        ledger.remember(KEY, FIGURES, 1.0)
+        assert ledger.problem is None
+    (warning,) = warnings_of(caplog)
+    assert f"they are kept in {own}" in warning
+    with Ledger(own) as ledger:
+        assert ledger.recall(KEY) is not None
+
+
+def test_without_a_place_sizes_are_remembered_until_the_end_and_nothing_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with Ledger() as ledger:
+        ledger.remember(KEY, FIGURES, 1.0)
+        assert ledger.recall(KEY) == FIGURES._replace(measured_s=1.0)
+    with Ledger() as ledger:
+        assert ledger.recall(KEY) is None
+    assert warnings_of(caplog) == []
+
+
+def test_the_file_and_its_directory_are_this_users_alone(file: Path) -> None:
+    before = os.umask(0)
+    try:
+        with Ledger(file) as ledger:
+            ledger.remember(KEY, FIGURES, 1.0)
+        assert [stat.S_IMODE(path.stat().st_mode) for path in (file.parent, file)] == [0o700, 0o600]
+        file.chmod(0o644)
+        with Ledger(file) as ledger:
+            assert ledger.recall(KEY) is not None
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
 
 
 def test_another_thread_is_told_so(file: Path) -> None:
@@ -199,6 +241,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "truncated in a page": lambda file: os.truncate(file, 5000),
     "garbage page": lambda file: overwrite(file, 2 * 4096, random.Random(1).randbytes(4096)),
     "zero page": lambda file: overwrite(file, 3 * 4096, bytes(4096)),
+    "write-ahead log": lambda file: change(file, "PRAGMA journal_mode = WAL"),
     "newer version": lambda file: change(file, f"PRAGMA user_version = {module.VERSION + 1}"),
     "other columns": lambda file: change(file, "ALTER TABLE sizes ADD COLUMN more"),
     "another program's": lambda file: change(file, "DROP TABLE sizes", "CREATE TABLE t (x)", "PRAGMA user_version = 0"),
@@ -232,12 +275,10 @@ def test_an_empty_file_is_a_fresh_one(file: Path, caplog: pytest.LogCaptureFixtu
     assert warnings_of(caplog) == []
 
 
-def test_a_log_that_was_left_alone_does_no_harm(filled: Path) -> None:
-    with Ledger(filled) as ledger:
-        ledger.remember(KEY, FIGURES, 1.0)
-        log = filled.with_name(f"{filled.name}-wal").read_bytes()
+@pytest.mark.parametrize("companion", ["-wal", "-shm", "-journal"])
+def test_a_log_that_was_left_alone_does_no_harm(filled: Path, companion: str) -> None:
     filled.unlink()
-    filled.with_name(f"{filled.name}-wal").write_bytes(log)
+    filled.with_name(filled.name + companion).write_bytes(random.Random(1).randbytes(5000))
     with Ledger(filled) as ledger:
         assert (ledger.recall(KEY), ledger.problem) == (None, None)
 
@@ -252,6 +293,38 @@ def test_damage_that_shows_later_is_thrown_away_as_well(filled: Path, caplog: py
         ledger.remember(KEY, FIGURES, 1.0)
         assert ledger.recall(KEY) == FIGURES._replace(measured_s=1.0)
     assert len(warnings_of(caplog)) == 1
+
+
+def test_what_one_host_throws_away_another_does_not_write_into(filled: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Ledger(filled) as other:
+        overwrite(filled, 0, b"\xa5" * 100)
+        with Ledger(filled) as ledger:
+            assert "is thrown away" in warnings_of(caplog)[0]
+            other.remember(KEY, FIGURES, 1.0)
+            assert ledger.recall(KEY) == FIGURES._replace(measured_s=1.0)
+        assert other.recall(numbered(7)) is None
+    assert len(warnings_of(caplog)) == 1
+
+
+def test_a_damaged_file_is_thrown_away_only_when_nobody_uses_it(
+    filled: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_module, "_BUSY_TIMEOUT_S", 0.01)
+    with Ledger(filled) as ledger:
+        overwrite(filled, 0, b"\xa5" * 100)
+        with file_module.in_use(filled):
+            assert ledger.recall(numbered(7)) is None
+            assert filled.exists()
+        assert "forgotten when the host ends" in warnings_of(caplog)[-1]
+
+
+def test_a_directory_that_goes_while_a_host_runs_is_made_again(filled: Path) -> None:
+    with Ledger(filled) as ledger:
+        shutil.rmtree(filled.parent)
+        ledger.remember(KEY, FIGURES, 1.0)
+        assert ledger.recall(KEY) is not None
+    with Ledger(filled) as ledger:
+        assert ledger.recall(KEY) is not None
 
 
 def test_a_row_that_holds_no_numbers_is_damage(filled: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import random
 import sqlite3
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers import line_of, program, stop
 
-from hostd.shell import ledger as module
+from hostd.shell import ledger_file as module
 from hostd.shell.ledger import Figures, Ledger, SizeKey
 
 if TYPE_CHECKING:
@@ -66,11 +67,56 @@ def test_a_file_that_another_program_holds_is_left_alone(
 ) -> None:
     monkeypatch.setattr(module, "_BUSY_TIMEOUT_S", 0.01)
     with contextlib.closing(sqlite3.connect(filled, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+        other.execute("BEGIN EXCLUSIVE")
         assert_remembers_until_its_end(filled, caplog)
+        other.execute("ROLLBACK")
+        other.execute("BEGIN IMMEDIATE")
+        with Ledger(filled) as ledger:
+            assert ledger.recall(KEY) == FIGURES._replace(measured_s=1.0)
+            ledger.remember(KEY, FIGURES, 2.0)
+            assert "a size is lost: database is locked" in warnings_of(caplog)[-1]
         other.execute("ROLLBACK")
     with Ledger(filled) as ledger:
         assert ledger.recall(KEY) == FIGURES._replace(measured_s=1.0)
+
+
+OTHERS = """
+    import os, pathlib, shutil, sys, tempfile
+    from hostd.shell.ledger import Figures, Ledger, SizeKey
+    base = pathlib.Path(tempfile.mkdtemp())
+    file, key = base / "sizes", SizeKey("c", "l", "", "o", "e")
+    with Ledger(file) as ledger:
+        ledger.remember(key, Figures(1, 2, 3, 4, 5.0), 6.0)
+    try:
+        if sys.argv[1] == "file":
+            os.chown(file, 65534, 65534)
+            file.chmod(0o666)
+        elif sys.argv[1] == "directory":
+            os.chown(base, 65534, 65534)
+        else:
+            base.chmod(0o770)
+        before = file.read_bytes(), file.stat()
+        with Ledger(file) as ledger:
+            known = ledger.recall(key)
+            ledger.remember(key, Figures(1, 2, 3, 4, 5.0), 6.0)
+            print(known is None, ledger.recall(key) is not None, (file.read_bytes(), file.stat()) == before)
+            print(ledger.problem)
+    finally:
+        shutil.rmtree(base)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize(
+    ("what", "words"), [("file", "belongs to user"), ("directory", "belongs to user"), ("mode", "may be written by")]
+)
+def test_what_is_not_this_users_alone_is_neither_used_nor_removed(what: str, words: str) -> None:
+    writer = program(OTHERS, what)
+    try:
+        assert line_of(writer) == "True True True"
+        assert words in line_of(writer)
+    finally:
+        stop(writer)
 
 
 UNPRIVILEGED = """
@@ -113,7 +159,7 @@ FULL = """
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     with Ledger(sys.argv[1]) as ledger:
         ledger.remember(key(0), figures, 6.0)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
         for number in range(1, 1000):
             ledger.remember(key(number), figures, 6.0)
         lost = sum(ledger.recall(key(number)) is None for number in range(1000))
@@ -171,3 +217,27 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_written(file: Path, caplog:
         assert len(found) in (last + 1, last + 2)  # one may be written and not yet told
         known = len(found)
     assert warnings_of(caplog) == []
+
+
+TOGETHER = """
+    import sys
+    from hostd.shell.ledger import Figures, Ledger, SizeKey
+    with Ledger(sys.argv[1]) as ledger:
+        print("open")
+        for number in range(50):
+            ledger.remember(SizeKey(f"{sys.argv[2]}-{number}", "l", "", "o", "e"), Figures(number, 2, 3, 4, 5.0), 6.0)
+        print(ledger.problem)
+"""
+
+
+def test_several_hosts_write_at_once_and_lose_nothing(file: Path) -> None:
+    writers = [program(TOGETHER, file, number) for number in range(4)]
+    try:
+        assert [line_of(writer) for writer in writers] == ["open"] * 4
+        assert [line_of(writer) for writer in writers] == ["None"] * 4
+    finally:
+        for writer in writers:
+            stop(writer)
+    with Ledger(file) as ledger:
+        keys = [SizeKey(f"{writer}-{number}", "l", "", "o", "e") for writer in range(4) for number in range(50)]
+        assert all(ledger.recall(key) for key in keys)

@@ -217,7 +217,9 @@ def test_c02_an_unknown_initializer_is_an_error_that_lists_the_known_ones(site, 
 def test_c02_a_finder_of_a_third_party_is_configured_and_named(site, kind) -> None:
     host = plugins(finders={"mine": {"type": kind, "config": {"known": "a"}}})
     assert host.find("a", None, finder="mine") == ModelSpec("onnx", {"id": "a"})
-    with pytest.raises(InvalidArgumentError, match="'mine' recognises no model 'b' at no path; it looks for the id a"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"'mine' recognises no model 'b' at no path\. It looks for the id a"
+    ):
         host.find("b", None, finder="mine")
 
 

@@ -89,13 +89,14 @@ def test_a_worker_leads_a_session_of_its_own_with_its_output_in_a_pipe(spawn: Sp
 
 def test_a_worker_inherits_no_descriptor_and_no_signal_setting(spawn: Spawn) -> None:
     read, write = os.pipe()
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1)
     before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
     try:
         source = """
             import os, signal
-            print([signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)] == [signal.SIG_DFL] * 2)
+            numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1)
+            print([signal.getsignal(n) for n in numbers] == [signal.SIG_DFL] * 4)
             print(signal.pthread_sigmask(signal.SIG_BLOCK, []), "end", flush=True)
             signal.pause()
         """

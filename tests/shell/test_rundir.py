@@ -11,7 +11,8 @@ import pytest
 from helpers import line_of, program, stop
 
 import hostd
-from hostd.shell.rundir import LOCK_FILE, AlreadyRunningError, RuntimeDirectory
+from hostd.runtime_lock import LOCK_FILE
+from hostd.shell.rundir import AlreadyRunningError, RuntimeDirectory
 
 if TYPE_CHECKING:
     from pathlib import Path

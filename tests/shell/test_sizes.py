@@ -19,6 +19,7 @@ from hostd.plugins import Plugins
 from hostd.shell import sizes as module
 from hostd.shell.ledger import Ledger, SizeKey
 from hostd.shell.sizes import SIZER_THREADS, Sizes
+from hostd.shell.specifying import Specifying
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -181,8 +182,9 @@ def test_c13_what_is_still_being_hashed_at_the_end_is_remembered(
 
     monkeypatch.setattr(module, "key_of", slow_key)
     monkeypatch.setattr(module, "CLOSE_S", PATIENCE_S)
-    config = load_config({"state_dir": tmp_path, "memory": {"estimate_timeout_s": PATIENCE_S}})
-    sizes = Sizes(Threads(), None, Plugins(config), config)  # type: ignore[arg-type]
+    config = load_config({"state_dir": tmp_path, "memory": {"estimate_timeout_s": PATIENCE_S, "remember": "host"}})
+    plugins = Plugins(config)
+    sizes = Sizes(Threads(), None, plugins, config, Specifying(plugins, None))  # type: ignore[arg-type]
     sizes.open()
     spec = ev.LoadingSpec("python", {}, None, {}, None, None)
     sizes._remember(fx.RememberSize("/m", spec, ev.Memory(1, BYTES, 1, None, 1), 0.5))

@@ -56,12 +56,28 @@ class Rig:
         taken, self.sent[:] = list(self.sent), []
         return [(envelope.id, _NAMES[envelope.kind], _value(envelope)) for envelope in taken]
 
+    def brief(self) -> list[tuple[Any, ...]]:
+        """Return what was sent since the last time, errors by the names of their statuses."""
+        return [
+            (id, kind, value.status.name if isinstance(value, HostError) else value) for id, kind, value in self.take()
+        ]
+
     def error(self) -> HostError:
         """Return the only message that was sent, which must be an error."""
         ((_, kind, error),) = self.take()
         assert kind == "ERROR", (kind, error)
         assert isinstance(error, HostError)
         return error
+
+
+def cancelled(id: int) -> tuple[Any, ...]:
+    """Return the end of a call that was cancelled, as `Rig.brief` has it."""
+    return (id, "ERROR", "CANCELLED")
+
+
+def too_late(id: int) -> tuple[Any, ...]:
+    """Return the end of a call whose deadline has passed, as `Rig.brief` has it."""
+    return (id, "ERROR", "DEADLINE_EXCEEDED")
 
 
 _NAMES = {msg.RESULT: "RESULT", msg.ITEM: "ITEM", msg.END: "END", msg.ERROR: "ERROR"}

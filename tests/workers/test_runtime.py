@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from runtime_models import Model
-from runtime_rig import Rig
+from runtime_rig import Rig, cancelled, too_late
 
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
@@ -73,17 +73,17 @@ def test_a_generator_that_fails_when_it_is_closed_is_answered_all_the_same(rig: 
 # Deadlines and cancels
 
 
-def test_a_call_whose_deadline_has_passed_is_not_begun(rig: Rig) -> None:
+def test_a_call_whose_deadline_has_passed_is_ended_and_not_begun(rig: Rig) -> None:
     rig.call(1, "echo", 1, deadline_ms=0)
     rig.call(2, "echo", 2, deadline_ms=60_000)
-    assert rig.run().take() == [(2, "RESULT", 2)]
+    assert rig.run().brief() == [too_late(1), (2, "RESULT", 2)]
 
 
 def test_a_cancelled_call_is_not_begun_and_its_id_is_forgotten(rig: Rig) -> None:
     rig.call(1, "echo", 1)
     rig.call(2, "echo", 2)
     rig.cancel(1)
-    assert rig.run().take() == [(2, "RESULT", 2)]
+    assert rig.run().brief() == [cancelled(1), (2, "RESULT", 2)]
     rig.call(1, "echo", 1)
     assert rig.run().take() == [(1, "RESULT", 1)]
 

@@ -7,7 +7,7 @@ import time
 import pytest
 from runtime_loop import run, settle, until
 from runtime_models import AsyncModel
-from runtime_rig import Rig
+from runtime_rig import Rig, cancelled, too_late
 
 from hostd_workers.wire.errors import InvalidArgumentError, ModelError
 
@@ -52,7 +52,7 @@ def test_plain_methods_and_generators_of_the_same_model_still_work(rig: Rig, mod
     run(body)
 
 
-def test_a_cancel_reaches_the_coroutine_and_nothing_is_answered(rig: Rig, model: AsyncModel) -> None:
+def test_a_cancel_reaches_the_coroutine_which_ends(rig: Rig, model: AsyncModel) -> None:
     async def body() -> None:
         rig.call(1, "wait", 1)
         rig.call(2, "wait", 2)
@@ -62,7 +62,7 @@ def test_a_cancel_reaches_the_coroutine_and_nothing_is_answered(rig: Rig, model:
         await settle(rig)
         assert model.log == ["cancelled 1"]
         model.gate.set()
-        assert (await settle(rig)).take() == [(2, "RESULT", 2)]
+        assert (await settle(rig)).brief() == [cancelled(1), (2, "RESULT", 2)]
 
     run(body)
 
@@ -72,20 +72,20 @@ def test_a_cancel_before_the_first_step_of_the_task_leaves_no_coroutine_behind(r
         rig.call(1, "wait", 1)
         rig.runtime.step()
         rig.cancel(1)
-        assert (await settle(rig)).take() == []
+        assert (await settle(rig)).brief() == [cancelled(1)]
         assert model.log == []
 
     run(body)
 
 
-def test_a_deadline_cancels_the_coroutine_without_a_word(rig: Rig, model: AsyncModel) -> None:
+def test_a_deadline_cancels_the_coroutine(rig: Rig, model: AsyncModel) -> None:
     async def body() -> None:
         rig.call(1, "wait", 1, deadline_ms=1)
         rig.call(2, "wait", 2, deadline_ms=60_000)
         rig.run()
         await until(lambda: model.log == ["cancelled 1"] or 1 not in rig.runtime._tasks)
         model.gate.set()
-        assert (await settle(rig)).take() == [(2, "RESULT", 2)]
+        assert sorted((await settle(rig)).brief()) == [too_late(1), (2, "RESULT", 2)]
 
     run(body)
 
@@ -122,13 +122,13 @@ def test_the_end_of_the_loop_answers_nobody(rig: Rig) -> None:
     assert rig.take() == []
 
 
-def test_a_deadline_that_is_over_when_a_cancelled_thing_is_awaited_stays_silent(rig: Rig) -> None:
+def test_a_deadline_that_is_over_when_a_cancelled_thing_is_awaited_is_the_end(rig: Rig) -> None:
     async def body() -> None:
         rig.call(1, "wait", 1, deadline_ms=5)
         rig.run()
         began_s = time.monotonic()
         await until(lambda: time.monotonic() - began_s > 0.02 and not rig.runtime._tasks)
-        assert rig.take() == []
+        assert rig.brief() == [too_late(1)]
 
     run(body)
 

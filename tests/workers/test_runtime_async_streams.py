@@ -9,7 +9,7 @@ import pytest
 from helpers import SOON_S
 from runtime_loop import run, settle, until
 from runtime_models import AsyncModel
-from runtime_rig import Rig
+from runtime_rig import Rig, cancelled
 
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import InvalidArgumentError
@@ -71,9 +71,10 @@ def test_a_cancel_closes_an_async_generator(rig: Rig, model: AsyncModel, waits_f
         await until(lambda: bool(rig.sent))
         rig.cancel(1)
         await until(lambda: model.log[-1] == "closed")
-        count = len((await settle(rig)).take())
+        *sent, end = (await settle(rig)).brief()
+        assert end == cancelled(1)
         assert (await settle(rig)).take() == []
-        assert count == 1 or waits_for != "credit"
+        assert len(sent) == 1 or waits_for != "credit"
 
     run(body)
 

@@ -137,7 +137,11 @@ def test_a_batch_is_taken_in_as_its_messages_in_order(worker: Conversation) -> N
     assert runtime is not None
     while runtime.has_work:
         runtime.step()
-    assert [(answer.id, decode(answer.body)) for answer in worker.sent[1:]] == [(1, 1), (3, 3)]
+    assert [(answer.id, answer.kind) for answer in worker.sent[1:]] == [
+        (1, msg.RESULT),
+        (2, msg.ERROR),
+        (3, msg.RESULT),
+    ]
 
 
 def test_coroutine_methods_make_the_session_asynchronous(worker: Conversation) -> None:

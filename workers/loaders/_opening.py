@@ -62,11 +62,16 @@ def model_file(path: str | None, file: str | None, suffixes: Sequence[str]) -> P
         found = _only(place, suffixes, wanted)
     if found.suffix.lower() not in suffixes:
         raise InvalidArgumentError(f"this loader reads {wanted}, not {found}")
-    if not os.access(found, os.R_OK):
-        raise FailedPreconditionError(f"the worker may not read {found}; allow it for user id {os.geteuid()}")
     from hostd_workers.loaders._flaws import refuse_flawed  # noqa: PLC0415 - 6 ms that a model.py does not pay
 
-    refuse_flawed(found)
+    refuse_flawed(readable(found))
+    return found
+
+
+def readable(found: Path) -> Path:
+    """Return a file. Raises FailedPreconditionError if this process may not read it."""
+    if not os.access(found, os.R_OK):
+        raise FailedPreconditionError(f"the worker may not read {found}; allow it for user id {os.geteuid()}")
     return found
 
 
@@ -109,7 +114,8 @@ def read_model(found: Path, read: Callable[[Path], Any], extras: Mapping[str, st
             raise MissingDependencyError(library, extras[library]) from error
         raise FailedPreconditionError(
             f"{found} needs the Python module {error.name!r}, which {sys.executable} does not have: "
-            f"{install_modules(library)}; if it is your own, write a model.py that brings it",
+            f"{install_modules(library)}, or name an interpreter that has it with python: in model.yaml; if it is your "
+            "own, write a model.py that brings it",
             details={"library": error.name},
         ) from error
     except Exception as error:  # the border with what the file holds
@@ -178,8 +184,8 @@ def resolve(reference: str, default: str | None = None) -> object:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise
         raise InvalidArgumentError(
-            f"there is no module {error.name!r} for {reference!r}; it must be installed in the worker's interpreter or "
-            "lie in the model's directory"
+            f"there is no module {error.name!r} for {reference!r}; it must be installed in the worker's interpreter, "
+            f"{sys.executable}, or lie in the model's directory; python: in the model.yaml names another interpreter"
         ) from None
     try:
         return functools.reduce(getattr, (attribute or default or "").split("."), module)

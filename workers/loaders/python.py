@@ -16,7 +16,7 @@ from importlib.util import module_from_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hostd_workers.loaders._opening import call_load, existing, resolve
+from hostd_workers.loaders._opening import call_load, existing, readable, resolve
 from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _source(path: str | None) -> Path:
         raise InvalidArgumentError(f"there is no {FILE} in {path}; write one with a function {FUNCTION}(path)")
     if file.suffix != ".py":
         raise InvalidArgumentError(f"{file} is no Python file; give its directory with a {FILE}, or the option module")
-    return file
+    return readable(file)
 
 
 def _search_first(directory: Path) -> None:

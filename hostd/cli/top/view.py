@@ -137,6 +137,8 @@ def _figures(latest: Look, width: int) -> Text:
 def _warnings(latest: Look, width: int) -> list[Text]:
     memory = latest.memory
     lines = []
+    if memory.paused:
+        lines.append(Text.assemble(("paused until there is room: ", "bold yellow"), one_line(", ".join(memory.paused))))
     if memory.waiting:
         lines.append(Text.assemble(("waiting for memory: ", "bold yellow"), one_line(", ".join(memory.waiting))))
     if memory.over_budget:

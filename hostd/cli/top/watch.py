@@ -83,7 +83,7 @@ class Watch:
     def _connected(self) -> Iterator[Client]:
         session, timeout_s = self._session, self._session.timeout_s or LOOK_TIMEOUT_S
         with session.connect(
-            session.address(), timeout_s=timeout_s, connect_timeout_s=min(timeout_s, CONNECT_TIMEOUT_S)
+            session.endpoint, timeout_s=timeout_s, connect_timeout_s=min(timeout_s, CONNECT_TIMEOUT_S)
         ) as client:
             with self._lock:
                 self._clients.append(client)
@@ -105,7 +105,7 @@ class Watch:
     def _note_trouble(self, error: HostError) -> None:
         what = "host is gone" if isinstance(error, UnavailableError | DeadlineExceededError) else "host refuses"
         with self._lock:
-            self._scene = replace(self._scene, trouble=f"{what}, trying again: {error.message}")
+            self._scene = replace(self._scene, trouble=f"{what}, trying again: {error.message.splitlines()[0]}")
         self._on_look()
 
     def _listen(self, client: Client) -> None:

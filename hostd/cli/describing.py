@@ -1,0 +1,190 @@
+"""`describe` and `stack`: what a loaded model is and how it is called, and what its threads are doing."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hostd.cli.listing import STATE_STYLES
+from hostd.cli.session import HostCommand, Session, complete_models, shared_options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.table import Table
+
+    from hostd.records import MethodInfo, ModelInfo
+
+_SIZES = ("memory_limit",)
+"""Settings that are bytes."""
+
+_EXAMPLES: dict[str, Any] = {"str": "text", "int": 1, "float": 0.5, "bool": True, "list": [1, 2], "dict": {"key": 1}}
+"""What an argument of an annotated type may look like."""
+
+
+@click.command(cls=HostCommand)
+@click.argument("model", metavar="ID", shell_complete=complete_models)
+@shared_options
+@click.pass_obj
+def describe(session: Session, model: str) -> None:
+    """Show what a model is: path, loader, methods, the settings in force and where each was given, how to call it."""
+    from hostd.cli.output import console, plain, print_json, say  # noqa: PLC0415 - `--help` does not need it
+    from hostd.records import ModelInfo  # noqa: PLC0415 - as above
+
+    with session.client() as client:
+        found = client.explain_model(model)
+    if session.json:
+        print_json({name: found.get(name) for name in ("model_id", "state", "reason", "model", "settings")})
+        return
+    state = str(found.get("state", "unknown"))
+    say(f"[bold]{plain(model)}[/] is [{STATE_STYLES.get(state, 'default')}]{plain(state)}[/]: {plain(found['reason'])}")
+    if not found.get("model"):
+        return
+    info = ModelInfo.from_dict(found["model"])
+    out = console()
+    out.print(facts_table(info))
+    for line in methods_lines(info):
+        out.print(line, soft_wrap=not out.is_terminal)
+    if found.get("settings"):
+        say("\n[bold]settings[/]")
+        out.print(settings_table(found["settings"]))
+    if info.warnings:
+        say("\n[bold]warnings of its load[/]")
+        for warning in info.warnings:
+            say(f"  [yellow]{plain(warning)}[/]")
+    if info.methods:
+        say("\n[bold]a call to copy[/]")
+        for line in call_lines(info, session.endpoint):
+            out.print(f"  {plain(line)}", soft_wrap=True)
+
+
+def facts_table(info: ModelInfo) -> Table:
+    """Return what a model is, a fact a line."""
+    from hostd.cli.output import plain, table  # noqa: PLC0415 - as above
+    from hostd.units import format_size  # noqa: PLC0415 - as above
+
+    pids = ", ".join(str(worker.pid) for worker in info.workers if worker.pid)
+    facts = {
+        "path": info.path,
+        "type": info.type,
+        "loader": info.loader,
+        "size": f"{format_size(info.size)}, {info.size_source}" if info.size is not None else None,
+        "process": pids,
+    }
+    rows = table("", "", "")
+    rows.show_header = False
+    for name, value in facts.items():
+        if value:
+            rows.add_row("", f"[dim]{name}[/]", plain(value))
+    return rows
+
+
+def methods_lines(info: ModelInfo) -> Iterator[str]:
+    """Yield the methods with signatures and the first lines of their docstrings, as rich markup."""
+    from hostd.cli.output import plain  # noqa: PLC0415 - as above
+
+    if info.methods:
+        yield "\n[bold]methods[/]"
+    for name, method in sorted(info.methods.items(), key=lambda item: (item[0] != info.default_method, item[0])):
+        marks = [
+            *(["the default"] if name == info.default_method else []),
+            *(["streams"] if method.streams else []),
+            *(["async"] if method.is_async else []),
+        ]
+        marked = f"  [dim]{', '.join(marks)}[/]" if marks else ""
+        yield f"  [bold]{plain(name)}[/]{plain(method.signature)}{marked}"
+        if method.doc:
+            yield f"      [dim]{plain(method.doc)}[/]"
+
+
+def settings_table(settings: list[dict[str, Any]]) -> Table:
+    """Return the settings in force and where each was given; those that nobody gave are dim."""
+    from hostd.cli.output import plain, table  # noqa: PLC0415 - as above
+
+    rows = table("", "SETTING", "VALUE", "FROM")
+    for setting in settings:
+        style = "dim" if setting["origin"] == "default" else None
+        value = plain(_shown(setting["name"], setting["value"]))
+        rows.add_row("", plain(setting["name"]), value, plain(setting["origin"]), style=style)
+    return rows
+
+
+def _shown(name: str, value: Any) -> str:
+    from hostd.cli.output import to_json  # noqa: PLC0415 - as above
+    from hostd.units import format_size  # noqa: PLC0415 - as above
+
+    if value is None:
+        return "-"
+    if name in _SIZES:
+        return f"{format_size(value)} ({value} bytes)"
+    return value if isinstance(value, str) else to_json(value)
+
+
+def call_lines(info: ModelInfo, host: str | None = None) -> Iterator[str]:
+    """Yield a call of the model for the shell, and for Python; `host` is as it was given."""
+    method = min(info.methods.values(), key=lambda method: _rank(method, info.default_method))
+    value = example_of(method)
+    given = "" if value is _NOTHING else f" {shlex.quote('DATA' if value is _UNKNOWN else json.dumps(value))}"
+    flag = "" if method.name == info.default_method else f" --method {method.name}"
+    where = "" if host is None else f" -e {shlex.quote(host)}"
+    yield f"hostd infer {shlex.quote(info.id)}{flag}{given}{where}"
+    argument = "" if value is _NOTHING else "DATA" if value is _UNKNOWN else json.dumps(value)
+    connected = "hostd.connect()" if host is None else f"hostd.connect({json.dumps(host)})"
+    yield "import hostd"
+    yield f"model = {connected}.retrieve_model({json.dumps(info.id)})"
+    if method.streams:
+        yield f"for item in model.stream.{method.name}({argument}): print(item)"
+    else:
+        yield f"model{'' if method.name == '__call__' else f'.{method.name}'}({argument})"
+
+
+def _rank(method: MethodInfo, default: str | None) -> tuple[bool, bool, bool, str]:
+    """Return what to sort methods by: the default one first, else one of which it is known how to call it."""
+    return method.name != default, example_of(method) is _UNKNOWN, method.streams, method.name
+
+
+_NOTHING, _UNKNOWN = object(), object()
+
+
+def example_of(method: MethodInfo) -> Any:
+    """Return a value for the one argument that a method needs, by its annotation, or a marker: none, or not known."""
+    try:
+        definition = ast.parse(f"def f{method.signature}: ...").body[0]
+    except SyntaxError:  # a default value is shown by its repr, which may be anything
+        return _UNKNOWN
+    if not isinstance(definition, ast.FunctionDef):
+        return _UNKNOWN
+    arguments = definition.args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    if not positional:
+        return _UNKNOWN if arguments.vararg or any(default is None for default in arguments.kw_defaults) else _NOTHING
+    if len(arguments.defaults) == len(positional):
+        return _NOTHING
+    annotation = positional[0].annotation
+    said = ast.unparse(annotation).strip("'\"").partition("[")[0] if annotation else ""
+    return _EXAMPLES.get(said, _UNKNOWN)
+
+
+@click.command(cls=HostCommand)
+@click.argument("model", metavar="ID", shell_complete=complete_models)
+@shared_options
+@click.pass_obj
+def stack(session: Session, model: str) -> None:
+    """Print the stacks of all threads of a model's process, also while it hangs; the model is not disturbed.
+
+    Python code only, the most recent call first; py-spy dump --native shows more, if it may look.
+    """
+    from hostd.cli.output import print_json, printable  # noqa: PLC0415 - `--help` does not need it
+
+    with session.client() as client:
+        stacks = client.model_stacks(model)
+    if session.json:
+        print_json({"model": model, "stacks": [{"pid": pid, "text": text} for pid, text in stacks.items()]})
+        return
+    for pid, text in stacks.items():
+        click.echo(f"model {model}, process {pid}:")
+        click.echo(printable(text.rstrip()))

@@ -1,0 +1,82 @@
+"""`ls`: all models, also those that are not loaded, each with its state and why it is in it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import click
+
+from hostd.cli.listing import STATE_STYLES
+from hostd.cli.session import HostCommand, Session, shared_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from hostd.records import ModelInfo
+
+_GOING_ON = ("READY", "DEGRADED")
+"""States of models of which is shown what they do, rather than what has become of them."""
+
+_WHY_CHARS = 240
+"""Three lines of a terminal; `hostd explain` tells the rest."""
+
+
+@click.command(cls=HostCommand)
+@shared_options
+@click.pass_obj
+def ls(session: Session) -> None:
+    """List all models: loaded, evicted, failed, and those in the models directory that are not loaded, and why."""
+    show_all(session)
+
+
+def show_all(session: Session) -> None:
+    """Print the list of all models."""
+    from hostd.cli.output import console, counted, plain, print_json, say  # noqa: PLC0415 - `--help` does not need it
+
+    with session.client() as client:
+        models, host = client.list_models(all=True), client.host_info()
+    if session.json:
+        print_json([model.to_dict() for model in models])
+        return
+    if models:
+        console().print(inventory_table(models, time.time()))
+    states = Counter(model.state for model in models)
+    by_state = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    say(f"[dim]{counted(len(models), 'model')}{f': {by_state}' if models else ''}[/]", stderr=True)
+    for reason in host.degraded:
+        say(f"[yellow]the host is degraded[/]: {plain(reason)}", stderr=True)
+
+
+def inventory_table(models: Sequence[ModelInfo], now_s: float) -> Table:
+    """Return the table of all models; `now_s` is the present in unix seconds."""
+    from hostd.cli.output import plain, table  # noqa: PLC0415 - as above
+    from hostd.units import format_size_short  # noqa: PLC0415 - as above
+
+    rows = table("MODEL", "STATE", "SIZE", "WHY", right=("SIZE",))
+    rows.columns[1].no_wrap = True
+    rows.columns[3].overflow = "ellipsis"  # folds between words
+    for model in models:
+        style = STATE_STYLES.get(model.state, "default")
+        rows.add_row(
+            plain(model.id), f"[{style}]{model.state}[/]", format_size_short(model.size), plain(why(model, now_s))
+        )
+    return rows
+
+
+def why(model: ModelInfo, now_s: float) -> str:
+    """Return in one line what there is to say of a model's state."""
+    from hostd.cli.output import counted  # noqa: PLC0415 - as above
+    from hostd.units import format_age  # noqa: PLC0415 - as above
+
+    if model.state in _GOING_ON:
+        used = f", last {format_age(now_s - model.last_used_s)} ago" if model.last_used_s else ""
+        pinned = "; pinned" if model.pinned else ""
+        changed = f"; its files have changed since: hostd load {model.id} --reload" if model.files == "changed" else ""
+        gone = "; its files are gone since" if model.files == "gone" else ""
+        return f"{counted(model.calls, 'call')}{used}{pinned}; from {model.path or 'no path'}{changed}{gone}"
+    reason = model.reason.partition("\n")[0] or f"from {model.path or 'no path'}"
+    return reason if len(reason) <= _WHY_CHARS else f"{reason[:_WHY_CHARS]}…"

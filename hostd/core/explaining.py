@@ -1,0 +1,116 @@
+"""What `explain_model` says of a model beyond its record: its settings with their origins, its calls, its memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hostd.units import format_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hostd.core.charges import Charges
+    from hostd.core.events import Caller
+    from hostd.core.models import Model
+    from hostd.core.registry import CoreConfig, Registry
+    from hostd.core.routing import Router
+
+DEFAULT = "default"
+"""The origin of a setting that nobody gave."""
+
+_LOAD = "the load"
+
+
+def settings_of(model: Model, registry: Registry) -> list[dict[str, Any]]:
+    """Return the settings in force as maps of `name`, `value` and `origin`; none before a finder has answered."""
+    return [{"name": name, "value": value, "origin": origin} for name, value, origin in _settings(model, registry)]
+
+
+def _settings(model: Model, registry: Registry) -> Iterator[tuple[str, Any, str]]:
+    spec, source, config = model.spec, model.source, registry.config
+    if spec is None:
+        return
+
+    def of(name: str, fallback: str = DEFAULT) -> str:
+        return spec.origins.get(name, fallback)
+
+    yield "loader", spec.loader, of("loader", "recognised by its files")
+    for name, value in spec.options.items():
+        yield f"options.{name}", value, of(f"options.{name}", "its finder")
+    yield "finder", source.finder or DEFAULT, _LOAD if source.finder else DEFAULT
+    yield "initializer", spec.initializer[0] if spec.initializer else DEFAULT, of("initializer")
+    python = "workers.python" if config.python else "the host's own"
+    yield "python", interpreter_of(model, config), of("python", python)
+    for name, text in spec.env.items():
+        yield f"env.{name}", text, of("env")
+    yield "methods", list(spec.methods) if spec.methods else None, of("methods", "all that are public")
+    yield "default_method", model.default_method, of("default_method")
+    yield "memory_limit", spec.memory.limit_bytes, of("memory_limit")
+    yield "evictable", spec.memory.is_evictable, of("evictable")
+    yield "idle_ttl_s", registry.idle_ttl_s(model) or None, of("idle_ttl_s", "memory.idle_ttl_s")
+    share = "workers.cpu_threads" if config.cpu_threads else f"its share of {config.cores} cores when it was loaded"
+    yield "cpu_threads", model.cpu_threads, of("cpu_threads", share)
+
+
+def interpreter_of(model: Model, config: CoreConfig) -> str:
+    """Return the interpreter of a model's workers."""
+    return (model.spec.python if model.spec else None) or config.python or config.own_python or "the host's own"
+
+
+def calls_of(model: Model, router: Router, now: float) -> list[dict[str, Any]]:
+    """Return the calls that a model has or will get, the oldest first, as maps with their `caller`.
+
+    `state` is "sent" (its worker has it, running or in line), "held" (until the model serves) or "left": the worker has
+    it still and nobody waits for it, `why` says since what.
+    """
+    calls = sorted(_calls(model, router), key=lambda call: call[2])
+    return [
+        {"caller": caller, "method": method, "age_s": now - since_s, "state": state, "why": why}
+        for caller, method, since_s, state, why in calls
+    ]
+
+
+def _calls(model: Model, router: Router) -> Iterator[tuple[Caller, str, float, str, str]]:
+    for worker in model.workers.values():
+        for call in map(router.calls.__getitem__, worker.calls):
+            yield call.caller, call.method, call.began_s, "sent", ""
+        for left in worker.left.values():
+            yield left.caller, left.method, left.began_s, "left", left.why
+    for caller, method, since_s in router.holding.of(model.id):
+        yield caller, method, since_s, "held", "waits until the model serves"
+
+
+def size_of(model: Model, now: float) -> dict[str, Any]:
+    """Return what a model takes, how that is known, and how old that is."""
+    sampled = [worker for worker in model.workers.values() if worker.memory is not None]
+    sampled_s = [worker.sampled_s for worker in sampled if worker.sampled_s is not None]
+    peaks = [worker.memory.peak_bytes for worker in sampled if worker.memory and worker.memory.peak_bytes]
+    baselines = [worker.baseline_bytes for worker in sampled if worker.baseline_bytes is not None]
+    return {
+        "bytes": model.size_bytes,
+        "source": model.size_source,
+        "age_s": now - min(sampled_s) if sampled_s else None,
+        "charge_bytes": model.charge_bytes,
+        "reserved_bytes": sum(worker.unmeasured_bytes for worker in model.workers.values()),
+        "need_bytes": model.need_bytes or None,
+        "need_source": model.need_source,
+        "peak_bytes": sum(peaks) or None,
+        "baseline_bytes": sum(baselines) or None,
+    }
+
+
+def eviction_of(model: Model, charges: Charges) -> dict[str, Any] | None:
+    """Return what an eviction would do, and whose turn it is; None for a model that holds nothing."""
+    if not model.charge_bytes:
+        return None
+    models = charges.by_what_keeps().get(None, [])
+    kept = charges.kept(model)
+    reload = format_duration(model.load_s)
+    return {
+        "would_free_bytes": model.charge_bytes,
+        "idle_s": charges.idle_s(model),
+        "reload_s": model.load_s if model.ready_s is not None else None,
+        "why_not": "" if kept is None else kept.value,
+        "rank": models.index(model) + 1 if model in models else None,
+        "returns": f"the next call or retrieve_model loads it again, which took {reload} the last time; calls wait",
+    }

@@ -1,0 +1,68 @@
+"""One list of all models: those that are loaded, and those that are not, each with its state and the reason for it.
+
+Rules
+1. An id is listed once. What is registered counts before what its last load came to, that before an eviction, and all
+   of them before an entry of the models directory.
+2. Whoever looks at the models directory says what each entry of it is; here that is only joined to the rest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hostd.core.events import STANDALONE, Origin
+from hostd.records import ModelInfo
+from hostd_workers.wire.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hostd.core.events import DirectoryEntry, ModelId
+    from hostd.core.models import Evicted, Failure
+    from hostd.core.registry import Registry
+
+
+def all_models(registry: Registry, entries: Iterable[DirectoryEntry]) -> list[ModelInfo]:
+    """Return the records of all models by id; those that are not loaded have an id, a state, a path and a reason."""
+    found: dict[str, ModelInfo] = {entry.model_id: _of_entry(entry, registry) for entry in entries}
+    found |= {model_id: _of_evicted(model_id, evicted) for model_id, evicted in registry.evicted.items()}
+    found |= {
+        model_id: _of_failure(model_id, failure)
+        for model_id, failure in registry.failures.items()
+        if not _is_nothing(failure)
+    }
+    found |= {model_id: registry.describe(model) for model_id, model in registry.models.items()}
+    return [found[model_id] for model_id in sorted(found)]
+
+
+def absent(registry: Registry, model_id: ModelId, entries: Iterable[DirectoryEntry] = ()) -> ModelInfo | None:
+    """Return the record of a model that is not loaded; None if it neither failed nor was evicted nor is an entry."""
+    failure, evicted = registry.failures.get(model_id), registry.evicted.get(model_id)
+    if failure is not None:
+        return _of_failure(model_id, failure)
+    if evicted is not None:
+        return _of_evicted(model_id, evicted)
+    return next((_of_entry(entry, registry) for entry in entries if entry.model_id == model_id), None)
+
+
+def _of_entry(entry: DirectoryEntry, registry: Registry) -> ModelInfo:
+    reason = entry.reason
+    if not reason and entry.state == "AVAILABLE":
+        on_use = "when it is used, or " if registry.config.lazy_load else ""
+        reason = f"loaded {on_use}with load_model or sync_local_models"
+    return ModelInfo(entry.model_id, entry.state, entry.path or None, STANDALONE, reason=reason)
+
+
+def _of_evicted(model_id: str, evicted: Evicted) -> ModelInfo:
+    source = evicted.source
+    return ModelInfo(model_id, "EVICTED", source.path, source.type, reason=evicted.reason, pinned=evicted.is_pinned)
+
+
+def _of_failure(model_id: str, failure: Failure) -> ModelInfo:
+    source = failure.source
+    return ModelInfo(model_id, "FAILED", source.path, source.type, reason=failure.error.message)
+
+
+def _is_nothing(failure: Failure) -> bool:
+    """Say whether somebody merely asked for an id of which there is nothing, with lazy loading."""
+    return failure.origin is Origin.LAZY and isinstance(failure.error, NotFoundError)

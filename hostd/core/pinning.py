@@ -1,0 +1,75 @@
+"""Pins: models that are not evicted, whatever the budget says.
+
+A pin of a model that was deployed is written down beside its files (`KeepPin`), and the answer comes when that lasts.
+While a deploy moves the files of the id it is not written, but by the end of the deploy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hostd.core.effects import Answer, KeepPin
+from hostd.core.refusals import no_such_model
+from hostd_workers.wire.errors import FailedPreconditionError
+
+if TYPE_CHECKING:
+    from hostd.core.events import FilesId, PinKept, PinRequested
+    from hostd.core.models import Model
+    from hostd.core.registry import Registry
+    from hostd.core.unloading import Unloading
+    from hostd.core.waiting import Waiters
+
+
+class Pinning:
+    """The decisions about pins."""
+
+    def __init__(self, registry: Registry, unloading: Unloading) -> None:
+        self._registry = registry
+        self._unloading = unloading
+        self._writing: dict[FilesId, tuple[Model, Waiters]] = {}
+
+    def pin(self, event: PinRequested) -> None:
+        """Keep a model whatever happens, or no longer. Raises `NotFoundError` if it is not loaded."""
+        registry = self._registry
+        model = registry.models.get(event.model_id)
+        if model is None:
+            raise no_such_model(event.model_id, registry)
+        model.has_own_pin = True
+        if model.is_pinned != event.is_pinned:
+            model.is_pinned = event.is_pinned
+            model.is_wanted = model.is_wanted or event.is_pinned  # one that is being evicted comes back at once
+            cause, said = ("PIN", "pinned: it is not evicted") if event.is_pinned else ("UNPIN", "no longer pinned")
+            registry.note(model, cause, said)
+            registry.room_has_changed = True
+        if model.standing.is_kept and model.id not in registry.reserved:
+            files_id = self.write(model)
+            registry.waiting.add(self._writing[files_id][1], event.caller, None)
+        else:
+            registry.effects.append(Answer(event.caller, registry.describe(model)))
+
+    def write(self, model: Model) -> FilesId:
+        """Have it written down whether a model is pinned."""
+        files_id = self._registry.new_files_id()
+        model.standing = model.standing._replace(is_pinned=model.is_pinned)
+        self._writing[files_id] = (model, {})
+        self._registry.effects.append(KeepPin(files_id, model.id, model.is_pinned))
+        return files_id
+
+    def kept(self, event: PinKept) -> None:
+        """Answer those who waited for it."""
+        registry = self._registry
+        model, waiters = self._writing.pop(event.files_id)
+        if event.error is None:
+            registry.waiting.answer(waiters, registry.describe(model))
+        else:
+            now = "pinned" if model.is_pinned else "not pinned any more"
+            registry.waiting.refuse(
+                waiters,
+                FailedPreconditionError(
+                    f"model {model.id!r} is {now}, but only until it is loaded the next time: that could not be "
+                    f"written down beside its files: {event.error.message}",
+                    details={"model_id": model.id},
+                ),
+            )
+        registry.files_in_work.discard(event.files_id)
+        self._unloading.stop_if_done()

@@ -1,0 +1,80 @@
+"""Standing arguments: what a model is loaded with when whoever loads it does not say otherwise.
+
+Rules
+1. What a load says itself counts for more than what the configuration declares for the id (`preload`), that for more
+   than what the model was deployed with (which is kept beside its files), and that for more than its `model.yaml`.
+2. They are looked up at each load, so a load after a restart, a sync, an eviction or a crash has the same ones.
+3. Pins are the exception: whether a model is pinned is decided at its first load and by `pin_model` from then on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hostd.core.values import STANDALONE, Limits, LoadingSpec, LoadSource
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Standing(NamedTuple):
+    """Arguments for loads that do not give them; None: nothing is said.
+
+    `is_kept` says whether they lie beside the model's files, where a pin is written down too.
+    """
+
+    type: str | None = None
+    finder: str | None = None
+    initializer: str | None = None
+    options: Mapping[str, Any] = {}
+    retries: int | None = None
+    is_pinned: bool | None = None
+    limits: Limits = Limits()
+    is_kept: bool = False
+
+    def under(self, source: LoadSource) -> LoadSource:
+        """Return a source with these arguments where it gives none of its own."""
+        return source._replace(
+            type=self.type if source.type == STANDALONE and self.type else source.type,
+            finder=source.finder or self.finder,
+            initializer=source.initializer or self.initializer,
+            options={**self.options, **source.options},
+        )
+
+    def over(self, other: Standing) -> Standing:
+        """Return these arguments, with those of another where these say nothing."""
+        return Standing(
+            self.type or other.type,
+            self.finder or other.finder,
+            self.initializer or other.initializer,
+            {**other.options, **self.options},
+            other.retries if self.retries is None else self.retries,
+            other.is_pinned if self.is_pinned is None else self.is_pinned,
+            self.limits.over(other.limits),
+            self.is_kept or other.is_kept,
+        )
+
+
+NOTHING = Standing()
+
+
+def standing_of(source: LoadSource, retries: int | None) -> Standing:
+    """Return the arguments that a load gives, to be kept."""
+    kind = None if source.type == STANDALONE else source.type
+    return Standing(kind, source.finder, source.initializer, source.options, retries)
+
+
+def limited(spec: LoadingSpec, limits: Limits, where: str) -> LoadingSpec:
+    """Return a specification with limits in the place of the model's own; `where` they were given."""
+    memory = spec.memory
+    names = ("memory_limit", "evictable", "idle_ttl_s", "cpu_threads")
+    given = {name: f"{where}.{name}" for name, limit in zip(names, limits, strict=True) if limit is not None}
+    return spec._replace(
+        origins={**spec.origins, **given},
+        memory=memory._replace(
+            limit_bytes=memory.limit_bytes if limits.memory_limit_bytes is None else limits.memory_limit_bytes,
+            is_evictable=memory.is_evictable if limits.is_evictable is None else limits.is_evictable,
+            idle_ttl_s=memory.idle_ttl_s if limits.idle_ttl_s is None else limits.idle_ttl_s,
+        ),
+        cpu_threads=limits.cpu_threads or spec.cpu_threads,
+    )

@@ -1,0 +1,172 @@
+"""Seeing what models do, with real processes: the stacks of one that hangs, calls that nobody waits for, one list of all."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import eventually, is_there
+
+import hostd
+from hostd.client.arguments import program_name
+
+BUSY = """
+    import os, re, time, warnings
+    from collections import deque
+    from itertools import repeat
+    from pathlib import Path
+
+    class Busy:
+        def echo(self, x: str, times: int = 1) -> str:
+            '''Return the text again.
+
+            And again.'''
+            return x * times
+
+        def spin(self, marker):
+            Path(marker).touch()
+            while True:
+                pass
+
+        def hang_in_c(self, marker):
+            Path(marker).touch()
+            deque(repeat(1), maxlen=0)
+
+        def until(self, marker, release):
+            Path(marker).touch()
+            while not Path(release).exists():
+                time.sleep(0.01)
+            return os.getpid()
+
+    def load(path, greeting="Hello"):
+        warnings.warn("this library is older than the model", UserWarning)
+        return Busy()
+"""
+
+ModelDir = Callable[..., str]
+
+
+@pytest.fixture
+def busy(shared: hostd.Client, model_dir: ModelDir) -> hostd.Model:
+    settings = "memory_limit: 2GiB\noptions: {greeting: Hi}\nenv: {COLOUR: blue}\n"
+    return shared.load_model("busy", model_dir(BUSY, settings=settings))
+
+
+def begun(call: Callable[..., Any], marker: Path, *args: str) -> Any:
+    """Begin a call, and return it when the model is at it."""
+    pending = call(str(marker), *args)
+    eventually(marker.exists, "the model is at it")
+    return pending
+
+
+@pytest.mark.parametrize("method", ["spin", "hang_in_c"])
+def test_the_stacks_of_a_model_that_hangs_are_read_and_an_unload_at_once_ends_it(
+    shared: hostd.Client, busy: hostd.Model, tmp_path: Path, method: str
+) -> None:
+    (worker,) = busy.info.workers
+    pending = begun(getattr(busy.submit, method), tmp_path / "marker")
+    stacks = eventually(
+        lambda: {pid: text for pid, text in shared.model_stacks("busy").items() if f"in {method}" in text},
+        "the stack shows the method",
+    )
+    assert list(stacks) == [worker.pid]
+
+    async def read() -> dict[int, str]:
+        async with await hostd.AsyncClient.connect(shared.endpoint) as client:
+            assert [model.id for model in await client.list_models(all=True)] == ["busy"]
+            return await client.model_stacks("busy")
+
+    assert f"in {method}" in asyncio.run(read())[worker.pid]
+    assert is_there(worker.pid or 0)
+    report = shared.unload_model("busy", now=True)
+    assert report.processes == 1
+    with pytest.raises(hostd.AbortedError):
+        pending.result()
+    with pytest.raises(hostd.NotFoundError):
+        shared.model_stacks("busy")
+
+
+def test_a_model_is_not_disturbed_by_having_its_stacks_read(
+    shared: hostd.Client, busy: hostd.Model, tmp_path: Path
+) -> None:
+    pending = begun(busy.submit.until, tmp_path / "marker", str(tmp_path / "release"))
+    for _ in range(20):
+        assert "in until" in next(iter(shared.model_stacks("busy").values()))
+    (tmp_path / "release").touch()
+    assert pending.result() == busy.info.workers[0].pid
+    assert busy.echo("x", times=2) == "xx"
+    assert "in until" not in next(iter(shared.model_stacks("busy").values()))
+
+
+def test_calls_that_nobody_waits_for_are_told_until_the_model_has_ended_them(
+    shared: hostd.Client, busy: hostd.Model, tmp_path: Path
+) -> None:
+    release = tmp_path / "release"
+    with hostd.connect(shared.endpoint) as other:
+        begun(other.retrieve_model("busy").submit.until, tmp_path / "marker", str(release))
+        busy.submit.echo("a").cancel()
+        waiting = busy.submit.echo("b")
+
+        def calls() -> list[tuple[str, str]]:
+            return [(call["method"], call["state"]) for call in shared.explain_model("busy")["calls"]]
+
+        eventually(lambda: calls() == [("until", "sent"), ("echo", "left"), ("echo", "sent")], "all are told")
+    eventually(lambda: ("until", "left") in calls(), "the other client has gone")
+    oldest = shared.explain_model("busy")["calls"][0]
+    assert (oldest["why"], oldest["client"]["pid"]) == ("its caller has gone", os.getpid())
+    assert oldest["client"]["program"] == program_name()
+    release.touch()
+    assert waiting.result() == "b"
+    eventually(lambda: calls() == [], "the model has ended all of them")
+
+
+def test_a_model_is_described_with_its_settings_their_origins_and_the_warnings_of_its_load(
+    shared: hostd.Client, busy: hostd.Model
+) -> None:
+    known = shared.explain_model("busy")
+    file = str(Path(busy.info.path or "", "model.yaml"))
+    settings = {setting["name"]: (setting["value"], setting["origin"]) for setting in known["settings"]}
+    assert settings["memory_limit"] == (2 << 30, file)
+    assert settings["options.greeting"] == ("Hi", file)
+    assert settings["env.COLOUR"] == ("blue", file)
+    assert settings["python"] == (sys.executable, "the host's own")
+    assert known["model"]["warnings"] == ("UserWarning: this library is older than the model",)
+    path = busy.info.path
+    shared.unload_model("busy")
+    shared.load_model("busy", path, options={"greeting": "Yo"})
+    settings = {setting["name"]: setting for setting in shared.explain_model("busy")["settings"]}
+    assert settings["options.greeting"] == {"name": "options.greeting", "value": "Yo", "origin": "the load"}
+
+
+def test_one_list_has_what_is_loaded_failed_evicted_and_merely_there(tmp_path: Path, model_dir: ModelDir) -> None:
+    models = tmp_path / "models"
+    for name in ("one", "two"):
+        (models / name).mkdir(parents=True)
+        (models / name / "model.py").write_text("def load(path):\n    return len\n")
+    (models / "notes").mkdir()
+    with hostd.Host(
+        models={"dir": models, "load_on_start": False}, memory={"min_residence_s": 0, "idle_ttl_s": 0}
+    ) as host:
+        client = host.client()
+        client.load_model("one", models / "one")
+        client.load_model("idle", model_dir("def load(path):\n    return len\n", settings="idle_ttl_s: 0.1\n"))
+        with pytest.raises(hostd.ModelError):
+            client.load_model("bad", model_dir("def load(path):\n    raise ValueError('no weights')\n"))
+
+        def states() -> dict[str, str]:
+            return {model.id: model.state for model in client.list_models(all=True)}
+
+        expected = {"bad": "FAILED", "idle": "EVICTED", "notes": "IGNORED", "one": "READY", "two": "AVAILABLE"}
+        eventually(lambda: states() == expected, "all are listed")
+        reasons = {model.id: model.reason for model in client.list_models(all=True)}
+        assert reasons["bad"] == "loading failed: ValueError: no weights"
+        assert "idle_ttl_s" in reasons["idle"]
+        assert all(reasons.values())
+        assert client.explain_model("two")["state"] == "AVAILABLE"
+        assert sorted(model.id for model in client.list_models()) == ["one"]
+        assert client.sync_local_models(wait=True).loaded == ("two",)  # who looks changes nothing
