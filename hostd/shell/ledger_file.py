@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_BUSY_TIMEOUT_S = 2.0
-"""Another host writes one row at a time; only one that is stopped, or a disk that hangs, holds a lock for longer."""
+_BUSY_TIMEOUT_S = 5.0
+"""Another host writes a row after each load, in milliseconds; on a busy machine several together were seen to keep one
+out for two seconds. Only a host that is stopped, or a disk that hangs, holds a lock for longer."""
 
 _RETRY_S = 0.005
 

@@ -43,7 +43,8 @@ class RuntimeDirectory:
             raise _already_running(self.path)
         try:
             runtime_lock.note_holder(fd)
-            self._remove_sockets()
+            # Whoever gave us the lock listens at the door already; else that is one that a killed host has left.
+            self._remove_sockets(*(() if self._given_fd is not None else (paths.DOOR_SOCKET,)))
         except BaseException:
             os.close(fd)
             raise
@@ -58,8 +59,8 @@ class RuntimeDirectory:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
-    def _remove_sockets(self) -> None:
-        for name in (paths.CLIENT_SOCKET, paths.WORKER_SOCKET):
+    def _remove_sockets(self, *others: str) -> None:
+        for name in (paths.CLIENT_SOCKET, paths.WORKER_SOCKET, *others):
             socket = self.path / name
             with contextlib.suppress(FileNotFoundError):
                 # Only a socket is ours to remove: ZeroMQ would delete a regular file that it binds over.

@@ -241,7 +241,7 @@ def test_a_host_that_cannot_start_leaves_nothing(tag: str, evidence: Path, host:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(hostd.UnavailableError, match="in use"):
+        with pytest.raises(hostd.FailedPreconditionError, match="in use"):
             hostd.Host(metrics={"port": taken.getsockname()[1]}).start()
     assert everybody(tag, evidence) == before
     assert runtime_dirs() == directories

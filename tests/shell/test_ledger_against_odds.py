@@ -224,7 +224,7 @@ TOGETHER = """
     from hostd.shell.ledger import Figures, Ledger, SizeKey
     with Ledger(sys.argv[1]) as ledger:
         print("open")
-        for number in range(50):
+        for number in range(20):
             ledger.remember(SizeKey(f"{sys.argv[2]}-{number}", "l", "", "o", "e"), Figures(number, 2, 3, 4, 5.0), 6.0)
         print(ledger.problem)
 """
@@ -239,5 +239,5 @@ def test_several_hosts_write_at_once_and_lose_nothing(file: Path) -> None:
         for writer in writers:
             stop(writer)
     with Ledger(file) as ledger:
-        keys = [SizeKey(f"{writer}-{number}", "l", "", "o", "e") for writer in range(4) for number in range(50)]
+        keys = [SizeKey(f"{writer}-{number}", "l", "", "o", "e") for writer in range(4) for number in range(20)]
         assert all(ledger.recall(key) for key in keys)

@@ -89,7 +89,7 @@ def test_a_held_lock_without_a_number_is_still_held(tmp_path: Path, content: str
 def test_stale_sockets_are_removed_and_so_are_its_own(tmp_path: Path) -> None:
     directory = tmp_path / "r"
     directory.mkdir(mode=0o700)
-    for name in ("client.ipc", "workers.ipc"):
+    for name in ("client.ipc", "workers.ipc", "members.ipc"):
         with socket.socket(socket.AF_UNIX) as stale:
             stale.bind(str(directory / name))
     with RuntimeDirectory(directory):
