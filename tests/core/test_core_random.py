@@ -111,12 +111,14 @@ def test_no_random_history_breaks_a_rule(seed):
     world.end(at_once=dice.random() < 0.5)
 
 
-@pytest.mark.parametrize("seed", range(16))
-def test_no_rule_breaks_when_the_settings_change_in_the_middle(seed):
-    world, dice = history_of(seed, STEPS, {**MOVES, **MOVES_OF_SETTINGS})
-    assert ev.SettingsChanged in {type(event) for event in world.history}
-    settle(world)
-    world.end(at_once=dice.random() < 0.5)
+def test_no_rule_breaks_when_the_settings_change_in_the_middle():
+    changes = 0
+    for seed in range(16):
+        world, dice = history_of(seed, STEPS, {**MOVES, **MOVES_OF_SETTINGS})
+        changes += sum(isinstance(event, ev.SettingsChanged) for event in world.history)
+        settle(world)
+        world.end(at_once=dice.random() < 0.5)
+    assert changes > 50
 
 
 def test_the_same_seed_makes_the_same_history():
