@@ -17,6 +17,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from hostd.log_lines import LogLine
 from hostd.records import (
     Event,
     Holder,
@@ -76,6 +77,7 @@ __all__ = [
     "InternalError",
     "InvalidArgumentError",
     "LoadPlan",
+    "LogLine",
     "MemoryInfo",
     "MessageTooLargeError",
     "MethodInfo",

@@ -275,6 +275,10 @@ class HostConfig(_Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much the host logs. At info: one line per spawn, ready, unload, exit and restart."""
 
+    log_format: Literal["text", "json"] = "text"
+    """The shape of the host's own log: lines of text, or one JSON object a line with time, level, logger and message,
+    and with model, worker and pid where it is about one."""
+
     models: ModelsConfig = ModelsConfig()
     workers: WorkersConfig = WorkersConfig()
     memory: MemoryConfig = MemoryConfig()

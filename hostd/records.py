@@ -295,7 +295,8 @@ class Event(Record):
 class HostInfo(Record):
     """The host itself. `epoch` differs after every start.
 
-    `models_dir` is the models directory, None if there is none; `degraded` says what does not work as it should. `kind`
+    `state` is STARTING until the initial loads are done (if they are waited for), READY, or STOPPING. `models_dir` is
+    the models directory, None if there is none; `degraded` says what does not work as it should. `kind`
     says whose host it is: "serve" (its own: `hostd serve`), "embedded" (of one process) or "shared" (of several).
     """
 
@@ -316,6 +317,8 @@ class HostInfo(Record):
     degraded: tuple[str, ...] = ()
     name: str = ""
     kind: str = "serve"
+    state: str = "READY"
+    metrics_host: str | None = None
 
     @classmethod
     def _revive(cls, key: str, value: Any) -> Any:

@@ -1,6 +1,7 @@
 """Sizes and durations as people write and read them.
 
-Covers parsing of sizes with units and the short forms that tables and messages show. Does not cover instants: those are
+Covers parsing of sizes with units and the short forms that tables and messages show, counts with
+their nouns among them. Does not cover instants: those are
 unix seconds everywhere, and the command line turns them into ages.
 """
 
@@ -73,6 +74,11 @@ def format_duration(duration_s: float | None) -> str:
     if days:
         return f"{days}d {hours}h"
     return f"{hours}h {minutes}m" if hours else f"{minutes}m {seconds % 60}s"
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a count with its noun: "1 model", "3 models", "no models"."""
+    return f"{count or 'no'} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def format_age(age_s: float | None) -> str:

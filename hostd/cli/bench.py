@@ -210,7 +210,7 @@ def _progress(figures: Figures, duration_s: float, *, shown: bool) -> Iterator[C
         return
     from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415 - a pipe sees no bar
 
-    from hostd.cli.output import console  # noqa: PLC0415 - as above
+    from hostd.cli.output import console, counted  # noqa: PLC0415 - as above
 
     columns = (TextColumn("{task.completed:.0f} of {task.total:.0f} s"), BarColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console(stderr=True), transient=True) as bar:
@@ -218,8 +218,8 @@ def _progress(figures: Figures, duration_s: float, *, shown: bool) -> Iterator[C
 
         def refresh() -> None:
             rate = len(figures.latencies_s) / figures.elapsed_s if figures.elapsed_s else 0.0
-            failed = f"  [red]{figures.failed} errors[/]" if figures.failed else ""
-            text = f"{len(figures.latencies_s)} calls  {rate:.0f}/s{failed}"
+            failed = f"  [red]{counted(figures.failed, 'error')}[/]" if figures.failed else ""
+            text = f"{counted(len(figures.latencies_s), 'call')}  {rate:.0f}/s{failed}"
             bar.update(task, completed=min(figures.elapsed_s, duration_s), description=text)
 
         yield refresh
@@ -233,7 +233,7 @@ def _title(model: str, method: str | None, figures: Figures) -> str:
 
 
 def _show(session: Session, model: str, figures: Figures) -> None:
-    from hostd.cli.output import console, plain, print_json, say, table  # noqa: PLC0415 - `--help` does not need it
+    from hostd.cli.output import console, counted, plain, print_json, say, table  # noqa: PLC0415 - as above
     from hostd.units import format_duration  # noqa: PLC0415 - as above
 
     found = figures.summary()
@@ -247,7 +247,7 @@ def _show(session: Session, model: str, figures: Figures) -> None:
     say(f"[bold]{plain(model)}[/]: {figures.concurrency} in flight for {format_duration(figures.elapsed_s)}")
     console().print(rows)
     if figures.items != found["calls"]:
-        say(f"{figures.items} items, {figures.items / figures.elapsed_s:.1f} per second")
+        say(f"{counted(figures.items, 'item')}, {figures.items / figures.elapsed_s:.1f} per second")
     for status, count in figures.errors.most_common():
         say(f"[red]{count} x {status}[/]")
     if figures.last_error:

@@ -13,6 +13,7 @@ import sys
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from hostd.units import counted as counted  # noqa: PLC0414 - the commands have all their words from here
 from hostd_workers.wire.errors import Status
 
 if TYPE_CHECKING:
@@ -100,11 +101,6 @@ def plain(text: object) -> str:
 def printable(text: str) -> str:
     """Return text in which control characters other than line feed and tab are shown as escapes."""
     return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """Return a count with its noun: "1 model", "3 models", "no models"."""
-    return f"{count or 'no'} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 @contextmanager

@@ -35,6 +35,8 @@ COMMANDS: dict[str, Entry] = {
     "config": Entry("Host", "configuration", "Show the settings and where they come from."),
     "demo": Entry("Host", "demo", "Host real models on real data and check every claim."),
     "doctor": Entry("Host", "doctor", "Check this machine and say what to do."),
+    "status": Entry("Host", "status", "Say whether the host is ready, and how it is."),
+    "reload": Entry("Host", "serving", "Let the running host read its configuration file again."),
     "shutdown": Entry("Host", "serving", "End the running host and all its models."),
     "load": Entry("Models", "lifecycle", "Load a model into a process of its own."),
     "unload": Entry("Models", "lifecycle", "Unload models and prove that they are gone."),

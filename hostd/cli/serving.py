@@ -1,4 +1,4 @@
-"""`serve` and `shutdown`: the host itself.
+"""`serve`, `reload` and `shutdown`: the host itself.
 
 `serve` validates the settings and hands this process over; the rest, the ready line included, is the host's.
 """
@@ -23,6 +23,9 @@ def serve(ctx: click.Context) -> None:
 
     Settings come from these options, then HOSTD_* variables (HOSTD_WORKERS__DRAIN_TIMEOUT_S=3), then the configuration
     file, then defaults; `hostd config show` with the same options shows which hold.
+
+    SIGHUP reads the file again, as `hostd reload` does. It ends the host if the terminal that it was started from is
+    gone.
     """
     from hostd.launch import exec_host  # noqa: PLC0415 - `--help` does not need it
 
@@ -30,6 +33,30 @@ def serve(ctx: click.Context) -> None:
     sources = {"file": str(file), "arguments": given(ctx)} if file else None
     ready_fd = sys.stdout.fileno() if ctx.ensure_object(Session).json else None
     exec_host(found.config, ready_fd, sources=sources)
+
+
+@click.command(cls=HostCommand)
+@shared_options
+@click.pass_obj
+def reload(session: Session) -> None:
+    """Let the running host read its configuration file again; a file that is wrong changes nothing.
+
+    Changed at once: the log's level and format, the memory budget, time-outs, retries and limits of calls. The answer
+    names what has changed, and what has changed in the file but needs a restart of the host.
+    """
+    from hostd.cli.output import plain, print_json, say  # noqa: PLC0415 - `--help` does not need it
+
+    with session.client() as client:
+        done = client.reload_config()
+    if session.json:
+        print_json(done)
+        return
+    for name, (old, new) in done["changed"].items():
+        say(f"{plain(name)}: {plain(old)} -> [bold]{plain(new)}[/]")
+    if not done["changed"]:
+        say(f"{plain(done['file'])} changes nothing that can be changed while the host runs")
+    if done["needs_restart"]:
+        say(f"[yellow]changed after a restart only[/]: {plain(', '.join(done['needs_restart']))}")
 
 
 @click.command(cls=HostCommand)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
 
-# How much to ask for: lines are longer than this only where nobody reads them, and the host keeps no more than its
-# `workers.log_bytes` anyway.
-_BYTES_PER_LINE = 1024
-_LEAST_BYTES = 64 * 2**10
-_EVERYTHING_BYTES = 2**40
+if TYPE_CHECKING:
+    from hostd.log_lines import LogLine
 
 
 @click.command(cls=HostCommand)
@@ -34,24 +33,46 @@ def events(session: Session, model: str | None) -> None:
 
 @click.command(cls=HostCommand)
 @click.argument("model", metavar="ID", shell_complete=complete_models)
+@click.option("--follow", "-f", is_flag=True, help="Go on with what comes, until Ctrl-C; reloads do not end it.")
 @click.option(
-    "--tail", type=click.IntRange(min=1), metavar="N", help="The last N lines only.  [default: all that is kept]"
+    "--lines",
+    "-n",
+    "--tail",
+    "tail",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="The last N lines only.  [default: all that is kept]",
 )
+@click.option("--raw", is_flag=True, help="Only what the model printed: no times, no notes of the host.")
 @shared_options
 @click.pass_obj
-def logs(session: Session, model: str, tail: int | None) -> None:
-    """Show what a model printed, on standard output and error together."""
-    from hostd.cli.output import print_json, printable  # noqa: PLC0415 - `--help` does not need it
+def logs(session: Session, model: str, tail: int | None, *, follow: bool, raw: bool) -> None:
+    """Show what a model printed, on standard output and error together, and when its workers started and ended.
+
+    Times are those at which the host read a line. The exit code is 1 for an id under which no model was ever loaded.
+    """
+    from hostd.cli.output import print_json  # noqa: PLC0415 - `--help` does not need it
 
     with session.client() as client:
-        wanted = _EVERYTHING_BYTES if tail is None else max(_LEAST_BYTES, tail * _BYTES_PER_LINE)
-        text = client.model_logs(model, tail_bytes=wanted)
-    lines = text.splitlines()[-(tail or 0) :]
-    if session.json:
-        print_json({"model": model, "lines": lines})
-        return
-    if not lines:
+        found = (line for line in client.log_lines(model, tail=tail, follow=follow) if not (raw and line.is_note))
+        if session.json and not follow:
+            print_json({"model": model, "lines": [line.to_dict() for line in found]})
+            return
+        count = 0
+        for count, line in enumerate(found, 1):  # noqa: B007 - it is asked for below
+            if session.json:
+                print_json(line.to_dict())
+            else:
+                click.echo(line.text if raw else _shown(line), color=raw or None)
+    if not count:
         click.echo(f"nothing that {model} printed is kept", err=True)
-    show = printable if sys.stdout.isatty() else str
-    for line in lines:
-        click.echo(show(line))
+
+
+def _shown(line: LogLine) -> str:
+    from hostd.cli.output import printable  # noqa: PLC0415 - as above
+
+    is_terminal = sys.stdout.isatty()
+    clock = "-" if line.time_s is None else datetime.fromtimestamp(line.time_s).isoformat(" ", "milliseconds")
+    text = f"-- {line.text} --" if line.is_note else line.text
+    shown = f"{clock:23}  {printable(text) if is_terminal else text}"
+    return click.style(shown, dim=True) if is_terminal and line.is_note else shown

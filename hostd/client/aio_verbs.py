@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from hostd.client.aio_calls import AsyncItemStream
 from hostd.client.arguments import absolute, check_named, plan_arguments, size_of
+from hostd.log_lines import FOLLOW_PERIOD_S, Follower
 from hostd.records import (
     Event,
     HostInfo,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from hostd.client.aio_channel import AsyncChannel
     from hostd.client.aio_channels import AsyncChannels
     from hostd.client.tracker import Pending
+    from hostd.log_lines import LogLine
 
 
 class AsyncVerbs:
@@ -71,6 +74,17 @@ class AsyncVerbs:
     async def model_logs(self, model_id: str, tail_bytes: int = 65536) -> str:
         """Return the end of what a model's workers printed."""
         return str(await self._verb("model_logs", self.timeout_s, model_id=model_id, tail_bytes=tail_bytes))
+
+    async def log_lines(
+        self, model_id: str, *, tail: int | None = None, follow: bool = False
+    ) -> AsyncIterator[LogLine]:
+        """Iterate over the lines of a model's log with their times; see `hostd.Client.log_lines`."""
+        follower = Follower(model_id, tail, follow=follow)
+        while not follower.is_over:
+            for line in follower.take(await self._verb("read_log", self.timeout_s, **follower.arguments())):
+                yield line
+            if follower.is_waiting and not follower.is_over:
+                await asyncio.sleep(FOLLOW_PERIOD_S)
 
     async def model_stacks(self, model_id: str) -> dict[int, str]:
         """Return the stacks of all threads of a model's processes; see `hostd.Client.model_stacks`."""
@@ -147,6 +161,10 @@ class AsyncVerbs:
     async def host_info(self) -> HostInfo:
         """Return the record of the host."""
         return HostInfo.from_dict(await self._verb("host_info", self.timeout_s))
+
+    async def reload_config(self) -> dict[str, Any]:
+        """Let the host read its configuration file again; see `hostd.Client.reload_config`."""
+        return dict(await self._verb("reload_config", self.timeout_s))
 
     async def host_settings(self) -> dict[str, Any]:
         """Return the settings that are in force in the host, in the shape of its configuration file."""

@@ -5,10 +5,12 @@ Covers what to send and what the answer means. Loads, deploys and calls, which d
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from hostd.client.arguments import absolute, check_named, plan_arguments, size_of
 from hostd.client.calls import ItemStream
+from hostd.log_lines import FOLLOW_PERIOD_S, Follower
 from hostd.records import (
     Event,
     HostInfo,
@@ -22,10 +24,11 @@ from hostd.records import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from hostd.client.channel import Channel
     from hostd.client.tracker import Pending
+    from hostd.log_lines import LogLine
 
 
 class Verbs:
@@ -75,8 +78,21 @@ class Verbs:
         return dict(self._verb("explain_model", self.timeout_s, model_id=model_id))
 
     def model_logs(self, model_id: str, tail_bytes: int = 65536) -> str:
-        """Return the end of what a model's workers printed, also of a model that is gone."""
+        """Return the end of what a model's workers printed, also of a model that is gone; `log_lines` has times.
+
+        Raises `NotFoundError` for an id under which no model was ever loaded.
+        """
         return str(self._verb("model_logs", self.timeout_s, model_id=model_id, tail_bytes=tail_bytes))
+
+    def log_lines(self, model_id: str, *, tail: int | None = None, follow: bool = False) -> Iterator[LogLine]:
+        """Iterate over the lines of a model's log with their times, the last `tail` or all that is kept.
+
+        The host's notes of each start and end of a worker are among them. With `follow` it goes on with what is
+        printed from then on, whatever is loaded under this id, until the iterator is closed or the host ends. Raises
+        `NotFoundError` for an id under which no model was ever loaded.
+        """
+        follower = Follower(model_id, tail, follow=follow)
+        return _log_lines(follower, lambda: self._verb("read_log", self.timeout_s, **follower.arguments()))
 
     def model_stacks(self, model_id: str) -> dict[int, str]:
         """Return the stacks of all threads of a model's processes as text, by pid, whatever they are doing.
@@ -180,6 +196,16 @@ class Verbs:
         """Return the record of the host."""
         return HostInfo.from_dict(self._verb("host_info", self.timeout_s))
 
+    def reload_config(self) -> dict[str, Any]:
+        """Let the host read its configuration file again; returns `file`, `changed` and `needs_restart`.
+
+        `changed` has the old and the new value of each setting that holds from now on, `needs_restart` the names of
+        those that differ in the file but cannot be changed while the host runs. Raises `FailedPreconditionError` for a
+        host without a configuration file, and for a file that is wrong what `hostd config show` says; then nothing is
+        changed.
+        """
+        return dict(self._verb("reload_config", self.timeout_s))
+
     def host_settings(self) -> dict[str, Any]:
         """Return the settings that are in force in the host, in the shape of its configuration file."""
         return dict(self._verb("host_settings", self.timeout_s))
@@ -193,6 +219,13 @@ class Verbs:
 
     def _verb(self, verb: str, timeout_s: float | None, **arguments: Any) -> Any:
         return self._channel.ask(lambda tracker: tracker.verb(verb, arguments, timeout_s), timeout_s)
+
+
+def _log_lines(follower: Follower, read: Callable[[], Any]) -> Iterator[LogLine]:
+    while not follower.is_over:
+        yield from follower.take(read())
+        if follower.is_waiting and not follower.is_over:
+            time.sleep(FOLLOW_PERIOD_S)
 
 
 def _events(items: ItemStream) -> Iterator[Event]:

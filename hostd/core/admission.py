@@ -160,6 +160,21 @@ class Admission:
         else:
             self._evict(model, Reason.IDLE, f"because idle_ttl_s is {format_duration(ttl_s)}")
 
+    def reconfigured(self) -> None:
+        """Apply settings that have changed to what idles, to what waits, and to what is held now.
+
+        A budget may be another one, and is not switched on or off: those who have none are not measured against one.
+        """
+        registry, charges = self._registry, self._charges
+        for model in registry.models.values():
+            registry.timers.cancel(IdleTimer(model))
+            ttl_s = registry.idle_ttl_s(model)
+            if ttl_s and model.ready:
+                registry.timers.set(IdleTimer(model), max(registry.now, charges.unused_since_s(model) + ttl_s))
+        self._is_over, self.over_budget = False, None
+        self.measured()
+        registry.room_has_changed = True
+
     def look(self) -> None:
         """Start what can start, and have others make way for what cannot."""
         registry = self._registry

@@ -46,6 +46,7 @@ from hostd.core.values import SyncId as SyncId
 from hostd.core.values import WorkerId as WorkerId
 
 if TYPE_CHECKING:
+    from hostd.core.registry import CoreConfig
     from hostd.records import MethodInfo, SizeEstimate
     from hostd_workers.wire.errors import HostError
 
@@ -287,6 +288,15 @@ class DirectoryUnavailable(NamedTuple):
     reason: str
 
 
+class SettingsChanged(NamedTuple):
+    """The configuration was reloaded: what the core decides by from now on. Deadlines that run are left as they are.
+
+    A budget is not switched on or off by it.
+    """
+
+    config: CoreConfig
+
+
 class TimePassed(NamedTuple):
     """The deadline that `next_deadline` named has come."""
 
@@ -335,5 +345,6 @@ Event: TypeAlias = (
     | FilesFailed
     | DirectoryScanned
     | DirectoryUnavailable
+    | SettingsChanged
     | TimePassed
 )

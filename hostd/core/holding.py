@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from hostd.core.effects import AnswerError
 from hostd.core.timers import HeldTimer
+from hostd.units import counted
 from hostd_workers.wire.errors import HostError, ResourceExhaustedError
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ class Holding:
         held = self._by_model.setdefault(event.model_id, {})
         limit = self._registry.config.max_in_flight
         if len(held) >= limit:
+            verb = "waits" if len(held) == 1 else "wait"
             raise ResourceExhaustedError(
-                f"{len(held)} calls wait for model {event.model_id!r} to be loaded, the limit is {limit} "
+                f"{counted(len(held), 'call')} {verb} for model {event.model_id!r} to be loaded, the limit is {limit} "
                 f"(workers.max_in_flight): call more slowly"
             )
         held[caller] = self.by_caller[caller] = event

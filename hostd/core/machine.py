@@ -32,7 +32,7 @@ from hostd.core.measuring import Measuring, limit_error
 from hostd.core.pinning import Pinning
 from hostd.core.planning import Planning
 from hostd.core.questions import Questions
-from hostd.core.registry import CoreConfig, Registry
+from hostd.core.registry import CoreConfig, Registry, proof_of
 from hostd.core.reloading import Reloading
 from hostd.core.routing import Router
 from hostd.core.syncing import Syncing
@@ -102,6 +102,7 @@ class Core(Questions):
             ev.UnloadRequested: asked(unloading.unload),
             ev.UnloadAllRequested: asked(unloading.unload_all),
             ev.ShutdownRequested: self._on_shutdown,
+            ev.SettingsChanged: self._on_settings_changed,
             ev.DeployRequested: asked(deploying.deploy),
             ev.DeployCommitRequested: asked(deploying.commit),
             ev.DeployAbortRequested: asked(deploying.abort),
@@ -232,7 +233,7 @@ class Core(Questions):
             # Not at the exit: a process is known to have ended before its last words are read.
             if not model.is_put_back:
                 self._loading.load_failed(worker, self._death_of(worker, event.output))
-            self._registry.move_worker(worker, WorkerInput.GONE, f"{event.processes} processes are gone")
+            self._registry.move_worker(worker, WorkerInput.GONE, proof_of(event.processes))
             self._worker_gone(worker)
 
     def _worker_gone(self, worker: Worker) -> None:
@@ -244,7 +245,7 @@ class Core(Questions):
             if not own.alive():
                 self._loading.try_ended(own)
         elif own is not model and own.state is ModelState.UNLOADING and not own.workers:
-            registry.move_model(own, ModelInput.ALL_GONE, "it was replaced, and its processes are gone")
+            registry.end_model(own)
         if not model.alive():
             if model.state is ModelState.UNLOADING:
                 self._unloading.end(model)
@@ -313,6 +314,10 @@ class Core(Questions):
         self._syncing.stop()
         self._deploying.stop()
         self._unloading.shutdown(event)
+
+    def _on_settings_changed(self, event: ev.SettingsChanged) -> None:
+        self._registry.config = event.config
+        self._admission.reconfigured()
 
     def _on_cancelled(self, event: ev.CallCancelled) -> None:
         if event.caller in self._registry.waiting:

@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 
 
 _LOADING = (WorkerState.IDLE, WorkerState.LOADING, WorkerState.PAUSED)
+SERVING = (ModelState.READY, ModelState.DEGRADED)
+
+
+class CallTimes(NamedTuple):
+    """The calls of one method of a model since it was loaded: counts by duration (`latencies.BUCKETS_S`), and a sum."""
+
+    model_id: str
+    method: str
+    counts: tuple[int, ...]
+    sum_s: float
 
 
 class Activity(NamedTuple):
@@ -62,6 +72,11 @@ class Questions:
         """Return the last transitions of a model and its workers, oldest first, also of one that is gone."""
         return list(self._registry.stories.get(ev.ModelId(model_id), ()))
 
+    def knows(self, model_id: str) -> bool:
+        """Say whether there is a model of this id, or was one that is remembered."""
+        known = ev.ModelId(model_id)
+        return any(known in place for place in (self._registry.models, self._registry.evicted, self._registry.stories))
+
     def workers_of(self, model_id: str) -> list[ev.WorkerId]:
         """Return the workers of a model that have a process and are not being killed."""
         model = self._registry.models.get(ev.ModelId(model_id))
@@ -97,6 +112,20 @@ class Questions:
         has_reservation = is_loading and self._registry.config.budget_bytes is not None
         reserved_bytes = worker.reserved_bytes if has_reservation else None
         return Activity(bool(worker.calls) or is_recent, is_loading, reserved_bytes)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the host is shutting down."""
+        return self._registry.is_stopping
+
+    def call_times(self) -> list[CallTimes]:
+        """Return how long the calls of the models that serve took, by method."""
+        return [
+            CallTimes(model.id, method, tuple(histogram.counts), histogram.sum_s)
+            for model in self._registry.models.values()
+            if model.state in SERVING
+            for method, histogram in model.latencies.by_method.items()
+        ]
 
     # Memory
 

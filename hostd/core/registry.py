@@ -41,14 +41,15 @@ from hostd.core.lifecycle import (
 from hostd.core.models import Evicted, Failure, Model, Worker
 from hostd.core.timers import AdmissionTimer, Timers, WorkerTimer
 from hostd.core.waiting import Waiting
-from hostd.records import Event
+from hostd.records import Event, UnloadReport
+from hostd.units import counted
 from hostd_workers.wire.errors import HostError, InternalError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from hostd.core.events import Declared, Memory, Prediction
-    from hostd.records import ModelInfo, UnloadReport
+    from hostd.records import ModelInfo
 
 
 _WANTED_BY = {
@@ -166,8 +167,7 @@ class Registry:
         """Tell that there is a new generation."""
         if not model.is_told:
             model.is_told = True
-            reason = f"load of {model.source.path or 'no path'} {_WANTED_BY[model.origin]}"
-            self._tell(model, None, "NEW", model.state.value, "LOAD", reason)
+            self._tell(model, None, "NEW", model.state.value, "LOAD", _why_loaded(model))
 
     def note(self, model: Model, cause: str, reason: str) -> None:
         """Tell something of a model that leaves its state as it is."""
@@ -253,7 +253,7 @@ class Registry:
         worker = Worker(WorkerId(self._workers), model, started_s=self.now)
         self.workers[worker.id] = worker
         model.workers[worker.id] = worker
-        self._tell(model, worker, "NEW", worker.state.value, "SPAWN", "a worker is needed")
+        self._tell(model, worker, "NEW", worker.state.value, "SPAWN", _why_loaded(model))
         return worker
 
     def accepts(self, worker: Worker, why: WorkerInput) -> bool:
@@ -286,7 +286,24 @@ class Registry:
         if new is None:
             raise InternalError(f"a model that is {model.state.value} cannot take {why.value}: {model!r}")
         model.reason = reason
+        if new is ModelState.UNLOADING:
+            model.unload_began_s = self.now
         self._assign(model, new, why.value, reason)
+
+    def end_model(self, model: Model) -> UnloadReport:
+        """Let a model be UNLOADED, whose last process is gone; the one place where unloads are counted."""
+        self.move_model(model, ModelInput.ALL_GONE, proof_of(model.processes_ended))
+        report = UnloadReport(
+            model_id=model.id,
+            size_bytes=model.size_bytes or 0,
+            freed_bytes=model.freed_bytes,
+            processes=model.processes_ended,
+            duration_s=self.now - model.unload_began_s,
+        )
+        if model.is_told:
+            self.unloads += 1
+            self.last_unload = report
+        return report
 
     def forget_model(self, model: Model) -> None:
         """Take a model out of the registry; its story stays."""
@@ -360,3 +377,15 @@ class Registry:
     def describe(self, model: Model) -> ModelInfo:
         """Return the public record of a model."""
         return describe(model, self.idle_ttl_s(model), self.wall_offset_s)
+
+
+def proof_of(processes: int) -> str:
+    """Return how the end of so many processes is told."""
+    verb = "is" if processes == 1 else "are"
+    return f"{counted(processes, 'process', 'processes')} {verb} gone" if processes else "it had no process"
+
+
+def _why_loaded(model: Model) -> str:
+    wanted = _WANTED_BY[Origin.LAZY if model.is_on_demand else model.origin]
+    tries = f", try {model.tries}" if model.tries > 1 else ""
+    return f"load of {model.source.path or 'no path'} {wanted}{tries}"

@@ -30,6 +30,7 @@ from hostd.core.holding import Holding
 from hostd.core.lifecycle import ModelState, WorkerInput, WorkerState
 from hostd.core.models import Left
 from hostd.core.refusals import refusal_of
+from hostd.units import counted
 from hostd_workers.wire.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -118,7 +119,7 @@ class Router:
             return
         if event.final:
             self._forget(call)
-            call.worker.model.latencies.add(self._registry.now - call.began_s)
+            call.worker.model.latencies.add(call.method, self._registry.now - call.began_s)
             if event.failed:
                 call.worker.model.errors += 1
         self._registry.effects.append(RelayAnswer(call.caller.client, call.caller.request_id, event.payload))
@@ -252,7 +253,7 @@ class Router:
         limit = self._registry.config.max_in_flight
         if len(worker.calls) >= limit:
             raise ResourceExhaustedError(
-                f"model {model.id!r} has {len(worker.calls)} calls in flight, the limit is {limit} "
+                f"model {model.id!r} has {counted(len(worker.calls), 'call')} in flight, the limit is {limit} "
                 f"(workers.max_in_flight): call more slowly"
             )
         self._check_room(event)

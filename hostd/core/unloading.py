@@ -117,7 +117,6 @@ class Unloading:
     def _begin(self, model: Model, why: ModelInput, reason: str) -> None:
         registry = self._registry
         was_loading = model.state is ModelState.LOADING
-        model.unload_began_s = registry.now
         self._loading.overtake(model)
         registry.move_model(model, why, reason)
         overtaken = _overtaken(model, reason)
@@ -141,7 +140,7 @@ class Unloading:
         registry.move_model(replaced, ModelInput.UNLOAD, reason)
         self._let_go(successor, reason, only_earlier=True)
         if not replaced.workers:
-            registry.move_model(replaced, ModelInput.ALL_GONE, "no process of it was left")
+            registry.end_model(replaced)
 
     def give_up(self, successor: Model, reason: str) -> None:
         """End a successor; the registered model waits for its processes too."""
@@ -154,7 +153,7 @@ class Unloading:
         for worker in successor.alive():
             registry.kill(worker, reason)
         if not successor.workers:
-            registry.move_model(successor, ModelInput.ALL_GONE, "no process of it was left")
+            registry.end_model(successor)
         if was_loading:
             overtaken = AbortedError(f"the deploy of model {successor.id!r} was overtaken: {reason}")
             for listener in registry.load_ended:
@@ -163,17 +162,8 @@ class Unloading:
     def end(self, model: Model) -> None:
         """Answer everybody who waited for the proof."""
         registry = self._registry
-        registry.move_model(model, ModelInput.ALL_GONE, f"{model.processes_ended} processes are gone")
+        report = registry.end_model(model)
         registry.forget_model(model)
-        report = UnloadReport(
-            model_id=model.id,
-            size_bytes=model.size_bytes or 0,
-            freed_bytes=model.freed_bytes,
-            processes=model.processes_ended,
-            duration_s=registry.now - model.unload_began_s,
-        )
-        registry.unloads += 1
-        registry.last_unload = report
         if model.is_evicted:
             registry.remember_evicted(model)
         registry.waiting.answer(model.unload_waiters, report)

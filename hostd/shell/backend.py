@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import MethodInfo
+from hostd.shell.own_log import about
 from hostd.shell.sockets import Unsent
 from hostd.shell.stacks import StacksOffer
 from hostd_workers.wire import frames as wire
@@ -97,7 +98,7 @@ class Backend:
             # Once a worker: one that sends nothing else must not fill the disk that the host's log is on.
             level = logging.DEBUG if worker_id in self._suspects else logging.WARNING
             self._suspects.add(worker_id)
-            _log.log(level, "worker %s sent what is not of this protocol: %s", worker_id, error)
+            _log.log(level, "it sent what is not of this protocol: %s", error, extra=about(worker=worker_id))
 
     def call(self, effect: fx.ForwardCall) -> None:
         """Send a call, under our id, with what is left of its deadline."""

@@ -6,9 +6,11 @@ records or from a thread that looks at a disk.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import events as ev
+from hostd.shell.supervisor import as_host_error
 from hostd.shell.verbs import (
     Request,
     Role,
@@ -26,10 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hostd.core.events import Prediction
-    from hostd.records import Event, HostInfo, MemoryInfo, SizeEstimate
+    from hostd.records import Event, HostInfo, SizeEstimate
     from hostd.shell.declared import DeclaredModels
     from hostd.shell.files import Files
-    from hostd.shell.logs import LogDrain
+    from hostd.shell.logs import LogDrain, ModelLog
+    from hostd.shell.settings import ReloadReport, Settings
     from hostd.shell.sizes import Sizes
     from hostd.shell.supervisor import Supervisor
     from hostd.shell.survey import Survey
@@ -51,9 +54,8 @@ class Control:
         workforce: Workforce,
         declared: DeclaredModels,
         survey: Survey,
+        settings: Settings,
         info: Callable[[], HostInfo],
-        memory: Callable[[], MemoryInfo],
-        settings: Callable[[], dict[str, Any]],
         *,
         log_bytes: int,
     ) -> None:
@@ -65,7 +67,6 @@ class Control:
         self._declared = declared
         self._survey = survey
         self._info = info
-        self._memory = memory
         self._settings = settings
         self._log_bytes = log_bytes
         self._subscribers: dict[ev.Caller, str | None] = {}
@@ -96,14 +97,16 @@ class Control:
             "plan_load": Verb(Role.USE, self._plan),
             "pin_model": Verb(Role.MANAGE, self._pin),
             "memory_info": Verb(Role.USE, self._memory_info),
+            "reload_config": Verb(Role.ADMINISTER, self._reload),
             "shutdown": Verb(Role.ADMINISTER, lambda r: emit(ev.ShutdownRequested(r.caller))),
             "list_models": Verb(Role.USE, self._list_models),
             "get_model": Verb(Role.USE, self._get_model),
             "explain_model": Verb(Role.USE, self._explain_model),
             "model_logs": Verb(Role.USE, self._model_logs),
+            "read_log": Verb(Role.USE, self._read_log),
             "model_stacks": Verb(Role.USE, self._model_stacks),
             "host_info": Verb(Role.USE, lambda r: self._answer(r, self._info().to_dict())),
-            "host_settings": Verb(Role.ADMINISTER, lambda r: self._answer(r, self._settings())),
+            "host_settings": Verb(Role.ADMINISTER, lambda r: self._answer(r, self._settings.to_dict())),
             "events": Verb(Role.USE, self._subscribe),
         }
 
@@ -159,13 +162,25 @@ class Control:
 
         self._sizes.foresee(model_id, source, then)
 
+    def _reload(self, request: Request) -> None:
+        request.only()
+
+        def then(done: ReloadReport | HostError) -> None:
+            if isinstance(done, HostError):
+                self._supervisor.frontend.refuse(request.caller, done)
+            else:
+                self._answer(request, done._asdict())
+
+        self._settings.reload(then)
+
     def _pin(self, request: Request) -> None:
         request.only("model_id", "pinned")
         self._supervisor.emit(ev.PinRequested(request.caller, _model_id(request), request.get("pinned", bool, True)))
 
     def _memory_info(self, request: Request) -> None:
         request.only()
-        self._answer(request, self._memory().to_dict())
+        memory = replace(self._supervisor.core.memory(), budget_source=self._settings.budget_source)
+        self._answer(request, memory.to_dict())
 
     def _list_models(self, request: Request) -> None:
         request.only("all")
@@ -210,13 +225,38 @@ class Control:
 
     def _model_logs(self, request: Request) -> None:
         request.only("model_id", "tail_bytes")
-        model_id, tail_bytes = _model_id(request), request.get("tail_bytes", int, 64 * 1024)
-        log = self._logs.log_of(model_id)
+        tail_bytes = request.get("tail_bytes", int, 64 * 1024)
 
-        def then(tail: object) -> None:
-            self._answer(request, tail.decode(errors="replace") if isinstance(tail, bytes) else "")
+        def then(tail: Any) -> None:
+            self._answer(request, tail.decode(errors="replace"))
 
-        self._supervisor.read(lambda: log.tail(min(tail_bytes, self._log_bytes)), then)
+        self._look_at_log(request, lambda log: log.tail(min(tail_bytes, self._log_bytes)), then)
+
+    def _read_log(self, request: Request) -> None:
+        request.only("model_id", "after", "tail_bytes")
+        after, tail_bytes = request.get_optional("after", int), request.get("tail_bytes", int, 64 * 1024)
+        self._look_at_log(
+            request, lambda log: log.page(after, tail_bytes), lambda page: self._answer(request, page._asdict())
+        )
+
+    def _look_at_log(self, request: Request, look: Callable[[ModelLog], Any], then: Callable[[Any], None]) -> None:
+        """Look at the log of the model that a request is about, in a thread, and answer; nobody's is NOT_FOUND."""
+        model_id = _model_id(request)
+        log, is_known = self._logs.log_of(model_id), self._supervisor.core.knows(model_id)
+
+        def answer(found: Any) -> None:
+            if isinstance(found, BaseException):
+                self._supervisor.frontend.refuse(request.caller, as_host_error(found, f"the log of {model_id!r}"))
+            elif found is None:
+                error = NotFoundError(
+                    f"there is no log of a model {model_id!r}: no model of this id was ever loaded here",
+                    details={"model_id": model_id},
+                )
+                self._supervisor.frontend.refuse(request.caller, error)
+            else:
+                then(found)
+
+        self._supervisor.read(lambda: look(log) if is_known or log.exists() else None, answer)
 
     def _model_stacks(self, request: Request) -> None:
         request.only("model_id")

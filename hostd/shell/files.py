@@ -15,6 +15,7 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.shell.supervisor import as_host_error
 from hostd.shell.threads import Threads
+from hostd.units import counted
 from hostd_workers.wire.errors import FailedPreconditionError, HostError, NotFoundError, ResourceExhaustedError
 
 if TYPE_CHECKING:
@@ -91,9 +92,9 @@ class Files:
         is_too_much = operation.unwritten_bytes + len(data) > MAX_UNWRITTEN_BYTES
         if is_too_much or operation.unwritten_chunks >= MAX_UNWRITTEN_CHUNKS:
             raise ResourceExhaustedError(
-                f"{operation.unwritten_bytes} bytes of this upload, in {operation.unwritten_chunks} chunks, are not "
-                f"written yet; at most {MAX_UNWRITTEN_BYTES} in {MAX_UNWRITTEN_CHUNKS} may be: wait for answers "
-                "before sending more"
+                f"{operation.unwritten_bytes} bytes of this upload, in {counted(operation.unwritten_chunks, 'chunk')}, "
+                f"are not written yet; at most {MAX_UNWRITTEN_BYTES} in {MAX_UNWRITTEN_CHUNKS} may be: wait for "
+                "answers before sending more"
             )
         operation.unwritten_bytes += len(data)
         operation.unwritten_chunks += 1

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from hostd.core.events import Death
 from hostd.shell.cgroups import Cgroups
 from hostd.shell.oom import Deaths
+from hostd.shell.own_log import about
 from hostd.shell.spawning import oom_score_adj_of_worker
 
 if TYPE_CHECKING:
@@ -54,7 +55,11 @@ class Guard:
             try:
                 self._cgroups.add(worker_id, pid, limit_bytes)
             except OSError as error:
-                _log.warning("the kernel does not keep the limit of worker %s, the host does: %s", worker_id, error)
+                _log.warning(
+                    "the kernel does not keep its limit, the host does: %s",
+                    error,
+                    extra=about(worker=worker_id, pid=pid),
+                )
 
     def explain(self, worker_id: WorkerId, pid: int) -> tuple[Death, str]:
         """Return why a worker ended by a SIGKILL that the host did not send, and how that is known."""

@@ -1,31 +1,32 @@
 """The Prometheus page: the customer's names, then ours with the prefix `hostd_`.
 
-Gauges are read from the core's records when the page is asked for, so none can be stale; the page's thread asks the
-event loop for them. What happened in between is counted from the transitions.
+Everything that changes is copied on the event loop in one go, so a page is of one moment; it is written down in another
+thread. Gauges come from the core's records, so none can be stale. Counts come from transitions (`tally`).
 """
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any
+import platform
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Summary, start_http_server, values
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client import ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import choose_encoder
+
+from hostd.core.latencies import BUCKETS_S
+from hostd.shell.tally import Tally, buckets_of
+from hostd.version import __version__
+from hostd_workers.wire import frames as wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from hostd.core.machine import Core
+    from hostd.core.questions import CallTimes
     from hostd.records import Event, MemoryInfo, ModelInfo, WorkerInfo
 
 EVICTION_REASONS = ("LOAD", "GROWTH", "IDLE")
 """All of them, so that a counter that has not counted yet reads 0 and is not absent."""
-
-# With PROMETHEUS_MULTIPROC_DIR in the environment, values would be files in that directory. It is the embedding
-# application's, for its own metrics: our figures would be among them, and without the directory there would be no host.
-values.ValueClass = values.MutexValue
-
-_SCRAPE_TIMEOUT_S = 5.0
-_LOAD_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
 def _of_workers(figure: Callable[[WorkerInfo], int | None]) -> Callable[[ModelInfo], int | None]:
@@ -49,113 +50,102 @@ _GAUGES: dict[str, tuple[str, Callable[[ModelInfo], float | None]]] = {
 }
 
 
+class Snapshot(NamedTuple):
+    """The host at one moment."""
+
+    models: list[ModelInfo]
+    memory: MemoryInfo
+    degraded: str | None
+    calls: list[CallTimes]
+    counts: list[Any]
+    deaths: dict[str, int]
+
+
 class Metrics:
-    """The registry of metrics of one host. `list_models`, `memory` and `degraded` are called on the loop."""
+    """The metrics of one host. `on_event` and `snapshot` are for the event loop, `page` for any thread."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        list_models: Callable[[], list[ModelInfo]],
-        memory: Callable[[], MemoryInfo],
-        degraded: Callable[[], str | None],
-    ) -> None:
-        self._loop = loop
-        self._list_models = list_models
-        self._memory = memory
-        self._degraded = degraded
-        self.registry = CollectorRegistry()
-        self._failures = Counter(
-            "load_model_exception_count", "Loads that failed", ["model_type"], registry=self.registry
-        )
-        self._load_s = Summary(
-            "load_model_duration_seconds", "Duration of successful loads", ["model_type"], registry=self.registry
-        )
-        self._loads = Histogram(
-            "hostd_load_seconds", "Duration of successful loads", buckets=_LOAD_BUCKETS, registry=self.registry
-        )
-        self._unloads = Histogram(
-            "hostd_unload_seconds",
-            "Time from the request to the proof that every process is gone",
-            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
-            registry=self.registry,
-        )
-        self._deaths = Counter(
-            "hostd_worker_deaths", "Workers that died without being asked to", registry=self.registry
-        )
-        self._retries = Counter("hostd_load_retries", "Tries of loads that were tried again", registry=self.registry)
-        self._began_s: dict[str, float] = {}
-        self._types: dict[str, str] = {}
-        self.registry.register(self)
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._tally = Tally()
+        self._process = ProcessCollector(namespace="hostd", registry=None)
+        self.on_event: Callable[[Event], None] = self._tally.on_event
 
-    def serve(self, port: int, host: str) -> int:
-        """Serve the page in a thread of its own and return its port. Raises OSError if the port is taken."""
-        server, _thread = start_http_server(port, host, self.registry)
-        return int(server.server_address[1])
+    def snapshot(self) -> Snapshot:
+        """Return a copy of all that changes."""
+        core, tally = self._core, self._tally
+        counts, deaths = list(tally.families()), dict(tally.deaths)
+        return Snapshot(core.list_models(), core.memory(), core.degraded, core.call_times(), counts, deaths)
 
-    def on_event(self, event: Event) -> None:
-        """Count a transition."""
-        if event.subject == "worker":
-            if event.cause == "EXITED":
-                self._deaths.inc()
-            return
-        if event.old == event.new:
-            if event.cause == "RETRY":
-                self._retries.inc()
-            return
-        key = f"{event.model_id}#{event.generation}"
-        if event.new == "LOADING":
-            self._began_s[key] = event.time_s
-        elif event.old == "LOADING" and event.new == "READY":
-            duration_s = event.time_s - self._began_s.pop(key, event.time_s)
-            self._load_s.labels(event.model_type).observe(duration_s)
-            self._loads.observe(duration_s)
-        elif event.old == "LOADING":
-            self._began_s.pop(key, None)
-            if event.new == "FAILED":
-                self._failures.labels(event.model_type).inc()
-        if event.new == "UNLOADING":
-            self._began_s[key] = event.time_s
-        elif event.new == "UNLOADED":
-            self._unloads.observe(event.time_s - self._began_s.pop(key, event.time_s))
+    def page(self, snapshot: Snapshot, accept: str) -> tuple[str, bytes]:
+        """Return the content type of the page, the best that is accepted, and the page."""
+        encode, content_type = choose_encoder(accept)
+        return content_type, encode(_Collected([*families_of(snapshot), *self._process.collect()]))
 
-    def collect(self) -> Iterator[Any]:
-        """Yield the gauges of this moment (called by the page's thread)."""
-        models, memory, degraded = asyncio.run_coroutine_threadsafe(self._snapshot(), self._loop).result(
-            _SCRAPE_TIMEOUT_S
-        )
-        yield GaugeMetricFamily(
-            "hostd_models_dir_degraded", "1 while the models directory cannot be followed", value=float(bool(degraded))
-        )
-        yield from _of_memory(memory)
-        loaded = [model for model in models if model.state in ("READY", "DEGRADED")]
-        size = GaugeMetricFamily("total_loaded_models_size", "Bytes of all loaded models", labels=["model_type"])
-        for model_type in sorted({model.type for model in loaded}):
-            size.add_metric([model_type], sum(m.size or 0 for m in loaded if m.type == model_type))
-        yield size
-        count = GaugeMetricFamily("total_loaded_models", "Loaded models", labels=["model_type", "model_id"])
+
+class _Collected(NamedTuple):
+    """Families, in the shape in which the library asks for them."""
+
+    families: list[Any]
+
+    def collect(self) -> list[Any]:
+        return self.families
+
+
+def families_of(snapshot: Snapshot) -> Iterator[Any]:
+    """Yield what is on the page about models and their memory."""
+    build = {"version": __version__, "protocol": str(wire.VERSION), "python": platform.python_version()}
+    info = GaugeMetricFamily("hostd_build_info", "1, and what this host is", labels=list(build))
+    info.add_metric(list(build.values()), 1)
+    yield info
+    yield GaugeMetricFamily(
+        "hostd_models_dir_degraded",
+        "1 while the models directory cannot be followed",
+        value=float(bool(snapshot.degraded)),
+    )
+    yield from _of_memory(snapshot.memory)
+    yield from snapshot.counts
+    yield from _of_models([model for model in snapshot.models if model.state in ("READY", "DEGRADED")], snapshot)
+
+
+def _of_models(loaded: list[ModelInfo], snapshot: Snapshot) -> Iterator[Any]:
+    size = GaugeMetricFamily("total_loaded_models_size", "Bytes of all loaded models", labels=["model_type"])
+    for model_type in sorted({model.type for model in loaded}):
+        size.add_metric([model_type], sum(m.size or 0 for m in loaded if m.type == model_type))
+    yield size
+    count = GaugeMetricFamily("total_loaded_models", "Loaded models", labels=["model_type", "model_id"])
+    for model in loaded:
+        count.add_metric([model.type, model.id], 1)
+    yield count
+    for name, (help_text, value_of) in _GAUGES.items():
+        gauge = GaugeMetricFamily(f"hostd_model_{name}", help_text, labels=["model_id"])
         for model in loaded:
-            count.add_metric([model.type, model.id], 1)
-        yield count
-        for name, (help_text, value_of) in _GAUGES.items():
-            gauge = GaugeMetricFamily(f"hostd_model_{name}", help_text, labels=["model_id"])
-            for model in loaded:
-                if (value := value_of(model)) is not None:
-                    gauge.add_metric([model.id], value)
-            yield gauge
-        calls = CounterMetricFamily("hostd_model_calls", "Calls since the model was loaded", labels=["model_id"])
-        errors = CounterMetricFamily("hostd_model_errors", "Failed calls since it was loaded", labels=["model_id"])
-        for model in loaded:
-            calls.add_metric([model.id], model.calls)
-            errors.add_metric([model.id], model.errors)
-        yield calls
-        yield errors
-
-    def describe(self) -> list[Any]:
-        """Return nothing: registering must not ask the loop, which is the one that registers."""
-        return []
-
-    async def _snapshot(self) -> tuple[list[ModelInfo], MemoryInfo, str | None]:
-        return self._list_models(), self._memory(), self._degraded()
+            if (value := value_of(model)) is not None:
+                gauge.add_metric([model.id], value)
+        yield gauge
+    calls = CounterMetricFamily("hostd_model_calls", "Calls since the model was loaded", labels=["model_id"])
+    errors = CounterMetricFamily("hostd_model_errors", "Failed calls since it was loaded", labels=["model_id"])
+    for model in loaded:
+        calls.add_metric([model.id], model.calls)
+        errors.add_metric([model.id], model.errors)
+    yield calls
+    yield errors
+    times = HistogramMetricFamily(
+        "hostd_call_duration_seconds",
+        "Time from the arrival of a call to its answer, of calls that models answered since they were loaded",
+        labels=["model_id", "method"],
+    )
+    for model_id, method, counts, sum_s in snapshot.calls:
+        times.add_metric([model_id, method], buckets_of(BUCKETS_S, counts), sum_s)
+    yield times
+    deaths = CounterMetricFamily(
+        "hostd_worker_deaths",
+        "Workers that died without being asked to, since the start of the host",
+        labels=["model_id"],
+    )
+    # Those of loaded models read 0 before they count, or the first death would be no increase.
+    for model_id, died in {**dict.fromkeys((model.id for model in loaded), 0), **snapshot.deaths}.items():
+        deaths.add_metric([model_id], died)
+    yield deaths
 
 
 def _of_memory(memory: MemoryInfo) -> Iterator[Any]:
@@ -184,7 +174,7 @@ def _of_memory(memory: MemoryInfo) -> Iterator[Any]:
             "Private memory of processes that unloads ended, read before each kill",
             memory.freed_bytes,
         ),
-        "hostd_unloads": ("Unloads, evictions among them", memory.unloads),
+        "hostd_unloads": ("Generations of models that were unloaded, evicted or replaced", memory.unloads),
         "hostd_admission_waits": ("Loads that had to wait for memory", memory.waits),
         "hostd_admission_pauses": ("Times that a load was paused for want of memory", memory.pauses),
         "hostd_admission_refusals": ("Loads that were refused for want of memory", memory.refusals),

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 import hostd_workers
 from hostd.shell import memory
 from hostd.shell.crashes import CRASHES
+from hostd.shell.own_log import about
 from hostd.shell.proc import children_of, descendants_of
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def _kill(opened: dict[int, int]) -> None:
         poller = select.poll()
         poller.register(pidfd, select.POLLIN)
         while not poller.poll(_STILL_WAITING_S * 1000):
-            _log.warning("process %s was killed and is still not gone; waiting", pid)
+            _log.warning("process %s was killed and is still not gone; waiting", pid, extra=about(pid=pid))
 
 
 def _reap(opened: dict[int, int]) -> None:

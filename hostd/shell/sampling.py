@@ -18,6 +18,7 @@ import psutil
 from hostd.core import events as ev
 from hostd.shell.looks import Seen
 from hostd.shell.memory import resident_bytes_of, sample_tree
+from hostd.shell.own_log import about
 from hostd.shell.proc import descendants_of
 from hostd.shell.scheduling import give_way
 
@@ -160,5 +161,5 @@ def _sample(look: Look, gpu: Mapping[int, int | None] | None) -> Sample | None:
         return None
     except Exception:  # noqa: BLE001 - the next line says why
         # One process that tells something strange must not end the measuring of all.
-        _log.exception("cannot measure the memory of process %s", pid)
+        _log.exception("its memory cannot be measured", extra=about(pid=pid))
         return None

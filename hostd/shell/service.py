@@ -18,7 +18,6 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import psutil
@@ -29,9 +28,8 @@ from hostd.config import HostConfig
 from hostd.core import events as ev
 from hostd.plugins import Plugins
 from hostd.records import HostInfo
-from hostd.shell import surroundings
+from hostd.shell import own_log, surroundings
 from hostd.shell.backend import Backend
-from hostd.shell.budget import budget_of
 from hostd.shell.control import Control
 from hostd.shell.declared import DeclaredModels, Sources
 from hostd.shell.directory import ModelsDirectory
@@ -41,6 +39,7 @@ from hostd.shell.finding import Finding
 from hostd.shell.frontend import Frontend
 from hostd.shell.gpu import GpuReader
 from hostd.shell.guard import Guard
+from hostd.shell.hangup import Hangup
 from hostd.shell.keeper import FORWARDED, kill_children
 from hostd.shell.logs import LogDrain
 from hostd.shell.looks import Schedule
@@ -48,25 +47,25 @@ from hostd.shell.repository import THREAD_NAME as SCANNER_THREADS
 from hostd.shell.repository import Repository
 from hostd.shell.rundir import RuntimeDirectory
 from hostd.shell.sampling import Sampler
+from hostd.shell.settings import Settings
 from hostd.shell.sizes import THREAD_NAME as SIZES_THREADS
 from hostd.shell.sizes import Sizes
 from hostd.shell.sockets import Pump, RouterSocket
 from hostd.shell.specifying import Specifying
 from hostd.shell.staging import Staging
-from hostd.shell.starting import core_config, models_dir_of, recover
-from hostd.shell.supervisor import Supervisor
+from hostd.shell.starting import models_dir_of, recover
 from hostd.shell.survey import Survey
 from hostd.shell.verbs import Verbs
 from hostd.shell.workforce import Workforce
-from hostd.units import format_size
 from hostd.version import __version__
 from hostd_workers.wire import frames as wire
-from hostd_workers.wire.errors import FailedPreconditionError, HostError, to_wire
+from hostd_workers.wire.errors import HostError, to_wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from hostd.records import Event
+    from hostd.shell.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
 
@@ -98,6 +97,7 @@ class Service:
         self._started_s = time.time()
         self._epoch = secrets.token_hex(8)
         self._metrics_port: int | None = None
+        self._has_started = False
 
     async def run(self, on_ready: Callable[[HostInfo], None]) -> None:
         """Serve until shut down. Raises `HostError` when the host cannot be started."""
@@ -111,9 +111,8 @@ class Service:
             stack.callback(context.term)
             loop = asyncio.get_running_loop()
             pump = Pump(loop)
-            budget_bytes, budget_source = budget_of(config.memory.budget, config.memory.reserve)
-            _log.info("the memory budget is %s: %s", format_size(budget_bytes), budget_source)
-            supervisor = self._supervisor = Supervisor(core_config(config, models_dir, budget_bytes), pump)
+            settings = self._settings = Settings(config, models_dir, self._sources)
+            supervisor = self._supervisor = settings.start_supervisor(pump)
             stack.callback(supervisor.close)
             guard = stack.enter_context(Guard.open())
             gpu = await _open_gpu(loop, stack)
@@ -154,15 +153,14 @@ class Service:
                 workforce,
                 declared,
                 Survey(supervisor, finding.contents, repository, declared),
+                settings,
                 self._info,
-                lambda: replace(supervisor.core.memory(), budget_source=budget_source),
-                lambda: config.model_dump(mode="json"),
                 log_bytes=config.workers.log_bytes,
             )
             self._connect(supervisor, loop, control, handlers)
             self._bind(context, pump, stack)
             stack.callback(pump.stop)
-            self._serve_metrics(supervisor, loop)
+            self._serve_pages(loop, stack)
             self._handle_signals(loop)
             sampler = self._sampler(workforce, gpu)
             tasks = [asyncio.create_task(sampler.run()), asyncio.create_task(self._probe())]
@@ -170,7 +168,7 @@ class Service:
                 await self._load_at_start(declared)
             if repository is not None and config.models.lazy_load:
                 tasks.append(asyncio.create_task(repository.follow()))
-            on_ready(self._info())
+            self._tell_ready(on_ready)
             await supervisor.stopped.wait()
             await self._end(tasks)
 
@@ -178,6 +176,10 @@ class Service:
         with paths.told(self._config.runtime_dir, "runtime"):
             stack.enter_context(RuntimeDirectory(self._config.runtime_dir, self._lock_fd))
         paths.make_state(self._config.state_dir)
+
+    def _tell_ready(self, on_ready: Callable[[HostInfo], None]) -> None:
+        self._has_started = True
+        on_ready(self._info())
 
     async def _load_at_start(self, declared: DeclaredModels) -> None:
         """Load what is declared, and what is in the models directory; what is not loaded there now is left alone."""
@@ -248,26 +250,18 @@ class Service:
             side.socket = socket
             pump.add(socket)
 
-    def _serve_metrics(self, supervisor: Supervisor, loop: asyncio.AbstractEventLoop) -> None:
+    def _serve_pages(self, loop: asyncio.AbstractEventLoop, stack: contextlib.ExitStack) -> None:
         section = self._config.metrics
         if section.port is not None:
-            from hostd.shell.metrics import Metrics  # noqa: PLC0415 - brings an HTTP server, which most hosts do without
+            from hostd.shell.pages import serve  # noqa: PLC0415 - most hosts do without, and start the sooner
 
-            core = supervisor.core
-            metrics = Metrics(loop, core.list_models, core.memory, lambda: core.degraded)
-            try:
-                self._metrics_port = metrics.serve(section.port, section.host)
-            except OSError as error:  # in use, not allowed below 1024, no address of this machine, no such name
-                raise FailedPreconditionError(
-                    f"the metrics page cannot listen at {section.host}:{section.port}: {error.strerror}; choose "
-                    "another metrics.port (--metrics-port PORT, 0 takes any that is free) or metrics.host"
-                ) from None
-            supervisor.listeners.append(metrics.on_event)
+            self._metrics_port = serve(section.host, section.port, loop, self._supervisor, self._info, stack)
 
     def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        hangup = Hangup(loop, self._settings.reload, self._shut_down)
         for number in FORWARDED:
             if signal.getsignal(number) != signal.SIG_IGN:  # see `keeper`
-                loop.add_signal_handler(number, self._shut_down)
+                loop.add_signal_handler(number, hangup if number == signal.SIGHUP else self._shut_down)
 
     def _shut_down(self) -> None:
         self._supervisor.emit_later(ev.ShutdownRequested(None))
@@ -308,6 +302,8 @@ class Service:
             models_dir=None if self._repository is None else str(self._repository.path),
             degraded=() if core.degraded is None else (core.degraded,),
             name=self._config.name,
+            state="STOPPING" if core.is_stopping else "READY" if self._has_started else "STARTING",
+            metrics_host=None if self._metrics_port is None else self._config.metrics.host,
             kind=self._kind,
         )
 
@@ -341,7 +337,7 @@ def _tie_to_keeper() -> None:
 
 
 def _on_keeper_gone(*_: object) -> None:
-    os.write(2, b"error: the process that keeps this host was killed; the host ends at once\n")
+    own_log.write_at_once("the process that keeps this host was killed; the host ends at once")
     kill_children()
     os._exit(1)
 
@@ -356,9 +352,7 @@ def main() -> int:
     for fd in (ready_fd if is_private_fd else -1, lock_fd):
         if fd >= 0:
             os.set_inheritable(fd, False)
-    logging.basicConfig(
-        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
-    )
+    own_log.configure(config.log_level, config.log_format)
     _prepare_process()
     _tie_to_keeper()
 
@@ -382,6 +376,8 @@ def main() -> int:
         if ready_fd >= 0:
             kind = to_wire(error)[:2] if isinstance(error, HostError) else None
             report({"error": str(error), "kind": kind})
+        elif config.log_format == "json":
+            _log.critical("the host did not start: %s", error)
         else:
             print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1

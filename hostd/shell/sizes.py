@@ -20,8 +20,10 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import SizeEstimate
 from hostd.shell.ledger import Figures, Ledger, key_of
+from hostd.shell.own_log import about
 from hostd.shell.supervisor import NotInTimeError, as_host_error
 from hostd.shell.threads import Threads
+from hostd.units import format_size
 from hostd_workers.wire.errors import DeadlineExceededError, HostError
 
 if TYPE_CHECKING:
@@ -151,7 +153,14 @@ class Sizes:
         def finished(found: Any) -> None:
             is_known = isinstance(found, ev.Prediction)
             if not is_known:
-                _log.warning("what model %s needs is not known (%s): %s is assumed", model_id, found, assumed)
+                why = "no answer within memory.estimate_timeout_s" if isinstance(found, NotInTimeError) else found
+                size = format_size(self._assumed_bytes)
+                _log.warning(
+                    "what it needs is not known (%s): %s is assumed (memory.assumed_size)",
+                    why,
+                    size,
+                    extra=about(model=model_id),
+                )
             then(found if is_known else assumed)
 
         self._supervisor.in_thread(self._sizers, work, finished, within_s=self._estimate_timeout_s)

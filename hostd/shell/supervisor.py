@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.machine import Core
+from hostd.shell.own_log import about
 from hostd.shell.threads import Threads
 from hostd_workers.wire.errors import HostError, InternalError, UnavailableError
 
@@ -219,14 +220,12 @@ class Supervisor:
         is_news = event.subject == "model" or event.new in ("SPAWNING", "READY", "DEAD")
         _log.log(
             logging.INFO if is_news else logging.DEBUG,
-            "model=%s worker=%s pid=%s %s: %s -> %s (%s)",
-            event.model_id,
-            event.worker_id,
-            event.pid,
+            "%s: %s -> %s (%s)",
             event.subject,
             event.old,
             event.new,
             event.reason.partition("\n")[0],
+            extra=about(model=event.model_id, worker=event.worker_id, pid=event.pid),
         )
         for listener in self.listeners:
             listener(event)

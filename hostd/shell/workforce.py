@@ -17,6 +17,7 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.shell.looks import Watched
 from hostd.shell.memory import Sample, sample_tree
+from hostd.shell.own_log import about
 from hostd.shell.pausing import StoppedTree
 from hostd.shell.processes import Processes, WorkerProcess, describe_exit, is_crash, is_sigkill
 from hostd.shell.scheduling import give_way
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
+    from hostd.records import Event
     from hostd.shell.gpu import GpuReader
     from hostd.shell.guard import Guard
     from hostd.shell.logs import LogDrain, Output
@@ -53,6 +55,7 @@ _CRASH_REPORT_S = 0.25
 class _Employed(NamedTuple):
     """A worker with a process."""
 
+    model_id: ev.ModelId
     process: WorkerProcess
     output: Output
     limit_bytes: int | None
@@ -85,6 +88,9 @@ class Workforce:
         self._processes = Processes()
         self._employed: dict[ev.WorkerId, _Employed] = {}
         self._pending_kills: set[ev.WorkerId] = set()
+        self._causes: dict[int, str] = {}
+        """Why each worker was started or, once that is known, why it ends; for the notes in its model's log."""
+        supervisor.listeners.append(self._keep_cause)
         # One thread that lives as long as the supervisor: see rule 1 of `processes`.
         self._spawner = Threads(1, "hostd-spawn")
         self._killers = Threads(KILL_THREADS, "hostd-kill", give_way)
@@ -117,7 +123,7 @@ class Workforce:
         activity = self._supervisor.core.activity
         since_s = self._loop.time() - self._sample_period_s
         found = []
-        for worker_id, (process, _, limit_bytes) in self._employed.items():
+        for worker_id, (_, process, _, limit_bytes) in self._employed.items():
             is_busy, is_loading, reserved_bytes = activity(worker_id, since_s)
             is_watched = is_loading or limit_bytes is not None
             # What is reserved for a load is watched as a limit is: others may have to make way for what is beyond it.
@@ -135,6 +141,12 @@ class Workforce:
                 lambda: sample_tree(pid, None, None if gpu is None else gpu.bytes_by_pid()),
                 lambda sample: then(sample.memory if isinstance(sample, Sample) else None),
             )
+
+    def _keep_cause(self, event: Event) -> None:
+        # What ends a worker that drains is the reason for which it drains, unless it dies of something else meanwhile.
+        is_cause = event.new in ("SPAWNING", "DRAINING") or (event.new == "KILLING" and event.cause != "DRAINED")
+        if event.worker_id is not None and is_cause:
+            self._causes[event.worker_id] = event.reason
 
     def stacks(self, worker_ids: Sequence[ev.WorkerId], then: Callable[[Any], None]) -> None:
         """Read the stacks of workers that are not being killed; `then` gets the texts by pid, or what went wrong.
@@ -187,9 +199,13 @@ class Workforce:
                 own = "workers.python" if self._python else "the host's own"
                 origin = origins.get("python", "the model's finder") if effect.spec.python else own
                 error = as_host_error(spawned, f"cannot start the interpreter {interpreter} (python: {origin})")
+                self._logs.note(effect.model_id, f"worker {worker_id} did not start: {error.message}")
+                del self._causes[worker_id]
                 return ev.WorkerSpawnFailed(worker_id, error)
             output = self._logs.add(effect.model_id, spawned.log_fd)
-            self._employed[worker_id] = _Employed(spawned, output, limit_bytes)
+            started = f"worker {worker_id}, pid {spawned.pid}, started: {self._causes[worker_id]}"
+            self._logs.note(effect.model_id, started)
+            self._employed[worker_id] = _Employed(effect.model_id, spawned, output, limit_bytes)
             self._loop.add_reader(spawned.pidfd, self._on_exit, spawned)
             if worker_id in self._pending_kills:
                 self._pending_kills.discard(worker_id)
@@ -260,12 +276,15 @@ class Workforce:
         def then(ended: Any) -> ev.Event | None:
             if isinstance(ended, BaseException):
                 # No descriptor left, perhaps. There is no answer without the proof, so there is another try.
-                _log.error("could not end worker %s; trying again", process.worker_id, exc_info=ended)
+                subject = about(model=employed.model_id, worker=process.worker_id, pid=process.pid)
+                _log.error("it could not be ended; trying again", exc_info=ended, extra=subject)
                 self._loop.call_later(_KILL_RETRY_S, self._kill, fx.KillWorker(effect.worker_id))
                 return None
             del self._employed[process.worker_id]
             self._pauses.pop(process.worker_id, None)
             self._stopped.pop(process.worker_id, None)
+            note = f"worker {process.worker_id}, pid {process.pid}, ended: {self._causes.pop(process.worker_id)}"
+            self._logs.note(employed.model_id, note, employed.output)
             backend.forget(process.worker_id)
             return ev.WorkerGone(process.worker_id, *ended)
 

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from hostd.cli.root import root
 from hostd.cli.session import Session
+from hostd.log_lines import LogLine
 from hostd.records import (
     Event,
     HostInfo,
@@ -105,12 +106,18 @@ class FakeClient:
     unloaded: dict[str, ModelInfo] = field(default_factory=dict)
     fails_after: int | None = None
     asked: list[tuple[Any, ...]] = field(default_factory=list)
-    log: str = "first\nsecond\nthird\n"
+    log: tuple[LogLine, ...] = (
+        LogLine(1e9 + 0.25, "worker 3, pid 4242, started: load of /srv/digits requested", is_note=True),
+        LogLine(1e9 + 1.5, "first"),
+        LogLine(1e9 + 1.5, "sec\x1b[2Jond"),
+    )
     deploy_refusal: HostError | None = None
     synced: SyncReport = field(default_factory=SyncReport)
     degraded: tuple[str, ...] = ()
     memory: MemoryInfo = MEMORY
     pid: int = 41
+    state: str = "READY"
+    reloaded: dict[str, Any] = field(default_factory=dict)
     already_loaded: bool = False
     plan: LoadPlan = PLAN
     explained: dict[str, Any] = field(default_factory=dict)
@@ -209,9 +216,10 @@ class FakeClient:
         moved = {"subject": "worker", "old": "LOADING", "new": "READY", "reason": "loaded"}
         yield Event(time_s=1e9, model_id=model_id or "digits", worker_id=3, pid=4242, **moved)
 
-    def model_logs(self, model_id: str, tail_bytes: int) -> str:
-        self.asked.append(("logs", model_id, tail_bytes))
-        return self.log
+    def log_lines(self, model_id: str, *, tail: int | None, follow: bool) -> Iterator[LogLine]:
+        self.asked.append(("logs", model_id, tail, follow))
+        self.get_model(model_id)
+        yield from self.log
 
     def host_info(self) -> HostInfo:
         return HostInfo(
@@ -230,7 +238,12 @@ class FakeClient:
             "py",
             "/models",
             self.degraded,
+            "default",
+            state=self.state,
         )
+
+    def reload_config(self) -> dict[str, Any]:
+        return self.reloaded
 
     def shutdown(self) -> None:
         self.asked.append(("shutdown",))

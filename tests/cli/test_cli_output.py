@@ -6,6 +6,7 @@ import datetime
 import io
 import json
 import math
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from hostd.cli import listing
 from hostd.cli.output import json_ready, to_json
+from hostd_workers.wire.errors import UnavailableError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,13 +152,83 @@ def test_events_are_lines(run, monkeypatch) -> None:
     assert json.loads(run("events", "other", "--json").stdout)["model_id"] == "other"
 
 
-def test_logs_show_all_or_the_last_lines(run, client) -> None:
-    assert run("logs", "digits").stdout == "first\nsecond\nthird\n"
-    assert run("logs", "digits", "--tail", "2").stdout == "second\nthird\n"
-    assert json.loads(run("logs", "digits", "--json", "--tail", "1").stdout) == {"model": "digits", "lines": ["third"]}
-    client.log = ""
+def test_logs_show_lines_with_their_times_and_the_notes_of_the_host(run, client, monkeypatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    note = "-- worker 3, pid 4242, started: load of /srv/digits requested --"
+    assert run("logs", "digits").stdout.splitlines() == [
+        f"2001-09-09 01:46:40.250  {note}",
+        "2001-09-09 01:46:41.500  first",
+        "2001-09-09 01:46:41.500  second",
+    ]
+    assert run("logs", "digits", "--raw").stdout == "first\nsec\x1b[2Jond\n"
+    told = json.loads(run("logs", "digits", "--json", "-n", "7").stdout)
+    assert told == {"model": "digits", "lines": [line.to_dict() for line in client.log]}
+    assert client.asked[-2] == ("logs", "digits", 7, False)
+    followed = run("logs", "digits", "-f", "--json").stdout.splitlines()
+    assert [json.loads(line)["text"] for line in followed] == [line.text for line in client.log]
+
+
+def test_an_empty_log_is_no_failure_and_an_unknown_model_is_one(run, client) -> None:
+    client.log = ()
     result = run("logs", "digits")
-    assert (result.stdout, result.stderr) == ("", "nothing that digits printed is kept\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "nothing that digits printed is kept\n")
+    result = run("logs", "unknown")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "[NOT_FOUND]" in result.stderr
+
+
+def test_status_is_one_screen_and_its_exit_code_says_whether_all_is_well(run, client, broken) -> None:
+    client.models["broken"] = broken
+    result = run("status")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["host", "process", "endpoint", "models", "memory", "metrics"]
+    for words in (
+        "default is READY",
+        "pid 41, up 2h",
+        "version 0.1.0",
+        "ipc:///run/x",
+        "1 FAILED, 1 READY",
+        "1.7 GiB free",
+    ):
+        assert words in result.stdout
+    client.degraded = ("the directory is away",)
+    result = run("status")
+    assert result.exit_code == 1
+    assert "READY, degraded" in result.stdout
+    assert "the directory is away" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("state", "over_budget", "code"),
+    [("READY", None, 0), ("STARTING", None, 1), ("STOPPING", None, 1), ("READY", "m has grown", 1)],
+)
+def test_status_for_scripts(run, client, memory, state: str, over_budget: str | None, code: int) -> None:
+    client.state, client.memory = state, replace(memory, over_budget=over_budget)
+    result = run("status", "--json")
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["state"], told["ready"]) == (code, state, state == "READY")
+    assert told["degraded"] == ([over_budget] if over_budget else [])
+    assert told["models"] == {"READY": 1}
+    assert {"name", "endpoint", "pid", "uptime_s", "version", "memory", "metrics"} <= set(told)
+
+
+def test_status_of_no_host_is_a_failure(run, client) -> None:
+    client.refusal = UnavailableError("no host answers")
+    assert run("status").exit_code == 1
+
+
+def test_reload_tells_what_changed_and_what_did_not(run, client) -> None:
+    client.reloaded = {
+        "file": "/etc/h.yaml",
+        "changed": {"log_level": ["info", "debug"]},
+        "needs_restart": ["metrics.port"],
+    }
+    assert run("reload").stdout == "log_level: info -> debug\nchanged after a restart only: metrics.port\n"
+    client.reloaded = {"file": "/etc/h.yaml", "changed": {}, "needs_restart": []}
+    assert run("reload").stdout == "/etc/h.yaml changes nothing that can be changed while the host runs\n"
+    assert json.loads(run("reload", "--json").stdout) == client.reloaded
 
 
 def test_shutdown_says_what_ended(run, client) -> None:

@@ -234,7 +234,29 @@ def test_logs_hold_what_the_model_printed(run, host, model: str) -> None:
     done = hostd_command("logs", "times", "-e", host.endpoint)
     assert "made with 10" in done.stdout.decode()
     assert "called" in done.stdout.decode()
-    assert run("logs", "times", "--tail", "1")["lines"] == done.stdout.decode().splitlines()[-1:]
+    assert run("logs", "times", "-n", "1")["lines"][0]["text"] in done.stdout.decode().splitlines()[-1]
+    assert hostd_command("logs", "times", "--raw", "-e", host.endpoint).stdout.endswith(b"made with 10\ncalled\n")
+
+
+def test_logs_are_followed_over_a_reload_and_a_crash(run, start, host, model: str) -> None:
+    run("load", "times", model)
+    following = start("logs", "times", "-f", "-n", "1", "-e", host.endpoint)
+    assert "  made with 10" in following.line()
+    run("unload", "times")
+    loaded = run("load", "times", model, "--option", "factor=3")
+    os.kill(loaded["workers"][0]["pid"], signal.SIGKILL)
+    seen = [following.line().partition("  ")[2] for _ in range(4)]
+    assert "ended: unload requested --" in seen[0]
+    assert seen[2] == "made with 3"
+    assert f"pid {loaded['workers'][0]['pid']}, started: load of {model} requested --" in seen[1]
+    assert f"pid {loaded['workers'][0]['pid']}, ended: killed by SIGKILL" in seen[3]
+    assert following.interrupt() == 130
+
+
+def test_logs_of_an_unknown_model_fail_and_say_so(host) -> None:
+    done = hostd_command("logs", "nobody", "-f", "-e", host.endpoint, COLUMNS="200")
+    assert done.returncode == 1
+    assert "no model of this id was ever loaded here" in done.stderr.decode()
 
 
 def test_events_are_followed_until_ctrl_c(run, start, host, model: str) -> None:

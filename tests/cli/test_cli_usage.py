@@ -96,7 +96,7 @@ def test_what_people_type_who_know_other_tools_leads_to_commands_of_ours(run, ty
         ("infer", "digits", "[[1], [2, 3]]", "--array"),
         ("infer", "writer", "--stream", "--output", "x.json"),
         ("bench", "digits", "--concurrency", "0"),
-        ("logs", "digits", "--tail", "0"),
+        ("logs", "digits", "-n", "0"),
         ("ps", "--timeout", "0"),
         ("plan", "only-an-id"),
         ("plan", "a", "b", "--no-wait"),
@@ -273,9 +273,11 @@ def test_serve_refuses_a_setting_that_there_is_not(run) -> None:
 def test_serve_hands_the_validated_settings_over(run, monkeypatch: pytest.MonkeyPatch) -> None:
     launch = pytest.importorskip("hostd.launch")
     handed = []
-    monkeypatch.setattr(launch, "exec_host", lambda settings, ready_fd, **_: handed.append(settings))
+    monkeypatch.setattr(launch, "exec_host", lambda *settings, **sources: handed.append((*settings, sources)))
     assert run("serve", "--name", "blue", "--metrics-port", "0").exit_code == 0
-    assert (handed[0].name, handed[0].metrics.port) == ("blue", 0)
+    ((config, _, sources),) = handed
+    assert (config.name, config.metrics.port) == ("blue", 0)
+    assert sources == {"sources": None}, "there is no file to read again"
 
 
 def test_the_module_is_the_command() -> None:

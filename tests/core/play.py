@@ -128,11 +128,13 @@ def play(
         yield number
 
 
-def history_of(seed: int, steps: int) -> tuple[World, random.Random]:
+def history_of(
+    seed: int, steps: int, moves: Mapping[str, Mapping[str, tuple[Any, ...]]] = MOVES
+) -> tuple[World, random.Random]:
     """Return a world after a random history, and the dice."""
     dice = random.Random(seed)
     world = World(is_lazy=seed % 2 == 1, is_tight=seed % 3 > 0, may_grow=seed % 6 in (1, 2, 4))
-    for _ in play(world, dice, steps):
+    for _ in play(world, dice, steps, WEIGHTS, moves):
         pass
     return world, dice
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from driver import ALICE, BOB, CONFIG, Driver, memory_of
 from outside import Asked, Said
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.core.latencies import BUCKETS_S
 from hostd_workers.wire.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -198,3 +201,23 @@ def test_what_is_wrong_with_a_request_is_told_before_what_is_wrong_with_the_mome
     assert isinstance(ready.error(ready.call(method="x", timeout_s=-1)), UnimplementedError)
     assert isinstance(ready.error(ready.call(timeout_s=-1)), DeadlineExceededError)
     assert "calls in flight, the limit is" in ready.error(ready.call(size_bytes=90)).message
+
+
+def test_the_times_of_calls_are_counted_by_method_while_their_model_serves(ready):
+    for seconds in (0.25, 0.3, 100.0):
+        call = ready.call()
+        ready.pass_time(seconds)
+        ready.answered(ready.sent(call))
+    ((model_id, method, counts, sum_s),) = ready.core.call_times()
+    assert (model_id, method) == ("m", "predict")
+    assert {bound: count for bound, count in zip((*BUCKETS_S, math.inf), counts, strict=True) if count} == {
+        0.25: 1,
+        0.5: 1,
+        math.inf: 1,
+    }
+    assert sum_s == pytest.approx(100.55)
+    assert not ready.core.is_stopping
+    ready.call()
+    ready.shut_down()
+    assert ready.core.is_stopping
+    assert ready.core.call_times() == []

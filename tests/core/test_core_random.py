@@ -15,6 +15,7 @@ from moves import MOVES
 from outside import NOTES
 from play import history_of, long_game
 from world import World
+from world_of_memory import MOVES_OF_SETTINGS
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
@@ -110,6 +111,16 @@ def test_no_random_history_breaks_a_rule(seed):
     world.end(at_once=dice.random() < 0.5)
 
 
+def test_no_rule_breaks_when_the_settings_change_in_the_middle():
+    changes = 0
+    for seed in range(16):
+        world, dice = history_of(seed, STEPS, {**MOVES, **MOVES_OF_SETTINGS})
+        changes += sum(isinstance(event, ev.SettingsChanged) for event in world.history)
+        settle(world)
+        world.end(at_once=dice.random() < 0.5)
+    assert changes > 50
+
+
 def test_the_same_seed_makes_the_same_history():
     (first, _), (second, _) = history_of(7, STEPS), history_of(7, STEPS)
     assert list(map(repr, first.history)) == list(map(repr, second.history))
@@ -133,7 +144,8 @@ def test_random_histories_get_everywhere():
     models = {(event.old, event.cause) for event in announced if event.subject == "model" and event.cause not in NOTES}
     assert {(old.value, why.value) for old, why in MODEL_TRANSITIONS} - models == NOT_YET_FOR_MODELS
     assert set(NOTES) - {event.cause for event in announced} <= OF_PAUSES
-    assert set(typing.get_args(ev.Event)) - events <= {ev.WorkerPauseFailed}
+    # That one has games of its own, and settings change in others.
+    assert set(typing.get_args(ev.Event)) - events <= {ev.WorkerPauseFailed, ev.SettingsChanged}
     assert set(typing.get_args(fx.Effect)) - effects <= {fx.PauseWorker, fx.ResumeWorker}
     stages, undone = ("StageFiles", "InstallFiles", "ConfirmFiles"), "UndoFiles"
     assert {(True, *stages[:steps], undone) for steps in (1, 2, 3)} | {(True, *stages)} <= ends

@@ -173,7 +173,7 @@ def test_the_repr_of_a_worker_and_a_model_shows_id_state_pid_and_counts(host):
 
 LIFE = [
     ("model", None, "NEW", "LOADING", "LOAD", "load of /models/m requested"),
-    ("worker", None, "NEW", "SPAWNING", "SPAWN", "a worker is needed"),
+    ("worker", None, "NEW", "SPAWNING", "SPAWN", "load of /models/m requested"),
     ("worker", 5001, "SPAWNING", "IDLE", "HELLO", "the worker said hello"),
     ("worker", 5001, "IDLE", "LOADING", "ASSIGN", "load /models/m"),
     ("worker", 5001, "LOADING", "READY", "MEASURED", "loaded and measured"),

@@ -10,6 +10,7 @@ kept. `reached` counts what the games have reached.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
@@ -53,6 +54,11 @@ MOVES_OF_MEMORY: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
     "fail_to_pause": {"n": N},
 }
 
+MOVES_OF_SETTINGS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
+    "reconfigure": {"budget_bytes": (4000, BUDGET_BYTES, BUDGET_BYTES, 30_000), "idle_ttl_s": (0.0, 0.0, 7.0)},
+}
+"""For games of their own: settings that change all the time leave little of what a budget brings."""
+
 PROBE = ev.ModelId("probe")
 
 
@@ -66,6 +72,7 @@ class WorldOfMemory(WorldOfFiles):
         """What each process holds."""
         self.reached: Counter[str] = Counter()
         self.kept_before: dict[str, str] = {}
+        self.unloaded = 0
 
     def predict(self, n: int, need_bytes: int, source: str) -> None:
         """Say what a load will need; what happens then must be what the dry run says."""
@@ -88,6 +95,13 @@ class WorldOfMemory(WorldOfFiles):
 
     def pin(self, model_id: ev.ModelId, is_pinned: bool, client: ev.ClientId) -> None:
         self._ask(lambda caller, _: ev.PinRequested(caller, model_id, is_pinned), client, None)
+
+    def reconfigure(self, budget_bytes: int, idle_ttl_s: float) -> None:
+        """Change the settings; the budget only where it may be overrun, since a lower one is at once."""
+        config = self.core._registry.config
+        budget_bytes = budget_bytes if self.may_grow and config.budget_bytes is not None else config.budget_bytes
+        changed = dataclasses.replace(config, budget_bytes=budget_bytes, idle_ttl_s=idle_ttl_s)
+        self.feed(ev.SettingsChanged(changed))
 
     def grow(self, n: int, to_bytes: int) -> None:
         """Let a model take more than it did, or give some back."""
@@ -138,6 +152,8 @@ class WorldOfMemory(WorldOfFiles):
         self.kept_before = self._kept()
         yielding_before, held_before = list(self.core._admission._yielding), set(self.core._router.holding.by_caller)
         effects = super().feed(event)
+        self.unloaded += sum(isinstance(e, fx.Announce) and e.event.new == "UNLOADED" for e in effects)
+        assert self.core.memory().unloads == self.unloaded, "an unload was told and not counted, or the other way round"
         registry = self.core._registry
         budget_bytes = registry.config.budget_bytes
         if budget_bytes is not None:

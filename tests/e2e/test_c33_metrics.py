@@ -61,13 +61,16 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def gauges(port: int | None) -> dict[Sample, float]:
-    """Return what of the page is about models that are loaded now; the budget counts those on their way in and out, too."""
+    """Return what of the page is about models that are loaded now; the budget counts those on their way in and out, too.
+
+    Deaths are counted under their model's id, and stay.
+    """
     return {
         key(sample.name, **sample.labels): sample.value
         for family in text_string_to_metric_families(page_text(port))
         for sample in family.samples
         if (family.type == "gauge" or "model_id" in sample.labels) and not sample.name.endswith("_created")
-        if not sample.name.startswith("hostd_memory_")
+        if not sample.name.startswith(("hostd_memory_", "hostd_worker_deaths", "hostd_process_"))
     }
 
 
@@ -192,6 +195,8 @@ def test_c33_the_page_returns_to_what_it_was_when_a_model(
     assert sizes == [key("total_loaded_models_size", model_type="other-type")]
     assert before.pop(sizes[0]) == pytest.approx(after.pop(sizes[0]), abs=1 << 20)
     assert after == before
+    shown = samples(port)
+    assert shown[key("hostd_unloads_total")] == shown[key("hostd_unload_seconds_count")]
     eventually(lambda: gauges(port)[sizes[0]] == stays.size, "the size is that of the record")
 
 

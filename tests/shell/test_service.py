@@ -196,7 +196,7 @@ def test_its_tokens_are_in_no_environment_but_the_workers(serve: Serve, model_di
 # Ending
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_in_good_order(serve: Serve, model_dir: Callable[..., str], number: signal.Signals) -> None:
     service = serve()
     client = hostd.connect(service.endpoint)

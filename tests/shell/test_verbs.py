@@ -106,11 +106,13 @@ def test_every_verb_says_which_role_it_needs() -> None:
     from hostd.shell.control import Control
 
     supervisor = SimpleNamespace(emit=None, listeners=[])
-    control = Control(
-        supervisor, None, SimpleNamespace(write=None), None, None, None, None, None, None, None, log_bytes=1
-    )
+    control = Control(supervisor, None, SimpleNamespace(write=None), None, None, None, None, None, None, log_bytes=1)
     roles = {name: verb.role for name, verb in control.verbs().items()}
-    assert {name for name, role in roles.items() if role is Role.ADMINISTER} == {"shutdown", "host_settings"}
+    assert {name for name, role in roles.items() if role is Role.ADMINISTER} == {
+        "shutdown",
+        "host_settings",
+        "reload_config",
+    }
     assert {name for name, role in roles.items() if role is Role.MANAGE} == {
         "load_model",
         "unload_model",

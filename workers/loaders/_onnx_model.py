@@ -173,7 +173,7 @@ class OnnxModel:
             if isinstance(data, Mapping):
                 return dict(data)
         if len(args) > len(self._inputs):
-            raise InvalidArgumentError(f"the model has {len(self._inputs)} inputs ({self._known()}), got {len(args)}")
+            raise InvalidArgumentError(f"the model takes {self._known()} ({len(self._inputs)} in all), got {len(args)}")
         named = dict(zip(self._inputs, args, strict=False))
         if twice := [name for name in named if name in inputs]:
             raise InvalidArgumentError(f"the input {twice[0]!r} was given twice, by position and by name")

@@ -127,7 +127,7 @@ class ExportedModel:
     def _placed(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         names = list(self._inputs)
         if len(args) > len(names):
-            raise InvalidArgumentError(f"the model has {len(names)} inputs ({self._known()}), got {len(args)}")
+            raise InvalidArgumentError(f"the model takes {self._known()} ({len(names)} in all), got {len(args)}")
         given = dict(zip(names, args, strict=False))
         if twice := [name for name in given if name in inputs]:
             raise InvalidArgumentError(f"the input {twice[0]!r} was given twice, by position and by name")

@@ -153,7 +153,7 @@ def _nothing(latest: Look, state: State, width: int) -> Text:
 
 def _position(latest: Look, found: int, first: int, page: int) -> str:
     if found <= page:
-        return "" if found == len(latest.models) else f"{found} of {len(latest.models)} models"
+        return "" if found == len(latest.models) else f"{found} of {counted(len(latest.models), 'model')}"
     return f"{first + 1}-{first + page} of {counted(found, 'model')}"
 
 

@@ -1,0 +1,87 @@
+"""The host's own log on standard error: text for people, or one JSON object a line for programs.
+
+Every record may say what it is about (`about`): a model, a worker, a process. Text has that in front of the message,
+JSON under keys of its own. What models print is in `logs`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from hostd.log_lines import stamp
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_log = logging.getLogger(__name__)
+
+_SUBJECTS = ("model", "worker", "pid")
+
+
+def about(*, model: str | None = None, worker: int | None = None, pid: int | None = None) -> dict[str, Any]:
+    """Return the `extra` of a record about these; what is None is left out."""
+    return {name: value for name, value in zip(_SUBJECTS, (model, worker, pid), strict=True) if value is not None}
+
+
+def configure(level: str, log_format: str) -> None:
+    """Let everything that is logged from now on, warnings and errors that nobody handles too, have this shape."""
+    root = logging.getLogger()
+    if not root.handlers:
+        root.addHandler(logging.StreamHandler(sys.stderr))
+    for handler in root.handlers:  # kept at a reload: other threads may be logging
+        handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    root.setLevel(level.upper())
+    logging.captureWarnings(True)
+    sys.excepthook = _on_unhandled
+    threading.excepthook = lambda args: _on_unhandled(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+def write_at_once(message: str) -> None:
+    """Write a record past all locks and buffers, from a signal handler that ends the process."""
+    record = logging.LogRecord(__name__, logging.CRITICAL, __file__, 0, message, None, None)
+    for handler in logging.getLogger().handlers:
+        os.write(sys.stderr.fileno(), f"{handler.format(record)}\n".encode())
+
+
+def _on_unhandled(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
+    if error is not None:
+        _log.critical("an error that nobody handled; please report it", exc_info=(kind, error, traceback))
+
+
+def _subjects_of(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in _SUBJECTS if hasattr(record, name)}
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people: time, level, logger, what it is about, the message."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        """Return the line of a record."""
+        subjects = "".join(f"{name}={value} " for name, value in _subjects_of(record).items())
+        record.message = f"{subjects}{record.message}"
+        return super().formatMessage(record)
+
+
+class JsonFormatter(logging.Formatter):
+    """A line for programs: `time` (UTC), `level`, `logger`, `message`; `model`, `worker`, `pid`, `exception` if any."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        told = {
+            "time": stamp(record.created).decode(),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_subjects_of(record),
+        }
+        if record.exc_info:
+            told["exception"] = self.formatException(record.exc_info)
+        return json.dumps(told)

@@ -1,0 +1,163 @@
+"""What a real host says to probes: alive, ready, or not ready yet, or not any more; and what is no page at all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+from helpers import PATIENCE_S, Service, eventually
+from models_rig import AT_ONCE, FOLLOWED, GATED, Rig, key, page_text, samples
+
+import hostd
+from hostd import paths
+from hostd.config import load_config
+from hostd.launch import keeper_command, supervisor_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def get(client: hostd.Client, path: str, method: str = "GET") -> tuple[int, Any]:
+    """Return the status and the body of a page."""
+    port = client.host_info().metrics_port
+    request = Request(f"http://127.0.0.1:{port}{path}", method=method)
+    try:
+        with urlopen(request, timeout=PATIENCE_S) as response:
+            return response.status, response.read()
+    except HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def ready(client: hostd.Client) -> tuple[int, Any]:
+    status, body = get(client, "/readyz")
+    return status, json.loads(body)
+
+
+def test_a_host_is_ready_after_its_initial_loads_and_until_it_ends(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.add("m", GATED)
+    runtime_dir = paths.runtime_dir("probed")
+    models = {**FOLLOWED, "dir": rig.path, "load_on_start": True, "wait_for_initial_loads": True}
+    config = load_config(
+        {
+            "name": "probed",
+            "runtime_dir": runtime_dir,
+            "state_dir": tmp_path / "s",
+            "models": models,
+            "metrics": {"port": 0},
+        }
+    )
+    with (
+        subprocess.Popen(
+            keeper_command(remove_dir=runtime_dir),
+            env=supervisor_environment(config),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as keeper,
+        hostd.connect(config.endpoint, wait_s=PATIENCE_S) as client,
+    ):
+        eventually(lambda: rig.loads("m"), "the initial load is under way")
+        assert ready(client) == (503, {"status": "starting", "name": "probed", "degraded": []})
+        assert get(client, "/healthz") == (200, b'{"status": "alive"}\n')
+        assert client.host_info().state == "STARTING"
+        rig.let_go("m")
+        eventually(lambda: ready(client)[0] == 200, "the host is ready")
+        model = client.retrieve_model("m")
+        call = model.submit.work(str(tmp_path / "begun"), str(tmp_path / "release"))
+        eventually((tmp_path / "begun").exists, "the call has begun")
+        keeper.terminate()
+        eventually(lambda: ready(client)[0] == 503, "the host is not ready any more")
+        assert ready(client)[1]["status"] == "stopping"
+        assert get(client, "/healthz")[0] == 200
+        (tmp_path / "release").touch()
+        call.result(PATIENCE_S)
+        assert keeper.wait(PATIENCE_S) == 0
+
+
+def test_a_host_that_is_degraded_is_ready_and_says_why(serve: Callable[..., Service], tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    service = serve(models={**AT_ONCE, "dir": rig.path}, metrics={"port": 0})
+    with hostd.connect(service.endpoint) as client:
+        assert ready(client) == (200, {"status": "ready", "name": "default", "degraded": []})
+        rig.path.rename(tmp_path / "away")
+        client.sync_local_models(wait=True)
+        status, said = ready(client)
+        assert (status, said["status"]) == (200, "ready")
+        assert str(rig.path) in said["degraded"][0]
+
+
+def test_there_are_three_pages_and_one_method(serve: Callable[..., Service]) -> None:
+    with hostd.connect(serve(metrics={"port": 0}).endpoint) as client:
+        assert [get(client, path)[0] for path in ("/", "/metric", "/metrics/", "/favicon.ico", "/api")] == [404] * 5
+        for path in ("/metrics", "/healthz", "/readyz"):
+            assert get(client, path)[0] == 200
+            assert get(client, path, "POST")[0] == get(client, path, "HEAD")[0] == 405
+
+
+MANY = """
+    class Many:
+        def __getattr__(self, name):
+            raise AttributeError(name)
+
+    for number in range(20):
+        setattr(Many, f"m{number:02}", lambda self, x=0: x)
+    Many.fails = lambda self: 1 / 0
+
+    def load(path):
+        return Many()
+"""
+
+
+def test_the_page_says_how_long_calls_took_and_what_the_host_is(
+    serve: Callable[..., Service], model_dir: Callable[..., str]
+) -> None:
+    with hostd.connect(serve(metrics={"port": 0}).endpoint) as client:
+        port = client.host_info().metrics_port
+        model = client.load_model("team/m", model_dir(MANY))
+        for number in range(20):
+            model.call(f"m{number:02}", number)
+        model.m00(1)
+        with pytest.raises(hostd.ModelError):
+            model.fails()
+        shown = samples(port)
+
+        def count(method: str, le: str = "+Inf") -> float:
+            return shown[key("hostd_call_duration_seconds_bucket", model_id="team/m", method=method, le=le)]
+
+        assert (count("m00"), count("m01"), count("(other)")) == (2, 1, 5)
+        assert 0 <= count("m00", "0.0005") <= count("m00", "1.0") <= 2
+        counted = {labels: v for (name, labels), v in shown.items() if name == "hostd_call_duration_seconds_count"}
+        assert len(counted) == 17
+        assert sum(counted.values()) == shown[key("hostd_model_calls_total", model_id="team/m")] == 22
+        assert 0 < shown[key("hostd_call_duration_seconds_sum", model_id="team/m", method="m00")] < PATIENCE_S
+        (build,) = [dict(labels) for name, labels in shown if name == "hostd_build_info"]
+        assert (build["version"], build["protocol"]) == (hostd.__version__, "1")
+        assert set(build) == {"version", "protocol", "python"}
+        resident = shown[key("hostd_process_resident_memory_bytes")]
+        assert resident == pytest.approx(client.host_info().rss_bytes, rel=0.2)
+        client.unload_model("team/m")
+        assert "team/m" not in page_text(port)
+
+
+def test_the_page_is_of_one_moment(serve: Callable[..., Service], model_dir: Callable[..., str]) -> None:
+    """Whatever happens meanwhile, two figures that mean the same are the same."""
+    with hostd.connect(serve(metrics={"port": 0}).endpoint) as client:
+        port, path = client.host_info().metrics_port, model_dir()
+        for number in range(15):
+            loads = [client.load_model(f"m{i}", path, wait=False) for i in range(3)]
+            for load in loads:
+                load.wait()
+            unload = threading.Thread(target=client.unload_all_models)
+            unload.start()
+            for _ in range(5):
+                shown = samples(port)
+                assert shown[key("hostd_unloads_total")] == shown[key("hostd_unload_seconds_count")], number
+            unload.join(PATIENCE_S)
+        assert samples(port)[key("hostd_unloads_total")] == 45

@@ -1,0 +1,209 @@
+"""The HTTP server: three answers that are no page, and clients that are slow, silent, many or rude."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers import PATIENCE_S, SOON_S, at_most, eventually
+
+import hostd
+from hostd.shell import http, pages
+from hostd.shell.http import HttpServer, Page
+from hostd.shell.pages import Pages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HUGE = b"x" * (64 << 20)
+
+
+@pytest.fixture
+def asked() -> list[str]:
+    """One item for each request for the page that never comes."""
+    return []
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, asked: list[str]) -> Iterator[HttpServer]:
+    monkeypatch.setattr(http, "CONNECTION_S", 1.0)
+
+    async def plain(accept: str) -> Page:
+        return Page(HTTPStatus.OK, http.TEXT, accept.encode())
+
+    async def never(accept: str) -> Page:
+        asked.append(accept)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def huge(_accept: str) -> Page:
+        return Page(HTTPStatus.OK, http.TEXT, HUGE)
+
+    with HttpServer("127.0.0.1", 0, {"/plain": plain, "/never": never, "/huge": huge}) as running:
+        yield running
+
+
+def connect(server: HttpServer) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), PATIENCE_S)
+
+
+def ask(server: HttpServer, request: bytes) -> bytes:
+    """Return all that is answered, until the other side ends."""
+    with connect(server) as connection:
+        connection.sendall(request)
+        answer = b""
+        while data := connection.recv(65536):
+            answer += data
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [
+        (b"GET /plain HTTP/1.1", 200),
+        (b"GET /plain?x=1 HTTP/1.0", 200),
+        (b"GET / HTTP/1.1", 404),
+        (b"GET /plain/ HTTP/1.1", 404),
+        (b"POST / HTTP/1.1", 404),
+        (b"POST /plain HTTP/1.1", 405),
+        (b"HEAD /plain HTTP/1.1", 405),
+        (b"DELETE /plain HTTP/1.1", 405),
+        (b"GET /plain HTTP/2", 400),
+        (b"\xff\0nonsense", 400),
+        (b"GET /plain HTTP/1.1\r\nX: " + b"x" * http.MAX_HEAD_BYTES, 431),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_every_request_has_its_status(server: HttpServer, request_line: bytes, status: int) -> None:
+    answer = ask(server, request_line + b"\r\nHost: x\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    assert f"Content-Length: {len(body)}\r\n".encode() in head + b"\r\n"
+    assert (b"Allow: GET" in head) == (status == 405)
+
+
+def test_an_answer_is_read_also_by_who_sends_more_than_is_read(server: HttpServer) -> None:
+    answer = ask(server, b"POST /plain HTTP/1.1\r\nContent-Length: 10000000\r\n\r\n" + b"x" * 10_000_000)
+    assert answer.startswith(b"HTTP/1.1 405 ")
+
+
+def test_who_accepts_what_is_told_to_the_page(server: HttpServer) -> None:
+    answer = ask(server, b"GET /plain HTTP/1.1\r\naccept: a/b\r\nACCEPT: c\r\n\r\n")
+    assert answer.partition(b"\r\n\r\n")[2].strip() == b"a/b,  c"
+
+
+def test_half_open_connections_keep_nobody_away_and_end(server: HttpServer) -> None:
+    silent = [connect(server) for _ in range(3 * http.MAX_CONNECTIONS)]
+    try:
+        for number, connection in enumerate(silent):
+            connection.sendall(b"GET /plain HTTP/1.1\r\n"[: number % 20])
+        for _ in range(5):
+            assert ask(server, b"GET /plain HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+        with at_most(SOON_S, "the end of the connections that say nothing"):
+            for connection in silent:
+                assert is_over(connection)
+    finally:
+        for connection in silent:
+            connection.close()
+
+
+def is_over(connection: socket.socket) -> bool:
+    try:
+        while connection.recv(65536):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+def test_beyond_the_most_that_are_answered_there_is_a_refusal(
+    server: HttpServer, monkeypatch: pytest.MonkeyPatch, asked: list[str]
+) -> None:
+    monkeypatch.setattr(http, "CONNECTION_S", 3600.0)
+    busy = [connect(server) for _ in range(http.MAX_CONNECTIONS)]
+    try:
+        for connection in busy:
+            connection.sendall(b"GET /never HTTP/1.1\r\n\r\n")
+        eventually(lambda: len(asked) == http.MAX_CONNECTIONS, "all places are taken")
+        assert ask(server, b"").startswith(b"HTTP/1.1 503 ")
+    finally:
+        for connection in busy:
+            connection.close()
+
+
+@pytest.mark.parametrize("path", [b"/never", b"/huge"])
+def test_a_page_that_never_comes_or_is_never_read_ends_with_its_time(server: HttpServer, path: bytes) -> None:
+    with connect(server) as connection, at_most(SOON_S, "the end of the connection"):
+        connection.sendall(b"GET " + path + b" HTTP/1.1\r\n\r\n")
+        eventually(lambda: "1 connection" in repr(server), "it is answered")
+        eventually(lambda: "no connections" in repr(server), "its time is over, and nothing was read")
+        read = 0
+        try:
+            while data := connection.recv(1 << 20):
+                read += len(data)
+        except ConnectionError:
+            pass
+        assert read < len(HUGE)
+
+
+def test_its_end_does_not_wait_for_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "CONNECTION_S", 3600.0)
+    is_asked = threading.Event()
+
+    async def never(_accept: str) -> Page:
+        is_asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    server = HttpServer("127.0.0.1", 0, {"/never": never})
+    with at_most(SOON_S, "the end of the server"), server:
+        silent, asking = connect(server), connect(server)
+        asking.sendall(b"GET /never HTTP/1.1\r\n\r\n")
+        assert is_asked.wait(PATIENCE_S)
+    with silent, asking:
+        assert is_over(silent)
+        assert is_over(asking)
+
+
+def test_an_address_that_cannot_be_had_is_told_with_its_setting(server: HttpServer) -> None:
+    with pytest.raises(hostd.FailedPreconditionError, match=rf"127\.0\.0\.1:{server.port}: .*metrics\.port"):
+        HttpServer("127.0.0.1", server.port, {})
+    with pytest.raises(hostd.FailedPreconditionError, match=r"no\.such\.host\.invalid"):
+        HttpServer("no.such.host.invalid", 0, {})
+
+
+def test_a_loop_that_hangs_is_told_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "ANSWER_S", 0.2)
+    loop, hung, released = asyncio.new_event_loop(), threading.Event(), threading.Event()
+
+    def hang() -> None:
+        hung.set()
+        released.wait(PATIENCE_S)
+
+    def nobody() -> None:
+        raise AssertionError
+
+    metrics = SimpleNamespace(snapshot=nobody)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(loop.run_forever)
+        loop.call_soon_threadsafe(hang)
+        assert hung.wait(PATIENCE_S)
+        with HttpServer("127.0.0.1", 0, Pages(loop, metrics, nobody).by_path()) as server:  # type: ignore[arg-type]
+            for path in (b"/healthz", b"/readyz", b"/metrics"):
+                with at_most(SOON_S, "an answer about a loop that hangs"):
+                    answer = ask(server, b"GET " + path + b" HTTP/1.1\r\n\r\n")
+                assert answer.startswith(b"HTTP/1.1 503 ")
+                assert b"has not turned" in answer
+            released.set()
+            answer = ask(server, b"GET /healthz HTTP/1.1\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            loop.call_soon_threadsafe(loop.stop)
+            running.result(PATIENCE_S)
+            loop.close()
+            assert b"the host has ended" in ask(server, b"GET /healthz HTTP/1.1\r\n\r\n")

@@ -1,0 +1,224 @@
+"""The lines of a log: told from what the host adds whatever is printed, page by page, over files and hosts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from helpers import PATIENCE_S, eventually
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hostd import log_lines
+from hostd.log_lines import Follower, LogLine, Reader
+from hostd.shell import logs
+from hostd.shell.logs import LogDrain, ModelLog
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CAP_BYTES = 256 * 1024
+ODD = [
+    b"\n",
+    b" ",
+    b"2",
+    b"2026-11-29T13:40:21.123Z ",
+    b"2026-11-29T13:40:21.123Z* lie",
+    b"x",
+    b"\xff\0",
+    b"\r",
+    b"*",
+    b"@7",
+]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> ModelLog:
+    return ModelLog(tmp_path, "m", CAP_BYTES)
+
+
+def all_of(log: ModelLog, **how: Any) -> list[LogLine]:
+    """Return what a client sees that asks for everything."""
+    follower, lines = Follower("m", None, follow=False, **how), []
+    while not follower.is_over:
+        asked = follower.arguments()
+        lines += follower.take(log.page(asked["after"], asked["tail_bytes"])._asdict())
+    return lines
+
+
+def texts(lines: list[LogLine]) -> list[str]:
+    return [f"-- {line.text}" if line.is_note else line.text for line in lines]
+
+
+@given(st.lists(st.lists(st.sampled_from(ODD), min_size=1).map(b"".join)), st.integers(1, 50))
+def test_whatever_is_printed_in_whatever_pieces_comes_back_as_it_was(pieces: list[bytes], step: int) -> None:
+    written, is_new_line = b"", True
+    for number, piece in enumerate(pieces):
+        written += log_lines.printed(1e9 + number, piece, is_new_line=is_new_line)
+        is_new_line = piece.endswith(b"\n")
+    whole = b"".join(pieces)
+    assert log_lines.without_marks(written) == whole
+    reader, lines = Reader(), []
+    for at in range(0, len(written), step):
+        lines += reader.feed(written[at : at + step])
+    lines += reader.end()
+    expected = [part for line in whole.split(b"\n") for part in line.decode(errors="replace").splitlines() or [""]]
+    assert [line.text for line in lines] == (expected[:-1] if not whole or whole.endswith(b"\n") else expected)
+    assert all(line.time_s is not None and 1e9 <= line.time_s < 1e9 + len(pieces) for line in lines)
+
+
+def test_a_line_has_the_time_at_which_its_beginning_was_read(log: ModelLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([1e9, 1e9 + 0.25, 1e9 + 1, 1e9 + 2.001])
+    monkeypatch.setattr(logs.time, "time", lambda: next(clock, 2e9))
+    log.append(b"one\ntwo\nhal", "worker")
+    log.append(b"f\nfour\n", "worker")
+    log.note("ended")
+    seen = [(line.time_s, line.text, line.is_note) for line in all_of(log)]
+    first, second = seen[0][0], seen[3][0]
+    assert seen == [
+        (first, "one", False),
+        (first, "two", False),
+        (first, "half", False),
+        (second, "four", False),
+        (seen[4][0], "ended", True),
+    ]
+    assert first is not None
+    assert second is not None
+    assert first < second < (seen[4][0] or 0)
+
+
+def test_a_line_that_another_worker_or_a_note_breaks_into_is_ended(log: ModelLog) -> None:
+    log.append(b"old wor", "old")
+    log.append(b"new line\nnew wor", "new")
+    log.note("ended\n  with  two lines")
+    log.append(b"ld\n", "new")
+    assert texts(all_of(log)) == ["old wor", "new line", "new wor", "-- ended with two lines", "ld"]
+
+
+def test_the_next_host_begins_a_new_line_and_positions_go_on(log: ModelLog, tmp_path: Path) -> None:
+    log.append(b"cut off", "worker")
+    end = log.page(None, 0).end
+    again = ModelLog(tmp_path, "m", CAP_BYTES)
+    again.append(b"2 is next\n", "worker")
+    assert texts(all_of(again)) == ["cut off", "2 is next"]
+    assert again.page(end, 0).start == end
+
+
+@pytest.mark.parametrize(
+    "line", [b"\n", b" \n2\n", b"x" * 99 + b"\n", b"x" * 64], ids=["feeds", "odd", "lines", "no line"]
+)
+def test_the_cap_holds_and_the_newest_is_kept_whatever_is_printed(log: ModelLog, tmp_path: Path, line: bytes) -> None:
+    chunk = line * (logs._READ_BYTES // len(line))
+    for _ in range(40):
+        log.append(chunk, "worker")
+        assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= CAP_BYTES
+    log.append(b"\nthe last line\n", "worker")
+    assert texts(all_of(log))[-1] == "the last line"
+    assert log.tail(CAP_BYTES).endswith(b"\nthe last line\n")
+
+
+def test_pages_over_two_files_have_every_byte_once(log: ModelLog) -> None:
+    written = [f"line {number}" for number in range(20_000)]
+    for at in range(0, 10_000, 100):
+        log.append("".join(f"{line}\n" for line in written[at : at + 100]).encode(), "worker")
+    seen = texts(all_of(log))
+    assert len(seen) > 8000
+    assert seen == written[:10_000][-len(seen) :]
+    follower = Follower("m", 3, follow=True)
+    page = log.page(None, 64 * 1024)
+    assert texts(follower.take(page._asdict())) == written[9997:10_000]
+    for at in range(10_000, 20_000, 10):
+        log.append("".join(f"{line}\n" for line in written[at : at + 10]).encode(), "worker")
+        asked = follower.arguments()
+        new = follower.take(log.page(asked["after"], asked["tail_bytes"])._asdict())
+        assert texts(new) == written[at : at + 10]
+        assert follower.is_waiting
+
+
+def test_the_last_line_is_shown_however_long_it_is(log: ModelLog) -> None:
+    log.append(b"\r".join(b"%d %%" % number for number in range(30_000)) + b"\n", "worker")
+    follower = Follower("m", 2, follow=False)
+    assert texts(follower.take(log.page(None, 64 * 1024)._asdict())) == ["29998 %", "29999 %"]
+
+
+def test_a_flood_is_slowed_down_whatever_its_pieces_are(tmp_path: Path) -> None:
+    """Pieces that are no multiple of a page were read without a rest, and a whole core went into it."""
+    source = "import os\ndata = (b'x' * 39 + b'\\n') * 1638\nwhile True:\n    os.write(1, data)\n"
+    read, write = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(read, False)
+    with LogDrain(tmp_path / "logs", CAP_BYTES) as drain:
+        drain.add("m", read)
+        with subprocess.Popen([sys.executable, "-c", source], stdout=write) as writer:
+            os.close(write)
+            log = drain.log_of("m")
+            eventually(lambda: log.page(None, 0).newest > CAP_BYTES, "it floods")
+            began_s, begun = time.monotonic(), log.page(None, 0).newest
+            eventually(lambda: time.monotonic() > began_s + 2, "it goes on for a while")
+            read_bytes, took_s = log.page(None, 0).newest - begun, time.monotonic() - began_s
+            writer.kill()
+    assert 0 < read_bytes <= 1.5 * took_s * logs._READ_BYTES / logs._REST_S
+
+
+def test_what_a_slow_reader_missed_is_told(log: ModelLog, tmp_path: Path) -> None:
+    follower = Follower("m", None, follow=True)
+    log.append(b"seen\n", "worker")
+    assert texts(follower.take(log.page(None, CAP_BYTES)._asdict())) == ["seen"]
+    for _ in range(20):
+        log.append(b"y" * 999 + b"\n" + b"x" * 40_000 + b"\n", "worker")
+    asked = follower.arguments()
+    first, *rest = follower.take(log.page(asked["after"], 0)._asdict())
+    assert first.is_note
+    assert "bytes were overwritten before they were read" in first.text
+    assert {line.text[0] for line in rest} == {"x", "y"}
+    for file in tmp_path.iterdir():
+        file.unlink()
+    log.append(b"anew\n", "worker")
+    asked = follower.arguments()
+    assert [line.text for line in follower.take(log.page(asked["after"], 0)._asdict())] == [
+        "the log was removed; a new one begins",
+        "anew",
+    ]
+
+
+def test_a_note_follows_what_its_worker_has_printed(tmp_path: Path) -> None:
+    with LogDrain(tmp_path / "logs", CAP_BYTES) as drain:
+        for number in range(50):
+            read, write = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(read, False)
+            output = drain.add("m", read)
+            drain.note("m", f"{number} started")
+            os.write(write, b"x" * 60_000 + b" last words")
+            os.close(write)
+            drain.note("m", f"{number} ended", output)
+        log = drain.log_of("m")
+        eventually(lambda: b"49 ended" in log.page(None, 100).data, "all is written", within_s=PATIENCE_S)
+    seen = [text[-11:] for text in texts(all_of(log))]
+    assert seen[-6:] == [
+        " 48 started"[-11:],
+        " last words",
+        "-- 48 ended",
+        " 49 started"[-11:],
+        " last words",
+        "-- 49 ended",
+    ]
+
+
+def test_a_note_at_the_end_of_the_host_is_written(tmp_path: Path) -> None:
+    for number in range(20):
+        with LogDrain(tmp_path / "logs", CAP_BYTES) as drain:
+            log = drain.log_of("m")
+            read, write = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(read, False)
+            drain.add("m", read)
+            before = log.page(None, 0).newest
+            os.write(write, b"printed\n")
+            eventually(
+                lambda log=log, before=before: log.page(None, 0).newest > before, "it is read, and there is a rest"
+            )
+            drain.note("m", f"note {number}")
+        os.close(write)
+    assert [line.text for line in all_of(log) if line.is_note] == [f"note {number}" for number in range(20)]
