@@ -197,7 +197,9 @@ def test_a_model_is_pinned_and_unpinned(ask: Ask, host: Answers) -> None:
 
 def test_the_memory_of_all_models_comes_with_what_unloads_gave_back(ask: Ask, host: Answers) -> None:
     last = UnloadReport("m", 5, 4, 1, 0.5)
-    found = MemoryInfo(1000, "8 % of the machine", 600, 50, 350, ("a", "b"), (), None, {"room": 3}, 1, 2, 3, 4, 99, last)
+    found = MemoryInfo(
+        1000, "8 % of the machine", 600, 50, 350, ("a", "b"), (), None, {"room": 3}, 1, 2, 3, 4, 99, last
+    )
     host.answer = {**found.to_dict(), "waiting": ["a", "b"], "paused": [], "a field of the future": 1}
     assert ask("memory_info") == found
     host.answer = {}
