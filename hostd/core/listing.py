@@ -38,7 +38,7 @@ def all_models(registry: Registry, entries: Iterable[DirectoryEntry]) -> list[Mo
 def absent(registry: Registry, model_id: ModelId, entries: Iterable[DirectoryEntry] = ()) -> ModelInfo | None:
     """Return the record of a model that is not loaded; None if it neither failed nor was evicted nor is an entry."""
     failure, evicted = registry.failures.get(model_id), registry.evicted.get(model_id)
-    if failure is not None:
+    if failure is not None and not _is_nothing(failure):
         return _of_failure(model_id, failure)
     if evicted is not None:
         return _of_evicted(model_id, evicted)

@@ -69,6 +69,7 @@ def test_deploy_sends_a_directory_with_everything_that_was_said(run, client, mod
     assert result.exit_code == 0, result.stderr
     ((model_id, files, model_type, how),) = asked(client, "deploy")
     assert (model_id, files, model_type) == ("digits", model_dir, "mine")
+    assert callable(how.pop("progress"))
     assert how == {
         "options": {"threads": 2},
         "finder": "files",
@@ -77,7 +78,6 @@ def test_deploy_sends_a_directory_with_everything_that_was_said(run, client, mod
         "replace": True,
         "keep": True,
         "wait": False,
-        "progress": None,
         "timeout_s": 9.0,
     }
 

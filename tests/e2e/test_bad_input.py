@@ -367,7 +367,7 @@ def test_something_else_that_listens_is_no_host(tmp_path: Path) -> None:
         silent.listen()
         with (
             at_most(BEFORE_THE_DEFAULT_S, "a connection that fails"),
-            pytest.raises(hostd.UnavailableError, match="does not answer"),
+            pytest.raises(hostd.UnavailableError, match="nothing there answers as a host"),
         ):
             hostd.connect(f"ipc://{tmp_path}/client.ipc", connect_timeout_s=0.5)
 
