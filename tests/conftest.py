@@ -7,6 +7,7 @@ import gc
 import itertools
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import textwrap
@@ -76,6 +77,11 @@ ECHO = """
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell's `&` and nohup ignore signals for all that they start, and a host obeys that.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
     config.addinivalue_line("markers", "heavy: takes seconds, because it repeats or moves much memory")
     config.addinivalue_line("markers", "heavy_loader: needs a library of the extra `heavy`, and is skipped without it")
 

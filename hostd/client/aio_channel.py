@@ -209,12 +209,9 @@ class AsyncChannel:
             )
 
     async def _connect(self, began_s: float) -> None:
-        loop, patience = asyncio.get_running_loop(), self._patience
-        while not await self._try_to_connect(began_s + patience.total_s):
-            self._check_usable()
-            patience.check(self.endpoint, loop.time() + _RETRY_S - began_s)
+        while not await self._try_to_connect(began_s + self._patience.total_s):
+            self._patience.check(self.endpoint, self._loop.time() + _RETRY_S - began_s)
             await asyncio.sleep(_RETRY_S)
-        # A host that is gone is most likely being started again.
         self._patience = Patience(self._connect_timeout_s)
 
     async def _try_to_connect(self, deadline_s: float) -> bool:
@@ -222,6 +219,8 @@ class AsyncChannel:
         self._check_usable()
         if why_unreachable(self.endpoint) is not None:
             return False
+        # There it is. If it goes now it is most likely being started again.
+        self._patience = Patience(self._patience.total_s)
         connection = self._connection = Connection(self.endpoint)
         readers = (self._receive, self._on_monitor)
         for fd, reader in zip(connection.descriptors(), readers, strict=True):

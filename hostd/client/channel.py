@@ -347,11 +347,9 @@ class Channel:
                         self._stop_leading()
 
     def _connect(self, began_s: float) -> None:
-        patience = self._patience
-        while not self._try_to_connect(began_s + patience.total_s):
-            patience.check(self.endpoint, time.monotonic() + _RETRY_S - began_s)
+        while not self._try_to_connect(began_s + self._patience.total_s):
+            self._patience.check(self.endpoint, time.monotonic() + _RETRY_S - began_s)
             time.sleep(_RETRY_S)
-        # A host that is gone is most likely being started again.
         self._patience = Patience(self._connect_timeout_s)
 
     def _try_to_connect(self, deadline_s: float) -> bool:
@@ -359,6 +357,8 @@ class Channel:
         self._check_usable()
         if why_unreachable(self.endpoint) is not None:
             return False
+        # There it is. If it goes now it is most likely being started again.
+        self._patience = Patience(self._patience.total_s)
         connection = Connection(self.endpoint)
         with self._tracking:
             pending, hello = self._tracker.hello()

@@ -139,7 +139,7 @@ def test_c07_another_source_under_the_same_id_is_refused_and_changes_nothing(
     model = shared.load_model("echo", path)
     pid = model.info.workers[0].pid
     source = {"path": path, **other}
-    with pytest.raises(hostd.AlreadyExistsError, match="Unload it first, or use another id"):
+    with pytest.raises(hostd.AlreadyExistsError, match="unload it first, or use another id"):
         shared.load_model("echo", source.pop("path") or model_dir(), wait=wait, **source)
     assert model.predict(1) == 1
     assert [info.workers[0].pid for info in shared.list_models()] == [pid]
