@@ -35,7 +35,9 @@ def checked_device(torch: Any, device: object) -> Any:
     try:
         torch.zeros(1, device=wanted).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise FailedPreconditionError(f"the device {device!r} cannot be used here: {_first_line(error)}") from error
+        message = f"the device {device!r} cannot be used here: {_first_line(error)}"
+        # It may be busy, so another try may help.
+        raise FailedPreconditionError(message, details={"permanent": False}) from error
     return wanted
 
 
