@@ -31,7 +31,7 @@ def check_directory(registry: Registry) -> None:
     """Raise `FailedPreconditionError` if this host has no models directory."""
     if registry.config.models_dir is None:
         raise FailedPreconditionError(
-            "this host has no models directory: set models.dir (hostd serve --models-dir DIR)"
+            "this host has no models directory: set models.dir to one that exists (hostd serve --models-dir DIR)"
         )
 
 

@@ -53,5 +53,5 @@ async def greet(request: Request, name: str) -> dict[str, Any]:
 
 @app.exception_handler(hostd.HostError)
 async def refuse(_request: Request, error: hostd.HostError) -> JSONResponse:
-    """Answer what the host refuses with the status that HTTP has for it."""
-    return JSONResponse({"error": error.message}, HTTP_STATUS.get(error.status, 500))
+    """Answer with the status that HTTP has for it; messages name paths and processes, and belong into a log."""
+    return JSONResponse({"error": error.status.name}, HTTP_STATUS.get(error.status, 500))

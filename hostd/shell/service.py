@@ -53,7 +53,7 @@ from hostd.shell.sizes import Sizes
 from hostd.shell.sockets import Pump, RouterSocket
 from hostd.shell.specifying import Specifying
 from hostd.shell.staging import Staging
-from hostd.shell.starting import models_dir_of, recover
+from hostd.shell.starting import models_dir_of, recover, troubles_of
 from hostd.shell.survey import Survey
 from hostd.shell.verbs import Verbs
 from hostd.shell.workforce import Workforce
@@ -300,7 +300,7 @@ class Service:
             state_dir=str(self._config.state_dir),
             python=sys.executable,
             models_dir=None if self._repository is None else str(self._repository.path),
-            degraded=() if core.degraded is None else (core.degraded,),
+            degraded=troubles_of(core.degraded, self._config.models, has_directory=self._repository is not None),
             name=self._config.name,
             state="STOPPING" if core.is_stopping else "READY" if self._has_started else "STARTING",
             metrics_host=None if self._metrics_port is None else self._config.metrics.host,

@@ -38,6 +38,15 @@ def models_dir_of(settings: ModelsConfig) -> Path | None:
     return None
 
 
+def troubles_of(now: str | None, settings: ModelsConfig, *, has_directory: bool) -> tuple[str, ...]:
+    """Return why a host is degraded: what is wrong `now`, or that its models directory was not there at the start."""
+    if settings.dir is not None and not has_directory:
+        now = (
+            f"models.dir is not used: {settings.dir} was no directory when the host started; start it again when it is"
+        )
+    return () if now is None else (now,)
+
+
 def core_config(config: HostConfig, models_dir: Path | None, budget_bytes: int | None) -> CoreConfig:
     """Return what the core decides by."""
     return CoreConfig(

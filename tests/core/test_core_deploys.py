@@ -127,7 +127,9 @@ def test_c30_without_a_models_directory_a_deploy_is_a_failed_precondition():
     for caller in (host.deploy(), host.undeploy(), host.sync()):
         error = host.error(caller)
         assert isinstance(error, FailedPreconditionError)
-        assert error.message == ("this host has no models directory: set models.dir (hostd serve --models-dir DIR)")
+        assert error.message == (
+            "this host has no models directory: set models.dir to one that exists (hostd serve --models-dir DIR)"
+        )
     assert host.files.operations == {}
 
 

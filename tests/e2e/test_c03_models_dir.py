@@ -78,6 +78,8 @@ def test_c03_a_directory_that_is_not_there_is_a_warning_and_the_host_runs_withou
     service = serve(models={"dir": directory})
     with hostd.connect(service.endpoint) as client:
         assert client.host_info().models_dir is None
+        (trouble,) = client.host_info().degraded
+        assert str(directory) in trouble
         assert client.load_model("echo", model_dir()).predict(1) == 1
         client.shutdown()
     said = service.keeper.communicate(timeout=PATIENCE_S)[1]
