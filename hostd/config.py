@@ -273,7 +273,7 @@ class HostConfig(_Section):
     `state` in the runtime directory for a user without a home."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """How much the host logs. At info: one line per spawn, ready, unload, exit and restart."""
+    """How much the host logs. At info: one line per spawn, ready, unload and exit."""
 
     log_format: Literal["text", "json"] = "text"
     """The shape of the host's own log: lines of text, or one JSON object a line with time, level, logger and message,
