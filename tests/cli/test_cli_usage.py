@@ -163,8 +163,12 @@ def test_an_interrupt_exits_with_130(run, client, monkeypatch: pytest.MonkeyPatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr(client, "list_models", interrupted)
-    assert run("ps").exit_code == 130
+    result = run("ps")
+    assert (result.exit_code, result.stderr) == (130, "interrupted\n")
     assert client.asked[-1] == ("close",)
+    monkeypatch.setattr("hostd.cli.root.with_number_of_wait", lambda *_: interrupted())  # before any command is known
+    result = run("ps")
+    assert (result.exit_code, result.stderr) == (130, "interrupted\n")
 
 
 def test_which_host_is_meant_may_be_said_before_the_command_and_after_it(run, client) -> None:
