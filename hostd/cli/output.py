@@ -33,6 +33,7 @@ _MODELS_DIR_HINT = (
     "a host gets a models directory with hostd serve --models-dir DIR, or models.dir in its configuration; "
     "it must be able to write there"
 )
+_NO_FILE_HINT = "--config FILE or HOSTD_CONFIG names the file; hostd config schema prints one to begin with"
 _DEATH_HINT = "hostd logs {model} shows what it printed, hostd explain {model} what happened to it"
 _NEXT_STEPS_OF: dict[tuple[str | None, Status], str] = {
     ("load", Status.NOT_FOUND): "hostd load ID PATH: PATH is a directory or a file on the host's machine",
@@ -55,6 +56,9 @@ _NEXT_STEPS_OF: dict[tuple[str | None, Status], str] = {
         Status.NOT_FOUND,
     ): "only what is in the models directory can be undeployed; hostd unload ends the rest",
     ("sync", Status.FAILED_PRECONDITION): _MODELS_DIR_HINT,
+    ("serve", Status.NOT_FOUND): _NO_FILE_HINT,
+    ("show", Status.NOT_FOUND): _NO_FILE_HINT,
+    ("reload", Status.NOT_FOUND): "the host goes on with the settings it has; put the file there, and reload again",
 }
 _NEXT_STEPS = {
     Status.NOT_FOUND: "hostd ls shows all models, loaded or not",
@@ -208,5 +212,7 @@ def report(error: HostError, *, as_json: bool, command: str | None = None, model
         hint = "" if "stack" in error.details else _DEATH_HINT
     if (hint is _MODELS_DIR_HINT and "path" in error.details) or error.details.get("reason") == "MEMORY_LIMIT":
         hint = ""  # the message says what to do
+    if hint is _NEXT_STEPS[Status.NOT_FOUND] and "path" in error.details:
+        hint = ""  # it is no model that is not there
     if hint and (model or "{model}" not in hint):
         err.print(f"[dim]hint:[/] {plain(hint.format(model=model))}")

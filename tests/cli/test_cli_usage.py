@@ -124,6 +124,20 @@ def test_a_refusal_exits_with_1_and_goes_to_stderr_with_its_status_and_what_to_d
     )
 
 
+def test_a_file_that_is_not_there_is_no_model_that_is_not_there(
+    run, client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "500")
+    missing = str(tmp_path / "nope.yaml")
+    for command in (("serve",), ("config", "show")):
+        result = run(*command, "--config", missing)
+        assert f"there is no configuration file {missing} [NOT_FOUND]" in result.stderr
+        assert "hint: --config FILE or HOSTD_CONFIG names the file" in result.stderr
+    client.refusal = NotFoundError("there is no configuration file", details={"path": missing})
+    assert run("reload").stderr.splitlines()[1].startswith("hint: the host goes on with the settings it has")
+    assert "hint" not in run("plan", "digits", missing).stderr
+
+
 def test_a_hint_about_a_model_needs_a_model(run, client) -> None:
     client.refusal = FailedPreconditionError("not now")
     assert run("explain", "digits").stderr.splitlines()[1] == "hint: hostd explain digits says why"
