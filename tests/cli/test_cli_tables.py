@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from hostd.cli.inventory import inventory_table
 from hostd.cli.output import table
 from hostd.cli.tables import laid_out
 
@@ -58,3 +60,18 @@ def test_a_pipe_has_no_width(run, monkeypatch: pytest.MonkeyPatch) -> None:
     row = next(line for line in found.stdout.splitlines() if line.startswith("models.dir"))
     assert row.split() == ["models.dir", PATH, "an", "argument"]
     assert PATH in run("config", "show", "--config", PATH).stderr.splitlines()[0]
+
+
+def test_a_failed_model_is_one_line_of_a_terminal_and_whole_in_a_pipe(
+    run, client, broken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = f"its load raised ValueError: {'no such tree, ' * 30}at {PATH}"
+    client.models["broken"] = replace(broken, reason=f"{reason}\nand a traceback")
+    lines = shown(inventory_table(list(client.models.values()), 1e9, COLUMNS))
+    assert len(lines) == 1 + len(client.models)
+    assert [len(line) for line in lines if line.endswith("…")] == [COLUMNS - 2]
+    result = run("ls")
+    assert reason in result.stdout
+    assert "hostd explain" not in result.stderr
+    monkeypatch.setattr("hostd.cli.output.console", lambda **_: Console(force_terminal=True, width=COLUMNS))
+    assert run("ls").output.count("hostd explain ID has the rest") == 1
