@@ -79,7 +79,7 @@ def unreachable(endpoint: str, waited_s: float) -> UnavailableError:
     what = f"no host called {name!r} runs" if name and why else f"no host answers at {endpoint}"
     waited = f"; waited {waited_s:g} s" if waited_s else ""
     question = f"did you mean {meant!r}? Else start" if meant else "start"
-    wait = "" if waited_s else ", or wait for it to come up with --wait (in Python: wait_s=30)"
+    wait = "" if waited_s else ", or wait for it to come up with --wait (wait_s=30)"
     known = "".join(f"\n  {host.name}  {host.endpoint}  process {host.pid}" for host in others)
     return UnavailableError(
         f"{what} ({why or 'nothing there answers as a host'}{waited}): {question} one with "

@@ -97,23 +97,25 @@ def _parse(file: Path) -> object:
     content = _read(file)
     try:
         return yaml.load(content, _Loader)  # noqa: S506 - a SafeLoader that accepts less
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        words = ", ".join(part for part in (error.context, error.problem) if part)
-        raise InvalidArgumentError(
-            f"{file}{line}: {words}", details={"line": mark.line + 1 if mark else None}
-        ) from None
-    except yaml.reader.ReaderError as error:
-        before = content[: error.position] if isinstance(error.position, int) else b""
-        line_number = before.count(b"\n") + 1
-        raise InvalidArgumentError(
-            f"{file} line {line_number}: {error.reason}", details={"line": line_number}
-        ) from None
+    except yaml.YAMLError as error:
+        line, column, words = described(error, content)
+        raise InvalidArgumentError(f"{file} line {line}, column {column}: {words}", details={"line": line}) from None
     except _YAML_BUGS as error:
         raise InvalidArgumentError(
             f"{file} has a value that is not valid YAML: {type(error).__name__}: {error}"
         ) from None
+
+
+def described(error: yaml.YAMLError, content: str | bytes) -> tuple[int, int, str]:
+    """Return the line and the column, from 1, at which a text is not YAML, and why in one line."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark
+        words = ", ".join(part for part in (error.context, error.problem) if part)
+        return (mark.line + 1, mark.column + 1, words) if mark else (1, 1, words)
+    # A character that YAML has not, or bytes that are not UTF-8: the reader alone knows a position, and no mark.
+    before = content[: getattr(error, "position", 0)]
+    lines = (before if isinstance(before, str) else before.decode("utf-8", "replace")).split("\n")
+    return len(lines), len(lines[-1]) + 1, str(getattr(error, "reason", error))
 
 
 class _Loader(yaml.SafeLoader):

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from hostd.config import HostConfig, PluginConfig, PluginTable
+from hostd.model_yaml import described
 from hostd.naming import nearest
 from hostd.paths import expanded
 from hostd.preload import is_short
@@ -240,11 +241,18 @@ def _refuse_misspelt_variables() -> None:
 
 
 def _read_file(file: Path) -> dict[str, Any]:
+    content = ""
     try:
-        read = yaml.safe_load(file.read_text("utf-8"))
+        content = file.read_text("utf-8")
+        read = yaml.safe_load(content)
     except FileNotFoundError:
-        raise NotFoundError(f"there is no configuration file {file}") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise NotFoundError(f"there is no configuration file {file}", details={"path": str(file)}) from None
+    except yaml.YAMLError as error:
+        line, column, words = described(error, content)
+        raise InvalidArgumentError(
+            f"the configuration file {file} cannot be read: line {line}, column {column}: {words}"
+        ) from None
+    except (OSError, ValueError) as error:
         raise InvalidArgumentError(f"the configuration file {file} cannot be read: {error}") from None
     if read is None:
         return {}

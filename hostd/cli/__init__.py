@@ -17,7 +17,8 @@ def main() -> None:
 
         _open_standard_streams()
         root.main(prog_name="hostd")
-    except KeyboardInterrupt:  # while modules are imported; what comes later is told by each command
+    except KeyboardInterrupt:  # while modules are imported; what comes later is told by the root
+        sys.stderr.write("interrupted\n")
         sys.exit(130)
 
 

@@ -49,17 +49,19 @@ def infer(
     arguments = read_arguments(data, **how)
     if stream and output is not None:
         raise click.UsageError("--output takes one answer; a stream has many")
-    given_up = f"the call was given up; a plain method runs to its end all the same: hostd explain {model} shows it"
-    with session.client() as client:
+    given_up = ""  # until something is asked for
+
+    with session.client() as client, told(lambda: given_up):
         handle = client.retrieve_model(model, timeout_s=session.timeout_s)
         info = handle.info
         chosen = choose_method(info, method)
         if stream or (output is None and streams(info, chosen)):
+            given_up = "the stream was given up, and the model is told to end it"
             _print_items(session, handle, chosen, arguments)
             return
+        given_up = f"the call was given up; a plain method runs to its end all the same: hostd explain {model} shows it"
         began_s = time.perf_counter()
-        with told(given_up):
-            answer = _call(handle, chosen, arguments)
+        answer = _call(handle, chosen, arguments)
         took_s = time.perf_counter() - began_s
     _show(session, answer, {"model": model, "method": chosen, "duration_s": took_s}, output)
 

@@ -35,7 +35,7 @@ _PR_GET_CHILD_SUBREAPER = 37
 _NVIDIA_DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/dxg"))
 """Either is there where the driver is: the latter in WSL 2."""
 
-# What makes a loader or a command complete: extra -> libraries it imports.
+# What makes a loader complete: extra -> libraries it imports.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "sklearn": ("numpy", "sklearn", "joblib", "skops"),
     "onnx": ("numpy", "onnxruntime"),
@@ -44,7 +44,6 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "xgboost": ("numpy", "xgboost"),
     "lightgbm": ("numpy", "lightgbm"),
     "mlflow": ("numpy", "pandas", "mlflow"),
-    "demo": ("numpy", "sklearn", "joblib"),
 }
 
 

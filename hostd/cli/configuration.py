@@ -126,7 +126,8 @@ def show(ctx: click.Context) -> None:
 
     The options are those of `serve`: what it would do with them is shown here, and nothing is started.
     """
-    from hostd.cli.output import console, plain, print_json, say, table  # noqa: PLC0415 - `--help` does not need it
+    from hostd.cli.output import plain, print_json, say, table  # noqa: PLC0415 - `--help` does not need it
+    from hostd.cli.tables import print_table  # noqa: PLC0415 - as above
     from hostd.sources import flat  # noqa: PLC0415 - as above
 
     found, file = gathered(ctx)
@@ -146,7 +147,7 @@ def show(ctx: click.Context) -> None:
         name = ".".join(where)
         origin = found.origins[name]
         rows.add_row(plain(name), plain(_shown(value)), plain(origin), style="dim" if origin == "default" else None)
-    console().print(rows)
+    print_table(rows)
     say(f"endpoint: {plain(found.config.endpoint)}")
 
 

@@ -10,7 +10,7 @@ import click
 
 from hostd.cli.interrupts import told
 from hostd.cli.lifecycle import describe, for_each, loading_options, show_reports
-from hostd.cli.session import HostCommand, Session, complete_models, shared_options
+from hostd.cli.session import HostCommand, Session, complete_models, no_wait_option, shared_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,7 +113,7 @@ def undeploy(ctx: click.Context, session: Session, models: tuple[str, ...]) -> N
 
 
 @click.command(cls=HostCommand)
-@click.option("--wait/--no-wait", default=True, help="Wait until what is loaded is ready.  [default: wait]")
+@no_wait_option("what is loaded")
 @click.option("--load/--no-load", default=True, help="Load what is new, or only unload what is gone.  [default: load]")
 @shared_options
 @click.pass_obj

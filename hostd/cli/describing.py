@@ -33,6 +33,7 @@ _EXAMPLES: dict[str, Any] = {"str": "text", "int": 1, "float": 0.5, "bool": True
 def describe(session: Session, model: str) -> None:
     """Show what a model is: path, loader, methods, the settings in force and where each was given, how to call it."""
     from hostd.cli.output import console, plain, print_json, say  # noqa: PLC0415 - `--help` does not need it
+    from hostd.cli.tables import print_table  # noqa: PLC0415 - as above
     from hostd.records import ModelInfo  # noqa: PLC0415 - as above
 
     with session.client() as client:
@@ -46,12 +47,12 @@ def describe(session: Session, model: str) -> None:
         return
     info = ModelInfo.from_dict(found["model"])
     out = console()
-    out.print(facts_table(info))
+    print_table(facts_table(info))
     for line in methods_lines(info):
         out.print(line, soft_wrap=not out.is_terminal)
     if found.get("settings"):
         say("\n[bold]settings[/]")
-        out.print(settings_table(found["settings"]))
+        print_table(settings_table(found["settings"]))
     if info.warnings:
         say("\n[bold]warnings of its load[/]")
         for warning in info.warnings:

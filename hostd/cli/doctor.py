@@ -45,7 +45,8 @@ def doctor(ctx: click.Context, session: Session) -> None:
 
 def _show(checks: list[Check]) -> None:
     from hostd.cli.checks import Verdict  # noqa: PLC0415 - as above
-    from hostd.cli.output import console, plain, say, table  # noqa: PLC0415 - as above
+    from hostd.cli.output import plain, say, table  # noqa: PLC0415 - as above
+    from hostd.cli.tables import print_table  # noqa: PLC0415 - as above
 
     styles = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red"}
     rows = table("", "CHECK", "FOUND")
@@ -54,7 +55,7 @@ def _show(checks: list[Check]) -> None:
         rows.add_row(
             f"[{styles[check.verdict]}]{check.verdict.value}[/]", plain(check.name), plain(check.found) + advice
         )
-    console().print(rows)
+    print_table(rows)
     counts = {verdict: sum(check.verdict is verdict for check in checks) for verdict in Verdict}
     say(f"{counts[Verdict.OK]} ok, {counts[Verdict.WARN]} to look at, {counts[Verdict.FAIL]} that must be fixed")
 

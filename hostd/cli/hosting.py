@@ -28,7 +28,8 @@ def hosts(session: Session) -> None:
     NAME is what -e, HOSTD_ENDPOINT and hostd.connect take. Hosts with a --runtime-dir of their own are found only while
     HOSTD_RUNTIME_DIR says where that is.
     """
-    from hostd.cli.output import console, plain, print_json, say  # noqa: PLC0415 - `--help` does not need it
+    from hostd.cli.output import plain, print_json, say  # noqa: PLC0415 - `--help` does not need it
+    from hostd.cli.tables import print_table  # noqa: PLC0415 - as above
     from hostd.hosts import find_hosts  # noqa: PLC0415 - as above
 
     found = find_hosts()
@@ -37,7 +38,7 @@ def hosts(session: Session) -> None:
         print_json([_record(host, info) for host, info in running])
         return
     if running:
-        console().print(_table(running, time.time()))
+        print_table(_table(running, time.time()))
     else:
         say("none of your hosts runs; start one with: hostd serve")
     for host in found:

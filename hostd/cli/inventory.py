@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _GOING_ON = ("READY", "DEGRADED")
 """States of models of which is shown what they do, rather than what has become of them."""
 
-_WHY_CHARS = 240
-"""Three lines of a terminal; `hostd explain` tells the rest."""
+_LEAST_WHY = 20
+"""How many characters of a reason are shown on the narrowest terminal; ids are folded before."""
 
 
 @click.command(cls=HostCommand)
@@ -36,14 +36,19 @@ def ls(session: Session) -> None:
 def show_all(session: Session) -> None:
     """Print the list of all models."""
     from hostd.cli.output import console, counted, plain, print_json, say  # noqa: PLC0415 - `--help` does not need it
+    from hostd.cli.tables import print_table  # noqa: PLC0415 - as above
 
     with session.client() as client:
         models, host = client.list_models(all=True), client.host_info()
     if session.json:
         print_json([model.to_dict() for model in models])
         return
+    out, now_s = console(), time.time()
+    rows = inventory_table(models, now_s, out.width if out.is_terminal else None)
     if models:
-        console().print(inventory_table(models, time.time()))
+        print_table(rows)
+    if out.is_terminal and any(str(cell).endswith("…") for cell in rows.columns[-1].cells):
+        say("[dim]… is cut: hostd explain ID has the rest[/]", stderr=True)
     states = Counter(model.state for model in models)
     by_state = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     say(f"[dim]{counted(len(models), 'model')}{f': {by_state}' if models else ''}[/]", stderr=True)
@@ -51,19 +56,24 @@ def show_all(session: Session) -> None:
         say(f"[yellow]the host is degraded[/]: {plain(reason)}", stderr=True)
 
 
-def inventory_table(models: Sequence[ModelInfo], now_s: float) -> Table:
-    """Return the table of all models; `now_s` is the present in unix seconds."""
-    from hostd.cli.output import plain, table  # noqa: PLC0415 - as above
+def inventory_table(models: Sequence[ModelInfo], now_s: float, width: int | None) -> Table:
+    """Return the table of all models, a line each; `now_s` is the present in unix seconds, None a pipe's width."""
+    from rich.cells import cell_len  # noqa: PLC0415 - as above
+    from rich.markup import escape  # noqa: PLC0415 - as above
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    from hostd.cli.output import plain, printable, table  # noqa: PLC0415 - as above
     from hostd.units import format_size_short  # noqa: PLC0415 - as above
 
     rows = table("MODEL", "STATE", "SIZE", "WHY", right=("SIZE",))
-    rows.columns[1].no_wrap = True
-    rows.columns[3].overflow = "ellipsis"  # folds between words
-    for model in models:
-        style = STATE_STYLES.get(model.state, "default")
-        rows.add_row(
-            plain(model.id), f"[{style}]{model.state}[/]", format_size_short(model.size), plain(why(model, now_s))
-        )
+    known = [(printable(model.id), model.state, format_size_short(model.size)) for model in models]
+    columns = zip(("MODEL", "STATE", "SIZE"), *known, strict=True)
+    used = sum(max(map(cell_len, column)) + rows.padding[1] for column in columns) + rows.padding[1]
+    for model, (name, state, size) in zip(models, known, strict=True):
+        reason = Text(printable(why(model, now_s)))
+        if width is not None:
+            reason.truncate(max(_LEAST_WHY, width - used), overflow="ellipsis")
+        rows.add_row(plain(name), f"[{STATE_STYLES.get(state, 'default')}]{state}[/]", size, escape(reason.plain))
     return rows
 
 
@@ -78,5 +88,4 @@ def why(model: ModelInfo, now_s: float) -> str:
         changed = f"; its files have changed since: hostd load {model.id} --reload" if model.files == "changed" else ""
         gone = "; its files are gone since" if model.files == "gone" else ""
         return f"{counted(model.calls, 'call')}{used}{pinned}; from {model.path or 'no path'}{changed}{gone}"
-    reason = model.reason.partition("\n")[0] or f"from {model.path or 'no path'}"
-    return reason if len(reason) <= _WHY_CHARS else f"{reason[:_WHY_CHARS]}…"
+    return model.reason.partition("\n")[0] or f"from {model.path or 'no path'}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hostd.cli.interrupts import told
-from hostd.cli.session import HostCommand, Session, complete_models, shared_options
+from hostd.cli.session import HostCommand, Session, complete_models, no_wait_option, shared_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ def choosing_options(function: _F) -> _F:
 def loading_options(function: _F) -> _F:
     """Add the options of every command that loads a model."""
     for option in (
-        click.option("--wait/--no-wait", default=True, help="Wait until the model is ready.  [default: wait]"),
+        no_wait_option("the model"),
         click.option(
             "--retries",
             type=click.IntRange(min=0),

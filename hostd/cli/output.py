@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hostd_workers.wire.errors import HostError
 
 # A pipe has no width: rows must not be folded for a program that reads lines.
-_PIPE_COLUMNS = 10_000
+PIPE_COLUMNS = 10_000
 
 _NOT_FINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
@@ -33,6 +33,7 @@ _MODELS_DIR_HINT = (
     "a host gets a models directory with hostd serve --models-dir DIR, or models.dir in its configuration; "
     "it must be able to write there"
 )
+_NO_FILE_HINT = "--config FILE or HOSTD_CONFIG names the file; hostd config schema prints one to begin with"
 _DEATH_HINT = "hostd logs {model} shows what it printed, hostd explain {model} what happened to it"
 _NEXT_STEPS_OF: dict[tuple[str | None, Status], str] = {
     ("load", Status.NOT_FOUND): "hostd load ID PATH: PATH is a directory or a file on the host's machine",
@@ -55,6 +56,9 @@ _NEXT_STEPS_OF: dict[tuple[str | None, Status], str] = {
         Status.NOT_FOUND,
     ): "only what is in the models directory can be undeployed; hostd unload ends the rest",
     ("sync", Status.FAILED_PRECONDITION): _MODELS_DIR_HINT,
+    ("serve", Status.NOT_FOUND): _NO_FILE_HINT,
+    ("show", Status.NOT_FOUND): _NO_FILE_HINT,
+    ("reload", Status.NOT_FOUND): "the host goes on with the settings it has; put the file there, and reload again",
 }
 _NEXT_STEPS = {
     Status.NOT_FOUND: "hostd ls shows all models, loaded or not",
@@ -67,7 +71,7 @@ _NEXT_STEPS = {
 }
 
 
-def console(*, stderr: bool = False, pipe_columns: int = _PIPE_COLUMNS) -> Console:
+def console(*, stderr: bool = False, pipe_columns: int = PIPE_COLUMNS) -> Console:
     """Return a console for stdout or stderr as it is now; one that is no terminal has `pipe_columns`."""
     from rich.console import Console  # noqa: PLC0415 - JSON output does without rich
 
@@ -88,7 +92,8 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 
 def say(text: str, *, stderr: bool = False) -> None:
     """Print one line of rich markup; what comes from elsewhere must have gone through `plain`."""
-    console(stderr=stderr).print(text)
+    out = console(stderr=stderr)
+    out.print(text, soft_wrap=not out.is_terminal)
 
 
 def plain(text: object) -> str:
@@ -202,11 +207,14 @@ def report(error: HostError, *, as_json: bool, command: str | None = None, model
     if traceback:
         err.print("The model's own traceback:", style="dim")
         err.print(plain(traceback.rstrip()), soft_wrap=True)
-    err.print(f"[bold red]error:[/] {plain(error.message)} [dim]\\[{error.status.name}][/]")
+    is_pipe = not err.is_terminal
+    err.print(f"[bold red]error:[/] {plain(error.message)} [dim]\\[{error.status.name}][/]", soft_wrap=is_pipe)
     hint = _NEXT_STEPS_OF.get((command, error.status), _NEXT_STEPS.get(error.status, ""))
     if "exit" in error.details:
         hint = "" if "stack" in error.details else _DEATH_HINT
     if (hint is _MODELS_DIR_HINT and "path" in error.details) or error.details.get("reason") == "MEMORY_LIMIT":
         hint = ""  # the message says what to do
+    if hint is _NEXT_STEPS[Status.NOT_FOUND] and "path" in error.details:
+        hint = ""  # it is no model that is not there
     if hint and (model or "{model}" not in hint):
-        err.print(f"[dim]hint:[/] {plain(hint.format(model=model))}")
+        err.print(f"[dim]hint:[/] {plain(hint.format(model=model))}", soft_wrap=is_pipe)

@@ -14,10 +14,9 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from hostd.cli.interrupts import EXIT_INTERRUPTED, told
 from hostd.cli.session import Session, shared_options, with_number_of_wait
 from hostd.version import __version__
-
-EXIT_INTERRUPTED = 130  # what shells report for a command that SIGINT ended: 128 + 2
 
 
 @dataclass(frozen=True)
@@ -112,6 +111,16 @@ class Root(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the options before the command, `--wait` without a number too."""
         return super().parse_args(ctx, with_number_of_wait(self, args))
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Read the command line."""
+        with told(""):
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what it does not say of an interrupt itself is said in a word."""
+        with told(""):
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         """Write the overview by section."""

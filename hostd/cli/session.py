@@ -66,11 +66,6 @@ class Session:
 class HostCommand(click.Command):
     """A command that talks to a host: what the host refuses is reported on stderr, and the exit code is 1."""
 
-    def __init__(self, *args: Any, **attributes: Any) -> None:
-        super().__init__(*args, **attributes)
-        if any("--wait" in parameter.opts and parameter.name != "wait_s" for parameter in self.params):
-            self.params = [parameter for parameter in self.params if parameter.name != "wait_s"]
-
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the arguments, `--wait` without a number too."""
         return super().parse_args(ctx, with_number_of_wait(self, args))
@@ -107,10 +102,21 @@ def json_option(function: _F) -> _F:
     return option(function)
 
 
+def no_wait_option(what: str) -> Callable[[_F], _F]:
+    """Return what adds `--no-wait`, the argument `wait`; `--wait` waits for the host, and is no answer to this one."""
+    return click.option(
+        "--no-wait",
+        "wait",
+        is_flag=True,
+        callback=lambda _ctx, _param, value: not value,
+        help=f"Do not wait until {what} is ready.  [default: wait]",
+    )
+
+
 def shared_options(function: _F) -> _F:
     """Add the options of every command that talks to a host; their values land in the `Session`.
 
-    They may stand before the command, too; a command with a `--wait` of its own has only that behind it.
+    They may stand before the command, too.
     """
     timeout = click.option(
         "--timeout",

@@ -96,7 +96,9 @@ def program_name() -> str:
 def check_named(model_id: object) -> None:
     """Raise `NotFoundError` for None or an empty id: nothing is loaded under it (contract, row C14)."""
     if model_id is None or model_id == "":
-        raise NotFoundError(f"no model has the id {model_id!r}: name one that is loaded, list_models() shows them")
+        raise NotFoundError(
+            f"no model has the id {model_id!r}: name one that is loaded; hostd ls (list_models()) shows them"
+        )
 
 
 def size_of(info: ModelInfo) -> int:

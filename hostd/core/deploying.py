@@ -365,7 +365,7 @@ class Deploying:
             return
         if not replace:
             raise AlreadyExistsError(
-                f"model {model_id!r} is loaded: undeploy it first, or deploy with replace=True",
+                f"model {model_id!r} is loaded: undeploy it first, or deploy with --replace (replace=True)",
                 details={"model_id": model_id},
             )
         is_making_room = model.state is ModelState.UNLOADING and model.is_evicted

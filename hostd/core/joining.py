@@ -21,7 +21,7 @@ def check_joinable(model: Model, source: LoadSource) -> None:
     if differing:
         raise AlreadyExistsError(
             f"model {model.id!r} is loaded from something else: its {'; '.join(differing)}. "
-            f"Load it with reload=True (hostd load --reload) to have it replaced, unload it first, or use another id",
+            f"Load it with --reload (reload=True) to have it replaced, unload it first, or use another id",
             details={"model_id": model.id},
         )
 

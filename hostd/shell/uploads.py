@@ -60,7 +60,7 @@ def taken(model_id: str) -> AlreadyExistsError:
     """Return the error of a deploy that is not to replace, or came second."""
     return AlreadyExistsError(
         f"there is already something at {model_id!r} in the models directory; undeploy it first, or deploy with "
-        "replace=True"
+        "--replace (replace=True)"
     )
 
 

@@ -141,7 +141,9 @@ def path_of(request: Request) -> str:
     """Return the path that a request is about. Raises `NotFoundError` for one that is not absolute."""
     path = request.get("path", str)
     if not path.startswith("/"):
-        raise NotFoundError(f"there is nothing at {path!r}: a path must be absolute, on the host's machine")
+        raise NotFoundError(
+            f"there is nothing at {path!r}: a path must be absolute, on the host's machine", details={"path": path}
+        )
     return path
 
 

@@ -283,7 +283,7 @@ def test_an_estimate_needs_an_id_and_a_path_and_stands_alone(run, client, args: 
 
 
 def test_load_passes_retries_and_initializer(run, client) -> None:
-    assert run("load", "digits", "/m", "--retries", "2", "--initializer", "mine", "--wait").exit_code == 0
+    assert run("load", "digits", "/m", "--retries", "2", "--initializer", "mine", "--wait", "5").exit_code == 0
     assert run("load", "digits", "/m").exit_code == 0
     found = [how for *_, how in asked(client, "load")]
     assert [(how["retries"], how["initializer"], how["wait"]) for how in found] == [

@@ -142,9 +142,9 @@ def test_extras_that_are_not_there_are_named_with_their_command(monkeypatch) -> 
     assert check.advice.partition(" -m pip install ")[2].partition("]")[0].split(",")[-1] == "odd"
 
 
-def test_every_extra_of_a_loader_is_looked_for() -> None:
+def test_every_extra_of_a_loader_is_looked_for_and_no_other() -> None:
     offered = importlib.metadata.metadata("hostd").get_all("Provides-Extra")
-    assert set(offered) - {"test", "heavy", "bench", "gpu"} == set(checks.EXTRAS)
+    assert set(offered) - {"test", "heavy", "demo", "bench", "gpu"} == set(checks.EXTRAS)
 
 
 # Devices

@@ -124,6 +124,20 @@ def test_a_refusal_exits_with_1_and_goes_to_stderr_with_its_status_and_what_to_d
     )
 
 
+def test_a_file_that_is_not_there_is_no_model_that_is_not_there(
+    run, client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "500")
+    missing = str(tmp_path / "nope.yaml")
+    for command in (("serve",), ("config", "show")):
+        result = run(*command, "--config", missing)
+        assert f"there is no configuration file {missing} [NOT_FOUND]" in result.stderr
+        assert "hint: --config FILE or HOSTD_CONFIG names the file" in result.stderr
+    client.refusal = NotFoundError("there is no configuration file", details={"path": missing})
+    assert run("reload").stderr.splitlines()[1].startswith("hint: the host goes on with the settings it has")
+    assert "hint" not in run("plan", "digits", missing).stderr
+
+
 def test_a_hint_about_a_model_needs_a_model(run, client) -> None:
     client.refusal = FailedPreconditionError("not now")
     assert run("explain", "digits").stderr.splitlines()[1] == "hint: hostd explain digits says why"
@@ -163,8 +177,12 @@ def test_an_interrupt_exits_with_130(run, client, monkeypatch: pytest.MonkeyPatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr(client, "list_models", interrupted)
-    assert run("ps").exit_code == 130
+    result = run("ps")
+    assert (result.exit_code, result.stderr) == (130, "interrupted\n")
     assert client.asked[-1] == ("close",)
+    monkeypatch.setattr("hostd.cli.root.with_number_of_wait", lambda *_: interrupted())  # before any command is known
+    result = run("ps")
+    assert (result.exit_code, result.stderr) == (130, "interrupted\n")
 
 
 def test_which_host_is_meant_may_be_said_before_the_command_and_after_it(run, client) -> None:
@@ -198,7 +216,10 @@ def test_a_command_that_asks_no_host_does_not_ignore_which_is_meant(run) -> None
         (("ps", "--wait=7"), 7.0),
         (("infer", "--wait", "digits", "[1]"), 60.0),
         (("--wait", "load", "digits", "/m", "--wait"), 60.0),
-        (("load", "digits", "/m", "--wait"), None),
+        (("load", "digits", "/m", "--wait", "5"), 5.0),
+        (("load", "--wait", "digits", "/m", "--no-wait"), 60.0),
+        (("deploy", "digits", __file__, "--wait=5"), 5.0),
+        (("sync", "--no-wait", "--wait", "5"), 5.0),
         (("infer", "digits", "--kwargs", "--wait"), None),
         (("ps",), None),
     ],

@@ -51,7 +51,7 @@ def call(channel: Channel, value: Any, timeout_s: float | None = 20) -> Any:
 def test_no_socket_is_said_so_at_once_or_after_as_long_as_was_asked_for(endpoint: str) -> None:
     with pytest.raises(UnavailableError, match="there is no socket") as caught, at_most(SOON_S, "to give up"):
         Channel(endpoint, 3600)
-    assert "--wait" in caught.value.message
+    assert "with --wait (wait_s=30)" in caught.value.message
     error = refused(endpoint, wait_s=0.2)
     assert "there is no socket at" in error.message
     assert "waited 0.2 s" in error.message

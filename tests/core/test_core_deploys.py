@@ -159,7 +159,7 @@ def test_c29_an_id_that_is_loaded_already_exists(host, stage):
     host.up_to(stage)
     error = host.error(host.deploy())
     assert isinstance(error, AlreadyExistsError)
-    assert error.message == "model 'm' is loaded: undeploy it first, or deploy with replace=True"
+    assert error.message == "model 'm' is loaded: undeploy it first, or deploy with --replace (replace=True)"
 
 
 def test_c29_an_id_that_was_loaded_while_its_files_were_sent_already_exists_and_the_files_go(host):

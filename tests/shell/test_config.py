@@ -167,7 +167,8 @@ def test_the_configuration_is_frozen() -> None:
         ("loaders: {'a b': {type: x}}", r"loaders\.a b: at most 64 letters.*'a b'"),
         ("limits: {max_message_bytes: 8GiB}", r"limits .*max_in_flight_bytes must be at least max_message_bytes"),
         ("- a list", r"must be a mapping of settings, not \['a list'\]"),
-        ("a: [", r"cannot be read: while parsing"),
+        ("a: [", r"hostd.yaml cannot be read: line 1, column 5: while parsing [^\n]*$"),
+        ("a: 1\nb: \x07", r"cannot be read: line 2, column 4: special characters are not allowed$"),
         ("a: 2024-99-99", r"cannot be read: month must be"),
     ],
 )

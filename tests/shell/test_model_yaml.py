@@ -74,7 +74,7 @@ BAD = [
     ("loader: python\noptions: {a: 1", "line 2"),
     ("loader: python\n\tx: 1", "line 2, column 1: .*cannot start any token"),
     ("loader: !!python/object/apply:os.system [ls]", "line 1, column 9: could not determine a constructor"),
-    ("a: 1\nb: \x01", "line 2: special characters"),
+    ("a: 1\nb: \x01", "line 2, column 4: special characters"),
     ("loader: 2024-99-99", "not valid YAML: ValueError"),
     ("loader: !!int ''", "not valid YAML: "),
     ("loader: !!bool x", "not valid YAML: KeyError"),
@@ -95,7 +95,7 @@ def test_a_wrong_model_yaml_says_where(tmp_path, yaml, words):
 
 def test_bytes_that_are_no_text_say_their_line(tmp_path):
     (tmp_path / "model.yaml").write_bytes(b"loader: python\n# \xff\xfe\n")
-    with pytest.raises(InvalidArgumentError, match="line 2: invalid start byte") as caught:
+    with pytest.raises(InvalidArgumentError, match="line 2, column 3: invalid start byte") as caught:
         find_spec("m", str(tmp_path))
     assert caught.value.details["line"] == 2
 
