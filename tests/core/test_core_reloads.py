@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from driver import BOB, source_of
+from driver import BOB, SPEC, memory_of, source_of
 from memory_driver import MemoryDriver
 
 from hostd.core import effects as fx
@@ -86,6 +86,21 @@ def test_what_a_reload_says_of_what_was_found_in_the_directory_is_kept_for_the_n
         host.gone()
         assert host.finds == [fx.FindSpec("m", host.finds[0].generation, source_of("/models/m", a=1), REQUESTED)]
         host.up()
+
+
+def test_the_retries_of_a_deploy_are_looked_up_again_by_a_reload(host):
+    host.sync()
+    host.scanned(("m",))
+    find = host.finds.pop()
+    host.feed(ev.SpecFound(find.model_id, find.generation, SPEC, find.source.path, ev.Standing(retries=1)))
+    host.spawned()
+    host.greeted()
+    host.loaded()
+    host.measured(memory=memory_of(1))
+    caller = host.load(source=source_of(None), reload=True)
+    host.gone()
+    host.down(REFUSAL)
+    assert host.answer(caller) is REFUSAL
 
 
 def test_a_reload_without_a_path_of_what_crashed_is_of_what_was_loaded(host):
