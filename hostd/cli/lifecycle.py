@@ -85,7 +85,9 @@ def loading_options(function: _F) -> _F:
 @click.argument("model", metavar="ID")
 @click.argument("path", type=click.Path(), required=False)
 @click.option(
-    "--reload", is_flag=True, help="Unload first what is loaded under this ID; without PATH, from where it was loaded."
+    "--reload",
+    is_flag=True,
+    help="Unload first what is loaded under this ID; without PATH, load from where it was, and keep what is not given.",
 )
 @loading_options
 @shared_options

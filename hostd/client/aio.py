@@ -132,7 +132,7 @@ class AsyncClient(NotPickled, AsyncVerbs):
     async def load_model(
         self,
         model_id: str,
-        local_model_path: str | os.PathLike[str] | None,
+        local_model_path: str | os.PathLike[str] | None = None,
         model_type: str = "standalone-model",
         *,
         wait: bool = True,

@@ -136,7 +136,7 @@ class Client(NotPickled, Verbs):
     def load_model(
         self,
         model_id: str,
-        local_model_path: str | os.PathLike[str] | None,
+        local_model_path: str | os.PathLike[str] | None = None,
         model_type: str = "standalone-model",
         *,
         wait: bool = True,
@@ -152,14 +152,15 @@ class Client(NotPickled, Verbs):
         `options` go to the loader, over those of `model.yaml`. A load that fails is tried again `retries` times, each
         in a fresh process (None: as often as the host's settings say). Loading what is loaded starts nothing: the
         handle says that it is `already_loaded`, and in `files_changed` whether its files have changed since. With
-        `reload` it is unloaded first, whatever it was loaded from (no path: from where it was), and calls that come
-        meanwhile wait.
+        `reload` it is unloaded first, whatever it was loaded from, and calls that come meanwhile wait. A reload without
+        a path is from where it was, with the type, the finder, the initializer, the retries and each of the options
+        that it had where this call gives none.
 
         Raises `AlreadyExistsError` if the id is loaded from something else and `reload` is not set, `ModelError` with
         the model's traceback if its code raised, `NotFoundError` or `InvalidArgumentError` if there is no model at the
-        path, and `ResourceExhaustedError` if the budget has no memory for it: never, or not within the host's
-        `memory.admission_timeout_s`; `plan_load` says so beforehand. No timeout by default: the host's
-        `workers.load_timeout_s` ends a load that hangs.
+        path (or no path, and nothing to reload), and `ResourceExhaustedError` if the budget has no memory for it:
+        never, or not within the host's `memory.admission_timeout_s`; `plan_load` says so beforehand. No timeout by
+        default: the host's `workers.load_timeout_s` ends a load that hangs.
         """
         arguments = load_arguments(
             model_id,

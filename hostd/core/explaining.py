@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hostd.core.lifecycle import ModelState, WorkerState
 from hostd.units import format_duration
 
 if TYPE_CHECKING:
@@ -19,6 +20,24 @@ DEFAULT = "default"
 """The origin of a setting that nobody gave."""
 
 _LOAD = "the load"
+
+_STEPS = {WorkerState.SPAWNING: "starts", WorkerState.IDLE: "starts", WorkerState.LOADING: "loads it"}
+
+
+def reason_of(model: Model, now: float) -> str:
+    """Return why a model is as it is; of one that loads, the step that it is in, and what was noted of it before."""
+    if model.state is not ModelState.LOADING:
+        return model.reason
+    for worker in model.workers.values():
+        if model.load_error is not None:
+            return f"its load has failed, and its worker is ended: {model.load_error.message}"
+        if worker.state in _STEPS:
+            pid = "" if worker.pid is None else f", pid {worker.pid}"
+            step = f"its worker {_STEPS[worker.state]} (spawned {format_duration(now - worker.started_s)} ago{pid})"
+            return f"{step}; before that: {model.reason}" if model.reason else step
+    if model.is_finding and not model.reason:
+        return "its finder is asked how to load it"
+    return model.reason or "what it needs is looked up, before it gets memory of the budget"
 
 
 def settings_of(model: Model, registry: Registry) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ def differences(model: Model, source: LoadSource) -> list[str]:
     elif wanted.path == ours.path:  # what holds for this model whoever loads it
         wanted = model.standing.under(wanted)
     return [
-        f"{name} is {own!r:.200}, not {theirs!r:.200}"
+        f"{name} {'are' if name == 'options' else 'is'} {own!r:.200}, not {theirs!r:.200}"
         for name, own, theirs in zip(wanted._fields, ours, wanted, strict=True)
         if not _is_same(own, theirs)
     ]

@@ -83,7 +83,7 @@ class Loading:
             self.check_free(model_id)
             registry.evicted.pop(model_id, None)
             model = self.begin(model_id, event.source, Origin.REQUESTED, retries)
-            model.has_own_retries = event.retries is not None
+            model.own_retries = event.retries
         else:
             check_joinable(model, event.source)
         model.is_wanted = True
@@ -145,9 +145,11 @@ class Loading:
         source = LoadSource(f"{registry.config.models_dir}/{model_id}", STANDALONE, None, None, {})
         return self.begin(model_id, source, Origin.LAZY, retries)
 
-    def begin(self, model_id: ModelId, source: LoadSource, origin: Origin, retries: int) -> Model:
+    def begin(
+        self, model_id: ModelId, source: LoadSource, origin: Origin, retries: int, *, is_reload: bool = False
+    ) -> Model:
         """Begin a load of an id without a model, or whose model has failed; the caller has checked that it is free."""
-        model = self._registry.new_model(model_id, source, origin, retries)
+        model = self._registry.new_model(model_id, source, origin, retries, is_reload=is_reload)
         self._find(model)
         return model
 
@@ -190,8 +192,8 @@ class Loading:
         model.standing = event.standing
         if not model.has_own_pin:
             model.is_pinned, model.has_own_pin = bool(event.standing.is_pinned), True
-        if not model.has_own_retries and event.standing.retries is not None:
-            model.retries_left, model.has_own_retries = event.standing.retries, True
+        if model.own_retries is None and event.standing.retries is not None:
+            model.retries_left = model.own_retries = event.standing.retries
         registry.begin_story(model)
         if registry.config.budget_bytes is None:
             self.start(model)
@@ -319,8 +321,8 @@ class Loading:
         self.refuse_if_stopping()
         self._registry.evicted.pop(unloaded.id, None)
         retries = retries_of(reload.retries, self._registry.config.load_retries)
-        model = self.begin(unloaded.id, reload.source, reload.origin, retries)
-        model.has_own_retries = reload.retries is not None
+        model = self.begin(unloaded.id, reload.source, reload.origin, retries, is_reload=True)
+        model.own_retries = reload.retries
         model.is_on_demand = model.has_own_pin = True
         model.is_pinned = unloaded.is_pinned
         return model

@@ -101,8 +101,9 @@ class Model:
     `place` is its number in the line of those who want memory. `is_put_back`: its worker is killed to make room for an
     older load, and it waits in line again.
 
-    `source` is what is loaded, with the `standing` arguments where the load gave none; `has_own_retries` and
-    `has_own_pin` say that somebody has decided these before. `digest` is that of the files when the load began.
+    `source` is what is loaded, with the `standing` arguments where the load gave none. `own_retries` and `has_own_pin`
+    are set when somebody has decided these before; `is_reload` when the load follows the unload of a reload. `digest`
+    is that of the files when the load began.
     """
 
     id: ModelId
@@ -124,7 +125,8 @@ class Model:
     is_put_back: bool = False
     is_pinned: bool = False
     has_own_pin: bool = False
-    has_own_retries: bool = False
+    own_retries: int | None = None
+    is_reload: bool = False
     standing: Standing = NOTHING
     reload: Reload | None = None
     digest: str | None = None
@@ -178,6 +180,12 @@ class Model:
         """What to load to have it again: only whoever named a path has said more than the path."""
         source = self.source
         return source if self.origin is Origin.REQUESTED else LoadSource(source.path, STANDALONE, None, None, {})
+
+    @property
+    def next_load(self) -> Reload:
+        """What a reload loads that does not say otherwise: what is about to be loaded, else the same again."""
+        retries = self.own_retries if self.origin is Origin.REQUESTED else None
+        return self.reload or Reload(self.again, retries, self.origin)
 
     @property
     def charge_bytes(self) -> int:

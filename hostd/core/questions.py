@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd.core import events as ev
-from hostd.core.explaining import calls_of, eviction_of, settings_of, size_of
+from hostd.core.explaining import calls_of, eviction_of, reason_of, settings_of, size_of
 from hostd.core.lifecycle import ModelState, WorkerState
 from hostd.core.listing import absent, all_models
 from hostd.core.refusals import no_such_model
@@ -172,7 +172,7 @@ class Questions:
         return {
             "model_id": model_id,
             "state": record.state if record else told,
-            "reason": record.reason if record else story[-1].reason,
+            "reason": reason_of(model, now) if model else record.reason if record else story[-1].reason,
             "model": record.to_dict() if record else None,
             "settings": settings_of(model, registry) if model else [],
             "calls": calls_of(model, self._router, now) if model else [],

@@ -140,10 +140,17 @@ class Registry:
         self._files = 0
 
     def new_model(
-        self, model_id: ModelId, source: LoadSource, origin: Origin = Origin.REQUESTED, retries: int = 0
+        self,
+        model_id: ModelId,
+        source: LoadSource,
+        origin: Origin = Origin.REQUESTED,
+        retries: int = 0,
+        *,
+        is_reload: bool = False,
     ) -> Model:
         """Register a new generation of an id."""
         model = self._new_generation(model_id, source, origin, retries)
+        model.is_reload = is_reload
         self._take_place(model)
         if origin is not Origin.LAZY:
             self.begin_story(model)
@@ -386,6 +393,7 @@ def proof_of(processes: int) -> str:
 
 
 def _why_loaded(model: Model) -> str:
-    wanted = _WANTED_BY[Origin.LAZY if model.is_on_demand else model.origin]
+    what = "reload" if model.is_reload else "load"
+    wanted = _WANTED_BY[Origin.REQUESTED if model.is_reload else Origin.LAZY if model.is_on_demand else model.origin]
     tries = f", try {model.tries}" if model.tries > 1 else ""
-    return f"load of {model.source.path or 'no path'} {wanted}{tries}"
+    return f"{what} of {model.source.path or 'no path'} {wanted}{tries}"

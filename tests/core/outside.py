@@ -103,6 +103,7 @@ class Outside:
         self.pins: deque[fx.KeepPin] = deque()
         self.comparisons: list[fx.CompareFiles] = []
         self.reloads: dict[ev.ModelId, ev.LoadRequested] = {}
+        self.asked_retries: Counter[ev.ModelId] = Counter()
         self.promises = Promises()
         self.tries: Counter[int] = Counter()
         self.retries: dict[int, int] = {}
@@ -152,8 +153,10 @@ class Outside:
             self.promises.lose_client(event.client)
         if caller is None or isinstance(event, (ev.CallCancelled, ev.CreditGranted)):
             return
-        if isinstance(event, ev.LoadRequested) and event.reload:
-            self.reloads[event.model_id] = event
+        if isinstance(event, ev.LoadRequested):
+            self.asked_retries[event.model_id] = max(event.retries or 0, self.asked_retries[event.model_id])
+            if event.reload:
+                self.reloads[event.model_id] = event
         self.open[caller] += 1
         deadline_s = getattr(event, "deadline_s", None)
         if deadline_s is not None:
@@ -285,9 +288,11 @@ class Outside:
         cause, config = self.history[-1], self.core._registry.config
         reload = self.reloads.get(model_id)
         if reload is not None and not isinstance(cause, ev.LoadRequested):  # it may be what follows the unload
-            return max(config.lazy_load_retries, reload.retries or 0)
+            return max(config.lazy_load_retries, self.asked_retries[model_id])  # without a path they stay
         if isinstance(cause, ev.LoadRequested):
             asked = cause.retries
+            if cause.reload and cause.source.path is None and asked is None:  # of what has crashed
+                asked = max(config.load_retries, self.asked_retries[model_id])
         elif isinstance(cause, ev.FilesInstalled):
             requested = self.files.operations[cause.files_id].requested
             asked = None if requested is None else requested.retries

@@ -158,6 +158,18 @@ def test_a_declared_id_is_loaded_from_its_path_alone():
     assert host.finds[0].source == source_of("/models/other")
 
 
+def test_a_reload_without_a_path_of_what_is_declared_and_not_loaded_is_of_its_path():
+    host = Driver(LAZY)
+    declare(host, a="/a", load=False)
+    host.scanned(("a",))
+    host.up()
+    host.unload("a")
+    host.gone()
+    assert host.state("a") is None
+    host.load(source=source_of(None, b=2), model_id="a", reload=True)
+    assert host.finds[-1].source == source_of("/a", b=2)
+
+
 def test_what_is_loaded_from_elsewhere_is_told(host):
     host.load("a", source_of("/other"))
     host.up()

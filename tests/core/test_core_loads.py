@@ -125,7 +125,7 @@ def test_c07_options_are_others_if_a_loader_could_tell_them_apart(host, ours, th
     host.load(source=source_of(**ours))
     error = host.error(host.load(source=source_of(**theirs)))
     assert isinstance(error, AlreadyExistsError)
-    assert f"its options is {ours!r}, not {theirs!r}" in error.message
+    assert f"its options are {ours!r}, not {theirs!r}" in error.message
 
 
 @pytest.mark.parametrize("field", ["finder", "initializer"])
@@ -171,7 +171,7 @@ def test_c07_a_load_of_what_is_loaded_answers_at_once_and_starts_nothing(host):
     [
         (source_of("/elsewhere"), "its path is '/models/m', not '/elsewhere'"),
         (source_of("/models/m", "other"), "its type is 'standalone-model', not 'other'"),
-        (source_of("/models/m", threads=2), "its options is {}, not {'threads': 2}"),
+        (source_of("/models/m", threads=2), "its options are {}, not {'threads': 2}"),
         (source_of("/models/m")._replace(finder="mine"), "its finder is None, not 'mine'"),
         (source_of("/models/m")._replace(initializer="mine"), "its initializer is None, not 'mine'"),
         (source_of("/x", "other"), "path is '/models/m', not '/x'; type is 'standalone-model', not 'other'"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from driver import BOB, source_of
+from driver import BOB, SPEC, memory_of, source_of
 from memory_driver import MemoryDriver
 
 from hostd.core import effects as fx
@@ -13,10 +13,12 @@ from hostd_workers.wire.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     ModelError,
+    NotFoundError,
     UnavailableError,
 )
 
 REFUSAL = ModelError("no weights")
+REQUESTED = ev.Origin.REQUESTED
 
 
 def test_a_reload_unloads_and_loads(host):
@@ -49,6 +51,96 @@ def test_a_reload_without_a_path_is_of_what_was_loaded(host):
     host.load(source=source_of(None), reload=True)
     host.gone()
     assert host.finds == [fx.FindSpec("m", 2, source_of("/x", "kind", a=1), ev.Origin.REQUESTED)]
+
+
+def test_what_a_reload_without_a_path_says_holds_and_the_rest_is_as_it_was_loaded(host):
+    host.load(source=ev.LoadSource("/x", "kind", "f", "i", {"a": 1, "b": 2}), retries=1)
+    host.up()
+    host.load(source=ev.LoadSource(None, "other", None, "j", {"b": 3}), reload=True, wait=False)
+    caller = host.load(source=ev.LoadSource(None, ev.STANDALONE, "g", None, {"c": 4}), reload=True)
+    host.gone()
+    source = ev.LoadSource("/x", "other", "g", "j", {"a": 1, "b": 3, "c": 4})
+    assert host.finds == [fx.FindSpec("m", 2, source, ev.Origin.REQUESTED)]
+    host.down(REFUSAL)
+    assert host.is_waiting(caller), "it is tried again as often as the first load"
+    host.pass_time(60)
+    host.down(REFUSAL)
+    assert host.answer(caller) is REFUSAL
+
+
+def test_a_reload_without_a_path_may_be_tried_again_more_often_than_the_load(host):
+    host.load(retries=0)
+    host.up()
+    caller = host.load(source=source_of(None), retries=1, reload=True)
+    host.gone()
+    host.down(REFUSAL)
+    assert host.is_waiting(caller)
+
+
+def test_what_a_reload_says_of_what_was_found_in_the_directory_is_kept_for_the_next(host):
+    host.sync()
+    host.scanned(("m",))
+    host.up()
+    for given in ({"a": 1}, {}):
+        host.load(source=source_of(None, **given), reload=True)
+        host.gone()
+        assert host.finds == [fx.FindSpec("m", host.finds[0].generation, source_of("/models/m", a=1), REQUESTED)]
+        host.up()
+
+
+def test_the_retries_of_a_deploy_are_looked_up_again_by_a_reload(host):
+    host.sync()
+    host.scanned(("m",))
+    find = host.finds.pop()
+    host.feed(ev.SpecFound(find.model_id, find.generation, SPEC, find.source.path, ev.Standing(retries=1)))
+    host.spawned()
+    host.greeted()
+    host.loaded()
+    host.measured(memory=memory_of(1))
+    caller = host.load(source=source_of(None), reload=True)
+    host.gone()
+    host.down(REFUSAL)
+    assert host.answer(caller) is REFUSAL
+
+
+def test_a_reload_without_a_path_of_what_crashed_is_of_what_was_loaded(host):
+    host.load(source=source_of("/x", a=1))
+    host.up()
+    host.exited()
+    host.gone()
+    host.load(source=source_of(None, b=2), reload=True)
+    assert host.finds[-1].source == source_of("/x", a=1, b=2)
+
+
+def test_a_reload_without_a_path_of_what_was_evicted_is_of_what_was_loaded():
+    tight = MemoryDriver()
+    tight.evict_to_the_end()
+    tight.load(source=source_of(None, b=2), reload=True)
+    assert tight.finds[-1].source == source_of("/models/m", b=2)
+
+
+def test_a_reload_of_what_is_not_loaded_and_has_no_path_says_so(host):
+    error = host.error(host.load(source=source_of(None), reload=True))
+    assert isinstance(error, NotFoundError)
+    assert error.message == (
+        "model 'm' is not loaded, so a reload does not know from where: name its path (hostd load m PATH)"
+    )
+    assert host.finds == []
+    by_id = source_of(None)._replace(finder="catalogue")
+    host.load(source=by_id, reload=True)
+    assert host.finds[-1].source == by_id, "a finder that is named may need no path"
+
+
+def test_a_reload_is_told_as_one(host):
+    host.up_to("READY")
+    host.load(source=source_of(None), reload=True)
+    host.gone()
+    host.up()
+    story = [event for event in host.core.story("m") if event.generation == 2 and event.old == "NEW"]
+    assert [(event.cause, event.reason) for event in story] == [
+        ("LOAD", "reload of /models/m requested"),
+        ("SPAWN", "reload of /models/m requested"),
+    ]
 
 
 def test_a_reload_of_what_was_found_in_the_directory_is_of_its_files_alone(host):

@@ -215,3 +215,34 @@ def test_a_limit_that_was_broken_is_told_with_where_it_was_set(host):
     assert host.core.explain("m", host.now)["reason"].endswith(
         "which /m/model.yaml sets. Raise memory_limit there, or have it use less"
     ), reason
+
+
+def test_a_load_in_progress_is_explained_by_its_step(host, tight):
+    def reason() -> str:
+        return host.core.explain("m", host.now)["reason"]
+
+    caller = host.load(retries=1)
+    assert reason() == "its finder is asked how to load it"
+    host.found()
+    assert reason() == "its worker starts (spawned 0.0 ms ago)"
+    host.spawned()
+    host.greeted()
+    host.pass_time(3)
+    assert reason() == f"its worker loads it (spawned 3.00 s ago, pid {5000 + host.worker})"
+    host.not_loaded(ModelError("no weights"))
+    assert reason() == "its load has failed, and its worker is ended: no weights"
+    host.gone()
+    retry = "try 1 of 2 failed, the next in 0.2 s: no weights"
+    assert reason() == retry
+    host.pass_time(60)
+    host.found()
+    assert reason() == f"its worker starts (spawned 0.0 ms ago); before that: {retry}"
+    assert host.is_waiting(caller)
+    tight.load("p")
+    tight.found()
+    assert tight.core.explain("p", tight.now)["reason"] == (
+        "what it needs is looked up, before it gets memory of the budget"
+    )
+    tight.predicted(8000)
+    tight.predicted_load("q", 8000)
+    assert tight.core.explain("q", tight.now)["reason"].startswith("it waits for 7.8 KiB")

@@ -119,6 +119,9 @@ def test_a_reload_serves_the_files_of_now(client: hostd.Client, tmp_path: Path, 
     assert (again.already_loaded, again.files_changed, again.info.pinned) == (False, False, True)
     changed = client.load_model("m", place, "other", options={"extra": "?"}, reload=True)
     assert (changed.say(), changed.info.type) == ("new?", "other")
+    changed = client.load_model("m", reload=True, options={"extra": "~"})
+    assert (changed.say(), changed.info.type) == ("new~", "other"), "what is not given is as it was"
+    assert "is not loaded" in str(refusal(lambda: client.load_model("gone", reload=True)))
     assert client.load_model("n", place, reload=True).say() == "new"  # what is not loaded is loaded
 
 
