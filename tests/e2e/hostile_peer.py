@@ -42,8 +42,11 @@ class Peer:
         self.socket.send_multipart(frames)
 
     def receive(self, within_s: float = PATIENCE_S) -> wire.Envelope:
-        assert self.socket.poll(within_s * 1000), f"the host did not answer within {within_s:g} s"
-        return wire.unpack(self.socket.recv_multipart())
+        while True:
+            assert self.socket.poll(within_s * 1000), f"the host did not answer within {within_s:g} s"
+            envelope = wire.unpack(self.socket.recv_multipart())
+            if envelope.kind != msg.PING:  # sent now and then to find out who is gone
+                return envelope
 
     def error(self, within_s: float = PATIENCE_S) -> hostd.HostError:
         envelope = self.receive(within_s)
