@@ -123,9 +123,9 @@ def test_an_eviction_is_an_event_that_explain_tells(run, model, host) -> None:
         load(run, model, model_id)
     assert run("plan", "big", model(200), "-o", "mib=200")["victims"]
     load(run, model, "big", 200)
-    # Which of them goes depends on how long each took to load.
+    # Which of them go depends on how long each took to load.
     causes = {name: [event["cause"] for event in run("explain", name)["story"]] for name in ("a", "b", "c")}
-    (victim,) = (name for name in causes if "EVICT" in causes[name])
+    victim = next(name for name in causes if "EVICT" in causes[name])
     assert "evicted" in hostd_command(host, "explain", victim).stdout
 
 

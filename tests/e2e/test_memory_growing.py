@@ -91,7 +91,7 @@ def test_a_load_that_outgrows_its_reservation_is_paused_until_there_is_room_and_
     assert tight.memory_info().measured_bytes < (BUDGET_MIB + 40) * MIB
     busy.end()
     assert tight.load_model("m", tight.get_model("m").path or "", options={"mib": 120}).pid() == tree[0]
-    assert {state_of(pid) for pid in tree} == {"S"}
+    assert {state_of(pid) for pid in tree} <= {"R", "S"}, "none is stopped"
     assert tight.memory_info().evictions == {"LOAD": 1}
 
 
