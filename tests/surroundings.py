@@ -117,7 +117,8 @@ class Case:
         """Return what the launcher is told."""
         together: dict[str, Any] = {}
         for kind, name in vars(self).items():
-            together = {**together, **SURROUNDINGS[kind][name]}
+            more = SURROUNDINGS[kind][name]
+            together = {**together, **more, "set": {**together.get("set", {}), **more.get("set", {})}}
         return together
 
     def refusals(self) -> list[str]:
