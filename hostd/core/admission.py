@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from hostd.core.charges import fewest
 from hostd.core.growing import Growing
-from hostd.core.lifecycle import ModelState
+from hostd.core.lifecycle import SERVING, ModelState
 from hostd.core.planning import HOPELESS, Decision, Outcome
 from hostd.core.timers import AdmissionTimer, IdleTimer, RoomTimer
 from hostd.units import format_duration, format_size
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 IDLE_LOOK_S = 0.01
 """A look takes a millisecond with 200 models, and while a load waits each call of any of them may leave one idle."""
-
-_SERVING = (ModelState.READY, ModelState.DEGRADED)
 
 
 class Reason(enum.Enum):
@@ -99,7 +97,7 @@ class Admission:
         self._queue(model)
 
     def enter_again(self, model: Model) -> None:
-        """Take a load that was put back: before those who came after it."""
+        """Take a load that was put back: before those that came after it."""
         model.is_put_back = False
         self._queue(model)
 
@@ -163,7 +161,8 @@ class Admission:
     def reconfigured(self) -> None:
         """Apply settings that have changed to what idles, to what waits, and to what is held now.
 
-        A budget may be another one, and is not switched on or off: those who have none are not measured against one.
+        A budget may be another one, and is not switched on or off: models that were loaded without one are not measured
+        against it.
         """
         registry, charges = self._registry, self._charges
         for model in registry.models.values():
@@ -296,7 +295,7 @@ class Admission:
                 model.is_yielding = False
                 if registry.now < model.asked_s + patience_s:
                     model.asked_s = -math.inf  # it did not have to; else it serves on for a while
-                if model.state in _SERVING:
+                if model.state in SERVING:
                     self.doing.release(model)
 
     def _evict(self, model: Model, reason: Reason, why: str) -> None:

@@ -29,7 +29,7 @@ from hostd.core.effects import (
     UndoFiles,
 )
 from hostd.core.events import Origin
-from hostd.core.lifecycle import ModelState
+from hostd.core.lifecycle import SERVING, ModelState
 from hostd.core.loading import retries_of
 from hostd.core.names import model_id_of
 from hostd.core.refusals import check_directory, check_nothing_inside, refusal_of
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from hostd.core.waiting import Waiters
     from hostd.records import UnloadReport
 
-_SERVING = (ModelState.READY, ModelState.DEGRADED)
 
 MAX_DEPLOYS = 128
 """At a time. Each has four descriptors open, and libzmq ends a process that has none left for a new connection."""
@@ -214,7 +213,7 @@ class Deploying:
             if serving is None or serving.state is ModelState.FAILED:
                 deploy.model = self._loading.begin(deploy.model_id, source, Origin.DEPLOYED, deploy.retries)
                 deploy.model.is_on_demand = deploy.evicted is not None  # calls of what it replaces wait for it
-            elif serving.state in _SERVING:
+            elif serving.state in SERVING:
                 deploy.model = self._loading.begin_successor(deploy.model_id, source, deploy.retries)
             else:
                 raise refusal_of(serving)
@@ -238,7 +237,7 @@ class Deploying:
                 ended = model.reason
                 self._unloading.give_up(model, ended)
                 error = error or AbortedError(f"the new model ended ({ended}): the earlier one serves, its files stay")
-        if error is None and model.state not in _SERVING:
+        if error is None and model.state not in SERVING:
             reason = f" ({model.reason})" if model.reason else ""
             error = AbortedError(f"the deployed model is {model.state.value}{reason}; its files stay")
         if error is not None:
@@ -369,5 +368,5 @@ class Deploying:
                 details={"model_id": model_id},
             )
         is_making_room = model.state is ModelState.UNLOADING and model.is_evicted
-        if model.state not in _SERVING and not is_making_room:
+        if model.state not in SERVING and not is_making_room:
             raise refusal_of(model)

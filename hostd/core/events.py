@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 
 class SpecFound(NamedTuple):
-    """A finder knows how to load the model, and from which path; `standing` is what holds for it whoever loads it."""
+    """A finder knows how to load the model, and from which path; `standing` is what holds for each load of it."""
 
     model_id: ModelId
     generation: int

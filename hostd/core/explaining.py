@@ -119,7 +119,7 @@ def size_of(model: Model, now: float) -> dict[str, Any]:
 
 
 def eviction_of(model: Model, charges: Charges) -> dict[str, Any] | None:
-    """Return what an eviction would do, and whose turn it is; None for a model that holds nothing."""
+    """Return what an eviction would do, and when its turn comes; None for a model that holds nothing."""
     if not model.charge_bytes:
         return None
     models = charges.by_what_keeps().get(None, [])

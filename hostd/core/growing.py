@@ -3,8 +3,9 @@
 Rules
 1. A load that holds more than is reserved for it asks for half as much again. If that is free it goes on at once, else
    its processes are stopped: nothing grows over the budget for longer than it takes to see it.
-2. Those who have outgrown their reservations go before whoever waits in line, in the order in which they came. The
-   first decides who makes way, as the first in line does; the others stay paused, and nothing starts meanwhile.
+2. Loads that have outgrown their reservations go before those that wait in line, in the order in which they came. The
+   first decides which models are evicted, as the first in line does; the others stay paused, and nothing starts
+   meanwhile.
 3. If idle models are not enough for it, younger ones that have outgrown theirs are put back, the youngest first: they
    are killed, and in line again at their old place with what they held as their need. The oldest is never put back, so
    two loads cannot wait for each other.

@@ -31,7 +31,7 @@ def differences(model: Model, source: LoadSource) -> list[str]:
     wanted, ours = source, model.source
     if model.reload is not None:
         ours = model.reload.source
-    elif wanted.path == ours.path:  # what holds for this model whoever loads it
+    elif wanted.path == ours.path:  # what holds for each load of this model
         wanted = model.standing.under(wanted)
     return [
         f"{name} {'are' if name == 'options' else 'is'} {own!r:.200}, not {theirs!r:.200}"

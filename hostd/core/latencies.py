@@ -1,7 +1,7 @@
 """How long a model's calls took, in the host's eyes: from the arrival of a call to its answer.
 
-A window of the last calls, for quantiles of the present, and counts by duration since the load, for the metrics page;
-who wants a history scrapes that.
+A window of the last calls, for quantiles of the present, and counts by duration since the load, for the metrics page,
+whose scraper keeps the history.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 """Upper bounds of the counts, in seconds: from the way through the host alone to the default deadline of a call."""
 
 MAX_METHODS: Final = 16
-"""With counts of their own, per model; each is 18 series of whoever scrapes. The rest counts as `OTHER`."""
+"""With counts of their own, per model; each is 18 series for a scraper. The rest counts as `OTHER`."""
 
 OTHER: Final = "(other)"
 """No method has such a name."""
@@ -57,4 +57,4 @@ class Latencies:
 
     def _begin(self, method: str) -> Histogram:
         name = method if len(self.by_method) < MAX_METHODS else OTHER
-        return self.by_method.setdefault(name, Histogram())
+        return self.by_method.get(name) or self.by_method.setdefault(name, Histogram())

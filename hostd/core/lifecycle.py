@@ -140,6 +140,9 @@ MODEL_TRANSITIONS: Final[dict[tuple[ModelState, ModelInput], ModelState]] = {
 
 ALIVE: Final = frozenset(WorkerState) - {WorkerState.DEAD}
 
+SERVING: Final = (ModelState.READY, ModelState.DEGRADED)
+"""A model in one of these states answers calls."""
+
 
 def diagram() -> str:
     """Return both tables as Mermaid state diagrams, for `ARCHITECTURE.md`; a test keeps the page current."""

@@ -3,7 +3,7 @@
 Rules
 1. An id is listed once. What is registered counts before what its last load came to, that before an eviction, and all
    of them before an entry of the models directory.
-2. Whoever looks at the models directory says what each entry of it is; here that is only joined to the rest.
+2. The shell looks at the models directory and says what each entry of it is; here that is only joined to the rest.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Rules
 1. Concurrent loads of one source are one load. While a failed load's worker is dying the load is still under way, so a
    caller that comes then gets the same error, and a load that comes after starts afresh.
-2. A failed load is tried again, in a fresh process, as often as it was asked to be, whoever still waits. What no finder
-   knows is not tried again, nor what would fail in the same way: wrong options, a file that is no model, a library that
-   is missing (`is_permanent`).
+2. A failed load is tried again, in a fresh process, as often as it was asked to be, whether or not somebody waits. What
+   no finder knows is not tried again, nor what would fail in the same way: wrong options, a file that is no model, a
+   library that is missing (`is_permanent`).
 3. With a budget a load starts when there is memory for it (`Admission`), and what the host has evicted is loaded again
    when it is used.
 4. With lazy loading whatever is asked for and is not loaded is looked for below the models directory; what is asked for
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, cast
 from hostd.core.effects import Answer, FindSpec, PredictSize, RememberSize, SpawnWorker
 from hostd.core.events import STANDALONE, LoadSource, Origin
 from hostd.core.joining import check_joinable
-from hostd.core.lifecycle import ModelInput, ModelState
+from hostd.core.lifecycle import SERVING, ModelInput, ModelState
 from hostd.core.names import model_id_of
 from hostd.core.refusals import no_such_model, refusal_of
 from hostd.core.timers import FinderTimer, IdleTimer, RetryTimer, WorkerTimer
@@ -56,14 +56,12 @@ _PERMANENT = (Status.INVALID_ARGUMENT, Status.FAILED_PRECONDITION)
 """In gRPC's words "problematic regardless of the state", and not to be retried "until the state has been explicitly
 fixed"."""
 
-_SERVING = (ModelState.READY, ModelState.DEGRADED)
-
 
 class Loading:
     """The decisions about loads."""
 
     def __init__(self, registry: Registry, admission: Admission, comparing: Comparing) -> None:
-        """Take the registry, who decides when a load that knows what it needs may start, and who knows its files."""
+        """Take the registry, what decides when a load that knows what it needs may start, and what knows its files."""
         self._registry = registry
         self._admission = admission
         self._comparing = comparing
@@ -78,7 +76,7 @@ class Loading:
         model_id = model_id_of(event.model_id)
         retries = retries_of(event.retries, registry.config.load_retries)
         model = registry.models.get(model_id)
-        is_serving = model is not None and model.state in _SERVING
+        is_serving = model is not None and model.state in SERVING
         if model is None or model.state is ModelState.FAILED:
             self.check_free(model_id)
             registry.evicted.pop(model_id, None)
@@ -104,7 +102,7 @@ class Loading:
         if model_id not in registry.models and failure is not None and failure.generation == event.generation:
             raise failure.error
         model = self.wanted(model_id)
-        if model.state in _SERVING:
+        if model.state in SERVING:
             registry.effects.append(Answer(event.caller, registry.describe(model)))
         elif model.state is ModelState.LOADING:
             registry.waiting.add(model.waiters, event.caller, event.deadline_s)

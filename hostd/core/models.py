@@ -98,7 +98,7 @@ class Model:
     evicted model was used, so calls wait for it. `eviction`: why the host unloads it by its own decision ("": it does
     not); it is loaded again when it is used, or at once if it `is_wanted` again. `is_yielding`: it makes way for
     another, was asked to at `asked_s`, and new calls wait for its next load. `reload`: what is loaded when it is gone.
-    `place` is its number in the line of those who want memory. `is_put_back`: its worker is killed to make room for an
+    `place` is its number in the line for memory. `is_put_back`: its worker is killed to make room for an
     older load, and it waits in line again.
 
     `source` is what is loaded, with the `standing` arguments where the load gave none. `own_retries` and `has_own_pin`
@@ -177,7 +177,7 @@ class Model:
 
     @property
     def again(self) -> LoadSource:
-        """What to load to have it again: only whoever named a path has said more than the path."""
+        """What to load to have it again: only a load that named its path has said more than the path."""
         source = self.source
         return source if self.origin is Origin.REQUESTED else LoadSource(source.path, STANDALONE, None, None, {})
 
@@ -203,7 +203,7 @@ class Model:
 
 
 class Failure(NamedTuple):
-    """The last load of an id, which has failed: whose generation it was, and why."""
+    """The last load of an id, which has failed: its generation, and why."""
 
     generation: int
     error: HostError

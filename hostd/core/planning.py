@@ -162,7 +162,7 @@ class Planning:
         return min(int(worker.measured_bytes * growth) + 1, at_most_bytes)
 
     def decide_growth(self, worker: Worker, younger: Sequence[Worker], since_s: float) -> Decision:
-        """Return what becomes of the oldest load that has outgrown its reservation, and whom of the younger it ends."""
+        """Return what becomes of the oldest load that has outgrown its reservation, and which younger ones it ends."""
         if self.is_hopeless(worker.model.id, worker.measured_bytes, younger):
             return Decision(Outcome.REFUSE)
         put_back = tuple(other.model for other in reversed(younger))

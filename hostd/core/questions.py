@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd.core import events as ev
 from hostd.core.explaining import calls_of, eviction_of, reason_of, settings_of, size_of
-from hostd.core.lifecycle import ModelState, WorkerState
+from hostd.core.lifecycle import SERVING, ModelState, WorkerState
 from hostd.core.listing import absent, all_models
 from hostd.core.refusals import no_such_model
 from hostd.records import MemoryInfo
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 
 _LOADING = (WorkerState.IDLE, WorkerState.LOADING, WorkerState.PAUSED)
-SERVING = (ModelState.READY, ModelState.DEGRADED)
 
 
 class CallTimes(NamedTuple):
@@ -55,7 +54,7 @@ class Questions:
     _router: Router
 
     def list_models(self) -> list[ModelInfo]:
-        """Return the records of all models that are loaded, or whose process died, by id."""
+        """Return the records of all models that are loaded, or have lost their process, by id."""
         models = self._registry.models
         return [self._registry.describe(models[model_id]) for model_id in sorted(models)]
 

@@ -73,7 +73,7 @@ def refusal_of(model: Model) -> HostError:
 
 
 class OverBudget(NamedTuple):
-    """A load for which there is no room: what it needs or holds, what is free, who has the rest, and since when."""
+    """A load for which there is no room: what it needs or holds, what is free, what holds the rest, and since when."""
 
     model: Model
     needed_bytes: int

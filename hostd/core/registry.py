@@ -298,7 +298,7 @@ class Registry:
         self._assign(model, new, why.value, reason)
 
     def end_model(self, model: Model) -> UnloadReport:
-        """Let a model be UNLOADED, whose last process is gone; the one place where unloads are counted."""
+        """Let a model be UNLOADED when its last process is gone; the one place where unloads are counted."""
         self.move_model(model, ModelInput.ALL_GONE, proof_of(model.processes_ended))
         report = UnloadReport(
             model_id=model.id,

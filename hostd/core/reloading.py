@@ -1,8 +1,8 @@
 """Reloads: what is loaded goes, and its id is loaded anew, from what lies at the path then.
 
 Rules
-1. A reload is an unload that is followed by the load: calls that come meanwhile wait for it, and a pin stays. Whoever
-   waits for a load of the same that it overtakes gets the model of the reload; of something else, ABORTED.
+1. A reload is an unload that is followed by the load: calls that come meanwhile wait for it, and a pin stays. Requests
+   that wait for a load of the same that it overtakes get the model of the reload; of something else, ABORTED.
 2. Whatever wants the id gone for good (an unload, an undeploy, a shutdown) overtakes the reload.
 3. A reload without a path is of what is loaded, of what crashed, was evicted or is declared: what it gives holds, each
    option for itself, and the rest is as it was.

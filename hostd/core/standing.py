@@ -1,4 +1,4 @@
-"""Standing arguments: what a model is loaded with when whoever loads it does not say otherwise.
+"""Standing arguments: what a model is loaded with unless a load says otherwise.
 
 Rules
 1. What a load says itself counts for more than what the configuration declares for the id (`preload`), that for more

@@ -9,8 +9,8 @@ Rules
    loaded from its files as they are then when it is used, and until then others have its memory.
 5. A sync that loads and waits also waits for what an earlier one has begun to load: whoever asks wants to know what the
    directory has come to, not who began it.
-7. What the configuration declares comes first (`Declaring`), with and without a models directory.
 6. One scan runs at a time: what a later sync asks for may be newer than what a running scan has seen.
+7. What the configuration declares comes first (`Declaring`), with and without a models directory.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 COMPARE_S = 5.0
-"""What whoever loads a loaded model waits for a look at its files. In that time a disk reads gigabytes."""
+"""How long a load of what is loaded waits for a look at its files. In that time a disk reads gigabytes."""
 
 GONE = ""
 
@@ -39,7 +39,7 @@ class Contents:
         self._thread = Threads(1, thread_name)
 
     def handlers(self) -> dict[type, Callable[[Any], object]]:
-        """Return who carries out which effect."""
+        """Return what carries out which effect."""
         return {fx.CompareFiles: lambda effect: self._compare(effect.model_id, effect.generation, effect.path)}
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ THREAD_NAME = "hostd-find"
 
 
 class Found(NamedTuple):
-    """What is to be loaded, from where, and what holds for it whoever loads it."""
+    """What is to be loaded, from where, and what holds for each load of it."""
 
     spec: ev.LoadingSpec
     path: str | None
@@ -57,7 +57,7 @@ class Finding:
         self._threads = Threads(FIND_THREADS, THREAD_NAME)
 
     def handlers(self) -> dict[type, Callable[[Any], object]]:
-        """Return who carries out which effect."""
+        """Return what carries out which effect."""
         return {fx.FindSpec: self.find, **self.contents.handlers()}
 
     def close(self) -> None:

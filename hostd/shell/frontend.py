@@ -42,7 +42,7 @@ _REMEMBERED_BYTES = 1024
 
 
 _PROGRAMS_KEPT = 4096
-"""Clients of which is known who they are, also a while after they have gone: their calls may run on."""
+"""Clients that are known by their program, also a while after they have gone: their calls may run on."""
 
 _PROGRAM_CHARS = 100
 

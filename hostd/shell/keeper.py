@@ -1,23 +1,24 @@
 """The parent of the supervisor: it collects whatever a supervisor that was killed leaves behind.
 
 Run by path with `-S -I`, so that it is up in milliseconds and stays small: nothing but the standard library, and little
-of that. Usage: keeper.py EMBEDDER REMOVE_DIR COMMAND...   ("" for no directory). EMBEDDER is the process id of whoever
-embeds the host, 0 for nobody, or shared:SEAT_FD:LOCK_FD for a host that several processes share.
+of that. Usage: keeper.py EMBEDDER REMOVE_DIR COMMAND...   ("" for no directory). EMBEDDER is the process that embeds
+the host, by its id, 0 for none, or shared:SEAT_FD:LOCK_FD for a host that several processes share.
 
 Why it exists: a worker dies with its supervisor (PR_SET_PDEATHSIG), but a process that a model started does not. The
 keeper is a subreaper, so such orphans become its children when the supervisor dies, and it kills them. It also watches
 the process that embeds the host, by pidfd, because PR_SET_PDEATHSIG would fire when the embedding *thread* ends.
 
-It is also where what a process inherits is put right, for itself and the supervisor: whoever starts a host may have
-blocked or ignored any signal, and closed its standard descriptors. What says how to treat the host stays: a hang-up or
-an interrupt that is ignored (nohup(1), the shell's `&`), umask, niceness, limits.
+It is also where what a process inherits is put right, for itself and the supervisor: the process that starts a host
+may have blocked or ignored any signal, and closed its standard descriptors. What says how to treat the host stays: a
+hang-up or an interrupt that is ignored (nohup(1), the shell's `&`), umask, niceness, limits.
 
 Rules of a shared host
-1. Whoever uses it has a seat: a connection to the keeper and the pidfd of the process that made it. The seat ends with
-   that process, or when it says "leave" or hangs up; children that inherited the connection do not prolong it.
+1. Each process that uses it has a seat: a connection to the keeper and the pidfd of the process that made it. The seat
+   ends with that process, or when it says "leave" or hangs up; children that inherited the connection do not
+   prolong it.
 2. The starter's seat is a socket pair that is there before the keeper is, so a host is never without one.
-3. When the last seat is lost the door closes in the same step, after everybody in its queue was let in. Who was told
-   nothing was not let in, and tries again.
+3. When the last seat is lost the door closes in the same step, after everybody in its queue was let in. A process that
+   was told nothing was not let in, and tries again.
 4. If the last one leaves in words the supervisor is asked to end (SIGTERM), and its process is told when nothing is
    left; if it dies, now or meanwhile, or asks for it, the supervisor is killed.
 5. The lock of the runtime directory is held from before the keeper starts until the directory is removed.
@@ -105,7 +106,7 @@ def watch(poller: select.poll, supervisor_fd: int, wake_fd: int, door: Door | No
         numbers = [*os.read(wake_fd, 64)] if wake_fd in ready else []
         if door is not None:
             numbers.append(door.attend(ready))
-        elif not numbers:  # the embedding process is gone, and so is whoever would have been told
+        elif not numbers:  # the embedding process is gone, and nothing else would be told
             numbers.append(signal.SIGKILL)
         for number in numbers:
             if number in (*FORWARDED, signal.SIGKILL):
@@ -115,12 +116,12 @@ def watch(poller: select.poll, supervisor_fd: int, wake_fd: int, door: Door | No
 
 
 class Seats:
-    """Who shares the host, as the rules have it: only bookkeeping. Methods return a signal for the supervisor, or 0."""
+    """The seats, as the rules have it: only bookkeeping. Methods return a signal for the supervisor, or 0."""
 
     def __init__(self) -> None:
         self.taken: set[int] = set()
         self.last: int | None = None
-        """Who left last, and waits for the end."""
+        """The seat that was left last, and waits for the end."""
 
     def leave(self, seat: int) -> int:
         """Note that a member leaves in words."""
@@ -154,7 +155,7 @@ class Door:
         self._first = socket.socket(fileno=first_seat_fd)
         self._first.set_inheritable(False)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)  # noqa: PTH108 - as above; whoever has the lock may, because it is stale
+            os.unlink(self._path)  # noqa: PTH108 - as above; the holder of the lock may, because it is stale
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.setblocking(False)
         self._listener.bind(self._path)
@@ -175,7 +176,7 @@ class Door:
 
     def attend(self, ready: set[int]) -> int:
         """Take note of what has happened; return a signal for the supervisor, or 0."""
-        # First, because what is closed below gives its number to whoever comes in next, and `ready` means another.
+        # First, because what is closed below gives its number to the next that comes in, and `ready` means another.
         self._let_in()
         number = 0
         for seat in [*self._connections]:
@@ -188,7 +189,7 @@ class Door:
         return number
 
     def close(self) -> None:
-        """Let nobody in any more; those who are in the queue find it closed."""
+        """Let nothing in any more; what is in the queue finds it closed."""
         if self._listener.fileno() >= 0:
             self._poller.unregister(self._listener.fileno())
             self._listener.close()
@@ -203,7 +204,7 @@ class Door:
         return False
 
     def say_farewell(self) -> None:
-        """Tell whoever waits for it that nothing is left; to the others the closed connection says so."""
+        """Tell the seat that waits for it that nothing is left; to the others the closed connection says so."""
         if self._ready_read >= 0:
             self._hear_of_the_start()  # the error of a start that failed, perhaps
         if (last := self._seats.last) is not None:
@@ -304,7 +305,7 @@ def remove(directory: str) -> None:
 
 
 def main(embedder: str, remove_dir: str, *command: str) -> int:
-    """Keep the host of one embedding process, or of those who share it, or of nobody."""
+    """Keep the host of one embedding process, or of those that share it, or of none."""
     if not embedder.startswith(SHARED):
         return keep(int(embedder), remove_dir, [*command])
     seat_fd, lock_fd = map(int, embedder.removeprefix(SHARED).split(":"))

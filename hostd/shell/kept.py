@@ -15,6 +15,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
+from hostd.core.loading import MAX_RETRIES
 from hostd.core.names import KEPT_NAME
 from hostd.core.standing import Standing
 from hostd.naming import nearest
@@ -35,7 +36,6 @@ MAX_BYTES = 64 * 1024
 
 FILE_MODE = 0o644
 _NEW_NAME = f"{KEPT_NAME}.new"
-_MAX_RETRIES = 100
 _NAMES = ("type", "finder", "initializer")
 _KEYS = ("version", *_NAMES, "options", "retries", "pinned")
 
@@ -73,7 +73,7 @@ def read(directory: str) -> Standing | None:
     """
     path = os.path.join(directory, KEPT_NAME)  # noqa: PTH118 - one string of many that scans and finders use
     try:
-        # Not blocking, and no link: whoever can write there may have put anything there.
+        # Not blocking, and no link: anything may have been put there.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -179,9 +179,9 @@ def _checked(path: str, values: dict[str, Any]) -> Standing:
         check_plain(options, "options")
     except ValueError as error:
         raise _damaged(path, str(error)) from None
-    is_count = isinstance(retries, int) and not isinstance(retries, bool) and 0 <= retries <= _MAX_RETRIES
+    is_count = isinstance(retries, int) and not isinstance(retries, bool) and 0 <= retries <= MAX_RETRIES
     if retries is not None and not is_count:
-        raise _damaged(path, f"retries must be a number from 0 to {_MAX_RETRIES}, not {shown(retries)}")
+        raise _damaged(path, f"retries must be a number from 0 to {MAX_RETRIES}, not {shown(retries)}")
     if pinned is not None and not isinstance(pinned, bool):
         raise _damaged(path, f"pinned must be true or false, not {shown(pinned)}")
     kind, finder, initializer = (values.get(key) for key in _NAMES)

@@ -1,14 +1,15 @@
 """A file of SQLite's that all hosts of a user share, and that none of them trusts.
 
 Rules
-1. With a rollback journal, not a write-ahead log: that maps memory shared by all who have the file open, and damage to
+1. With a rollback journal, not a write-ahead log: that maps memory shared by all that have the file open, and damage to
    it is a SIGBUS, which ends the host (sqlite.org/wal). A file that somebody has given such a log is not opened.
    Nothing of the file is mapped either.
 2. The file and its directory are this user's, and nobody else may write them; the file's mode is 0600. What belongs to
    somebody else is neither used nor removed.
-3. Whoever throws a damaged file away is alone with it: SQLite finds a journal by its name, and one of the old file must
-   never meet the new one (sqlite.org/howtocorrupt). So a host that uses the file holds a shared lock on its directory
-   (flock(2)), and looks whether the file is still the one that it opened; a host that throws it away locks out all.
+3. A host that throws a damaged file away is alone with it: SQLite finds a journal by its name, and one of the old file
+   must never meet the new one (sqlite.org/howtocorrupt). So a host that uses the file holds a shared lock on its
+   directory (flock(2)), and looks whether the file is still the one that it opened; a host that throws it away locks
+   out all.
 
 With four hosts that write without a pause a row takes 0.8 ms, and 31 ms at worst; other journal modes had pauses of
 seconds. Each commit waits for the disk, but nobody waits for that: the thread that does has nothing else to do.

@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 THREAD_NAME = "hostd-scan"
 
 _ENTRIES_WITHIN_S = 5.0
-"""A list of 10,000 entries takes 0.1 s. Whoever asks what models there are should not wait for a dead disk."""
+"""A list of 10,000 entries takes 0.1 s. The question what models there are should not wait for a dead disk."""
 
 
 class Repository:

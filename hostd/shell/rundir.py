@@ -1,7 +1,7 @@
 """The runtime directory of a host: private, and held by one supervisor at a time.
 
-Stale sockets may be removed by whoever has the lock (`hostd.runtime_lock`). ZeroMQ itself would bind over a live socket
-without a word.
+Stale sockets may be removed by the holder of the lock (`hostd.runtime_lock`). ZeroMQ itself would bind over a live
+socket without a word.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class AlreadyRunningError(FailedPreconditionError):
 class RuntimeDirectory:
     """A held runtime directory; leaving the context removes the sockets and lets it go.
 
-    `lock_fd` is a descriptor that has its lock already, which was taken by whoever started this process.
+    `lock_fd` is a descriptor that has its lock already, which the process that started this one has taken.
     """
 
     def __init__(self, path: Path, lock_fd: int | None = None) -> None:
@@ -43,7 +43,7 @@ class RuntimeDirectory:
             raise _already_running(self.path)
         try:
             runtime_lock.note_holder(fd)
-            # Whoever gave us the lock listens at the door already; else that is one that a killed host has left.
+            # The keeper that gave us the lock listens at the door already; else a killed host has left that.
             self._remove_sockets(*(() if self._given_fd is not None else (paths.DOOR_SOCKET,)))
         except BaseException:
             os.close(fd)

@@ -144,7 +144,7 @@ class Scanner:
     def entries(self) -> list[DirectoryEntry]:
         """Return what every visible entry of the directory is to the host. Raises `DirectoryUnavailableError`.
 
-        Nothing is remembered: what the next scan finds does not depend on who looked.
+        Nothing is remembered: what the next scan finds does not depend on it.
         """
         with self._opened() as (descriptor, _):
             listed = self._list(descriptor, {}, is_remembered=False)

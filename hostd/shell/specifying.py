@@ -1,8 +1,8 @@
-"""From what somebody wants loaded to what its worker needs: finders, and the arguments that hold whoever loads.
+"""From what somebody wants loaded to what its worker needs: finders, and the arguments that hold for each load.
 
 Covers looking up standing arguments (the configuration's `preload`, and what lies beside deployed files) and asking the
-finders with them. What these arguments mean is in `core/standing`, how they are kept in `kept`, who waits for files
-that are still being written in `finding`.
+finders with them. What these arguments mean is in `core/standing`, how they are kept in `kept`, how files that
+are still being written are waited for in `finding`.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class Threads(ThreadPoolExecutor):
     """A pool that has a thread from the start, and makes do with what it has when the system gives no more.
 
-    The standard one raises in that case and keeps the work all the same: whoever gave it would wait for ever, or do it
-    twice. Raises RuntimeError when there is not even the first thread.
+    The standard one raises in that case and keeps the work all the same: its result would never come, or it would be
+    done twice. Raises RuntimeError when there is not even the first thread.
     """
 
     def __init__(self, count: int, name: str, initializer: Callable[[], object] | None = None) -> None:

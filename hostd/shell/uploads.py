@@ -26,6 +26,7 @@ from hostd.shell.area import Area
 from hostd.shell.directory import open_beneath, open_directory
 from hostd.shell.journal import Journal
 from hostd.shell.journal import State as JournalState
+from hostd.shell.kept import FILE_MODE
 from hostd.shell.ranges import Ranges
 from hostd.shell.syscalls import error_of
 from hostd_workers.wire.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError
@@ -38,9 +39,8 @@ if TYPE_CHECKING:
     from hostd.core.standing import Standing
     from hostd.shell.directory import ModelsDirectory
 
-FILE_MODE = 0o644
 EXECUTABLE_MODE = 0o755
-"""Less umask. Who may execute a file is all that is carried of its mode, and that as whether its owner may."""
+"""Less umask, as `FILE_MODE`. Of a file's mode it is carried only whether its owner may execute it."""
 DIRECTORY_MODE = 0o755
 
 TAKEN = frozenset((errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR))
