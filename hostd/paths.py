@@ -185,10 +185,20 @@ def unusable(directory: Path, purpose: str, why: str) -> FailedPreconditionError
     given = [name for name in below if (base := os.environ.get(name)) and directory.is_relative_to(base)]
     source = f" ({given[0]} is {os.environ[given[0]]})" if given else ""
     change = f"set {given[0]} to one of yours, or " if given else ""
+    if (umask := _umask()) & 0o700:
+        why += f" (the umask {umask:04o} takes away this user's own rights; set it with: umask 0022)"
     return FailedPreconditionError(
         f"the {purpose} directory {directory}{source} cannot be used: {why}; {change}choose another with "
         f"--{purpose}-dir or HOSTD_{purpose.upper()}_DIR"
     )
+
+
+def _umask() -> int:
+    """Return the umask of this process; to ask with umask(2) would change it for other threads."""
+    with suppress(OSError):
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return next((int(line.split()[1], 8) for line in lines if line.startswith("Umask:")), 0)
+    return 0
 
 
 def why_not_private(directory: Path) -> str | None:
