@@ -40,6 +40,7 @@ REFUSES = [
     Case(limits="small files", descriptors="no input"),
     Case(limits="little memory", directory="gone"),
     pytest.param(Case(limits="few processes", signals="blocked"), marks=needs_root),
+    pytest.param(Case(person="without entry and home", umask="closed"), marks=needs_root),
     pytest.param(Case(person="with another's home"), marks=needs_root),
     pytest.param(Case(person="with another's runtime directory", umask="open"), marks=needs_root),
     pytest.param(Case(person="with another's state directory", descriptors="no output"), marks=needs_root),
