@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hostd.core.lifecycle import ModelState
 from hostd.units import format_size
-from hostd_workers.wire.errors import FailedPreconditionError, HostError, NotFoundError, ResourceExhaustedError
+from hostd_workers.wire.errors import (
+    FailedPreconditionError,
+    HostError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from hostd.core.events import ModelId
@@ -42,8 +48,14 @@ def check_nothing_inside(registry: Registry, model_id: str, advice: str) -> None
         raise FailedPreconditionError(f"{model_id!r} holds models that are loaded ({', '.join(nested[:10])}): {advice}")
 
 
-def no_such_model(model_id: ModelId, registry: Registry) -> NotFoundError:
-    """Return the error for an id that is not loaded."""
+def no_such_model(model_id: ModelId, registry: Registry) -> HostError:
+    """Return the error for an id that is not loaded, or not yet: callers try again what is UNAVAILABLE."""
+    if registry.is_reading:
+        return UnavailableError(
+            f"model {model_id!r} is not loaded yet: the host has just started, and reads its models directory; "
+            "try again",
+            details={"model_id": model_id},
+        )
     failure = registry.failures.get(model_id)
     names = sorted(registry.models)[:10]
     loaded = f"loaded are: {', '.join(names)}" if names else "no model is loaded"

@@ -19,15 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hostd.core.describing import describe
-from hostd.core.effects import (
-    Announce,
-    Effect,
-    KillWorker,
-    MeasureWorker,
-    PauseWorker,
-    ResumeWorker,
-    SendLoad,
-)
+from hostd.core.effects import Announce, Effect, KillWorker, MeasureWorker, PauseWorker, ResumeWorker, SendLoad
 from hostd.core.events import STANDALONE, FilesId, LoadSource, ModelId, Origin, WorkerId
 from hostd.core.lifecycle import (
     MODEL_TRANSITIONS,
@@ -127,6 +119,8 @@ class Registry:
         """Called when a load has ended, after those who waited for it were answered; None: it succeeded."""
         self.unload_ended: list[Callable[[Model, UnloadReport], None]] = []
         """Called when a model is UNLOADED."""
+        self.is_reading = False
+        """Whether the models directory is read for the first time, so that a model may be there that is not known."""
         self.declared: dict[ModelId, Declared] = {}
         """What the configuration wants loaded."""
         self.files_in_work: set[FilesId] = set()

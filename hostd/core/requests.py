@@ -117,7 +117,7 @@ class SyncRequested(NamedTuple):
     `load` says whether new entries are loaded, `wait` whether the answer comes after all loads and unloads, `retry_all`
     whether entries that failed before are tried again although they have not changed. `is_leaving` says that what is
     not loaded now is left alone by later syncs, too. `declared` is what the configuration wants loaded, which it then
-    is; None for a sync that leaves it alone.
+    is; None for a sync that leaves it alone. `is_first`: until its scan is over nobody knows which models there are.
     """
 
     caller: Caller
@@ -127,6 +127,7 @@ class SyncRequested(NamedTuple):
     deadline_s: float | None
     is_leaving: bool = False
     declared: Mapping[ModelId, Declared] | None = None
+    is_first: bool = False
 
 
 class CallReceived(NamedTuple):

@@ -107,6 +107,7 @@ class Syncing:
         self._syncs[sync.id] = sync
         if event.declared is not None:
             self._declare(sync, event.declared)
+        registry.is_reading = event.is_first and registry.config.models_dir is not None
         if registry.config.models_dir is None:
             sync.is_acting = False
             self._go_on(sync)
@@ -242,7 +243,7 @@ class Syncing:
         self._registry.waiting.answer(sync.waiters, sync.report(self._registry.degraded))
 
     def _take(self, sync_id: SyncId) -> Sync:
-        self._is_scanning = False
+        self._is_scanning = self._registry.is_reading = False
         return self._syncs[sync_id]
 
     def _acted(self, sync: Sync) -> None:

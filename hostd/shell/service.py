@@ -12,7 +12,6 @@ import ctypes
 import json
 import logging
 import os
-import resource
 import secrets
 import signal
 import sys
@@ -75,9 +74,7 @@ READY_FD_VARIABLE = "HOSTD_SUPERVISOR_READY_FD"
 LOCK_FD_VARIABLE = "HOSTD_SUPERVISOR_LOCK_FD"
 KIND_VARIABLE = "HOSTD_SUPERVISOR_KIND"
 KEEPER_VARIABLE = "HOSTD_KEEPER_PID"
-FILES_VARIABLE = "HOSTD_OPEN_FILES"
 PR_SET_PDEATHSIG = 1
-PR_SET_CHILD_SUBREAPER = 36
 
 _PROBE_PERIOD_S = 10.0
 """How often to look for clients that went without a word, which may have left half an upload; each costs one message of
@@ -187,7 +184,14 @@ class Service:
         wait, load = self._config.models.wait_for_initial_loads, self._config.models.load_on_start
         first = self._supervisor.ask(
             lambda caller: ev.SyncRequested(
-                caller, wait, load, retry_all=False, deadline_s=None, is_leaving=not load, declared=declared.now
+                caller,
+                wait,
+                load,
+                retry_all=False,
+                deadline_s=None,
+                is_leaving=not load,
+                declared=declared.now,
+                is_first=True,
             )
         )
         # A signal may end the host while models are still being loaded.
@@ -315,16 +319,6 @@ async def _open_gpu(loop: asyncio.AbstractEventLoop, stack: contextlib.ExitStack
     return gpu
 
 
-def _prepare_process() -> None:
-    """Raise the limit on descriptors, and adopt what workers leave (prctl(2), FACTS)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    os.environ[FILES_VARIABLE] = str(soft)  # for workers, whose libraries may count on it (select(2))
-    if soft < hard:
-        # libzmq aborts a binding process that runs out of descriptors.
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
 def _tie_to_keeper() -> None:
     """End with everything when the keeper does: without it nobody would collect what we leave if we were killed.
 
@@ -353,7 +347,7 @@ def main() -> int:
         if fd >= 0:
             os.set_inheritable(fd, False)
     own_log.configure(config.log_level, config.log_format)
-    _prepare_process()
+    surroundings.prepare()
     _tie_to_keeper()
 
     def report(body: dict[str, Any]) -> None:

@@ -1,16 +1,22 @@
-"""What no host can live with: found before it starts, and told in a sentence, where later it would be an abort.
+"""What a host takes from its surroundings before it starts, and what it cannot live with, told in a sentence.
 
 Covers the limits and the umask that a process inherits. Does not cover what `keeper` puts right.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 
 from hostd.shell.threads import may_start
 from hostd.units import format_size
 from hostd_workers.wire.errors import FailedPreconditionError
+
+FILES_VARIABLE = "HOSTD_OPEN_FILES"
+"""The limit on open files that this process began with, for workers."""
+
+PR_SET_CHILD_SUBREAPER = 36
 
 LEAST_FILES = 64
 """An idle host has some 40 open, and some five more for each worker. libzmq aborts a process that runs out of them."""
@@ -46,3 +52,13 @@ def check() -> None:
             f"the system does not let this process start {LEAST_THREADS} threads, which a host needs. Raise the limits "
             "on processes and threads (ulimit -u, TasksMax=, --pids-limit) and on address space (ulimit -v)"
         )
+
+
+def prepare() -> None:
+    """Raise the limit on descriptors, and adopt what workers leave (prctl(2), FACTS)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.environ[FILES_VARIABLE] = str(soft)  # for workers, whose libraries may count on it (select(2))
+    if soft < hard:
+        # libzmq aborts a binding process that runs out of descriptors.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -11,7 +11,14 @@ from memory_driver import MemoryDriver
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import SyncReport
-from hostd_workers.wire.errors import AbortedError, FailedPreconditionError, InvalidArgumentError, ModelError
+from hostd_workers.wire.errors import (
+    AbortedError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    ModelError,
+    NotFoundError,
+    UnavailableError,
+)
 
 REFUSAL = ModelError("no weights")
 WITHOUT_DIRECTORY = dataclasses.replace(CONFIG, models_dir=None)
@@ -227,3 +234,15 @@ def test_a_shutdown_answers_a_sync_that_waits(anyhow):
 def test_a_load_that_is_still_looked_for_is_not_gone(host):
     declare(host, a="/models/a")
     assert host.files.scan == fx.ScanDirectory(ev.SyncId(1), (), True)
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_until_the_directory_was_read_once_a_model_is_not_there_yet(host, is_read):
+    host.feed(ev.SyncRequested(host.caller(), False, True, retry_all=False, deadline_s=None, is_first=True))
+    for early in (host.call("m"), host.retrieve("m")):
+        assert isinstance(host.error(early), UnavailableError)
+    host.scanned() if is_read else host.unavailable()
+    for late in (host.call("m"), host.retrieve("m")):
+        assert isinstance(host.error(late), NotFoundError)
+    host.sync()
+    assert isinstance(host.error(host.call("m")), NotFoundError), "only the first one makes a difference"

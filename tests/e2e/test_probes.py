@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
+import textwrap
 import threading
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
@@ -16,10 +18,11 @@ from models_rig import AT_ONCE, FOLLOWED, GATED, Rig, key, page_text, samples
 import hostd
 from hostd import paths
 from hostd.config import load_config
+from hostd.launch import AT_ONCE as KILL_ALL
 from hostd.launch import keeper_command, supervisor_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -40,29 +43,67 @@ def ready(client: hostd.Client) -> tuple[int, Any]:
     return status, json.loads(body)
 
 
+@contextlib.contextmanager
+def starting(tmp_path: Path, **settings: Any) -> Iterator[tuple[subprocess.Popen[bytes], hostd.Client]]:
+    """Start a host, and connect to it before it says that it is ready."""
+    runtime_dir = paths.runtime_dir("probed")
+    places = {"name": "probed", "runtime_dir": runtime_dir, "state_dir": tmp_path / "s"}
+    config = load_config({**places, "metrics": {"port": 0}, **settings})
+    with subprocess.Popen(
+        keeper_command(remove_dir=runtime_dir),
+        env=supervisor_environment(config),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as keeper:
+        try:
+            with hostd.connect(config.endpoint, wait_s=PATIENCE_S) as client:
+                yield keeper, client
+        finally:
+            keeper.send_signal(KILL_ALL)
+
+
+GATED_FINDER = """
+    import time
+    from pathlib import Path
+    from hostd.finders import ModelSpec
+
+    class Finder:
+        looks_for = "anything, when it may"
+
+        def __init__(self, base):
+            self.asked, self.gate = Path(base, "asked"), Path(base, "gate")
+
+        def find(self, model_id, path):
+            self.asked.touch()
+            while not self.gate.exists():
+                time.sleep(0.002)
+            return ModelSpec(loader="python")
+"""
+
+
+def test_before_the_directory_was_read_a_model_is_not_there_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gated_finder.py").write_text(textwrap.dedent(GATED_FINDER))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    rig = Rig(tmp_path)
+    rig.add("m")
+    models = {**AT_ONCE, "dir": rig.path, "load_on_start": True}
+    finders = {"default": {"type": "gated_finder:Finder", "config": {"base": str(tmp_path)}}}
+    with starting(tmp_path, models=models, finders=finders) as (_, client):
+        eventually((tmp_path / "asked").exists, "the directory is being read")
+        with pytest.raises(hostd.UnavailableError, match="not loaded yet"):
+            client.retrieve_model("m")
+        (tmp_path / "gate").touch()
+        eventually(lambda: client.host_info().state == "READY", "the directory has been read")
+        assert client.retrieve_model("m").id == "m"
+
+
 def test_a_host_is_ready_after_its_initial_loads_and_until_it_ends(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.add("m", GATED)
-    runtime_dir = paths.runtime_dir("probed")
     models = {**FOLLOWED, "dir": rig.path, "load_on_start": True, "wait_for_initial_loads": True}
-    config = load_config(
-        {
-            "name": "probed",
-            "runtime_dir": runtime_dir,
-            "state_dir": tmp_path / "s",
-            "models": models,
-            "metrics": {"port": 0},
-        }
-    )
-    with (
-        subprocess.Popen(
-            keeper_command(remove_dir=runtime_dir),
-            env=supervisor_environment(config),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        ) as keeper,
-        hostd.connect(config.endpoint, wait_s=PATIENCE_S) as client,
-    ):
+    with starting(tmp_path, models=models) as (keeper, client):
         eventually(lambda: rig.loads("m"), "the initial load is under way")
         assert ready(client) == (503, {"status": "starting", "name": "probed", "degraded": []})
         assert get(client, "/healthz") == (200, b'{"status": "alive"}\n')
