@@ -223,8 +223,10 @@ class LimitsConfig(_Section):
     """Bytes of all requests together that the host holds for its workers; beyond it requests are refused with
     RESOURCE_EXHAUSTED. Four of the largest messages."""
 
-    client_buffer_messages: Annotated[int, Field(ge=1, le=10_000_000), NotBool] = 10_000
-    """Answers kept for a client that reads slower than its models answer; beyond it that client is dropped, loudly."""
+    peer_buffer_bytes: Bytes = 32 * 2**20
+    """Bytes that wait in the host for one client or worker that takes none. Beyond it nothing is read from those
+    who send more to it. If it takes nothing for a quarter of a second then, a client is dropped, loudly, and calls of a
+    worker are refused with RESOURCE_EXHAUSTED."""
 
     @model_validator(mode="after")
     def _one_message_fits(self) -> LimitsConfig:

@@ -8,32 +8,27 @@ from __future__ import annotations
 
 import logging
 import secrets
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import MethodInfo
 from hostd.shell.own_log import about
-from hostd.shell.sockets import Unsent
 from hostd.shell.stacks import StacksOffer
+from hostd.shell.transport.listener import Side, Unsent
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
-from hostd_workers.wire.errors import HostError, ProtocolError, VersionMismatchError, from_wire
-from hostd_workers.wire.transport import buffers_of
+from hostd_workers.wire.errors import HostError, MessageTooLargeError, ProtocolError, VersionMismatchError, from_wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hostd.core.events import Event, WorkerId
-    from hostd.shell.sockets import RouterSocket
+    from hostd.shell.transport.listener import Listener
 
 _log = logging.getLogger(__name__)
 
-
-class Relay(NamedTuple):
-    """What a worker sent for a call, as it came: the core passes it through to `Frontend.relay`."""
-
-    frames: list[wire.Buffer]
+_ERROR = bytes([msg.ERROR])
 
 
 class Backend:
@@ -48,19 +43,27 @@ class Backend:
         self._suspects: set[WorkerId] = set()
         self._silent: set[WorkerId] = set()
         self._stacks: dict[WorkerId, StacksOffer] = {}
-        self.socket: RouterSocket
-        self.dropped = 0
-        """Messages that were no messages of this protocol, or of no worker of ours."""
+        self.socket: Listener
 
     def admit(self, worker_id: WorkerId) -> str:
         """Return the token (hexadecimal) under which a worker that is about to be spawned will speak."""
-        # 16 bytes that do not begin with NUL, which ZeroMQ keeps for the identities that it makes itself.
+        # Not beginning with NUL, which ZeroMQ does not take for an identity.
         token = b"\1" + secrets.token_bytes(15)
         self._by_token[token] = worker_id
         self._tokens[worker_id] = token
         self._silent.add(worker_id)
-        self.socket.batching.add(token)
         return token.hex()
+
+    def side(self) -> Side:
+        """Return what the listener of workers is to do with them."""
+        return Side(
+            admit=lambda token: token if token in self._by_token else None,
+            message=self.on_message,
+            too_long=self._on_too_long,
+            unsent=self.on_unsent,
+            gone=lambda _: None,
+            is_trusted=True,
+        )
 
     def forget(self, worker_id: WorkerId) -> None:
         """Drop whatever still comes from a worker."""
@@ -70,7 +73,7 @@ class Backend:
         token = self._tokens.pop(worker_id, None)
         if token is not None:
             del self._by_token[token]
-            self.socket.batching.discard(token)
+            self.socket.dismiss(token, "its worker has ended")
 
     def is_silent(self, worker_id: WorkerId) -> bool:
         """Say whether a worker has not said hello yet, so that only its output can tell why it ends."""
@@ -82,23 +85,37 @@ class Backend:
 
     def on_message(self, identity: bytes, frames: list[wire.Buffer]) -> None:
         """Turn one message of a worker into an event."""
-        worker_id = self._by_token.get(identity)
-        if worker_id is None:
-            self.dropped += 1
-            return
+        worker_id = self._by_token[identity]
         try:
             kind, _, _, call_id = wire.unpack_prefix(frames)
             if kind == msg.RESULT or kind == msg.ITEM or kind == msg.END or (kind == msg.ERROR and call_id):  # noqa: PLR1714 - the hot path: no tuple, no hash
                 final, failed = kind != msg.ITEM, kind == msg.ERROR
                 self._emit(ev.WorkerAnswered(worker_id, ev.CallId(call_id), final, failed, frames))
             else:
-                self._emit(self._control(worker_id, wire.unpack(buffers_of(frames))))
+                self._emit(self._control(worker_id, wire.unpack(frames)))
         except HostError as error:
-            self.dropped += 1
-            # Once a worker: one that sends nothing else must not fill the disk that the host's log is on.
-            level = logging.DEBUG if worker_id in self._suspects else logging.WARNING
-            self._suspects.add(worker_id)
-            _log.log(level, "it sent what is not of this protocol: %s", error, extra=about(worker=worker_id))
+            self._suspect(worker_id, error)
+
+    def _suspect(self, worker_id: WorkerId, error: HostError) -> None:
+        # Once a worker: one that sends nothing else must not fill the disk that the host's log is on.
+        level = logging.DEBUG if worker_id in self._suspects else logging.WARNING
+        self._suspects.add(worker_id)
+        _log.log(level, "it sent what is not of this protocol: %s", error, extra=about(worker=worker_id))
+
+    def _on_too_long(self, identity: bytes, first: wire.Buffer) -> None:
+        worker_id = self._by_token[identity]
+        error = MessageTooLargeError(
+            f"the model's answer is longer than the {self._max_message_bytes} bytes (limits.max_message_bytes) or "
+            f"{wire.MAX_FRAMES} frames that the host accepts: return less at a time, or raise the limit"
+        )
+        call_id = ev.CallId(wire.id_of(first) if len(first) >= wire.PREFIX_BYTES else 0)
+        if call_id and first[0] in (msg.RESULT, msg.ITEM, msg.END, msg.ERROR):
+            self._emit(ev.WorkerAnswered(worker_id, call_id, True, True, msg.pack_error(call_id, error)))
+            self._send(worker_id, wire.pack(msg.CANCEL, call_id))  # a stream would wait for credit
+        elif first[:1] == _ERROR:
+            self._emit(ev.WorkerRefusedLoad(worker_id, error))
+        else:
+            self._suspect(worker_id, error)
 
     def call(self, effect: fx.ForwardCall) -> None:
         """Send a call, under our id, with what is left of its deadline."""
@@ -106,7 +123,7 @@ class Backend:
         remaining_s = effect.remaining_s
         deadline_ms = wire.MAX_DEADLINE_MS if remaining_s is None else max(1, int(remaining_s * 1000))
         message = [wire.readdress(frames[0], effect.call_id, deadline_ms), *frames[1:]]
-        self._send(effect.worker_id, message)
+        self._send(effect.worker_id, message, effect.call_id)
 
     def on_unsent(self, identity: bytes, frames: Sequence[wire.Buffer], why: Unsent) -> None:
         """Tell the core of a call that did not reach its worker; of anything else the worker's death will tell."""
@@ -116,8 +133,12 @@ class Backend:
             self._emit(ev.WorkerUnreachable(worker_id, ev.CallId(call_id), is_full=why is Unsent.FULL))
 
     def cancel(self, effect: fx.ForwardCancel) -> None:
-        """Tell a worker that nobody waits for a call; one that cannot be told is dying or finds nobody to answer."""
-        self._send(effect.worker_id, wire.pack(msg.CANCEL, effect.call_id))
+        """Tell a worker that nobody waits for a call, or take the call back if it has not left yet."""
+        token = self._tokens.get(effect.worker_id)
+        if token is not None and self.socket.withdraw(token, effect.call_id):
+            self._emit(ev.WorkerAnswered(effect.worker_id, effect.call_id, True, True, []))
+        else:
+            self._send(effect.worker_id, wire.pack(msg.CANCEL, effect.call_id))
 
     def credit(self, effect: fx.ForwardCredit) -> None:
         """Grant a stream more items."""
@@ -138,10 +159,10 @@ class Backend:
         }
         self._send(effect.worker_id, msg.pack_map(msg.LOAD, 0, request))
 
-    def _send(self, worker_id: WorkerId, frames: list[wire.Buffer]) -> None:
+    def _send(self, worker_id: WorkerId, frames: list[wire.Buffer], tag: int | None = None) -> None:
         token = self._tokens.get(worker_id)
         if token is not None:
-            self.socket.send(token, frames)
+            self.socket.send(token, frames, tag)
 
     def _control(self, worker_id: WorkerId, envelope: wire.Envelope) -> Event:
         kind = envelope.kind

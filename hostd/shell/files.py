@@ -231,7 +231,7 @@ class Files:
             failure = future.exception()
             error = None if failure is None else as_host_error(failure, "the files could not be handled")
             then(None if failure is not None else future.result(), error)
-        self._supervisor.wake()
+        self._supervisor.arm()
 
 
 def _of(thing: Any) -> Any:

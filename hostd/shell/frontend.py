@@ -3,18 +3,19 @@
 Rules
 1. A client says HELLO first, over every new connection; the host's answer names this start of the host (`epoch`). A
    message of a connection that did not is refused, so a request that was sent to an earlier host never runs here.
-2. A client that reads more slowly than its models answer gets a bounded buffer, then it is dropped, loudly.
+2. A client is known by its connection. When that ends, so does everything that the client waits for.
 3. Only prefix and header of a call are decoded. Headers repeat, so what was decoded is remembered by its bytes.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict, deque
+from collections import OrderedDict
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import events as ev
-from hostd.shell.sockets import Unsent
+from hostd.shell.transport.listener import Side
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import encode
@@ -26,13 +27,12 @@ from hostd_workers.wire.errors import (
     UnavailableError,
     VersionMismatchError,
 )
-from hostd_workers.wire.transport import buffers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from hostd.core.events import Caller, ClientId, Event
-    from hostd.shell.sockets import RouterSocket
+    from hostd.shell.transport.listener import Listener
 
 _log = logging.getLogger(__name__)
 
@@ -56,37 +56,38 @@ class Frontend:
         verb: Callable[[Caller, str, wire.Envelope, float | None], None],
         clock: Callable[[], float],
         *,
-        on_backlog: Callable[[], None],
         on_withdrawn: Callable[[ClientId, int | None], None],
         welcome: dict[str, object],
-        buffer_messages: int,
         max_message_bytes: int,
     ) -> None:
-        """Take the callbacks and limits.
+        """Take the callbacks, `welcome`, the body of the answer to HELLO, and what errors say is the longest message.
 
-        `welcome` is the body of the answer to HELLO, `buffer_messages` may wait for one slow client, and a call has at
-        most `max_message_bytes`. `on_backlog` is called when messages wait, `on_withdrawn` when a client withdraws a
-        request, or with None all of them.
+        `on_withdrawn` is called when a client withdraws a request, or with None all of them.
         """
         self._emit = emit
         self._verb = verb
         self._clock = clock
-        self._on_backlog = on_backlog
         self._on_withdrawn = on_withdrawn
         self._welcome = welcome
-        self._buffer_messages = buffer_messages
         self._max_message_bytes = max_message_bytes
-        self._clients: dict[bytes, deque[list[wire.Buffer]] | None] = {}
-        self._waiting: set[bytes] = set()
+        self._identities = (b"c%d" % number for number in count(1))
+        self._clients: set[bytes] = set()
         self._targets: dict[bytes, msg.Target] = {}
         self._programs: OrderedDict[bytes, dict[str, object]] = OrderedDict()
-        self.socket: RouterSocket
-        self.dropped = 0
-        """Messages that were no messages of this protocol."""
-        self.dropped_clients = 0
+        self.socket: Listener
 
     def __len__(self) -> int:
         return len(self._clients)
+
+    def side(self) -> Side:
+        """Return what the listener of clients is to do with them."""
+        return Side(
+            admit=lambda _: next(self._identities),
+            message=self.on_message,
+            too_long=self._on_too_long,
+            unsent=lambda *_: None,  # its end is told, and ends what it waits for
+            gone=self._lose,
+        )
 
     def on_message(self, identity: bytes, frames: list[wire.Buffer]) -> None:
         """Turn one message of a client into an event, or answer what is wrong with it."""
@@ -99,14 +100,13 @@ class Frontend:
             if kind in (msg.CALL, msg.STREAM):
                 header = bytes(frames[0][wire.PREFIX_BYTES : wire.PREFIX_BYTES + header_length])
                 target = self._targets.get(header) or self._remember(header)
-                size_bytes = len(frames[0]) if len(frames) == 1 else self._size_of(frames)
+                size_bytes = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
                 client, model_id = ev.ClientId(identity), ev.ModelId(target.model_id)
                 self._emit(ev.CallReceived(client, request_id, model_id, target.method, deadline_s, size_bytes, frames))
             else:
                 self._on_control(kind, identity, frames, deadline_s)
         except ProtocolError as error:
             # Not even an id to answer under: whoever sent this is no client of ours.
-            self.dropped += 1
             _log.debug("a client sent what is not of this protocol: %s", error)
             if request_id:
                 self.send(identity, msg.pack_error(request_id, error))
@@ -116,18 +116,16 @@ class Frontend:
         except HostError as error:
             self.send(identity, msg.pack_error(request_id, error))
 
-    def _size_of(self, frames: list[wire.Buffer]) -> int:
-        # The socket has limited each frame; only here is it seen how many there are.
-        size_bytes = sum(map(len, frames))
-        if size_bytes > self._max_message_bytes:
-            raise MessageTooLargeError(
-                f"the request has {size_bytes} bytes, the host accepts {self._max_message_bytes} "
-                f"(limits.max_message_bytes): send less at a time, or raise the limit"
+    def _on_too_long(self, identity: bytes, first: wire.Buffer) -> None:
+        if len(first) >= wire.PREFIX_BYTES and (request_id := wire.id_of(first)):
+            error = MessageTooLargeError(
+                f"the request is longer than the {self._max_message_bytes} bytes (limits.max_message_bytes) or "
+                f"{wire.MAX_FRAMES} frames that the host accepts: send less at a time, or raise the limit"
             )
-        return size_bytes
+            self.send(identity, msg.pack_error(request_id, error))
 
     def _on_control(self, kind: int, identity: bytes, frames: list[wire.Buffer], deadline_s: float | None) -> None:
-        envelope = wire.unpack(buffers_of(frames))
+        envelope = wire.unpack(frames)
         caller = ev.Caller(ev.ClientId(identity), envelope.id)
         if kind == msg.VERB:
             self._verb(caller, msg.unpack_verb(envelope.header), envelope, deadline_s)
@@ -139,7 +137,7 @@ class Frontend:
         elif kind == msg.HELLO:
             self._on_hello(identity, envelope)
         elif kind == msg.BYE:
-            self._lose(identity)
+            self.socket.dismiss(identity, "it said goodbye")
         else:
             raise ProtocolError(f"a client may not send messages of kind {kind}")
 
@@ -152,20 +150,19 @@ class Frontend:
                 f"install the same version of hostd on both sides",
                 details={"supported": list(wire.SUPPORTED_VERSIONS)},
             )
-        self._clients.setdefault(identity, None)
+        self._clients.add(identity)
         self._note_program(identity, hello)
-        if hello.get("batches") is True:
-            self.socket.batching.add(identity)
+        self.socket.vouch(identity, is_batching=hello.get("batches") is True)
         self.send(identity, msg.pack_map(msg.WELCOME, envelope.id, self._welcome))
 
     def program_of(self, client: ClientId) -> dict[str, object]:
-        """Return `pid` and `program` of a client as it named them, also of one that is gone; None: it did not."""
+        """Return `pid` and `program` of a client of a client, also of one that is gone; None: unknown."""
         return self._programs.get(client, {"pid": None, "program": None})
 
     def _note_program(self, identity: bytes, hello: dict[str, Any]) -> None:
-        pid, program = hello.get("pid"), hello.get("program")
+        program = hello.get("program")
         self._programs[identity] = {
-            "pid": pid if isinstance(pid, int) else None,
+            "pid": self.socket.pid_of(identity) or None,  # 0: it is in a namespace that this host cannot see
             "program": program[:_PROGRAM_CHARS] if isinstance(program, str) else None,
         }
         while len(self._programs) > _PROGRAMS_KEPT:
@@ -199,57 +196,11 @@ class Frontend:
         self.send(caller.client, msg.pack_error(caller.request_id, error))
 
     def send(self, client: bytes, frames: list[wire.Buffer]) -> None:
-        """Send a message now, or after what already waits for a slow client."""
-        backlog = self._clients.get(client)
-        if backlog:
-            self._keep(client, backlog, frames)
-        else:
-            self.socket.send(client, frames)
-
-    def on_unsent(self, client: bytes, frames: Sequence[wire.Buffer], why: Unsent) -> None:
-        """Keep what a slow client did not take; forget a client that is gone."""
-        if why is Unsent.GONE or client not in self._clients:
-            self._lose(client)
-            return
-        backlog = self._clients[client]
-        if backlog is None:
-            backlog = self._clients[client] = deque()
-        self._keep(client, backlog, list(frames))
-
-    def _keep(self, client: bytes, backlog: deque[list[wire.Buffer]], frames: list[wire.Buffer]) -> None:
-        backlog.append(frames)
-        self._waiting.add(client)
-        self._on_backlog()
-        if len(backlog) > self._buffer_messages:
-            _log.warning("a client did not read %s answers (limits.client_buffer_messages): dropped", len(backlog))
-            self.dropped_clients += 1
-            self._lose(client)
-
-    def flush(self) -> bool:
-        """Try again to send what waits for slow clients; say whether something still waits."""
-        for client in list(self._waiting):
-            backlog = self._clients.get(client)
-            why = None
-            while backlog and why is None:
-                why = self.socket.try_send(client, backlog[0])
-                if why is None:
-                    backlog.popleft()
-            if why is Unsent.GONE:
-                self._lose(client)
-            elif not backlog:
-                self._waiting.discard(client)
-        return bool(self._waiting)
-
-    def probe(self) -> None:
-        """Find out which clients went without a word: a message to one that is gone cannot be sent."""
-        for client, buffered in list(self._clients.items()):
-            if not buffered:
-                self.send(client, wire.pack(msg.PING, 0))
+        """Send a message to a client; nothing if it is gone."""
+        self.socket.send(client, frames)
 
     def _lose(self, client: bytes) -> None:
         if client in self._clients:
-            del self._clients[client]
-            self.socket.batching.discard(client)
-            self._waiting.discard(client)
+            self._clients.discard(client)
             self._on_withdrawn(ev.ClientId(client), None)
             self._emit(ev.ClientVanished(ev.ClientId(client)))

@@ -20,7 +20,6 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import psutil
-import zmq
 
 from hostd import paths
 from hostd.config import HostConfig
@@ -49,11 +48,12 @@ from hostd.shell.sampling import Sampler
 from hostd.shell.settings import Settings
 from hostd.shell.sizes import THREAD_NAME as SIZES_THREADS
 from hostd.shell.sizes import Sizes
-from hostd.shell.sockets import Pump, RouterSocket
 from hostd.shell.specifying import Specifying
 from hostd.shell.staging import Staging
 from hostd.shell.starting import models_dir_of, recover, troubles_of
 from hostd.shell.survey import Survey
+from hostd.shell.transport.listener import Listener
+from hostd.shell.transport.poller import Poller
 from hostd.shell.verbs import Verbs
 from hostd.shell.workforce import Workforce
 from hostd.version import __version__
@@ -75,10 +75,6 @@ LOCK_FD_VARIABLE = "HOSTD_SUPERVISOR_LOCK_FD"
 KIND_VARIABLE = "HOSTD_SUPERVISOR_KIND"
 KEEPER_VARIABLE = "HOSTD_KEEPER_PID"
 PR_SET_PDEATHSIG = 1
-
-_PROBE_PERIOD_S = 10.0
-"""How often to look for clients that went without a word, which may have left half an upload; each costs one message of
-16 bytes."""
 
 
 class Service:
@@ -104,12 +100,10 @@ class Service:
         with contextlib.ExitStack() as stack:
             self._take_directories(stack)
             self._logs = stack.enter_context(LogDrain(config.state_dir / "logs", config.workers.log_bytes))
-            context: zmq.Context[Any] = zmq.Context()
-            stack.callback(context.term)
             loop = asyncio.get_running_loop()
-            pump = Pump(loop)
+            poller = stack.enter_context(Poller(loop))
             settings = self._settings = Settings(config, models_dir, self._sources)
-            supervisor = self._supervisor = settings.start_supervisor(pump)
+            supervisor = self._supervisor = settings.start_supervisor(poller)
             stack.callback(supervisor.close)
             guard = stack.enter_context(Guard.open())
             gpu = await _open_gpu(loop, stack)
@@ -155,12 +149,11 @@ class Service:
                 log_bytes=config.workers.log_bytes,
             )
             self._connect(supervisor, loop, control, handlers)
-            self._bind(context, pump, stack)
-            stack.callback(pump.stop)
+            self._bind(poller, stack)
             self._serve_pages(loop, stack)
             self._handle_signals(loop)
             sampler = self._sampler(workforce, gpu)
-            tasks = [asyncio.create_task(sampler.run()), asyncio.create_task(self._probe())]
+            tasks = [asyncio.create_task(sampler.run())]
             if repository is not None or declared.now:
                 await self._load_at_start(declared)
             if repository is not None and config.models.lazy_load:
@@ -221,7 +214,6 @@ class Service:
             supervisor.emit,
             Verbs(control.verbs()),
             loop.time,
-            on_backlog=supervisor.flush_soon,
             on_withdrawn=control.withdraw,
             welcome={
                 "version": wire.VERSION,
@@ -230,29 +222,25 @@ class Service:
                 "batches": True,
                 "max_message_bytes": limits.max_message_bytes,
             },
-            buffer_messages=limits.client_buffer_messages,
             max_message_bytes=limits.max_message_bytes,
         )
         supervisor.attach(self._frontend, self._backend, handlers)
 
-    def _bind(self, context: zmq.Context[Any], pump: Pump, stack: contextlib.ExitStack) -> None:
-        max_frame_bytes = self._config.limits.max_message_bytes
+    def _bind(self, poller: Poller, stack: contextlib.ExitStack) -> None:
+        limits = self._config.limits
         for side, endpoint in (
             (self._backend, paths.worker_endpoint(self._config.runtime_dir)),
             (self._frontend, paths.client_endpoint(self._config.runtime_dir)),
         ):
-            socket = RouterSocket(
-                context,
+            side.socket = Listener(
+                poller,
                 endpoint,
-                side.on_message,
-                side.on_unsent,
-                max_frame_bytes=max_frame_bytes,
-                owner_uid=os.geteuid(),
+                side.side(),
+                max_message_bytes=limits.max_message_bytes,
+                peer_buffer_bytes=limits.peer_buffer_bytes,
             )
             # Answers that were just given, the one to `shutdown` among them, may take a moment to leave.
-            stack.callback(socket.close, linger_ms=1000)
-            side.socket = socket
-            pump.add(socket)
+            stack.callback(side.socket.close, linger_s=1.0)
 
     def _serve_pages(self, loop: asyncio.AbstractEventLoop, stack: contextlib.ExitStack) -> None:
         section = self._config.metrics
@@ -281,11 +269,6 @@ class Service:
 
         self._supervisor.listeners.append(on_event)
         return sampler
-
-    async def _probe(self) -> None:
-        while True:
-            await asyncio.sleep(_PROBE_PERIOD_S)
-            self._frontend.probe()
 
     def _info(self) -> HostInfo:
         core = self._supervisor.core
@@ -366,7 +349,7 @@ def main() -> int:
     try:
         surroundings.check()
         asyncio.run(service.run(on_ready))
-    except (HostError, OSError, zmq.ZMQError) as error:
+    except (HostError, OSError) as error:
         if ready_fd >= 0:
             kind = to_wire(error)[:2] if isinstance(error, HostError) else None
             report({"error": str(error), "kind": kind})

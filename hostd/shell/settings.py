@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hostd.shell.declared import Sources
-    from hostd.shell.sockets import Pump
+    from hostd.shell.transport.poller import Poller
 
 _log = logging.getLogger(__name__)
 
@@ -84,9 +84,9 @@ class Settings:
         self._say_budget()
         self._supervisor: Supervisor
 
-    def start_supervisor(self, pump: Pump) -> Supervisor:
+    def start_supervisor(self, poller: Poller) -> Supervisor:
         """Make the supervisor that decides by these settings."""
-        self._supervisor = Supervisor(core_config(self.config, self._models_dir, self._budget_bytes), pump)
+        self._supervisor = Supervisor(core_config(self.config, self._models_dir, self._budget_bytes), poller)
         return self._supervisor
 
     def to_dict(self) -> dict[str, Any]:

@@ -34,15 +34,12 @@ if TYPE_CHECKING:
     from hostd.core.registry import CoreConfig
     from hostd.shell.backend import Backend
     from hostd.shell.frontend import Frontend
-    from hostd.shell.sockets import Pump
+    from hostd.shell.transport.poller import Poller
 
 _log = logging.getLogger(__name__)
 
 _SELF = ev.ClientId(b"")
 """Who asks when the host itself does; no connection has an empty identity."""
-
-_FLUSH_PERIOD_S = 0.01
-"""How often to try again a client that did not read; only while there is one."""
 
 
 class NotInTimeError(Exception):
@@ -52,17 +49,16 @@ class NotInTimeError(Exception):
 class Supervisor:
     """Carries the core's effects out and brings it events."""
 
-    def __init__(self, config: CoreConfig, pump: Pump) -> None:
+    def __init__(self, config: CoreConfig, poller: Poller) -> None:
         self._loop = asyncio.get_running_loop()
         self.core = Core(config, wall_offset_s=time.time() - self._loop.time())
-        self._pump = pump
+        poller.on_quiet = self.arm
         self._events: deque[ev.Event] = deque()
         self._due: Iterator[fx.Effect] = iter(())
         """The effects of the event in hand that are still to be carried out."""
         self._is_busy = False
         self._timer: asyncio.TimerHandle | None = None
         self._armed_s: float | None = None
-        self._flush_timer: asyncio.TimerHandle | None = None
         self._readers = Threads(2, "hostd-read")
         self.stopped = asyncio.Event()
         self.listeners: list[Callable[[Any], None]] = []
@@ -76,7 +72,6 @@ class Supervisor:
     def attach(self, frontend: Frontend, backend: Backend, others: Mapping[type, Callable[[Any], object]]) -> None:
         """Take the two sides that the core's effects go to, and who carries out the `others`; all emit into this."""
         self.frontend, self.backend = frontend, backend
-        self._pump.on_quiet = self.arm
         self._effects = {
             fx.ForwardCall: backend.call,
             fx.RelayAnswer: lambda e: frontend.relay(e.client, e.request_id, e.payload),
@@ -93,9 +88,8 @@ class Supervisor:
     def close(self) -> None:
         """End the threads; nothing may be running in them any more."""
         self._readers.shutdown()
-        for timer in (self._timer, self._flush_timer):
-            if timer is not None:
-                timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def now(self) -> float:
         """Return the core's time."""
@@ -147,25 +141,10 @@ class Supervisor:
             if events or length_hint(self._due):
                 self._loop.call_soon(self._work_off)
 
-    def wake(self) -> None:
-        """Look at the sockets after something was sent from outside of their reader."""
-        self._pump.soon()
-
     def emit_later(self, event: ev.Event) -> None:
-        """Give the core an event from outside of the sockets' reader, and look at the sockets after it."""
+        """Give the core an event from outside of the sockets' turns, and look at its next deadline after it."""
         self.emit(event)
-        self._pump.soon()
-
-    def flush_soon(self) -> None:
-        """Try again, in a moment, to send what waits for clients that read slowly."""
-        if self._flush_timer is None:
-            self._flush_timer = self._loop.call_later(_FLUSH_PERIOD_S, self._flush)
-
-    def _flush(self) -> None:
-        self._flush_timer = None
-        if self.frontend.flush():
-            self.flush_soon()
-        self._pump.soon()
+        self.arm()
 
     def arm(self) -> None:
         """Set the timer to the core's next deadline; called when a burst of events is done."""
@@ -204,9 +183,7 @@ class Supervisor:
             if timer is not None:
                 timer.cancel()
             event = then(NotInTimeError() if is_late else future.exception() or future.result())
-            if event is None:
-                self._pump.soon()
-            else:
+            if event is not None:
                 self.emit_later(event)
 
         future.add_done_callback(finished)

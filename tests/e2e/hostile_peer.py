@@ -23,7 +23,9 @@ class Peer:
     def __init__(self, endpoint: str, *, hello: bool = True, identity: bytes = b"") -> None:
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
+        self._monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self.socket.linger = 0
+        self.socket.sndhwm = 0  # what is sent to a host that turns this peer away waits here
         if identity:
             self.socket.setsockopt(zmq.IDENTITY, identity)
         self.socket.connect(endpoint)
@@ -35,6 +37,8 @@ class Peer:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.socket.disable_monitor()
+        self._monitor.close(0)
         self.socket.close()
         self._context.term()
 
@@ -42,11 +46,11 @@ class Peer:
         self.socket.send_multipart(frames)
 
     def receive(self, within_s: float = PATIENCE_S) -> wire.Envelope:
-        while True:
-            assert self.socket.poll(within_s * 1000), f"the host did not answer within {within_s:g} s"
-            envelope = wire.unpack(self.socket.recv_multipart())
-            if envelope.kind != msg.PING:  # sent now and then to find out who is gone
-                return envelope
+        assert self.socket.poll(within_s * 1000), f"the host did not answer within {within_s:g} s"
+        return wire.unpack(self.socket.recv_multipart())
+
+    def expect_end(self) -> None:
+        assert self._monitor.poll(PATIENCE_S * 1000), "the host did not end the connection"
 
     def error(self, within_s: float = PATIENCE_S) -> hostd.HostError:
         envelope = self.receive(within_s)

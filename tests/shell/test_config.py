@@ -49,7 +49,7 @@ def test_without_any_source_the_defaults_hold() -> None:
     assert config.metrics.port is None
     assert config.limits.max_message_bytes == 2**30
     assert config.limits.max_in_flight_bytes == 2**32
-    assert config.limits.client_buffer_messages == 10_000
+    assert config.limits.peer_buffer_bytes == 32 * 2**20
 
 
 def test_arguments_win_over_environment_over_file_over_defaults(

@@ -14,8 +14,8 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.registry import CoreConfig
 from hostd.shell.backend import Backend
-from hostd.shell.sockets import Pump
 from hostd.shell.supervisor import NotInTimeError, Supervisor
+from hostd.shell.transport.poller import Poller
 from hostd_workers.wire.errors import InternalError
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class Rig:
         self.last = asyncio.Event()
         self.raised: list[BaseException] = []
         loop.set_exception_handler(lambda _, context: self.raised.append(context["exception"]))
-        self.supervisor = Supervisor(CoreConfig(), Pump(loop))
+        self.poller = Poller(loop)
+        self.supervisor = Supervisor(CoreConfig(), self.poller)
         if core is not None:
             self.supervisor.core = core
         own = {Good: self._do, Bad: _fail}
@@ -85,6 +86,7 @@ def run(
             await story(rig)
         finally:
             rig.supervisor.close()
+            rig.poller.close()
 
     asyncio.run(main())
 

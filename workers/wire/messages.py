@@ -43,7 +43,6 @@ RESULT: Final = 18
 ITEM: Final = 19
 END: Final = 20
 ERROR: Final = 21
-PING: Final = 22
 
 # Between host and worker only.
 WORKER_HELLO: Final = 33

@@ -1,0 +1,244 @@
+"""One connection of a peer to the supervisor: what it sends, in turns, and what waits to be sent to it.
+
+Rules
+1. Nothing here blocks. A turn ends when its time is over; what is left of it is done in the next one, and until then no
+   more is read: so a peer that sends too much fills its own buffers, and nobody else waits for it.
+2. What waits to be sent is counted in bytes. Who watches the count is the listener.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from hostd.shell.transport import zmtp
+from hostd.shell.transport.decoder import Decoder, TooLongError
+from hostd_workers.wire.errors import HostError, ProtocolError
+from hostd_workers.wire.frames import BATCH, unpack_batch
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from hostd.shell.transport.listener import Listener
+    from hostd_workers.wire.frames import Buffer
+
+_BATCH = bytes([BATCH])
+
+_PIECES = 64
+"""Pieces that are sent at once; the system takes 1024 (IOV_MAX), but a socket's buffer is full long before."""
+
+_OVERHEAD_BYTES = 256
+"""What a message costs beside its bytes while it waits."""
+
+
+class _Waiting:
+    """A message that waits to be sent."""
+
+    __slots__ = ("pieces", "size_bytes", "tag")
+
+    def __init__(self, pieces: list[Buffer], tag: int | None) -> None:
+        self.pieces = pieces
+        self.size_bytes = _OVERHEAD_BYTES + sum(map(len, pieces))
+        self.tag = tag
+
+
+class Connection:
+    """A connected UNIX socket and the peer at its other end: the process `pid`, and `identity` once it is ready."""
+
+    def __init__(self, listener: Listener, sock: socket.socket, pid: int, decoder: Decoder) -> None:
+        self.pid = pid
+        self.identity: bytes | None = None
+        self.since_s = self.progress_s = monotonic()
+        """When it came, and when it last took something that had waited."""
+        self.is_batching = False
+        """Whether the peer understands batches."""
+        self.is_stalled = False
+        """Whether it has taken nothing for a while of more than may wait for it."""
+        self.queued_bytes = 0
+        self.held_up: set[Connection] = set()
+        """Those that are not read from until this one has taken some of what they caused."""
+        self.blockers = 0
+        """How many hold this one up."""
+        self.watched = 0
+        """What the poller asks the system about it; 0: nothing."""
+        self._listener = listener
+        self._socket = sock
+        self._decoder = decoder
+        self._batch: deque[Buffer] = deque()
+        self._queue: deque[_Waiting] = deque()
+        self._by_tag: dict[int, _Waiting] = {}
+        self._is_cut_short = False
+        self.is_closed = False
+        self.fd = sock.fileno()
+        self._send_now([zmtp.GREETING])
+
+    def __repr__(self) -> str:
+        identity = "not ready" if self.identity is None else self.identity.hex()
+        return f"<Connection {identity} of process {self.pid}, {self.queued_bytes} bytes wait>"
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether the last turn was over before everything in hand was done."""
+        return bool(self._batch) or self._is_cut_short
+
+    @property
+    def wants_to_send(self) -> bool:
+        """Whether something waits until the peer takes it."""
+        return bool(self._queue)
+
+    # In
+
+    def turn(self, until_s: float) -> None:
+        """Take in what has come, and hand over messages until then."""
+        decoder = self._decoder
+        if self.has_rest:
+            decoder.restore()
+        elif not self._receive():
+            return
+        self._is_cut_short = True  # also if a handler fails: the rest comes in the next turn
+        try:
+            while not self.is_closed:
+                if not self._next():
+                    if not decoder.is_amid_big_frame or monotonic() >= until_s or not self._receive():
+                        self._is_cut_short = False
+                        return
+                elif monotonic() >= until_s:
+                    return
+        finally:
+            decoder.keep()
+
+    def _next(self) -> bool:
+        """Hand over the next message in hand; False if there is none."""
+        identity = self.identity
+        if self._batch and identity is not None:
+            self._listener.hand_over(identity, [self._batch.popleft()])
+            return True
+        try:
+            found = self._decoder.next()
+            if found is None:
+                return False
+            if isinstance(found, bytes):
+                self._on_command(found)
+            elif identity is None:
+                raise ProtocolError("a message came before READY")
+            elif len(found) == 1 and found[0][:1] == _BATCH:
+                self._batch.extend(unpack_batch(found[0]))
+            else:
+                self._listener.hand_over(identity, found)
+        except TooLongError as error:
+            self._listener.too_long(self, error.first)
+        except HostError as error:
+            self._listener.drop(self, str(error))
+        return True
+
+    def _on_command(self, body: bytes) -> None:
+        if self.identity is None:
+            self._listener.ready(self, zmtp.unpack_ready(body))
+        elif (answer := zmtp.pong(body)) is not None:
+            self._enqueue([answer])
+
+    def _receive(self) -> bool:
+        """Read once; False if nothing came."""
+        try:
+            count = self._socket.recv_into(self._decoder.space())
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            count = 0
+        if not count:
+            self._listener.drop(self, "it was closed at the other end")
+            return False
+        self._decoder.filled(count)
+        return True
+
+    def limit(self, max_message_bytes: int) -> None:
+        """Set how long a message may be."""
+        self._decoder.max_message_bytes = max_message_bytes
+
+    # Out
+
+    def start(self) -> None:
+        """Answer the peer's READY."""
+        self._enqueue([zmtp.pack_ready()])
+
+    def send(self, frames: Sequence[Buffer], tag: int | None = None) -> None:
+        """Send a message, or as much of it as the peer takes now; `withdraw` may take back the rest by its `tag`."""
+        self._enqueue(zmtp.pack_message(frames), tag)
+
+    def _enqueue(self, pieces: list[Buffer], tag: int | None = None) -> None:
+        rest = pieces if self._queue else self._send_now(pieces)
+        if not rest:
+            return
+        waiting = _Waiting(rest, tag if rest is pieces else None)
+        self._queue.append(waiting)
+        self.queued_bytes += waiting.size_bytes
+        if waiting.tag is not None:
+            self._by_tag[waiting.tag] = waiting
+        self._listener.waits(self)
+
+    def _send_now(self, pieces: list[Buffer]) -> list[Buffer]:
+        """Return what of these pieces is left."""
+        try:
+            sent = self._socket.send(pieces[0]) if len(pieces) == 1 else self._socket.sendmsg(pieces[:_PIECES])
+        except (BlockingIOError, InterruptedError):
+            return pieces
+        except OSError:
+            return []  # the poller tells of its end
+        return _after(pieces, sent)
+
+    def flush(self) -> None:
+        """Send what waits, as far as the peer takes it."""
+        queue = self._queue
+        while queue:
+            waiting = queue[0]
+            rest = self._send_now(waiting.pieces) if waiting.pieces else []
+            if rest is waiting.pieces:
+                return
+            self.progress_s = monotonic()
+            self.queued_bytes -= waiting.size_bytes
+            if waiting.tag is not None:
+                del self._by_tag[waiting.tag]
+            if not rest:
+                queue.popleft()
+                continue
+            queue[0] = waiting = _Waiting(rest, None)
+            self.queued_bytes += waiting.size_bytes
+            return
+
+    def withdraw(self, tag: int) -> bool:
+        """Drop a message of which nothing was sent; False if it has begun to leave, or has left."""
+        waiting = self._by_tag.pop(tag, None)
+        if waiting is None:
+            return False
+        self.queued_bytes -= waiting.size_bytes
+        waiting.pieces, waiting.size_bytes, waiting.tag = [], 0, None  # its place in the queue goes with its turn
+        return True
+
+    @property
+    def is_relieved(self) -> bool:
+        """Whether the peer has taken enough for those that are held up to go on."""
+        return self.queued_bytes <= self._listener.peer_buffer_bytes // 2
+
+    def stalled(self) -> None:
+        """Take note that the peer takes nothing, and others have waited long enough for it."""
+        self._listener.stalled(self)
+
+    def close(self) -> None:
+        """Close the socket, and drop what waits."""
+        self.is_closed = True
+        self._queue.clear()
+        self._batch.clear()
+        self._by_tag.clear()
+        self.queued_bytes = 0
+        self._socket.close()
+
+
+def _after(pieces: list[Buffer], sent: int) -> list[Buffer]:
+    """Return what is left of pieces of which so many bytes were sent."""
+    for index, piece in enumerate(pieces):
+        if sent < len(piece):
+            return [memoryview(piece)[sent:] if sent else piece, *pieces[index + 1 :]]
+        sent -= len(piece)
+    return []
