@@ -25,7 +25,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_show_prints_the_settings_that_would_hold_and_where_each_came_from(run, file: Path, monkeypatch) -> None:
     monkeypatch.setenv("HOSTD_METRICS__PORT", "9")
     runtime = file.parent / "run"
-    flags = ("--drain-timeout", "3", "--runtime-dir", str(runtime), "--set", "limits.peer_buffer_bytes=5")
+    flags = ("--drain-timeout", "3", "--runtime-dir", str(runtime), "--set", "limits.peer_buffer_bytes=5MB")
     result = run("config", "show", "--json", *flags)
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
@@ -33,7 +33,7 @@ def test_show_prints_the_settings_that_would_hold_and_where_each_came_from(run, 
     assert found["file"] == str(file)
     assert found["config"]["workers"]["drain_timeout_s"] == 3
     assert found["config"]["workers"]["spawn_timeout_s"] == 7
-    assert found["config"]["limits"]["peer_buffer_bytes"] == 5
+    assert found["config"]["limits"]["peer_buffer_bytes"] == 5_000_000
     assert {name: origin for name, origin in found["origins"].items() if origin != "default"} == {
         "runtime_dir": "an argument",
         "workers.drain_timeout_s": "an argument",
