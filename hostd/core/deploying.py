@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 
 MAX_DEPLOYS = 128
-"""At a time. Each has four descriptors open, and libzmq ends a process that has none left for a new connection."""
+"""At a time. Each has four descriptors open."""
 
 MAX_DEPLOYS_PER_CLIENT = 32
 """At a time, so that one client that begins and never ends is in nobody's way but its own."""

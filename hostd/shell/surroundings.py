@@ -19,13 +19,13 @@ FILES_VARIABLE = "HOSTD_OPEN_FILES"
 PR_SET_CHILD_SUBREAPER = 36
 
 LEAST_FILES = 64
-"""An idle host has some 40 open, and some five more for each worker. libzmq aborts a process that runs out of them."""
+"""An idle host has some 40 open, and some five more for each worker. A worker needs one to connect."""
 
 LEAST_FILE_BYTES = 1 << 20
 """Of a log, and of the sizes that are remembered."""
 
 LEAST_THREADS = 24
-"""Those of an idle host; libzmq aborts a process that does not get its own."""
+"""Those of an idle host."""
 
 
 def check() -> None:
@@ -59,6 +59,6 @@ def prepare() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     os.environ[FILES_VARIABLE] = str(soft)  # for workers, whose libraries may count on it (select(2))
     if soft < hard:
-        # libzmq aborts a binding process that runs out of descriptors.
+        # Every client and every worker takes some.
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
