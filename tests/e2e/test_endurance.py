@@ -1,0 +1,22 @@
+"""The long runs of `tests/endurance`, for some seconds each."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from helpers import REPOSITORY
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("chaos", "--seconds", "10"), ("kills", "--count", "6"), ("mutations", "--count", "3000")],
+    ids=lambda command: command[0],
+)
+def test_a_host_endures(command: tuple[str, ...], seed: int = 7) -> None:
+    run = [sys.executable, str(REPOSITORY / "tests" / "endurance"), *command, "--seed", str(seed)]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=600, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["seed"] == seed

@@ -1,0 +1,90 @@
+"""Kills: SIGKILL of supervisor, keeper, embedding program, or two at once, at any moment of a host's life.
+
+What must hold: nothing of the host is left, whatever its models have started.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+from helpers import TAG, eventually, new_tag, tagged
+
+MODELS = 3
+PATIENCE_S = 60.0
+
+MODEL = """
+import subprocess, sys
+def load(path):
+    for _ in range(3):
+        subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"], start_new_session=True)
+    return lambda: 1
+"""
+
+EMBEDDER = """
+import os, sys, hostd, psutil
+with hostd.Host() as host, host.client() as client:
+    print(os.getpid(), host.pid, psutil.Process(host.pid).ppid(), flush=True)
+    for number in range(int(sys.argv[2])):
+        client.load_model(f"model-{number}", sys.argv[1])
+    while True:
+        client.load_model("again", sys.argv[1])
+        client.unload_model("again")
+"""
+
+WHO = (
+    ["supervisor"],
+    ["keeper"],
+    ["program"],
+    ["supervisor", "program"],
+    ["supervisor", "keeper"],
+    ["keeper", "program"],
+)
+
+
+def run(count: int, seed: int) -> tuple[dict[str, object], list[str]]:
+    """Kill so many hosts; return what was done, and what was wrong."""
+    chance, wrong, longest_s, done = random.Random(seed), [], 0.0, 0
+    with tempfile.TemporaryDirectory(prefix="kills-") as scratch:
+        model = Path(scratch) / "model"
+        model.mkdir()
+        (model / "model.py").write_text(MODEL)
+        for number in range(count):
+            who = WHO[number % len(WHO)]
+            try:
+                longest_s = max(longest_s, _kill(model, who, chance))
+                done += 1
+            except AssertionError as error:
+                wrong.append(f"{' and '.join(who)}: {error}")
+    return {"kills": done, "longest_s": round(longest_s, 3), "seed": seed}, wrong
+
+
+def _kill(model: Path, who: list[str], chance: random.Random) -> float:
+    tag = new_tag()
+    command = [sys.executable, "-c", EMBEDDER, str(model), str(MODELS)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, TAG: tag}
+    ) as program:
+        assert program.stdout is not None
+        pids = dict(zip(("program", "supervisor", "keeper"), map(int, program.stdout.readline().split()), strict=True))
+        time.sleep(chance.uniform(0, 2.5))
+        began_s = time.monotonic()
+        for victim in who:
+            os.kill(pids[victim], signal.SIGKILL)
+        if "program" not in who:
+            eventually(lambda: tagged(tag) <= {program.pid}, "only the program is left", within_s=PATIENCE_S)
+            took_s = time.monotonic() - began_s
+            program.kill()
+        else:
+            eventually(lambda: not tagged(tag), "nothing is left", within_s=PATIENCE_S)
+            took_s = time.monotonic() - began_s
+    for pid in tagged(tag):
+        psutil.Process(pid).kill()
+    return took_s
