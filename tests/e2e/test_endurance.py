@@ -9,14 +9,16 @@ import sys
 import pytest
 from helpers import REPOSITORY
 
+SEED = 7
+
 
 @pytest.mark.parametrize(
     "command",
     [("chaos", "--seconds", "10"), ("kills", "--count", "6"), ("mutations", "--count", "3000")],
     ids=lambda command: command[0],
 )
-def test_a_host_endures(command: tuple[str, ...], seed: int = 7) -> None:
-    run = [sys.executable, str(REPOSITORY / "tests" / "endurance"), *command, "--seed", str(seed)]
+def test_a_host_endures(command: tuple[str, ...]) -> None:
+    run = [sys.executable, str(REPOSITORY / "tests" / "endurance"), *command, "--seed", str(SEED)]
     done = subprocess.run(run, capture_output=True, text=True, timeout=600, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)["seed"] == seed
+    assert json.loads(done.stdout)["seed"] == SEED
