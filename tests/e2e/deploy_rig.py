@@ -199,6 +199,11 @@ class Raw:
             raise msg.unpack_error(envelope)
         return decode(envelope.body, envelope.buffers)
 
+    def forget_answers(self) -> None:
+        """Take the answers that have come, and drop them."""
+        while self._socket.poll(0):
+            self._socket.recv_multipart()
+
     def ask(self, verb: str, **arguments: Any) -> Any:
         """Send a request and wait for its answer."""
         return self.answer(self.begin(verb, **arguments))
