@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ from benchmarks.machine import machine_facts
 from benchmarks.runner import FULL, QUICK, Effort
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from benchmarks.verdicts import Comparison
 
 # A pipe has no width; rich would fold the tables at 80.
@@ -43,12 +46,16 @@ COMMANDS = (
     "proof",
     "limit",
     "leaks",
+    "attack",
 )
 
 
-def run_one(command: str, effort: Effort, console: Console, *, with_host: bool) -> list[Comparison]:
+def run_one(
+    command: str, effort: Effort, console: Console, *, with_host: bool, attacks: Sequence[str] = ()
+) -> list[Comparison]:
     """Run one command and print its comparisons as they come."""
     from benchmarks import (  # noqa: PLC0415 - so that --help needs none of their packages
+        attack,
         budget,
         calls,
         death,
@@ -81,10 +88,12 @@ def run_one(command: str, effort: Effort, console: Console, *, with_host: bool) 
         "proof": proof.proof,
         "limit": limit.limit,
         "leaks": leaks.leaks,
+        "attack": partial(attack.attack, names=attacks),
     }[command]
     comparisons = []
     for comparison in measure(effort, with_host=with_host):
-        report.show(console, comparison, with_targets=not effort.is_quick)
+        # That nobody fails, and the host lives, is no matter of precision.
+        report.show(console, comparison, with_targets=not effort.is_quick or command == "attack")
         comparisons.append(comparison)
     return comparisons
 
@@ -96,11 +105,20 @@ def run_one(command: str, effort: Effort, console: Console, *, with_host: bool) 
 @click.option("--quick", is_flag=True, help="Fewer and shorter rounds: a look, not a measurement.")
 @click.option("--patience", type=float, default=0.0, help="Seconds to wait, per table, for other programs to be quiet.")
 @click.option("--floors", is_flag=True, help="Measure the floors alone, without the host.")
+@click.option("--attack", "attacks", multiple=True, metavar="NAME", help="With `attack`: only this one; repeatable.")
 def main(
-    command: str, json_path: Path | None, plot_path: Path | None, *, quick: bool, patience: float, floors: bool
+    command: str,
+    json_path: Path | None,
+    plot_path: Path | None,
+    *,
+    quick: bool,
+    patience: float,
+    floors: bool,
+    attacks: tuple[str, ...],
 ) -> None:
     """Measure the host against its floors."""
     _check_outputs(json_path, plot_path)
+    _check_attacks(attacks)
     # What the hosts of earlier runs, and of other commands, have measured must not change what these do.
     os.environ.setdefault("HOSTD_MEMORY__REMEMBER", "host")
     # As an exception, so that processes and directories are cleaned up on the way out.
@@ -115,7 +133,7 @@ def main(
     effort = replace(QUICK if quick else FULL, patience_s=patience)
     comparisons: list[Comparison] = []
     for name in COMMANDS if command == "all" else (command,):
-        comparisons += run_one(name, effort, console, with_host=not floors)
+        comparisons += run_one(name, effort, console, with_host=not floors, attacks=attacks)
     if json_path is not None:
         report.write_json(json_path, facts, comparisons, is_quick=quick)
     if plot_path is not None:
@@ -125,6 +143,16 @@ def main(
     elif len(comparisons) > 1:
         console.print("\ntargets", style="bold")
         report.show_targets(console, comparisons)
+
+
+def _check_attacks(attacks: Sequence[str]) -> None:
+    """Refuse the name of an attack that there is not."""
+    if attacks:
+        from benchmarks.attack import attack_names  # noqa: PLC0415 - as above
+
+        unknown = sorted(set(attacks) - set(known := attack_names()))
+        if unknown:
+            raise click.UsageError(f"there is no attack {unknown[0]!r}; there are: {', '.join(known)}")
 
 
 def _check_outputs(json_path: Path | None, plot_path: Path | None) -> None:

@@ -1,0 +1,34 @@
+"""The attacker: `python -m attacks NAME TARGET SIZE`, with a target and a size ("small" or "full") as `rig` writes them.
+
+Prints a line when it is under way, ends when its standard input does, and prints its report in JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+
+from attacks.attack import Cue, Report, Target
+from attacks.catalogue import ATTACKS
+
+NICENESS = 10
+"""What an attacker computes itself would cost others a core, host or no host: that is the scheduler's to settle."""
+
+
+def main() -> None:
+    """Run the attack."""
+    name, target, size = sys.argv[1:]
+    attack, cue = ATTACKS[name], Cue()
+    os.nice(NICENESS)
+    try:
+        report = attack.run(Target(**json.loads(target)), cue, **(attack.small if size == "small" else attack.full))
+    except OSError as error:  # the host has ended the connection, or has ended
+        report = Report(told=f"{type(error).__name__}: {error}")
+    cue.under_way()
+    print(json.dumps(asdict(report)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Clients that ask and do not read, or read too late."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import hostd
+from attacks.attack import PREY, Report
+from attacks.raw import RawPeer, call, message, stream
+from hostd_workers.wire import messages as msg
+
+if TYPE_CHECKING:
+    from attacks.attack import Cue, Target
+
+
+def unread_stream(target: Target, cue: Cue, *, streams: int) -> Report:
+    """Open streams of 64 KiB items with the largest credit, and read none."""
+    with RawPeer(target.path).greet() as peer:
+        peer.reads = False
+        for number in range(streams):
+            peer.push(message(stream(PREY, "items", 5 + number, msg.MAX_CREDIT)), cue.is_over)
+        return _never_read(peer, cue, streams)
+
+
+def unread_results(target: Target, cue: Cue, *, calls: int) -> Report:
+    """Ask for results of 10 MB, and read none."""
+    with RawPeer(target.path).greet() as peer:
+        peer.reads = False
+        for number in range(calls):
+            peer.push(message(call(PREY, "result", 5 + number)), cue.is_over)
+        return _never_read(peer, cue, calls)
+
+
+def _never_read(peer: RawPeer, cue: Cue, asked: int) -> Report:
+    cue.under_way()
+    while not cue.hold(0.2) and not peer.is_closed:
+        peer.push(b"", cue.is_over)
+    # What it is told when it looks at last.
+    peer.read_until(lambda: False, within_s=1)
+    return Report({"asked": asked, "messages read at last": peer.messages}, peer.told())
+
+
+def slow_reader(target: Target, cue: Cue, *, calls: int, size: int) -> Report:
+    """Ask with the official client for more than is kept for one that does not read; read, and go on."""
+    told, wrong, answered = "", "", 0
+    with hostd.connect(target.endpoint) as client:
+        model = client.retrieve_model(PREY).options(timeout_s=20)
+        cue.under_way()
+        pending = [model.submit.sized(size) for _ in range(calls)]
+        cue.hold()  # not reading, until it is over
+        for each in pending:
+            try:
+                each.result()
+                answered += 1
+            except hostd.HostError as error:
+                told = told or f"{type(error).__name__}: {error.message}"
+                if isinstance(error, hostd.DeadlineExceededError):
+                    break
+        for _ in range(3):  # the first may be told yet what has happened to the connection
+            try:
+                wrong = "" if model.echo(7) == 7 else "another's answer"
+                break
+            except hostd.HostError as error:
+                wrong = f"the client does not work any more: {type(error).__name__}: {error.message}"
+    if answered < calls and not told:
+        wrong = wrong or "answers are missing, and nobody said so"
+    return Report({"asked": calls, "answered": answered}, told or "everything was answered", wrong)

@@ -1,0 +1,30 @@
+"""One client in bad faith, and another: the host lives, keeps nothing, and answers the other one.
+
+What each attack does is in `attacks`. The figures, with how long the others wait, are those of `python -m benchmarks
+attack`; here are only the promises that hold on a machine of any speed.
+"""
+
+from __future__ import annotations
+
+import pytest
+from attacks.catalogue import ATTACKS, CONTROL
+from attacks.rig import observe
+
+MOST_GROWTH_BYTES = 64 * 10**6
+
+BEFORE_S, DURING_S = 0.5, 2.0
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(400)  # a host that fails takes its patience
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name != CONTROL])
+def test_an_attack_harms_nobody_else(name: str) -> None:
+    outcome = observe(name, is_small=True, before_s=BEFORE_S, during_s=DURING_S)
+    report = outcome.report
+    assert outcome.is_alive, f"the supervisor has died: {report}"
+    assert not outcome.failures, report
+    assert outcome.during(), "the victim was not there to see it"
+    assert outcome.deeds_during, "nobody else did anything meanwhile"
+    assert outcome.growth_bytes <= MOST_GROWTH_BYTES, f"it grew by {outcome.growth_bytes / 1e6:.0f} MB: {report}"
+    assert not report.wrong, report
+    assert report.told or not ATTACKS[name].must_be_told, f"the attacker heard nothing: {report}"
