@@ -49,6 +49,8 @@ def show(console: Console, comparison: Comparison, *, with_targets: bool = True)
         cells = [figure.name, format_value(figure.value, figure.by)]
         if figure.p99_s is not None:
             cells += [format_value(figure.p99_s, By.LATENCY), f"{figure.calls:,}"]
+        elif has_calls:
+            cells += ["", f"{figure.calls:,}"]
         cells += [_ratio_cell(by_floor.get((mine, figure.name))) for mine in ours]
         table.add_row(*cells, style="bold" if figure.is_ours else None)
     console.print(table)

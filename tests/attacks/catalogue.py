@@ -49,7 +49,7 @@ ATTACKS: Final[dict[str, Attack]] = {
     "half-open-scrapes": Attack(
         "holds connections to the metrics port with half a request or none",
         descriptors.hold_scrapes,
-        deeds.scrape,
+        deeds.load_and_scrape,
         small={"count": 1500},
         full={"count": 4000},
         must_be_told=True,

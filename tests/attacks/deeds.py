@@ -60,3 +60,9 @@ def scrape(target: Target, client: hostd.Client, number: int) -> None:
     with urllib.request.urlopen(f"http://127.0.0.1:{target.metrics_port}/metrics", timeout=PATIENCE_S) as answer:
         if b"hostd_" not in answer.read():
             raise ConnectionError("a page without metrics")
+
+
+def load_and_scrape(target: Target, client: hostd.Client, number: int) -> None:
+    """Load a small model, and scrape."""
+    load(target, client, number)
+    scrape(target, client, number)
