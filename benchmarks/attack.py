@@ -33,7 +33,7 @@ DURING_S, QUICK_DURING_S = 10.0, 3.0
 P99_LIMIT = 5.0
 GROWTH_LIMIT_BYTES = 64 * 10**6
 
-BEFORE, DURING = "victim's call, before", "victim's call, during"
+BEFORE, DURING = "victim's calls, before", "victim's calls, during"
 DEED_BEFORE, DEED_DURING = "another's deed, before", "another's deed, during"
 _SHOWN = 3
 

@@ -25,10 +25,9 @@ from attacks import deeds
 from attacks.attack import CONNECT_S, PATIENCE_S, PREY, VICTIM, Report, Target
 from attacks.catalogue import ATTACKS
 from attacks.models import write_model
-from attacks.victim import ECHO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from attacks.attack import Attack
 
@@ -93,14 +92,17 @@ class Outcome:
         failed = [f"{call.what}: {call.error}" for call in self.calls if call.error]
         return failed + [f"deed: {deed.error}" for deed in (*self.deeds_before, *self.deeds_during) if deed.error]
 
-    def before(self, what: str = ECHO) -> list[Call]:
-        """Return the calls that were answered before the attack."""
-        return [call for call in self.calls if call.what == what and call.ended_s <= self.began_s]
+    def before(self, *what: str) -> list[Call]:
+        """Return the calls (of some kinds, or all) that were answered before the attack."""
+        return [call for call in self._of(what) if call.ended_s <= self.began_s]
 
-    def during(self, what: str = ECHO) -> list[Call]:
-        """Return the calls that were under way during the attack."""
-        inside = (call for call in self.calls if call.what == what and call.ended_s > self.began_s)
-        return [call for call in inside if call.sent_s < self.ended_s]
+    def during(self, *what: str) -> list[Call]:
+        """Return the calls that were under way during the attack, or before the host had recovered from it."""
+        recovered_s = self.ended_s + self.recovery_s
+        return [call for call in self._of(what) if call.ended_s > self.began_s and call.sent_s < recovered_s]
+
+    def _of(self, what: Collection[str]) -> list[Call]:
+        return [call for call in self.calls if not what or call.what in what]
 
 
 def observe(name: str, *, is_small: bool, before_s: float, during_s: float) -> Outcome:
