@@ -31,6 +31,9 @@ TESTS = Path(__file__).resolve().parents[1] / "tests"
 BEFORE_S, QUICK_BEFORE_S = 5.0, 1.0
 DURING_S, QUICK_DURING_S = 10.0, 3.0
 P99_LIMIT = 5.0
+DEED_FROM_S = 0.1
+"""A deed that is shorter is seen too few times for a ratio; whether it fails counts all the same."""
+
 GROWTH_LIMIT_BYTES = 64 * 10**6
 
 BEFORE, DURING = "victim's calls, before", "victim's calls, during"
@@ -92,9 +95,10 @@ def _comparison(outcome: Outcome, others_cores: float) -> Comparison:
         notes.append(f"wrong: {outcome.report.wrong}")
     untold = ATTACKS[outcome.name].must_be_told and not told
     is_judged = outcome.name != CONTROL
+    deed_limit = P99_LIMIT if is_judged and figures[4].value >= DEED_FROM_S else None
     verdicts = [
         _ratio(f"p99: {DURING}", BEFORE, figures[1].p99_s, figures[0].p99_s, P99_LIMIT if is_judged else None),
-        _ratio(f"worst: {DEED_DURING}", DEED_BEFORE, figures[5].value, figures[4].value, None),
+        _ratio(f"worst: {DEED_DURING}", DEED_BEFORE, figures[5].value, figures[4].value, deed_limit),
         _alone("failed calls and deeds of others", By.COUNT, len(failures), 0),
         _alone("growth of the supervisor", By.BYTES, outcome.growth_bytes, GROWTH_LIMIT_BYTES),
         _alone("supervisors that died", By.COUNT, int(not outcome.is_alive), 0),

@@ -115,6 +115,10 @@ class RawPeer:
         """Return the errors among what came last."""
         return [error for one in self.received for error in _errors_in(one)]
 
+    def answered(self) -> set[int]:
+        """Return the ids of what was answered last, but for what came in batches."""
+        return {wire.id_of(frames[0]) for frames in self.received}
+
     def _wait(self, events: int) -> int:
         self._poll.register(self._socket, events | (select.POLLIN if self.reads else 0))
         seen = sum(happened for _, happened in self._poll.poll(_STEP_MS))

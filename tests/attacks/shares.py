@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -33,25 +34,31 @@ def waiting_retrieves(target: Target, cue: Cue, *, count: int) -> Report:
             peer.push(batch(some), cue.is_over)
         # What it answers now shows that it has read all that came before.
         peer.push(message(verb("host_info", 5)), cue.is_over)
-        peer.read_until(lambda: peer.messages)
+        peer.read_until(lambda: 5 in peer.answered())
         cue.under_way()
         cue.hold()
         told = peer.told()
         (scratch / "go").touch()
-        client.unload_model("waiting", now=True)
+        with contextlib.suppress(hostd.ResourceExhaustedError):  # by our own doing
+            client.unload_model("waiting", now=True)
     return Report({"asked": count}, told)
 
 
-def idle_uploads(target: Target, cue: Cue, *, count: int) -> Report:
-    """Begin uploads and send nothing."""
-    with RawPeer(target.path).greet() as peer:
-        for number in range(count):
-            files = [["model.py", 10]]
-            peer.push(message(verb("deploy_begin", 10 + number, model_id=f"idle-{number}", files=files)), cue.is_over)
-            peer.read_until(lambda: peer.messages > number)  # noqa: B023 - read at once
+def idle_uploads(target: Target, cue: Cue, *, peers: int, each: int) -> Report:
+    """Begin uploads over several connections, and send nothing."""
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(RawPeer(target.path)).greet() for _ in range(peers)]
+        for which, peer in enumerate(connections):
+            for number in range(each):
+                model_id, files = f"idle-{which}-{number}", [["model.py", 10]]
+                peer.push(message(verb("deploy_begin", 10 + number, model_id=model_id, files=files)), cue.is_over)
+                answers = number + 2  # with the one to the HELLO
+                peer.read_until(lambda: peer.messages >= answers)  # noqa: B023 - read at once
         cue.under_way()
         cue.hold()
-        return Report({"begun": count - len(peer.errors())}, peer.told())
+        refused = sum(len(peer.errors()) for peer in connections)
+        told = next(filter(None, (peer.told() for peer in connections)), "")
+        return Report({"begun": peers * each - refused}, told)
 
 
 def stopped_worker(target: Target, cue: Cue, *, most_bytes: int) -> Report:
@@ -82,15 +89,17 @@ def stopped_worker(target: Target, cue: Cue, *, most_bytes: int) -> Report:
 
 def big_directory(target: Target, cue: Cue, *, files: int, file_bytes: int) -> Report:
     """Have a big directory hashed again and again."""
-    path, content = Path(target.scratch) / "big", os.urandom(file_bytes)
+    path = Path(target.scratch) / "big"
     path.mkdir()
     (path / "model.py").write_text("def load(path):\n    return lambda x: x\n")
-    for number in range(files):
-        (path / f"{number}.bin").write_bytes(content)
+    content, changing = path / "0.bin", path / "changing"
+    content.write_bytes(os.urandom(file_bytes))
+    for number in range(1, files):
+        os.link(content, path / f"{number}.bin")  # to whoever reads them they are many
     asked, told = 0, ""
     with hostd.connect(target.endpoint) as client:
         while not cue.is_over():
-            (path / "0.bin").write_bytes(os.urandom(16))  # so that it is not known from the last time
+            changing.write_bytes(os.urandom(16))  # so that it is not known from the last time
             began_s = time.monotonic()
             try:
                 if not asked:

@@ -52,16 +52,17 @@ def slow_reader(target: Target, cue: Cue, *, calls: int, size: int) -> Report:
             try:
                 each.result()
                 answered += 1
-            except hostd.HostError as error:
-                told = told or f"{type(error).__name__}: {error.message}"
-                if isinstance(error, hostd.DeadlineExceededError):
-                    break
-        for _ in range(3):  # the first may be told yet what has happened to the connection
-            try:
-                wrong = "" if model.echo(7) == 7 else "another's answer"
+            except hostd.DeadlineExceededError:
+                wrong = f"{calls - answered} answers are missing, and nobody said so"
                 break
             except hostd.HostError as error:
-                wrong = f"the client does not work any more: {type(error).__name__}: {error.message}"
-    if answered < calls and not told:
-        wrong = wrong or "answers are missing, and nobody said so"
+                told = told or f"{type(error).__name__}: {error.message}"
+        for _ in range(3):  # the first may be told yet what has happened to the connection
+            try:
+                model.echo(7)
+                break
+            except hostd.HostError as error:
+                told = told or f"{type(error).__name__}: {error.message}"
+        else:
+            wrong = f"the client does not work any more: {told}"
     return Report({"asked": calls, "answered": answered}, told or "everything was answered", wrong)

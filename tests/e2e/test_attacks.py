@@ -14,6 +14,9 @@ MOST_GROWTH_BYTES = 64 * 10**6
 
 BEFORE_S, DURING_S = 0.5, 2.0
 
+SLOWER, LATER_S = 5, 5.0
+"""What another client does may take so many times as long, and so many seconds more, before an attack counts."""
+
 
 @pytest.mark.heavy
 @pytest.mark.timeout(400)  # a host that fails takes its patience
@@ -25,6 +28,8 @@ def test_an_attack_harms_nobody_else(name: str) -> None:
     assert not outcome.failures, report
     assert outcome.during(), "the victim was not there to see it"
     assert outcome.deeds_during, "nobody else did anything meanwhile"
+    before_s, during_s = (max(deed.latency_s for deed in d) for d in (outcome.deeds_before, outcome.deeds_during))
+    assert during_s <= SLOWER * before_s + LATER_S, f"{before_s:.3f} s before, {during_s:.3f} s meanwhile: {report}"
     assert outcome.growth_bytes <= MOST_GROWTH_BYTES, f"it grew by {outcome.growth_bytes / 1e6:.0f} MB: {report}"
     assert not report.wrong, report
     assert report.told or not ATTACKS[name].must_be_told, f"the attacker heard nothing: {report}"
