@@ -72,7 +72,7 @@ class Outcome:
     began_s: float = 0.0
     ended_s: float = 0.0
     recovery_s: float = 0.0
-    calls: list[Call] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list, repr=False)
     deeds_before: list[Deed] = field(default_factory=list)
     deeds_during: list[Deed] = field(default_factory=list)
     rss_before_bytes: int = 0
