@@ -131,7 +131,7 @@ ATTACKS: Final[dict[str, Attack]] = {
         small={"calls": 5000, "size": 20_000},
         full={"calls": 10_000, "size": 20_000},
         must_be_told=True,
-        settings={"limits": {"client_buffer_messages": 100}, "workers": {"max_in_flight": 100_000}},
+        settings={"workers": {"max_in_flight": 100_000}},
     ),
     "waiting-retrieves": Attack(
         "waits 100,000 times for a model that is loading",

@@ -68,6 +68,7 @@ class RawPeer:
         self._buffer = bytearray()
         self._frames: list[bytes] = []
         self._is_greeted = False
+        self._awaited: int | None = None
         self._poll = select.poll()
         if handshake:
             self.push(GREETING + ready(identity), lambda: False)
@@ -115,9 +116,10 @@ class RawPeer:
         """Return the errors among what came last."""
         return [error for one in self.received for error in _errors_in(one)]
 
-    def answered(self) -> set[int]:
-        """Return the ids of what was answered last, but for what came in batches."""
-        return {wire.id_of(frames[0]) for frames in self.received}
+    def await_answer(self, request_id: int) -> bool:
+        """Read until a request is answered; say whether it is."""
+        self._awaited = request_id
+        return self.read_until(lambda: self._awaited is None)
 
     def _wait(self, events: int) -> int:
         self._poll.register(self._socket, events | (select.POLLIN if self.reads else 0))
@@ -174,15 +176,20 @@ class RawPeer:
 
     def _take(self) -> None:
         frames, self._frames = self._frames, []
-        if frames[0][:1] != bytes([msg.PING]):
-            self.messages += 1
-            self.received.append(frames)
+        self.messages += 1
+        self.received.append(frames)
+        if self._awaited is not None and any(wire.id_of(one[0]) == self._awaited for one in _each(frames)):
+            self._awaited = None
+
+
+def _each(frames: list[bytes]) -> list[list[Any]]:
+    if frames[0][:1] == bytes([wire.BATCH]):
+        return [[single] for single in wire.unpack_batch(frames[0])]
+    return [frames]
 
 
 def _errors_in(frames: list[bytes]) -> Iterable[hostd.HostError]:
-    each = wire.unpack_batch(frames[0]) if frames[0][:1] == bytes([wire.BATCH]) else None
-    for one in [[single] for single in each] if each is not None else [frames]:
-        envelope = wire.unpack(one)
+    for envelope in map(wire.unpack, _each(frames)):
         if envelope.kind == msg.ERROR:
             yield msg.unpack_error(envelope)
 

@@ -34,7 +34,7 @@ def waiting_retrieves(target: Target, cue: Cue, *, count: int) -> Report:
             peer.push(batch(some), cue.is_over)
         # What it answers now shows that it has read all that came before.
         peer.push(message(verb("host_info", 5)), cue.is_over)
-        peer.read_until(lambda: 5 in peer.answered())
+        peer.await_answer(5)
         cue.under_way()
         cue.hold()
         told = peer.told()
