@@ -156,9 +156,9 @@ class MemoryConfig(_Section):
     """How memory is measured, what models may take together, and who goes when it is not enough."""
 
     budget: Budget = "auto"
-    """What all models together may take, in private memory: bytes, a percentage of what there is ("80%"), or auto: what
-    there is less `memory.reserve`. "What there is" is the limit of the host's cgroup, or the machine's memory. none: no
-    budget; every load starts at once."""
+    """What all models together may take, pages of files apart: bytes, a percentage of what there is ("80%"), or auto:
+    what there is less `memory.reserve`. "What there is" is the limit of the host's cgroup, or the machine's memory.
+    none: no budget; every load starts at once."""
 
     reserve: Share = "10%"
     """What an automatic budget leaves to the host itself, to other programs and to the page cache: bytes or a

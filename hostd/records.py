@@ -53,7 +53,9 @@ class WorkerInfo(Record):
     """A worker process and its descendants; the bytes are sums over `processes` processes, sampled at `sampled_s`.
 
     `baseline_bytes` is the resident memory before the model was loaded (interpreter, libraries and loader), so that
-    `rss_bytes` less that is the model's share. `gpu_bytes` is None where there is no device or no way to ask it.
+    `rss_bytes` less that is the model's share. `shared_bytes` is the shared memory that they hold, mapped or merely
+    open: memfds, files of tmpfs such as those in /dev/shm, System V segments. `gpu_bytes` is None where there is no
+    device or no way to ask it.
     """
 
     id: int
@@ -65,6 +67,7 @@ class WorkerInfo(Record):
     pss_bytes: int | None = None
     peak_bytes: int | None = None
     swap_bytes: int | None = None
+    shared_bytes: int | None = None
     gpu_bytes: int | None = None
     baseline_bytes: int | None = None
     sampled_s: float | None = None
@@ -83,8 +86,9 @@ class ModelInfo(Record):
     `size` is the resident memory of its processes in bytes and `size_source` says how it is known ("measured", or
     "unknown" before the first sample). `reason` says why the model is in its `state`.
 
-    `charge_bytes` is what it counts against the budget: the private memory of its processes, or before that was
-    measured what is reserved for it; `reserved_bytes` is the part of it that is reserved and not measured.
+    `charge_bytes` is what it counts against the budget: what its processes have to themselves and the shared memory
+    that they hold, without pages of files, which the kernel can take back; or before that was measured what is reserved
+    for it; `reserved_bytes` is the part of it that is reserved and not measured.
     `memory_limit`, `evictable`, `idle_ttl_s` and `cpu_threads` are its settings as in force, `pinned` says whether it
     was pinned. `latency_p50_s` and `latency_p99_s` are of its last calls, in the host's eyes. `warnings` are what was
     warned of while it was loaded, such as another version of the library that saved it.
@@ -144,8 +148,9 @@ class ModelInfo(Record):
 class UnloadReport(Record):
     """What an unload gave back.
 
-    `size_bytes` is the last measured size, `freed_bytes` the private memory (USS) of all processes read just before the
-    kill, `processes` how many ended, `duration_s` the time from the request to the proof that all of them are gone.
+    `size_bytes` is the last measured size, `freed_bytes` what all processes had to themselves just before the kill and
+    of shared memory what is gone after it (not a file in /dev/shm that stays, or what others hold too), `processes` how
+    many ended, `duration_s` the time from the request to the proof that all of them are gone.
     """
 
     model_id: str
@@ -202,7 +207,7 @@ class LoadPlan(Record):
 class MemoryInfo(Record):
     """The memory of all models against the budget, in bytes; `budget_bytes` and `free_bytes` are None without a budget.
 
-    `budget_source` says in words where the budget comes from. `measured_bytes` is private memory as measured,
+    `budget_source` says in words where the budget comes from. `measured_bytes` is what models hold as measured,
     `reserved_bytes` what is set aside for loads beyond that. `waiting` are the loads that wait for memory, in order,
     `paused` those before them that have outgrown what was reserved for them, and are stopped until there is room.
     `over_budget` says who has grown over the budget, None if nobody has. The counts and `freed_bytes` (by all unloads,

@@ -89,7 +89,8 @@ def memory_lines(size: dict[str, Any] | None, eviction: dict[str, Any] | None) -
         reserved_bytes = size.get("reserved_bytes") or 0
         reserved = f", of which {format_size(reserved_bytes)} are reserved and not measured yet"
         charge = format_size(size["charge_bytes"]) if size.get("charge_bytes") else "nothing"
-        yield "charge", f"{charge} of the budget{reserved if reserved_bytes else ''}"
+        shared = f", with {format_size(size.get('shared_bytes'))} of shared memory" if size.get("shared_bytes") else ""
+        yield "charge", f"{charge} of the budget{shared}{reserved if reserved_bytes else ''}"
         baseline = f"; {format_size(size.get('baseline_bytes'))} were there before the model"
         known = size.get("peak_bytes") is not None or size.get("baseline_bytes") is not None
         if known:

@@ -135,7 +135,7 @@ class Verbs:
         """Return what `load_model` with these arguments would do now: start, evict first, wait, or be refused.
 
         Nothing is loaded, evicted or reserved; a load that follows does just that, if nothing has changed meanwhile.
-        Sizes are bytes of private memory. Raises what `load_model` raises for an id and a path that cannot be loaded;
+        Sizes are bytes of the budget. Raises what `load_model` raises for an id and a path that cannot be loaded;
         that there is not enough memory is an answer and raises nothing.
         """
         arguments = plan_arguments(

@@ -65,6 +65,7 @@ def _describe_worker(worker: Worker, sampled_s: float | None, started_s: float |
         pss_bytes=memory.pss_bytes if memory else None,
         peak_bytes=memory.peak_bytes if memory else None,
         swap_bytes=memory.swap_bytes if memory else None,
+        shared_bytes=memory.shared_bytes if memory else None,
         gpu_bytes=memory.gpu_bytes if memory else None,
         baseline_bytes=worker.baseline_bytes,
         sampled_s=sampled_s,

@@ -180,8 +180,8 @@ class WorkerExited(NamedTuple):
 class WorkerGone(NamedTuple):
     """The proof: the worker's process and all of its descendants are gone.
 
-    `freed_bytes` is their private memory just before the kill, `processes` how many there were. `output` is the end of
-    what a worker printed that never said hello; "" for any other.
+    `freed_bytes` is what their end gave back, `processes` how many there were. `output` is the end of what a worker
+    printed that never said hello; "" for any other.
     """
 
     worker_id: WorkerId

@@ -104,6 +104,7 @@ def size_of(model: Model, now: float) -> dict[str, Any]:
     sampled = [worker for worker in model.workers.values() if worker.memory is not None]
     sampled_s = [worker.sampled_s for worker in sampled if worker.sampled_s is not None]
     peaks = [worker.memory.peak_bytes for worker in sampled if worker.memory and worker.memory.peak_bytes]
+    shared = [worker.memory.shared_bytes for worker in sampled if worker.memory and worker.memory.shared_bytes]
     baselines = [worker.baseline_bytes for worker in sampled if worker.baseline_bytes is not None]
     return {
         "bytes": model.size_bytes,
@@ -111,6 +112,7 @@ def size_of(model: Model, now: float) -> dict[str, Any]:
         "age_s": now - min(sampled_s) if sampled_s else None,
         "charge_bytes": model.charge_bytes,
         "reserved_bytes": sum(worker.unmeasured_bytes for worker in model.workers.values()),
+        "shared_bytes": sum(shared) or None,
         "need_bytes": model.need_bytes or None,
         "need_source": model.need_source,
         "peak_bytes": sum(peaks) or None,

@@ -89,7 +89,7 @@ def limit_error(model: Model, limit_bytes: int | None, measured_bytes: int | Non
     origin = model.spec.origins.get("memory_limit") if model.spec else None
     where = f", which {origin} sets. Raise memory_limit there" if origin else ". Raise its memory_limit"
     return ResourceExhaustedError(
-        f"model {model.id!r} was killed: its private memory{held} is over its memory_limit of "
+        f"model {model.id!r} was killed: its memory{held} is over its memory_limit of "
         f"{_exactly(limit_bytes)}{where}, or have it use less",
         details={
             "reason": Death.MEMORY_LIMIT.value,

@@ -76,7 +76,7 @@ class Worker:
 
     @property
     def measured_bytes(self) -> int:
-        """The private memory of its tree at the last sample; 0 before the first."""
+        """What its tree held at the last sample; 0 before the first."""
         return self.memory.charge_bytes if self.memory else 0
 
     @property

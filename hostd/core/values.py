@@ -125,7 +125,7 @@ class DirectoryEntry(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a load is expected to take, in bytes of private memory: at most while it loads, and afterwards.
+    """What a load is expected to take, in bytes of its charge: at most while it loads, and afterwards.
 
     `source` says how that is known: "remembered", "declared", "estimated", "at least" (a load of the same content was
     ended when it held so much), or "assumed" if nothing is known.
@@ -148,9 +148,14 @@ class Memory(NamedTuple):
     """A sample of a worker's whole tree, in bytes summed over `processes`; None where the system did not tell.
 
     `peak_bytes` is the highest resident memory so far (VmHWM), `gpu_bytes` what the processes hold on all devices.
-    `held_bytes` is what the end of the whole tree would give back: pages that only its own processes share are in
-    nobody's USS, and come back all the same. `anon_bytes` is the resident memory that no file is behind, if all of it
-    is known to be one process's own, `file_bytes` the rest of it when the page tables were last walked.
+    `held_bytes` is what the end of the whole tree gives back of anonymous memory, page tables and locked pages; pages
+    that only its own processes share are in nobody's USS, and come back all the same. `shared_bytes` is the shared
+    memory that the tree holds (memfds, files of tmpfs, System V), mapped or not. `group_bytes` is what the kernel
+    counts for its control group, of what it cannot reclaim; None without one.
+
+    What later figures are reckoned from: `anon_bytes` is the resident memory that no file is behind, if all of it is
+    known to be one process's own, `file_bytes` the rest of it when the page tables were last walked, `table_bytes`
+    what the page tables took; `around_bytes` is what shared memory there was in the system when it was last looked for.
     """
 
     processes: int
@@ -163,19 +168,26 @@ class Memory(NamedTuple):
     held_bytes: int | None = None
     anon_bytes: int | None = None
     file_bytes: int | None = None
+    table_bytes: int = 0
+    shared_bytes: int | None = None
+    around_bytes: int = 0
+    group_bytes: int | None = None
 
     @property
     def charge_bytes(self) -> int:
-        """What the tree counts against the budget: what a kill gives back, swapped out or not.
+        """What the tree counts against the budget: what it has to itself, swapped out or not, and shared memory.
 
-        Pages that others share too are left out: they are mostly of libraries, and would be counted for each of them.
+        Pages of files are left out: the kernel takes them back when it wants to, and those of libraries would be
+        counted for each model.
         """
-        return self._private_bytes + (self.swap_bytes or 0)
+        held_bytes = self._private_bytes + (self.swap_bytes or 0) + (self.shared_bytes or 0)
+        return max(held_bytes, self.group_bytes or 0)
 
     @property
     def peak_charge_bytes(self) -> int:
-        """The highest charge so far: the peak of resident memory, less what of it is shared now."""
-        return max(self.charge_bytes, (self.peak_bytes or 0) - (self.rss_bytes - self._private_bytes))
+        """The highest charge so far: the peak of resident memory, less what of it does not count now."""
+        uncharged_bytes = self.rss_bytes - self._private_bytes - (self.shared_bytes or 0)
+        return max(self.charge_bytes, (self.peak_bytes or 0) - uncharged_bytes)
 
     @property
     def _private_bytes(self) -> int:

@@ -3,8 +3,9 @@
 Rules
 1. Every worker has a time of its own at which it is due. Whoever is in use, or has changed, is sampled every
    `sample_period_s`; whoever idles unchanged half as often each time, down to every `max_sample_period_s`.
-2. A worker that loads or has a limit is also watched: every `watch_period_s` the resident memory of its tree is read,
-   which takes microseconds. A full sample, which may walk the page tables, follows when what it has grown by would
+2. A worker that loads or has a limit is also watched: every `watch_period_s` the most that its tree may hold is read,
+   which takes microseconds: what it has to itself, and all shared memory of the system, because that is quicker than to
+   find out whose it is. A full sample, which may walk the page tables, follows when what that has grown by would
    bring it over its limit, and while it loads when it has grown by more than a mebibyte since the last one. Whoever
    has a limit, and idles unchanged, is looked at less and less often down to every `IDLE_WATCH` of these periods.
 3. Whoever grows towards its limit is looked at sooner, in half of the time in which it would get there, down to every
@@ -14,7 +15,7 @@ Rules
 5. Figures are walked anew after `max_sample_period_s` at the latest. Until then those of an unchanged tree are
    believed; those of a changed one may be reckoned from a walk since which no other worker has come, gone or been
    loading, as these map files that this one may have had to itself.
-6. Nobody is found over a limit by figures that were reckoned, unless anonymous memory alone is over it.
+6. Nobody is found over a limit by figures that were reckoned, unless anonymous and shared memory alone are over it.
 
 Everything here only decides; `sampling` reads.
 """
@@ -61,11 +62,11 @@ class Watched(NamedTuple):
 
 
 class Look(NamedTuple):
-    """One worker that is to be looked at: fully if `is_due`, else its resident memory first.
+    """One worker that is to be looked at: fully if `is_due`, else the most that it may hold first.
 
     `last` is the last sample, `believed` what of it may be reckoned with (None: all is to be read anew). `may_walk`
-    says whether growth alone is worth a full sample now. `least_bytes` is the least resident memory since that sample,
-    if there was less: a drop may be of shared pages, and does not make room for growth.
+    says whether growth alone is worth a full sample now. `least_bytes` is the least that it may have held at most since
+    that sample: a drop may be of shared pages, and does not make room for growth.
     """
 
     worker: Watched
@@ -75,12 +76,12 @@ class Look(NamedTuple):
     may_walk: bool
     least_bytes: int | None = None
 
-    def wants_sample(self, resident_bytes: int) -> bool:
-        """Say whether a watched worker that has so much resident memory is to be sampled fully."""
+    def wants_sample(self, most_bytes: int) -> bool:
+        """Say whether a watched worker that may hold so much at most is to be sampled fully."""
         limit_bytes = self.worker.limit_bytes
         if self.last is None:
-            return resident_bytes > GROWTH_BYTES
-        grown_bytes = resident_bytes - _least(self.last, self.least_bytes)
+            return most_bytes > GROWTH_BYTES
+        grown_bytes = most_bytes - _least(self.last, self.least_bytes)
         # Once it is known to be over its limit, others decide; it need not be found out ten times a second.
         if limit_bytes is not None and self.last.charge_bytes + grown_bytes > limit_bytes >= self.last.charge_bytes:
             return True
@@ -94,20 +95,21 @@ class Look(NamedTuple):
             return True
         if sample.is_walked:  # a child that is about to run another program has its parent's pages until then
             return memory.processes == 1
-        return (memory.anon_bytes or 0) + (memory.swap_bytes or 0) > limit_bytes
+        own_bytes = (memory.anon_bytes or 0) + memory.table_bytes + (memory.swap_bytes or 0)
+        return own_bytes + (memory.shared_bytes or 0) > limit_bytes
 
 
 class Seen(NamedTuple):
     """What a look found; `sample` is None if there was no full sample.
 
     `cpu_s` is the processor time that it took: what others had of the core meanwhile does not count (rule 4).
-    `resident_bytes` is the resident memory of the tree, None if it was not looked at by itself.
+    `most_bytes` is the most that the tree may hold, None if that was not looked at.
     """
 
     look: Look
     sample: Sample | None
     cpu_s: float
-    resident_bytes: int | None = None
+    most_bytes: int | None = None
 
 
 @dataclass
@@ -123,9 +125,9 @@ class _Due:
     walked_s: float | None = None
     cpu_s: float = 0.0
     looked: tuple[float, int] | None = None
-    """When its resident memory was last looked at, and how much it was."""
+    """When it was last looked at, and the most that it may have held."""
     least_bytes: int | None = None
-    """The least that it was since the last sample; None if that was just now."""
+    """The least that this was since the last sample; None if it was not looked at."""
 
 
 class _Changes:
@@ -189,8 +191,8 @@ class Schedule:
         """Take note of what a look found."""
         worker, sample = seen.look.worker, seen.sample
         due = self._known[worker.worker_id]
-        if seen.resident_bytes is not None:
-            self._look_again(worker, due, seen.resident_bytes, now)
+        if seen.most_bytes is not None:
+            self._look_again(worker, due, seen.most_bytes, now)
         if sample is None and not seen.look.is_due:
             return
         is_same = sample is None or not _differ(due.last, sample.memory)
@@ -200,7 +202,7 @@ class Schedule:
         if sample is not None:
             if sample.is_walked:
                 due.walked_s, due.cpu_s = now, seen.cpu_s
-            due.last, due.least_bytes = sample.memory, None
+            due.last, due.least_bytes = sample.memory, seen.most_bytes
         due.due_s = now + due.interval_s
         if due.walked_s is not None:  # no later than its figures are too old
             due.due_s = max(now + self._period_s, min(due.due_s, due.walked_s + self._max_period_s))
@@ -221,17 +223,17 @@ class Schedule:
             due.watch_s = self._watch_period_s
             due.look_s = now
 
-    def _look_again(self, worker: Watched, due: _Due, resident_bytes: int, now: float) -> None:
-        before, due.looked = due.looked, (now, resident_bytes)
-        due.least_bytes = min(resident_bytes, due.least_bytes or resident_bytes)
-        is_same = before is not None and abs(resident_bytes - before[1]) < SIGNIFICANT_BYTES
+    def _look_again(self, worker: Watched, due: _Due, most_bytes: int, now: float) -> None:
+        before, due.looked = due.looked, (now, most_bytes)
+        due.least_bytes = min(most_bytes, due.least_bytes or most_bytes)
+        is_same = before is not None and abs(most_bytes - before[1]) < SIGNIFICANT_BYTES
         is_idle = is_same and not worker.is_busy and not worker.is_loading
         due.watch_s = min(2 * due.watch_s, IDLE_WATCH * self._watch_period_s) if is_idle else self._watch_period_s
         due.look_s = now + due.watch_s
         if worker.limit_bytes is None or due.last is None or before is None or now <= before[0]:
             return
-        rate = (resident_bytes - before[1]) / (now - before[0])
-        grown_bytes = resident_bytes - _least(due.last, due.least_bytes)
+        rate = (most_bytes - before[1]) / (now - before[0])
+        grown_bytes = most_bytes - _least(due.last, due.least_bytes)
         left_bytes = worker.limit_bytes - due.last.charge_bytes - grown_bytes
         if rate > 0 and left_bytes > 0:
             due.look_s = min(due.look_s, now + max(LEAST_WATCH_S, left_bytes / rate / 2))

@@ -1,13 +1,21 @@
 """Memory of a worker's whole tree, as the operating system measures it.
 
-RSS counts pages that several processes share once for each of them, PSS divides them, USS leaves them out. The end of a
-process gives its USS back; the end of a tree also gives back the pages that only its own processes share, as forked
-children do with their parent: these are in nobody's USS, but the tree's parts of them add up in its PSS.
+RSS counts pages that several processes share once for each of them, PSS divides them, USS leaves them out. None of
+these is what the end of a tree gives back, which is what it is charged:
+
+* anonymous memory: the tree's parts of it add up in PSS, also of what forked children share with their parent and have
+  in nobody's USS;
+* page tables, which may be larger than what is in the pages (VmPTE);
+* pages of hugetlb, and pages of files that are locked;
+* shared memory, whole, whether it is mapped or not (`shared_memory`).
+
+All other pages of files stay in the kernel's cache, which takes them back when it wants to. They are not charged.
 
 All of this runs in a thread, and page tables are walked only for what is not known otherwise. A tree whose RSS is as it
 was has the figures that it had. A process without descendants that has more or less anonymous memory than before has
-that much more or less of its own, if nobody shared any when it was walked. Whether pages of files are its own is up to
-others as well: an earlier figure holds as long as no other worker has come, gone or loaded (see `looks`).
+that much more or less of its own, if nobody shared any when it was walked. Whether pages of files are its own, which
+USS and PSS tell, is up to others as well: an earlier figure holds as long as no other worker has come, gone or loaded
+(see `looks`). Shared memory is looked for when there is more or less of it in the whole system than before.
 """
 
 from __future__ import annotations
@@ -16,12 +24,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hostd.core.events import Memory
 from hostd.shell.proc import descendants_of
-from hostd.shell.process_memory import COUNTS_EXACTLY, brief_of, full_of, rss_of
+from hostd.shell.process_memory import COUNTS_EXACTLY, brief_of, full_of, living_thread_of, rss_of
+from hostd.shell.shared_memory import shared_bytes_of, system_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from hostd.shell.process_memory import Full
+    from hostd.shell.process_memory import Brief, Full
 
 SIGNIFICANT_BYTES = 256 * 1024
 """Less than this an idle interpreter gains and loses by itself; it is not worth a walk over the page tables."""
@@ -41,43 +50,92 @@ def sample_tree(pid: int, last: Memory | None = None, gpu: Mapping[int, int | No
     (`GpuReader.bytes_by_pid`), None if that is not known.
     """
     pids = [pid, *descendants_of(pid)]
+    around_bytes = system_bytes()
     rss = _rss_of_each(pids)
     if not any(rss.values()):
         return None
     gpu_bytes = None if gpu is None else _sum([gpu.get(member, 0) for member in pids])
     known = None if last is None else _reckoned(rss, last)
-    if known is None:
-        return Sample(_walked(rss, gpu_bytes), is_walked=True)
-    return Sample(known if known.gpu_bytes == gpu_bytes else known._replace(gpu_bytes=gpu_bytes), is_walked=False)
+    is_walked = known is None
+    memory = _walked(rss) if known is None else known
+    if known is None or abs(around_bytes - known.around_bytes) >= SIGNIFICANT_BYTES:
+        memory = memory._replace(shared_bytes=shared_bytes_of(rss), around_bytes=around_bytes)
+    return Sample(memory if memory.gpu_bytes == gpu_bytes else memory._replace(gpu_bytes=gpu_bytes), is_walked)
 
 
-def resident_bytes_of(pids: Iterable[int]) -> int:
-    """Return the resident memory (RSS) of these processes, in bytes; one that is gone counts nothing."""
-    return sum(rss_of(pid) or 0 for pid in pids)
+def most_bytes_of(pids: Iterable[int]) -> int:
+    """Return what these processes hold at most, but for shared memory that they have not mapped.
+
+    A process that is gone counts nothing. Where the system does not tell kinds of memory apart, all that is resident
+    may be held.
+    """
+    return sum(map(_most_bytes_of, pids))
 
 
 def private_bytes_of(pids: Iterable[int], last: Memory | None = None) -> int:
-    """Return the bytes that the end of all these processes would give back; one that is gone counts nothing.
+    """Return the bytes that the end of all these processes gives back, but for shared memory.
 
-    `last` is a sample of them from just now, whose figures may be reckoned with.
+    A process that is gone counts nothing. `last` is a sample of them from just now, whose figures may be reckoned with.
     """
     rss = _rss_of_each(pids)
     known = None if last is None else _reckoned(rss, last)
     if known is not None and known.held_bytes is not None:
         return known.held_bytes
-    return _held_by([figures for figures in map(full_of, rss) if figures is not None])
+    return _held_by(_looked_at(rss)) or 0
+
+
+class _One(NamedTuple):
+    """A process."""
+
+    full: Full
+    brief: Brief | None
+
+    @property
+    def own_bytes(self) -> int:
+        """Its part of anonymous memory. A kernel that does not tell it tells what it cannot be more than."""
+        if self.full.own_bytes is not None:
+            return self.full.own_bytes
+        return self.full.uss_bytes if self.brief is None else min(self.brief.anon_bytes, self.full.pss_bytes)
+
+
+def _looked_at(pids: Iterable[int]) -> list[_One]:
+    return [_One(full, brief_of(pid)) for pid in pids if (full := full_of(pid)) is not None]
+
+
+def _held_by(tree: Sequence[_One]) -> int | None:
+    """Return what the end of these processes gives back but for shared memory; None if nothing is known of them."""
+    if not tree:
+        return None
+    briefs = [one.brief for one in tree if one.brief is not None]
+    # Whether processes share pages of hugetlb is not told: all that one of them has is held by it.
+    huge_bytes = max([sum(one.full.huge_bytes for one in tree), *(brief.huge_bytes for brief in briefs)])
+    tables_bytes = sum(brief.table_bytes for brief in briefs)
+    return sum(one.own_bytes + one.full.locked_bytes for one in tree) + huge_bytes + tables_bytes
+
+
+def _most_bytes_of(pid: int) -> int:
+    brief = brief_of(pid)
+    if brief is not None:
+        return brief.most_bytes
+    rss_bytes = rss_of(pid)
+    if rss_bytes == 0 and (thread := living_thread_of(pid)) != pid:
+        return _most_bytes_of(thread)
+    return rss_bytes or 0
 
 
 def _reckoned(rss: Mapping[int, int], last: Memory) -> Memory | None:
     """Return the figures of a tree, whose processes have this much RSS, if they follow from an earlier sample."""
     if last.processes != len(rss):
         return None
-    change_bytes = abs(sum(rss.values()) - last.rss_bytes)
-    if last.anon_bytes is None or not change_bytes:
+    briefs = list(map(brief_of, rss))
+    if last.anon_bytes is None:
+        # Page tables grow by reading what was never written, and nothing else does then.
+        table_bytes = sum(brief.table_bytes for brief in briefs if brief is not None)
+        change_bytes = max(abs(sum(rss.values()) - last.rss_bytes), abs(table_bytes - last.table_bytes))
         return last if change_bytes < SIGNIFICANT_BYTES else None
-    (now,) = map(brief_of, rss)
+    (now,) = briefs
     file_bytes = last.file_bytes or 0
-    if now is None or now.huge_bytes or now.swap_bytes != last.swap_bytes:
+    if now is None or now.huge_bytes or now.swap_bytes != last.swap_bytes or now.locked_bytes >= SIGNIFICANT_BYTES:
         return None
     if abs(now.file_bytes - file_bytes) >= SIGNIFICANT_BYTES:
         return None
@@ -86,39 +144,34 @@ def _reckoned(rss: Mapping[int, int], last: Memory) -> Memory | None:
         rss_bytes=now.anon_bytes + now.file_bytes,
         uss_bytes=_plus(last.uss_bytes, grown_bytes),
         pss_bytes=_plus(last.pss_bytes, grown_bytes),
-        held_bytes=_plus(last.held_bytes, grown_bytes),
+        held_bytes=_plus(last.held_bytes, grown_bytes + now.table_bytes - last.table_bytes),
         peak_bytes=now.peak_bytes,
         anon_bytes=now.anon_bytes,
+        table_bytes=now.table_bytes,
     )
 
 
-def _walked(rss: Mapping[int, int], gpu_bytes: int | None) -> Memory:
-    full = [figures for figures in map(full_of, rss) if figures is not None]
-    briefs = [brief for brief in map(brief_of, rss) if brief is not None]
+def _walked(rss: Mapping[int, int]) -> Memory:
+    tree = _looked_at(rss)
+    briefs = [one.brief for one in tree if one.brief is not None]
     sample = Memory(
         processes=len(rss),
         rss_bytes=sum(rss.values()),
-        uss_bytes=_sum([figures.uss_bytes for figures in full]),
-        pss_bytes=_sum([figures.pss_bytes for figures in full]),
+        uss_bytes=_sum([one.full.uss_bytes for one in tree]),
+        pss_bytes=_sum([one.full.pss_bytes for one in tree]),
         peak_bytes=_sum([brief.peak_bytes for brief in briefs]),
-        swap_bytes=_sum([figures.swap_bytes for figures in full]),
-        gpu_bytes=gpu_bytes,
-        held_bytes=_held_by(full) if full else None,
+        swap_bytes=_sum([one.full.swap_bytes for one in tree]),
+        held_bytes=_held_by(tree),
+        table_bytes=sum(brief.table_bytes for brief in briefs),
     )
-    if len(rss) > 1 or not full or not COUNTS_EXACTLY or any(brief.huge_bytes for brief in briefs):
+    if len(rss) > 1 or not tree or not COUNTS_EXACTLY or any(brief.huge_bytes for brief in briefs):
         return sample
-    (alone,) = full
-    if alone.anon_bytes is None or alone.rss_bytes is None:
+    (alone,) = tree
+    if alone.full.anon_bytes is None or alone.full.rss_bytes is None:
         return sample
     # All of one moment, or a change between two of them would be taken for one that comes later.
-    return sample._replace(
-        rss_bytes=alone.rss_bytes, anon_bytes=alone.anon_bytes, file_bytes=alone.rss_bytes - alone.anon_bytes
-    )
-
-
-def _held_by(tree: Sequence[Full]) -> int:
-    # Parts of a page add up to it if all who share it are of this tree. Private pages of files are in USS alone.
-    return max(sum(figures.uss_bytes for figures in tree), sum(figures.own_pss_bytes for figures in tree))
+    rss_bytes, anon_bytes = alone.full.rss_bytes, alone.full.anon_bytes
+    return sample._replace(rss_bytes=rss_bytes, anon_bytes=anon_bytes, file_bytes=rss_bytes - anon_bytes)
 
 
 def _sum(sizes_bytes: Sequence[int | None]) -> int | None:
@@ -132,5 +185,12 @@ def _plus(size_bytes: int | None, more_bytes: int) -> int | None:
 
 
 def _rss_of_each(pids: Iterable[int]) -> dict[int, int]:
-    """Return the RSS of each process that is still there."""
-    return {pid: rss_bytes for pid in pids if (rss_bytes := rss_of(pid)) is not None}
+    """Return the RSS of each process that is still there, by the thread by which /proc tells of it."""
+    found = {}
+    for pid in pids:
+        rss_bytes = rss_of(pid)
+        if rss_bytes == 0 and (thread := living_thread_of(pid)) != pid:
+            found[thread] = rss_of(thread) or 0
+        elif rss_bytes is not None:
+            found[pid] = rss_bytes
+    return found

@@ -44,6 +44,7 @@ _GAUGES: dict[str, tuple[str, Callable[[ModelInfo], float | None]]] = {
     "uss_bytes": ("Private memory of the model's processes", _of_workers(lambda worker: worker.uss_bytes)),
     "pss_bytes": ("Proportional memory of the model's processes", _of_workers(lambda worker: worker.pss_bytes)),
     "peak_bytes": ("Peak resident memory of the model's processes", _of_workers(lambda worker: worker.peak_bytes)),
+    "shared_bytes": ("Shared memory that the model holds", _of_workers(lambda worker: worker.shared_bytes)),
     "gpu_bytes": ("Memory of the model's processes on devices", _of_workers(lambda worker: worker.gpu_bytes)),
     "charge_bytes": ("What the model counts against the budget", lambda m: m.charge_bytes),
     "in_flight": ("Calls in flight", lambda m: sum(w.in_flight for w in m.workers)),

@@ -34,6 +34,14 @@ def read_file(pid: int | str, name: str) -> bytes | None:
         os.close(fd)
 
 
+def read_all(pid: int | str, name: str) -> bytes:
+    """Return what is in /proc/PID/NAME, however long it is; nothing if the process is gone or not ours to look at."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
+
+
 def children_of(pid: int) -> list[int]:
     """Return the process ids of the children of a process, zombies included; none if it is gone."""
     if not _HAS_CHILDREN_FILES:

@@ -29,6 +29,7 @@ from hostd.shell import memory
 from hostd.shell.crashes import CRASHES
 from hostd.shell.own_log import about
 from hostd.shell.proc import children_of, descendants_of
+from hostd.shell.shared_memory import Held
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -100,13 +101,14 @@ class Processes:
     def end(self, process: WorkerProcess, measured: Memory | None = None) -> tuple[int, int]:
         """Kill what is left of a worker's tree, wait for the proof, and return `(freed_bytes, processes)`.
 
-        `freed_bytes` is the private memory of the tree just before the kill; `measured` is a sample from just now, if
-        there is one. Blocks; call it in a thread.
+        `freed_bytes` is what the tree alone held just before the kill, and of shared memory what is gone after it;
+        `measured` is a sample from just now, if there is one. Blocks; call it in a thread.
         """
         _signal(process.pidfd, signal.SIGSTOP)  # what is stopped cannot fork away from the list that follows
         with contextlib.ExitStack() as stack:
             tree = _open_all(descendants_of(process.pid), stack)
             freed_bytes = memory.private_bytes_of([process.pid, *tree], measured)
+            shared = stack.enter_context(Held([process.pid, *tree]))
             with self._lock:
                 self._own.update(tree)
             tree[process.pid] = process.pidfd
@@ -115,15 +117,18 @@ class Processes:
                 # Before they are reaped: after it a new worker may have one of their numbers.
                 self._own.difference_update(tree)
                 _reap(tree)
+            freed_bytes += shared.let_go()
         os.close(process.pidfd)
         count = len(tree)
         while orphans := self._orphans():
             with contextlib.ExitStack() as stack:
                 escaped = _open_all(orphans, stack)
                 freed_bytes += memory.private_bytes_of(escaped)
+                shared = stack.enter_context(Held(escaped))
                 count += len(escaped)
                 _kill(escaped)
                 _reap(escaped)
+                freed_bytes += shared.let_go()
         return freed_bytes, count
 
     def _orphans(self) -> list[int]:

@@ -17,10 +17,11 @@ import psutil
 
 from hostd.core import events as ev
 from hostd.shell.looks import Seen
-from hostd.shell.memory import resident_bytes_of, sample_tree
+from hostd.shell.memory import most_bytes_of, sample_tree
 from hostd.shell.own_log import about
 from hostd.shell.proc import descendants_of
 from hostd.shell.scheduling import give_way
+from hostd.shell.shared_memory import system_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -98,15 +99,15 @@ class Sampler:
         is_gpu_read = False
         found = []
         for look in looks:
-            resident_bytes = self._trees.resident_bytes_of(look.worker) if look.worker.is_watched else None
-            if not (look.is_due or (resident_bytes is not None and look.wants_sample(resident_bytes))):
-                found.append(Seen(look, None, 0.0, resident_bytes))
+            most_bytes = self._trees.most_bytes_of(look.worker) if look.worker.is_watched else None
+            if not (look.is_due or (most_bytes is not None and look.wants_sample(most_bytes))):
+                found.append(Seen(look, None, 0.0, most_bytes))
             else:
                 if not is_gpu_read and self._gpu is not None:
                     gpu, is_gpu_read = self._gpu.bytes_by_pid(), True
                 began_s = time.thread_time()
                 sample = _sample(look, gpu)
-                found.append(Seen(look, sample, time.thread_time() - began_s, resident_bytes))
+                found.append(Seen(look, sample, time.thread_time() - began_s, most_bytes))
         return found
 
 
@@ -122,6 +123,7 @@ class _Trees:
         self._last_pid: bytes | None = None
         self._is_settled = False
         self._trees: dict[WorkerId, list[int]] = {}
+        self._around_bytes = 0
 
     def begin_pass(self, watched: set[WorkerId]) -> None:
         """Find out whether what is known still holds, and forget whoever is not watched any more."""
@@ -130,17 +132,18 @@ class _Trees:
         if not is_same or not self._is_settled:
             self._trees.clear()
         self._last_pid, self._is_settled = last_pid, is_same
+        self._around_bytes = system_bytes()
         for worker_id in self._trees.keys() - watched:
             del self._trees[worker_id]
 
-    def resident_bytes_of(self, worker: Watched) -> int:
+    def most_bytes_of(self, worker: Watched) -> int:
         tree = self._trees.get(worker.worker_id)
         if tree is None:
             try:
                 tree = self._trees[worker.worker_id] = [worker.pid, *descendants_of(worker.pid)]
             except (OSError, psutil.Error):  # no descriptor left, perhaps; the next look is soon
                 return 0
-        return resident_bytes_of(tree)
+        return most_bytes_of(tree) + self._around_bytes
 
 
 def _last_pid() -> bytes | None:

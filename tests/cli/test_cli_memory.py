@@ -181,6 +181,7 @@ SIZE = {
     "age_s": 3.2,
     "charge_bytes": 300 * MIB,
     "reserved_bytes": 0,
+    "shared_bytes": 64 * MIB,
     "peak_bytes": 380 * MIB,
     "baseline_bytes": 45 * MIB,
 }
@@ -202,7 +203,7 @@ def explained(run, client, size: dict | None, eviction: dict | None) -> list[str
 def test_explain_says_how_big_a_model_is_and_what_an_eviction_would_do(run, client) -> None:
     assert explained(run, client, SIZE, EVICTION) == [
         "  size      312 MiB, measured 3s ago",
-        "  charge    300 MiB of the budget",
+        "  charge    300 MiB of the budget, with 64 MiB of shared memory",
         "  peak      380 MiB; 45 MiB were there before the model",
         "  eviction  2nd to go; would free 300 MiB, a reload takes 1.23 s, unused for 5m 12s",
         "            afterwards the next call loads it again",

@@ -31,7 +31,7 @@ def test_a_model_over_its_limit_is_killed_alone_and_its_callers_hear_the_figures
         "limit_bytes": 4000,
         "limit_origin": None,
     }
-    assert error.message.startswith("model 'm' was killed: its private memory of 3.9 KiB")
+    assert error.message.startswith("model 'm' was killed: its memory of 3.9 KiB")
     assert error.message.endswith(". Raise its memory_limit, or have it use less")
     assert tight.killed() == [tight.worker_of("m")]
     assert (tight.state("m"), tight.state("other")) == ("FAILED", "READY")
@@ -128,7 +128,7 @@ def test_a_limit_that_the_kernel_enforced_has_no_figure_of_ours(tight):
     tight.died(ev.Death.MEMORY_LIMIT)
     error = tight.error(call)
     assert (error.details["measured_bytes"], error.details["limit_bytes"]) == (None, 4000)
-    assert "its private memory is over its memory_limit of 3.9 KiB" in error.message
+    assert "its memory is over its memory_limit of 3.9 KiB" in error.message
 
 
 def test_a_death_of_another_kind_is_tried_again(tight):
@@ -254,14 +254,15 @@ def test_explain_says_what_a_size_is_made_of(tight):
     tight.greeted()
     tight.feed(ev.WorkerLoaded(tight.worker, "python", {}, None, 700))
     tight.processes[tight.worker].has_loaded = True
-    tight.measured(memory=ev.Memory(2, 5000, 3000, 4000, 8000, 500))
+    tight.measured(memory=ev.Memory(2, 5000, 3000, 4000, 8000, 500, shared_bytes=250))
     tight.pass_time(3)
     assert tight.core.explain("m", tight.now)["size"] == {
         "bytes": 5000,
         "source": "measured",
         "age_s": 3.0,
-        "charge_bytes": 3500,
+        "charge_bytes": 3750,
         "reserved_bytes": 0,
+        "shared_bytes": 250,
         "need_bytes": 6000,
         "need_source": "remembered",
         "peak_bytes": 8000,

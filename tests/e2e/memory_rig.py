@@ -10,7 +10,18 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 
 HOLDER = """
-    import os, time
+    import mmap, os, time
+
+    def memfd(path):
+        return os.memfd_create("held")
+
+    def named(path):
+        return os.open(path, os.O_RDWR | os.O_CREAT)
+
+    def unlinked(path):
+        fd = named(path)
+        os.unlink(path)
+        return fd
 
     class Holder:
         def __init__(self, mib):
@@ -27,6 +38,27 @@ HOLDER = """
             self.grow(mib)
             while True:
                 time.sleep(60)
+
+        def share(self, kind, path, mib):
+            kind, _, how = kind.partition(" ")
+            fd, chunk = globals()[kind](path), b"x" * (1 << 20)
+            os.ftruncate(fd, mib << 20)
+            pages = mmap.mmap(fd, mib << 20) if how == "mapped" else None
+            for at in range(mib):
+                os.write(fd, chunk) if pages is None else pages.write(chunk)
+            self.held.append(pages or fd)
+
+        def share_for_good(self, kind, path, mib):
+            self.share(kind, path, mib)
+            while True:
+                time.sleep(60)
+
+        def read(self, path):
+            fd = os.open(path, os.O_RDONLY)
+            pages = mmap.mmap(fd, 0, mmap.MAP_PRIVATE, mmap.PROT_READ)
+            os.close(fd)
+            self.held.append(pages)
+            return len(pages[::4096])
 
         def shrink(self):
             del self.held[1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from memory_rig import MIB, Holders
 import hostd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 LIMIT = "memory_limit: 100MiB\n"
 
@@ -104,6 +105,52 @@ def test_the_cores_are_divided_among_models(model_dir: Callable[..., str]) -> No
             assert own.info.cpu_threads == 3
     finally:
         os.environ.update({name: value for name, value in unset.items() if value is not None})
+
+
+KINDS = [f"{kind} {how}" for kind in ("memfd", "named", "unlinked") for how in ("mapped", "written")]
+
+
+@pytest.fixture
+def shm() -> Iterator[Path]:
+    """Where a file in /dev/shm may be; it is removed."""
+    path = Path("/dev/shm", f"hostd-test-{uuid.uuid4()}")
+    yield path
+    path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shared_memory_counts_against_a_limit(client: hostd.Client, holder: Holders, shm: Path, kind: str) -> None:
+    model = client.load_model("greedy", holder(10, settings=LIMIT))
+    with pytest.raises(hostd.ResourceExhaustedError, match="memory_limit of 100 MiB") as caught:
+        model.share_for_good(kind, str(shm), 200)
+    assert caught.value.details["measured_bytes"] > 100 * MIB
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unload_gives_back_the_shared_memory_that_goes(
+    client: hostd.Client, holder: Holders, shm: Path, kind: str
+) -> None:
+    model = client.load_model("sharing", holder(10))
+    model.share(kind, str(shm), 64)
+    eventually(lambda: client.get_model("sharing").charge_bytes > 74 * MIB, "it is charged")
+    assert client.get_model("sharing").workers[0].shared_bytes == 64 * MIB
+    stays = kind.startswith("named")
+    report = client.unload_model("sharing")
+    assert 64 * (not stays) < report.freed_bytes / MIB - 10 < 64 * (not stays) + 20
+    assert shm.exists() is stays
+
+
+def test_a_file_that_a_model_reads_is_not_charged(client: hostd.Client, holder: Holders, tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"x" * 300 * MIB)
+    model = client.load_model("reader", holder(10, settings=LIMIT))
+    assert model.read(str(weights)) == 300 * MIB / 4096
+    eventually(lambda: client.get_model("reader").size > 300 * MIB, "it was sampled with the file")
+    info = client.get_model("reader")
+    assert info.workers[0].uss_bytes > 300 * MIB, "nobody else has mapped it"
+    assert info.charge_bytes < 50 * MIB
+    assert model.pid() == info.workers[0].pid, "it serves on"
+    assert client.unload_model("reader").freed_bytes < 50 * MIB
 
 
 def test_what_forked_children_share_with_their_parent_counts(

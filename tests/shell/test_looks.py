@@ -271,7 +271,7 @@ class Watch:
     def __init__(self, **facts: bool) -> None:
         self.schedule = Schedule(1e6, 1e6, WATCH_PERIOD_S)
         self.worker = a_worker(limit=100 * MIB, **facts)
-        self.resident_bytes = 30 * MIB
+        self.most_bytes = 30 * MIB
         self.now = 0.0
 
     def gaps(self, looks: int) -> list[float]:
@@ -281,7 +281,7 @@ class Watch:
             for look in self.schedule.looks([self.worker], self.now):
                 times.append(self.now)
                 sample = Sample(memory_of(10 * MIB), True) if look.last is None else None
-                self.schedule.taken(Seen(look, sample, 0.001, self.resident_bytes), self.now)
+                self.schedule.taken(Seen(look, sample, 0.001, self.most_bytes), self.now)
             next_s = self.schedule.next_s()
             assert next_s is not None
             assert next_s <= self.now + WATCH_PERIOD_S + 1e-9, "who is called meanwhile has to be seen"
@@ -305,7 +305,7 @@ def test_who_is_called_again_or_grows_by_itself_is_looked_at_often_at_once() -> 
     assert watch.gaps(3) == [1, 1, 1]
     watch.worker = watch.worker._replace(is_busy=False)
     assert watch.gaps(8)[-1] == IDLE_WATCH
-    watch.resident_bytes += MIB
+    watch.most_bytes += MIB
     assert watch.gaps(3) == [1, 2, 4]
 
 

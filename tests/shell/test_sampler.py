@@ -292,7 +292,7 @@ def test_where_the_system_does_not_number_its_processes_trees_are_read_at_every_
     trees = sampling._Trees()
     for _ in range(3):
         trees.begin_pass({WorkerId(1)})
-        trees.resident_bytes_of(a_worker(pid=grower.pid))
+        trees.most_bytes_of(a_worker(pid=grower.pid))
     assert len(reads) == 3
 
 
@@ -306,7 +306,7 @@ def test_a_tree_is_read_again_when_the_system_has_made_a_process(
     for last_pid in (41, 41, 41, 41, 42, 42, 42):
         (tmp_path / "loadavg").write_text(f"0.00 0.00 0.00 1/99 {last_pid}\n")
         trees.begin_pass({worker.worker_id})
-        assert trees.resident_bytes_of(worker) > MIB
+        assert trees.most_bytes_of(worker) > MIB
     assert len(reads) == 4, "twice for each, because a number is given a moment before its process is to be seen"
     trees.begin_pass(set())
     assert trees._trees == {}
@@ -350,4 +350,4 @@ def test_a_tree_that_cannot_be_read_is_looked_at_again_soon(grower: Grower, monk
         raise psutil.AccessDenied(pid)
 
     monkeypatch.setattr(sampling, "descendants_of", refuse)
-    assert sampling._Trees().resident_bytes_of(a_worker(pid=grower.pid)) == 0
+    assert sampling._Trees().most_bytes_of(a_worker(pid=grower.pid)) == 0
