@@ -20,6 +20,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import stat
 import struct
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -193,25 +194,26 @@ class _Scan:
         self._add_parts({key: processes for key, processes in unresolved.items() if key not in self.files})
 
     def _add_open(self, pid: int, devices: frozenset[int]) -> None:
-        directory = f"/proc/{pid}/fd"
+        path = f"/proc/{pid}/fd"
         try:
-            with os.scandir(directory) as entries:
-                names = [entry.name for entry in islice(entries, _MOST_DESCRIPTORS)]
+            directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
             return
-        for name in names:
-            path = f"{directory}/{name}"
-            try:
-                if not os.readlink(path).startswith("/"):  # noqa: PTH115 - a pipe, a socket; a Path is five times as slow
-                    continue
-                found = _look_at(path)
-                if found is None or found.device not in devices or (found.device, found.inode) in self.files:
-                    continue
-                # The link's own mode says how it is open (proc_pid_fd(5)).
-                if not found.links or os.lstat(path).st_mode & 0o200:
-                    self._add(found, path)
-            except OSError:  # closed meanwhile
-                continue
+        others: set[str] = set()
+        try:
+            with os.scandir(directory) as entries:
+                for entry in islice(entries, _MOST_DESCRIPTORS):
+                    link = _link_at(directory, entry.name)
+                    if not link.startswith("/") or link in others:  # a pipe, a socket, what was looked at
+                        continue
+                    found = _look_at(entry.name, directory)
+                    if found is None or found.device not in devices:
+                        others.add(link)
+                    # The link's own mode says how it is open (proc_pid_fd(5)).
+                    elif not found.links or _mode_at(directory, entry.name) & stat.S_IWUSR:
+                        self._add(found, f"{path}/{entry.name}")
+        finally:
+            os.close(directory)
 
     def _add_mapped(self, pid: int, devices: frozenset[int], segments: dict[int, _Segment]) -> Iterator[Key]:
         """Add what a process has mapped, and yield the files of which only the pages it has touched can be known."""
@@ -295,15 +297,33 @@ _AT_STATX_DONT_SYNC = 0x4000
 _STATX_BASIC_STATS = 0x7FF
 _AT_FDCWD = -100
 
+_OF_STATX = struct.Struct("=16xI8xH2xQ8xQ80xII")
+"""Of `struct statx`: links, mode, inode, blocks of 512 bytes, and the two numbers of the device."""
 
-def _look_at(path: str) -> _Attributes | None:
-    """Return what is known of a file that may be on any file system, None if it may not be looked at."""
-    buffer = ctypes.create_string_buffer(256)
-    if _STATX is None or _STATX(_AT_FDCWD, path.encode(), _AT_STATX_DONT_SYNC, _STATX_BASIC_STATS, buffer) != 0:
+_Buffer = ctypes.c_char * 256
+
+
+def _look_at(path: str, directory: int = _AT_FDCWD) -> _Attributes | None:
+    """Return what is known of a regular file on whatever file system; None if it is none or may not be looked at."""
+    buffer = _Buffer()
+    if _STATX is None or _STATX(directory, path.encode(), _AT_STATX_DONT_SYNC, _STATX_BASIC_STATS, buffer) != 0:
         return None
-    # struct statx: links at 16, inode at 32, blocks of 512 bytes at 48, the device's two numbers at 136.
-    (links,), (inode,), (blocks,) = (struct.unpack_from(f, buffer, at) for f, at in (("I", 16), ("Q", 32), ("Q", 48)))
-    return _Attributes(os.makedev(*struct.unpack_from("II", buffer, 136)), inode, links, blocks * 512)
+    links, mode, inode, blocks, major, minor = _OF_STATX.unpack_from(buffer)
+    return _Attributes(os.makedev(major, minor), inode, links, blocks * 512) if stat.S_ISREG(mode) else None
+
+
+def _link_at(directory: int, name: str) -> str:
+    try:
+        return os.readlink(name, dir_fd=directory)
+    except OSError:  # closed meanwhile
+        return ""
+
+
+def _mode_at(directory: int, name: str) -> int:
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+    except OSError:  # closed meanwhile
+        return 0
 
 
 def _of_memfds() -> frozenset[int]:
