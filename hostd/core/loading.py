@@ -269,7 +269,8 @@ class Loading:
         load_s = registry.now - model.created_s
         registry.move_model(model, ModelInput.LOAD_SUCCEEDED, f"loaded in {load_s:.3f} s")
         if is_measured and model.source.path is not None and model.spec is not None and worker.memory is not None:
-            registry.effects.append(RememberSize(model.source.path, model.spec, worker.memory, model.load_s))
+            memory = worker.memory if worker.highest is None else worker.memory.with_peak_of(worker.highest)
+            registry.effects.append(RememberSize(model.source.path, model.spec, memory, model.load_s))
         registry.waiting.answer(model.waiters, registry.describe(model))
         for listener in registry.load_ended:
             listener(model, None)

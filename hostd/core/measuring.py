@@ -55,6 +55,8 @@ class Measuring:
             return
         if event.memory is not None and worker.state is not WorkerState.KILLING:
             worker.memory, worker.sampled_s = event.memory, event.asked_s
+            if worker.highest is None or event.memory.rss_bytes > worker.highest.rss_bytes:
+                worker.highest = event.memory
             worker.reserved_bytes = 0 if is_of_loaded else worker.reserved_bytes
             sizes = [w.memory.rss_bytes for w in model.workers.values() if w.memory is not None]
             model.size_bytes, model.size_source = sum(sizes), "measured"

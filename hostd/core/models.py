@@ -47,7 +47,8 @@ class Reload(NamedTuple):
 class Worker:
     """A worker process, from the decision to spawn it until the proof that it is gone.
 
-    `left_s` is what is left of its time to load while it is PAUSED.
+    `highest` is the sample with the most resident memory; `left_s` is what is left of its time to load while it is
+    PAUSED.
     """
 
     id: WorkerId
@@ -56,6 +57,7 @@ class Worker:
     state: WorkerState = WorkerState.SPAWNING
     pid: int | None = None
     memory: Memory | None = None
+    highest: Memory | None = None
     sampled_s: float | None = None
     baseline_bytes: int | None = None
     reserved_bytes: int = 0

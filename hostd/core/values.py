@@ -186,8 +186,21 @@ class Memory(NamedTuple):
     @property
     def peak_charge_bytes(self) -> int:
         """The highest charge so far: the peak of resident memory, less what of it does not count now."""
-        uncharged_bytes = self.rss_bytes - self._private_bytes - (self.shared_bytes or 0)
-        return max(self.charge_bytes, (self.peak_bytes or 0) - uncharged_bytes)
+        return max(self.charge_bytes, (self.peak_bytes or 0) - self._uncharged_bytes)
+
+    def with_peak_of(self, highest: Memory) -> Memory:
+        """Return this sample with a peak of which so much counts as did when `highest` was taken, the largest sample.
+
+        A load that maps a file and copies it has the file in its peak, and no more of it afterwards.
+        """
+        if self.peak_bytes is None:
+            return self
+        more_bytes = self._uncharged_bytes - highest._uncharged_bytes
+        return self._replace(peak_bytes=self.peak_bytes + more_bytes)
+
+    @property
+    def _uncharged_bytes(self) -> int:
+        return self.rss_bytes - self._private_bytes - (self.shared_bytes or 0)
 
     @property
     def _private_bytes(self) -> int:

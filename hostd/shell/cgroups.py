@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from hostd.shell.groups import SELF, Group, groups_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from types import TracebackType
 
     from hostd.core.values import WorkerId
@@ -31,6 +31,13 @@ _log = logging.getLogger(__name__)
 
 _PREFIX = "hostd-"
 _CONTROLLER = "memory"
+
+
+_HELD = ("anon", "shmem", "sock")
+"""What of memory.stat only an end or swap gives back; groups have no swap."""
+
+_OF_KERNEL = ("kernel_stack", "pagetables", "percpu", "slab_unreclaimable")
+"""What `kernel` adds up since Linux 5.18, but for what can be reclaimed of it."""
 
 
 class Cgroups:
@@ -84,6 +91,21 @@ class Cgroups:
         _write(directory / "memory.oom.group", 1)
         _write(directory / "cgroup.procs", pid)
 
+    def held_bytes(self, worker_id: WorkerId) -> int | None:
+        """Return what the kernel counts for a worker's group and cannot reclaim; None of one that has no group.
+
+        That is more than its processes tell of: files in /dev/shm that nobody has open, buffers of pipes and sockets.
+        """
+        directory = self._groups.get(worker_id)
+        if directory is None:
+            return None
+        try:
+            lines = (directory / "memory.stat").read_text(encoding="ascii").splitlines()
+            sizes = {name: int(value) for name, _, value in (line.partition(" ") for line in lines)}
+            return sum(sizes[name] for name in _HELD) + _kernel_memory(sizes)
+        except (OSError, ValueError, KeyError):  # it is gone, or the kernel is of another kind
+            return None
+
     def oom_kills(self, worker_id: WorkerId) -> int:
         """Return how many processes of a worker the kernel has killed so far; 0 of one that has no group."""
         directory = self._groups.get(worker_id)
@@ -115,6 +137,12 @@ class Cgroups:
                 _go_back(self._directory, leaf)
             except OSError as error:
                 _log.warning("the control group %s stays behind: %s", leaf, error)
+
+
+def _kernel_memory(sizes: Mapping[str, int]) -> int:
+    if "kernel" in sizes:
+        return max(0, sizes["kernel"] - sizes.get("slab_reclaimable", 0))
+    return sum(sizes.get(name, 0) for name in _OF_KERNEL)
 
 
 def _prepare(group: Group, own_pids: Collection[int]) -> Path | None:

@@ -61,6 +61,10 @@ class Guard:
                     extra=about(worker=worker_id, pid=pid),
                 )
 
+    def held_bytes(self, worker_id: WorkerId) -> int | None:
+        """Return what the kernel counts for a worker itself; None where it does not count each for itself."""
+        return None if self._cgroups is None else self._cgroups.held_bytes(worker_id)
+
     def explain(self, worker_id: WorkerId, pid: int) -> tuple[Death, str]:
         """Return why a worker ended by a SIGKILL that the host did not send, and how that is known."""
         if self._cgroups is not None and self._cgroups.oom_kills(worker_id):

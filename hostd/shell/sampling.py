@@ -26,7 +26,7 @@ from hostd.shell.shared_memory import system_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from hostd.core.values import WorkerId
+    from hostd.core.values import Memory, WorkerId
     from hostd.shell.gpu import GpuReader
     from hostd.shell.looks import Look, Schedule, Watched
     from hostd.shell.memory import Sample
@@ -47,12 +47,17 @@ class Sampler:
         watched: Callable[[], Sequence[Watched]],
         emit: Callable[[ev.WorkerMeasured], object],
         gpu: GpuReader | None = None,
+        complete: Callable[[WorkerId, Memory], Memory] = lambda _, memory: memory,
     ) -> None:
-        """Take what tells all workers there are now, and where events go; both are called on the loop."""
+        """Take what tells all workers there are now, and where events go; both are called on the loop.
+
+        `complete` adds to a sample what is known of the worker otherwise; it is called in the thread.
+        """
         self._schedule = schedule
         self._watched = watched
         self._emit = emit
         self._gpu = gpu
+        self._complete = complete
         self._woken = asyncio.Event()
         self._trees = _Trees()
 
@@ -107,6 +112,9 @@ class Sampler:
                     gpu, is_gpu_read = self._gpu.bytes_by_pid(), True
                 began_s = time.thread_time()
                 sample = _sample(look, gpu)
+                if sample is not None:
+                    memory = self._complete(look.worker.worker_id, sample.memory)
+                    sample = sample._replace(memory=memory)
                 found.append(Seen(look, sample, time.thread_time() - began_s, most_bytes))
         return found
 

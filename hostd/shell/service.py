@@ -261,7 +261,7 @@ class Service:
     def _sampler(self, workforce: Workforce, gpu: GpuReader | None) -> Sampler:
         settings = self._config.memory
         schedule = Schedule(settings.sample_period_s, settings.max_sample_period_s, settings.watch_period_s)
-        sampler = Sampler(schedule, workforce.watched, self._supervisor.emit_later, gpu)
+        sampler = Sampler(schedule, workforce.watched, self._supervisor.emit_later, gpu, workforce.with_group)
 
         def on_event(event: Event) -> None:
             if event.subject == "worker" and event.new == "LOADING":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.shell.looks import Watched
-from hostd.shell.memory import Sample, sample_tree
+from hostd.shell.memory import sample_tree
 from hostd.shell.own_log import about
 from hostd.shell.pausing import StoppedTree
 from hostd.shell.processes import Processes, WorkerProcess, describe_exit, is_crash, is_sigkill
@@ -136,11 +136,19 @@ class Workforce:
         employed = self._employed.get(worker_id)
         if employed is not None:
             pid, gpu = employed.process.pid, self._gpu
+
+            def work() -> ev.Memory | None:
+                sample = sample_tree(pid, None, None if gpu is None else gpu.bytes_by_pid())
+                return None if sample is None else self.with_group(worker_id, sample.memory)
+
             self._supervisor.in_thread(
-                self._readers,
-                lambda: sample_tree(pid, None, None if gpu is None else gpu.bytes_by_pid()),
-                lambda sample: then(sample.memory if isinstance(sample, Sample) else None),
+                self._readers, work, lambda memory: then(memory if isinstance(memory, ev.Memory) else None)
             )
+
+    def with_group(self, worker_id: ev.WorkerId, memory: ev.Memory) -> ev.Memory:
+        """Return a sample with what the kernel counts for the worker itself, where it does; takes microseconds."""
+        group_bytes = self._guard.held_bytes(worker_id)
+        return memory if group_bytes is None else memory._replace(group_bytes=group_bytes)
 
     def _keep_cause(self, event: Event) -> None:
         # What ends a worker that drains is the reason for which it drains, unless it dies of something else meanwhile.

@@ -323,6 +323,32 @@ def test_explain_tells_of_a_load_that_failed(tight):
     assert tight.core.explain("n", tight.now)["reason"] == "no processes"
 
 
+@pytest.mark.parametrize(
+    ("highest", "last", "peak_bytes"),
+    [
+        pytest.param((9000, 4500), (5000, 4900), 4500 + 1000, id="a file was mapped while it was copied"),
+        pytest.param((9000, 8900), (5000, 2000), 8900 + 1000, id="a file was mapped when that was done"),
+        pytest.param((3000, 2900), (5000, 4900), 9900, id="the last is the highest"),
+    ],
+)
+def test_a_peak_is_remembered_by_what_counted_of_it_then(highest, last, peak_bytes):
+    host = Driver()
+    host.up_to("LOADING")
+    host.measured(memory=ev.Memory(1, highest[0], highest[1], None, highest[0]))
+    host.loaded()
+    host.measured(memory=ev.Memory(1, last[0], last[1], None, 10000))
+    (remembered,) = host.files.remembered
+    assert remembered.memory.charge_bytes == last[1]
+    assert remembered.memory.peak_charge_bytes == peak_bytes
+
+
+def test_the_charge_is_what_is_private_and_shared_or_what_the_kernel_counts_if_that_is_more():
+    memory = ev.Memory(1, 5000, 3000, None, 8000, swap_bytes=10, held_bytes=2000, shared_bytes=600)
+    assert memory.charge_bytes == 2610
+    assert memory._replace(group_bytes=2000).charge_bytes == 2610
+    assert memory._replace(group_bytes=2700).charge_bytes == 2700
+
+
 def test_the_peak_of_a_sample_is_without_what_is_shared_and_at_least_what_is_held_now():
     assert ev.Memory(1, 5000, 3000, None, 8000).peak_charge_bytes == 6000
     assert ev.Memory(1, 5000, None, None, 8000, 100).peak_charge_bytes == 8000

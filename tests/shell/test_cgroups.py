@@ -95,6 +95,32 @@ def test_a_worker_gets_a_group_with_its_limit_that_dies_as_a_whole(kernel: Kerne
         assert kernel.groups() == []
 
 
+STAT = "anon 100\nfile 5000\nkernel 70\nkernel_stack 8\npagetables 9\npercpu 1\nsock 4\nshmem 2000\n"
+SLABS = "slab_reclaimable 40\nslab_unreclaimable 11\nslab 51\n"
+
+
+@pytest.mark.parametrize(
+    ("stat", "held_bytes"),
+    [
+        (STAT + SLABS, 100 + 2000 + 4 + 70 - 40),
+        ((STAT + SLABS).replace("kernel 70\n", ""), 100 + 2000 + 4 + 8 + 9 + 1 + 11),
+        ("anon 100\n", None),
+        ("anon none\n", None),
+    ],
+)
+def test_a_group_tells_what_it_holds_that_cannot_be_reclaimed(
+    kernel: Kernel, stat: str, held_bytes: int | None
+) -> None:
+    with Cgroups.open(kernel.process) as groups:
+        groups.add(WorkerId(1), 4711, MIB)
+        assert groups.held_bytes(WorkerId(1)) is None, "there is no such file"
+        (kernel.unit / FIRST / "memory.stat").write_text(stat)
+        assert groups.held_bytes(WorkerId(1)) == held_bytes
+        assert groups.held_bytes(WorkerId(2)) is None
+        (kernel.unit / FIRST / "memory.stat").unlink()
+        (kernel.unit / FIRST / "cgroup.procs").write_text("")
+
+
 def test_the_limits_are_set_before_the_process_comes(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     with Cgroups.open(kernel.process) as groups:

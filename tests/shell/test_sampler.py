@@ -267,6 +267,16 @@ class Devices:
 
 
 @on_a_loop
+async def test_what_the_kernel_counts_for_a_worker_is_in_its_sample(grower: Grower) -> None:
+    rig = Rig(period_s=0.01, max_period_s=0.01)
+    rig.sampler._complete = lambda worker_id, memory: memory._replace(group_bytes=500 * MIB + worker_id)
+    async with running(rig):
+        rig.add(2**22)
+        rig.add(grower.pid)
+        assert (await rig.next()).memory.charge_bytes == 500 * MIB + 2
+
+
+@on_a_loop
 async def test_devices_are_asked_once_a_pass_for_all_workers(grower: Grower) -> None:
     rig = Rig(period_s=0.01, max_period_s=NO_PERIOD_S)
     devices = Devices({grower.pid: 7})
