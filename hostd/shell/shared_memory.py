@@ -17,6 +17,7 @@ hugetlbfs. Control groups count these (`cgroups`).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -201,17 +202,16 @@ class _Scan:
             return
         others: set[str] = set()
         try:
-            with os.scandir(directory) as entries:
-                for entry in islice(entries, _MOST_DESCRIPTORS):
-                    link = _link_at(directory, entry.name)
-                    if not link.startswith("/") or link in others:  # a pipe, a socket, what was looked at
-                        continue
-                    found = _look_at(entry.name, directory)
-                    if found is None or found.device not in devices:
-                        others.add(link)
-                    # The link's own mode says how it is open (proc_pid_fd(5)).
-                    elif not found.links or _mode_at(directory, entry.name) & stat.S_IWUSR:
-                        self._add(found, f"{path}/{entry.name}")
+            for name in _names_in(directory):
+                link = _link_at(directory, name)
+                if not link.startswith("/") or link in others:  # a pipe, a socket, what was looked at
+                    continue
+                found = _look_at(name, directory)
+                if found is None or found.device not in devices:
+                    others.add(link)
+                # The link's own mode says how it is open (proc_pid_fd(5)).
+                elif not found.links or _mode_at(directory, name) & stat.S_IWUSR:
+                    self._add(found, f"{path}/{name}")
         finally:
             os.close(directory)
 
@@ -310,6 +310,14 @@ def _look_at(path: str, directory: int = _AT_FDCWD) -> _Attributes | None:
         return None
     links, mode, inode, blocks, major, minor = _OF_STATX.unpack_from(buffer)
     return _Attributes(os.makedev(major, minor), inode, links, blocks * 512) if stat.S_ISREG(mode) else None
+
+
+def _names_in(directory: int) -> list[str]:
+    names: list[str] = []
+    # What ends meanwhile has no names any more; those that it had are tried.
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        names.extend(entry.name for entry in islice(entries, _MOST_DESCRIPTORS))
+    return names
 
 
 def _link_at(directory: int, name: str) -> str:

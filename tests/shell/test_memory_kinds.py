@@ -360,7 +360,11 @@ def test_shared_memory_that_may_not_be_looked_at_counts_as_far_as_it_is_mapped(
 ) -> None:
     """Without CAP_CHECKPOINT_RESTORE nobody may look at what is behind a mapping."""
     look = shared_memory._look_at
-    monkeypatch.setattr(shared_memory, "_look_at", lambda path: None if "map_files" in path else look(path))
+
+    def refused(path: str, *directory: int) -> object:
+        return None if "map_files" in path else look(path, *directory)
+
+    monkeypatch.setattr(shared_memory, "_look_at", refused)
     holder.tell("memfd_written")
     holder.tell("shared_with_children")
     holder.tell("memfd_mapped_and_closed")
