@@ -103,13 +103,15 @@ class Seen(NamedTuple):
     """What a look found; `sample` is None if there was no full sample.
 
     `cpu_s` is the processor time that it took: what others had of the core meanwhile does not count (rule 4).
-    `most_bytes` is the most that the tree may hold, None if that was not looked at.
+    `most_bytes` is the most that the tree may hold, None if that was not looked at; of that `around_bytes` may as well
+    be others', which does not keep an idle worker from being looked at less often.
     """
 
     look: Look
     sample: Sample | None
     cpu_s: float
     most_bytes: int | None = None
+    around_bytes: int = 0
 
 
 @dataclass
@@ -124,8 +126,8 @@ class _Due:
     last: Memory | None = None
     walked_s: float | None = None
     cpu_s: float = 0.0
-    looked: tuple[float, int] | None = None
-    """When it was last looked at, and the most that it may have held."""
+    looked: tuple[float, int, int] | None = None
+    """When it was last looked at, the most that it may have held, and what of that was surely its own."""
     least_bytes: int | None = None
     """The least that this was since the last sample; None if it was not looked at."""
 
@@ -192,7 +194,7 @@ class Schedule:
         worker, sample = seen.look.worker, seen.sample
         due = self._known[worker.worker_id]
         if seen.most_bytes is not None:
-            self._look_again(worker, due, seen.most_bytes, now)
+            self._look_again(worker, due, seen.most_bytes, seen.most_bytes - seen.around_bytes, now)
         if sample is None and not seen.look.is_due:
             return
         is_same = sample is None or not _differ(due.last, sample.memory)
@@ -223,10 +225,10 @@ class Schedule:
             due.watch_s = self._watch_period_s
             due.look_s = now
 
-    def _look_again(self, worker: Watched, due: _Due, most_bytes: int, now: float) -> None:
-        before, due.looked = due.looked, (now, most_bytes)
+    def _look_again(self, worker: Watched, due: _Due, most_bytes: int, own_bytes: int, now: float) -> None:
+        before, due.looked = due.looked, (now, most_bytes, own_bytes)
         due.least_bytes = min(most_bytes, due.least_bytes or most_bytes)
-        is_same = before is not None and abs(most_bytes - before[1]) < SIGNIFICANT_BYTES
+        is_same = before is not None and abs(own_bytes - before[2]) < SIGNIFICANT_BYTES
         is_idle = is_same and not worker.is_busy and not worker.is_loading
         due.watch_s = min(2 * due.watch_s, IDLE_WATCH * self._watch_period_s) if is_idle else self._watch_period_s
         due.look_s = now + due.watch_s

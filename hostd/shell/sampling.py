@@ -106,7 +106,7 @@ class Sampler:
         for look in looks:
             most_bytes = self._trees.most_bytes_of(look.worker) if look.worker.is_watched else None
             if not (look.is_due or (most_bytes is not None and look.wants_sample(most_bytes))):
-                found.append(Seen(look, None, 0.0, most_bytes))
+                found.append(Seen(look, None, 0.0, most_bytes, self._trees.around_bytes))
             else:
                 if not is_gpu_read and self._gpu is not None:
                     gpu, is_gpu_read = self._gpu.bytes_by_pid(), True
@@ -115,7 +115,8 @@ class Sampler:
                 if sample is not None:
                     memory = self._complete(look.worker.worker_id, sample.memory)
                     sample = sample._replace(memory=memory)
-                found.append(Seen(look, sample, time.thread_time() - began_s, most_bytes))
+                cpu_s = time.thread_time() - began_s
+                found.append(Seen(look, sample, cpu_s, most_bytes, self._trees.around_bytes))
         return found
 
 
@@ -131,7 +132,7 @@ class _Trees:
         self._last_pid: bytes | None = None
         self._is_settled = False
         self._trees: dict[WorkerId, list[int]] = {}
-        self._around_bytes = 0
+        self.around_bytes = 0
 
     def begin_pass(self, watched: set[WorkerId]) -> None:
         """Find out whether what is known still holds, and forget whoever is not watched any more."""
@@ -140,7 +141,7 @@ class _Trees:
         if not is_same or not self._is_settled:
             self._trees.clear()
         self._last_pid, self._is_settled = last_pid, is_same
-        self._around_bytes = system_bytes()
+        self.around_bytes = system_bytes()
         for worker_id in self._trees.keys() - watched:
             del self._trees[worker_id]
 
@@ -151,7 +152,7 @@ class _Trees:
                 tree = self._trees[worker.worker_id] = [worker.pid, *descendants_of(worker.pid)]
             except (OSError, psutil.Error):  # no descriptor left, perhaps; the next look is soon
                 return 0
-        return most_bytes_of(tree) + self._around_bytes
+        return most_bytes_of(tree) + self.around_bytes
 
 
 def _last_pid() -> bytes | None:

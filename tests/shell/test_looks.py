@@ -271,7 +271,7 @@ class Watch:
     def __init__(self, **facts: bool) -> None:
         self.schedule = Schedule(1e6, 1e6, WATCH_PERIOD_S)
         self.worker = a_worker(limit=100 * MIB, **facts)
-        self.most_bytes = 30 * MIB
+        self.most_bytes, self.around_bytes = 30 * MIB, 10 * MIB
         self.now = 0.0
 
     def gaps(self, looks: int) -> list[float]:
@@ -281,7 +281,7 @@ class Watch:
             for look in self.schedule.looks([self.worker], self.now):
                 times.append(self.now)
                 sample = Sample(memory_of(10 * MIB), True) if look.last is None else None
-                self.schedule.taken(Seen(look, sample, 0.001, self.most_bytes), self.now)
+                self.schedule.taken(Seen(look, sample, 0.001, self.most_bytes, self.around_bytes), self.now)
             next_s = self.schedule.next_s()
             assert next_s is not None
             assert next_s <= self.now + WATCH_PERIOD_S + 1e-9, "who is called meanwhile has to be seen"
@@ -291,6 +291,14 @@ class Watch:
 
 def test_who_idles_within_its_limit_is_looked_at_less_and_less_often() -> None:
     assert Watch().gaps(8) == [1, 2, 4, 8, IDLE_WATCH, IDLE_WATCH, IDLE_WATCH, IDLE_WATCH]
+
+
+def test_shared_memory_of_others_keeps_nobody_from_being_looked_at_less_often() -> None:
+    watch = Watch()
+    watch.gaps(8)
+    watch.most_bytes += 50 * MIB
+    watch.around_bytes += 50 * MIB
+    assert watch.gaps(4) == [IDLE_WATCH] * 4
 
 
 @pytest.mark.parametrize("fact", ["busy", "loading"])
