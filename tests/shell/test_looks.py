@@ -296,8 +296,8 @@ def test_who_idles_within_its_limit_is_looked_at_less_and_less_often() -> None:
 def test_shared_memory_of_others_keeps_nobody_from_being_looked_at_less_often() -> None:
     watch = Watch()
     watch.gaps(8)
-    watch.most_bytes += 50 * MIB
-    watch.around_bytes += 50 * MIB
+    watch.most_bytes += MIB
+    watch.around_bytes += MIB
     assert watch.gaps(4) == [IDLE_WATCH] * 4
 
 

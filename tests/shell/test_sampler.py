@@ -85,7 +85,11 @@ GROWER = """
     print("up", flush=True)
     for line in sys.stdin:
         what, size_bytes = line.split()
-        if what == "grow" or os.fork() == 0:
+        if what == "share":
+            held.append(os.memfd_create("held"))
+            os.write(held[-1], b"x" * int(size_bytes))
+            print("done", flush=True)
+        elif what == "grow" or os.fork() == 0:
             held.append(b"x" * int(size_bytes))
             print("done", flush=True)
 """
@@ -99,6 +103,9 @@ class Grower(Told):
 
     def grow(self, size_bytes: int) -> None:
         self.tell(f"grow {size_bytes}")
+
+    def share(self, size_bytes: int) -> None:
+        self.tell(f"share {size_bytes}")
 
     def fork(self, size_bytes: int) -> None:
         self.tell(f"fork {size_bytes}")
@@ -159,6 +166,19 @@ async def test_a_worker_that_passes_its_limit_is_seen_although_growth_has_to_wai
         await rig.next()
         grower.grow(24 * MIB)
         assert (await rig.next()).memory.charge_bytes > charge_bytes + 16 * MIB
+
+
+@on_a_loop
+async def test_shared_memory_that_a_worker_has_not_mapped_is_seen_soon(grower: Grower) -> None:
+    charge_bytes = sample_tree(grower.pid).memory.charge_bytes
+    async with running(Rig()) as rig:
+        rig.add(grower.pid, limit=charge_bytes + 16 * MIB)
+        await rig.next()
+        grower.share(24 * MIB)
+        measured = await rig.next()
+        while measured.memory.charge_bytes < charge_bytes + 24 * MIB:  # others may have shared memory just then
+            measured = await rig.next()
+        assert measured.memory.shared_bytes == 24 * MIB
 
 
 @on_a_loop
