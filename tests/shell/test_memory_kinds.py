@@ -238,12 +238,11 @@ def holder(tmp_path: Path, shm: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 @pytest.fixture
-def segments() -> Iterator[None]:
-    """Segments of System V that are made meanwhile are removed."""
-    before = {segment.number for segment in shared_memory._segments()}
+def segments(holder: Holder) -> Iterator[None]:
+    """The holder's segments of System V are removed afterwards, and nobody else's."""
     yield
     for segment in shared_memory._segments():
-        if segment.number not in before:
+        if segment.creator == holder.pid:
             ctypes.CDLL(None).shmctl(segment.number, 0, None)
 
 
