@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hostd import paths, runtime_lock
+from hostd import paths, runtime_lock, trust
 from hostd.naming import closest
 from hostd_workers.wire.errors import HostError, UnavailableError
 
@@ -91,7 +91,8 @@ def unreachable(endpoint: str, waited_s: float) -> UnavailableError:
 
 def _places() -> list[Path]:
     try:
-        return list(paths.hosts_dir().iterdir())
+        directory = paths.hosts_dir()
+        return [] if trust.why_not_ours(directory) else list(directory.iterdir())
     except (OSError, HostError):  # it is not there, not ours, or there is no place for it
         return []
 

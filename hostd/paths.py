@@ -7,12 +7,12 @@ cover settings (`hostd.config`), the lock on a runtime directory (`hostd.runtime
 from __future__ import annotations
 
 import os
-import stat
 import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hostd import trust
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def make_private(directory: Path) -> None:
     or if others could replace it because they own or may write the directory that it is in.
     """
     _make(directory, "runtime")
-    if problem := why_not_private(directory):
+    if problem := trust.why_not_private(directory):
         raise FailedPreconditionError(problem)
 
 
@@ -199,25 +199,6 @@ def _umask() -> int:
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         return next((int(line.split()[1], 8) for line in lines if line.startswith("Umask:")), 0)
     return 0
-
-
-def why_not_private(directory: Path) -> str | None:
-    """Return why others could tamper with `directory`, with what to do about it; None if it is this user's alone."""
-    found, above = directory.lstat(), directory.parent.stat()
-    if stat.S_ISLNK(found.st_mode) or not stat.S_ISDIR(found.st_mode):
-        return f"{directory} is not a directory; remove it or choose another runtime directory"
-    if found.st_uid != os.geteuid():
-        return (
-            f"{directory} belongs to user {found.st_uid}, not to you ({os.geteuid()}); choose another runtime directory"
-        )
-    if found.st_mode & 0o077:
-        mode = stat.S_IMODE(found.st_mode)
-        return f"{directory} is open to other users (mode {mode:04o}); close it with: chmod 0700 {directory}"
-    # In a shared /tmp another user can make the directory above before us, and then rename ours and put up his own.
-    is_anybodys = above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX
-    if above.st_uid not in (0, os.geteuid()) or is_anybodys:
-        return f"{directory.parent} is under the control of other users; choose another runtime directory"
-    return None
 
 
 def _endpoint(directory: str | os.PathLike[str], socket_name: str) -> str:

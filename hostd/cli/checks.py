@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hostd import paths
+from hostd import paths, trust
 from hostd.units import format_size
 from hostd_workers.wire.errors import HostError
 from hostd_workers.wire.installing import install_extras, pip_install
@@ -258,7 +258,7 @@ def _directories() -> list[Check]:
 def _runtime_dir(directory: Path, room: str) -> Check:
     name = "runtime dir"
     try:
-        problem = paths.why_not_private(directory)
+        problem = trust.why_not_private(directory)
     except FileNotFoundError:
         return _makable(name, directory, f"; {room}", "--runtime-dir")
     except OSError as error:

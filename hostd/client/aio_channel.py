@@ -8,6 +8,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from hostd import trust
 from hostd.client import forks
 from hostd.client.channel import GRACE_S
 from hostd.client.connection import Connection, Patience, went_away
@@ -151,7 +152,7 @@ class AsyncChannel:
 
     def _flush(self) -> None:
         connection, outbox = self._connection, self._outbox
-        if connection is None or not outbox:
+        if connection is None or not outbox or not connection.is_known:
             return
         loop = asyncio.get_running_loop()
         if not connection.send_from(outbox) and self._retry is None:
@@ -178,9 +179,16 @@ class AsyncChannel:
             self._disconnect(error)
 
     def _on_monitor(self) -> None:
-        if self._connection is not None and self._connection.is_broken():
+        try:
+            is_broken = self._connection is not None and self._connection.is_broken()
+        except HostError as error:
+            self._disconnect(error)
+            return
+        if is_broken:
             self._receive()  # an answer may have come just before the end
             self._disconnect(went_away(self.endpoint))
+        else:
+            self._flush()
 
     def _disconnect(self, error: HostError, *, is_goodbye: bool = False) -> None:
         connection, self._connection = self._connection, None
@@ -217,6 +225,7 @@ class AsyncChannel:
     async def _try_to_connect(self, deadline_s: float) -> bool:
         """Return whether a host answered; raises what it answered if it does not take us."""
         self._check_usable()
+        trust.check_place(self.endpoint)
         if why_unreachable(self.endpoint) is not None:
             return False
         # There it is. If it goes now it is most likely being started again.
@@ -225,10 +234,10 @@ class AsyncChannel:
         readers = (self._receive, self._on_monitor)
         for fd, reader in zip(connection.descriptors(), readers, strict=True):
             self._loop.add_reader(fd, _run_if_there, weakref.WeakMethod(reader), connection)
-        # The descriptor of a ZeroMQ socket tells only those of news who found nothing before.
-        connection.is_broken()
         pending, hello = self._tracker.hello()
         try:
+            # The descriptor of a ZeroMQ socket tells only those of news who found nothing before.
+            connection.is_broken()
             self._send(hello)
             await self.wait(pending, max(0.0, deadline_s - self._loop.time() - GRACE_S))
             self._tracker.accept_welcome(pending)

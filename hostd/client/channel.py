@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
 
+from hostd import trust
 from hostd.client import forks
 from hostd.client.connection import Connection, Patience, went_away
 from hostd.client.followers import Followers
@@ -282,7 +283,8 @@ class Channel:
                 )
                 return
             remaining_s = _POLL_S if deadline_s is None else min(deadline_s - time.monotonic(), _POLL_S)
-            wanted = _POLLIN if self._flush() else _POLLIN_OR_OUT
+            # What is queued for a connection that is not known yet waits for its monitor.
+            wanted = _POLLIN if self._flush() or not connection.is_known else _POLLIN_OR_OUT
             sources: list[Any] = [(connection.socket, wanted), (connection.monitor, _POLLIN), (self._waker.fd, _POLLIN)]
             timeout_ms = int(remaining_s * 1000) + 1 if remaining_s > 0 else 0
             ready = [source for source, _ in zmq.zmq_poll(sources, timeout_ms)]
@@ -355,6 +357,7 @@ class Channel:
     def _try_to_connect(self, deadline_s: float) -> bool:
         """Return whether a host answered; raises what it answered if it does not take us."""
         self._check_usable()
+        trust.check_place(self.endpoint)
         if why_unreachable(self.endpoint) is not None:
             return False
         # There it is. If it goes now it is most likely being started again.

@@ -3,6 +3,8 @@
 A connection is used once: when it breaks it is closed and another is made, so nothing that was meant for an earlier
 host can reach a later one (the host refuses connections that did not say HELLO to it, too).
 
+Nothing is sent before it is known who is at the other end (`hostd.trust`).
+
 One that nobody refers to any more says goodbye and closes, in whichever thread the collector runs, and never waits.
 """
 
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from hostd import trust
 from hostd.client import context
 from hostd.hosts import unreachable, why_unreachable
 from hostd_workers.wire import messages as msg
@@ -41,8 +44,10 @@ _NEVER_MS = 24 * 3_600_000
 LINGER_MS = 100
 """How long the goodbye of a client may take to leave."""
 
-_NEWS = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_CLOSED | zmq.EVENT_MONITOR_STOPPED
-"""What the monitor tells: that the connection broke, or that a socket that was closed has sent what it had to send."""
+_ENDS = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_CLOSED | zmq.EVENT_MONITOR_STOPPED
+_NEWS = zmq.EVENT_CONNECTED | _ENDS
+"""What the monitor tells: that the connection stands, that it broke, or that a socket that was closed has sent what it
+had to send."""
 
 _GOODBYE = pack(msg.BYE, 0)
 
@@ -76,6 +81,8 @@ class Connection:
         self.endpoint = endpoint
         self.is_batching = False
         """Whether the host has said that it understands batches."""
+        self.is_known = False
+        """Whether it stands, and what listens at its other end is trusted. Before that nothing is sent."""
         self._pid = os.getpid()
         self.socket: zmq.Socket[bytes] = context.of_this_process().socket(zmq.DEALER)
         try:
@@ -138,14 +145,23 @@ class Connection:
         return self._messages.has_news()
 
     def is_broken(self) -> bool:
-        """Say whether the connection was lost; asked when the monitor has something."""
-        if MessageSocket(self.monitor).has_news():
-            recv_monitor_message(self.monitor)
-            return True
+        """Say whether the connection was lost; asked when the monitor has something.
+
+        Raises FailedPreconditionError if what listens there is not trusted.
+        """
+        news = MessageSocket(self.monitor)
+        while news.has_news():
+            event = recv_monitor_message(self.monitor)
+            if event["event"] != zmq.EVENT_CONNECTED:
+                return True
+            # A connection that ended meanwhile is not made again, whatever its descriptor is by now.
+            self.is_known = not self.endpoint.startswith(trust.IPC) or trust.check_peer(event["value"], self.endpoint)
         return False
 
     def send(self, frames: list[Buffer]) -> bool:
         """Send a message without blocking; False if it must wait. Big frames are not copied."""
+        if not self.is_known:
+            return False
         try:
             self._messages.send(frames)
         except zmq.Again:
