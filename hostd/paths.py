@@ -24,6 +24,13 @@ WORKER_SOCKET = "workers.ipc"
 DOOR_SOCKET = "members.ipc"
 """Where processes join a host that they share; see `hostd.sharing`."""
 
+LOGS = "logs"
+HOST_LOG = "host.log"
+STATE_LOCK = "hostd.lock"
+SIZES = "sizes.sqlite"
+STATE_NAMES = frozenset((LOGS, HOST_LOG, STATE_LOCK, SIZES, f"{SIZES}-journal"))
+"""What a host keeps in its state directory."""
+
 # sockaddr_un.sun_path holds 108 bytes with the final NUL (unix(7)); libzmq refuses a longer ipc path.
 SOCKET_PATH_MAX_BYTES = 107
 
@@ -150,24 +157,60 @@ def make_private(directory: Path) -> None:
 
 
 def make_state(directory: Path) -> None:
-    """Create the state directory and its parents for this user alone; one that is there stays as it is.
+    """Create the state directory and its parents for this user alone, mode 0700.
 
-    Raises FailedPreconditionError if it cannot be made or written.
+    One that is there and that others may look into is closed, if nothing but a host's own things are in it. Raises
+    FailedPreconditionError if it cannot be made or written, or if it is not this user's alone.
     """
     _make(directory, "state")
     if not directory.is_dir():
         raise unusable(directory, "state", "it is not a directory")
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         raise unusable(directory, "state", f"user {os.geteuid()} may not write there")
+    with told(directory, "state"):
+        if problem := trust.why_not_ours(directory):
+            raise FailedPreconditionError(f"the state directory is not safe: {problem} (--state-dir, HOSTD_STATE_DIR)")
+        if directory.stat().st_mode & 0o077:
+            others = sorted(entry.name for entry in directory.iterdir() if entry.name not in STATE_NAMES)
+            if others:
+                raise FailedPreconditionError(
+                    f"the state directory {directory} is open to other users and not the host's alone: it holds "
+                    f"{others[0]}; choose one in it, such as {directory / 'hostd'} (--state-dir, HOSTD_STATE_DIR), or "
+                    f"close it with: chmod 0700 {directory}"
+                )
+            directory.chmod(0o700)
+
+
+def make_own(directory: Path) -> None:
+    """Create a directory of the host's own in its state directory, mode 0700, or close one that is there.
+
+    Raises FailedPreconditionError if that is a link, or somebody else's.
+    """
+    _make(directory, "state")
+    with told(directory, "state"):
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = os.fstat(fd)
+            if found.st_uid != os.geteuid():
+                raise unusable(directory, "state", f"it belongs to user {found.st_uid}, not to you ({os.geteuid()})")
+            if found.st_mode & 0o077:
+                os.fchmod(fd, 0o700)
+        finally:
+            os.close(fd)
+
+
+def make_parents(path: Path) -> None:
+    """Create the directories that lead to a path for this user alone. Raises OSError."""
+    # With parents=True, Path.mkdir would leave the mode of those above to the umask.
+    for part in reversed(path.parents):
+        if not part.is_dir():
+            with suppress(FileExistsError):  # another process has just made it
+                part.mkdir(mode=0o700)
 
 
 def _make(directory: Path, purpose: str) -> None:
     with told(directory, purpose):
-        # With parents=True, Path.mkdir would leave the mode of those above to the umask.
-        for part in (*reversed(directory.parents), directory):
-            if not part.is_dir():
-                with suppress(FileExistsError):  # another process has just made it
-                    part.mkdir(mode=0o700)
+        make_parents(directory / "_")
 
 
 @contextmanager

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from hostd.config import HostConfig
     from hostd.sources import Gathered
 
-LOG_FILE = "host.log"
+LOG_FILE = paths.HOST_LOG
 """In the state directory: what a shared host logs, which outlives the terminal and the pipes of its starter."""
 
 QUIET = "warning"

@@ -25,6 +25,8 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
+from hostd import paths, trust
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -67,12 +69,12 @@ def identity_of(path: Path) -> tuple[int, int] | None:
 
 def prepare(path: Path) -> None:
     """Make the directory if there is none. Raises OSError, and `ForeignFileError` if others may write it."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    paths.make_parents(path)
     found = path.parent.stat()
     if found.st_uid != os.geteuid():
         raise ForeignFileError(f"{path.parent} belongs to user {found.st_uid}, not to you ({os.geteuid()})")
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ForeignFileError(f"{path.parent} may be written by others; close it with: chmod 0700 {path.parent}")
+    if problem := trust.why_not_ours(path.parent):
+        raise ForeignFileError(problem)
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise ForeignFileError(f"{path.parent} may not be written")
 
@@ -156,6 +158,6 @@ def _check_access(path: Path) -> None:
         raise UnusableFileError("it may not be read and written")
     if stat.S_IMODE(found.st_mode) & 0o077:
         path.chmod(0o600)
-    with path.open("rb") as file:
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123 - no opener
         if _WAL in file.read(_VERSIONS_AT + 2)[_VERSIONS_AT:]:
             raise UnusableFileError("it has a write-ahead log")

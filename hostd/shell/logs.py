@@ -3,6 +3,9 @@
 One thread does it for all, because it writes to a disk. A model that floods its output is slowed down by its own full
 pipe: the thread takes a bounded amount from each pipe in each pass, and rests after a pass in which one had something.
 
+The directory is this user's alone, and nothing in it is reached through a link: somebody who could write there would
+choose which file a model's output goes to.
+
 The lines are stamped here (`hostd.log_lines` has the format): with the time at which they are read, which is a few
 milliseconds after they were printed. One stamp serves all lines of one read, so a flood costs a byte per line.
 """
@@ -17,12 +20,15 @@ import selectors
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
 from hostd import log_lines
+from hostd.paths import make_own
 from hostd.shell.crashes import CrashReport
+from hostd.shell.losses import Losses
+from hostd.shell.syscalls import DIRECTORY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,16 +78,18 @@ class ModelLog:
     earlier host may have been killed in the middle of a line.
     """
 
-    def __init__(self, directory: Path, model_id: str, cap_bytes: int) -> None:
+    def __init__(self, directory: Path, model_id: str, cap_bytes: int, losses: Losses | None = None) -> None:
         self._path = directory / f"{_file_name(model_id)}.log"
         self._older = self._path.with_suffix(".log.1")
+        self._losses = losses or Losses()
+        self._lost_bytes = 0
         self._half_bytes = max(cap_bytes // 2, 2 * _READ_BYTES)
         self._begun_by: object = _NOT_KNOWN
         """Who has begun a line that has no end yet; None if nobody has."""
 
     def exists(self) -> bool:
         """Say whether anything of it is kept."""
-        return self._path.exists() or self._older.exists()
+        return self._path.is_file() or self._older.is_file()
 
     def append(self, data: bytes, writer: object = None) -> None:
         """Add output of a worker, which goes on with its line if nobody else has written since."""
@@ -96,12 +104,17 @@ class ModelLog:
 
     def _write(self, entry_of: Callable[[bool], bytes], writer: object, ending: object) -> None:
         """Write an entry; when the file is full it becomes the older one. A full disk loses output, not the host."""
+        lost = (
+            log_lines.note(time.time(), f"{self._lost_bytes} bytes before this are lost") if self._lost_bytes else b""
+        )
+        if lost:
+            writer = _NOT_KNOWN  # nobody goes on with a line of which a part is lost
         try:
-            with self._path.open("ab+") as file:
+            with self._opened(self._path, "ab+") as file:
                 size_bytes = file.tell()
                 begun_by = _begun_in(file, size_bytes) if self._begun_by is _NOT_KNOWN else self._begun_by
-                entry = entry_of(begun_by is None or begun_by is not writer)
-                if begun_by not in (None, writer):
+                entry = lost + entry_of(bool(lost) or begun_by is None or begun_by is not writer)
+                if begun_by is not None and (lost or begun_by is not writer):
                     entry = b"\n" + entry
                 if size_bytes and size_bytes + len(entry) <= self._half_bytes:
                     file.write(entry)
@@ -109,20 +122,38 @@ class ModelLog:
                     if begun_by is not None:
                         file.write(b"\n")
                     file.close()
-                    self._begin_file(entry_of(True), is_first=not size_bytes)
-            self._begun_by = ending
+                    self._begin_file(lost + entry_of(True), is_first=not size_bytes)
         except OSError as error:
             self._begun_by = _NOT_KNOWN
-            _log.warning("cannot write %s: %s", self._path, error)
+            lost_bytes = len(entry_of(True))
+            self._lost_bytes += lost_bytes
+            self._losses.failed(self._path, error, lost_bytes)
+        else:
+            self._begun_by, self._lost_bytes = ending, 0
+            self._losses.worked()
 
     def _begin_file(self, entry: bytes, *, is_first: bool) -> None:
         """Write an entry to a new file, whose first line says how much was written before it."""
         if not is_first:
             self._path.replace(self._older)
         position = 0
-        with contextlib.suppress(FileNotFoundError), self._older.open("rb") as file:
+        with contextlib.suppress(FileNotFoundError), self._opened(self._older, "rb") as file:
             position = (log_lines.position_of(file.readline(_HEAD_BYTES)) or 0) + file.seek(0, os.SEEK_END)
-        self._path.write_bytes(log_lines.head(time.time(), position) + entry)
+        with self._opened(self._path, "wb") as file:
+            file.write(log_lines.head(time.time(), position) + entry)
+
+    @staticmethod
+    def _opened(path: Path, mode: str) -> BinaryIO:
+        """Open a file for this user alone, neither it nor its directory through a link."""
+
+        def opener(_: str, flags: int) -> int:
+            directory_fd = os.open(path.parent, DIRECTORY)
+            try:
+                return os.open(path.name, flags | os.O_NOFOLLOW, 0o600, dir_fd=directory_fd)
+            finally:
+                os.close(directory_fd)
+
+        return cast("BinaryIO", open(path, mode, opener=opener))
 
     def tail(self, max_bytes: int) -> bytes:
         """Return the end of what was printed, of at most `max_bytes` bytes, without stamps and notes."""
@@ -154,7 +185,7 @@ class ModelLog:
         # The newer one first: if it becomes the older one between the two, it is the same file under both names.
         for path in (self._path, self._older):
             with contextlib.suppress(FileNotFoundError):
-                file = stack.enter_context(path.open("rb"))
+                file = stack.enter_context(self._opened(path, "rb"))
                 position = log_lines.position_of(file.readline(_HEAD_BYTES)) or 0
                 if size_bytes := file.seek(0, os.SEEK_END):
                     found.setdefault(position, (position, file, size_bytes))
@@ -232,11 +263,12 @@ class LogDrain:
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
         self._orders: deque[Output | _Note] = deque()
         self._logs: WeakValueDictionary[str, ModelLog] = WeakValueDictionary()
+        self._losses = Losses()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="hostd-logs", daemon=True)
 
     def __enter__(self) -> LogDrain:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_own(self._directory)
         self._thread.start()
         return self
 
@@ -253,7 +285,7 @@ class LogDrain:
         """Return the log of a model, which may be empty; always the same one while a worker writes to it."""
         log = self._logs.get(model_id)
         if log is None:
-            log = self._logs[model_id] = ModelLog(self._directory, model_id, self._cap_bytes)
+            log = self._logs[model_id] = ModelLog(self._directory, model_id, self._cap_bytes, self._losses)
         return log
 
     def add(self, model_id: str, pipe_fd: int) -> Output:

@@ -99,7 +99,7 @@ class Service:
         models_dir = models_dir_of(config.models)
         with contextlib.ExitStack() as stack:
             self._take_directories(stack)
-            self._logs = stack.enter_context(LogDrain(config.state_dir / "logs", config.workers.log_bytes))
+            self._logs = stack.enter_context(LogDrain(config.state_dir / paths.LOGS, config.workers.log_bytes))
             loop = asyncio.get_running_loop()
             poller = stack.enter_context(Poller(loop))
             settings = self._settings = Settings(config, models_dir, self._sources)

@@ -49,7 +49,7 @@ THREAD_NAME = "hostd-sizes"
 AT_LEAST = "at least"
 """The source of a size that a load had when it was ended because it needed more."""
 
-FILE_NAME = "sizes.sqlite"
+FILE_NAME = paths.SIZES
 
 CLOSE_S = 2.0
 """What is to be remembered is written in milliseconds; a hash of a huge model is not worth a later end."""
