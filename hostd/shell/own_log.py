@@ -2,6 +2,9 @@
 
 Every record may say what it is about (`about`): a model, a worker, a process. Text has that in front of the message,
 JSON under keys of its own. What models print is in `logs`.
+
+A warning that the same line of code gives again and again is shown `BURST` times in `PERIOD_S`, then counted: whatever
+causes it (a client, a model, a disk) may do so thousands of times a second, and must not fill the log's disk with it.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import logging
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd.log_lines import stamp
 
@@ -19,6 +22,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _log = logging.getLogger(__name__)
+
+BURST = 20
+"""Enough to see what recurs, and for whom."""
+
+PERIOD_S = 60.0
 
 _SUBJECTS = ("model", "worker", "pid")
 
@@ -33,6 +41,7 @@ def configure(level: str, log_format: str) -> None:
     root = logging.getLogger()
     if not root.handlers:
         root.addHandler(logging.StreamHandler(sys.stderr))
+        root.handlers[0].addFilter(Flood())
     for handler in root.handlers:  # kept at a reload: other threads may be logging
         handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     root.setLevel(level.upper())
@@ -55,6 +64,42 @@ def _on_unhandled(kind: type[BaseException], error: BaseException | None, traceb
 
 def _subjects_of(record: logging.LogRecord) -> dict[str, Any]:
     return {name: getattr(record, name) for name in _SUBJECTS if hasattr(record, name)}
+
+
+class Flood(logging.Filter):
+    """Lets the first warnings of each place in the code pass, and says how many others there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._seen: dict[tuple[str, int], _Recent] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether a record is shown; one that is may get some words on those that are not."""
+        if record.levelno < logging.WARNING:
+            return True
+        with self._lock:
+            place = record.pathname, record.lineno
+            recent = self._seen.get(place, _NOTHING)
+            words = ""
+            if record.created - recent.began_s >= PERIOD_S or record.created < recent.began_s:
+                if recent.count > BURST:
+                    words = f" ({recent.count - BURST} more like this were not shown)"
+                recent = _Recent(record.created, 0)
+            recent = self._seen[place] = recent._replace(count=recent.count + 1)
+        if recent.count == BURST:
+            words = f" (the {BURST}th like this within {PERIOD_S:g} s; more are counted, and not shown until then)"
+        if words:
+            record.msg, record.args = f"{record.getMessage()}{words}", None
+        return recent.count <= BURST
+
+
+class _Recent(NamedTuple):
+    began_s: float
+    count: int
+
+
+_NOTHING = _Recent(-PERIOD_S, 0)
 
 
 class TextFormatter(logging.Formatter):
