@@ -87,7 +87,7 @@ class Journal:
         """Make an entry that lasts. Raises OSError: FileNotFoundError if the staging area itself was removed."""
         for _ in range(_MAX_TRIES):
             token = secrets.token_hex(TOKEN_CHARS // 2)
-            fd = calls.open(token + SUFFIX, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_DSYNC, 0o644, at=staging_fd)
+            fd = calls.open(token + SUFFIX, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_DSYNC, 0o640, at=staging_fd)
             journal = cls(calls, staging_fd, token, fd)
             try:
                 # Another host's recovery may have taken it for the remains of a crash, or be about to.

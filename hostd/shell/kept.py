@@ -34,7 +34,8 @@ VERSION = 1
 MAX_BYTES = 64 * 1024
 """As of a `model.yaml`: options are a few lines."""
 
-FILE_MODE = 0o644
+FILE_MODE = 0o640
+"""Less umask: others than the host's user, and its group if the umask lets it, do not read what was deployed."""
 _NEW_NAME = f"{KEPT_NAME}.new"
 _NAMES = ("type", "finder", "initializer")
 _KEYS = ("version", *_NAMES, "options", "retries", "pinned")

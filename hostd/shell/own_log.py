@@ -83,20 +83,20 @@ class Flood(logging.Filter):
             recent = self._seen.get(place, _NOTHING)
             words = ""
             if record.created - recent.began_s >= PERIOD_S or record.created < recent.began_s:
-                if recent.count > BURST:
-                    words = f" ({recent.count - BURST} more like this were not shown)"
+                if recent.times > BURST:
+                    words = f" ({recent.times - BURST} more like this were not shown)"
                 recent = _Recent(record.created, 0)
-            recent = self._seen[place] = recent._replace(count=recent.count + 1)
-        if recent.count == BURST:
+            recent = self._seen[place] = recent._replace(times=recent.times + 1)
+        if recent.times == BURST:
             words = f" (the {BURST}th like this within {PERIOD_S:g} s; more are counted, and not shown until then)"
         if words:
             record.msg, record.args = f"{record.getMessage()}{words}", None
-        return recent.count <= BURST
+        return recent.times <= BURST
 
 
 class _Recent(NamedTuple):
     began_s: float
-    count: int
+    times: int
 
 
 _NOTHING = _Recent(-PERIOD_S, 0)

@@ -111,8 +111,8 @@ class SystemCalls:
 
     # Names
 
-    def mkdir(self, name: str, at: int, mode: int = 0o755) -> None:
-        """As mkdirat(2)."""
+    def mkdir(self, name: str, at: int, mode: int = 0o750) -> None:
+        """As mkdirat(2); the default is for what is not of others' business."""
         os.mkdir(name, mode, dir_fd=at)
 
     def rmdir(self, name: str, at: int) -> None:

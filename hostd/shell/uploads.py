@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from hostd.core.standing import Standing
     from hostd.shell.directory import ModelsDirectory
 
-EXECUTABLE_MODE = 0o755
+EXECUTABLE_MODE = 0o750
 """Less umask, as `FILE_MODE`. Of a file's mode it is carried only whether its owner may execute it."""
-DIRECTORY_MODE = 0o755
+DIRECTORY_MODE = 0o750
 
 TAKEN = frozenset((errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR))
 """What the system says where a model's place, or a folder on the way to it, is something else."""

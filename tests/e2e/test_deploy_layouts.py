@@ -47,7 +47,7 @@ def test_executable_bits_and_empty_folders_arrive(client: hostd.Client, models: 
     umask = os.umask(0)
     os.umask(umask)
     modes = {name: stat.S_IMODE((models / "m" / name).stat().st_mode) for name in ("bin/tool", "data", "model.py")}
-    assert modes == {"bin/tool": 0o755 & ~umask, "data": 0o644 & ~umask, "model.py": 0o644 & ~umask}
+    assert modes == {"bin/tool": 0o750 & ~umask, "data": 0o640 & ~umask, "model.py": 0o640 & ~umask}
     assert [(models / "m" / name).is_dir() for name in ("cache/deep", "out")] == [True, True]
     client.undeploy_model("m")
     await_tidy(models)

@@ -48,15 +48,21 @@ def test_c30_nothing_is_seen_before_the_install_and_the_area_is_hidden(staging, 
     assert names(models) == ["team"]
 
 
-def test_files_have_plain_modes(staging, models):
-    before = os.umask(0o027)
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077])
+def test_what_is_deployed_is_not_for_everybody_and_for_the_group_as_the_umask_says(staging, models, umask):
+    before = os.umask(umask)
     try:
-        place = deploy(staging)
+        upload = begin(staging, "team/m")
+        underway = {path for path in models.rglob("*") if path.is_file() or path.is_dir()}
+        for path in underway:
+            assert stat.S_IMODE(path.stat().st_mode) == (0o750 if path.is_dir() else 0o640) & ~umask, path
+        upload.install()
+        upload.confirm()
+        upload.clean()
     finally:
         os.umask(before)
-    assert stat.S_IMODE((place / "model.yaml").stat().st_mode) == 0o640
-    assert stat.S_IMODE((place / "weights").stat().st_mode) == 0o750
-    assert stat.S_IMODE(place.stat().st_mode) == 0o750
+    for path in models.rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o750 if path.is_dir() else 0o640) & ~umask, path
 
 
 def test_c29_pieces_may_come_in_any_order_from_many_threads_and_twice(staging):
