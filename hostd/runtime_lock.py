@@ -3,23 +3,34 @@
 A flock on a file in it, which ends with the last process that has the descriptor, however that ends. So a stale lock
 does not exist, and whoever has the lock may remove what lies about. The supervisor takes it for itself; whoever starts
 a host that several processes share takes it and hands it on (`hostd.sharing`).
+
+The lock belongs to a file, and people remove files: a host that has lost its own still listens, so its sockets count as
+a lock too. A host's state directory has a lock of the same kind, because two hosts may be given one.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import select
 import shutil
-from contextlib import suppress
+import socket
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from hostd import paths
+from hostd.trust import peer_of
 from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hostd.trust import Peer
+
 LOCK_FILE = "hostd.lock"
+
+_DYING_S = 0.5
+"""How long a process may take to end that has been killed: the lock and the sockets go one after the other."""
 
 _TRIES = 100
 """How often to look again because the directory went away in between: hosts that end do that, one at a time."""
@@ -33,21 +44,47 @@ def take(directory: Path) -> int | None:
     for _ in range(_TRIES):
         with suppress(FileNotFoundError):
             paths.make_private(directory)
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            fd = os.open(directory / LOCK_FILE, flags, 0o600)
-            try:
+            with ExitStack() as stack:
+                fd = _open(directory)
+                stack.callback(os.close, fd)
                 if not _lock(fd):
-                    os.close(fd)
                     return None
                 # Who ends removes the directory while it has the lock: this may be the lock of a file that is gone.
-                if os.path.samestat(os.fstat(fd), (directory / LOCK_FILE).stat()):
+                if is_held(directory, fd):
+                    if _has_living_socket(directory):
+                        return None
                     note_holder(fd)
+                    stack.pop_all()
                     return fd
-                os.close(fd)
-            except BaseException:
-                os.close(fd)
-                raise
     raise FailedPreconditionError(f"{directory} goes away again and again: choose another runtime directory")
+
+
+def take_state(directory: Path) -> int:
+    """Return a descriptor that has the lock of a state directory, which is there.
+
+    Raises `FailedPreconditionError` if another host keeps its state there.
+    """
+    with ExitStack() as stack:
+        fd = _open(directory)
+        stack.callback(os.close, fd)
+        if not _lock(fd):
+            holder = holder_of(directory)
+            raise FailedPreconditionError(
+                f"another host (process {holder or 'unknown'}) keeps its state in {directory}: stop it (kill "
+                f"{holder or 'PID'}), or give this one a state directory of its own (--state-dir, HOSTD_STATE_DIR)",
+                details={"pid": holder, "state_dir": str(directory)},
+            )
+        note_holder(fd)
+        stack.pop_all()
+    return fd
+
+
+def is_held(directory: Path, fd: int) -> bool:
+    """Say whether the lock file of a directory is still the one that is open here."""
+    try:
+        return os.path.samestat(os.fstat(fd), (directory / LOCK_FILE).lstat())
+    except OSError:
+        return False
 
 
 def note_holder(fd: int) -> None:
@@ -60,8 +97,13 @@ def note_holder(fd: int) -> None:
 def holder_of(directory: Path) -> int | None:
     """Return the process id that whoever has, or last had, the lock wrote down; None if there is none."""
     with suppress(OSError, ValueError):
-        return int((directory / LOCK_FILE).read_bytes()[:32].decode("ascii"))
-    return None
+        # Neither through a link nor waiting for the writer of a pipe: in a directory of others it may be anything.
+        fd = os.open(directory / LOCK_FILE, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            return int(os.read(fd, 32).decode("ascii"))
+        finally:
+            os.close(fd)
+    return next((peer.pid for peer in _listeners(directory)), None)
 
 
 def remove_if_free(directory: Path) -> None:
@@ -81,6 +123,39 @@ def remove_if_free(directory: Path) -> None:
         return
     finally:
         os.close(fd)
+
+
+def _open(directory: Path) -> int:
+    return os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _has_living_socket(directory: Path) -> bool:
+    """Say whether a host listens in a directory; one that is just being killed may have lost its lock first."""
+    for peer in _listeners(directory):
+        try:
+            process_fd = os.pidfd_open(peer.pid)
+        except ProcessLookupError:
+            continue
+        except OSError:  # of another namespace: it cannot be watched
+            return True
+        try:
+            poller = select.poll()
+            poller.register(process_fd, select.POLLIN)
+            if not poller.poll(_DYING_S * 1000):
+                return True
+        finally:
+            os.close(process_fd)
+    return False
+
+
+def _listeners(directory: Path) -> list[Peer]:
+    found = []
+    for name in (paths.CLIENT_SOCKET, paths.WORKER_SOCKET):
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            probe.connect(str(directory / name))
+            found.append(peer_of(probe))
+    return found
 
 
 def _lock(fd: int) -> bool:

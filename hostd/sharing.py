@@ -195,6 +195,7 @@ def _start_keeper(config: HostConfig, directory: Path, given_lock_fd: int) -> so
 def _open_log(config: HostConfig) -> BinaryIO:
     paths.make_state(config.state_dir)
     with paths.told(config.state_dir, "state"):
+        os.close(runtime_lock.take_state(config.state_dir))  # the log of a host that runs must not be begun anew
         return open(config.state_dir / LOG_FILE, "wb", opener=_private)
 
 

@@ -266,7 +266,9 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     base.mkdir(mode=0o700, exist_ok=True)
 
     def start(**settings: Any) -> Service:
-        places = {"runtime_dir": base / "served", "state_dir": tmp_path / "state", "log_level": "info"}
+        runtime_dir = Path(settings.get("runtime_dir", base / "served"))
+        state_dir = tmp_path / ("state" if runtime_dir == base / "served" else f"state-{runtime_dir.name}")
+        places = {"runtime_dir": runtime_dir, "state_dir": state_dir, "log_level": "info"}
         service = start_service(**{**QUICK, **places, **settings})
         started.append(service)  # by several threads, perhaps: the last one need not be this one
         return service

@@ -54,10 +54,25 @@ class RuntimeDirectory:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         # The lock file stays: removing it would let two others lock two files of the same name.
         try:
-            self._remove_sockets()
+            if runtime_lock.is_held(self.path, self._lock_fd):  # else the sockets may be another host's
+                self._remove_sockets()
         finally:
             os.close(self._lock_fd)
             self._lock_fd = -1
+
+    def trouble(self) -> str | None:
+        """Return what somebody has taken away from under this host, and what to do; None if all is there. Blocks."""
+        what = None
+        if not self.path.is_dir():
+            what = f"the runtime directory {self.path} was removed: no new client finds this host, and no worker"
+        elif not runtime_lock.is_held(self.path, self._lock_fd):
+            what = f"the lock file {self.path / runtime_lock.LOCK_FILE} was removed or replaced, which keeps others out"
+        else:
+            for name, user in ((paths.CLIENT_SOCKET, "client"), (paths.WORKER_SOCKET, "worker")):
+                if not (self.path / name).is_socket():
+                    what = f"the socket {self.path / name} was removed: no new {user} finds this host"
+                    break
+        return what and f"{what}; what is connected works on. Start the host again (kill {os.getpid()} ends this one)"
 
     def _remove_sockets(self, *others: str) -> None:
         for name in (paths.CLIENT_SOCKET, paths.WORKER_SOCKET, *others):

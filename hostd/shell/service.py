@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import psutil
 
-from hostd import paths
+from hostd import paths, runtime_lock
 from hostd.config import HostConfig
 from hostd.core import events as ev
 from hostd.plugins import Plugins
@@ -41,6 +41,7 @@ from hostd.shell.hangup import Hangup
 from hostd.shell.keeper import FORWARDED, kill_children
 from hostd.shell.logs import LogDrain
 from hostd.shell.looks import Schedule
+from hostd.shell.place import Place
 from hostd.shell.repository import THREAD_NAME as SCANNER_THREADS
 from hostd.shell.repository import Repository
 from hostd.shell.rundir import RuntimeDirectory
@@ -153,7 +154,7 @@ class Service:
             self._serve_pages(loop, stack)
             self._handle_signals(loop)
             sampler = self._sampler(workforce, gpu)
-            tasks = [asyncio.create_task(sampler.run())]
+            tasks = [asyncio.create_task(sampler.run()), asyncio.create_task(self._place.follow())]
             if repository is not None or declared.now:
                 await self._load_at_start(declared)
             if repository is not None and config.models.lazy_load:
@@ -164,8 +165,11 @@ class Service:
 
     def _take_directories(self, stack: contextlib.ExitStack) -> None:
         with paths.told(self._config.runtime_dir, "runtime"):
-            stack.enter_context(RuntimeDirectory(self._config.runtime_dir, self._lock_fd))
+            runtime = stack.enter_context(RuntimeDirectory(self._config.runtime_dir, self._lock_fd))
+        self._place = Place(runtime)
         paths.make_state(self._config.state_dir)
+        with paths.told(self._config.state_dir, "state"):
+            stack.callback(os.close, runtime_lock.take_state(self._config.state_dir))
 
     def _tell_ready(self, on_ready: Callable[[HostInfo], None]) -> None:
         self._has_started = True
@@ -287,7 +291,10 @@ class Service:
             state_dir=str(self._config.state_dir),
             python=sys.executable,
             models_dir=None if self._repository is None else str(self._repository.path),
-            degraded=troubles_of(core.degraded, self._config.models, has_directory=self._repository is not None),
+            degraded=(
+                *troubles_of(core.degraded, self._config.models, has_directory=self._repository is not None),
+                *([self._place.trouble] if self._place.trouble else []),
+            ),
             name=self._config.name,
             state="STOPPING" if core.is_stopping else "READY" if self._has_started else "STARTING",
             metrics_host=None if self._metrics_port is None else self._config.metrics.host,

@@ -1,0 +1,116 @@
+"""What a host says and does when somebody removes its runtime directory, its lock or its sockets, and who may come then."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers import PATIENCE_S, Service, eventually
+
+import hostd
+from hostd import paths, sharing
+from hostd.config import load_config
+from hostd.launch import AT_ONCE
+from hostd.shell.rundir import RuntimeDirectory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def served(serve: Callable[..., Service]) -> Iterator[tuple[Service, hostd.Client]]:
+    """A host, and a client that was there before anything was taken away."""
+    service = serve()
+    with hostd.connect(service.endpoint) as client:
+        yield service, client
+
+
+def _ended(service: Service) -> str:
+    service.keeper.send_signal(AT_ONCE)
+    return service.keeper.communicate(timeout=PATIENCE_S)[1]
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("hostd.lock", "the lock file .*hostd.lock was removed"),
+        ("client.ipc", "the socket .*client.ipc was removed: no new client"),
+        ("workers.ipc", "the socket .*workers.ipc was removed: no new worker"),
+        ("", "the runtime directory .* was removed: no new client finds this host, and no worker"),
+    ],
+)
+def test_it_notices_and_says_what_to_do(served: tuple[Service, hostd.Client], what: str, words: str) -> None:
+    service, client = served
+    assert client.host_info().degraded == ()
+    kept = service.runtime_dir.with_name("kept")
+    (service.runtime_dir / what).rename(kept)
+    eventually(lambda: client.host_info().degraded, "it is degraded")
+    (said,) = client.host_info().degraded
+    assert said.endswith(f"Start the host again (kill {service.pid} ends this one)")
+    kept.rename(service.runtime_dir / what)
+    eventually(lambda: client.host_info().degraded == (), "it is well again")
+    (service.runtime_dir / what).rename(kept)
+    eventually(lambda: client.host_info().degraded, "it is degraded again")
+    printed = _ended(service)
+    shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
+    assert printed.count(said) == 2, "once for each time"
+    assert printed.count("is as it should be again") == 1
+    assert re.match(words, said)
+
+
+def test_no_second_host_comes_where_one_listens_that_has_lost_its_lock(
+    served: tuple[Service, hostd.Client], serve: Callable[..., Service], model_dir: Callable[..., str], tmp_path: Path
+) -> None:
+    service, client = served
+    for replace in (False, True):
+        (service.runtime_dir / "hostd.lock").unlink()
+        if replace:
+            (service.runtime_dir / "hostd.lock").touch(0o600)
+        second = serve(state_dir=tmp_path / "another")
+        assert f"a host (process {service.pid}) is already running in {service.runtime_dir}" in second.said["error"]
+        assert second.ended() == 1
+    client.load_model("m", model_dir())
+    with hostd.connect(service.endpoint) as another:
+        assert another.retrieve_model("m").predict(1) == 1
+
+
+def test_no_second_host_writes_to_the_state_of_one_whose_directory_was_removed(
+    served: tuple[Service, hostd.Client], serve: Callable[..., Service], tmp_path: Path
+) -> None:
+    service, client = served
+    shutil.rmtree(service.runtime_dir)
+    second = serve()
+    assert f"another host (process {service.pid}) keeps its state in {tmp_path / 'state'}" in second.said["error"]
+    assert f"kill {service.pid}" in second.said["error"]
+    assert second.ended() == 1
+    assert client.list_models() == []
+    service.keeper.terminate()
+    assert service.ended() == 0
+    third = serve()
+    with hostd.connect(third.endpoint):
+        pass
+
+
+def test_a_shared_host_does_not_begin_the_log_of_another_anew(serve: Callable[..., Service], tmp_path: Path) -> None:
+    serve()
+    log = tmp_path / "state" / "host.log"
+    log.write_text("what was said so far")
+    config = load_config({"name": "other", "state_dir": tmp_path / "state"})
+    with pytest.raises(hostd.FailedPreconditionError, match="keeps its state in"):
+        sharing._open_log(config)
+    assert log.read_text() == "what was said so far"
+
+
+def test_who_has_lost_the_directory_does_not_remove_what_another_host_has_there(tmp_path: Path) -> None:
+    directory = tmp_path / "r"
+    with RuntimeDirectory(directory):
+        shutil.rmtree(directory)
+        with RuntimeDirectory(directory):
+            pass
+        os.mknod(directory / paths.CLIENT_SOCKET, 0o600 | stat.S_IFSOCK)
+    assert (directory / paths.CLIENT_SOCKET).is_socket()
