@@ -1,14 +1,16 @@
 """Looks at a model's files: what they are, and what they say of their own completeness.
 
 A look is one walk over the tree (a system call per file), without following links to directories and without opening
-anything but a manifest, an index, and the files whose hashes a manifest gives. It blocks on the disk: take it in a
-thread. Hidden files count, because copying programs write to hidden temporaries. What to make of a look is decided in
-`core/settling`.
+anything but a manifest, an index, and the files whose hashes a manifest gives. A link to a file counts twice, as itself
+and as the file: a version is also exchanged by turning a link to files that are old already. It blocks on the disk:
+take it in a thread. Hidden files count, because copying programs write to hidden temporaries. What to make of a look is
+decided in `core/settling`.
 
 What is understood, first match:
 1. the configured completion marker at the top of a directory;
 2. `SHA256SUMS` at the top, as sha256sum(1) writes it: whole when every named file is there and matches. It has to be
-   written last, or renamed into place: one that grows line by line is believed too early;
+   written last, or renamed into place: one that grows line by line is believed too early. What changes while
+   the hashes are checked is not whole, because the manifest may be of one version and the files of the next;
 3. `*.safetensors.index.json` and `*.bin.index.json` at the top (the sharded checkpoints of Hugging Face): incomplete
    while a shard that is named there is missing.
 """
@@ -128,6 +130,8 @@ def look_at(path: str, marker: str | None, hashes: KnownHashes | None = None) ->
             completeness, reason = _by_marker(tree.top, marker)
         elif tree.top is not None and MANIFEST in tree.top:
             completeness, reason = _by_manifest(path, hashes or KnownHashes())
+            if completeness is Completeness.COMPLETE and walk(path).digest != tree.digest:
+                completeness, reason = Completeness.INCOMPLETE, f"it changed while {MANIFEST} was checked"
         elif tree.top is not None:
             completeness, reason = _by_indexes(path, tree.top)
     except OSError as error:
@@ -166,6 +170,14 @@ def walk(path: str) -> Tree:
             if seen is None:
                 continue
             changed_ns = max(changed_ns, _changed_ns(seen))
+            if stat.S_ISLNK(seen.st_mode):
+                # Two links of the same length may be made within one tick, but only one has this inode.
+                marks += _mark(name + b"\0%d\0%d" % (seen.st_ino, seen.st_ctime_ns), seen)
+                files_changed_ns = max(files_changed_ns, _changed_ns(seen))
+                seen = _target_of(entry)
+                if seen is None:
+                    continue
+                changed_ns = max(changed_ns, _changed_ns(seen))
             if stat.S_ISDIR(seen.st_mode):
                 marks += _mark(name, None)
                 pending.append((entry.path, name))
@@ -189,18 +201,20 @@ def _entries(directory: str) -> list[os.DirEntry[str]]:
 
 
 def _status_of(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """Return the status of an entry, of the file that it links to if it is such a link; None if it is gone."""
+    """Return the status of an entry, of a link its own; None if it is gone."""
     try:
-        status = entry.stat(follow_symlinks=False)
+        return entry.stat(follow_symlinks=False)
     except OSError:
         return None
-    if stat.S_ISLNK(status.st_mode):
-        try:
-            target = entry.stat()
-        except OSError:
-            return status
-        return status if stat.S_ISDIR(target.st_mode) else target
-    return status
+
+
+def _target_of(link: os.DirEntry[str]) -> os.stat_result | None:
+    """Return the status of the file that a link leads to; None if it is a directory, or nothing."""
+    try:
+        target = link.stat()
+    except OSError:
+        return None
+    return None if stat.S_ISDIR(target.st_mode) else target
 
 
 def _changed_ns(status: os.stat_result) -> int:
