@@ -274,7 +274,10 @@ def _state_dir(directory: Path) -> Check:
         return _makable("state dir", directory, "", "--state-dir")
     if not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK):
         return Check("state dir", Verdict.FAIL, f"{directory} cannot be written", "choose another with --state-dir")
-    return Check("state dir", Verdict.OK, f"{directory} can be written")
+    if problem := trust.why_not_ours(directory):
+        found, _, advice = problem.partition("; ")
+        return Check("state dir", Verdict.FAIL, found, f"{advice} (--state-dir)")
+    return Check("state dir", Verdict.OK, f"{directory} can be written, by you alone")
 
 
 def _makable(name: str, directory: Path, more: str, option: str) -> Check:

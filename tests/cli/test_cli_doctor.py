@@ -100,6 +100,15 @@ def test_a_state_directory_that_is_a_file_fails(tmp_path: Path) -> None:
     assert found("state dir").verdict is Verdict.FAIL
 
 
+def test_a_state_directory_that_others_may_write_fails_with_the_command_that_closes_it(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state").chmod(0o777)
+    check = found("state dir")
+    assert check.verdict is Verdict.FAIL
+    assert "may be written by others (mode 0777)" in check.found
+    assert f"chmod 0700 {tmp_path / 'state'}" in check.advice
+
+
 def test_a_wrong_setting_fails_with_what_is_wrong(monkeypatch) -> None:
     monkeypatch.setenv("HOSTD_RUNTIME_DIR", "/" + "x" * 200)
     check = found("settings")
