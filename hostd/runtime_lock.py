@@ -59,21 +59,13 @@ def take(directory: Path) -> int | None:
     raise FailedPreconditionError(f"{directory} goes away again and again: choose another runtime directory")
 
 
-def take_state(directory: Path) -> int:
-    """Return a descriptor that has the lock of a state directory, which is there.
-
-    Raises `FailedPreconditionError` if another host keeps its state there.
-    """
+def take_state(directory: Path) -> int | None:
+    """Return a descriptor that has the lock of a state directory, which is there; None if another host has it."""
     with ExitStack() as stack:
         fd = _open(directory)
         stack.callback(os.close, fd)
         if not _lock(fd):
-            holder = holder_of(directory)
-            raise FailedPreconditionError(
-                f"another host (process {holder or 'unknown'}) keeps its state in {directory}: stop it (kill "
-                f"{holder or 'PID'}), or give this one a state directory of its own (--state-dir, HOSTD_STATE_DIR)",
-                details={"pid": holder, "state_dir": str(directory)},
-            )
+            return None
         note_holder(fd)
         stack.pop_all()
     return fd

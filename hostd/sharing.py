@@ -29,7 +29,7 @@ import subprocess
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from hostd import paths, runtime_lock
 from hostd.client.sync import Client
@@ -195,8 +195,11 @@ def _start_keeper(config: HostConfig, directory: Path, given_lock_fd: int) -> so
 def _open_log(config: HostConfig) -> BinaryIO:
     paths.make_state(config.state_dir)
     with paths.told(config.state_dir, "state"):
-        os.close(runtime_lock.take_state(config.state_dir))  # the log of a host that runs must not be begun anew
-        return open(config.state_dir / LOG_FILE, "wb", opener=_private)
+        lock_fd = runtime_lock.take_state(config.state_dir)
+        how = "ab" if lock_fd is None else "wb"  # the log of a host that still runs is not begun anew
+        if lock_fd is not None:
+            os.close(lock_fd)
+        return cast("BinaryIO", open(config.state_dir / LOG_FILE, how, opener=_private))
 
 
 def _private(path: str, flags: int) -> int:

@@ -194,7 +194,8 @@ class Door:
             self._poller.unregister(self._listener.fileno())
             self._listener.close()
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path)  # noqa: PTH108 - as above
+                if self.is_locked(os.path.dirname(self._path)):  # noqa: PTH120 - as above; else it is another host's
+                    os.unlink(self._path)  # noqa: PTH108 - as above
 
     def is_locked(self, directory: str) -> bool:
         """Say whether this host still has the directory's lock: somebody may have removed that, and started another."""

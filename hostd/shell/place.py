@@ -1,4 +1,4 @@
-"""Whether a host's runtime directory is still its own: people and tidying programs remove what lies in /tmp and /run.
+"""Whether a host's directories are still its own: people and tidying programs remove what lies in /tmp and /run.
 
 A look costs five system calls in a thread. Nothing is put back: whoever removed the lock may have started another
 host.
@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hostd.shell.rundir import RuntimeDirectory
+    from hostd.shell.rundir import RuntimeDirectory, StateDirectory
 
 PERIOD_S = 2.0
 
@@ -19,19 +19,23 @@ _log = logging.getLogger(__name__)
 
 
 class Place:
-    """Looks at the runtime directory again and again."""
+    """Looks at the runtime directory and the state directory again and again."""
 
-    def __init__(self, directory: RuntimeDirectory) -> None:
-        self._directory = directory
-        self.trouble: str | None = None
-        """What is missing, and what to do."""
+    def __init__(self, *directories: RuntimeDirectory | StateDirectory) -> None:
+        self._found: dict[RuntimeDirectory | StateDirectory, str | None] = dict.fromkeys(directories)
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """What is wrong by the last look, and what to do."""
+        return tuple(trouble for trouble in self._found.values() if trouble)
 
     async def follow(self) -> None:
         """Look until this is cancelled; what changes is logged once."""
         loop = asyncio.get_running_loop()
         while True:
-            found = await loop.run_in_executor(None, self._directory.trouble)
-            if found != self.trouble:
-                _log.error("%s", found or f"{self._directory.path} is as it should be again")
-            self.trouble = found
+            for directory, known in self._found.items():
+                found = await loop.run_in_executor(None, directory.trouble)
+                if found != known:
+                    _log.error("%s", found or f"{directory.path} is as it should be again")
+                self._found[directory] = found
             await asyncio.sleep(PERIOD_S)

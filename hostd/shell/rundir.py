@@ -84,6 +84,47 @@ class RuntimeDirectory:
                 socket.unlink()
 
 
+class StateDirectory:
+    """A state directory, which is there, and whose lock this host has, unless another has it and that `may_be_shared`.
+
+    A host that several processes share may be started again while one runs whose runtime directory somebody removed.
+    They do each other no harm but to mix the logs of models with the same id.
+    """
+
+    def __init__(self, path: Path, *, may_be_shared: bool) -> None:
+        self.path = path
+        self._may_be_shared = may_be_shared
+        self._lock_fd: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<StateDirectory {self.path} {'free' if self._lock_fd is None else 'held'}>"
+
+    def __enter__(self) -> StateDirectory:
+        paths.make_state(self.path)
+        with paths.told(self.path, "state"):
+            trouble = self.trouble()
+        if trouble and not self._may_be_shared:
+            details = {"pid": runtime_lock.holder_of(self.path), "state_dir": str(self.path)}
+            raise FailedPreconditionError(trouble, details=details)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+
+    def trouble(self) -> str | None:
+        """Return which host has the lock, and what to do; None if this one has it, which takes it if it is free."""
+        if self._lock_fd is None:
+            self._lock_fd = runtime_lock.take_state(self.path)
+        if self._lock_fd is not None:
+            return None
+        holder = runtime_lock.holder_of(self.path)
+        return (
+            f"another host (process {holder or 'unknown'}) keeps its state in {self.path}: stop it (kill "
+            f"{holder or 'PID'}), or give this one a state directory of its own (--state-dir, HOSTD_STATE_DIR)"
+        )
+
+
 def _already_running(path: Path) -> AlreadyRunningError:
     holder = runtime_lock.holder_of(path)
     return AlreadyRunningError(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import psutil
 
-from hostd import paths, runtime_lock
+from hostd import paths
 from hostd.config import HostConfig
 from hostd.core import events as ev
 from hostd.plugins import Plugins
@@ -44,7 +44,7 @@ from hostd.shell.looks import Schedule
 from hostd.shell.place import Place
 from hostd.shell.repository import THREAD_NAME as SCANNER_THREADS
 from hostd.shell.repository import Repository
-from hostd.shell.rundir import RuntimeDirectory
+from hostd.shell.rundir import RuntimeDirectory, StateDirectory
 from hostd.shell.sampling import Sampler
 from hostd.shell.settings import Settings
 from hostd.shell.sizes import THREAD_NAME as SIZES_THREADS
@@ -166,10 +166,8 @@ class Service:
     def _take_directories(self, stack: contextlib.ExitStack) -> None:
         with paths.told(self._config.runtime_dir, "runtime"):
             runtime = stack.enter_context(RuntimeDirectory(self._config.runtime_dir, self._lock_fd))
-        self._place = Place(runtime)
-        paths.make_state(self._config.state_dir)
-        with paths.told(self._config.state_dir, "state"):
-            stack.callback(os.close, runtime_lock.take_state(self._config.state_dir))
+        state = StateDirectory(self._config.state_dir, may_be_shared=self._kind == "shared")
+        self._place = Place(runtime, stack.enter_context(state))
 
     def _tell_ready(self, on_ready: Callable[[HostInfo], None]) -> None:
         self._has_started = True
@@ -293,7 +291,7 @@ class Service:
             models_dir=None if self._repository is None else str(self._repository.path),
             degraded=(
                 *troubles_of(core.degraded, self._config.models, has_directory=self._repository is not None),
-                *([self._place.trouble] if self._place.trouble else []),
+                *self._place.troubles,
             ),
             name=self._config.name,
             state="STOPPING" if core.is_stopping else "READY" if self._has_started else "STARTING",

@@ -166,8 +166,8 @@ def test_nothing_leaves_before_it_is_known_who_listens(place: Path) -> None:
         while not connection.is_known:
             connection.monitor.poll(60_000)
             assert not connection.is_broken()
-        assert connection.send(pack(msg.PING, 1))
-        host.await_kind(msg.PING)
+        assert connection.send(pack(msg.CANCEL, 1))
+        host.await_kind(msg.CANCEL)
         assert host.of_kind(msg.BYE) == []
         connection.close()
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from helpers import PATIENCE_S, Service, eventually
 
 import hostd
-from hostd import paths, sharing
-from hostd.config import load_config
+from hostd import paths
 from hostd.launch import AT_ONCE
 from hostd.shell.rundir import RuntimeDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -96,14 +96,27 @@ def test_no_second_host_writes_to_the_state_of_one_whose_directory_was_removed(
         pass
 
 
-def test_a_shared_host_does_not_begin_the_log_of_another_anew(serve: Callable[..., Service], tmp_path: Path) -> None:
-    serve()
-    log = tmp_path / "state" / "host.log"
-    log.write_text("what was said so far")
-    config = load_config({"name": "other", "state_dir": tmp_path / "state"})
-    with pytest.raises(hostd.FailedPreconditionError, match="keeps its state in"):
-        sharing._open_log(config)
-    assert log.read_text() == "what was said so far"
+def test_a_shared_host_starts_beside_one_that_has_lost_its_directory_and_says_so(tmp_path: Path) -> None:
+    name = f"lost-{os.getpid()}"
+    directory = paths.runtime_dir(name)
+    with contextlib.ExitStack() as first_ends:
+        first = first_ends.enter_context(hostd.Host(name, shared=True, log_level="warning"))
+        state = Path(first.client().host_info().state_dir)
+        first_pid, words = first.pid, f"another host \\(process {first.pid}\\) keeps its state in {state}"
+        shutil.rmtree(directory)
+        eventually(lambda: "was removed" in (state / "host.log").read_text(), "the first says so")
+        with hostd.Host(name, shared=True) as second:
+            client = second.client()
+            assert second.pid != first_pid
+            eventually(lambda: client.host_info().degraded, "the second says that it shares the state")
+            assert re.match(words, client.host_info().degraded[0])
+            assert "was removed" in (state / "host.log").read_text(), "the log of the first was begun anew"
+            first_ends.close()
+            eventually(lambda: client.host_info().degraded == (), "it has the state alone")
+            with hostd.connect(name) as another:
+                assert another.host_info().pid == second.pid, "the first's end took its socket away"
+            with hostd.Host(name, shared=True) as third:
+                assert third.pid == second.pid, "the first's end took the door away"
 
 
 def test_who_has_lost_the_directory_does_not_remove_what_another_host_has_there(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import os
@@ -116,6 +117,7 @@ class Listener:
             self._socket.close()
             raise
         self._path = path
+        self._made = path.lstat()
         self.fd = self._socket.fileno()
         poller.add_listener(self)
 
@@ -135,7 +137,9 @@ class Listener:
         self._poller.remove_listener(self)
         self.fd = -1
         self._socket.close()
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(self._path.lstat(), self._made):  # else it is another host's by now
+                self._path.unlink()
         connections = {*self._connections.values(), *self._newcomers}
         linger((each for each in connections if each.wants_to_send), monotonic() + linger_s)
         for each in connections:
