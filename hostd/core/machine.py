@@ -23,7 +23,6 @@ from hostd.core.admission import Admission, Doing
 from hostd.core.charges import Charges
 from hostd.core.comparing import Comparing
 from hostd.core.deploying import Deploying
-from hostd.core.effects import AnswerError
 from hostd.core.explaining import interpreter_of
 from hostd.core.invariants import problems_of
 from hostd.core.lifecycle import ModelInput, ModelState, WorkerInput, WorkerState
@@ -226,6 +225,7 @@ class Core(Questions):
         worker = self._accepting(event.worker_id, WorkerInput.GONE)
         if worker is not None:
             self._router.fail_all(worker, AbortedError(f"model {worker.model.id!r} was unloaded"))
+            self._router.worker_gone(worker)
             model = worker.model
             model.freed_bytes += event.freed_bytes
             self._registry.freed_bytes += event.freed_bytes
@@ -297,10 +297,10 @@ class Core(Questions):
         def handler(event: Any) -> None:
             try:
                 self._registry.waiting.check_id(event.caller)
-                self._registry.waiting.check_room()
+                self._registry.waiting.check_room(event.caller.client)
                 decide(event)
             except HostError as error:
-                self._registry.effects.append(AnswerError(event.caller, error))
+                self._registry.refuse(event.caller, error)
 
         return handler
 
@@ -309,7 +309,7 @@ class Core(Questions):
             try:
                 self._registry.waiting.check_id(event.caller)
             except HostError as error:
-                self._registry.effects.append(AnswerError(event.caller, error))
+                self._registry.refuse(event.caller, error)
                 return
         self._syncing.stop()
         self._deploying.stop()

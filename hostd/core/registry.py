@@ -19,7 +19,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hostd.core.describing import describe
-from hostd.core.effects import Announce, Effect, KillWorker, MeasureWorker, PauseWorker, ResumeWorker, SendLoad
+from hostd.core.effects import (
+    Announce,
+    AnswerError,
+    Effect,
+    KillWorker,
+    MeasureWorker,
+    PauseWorker,
+    ResumeWorker,
+    SendLoad,
+)
 from hostd.core.events import STANDALONE, FilesId, LoadSource, ModelId, Origin, WorkerId
 from hostd.core.lifecycle import (
     MODEL_TRANSITIONS,
@@ -40,7 +49,7 @@ from hostd_workers.wire.errors import HostError, InternalError, InvalidArgumentE
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from hostd.core.events import Declared, Memory, Prediction
+    from hostd.core.events import Caller, Declared, Memory, Prediction
     from hostd.records import ModelInfo
 
 
@@ -233,6 +242,14 @@ class Registry:
         """Let a model be loaded and evicted again."""
         del self.reserved[model_id]
         self.room_has_changed = True
+
+    def refuse(self, caller: Caller, error: HostError) -> None:
+        """Have a request answered with an error.
+
+        Without where it was raised: those frames know the event, and in a circle the effects that the error is in, so
+        the bytes of a call that is refused would stay until the next full collection.
+        """
+        self.effects.append(AnswerError(caller, error.with_traceback(None)))
 
     def new_files_id(self) -> FilesId:
         """Return the id of a new operation on files, which is in work from now on."""
