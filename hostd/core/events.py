@@ -207,6 +207,12 @@ class FilesStaged(NamedTuple):
     files_id: FilesId
 
 
+class FilesWritten(NamedTuple):
+    """A client has sent a piece of a file for its deploy."""
+
+    files_id: FilesId
+
+
 class FilesInstalled(NamedTuple):
     """The files of a deploy lie at `path`, in the place of earlier ones if there were any; they can still be undone."""
 
@@ -334,6 +340,7 @@ Event: TypeAlias = (
     | WorkerGone
     | WorkerUnreachable
     | FilesStaged
+    | FilesWritten
     | FilesInstalled
     | FilesConfirmed
     | FilesUndone

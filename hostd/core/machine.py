@@ -42,6 +42,7 @@ from hostd.core.timers import (
     IdleTimer,
     RetryTimer,
     RoomTimer,
+    UploadTimer,
     WaiterTimer,
     WorkerTimer,
 )
@@ -124,6 +125,7 @@ class Core(Questions):
             ev.WorkerExited: self._on_exited,
             ev.WorkerGone: self._on_gone,
             ev.FilesStaged: deploying.staged,
+            ev.FilesWritten: deploying.written,
             ev.FilesInstalled: deploying.installed,
             ev.FilesConfirmed: deploying.confirmed,
             ev.FilesUndone: deploying.undone,
@@ -145,6 +147,7 @@ class Core(Questions):
             RetryTimer: loading.retry,
             AdmissionTimer: admission.expire,
             IdleTimer: admission.expire_idle,
+            UploadTimer: deploying.expire,
             RoomTimer: lambda _: admission.look(),
             int: router.expire,
         }

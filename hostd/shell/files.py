@@ -16,7 +16,7 @@ from hostd.core import events as ev
 from hostd.shell.supervisor import as_host_error
 from hostd.shell.threads import Threads
 from hostd.units import counted
-from hostd_workers.wire.errors import FailedPreconditionError, HostError, NotFoundError, ResourceExhaustedError
+from hostd_workers.wire.errors import FailedPreconditionError, HostError, ResourceExhaustedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +88,7 @@ class Files:
         operation = self._operations.get(files_id)
         upload = None if operation is None else operation.upload
         if operation is None or upload is None or operation.client != request.caller.client:
-            raise NotFoundError(f"there is no upload {files_id} of this client")
+            raise self._supervisor.core.absence_of_upload(files_id, request.caller.client)
         is_too_much = operation.unwritten_bytes + len(data) > MAX_UNWRITTEN_BYTES
         if is_too_much or operation.unwritten_chunks >= MAX_UNWRITTEN_CHUNKS:
             raise ResourceExhaustedError(
@@ -98,10 +98,12 @@ class Files:
             )
         operation.unwritten_bytes += len(data)
         operation.unwritten_chunks += 1
+        self._supervisor.emit(ev.FilesWritten(files_id))
 
         def then(error: HostError | None) -> None:
             operation.unwritten_bytes -= len(data)
             operation.unwritten_chunks -= 1
+            self._supervisor.emit(ev.FilesWritten(files_id))  # a slow disk is not an idle client
             frontend = self._supervisor.frontend
             if error is None:
                 frontend.answer(request.caller, None)
