@@ -27,13 +27,13 @@ class _Held:
 
     def __init__(self) -> None:
         self.calls: dict[Caller, tuple[CallReceived, float]] = {}
-        self.shares = Shares()
+        self.shares: Shares[ClientId] = Shares()
 
 
 class Holding:
     """The calls that are held, by model."""
 
-    def __init__(self, registry: Registry, bytes_: Shares) -> None:
+    def __init__(self, registry: Registry, bytes_: Shares[ClientId]) -> None:
         """Take the registry, and the bytes of all calls that the host has."""
         self._registry = registry
         self._bytes = bytes_

@@ -76,7 +76,7 @@ class Router:
         """Take the registry, and what finds a model that somebody wants or begins its lazy load (`Loading.wanted`)."""
         self._registry = registry
         self._wanted = wanted
-        self.bytes = Shares()
+        self.bytes: Shares[ClientId] = Shares()
         """The bytes of all calls that the host has: held, sent to a worker, or left by their callers."""
         self.holding = Holding(registry, self.bytes)
         registry.load_ended.append(self._on_load_ended)

@@ -21,10 +21,9 @@ for everybody, so nobody has to be asked to give anything back.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
-if TYPE_CHECKING:
-    from hostd.core.values import ClientId
+K = TypeVar("K")
 
 
 def capacity_for(limit: int) -> int:
@@ -32,13 +31,13 @@ def capacity_for(limit: int) -> int:
     return limit + (limit + 1) // 2
 
 
-class Shares:
-    """How much of one thing each client has. The capacity is an argument, because settings change."""
+class Shares(Generic[K]):
+    """How much of one thing each client (or other owner) has. The capacity is an argument, because settings change."""
 
     __slots__ = ("_by_client", "total")
 
     def __init__(self) -> None:
-        self._by_client: dict[ClientId, int] = {}
+        self._by_client: dict[K, int] = {}
         self.total = 0
 
     def __repr__(self) -> str:
@@ -48,11 +47,11 @@ class Shares:
         """Return how many clients have something."""
         return len(self._by_client)
 
-    def of(self, client: ClientId) -> int:
+    def of(self, client: K) -> int:
         """Return how much a client has."""
         return self._by_client.get(client, 0)
 
-    def allows(self, client: ClientId, amount: int, capacity: int) -> bool:
+    def allows(self, client: K, amount: int, capacity: int) -> bool:
         """Say whether a client may have so much more."""
         free = capacity - self.total - amount
         own = self._by_client.get(client)
@@ -60,12 +59,12 @@ class Shares:
             return free >= 0
         return (own + amount) * len(self._by_client) <= 2 * free
 
-    def take(self, client: ClientId, amount: int = 1) -> None:
+    def take(self, client: K, amount: int = 1) -> None:
         """Give so much to a client, allowed or not."""
         self._by_client[client] = self._by_client.get(client, 0) + amount
         self.total += amount
 
-    def give_back(self, client: ClientId, amount: int = 1) -> None:
+    def give_back(self, client: K, amount: int = 1) -> None:
         """Take so much back."""
         left = self._by_client[client] - amount
         if left:
@@ -74,6 +73,6 @@ class Shares:
             del self._by_client[client]
         self.total -= amount
 
-    def clients(self) -> list[ClientId]:
+    def clients(self) -> list[K]:
         """Return the clients that have something."""
         return list(self._by_client)

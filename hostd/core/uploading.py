@@ -52,7 +52,7 @@ class Uploads:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._places: dict[FilesId, _Place] = {}
-        self._shares = Shares()
+        self._shares: Shares[ClientId] = Shares()
         self._ends: OrderedDict[FilesId, tuple[ClientId, HostError]] = OrderedDict()
 
     def __len__(self) -> int:

@@ -31,7 +31,7 @@ class Waiting:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._places: ByClient[Waiters] = ByClient()
-        self._shares = Shares()
+        self._shares: Shares[ClientId] = Shares()
 
     def __contains__(self, caller: Caller) -> bool:
         return caller in self._places

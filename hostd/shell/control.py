@@ -148,7 +148,7 @@ class Control:
                 self._answer(request, found.to_dict())
 
         model_id, model_type = request.get("model_id", str), request.get("type", str, "standalone-model")
-        self._sizes.estimate(model_id, path_of(request), model_type, then)
+        self._sizes.estimate(request.caller.client, model_id, path_of(request), model_type, then)
 
     def _plan(self, request: Request) -> None:
         model_id, source = plan_requested(request)
@@ -160,7 +160,7 @@ class Control:
                 plan = self._supervisor.core.plan_load(model_id, found, self._supervisor.now())
                 self._answer(request, plan.to_dict())
 
-        self._sizes.foresee(model_id, source, then)
+        self._sizes.foresee(request.caller.client, model_id, source, then)
 
     def _reload(self, request: Request) -> None:
         request.only()
@@ -193,7 +193,7 @@ class Control:
             known = core.list_all_models(entries)
             self._answer(request, [model.to_dict() if model.generation else model.to_brief_dict() for model in known])
 
-        self._survey.take(then)
+        self._survey.take(request.caller.client, then)
 
     def _get_model(self, request: Request) -> None:
         request.only("model_id")
@@ -211,7 +211,8 @@ class Control:
             self._explain(request, known)
         else:
             self._survey.take(
-                lambda found: self._explain(request, core.explain(model_id, self._supervisor.now(), found))
+                request.caller.client,
+                lambda found: self._explain(request, core.explain(model_id, self._supervisor.now(), found)),
             )
 
     def _explain(self, request: Request, explanation: dict[str, Any] | None) -> None:
@@ -256,7 +257,7 @@ class Control:
             else:
                 then(found)
 
-        self._supervisor.read(lambda: look(log) if is_known or log.exists() else None, answer)
+        self._supervisor.read(request.caller.client, lambda: look(log) if is_known or log.exists() else None, answer)
 
     def _model_stacks(self, request: Request) -> None:
         request.only("model_id")
@@ -270,7 +271,7 @@ class Control:
             else:
                 self._answer(request, found)
 
-        self._workforce.stacks(core.workers_of(model_id), then)
+        self._workforce.stacks(request.caller.client, core.workers_of(model_id), then)
 
     def _subscribe(self, request: Request) -> None:
         request.only("model_id")

@@ -156,8 +156,8 @@ class Workforce:
         if event.worker_id is not None and is_cause:
             self._causes[event.worker_id] = event.reason
 
-    def stacks(self, worker_ids: Sequence[ev.WorkerId], then: Callable[[Any], None]) -> None:
-        """Read the stacks of workers that are not being killed; `then` gets the texts by pid, or what went wrong.
+    def stacks(self, client: ev.ClientId, worker_ids: Sequence[ev.WorkerId], then: Callable[[Any], None]) -> None:
+        """Read the stacks of workers that are not being killed, for a client; `then` gets texts by pid, or what fails.
 
         Raises `FailedPreconditionError` if none of them can be asked.
         """
@@ -177,7 +177,7 @@ class Workforce:
                 for _, pidfd, _ in asked:
                     os.close(pidfd)
 
-        self._supervisor.read(work, then)
+        self._supervisor.read(client, work, then)
 
     def _spawn(self, effect: fx.SpawnWorker) -> None:
         worker_id, limit_bytes, backend = effect.worker_id, effect.limit_bytes, self._supervisor.backend
