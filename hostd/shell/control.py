@@ -10,6 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import events as ev
+from hostd.core.by_client import ByClient
+from hostd.core.shares import Shares
 from hostd.shell.supervisor import as_host_error
 from hostd.shell.verbs import (
     Request,
@@ -21,8 +23,11 @@ from hostd.shell.verbs import (
     path_of,
     plan_requested,
 )
+from hostd.units import counted
+from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
-from hostd_workers.wire.errors import HostError, NotFoundError, ResourceExhaustedError
+from hostd_workers.wire.codec import encode
+from hostd_workers.wire.errors import HostError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +45,9 @@ if TYPE_CHECKING:
 
 _MAX_SUBSCRIPTIONS = 64
 """Of one client: every one of them costs a message at every transition."""
+
+_MAX_ALL_SUBSCRIPTIONS = 4096
+"""Of all clients, in fair shares: an event to so many takes the loop 20 ms."""
 
 
 class Control:
@@ -69,7 +77,8 @@ class Control:
         self._info = info
         self._settings = settings
         self._log_bytes = log_bytes
-        self._subscribers: dict[ev.Caller, str | None] = {}
+        self._subscribers: ByClient[str | None] = ByClient()
+        self._subscriptions: Shares[ev.ClientId] = Shares()
         supervisor.listeners.append(self._publish)
 
     def verbs(self) -> dict[str, Verb]:
@@ -112,9 +121,11 @@ class Control:
 
     def withdraw(self, client: ev.ClientId, request_id: int | None) -> None:
         """End a client's subscription, or with None all of them."""
-        for caller in list(self._subscribers):
-            if caller.client == client and request_id in (None, caller.request_id):
-                del self._subscribers[caller]
+        callers = self._subscribers.of(client) if request_id is None else [ev.Caller(client, request_id)]
+        for caller in callers:
+            if caller in self._subscribers:
+                self._subscribers.pop(caller)
+                self._subscriptions.give_back(client)
 
     def _answer(self, request: Request, value: Any) -> None:
         self._supervisor.frontend.answer(request.caller, value)
@@ -275,16 +286,26 @@ class Control:
 
     def _subscribe(self, request: Request) -> None:
         request.only("model_id")
-        if sum(caller.client == request.caller.client for caller in self._subscribers) >= _MAX_SUBSCRIPTIONS:
-            raise ResourceExhaustedError(f"a client may have {_MAX_SUBSCRIPTIONS} subscriptions: close some first")
-        self._subscribers[request.caller] = request.get_optional("model_id", str)
+        model_id, client, shares = request.get_optional("model_id", str), request.caller.client, self._subscriptions
+        if shares.of(client) >= _MAX_SUBSCRIPTIONS or not shares.allows(client, 1, _MAX_ALL_SUBSCRIPTIONS):
+            raise ResourceExhaustedError(
+                f"this client has {counted(shares.of(client), 'subscription')}; it may have {_MAX_SUBSCRIPTIONS}, and "
+                "fewer if others have many: close some first"
+            )
+        if request.caller in self._subscribers:
+            raise InvalidArgumentError(f"request id {request.caller.request_id} is in use by another subscription")
+        self._subscribers[request.caller] = model_id
+        shares.take(client)
         # "Noted": what happens from now on will come.
         self._supervisor.frontend.answer(request.caller, None, msg.ITEM)
 
     def _publish(self, event: Event) -> None:
-        for caller, model_id in list(self._subscribers.items()):
-            if model_id is None or model_id == event.model_id:
-                self._supervisor.frontend.answer(caller, event.to_dict(), msg.ITEM)
+        callers = [caller for caller in self._subscribers if self._subscribers[caller] in (None, event.model_id)]
+        if callers:
+            body, buffers = encode(event.to_dict())  # once for all: it is most of what an answer costs
+            for caller in callers:
+                frames = wire.pack(msg.ITEM, caller.request_id, body=body, buffers=buffers)
+                self._supervisor.frontend.send(caller.client, frames)
 
 
 def _declaring(asked: ev.SyncRequested, declared: Any) -> ev.SyncRequested:
