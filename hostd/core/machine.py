@@ -117,6 +117,7 @@ class Core(Questions):
             ev.WorkerSpawned: self._on_spawned,
             ev.WorkerSpawnFailed: self._on_spawn_failed,
             ev.WorkerSaidHello: self._on_hello,
+            ev.BaselineMeasured: measuring.baseline_measured,
             ev.WorkerLoaded: self._on_loaded,
             ev.WorkerRefusedLoad: self._on_refused_load,
             ev.WorkerMeasured: measuring.measured,
@@ -195,8 +196,6 @@ class Core(Questions):
             model = worker.model
             model.loader, model.methods, model.default_method = event.loader, event.methods, event.default_method
             model.warnings = event.warnings
-            worker.baseline_bytes = event.baseline_bytes
-            self._registry.baseline_bytes = event.baseline_bytes or self._registry.baseline_bytes
             worker.loaded_s = self._registry.now
             self._registry.move_worker(worker, WorkerInput.LOADED, "loaded, measuring")
 

@@ -112,8 +112,8 @@ class Registry:
         """The last load of each id, if it has failed; bounded as the stories are."""
         self.evicted: OrderedDict[ModelId, Evicted] = OrderedDict()
         """Models that are loaded again when they are used; the oldest are forgotten above `MAX_EVICTED`."""
-        self.baseline_bytes = config.baseline_bytes
-        """What the last worker that said so held before it loaded its model; what is usual before any did."""
+        self.baselines: OrderedDict[str | None, int] = OrderedDict()
+        """What workers hold before they load their models, by interpreter (None: the default one)."""
         self.room_has_changed = False
         """Whether something happened because of which loads that wait for memory, or those who make way, may go on."""
         self.somebody_is_idle = False
@@ -211,10 +211,12 @@ class Registry:
     def need_of(self, prediction: Prediction) -> tuple[int, str]:
         """Return the bytes to reserve for a load, and how they are known.
 
-        What is estimated from files lacks the interpreter and the libraries, which were measured with other models.
+        What is estimated from files lacks the interpreter, which was measured with other models, or has a usual size.
         """
-        is_of_files = prediction.source == "estimated"
-        return prediction.peak_bytes + (self.baseline_bytes if is_of_files else 0), prediction.source
+        baseline_bytes = 0
+        if prediction.source == "estimated":
+            baseline_bytes = self.baselines.get(prediction.python, self.config.baseline_bytes)
+        return prediction.peak_bytes + baseline_bytes, prediction.source
 
     def declared_source(self, model_id: ModelId) -> LoadSource:
         """Return what to load for a declared id. Raises `InvalidArgumentError` for an entry that is wrong."""

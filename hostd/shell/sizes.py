@@ -166,7 +166,7 @@ class Sizes:
 
         def estimated(found: Any) -> None:
             if isinstance(found, SizeEstimate):
-                then(ev.Prediction(found.bytes, found.bytes, found.source))
+                then(ev.Prediction(found.bytes, found.bytes, found.source, spec.python))
                 return
             why = "no answer within memory.estimate_timeout_s" if isinstance(found, NotInTimeError) else found
             _log.warning(

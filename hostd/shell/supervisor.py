@@ -91,7 +91,6 @@ class Supervisor:
             fx.Answer: self._answer,
             fx.AnswerError: self._refuse,
             fx.Announce: self._announce,
-            fx.SendLoad: backend.load,
             fx.Stop: lambda _: self.stopped.set(),
             **others,
         }

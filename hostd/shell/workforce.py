@@ -19,6 +19,7 @@ from hostd.shell.looks import Watched
 from hostd.shell.memory import sample_tree
 from hostd.shell.own_log import about
 from hostd.shell.pausing import StoppedTree
+from hostd.shell.process_memory import brief_of
 from hostd.shell.processes import Processes, WorkerProcess, describe_exit, is_crash, is_sigkill
 from hostd.shell.scheduling import give_way
 from hostd.shell.spawning import worker_environment
@@ -108,6 +109,7 @@ class Workforce:
         """Return who carries out which effect."""
         return {
             fx.SpawnWorker: self._spawn,
+            fx.SendLoad: self._load,
             fx.KillWorker: self._kill,
             fx.PauseWorker: self._pause,
             fx.ResumeWorker: self._resume,
@@ -221,6 +223,13 @@ class Workforce:
             return ev.WorkerSpawned(worker_id, spawned.pid)
 
         self._supervisor.in_thread(self._spawner, work, then)
+
+    def _load(self, effect: fx.SendLoad) -> None:
+        """Tell a worker what to load, after a brief look at what it holds until then: one read of 10 us."""
+        brief = brief_of(self._employed[effect.worker_id].process.pid)
+        if brief is not None:
+            self._supervisor.emit(ev.BaselineMeasured(effect.worker_id, brief.anon_bytes + brief.swap_bytes))
+        self._supervisor.backend.load(effect)
 
     def _on_exit(self, process: WorkerProcess) -> None:
         self._loop.remove_reader(process.pidfd)

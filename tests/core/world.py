@@ -210,6 +210,7 @@ class World(WorldOfMemory):
         elif not process.has_greeted:
             process.has_greeted = True
             self.feed(ev.WorkerSaidHello(process.id))
+            self.feed(ev.BaselineMeasured(process.id, 10))
         elif process.load is not None and not process.has_loaded:
             process.has_loaded = True
             self.feed(ev.WorkerLoaded(process.id, "python", METHODS, "predict"))

@@ -119,7 +119,7 @@ def test_clients_that_subscribe_to_all_that_they_may_leave_some_for_others(
 ) -> None:
     monkeypatch.setattr(module, "_MAX_ALL_SUBSCRIPTIONS", 128)
     for number in range(10):
-        with pytest.raises(ResourceExhaustedError, match="this client has .* subscription"):
+        with pytest.raises(ResourceExhaustedError, match=r"this client has \d+ subscription"):
             for request_id in range(1, 100):
                 rig.subscribe(b"%d" % number, request_id)
     rig.subscribe(ALICE, 1)
