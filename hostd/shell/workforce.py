@@ -225,7 +225,7 @@ class Workforce:
         self._supervisor.in_thread(self._spawner, work, then)
 
     def _load(self, effect: fx.SendLoad) -> None:
-        """Tell a worker what to load, after a brief look at what it holds until then: one read of 10 us."""
+        """Tell a worker what to load, after a brief look at what it holds until then: one small read."""
         brief = brief_of(self._employed[effect.worker_id].process.pid)
         if brief is not None:
             self._supervisor.emit(ev.BaselineMeasured(effect.worker_id, brief.anon_bytes + brief.swap_bytes))
