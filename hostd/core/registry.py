@@ -81,7 +81,7 @@ class CoreConfig:
     lazy_load_retries: int = 2
     max_in_flight: int = 1024
     max_in_flight_bytes: int = 4 << 30
-    max_waiting: int = 100_000
+    max_waiting: int = 10_000
     budget_bytes: int | None = None
     admission_timeout_s: float = 60.0
     min_residence_s: float = 1.0

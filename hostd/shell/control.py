@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 _MAX_SUBSCRIPTIONS = 64
 """Of one client: every one of them costs a message at every transition."""
 
+_RECORDS_AT_ONCE = 32
+"""Records that are encoded on the loop, in 4 ms; a thousand take 0.12 s."""
+
 _MAX_ALL_SUBSCRIPTIONS = 4096
 """Of all clients, in fair shares: an event to so many takes the loop 20 ms."""
 
@@ -130,6 +133,22 @@ class Control:
     def _answer(self, request: Request, value: Any) -> None:
         self._supervisor.frontend.answer(request.caller, value)
 
+    def _answer_from(self, request: Request, make: Callable[[], Any], records: int) -> None:
+        """Answer with what `make` returns; if that is many records, they are made and encoded in a thread."""
+        if records <= _RECORDS_AT_ONCE:
+            self._answer(request, make())
+            return
+
+        def then(found: Any) -> None:
+            if isinstance(found, BaseException):
+                self._supervisor.frontend.refuse(request.caller, as_host_error(found, "the answer cannot be sent"))
+                return
+            body, buffers = found
+            frames = wire.pack(msg.RESULT, request.caller.request_id, body=body, buffers=buffers)
+            self._supervisor.frontend.send(request.caller.client, frames)
+
+        self._supervisor.read(request.caller.client, lambda: encode(make()), then)
+
     def _retrieve(self, request: Request) -> None:
         request.only("model_id", "generation")
         generation = request.get_optional("generation", int)
@@ -197,12 +216,17 @@ class Control:
         request.only("all")
         core = self._supervisor.core
         if not request.get("all", bool, False):
-            self._answer(request, [model.to_dict() for model in core.list_models()])
+            models = core.list_models()
+            self._answer_from(request, lambda: [model.to_dict() for model in models], len(models))
             return
 
         def then(entries: list[ev.DirectoryEntry]) -> None:
             known = core.list_all_models(entries)
-            self._answer(request, [model.to_dict() if model.generation else model.to_brief_dict() for model in known])
+            self._answer_from(
+                request,
+                lambda: [model.to_dict() if model.generation else model.to_brief_dict() for model in known],
+                len(known),
+            )
 
         self._survey.take(request.caller.client, then)
 

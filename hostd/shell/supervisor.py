@@ -26,6 +26,9 @@ from hostd.core import events as ev
 from hostd.core.machine import Core
 from hostd.shell.own_log import about
 from hostd.shell.turns import Turns
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import encode
 from hostd_workers.wire.errors import HostError, InternalError, UnavailableError
 
 if TYPE_CHECKING:
@@ -67,6 +70,8 @@ class Supervisor:
         self._events: deque[ev.Event] = deque()
         self._due: Iterator[fx.Effect] = iter(())
         """The effects of the event in hand that are still to be carried out."""
+        self._encoded: tuple[Any, Any, Any] | None = None
+        """The value that was answered last, while its event is carried out, and its encoded form."""
         self._is_busy = False
         self._timer: asyncio.TimerHandle | None = None
         self._armed_s: float | None = None
@@ -122,9 +127,20 @@ class Supervisor:
     def _answer(self, effect: fx.Answer) -> None:
         own = self._own_requests.pop(effect.caller, None)
         if own is None:
-            self.frontend.answer(effect.caller, _plain(effect.value))
+            self._answer_client(effect.caller, effect.value)
         elif not own.done():
             own.set_result(effect.value)
+
+    def _answer_client(self, caller: ev.Caller, value: Any) -> None:
+        # Thousands may wait for one load, and to encode its record is nearly all that an answer costs.
+        if self._encoded is None or self._encoded[0] is not value:
+            try:
+                self._encoded = (value, *encode(_plain(value)))
+            except HostError as error:
+                self.frontend.refuse(caller, InternalError(f"the answer cannot be sent: {error}"))
+                return
+        _, body, buffers = self._encoded
+        self.frontend.send(caller.client, wire.pack(msg.RESULT, caller.request_id, body=body, buffers=buffers))
 
     def _refuse(self, effect: fx.AnswerError) -> None:
         own = self._own_requests.pop(effect.caller, None)
@@ -148,6 +164,7 @@ class Supervisor:
             _log.critical("a broken invariant; please report it", exc_info=True)
         finally:
             self._is_busy = False
+            self._encoded = None
             if events or length_hint(self._due):
                 self._loop.call_soon(self._work_off)
 
