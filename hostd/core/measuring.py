@@ -32,10 +32,6 @@ if TYPE_CHECKING:
     from hostd.core.registry import Registry
 
 
-MAX_INTERPRETERS = 256
-"""Whose baselines are remembered, those that were used last; a machine has a handful."""
-
-
 class Measuring:
     """The decisions about samples."""
 
@@ -49,20 +45,11 @@ class Measuring:
         self._lose = lose
 
     def baseline_measured(self, event: BaselineMeasured) -> None:
-        """Take what a worker holds before its load: the least of an interpreter is what others that run it need too.
-
-        The least, because a model's own environment may have its interpreter hold more.
-        """
-        registry = self._registry
-        worker = registry.workers.get(event.worker_id)
-        if worker is None or worker.model.spec is None:
-            return
-        worker.baseline_bytes = event.baseline_bytes
-        python, baselines = worker.model.spec.python, registry.baselines
-        baselines[python] = min(event.baseline_bytes, baselines.get(python, event.baseline_bytes))
-        baselines.move_to_end(python)
-        while len(baselines) > MAX_INTERPRETERS:
-            baselines.popitem(last=False)
+        """Take what a worker holds before its load."""
+        worker = self._registry.workers.get(event.worker_id)
+        if worker is not None and worker.model.spec is not None:
+            worker.baseline_bytes = event.baseline_bytes
+            self._registry.baselines.note(worker.model.spec.python, event.baseline_bytes)
 
     def measured(self, event: WorkerMeasured) -> None:
         """Take a sample of a worker."""

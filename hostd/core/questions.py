@@ -158,7 +158,7 @@ class Questions:
     def plan_load(self, model_id: str, prediction: ev.Prediction, now: float) -> LoadPlan:
         """Return what a load that is predicted to need so much would do now."""
         self._registry.now = now
-        need = self._registry.need_of(prediction)
+        need = self._registry.baselines.need_of(prediction, self._registry.config.baseline_bytes)
         return self._planning.plan(ev.ModelId(model_id), *need, in_line=self._admission.in_line)
 
     def explain(self, model_id: str, now: float, entries: Iterable[ev.DirectoryEntry] = ()) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hostd.core.baselines import Baselines
 from hostd.core.describing import describe
 from hostd.core.effects import (
     Announce,
@@ -49,7 +50,7 @@ from hostd_workers.wire.errors import HostError, InternalError, InvalidArgumentE
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from hostd.core.events import Caller, Declared, Memory, Prediction
+    from hostd.core.events import Caller, Declared, Memory
     from hostd.records import ModelInfo
 
 
@@ -60,7 +61,6 @@ _WANTED_BY = {
     Origin.DEPLOYED: "deployed",
     Origin.DECLARED: "declared in the configuration",
 }
-
 
 MAX_EVICTED = 10_000
 """More than any machine has resident at some time of the day; a source is some hundred bytes."""
@@ -112,8 +112,7 @@ class Registry:
         """The last load of each id, if it has failed; bounded as the stories are."""
         self.evicted: OrderedDict[ModelId, Evicted] = OrderedDict()
         """Models that are loaded again when they are used; the oldest are forgotten above `MAX_EVICTED`."""
-        self.baselines: OrderedDict[str | None, int] = OrderedDict()
-        """What workers hold before they load their models, by interpreter (None: the default one)."""
+        self.baselines = Baselines()
         self.room_has_changed = False
         """Whether something happened because of which loads that wait for memory, or those who make way, may go on."""
         self.somebody_is_idle = False
@@ -208,16 +207,6 @@ class Registry:
         is_back_soon = model.is_coming_back if model.state is ModelState.UNLOADING else model.is_on_demand
         return self.config.lazy_load or is_back_soon
 
-    def need_of(self, prediction: Prediction) -> tuple[int, str]:
-        """Return the bytes to reserve for a load, and how they are known.
-
-        What is estimated from files lacks the interpreter, which was measured with other models, or has a usual size.
-        """
-        baseline_bytes = 0
-        if prediction.source == "estimated":
-            baseline_bytes = self.baselines.get(prediction.python, self.config.baseline_bytes)
-        return prediction.peak_bytes + baseline_bytes, prediction.source
-
     def declared_source(self, model_id: ModelId) -> LoadSource:
         """Return what to load for a declared id. Raises `InvalidArgumentError` for an entry that is wrong."""
         declared = self.declared[model_id]
@@ -248,8 +237,7 @@ class Registry:
     def refuse(self, caller: Caller, error: HostError) -> None:
         """Have a request answered with an error.
 
-        Without where it was raised: those frames know the event, and in a circle the effects that the error is in, so
-        the bytes of a call that is refused would stay until the next full collection.
+        Without its frames: they know the event, in a circle with this error, until a collection comes.
         """
         self.effects.append(AnswerError(caller, error.with_traceback(None)))
 
