@@ -52,10 +52,10 @@ class MethodInfo(Record):
 class WorkerInfo(Record):
     """A worker process and its descendants; the bytes are sums over `processes` processes, sampled at `sampled_s`.
 
-    `baseline_bytes` is the resident memory before the model was loaded (interpreter, libraries and loader), so that
-    `rss_bytes` less that is the model's share. `shared_bytes` is the shared memory that they hold, mapped or merely
-    open: memfds, files of tmpfs such as those in /dev/shm, System V segments. `gpu_bytes` is None where there is no
-    device or no way to ask it.
+    `baseline_bytes` is the private memory of the process before it was told what to load (the interpreter, mostly), as
+    the host has measured it. `shared_bytes` is the shared memory that they hold, mapped or merely open: memfds, files
+    of tmpfs such as those in /dev/shm, System V segments. `gpu_bytes` is None where there is no device or no way to ask
+    it.
     """
 
     id: int

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hostd_workers.loading import load, load_error
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 
 _BATCH = bytes([wire.BATCH])
-_STATM = Path("/proc/self/statm")
 
 
 class Session:
@@ -75,7 +73,6 @@ class Session:
         sys.dont_write_bytecode = True
         try:
             import_builtin(request["loader"])
-            baseline_bytes = _resident_bytes()
             served, warned = load(request)
             methods = methods_of(served.model, request.get("methods") or served.methods)
             default = default_of(methods, request.get("default_method") or served.default)
@@ -84,7 +81,6 @@ class Session:
                 "methods": described,
                 "default_method": default,
                 "loader": request["loader"],
-                "baseline_bytes": baseline_bytes,
                 "warnings": warned,
             }
             loaded = msg.pack_map(msg.LOADED, 0, answer)
@@ -94,12 +90,3 @@ class Session:
         self.runtime = Runtime(methods, self._send, request.get("max_message_bytes", DEFAULT_LIMITS.blob_bytes))
         self.is_async = any(method.is_async for method in methods.values())
         self._send(loaded)
-
-
-def _resident_bytes() -> int | None:
-    """Return our own resident memory (proc(5), statm), None where the system does not tell."""
-    try:
-        pages = int(_STATM.read_bytes().split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE")

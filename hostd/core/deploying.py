@@ -9,7 +9,7 @@ Rules
 2. From the first move of files until the end nobody else begins a load of their id, or of one above or below it
    (`Registry.reserved`), so no load ever sees files on the move. Who wants the model joins the deploy's own load.
 3. A deploy that replaces loads its model beside the one that serves, which goes only after the new files are confirmed.
-4. Until its files are moved a deploy belongs to its client, and ends with it.
+4. Until its files are moved a deploy belongs to its client, and ends with it, or when nothing comes (`uploading`).
 5. A model that is just being evicted, which nobody asked for, is replaced when it is gone. Who uses it meanwhile comes
    first: then it is being loaded, and the deploy is refused as with any model that is.
 6. A replacement that fails leaves an evicted model as it was: loaded again when it is used.
@@ -34,12 +34,11 @@ from hostd.core.loading import retries_of
 from hostd.core.names import model_id_of
 from hostd.core.refusals import check_directory, check_nothing_inside, refusal_of
 from hostd.core.standing import standing_of
+from hostd.core.uploading import Uploads
 from hostd_workers.wire.errors import (
     AbortedError,
     AlreadyExistsError,
     HostError,
-    NotFoundError,
-    ResourceExhaustedError,
     UnavailableError,
 )
 
@@ -51,16 +50,10 @@ if TYPE_CHECKING:
     from hostd.core.pinning import Pinning
     from hostd.core.registry import Registry
     from hostd.core.standing import Standing
+    from hostd.core.timers import UploadTimer
     from hostd.core.unloading import Unloading
     from hostd.core.waiting import Waiters
     from hostd.records import UnloadReport
-
-
-MAX_DEPLOYS = 128
-"""At a time. Each has four descriptors open."""
-
-MAX_DEPLOYS_PER_CLIENT = 32
-"""At a time, so that one client that begins and never ends is in nobody's way but its own."""
 
 
 class Step(enum.Enum):
@@ -114,6 +107,7 @@ class Deploying:
         self._unloading = unloading
         self._pinning = pinning
         self.deploys: dict[FilesId, Deploy] = {}
+        self.uploads = Uploads(registry)
         registry.load_ended.append(self._on_load_ended)
         registry.unload_ended.append(self._on_unload_ended)
 
@@ -127,7 +121,9 @@ class Deploying:
         model_id = model_id_of(event.model_id)
         retries = retries_of(event.retries, registry.config.load_retries)
         self._check_not_taken(model_id, replace=event.replace)
-        self._check_not_too_many(event.caller.client)
+        idle = self.uploads.to_end_for(event.caller.client)
+        if idle is not None:
+            self._end_idle(self.deploys[idle], "and another client wanted its place")
         deploy = Deploy(
             registry.new_files_id(),
             event.caller.client,
@@ -140,6 +136,7 @@ class Deploying:
             standing=standing_of(event.source, event.retries),
         )
         self.deploys[deploy.id] = deploy
+        self.uploads.take(deploy.id, deploy.client)
         registry.waiting.add(deploy.waiters, event.caller, None)
         to_come = (event.files, event.replace, event.folders, event.executables)
         registry.effects.append(StageFiles(deploy.id, deploy.client, model_id, *to_come))
@@ -148,6 +145,7 @@ class Deploying:
         """Put the files in their place, and load. Raises `HostError` to refuse."""
         deploy = self._of_client(event.caller.client, event.files_id, Step.UPLOADING)
         self._registry.waiting.add(deploy.waiters, event.caller, event.deadline_s)
+        self.uploads.go_on(deploy.id)
         self._install(deploy)
 
     def _install(self, deploy: Deploy) -> None:
@@ -184,6 +182,15 @@ class Deploying:
             if deploy.client == client and deploy.step in _NOTHING_INSTALLED:
                 self._undo(deploy, UnavailableError("the client is gone"))
 
+    def written(self, event: ev.FilesWritten) -> None:
+        """Note that an upload goes on."""
+        self.uploads.written(event.files_id)
+
+    def expire(self, key: UploadTimer) -> None:
+        """End an upload for which nothing has come for too long."""
+        if self.uploads.is_too_idle(key.files_id):
+            self._end_idle(self.deploys[key.files_id], "which is as long as a deploy may rest")
+
     def stop(self) -> None:
         """Undo those whose files were not moved yet; the rest follows from the unloads of a shutdown."""
         for deploy in list(self.deploys.values()):
@@ -201,6 +208,7 @@ class Deploying:
             self._undo(deploy, AbortedError("the deploy was given up by its client"))
             return
         deploy.step = Step.UPLOADING
+        self.uploads.wait(deploy.id)
         self._registry.waiting.answer(deploy.waiters, {"upload": deploy.id})
 
     def installed(self, event: ev.FilesInstalled) -> None:
@@ -281,15 +289,19 @@ class Deploying:
     def problems(self) -> list[str]:
         """Return what is wrong with these books; a question for `check_invariants`."""
         reserved = self._registry.reserved
-        return [
-            f"{deploy!r} reserves what is not reserved"
-            for deploy in self.deploys.values()
-            if deploy.is_reserving and deploy.model_id not in reserved
-        ] + [
-            f"{deploy!r} waits for the end of a model that does not end"
-            for deploy in self.deploys.values()
-            if deploy.step is Step.WAITING and not self._is_unloading(deploy.model_id)
-        ]
+        return (
+            self.uploads.problems()
+            + [
+                f"{deploy!r} reserves what is not reserved"
+                for deploy in self.deploys.values()
+                if deploy.is_reserving and deploy.model_id not in reserved
+            ]
+            + [
+                f"{deploy!r} waits for the end of a model that does not end"
+                for deploy in self.deploys.values()
+                if deploy.step is Step.WAITING and not self._is_unloading(deploy.model_id)
+            ]
+        )
 
     # What becomes of models
 
@@ -316,7 +328,11 @@ class Deploying:
 
     # Steps
 
+    def _end_idle(self, deploy: Deploy, why: str) -> None:
+        self._undo(deploy, self.uploads.end(deploy.id, why))
+
     def _undo(self, deploy: Deploy, error: HostError) -> None:
+        self.uploads.go_on(deploy.id)
         if deploy.step not in _NOTHING_INSTALLED:
             self._reserve(deploy, "its deploy is being undone")
         deploy.error = error
@@ -334,6 +350,7 @@ class Deploying:
 
     def _forget_deploy(self, deploy: Deploy) -> None:
         del self.deploys[deploy.id]
+        self.uploads.give_back(deploy.id)
         self._registry.files_in_work.discard(deploy.id)
         model = self._registry.models.get(deploy.model_id)
         if model is not None and model.standing.is_kept and bool(model.standing.is_pinned) != model.is_pinned:
@@ -343,20 +360,12 @@ class Deploying:
     def _of_client(self, client: ClientId, files_id: FilesId, *steps: Step) -> Deploy:
         deploy = self.deploys.get(files_id)
         if deploy is None or deploy.client != client or deploy.step not in steps:
-            raise NotFoundError(f"there is no upload {files_id} of this client that waits for anything")
+            raise self.uploads.absence_of(files_id, client)
         return deploy
 
     def _is_unloading(self, model_id: ModelId) -> bool:
         model = self._registry.models.get(model_id)
         return model is not None and model.state is ModelState.UNLOADING
-
-    def _check_not_too_many(self, client: ClientId) -> None:
-        of_client = sum(deploy.client == client for deploy in self.deploys.values())
-        if of_client >= MAX_DEPLOYS_PER_CLIENT or len(self.deploys) >= MAX_DEPLOYS:
-            raise ResourceExhaustedError(
-                f"{len(self.deploys)} deploys are under way, {of_client} of them this client's; at most {MAX_DEPLOYS} "
-                f"may be, and {MAX_DEPLOYS_PER_CLIENT} of one client: commit or abort some, or try again later"
-            )
 
     def _check_not_taken(self, model_id: ModelId, *, replace: bool) -> None:
         model = self._registry.models.get(model_id)

@@ -107,10 +107,16 @@ class WorkerSaidHello(NamedTuple):
     worker_id: WorkerId
 
 
+class BaselineMeasured(NamedTuple):
+    """How much memory of its own a worker has before it is told what to load, as the host has measured it."""
+
+    worker_id: WorkerId
+    baseline_bytes: int
+
+
 class WorkerLoaded(NamedTuple):
     """The worker has loaded its model and serves these methods.
 
-    `baseline_bytes` is the resident memory that it had before, with the loader imported; None if it did not say.
     `warnings` are the texts of what the loader, its libraries and the model warned of.
     """
 
@@ -118,7 +124,6 @@ class WorkerLoaded(NamedTuple):
     loader: str
     methods: dict[str, MethodInfo]
     default_method: str | None
-    baseline_bytes: int | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -203,6 +208,12 @@ class WorkerUnreachable(NamedTuple):
 
 class FilesStaged(NamedTuple):
     """There is a place for the files of a deploy."""
+
+    files_id: FilesId
+
+
+class FilesWritten(NamedTuple):
+    """A client has sent a piece of a file for its deploy."""
 
     files_id: FilesId
 
@@ -324,6 +335,7 @@ Event: TypeAlias = (
     | WorkerSpawned
     | WorkerSpawnFailed
     | WorkerSaidHello
+    | BaselineMeasured
     | WorkerLoaded
     | WorkerRefusedLoad
     | WorkerMeasured
@@ -334,6 +346,7 @@ Event: TypeAlias = (
     | WorkerGone
     | WorkerUnreachable
     | FilesStaged
+    | FilesWritten
     | FilesInstalled
     | FilesConfirmed
     | FilesUndone

@@ -6,6 +6,7 @@ calls and who waits.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from hostd.core.lifecycle import ModelState, WorkerState
@@ -34,14 +35,31 @@ def problems_of(registry: Registry, router: Router, unloading: Unloading) -> lis
     in_flight = {call_id for worker in registry.workers.values() for call_id in worker.calls}
     if in_flight != set(router.calls) or set(router.by_caller.values()) != set(router.calls):
         problems.append("the calls of the workers, of the callers and of the table differ")
-    if router.in_flight_bytes != sum(call.size_bytes for call in router.calls.values()):
-        problems.append(f"{router.in_flight_bytes} bytes in flight do not add up")
+    if any(worker.shares.total != len(worker.calls) + len(worker.left) for worker in registry.workers.values()):
+        problems.append("the calls of a worker and those of its clients differ")
+    problems += _problems_of_bytes(registry, router)
     problems.extend(
         f"{group!r} waits for models that are gone"
         for group in unloading.unload_alls
         if not group.pending or not group.pending <= set(registry.models)
     )
     return problems + registry.waiting.problems() + router.holding.problems()
+
+
+def _problems_of_bytes(registry: Registry, router: Router) -> list[str]:
+    has: Counter[ev.ClientId] = Counter()
+    for call in router.calls.values():
+        has[call.caller.client] += call.size_bytes
+    for event in router.holding.by_caller.values():
+        has[event.client] += event.size_bytes
+    for left in (left for worker in registry.workers.values() for left in worker.left.values()):
+        has[left.caller.client] += left.size_bytes
+    found = [
+        f"{router.bytes.of(client)} bytes of a client do not add up to {size_bytes}"
+        for client, size_bytes in has.items()
+        if router.bytes.of(client) != size_bytes
+    ]
+    return found if router.bytes.total == has.total() else [*found, f"{router.bytes.total} bytes do not add up"]
 
 
 def _problems_of(model_id: ev.ModelId, model: Model) -> list[str]:

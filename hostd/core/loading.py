@@ -207,7 +207,9 @@ class Loading:
             return
         model.is_predicting = False
         self._registry.timers.cancel(FinderTimer(model))
-        model.need_bytes, model.need_source = self._registry.need_of(event.prediction)
+        model.need_bytes, model.need_source = self._registry.baselines.need_of(
+            event.prediction, self._registry.config.baseline_bytes
+        )
         self._admission.enter(model)
 
     def start(self, model: Model, reserve_bytes: int = 0) -> None:

@@ -23,7 +23,6 @@ from hostd.core.admission import Admission, Doing
 from hostd.core.charges import Charges
 from hostd.core.comparing import Comparing
 from hostd.core.deploying import Deploying
-from hostd.core.effects import AnswerError
 from hostd.core.explaining import interpreter_of
 from hostd.core.invariants import problems_of
 from hostd.core.lifecycle import ModelInput, ModelState, WorkerInput, WorkerState
@@ -43,6 +42,7 @@ from hostd.core.timers import (
     IdleTimer,
     RetryTimer,
     RoomTimer,
+    UploadTimer,
     WaiterTimer,
     WorkerTimer,
 )
@@ -117,6 +117,7 @@ class Core(Questions):
             ev.WorkerSpawned: self._on_spawned,
             ev.WorkerSpawnFailed: self._on_spawn_failed,
             ev.WorkerSaidHello: self._on_hello,
+            ev.BaselineMeasured: measuring.baseline_measured,
             ev.WorkerLoaded: self._on_loaded,
             ev.WorkerRefusedLoad: self._on_refused_load,
             ev.WorkerMeasured: measuring.measured,
@@ -125,6 +126,7 @@ class Core(Questions):
             ev.WorkerExited: self._on_exited,
             ev.WorkerGone: self._on_gone,
             ev.FilesStaged: deploying.staged,
+            ev.FilesWritten: deploying.written,
             ev.FilesInstalled: deploying.installed,
             ev.FilesConfirmed: deploying.confirmed,
             ev.FilesUndone: deploying.undone,
@@ -146,6 +148,7 @@ class Core(Questions):
             RetryTimer: loading.retry,
             AdmissionTimer: admission.expire,
             IdleTimer: admission.expire_idle,
+            UploadTimer: deploying.expire,
             RoomTimer: lambda _: admission.look(),
             int: router.expire,
         }
@@ -193,8 +196,6 @@ class Core(Questions):
             model = worker.model
             model.loader, model.methods, model.default_method = event.loader, event.methods, event.default_method
             model.warnings = event.warnings
-            worker.baseline_bytes = event.baseline_bytes
-            self._registry.baseline_bytes = event.baseline_bytes or self._registry.baseline_bytes
             worker.loaded_s = self._registry.now
             self._registry.move_worker(worker, WorkerInput.LOADED, "loaded, measuring")
 
@@ -226,6 +227,7 @@ class Core(Questions):
         worker = self._accepting(event.worker_id, WorkerInput.GONE)
         if worker is not None:
             self._router.fail_all(worker, AbortedError(f"model {worker.model.id!r} was unloaded"))
+            self._router.worker_gone(worker)
             model = worker.model
             model.freed_bytes += event.freed_bytes
             self._registry.freed_bytes += event.freed_bytes
@@ -297,10 +299,10 @@ class Core(Questions):
         def handler(event: Any) -> None:
             try:
                 self._registry.waiting.check_id(event.caller)
-                self._registry.waiting.check_room()
+                self._registry.waiting.check_room(event.caller.client)
                 decide(event)
             except HostError as error:
-                self._registry.effects.append(AnswerError(event.caller, error))
+                self._registry.refuse(event.caller, error)
 
         return handler
 
@@ -309,7 +311,7 @@ class Core(Questions):
             try:
                 self._registry.waiting.check_id(event.caller)
             except HostError as error:
-                self._registry.effects.append(AnswerError(event.caller, error))
+                self._registry.refuse(event.caller, error)
                 return
         self._syncing.stop()
         self._deploying.stop()

@@ -2,13 +2,14 @@
 
 Rules
 1. A sample of a tree that is being killed says nothing about its model.
-2. Samples are read by several threads. One that was asked for before the last one that counts is of an earlier moment,
+2. What a worker says of its own memory is not used: the baseline is measured, and known for its interpreter alone.
+3. Samples are read by several threads. One that was asked for before the last one that counts is of an earlier moment,
    perhaps, and says nothing any more.
-3. A model is READY with the first sample that was asked for after its load, not before; what was reserved for it counts
+4. A model is READY with the first sample that was asked for after its load, not before; what was reserved for it counts
    until such a sample could be read.
-4. A model over its own limit is killed, alone, and whoever waited for it is told the figure and the limit. It is not
+5. A model over its own limit is killed, alone, and whoever waited for it is told the figure and the limit. It is not
    tried again: it would do the same.
-5. A load that holds more than is reserved for it goes on, or is paused: `Growing` sees to that at the next look, which
+6. A load that holds more than is reserved for it goes on, or is paused: `Growing` sees to that at the next look, which
    every sample causes.
 """
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hostd.core.admission import Admission
-    from hostd.core.events import WorkerMeasured
+    from hostd.core.events import BaselineMeasured, WorkerMeasured
     from hostd.core.loading import Loading
     from hostd.core.models import Model, Worker
     from hostd.core.registry import Registry
@@ -42,6 +43,13 @@ class Measuring:
         self._loading = loading
         self._admission = admission
         self._lose = lose
+
+    def baseline_measured(self, event: BaselineMeasured) -> None:
+        """Take what a worker holds before its load."""
+        worker = self._registry.workers.get(event.worker_id)
+        if worker is not None and worker.model.spec is not None:
+            worker.baseline_bytes = event.baseline_bytes
+            self._registry.baselines.note(worker.model.spec.python, event.baseline_bytes)
 
     def measured(self, event: WorkerMeasured) -> None:
         """Take a sample of a worker."""

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hostd.core.latencies import Latencies
 from hostd.core.lifecycle import ALIVE, ModelState, WorkerState
+from hostd.core.shares import Shares
 from hostd.core.standing import NOTHING, Standing
 from hostd.core.values import STANDALONE, Death, LoadSource, Origin
 
 if TYPE_CHECKING:
-    from hostd.core.values import Caller, CallId, LoadingSpec, Memory, ModelId, WorkerId
+    from hostd.core.values import Caller, CallId, ClientId, LoadingSpec, Memory, ModelId, WorkerId
     from hostd.core.waiting import Waiters
     from hostd.records import MethodInfo
     from hostd_workers.wire.errors import HostError
@@ -48,7 +49,7 @@ class Worker:
     """A worker process, from the decision to spawn it until the proof that it is gone.
 
     `highest` is the sample with the most resident memory; `left_s` is what is left of its time to load while it is
-    PAUSED.
+    PAUSED. `shares` is whose the calls are that it has, those that it was told to leave included.
     """
 
     id: WorkerId
@@ -65,6 +66,7 @@ class Worker:
     left_s: float = 0.0
     calls: set[CallId] = field(default_factory=set)
     left: dict[CallId, Left] = field(default_factory=dict)
+    shares: Shares[ClientId] = field(default_factory=Shares)
     last_words: HostError | None = None
     exit: str = ""
     stack: str = ""
@@ -219,6 +221,7 @@ class Left(NamedTuple):
     caller: Caller
     method: str
     began_s: float
+    size_bytes: int
     why: str
 
 

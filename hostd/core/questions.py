@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from hostd.core.admission import Admission
     from hostd.core.charges import Charges
+    from hostd.core.deploying import Deploying
     from hostd.core.planning import Planning
     from hostd.core.registry import Registry
     from hostd.core.routing import Router
@@ -52,6 +53,7 @@ class Questions:
     _planning: Planning
     _admission: Admission
     _router: Router
+    _deploying: Deploying
 
     def list_models(self) -> list[ModelInfo]:
         """Return the records of all models that are loaded, or have lost their process, by id."""
@@ -89,6 +91,10 @@ class Questions:
     def absence_of(self, model_id: str) -> HostError:
         """Return the error that says that a model is not loaded, and why if its last load failed."""
         return no_such_model(ev.ModelId(model_id), self._registry)
+
+    def absence_of_upload(self, files_id: ev.FilesId, client: ev.ClientId) -> HostError:
+        """Return the error that says that an upload takes nothing, and why if the host has ended it."""
+        return self._deploying.uploads.absence_of(files_id, client)
 
     def is_finding(self, model_id: ev.ModelId, generation: int) -> bool:
         """Say whether a finder's answer for this generation is still waited for."""
@@ -152,7 +158,7 @@ class Questions:
     def plan_load(self, model_id: str, prediction: ev.Prediction, now: float) -> LoadPlan:
         """Return what a load that is predicted to need so much would do now."""
         self._registry.now = now
-        need = self._registry.need_of(prediction)
+        need = self._registry.baselines.need_of(prediction, self._registry.config.baseline_bytes)
         return self._planning.plan(ev.ModelId(model_id), *need, in_line=self._admission.in_line)
 
     def explain(self, model_id: str, now: float, entries: Iterable[ev.DirectoryEntry] = ()) -> dict[str, Any] | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
 from typing import TYPE_CHECKING, NamedTuple
 
 from hostd.core.lifecycle import ModelState
-from hostd.units import format_size
+from hostd.core.shares import capacity_for
+from hostd.units import counted, format_size
 from hostd_workers.wire.errors import (
     FailedPreconditionError,
     HostError,
@@ -15,9 +17,10 @@ from hostd_workers.wire.errors import (
 )
 
 if TYPE_CHECKING:
-    from hostd.core.events import ModelId
+    from hostd.core.events import CallReceived, ClientId, ModelId
     from hostd.core.models import Model
     from hostd.core.registry import Registry
+    from hostd.core.shares import Shares
     from hostd.records import Holder
 
 _HOLDERS_NAMED = 10
@@ -48,6 +51,25 @@ def check_nothing_inside(registry: Registry, model_id: str, advice: str) -> None
         raise FailedPreconditionError(f"{model_id!r} holds models that are loaded ({', '.join(nested[:10])}): {advice}")
 
 
+def check_in_flight(shares: Shares[ClientId], event: CallReceived, limit: int, doing: str) -> None:
+    """Raise `ResourceExhaustedError` if a client may have no more calls of a model that are `doing` something."""
+    if not shares.allows(event.client, 1, capacity_for(limit)):
+        raise ResourceExhaustedError(
+            f"model {event.model_id!r} has {counted(shares.total, 'call')} {doing}, {shares.of(event.client)} of this "
+            f"client; a client may have {limit} (workers.max_in_flight), and fewer if others call too: call more slowly"
+        )
+
+
+def check_bytes(shares: Shares[ClientId], event: CallReceived, capacity: int) -> None:
+    """Raise `ResourceExhaustedError` if the host may not hold so much more for a client."""
+    if not shares.allows(event.client, event.size_bytes, capacity):
+        raise ResourceExhaustedError(
+            f"calls in flight hold {shares.total} bytes, {shares.of(event.client)} of this client; {event.size_bytes} "
+            f"more are over the limit of {capacity} (limits.max_in_flight_bytes), or over this client's share of it: "
+            "send less at a time"
+        )
+
+
 def no_such_model(model_id: ModelId, registry: Registry) -> HostError:
     """Return the error for an id that is not loaded, or not yet: callers try again what is UNAVAILABLE."""
     if registry.is_reading:
@@ -57,7 +79,7 @@ def no_such_model(model_id: ModelId, registry: Registry) -> HostError:
             details={"model_id": model_id},
         )
     failure = registry.failures.get(model_id)
-    names = sorted(registry.models)[:10]
+    names = heapq.nsmallest(10, registry.models)
     loaded = f"loaded are: {', '.join(names)}" if names else "no model is loaded"
     said = loaded if failure is None else f"its last load failed: {failure.error.message}"
     if model_id in registry.evicted:

@@ -18,8 +18,18 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hostd.core.baselines import Baselines
 from hostd.core.describing import describe
-from hostd.core.effects import Announce, Effect, KillWorker, MeasureWorker, PauseWorker, ResumeWorker, SendLoad
+from hostd.core.effects import (
+    Announce,
+    AnswerError,
+    Effect,
+    KillWorker,
+    MeasureWorker,
+    PauseWorker,
+    ResumeWorker,
+    SendLoad,
+)
 from hostd.core.events import STANDALONE, FilesId, LoadSource, ModelId, Origin, WorkerId
 from hostd.core.lifecycle import (
     MODEL_TRANSITIONS,
@@ -40,7 +50,7 @@ from hostd_workers.wire.errors import HostError, InternalError, InvalidArgumentE
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from hostd.core.events import Declared, Memory, Prediction
+    from hostd.core.events import Caller, Declared, Memory
     from hostd.records import ModelInfo
 
 
@@ -51,7 +61,6 @@ _WANTED_BY = {
     Origin.DEPLOYED: "deployed",
     Origin.DECLARED: "declared in the configuration",
 }
-
 
 MAX_EVICTED = 10_000
 """More than any machine has resident at some time of the day; a source is some hundred bytes."""
@@ -72,7 +81,7 @@ class CoreConfig:
     lazy_load_retries: int = 2
     max_in_flight: int = 1024
     max_in_flight_bytes: int = 4 << 30
-    max_waiting: int = 100_000
+    max_waiting: int = 10_000
     budget_bytes: int | None = None
     admission_timeout_s: float = 60.0
     min_residence_s: float = 1.0
@@ -103,8 +112,7 @@ class Registry:
         """The last load of each id, if it has failed; bounded as the stories are."""
         self.evicted: OrderedDict[ModelId, Evicted] = OrderedDict()
         """Models that are loaded again when they are used; the oldest are forgotten above `MAX_EVICTED`."""
-        self.baseline_bytes = config.baseline_bytes
-        """What the last worker that said so held before it loaded its model; what is usual before any did."""
+        self.baselines = Baselines()
         self.room_has_changed = False
         """Whether something happened because of which loads that wait for memory, or those who make way, may go on."""
         self.somebody_is_idle = False
@@ -199,14 +207,6 @@ class Registry:
         is_back_soon = model.is_coming_back if model.state is ModelState.UNLOADING else model.is_on_demand
         return self.config.lazy_load or is_back_soon
 
-    def need_of(self, prediction: Prediction) -> tuple[int, str]:
-        """Return the bytes to reserve for a load, and how they are known.
-
-        What is estimated from files lacks the interpreter and the libraries, which were measured with other models.
-        """
-        is_of_files = prediction.source == "estimated"
-        return prediction.peak_bytes + (self.baseline_bytes if is_of_files else 0), prediction.source
-
     def declared_source(self, model_id: ModelId) -> LoadSource:
         """Return what to load for a declared id. Raises `InvalidArgumentError` for an entry that is wrong."""
         declared = self.declared[model_id]
@@ -233,6 +233,13 @@ class Registry:
         """Let a model be loaded and evicted again."""
         del self.reserved[model_id]
         self.room_has_changed = True
+
+    def refuse(self, caller: Caller, error: HostError) -> None:
+        """Have a request answered with an error.
+
+        Without its frames: they know the event, in a circle with this error, until a collection comes.
+        """
+        self.effects.append(AnswerError(caller, error.with_traceback(None)))
 
     def new_files_id(self) -> FilesId:
         """Return the id of a new operation on files, which is in work from now on."""

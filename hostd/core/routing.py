@@ -9,13 +9,16 @@ Rules
 4. With lazy loading, and if the host has evicted it, a call of a model that is not loaded begins its load, and calls
    wait for it (`Holding`). They wait as well for a model that makes way for another one.
 5. A worker ends each call that it was sent, also one that nobody waits for any more; until then it is in `Worker.left`.
+6. Calls and bytes count until the worker has ended them, not until nobody waits: a model that hangs cannot fill the
+   host. One client that calls much leaves places for the calls of others (`shares`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from hostd.core.effects import AnswerError, ForwardCall, ForwardCancel, ForwardCredit, RelayAnswer
+from hostd.core.by_client import ByClient
+from hostd.core.effects import ForwardCall, ForwardCancel, ForwardCredit, RelayAnswer
 from hostd.core.events import (
     CallCancelled,
     Caller,
@@ -29,8 +32,8 @@ from hostd.core.events import (
 from hostd.core.holding import Holding
 from hostd.core.lifecycle import ModelState, WorkerInput, WorkerState
 from hostd.core.models import Left
-from hostd.core.refusals import refusal_of
-from hostd.units import counted
+from hostd.core.refusals import check_bytes, check_in_flight, refusal_of
+from hostd.core.shares import Shares
 from hostd_workers.wire.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -73,34 +76,45 @@ class Router:
         """Take the registry, and what finds a model that somebody wants or begins its lazy load (`Loading.wanted`)."""
         self._registry = registry
         self._wanted = wanted
-        self.holding = Holding(registry)
+        self.bytes: Shares[ClientId] = Shares()
+        """The bytes of all calls that the host has: held, sent to a worker, or left by their callers."""
+        self.holding = Holding(registry, self.bytes)
         registry.load_ended.append(self._on_load_ended)
         registry.unload_ended.append(self._on_unload_ended)
         self.calls: dict[CallId, Call] = {}
-        self.by_caller: dict[Caller, CallId] = {}
-        self.in_flight_bytes = 0
+        self.by_caller: ByClient[CallId] = ByClient()
         self._count = 0
 
-    def call(self, event: CallReceived) -> None:
-        """Forward a call to the READY worker with the least to do, or refuse it."""
+    def call(self, event: CallReceived, *, was_held: bool = False) -> None:
+        """Forward a call to the READY worker with the least to do, or refuse it.
+
+        The bytes of one that `was_held` were let in when it came.
+        """
         registry = self._registry
         caller = Caller(event.client, event.request_id)
         model = registry.models.get(event.model_id)
         try:
-            if model is None or not model.ready or model.is_yielding:
-                self._call_later(event, caller)
+            worker = None
+            if model is not None and model.ready and not model.is_yielding:
+                worker = self._choose(model, event, caller)
+            else:
+                self._check_may_wait(event, caller)
+            if not was_held:
+                check_bytes(self.bytes, event, registry.config.max_in_flight_bytes)
+            if worker is None:
+                self.holding.hold(event, caller)
                 return
-            worker = self._choose(model, event, caller)
         except HostError as error:
-            registry.effects.append(AnswerError(caller, error))
+            registry.refuse(caller, error)
             return
         now = registry.now
         self._count += 1
         call_id = CallId(self._count)
         self.calls[call_id] = Call(call_id, caller, worker, event.size_bytes, now, event.method)
         self.by_caller[caller] = call_id
-        self.in_flight_bytes += event.size_bytes
+        self.bytes.take(event.client, event.size_bytes)
         worker.calls.add(call_id)
+        worker.shares.take(event.client)
         worker.model.calls += 1
         worker.model.last_used_s = now
         remaining_s = None
@@ -115,7 +129,7 @@ class Router:
         if call is None or call.worker.id != event.worker_id:
             worker = self._registry.workers.get(event.worker_id)
             if worker is not None and event.final:
-                worker.left.pop(event.call_id, None)
+                self._end_left(worker, event.call_id)
             return
         if event.final:
             self._forget(call)
@@ -130,7 +144,7 @@ class Router:
         call = self._of(event.caller)
         if call is not None:
             self._leave(call, "its caller has cancelled it")
-            self.fail(call.id, error)
+            self._fail(call, error)
         elif event.caller in self.holding.by_caller:
             self.holding.dismiss(event.caller, error)
 
@@ -142,6 +156,9 @@ class Router:
 
     def unreachable(self, event: WorkerUnreachable) -> None:
         """End a call that could not be sent to its worker."""
+        worker = self._registry.workers.get(event.worker_id)
+        if worker is not None:
+            self._end_left(worker, event.call_id)
         if event.is_full:
             self.fail(
                 event.call_id,
@@ -152,8 +169,9 @@ class Router:
 
     def expire(self, call_id: CallId) -> None:
         """End a call whose deadline has come."""
-        self._leave(self.calls[call_id], "its deadline has passed")
-        self.fail(call_id, DeadlineExceededError("the deadline passed before the model answered"))
+        call = self.calls[call_id]
+        self._leave(call, "its deadline has passed")
+        self._fail(call, DeadlineExceededError("the deadline passed before the model answered"))
 
     def expire_held(self, key: HeldTimer) -> None:
         """End a call whose deadline has come before its model was loaded."""
@@ -164,8 +182,11 @@ class Router:
         call = self.calls.get(call_id)
         if call is not None:
             self._forget(call)
-            call.worker.model.errors += 1
-            self._registry.effects.append(AnswerError(call.caller, error))
+            self._fail(call, error)
+
+    def _fail(self, call: Call, error: HostError) -> None:
+        call.worker.model.errors += 1
+        self._registry.refuse(call.caller, error)
 
     def fail_all(self, worker: Worker, error: HostError) -> None:
         """End every call that a worker has."""
@@ -175,20 +196,31 @@ class Router:
     def lose_client(self, client: ClientId) -> None:
         """End every call of a client that nobody can answer any more."""
         self.holding.lose_client(client)
-        for caller in [caller for caller in self.by_caller if caller.client == client]:
-            call = self.calls[self.by_caller[caller]]
-            self._forget(call)
-            self._leave(call, "its caller has gone")
+        for caller in self.by_caller.of(client):
+            self._leave(self.calls[self.by_caller[caller]], "its caller has gone")
+
+    def worker_gone(self, worker: Worker) -> None:
+        """Forget what a worker that has ended was told to leave."""
+        for call_id in list(worker.left):
+            self._end_left(worker, call_id)
 
     def _leave(self, call: Call, why: str) -> None:
         """Tell a worker that nobody waits for a call, and remember it until the worker has ended it.
 
-        A plain method runs to its end, however long that takes. Only so many are remembered as may be in flight.
+        A plain method runs to its end, however long that takes.
         """
-        left = call.worker.left
-        if len(left) < self._registry.config.max_in_flight:
-            left[call.id] = Left(call.caller, call.method, call.began_s, why)
-        self._registry.effects.append(ForwardCancel(call.worker.id, call.id))
+        worker = call.worker
+        worker.left[call.id] = Left(call.caller, call.method, call.began_s, call.size_bytes, why)
+        worker.shares.take(call.caller.client)
+        self.bytes.take(call.caller.client, call.size_bytes)
+        self._forget(call)
+        self._registry.effects.append(ForwardCancel(worker.id, call.id))
+
+    def _end_left(self, worker: Worker, call_id: CallId) -> None:
+        left = worker.left.pop(call_id, None)
+        if left is not None:
+            worker.shares.give_back(left.caller.client)
+            self.bytes.give_back(left.caller.client, left.size_bytes)
 
     def _of(self, caller: Caller) -> Call | None:
         call_id = self.by_caller.get(caller)
@@ -196,11 +228,12 @@ class Router:
 
     def _forget(self, call: Call) -> None:
         del self.calls[call.id]
-        del self.by_caller[call.caller]
-        self.in_flight_bytes -= call.size_bytes
+        self.by_caller.pop(call.caller)
+        self.bytes.give_back(call.caller.client, call.size_bytes)
         self._registry.timers.cancel(call.id)
         worker = call.worker
         worker.calls.discard(call.id)
+        worker.shares.give_back(call.caller.client)
         worker.model.last_used_s = self._registry.now
         if not worker.calls:
             if worker.model.is_yielding:
@@ -209,26 +242,24 @@ class Router:
             if worker.state is WorkerState.DRAINING:
                 self._registry.move_worker(worker, WorkerInput.DRAINED, "the last call in flight has ended")
 
-    def _call_later(self, event: CallReceived, caller: Caller) -> None:
-        """Hold a call until its model is loaded, or again free to serve. Raises `HostError` to refuse it."""
+    def _check_may_wait(self, event: CallReceived, caller: Caller) -> None:
+        """See to it that a model that serves nobody now will do so. Raises `HostError` if it will not."""
         self._check_call(event, caller)
         model = self._wanted(event.model_id)
         if not model.is_yielding and (model.state not in _WORTH_WAITING or not self._registry.is_loaded_on_use(model)):
             raise refusal_of(model)
-        self._check_room(event)
-        self.holding.hold(event, caller)
 
     def release(self, model: Model) -> None:
         """Let the calls that are held for a model go their way: it serves, or never will."""
         for event in self.holding.release(model.id):
-            self.call(event)
+            self.call(event, was_held=True)
 
     def _on_load_ended(self, model: Model, error: HostError | None) -> None:
         for event in self.holding.release(model.id):
             if error is None:
-                self.call(event)
+                self.call(event, was_held=True)
             else:
-                self._registry.effects.append(AnswerError(Caller(event.client, event.request_id), error))
+                self._registry.refuse(Caller(event.client, event.request_id), error)
 
     def _on_unload_ended(self, unloaded: Model, _report: UnloadReport) -> None:
         if not self.holding.has_for(unloaded.id):
@@ -237,7 +268,7 @@ class Router:
             self._wanted(unloaded.id)
         except HostError as error:
             for event in self.holding.release(unloaded.id):
-                self._registry.effects.append(AnswerError(Caller(event.client, event.request_id), error))
+                self._registry.refuse(Caller(event.client, event.request_id), error)
 
     def _choose(self, model: Model, event: CallReceived, caller: Caller) -> Worker:
         """Return the READY worker with the least to do. Raises `HostError` to refuse the call."""
@@ -249,14 +280,8 @@ class Router:
             )
         self._check_call(event, caller)
         ready = model.ready
-        worker = ready[0] if len(ready) == 1 else min(ready, key=lambda worker: len(worker.calls))
-        limit = self._registry.config.max_in_flight
-        if len(worker.calls) >= limit:
-            raise ResourceExhaustedError(
-                f"model {model.id!r} has {counted(len(worker.calls), 'call')} in flight, the limit is {limit} "
-                f"(workers.max_in_flight): call more slowly"
-            )
-        self._check_room(event)
+        worker = ready[0] if len(ready) == 1 else min(ready, key=lambda worker: worker.shares.total)
+        check_in_flight(worker.shares, event, self._registry.config.max_in_flight, "in flight")
         return worker
 
     def _check_call(self, event: CallReceived, caller: Caller) -> None:
@@ -264,11 +289,3 @@ class Router:
             raise InvalidArgumentError(f"request id {event.request_id} is in use by another call of this client")
         if event.deadline_s is not None and event.deadline_s <= self._registry.now:
             raise DeadlineExceededError("the deadline had passed when the call arrived")
-
-    def _check_room(self, event: CallReceived) -> None:
-        in_flight_bytes, limit = self.in_flight_bytes + self.holding.bytes, self._registry.config.max_in_flight_bytes
-        if in_flight_bytes + event.size_bytes > limit:
-            raise ResourceExhaustedError(
-                f"calls in flight hold {in_flight_bytes} bytes, {event.size_bytes} more are over the limit of "
-                f"{limit} (limits.max_in_flight_bytes): send less at a time"
-            )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hostd.core.events import Caller, WorkerId
+    from hostd.core.events import Caller, FilesId, WorkerId
     from hostd.core.models import Model
 
 K = TypeVar("K")
@@ -57,6 +57,13 @@ class IdleTimer:
     """When nobody may have used a model for long enough."""
 
     model: Model
+
+
+@dataclass(frozen=True)
+class UploadTimer:
+    """When nothing may have come for an upload for too long."""
+
+    files_id: FilesId
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,18 @@
 Rules
 1. A caller that waits is in exactly one `Waiters` and leaves it with exactly one answer, or because its client is gone.
 2. Whoever leaves early (deadline, cancellation) changes nothing about what was asked for.
+3. One client that waits for much leaves places for others (`shares`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from hostd.core.effects import Answer, AnswerError
+from hostd.core.by_client import ByClient
+from hostd.core.effects import Answer
+from hostd.core.shares import Shares, capacity_for
 from hostd.core.timers import WaiterTimer
+from hostd.units import counted
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, ResourceExhaustedError
 
 if TYPE_CHECKING:
@@ -26,7 +30,8 @@ class Waiting:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._places: dict[Caller, Waiters] = {}
+        self._places: ByClient[Waiters] = ByClient()
+        self._shares: Shares[ClientId] = Shares()
 
     def __contains__(self, caller: Caller) -> bool:
         return caller in self._places
@@ -39,16 +44,21 @@ class Waiting:
         if caller in self._places:
             raise InvalidArgumentError(f"request id {caller.request_id} is in use by another request of this client")
 
-    def check_room(self) -> None:
-        """Raise `ResourceExhaustedError` if nobody more may wait."""
-        limit = self._registry.config.max_waiting
-        if len(self._places) >= limit:
-            raise ResourceExhaustedError(f"{limit} requests wait for loads and unloads already: try again later")
+    def check_room(self, client: ClientId) -> None:
+        """Raise `ResourceExhaustedError` if this client may not wait for anything more."""
+        limit, shares = self._registry.config.max_waiting, self._shares
+        if not shares.allows(client, 1, capacity_for(limit)):
+            raise ResourceExhaustedError(
+                f"{counted(shares.of(client), 'request')} of this client and {shares.total - shares.of(client)} of "
+                f"others wait for loads and unloads; a client may have {limit}, and fewer if others wait too: "
+                "wait for answers before asking for more"
+            )
 
     def add(self, waiters: Waiters, caller: Caller, deadline_s: float | None) -> None:
         """Let a caller wait, until its deadline at most."""
         waiters[caller] = None
         self._places[caller] = waiters
+        self._shares.take(caller.client)
         if deadline_s is not None:
             self._registry.timers.set(WaiterTimer(caller), deadline_s)
 
@@ -60,7 +70,7 @@ class Waiting:
     def refuse(self, waiters: Waiters, error: HostError) -> None:
         """Answer everybody who waits here with an error."""
         for caller in self._drain(waiters):
-            self._registry.effects.append(AnswerError(caller, error))
+            self._registry.refuse(caller, error)
 
     def move(self, waiters: Waiters, to: Waiters) -> None:
         """Let everybody who waits here wait there instead."""
@@ -72,15 +82,16 @@ class Waiting:
     def dismiss(self, caller: Caller, error: HostError) -> None:
         """Answer one caller with an error; what it waited for goes on."""
         self._leave(caller)
-        self._registry.effects.append(AnswerError(caller, error))
+        self._registry.refuse(caller, error)
 
     def lose_client(self, client: ClientId) -> None:
         """Forget the callers of a client that nobody can answer any more."""
-        for caller in [caller for caller in self._places if caller.client == client]:
+        for caller in self._places.of(client):
             self._leave(caller)
 
     def _leave(self, caller: Caller) -> None:
         del self._places.pop(caller)[caller]
+        self._shares.give_back(caller.client)
         self._registry.timers.cancel(WaiterTimer(caller))
 
     def _drain(self, waiters: Waiters) -> list[Caller]:
@@ -91,4 +102,7 @@ class Waiting:
 
     def problems(self) -> list[str]:
         """Return what is wrong with these books; a question for `check_invariants`."""
-        return [f"{caller} waits where it is not" for caller, place in self._places.items() if caller not in place]
+        found = [f"{caller} waits where it is not" for caller in self._places if caller not in self._places[caller]]
+        if self._shares.total != len(self._places):
+            found.append(f"{len(self._places)} requests that wait do not add up")
+        return found

@@ -195,16 +195,9 @@ def _loaded(worker_id: WorkerId, body: dict[str, Any]) -> Event:
             if len(methods) > msg.MAX_METHODS or not all(isinstance(name, str) for name in methods):
                 raise ProtocolError("a malformed list of methods")
             described = {name: _method(method) for name, method in methods.items()}
-            said_bytes, warned = _bytes(body.get("baseline_bytes")), _texts(body.get("warnings"))
-            return ev.WorkerLoaded(worker_id, loader, described, default, said_bytes, warned)
+            return ev.WorkerLoaded(worker_id, loader, described, default, _texts(body.get("warnings")))
         case _:
             raise ProtocolError("a malformed LOADED message")
-
-
-def _bytes(said: object) -> int | None:
-    # What a worker says of itself is shown beside what is measured, and added to estimates: it must be a size.
-    is_size = isinstance(said, int) and not isinstance(said, bool) and 0 <= said < 1 << 48
-    return said if is_size else None  # type: ignore[return-value] # checked
 
 
 def _texts(said: object) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """What a model's files and its worker's libraries are, as short digests: the key under which a size is remembered.
 
-Covers digests of content (`digest_of`) and of an interpreter with its libraries (`environment_of`). Does not cover what
-is remembered (`ledger`). Both functions block on the disk: call them in a thread.
+Covers digests of content (`digest_of`; `digesting` for a thread that others need too) and of an interpreter with its
+libraries (`environment_of`). Does not cover what is remembered (`ledger`). All block on the disk; call them in threads.
 
 A digest says "would take the same memory", not "is the same file": it protects nothing. What a model takes follows
 from the number, types and shapes of its tensors, which stand in the small files, at the beginning or end of the big
@@ -11,8 +11,10 @@ bytes of the same size, and take the same memory even where no sample meets them
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import stat
 import sys
@@ -20,7 +22,7 @@ import threading
 import time
 from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, cast
 
 from hostd.core.names import KEPT_NAME
 from hostd_workers.wire.errors import (
@@ -33,7 +35,11 @@ from hostd_workers.wire.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from hostd.shell.turns import Steps
+
+T = TypeVar("T")
 
 SAMPLED_ABOVE_BYTES: Final = 64 << 20
 """Up to here a file is read whole, in a tenth of a second."""
@@ -47,6 +53,10 @@ MAX_ENTRIES: Final = 100_000
 
 MAX_READ_BYTES: Final = 8 << 30
 """A model of terabytes in files of gigabytes stays below; a heap of small files that is no model does not."""
+
+_STEP_ENTRIES: Final = 64
+_STEP_BYTES: Final = 4 << 20
+"""What is done between two steps: a few milliseconds, if the disk is not slow. No file stays open meanwhile."""
 
 _REMEMBERED = 512
 """A digest and a fingerprint of 32 bytes each, so this is a matter of 100 KB; a directory of models has hundreds."""
@@ -111,10 +121,24 @@ def digest_of(path: str | os.PathLike[str]) -> str:
     more than `MAX_ENTRIES` or `MAX_READ_BYTES`, AbortedError if a file is exchanged meanwhile, and
     FailedPreconditionError for what cannot be read.
     """
+    return done(digesting(path))
+
+
+def digesting(path: str | os.PathLike[str]) -> Steps[str]:
+    """Return the digest of `digest_of`, with pauses in between."""
     try:
-        return _digest_of(os.fspath(path))
+        return (yield from _digesting(os.fspath(path)))
     except (OSError, ValueError) as error:
         raise _told(error, os.fspath(path)) from error
+
+
+def done(steps: Steps[T]) -> T:
+    """Take all steps at once, and return their result."""
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        return cast("T", end.value)
 
 
 def environment_of(python: str | None = None) -> str:
@@ -140,21 +164,26 @@ def environment_of(python: str | None = None) -> str:
     return _hash("\n\n".join(parts).encode("utf-8", "surrogateescape")).hex()
 
 
-def _digest_of(path: str) -> str:
+def _digesting(path: str) -> Steps[str]:
     now_ns = time.time_ns()
-    entries = sorted(_entries(path))
+    entries: list[_Entry] = []
+    for entry in _entries(path):
+        entries.append(entry)
+        if not len(entries) % _STEP_ENTRIES:
+            yield
+    entries.sort()
     planned = sum(_read_bytes(entry) for entry in entries)
     if planned > MAX_READ_BYTES:
         raise ResourceExhaustedError(
             f"{planned} bytes would have to be read to know the content of {path}, at most {MAX_READ_BYTES} are: "
             f"is it a model?"
         )
-    fingerprint = _fingerprint(entries)
+    fingerprint = yield from _fingerprint(entries)
     digest = _recent.get(fingerprint)
     if digest is None:
         whole = hashlib.blake2b(digest_size=_DIGEST_BYTES)
         for entry in entries:
-            content = _content(entry) if entry.kind is _FILE else b""
+            content = (yield from _content(entry)) if entry.kind is _FILE else b""
             whole.update(b"%d %b %b %d %b" % (len(entry.name), entry.name, entry.kind, entry.size_bytes, content))
         digest = whole.hexdigest()
         # A file that changes while it is read changes its time with it, so its next fingerprint is another one.
@@ -172,21 +201,22 @@ def _entries(root: str) -> Iterator[_Entry]:
     pending = [(root, b"", frozenset([(info.st_dev, info.st_ino)]))]
     while pending:
         directory, prefix, above = pending.pop()
-        with os.scandir(directory) as found:
-            for item in found:
-                if not prefix and is_no_content(item.name):
-                    continue
-                seen += 1
-                if seen > MAX_ENTRIES:
-                    raise ResourceExhaustedError(f"{root} has more than {MAX_ENTRIES} entries: is it a model?")
-                entry = _Entry(prefix + os.fsencode(item.name), item.path, _info(item))
-                if entry.info is None or not stat.S_ISDIR(entry.info.st_mode):
-                    yield entry
-                    continue
-                identity = (entry.info.st_dev, entry.info.st_ino)
-                if identity in above:
-                    raise InvalidArgumentError(f"{item.path} is a link to a directory that it is in: remove it")
-                pending.append((item.path, entry.name + b"/", above | {identity}))
+        with os.scandir(directory) as found:  # read at once, so that it is not open between two steps
+            items = list(itertools.islice(found, MAX_ENTRIES + 1))
+        for item in items:
+            if not prefix and is_no_content(item.name):
+                continue
+            seen += 1
+            if seen > MAX_ENTRIES:
+                raise ResourceExhaustedError(f"{root} has more than {MAX_ENTRIES} entries: is it a model?")
+            entry = _Entry(prefix + os.fsencode(item.name), item.path, _info(item))
+            if entry.info is None or not stat.S_ISDIR(entry.info.st_mode):
+                yield entry
+                continue
+            identity = (entry.info.st_dev, entry.info.st_ino)
+            if identity in above:
+                raise InvalidArgumentError(f"{item.path} is a link to a directory that it is in: remove it")
+            pending.append((item.path, entry.name + b"/", above | {identity}))
 
 
 def is_no_content(name: str) -> bool:
@@ -211,39 +241,52 @@ def _read_bytes(entry: _Entry) -> int:
     return size if size <= SAMPLED_ABOVE_BYTES else SAMPLES * SAMPLE_BYTES
 
 
-def _fingerprint(entries: list[_Entry]) -> bytes:
-    lines = (
-        b"%d %b %b" % (len(e.name), e.name, b"-")
-        if (i := e.info) is None
-        else b"%d %b %d %d %d %d %d %d"
-        % (len(e.name), e.name, i.st_mode, i.st_dev, i.st_ino, i.st_size, i.st_mtime_ns, i.st_ctime_ns)
-        for e in entries
-    )
-    return _hash(b"\n".join(lines))
+def _fingerprint(entries: list[_Entry]) -> Steps[bytes]:
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for start in range(0, len(entries), _STEP_ENTRIES):
+        yield
+        lines = (
+            b"%d %b %b\n" % (len(e.name), e.name, b"-")
+            if (i := e.info) is None
+            else b"%d %b %d %d %d %d %d %d\n"
+            % (len(e.name), e.name, i.st_mode, i.st_dev, i.st_ino, i.st_size, i.st_mtime_ns, i.st_ctime_ns)
+            for e in entries[start : start + _STEP_ENTRIES]
+        )
+        digest.update(b"".join(lines))
+    return digest.digest()
 
 
 def _changed_ns(entry: _Entry) -> int:
     return max(entry.info.st_mtime_ns, entry.info.st_ctime_ns) if entry.info is not None else 0
 
 
-def _content(entry: _Entry) -> bytes:
+def _content(entry: _Entry) -> Steps[bytes]:
+    size, digest = entry.size_bytes, hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    if size <= SAMPLED_ABOVE_BYTES:
+        offsets: Sequence[int] = range(0, size, SAMPLE_BYTES)
+    else:
+        offsets = [(size - SAMPLE_BYTES) * number // (SAMPLES - 1) for number in range(SAMPLES)]
+    at_once = _STEP_BYTES // SAMPLE_BYTES
+    for start in range(0, len(offsets), at_once) or (0,):
+        with _opened(entry) as descriptor:
+            for offset in offsets[start : start + at_once]:
+                digest.update(os.pread(descriptor, SAMPLE_BYTES, offset))
+        yield
+    return digest.digest()
+
+
+@contextlib.contextmanager
+def _opened(entry: _Entry) -> Iterator[int]:
     # Not blocking and no terminal, in case that something else has taken the file's place since we looked.
     descriptor = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor, not a path
+    try:
         info = os.fstat(descriptor)
         is_same = entry.info is not None and os.path.samestat(info, entry.info)
         if not is_same or not stat.S_ISREG(info.st_mode):  # the number of a file that is gone may be used again
             raise AbortedError(f"{entry.path} was exchanged while it was read: try again when it is complete")
-        size = info.st_size
-        digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-        if size <= SAMPLED_ABOVE_BYTES:
-            buffer = memoryview(bytearray(min(max(size, 1), SAMPLE_BYTES)))
-            while count := file.readinto(buffer):
-                digest.update(buffer[:count])
-        else:
-            for number in range(SAMPLES):
-                digest.update(os.pread(descriptor, SAMPLE_BYTES, (size - SAMPLE_BYTES) * number // (SAMPLES - 1)))
-        return digest.digest()
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _site_directories(executable: Path) -> list[str]:

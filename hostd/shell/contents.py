@@ -1,8 +1,8 @@
 """What the files of loaded models are: when they were loaded, and now.
 
-One thread of its own, so that a huge model costs nobody else time; a look that takes too long is no answer, and nobody
-waits for it any longer. The digests are those of `content`: of files that have not changed since the last look, by the
-system's word, nothing is read again.
+One thread of its own, in which a huge model makes way for small ones (`turns`); a look that takes too long is no
+answer, and nobody waits for it any longer. The digests are those of `content`: of files that have not changed since the
+last look, by the system's word, nothing is read again.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.shell.content import digest_of
-from hostd.shell.threads import Threads
+from hostd.shell.content import digesting
+from hostd.shell.turns import Turns
 from hostd_workers.wire.errors import HostError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hostd.shell.supervisor import Supervisor
+    from hostd.shell.turns import Steps
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Contents:
 
     def __init__(self, supervisor: Supervisor, thread_name: str) -> None:
         self._supervisor = supervisor
-        self._thread = Threads(1, thread_name)
+        self._thread = Turns(1, thread_name)
 
     def handlers(self) -> dict[type, Callable[[Any], object]]:
         """Return what carries out which effect."""
@@ -44,7 +45,7 @@ class Contents:
 
     def close(self) -> None:
         """End the thread; one that hangs on a disk is left alone."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.shutdown()
 
     def note(self, model_id: ev.ModelId, generation: int, path: str) -> None:
         """Find out what the files of a load that begins are."""
@@ -52,37 +53,44 @@ class Contents:
         def then(found: Any) -> ev.Event:
             return ev.FilesNoted(model_id, generation, found if isinstance(found, str) else None)
 
-        self._supervisor.in_thread(self._thread, partial(digest_now, path), then)
+        self._supervisor.in_thread(self._thread.of(f"note {model_id}"), partial(digesting_now, path), then)
 
-    def compare_all(self, models: Sequence[tuple[ev.ModelId, int, str]], then: Callable[[], None]) -> None:
-        """Find out what the files of loaded models are now, by id, generation and path, and call `then`.
+    def compare_all(
+        self, client: ev.ClientId, models: Sequence[tuple[ev.ModelId, int, str]], then: Callable[[], None]
+    ) -> None:
+        """Find out for a client what the files of loaded models are now, by id, generation and path, and call `then`.
 
         Those that are not looked at in `COMPARE_S` stay as they were known.
         """
         until_s = time.monotonic() + COMPARE_S
 
-        def work() -> list[tuple[ev.ModelId, int, str | None]]:
-            due = (model for model in models if time.monotonic() < until_s)
-            return [(model_id, generation, digest_now(path)) for model_id, generation, path in due]
+        def work() -> Steps[list[tuple[ev.ModelId, int, str | None]]]:
+            found = []
+            for model_id, generation, path in models:
+                if time.monotonic() < until_s:
+                    digest = yield from digesting_now(path)
+                    found.append((model_id, generation, digest))
+            return found
 
         def finished(found: Any) -> None:
             for compared in found if isinstance(found, list) else ():
                 self._supervisor.emit(ev.FilesCompared(*compared))
             then()
 
-        self._supervisor.in_thread(self._thread, work, finished, within_s=2 * COMPARE_S)
+        self._supervisor.in_thread(self._thread.of(client), work, finished, within_s=2 * COMPARE_S)
 
     def _compare(self, model_id: ev.ModelId, generation: int, path: str) -> None:
         def then(found: Any) -> ev.Event:
             return ev.FilesCompared(model_id, generation, found if isinstance(found, str) else None)
 
-        self._supervisor.in_thread(self._thread, partial(digest_now, path), then, within_s=COMPARE_S)
+        work = partial(digesting_now, path)
+        self._supervisor.in_thread(self._thread.of(f"load {model_id}"), work, then, within_s=COMPARE_S)
 
 
-def digest_now(path: str) -> str | None:
+def digesting_now(path: str) -> Steps[str | None]:
     """Return the digest of what is at a path, `GONE` if nothing is, None if it cannot be known. Blocks on the disk."""
     try:
-        return digest_of(path)
+        return (yield from digesting(path))
     except NotFoundError:
         return GONE
     except HostError as error:

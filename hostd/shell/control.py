@@ -10,6 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import events as ev
+from hostd.core.by_client import ByClient
+from hostd.core.shares import Shares
 from hostd.shell.supervisor import as_host_error
 from hostd.shell.verbs import (
     Request,
@@ -21,8 +23,11 @@ from hostd.shell.verbs import (
     path_of,
     plan_requested,
 )
+from hostd.units import counted
+from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
-from hostd_workers.wire.errors import HostError, NotFoundError, ResourceExhaustedError
+from hostd_workers.wire.codec import encode
+from hostd_workers.wire.errors import HostError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +45,12 @@ if TYPE_CHECKING:
 
 _MAX_SUBSCRIPTIONS = 64
 """Of one client: every one of them costs a message at every transition."""
+
+_RECORDS_AT_ONCE = 32
+"""Records that are encoded on the loop, in 4 ms; a thousand take 0.12 s."""
+
+_MAX_ALL_SUBSCRIPTIONS = 4096
+"""Of all clients, in fair shares: an event to so many takes the loop 20 ms."""
 
 
 class Control:
@@ -69,7 +80,8 @@ class Control:
         self._info = info
         self._settings = settings
         self._log_bytes = log_bytes
-        self._subscribers: dict[ev.Caller, str | None] = {}
+        self._subscribers: ByClient[str | None] = ByClient()
+        self._subscriptions: Shares[ev.ClientId] = Shares()
         supervisor.listeners.append(self._publish)
 
     def verbs(self) -> dict[str, Verb]:
@@ -112,12 +124,30 @@ class Control:
 
     def withdraw(self, client: ev.ClientId, request_id: int | None) -> None:
         """End a client's subscription, or with None all of them."""
-        for caller in list(self._subscribers):
-            if caller.client == client and request_id in (None, caller.request_id):
-                del self._subscribers[caller]
+        callers = self._subscribers.of(client) if request_id is None else [ev.Caller(client, request_id)]
+        for caller in callers:
+            if caller in self._subscribers:
+                self._subscribers.pop(caller)
+                self._subscriptions.give_back(client)
 
     def _answer(self, request: Request, value: Any) -> None:
         self._supervisor.frontend.answer(request.caller, value)
+
+    def _answer_from(self, request: Request, make: Callable[[], Any], records: int) -> None:
+        """Answer with what `make` returns; if that is many records, they are made and encoded in a thread."""
+        if records <= _RECORDS_AT_ONCE:
+            self._answer(request, make())
+            return
+
+        def then(found: Any) -> None:
+            if isinstance(found, BaseException):
+                self._supervisor.frontend.refuse(request.caller, as_host_error(found, "the answer cannot be sent"))
+                return
+            body, buffers = found
+            frames = wire.pack(msg.RESULT, request.caller.request_id, body=body, buffers=buffers)
+            self._supervisor.frontend.send(request.caller.client, frames)
+
+        self._supervisor.read(request.caller.client, lambda: encode(make()), then)
 
     def _retrieve(self, request: Request) -> None:
         request.only("model_id", "generation")
@@ -148,7 +178,7 @@ class Control:
                 self._answer(request, found.to_dict())
 
         model_id, model_type = request.get("model_id", str), request.get("type", str, "standalone-model")
-        self._sizes.estimate(model_id, path_of(request), model_type, then)
+        self._sizes.estimate(request.caller.client, model_id, path_of(request), model_type, then)
 
     def _plan(self, request: Request) -> None:
         model_id, source = plan_requested(request)
@@ -160,7 +190,7 @@ class Control:
                 plan = self._supervisor.core.plan_load(model_id, found, self._supervisor.now())
                 self._answer(request, plan.to_dict())
 
-        self._sizes.foresee(model_id, source, then)
+        self._sizes.foresee(request.caller.client, model_id, source, then)
 
     def _reload(self, request: Request) -> None:
         request.only()
@@ -186,14 +216,19 @@ class Control:
         request.only("all")
         core = self._supervisor.core
         if not request.get("all", bool, False):
-            self._answer(request, [model.to_dict() for model in core.list_models()])
+            models = core.list_models()
+            self._answer_from(request, lambda: [model.to_dict() for model in models], len(models))
             return
 
         def then(entries: list[ev.DirectoryEntry]) -> None:
             known = core.list_all_models(entries)
-            self._answer(request, [model.to_dict() if model.generation else model.to_brief_dict() for model in known])
+            self._answer_from(
+                request,
+                lambda: [model.to_dict() if model.generation else model.to_brief_dict() for model in known],
+                len(known),
+            )
 
-        self._survey.take(then)
+        self._survey.take(request.caller.client, then)
 
     def _get_model(self, request: Request) -> None:
         request.only("model_id")
@@ -211,7 +246,8 @@ class Control:
             self._explain(request, known)
         else:
             self._survey.take(
-                lambda found: self._explain(request, core.explain(model_id, self._supervisor.now(), found))
+                request.caller.client,
+                lambda found: self._explain(request, core.explain(model_id, self._supervisor.now(), found)),
             )
 
     def _explain(self, request: Request, explanation: dict[str, Any] | None) -> None:
@@ -256,7 +292,7 @@ class Control:
             else:
                 then(found)
 
-        self._supervisor.read(lambda: look(log) if is_known or log.exists() else None, answer)
+        self._supervisor.read(request.caller.client, lambda: look(log) if is_known or log.exists() else None, answer)
 
     def _model_stacks(self, request: Request) -> None:
         request.only("model_id")
@@ -270,20 +306,30 @@ class Control:
             else:
                 self._answer(request, found)
 
-        self._workforce.stacks(core.workers_of(model_id), then)
+        self._workforce.stacks(request.caller.client, core.workers_of(model_id), then)
 
     def _subscribe(self, request: Request) -> None:
         request.only("model_id")
-        if sum(caller.client == request.caller.client for caller in self._subscribers) >= _MAX_SUBSCRIPTIONS:
-            raise ResourceExhaustedError(f"a client may have {_MAX_SUBSCRIPTIONS} subscriptions: close some first")
-        self._subscribers[request.caller] = request.get_optional("model_id", str)
+        model_id, client, shares = request.get_optional("model_id", str), request.caller.client, self._subscriptions
+        if shares.of(client) >= _MAX_SUBSCRIPTIONS or not shares.allows(client, 1, _MAX_ALL_SUBSCRIPTIONS):
+            raise ResourceExhaustedError(
+                f"this client has {counted(shares.of(client), 'subscription')}; it may have {_MAX_SUBSCRIPTIONS}, and "
+                "fewer if others have many: close some first"
+            )
+        if request.caller in self._subscribers:
+            raise InvalidArgumentError(f"request id {request.caller.request_id} is in use by another subscription")
+        self._subscribers[request.caller] = model_id
+        shares.take(client)
         # "Noted": what happens from now on will come.
         self._supervisor.frontend.answer(request.caller, None, msg.ITEM)
 
     def _publish(self, event: Event) -> None:
-        for caller, model_id in list(self._subscribers.items()):
-            if model_id is None or model_id == event.model_id:
-                self._supervisor.frontend.answer(caller, event.to_dict(), msg.ITEM)
+        callers = [caller for caller in self._subscribers if self._subscribers[caller] in (None, event.model_id)]
+        if callers:
+            body, buffers = encode(event.to_dict())  # once for all: it is most of what an answer costs
+            for caller in callers:
+                frames = wire.pack(msg.ITEM, caller.request_id, body=body, buffers=buffers)
+                self._supervisor.frontend.send(caller.client, frames)
 
 
 def _declaring(asked: ev.SyncRequested, declared: Any) -> ev.SyncRequested:

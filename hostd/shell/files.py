@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.shell.supervisor import as_host_error
-from hostd.shell.threads import Threads
+from hostd.shell.turns import Turns
 from hostd.units import counted
-from hostd_workers.wire.errors import FailedPreconditionError, HostError, NotFoundError, ResourceExhaustedError
+from hostd_workers.wire.errors import FailedPreconditionError, HostError, ResourceExhaustedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 FILE_THREADS = 4
-"""Deploys and undeploys that use the disk at the same time."""
+"""Deploys and undeploys that use the disk at the same time; those of one client in two at most, because what is flushed
+may take minutes."""
 
 MAX_UNWRITTEN_BYTES = 8 << 20
 """Chunks of one upload that wait for the disk: twice what our clients have under way, and a bound on what a client that
@@ -56,7 +57,7 @@ class Files:
     def __init__(self, supervisor: Supervisor, staging: Staging | None) -> None:
         self._supervisor = supervisor
         self._staging = staging
-        self._threads = Threads(FILE_THREADS, "hostd-files")
+        self._threads = Turns(FILE_THREADS, "hostd-files")
         self._operations: dict[ev.FilesId, Operation] = {}
         self._pins = Operation(None)
         """All of them, one after the other: the last that was asked for stays."""
@@ -78,7 +79,7 @@ class Files:
     async def finish(self) -> None:
         """Wait until everything that was begun is done, and end the threads."""
         await asyncio.gather(*self._tasks)
-        self._threads.shutdown()
+        self._threads.shutdown(wait=True)
 
     def write(self, request: Request) -> None:
         """Write a chunk of an upload (the verb `deploy_write`); the answer says that it is written."""
@@ -88,7 +89,7 @@ class Files:
         operation = self._operations.get(files_id)
         upload = None if operation is None else operation.upload
         if operation is None or upload is None or operation.client != request.caller.client:
-            raise NotFoundError(f"there is no upload {files_id} of this client")
+            raise self._supervisor.core.absence_of_upload(files_id, request.caller.client)
         is_too_much = operation.unwritten_bytes + len(data) > MAX_UNWRITTEN_BYTES
         if is_too_much or operation.unwritten_chunks >= MAX_UNWRITTEN_CHUNKS:
             raise ResourceExhaustedError(
@@ -98,10 +99,12 @@ class Files:
             )
         operation.unwritten_bytes += len(data)
         operation.unwritten_chunks += 1
+        self._supervisor.emit(ev.FilesWritten(files_id))
 
         def then(error: HostError | None) -> None:
             operation.unwritten_bytes -= len(data)
             operation.unwritten_chunks -= 1
+            self._supervisor.emit(ev.FilesWritten(files_id))  # a slow disk is not an idle client
             frontend = self._supervisor.frontend
             if error is None:
                 frontend.answer(request.caller, None)
@@ -226,7 +229,8 @@ class Files:
         self, operation: Operation, work: Callable[[], Any], then: Callable[[Any, HostError | None], None]
     ) -> None:
         async with operation.lock:  # first come, first served
-            future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+            owner = "host" if operation.client is None else f"client {operation.client.hex()}"
+            future = asyncio.wrap_future(self._threads.of(owner).submit(work))
             await asyncio.wait([future])
             failure = future.exception()
             error = None if failure is None else as_host_error(failure, "the files could not be handled")

@@ -14,7 +14,7 @@ from hostd.core import events as ev
 from hostd.core.settling import Wait
 from hostd.shell.contents import Contents
 from hostd.shell.supervisor import as_host_error
-from hostd.shell.threads import Threads
+from hostd.shell.turns import Turns
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Finding:
         self._specifying = specifying
         self._repository = repository
         self.contents = Contents(supervisor, f"{THREAD_NAME}-contents")
-        self._threads = Threads(FIND_THREADS, THREAD_NAME)
+        self._threads = Turns(FIND_THREADS, THREAD_NAME)
 
     def handlers(self) -> dict[type, Callable[[Any], object]]:
         """Return what carries out which effect."""
@@ -63,7 +63,7 @@ class Finding:
     def close(self) -> None:
         """End the threads; one that hangs on a disk is left alone."""
         self.contents.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown()
 
     def find(self, effect: fx.FindSpec, looks: int = 0) -> None:
         """Find out how to load a source; the answer goes to the core."""
@@ -79,7 +79,7 @@ class Finding:
                 self.contents.note(effect.model_id, effect.generation, found.path)
             return ev.SpecFound(effect.model_id, effect.generation, found.spec, found.path, found.standing)
 
-        self._supervisor.in_thread(self._threads, partial(self._look, effect), then)
+        self._supervisor.in_thread(self._threads.of(f"find {effect.model_id}"), partial(self._look, effect), then)
 
     def _find_again(self, effect: fx.FindSpec, looks: int) -> None:
         if self._supervisor.core.is_finding(effect.model_id, effect.generation):

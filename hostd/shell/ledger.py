@@ -21,13 +21,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from hostd.core.events import Memory
-from hostd.shell.content import digest_of, environment_of
+from hostd.shell.content import digesting, done, environment_of
 from hostd.shell.ledger_file import UnusableFileError, connect, identity_of, in_use, is_damage, prepare, throw_away
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
     from types import TracebackType
+
+    from hostd.shell.turns import Steps
 
 T = TypeVar("T")
 
@@ -106,9 +108,21 @@ def key_of(
     `initializer` is a reference with its configuration, None for the default one; `python` None is the host's
     interpreter. Blocks on the disk: call it in a thread. Raises what `digest_of` and `environment_of` raise.
     """
+    return done(finding_key(path, loader, initializer, options, python))
+
+
+def finding_key(
+    path: str | os.PathLike[str],
+    loader: str,
+    initializer: tuple[str, Mapping[str, Any]] | None,
+    options: Mapping[str, Any],
+    python: str | None,
+) -> Steps[SizeKey]:
+    """Return the key of `key_of`, with pauses in between."""
     reference, config = initializer or ("", {})
     settings = _hash_of(_plain({"options": options, "initializer": config})).hex()
-    return SizeKey(digest_of(path), loader, reference, settings, environment_of(python))
+    digest = yield from digesting(path)
+    return SizeKey(digest, loader, reference, settings, environment_of(python))
 
 
 class Ledger:

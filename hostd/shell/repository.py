@@ -17,10 +17,10 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.settling import Settling
 from hostd.shell.completeness import KnownHashes, look_at
-from hostd.shell.contents import digest_now
+from hostd.shell.contents import digesting_now
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.scanning import Scanner, is_inside
-from hostd.shell.threads import Threads
+from hostd.shell.turns import Turns
 from hostd.shell.watching import changes
 from hostd_workers.wire.errors import FailedPreconditionError, HostError, NotFoundError, UnavailableError
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hostd.plugins import Plugins
     from hostd.shell.scanning import Scan
     from hostd.shell.supervisor import Supervisor
+    from hostd.shell.turns import Steps
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Repository:
         self._settling = Settling(settings.write_quiet_period_s or 0.0)
         self._hashes = KnownHashes()
         self._settling_lock = threading.Lock()  # finders look in several threads
-        self._thread = Threads(1, THREAD_NAME)
+        self._thread = Turns(1, THREAD_NAME)
         self._stop = asyncio.Event()
         self._was_degraded = False
 
@@ -65,7 +66,7 @@ class Repository:
     def close(self) -> None:
         """End the thread."""
         self._hashes.stop()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.shutdown()
 
     def locate(self, model_id: str) -> Path | None:
         """Return where the files of an id are, or None. Raises `HostError` for what is no honest file or directory."""
@@ -85,16 +86,21 @@ class Repository:
         with self._settling_lock:
             return self._settling.observe(path, look, time.monotonic(), time.time())
 
-    def list_entries(self, loaded: Collection[str], then: Callable[[Any], None]) -> None:
-        """Look at the directory as it is now, but for what is loaded; `then` gets its entries, or why there are none.
+    def list_entries(self, client: ev.ClientId, loaded: Collection[str], then: Callable[[Any], None]) -> None:
+        """Look for a client at the directory, but for what is loaded; `then` gets its entries, or why there are none.
 
         The latter also if it hangs.
         """
 
-        def work() -> list[ev.DirectoryEntry]:
-            return [self._settled(entry) for entry in self._scanner.entries() if entry.model_id not in loaded]
+        def work() -> Steps[list[ev.DirectoryEntry]]:
+            found = []
+            for entry in self._scanner.entries():
+                if entry.model_id not in loaded:
+                    yield
+                    found.append(self._settled(entry))
+            return found
 
-        self._supervisor.in_thread(self._thread, work, then, within_s=_ENTRIES_WITHIN_S)
+        self._supervisor.in_thread(self._thread.of(client), work, then, within_s=_ENTRIES_WITHIN_S)
 
     def _settled(self, entry: ev.DirectoryEntry) -> ev.DirectoryEntry:
         """Return what an entry is, also if it is still being written, or cannot be looked at."""
@@ -137,14 +143,18 @@ class Repository:
                 digests,
             )
 
-        self._supervisor.in_thread(self._thread, lambda: self._look(effect), then)
+        self._supervisor.in_thread(self._thread.of("sync"), lambda: self._look(effect), then)
 
-    def _look(self, effect: fx.ScanDirectory) -> tuple[Scan, tuple[tuple[ev.ModelId, str], ...]]:
+    def _look(self, effect: fx.ScanDirectory) -> Steps[tuple[Scan, tuple[tuple[ev.ModelId, str], ...]]]:
         """Scan, and look at the files of loaded models that lie in the directory."""
         scan = self._scanner.scan(dict(effect.loaded), effect.retry_all)
         there = [model for model in effect.loaded if model[0] not in scan.gone and is_inside(model[1], str(self.path))]
-        digests = ((model_id, digest_now(path)) for model_id, path in there)
-        return scan, tuple((model_id, digest) for model_id, digest in digests if digest is not None)
+        digests = []
+        for model_id, path in there:
+            digest = yield from digesting_now(path)
+            if digest is not None:
+                digests.append((model_id, digest))
+        return scan, tuple(digests)
 
     def _note(self, trouble: str | None) -> None:
         if trouble is not None and not self._was_degraded:

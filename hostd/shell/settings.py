@@ -108,7 +108,7 @@ class Settings:
         if self._supervisor.core.is_stopping:
             finished(UnavailableError("the host is shutting down"))
         else:
-            self._supervisor.read(self._find, finished)
+            self._supervisor.read("settings", self._find, finished)
 
     def _find(self) -> _Found:
         """Return what the file makes of the settings. Raises `HostError`."""

@@ -3,37 +3,41 @@
 Rules
 1. The ledger has a thread of its own, in which nothing runs but its own statements.
 2. Sizers and finders are somebody else's code: they run in a small pool, and an estimate ends in time whatever they do.
-3. What is to be remembered never waits for them. Contents are hashed in a thread of their own, one after the other,
-   because hashing several at once would only make a disk seek.
+3. What is to be remembered never waits for them. Contents are hashed in a thread of their own, a slice at a time
+   (`turns`), so that no small model waits for a big one; several threads would only make a disk seek more.
+4. A load waits for a digest half of the time that an estimate may take; then the size is estimated.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from concurrent.futures import wait
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hostd import paths
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import SizeEstimate
-from hostd.shell.ledger import Figures, Ledger, key_of
+from hostd.shell.ledger import Figures, Ledger, finding_key
 from hostd.shell.own_log import about
 from hostd.shell.supervisor import NotInTimeError, as_host_error
 from hostd.shell.threads import Threads
+from hostd.shell.turns import Turns
 from hostd.units import format_size
 from hostd_workers.wire.errors import DeadlineExceededError, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
     from pathlib import Path
 
     from hostd.config import HostConfig
     from hostd.plugins import Plugins
+    from hostd.shell.ledger import SizeKey
     from hostd.shell.specifying import Specifying
     from hostd.shell.supervisor import Supervisor
+    from hostd.shell.turns import Steps
     from hostd.shell.workforce import Workforce
 
 T = TypeVar("T")
@@ -73,8 +77,10 @@ class Sizes:
         self._python = config.workers.python
         self._estimate_timeout_s = config.memory.estimate_timeout_s
         self._assumed_bytes = config.memory.assumed_size
-        self._sizers = Threads(SIZER_THREADS, THREAD_NAME)
-        self._hasher = Threads(1, f"{THREAD_NAME}-hash")
+        self._sizers = Turns(SIZER_THREADS, THREAD_NAME)
+        self._hasher = Turns(1, f"{THREAD_NAME}-hash")
+        self._remembering: dict[str, Future[Any]] = {}
+        """What is being remembered, by path."""
         self._ledger_thread = Threads(1, f"{THREAD_NAME}-ledger")
         self._ledger = Ledger(*_places(config))
 
@@ -88,44 +94,51 @@ class Sizes:
 
     def close(self) -> None:
         """Write what is to be remembered, and end the threads; one that hangs in a sizer or on a disk is left alone."""
-        closed = self._hasher.submit(self._in_ledger, self._ledger.__exit__, None, None, None)
-        wait([closed], CLOSE_S)
-        for executor in (self._sizers, self._hasher, self._ledger_thread):
-            executor.shutdown(wait=False)
+        wait(self._remembering.values(), CLOSE_S)
+        wait([self._ledger_thread.submit(self._ledger.__exit__, None, None, None)], CLOSE_S)
+        self._sizers.shutdown()
+        self._hasher.shutdown()
+        self._ledger_thread.shutdown(wait=False)
 
     def estimate(
-        self, model_id: str, path: str, model_type: str, then: Callable[[SizeEstimate | HostError], None]
+        self,
+        client: ev.ClientId,
+        model_id: str,
+        path: str,
+        model_type: str,
+        then: Callable[[SizeEstimate | HostError], None],
     ) -> None:
         """Find out in threads what a model may need, and call `then` on the loop with it, or with what is wrong.
 
         `DeadlineExceededError` for a sizer that does not answer in time.
         """
         known: SizeEstimate | None = None
+        until_s = time.monotonic() + self._estimate_timeout_s
 
-        def work() -> SizeEstimate:
+        def work() -> ev.LoadingSpec | None:
             nonlocal known
             known = self._plugins.estimate(model_id, path, model_type)  # says so if nothing is at the path
-            spec = self._spec_of(model_id, path)
-            if spec is None:
-                return known
-            # Behind what is to be remembered: who has loaded a model finds what it took.
-            remembered = self._hasher.submit(self._recall, path, spec).result(self._estimate_timeout_s)
-            if remembered is None or (remembered.is_minimum and remembered.rss_bytes <= known.bytes):
-                return known
-            return SizeEstimate(remembered.rss_bytes, AT_LEAST if remembered.is_minimum else "remembered")
+            return self._spec_of(model_id, path)
 
-        def finished(found: Any) -> None:
-            if isinstance(found, NotInTimeError):  # with a size if only the search for a better one hangs
-                then(known or self._too_late(model_id, path))
+        def estimated(found: Any) -> None:
+            if isinstance(found, NotInTimeError) or (known is not None and found is None):
+                then(known or self._too_late(model_id, path))  # with a size if only the search for a better one hangs
             elif isinstance(found, BaseException):
                 then(as_host_error(found, "the sizer failed"))
             else:
-                then(found)
+                self._recall(client, path, found, until_s - time.monotonic(), recalled)
 
-        self._supervisor.in_thread(self._sizers, work, finished, within_s=self._estimate_timeout_s)
+        def recalled(found: Any) -> None:
+            size = cast("SizeEstimate", known)
+            if isinstance(found, Figures) and not (found.is_minimum and found.rss_bytes <= size.bytes):
+                size = SizeEstimate(found.rss_bytes, AT_LEAST if found.is_minimum else "remembered")
+            then(size)
+
+        self._supervisor.in_thread(self._sizers.of(client), work, estimated, within_s=self._estimate_timeout_s)
 
     def predict(
         self,
+        owner: str | bytes,
         model_id: str,
         path: str | None,
         model_type: str,
@@ -137,35 +150,42 @@ class Sizes:
         if path is None:
             then(assumed)
             return
+        place, half_s = path, self._estimate_timeout_s / 2
 
-        def work() -> ev.Prediction:
-            recall = self._hasher.submit(self._recall, path, spec)
-            with contextlib.suppress(HostError, OSError):  # what cannot be hashed can be estimated all the same
-                remembered = recall.result(self._estimate_timeout_s)
-                if remembered is not None:
-                    memory = remembered.memory
-                    if remembered.is_minimum:
-                        return ev.Prediction(memory.charge_bytes, memory.charge_bytes, AT_LEAST)
-                    return ev.Prediction(memory.peak_charge_bytes, memory.charge_bytes, "remembered")
-            estimate = self._plugins.estimate(model_id, path, model_type)
-            return ev.Prediction(estimate.bytes, estimate.bytes, estimate.source)
+        def recalled(found: Any) -> None:
+            if isinstance(found, Figures):
+                memory = found.memory
+                peak_bytes = memory.charge_bytes if found.is_minimum else memory.peak_charge_bytes
+                then(ev.Prediction(peak_bytes, memory.charge_bytes, AT_LEAST if found.is_minimum else "remembered"))
+                return
+            # What cannot be hashed, or not in time, can be estimated all the same.
+            self._supervisor.in_thread(self._sizers.of(owner), estimate, estimated, within_s=half_s)
 
-        def finished(found: Any) -> None:
-            is_known = isinstance(found, ev.Prediction)
-            if not is_known:
-                why = "no answer within memory.estimate_timeout_s" if isinstance(found, NotInTimeError) else found
-                size = format_size(self._assumed_bytes)
-                _log.warning(
-                    "what it needs is not known (%s): %s is assumed (memory.assumed_size)",
-                    why,
-                    size,
-                    extra=about(model=model_id),
-                )
-            then(found if is_known else assumed)
+        def estimate() -> SizeEstimate:
+            return self._plugins.estimate(model_id, place, model_type)
 
-        self._supervisor.in_thread(self._sizers, work, finished, within_s=self._estimate_timeout_s)
+        def estimated(found: Any) -> None:
+            if isinstance(found, SizeEstimate):
+                then(ev.Prediction(found.bytes, found.bytes, found.source, spec.python))
+                return
+            why = "no answer within memory.estimate_timeout_s" if isinstance(found, NotInTimeError) else found
+            _log.warning(
+                "what it needs is not known (%s): %s is assumed (memory.assumed_size)",
+                why,
+                format_size(self._assumed_bytes),
+                extra=about(model=model_id),
+            )
+            then(assumed)
 
-    def foresee(self, model_id: str, source: ev.LoadSource, then: Callable[[ev.Prediction | HostError], None]) -> None:
+        self._recall(owner, place, spec, half_s, recalled)
+
+    def foresee(
+        self,
+        client: ev.ClientId,
+        model_id: str,
+        source: ev.LoadSource,
+        then: Callable[[ev.Prediction | HostError], None],
+    ) -> None:
         """Find out what a load would take that nobody has begun, and call `then` with it, or with what refuses it."""
 
         def work() -> tuple[ev.LoadingSpec, str]:
@@ -179,15 +199,16 @@ class Sizes:
                 then(as_host_error(found, "the finder failed"))
             else:
                 spec, model_type = found
-                self.predict(model_id, source.path, model_type, spec, then)
+                self.predict(client, model_id, source.path, model_type, spec, then)
 
-        self._supervisor.in_thread(self._sizers, work, finished, within_s=self._estimate_timeout_s)
+        self._supervisor.in_thread(self._sizers.of(client), work, finished, within_s=self._estimate_timeout_s)
 
     def _on_predict(self, effect: fx.PredictSize) -> None:
         def then(prediction: ev.Prediction) -> None:
             self._supervisor.emit_later(ev.SizePredicted(effect.model_id, effect.generation, prediction))
 
-        self.predict(effect.model_id, effect.path, effect.model_type, effect.spec, then)
+        owner = f"load {effect.model_id}"
+        self.predict(owner, effect.model_id, effect.path, effect.model_type, effect.spec, then)
 
     def _too_late(self, model_id: str, path: str) -> HostError:
         sizer = self._plugins.sizer_type
@@ -205,9 +226,31 @@ class Sizes:
         except HostError:
             return None  # what cannot be loaded was never measured; its size can be estimated all the same
 
-    def _recall(self, path: str, spec: ev.LoadingSpec) -> Figures | None:
-        key = key_of(path, spec.loader, spec.initializer, spec.options, spec.python or self._python)
-        return self._in_ledger(self._ledger.recall, key)
+    def _recall(
+        self, owner: str | bytes, path: str, spec: ev.LoadingSpec, within_s: float, then: Callable[[Any], None]
+    ) -> None:
+        """Look for what the same content took, and call `then` with the figures, None or what went wrong.
+
+        After what is being remembered of the same path: who has loaded a model finds what it took.
+        """
+        until_s = time.monotonic() + within_s
+
+        def work() -> Steps[Figures | None]:
+            key = yield from self._finding_key(path, spec)
+            return self._in_ledger(self._ledger.recall, key)
+
+        def begin(_: object = None) -> None:
+            left_s = max(0.0, until_s - time.monotonic())
+            self._supervisor.in_thread(self._hasher.of(owner), work, then, within_s=left_s)
+
+        before = self._remembering.get(path)
+        if before is None:
+            begin()
+        else:
+            self._supervisor.when(before, begin, within_s=within_s)
+
+    def _finding_key(self, path: str, spec: ev.LoadingSpec) -> Steps[SizeKey]:
+        return finding_key(path, spec.loader, spec.initializer, spec.options, spec.python or self._python)
 
     def _in_ledger(self, work: Callable[..., T], *arguments: Any) -> T:
         return self._ledger_thread.submit(work, *arguments).result()
@@ -220,6 +263,7 @@ class Sizes:
             if memory is not None or source.path is None:
                 return ev.WorkerMeasured(worker_id, memory, asked_s)
             self.estimate(
+                ev.ClientId(b""),  # the host's own question
                 effect.model_id,
                 source.path,
                 source.type,
@@ -243,15 +287,18 @@ class Sizes:
             is_minimum=effect.is_minimum,
         )
 
-        def work() -> None:
-            key = key_of(effect.path, spec.loader, spec.initializer, spec.options, spec.python or self._python)
+        def work() -> Steps[None]:
+            key = yield from self._finding_key(effect.path, spec)
             self._in_ledger(self._ledger.remember, key, figures, now_s)
 
         def then(outcome: Any) -> None:
+            if self._remembering.get(effect.path) is future:
+                del self._remembering[effect.path]
             if isinstance(outcome, BaseException):
                 _log.debug("a size could not be remembered: %s", outcome)  # its files have gone meanwhile, mostly
 
-        self._supervisor.in_thread(self._hasher, work, then)
+        future = self._supervisor.in_thread(self._hasher.of(f"remember {effect.path}"), work, then)
+        self._remembering[effect.path] = future
 
 
 def _places(config: HostConfig) -> list[Path]:

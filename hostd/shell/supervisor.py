@@ -19,17 +19,21 @@ import logging
 import time
 from collections import deque
 from operator import length_hint
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.machine import Core
 from hostd.shell.own_log import about
-from hostd.shell.threads import Threads
+from hostd.shell.turns import Turns
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import encode
 from hostd_workers.wire.errors import HostError, InternalError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from concurrent.futures import Future
 
     from hostd.core.registry import CoreConfig
     from hostd.shell.backend import Backend
@@ -40,6 +44,16 @@ _log = logging.getLogger(__name__)
 
 _SELF = ev.ClientId(b"")
 """Who asks when the host itself does; no connection has an empty identity."""
+
+READ_THREADS = 2
+"""Logs and stacks that are read at the same time, of two clients at least."""
+
+
+class Executes(Protocol):
+    """What runs work in threads."""
+
+    def submit(self, work: Callable[[], Any], /) -> Future[Any]:
+        """Run it, now or when there is a thread for it."""
 
 
 class NotInTimeError(Exception):
@@ -56,10 +70,12 @@ class Supervisor:
         self._events: deque[ev.Event] = deque()
         self._due: Iterator[fx.Effect] = iter(())
         """The effects of the event in hand that are still to be carried out."""
+        self._encoded: tuple[Any, Any, Any] | None = None
+        """The value that was answered last, while its event is carried out, and its encoded form."""
         self._is_busy = False
         self._timer: asyncio.TimerHandle | None = None
         self._armed_s: float | None = None
-        self._readers = Threads(2, "hostd-read")
+        self._readers = Turns(READ_THREADS, "hostd-read")
         self.stopped = asyncio.Event()
         self.listeners: list[Callable[[Any], None]] = []
         """Called with every transition (`hostd.records.Event`)."""
@@ -80,14 +96,13 @@ class Supervisor:
             fx.Answer: self._answer,
             fx.AnswerError: self._refuse,
             fx.Announce: self._announce,
-            fx.SendLoad: backend.load,
             fx.Stop: lambda _: self.stopped.set(),
             **others,
         }
 
     def close(self) -> None:
         """End the threads; nothing may be running in them any more."""
-        self._readers.shutdown()
+        self._readers.shutdown(wait=True)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -112,9 +127,20 @@ class Supervisor:
     def _answer(self, effect: fx.Answer) -> None:
         own = self._own_requests.pop(effect.caller, None)
         if own is None:
-            self.frontend.answer(effect.caller, _plain(effect.value))
+            self._answer_client(effect.caller, effect.value)
         elif not own.done():
             own.set_result(effect.value)
+
+    def _answer_client(self, caller: ev.Caller, value: Any) -> None:
+        # Thousands may wait for one load, and to encode its record is nearly all that an answer costs.
+        if self._encoded is None or self._encoded[0] is not value:
+            try:
+                self._encoded = (value, *encode(_plain(value)))
+            except HostError as error:
+                self.frontend.refuse(caller, InternalError(f"the answer cannot be sent: {error}"))
+                return
+        _, body, buffers = self._encoded
+        self.frontend.send(caller.client, wire.pack(msg.RESULT, caller.request_id, body=body, buffers=buffers))
 
     def _refuse(self, effect: fx.AnswerError) -> None:
         own = self._own_requests.pop(effect.caller, None)
@@ -138,6 +164,7 @@ class Supervisor:
             _log.critical("a broken invariant; please report it", exc_info=True)
         finally:
             self._is_busy = False
+            self._encoded = None
             if events or length_hint(self._due):
                 self._loop.call_soon(self._work_off)
 
@@ -165,32 +192,51 @@ class Supervisor:
 
     def in_thread(
         self,
-        executor: Threads,
+        executor: Executes,
         work: Callable[[], Any],
         then: Callable[[Any], ev.Event | None],
         *,
         within_s: float | None = None,
-    ) -> None:
+    ) -> Future[Any]:
         """Run `work` in a thread, and give the core the event that `then` makes of its result or its exception.
 
         What has not ended `within_s` seconds is given up, whether or not it has begun: `then` gets a `NotInTimeError`.
+        Returns the thread's own future, for those who are not on the loop.
         """
-        future = self._loop.run_in_executor(executor, work)
+        submitted = executor.submit(work)
+        future = asyncio.wrap_future(submitted, loop=self._loop)
         timer = None if within_s is None else self._loop.call_later(within_s, future.cancel)
 
         def finished(future: asyncio.Future[Any]) -> None:
             is_late = timer is not None and future.cancelled()
             if timer is not None:
                 timer.cancel()
+            if future.cancelled() and not is_late:
+                return  # the pool has been closed: the host ends
             event = then(NotInTimeError() if is_late else future.exception() or future.result())
             if event is not None:
                 self.emit_later(event)
 
         future.add_done_callback(finished)
+        return submitted
 
-    def read(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Run `work` in a thread and `then` on the loop, with its result or its exception."""
-        self.in_thread(self._readers, work, then)
+    def when(self, future: Future[Any], then: Callable[[], object], *, within_s: float) -> None:
+        """Call `then` on the loop when something is done in its thread, or when so much time has passed."""
+        is_due = True
+
+        def once() -> None:
+            nonlocal is_due
+            if is_due:
+                is_due = False
+                timer.cancel()
+                then()
+
+        timer = self._loop.call_later(within_s, once)
+        future.add_done_callback(lambda _: self._loop.call_soon_threadsafe(once))
+
+    def read(self, owner: str | bytes, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Run `work` for an owner (a client) in a thread and `then` on the loop, with its result or its exception."""
+        self.in_thread(self._readers.of(owner), work, then)
 
     def _announce(self, effect: fx.Announce) -> None:
         event = effect.event

@@ -30,7 +30,7 @@ class Survey:
         self._repository = repository
         self._declared = declared
 
-    def take(self, then: Callable[[list[ev.DirectoryEntry]], None]) -> None:
+    def take(self, client: ev.ClientId, then: Callable[[list[ev.DirectoryEntry]], None]) -> None:
         """Look again at the files of what is loaded, and call `then` with what could be loaded, or is ignored."""
         models = [(ev.ModelId(m.id), m.generation, m.path) for m in self._supervisor.core.list_models()]
         with_files = [(model_id, generation, path) for model_id, generation, path in models if path is not None]
@@ -44,9 +44,9 @@ class Survey:
             if repository is None:
                 looked([])
             else:
-                repository.list_entries({model_id for model_id, _, _ in models}, looked)
+                repository.list_entries(client, {model_id for model_id, _, _ in models}, looked)
 
-        self._contents.compare_all(with_files, compared)
+        self._contents.compare_all(client, with_files, compared)
 
     def _of_declared(self) -> list[ev.DirectoryEntry]:
         return [

@@ -19,6 +19,7 @@ from hostd.shell.looks import Watched
 from hostd.shell.memory import sample_tree
 from hostd.shell.own_log import about
 from hostd.shell.pausing import StoppedTree
+from hostd.shell.process_memory import brief_of
 from hostd.shell.processes import Processes, WorkerProcess, describe_exit, is_crash, is_sigkill
 from hostd.shell.scheduling import give_way
 from hostd.shell.spawning import worker_environment
@@ -108,6 +109,7 @@ class Workforce:
         """Return who carries out which effect."""
         return {
             fx.SpawnWorker: self._spawn,
+            fx.SendLoad: self._load,
             fx.KillWorker: self._kill,
             fx.PauseWorker: self._pause,
             fx.ResumeWorker: self._resume,
@@ -156,8 +158,8 @@ class Workforce:
         if event.worker_id is not None and is_cause:
             self._causes[event.worker_id] = event.reason
 
-    def stacks(self, worker_ids: Sequence[ev.WorkerId], then: Callable[[Any], None]) -> None:
-        """Read the stacks of workers that are not being killed; `then` gets the texts by pid, or what went wrong.
+    def stacks(self, client: ev.ClientId, worker_ids: Sequence[ev.WorkerId], then: Callable[[Any], None]) -> None:
+        """Read the stacks of workers that are not being killed, for a client; `then` gets texts by pid, or what fails.
 
         Raises `FailedPreconditionError` if none of them can be asked.
         """
@@ -177,7 +179,7 @@ class Workforce:
                 for _, pidfd, _ in asked:
                     os.close(pidfd)
 
-        self._supervisor.read(work, then)
+        self._supervisor.read(client, work, then)
 
     def _spawn(self, effect: fx.SpawnWorker) -> None:
         worker_id, limit_bytes, backend = effect.worker_id, effect.limit_bytes, self._supervisor.backend
@@ -221,6 +223,13 @@ class Workforce:
             return ev.WorkerSpawned(worker_id, spawned.pid)
 
         self._supervisor.in_thread(self._spawner, work, then)
+
+    def _load(self, effect: fx.SendLoad) -> None:
+        """Tell a worker what to load, after a brief look at what it holds until then: one small read."""
+        brief = brief_of(self._employed[effect.worker_id].process.pid)
+        if brief is not None:
+            self._supervisor.emit(ev.BaselineMeasured(effect.worker_id, brief.anon_bytes + brief.swap_bytes))
+        self._supervisor.backend.load(effect)
 
     def _on_exit(self, process: WorkerProcess) -> None:
         self._loop.remove_reader(process.pidfd)

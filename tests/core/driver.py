@@ -21,7 +21,7 @@ from hostd_workers.wire.errors import HostError
 if TYPE_CHECKING:
     from files_on_paper import Operation
 
-ALICE, BOB = ev.ClientId(b"alice"), ev.ClientId(b"bob")
+ALICE, BOB, CAROL = map(ev.ClientId, (b"alice", b"bob", b"carol"))
 CONFIG = CoreConfig(
     spawn_timeout_s=30,
     load_timeout_s=600,

@@ -169,7 +169,10 @@ def test_calls_over_the_limit_in_flight_are_refused_until_one_ends(ready):
     calls = [ready.call() for _ in range(CONFIG.max_in_flight)]
     error = ready.error(ready.call())
     assert isinstance(error, ResourceExhaustedError)
-    assert error.message == "model 'm' has 4 calls in flight, the limit is 4 (workers.max_in_flight): call more slowly"
+    assert error.message == (
+        "model 'm' has 4 calls in flight, 4 of this client; a client may have 4 (workers.max_in_flight), and fewer if "
+        "others call too: call more slowly"
+    )
     ready.answered(ready.sent(calls[0]))
     assert ready.is_waiting(ready.call())
 
@@ -184,12 +187,12 @@ def test_the_limit_in_flight_is_for_each_model(ready):
 def test_bytes_over_the_limit_in_flight_are_refused_until_some_have_ended(ready):
     ready.up_to("READY", "other")
     big = ready.call(size_bytes=60)
-    assert ready.is_waiting(ready.call("other", size_bytes=39))
+    assert ready.is_waiting(ready.call("other", size_bytes=39, client=BOB))
     error = ready.error(ready.call(size_bytes=1))
     assert isinstance(error, ResourceExhaustedError)
     assert error.message == (
-        "calls in flight hold 99 bytes, 1 more are over the limit of 99 (limits.max_in_flight_bytes): "
-        "send less at a time"
+        "calls in flight hold 99 bytes, 60 of this client; 1 more are over the limit of 99 "
+        "(limits.max_in_flight_bytes), or over this client's share of it: send less at a time"
     )
     ready.answered(ready.sent(big))
     assert ready.is_waiting(ready.call(size_bytes=60))
@@ -197,10 +200,10 @@ def test_bytes_over_the_limit_in_flight_are_refused_until_some_have_ended(ready)
 
 def test_what_is_wrong_with_a_request_is_told_before_what_is_wrong_with_the_moment(ready):
     for _ in range(CONFIG.max_in_flight):
-        ready.call(size_bytes=24)
+        ready.call(size_bytes=16)
     assert isinstance(ready.error(ready.call(method="x", timeout_s=-1)), UnimplementedError)
     assert isinstance(ready.error(ready.call(timeout_s=-1)), DeadlineExceededError)
-    assert "calls in flight, the limit is" in ready.error(ready.call(size_bytes=90)).message
+    assert "4 calls in flight, 4 of this client" in ready.error(ready.call(size_bytes=90)).message
 
 
 def test_the_times_of_calls_are_counted_by_method_while_their_model_serves(ready):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from driver import ALICE, BOB, CONFIG, FILES, Driver, source_of
+from driver import ALICE, BOB, CAROL, CONFIG, FILES, Driver, source_of
 from endings import finish, is_clean
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.deploying import MAX_DEPLOYS, MAX_DEPLOYS_PER_CLIENT
+from hostd.core.uploading import IDLE_AT_LEAST_S, IDLE_UPLOAD_S, MAX_DEPLOYS, MAX_DEPLOYS_PER_CLIENT
 from hostd_workers.wire.errors import (
+    AbortedError,
     AlreadyExistsError,
     FailedPreconditionError,
     InvalidArgumentError,
@@ -237,7 +238,7 @@ def test_one_client_has_no_more_than_so_many_deploys_and_others_have_theirs(host
         assert host.is_waiting(host.deploy(f"m{number}"))
     error = host.error(host.deploy())
     assert isinstance(error, ResourceExhaustedError)
-    assert error.message.startswith("32 deploys are under way, 32 of them this client's; at most 128 may be, and 32")
+    assert error.message.startswith("32 deploys are under way, 32 of them this client's; at most 128 may be, 32")
     assert host.is_waiting(host.deploy(client=BOB))
     host.feed(ev.ClientVanished(ALICE))
     finish(host)
@@ -246,10 +247,90 @@ def test_one_client_has_no_more_than_so_many_deploys_and_others_have_theirs(host
 
 def test_all_clients_together_have_no_more_than_so_many_deploys(host):
     for number in range(MAX_DEPLOYS):
-        host.deploy(f"m{number}", client=ev.ClientId(b"%d" % (number // MAX_DEPLOYS_PER_CLIENT)))
+        assert host.is_waiting(host.deploy(f"m{number}", client=ev.ClientId(b"%d" % number)))
     assert isinstance(host.error(host.deploy()), ResourceExhaustedError)
     host.done(1)
     host.abort(1, client=ev.ClientId(b"0"))
     assert isinstance(host.error(host.deploy()), ResourceExhaustedError)
     host.done(1)
     assert host.is_waiting(host.deploy())
+
+
+def test_clients_that_begin_all_the_deploys_they_may_leave_places_for_others(host):
+    for number in range(8):
+        client = ev.ClientId(b"%d" % number)
+        while host.is_waiting(host.deploy(f"m{len(host.files.operations)}", client=client)):
+            pass
+    assert len(host.core._deploying.deploys) < MAX_DEPLOYS
+    for client in (ALICE, BOB, CAROL):
+        assert host.is_waiting(host.deploy("x", client=client))
+
+
+def uploads_of(host, client, count):
+    """Begin so many deploys of a client, which wait for its files then; return their numbers."""
+    begun = []
+    for _ in range(count):
+        host.deploy(f"of {client.decode()} {len(host.files.operations)}", client=client)
+        host.done()
+        begun.append(max(host.files.operations))
+    return begun
+
+
+def test_an_upload_that_rests_for_too_long_is_ended_and_its_client_told(host):
+    host.deploy_up_to("UPLOADING")
+    host.pass_time(IDLE_UPLOAD_S - 1)
+    host.feed(ev.FilesWritten(ev.FilesId(1)))
+    host.pass_time(IDLE_UPLOAD_S - 1)
+    assert host.next_step() is None
+    host.pass_time(1)
+    assert host.next_step() is fx.UndoFiles
+    for ask in (host.commit, host.abort):
+        error = host.error(ask())
+        assert isinstance(error, AbortedError)
+        assert error.message == (
+            "the upload 1 was ended: nothing had come for 5m 0s, which is as long as a deploy may rest. Deploy again"
+        )
+    assert isinstance(host.error(host.commit(client=BOB)), NotFoundError), "of another's upload nobody is told"
+    finish(host)
+    assert host.feed(ev.FilesWritten(ev.FilesId(1))) == []
+    assert len(host.core._deploying.uploads) == 0
+
+
+def test_a_deploy_whose_files_are_there_does_not_rest(host):
+    host.deploy_up_to("INSTALLING")
+    assert host.core.next_deadline() is None
+
+
+@pytest.fixture
+def full(host):
+    """All places are taken: 32 by Alice, one by each of others."""
+    uploads_of(host, ALICE, MAX_DEPLOYS_PER_CLIENT)
+    for number in range(MAX_DEPLOYS - MAX_DEPLOYS_PER_CLIENT):
+        uploads_of(host, ev.ClientId(b"%d" % number), 1)
+    return host
+
+
+def test_the_upload_that_has_idled_longest_makes_way_for_a_client_that_has_none(full):
+    full.pass_time(IDLE_AT_LEAST_S)
+    full.feed(ev.FilesWritten(ev.FilesId(1)))
+    assert full.is_waiting(full.deploy(client=BOB))
+    assert [effect.files_id for effect in full.effects_of(fx.UndoFiles)] == [2], (
+        "1 goes on, and those of others are few"
+    )
+    error = full.error(full.commit(2))
+    assert "nothing had come for 10.0 s, and another client wanted its place. Deploy again" in error.message
+    assert isinstance(full.error(full.deploy(client=ALICE)), ResourceExhaustedError), "her own fault"
+
+
+def test_uploads_that_go_on_make_way_for_nobody(full):
+    full.pass_time(IDLE_AT_LEAST_S - 0.1)
+    error = full.error(full.deploy(client=BOB))
+    assert isinstance(error, ResourceExhaustedError)
+    assert "128 deploys are under way, 0 of them this client's" in error.message
+
+
+def test_nobody_makes_way_for_a_client_that_has_as_much(full):
+    full.pass_time(IDLE_AT_LEAST_S)
+    mine = full.files.operations[MAX_DEPLOYS].requested.caller.client
+    begun = [full.is_waiting(full.deploy(f"more {number}", client=mine)) for number in range(MAX_DEPLOYS_PER_CLIENT)]
+    assert begun == [True] * 15 + [False] * 17, "16 of 32 each: then Alice has no more than the other"

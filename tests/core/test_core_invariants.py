@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from driver import ALICE, Driver
+from driver import ALICE, BOB, Driver
 
 from hostd.core import events as ev
 from hostd.core.lifecycle import ModelState, WorkerState
@@ -92,8 +92,20 @@ DAMAGE = {
         "the calls of the workers, of the callers and of the table differ",
     ),
     "bytes that do not add up": (
-        lambda host: setattr(host.core._router, "in_flight_bytes", 2),
-        "2 bytes in flight do not add up",
+        lambda host: host.core._router.bytes.take(BOB, 2),
+        "3 bytes do not add up",
+    ),
+    "bytes of a client that do not add up": (
+        lambda host: host.core._router.bytes.take(ALICE, 2),
+        "3 bytes of a client do not add up to 1",
+    ),
+    "a place of a call that nobody has": (
+        lambda host: worker_of(host).shares.take(ALICE),
+        "the calls of a worker and those of its clients differ",
+    ),
+    "a place of a request that nobody has": (
+        lambda host: host.core._registry.waiting._shares.take(ALICE),
+        "0 requests that wait do not add up",
     ),
     "an unload of all that waits for what is gone": (
         lambda host: host.core._unloading.unload_alls.append(UnloadAll({"gone"})),
@@ -121,9 +133,9 @@ DAMAGE = {
         lambda host: hold(host, "nowhere"),
         "calls are held for 'nowhere', which is not loading",
     ),
-    "held bytes that do not add up": (
-        lambda host: setattr(host.core._router.holding, "bytes", 5),
-        "5 held bytes do not add up",
+    "held calls that do not add up": (
+        lambda host: (hold(host, "m"), host.core._router.holding._by_model["m"].shares.take(ALICE)),
+        "the calls that are held and those of their clients differ",
     ),
     "a deploy that reserves what is not reserved": (
         lambda host: (host.deploy_up_to("INSTALLING", "x"), host.core._registry.reserved.clear()),

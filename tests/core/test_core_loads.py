@@ -10,6 +10,7 @@ from driver import ALICE, BOB, METHODS, SPEC, Driver, memory_of, source_of
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.machine import Core
+from hostd.core.registry import CoreConfig
 from hostd.records import ModelInfo, SizeEstimate
 from hostd_workers.wire.errors import (
     AlreadyExistsError,
@@ -271,7 +272,7 @@ def test_a_waiting_caller_gets_its_deadline_and_the_load_goes_on(host, ask):
 
 @pytest.mark.parametrize("step_s", [1e-7, -1e-7])
 def test_thousands_of_deadlines_that_come_together_hold_nobody_up(step_s):
-    core = Core()
+    core = Core(CoreConfig(max_waiting=20_000))
     callers = [ev.Caller(ALICE, number) for number in range(20_000)]
     core.handle(ev.LoadRequested(ev.Caller(BOB, 0), ev.ModelId("m"), source_of(), wait=False, deadline_s=None), 0.0)
     for number, caller in enumerate(callers):

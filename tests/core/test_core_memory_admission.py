@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from driver import ALICE, BOB, SPEC, Driver
-from memory_driver import KEPT, LIMITED, is_refused
+from memory_driver import BUDGETED, KEPT, LIMITED, MemoryDriver, is_refused
 from outside import Stage
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.records import MethodInfo
+from hostd.core.baselines import MAX_INTERPRETERS
 from hostd_workers.wire.errors import AbortedError, ModelError, NotFoundError
 
 
@@ -97,11 +99,36 @@ def test_what_is_estimated_from_files_needs_the_measured_baseline_as_well(tight)
     assert tight.core.memory().reserved_bytes == 1000
     tight.spawned()
     tight.greeted()
-    tight.feed(ev.WorkerLoaded(tight.worker, "python", {"predict": MethodInfo("predict")}, "predict", 700))
+    tight.feed(ev.BaselineMeasured(tight.worker, 700))
     for source, need_bytes in (("estimated", 1700), ("declared", 1000), ("remembered", 1000), ("assumed", 1000)):
         assert tight.core.plan_load("b", ev.Prediction(1000, 500, source), tight.now).need_bytes == need_bytes
     tight.predicted_load("b", 1000, source="estimated")
     assert tight.core.get_model("b").charge_bytes == 1700
+
+
+def test_the_baseline_of_an_interpreter_is_added_for_that_one_alone_and_the_least_counts():
+    tight = MemoryDriver(dataclasses.replace(BUDGETED, baseline_bytes=50, budget_bytes=10**9))
+
+    def need_bytes(python):
+        return tight.core.plan_load("x", ev.Prediction(1000, 500, "estimated", python), tight.now).need_bytes
+
+    def measure(model_id, python, baseline_bytes):
+        tight.predicted_load(model_id, 1000, spec=SPEC._replace(python=python))
+        tight.feed(ev.BaselineMeasured(tight.worker, baseline_bytes))
+
+    assert need_bytes(None) == need_bytes("/heavy") == 1050, "what is usual, before any was measured"
+    measure("a", "/heavy", 5000)
+    assert (need_bytes(None), need_bytes("/heavy")) == (1050, 6000)
+    measure("b", None, 400)
+    measure("c", None, 9000)
+    assert (need_bytes(None), need_bytes("/heavy")) == (1400, 6000), (
+        "a model's own environment is not charged to others"
+    )
+    assert tight.core.get_model("c").workers[0].baseline_bytes == 9000
+    for number in range(MAX_INTERPRETERS):
+        measure(f"m{number}", f"/python{number}", 1)
+    assert need_bytes("/heavy") == 1050
+    assert tight.feed(ev.BaselineMeasured(ev.WorkerId(9999), 1)) == [], "of a worker that is gone"
 
 
 def test_loads_wait_in_order_and_nobody_passes_the_first(tight):

@@ -252,7 +252,8 @@ def test_explain_says_what_a_size_is_made_of(tight):
     assert (size["bytes"], size["source"], size["age_s"]) == (None, "unknown", None)
     assert (size["charge_bytes"], size["reserved_bytes"], size["need_source"]) == (6000, 6000, "remembered")
     tight.greeted()
-    tight.feed(ev.WorkerLoaded(tight.worker, "python", {}, None, 700))
+    tight.feed(ev.BaselineMeasured(tight.worker, 700))
+    tight.feed(ev.WorkerLoaded(tight.worker, "python", {}, None))
     tight.processes[tight.worker].has_loaded = True
     tight.measured(memory=ev.Memory(2, 5000, 3000, 4000, 8000, 500, shared_bytes=250))
     tight.pass_time(3)

@@ -9,7 +9,13 @@ import pytest
 from driver import ALICE, BOB, CONFIG, LAZY, SPEC, Driver, source_of
 
 from hostd.core import events as ev
-from hostd_workers.wire.errors import AbortedError, ModelError, NotFoundError, UnavailableError
+from hostd_workers.wire.errors import (
+    AbortedError,
+    ModelError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
 
 
 @pytest.fixture
@@ -132,12 +138,17 @@ def test_a_call_that_nobody_waits_for_is_told_until_its_worker_has_ended_it(read
     assert calls(ready) == []
 
 
-def test_no_more_calls_are_remembered_than_may_be_in_flight():
+def test_calls_that_were_left_count_until_their_worker_has_ended_them():
+    """Or a model that hangs would be sent calls without end, by callers that give up and call again."""
     host = Driver(dataclasses.replace(CONFIG, max_in_flight=2))
     host.up_to("READY")
-    for _ in range(4):
-        host.feed(ev.CallCancelled(host.call()))
+    left = [host.call() for _ in range(2)]
+    for call in left:
+        host.feed(ev.CallCancelled(call))
     assert calls(host) == [("predict", "left", "its caller has cancelled it")] * 2
+    assert isinstance(host.error(host.call()), ResourceExhaustedError)
+    host.answered(host.sent(left[0]))
+    assert host.is_waiting(host.call())
 
 
 def test_calls_that_wait_for_a_lazy_load_are_told():

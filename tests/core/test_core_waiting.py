@@ -169,7 +169,10 @@ def test_no_more_than_so_many_wait():
     for ask in (lambda: host.load("c"), lambda: host.unload("a"), host.sync, host.deploy, host.undeploy):
         error = host.error(ask())
         assert isinstance(error, ResourceExhaustedError)
-        assert error.message == "2 requests wait for loads and unloads already: try again later"
+        assert error.message == (
+            "2 requests of this client and 0 of others wait for loads and unloads; a client may have 2, and fewer if "
+            "others wait too: wait for answers before asking for more"
+        )
     assert [find.model_id for find in host.finds] == ["a", "b"]
     host.up("a")
     assert host.answer(first).state == "READY"

@@ -9,6 +9,7 @@ a `World` knows what a client may be told: see `_note_answer` and `call`. What h
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from driver import METHODS, SPEC
@@ -21,6 +22,7 @@ from hostd.core import events as ev
 from hostd.core.lifecycle import ModelState
 from hostd.core.machine import Core
 from hostd.core.registry import CoreConfig
+from hostd.core.shares import capacity_for
 from hostd.records import ModelInfo, SyncReport, UnloadReport
 from hostd_workers.wire.errors import HostError, InternalError, InvalidArgumentError, ModelError, NotFoundError
 
@@ -88,7 +90,10 @@ class World(WorldOfMemory):
         self, model_id: ev.ModelId, method: str, timeout_s: float | None, size_bytes: int, client: ev.ClientId
     ) -> None:
         model, router = self.core.get_model(model_id), self.core._router
-        bytes_before = router.in_flight_bytes + router.holding.bytes
+        worker = self.core._registry.models[model_id].ready[0] if model is not None and model.state == "READY" else None
+        sent = Counter() if worker is None else self._calls_of(worker.id)
+        has_place = has_share(sent, client, 1, capacity_for(CONFIG.max_in_flight))
+        may_send = has_share(self._bytes_by_client(), client, size_bytes, CONFIG.max_in_flight_bytes)
         caller = self._ask(
             lambda caller, at_s: ev.CallReceived(
                 caller.client, caller.request_id, model_id, method, at_s, size_bytes, Asked(caller, caller.request_id)
@@ -103,8 +108,8 @@ class World(WorldOfMemory):
             and not is_yielding
             and method in model.methods
             and timeout_s != 0
-            and model.workers[0].in_flight < CONFIG.max_in_flight
-            and bytes_before + size_bytes <= CONFIG.max_in_flight_bytes
+            and has_place
+            and may_send
         )
         if caller in router.holding.by_caller:
             held_for = self.core._registry.models[model_id]
@@ -116,6 +121,27 @@ class World(WorldOfMemory):
         kinds = [type(effect) for effect in self.effects if not isinstance(effect, (fx.FindSpec, fx.Announce))]
         assert kinds == [fx.ForwardCall if is_welcome else fx.AnswerError]
         assert self.is_lazy or self.is_tight or len(self.effects) == 1
+
+    def _calls_of(self, worker_id: ev.WorkerId) -> Counter[ev.ClientId]:
+        """Return how many calls of each client a worker has, by what it was sent and has not ended."""
+        return Counter(call.payload.caller.client for call in self.processes[worker_id].calls.values())
+
+    def _bytes_by_client(self) -> Counter[ev.ClientId]:
+        """Return the bytes of each client's calls that the host has: those that workers have, and held ones."""
+        workers = self.core._registry.workers
+        callers = [
+            call.payload.caller
+            for worker_id in workers
+            for call in self.processes[worker_id].calls.values()
+            # What was in flight when a worker died, or was killed, is over before it is gone.
+            if call.call_id in workers[worker_id].calls or call.call_id in workers[worker_id].left
+        ]
+        found: Counter[ev.ClientId] = Counter()
+        for caller in [*callers, *self.core._router.holding.by_caller]:
+            asked = self.asked[caller]
+            assert isinstance(asked, ev.CallReceived)
+            found[caller.client] += asked.size_bytes
+        return found
 
     def call_again(self, n: int, model_id: ev.ModelId) -> None:
         """Use the request id of a call in flight, or one that is held, once more."""
@@ -184,6 +210,7 @@ class World(WorldOfMemory):
         elif not process.has_greeted:
             process.has_greeted = True
             self.feed(ev.WorkerSaidHello(process.id))
+            self.feed(ev.BaselineMeasured(process.id, 10))
         elif process.load is not None and not process.has_loaded:
             process.has_loaded = True
             self.feed(ev.WorkerLoaded(process.id, "python", METHODS, "predict"))
@@ -283,13 +310,18 @@ class World(WorldOfMemory):
         left = [
             *(registry.models, registry.successors, registry.reserved, registry.files_in_work, registry.workers),
             *(registry.timers, registry.effects, registry.waiting, router.calls, router.by_caller),
-            *(router.holding.by_caller, router.holding._by_model, core._deploying.deploys, core._undeploying.undeploys),
+            *(
+                router.holding.by_caller,
+                router.holding._by_model,
+                router.bytes,
+                core._deploying.deploys,
+                core._undeploying.undeploys,
+            ),
             *(core._admission.queue, core._admission._yielding),
             *(core._syncing._queue, core._unloading.unload_alls, core._unloading.shutdown_waiters),
         ]
         left += [sync.waiters for sync in core._syncing._syncs.values()]
         assert not any(map(len, left)), left
-        assert (router.in_flight_bytes, router.holding.bytes) == (0, 0)
         # What is never told is forgotten without a look at what else is kept.
         assert self.is_lazy or len(registry.stories) <= CONFIG.stories_kept + 1
         assert self.core.next_deadline() is None
@@ -354,6 +386,12 @@ class World(WorldOfMemory):
 
     def _pick_process(self, n: int, is_candidate: Callable[[Process], bool]) -> Process | None:
         return self._pick(n, filter(is_candidate, reversed(self.processes.values())))
+
+
+def has_share(has: Counter[ev.ClientId], client: ev.ClientId, amount: int, capacity: int) -> bool:
+    """Say whether a client that has what it has beside others may have so much more: see `core/shares`."""
+    free = capacity - has.total() - amount
+    return free >= 0 if not has[client] else (has[client] + amount) * len(+has) <= 2 * free
 
 
 _ANSWERS: Final = {

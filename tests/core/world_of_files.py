@@ -41,6 +41,7 @@ MOVES_OF_FILES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
         "wait": (True, True, False),
         "client": CLIENTS,
     },
+    "write": {"n": N},
     "commit": {"n": N, "is_own": (True, True, True, False), "timeout_s": TIMEOUTS_S},
     "abort": {"n": N, "is_own": (True, True, False)},
     "undeploy": {"model_id": NESTED, "timeout_s": TIMEOUTS_S, "client": CLIENTS},
@@ -87,6 +88,11 @@ class WorldOfFiles(Outside):
             client,
             None,
         )
+
+    def write(self, n: int) -> None:
+        """Send a piece of a file for an upload that waits for it, or sometimes for one that does not."""
+        self.feed(ev.FilesWritten(self._pick_upload(n, is_own=True)[1]))
+        assert self.effects == []
 
     def commit(self, n: int, is_own: bool, timeout_s: float | None) -> None:
         """Commit an upload that waits for it, or sometimes anything else."""

@@ -336,3 +336,23 @@ def test_c14_after_a_failed_load_the_reason_is_its_error(shared: hostd.Client, m
         shared.load_model("broken", model_dir("def load(path):\n    raise ValueError('no such weights')\n"))
     with pytest.raises(hostd.NotFoundError, match="no such weights"):
         shared.get_model_size("broken")
+
+
+def test_c12_what_one_models_interpreter_holds_is_charged_to_no_other_model(
+    client: hostd.Client, model_dir: Callable[..., str], tmp_path: Path
+) -> None:
+    """Its worker's word was: 300 MiB that a model's environment had its interpreter hold, and any lie."""
+    held_bytes = 300 << 20
+    (tmp_path / "heavy").mkdir()
+    (tmp_path / "heavy" / "sitecustomize.py").write_text(f"held = bytearray(b'x') * {held_bytes}\n")
+    light = client.load_model("light", model_dir())
+    heavy_dir = model_dir()
+    with open(f"{heavy_dir}/model.yaml", "w", encoding="utf-8") as file:
+        file.write(f"env: {{PYTHONPATH: {tmp_path / 'heavy'}}}\n")
+    heavy = client.load_model("heavy", heavy_dir)
+    (at_first,) = light.info.workers
+    (in_vain,) = heavy.info.workers
+    assert 0 < (at_first.baseline_bytes or 0) < held_bytes < (in_vain.baseline_bytes or 0)
+    plan = client.plan_load("other", model_dir("load = lambda path: print\n"))
+    assert plan.need_source == "estimated"
+    assert plan.need_bytes < held_bytes

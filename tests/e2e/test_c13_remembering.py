@@ -126,3 +126,19 @@ def test_c13_a_memory_that_is_spoilt_while_the_host_runs_stops_nothing(
         (paths.shared_state_dir("") / f"sizes.sqlite{part}").write_bytes(os.urandom(5000))
         assert client.load_model("n", path := model_dir(HOLDER)).predict(1) == 0
         assert estimate_of(client, path)[0] > 0
+
+
+def test_c13_a_small_model_does_not_wait_until_a_big_directory_is_known(
+    client: hostd.Client, model_dir: ModelDir
+) -> None:
+    """Seven gigabytes are read for its digest; before, the small one stood behind all of them."""
+    big = model_dir(HOLDER)
+    for number in range(120):
+        with open(f"{big}/weights-{number}.bin", "wb") as file:
+            file.truncate(60 << 20)
+    client.load_model("big", big, wait=False)
+    small = client.load_model("small", model_dir(HOLDER))
+    assert small.predict(1) == 0
+    assert client.get_model("big").state == "LOADING"
+    assert "is looked up" in client.explain_model("big")["reason"]
+    assert client.unload_model("big").processes == 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hostd.shell import content
-from hostd.shell.content import MAX_ENTRIES, SAMPLE_BYTES, SAMPLED_ABOVE_BYTES, digest_of, environment_of
+from hostd.shell.content import MAX_ENTRIES, SAMPLE_BYTES, SAMPLED_ABOVE_BYTES, digest_of, done, environment_of
 from hostd_workers.wire.errors import AbortedError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def test_a_file_that_was_exchanged_is_not_read(model: Path, make: Callable[[Path
     (model / "empty").rename(model / "another")
     make(model / "empty")
     with pytest.raises(AbortedError, match="exchanged"):
-        content._content(entry)
+        done(content._content(entry))
 
 
 def test_the_number_of_a_file_that_is_gone_may_be_used_again(model: Path) -> None:
@@ -167,7 +167,7 @@ def test_the_number_of_a_file_that_is_gone_may_be_used_again(model: Path) -> Non
     os.mkfifo(model / "empty")
     same_number = os.stat(model / "empty")
     with pytest.raises(AbortedError, match="exchanged"):
-        content._content(entry._replace(info=same_number))
+        done(content._content(entry._replace(info=same_number)))
 
 
 def test_nothing_there_is_not_found(tmp_path: Path) -> None:

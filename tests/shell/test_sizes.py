@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
@@ -24,6 +24,9 @@ from hostd.shell.specifying import Specifying
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from hostd.shell.supervisor import Executes
+    from hostd.shell.turns import Steps
 
 ModelDir: TypeAlias = Callable[..., str]
 Serve: TypeAlias = Callable[..., Service]
@@ -166,8 +169,8 @@ def test_c12_a_load_that_needs_an_estimate_goes_on_without_one(site: Path, model
 class Threads:
     """A supervisor that only runs what is given to it."""
 
-    def in_thread(self, executor: ThreadPoolExecutor, work: Callable[[], Any], then: Callable[[Any], Any]) -> None:
-        executor.submit(work)
+    def in_thread(self, executor: Executes, work: Callable[[], Any], then: Callable[[Any], Any]) -> Future[Any]:
+        return executor.submit(work)
 
 
 def test_c13_what_is_still_being_hashed_at_the_end_is_remembered(
@@ -175,12 +178,13 @@ def test_c13_what_is_still_being_hashed_at_the_end_is_remembered(
 ) -> None:
     key, hashing, release = SizeKey(*"abcde"), threading.Event(), threading.Event()
 
-    def slow_key(*_: object) -> SizeKey:
+    def slow_key(*_: object) -> Steps[SizeKey]:
         hashing.set()
         assert release.wait(PATIENCE_S)
+        yield
         return key
 
-    monkeypatch.setattr(module, "key_of", slow_key)
+    monkeypatch.setattr(module, "finding_key", slow_key)
     monkeypatch.setattr(module, "CLOSE_S", PATIENCE_S)
     config = load_config({"state_dir": tmp_path, "memory": {"estimate_timeout_s": PATIENCE_S, "remember": "host"}})
     plugins = Plugins(config)

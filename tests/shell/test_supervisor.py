@@ -13,10 +13,13 @@ from helpers import PATIENCE_S, at_most
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.registry import CoreConfig
+from hostd.shell import supervisor as module
 from hostd.shell.backend import Backend
 from hostd.shell.supervisor import NotInTimeError, Supervisor
 from hostd.shell.transport.poller import Poller
-from hostd_workers.wire.errors import InternalError
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire.codec import decode
+from hostd_workers.wire.errors import HostError, InternalError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -136,6 +139,45 @@ def test_c34_the_host_stops_although_the_answer_to_its_shutdown_cannot_be_given(
         await asyncio.wait_for(rig.supervisor.stopped.wait(), PATIENCE_S)
 
     run(story, handlers={fx.Answer: refuse})
+
+
+# Answers
+
+
+class Clients:
+    """Whoever is answered, and with what."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[bytes, int, Any]] = []
+
+    def send(self, client: bytes, frames: list[wire.Buffer]) -> None:
+        envelope = wire.unpack([bytes(frame) for frame in frames])
+        self.got.append((client, envelope.id, decode(envelope.body, envelope.buffers)))
+
+    def refuse(self, caller: ev.Caller, error: HostError) -> None:
+        self.got.append((*caller, error))
+
+
+def test_what_many_wait_for_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands may wait for one load; its record takes 130 us to encode, and the loop does nothing else meanwhile."""
+    encoded: list[object] = []
+    encode = module.encode
+    monkeypatch.setattr(module, "encode", lambda value: encoded.append(value) or encode(value))
+    callers = [ev.Caller(ev.ClientId(b"c"), number) for number in range(1, 9)]
+
+    async def story(rig: Rig) -> None:
+        rig.supervisor.frontend = clients = Clients()  # type: ignore[assignment]
+        first, second = {"n": 1}, {"n": 2}
+        rig.supervisor.emit([fx.Answer(caller, first if caller.request_id < 6 else second) for caller in callers])
+        assert clients.got == [(b"c", number, first if number < 6 else second) for number in range(1, 9)]
+        assert encoded == [first, second]
+        first["n"] = 3
+        rig.supervisor.emit([fx.Answer(callers[0], first)])
+        assert clients.got[-1] == (b"c", 1, {"n": 3}), "what has changed since is encoded again"
+        rig.supervisor.emit([fx.Answer(callers[0], object())])
+        assert "the answer cannot be sent" in str(clients.got[-1][2])
+
+    run(story, Scripted())
 
 
 # Work in threads

@@ -1,0 +1,184 @@
+"""Threads in which owners take turns: what is small does not wait for the end of what is big."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import CancelledError, wait
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hostd.shell import turns as module
+from hostd.shell.content import digesting
+from hostd.shell.turns import MAX_WAITING, Turns
+from hostd_workers.wire.errors import ResourceExhaustedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from hostd.shell.turns import Steps
+
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def one() -> Iterator[Turns]:
+    yield from pool_of(1)
+
+
+@pytest.fixture
+def four() -> Iterator[Turns]:
+    yield from pool_of(4)
+
+
+def pool_of(count: int) -> Iterator[Turns]:
+    turns = Turns(count, "turns")
+    yield turns
+    turns.shutdown(wait=True)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step is a slice."""
+    monkeypatch.setattr(module, "SLICE_S", 1e-9)
+
+
+class Endless:
+    """Work that goes on until it is told to end, and counts its steps."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.begun = threading.Event()
+        self.end = threading.Event()
+        self.is_closed = False
+
+    def __call__(self) -> Steps[int]:
+        try:
+            while not self.end.wait(0.001):
+                self.steps += 1
+                self.begun.set()
+                yield
+        finally:
+            self.is_closed = True
+        return self.steps
+
+
+def test_small_work_does_not_wait_for_the_end_of_big_work(one: Turns) -> None:
+    big = [Endless() for _ in range(3)]
+    unfinished = [one.submit(f"big {number}", work) for number, work in enumerate(big)]
+    for work in big:
+        assert work.begun.wait(PATIENCE_S), "all that is big goes on"
+    assert one.submit("small", lambda: 7).result(PATIENCE_S) == 7
+    assert one.submit("big 0", lambda: 8).result(PATIENCE_S) == 8, "also for one who has big work as well"
+    assert not any(future.done() for future in unfinished)
+    for work in big:
+        work.end.set()
+    assert [future.result(PATIENCE_S) for future in unfinished] == [work.steps for work in big]
+
+
+@pytest.mark.usefixtures("short")
+def test_whoever_asks_for_much_is_served_no_more_than_whoever_asks_for_little(one: Turns) -> None:
+    hog, other = [Endless() for _ in range(8)], Endless()
+    futures = [one.submit(b"hog", work) for work in hog]
+    futures.append(one.submit(b"other", other))
+    while other.steps < 50:
+        assert other.begun.wait(PATIENCE_S)
+    steps = sum(work.steps for work in hog)
+    for work in (*hog, other):
+        work.end.set()
+    wait(futures, PATIENCE_S)
+    assert steps < 200, "a thread that takes turns by piece has 8 times as much"
+
+
+def test_what_hangs_for_one_owner_leaves_threads_for_others(four: Turns) -> None:
+    release, running = threading.Event(), threading.Semaphore(0)
+
+    def hang() -> None:
+        running.release()
+        release.wait(PATIENCE_S)
+
+    hung = [four.submit(b"hog", hang) for _ in range(10)]
+    assert all(running.acquire(timeout=PATIENCE_S) for _ in range(2))
+    for number in range(3):
+        assert four.submit(b"client %d" % number, lambda: "done").result(PATIENCE_S) == "done"
+    assert repr(four) == "<Turns of 1 owners, 2 running>"
+    release.set()
+    assert len(wait(hung, PATIENCE_S).done) == 10
+
+
+def test_a_client_may_have_only_so_much_waiting_and_the_host_any_number(one: Turns) -> None:
+    release, begun = threading.Event(), threading.Event()
+    one.submit("host", lambda: begun.set() or release.wait(PATIENCE_S))
+    assert begun.wait(PATIENCE_S)
+    kept = [one.submit(b"client", int) for _ in range(MAX_WAITING)]
+    with pytest.raises(ResourceExhaustedError, match="1024 requests of this client wait for a thread"):
+        one.submit(b"client", int).result(0)
+    others = [one.submit(b"another", int), *(one.submit("host", int) for _ in range(MAX_WAITING + 1))]
+    release.set()
+    assert len(wait([*kept, *others], PATIENCE_S).not_done) == 0
+
+
+def test_what_nobody_waits_for_is_dropped(one: Turns) -> None:
+    begun, waiting = Endless(), Endless()
+    futures = [one.submit("a", begun)]
+    assert begun.begun.wait(PATIENCE_S)
+    futures.append(one.submit("b", threading.Event))
+    for future in futures:
+        future.cancel()
+    with pytest.raises(TimeoutError, match="nobody waits"):
+        futures[0].result(PATIENCE_S)
+    assert begun.is_closed
+    assert (waiting.steps, one.submit("c", int).result(PATIENCE_S)) == (0, 0)
+
+
+def raise_stop() -> None:
+    raise StopIteration("a finder's own")
+
+
+def raise_late() -> Steps[None]:
+    yield
+    raise OSError("the disk")
+
+
+@pytest.mark.parametrize(
+    ("work", "error", "match"),
+    [(raise_stop, RuntimeError, "StopIteration"), (raise_late, OSError, "the disk")],
+    ids=["at once", "in a step"],
+)
+def test_an_error_is_the_result_and_the_thread_goes_on(
+    one: Turns, work: Callable[[], Any], error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        one.submit("a", work).result(PATIENCE_S)
+    assert one.of("a").submit(abs, -3).result(PATIENCE_S) == 3
+
+
+def test_the_end_drops_what_has_not_begun() -> None:
+    turns, release, begun = Turns(1, "ends"), threading.Event(), threading.Event()
+    running = turns.submit("a", lambda: begun.set() or release.wait(PATIENCE_S))
+    assert begun.wait(PATIENCE_S)
+    waiting = turns.submit("b", int)
+    turns.shutdown()
+    with pytest.raises(CancelledError):
+        waiting.result(PATIENCE_S)
+    release.set()
+    assert running.result(PATIENCE_S)
+
+
+def test_a_digest_pauses_between_pieces_and_keeps_no_file_open(tmp_path: Path) -> None:
+    import os
+
+    def opened() -> list[str]:
+        links = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))
+        return [path for link in links if os.path.lexists(link) and str(tmp_path) in (path := os.readlink(link))]
+
+    with (tmp_path / "big").open("wb") as file:
+        file.truncate(40 << 20)
+    for number in range(300):
+        (tmp_path / str(number)).touch()
+    pauses = 0
+    for _ in digesting(tmp_path):
+        pauses += 1
+        assert opened() == []
+    assert pauses >= 10 + 300 + 4
