@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hostd.core.by_client import ByClient
 from hostd.core.refusals import check_in_flight
-from hostd.core.shares import Shares
+from hostd.core.shares import ClientShares
 from hostd.core.timers import HeldTimer
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ class _Held:
 
     def __init__(self) -> None:
         self.calls: dict[Caller, tuple[CallReceived, float]] = {}
-        self.shares: Shares[ClientId] = Shares()
+        self.shares = ClientShares()
 
 
 class Holding:
     """The calls that are held, by model."""
 
-    def __init__(self, registry: Registry, bytes_: Shares[ClientId]) -> None:
+    def __init__(self, registry: Registry, bytes_: ClientShares) -> None:
         """Take the registry, and the bytes of all calls that the host has."""
         self._registry = registry
         self._bytes = bytes_

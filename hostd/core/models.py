@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hostd.core.latencies import Latencies
 from hostd.core.lifecycle import ALIVE, ModelState, WorkerState
-from hostd.core.shares import Shares
+from hostd.core.shares import ClientShares
 from hostd.core.standing import NOTHING, Standing
 from hostd.core.values import STANDALONE, Death, LoadSource, Origin
 
 if TYPE_CHECKING:
-    from hostd.core.values import Caller, CallId, ClientId, LoadingSpec, Memory, ModelId, WorkerId
+    from hostd.core.values import Caller, CallId, LoadingSpec, Memory, ModelId, WorkerId
     from hostd.core.waiting import Waiters
     from hostd.records import MethodInfo
     from hostd_workers.wire.errors import HostError
@@ -66,7 +66,7 @@ class Worker:
     left_s: float = 0.0
     calls: set[CallId] = field(default_factory=set)
     left: dict[CallId, Left] = field(default_factory=dict)
-    shares: Shares[ClientId] = field(default_factory=Shares)
+    shares: ClientShares = field(default_factory=ClientShares)
     last_words: HostError | None = None
     exit: str = ""
     stack: str = ""

@@ -17,10 +17,10 @@ from hostd_workers.wire.errors import (
 )
 
 if TYPE_CHECKING:
-    from hostd.core.events import CallReceived, ClientId, ModelId
+    from hostd.core.events import CallReceived, ModelId
     from hostd.core.models import Model
     from hostd.core.registry import Registry
-    from hostd.core.shares import Shares
+    from hostd.core.shares import ClientShares
     from hostd.records import Holder
 
 _HOLDERS_NAMED = 10
@@ -51,7 +51,7 @@ def check_nothing_inside(registry: Registry, model_id: str, advice: str) -> None
         raise FailedPreconditionError(f"{model_id!r} holds models that are loaded ({', '.join(nested[:10])}): {advice}")
 
 
-def check_in_flight(shares: Shares[ClientId], event: CallReceived, limit: int, doing: str) -> None:
+def check_in_flight(shares: ClientShares, event: CallReceived, limit: int, doing: str) -> None:
     """Raise `ResourceExhaustedError` if a client may have no more calls of a model that are `doing` something."""
     if not shares.allows(event.client, 1, capacity_for(limit)):
         raise ResourceExhaustedError(
@@ -60,7 +60,7 @@ def check_in_flight(shares: Shares[ClientId], event: CallReceived, limit: int, d
         )
 
 
-def check_bytes(shares: Shares[ClientId], event: CallReceived, capacity: int) -> None:
+def check_bytes(shares: ClientShares, event: CallReceived, capacity: int) -> None:
     """Raise `ResourceExhaustedError` if the host may not hold so much more for a client."""
     if not shares.allows(event.client, event.size_bytes, capacity):
         raise ResourceExhaustedError(

@@ -33,7 +33,7 @@ from hostd.core.holding import Holding
 from hostd.core.lifecycle import ModelState, WorkerInput, WorkerState
 from hostd.core.models import Left
 from hostd.core.refusals import check_bytes, check_in_flight, refusal_of
-from hostd.core.shares import Shares
+from hostd.core.shares import ClientShares
 from hostd_workers.wire.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -76,7 +76,7 @@ class Router:
         """Take the registry, and what finds a model that somebody wants or begins its lazy load (`Loading.wanted`)."""
         self._registry = registry
         self._wanted = wanted
-        self.bytes: Shares[ClientId] = Shares()
+        self.bytes = ClientShares()
         """The bytes of all calls that the host has: held, sent to a worker, or left by their callers."""
         self.holding = Holding(registry, self.bytes)
         registry.load_ended.append(self._on_load_ended)

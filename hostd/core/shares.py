@@ -21,7 +21,14 @@ for everybody, so nobody has to be asked to give anything back.
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from hostd.core.values import process_of
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from hostd.core.values import ClientId
 
 K = TypeVar("K")
 
@@ -37,7 +44,7 @@ class Shares(Generic[K]):
     __slots__ = ("_by_client", "total")
 
     def __init__(self) -> None:
-        self._by_client: dict[K, int] = {}
+        self._by_client: dict[Hashable, int] = {}
         self.total = 0
 
     def __repr__(self) -> str:
@@ -49,30 +56,44 @@ class Shares(Generic[K]):
 
     def of(self, client: K) -> int:
         """Return how much a client has."""
-        return self._by_client.get(client, 0)
+        return self._by_client.get(self._owner(client), 0)
 
     def allows(self, client: K, amount: int, capacity: int) -> bool:
         """Say whether a client may have so much more."""
         free = capacity - self.total - amount
-        own = self._by_client.get(client)
+        own = self._by_client.get(self._owner(client))
         if own is None:
             return free >= 0
         return (own + amount) * len(self._by_client) <= 2 * free
 
     def take(self, client: K, amount: int = 1) -> None:
         """Give so much to a client, allowed or not."""
-        self._by_client[client] = self._by_client.get(client, 0) + amount
+        owner = self._owner(client)
+        self._by_client[owner] = self._by_client.get(owner, 0) + amount
         self.total += amount
 
     def give_back(self, client: K, amount: int = 1) -> None:
         """Take so much back."""
-        left = self._by_client[client] - amount
+        owner = self._owner(client)
+        left = self._by_client[owner] - amount
         if left:
-            self._by_client[client] = left
+            self._by_client[owner] = left
         else:
-            del self._by_client[client]
+            del self._by_client[owner]
         self.total -= amount
 
-    def clients(self) -> list[K]:
-        """Return the clients that have something."""
+    def clients(self) -> list[Hashable]:
+        """Return who has something."""
         return list(self._by_client)
+
+    def _owner(self, client: K) -> Hashable:
+        return client
+
+
+class ClientShares(Shares["ClientId"]):
+    """Shares of clients, where all connections of one process are one client."""
+
+    __slots__ = ()
+
+    def _owner(self, client: ClientId) -> Hashable:
+        return process_of(client)

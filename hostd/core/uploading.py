@@ -13,7 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hostd.core.shares import Shares
+from hostd.core.shares import ClientShares
 from hostd.core.timers import UploadTimer
 from hostd.units import format_duration
 from hostd_workers.wire.errors import AbortedError, HostError, NotFoundError, ResourceExhaustedError
@@ -52,7 +52,7 @@ class Uploads:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._places: dict[FilesId, _Place] = {}
-        self._shares: Shares[ClientId] = Shares()
+        self._shares = ClientShares()
         self._ends: OrderedDict[FilesId, tuple[ClientId, HostError]] = OrderedDict()
 
     def __len__(self) -> int:

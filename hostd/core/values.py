@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ClientId = NewType("ClientId", bytes)
+"""Of a connection: the process at its other end, a dot, and a number."""
 WorkerId = NewType("WorkerId", int)
 CallId = NewType("CallId", int)
 ModelId = NewType("ModelId", str)
@@ -18,6 +19,11 @@ FilesId = NewType("FilesId", int)
 SyncId = NewType("SyncId", int)
 
 Payload: TypeAlias = Any
+
+
+def process_of(client: ClientId) -> bytes:
+    """Return the process that a connection belongs to: what one program has, it has with all its connections."""
+    return client.partition(b".")[0]
 
 
 class Caller(NamedTuple):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hostd.core.by_client import ByClient
 from hostd.core.effects import Answer
-from hostd.core.shares import Shares, capacity_for
+from hostd.core.shares import ClientShares, capacity_for
 from hostd.core.timers import WaiterTimer
 from hostd.units import counted
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, ResourceExhaustedError
@@ -31,7 +31,7 @@ class Waiting:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._places: ByClient[Waiters] = ByClient()
-        self._shares: Shares[ClientId] = Shares()
+        self._shares = ClientShares()
 
     def __contains__(self, caller: Caller) -> bool:
         return caller in self._places

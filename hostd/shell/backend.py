@@ -57,7 +57,7 @@ class Backend:
     def side(self) -> Side:
         """Return what the listener of workers is to do with them."""
         return Side(
-            admit=lambda token: token if token in self._by_token else None,
+            admit=lambda token, _: token if token in self._by_token else None,
             message=self.on_message,
             too_long=self._on_too_long,
             unsent=self.on_unsent,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostd.core import events as ev
 from hostd.core.by_client import ByClient
-from hostd.core.shares import Shares
+from hostd.core.shares import ClientShares
 from hostd.shell.supervisor import as_host_error
 from hostd.shell.verbs import (
     Request,
@@ -81,7 +81,7 @@ class Control:
         self._settings = settings
         self._log_bytes = log_bytes
         self._subscribers: ByClient[str | None] = ByClient()
-        self._subscriptions: Shares[ev.ClientId] = Shares()
+        self._subscriptions = ClientShares()
         supervisor.listeners.append(self._publish)
 
     def verbs(self) -> dict[str, Verb]:

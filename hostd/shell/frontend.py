@@ -70,7 +70,7 @@ class Frontend:
         self._on_withdrawn = on_withdrawn
         self._welcome = welcome
         self._max_message_bytes = max_message_bytes
-        self._identities = (b"c%d" % number for number in count(1))
+        self._numbers = count(1)
         self._clients: set[bytes] = set()
         self._targets: dict[bytes, msg.Target] = {}
         self._programs: OrderedDict[bytes, dict[str, object]] = OrderedDict()
@@ -82,12 +82,17 @@ class Frontend:
     def side(self) -> Side:
         """Return what the listener of clients is to do with them."""
         return Side(
-            admit=lambda _: next(self._identities),
+            admit=self._admit,
             message=self.on_message,
             too_long=self._on_too_long,
             unsent=lambda *_: None,  # its end is told, and ends what it waits for
             gone=self._lose,
         )
+
+    def _admit(self, _: bytes, pid: int) -> bytes:
+        number = next(self._numbers)
+        # A process in a namespace that this host cannot see has the number 0, as all others there.
+        return b"%d.%d" % (pid, number) if pid else b"?%d.%d" % (number, number)
 
     def on_message(self, identity: bytes, frames: list[wire.Buffer]) -> None:
         """Turn one message of a client into an event, or answer what is wrong with it."""

@@ -19,6 +19,7 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from hostd.core.shares import Shares
+from hostd.core.values import ClientId, process_of
 from hostd.shell.threads import Threads
 from hostd_workers.wire.errors import ResourceExhaustedError
 
@@ -90,8 +91,8 @@ class Turns:
         return f"<Turns of {len(self._owners)} owners, {self._running.total} running>"
 
     def of(self, owner: str | bytes) -> Owned[Any]:
-        """Return what takes the work of one owner."""
-        return Owned(self, owner)
+        """Return what takes the work of one owner; all connections of a process are one."""
+        return Owned(self, process_of(ClientId(owner)) if isinstance(owner, bytes) else owner)
 
     def submit(self, owner: str | bytes, work: Callable[[], Any]) -> Future[Any]:
         """Have a piece of work done, or the steps that it returns; of a client with too much it fails at once."""

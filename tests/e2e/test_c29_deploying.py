@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from deploy_rig import CODE, MIB, PLACES, Raw, await_tidy, content, emptied, entries, files_of, put, refusal
+from helpers import PATIENCE_S, program
 
 import hostd
 
@@ -376,6 +377,10 @@ def test_c29_a_client_that_begins_deploys_and_never_ends_them_is_refused_and_the
                 raw.ask("deploy_begin", model_id=f"m{begun}", files=[["model.py", 1]])
         assert begun < 100
         assert opened() - before < 500
-        assert client.deploy_model("m", files_of("another client's")).predict() == "another client's"
+        files = files_of("another program's")
+        source = f"import hostd; hostd.connect({host.endpoint!r}).deploy_model('m', {files!r})"
+        with program(source) as other:
+            assert other.wait(PATIENCE_S) == 0
+        assert client.retrieve_model("m").predict() == "another program's"
     await_tidy(models)
     assert entries(models) == ["m"]

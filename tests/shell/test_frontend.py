@@ -58,9 +58,12 @@ def front(tmp_path: Path) -> Iterator[Front]:
         yield Front(transport)
 
 
-class Peer:
-    """A client; the first is b"c1" for the host, the next b"c2"."""
+def client(number: int) -> ev.ClientId:
+    """Return what the host calls the first, second … client of this process."""
+    return ev.ClientId(b"%d.%d" % (os.getpid(), number))
 
+
+class Peer:
     def __init__(self, front: Front, socket: zmq.Socket[bytes]) -> None:
         self.front, self.socket = front, socket
 
@@ -101,7 +104,7 @@ def test_a_call_becomes_an_event_with_its_deadline_and_size(front: Front, connec
     peer.say(wire.pack(msg.CALL, 7, CALL_HEADER, b"body", [b"x" * 50_000], deadline_ms=2500))
     front.turn_until(lambda: front.events)
     (event,) = front.events
-    assert (event.client, event.request_id, event.model_id, event.method) == (b"c1", 7, "m", "predict")
+    assert (event.client, event.request_id, event.model_id, event.method) == (client(1), 7, "m", "predict")
     assert event.deadline_s == NOW_S + 2.5
     assert event.size_bytes == 16 + len(CALL_HEADER) + 4 + 50_000
 
@@ -143,10 +146,10 @@ def test_a_cancel_withdraws_and_a_credit_grants(front: Front, connect: Connect) 
     peer.say(wire.pack(msg.CANCEL, 7))
     peer.say(msg.pack_credit(8, 32))
     front.turn_until(lambda: len(front.events) == 2)
-    assert front.withdrawn == [(b"c1", 7)]
+    assert front.withdrawn == [(client(1), 7)]
     assert front.events == [
-        ev.CallCancelled(ev.Caller(ev.ClientId(b"c1"), 7)),
-        ev.CreditGranted(ev.Caller(ev.ClientId(b"c1"), 8), 32),
+        ev.CallCancelled(ev.Caller((client(1)), 7)),
+        ev.CreditGranted(ev.Caller((client(1)), 8), 32),
     ]
 
 
@@ -154,8 +157,8 @@ def test_a_goodbye_ends_everything_of_the_client(front: Front, connect: Connect)
     peer = connect()
     peer.say(wire.pack(msg.BYE, 0))
     front.turn_until(lambda: front.events)
-    assert front.events == [ev.ClientVanished(ev.ClientId(b"c1"))]
-    assert front.withdrawn == [(b"c1", None)]
+    assert front.events == [ev.ClientVanished(client(1))]
+    assert front.withdrawn == [(client(1), None)]
     assert len(front.frontend) == 0
 
 
@@ -169,14 +172,14 @@ def test_what_a_client_may_not_say_is_refused(front: Front, connect: Connect, ki
 
 def test_a_result_is_relayed_under_the_clients_own_id(front: Front, connect: Connect) -> None:
     peer = connect()
-    front.frontend.relay(ev.ClientId(b"c1"), 77, wire.pack(msg.RESULT, 5, body=b"b" * 20_000, buffers=[b"x" * 9]))
+    front.frontend.relay((client(1)), 77, wire.pack(msg.RESULT, 5, body=b"b" * 20_000, buffers=[b"x" * 9]))
     envelope = peer.hear()
     assert (envelope.kind, envelope.id, bytes(envelope.body), len(envelope.buffers)) == (18, 77, b"b" * 20_000, 1)
 
 
 def test_an_answer_that_cannot_travel_is_an_internal_error(front: Front, connect: Connect) -> None:
     peer = connect()
-    front.frontend.answer(ev.Caller(ev.ClientId(b"c1"), 3), object())
+    front.frontend.answer(ev.Caller((client(1)), 3), object())
     assert isinstance(msg.unpack_error(peer.hear()), hostd.InternalError)
 
 
@@ -187,16 +190,16 @@ def test_a_client_that_went_without_a_word_has_vanished(front: Front, connect: C
     peer, other = connect(), connect()
     peer.socket.close()
     front.turn_until(lambda: front.events)
-    assert front.events == [ev.ClientVanished(ev.ClientId(b"c1"))]
+    assert front.events == [ev.ClientVanished(client(1))]
     assert len(front.frontend) == 1
-    front.frontend.answer(ev.Caller(ev.ClientId(b"c1"), 3), "to nobody")
-    front.frontend.answer(ev.Caller(ev.ClientId(b"c2"), 4), "to the other")
+    front.frontend.answer(ev.Caller((client(1)), 3), "to nobody")
+    front.frontend.answer(ev.Caller((client(2)), 4), "to the other")
     assert other.hear().id == 4
 
 
 def test_the_process_of_a_client_is_the_one_that_is_connected_whatever_it_says(front: Front, connect: Connect) -> None:
     connect()
-    assert front.frontend.program_of(ev.ClientId(b"c1"))["pid"] == os.getpid()
+    assert front.frontend.program_of(client(1))["pid"] == os.getpid()
 
 
 def test_headers_are_remembered_but_not_without_end(front: Front) -> None:

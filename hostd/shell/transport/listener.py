@@ -64,15 +64,15 @@ class Unsent(enum.Enum):
 class Side:
     """What one side of the host does with its peers.
 
-    `admit` gets the identity that a peer claims and returns the one that it has, or None to refuse it. `too_long` gets
-    the first frame of a message that was over the limit, `gone` an identity whose connection has ended. `unsent` hears
-    of messages that could not be sent.
+    `admit` gets the identity that a peer claims, and its process, and returns the identity that it has, or None to
+    refuse it. `too_long` gets the first frame of a message that was over the limit, `gone` an identity whose connection
+    has ended. `unsent` hears of messages that could not be sent.
 
     Peers that are `trusted` need no vouching, take batches, may have the last descriptor, and are kept although they do
     not read.
     """
 
-    admit: Callable[[bytes], bytes | None]
+    admit: Callable[[bytes, int], bytes | None]
     message: Callable[[bytes, list[Buffer]], None]
     too_long: Callable[[bytes, Buffer], None]
     unsent: Callable[[bytes, Sequence[Buffer], Unsent], None]
@@ -202,7 +202,7 @@ class Listener:
 
     def ready(self, connection: Connection, claimed: bytes) -> None:
         """Give a connection its identity, now that it can be spoken with."""
-        identity = self._side.admit(claimed)
+        identity = self._side.admit(claimed, connection.pid)
         if identity is None or identity in self._connections:
             self.drop(connection, "it is not known here")
             return
