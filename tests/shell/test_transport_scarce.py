@@ -167,6 +167,9 @@ def test_after_a_moment_without_descriptors_others_are_accepted(
                 resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
                 transport.until(lambda: "cannot accept" in caplog.text)
                 before = len(heard.of(b"1"))
+                tries: list[int] = []
+                transport.loop.call_later(0.35, tries.append, 3)
+                transport.until(lambda tries=tries: tries)
                 inside.say(message(b"still here") * 50)
                 transport.until(lambda before=before: len(heard.of(b"1")) == before + 50)
             finally:

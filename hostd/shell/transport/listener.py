@@ -161,6 +161,7 @@ class Listener:
             each.close()
         self._connections.clear()
         self._processes.clear()
+        self._newcomers = 0
 
     # Those who come
 
