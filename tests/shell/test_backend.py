@@ -231,6 +231,7 @@ def test_a_call_to_a_worker_without_connection_is_reported(back: Back) -> None:
     back.backend.admit(other)
     back.backend.call(fx.ForwardCall(other, ev.CallId(6), None, wire.pack(msg.CALL, 1)))
     back.backend.cancel(fx.ForwardCancel(other, ev.CallId(6)))
+    back.transport.until(lambda: back.events)
     assert back.events == [ev.WorkerUnreachable(other, ev.CallId(6), is_full=False)]
 
 

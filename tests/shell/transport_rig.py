@@ -1,22 +1,161 @@
-"""Listeners on an event loop that runs while a test waits for something, and real peers of theirs."""
+"""Listeners on an event loop that runs while a test waits for something, and real peers of theirs.
+
+`Transport.dealer` makes peers of ZeroMQ, `RawPeer` is one that sends the bytes that a test wants to be sent.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zmq
-from helpers import PATIENCE_S, POLL_S
+from helpers import PATIENCE_S, POLL_S, REPOSITORY, line_of
 
-from hostd.shell.transport.listener import Listener, Side
+from hostd.shell.transport.listener import Listener, Side, Unsent
 from hostd.shell.transport.poller import Poller
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
 LIMIT_BYTES = 2 << 20
+SMALL_BYTES = 256 * 1024
+
+MORE, LONG, COMMAND = 1, 2, 4
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+
+
+def frame(body: bytes, flags: int = 0) -> bytes:
+    """Return a frame of ZMTP."""
+    if len(body) > 255:
+        return bytes([flags | LONG]) + len(body).to_bytes(8, "big") + body
+    return bytes([flags, len(body)]) + body
+
+
+def announced(length: int, flags: int = 0) -> bytes:
+    """Return the header of a frame of any length."""
+    return bytes([flags | LONG]) + length.to_bytes(8, "big")
+
+
+def message(*frames: bytes) -> bytes:
+    """Return the bytes of a message."""
+    return b"".join(frame(body, MORE) for body in frames[:-1]) + frame(frames[-1])
+
+
+def ready(socket_type: bytes = b"DEALER", identity: bytes = b"") -> bytes:
+    """Return a peer's command READY."""
+    properties = ((b"Socket-Type", socket_type), (b"Identity", identity))
+    body = b"".join(bytes([len(name)]) + name + len(value).to_bytes(4, "big") + value for name, value in properties)
+    return frame(b"\x05READY" + body, COMMAND)
+
+
+class RawPeer:
+    """A connected socket; what it sends is what it is told to."""
+
+    def __init__(self, path: str, first: bytes = GREETING + ready()) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(path)
+        self.socket.setblocking(False)
+        self.received = bytearray()
+        self.is_ended = False
+        self.say(first)
+
+    def say(self, data: bytes) -> None:
+        """Send all of this, which must fit into what the system keeps."""
+        assert self.socket.send(data) == len(data)
+
+    def hear(self, most: int = 1 << 20) -> int:
+        """Take in what has come, and return how much is here; an end is noted, too."""
+        with contextlib.suppress(BlockingIOError):
+            try:
+                while chunk := self.socket.recv(most):
+                    self.received += chunk
+                    if most < 1 << 20:
+                        return len(self.received)
+                self.is_ended = True
+            except ConnectionResetError:
+                self.is_ended = True
+        return len(self.received)
+
+    def has_ended(self) -> bool:
+        """Say whether the connection was closed at the other end."""
+        self.hear()
+        return self.is_ended
+
+    def frames(self) -> list[tuple[int, bytes]]:
+        """Return flags and bodies of the frames that have come after the greeting."""
+        self.hear()
+        found, at, data = [], 64, bytes(self.received)
+        while at < len(data):
+            is_long = data[at] & LONG
+            start = at + (9 if is_long else 2)
+            stop = start + int.from_bytes(data[at + 1 : start], "big")
+            if stop > len(data):
+                break
+            found.append((data[at] & ~LONG, data[start:stop]))
+            at = stop
+        return found
+
+    def messages(self) -> list[bytes]:
+        """Return the last frames of the messages that have come."""
+        return [body for flags, body in self.frames() if not flags]
+
+
+class Heard:
+    """A side of the host that notes what it is told; its peers are b"1", b"2", … in the order in which they come."""
+
+    def __init__(self, *, is_trusted: bool = False, vouches: bool = True, is_batching: bool = False) -> None:
+        self.messages: list[tuple[bytes, list[bytes]]] = []
+        self.too_long: list[tuple[bytes, bytes]] = []
+        self.unsent: list[tuple[bytes, Sequence[Any], Unsent]] = []
+        self.gone: list[bytes] = []
+        self.claims: list[bytes] = []
+        self.on_message: Callable[[bytes, list[Any]], None] = lambda identity, frames: None
+        self.on_unsent: Callable[..., None] = lambda *what: self.unsent.append(what)
+        self.on_gone: Callable[[bytes], None] = self.gone.append
+        self.admit: Callable[[bytes], bytes | None] = lambda claimed: b"%d" % len(self.claims)
+        self.is_trusted = is_trusted
+        self._vouches, self._is_batching = vouches, is_batching
+        self.listener: Listener
+
+    def side(self) -> Side:
+        """Return what a listener is made with."""
+        return Side(
+            admit=self._admit,
+            message=self._hear,
+            too_long=lambda identity, first: self.too_long.append((identity, bytes(first))),
+            unsent=self._note_unsent,
+            gone=self._note_gone,
+            is_trusted=self.is_trusted,
+        )
+
+    def _admit(self, claimed: bytes) -> bytes | None:
+        self.claims.append(claimed)
+        return self.admit(claimed)
+
+    def _hear(self, identity: bytes, frames: list[Any]) -> None:
+        if self._vouches:
+            self.listener.vouch(identity, is_batching=self._is_batching)
+        self.messages.append((identity, [bytes(frame) for frame in frames]))
+        self.on_message(identity, frames)
+
+    # Asked for late: a test may exchange the handlers.
+
+    def _note_unsent(self, *what: Any) -> None:
+        self.on_unsent(*what)
+
+    def _note_gone(self, identity: bytes) -> None:
+        self.on_gone(identity)
+
+    def of(self, identity: bytes) -> list[bytes]:
+        """Return the first frames of a peer's messages."""
+        return [frames[0] for sender, frames in self.messages if sender == identity]
 
 
 class Transport:
@@ -26,6 +165,8 @@ class Transport:
         self.loop = asyncio.new_event_loop()
         self.poller = Poller(self.loop)
         self.context: zmq.Context[Any] = zmq.Context()
+        self.failures: list[BaseException] = []
+        self.loop.set_exception_handler(lambda _, context: self.failures.append(context["exception"]))
         self._directory = directory
         self._stack = contextlib.ExitStack()
         self._stack.callback(self.loop.close)
@@ -35,8 +176,9 @@ class Transport:
     def __enter__(self) -> Transport:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stack.close()
+        assert kind is not None or not self.failures
 
     def listen(self, side: Side, name: str = "a", *, peer_buffer_bytes: int = LIMIT_BYTES) -> Listener:
         """Return a listener that is closed with the rest."""
@@ -49,6 +191,17 @@ class Transport:
         )
         self._stack.callback(made.close)
         return made
+
+    def hear(self, heard: Heard, name: str = "a", *, peer_buffer_bytes: int = LIMIT_BYTES) -> Listener:
+        """Return a listener whose side notes what it is told."""
+        heard.listener = self.listen(heard.side(), name, peer_buffer_bytes=peer_buffer_bytes)
+        return heard.listener
+
+    def raw(self, listener: Listener, first: bytes = GREETING + ready()) -> RawPeer:
+        """Return a peer that is closed with the rest."""
+        peer = RawPeer(listener.endpoint.removeprefix("ipc://"), first)
+        self._stack.callback(peer.socket.close)
+        return peer
 
     def dealer(self, listener: Listener, identity: bytes = b"", **options: int) -> zmq.Socket[bytes]:
         """Return a DEALER that begins to connect."""
@@ -67,7 +220,7 @@ class Transport:
         async def wait() -> None:
             quiet = asyncio.Event()
             before = self.poller.on_quiet
-            self.poller.on_quiet = quiet.set
+            self.poller.on_quiet = lambda: (before(), quiet.set())
             try:
                 while not is_true():
                     quiet.clear()
@@ -80,3 +233,87 @@ class Transport:
             self.loop.run_until_complete(asyncio.wait_for(wait(), PATIENCE_S))
         except asyncio.TimeoutError:
             raise AssertionError(f"not in {PATIENCE_S:g} s: {what}") from None
+
+
+class Relay:
+    """Workers' messages go to a client: each says with its first byte to which."""
+
+    def __init__(self, transport: Transport, peer_buffer_bytes: int = SMALL_BYTES) -> None:
+        self.clients, self.workers = Heard(), Heard(is_trusted=True)
+        self.front = transport.hear(self.clients, peer_buffer_bytes=peer_buffer_bytes)
+        self.back = transport.hear(self.workers, "b", peer_buffer_bytes=peer_buffer_bytes)
+        self.workers.on_message = lambda _, frames: self.front.send(frames[0][:1], frames)
+        self.transport = transport
+
+    def client(self) -> RawPeer:
+        return known(self.transport, self.front, self.clients)
+
+    def worker(self) -> RawPeer:
+        return self.transport.raw(self.back)
+
+
+def pump(peer: RawPeer, data: bytes, times: int) -> Callable[[], bool]:
+    """Return what sends this so many times, as far as there is room; true when all of it is sent."""
+    rest = memoryview(data * times)
+
+    def push() -> bool:
+        nonlocal rest
+        try:
+            while rest:
+                rest = rest[peer.socket.send(rest) :]
+        except BlockingIOError:
+            return False
+        return True
+
+    return push
+
+
+def work(seconds: float) -> None:
+    """Be busy, as a handler is."""
+    until_s = time.monotonic() + seconds
+    while time.monotonic() < until_s:
+        pass
+
+
+def known(transport: Transport, listener: Listener, heard: Heard) -> RawPeer:
+    """Return a peer that is vouched for."""
+    before = len(heard.messages)
+    peer = transport.raw(listener)
+    peer.say(message(b"here"))
+    transport.until(lambda: len(heard.messages) > before)
+    heard.messages.pop()
+    return peer
+
+
+class Others:
+    """A process of its own with raw connections (`peers.py`)."""
+
+    def __init__(self, path: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("peers.py")), path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(str(REPOSITORY / each) for each in ("tests", "tests/shell")),
+            },
+        )
+        assert line_of(self._process) == "up"
+
+    def ask(self, what: str) -> str:
+        """Have it do something, and return its answer."""
+        assert self._process.stdin is not None
+        print(what, file=self._process.stdin, flush=True)
+        return line_of(self._process)
+
+    def tell(self, transport: Transport, what: str) -> None:
+        """Have it do something, while a loop runs."""
+        answer = transport.loop.run_in_executor(None, self.ask, what)
+        transport.until(answer.done, what)
+        answer.result()
+
+    def end(self) -> None:
+        """Kill it."""
+        with self._process as process:
+            process.kill()

@@ -8,14 +8,15 @@ Rules
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
+from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from hostd.shell.transport import zmtp
-from hostd.shell.transport.decoder import Decoder, TooLongError
+from hostd.shell.transport.decoder import MORE_TO_DO, Decoder, TooLongError
 from hostd_workers.wire.errors import HostError, ProtocolError
-from hostd_workers.wire.frames import BATCH, unpack_batch
+from hostd_workers.wire.frames import BATCH, BATCHED_BELOW_BYTES, MAX_BATCH_MESSAGES, unpack_batch
 
 if TYPE_CHECKING:
     import socket
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 _BATCH = bytes([BATCH])
 
+_MAX_BATCH_BYTES = MAX_BATCH_MESSAGES * (BATCHED_BELOW_BYTES + 16)
+"""What only the longest of small messages can fill: a larger one costs more to take apart than a turn may last."""
+
 _PIECES = 64
 """Pieces that are sent at once; the system takes 1024 (IOV_MAX), but a socket's buffer is full long before."""
 
@@ -34,41 +38,64 @@ _OVERHEAD_BYTES = 256
 
 
 class _Waiting:
-    """A message that waits to be sent."""
+    """A message that waits to be sent, or the rest of one; `has_begun` says that a part of it has left."""
 
-    __slots__ = ("pieces", "size_bytes", "tag")
+    __slots__ = ("has_begun", "pieces", "size_bytes")
 
-    def __init__(self, pieces: list[Buffer], tag: int | None) -> None:
+    def __init__(self, pieces: list[Buffer], *, has_begun: bool) -> None:
         self.pieces = pieces
         self.size_bytes = _OVERHEAD_BYTES + sum(map(len, pieces))
-        self.tag = tag
+        self.has_begun = has_begun
 
 
 class Connection:
     """A connected UNIX socket and the peer at its other end: the process `pid`, and `identity` once it is ready."""
 
+    __slots__ = (
+        "_batch",
+        "_decoder",
+        "_is_cut_short",
+        "_listener",
+        "_numbers",
+        "_queue",
+        "_socket",
+        "blockers",
+        "fd",
+        "identity",
+        "is_batching",
+        "is_closed",
+        "is_stalled",
+        "pid",
+        "queued_bytes",
+        "taken_bytes",
+        "told",
+        "watched",
+    )
+
     def __init__(self, listener: Listener, sock: socket.socket, pid: int, decoder: Decoder) -> None:
         self.pid = pid
         self.identity: bytes | None = None
-        self.since_s = self.progress_s = monotonic()
-        """When it came, and when it last took something that had waited."""
         self.is_batching = False
         """Whether the peer understands batches."""
         self.is_stalled = False
-        """Whether it has taken nothing for a while of more than may wait for it."""
+        """Whether it has not taken enough for a while of more than may wait for it."""
         self.queued_bytes = 0
-        self.held_up: set[Connection] = set()
-        """Those that are not read from until this one has taken some of what they caused."""
+        self.taken_bytes = 0
+        """Of what had waited, how much the peer has taken."""
         self.blockers = 0
-        """How many hold this one up."""
+        """How many peers hold this one up: it is not read from until they have taken some of what it caused."""
         self.watched = 0
         """What the poller asks the system about it; 0: nothing."""
+        self.told = 0
+        """What the system told of it that its next turn is for; 0: it is not in line for one."""
         self._listener = listener
         self._socket = sock
         self._decoder = decoder
-        self._batch: deque[Buffer] = deque()
-        self._queue: deque[_Waiting] = deque()
-        self._by_tag: dict[int, _Waiting] = {}
+        self._batch: list[Buffer] = []
+        """Messages of a batch, the next one last."""
+        self._queue: OrderedDict[int, _Waiting] = OrderedDict()
+        """What waits, in order, by its tag, or by a negative number if it has none."""
+        self._numbers = count(-1, -1)
         self._is_cut_short = False
         self.is_closed = False
         self.fd = sock.fileno()
@@ -91,15 +118,15 @@ class Connection:
     # In
 
     def turn(self, until_s: float) -> None:
-        """Take in what has come, and hand over messages until then."""
+        """Take in what has come, and hand over messages until then, or until others hold this one up."""
         decoder = self._decoder
-        if self.has_rest:
-            decoder.restore()
-        elif not self._receive():
-            return
-        self._is_cut_short = True  # also if a handler fails: the rest comes in the next turn
         try:
-            while not self.is_closed:
+            if self.has_rest:
+                decoder.restore()
+            elif not self._receive():
+                return
+            self._is_cut_short = True  # also if a handler fails: the rest comes in the next turn
+            while not self.is_closed and not self.blockers:
                 if not self._next():
                     if not decoder.is_amid_big_frame or monotonic() >= until_s or not self._receive():
                         self._is_cut_short = False
@@ -112,31 +139,42 @@ class Connection:
     def _next(self) -> bool:
         """Hand over the next message in hand; False if there is none."""
         identity = self.identity
-        if self._batch and identity is not None:
-            self._listener.hand_over(identity, [self._batch.popleft()])
-            return True
-        try:
-            found = self._decoder.next()
-            if found is None:
-                return False
-            if isinstance(found, bytes):
-                self._on_command(found)
-            elif identity is None:
-                raise ProtocolError("a message came before READY")
-            elif len(found) == 1 and found[0][:1] == _BATCH:
-                self._batch.extend(unpack_batch(found[0]))
-            else:
-                self._listener.hand_over(identity, found)
-        except TooLongError as error:
-            self._listener.too_long(self, error.first)
-        except HostError as error:
-            self._listener.drop(self, str(error))
+        message: list[Buffer] | None = None
+        if self._batch:
+            # A copy: a small message that waits somewhere must not keep the memory of all that came with it.
+            message = [bytes(self._batch.pop())]
+        else:
+            try:
+                found = self._decoder.next()
+                if found is None:
+                    return False
+                if isinstance(found, bytes):
+                    if found != MORE_TO_DO:
+                        self._on_command(found)
+                elif identity is None:
+                    raise ProtocolError("a message came before READY")
+                elif len(found) == 1 and found[0][:1] == _BATCH:
+                    self._begin_batch(found[0])
+                else:
+                    message = found
+            except TooLongError as error:
+                self._listener.too_long(self, error.first)
+            except HostError as error:
+                self._listener.drop(self, str(error))
+        if message is not None and identity is not None:
+            self._listener.hand_over(identity, message)
         return True
+
+    def _begin_batch(self, frame: Buffer) -> None:
+        if len(frame) > _MAX_BATCH_BYTES:
+            raise ProtocolError("a batch is longer than small messages can be")
+        self._batch = unpack_batch(frame)
+        self._batch.reverse()
 
     def _on_command(self, body: bytes) -> None:
         if self.identity is None:
             self._listener.ready(self, zmtp.unpack_ready(body))
-        elif (answer := zmtp.pong(body)) is not None:
+        elif not self.is_stalled and (answer := zmtp.pong(body)) is not None:
             self._enqueue([answer])
 
     def _receive(self) -> bool:
@@ -171,11 +209,9 @@ class Connection:
         rest = pieces if self._queue else self._send_now(pieces)
         if not rest:
             return
-        waiting = _Waiting(rest, tag if rest is pieces else None)
-        self._queue.append(waiting)
+        waiting = _Waiting(rest, has_begun=rest is not pieces)
+        self._queue[next(self._numbers) if tag is None else tag] = waiting
         self.queued_bytes += waiting.size_bytes
-        if waiting.tag is not None:
-            self._by_tag[waiting.tag] = waiting
         self._listener.waits(self)
 
     def _send_now(self, pieces: list[Buffer]) -> list[Buffer]:
@@ -188,32 +224,33 @@ class Connection:
             return []  # the poller tells of its end
         return _after(pieces, sent)
 
-    def flush(self) -> None:
-        """Send what waits, as far as the peer takes it."""
+    def flush(self, until_s: float) -> None:
+        """Send what waits, as far as the peer takes it until then."""
         queue = self._queue
         while queue:
-            waiting = queue[0]
-            rest = self._send_now(waiting.pieces) if waiting.pieces else []
+            tag, waiting = next(iter(queue.items()))
+            rest = self._send_now(waiting.pieces)
             if rest is waiting.pieces:
                 return
-            self.progress_s = monotonic()
-            self.queued_bytes -= waiting.size_bytes
-            if waiting.tag is not None:
-                del self._by_tag[waiting.tag]
-            if not rest:
-                queue.popleft()
-                continue
-            queue[0] = waiting = _Waiting(rest, None)
-            self.queued_bytes += waiting.size_bytes
-            return
+            before_bytes = waiting.size_bytes
+            if rest:
+                queue[tag] = waiting = _Waiting(rest, has_begun=True)
+                left_bytes = waiting.size_bytes
+            else:
+                del queue[tag]
+                left_bytes = 0
+            self.queued_bytes -= before_bytes - left_bytes
+            self.taken_bytes += before_bytes - left_bytes
+            if rest or monotonic() >= until_s:
+                return
 
     def withdraw(self, tag: int) -> bool:
         """Drop a message of which nothing was sent; False if it has begun to leave, or has left."""
-        waiting = self._by_tag.pop(tag, None)
-        if waiting is None:
+        waiting = self._queue.get(tag)
+        if waiting is None or waiting.has_begun:
             return False
+        del self._queue[tag]
         self.queued_bytes -= waiting.size_bytes
-        waiting.pieces, waiting.size_bytes, waiting.tag = [], 0, None  # its place in the queue goes with its turn
         return True
 
     @property
@@ -221,8 +258,13 @@ class Connection:
         """Whether the peer has taken enough for those that are held up to go on."""
         return self.queued_bytes <= self._listener.peer_buffer_bytes // 2
 
+    @property
+    def pace_bytes(self) -> int:
+        """How much the peer must take in each `PATIENCE_S` while others wait for it."""
+        return max(1, self._listener.peer_buffer_bytes // 32)
+
     def stalled(self) -> None:
-        """Take note that the peer takes nothing, and others have waited long enough for it."""
+        """Take note that the peer does not take enough, and others have waited long enough for it."""
         self._listener.stalled(self)
 
     def close(self) -> None:
@@ -230,7 +272,6 @@ class Connection:
         self.is_closed = True
         self._queue.clear()
         self._batch.clear()
-        self._by_tag.clear()
         self.queued_bytes = 0
         self._socket.close()
 

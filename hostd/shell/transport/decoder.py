@@ -5,12 +5,13 @@ Rules
 2. Memory is taken for bytes that have come, never for bytes that were announced.
 3. `space` and `filled` bring bytes in, `next` takes out what is whole, and `keep` saves the rest before others use the
    buffer.
+4. `next` looks at so many frames and returns: a million of them in one message must not keep its caller for seconds.
 """
 
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hostd.shell.transport.zmtp import (
     COMMAND,
@@ -31,6 +32,12 @@ BUFFER_BYTES = 64 * 1024
 
 _BIG_BYTES = BUFFER_BYTES // 2
 """Larger frames are received into memory of their own, which is what leaves again: no copy."""
+
+_FRAMES_AT_ONCE = range(64)
+"""A tenth of a millisecond."""
+
+MORE_TO_DO: Final = b""
+"""What `next` returns when it has looked at many frames and there may be others. No command is empty, or may be."""
 
 _new_bytearray = ctypes.pythonapi.PyByteArray_FromStringAndSize
 """`bytearray(n)` writes zeros, which takes memory for what was only announced, and as long as to receive it."""
@@ -124,37 +131,45 @@ class Decoder:
     def next(self) -> list[Buffer] | bytes | None:
         """Return the frames of the next message, or the body of the next command; None: more bytes are needed.
 
-        Raises `ProtocolError` for what is not ZMTP, after which the connection is of no use, and `TooLongError`.
+        `MORE_TO_DO` says to ask again. Raises `ProtocolError` for what is not ZMTP, after which the connection is of no
+        use, and `TooLongError`.
         """
         if not self._is_greeted and not self._greet():
             return None
-        while (found := self._next_frame()) is not None:
+        for _ in _FRAMES_AT_ONCE:
+            found = self._next_frame()
+            if found is None:
+                return None
             flags, frame = found
+            if frame is None:
+                continue
             if flags & COMMAND:
                 return bytes(frame)
             if (whole := self._add(frame, flags)) is not None:
                 return whole
-        return None
+        return MORE_TO_DO
 
-    def _next_frame(self) -> tuple[int, Buffer] | None:
+    def _next_frame(self) -> tuple[int, Buffer | None] | None:
+        """Return flags and bytes of the next frame, no bytes if it is skipped; None: more bytes are needed."""
         if self._big is not None:
             if self._filled < len(self._big):
                 return None
             big, self._big, self._filled = self._big, None, 0
             return self._big_flags, big
-        while (header := self._next_header()) is not None:
-            flags, start, stop = header
-            if self._is_skipping and not flags & COMMAND:
-                self._skip_frame(start, stop, flags)
-                continue
-            self._check_length(start, stop, flags)
-            if stop > self._end:
-                if stop - start > _BIG_BYTES:
-                    self._begin_big(start, stop, flags)
-                return None
-            self._at = stop
-            return flags, bytes(self._buffer[start:stop])
-        return None
+        header = self._next_header()
+        if header is None:
+            return None
+        flags, start, stop = header
+        if self._is_skipping and not flags & COMMAND:
+            self._skip_frame(start, stop, flags)
+            return flags, None
+        self._check_length(start, stop, flags)
+        if stop > self._end:
+            if stop - start > _BIG_BYTES:
+                self._begin_big(start, stop, flags)
+            return None
+        self._at = stop
+        return flags, bytes(self._buffer[start:stop])
 
     def _next_header(self) -> tuple[int, int, int] | None:
         if self._skip:
@@ -175,9 +190,9 @@ class Decoder:
         return frames
 
     def _greet(self) -> bool:
+        check_greeting(self._buffer[self._at : min(self._at + GREETING_BYTES, self._end)])
         if self._end - self._at < GREETING_BYTES:
             return False
-        check_greeting(self._buffer[self._at : self._at + GREETING_BYTES])
         self._at += GREETING_BYTES
         self._is_greeted = True
         return True

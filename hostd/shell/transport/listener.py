@@ -2,11 +2,12 @@
 
 Rules
 1. Who a peer is, the host says: `admit` gives every connection its identity, whatever the peer claims, or refuses it.
-2. A newcomer (connected, not yet vouched for by `vouch`) may send little, and there are only so many: the oldest makes
-   place for the next. So whoever only connects keeps nobody out, and no descriptor that the host needs is taken.
+2. A newcomer (connected, not yet vouched for by `vouch`) may send little, and there are only so many; so many
+   descriptors are for clients, too. When either is used up the process that has most of them loses one for each that
+   comes. So whoever connects again and again keeps nobody else out.
 3. What the messages of one turn cause to be sent to one peer leaves together, at the end of the turn.
 4. A peer for which more than `peer_buffer_bytes` wait holds up those who cause it, for a moment (`poller`). Then it has
-   *stalled*: a client is dropped, a worker gets nothing more until it has taken what waits.
+   *stalled*: a client is dropped, a worker gets no more calls until it has taken half of what waits.
 """
 
 from __future__ import annotations
@@ -39,8 +40,6 @@ _log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
 
-_ACCEPTED_A_TURN = 16
-
 _MAX_NEWCOMERS = 1024
 """Connections of which nobody knows yet what they are: as many programs may start at once."""
 
@@ -50,7 +49,20 @@ NEWCOMER_BYTES = 64 * 1024
 _RESERVED_DESCRIPTORS = 512
 """Descriptors that clients leave to workers, their pipes, and files."""
 
+_MAX_CLIENT_FD = 16 * 1024
+"""Where the system gives more descriptors than that: each connection costs 2 KB, and nobody has so many clients."""
+
 _PEER_CREDENTIALS = struct.Struct("3i")
+
+
+class _Process:
+    """The connections of one process, `newcomers` those of them that are not vouched for; both in order."""
+
+    __slots__ = ("connections", "newcomers")
+
+    def __init__(self) -> None:
+        self.connections: dict[Connection, None] = {}
+        self.newcomers: dict[Connection, None] = {}
 
 
 class Unsent(enum.Enum):
@@ -65,8 +77,9 @@ class Side:
     """What one side of the host does with its peers.
 
     `admit` gets the identity that a peer claims, and its process, and returns the identity that it has, or None to
-    refuse it. `too_long` gets the first frame of a message that was over the limit, `gone` an identity whose connection
-    has ended. `unsent` hears of messages that could not be sent.
+    refuse it. `too_long` gets the first frame of a message that was over the limit. `gone` gets an identity whose
+    connection has ended, `unsent` what could not be sent; these two are called by the event loop, after the code that
+    caused it.
 
     Peers that are `trusted` need no vouching, take batches, may have the last descriptor, and are kept although they do
     not read.
@@ -99,13 +112,15 @@ class Listener:
         self._max_message_bytes = max_message_bytes
         self.peer_buffer_bytes = peer_buffer_bytes
         self._connections: dict[bytes, Connection] = {}
-        self._newcomers: dict[Connection, None] = {}
+        self._processes: dict[int, _Process] = {}
+        self._newcomers = 0
         self._corked: dict[bytes, list[Buffer]] | None = None
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._max_newcomers = max(8, min(_MAX_NEWCOMERS, most // 16))
         # The system gives the lowest number that is free, so a high one says that all below it are in use.
-        self._highest_fd = most if side.is_trusted else most - min(_RESERVED_DESCRIPTORS, most // 4)
-        self._is_full = False
+        for_clients = min(most - min(_RESERVED_DESCRIPTORS, most // 4), _MAX_CLIENT_FD)
+        self._highest_fd = most if side.is_trusted else for_clients
+        self._is_full = self._is_resting = False
         path = Path(endpoint.removeprefix("ipc://"))
         path.unlink(missing_ok=True)  # the directory is ours alone: what lies there was left by a host that was killed
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -128,7 +143,7 @@ class Listener:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Listener {self.endpoint}, {len(self._connections)} connections, {len(self._newcomers)} newcomers>"
+        return f"<Listener {self.endpoint}, {len(self._connections)} connections, {self._newcomers} newcomers>"
 
     def close(self, linger_s: float = 0.0) -> None:
         """Close all connections; what was sent just before may take `linger_s` to leave."""
@@ -140,28 +155,32 @@ class Listener:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(self._path.lstat(), self._made):  # else it is another host's by now
                 self._path.unlink()
-        connections = {*self._connections.values(), *self._newcomers}
+        connections = [each for process in self._processes.values() for each in process.connections]
         linger((each for each in connections if each.wants_to_send), monotonic() + linger_s)
         for each in connections:
             self._poller.remove(each)
             each.close()
         self._connections.clear()
-        self._newcomers.clear()
+        self._processes.clear()
+        self._newcomers = 0
 
     # Those who come
 
-    def accept(self) -> None:
-        """Take in some of those who wait to be connected."""
-        for _ in range(_ACCEPTED_A_TURN):
+    def accept(self, until_s: float) -> None:
+        """Take in some of those who wait to be connected, until then."""
+        while monotonic() < until_s:
             try:
                 sock, _ = self._socket.accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 # No descriptor is left, or that one has gone again. Whoever waits in line can wait a little longer.
-                _log.warning("cannot accept a connection: %s", error)
+                if not self._is_resting:
+                    self._is_resting = True
+                    _log.warning("cannot accept connections for now: %s", error)
                 self._poller.rest(self)
                 return
+            self._is_resting = False
             self._welcome(sock)
 
     def _welcome(self, sock: socket.socket) -> None:
@@ -171,15 +190,22 @@ class Listener:
         if uid not in {os.geteuid(), 0}:
             sock.close()
             return
-        is_full = sock.fileno() >= self._highest_fd
-        if self._newcomers and (is_full or len(self._newcomers) >= self._max_newcomers):
-            self.drop(next(iter(self._newcomers)), "others came after it, and it had not said what it is")
-        elif is_full and not self._make_place(pid):
-            sock.close()
-            return
+        if self._newcomers >= self._max_newcomers:
+            crowd = max(self._processes.values(), key=lambda process: len(process.newcomers))
+            self.drop(next(iter(crowd.newcomers)), "others came after it, and it had not said what it is")
+        if sock.fileno() >= self._highest_fd:
+            if not self._make_place(pid):
+                sock.close()
+                return
+            sock, high = sock.dup(), sock  # to the number that is free now: those above are not for clients
+            high.close()
         sock.setblocking(False)
         connection = Connection(self, sock, pid, Decoder(self._poller.buffer, NEWCOMER_BYTES))
-        self._newcomers[connection] = None
+        process = self._processes.get(pid)
+        if process is None:
+            process = self._processes[pid] = _Process()
+        process.connections[connection] = process.newcomers[connection] = None
+        self._newcomers += 1
         self._poller.add(connection)
 
     def _make_place(self, pid: int) -> bool:
@@ -191,13 +217,11 @@ class Listener:
                 "the hard limit on open files (ulimit -Hn, LimitNOFILE=, --ulimit nofile=)",
                 len(self._connections),
             )
-        counts: dict[int, list[Connection]] = {}
-        for connection in self._connections.values():
-            counts.setdefault(connection.pid, []).append(connection)
-        most = max(counts.values(), key=len, default=[])
-        if not most or most[0].pid == pid or len(most) <= len(counts.get(pid, ())) + 1:
+        most = max((process.connections for process in self._processes.values()), key=len, default={})
+        own = self._processes.get(pid)
+        if len(most) <= 1 + (0 if own is None else len(own.connections)):
             return False
-        self.drop(most[-1], "the host has no descriptors left, and its process has the most connections")
+        self.drop(next(reversed(most)), "the host has no descriptors left, and its process has the most connections")
         return True
 
     def ready(self, connection: Connection, claimed: bytes) -> None:
@@ -216,9 +240,17 @@ class Listener:
         """Say that a peer is what it should be: it may send more, and stays."""
         connection = self._connections.get(identity)
         if connection is not None:
-            self._newcomers.pop(connection, None)
+            self._forget_newcomer(connection)
             connection.limit(self._max_message_bytes)
             connection.is_batching = is_batching
+
+    def _is_newcomer(self, connection: Connection) -> bool:
+        return connection in self._processes[connection.pid].newcomers
+
+    def _forget_newcomer(self, connection: Connection) -> None:
+        if self._is_newcomer(connection):
+            del self._processes[connection.pid].newcomers[connection]
+            self._newcomers -= 1
 
     def pid_of(self, identity: bytes) -> int | None:
         """Return the process at the other end of a connection; None if there is none."""
@@ -233,7 +265,7 @@ class Listener:
 
     def too_long(self, connection: Connection, first: Buffer) -> None:
         """Tell of a message that is over the limit, and is being skipped."""
-        if connection in self._newcomers or connection.identity is None:
+        if connection.identity is None or self._is_newcomer(connection):
             self.drop(connection, "its first message is too long")
         else:
             self._side.too_long(connection.identity, first)
@@ -245,11 +277,15 @@ class Listener:
         _log.debug("%r ends: %s", connection, why)
         self._poller.remove(connection)
         connection.close()
-        self._newcomers.pop(connection, None)
+        self._forget_newcomer(connection)
+        process = self._processes[connection.pid]
+        del process.connections[connection]
+        if not process.connections:
+            del self._processes[connection.pid]
         identity = connection.identity
         if identity is not None:
             del self._connections[identity]
-            self._side.gone(identity)
+            self._poller.tell(self._side.gone, identity)
 
     def dismiss(self, identity: bytes, why: str) -> None:
         """End the connection of a peer, if it has one."""
@@ -260,10 +296,16 @@ class Listener:
     # What goes
 
     def send(self, identity: bytes, frames: Sequence[Buffer], tag: int | None = None) -> None:
-        """Send a message to a peer, now or with others when the cork is drawn; `Side.unsent` hears if it fails."""
+        """Send a message to a peer, now or with others when the cork is drawn; `Side.unsent` hears if it fails.
+
+        What has a `tag` can be taken back, and is not sent to a peer that has stalled.
+        """
         connection = self._connections.get(identity)
         if connection is None:
-            self._side.unsent(identity, frames, Unsent.GONE)
+            self._poller.tell(self._side.unsent, identity, frames, Unsent.GONE)
+            return
+        if connection.is_stalled and (tag is not None or connection.queued_bytes > 2 * self.peer_buffer_bytes):
+            self._poller.tell(self._side.unsent, identity, frames, Unsent.FULL)
             return
         corked = self._corked
         if corked is not None:
@@ -276,15 +318,15 @@ class Listener:
                 return
             if identity in corked:  # the order of messages to one peer stays
                 self._send_together(identity, corked.pop(identity))
-        if connection.is_stalled:
-            self._side.unsent(identity, frames, Unsent.FULL)
-        else:
-            connection.send(frames, tag)
+        connection.send(frames, tag)
 
     def withdraw(self, identity: bytes, tag: int) -> bool:
         """Take back what was sent under a tag; False if it has begun to leave, or has left."""
         connection = self._connections.get(identity)
-        return connection is not None and connection.withdraw(tag)
+        if connection is None or not connection.withdraw(tag):
+            return False
+        self._poller.eased(connection)
+        return True
 
     def cork(self) -> None:
         """Hold small messages back until `uncork`, which sends those to one peer together."""
@@ -300,9 +342,9 @@ class Listener:
 
     def _send_together(self, identity: bytes, messages: list[Buffer]) -> None:
         connection = self._connections.get(identity)
-        if connection is None or connection.is_stalled:
+        if connection is None:
             for message in messages:
-                self._side.unsent(identity, [message], Unsent.GONE if connection is None else Unsent.FULL)
+                self._poller.tell(self._side.unsent, identity, [message], Unsent.GONE)
             return
         for start in range(0, len(messages), MAX_BATCH_MESSAGES):
             batch = messages[start : start + MAX_BATCH_MESSAGES]

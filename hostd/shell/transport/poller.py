@@ -3,14 +3,18 @@
 Rules
 1. A turn ends after `TURN_S`, and the loop's other work has its own after `PASS_S`. Budgets are of time, because one
    message may cost a thousand times as much as another of its length.
-2. What the messages of a turn cause to be sent leaves at its end.
-3. The system's poller tells again of everything that was not done (level triggered), so nothing can be missed.
-4. Whoever causes more to be sent to a peer than may wait for it is not read from until the peer has taken half of it.
+2. Processes have turns one after another, however many connections each of them has; those of one process share its.
+3. What the messages of a turn cause to be sent leaves at its end.
+4. The system's poller tells again of everything that was not done (level triggered), so nothing can be missed.
+5. Whoever causes more to be sent to a peer than may wait for it is not read from until the peer has taken half of it.
+   A peer that takes less than it should meanwhile (`Connection.pace_bytes` each `PATIENCE_S`) has *stalled*.
+6. A handler that fails costs its message and nothing else: what a listener hears beside messages comes from the loop.
 """
 
 from __future__ import annotations
 
 import select
+from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -40,6 +44,24 @@ _REST_S = 0.1
 """How long nobody is accepted after the system had no descriptor."""
 
 
+class _Congestion:
+    """A peer for which too much waits: those that it holds up, and how much it had taken when it last made progress."""
+
+    __slots__ = ("held_up", "progress_bytes", "progress_s")
+
+    def __init__(self, connection: Connection) -> None:
+        self.held_up: set[Connection] = set()
+        self.progress_s = monotonic()
+        self.progress_bytes = connection.taken_bytes
+
+    def has_stalled(self, connection: Connection) -> bool:
+        """Say whether the peer has taken too little for too long."""
+        now_s = monotonic()
+        if connection.taken_bytes - self.progress_bytes >= connection.pace_bytes:
+            self.progress_bytes, self.progress_s = connection.taken_bytes, now_s
+        return now_s - self.progress_s > PATIENCE_S
+
+
 class Poller:
     """The epoll set of all sockets of the supervisor, itself watched by the event loop."""
 
@@ -52,13 +74,13 @@ class Poller:
         self._epoll = select.epoll()
         self._listeners: dict[int, Listener] = {}
         self._connections: dict[int, Connection] = {}
-        self._unfinished: dict[Connection, None] = {}
-        """Those whose turn was over before everything in hand was done."""
-        self._congested: dict[Connection, None] = {}
+        self._line: dict[int, deque[Connection]] = {}
+        """Those that wait for a turn, by process; `Connection.told` is 0 for all others."""
+        self._congested: dict[Connection, _Congestion] = {}
         self._current: Connection | None = None
         self._looks: asyncio.TimerHandle | None = None
         self._is_due = False
-        loop.add_reader(self._epoll.fileno(), self._run)
+        loop.add_reader(self._epoll.fileno(), self._on_news)
 
     def __enter__(self) -> Poller:
         return self
@@ -78,6 +100,11 @@ class Poller:
         if not self._is_due:
             self._is_due = True
             self._loop.call_soon(self._run)
+
+    def tell(self, handler: Callable[..., None], *what: object) -> None:
+        """Have a handler hear of something once the code that runs now is done: it may fail, and that must go on."""
+        self._loop.call_soon(handler, *what)
+        self.soon()
 
     # Who has turns
 
@@ -125,53 +152,66 @@ class Poller:
             self._epoll.unregister(connection.fd)
             connection.watched = 0
         del self._connections[connection.fd]
-        self._unfinished.pop(connection, None)
-        for other in self._congested:
-            other.held_up.discard(connection)
+        if connection.blockers:
+            for congestion in self._congested.values():
+                congestion.held_up.discard(connection)
         self._relieve(connection)
 
     # Congestion
 
     def congested(self, connection: Connection) -> None:
         """Hold up whoever has its turn: too much waits for this connection."""
-        if connection not in self._congested:
-            self._congested[connection] = None
-            connection.progress_s = monotonic()
+        congestion = self._congested.get(connection)
+        if congestion is None:
+            congestion = self._congested[connection] = _Congestion(connection)
             if self._looks is None:
                 self._looks = self._loop.call_later(_LOOK_PERIOD_S, self._look)
         current = self._current
-        if current is not None and not connection.is_stalled and current not in connection.held_up:
-            connection.held_up.add(current)
+        if (
+            current is not None
+            and not current.is_closed
+            and not connection.is_stalled
+            and current not in congestion.held_up
+        ):
+            congestion.held_up.add(current)
             current.blockers += 1
             self.watch(current)
 
+    def eased(self, connection: Connection) -> None:
+        """Let those go on that a connection holds up, if so little waits for it now that they may."""
+        if connection in self._congested and connection.is_relieved:
+            self._relieve(connection)
+
     def _look(self) -> None:
         self._looks = None
-        late_s = monotonic() - PATIENCE_S
-        for connection in list(self._congested):
-            if not connection.is_stalled and connection.progress_s < late_s:
+        for connection, congestion in list(self._congested.items()):
+            if not connection.is_stalled and congestion.has_stalled(connection):
                 connection.stalled()
-                self._let_go(connection)
+                self._let_go(congestion)
         if self._congested:
             self._looks = self._loop.call_later(_LOOK_PERIOD_S, self._look)
-        self.soon()
 
     def _relieve(self, connection: Connection) -> None:
-        if self._congested.pop(connection, self) is None:
+        congestion = self._congested.pop(connection, None)
+        if congestion is not None:
             connection.is_stalled = False
-            self._let_go(connection)
+            self._let_go(congestion)
 
-    def _let_go(self, connection: Connection) -> None:
-        held_up, connection.held_up = connection.held_up, set()
+    def _let_go(self, congestion: _Congestion) -> None:
+        held_up, congestion.held_up = congestion.held_up, set()
         for other in held_up:
             other.blockers -= 1
             if not other.is_closed:
                 self.watch(other)
-                if other.has_rest and not other.blockers:
-                    self._unfinished[other] = None
-                    self.soon()
+                self._come_back(other)
+        if self._line:
+            self.soon()
 
     # Turns
+
+    def _on_news(self) -> None:
+        if not self._is_due:  # else there is a pass in this turn of the loop already
+            self._run()
 
     def _run(self) -> None:
         self._is_due = False
@@ -179,8 +219,8 @@ class Poller:
             return
         until_s = monotonic() + PASS_S
         try:
-            while self._give_turns():
-                if monotonic() >= until_s:
+            while self._ask():
+                if not self._give_turns(until_s):
                     self.soon()
                     break
         except BaseException:
@@ -188,50 +228,72 @@ class Poller:
             raise
         self.on_quiet()
 
-    def _give_turns(self) -> bool:
-        """Give everybody a turn that has something; False if nobody has."""
-        events = self._epoll.poll(0)
-        turns, self._unfinished = self._unfinished, {}
-        if not events and not turns:
-            return False
-        for fd, what in events:
+    def _ask(self) -> bool:
+        """Ask the system who has something, and accept those who come; False if nobody needs a turn."""
+        has_accepted = False
+        for fd, what in self._epoll.poll(0):
             connection = self._connections.get(fd)
-            if connection is None:
-                if (listener := self._listeners.get(fd)) is not None:
-                    listener.accept()
-                continue
-            if what & select.EPOLLOUT:
-                self._flush(connection)
-            if what & ~select.EPOLLOUT:
-                turns[connection] = None
-        try:
-            while turns:
-                connection, _ = turns.popitem()
-                if not connection.is_closed and not connection.blockers:
-                    self._give_turn(connection)
-        finally:
-            self._unfinished.update(turns)  # those after one whose turn failed
-        return True
+            if connection is not None:
+                self._line_up(connection, what)
+            elif (listener := self._listeners.get(fd)) is not None:
+                listener.accept(monotonic() + TURN_S)
+                has_accepted = True
+        return bool(self._line) or has_accepted
 
-    def _give_turn(self, connection: Connection) -> None:
+    def _line_up(self, connection: Connection, what: int) -> None:
+        if connection.told:
+            connection.told |= what
+            return
+        connection.told = what
+        line = self._line.get(connection.pid)
+        if line is None:
+            self._line[connection.pid] = deque((connection,))
+        else:
+            line.append(connection)
+
+    def _come_back(self, connection: Connection) -> None:
+        """Have a connection in line if it has something in hand that it may go on with, of which no system tells."""
+        if connection.has_rest and not connection.blockers and not connection.is_closed:
+            self._line_up(connection, select.EPOLLIN)
+
+    def _give_turns(self, until_s: float) -> bool:
+        """Give each process a turn; False if the time was over, and then those who had none are the first next time."""
+        now_s = monotonic()
+        for pid in list(self._line):
+            line = self._line.pop(pid)
+            connection = line.popleft()
+            if line:
+                self._line[pid] = line
+            told, connection.told = connection.told, 0
+            if connection.is_closed:
+                continue
+            if told & ~select.EPOLLIN:
+                self._flush(connection, now_s + TURN_S)
+            if told & ~select.EPOLLOUT and not connection.blockers:
+                self._give_turn(connection, now_s + TURN_S)
+            now_s = monotonic()
+            if now_s >= until_s:
+                return False
+        return now_s < until_s
+
+    def _give_turn(self, connection: Connection, until_s: float) -> None:
         self._current = connection
         listeners = self._listeners.values()
         for listener in listeners:
             listener.cork()
         try:
-            connection.turn(monotonic() + TURN_S)
+            connection.turn(until_s)
         finally:
             for listener in listeners:
                 listener.uncork()
             self._current = None
-            if connection.has_rest and not connection.is_closed and not connection.blockers:
-                self._unfinished[connection] = None
+            if connection.has_rest:
+                self._come_back(connection)
 
-    def _flush(self, connection: Connection) -> None:
-        connection.flush()
+    def _flush(self, connection: Connection, until_s: float) -> None:
+        connection.flush(until_s)
         self.watch(connection)
-        if connection in self._congested and connection.is_relieved:
-            self._relieve(connection)
+        self.eased(connection)
 
 
 def linger(connections: Iterable[Connection], until_s: float) -> None:
@@ -242,7 +304,7 @@ def linger(connections: Iterable[Connection], until_s: float) -> None:
         poller.register(fd, select.POLLOUT)
     while waiting and (left_s := until_s - monotonic()) > 0:
         for fd, what in poller.poll(left_s * 1000):
-            waiting[fd].flush()
+            waiting[fd].flush(until_s)
             if what & (select.POLLHUP | select.POLLERR) or not waiting[fd].wants_to_send:
                 poller.unregister(fd)
                 del waiting[fd]

@@ -39,13 +39,17 @@ _JOINED_BELOW_BYTES = 16 * 1024
 """To copy a smaller frame beside its header costs less than one more piece for the system to gather."""
 
 
-def check_greeting(greeting: Buffer) -> None:
-    """Raise `ProtocolError` if these 64 bytes do not open a conversation that this side can have."""
-    if greeting[0] != 0xFF or greeting[9] != 0x7F:
+def check_greeting(come: Buffer) -> None:
+    """Raise `ProtocolError` if what has come of a greeting opens no conversation that this side can have.
+
+    Older peers wait for an answer after the first of its bytes, so these are looked at before the others come.
+    """
+    length = len(come)
+    if (length > 0 and come[0] != 0xFF) or (length > 9 and come[9] != 0x7F):
         raise ProtocolError("the peer does not speak ZMTP")
-    if greeting[10] < 3:
-        raise ProtocolError(f"the peer speaks ZMTP {greeting[10]}, 3 is needed")
-    if bytes(greeting[12:32]) != _MECHANISM:
+    if length > 10 and come[10] < 3:
+        raise ProtocolError(f"the peer speaks ZMTP {come[10]}, 3 is needed")
+    if length >= 32 and bytes(come[12:32]) != _MECHANISM:
         raise ProtocolError("the peer wants a security mechanism, the socket has none but its file's permissions")
 
 

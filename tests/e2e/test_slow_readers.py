@@ -1,0 +1,206 @@
+"""Clients that do not read are dropped; they hear of it, and go on with their next call without help."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from helpers import PATIENCE_S, REPOSITORY, eventually, line_of, stop
+from hostile_peer import MIB, Peer, call_of
+
+import hostd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+BUFFER_BYTES = 2 * MIB
+
+MODEL = """
+    import os
+
+    class M:
+        def big(self, number):
+            return os.urandom(1 << 20)
+
+        def predict(self, x):
+            return x
+
+        def generate(self, count):
+            for _ in range(count):
+                yield os.urandom(1 << 20)
+
+    def load(path):
+        return M()
+"""
+
+PRELUDE = """
+import asyncio, collections, json, os, sys
+import hostd
+
+endpoint = sys.argv[1]
+
+def say(what):
+    sys.stdout.write(json.dumps(what) + "\\n")
+    sys.stdout.flush()
+
+def outcomes(calls):
+    return collections.Counter(type(call.exception()).__name__ for call in calls)
+"""
+
+# Each begins more calls than may wait for it, says so, and is stopped; what it says then is what it went through.
+WAYS = {
+    "sync": """
+        with hostd.connect(endpoint) as client:
+            model = client.retrieve_model("m")
+            calls = [client.submit("m", "big", (number,), {}, 60) for number in range(60)]
+            say("begun")
+            say(outcomes(calls))
+            say(model.predict(1))
+            say([len(item) for item in model.stream.generate(3)])
+            say(client.get_model("m").state)
+    """,
+    "sync, a stream": """
+        with hostd.connect(endpoint) as client:
+            model = client.retrieve_model("m")
+            items = iter(model.stream.generate(200))
+            len(next(items))
+            say("begun")
+            try:
+                say({"None": len(list(items))})
+            except hostd.HostError as error:
+                say({type(error).__name__: 1})
+            say(model.predict(1))
+            say([len(item) for item in model.stream.generate(3)])
+            say(client.get_model("m").state)
+    """,
+    "sync, nobody waits": """
+        with hostd.connect(endpoint) as client:
+            model = client.retrieve_model("m")
+            calls = [client.submit("m", "big", (number,), {}, 60) for number in range(60)]
+            say("begun")
+            sys.stdin.readline()
+            lost = outcomes(calls)
+            say(lost)
+            say(model.predict(1))
+            say([len(item) for item in model.stream.generate(3)])
+            say(client.get_model("m").state)
+    """,
+    "asyncio": """
+        async def main():
+            async with hostd.AsyncClient(endpoint) as client:
+                model = await client.retrieve_model("m")
+                calls = [asyncio.ensure_future(model.options(timeout_s=60).big(number)) for number in range(60)]
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                say("begun")
+                await asyncio.wait(calls)
+                say(outcomes(calls))
+                say(await model.predict(1))
+                say([len(item) async for item in model.stream.generate(3)])
+                say((await client.get_model("m")).state)
+
+        asyncio.run(main())
+    """,
+}
+
+
+@pytest.fixture(scope="module")
+def small_host() -> Iterator[hostd.Host]:
+    with hostd.Host(workers={"drain_timeout_s": 1.0}, limits={"peer_buffer_bytes": BUFFER_BYTES}) as host:
+        yield host
+
+
+@pytest.fixture
+def model(small_host: hostd.Host, model_dir: Callable[..., str]) -> Iterator[Any]:
+    with hostd.connect(small_host.endpoint) as client:
+        yield client.load_model("m", model_dir(MODEL)).options(timeout_s=PATIENCE_S)
+        client.unload_all_models()
+
+
+@pytest.fixture
+def start(small_host: hostd.Host) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    started: list[subprocess.Popen[str]] = []
+
+    def make(way: str) -> subprocess.Popen[str]:
+        code = PRELUDE + textwrap.dedent(WAYS[way])
+        command = [sys.executable, "-W", "error", "-c", code, small_host.endpoint]
+        started.append(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+        )
+        return started[-1]
+
+    yield make
+    for each in started:
+        stop(each)
+
+
+def clients_of(host: hostd.Host) -> int:
+    """Return how many connections there are to the socket for clients."""
+    path = host.endpoint.removeprefix("ipc://")
+    return sum(each.laddr == path for each in psutil.Process(host.pid).net_connections("unix"))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_client_that_was_stopped_hears_what_it_has_lost_and_goes_on(
+    small_host: hostd.Host, model: Any, start: Callable[[str], subprocess.Popen[str]], way: str
+) -> None:
+    process = start(way)
+    assert json.loads(line_of(process)) == "begun"
+    before = clients_of(small_host)
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        eventually(lambda: clients_of(small_host) < before, "the host drops it")
+        assert model.predict(2) == 2
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    assert process.stdin is not None
+    print("go on", file=process.stdin, flush=True)
+    lost = json.loads(line_of(process))
+    assert set(lost) <= {"NoneType", "UnavailableError"}, lost
+    assert lost["UnavailableError"] > 0
+    assert json.loads(line_of(process)) == 1
+    assert json.loads(line_of(process)) == [MIB] * 3
+    assert json.loads(line_of(process)) == "READY"
+
+
+def test_a_client_that_reads_slowly_gets_everything(model: Any) -> None:
+    for item in model.stream.generate(20):
+        assert len(item) == MIB
+        time.sleep(0.02)  # what it is busy with
+    assert len(model.big(1)) == MIB
+
+
+def test_others_do_not_notice_one_that_does_not_read(small_host: hostd.Host, model: Any) -> None:
+    """Its results are more than may wait; another's calls of the same model go on, and the host stays small."""
+    process = psutil.Process(small_host.pid)
+    model.big(0)
+    before_bytes = process.memory_info().rss
+    over = threading.Event()
+    most: list[int] = []
+
+    def watch() -> None:
+        while not over.wait(0.005):
+            most.append(process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for _ in range(3):
+            with Peer(small_host.endpoint) as peer:
+                for number in range(300):
+                    peer.send(call_of("m", "big", 10 + number))
+                for number in range(200):
+                    assert model.predict(number) == number
+    finally:
+        over.set()
+        watcher.join(PATIENCE_S)
+    assert max(most) - before_bytes < 64 * MIB

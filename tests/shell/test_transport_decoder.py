@@ -1,0 +1,200 @@
+"""Bytes in, messages out: however the bytes come, whatever they are, and however many were announced."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transport_rig import COMMAND, GREETING, LONG, MORE, announced, frame, message
+
+from hostd.shell.transport.decoder import BUFFER_BYTES, MORE_TO_DO, Decoder, TooLongError
+from hostd_workers.wire.errors import ProtocolError
+from hostd_workers.wire.frames import MAX_FRAMES
+
+LIMIT_BYTES = 100_000
+
+
+class Fed:
+    """A decoder, the buffer that it shares with others, and what came out of it."""
+
+    def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
+        self.buffer = bytearray(BUFFER_BYTES)
+        self.decoder = Decoder(memoryview(self.buffer), limit_bytes)
+        self.found: list[Any] = []
+        self.asked = 0
+
+    def feed(self, data: bytes) -> None:
+        """Let bytes come, as many at a time as there is space for."""
+        while data:
+            space = self.decoder.space()
+            count = min(len(space), len(data))
+            assert count, "no space for what comes"
+            space[:count] = data[:count]
+            data = data[count:]
+            self.decoder.filled(count)
+            self._take()
+            self.decoder.keep()
+            self.buffer[:] = b"\xaa" * len(self.buffer)  # it is somebody else's now
+
+    def _take(self) -> None:
+        while True:
+            self.asked += 1
+            try:
+                if (found := self.decoder.next()) is None:
+                    return
+            except TooLongError as error:
+                self.found.append(("too long", bytes(error.first)))
+                continue
+            if found != MORE_TO_DO:
+                self.found.append(bytes(found) if isinstance(found, bytes) else [bytes(each) for each in found])
+
+
+def fed(*pieces: bytes, limit_bytes: int = LIMIT_BYTES) -> Fed:
+    made = Fed(limit_bytes)
+    for piece in (GREETING, *pieces):
+        made.feed(piece)
+    return made
+
+
+bodies = st.one_of(
+    st.binary(max_size=20),
+    st.sampled_from([255, 256, 4096, 32 * 1024, 32 * 1024 + 1, 65_000, 99_999, 100_001]).map(
+        lambda length: random.Random(length).randbytes(length)
+    ),
+)
+messages = st.lists(bodies, min_size=1, max_size=4)
+commands = st.binary(min_size=1, max_size=300)
+
+
+def expected(item: list[bytes] | bytes) -> Any:
+    if isinstance(item, bytes) or sum(map(len, item)) <= LIMIT_BYTES:
+        return item
+    return ("too long", item[0])
+
+
+@settings(max_examples=150)
+@given(st.lists(st.one_of(messages, commands), max_size=6), st.lists(st.integers(1, 70_000), max_size=12), st.data())
+def test_the_same_messages_come_out_however_the_bytes_are_cut(items: Any, cuts: list[int], data: Any) -> None:
+    stream = GREETING + b"".join(frame(item, COMMAND) if isinstance(item, bytes) else message(*item) for item in items)
+    made, at = Fed(), 0
+    for cut in cuts:
+        made.feed(stream[at : at + cut])
+        at += cut
+    for byte in range(at, min(at + data.draw(st.integers(0, 100)), len(stream))):
+        made.feed(stream[byte : byte + 1])
+        at = byte + 1
+    made.feed(stream[at:])
+    assert len(made.found) == len(items)
+    for found, item in zip(made.found, items, strict=True):
+        wanted = expected(item)
+        if isinstance(wanted, tuple):  # of a first frame that is too long, as much as had come
+            assert found[0] == "too long"
+            assert wanted[1].startswith(found[1])
+        else:
+            assert found == wanted
+    assert made.decoder.held_bytes == 0
+    assert not made.decoder.has_rest
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=300),
+            st.sampled_from([GREETING, b"\x00\x01x", b"\x02", b"\x07"]),
+            st.integers(0, 2**64 - 1).map(announced),
+        ),
+        max_size=20,
+    ),
+    st.booleans(),
+)
+def test_garbage_is_refused_or_skipped_and_never_kept_beyond_the_limit(pieces: list[bytes], is_greeted: bool) -> None:
+    made = Fed(limit_bytes=1000)
+    try:
+        for piece in (GREETING if is_greeted else b"", *pieces):
+            made.feed(piece)
+            assert made.decoder.held_bytes <= 1000
+    except ProtocolError:
+        pass
+
+
+def test_a_command_between_two_frames_of_a_message_is_no_part_of_it() -> None:
+    made = fed(frame(b"a", MORE) + frame(b"\x04PING\0\0", COMMAND) + frame(b"b"))
+    assert made.found == [b"\x04PING\0\0", [b"a", b"b"]]
+
+
+def test_a_command_between_the_frames_of_a_message_that_is_skipped_is_heard() -> None:
+    made = fed(frame(bytes(LIMIT_BYTES + 1), MORE) + frame(b"\x04PING\0\0", COMMAND) + frame(b"b") + message(b"good"))
+    assert made.found[1:] == [b"\x04PING\0\0", [b"good"]]
+
+
+@pytest.mark.parametrize("length", [LIMIT_BYTES + 1, 300_000])
+def test_a_message_after_one_that_is_too_long_is_heard(length: int) -> None:
+    made = fed(message(b"id of the sender", bytes(length), b"rest"), message(b"good"))
+    assert made.found == [("too long", b"id of the sender"), [b"good"]]
+
+
+def test_of_a_first_frame_that_is_too_long_the_beginning_is_told() -> None:
+    made = fed(message(b"0123456789abcdef" + bytes(LIMIT_BYTES)), message(b"good"))
+    assert made.found == [("too long", b"0123456789abcdef"), [b"good"]]
+
+
+def test_a_message_of_too_many_frames_is_told_once_and_skipped() -> None:
+    made = fed(message(*[b"x"] * (MAX_FRAMES + 100)), message(*[b"x"] * MAX_FRAMES))
+    assert made.found == [("too long", b"x"), [b"x"] * MAX_FRAMES]
+
+
+def test_many_small_frames_are_looked_at_a_few_at_a_time() -> None:
+    """A million of them in one message would keep everybody else waiting for a second."""
+    for kind in ("kept", "skipped"):
+        made = fed(limit_bytes=1000)
+        before = made.asked
+        made.feed(frame(bytes(1001), MORE) if kind == "skipped" else b"")
+        made.feed(frame(b"", MORE) * 4000)
+        assert made.asked - before >= 50, kind
+
+
+def test_the_limit_may_grow_between_two_messages() -> None:
+    made = fed(message(bytes(2000)), limit_bytes=1000)
+    made.decoder.max_message_bytes = 3000
+    made.feed(message(bytes(2000)))
+    assert made.found == [("too long", bytes(16)), [bytes(2000)]]
+
+
+@pytest.mark.parametrize("length", [2**31, 2**32 + 1, 2**63 - 1, 2**63, 2**64 - 1])
+def test_lengths_of_any_size_are_too_long(length: int) -> None:
+    made = fed(announced(length) + bytes(300_000))
+    assert made.found == [("too long", bytes(16))]
+    assert made.decoder.held_bytes == 0
+
+
+def test_what_is_announced_and_never_sent_takes_no_memory() -> None:
+    length = 64 << 20  # more than malloc ever takes from memory that it has
+    before = psutil.Process().memory_info().rss
+    several = [fed(announced(length) + bytes(1000), limit_bytes=length) for _ in range(50)]
+    assert psutil.Process().memory_info().rss - before < length
+    assert all(each.decoder.is_amid_big_frame and each.decoder.held_bytes == 1000 for each in several)
+
+
+def test_a_frame_for_which_there_is_no_memory_is_too_long() -> None:
+    made = fed(announced(1 << 62) + bytes(1000), message(b"is part of it"), limit_bytes=1 << 62)
+    assert made.found == [("too long", bytes(16))]
+
+
+def test_a_long_command_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="command"):
+        fed(announced(1025, COMMAND))
+
+
+@pytest.mark.parametrize("flags", [8, 0x80, 0xFF])
+def test_flags_that_do_not_exist_are_refused(flags: int) -> None:
+    with pytest.raises(ProtocolError, match="flags"):
+        fed(bytes([flags, 0]))
+
+
+def test_a_short_frame_with_a_long_header_is_a_frame() -> None:
+    assert fed(bytes([LONG]) + (3).to_bytes(8, "big") + b"abc").found == [[b"abc"]]

@@ -1,0 +1,211 @@
+"""The conversation before the first message, heartbeats, and what a frame looks like, with peers of ZeroMQ and raw ones."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+import zmq
+from transport_rig import COMMAND, GREETING, LIMIT_BYTES, MORE, Heard, Transport, frame, message, ready
+
+from hostd.shell.transport import zmtp
+from hostd_workers.wire.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PING = b"\x04PING\x00\x64"
+
+
+@pytest.fixture
+def transport(tmp_path: Path) -> Iterator[Transport]:
+    with Transport(tmp_path) as made:
+        yield made
+
+
+def greeting(version: int = 3, minor: int = 0, mechanism: bytes = b"NULL", signature: bytes = GREETING[:10]) -> bytes:
+    return signature + bytes([version, minor]) + mechanism.ljust(20, b"\0") + bytes(32)
+
+
+# The greeting
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x01\x00",  # ZMTP 1.0, which has no greeting
+        greeting(signature=b"\xff" + bytes(8) + b"\x7e"),
+        greeting(version=1)[:12],  # 2.0, which waits for an answer after this
+        greeting(version=2),
+        greeting(mechanism=b"PLAIN"),
+        greeting(mechanism=b"CURVE"),
+        greeting(mechanism=b"NULLA"),
+    ],
+    ids=["HTTP", "1.0", "signature", "2.0", "2.x", "PLAIN", "CURVE", "NULLA"],
+)
+def test_whoever_greets_in_another_way_is_turned_away_at_once(transport: Transport, said: bytes) -> None:
+    listener = transport.hear(Heard())
+    peer = transport.raw(listener, said)
+    transport.until(peer.has_ended)
+    assert bytes(peer.received) == zmtp.GREETING
+
+
+@pytest.mark.parametrize(("version", "minor"), [(3, 0), (3, 1), (4, 2)])
+def test_later_versions_fall_back_to_ours(transport: Transport, version: int, minor: int) -> None:
+    heard = Heard()
+    peer = transport.raw(transport.hear(heard), greeting(version, minor) + ready() + message(b"hello"))
+    transport.until(lambda: heard.messages)
+    assert heard.messages == [(b"1", [b"hello"])]
+    assert peer.frames()[0][1].startswith(b"\x05READY\x0bSocket-Type\x00\x00\x00\x06ROUTER")
+
+
+def test_a_greeting_may_come_byte_by_byte(transport: Transport) -> None:
+    heard = Heard()
+    peer = transport.raw(transport.hear(heard), b"")
+    rest = iter(greeting() + ready() + message(b"a", b"b" * 300))
+    transport.until(lambda: heard.messages or [peer.say(bytes([byte])) for byte in itertools.islice(rest, 1)] == [])
+    transport.until(lambda: heard.messages)
+    assert heard.messages == [(b"1", [b"a", b"b" * 300])]
+
+
+# READY
+
+
+@pytest.mark.parametrize("kind", [b"DEALER", b"REQ", b"ROUTER"])
+def test_who_can_talk_to_a_router_may(transport: Transport, kind: bytes) -> None:
+    heard = Heard()
+    transport.raw(transport.hear(heard), GREETING + ready(kind) + message(b"hello"))
+    transport.until(lambda: heard.messages)
+
+
+@pytest.mark.parametrize("kind", [b"PUB", b"SUB", b"PUSH", b"PAIR", b"STREAM", b"", b"dealer"])
+def test_who_cannot_is_turned_away(transport: Transport, kind: bytes) -> None:
+    heard = Heard()
+    peer = transport.raw(transport.hear(heard), GREETING + ready(kind))
+    transport.until(peer.has_ended)
+    assert heard.claims == heard.gone == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        message(b"too early"),
+        frame(b"\x05ERROR\x00", COMMAND),
+        frame(PING, COMMAND),
+        frame(b"\x05READY\xff", COMMAND),
+        frame(b"\x05READY\x0bSocket-Type\xff\xff\xff\xffDEALER", COMMAND),
+        frame(b"\x05READY\x0bSocket-Type\x00\x00", COMMAND),
+        frame(b"\x05READY", COMMAND),
+        frame(b"\x05READY" + bytes(1019), COMMAND),
+        b"\x06" + (2**63).to_bytes(8, "big"),
+    ],
+    ids=["message", "ERROR", "PING", "no name", "long value", "short length", "no type", "longest", "2^63"],
+)
+def test_whoever_says_something_else_than_a_good_ready_is_turned_away(transport: Transport, said: bytes) -> None:
+    heard = Heard()
+    peer = transport.raw(transport.hear(heard), GREETING + said)
+    transport.until(peer.has_ended)
+    assert heard.messages == heard.gone == []
+
+
+def test_names_of_properties_have_no_case_and_unknown_ones_are_ignored() -> None:
+    body = b"\x05READY\x0bsocket-TYPE\x00\x00\x00\x06DEALER\x01X\x00\x00\x00\x00\x08IDENTITY\x00\x00\x00\x02me"
+    assert zmtp.unpack_ready(body) == b"me"
+    with pytest.raises(ProtocolError):
+        zmtp.unpack_ready(b"")
+
+
+# Heartbeats
+
+
+def test_a_peer_of_zeromq_with_heartbeats_lives(transport: Transport) -> None:
+    """Its library ends a connection on which no PONG comes."""
+    heard = Heard()
+    listener = transport.hear(heard)
+    peer = transport.dealer(listener, HEARTBEAT_IVL=20, HEARTBEAT_TIMEOUT=200, RECONNECT_IVL=-1)
+    monitor = peer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    peer.send(b"hello")
+    transport.until(lambda: heard.messages)
+    before, looks = transport.loop.time(), []
+    transport.until(lambda: looks.append(monitor.poll(0)) or transport.loop.time() - before > 1.0)
+    assert not any(looks)
+    peer.send(b"still here")
+    transport.until(lambda: len(heard.messages) == 2)
+    peer.disable_monitor()
+    monitor.close(0)
+
+
+def test_a_ping_brings_its_context_back(transport: Transport) -> None:
+    peer = transport.raw(transport.hear(Heard()))
+    peer.say(frame(PING + b"context", COMMAND) + frame(PING, COMMAND))
+    transport.until(lambda: len(peer.frames()) == 3)
+    assert peer.frames()[1:] == [(COMMAND, b"\x04PONGcontext"), (COMMAND, b"\x04PONG")]
+
+
+def test_commands_that_need_no_answer_get_none(transport: Transport) -> None:
+    heard = Heard()
+    peer = transport.raw(transport.hear(heard))
+    for body in (b"", b"\x04PONGx", b"\x09SUBSCRIBEx", b"\x05READY", b"\x05ERROR\x03why"):
+        peer.say(frame(body, COMMAND))
+    peer.say(message(b"last"))
+    transport.until(lambda: heard.messages)
+    assert heard.messages == [(b"1", [b"last"])]
+    assert len(peer.frames()) == 1
+
+
+@pytest.mark.parametrize("is_trusted", [False, True], ids=["client", "worker"])
+def test_whoever_pings_and_never_reads_fills_no_memory(transport: Transport, is_trusted: bool) -> None:
+    heard = Heard(is_trusted=is_trusted)
+    listener = transport.hear(heard, peer_buffer_bytes=64 * 1024)
+    peer = transport.raw(listener)
+    peer.say(message(b"hello"))
+    transport.until(lambda: heard.messages)
+    pings = frame(PING, COMMAND) * 1000
+    sent = 0
+
+    def flood() -> bool:
+        nonlocal sent
+        try:
+            sent += peer.socket.send(pings)
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            return True
+        return sent > 200_000 * len(frame(PING, COMMAND))
+
+    transport.until(flood)
+    if is_trusted:  # its pings are read, and no longer answered
+        assert _waiting_bytes(listener) < 256 * 1024
+    else:
+        transport.until(lambda: heard.gone == [b"1"])
+
+
+def _waiting_bytes(listener: object) -> int:
+    (connection,) = listener._connections.values()  # type: ignore[attr-defined]
+    return int(connection.queued_bytes)
+
+
+# Messages out
+
+
+def test_what_is_packed_is_what_zeromq_reads(transport: Transport) -> None:
+    heard = Heard()
+    listener = transport.hear(heard)
+    peer = transport.dealer(listener)
+    peer.send(b"hello")
+    transport.until(lambda: heard.messages)
+    sizes = [0, 1, 255, 256, 16 * 1024 - 1, 16 * 1024, 70_000, LIMIT_BYTES]
+    for frames in [[bytes(size)] for size in sizes] + [[bytes(size) for size in sizes], [b"x"] * 300, [b"", b""]]:
+        listener.send(b"1", frames)
+        transport.until(lambda: peer.poll(0))
+        assert peer.recv_multipart() == frames
+
+
+def test_a_big_frame_is_not_copied_on_its_way_out() -> None:
+    big = bytes(100_000)
+    pieces = zmtp.pack_message([b"first", big, b"last"])
+    assert pieces[1] is big
+    assert b"".join(pieces) == frame(b"first", MORE) + frame(big, MORE) + frame(b"last")
