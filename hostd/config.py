@@ -225,7 +225,7 @@ class LimitsConfig(_Section):
 
     peer_buffer_bytes: Bytes = 32 * 2**20
     """Bytes that wait in the host for one client or worker that takes none. Beyond it nothing is read from those
-    who send more to it. If it takes less than a 32nd of this in a quarter of a second then, a client is dropped,
+    who send more to it. If it takes less than a 32nd of this in a second then, a client is dropped,
     loudly, and calls of a worker are refused with RESOURCE_EXHAUSTED."""
 
     @model_validator(mode="after")

@@ -34,8 +34,9 @@ TURN_S = 0.0005
 PASS_S = 0.005
 """Until the loop's other work has its turn."""
 
-PATIENCE_S = 0.25
-"""How long a peer that takes nothing may hold others up. One that lives takes something every few milliseconds."""
+PATIENCE_S = 1.0
+"""How long a peer that takes nothing may hold others up. One that lives takes something every few milliseconds, but its
+container may be out of CPU quota for a few tenths of a second."""
 
 _LOOK_PERIOD_S = 0.05
 """How often to look whether a congested peer takes anything; only while there is one."""
