@@ -6,8 +6,8 @@ Rules
    worker: no thread waits for it longer than it was told to, and what others left is not this worker's (`claims`).
 3. A descriptor is opened for a few processes at a time: a tree may have more members than we may have descriptors.
 
-Why a family that flees by forking comes to an end: a signal to a group reaches all of it, also what is being forked just
-then (fork(2) begins anew); who has left its group is a child of ours once its parent has ended, and is met there.
+Why a family that flees by forking comes to an end: a signal to a group reaches all of it, also what is being forked
+just then (fork(2) begins anew); what has left its group is a child of ours once its parent has ended, and is met there.
 """
 
 from __future__ import annotations
@@ -29,12 +29,11 @@ if TYPE_CHECKING:
     from hostd.core.events import Memory
 
 PATIENCE_S = 5.0
-"""How long a thread waits for processes that were killed. What takes longer sleeps uninterruptibly, for a dead disk or a
+"""How long a thread waits for processes that were killed. What takes longer hangs in the kernel, for a dead disk or a
 device driver; it is looked for again."""
 
 _BATCH = 64
-"""So many descriptors at a time are little beside the 1,024 that a process may have at least, and waits for so many ends
-at once are as good as for all."""
+"""Descriptors at a time: few beside what a process may have, and enough to wait for many ends at once."""
 
 
 class StillThereError(Exception):
@@ -49,7 +48,7 @@ class StillThereError(Exception):
             for pid in self.refused
         ]
         words += [
-            f"process {pid} ({_name_of(pid)}) was killed and has not ended: it hangs in the kernel, on a disk or a device"
+            f"process {pid} ({_name_of(pid)}) was killed and has not ended: it hangs in the kernel (a disk, a device)"
             for pid in self.slow
         ]
         super().__init__("; ".join(words))
@@ -124,7 +123,7 @@ class Ending:
         self._is_reaped = True
 
     def _end_the_orphans(self, until_s: float) -> tuple[set[int], set[int]]:
-        """Kill and reap what the worker left; return those that may not be killed, and those that have not ended yet."""
+        """Kill and reap what the worker left; return what may not be killed, and what has not ended yet."""
         refused: set[int] = set()
         slow: set[int] = set()
         # Twice, because the kernel may leave one out of the list while another thread reaps its neighbour (proc(5)).

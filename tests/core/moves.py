@@ -53,7 +53,7 @@ MOVES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
     "lose_call": {"n": N, "is_full": BOOL},
     "say_last_words": {"n": N},
     "exit": {"n": N},
-    "prove": {"n": N},
+    "prove": {"n": N, "obstacle": (*[None] * 6, "hangs", "beyond reach")},
     "pass_time": {"seconds": (0.0, 0.1, 0.1, 1.0, 1.0, 11.0, 31.0, 601.0)},
     "oversleep": {"seconds": (1.0, 11.0, 601.0)},
     **MOVES_OF_FILES,
