@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from hostd.shell import memory
 from hostd.shell.proc import descendants_of, read_file
+from hostd.shell.shared_memory import Held
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -75,8 +76,8 @@ class Ending:
         self._pid = pid
         self._pidfd = pidfd
         self._family = family
-        self._freed_bytes: int | None = None
-        self._is_reaped = False
+        self._freed_bytes = 0
+        self._is_measured = self._is_reaped = False
         self._counted: set[int] = {pid}
         self._others: set[tuple[int, bytes]] = set()
         """Those who were children of ours while the worker lived, with the times at which they began."""
@@ -92,24 +93,29 @@ class Ending:
         Raises `StillThereError`, and OSError if there is no descriptor left.
         """
         until_s = time.monotonic() + patience_s
-        if not self._is_reaped:
-            self._end_the_worker(measured, until_s)
-        refused, slow = self._end_the_orphans(until_s)
+        with contextlib.ExitStack() as stack:
+            shared = None if self._is_reaped else self._end_the_worker(measured, until_s, stack)
+            refused, slow = self._end_the_orphans(until_s)
+            if shared is not None:
+                self._freed_bytes += shared.let_go()
         # They are children of ours, so their numbers stay theirs.
         self.claims = frozenset(refused | slow)
         if self.claims:
             raise StillThereError(refused, slow)
-        return self._freed_bytes or 0, len(self._counted)
+        return self._freed_bytes, len(self._counted)
 
-    def _end_the_worker(self, measured: Memory | None, until_s: float) -> None:
+    def _end_the_worker(self, measured: Memory | None, until_s: float, stack: contextlib.ExitStack) -> Held:
+        """Kill the tree and reap the worker; return the shared memory that it held, which `stack` lets go of."""
         _send(self._pidfd, signal.SIGSTOP)  # what is stopped cannot fork away from the list that follows
         others = {_identity_of(pid) for pid in self._family.foreign_children()}
         if not _has_ended(self._pidfd, 0.0):
             self._others = others
         tree = descendants_of(self._pid)
         self.claims = frozenset(tree)
-        if self._freed_bytes is None:
+        if not self._is_measured:
             self._freed_bytes = memory.private_bytes_of([self._pid, *tree], measured)
+            self._is_measured = True
+        shared = stack.enter_context(Held([self._pid, *tree]))
         self._counted.update(tree)
         for pid in tree:
             with _opened([pid]) as opened:
@@ -121,6 +127,7 @@ class Ending:
             raise StillThereError([self._pid] if is_refused else [], [] if is_refused else [self._pid])
         self._family.reap_worker(self._pid, self._pidfd)
         self._is_reaped = True
+        return shared
 
     def _end_the_orphans(self, until_s: float) -> tuple[set[int], set[int]]:
         """Kill and reap what the worker left; return what may not be killed, and what has not ended yet."""
@@ -129,20 +136,25 @@ class Ending:
         # Twice, because the kernel may leave one out of the list while another thread reaps its neighbour (proc(5)).
         while orphans := self._orphans(refused | slow) or self._orphans(refused | slow):
             new = [pid for pid in orphans if pid not in self._counted]
-            self._freed_bytes = (self._freed_bytes or 0) + memory.private_bytes_of(new)
+            self._freed_bytes += memory.private_bytes_of(new)
             self._counted.update(new)
-            for batch in _batches(orphans):
-                with _opened(batch) as opened:
-                    refused.update(pid for pid, pidfd in opened.items() if not _send(pidfd, signal.SIGKILL))
-                    for pid in opened:
-                        _kill_group(pid)
-                    for pid, pidfd in opened.items():
-                        if _has_ended(pidfd, 0.0 if pid in refused else until_s - time.monotonic()):
-                            refused.discard(pid)
-                            reap(pidfd)
-                        elif pid not in refused:
-                            slow.add(pid)
+            with Held(new) as shared:
+                for batch in _batches(orphans):
+                    self._end_batch(batch, until_s, refused, slow)
+                self._freed_bytes += shared.let_go()
         return refused, slow
+
+    def _end_batch(self, pids: list[int], until_s: float, refused: set[int], slow: set[int]) -> None:
+        with _opened(pids) as opened:
+            refused.update(pid for pid, pidfd in opened.items() if not _send(pidfd, signal.SIGKILL))
+            for pid in opened:
+                _kill_group(pid)
+            for pid, pidfd in opened.items():
+                if _has_ended(pidfd, 0.0 if pid in refused else until_s - time.monotonic()):
+                    refused.discard(pid)
+                    reap(pidfd)
+                elif pid not in refused:
+                    slow.add(pid)
 
     def _orphans(self, known: Collection[int]) -> list[int]:
         children = self._family.foreign_children()

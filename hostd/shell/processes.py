@@ -110,8 +110,9 @@ class Processes:
         """Kill what is left of a worker's tree, wait for the proof, and return `(freed_bytes, processes)`.
 
         `freed_bytes` is what the tree alone held just before the kill, and of shared memory what is gone after it;
-        `measured` is a sample from just now, if there is one. Blocks; call it in a thread. Raises `StillThereError` if something has not ended after
-        `patience_s`, and OSError if the system has no descriptor for it: call it again then, as often as it takes.
+        `measured` is a sample from just now, if there is one. Blocks; call it in a thread. Raises `StillThereError` if
+        something has not ended after `patience_s`, and OSError if the system has no descriptor for it: call it again
+        then, as often as it takes.
         """
         with self._lock:
             ending = self._endings.setdefault(process.worker_id, Ending(process.pid, process.pidfd, self))
