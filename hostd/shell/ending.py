@@ -117,10 +117,10 @@ class Ending:
             self._is_measured = True
         shared = stack.enter_context(Held([self._pid, *tree]))
         self._counted.update(tree)
-        for pid in tree:
-            with _opened([pid]) as opened:
-                for pidfd in opened.values():
-                    _send(pidfd, signal.SIGKILL)
+        for batch in _batches(tree):
+            with _opened(batch) as opened:
+                for pidfd in [pidfd for pidfd in opened.values() if _send(pidfd, signal.SIGKILL)]:
+                    _has_ended(pidfd, until_s - time.monotonic())
         is_refused = not _send(self._pidfd, signal.SIGKILL)
         _kill_group(self._pid)
         if not _has_ended(self._pidfd, 0.0 if is_refused else until_s - time.monotonic()):
@@ -186,9 +186,13 @@ def _send(pidfd: int, number: signal.Signals) -> bool:
 
 
 def _kill_group(pid: int) -> None:
-    """Kill the whole group of a child that is not reaped: its session, and so its group, is of one worker's only."""
+    """Kill the whole group of a child that is not reaped.
+
+    A group is of one session, and all of a session that is not ours descend from one worker.
+    """
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(os.getpgid(pid), signal.SIGKILL)
+        if os.getsid(pid) != os.getsid(0):
+            os.killpg(os.getpgid(pid), signal.SIGKILL)
 
 
 def _has_ended(pidfd: int, within_s: float) -> bool:

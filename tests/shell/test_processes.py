@@ -18,7 +18,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from helpers import PATIENCE_S, at_most, descendants, eventually, is_there, state_of, tree_of, uss_of_tree
+from helpers import (
+    PATIENCE_S,
+    at_most,
+    descendants,
+    eventually,
+    is_there,
+    line_of,
+    program,
+    state_of,
+    tree_of,
+    uss_of_tree,
+)
 
 from hostd.core.events import WorkerId
 from hostd.shell import process_memory, processes
@@ -516,6 +527,20 @@ def test_a_number_that_was_let_go_is_never_signalled(
 
 FAR = {"start_new_session": True}
 NAP = [sys.executable, "-S", "-c", "import signal; signal.pause()"]
+
+
+JOIN = "import os, signal, sys\nos.setpgid(0, int(sys.argv[1]))\nprint('up')\nsignal.pause()\n"
+
+
+def test_no_group_of_our_own_session_is_killed(ours: Processes) -> None:
+    """Whatever is taken for a worker: its group may be that of who started us."""
+    with program(JOIN, 0) as leader:
+        assert line_of(leader) == "up"
+        with program(JOIN, leader.pid) as beside:
+            assert line_of(beside) == "up"
+            ours.end(WorkerProcess(WorkerId(1), leader.pid, os.pidfd_open(leader.pid), -1))
+            assert beside.poll() is None
+            beside.kill()
 
 
 @pytest.mark.parametrize("how", [{}, FAR], ids=["as usual", "in a session of its own"])
