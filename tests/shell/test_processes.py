@@ -539,8 +539,8 @@ def test_no_group_of_our_own_session_is_killed(ours: Processes) -> None:
         with program(JOIN, leader.pid) as beside:
             assert line_of(beside) == "up"
             ours.end(WorkerProcess(WorkerId(1), leader.pid, os.pidfd_open(leader.pid), -1))
-            assert beside.poll() is None
-            beside.kill()
+            beside.terminate()
+            assert beside.wait(PATIENCE_S) == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("how", [{}, FAR], ids=["as usual", "in a session of its own"])
@@ -574,7 +574,12 @@ def test_what_a_finder_lets_go_is_left_alone_while_workers_are_ended(ours: Proce
         os.waitpid(far, 0)
 
 
-def test_the_results_of_subprocesses_are_theirs_while_workers_come_and_go(ours: Processes, spawn: Spawn) -> None:
+def test_the_results_of_subprocesses_are_theirs_while_workers_come_and_go(ours: Processes, tmp_path: Path) -> None:
+    # Written before any subprocess begins: what one has open for writing cannot be executed (ETXTBSY).
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nsleep 3600\n")
+    program.chmod(0o755)
+
     def find(how: dict[str, bool]) -> list[subprocess.CompletedProcess[str]]:
         return [
             subprocess.run(["sh", "-c", "echo found; exit 3"], stdout=subprocess.PIPE, text=True, check=False, **how)
@@ -584,7 +589,9 @@ def test_the_results_of_subprocesses_are_theirs_while_workers_come_and_go(ours: 
     with ThreadPoolExecutor(2) as finders:
         finding = [finders.submit(find, how) for how in ({}, FAR)]
         while not all(found.done() for found in finding):
-            ours.end(spawn(READY_AND_SLEEP))
+            process = ours.spawn(WorkerId(1), str(program), dict(os.environ))
+            ours.end(process)
+            os.close(process.log_fd)
         ran = [one for found in finding for one in found.result()]
     assert {(one.returncode, one.stdout) for one in ran} == {(3, "found\n")}
 
