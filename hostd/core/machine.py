@@ -82,7 +82,7 @@ class Core(Questions):
         comparing = self._comparing = Comparing(self._registry)
         loading = self._loading = Loading(self._registry, admission, comparing)
         router = self._router = Router(self._registry, loading.wanted)
-        unloading = self._unloading = Unloading(self._registry, loading)
+        unloading = self._unloading = Unloading(self._registry, loading, router.holding)
         reloading = Reloading(self._registry, loading, unloading)
         pinning = Pinning(self._registry, unloading)
         deploying = self._deploying = Deploying(self._registry, loading, unloading, pinning)

@@ -154,7 +154,7 @@ class Service:
             self._serve_pages(loop, stack)
             self._handle_signals(loop)
             sampler = self._sampler(workforce, gpu)
-            tasks = [asyncio.create_task(sampler.run()), asyncio.create_task(self._place.follow())]
+            tasks = [asyncio.create_task(sampler.run()), asyncio.create_task(self._place.follow(supervisor.aside))]
             if repository is not None or declared.now:
                 await self._load_at_start(declared)
             if repository is not None and config.models.lazy_load:

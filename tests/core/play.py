@@ -30,7 +30,7 @@ WEIGHTS: Final[dict[str, float]] = {
     "shut_down": 0.01,
     "fail_to_spawn": 0.5,
     "refuse_load": 0.3,
-    "exit": 0.6,
+    "exit": 0.4,
     "vanish": 0.3,
     "pass_time": 1.5,
     "oversleep": 0.1,

@@ -4,7 +4,7 @@ by others.
 
 from __future__ import annotations
 
-from driver import BOB, Driver
+from driver import BOB, LAZY, Driver
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
@@ -55,6 +55,16 @@ def test_calls_of_what_may_never_be_gone_end(host: Driver) -> None:
     assert host.is_waiting(call)
     host.not_ended()
     assert isinstance(host.error(call), AbortedError)
+
+
+def test_calls_that_wait_for_its_next_load_end() -> None:
+    host = Driver(LAZY)
+    host.up_to("READY")
+    host.unload()
+    call = host.call()
+    assert host.is_waiting(call)
+    host.not_ended()
+    assert isinstance(host.error(call), FailedPreconditionError)
 
 
 def test_when_it_is_gone_after_all_the_model_is_unloaded(host: Driver) -> None:
