@@ -52,12 +52,10 @@ DOOR = "members.ipc"
 LOCK = "hostd.lock"
 ASK_TO_END = (signal.SIGTERM, signal.SIGINT)
 AT_LAST_S = 10.0
-"""What a supervisor that was asked twice may take to end: at once it kills 100 GiB of workers in that time. One that is
-stopped, or hangs, is killed then, and loses nothing by it: all that it leaves is collected here."""
-
+"""What a supervisor may take that was asked twice; it kills 100 GiB of workers meanwhile. One that is stopped or hangs
+is killed then."""
 REFUSED_S = 2.0
 """How long to try to kill what may not be killed, a program of another user: it may be about to end by itself."""
-
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.001, 0.05
 """How long to wait for the end of what was killed; twice as long each time that nothing has ended meanwhile."""
 
@@ -107,11 +105,12 @@ def keep(embedder_pid: int, remove_dir: str, command: list[str], door: Door | No
 def tell_of(left: list[int]) -> None:
     """Say what could not be ended: nobody else will."""
     for pid in left:
-        with contextlib.suppress(OSError):
-            with open(f"/proc/{pid}/comm", "rb") as file:  # noqa: PTH123 - pathlib would double the start time
-                name = file.read().strip().decode("utf-8", "backslashreplace")
-            words = f"hostd: process {pid} ({name}), which a model started, runs as another user and goes on: this "
-            os.write(2, f"{words}host may not end it. End it with: sudo kill -9 {pid}\n".encode())
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/comm", "rb") as file:  # noqa: PTH123 - as above
+            name = file.read().strip().decode("utf-8", "backslashreplace")
+            words = (
+                f"hostd: process {pid} ({name}), which a model started, runs as another user and goes on: this host "
+            )
+            os.write(2, f"{words}may not end it. End it with: sudo kill -9 {pid}\n".encode())
 
 
 def open_standard_descriptors() -> None:
@@ -133,10 +132,8 @@ def watch(poller: select.poll, supervisor_fd: int, wake_fd: int, door: Door | No
         if at_last_s is not None and not _left_ms(at_last_s):
             numbers.append(signal.SIGKILL)
         for number in numbers:
-            if number in (*FORWARDED, signal.SIGKILL):
-                signal.pidfd_send_signal(supervisor_fd, number)
-            elif number == AT_ONCE:
-                signal.pidfd_send_signal(supervisor_fd, signal.SIGKILL)
+            if number in (*FORWARDED, AT_ONCE, signal.SIGKILL):
+                signal.pidfd_send_signal(supervisor_fd, signal.SIGKILL if number == AT_ONCE else number)
             asked += number in ASK_TO_END
         if asked > 1 and at_last_s is None:
             # Somebody may have stopped it; then it has not even heard of the first.
@@ -315,8 +312,7 @@ def kill_children() -> list[int]:
             awaited -= ended
             if ended:
                 waited_s, pause_s = 0.0, _FIRST_LOOK_S
-            if not ended or awaited <= 0:
-                # Not after each end: a look costs as much as there are children.
+            if not ended or awaited <= 0:  # not after each end: a look costs as much as there are children
                 children = children_of(os.getpid())
                 refused = _kill_all(children)
                 awaited = len(children) - len(refused)
@@ -329,10 +325,9 @@ def kill_children() -> list[int]:
 
 
 def _kill_all(children: list[int]) -> list[int]:
-    """Kill children of this process, and return those that it may not kill.
+    """Kill children of this process, which keep their numbers until they are reaped; return those that it may not kill.
 
-    A child that is not reaped keeps its number, and that of its group. A signal to a group reaches all of it, also what
-    is being forked just then (fork(2) begins anew if there is one): so a family that flees by forking is ended by it.
+    A signal to a group reaches all of it, also what is being forked just then: so families that flee by forking end.
     """
     refused, groups, session = [], {os.getpgrp()}, os.getsid(0)
     for pid in children:
@@ -346,15 +341,15 @@ def _kill_all(children: list[int]) -> list[int]:
             group = os.getpgid(pid)
             # Those of this session may be in a group with who started us.
             if group not in groups and os.getsid(pid) != session:
-                groups.add(group)
                 os.killpg(group, signal.SIGKILL)
+                groups.add(group)
     return refused
 
 
 def children_of(parent: int) -> list[int]:
     """Return the children of a process; some may be missing if it is not this one, or while others end."""
     children: list[int] = []
-    # Not known to every kernel (CONFIG_PROC_CHILDREN), and a look at the process table takes milliseconds.
+    # Not every kernel has it (CONFIG_PROC_CHILDREN), and a look at the process table takes milliseconds.
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{parent}/task"):  # noqa: PTH208 - pathlib would double the start time
             with open(f"/proc/{parent}/task/{thread}/children", "rb") as file:  # noqa: PTH123 - as above
