@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from hostd.core.effects import Answer, CompareFiles
 from hostd.core.lifecycle import SERVING
 from hostd.core.models import Freshness
-from hostd_workers.wire.errors import AbortedError
+from hostd_workers.wire.errors import AbortedError, UnavailableError
 
 if TYPE_CHECKING:
     from hostd.core.events import Caller, FilesCompared, FilesNoted, ModelId
@@ -71,6 +71,11 @@ class Comparing:
             )
             overtaken = AbortedError(f"model {event.model_id!r} was loaded, and {what} now: load it again")
             registry.waiting.refuse(waiters, overtaken)
+
+    def stop(self) -> None:
+        """Answer those who wait: the host stops, and need not wait for a disk."""
+        for waiters in self._waiters.values():
+            self._registry.waiting.refuse(waiters, UnavailableError("the host is shutting down"))
 
     def note(self, model: Model, digest: str | None) -> bool:
         """Take the digest of a model's files ("": they are gone, None: not known); say whether they have changed."""

@@ -195,6 +195,17 @@ class WorkerGone(NamedTuple):
     output: str = ""
 
 
+class WorkerNotEnded(NamedTuple):
+    """Processes of a worker that was killed are still there, `reason` says which and why; it is being tried again.
+
+    `is_beyond_reach`: the system does not let this host end them, so that their end may never come.
+    """
+
+    worker_id: WorkerId
+    reason: str
+    is_beyond_reach: bool
+
+
 class WorkerUnreachable(NamedTuple):
     """A message to the worker could not be sent: its queue is full (`is_full`) or it has no connection."""
 
@@ -344,6 +355,7 @@ Event: TypeAlias = (
     | WorkerSpokeLastWords
     | WorkerExited
     | WorkerGone
+    | WorkerNotEnded
     | WorkerUnreachable
     | FilesStaged
     | FilesWritten

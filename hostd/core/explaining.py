@@ -26,6 +26,9 @@ _STEPS = {WorkerState.SPAWNING: "starts", WorkerState.IDLE: "starts", WorkerStat
 
 def reason_of(model: Model, now: float) -> str:
     """Return why a model is as it is; of one that loads, the step that it is in, and what was noted of it before."""
+    obstacles = [worker.obstacle for worker in model.alive() if worker.obstacle]
+    if obstacles:
+        return f"it is not gone: {'; '.join(obstacles)}"
     if model.state is not ModelState.LOADING:
         return model.reason
     for worker in model.workers.values():

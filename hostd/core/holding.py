@@ -74,6 +74,11 @@ class Holding:
         self._let_go(caller)
         self._registry.refuse(caller, error)
 
+    def refuse(self, model_id: ModelId, error: HostError) -> None:
+        """End all calls that wait for a model with an error."""
+        for caller, _, _ in self.of(model_id):
+            self.dismiss(caller, error)
+
     def lose_client(self, client: ClientId) -> None:
         """Forget the calls of a client that nobody can answer any more."""
         for caller in self.by_caller.of(client):

@@ -79,10 +79,10 @@ class Core(Questions):
         charges = self._charges = Charges(self._registry)
         planning = self._planning = Planning(self._registry, charges)
         admission = self._admission = Admission(self._registry, charges, planning)
-        comparing = Comparing(self._registry)
+        comparing = self._comparing = Comparing(self._registry)
         loading = self._loading = Loading(self._registry, admission, comparing)
         router = self._router = Router(self._registry, loading.wanted)
-        unloading = self._unloading = Unloading(self._registry, loading)
+        unloading = self._unloading = Unloading(self._registry, loading, router.holding)
         reloading = Reloading(self._registry, loading, unloading)
         pinning = Pinning(self._registry, unloading)
         deploying = self._deploying = Deploying(self._registry, loading, unloading, pinning)
@@ -125,6 +125,7 @@ class Core(Questions):
             ev.WorkerSpokeLastWords: self._on_last_words,
             ev.WorkerExited: self._on_exited,
             ev.WorkerGone: self._on_gone,
+            ev.WorkerNotEnded: self._on_not_ended,
             ev.FilesStaged: deploying.staged,
             ev.FilesWritten: deploying.written,
             ev.FilesInstalled: deploying.installed,
@@ -238,6 +239,13 @@ class Core(Questions):
             self._registry.move_worker(worker, WorkerInput.GONE, proof_of(event.processes))
             self._worker_gone(worker)
 
+    def _on_not_ended(self, event: ev.WorkerNotEnded) -> None:
+        worker = self._registry.workers.get(event.worker_id)
+        if worker is not None and worker.state is WorkerState.KILLING:
+            if event.is_beyond_reach:
+                self._router.fail_all(worker, AbortedError(f"model {worker.model.id!r} was ended"))
+            self._unloading.not_ended(worker, event)
+
     def _worker_gone(self, worker: Worker) -> None:
         """Go on with whatever waited for the proof of a worker's death."""
         registry, own = self._registry, worker.model
@@ -314,6 +322,7 @@ class Core(Questions):
                 self._registry.refuse(event.caller, error)
                 return
         self._syncing.stop()
+        self._comparing.stop()
         self._deploying.stop()
         self._unloading.shutdown(event)
 

@@ -49,7 +49,8 @@ class Worker:
     """A worker process, from the decision to spawn it until the proof that it is gone.
 
     `highest` is the sample with the most resident memory; `left_s` is what is left of its time to load while it is
-    PAUSED. `shares` is whose the calls are that it has, those that it was told to leave included.
+    PAUSED. `shares` is whose the calls are that it has, those that it was told to leave included. `obstacle` says why
+    its processes are still there after a kill, `is_beyond_reach` that the host may not end them.
     """
 
     id: WorkerId
@@ -71,6 +72,8 @@ class Worker:
     exit: str = ""
     stack: str = ""
     killed_for: Memory | None = None
+    obstacle: str = ""
+    is_beyond_reach: bool = False
     death: Death = Death.UNEXPLAINED
 
     @property

@@ -3,7 +3,8 @@
 Rules
 1. An unload is answered when every worker of the model is DEAD, those of earlier generations too, not before.
 2. An unload overtakes whatever is under way for its id: a load, a try that waits, a successor.
-3. The host stops when no worker, no model and no operation on files is left.
+3. The host stops when no worker, no model and no operation on files is left, but for workers that it may not end.
+4. What cannot be ended is never called unloaded: who waits for it is told why, and it is tried again for ever.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from hostd.core.effects import Answer, Stop
 from hostd.core.lifecycle import ModelInput, ModelState, WorkerInput, WorkerState
 from hostd.core.timers import WorkerTimer
 from hostd.records import UnloadReport
-from hostd_workers.wire.errors import AbortedError, HostError
+from hostd_workers.wire.errors import AbortedError, FailedPreconditionError, HostError
 
 if TYPE_CHECKING:
-    from hostd.core.events import ModelId, ShutdownRequested, UnloadAllRequested, UnloadRequested
+    from hostd.core.events import ModelId, ShutdownRequested, UnloadAllRequested, UnloadRequested, WorkerNotEnded
+    from hostd.core.holding import Holding
     from hostd.core.loading import Loading
-    from hostd.core.models import Model
+    from hostd.core.models import Model, Worker
     from hostd.core.registry import Registry
     from hostd.core.waiting import Waiters
 
@@ -37,9 +39,11 @@ class UnloadAll:
 class Unloading:
     """The decisions about unloads."""
 
-    def __init__(self, registry: Registry, loading: Loading) -> None:
+    def __init__(self, registry: Registry, loading: Loading, holding: Holding) -> None:
+        """Take the registry, the decisions about loads, and the calls that wait for them."""
         self._registry = registry
         self._loading = loading
+        self._holding = holding
         self.unload_alls: list[UnloadAll] = []
         self.shutdown_waiters: Waiters = {}
         self._has_stopped = False
@@ -178,10 +182,42 @@ class Unloading:
             listener(model, report)
         self.stop_if_done()
 
-    def stop_if_done(self) -> None:
-        """Stop the host if it is shutting down and nothing is left."""
+    def not_ended(self, worker: Worker, event: WorkerNotEnded) -> None:
+        """Note why a worker's processes are still there; if the host may not end them, tell all who wait for that."""
         registry = self._registry
-        if registry.is_stopping and not (registry.workers or registry.models or registry.files_in_work):
+        is_news, worker.obstacle = worker.obstacle != event.reason, event.reason
+        worker.is_beyond_reach = event.is_beyond_reach
+        waits = registry.models[worker.model.id]  # perhaps a later generation
+        if is_news:
+            for model in {worker.model.generation: worker.model, waits.generation: waits}.values():
+                registry.note(model, "NOT_ENDED", event.reason)
+        if event.is_beyond_reach:
+            self._tell_those_who_wait(waits)
+            self.stop_if_done()
+
+    def _tell_those_who_wait(self, model: Model) -> None:
+        waiting, error = self._registry.waiting, _not_unloaded([model])
+        for waiters in (model.unload_waiters, model.next_waiters):
+            waiting.refuse(waiters, error)
+        self._holding.refuse(model.id, error)
+        if model.load_error is not None:
+            waiting.refuse(model.waiters, model.load_error)
+        for group in list(self.unload_alls):
+            pending = [self._registry.models[model_id] for model_id in sorted(group.pending)]
+            if all(_is_beyond_reach(model) for model in pending):
+                self.unload_alls.remove(group)
+                waiting.refuse(group.waiters, _not_unloaded(pending))
+
+    def stop_if_done(self) -> None:
+        """Stop the host if it is shutting down and nothing is left that it may end."""
+        registry = self._registry
+        left = list(registry.models.values())
+        is_done = all(map(_is_beyond_reach, left)) and all(one.is_beyond_reach for one in registry.workers.values())
+        if registry.is_stopping and is_done and not registry.files_in_work:
+            for model in left:
+                self._tell_those_who_wait(model)
+            if left:
+                registry.waiting.refuse(self.shutdown_waiters, _left_behind(left))
             registry.waiting.answer(self.shutdown_waiters, None)
             if not self._has_stopped:
                 self._has_stopped = True
@@ -195,6 +231,29 @@ class Unloading:
                 registry.move_worker(worker, WorkerInput.DRAIN, reason)
             else:
                 registry.kill(worker, reason)
+
+
+def _is_beyond_reach(model: Model) -> bool:
+    """Say whether of a model that is being unloaded only workers are left that the host may not end."""
+    left = model.alive()
+    return model.state is ModelState.UNLOADING and bool(left) and all(worker.is_beyond_reach for worker in left)
+
+
+def _not_unloaded(models: list[Model]) -> HostError:
+    names = ", ".join(repr(model.id) for model in models)
+    verb = "is" if len(models) == 1 else "are"
+    return FailedPreconditionError(
+        f"{names} {verb} not unloaded: {_obstacles(models)}. It stays UNLOADING, and is unloaded when they are gone",
+        details={"model_ids": [model.id for model in models]},
+    )
+
+
+def _left_behind(models: list[Model]) -> HostError:
+    return FailedPreconditionError(f"the host has ended, and this goes on: {_obstacles(models)}")
+
+
+def _obstacles(models: list[Model]) -> str:
+    return "; ".join(worker.obstacle for model in models for worker in model.alive() if worker.obstacle)
 
 
 def _overtaken(model: Model, reason: str) -> HostError:

@@ -32,6 +32,7 @@ import os
 import select
 import signal
 import sys
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +50,14 @@ NO_PROCESS = (
 """What a supervisor would say (`hostd.shell.service`), where there is none."""
 DOOR = "members.ipc"
 LOCK = "hostd.lock"
+ASK_TO_END = (signal.SIGTERM, signal.SIGINT)
+AT_LAST_S = 10.0
+"""What a supervisor may take that was asked twice; it kills 100 GiB of workers meanwhile. One that is stopped or hangs
+is killed then."""
+REFUSED_S = 2.0
+"""How long to try to kill what may not be killed, a program of another user: it may be about to end by itself."""
+_FIRST_LOOK_S, _LAST_LOOK_S = 0.001, 0.05
+"""How long to wait for the end of what was killed; twice as long each time that nothing has ended meanwhile."""
 
 
 def keep(embedder_pid: int, remove_dir: str, command: list[str], door: Door | None = None) -> int:
@@ -82,7 +91,7 @@ def keep(embedder_pid: int, remove_dir: str, command: list[str], door: Door | No
             signal.pidfd_send_signal(supervisor_fd, signal.SIGKILL)
     watch(poller, supervisor_fd, wake_read, door)
     _, status = os.waitpid(supervisor, 0)
-    kill_children()
+    tell_of(kill_children())
     if door is not None:
         door.close()
     if remove_dir and (door is None or door.is_locked(remove_dir)):
@@ -93,6 +102,17 @@ def keep(embedder_pid: int, remove_dir: str, command: list[str], door: Door | No
     return code if code >= 0 else 128 - code
 
 
+def tell_of(left: list[int]) -> None:
+    """Say what could not be ended: nobody else will."""
+    for pid in left:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/comm", "rb") as file:  # noqa: PTH123 - as above
+            name = file.read().strip().decode("utf-8", "backslashreplace")
+            words = (
+                f"hostd: process {pid} ({name}), which a model started, runs as another user and goes on: this host "
+            )
+            os.write(2, f"{words}may not end it. End it with: sudo kill -9 {pid}\n".encode())
+
+
 def open_standard_descriptors() -> None:
     """Have 0, 1 and 2 lead to nowhere if they are closed, or the next file or socket would be one of them."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -101,18 +121,28 @@ def open_standard_descriptors() -> None:
 
 
 def watch(poller: select.poll, supervisor_fd: int, wake_fd: int, door: Door | None) -> None:
-    """Pass on what the supervisor is to hear of, until it has ended."""
-    while supervisor_fd not in (ready := {fd for fd, _ in poller.poll()}):
+    """Pass on what the supervisor is to hear of, until it has ended; kill it if it does not end when asked again."""
+    asked, at_last_s = 0, None
+    while supervisor_fd not in (ready := {fd for fd, _ in poller.poll(_left_ms(at_last_s))}):
         numbers = [*os.read(wake_fd, 64)] if wake_fd in ready else []
         if door is not None:
             numbers.append(door.attend(ready))
-        elif not numbers:  # the embedding process is gone, and nothing else would be told
+        elif ready and not numbers:  # the embedding process is gone, and nothing else would be told
+            numbers.append(signal.SIGKILL)
+        if at_last_s is not None and not _left_ms(at_last_s):
             numbers.append(signal.SIGKILL)
         for number in numbers:
-            if number in (*FORWARDED, signal.SIGKILL):
-                signal.pidfd_send_signal(supervisor_fd, number)
-            elif number == AT_ONCE:
-                signal.pidfd_send_signal(supervisor_fd, signal.SIGKILL)
+            if number in (*FORWARDED, AT_ONCE, signal.SIGKILL):
+                signal.pidfd_send_signal(supervisor_fd, signal.SIGKILL if number == AT_ONCE else number)
+            asked += number in ASK_TO_END
+        if asked > 1 and at_last_s is None:
+            # Somebody may have stopped it; then it has not even heard of the first.
+            signal.pidfd_send_signal(supervisor_fd, signal.SIGCONT)
+            at_last_s = time.monotonic() + AT_LAST_S
+
+
+def _left_ms(at_last_s: float | None) -> float | None:
+    return None if at_last_s is None else max(0.0, at_last_s - time.monotonic()) * 1000
 
 
 class Seats:
@@ -268,23 +298,69 @@ class Door:
             self._tell(seat, self._said)
 
 
-def kill_children() -> None:
-    """Kill and reap every child, and what becomes one because its parent was killed, until there is none."""
+def kill_children() -> list[int]:
+    """Kill and reap every child, and what becomes one because its parent was killed, until there is none.
+
+    Return those that are left, because this process may not kill them: programs of other users.
+    """
+    awaited, waited_s, pause_s = 0, 0.0, _FIRST_LOOK_S
     with contextlib.suppress(ChildProcessError):  # there is none left
         while True:
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
-            children = children_of(os.getpid())
-            for pid in children:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)  # a child that is not reaped keeps its number
-            if children:
-                os.waitid(os.P_ALL, 0, os.WEXITED)
+            ended = 0
+            while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG) is not None:
+                ended += 1
+            awaited -= ended
+            if ended:
+                waited_s, pause_s = 0.0, _FIRST_LOOK_S
+            if not ended or awaited <= 0:  # not after each end: a look costs as much as there are children
+                children = children_of(os.getpid())
+                refused = _kill_all(children)
+                awaited = len(children) - len(refused)
+                if children and not awaited and waited_s > REFUSED_S:
+                    return refused
+            if not ended or awaited > 1:
+                time.sleep(pause_s)
+                waited_s, pause_s = waited_s + pause_s, min(2 * pause_s, _LAST_LOOK_S)
+    return []
+
+
+def _kill_all(children: list[int]) -> list[int]:
+    """Kill children of this process, which keep their numbers until they are reaped; return those that it may not kill.
+
+    A signal to a group reaches all of it, also what is being forked just then: so families that flee by forking end.
+    """
+    refused, groups, session = [], {os.getpgrp()}, os.getsid(0)
+    for pid in children:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except PermissionError:
+            refused.append(pid)
+        except ProcessLookupError:
+            continue
+        with contextlib.suppress(PermissionError, ProcessLookupError):
+            group = os.getpgid(pid)
+            # Those of this session may be in a group with who started us.
+            if group not in groups and os.getsid(pid) != session:
+                os.killpg(group, signal.SIGKILL)
+                groups.add(group)
+    return refused
 
 
 def children_of(parent: int) -> list[int]:
-    """Return the children of a process, from the process table (proc(5)): this happens once, and on any kernel."""
+    """Return the children of a process; some may be missing if it is not this one, or while others end."""
+    children: list[int] = []
+    # Not every kernel has it (CONFIG_PROC_CHILDREN), and a look at the process table takes milliseconds.
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{parent}/task"):  # noqa: PTH208 - pathlib would double the start time
+            with open(f"/proc/{parent}/task/{thread}/children", "rb") as file:  # noqa: PTH123 - as above
+                children.extend(map(int, file.read().split()))
+    return children or _children_by_table(parent)
+
+
+def _children_by_table(parent: int) -> list[int]:
+    """Return the children of a process, from the process table (proc(5))."""
     children = []
-    for name in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - pathlib would double the start time
+    for name in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - as above
         with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123 - as above
             # The command's name may hold anything, but the last parenthesis is its end.
             if int(file.read().rpartition(b")")[2].split()[1]) == parent:

@@ -11,6 +11,8 @@ import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from hostd.shell.rundir import RuntimeDirectory, StateDirectory
 
 PERIOD_S = 2.0
@@ -29,12 +31,11 @@ class Place:
         """What is wrong by the last look, and what to do."""
         return tuple(trouble for trouble in self._found.values() if trouble)
 
-    async def follow(self) -> None:
-        """Look until this is cancelled; what changes is logged once."""
-        loop = asyncio.get_running_loop()
+    async def follow(self, aside: Callable[[Callable[[], str | None]], Awaitable[str | None]]) -> None:
+        """Look until this is cancelled, `aside` in a thread; what changes is logged once."""
         while True:
             for directory, known in self._found.items():
-                found = await loop.run_in_executor(None, directory.trouble)
+                found = await aside(directory.trouble)
                 if found != known:
                     _log.error("%s", found or f"{directory.path} is as it should be again")
                 self._found[directory] = found

@@ -57,6 +57,18 @@ def children_of(pid: int) -> list[int]:
     return children
 
 
+def adopted_children() -> list[int]:
+    """Return the children of this process but for those that threads other than its first have forked.
+
+    A child is listed with the thread that forked it as long as that lives, and an orphan with the first thread of the
+    process that adopts it (kernel/exit.c, find_new_reaper). Where a kernel has no such lists these are all children.
+    """
+    pid = os.getpid()
+    if not _HAS_CHILDREN_FILES:
+        return _children_by_table(pid)
+    return [*map(int, (read_file(pid, f"task/{pid}/children") or b"").split())]
+
+
 def descendants_of(pid: int) -> list[int]:
     """Return the process ids of all descendants of a process, parents before children."""
     found: list[int] = []

@@ -3,20 +3,21 @@
 Rules
 1. Processes are spawned from one thread that lives as long as the supervisor: PR_SET_PDEATHSIG fires when the *thread*
    that forked ends (prctl(2)).
-2. A process is signalled through its pidfd only, so never a stranger that got its number.
+2. A process is signalled through its pidfd, or by its number while it is a child of ours that is not reaped: so never a
+   stranger that got its number.
 3. Every worker is a subreaper, and so is the supervisor. While a worker lives, all its descendants, daemonised ones
-   too, are in its tree; when it dies they become children of the supervisor. A child of the supervisor that is not a
-   registered worker is therefore what a dead worker left, and is killed.
-4. A worker is gone when its process and every descendant are reaped. There is no time-out: a proof comes or is waited
-   for.
+   too, are in its tree; when it dies they become children of the supervisor, of its first thread, in which nobody
+   forks. And every worker begins in a session of its own, and no process can ever enter another's (setsid(2)). So a
+   child is what a dead worker left only if it is no registered worker, belongs to the first thread, is not in the
+   supervisor's own session, and was not there while the worker lived. The others are subprocesses of finders and
+   sizers, and are left alone: nothing that a model does can make them of its processes.
+4. A worker is gone when its process and every descendant are reaped (`ending`). No time-out ends that: a proof comes,
+   or is asked for again.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import select
 import signal
 import sys
 import threading
@@ -25,24 +26,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hostd_workers
-from hostd.shell import memory
 from hostd.shell.crashes import CRASHES
-from hostd.shell.own_log import about
-from hostd.shell.proc import children_of, descendants_of
-from hostd.shell.shared_memory import Held
+from hostd.shell.ending import PATIENCE_S, Ending, reap
+from hostd.shell.proc import adopted_children
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from hostd.core.events import Memory, WorkerId
-
-_log = logging.getLogger(__name__)
 
 # Started by path rather than imported: the supervisor imports nothing of the workers but the wire.
 BOOTSTRAP = Path(hostd_workers.__file__).resolve().parent / "_bootstrap" / "run.py"
-
-_STILL_WAITING_S = 5.0
-"""How often to say in the log that a process is hard to kill (uninterruptible sleep, mostly a dead disk)."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +51,13 @@ class Processes:
     """The processes of all workers."""
 
     def __init__(self) -> None:
-        self._own: set[int] = set()
-        # Held while a child exists that is not registered yet, so that `_orphans` never sees one.
+        self._workers: set[int] = set()
+        self._endings: dict[WorkerId, Ending] = {}
+        # Held while a child exists that is not registered yet, so that `foreign_children` never sees one.
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"<Processes {sorted(self._own)}>"
+        return f"<Processes {sorted(self._workers)}>"
 
     def spawn(self, worker_id: WorkerId, python: str | None, environment: dict[str, str]) -> WorkerProcess:
         """Start a worker. Raises OSError if the system makes no process. Call it from the spawning thread only."""
@@ -90,50 +83,69 @@ class Processes:
                     setsigmask=[],
                     setsigdef=_DEFAULTS,
                 )
-                self._own.add(pid)
+                self._workers.add(pid)
         except BaseException:  # ValueError too: an environment from a file may hold what no environment can
             os.close(log_read)
             raise
         finally:
             os.close(log_write)
-        return WorkerProcess(worker_id, pid, os.pidfd_open(pid), log_read)
+        try:
+            return WorkerProcess(worker_id, pid, os.pidfd_open(pid), log_read)
+        except OSError:
+            os.close(log_read)
+            self._undo(pid)
+            raise
 
-    def end(self, process: WorkerProcess, measured: Memory | None = None) -> tuple[int, int]:
+    def _undo(self, pid: int) -> None:
+        """End a worker for which there is no descriptor; a child that is not reaped keeps its number."""
+        os.killpg(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        with self._lock:
+            self._workers.discard(pid)
+            os.waitpid(pid, 0)
+
+    def end(
+        self, process: WorkerProcess, measured: Memory | None = None, patience_s: float = PATIENCE_S
+    ) -> tuple[int, int]:
         """Kill what is left of a worker's tree, wait for the proof, and return `(freed_bytes, processes)`.
 
         `freed_bytes` is what the tree alone held just before the kill, and of shared memory what is gone after it;
-        `measured` is a sample from just now, if there is one. Blocks; call it in a thread.
+        `measured` is a sample from just now, if there is one. Blocks; call it in a thread. Raises `StillThereError` if
+        something has not ended after `patience_s`, and OSError if the system has no descriptor for it: call it again
+        then, as often as it takes.
         """
-        _signal(process.pidfd, signal.SIGSTOP)  # what is stopped cannot fork away from the list that follows
-        with contextlib.ExitStack() as stack:
-            tree = _open_all(descendants_of(process.pid), stack)
-            freed_bytes = memory.private_bytes_of([process.pid, *tree], measured)
-            shared = stack.enter_context(Held([process.pid, *tree]))
-            with self._lock:
-                self._own.update(tree)
-            tree[process.pid] = process.pidfd
-            _kill(tree)
-            with self._lock:
-                # Before they are reaped: after it a new worker may have one of their numbers.
-                self._own.difference_update(tree)
-                _reap(tree)
-            freed_bytes += shared.let_go()
-        os.close(process.pidfd)
-        count = len(tree)
-        while orphans := self._orphans():
-            with contextlib.ExitStack() as stack:
-                escaped = _open_all(orphans, stack)
-                freed_bytes += memory.private_bytes_of(escaped)
-                shared = stack.enter_context(Held(escaped))
-                count += len(escaped)
-                _kill(escaped)
-                _reap(escaped)
-                freed_bytes += shared.let_go()
-        return freed_bytes, count
-
-    def _orphans(self) -> list[int]:
         with self._lock:
-            return [pid for pid in children_of(os.getpid()) if pid not in self._own]
+            ending = self._endings.setdefault(process.worker_id, Ending(process.pid, process.pidfd, self))
+        ended = ending.go_on(measured, patience_s)
+        with self._lock:
+            del self._endings[process.worker_id]
+        os.close(process.pidfd)
+        return ended
+
+    def reap_worker(self, pid: int, pidfd: int) -> None:
+        """Reap a worker that has ended."""
+        with self._lock:
+            # Before it is reaped: after it a new worker may have its number.
+            self._workers.discard(pid)
+            reap(pidfd)
+
+    def foreign_children(self) -> list[int]:
+        """Return the children of this process that may be what workers left, as far as one look tells (rule 3)."""
+        session = os.getsid(0)
+        with self._lock:
+            return [pid for pid in adopted_children() if pid not in self._workers and _session_of(pid) != session]
+
+    def claimed_by_others(self, ending: Ending) -> set[int]:
+        """Return the processes that the ends of other workers wait for."""
+        with self._lock:
+            return {pid for other in self._endings.values() if other is not ending for pid in other.claims}
+
+
+def _session_of(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
 
 
 _DEFAULTS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
@@ -169,36 +181,3 @@ def _name_of(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _open_all(pids: Iterable[int], stack: contextlib.ExitStack) -> dict[int, int]:
-    """Return a pidfd for each process that is still there; `stack` closes them."""
-    opened = {}
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            opened[pid] = os.pidfd_open(pid)
-            stack.callback(os.close, opened[pid])
-    return opened
-
-
-def _signal(pidfd: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, number)
-
-
-def _kill(opened: dict[int, int]) -> None:
-    """Kill these processes, and wait for the end of each."""
-    for pidfd in opened.values():
-        _signal(pidfd, signal.SIGKILL)
-    for pid, pidfd in opened.items():
-        poller = select.poll()
-        poller.register(pidfd, select.POLLIN)
-        while not poller.poll(_STILL_WAITING_S * 1000):
-            _log.warning("process %s was killed and is still not gone; waiting", pid, extra=about(pid=pid))
-
-
-def _reap(opened: dict[int, int]) -> None:
-    """Take away the zombies of these processes; all have ended, so what nobody reaped is a child of ours by now."""
-    for pidfd in opened.values():
-        with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from hostd.shell.own_log import about
 from hostd.shell.proc import descendants_of
 from hostd.shell.scheduling import give_way
 from hostd.shell.shared_memory import system_bytes
+from hostd.shell.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -68,7 +68,7 @@ class Sampler:
     async def run(self) -> None:
         """Sample until cancelled."""
         loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1, THREAD_NAME, give_way) as executor:
+        with Threads(1, THREAD_NAME, give_way) as executor:
             while True:
                 self._woken.clear()
                 try:
@@ -78,7 +78,7 @@ class Sampler:
                     await asyncio.sleep(_AFTER_FAILURE_S)
                 await self._wait(loop)
 
-    async def _pass(self, loop: asyncio.AbstractEventLoop, executor: ThreadPoolExecutor) -> None:
+    async def _pass(self, loop: asyncio.AbstractEventLoop, executor: Threads) -> None:
         workers = self._watched()
         asked_s = loop.time()
         looks = self._schedule.looks(workers, asked_s)

@@ -107,7 +107,7 @@ class Service:
             supervisor = self._supervisor = settings.start_supervisor(poller)
             stack.callback(supervisor.close)
             guard = stack.enter_context(Guard.open())
-            gpu = await _open_gpu(loop, stack)
+            gpu = await _open_gpu(supervisor, stack)
             workforce = Workforce(
                 loop,
                 supervisor,
@@ -134,7 +134,7 @@ class Service:
             if repository is not None and staging is not None:
                 stack.callback(repository.close)
                 handlers |= repository.handlers()
-                await loop.run_in_executor(None, recover, staging)
+                await supervisor.aside(recover, staging)
             declared = DeclaredModels(config.preload, specifying, models_dir, self._sources)
             stack.callback(declared.close)
             control = Control(
@@ -154,7 +154,7 @@ class Service:
             self._serve_pages(loop, stack)
             self._handle_signals(loop)
             sampler = self._sampler(workforce, gpu)
-            tasks = [asyncio.create_task(sampler.run()), asyncio.create_task(self._place.follow())]
+            tasks = [asyncio.create_task(sampler.run()), asyncio.create_task(self._place.follow(supervisor.aside))]
             if repository is not None or declared.now:
                 await self._load_at_start(declared)
             if repository is not None and config.models.lazy_load:
@@ -300,8 +300,8 @@ class Service:
         )
 
 
-async def _open_gpu(loop: asyncio.AbstractEventLoop, stack: contextlib.ExitStack) -> GpuReader | None:
-    gpu = await loop.run_in_executor(None, GpuReader.open)  # a driver may take seconds to wake
+async def _open_gpu(supervisor: Supervisor, stack: contextlib.ExitStack) -> GpuReader | None:
+    gpu = await supervisor.aside(GpuReader.open)  # a driver may take seconds to wake
     if gpu is not None:
         stack.callback(gpu.close)
     return gpu

@@ -7,8 +7,8 @@ Rules
    waits its turn, so the core never sees itself half done.
 2. Nothing here blocks. What is slow runs in a thread and comes back as an event. What has to do with processes or files
    is carried out by others (`workforce`, `finding`, `files`, `repository`, `sizes`) in this way.
-3. An effect that fails takes no other with it: the rest of its event's effects, and the events that wait, follow at the
-   loop's next turn.
+3. An effect that fails takes no other with it, and is not lost: it is tried again, or the core hears that it failed
+   (`failing`).
 4. A timer is armed for exactly the deadline that the core names.
 """
 
@@ -18,12 +18,12 @@ import asyncio
 import logging
 import time
 from collections import deque
-from operator import length_hint
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.machine import Core
+from hostd.shell.failing import FAILURES, RETRIED, RETRY_S
 from hostd.shell.own_log import about
 from hostd.shell.turns import Turns
 from hostd_workers.wire import frames as wire
@@ -32,13 +32,15 @@ from hostd_workers.wire.codec import encode
 from hostd_workers.wire.errors import HostError, InternalError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
     from hostd.core.registry import CoreConfig
     from hostd.shell.backend import Backend
     from hostd.shell.frontend import Frontend
     from hostd.shell.transport.poller import Poller
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -68,8 +70,6 @@ class Supervisor:
         self.core = Core(config, wall_offset_s=time.time() - self._loop.time())
         poller.on_quiet = self.arm
         self._events: deque[ev.Event] = deque()
-        self._due: Iterator[fx.Effect] = iter(())
-        """The effects of the event in hand that are still to be carried out."""
         self._encoded: tuple[Any, Any, Any] | None = None
         """The value that was answered last, while its event is carried out, and its encoded form."""
         self._is_busy = False
@@ -153,20 +153,39 @@ class Supervisor:
         events, handle, carry_out, now = self._events, self.core.handle, self._effects, self._loop.time
         self._is_busy = True
         try:
-            for effect in self._due:  # what one that failed has left
-                carry_out[type(effect)](effect)
             while events:
-                due = self._due = iter(handle(events.popleft(), now()))
-                for effect in due:
-                    carry_out[type(effect)](effect)
+                for effect in handle(events.popleft(), now()):
+                    try:
+                        carry_out[type(effect)](effect)
+                    except Exception as error:  # noqa: BLE001, PERF203 - see rule 3
+                        self._on_failed(effect, error)
         except InternalError:
             # One request is lost, and the invariants say which part of the state may be wrong; the others go on.
             _log.critical("a broken invariant; please report it", exc_info=True)
         finally:
             self._is_busy = False
             self._encoded = None
-            if events or length_hint(self._due):
+            if events:
                 self._loop.call_soon(self._work_off)
+
+    def _on_failed(self, effect: fx.Effect, error: Exception) -> None:
+        """Have an effect that could not be carried out tried again, or the core told; see `failing`."""
+        kind = type(effect)
+        subject = about(model=getattr(effect, "model_id", None), worker=getattr(effect, "worker_id", None))
+        is_ours = isinstance(error, InternalError)
+        level, words = (logging.CRITICAL, "; please report it") if is_ours else (logging.ERROR, "")
+        _log.log(level, "%s could not be carried out%s", kind.__name__, words, exc_info=error, extra=subject)
+        if kind in RETRIED:
+            self._loop.call_later(RETRY_S, self.carry_out, effect)
+        elif kind in FAILURES:
+            self.emit(FAILURES[kind](effect, as_host_error(error, "the host could not do it"), self.now()))
+
+    def carry_out(self, effect: fx.Effect) -> None:
+        """Carry out an effect again that has failed before."""
+        try:
+            self._effects[type(effect)](effect)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._on_failed(effect, error)
 
     def emit_later(self, event: ev.Event) -> None:
         """Give the core an event from outside of the sockets' turns, and look at its next deadline after it."""
@@ -237,6 +256,10 @@ class Supervisor:
     def read(self, owner: str | bytes, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """Run `work` for an owner (a client) in a thread and `then` on the loop, with its result or its exception."""
         self.in_thread(self._readers.of(owner), work, then)
+
+    async def aside(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Run `work` in a thread and return its result. The loop's own pool would need threads to begin and to end."""
+        return await asyncio.wrap_future(self._readers.of("host").submit(work, *arguments))
 
     def _announce(self, effect: fx.Announce) -> None:
         event = effect.event

@@ -15,6 +15,8 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from hostd.shell.threads import may_start
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
@@ -55,7 +57,7 @@ async def changes(directory: Path, period_s: float, stop: asyncio.Event) -> Asyn
     )
     stopping = loop.create_task(stop.wait())
     stopping.add_done_callback(lambda _: wake.set())
-    watch.start()
+    has_begun = watch.begin()
     try:
         while not stop.is_set():
             cause = NOTIFICATION
@@ -69,8 +71,9 @@ async def changes(directory: Path, period_s: float, stop: asyncio.Event) -> Asyn
     finally:
         stopping.cancel()
         watch.stop()
-        await ended.wait()
-        watch.join()
+        if has_begun:
+            await ended.wait()
+            watch.join()
 
 
 class _Watch(threading.Thread):
@@ -87,6 +90,15 @@ class _Watch(threading.Thread):
         self._done = done
         self._stopped = threading.Event()
         self._has_complained = False
+
+    def begin(self) -> bool:
+        """Start it; say whether the system gave it a thread."""
+        try:
+            self.start()
+        except RuntimeError as error:
+            self._complain(error)
+            return False
+        return True
 
     def stop(self) -> None:
         """End it soon."""
@@ -110,6 +122,10 @@ class _Watch(threading.Thread):
 
         identity = self._identity()
         if identity is None:
+            return
+        if not may_start(1):
+            # It makes a thread of its own, and aborts the process if it gets none (notify 8.0.0, inotify.rs).
+            self._complain(RuntimeError("the system gives this process no more threads"))
             return
         try:
             # Not polling, whatever the environment says: the period does that.

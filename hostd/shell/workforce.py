@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.shell.ending import PATIENCE_S, StillThereError
 from hostd.shell.looks import Watched
 from hostd.shell.memory import sample_tree
 from hostd.shell.own_log import about
@@ -44,6 +45,8 @@ KILL_THREADS = 16
 """Trees that are killed at the same time; each takes a thread until its proof."""
 
 _KILL_RETRY_S = 1.0
+_LOOK_S = 0.05
+"""How long to wait for what was killed before. What hangs must not keep the threads from the kills of others."""
 
 _LAST_OUTPUT_S = 1.0
 """What a dead tree printed is read in milliseconds, unless a disk hangs or somebody else holds the pipe open."""
@@ -101,6 +104,8 @@ class Workforce:
         self._pauses: dict[ev.WorkerId, Future[None]] = {}
         """The last pause or resumption that was begun of each worker."""
         self._stopped: dict[ev.WorkerId, StoppedTree] = {}
+        self._resisted: dict[ev.WorkerId, str] = {}
+        """Why each worker that was killed is still there, as it was told last."""
 
     def __repr__(self) -> str:
         return f"<Workforce of {len(self._employed)}>"
@@ -198,7 +203,12 @@ class Workforce:
 
         def work() -> WorkerProcess:
             process = self._processes.spawn(worker_id, python, environment)
-            self._guard.began(worker_id, process.pid, limit_bytes)
+            try:
+                self._guard.began(worker_id, process.pid, limit_bytes)
+            except BaseException:  # nobody else knows of it yet
+                os.close(process.log_fd)
+                self._processes.end(process)
+                raise
             return process
 
         def then(spawned: Any) -> ev.Event:
@@ -210,13 +220,14 @@ class Workforce:
                 origin = origins.get("python", "the model's finder") if effect.spec.python else own
                 error = as_host_error(spawned, f"cannot start the interpreter {interpreter} (python: {origin})")
                 self._logs.note(effect.model_id, f"worker {worker_id} did not start: {error.message}")
-                del self._causes[worker_id]
+                self._causes.pop(worker_id, None)
                 return ev.WorkerSpawnFailed(worker_id, error)
             output = self._logs.add(effect.model_id, spawned.log_fd)
-            started = f"worker {worker_id}, pid {spawned.pid}, started: {self._causes[worker_id]}"
-            self._logs.note(effect.model_id, started)
+            # First of all: whatever fails from here on, its end can be ordered.
             self._employed[worker_id] = _Employed(effect.model_id, spawned, output, limit_bytes)
             self._loop.add_reader(spawned.pidfd, self._on_exit, spawned)
+            started = f"worker {worker_id}, pid {spawned.pid}, started: {self._causes.get(worker_id, '')}"
+            self._logs.note(effect.model_id, started)
             if worker_id in self._pending_kills:
                 self._pending_kills.discard(worker_id)
                 self._kill(fx.KillWorker(worker_id))
@@ -282,27 +293,39 @@ class Workforce:
         output = employed.output if backend.is_silent(process.worker_id) else None
         pause, stopped = self._pauses.get(process.worker_id), self._stopped.get(process.worker_id)
 
+        patience_s = _LOOK_S if process.worker_id in self._resisted else PATIENCE_S
+
         def work() -> tuple[int, int, str]:
             wait([] if pause is None else [pause])
             if stopped is not None:
                 stopped.close()
-            freed_bytes, processes = self._processes.end(process, effect.measured)
+            freed_bytes, processes = self._processes.end(process, effect.measured, patience_s)
             self._guard.ended(process.worker_id, process.pid)
             return freed_bytes, processes, "" if output is None else output.last(_LAST_OUTPUT_S)
 
         def then(ended: Any) -> ev.Event | None:
             if isinstance(ended, BaseException):
-                # No descriptor left, perhaps. There is no answer without the proof, so there is another try.
-                subject = about(model=employed.model_id, worker=process.worker_id, pid=process.pid)
-                _log.error("it could not be ended; trying again", exc_info=ended, extra=subject)
-                self._loop.call_later(_KILL_RETRY_S, self._kill, fx.KillWorker(effect.worker_id))
-                return None
+                return self._try_again(employed, ended)
             del self._employed[process.worker_id]
+            self._resisted.pop(process.worker_id, None)
             self._pauses.pop(process.worker_id, None)
             self._stopped.pop(process.worker_id, None)
-            note = f"worker {process.worker_id}, pid {process.pid}, ended: {self._causes.pop(process.worker_id)}"
-            self._logs.note(employed.model_id, note, employed.output)
             backend.forget(process.worker_id)
+            note = f"worker {process.worker_id}, pid {process.pid}, ended: {self._causes.pop(process.worker_id, '')}"
+            self._logs.note(employed.model_id, note, employed.output)
             return ev.WorkerGone(process.worker_id, *ended)
 
         self._supervisor.in_thread(self._killers, work, then)
+
+    def _try_again(self, employed: _Employed, error: BaseException) -> ev.Event:
+        """Order the end of a worker again that has not ended: there is no answer without the proof."""
+        worker_id, pid = employed.process.worker_id, employed.process.pid
+        # Through the supervisor, which does not lose it if it fails.
+        self._loop.call_later(_KILL_RETRY_S, self._supervisor.carry_out, fx.KillWorker(worker_id))
+        is_known = isinstance(error, StillThereError)
+        reason = str(error) if is_known else f"its processes cannot be ended at present: {error}"
+        if self._resisted.get(worker_id) != reason:
+            self._resisted[worker_id] = reason
+            subject = about(model=employed.model_id, worker=worker_id, pid=pid)
+            _log.warning("%s; trying again", reason, exc_info=None if is_known else error, extra=subject)
+        return ev.WorkerNotEnded(worker_id, reason, isinstance(error, StillThereError) and bool(error.refused))

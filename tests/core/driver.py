@@ -281,6 +281,14 @@ class Driver(Outside):
         process.stage = Stage.ENDED
         self.feed(ev.WorkerExited(process.id, how, stack=stack))
 
+    def not_ended(
+        self, worker: ev.WorkerId | None = None, reason: str = "process 7 runs as root", *, is_beyond_reach: bool = True
+    ) -> None:
+        process = self._process(worker)
+        assert process.is_killed, "nothing resists that was not killed"
+        process.is_beyond_reach = is_beyond_reach
+        self.feed(ev.WorkerNotEnded(process.id, reason, is_beyond_reach))
+
     def gone(
         self, worker: ev.WorkerId | None = None, *, freed_bytes: int = 100, processes: int = 1, output: str = ""
     ) -> None:

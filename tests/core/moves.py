@@ -59,3 +59,8 @@ MOVES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
     **MOVES_OF_FILES,
     **MOVES_OF_MEMORY,
 }
+
+MOVES_OF_OBSTACLES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
+    "prove": {"n": N, "obstacle": (None, None, None, "hangs", "beyond reach")},
+}
+"""In place of those above: what was killed may still be there."""

@@ -26,7 +26,19 @@ if TYPE_CHECKING:
     from hostd.records import Event as StoryEvent
 
 
-NOTES = ("RETRY", "BEING_WRITTEN", "WAIT", "PIN", "UNPIN", "GROWN", "FILES_CHANGED", "PAUSED", "RESUMED", "PUT_BACK")
+NOTES = (
+    "RETRY",
+    "BEING_WRITTEN",
+    "WAIT",
+    "PIN",
+    "UNPIN",
+    "GROWN",
+    "FILES_CHANGED",
+    "PAUSED",
+    "RESUMED",
+    "PUT_BACK",
+    "NOT_ENDED",
+)
 """Causes of what is told of a model that leaves its state as it is."""
 
 
@@ -63,6 +75,7 @@ class Process:
     generation: int
     stage: Stage = Stage.ORDERED
     is_killed: bool = False
+    is_beyond_reach: bool = False
     is_paused: bool = False
     has_greeted: bool = False
     has_loaded: bool = False
@@ -257,7 +270,7 @@ class Outside:
                 self._on_announced(event)
             case fx.Stop():
                 assert not self.has_stopped, "the host was stopped twice"
-                assert all(process.stage is Stage.GONE for process in self.processes.values()), self.processes
+                assert all(p.stage is Stage.GONE or p.is_beyond_reach for p in self.processes.values()), self.processes
                 assert not +self.open, f"the host stopped before it answered {+self.open}"
                 assert not self.files.in_work(), f"the host stopped before {self.files.in_work()} were over"
                 self.has_stopped = True

@@ -11,7 +11,7 @@ from endings import settle
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
-from moves import MOVES
+from moves import MOVES, MOVES_OF_OBSTACLES
 from outside import NOTES
 from play import history_of, long_game
 from world import World
@@ -121,6 +121,16 @@ def test_no_rule_breaks_when_the_settings_change_in_the_middle():
     assert changes > 50
 
 
+def test_no_rule_breaks_when_processes_are_still_there_after_a_kill():
+    obstacles = 0
+    for seed in range(16):
+        world, dice = history_of(seed, STEPS, {**MOVES, **MOVES_OF_OBSTACLES})
+        obstacles += sum(isinstance(event, ev.WorkerNotEnded) and event.is_beyond_reach for event in world.history)
+        settle(world)
+        world.end(at_once=dice.random() < 0.5)
+    assert obstacles > 10
+
+
 def test_the_same_seed_makes_the_same_history():
     (first, _), (second, _) = history_of(7, STEPS), history_of(7, STEPS)
     assert list(map(repr, first.history)) == list(map(repr, second.history))
@@ -143,9 +153,10 @@ def test_random_histories_get_everywhere():
     assert rows - workers - NOT_ANNOUNCED <= NOT_YET_FOR_WORKERS
     models = {(event.old, event.cause) for event in announced if event.subject == "model" and event.cause not in NOTES}
     assert {(old.value, why.value) for old, why in MODEL_TRANSITIONS} - models == NOT_YET_FOR_MODELS
-    assert set(NOTES) - {event.cause for event in announced} <= OF_PAUSES
-    # That one has games of its own, and settings change in others.
-    assert set(typing.get_args(ev.Event)) - events <= {ev.WorkerPauseFailed, ev.SettingsChanged}
+    assert set(NOTES) - {event.cause for event in announced} <= OF_PAUSES | {"NOT_ENDED"}
+    # Pauses have games of their own, obstacles and changed settings are in others.
+    others = {ev.WorkerPauseFailed, ev.SettingsChanged, ev.WorkerNotEnded}
+    assert set(typing.get_args(ev.Event)) - events <= others
     assert set(typing.get_args(fx.Effect)) - effects <= {fx.PauseWorker, fx.ResumeWorker}
     stages, undone = ("StageFiles", "InstallFiles", "ConfirmFiles"), "UndoFiles"
     assert {(True, *stages[:steps], undone) for steps in (1, 2, 3)} | {(True, *stages)} <= ends

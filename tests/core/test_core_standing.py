@@ -216,6 +216,16 @@ def compared(host: Driver, digest: str | None) -> None:
     host.feed(ev.FilesCompared(wanted.model_id, wanted.generation, digest))
 
 
+def test_who_waits_for_a_look_at_files_is_answered_when_the_host_stops(host):
+    host.up_to("READY")
+    noted(host)
+    caller = host.load()
+    host.signal()
+    assert host.error(caller).message == "the host is shutting down"
+    host.gone()
+    assert host.has_stopped
+
+
 @pytest.mark.parametrize(
     ("digest", "files"), [("one", "as loaded"), ("two", "changed"), ("", "gone"), (None, "unknown")]
 )

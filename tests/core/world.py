@@ -272,9 +272,13 @@ class World(WorldOfMemory):
             process.stage = Stage.ENDED
             self.feed(ev.WorkerExited(process.id, "exit code 1"))
 
-    def prove(self, n: int) -> None:
+    def prove(self, n: int, obstacle: str | None = None) -> None:
+        """Let the operating system say that nothing is left of a worker, or what still is."""
         process = self._pick_process(n, lambda p: p.is_killed and p.stage in (Stage.RUNNING, Stage.ENDED))
-        if process is not None:
+        if process is not None and obstacle is not None:
+            process.is_beyond_reach = obstacle == "beyond reach"
+            self.feed(ev.WorkerNotEnded(process.id, f"it {obstacle}", process.is_beyond_reach))
+        elif process is not None:
             process.stage = Stage.GONE
             self.feed(ev.WorkerGone(process.id, 10, 2))
 

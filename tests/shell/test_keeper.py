@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -163,6 +164,87 @@ def test_what_a_supervisor_leaves_is_ended_before_the_keeper(keep: Keep, tag: st
     assert tagged(tag, "KEPT") == set(), "the keeper ended before its proof"
 
 
+FLEE = """
+    import os, time
+
+    for line in range(2):
+        if os.fork() == 0:
+            for _ in range(10_000):  # a line of descent that never has two members for long
+                if os.fork():
+                    os._exit(0)
+                if {is_far}:
+                    os.setsid()
+            open(os.environ["SURVIVED"], "w").close()
+            os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("is_far", [False, True], ids=["in one session", "in a new session each"])
+def test_families_that_flee_by_forking_are_ended(
+    keep: Keep, tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_far: bool
+) -> None:
+    survived = tmp_path / "survived"
+    monkeypatch.setenv("SURVIVED", str(survived))
+    keep(FLEE.format(is_far=is_far)).wait(PATIENCE_S * 3)
+    assert tagged(tag, "KEPT") == set()
+    assert not survived.exists(), "they ended by themselves"
+
+
+def test_many_helpers_are_collected_together() -> None:
+    with program("""
+        import os, signal
+        from hostd.shell import keeper
+
+        looks, count, look = 0, 400, keeper.children_of
+        def children_of(parent):
+            global looks
+            looks += 1
+            return look(parent)
+
+        for _ in range(count):
+            if os.fork() == 0:
+                signal.pause()
+        keeper.children_of = children_of
+        print(keeper.kill_children(), look(os.getpid()), looks < count / 4, looks)
+    """) as helpers:
+        assert line_of(helpers).rpartition(" ")[0] == "[] [] True", "a look at all of them for the end of each"
+
+
+ASKED_AGAIN = """
+    import sys
+    from hostd.shell import keeper
+
+    keeper.AT_LAST_S = 0.1
+    sys.exit(keeper.main("0", "", sys.executable, "-S", "-u", "-c", sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("heeds", "code"),
+    [("signal.SIG_DFL", signal.SIGTERM), ("signal.SIG_IGN", signal.SIGKILL)],
+    ids=["heeds", "ignores"],
+)
+def test_a_stopped_supervisor_ends_when_its_keeper_is_asked_again(heeds: str, code: signal.Signals) -> None:
+    source = f"import os, signal\nsignal.signal(15, {heeds})\nprint(os.getpid())\nsignal.pause()\n"
+    with program(ASKED_AGAIN, source) as kept:
+        supervisor = int(line_of(kept))
+        os.kill(supervisor, signal.SIGSTOP)
+        eventually(lambda: state_of(supervisor) == "T", "it is stopped")
+        kept.terminate()
+        eventually(lambda: not is_pending(kept.pid, signal.SIGTERM), "the keeper has heard of the first")
+        if heeds == "signal.SIG_DFL":
+            eventually(lambda: is_pending(supervisor, signal.SIGTERM), "the supervisor has not")
+        assert kept.poll() is None
+        kept.terminate()
+        assert kept.wait(PATIENCE_S) == 128 + code
+
+
+def is_pending(pid: int, number: signal.Signals) -> bool:
+    """Say whether a signal has been sent that the process has not taken yet."""
+    found = re.search(r"^ShdPnd:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return found is not None and bool(int(found[1], 16) >> number - 1 & 1)
+
+
 @pytest.mark.parametrize("how", ["killed", "by itself"])
 def test_the_end_of_the_embedding_process_ends_everything(keep: Keep, tag: str, tmp_path: Path, how: str) -> None:
     directory = tmp_path / "private"
@@ -244,6 +326,7 @@ def test_children_are_found_whatever_they_are_called(tmp_path: Path) -> None:
     with subprocess.Popen([odd, "3600"]) as child:
         eventually(lambda: Path(f"/proc/{child.pid}/comm").read_text().startswith("a)"), "the name is taken on")
         assert keeper.children_of(os.getpid()) == [child.pid]
+        assert keeper._children_by_table(os.getpid()) == [child.pid]
         child.kill()
 
 

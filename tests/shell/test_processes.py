@@ -5,8 +5,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
+import resource
 import select
 import signal
+import subprocess
 import sys
 import textwrap
 import threading
@@ -15,10 +18,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from helpers import PATIENCE_S, at_most, descendants, eventually, is_there, state_of, tree_of, uss_of_tree
+from helpers import (
+    PATIENCE_S,
+    at_most,
+    descendants,
+    eventually,
+    is_there,
+    line_of,
+    program,
+    state_of,
+    tree_of,
+    uss_of_tree,
+)
 
 from hostd.core.events import WorkerId
 from hostd.shell import process_memory, processes
+from hostd.shell.ending import StillThereError
 from hostd.shell.memory import sample_tree
 from hostd.shell.processes import Processes, WorkerProcess, describe_exit
 
@@ -313,15 +328,15 @@ def test_a_number_that_is_used_again_is_not_forgotten(
     process = spawn(READY_AND_SLEEP)
     output_of(process, b"up")
     reaped = threading.Event()
-    real = processes._reap
+    real = processes.reap
 
-    def reap(opened: dict[int, int]) -> None:
-        real(opened)
+    def reap(pidfd: int) -> None:
+        real(pidfd)
         reaped.set()
         spawning.append(pool.submit(ours.spawn, WorkerId(9), sys.executable, dict(os.environ)))
 
     spawning: list[Future[WorkerProcess]] = []
-    monkeypatch.setattr(processes, "_reap", reap)
+    monkeypatch.setattr(processes, "reap", reap)
     monkeypatch.setattr(os, "posix_spawn", lambda *args, **kwargs: process.pid)
     with ThreadPoolExecutor(1) as pool:
         monkeypatch.setattr(os, "pidfd_open", lambda pid: os.open("/dev/null", os.O_RDONLY))
@@ -329,8 +344,8 @@ def test_a_number_that_is_used_again_is_not_forgotten(
         again = spawning[0].result(PATIENCE_S)
         monkeypatch.undo()
     assert reaped.is_set()
-    assert process.pid in ours._own, "the new worker would be killed as nobody's child"
-    ours._own.discard(process.pid)
+    assert process.pid in ours._workers, "the new worker would be killed as nobody's child"
+    ours._workers.discard(process.pid)
     os.close(again.pidfd)
     os.close(again.log_fd)
 
@@ -348,28 +363,237 @@ def test_a_worker_that_cannot_be_measured_is_ended_all_the_same(
     assert ours.end(process) == (0, 1)
 
 
-def test_what_is_hard_to_kill_is_waited_for_and_named(
-    ours: Processes, spawn: Spawn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_what_is_hard_to_kill_is_named_and_its_proof_is_asked_for_again(
+    ours: Processes, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = spawn(READY_AND_SLEEP)
     output_of(process, b"up")
-    monkeypatch.setattr(processes, "_STILL_WAITING_S", 0.02)
-    real, killed = processes._signal, threading.Event()
+    with monkeypatch.context() as hanging:
+        real = signal.pidfd_send_signal
+        hanging.setattr(signal, "pidfd_send_signal", lambda fd, number: number is signal.SIGKILL or real(fd, number))
+        hanging.setattr(os, "killpg", lambda *_: None)
+        for _ in range(2):
+            with pytest.raises(StillThereError, match=f"process {process.pid} .* has not ended") as raised:
+                ours.end(process, patience_s=0.01)
+            assert (raised.value.slow, raised.value.refused) == ([process.pid], [])
+            assert is_there(process.pid), "the end was reported without the proof"
+    assert ours.end(process)[1] == 1
 
-    def delay(pidfd: int, number: signal.Signals) -> None:
-        if number is signal.SIGKILL:
-            killed.set()
-        else:
-            real(pidfd, number)
 
-    monkeypatch.setattr(processes, "_signal", delay)
-    with ThreadPoolExecutor(1) as pool:
-        ending = pool.submit(ours.end, process)
-        assert killed.wait(PATIENCE_S)
-        eventually(lambda: str(process.pid) in caplog.text, "the log names what is waited for")
-        assert not ending.done(), "the end was reported without the proof"
-        real(process.pidfd, signal.SIGKILL)
-        assert ending.result(PATIENCE_S)[1] == 1
+def test_a_worker_without_a_descriptor_is_no_worker_and_no_process(
+    ours: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+
+    def refuse(pid: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    with pytest.raises(OSError, match="Too many"):
+        ours.spawn(WorkerId(1), sys.executable, dict(os.environ))
+    assert descendants() == []
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert repr(ours) == "<Processes []>"
+
+
+MANY = """
+    import ctypes, os, signal
+
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+    for _ in range(300):
+        if os.fork() == 0:
+            signal.pause()
+    os.write(1, b"up\\n")
+    signal.pause()
+"""
+
+
+def test_a_tree_may_have_more_members_than_we_may_have_descriptors(ours: Processes, spawn: Spawn) -> None:
+    process = spawn(MANY)
+    output_of(process, b"up")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 100, hard))
+    try:
+        assert ours.end(process)[1] == 301
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert descendants() == []
+
+
+def test_the_end_goes_on_where_the_system_had_no_descriptor(
+    ours: Processes, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = spawn(MANY)
+    output_of(process, b"up")
+    real, left = os.pidfd_open, iter(range(3))
+
+    def refuse(pid: int) -> int:
+        if next(left, None) is None:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(pid)
+
+    with monkeypatch.context() as few:
+        few.setattr(os, "pidfd_open", refuse)
+        for _ in range(2):
+            with pytest.raises(OSError, match="Too many"):
+                ours.end(process)
+    assert ours.end(process)[1] == 301
+    assert descendants() == []
+
+
+# What may not be ended
+
+
+UNTOUCHABLE = """
+    import os, signal
+
+    if os.fork() == 0:
+        {before}
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        os.write(1, b"%d up\\n" % os.getpid())
+        signal.pause()
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def is_untouchable(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """The processes to which this one may send no signal, as those of another user; what is here, may be changed."""
+    pids: set[int] = set()
+    send, kill_group = signal.pidfd_send_signal, os.killpg
+
+    def refuse(pidfd: int, number: int) -> None:
+        pid = re.search(r"^Pid:\t(-?\d+)$", Path(f"/proc/self/fdinfo/{pidfd}").read_text(), re.MULTILINE)
+        assert pid is not None
+        if int(pid[1]) in pids:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        send(pidfd, number)
+
+    def refuse_group(group: int, number: int) -> None:
+        if any(os.getpgid(pid) == group for pid in pids):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        kill_group(group, number)
+
+    monkeypatch.setattr(signal, "pidfd_send_signal", refuse)
+    monkeypatch.setattr(os, "killpg", refuse_group)
+    return pids
+
+
+def untouchable_of(process: WorkerProcess) -> int:
+    return int(output_of(process, b"up").split()[0])
+
+
+@pytest.mark.parametrize("before", ["pass", "os.setsid()"], ids=["in its session", "in a session of its own"])
+def test_what_may_not_be_ended_is_named_and_holds_up_nobody_else(
+    ours: Processes, spawn: Spawn, is_untouchable: set[int], before: str
+) -> None:
+    process, other, dead = spawn(UNTOUCHABLE.format(before=before)), spawn(READY_AND_SLEEP), spawn(READY_AND_SLEEP)
+    is_untouchable.add(untouchable := untouchable_of(process))
+    for one in (other, dead):
+        output_of(one, b"up")
+    for _ in range(3):
+        with pytest.raises(StillThereError, match=f"process {untouchable} .* may not end it") as raised:
+            ours.end(process)
+        assert raised.value.refused == [untouchable]
+    assert not is_there(process.pid), "the rest of the tree is gone"
+    os.kill(dead.pid, signal.SIGKILL)
+    eventually(lambda: state_of(dead.pid) == "Z", "it has ended by itself")
+    assert [ours.end(one)[1] for one in (other, dead)] == [1, 1]
+    assert state_of(untouchable) == "S"
+    os.kill(untouchable, signal.SIGKILL)
+    eventually(lambda: state_of(untouchable) == "Z", "somebody else has ended it")
+    assert ours.end(process)[1] == 2
+    assert not is_there(untouchable)
+
+
+def test_a_number_that_was_let_go_is_never_signalled(
+    ours: Processes, spawn: Spawn, is_untouchable: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker's descriptor stays open until the proof, so nothing else can get its number meanwhile."""
+    process = spawn(UNTOUCHABLE.format(before="pass"))
+    is_untouchable.add(untouchable_of(process))
+    with pytest.raises(StillThereError):
+        ours.end(process)
+    assert os.readlink(f"/proc/self/fd/{process.pidfd}") == "anon_inode:[pidfd]"
+    is_untouchable.clear()
+    ours.end(process)
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(process.pidfd)
+
+
+# What is not what a worker left
+
+
+FAR = {"start_new_session": True}
+NAP = [sys.executable, "-S", "-c", "import signal; signal.pause()"]
+
+
+JOIN = "import os, signal, sys\nos.setpgid(0, int(sys.argv[1]))\nprint('up')\nsignal.pause()\n"
+
+
+def test_no_group_of_our_own_session_is_killed(ours: Processes) -> None:
+    """Whatever is taken for a worker: its group may be that of who started us."""
+    with program(JOIN, 0) as leader:
+        assert line_of(leader) == "up"
+        with program(JOIN, leader.pid) as beside:
+            assert line_of(beside) == "up"
+            ours.end(WorkerProcess(WorkerId(1), leader.pid, os.pidfd_open(leader.pid), -1))
+            beside.terminate()
+            assert beside.wait(PATIENCE_S) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("how", [{}, FAR], ids=["as usual", "in a session of its own"])
+@pytest.mark.parametrize("end", ["is ended", "ends by itself"])
+def test_a_subprocess_of_a_finder_is_left_alone_however_a_worker_ends(
+    ours: Processes, spawn: Spawn, how: dict[str, bool], end: str
+) -> None:
+    process = spawn(READY_AND_SLEEP)
+    output_of(process, b"up")
+    with ThreadPoolExecutor(1) as finders, finders.submit(subprocess.Popen, NAP, **how).result(PATIENCE_S) as asked:
+        if end == "ends by itself":
+            os.kill(process.pid, signal.SIGKILL)
+            eventually(lambda: state_of(process.pid) == "Z", "it has ended")
+        ours.end(process)
+        assert asked.poll() is None
+        asked.terminate()
+        assert asked.wait(PATIENCE_S) == -signal.SIGTERM, "somebody else has reaped it"
+
+
+def test_what_a_finder_lets_go_is_left_alone_while_workers_are_ended(ours: Processes, spawn: Spawn) -> None:
+    let_go = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], stdout=-3, start_new_session=True).pid)"
+    ran = subprocess.run([sys.executable, "-S", "-c", let_go, *NAP], stdout=subprocess.PIPE, check=True)
+    far = int(ran.stdout)
+    try:
+        process = spawn(READY_AND_SLEEP)
+        output_of(process, b"up")
+        ours.end(process)
+        assert state_of(far) not in ("", "Z")
+    finally:
+        os.kill(far, signal.SIGKILL)
+        os.waitpid(far, 0)
+
+
+def test_the_results_of_subprocesses_are_theirs_while_workers_come_and_go(ours: Processes, tmp_path: Path) -> None:
+    # Written before any subprocess begins: what one has open for writing cannot be executed (ETXTBSY).
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nsleep 3600\n")
+    program.chmod(0o755)
+
+    def find(how: dict[str, bool]) -> list[subprocess.CompletedProcess[str]]:
+        return [
+            subprocess.run(["sh", "-c", "echo found; exit 3"], stdout=subprocess.PIPE, text=True, check=False, **how)
+            for _ in range(40)
+        ]
+
+    with ThreadPoolExecutor(2) as finders:
+        finding = [finders.submit(find, how) for how in ({}, FAR)]
+        while not all(found.done() for found in finding):
+            process = ours.spawn(WorkerId(1), str(program), dict(os.environ))
+            ours.end(process)
+            os.close(process.log_fd)
+        ran = [one for found in finding for one in found.result()]
+    assert {(one.returncode, one.stdout) for one in ran} == {(3, "found\n")}
 
 
 def test_its_repr_shows_its_processes(ours: Processes, spawn: Spawn) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import pytest
 from helpers import PATIENCE_S, at_most
@@ -13,16 +13,21 @@ from helpers import PATIENCE_S, at_most
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.registry import CoreConfig
+from hostd.shell import failing
 from hostd.shell import supervisor as module
 from hostd.shell.backend import Backend
 from hostd.shell.supervisor import NotInTimeError, Supervisor
 from hostd.shell.transport.poller import Poller
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire.codec import decode
-from hostd_workers.wire.errors import HostError, InternalError
+from hostd_workers.wire.errors import HostError, InternalError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+
+CALLER = ev.Caller(ev.ClientId(b"c"), 1)
+SPEC = ev.LoadingSpec("python", {}, None, {}, None, None)
 
 
 class Good(NamedTuple):
@@ -94,29 +99,78 @@ def run(
     asyncio.run(main())
 
 
-def test_an_effect_that_fails_takes_no_other_of_its_event_with_it() -> None:
-    first, second = ZeroDivisionError("first"), KeyError("second")
+def test_an_effect_that_fails_takes_no_other_with_it(caplog: pytest.LogCaptureFixture) -> None:
+    async def story(rig: Rig) -> None:
+        rig.supervisor.emit([Good("a"), Bad(ZeroDivisionError("first")), Good("b"), Bad(KeyError("second"))])
+        rig.supervisor.emit([Good("last")])
+        assert (rig.done, rig.raised) == (["a", "b", "last"], [])
+
+    run(story, Scripted())
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["first", "'second'"]
+
+
+@pytest.mark.parametrize("kind", failing.RETRIED)
+def test_what_must_be_done_is_tried_again_until_it_is(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETRY_S", 0.001)
+    failures = iter([OSError("no descriptor left"), RuntimeError("can't start new thread")])
+    effect = kind(*[None] * len(getattr(kind, "_fields", ())))
 
     async def story(rig: Rig) -> None:
-        with pytest.raises(ZeroDivisionError):
-            rig.supervisor.emit([Good("a"), Bad(first), Good("b"), Bad(second), Good("last")])
-        assert rig.done == ["a"]
-        assert await rig.to_the_last() == ["a", "b", "last"]
-        assert rig.raised == [second]
+        def carry_out(tried: Any) -> None:
+            assert tried is effect
+            for error in failures:
+                raise error
+            rig.last.set()
+
+        rig.supervisor.attach(None, Backend(rig.supervisor.emit, 1), {kind: carry_out})  # type: ignore[arg-type]
+        rig.supervisor.emit([effect])
+        await rig.to_the_last()
 
     run(story, Scripted())
 
 
-def test_what_an_effect_that_failed_has_left_comes_before_the_events_after_it() -> None:
-    async def story(rig: Rig) -> None:
-        with pytest.raises(ZeroDivisionError):
-            rig.supervisor.emit([Bad(ZeroDivisionError()), Good("a")])
-        rig.supervisor.emit([Good("b")])
-        assert rig.done == ["a", "b"]
-        await asyncio.sleep(0)  # the turn that was to do it
-        assert (rig.done, rig.raised) == (["a", "b"], [])
+def test_of_every_effect_it_is_known_what_its_failure_means() -> None:
+    kinds = [*failing.RETRIED, *failing.LOST, *failing.FAILURES]
+    assert len(kinds) == len(set(kinds))
+    assert set(kinds) == set(get_args(fx.Effect))
 
-    run(story, Scripted())
+
+@pytest.mark.parametrize("kind", failing.FAILURES)
+def test_the_core_hears_of_what_it_waits_for(kind: type) -> None:
+    """Of every such effect the event is one that the core takes, about the same thing."""
+    names = kind._fields  # type: ignore[attr-defined]
+    effect = kind(*[1000 + place for place in range(len(names))])
+    event = failing.FAILURES[kind](effect, UnavailableError("why"), 5.0)
+    assert isinstance(event, get_args(ev.Event))
+    assert event[0] == effect[0]
+    for name in ("worker_id", "files_id", "model_id", "generation", "call_id", "sync_id"):
+        if name in names and name in event._fields:
+            assert getattr(event, name) == getattr(effect, name)
+
+
+def test_a_worker_that_cannot_be_spawned_is_a_load_that_has_failed() -> None:
+    def refuse(_: fx.SpawnWorker) -> None:
+        raise RuntimeError("can't start new thread")
+
+    said: list[str] = []
+
+    async def story(rig: Rig) -> None:
+        found = {
+            fx.FindSpec: lambda e: rig.supervisor.emit(ev.SpecFound(e.model_id, e.generation, SPEC, "/m")),
+            fx.PredictSize: lambda e: rig.supervisor.emit(
+                ev.SizePredicted(e.model_id, e.generation, ev.Prediction(1, 1, "assumed"))
+            ),
+            fx.SpawnWorker: refuse,
+            fx.AnswerError: lambda e: (said.append(e.error.message), rig.last.set()),
+            fx.LeaveEntry: lambda _: None,
+        }
+        rig.supervisor.attach(None, Backend(rig.supervisor.emit, 1), found)  # type: ignore[arg-type]
+        source = ev.LoadSource("/m", ev.STANDALONE, None, None, {})
+        rig.supervisor.emit(ev.LoadRequested(CALLER, ev.ModelId("m"), source, True, None, 0))
+        await rig.to_the_last()
+
+    run(story)
+    assert said == ["the host could not do it: can't start new thread"]
 
 
 def test_a_broken_invariant_in_an_effect_is_logged_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
@@ -134,8 +188,7 @@ def test_c34_the_host_stops_although_the_answer_to_its_shutdown_cannot_be_given(
         raise OSError("no socket")
 
     async def story(rig: Rig) -> None:
-        with pytest.raises(OSError, match="no socket"):
-            rig.supervisor.emit(ev.ShutdownRequested(ev.Caller(ev.ClientId(b"c"), 1)))
+        rig.supervisor.emit(ev.ShutdownRequested(CALLER))
         await asyncio.wait_for(rig.supervisor.stopped.wait(), PATIENCE_S)
 
     run(story, handlers={fx.Answer: refuse})

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import shutil
+import tempfile
 import threading
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -273,3 +274,53 @@ def test_the_thread_ends_when_its_loop_takes_no_calls_any_more(models: Path) -> 
     watch.join(PATIENCE_S)
     assert not watch.is_alive()
     assert next(asked) == 2
+
+
+def test_c26_without_a_thread_for_it_the_period_does_it(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(watching._Watch, "start", refuse)
+
+    async def story() -> None:
+        async with watched(models, 0.01) as causes:
+            assert [await causes.next(), await causes.next()] == [PERIOD, PERIOD]
+
+    asyncio.run(story())
+
+
+AT_THE_LIMIT = """
+    import asyncio, os, resource, sys
+    from contextlib import aclosing
+    from pathlib import Path
+    from watchfiles import _rust_notify
+    from hostd.shell import watching
+
+    watching.CHECK_S = 0.01
+
+    async def main():
+        causes = watching.changes(Path(sys.argv[1]), 0.2, asyncio.Event())
+        async with aclosing(causes):
+            first = await anext(causes)
+            resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+            os.rename(sys.argv[1], sys.argv[1] + ".old")
+            os.mkdir(sys.argv[1])
+            seen = [first, *[await anext(causes) for _ in range(5)]]
+            print(seen[0], watching.PERIOD in seen)
+
+    os.setgid(778_123)
+    os.setuid(778_123)
+    asyncio.run(main())
+"""
+"""The library that watches aborts the process if it gets no thread, when a directory is another one than before."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_c26_a_directory_that_is_exchanged_at_the_limit_of_processes_aborts_nobody() -> None:
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        os.chown(place, 778_123, 778_123)
+        os.mkdir(f"{place}/models")
+        with program(AT_THE_LIMIT, f"{place}/models") as watcher:
+            assert line_of(watcher) == f"{NOTIFICATION} True"
+            assert watcher.wait(PATIENCE_S) == 0
