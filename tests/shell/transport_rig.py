@@ -135,7 +135,7 @@ class Heard:
             is_trusted=self.is_trusted,
         )
 
-    def _admit(self, claimed: bytes) -> bytes | None:
+    def _admit(self, claimed: bytes, _pid: int) -> bytes | None:
         self.claims.append(claimed)
         return self.admit(claimed)
 
@@ -170,7 +170,7 @@ class Transport:
         self._directory = directory
         self._stack = contextlib.ExitStack()
         self._stack.callback(self.loop.close)
-        self._stack.callback(self.context.term)
+        self._stack.callback(self.context.destroy, 0)
         self._stack.callback(self.poller.close)
 
     def __enter__(self) -> Transport:
