@@ -39,6 +39,7 @@ from hostd.shell.gpu import GpuReader
 from hostd.shell.guard import Guard
 from hostd.shell.hangup import Hangup
 from hostd.shell.keeper import FORWARDED, kill_children
+from hostd.shell.leftovers import end_leftovers
 from hostd.shell.logs import LogDrain
 from hostd.shell.looks import Schedule
 from hostd.shell.place import Place
@@ -155,6 +156,7 @@ class Service:
             self._handle_signals(loop)
             sampler = self._sampler(workforce, gpu)
             tasks = [asyncio.create_task(sampler.run()), asyncio.create_task(self._place.follow(supervisor.aside))]
+            tasks.append(asyncio.create_task(self._end_leftovers()))
             if repository is not None or declared.now:
                 await self._load_at_start(declared)
             if repository is not None and config.models.lazy_load:
@@ -168,6 +170,9 @@ class Service:
             runtime = stack.enter_context(RuntimeDirectory(self._config.runtime_dir, self._lock_fd))
         state = StateDirectory(self._config.state_dir, may_be_shared=self._kind == "shared")
         self._place = Place(runtime, stack.enter_context(state))
+
+    async def _end_leftovers(self) -> None:
+        await self._supervisor.aside(end_leftovers)
 
     def _tell_ready(self, on_ready: Callable[[HostInfo], None]) -> None:
         self._has_started = True

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hostd.shell.leftovers import HOST_VARIABLE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -59,11 +61,12 @@ def worker_environment(
     cpu_threads: int,
     limit_bytes: int | None,
     oom_score_adj: int,
+    host: str,
 ) -> dict[str, str]:
     """Return the environment of a worker.
 
     `base` is the host's own environment and `spec_env` what the model's settings add to it; a number of threads that
-    one of them sets for a library stands. `oom_score_adj` is the worker's own.
+    one of them sets for a library stands. `oom_score_adj` is the worker's own, `host` its host's mark (`leftovers`).
     """
     environment = {
         **dict.fromkeys(THREAD_VARIABLES, str(cpu_threads)),
@@ -71,6 +74,7 @@ def worker_environment(
         **spec_env,
         "PYTHONUNBUFFERED": "1",
         "HOSTD_MODEL_ID": model_id,
+        HOST_VARIABLE: host,
         "HOSTD_SUPERVISOR_PID": str(supervisor_pid),
         "HOSTD_WORKER_ENDPOINT": endpoint,
         "HOSTD_WORKER_TOKEN": token,

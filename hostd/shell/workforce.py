@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.shell.ending import PATIENCE_S, StillThereError
+from hostd.shell.leftovers import mark_of_host
 from hostd.shell.looks import Watched
 from hostd.shell.memory import sample_tree
 from hostd.shell.own_log import about
@@ -88,6 +89,7 @@ class Workforce:
         self._gpu = gpu
         self._endpoint = endpoint
         self._python = python
+        self._mark = mark_of_host()
         self._sample_period_s = sample_period_s
         self._processes = Processes()
         self._employed: dict[ev.WorkerId, _Employed] = {}
@@ -198,6 +200,7 @@ class Workforce:
             cpu_threads=effect.cpu_threads,
             limit_bytes=limit_bytes,
             oom_score_adj=self._guard.oom_score_adj,
+            host=self._mark,
         )
         python = effect.spec.python or self._python
 

@@ -21,6 +21,7 @@ def environment(base: dict[str, str] | None = None, **changes: Any) -> dict[str,
         "cpu_threads": 3,
         "limit_bytes": None,
         "oom_score_adj": 300,
+        "host": "1.12.99",
     }
     return worker_environment(base or {}, **{**given, **changes})
 
@@ -32,6 +33,7 @@ def test_a_worker_is_told_who_it_is_and_whom_it_belongs_to() -> None:
         "MODE": "x",
         "PYTHONUNBUFFERED": "1",
         "HOSTD_MODEL_ID": "m",
+        "HOSTD_HOST": "1.12.99",
         "HOSTD_SUPERVISOR_PID": "12",
         "HOSTD_WORKER_ENDPOINT": "ipc:///w",
         "HOSTD_WORKER_TOKEN": "00ff",

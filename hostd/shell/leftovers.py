@@ -1,0 +1,71 @@
+"""What an earlier host left behind because its keeper was killed together with it; the next host's start ends it.
+
+Every worker has the mark of its host in its environment, and what it starts inherits it. A process is left over if its
+mark names a host that is no more: a process number, the time at which it began, and the namespace of its number.
+
+Does not cover what a model gave another environment or another user: nobody can tell whose that is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+
+from hostd.shell.proc import read_all, read_file
+
+_log = logging.getLogger(__name__)
+
+HOST_VARIABLE = "HOSTD_HOST"
+
+_PREFIX = f"{HOST_VARIABLE}=".encode()
+
+
+def mark_of_host() -> str:
+    """Return the mark of this process as a host."""
+    return f"{_namespace()}.{os.getpid()}.{_began(os.getpid())}"
+
+
+def end_leftovers() -> int:
+    """Kill what hosts left that are no more, and return how many processes that were."""
+    ended = 0
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):  # noqa: PTH208 - names are all that is needed
+        with contextlib.suppress(OSError):
+            ended += _end(pid)
+    if ended:
+        _log.warning("ended %s processes that hosts had left which were killed together with their keepers", ended)
+    return ended
+
+
+def _end(pid: int) -> bool:
+    if os.stat(f"/proc/{pid}").st_uid != os.geteuid() or not _is_left(pid):  # noqa: PTH116 - one of thousands
+        return False
+    pidfd = os.pidfd_open(pid)
+    try:
+        if not _is_left(pid):  # the number was another's until just now
+            return False
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    finally:
+        os.close(pidfd)
+    return True
+
+
+def _is_left(pid: int) -> bool:
+    marks = [entry for entry in read_all(pid, "environ").split(b"\0") if entry.startswith(_PREFIX)]
+    if not marks:
+        return False
+    namespace, _, host = marks[0].removeprefix(_PREFIX).decode("ascii", "replace").partition(".")
+    number, _, began = host.partition(".")
+    return namespace == _namespace() and number.isdigit() and began.isdigit() and _began(int(number)) != began
+
+
+def _namespace() -> str:
+    return str(os.stat("/proc/self/ns/pid").st_ino)  # noqa: PTH116 - as above
+
+
+def _began(pid: int) -> str:
+    """Return when a process began, in clock ticks since the system did (proc(5)); "" if it has ended."""
+    fields = (read_file(pid, "stat") or b"").rpartition(b")")[2].split()
+    has_ended = len(fields) < 20 or fields[0] in (b"Z", b"X")
+    return "" if has_ended else fields[19].decode()

@@ -1,0 +1,76 @@
+"""What hosts left that were killed together with their keepers, and what only looks like it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers import PATIENCE_S, is_there
+
+from hostd.shell.leftovers import HOST_VARIABLE, end_leftovers, mark_of_host
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MINE = mark_of_host()
+NAMESPACE, PID, BEGAN = MINE.split(".")
+
+
+@pytest.fixture
+def marked() -> Iterator[Marked]:
+    made = Marked()
+    yield made
+    for process in made.processes:
+        process.kill()
+        process.wait()
+
+
+class Marked:
+    """Starts processes that say whose they are."""
+
+    def __init__(self) -> None:
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def __call__(self, mark: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-S", "-c", "import time; print(flush=True); time.sleep(600)"]
+        environment = {**os.environ, HOST_VARIABLE: mark}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+        self.processes.append(process)
+        assert process.stdout is not None
+        with process.stdout:
+            process.stdout.readline()
+        return process
+
+
+def ended(pid: int) -> str:
+    """Return the mark of a host whose process has ended, and began when this one did not."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() if is_there(pid) else []
+    return f"{NAMESPACE}.{pid}.{fields[19] if fields else 1}"
+
+
+def test_what_a_host_left_that_is_no_more_is_ended(marked: Marked) -> None:
+    zombie = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)  # its parent may be one that does not wait for it
+    left = [marked(ended(zombie.pid)), marked(f"{NAMESPACE}.{PID}.{int(BEGAN) - 1}")]
+    assert end_leftovers() >= 2
+    assert is_there(zombie.pid)
+    zombie.wait()
+    left.append(marked(ended(zombie.pid)))
+    assert end_leftovers() >= 1
+    for process in left:
+        process.wait(PATIENCE_S)
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [MINE, f"{int(NAMESPACE) + 1}.{PID}.1", f"{NAMESPACE}.{PID}", f"{NAMESPACE}.{PID}.x", f"{NAMESPACE}.-1.1", "", "x"],
+    ids=["a living host's", "of another namespace", "short", "no time", "no process", "empty", "nonsense"],
+)
+def test_what_may_be_somebodys_is_left_alone(marked: Marked, mark: str) -> None:
+    process = marked(mark)
+    end_leftovers()
+    assert process.poll() is None
