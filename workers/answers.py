@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hostd_workers.ending import ENDS_A_PROCESS
 from hostd_workers.raised import error_of
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
@@ -59,9 +60,12 @@ class Answers:
             body, buffers = encode(value)
             frames = wire.pack(kind, call_id, body=body, buffers=buffers)
         except HostError as error:
-            self.refuse(call_id, ModelError(f"method {method!r} returned what cannot be sent: {error.message}"))
+            why = error_of(error).message
+            self.refuse(call_id, ModelError(f"method {method!r} returned what cannot be sent: {why}"))
             return False
-        except Exception as error:  # noqa: BLE001 - a value of the model's own class runs its code when it is read
+        except ENDS_A_PROCESS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a value of the model's own class runs its code when it is read
             self.refuse(call_id, error_of(error))
             return False
         if len(frames) > 1 and (size_bytes := sum(map(len, frames))) > self._max_message_bytes:

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import NoReturn
 
-EXIT_RAISED = 1
+from hostd_workers.ending import EXIT_RAISED, code_of, tell
 
 _IN_CHILD = False
 
@@ -20,7 +20,10 @@ def leave(*_: object) -> NoReturn:
     """End a child, which may be handling what it left the model's code with; takes what a callback is given."""
     code = EXIT_RAISED
     try:
-        code = _tell(sys.exc_info()[1])
+        error = sys.exc_info()[1]
+        code = 0 if error is None else code_of(error)
+        if error is not None:
+            tell(error)
     finally:
         os._exit(code & 0xFF)
 
@@ -29,19 +32,6 @@ def leave_if_child() -> None:
     """End this process if the model forked it: for where its code has returned and there is nothing to send yet."""
     if _IN_CHILD:
         leave()
-
-
-def _tell(error: BaseException | None) -> int:
-    """Say what there is to say of an error, and return the exit code, as Python does."""
-    if error is None:
-        return 0
-    if not isinstance(error, SystemExit):
-        sys.excepthook(type(error), error, error.__traceback__)
-        return EXIT_RAISED
-    if error.code is None or isinstance(error.code, int):
-        return error.code or 0
-    print(error.code, file=sys.stderr)  # noqa: T201 - as sys.exit does
-    return EXIT_RAISED
 
 
 def _remember() -> None:

@@ -14,6 +14,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd_workers.api import Served, Specification
+from hostd_workers.ending import ENDS_A_PROCESS
 from hostd_workers.plugins import DEFAULT_INITIALIZER, initialize
 from hostd_workers.raised import error_of
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, ModelError, sayable
@@ -48,7 +49,9 @@ def load(request: dict[str, Any]) -> Loaded:
     with _kept_warnings() as texts:
         try:
             made = initialize(spec, *initializer)
-        except Exception as error:
+        except ENDS_A_PROCESS:
+            raise
+        except BaseException as error:
             explained = _explained(error, spec.path, has_changed=_has_changed(before, spec.path))
             if explained is error:
                 raise
@@ -70,15 +73,15 @@ def _initializer(named: object) -> tuple[str, dict[str, Any]]:
 # Errors
 
 
-def load_error(error: Exception) -> HostError:
+def load_error(error: BaseException) -> HostError:
     """Return the typed error of what was raised while a model was loaded."""
-    if isinstance(error, HostError):
-        return error
     raised = error_of(error)
+    if raised is error:
+        return raised
     return ModelError(f"loading failed: {raised.message}", details=raised.details)
 
 
-def _explained(error: Exception, path: str | None, *, has_changed: bool) -> HostError:
+def _explained(error: BaseException, path: str | None, *, has_changed: bool) -> HostError:
     """Return the typed error of a load, with what its own words do not say."""
     from hostd_workers.loaders._flaws import flaws_below  # noqa: PLC0415 - 6 ms that a load that succeeds does not pay
 

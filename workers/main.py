@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import sys
 import time
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import zmq
 
 from hostd_workers import stacks
-from hostd_workers.forked import leave
+from hostd_workers.ending import EXIT_FATAL, end
+from hostd_workers.forked import leave, leave_if_child
 from hostd_workers.session import Session
 from hostd_workers.wire.frames import BATCHED_BELOW_BYTES, pack_batch
 from hostd_workers.wire.transport import DONTWAIT, MessageSocket, buffers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
+    from hostd_workers.runtime import Runtime
     from hostd_workers.wire.frames import Buffer
 
 LINGER_MS = 1000
@@ -36,9 +37,6 @@ QUICK_S = 0.0001
 QUICK_CALLS = 200
 HOLD_S = 0.0002
 """Against a round trip of 0.2 ms: an answer that waits for company loses less than another one of those."""
-
-EXIT_FATAL = 70
-"""EX_SOFTWARE of sysexits(3): the worker itself failed, not the model's call."""
 
 
 class Transport:
@@ -57,10 +55,8 @@ class Transport:
         self.on_sent: Callable[[], None] | None = None
         """Called after every send, which may swallow the descriptor's news of a message that came meanwhile."""
 
-    def __enter__(self) -> Transport:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Let what was sent leave, for `LINGER_MS` at most, and close the socket."""
         self._socket.close()
         self._context.term()
 
@@ -140,7 +136,7 @@ class Pace:
         return True
 
 
-def serve(transport: Transport, session: Session) -> None:
+def serve(transport: Transport, session: Session) -> NoReturn:
     """Serve until killed; goes over to an asyncio loop when the loaded model has coroutine methods."""
     looked_s = 0.0
     pace = Pace()
@@ -165,24 +161,20 @@ def serve(transport: Transport, session: Session) -> None:
     transport.is_holding = False
     from hostd_workers.tasks import serve_coroutines  # noqa: PLC0415 - see there
 
-    serve_coroutines(transport, session)
+    serve_coroutines(transport, session, cast("Runtime", session.runtime))
 
 
-def main() -> int:
-    """Run the worker that the environment describes."""
+def main() -> NoReturn:
+    """Run the worker that the environment describes, until it is killed or ends itself."""
     endpoint, token = os.environ.pop("HOSTD_WORKER_ENDPOINT"), os.environ.pop("HOSTD_WORKER_TOKEN")
     faulthandler.enable()  # a crash in a library then leaves its Python traceback in the model's log
-    with Transport(endpoint, token) as transport:
-        os.register_at_fork(after_in_child=transport.abandon)
-        session = Session(token, transport.send, stacks.offer())
+    transport = Transport(endpoint, token)
+    os.register_at_fork(after_in_child=transport.abandon)
+    session = Session(token, transport.send, stacks.offer())
+    try:
         session.greet()
-        try:
-            serve(transport, session)
-        except BaseException as error:
-            # Not only Exception: a model may call sys.exit, and its callers should hear of it.
-            session.say_last_words(error)
-            if isinstance(error, SystemExit):
-                raise
-            sys.excepthook(type(error), error, error.__traceback__)
-            return EXIT_FATAL
-    return 0
+        serve(transport, session)
+    except BaseException as error:  # noqa: BLE001 - not only Exception: a model may call sys.exit
+        leave_if_child()
+        transport.is_holding = False  # what waits for company leaves with the last words
+        end(error, partial(session.say_last_words, error), transport.close, code=EXIT_FATAL)

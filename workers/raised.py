@@ -29,10 +29,20 @@ def error_of(
 ) -> HostError:
     """Return the typed error for what the model's code raised, with its own traceback as text.
 
-    A TypeError that was raised by the call itself, before any line of the model ran, means wrong arguments.
+    A TypeError that was raised by the call itself, before any line of the model ran, means wrong arguments. Raises
+    nothing: an exception of the model's own class runs its code when it is read.
     """
-    if isinstance(error, HostError):
-        return error
+    try:
+        if isinstance(error, HostError) and _is_whole(error):
+            return error
+        return _described(error, method, args, kwargs)
+    except BaseException as second:  # noqa: BLE001 - see above
+        return ModelError(f"{_name_of(error)} was raised, and {_name_of(second)} when it was to be described")
+
+
+def _described(
+    error: BaseException, method: Method | None, args: list[Any] | None, kwargs: dict[str, Any] | None
+) -> HostError:
     own = _own_part(error)
     if isinstance(error, TypeError) and method is not None and own is None and not _binds(method, args, kwargs):
         signature = method.describe()["signature"]
@@ -42,7 +52,17 @@ def error_of(
     # An error of a loader's own has no frame of the model's; then every frame helps.
     text = traceback_text(error, own if own is not None or method is not None else error.__traceback__)
     summary = _summary(error)[:2000] + _advice(error)
-    return ModelError(summary, details={"traceback": text, "type": type(error).__name__})
+    return ModelError(summary, details={"traceback": text, "type": _name_of(error)})
+
+
+def _is_whole(error: HostError) -> bool:
+    """Say whether an error can be read and sent: its class may be the model's, and have left out the base's part."""
+    is_plain = isinstance(getattr(error, "message", None), str) and isinstance(getattr(error, "details", None), dict)
+    return is_plain and bool(msg.sendable(error))
+
+
+def _name_of(error: BaseException) -> str:
+    return str(type.__dict__["__name__"].__get__(type(error)))  # whatever a metaclass makes of it
 
 
 def _summary(error: BaseException) -> str:

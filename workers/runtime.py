@@ -8,18 +8,19 @@ Rules
    so the host knows what its worker still has.
 4. Coroutine methods run on the loop that the worker then has, many at a time (`tasks`).
 
-This file and `session` are the border with the model's code: whatever that raises becomes a typed error here.
+This file, `tasks` and `session` are the border with the model's code: whatever that raises becomes a typed error here,
+but for what ends a process (`ending.ENDS_A_PROCESS`).
 """
 
 from __future__ import annotations
 
 import inspect
 import time
-import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from hostd_workers.answers import NO_DEADLINE, TRACE, Answers, Call, cancelled, cannot_stream, must_stream, too_late
+from hostd_workers.ending import ENDS_A_PROCESS, note
 from hostd_workers.forked import leave_if_child
 from hostd_workers.raised import error_of
 from hostd_workers.wire import frames as wire
@@ -69,6 +70,11 @@ class Runtime:
         self._cancelled: set[int] = set()
         self._early_credit: dict[int, int] = {}
         """What was granted to streams that are still queued."""
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What kept a coroutine's call from being answered, which ends the worker."""
+        return None if self._tasks is None else self._tasks.failure
 
     @property
     def has_work(self) -> bool:
@@ -134,7 +140,9 @@ class Runtime:
             if inspect.isgenerator(result):
                 result.close()
                 raise must_stream(method.name)  # noqa: TRY301 - as above
-        except Exception as error:  # noqa: BLE001 - the border with the model's code, which may raise anything
+        except ENDS_A_PROCESS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the border with the model's code, which may raise anything
             self._answers.refuse(call.id, error_of(error, method, args, kwargs))
             return
         self._answers.give(call.id, msg.RESULT, method.name, result)
@@ -174,7 +182,9 @@ class Runtime:
         TRACE.set(stream.trace)
         try:
             item = next(stream.items, _END)
-        except Exception as error:  # noqa: BLE001 - the border with the model's code, which may raise anything
+        except ENDS_A_PROCESS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the border with the model's code, which may raise anything
             self._end_stream(stream)
             self._answers.refuse(stream.id, error_of(error))
             return
@@ -192,8 +202,10 @@ class Runtime:
             close = getattr(stream.items, "close", None)
             if close is not None:
                 close()
-        except Exception:  # noqa: BLE001 - the border with the model's code; nobody waits for this any more
-            traceback.print_exc()
+        except ENDS_A_PROCESS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the border with the model's code; nobody waits for this any more
+            note(error)
 
     def _credit(self, envelope: wire.Envelope) -> None:
         items = msg.unpack_credit(envelope.header)

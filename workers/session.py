@@ -9,6 +9,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from hostd_workers.ending import ENDS_A_PROCESS
 from hostd_workers.loading import load, load_error
 from hostd_workers.methods import default_of, methods_of
 from hostd_workers.plugins import import_builtin
@@ -17,7 +18,6 @@ from hostd_workers.runtime import Runtime
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import DEFAULT_LIMITS
-from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +64,7 @@ class Session:
 
     def say_last_words(self, error: BaseException) -> None:
         """Tell the supervisor why this process is about to end."""
-        words = error if isinstance(error, HostError) else error_of(error)
+        words = error_of(error)
         body = dict(zip(("status", "kind", "message", "details"), msg.sendable(words), strict=True))
         self._send(msg.pack_map(msg.LAST_WORDS, 0, body))
 
@@ -84,7 +84,9 @@ class Session:
                 "warnings": warned,
             }
             loaded = msg.pack_map(msg.LOADED, 0, answer)
-        except Exception as error:  # noqa: BLE001 - the border with the model's code, which may raise anything
+        except ENDS_A_PROCESS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the border with the model's code, which may raise anything
             self._send(msg.pack_error(0, load_error(error)))
             return
         self.runtime = Runtime(methods, self._send, request.get("max_message_bytes", DEFAULT_LIMITS.blob_bytes))

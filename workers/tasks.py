@@ -2,17 +2,22 @@
 
 A module of its own because it needs asyncio, whose import costs a third of the start of a worker; only a model with
 coroutine methods pays for it.
+
+The loop is the model's too, so what it may do to a loop is survived: it may stop it, cancel every task that it finds,
+and set a factory of tasks. Nothing of ours but the calls themselves are tasks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hostd_workers.answers import NO_DEADLINE, TRACE, Answers, Call, cancelled, cannot_stream, must_stream, too_late
+from hostd_workers.ending import ENDS_A_PROCESS, note
 from hostd_workers.forked import leave
 from hostd_workers.raised import error_of
 from hostd_workers.wire import messages as msg
@@ -21,7 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from hostd_workers.main import Transport
+    from hostd_workers.runtime import Runtime
     from hostd_workers.session import Session
+    from hostd_workers.wire.errors import HostError
 
 
 class _Credit:
@@ -44,118 +51,197 @@ class _Credit:
         self._items -= 1
 
 
+class _Running:
+    """A call in hand; `over` is why it was ended from outside, if it was."""
+
+    __slots__ = ("call", "credit", "has_begun", "over", "task", "timer")
+
+    def __init__(self, call: Call, credit: _Credit | None) -> None:
+        self.call = call
+        self.credit = credit
+        self.has_begun = False
+        self.over: HostError | None = None
+        self.task: asyncio.Task[None]
+        self.timer: asyncio.TimerHandle | None = None
+
+    def end(self, why: HostError) -> None:
+        """Cancel the call's task, once: it may be cleaning up."""
+        if self.over is None:
+            self.over = why
+            self.task.cancel()
+
+
 class Tasks:
-    """The coroutine calls in hand."""
+    """The coroutine calls in hand; each gets exactly one end, whatever becomes of its task."""
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
-        self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._credits: dict[int, _Credit] = {}
+        self._running: dict[int, _Running] = {}
+        self.failure: BaseException | None = None
+        """What kept a call from being answered; the loop is stopped for it."""
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._running)
 
     def __contains__(self, call_id: int) -> bool:
-        return call_id in self._tasks
+        return call_id in self._running
 
     def begin(self, call: Call, credit: int) -> None:
         """Begin a call; `credit` is what was granted to a stream so far, its window included."""
         if call.method.streams and not call.streams:
             self._answers.refuse(call.id, must_stream(call.method.name))
             return
-        if call.streams:
-            self._credits[call.id] = _Credit(credit)
-        task = asyncio.get_running_loop().create_task(self._within_deadline(call))
-        self._tasks[call.id] = task
-        task.add_done_callback(lambda task: self._ended(call.id, task))
+        loop = asyncio.get_running_loop()
+        running = self._running[call.id] = _Running(call, _Credit(credit) if call.streams else None)
+        # Not by the loop's own factory, which may be the model's.
+        running.task = asyncio.Task(self._run(running), loop=loop)
+        running.task.add_done_callback(lambda task: self._ended(running, task))
+        if call.expires_s != NO_DEADLINE:
+            running.timer = loop.call_later(call.expires_s - time.monotonic(), lambda: running.end(too_late()))
 
     def grant(self, call_id: int, items: int) -> None:
         """Let a stream go on."""
-        if call_id in self._credits:
-            self._credits[call_id].grant(items)
+        credit = self._running[call_id].credit
+        if credit is not None:
+            credit.grant(items)
 
     def cancel(self, call_id: int) -> None:
         """Cancel a call."""
-        self._tasks.pop(call_id).cancel()
+        self._running[call_id].end(cancelled())
 
-    def _ended(self, call_id: int, task: asyncio.Task[None]) -> None:
-        is_withdrawn = self._tasks.pop(call_id, None) is None
-        self._credits.pop(call_id, None)
-        if is_withdrawn and task.cancelled():  # not when the whole worker ends, of which the host tells
-            self._answers.refuse(call_id, cancelled())
+    def _ended(self, running: _Running, task: asyncio.Task[None]) -> None:
+        del self._running[running.call.id]
+        if running.timer is not None:
+            running.timer.cancel()
+        failure = None if task.cancelled() else task.exception()
+        if not running.has_begun:  # cancelled before its first step; `_run` answers whatever is raised in it later
+            try:
+                self._answers.refuse(running.call.id, running.over or error_of(asyncio.CancelledError()))
+            except BaseException as error:  # noqa: BLE001 - the loop would swallow it
+                failure = error
+        if failure is not None and not isinstance(failure, ENDS_A_PROCESS):
+            self.failure = failure
+            task.get_loop().stop()
 
-    async def _within_deadline(self, call: Call) -> None:
-        """Run a call until its deadline."""
-        timeout_s = None if call.expires_s == NO_DEADLINE else max(0.0, call.expires_s - time.monotonic())
-        try:
-            await asyncio.wait_for(self._run(call), timeout_s)
-        except asyncio.TimeoutError:
-            self._answers.refuse(call.id, too_late())
-
-    async def _run(self, call: Call) -> None:
+    async def _run(self, running: _Running) -> None:
+        """Run a call to its one end; what this raises ends the worker."""
+        running.has_begun = True
+        call, answers = running.call, self._answers
         TRACE.set(call.target.trace)
         try:
-            result = call.method.function(*call.args, **call.kwargs)
-            if call.streams:
-                await self._send_items(call, result)
+            result: Any = call.method.function(*call.args, **call.kwargs)
+            if running.credit is not None:
+                is_whole = await self._send_items(call, running.credit, result)
             else:
-                self._answers.give(call.id, msg.RESULT, call.method.name, await result)
-        except asyncio.CancelledError as error:
-            if self._is_over(call):
-                raise
-            # Nobody cancelled this call: something inside of the model was, and the caller waits for an answer.
-            self._answers.refuse(call.id, error_of(error))
-        except Exception as error:  # noqa: BLE001 - the border with the model's code, which may raise anything
-            self._answers.refuse(call.id, error_of(error, call.method, call.args, call.kwargs))
+                result = await result
+        except ENDS_A_PROCESS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the border with the model's code, which may raise anything
+            # If nobody cancelled this call, something inside of the model was, and the caller waits for an answer.
+            is_over = running.over if isinstance(error, asyncio.CancelledError) else None
+            answers.refuse(call.id, is_over or error_of(error, call.method, call.args, call.kwargs))
+            return
+        if not call.streams:
+            answers.give(call.id, msg.RESULT, call.method.name, result)
+        elif is_whole:
+            answers.end(call.id)
 
-    def _is_over(self, call: Call) -> bool:
-        """Say whether the task that runs was withdrawn, is late, or is cancelled because the worker ends."""
-        # Task.cancelling() is new in Python 3.11; int() is 0.
-        is_cancelled = getattr(asyncio.current_task(), "cancelling", int)() > 0
-        return is_cancelled or call.id not in self._tasks or call.expires_s <= time.monotonic()
-
-    async def _send_items(self, call: Call, result: Any) -> None:
+    async def _send_items(self, call: Call, credit: _Credit, result: Any) -> bool:
+        """Send the items of a stream; say whether these were all, or one could not travel, which is its end then."""
         if not hasattr(result, "__anext__"):
             if hasattr(result, "close"):
                 result.close()  # a coroutine that is never awaited would warn
             raise cannot_stream(call.method.name, result)
         items: AsyncIterator[Any] = result
-        credit = self._credits[call.id]
         try:
             await credit.take()
             async for item in items:
                 if not self._answers.give(call.id, msg.ITEM, call.method.name, item):
-                    return
+                    return False
                 await credit.take()
-            self._answers.end(call.id)
+            return True
         finally:
-            if hasattr(items, "aclose"):
-                await items.aclose()
+            await _close(items)
 
 
-def serve_coroutines(transport: Transport, session: Session) -> None:
-    """Serve until killed, with the raw socket on the loop's reader (`zmq.asyncio` costs half of the throughput)."""
-    asyncio.run(_serve(transport, session))
+async def _close(items: Any) -> None:
+    try:
+        if hasattr(items, "aclose"):
+            await items.aclose()
+    except ENDS_A_PROCESS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - the border with the model's code; the stream has its end already
+        note(error)
 
 
-async def _serve(transport: Transport, session: Session) -> None:
-    loop = asyncio.get_running_loop()
+def serve_coroutines(transport: Transport, session: Session, runtime: Runtime) -> NoReturn:
+    """Serve until killed; raises what ends the worker."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
     _end_children_of(loop)
-    arrived = asyncio.Event()
-    loop.add_reader(transport.fileno(), arrived.set)
-    transport.on_sent = arrived.set
-    runtime = session.runtime
-    while runtime is not None:
-        # Cleared before the socket is drained, because its descriptor only tells of changes.
-        arrived.clear()
-        while (frames := transport.receive(block=False)) is not None:
-            session.accept(frames)
-        if runtime.has_work:
-            transport.settle()
-            runtime.step()
-            await asyncio.sleep(0)
-        else:
-            await arrived.wait()
+    pump = _Pump(loop, transport, session, runtime)
+    pump.soon()
+    while True:
+        loop.run_forever()
+        failure = pump.failure or runtime.failure
+        if failure is not None:
+            raise failure
+        pump.note_stop()
+
+
+class _Pump:
+    """Takes messages in and runs what is queued, from the raw socket on the loop's reader.
+
+    `zmq.asyncio` costs half of the throughput. The socket's descriptor only tells of changes, and a send may swallow
+    one, so there is a look after each.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, transport: Transport, session: Session, runtime: Runtime
+    ) -> None:
+        self._loop = loop
+        self._transport = transport
+        self._session = session
+        self._runtime = runtime
+        self._is_due = False
+        self._is_working = False
+        self._has_noted = False
+        self.failure: BaseException | None = None
+        """What ends the worker; the loop is stopped for it."""
+        loop.add_reader(transport.fileno(), self._work)
+        transport.on_sent = self.soon
+
+    def soon(self) -> None:
+        """Look at the socket and the queue at the loop's next turn."""
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._work)
+
+    def note_stop(self) -> None:
+        """Say in the model's log that the loop was stopped, and goes on."""
+        if not self._has_noted:
+            self._has_noted = True
+            print("the model stopped the event loop that serves it; the loop goes on", file=sys.stderr)  # noqa: T201
+
+    def _work(self) -> None:
+        self._is_due = False
+        if self._is_working:  # a plain method runs the loop inside of itself (nest_asyncio)
+            return
+        self._is_working = True
+        try:
+            while (frames := self._transport.receive(block=False)) is not None:
+                self._session.accept(frames)
+            if self._runtime.has_work:
+                self._transport.settle()
+                self._runtime.step()
+                self.soon()
+        except ENDS_A_PROCESS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the loop would swallow it
+            self.failure = error
+            self._loop.stop()
+        finally:
+            self._is_working = False
 
 
 def _end_children_of(loop: asyncio.AbstractEventLoop) -> None:

@@ -76,18 +76,21 @@ def _make_workers_importable() -> None:
     spec.loader.exec_module(module)
 
 
-def _work() -> int:
-    """Be a worker, and return the exit code; say what to do if this interpreter lacks what that needs."""
+def _work() -> None:
+    """Be a worker, and end with it; say what to do if this interpreter lacks what that needs."""
+    from hostd_workers.ending import end  # noqa: PLC0415 - it cannot be imported before
+
     try:
-        from hostd_workers.main import main  # noqa: PLC0415 - it cannot be imported before
+        from hostd_workers.main import main  # noqa: PLC0415 - as above
+
+        main()
     except ModuleNotFoundError as error:
         if error.name not in NEEDS:
-            raise
-        sys.exit(
-            f"{sys.executable} has no module {error.name}, which workers need. Install it: "
-            f"{sys.executable} -m pip install {' '.join(NEEDS.values())}"
-        )
-    return main()
+            end(error)
+        lacking = f"{sys.executable} has no module {error.name}, which workers need. Install it: "
+        end(SystemExit(f"{lacking}{sys.executable} -m pip install {' '.join(NEEDS.values())}"))
+    except BaseException as error:  # noqa: BLE001 - as `main` does, which takes over once it is imported
+        end(error)
 
 
 if __name__ == "__main__":
@@ -100,4 +103,4 @@ if __name__ == "__main__":
     _bound_memory()
     _stand_as_the_user_does()
     _make_workers_importable()
-    sys.exit(_work())
+    _work()
