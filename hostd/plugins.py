@@ -96,7 +96,7 @@ class Plugins:
         """
         try:
             return ask(self._finders[DEFAULT], model_id, path) is not None
-        except Exception:  # noqa: BLE001 - a finder may be anybody's code; its load will tell what is wrong
+        except BaseException:  # noqa: BLE001 - a finder may be anybody's code; its load will tell what is wrong
             return True
 
     def estimate(self, model_id: str, path: str, model_type: str) -> SizeEstimate:

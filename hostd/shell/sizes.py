@@ -168,7 +168,8 @@ class Sizes:
             if isinstance(found, SizeEstimate):
                 then(ev.Prediction(found.bytes, found.bytes, found.source, spec.python))
                 return
-            why = "no answer within memory.estimate_timeout_s" if isinstance(found, NotInTimeError) else found
+            failed = as_host_error(found, "the sizer failed").message
+            why = "no answer within memory.estimate_timeout_s" if isinstance(found, NotInTimeError) else failed
             _log.warning(
                 "what it needs is not known (%s): %s is assumed (memory.assumed_size)",
                 why,

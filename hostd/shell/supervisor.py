@@ -15,16 +15,18 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.machine import Core
 from hostd.shell.failing import FAILURES, RETRIED, RETRY_S
 from hostd.shell.own_log import about
+from hostd.shell.raised import summary_of, tamed
 from hostd.shell.turns import Turns
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
@@ -60,6 +62,22 @@ class Executes(Protocol):
 
 class NotInTimeError(Exception):
     """A piece of work did not end in its time; its thread is left alone with it."""
+
+
+class _Outcome(NamedTuple):
+    """What a piece of work returned, or what it raised.
+
+    Not a future of the loop: one cannot hold a StopIteration, and what is raised may be false.
+    """
+
+    value: Any
+    error: BaseException | None
+
+
+def _outcome_of(submitted: Future[Any]) -> _Outcome:
+    """Return what has become of work; called in its thread, where an exception may run the code of its class."""
+    error = submitted.exception()
+    return _Outcome(submitted.result(), None) if error is None else _Outcome(None, tamed(error))
 
 
 class Supervisor:
@@ -220,23 +238,36 @@ class Supervisor:
         """Run `work` in a thread, and give the core the event that `then` makes of its result or its exception.
 
         What has not ended `within_s` seconds is given up, whether or not it has begun: `then` gets a `NotInTimeError`.
-        Returns the thread's own future, for those who are not on the loop.
+        Whatever `work` raises, `then` gets an exception that can be read and kept (`tamed`). Returns the thread's own
+        future, for those who are not on the loop; only its end counts.
         """
         submitted = executor.submit(work)
-        future = asyncio.wrap_future(submitted, loop=self._loop)
-        timer = None if within_s is None else self._loop.call_later(within_s, future.cancel)
+        is_over = False
 
-        def finished(future: asyncio.Future[Any]) -> None:
-            is_late = timer is not None and future.cancelled()
+        def finish(outcome: _Outcome | None) -> None:
+            nonlocal is_over
+            if is_over:
+                return
+            is_over = True
             if timer is not None:
                 timer.cancel()
-            if future.cancelled() and not is_late:
+            if outcome is None:
                 return  # the pool has been closed: the host ends
-            event = then(NotInTimeError() if is_late else future.exception() or future.result())
+            event = then(outcome.value if outcome.error is None else outcome.error)
             if event is not None:
                 self.emit_later(event)
 
-        future.add_done_callback(finished)
+        def give_up() -> None:
+            finish(_Outcome(None, NotInTimeError()))
+            submitted.cancel()
+
+        def ended(submitted: Future[Any]) -> None:
+            outcome = None if submitted.cancelled() else _outcome_of(submitted)
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                self._loop.call_soon_threadsafe(finish, outcome)
+
+        timer = None if within_s is None else self._loop.call_later(within_s, give_up)
+        submitted.add_done_callback(ended)
         return submitted
 
     def when(self, future: Future[Any], then: Callable[[], object], *, within_s: float) -> None:
@@ -285,4 +316,9 @@ def _plain(value: Any) -> Any:
 
 def as_host_error(error: BaseException, what: str) -> HostError:
     """Return the error of a piece of work that failed, for whoever asked for it."""
-    return error if isinstance(error, HostError) else UnavailableError(f"{what}: {error}")
+    error = tamed(error)
+    if isinstance(error, HostError):
+        return error
+    # What the system and Python say is a sentence; others may say no more than a name.
+    said = str(error) if isinstance(error, (OSError, RuntimeError)) else ""
+    return UnavailableError(f"{what}: {said or summary_of(error)}")

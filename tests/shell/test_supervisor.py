@@ -16,11 +16,13 @@ from hostd.core.registry import CoreConfig
 from hostd.shell import failing
 from hostd.shell import supervisor as module
 from hostd.shell.backend import Backend
-from hostd.shell.supervisor import NotInTimeError, Supervisor
+from hostd.shell.raised import MAX_CHARS, ForeignError
+from hostd.shell.supervisor import NotInTimeError, Supervisor, as_host_error
+from hostd.shell.threads import Threads
 from hostd.shell.transport.poller import Poller
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire.codec import decode
-from hostd_workers.wire.errors import HostError, InternalError, UnavailableError
+from hostd_workers.wire.errors import HostError, InternalError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -270,3 +272,91 @@ def test_a_timeout_of_the_works_own_is_its_error() -> None:
             assert (type(outcome), str(outcome)) == (TimeoutError, "its database did not answer")
 
     run(story)
+
+
+class FalseError(Exception):
+    """Is false, as an empty container is."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+class ChangingError(Exception):
+    """Can be read once."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __str__(self) -> str:
+        self.read += 1
+        if self.read > 1:
+            raise SystemExit("read again")
+        return "read once"
+
+
+class Holder:
+    """An argument that can be read once."""
+
+    __str__ = __repr__ = ChangingError.__str__
+
+    def __init__(self) -> None:
+        self.read = 0
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "says"),
+    [
+        (StopIteration("over"), StopIteration, "over"),
+        (StopAsyncIteration("over"), StopAsyncIteration, "over"),
+        (SystemExit(3), SystemExit, "3"),
+        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+        (GeneratorExit(), GeneratorExit, ""),
+        (asyncio.CancelledError("c"), ForeignError, "CancelledError: c"),
+        (FalseError("false"), ForeignError, "FalseError: false"),
+        (ChangingError(), ForeignError, "ChangingError: read once"),
+        (ValueError(Holder()), ForeignError, "ValueError: read once"),
+        (ValueError("x" * 1_000_000), ForeignError, "ValueError: " + "x" * MAX_CHARS),
+        (OSError(2, "no such thing"), FileNotFoundError, "[Errno 2] no such thing"),
+        (NotFoundError("gone"), NotFoundError, "gone"),
+        (NotFoundError("x" * 1_000_000), NotFoundError, "x" * MAX_CHARS),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_whatever_work_in_a_thread_raises_is_told_and_can_be_read(
+    raised: BaseException, kind: type[BaseException], says: str
+) -> None:
+    def work() -> None:
+        raise raised
+
+    async def story(rig: Rig) -> None:
+        told: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        with Threads(1, "test") as executor:
+            rig.supervisor.in_thread(executor, work, told.set_result)
+        error = await asyncio.wait_for(told, PATIENCE_S)
+        assert type(error) is kind
+        assert [str(error), str(error)] == [says, says]
+        assert rig.raised == []
+
+    run(story, Scripted())
+
+
+def test_an_exception_that_work_returns_is_its_result() -> None:
+    async def story(rig: Rig) -> None:
+        told: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        returned = ValueError("not raised")
+        with Threads(1, "test") as executor:
+            rig.supervisor.in_thread(executor, lambda: returned, told.set_result)
+        assert await asyncio.wait_for(told, PATIENCE_S) is returned
+
+    run(story, Scripted())
+
+
+def test_an_error_that_says_nothing_is_called_by_its_name() -> None:
+    for error, says in (
+        (ValueError(), "it failed: ValueError"),
+        (StopIteration(1), "it failed: StopIteration: 1"),
+        (TimeoutError("late"), "it failed: late"),
+        (TimeoutError(), "it failed: TimeoutError"),
+        (ForeignError("Own: o"), "it failed: Own: o"),
+    ):
+        assert as_host_error(error, "it failed").message == says

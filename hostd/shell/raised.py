@@ -1,0 +1,57 @@
+"""Exceptions of somebody else's code, made harmless: finders and sizers run in threads of the supervisor.
+
+An exception of a class of theirs runs their code when it is read, and may raise anything then, on the loop. It may be
+as large as they like, and would be kept in the story of a model. So it is read once, in the thread that raised it.
+"""
+
+from __future__ import annotations
+
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.errors import PUBLIC_MODULE, HostError, from_wire, sayable
+
+MAX_CHARS = 8 * 1024
+"""Of what an exception says: some quote a whole file."""
+
+_OURS = ("builtins", PUBLIC_MODULE)
+_PLAIN = (str, bytes, int, float, bool, type(None))
+"""Modules of exceptions, and types of their arguments, that run nothing of anybody else's when they are read."""
+
+
+class ForeignError(Exception):
+    """Stands for an exception that cannot be passed on; says what can be said of it."""
+
+
+def tamed(error: BaseException) -> BaseException:
+    """Return an exception that can be read and kept: the same, or one that stands for it. Raises nothing."""
+    try:
+        if type(error) is ForeignError:
+            return error
+        if isinstance(error, HostError):
+            return _typed(error)
+        is_plain = type(error).__module__ in _OURS and all(type(argument) in _PLAIN for argument in error.args)
+        return error if is_plain and len(sayable(error)) <= MAX_CHARS else ForeignError(_said_by(error))
+    except BaseException:  # noqa: BLE001 - see above
+        return ForeignError(f"{_name_of(error)}, which cannot say why")
+
+
+def summary_of(error: BaseException) -> str:
+    """Return what a tamed exception says, with what it is."""
+    return str(error) if isinstance(error, ForeignError) else _said_by(error)
+
+
+def _typed(error: HostError) -> HostError:
+    """Return a typed error of a class of ours, with what of it can be sent."""
+    cls = next(cls for cls in type(error).__mro__ if cls.__module__ == PUBLIC_MODULE and issubclass(cls, HostError))
+    status, _, message, details = msg.sendable(error)
+    is_whole = type(error) is cls and details is error.details and isinstance(details, dict)
+    if is_whole and message == error.message and len(message) <= MAX_CHARS:
+        return error
+    return from_wire((status, cls.__name__, message[:MAX_CHARS], details if isinstance(details, dict) else {}))
+
+
+def _said_by(error: BaseException) -> str:
+    return ": ".join(filter(None, (_name_of(error), sayable(error)[:MAX_CHARS])))
+
+
+def _name_of(error: BaseException) -> str:
+    return str(type.__dict__["__name__"].__get__(type(error)))  # whatever a metaclass makes of it
