@@ -170,6 +170,16 @@ class WorkerSpokeLastWords(NamedTuple):
     error: HostError
 
 
+class WorkerDisconnected(NamedTuple):
+    """The worker's connection has ended, `reason` says how; its process may live, and has no other connection.
+
+    Nothing that is said under its token counts from now on.
+    """
+
+    worker_id: WorkerId
+    reason: str
+
+
 class WorkerExited(NamedTuple):
     """The operating system says that the worker's own process ended; `how` says in words how, `death` why if known.
 
@@ -353,6 +363,7 @@ Event: TypeAlias = (
     | WorkerPauseFailed
     | WorkerAnswered
     | WorkerSpokeLastWords
+    | WorkerDisconnected
     | WorkerExited
     | WorkerGone
     | WorkerNotEnded

@@ -25,9 +25,10 @@ from hostd.core.comparing import Comparing
 from hostd.core.deploying import Deploying
 from hostd.core.explaining import interpreter_of
 from hostd.core.invariants import problems_of
-from hostd.core.lifecycle import ModelInput, ModelState, WorkerInput, WorkerState
+from hostd.core.lifecycle import ModelState, WorkerInput, WorkerState
 from hostd.core.loading import Loading
-from hostd.core.measuring import Measuring, limit_error
+from hostd.core.losing import Losing
+from hostd.core.measuring import Measuring
 from hostd.core.pinning import Pinning
 from hostd.core.planning import Planning
 from hostd.core.questions import Questions
@@ -37,6 +38,7 @@ from hostd.core.routing import Router
 from hostd.core.syncing import Syncing
 from hostd.core.timers import (
     AdmissionTimer,
+    ConnectionTimer,
     FinderTimer,
     HeldTimer,
     IdleTimer,
@@ -48,15 +50,12 @@ from hostd.core.timers import (
 )
 from hostd.core.undeploying import Undeploying
 from hostd.core.unloading import Unloading
-from hostd.core.values import Death
 from hostd_workers.wire.errors import (
     AbortedError,
     CancelledError,
     DeadlineExceededError,
     HostError,
     InternalError,
-    ResourceExhaustedError,
-    UnavailableError,
 )
 
 if TYPE_CHECKING:
@@ -64,10 +63,6 @@ if TYPE_CHECKING:
 
     from hostd.core.effects import Effect
     from hostd.core.models import Worker
-
-
-_QUOTED_LINES = 5
-"""Of what a worker printed before it died: the end of a traceback, with the place and the reason."""
 
 
 class Core(Questions):
@@ -87,7 +82,8 @@ class Core(Questions):
         pinning = Pinning(self._registry, unloading)
         deploying = self._deploying = Deploying(self._registry, loading, unloading, pinning)
         admission.doing = Doing(loading.start, loading.refuse, loading.fail, unloading.evict, router.release)
-        measuring = Measuring(self._registry, loading, admission, self._lose)
+        losing = self._losing = Losing(self._registry, loading, router)
+        measuring = Measuring(self._registry, loading, admission, losing.lose)
         undeploying = self._undeploying = Undeploying(self._registry, loading, unloading)
         syncing = self._syncing = Syncing(self._registry, loading, unloading, comparing)
         asked = self._asked
@@ -122,8 +118,9 @@ class Core(Questions):
             ev.WorkerRefusedLoad: self._on_refused_load,
             ev.WorkerMeasured: measuring.measured,
             ev.WorkerPauseFailed: admission.growing.pause_failed,
-            ev.WorkerSpokeLastWords: self._on_last_words,
-            ev.WorkerExited: self._on_exited,
+            ev.WorkerSpokeLastWords: losing.said_last_words,
+            ev.WorkerDisconnected: losing.disconnected,
+            ev.WorkerExited: losing.exited,
             ev.WorkerGone: self._on_gone,
             ev.WorkerNotEnded: self._on_not_ended,
             ev.FilesStaged: deploying.staged,
@@ -143,6 +140,7 @@ class Core(Questions):
         }
         self._timeouts: dict[type, Callable[[Any], None]] = {
             WorkerTimer: lambda key: self._on_worker_timeout(key.worker_id),
+            ConnectionTimer: losing.expire,
             WaiterTimer: lambda key: self._registry.waiting.dismiss(key.caller, _too_late()),
             HeldTimer: router.expire_held,
             FinderTimer: loading.expire_finder,
@@ -185,14 +183,14 @@ class Core(Questions):
             self._worker_gone(worker)
 
     def _on_hello(self, event: ev.WorkerSaidHello) -> None:
-        worker = self._accepting(event.worker_id, WorkerInput.HELLO)
+        worker = self._heard(event.worker_id, WorkerInput.HELLO)
         if worker is not None:
             self._registry.move_worker(worker, WorkerInput.HELLO, "the worker said hello")
             self._registry.timers.set(WorkerTimer(worker.id), self._registry.now + self._registry.config.load_timeout_s)
             self._registry.move_worker(worker, WorkerInput.ASSIGN, f"load {worker.model.source.path or 'no path'}")
 
     def _on_loaded(self, event: ev.WorkerLoaded) -> None:
-        worker = self._accepting(event.worker_id, WorkerInput.LOADED)
+        worker = self._heard(event.worker_id, WorkerInput.LOADED)
         if worker is not None and worker.loaded_s is None:
             model = worker.model
             model.loader, model.methods, model.default_method = event.loader, event.methods, event.default_method
@@ -201,28 +199,10 @@ class Core(Questions):
             self._registry.move_worker(worker, WorkerInput.LOADED, "loaded, measuring")
 
     def _on_refused_load(self, event: ev.WorkerRefusedLoad) -> None:
-        worker = self._accepting(event.worker_id, WorkerInput.LOAD_FAILED)
+        worker = self._heard(event.worker_id, WorkerInput.LOAD_FAILED)
         if worker is not None:
             self._loading.load_failed(worker, event.error)
             self._registry.move_worker(worker, WorkerInput.LOAD_FAILED, event.error.message)
-
-    def _on_last_words(self, event: ev.WorkerSpokeLastWords) -> None:
-        worker = self._registry.workers.get(event.worker_id)
-        if worker is not None:
-            worker.last_words = event.error
-
-    def _on_exited(self, event: ev.WorkerExited) -> None:
-        worker = self._registry.workers.get(event.worker_id)
-        if worker is None:
-            return
-        worker.exit, worker.death, worker.stack = event.how, event.death, event.stack
-        if event.death is not Death.UNEXPLAINED:
-            worker.model.retries_left = 0  # it would take as much again
-        state = worker.state
-        self._registry.move_worker(worker, WorkerInput.EXITED, event.how)
-        if state is WorkerState.KILLING:
-            return
-        self._lose(worker, self._death_of(worker))
 
     def _on_gone(self, event: ev.WorkerGone) -> None:
         worker = self._accepting(event.worker_id, WorkerInput.GONE)
@@ -235,7 +215,7 @@ class Core(Questions):
             model.processes_ended += event.processes
             # Not at the exit: a process is known to have ended before its last words are read.
             if not model.is_put_back:
-                self._loading.load_failed(worker, self._death_of(worker, event.output))
+                self._loading.load_failed(worker, self._losing.death_of(worker, event.output))
             self._registry.move_worker(worker, WorkerInput.GONE, proof_of(event.processes))
             self._worker_gone(worker)
 
@@ -250,6 +230,7 @@ class Core(Questions):
         """Go on with whatever waited for the proof of a worker's death."""
         registry, own = self._registry, worker.model
         registry.timers.cancel(WorkerTimer(worker.id))
+        registry.timers.cancel(ConnectionTimer(worker.id))
         model = registry.models[own.id]  # perhaps of a later generation, which waits for this worker too
         if own is registry.successors.get(own.id):
             if not own.alive():
@@ -266,38 +247,9 @@ class Core(Questions):
         worker = self._registry.workers.get(worker_id)
         return worker if worker is not None and self._registry.accepts(worker, why) else None
 
-    def _death_of(self, worker: Worker, output: str = "") -> HostError:
-        words = worker.last_words
-        if worker.death is Death.MEMORY_LIMIT:
-            limit_bytes = worker.model.spec.memory.limit_bytes if worker.model.spec else None
-            return limit_error(worker.model, limit_bytes, None)
-        message = f"the worker of model {worker.model.id!r} died: {worker.exit}"
-        printed = "\n".join(output.strip().splitlines()[-_QUOTED_LINES:])
-        if printed:
-            message = f"{message}; it printed: {printed}"
-        details = {"exit": worker.exit, "pid": worker.pid, "model_id": worker.model.id}
-        if worker.stack:
-            message = f"{message}; hostd logs {worker.model.id} has its whole stack\n{worker.stack}"
-            details["stack"] = worker.stack
-        if worker.death is Death.OUT_OF_MEMORY:
-            details["reason"] = worker.death.value
-            return ResourceExhaustedError(f"{message}. The machine, or the host's cgroup, has no more", details=details)
-        if words is None:
-            return UnavailableError(message, details=details)
-        return UnavailableError(f"{message}; its last words: {words.message}", details={**words.details, **details})
-
-    def _lose(self, worker: Worker, death: HostError) -> None:
-        """A worker that served is lost: its calls end now, and the model's state follows."""
-        self._router.fail_all(worker, death)
-        model = worker.model
-        if model.state in (ModelState.READY, ModelState.DEGRADED):
-            why = ModelInput.WORKER_LOST if model.ready else ModelInput.LAST_WORKER_LOST
-            model.death = death
-            self._registry.move_model(model, why, death.message)
-            if not model.ready:
-                self._registry.timers.cancel(IdleTimer(model))
-                model.is_yielding = False
-                self._router.release(model)
+    def _heard(self, worker_id: ev.WorkerId, why: WorkerInput) -> Worker | None:
+        worker = self._accepting(worker_id, why)
+        return None if worker is None or worker.disconnected else worker
 
     # Time and clients
 
@@ -378,7 +330,12 @@ class Core(Questions):
     def check_invariants(self) -> None:
         """Raise `InternalError` if anything that must always hold does not."""
         problems = problems_of(self._registry, self._router, self._unloading)
-        problems += self._deploying.problems() + self._undeploying.problems() + self._admission.problems()
+        problems += (
+            self._losing.problems()
+            + self._deploying.problems()
+            + self._undeploying.problems()
+            + self._admission.problems()
+        )
         if problems:
             raise InternalError(f"a broken invariant: {'; '.join(problems)}")
 

@@ -72,7 +72,7 @@ class Measuring:
                 return
         elif event.estimate is not None and model.size_bytes is None:
             model.size_bytes, model.size_source = event.estimate.bytes, event.estimate.source
-        is_done = is_of_loaded and registry.accepts(worker, WorkerInput.MEASURED)
+        is_done = is_of_loaded and not worker.disconnected and registry.accepts(worker, WorkerInput.MEASURED)
         if is_done and not self._admission.growing.is_ended(worker):
             registry.move_worker(worker, WorkerInput.MEASURED, "loaded and measured")
             self._loading.load_succeeded(worker, is_measured=event.memory is not None)

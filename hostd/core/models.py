@@ -49,8 +49,9 @@ class Worker:
     """A worker process, from the decision to spawn it until the proof that it is gone.
 
     `highest` is the sample with the most resident memory; `left_s` is what is left of its time to load while it is
-    PAUSED. `shares` is whose the calls are that it has, those that it was told to leave included. `obstacle` says why
-    its processes are still there after a kill, `is_beyond_reach` that the host may not end them.
+    PAUSED. `shares` is whose the calls are that it has, those that it was told to leave included. `disconnected` says
+    how its connection ended, "" while it has one or none yet. `obstacle` says why its processes are still there after a
+    kill, `is_beyond_reach` that the host may not end them.
     """
 
     id: WorkerId
@@ -69,6 +70,7 @@ class Worker:
     left: dict[CallId, Left] = field(default_factory=dict)
     shares: ClientShares = field(default_factory=ClientShares)
     last_words: HostError | None = None
+    disconnected: str = ""
     exit: str = ""
     stack: str = ""
     killed_for: Memory | None = None

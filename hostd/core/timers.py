@@ -32,6 +32,13 @@ class WorkerTimer:
 
 
 @dataclass(frozen=True)
+class ConnectionTimer:
+    """When a worker that lost its connection should have ended."""
+
+    worker_id: WorkerId
+
+
+@dataclass(frozen=True)
 class FinderTimer:
     """When a finder has taken too long, or files have been written for too long."""
 

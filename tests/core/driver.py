@@ -276,6 +276,9 @@ class Driver(Outside):
     def said_last_words(self, error: HostError, worker: ev.WorkerId | None = None) -> None:
         self.feed(ev.WorkerSpokeLastWords(self._process(worker).id, error))
 
+    def disconnected(self, worker: ev.WorkerId | None = None, reason: str = "end of file") -> None:
+        self.feed(ev.WorkerDisconnected(self._process(worker).id, reason))
+
     def exited(self, how: str = "exit code 1", worker: ev.WorkerId | None = None, *, stack: str = "") -> None:
         process = self._process(worker)
         process.stage = Stage.ENDED

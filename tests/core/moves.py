@@ -64,3 +64,8 @@ MOVES_OF_OBSTACLES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
     "prove": {"n": N, "obstacle": (None, None, None, "hangs", "beyond reach")},
 }
 """In place of those above: what was killed may still be there."""
+
+MOVES_OF_CONNECTIONS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
+    "disconnect": {"n": N, "is_again": (False, False, False, True)},
+}
+"""For games of their own: workers that lose their connections have short lives."""

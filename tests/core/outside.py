@@ -77,6 +77,7 @@ class Process:
     is_killed: bool = False
     is_beyond_reach: bool = False
     is_paused: bool = False
+    is_disconnected: bool = False
     has_greeted: bool = False
     has_loaded: bool = False
     is_sampled: bool = False

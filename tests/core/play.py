@@ -31,6 +31,7 @@ WEIGHTS: Final[dict[str, float]] = {
     "fail_to_spawn": 0.5,
     "refuse_load": 0.3,
     "exit": 0.4,
+    "disconnect": 1,
     "vanish": 0.3,
     "pass_time": 1.5,
     "oversleep": 0.1,

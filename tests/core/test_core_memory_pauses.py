@@ -10,6 +10,7 @@ from memory_driver import BUDGETED, LIMITED, MemoryDriver, is_refused
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.core.losing import DISCONNECT_GRACE_S
 from hostd.core.timers import AdmissionTimer, WorkerTimer
 from hostd_workers.wire.errors import (
     AbortedError,
@@ -17,6 +18,7 @@ from hostd_workers.wire.errors import (
     InternalError,
     ModelError,
     ResourceExhaustedError,
+    UnavailableError,
 )
 
 
@@ -83,7 +85,7 @@ def test_the_clock_of_a_load_stands_still_while_it_is_paused():
     assert isinstance(host.error(caller), DeadlineExceededError)
 
 
-@pytest.mark.parametrize("how", ["unload", "shutdown", "exit", "limit", "refused"])
+@pytest.mark.parametrize("how", ["unload", "shutdown", "exit", "limit", "refused", "lost"])
 def test_a_paused_load_can_end_in_every_way(tight, how):
     tight.ready("busy", 6000)
     tight.busy("busy")
@@ -97,6 +99,9 @@ def test_a_paused_load_can_end_in_every_way(tight, how):
         tight.signal(at_once=True)
     elif how == "exit":
         tight.died(ev.Death.OUT_OF_MEMORY, worker)
+    elif how == "lost":
+        tight.disconnected(worker)
+        tight.pass_time(DISCONNECT_GRACE_S)
     elif how == "limit":
         tight.grows("m", 4001)  # pages that it had shared became its own
     else:
@@ -104,7 +109,7 @@ def test_a_paused_load_can_end_in_every_way(tight, how):
     assert tight.killed().count(worker) == 1
     assert not any(isinstance(key, AdmissionTimer) for key in tight.core._registry.timers._due)
     tight.gone(worker)
-    kinds = {"unload": AbortedError, "shutdown": AbortedError, "refused": ModelError}
+    kinds = {"unload": AbortedError, "shutdown": AbortedError, "refused": ModelError, "lost": UnavailableError}
     assert isinstance(tight.error(caller), kinds.get(how, ResourceExhaustedError))
     assert tight.core.memory().paused == ()
 

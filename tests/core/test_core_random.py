@@ -11,7 +11,7 @@ from endings import settle
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
-from moves import MOVES, MOVES_OF_OBSTACLES
+from moves import MOVES, MOVES_OF_CONNECTIONS, MOVES_OF_OBSTACLES
 from outside import NOTES
 from play import history_of, long_game
 from world import World
@@ -131,6 +131,20 @@ def test_no_rule_breaks_when_processes_are_still_there_after_a_kill():
     assert obstacles > 10
 
 
+def test_no_rule_breaks_when_workers_lose_their_connections_at_any_time():
+    lost, reached = Counter[str](), Counter[str]()
+    for seed in range(4, 28):
+        world, dice = history_of(seed, STEPS, {**MOVES, **MOVES_OF_CONNECTIONS})
+        settle(world)
+        lost += Counter(event.old for event in world.announced if "lost its connection" in event.reason)
+        reached += world.reached
+        world.end(at_once=dice.random() < 0.5)
+    assert {"SPAWNING", "LOADING", "READY"} <= set(lost), "in these states there was no exit in time"
+    assert {f"disconnected {state}" for state in ("SPAWNING", "LOADING", "READY", "DRAINING", "KILLING", "DEAD")} <= {
+        *reached
+    }
+
+
 def test_the_same_seed_makes_the_same_history():
     (first, _), (second, _) = history_of(7, STEPS), history_of(7, STEPS)
     assert list(map(repr, first.history)) == list(map(repr, second.history))
@@ -154,8 +168,8 @@ def test_random_histories_get_everywhere():
     models = {(event.old, event.cause) for event in announced if event.subject == "model" and event.cause not in NOTES}
     assert {(old.value, why.value) for old, why in MODEL_TRANSITIONS} - models == NOT_YET_FOR_MODELS
     assert set(NOTES) - {event.cause for event in announced} <= OF_PAUSES | {"NOT_ENDED"}
-    # Pauses have games of their own, obstacles and changed settings are in others.
-    others = {ev.WorkerPauseFailed, ev.SettingsChanged, ev.WorkerNotEnded}
+    # Pauses have games of their own, obstacles, changed settings and lost connections are in others.
+    others = {ev.WorkerPauseFailed, ev.SettingsChanged, ev.WorkerNotEnded, ev.WorkerDisconnected}
     assert set(typing.get_args(ev.Event)) - events <= others
     assert set(typing.get_args(fx.Effect)) - effects <= {fx.PauseWorker, fx.ResumeWorker}
     stages, undone = ("StageFiles", "InstallFiles", "ConfirmFiles"), "UndoFiles"

@@ -266,6 +266,15 @@ class World(WorldOfMemory):
         if process is not None:
             self.feed(ev.WorkerSpokeLastWords(process.id, ModelError("goodbye")))
 
+    def disconnect(self, n: int, is_again: bool) -> None:
+        """Let a worker's connection end, which may be told of one that is gone, or twice."""
+        process = self._pick_process(n, lambda p: p.is_disconnected == is_again)
+        if process is not None:
+            process.is_disconnected = True
+            worker = self.core._registry.workers.get(process.id)
+            self.reached[f"disconnected {worker.state.value if worker else 'DEAD'}"] += 1
+            self.feed(ev.WorkerDisconnected(process.id, "it was closed"))
+
     def exit(self, n: int) -> None:
         process = self._pick_process(n, lambda p: p.stage is Stage.RUNNING)
         if process is not None:
