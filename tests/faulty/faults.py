@@ -18,7 +18,8 @@ import threading
 import time
 from pathlib import Path
 
-DIES = ("raise", "exit-0", "exit-1", "sigkill", "sigsegv")
+RAISES = ("raise", "raise-anything")
+DIES = (*RAISES, "exit-0", "exit-1", "exit-beside-a-thread", "sigkill", "sigsegv")
 STALLS = ("hang", "hang-holding-the-gil", "sigstop", "ignore-sigterm")
 GOES_ON = ("grow", "flood", "garbage", "grandchildren")
 DEATHS = (*DIES, *STALLS, *GOES_ON)
@@ -35,6 +36,10 @@ class Fault(Exception):
     """What `raise` raises."""
 
 
+class AnyFault(BaseException):
+    """What `raise-anything` raises, which no `except Exception` catches."""
+
+
 def commit(death: str, evidence: str) -> None:
     """Go wrong in this way."""
     Path(evidence).touch()
@@ -43,6 +48,17 @@ def commit(death: str, evidence: str) -> None:
 
 def _raise(_evidence: str) -> None:
     raise Fault("this model was told to fail")
+
+
+def _raise_anything(_evidence: str) -> None:
+    raise AnyFault("this model was told to fail")
+
+
+def _exit_beside_a_thread(_evidence: str) -> None:
+    """Exit while a thread lives on that Python itself would wait for."""
+    if "hostd_workers" in sys.modules:  # before that it is not the worker's to end
+        threading.Thread(target=threading.Event().wait).start()
+    sys.exit(3)
 
 
 def _segfault(_evidence: str) -> None:
@@ -159,6 +175,8 @@ def _start(evidence: str, *, daemonised: bool, stubborn: bool = False) -> None:
 
 _COMMIT = {
     "raise": _raise,
+    "raise-anything": _raise_anything,
+    "exit-beside-a-thread": _exit_beside_a_thread,
     "exit-0": lambda _: sys.exit(0),
     "exit-1": lambda _: sys.exit(1),
     "sigkill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
