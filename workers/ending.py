@@ -36,15 +36,25 @@ _STACK: Final = 1000
 """Python's own limit of recursion: the model may have set one in which nothing can be said."""
 
 
-def end(error: BaseException, *steps: Callable[[], object], code: int = EXIT_RAISED) -> NoReturn:
-    """End this process because of an error, after these steps; `code` is the exit code of all that is no SystemExit."""
+def end(
+    error: BaseException,
+    *,
+    say: Callable[[], object] | None = None,
+    close: Callable[[], object] | None = None,
+    code: int = EXIT_RAISED,
+) -> NoReturn:
+    """End this process because of an error.
+
+    `say` sends last words and `close` waits until they have left; `code` is the exit code of all that is no SystemExit.
+    """
     try:
         _try(lambda: sys.setrecursionlimit(_STACK))
         # A thread in C ends the process if a step hangs, and says where.
         _try(lambda: faulthandler.dump_traceback_later(ENDING_S, exit=True, file=_STDERR))
-        # Standard error comes first, because ZeroMQ aborts the process if its descriptors were closed.
-        for step in (lambda: tell(error), _flush, *steps, _flush):
-            _try(step)
+        # Last words go first: the host should read them before it hears of the exit.
+        for step in (say, lambda: tell(error), _flush, close, _flush):
+            if step is not None:
+                _try(step)
         code = code_of(error, code)
     finally:
         os._exit(code & 0xFF)

@@ -177,4 +177,4 @@ def main() -> NoReturn:
     except BaseException as error:  # noqa: BLE001 - not only Exception: a model may call sys.exit
         leave_if_child()
         transport.is_holding = False  # what waits for company leaves with the last words
-        end(error, partial(session.say_last_words, error), transport.close, code=EXIT_FATAL)
+        end(error, say=partial(session.say_last_words, error), close=transport.close, code=EXIT_FATAL)
