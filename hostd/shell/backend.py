@@ -42,6 +42,8 @@ class Backend:
         self._tokens: dict[WorkerId, bytes] = {}
         self._suspects: set[WorkerId] = set()
         self._silent: set[WorkerId] = set()
+        self._connected: set[bytes] = set()
+        """The tokens that were used; each is good for one connection, or what a worker says could be another's."""
         self._stacks: dict[WorkerId, StacksOffer] = {}
         self.socket: Listener
 
@@ -57,11 +59,11 @@ class Backend:
     def side(self) -> Side:
         """Return what the listener of workers is to do with them."""
         return Side(
-            admit=lambda token, _: token if token in self._by_token else None,
+            admit=self._recognise,
             message=self.on_message,
             too_long=self._on_too_long,
             unsent=self.on_unsent,
-            gone=lambda _: None,
+            gone=self._on_gone,
             is_trusted=True,
         )
 
@@ -73,6 +75,7 @@ class Backend:
         token = self._tokens.pop(worker_id, None)
         if token is not None:
             del self._by_token[token]
+            self._connected.discard(token)
             self.socket.dismiss(token, "its worker has ended")
 
     def is_silent(self, worker_id: WorkerId) -> bool:
@@ -82,6 +85,17 @@ class Backend:
     def stacks_of(self, worker_id: WorkerId) -> StacksOffer | None:
         """Return how a worker said that its stacks can be read; None if it did not."""
         return self._stacks.get(worker_id)
+
+    def _recognise(self, token: bytes, _: int) -> bytes | None:
+        if token not in self._by_token or token in self._connected:
+            return None
+        self._connected.add(token)
+        return token
+
+    def _on_gone(self, token: bytes) -> None:
+        worker_id = self._by_token.get(token)
+        if worker_id is not None:
+            self._emit(ev.WorkerDisconnected(worker_id, "it was closed at the worker's end"))
 
     def on_message(self, identity: bytes, frames: list[wire.Buffer]) -> None:
         """Turn one message of a worker into an event."""
