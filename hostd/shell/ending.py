@@ -21,7 +21,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from hostd.shell import memory
-from hostd.shell.proc import descendants_of, read_file
+from hostd.shell.proc import descendants_of, read_all, read_file
 from hostd.shell.shared_memory import Held
 
 if TYPE_CHECKING:
@@ -71,10 +71,11 @@ class Family(Protocol):
 class Ending:
     """How far the end of one worker has come. Not for two threads at the same time."""
 
-    def __init__(self, pid: int, pidfd: int, family: Family) -> None:
-        """Take the worker's process; `pidfd` stays whoever opened it's, and open."""
+    def __init__(self, pid: int, pidfd: int, mark: bytes, family: Family) -> None:
+        """Take the worker's process; `pidfd` stays whoever opened it's, and open. `mark` is in its environment."""
         self._pid = pid
         self._pidfd = pidfd
+        self._mark = mark
         self._family = family
         self._freed_bytes = 0
         self._is_measured = self._is_reaped = False
@@ -164,8 +165,16 @@ class Ending:
         return [
             pid
             for pid in children
-            if pid not in known and pid not in not_ours and not (self._others and _identity_of(pid) in self._others)
+            if pid not in known and pid not in not_ours and (self._is_marked(pid) or not self._was_here_before(pid))
         ]
+
+    def _was_here_before(self, pid: int) -> bool:
+        return bool(self._others) and _identity_of(pid) in self._others
+
+    def _is_marked(self, pid: int) -> bool:
+        # A worker adopts what its helpers leave, but not what an interpreter of the model's own (`python`) has started
+        # before the worker's first line: that was a child of ours while the worker lived.
+        return bool(self._mark) and self._mark in read_all(pid, "environ").split(b"\0")
 
 
 def reap(pidfd: int) -> None:

@@ -29,6 +29,7 @@ import hostd_workers
 from hostd.shell.crashes import CRASHES
 from hostd.shell.ending import PATIENCE_S, Ending, reap
 from hostd.shell.proc import adopted_children
+from hostd.shell.spawning import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from hostd.core.events import Memory, WorkerId
@@ -39,12 +40,16 @@ BOOTSTRAP = Path(hostd_workers.__file__).resolve().parent / "_bootstrap" / "run.
 
 @dataclass(frozen=True)
 class WorkerProcess:
-    """A process of a worker: `pidfd` refers to it for as long as it is open, `log_fd` reads its output."""
+    """A process of a worker: `pidfd` refers to it for as long as it is open, `log_fd` reads its output.
+
+    `mark` is an entry of its environment that no other worker has.
+    """
 
     worker_id: WorkerId
     pid: int
     pidfd: int
     log_fd: int
+    mark: bytes = b""
 
 
 class Processes:
@@ -90,7 +95,8 @@ class Processes:
         finally:
             os.close(log_write)
         try:
-            return WorkerProcess(worker_id, pid, os.pidfd_open(pid), log_read)
+            mark = f"{TOKEN_VARIABLE}={environment.get(TOKEN_VARIABLE, '')}".encode()
+            return WorkerProcess(worker_id, pid, os.pidfd_open(pid), log_read, mark)
         except OSError:
             os.close(log_read)
             self._undo(pid)
@@ -115,7 +121,7 @@ class Processes:
         then, as often as it takes.
         """
         with self._lock:
-            ending = self._endings.setdefault(process.worker_id, Ending(process.pid, process.pidfd, self))
+            ending = self._endings.setdefault(process.worker_id, Ending(process.pid, process.pidfd, process.mark, self))
         ended = ending.go_on(measured, patience_s)
         with self._lock:
             del self._endings[process.worker_id]

@@ -6,6 +6,8 @@ as large as they like, and would be kept in the story of a model. So it is read 
 
 from __future__ import annotations
 
+import sys
+
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import PUBLIC_MODULE, HostError, from_wire, sayable
 
@@ -13,6 +15,7 @@ MAX_CHARS = 8 * 1024
 """Of what an exception says: some quote a whole file."""
 
 _OURS = ("builtins", PUBLIC_MODULE)
+_SHELL = f"{__package__}."
 _PLAIN = (str, bytes, int, float, bool, type(None))
 """Modules of exceptions, and types of their arguments, that run nothing of anybody else's when they are read."""
 
@@ -28,10 +31,18 @@ def tamed(error: BaseException) -> BaseException:
             return error
         if isinstance(error, HostError):
             return _typed(error)
-        is_plain = type(error).__module__ in _OURS and all(type(argument) in _PLAIN for argument in error.args)
+        is_plain = _is_ours(type(error)) and all(type(argument) in _PLAIN for argument in error.args)
         return error if is_plain and len(sayable(error)) <= MAX_CHARS else ForeignError(_said_by(error))
     except BaseException:  # noqa: BLE001 - see above
         return ForeignError(f"{_name_of(error)}, which cannot say why")
+
+
+def _is_ours(cls: type[BaseException]) -> bool:
+    module = cls.__module__
+    if module in _OURS:
+        return True
+    # A class may say that it is of any module; only one of ours is really there.
+    return module.startswith(_SHELL) and getattr(sys.modules.get(module), cls.__name__, None) is cls
 
 
 def summary_of(error: BaseException) -> str:

@@ -23,6 +23,9 @@ THREAD_VARIABLES = (
 )
 """What numerical libraries ask for the number of their threads, once, when they are imported."""
 
+TOKEN_VARIABLE = "HOSTD_WORKER_TOKEN"  # noqa: S105 - the name of one
+"""Under what a worker connects. It forgets it, so what it starts later does not inherit it."""
+
 OOM_SCORE_RAISE = 300
 """How much sooner than the supervisor a worker is killed when memory runs out, in thousandths of the memory there is
 (proc(5), oom_score_adj): also a worker that is smaller than the program around the host by less than that."""
@@ -77,7 +80,7 @@ def worker_environment(
         HOST_VARIABLE: host,
         "HOSTD_SUPERVISOR_PID": str(supervisor_pid),
         "HOSTD_WORKER_ENDPOINT": endpoint,
-        "HOSTD_WORKER_TOKEN": token,
+        TOKEN_VARIABLE: token,
         "HOSTD_CPU_THREADS": str(cpu_threads),
         "HOSTD_OOM_SCORE_ADJ": str(oom_score_adj),
     }
