@@ -83,7 +83,7 @@ def test_a_handler_that_fails_costs_its_message_and_no_other(transport: Transpor
     transport.failures.clear()
 
 
-def test_a_batch_is_taken_apart_and_a_malformed_one_ends_the_connection(transport: Transport) -> None:
+def test_a_batch_is_taken_apart_and_a_malformed_one_is_a_message(transport: Transport) -> None:
     heard = Heard()
     listener = transport.hear(heard)
     peer = transport.raw(listener)
@@ -92,9 +92,9 @@ def test_a_batch_is_taken_apart_and_a_malformed_one_ends_the_connection(transpor
     peer.say(message(batch) + message(wire.pack_batch([batch])) + message(wire.pack_batch([])) + message(b"last"))
     transport.until(lambda: len(heard.messages) == 4)
     assert [frames for _, frames in heard.messages] == [[MESSAGE], [MESSAGE + b"2"], [batch], [b"last"]]
-    peer.say(message(batch[:-1]) + message(b"never"))
-    transport.until(peer.has_ended)
-    assert len(heard.messages) == 4
+    peer.say(message(batch[:-1]) + message(b"later"))
+    transport.until(lambda: len(heard.messages) == 6)
+    assert [frames for _, frames in heard.messages][4:] == [[batch[:-1]], [b"later"]]
 
 
 def test_a_message_of_a_batch_holds_the_memory_of_no_other(transport: Transport) -> None:
@@ -109,16 +109,17 @@ def test_a_message_of_a_batch_holds_the_memory_of_no_other(transport: Transport)
     assert [type(each) for each in kept] == [bytes] * 3
 
 
-def test_a_batch_that_small_messages_cannot_fill_ends_the_connection(transport: Transport) -> None:
+def test_a_batch_that_small_messages_cannot_fill_is_not_taken_apart(transport: Transport) -> None:
     heard = Heard()
     listener = transport.listen(heard.side())
     heard.listener = listener
     listener._max_message_bytes = 1 << 30
     peer = transport.dealer(listener)
     heard_of(transport, peer, heard)
-    peer.send(wire.pack_batch([MESSAGE, bytes(6 << 20)]))
-    transport.until(lambda: heard.gone)
-    assert heard.messages == []
+    batch = wire.pack_batch([MESSAGE, bytes(6 << 20)])
+    peer.send(batch)
+    transport.until(lambda: heard.messages)
+    assert [frames for _, frames in heard.messages] == [[batch]]
 
 
 def test_a_message_of_too_many_frames_is_told_and_the_next_one_heard(transport: Transport) -> None:

@@ -153,9 +153,7 @@ class Connection:
                         self._on_command(found)
                 elif identity is None:
                     raise ProtocolError("a message came before READY")
-                elif len(found) == 1 and found[0][:1] == _BATCH:
-                    self._begin_batch(found[0])
-                else:
+                elif not self._is_batch(found):
                     message = found
             except TooLongError as error:
                 self._listener.too_long(self, error.first)
@@ -165,11 +163,17 @@ class Connection:
             self._listener.hand_over(identity, message)
         return True
 
-    def _begin_batch(self, frame: Buffer) -> None:
-        if len(frame) > _MAX_BATCH_BYTES:
-            raise ProtocolError("a batch is longer than small messages can be")
-        self._batch = unpack_batch(frame)
+    def _is_batch(self, frames: list[Buffer]) -> bool:
+        """Begin a batch if that is one; what is malformed is a message, of which the side says what is wrong."""
+        frame = frames[0]
+        if len(frames) > 1 or frame[:1] != _BATCH or len(frame) > _MAX_BATCH_BYTES:
+            return False
+        try:
+            self._batch = unpack_batch(frame)
+        except HostError:
+            return False
         self._batch.reverse()
+        return True
 
     def _on_command(self, body: bytes) -> None:
         if self.identity is None:
