@@ -78,6 +78,12 @@ class Backend:
             self._connected.discard(token)
             self.socket.dismiss(token, "its worker has ended")
 
+    def read_dry(self, worker_id: WorkerId) -> None:
+        """Hear all that a worker has said whose process has ended: its last words say more than its exit status."""
+        token = self._tokens.get(worker_id)
+        if token is not None:
+            self.socket.read_dry(token)
+
     def is_silent(self, worker_id: WorkerId) -> bool:
         """Say whether a worker has not said hello yet, so that only its output can tell why it ends."""
         return worker_id in self._silent

@@ -248,6 +248,7 @@ class Workforce:
     def _on_exit(self, process: WorkerProcess) -> None:
         self._loop.remove_reader(process.pidfd)
         worker_id, how = process.worker_id, describe_exit(process.pidfd) or "it ended"
+        self._supervisor.backend.read_dry(worker_id)
         employed = self._employed.get(worker_id)
         if is_crash(how) and employed is not None:
             output = employed.output

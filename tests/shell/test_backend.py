@@ -249,3 +249,17 @@ def stop_reading(back: Back) -> int:
 def test_a_call_to_a_worker_that_takes_nothing_is_refused(back: Back) -> None:
     number = stop_reading(back)
     assert back.events == [ev.WorkerUnreachable(WORKER, ev.CallId(number), is_full=True)]
+
+
+def test_what_a_worker_said_before_its_end_is_heard_before_anything_else(back: Back) -> None:
+    big = wire.pack(msg.RESULT, 17, body=b"b" * 30_000)
+    for _ in range(3):
+        back.peer.send_multipart(big)
+    back.peer.send_multipart(msg.pack_map(msg.LAST_WORDS, 0, {"status": 14, "kind": "", "message": "m", "details": {}}))
+    back.peer.close(1000)
+    back.transport.context.destroy()  # waits until all has left
+    back.backend.read_dry(WORKER)
+    assert [type(event) for event in back.events] == [*[ev.WorkerAnswered] * 3, ev.WorkerSpokeLastWords]
+    back.backend.read_dry(WORKER)
+    back.backend.forget(WORKER)
+    back.backend.read_dry(WORKER)

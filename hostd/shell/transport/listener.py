@@ -287,6 +287,12 @@ class Listener:
             del self._connections[identity]
             self._poller.tell(self._side.gone, identity)
 
+    def read_dry(self, identity: bytes) -> None:
+        """Hand over at once all that a peer has sent whose process has ended."""
+        connection = self._connections.get(identity)
+        if connection is not None:
+            self._poller.read_dry(connection)
+
     def dismiss(self, identity: bytes, why: str) -> None:
         """End the connection of a peer, if it has one."""
         connection = self._connections.get(identity)
