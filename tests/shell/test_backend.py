@@ -252,7 +252,7 @@ def test_a_call_to_a_worker_that_takes_nothing_is_refused(back: Back) -> None:
 
 
 def test_what_a_worker_said_before_its_end_is_heard_before_anything_else(back: Back) -> None:
-    big = wire.pack(msg.RESULT, 17, body=b"b" * 30_000)
+    big = wire.pack(msg.RESULT, 17, body=b"b" * 10_000)
     for _ in range(3):
         back.peer.send_multipart(big)
     back.peer.send_multipart(msg.pack_map(msg.LAST_WORDS, 0, {"status": 14, "kind": "", "message": "m", "details": {}}))
