@@ -94,10 +94,12 @@ ATTACKS: Final[dict[str, Attack]] = {
         full={"hello": False, "most_bytes": 2500 * MIB},
         must_be_told=True,
     ),
+    # A message may have `limits.max_message_bytes`, and is held until it is whole: a lower limit is what bounds that.
     "endless-after-hello": Attack(
-        "sends parts without end, after its HELLO",
+        "sends parts without end, after its HELLO, where a message may have 32 MiB",
         multiparts.endless,
         deeds.connect,
+        settings={"limits": {"max_message_bytes": 32 * MIB}},
         small={"hello": True, "most_bytes": 600 * MIB},
         full={"hello": True, "most_bytes": 2500 * MIB},
         must_be_told=True,
