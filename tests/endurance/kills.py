@@ -73,8 +73,9 @@ def run(count: int, seed: int) -> tuple[dict[str, object], list[str]]:
 def _kill(model: Path, who: list[str], chance: random.Random) -> float:
     tag = new_tag()
     command = [sys.executable, "-c", EMBEDDER, str(model), str(MODELS)]
+    environment = {**os.environ, TAG: tag, "XDG_RUNTIME_DIR": str(model.parent)}  # some directories are left, too
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, TAG: tag}
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as program:
         assert program.stdout is not None
         pids = dict(zip(("program", "supervisor", "keeper"), map(int, program.stdout.readline().split()), strict=True))

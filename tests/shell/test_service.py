@@ -190,7 +190,7 @@ def test_only_its_user_can_reach_it(serve: Serve) -> None:
 def test_its_tokens_are_in_no_environment_but_the_workers(serve: Serve, model_dir: Callable[..., str]) -> None:
     source = "import os\ndef load(path):\n    return lambda: sorted(name for name in os.environ if name.startswith('HOSTD_'))\n"
     with hostd.connect(serve().endpoint) as client:
-        assert client.load_model("m", model_dir(source))() == ["HOSTD_CPU_THREADS", "HOSTD_MODEL_ID"]
+        assert client.load_model("m", model_dir(source))() == ["HOSTD_CPU_THREADS", "HOSTD_HOST", "HOSTD_MODEL_ID"]
 
 
 # Ending
