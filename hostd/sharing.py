@@ -154,7 +154,7 @@ def info_of_start(said: bytes) -> dict[str, Any]:
 def _start(config: HostConfig, directory: Path, lock_fd: int, deadline_s: float) -> Seat:
     try:
         connection = _start_keeper(config, directory, lock_fd)
-    except BaseException:
+    except BaseException:  # raised again
         runtime_lock.remove_if_free(directory)
         raise
     seat = _sit_down(connection, deadline_s)

@@ -161,7 +161,7 @@ class Frontend:
         self.send(identity, msg.pack_map(msg.WELCOME, envelope.id, self._welcome))
 
     def program_of(self, client: ClientId) -> dict[str, object]:
-        """Return `pid` and `program` of a client of a client, also of one that is gone; None: unknown."""
+        """Return `pid` and `program` of a client, also of one that is gone; None: unknown."""
         return self._programs.get(client, {"pid": None, "program": None})
 
     def _note_program(self, identity: bytes, hello: dict[str, Any]) -> None:

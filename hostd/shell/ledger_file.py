@@ -109,7 +109,7 @@ def connect(path: Path, schema: str, version: int) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA journal_mode = DELETE")
         _check_content(connection, schema, version)
-    except BaseException:
+    except BaseException:  # raised again
         connection.close()
         raise
     return connection

@@ -291,7 +291,7 @@ def _make_tree(area: Area, journal: Journal, names: Sequence[str], folders: Sequ
                     area.calls.mkdir(name, above_fd, DIRECTORY_MODE)
             finally:
                 os.close(above_fd)
-    except BaseException:
+    except BaseException:  # raised again
         os.close(tree_fd)
         raise
     return tree_fd

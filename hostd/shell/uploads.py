@@ -278,7 +278,7 @@ class Upload(Underway):
             self._made.add(index)
             try:
                 self._calls.reserve(fd, ranges.size)
-            except BaseException:
+            except BaseException:  # raised again
                 os.close(fd)
                 raise
             return fd
