@@ -8,6 +8,8 @@ Rules
 
 Why a family that flees by forking comes to an end: a signal to a group reaches all of it, also what is being forked
 just then (fork(2) begins anew); what has left its group is a child of ours once its parent has ended, and is met there.
+Where the worker has a control group the kernel kills all that is in it before (`cgroups`). What follows collects them,
+and is all there is where that fails: rule 2 is about what is left then.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from hostd.shell import memory
+from hostd.shell.cgroups import end_group
 from hostd.shell.proc import descendants_of, read_all, read_file
 from hostd.shell.shared_memory import Held
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
+    from pathlib import Path
 
     from hostd.core.events import Memory
 
@@ -71,12 +75,17 @@ class Family(Protocol):
 class Ending:
     """How far the end of one worker has come. Not for two threads at the same time."""
 
-    def __init__(self, pid: int, pidfd: int, mark: bytes, family: Family) -> None:
-        """Take the worker's process; `pidfd` stays whoever opened it's, and open. `mark` is in its environment."""
+    def __init__(self, pid: int, pidfd: int, mark: bytes, family: Family, group: Path | None = None) -> None:
+        """Take the worker's process; `pidfd` stays whoever opened it's, and open. `mark` is in its environment.
+
+        `group` is its control group, if it has one.
+        """
         self._pid = pid
         self._pidfd = pidfd
         self._mark = mark
         self._family = family
+        self._group = group
+        self._left_in_group: set[int] = set()
         self._freed_bytes = 0
         self._is_measured = self._is_reaped = False
         self._counted: set[int] = {pid}
@@ -95,15 +104,22 @@ class Ending:
         """
         until_s = time.monotonic() + patience_s
         with contextlib.ExitStack() as stack:
+            if self._is_reaped:
+                self._end_the_group(until_s)
             shared = None if self._is_reaped else self._end_the_worker(measured, until_s, stack)
             refused, slow = self._end_the_orphans(until_s)
             if shared is not None:
                 self._freed_bytes += shared.let_go()
-        # They are children of ours, so their numbers stay theirs.
+        slow |= self._left_in_group - refused
+        # They are children of ours, so their numbers stay theirs, or in its group, which is looked at again.
         self.claims = frozenset(refused | slow)
         if self.claims:
             raise StillThereError(refused, slow)
         return self._freed_bytes, len(self._counted)
+
+    def _end_the_group(self, until_s: float) -> None:
+        if self._group is not None:
+            self._left_in_group = end_group(self._group, until_s - time.monotonic())
 
     def _end_the_worker(self, measured: Memory | None, until_s: float, stack: contextlib.ExitStack) -> Held:
         """Kill the tree and reap the worker; return the shared memory that it held, which `stack` lets go of."""
@@ -118,6 +134,7 @@ class Ending:
             self._is_measured = True
         shared = stack.enter_context(Held([self._pid, *tree]))
         self._counted.update(tree)
+        self._end_the_group(until_s)
         for batch in _batches(tree):
             with _opened(batch) as opened:
                 for pidfd in [pidfd for pidfd in opened.values() if _send(pidfd, signal.SIGKILL)]:

@@ -1,7 +1,7 @@
-"""What the system does about a worker's memory, and what it says about a worker's sudden death.
+"""What the system does about a worker's memory and its end, and what it says about a worker's sudden death.
 
-Puts `cgroups` (limits that the kernel keeps, where it can) and `oom` (why somebody was killed) together. Everything
-here blocks for a moment: call it in a thread, but for `open` and `close`.
+Puts `cgroups` (limits that the kernel keeps, groups that it kills at once, where it can) and `oom` (why somebody was
+killed) together. Everything here blocks for a moment: call it in a thread, but for `open` and `close`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class Guard:
     def __init__(self, cgroups: Cgroups | None, deaths: Deaths) -> None:
         self._cgroups = cgroups
         self._deaths = deaths
+        self.groups = None if cgroups is None else cgroups.directory
+        """The control group that those of all workers are in, if there are any."""
         self.oom_score_adj = _oom_score_adj()
         """What workers get: when memory runs out, they go before the supervisor."""
 
@@ -49,17 +51,21 @@ class Guard:
         self._deaths.close()
 
     def began(self, worker_id: WorkerId, pid: int, limit_bytes: int | None) -> None:
-        """Take note of a worker that has just begun, and have the kernel keep its limit if it can."""
+        """Take note of a worker that has just begun, and give it a control group if it can have one."""
         self._deaths.began(pid)
-        if self._cgroups is not None and limit_bytes is not None:
+        if self._cgroups is not None:
             try:
                 self._cgroups.add(worker_id, pid, limit_bytes)
             except OSError as error:
-                _log.warning(
-                    "the kernel does not keep its limit, the host does: %s",
-                    error,
-                    extra=about(worker=worker_id, pid=pid),
-                )
+                extra = about(worker=worker_id, pid=pid)
+                if limit_bytes is not None and self._cgroups.keeps_limits:
+                    _log.warning("the kernel does not keep its limit, the host does: %s", error, extra=extra)
+                else:
+                    _log.debug("it has no control group: %s", error, extra=extra)
+
+    def group_of(self, worker_id: WorkerId) -> Path | None:
+        """Return the control group of a worker, if it has one."""
+        return None if self._cgroups is None else self._cgroups.group_of(worker_id)
 
     def held_bytes(self, worker_id: WorkerId) -> int | None:
         """Return what the kernel counts for a worker itself; None where it does not count each for itself."""

@@ -53,9 +53,12 @@ def _end(pid: int) -> bool:
 
 def _is_left(pid: int) -> bool:
     marks = [entry for entry in read_all(pid, "environ").split(b"\0") if entry.startswith(_PREFIX)]
-    if not marks:
-        return False
-    namespace, _, host = marks[0].removeprefix(_PREFIX).decode("ascii", "replace").partition(".")
+    return bool(marks) and is_of_dead_host(marks[0].removeprefix(_PREFIX).decode("ascii", "replace"))
+
+
+def is_of_dead_host(mark: str) -> bool:
+    """Say whether that is the mark of a host that is no more; False of one that cannot be seen from here."""
+    namespace, _, host = mark.partition(".")
     number, _, began = host.partition(".")
     return namespace == _namespace() and number.isdigit() and began.isdigit() and _began(int(number)) != began
 

@@ -111,17 +111,22 @@ class Processes:
             os.waitpid(pid, 0)
 
     def end(
-        self, process: WorkerProcess, measured: Memory | None = None, patience_s: float = PATIENCE_S
+        self,
+        process: WorkerProcess,
+        measured: Memory | None = None,
+        patience_s: float = PATIENCE_S,
+        group: Path | None = None,
     ) -> tuple[int, int]:
         """Kill what is left of a worker's tree, wait for the proof, and return `(freed_bytes, processes)`.
 
         `freed_bytes` is what the tree alone held just before the kill, and of shared memory what is gone after it;
-        `measured` is a sample from just now, if there is one. Blocks; call it in a thread. Raises `StillThereError` if
-        something has not ended after `patience_s`, and OSError if the system has no descriptor for it: call it again
-        then, as often as it takes.
+        `measured` is a sample from just now, if there is one, `group` the worker's control group. Blocks; call it in a
+        thread. Raises `StillThereError` if something has not ended after `patience_s`, and OSError if the system has no
+        descriptor for it: call it again then, as often as it takes.
         """
         with self._lock:
-            ending = self._endings.setdefault(process.worker_id, Ending(process.pid, process.pidfd, process.mark, self))
+            new = Ending(process.pid, process.pidfd, process.mark, self, group)
+            ending = self._endings.setdefault(process.worker_id, new)
         ended = ending.go_on(measured, patience_s)
         with self._lock:
             del self._endings[process.worker_id]

@@ -303,7 +303,8 @@ class Workforce:
             wait([] if pause is None else [pause])
             if stopped is not None:
                 stopped.close()
-            freed_bytes, processes = self._processes.end(process, effect.measured, patience_s)
+            group = self._guard.group_of(process.worker_id)
+            freed_bytes, processes = self._processes.end(process, effect.measured, patience_s, group)
             self._guard.ended(process.worker_id, process.pid)
             return freed_bytes, processes, "" if output is None else output.last(_LAST_OUTPUT_S)
 

@@ -16,10 +16,15 @@ from hostd.core.values import WorkerId
 from hostd.shell import cgroups
 from hostd.shell.cgroups import Cgroups
 from hostd.shell.groups import groups_of
+from hostd.shell.guard import Guard
+from hostd.shell.leftovers import mark_of_host
+from hostd.shell.oom import Deaths
 
 MIB = 1 << 20
 FILES = ("memory.max", "memory.swap.max", "memory.oom.group", "memory.events", "cgroup.procs", "cgroup.subtree_control")
-LEAF, FIRST = f"hostd-{os.getpid()}-host", f"hostd-{os.getpid()}-worker-1"
+FILES += ("cgroup.kill", "cgroup.events")
+LEAF, WORKERS = f"hostd-{mark_of_host()}-host", f"hostd-{mark_of_host()}-workers"
+FIRST = f"{WORKERS}/1"
 
 
 class Kernel:
@@ -63,6 +68,9 @@ class Kernel:
         if file.name == "cgroup.procs":
             for other in self.top.rglob("cgroup.procs"):
                 other.write_text("".join(f"{pid}\n" for pid in self.pids(other.parent) if pid != int(str(value))))
+        if file.name == "cgroup.kill":
+            for procs in file.parent.rglob("cgroup.procs"):
+                procs.write_text("")
         self._write(file, value)
 
     def pids(self, path: Path) -> list[int]:
@@ -90,9 +98,27 @@ def test_a_worker_gets_a_group_with_its_limit_that_dies_as_a_whole(kernel: Kerne
         assert groups.oom_kills(WorkerId(2)) == 0
         assert "1" in repr(groups)
         (group / "cgroup.procs").write_text("")
+        assert groups.group_of(WorkerId(1)) == group
         groups.remove(WorkerId(1))
         groups.remove(WorkerId(1))
-        assert kernel.groups() == []
+        assert groups.group_of(WorkerId(1)) is None
+        assert not group.exists()
+        assert (groups.directory / "cgroup.subtree_control").read_text() == "+memory\n"
+    assert kernel.groups() == []
+
+
+def test_a_worker_without_a_limit_gets_a_group_that_only_ends_with_it(kernel: Kernel) -> None:
+    with Cgroups.open(kernel.process) as groups:
+        groups.add(WorkerId(1), 4711, None)
+        group = groups.group_of(WorkerId(1))
+        assert kernel.pids(group) == [4711]
+        assert [(group / name).read_text() for name in FILES[:3]] == ["", "", ""]
+        (group / "memory.events").write_text("oom_kill 2\n")
+        (group / "memory.stat").write_text(STAT + SLABS)
+        assert groups.oom_kills(WorkerId(1)) == 0, "it cannot have reached a limit of its own"
+        assert groups.held_bytes(WorkerId(1)) is None
+        (group / "memory.stat").unlink()
+        (group / "cgroup.procs").write_text("")
 
 
 STAT = "anon 100\nfile 5000\nkernel 70\nkernel_stack 8\npagetables 9\npercpu 1\nsock 4\nshmem 2000\n"
@@ -156,7 +182,7 @@ def test_a_group_that_cannot_be_removed_is_said(kernel: Kernel, caplog: pytest.L
 def test_a_host_alone_in_its_group_moves_into_a_leaf_and_back(kernel: Kernel) -> None:
     (kernel.unit / "cgroup.procs").write_text("11\n12\n")
     with Cgroups.open(kernel.process, {11, 12, 13}):
-        assert kernel.groups() == [LEAF]
+        assert kernel.groups() == [LEAF, WORKERS]
         assert kernel.pids(kernel.unit / LEAF) == [11, 12]
         assert (kernel.unit / "cgroup.subtree_control").read_text() == "+memory\n"
     assert kernel.groups() == []
@@ -164,12 +190,23 @@ def test_a_host_alone_in_its_group_moves_into_a_leaf_and_back(kernel: Kernel) ->
     assert (kernel.unit / "cgroup.subtree_control").read_text() == "+memory\n-memory\n"
 
 
+def ends_only(kernel: Kernel, groups: Cgroups) -> None:
+    """Check that groups keep no limits and are there all the same."""
+    assert not groups.keeps_limits
+    assert kernel.groups() == [WORKERS]
+    groups.add(WorkerId(1), 4711, MIB)
+    group = groups.group_of(WorkerId(1))
+    assert kernel.pids(group) == [4711]
+    assert (group / "memory.max").read_text() == ""
+    (group / "cgroup.procs").write_text("")
+
+
 def test_a_group_that_others_are_in_is_left_as_it_is(kernel: Kernel, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", "hostd.shell.cgroups")
     (kernel.unit / "cgroup.procs").write_text("11\n99\n")
-    assert Cgroups.open(kernel.process, {11}) is None
-    assert kernel.groups() == []
-    assert kernel.pids(kernel.unit) == [11, 99]
+    with Cgroups.open(kernel.process, {11}) as groups:
+        assert kernel.pids(kernel.unit) == [11, 99]
+        ends_only(kernel, groups)
     assert "other processes are in it, such as 99" in caplog.text
 
 
@@ -185,10 +222,10 @@ def test_a_leaf_that_does_not_help_is_undone(kernel: Kernel, monkeypatch: pytest
         real(file, value)
 
     monkeypatch.setattr(cgroups, "_write", write)
-    assert Cgroups.open(kernel.process, {11}) is None
-    assert len(tries) == 2
-    assert kernel.groups() == []
-    assert kernel.pids(kernel.unit) == [11]
+    with Cgroups.open(kernel.process, {11}) as groups:
+        assert len(tries) == 2
+        assert kernel.pids(kernel.unit) == [11]
+        ends_only(kernel, groups)
 
 
 def test_where_children_count_memory_already_nothing_is_moved(kernel: Kernel) -> None:
@@ -198,41 +235,83 @@ def test_where_children_count_memory_already_nothing_is_moved(kernel: Kernel) ->
         assert (kernel.unit / "cgroup.subtree_control").read_text() == "cpu memory\n"
 
 
-@pytest.mark.parametrize("refused", ["mkdir", "cgroup.subtree_control"])
+@pytest.mark.parametrize("counted", ["", "cpu memory\n"])
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
-def test_what_may_not_be_written_is_gone_without(kernel: Kernel, refused: str, number: int) -> None:
-    kernel.refuses = {refused: number}
-    if refused == "cgroup.subtree_control" and number == errno.EROFS:
-        kernel.refuses["mkdir"] = number
+def test_where_none_can_be_made_there_are_no_groups(kernel: Kernel, counted: str, number: int) -> None:
+    (kernel.unit / "cgroup.subtree_control").write_text(counted)
+    kernel.refuses = {"mkdir": number}
     assert Cgroups.open(kernel.process) is None
     assert kernel.groups() == []
 
 
-def test_children_that_would_count_memory_are_of_no_use_if_none_can_be_made(kernel: Kernel) -> None:
-    (kernel.unit / "cgroup.subtree_control").write_text("cpu memory\n")
-    kernel.refuses = {"mkdir": errno.EACCES}
-    assert Cgroups.open(kernel.process) is None
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_children_that_may_not_count_memory_only_end_workers(kernel: Kernel, number: int) -> None:
+    kernel.refuses = {"cgroup.subtree_control": number}
+    with Cgroups.open(kernel.process) as groups:
+        ends_only(kernel, groups)
+    assert kernel.groups() == []
 
 
 @pytest.mark.parametrize("controllers", ["cpu pids\n", ""])
-def test_without_the_controller_there_are_no_groups(kernel: Kernel, controllers: str) -> None:
+def test_without_the_controller_groups_only_end_workers(kernel: Kernel, controllers: str) -> None:
     (kernel.unit / "cgroup.controllers").write_text(controllers)
-    assert Cgroups.open(kernel.process) is None
+    with Cgroups.open(kernel.process) as groups:
+        ends_only(kernel, groups)
+    assert kernel.groups() == []
+    kernel.lacks = {"cgroup.kill"}
+    assert Cgroups.open(kernel.process) is None, "of what use would they be?"
+    assert kernel.groups() == []
+
+
+def test_limits_are_kept_where_groups_cannot_be_killed(kernel: Kernel) -> None:
+    kernel.lacks = {"cgroup.kill"}
+    with Cgroups.open(kernel.process) as groups:
+        assert groups.keeps_limits
+
+
+@pytest.mark.parametrize(
+    ("limit_bytes", "controllers", "level"),
+    [(MIB, "memory\n", "WARNING"), (None, "memory\n", "DEBUG"), (MIB, "\n", "DEBUG")],
+    ids=["with a limit", "without", "where it is not kept"],
+)
+def test_only_a_limit_that_the_kernel_does_not_keep_is_worth_a_warning(
+    kernel: Kernel, caplog: pytest.LogCaptureFixture, limit_bytes: int | None, controllers: str, level: str
+) -> None:
+    caplog.set_level("DEBUG", "hostd.shell.guard")
+    (kernel.unit / "cgroup.controllers").write_text(controllers)
+    with Guard(Cgroups.open(kernel.process), Deaths()) as guard:
+        assert guard.groups == kernel.unit / WORKERS
+        kernel.refuses = {"cgroup.procs": errno.EOPNOTSUPP}
+        guard.began(WorkerId(1), os.getpid(), limit_bytes)
+        assert [record.levelname for record in caplog.records] == [level]
+        assert guard.group_of(WorkerId(1)) == kernel.unit / FIRST
+        guard.ended(WorkerId(1), os.getpid())
+        assert guard.group_of(WorkerId(1)) is None
 
 
 def test_without_cgroup_v2_there_are_no_groups(tmp_path: Path) -> None:
     assert Cgroups.open(tmp_path) is None
 
 
-def test_what_a_killed_host_left_is_removed_and_what_is_in_use_stays(kernel: Kernel) -> None:
+def test_workers_of_a_killed_host_are_ended_and_what_may_be_somebodys_stays(kernel: Kernel) -> None:
     with subprocess.Popen([sys.executable, "-S", "-c", ""]) as gone:
         gone.wait()
-    names = [f"hostd-{gone.pid}-worker-3", f"hostd-{gone.pid}-worker-4", "hostd-1-worker-1", "hostd-x-worker-1", "own"]
-    for name in names:
+    namespace, pid, began = mark_of_host().split(".")
+    dead = f"{namespace}.{gone.pid}.1"
+    ended = [f"hostd-{dead}-workers", f"hostd-{namespace}.{pid}.{int(began) - 1}-workers"]
+    stay = [f"hostd-{dead}-host", f"hostd-{int(namespace) + 1}.{gone.pid}.1-workers", "hostd-x-workers", "own"]
+    stay.append(f"hostd-{namespace}.{os.getppid()}.{began_of(os.getppid())}-workers")
+    for name in (*ended, *stay):
         (kernel.unit / name).mkdir()
-    (kernel.unit / names[1] / "cgroup.procs").write_text("4711\n")
+        (kernel.unit / name / "1").mkdir()
+        (kernel.unit / name / "1" / "cgroup.procs").write_text("4711\n")
     with Cgroups.open(kernel.process):
-        assert kernel.groups() == sorted(names[1:])
+        assert kernel.groups() == sorted([*stay, WORKERS])
+    assert all(kernel.pids(kernel.unit / name / "1") == [4711] for name in stay)
+
+
+def began_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
 
 
 def test_values_are_written_in_one_go_and_only_to_what_is_there(tmp_path: Path) -> None:
