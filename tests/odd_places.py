@@ -33,6 +33,9 @@ for number in told.get("ignored", ()):
     signal.signal(number, signal.SIG_IGN)
 os.umask(told["umask"])
 os.chdir(told["place"])
+if "group" in told:
+    with open(os.path.join(told["group"], "cgroup.procs"), "w") as procs:
+        procs.write("0")
 if told.get("directory") == "gone":
     os.rmdir(told["place"])
 elif told.get("directory") == "shut":
@@ -131,6 +134,11 @@ class Place:
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.base, ignore_errors=True)
+
+    def own(self, path: Path) -> None:
+        """Make the user of this place the owner of a directory and what is in it."""
+        for each in (path, *path.rglob("*")):
+            os.chown(each, self._user, self._user)
 
     def environment(self) -> dict[str, str]:
         """Return the environment of a program here."""

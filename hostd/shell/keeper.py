@@ -1,21 +1,19 @@
 """The parent of the supervisor: it collects whatever a supervisor that was killed leaves behind.
 
-Run by path with `-S -I`, so that it is up in milliseconds and stays small: nothing but the standard library, and little
-of that. Usage: keeper.py EMBEDDER REMOVE_DIR COMMAND...   ("" for no directory). EMBEDDER is the process that embeds
-the host, by its id, 0 for none, or shared:SEAT_FD:LOCK_FD for a host that several processes share.
+Run by path with `-S -I`, so that it is up in milliseconds and stays small: little but the standard library's core.
+Usage: keeper.py EMBEDDER REMOVE_DIR COMMAND...   ("" for no directory). EMBEDDER is the process that embeds the host,
+by its id, 0 for none, or shared:SEAT_FD:LOCK_FD for a host that several processes share.
 
 Why it exists: a worker dies with its supervisor (PR_SET_PDEATHSIG), but a process that a model started does not. The
-keeper is a subreaper, so such orphans become its children when the supervisor dies, and it kills them. It also watches
-the process that embeds the host, by pidfd, because PR_SET_PDEATHSIG would fire when the embedding *thread* ends.
-
-It is also where what a process inherits is put right, for itself and the supervisor: the process that starts a host
-may have blocked or ignored any signal, and closed its standard descriptors. What says how to treat the host stays: a
-hang-up or an interrupt that is ignored (nohup(1), the shell's `&`), umask, niceness, limits.
+keeper is a subreaper, so such orphans become its children when the supervisor dies, and it kills them, with the control
+group that the supervisor has named (`end_all`). It also watches the process that embeds the host, by pidfd, because
+PR_SET_PDEATHSIG would fire when the embedding *thread* ends. And it puts right what it and the supervisor inherit: the
+starter may have blocked or ignored any signal, and closed its standard descriptors. What says how to treat the host
+stays: a hang-up or an interrupt that is ignored (nohup(1), the shell's `&`), umask, niceness, limits.
 
 Rules of a shared host
 1. Each process that uses it has a seat: a connection to the keeper and the pidfd of the process that made it. The seat
-   ends with that process, or when it says "leave" or hangs up; children that inherited the connection do not
-   prolong it.
+   ends with that process, whatever its children inherited, or when it says "leave" or hangs up.
 2. The starter's seat is a socket pair that is there before the keeper is, so a host is never without one.
 3. When the last seat is lost the door closes in the same step, after everybody in its queue was let in. A process that
    was told nothing was not let in, and tries again.
@@ -41,19 +39,17 @@ if TYPE_CHECKING:
 PR_SET_CHILD_SUBREAPER = 36
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AT_ONCE = signal.SIGQUIT
-MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)
+GROUPS_FD_VARIABLE = "HOSTD_KEEPER_GROUPS_FD"
+MAY_BE_IGNORED, ASK_TO_END = (signal.SIGINT, signal.SIGHUP), (signal.SIGTERM, signal.SIGINT)
 SHARED = "shared:"
 NO_PROCESS = (
     b'{"kind": [9, "FailedPreconditionError"], "error": "the system gives it no process: REASON. Raise the limits on '
     b'processes and threads (ulimit -u, TasksMax=, --pids-limit)"}'
 )
 """What a supervisor would say (`hostd.shell.service`), where there is none."""
-DOOR = "members.ipc"
-LOCK = "hostd.lock"
-ASK_TO_END = (signal.SIGTERM, signal.SIGINT)
+DOOR, LOCK = "members.ipc", "hostd.lock"
 AT_LAST_S = 10.0
-"""What a supervisor may take that was asked twice; it kills 100 GiB of workers meanwhile. One that is stopped or hangs
-is killed then."""
+"""What a supervisor may take that was asked twice, before it is killed; it kills 100 GiB of workers meanwhile."""
 REFUSED_S = 2.0
 """How long to try to kill what may not be killed, a program of another user: it may be about to end by itself."""
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.001, 0.05
@@ -70,14 +66,12 @@ def keep(embedder_pid: int, remove_dir: str, command: list[str], door: Door | No
         signal.signal(number, lambda _number, _frame: None)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would leave no child to wait for (waitpid(2))
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    groups_fd = os.memfd_create("groups", 0)  # the supervisor writes the path of its workers' control group
+    environment = {**os.environ, "HOSTD_KEEPER_PID": str(os.getpid()), GROUPS_FD_VARIABLE: str(groups_fd)}
+    environment |= door.environment if door else {}
+    defaults = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP} - ignored
     # A group of its own, so that the terminal's Ctrl-C comes once, through here.
-    supervisor = os.posix_spawn(
-        command[0],
-        command,
-        {**os.environ, "HOSTD_KEEPER_PID": str(os.getpid()), **(door.environment if door else {})},
-        setpgroup=0,
-        setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP} - ignored,
-    )
+    supervisor = os.posix_spawn(command[0], command, environment, setpgroup=0, setsigdef=defaults)
     supervisor_fd = os.pidfd_open(supervisor)
     poller = select.poll()
     poller.register(supervisor_fd, select.POLLIN)
@@ -91,7 +85,7 @@ def keep(embedder_pid: int, remove_dir: str, command: list[str], door: Door | No
             signal.pidfd_send_signal(supervisor_fd, signal.SIGKILL)
     watch(poller, supervisor_fd, wake_read, door)
     _, status = os.waitpid(supervisor, 0)
-    tell_of(kill_children())
+    tell_of(end_all(os.fsdecode(os.pread(groups_fd, 4096, 0))))  # PATH_MAX
     if door is not None:
         door.close()
     if remove_dir and (door is None or door.is_locked(remove_dir)):
@@ -107,10 +101,8 @@ def tell_of(left: list[int]) -> None:
     for pid in left:
         with contextlib.suppress(OSError), open(f"/proc/{pid}/comm", "rb") as file:  # noqa: PTH123 - as above
             name = file.read().strip().decode("utf-8", "backslashreplace")
-            words = (
-                f"hostd: process {pid} ({name}), which a model started, runs as another user and goes on: this host "
-            )
-            os.write(2, f"{words}may not end it. End it with: sudo kill -9 {pid}\n".encode())
+            words = f"hostd: process {pid} ({name}), which a model started, runs as another user and goes on"
+            os.write(2, f"{words}: this host may not end it. End it with: sudo kill -9 {pid}\n".encode())
 
 
 def open_standard_descriptors() -> None:
@@ -135,8 +127,7 @@ def watch(poller: select.poll, supervisor_fd: int, wake_fd: int, door: Door | No
             if number in (*FORWARDED, AT_ONCE, signal.SIGKILL):
                 signal.pidfd_send_signal(supervisor_fd, signal.SIGKILL if number == AT_ONCE else number)
             asked += number in ASK_TO_END
-        if asked > 1 and at_last_s is None:
-            # Somebody may have stopped it; then it has not even heard of the first.
+        if asked > 1 and at_last_s is None:  # it may be stopped, and not even have heard of the first
             signal.pidfd_send_signal(supervisor_fd, signal.SIGCONT)
             at_last_s = time.monotonic() + AT_LAST_S
 
@@ -150,8 +141,7 @@ class Seats:
 
     def __init__(self) -> None:
         self.taken: set[int] = set()
-        self.last: int | None = None
-        """The seat that was left last, and waits for the end."""
+        self.last: int | None = None  # the seat that was left last, and waits for the end
 
     def leave(self, seat: int) -> int:
         """Note that a member leaves in words."""
@@ -298,10 +288,21 @@ class Door:
             self._tell(seat, self._said)
 
 
+def end_all(groups: str) -> list[int]:
+    """Kill what is in the control group of all workers ("" for none) and all children; return as `kill_children`."""
+    with contextlib.suppress(OSError):  # there is none, or the kernel is too old
+        os.write(os.open(f"{groups}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC), b"1")  # this process ends soon
+    left = kill_children()
+    for path, _, _ in os.walk(groups, topdown=False):
+        with contextlib.suppress(OSError):
+            os.rmdir(path)  # noqa: PTH106 - as above
+    return left
+
+
 def kill_children() -> list[int]:
     """Kill and reap every child, and what becomes one because its parent was killed, until there is none.
 
-    Return those that are left, because this process may not kill them: programs of other users.
+    Return those that this process may not kill: programs of other users.
     """
     awaited, waited_s, pause_s = 0, 0.0, _FIRST_LOOK_S
     with contextlib.suppress(ChildProcessError):  # there is none left
@@ -309,9 +310,8 @@ def kill_children() -> list[int]:
             ended = 0
             while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG) is not None:
                 ended += 1
-            awaited -= ended
             if ended:
-                waited_s, pause_s = 0.0, _FIRST_LOOK_S
+                awaited, waited_s, pause_s = awaited - ended, 0.0, _FIRST_LOOK_S
             if not ended or awaited <= 0:  # not after each end: a look costs as much as there are children
                 children = children_of(os.getpid())
                 refused = _kill_all(children)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import functools
 import json
 import logging
 import os
@@ -38,7 +39,7 @@ from hostd.shell.frontend import Frontend
 from hostd.shell.gpu import GpuReader
 from hostd.shell.guard import Guard
 from hostd.shell.hangup import Hangup
-from hostd.shell.keeper import FORWARDED, kill_children
+from hostd.shell.keeper import FORWARDED, GROUPS_FD_VARIABLE, end_all
 from hostd.shell.leftovers import end_leftovers
 from hostd.shell.logs import LogDrain
 from hostd.shell.looks import Schedule
@@ -64,6 +65,7 @@ from hostd_workers.wire.errors import HostError, to_wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from hostd.records import Event
     from hostd.shell.supervisor import Supervisor
@@ -108,6 +110,7 @@ class Service:
             supervisor = self._supervisor = settings.start_supervisor(poller)
             stack.callback(supervisor.close)
             guard = stack.enter_context(Guard.open())
+            _have_ended_together(guard.groups)
             gpu = await _open_gpu(supervisor, stack)
             workforce = Workforce(
                 loop,
@@ -317,15 +320,24 @@ def _tie_to_keeper() -> None:
 
     By a signal whose handler does all of it, because the loop may be busy just then.
     """
-    signal.signal(signal.SIGUSR2, _on_keeper_gone)
+    signal.signal(signal.SIGUSR2, functools.partial(_on_keeper_gone, ""))
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGUSR2, 0, 0, 0)
     if os.getppid() != int(os.environ.pop(KEEPER_VARIABLE)):
-        _on_keeper_gone()
+        _on_keeper_gone("")
 
 
-def _on_keeper_gone(*_: object) -> None:
+def _have_ended_together(groups: Path | None) -> None:
+    """Have all that is in the workers' control groups killed at once by whichever is left, the keeper or we."""
+    fd = int(os.environ.pop(GROUPS_FD_VARIABLE))
+    if groups is not None:
+        os.write(fd, os.fsencode(groups))
+        signal.signal(signal.SIGUSR2, functools.partial(_on_keeper_gone, str(groups)))
+    os.close(fd)
+
+
+def _on_keeper_gone(groups: str, *_: object) -> None:
     own_log.write_at_once("the process that keeps this host was killed; the host ends at once")
-    kill_children()
+    end_all(groups)
     os._exit(1)
 
 
@@ -335,8 +347,9 @@ def main() -> int:
     sources = Sources(**json.loads(os.environ.pop(SOURCES_VARIABLE, "{}")))
     ready_fd = int(os.environ.pop(READY_FD_VARIABLE, "-1"))
     lock_fd = int(os.environ.pop(LOCK_FD_VARIABLE, "-1"))
+    groups_fd = int(os.environ[GROUPS_FD_VARIABLE])
     is_private_fd = ready_fd > 2
-    for fd in (ready_fd if is_private_fd else -1, lock_fd):
+    for fd in (ready_fd if is_private_fd else -1, lock_fd, groups_fd):
         if fd >= 0:
             os.set_inheritable(fd, False)
     own_log.configure(config.log_level, config.log_format)

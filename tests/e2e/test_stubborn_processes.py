@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from control_groups import own_group
 from helpers import PATIENCE_S, eventually, state_of
 from odd_places import AS_STRANGER, Place
 from odd_places import PATIENCE_S as LONG_S
@@ -77,16 +78,60 @@ MEETS_ROOT = """
 """
 
 
+ENDS_ROOT = """
+    import json, os, signal, sys
+    import hostd
+
+    stubborn, how = sys.argv[1:]
+    with hostd.Host(workers={"drain_timeout_s": 0.2}) as host:
+        client = host.client()
+        said = {"pid": client.load_model("stubborn", stubborn).helper()}
+        if how == "unloaded":
+            said["processes"] = client.unload_model("stubborn", timeout_s=60).processes
+        if how == "both":
+            os.kill(host.pid, signal.SIGSTOP)
+        if how in ("keeper", "both"):
+            host._process.kill()
+            host._process.wait()
+        if how in ("supervisor", "both"):
+            os.kill(host.pid, signal.SIGKILL)
+    if how == "both":
+        with hostd.Host():
+            pass
+    print(json.dumps(said))
+"""
+
+needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="there is no compiler for a program of root's")
+
+
+def become_root(place: Place) -> Path:
+    """Return a model in this place that starts a program which becomes root's."""
+    (place.base / "stubborn").mkdir(mode=0o755)
+    (place.base / "stubborn" / "model.py").write_text(textwrap.dedent(BECOMES_ROOT))
+    program = place.base / "stubborn" / "become-root"
+    subprocess.run(["cc", "-x", "c", "-o", program, "-"], input=ROOT_FOR_EVER, text=True, check=True)
+    program.chmod(0o4755)
+    return place.base / "stubborn"
+
+
 @needs_root
-@pytest.mark.skipif(not shutil.which("cc"), reason="there is no compiler for a program of root's")
+@needs_compiler
+@pytest.mark.parametrize("how", ["unloaded", "supervisor", "keeper", "both"])
+def test_what_became_another_users_ends_with_its_control_group(how: str) -> None:
+    with own_group() as group, Place({"as": AS_STRANGER, "umask": 0o022, "group": str(group)}) as place:
+        place.own(group)
+        said, words = told_by(place, ENDS_ROOT, become_root(place), how)
+        eventually(lambda: state_of(said["pid"]) in ("", "Z"), "it has ended")
+        eventually(lambda: [path.name for path in group.iterdir() if path.is_dir()] == [], "no group is left")
+    assert said.get("processes", 2) == 2
+    assert "may not end it" not in words
+
+
+@needs_root
+@needs_compiler
 def test_what_became_another_users_holds_up_nobody_else_and_is_named() -> None:
     with Place({"as": AS_STRANGER, "umask": 0o022}) as place:
-        (place.base / "stubborn").mkdir(mode=0o755)
-        (place.base / "stubborn" / "model.py").write_text(textwrap.dedent(BECOMES_ROOT))
-        program = place.base / "stubborn" / "become-root"
-        subprocess.run(["cc", "-x", "c", "-o", program, "-"], input=ROOT_FOR_EVER, text=True, check=True)
-        program.chmod(0o4755)
-        said, words = told_by(place, MEETS_ROOT, place.base / "stubborn", place.base / "model")
+        said, words = told_by(place, MEETS_ROOT, become_root(place), place.base / "model")
         pid = said["pid"]
         assert state_of(pid) == "S", "the host may not end it, so it goes on"
         os.kill(pid, 9)
