@@ -2,13 +2,14 @@
 
 A program of its own, because it forks for every kill and so must have one thread:
 
-    python kill_points.py SCENARIO KERNEL DIRECTORY [--recovery]
+    python kill_points.py SCENARIO KERNEL DIRECTORY [--recovery [EVERY]]
 
 A child does the scenario and is killed at its n-th call; one that is about to write is killed half way through, too.
 Then: a recovery, after which the models directory is exactly as it was before, or exactly as it was to become if the
 scenario had been answered; then the same again, which must succeed. With `--recovery` the recovery after each kill is
-itself killed at each of its calls, and another one must do; there only calls that change something count, because a kill
-before another one is the kill before the next that does. Prints how many kill points there were.
+itself killed at each of its calls, or at one of so many (each kill of the scenario at others), and another one must do;
+there only calls that change something count, because a kill before another one is the kill before the next that does.
+Prints how many kill points there were.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ ID = "team/group/model"
 FILES = {"model.yaml": b"loader: python\n", "weights/part/0.bin": b"x" * 5000, "weights/empty": b""}
 OLD = {"model.yaml": b"loader: old\n", "only/in/the/old": b"old"}
 ENDLESS = 10_000
+
+NOTHING_TO_HALVE = 77
+"""How a child ends that was to be killed half way through a call that writes nothing: that is the kill before it."""
 
 ONLY_LOOKING = {"fstat", "lstat", "names", "may", "free_bytes", "pread", "try_lock"}
 
@@ -154,7 +158,9 @@ class Killer:
         self.left -= 1
         if self.left >= 0:
             return
-        if self.is_half and name == "pwrite":
+        if self.is_half:
+            if name != "pwrite":
+                os._exit(NOTHING_TO_HALVE)
             fd, data, offset = arguments
             os.pwrite(fd, data[: len(data) // 2], offset)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -198,8 +204,8 @@ class Run:
 
     def killed(
         self, point: int, act: Callable[[Staging, Callable[[], None]], object], *, only_changes: bool = False
-    ) -> tuple[bool, bool]:
-        """Do it in a child; return whether it was killed, and whether it had answered."""
+    ) -> tuple[int, bool]:
+        """Do it in a child; return how that ended, and whether it had answered."""
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
@@ -213,8 +219,8 @@ class Run:
         with open(read, "rb") as pipe:
             was_answered = pipe.read() == b"!"
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert status in {0, -signal.SIGKILL}, f"the child failed at point {point}: {status}"
-        return status != 0, was_answered
+        assert status in {0, -signal.SIGKILL, NOTHING_TO_HALVE}, f"the child failed at point {point}: {status}"
+        return status, was_answered
 
     def check(self, where: str, *, was_answered: bool) -> None:
         """Look at what a restart finds, and do the same again."""
@@ -233,30 +239,39 @@ def recover(staging: Staging, answer: Callable[[], None]) -> None:
     staging.recover()
 
 
-def kill_everywhere(run: Run, *, with_recovery: bool) -> int:
+def kill_everywhere(run: Run) -> int:
     count = 0
     for point in range(ENDLESS):
         run.begin()
-        was_killed, was_answered = run.killed(point, run.act, only_changes=with_recovery)
-        if not was_killed:
+        status, was_answered = run.killed(point, run.act)
+        if status == 0:
             return count
-        if not with_recovery:
+        if status != NOTHING_TO_HALVE:
             count += 1
             run.check(f"killed at {point}", was_answered=was_answered)
-            continue
-        for again in range(0, ENDLESS, 2):
-            if again:
-                run.begin()
-                run.killed(point, run.act, only_changes=True)
-            was_killed_again, _ = run.killed(again, recover, only_changes=True)
-            count += was_killed_again
-            run.check(f"killed at {point}, its recovery at {again}", was_answered=was_answered)
-            if not was_killed_again:
+    raise AssertionError("the scenario never ended")
+
+
+def kill_recoveries(run: Run, every: int) -> int:
+    count = 0
+    for point in range(ENDLESS):
+        for call in range(point % every, ENDLESS, every):
+            run.begin()
+            status, was_answered = run.killed(point, run.act, only_changes=True)
+            if status == 0:
+                return count
+            if status == NOTHING_TO_HALVE:
                 break
+            status, _ = run.killed(2 * call, recover, only_changes=True)
+            run.check(f"killed at {point}, its recovery at {call}", was_answered=was_answered)
+            if status == 0:
+                break
+            count += 1
     raise AssertionError("the scenario never ended")
 
 
 if __name__ == "__main__":
-    scenario, kernel, directory = sys.argv[1:4]
-    count = kill_everywhere(Run(scenario, kernel, Path(directory, "kills")), with_recovery="--recovery" in sys.argv)
+    scenario, kernel, directory, *options = sys.argv[1:]
+    run = Run(scenario, kernel, Path(directory, "kills"))
+    count = kill_recoveries(run, int(options[1]) if options[1:] else 1) if options else kill_everywhere(run)
     sys.stdout.write(f"{count}\n")

@@ -76,7 +76,7 @@ def expected(item: list[bytes] | bytes) -> Any:
     return ("too long", item[0])
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.lists(st.one_of(messages, commands), max_size=6), st.lists(st.integers(1, 70_000), max_size=12), st.data())
 def test_the_same_messages_come_out_however_the_bytes_are_cut(items: Any, cuts: list[int], data: Any) -> None:
     stream = GREETING + b"".join(frame(item, COMMAND) if isinstance(item, bytes) else message(*item) for item in items)
@@ -100,7 +100,7 @@ def test_the_same_messages_come_out_however_the_bytes_are_cut(items: Any, cuts: 
     assert not made.decoder.has_rest
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(
     st.lists(
         st.one_of(

@@ -41,13 +41,13 @@ def extension(code: int, data: bytes) -> bytes:
 # The same values
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 @given(VALUES)
 def test_every_value_comes_back_as_it_was(value: object) -> None:
     assert typed(there_and_back(value)) == typed(value)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=200))
 def test_a_body_is_read_as_by_decode_or_refused(body: bytes) -> None:
     with contextlib.suppress(HostError):

@@ -61,19 +61,19 @@ def typed(value: object) -> object:
     return (type(value), value)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 @given(VALUES)
 def test_every_value_comes_back_as_it_was(value: object) -> None:
     assert typed(decode(*encode(value))) == typed(value)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(st.lists(VALUES, max_size=4), st.dictionaries(st.text(), VALUES, max_size=3))
 def test_every_call_comes_back_as_it_was(args: list[object], kwargs: dict[str, object]) -> None:
     assert typed(decode(*encode_call(args, kwargs))) == typed([args, kwargs])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 @given(ARRAYS, st.booleans())
 def test_every_array_comes_back_as_it_was(array: np.ndarray[Any, Any], transposed: bool) -> None:
     array = array.T if transposed else array
@@ -164,7 +164,7 @@ def test_no_random_bytes_do_harm(seed: int) -> None:
             every_reader([prefix + header + body, chance.randbytes(20)])
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=200))
 def test_no_body_raises_anything_but_a_typed_error(body: bytes) -> None:
     with contextlib.suppress(HostError):
@@ -185,7 +185,7 @@ def as_peer_may(depth: int = 3) -> st.SearchStrategy[Any]:
     return st.one_of(parts, st.tuples(dtype, data).map(list), st.lists(data), data)
 
 
-@settings(deadline=None, max_examples=1000)
+@settings(deadline=None, max_examples=400)
 @given(st.integers(-128, 127), as_peer_may())
 def test_no_extension_raises_anything_but_a_typed_error(code: int, parts: Any) -> None:
     packed = msgpack.packb(parts)
@@ -193,7 +193,7 @@ def test_no_extension_raises_anything_but_a_typed_error(code: int, parts: Any) -
         decode(bytes([0xC8, *len(packed).to_bytes(2, "big"), code % 256]) + packed, [bytes(64)])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 @given(VALUES)
 def test_anything_that_stands_for_an_error_gives_one(value: object) -> None:
     assert isinstance(from_wire(value), HostError)
