@@ -13,7 +13,7 @@ from transport_rig import COMMAND, GREETING, LONG, MORE, announced, frame, messa
 
 from hostd.shell.transport.decoder import BUFFER_BYTES, MORE_TO_DO, Decoder, TooLongError
 from hostd_workers.wire.errors import ProtocolError
-from hostd_workers.wire.frames import MAX_FRAMES
+from hostd_workers.wire.frames import MAX_FRAMES, PREFIX_BYTES
 
 LIMIT_BYTES = 100_000
 
@@ -91,9 +91,9 @@ def test_the_same_messages_come_out_however_the_bytes_are_cut(items: Any, cuts: 
     assert len(made.found) == len(items)
     for found, item in zip(made.found, items, strict=True):
         wanted = expected(item)
-        if isinstance(wanted, tuple):  # of a first frame that is too long, as much as had come
+        if isinstance(wanted, tuple):  # of a first frame that is too long, what its sender's id is in
             assert found[0] == "too long"
-            assert wanted[1].startswith(found[1])
+            assert found[1] in (wanted[1], wanted[1][:PREFIX_BYTES])
         else:
             assert found == wanted
     assert made.decoder.held_bytes == 0
@@ -140,6 +140,14 @@ def test_a_message_after_one_that_is_too_long_is_heard(length: int) -> None:
 
 def test_of_a_first_frame_that_is_too_long_the_beginning_is_told() -> None:
     made = fed(message(b"0123456789abcdef" + bytes(LIMIT_BYTES)), message(b"good"))
+    assert made.found == [("too long", b"0123456789abcdef"), [b"good"]]
+
+
+@pytest.mark.parametrize("cut", range(1, 9 + PREFIX_BYTES + 1))
+def test_of_a_first_frame_that_is_too_long_the_beginning_is_waited_for(cut: int) -> None:
+    """Its sender waits for an answer under the id in it, wherever the system has cut what it sent."""
+    data = message(b"0123456789abcdef" + bytes(LIMIT_BYTES))
+    made = fed(data[:cut], data[cut:], message(b"good"))
     assert made.found == [("too long", b"0123456789abcdef"), [b"good"]]
 
 

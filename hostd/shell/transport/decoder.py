@@ -22,7 +22,7 @@ from hostd.shell.transport.zmtp import (
     unpack_frame_header,
 )
 from hostd_workers.wire.errors import ProtocolError
-from hostd_workers.wire.frames import MAX_FRAMES
+from hostd_workers.wire.frames import MAX_FRAMES, PREFIX_BYTES
 
 if TYPE_CHECKING:
     from hostd_workers.wire.frames import Buffer
@@ -178,7 +178,12 @@ class Decoder:
             self._at += skipped
             if self._skip:
                 return None
-        return unpack_frame_header(self._buffer, self._at, self._end)
+        header = unpack_frame_header(self._buffer, self._at, self._end)
+        if header is not None and not self._frames:
+            flags, start, stop = header
+            if self._end < min(stop, start + PREFIX_BYTES) and not flags & COMMAND:
+                return None  # if it is too long, its sender must hear of it, under the id that is still to come
+        return header
 
     def _add(self, frame: Buffer, flags: int) -> list[Buffer] | None:
         frames = self._frames
@@ -206,7 +211,8 @@ class Decoder:
 
     def _begin_skipping(self, start: int, stop: int, flags: int) -> None:
         # What has come of a first frame that is itself too long says under which id the sender waits.
-        first = self._frames[0] if self._frames else bytes(self._buffer[start : min(stop, self._end, start + 16)])
+        come = self._buffer[start : min(stop, self._end, start + PREFIX_BYTES)]
+        first = self._frames[0] if self._frames else bytes(come)
         self._frames, self._size = [], 0
         self._skip_frame(start, stop, flags)
         raise TooLongError(first)
