@@ -111,9 +111,9 @@ class Frontend:
             else:
                 self._on_control(kind, identity, frames, deadline_s)
         except ProtocolError as error:
-            # Not even an id to answer under: whoever sent this is no client of ours.
             _log.debug("a client sent what is not of this protocol: %s", error)
-            if request_id:
+            # Without an id to answer under, whoever sent this is no client of ours.
+            if len(frames[0]) >= wire.PREFIX_BYTES and (request_id := wire.id_of(frames[0])):
                 self.send(identity, msg.pack_error(request_id, error))
         except VersionMismatchError as error:
             # The id lies at the same place in every version, so that its sender learns of this.

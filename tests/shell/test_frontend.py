@@ -170,6 +170,23 @@ def test_what_a_client_may_not_say_is_refused(front: Front, connect: Connect, ki
     assert front.events == []
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        wire.pack(msg.CALL, 9, CALL_HEADER)[0] + bytes(wire.INLINE_BODY_BYTES + 1),
+        wire.pack(msg.CALL, 9, b"h" * 99)[0][:50],
+    ],
+    ids=["a body that must be a frame of its own", "a header that ends before"],
+)
+def test_a_malformed_message_is_answered_under_its_id(front: Front, connect: Connect, first: bytes) -> None:
+    peer = connect()
+    peer.say([first])
+    envelope = peer.hear()
+    assert envelope.id == 9
+    assert isinstance(msg.unpack_error(envelope), hostd.ProtocolError)
+    assert front.events == []
+
+
 def test_a_result_is_relayed_under_the_clients_own_id(front: Front, connect: Connect) -> None:
     peer = connect()
     front.frontend.relay((client(1)), 77, wire.pack(msg.RESULT, 5, body=b"b" * 20_000, buffers=[b"x" * 9]))
