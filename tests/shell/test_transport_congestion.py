@@ -135,6 +135,23 @@ def test_a_worker_that_does_not_read_gets_no_more_calls_until_it_does(transport:
     assert (connection.queued_bytes, heard.gone) == (0, [])
 
 
+def test_a_worker_that_stalled_for_one_long_call_misses_no_credit(transport: Transport) -> None:
+    """A stream would wait for it for ever, and a call that is left would be had for ever."""
+    heard = Heard(is_trusted=True)
+    listener = transport.hear(heard, peer_buffer_bytes=SMALL_BYTES)
+    deaf = known(transport, listener, heard)
+    listener.send(b"1", [b"call", bytes(8 * SMALL_BYTES)], 1)
+    connection = listener._connections[b"1"]
+    transport.until(lambda: connection.is_stalled)
+    said = [b"credit %d" % number for number in range(100)]
+    for each in said:
+        listener.send(b"1", [each])
+    transport.until(lambda: deaf.hear() and not connection.wants_to_send)
+    transport.until(lambda: said[-1] in deaf.messages())
+    assert deaf.messages()[1:] == said
+    assert heard.unsent == []
+
+
 def test_what_is_sent_to_a_worker_that_never_reads_has_an_end(transport: Transport) -> None:
     heard = Heard(is_trusted=True)
     listener = transport.hear(heard, peer_buffer_bytes=SMALL_BYTES)

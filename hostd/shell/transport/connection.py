@@ -65,6 +65,7 @@ class Connection:
         "is_batching",
         "is_closed",
         "is_stalled",
+        "most_bytes",
         "pid",
         "queued_bytes",
         "taken_bytes",
@@ -79,6 +80,8 @@ class Connection:
         """Whether the peer understands batches."""
         self.is_stalled = False
         """Whether it has not taken enough for a while of more than may wait for it."""
+        self.most_bytes = 0
+        """While it is stalled: how much may wait for it of what cannot be taken back."""
         self.queued_bytes = 0
         self.taken_bytes = 0
         """Of what had waited, how much the peer has taken."""

@@ -310,7 +310,7 @@ class Listener:
         if connection is None:
             self._poller.tell(self._side.unsent, identity, frames, Unsent.GONE)
             return
-        if connection.is_stalled and (tag is not None or connection.queued_bytes > 2 * self.peer_buffer_bytes):
+        if connection.is_stalled and (tag is not None or connection.queued_bytes > connection.most_bytes):
             self._poller.tell(self._side.unsent, identity, frames, Unsent.FULL)
             return
         corked = self._corked
@@ -372,4 +372,6 @@ class Listener:
             )
             self.drop(connection, "it did not read")
         else:
+            # Beside what made it stall: a stream would wait for ever for a credit that is lost.
+            connection.most_bytes = connection.queued_bytes + self.peer_buffer_bytes
             connection.is_stalled = True
