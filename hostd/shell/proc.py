@@ -14,7 +14,7 @@ import psutil
 _HAS_CHILDREN_FILES = Path("/proc/self/task", str(os.getpid()), "children").exists()
 
 _FILE_BYTES = 1 << 16
-"""More than any of these files has; the kernel gives each in one read if there is room for it."""
+"""More than any of these files has; the kernel gives each in one read if there is room for it, but for lists."""
 
 
 def read_file(pid: int | str, name: str) -> bytes | None:
@@ -53,7 +53,7 @@ def children_of(pid: int) -> list[int]:
         return children
     for thread in threads:
         # None of a thread that ended meanwhile; what the others say is true.
-        children.extend(map(int, (read_file(pid, f"task/{thread}/children") or b"").split()))
+        children.extend(_children_with(pid, thread))
     return children
 
 
@@ -66,7 +66,7 @@ def adopted_children() -> list[int]:
     pid = os.getpid()
     if not _HAS_CHILDREN_FILES:
         return _children_by_table(pid)
-    return [*map(int, (read_file(pid, f"task/{pid}/children") or b"").split())]
+    return _children_with(pid, pid)
 
 
 def descendants_of(pid: int) -> list[int]:
@@ -78,6 +78,21 @@ def descendants_of(pid: int) -> list[int]:
         found.extend(children)
         pending.extend(children)
     return found
+
+
+def _children_with(pid: int, thread: int | str) -> list[int]:
+    """Return the children that are listed with one thread of a process."""
+    try:
+        fd = os.open(f"/proc/{pid}/task/{thread}/children", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    try:
+        # Other files of /proc come whole, a list a page at a time: some 600 children.
+        return [*map(int, b"".join(iter(lambda: os.read(fd, _FILE_BYTES), b"")).split())]
+    except ProcessLookupError:
+        return []
+    finally:
+        os.close(fd)
 
 
 def _children_by_table(pid: int) -> list[int]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from helpers import eventually, line_of, program, state_of, stop
 
@@ -15,6 +16,9 @@ from hostd.shell import proc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+MANY = 900
+"""Children whose numbers take more than a page of 4 KiB, by which the kernel tells of them."""
 
 FAMILY = """
     import os, sys, threading, time
@@ -38,6 +42,9 @@ FAMILY = """
     print(*found, middle, int(os.read(read, 20)), flush=True)
     time.sleep(3600)
 """
+
+
+needs_files = pytest.mark.skipif(not proc._HAS_CHILDREN_FILES, reason="the kernel has no children files")
 
 
 @pytest.fixture(params=[True, False], ids=["children files", "process table"])
@@ -71,6 +78,51 @@ def test_descendants_come_after_their_parents(by_files: bool, family: tuple[int,
     found = proc.descendants_of(root)
     assert sorted(found) == sorted(members)
     assert found.index(members[2]) < found.index(members[3])
+
+
+@needs_files
+def test_more_children_than_fit_into_a_page_are_found() -> None:
+    source = f"""
+        import os, signal
+        for _ in range({MANY}):
+            if os.fork() == 0:
+                signal.pause()
+        print("up", flush=True)
+        signal.pause()
+    """
+    parent = program(source)
+    try:
+        assert line_of(parent) == "up"
+        found = proc.descendants_of(parent.pid)
+    finally:
+        for child in psutil.Process(parent.pid).children():
+            child.kill()
+        stop(parent)
+    assert len(set(found)) == MANY
+
+
+@needs_files
+def test_more_adopted_children_than_fit_into_a_page_are_found() -> None:
+    source = f"""
+        import ctypes, os, signal
+        from hostd.shell.proc import adopted_children
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+        if (middle := os.fork()) == 0:
+            os.setpgid(0, 0)
+            for _ in range({MANY}):
+                if os.fork() == 0:
+                    signal.pause()
+            os._exit(0)
+        os.waitpid(middle, 0)
+        found = adopted_children()
+        os.killpg(middle, signal.SIGKILL)
+        print(len(set(found)), flush=True)
+    """
+    parent = program(source)
+    try:
+        assert line_of(parent) == str(MANY)
+    finally:
+        stop(parent)
 
 
 def test_a_zombie_is_still_a_child(by_files: bool) -> None:
