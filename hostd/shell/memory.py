@@ -85,21 +85,42 @@ def private_bytes_of(pids: Iterable[int], last: Memory | None = None) -> int:
 
 
 class _One(NamedTuple):
-    """A process."""
+    """A process. Of one that may not be walked, as of another user's or one that is not dumpable, `full` is None."""
 
-    full: Full
+    full: Full | None
     brief: Brief | None
 
     @property
     def own_bytes(self) -> int:
         """Its part of anonymous memory. A kernel that does not tell it tells what it cannot be more than."""
-        if self.full.own_bytes is not None:
-            return self.full.own_bytes
-        return self.full.uss_bytes if self.brief is None else min(self.brief.anon_bytes, self.full.pss_bytes)
+        full, anon_bytes = self.full, None if self.brief is None else self.brief.anon_bytes
+        if full is None:
+            return anon_bytes or 0
+        if full.own_bytes is not None:
+            return full.own_bytes
+        return full.uss_bytes if anon_bytes is None else min(anon_bytes, full.pss_bytes)
+
+    @property
+    def huge_bytes(self) -> int:
+        """The pages of hugetlb that it has to itself, as far as that is known."""
+        return 0 if self.full is None else self.full.huge_bytes
+
+    @property
+    def locked_bytes(self) -> int:
+        """What of its files is surely locked."""
+        return 0 if self.full is None else self.full.locked_bytes
+
+    @property
+    def swap_bytes(self) -> int | None:
+        """Its part of what is swapped out, or all of it."""
+        if self.full is not None:
+            return self.full.swap_bytes
+        return None if self.brief is None else self.brief.swap_bytes
 
 
 def _looked_at(pids: Iterable[int]) -> list[_One]:
-    return [_One(full, brief_of(pid)) for pid in pids if (full := full_of(pid)) is not None]
+    found = [_One(full_of(pid), brief_of(pid)) for pid in pids]
+    return [one for one in found if one != (None, None)]
 
 
 def _held_by(tree: Sequence[_One]) -> int | None:
@@ -108,9 +129,9 @@ def _held_by(tree: Sequence[_One]) -> int | None:
         return None
     briefs = [one.brief for one in tree if one.brief is not None]
     # Whether processes share pages of hugetlb is not told: all that one of them has is held by it.
-    huge_bytes = max([sum(one.full.huge_bytes for one in tree), *(brief.huge_bytes for brief in briefs)])
+    huge_bytes = max([sum(one.huge_bytes for one in tree), *(brief.huge_bytes for brief in briefs)])
     tables_bytes = sum(brief.table_bytes for brief in briefs)
-    return sum(one.own_bytes + one.full.locked_bytes for one in tree) + huge_bytes + tables_bytes
+    return sum(one.own_bytes + one.locked_bytes for one in tree) + huge_bytes + tables_bytes
 
 
 def _most_bytes_of(pid: int) -> int:
@@ -157,20 +178,20 @@ def _walked(rss: Mapping[int, int]) -> Memory:
     sample = Memory(
         processes=len(rss),
         rss_bytes=sum(rss.values()),
-        uss_bytes=_sum([one.full.uss_bytes for one in tree]),
-        pss_bytes=_sum([one.full.pss_bytes for one in tree]),
+        uss_bytes=_sum([None if one.full is None else one.full.uss_bytes for one in tree]),
+        pss_bytes=_sum([None if one.full is None else one.full.pss_bytes for one in tree]),
         peak_bytes=_sum([brief.peak_bytes for brief in briefs]),
-        swap_bytes=_sum([one.full.swap_bytes for one in tree]),
+        swap_bytes=_sum([one.swap_bytes for one in tree]),
         held_bytes=_held_by(tree),
         table_bytes=sum(brief.table_bytes for brief in briefs),
     )
     if len(rss) > 1 or not tree or not COUNTS_EXACTLY or any(brief.huge_bytes for brief in briefs):
         return sample
-    (alone,) = tree
-    if alone.full.anon_bytes is None or alone.full.rss_bytes is None:
+    full = tree[0].full
+    if full is None or full.anon_bytes is None or full.rss_bytes is None:
         return sample
     # All of one moment, or a change between two of them would be taken for one that comes later.
-    rss_bytes, anon_bytes = alone.full.rss_bytes, alone.full.anon_bytes
+    rss_bytes, anon_bytes = full.rss_bytes, full.anon_bytes
     return sample._replace(rss_bytes=rss_bytes, anon_bytes=anon_bytes, file_bytes=rss_bytes - anon_bytes)
 
 
