@@ -9,9 +9,11 @@ causes it (a client, a model, a disk) may do so thousands of times a second, and
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import select
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,6 +29,8 @@ BURST = 20
 """Enough to see what recurs, and for whom."""
 
 PERIOD_S = 60.0
+
+_STDERR = 2
 
 _SUBJECTS = ("model", "worker", "pid")
 
@@ -51,10 +55,14 @@ def configure(level: str, log_format: str) -> None:
 
 
 def write_at_once(message: str) -> None:
-    """Write a record past all locks and buffers, from a signal handler that ends the process."""
+    """Write a record past all locks and buffers, from a signal handler that ends the process; if it can be at once."""
     record = logging.LogRecord(__name__, logging.CRITICAL, __file__, 0, message, None, None)
+    poller = select.poll()
+    poller.register(_STDERR, select.POLLOUT)
     for handler in logging.getLogger().handlers:
-        os.write(sys.stderr.fileno(), f"{handler.format(record)}\n".encode())
+        if poller.poll(0):  # of a pipe that is full nobody reads
+            with contextlib.suppress(OSError):
+                os.write(_STDERR, f"{handler.format(record)}\n".encode())
 
 
 def _on_unhandled(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:

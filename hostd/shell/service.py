@@ -336,8 +336,9 @@ def _have_ended_together(groups: Path | None) -> None:
 
 
 def _on_keeper_gone(groups: str, *_: object) -> None:
-    own_log.write_at_once("the process that keeps this host was killed; the host ends at once")
     end_all(groups)
+    # Not before: who reads what it says may have been killed with the keeper.
+    own_log.write_at_once("the process that keeps this host was killed; the host ends at once")
     os._exit(1)
 
 

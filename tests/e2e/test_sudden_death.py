@@ -21,6 +21,7 @@ import pytest
 from helpers import (
     FAULTY,
     PATIENCE_S,
+    Service,
     eventually,
     is_there,
     line_of,
@@ -210,6 +211,30 @@ def test_nothing_outlives_a_keeper_that_is_killed_while_the_host_starts(
     check_nothing_is_left(tag, evidence, record_property)
     host.stop()
     assert runtime_dirs() == []
+
+
+@pytest.mark.parametrize("log", ["closed", "full"])
+def test_nothing_outlives_a_keeper_that_is_killed_with_whoever_reads_what_the_host_says(
+    tag: str,
+    evidence: Path,
+    log: str,
+    serve: Callable[..., Service],
+    record_property: Callable[[str, object], None],
+) -> None:
+    service = serve()
+    options = {"stage": "load", "death": "grandchildren", "evidence": str(evidence)}
+    with hostd.connect(service.endpoint) as client:
+        client.load_model("faulty", FAULTY, options=options)
+    if log == "closed":
+        service.keeper.stderr.close()
+    else:
+        full = os.open(f"/proc/{service.pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with contextlib.suppress(BlockingIOError):
+            while os.write(full, b"x" * 4096):
+                pass
+        os.close(full)
+    service.keeper.kill()
+    check_nothing_is_left(tag, evidence, record_property)
 
 
 @pytest.mark.parametrize("keeper_too", [False, True], ids=["supervisor", "and its keeper is killed"])
