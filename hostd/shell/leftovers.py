@@ -1,7 +1,9 @@
 """What an earlier host left behind because its keeper was killed together with it; the next host's start ends it.
 
 Every worker has the mark of its host in its environment, and what it starts inherits it. A process is left over if its
-mark names a host that is no more: a process number, the time at which it began, and the namespace of its number.
+mark names a host that is no more: a process number, the time at which it began, and the namespace of its number, which
+is of one start of one machine: marks travel to others with the environment of batch jobs. This process and those that
+it descends from are never left over, whatever they have inherited.
 
 Does not cover what a model gave another environment or another user: nobody can tell whose that is.
 """
@@ -12,8 +14,12 @@ import contextlib
 import logging
 import os
 import signal
+from typing import TYPE_CHECKING
 
 from hostd.shell.proc import read_all, read_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _log = logging.getLogger(__name__)
 
@@ -30,12 +36,22 @@ def mark_of_host() -> str:
 def end_leftovers() -> int:
     """Kill what hosts left that are no more, and return how many processes that were."""
     ended = 0
-    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):  # noqa: PTH208 - names are all that is needed
+    there = set(map(int, filter(str.isdigit, os.listdir("/proc"))))  # noqa: PTH208 - names are all that is needed
+    for pid in there - set(_descent()):
         with contextlib.suppress(OSError):
             ended += _end(pid)
     if ended:
         _log.warning("ended %s processes that hosts had left which were killed together with their keepers", ended)
     return ended
+
+
+def _descent() -> Iterator[int]:
+    """Yield this process and those that it descends from, as far as they are to be seen."""
+    pid = os.getpid()
+    while pid:
+        yield pid
+        fields = read_all(pid, "stat").rpartition(b")")[2].split()
+        pid = int(fields[1]) if fields else 0
 
 
 def _end(pid: int) -> bool:
@@ -64,7 +80,8 @@ def is_of_dead_host(mark: str) -> bool:
 
 
 def _namespace() -> str:
-    return str(os.stat("/proc/self/ns/pid").st_ino)  # noqa: PTH116 - as above
+    start = read_all("sys/kernel/random", "boot_id").decode("ascii").strip()
+    return f"{start}-{os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116 - as above
 
 
 def _began(pid: int) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers import PATIENCE_S, is_there
+from helpers import PATIENCE_S, is_there, line_of, program
 
 from hostd.shell.leftovers import HOST_VARIABLE, end_leftovers, mark_of_host
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MINE = mark_of_host()
 NAMESPACE, PID, BEGAN = MINE.split(".")
+START, _, INODE = NAMESPACE.rpartition("-")
 
 
 @pytest.fixture
@@ -67,10 +68,43 @@ def test_what_a_host_left_that_is_no_more_is_ended(marked: Marked) -> None:
 
 @pytest.mark.parametrize(
     "mark",
-    [MINE, f"{int(NAMESPACE) + 1}.{PID}.1", f"{NAMESPACE}.{PID}", f"{NAMESPACE}.{PID}.x", f"{NAMESPACE}.-1.1", "", "x"],
-    ids=["a living host's", "of another namespace", "short", "no time", "no process", "empty", "nonsense"],
+    [
+        MINE,
+        f"{START}-{int(INODE) + 1}.{PID}.1",
+        f"{START[::-1]}-{INODE}.{PID}.1",
+        f"{NAMESPACE}.{PID}",
+        f"{NAMESPACE}.{PID}.x",
+        f"{NAMESPACE}.-1.1",
+        "",
+        "x",
+    ],
+    ids=[
+        "a living host's",
+        "of another namespace",
+        "of another machine",
+        "short",
+        "no time",
+        "no process",
+        "empty",
+        "nonsense",
+    ],
 )
 def test_what_may_be_somebodys_is_left_alone(marked: Marked, mark: str) -> None:
     process = marked(mark)
     end_leftovers()
     assert process.poll() is None
+
+
+def test_a_host_that_has_inherited_such_a_mark_ends_neither_itself_nor_whoever_started_it() -> None:
+    """As one that a batch job starts which a model has submitted."""
+    started = program(
+        """
+            import subprocess, sys
+            code = "from hostd.shell.leftovers import end_leftovers; end_leftovers(); print('there')"
+            said = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+            print(said.returncode, said.stdout.strip(), flush=True)
+        """,
+        **{HOST_VARIABLE: f"{NAMESPACE}.{PID}.{int(BEGAN) - 1}"},
+    )
+    with started:
+        assert line_of(started) == "0 there"
