@@ -34,6 +34,9 @@ CHECK_S = 2.0
 """How often the watching thread looks whether the directory is still the one that it watches, or is back: a system
 call. With a shorter period, as often as that."""
 
+END_S = 2.0
+"""How long its end is waited for: it comes in `CHECK_S` or less, unless the directory hangs with its file server."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -44,8 +47,8 @@ PERIOD = "period"
 async def changes(directory: Path, period_s: float, stop: asyncio.Event) -> AsyncGenerator[str, None]:
     """Yield NOTIFICATION or PERIOD whenever the directory should be looked at, until `stop` is set.
 
-    At the end the watching thread is gone. Also yields when watching has begun, because what changed before was not
-    notified. If the loop over it may be left early, close it (`contextlib.aclosing`).
+    At the end the watching thread is gone, if its file system answers. Also yields when watching has begun, because what
+    changed before was not notified. If the loop over it may be left early, close it (`contextlib.aclosing`).
     """
     loop = asyncio.get_running_loop()
     wake, ended = asyncio.Event(), asyncio.Event()
@@ -72,8 +75,9 @@ async def changes(directory: Path, period_s: float, stop: asyncio.Event) -> Asyn
         stopping.cancel()
         watch.stop()
         if has_begun:
-            await ended.wait()
-            watch.join()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(ended.wait(), END_S)
+                watch.join()
 
 
 class _Watch(threading.Thread):

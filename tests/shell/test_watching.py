@@ -324,3 +324,30 @@ def test_c26_a_directory_that_is_exchanged_at_the_limit_of_processes_aborts_nobo
         with program(AT_THE_LIMIT, f"{place}/models") as watcher:
             assert line_of(watcher) == f"{NOTIFICATION} True"
             assert watcher.wait(PATIENCE_S) == 0
+
+
+def test_a_directory_that_hangs_does_not_keep_the_end_waiting(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of a file server that is gone."""
+    hangs, back = threading.Event(), threading.Event()
+
+    def stat(_: object) -> None:
+        hangs.set()
+        back.wait()
+
+    monkeypatch.setattr(watching._Watch, "_identity", stat)
+    monkeypatch.setattr(watching, "END_S", 0.05)
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        watch = asyncio.ensure_future(anext(changes(models, NO_PERIOD_S, stop), None))
+        await asyncio.to_thread(hangs.wait, PATIENCE_S)
+        stop.set()
+        done, _ = await asyncio.wait({watch}, timeout=PATIENCE_S)
+        back.set()
+        assert done, "it waits for the thread"
+        assert await watch is None
+
+    asyncio.run(run())
+    for thread in threading.enumerate():
+        if thread.name == "hostd-watch":
+            thread.join(PATIENCE_S)
