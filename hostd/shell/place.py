@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,8 +36,15 @@ class Place:
         """Look until this is cancelled, `aside` in a thread; what changes is logged once."""
         while True:
             for directory, known in self._found.items():
-                found = await aside(directory.trouble)
+                found = await aside(partial(_trouble_of, directory))
                 if found != known:
                     _log.error("%s", found or f"{directory.path} is as it should be again")
                 self._found[directory] = found
             await asyncio.sleep(PERIOD_S)
+
+
+def _trouble_of(directory: RuntimeDirectory | StateDirectory) -> str | None:
+    try:
+        return directory.trouble()
+    except OSError as error:
+        return f"{directory.path} cannot be looked at: {error.strerror or error}"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers import line_of, program, stop
+from helpers import eventually, line_of, program, stop
 
 import hostd
-from hostd.runtime_lock import LOCK_FILE
-from hostd.shell.rundir import AlreadyRunningError, RuntimeDirectory
+from hostd.runtime_lock import LOCK_FILE, take_state
+from hostd.shell import place
+from hostd.shell.place import Place
+from hostd.shell.rundir import AlreadyRunningError, RuntimeDirectory, StateDirectory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -149,3 +152,31 @@ def test_somebody_elses_directory_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path / "r", 12345, 12345)
     with pytest.raises(hostd.FailedPreconditionError, match="belongs to user 12345"):
         RuntimeDirectory(tmp_path / "r").__enter__()
+
+
+def test_a_directory_that_cannot_be_looked_at_is_a_trouble_like_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(place, "PERIOD_S", 0.01)
+    state, away = tmp_path / "state", tmp_path / "away"
+    state.mkdir(mode=0o700)
+    other = take_state(state)
+    assert other is not None
+
+    async def run(places: Place) -> None:
+        async def until(words: str) -> None:
+            await asyncio.to_thread(eventually, lambda: any(words in trouble for trouble in places.troubles), words)
+
+        following = asyncio.create_task(places.follow(asyncio.to_thread))
+        await until("another host")
+        state.rename(away)
+        await until("cannot be looked at: No such file")
+        away.rename(state)
+        await until("another host")
+        following.cancel()
+
+    try:
+        with StateDirectory(state, may_be_shared=True) as directory:
+            asyncio.run(run(Place(directory)))
+    finally:
+        os.close(other)
