@@ -366,8 +366,11 @@ def main() -> int:
     def on_ready(info: HostInfo) -> None:
         if ready_fd >= 0:
             report({"ready": info.to_dict()})
-        else:
-            print(f"hostd {info.version} is ready at {info.endpoint} (process {info.pid})", flush=True)  # noqa: T201
+            return
+        try:  # past buffers, which would be written again at the end
+            os.write(1, f"hostd {info.version} is ready at {info.endpoint} (process {info.pid})\n".encode())
+        except OSError as error:
+            _log.warning("it is ready at %s, and cannot say so on standard output: %s", info.endpoint, error)
 
     service = Service(config, os.environ.pop(KIND_VARIABLE, "serve"), lock_fd if lock_fd >= 0 else None, sources)
     try:

@@ -47,8 +47,8 @@ PERIOD = "period"
 async def changes(directory: Path, period_s: float, stop: asyncio.Event) -> AsyncGenerator[str, None]:
     """Yield NOTIFICATION or PERIOD whenever the directory should be looked at, until `stop` is set.
 
-    At the end the watching thread is gone, if its file system answers. Also yields when watching has begun, because what
-    changed before was not notified. If the loop over it may be left early, close it (`contextlib.aclosing`).
+    At the end the watching thread is gone, if its file system answers. Also yields when watching has begun, because
+    what changed before was not notified. If the loop over it may be left early, close it (`contextlib.aclosing`).
     """
     loop = asyncio.get_running_loop()
     wake, ended = asyncio.Event(), asyncio.Event()

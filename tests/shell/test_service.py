@@ -57,6 +57,28 @@ def test_without_anybody_to_tell_it_prints_where_it_is(tmp_path: Path) -> None:
         assert host.wait(PATIENCE_S) == 0
 
 
+@pytest.mark.parametrize("output", ["full", "closed"])
+def test_it_serves_also_if_it_cannot_print_where_it_is(tmp_path: Path, output: str) -> None:
+    config = load_config({"runtime_dir": tmp_path / "r", "state_dir": tmp_path / "s"})
+    read, pipe = os.pipe()
+    os.close(read)
+    with open(pipe, "wb") as closed, open("/dev/full", "wb") as full:
+        host = subprocess.Popen(
+            keeper_command(),
+            env=supervisor_environment(config),
+            stdout=full if output == "full" else closed,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    with host:
+        while "it is ready" not in (line := host.stderr.readline()):
+            assert line, "it has ended"
+        with hostd.connect(config.endpoint) as client:
+            assert client.host_info().state == "READY"
+        host.terminate()
+        assert host.wait(PATIENCE_S) == 0
+
+
 def test_a_hang_up_that_is_ignored_ends_nothing(serve: Serve) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup(1) does
     try:
