@@ -138,6 +138,21 @@ def test_who_is_gone_has_no_children(by_files: bool) -> None:
     assert proc.descendants_of(child.pid) == []
 
 
+def test_whose_children_are_hidden_has_none(monkeypatch: pytest.MonkeyPatch, family: tuple[int, list[int]]) -> None:
+    """A program of another user, where proc(5) is mounted with hidepid=1; its parent must be ended all the same."""
+    root, (first, second, middle, _) = family
+    listdir = os.listdir
+
+    def hidden(path: str) -> list[str]:
+        if path == f"/proc/{middle}/task":
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return listdir(path)
+
+    monkeypatch.setattr(proc, "_HAS_CHILDREN_FILES", True)
+    monkeypatch.setattr(os, "listdir", hidden)
+    assert sorted(proc.descendants_of(root)) == sorted([first, second, middle])
+
+
 def test_without_a_descriptor_left_there_is_an_error_and_not_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever wants the proof that nobody is left must not take "cannot look" for it."""
 
