@@ -19,10 +19,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import re
 import stat
 import struct
+import time
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,6 +43,11 @@ _SEGMENTS = -1
 
 _DESTROYED = 0o1000
 """SHM_DEST of shmctl(2): the segment goes with the last process that has it attached."""
+
+_CLOCK_S = 1.0
+"""What is told in whole seconds."""
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 _MOST_OPENED = 16
 """How many files are opened to learn whether others hold them, the largest; descriptors are scarce."""
@@ -172,6 +179,7 @@ class _Segment(NamedTuple):
     creator: int
     size_bytes: int
     is_kept: bool
+    made_s: int
 
 
 class _Scan:
@@ -190,7 +198,8 @@ class _Scan:
             for key in self._add_mapped(pid, devices, of_process):
                 unresolved.setdefault(key, set()).add(pid)
         for segment in segments.values():
-            if segment.creator in pids:
+            # One that is older than the process was made by another that had its number.
+            if segment.creator in pids and segment.made_s >= _began_s(segment.creator) - _CLOCK_S:
                 self._add_segment(segment)
         self._add_parts({key: processes for key, processes in unresolved.items() if key not in self.files})
 
@@ -271,8 +280,18 @@ def _segments() -> list[_Segment]:
     for line in read_all("sysvipc", "shm").splitlines()[1:]:
         fields = line.split()
         number, mode, creator = int(fields[1]), int(fields[2], 8), int(fields[4])
-        found.append(_Segment(number, creator, int(fields[-2]) + int(fields[-1]), not mode & _DESTROYED))
+        size_bytes, made_s = int(fields[-2]) + int(fields[-1]), int(fields[-3])
+        found.append(_Segment(number, creator, size_bytes, not mode & _DESTROYED, made_s))
     return found
+
+
+def _began_s(pid: int) -> float:
+    """Return when a process began, in seconds since the epoch; later than anything of one that is gone."""
+    fields = read_all(pid, "stat").rpartition(b")")[2].split()
+    if len(fields) < 20:
+        return math.inf
+    booted_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return booted_s + int(fields[19]) / _TICKS_PER_S
 
 
 def _opened(path: str) -> int | None:

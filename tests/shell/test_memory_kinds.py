@@ -6,14 +6,18 @@ import ctypes
 import fcntl
 import os
 import resource
+import subprocess
+import sys
 import tempfile
+import textwrap
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 import pytest
-from helpers import Told, descendants, eventually, stop
+from helpers import PATIENCE_S, REPOSITORY, Told, descendants, eventually, stop
+from strangers import needs_root
 
 from hostd.core.events import Memory, WorkerId
 from hostd.shell import memory, process_memory, shared_memory
@@ -310,6 +314,40 @@ def test_shared_memory_counts_once_for_a_tree(holder: Holder) -> None:
     assert holder.sample().shared_bytes == HELD
     assert holder.charged_bytes() == pytest.approx(HELD, abs=6 * SLACK), "but for what its children have written"
     assert holder.kill() == pytest.approx(HELD, abs=6 * SLACK)
+
+
+@needs_root
+def test_a_segment_of_a_process_that_has_ended_is_not_charged_to_the_next_of_its_number() -> None:
+    """In namespaces of its own, where the next number can be chosen (proc_sys_kernel(5), ns_last_pid)."""
+    source = f"""
+        import ctypes, os, signal, time
+        from pathlib import Path
+        from hostd.shell.memory import sample_tree
+
+        def child(work):
+            if (pid := os.fork()) == 0:
+                work()
+                os._exit(0)
+            return pid
+
+        def make():
+            libc = ctypes.CDLL(None)
+            libc.shmat.restype = ctypes.c_void_p
+            ctypes.memset(libc.shmat(libc.shmget(0, {HELD}, 0o1600), None, 0), 1, {HELD})
+
+        maker = child(make)
+        os.waitpid(maker, 0)
+        time.sleep(2.1)  # the system tells of whole seconds
+        Path("/proc/sys/kernel/ns_last_pid").write_text(str(maker - 1))
+        other = child(signal.pause)
+        assert other == maker
+        print(sample_tree(other).memory.shared_bytes, flush=True)
+        os.kill(other, signal.SIGKILL)
+    """
+    command = ["unshare", "--ipc", "--pid", "--fork", "--mount-proc", sys.executable, "-c", textwrap.dedent(source)]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert said.stdout == "0\n", said.stderr
 
 
 @pytest.mark.parametrize("name", ["memfd_written", "memfd_mapped", "unlinked_written"])
