@@ -27,9 +27,12 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 from hostd.core.settling import Completeness, Look
+from hostd.shell.content import done
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from hostd.shell.turns import Steps
 
 MANIFEST = "SHA256SUMS"
 INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
@@ -79,10 +82,10 @@ class KnownHashes:
         """Read nothing any more: models that need it are incomplete from now on."""
         self._is_stopped = True
 
-    def sha256_of(self, path: str) -> str:
+    def hashing(self, path: str) -> Steps[str]:
         """Return the hash of a file in hexadecimal digits; "" if it changed meanwhile, or is no regular file.
 
-        Raises OSError if it cannot be read.
+        Raises OSError if it cannot be read. Pauses in between: a big model takes minutes.
         """
         # Without O_NONBLOCK the open of a pipe would wait for a writer (open(2)).
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -95,7 +98,7 @@ class KnownHashes:
             if not stat.S_ISREG(status.st_mode):
                 return ""
             started_ns = time.time_ns()
-            digest = self._read(file)
+            digest = yield from self._read(file)
             if not digest or _key_of(os.fstat(file)) != key:
                 return ""
         finally:
@@ -106,7 +109,7 @@ class KnownHashes:
                 self._known.popitem(last=False)
         return digest
 
-    def _read(self, file: int) -> str:
+    def _read(self, file: int) -> Steps[str]:
         digest = hashlib.sha256()
         buffer = memoryview(bytearray(_CHUNK_BYTES))
         while not self._is_stopped:
@@ -114,6 +117,7 @@ class KnownHashes:
             if not count:
                 return digest.hexdigest()
             digest.update(buffer[:count])
+            yield
         return ""
 
 
@@ -123,13 +127,18 @@ def look_at(path: str, marker: str | None, hashes: KnownHashes | None = None) ->
     Without `hashes` from earlier looks, all files of a manifest are read. Raises OSError if nothing can be seen at
     `path` (FileNotFoundError: there is nothing).
     """
+    return done(looking_at(path, marker, hashes))
+
+
+def looking_at(path: str, marker: str | None, hashes: KnownHashes | None = None) -> Steps[Look]:
+    """Return the look of `look_at`, with the pauses of `KnownHashes.hashing` in between."""
     tree = walk(path)
     completeness, reason = Completeness.UNKNOWN, ""
     try:
         if tree.top is not None and marker is not None:
             completeness, reason = _by_marker(tree.top, marker)
         elif tree.top is not None and MANIFEST in tree.top:
-            completeness, reason = _by_manifest(path, hashes or KnownHashes())
+            completeness, reason = yield from _by_manifest(path, hashes or KnownHashes())
             if completeness is Completeness.COMPLETE and walk(path).digest != tree.digest:
                 completeness, reason = Completeness.INCOMPLETE, f"it changed while {MANIFEST} was checked"
         elif tree.top is not None:
@@ -250,7 +259,7 @@ def _by_indexes(path: str, top: frozenset[str]) -> tuple[Completeness, str]:
     return Completeness.UNKNOWN, ""
 
 
-def _by_manifest(path: str, hashes: KnownHashes) -> tuple[Completeness, str]:
+def _by_manifest(path: str, hashes: KnownHashes) -> Steps[tuple[Completeness, str]]:
     text = b"".join(_chunks_of(os.path.join(path, MANIFEST), _MANIFEST_LIMIT_BYTES))  # noqa: PTH118 - as above
     try:
         wanted = _parsed(text)
@@ -260,7 +269,7 @@ def _by_manifest(path: str, hashes: KnownHashes) -> tuple[Completeness, str]:
         if not os.path.exists(os.path.join(path, name)):  # noqa: PTH110, PTH118 - as above
             return Completeness.INCOMPLETE, f"{name!r}, which {MANIFEST} names, is missing"
     for name, digest in wanted.items():
-        if hashes.sha256_of(os.path.join(path, name)) != digest:  # noqa: PTH118 - as above
+        if (yield from hashes.hashing(os.path.join(path, name))) != digest:  # noqa: PTH118 - as above
             return Completeness.INCOMPLETE, f"{name!r} has not the hash that {MANIFEST} gives"
     return Completeness.COMPLETE, ""
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.settling import Settling
-from hostd.shell.completeness import KnownHashes, look_at
+from hostd.shell.completeness import KnownHashes, looking_at
+from hostd.shell.content import done
 from hostd.shell.contents import digesting_now
 from hostd.shell.directory import ModelsDirectory
 from hostd.shell.scanning import Scanner, is_inside
@@ -77,8 +78,11 @@ class Repository:
 
         Raises `NotFoundError` if they are gone, `FailedPreconditionError` if they cannot be looked at.
         """
+        return done(self._observing(path))
+
+    def _observing(self, path: str) -> Steps[Wait | None]:
         try:
-            look = look_at(path, self._settings.completion_marker, self._hashes)
+            look = yield from looking_at(path, self._settings.completion_marker, self._hashes)
         except FileNotFoundError as error:
             raise NotFoundError(f"there is nothing at {path} any more", details={"path": path}) from error
         except OSError as error:
@@ -97,17 +101,17 @@ class Repository:
             for entry in self._scanner.entries():
                 if entry.model_id not in loaded:
                     yield
-                    found.append(self._settled(entry))
+                    found.append((yield from self._settled(entry)))
             return found
 
         self._supervisor.in_thread(self._thread.of(client), work, then, within_s=_ENTRIES_WITHIN_S)
 
-    def _settled(self, entry: ev.DirectoryEntry) -> ev.DirectoryEntry:
+    def _settled(self, entry: ev.DirectoryEntry) -> Steps[ev.DirectoryEntry]:
         """Return what an entry is, also if it is still being written, or cannot be looked at."""
         if entry.state != "AVAILABLE":
             return entry
         try:
-            wait = self.is_unsettled(entry.path)
+            wait = yield from self._observing(entry.path)
         except HostError as error:
             return entry._replace(state="FAILED", reason=error.message)
         return entry if wait is None else entry._replace(state="WRITING", reason=wait.reason)

@@ -14,7 +14,7 @@ from helpers import eventually, line_of, program
 
 from hostd.core.settling import Completeness
 from hostd.shell import completeness
-from hostd.shell.completeness import KnownHashes, look_at
+from hostd.shell.completeness import KnownHashes, look_at, looking_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +51,14 @@ def sums(directory: Path, *names: str) -> None:
 
 def test_a_look_that_follows_a_look_sees_the_same(model: Path) -> None:
     assert look_at(str(model), None) == look_at(str(model), None)
+
+
+def test_to_check_a_big_file_makes_way_for_others(model: Path) -> None:
+    pieces = 20
+    with open(model / "big", "wb") as file:
+        file.truncate(pieces * completeness._CHUNK_BYTES)
+    sums(model, "big")
+    assert len(list(looking_at(str(model), None))) >= pieces
 
 
 def grow_unseen(file: Path) -> None:

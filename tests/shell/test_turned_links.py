@@ -17,6 +17,8 @@ from hostd_workers.wire.errors import AbortedError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hostd.shell.turns import Steps
+
 LONG_AGO_S = 1_000_000_000
 
 
@@ -84,8 +86,8 @@ class _Swapping(KnownHashes):
         super().__init__()
         self._volume = volume
 
-    def sha256_of(self, path: str) -> str:
-        found = super().sha256_of(path)
+    def hashing(self, path: str) -> Steps[str]:
+        found = yield from super().hashing(path)
         _turn(self._volume / "..data", "..2")
         return found
 
