@@ -167,9 +167,10 @@ def environment_of(python: str | None = None) -> str:
 def _digesting(path: str) -> Steps[str]:
     now_ns = time.time_ns()
     entries: list[_Entry] = []
-    for entry in _entries(path):
-        entries.append(entry)
-        if not len(entries) % _STEP_ENTRIES:
+    for count, entry in enumerate(_entries(path), 1):
+        if entry is not None:
+            entries.append(entry)
+        if not count % _STEP_ENTRIES:
             yield
     entries.sort()
     planned = sum(_read_bytes(entry) for entry in entries)
@@ -192,7 +193,8 @@ def _digesting(path: str) -> Steps[str]:
     return digest
 
 
-def _entries(root: str) -> Iterator[_Entry]:
+def _entries(root: str) -> Iterator[_Entry | None]:
+    """Yield what is below a path; None for a directory, which takes time as well."""
     info = os.stat(root)  # noqa: PTH116 - no Path for each of 100,000 files
     if not stat.S_ISDIR(info.st_mode):
         yield _Entry(b"", root, info)
@@ -217,6 +219,7 @@ def _entries(root: str) -> Iterator[_Entry]:
             if identity in above:
                 raise InvalidArgumentError(f"{item.path} is a link to a directory that it is in: remove it")
             pending.append((item.path, entry.name + b"/", above | {identity}))
+            yield None
 
 
 def is_no_content(name: str) -> bool:

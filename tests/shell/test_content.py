@@ -154,7 +154,7 @@ def test_what_is_no_regular_file_is_never_opened(model: Path) -> None:
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.write_bytes(b"other")], ids=["fifo", "file"])
 def test_a_file_that_was_exchanged_is_not_read(model: Path, make: Callable[[Path], object]) -> None:
-    (entry,) = [found for found in content._entries(str(model)) if found.name == b"empty"]
+    (entry,) = [found for found in content._entries(str(model)) if found is not None and found.name == b"empty"]
     (model / "empty").rename(model / "another")
     make(model / "empty")
     with pytest.raises(AbortedError, match="exchanged"):
@@ -162,7 +162,7 @@ def test_a_file_that_was_exchanged_is_not_read(model: Path, make: Callable[[Path
 
 
 def test_the_number_of_a_file_that_is_gone_may_be_used_again(model: Path) -> None:
-    (entry,) = [found for found in content._entries(str(model)) if found.name == b"empty"]
+    (entry,) = [found for found in content._entries(str(model)) if found is not None and found.name == b"empty"]
     (model / "empty").unlink()
     os.mkfifo(model / "empty")
     same_number = os.stat(model / "empty")
@@ -189,6 +189,12 @@ def test_what_is_too_much_for_a_model_is_refused(tmp_path: Path, monkeypatch: py
     (tmp_path / "a").write_bytes(b"0123456789")
     with pytest.raises(ResourceExhaustedError, match="10 bytes would have to be read"):
         digest_of(tmp_path)
+
+
+def test_a_tree_without_files_makes_way_for_others_as_well(tmp_path: Path) -> None:
+    for number in range(10 * content._STEP_ENTRIES):
+        (tmp_path / str(number)).mkdir()
+    assert len(list(content.digesting(tmp_path))) >= 10
 
 
 def test_links_that_double_at_every_level_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
