@@ -52,6 +52,9 @@ _REST_SHARE = 20
 """A rest is at least so many times what the pass has cost, so that no output, of whatever shape, takes more than a
 twentieth of a core: a flood of nothing but line feeds costs three times as much to stamp as one of text."""
 
+_AFTER_FAILURE_S = 1.0
+"""What the system lacks (memory, room in its table of watched files) is there again when something else has ended."""
+
 PAGE_BYTES = 256 * 1024
 """Of a log, in one answer: some thousand lines, and little enough to be read and sent in a millisecond."""
 
@@ -308,24 +311,34 @@ class LogDrain:
 
     def _run(self) -> None:
         while not self._is_stopping:
-            ready = self._selector.select()
-            began_s, was_read = time.thread_time(), False
-            for key, _ in ready:
-                if key.fd == self._wake_read:
-                    os.read(self._wake_read, 4096)
-                else:
-                    was_read |= self._drain(key.data) > 0
-            self._carry_out()
-            if was_read:
-                time.sleep(max(_REST_S, _REST_SHARE * (time.thread_time() - began_s)))
+            try:
+                self._pass()
+            except Exception:  # noqa: BLE001, PERF203 - without this thread all models stop at their full pipes
+                _log.exception("what models print could not be read; trying again")
+                time.sleep(_AFTER_FAILURE_S)
+                self._wake()
         self._carry_out()
+
+    def _pass(self) -> None:
+        ready = self._selector.select()
+        began_s, was_read = time.thread_time(), False
+        for key, _ in ready:
+            if key.fd == self._wake_read:
+                os.read(self._wake_read, 4096)
+            else:
+                was_read |= self._drain(key.data) > 0
+        self._carry_out()
+        if was_read:
+            time.sleep(max(_REST_S, _REST_SHARE * (time.thread_time() - began_s)))
 
     def _carry_out(self) -> None:
         while self._orders:
-            order = self._orders.popleft()
+            order = self._orders[0]
             if isinstance(order, Output):
                 self._selector.register(order.pipe_fd, selectors.EVENT_READ, order)
+                self._orders.popleft()
                 continue
+            self._orders.popleft()
             if order.output is not None:
                 for _ in range(_FULL_PIPE_READS):
                     if order.output.ended.is_set() or not self._drain(order.output):

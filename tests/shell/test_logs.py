@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from pathlib import Path
@@ -142,6 +143,30 @@ def test_a_full_disk_loses_output_and_says_so(tmp_path: Path, caplog: pytest.Log
     (tmp_path / "absent").mkdir()
     log.append(b"kept")
     assert log.tail(100) == b"kept"
+
+
+@pytest.mark.parametrize("step", ["register", "append"])
+def test_what_the_system_lacks_for_a_moment_ends_nobodys_output(
+    drain: LogDrain, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Such as room in its table of watched files (epoll(7), max_user_watches), or memory."""
+    monkeypatch.setattr(logs, "_AFTER_FAILURE_S", 0.01)
+    target, failures = (drain._selector if step == "register" else logs.Output), [OSError(errno.ENOSPC, "no room")]
+    real = getattr(target, step)
+
+    def scarce(*arguments: object) -> object:
+        if failures:
+            raise failures.pop()
+        return real(*arguments)
+
+    monkeypatch.setattr(target, step, scarce)
+    pipe = Pipe(drain)
+    pipe.write(b"one\n")
+    eventually(lambda: not failures, "it has failed")
+    pipe.write(b"two\n")
+    eventually(lambda: pipe.log.tail(4) == b"two\n", "what is printed is read again")
+    pipe.close()
+    assert pipe.output.ended.wait(PATIENCE_S)
 
 
 def test_ending_does_not_wait_for_writers(tmp_path: Path) -> None:
