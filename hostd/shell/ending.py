@@ -128,6 +128,7 @@ class Ending:
         if not _has_ended(self._pidfd, 0.0):
             self._others = others
         tree = descendants_of(self._pid)
+        known = {_identity_of(pid) for pid in tree}  # their numbers are not ours, and may be others' in a moment
         self.claims = frozenset(tree)
         if not self._is_measured:
             self._freed_bytes = memory.private_bytes_of([self._pid, *tree], measured)
@@ -136,7 +137,7 @@ class Ending:
         self._counted.update(tree)
         self._end_the_group(until_s)
         for batch in _batches(tree):
-            with _opened(batch) as opened:
+            with _opened(batch, known) as opened:
                 for pidfd in [pidfd for pidfd in opened.values() if _send(pidfd, signal.SIGKILL)]:
                     _has_ended(pidfd, until_s - time.monotonic())
         is_refused = not _send(self._pidfd, signal.SIGKILL)
@@ -228,13 +229,15 @@ def _has_ended(pidfd: int, within_s: float) -> bool:
 
 
 @contextlib.contextmanager
-def _opened(pids: Iterable[int]) -> Iterator[dict[int, int]]:
-    """Hold a pidfd of each process that is still there."""
+def _opened(pids: Iterable[int], known: Collection[tuple[int, bytes]] | None = None) -> Iterator[dict[int, int]]:
+    """Hold a pidfd of each process that is still there; of those that are `known`, if that is given."""
     opened: dict[int, int] = {}
     try:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 opened[pid] = os.pidfd_open(pid)
+                if known is not None and _identity_of(pid) not in known:
+                    os.close(opened.pop(pid))
         yield opened
     finally:
         for pidfd in opened.values():
@@ -248,8 +251,11 @@ def _batches(pids: Iterable[int]) -> Iterator[list[int]]:
 
 
 def _identity_of(pid: int) -> tuple[int, bytes]:
-    """Return what no two processes have in common: a number, and when it began (proc(5))."""
-    fields = (read_file(pid, "stat") or b"").rpartition(b")")[2].split()
+    """Return what no two processes have in common: a number, and when it began (proc(5)), if that is to be seen."""
+    line = b""
+    with contextlib.suppress(PermissionError):  # another user's, where these are hidden (proc(5), hidepid)
+        line = read_file(pid, "stat") or b""
+    fields = line.rpartition(b")")[2].split()
     return pid, fields[19] if len(fields) > 19 else b""
 
 

@@ -299,7 +299,7 @@ def test_workers_of_a_killed_host_are_ended_and_what_may_be_somebodys_stays(kern
     namespace, pid, began = mark_of_host().split(".")
     dead = f"{namespace}.{gone.pid}.1"
     ended = [f"hostd-{dead}-workers", f"hostd-{namespace}.{pid}.{int(began) - 1}-workers"]
-    stay = [f"hostd-{dead}-host", f"hostd-{int(namespace) + 1}.{gone.pid}.1-workers", "hostd-x-workers", "own"]
+    stay = [f"hostd-{dead}-host", f"hostd-{namespace}0.{gone.pid}.1-workers", "hostd-x-workers", "own"]
     stay.append(f"hostd-{namespace}.{os.getppid()}.{began_of(os.getppid())}-workers")
     for name in (*ended, *stay):
         (kernel.unit / name).mkdir()

@@ -21,18 +21,15 @@ BIG = bytes(transport.COPY_BELOW_BYTES)
 
 
 class Pair:
-    """A ROUTER and a DEALER that knows it."""
+    """Two sockets that are connected."""
 
     def __init__(self, context: zmq.Context[Any]) -> None:
-        self.router: zmq.Socket[Any] = context.socket(zmq.ROUTER)
-        self.dealer: zmq.Socket[Any] = context.socket(zmq.DEALER)
-        for socket in (self.router, self.dealer):
+        self.sockets: list[zmq.Socket[Any]] = [context.socket(zmq.DEALER) for _ in range(2)]
+        for socket in self.sockets:
             socket.linger = 0
-        self.router.router_mandatory = 1
-        self.dealer.identity = b"peer"
-        self.router.bind("inproc://pair")
-        self.dealer.connect("inproc://pair")
-        self.server, self.client = MessageSocket(self.router), MessageSocket(self.dealer)
+        self.sockets[0].bind("inproc://pair")
+        self.sockets[1].connect("inproc://pair")
+        self.server, self.client = map(MessageSocket, self.sockets)
 
 
 @pytest.fixture
@@ -40,8 +37,8 @@ def pair() -> Iterator[Pair]:
     context: zmq.Context[Any] = zmq.Context()
     made = Pair(context)
     yield made
-    made.router.close()
-    made.dealer.close()
+    for socket in made.sockets:
+        socket.close()
     context.term()
 
 
@@ -49,10 +46,9 @@ def pair() -> Iterator[Pair]:
 @pytest.mark.parametrize("track", [False, True])
 def test_a_message_arrives_whole_in_both_directions(pair: Pair, frames: list[bytes], track: bool) -> None:
     pair.client.send(frames, track=track)
-    identity, got = pair.server.receive_routed()
-    assert identity == b"peer"
+    got = pair.server.receive()
     assert [bytes(frame) for frame in buffers_of(got)] == frames
-    pair.server.send_routed(identity, got)
+    pair.server.send(got)
     back = pair.client.receive()
     assert type(back[0]) is bytes
     assert [bytes(frame) for frame in buffers_of(back)] == frames
@@ -62,16 +58,10 @@ def test_there_is_news_only_while_a_message_waits(pair: Pair) -> None:
     assert not pair.server.has_news()
     pair.client.send([b"x"])
     assert pair.server.has_news()
-    pair.server.receive_routed()
+    pair.server.receive()
     assert not pair.server.has_news()
     with pytest.raises(zmq.Again):
         pair.server.receive()
-
-
-def test_a_peer_that_is_not_there_is_an_error_not_silence(pair: Pair) -> None:
-    with pytest.raises(zmq.ZMQError) as caught:
-        pair.server.send_routed(b"nobody", [b"x"])
-    assert caught.value.errno == zmq.EHOSTUNREACH
 
 
 def test_a_full_queue_sends_nothing_of_a_message_and_the_stream_of_messages_stays_whole(pair: Pair) -> None:
@@ -86,10 +76,10 @@ def test_a_full_queue_sends_nothing_of_a_message_and_the_stream_of_messages_stay
     sent = len(list(fill()))
     assert sent > 100
     for number in range(sent):
-        _, frames = pair.server.receive_routed()
+        frames = pair.server.receive()
         assert [bytes(frame) for frame in frames] == [b"%d" % number, b"second"]
     pair.client.send([b"after", b"all"])
-    assert [bytes(frame) for frame in pair.server.receive_routed()[1]] == [b"after", b"all"]
+    assert [bytes(frame) for frame in pair.server.receive()] == [b"after", b"all"]
 
 
 def test_only_big_frames_of_ours_are_lent_and_can_be_waited_for(pair: Pair) -> None:
@@ -98,8 +88,8 @@ def test_only_big_frames_of_ours_are_lent_and_can_be_waited_for(pair: Pair) -> N
     (lent,) = pair.client.unsent
     with pytest.raises(zmq.NotDone):
         lent.wait(0.001)
-    identity, frames = pair.server.receive_routed()
-    assert identity == b"peer"
+    frames = pair.server.receive()
+    assert len(frames) == 3
     del frames
     gc.collect()
     eventually(lambda: lent.done, "ZeroMQ needs the memory no more")
@@ -109,7 +99,7 @@ def test_only_big_frames_of_ours_are_lent_and_can_be_waited_for(pair: Pair) -> N
 
 def test_received_frames_are_views_of_what_came(pair: Pair) -> None:
     pair.client.send([b"head", BIG])
-    _, frames = pair.server.receive_routed()
+    frames = pair.server.receive()
     before = sys.getrefcount(frames[1])
     buffers = buffers_of(frames)
     assert buffers[0] is frames[0]

@@ -1,4 +1,4 @@
-"""Whole messages over a ZeroMQ socket, as fast as pyzmq allows; used by worker, supervisor and client.
+"""Whole messages over a ZeroMQ socket, as fast as pyzmq allows; used by worker and client.
 
 Measured on pyzmq 27: the methods of `zmq.Socket` cost 0.43 us a send where those of its base class cost 0.15, an option
 given as an enum costs 0.5 us more than as an int, EVENTS costs 1.1 us and an EAGAIN 2.4. So: the base class's methods,
@@ -55,14 +55,6 @@ class MessageSocket:
             frames.append(self._receive(0, False))
         return frames
 
-    def receive_routed(self) -> tuple[bytes, list[Any]]:
-        """Return the identity and the frames of the next message of a ROUTER, as `receive` does."""
-        identity = self._receive(DONTWAIT)
-        frames = [self._receive(0)]  # a ROUTER never hands over an identity alone
-        while self._get(_RCVMORE):
-            frames.append(self._receive(0, False))
-        return identity, frames
-
     def send(self, frames: Sequence[Buffer], flags: int = DONTWAIT, *, track: bool = False) -> None:
         """Send a message; with `track` it can be waited for until frames that are not copied have left.
 
@@ -81,11 +73,6 @@ class MessageSocket:
                 self.unsent.append(send(frame, more, False, True))
             else:
                 send(frame, more, False)
-
-    def send_routed(self, identity: bytes, frames: Sequence[Buffer]) -> None:
-        """Send through a ROUTER; raises `zmq.Again` or, for an unknown peer, `zmq.ZMQError` (EHOSTUNREACH)."""
-        self._send(identity, DONTWAIT | _SNDMORE)
-        self.send(frames)
 
 
 def buffers_of(frames: list[Any]) -> list[Buffer]:
