@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hostd.shell.transport.listener import Listener
+    from hostd.shell.transport.unfinished import Unfinished
     from hostd_workers.wire.frames import Buffer
 
 _BATCH = bytes([BATCH])
@@ -53,6 +54,7 @@ class Connection:
 
     __slots__ = (
         "_batch",
+        "_batch_bytes",
         "_decoder",
         "_is_cut_short",
         "_listener",
@@ -60,6 +62,7 @@ class Connection:
         "_queue",
         "_socket",
         "blockers",
+        "come_bytes",
         "fd",
         "identity",
         "is_batching",
@@ -68,13 +71,16 @@ class Connection:
         "most_bytes",
         "pid",
         "queued_bytes",
+        "share",
         "taken_bytes",
         "told",
         "watched",
     )
 
-    def __init__(self, listener: Listener, sock: socket.socket, pid: int, decoder: Decoder) -> None:
+    def __init__(self, listener: Listener, sock: socket.socket, pid: int, decoder: Decoder, share: Unfinished) -> None:
         self.pid = pid
+        self.share = share
+        """What its process has of unfinished messages."""
         self.identity: bytes | None = None
         self.is_batching = False
         """Whether the peer understands batches."""
@@ -85,8 +91,11 @@ class Connection:
         self.queued_bytes = 0
         self.taken_bytes = 0
         """Of what had waited, how much the peer has taken."""
+        self.come_bytes = 0
+        """How much has come from the peer."""
         self.blockers = 0
-        """How many peers hold this one up: it is not read from until they have taken some of what it caused."""
+        """How many hold this one up; it is not read from until they do not: peers that have to take some of what it has
+        caused, and its own process if that has too much unfinished."""
         self.watched = 0
         """What the poller asks the system about it; 0: nothing."""
         self.told = 0
@@ -96,6 +105,7 @@ class Connection:
         self._decoder = decoder
         self._batch: list[Buffer] = []
         """Messages of a batch, the next one last."""
+        self._batch_bytes = 0
         self._queue: OrderedDict[int, _Waiting] = OrderedDict()
         """What waits, in order, by its tag, or by a negative number if it has none."""
         self._numbers = count(-1, -1)
@@ -117,6 +127,16 @@ class Connection:
     def wants_to_send(self) -> bool:
         """Whether something waits until the peer takes it."""
         return bool(self._queue)
+
+    @property
+    def held_bytes(self) -> int:
+        """How much memory is held for what the peer has sent and was not handed over."""
+        return self._decoder.held_bytes + (self._batch_bytes if self._batch else 0)
+
+    @property
+    def messages(self) -> int:
+        """How many messages have come whole."""
+        return self._decoder.messages
 
     # In
 
@@ -176,6 +196,7 @@ class Connection:
         except HostError:
             return False
         self._batch.reverse()
+        self._batch_bytes = len(frame)
         return True
 
     def _on_command(self, body: bytes) -> None:
@@ -196,6 +217,7 @@ class Connection:
             self._listener.drop(self, "it was closed at the other end")
             return False
         self._decoder.filled(count)
+        self.come_bytes += count
         return True
 
     def limit(self, max_message_bytes: int) -> None:
@@ -267,12 +289,16 @@ class Connection:
 
     @property
     def pace_bytes(self) -> int:
-        """How much the peer must take in each `PATIENCE_S` while others wait for it."""
+        """How much the peer must take in each `PATIENCE_S` while others wait for it, or send while it holds much."""
         return max(1, self._listener.peer_buffer_bytes // 32)
 
     def stalled(self) -> None:
         """Take note that the peer does not take enough, and others have waited long enough for it."""
         self._listener.stalled(self)
+
+    def abandoned(self) -> None:
+        """Take note that the peer does not go on with a message."""
+        self._listener.abandoned(self)
 
     def close(self) -> None:
         """Close the socket, and drop what waits."""

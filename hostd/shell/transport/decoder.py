@@ -39,6 +39,12 @@ _FRAMES_AT_ONCE = range(64)
 MORE_TO_DO: Final = b""
 """What `next` returns when it has looked at many frames and there may be others. No command is empty, or may be."""
 
+_FRAME_BYTES = 64
+"""What a small frame takes beside its bytes."""
+
+_PAGE_BYTES = 2 << 20
+"""Memory of a big frame may be given in pieces of that size (transparent huge pages), though less of it has come."""
+
 _new_bytearray = ctypes.pythonapi.PyByteArray_FromStringAndSize
 """`bytearray(n)` writes zeros, which takes memory for what was only announced, and as long as to receive it."""
 _new_bytearray.restype = ctypes.py_object
@@ -70,12 +76,15 @@ class Decoder:
         "_skip",
         "_tail",
         "max_message_bytes",
+        "messages",
     )
 
     def __init__(self, buffer: memoryview, max_message_bytes: int) -> None:
         """Take the buffer, which is shared: it holds this peer's bytes only between `space` and `keep`."""
         self._buffer = buffer
         self.max_message_bytes = max_message_bytes
+        self.messages = 0
+        """How many have come whole."""
         self._at = self._end = 0
         self._tail = b""
         self._frames: list[Buffer] = []
@@ -98,8 +107,11 @@ class Decoder:
 
     @property
     def held_bytes(self) -> int:
-        """How many bytes of an unfinished message are held."""
-        return self._size + self._filled
+        """How much memory is held for what has come and was not taken out."""
+        held_bytes = self._size + len(self._frames) * _FRAME_BYTES + len(self._tail)
+        if self._big is not None:
+            held_bytes += min(len(self._big), -(-self._filled // _PAGE_BYTES) * _PAGE_BYTES)
+        return held_bytes
 
     def space(self) -> memoryview:
         """Return where the next bytes go."""
@@ -192,6 +204,7 @@ class Decoder:
             self._size += len(frame)
             return None
         self._frames, self._size = [], 0
+        self.messages += 1
         return frames
 
     def _greet(self) -> bool:

@@ -8,6 +8,8 @@ Rules
 3. What the messages of one turn cause to be sent to one peer leaves together, at the end of the turn.
 4. A peer for which more than `peer_buffer_bytes` wait holds up those who cause it, for a moment (`poller`). Then it has
    *stalled*: a client is dropped, a worker gets no more calls until it has taken half of what waits.
+5. What a process may hold of unfinished messages is bounded (`unfinished`). A client that does not go on with one is
+   dropped. A worker is kept: it has one connection, so one message, and whoever unloads its model frees that.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING
 from hostd.shell.transport.connection import Connection
 from hostd.shell.transport.decoder import Decoder
 from hostd.shell.transport.poller import linger
+from hostd.shell.transport.unfinished import Unfinished
 from hostd_workers.wire.frames import BATCHED_BELOW_BYTES, MAX_BATCH_MESSAGES, pack_batch
 
 if TYPE_CHECKING:
@@ -58,9 +61,10 @@ _PEER_CREDENTIALS = struct.Struct("3i")
 class _Process:
     """The connections of one process, `newcomers` those of them that are not vouched for; both in order."""
 
-    __slots__ = ("connections", "newcomers")
+    __slots__ = ("connections", "newcomers", "unfinished")
 
-    def __init__(self) -> None:
+    def __init__(self, peer_buffer_bytes: int) -> None:
+        self.unfinished = Unfinished(peer_buffer_bytes)
         self.connections: dict[Connection, None] = {}
         self.newcomers: dict[Connection, None] = {}
 
@@ -200,10 +204,11 @@ class Listener:
             sock, high = sock.dup(), sock  # to the number that is free now: those above are not for clients
             high.close()
         sock.setblocking(False)
-        connection = Connection(self, sock, pid, Decoder(self._poller.buffer, NEWCOMER_BYTES))
         process = self._processes.get(pid)
         if process is None:
-            process = self._processes[pid] = _Process()
+            process = self._processes[pid] = _Process(self.peer_buffer_bytes)
+        decoder = Decoder(self._poller.buffer, NEWCOMER_BYTES)
+        connection = Connection(self, sock, pid, decoder, process.unfinished)
         process.connections[connection] = process.newcomers[connection] = None
         self._newcomers += 1
         self._poller.add(connection)
@@ -375,3 +380,14 @@ class Listener:
             # Beside what made it stall: a stream would wait for ever for a credit that is lost.
             connection.most_bytes = connection.queued_bytes + self.peer_buffer_bytes
             connection.is_stalled = True
+
+    def abandoned(self, connection: Connection) -> None:
+        """Give up waiting for the rest of a message."""
+        if not self._side.is_trusted:
+            _log.warning(
+                "process %s does not send the rest of a message that has come to %s bytes (limits.peer_buffer_bytes): "
+                "dropped",
+                connection.pid,
+                connection.held_bytes,
+            )
+            self.drop(connection, "it did not send the rest of a message")

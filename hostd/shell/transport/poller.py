@@ -8,7 +8,8 @@ Rules
 4. The system's poller tells again of everything that was not done (level triggered), so nothing can be missed.
 5. Whoever causes more to be sent to a peer than may wait for it is not read from until the peer has taken half of it.
    A peer that takes less than it should meanwhile (`Connection.pace_bytes` each `PATIENCE_S`) has *stalled*.
-6. A handler that fails costs its message and nothing else: what a listener hears beside messages comes from the loop.
+6. A process that has too much of unfinished messages (`unfinished`) is not read from, but for the oldest of them.
+7. A handler that fails costs its message and nothing else: what a listener hears beside messages comes from the loop.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from hostd.shell.transport.decoder import BUFFER_BYTES
+from hostd.shell.transport.unfinished import LOOK_PERIOD_S
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from hostd.shell.transport.connection import Connection
     from hostd.shell.transport.listener import Listener
+    from hostd.shell.transport.unfinished import Unfinished
 
 TURN_S = 0.0005
 """Ten small calls. Whoever waits for one other peer waits for this long."""
@@ -45,6 +48,9 @@ _LOOK_PERIOD_S = 0.05
 _LAST_TURNS = 8
 """Each takes a buffer in. The system holds some 200 KiB of what nobody has read, unless somebody has inherited the
 peer's end and goes on."""
+
+_LET_GO_AT_ONCE = range(32)
+"""A tenth of a millisecond."""
 
 _REST_S = 0.1
 """How long nobody is accepted after the system had no descriptor."""
@@ -85,6 +91,9 @@ class Poller:
         self._congested: dict[Connection, _Congestion] = {}
         self._current: Connection | None = None
         self._looks: asyncio.TimerHandle | None = None
+        self._large: set[Unfinished] = set()
+        """Of processes that have to go on."""
+        self._large_looks: asyncio.TimerHandle | None = None
         self._is_due = False
         loop.add_reader(self._epoll.fileno(), self._on_news)
 
@@ -98,8 +107,9 @@ class Poller:
         """Give no more turns; the listeners are closed by then."""
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
-        if self._looks is not None:
-            self._looks.cancel()
+        for looks in (self._looks, self._large_looks):
+            if looks is not None:
+                looks.cancel()
 
     def soon(self) -> None:
         """Have a pass once the code that runs now is done."""
@@ -162,6 +172,8 @@ class Poller:
             for congestion in self._congested.values():
                 congestion.held_up.discard(connection)
         self._relieve(connection)
+        connection.share.forget(connection)
+        self._let_on(connection.share)
 
     # Congestion
 
@@ -206,12 +218,59 @@ class Poller:
     def _let_go(self, congestion: _Congestion) -> None:
         held_up, congestion.held_up = congestion.held_up, set()
         for other in held_up:
-            other.blockers -= 1
-            if not other.is_closed:
-                self.watch(other)
-                self._come_back(other)
+            self._free(other)
+
+    def _free(self, connection: Connection) -> None:
+        """Have one reason less not to read from a connection."""
+        connection.blockers -= 1
+        if not connection.is_closed:
+            self.watch(connection)
+            self._come_back(connection)
         if self._line:
             self.soon()
+
+    # Unfinished messages
+
+    def _note(self, connection: Connection) -> None:
+        """Take note of what a connection holds after its turn, and who may go on then."""
+        share = connection.share
+        share.note(connection)
+        if share.waiting:
+            self._let_on(share)
+        if share.is_large and share not in self._large:
+            self._large.add(share)
+            if self._large_looks is None:
+                self._large_looks = self._loop.call_later(LOOK_PERIOD_S, self._look_at_large)
+
+    def _hold_back(self, connection: Connection) -> None:
+        connection.share.waiting[connection] = None
+        connection.blockers += 1
+        self.watch(connection)
+
+    def _let_on(self, share: Unfinished) -> None:
+        for _ in _LET_GO_AT_ONCE:
+            connection = share.next()
+            if connection is None:
+                return
+            self._free(connection)
+        if not share.is_due:
+            share.is_due = True
+            self._loop.call_soon(self._let_more_on, share)
+
+    def _let_more_on(self, share: Unfinished) -> None:
+        share.is_due = False
+        if not self._epoll.closed:
+            self._let_on(share)
+
+    def _look_at_large(self) -> None:
+        self._large_looks = None
+        self._large = {share for share in self._large if share.is_large}
+        for share in self._large:
+            stalled = share.look()
+            if stalled is not None:
+                stalled.abandoned()
+        if self._large:
+            self._large_looks = self._loop.call_later(LOOK_PERIOD_S, self._look_at_large)
 
     # Turns
 
@@ -276,7 +335,10 @@ class Poller:
             if told & ~select.EPOLLIN:
                 self._flush(connection, now_s + TURN_S)
             if told & ~select.EPOLLOUT and not connection.blockers:
-                self._give_turn(connection, now_s + TURN_S)
+                if connection.share.must_wait(connection):
+                    self._hold_back(connection)
+                else:
+                    self._give_turn(connection, now_s + TURN_S)
             now_s = monotonic()
             if now_s >= until_s:
                 return False
@@ -293,6 +355,8 @@ class Poller:
             for listener in listeners:
                 listener.uncork()
             self._current = None
+            if not connection.is_closed:
+                self._note(connection)
             if connection.has_rest:
                 self._come_back(connection)
 
