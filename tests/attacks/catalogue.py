@@ -94,7 +94,7 @@ ATTACKS: Final[dict[str, Attack]] = {
         full={"hello": False, "most_bytes": 2500 * MIB},
         must_be_told=True,
     ),
-    # A message may have `limits.max_message_bytes`, and is held until it is whole: a lower limit is what bounds that.
+    # One message of a process may have `limits.max_message_bytes`, and is held until it is whole: that limit bounds it.
     "endless-after-hello": Attack(
         "sends parts without end, after its HELLO, where a message may have 32 MiB",
         multiparts.endless,
@@ -103,6 +103,13 @@ ATTACKS: Final[dict[str, Attack]] = {
         small={"hello": True, "most_bytes": 600 * MIB},
         full={"hello": True, "most_bytes": 2500 * MIB},
         must_be_told=True,
+    ),
+    "unfinished-messages": Attack(
+        "sends 30 MB of a message of 1 GB over each of very many connections",
+        multiparts.unfinished,
+        deeds.connect,
+        small={"peers": 40, "each_bytes": 30 * 10**6},
+        full={"peers": 200, "each_bytes": 30 * 10**6},
     ),
     "unread-stream": Attack(
         "opens a stream of 64 KiB items with a window of 2^20, and does not read",

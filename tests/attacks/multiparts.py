@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import select
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from attacks.attack import MIB, PREY, Report
-from attacks.raw import MORE, RawPeer, call, frame, verb
+from attacks.raw import MORE, RawPeer, announced, call, frame, verb
 
 if TYPE_CHECKING:
     from attacks.attack import Cue, Target
@@ -54,3 +56,26 @@ def endless(target: Target, cue: Cue, *, hello: bool, most_bytes: int) -> Report
                 cue.hold()
             told, closed = peer.told() or told, closed + peer.is_closed
     return Report({"MB": sent / MIB, "closed": closed}, told)
+
+
+def unfinished(target: Target, cue: Cue, *, peers: int, each_bytes: int) -> Report:
+    """Begin a call of 1 GB over each of many connections, and send so much of it."""
+    begin = frame(call(PREY, "size_of", 5)[0], MORE) + announced(10**9)
+    rest, sent, closed = memoryview(bytes(each_bytes)), 0, 0
+    with ExitStack() as stack:
+        connections = [stack.enter_context(RawPeer(target.path)).greet() for _ in range(peers)]
+        left = {peer: each_bytes for peer in connections if peer.push(begin, cue.is_over)}
+        cue.under_way()
+        while left and not cue.is_over():
+            for peer in select.select([], left, [], 0.1)[1]:
+                taken = peer.push(rest[: left[peer]], cue.is_over, within_s=0.05)
+                sent += taken
+                left[peer] -= taken
+                if peer.is_closed or not left[peer]:
+                    del left[peer]
+        cue.hold()
+        for peer in connections:
+            peer.read_until(lambda: False, within_s=0)
+            closed += peer.is_closed
+        told = next(filter(None, (peer.told() for peer in connections)), "")
+        return Report({"MB": sent / MIB, "closed": closed}, told)

@@ -37,6 +37,11 @@ def frame(data: Any, flags: int = 0) -> bytes:
     return struct.pack(">BQ", flags | LONG, len(data)) + bytes(data)
 
 
+def announced(length: int) -> bytes:
+    """Return the header of a long frame, the last of its message."""
+    return struct.pack(">BQ", LONG, length)
+
+
 def message(frames: Sequence[Any]) -> bytes:
     """Return a whole message."""
     return b"".join([*(frame(data, MORE) for data in frames[:-1]), frame(frames[-1])])
@@ -80,6 +85,10 @@ class RawPeer:
     def __exit__(self, *exc: object) -> None:
         self._socket.close()
 
+    def fileno(self) -> int:
+        """Return its descriptor, for `select`."""
+        return self._socket.fileno()
+
     def greet(self) -> RawPeer:
         """Say HELLO and wait for the answer."""
         hello = {"versions": [wire.VERSION], "pid": os.getpid(), "batches": True}
@@ -88,7 +97,7 @@ class RawPeer:
             raise ConnectionError("the host does not answer a HELLO")
         return self
 
-    def push(self, data: bytes, is_over: Callable[[], bool], within_s: float = PATIENCE_S) -> int:
+    def push(self, data: bytes | memoryview, is_over: Callable[[], bool], within_s: float = PATIENCE_S) -> int:
         """Send as much as the host takes, reading meanwhile if this peer reads; returns how many bytes it took."""
         view, deadline_s = memoryview(data), time.monotonic() + within_s
         while view and not self.is_closed and not is_over() and time.monotonic() < deadline_s:
