@@ -131,7 +131,8 @@ class Connection:
     @property
     def held_bytes(self) -> int:
         """How much memory is held for what the peer has sent and was not handed over."""
-        return self._decoder.held_bytes + (self._batch_bytes if self._batch else 0)
+        held_bytes = self._decoder.held_bytes
+        return held_bytes + self._batch_bytes if self._batch else held_bytes
 
     @property
     def messages(self) -> int:

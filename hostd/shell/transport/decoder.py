@@ -108,7 +108,9 @@ class Decoder:
     @property
     def held_bytes(self) -> int:
         """How much memory is held for what has come and was not taken out."""
-        held_bytes = self._size + len(self._frames) * _FRAME_BYTES + len(self._tail)
+        held_bytes = len(self._tail)
+        if self._frames:
+            held_bytes += self._size + len(self._frames) * _FRAME_BYTES
         if self._big is not None:
             held_bytes += min(len(self._big), -(-self._filled // _PAGE_BYTES) * _PAGE_BYTES)
         return held_bytes

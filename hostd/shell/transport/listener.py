@@ -385,7 +385,7 @@ class Listener:
         """Give up waiting for the rest of a message."""
         if not self._side.is_trusted:
             _log.warning(
-                "process %s does not send the rest of a message that has come to %s bytes (limits.peer_buffer_bytes): "
+                "process %s does not send the rest of a message, %s bytes are held for it (limits.peer_buffer_bytes): "
                 "dropped",
                 connection.pid,
                 connection.held_bytes,

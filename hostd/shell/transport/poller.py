@@ -234,7 +234,8 @@ class Poller:
     def _note(self, connection: Connection) -> None:
         """Take note of what a connection holds after its turn, and who may go on then."""
         share = connection.share
-        share.note(connection)
+        if not share.note(connection):
+            return
         if share.waiting:
             self._let_on(share)
         if share.is_large and share not in self._large:

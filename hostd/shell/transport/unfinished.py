@@ -61,17 +61,20 @@ class Unfinished:
         """Whether the process has to go on, or lose its oldest message."""
         return self._total_bytes > self._go_on_bytes
 
-    def note(self, connection: Connection) -> None:
-        """Take note of what a connection holds now."""
+    def note(self, connection: Connection) -> bool:
+        """Take note of what a connection holds now; say whether anything is held, or was."""
+        held_bytes = connection.held_bytes
         before = self._held.get(connection)
-        held_bytes, number = connection.held_bytes, connection.messages
         if before is not None:
             self._total_bytes -= before[0]
-            if not held_bytes or number != before[1]:
+            if not held_bytes or connection.messages != before[1]:
                 del self._held[connection]
+        elif not held_bytes:
+            return False
         if held_bytes:
-            self._held[connection] = held_bytes, number
+            self._held[connection] = held_bytes, connection.messages
             self._total_bytes += held_bytes
+        return True
 
     def forget(self, connection: Connection) -> None:
         """Take note of the end of a connection."""
@@ -82,7 +85,7 @@ class Unfinished:
 
     def must_wait(self, connection: Connection) -> bool:
         """Say whether a connection may not be read now."""
-        if not self.is_large:
+        if self._total_bytes <= self._go_on_bytes:
             return False
         oldest, (oldest_bytes, _) = next(iter(self._held.items()))
         limit_bytes = self._go_on_bytes if connection in self._held else self._begin_bytes
