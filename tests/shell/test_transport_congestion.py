@@ -111,6 +111,29 @@ def test_a_slow_reader_is_kept_if_it_takes_enough_and_dropped_if_not(
     assert relay.clients.gone == [b"2"]
 
 
+def test_many_connections_that_do_not_read_are_one_that_does_not(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "PATIENCE_S", 0.1)
+    relay = Relay(transport)
+    good, *_ = [relay.client() for _ in range(9)]
+    workers = [relay.worker() for _ in range(9)]
+    pushes = [pump(worker, message(b"%d" % number + CHUNK), 28) for number, worker in enumerate(workers, 1)]
+    most = 0
+
+    def is_over() -> bool:
+        nonlocal most
+        good.hear()
+        most = max(most, sum(each.queued_bytes for each in relay.front._connections.values()))
+        return sum(push() for push in pushes) == len(pushes) and len(relay.workers.messages) == 9 * 28
+
+    transport.until(is_over)
+    assert most < 2 * SMALL_BYTES, "so much may wait for one process, and what was under way to it"
+    assert b"1" not in relay.clients.gone, "the one that reads"
+    assert relay.clients.gone, "the others have more, together, than may wait"
+    transport.until(lambda: len(good.messages()) == 28)
+
+
 def test_a_worker_that_does_not_read_gets_no_more_calls_until_it_does(transport: Transport) -> None:
     heard = Heard(is_trusted=True)
     listener = transport.hear(heard, peer_buffer_bytes=SMALL_BYTES)

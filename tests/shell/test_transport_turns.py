@@ -12,7 +12,7 @@ from transport_rig import GREETING, LIMIT_BYTES, Heard, Others, Transport, frame
 
 from hostd.shell.transport.connection import Connection
 from hostd.shell.transport.decoder import BUFFER_BYTES, Decoder
-from hostd.shell.transport.unfinished import Unfinished
+from hostd.shell.transport.process import PeerProcess
 from hostd_workers.wire import frames as wire
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def test_half_a_header_survives_a_turn_in_which_nothing_comes(tmp_path: Path) ->
     decoder = Decoder(memoryview(buffer), LIMIT_BYTES)
     with ours, theirs:
         heard: list[Any] = []
-        connection = Connection(_Told(heard), ours, 1, decoder, Unfinished(1000))  # type: ignore[arg-type]
+        connection = Connection(_Told(heard), ours, 1, decoder, PeerProcess(1000))  # type: ignore[arg-type]
         theirs.send(b"\xff" + bytes(8))
         for _ in range(2):
             connection.turn(time.monotonic() + 1)

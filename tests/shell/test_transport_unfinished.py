@@ -182,8 +182,7 @@ def test_a_connection_with_one_message_after_another_does_not_stay_the_oldest(
 
 
 def test_small_messages_come_beside_a_long_one(transport: Transport, heard: Heard, peers: list[RawPeer]) -> None:
-    settle(transport, [pump(peer, PART, PARTS) for peer in peers[:1]])
-    settle(transport, [pump(peer, PART, 10) for peer in peers[1:3]])
+    settle(transport, [pump(peer, PART, PARTS) for peer in peers[:4]])
     peers[5].say(message(b"small"))
     transport.until(lambda: heard.messages and heard.messages[-1][1] == [b"small"])
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hostd.shell.transport.listener import Listener
-    from hostd.shell.transport.unfinished import Unfinished
+    from hostd.shell.transport.process import PeerProcess
     from hostd_workers.wire.frames import Buffer
 
 _BATCH = bytes([BATCH])
@@ -70,17 +70,18 @@ class Connection:
         "is_stalled",
         "most_bytes",
         "pid",
+        "process",
         "queued_bytes",
-        "share",
         "taken_bytes",
         "told",
         "watched",
     )
 
-    def __init__(self, listener: Listener, sock: socket.socket, pid: int, decoder: Decoder, share: Unfinished) -> None:
+    def __init__(
+        self, listener: Listener, sock: socket.socket, pid: int, decoder: Decoder, process: PeerProcess
+    ) -> None:
         self.pid = pid
-        self.share = share
-        """What its process has of unfinished messages."""
+        self.process = process
         self.identity: bytes | None = None
         self.is_batching = False
         """Whether the peer understands batches."""
@@ -241,7 +242,7 @@ class Connection:
             return
         waiting = _Waiting(rest, has_begun=rest is not pieces)
         self._queue[next(self._numbers) if tag is None else tag] = waiting
-        self.queued_bytes += waiting.size_bytes
+        self._count(waiting.size_bytes)
         self._listener.waits(self)
 
     def _send_now(self, pieces: list[Buffer]) -> list[Buffer]:
@@ -269,7 +270,7 @@ class Connection:
             else:
                 del queue[tag]
                 left_bytes = 0
-            self.queued_bytes -= before_bytes - left_bytes
+            self._count(left_bytes - before_bytes)
             self.taken_bytes += before_bytes - left_bytes
             if rest or monotonic() >= until_s:
                 return
@@ -280,13 +281,20 @@ class Connection:
         if waiting is None or waiting.has_begun:
             return False
         del self._queue[tag]
-        self.queued_bytes -= waiting.size_bytes
+        self._count(-waiting.size_bytes)
         return True
+
+    def _count(self, more_bytes: int) -> None:
+        self.queued_bytes += more_bytes
+        self.process.queued_bytes += more_bytes
 
     @property
     def is_relieved(self) -> bool:
-        """Whether the peer has taken enough for those that are held up to go on."""
-        return self.queued_bytes <= self._listener.peer_buffer_bytes // 2
+        """Whether the peer has taken enough for those that are held up to go on: all, if its process has too much."""
+        limit_bytes = self._listener.peer_buffer_bytes
+        return not self.queued_bytes or (
+            self.queued_bytes <= limit_bytes // 2 and self.process.queued_bytes <= limit_bytes
+        )
 
     @property
     def pace_bytes(self) -> int:
@@ -306,7 +314,7 @@ class Connection:
         self.is_closed = True
         self._queue.clear()
         self._batch.clear()
-        self.queued_bytes = 0
+        self._count(-self.queued_bytes)
         self._socket.close()
 
 

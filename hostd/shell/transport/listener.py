@@ -6,8 +6,9 @@ Rules
    descriptors are for clients, too. When either is used up the process that has most of them loses one for each that
    comes. So whoever connects again and again keeps nobody else out.
 3. What the messages of one turn cause to be sent to one peer leaves together, at the end of the turn.
-4. A peer for which more than `peer_buffer_bytes` wait holds up those who cause it, for a moment (`poller`). Then it has
-   *stalled*: a client is dropped, a worker gets no more calls until it has taken half of what waits.
+4. A process for which more than `peer_buffer_bytes` wait, over all its connections, holds up those who cause more, for
+   a moment (`poller`). Then the connection that gets it has *stalled*: a client is dropped, a worker gets no more calls
+   until it has taken half of what waits.
 5. What a process may hold of unfinished messages is bounded (`unfinished`). A client that does not go on with one is
    dropped. A worker is kept: it has one connection, so one message, and whoever unloads its model frees that.
 """
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING
 from hostd.shell.transport.connection import Connection
 from hostd.shell.transport.decoder import Decoder
 from hostd.shell.transport.poller import linger
-from hostd.shell.transport.unfinished import Unfinished
+from hostd.shell.transport.process import PeerProcess
 from hostd_workers.wire.frames import BATCHED_BELOW_BYTES, MAX_BATCH_MESSAGES, pack_batch
 
 if TYPE_CHECKING:
@@ -56,17 +57,6 @@ _MAX_CLIENT_FD = 16 * 1024
 """Where the system gives more descriptors than that: each connection costs 2 KB, and nobody has so many clients."""
 
 _PEER_CREDENTIALS = struct.Struct("3i")
-
-
-class _Process:
-    """The connections of one process, `newcomers` those of them that are not vouched for; both in order."""
-
-    __slots__ = ("connections", "newcomers", "unfinished")
-
-    def __init__(self, peer_buffer_bytes: int) -> None:
-        self.unfinished = Unfinished(peer_buffer_bytes)
-        self.connections: dict[Connection, None] = {}
-        self.newcomers: dict[Connection, None] = {}
 
 
 class Unsent(enum.Enum):
@@ -116,7 +106,7 @@ class Listener:
         self._max_message_bytes = max_message_bytes
         self.peer_buffer_bytes = peer_buffer_bytes
         self._connections: dict[bytes, Connection] = {}
-        self._processes: dict[int, _Process] = {}
+        self._processes: dict[int, PeerProcess] = {}
         self._newcomers = 0
         self._corked: dict[bytes, list[Buffer]] | None = None
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -206,9 +196,9 @@ class Listener:
         sock.setblocking(False)
         process = self._processes.get(pid)
         if process is None:
-            process = self._processes[pid] = _Process(self.peer_buffer_bytes)
+            process = self._processes[pid] = PeerProcess(self.peer_buffer_bytes)
         decoder = Decoder(self._poller.buffer, NEWCOMER_BYTES)
-        connection = Connection(self, sock, pid, decoder, process.unfinished)
+        connection = Connection(self, sock, pid, decoder, process)
         process.connections[connection] = process.newcomers[connection] = None
         self._newcomers += 1
         self._poller.add(connection)
@@ -364,7 +354,7 @@ class Listener:
     def waits(self, connection: Connection) -> None:
         """Watch a connection for which something waits."""
         self._poller.watch(connection)
-        if connection.queued_bytes > self.peer_buffer_bytes:
+        if connection.process.queued_bytes > self.peer_buffer_bytes:
             self._poller.congested(connection)
 
     def stalled(self, connection: Connection) -> None:
@@ -373,7 +363,7 @@ class Listener:
             _log.warning(
                 "process %s does not read its answers, %s bytes of them wait (limits.peer_buffer_bytes): dropped",
                 connection.pid,
-                connection.queued_bytes,
+                connection.process.queued_bytes,
             )
             self.drop(connection, "it did not read")
         else:

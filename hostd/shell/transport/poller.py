@@ -172,8 +172,8 @@ class Poller:
             for congestion in self._congested.values():
                 congestion.held_up.discard(connection)
         self._relieve(connection)
-        connection.share.forget(connection)
-        self._let_on(connection.share)
+        connection.process.unfinished.forget(connection)
+        self._let_on(connection.process.unfinished)
 
     # Congestion
 
@@ -233,7 +233,7 @@ class Poller:
 
     def _note(self, connection: Connection) -> None:
         """Take note of what a connection holds after its turn, and who may go on then."""
-        share = connection.share
+        share = connection.process.unfinished
         if not share.note(connection):
             return
         if share.waiting:
@@ -244,7 +244,7 @@ class Poller:
                 self._large_looks = self._loop.call_later(LOOK_PERIOD_S, self._look_at_large)
 
     def _hold_back(self, connection: Connection) -> None:
-        connection.share.waiting[connection] = None
+        connection.process.unfinished.waiting[connection] = None
         connection.blockers += 1
         self.watch(connection)
 
@@ -336,7 +336,7 @@ class Poller:
             if told & ~select.EPOLLIN:
                 self._flush(connection, now_s + TURN_S)
             if told & ~select.EPOLLOUT and not connection.blockers:
-                if connection.share.must_wait(connection):
+                if connection.process.unfinished.must_wait(connection):
                     self._hold_back(connection)
                 else:
                     self._give_turn(connection, now_s + TURN_S)
