@@ -125,6 +125,13 @@ ATTACKS: Final[dict[str, Attack]] = {
         small={"calls": 100},
         full={"calls": 300},
     ),
+    "unread-results-over-many-connections": Attack(
+        "asks for 30 MB over each of many connections, and does not read",
+        unread.unread_over_many,
+        deeds.connect,
+        small={"peers": 40, "calls": 3},
+        full={"peers": 100, "calls": 3},
+    ),
     "stopped-worker": Attack(
         "stops its worker and sends it calls of 8 MB that expire at once",
         shares.stopped_worker,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import hostd
@@ -29,6 +30,22 @@ def unread_results(target: Target, cue: Cue, *, calls: int) -> Report:
         for number in range(calls):
             peer.push(message(call(PREY, "result", 5 + number)), cue.is_over)
         return _never_read(peer, cue, calls)
+
+
+def unread_over_many(target: Target, cue: Cue, *, peers: int, calls: int) -> Report:
+    """Ask for results of 10 MB over each of many connections, and read none."""
+    with ExitStack() as stack:
+        connections = [stack.enter_context(RawPeer(target.path)).greet() for _ in range(peers)]
+        asked = b"".join(message(call(PREY, "result", 5 + number)) for number in range(calls))
+        for peer in connections:
+            peer.reads = False
+            peer.push(asked, cue.is_over)
+        cue.under_way()
+        cue.hold()
+        for peer in connections:
+            peer.read_until(lambda: peer.is_closed, within_s=0.1)  # noqa: B023 - read at once
+        closed = sum(peer.is_closed for peer in connections)
+        return Report({"asked": peers * calls, "closed": closed}, connections[-1].told())
 
 
 def _never_read(peer: RawPeer, cue: Cue, asked: int) -> Report:
