@@ -224,11 +224,11 @@ class LimitsConfig(_Section):
     RESOURCE_EXHAUSTED. Four of the largest messages."""
 
     peer_buffer_bytes: Bytes = 32 * 2**20
-    """Bytes that wait in the host for one client or worker that takes none. Beyond it nothing is read from those
-    who send more to it. If it takes less than a 32nd of this in a second then, a client is dropped,
-    loudly, and calls of a worker are refused with RESOURCE_EXHAUSTED. One process may have messages of half of this
-    under way to the host, and one more of max_message_bytes; beyond it the host reads on in the oldest alone, and drops
-    its client, loudly, if a 32nd of this does not come in any second of ten."""
+    """Bytes that wait in the host for one process, a client's or a worker, that takes none. Beyond it nothing is read
+    from those who send more to it. If it takes less than a 32nd of this in a second then, a client is dropped, loudly,
+    and calls of a worker are refused with RESOURCE_EXHAUSTED. The host holds half of this of messages that one process
+    has begun to send, and one more of max_message_bytes; beyond it only the oldest is read on, and its client is
+    dropped, loudly, if a 32nd of this comes in none of ten seconds."""
 
     @model_validator(mode="after")
     def _one_message_fits(self) -> LimitsConfig:

@@ -124,6 +124,7 @@ def test_one_process_has_one_message_and_a_share_held_over_however_many_connecti
     ("what", "first"),
     {
         "half frames": GREETING + ready() + message(b"here") + announced(30_000) + bytes(20_000),
+        "small frames": GREETING + ready() + message(b"here") + frame(b"xx", MORE) * 3000,
         "newcomers": GREETING + PART * 6,
         "commands": GREETING + frame(bytes(1000), COMMAND)[:900],
     }.items(),
