@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from transport_rig import SMALL_BYTES, Heard, Relay, Transport, known, message, pump
 
-from hostd.shell.transport import poller as polling
+from hostd.shell.transport import process
 from hostd.shell.transport.listener import Unsent
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def test_whoever_does_not_read_holds_up_who_sends_to_him_and_is_dropped(
 
 
 def test_others_are_heard_while_one_is_held_up(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "PATIENCE_S", 3600)
+    monkeypatch.setattr(process, "PATIENCE_S", 3600)
     relay = Relay(transport)
     relay.client()
     good, worker, other = relay.client(), relay.worker(), relay.worker()
@@ -67,7 +67,7 @@ def test_others_are_heard_while_one_is_held_up(transport: Transport, monkeypatch
 
 
 def test_what_a_peer_takes_frees_those_who_wait_for_it(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "PATIENCE_S", 3600)
+    monkeypatch.setattr(process, "PATIENCE_S", 3600)
     relay = Relay(transport)
     slow, worker = relay.client(), relay.worker()
     push = pump(worker, message(b"1" + CHUNK), 300)
@@ -86,35 +86,45 @@ def test_what_a_peer_takes_frees_those_who_wait_for_it(transport: Transport, mon
     assert repr(relay.front._connections[b"1"]).endswith(", 0 bytes wait>")
 
 
+@pytest.mark.parametrize(("bytes_per_s", "is_kept"), [(4 << 20, True), (250_000, False)])
 def test_a_slow_reader_is_kept_if_it_takes_enough_and_dropped_if_not(
-    transport: Transport, monkeypatch: pytest.MonkeyPatch
+    transport: Transport, monkeypatch: pytest.MonkeyPatch, bytes_per_s: int, is_kept: bool
 ) -> None:
     """Else it would hold up the worker, and with it all others, for as long as it likes."""
-    monkeypatch.setattr(polling, "PATIENCE_S", 1.0)
-    relay = Relay(transport, peer_buffer_bytes=16 << 20)  # half a MiB a second is enough
-    steady, trickling = relay.client(), relay.client()
-    workers = [relay.worker(), relay.worker()]
-    pushes = [pump(worker, message(b"%d" % number + CHUNK), 3000) for number, worker in enumerate(workers, 1)]
+    monkeypatch.setattr(process, "BUFFERS_PER_S", 1 / 16)  # a MiB a second is enough
+    relay = Relay(transport, peer_buffer_bytes=16 << 20)
+    slow, worker = relay.client(), relay.worker()
+    push = pump(worker, message(b"1" + CHUNK), 3000)
     last_s = 0.0
 
     def read() -> bool:
         nonlocal last_s
-        for push in pushes:
-            push()
-        if time.monotonic() - last_s > 0.1:
-            last_s = time.monotonic()
-            steady.hear(200_000)
-            trickling.hear(25_000)
-        return bool(relay.clients.gone) and len(steady.received) > 4 << 20
+        push()
+        now_s = time.monotonic()
+        if now_s - last_s > 0.1:
+            slow.hear(min(1 << 20, int((now_s - last_s) * bytes_per_s)))
+            last_s = now_s
+        return bool(relay.clients.gone) or len(slow.received) > 10 << 20
 
     transport.until(read)
-    assert relay.clients.gone == [b"2"]
+    assert (relay.clients.gone == []) is is_kept
+
+
+def test_a_process_holds_others_up_for_so_long_in_all_however_many_connections_it_has(transport: Transport) -> None:
+    relay = Relay(transport)
+    clients = [relay.client() for _ in range(8)]
+    worker = relay.worker()
+    push = pump(worker, b"".join(message(b"%d" % number + CHUNK) for number in range(1, 9)), 40)
+    began_s = time.monotonic()
+    transport.until(lambda: push() and len(relay.workers.messages) == 320)
+    assert time.monotonic() - began_s < 4, "each of them has held the worker up for a second"
+    assert len(relay.clients.gone) >= len(clients) - 1
 
 
 def test_many_connections_that_do_not_read_are_one_that_does_not(
     transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(polling, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(process, "PATIENCE_S", 0.1)
     relay = Relay(transport)
     good, *_ = [relay.client() for _ in range(9)]
     workers = [relay.worker() for _ in range(9)]
@@ -210,7 +220,7 @@ def test_calls_that_have_not_left_can_be_taken_back(transport: Transport) -> Non
 def test_calls_that_are_taken_back_leave_nothing_and_free_those_who_wait(
     transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(polling, "PATIENCE_S", 3600)
+    monkeypatch.setattr(process, "PATIENCE_S", 3600)
     clients, workers = Heard(), Heard(is_trusted=True)
     front = transport.hear(clients, peer_buffer_bytes=SMALL_BYTES)
     back = transport.hear(workers, "b", peer_buffer_bytes=SMALL_BYTES)
@@ -256,7 +266,7 @@ def test_whoever_is_held_up_and_goes_is_not_looked_at_again_and_again(
     transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its end is told whether or not it is asked for: a loop that does nothing about it burns a core."""
-    monkeypatch.setattr(polling, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(process, "PATIENCE_S", 2.0)
     relay = Relay(transport)
     relay.client()
     worker = relay.worker()
@@ -273,7 +283,7 @@ def test_whoever_is_held_up_and_goes_is_not_looked_at_again_and_again(
 
 
 def test_whoever_is_held_up_may_be_dropped(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "PATIENCE_S", 3600)
+    monkeypatch.setattr(process, "PATIENCE_S", 3600)
     relay = Relay(transport)
     slow, worker, other = relay.client(), relay.worker(), relay.worker()
     pushes = [pump(each, message(b"1" + CHUNK), 100) for each in (worker, other)]

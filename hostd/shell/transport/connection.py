@@ -72,7 +72,6 @@ class Connection:
         "pid",
         "process",
         "queued_bytes",
-        "taken_bytes",
         "told",
         "watched",
     )
@@ -90,8 +89,6 @@ class Connection:
         self.most_bytes = 0
         """While it is stalled: how much may wait for it of what cannot be taken back."""
         self.queued_bytes = 0
-        self.taken_bytes = 0
-        """Of what had waited, how much the peer has taken."""
         self.come_bytes = 0
         """How much has come from the peer."""
         self.blockers = 0
@@ -271,7 +268,7 @@ class Connection:
                 del queue[tag]
                 left_bytes = 0
             self._count(left_bytes - before_bytes)
-            self.taken_bytes += before_bytes - left_bytes
+            self.process.taken_bytes += before_bytes - left_bytes
             if rest or monotonic() >= until_s:
                 return
 
@@ -298,7 +295,7 @@ class Connection:
 
     @property
     def pace_bytes(self) -> int:
-        """How much the peer must take in each `PATIENCE_S` while others wait for it, or send while it holds much."""
+        """How much the peer must send in each second in which it holds much of messages that are not whole."""
         return max(1, self._listener.peer_buffer_bytes // 32)
 
     def stalled(self) -> None:

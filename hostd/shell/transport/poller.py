@@ -6,8 +6,8 @@ Rules
 2. Processes have turns one after another, however many connections each of them has; those of one process share its.
 3. What the messages of a turn cause to be sent leaves at its end.
 4. The system's poller tells again of everything that was not done (level triggered), so nothing can be missed.
-5. Whoever causes more to be sent to a peer than may wait for it is not read from until the peer has taken half of it.
-   A peer that takes less than it should meanwhile (`Connection.pace_bytes` each `PATIENCE_S`) has *stalled*.
+5. Whoever causes more to be sent to a process than may wait for it is not read from until that has taken half of it.
+   When others were held up for it for too long (`process`), the connection for which most waits has *stalled*.
 6. A process that has too much of unfinished messages (`unfinished`) is not read from, but for the oldest of them.
 7. A handler that fails costs its message and nothing else: what a listener hears beside messages comes from the loop.
 """
@@ -21,7 +21,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from hostd.shell.transport.decoder import BUFFER_BYTES
-from hostd.shell.transport.unfinished import LOOK_PERIOD_S
+from hostd.shell.transport.process import LOOK_PERIOD_S
+from hostd.shell.transport.unfinished import LARGE_LOOK_PERIOD_S
 
 if TYPE_CHECKING:
     import asyncio
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from hostd.shell.transport.connection import Connection
     from hostd.shell.transport.listener import Listener
+    from hostd.shell.transport.process import PeerProcess
     from hostd.shell.transport.unfinished import Unfinished
 
 TURN_S = 0.0005
@@ -37,13 +39,6 @@ TURN_S = 0.0005
 
 PASS_S = 0.005
 """Until the loop's other work has its turn."""
-
-PATIENCE_S = 1.0
-"""How long a peer that takes nothing may hold others up. One that lives takes something every few milliseconds, but its
-container may be out of CPU quota for a few tenths of a second."""
-
-_LOOK_PERIOD_S = 0.05
-"""How often to look whether a congested peer takes anything; only while there is one."""
 
 _LAST_TURNS = 8
 """Each takes a buffer in. The system holds some 200 KiB of what nobody has read, unless somebody has inherited the
@@ -54,24 +49,6 @@ _LET_GO_AT_ONCE = range(32)
 
 _REST_S = 0.1
 """How long nobody is accepted after the system had no descriptor."""
-
-
-class _Congestion:
-    """A peer for which too much waits: those that it holds up, and how much it had taken when it last made progress."""
-
-    __slots__ = ("held_up", "progress_bytes", "progress_s")
-
-    def __init__(self, connection: Connection) -> None:
-        self.held_up: set[Connection] = set()
-        self.progress_s = monotonic()
-        self.progress_bytes = connection.taken_bytes
-
-    def has_stalled(self, connection: Connection) -> bool:
-        """Say whether the peer has taken too little for too long."""
-        now_s = monotonic()
-        if connection.taken_bytes - self.progress_bytes >= connection.pace_bytes:
-            self.progress_bytes, self.progress_s = connection.taken_bytes, now_s
-        return now_s - self.progress_s > PATIENCE_S
 
 
 class Poller:
@@ -88,7 +65,8 @@ class Poller:
         self._connections: dict[int, Connection] = {}
         self._line: dict[int, deque[Connection]] = {}
         """Those that wait for a turn, by process; `Connection.told` is 0 for all others."""
-        self._congested: dict[Connection, _Congestion] = {}
+        self._congested: dict[Connection, set[Connection]] = {}
+        """Those for which too much waits, and whom each of them holds up."""
         self._current: Connection | None = None
         self._looks: asyncio.TimerHandle | None = None
         self._large: set[Unfinished] = set()
@@ -169,8 +147,8 @@ class Poller:
             connection.watched = 0
         del self._connections[connection.fd]
         if connection.blockers:
-            for congestion in self._congested.values():
-                congestion.held_up.discard(connection)
+            for held_up in self._congested.values():
+                held_up.discard(connection)
         self._relieve(connection)
         connection.process.unfinished.forget(connection)
         self._let_on(connection.process.unfinished)
@@ -179,19 +157,17 @@ class Poller:
 
     def congested(self, connection: Connection) -> None:
         """Hold up whoever has its turn: too much waits for this connection."""
-        congestion = self._congested.get(connection)
-        if congestion is None:
-            congestion = self._congested[connection] = _Congestion(connection)
+        held_up = self._congested.get(connection)
+        if held_up is None:
+            held_up = self._congested[connection] = set()
+            if not any(other.process is connection.process for other in self._congested if other is not connection):
+                connection.process.congested()
             if self._looks is None:
-                self._looks = self._loop.call_later(_LOOK_PERIOD_S, self._look)
+                wait_s = 0.0 if connection.process.is_out_of_patience else LOOK_PERIOD_S
+                self._looks = self._loop.call_later(wait_s, self._look)
         current = self._current
-        if (
-            current is not None
-            and not current.is_closed
-            and not connection.is_stalled
-            and current not in congestion.held_up
-        ):
-            congestion.held_up.add(current)
+        if current is not None and not current.is_closed and not connection.is_stalled and current not in held_up:
+            held_up.add(current)
             current.blockers += 1
             self.watch(current)
 
@@ -202,23 +178,27 @@ class Poller:
 
     def _look(self) -> None:
         self._looks = None
-        for connection, congestion in list(self._congested.items()):
-            if not connection.is_stalled and congestion.has_stalled(connection):
+        worst: dict[PeerProcess, Connection] = {}
+        for connection in self._congested:
+            known = worst.get(connection.process)
+            if not connection.is_stalled and (known is None or connection.queued_bytes > known.queued_bytes):
+                worst[connection.process] = connection
+        for process, connection in worst.items():
+            if process.has_stalled():
+                self._let_go(self._congested[connection])
                 connection.stalled()
-                self._let_go(congestion)
         if self._congested:
-            self._looks = self._loop.call_later(_LOOK_PERIOD_S, self._look)
+            self._looks = self._loop.call_later(LOOK_PERIOD_S, self._look)
 
     def _relieve(self, connection: Connection) -> None:
-        congestion = self._congested.pop(connection, None)
-        if congestion is not None:
+        held_up = self._congested.pop(connection, None)
+        if held_up is not None:
             connection.is_stalled = False
-            self._let_go(congestion)
+            self._let_go(held_up)
 
-    def _let_go(self, congestion: _Congestion) -> None:
-        held_up, congestion.held_up = congestion.held_up, set()
-        for other in held_up:
-            self._free(other)
+    def _let_go(self, held_up: set[Connection]) -> None:
+        while held_up:
+            self._free(held_up.pop())
 
     def _free(self, connection: Connection) -> None:
         """Have one reason less not to read from a connection."""
@@ -241,7 +221,7 @@ class Poller:
         if share.is_large and share not in self._large:
             self._large.add(share)
             if self._large_looks is None:
-                self._large_looks = self._loop.call_later(LOOK_PERIOD_S, self._look_at_large)
+                self._large_looks = self._loop.call_later(LARGE_LOOK_PERIOD_S, self._look_at_large)
 
     def _hold_back(self, connection: Connection) -> None:
         connection.process.unfinished.waiting[connection] = None
@@ -271,7 +251,7 @@ class Poller:
             if stalled is not None:
                 stalled.abandoned()
         if self._large:
-            self._large_looks = self._loop.call_later(LOOK_PERIOD_S, self._look_at_large)
+            self._large_looks = self._loop.call_later(LARGE_LOOK_PERIOD_S, self._look_at_large)
 
     # Turns
 

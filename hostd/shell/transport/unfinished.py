@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from hostd.shell.transport.connection import Connection
 
-LOOK_PERIOD_S: Final = 1.0
+LARGE_LOOK_PERIOD_S: Final = 1.0
 
 _IDLE_LOOKS: Final = 10
 """Our clients send from memory, but an array may be mapped from a disk that sleeps or a share that hangs a moment."""
@@ -102,7 +102,7 @@ class Unfinished:
         return None
 
     def look(self) -> Connection | None:
-        """Return the connection whose message has stalled, if one has. To be called each `LOOK_PERIOD_S`."""
+        """Return the connection whose message has stalled, if one has. To be called each `LARGE_LOOK_PERIOD_S`."""
         oldest = next(iter(self._held))
         come_bytes = oldest.come_bytes
         is_our_turn = oldest.told or oldest.blockers
