@@ -352,9 +352,7 @@ class Deploying:
         del self.deploys[deploy.id]
         self.uploads.give_back(deploy.id)
         self._registry.files_in_work.discard(deploy.id)
-        model = self._registry.models.get(deploy.model_id)
-        if model is not None and model.standing.is_kept and bool(model.standing.is_pinned) != model.is_pinned:
-            self._pinning.write(model)  # pinned, or not any more, while the files were moved
+        self._pinning.files_rest(deploy.model_id)
         self._unloading.stop_if_done()
 
     def _of_client(self, client: ClientId, files_id: FilesId, *steps: Step) -> Deploy:

@@ -84,7 +84,7 @@ class Core(Questions):
         admission.doing = Doing(loading.start, loading.refuse, loading.fail, unloading.evict, router.release)
         losing = self._losing = Losing(self._registry, loading, router)
         measuring = Measuring(self._registry, loading, admission, losing.lose)
-        undeploying = self._undeploying = Undeploying(self._registry, loading, unloading)
+        undeploying = self._undeploying = Undeploying(self._registry, loading, unloading, pinning)
         syncing = self._syncing = Syncing(self._registry, loading, unloading, comparing)
         asked = self._asked
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -334,6 +334,7 @@ class Core(Questions):
             self._losing.problems()
             + self._deploying.problems()
             + self._undeploying.problems()
+            + self._syncing.problems()
             + self._admission.problems()
         )
         if problems:

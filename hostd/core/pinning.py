@@ -1,7 +1,8 @@
 """Pins: models that are not evicted, whatever the budget says.
 
 A pin of a model that was deployed is written down beside its files (`KeepPin`), and the answer comes when that lasts.
-While a deploy moves the files of the id it is not written, but by the end of the deploy.
+While the files of the id are moved it is not written, but when they are in their place again (`files_rest`): at the
+end of the deploy that moves them, or of an undeploy that could not remove them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from hostd.core.refusals import no_such_model
 from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
-    from hostd.core.events import FilesId, PinKept, PinRequested
+    from hostd.core.events import FilesId, ModelId, PinKept, PinRequested
     from hostd.core.models import Model
     from hostd.core.registry import Registry
     from hostd.core.unloading import Unloading
@@ -42,18 +43,18 @@ class Pinning:
             registry.note(model, cause, said)
             registry.room_has_changed = True
         if model.standing.is_kept and model.id not in registry.reserved:
-            files_id = self.write(model)
+            files_id = self._write(model)
             registry.waiting.add(self._writing[files_id][1], event.caller, None)
         else:
             registry.effects.append(Answer(event.caller, registry.describe(model)))
 
-    def write(self, model: Model) -> FilesId:
-        """Have it written down whether a model is pinned."""
-        files_id = self._registry.new_files_id()
-        model.standing = model.standing._replace(is_pinned=model.is_pinned)
-        self._writing[files_id] = (model, {})
-        self._registry.effects.append(KeepPin(files_id, model.id, model.is_pinned))
-        return files_id
+    def files_rest(self, model_id: ModelId) -> None:
+        """Have written down what was pinned, or not any more, while the files were moved."""
+        model = self._registry.models.get(model_id)
+        if model is None or model_id in self._registry.reserved:
+            return
+        if model.standing.is_kept and bool(model.standing.is_pinned) != model.is_pinned:
+            self._write(model)
 
     def kept(self, event: PinKept) -> None:
         """Answer those who waited for it."""
@@ -73,3 +74,11 @@ class Pinning:
             )
         registry.files_in_work.discard(event.files_id)
         self._unloading.stop_if_done()
+
+    def _write(self, model: Model) -> FilesId:
+        """Have it written down whether a model is pinned."""
+        files_id = self._registry.new_files_id()
+        model.standing = model.standing._replace(is_pinned=model.is_pinned)
+        self._writing[files_id] = (model, {})
+        self._registry.effects.append(KeepPin(files_id, model.id, model.is_pinned))
+        return files_id

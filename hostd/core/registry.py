@@ -214,7 +214,7 @@ class Registry:
             raise InvalidArgumentError(declared.problem, details={"model_id": model_id})
         return LoadSource(declared.path, STANDALONE, None, None, {})
 
-    def is_declared_elsewhere(self, model_id: ModelId, path: str) -> bool:
+    def is_declared_elsewhere(self, model_id: ModelId, path: str | None) -> bool:
         """Say whether the configuration wants an id loaded from another path than this."""
         declared = self.declared.get(model_id)
         return declared is not None and declared.path != path

@@ -11,14 +11,16 @@ Rules
    directory has come to, not who began it.
 6. One scan runs at a time: what a later sync asks for may be newer than what a running scan has seen.
 7. What the configuration declares comes first (`Declaring`), with and without a models directory.
+8. A report says one thing of each id's load, the last that is known. A declared model that is loaded from elsewhere has
+   failed, whatever becomes of the load from there.
 """
 
 from __future__ import annotations
 
-import contextlib
+import enum
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from hostd.core.declaring import Declaring
 from hostd.core.effects import LeaveEntry, ScanDirectory
@@ -42,9 +44,20 @@ if TYPE_CHECKING:
     from hostd.records import UnloadReport
 
 
+class Fate(enum.Enum):
+    """What a sync has to tell of a load that has not failed."""
+
+    LOADED = "LOADED"
+    WRITING = "WRITING"
+
+
+Why: TypeAlias = str
+"""Why a load has failed, or was not begun."""
+
+
 @dataclass(eq=False)
 class Sync:
-    """One sync; `pending` are the models that it loads or unloads, or waits for, and that are not done.
+    """One sync; `loading` and `unloading` are the generations whose loads and unloads it waits for.
 
     `is_acting` while it still finds out what to do, so that it does not end with the first thing done. `generations`
     are the models that the scan was about: what was loaded later is not gone.
@@ -58,23 +71,34 @@ class Sync:
     is_acting: bool = True
     waiters: Waiters = field(default_factory=dict)
     generations: dict[ModelId, int] = field(default_factory=dict)
-    pending: set[ModelId] = field(default_factory=set)
-    loaded: list[str] = field(default_factory=list)
+    loading: set[int] = field(default_factory=set)
+    unloading: set[int] = field(default_factory=set)
+    fates: dict[ModelId, Fate | Why] = field(default_factory=dict)
     unloaded: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    writing: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
 
     def report(self, degraded: str | None) -> SyncReport:
         """Return what became of it so far."""
         return SyncReport(
-            loaded=tuple(self.loaded),
+            loaded=self._of(Fate.LOADED),
             unloaded=tuple(self.unloaded),
-            failed=dict(self.failed),
-            writing=tuple(self.writing),
+            failed={model_id: fate for model_id, fate in self.fates.items() if not isinstance(fate, Fate)},
+            writing=self._of(Fate.WRITING),
             degraded=degraded,
             changed=tuple(self.changed),
         )
+
+    def await_load(self, model: Model) -> None:
+        """Wait for a load that is under way, and tell of it unless it ends badly."""
+        self.loading.add(model.generation)
+        self.fates[model.id] = Fate.LOADED
+
+    def has_failed(self, model_id: ModelId) -> bool:
+        """Say whether the load of an id has failed, or was not begun."""
+        return isinstance(self.fates.get(model_id), Why)
+
+    def _of(self, fate: Fate) -> tuple[str, ...]:
+        return tuple(model_id for model_id, known in self.fates.items() if known is fate)
 
 
 class Syncing:
@@ -125,13 +149,12 @@ class Syncing:
         try:
             has_begun = self._declaring.load(model_id)
         except HostError as error:
-            sync.failed[model_id] = error.message
+            sync.fates[model_id] = error.message
             return
         model = self._registry.models.get(model_id)
         is_under_way = model is not None and model.state is ModelState.LOADING
-        if has_begun or (sync.wait and is_under_way):  # the latter of an earlier sync
-            sync.loaded.append(model_id)
-            sync.pending.add(model_id)
+        if model is not None and (has_begun or (sync.wait and is_under_way)):  # the latter of an earlier sync
+            sync.await_load(model)
 
     def scanned(self, event: ev.DirectoryScanned) -> None:
         """Load what is new, and unload what is gone."""
@@ -168,11 +191,19 @@ class Syncing:
     def delayed(self, event: ev.SpecDelayed) -> None:
         """Wait no longer for entries that are still being written: they are loaded when they are whole."""
         for sync in list(self._syncs.values()):
-            if event.model_id in sync.pending and event.model_id in sync.loaded:
-                sync.pending.discard(event.model_id)
-                sync.loaded.remove(event.model_id)
-                sync.writing.append(event.model_id)
-                self._go_on(sync)
+            if event.generation in sync.loading:
+                self._load_over(sync, event.model_id, event.generation, Fate.WRITING)
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with these books; a question for `check_invariants`."""
+        models = self._registry.models.values()
+        loading = {model.generation for model in models if model.state is ModelState.LOADING}
+        unloading = {model.generation for model in models if model.state is ModelState.UNLOADING}
+        return [
+            f"sync {sync.id} waits for loads or unloads that are not under way"
+            for sync in self._syncs.values()
+            if not (sync.loading <= loading and sync.unloading <= unloading)
+        ]
 
     def _of_scan(self, sync: Sync, model_id: ModelId) -> Model | None:
         """Return the loaded model that a scan was about, None if it is gone or another by now."""
@@ -180,16 +211,18 @@ class Syncing:
         return model if model is not None and sync.generations.get(model_id) == model.generation else None
 
     def _unload(self, sync: Sync, model: Model, reason: str) -> None:
-        _disown(sync, model.id)
+        if not sync.has_failed(model.id):
+            sync.fates.pop(model.id, None)
+        sync.loading.discard(model.generation)
         sync.unloaded.append(model.id)
         self._gone.add(model.id)
-        sync.pending.add(model.id)
+        sync.unloading.add(model.generation)
         self._unloading.begin(model, reason)
 
     def _load(self, sync: Sync, model_id: ModelId, path: str) -> None:
         registry = self._registry
         model = registry.models.get(model_id)
-        if (model is not None and model.state is not ModelState.FAILED) or model_id in sync.failed:
+        if (model is not None and model.state is not ModelState.FAILED) or sync.has_failed(model_id):
             return  # the latter while it was looked for, in the load of an earlier sync
         if registry.is_declared_elsewhere(model_id, path):
             return
@@ -203,10 +236,7 @@ class Syncing:
             self._loading.check_free(model_id)
         except HostError:
             return  # its files are being moved by a deploy, which sees to it
-        self._loading.begin(model_id, source, Origin.SYNCED, registry.config.lazy_load_retries)
-        _disown(sync, model_id)  # a load that it joined, and that has ended while the directory was read
-        sync.loaded.append(model_id)
-        sync.pending.add(model_id)
+        sync.await_load(self._loading.begin(model_id, source, Origin.SYNCED, registry.config.lazy_load_retries))
 
     def _on_load_ended(self, model: Model, error: HostError | None) -> None:
         # What is gone has not failed: if it comes back before the next scan, it is new.
@@ -214,13 +244,9 @@ class Syncing:
         has_directory = self._registry.config.models_dir is not None
         if error is not None and is_own and has_directory and model.id not in self._gone:
             self._registry.effects.append(LeaveEntry(model.id))
-        for sync in self._syncs.values():
-            if error is not None and model.id in sync.pending and model.id in sync.loaded:
-                sync.loaded.remove(model.id)
-                sync.failed[model.id] = error.message
         for sync in list(self._syncs.values()):
-            if model.id not in sync.unloaded:  # else its unload has overtaken the load, and is still to be proven
-                self._done(sync, model.id)
+            if model.generation in sync.loading:
+                self._load_over(sync, model.id, model.generation, Fate.LOADED if error is None else error.message)
 
     def _on_unload_ended(self, model: Model, _report: UnloadReport) -> None:
         if model.id in self._gone:
@@ -228,16 +254,20 @@ class Syncing:
         elif self._registry.config.models_dir is not None:
             self._registry.effects.append(LeaveEntry(model.id))
         for sync in list(self._syncs.values()):
-            self._done(sync, model.id)
+            if model.generation in sync.unloading:
+                sync.unloading.discard(model.generation)
+                self._go_on(sync)
 
-    def _done(self, sync: Sync, model_id: ModelId) -> None:
-        if model_id in sync.pending:
-            sync.pending.discard(model_id)
-            self._go_on(sync)
+    def _load_over(self, sync: Sync, model_id: ModelId, generation: int, fate: Fate | Why) -> None:
+        """Wait no longer for a load, and tell what became of it; of one from elsewhere it was told."""
+        sync.loading.discard(generation)
+        if not sync.has_failed(model_id):
+            sync.fates[model_id] = fate
+        self._go_on(sync)
 
     def _go_on(self, sync: Sync) -> None:
         """Answer a sync that has nothing to wait for any more."""
-        if sync.is_acting or (sync.wait and sync.pending):
+        if sync.is_acting or (sync.wait and (sync.loading or sync.unloading)):
             return
         del self._syncs[sync.id]
         self._registry.waiting.answer(sync.waiters, sync.report(self._registry.degraded))
@@ -260,23 +290,19 @@ class Syncing:
             loaded = tuple((model.id, model.source.path or "") for model in models)
             if sync.load and sync.wait:
                 # Not when the directory was read: it leaves out what is loaded now, and some will have ended by then.
-                _join(sync, models)
+                self._join(sync, models)
             self._registry.effects.append(ScanDirectory(sync.id, loaded, sync.retry_all))
 
-
-def _join(sync: Sync, models: list[Model]) -> None:
-    """Have a sync wait for the loads that earlier ones have begun, as if it had begun them."""
-    own = [model for model in models if model.origin in (Origin.SYNCED, Origin.DECLARED)]
-    under_way = [model.id for model in own if model.state is ModelState.LOADING and model.id not in sync.loaded]
-    sync.loaded.extend(under_way)
-    sync.pending.update(under_way)
-
-
-def _disown(sync: Sync, model_id: ModelId) -> None:
-    """Forget what a sync had to tell of a load that it joined."""
-    for joined in (sync.loaded, sync.writing):
-        with contextlib.suppress(ValueError):
-            joined.remove(model_id)
+    def _join(self, sync: Sync, models: list[Model]) -> None:
+        """Have a sync wait for the loads that earlier ones have begun, as if it had begun them."""
+        for model in models:
+            if model.origin not in (Origin.SYNCED, Origin.DECLARED) or model.state is not ModelState.LOADING:
+                continue
+            is_elsewhere = self._registry.is_declared_elsewhere(model.id, model.source.path)
+            if sync.has_failed(model.id) and is_elsewhere:
+                sync.loading.add(model.generation)
+            else:
+                sync.await_load(model)
 
 
 def _has_files(model: Model) -> bool:

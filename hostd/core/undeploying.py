@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hostd.core.events import FilesId, ModelId
     from hostd.core.loading import Loading
     from hostd.core.models import Model
+    from hostd.core.pinning import Pinning
     from hostd.core.registry import Registry
     from hostd.core.unloading import Unloading
     from hostd.core.waiting import Waiters
@@ -54,10 +55,11 @@ class Undeploy:
 class Undeploying:
     """The decisions about undeploys."""
 
-    def __init__(self, registry: Registry, loading: Loading, unloading: Unloading) -> None:
+    def __init__(self, registry: Registry, loading: Loading, unloading: Unloading, pinning: Pinning) -> None:
         self._registry = registry
         self._loading = loading
         self._unloading = unloading
+        self._pinning = pinning
         self.undeploys: dict[FilesId, Undeploy] = {}
         registry.unload_ended.append(self._on_unload_ended)
 
@@ -119,4 +121,5 @@ class Undeploying:
         registry.release(undeploy.model_id)
         del self.undeploys[undeploy.id]
         registry.files_in_work.discard(undeploy.id)
+        self._pinning.files_rest(undeploy.model_id)
         self._unloading.stop_if_done()

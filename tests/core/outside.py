@@ -10,7 +10,7 @@ what answers about files promise in `promises`.
 from __future__ import annotations
 
 import enum
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -122,6 +122,8 @@ class Outside:
         self.tries: Counter[int] = Counter()
         self.retries: dict[int, int] = {}
         self.seen: dict[ev.SyncId, dict[ev.ModelId, int]] = {}
+        self.unloaded_by: dict[ev.SyncId, set[int]] = defaultdict(set)
+        """The generations that each sync has unloaded, or waits for because their files are gone."""
         self.has_overslept = False
         self.has_stopped = False
 
@@ -346,3 +348,7 @@ class Outside:
             assert model_id in cause.gone
             generation = self.seen[cause.sync_id].get(model_id)
             assert generation == event.generation, f"{event}, but the scan was about generation {generation}"
+            self.unloaded_by[cause.sync_id].add(event.generation)
+        if event.reason == "it is not declared in the configuration any more":
+            assert isinstance(self.history[-1], ev.SyncRequested)
+            self.unloaded_by[ev.SyncId(self.core._syncing._count)].add(event.generation)

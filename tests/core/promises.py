@@ -45,7 +45,8 @@ class Promises:
     def note_answer(self, caller: ev.Caller, answer: object) -> None:
         """Assert that an answer is true."""
         if isinstance(answer, SyncReport):
-            assert not set(answer.loaded) & ({*answer.failed} | {*answer.writing}), answer
+            told = [*answer.loaded, *answer.failed, *answer.writing]
+            assert len(set(told)) == len(told), f"two things are said of one load: {answer}"
         is_other = isinstance(answer, HostError) and answer.message.endswith(USED_TWICE)
         if caller not in self._accepted or is_other:
             return

@@ -45,6 +45,14 @@ def scan(host: Driver, *found: str) -> None:
         host.scanned(found)
 
 
+def come_up(host: Driver) -> None:
+    """Let the load of what was found last succeed."""
+    host.spawned()
+    host.greeted()
+    host.loaded()
+    host.measured()
+
+
 def test_a_sync_loads_what_is_declared_and_waits_for_it(anyhow):
     caller = declare(anyhow, a="/a", b="/b")
     assert [(find.model_id, find.source, find.origin) for find in anyhow.finds] == [
@@ -246,3 +254,58 @@ def test_until_the_directory_was_read_once_a_model_is_not_there_yet(host, is_rea
         assert isinstance(host.error(late), NotFoundError)
     host.sync()
     assert isinstance(host.error(host.call("m")), NotFoundError), "only the first one makes a difference"
+
+
+# What is told of one id: the last that is known of its load
+
+
+@pytest.mark.parametrize("is_good", [True, False], ids=["loads", "fails"])
+def test_what_an_earlier_sync_loads_from_elsewhere_is_told_once_whatever_becomes_of_it(host, is_good):
+    host.sync(wait=False)
+    host.scanned(("a",))
+    caller = declare(host, a="/a")
+    host.scanned()
+    assert host.is_waiting(caller), "a sync waits for what an earlier one has begun"
+    if is_good:
+        host.up("a")
+    else:
+        host.not_found(REFUSAL)
+    report = host.answer(caller)
+    assert (report.loaded, report.writing, list(report.failed)) == ((), (), ["a"])
+    assert report.failed["a"].startswith("it is loaded from /models/a, and declared at /a")
+
+
+def test_what_failed_and_is_loaded_from_its_declared_path_after_that_has_not_failed():
+    host = Driver(LAZY)
+    host.sync(wait=False)
+    caller = declare(host, a="/a")
+    host.not_found(REFUSAL)
+    host.retrieve("a")
+    host.found()
+    host.scanned()
+    come_up(host)
+    host.scanned()
+    assert host.answer(caller) == SyncReport(loaded=("a",))
+
+
+def test_what_was_being_written_and_is_whole_when_the_directory_is_read_is_loaded(host):
+    host.sync(wait=False)
+    caller = declare(host, a="/a")
+    host.delayed()
+    host.found()
+    host.scanned()
+    come_up(host)
+    host.scanned()
+    assert host.answer(caller) == SyncReport(loaded=("a",))
+
+
+def test_what_is_not_declared_any_more_and_is_found_in_the_directory_is_loaded_from_there(host):
+    declare(host, a="/a")
+    host.scanned()
+    host.up("a")
+    caller = declare(host)
+    host.gone()
+    host.scanned(("a",))
+    assert host.is_waiting(caller)
+    host.up("a")
+    assert host.answer(caller) == SyncReport(loaded=("a",), unloaded=("a",))

@@ -204,6 +204,38 @@ def test_a_pin_while_files_are_moved_is_written_when_they_are_in_their_place(hos
     assert host.core.get_model("m").pinned
 
 
+@pytest.mark.parametrize("ending", ["gives up", "fails"])
+def test_a_pin_while_one_deploy_moves_files_is_not_written_by_another_that_ends(host, ending):
+    deployed(host)
+    deploys = [host.deploy("m", replace=True) for _ in range(2)]
+    host.done(3)
+    host.commit(3)
+    if ending == "gives up":
+        host.done(2)
+    assert host.answer(pin(host)).pinned
+    if ending == "gives up":
+        host.abort(2)
+    else:
+        host.not_done(DISK_FULL, 2)
+    host.done(2)
+    assert all(not host.is_waiting(caller) for caller in deploys), "the other deploy is over"
+    assert not host.pins
+    host.done(3)
+    up(host, Standing(is_pinned=False, is_kept=True))
+    host.done(3)
+    assert [(keep.model_id, keep.is_pinned) for keep in host.pins] == [("m", True)]
+
+
+def test_a_pin_during_an_undeploy_is_written_when_the_files_stay(host):
+    deployed(host)
+    caller = host.undeploy()
+    assert host.answer(pin(host)).pinned
+    assert not host.pins
+    host.not_done(DISK_FULL)
+    assert host.error(caller) is DISK_FULL
+    assert [(keep.model_id, keep.is_pinned) for keep in host.pins] == [("m", True)]
+
+
 # Files that change
 
 

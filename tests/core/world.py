@@ -373,10 +373,7 @@ class World(WorldOfMemory):
             assert answer.id == asked_id
 
     def _assert_unloaded(self, caller: ev.Caller, report: SyncReport) -> None:
-        # What is not declared any more goes before the scan, and may be loaded again by then.
-        told = {event.generation for event in self.announced if event.cause == "UNLOAD"}
-        seen = self.seen.get(self.sync_of[caller], {})
-        gone = told & {seen[ev.ModelId(model_id)] for model_id in report.unloaded if model_id in seen}
+        gone = self.unloaded_by[self.sync_of[caller]]
         living = [process for process in self.processes.values() if process.is_alive() and process.generation in gone]
         assert not living, f"{report}, but there are {living}"
 

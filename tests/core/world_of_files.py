@@ -13,6 +13,7 @@ from outside import Outside
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.core.lifecycle import ModelState
 from hostd_workers.wire.errors import ResourceExhaustedError
 
 if TYPE_CHECKING:
@@ -164,8 +165,17 @@ class WorldOfFiles(Outside):
             self.feed(ev.DirectoryUnavailable(scan.sync_id, "stale file handle"))
             return
         below = [model_id for model_id, path in scan.loaded if path.startswith("/models/")]
+        self._note_gone(scan.sync_id, below[:gone])
         entries = [(model_id, f"/models/{model_id}") for model_id in MODELS[:found] if model_id not in below[:gone]]
         self.feed(ev.DirectoryScanned(scan.sync_id, tuple(entries), tuple(below[:gone])))
+
+    def _note_gone(self, sync_id: ev.SyncId, gone: list[ev.ModelId]) -> None:
+        """Note which models that a scan finds gone are being unloaded already: its sync waits for them too."""
+        for model_id in gone:
+            model = self.core._registry.generation_of(model_id, self.seen[sync_id][model_id])
+            is_busy = self.core._loading.is_busy(model_id)
+            if model is not None and model.state is ModelState.UNLOADING and not is_busy:
+                self.unloaded_by[sync_id].add(model.generation)
 
     def _assert_own(self, client: ev.ClientId, files_id: ev.FilesId) -> None:
         operation = self.files.operations.get(files_id)
