@@ -1,12 +1,13 @@
 """Long games with the world: dice that choose its moves, and a count of what the games have reached.
 
-Used by the random tests here, and by `benchmarks/simulation.py` for games that are longer than a test may be.
+Used by the random tests here, by `tests/endurance histories` for more of them, and by `benchmarks/simulation.py` for games
+that are longer than a test may be.
 """
 
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from endings import forget_what_is_over, settle
 from moves import MOVES
@@ -16,7 +17,10 @@ from world_of_files import MODELS, NESTED
 from hostd.core import events as ev
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Mapping
+
+Move: TypeAlias = "tuple[str, dict[str, Any]]"
+"""The name of a world's method, and its arguments."""
 
 WEIGHTS: Final[dict[str, float]] = {
     "load": 8,
@@ -114,19 +118,29 @@ def lively_moves() -> dict[str, dict[str, tuple[Any, ...]]]:
     return moves
 
 
-def play(
-    world: World,
+def draw(
     dice: random.Random,
     steps: int,
     weights: Mapping[str, float] = WEIGHTS,
     moves: Mapping[str, Mapping[str, tuple[Any, ...]]] = MOVES,
     moods: tuple[float, ...] = MOODS,
-) -> Iterator[int]:
-    """Make so many moves; yields after each, how many there were."""
+) -> list[Move]:
+    """Return so many moves."""
     chances = [weights.get(name, 1) * dice.choice(moods) for name in moves]
-    for number, name in enumerate(dice.choices(list(moves), chances, k=steps), 1):
-        getattr(world, name)(**{argument: dice.choice(domain) for argument, domain in moves[name].items()})
-        yield number
+    names = dice.choices(list(moves), chances, k=steps)
+    return [(name, {argument: dice.choice(domain) for argument, domain in moves[name].items()}) for name in names]
+
+
+def play(world: World, moves: Iterable[Move]) -> World:
+    """Make these moves, and return the world."""
+    for name, values in moves:
+        getattr(world, name)(**values)
+    return world
+
+
+def kind_of(seed: int) -> dict[str, bool]:
+    """Return the kind of world that a seed stands for."""
+    return {"is_lazy": seed % 2 == 1, "is_tight": seed % 3 > 0, "may_grow": seed % 6 in (1, 2, 4)}
 
 
 def history_of(
@@ -134,17 +148,15 @@ def history_of(
 ) -> tuple[World, random.Random]:
     """Return a world after a random history, and the dice."""
     dice = random.Random(seed)
-    world = World(is_lazy=seed % 2 == 1, is_tight=seed % 3 > 0, may_grow=seed % 6 in (1, 2, 4))
-    for _ in play(world, dice, steps, WEIGHTS, moves):
-        pass
-    return world, dice
+    return play(World(**kind_of(seed)), draw(dice, steps, WEIGHTS, moves)), dice
 
 
 def long_game(seed: int, steps: int) -> World:
     """Play a game with a budget to its end, and return the world: half of them are lazy, two thirds may grow."""
     dice = random.Random(seed)
     world = World(is_lazy=seed % 2 == 1, is_tight=True, may_grow=seed % 3 < 2)
-    for number in play(world, dice, steps, LIVELY, lively_moves(), LIVELY_MOODS):
+    for number, move in enumerate(draw(dice, steps, LIVELY, lively_moves(), LIVELY_MOODS), 1):
+        play(world, [move])
         if number % 200 == 0:
             forget_what_is_over(world)
     settle(world)

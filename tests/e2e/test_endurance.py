@@ -22,3 +22,10 @@ def test_a_host_endures(command: tuple[str, ...]) -> None:
     done = subprocess.run(run, capture_output=True, text=True, timeout=600, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["seed"] == SEED
+
+
+def test_other_histories_break_no_rule_either() -> None:
+    run = [sys.executable, str(REPOSITORY / "tests" / "endurance"), "histories", "--seeds", "60:64"]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=600, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["faults"] == 0

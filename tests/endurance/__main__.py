@@ -3,6 +3,7 @@
 python tests/endurance chaos [--seconds 600] [--seed 1]
 python tests/endurance kills [--count 200] [--seed 1]
 python tests/endurance mutations [--count 120000] [--seed 1]
+python tests/endurance histories [--seeds 60:2000] [--game plain|settings|obstacles|connections]
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from pathlib import Path
 import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "core"))
 
-from endurance import chaos, kills, mutations
+from endurance import chaos, histories, kills, mutations
 
 
 @click.group()
@@ -52,6 +54,22 @@ def kills_command(count: int, seed: int) -> None:
 def mutations_command(count: int, seed: int) -> None:
     """Valid messages with a few things changed, from clients, from a worker, and below the messages."""
     _finish(*mutations.run(count, seed))
+
+
+def _range_of(_context: click.Context, _option: click.Parameter, text: str) -> range:
+    first, colon, end = text.partition(":")
+    try:
+        return range(int(first), int(end) if colon else int(first) + 1)
+    except ValueError:
+        raise click.BadParameter(f"a number, or FIRST:END, such as 60:2000; got {text!r}") from None
+
+
+@main.command("histories")
+@click.option("--seeds", default="60:2000", callback=_range_of, help="One, or FIRST:END; the tests play 0:60.")
+@click.option("--game", multiple=True, type=click.Choice(list(histories.GAMES)), help="Only this one; may be repeated.")
+def histories_command(seeds: range, game: tuple[str, ...]) -> None:
+    """The core against made-up histories; tells the shortest one of each fault."""
+    _finish(*histories.run(seeds, game or tuple(histories.GAMES)))
 
 
 if __name__ == "__main__":
