@@ -275,6 +275,16 @@ def test_what_an_earlier_sync_loads_from_elsewhere_is_told_once_whatever_becomes
     assert report.failed["a"].startswith("it is loaded from /models/a, and declared at /a")
 
 
+def test_what_an_earlier_sync_finds_being_written_elsewhere_is_not_waited_for_and_told_once(host):
+    host.sync(wait=False)
+    host.scanned(("a",))
+    caller = declare(host, a="/a")
+    host.scanned()
+    host.delayed()
+    report = host.answer(caller)
+    assert (report.loaded, report.writing, list(report.failed)) == ((), (), ["a"])
+
+
 def test_what_failed_and_is_loaded_from_its_declared_path_after_that_has_not_failed():
     host = Driver(LAZY)
     host.sync(wait=False)

@@ -50,6 +50,8 @@ class World(WorldOfMemory):
         )
         self.is_lazy = is_lazy
         self.is_tight = is_tight
+        self.delayed: set[int] = set()
+        """The generations of models that were still being written at a time."""
 
     # Clients
 
@@ -94,6 +96,7 @@ class World(WorldOfMemory):
         sent = Counter() if worker is None else self._calls_of(worker.id)
         has_place = has_share(sent, client, 1, capacity_for(CONFIG.max_in_flight))
         may_send = has_share(self._bytes_by_client(), client, size_bytes, CONFIG.max_in_flight_bytes)
+        was_evicted = model_id in self.core._registry.evicted
         caller = self._ask(
             lambda caller, at_s: ev.CallReceived(
                 caller.client, caller.request_id, model_id, method, at_s, size_bytes, Asked(caller, caller.request_id)
@@ -120,7 +123,7 @@ class World(WorldOfMemory):
             return
         kinds = [type(effect) for effect in self.effects if not isinstance(effect, (fx.FindSpec, fx.Announce))]
         assert kinds == [fx.ForwardCall if is_welcome else fx.AnswerError]
-        assert self.is_lazy or self.is_tight or len(self.effects) == 1
+        assert self.is_lazy or self.is_tight or was_evicted or len(self.effects) == 1
 
     def _calls_of(self, worker_id: ev.WorkerId) -> Counter[ev.ClientId]:
         """Return how many calls of each client a worker has, by what it was sent and has not ended."""
@@ -194,6 +197,7 @@ class World(WorldOfMemory):
     def delay(self, n: int) -> None:
         find = self._pick(n, self.finds)
         if find is not None:
+            self.delayed.add(find.generation)
             self.feed(ev.SpecDelayed(find.model_id, find.generation, "it is being written"))
 
     def go_on(self, n: int) -> None:
@@ -363,7 +367,7 @@ class World(WorldOfMemory):
             case ev.SyncRequested(wait=True):
                 assert isinstance(answer, SyncReport)
                 self._assert_unloaded(caller, answer)
-                assert not event.load or self._begun_by_a_sync(caller) <= set(answer.writing)
+                assert not event.load or self._left_by_a_sync(caller, answer) == set()
             case ev.CallReceived():
                 assert answer == "said"
             case _:
@@ -377,12 +381,15 @@ class World(WorldOfMemory):
         living = [process for process in self.processes.values() if process.is_alive() and process.generation in gone]
         assert not living, f"{report}, but there are {living}"
 
-    def _begun_by_a_sync(self, caller: ev.Caller) -> set[str]:
-        """Return what syncs had begun to load when that of this caller began to look, and what still loads."""
+    def _left_by_a_sync(self, caller: ev.Caller, report: SyncReport) -> set[str]:
+        """Return what syncs had begun to load when that of this caller began to look, and what it did not wait for."""
         seen = self.seen[self.sync_of[caller]]
         models = [self.core._registry.generation_of(*known) for known in seen.items()]
         under_way = [model for model in models if model is not None and model.state is ModelState.LOADING]
-        return {model.id for model in under_way if model.origin is ev.Origin.SYNCED}
+        begun = {model.id: model.generation for model in under_way if model.origin is ev.Origin.SYNCED}
+        # What is declared elsewhere has failed, and nothing else is said of it while it is being written.
+        written = {model_id for model_id, generation in begun.items() if generation in self.delayed}
+        return set(begun) - {*report.writing} - (written & {*report.failed})
 
     def _sample(self, process: Process, is_readable: bool) -> None:
         process.is_sampled = process.has_loaded
