@@ -285,6 +285,17 @@ def test_what_an_earlier_sync_finds_being_written_elsewhere_is_not_waited_for_an
     assert (report.loaded, report.writing, list(report.failed)) == ((), (), ["a"])
 
 
+def test_what_is_declared_elsewhere_and_gone_is_told_as_both(host):
+    host.sync(wait=False)
+    host.scanned(("a",))
+    host.up("a")
+    caller = declare(host, a="/a")
+    host.scanned(gone=("a",))
+    host.gone()
+    report = host.answer(caller)
+    assert (report.unloaded, list(report.failed)) == (("a",), ["a"])
+
+
 def test_what_failed_and_is_loaded_from_its_declared_path_after_that_has_not_failed():
     host = Driver(LAZY)
     host.sync(wait=False)
