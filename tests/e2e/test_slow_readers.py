@@ -22,7 +22,7 @@ import hostd
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-BUFFER_BYTES = 2 * MIB
+BUFFER_BYTES = 8 * MIB
 
 MODEL = """
     import os
