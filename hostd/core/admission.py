@@ -14,7 +14,8 @@ Rules
 5. Growth counts. When models have grown over the budget, others make way for them in the same order; where that is not
    enough, the one that has grown most is named. Loads that outgrow their reservations go before the line (`Growing`).
 
-Who goes, waits or is refused is decided in `Planning`, which changes nothing; here it is done.
+Who goes, waits or is refused is decided in `Planning`, which changes nothing. What is to be done to a model is yielded,
+and is done before the next step is decided.
 """
 
 from __future__ import annotations
@@ -23,20 +24,22 @@ import enum
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from hostd.core.charges import fewest
-from hostd.core.growing import Growing
+from hostd.core.growing import Fail, Growing
+from hostd.core.happenings import HEADROOM_CHANGED, MODEL_IDLE
 from hostd.core.lifecycle import SERVING, ModelState
 from hostd.core.planning import HOPELESS, Decision, Outcome
 from hostd.core.timers import AdmissionTimer, IdleTimer, RoomTimer
 from hostd.units import format_duration, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Generator, Iterator
 
     from hostd.core.charges import Charges
-    from hostd.core.models import Model, Worker
+    from hostd.core.happenings import LoadEnded
+    from hostd.core.models import Model
     from hostd.core.planning import Planning
     from hostd.core.registry import Registry
     from hostd_workers.wire.errors import HostError
@@ -54,17 +57,38 @@ class Reason(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Doing:
-    """What admission has others do: start a load with a reservation, refuse one that has not started, end one that has.
+class Start:
+    """A load starts, with so much reserved for it."""
 
-    Also: evict a model, and release calls that waited for it.
-    """
+    model: Model
+    reserve_bytes: int
 
-    start: Callable[[Model, int], None]
-    refuse: Callable[[Model, HostError], None]
-    fail: Callable[[Worker, HostError], None]
-    evict: Callable[[Model, str], None]
-    release: Callable[[Model], None]
+
+@dataclass(frozen=True)
+class Refuse:
+    """A load that has not started never does."""
+
+    model: Model
+    error: HostError
+
+
+@dataclass(frozen=True)
+class Evict:
+    """A model that serves is unloaded."""
+
+    model: Model
+    reason: str
+
+
+@dataclass(frozen=True)
+class Release:
+    """Calls that waited because a model was to make way go their way: it stays."""
+
+    model: Model
+
+
+Verdict: TypeAlias = "Start | Refuse | Fail | Evict | Release"
+"""What admission has decided; `Core` sees to it."""
 
 
 class Admission:
@@ -74,9 +98,7 @@ class Admission:
         self._registry = registry
         self._charges = charges
         self._planning = planning
-        self.growing = Growing(registry, charges, planning, self._fail)
-        self.doing: Doing
-        """Set once, when those who do it are there."""
+        self.growing = Growing(registry, charges, planning)
         self.queue: dict[Model, float] = {}
         """The loads that wait, in order, and since when."""
         self.over_budget: str | None = None
@@ -88,10 +110,9 @@ class Admission:
         self._is_over = False
         self._places = 0
         self._idle_looked_s = -math.inf
-        registry.load_ended.append(self._on_load_ended)
 
     def enter(self, model: Model) -> None:
-        """Take a load that knows what it needs; it starts at once, later, or is refused."""
+        """Take a load that knows what it needs; the next look starts it, refuses it, or lets it wait."""
         self._places += 1
         model.place = self._places
         self._queue(model)
@@ -102,17 +123,9 @@ class Admission:
         self._queue(model)
 
     def _queue(self, model: Model) -> None:
-        registry = self._registry
-        self.queue[model] = registry.now
+        self.queue[model] = self._registry.now
         self.queue = dict(sorted(self.queue.items(), key=lambda item: item[0].place))
-        if self._planning.is_hopeless(model.id, self._to_reserve_bytes(model)):
-            self._refuse(model, HOPELESS)
-        else:
-            self.look()
-        if model in self.queue:
-            self.waits += 1
-            registry.timers.set(AdmissionTimer(model), registry.now + registry.config.admission_timeout_s)
-            registry.note(model, "WAIT", self._why_waiting(model))
+        self._registry.headroom_changed()
 
     @property
     def in_line(self) -> int:
@@ -123,30 +136,31 @@ class Admission:
         """Forget a load that is overtaken."""
         if model in self.queue:
             self._remove(model)
-            self._registry.room_has_changed = True
+            self._registry.headroom_changed()
 
-    def expire(self, key: AdmissionTimer) -> None:
+    def expire(self, key: AdmissionTimer) -> Iterator[Verdict]:
         """Refuse a load that has waited too long, or end it."""
-        if key.model not in self.queue:
-            self.growing.expire(key.model)
-            self.look()
-            return
-        waited_s = self._registry.now - self.queue[key.model]
-        self._refuse(key.model, f"after {format_duration(waited_s)} (memory.admission_timeout_s)")
-        self.look()
+        if key.model in self.queue:
+            waited_s = self._registry.now - self.queue[key.model]
+            yield self._refuse(key.model, f"after {format_duration(waited_s)} (memory.admission_timeout_s)")
+        else:
+            yield from self.growing.expire(key.model)
+        self._registry.headroom_changed()
 
     def measured(self) -> None:
         """See whether models have grown over the budget."""
         budget_bytes = self._registry.config.budget_bytes
         if budget_bytes is not None and not self._is_over and self._charges.total_bytes() > budget_bytes:
-            self._is_over = self._registry.room_has_changed = True
+            self._is_over = True
+            self._registry.headroom_changed()
 
-    def _on_load_ended(self, model: Model, error: HostError | None) -> None:
-        ttl_s = self._registry.idle_ttl_s(model)
-        if error is None and ttl_s:
-            self._registry.timers.set(IdleTimer(model), self._registry.now + ttl_s)
+    def load_ended(self, what: LoadEnded) -> None:
+        """Have an eye on how long a model that serves now is idle."""
+        ttl_s = self._registry.idle_ttl_s(what.model)
+        if what.error is None and ttl_s:
+            self._registry.timers.set(IdleTimer(what.model), self._registry.now + ttl_s)
 
-    def expire_idle(self, key: IdleTimer) -> None:
+    def expire_idle(self, key: IdleTimer) -> Iterator[Verdict]:
         """Evict a model that nobody has used for long enough, or look again when that may be so."""
         model, registry = key.model, self._registry
         ttl_s = registry.idle_ttl_s(model)
@@ -156,7 +170,7 @@ class Admission:
         elif registry.now < due_s:
             registry.timers.set(key, due_s)
         else:
-            self._evict(model, Reason.IDLE, f"because idle_ttl_s is {format_duration(ttl_s)}")
+            yield self._evict(model, Reason.IDLE, f"because idle_ttl_s is {format_duration(ttl_s)}")
 
     def reconfigured(self) -> None:
         """Apply settings that have changed to what idles, to what waits, and to what is held now.
@@ -172,41 +186,48 @@ class Admission:
                 registry.timers.set(IdleTimer(model), max(registry.now, charges.unused_since_s(model) + ttl_s))
         self._is_over, self.over_budget = False, None
         self.measured()
-        registry.room_has_changed = True
+        registry.headroom_changed()
 
-    def look(self) -> None:
+    def look(self) -> Iterator[Verdict]:
         """Start what can start, and have others make way for what cannot."""
         registry = self._registry
-        registry.room_has_changed = registry.somebody_is_idle = False
         budget_bytes = registry.config.budget_bytes
-        if budget_bytes is None:
-            return
-        self._look(budget_bytes)
-        registry.room_has_changed = False  # by what was just done, which took it into account
+        if budget_bytes is not None:
+            yield from self._look(budget_bytes)
+        for seen in (HEADROOM_CHANGED, MODEL_IDLE):  # by what was just done, which took it into account
+            if seen in registry.happened:
+                registry.happened.remove(seen)
 
     def look_soon(self) -> None:
         """Look at who has become idle, but not at every such moment."""
         registry = self._registry
-        registry.somebody_is_idle = False
         if not (self.queue or self.growing.paused or self._is_over or self._yielding):
             return
         again_s = self._idle_looked_s + IDLE_LOOK_S
         if registry.now >= again_s:
             self._idle_looked_s = registry.now
-            self.look()
+            registry.headroom_changed()
         else:
             registry.timers.bring_forward(RoomTimer(), again_s)
 
-    def _look(self, budget_bytes: int) -> None:
+    def _look(self, budget_bytes: int) -> Iterator[Verdict]:
         registry = self._registry
         registry.timers.cancel(RoomTimer())
-        growth = self._let_grow()
-        decisions = [self._relieve(budget_bytes), *self._work_off()] if growth is None else [growth]
-        self._make_way([model for decision in decisions for model in decision.yielding])
-        look_again_s = [decision.look_again_s for decision in decisions if decision.look_again_s is not None]
+        yield from self._refuse_hopeless()
+        growth = yield from self._let_grow()
+        decisions = [growth]
+        if growth is None:
+            decisions = [(yield from self._relieve(budget_bytes)), (yield from self._work_off())]
+        known = [decision for decision in decisions if decision is not None]
+        yield from self._make_way([model for decision in known for model in decision.yielding])
+        look_again_s = [decision.look_again_s for decision in known if decision.look_again_s is not None]
         look_again_s += [model.asked_s + registry.config.admission_timeout_s for model in self._yielding]
         if look_again_s:
             registry.timers.set(RoomTimer(), min(look_again_s))
+        for model in self._newcomers():
+            self.waits += 1
+            registry.timers.set(AdmissionTimer(model), registry.now + registry.config.admission_timeout_s)
+            registry.note(model, "WAIT", self._why_waiting(model))
 
     def problems(self) -> list[str]:
         """Return what is wrong with these books; a question for `check_invariants`."""
@@ -223,43 +244,47 @@ class Admission:
 
     # Steps
 
-    def _let_grow(self) -> Decision | None:
+    def _newcomers(self) -> list[Model]:
+        return [model for model in self.queue if AdmissionTimer(model) not in self._registry.timers]
+
+    def _refuse_hopeless(self) -> Iterator[Verdict]:
+        for model in self._newcomers():
+            if self._planning.is_hopeless(model.id, self._to_reserve_bytes(model)):
+                yield self._refuse(model, HOPELESS)
+
+    def _let_grow(self) -> Generator[Verdict, None, Decision | None]:
         """Have others make way for the first of the loads that have outgrown their reservations."""
-        decision = self.growing.look()
+        decision = yield from self.growing.look()
         if decision is not None:
             first = self._charges.outgrown()[0].model
             for victim in decision.victims:
                 if victim.state is ModelState.LOADING:
                     self.growing.put_back(victim, first)
                 else:
-                    self._evict(victim, Reason.LOAD, f"for the load of model {first.id!r}, which needs more")
+                    yield self._evict(victim, Reason.LOAD, f"for the load of model {first.id!r}, which needs more")
         return decision
 
-    def _work_off(self) -> Iterator[Decision]:
-        """Start the loads that can start, in order; yield what is to be done for the first of those that cannot."""
+    def _work_off(self) -> Generator[Verdict, None, Decision | None]:
+        """Start the loads that can start, in order; return what is to be done for the first of those that cannot."""
         while self.queue:
             model, since_s = next(iter(self.queue.items()))
             reserve_bytes = self._to_reserve_bytes(model)
             decision = self._planning.decide(model.id, reserve_bytes, since_s)
             if decision.outcome is Outcome.START:
                 self._remove(model)
-                self.doing.start(model, reserve_bytes)
+                yield Start(model, reserve_bytes)
             elif decision.outcome is Outcome.REFUSE:
-                self._refuse(model, HOPELESS)
+                yield self._refuse(model, HOPELESS)
             else:
                 for victim in decision.victims:
-                    self._evict(victim, Reason.LOAD, f"for {format_size(reserve_bytes)} of model {model.id!r}")
-                yield decision
-                return
-
-    def _fail(self, worker: Worker, error: HostError) -> None:
-        self.refusals += 1
-        self.doing.fail(worker, error)
+                    yield self._evict(victim, Reason.LOAD, f"for {format_size(reserve_bytes)} of model {model.id!r}")
+                return decision
+        return None
 
     def _to_reserve_bytes(self, model: Model) -> int:
         return self._planning.to_reserve_bytes(model.id, model.need_bytes, model.need_source)
 
-    def _relieve(self, budget_bytes: int) -> Decision:
+    def _relieve(self, budget_bytes: int) -> Generator[Verdict, None, Decision]:
         """Have others make way for growth; return who else is to, once idle."""
         if not self._is_over:
             return Decision(Outcome.START)
@@ -271,7 +296,7 @@ class Admission:
         short_bytes = -room.free_bytes - room.coming_bytes
         for victim in fewest(models.get(None, []), short_bytes):
             short_bytes -= victim.charge_bytes
-            self._evict(victim, Reason.GROWTH, f"because model {grower.id!r} has grown")
+            yield self._evict(victim, Reason.GROWTH, f"because model {grower.id!r} has grown")
         if short_bytes <= 0:
             return Decision(Outcome.EVICT)
         if self.over_budget is None:
@@ -283,7 +308,7 @@ class Admission:
         ripe, look_again_s = self._planning.soon(models)
         return Decision(Outcome.WAIT, yielding=tuple(fewest(ripe, short_bytes)), look_again_s=look_again_s)
 
-    def _make_way(self, yielding: list[Model]) -> None:
+    def _make_way(self, yielding: list[Model]) -> Iterator[Verdict]:
         registry, previous, self._yielding = self._registry, self._yielding, yielding
         patience_s = registry.config.admission_timeout_s
         for model in yielding:
@@ -296,12 +321,12 @@ class Admission:
                 if registry.now < model.asked_s + patience_s:
                     model.asked_s = -math.inf  # it did not have to; else it serves on for a while
                 if model.state in SERVING:
-                    self.doing.release(model)
+                    yield Release(model)
 
-    def _evict(self, model: Model, reason: Reason, why: str) -> None:
+    def _evict(self, model: Model, reason: Reason, why: str) -> Evict:
         self.evictions[reason.value] += 1
         idle, reload = format_duration(self._charges.idle_s(model)), format_duration(model.load_s)
-        self.doing.evict(
+        return Evict(
             model,
             f"evicted {why}: it held {format_size(model.charge_bytes)}, was unused for {idle}, and loads again in "
             f"{reload} when it is used",
@@ -311,10 +336,10 @@ class Admission:
         del self.queue[model]
         self._registry.timers.cancel(AdmissionTimer(model))
 
-    def _refuse(self, model: Model, when: str) -> None:
+    def _refuse(self, model: Model, when: str) -> Refuse:
         self._remove(model)
         self.refusals += 1
-        self.doing.refuse(model, self._planning.refusal_of(model, when))
+        return Refuse(model, self._planning.refusal_of(model, when))
 
     def _why_waiting(self, model: Model) -> str:
         number = len(self.growing.paused) + list(self.queue).index(model) + 1

@@ -45,6 +45,7 @@ from hostd_workers.wire.errors import (
 if TYPE_CHECKING:
     from hostd.core import events as ev
     from hostd.core.events import ClientId, FilesId, LoadSource, ModelId
+    from hostd.core.happenings import LoadEnded, UnloadEnded
     from hostd.core.loading import Loading
     from hostd.core.models import Evicted, Model
     from hostd.core.pinning import Pinning
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
     from hostd.core.timers import UploadTimer
     from hostd.core.unloading import Unloading
     from hostd.core.waiting import Waiters
-    from hostd.records import UnloadReport
 
 
 class Step(enum.Enum):
@@ -108,8 +108,6 @@ class Deploying:
         self._pinning = pinning
         self.deploys: dict[FilesId, Deploy] = {}
         self.uploads = Uploads(registry)
-        registry.load_ended.append(self._on_load_ended)
-        registry.unload_ended.append(self._on_unload_ended)
 
     # Deploys: what clients ask
 
@@ -305,7 +303,9 @@ class Deploying:
 
     # What becomes of models
 
-    def _on_load_ended(self, model: Model, error: HostError | None) -> None:
+    def load_ended(self, what: LoadEnded) -> None:
+        """Confirm the files whose model serves, and undo those whose model does not."""
+        model, error = what.model, what.error
         deploy = next((d for d in self.deploys.values() if d.model is model and d.step is Step.LOADING), None)
         if deploy is None:
             return
@@ -313,13 +313,15 @@ class Deploying:
         if error is None or (deploy.keep and model.state is ModelState.FAILED):
             deploy.step = Step.CONFIRMING
             self._registry.effects.append(ConfirmFiles(deploy.id))
-        elif self._registry.models.get(model.id) is model:
+        elif what.is_overtaken:
             deploy.step = Step.UNLOADING  # overtaken: the worker may read the files until it is gone
             deploy.evicted = None
         else:
             self._undo(deploy, error)
 
-    def _on_unload_ended(self, model: Model, _report: UnloadReport) -> None:
+    def unload_ended(self, what: UnloadEnded) -> None:
+        """Go on with deploys that waited until a model's processes were gone."""
+        model = what.model
         for deploy in list(self.deploys.values()):
             if deploy.model is model and deploy.step is Step.UNLOADING:
                 self._undo(deploy, deploy.error or AbortedError("the model was unloaded"))
@@ -353,7 +355,6 @@ class Deploying:
         self.uploads.give_back(deploy.id)
         self._registry.files_in_work.discard(deploy.id)
         self._pinning.files_rest(deploy.model_id)
-        self._unloading.stop_if_done()
 
     def _of_client(self, client: ClientId, files_id: FilesId, *steps: Step) -> Deploy:
         deploy = self.deploys.get(files_id)

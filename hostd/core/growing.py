@@ -19,6 +19,7 @@ Covers loads alone: models that serve and grow make others go (`Admission`).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hostd.core.effects import RememberSize
@@ -28,7 +29,7 @@ from hostd.core.timers import AdmissionTimer, WorkerTimer
 from hostd.units import format_duration, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Generator, Iterator
 
     from hostd.core.charges import Charges
     from hostd.core.events import WorkerPauseFailed
@@ -38,22 +39,27 @@ if TYPE_CHECKING:
     from hostd_workers.wire.errors import HostError
 
 
+@dataclass(frozen=True)
+class Fail:
+    """A load that has started ends with an error."""
+
+    worker: Worker
+    error: HostError
+
+
 class Growing:
     """The loads that have outgrown their reservations."""
 
-    def __init__(
-        self, registry: Registry, charges: Charges, planning: Planning, fail: Callable[[Worker, HostError], None]
-    ) -> None:
-        """Take the books, and what ends a load with an error (`Loading.fail`)."""
+    def __init__(self, registry: Registry, charges: Charges, planning: Planning) -> None:
         self._registry = registry
         self._charges = charges
         self._planning = planning
-        self._fail = fail
         self.paused: dict[Worker, float] = {}
         """The loads that are paused, and since when."""
         self.pauses = 0
+        self.refusals = 0
 
-    def look(self) -> Decision | None:
+    def look(self) -> Generator[Fail, None, Decision | None]:
         """Let go on what can, pause the rest, and return what the first of them needs; None if there is none left."""
         self.paused = {worker: s for worker, s in self.paused.items() if worker.state is WorkerState.PAUSED}
         outgrown = self._charges.outgrown()
@@ -64,7 +70,7 @@ class Growing:
             if decision.outcome is Outcome.START:
                 self._go_on(worker, self._planning.grown_bytes(worker, younger))
             elif decision.outcome is Outcome.REFUSE:
-                self._end(worker, HOPELESS)
+                yield self._end(worker, HOPELESS)
             else:
                 for number, other in enumerate(outgrown, 1):
                     if other.state is WorkerState.LOADING and other.model not in decision.victims:
@@ -73,15 +79,13 @@ class Growing:
             outgrown = younger
         return None
 
-    def is_ended(self, worker: Worker) -> bool:
-        """End a load that is done, if it holds more than can ever be had for it; say whether that is so."""
+    def done(self, worker: Worker) -> Fail | None:
+        """Return the end of a load that is done, if it holds more than can ever be had for it."""
         if self._registry.config.budget_bytes is None:
-            return False
+            return None
         younger = [other for other in self._charges.outgrown() if other.model.place > worker.model.place]
         is_hopeless = self._planning.is_hopeless(worker.model.id, worker.measured_bytes, younger)
-        if is_hopeless:
-            self._end(worker, HOPELESS)
-        return is_hopeless
+        return self._end(worker, HOPELESS) if is_hopeless else None
 
     def put_back(self, model: Model, first: Model) -> None:
         """Kill a load that has outgrown its reservation for an older one; it waits in line again when it is gone."""
@@ -93,17 +97,17 @@ class Growing:
             registry.note(model, "PUT_BACK", why)
             registry.kill(worker, why, worker.memory)
 
-    def expire(self, model: Model) -> None:
+    def expire(self, model: Model) -> Iterator[Fail]:
         """End a load that has been paused for too long."""
         for worker in list(model.workers.values()):
             waited_s = self._registry.now - self.paused[worker]
-            self._end(worker, f"after a pause of {format_duration(waited_s)} (memory.admission_timeout_s)")
+            yield self._end(worker, f"after a pause of {format_duration(waited_s)} (memory.admission_timeout_s)")
 
-    def pause_failed(self, event: WorkerPauseFailed) -> None:
+    def pause_failed(self, event: WorkerPauseFailed) -> Iterator[Fail]:
         """End a load that cannot be stopped: it would grow over the budget."""
         worker = self._registry.workers.get(event.worker_id)
         if worker is not None and worker.state is WorkerState.PAUSED:
-            self._end(worker, f"and it cannot be paused: {event.reason}")
+            yield self._end(worker, f"and it cannot be paused: {event.reason}")
 
     def problems(self) -> list[str]:
         """Return what is wrong with these books; a question for `check_invariants`."""
@@ -144,13 +148,14 @@ class Growing:
                 worker.loaded_s = registry.now
                 registry.move_worker(worker, WorkerInput.LOADED, "loaded before it was paused, measuring")
 
-    def _end(self, worker: Worker, when: str) -> None:
+    def _end(self, worker: Worker, when: str) -> Fail:
         model, registry = worker.model, self._registry
         error = self._planning.end_of(worker, when)
         if worker.memory is not None and model.source.path is not None and model.spec is not None:
             load_s = registry.now - worker.started_s
             registry.effects.append(RememberSize(model.source.path, model.spec, worker.memory, load_s, is_minimum=True))
-        self._fail(worker, error)
+        self.refusals += 1
+        return Fail(worker, error)
 
 
 def _size(worker: Worker) -> str:

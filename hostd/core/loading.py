@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 
 from hostd.core.effects import Answer, FindSpec, PredictSize, RememberSize, SpawnWorker
 from hostd.core.events import STANDALONE, LoadSource, Origin
+from hostd.core.happenings import LoadEnded
 from hostd.core.joining import check_joinable
 from hostd.core.lifecycle import SERVING, ModelInput, ModelState
 from hostd.core.names import model_id_of
@@ -45,9 +46,9 @@ if TYPE_CHECKING:
         SpecDelayed,
         SpecFound,
     )
+    from hostd.core.happenings import UnloadEnded
     from hostd.core.models import Model, Reload, Worker
     from hostd.core.registry import Registry
-    from hostd.records import UnloadReport
 
 MAX_RETRIES = 100
 """With the longest backoff that is most of an hour; whoever wants more wants a supervisor of their own."""
@@ -65,7 +66,6 @@ class Loading:
         self._registry = registry
         self._admission = admission
         self._comparing = comparing
-        registry.unload_ended.append(self._on_unload_ended)
 
     # What clients ask
 
@@ -274,8 +274,7 @@ class Loading:
             memory = worker.memory if worker.highest is None else worker.memory.with_peak_of(worker.highest)
             registry.effects.append(RememberSize(model.source.path, model.spec, memory, model.load_s))
         registry.waiting.answer(model.waiters, registry.describe(model))
-        for listener in registry.load_ended:
-            listener(model, None)
+        registry.happened.append(LoadEnded(model, None))
 
     def try_ended(self, model: Model) -> None:
         """Go on after the last worker of a failed try is gone."""
@@ -306,9 +305,9 @@ class Loading:
         self._registry.timers.cancel(RetryTimer(model))
         self._admission.leave(model)
 
-    # Steps
-
-    def _on_unload_ended(self, unloaded: Model, _report: UnloadReport) -> None:
+    def unload_ended(self, what: UnloadEnded) -> None:
+        """Load again what is reloaded, or was wanted meanwhile."""
+        unloaded = what.model
         reload, waiting = unloaded.reload, self._registry.waiting
         if reload is None and not unloaded.next_waiters and not (unloaded.is_evicted and unloaded.is_wanted):
             return
@@ -317,6 +316,8 @@ class Loading:
             waiting.move(unloaded.next_waiters, model.waiters)
         except HostError as error:
             waiting.refuse(unloaded.next_waiters, error)
+
+    # Steps
 
     def _reload(self, unloaded: Model, reload: Reload) -> Model:
         self.refuse_if_stopping()
@@ -361,8 +362,7 @@ class Loading:
         if isinstance(error, NotFoundError):
             registry.evicted.pop(model.id, None)  # what is gone cannot be loaded again
         registry.waiting.refuse(model.waiters, error)
-        for listener in registry.load_ended:
-            listener(model, error)
+        registry.happened.append(LoadEnded(model, error))
 
 
 def is_permanent(error: HostError) -> bool:

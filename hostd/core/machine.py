@@ -19,11 +19,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import events as ev
-from hostd.core.admission import Admission, Doing
+from hostd.core.admission import Admission, Evict, Refuse, Release, Start
 from hostd.core.charges import Charges
 from hostd.core.comparing import Comparing
 from hostd.core.deploying import Deploying
 from hostd.core.explaining import interpreter_of
+from hostd.core.growing import Fail
+from hostd.core.happenings import HeadroomChanged, LoadEnded, ModelIdle, ReloadBegun, UnloadEnded
 from hostd.core.invariants import problems_of
 from hostd.core.lifecycle import ModelState, WorkerInput, WorkerState
 from hostd.core.loading import Loading
@@ -59,8 +61,9 @@ from hostd_workers.wire.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from hostd.core.admission import Verdict
     from hostd.core.effects import Effect
     from hostd.core.models import Worker
 
@@ -76,14 +79,13 @@ class Core(Questions):
         admission = self._admission = Admission(self._registry, charges, planning)
         comparing = self._comparing = Comparing(self._registry)
         loading = self._loading = Loading(self._registry, admission, comparing)
-        router = self._router = Router(self._registry, loading.wanted)
+        router = self._router = Router(self._registry, loading)
         unloading = self._unloading = Unloading(self._registry, loading, router.holding)
         reloading = Reloading(self._registry, loading, unloading)
         pinning = Pinning(self._registry, unloading)
         deploying = self._deploying = Deploying(self._registry, loading, unloading, pinning)
-        admission.doing = Doing(loading.start, loading.refuse, loading.fail, unloading.evict, router.release)
         losing = self._losing = Losing(self._registry, loading, router)
-        measuring = Measuring(self._registry, loading, admission, losing.lose)
+        measuring = Measuring(self._registry, loading, admission, losing)
         undeploying = self._undeploying = Undeploying(self._registry, loading, unloading, pinning)
         syncing = self._syncing = Syncing(self._registry, loading, unloading, comparing)
         asked = self._asked
@@ -117,7 +119,7 @@ class Core(Questions):
             ev.WorkerLoaded: self._on_loaded,
             ev.WorkerRefusedLoad: self._on_refused_load,
             ev.WorkerMeasured: measuring.measured,
-            ev.WorkerPauseFailed: admission.growing.pause_failed,
+            ev.WorkerPauseFailed: lambda event: self._see_to(admission.growing.pause_failed(event)),
             ev.WorkerSpokeLastWords: losing.said_last_words,
             ev.WorkerDisconnected: losing.disconnected,
             ev.WorkerExited: losing.exited,
@@ -145,28 +147,65 @@ class Core(Questions):
             HeldTimer: router.expire_held,
             FinderTimer: loading.expire_finder,
             RetryTimer: loading.retry,
-            AdmissionTimer: admission.expire,
-            IdleTimer: admission.expire_idle,
+            AdmissionTimer: lambda key: self._see_to(admission.expire(key)),
+            IdleTimer: lambda key: self._see_to(admission.expire_idle(key)),
             UploadTimer: deploying.expire,
-            RoomTimer: lambda _: admission.look(),
+            RoomTimer: lambda _: self._registry.headroom_changed(),
             int: router.expire,
         }
+        self._follows: dict[type, tuple[Callable[[Any], None], ...]] = {
+            LoadEnded: (admission.load_ended, router.load_ended, deploying.load_ended, syncing.load_ended),
+            UnloadEnded: (
+                loading.unload_ended,
+                router.unload_ended,
+                deploying.unload_ended,
+                undeploying.unload_ended,
+                syncing.unload_ended,
+            ),
+            ReloadBegun: (reloading.tell,),
+            HeadroomChanged: (lambda _: self._see_to(admission.look()),),
+            ModelIdle: (lambda _: admission.look_soon(),),
+        }
+        """What follows from what, in order; what stands further up is settled before what stands below."""
 
     def handle(self, event: ev.Event, now: float) -> list[Effect]:
         """Take an event at an instant and return what is to be done."""
         registry = self._registry
         registry.now = now
         self._handlers[type(event)](event)
-        if registry.room_has_changed:
-            self._admission.look()
-        elif registry.somebody_is_idle:
-            self._admission.look_soon()
+        self._settle()
+        if registry.is_stopping:
+            self._unloading.stop_if_done()
         effects, registry.effects = registry.effects, []
         return effects
 
     def next_deadline(self) -> float | None:
         """Return when `TimePassed` is due, or None."""
         return self._registry.timers.next()
+
+    def _settle(self) -> None:
+        """Do what follows from what has happened, until nothing does."""
+        happened = self._registry.happened
+        while happened:
+            what = next(what for kind in self._follows for what in happened if type(what) is kind)
+            happened.remove(what)
+            for follow in self._follows[type(what)]:
+                follow(what)
+
+    def _see_to(self, verdicts: Iterable[Verdict]) -> None:
+        """Do what admission decides, one after the other: each decision counts with what was done before it."""
+        for verdict in verdicts:
+            match verdict:
+                case Start(model, reserve_bytes):
+                    self._loading.start(model, reserve_bytes)
+                case Refuse(model, error):
+                    self._loading.refuse(model, error)
+                case Fail(worker, error):
+                    self._loading.fail(worker, error)
+                case Evict(model, reason):
+                    self._unloading.evict(model, reason)
+                case Release(model):
+                    self._router.release(model)
 
     # Workers
 
@@ -305,6 +344,7 @@ class Core(Questions):
     def _on_time_passed(self, _event: ev.TimePassed) -> None:
         for key in self._registry.timers.pop_due(self._registry.now):
             self._timeouts[type(key)](key)
+            self._settle()
 
     def _on_worker_timeout(self, worker_id: ev.WorkerId) -> None:
         worker, config = self._registry.workers[worker_id], self._registry.config

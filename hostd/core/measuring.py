@@ -18,16 +18,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hostd.core.lifecycle import WorkerInput, WorkerState
-from hostd.core.values import Death
-from hostd.units import format_size
-from hostd_workers.wire.errors import HostError, ResourceExhaustedError
+from hostd.core.refusals import limit_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from hostd.core.admission import Admission
     from hostd.core.events import BaselineMeasured, WorkerMeasured
     from hostd.core.loading import Loading
+    from hostd.core.losing import Losing
     from hostd.core.models import Model, Worker
     from hostd.core.registry import Registry
 
@@ -35,14 +32,12 @@ if TYPE_CHECKING:
 class Measuring:
     """The decisions about samples."""
 
-    def __init__(
-        self, registry: Registry, loading: Loading, admission: Admission, lose: Callable[[Worker, HostError], None]
-    ) -> None:
-        """Take who goes on with a load, who minds the budget, and what ends the calls of a worker that is lost."""
+    def __init__(self, registry: Registry, loading: Loading, admission: Admission, losing: Losing) -> None:
+        """Take who goes on with a load, who minds the budget, and who ends the calls of a worker that is lost."""
         self._registry = registry
         self._loading = loading
         self._admission = admission
-        self._lose = lose
+        self._losing = losing
 
     def baseline_measured(self, event: BaselineMeasured) -> None:
         """Take what a worker holds before its load."""
@@ -73,10 +68,13 @@ class Measuring:
         elif event.estimate is not None and model.size_bytes is None:
             model.size_bytes, model.size_source = event.estimate.bytes, event.estimate.source
         is_done = is_of_loaded and not worker.disconnected and registry.accepts(worker, WorkerInput.MEASURED)
-        if is_done and not self._admission.growing.is_ended(worker):
+        too_large = self._admission.growing.done(worker) if is_done else None
+        if too_large is not None:
+            self._loading.fail(worker, too_large.error)
+        elif is_done:
             registry.move_worker(worker, WorkerInput.MEASURED, "loaded and measured")
             self._loading.load_succeeded(worker, is_measured=event.memory is not None)
-        registry.room_has_changed = True
+        registry.headroom_changed()
         self._admission.measured()
 
     def _has_broken_limit(self, worker: Worker, model: Model) -> bool:
@@ -89,31 +87,8 @@ class Measuring:
         if worker.state in (WorkerState.LOADING, WorkerState.PAUSED):
             self._loading.load_failed(worker, error)
         self._registry.kill(worker, error.message, worker.memory)  # which need not be read again
-        self._lose(worker, error)
+        self._losing.lose(worker, error)
         return True
-
-
-def limit_error(model: Model, limit_bytes: int | None, measured_bytes: int | None) -> HostError:
-    """Return what the callers of a model hear that was over its limit; None is what is not known."""
-    held = "" if measured_bytes is None else f" of {_exactly(measured_bytes)}"
-    origin = model.spec.origins.get("memory_limit") if model.spec else None
-    where = f", which {origin} sets. Raise memory_limit there" if origin else ". Raise its memory_limit"
-    return ResourceExhaustedError(
-        f"model {model.id!r} was killed: its memory{held} is over its memory_limit of "
-        f"{_exactly(limit_bytes)}{where}, or have it use less",
-        details={
-            "reason": Death.MEMORY_LIMIT.value,
-            "model_id": model.id,
-            "measured_bytes": measured_bytes,
-            "limit_bytes": limit_bytes,
-            "limit_origin": origin,
-        },
-    )
-
-
-def _exactly(size_bytes: int | None) -> str:
-    """Return a size so that one that is a little more than another reads as more."""
-    return f"{format_size(size_bytes)} ({size_bytes:,} bytes)" if size_bytes is not None else "unknown size"
 
 
 def _has_model(worker: Worker) -> bool:

@@ -41,7 +41,7 @@ class Pinning:
             model.is_wanted = model.is_wanted or event.is_pinned  # one that is being evicted comes back at once
             cause, said = ("PIN", "pinned: it is not evicted") if event.is_pinned else ("UNPIN", "no longer pinned")
             registry.note(model, cause, said)
-            registry.room_has_changed = True
+            registry.headroom_changed()
         if model.standing.is_kept and model.id not in registry.reserved:
             files_id = self._write(model)
             registry.waiting.add(self._writing[files_id][1], event.caller, None)
@@ -73,7 +73,6 @@ class Pinning:
                 ),
             )
         registry.files_in_work.discard(event.files_id)
-        self._unloading.stop_if_done()
 
     def _write(self, model: Model) -> FilesId:
         """Have it written down whether a model is pinned."""

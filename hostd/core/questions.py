@@ -147,7 +147,7 @@ class Questions:
             paused=tuple(worker.model.id for worker in charges.outgrown() if worker in admission.growing.paused),
             over_budget=admission.over_budget,
             evictions=dict(admission.evictions),
-            refusals=admission.refusals,
+            refusals=admission.refusals + admission.growing.refusals,
             waits=admission.waits,
             pauses=admission.growing.pauses,
             unloads=registry.unloads,

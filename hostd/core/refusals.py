@@ -1,4 +1,4 @@
-"""The errors for models that serve nobody at present, and for loads that the budget has no room for."""
+"""The errors for models that serve nobody at present, that broke their limit, or that the budget has no room for."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hostd.core.lifecycle import ModelState
 from hostd.core.shares import capacity_for
+from hostd.core.values import Death
 from hostd.units import counted, format_size
 from hostd_workers.wire.errors import (
     FailedPreconditionError,
@@ -152,3 +153,26 @@ def _named(holders: tuple[Holder, ...]) -> str:
     named = (f"{h.model_id!r} {format_size(h.bytes)}{f', {h.why}' if h.why else ''}" for h in holders[:_HOLDERS_NAMED])
     more = len(holders) - _HOLDERS_NAMED
     return f"the rest is held by {'; '.join(named)}{f'; and {more} more' if more > 0 else ''}"
+
+
+def limit_error(model: Model, limit_bytes: int | None, measured_bytes: int | None) -> HostError:
+    """Return what the callers of a model hear that was over its limit; None is what is not known."""
+    held = "" if measured_bytes is None else f" of {_exactly(measured_bytes)}"
+    origin = model.spec.origins.get("memory_limit") if model.spec else None
+    where = f", which {origin} sets. Raise memory_limit there" if origin else ". Raise its memory_limit"
+    return ResourceExhaustedError(
+        f"model {model.id!r} was killed: its memory{held} is over its memory_limit of "
+        f"{_exactly(limit_bytes)}{where}, or have it use less",
+        details={
+            "reason": Death.MEMORY_LIMIT.value,
+            "model_id": model.id,
+            "measured_bytes": measured_bytes,
+            "limit_bytes": limit_bytes,
+            "limit_origin": origin,
+        },
+    )
+
+
+def _exactly(size_bytes: int | None) -> str:
+    """Return a size so that one that is a little more than another reads as more."""
+    return f"{format_size(size_bytes)} ({size_bytes:,} bytes)" if size_bytes is not None else "unknown size"

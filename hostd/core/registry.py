@@ -31,6 +31,7 @@ from hostd.core.effects import (
     SendLoad,
 )
 from hostd.core.events import STANDALONE, FilesId, LoadSource, ModelId, Origin, WorkerId
+from hostd.core.happenings import HEADROOM_CHANGED, MODEL_IDLE
 from hostd.core.lifecycle import (
     MODEL_TRANSITIONS,
     WORKER_TRANSITIONS,
@@ -48,9 +49,10 @@ from hostd.units import counted
 from hostd_workers.wire.errors import HostError, InternalError, InvalidArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Hashable
 
     from hostd.core.events import Caller, Declared, Memory
+    from hostd.core.happenings import Happening
     from hostd.records import ModelInfo
 
 
@@ -113,20 +115,14 @@ class Registry:
         self.evicted: OrderedDict[ModelId, Evicted] = OrderedDict()
         """Models that are loaded again when they are used; the oldest are forgotten above `MAX_EVICTED`."""
         self.baselines = Baselines()
-        self.room_has_changed = False
-        """Whether something happened because of which loads that wait for memory, or those who make way, may go on."""
-        self.somebody_is_idle = False
-        """Whether a model that nobody asked to make way has had its last call in flight answered."""
+        self.happened: list[Happening] = []
+        """What the core has still to draw the consequences of."""
         self.unloads = 0
         self.freed_bytes = 0
         self.last_unload: UnloadReport | None = None
         self.timers: Timers[Hashable] = Timers()
         self.effects: list[Effect] = []
         self.waiting = Waiting(self)
-        self.load_ended: list[Callable[[Model, HostError | None], None]] = []
-        """Called when a load has ended, after those who waited for it were answered; None: it succeeded."""
-        self.unload_ended: list[Callable[[Model, UnloadReport], None]] = []
-        """Called when a model is UNLOADED."""
         self.is_reading = False
         """Whether the models directory is read for the first time, so that a model may be there that is not known."""
         self.declared: dict[ModelId, Declared] = {}
@@ -140,6 +136,20 @@ class Registry:
         self._generations = 0
         self._workers = 0
         self._files = 0
+
+    def headroom_changed(self) -> None:
+        """Note that loads which wait for memory may perhaps go on."""
+        if HEADROOM_CHANGED not in self.happened:
+            self.happened.append(HEADROOM_CHANGED)
+
+    def model_idle(self, model: Model) -> None:
+        """Note that a model has had its last call in flight answered."""
+        if self.config.budget_bytes is None:
+            return
+        if model.is_yielding:
+            self.headroom_changed()
+        elif MODEL_IDLE not in self.happened:
+            self.happened.append(MODEL_IDLE)
 
     def new_model(
         self,
@@ -227,12 +237,12 @@ class Registry:
     def reserve(self, model_id: ModelId, reason: str) -> None:
         """Let nobody load or evict a model whose files are being moved."""
         self.reserved[model_id] = reason
-        self.room_has_changed = True
+        self.headroom_changed()
 
     def release(self, model_id: ModelId) -> None:
         """Let a model be loaded and evicted again."""
         del self.reserved[model_id]
-        self.room_has_changed = True
+        self.headroom_changed()
 
     def refuse(self, caller: Caller, error: HostError) -> None:
         """Have a request answered with an error.
@@ -274,7 +284,7 @@ class Registry:
         if row is None:
             raise InternalError(f"a worker that is {worker.state.value} cannot take {why.value}: {worker!r}")
         new, actions = row
-        self.room_has_changed = True
+        self.headroom_changed()
         effects = [self._effect_of(action, worker) for action in actions]
         if worker.state is WorkerState.READY and new is not WorkerState.READY:
             worker.model.ready.remove(worker)

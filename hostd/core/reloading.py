@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from hostd.core.effects import Answer
 from hostd.core.events import STANDALONE, LoadSource, Origin
+from hostd.core.happenings import ReloadBegun
 from hostd.core.joining import differences
 from hostd.core.lifecycle import ModelState
 from hostd.core.loading import retries_of
@@ -74,7 +75,12 @@ class Reloading:
         if model.state is not ModelState.UNLOADING:
             self._unloading.begin_reload(model)
         if not event.wait:
-            registry.effects.append(Answer(event.caller, registry.describe(registry.models[model_id])))
+            registry.happened.append(ReloadBegun(event.caller, model_id))
+
+    def tell(self, what: ReloadBegun) -> None:
+        """Answer with what is loaded or unloaded now: a model without processes is UNLOADED by now, and loaded anew."""
+        registry = self._registry
+        registry.effects.append(Answer(what.caller, registry.describe(registry.models[what.model_id])))
 
     def _reload_of(self, event: LoadRequested) -> Reload:
         """Return what a reload loads. Raises `NotFoundError` if nobody has said from where."""

@@ -45,13 +45,11 @@ from hostd_workers.wire.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from hostd.core.events import ModelId
+    from hostd.core.happenings import LoadEnded, UnloadEnded
+    from hostd.core.loading import Loading
     from hostd.core.models import Model, Worker
     from hostd.core.registry import Registry
     from hostd.core.timers import HeldTimer
-    from hostd.records import UnloadReport
 
 
 _WORTH_WAITING = (ModelState.LOADING, ModelState.UNLOADING)
@@ -72,15 +70,13 @@ class Call(NamedTuple):
 class Router:
     """The table of calls in flight."""
 
-    def __init__(self, registry: Registry, wanted: Callable[[ModelId], Model]) -> None:
-        """Take the registry, and what finds a model that somebody wants or begins its lazy load (`Loading.wanted`)."""
+    def __init__(self, registry: Registry, loading: Loading) -> None:
+        """Take the registry, and the decisions about loads."""
         self._registry = registry
-        self._wanted = wanted
+        self._loading = loading
         self.bytes = ClientShares()
         """The bytes of all calls that the host has: held, sent to a worker, or left by their callers."""
         self.holding = Holding(registry, self.bytes)
-        registry.load_ended.append(self._on_load_ended)
-        registry.unload_ended.append(self._on_unload_ended)
         self.calls: dict[CallId, Call] = {}
         self.by_caller: ByClient[CallId] = ByClient()
         self._count = 0
@@ -236,16 +232,14 @@ class Router:
         worker.shares.give_back(call.caller.client)
         worker.model.last_used_s = self._registry.now
         if not worker.calls:
-            if worker.model.is_yielding:
-                self._registry.room_has_changed = True
-            self._registry.somebody_is_idle = True
+            self._registry.model_idle(worker.model)
             if worker.state is WorkerState.DRAINING:
                 self._registry.move_worker(worker, WorkerInput.DRAINED, "the last call in flight has ended")
 
     def _check_may_wait(self, event: CallReceived, caller: Caller) -> None:
         """See to it that a model that serves nobody now will do so. Raises `HostError` if it will not."""
         self._check_call(event, caller)
-        model = self._wanted(event.model_id)
+        model = self._loading.wanted(event.model_id)
         if not model.is_yielding and (model.state not in _WORTH_WAITING or not self._registry.is_loaded_on_use(model)):
             raise refusal_of(model)
 
@@ -254,20 +248,23 @@ class Router:
         for event in self.holding.release(model.id):
             self.call(event, was_held=True)
 
-    def _on_load_ended(self, model: Model, error: HostError | None) -> None:
-        for event in self.holding.release(model.id):
-            if error is None:
+    def load_ended(self, what: LoadEnded) -> None:
+        """Let the calls that waited for a load go their way, or end them with its error."""
+        for event in self.holding.release(what.model.id):
+            if what.error is None:
                 self.call(event, was_held=True)
             else:
-                self._registry.refuse(Caller(event.client, event.request_id), error)
+                self._registry.refuse(Caller(event.client, event.request_id), what.error)
 
-    def _on_unload_ended(self, unloaded: Model, _report: UnloadReport) -> None:
-        if not self.holding.has_for(unloaded.id):
+    def unload_ended(self, what: UnloadEnded) -> None:
+        """Have a model loaded again for which calls wait, or end them with what refuses that."""
+        model_id = what.model.id
+        if not self.holding.has_for(model_id):
             return
         try:
-            self._wanted(unloaded.id)
+            self._loading.wanted(model_id)
         except HostError as error:
-            for event in self.holding.release(unloaded.id):
+            for event in self.holding.release(model_id):
                 self._registry.refuse(Caller(event.client, event.request_id), error)
 
     def _choose(self, model: Model, event: CallReceived, caller: Caller) -> Worker:

@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from hostd.core import events as ev
     from hostd.core.comparing import Comparing
     from hostd.core.events import Declared, ModelId
+    from hostd.core.happenings import LoadEnded, UnloadEnded
     from hostd.core.loading import Loading
     from hostd.core.models import Model
     from hostd.core.registry import Registry
     from hostd.core.unloading import Unloading
     from hostd.core.waiting import Waiters
-    from hostd.records import UnloadReport
 
 
 class Fate(enum.Enum):
@@ -116,8 +116,6 @@ class Syncing:
         """Models that are being unloaded because their files are gone, not because somebody wanted it."""
         self._is_scanning = False
         self._count = 0
-        registry.load_ended.append(self._on_load_ended)
-        registry.unload_ended.append(self._on_unload_ended)
 
     def sync(self, event: ev.SyncRequested) -> None:
         """Have the directory looked at. Raises `HostError` to refuse."""
@@ -238,7 +236,9 @@ class Syncing:
             return  # its files are being moved by a deploy, which sees to it
         sync.await_load(self._loading.begin(model_id, source, Origin.SYNCED, registry.config.lazy_load_retries))
 
-    def _on_load_ended(self, model: Model, error: HostError | None) -> None:
+    def load_ended(self, what: LoadEnded) -> None:
+        """Note in the syncs that wait for a load how it has ended."""
+        model, error = what.model, what.error
         # What is gone has not failed: if it comes back before the next scan, it is new.
         is_own = model.origin in (Origin.SYNCED, Origin.DECLARED)
         has_directory = self._registry.config.models_dir is not None
@@ -248,7 +248,9 @@ class Syncing:
             if model.generation in sync.loading:
                 self._load_over(sync, model.id, model.generation, Fate.LOADED if error is None else error.message)
 
-    def _on_unload_ended(self, model: Model, _report: UnloadReport) -> None:
+    def unload_ended(self, what: UnloadEnded) -> None:
+        """Go on with the syncs that wait for an unload; what somebody wanted unloaded is not loaded by the next."""
+        model = what.model
         if model.id in self._gone:
             self._gone.discard(model.id)
         elif self._registry.config.models_dir is not None:

@@ -22,6 +22,7 @@ from hostd.records import UnloadReport
 if TYPE_CHECKING:
     from hostd.core import events as ev
     from hostd.core.events import FilesId, ModelId
+    from hostd.core.happenings import UnloadEnded
     from hostd.core.loading import Loading
     from hostd.core.models import Model
     from hostd.core.pinning import Pinning
@@ -61,7 +62,6 @@ class Undeploying:
         self._unloading = unloading
         self._pinning = pinning
         self.undeploys: dict[FilesId, Undeploy] = {}
-        registry.unload_ended.append(self._on_unload_ended)
 
     def undeploy(self, event: ev.UndeployRequested) -> None:
         """Unload a model and remove its files. Raises `HostError` to refuse."""
@@ -106,10 +106,11 @@ class Undeploying:
         reserved = self._registry.reserved
         return [f"{u!r} reserves nothing" for u in self.undeploys.values() if u.model_id not in reserved]
 
-    def _on_unload_ended(self, model: Model, report: UnloadReport) -> None:
+    def unload_ended(self, what: UnloadEnded) -> None:
+        """Remove the files that nothing uses any more."""
         for undeploy in list(self.undeploys.values()):
-            if undeploy.model_id == model.id and undeploy.step is Step.UNLOADING:
-                undeploy.report = report
+            if undeploy.model_id == what.model.id and undeploy.step is Step.UNLOADING:
+                undeploy.report = what.report
                 self._remove(undeploy)
 
     def _remove(self, undeploy: Undeploy) -> None:
@@ -122,4 +123,3 @@ class Undeploying:
         del self.undeploys[undeploy.id]
         registry.files_in_work.discard(undeploy.id)
         self._pinning.files_rest(undeploy.model_id)
-        self._unloading.stop_if_done()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hostd.core.effects import Answer, Stop
+from hostd.core.happenings import LoadEnded, UnloadEnded
 from hostd.core.lifecycle import ModelInput, ModelState, WorkerInput, WorkerState
 from hostd.core.timers import WorkerTimer
 from hostd.records import UnloadReport
@@ -90,7 +91,6 @@ class Unloading:
         if at_once:
             for worker in list(registry.workers.values()):
                 registry.kill(worker, "immediate shutdown")
-        self.stop_if_done()
 
     def _kill_all(self, models: list[Model]) -> None:
         """Wait no longer for calls in flight, also of models that drain already."""
@@ -130,8 +130,7 @@ class Unloading:
             self.give_up(successor, reason)
         self._let_go(model, reason)
         if was_loading:
-            for listener in registry.load_ended:
-                listener(model, overtaken)
+            registry.happened.append(LoadEnded(model, overtaken, is_overtaken=True))
         if not model.alive():
             self.end(model)
 
@@ -160,8 +159,7 @@ class Unloading:
             registry.end_model(successor)
         if was_loading:
             overtaken = AbortedError(f"the deploy of model {successor.id!r} was overtaken: {reason}")
-            for listener in registry.load_ended:
-                listener(successor, overtaken)
+            registry.happened.append(LoadEnded(successor, overtaken))
 
     def end(self, model: Model) -> None:
         """Answer everybody who waited for the proof."""
@@ -178,9 +176,7 @@ class Unloading:
                 if not group.pending:
                     self.unload_alls.remove(group)
                     registry.waiting.answer(group.waiters, group.reports)
-        for listener in registry.unload_ended:
-            listener(model, report)
-        self.stop_if_done()
+        registry.happened.append(UnloadEnded(model, report))
 
     def not_ended(self, worker: Worker, event: WorkerNotEnded) -> None:
         """Note why a worker's processes are still there; if the host may not end them, tell all who wait for that."""
@@ -193,7 +189,6 @@ class Unloading:
                 registry.note(model, "NOT_ENDED", event.reason)
         if event.is_beyond_reach:
             self._tell_those_who_wait(waits)
-            self.stop_if_done()
 
     def _tell_those_who_wait(self, model: Model) -> None:
         waiting, error = self._registry.waiting, _not_unloaded([model])
