@@ -7,11 +7,11 @@
 Rules
 1. `handle` is the only method that changes anything. It never blocks, never fails because of what a client or a worker
    sent, and returns what is to be done, in order.
-2. What a worker says is taken only in a state in which it may say it; the rest is late or a lie and changes nothing.
-3. Time is an argument; `next_deadline` says when `TimePassed` is due.
+2. Time is an argument; `next_deadline` says when `TimePassed` is due.
+3. What follows from what stands in one table (`_follows`), and is settled before `handle` returns.
+4. `queries` answers questions and changes nothing.
 
-This file turns events into calls of those who decide (`Loading`, `Unloading`, `Deploying`, `Syncing`, `Router`) and
-follows the workers. It decides nothing that belongs there.
+This file dispatches events, deadlines and what follows from them to those who decide. It decides nothing itself.
 """
 
 from __future__ import annotations
@@ -23,18 +23,16 @@ from hostd.core.admission import Admission, Evict, Refuse, Release, Start
 from hostd.core.charges import Charges
 from hostd.core.comparing import Comparing
 from hostd.core.deploying import Deploying
-from hostd.core.explaining import interpreter_of
 from hostd.core.growing import Fail
 from hostd.core.happenings import HeadroomChanged, LoadEnded, ModelIdle, ReloadBegun, UnloadEnded
 from hostd.core.invariants import problems_of
-from hostd.core.lifecycle import ModelState, WorkerInput, WorkerState
 from hostd.core.loading import Loading
 from hostd.core.losing import Losing
 from hostd.core.measuring import Measuring
 from hostd.core.pinning import Pinning
 from hostd.core.planning import Planning
-from hostd.core.questions import Questions
-from hostd.core.registry import CoreConfig, Registry, proof_of
+from hostd.core.queries import Queries
+from hostd.core.registry import CoreConfig, Registry
 from hostd.core.reloading import Reloading
 from hostd.core.routing import Router
 from hostd.core.syncing import Syncing
@@ -52,8 +50,8 @@ from hostd.core.timers import (
 )
 from hostd.core.undeploying import Undeploying
 from hostd.core.unloading import Unloading
+from hostd.core.workers import Workers
 from hostd_workers.wire.errors import (
-    AbortedError,
     CancelledError,
     DeadlineExceededError,
     HostError,
@@ -65,29 +63,30 @@ if TYPE_CHECKING:
 
     from hostd.core.admission import Verdict
     from hostd.core.effects import Effect
-    from hostd.core.models import Worker
 
 
-class Core(Questions):
+class Core:
     """Events in, effects out."""
 
     def __init__(self, config: CoreConfig | None = None, wall_offset_s: float = 0.0) -> None:
         """Take the limits, and what to add to `now` for seconds since the epoch (records show wall-clock time)."""
         self._registry = Registry(config or CoreConfig(), wall_offset_s)
-        charges = self._charges = Charges(self._registry)
-        planning = self._planning = Planning(self._registry, charges)
+        charges = Charges(self._registry)
+        planning = Planning(self._registry, charges)
         admission = self._admission = Admission(self._registry, charges, planning)
         comparing = self._comparing = Comparing(self._registry)
         loading = self._loading = Loading(self._registry, admission, comparing)
         router = self._router = Router(self._registry, loading)
         unloading = self._unloading = Unloading(self._registry, loading, router.holding)
         reloading = Reloading(self._registry, loading, unloading)
-        pinning = Pinning(self._registry, unloading)
+        pinning = Pinning(self._registry)
         deploying = self._deploying = Deploying(self._registry, loading, unloading, pinning)
         losing = self._losing = Losing(self._registry, loading, router)
+        workers = Workers(self._registry, loading, unloading, losing, router)
         measuring = Measuring(self._registry, loading, admission, losing)
         undeploying = self._undeploying = Undeploying(self._registry, loading, unloading, pinning)
         syncing = self._syncing = Syncing(self._registry, loading, unloading, comparing)
+        self.queries = Queries(self._registry, charges, planning, admission, router, deploying)
         asked = self._asked
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.CallReceived: router.call,
@@ -112,19 +111,19 @@ class Core(Questions):
             ev.SizePredicted: loading.size_predicted,
             ev.SpecDelayed: self._on_spec_delayed,
             ev.SpecRefused: lambda e: loading.spec_refused(e.model_id, e.generation, e.error),
-            ev.WorkerSpawned: self._on_spawned,
-            ev.WorkerSpawnFailed: self._on_spawn_failed,
-            ev.WorkerSaidHello: self._on_hello,
+            ev.WorkerSpawned: workers.spawned,
+            ev.WorkerSpawnFailed: workers.spawn_failed,
+            ev.WorkerSaidHello: workers.said_hello,
             ev.BaselineMeasured: measuring.baseline_measured,
-            ev.WorkerLoaded: self._on_loaded,
-            ev.WorkerRefusedLoad: self._on_refused_load,
+            ev.WorkerLoaded: workers.loaded,
+            ev.WorkerRefusedLoad: workers.refused_load,
             ev.WorkerMeasured: measuring.measured,
             ev.WorkerPauseFailed: lambda event: self._see_to(admission.growing.pause_failed(event)),
             ev.WorkerSpokeLastWords: losing.said_last_words,
             ev.WorkerDisconnected: losing.disconnected,
             ev.WorkerExited: losing.exited,
-            ev.WorkerGone: self._on_gone,
-            ev.WorkerNotEnded: self._on_not_ended,
+            ev.WorkerGone: workers.gone,
+            ev.WorkerNotEnded: workers.not_ended,
             ev.FilesStaged: deploying.staged,
             ev.FilesWritten: deploying.written,
             ev.FilesInstalled: deploying.installed,
@@ -141,7 +140,7 @@ class Core(Questions):
             ev.TimePassed: self._on_time_passed,
         }
         self._timeouts: dict[type, Callable[[Any], None]] = {
-            WorkerTimer: lambda key: self._on_worker_timeout(key.worker_id),
+            WorkerTimer: workers.expire,
             ConnectionTimer: losing.expire,
             WaiterTimer: lambda key: self._registry.waiting.dismiss(key.caller, _too_late()),
             HeldTimer: router.expire_held,
@@ -207,89 +206,6 @@ class Core(Questions):
                 case Release(model):
                     self._router.release(model)
 
-    # Workers
-
-    def _on_spawned(self, event: ev.WorkerSpawned) -> None:
-        worker = self._registry.workers.get(event.worker_id)
-        if worker is not None:
-            worker.pid = event.pid
-
-    def _on_spawn_failed(self, event: ev.WorkerSpawnFailed) -> None:
-        worker = self._registry.workers.get(event.worker_id)
-        if worker is not None:
-            self._loading.load_failed(worker, event.error)
-            self._registry.move_worker(worker, WorkerInput.SPAWN_FAILED, event.error.message)
-            self._worker_gone(worker)
-
-    def _on_hello(self, event: ev.WorkerSaidHello) -> None:
-        worker = self._heard(event.worker_id, WorkerInput.HELLO)
-        if worker is not None:
-            self._registry.move_worker(worker, WorkerInput.HELLO, "the worker said hello")
-            self._registry.timers.set(WorkerTimer(worker.id), self._registry.now + self._registry.config.load_timeout_s)
-            self._registry.move_worker(worker, WorkerInput.ASSIGN, f"load {worker.model.source.path or 'no path'}")
-
-    def _on_loaded(self, event: ev.WorkerLoaded) -> None:
-        worker = self._heard(event.worker_id, WorkerInput.LOADED)
-        if worker is not None and worker.loaded_s is None:
-            model = worker.model
-            model.loader, model.methods, model.default_method = event.loader, event.methods, event.default_method
-            model.warnings = event.warnings
-            worker.loaded_s = self._registry.now
-            self._registry.move_worker(worker, WorkerInput.LOADED, "loaded, measuring")
-
-    def _on_refused_load(self, event: ev.WorkerRefusedLoad) -> None:
-        worker = self._heard(event.worker_id, WorkerInput.LOAD_FAILED)
-        if worker is not None:
-            self._loading.load_failed(worker, event.error)
-            self._registry.move_worker(worker, WorkerInput.LOAD_FAILED, event.error.message)
-
-    def _on_gone(self, event: ev.WorkerGone) -> None:
-        worker = self._accepting(event.worker_id, WorkerInput.GONE)
-        if worker is not None:
-            self._router.fail_all(worker, AbortedError(f"model {worker.model.id!r} was unloaded"))
-            self._router.worker_gone(worker)
-            model = worker.model
-            model.freed_bytes += event.freed_bytes
-            self._registry.freed_bytes += event.freed_bytes
-            model.processes_ended += event.processes
-            # Not at the exit: a process is known to have ended before its last words are read.
-            if not model.is_put_back:
-                self._loading.load_failed(worker, self._losing.death_of(worker, event.output))
-            self._registry.move_worker(worker, WorkerInput.GONE, proof_of(event.processes))
-            self._worker_gone(worker)
-
-    def _on_not_ended(self, event: ev.WorkerNotEnded) -> None:
-        worker = self._registry.workers.get(event.worker_id)
-        if worker is not None and worker.state is WorkerState.KILLING:
-            if event.is_beyond_reach:
-                self._router.fail_all(worker, AbortedError(f"model {worker.model.id!r} was ended"))
-            self._unloading.not_ended(worker, event)
-
-    def _worker_gone(self, worker: Worker) -> None:
-        """Go on with whatever waited for the proof of a worker's death."""
-        registry, own = self._registry, worker.model
-        registry.timers.cancel(WorkerTimer(worker.id))
-        registry.timers.cancel(ConnectionTimer(worker.id))
-        model = registry.models[own.id]  # perhaps of a later generation, which waits for this worker too
-        if own is registry.successors.get(own.id):
-            if not own.alive():
-                self._loading.try_ended(own)
-        elif own is not model and own.state is ModelState.UNLOADING and not own.workers:
-            registry.end_model(own)
-        if not model.alive():
-            if model.state is ModelState.UNLOADING:
-                self._unloading.end(model)
-            else:
-                self._loading.try_ended(model)
-
-    def _accepting(self, worker_id: ev.WorkerId, why: WorkerInput) -> Worker | None:
-        worker = self._registry.workers.get(worker_id)
-        return worker if worker is not None and self._registry.accepts(worker, why) else None
-
-    def _heard(self, worker_id: ev.WorkerId, why: WorkerInput) -> Worker | None:
-        worker = self._accepting(worker_id, why)
-        return None if worker is None or worker.disconnected else worker
-
     # Time and clients
 
     def _asked(self, decide: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -345,25 +261,6 @@ class Core(Questions):
         for key in self._registry.timers.pop_due(self._registry.now):
             self._timeouts[type(key)](key)
             self._settle()
-
-    def _on_worker_timeout(self, worker_id: ev.WorkerId) -> None:
-        worker, config = self._registry.workers[worker_id], self._registry.config
-        if worker.state is WorkerState.SPAWNING:
-            late = (
-                f"the worker said nothing within {config.spawn_timeout_s:g} s (workers.spawn_timeout_s). hostd logs "
-                f"{worker.model.id} has what it printed; its interpreter is {interpreter_of(worker.model, config)}"
-            )
-            self._loading.load_failed(worker, DeadlineExceededError(late))
-        elif worker.state is WorkerState.LOADING:
-            late = (
-                f"the load took longer than {config.load_timeout_s:g} s (workers.load_timeout_s). hostd logs "
-                f"{worker.model.id} has what it printed; hostd stack says during a load where it is"
-            )
-            self._loading.load_failed(worker, DeadlineExceededError(late))
-        else:
-            late = f"calls did not end within {config.drain_timeout_s:g} s (workers.drain_timeout_s)"
-            self._router.fail_all(worker, AbortedError(f"model {worker.model.id!r} was unloaded: {late}"))
-        self._registry.kill(worker, late)
 
     # Proof
 

@@ -17,16 +17,14 @@ if TYPE_CHECKING:
     from hostd.core.events import FilesId, ModelId, PinKept, PinRequested
     from hostd.core.models import Model
     from hostd.core.registry import Registry
-    from hostd.core.unloading import Unloading
     from hostd.core.waiting import Waiters
 
 
 class Pinning:
     """The decisions about pins."""
 
-    def __init__(self, registry: Registry, unloading: Unloading) -> None:
+    def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._unloading = unloading
         self._writing: dict[FilesId, tuple[Model, Waiters]] = {}
 
     def pin(self, event: PinRequested) -> None:

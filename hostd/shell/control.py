@@ -187,7 +187,7 @@ class Control:
             if isinstance(found, HostError):
                 self._supervisor.frontend.refuse(request.caller, found)
             else:
-                plan = self._supervisor.core.plan_load(model_id, found, self._supervisor.now())
+                plan = self._supervisor.core.queries.plan_load(model_id, found, self._supervisor.now())
                 self._answer(request, plan.to_dict())
 
         self._sizes.foresee(request.caller.client, model_id, source, then)
@@ -209,19 +209,19 @@ class Control:
 
     def _memory_info(self, request: Request) -> None:
         request.only()
-        memory = replace(self._supervisor.core.memory(), budget_source=self._settings.budget_source)
+        memory = replace(self._supervisor.core.queries.memory(), budget_source=self._settings.budget_source)
         self._answer(request, memory.to_dict())
 
     def _list_models(self, request: Request) -> None:
         request.only("all")
         core = self._supervisor.core
         if not request.get("all", bool, False):
-            models = core.list_models()
+            models = core.queries.list_models()
             self._answer_from(request, lambda: [model.to_dict() for model in models], len(models))
             return
 
         def then(entries: list[ev.DirectoryEntry]) -> None:
-            known = core.list_all_models(entries)
+            known = core.queries.list_all_models(entries)
             self._answer_from(
                 request,
                 lambda: [model.to_dict() if model.generation else model.to_brief_dict() for model in known],
@@ -233,21 +233,21 @@ class Control:
     def _get_model(self, request: Request) -> None:
         request.only("model_id")
         model_id = _model_id(request)
-        model = self._supervisor.core.get_model(model_id)
+        model = self._supervisor.core.queries.get_model(model_id)
         if model is None:
-            raise self._supervisor.core.absence_of(model_id)
+            raise self._supervisor.core.queries.absence_of(model_id)
         self._answer(request, model.to_dict())
 
     def _explain_model(self, request: Request) -> None:
         request.only("model_id")
         model_id, core = _model_id(request), self._supervisor.core
-        known = core.explain(model_id, self._supervisor.now())
+        known = core.queries.explain(model_id, self._supervisor.now())
         if known is not None:
             self._explain(request, known)
         else:
             self._survey.take(
                 request.caller.client,
-                lambda found: self._explain(request, core.explain(model_id, self._supervisor.now(), found)),
+                lambda found: self._explain(request, core.queries.explain(model_id, self._supervisor.now(), found)),
             )
 
     def _explain(self, request: Request, explanation: dict[str, Any] | None) -> None:
@@ -278,7 +278,7 @@ class Control:
     def _look_at_log(self, request: Request, look: Callable[[ModelLog], Any], then: Callable[[Any], None]) -> None:
         """Look at the log of the model that a request is about, in a thread, and answer; nobody's is NOT_FOUND."""
         model_id = _model_id(request)
-        log, is_known = self._logs.log_of(model_id), self._supervisor.core.knows(model_id)
+        log, is_known = self._logs.log_of(model_id), self._supervisor.core.queries.knows(model_id)
 
         def answer(found: Any) -> None:
             if isinstance(found, BaseException):
@@ -297,8 +297,8 @@ class Control:
     def _model_stacks(self, request: Request) -> None:
         request.only("model_id")
         model_id, core = _model_id(request), self._supervisor.core
-        if core.get_model(model_id) is None:
-            raise core.absence_of(model_id)
+        if core.queries.get_model(model_id) is None:
+            raise core.queries.absence_of(model_id)
 
         def then(found: object) -> None:
             if isinstance(found, HostError):
@@ -306,7 +306,7 @@ class Control:
             else:
                 self._answer(request, found)
 
-        self._workforce.stacks(request.caller.client, core.workers_of(model_id), then)
+        self._workforce.stacks(request.caller.client, core.queries.workers_of(model_id), then)
 
     def _subscribe(self, request: Request) -> None:
         request.only("model_id")

@@ -89,7 +89,7 @@ class Files:
         operation = self._operations.get(files_id)
         upload = None if operation is None else operation.upload
         if operation is None or upload is None or operation.client != request.caller.client:
-            raise self._supervisor.core.absence_of_upload(files_id, request.caller.client)
+            raise self._supervisor.core.queries.absence_of_upload(files_id, request.caller.client)
         is_too_much = operation.unwritten_bytes + len(data) > MAX_UNWRITTEN_BYTES
         if is_too_much or operation.unwritten_chunks >= MAX_UNWRITTEN_CHUNKS:
             raise ResourceExhaustedError(

@@ -82,7 +82,7 @@ class Finding:
         self._supervisor.in_thread(self._threads.of(f"find {effect.model_id}"), partial(self._look, effect), then)
 
     def _find_again(self, effect: fx.FindSpec, looks: int) -> None:
-        if self._supervisor.core.is_finding(effect.model_id, effect.generation):
+        if self._supervisor.core.queries.is_finding(effect.model_id, effect.generation):
             self.find(effect, looks)
 
     def _look(self, effect: fx.FindSpec) -> Found | Wait:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from hostd.core.machine import Core
-    from hostd.core.questions import CallTimes
+    from hostd.core.queries import CallTimes
     from hostd.records import Event, MemoryInfo, ModelInfo, WorkerInfo
 
 EVICTION_REASONS = ("LOAD", "GROWTH", "IDLE")
@@ -73,9 +73,10 @@ class Metrics:
 
     def snapshot(self) -> Snapshot:
         """Return a copy of all that changes."""
-        core, tally = self._core, self._tally
+        queries, tally = self._core.queries, self._tally
         counts, deaths = list(tally.families()), dict(tally.deaths)
-        return Snapshot(core.list_models(), core.memory(), core.degraded, core.call_times(), counts, deaths)
+        models, memory = queries.list_models(), queries.memory()
+        return Snapshot(models, memory, queries.degraded, queries.call_times(), counts, deaths)
 
     def page(self, snapshot: Snapshot, accept: str) -> tuple[str, bytes]:
         """Return the content type of the page, the best that is accepted, and the page."""

@@ -105,7 +105,7 @@ class Settings:
                 self._apply(found)
                 then(found.report)
 
-        if self._supervisor.core.is_stopping:
+        if self._supervisor.core.queries.is_stopping:
             finished(UnavailableError("the host is shutting down"))
         else:
             self._supervisor.read("settings", self._find, finished)

@@ -32,7 +32,7 @@ class Survey:
 
     def take(self, client: ev.ClientId, then: Callable[[list[ev.DirectoryEntry]], None]) -> None:
         """Look again at the files of what is loaded, and call `then` with what could be loaded, or is ignored."""
-        models = [(ev.ModelId(m.id), m.generation, m.path) for m in self._supervisor.core.list_models()]
+        models = [(ev.ModelId(m.id), m.generation, m.path) for m in self._supervisor.core.queries.list_models()]
         with_files = [(model_id, generation, path) for model_id, generation, path in models if path is not None]
         repository = self._repository
 

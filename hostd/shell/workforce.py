@@ -129,7 +129,7 @@ class Workforce:
 
     def watched(self) -> list[Watched]:
         """Return the workers as the sampler needs to know them."""
-        activity = self._supervisor.core.activity
+        activity = self._supervisor.core.queries.activity
         since_s = self._loop.time() - self._sample_period_s
         found = []
         for worker_id, (_, process, _, limit_bytes) in self._employed.items():

@@ -202,7 +202,7 @@ class Driver(Outside):
 
     def state(self, model_id: str = "m") -> str | None:
         """Return the state of a model, or None if there is no such model."""
-        model = self.core.get_model(model_id)
+        model = self.core.queries.get_model(model_id)
         return model.state if model else None
 
     @property

@@ -35,7 +35,7 @@ def test_a_call_that_is_not_answered_in_time_gets_its_deadline_and_the_worker_is
     assert isinstance(error, DeadlineExceededError)
     assert error.message == "the deadline passed before the model answered"
     assert ready.processes[ready.worker].cancelled == [sent.call_id]
-    assert ready.core.get_model("m").errors == 1
+    assert ready.core.queries.get_model("m").errors == 1
     assert ready.core.next_deadline() is None
 
 
@@ -98,12 +98,12 @@ def test_what_comes_late_is_dropped(ready, after, final):
     call = ready.call(timeout_s=5)
     sent = ready.sent(call)
     LATE[after](ready, call)
-    answers, model = list(ready.answers.get(call, [])), ready.core.get_model("m")
+    answers, model = list(ready.answers.get(call, [])), ready.core.queries.get_model("m")
     said = Said(sent.payload, "late", final)
     assert ready.feed(ev.WorkerAnswered(sent.worker_id, sent.call_id, final, failed=True, payload=said)) == []
     assert ready.feed(ev.WorkerUnreachable(sent.worker_id, sent.call_id, is_full=False)) == []
     assert ready.answers.get(call, []) == answers
-    assert ready.core.get_model("m") == model
+    assert ready.core.queries.get_model("m") == model
 
 
 def test_what_another_worker_says_of_a_call_is_dropped(ready):
@@ -114,7 +114,7 @@ def test_what_another_worker_says_of_a_call_is_dropped(ready):
     assert ready.feed(ev.WorkerAnswered(ev.WorkerId(2), sent.call_id, final=True, failed=False, payload=said)) == []
     ready.answered(sent, "the truth")
     assert ready.answer(call) == "the truth"
-    assert ready.core.get_model("liar").errors == 0
+    assert ready.core.queries.get_model("liar").errors == 0
 
 
 def test_the_death_of_a_worker_ends_its_calls_in_their_order_and_no_others(ready):
@@ -129,7 +129,7 @@ def test_the_death_of_a_worker_ends_its_calls_in_their_order_and_no_others(ready
         assert error.details == {"exit": "killed by SIGKILL", "pid": 5001, "model_id": "m"}
     assert ready.is_waiting(other)
     assert ready.core.next_deadline() is None
-    model = ready.core.get_model("m")
+    model = ready.core.queries.get_model("m")
     assert (model.state, model.errors) == ("FAILED", 4)
     assert model.reason == "the worker of model 'm' died: killed by SIGKILL"
 
@@ -158,7 +158,7 @@ def test_a_call_to_a_worker_without_a_connection_was_not_sent(ready):
     error = ready.error(call)
     assert isinstance(error, UnavailableError)
     assert error.message == "the model's worker lost its connection; the call was not sent"
-    assert ready.core.get_model("m").errors == 1
+    assert ready.core.queries.get_model("m").errors == 1
 
 
 def test_the_calls_of_a_client_that_vanished_are_cancelled_and_nobody_is_answered(ready):
@@ -169,7 +169,7 @@ def test_the_calls_of_a_client_that_vanished_are_cancelled_and_nobody_is_answere
     assert ready.core.next_deadline() is None
     ready.answered(ready.sent(stays))
     assert not set(lost) & set(ready.answers)
-    assert ready.core.get_model("m").errors == 0
+    assert ready.core.queries.get_model("m").errors == 0
 
 
 def test_a_client_that_nobody_knows_may_vanish(ready):

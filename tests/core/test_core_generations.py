@@ -39,7 +39,7 @@ def test_a_crashed_model_can_be_loaded_again_from_something_else(host):
     caller = host.load("m", source_of("/elsewhere"))
     host.found()
     assert host.is_waiting(caller)
-    assert host.core.get_model("m").path == "/elsewhere"
+    assert host.core.queries.get_model("m").path == "/elsewhere"
 
 
 def test_the_end_of_the_old_worker_does_not_end_the_new_load(host):
@@ -58,8 +58,8 @@ def test_what_the_old_worker_says_does_not_touch_the_new_load(host):
     host.loaded(OLD)
     host.not_loaded(NotFoundError("x"), OLD)
     assert host.worker_state(NEW) == "SPAWNING"
-    assert host.core.get_model("m").size is None
-    assert host.core.get_model("m").methods == {}
+    assert host.core.queries.get_model("m").size is None
+    assert host.core.queries.get_model("m").methods == {}
 
 
 def test_an_unload_waits_for_what_is_left_of_earlier_generations(host):
@@ -155,7 +155,7 @@ def test_every_load_of_any_id_gets_a_generation_of_its_own(host):
     host.load("b")
     host.unload("b")
     host.load("a")
-    assert host.core.get_model("a").generation == 4
+    assert host.core.queries.get_model("a").generation == 4
 
 
 def test_forgetting_an_earlier_generation_leaves_the_later_one(host):

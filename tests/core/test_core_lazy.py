@@ -59,8 +59,8 @@ def test_c16_a_lazy_load_of_what_is_nowhere_is_not_found_and_leaves_no_trace(laz
     caller = lazy.retrieve()
     lazy.not_found(NOWHERE)
     assert lazy.answer(caller) is NOWHERE
-    assert lazy.core.list_models() == []
-    assert lazy.core.story("m") == []
+    assert lazy.core.queries.list_models() == []
+    assert lazy.core.queries.story("m") == []
     assert lazy.announced == []
     assert lazy.core.next_deadline() is None
 
@@ -70,14 +70,14 @@ def test_c16_what_was_found_and_is_wrong_is_told(lazy):
     error = InvalidArgumentError("/models/m/model.yaml: line 3: no such key")
     lazy.not_found(error)
     assert lazy.answer(caller) is error
-    assert [event.new for event in lazy.core.story("m")] == ["LOADING", "FAILED"]
-    assert lazy.core.story("m")[0].reason == "load of /models/m because somebody wants to use it"
+    assert [event.new for event in lazy.core.queries.story("m")] == ["LOADING", "FAILED"]
+    assert lazy.core.queries.story("m")[0].reason == "load of /models/m because somebody wants to use it"
 
 
 def test_c16_an_ephemeral_model_is_loaded_from_the_path_that_its_finder_names(lazy):
     caller = lazy.retrieve("hub/model")
     lazy.found(path="hub/model")
-    assert lazy.core.story("hub/model")[0].reason == "load of hub/model because somebody wants to use it"
+    assert lazy.core.queries.story("hub/model")[0].reason == "load of hub/model because somebody wants to use it"
     lazy.spawned()
     lazy.greeted()
     assert lazy.effects_of(fx.SendLoad)[0].path == "hub/model"
@@ -95,7 +95,7 @@ def test_c17_a_nested_id_is_loaded_lazily(lazy):
 def test_c15_an_id_that_can_be_none_is_refused_before_anything_is_looked_for(lazy, model_id):
     assert isinstance(lazy.error(lazy.retrieve(model_id)), InvalidArgumentError)
     assert isinstance(lazy.error(lazy.call(model_id)), InvalidArgumentError)
-    assert lazy.core.list_models() == lazy.finds == []
+    assert lazy.core.queries.list_models() == lazy.finds == []
 
 
 def test_c08_many_who_want_the_same_cause_one_load(lazy):
@@ -168,9 +168,9 @@ def test_c16_what_is_still_being_written_is_waited_for_and_told(lazy):
     lazy.delayed("weights.bin has changed 0.3 s ago")
     lazy.delayed("weights.bin has changed 0.1 s ago")
     assert lazy.is_waiting(caller)
-    told = lazy.core.story("m")[-1]
+    told = lazy.core.queries.story("m")[-1]
     assert (told.old, told.new, told.cause) == ("LOADING", "LOADING", "BEING_WRITTEN")
-    assert lazy.core.get_model("m").reason == told.reason == "weights.bin has changed 0.1 s ago"
+    assert lazy.core.queries.get_model("m").reason == told.reason == "weights.bin has changed 0.1 s ago"
     lazy.up()
     assert lazy.answer(caller).state == "READY"
 
@@ -204,7 +204,7 @@ def test_c21_an_unload_overtakes_a_lazy_load_at_once_and_the_finder_comes_too_la
     for late in (lazy.delayed, lazy.found):
         late()
         assert lazy.effects == []
-    assert lazy.core.story("m") == []
+    assert lazy.core.queries.story("m") == []
 
 
 def test_a_host_that_shuts_down_begins_no_lazy_load(lazy):

@@ -47,7 +47,7 @@ def test_c06_a_load_finds_spawns_loads_measures_and_only_then_answers(host):
     assert isinstance(answer, ModelInfo)
     assert (answer.id, answer.state, answer.size, answer.size_source) == ("m", "READY", 4096, "measured")
     assert (answer.loader, answer.methods, answer.default_method) == ("python", METHODS, "predict")
-    assert answer == host.core.get_model("m")
+    assert answer == host.core.queries.get_model("m")
     assert host.worker_state() == "READY"
     assert host.core.next_deadline() is None
 
@@ -83,7 +83,7 @@ def test_c12_a_model_whose_memory_cannot_be_read_has_the_size_of_the_estimate_an
     assert host.effects_of(fx.RememberSize) == []
     host.measured(memory=memory_of(4096))
     host.measured(memory=None, estimate=SizeEstimate(5000, "remembered"))
-    model = host.core.get_model("m")
+    model = host.core.queries.get_model("m")
     assert (model.size, model.size_source) == (4096, "measured")
 
 
@@ -144,7 +144,7 @@ def test_c12_a_sample_that_comes_before_the_model_is_loaded_does_not_make_it_rea
     host.measured(memory=memory_of(77))
     assert host.worker_state() == "LOADING"
     assert host.is_waiting(caller)
-    assert host.core.get_model("m").size == 77
+    assert host.core.queries.get_model("m").size == 77
 
 
 def test_c08_a_thousand_concurrent_loads_are_one_load_and_get_the_same_answer(host):
@@ -307,7 +307,7 @@ def test_a_client_that_vanishes_is_not_answered_and_its_load_goes_on(host):
 
 def test_a_bad_request_changes_nothing(host):
     assert isinstance(host.error(host.load("a//b")), InvalidArgumentError)
-    assert host.core.story("a//b") == []
+    assert host.core.queries.story("a//b") == []
 
 
 def test_a_worker_that_repeats_itself_is_heard_once(host):
@@ -350,9 +350,9 @@ def test_what_comes_for_a_worker_that_never_was_changes_nothing():
         ev.WorkerGone(stranger, 1, 1),
         ev.WorkerUnreachable(stranger, ev.CallId(99), is_full=True),
     ):
-        before = host.core.list_models()
+        before = host.core.queries.list_models()
         assert host.feed(event) == []
-        assert host.core.list_models() == before
+        assert host.core.queries.list_models() == before
 
 
 def test_what_a_finder_says_of_an_earlier_generation_is_ignored(host):

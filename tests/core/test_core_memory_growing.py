@@ -17,16 +17,16 @@ def test_an_estimate_above_the_whole_budget_is_tried_with_all_that_can_be_freed(
     tight.ready("idle", 3000)
     tight.ready("kept", 2000, spec=KEPT)
     tight.pass_time(2)
-    plan = tight.core.plan_load("m", ev.Prediction(50_000, 1, source), tight.now)
+    plan = tight.core.queries.plan_load("m", ev.Prediction(50_000, 1, source), tight.now)
     assert (plan.outcome, plan.need_bytes, [victim.model_id for victim in plan.victims]) == ("evict", 8000, ["idle"])
     assert plan.reason == (f"others make way for it; it is {source} to need 49 KiB, and is tried with what there is")
     caller = tight.predicted_load("m", 50_000, source=source)
     assert tight.evicted() == ["idle"]
-    assert tight.core.get_model("m").reason == (
+    assert tight.core.queries.get_model("m").reason == (
         f"it waits for 7.8 KiB, all that can be had of 49 KiB ({source}), number 1 in line"
     )
     tight.gone(tight.worker_of("idle"))
-    assert tight.core.memory().reserved_bytes == 8000
+    assert tight.core.queries.memory().reserved_bytes == 8000
     tight.come_up("m", 4000)
     assert tight.answer(caller).state == "READY"
 
@@ -74,8 +74,8 @@ def test_a_load_that_outgrows_its_reservation_gets_half_as_much_again_if_that_is
     tight.loading("m", 1000)
     for taken_bytes, reserved_bytes in ((1500, 2251), (2251, 2251), (2252, 3379), (9000, 10_000)):
         tight.grows("m", taken_bytes)
-        assert tight.core.get_model("m").charge_bytes == reserved_bytes
-        assert tight.core.activity(tight.worker, 0).reserved_bytes == reserved_bytes
+        assert tight.core.queries.get_model("m").charge_bytes == reserved_bytes
+        assert tight.core.queries.activity(tight.worker, 0).reserved_bytes == reserved_bytes
     assert tight.state_of("m") == "LOADING"
 
 
@@ -84,7 +84,7 @@ def test_a_load_gets_what_is_free_if_that_is_at_least_a_tenth(tight):
     tight.pass_time(2)
     tight.loading("m", 1000)
     tight.grows("m", 3400)
-    assert (tight.core.get_model("m").charge_bytes, tight.evicted()) == (4000, [])
+    assert (tight.core.queries.get_model("m").charge_bytes, tight.evicted()) == (4000, [])
 
 
 def test_who_makes_way_makes_way_for_half_as_much_again(tight):
@@ -119,7 +119,7 @@ def test_a_load_waits_for_what_is_on_its_way_out_if_that_is_at_least_a_tenth(tig
     tight.grows("m", 4000)
     assert (tight.state_of("m"), tight.evicted()) == ("PAUSED", [])
     tight.gone(tight.worker_of("leaving"))
-    assert (tight.state_of("m"), tight.core.get_model("m").charge_bytes) == ("LOADING", 5000)
+    assert (tight.state_of("m"), tight.core.queries.get_model("m").charge_bytes) == ("LOADING", 5000)
     assert tight.state("idle") == "READY"
 
 
@@ -130,16 +130,16 @@ def test_a_load_for_whose_growth_there_is_no_room_is_paused_while_others_make_wa
     tight.grows("m", 3800)
     assert tight.state_of("m") == "PAUSED"
     assert tight.evicted() == ["idle"]
-    memory = tight.core.memory()
+    memory = tight.core.queries.memory()
     assert (memory.paused, memory.pauses, memory.waiting) == (("m",), 1, ())
-    assert tight.core.explain("m", tight.now)["reason"] == (
+    assert tight.core.queries.explain("m", tight.now)["reason"] == (
         "its load is paused until there is room for more, number 1 in line: it holds 3.7 KiB, 1.0 KiB (estimated) "
         "were expected"
     )
     tight.pass_time(2)
     tight.gone(tight.worker_of("idle"))
     assert tight.effects_of(fx.ResumeWorker) == [fx.ResumeWorker(tight.worker_of("m"))]
-    assert tight.core.get_model("m").reason == (
+    assert tight.core.queries.get_model("m").reason == (
         "its load goes on after a pause of 2.00 s: 5.6 KiB are reserved for it now"
     )
     tight.loaded()
@@ -152,13 +152,14 @@ def test_nothing_starts_while_a_load_is_paused(tight):
     tight.busy("busy")
     first = tight.loading("m", 1000)
     tight.grows("m", 3800)
-    assert (tight.state_of("m"), tight.core.memory().free_bytes) == ("PAUSED", 200)
+    assert (tight.state_of("m"), tight.core.queries.memory().free_bytes) == ("PAUSED", 200)
     later = tight.predicted_load("later", 100)
     assert tight.is_waiting(later)
-    assert tight.core.memory().waiting == ("later",)
-    assert tight.core.get_model("later").reason == "it waits for 100 B (remembered), number 2 in line"
+    assert tight.core.queries.memory().waiting == ("later",)
+    assert tight.core.queries.get_model("later").reason == "it waits for 100 B (remembered), number 2 in line"
     assert (
-        tight.core.plan_load("n", ev.Prediction(10, 10, "declared"), tight.now).reason == "loads that wait before it: 2"
+        tight.core.queries.plan_load("n", ev.Prediction(10, 10, "declared"), tight.now).reason
+        == "loads that wait before it: 2"
     )
     tight.unload("busy")
     tight.pass_time(10)
@@ -173,7 +174,7 @@ def test_a_model_in_use_makes_way_for_a_paused_load_after_its_minimum_residence(
     tight.pass_time(2)
     call = tight.call("busy")
     assert tight.is_waiting(call), "it waits for the next load of its model"
-    assert tight.core.explain("busy", tight.now)["state"] == "READY"
+    assert tight.core.queries.explain("busy", tight.now)["state"] == "READY"
     tight.end_call(next(caller for caller in tight.open if caller != call and tight.core._router.by_caller.get(caller)))
     tight.pass_time(0.1)
     assert tight.state("busy") == "UNLOADING"
@@ -187,13 +188,13 @@ def test_of_two_loads_that_outgrow_together_the_older_goes_on_and_the_younger_is
     assert (tight.state_of("a"), tight.state_of("b")) == ("PAUSED", "LOADING"), "b is still within what it got"
     tight.grows("b", 8000)
     assert (tight.state_of("a"), tight.state_of("b")) == ("PAUSED", "KILLING")
-    assert tight.core.get_model("b").reason == (
+    assert tight.core.queries.get_model("b").reason == (
         "put back for the older load of model 'a': it held 7.8 KiB and needs more"
     )
     tight.gone(tight.worker_of("b"))
     assert tight.state_of("a") == "LOADING"
-    assert tight.core.memory().waiting == ("b",)
-    assert tight.core.get_model("b").reason == "it waits for 7.8 KiB (at least), number 1 in line"
+    assert tight.core.queries.memory().waiting == ("b",)
+    assert tight.core.queries.get_model("b").reason == "it waits for 7.8 KiB (at least), number 1 in line"
     tight.loaded(tight.worker_of("a"))
     tight.grows("a", 5000)
     assert tight.answer(older).state == "READY"
@@ -208,12 +209,12 @@ def test_what_was_put_back_waits_before_those_who_came_after_it(tight):
     tight.loading("a", 1000)
     tight.loading("b", 1000)
     tight.predicted_load("late", 9000)
-    assert tight.core.memory().waiting == ("late",)
+    assert tight.core.queries.memory().waiting == ("late",)
     tight.grows("a", 9000)
     assert tight.state_of("a") == "PAUSED"
     tight.grows("b", 1001)
     tight.gone(tight.worker_of("b"))
-    assert tight.core.memory().waiting == ("b", "late")
+    assert tight.core.queries.memory().waiting == ("b", "late")
 
 
 def test_younger_loads_that_are_within_their_reservations_are_waited_for(tight):

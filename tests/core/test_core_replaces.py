@@ -42,12 +42,12 @@ def served_by(host: Driver) -> ev.WorkerId:
 
 def test_c32_the_old_one_serves_until_the_new_one_is_ready_and_there_to_stay(host):
     commit = host.deploy_up_to("LOADING", replace=True)
-    assert host.core.get_model("m").generation == 1
+    assert host.core.queries.get_model("m").generation == 1
     assert served_by(host) == OLD
     host.loaded()
     host.measured()
     assert host.effects_of(fx.ConfirmFiles) == [fx.ConfirmFiles(1)]
-    assert (served_by(host), host.core.get_model("m").generation) == (OLD, 1)
+    assert (served_by(host), host.core.queries.get_model("m").generation) == (OLD, 1)
     host.done()
     answer = host.answer(commit)
     assert (answer.state, answer.generation) == ("READY", 2)
@@ -164,7 +164,10 @@ def test_c32_an_old_one_of_which_nothing_is_left_is_replaced_too(host):
     host.measured()
     host.done()
     assert host.answer(commit).generation == 2
-    assert [event.new for event in host.core.story("m") if event.generation == 1][-2:] == ["UNLOADING", "UNLOADED"]
+    assert [event.new for event in host.core.queries.story("m") if event.generation == 1][-2:] == [
+        "UNLOADING",
+        "UNLOADED",
+    ]
 
 
 def test_with_lazy_loading_nothing_is_loaded_beside_a_replacement():
@@ -333,9 +336,9 @@ def test_keep_keeps_the_files_whatever_error_the_load_ended_with(host):
 def test_replacements_follow_one_another_and_leave_nothing(host):
     for generation in range(2, 6):
         assert host.deployed(replace=True).generation == generation
-    assert host.core.worker_count() == 5
+    assert host.core.queries.worker_count() == 5
     finish(host)
-    assert host.core.worker_count() == 1
+    assert host.core.queries.worker_count() == 1
     assert host.core._registry.models["m"].alive() == [host.core._registry.workers[ev.WorkerId(5)]]
 
 
@@ -357,7 +360,7 @@ def test_c21_a_replacement_that_an_unload_overtakes_while_its_finder_looks_leave
     host.found()
     assert host.effects == []
     finish(host)
-    assert (host.state(), host.core.worker_count()) == (None, 0)
+    assert (host.state(), host.core.queries.worker_count()) == (None, 0)
 
 
 def test_c21_a_replacement_that_an_unload_overtakes_between_two_tries_is_not_tried_again(host):

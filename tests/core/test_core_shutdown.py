@@ -139,8 +139,8 @@ def test_a_host_can_be_shut_down_in_every_stage_of_a_load(stage, at_once):
         host.gone()
     assert host.answer(caller) is None
     assert host.has_stopped
-    assert host.core.list_models() == []
-    assert host.core.worker_count() == 0
+    assert host.core.queries.list_models() == []
+    assert host.core.queries.worker_count() == 0
 
 
 def test_the_host_does_not_stop_before_the_last_worker_of_a_crashed_model_is_gone(host):

@@ -271,7 +271,10 @@ def test_c23_unloading_all_goes_on_in_parallel_and_reports_each(host):
     call = host.call("busy")
     caller = host.unload_all()
     assert isinstance(host.error(waiting), AbortedError)
-    assert {model.id: model.state for model in host.core.list_models()} == {"idle": "UNLOADING", "busy": "UNLOADING"}
+    assert {model.id: model.state for model in host.core.queries.list_models()} == {
+        "idle": "UNLOADING",
+        "busy": "UNLOADING",
+    }
     host.answered(host.sent(call))
     host.gone(ev.WorkerId(2), freed_bytes=2)
     assert host.is_waiting(caller)

@@ -91,7 +91,7 @@ class World(WorldOfMemory):
     def call(
         self, model_id: ev.ModelId, method: str, timeout_s: float | None, size_bytes: int, client: ev.ClientId
     ) -> None:
-        model, router = self.core.get_model(model_id), self.core._router
+        model, router = self.core.queries.get_model(model_id), self.core._router
         worker = self.core._registry.models[model_id].ready[0] if model is not None and model.state == "READY" else None
         sent = Counter() if worker is None else self._calls_of(worker.id)
         has_place = has_share(sent, client, 1, capacity_for(CONFIG.max_in_flight))

@@ -87,7 +87,7 @@ class WorldOfMemory(WorldOfFiles):
         prediction = ev.Prediction(need_bytes, need_bytes // 2, source)
         model = self.core._registry.generation_of(wanted.model_id, wanted.generation)
         is_awaited = model is not None and model.is_predicting
-        plan = self.core.plan_load(PROBE, prediction, self.now)
+        plan = self.core.queries.plan_load(PROBE, prediction, self.now)
         beside = self.core._registry.models.get(wanted.model_id)
         self.feed(ev.SizePredicted(wanted.model_id, wanted.generation, prediction))
         if is_awaited and model is beside:
@@ -153,7 +153,9 @@ class WorldOfMemory(WorldOfFiles):
         yielding_before, held_before = list(self.core._admission._yielding), set(self.core._router.holding.by_caller)
         effects = super().feed(event)
         self.unloaded += sum(isinstance(e, fx.Announce) and e.event.new == "UNLOADED" for e in effects)
-        assert self.core.memory().unloads == self.unloaded, "an unload was told and not counted, or the other way round"
+        assert self.core.queries.memory().unloads == self.unloaded, (
+            "an unload was told and not counted, or the other way round"
+        )
         registry = self.core._registry
         budget_bytes = registry.config.budget_bytes
         if budget_bytes is not None:
@@ -166,11 +168,11 @@ class WorldOfMemory(WorldOfFiles):
 
     def _assert_within(self, budget_bytes: int, effects: list[fx.Effect]) -> None:
         """See that nothing was done that brings all over the budget, and that no load grows on beyond it."""
-        if self.core._charges.total_bytes() <= budget_bytes:
+        if self.core.queries._charges.total_bytes() <= budget_bytes:
             return
-        assert self.may_grow, self.core.memory()
+        assert self.may_grow, self.core.queries.memory()
         assert not any(isinstance(effect, (fx.SpawnWorker, fx.ResumeWorker)) for effect in effects), effects
-        running = [w for w in self.core._charges.outgrown() if w.state is WorkerState.LOADING]
+        running = [w for w in self.core.queries._charges.outgrown() if w.state is WorkerState.LOADING]
         assert not running, f"{running} grow beyond the budget"
 
     def _assert_awake(self, budget_bytes: int) -> None:
@@ -179,25 +181,25 @@ class WorldOfMemory(WorldOfFiles):
         if self._is_look_due():
             return
         self.reached["looks at all"] += 1
-        outgrown = self.core._charges.outgrown()
+        outgrown = self.core.queries._charges.outgrown()
         assert all(worker.state is WorkerState.PAUSED for worker in outgrown), f"{outgrown} grow, and nobody saw it"
         for worker in outgrown[:1]:
-            decision = self.core._planning.decide_growth(worker, outgrown[1:], admission.growing.paused[worker])
+            decision = self.core.queries._planning.decide_growth(worker, outgrown[1:], admission.growing.paused[worker])
             assert decision.outcome is Outcome.WAIT, f"nobody woke {worker}: {decision}"
             return
         for model, since_s in list(admission.queue.items())[:1]:
-            decision = self.core._planning.decide(model.id, admission._to_reserve_bytes(model), since_s)
+            decision = self.core.queries._planning.decide(model.id, admission._to_reserve_bytes(model), since_s)
             assert decision.outcome is Outcome.WAIT, f"nobody woke {model}: {decision}"
             # Perhaps others: calls that were let go have made their model worth more.
             assert bool(decision.yielding) <= bool(admission._yielding), f"nobody was asked to make way: {decision}"
             if decision.look_again_s is not None:
                 assert registry.timers._due[RoomTimer()] <= decision.look_again_s
-        room = self.core._charges.room(budget_bytes)
+        room = self.core.queries._charges.room(budget_bytes)
         if admission._is_over and room.free_bytes + room.coming_bytes < 0:
-            assert None not in self.core._charges.by_what_keeps(), "an idle model stays although others have grown"
+            assert None not in self.core.queries._charges.by_what_keeps(), "an idle model stays although others have grown"
         for model in admission._yielding:
             if model.is_yielding:
-                assert self.core._charges.kept(model) is Kept.IN_USE, f"{model} makes way and is not in use"
+                assert self.core.queries._charges.kept(model) is Kept.IN_USE, f"{model} makes way and is not in use"
 
     def _is_look_due(self) -> bool:
         registry, soon_s = self.core._registry, self.core._admission._idle_looked_s + IDLE_LOOK_S
@@ -213,7 +215,7 @@ class WorldOfMemory(WorldOfFiles):
 
     def _assert_fewest(self, evicted: list[str], model: Model) -> None:
         registry = self.core._registry
-        room = self.core._charges.room(registry.config.budget_bytes or 0)
+        room = self.core.queries._charges.room(registry.config.budget_bytes or 0)
         need_bytes = self.core._admission._to_reserve_bytes(model)
         spare_bytes = room.free_bytes + room.coming_bytes - need_bytes
         assert spare_bytes >= 0, f"{evicted} are not enough for {model}"
@@ -304,12 +306,15 @@ class WorldOfMemory(WorldOfFiles):
     def _assert_as_planned(self, plan: LoadPlan, wanted: fx.PredictSize) -> None:
         started = any(isinstance(e, fx.SpawnWorker) and e.model_id == wanted.model_id for e in self.effects)
         evicted = [e.event.model_id for e in self.effects if isinstance(e, fx.Announce) and e.event.cause == "EVICT"]
-        is_waiting = wanted.model_id in self.core.memory().waiting
+        is_waiting = wanted.model_id in self.core.queries.memory().waiting
         self.reached["plans"] += 1
         assert evicted == [victim.model_id for victim in plan.victims], f"{plan}, but {evicted} went"
         assert (started, is_waiting) == (plan.outcome == "start", plan.outcome in ("evict", "wait")), plan
         if plan.outcome == "refuse":
-            assert self.core.get_model(wanted.model_id) is None or self.core._registry.models[wanted.model_id].earlier
+            assert (
+                self.core.queries.get_model(wanted.model_id) is None
+                or self.core._registry.models[wanted.model_id].earlier
+            )
 
     def _note_answer(self, caller: ev.Caller, answer: object) -> None:
         super()._note_answer(caller, answer)

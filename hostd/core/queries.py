@@ -45,15 +45,24 @@ class Activity(NamedTuple):
     reserved_bytes: int | None = None
 
 
-class Questions:
-    """The questions of one core."""
+class Queries:
+    """The queries of one core."""
 
-    _registry: Registry
-    _charges: Charges
-    _planning: Planning
-    _admission: Admission
-    _router: Router
-    _deploying: Deploying
+    def __init__(
+        self,
+        registry: Registry,
+        charges: Charges,
+        planning: Planning,
+        admission: Admission,
+        router: Router,
+        deploying: Deploying,
+    ) -> None:
+        self._registry = registry
+        self._charges = charges
+        self._planning = planning
+        self._admission = admission
+        self._router = router
+        self._deploying = deploying
 
     def list_models(self) -> list[ModelInfo]:
         """Return the records of all models that are loaded, or have lost their process, by id."""
