@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.core.config import CoreConfig
 from hostd.core.machine import Core
-from hostd.core.registry import CoreConfig
 from hostd.records import MethodInfo
 
 if TYPE_CHECKING:

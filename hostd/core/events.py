@@ -46,7 +46,7 @@ from hostd.core.values import SyncId as SyncId
 from hostd.core.values import WorkerId as WorkerId
 
 if TYPE_CHECKING:
-    from hostd.core.registry import CoreConfig
+    from hostd.core.config import CoreConfig
     from hostd.records import MethodInfo, SizeEstimate
     from hostd_workers.wire.errors import HostError
 

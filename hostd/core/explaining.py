@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hostd.core.charges import Charges
+    from hostd.core.config import CoreConfig
     from hostd.core.events import Caller
     from hostd.core.models import Model
-    from hostd.core.registry import CoreConfig, Registry
+    from hostd.core.registry import Registry
     from hostd.core.routing import Router
 
 DEFAULT = "default"

@@ -22,6 +22,7 @@ from hostd.core import events as ev
 from hostd.core.admission import Admission, Evict, Refuse, Release, Start
 from hostd.core.charges import Charges
 from hostd.core.comparing import Comparing
+from hostd.core.config import CoreConfig
 from hostd.core.deploying import Deploying
 from hostd.core.growing import Fail
 from hostd.core.happenings import HeadroomChanged, LoadEnded, ModelIdle, ReloadBegun, UnloadEnded
@@ -32,7 +33,7 @@ from hostd.core.measuring import Measuring
 from hostd.core.pinning import Pinning
 from hostd.core.planning import Planning
 from hostd.core.queries import Queries
-from hostd.core.registry import CoreConfig, Registry
+from hostd.core.registry import Registry
 from hostd.core.reloading import Reloading
 from hostd.core.routing import Router
 from hostd.core.syncing import Syncing

@@ -15,7 +15,6 @@ Rules
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hostd.core.baselines import Baselines
@@ -51,6 +50,7 @@ from hostd_workers.wire.errors import HostError, InternalError, InvalidArgumentE
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from hostd.core.config import CoreConfig
     from hostd.core.events import Caller, Declared, Memory
     from hostd.core.happenings import Happening
     from hostd.records import ModelInfo
@@ -66,35 +66,6 @@ _WANTED_BY = {
 
 MAX_EVICTED = 10_000
 """More than any machine has resident at some time of the day; a source is some hundred bytes."""
-
-
-@dataclass(frozen=True)
-class CoreConfig:
-    """The limits and durations that the core decides by; all in seconds, items or bytes, as the names say."""
-
-    spawn_timeout_s: float = 30.0
-    load_timeout_s: float = 600.0
-    drain_timeout_s: float = 10.0
-    load_retries: int = 0
-    retry_backoff_s: float = 0.2
-    retry_max_backoff_s: float = 30.0
-    models_dir: str | None = None
-    lazy_load: bool = False
-    lazy_load_retries: int = 2
-    max_in_flight: int = 1024
-    max_in_flight_bytes: int = 4 << 30
-    max_waiting: int = 10_000
-    budget_bytes: int | None = None
-    admission_timeout_s: float = 60.0
-    min_residence_s: float = 1.0
-    idle_ttl_s: float = 0.0
-    baseline_bytes: int = 0
-    cores: int = 1
-    cpu_threads: int | None = None
-    python: str | None = None
-    own_python: str = ""
-    story_length: int = 64
-    stories_kept: int = 256
 
 
 class Registry:

@@ -6,7 +6,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from hostd.core.registry import CoreConfig
+from hostd.core.config import CoreConfig
 from hostd.shell.cores import usable_cores
 from hostd_workers.wire.errors import FailedPreconditionError, HostError
 

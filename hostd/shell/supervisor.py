@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
-    from hostd.core.registry import CoreConfig
+    from hostd.core.config import CoreConfig
     from hostd.shell.backend import Backend
     from hostd.shell.frontend import Frontend
     from hostd.shell.transport.poller import Poller

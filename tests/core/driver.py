@@ -13,8 +13,8 @@ from outside import Asked, Outside, Process, Said, Stage
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.core.config import CoreConfig
 from hostd.core.machine import Core
-from hostd.core.registry import CoreConfig
 from hostd.records import MethodInfo, SizeEstimate
 from hostd_workers.wire.errors import HostError
 

@@ -13,7 +13,7 @@ from hostd.core import events as ev
 from hostd_workers.wire.errors import HostError, ResourceExhaustedError
 
 if TYPE_CHECKING:
-    from hostd.core.registry import CoreConfig
+    from hostd.core.config import CoreConfig
 
 BUDGETED = dataclasses.replace(CONFIG, budget_bytes=10_000, lazy_load_retries=1)
 LAZY_BUDGETED = dataclasses.replace(LAZY, budget_bytes=10_000)

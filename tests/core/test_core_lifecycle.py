@@ -11,6 +11,7 @@ from driver import SPEC, source_of
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core import lifecycle
+from hostd.core.config import CoreConfig
 from hostd.core.lifecycle import (
     ALIVE,
     MODEL_TRANSITIONS,
@@ -21,7 +22,7 @@ from hostd.core.lifecycle import (
     WorkerInput,
     WorkerState,
 )
-from hostd.core.registry import CoreConfig, Registry
+from hostd.core.registry import Registry
 from hostd_workers.wire.errors import InternalError
 
 CORE = Path(lifecycle.__file__).parent

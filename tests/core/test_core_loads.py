@@ -9,8 +9,8 @@ from driver import ALICE, BOB, METHODS, SPEC, Driver, memory_of, source_of
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.core.config import CoreConfig
 from hostd.core.machine import Core
-from hostd.core.registry import CoreConfig
 from hostd.records import ModelInfo, SizeEstimate
 from hostd_workers.wire.errors import (
     AlreadyExistsError,

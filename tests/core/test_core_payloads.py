@@ -18,7 +18,7 @@ from hostd_workers.wire.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from hostd.core.registry import CoreConfig
+    from hostd.core.config import CoreConfig
 
 MODEL = ev.ModelId("m")
 SPEC = ev.LoadingSpec("python", {}, None, {}, None, None)

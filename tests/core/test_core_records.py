@@ -8,8 +8,8 @@ import pytest
 from driver import ALICE, METHODS, Driver, memory_of, source_of
 
 from hostd.core import events as ev
+from hostd.core.config import CoreConfig
 from hostd.core.machine import Core
-from hostd.core.registry import CoreConfig
 from hostd.records import ModelInfo, WorkerInfo
 from hostd_workers.wire.errors import NotFoundError
 

@@ -19,9 +19,9 @@ from world_of_memory import BUDGET_BYTES, SPECS, WorldOfMemory
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.core.config import CoreConfig
 from hostd.core.lifecycle import ModelState
 from hostd.core.machine import Core
-from hostd.core.registry import CoreConfig
 from hostd.core.shares import capacity_for
 from hostd.records import ModelInfo, SyncReport, UnloadReport
 from hostd_workers.wire.errors import HostError, InternalError, InvalidArgumentError, ModelError, NotFoundError

@@ -196,7 +196,9 @@ class WorldOfMemory(WorldOfFiles):
                 assert registry.timers._due[RoomTimer()] <= decision.look_again_s
         room = self.core.queries._charges.room(budget_bytes)
         if admission._is_over and room.free_bytes + room.coming_bytes < 0:
-            assert None not in self.core.queries._charges.by_what_keeps(), "an idle model stays although others have grown"
+            assert None not in self.core.queries._charges.by_what_keeps(), (
+                "an idle model stays although others have grown"
+            )
         for model in admission._yielding:
             if model.is_yielding:
                 assert self.core.queries._charges.kept(model) is Kept.IN_USE, f"{model} makes way and is not in use"

@@ -12,7 +12,7 @@ from helpers import PATIENCE_S, at_most
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.registry import CoreConfig
+from hostd.core.config import CoreConfig
 from hostd.shell import failing
 from hostd.shell import supervisor as module
 from hostd.shell.backend import Backend
