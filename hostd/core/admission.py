@@ -27,11 +27,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from hostd.core.charges import fewest
+from hostd.core.deadlines import AdmissionTimer, IdleTimer, RoomTimer
 from hostd.core.growing import Fail, Growing
 from hostd.core.happenings import HEADROOM_CHANGED, MODEL_IDLE
 from hostd.core.lifecycle import SERVING, ModelState
 from hostd.core.planning import HOPELESS, Decision, Outcome
-from hostd.core.timers import AdmissionTimer, IdleTimer, RoomTimer
 from hostd.units import format_duration, format_size
 
 if TYPE_CHECKING:

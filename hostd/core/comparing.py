@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hostd.core.events import Caller, FilesCompared, FilesNoted, ModelId
     from hostd.core.models import Model
     from hostd.core.registry import Registry
-    from hostd.core.waiting import Waiters
+    from hostd.core.values import Waiters
 
 _CHANGED = "its files have changed since it was loaded; it serves what was loaded"
 _AS_LOADED = "its files are again what was loaded"

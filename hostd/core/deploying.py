@@ -44,6 +44,7 @@ from hostd_workers.wire.errors import (
 
 if TYPE_CHECKING:
     from hostd.core import events as ev
+    from hostd.core.deadlines import UploadTimer
     from hostd.core.events import ClientId, FilesId, LoadSource, ModelId
     from hostd.core.happenings import LoadEnded, UnloadEnded
     from hostd.core.loading import Loading
@@ -51,9 +52,8 @@ if TYPE_CHECKING:
     from hostd.core.pinning import Pinning
     from hostd.core.registry import Registry
     from hostd.core.standing import Standing
-    from hostd.core.timers import UploadTimer
     from hostd.core.unloading import Unloading
-    from hostd.core.waiting import Waiters
+    from hostd.core.values import Waiters
 
 
 class Step(enum.Enum):

@@ -282,3 +282,11 @@ Effect: TypeAlias = (
     | Announce
     | Stop
 )
+
+
+def refusal(caller: Caller, error: HostError) -> AnswerError:
+    """Return the answer to a request that ends with an error.
+
+    Without its frames: they know the event, in a circle with this error, until a collection comes.
+    """
+    return AnswerError(caller, error.with_traceback(None))

@@ -22,10 +22,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hostd.core.deadlines import AdmissionTimer, WorkerTimer
 from hostd.core.effects import RememberSize
 from hostd.core.lifecycle import WorkerInput, WorkerState
 from hostd.core.planning import HOPELESS, Decision, Outcome
-from hostd.core.timers import AdmissionTimer, WorkerTimer
 from hostd.units import format_duration, format_size
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hostd.core.by_client import ByClient
+from hostd.core.deadlines import HeldTimer
 from hostd.core.refusals import check_in_flight
 from hostd.core.shares import ClientShares
-from hostd.core.timers import HeldTimer
 
 if TYPE_CHECKING:
     from hostd.core.events import Caller, CallReceived, ClientId, ModelId

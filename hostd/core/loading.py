@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from hostd.core.deadlines import FinderTimer, IdleTimer, RetryTimer, WorkerTimer
 from hostd.core.effects import Answer, FindSpec, PredictSize, RememberSize, SpawnWorker
 from hostd.core.events import STANDALONE, LoadSource, Origin
 from hostd.core.happenings import LoadEnded
@@ -23,7 +24,6 @@ from hostd.core.joining import check_joinable
 from hostd.core.lifecycle import SERVING, ModelInput, ModelState
 from hostd.core.names import model_id_of
 from hostd.core.refusals import no_such_model, refusal_of
-from hostd.core.timers import FinderTimer, IdleTimer, RetryTimer, WorkerTimer
 from hostd_workers.wire.errors import (
     DeadlineExceededError,
     FailedPreconditionError,

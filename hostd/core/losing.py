@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from hostd.core.deadlines import ConnectionTimer, IdleTimer
 from hostd.core.lifecycle import SERVING, ModelInput, WorkerInput, WorkerState
 from hostd.core.refusals import limit_error
-from hostd.core.timers import ConnectionTimer, IdleTimer
 from hostd.core.values import Death
 from hostd_workers.wire.errors import HostError, ResourceExhaustedError, UnavailableError
 

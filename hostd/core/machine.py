@@ -23,6 +23,18 @@ from hostd.core.admission import Admission, Evict, Refuse, Release, Start
 from hostd.core.charges import Charges
 from hostd.core.comparing import Comparing
 from hostd.core.config import CoreConfig
+from hostd.core.deadlines import (
+    AdmissionTimer,
+    ConnectionTimer,
+    FinderTimer,
+    HeldTimer,
+    IdleTimer,
+    RetryTimer,
+    RoomTimer,
+    UploadTimer,
+    WaiterTimer,
+    WorkerTimer,
+)
 from hostd.core.deploying import Deploying
 from hostd.core.growing import Fail
 from hostd.core.happenings import HeadroomChanged, LoadEnded, ModelIdle, ReloadBegun, UnloadEnded
@@ -37,18 +49,6 @@ from hostd.core.registry import Registry
 from hostd.core.reloading import Reloading
 from hostd.core.routing import Router
 from hostd.core.syncing import Syncing
-from hostd.core.timers import (
-    AdmissionTimer,
-    ConnectionTimer,
-    FinderTimer,
-    HeldTimer,
-    IdleTimer,
-    RetryTimer,
-    RoomTimer,
-    UploadTimer,
-    WaiterTimer,
-    WorkerTimer,
-)
 from hostd.core.undeploying import Undeploying
 from hostd.core.unloading import Unloading
 from hostd.core.workers import Workers
@@ -176,7 +176,8 @@ class Core:
         self._settle()
         if registry.is_stopping:
             self._unloading.stop_if_done()
-        effects, registry.effects = registry.effects, []
+        effects = registry.effects.copy()
+        registry.effects.clear()
         return effects
 
     def next_deadline(self) -> float | None:
@@ -215,7 +216,7 @@ class Core:
         def handler(event: Any) -> None:
             try:
                 self._registry.waiting.check_id(event.caller)
-                self._registry.waiting.check_room(event.caller.client)
+                self._registry.waiting.check_room(event.caller.client, self._registry.config.max_waiting)
                 decide(event)
             except HostError as error:
                 self._registry.refuse(event.caller, error)

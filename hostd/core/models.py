@@ -17,8 +17,7 @@ from hostd.core.standing import NOTHING, Standing
 from hostd.core.values import STANDALONE, Death, LoadSource, Origin
 
 if TYPE_CHECKING:
-    from hostd.core.values import Caller, CallId, LoadingSpec, Memory, ModelId, WorkerId
-    from hostd.core.waiting import Waiters
+    from hostd.core.values import Caller, CallId, LoadingSpec, Memory, ModelId, Waiters, WorkerId
     from hostd.records import MethodInfo
     from hostd_workers.wire.errors import HostError
 

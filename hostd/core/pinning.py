@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hostd.core.events import FilesId, ModelId, PinKept, PinRequested
     from hostd.core.models import Model
     from hostd.core.registry import Registry
-    from hostd.core.waiting import Waiters
+    from hostd.core.values import Waiters
 
 
 class Pinning:

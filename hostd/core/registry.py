@@ -18,16 +18,17 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
 from hostd.core.baselines import Baselines
+from hostd.core.deadlines import AdmissionTimer, WorkerTimer
 from hostd.core.describing import describe
 from hostd.core.effects import (
     Announce,
-    AnswerError,
     Effect,
     KillWorker,
     MeasureWorker,
     PauseWorker,
     ResumeWorker,
     SendLoad,
+    refusal,
 )
 from hostd.core.events import STANDALONE, FilesId, LoadSource, ModelId, Origin, WorkerId
 from hostd.core.happenings import HEADROOM_CHANGED, MODEL_IDLE
@@ -41,7 +42,7 @@ from hostd.core.lifecycle import (
     WorkerState,
 )
 from hostd.core.models import Evicted, Failure, Model, Worker
-from hostd.core.timers import AdmissionTimer, Timers, WorkerTimer
+from hostd.core.timers import Timers
 from hostd.core.waiting import Waiting
 from hostd.records import Event, UnloadReport
 from hostd.units import counted
@@ -93,7 +94,7 @@ class Registry:
         self.last_unload: UnloadReport | None = None
         self.timers: Timers[Hashable] = Timers()
         self.effects: list[Effect] = []
-        self.waiting = Waiting(self)
+        self.waiting = Waiting(self.effects, self.timers)
         self.is_reading = False
         """Whether the models directory is read for the first time, so that a model may be there that is not known."""
         self.declared: dict[ModelId, Declared] = {}
@@ -216,11 +217,8 @@ class Registry:
         self.headroom_changed()
 
     def refuse(self, caller: Caller, error: HostError) -> None:
-        """Have a request answered with an error.
-
-        Without its frames: they know the event, in a circle with this error, until a collection comes.
-        """
-        self.effects.append(AnswerError(caller, error.with_traceback(None)))
+        """Have a request answered with an error."""
+        self.effects.append(refusal(caller, error))
 
     def new_files_id(self) -> FilesId:
         """Return the id of a new operation on files, which is in work from now on."""

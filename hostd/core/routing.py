@@ -45,11 +45,11 @@ from hostd_workers.wire.errors import (
 )
 
 if TYPE_CHECKING:
+    from hostd.core.deadlines import HeldTimer
     from hostd.core.happenings import LoadEnded, UnloadEnded
     from hostd.core.loading import Loading
     from hostd.core.models import Model, Worker
     from hostd.core.registry import Registry
-    from hostd.core.timers import HeldTimer
 
 
 _WORTH_WAITING = (ModelState.LOADING, ModelState.UNLOADING)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from hostd.core.models import Model
     from hostd.core.registry import Registry
     from hostd.core.unloading import Unloading
-    from hostd.core.waiting import Waiters
+    from hostd.core.values import Waiters
 
 
 class Fate(enum.Enum):

@@ -10,86 +10,14 @@ from __future__ import annotations
 
 import heapq
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hostd.core.events import Caller, FilesId, WorkerId
-    from hostd.core.models import Model
-
 K = TypeVar("K")
 
 _SLACK = 1024
-
-
-@dataclass(frozen=True)
-class WorkerTimer:
-    """The deadline of whatever a worker is doing now."""
-
-    worker_id: WorkerId
-
-
-@dataclass(frozen=True)
-class ConnectionTimer:
-    """When a worker that lost its connection should have ended."""
-
-    worker_id: WorkerId
-
-
-@dataclass(frozen=True)
-class FinderTimer:
-    """When a finder has taken too long, or files have been written for too long."""
-
-    model: Model
-
-
-@dataclass(frozen=True)
-class RetryTimer:
-    """When a failed load is tried again."""
-
-    model: Model
-
-
-@dataclass(frozen=True)
-class AdmissionTimer:
-    """When a load has waited too long for memory, in line or paused."""
-
-    model: Model
-
-
-@dataclass(frozen=True)
-class IdleTimer:
-    """When nobody may have used a model for long enough."""
-
-    model: Model
-
-
-@dataclass(frozen=True)
-class UploadTimer:
-    """When nothing may have come for an upload for too long."""
-
-    files_id: FilesId
-
-
-@dataclass(frozen=True)
-class RoomTimer:
-    """When models may have become ready to make way for others."""
-
-
-@dataclass(frozen=True)
-class WaiterTimer:
-    """The deadline of a caller that waits for the control plane."""
-
-    caller: Caller
-
-
-@dataclass(frozen=True)
-class HeldTimer:
-    """The deadline of a call that waits for its model to be loaded."""
-
-    caller: Caller
 
 
 class Timers(Generic[K]):

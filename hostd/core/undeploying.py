@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hostd.core.pinning import Pinning
     from hostd.core.registry import Registry
     from hostd.core.unloading import Unloading
-    from hostd.core.waiting import Waiters
+    from hostd.core.values import Waiters
 
 
 class Step(enum.Enum):

@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hostd.core.deadlines import WorkerTimer
 from hostd.core.effects import Answer, Stop
 from hostd.core.happenings import LoadEnded, UnloadEnded
 from hostd.core.lifecycle import ModelInput, ModelState, WorkerInput, WorkerState
-from hostd.core.timers import WorkerTimer
 from hostd.records import UnloadReport
 from hostd_workers.wire.errors import AbortedError, FailedPreconditionError, HostError
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hostd.core.loading import Loading
     from hostd.core.models import Model, Worker
     from hostd.core.registry import Registry
-    from hostd.core.waiting import Waiters
+    from hostd.core.values import Waiters
 
 
 @dataclass(eq=False)

@@ -33,6 +33,10 @@ class Caller(NamedTuple):
     request_id: int
 
 
+Waiters: TypeAlias = dict[Caller, None]
+"""Callers that wait for the same answer, an ordered set: thousands may wait for one load, and leave it one by one."""
+
+
 class Origin(enum.Enum):
     """Who wanted a model loaded, and so how careful its finding must be.
 

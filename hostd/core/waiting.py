@@ -8,28 +8,29 @@ Rules
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from hostd.core.by_client import ByClient
-from hostd.core.effects import Answer
+from hostd.core.deadlines import WaiterTimer
+from hostd.core.effects import Answer, refusal
 from hostd.core.shares import ClientShares, capacity_for
-from hostd.core.timers import WaiterTimer
 from hostd.units import counted
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, ResourceExhaustedError
 
 if TYPE_CHECKING:
-    from hostd.core.events import Caller, ClientId
-    from hostd.core.registry import Registry
+    from collections.abc import Hashable
 
-Waiters: TypeAlias = "dict[Caller, None]"
-"""An ordered set: thousands may wait for one load, and leave it one by one."""
+    from hostd.core.effects import Effect
+    from hostd.core.timers import Timers
+    from hostd.core.values import Caller, ClientId, Waiters
 
 
 class Waiting:
     """All callers that wait, and in which `Waiters` each of them is."""
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
+    def __init__(self, effects: list[Effect], timers: Timers[Hashable]) -> None:
+        self._effects = effects
+        self._timers = timers
         self._places: ByClient[Waiters] = ByClient()
         self._shares = ClientShares()
 
@@ -44,9 +45,9 @@ class Waiting:
         if caller in self._places:
             raise InvalidArgumentError(f"request id {caller.request_id} is in use by another request of this client")
 
-    def check_room(self, client: ClientId) -> None:
+    def check_room(self, client: ClientId, limit: int) -> None:
         """Raise `ResourceExhaustedError` if this client may not wait for anything more."""
-        limit, shares = self._registry.config.max_waiting, self._shares
+        shares = self._shares
         if not shares.allows(client, 1, capacity_for(limit)):
             raise ResourceExhaustedError(
                 f"{counted(shares.of(client), 'request')} of this client and {shares.total - shares.of(client)} of "
@@ -60,17 +61,17 @@ class Waiting:
         self._places[caller] = waiters
         self._shares.take(caller.client)
         if deadline_s is not None:
-            self._registry.timers.set(WaiterTimer(caller), deadline_s)
+            self._timers.set(WaiterTimer(caller), deadline_s)
 
     def answer(self, waiters: Waiters, value: Any) -> None:
         """Answer everybody who waits here."""
         for caller in self._drain(waiters):
-            self._registry.effects.append(Answer(caller, value))
+            self._effects.append(Answer(caller, value))
 
     def refuse(self, waiters: Waiters, error: HostError) -> None:
         """Answer everybody who waits here with an error."""
         for caller in self._drain(waiters):
-            self._registry.refuse(caller, error)
+            self._effects.append(refusal(caller, error))
 
     def move(self, waiters: Waiters, to: Waiters) -> None:
         """Let everybody who waits here wait there instead."""
@@ -82,7 +83,7 @@ class Waiting:
     def dismiss(self, caller: Caller, error: HostError) -> None:
         """Answer one caller with an error; what it waited for goes on."""
         self._leave(caller)
-        self._registry.refuse(caller, error)
+        self._effects.append(refusal(caller, error))
 
     def lose_client(self, client: ClientId) -> None:
         """Forget the callers of a client that nobody can answer any more."""
@@ -92,7 +93,7 @@ class Waiting:
     def _leave(self, caller: Caller) -> None:
         del self._places.pop(caller)[caller]
         self._shares.give_back(caller.client)
-        self._registry.timers.cancel(WaiterTimer(caller))
+        self._timers.cancel(WaiterTimer(caller))
 
     def _drain(self, waiters: Waiters) -> list[Caller]:
         callers = list(waiters)

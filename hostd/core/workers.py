@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hostd.core.deadlines import ConnectionTimer, WorkerTimer
 from hostd.core.explaining import interpreter_of
 from hostd.core.lifecycle import ModelState, WorkerInput, WorkerState
 from hostd.core.registry import proof_of
-from hostd.core.timers import ConnectionTimer, WorkerTimer
 from hostd_workers.wire.errors import AbortedError, DeadlineExceededError
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from memory_driver import BUDGETED, LIMITED, MemoryDriver, is_refused
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.core.deadlines import AdmissionTimer, WorkerTimer
 from hostd.core.losing import DISCONNECT_GRACE_S
-from hostd.core.timers import AdmissionTimer, WorkerTimer
 from hostd_workers.wire.errors import (
     AbortedError,
     DeadlineExceededError,

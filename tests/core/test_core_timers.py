@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostd.core.timers import _SLACK, FinderTimer, HeldTimer, RetryTimer, Timers, WaiterTimer
+from hostd.core.deadlines import FinderTimer, HeldTimer, RetryTimer, WaiterTimer
+from hostd.core.timers import _SLACK, Timers
 
 
 @pytest.fixture

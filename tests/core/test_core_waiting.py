@@ -11,7 +11,7 @@ from outside import Asked
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.timers import WaiterTimer
+from hostd.core.deadlines import WaiterTimer
 from hostd_workers.wire.errors import (
     AbortedError,
     CancelledError,
