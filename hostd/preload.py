@@ -1,7 +1,7 @@
 """Declared models: the entries of `preload` in the configuration.
 
 Covers their settings. An entry that is wrong is kept with its problem, and stops neither the others nor the start; what
-becomes of them is decided in `core/declaring`.
+becomes of them is decided in `core/files/declaring`.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from hostd.core.lifecycle import ModelState, WorkerState
 
 if TYPE_CHECKING:
     from hostd.core import events as ev
+    from hostd.core.calls.routing import Router
     from hostd.core.models import Model
     from hostd.core.registry import Registry
-    from hostd.core.routing import Router
     from hostd.core.unloading import Unloading
 
 

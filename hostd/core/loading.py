@@ -35,8 +35,6 @@ from hostd_workers.wire.errors import (
 )
 
 if TYPE_CHECKING:
-    from hostd.core.admission import Admission
-    from hostd.core.comparing import Comparing
     from hostd.core.events import (
         LoadingSpec,
         LoadRequested,
@@ -46,7 +44,9 @@ if TYPE_CHECKING:
         SpecDelayed,
         SpecFound,
     )
+    from hostd.core.files.comparing import Comparing
     from hostd.core.happenings import UnloadEnded
+    from hostd.core.memory.admission import Admission
     from hostd.core.models import Model, Reload, Worker
     from hostd.core.registry import Registry
 

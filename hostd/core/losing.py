@@ -19,11 +19,11 @@ from hostd.core.values import Death
 from hostd_workers.wire.errors import HostError, ResourceExhaustedError, UnavailableError
 
 if TYPE_CHECKING:
+    from hostd.core.calls.routing import Router
     from hostd.core.events import WorkerDisconnected, WorkerExited, WorkerSpokeLastWords
     from hostd.core.loading import Loading
     from hostd.core.models import Worker
     from hostd.core.registry import Registry
-    from hostd.core.routing import Router
 
 DISCONNECT_GRACE_S: Final = 1.0
 """A process that dies closes its connection some milliseconds before the system says that it has ended: a core dump, or

@@ -19,9 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import events as ev
-from hostd.core.admission import Admission, Evict, Refuse, Release, Start
-from hostd.core.charges import Charges
-from hostd.core.comparing import Comparing
+from hostd.core.calls.routing import Router
 from hostd.core.config import CoreConfig
 from hostd.core.deadlines import (
     AdmissionTimer,
@@ -35,21 +33,23 @@ from hostd.core.deadlines import (
     WaiterTimer,
     WorkerTimer,
 )
-from hostd.core.deploying import Deploying
-from hostd.core.growing import Fail
+from hostd.core.files.comparing import Comparing
+from hostd.core.files.deploying import Deploying
+from hostd.core.files.pinning import Pinning
+from hostd.core.files.syncing import Syncing
+from hostd.core.files.undeploying import Undeploying
 from hostd.core.happenings import HeadroomChanged, LoadEnded, ModelIdle, ReloadBegun, UnloadEnded
 from hostd.core.invariants import problems_of
 from hostd.core.loading import Loading
 from hostd.core.losing import Losing
-from hostd.core.measuring import Measuring
-from hostd.core.pinning import Pinning
-from hostd.core.planning import Planning
-from hostd.core.queries import Queries
+from hostd.core.memory.admission import Admission, Evict, Refuse, Release, Start
+from hostd.core.memory.charges import Charges
+from hostd.core.memory.growing import Fail
+from hostd.core.memory.measuring import Measuring
+from hostd.core.memory.planning import Planning
+from hostd.core.queries.queries import Queries
 from hostd.core.registry import Registry
 from hostd.core.reloading import Reloading
-from hostd.core.routing import Router
-from hostd.core.syncing import Syncing
-from hostd.core.undeploying import Undeploying
 from hostd.core.unloading import Unloading
 from hostd.core.workers import Workers
 from hostd_workers.wire.errors import (
@@ -62,8 +62,8 @@ from hostd_workers.wire.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from hostd.core.admission import Verdict
     from hostd.core.effects import Effect
+    from hostd.core.memory.admission import Verdict
 
 
 class Core:

@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from hostd.core.latencies import Latencies
+from hostd.core.calls.latencies import Latencies
+from hostd.core.clients.shares import ClientShares
 from hostd.core.lifecycle import ALIVE, ModelState, WorkerState
-from hostd.core.shares import ClientShares
 from hostd.core.standing import NOTHING, Standing
 from hostd.core.values import STANDALONE, Death, LoadSource, Origin
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING, NamedTuple
 
+from hostd.core.clients.shares import capacity_for
 from hostd.core.lifecycle import ModelState
-from hostd.core.shares import capacity_for
 from hostd.core.values import Death
 from hostd.units import counted, format_size
 from hostd_workers.wire.errors import (
@@ -18,10 +18,10 @@ from hostd_workers.wire.errors import (
 )
 
 if TYPE_CHECKING:
+    from hostd.core.clients.shares import ClientShares
     from hostd.core.events import CallReceived, ModelId
     from hostd.core.models import Model
     from hostd.core.registry import Registry
-    from hostd.core.shares import ClientShares
     from hostd.records import Holder
 
 _HOLDERS_NAMED = 10

@@ -17,9 +17,8 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
-from hostd.core.baselines import Baselines
+from hostd.core.clients.waiting import Waiting
 from hostd.core.deadlines import AdmissionTimer, WorkerTimer
-from hostd.core.describing import describe
 from hostd.core.effects import (
     Announce,
     Effect,
@@ -41,9 +40,10 @@ from hostd.core.lifecycle import (
     WorkerInput,
     WorkerState,
 )
+from hostd.core.memory.baselines import Baselines
 from hostd.core.models import Evicted, Failure, Model, Worker
+from hostd.core.queries.describing import describe
 from hostd.core.timers import Timers
-from hostd.core.waiting import Waiting
 from hostd.records import Event, UnloadReport
 from hostd.units import counted
 from hostd_workers.wire.errors import HostError, InternalError, InvalidArgumentError

@@ -20,8 +20,8 @@ from hostd.records import UnloadReport
 from hostd_workers.wire.errors import AbortedError, FailedPreconditionError, HostError
 
 if TYPE_CHECKING:
+    from hostd.core.calls.holding import Holding
     from hostd.core.events import ModelId, ShutdownRequested, UnloadAllRequested, UnloadRequested, WorkerNotEnded
-    from hostd.core.holding import Holding
     from hostd.core.loading import Loading
     from hostd.core.models import Model, Worker
     from hostd.core.registry import Registry

@@ -13,12 +13,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hostd.core.deadlines import ConnectionTimer, WorkerTimer
-from hostd.core.explaining import interpreter_of
 from hostd.core.lifecycle import ModelState, WorkerInput, WorkerState
+from hostd.core.queries.explaining import interpreter_of
 from hostd.core.registry import proof_of
 from hostd_workers.wire.errors import AbortedError, DeadlineExceededError
 
 if TYPE_CHECKING:
+    from hostd.core.calls.routing import Router
     from hostd.core.events import (
         WorkerGone,
         WorkerId,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from hostd.core.losing import Losing
     from hostd.core.models import Worker
     from hostd.core.registry import Registry
-    from hostd.core.routing import Router
     from hostd.core.unloading import Unloading
 
 

@@ -1,7 +1,7 @@
 """How many bytes all models together may take: what the configuration says, of what there is.
 
 What there is, is the machine's memory or the least limit of the control groups that the host is in, whichever is less.
-Does not cover what is done when it is used up (`hostd.core.admission`).
+Does not cover what is done when it is used up (`hostd.core.memory.admission`).
 """
 
 from __future__ import annotations

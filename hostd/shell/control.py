@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import events as ev
-from hostd.core.by_client import ByClient
-from hostd.core.shares import ClientShares
+from hostd.core.clients.by_client import ByClient
+from hostd.core.clients.shares import ClientShares
 from hostd.shell.supervisor import as_host_error
 from hostd.shell.verbs import (
     Request,

@@ -1,6 +1,6 @@
 """What the configuration declares (`preload`): read at the start, and again when its file has changed.
 
-Covers the way from settings to what the core and the finders take. What follows from it is in `core/declaring`.
+Covers the way from settings to what the core and the finders take. What follows from it is in `core/files/declaring`.
 """
 
 from __future__ import annotations

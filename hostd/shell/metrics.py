@@ -13,7 +13,7 @@ from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 
-from hostd.core.latencies import BUCKETS_S
+from hostd.core.calls.latencies import BUCKETS_S
 from hostd.shell.tally import Tally, buckets_of
 from hostd.version import __version__
 from hostd_workers.wire import frames as wire
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from hostd.core.machine import Core
-    from hostd.core.queries import CallTimes
+    from hostd.core.queries.queries import CallTimes
     from hostd.records import Event, MemoryInfo, ModelInfo, WorkerInfo
 
 EVICTION_REASONS = ("LOAD", "GROWTH", "IDLE")

@@ -1,7 +1,7 @@
 """The models directory as the host sees it: where files are, whether they are whole, what is new and what is gone.
 
 Covers the core's `ScanDirectory` and the following of changes. How a directory is scanned is in `scanning`, when files
-are whole in `completeness` and `core/settling`, how files come and go through the host in `files`.
+are whole in `completeness` and `core/files/settling`, how files come and go through the host in `files`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.settling import Settling
+from hostd.core.files.settling import Settling
 from hostd.shell.completeness import KnownHashes, looking_at
 from hostd.shell.content import done
 from hostd.shell.contents import digesting_now
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hostd.config import ModelsConfig
-    from hostd.core.settling import Wait
+    from hostd.core.files.settling import Wait
     from hostd.plugins import Plugins
     from hostd.shell.scanning import Scan
     from hostd.shell.supervisor import Supervisor

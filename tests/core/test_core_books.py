@@ -5,8 +5,8 @@ from __future__ import annotations
 from driver import ALICE, Driver
 
 from hostd.core import events as ev
-from hostd.core.by_client import ByClient
-from hostd.core.uploading import _ENDS_KEPT
+from hostd.core.clients.by_client import ByClient
+from hostd.core.files.uploading import _ENDS_KEPT
 
 
 def test_what_is_known_by_client_tells_how_much_it_is() -> None:

@@ -10,7 +10,7 @@ from outside import Asked, Said
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.latencies import BUCKETS_S
+from hostd.core.calls.latencies import BUCKETS_S
 from hostd_workers.wire.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -111,8 +111,8 @@ def test_a_call_of_a_crashed_model_is_refused_and_told_why(ready):
 
 
 def test_a_call_of_a_quarantined_model_is_refused_and_told_where_to_look(ready):
+    from hostd.core.calls.routing import refusal_of
     from hostd.core.lifecycle import ModelState
-    from hostd.core.routing import refusal_of
 
     model = ready.core._registry.models["m"]
     model.state, model.reason = ModelState.QUARANTINED, "it crashed 5 times"

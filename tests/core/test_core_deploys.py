@@ -10,7 +10,7 @@ from endings import finish, is_clean
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.uploading import IDLE_AT_LEAST_S, IDLE_UPLOAD_S, MAX_DEPLOYS, MAX_DEPLOYS_PER_CLIENT
+from hostd.core.files.uploading import IDLE_AT_LEAST_S, IDLE_UPLOAD_S, MAX_DEPLOYS, MAX_DEPLOYS_PER_CLIENT
 from hostd_workers.wire.errors import (
     AbortedError,
     AlreadyExistsError,

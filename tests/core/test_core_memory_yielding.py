@@ -8,7 +8,7 @@ from memory_driver import KEPT, is_refused
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.admission import IDLE_LOOK_S
+from hostd.core.memory.admission import IDLE_LOOK_S
 from hostd_workers.wire.errors import DeadlineExceededError, FailedPreconditionError, NotFoundError
 
 

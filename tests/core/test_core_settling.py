@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hostd.core import settling
-from hostd.core.settling import CLOCK_MARGIN_S, LOOK_AGAIN_S, Completeness, Look, Settling, Wait
+from hostd.core.files import settling
+from hostd.core.files.settling import CLOCK_MARGIN_S, LOOK_AGAIN_S, Completeness, Look, Settling, Wait
 
 QUIET_S = 2.0
 NOW_S = 1_000.0

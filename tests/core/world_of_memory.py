@@ -21,11 +21,11 @@ from world_of_files import CLIENTS, MODELS, N, WorldOfFiles
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.admission import IDLE_LOOK_S
-from hostd.core.charges import Kept
 from hostd.core.deadlines import AdmissionTimer, FinderTimer, IdleTimer, RetryTimer, RoomTimer
 from hostd.core.lifecycle import ModelState, WorkerState
-from hostd.core.planning import Outcome
+from hostd.core.memory.admission import IDLE_LOOK_S
+from hostd.core.memory.charges import Kept
+from hostd.core.memory.planning import Outcome
 from hostd.records import LoadPlan, ModelInfo
 from hostd_workers.wire.errors import HostError, ModelError
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers import eventually, line_of, stop
 
-from hostd.core.settling import Settling
+from hostd.core.files.settling import Settling
 from hostd.shell.completeness import look_at
 
 if TYPE_CHECKING:

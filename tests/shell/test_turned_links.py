@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hostd.core.settling import Completeness, Settling
+from hostd.core.files.settling import Completeness, Settling
 from hostd.shell.completeness import KnownHashes, look_at, walk
 from hostd.shell.content import digest_of
 from hostd_workers.wire.errors import AbortedError

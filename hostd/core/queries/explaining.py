@@ -10,12 +10,12 @@ from hostd.units import format_duration
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hostd.core.charges import Charges
+    from hostd.core.calls.routing import Router
     from hostd.core.config import CoreConfig
     from hostd.core.events import Caller
+    from hostd.core.memory.charges import Charges
     from hostd.core.models import Model
     from hostd.core.registry import Registry
-    from hostd.core.routing import Router
 
 DEFAULT = "default"
 """The origin of a setting that nobody gave."""

@@ -29,12 +29,12 @@ from hostd.core.effects import (
     UndoFiles,
 )
 from hostd.core.events import Origin
+from hostd.core.files.uploading import Uploads
 from hostd.core.lifecycle import SERVING, ModelState
 from hostd.core.loading import retries_of
 from hostd.core.names import model_id_of
 from hostd.core.refusals import check_directory, check_nothing_inside, refusal_of
 from hostd.core.standing import standing_of
-from hostd.core.uploading import Uploads
 from hostd_workers.wire.errors import (
     AbortedError,
     AlreadyExistsError,
@@ -46,10 +46,10 @@ if TYPE_CHECKING:
     from hostd.core import events as ev
     from hostd.core.deadlines import UploadTimer
     from hostd.core.events import ClientId, FilesId, LoadSource, ModelId
+    from hostd.core.files.pinning import Pinning
     from hostd.core.happenings import LoadEnded, UnloadEnded
     from hostd.core.loading import Loading
     from hostd.core.models import Evicted, Model
-    from hostd.core.pinning import Pinning
     from hostd.core.registry import Registry
     from hostd.core.standing import Standing
     from hostd.core.unloading import Unloading

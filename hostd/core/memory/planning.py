@@ -16,8 +16,8 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hostd.core.charges import Kept, bytes_of, fewest
 from hostd.core.lifecycle import ModelState
+from hostd.core.memory.charges import Kept, bytes_of, fewest
 from hostd.core.models import ESTIMATES
 from hostd.core.refusals import OverBudget, over_budget
 from hostd.records import Holder, LoadPlan
@@ -26,8 +26,8 @@ from hostd.units import format_size
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from hostd.core.charges import Charges
     from hostd.core.events import ModelId
+    from hostd.core.memory.charges import Charges
     from hostd.core.models import Model, Worker
     from hostd.core.registry import Registry
     from hostd_workers.wire.errors import HostError

@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd.core import events as ev
-from hostd.core.explaining import calls_of, eviction_of, reason_of, settings_of, size_of
 from hostd.core.lifecycle import SERVING, ModelState, WorkerState
-from hostd.core.listing import absent, all_models
+from hostd.core.queries.explaining import calls_of, eviction_of, reason_of, settings_of, size_of
+from hostd.core.queries.listing import absent, all_models
 from hostd.core.refusals import no_such_model
 from hostd.records import MemoryInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hostd.core.admission import Admission
-    from hostd.core.charges import Charges
-    from hostd.core.deploying import Deploying
-    from hostd.core.planning import Planning
+    from hostd.core.calls.routing import Router
+    from hostd.core.files.deploying import Deploying
+    from hostd.core.memory.admission import Admission
+    from hostd.core.memory.charges import Charges
+    from hostd.core.memory.planning import Planning
     from hostd.core.registry import Registry
-    from hostd.core.routing import Router
     from hostd.records import Event as StoryEvent
     from hostd.records import LoadPlan, ModelInfo
     from hostd_workers.wire.errors import HostError

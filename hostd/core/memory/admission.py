@@ -26,21 +26,21 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from hostd.core.charges import fewest
 from hostd.core.deadlines import AdmissionTimer, IdleTimer, RoomTimer
-from hostd.core.growing import Fail, Growing
 from hostd.core.happenings import HEADROOM_CHANGED, MODEL_IDLE
 from hostd.core.lifecycle import SERVING, ModelState
-from hostd.core.planning import HOPELESS, Decision, Outcome
+from hostd.core.memory.charges import fewest
+from hostd.core.memory.growing import Fail, Growing
+from hostd.core.memory.planning import HOPELESS, Decision, Outcome
 from hostd.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from hostd.core.charges import Charges
     from hostd.core.happenings import LoadEnded
+    from hostd.core.memory.charges import Charges
+    from hostd.core.memory.planning import Planning
     from hostd.core.models import Model
-    from hostd.core.planning import Planning
     from hostd.core.registry import Registry
     from hostd_workers.wire.errors import HostError
 

@@ -22,9 +22,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from hostd.core.declaring import Declaring
 from hostd.core.effects import LeaveEntry, ScanDirectory
 from hostd.core.events import STANDALONE, LoadSource, Origin, SyncId
+from hostd.core.files.declaring import Declaring
 from hostd.core.lifecycle import ModelState
 from hostd.core.refusals import check_directory
 from hostd.records import SyncReport
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hostd.core import events as ev
-    from hostd.core.comparing import Comparing
     from hostd.core.events import Declared, ModelId
+    from hostd.core.files.comparing import Comparing
     from hostd.core.happenings import LoadEnded, UnloadEnded
     from hostd.core.loading import Loading
     from hostd.core.models import Model

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from hostd.core.by_client import ByClient
+from hostd.core.calls.holding import Holding
+from hostd.core.clients.by_client import ByClient
+from hostd.core.clients.shares import ClientShares
 from hostd.core.effects import ForwardCall, ForwardCancel, ForwardCredit, RelayAnswer
 from hostd.core.events import (
     CallCancelled,
@@ -29,11 +31,9 @@ from hostd.core.events import (
     WorkerAnswered,
     WorkerUnreachable,
 )
-from hostd.core.holding import Holding
 from hostd.core.lifecycle import ModelState, WorkerInput, WorkerState
 from hostd.core.models import Left
 from hostd.core.refusals import check_bytes, check_in_flight, refusal_of
-from hostd.core.shares import ClientShares
 from hostd_workers.wire.errors import (
     CancelledError,
     DeadlineExceededError,

@@ -21,10 +21,10 @@ from hostd.core.lifecycle import WorkerInput, WorkerState
 from hostd.core.refusals import limit_error
 
 if TYPE_CHECKING:
-    from hostd.core.admission import Admission
     from hostd.core.events import BaselineMeasured, WorkerMeasured
     from hostd.core.loading import Loading
     from hostd.core.losing import Losing
+    from hostd.core.memory.admission import Admission
     from hostd.core.models import Model, Worker
     from hostd.core.registry import Registry
 

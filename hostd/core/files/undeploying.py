@@ -22,10 +22,9 @@ from hostd.records import UnloadReport
 if TYPE_CHECKING:
     from hostd.core import events as ev
     from hostd.core.events import FilesId, ModelId
+    from hostd.core.files.pinning import Pinning
     from hostd.core.happenings import UnloadEnded
     from hostd.core.loading import Loading
-    from hostd.core.models import Model
-    from hostd.core.pinning import Pinning
     from hostd.core.registry import Registry
     from hostd.core.unloading import Unloading
     from hostd.core.values import Waiters

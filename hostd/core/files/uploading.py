@@ -13,8 +13,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hostd.core.clients.shares import ClientShares
 from hostd.core.deadlines import UploadTimer
-from hostd.core.shares import ClientShares
 from hostd.units import format_duration
 from hostd_workers.wire.errors import AbortedError, HostError, NotFoundError, ResourceExhaustedError
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hostd.core.by_client import ByClient
+from hostd.core.clients.by_client import ByClient
+from hostd.core.clients.shares import ClientShares
 from hostd.core.deadlines import HeldTimer
 from hostd.core.refusals import check_in_flight
-from hostd.core.shares import ClientShares
 
 if TYPE_CHECKING:
     from hostd.core.events import Caller, CallReceived, ClientId, ModelId

@@ -25,16 +25,16 @@ from typing import TYPE_CHECKING
 from hostd.core.deadlines import AdmissionTimer, WorkerTimer
 from hostd.core.effects import RememberSize
 from hostd.core.lifecycle import WorkerInput, WorkerState
-from hostd.core.planning import HOPELESS, Decision, Outcome
+from hostd.core.memory.planning import HOPELESS, Decision, Outcome
 from hostd.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from hostd.core.charges import Charges
     from hostd.core.events import WorkerPauseFailed
+    from hostd.core.memory.charges import Charges
+    from hostd.core.memory.planning import Planning
     from hostd.core.models import Model, Worker
-    from hostd.core.planning import Planning
     from hostd.core.registry import Registry
     from hostd_workers.wire.errors import HostError
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hostd.core.by_client import ByClient
+from hostd.core.clients.by_client import ByClient
+from hostd.core.clients.shares import ClientShares, capacity_for
 from hostd.core.deadlines import WaiterTimer
 from hostd.core.effects import Answer, refusal
-from hostd.core.shares import ClientShares, capacity_for
 from hostd.units import counted
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, ResourceExhaustedError
 
