@@ -61,8 +61,8 @@ def sampling(effort: Effort, *, with_host: bool) -> Iterator[Comparison]:
 
 def _ours(pids: list[int], duration_s: float, *, is_watched: bool) -> float:
     from hostd.core.values import WorkerId  # noqa: PLC0415 - the floors can be measured without the host
-    from hostd.shell.looks import Schedule, Watched  # noqa: PLC0415 - as above
-    from hostd.shell.sampling import Sampler  # noqa: PLC0415 - as above
+    from hostd.shell.memory.looks import Schedule, Watched  # noqa: PLC0415 - as above
+    from hostd.shell.memory.sampler import Sampler  # noqa: PLC0415 - as above
 
     limit_bytes = LIMIT_BYTES if is_watched else None
     workers = [Watched(WorkerId(pid), pid, False, is_watched, limit_bytes) for pid in pids]
@@ -78,7 +78,7 @@ def _ours(pids: list[int], duration_s: float, *, is_watched: bool) -> float:
 
 
 def _naive(pids: list[int]) -> float:
-    from hostd.shell.memory import sample_tree  # noqa: PLC0415 - as above
+    from hostd.shell.memory.tree import sample_tree  # noqa: PLC0415 - as above
 
     began_s = time.process_time()
     for pid in pids:

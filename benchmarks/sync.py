@@ -85,7 +85,7 @@ def _pass(directory: Path) -> int:
 def _scan_of(directory: Path) -> partial[Round]:
     from hostd.config import load_config  # noqa: PLC0415 - the floors can be measured without the host
     from hostd.plugins import Plugins  # noqa: PLC0415 - as above
-    from hostd.shell.scanning import Scanner  # noqa: PLC0415 - as above
+    from hostd.shell.repository.scanner import Scanner  # noqa: PLC0415 - as above
 
     scanner = Scanner(directory, Plugins(load_config()).recognises)
     return partial(timed, partial(scanner.scan, {}, retry_all=False))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers import eventually
 
-from hostd.shell.groups import groups_of
+from hostd.shell.linux.groups import groups_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """Makes a chosen system call of a supervisor on its models directory its last one, or one that fails.
 
 An interpreter imports this by itself if this folder is on its PYTHONPATH; it acts in supervisors only. The variable
-HOSTD_FAULT_PLAN names a file, and while that is there the calls of `hostd.shell.syscalls` are counted from 1. Its text
+HOSTD_FAULT_PLAN names a file, and while that is there the calls of `hostd.shell.linux.syscalls` are counted from 1. Its text
 is `NUMBER FAULT`:
 
     KILL    SIGKILL of the supervisor before the call
@@ -27,7 +27,7 @@ MARK_BYTES = 24
 
 def install(plan: str) -> None:
     """Wrap all system calls of the supervisor's files."""
-    from hostd.shell.syscalls import SystemCalls  # noqa: PLC0415 - every interpreter of a user imports this module
+    from hostd.shell.linux.syscalls import SystemCalls  # noqa: PLC0415 - every interpreter of a user imports this module
 
     faults = Faults(plan)
     for name, call in vars(SystemCalls).copy().items():

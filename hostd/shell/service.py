@@ -28,37 +28,37 @@ from hostd.core import events as ev
 from hostd.plugins import Plugins
 from hostd.records import HostInfo
 from hostd.shell import own_log, surroundings
-from hostd.shell.backend import Backend
-from hostd.shell.control import Control
-from hostd.shell.declared import DeclaredModels, Sources
-from hostd.shell.directory import ModelsDirectory
-from hostd.shell.files import Files
-from hostd.shell.finding import THREAD_NAME as FINDER_THREADS
-from hostd.shell.finding import Finding
-from hostd.shell.frontend import Frontend
-from hostd.shell.gpu import GpuReader
-from hostd.shell.guard import Guard
-from hostd.shell.hangup import Hangup
-from hostd.shell.keeper import FORWARDED, GROUPS_FD_VARIABLE, end_all
-from hostd.shell.leftovers import end_leftovers
-from hostd.shell.logs import LogDrain
-from hostd.shell.looks import Schedule
+from hostd.shell.control.hangup import Hangup
+from hostd.shell.control.requests import Control
+from hostd.shell.control.settings import Settings
+from hostd.shell.control.verbs import Verbs
+from hostd.shell.deploys.executor import Files
+from hostd.shell.deploys.staging import Staging
+from hostd.shell.memory.gpu import GpuReader
+from hostd.shell.memory.guard import Guard
+from hostd.shell.memory.looks import Schedule
+from hostd.shell.memory.sampler import Sampler
 from hostd.shell.place import Place
-from hostd.shell.repository import THREAD_NAME as SCANNER_THREADS
-from hostd.shell.repository import Repository
+from hostd.shell.processes.keeper import FORWARDED, GROUPS_FD_VARIABLE, end_all
+from hostd.shell.processes.leftovers import end_leftovers
+from hostd.shell.processes.logs import LogDrain
+from hostd.shell.processes.pool import Workforce
+from hostd.shell.repository.declared import DeclaredModels, Sources
+from hostd.shell.repository.directory import ModelsDirectory
+from hostd.shell.repository.finding import THREAD_NAME as FINDER_THREADS
+from hostd.shell.repository.finding import Finding
+from hostd.shell.repository.repository import THREAD_NAME as SCANNER_THREADS
+from hostd.shell.repository.repository import Repository
+from hostd.shell.repository.specifying import Specifying
+from hostd.shell.repository.survey import Survey
 from hostd.shell.rundir import RuntimeDirectory, StateDirectory
-from hostd.shell.sampling import Sampler
-from hostd.shell.settings import Settings
-from hostd.shell.sizes import THREAD_NAME as SIZES_THREADS
-from hostd.shell.sizes import Sizes
-from hostd.shell.specifying import Specifying
-from hostd.shell.staging import Staging
+from hostd.shell.sizes.predictor import THREAD_NAME as SIZES_THREADS
+from hostd.shell.sizes.predictor import Sizes
 from hostd.shell.starting import models_dir_of, recover, troubles_of
-from hostd.shell.survey import Survey
+from hostd.shell.transport.clients import Frontend
 from hostd.shell.transport.listener import Listener
 from hostd.shell.transport.poller import Poller
-from hostd.shell.verbs import Verbs
-from hostd.shell.workforce import Workforce
+from hostd.shell.transport.workers import Backend
 from hostd.version import __version__
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire.errors import HostError, to_wire
@@ -255,7 +255,7 @@ class Service:
     def _serve_pages(self, loop: asyncio.AbstractEventLoop, stack: contextlib.ExitStack) -> None:
         section = self._config.metrics
         if section.port is not None:
-            from hostd.shell.pages import serve  # noqa: PLC0415 - most hosts do without, and start the sooner
+            from hostd.shell.control.pages import serve  # noqa: PLC0415 - most hosts do without, and start the sooner
 
             self._metrics_port = serve(section.host, section.port, loop, self._supervisor, self._info, stack)
 

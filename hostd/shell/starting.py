@@ -7,14 +7,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from hostd.core.config import CoreConfig
-from hostd.shell.cores import usable_cores
+from hostd.shell.linux.cores import usable_cores
 from hostd_workers.wire.errors import FailedPreconditionError, HostError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from hostd.config import HostConfig, ModelsConfig
-    from hostd.shell.staging import Staging
+    from hostd.shell.deploys.staging import Staging
 
 USUAL_BASELINE_BYTES = 16 * 2**20
 """What a worker holds before it loads its model, until one was measured: 11 MiB are private to a bare interpreter."""

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from hostd.core.config import CoreConfig
-    from hostd.shell.backend import Backend
-    from hostd.shell.frontend import Frontend
+    from hostd.shell.transport.clients import Frontend
     from hostd.shell.transport.poller import Poller
+    from hostd.shell.transport.workers import Backend
 
 T = TypeVar("T")
 

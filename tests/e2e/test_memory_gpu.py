@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from helpers import eventually
 
-from hostd.shell.gpu import GpuReader
+from hostd.shell.memory.gpu import GpuReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kernels import KERNELS
 
-from hostd.shell.directory import ModelsDirectory
-from hostd.shell.staging import Staging
+from hostd.shell.deploys.staging import Staging
+from hostd.shell.repository.directory import ModelsDirectory
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
-from hostd.shell.syscalls import SystemCalls
+from hostd.shell.linux.syscalls import SystemCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,8 +25,8 @@ from kernels import KERNELS, Watched
 from path_corpus import canary
 
 from hostd.core.standing import Standing
-from hostd.shell.directory import ModelsDirectory
-from hostd.shell.staging import Staging
+from hostd.shell.deploys.staging import Staging
+from hostd.shell.repository.directory import ModelsDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from hostd.shell.scanning import Scan, Scanner
+from hostd.shell.repository.scanner import Scan, Scanner
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from hostd.shell.staging import Staging, Upload
+    from hostd.shell.deploys.staging import Staging, Upload
 
 FILES = {"model.yaml": b"loader: python\n", "weights/0.bin": b"\1" * 70_000, "weights/deep/1.bin": b"", ".dot": b"2"}
 

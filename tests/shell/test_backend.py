@@ -12,7 +12,7 @@ from transport_rig import Transport
 import hostd
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.shell.backend import Backend
+from hostd.shell.transport.workers import Backend
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import encode

@@ -8,8 +8,8 @@ import psutil
 import pytest
 from machine_rig import V1, V2, Machine, limited
 
-from hostd.shell.budget import budget_of, whole_memory
-from hostd.shell.groups import groups_of
+from hostd.shell.linux.groups import groups_of
+from hostd.shell.memory.budget import budget_of, whole_memory
 from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ import pytest
 from helpers import PATIENCE_S
 
 from hostd.core.values import WorkerId
-from hostd.shell import cgroups
-from hostd.shell.cgroups import Cgroups
-from hostd.shell.groups import groups_of
-from hostd.shell.guard import Guard
-from hostd.shell.leftovers import mark_of_host
-from hostd.shell.oom import Deaths
+from hostd.shell.linux import cgroups
+from hostd.shell.linux.cgroups import Cgroups
+from hostd.shell.linux.groups import groups_of
+from hostd.shell.linux.oom import Deaths
+from hostd.shell.memory.guard import Guard
+from hostd.shell.processes.leftovers import mark_of_host
 
 MIB = 1 << 20
 FILES = ("memory.max", "memory.swap.max", "memory.oom.group", "memory.events", "cgroup.procs", "cgroup.subtree_control")
@@ -202,7 +202,7 @@ def ends_only(kernel: Kernel, groups: Cgroups) -> None:
 
 
 def test_a_group_that_others_are_in_is_left_as_it_is(kernel: Kernel, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("DEBUG", "hostd.shell.cgroups")
+    caplog.set_level("DEBUG", "hostd.shell.linux.cgroups")
     (kernel.unit / "cgroup.procs").write_text("11\n99\n")
     with Cgroups.open(kernel.process, {11}) as groups:
         assert kernel.pids(kernel.unit) == [11, 99]
@@ -277,7 +277,7 @@ def test_limits_are_kept_where_groups_cannot_be_killed(kernel: Kernel) -> None:
 def test_only_a_limit_that_the_kernel_does_not_keep_is_worth_a_warning(
     kernel: Kernel, caplog: pytest.LogCaptureFixture, limit_bytes: int | None, controllers: str, level: str
 ) -> None:
-    caplog.set_level("DEBUG", "hostd.shell.guard")
+    caplog.set_level("DEBUG", "hostd.shell.memory.guard")
     (kernel.unit / "cgroup.controllers").write_text(controllers)
     with Guard(Cgroups.open(kernel.process), Deaths()) as guard:
         assert guard.groups == kernel.unit / WORKERS

@@ -13,8 +13,8 @@ import pytest
 from helpers import eventually, line_of, program
 
 from hostd.core.files.settling import Completeness
-from hostd.shell import completeness
-from hostd.shell.completeness import KnownHashes, look_at, looking_at
+from hostd.shell.repository import completeness
+from hostd.shell.repository.completeness import KnownHashes, look_at, looking_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable

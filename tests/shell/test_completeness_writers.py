@@ -13,7 +13,7 @@ import pytest
 from helpers import eventually, line_of, stop
 
 from hostd.core.files.settling import Settling
-from hostd.shell.completeness import look_at
+from hostd.shell.repository.completeness import look_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hostd.shell import content
-from hostd.shell.content import MAX_ENTRIES, SAMPLE_BYTES, SAMPLED_ABOVE_BYTES, digest_of, done, environment_of
+from hostd.shell.sizes import fingerprint as content
+from hostd.shell.sizes.fingerprint import (
+    MAX_ENTRIES,
+    SAMPLE_BYTES,
+    SAMPLED_ABOVE_BYTES,
+    digest_of,
+    done,
+    environment_of,
+)
 from hostd_workers.wire.errors import AbortedError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 from helpers import REPOSITORY
 from machine_rig import V2, Machine, limited
 
-from hostd.shell.cores import usable_cores
+from hostd.shell.linux.cores import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,7 +102,7 @@ def half_a_core() -> Iterator[Path]:
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core anyway")
 def test_a_real_quota_is_seen(half_a_core: Path) -> None:
-    program = "from hostd.shell.cores import usable_cores; print(usable_cores())"
+    program = "from hostd.shell.linux.cores import usable_cores; print(usable_cores())"
     join = f"echo $$ > {half_a_core}/cgroup.procs && exec {sys.executable} -c '{program}'"
     found = subprocess.run(["sh", "-c", join], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert found.stdout == "1\n"

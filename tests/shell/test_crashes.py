@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hostd.shell.crashes import CrashReport
+from hostd.shell.processes.crashes import CrashReport
 
 REPORT = """Fatal Python error: Segmentation fault
 

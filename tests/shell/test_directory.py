@@ -9,8 +9,8 @@ import pytest
 from kernels import KERNELS, OldKernel, Watched
 from path_corpus import ID_VECTORS, canary, plant
 
-from hostd.shell.directory import ModelsDirectory, look, open_beneath, open_directory
-from hostd.shell.syscalls import LOOK, SystemCalls, error_of
+from hostd.shell.linux.syscalls import LOOK, SystemCalls, error_of
+from hostd.shell.repository.directory import ModelsDirectory, look, open_beneath, open_directory
 from hostd_workers.wire.errors import (
     FailedPreconditionError,
     HostError,

@@ -11,7 +11,7 @@ from transport_rig import LIMIT_BYTES, Transport
 
 import hostd
 from hostd.core import events as ev
-from hostd.shell.frontend import Frontend
+from hostd.shell.transport.clients import Frontend
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import decode

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hostd.shell.gpu import GpuReader
+from hostd.shell.memory.gpu import GpuReader
 
 MIB = 1 << 20
 
@@ -74,7 +74,7 @@ class Nvml:
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Any:
-    caplog.set_level(logging.DEBUG, "hostd.shell.gpu")
+    caplog.set_level(logging.DEBUG, "hostd.shell.memory.gpu")
 
     def put(nvml: Nvml | None) -> GpuReader | None:
         monkeypatch.setitem(sys.modules, "pynvml", nvml)

@@ -17,10 +17,10 @@ from control_groups import members_of, own_group
 from helpers import PATIENCE_S, descendants, eventually, is_there, line_of, program, state_of, stop
 
 from hostd.core.events import WorkerId
-from hostd.shell import cgroups
-from hostd.shell.cgroups import end_group
-from hostd.shell.ending import StillThereError
-from hostd.shell.processes import Processes, WorkerProcess
+from hostd.shell.linux import cgroups
+from hostd.shell.linux.cgroups import end_group
+from hostd.shell.processes.ending import StillThereError
+from hostd.shell.processes.spawner import Processes, WorkerProcess
 
 if TYPE_CHECKING:
     from pathlib import Path

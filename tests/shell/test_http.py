@@ -14,9 +14,9 @@ import pytest
 from helpers import PATIENCE_S, SOON_S, at_most, eventually
 
 import hostd
-from hostd.shell import http, pages
-from hostd.shell.http import HttpServer, Page
-from hostd.shell.pages import Pages
+from hostd.shell.control import http, pages
+from hostd.shell.control.http import HttpServer, Page
+from hostd.shell.control.pages import Pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

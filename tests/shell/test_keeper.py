@@ -16,7 +16,7 @@ import pytest
 from helpers import PATIENCE_S, SOON_S, at_most, eventually, line_of, new_tag, program, state_of, stop, tagged
 
 from hostd.launch import AT_ONCE, keeper_command
-from hostd.shell import keeper
+from hostd.shell.processes import keeper
 
 Keep = Callable[..., subprocess.Popen[str]]
 

@@ -15,7 +15,7 @@ import pytest
 from helpers import PATIENCE_S
 
 from hostd import paths, runtime_lock
-from hostd.shell import keeper
+from hostd.shell.processes import keeper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers import PATIENCE_S
 
-from hostd.shell import ledger as module
-from hostd.shell import ledger_file as file_module
-from hostd.shell.ledger import Figures, Ledger, SizeKey, key_of
+from hostd.shell.sizes import ledger as module
+from hostd.shell.sizes import ledger_file as file_module
+from hostd.shell.sizes.ledger import Figures, Ledger, SizeKey, key_of
 from hostd_workers.wire.errors import NotFoundError
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers import line_of, program, stop
 
-from hostd.shell import ledger_file as module
-from hostd.shell.ledger import Figures, Ledger, SizeKey
+from hostd.shell.sizes import ledger_file as module
+from hostd.shell.sizes.ledger import Figures, Ledger, SizeKey
 
 if TYPE_CHECKING:
     from pathlib import Path

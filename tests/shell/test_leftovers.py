@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers import PATIENCE_S, is_there, line_of, program
 
-from hostd.shell.leftovers import HOST_VARIABLE, end_leftovers, mark_of_host
+from hostd.shell.processes.leftovers import HOST_VARIABLE, end_leftovers, mark_of_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +100,7 @@ def test_a_host_that_has_inherited_such_a_mark_ends_neither_itself_nor_whoever_s
     started = program(
         """
             import subprocess, sys
-            code = "from hostd.shell.leftovers import end_leftovers; end_leftovers(); print('there')"
+            code = "from hostd.shell.processes.leftovers import end_leftovers; end_leftovers(); print('there')"
             said = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
             print(said.returncode, said.stdout.strip(), flush=True)
         """,

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from hostd import log_lines
 from hostd.log_lines import Follower, LogLine, Reader
-from hostd.shell import logs
-from hostd.shell.logs import LogDrain, ModelLog
+from hostd.shell.processes import logs
+from hostd.shell.processes.logs import LogDrain, ModelLog
 
 if TYPE_CHECKING:
     from pathlib import Path

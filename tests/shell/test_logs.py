@@ -13,8 +13,8 @@ import pytest
 from helpers import PATIENCE_S, SOON_S, at_most, eventually, never
 
 import hostd
-from hostd.shell import logs
-from hostd.shell.logs import LogDrain, ModelLog
+from hostd.shell.processes import logs
+from hostd.shell.processes.logs import LogDrain, ModelLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from hostd.core.values import Memory, WorkerId
-from hostd.shell.looks import GROWTH_SHARE, IDLE_WATCH, LEAST_WATCH_S, Look, Schedule, Seen, Watched
-from hostd.shell.memory import Sample
+from hostd.shell.memory.looks import GROWTH_SHARE, IDLE_WATCH, LEAST_WATCH_S, Look, Schedule, Seen, Watched
+from hostd.shell.memory.tree import Sample
 
 MIB = 1 << 20
 PERIOD_S, MAX_PERIOD_S, WATCH_PERIOD_S = 5.0, 60.0, 0.1

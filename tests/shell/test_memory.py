@@ -12,9 +12,10 @@ import pytest
 from helpers import line_of, program, rss_of_tree, stop, tree_of, uss_of_tree
 
 from hostd.core.events import Memory
-from hostd.shell import memory, process_memory
-from hostd.shell.proc import descendants_of
-from hostd.shell.process_memory import brief_of
+from hostd.shell.linux.proc import descendants_of
+from hostd.shell.memory import process as process_memory
+from hostd.shell.memory import tree as memory
+from hostd.shell.memory.process import brief_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

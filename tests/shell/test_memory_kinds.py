@@ -20,8 +20,10 @@ from helpers import PATIENCE_S, REPOSITORY, Told, descendants, eventually, stop
 from strangers import needs_root
 
 from hostd.core.events import Memory, WorkerId
-from hostd.shell import memory, process_memory, shared_memory
-from hostd.shell.processes import Processes, WorkerProcess
+from hostd.shell.memory import process as process_memory
+from hostd.shell.memory import shared as shared_memory
+from hostd.shell.memory import tree as memory
+from hostd.shell.processes.spawner import Processes, WorkerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers import Told, uss_of_tree
 
-from hostd.shell import memory, process_memory
+from hostd.shell.memory import process as process_memory
+from hostd.shell.memory import tree as memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import hostd
 from hostd.records import MemoryInfo, ModelInfo, WorkerInfo
-from hostd.shell.metrics import Snapshot, families_of
+from hostd.shell.control.metrics import Snapshot, families_of
 
 Page = Callable[[], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
 FIGURES = ("rss_bytes", "gpu_bytes", "uss_bytes")

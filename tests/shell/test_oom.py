@@ -12,9 +12,9 @@ import pytest
 from helpers import PATIENCE_S, at_most, new_tag, program
 
 from hostd.core.values import Death
-from hostd.shell import oom
-from hostd.shell.groups import groups_of
-from hostd.shell.oom import Deaths
+from hostd.shell.linux import oom
+from hostd.shell.linux.groups import groups_of
+from hostd.shell.linux.oom import Deaths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

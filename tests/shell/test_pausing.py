@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers import descendants, eventually, line_of, program, state_of, stop
 
-from hostd.shell.pausing import StoppedTree
+from hostd.shell.processes.pausing import StoppedTree
 
 if TYPE_CHECKING:
     import subprocess

@@ -12,8 +12,8 @@ from strangers import needs_root, new_user
 
 import hostd
 from hostd import paths
-from hostd.shell import losses
-from hostd.shell.logs import ModelLog
+from hostd.shell.processes import losses
+from hostd.shell.processes.logs import ModelLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from helpers import eventually, line_of, program, state_of, stop
 
-from hostd.shell import proc
+from hostd.shell.linux import proc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -32,10 +32,11 @@ from helpers import (
 )
 
 from hostd.core.events import WorkerId
-from hostd.shell import process_memory, processes
-from hostd.shell.ending import StillThereError
-from hostd.shell.memory import sample_tree
-from hostd.shell.processes import Processes, WorkerProcess, describe_exit
+from hostd.shell.memory import process as process_memory
+from hostd.shell.memory.tree import sample_tree
+from hostd.shell.processes import spawner as processes
+from hostd.shell.processes.ending import StillThereError
+from hostd.shell.processes.spawner import Processes, WorkerProcess, describe_exit
 
 PR_SET_CHILD_SUBREAPER = 36
 MIB = 1 << 20

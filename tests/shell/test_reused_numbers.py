@@ -11,10 +11,10 @@ import pytest
 from helpers import eventually, is_there
 from test_processes import NAP, Spawn, ours, output_of, spawn
 
-from hostd.shell import memory
+from hostd.shell.memory import tree as memory
 
 if TYPE_CHECKING:
-    from hostd.shell.processes import Processes
+    from hostd.shell.processes.spawner import Processes
 
 LAST = Path("/proc/sys/kernel/ns_last_pid")
 """The next process gets the number after that (proc(5))."""

@@ -11,7 +11,7 @@ import pytest
 
 import hostd
 from hostd import runtime_lock
-from hostd.shell import keeper
+from hostd.shell.processes import keeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable

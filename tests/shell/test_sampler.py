@@ -15,10 +15,11 @@ import pytest
 from helpers import PATIENCE_S, Told, never, uss_of_tree
 
 from hostd.core.values import Memory, WorkerId
-from hostd.shell import looks, sampling
-from hostd.shell.looks import Look, Schedule, Watched
-from hostd.shell.memory import Sample, sample_tree
-from hostd.shell.sampling import Sampler
+from hostd.shell.memory import looks
+from hostd.shell.memory import sampler as sampling
+from hostd.shell.memory.looks import Look, Schedule, Watched
+from hostd.shell.memory.sampler import Sampler
+from hostd.shell.memory.tree import Sample, sample_tree
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from scanning_rig import Rig
 
-from hostd.shell import completeness, scanning
-from hostd.shell.scanning import Scanner, is_inside
+from hostd.shell.repository import completeness
+from hostd.shell.repository import scanner as scanning
+from hostd.shell.repository.scanner import Scanner, is_inside
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,8 +17,8 @@ import pytest
 from helpers import REPOSITORY, line_of, program
 from scanning_rig import Rig
 
-from hostd.shell import completeness
-from hostd.shell.scanning import DirectoryUnavailableError, Scanner
+from hostd.shell.repository import completeness
+from hostd.shell.repository.scanner import DirectoryUnavailableError, Scanner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

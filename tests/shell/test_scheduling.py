@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from hostd.shell import scheduling
-from hostd.shell.scheduling import give_way
+from hostd.shell.linux import scheduling
+from hostd.shell.linux.scheduling import give_way
 
 SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}
 SIZE = 48

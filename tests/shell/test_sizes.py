@@ -16,10 +16,10 @@ from hostd.config import load_config
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.plugins import Plugins
-from hostd.shell import sizes as module
-from hostd.shell.ledger import Ledger, SizeKey
-from hostd.shell.sizes import SIZER_THREADS, Sizes
-from hostd.shell.specifying import Specifying
+from hostd.shell.repository.specifying import Specifying
+from hostd.shell.sizes import predictor as module
+from hostd.shell.sizes.ledger import Ledger, SizeKey
+from hostd.shell.sizes.predictor import SIZER_THREADS, Sizes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 
-from hostd.shell.spawning import THREAD_VARIABLES, data_limit_bytes, oom_score_adj_of_worker, worker_environment
+from hostd.shell.processes.environment import (
+    THREAD_VARIABLES,
+    data_limit_bytes,
+    oom_score_adj_of_worker,
+    worker_environment,
+)
 
 GIB = 1 << 30
 

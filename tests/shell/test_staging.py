@@ -15,9 +15,9 @@ from path_corpus import FILE_VECTORS, ID_VECTORS, canary, plant
 from staging_rig import FILES, begin, deploy, names, tree
 
 from hostd.core.names import STAGING_NAME
-from hostd.shell.directory import ModelsDirectory
-from hostd.shell.ranges import MAX_PIECES, Ranges
-from hostd.shell.staging import Staging
+from hostd.shell.deploys.ranges import MAX_PIECES, Ranges
+from hostd.shell.deploys.staging import Staging
+from hostd.shell.repository.directory import ModelsDirectory
 from hostd_workers.wire.errors import (
     AbortedError,
     AlreadyExistsError,

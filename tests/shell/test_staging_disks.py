@@ -18,8 +18,8 @@ from kernels import KERNELS
 from path_corpus import canary
 from staging_rig import begin, deploy, names
 
-from hostd.shell.directory import ModelsDirectory
-from hostd.shell.staging import Staging
+from hostd.shell.deploys.staging import Staging
+from hostd.shell.repository.directory import ModelsDirectory
 from hostd_workers.wire.errors import FailedPreconditionError, HostError, ResourceExhaustedError
 
 MIB = 1 << 20

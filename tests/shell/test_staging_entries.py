@@ -14,8 +14,8 @@ from path_corpus import canary
 from staging_rig import FILES, begin, deploy, names, tree, undeploy
 
 from hostd.core.names import STAGING_NAME
-from hostd.shell.journal import Journal
-from hostd.shell.syscalls import SystemCalls
+from hostd.shell.deploys.journal import Journal
+from hostd.shell.linux.syscalls import SystemCalls
 from hostd_workers.wire.errors import FailedPreconditionError
 
 TOKEN = "0123456789abcdef"

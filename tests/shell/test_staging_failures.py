@@ -22,9 +22,9 @@ from helpers import REPOSITORY
 from kernels import KERNELS
 from staging_rig import FILES, deploy, names, tree
 
-from hostd.shell.directory import ModelsDirectory
-from hostd.shell.staging import Staging
-from hostd.shell.syscalls import error_of
+from hostd.shell.deploys.staging import Staging
+from hostd.shell.linux.syscalls import error_of
+from hostd.shell.repository.directory import ModelsDirectory
 from hostd_workers.wire.errors import (
     FailedPreconditionError,
     HostError,

@@ -10,8 +10,8 @@ from kernels import KERNELS, Watched
 from path_corpus import canary
 from staging_rig import FILES, deploy, sizes, undeploy
 
-from hostd.shell.directory import ModelsDirectory
-from hostd.shell.staging import Staging
+from hostd.shell.deploys.staging import Staging
+from hostd.shell.repository.directory import ModelsDirectory
 from hostd_workers.wire.errors import HostError, ResourceExhaustedError
 
 ENDLESS = 10_000

@@ -11,9 +11,9 @@ from path_corpus import canary
 from staging_rig import FILES, begin, deploy, names, tree
 
 from hostd.core.names import STAGING_NAME
-from hostd.shell.directory import ModelsDirectory
-from hostd.shell.staging import Staging
-from hostd.shell.syscalls import SystemCalls
+from hostd.shell.deploys.staging import Staging
+from hostd.shell.linux.syscalls import SystemCalls
+from hostd.shell.repository.directory import ModelsDirectory
 from hostd_workers.wire.errors import (
     AbortedError,
     NotFoundError,

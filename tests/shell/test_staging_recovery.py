@@ -16,8 +16,8 @@ from path_corpus import canary
 from staging_rig import FILES, begin, deploy, names, tree
 
 from hostd.core.names import STAGING_NAME
-from hostd.shell.directory import ModelsDirectory
-from hostd.shell.staging import Staging
+from hostd.shell.deploys.staging import Staging
+from hostd.shell.repository.directory import ModelsDirectory
 from hostd_workers.wire.errors import (
     FailedPreconditionError,
     HostError,

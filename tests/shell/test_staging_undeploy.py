@@ -9,8 +9,8 @@ from kernels import Watched
 from path_corpus import canary
 from staging_rig import deploy, names, undeploy
 
-from hostd.shell.directory import ModelsDirectory
-from hostd.shell.staging import Staging
+from hostd.shell.deploys.staging import Staging
+from hostd.shell.repository.directory import ModelsDirectory
 from hostd_workers.wire.errors import HostError, NotFoundError
 
 

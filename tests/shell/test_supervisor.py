@@ -15,11 +15,11 @@ from hostd.core import events as ev
 from hostd.core.config import CoreConfig
 from hostd.shell import failing
 from hostd.shell import supervisor as module
-from hostd.shell.backend import Backend
 from hostd.shell.raised import MAX_CHARS, ForeignError
 from hostd.shell.supervisor import NotInTimeError, Supervisor, as_host_error
 from hostd.shell.threads import Threads
 from hostd.shell.transport.poller import Poller
+from hostd.shell.transport.workers import Backend
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire.codec import decode
 from hostd_workers.wire.errors import HostError, InternalError, NotFoundError, UnavailableError

@@ -9,7 +9,7 @@ import pytest
 
 import hostd
 from hostd.core import events as ev
-from hostd.shell.verbs import Request, Role, Verb, Verbs, load_requested
+from hostd.shell.control.verbs import Request, Role, Verb, Verbs, load_requested
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 
@@ -103,7 +103,7 @@ def test_a_load_with_a_wrong_argument_is_refused_by_name(wrong: dict[str, Any]) 
 
 
 def test_every_verb_says_which_role_it_needs() -> None:
-    from hostd.shell.control import Control
+    from hostd.shell.control.requests import Control
 
     supervisor = SimpleNamespace(emit=None, listeners=[])
     control = Control(supervisor, None, SimpleNamespace(write=None), None, None, None, None, None, None, log_bytes=1)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers import PATIENCE_S, line_of, program
 
-from hostd.shell import watching
-from hostd.shell.scanning import Scanner
-from hostd.shell.watching import NOTIFICATION, PERIOD, changes
+from hostd.shell.repository import notifications as watching
+from hostd.shell.repository.notifications import NOTIFICATION, PERIOD, changes
+from hostd.shell.repository.scanner import Scanner
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

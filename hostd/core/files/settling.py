@@ -8,7 +8,7 @@ Rules
 4. Without a quiet period, what nothing says to be incomplete is whole.
 
 Rule 3's second half goes by the clock of whoever stamped the files, so the margin is far above what clocks differ by,
-and a change in the future proves nothing. Does not cover how a look is taken (`shell/completeness`).
+and a change in the future proves nothing. Does not cover how a look is taken (`shell/repository/completeness`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,92 @@
+"""What the system does about a worker's memory and its end, and what it says about a worker's sudden death.
+
+Puts `cgroups` (limits that the kernel keeps, groups that it kills at once, where it can) and `oom` (why somebody was
+killed) together. Everything here blocks for a moment: call it in a thread, but for `open` and `close`.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hostd.core.events import Death
+from hostd.shell.linux.cgroups import Cgroups
+from hostd.shell.linux.oom import Deaths
+from hostd.shell.own_log import about
+from hostd.shell.processes.environment import oom_score_adj_of_worker
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from hostd.core.events import WorkerId
+
+_log = logging.getLogger(__name__)
+
+_OWN_SCORE = Path("/proc/self/oom_score_adj")
+
+
+class Guard:
+    """The system's side of the workers' memory; a context."""
+
+    def __init__(self, cgroups: Cgroups | None, deaths: Deaths) -> None:
+        self._cgroups = cgroups
+        self._deaths = deaths
+        self.groups = None if cgroups is None else cgroups.directory
+        """The control group that those of all workers are in, if there are any."""
+        self.oom_score_adj = _oom_score_adj()
+        """What workers get: when memory runs out, they go before the supervisor."""
+
+    @classmethod
+    def open(cls) -> Guard:
+        """Make control groups, if the system lets us, and listen to what the kernel says about kills."""
+        return cls(Cgroups.open(), Deaths())
+
+    def __enter__(self) -> Guard:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._cgroups is not None:
+            self._cgroups.close()
+        self._deaths.close()
+
+    def began(self, worker_id: WorkerId, pid: int, limit_bytes: int | None) -> None:
+        """Take note of a worker that has just begun, and give it a control group if it can have one."""
+        self._deaths.began(pid)
+        if self._cgroups is not None:
+            try:
+                self._cgroups.add(worker_id, pid, limit_bytes)
+            except OSError as error:
+                extra = about(worker=worker_id, pid=pid)
+                if limit_bytes is not None and self._cgroups.keeps_limits:
+                    _log.warning("the kernel does not keep its limit, the host does: %s", error, extra=extra)
+                else:
+                    _log.debug("it has no control group: %s", error, extra=extra)
+
+    def group_of(self, worker_id: WorkerId) -> Path | None:
+        """Return the control group of a worker, if it has one."""
+        return None if self._cgroups is None else self._cgroups.group_of(worker_id)
+
+    def held_bytes(self, worker_id: WorkerId) -> int | None:
+        """Return what the kernel counts for a worker itself; None where it does not count each for itself."""
+        return None if self._cgroups is None else self._cgroups.held_bytes(worker_id)
+
+    def explain(self, worker_id: WorkerId, pid: int) -> tuple[Death, str]:
+        """Return why a worker ended by a SIGKILL that the host did not send, and how that is known."""
+        if self._cgroups is not None and self._cgroups.oom_kills(worker_id):
+            return Death.MEMORY_LIMIT, "killed by the kernel: it reached its memory limit"
+        return self._deaths.explain(pid)
+
+    def ended(self, worker_id: WorkerId, pid: int) -> None:
+        """Forget a worker whose processes are all gone."""
+        self._deaths.forget(pid)
+        if self._cgroups is not None:
+            self._cgroups.remove(worker_id)
+
+
+def _oom_score_adj() -> int:
+    try:
+        own = int(_OWN_SCORE.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        own = 0
+    return oom_score_adj_of_worker(own)

@@ -1,0 +1,91 @@
+"""What an earlier host left behind because its keeper was killed together with it; the next host's start ends it.
+
+Every worker has the mark of its host in its environment, and what it starts inherits it. A process is left over if its
+mark names a host that is no more: a process number, the time at which it began, and the namespace of its number, which
+is of one start of one machine: marks travel to others with the environment of batch jobs. This process and those that
+it descends from are never left over, whatever they have inherited.
+
+Does not cover what a model gave another environment or another user: nobody can tell whose that is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from hostd.shell.linux.proc import read_all, read_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_log = logging.getLogger(__name__)
+
+HOST_VARIABLE = "HOSTD_HOST"
+
+_PREFIX = f"{HOST_VARIABLE}=".encode()
+
+
+def mark_of_host() -> str:
+    """Return the mark of this process as a host."""
+    return f"{_namespace()}.{os.getpid()}.{_began(os.getpid())}"
+
+
+def end_leftovers() -> int:
+    """Kill what hosts left that are no more, and return how many processes that were."""
+    ended = 0
+    there = set(map(int, filter(str.isdigit, os.listdir("/proc"))))  # noqa: PTH208 - names are all that is needed
+    for pid in there - set(_descent()):
+        with contextlib.suppress(OSError):
+            ended += _end(pid)
+    if ended:
+        _log.warning("ended %s processes that hosts had left which were killed together with their keepers", ended)
+    return ended
+
+
+def _descent() -> Iterator[int]:
+    """Yield this process and those that it descends from, as far as they are to be seen."""
+    pid = os.getpid()
+    while pid:
+        yield pid
+        fields = read_all(pid, "stat").rpartition(b")")[2].split()
+        pid = int(fields[1]) if fields else 0
+
+
+def _end(pid: int) -> bool:
+    if os.stat(f"/proc/{pid}").st_uid != os.geteuid() or not _is_left(pid):  # noqa: PTH116 - one of thousands
+        return False
+    pidfd = os.pidfd_open(pid)
+    try:
+        if not _is_left(pid):  # the number was another's until just now
+            return False
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    finally:
+        os.close(pidfd)
+    return True
+
+
+def _is_left(pid: int) -> bool:
+    marks = [entry for entry in read_all(pid, "environ").split(b"\0") if entry.startswith(_PREFIX)]
+    return bool(marks) and is_of_dead_host(marks[0].removeprefix(_PREFIX).decode("ascii", "replace"))
+
+
+def is_of_dead_host(mark: str) -> bool:
+    """Say whether that is the mark of a host that is no more; False of one that cannot be seen from here."""
+    namespace, _, host = mark.partition(".")
+    number, _, began = host.partition(".")
+    return namespace == _namespace() and number.isdigit() and began.isdigit() and _began(int(number)) != began
+
+
+def _namespace() -> str:
+    start = read_all("sys/kernel/random", "boot_id").decode("ascii").strip()
+    return f"{start}-{os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116 - as above
+
+
+def _began(pid: int) -> str:
+    """Return when a process began, in clock ticks since the system did (proc(5)); "" if it has ended."""
+    fields = (read_file(pid, "stat") or b"").rpartition(b")")[2].split()
+    has_ended = len(fields) < 20 or fields[0] in (b"Z", b"X")
+    return "" if has_ended else fields[19].decode()

@@ -1,0 +1,194 @@
+"""Worker processes: how they come into being, how they end, and the proof that they are gone.
+
+Rules
+1. Processes are spawned from one thread that lives as long as the supervisor: PR_SET_PDEATHSIG fires when the *thread*
+   that forked ends (prctl(2)).
+2. A process is signalled through its pidfd, or by its number while it is a child of ours that is not reaped: so never a
+   stranger that got its number.
+3. Every worker is a subreaper, and so is the supervisor. While a worker lives, all its descendants, daemonised ones
+   too, are in its tree; when it dies they become children of the supervisor, of its first thread, in which nobody
+   forks. And every worker begins in a session of its own, and no process can ever enter another's (setsid(2)). So a
+   child is what a dead worker left only if it is no registered worker, belongs to the first thread, is not in the
+   supervisor's own session, and was not there while the worker lived. The others are subprocesses of finders and
+   sizers, and are left alone: nothing that a model does can make them of its processes.
+4. A worker is gone when its process and every descendant are reaped (`ending`). No time-out ends that: a proof comes,
+   or is asked for again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hostd_workers
+from hostd.shell.linux.proc import adopted_children
+from hostd.shell.processes.crashes import CRASHES
+from hostd.shell.processes.ending import PATIENCE_S, Ending, reap
+from hostd.shell.processes.environment import TOKEN_VARIABLE
+
+if TYPE_CHECKING:
+    from hostd.core.events import Memory, WorkerId
+
+# Started by path rather than imported: the supervisor imports nothing of the workers but the wire.
+BOOTSTRAP = Path(hostd_workers.__file__).resolve().parent / "_bootstrap" / "run.py"
+
+
+@dataclass(frozen=True)
+class WorkerProcess:
+    """A process of a worker: `pidfd` refers to it for as long as it is open, `log_fd` reads its output.
+
+    `mark` is an entry of its environment that no other worker has.
+    """
+
+    worker_id: WorkerId
+    pid: int
+    pidfd: int
+    log_fd: int
+    mark: bytes = b""
+
+
+class Processes:
+    """The processes of all workers."""
+
+    def __init__(self) -> None:
+        self._workers: set[int] = set()
+        self._endings: dict[WorkerId, Ending] = {}
+        # Held while a child exists that is not registered yet, so that `foreign_children` never sees one.
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Processes {sorted(self._workers)}>"
+
+    def spawn(self, worker_id: WorkerId, python: str | None, environment: dict[str, str]) -> WorkerProcess:
+        """Start a worker. Raises OSError if the system makes no process. Call it from the spawning thread only."""
+        interpreter = python or sys.executable
+        argv = [interpreter, str(BOOTSTRAP)]
+        log_read, log_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            # The worker's end must block, or its prints would fail when the log is behind.
+            os.set_blocking(log_write, True)
+            actions = [
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, log_write, 1),
+                (os.POSIX_SPAWN_DUP2, log_write, 2),
+            ]
+            with self._lock:
+                # A session of its own: no signal of a terminal reaches it, and its helpers are found by their session.
+                pid = os.posix_spawn(
+                    interpreter,
+                    argv,
+                    environment,
+                    file_actions=actions,
+                    setsid=True,
+                    setsigmask=[],
+                    setsigdef=_DEFAULTS,
+                )
+                self._workers.add(pid)
+        except BaseException:  # ValueError too: an environment from a file may hold what no environment can
+            os.close(log_read)
+            raise
+        finally:
+            os.close(log_write)
+        try:
+            mark = f"{TOKEN_VARIABLE}={environment.get(TOKEN_VARIABLE, '')}".encode()
+            return WorkerProcess(worker_id, pid, os.pidfd_open(pid), log_read, mark)
+        except OSError:
+            os.close(log_read)
+            self._undo(pid)
+            raise
+
+    def _undo(self, pid: int) -> None:
+        """End a worker for which there is no descriptor; a child that is not reaped keeps its number."""
+        os.killpg(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        with self._lock:
+            self._workers.discard(pid)
+            os.waitpid(pid, 0)
+
+    def end(
+        self,
+        process: WorkerProcess,
+        measured: Memory | None = None,
+        patience_s: float = PATIENCE_S,
+        group: Path | None = None,
+    ) -> tuple[int, int]:
+        """Kill what is left of a worker's tree, wait for the proof, and return `(freed_bytes, processes)`.
+
+        `freed_bytes` is what the tree alone held just before the kill, and of shared memory what is gone after it;
+        `measured` is a sample from just now, if there is one, `group` the worker's control group. Blocks; call it in a
+        thread. Raises `StillThereError` if something has not ended after `patience_s`, and OSError if the system has no
+        descriptor for it: call it again then, as often as it takes.
+        """
+        with self._lock:
+            new = Ending(process.pid, process.pidfd, process.mark, self, group)
+            ending = self._endings.setdefault(process.worker_id, new)
+        ended = ending.go_on(measured, patience_s)
+        with self._lock:
+            del self._endings[process.worker_id]
+        os.close(process.pidfd)
+        return ended
+
+    def reap_worker(self, pid: int, pidfd: int) -> None:
+        """Reap a worker that has ended."""
+        with self._lock:
+            # Before it is reaped: after it a new worker may have its number.
+            self._workers.discard(pid)
+            reap(pidfd)
+
+    def foreign_children(self) -> list[int]:
+        """Return the children of this process that may be what workers left, as far as one look tells (rule 3)."""
+        session = os.getsid(0)
+        with self._lock:
+            return [pid for pid in adopted_children() if pid not in self._workers and _session_of(pid) != session]
+
+    def claimed_by_others(self, ending: Ending) -> set[int]:
+        """Return the processes that the ends of other workers wait for."""
+        with self._lock:
+            return {pid for other in self._endings.values() if other is not ending for pid in other.claims}
+
+
+def _session_of(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
+
+
+_DEFAULTS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+"""A worker begins with the system's defaults, whatever the supervisor ignores or was told to ignore."""
+
+
+def describe_exit(pidfd: int) -> str:
+    """Say how the process ended, without reaping it; "" if it has not ended or is reaped."""
+    try:
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (ChildProcessError, OSError):
+        return ""
+    if result is None:
+        return ""
+    if result.si_code == os.CLD_EXITED:
+        return f"exit code {result.si_status}"
+    return f"killed by {_name_of(result.si_status)}"
+
+
+def is_sigkill(how: str) -> bool:
+    """Say whether that is how `describe_exit` tells of SIGKILL."""
+    return how == f"killed by {signal.SIGKILL.name}"
+
+
+def is_crash(how: str) -> bool:
+    """Say whether that is how `describe_exit` tells of a signal on which faulthandler reports first."""
+    return how.removeprefix("killed by ") in CRASHES
+
+
+def _name_of(number: int) -> str:
+    # Python has names for the first and the last real-time signal only.
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,60 @@
+"""Looks that somebody asks for: what is not loaded, and why; and whether what is loaded still has the same files.
+
+Covers putting together what the models directory and the configuration have; the core joins it to what it knows. All
+looks at a disk are taken in threads, and change nothing that is loaded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hostd.core import events as ev
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hostd.shell.repository.declared import DeclaredModels
+    from hostd.shell.repository.repository import Repository
+    from hostd.shell.sizes.contents import Contents
+    from hostd.shell.supervisor import Supervisor
+
+
+class Survey:
+    """Looks at everything that one host could serve. `repository` is None for a host without a models directory."""
+
+    def __init__(
+        self, supervisor: Supervisor, contents: Contents, repository: Repository | None, declared: DeclaredModels
+    ) -> None:
+        self._supervisor = supervisor
+        self._contents = contents
+        self._repository = repository
+        self._declared = declared
+
+    def take(self, client: ev.ClientId, then: Callable[[list[ev.DirectoryEntry]], None]) -> None:
+        """Look again at the files of what is loaded, and call `then` with what could be loaded, or is ignored."""
+        models = [(ev.ModelId(m.id), m.generation, m.path) for m in self._supervisor.core.queries.list_models()]
+        with_files = [(model_id, generation, path) for model_id, generation, path in models if path is not None]
+        repository = self._repository
+
+        def looked(found: Any) -> None:
+            # A directory that cannot be read has no entries to show; `degraded` of the host says why.
+            then([*(found if isinstance(found, list) else ()), *self._of_declared()])
+
+        def compared() -> None:
+            if repository is None:
+                looked([])
+            else:
+                repository.list_entries(client, {model_id for model_id, _, _ in models}, looked)
+
+        self._contents.compare_all(client, with_files, compared)
+
+    def _of_declared(self) -> list[ev.DirectoryEntry]:
+        return [
+            ev.DirectoryEntry(
+                model_id, one.path or "", "FAILED" if one.problem else "AVAILABLE", one.problem or _DECLARED
+            )
+            for model_id, one in self._declared.now.items()
+        ]
+
+
+_DECLARED = "declared in the configuration (preload), and loaded by a sync (hostd sync)"

@@ -1,0 +1,238 @@
+"""The supervisor's side of the conversation with workers.
+
+A worker is known by a random token that only it was given; what comes under another identity is dropped. What a worker
+sends is checked here and becomes an event; what the core wants of a worker becomes a message here.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from hostd.core import effects as fx
+from hostd.core import events as ev
+from hostd.records import MethodInfo
+from hostd.shell.own_log import about
+from hostd.shell.processes.stacks import StacksOffer
+from hostd.shell.transport.listener import Side, Unsent
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.errors import HostError, MessageTooLargeError, ProtocolError, VersionMismatchError, from_wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from hostd.core.events import Event, WorkerId
+    from hostd.shell.transport.listener import Listener
+
+_log = logging.getLogger(__name__)
+
+_ERROR = bytes([msg.ERROR])
+
+
+class Backend:
+    """Messages from and to workers. `emit` takes events."""
+
+    def __init__(self, emit: Callable[[Event], None], max_message_bytes: int) -> None:
+        """Take where events go, and what a worker's answer may have at most."""
+        self._emit = emit
+        self._max_message_bytes = max_message_bytes
+        self._by_token: dict[bytes, WorkerId] = {}
+        self._tokens: dict[WorkerId, bytes] = {}
+        self._suspects: set[WorkerId] = set()
+        self._silent: set[WorkerId] = set()
+        self._connected: set[bytes] = set()
+        """The tokens that were used; each is good for one connection, or what a worker says could be another's."""
+        self._stacks: dict[WorkerId, StacksOffer] = {}
+        self.socket: Listener
+
+    def admit(self, worker_id: WorkerId) -> str:
+        """Return the token (hexadecimal) under which a worker that is about to be spawned will speak."""
+        # Not beginning with NUL, which ZeroMQ does not take for an identity.
+        token = b"\1" + secrets.token_bytes(15)
+        self._by_token[token] = worker_id
+        self._tokens[worker_id] = token
+        self._silent.add(worker_id)
+        return token.hex()
+
+    def side(self) -> Side:
+        """Return what the listener of workers is to do with them."""
+        return Side(
+            admit=self._recognise,
+            message=self.on_message,
+            too_long=self._on_too_long,
+            unsent=self.on_unsent,
+            gone=self._on_gone,
+            is_trusted=True,
+        )
+
+    def forget(self, worker_id: WorkerId) -> None:
+        """Drop whatever still comes from a worker."""
+        self._suspects.discard(worker_id)
+        self._silent.discard(worker_id)
+        self._stacks.pop(worker_id, None)
+        token = self._tokens.pop(worker_id, None)
+        if token is not None:
+            del self._by_token[token]
+            self._connected.discard(token)
+            self.socket.dismiss(token, "its worker has ended")
+
+    def read_dry(self, worker_id: WorkerId) -> None:
+        """Hear all that a worker has said whose process has ended: its last words say more than its exit status."""
+        token = self._tokens.get(worker_id)
+        if token is not None:
+            self.socket.read_dry(token)
+
+    def is_silent(self, worker_id: WorkerId) -> bool:
+        """Say whether a worker has not said hello yet, so that only its output can tell why it ends."""
+        return worker_id in self._silent
+
+    def stacks_of(self, worker_id: WorkerId) -> StacksOffer | None:
+        """Return how a worker said that its stacks can be read; None if it did not."""
+        return self._stacks.get(worker_id)
+
+    def _recognise(self, token: bytes, _: int) -> bytes | None:
+        if token not in self._by_token or token in self._connected:
+            return None
+        self._connected.add(token)
+        return token
+
+    def _on_gone(self, token: bytes) -> None:
+        worker_id = self._by_token.get(token)
+        if worker_id is not None:
+            self._emit(ev.WorkerDisconnected(worker_id, "it was closed at the worker's end"))
+
+    def on_message(self, identity: bytes, frames: list[wire.Buffer]) -> None:
+        """Turn one message of a worker into an event."""
+        worker_id = self._by_token[identity]
+        try:
+            kind, _, _, call_id = wire.unpack_prefix(frames)
+            if kind == msg.RESULT or kind == msg.ITEM or kind == msg.END or (kind == msg.ERROR and call_id):  # noqa: PLR1714 - the hot path: no tuple, no hash
+                final, failed = kind != msg.ITEM, kind == msg.ERROR
+                self._emit(ev.WorkerAnswered(worker_id, ev.CallId(call_id), final, failed, frames))
+            else:
+                self._emit(self._control(worker_id, wire.unpack(frames)))
+        except HostError as error:
+            self._suspect(worker_id, error)
+
+    def _suspect(self, worker_id: WorkerId, error: HostError) -> None:
+        # Once a worker: one that sends nothing else must not fill the disk that the host's log is on.
+        level = logging.DEBUG if worker_id in self._suspects else logging.WARNING
+        self._suspects.add(worker_id)
+        _log.log(level, "it sent what is not of this protocol: %s", error, extra=about(worker=worker_id))
+
+    def _on_too_long(self, identity: bytes, first: wire.Buffer) -> None:
+        worker_id = self._by_token[identity]
+        error = MessageTooLargeError(
+            f"the model's answer is longer than the {self._max_message_bytes} bytes (limits.max_message_bytes) or "
+            f"{wire.MAX_FRAMES} frames that the host accepts: return less at a time, or raise the limit"
+        )
+        call_id = ev.CallId(wire.id_of(first) if len(first) >= wire.PREFIX_BYTES else 0)
+        if call_id and first[0] in (msg.RESULT, msg.ITEM, msg.END, msg.ERROR):
+            self._emit(ev.WorkerAnswered(worker_id, call_id, True, True, msg.pack_error(call_id, error)))
+            self._send(worker_id, wire.pack(msg.CANCEL, call_id))  # a stream would wait for credit
+        elif first[:1] == _ERROR:
+            self._emit(ev.WorkerRefusedLoad(worker_id, error))
+        else:
+            self._suspect(worker_id, error)
+
+    def call(self, effect: fx.ForwardCall) -> None:
+        """Send a call, under our id, with what is left of its deadline."""
+        frames = effect.payload
+        remaining_s = effect.remaining_s
+        deadline_ms = wire.MAX_DEADLINE_MS if remaining_s is None else max(1, int(remaining_s * 1000))
+        message = [wire.readdress(frames[0], effect.call_id, deadline_ms), *frames[1:]]
+        self._send(effect.worker_id, message, effect.call_id)
+
+    def on_unsent(self, identity: bytes, frames: Sequence[wire.Buffer], why: Unsent) -> None:
+        """Tell the core of a call that did not reach its worker; of anything else the worker's death will tell."""
+        worker_id = self._by_token.get(identity)
+        kind, _, _, call_id = wire.unpack_prefix(frames)
+        if worker_id is not None and kind in (msg.CALL, msg.STREAM):
+            self._emit(ev.WorkerUnreachable(worker_id, ev.CallId(call_id), is_full=why is Unsent.FULL))
+
+    def cancel(self, effect: fx.ForwardCancel) -> None:
+        """Tell a worker that nobody waits for a call, or take the call back if it has not left yet."""
+        token = self._tokens.get(effect.worker_id)
+        if token is not None and self.socket.withdraw(token, effect.call_id):
+            self._emit(ev.WorkerAnswered(effect.worker_id, effect.call_id, True, True, []))
+        else:
+            self._send(effect.worker_id, wire.pack(msg.CANCEL, effect.call_id))
+
+    def credit(self, effect: fx.ForwardCredit) -> None:
+        """Grant a stream more items."""
+        self._send(effect.worker_id, msg.pack_credit(effect.call_id, effect.items))
+
+    def load(self, effect: fx.SendLoad) -> None:
+        """Tell a worker what to load."""
+        spec = effect.spec
+        request: dict[str, Any] = {
+            "model_id": effect.model_id,
+            "path": effect.path,
+            "loader": spec.loader,
+            "options": spec.options,
+            "methods": None if spec.methods is None else list(spec.methods),
+            "default_method": spec.default_method,
+            "initializer": None if spec.initializer is None else list(spec.initializer),
+            "max_message_bytes": self._max_message_bytes,
+        }
+        self._send(effect.worker_id, msg.pack_map(msg.LOAD, 0, request))
+
+    def _send(self, worker_id: WorkerId, frames: list[wire.Buffer], tag: int | None = None) -> None:
+        token = self._tokens.get(worker_id)
+        if token is not None:
+            self.socket.send(token, frames, tag)
+
+    def _control(self, worker_id: WorkerId, envelope: wire.Envelope) -> Event:
+        kind = envelope.kind
+        if kind == msg.WORKER_HELLO:
+            hello = msg.unpack_map(envelope, msg.HEADER_LIMITS)
+            versions = hello.get("versions")
+            if not isinstance(versions, list) or wire.VERSION not in versions:
+                raise VersionMismatchError(
+                    f"the worker speaks versions {versions}, this host {wire.SUPPORTED_VERSIONS}"
+                )
+            self._silent.discard(worker_id)
+            match hello.get("stacks"):
+                case [int(fd), int(number)]:
+                    self._stacks[worker_id] = StacksOffer(fd, number)
+            return ev.WorkerSaidHello(worker_id)
+        if kind == msg.LOADED:
+            return _loaded(worker_id, msg.unpack_map(envelope, msg.LOADED_LIMITS))
+        if kind == msg.ERROR:
+            return ev.WorkerRefusedLoad(worker_id, msg.unpack_error_metered(envelope))
+        if kind == msg.LAST_WORDS:
+            words = msg.unpack_map(envelope, msg.ERROR_LIMITS)
+            error = from_wire([words.get(name) for name in ("status", "kind", "message", "details")])
+            return ev.WorkerSpokeLastWords(worker_id, error)
+        raise ProtocolError(f"a worker may not send messages of kind {kind}")
+
+
+def _loaded(worker_id: WorkerId, body: dict[str, Any]) -> Event:
+    match body:
+        case {"methods": dict(methods), "loader": str(loader), "default_method": None | str() as default}:
+            if len(methods) > msg.MAX_METHODS or not all(isinstance(name, str) for name in methods):
+                raise ProtocolError("a malformed list of methods")
+            described = {name: _method(method) for name, method in methods.items()}
+            return ev.WorkerLoaded(worker_id, loader, described, default, _texts(body.get("warnings")))
+        case _:
+            raise ProtocolError("a malformed LOADED message")
+
+
+def _texts(said: object) -> tuple[str, ...]:
+    return tuple(text for text in said if isinstance(text, str)) if isinstance(said, list) else ()
+
+
+def _method(described: object) -> MethodInfo:
+    match described:
+        case {
+            "name": str(name),
+            "streams": bool(streams),
+            "is_async": bool(is_async),
+            "signature": str(signature),
+            "doc": str(doc),
+        }:
+            return MethodInfo(name, streams, is_async, signature, doc)
+        case _:
+            raise ProtocolError("a malformed method")
