@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING
 import click
 
 import hostd
-from hostd.config import load_config
-from hostd.launch import AT_ONCE, keeper_command, supervisor_environment
+from hostd.config.settings import load_config
+from hostd.hosts.launch import AT_ONCE, keeper_command, supervisor_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

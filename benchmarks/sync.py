@@ -83,8 +83,8 @@ def _pass(directory: Path) -> int:
 
 
 def _scan_of(directory: Path) -> partial[Round]:
-    from hostd.config import load_config  # noqa: PLC0415 - the floors can be measured without the host
-    from hostd.plugins import Plugins  # noqa: PLC0415 - as above
+    from hostd.config.settings import load_config  # noqa: PLC0415 - the floors can be measured without the host
+    from hostd.plugins.registry import Plugins  # noqa: PLC0415 - as above
     from hostd.shell.repository.scanner import Scanner  # noqa: PLC0415 - as above
 
     scanner = Scanner(directory, Plugins(load_config()).recognises)

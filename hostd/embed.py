@@ -1,4 +1,4 @@
-"""A host inside another program: a private one, or one that it shares with others (`hostd.sharing`).
+"""A host inside another program: a private one, or one that it shares with others (`hostd.hosts.sharing`).
 
 A private `Host` starts a supervisor as a child process in a runtime directory of its own. It installs no signal
 handler, reaps no child but its own, and leaves nothing behind: the supervisor and every worker end with the embedding
@@ -22,8 +22,8 @@ from hostd import paths
 from hostd.client.aio import AsyncClient
 from hostd.client.pickling import NotPickled
 from hostd.client.sync import Client
-from hostd.launch import AT_ONCE, keeper_command, ready_pipe, supervisor_environment, told_of_start
-from hostd.sharing import QUIET, Seat, info_of_start, is_readable, see_it_end, take_seat
+from hostd.hosts.launch import AT_ONCE, keeper_command, ready_pipe, supervisor_environment, told_of_start
+from hostd.hosts.sharing import QUIET, Seat, info_of_start, is_readable, see_it_end, take_seat
 from hostd_workers.wire.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -205,7 +205,7 @@ class Host(NotPickled):
 
     def _start_private(self) -> None:
         # Imported here, because clients that never start a host need no pydantic (a fifth of a second).
-        from hostd.config import load_config  # noqa: PLC0415
+        from hostd.config.settings import load_config  # noqa: PLC0415
 
         directory = self._directory = _private_directory(self._name)
         ready_read, ready_write = ready_pipe()

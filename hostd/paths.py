@@ -1,7 +1,7 @@
 """Where a host keeps its files, and the endpoint at which clients find it.
 
 Covers names and the rules for private directories, with the standard library alone: every client imports this. Does not
-cover settings (`hostd.config`), the lock on a runtime directory (`hostd.runtime_lock`) or what runs (`hostd.hosts`).
+cover settings (`hostd.config.settings`), the lock on a runtime directory (`hostd.hosts.lock`) or what runs (`hostd.hosts.listing`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hostd import trust
+from hostd.hosts import trust
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ DEFAULT_NAME = "default"
 CLIENT_SOCKET = "client.ipc"
 WORKER_SOCKET = "workers.ipc"
 DOOR_SOCKET = "members.ipc"
-"""Where processes join a host that they share; see `hostd.sharing`."""
+"""Where processes join a host that they share; see `hostd.hosts.sharing`."""
 
 LOGS = "logs"
 HOST_LOG = "host.log"

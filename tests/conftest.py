@@ -35,7 +35,7 @@ from zmq.utils.garbage import gc as zmq_gc
 
 import hostd
 from hostd.client import context
-from hostd.launch import AT_ONCE
+from hostd.hosts.launch import AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 
-from hostd.config import load_config
-from hostd.launch import keeper_command, supervisor_environment
+from hostd.config.settings import load_config
+from hostd.hosts.launch import keeper_command, supervisor_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

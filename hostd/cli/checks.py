@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hostd import paths, trust
+from hostd import paths
+from hostd.hosts import trust
 from hostd.units import format_size
 from hostd_workers.wire.errors import HostError
 from hostd_workers.wire.installing import install_extras, pip_install
@@ -244,7 +245,7 @@ def _open_files() -> Check:
 
 
 def _directories() -> list[Check]:
-    from hostd.config import load_config  # noqa: PLC0415 - what is wrong with it is part of the answer
+    from hostd.config.settings import load_config  # noqa: PLC0415 - what is wrong with it is part of the answer
 
     try:
         config = load_config()

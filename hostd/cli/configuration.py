@@ -1,7 +1,7 @@
 """`config`: the settings that are in force, where each came from, and the schema of the configuration file.
 
 Also the options by which settings are given on a command line, which `serve` shares. What the settings mean is in
-`hostd.config`, how the sources are merged in `hostd.sources`.
+`hostd.config.settings`, how the sources are merged in `hostd.config.sources`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import click
 from hostd.cli.session import HostCommand, Session, json_option
 
 if TYPE_CHECKING:
-    from hostd.sources import Gathered
+    from hostd.config.sources import Gathered
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -88,8 +88,8 @@ def settings_options(function: _F) -> _F:
 
 
 def gathered(ctx: click.Context) -> tuple[Gathered, Path | None]:
-    """Return the settings in force, and the file that was read. Raises as `hostd.config.load_config`."""
-    from hostd.sources import gather  # noqa: PLC0415 - `--help` does not need it
+    """Return the settings in force, and the file that was read. Raises as `hostd.config.settings.load_config`."""
+    from hostd.config.sources import gather  # noqa: PLC0415 - `--help` does not need it
 
     # Not Path.is_file, which raises if this user may not look into the current directory.
     has_default = os.path.isfile(_DEFAULT_FILE)  # noqa: PTH113 - see above
@@ -100,7 +100,7 @@ def gathered(ctx: click.Context) -> tuple[Gathered, Path | None]:
 
 def given(ctx: click.Context) -> dict[str, Any]:
     """Return the settings of the command line in the shape of the configuration file."""
-    from hostd.sources import read_texts  # noqa: PLC0415 - `--help` does not need it
+    from hostd.config.sources import read_texts  # noqa: PLC0415 - `--help` does not need it
 
     nested: dict[str, Any] = {}
     for name, value in ctx.meta.get(_META, {}).items():
@@ -128,7 +128,7 @@ def show(ctx: click.Context) -> None:
     """
     from hostd.cli.output import plain, print_json, say, table  # noqa: PLC0415 - `--help` does not need it
     from hostd.cli.tables import print_table  # noqa: PLC0415 - as above
-    from hostd.sources import flat  # noqa: PLC0415 - as above
+    from hostd.config.sources import flat  # noqa: PLC0415 - as above
 
     found, file = gathered(ctx)
     settings = found.config.model_dump(mode="json")
@@ -165,7 +165,7 @@ def _shown(value: object) -> str:
 def schema(session: Session) -> None:
     """Explain every setting, as a configuration file with all defaults; --json prints its JSON schema, for editors."""
     from hostd.cli.output import console, print_json  # noqa: PLC0415 - as above
-    from hostd.config_schema import commented_yaml, config_schema  # noqa: PLC0415 - as above
+    from hostd.config.schema import commented_yaml, config_schema  # noqa: PLC0415 - as above
 
     if session.json:
         print_json(config_schema())

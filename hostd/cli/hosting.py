@@ -12,7 +12,7 @@ from hostd.cli.session import HostCommand, Session, json_option
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from hostd.hosts import FoundHost
+    from hostd.hosts.listing import FoundHost
     from hostd.records import HostInfo
 
 _ANSWER_TIMEOUT_S = 1.0
@@ -30,7 +30,7 @@ def hosts(session: Session) -> None:
     """
     from hostd.cli.output import plain, print_json, say  # noqa: PLC0415 - `--help` does not need it
     from hostd.cli.tables import print_table  # noqa: PLC0415 - as above
-    from hostd.hosts import find_hosts  # noqa: PLC0415 - as above
+    from hostd.hosts.listing import find_hosts  # noqa: PLC0415 - as above
 
     found = find_hosts()
     running = [(host, _ask(session, host)) for host in found if host.trouble is None]

@@ -27,7 +27,7 @@ def serve(ctx: click.Context) -> None:
     SIGHUP reads the file again, as `hostd reload` does. It ends the host if the terminal that it was started from is
     gone.
     """
-    from hostd.launch import exec_host  # noqa: PLC0415 - `--help` does not need it
+    from hostd.hosts.launch import exec_host  # noqa: PLC0415 - `--help` does not need it
 
     found, file = gathered(ctx)
     sources = {"file": str(file), "arguments": given(ctx)} if file else None

@@ -181,7 +181,7 @@ def complete_hosts(ctx: click.Context, param: click.Parameter, incomplete: str) 
     """Return the names of this user's hosts that run."""
     from click.shell_completion import CompletionItem  # noqa: PLC0415 - only completion needs it
 
-    from hostd.hosts import running_hosts  # noqa: PLC0415 - as above
+    from hostd.hosts.listing import running_hosts  # noqa: PLC0415 - as above
 
     return [
         CompletionItem(host.name, help=f"process {host.pid}")

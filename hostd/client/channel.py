@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
 
-from hostd import trust
 from hostd.client import forks
 from hostd.client.connection import Connection, Patience, went_away
 from hostd.client.followers import Followers
@@ -33,7 +32,8 @@ from hostd.client.inside import Inside
 from hostd.client.tracker import Pending, PendingStream, Tracker
 from hostd.client.waker import Waker
 from hostd.client.watcher import Watcher
-from hostd.hosts import unreachable, why_unreachable
+from hostd.hosts import trust
+from hostd.hosts.listing import unreachable, why_unreachable
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import (

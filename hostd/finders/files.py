@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from hostd.finders.hub import refuse_hub_directory
 from hostd.finders.protocol import looking_at
-from hostd.model_yaml import NAME as SETTINGS
-from hostd.model_yaml import ModelSpec
+from hostd.plugins.model_yaml import NAME as SETTINGS
+from hostd.plugins.model_yaml import ModelSpec
 from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:

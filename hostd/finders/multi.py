@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hostd.finders.protocol import Finder
-    from hostd.model_yaml import ModelSpec
+    from hostd.plugins.model_yaml import ModelSpec
 
 
 class MultiFinder:

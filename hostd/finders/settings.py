@@ -10,13 +10,13 @@ from hostd.finders.files import FilesFinder, MlflowFinder, file_names
 from hostd.finders.hub import refuse_hub_directory
 from hostd.finders.multi import MultiFinder
 from hostd.finders.protocol import looking_at
-from hostd.model_yaml import NAME as SETTINGS
-from hostd.model_yaml import read_settings
+from hostd.plugins.model_yaml import NAME as SETTINGS
+from hostd.plugins.model_yaml import read_settings
 from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from hostd.finders.protocol import Finder
-    from hostd.model_yaml import ModelSpec
+    from hostd.plugins.model_yaml import ModelSpec
 
 _MISSPELT = ("model.yml", "Model.yaml", "models.yaml")
 

@@ -1,6 +1,6 @@
 """The runtime directory of a host: private, and held by one supervisor at a time.
 
-Stale sockets may be removed by the holder of the lock (`hostd.runtime_lock`). ZeroMQ itself would bind over a live
+Stale sockets may be removed by the holder of the lock (`hostd.hosts.lock`). ZeroMQ itself would bind over a live
 socket without a word.
 """
 
@@ -11,7 +11,8 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from hostd import paths, runtime_lock
+from hostd import paths
+from hostd.hosts import lock as runtime_lock
 from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:

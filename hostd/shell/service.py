@@ -1,6 +1,6 @@
 """The supervisor's process: everything put together, from the configuration to the last socket removed.
 
-Started by `keeper` (see there why) with the command of `hostd.launch`, which calls `run`, and with the configuration as
+Started by `keeper` (see there why) with the command of `hostd.hosts.launch`, which calls `run`, and with the configuration as
 JSON in the environment.
 """
 
@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import psutil
 
 from hostd import paths
-from hostd.config import HostConfig
+from hostd.config.settings import HostConfig
 from hostd.core import events as ev
-from hostd.plugins import Plugins
+from hostd.plugins.registry import Plugins
 from hostd.records import HostInfo
 from hostd.shell import own_log, surroundings
 from hostd.shell.control.hangup import Hangup

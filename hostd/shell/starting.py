@@ -13,7 +13,7 @@ from hostd_workers.wire.errors import FailedPreconditionError, HostError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from hostd.config import HostConfig, ModelsConfig
+    from hostd.config.settings import HostConfig, ModelsConfig
     from hostd.shell.deploys.staging import Staging
 
 USUAL_BASELINE_BYTES = 16 * 2**20

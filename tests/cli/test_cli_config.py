@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hostd.config import HostConfig, load_config
+from hostd.config.settings import HostConfig, load_config
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,9 +12,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from hostd import hosts
 from hostd.cli.root import COMMANDS, TYPED_ELSEWHERE, root
 from hostd.cli.session import HostCommand
+from hostd.hosts import listing as hosts
 from hostd_workers.wire.errors import FailedPreconditionError, ModelError, NotFoundError, UnavailableError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def test_every_command_that_asks_a_host_takes_an_endpoint_and_a_timeout(name: st
 
 
 def test_the_overview_imports_no_more_than_the_package_itself() -> None:
-    heavy = "{'rich', 'pydantic', 'numpy', 'yaml', 'hostd.config'}"
+    heavy = "{'rich', 'pydantic', 'numpy', 'yaml', 'hostd.config.settings'}"
     code = (
         "import sys; from click.testing import CliRunner; from hostd.cli.root import root\n"
         "for args in ([], ['--help'], ['ps', '--help'], ['top', '--help'], ['plan', '--help'], ['lod']): CliRunner().invoke(root, args)\n"
@@ -292,7 +292,7 @@ def test_serve_refuses_a_setting_that_there_is_not(run) -> None:
 
 
 def test_serve_hands_the_validated_settings_over(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    launch = pytest.importorskip("hostd.launch")
+    launch = pytest.importorskip("hostd.hosts.launch")
     handed = []
     monkeypatch.setattr(launch, "exec_host", lambda *settings, **sources: handed.append((*settings, sources)))
     assert run("serve", "--name", "blue", "--metrics-port", "0").exit_code == 0

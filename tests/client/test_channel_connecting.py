@@ -14,7 +14,7 @@ from fake_host import FakeHost, echo, polite
 from helpers import SOON_S, at_most, descriptors, eventually, never
 
 from hostd.client.channel import Channel
-from hostd.hosts import why_unreachable
+from hostd.hosts.listing import why_unreachable
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import (

@@ -189,7 +189,7 @@ def test_questions_change_nothing(host):
 
 
 def test_what_the_core_is_made_with_by_default_are_the_limits_of_the_configuration():
-    from hostd.config import LimitsConfig, WorkersConfig
+    from hostd.config.settings import LimitsConfig, WorkersConfig
     from hostd.core.machine import Core
 
     config, workers = Core()._registry.config, WorkersConfig()

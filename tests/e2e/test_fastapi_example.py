@@ -20,7 +20,7 @@ from helpers import descendants, eventually, is_there
 import hostd
 from hostd import paths
 from hostd.examples import fastapi_app
-from hostd.hosts import running_hosts
+from hostd.hosts.listing import running_hosts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

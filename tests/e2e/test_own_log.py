@@ -15,8 +15,8 @@ import pytest
 from helpers import PATIENCE_S, Service, eventually
 
 import hostd
-from hostd.config import load_config
-from hostd.launch import keeper_command, supervisor_environment
+from hostd.config.settings import load_config
+from hostd.hosts.launch import keeper_command, supervisor_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable

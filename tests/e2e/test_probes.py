@@ -17,9 +17,9 @@ from models_rig import AT_ONCE, FOLLOWED, GATED, Rig, key, page_text, samples
 
 import hostd
 from hostd import paths
-from hostd.config import load_config
-from hostd.launch import AT_ONCE as KILL_ALL
-from hostd.launch import keeper_command, supervisor_environment
+from hostd.config.settings import load_config
+from hostd.hosts.launch import AT_ONCE as KILL_ALL
+from hostd.hosts.launch import keeper_command, supervisor_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

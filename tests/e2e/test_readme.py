@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import hostd
-from hostd.config import HostConfig
+from hostd.config.settings import HostConfig
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)

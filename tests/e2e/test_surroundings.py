@@ -15,8 +15,8 @@ from surroundings import Case, asks, commands, embeds, serves, shares
 
 import hostd
 from hostd import embed
-from hostd.config import load_config
-from hostd.launch import AT_ONCE, exec_host
+from hostd.config.settings import load_config
+from hostd.hosts.launch import AT_ONCE, exec_host
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root can become somebody else"

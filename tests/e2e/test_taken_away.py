@@ -15,7 +15,7 @@ from helpers import PATIENCE_S, Service, eventually
 
 import hostd
 from hostd import paths
-from hostd.launch import AT_ONCE
+from hostd.hosts.launch import AT_ONCE
 from hostd.shell.rundir import RuntimeDirectory
 
 if TYPE_CHECKING:

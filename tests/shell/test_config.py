@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from hostd import config as config_module
 from hostd import paths
-from hostd.config import HostConfig, load_config
+from hostd.config import settings as config_module
+from hostd.config.settings import HostConfig, load_config
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from helpers import PATIENCE_S, SOON_S, at_most, eventually, line_of, new_tag, program, state_of, stop, tagged
 
-from hostd.launch import AT_ONCE, keeper_command
+from hostd.hosts.launch import AT_ONCE, keeper_command
 from hostd.shell.processes import keeper
 
 Keep = Callable[..., subprocess.Popen[str]]

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers import PATIENCE_S
 
-from hostd import paths, runtime_lock
+from hostd import paths
+from hostd.hosts import lock as runtime_lock
 from hostd.shell.processes import keeper
 
 if TYPE_CHECKING:

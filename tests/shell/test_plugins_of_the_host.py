@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from hostd.config import load_config
+from hostd.config.settings import load_config
 from hostd.finders import ModelSpec
-from hostd.plugin_types import BUILT_IN_INITIALIZERS, BUILT_IN_LOADERS
-from hostd.plugins import Plugins
+from hostd.plugins.registry import Plugins
+from hostd.plugins.types import BUILT_IN_INITIALIZERS, BUILT_IN_LOADERS
 from hostd.records import SizeEstimate
 from hostd_workers.plugins import DEFAULT_INITIALIZER, builtin_loaders
 from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hostd.config import HostConfig, load_config
-from hostd.config_schema import config_schema
-from hostd.sources import gather
+from hostd.config.schema import config_schema
+from hostd.config.settings import HostConfig, load_config
+from hostd.config.sources import gather
 from hostd_workers.wire.errors import InvalidArgumentError
 
 FILE = """

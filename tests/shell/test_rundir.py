@@ -12,7 +12,7 @@ import pytest
 from helpers import eventually, line_of, program, stop
 
 import hostd
-from hostd.runtime_lock import LOCK_FILE, take_state
+from hostd.hosts.lock import LOCK_FILE, take_state
 from hostd.shell import place
 from hostd.shell.place import Place
 from hostd.shell.rundir import AlreadyRunningError, RuntimeDirectory, StateDirectory

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import hostd
-from hostd import runtime_lock
+from hostd.hosts import lock as runtime_lock
 from hostd.shell.processes import keeper
 
 if TYPE_CHECKING:

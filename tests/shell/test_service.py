@@ -16,8 +16,8 @@ import pytest
 from helpers import PATIENCE_S, SOON_S, Service, at_most, eventually, is_there, never
 
 import hostd
-from hostd.config import load_config
-from hostd.launch import keeper_command, supervisor_environment
+from hostd.config.settings import load_config
+from hostd.hosts.launch import keeper_command, supervisor_environment
 
 Serve = Callable[..., Service]
 

@@ -12,10 +12,10 @@ import pytest
 from helpers import PATIENCE_S, SOON_S, Service, at_most, eventually, never
 
 import hostd
-from hostd.config import load_config
+from hostd.config.settings import load_config
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.plugins import Plugins
+from hostd.plugins.registry import Plugins
 from hostd.shell.repository.specifying import Specifying
 from hostd.shell.sizes import predictor as module
 from hostd.shell.sizes.ledger import Ledger, SizeKey

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hostd.config import load_config
-from hostd.sources import gather
+from hostd.config.settings import load_config
+from hostd.config.sources import gather
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hostd.config import HostConfig
+from hostd.config.settings import HostConfig
+from hostd.config.types import NONE
 from hostd.core import events as ev
-from hostd.setting_types import NONE
 from hostd.shell import own_log
 from hostd.shell.memory.budget import budget_of
 from hostd.shell.starting import core_config
@@ -112,7 +112,7 @@ class Settings:
 
     def _find(self) -> _Found:
         """Return what the file makes of the settings. Raises `HostError`."""
-        from hostd.sources import gather  # noqa: PLC0415 - brings in what a start does without
+        from hostd.config.sources import gather  # noqa: PLC0415 - brings in what a start does without
 
         file = self._sources.file
         if file is None:

@@ -18,7 +18,7 @@ from hostd_workers.wire.errors import HostError, InvalidArgumentError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hostd.preload import PreloadEntry
+    from hostd.config.preload import PreloadEntry
     from hostd.records import Event
     from hostd.shell.repository.specifying import Specifying
 
@@ -66,7 +66,7 @@ class DeclaredModels:
         if state == self._read_from:
             return self.now
         # A fifth of a second, and only hosts whose file has changed need it.
-        from hostd.sources import gather  # noqa: PLC0415
+        from hostd.config.sources import gather  # noqa: PLC0415
 
         file = str(self._sources.file)
         try:

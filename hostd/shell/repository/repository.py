@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
-    from hostd.config import ModelsConfig
+    from hostd.config.settings import ModelsConfig
     from hostd.core.files.settling import Wait
-    from hostd.plugins import Plugins
+    from hostd.plugins.registry import Plugins
     from hostd.shell.repository.scanner import Scan
     from hostd.shell.supervisor import Supervisor
     from hostd.shell.turns import Steps

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from hostd.plugins import Plugins
+    from hostd.plugins.registry import Plugins
 
 
 class Specified(NamedTuple):

@@ -25,7 +25,8 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
-from hostd import paths, trust
+from hostd import paths
+from hostd.hosts import trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

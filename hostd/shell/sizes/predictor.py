@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-    from hostd.config import HostConfig
-    from hostd.plugins import Plugins
+    from hostd.config.settings import HostConfig
+    from hostd.plugins.registry import Plugins
     from hostd.shell.processes.pool import Workforce
     from hostd.shell.repository.specifying import Specifying
     from hostd.shell.sizes.ledger import SizeKey

@@ -1,7 +1,7 @@
 """The types of the settings: what counts as a number, a switch, a period, a size or a directory.
 
 Covers conversion and refusal of single values, strictly: what is merely convertible is mostly a mistake. Text that
-means a value passes, because environment variables are text. Does not cover the settings (`hostd.config`).
+means a value passes, because environment variables are text. Does not cover the settings (`hostd.config.settings`).
 """
 
 from __future__ import annotations

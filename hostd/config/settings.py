@@ -1,8 +1,8 @@
 """One validated configuration object.
 
 Covers every setting of a host with its unit, its default and the reason for it. Does not cover where settings come from
-(`hostd.sources` reads the file and the environment) or what is done with them. A model's own settings are in its
-`model.yaml` (`hostd.model_yaml`); what the types of plugins mean is in `hostd.plugins`.
+(`hostd.config.sources` reads the file and the environment) or what is done with them. A model's own settings are in its
+`model.yaml` (`hostd.plugins.model_yaml`); what the types of plugins mean is in `hostd.plugins.registry`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hostd import paths
-from hostd.places import why_missing
-from hostd.plain import check_plain
-from hostd.preload import PreloadTable  # noqa: TC001 - pydantic reads the annotations
-from hostd.setting_types import (
+from hostd.config.plain import check_plain
+from hostd.config.preload import PreloadTable  # noqa: TC001 - pydantic reads the annotations
+from hostd.config.types import (
     NAME,
     Budget,
     Bytes,
@@ -31,6 +30,7 @@ from hostd.setting_types import (
     Share,
     located,
 )
+from hostd.places import why_missing
 from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
@@ -356,7 +356,7 @@ class HostConfig(_Section):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            from hostd.sources import explain  # noqa: PLC0415 - only a failure needs it
+            from hostd.config.sources import explain  # noqa: PLC0415 - only a failure needs it
 
             raise explain(error, []) from None
 
@@ -379,7 +379,7 @@ def load_config(
     """
     # Reading the environment brings in pydantic-settings, which costs more than everything else here; the supervisor
     # gets its configuration as JSON and never pays for it.
-    from hostd.sources import gather  # noqa: PLC0415
+    from hostd.config.sources import gather  # noqa: PLC0415
 
     gathered = gather(arguments or {}, file=Path(file) if file is not None else None, environment=environment)
     return gathered.config

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, cast
 import yaml
 from pydantic import BaseModel
 
-from hostd import config, preload
-from hostd.config import HostConfig
-from hostd.preload import PreloadEntry
+from hostd.config import preload
+from hostd.config import settings as config
+from hostd.config.preload import PreloadEntry
+from hostd.config.settings import HostConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

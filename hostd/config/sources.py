@@ -1,7 +1,7 @@
 """Where the settings of a host come from: arguments, environment, file.
 
 Covers reading and merging them, and saying which source a value came from, right or wrong. Does not cover the settings
-themselves (`hostd.config`).
+themselves (`hostd.config.settings`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
-from hostd.config import HostConfig, PluginConfig, PluginTable
-from hostd.model_yaml import described
+from hostd.config.preload import is_short
+from hostd.config.settings import HostConfig, PluginConfig, PluginTable
 from hostd.naming import nearest
 from hostd.paths import expanded
-from hostd.preload import is_short
+from hostd.plugins.model_yaml import described
 from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Gathered:
 
 
 def gather(arguments: Mapping[str, object], *, file: Path | None, environment: bool) -> Gathered:
-    """Merge the sources, the strongest first, and validate the result; errors as `hostd.config.load_config`."""
+    """Merge the sources, the strongest first, and validate the result; errors as `hostd.config.settings.load_config`."""
     sources = [Source("an argument", _spelt_out(_without_unset(arguments)))]
     if environment:
         sources.append(Source(_PREFIX, _spelt_out(_read_environment())))

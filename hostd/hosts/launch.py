@@ -20,7 +20,7 @@ from hostd_workers.wire.errors import FailedPreconditionError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from hostd.config import HostConfig
+    from hostd.config.settings import HostConfig
 
 _KEEPER = Path(__file__).resolve().parent / "shell" / "keeper.py"
 _START = "import sys; sys.path[:] = filter(None, sys.path); from hostd.shell.service import run; run()"

@@ -2,7 +2,7 @@
 
 Three things tell who is there. Each belongs to the operating system, so none can be stale:
 
-* the lock of the runtime directory, held from before anything is started until nothing is left (`hostd.runtime_lock`);
+* the lock of the runtime directory, held from before anything is started until nothing is left (`hostd.hosts.lock`);
 * the door, a socket at which the keeper lets processes in (`hostd.shell.processes.keeper`, where the rules of seats are);
 * the seat of each process: a connection to the keeper, which also watches the process itself.
 
@@ -31,10 +31,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from hostd import paths, runtime_lock
+from hostd import paths
 from hostd.client.sync import Client
-from hostd.hosts import why_unreachable
-from hostd.launch import above_standard, keeper_command, supervisor_environment, told_of_start
+from hostd.hosts import lock as runtime_lock
+from hostd.hosts.launch import above_standard, keeper_command, supervisor_environment, told_of_start
+from hostd.hosts.listing import why_unreachable
 from hostd_workers.wire.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -45,8 +46,8 @@ from hostd_workers.wire.errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hostd.config import HostConfig
-    from hostd.sources import Gathered
+    from hostd.config.settings import HostConfig
+    from hostd.config.sources import Gathered
 
 LOG_FILE = paths.HOST_LOG
 """In the state directory: what a shared host logs, which outlives the terminal and the pipes of its starter."""
@@ -102,7 +103,7 @@ def take_seat(name: str, settings: Mapping[str, Any], timeout_s: float) -> Seat:
     others, what the supervisor says when it does not start, and `DeadlineExceededError`.
     """
     # Imported here, because clients that never start a host need no pydantic (a fifth of a second).
-    from hostd.sources import DEFAULT, gather  # noqa: PLC0415
+    from hostd.config.sources import DEFAULT, gather  # noqa: PLC0415
 
     directory = paths.runtime_dir(name)
     wanted = gather({**settings, "name": name, "runtime_dir": directory}, file=None, environment=True)
@@ -257,7 +258,7 @@ def _check_settings(seat: Seat, wanted: Gathered) -> None:
 
 
 def _differences(seat: Seat, wanted: Gathered) -> list[str]:
-    from hostd.sources import DEFAULT, flat  # noqa: PLC0415 - see take_seat
+    from hostd.config.sources import DEFAULT, flat  # noqa: PLC0415 - see take_seat
 
     asked = {
         key: value

@@ -24,9 +24,9 @@ from pydantic import (
     model_serializer,
 )
 
+from hostd.config.plain import check_plain
+from hostd.config.types import Bytes, Directory, Flag, NotBool, Retries
 from hostd.naming import nearest
-from hostd.plain import check_plain
-from hostd.setting_types import Bytes, Directory, Flag, NotBool, Retries
 
 
 def _from_text(value: object) -> object:

@@ -14,7 +14,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hostd import paths, runtime_lock, trust
+from hostd import paths
+from hostd.hosts import lock as runtime_lock
+from hostd.hosts import trust
 from hostd.naming import closest
 from hostd_workers.wire.errors import HostError, UnavailableError
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
+from hostd.config.plain import check_plain, shown
 from hostd.naming import nearest
 from hostd.places import why_missing
-from hostd.plain import check_plain, shown
 from hostd.units import parse_size
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 

@@ -1,7 +1,7 @@
 """Plugins of one host: finders, loaders, initializers and sizers, built in, configured and installed.
 
 Covers which one is meant by a name, and with which configuration. Does not cover what they do (`hostd.finders`,
-`hostd.sizers`; loaders and initializers are run by workers) or what a type may be (`hostd.plugin_types`).
+`hostd.sizers`; loaders and initializers are run by workers) or what a type may be (`hostd.plugins.types`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd import finders as built_in
-from hostd import plugin_types as types
 from hostd.finders import DEFAULT_FINDER as DEFAULT
 from hostd.finders import Finder, find_spec
 from hostd.finders.protocol import ask
+from hostd.plugins import types
 from hostd.records import SizeEstimate
 from hostd.sizers import DeclaredSizer, DirectorySizer, Sizer
 from hostd_workers.wire.errors import InvalidArgumentError
@@ -22,7 +22,7 @@ from hostd_workers.wire.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from hostd.config import HostConfig, PluginConfig
+    from hostd.config.settings import HostConfig, PluginConfig
     from hostd.finders import ModelSpec
 
 _MULTI = "multi"

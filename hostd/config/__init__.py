@@ -1,0 +1,1 @@
+"""The configuration of a host: its settings, where they come from, and what they mean."""

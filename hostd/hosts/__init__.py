@@ -1,0 +1,1 @@
+"""The hosts of this user: how one is started, found, shared and trusted."""
