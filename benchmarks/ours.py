@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import hostd
 from benchmarks.models import model_directory, write_echo
 from benchmarks.runner import ASYNC, MAP, MIN_CALLS, SYNC, Round, Side, one_at_a_time, pipelined
-from hostd.client.sync import MAP_WINDOW
+from hostd.client._sync.client import MAP_WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator

@@ -55,9 +55,9 @@ from hostd_workers.wire.errors import (
 
 if TYPE_CHECKING:
     from hostd.client import connect
-    from hostd.client.aio import AsyncClient, AsyncModel
-    from hostd.client.calls import PendingCall
-    from hostd.client.sync import Client, Model
+    from hostd.client._async.client import AsyncClient, AsyncModel
+    from hostd.client._sync.calls import PendingCall
+    from hostd.client._sync.client import Client, Model
     from hostd.embed import Host
 
 __all__ = [
@@ -102,12 +102,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncClient": "hostd.client.aio",
-    "AsyncModel": "hostd.client.aio",
-    "Client": "hostd.client.sync",
+    "AsyncClient": "hostd.client._async.client",
+    "AsyncModel": "hostd.client._async.client",
+    "Client": "hostd.client._sync.client",
     "Host": "hostd.embed",
-    "Model": "hostd.client.sync",
-    "PendingCall": "hostd.client.calls",
+    "Model": "hostd.client._sync.client",
+    "PendingCall": "hostd.client._sync.calls",
     "connect": "hostd.client",
 }
 """Where the names are that are imported when they are first asked for: the supervisor is no client of anybody, and to

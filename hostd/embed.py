@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hostd import paths
-from hostd.client.aio import AsyncClient
+from hostd.client._async.client import AsyncClient
+from hostd.client._sync.client import Client
 from hostd.client.pickling import NotPickled
-from hostd.client.sync import Client
 from hostd.hosts.launch import AT_ONCE, keeper_command, ready_pipe, supervisor_environment, told_of_start
 from hostd.hosts.sharing import QUIET, Seat, info_of_start, is_readable, see_it_end, take_seat
 from hostd_workers.wire.errors import (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from hostd.client._sync.client import Client
 from hostd.client.arguments import CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S
-from hostd.client.sync import Client
 
 
 def connect(

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from hostd import paths
-from hostd.client.sync import Client
+from hostd.client._sync.client import Client
 from hostd.hosts import lock as runtime_lock
 from hostd.hosts.launch import above_standard, keeper_command, supervisor_environment, told_of_start
 from hostd.hosts.listing import why_unreachable

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from fake_host import FakeHost, echo
 from helpers import eventually
 
-from hostd.client.channel import Channel
-from hostd.client.sync import ItemStream
+from hostd.client._sync.channel import Channel
+from hostd.client._sync.client import ItemStream
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import HostError
 

@@ -12,7 +12,7 @@ import pytest
 from fake_host import Answer, FakeHost, echo
 from helpers import descriptors, eventually, threads
 
-from hostd.client.channel import Channel
+from hostd.client._sync.channel import Channel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

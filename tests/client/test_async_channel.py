@@ -13,7 +13,7 @@ import pytest
 from fake_host import FakeHost, echo, polite
 from helpers import SOON_S, at_most
 
-from hostd.client.aio import AsyncClient
+from hostd.client._async.client import AsyncClient
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import encode

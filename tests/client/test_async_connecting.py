@@ -14,7 +14,7 @@ from fake_host import FakeHost, echo
 from helpers import SOON_S, at_most
 from test_channel_connecting import other_version, polite_to_nobody, refuses_version, strange_welcome, talks_nonsense
 
-from hostd.client.aio import AsyncClient
+from hostd.client._async.client import AsyncClient
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import encode

@@ -13,7 +13,7 @@ import pytest
 from fake_host import FakeHost, echo, polite
 from helpers import SOON_S, at_most, descriptors, eventually, never
 
-from hostd.client.channel import Channel
+from hostd.client._sync.channel import Channel
 from hostd.hosts.listing import why_unreachable
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg

@@ -14,7 +14,7 @@ from calls import Connect, Fake, Waiting, answer, begin, call, follows, stream
 from fake_host import echo, polite
 from helpers import SOON_S, at_most, descriptors, eventually
 
-from hostd.client.channel import Channel
+from hostd.client._sync.channel import Channel
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import (
     CancelledError,

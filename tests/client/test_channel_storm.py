@@ -12,7 +12,7 @@ from calls import Connect, Fake, Waiting, begin, call, outcome_of, stream
 from fake_host import FakeHost, echo
 from helpers import eventually
 
-from hostd.client.calls import PendingCall, TooShortError
+from hostd.client._sync.calls import PendingCall, TooShortError
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import (

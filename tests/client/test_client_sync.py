@@ -10,7 +10,7 @@ import pytest
 from fake_host import FakeHost, echo, polite
 from helpers import eventually
 
-from hostd.client.sync import Client
+from hostd.client._sync.client import Client
 from hostd.records import Event
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg

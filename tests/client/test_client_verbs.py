@@ -11,8 +11,8 @@ import pytest
 from deploy_host import RECORD, result
 from fake_host import FakeHost, Frames, echo
 
-from hostd.client.aio import AsyncClient
-from hostd.client.sync import Client
+from hostd.client._async.client import AsyncClient
+from hostd.client._sync.client import Client
 from hostd.records import Holder, LoadPlan, MemoryInfo, SizeEstimate, SyncReport, UnloadReport
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg

@@ -13,8 +13,8 @@ from deploy_host import Uploads
 from fake_host import FakeHost
 from helpers import descriptors, eventually, line_of, program, stop
 
+from hostd.client._sync.client import Client
 from hostd.client.deploying import CHUNK_BYTES, WINDOW
-from hostd.client.sync import Client
 from hostd_workers.wire.errors import (
     AlreadyExistsError,
     DeadlineExceededError,

@@ -15,7 +15,7 @@ from fake_host import FakeHost
 from helpers import descriptors
 
 from hostd.client import files as files_module
-from hostd.client.aio import AsyncClient
+from hostd.client._async.client import AsyncClient
 from hostd.client.deploying import WINDOW
 from hostd_workers.wire.errors import (
     AlreadyExistsError,

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from hostd.client.aio import AsyncModel
+from hostd.client._async.client import AsyncModel
+from hostd.client._sync.client import Model
 from hostd.client.handle import Handle, UnknownMethodError
-from hostd.client.sync import Model
 from hostd.records import MethodInfo, ModelInfo, WorkerInfo
 from hostd_workers.wire.errors import NotFoundError, UnimplementedError
 

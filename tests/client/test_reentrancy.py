@@ -17,10 +17,10 @@ from fake_host import FakeHost, Frames, echo, polite
 from helpers import PATIENCE_S, eventually
 
 import hostd
-from hostd.client import channel as channel_module
 from hostd.client import connection as connection_module
-from hostd.client import followers as followers_module
-from hostd.client import waker as waker_module
+from hostd.client._sync import channel as channel_module
+from hostd.client._sync import followers as followers_module
+from hostd.client._sync import waker as waker_module
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 

@@ -53,7 +53,7 @@ def test_an_endless_iterable_is_taken_no_further_than_the_window(model):
 
     assert list(itertools.islice(results, 10)) == [2 * n for n in range(10)]
     results.close()
-    assert next(inputs) <= 10 + hostd.client.sync.MAP_WINDOW
+    assert next(inputs) <= 10 + hostd.client._sync.client.MAP_WINDOW
 
 
 def test_the_first_error_ends_it_and_the_model_goes_on(model):

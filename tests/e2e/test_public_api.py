@@ -156,6 +156,6 @@ for name in hostd.__all__:
 
 
 def test_the_client_of_a_host_says_where_it_is_imported_from() -> None:
-    source = "import hostd; hostd.Host; import sys; print(sys.modules['hostd.client.sync'].Client)"
+    source = "import hostd; hostd.Host; import sys; print(sys.modules['hostd.client._sync.client'].Client)"
     done = subprocess.run([sys.executable, "-c", source], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "<class 'hostd.Client'>"

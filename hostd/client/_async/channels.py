@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from hostd.client.aio_channel import AsyncChannel
+from hostd.client._async.channel import AsyncChannel
 from hostd_workers.wire.errors import FailedPreconditionError
 
 

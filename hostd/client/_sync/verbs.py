@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from hostd.client._sync.calls import ItemStream
 from hostd.client.arguments import absolute, check_named, plan_arguments, size_of
-from hostd.client.calls import ItemStream
 from hostd.log_lines import FOLLOW_PERIOD_S, Follower
 from hostd.records import (
     Event,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
 
-    from hostd.client.channel import Channel
+    from hostd.client._sync.channel import Channel
     from hostd.client.tracker import Pending
     from hostd.log_lines import LogLine
 

@@ -6,7 +6,7 @@ import time
 from concurrent import futures
 from typing import TYPE_CHECKING, Any
 
-from hostd.client.channel import GRACE_S
+from hostd.client._sync.channel import GRACE_S
 from hostd.client.pickling import NotPickled
 from hostd.client.tracker import again
 from hostd_workers.wire.errors import CancelledError, DeadlineExceededError
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from hostd.client.channel import Channel
+    from hostd.client._sync.channel import Channel
     from hostd.client.tracker import Pending, PendingStream
     from hostd_workers.wire.errors import HostError
 

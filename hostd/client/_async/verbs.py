@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from hostd.client.aio_calls import AsyncItemStream
+from hostd.client._async.calls import AsyncItemStream
 from hostd.client.arguments import absolute, check_named, plan_arguments, size_of
 from hostd.log_lines import FOLLOW_PERIOD_S, Follower
 from hostd.records import (
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import AsyncIterator
 
-    from hostd.client.aio_channel import AsyncChannel
-    from hostd.client.aio_channels import AsyncChannels
+    from hostd.client._async.channel import AsyncChannel
+    from hostd.client._async.channels import AsyncChannels
     from hostd.client.tracker import Pending
     from hostd.log_lines import LogLine
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from hostd import paths
 from hostd.client import deploying
-from hostd.client.aio_calls import AsyncItemStream
-from hostd.client.aio_channels import AsyncChannels
-from hostd.client.aio_verbs import AsyncVerbs
+from hostd.client._async.calls import AsyncItemStream
+from hostd.client._async.channels import AsyncChannels
+from hostd.client._async.verbs import AsyncVerbs
 from hostd.client.arguments import (
     CONNECT_TIMEOUT_S,
     DEFAULT_TIMEOUT_S,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from hostd.client.tracker import Pending
 
 if TYPE_CHECKING:
-    from hostd.client.channel import Channel
+    from hostd.client._sync.channel import Channel
 
 _SWEEP_PERIOD_S = 0.25
 """How often to look for calls that are overdue: the host ends late ones itself, unless it hangs."""

@@ -12,7 +12,7 @@ from hostd_workers.wire.errors import DeadlineExceededError
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from hostd.client.aio_channel import AsyncChannel
+    from hostd.client._async.channel import AsyncChannel
     from hostd.client.tracker import PendingStream
 
 

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from hostd import paths
 from hostd.client import deploying
+from hostd.client._sync.calls import ItemStream, PendingCall
+from hostd.client._sync.channel import Channel
+from hostd.client._sync.verbs import Verbs
 from hostd.client.arguments import (
     CONNECT_TIMEOUT_S,
     DEFAULT_TIMEOUT_S,
@@ -18,12 +21,9 @@ from hostd.client.arguments import (
     load_arguments,
     only_inputs,
 )
-from hostd.client.calls import ItemStream, PendingCall
-from hostd.client.channel import Channel
 from hostd.client.files import Reader, collect
 from hostd.client.handle import Handle
 from hostd.client.pickling import NotPickled
-from hostd.client.sync_verbs import Verbs
 from hostd.records import ModelInfo
 from hostd_workers.wire.errors import HostError, NotFoundError
 

@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from hostd.client import forks
-from hostd.client.channel import GRACE_S
+from hostd.client._sync.channel import GRACE_S
 from hostd.client.connection import Connection, Patience, went_away
 from hostd.client.tracker import Pending, PendingStream, Tracker
 from hostd.hosts import trust

@@ -1,0 +1,1 @@
+"""The synchronous, thread-safe client."""
