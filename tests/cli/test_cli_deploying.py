@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
-from hostd.cli import deploying
+from hostd.cli.commands import deploying
 from hostd.cli.output import transferring
 from hostd.records import SyncReport
 from hostd_workers.wire.errors import (

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 import zmq
 
-from hostd.cli import checks, trial
-from hostd.cli.checks import Verdict, local_checks
+from hostd.cli.doctor import checks, trial
+from hostd.cli.doctor.checks import Verdict, local_checks
 from hostd_workers.wire.errors import UnavailableError
 
 if TYPE_CHECKING:

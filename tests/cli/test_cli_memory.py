@@ -14,8 +14,8 @@ import psutil
 import pytest
 from rich.console import Console
 
-from hostd.cli import listing
-from hostd.cli.processes import Seen, look_at, shortened
+from hostd.cli.commands import listing
+from hostd.cli.commands.processes import Seen, look_at, shortened
 from hostd.records import Holder, LoadPlan, MemoryInfo, WorkerInfo
 from hostd_workers.wire.errors import ResourceExhaustedError
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hostd.cli import listing
+from hostd.cli.commands import listing
 from hostd.cli.output import json_ready, to_json
 from hostd_workers.wire.errors import UnavailableError
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from hostd.cli import listing
-from hostd.cli.describing import call_lines
+from hostd.cli.commands import listing
+from hostd.cli.commands.describing import call_lines
 from hostd.records import MethodInfo, ModelInfo
 from hostd_workers.wire.errors import ResourceExhaustedError, UnavailableError
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from hostd.cli.inventory import inventory_table
+from hostd.cli.commands.inventory import inventory_table
 from hostd.cli.output import table
 from hostd.cli.tables import laid_out
 

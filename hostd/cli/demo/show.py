@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from hostd.cli.commands.listing import models_table, unloads_table
 from hostd.cli.demo.story import Narrator
-from hostd.cli.listing import models_table, unloads_table
 from hostd.cli.output import console, plain, table, working
 from hostd.units import format_duration, format_size
 from hostd_workers.wire.installing import install_extras

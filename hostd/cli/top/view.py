@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.console import Group
 from rich.text import Text
 
-from hostd.cli.explaining import event_line
+from hostd.cli.commands.explaining import event_line
 from hostd.cli.output import counted
 from hostd.cli.top.columns import Scale, layout
 from hostd.cli.top.drawing import bar, cell, ends, one_line

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Calls of models, in flight and held."""

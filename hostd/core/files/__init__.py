@@ -1,1 +1,1 @@
-"""TODO"""
+"""Models by their files: deploys, syncs, declared models, and what has changed on the disk."""

@@ -1,1 +1,1 @@
-"""TODO"""
+"""The memory budget: what is held, what a load needs, which models make way."""

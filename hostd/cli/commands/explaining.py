@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hostd.cli.lifecycle import choosing_options
-from hostd.cli.listing import STATE_STYLES
+from hostd.cli.commands.lifecycle import choosing_options
+from hostd.cli.commands.listing import STATE_STYLES
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from hostd.cli.processes import Seen
+    from hostd.cli.commands.processes import Seen
     from hostd.records import HostInfo, MemoryInfo, ModelInfo, UnloadReport
 
 STATE_STYLES = {
@@ -58,7 +58,7 @@ def ps(session: Session, *, every: bool, tree: bool) -> None:
     if every:
         if tree:
             raise click.UsageError("--tree shows processes, and --all models that have none: say one of them")
-        from hostd.cli.inventory import show_all  # noqa: PLC0415 - imports this module
+        from hostd.cli.commands.inventory import show_all  # noqa: PLC0415 - imports this module
 
         show_all(session)
         return
@@ -75,7 +75,7 @@ def ps(session: Session, *, every: bool, tree: bool) -> None:
 
 
 def _processes_of(models: Sequence[ModelInfo], host: HostInfo) -> dict[str, list[Seen]]:
-    from hostd.cli.processes import processes_of  # noqa: PLC0415 - as above
+    from hostd.cli.commands.processes import processes_of  # noqa: PLC0415 - as above
 
     return processes_of(models, host)
 
@@ -91,7 +91,7 @@ def _show(models: Sequence[ModelInfo], memory: MemoryInfo, processes: dict[str, 
 
     out = console()
     if processes is not None:
-        from hostd.cli.processes import model_tree  # noqa: PLC0415 - as above
+        from hostd.cli.commands.processes import model_tree  # noqa: PLC0415 - as above
 
         for model in models:
             out.print(model_tree(model, processes[model.id], memory.budget_bytes))

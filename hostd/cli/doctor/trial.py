@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import hostd
-from hostd.cli.checks import Check, Verdict
+from hostd.cli.doctor.checks import Check, Verdict
 from hostd.units import format_duration, format_size
 
 _NAME = "worker"

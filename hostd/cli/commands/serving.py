@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from hostd.cli.configuration import gathered, given, settings_options
+from hostd.cli.commands.configuration import gathered, given, settings_options
 from hostd.cli.interrupts import told
 from hostd.cli.session import HostCommand, Session, json_option, shared_options
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hostd.cli.listing import STATE_STYLES
+from hostd.cli.commands.listing import STATE_STYLES
 from hostd.cli.session import HostCommand, Session, shared_options
 
 if TYPE_CHECKING:

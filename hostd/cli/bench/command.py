@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hostd.cli.bench.plotting import check_plot, draw
 from hostd.cli.data import Arguments, choose_method, data_options, read_arguments, streams
-from hostd.cli.plotting import check_plot, draw
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
 
 if TYPE_CHECKING:

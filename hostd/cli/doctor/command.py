@@ -10,7 +10,7 @@ import click
 from hostd.cli.session import HostCommand, Session, shared_options
 
 if TYPE_CHECKING:
-    from hostd.cli.checks import Check
+    from hostd.cli.doctor.checks import Check
 
 _ANSWER_TIMEOUT_S = 2.0
 
@@ -24,11 +24,11 @@ def doctor(ctx: click.Context, session: Session) -> None:
 
     Exit code 1 if something keeps a host from working.
     """
-    from hostd.cli.checks import Verdict, local_checks  # noqa: PLC0415 - `--help` does not need it
+    from hostd.cli.doctor.checks import Verdict, local_checks  # noqa: PLC0415 - `--help` does not need it
 
     checks = local_checks()
     if not any(check.verdict is Verdict.FAIL for check in checks):
-        from hostd.cli.trial import one_worker  # noqa: PLC0415 - as above
+        from hostd.cli.doctor.trial import one_worker  # noqa: PLC0415 - as above
 
         checks.append(one_worker())
     checks.append(_host_answers(session))
@@ -44,7 +44,7 @@ def doctor(ctx: click.Context, session: Session) -> None:
 
 
 def _show(checks: list[Check]) -> None:
-    from hostd.cli.checks import Verdict  # noqa: PLC0415 - as above
+    from hostd.cli.doctor.checks import Verdict  # noqa: PLC0415 - as above
     from hostd.cli.output import plain, say, table  # noqa: PLC0415 - as above
     from hostd.cli.tables import print_table  # noqa: PLC0415 - as above
 
@@ -61,7 +61,7 @@ def _show(checks: list[Check]) -> None:
 
 
 def _host_answers(session: Session) -> Check:
-    from hostd.cli.checks import Check, Verdict  # noqa: PLC0415 - as above
+    from hostd.cli.doctor.checks import Check, Verdict  # noqa: PLC0415 - as above
     from hostd.cli.output import counted  # noqa: PLC0415 - as above
     from hostd.units import format_duration  # noqa: PLC0415 - as above
     from hostd_workers.wire.errors import HostError  # noqa: PLC0415 - as above

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def events(session: Session, model: str | None) -> None:
     """Follow what happens to models and workers, or to one model, until Ctrl-C."""
-    from hostd.cli.explaining import event_line  # noqa: PLC0415 - `--help` does not need it
+    from hostd.cli.commands.explaining import event_line  # noqa: PLC0415 - `--help` does not need it
     from hostd.cli.output import print_json, say  # noqa: PLC0415 - `--help` does not need it
 
     with session.client() as client:

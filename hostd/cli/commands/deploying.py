@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hostd.cli.commands.lifecycle import describe, for_each, loading_options, show_reports
 from hostd.cli.interrupts import told
-from hostd.cli.lifecycle import describe, for_each, loading_options, show_reports
 from hostd.cli.session import HostCommand, Session, complete_models, no_wait_option, shared_options
 
 if TYPE_CHECKING:

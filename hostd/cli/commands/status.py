@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hostd.cli.listing import STATE_STYLES, memory_line
+from hostd.cli.commands.listing import STATE_STYLES, memory_line
 from hostd.cli.session import HostCommand, Session, shared_options
 
 if TYPE_CHECKING:

@@ -200,7 +200,7 @@ def for_each(models: Sequence[str], act: Callable[[str], _T], refused: list[tupl
 
 def show_reports(reports: Sequence[UnloadReport]) -> None:
     """Print what unloads gave back, and what was not loaded at all."""
-    from hostd.cli.listing import unloads_table  # noqa: PLC0415 - as above
+    from hostd.cli.commands.listing import unloads_table  # noqa: PLC0415 - as above
     from hostd.cli.output import console, plain, say  # noqa: PLC0415 - as above
 
     gone = [report for report in reports if report.processes]

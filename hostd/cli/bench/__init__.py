@@ -1,0 +1,1 @@
+"""`bench`: a load generator for one's own model, and its picture."""

@@ -1,0 +1,1 @@
+"""The commands of `hostd`, a file for each group."""
