@@ -83,7 +83,7 @@ def load_error(error: BaseException) -> HostError:
 
 def _explained(error: BaseException, path: str | None, *, has_changed: bool) -> HostError:
     """Return the typed error of a load, with what its own words do not say."""
-    from hostd_workers.loaders._flaws import flaws_below  # noqa: PLC0415 - 6 ms that a load that succeeds does not pay
+    from hostd_workers.loaders._common.flaws import flaws_below  # noqa: PLC0415 - 6 ms that a load that succeeds does not pay
 
     described = load_error(error)
     flaws = [] if path is None or "flaw" in described.details else list(itertools.islice(flaws_below(path), _MAX_FLAWS))

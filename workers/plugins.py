@@ -12,7 +12,7 @@ import pkgutil
 from typing import TYPE_CHECKING, Any
 
 from hostd_workers import loaders
-from hostd_workers.loaders._opening import call_load, call_plugin, resolve
+from hostd_workers.loaders._common.opening import call_load, call_plugin, resolve
 from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:

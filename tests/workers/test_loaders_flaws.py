@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hostd_workers.loaders._flaws import flaw_of, flaws_below
-from hostd_workers.loaders._opening import model_file
+from hostd_workers.loaders._common.flaws import flaw_of, flaws_below
+from hostd_workers.loaders._common.opening import model_file
 from hostd_workers.plugins import load_with
 from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
 
@@ -64,7 +64,7 @@ def test_what_is_no_model_is_named_before_any_library_sees_it(
 ) -> None:
     if name == "m.txt" and b"<" in content:
         pytest.skip("a text may begin with a tag")
-    monkeypatch.setattr("hostd_workers.loaders._opening.import_library", None)
+    monkeypatch.setattr("hostd_workers.loaders._common.opening.import_library", None)
     (tmp_path / name).write_bytes(content)
     for path in (tmp_path, tmp_path / name):
         with pytest.raises(InvalidArgumentError, match=says) as caught:

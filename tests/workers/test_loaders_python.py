@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hostd_workers.loaders._opening import call_load
+from hostd_workers.loaders._common.opening import call_load
 from hostd_workers.loaders.python import load
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, NotFoundError
 

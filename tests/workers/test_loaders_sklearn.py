@@ -311,7 +311,7 @@ def test_what_is_not_there_or_of_another_kind_is_a_typed_error(tmp_path, saved):
 
 
 def test_a_file_that_may_not_be_read_is_a_typed_error(saved, monkeypatch):
-    monkeypatch.setattr("hostd_workers.loaders._opening.os.access", lambda *_: False)  # root may read everything
+    monkeypatch.setattr("hostd_workers.loaders._common.opening.os.access", lambda *_: False)  # root may read everything
     with pytest.raises(FailedPreconditionError, match="may not read"):
         load(str(saved))
 

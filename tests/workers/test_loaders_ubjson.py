@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from hostd_workers.loaders._ubjson import is_whole
+from hostd_workers.loaders._common.ubjson import is_whole
 
 
 def key(name: bytes) -> bytes:

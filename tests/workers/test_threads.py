@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hostd_workers.loaders import _threads
-from hostd_workers.loaders._threads import allotted_threads, announce_threads, openmp_threads
+from hostd_workers.loaders._common import threads as _threads
+from hostd_workers.loaders._common.threads import allotted_threads, announce_threads, openmp_threads
 from hostd_workers.wire.errors import InvalidArgumentError
 
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hostd_workers.api import Served
-from hostd_workers.loaders._opening import first_lines, import_library, model_file, read_model
-from hostd_workers.loaders._threads import openmp_threads
+from hostd_workers.loaders._common.opening import first_lines, import_library, model_file, read_model
+from hostd_workers.loaders._common.threads import openmp_threads
 from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class BoosterModel:
         self._settings = settings
         self._codes = {name: {value: code for code, value in enumerate(of)} for name, of in categories.items()}
         # Imported here because it needs NumPy, which comes with lightgbm.
-        self._columns = import_library("hostd_workers.loaders._columns", EXTRA)
+        self._columns = import_library("hostd_workers.loaders._common.columns", EXTRA)
 
     def __repr__(self) -> str:
         return f"BoosterModel(features={self._booster.num_feature()}, trees={self._booster.num_trees()})"

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hostd_workers.api import Served
-from hostd_workers.loaders._opening import existing, first_lines, import_library, read_model
-from hostd_workers.loaders._results import travelling
+from hostd_workers.loaders._common.opening import existing, first_lines, import_library, read_model
+from hostd_workers.loaders._common.results import travelling
 from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class PyfuncModel:
         self._names = schema.input_names() if schema is not None and schema.has_input_names() else None
         self._is_table = schema is None or not schema.is_tensor_spec()
         # Imported here because it needs NumPy, which comes with mlflow.
-        self._columns = import_library("hostd_workers.loaders._columns", EXTRA)
+        self._columns = import_library("hostd_workers.loaders._common.columns", EXTRA)
 
     def __repr__(self) -> str:
         return f"PyfuncModel(inputs={self._names}, flavors={sorted(self._model.metadata.flavors)})"

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hostd_workers.api import Served
-from hostd_workers.loaders._opening import import_library, model_file
-from hostd_workers.loaders._threads import allotted_threads
+from hostd_workers.loaders._common.opening import import_library, model_file
+from hostd_workers.loaders._common.threads import allotted_threads
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
 EXTRA = "onnx"
@@ -74,7 +74,7 @@ def load(
             _set(options, name, value)
     session = _open(runtime, str(found), options, providers)
     # Imported here because it needs NumPy, which comes with onnxruntime.
-    model = import_library("hostd_workers.loaders._onnx_model", EXTRA).OnnxModel(session)
+    model = import_library("hostd_workers.loaders._models.onnx", EXTRA).OnnxModel(session)
     return Served(model, METHODS, "predict")
 
 

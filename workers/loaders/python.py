@@ -16,7 +16,7 @@ from importlib.util import module_from_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hostd_workers.loaders._opening import call_load, existing, readable, resolve
+from hostd_workers.loaders._common.opening import call_load, existing, readable, resolve
 from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:

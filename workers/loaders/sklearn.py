@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hostd_workers.api import Served
-from hostd_workers.loaders._opening import check_binding, import_library, model_file, read_model
-from hostd_workers.loaders._results import travelling
+from hostd_workers.loaders._common.opening import check_binding, import_library, model_file, read_model
+from hostd_workers.loaders._common.results import travelling
 from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class EstimatorModel:
         )
         self._vectorizer = type(steps[0]) if type(steps[0]).__module__.startswith(_VECTORIZERS) else None
         # Imported here because it needs NumPy, which comes with scikit-learn.
-        self._columns = import_library("hostd_workers.loaders._columns", EXTRA)
+        self._columns = import_library("hostd_workers.loaders._common.columns", EXTRA)
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._estimator, name)

@@ -15,8 +15,8 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from hostd_workers.api import Served
-from hostd_workers.loaders._opening import import_library, model_file, read_model
-from hostd_workers.loaders._torch import checked_device, import_torch
+from hostd_workers.loaders._common.opening import import_library, model_file, read_model
+from hostd_workers.loaders._common.torch import checked_device, import_torch
 from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def load(path: str | None, /, *, file: str | None = None, device: str = "cpu", t
         raise InvalidArgumentError(_reason_against(torch, found))
     module = read_model(found, functools.partial(_OPEN[kind], torch, where), _EXTRAS)
     # Imported here because they need NumPy, which torch does not bring.
-    models = import_library("hostd_workers.loaders._torch_models", EXTRA)
-    tensors = import_library("hostd_workers.loaders._tensors", EXTRA).Tensors(torch, where)
+    models = import_library("hostd_workers.loaders._models.torch", EXTRA)
+    tensors = import_library("hostd_workers.loaders._common.tensors", EXTRA).Tensors(torch, where)
     model = models.ScriptModel if kind is Kind.SCRIPT else models.ExportedModel
     return Served(model(torch, module, tensors), METHODS, "predict")
 

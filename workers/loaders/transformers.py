@@ -11,8 +11,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from hostd_workers.api import Served
-from hostd_workers.loaders._opening import existing, import_library, read_model
-from hostd_workers.loaders._torch import checked_device, import_torch
+from hostd_workers.loaders._common.opening import existing, import_library, read_model
+from hostd_workers.loaders._common.torch import checked_device, import_torch
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ def load(
     pipeline = read_model(found, read, _EXTRAS)
     # Imported here because they need NumPy, which comes with transformers.
     if pipeline.task == GENERATES:
-        generating = import_library("hostd_workers.loaders._transformers_text", EXTRA).GeneratingModel
+        generating = import_library("hostd_workers.loaders._models.transformers_text", EXTRA).GeneratingModel
         return Served(generating(torch, transformers, pipeline), ("predict", "generate", "describe"), "predict")
-    plain = import_library("hostd_workers.loaders._transformers_model", EXTRA).PipelineModel
+    plain = import_library("hostd_workers.loaders._models.transformers", EXTRA).PipelineModel
     return Served(plain(torch, pipeline), ("predict", "describe"), "predict")
 
 

@@ -7,9 +7,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from hostd_workers.api import Served
-from hostd_workers.loaders._opening import first_lines, import_library, model_file, read_model
-from hostd_workers.loaders._threads import openmp_threads
-from hostd_workers.loaders._ubjson import is_whole
+from hostd_workers.loaders._common.opening import first_lines, import_library, model_file, read_model
+from hostd_workers.loaders._common.threads import openmp_threads
+from hostd_workers.loaders._common.ubjson import is_whole
 from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class BoosterModel:
         self._xgboost = xgboost
         self._booster = booster
         # Imported here because it needs NumPy, which comes with xgboost.
-        self._columns = import_library("hostd_workers.loaders._columns", EXTRA)
+        self._columns = import_library("hostd_workers.loaders._common.columns", EXTRA)
 
     def __repr__(self) -> str:
         return f"BoosterModel(features={self._booster.num_features()}, rounds={self._booster.num_boosted_rounds()})"

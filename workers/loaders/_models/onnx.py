@@ -15,8 +15,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (  # type: ignore[import
     InvalidArgument,
 )
 
-from hostd_workers.loaders._columns import columns_of
-from hostd_workers.loaders._results import travelling
+from hostd_workers.loaders._common.columns import columns_of
+from hostd_workers.loaders._common.results import travelling
 from hostd_workers.wire.errors import InvalidArgumentError
 
 _DTYPES = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hostd_workers.loaders._opening import import_library
-from hostd_workers.loaders._threads import announce_threads, openmp_threads
+from hostd_workers.loaders._common.opening import import_library
+from hostd_workers.loaders._common.threads import announce_threads, openmp_threads
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hostd_workers.api import MissingDependencyError
-from hostd_workers.loaders._opening import import_library
+from hostd_workers.loaders._common.opening import import_library
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 from hostd_workers.wire.installing import install_modules
 

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from hostd_workers.loaders._opening import first_lines
-from hostd_workers.loaders._transformers_model import PipelineModel
+from hostd_workers.loaders._common.opening import first_lines
+from hostd_workers.loaders._models.transformers import PipelineModel
 from hostd_workers.wire.errors import InvalidArgumentError
 
 

@@ -62,7 +62,7 @@ def model_file(path: str | None, file: str | None, suffixes: Sequence[str]) -> P
         found = _only(place, suffixes, wanted)
     if found.suffix.lower() not in suffixes:
         raise InvalidArgumentError(f"this loader reads {wanted}, not {found}")
-    from hostd_workers.loaders._flaws import refuse_flawed  # noqa: PLC0415 - 6 ms that a model.py does not pay
+    from hostd_workers.loaders._common.flaws import refuse_flawed  # noqa: PLC0415 - 6 ms that a model.py does not pay
 
     refuse_flawed(readable(found))
     return found

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from hostd_workers.loaders._opening import check_binding, first_lines, import_library
-from hostd_workers.loaders._tensors import Tensors
+from hostd_workers.loaders._common.opening import check_binding, first_lines, import_library
+from hostd_workers.loaders._common.tensors import Tensors
 from hostd_workers.wire.errors import InvalidArgumentError
 
 EXTRA = "transformers"

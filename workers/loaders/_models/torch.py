@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hostd_workers.loaders._opening import first_lines
+from hostd_workers.loaders._common.opening import first_lines
 from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from hostd_workers.loaders._tensors import Tensors
+    from hostd_workers.loaders._common.tensors import Tensors
 
 # How PyTorch complains of an operation between tensors of two dtypes.
 _ABOUT_DTYPES = re.compile(r"same dtype|expected scalar type|expected m1 and m2|data type")

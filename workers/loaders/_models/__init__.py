@@ -1,0 +1,1 @@
+"""Models as the built-in loaders return them, beside their loaders."""
