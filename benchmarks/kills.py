@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import click
 
 import hostd
-from hostd.config.settings import load_config
+from hostd.config.loading import load_config
 from hostd.hosts.launch import AT_ONCE, keeper_command, supervisor_environment
 
 if TYPE_CHECKING:

@@ -83,7 +83,7 @@ def _pass(directory: Path) -> int:
 
 
 def _scan_of(directory: Path) -> partial[Round]:
-    from hostd.config.settings import load_config  # noqa: PLC0415 - the floors can be measured without the host
+    from hostd.config.loading import load_config  # noqa: PLC0415 - the floors can be measured without the host
     from hostd.plugins.registry import Plugins  # noqa: PLC0415 - as above
     from hostd.shell.repository.scanner import Scanner  # noqa: PLC0415 - as above
 

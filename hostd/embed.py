@@ -205,7 +205,7 @@ class Host(NotPickled):
 
     def _start_private(self) -> None:
         # Imported here, because clients that never start a host need no pydantic (a fifth of a second).
-        from hostd.config.settings import load_config  # noqa: PLC0415
+        from hostd.config.loading import load_config  # noqa: PLC0415
 
         directory = self._directory = _private_directory(self._name)
         ready_read, ready_write = ready_pipe()

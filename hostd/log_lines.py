@@ -1,6 +1,7 @@
 """The lines of a model's log: what a worker printed and when, and the host's own notes between them.
 
-Covers the format of the file, which the host writes and clients read. Does not cover the file itself (`shell/processes/logs`).
+Covers the format of the file, which the host writes and clients read. Does not cover the file itself
+(`shell/processes/logs`).
 
 Whatever a model prints, time stamps of its own included, is told from what the host adds:
 

@@ -1,7 +1,8 @@
 """Where a host keeps its files, and the endpoint at which clients find it.
 
 Covers names and the rules for private directories, with the standard library alone: every client imports this. Does not
-cover settings (`hostd.config.settings`), the lock on a runtime directory (`hostd.hosts.lock`) or what runs (`hostd.hosts.listing`).
+cover settings (`hostd.config.settings`), the lock on a runtime directory (`hostd.hosts.lock`) or what runs
+(`hostd.hosts.listing`).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 
-from hostd.config.settings import load_config
+from hostd.config.loading import load_config
 from hostd.hosts.launch import keeper_command, supervisor_environment
 
 if TYPE_CHECKING:

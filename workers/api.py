@@ -6,15 +6,15 @@ served (`hostd_workers.runtime`) or how they are found by name (`hostd_workers.p
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hostd_workers.wire.errors import FailedPreconditionError
-from hostd_workers.wire.installing import install_extras
+from hostd_workers.wire.installing import MissingDependencyError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+__all__ = ["Initializer", "Loader", "MissingDependencyError", "Served", "Specification"]
 
 
 class Loader(Protocol):
@@ -75,15 +75,3 @@ class Served:
     model: object
     methods: tuple[str, ...] | None = None
     default: str | None = None
-
-
-class MissingDependencyError(FailedPreconditionError):
-    """A loader needs a library that the worker's interpreter does not have."""
-
-    def __init__(self, library: str, extra: str) -> None:
-        """Name the `library` that is missing and the `extra` of this package that brings it."""
-        super().__init__(
-            f"this model needs the library {library!r}, which {sys.executable} does not have; install it with: "
-            f"{install_extras(extra)}",
-            details={"library": library, "extra": extra},
-        )

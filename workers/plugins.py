@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hostd_workers import loaders
 from hostd_workers.loaders._common.opening import call_load, call_plugin, resolve
@@ -19,11 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from importlib.metadata import EntryPoint
 
-    from hostd_workers.api import Specification
-
 LOADERS = "hostd.loaders"
 INITIALIZERS = "hostd.initializers"
 DEFAULT_INITIALIZER = "default"
+
+
+class Loadable(Protocol):
+    """What is to be loaded: `api.Specification`."""
+
+    def load(self) -> object:
+        """Return what the loader makes of it."""
 
 
 def builtin_loaders() -> list[str]:
@@ -51,7 +56,7 @@ def import_builtin(name: str) -> None:
         importlib.import_module(f"hostd_workers.loaders.{name}")
 
 
-def initialize(spec: Specification, name: str, config: Mapping[str, Any]) -> object:
+def initialize(spec: Loadable, name: str, config: Mapping[str, Any]) -> object:
     """Return what the initializer of this name makes of a specification; "default" is `spec.load()`.
 
     Raises `InvalidArgumentError` when there is no such initializer or it does not take this configuration; what the
@@ -62,7 +67,7 @@ def initialize(spec: Specification, name: str, config: Mapping[str, Any]) -> obj
     return call_plugin(initializer, spec, config, name=f"the initializer {name!r}", shape="initialize(spec, **config)")
 
 
-def _default(spec: Specification, /) -> object:
+def _default(spec: Loadable, /) -> object:
     return spec.load()
 
 

@@ -1,8 +1,8 @@
 """Makes a chosen system call of a supervisor on its models directory its last one, or one that fails.
 
 An interpreter imports this by itself if this folder is on its PYTHONPATH; it acts in supervisors only. The variable
-HOSTD_FAULT_PLAN names a file, and while that is there the calls of `hostd.shell.linux.syscalls` are counted from 1. Its text
-is `NUMBER FAULT`:
+HOSTD_FAULT_PLAN names a file, and while that is there the calls of `hostd.shell.linux.syscalls` are counted from 1. Its
+text is `NUMBER FAULT`:
 
     KILL    SIGKILL of the supervisor before the call
     HALF    the same, half way through what the call writes

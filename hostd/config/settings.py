@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from hostd import paths
 from hostd.config.plain import check_plain
@@ -32,9 +32,6 @@ from hostd.config.types import (
 )
 from hostd.places import why_missing
 from hostd_workers.wire.errors import HostError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 class _Section(BaseModel):
@@ -344,42 +341,5 @@ class HostConfig(_Section):
         return paths.client_endpoint(self.runtime_dir)
 
     def to_json(self) -> str:
-        """Return this configuration as JSON that `from_json` reads back to an equal one."""
+        """Return this configuration as JSON that `config_from_json` reads back to an equal one."""
         return self.model_dump_json()
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> HostConfig:
-        """Return the configuration that `to_json` wrote; file and environment are not looked at.
-
-        Raises InvalidArgumentError that names the setting.
-        """
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            from hostd.config.sources import explain  # noqa: PLC0415 - only a failure needs it
-
-            raise explain(error, []) from None
-
-
-def load_config(
-    arguments: Mapping[str, object] | None = None,
-    *,
-    file: str | Path | None = None,
-    environment: bool = True,
-) -> HostConfig:
-    """Return the configuration: `arguments` win over `HOSTD_*` variables, those over `file`, that over the defaults.
-
-    `arguments` has the shape of the file, with mappings for sections (`{"workers": {"drain_timeout_s": 3}}`); None
-    means unset, but for the periods of `models`, which it turns off. A variable names a setting of a section with two
-    underscores: `HOSTD_WORKERS__DRAIN_TIMEOUT_S=3`.
-    Relative paths in the file are relative to the file, others to the working directory.
-
-    Raises InvalidArgumentError for an unknown setting (with the nearest known one), a value of the wrong type or out of
-    range, or a file that is not such a mapping; NotFoundError for a missing file. Every problem is listed at once.
-    """
-    # Reading the environment brings in pydantic-settings, which costs more than everything else here; the supervisor
-    # gets its configuration as JSON and never pays for it.
-    from hostd.config.sources import gather  # noqa: PLC0415
-
-    gathered = gather(arguments or {}, file=Path(file) if file is not None else None, environment=environment)
-    return gathered.config

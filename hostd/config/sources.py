@@ -75,7 +75,7 @@ class Gathered:
 
 
 def gather(arguments: Mapping[str, object], *, file: Path | None, environment: bool) -> Gathered:
-    """Merge the sources, the strongest first, and validate the result; errors as `hostd.config.settings.load_config`."""
+    """Merge the sources, the strongest first, and validate the result; errors as `hostd.config.loading.load_config`."""
     sources = [Source("an argument", _spelt_out(_without_unset(arguments)))]
     if environment:
         sources.append(Source(_PREFIX, _spelt_out(_read_environment())))

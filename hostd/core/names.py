@@ -5,7 +5,7 @@ a metric and a file name of a log, so it is refused unless it is harmless as all
 is. A file's name is a relative path below its model's directory. It keeps the freedom that files have (a leading dot,
 decomposed letters) as long as it stays where it belongs on any file system.
 
-Covers the text alone: links and what else is on the disk are the shell's business (`hostd/shell/repository/directory.py`).
+Covers the text alone: links and what else is on the disk are the shell's business (`shell/repository/directory.py`).
 """
 
 from __future__ import annotations

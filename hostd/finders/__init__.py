@@ -2,7 +2,8 @@
 
 Covers the built-in finders (`model.yaml`, MLflow's `MLmodel`, the files themselves, and several in order) and asking
 one by name. A finder looks at names and at small files; the built-in ones never import or run anything of a model. The
-keys of `model.yaml` are in `hostd.plugins.model_yaml`, finders of others and those of the configuration in `hostd.plugins.registry`.
+keys of `model.yaml` are in `hostd.plugins.model_yaml`, finders of others and those of the configuration in
+`hostd.plugins.registry`.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from hostd.config.settings import HostConfig
 
-_KEEPER = Path(__file__).resolve().parent / "shell" / "keeper.py"
+_KEEPER = Path(__file__).resolve().parents[1] / "shell" / "processes" / "keeper.py"
 _START = "import sys; sys.path[:] = filter(None, sys.path); from hostd.shell.service import run; run()"
 """With `-c` the current directory comes first on the path, as "", and a `queue.py` there would be executed. The option
 against that (`-P`) is new in Python 3.11. What PYTHONPATH names stays."""

@@ -1,7 +1,7 @@
 """The supervisor's process: everything put together, from the configuration to the last socket removed.
 
-Started by `keeper` (see there why) with the command of `hostd.hosts.launch`, which calls `run`, and with the configuration as
-JSON in the environment.
+Started by `keeper` (see there why) with the command of `hostd.hosts.launch`, which calls `run`, and with the
+configuration as JSON in the environment.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import psutil
 
 from hostd import paths
-from hostd.config.settings import HostConfig
+from hostd.config.loading import config_from_json
 from hostd.core import events as ev
 from hostd.plugins.registry import Plugins
 from hostd.records import HostInfo
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from hostd.config.settings import HostConfig
     from hostd.records import Event
     from hostd.shell.supervisor import Supervisor
 
@@ -344,7 +345,7 @@ def _on_keeper_gone(groups: str, *_: object) -> None:
 
 def main() -> int:
     """Run the host that the environment describes; say on the ready descriptor what became of the start."""
-    config = HostConfig.from_json(os.environ.pop(CONFIG_VARIABLE))
+    config = config_from_json(os.environ.pop(CONFIG_VARIABLE))
     sources = Sources(**json.loads(os.environ.pop(SOURCES_VARIABLE, "{}")))
     ready_fd = int(os.environ.pop(READY_FD_VARIABLE, "-1"))
     lock_fd = int(os.environ.pop(LOCK_FD_VARIABLE, "-1"))

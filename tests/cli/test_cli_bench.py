@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostd.cli.bench.command import percentile
+from hostd.cli.bench.percentiles import percentile
 
 
 def test_a_run_counts_calls_and_their_latencies(run, client) -> None:

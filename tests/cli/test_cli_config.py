@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hostd.config.settings import HostConfig, load_config
+from hostd.config.loading import load_config
+from hostd.config.settings import HostConfig
 
 if TYPE_CHECKING:
     from pathlib import Path

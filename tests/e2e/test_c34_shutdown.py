@@ -20,7 +20,7 @@ from helpers import FAULTY, PATIENCE_S, Service, at_most, eventually, is_there, 
 from models_rig import AT_ONCE, FAILS, FOLLOWED, GATED, HANGS, Rig, states
 
 import hostd
-from hostd.config.settings import load_config
+from hostd.config.loading import load_config
 from hostd.hosts.launch import AT_ONCE as KILL_ALL
 from hostd.hosts.launch import keeper_command, supervisor_environment
 

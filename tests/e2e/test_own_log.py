@@ -15,7 +15,7 @@ import pytest
 from helpers import PATIENCE_S, Service, eventually
 
 import hostd
-from hostd.config.settings import load_config
+from hostd.config.loading import load_config
 from hostd.hosts.launch import keeper_command, supervisor_environment
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from models_rig import AT_ONCE, FOLLOWED, GATED, Rig, key, page_text, samples
 
 import hostd
 from hostd import paths
-from hostd.config.settings import load_config
+from hostd.config.loading import load_config
 from hostd.hosts.launch import AT_ONCE as KILL_ALL
 from hostd.hosts.launch import keeper_command, supervisor_environment
 

@@ -15,7 +15,7 @@ from surroundings import Case, asks, commands, embeds, serves, shares
 
 import hostd
 from hostd import embed
-from hostd.config.settings import load_config
+from hostd.config.loading import load_config
 from hostd.hosts.launch import AT_ONCE, exec_host
 
 needs_root = pytest.mark.skipif(

@@ -42,7 +42,7 @@ class Model:
 
     def babble(self, seed, count):
         "Send changed messages over the worker's own connection."
-        from hostd_workers.main import Transport
+        from hostd_workers.transport import Transport
         from hostd_workers.wire import messages as msg
         from mutated import mutated
         chance = random.Random(seed)

@@ -13,7 +13,7 @@ import pytest
 
 from hostd import paths
 from hostd.config import settings as config_module
-from hostd.config.settings import HostConfig, load_config
+from hostd.config.loading import config_from_json, load_config
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 
 
@@ -98,14 +98,14 @@ def test_the_configuration_is_equal_after_a_round_trip_and_the_environment_is_no
     monkeypatch.setenv("HOSTD_WORKERS__DRAIN_TIMEOUT_S", "99")
     text = config.to_json()
     json.loads(text)
-    assert HostConfig.from_json(text) == config
+    assert config_from_json(text) == config
 
 
 def test_json_that_is_no_configuration_is_a_typed_error() -> None:
     with pytest.raises(InvalidArgumentError, match=r"workers\.nope: no such setting"):
-        HostConfig.from_json('{"workers": {"nope": 1}}')
+        config_from_json('{"workers": {"nope": 1}}')
     with pytest.raises(InvalidArgumentError):
-        HostConfig.from_json("not json")
+        config_from_json("not json")
 
 
 def test_the_configuration_is_frozen() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hostd import paths
-from hostd.config.settings import load_config
+from hostd.config.loading import load_config
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:

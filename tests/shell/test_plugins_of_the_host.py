@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hostd.config.settings import load_config
+from hostd.config.loading import load_config
 from hostd.finders import ModelSpec
 from hostd.plugins.registry import Plugins
 from hostd.plugins.types import BUILT_IN_INITIALIZERS, BUILT_IN_LOADERS

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from hostd.config.loading import config_from_json, load_config
 from hostd.config.schema import config_schema
-from hostd.config.settings import HostConfig, load_config
 from hostd.config.sources import gather
 from hostd_workers.wire.errors import InvalidArgumentError
 
@@ -48,7 +48,7 @@ def test_entries_are_read_in_all_their_forms_and_one_that_is_wrong_keeps_its_pro
 
 def test_they_survive_the_way_to_the_supervisor(file: Path) -> None:
     config = load_config(file=file, environment=False)
-    assert HostConfig.from_json(config.to_json()) == config
+    assert config_from_json(config.to_json()) == config
 
 
 def test_each_setting_says_where_it_comes_from(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import pytest
 from helpers import PATIENCE_S, SOON_S, Service, at_most, eventually, is_there, never
 
 import hostd
-from hostd.config.settings import load_config
+from hostd.config.loading import load_config
 from hostd.hosts.launch import keeper_command, supervisor_environment
 
 Serve = Callable[..., Service]

@@ -12,7 +12,7 @@ import pytest
 from helpers import PATIENCE_S, SOON_S, Service, at_most, eventually, never
 
 import hostd
-from hostd.config.settings import load_config
+from hostd.config.loading import load_config
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.plugins.registry import Plugins

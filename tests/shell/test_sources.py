@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hostd.config.settings import load_config
+from hostd.config.loading import load_config
 from hostd.config.sources import gather
 
 

@@ -33,7 +33,7 @@ def _tie_to_supervisor(supervisor_pid: int) -> None:
     # The supervisor may have died before the line above took effect; then nobody would ever send the signal.
     if os.getppid() != supervisor_pid:
         os._exit(1)
-    # A daemonised grandchild stays in this tree, so that a kill of the tree finds it (see hostd/shell/processes/spawner).
+    # A daemonised grandchild stays in this tree, so that a kill of the tree finds it (hostd/shell/processes/spawner).
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     libc.prctl(PR_SET_NAME, ("hostd:" + os.environ.get("HOSTD_MODEL_ID", "")).encode()[:15], 0, 0, 0)
 

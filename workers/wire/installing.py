@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from hostd_workers.wire.errors import FailedPreconditionError
+
 PACKAGE = "hostd"
 
 EXTRAS: dict[str, tuple[str, ...]] = {
@@ -97,3 +99,15 @@ def _requirement(extras: str) -> tuple[str, ...] | None:
     prefix, commit = (f"{vcs['vcs']}+", f"@{vcs['commit_id']}") if vcs else ("", "")
     below = f"#subdirectory={origin['subdirectory']}" if "subdirectory" in origin else ""
     return (f"{named} @ {prefix}{url}{commit}{below}",)
+
+
+class MissingDependencyError(FailedPreconditionError):
+    """A loader needs a library that the worker's interpreter does not have."""
+
+    def __init__(self, library: str, extra: str) -> None:
+        """Name the `library` that is missing and the `extra` of this package that brings it."""
+        super().__init__(
+            f"this model needs the library {library!r}, which {sys.executable} does not have; install it with: "
+            f"{install_extras(extra)}",
+            details={"library": library, "extra": extra},
+        )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hostd.cli.bench.percentiles import percentile
 from hostd.cli.bench.plotting import check_plot, draw
 from hostd.cli.data import Arguments, choose_method, data_options, read_arguments, streams
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
@@ -68,11 +69,6 @@ class Figures:
             **points,
             "max_s": ordered[-1] if ordered else None,
         }
-
-
-def percentile(ordered: list[float], percent: int) -> float | None:
-    """Return the smallest value that at least `percent` of the sorted values do not exceed (nearest rank)."""
-    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)] if ordered else None
 
 
 @click.command(cls=HostCommand)

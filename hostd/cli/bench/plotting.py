@@ -36,7 +36,7 @@ def draw(file: Path, title: str, ended_s: Sequence[float], latencies_s: Sequence
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415 - as above
 
-    from hostd.cli.bench.command import percentile  # noqa: PLC0415 - imports this module
+    from hostd.cli.bench.percentiles import percentile  # noqa: PLC0415 - imports this module
     from hostd.units import format_duration  # noqa: PLC0415 - as above
 
     ordered = sorted(latencies_s)

@@ -88,7 +88,7 @@ def settings_options(function: _F) -> _F:
 
 
 def gathered(ctx: click.Context) -> tuple[Gathered, Path | None]:
-    """Return the settings in force, and the file that was read. Raises as `hostd.config.settings.load_config`."""
+    """Return the settings in force, and the file that was read. Raises as `hostd.config.loading.load_config`."""
     from hostd.config.sources import gather  # noqa: PLC0415 - `--help` does not need it
 
     # Not Path.is_file, which raises if this user may not look into the current directory.

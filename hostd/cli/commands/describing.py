@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hostd.cli.commands.listing import STATE_STYLES
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
+from hostd.cli.styles import STATE_STYLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hostd.cli.commands.listing import STATE_STYLES
 from hostd.cli.session import HostCommand, Session, shared_options
+from hostd.cli.styles import STATE_STYLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
+from hostd.cli.styles import STATE_STYLES, format_share
 from hostd.records import WorkerInfo
 
 if TYPE_CHECKING:
@@ -20,16 +21,6 @@ if TYPE_CHECKING:
     from hostd.cli.commands.processes import Seen
     from hostd.records import HostInfo, MemoryInfo, ModelInfo, UnloadReport
 
-STATE_STYLES = {
-    "READY": "green",
-    "LOADING": "yellow",
-    "DEGRADED": "yellow",
-    "UNLOADING": "yellow",
-    "FAILED": "red",
-    "QUARANTINED": "red",
-    "EVICTED": "cyan",
-    "IGNORED": "dim",
-}
 
 WIDE_COLUMNS = 100
 """From this width on the table of models has the columns that 80 have no room for."""
@@ -179,14 +170,6 @@ def _fitting(headings: tuple[str, ...], lines: list[dict[str, str]], width: int,
     ends = accumulate(needed(name) + gap for name in wanted)
     fitting = {name for name, end in zip(wanted, ends, strict=True) if end - gap <= width} | {"MODEL", "STATE"}
     return tuple(name for name in headings if name in fitting)
-
-
-def format_share(charge_bytes: int, budget_bytes: int | None) -> str:
-    """Return a part of the budget in at most four characters, such as "15%" or "<1%"; "-" for nothing."""
-    if not budget_bytes or not charge_bytes:
-        return "-"
-    share = 100 * charge_bytes / budget_bytes
-    return "<1%" if share < 1 else f"{share:.0f}%"
 
 
 def unloads_table(reports: Sequence[UnloadReport]) -> Table:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import psutil
 
-from hostd.cli.commands.listing import STATE_STYLES, format_share
+from hostd.cli.styles import STATE_STYLES, format_share
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hostd.cli.commands.listing import STATE_STYLES, memory_line
+from hostd.cli.commands.listing import memory_line
 from hostd.cli.session import HostCommand, Session, shared_options
+from hostd.cli.styles import STATE_STYLES
 
 if TYPE_CHECKING:
     from hostd.records import HostInfo, MemoryInfo

@@ -245,7 +245,7 @@ def _open_files() -> Check:
 
 
 def _directories() -> list[Check]:
-    from hostd.config.settings import load_config  # noqa: PLC0415 - what is wrong with it is part of the answer
+    from hostd.config.loading import load_config  # noqa: PLC0415 - what is wrong with it is part of the answer
 
     try:
         config = load_config()

@@ -29,7 +29,7 @@ def one_worker() -> Check:
 
 
 def _called(folder: str, began_s: float) -> Check:
-    from hostd.config.settings import load_config  # noqa: PLC0415 - what is wrong with it is part of the answer
+    from hostd.config.loading import load_config  # noqa: PLC0415 - what is wrong with it is part of the answer
 
     python = load_config().workers.python
     with hostd.Host(workers={"python": python} if python else {}) as host:

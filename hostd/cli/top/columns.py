@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from hostd.cli.commands.listing import STATE_STYLES
+from hostd.cli.styles import STATE_STYLES
 from hostd.cli.top.drawing import bar, cell, one_line
 from hostd.cli.top.state import Sort
 from hostd.units import format_age, format_duration, format_size_short

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Protocol
 from hostd.client.tracker import Pending
 
 if TYPE_CHECKING:
-    from hostd.client._sync.channel import Channel
+    from collections.abc import Callable
+
+    from hostd.client._sync.inside import Inside
 
 _SWEEP_PERIOD_S = 0.25
 """How often to look for calls that are overdue: the host ends late ones itself, unless it hangs."""
@@ -28,6 +30,21 @@ class Call(Protocol):
     def settle(self) -> None:
         """Tell whoever wants to know that the call has ended."""
         ...
+
+
+class Channel(Protocol):
+    """What the thread leads or follows."""
+
+    inside: Inside
+
+    def wake(self) -> None:
+        """Have whoever leads look again."""
+
+    def wait_until(self, pending: Pending, is_over: Callable[[], bool], until_s: float | None) -> object:
+        """Lead or follow until then."""
+
+    def cancel_overdue(self) -> None:
+        """End the calls that are late."""
 
 
 class Watcher:

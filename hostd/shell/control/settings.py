@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hostd.config.settings import HostConfig
+from hostd.config.loading import config_from_json
 from hostd.config.types import NONE
 from hostd.core import events as ev
 from hostd.shell import own_log
@@ -25,6 +25,7 @@ from hostd_workers.wire.errors import FailedPreconditionError, HostError, Unavai
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hostd.config.settings import HostConfig
     from hostd.shell.repository.declared import Sources
     from hostd.shell.transport.poller import Poller
 
@@ -133,7 +134,7 @@ class Settings:
                 (merged[sections[0]] if sections else merged)[last] = new[name]
             else:
                 needs_restart.append(name)
-        config = HostConfig.from_json(json.dumps(merged))
+        config = config_from_json(json.dumps(merged))
         return _Found(
             config, ReloadReport(file, changed, needs_restart), *budget_of(config.memory.budget, config.memory.reserve)
         )

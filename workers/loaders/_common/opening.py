@@ -14,9 +14,8 @@ import sys
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from hostd_workers.api import MissingDependencyError
 from hostd_workers.wire.errors import FailedPreconditionError, HostError, InvalidArgumentError, NotFoundError
-from hostd_workers.wire.installing import install_modules
+from hostd_workers.wire.installing import MissingDependencyError, install_modules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -1,0 +1,86 @@
+"""The worker's ZeroMQ socket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import zmq
+
+from hostd_workers.forked import leave
+from hostd_workers.wire.frames import BATCHED_BELOW_BYTES, pack_batch
+from hostd_workers.wire.transport import DONTWAIT, MessageSocket, buffers_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hostd_workers.wire.frames import Buffer
+
+LINGER_MS = 1000
+"""How long last words may take to leave a process that is ending."""
+
+
+class Transport:
+    """The worker's one socket, a DEALER that connects to the supervisor under its token as identity."""
+
+    def __init__(self, endpoint: str, token: str) -> None:
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.IDENTITY, bytes.fromhex(token))
+        self._socket.setsockopt(zmq.LINGER, LINGER_MS)
+        self._socket.connect(endpoint)
+        self._messages: Any = MessageSocket(self._socket)
+        self._held: list[Buffer] = []
+        self.is_holding = False
+        """Whether small messages are held back for company; `release` sends them."""
+        self.on_sent: Callable[[], None] | None = None
+        """Called after every send, which may swallow the descriptor's news of a message that came meanwhile."""
+
+    def close(self) -> None:
+        """Let what was sent leave, for `LINGER_MS` at most, and close the socket."""
+        self._socket.close()
+        self._context.term()
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable when `receive` may have something (edge triggered)."""
+        return int(self._socket.getsockopt(zmq.FD))
+
+    def receive(self, *, block: bool) -> list[Buffer] | None:
+        """Return the frames of the next message, or None if there is none and `block` is false."""
+        try:
+            return buffers_of(self._messages.receive(0 if block else DONTWAIT))
+        except zmq.Again:
+            return None
+
+    def send(self, frames: list[Buffer]) -> None:
+        """Send the frames of a message; big ones are not copied, and `settle` waits for them."""
+        if self.is_holding and len(frames) == 1 and len(frames[0]) < BATCHED_BELOW_BYTES:
+            self._held.append(frames[0])
+            return
+        self.release()
+        self._messages.send(frames, 0, track=True)
+        if self.on_sent is not None:
+            self.on_sent()
+
+    def release(self) -> None:
+        """Send what was held back, in one frame."""
+        held = self._held
+        if held:
+            self._messages.send(held if len(held) == 1 else [pack_batch(held)], 0)
+            held.clear()
+
+    def abandon(self) -> None:
+        """Be of no use: in a child that the model forked, whatever goes to or comes from the socket ends the child."""
+        self._messages = _Abandoned()
+
+    def settle(self) -> None:
+        """Wait until ZeroMQ needs no memory of ours any more: the next call may write into an array it returned."""
+        unsent = self._messages.unsent
+        while unsent:
+            unsent.pop().wait()
+
+
+class _Abandoned:
+    """The messages of a forked child, which are its parent's."""
+
+    def __getattr__(self, name: str) -> object:
+        leave()
