@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from itertools import count
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from hostd.shell.transport import zmtp
 from hostd.shell.transport.decoder import MORE_TO_DO, Decoder, TooLongError
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
-    from hostd.shell.transport.listener import Listener
     from hostd.shell.transport.process import PeerProcess
     from hostd_workers.wire.frames import Buffer
 
@@ -36,6 +35,33 @@ _PIECES = 64
 
 _OVERHEAD_BYTES = 256
 """What a message costs beside its bytes while it waits."""
+
+
+class Owner(Protocol):
+    """What a connection tells whoever has accepted it."""
+
+    peer_buffer_bytes: int
+
+    def ready(self, connection: Connection, claimed: bytes) -> None:
+        """Take note that the peer can be spoken with, and which identity it claims."""
+
+    def hand_over(self, identity: bytes, frames: list[Buffer]) -> None:
+        """Take a message."""
+
+    def too_long(self, connection: Connection, first: Buffer) -> None:
+        """Take note of a message over the limit, which begins with that."""
+
+    def waits(self, connection: Connection) -> None:
+        """Take note that something waits to be sent."""
+
+    def stalled(self, connection: Connection) -> None:
+        """Take note that others have waited for the peer for long enough."""
+
+    def abandoned(self, connection: Connection) -> None:
+        """Take note that the peer does not go on with a message."""
+
+    def drop(self, connection: Connection, why: str) -> None:
+        """End the connection."""
 
 
 class _Waiting:
@@ -57,8 +83,8 @@ class Connection:
         "_batch_bytes",
         "_decoder",
         "_is_cut_short",
-        "_listener",
         "_numbers",
+        "_owner",
         "_queue",
         "_socket",
         "blockers",
@@ -77,7 +103,7 @@ class Connection:
     )
 
     def __init__(
-        self, listener: Listener, sock: socket.socket, pid: int, decoder: Decoder, process: PeerProcess
+        self, owner: Owner, sock: socket.socket, pid: int, decoder: Decoder, process: PeerProcess[Connection]
     ) -> None:
         self.pid = pid
         self.process = process
@@ -98,7 +124,7 @@ class Connection:
         """What the poller asks the system about it; 0: nothing."""
         self.told = 0
         """What the system told of it that its next turn is for; 0: it is not in line for one."""
-        self._listener = listener
+        self._owner = owner
         self._socket = sock
         self._decoder = decoder
         self._batch: list[Buffer] = []
@@ -178,11 +204,11 @@ class Connection:
                 elif not self._is_batch(found):
                     message = found
             except TooLongError as error:
-                self._listener.too_long(self, error.first)
+                self._owner.too_long(self, error.first)
             except HostError as error:
-                self._listener.drop(self, str(error))
+                self._owner.drop(self, str(error))
         if message is not None and identity is not None:
-            self._listener.hand_over(identity, message)
+            self._owner.hand_over(identity, message)
         return True
 
     def _is_batch(self, frames: list[Buffer]) -> bool:
@@ -200,7 +226,7 @@ class Connection:
 
     def _on_command(self, body: bytes) -> None:
         if self.identity is None:
-            self._listener.ready(self, zmtp.unpack_ready(body))
+            self._owner.ready(self, zmtp.unpack_ready(body))
         elif not self.is_stalled and (answer := zmtp.pong(body)) is not None:
             self._enqueue([answer])
 
@@ -213,7 +239,7 @@ class Connection:
         except OSError:
             count = 0
         if not count:
-            self._listener.drop(self, "it was closed at the other end")
+            self._owner.drop(self, "it was closed at the other end")
             return False
         self._decoder.filled(count)
         self.come_bytes += count
@@ -240,7 +266,7 @@ class Connection:
         waiting = _Waiting(rest, has_begun=rest is not pieces)
         self._queue[next(self._numbers) if tag is None else tag] = waiting
         self._count(waiting.size_bytes)
-        self._listener.waits(self)
+        self._owner.waits(self)
 
     def _send_now(self, pieces: list[Buffer]) -> list[Buffer]:
         """Return what of these pieces is left."""
@@ -288,7 +314,7 @@ class Connection:
     @property
     def is_relieved(self) -> bool:
         """Whether the peer has taken enough for those that are held up to go on: all, if its process has too much."""
-        limit_bytes = self._listener.peer_buffer_bytes
+        limit_bytes = self._owner.peer_buffer_bytes
         return not self.queued_bytes or (
             self.queued_bytes <= limit_bytes // 2 and self.process.queued_bytes <= limit_bytes
         )
@@ -296,15 +322,15 @@ class Connection:
     @property
     def pace_bytes(self) -> int:
         """How much the peer must send in each second in which it holds much of messages that are not whole."""
-        return max(1, self._listener.peer_buffer_bytes // 32)
+        return max(1, self._owner.peer_buffer_bytes // 32)
 
     def stalled(self) -> None:
         """Take note that the peer does not take enough, and others have waited long enough for it."""
-        self._listener.stalled(self)
+        self._owner.stalled(self)
 
     def abandoned(self) -> None:
         """Take note that the peer does not go on with a message."""
-        self._listener.abandoned(self)
+        self._owner.abandoned(self)
 
     def close(self) -> None:
         """Close the socket, and drop what waits."""

@@ -106,7 +106,7 @@ class Listener:
         self._max_message_bytes = max_message_bytes
         self.peer_buffer_bytes = peer_buffer_bytes
         self._connections: dict[bytes, Connection] = {}
-        self._processes: dict[int, PeerProcess] = {}
+        self._processes: dict[int, PeerProcess[Connection]] = {}
         self._newcomers = 0
         self._corked: dict[bytes, list[Buffer]] | None = None
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -18,7 +18,7 @@ import select
 from collections import deque
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from hostd.shell.transport.decoder import BUFFER_BYTES
 from hostd.shell.transport.process import LOOK_PERIOD_S
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from hostd.shell.transport.connection import Connection
-    from hostd.shell.transport.listener import Listener
     from hostd.shell.transport.process import PeerProcess
     from hostd.shell.transport.unfinished import Unfinished
 
@@ -51,6 +50,21 @@ _REST_S = 0.1
 """How long nobody is accepted after the system had no descriptor."""
 
 
+class Accepting(Protocol):
+    """What accepts connections at the socket `fd`."""
+
+    fd: int
+
+    def accept(self, until_s: float) -> None:
+        """Take in some of those who wait to be connected, until then."""
+
+    def cork(self) -> None:
+        """Hold small messages back."""
+
+    def uncork(self) -> None:
+        """Send what was held back."""
+
+
 class Poller:
     """The epoll set of all sockets of the supervisor, itself watched by the event loop."""
 
@@ -61,7 +75,7 @@ class Poller:
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
         """What all connections receive into, one after another."""
         self._epoll = select.epoll()
-        self._listeners: dict[int, Listener] = {}
+        self._listeners: dict[int, Accepting] = {}
         self._connections: dict[int, Connection] = {}
         self._line: dict[int, deque[Connection]] = {}
         """Those that wait for a turn, by process; `Connection.told` is 0 for all others."""
@@ -69,7 +83,7 @@ class Poller:
         """Those for which too much waits, and whom each of them holds up."""
         self._current: Connection | None = None
         self._looks: asyncio.TimerHandle | None = None
-        self._large: set[Unfinished] = set()
+        self._large: set[Unfinished[Connection]] = set()
         """Of processes that have to go on."""
         self._large_looks: asyncio.TimerHandle | None = None
         self._is_due = False
@@ -102,22 +116,22 @@ class Poller:
 
     # Who has turns
 
-    def add_listener(self, listener: Listener) -> None:
+    def add_listener(self, listener: Accepting) -> None:
         """Accept the connections of a listener."""
         self._listeners[listener.fd] = listener
         self._epoll.register(listener.fd, select.EPOLLIN)
 
-    def remove_listener(self, listener: Listener) -> None:
+    def remove_listener(self, listener: Accepting) -> None:
         """Accept nobody more."""
         self._epoll.unregister(listener.fd)
         del self._listeners[listener.fd]
 
-    def rest(self, listener: Listener) -> None:
+    def rest(self, listener: Accepting) -> None:
         """Accept nobody for a moment."""
         self._epoll.modify(listener.fd, 0)
         self._loop.call_later(_REST_S, self._accept_again, listener)
 
-    def _accept_again(self, listener: Listener) -> None:
+    def _accept_again(self, listener: Accepting) -> None:
         if self._listeners.get(listener.fd) is listener:
             self._epoll.modify(listener.fd, select.EPOLLIN)
 
@@ -178,7 +192,7 @@ class Poller:
 
     def _look(self) -> None:
         self._looks = None
-        worst: dict[PeerProcess, Connection] = {}
+        worst: dict[PeerProcess[Connection], Connection] = {}
         for connection in self._congested:
             known = worst.get(connection.process)
             if not connection.is_stalled and (known is None or connection.queued_bytes > known.queued_bytes):
@@ -228,7 +242,7 @@ class Poller:
         connection.blockers += 1
         self.watch(connection)
 
-    def _let_on(self, share: Unfinished) -> None:
+    def _let_on(self, share: Unfinished[Connection]) -> None:
         for _ in _LET_GO_AT_ONCE:
             connection = share.next()
             if connection is None:
@@ -238,7 +252,7 @@ class Poller:
             share.is_due = True
             self._loop.call_soon(self._let_more_on, share)
 
-    def _let_more_on(self, share: Unfinished) -> None:
+    def _let_more_on(self, share: Unfinished[Connection]) -> None:
         share.is_due = False
         if not self._epoll.closed:
             self._let_on(share)

@@ -9,12 +9,9 @@ Rules
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final, Generic
 
-from hostd.shell.transport.unfinished import Unfinished
-
-if TYPE_CHECKING:
-    from hostd.shell.transport.connection import Connection
+from hostd.shell.transport.unfinished import S, Unfinished
 
 PATIENCE_S = 1.0
 """How long others may be held up for a process that takes nothing. One that lives takes something every few
@@ -33,7 +30,7 @@ _MOST_S: Final = 2 * LOOK_PERIOD_S
 _RECOVERY: Final = 0.1
 
 
-class PeerProcess:
+class PeerProcess(Generic[S]):
     """The connections of one process, `newcomers` those of them that are not vouched for; both in order.
 
     `queued_bytes` wait to be sent, over all of them, and `taken_bytes` of what had waited were taken; `unfinished` is
@@ -53,10 +50,10 @@ class PeerProcess:
     )
 
     def __init__(self, peer_buffer_bytes: int) -> None:
-        self.connections: dict[Connection, None] = {}
-        self.newcomers: dict[Connection, None] = {}
+        self.connections: dict[S, None] = {}
+        self.newcomers: dict[S, None] = {}
         self.queued_bytes = self.taken_bytes = 0
-        self.unfinished = Unfinished(peer_buffer_bytes)
+        self.unfinished: Unfinished[S] = Unfinished(peer_buffer_bytes)
         self._bytes_per_s = peer_buffer_bytes * BUFFERS_PER_S
         self._patience_s = PATIENCE_S
         self._looked_s, self._looked_bytes = monotonic(), 0

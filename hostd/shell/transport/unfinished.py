@@ -14,10 +14,7 @@ Rules
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from hostd.shell.transport.connection import Connection
+from typing import Final, Generic, Protocol, TypeVar
 
 LARGE_LOOK_PERIOD_S: Final = 1.0
 
@@ -25,7 +22,31 @@ _IDLE_LOOKS: Final = 10
 """Our clients send from memory, but an array may be mapped from a disk that sleeps or a share that hangs a moment."""
 
 
-class Unfinished:
+class Sender(Protocol):
+    """What is asked of a connection.
+
+    `held_bytes` of what it sent are held, it has sent so many `messages` whole, and `come_bytes` in all. `told` and
+    `blockers` are not 0 while it is for us to go on; else `pace_bytes` should come each second.
+    """
+
+    come_bytes: int
+    told: int
+    blockers: int
+
+    @property
+    def held_bytes(self) -> int: ...  # noqa: D102 - see above
+
+    @property
+    def messages(self) -> int: ...  # noqa: D102
+
+    @property
+    def pace_bytes(self) -> int: ...  # noqa: D102
+
+
+S = TypeVar("S", bound=Sender)
+
+
+class Unfinished(Generic[S]):
     """The unfinished messages of one process, and its connections that wait until there are fewer bytes of them."""
 
     __slots__ = (
@@ -43,12 +64,12 @@ class Unfinished:
     def __init__(self, peer_buffer_bytes: int) -> None:
         self._go_on_bytes = peer_buffer_bytes // 4
         self._begin_bytes = peer_buffer_bytes // 2
-        self._held: OrderedDict[Connection, tuple[int, int]] = OrderedDict()
+        self._held: OrderedDict[S, tuple[int, int]] = OrderedDict()
         """What each connection holds, and the number of its message; the oldest first."""
         self._total_bytes = 0
-        self._looked_at: Connection | None = None
+        self._looked_at: S | None = None
         self._come_bytes = self._idle_looks = 0
-        self.waiting: OrderedDict[Connection, None] = OrderedDict()
+        self.waiting: OrderedDict[S, None] = OrderedDict()
         """Those that are not read."""
         self.is_due = False
         """Whether the poller comes back to let others of them go on."""
@@ -61,7 +82,7 @@ class Unfinished:
         """Whether the process has to go on, or lose its oldest message."""
         return self._total_bytes > self._go_on_bytes
 
-    def note(self, connection: Connection) -> bool:
+    def note(self, connection: S) -> bool:
         """Take note of what a connection holds now; say whether anything is held, or was."""
         held_bytes = connection.held_bytes
         before = self._held.get(connection)
@@ -76,14 +97,14 @@ class Unfinished:
             self._total_bytes += held_bytes
         return True
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: S) -> None:
         """Take note of the end of a connection."""
         self.waiting.pop(connection, None)
         self._total_bytes -= self._held.pop(connection, (0, 0))[0]
         if self._looked_at is connection:
             self._looked_at = None  # it has the memory of what has come
 
-    def must_wait(self, connection: Connection) -> bool:
+    def must_wait(self, connection: S) -> bool:
         """Say whether a connection may not be read now."""
         if self._total_bytes <= self._go_on_bytes:
             return False
@@ -91,7 +112,7 @@ class Unfinished:
         limit_bytes = self._go_on_bytes if connection in self._held else self._begin_bytes
         return connection is not oldest and self._total_bytes - oldest_bytes > limit_bytes
 
-    def next(self) -> Connection | None:
+    def next(self) -> S | None:
         """Return the next connection that waits and need not any more; None: there is none."""
         waiting = self.waiting
         for connections in (self._held, waiting):
@@ -101,7 +122,7 @@ class Unfinished:
                 return first
         return None
 
-    def look(self) -> Connection | None:
+    def look(self) -> S | None:
         """Return the connection whose message has stalled, if one has. To be called each `LARGE_LOOK_PERIOD_S`."""
         oldest = next(iter(self._held))
         come_bytes = oldest.come_bytes
