@@ -1,4 +1,4 @@
-"""A host inside another program: a private one, or one that it shares with others (`hostd.hosts.sharing`).
+"""A host inside another program: a private one, or one that it shares with others (`hostd.sharing`).
 
 A private `Host` starts a supervisor as a child process in a runtime directory of its own. It installs no signal
 handler, reaps no child but its own, and leaves nothing behind: the supervisor and every worker end with the embedding
@@ -23,7 +23,7 @@ from hostd.client._async.client import AsyncClient
 from hostd.client._sync.client import Client
 from hostd.client.pickling import NotPickled
 from hostd.hosts.launch import AT_ONCE, keeper_command, ready_pipe, supervisor_environment, told_of_start
-from hostd.hosts.sharing import QUIET, Seat, info_of_start, is_readable, see_it_end, take_seat
+from hostd.sharing import QUIET, Seat, info_of_start, is_readable, see_it_end, take_seat
 from hostd_workers.wire.errors import (
     DeadlineExceededError,
     FailedPreconditionError,

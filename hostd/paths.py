@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hostd.hosts import trust
+from hostd import trust
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ DEFAULT_NAME = "default"
 CLIENT_SOCKET = "client.ipc"
 WORKER_SOCKET = "workers.ipc"
 DOOR_SOCKET = "members.ipc"
-"""Where processes join a host that they share; see `hostd.hosts.sharing`."""
+"""Where processes join a host that they share; see `hostd.sharing`."""
 
 LOGS = "logs"
 HOST_LOG = "host.log"

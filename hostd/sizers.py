@@ -11,9 +11,9 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from hostd.config.model_yaml import NAME as SETTINGS
+from hostd.config.model_yaml import read_settings
 from hostd.places import why_forbidden, why_missing
-from hostd.plugins.model_yaml import NAME as SETTINGS
-from hostd.plugins.model_yaml import read_settings
 from hostd_workers.wire.errors import (
     FailedPreconditionError,
     InvalidArgumentError,

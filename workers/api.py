@@ -6,13 +6,13 @@ served (`hostd_workers.runtime`) or how they are found by name (`hostd_workers.p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hostd_workers.wire.installing import MissingDependencyError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = ["Initializer", "Loader", "MissingDependencyError", "Served", "Specification"]
 
@@ -30,12 +30,16 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class Specification:
-    """What a worker has to load: the model's id and path, the name of its loader, and the loader's options."""
+    """What a worker has to load: the model's id and path, the name of its loader, and the loader's options.
+
+    A worker makes it, with what finds and calls the loader.
+    """
 
     model_id: str
     path: str | None
     loader: str
     options: Mapping[str, Any]
+    load_with: Callable[[str, str | None, Mapping[str, Any]], object] = field(repr=False, compare=False)
 
     def load(self) -> object:
         """Return what the loader makes of the path: the model, or a `Served`.
@@ -43,9 +47,7 @@ class Specification:
         Raises InvalidArgumentError if there is no such loader or it does not take the options; what the loader raises
         goes through.
         """
-        from hostd_workers.plugins import load_with  # noqa: PLC0415 - plugins uses the types of this module
-
-        return load_with(self.loader, self.path, self.options)
+        return self.load_with(self.loader, self.path, self.options)
 
 
 class Initializer(Protocol):

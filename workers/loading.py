@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd_workers.api import Served, Specification
 from hostd_workers.ending import ENDS_A_PROCESS
-from hostd_workers.plugins import DEFAULT_INITIALIZER, initialize
+from hostd_workers.plugins import DEFAULT_INITIALIZER, initialize, load_with
 from hostd_workers.raised import error_of
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, ModelError, sayable
 
@@ -43,7 +43,7 @@ class Loaded(NamedTuple):
 
 def load(request: dict[str, Any]) -> Loaded:
     """Return the model that a LOAD asks for. Raises `HostError`, whatever the loader or the model's code raised."""
-    spec = Specification(request["model_id"], request["path"], request["loader"], request["options"])
+    spec = Specification(request["model_id"], request["path"], request["loader"], request["options"], load_with)
     initializer = _initializer(request.get("initializer"))
     before = _state_of(spec.path)
     with _kept_warnings() as texts:

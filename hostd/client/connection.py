@@ -3,7 +3,7 @@
 A connection is used once: when it breaks it is closed and another is made, so nothing that was meant for an earlier
 host can reach a later one (the host refuses connections that did not say HELLO to it, too).
 
-Nothing is sent before it is known who is at the other end (`hostd.hosts.trust`).
+Nothing is sent before it is known who is at the other end (`hostd.trust`).
 
 One that nobody refers to any more says goodbye and closes, in whichever thread the collector runs, and never waits.
 """
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from hostd import trust
 from hostd.client import context
-from hostd.hosts import trust
 from hostd.hosts.listing import unreachable, why_unreachable
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError

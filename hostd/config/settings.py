@@ -2,7 +2,7 @@
 
 Covers every setting of a host with its unit, its default and the reason for it. Does not cover where settings come from
 (`hostd.config.sources` reads the file and the environment) or what is done with them. A model's own settings are in its
-`model.yaml` (`hostd.plugins.model_yaml`); what the types of plugins mean is in `hostd.plugins.registry`.
+`model.yaml` (`hostd.config.model_yaml`); what the types of plugins mean is in `hostd.plugins.registry`.
 """
 
 from __future__ import annotations

@@ -16,11 +16,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
+from hostd.config.model_yaml import described
 from hostd.config.preload import is_short
 from hostd.config.settings import HostConfig, PluginConfig, PluginTable
 from hostd.naming import nearest
 from hostd.paths import expanded
-from hostd.plugins.model_yaml import described
 from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:

@@ -35,6 +35,7 @@ from hostd_workers.wire.errors import (
 )
 
 if TYPE_CHECKING:
+    from hostd.core.comparing import Comparing
     from hostd.core.events import (
         LoadingSpec,
         LoadRequested,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
         SpecDelayed,
         SpecFound,
     )
-    from hostd.core.files.comparing import Comparing
     from hostd.core.happenings import UnloadEnded
     from hostd.core.memory.admission import Admission
     from hostd.core.models import Model, Reload, Worker

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostd.core import events as ev
 from hostd.core.calls.routing import Router
+from hostd.core.comparing import Comparing
 from hostd.core.config import CoreConfig
 from hostd.core.deadlines import (
     AdmissionTimer,
@@ -33,7 +34,6 @@ from hostd.core.deadlines import (
     WaiterTimer,
     WorkerTimer,
 )
-from hostd.core.files.comparing import Comparing
 from hostd.core.files.deploying import Deploying
 from hostd.core.files.pinning import Pinning
 from hostd.core.files.syncing import Syncing
@@ -42,10 +42,10 @@ from hostd.core.happenings import HeadroomChanged, LoadEnded, ModelIdle, ReloadB
 from hostd.core.invariants import problems_of
 from hostd.core.loading import Loading
 from hostd.core.losing import Losing
+from hostd.core.measuring import Measuring
 from hostd.core.memory.admission import Admission, Evict, Refuse, Release, Start
 from hostd.core.memory.charges import Charges
 from hostd.core.memory.growing import Fail
-from hostd.core.memory.measuring import Measuring
 from hostd.core.memory.planning import Planning
 from hostd.core.queries.queries import Queries
 from hostd.core.registry import Registry

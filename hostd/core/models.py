@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from hostd.core.calls.latencies import Latencies
-from hostd.core.clients.shares import ClientShares
+from hostd.core.bookkeeping.latencies import Latencies
+from hostd.core.bookkeeping.shares import ClientShares
 from hostd.core.lifecycle import ALIVE, ModelState, WorkerState
 from hostd.core.standing import NOTHING, Standing
 from hostd.core.values import STANDALONE, Death, LoadSource, Origin

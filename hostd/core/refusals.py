@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING, NamedTuple
 
-from hostd.core.clients.shares import capacity_for
+from hostd.core.bookkeeping.shares import capacity_for
 from hostd.core.lifecycle import ModelState
 from hostd.core.values import Death
 from hostd.units import counted, format_size
@@ -18,7 +18,7 @@ from hostd_workers.wire.errors import (
 )
 
 if TYPE_CHECKING:
-    from hostd.core.clients.shares import ClientShares
+    from hostd.core.bookkeeping.shares import ClientShares
     from hostd.core.events import CallReceived, ModelId
     from hostd.core.models import Model
     from hostd.core.registry import Registry

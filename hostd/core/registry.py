@@ -17,8 +17,10 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
-from hostd.core.clients.waiting import Waiting
+from hostd.core.bookkeeping.baselines import Baselines
+from hostd.core.bookkeeping.timers import Timers
 from hostd.core.deadlines import AdmissionTimer, WorkerTimer
+from hostd.core.describing import describe
 from hostd.core.effects import (
     Announce,
     Effect,
@@ -40,10 +42,8 @@ from hostd.core.lifecycle import (
     WorkerInput,
     WorkerState,
 )
-from hostd.core.memory.baselines import Baselines
 from hostd.core.models import Evicted, Failure, Model, Worker
-from hostd.core.queries.describing import describe
-from hostd.core.timers import Timers
+from hostd.core.waiting import Waiting
 from hostd.records import Event, UnloadReport
 from hostd.units import counted
 from hostd_workers.wire.errors import HostError, InternalError, InvalidArgumentError

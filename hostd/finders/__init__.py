@@ -2,7 +2,7 @@
 
 Covers the built-in finders (`model.yaml`, MLflow's `MLmodel`, the files themselves, and several in order) and asking
 one by name. A finder looks at names and at small files; the built-in ones never import or run anything of a model. The
-keys of `model.yaml` are in `hostd.plugins.model_yaml`, finders of others and those of the configuration in
+keys of `model.yaml` are in `hostd.config.model_yaml`, finders of others and those of the configuration in
 `hostd.plugins.registry`.
 """
 
@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from hostd.config.model_yaml import NAME as SETTINGS
+from hostd.config.model_yaml import ModelSpec
 from hostd.finders.files import FilesFinder, MlflowFinder
 from hostd.finders.multi import MultiFinder
 from hostd.finders.protocol import Finder, ask
 from hostd.finders.settings import ModelYamlFinder
 from hostd.places import what_is_in
-from hostd.plugins.model_yaml import NAME as SETTINGS
-from hostd.plugins.model_yaml import ModelSpec
 from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from hostd_workers.wire.errors import NotFoundError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hostd.config.model_yaml import ModelSpec
     from hostd.finders.protocol import Finder
-    from hostd.plugins.model_yaml import ModelSpec
 
 
 class MultiFinder:

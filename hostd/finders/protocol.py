@@ -6,8 +6,8 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from hostd.config.model_yaml import ModelSpec
 from hostd.places import why_forbidden, why_missing
-from hostd.plugins.model_yaml import ModelSpec
 from hostd_workers.wire.codec import encode
 from hostd_workers.wire.errors import FailedPreconditionError, HostError, InvalidArgumentError, NotFoundError
 

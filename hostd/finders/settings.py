@@ -6,17 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hostd.config.model_yaml import NAME as SETTINGS
+from hostd.config.model_yaml import read_settings
 from hostd.finders.files import FilesFinder, MlflowFinder, file_names
 from hostd.finders.hub import refuse_hub_directory
 from hostd.finders.multi import MultiFinder
 from hostd.finders.protocol import looking_at
-from hostd.plugins.model_yaml import NAME as SETTINGS
-from hostd.plugins.model_yaml import read_settings
 from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    from hostd.config.model_yaml import ModelSpec
     from hostd.finders.protocol import Finder
-    from hostd.plugins.model_yaml import ModelSpec
 
 _MISSPELT = ("model.yml", "Model.yaml", "models.yaml")
 

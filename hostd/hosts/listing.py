@@ -14,9 +14,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hostd import paths
+from hostd import paths, trust
 from hostd.hosts import lock as runtime_lock
-from hostd.hosts import trust
 from hostd.naming import closest
 from hostd_workers.wire.errors import HostError, UnavailableError
 

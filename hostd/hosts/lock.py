@@ -2,7 +2,7 @@
 
 A flock on a file in it, which ends with the last process that has the descriptor, however that ends. So a stale lock
 does not exist, and whoever has the lock may remove what lies about. The supervisor takes it for itself; whoever starts
-a host that several processes share takes it and hands it on (`hostd.hosts.sharing`).
+a host that several processes share takes it and hands it on (`hostd.sharing`).
 
 The lock belongs to a file, and people remove files: a host that has lost its own still listens, so its sockets count as
 a lock too. A host's state directory has a lock of the same kind, because two hosts may be given one.
@@ -19,13 +19,13 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from hostd import paths
-from hostd.hosts.trust import peer_of
+from hostd.trust import peer_of
 from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from hostd.hosts.trust import Peer
+    from hostd.trust import Peer
 
 LOCK_FILE = "hostd.lock"
 

@@ -31,14 +31,13 @@ from hostd.shell import own_log, surroundings
 from hostd.shell.control.hangup import Hangup
 from hostd.shell.control.requests import Control
 from hostd.shell.control.settings import Settings
-from hostd.shell.control.verbs import Verbs
 from hostd.shell.deploys.executor import Files
 from hostd.shell.deploys.staging import Staging
 from hostd.shell.memory.gpu import GpuReader
-from hostd.shell.memory.guard import Guard
 from hostd.shell.memory.looks import Schedule
 from hostd.shell.memory.sampler import Sampler
 from hostd.shell.place import Place
+from hostd.shell.processes.guard import Guard
 from hostd.shell.processes.keeper import FORWARDED, GROUPS_FD_VARIABLE, end_all
 from hostd.shell.processes.leftovers import end_leftovers
 from hostd.shell.processes.logs import LogDrain
@@ -59,6 +58,7 @@ from hostd.shell.transport.clients import Frontend
 from hostd.shell.transport.listener import Listener
 from hostd.shell.transport.poller import Poller
 from hostd.shell.transport.workers import Backend
+from hostd.shell.verbs import Verbs
 from hostd.version import __version__
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire.errors import HostError, to_wire

@@ -4,7 +4,7 @@ Rules
 1. The owner that was served least goes next, and of its work the piece that was served least (least attained service).
    Whoever comes anew comes first, as whoever has just begun has most often little to do.
 2. Work that is given as steps (a generator) makes way for others after `SLICE_S`; other work runs to its end.
-3. An owner has at most its fair share of the threads at a time (`core/clients/shares`): what hangs for one holds up no
+3. An owner has at most its fair share of the threads at a time (`core/bookkeeping`): what hangs for one holds up no
    other.
 4. What nobody waits for any more is dropped at its next turn.
 """
@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from hostd.core.clients.shares import Shares
+from hostd.core.bookkeeping.shares import Shares
 from hostd.core.values import ClientId, process_of
 from hostd.shell.threads import Threads
 from hostd_workers.wire.errors import ResourceExhaustedError

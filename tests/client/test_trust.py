@@ -15,10 +15,9 @@ from helpers import line_of
 from strangers import needs_root, new_user, program_of
 
 import hostd
-from hostd import paths
+from hostd import paths, trust
 from hostd.client.connection import Connection
 from hostd.hosts import listing as hosts
-from hostd.hosts import trust
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.frames import pack
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from driver import ALICE, Driver
 
 from hostd.core import events as ev
-from hostd.core.clients.by_client import ByClient
+from hostd.core.bookkeeping.by_client import ByClient
 from hostd.core.files.uploading import _ENDS_KEPT
 
 

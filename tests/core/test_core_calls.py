@@ -10,7 +10,7 @@ from outside import Asked, Said
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.calls.latencies import BUCKETS_S
+from hostd.core.bookkeeping.latencies import BUCKETS_S
 from hostd_workers.wire.errors import (
     DeadlineExceededError,
     FailedPreconditionError,

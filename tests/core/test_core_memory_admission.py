@@ -11,7 +11,7 @@ from outside import Stage
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.memory.baselines import MAX_INTERPRETERS
+from hostd.core.bookkeeping.baselines import MAX_INTERPRETERS
 from hostd_workers.wire.errors import AbortedError, ModelError, NotFoundError
 
 

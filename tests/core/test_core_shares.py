@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.clients.shares import Shares, capacity_for
+from hostd.core.bookkeeping.shares import Shares, capacity_for
 from hostd_workers.wire.errors import HostError, ResourceExhaustedError
 
 if TYPE_CHECKING:

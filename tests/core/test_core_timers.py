@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hostd.core.bookkeeping.timers import _SLACK, Timers
 from hostd.core.deadlines import FinderTimer, HeldTimer, RetryTimer, WaiterTimer
-from hostd.core.timers import _SLACK, Timers
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from world_of_memory import BUDGET_BYTES, SPECS, WorldOfMemory
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.clients.shares import capacity_for
+from hostd.core.bookkeeping.shares import capacity_for
 from hostd.core.config import CoreConfig
 from hostd.core.lifecycle import ModelState
 from hostd.core.machine import Core
@@ -406,7 +406,7 @@ class World(WorldOfMemory):
 
 
 def has_share(has: Counter[ev.ClientId], client: ev.ClientId, amount: int, capacity: int) -> bool:
-    """Say whether a client that has what it has beside others may have so much more: see `core/clients/shares`."""
+    """Say whether a client that has what it has beside others may have so much more: see `core/bookkeeping/shares`."""
     free = capacity - has.total() - amount
     return free >= 0 if not has[client] else (has[client] + amount) * len(+has) <= 2 * free
 

@@ -168,8 +168,8 @@ def test_processes_that_start_at_once_get_one_host_which_goes_with_the_last_of_t
 
 
 STOP = "lambda *_, **__: os.kill(os.getpid(), signal.SIGSTOP)"
-BEFORE_THE_KEEPER = f"import os, signal, hostd.hosts.sharing; hostd.hosts.sharing.subprocess.run = {STOP}"
-BEFORE_IT_HEARS = f"import os, signal, hostd.hosts.sharing; hostd.hosts.sharing._sit_down = {STOP}"
+BEFORE_THE_KEEPER = f"import os, signal, hostd.sharing; hostd.sharing.subprocess.run = {STOP}"
+BEFORE_IT_HEARS = f"import os, signal, hostd.sharing; hostd.sharing._sit_down = {STOP}"
 
 
 @pytest.mark.parametrize("where", [BEFORE_THE_KEEPER, BEFORE_IT_HEARS], ids=["before the keeper", "before it hears"])
@@ -199,7 +199,7 @@ def test_a_starter_that_is_killed_alone_leaves_no_process(name: str, member: Cal
 SAYS_THAT_IT_WAITS = """
     import types, hostd.sharing
     sleep = lambda seconds: (print("waits"), time.sleep(seconds))
-    hostd.hosts.sharing.time = types.SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
+    hostd.sharing.time = types.SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
 """
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hostd.shell.sizes import fingerprint as content
-from hostd.shell.sizes.fingerprint import (
+from hostd.shell.repository import fingerprint as content
+from hostd.shell.repository.fingerprint import (
     MAX_ENTRIES,
     SAMPLE_BYTES,
     SAMPLED_ABOVE_BYTES,

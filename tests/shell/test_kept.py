@@ -14,11 +14,11 @@ from staging_rig import FILES, begin, deploy, names, sizes
 
 from hostd.core.names import KEPT_NAME
 from hostd.core.standing import Standing
-from hostd.shell.deploys import kept
 from hostd.shell.deploys.staging import Staging
 from hostd.shell.linux.syscalls import SystemCalls
+from hostd.shell.repository import kept
 from hostd.shell.repository.directory import ModelsDirectory
-from hostd.shell.sizes.fingerprint import digest_of
+from hostd.shell.repository.fingerprint import digest_of
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers import PATIENCE_S, is_there, line_of, program
 
-from hostd.shell.processes.leftovers import HOST_VARIABLE, end_leftovers, mark_of_host
+from hostd.shell.linux.marks import HOST_VARIABLE, mark_of_host
+from hostd.shell.processes.leftovers import end_leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,8 @@ import stat
 import pytest
 from model_files import made, spec_of
 
+from hostd.config.model_yaml import MAX_BYTES
 from hostd.finders import ModelSpec, find_spec
-from hostd.plugins.model_yaml import MAX_BYTES
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
 BAD = [
@@ -117,7 +117,7 @@ def test_a_model_yaml_that_is_too_large_is_not_parsed(tmp_path):
 
 
 def test_a_model_yaml_that_is_no_regular_file_does_not_block(tmp_path):
-    from hostd.plugins.model_yaml import read_settings
+    from hostd.config.model_yaml import read_settings
 
     os.mkfifo(tmp_path / "model.yaml")
     with pytest.raises(InvalidArgumentError, match="regular file"):
@@ -127,7 +127,7 @@ def test_a_model_yaml_that_is_no_regular_file_does_not_block(tmp_path):
 
 
 def test_a_model_yaml_that_cannot_be_read_is_a_typed_error(tmp_path):
-    from hostd.plugins.model_yaml import read_settings
+    from hostd.config.model_yaml import read_settings
 
     (tmp_path / "model.yaml").symlink_to("model.yaml")
     assert stat.S_ISLNK(os.lstat(tmp_path / "model.yaml").st_mode)

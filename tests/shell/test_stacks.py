@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers import eventually, line_of, program, state_of, stop
 
-from hostd.shell.processes import stacks
-from hostd.shell.processes.stacks import StacksOffer, read_stacks
+from hostd.shell.linux import stacks
+from hostd.shell.linux.stacks import StacksOffer, read_stacks
 from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from hostd.core import events as ev
 from hostd.records import Event
 from hostd.shell.control import requests as module
 from hostd.shell.control.requests import Control
-from hostd.shell.control.verbs import Request
+from hostd.shell.verbs import Request
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import InvalidArgumentError, ResourceExhaustedError

@@ -11,7 +11,7 @@ import pytest
 
 from hostd.core.files.settling import Completeness, Settling
 from hostd.shell.repository.completeness import KnownHashes, look_at, walk
-from hostd.shell.sizes.fingerprint import digest_of
+from hostd.shell.repository.fingerprint import digest_of
 from hostd_workers.wire.errors import AbortedError
 
 if TYPE_CHECKING:

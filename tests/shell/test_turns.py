@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hostd.shell import turns as module
-from hostd.shell.sizes.fingerprint import digesting
+from hostd.shell.repository.fingerprint import digesting
 from hostd.shell.turns import MAX_WAITING, Turns
 from hostd_workers.wire.errors import ResourceExhaustedError
 

@@ -9,7 +9,7 @@ import pytest
 
 import hostd
 from hostd.core import events as ev
-from hostd.shell.control.verbs import Request, Role, Verb, Verbs, load_requested
+from hostd.shell.verbs import Request, Role, Verb, Verbs, load_requested
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 

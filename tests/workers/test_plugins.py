@@ -68,7 +68,7 @@ def installed(tmp_path: Path) -> Installed:
 
 
 def a_spec(loader: str = "house_loaders:load", **options: object) -> Specification:
-    return Specification("m", "/p", loader, options)
+    return Specification("m", "/p", loader, options, load_with)
 
 
 def test_the_builtin_loaders_are_the_files_of_the_package() -> None:
@@ -181,10 +181,10 @@ def test_entry_points_are_read_only_for_a_name_that_nothing_else_explains(tmp_pa
     script = """
 import sys
 from hostd_workers.api import Specification
-from hostd_workers.plugins import initialize
-initialize(Specification("m", sys.argv[1], "python", {}), "default", {})
+from hostd_workers.plugins import initialize, load_with
+initialize(Specification("m", sys.argv[1], "python", {}, load_with), "default", {})
 print("importlib.metadata" in sys.modules)
-initialize(Specification("m", None, "os:listdir", {}), "default", {})
+initialize(Specification("m", None, "os:listdir", {}, load_with), "default", {})
 print("importlib.metadata" in sys.modules)
 """
     # Isolated, because what an environment brings into every start may read entry points too.
@@ -245,5 +245,5 @@ def test_a_specification_loads_what_it_names(tmp_path: Path) -> None:
     (tmp_path / "own_model.py").write_text(
         "from hostd_workers.api import Served\ndef load(path, *, n=0):\n    return Served(n, methods=('bit_length',))\n"
     )
-    spec = Specification("m", str(tmp_path / "own_model.py"), "python", {"n": 3})
+    spec = Specification("m", str(tmp_path / "own_model.py"), "python", {"n": 3}, load_with)
     assert spec.load() == Served(3, methods=("bit_length",))

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hostd import paths
-from hostd.hosts import trust
+from hostd import paths, trust
 from hostd.units import format_size
 from hostd_workers.wire.errors import HostError
 from hostd_workers.wire.installing import install_extras, pip_install

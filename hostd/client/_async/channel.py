@@ -8,11 +8,11 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from hostd import trust
 from hostd.client import forks
 from hostd.client._sync.channel import GRACE_S
 from hostd.client.connection import Connection, Patience, went_away
 from hostd.client.tracker import Pending, PendingStream, Tracker
-from hostd.hosts import trust
 from hostd.hosts.listing import unreachable, why_unreachable
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
 
+from hostd import trust
 from hostd.client import forks
 from hostd.client._sync.followers import Followers
 from hostd.client._sync.inside import Inside
@@ -32,7 +33,6 @@ from hostd.client._sync.waker import Waker
 from hostd.client._sync.watcher import Watcher
 from hostd.client.connection import Connection, Patience, went_away
 from hostd.client.tracker import Pending, PendingStream, Tracker
-from hostd.hosts import trust
 from hostd.hosts.listing import unreachable, why_unreachable
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hostd.core.clients.by_client import ByClient
-from hostd.core.clients.shares import ClientShares
+from hostd.core.bookkeeping.by_client import ByClient
+from hostd.core.bookkeeping.shares import ClientShares
 from hostd.core.deadlines import HeldTimer
 from hostd.core.refusals import check_in_flight
 

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from hostd.core.bookkeeping.by_client import ByClient
+from hostd.core.bookkeeping.shares import ClientShares
 from hostd.core.calls.holding import Holding
-from hostd.core.clients.by_client import ByClient
-from hostd.core.clients.shares import ClientShares
 from hostd.core.effects import ForwardCall, ForwardCancel, ForwardCredit, RelayAnswer
 from hostd.core.events import (
     CallCancelled,

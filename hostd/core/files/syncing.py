@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hostd.core import events as ev
+    from hostd.core.comparing import Comparing
     from hostd.core.events import Declared, ModelId
-    from hostd.core.files.comparing import Comparing
     from hostd.core.happenings import LoadEnded, UnloadEnded
     from hostd.core.loading import Loading
     from hostd.core.models import Model

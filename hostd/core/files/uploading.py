@@ -13,7 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hostd.core.clients.shares import ClientShares
+from hostd.core.bookkeeping.shares import ClientShares
 from hostd.core.deadlines import UploadTimer
 from hostd.units import format_duration
 from hostd_workers.wire.errors import AbortedError, HostError, NotFoundError, ResourceExhaustedError

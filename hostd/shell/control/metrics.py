@@ -13,7 +13,7 @@ from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 
-from hostd.core.calls.latencies import BUCKETS_S
+from hostd.core.bookkeeping.latencies import BUCKETS_S
 from hostd.shell.control.tally import Tally, buckets_of
 from hostd.version import __version__
 from hostd_workers.wire import frames as wire

@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import events as ev
-from hostd.core.clients.by_client import ByClient
-from hostd.core.clients.shares import ClientShares
-from hostd.shell.control.verbs import (
+from hostd.core.bookkeeping.by_client import ByClient
+from hostd.core.bookkeeping.shares import ClientShares
+from hostd.shell.supervisor import as_host_error
+from hostd.shell.verbs import (
     Request,
     Role,
     Verb,
@@ -22,7 +23,6 @@ from hostd.shell.control.verbs import (
     path_of,
     plan_requested,
 )
-from hostd.shell.supervisor import as_host_error
 from hostd.units import counted
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg

@@ -21,9 +21,9 @@ from hostd_workers.wire.errors import FailedPreconditionError, HostError, Resour
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hostd.shell.control.verbs import Request
     from hostd.shell.deploys.staging import Removal, Staging, Upload
     from hostd.shell.supervisor import Supervisor
+    from hostd.shell.verbs import Request
 
 _log = logging.getLogger(__name__)
 

@@ -28,11 +28,12 @@ import re
 from typing import TYPE_CHECKING
 
 from hostd.core.names import check_files, folders_of, model_id_of
-from hostd.shell.deploys import kept, moves, trees
+from hostd.shell.deploys import moves, trees
 from hostd.shell.deploys.area import Area
 from hostd.shell.deploys.journal import SPARE, SUFFIX, TOKEN_CHARS, Journal, Operation, State
 from hostd.shell.deploys.uploads import DIRECTORY_MODE, TAKEN, Removal, Upload, taken, typed
 from hostd.shell.linux.syscalls import DIRECTORY, LOOK, error_of
+from hostd.shell.repository import kept
 from hostd.shell.repository.directory import look, open_beneath, open_directory, refusal_of_mount, refusal_of_place
 from hostd_workers.wire.errors import (
     FailedPreconditionError,

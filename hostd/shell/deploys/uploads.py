@@ -21,14 +21,15 @@ import threading
 from typing import TYPE_CHECKING
 
 from hostd.core.names import folders_of
-from hostd.shell.deploys import kept, moves
+from hostd.shell.deploys import moves
 from hostd.shell.deploys.area import Area
 from hostd.shell.deploys.journal import Journal
 from hostd.shell.deploys.journal import State as JournalState
-from hostd.shell.deploys.kept import FILE_MODE
 from hostd.shell.deploys.ranges import Ranges
 from hostd.shell.linux.syscalls import error_of
+from hostd.shell.repository import kept
 from hostd.shell.repository.directory import open_beneath, open_directory
+from hostd.shell.repository.kept import FILE_MODE
 from hostd_workers.wire.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hostd.shell.linux.groups import SELF, Group, groups_of
-from hostd.shell.processes.leftovers import is_of_dead_host, mark_of_host
+from hostd.shell.linux.marks import is_of_dead_host, mark_of_host
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

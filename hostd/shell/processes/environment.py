@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hostd.shell.processes.leftovers import HOST_VARIABLE
+from hostd.shell.linux.marks import HOST_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

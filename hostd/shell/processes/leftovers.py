@@ -16,21 +16,15 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from hostd.shell.linux.proc import read_all, read_file
+from hostd.shell.linux.marks import HOST_VARIABLE, is_of_dead_host
+from hostd.shell.linux.proc import read_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _log = logging.getLogger(__name__)
 
-HOST_VARIABLE = "HOSTD_HOST"
-
 _PREFIX = f"{HOST_VARIABLE}=".encode()
-
-
-def mark_of_host() -> str:
-    """Return the mark of this process as a host."""
-    return f"{_namespace()}.{os.getpid()}.{_began(os.getpid())}"
 
 
 def end_leftovers() -> int:
@@ -70,22 +64,3 @@ def _end(pid: int) -> bool:
 def _is_left(pid: int) -> bool:
     marks = [entry for entry in read_all(pid, "environ").split(b"\0") if entry.startswith(_PREFIX)]
     return bool(marks) and is_of_dead_host(marks[0].removeprefix(_PREFIX).decode("ascii", "replace"))
-
-
-def is_of_dead_host(mark: str) -> bool:
-    """Say whether that is the mark of a host that is no more; False of one that cannot be seen from here."""
-    namespace, _, host = mark.partition(".")
-    number, _, began = host.partition(".")
-    return namespace == _namespace() and number.isdigit() and began.isdigit() and _began(int(number)) != began
-
-
-def _namespace() -> str:
-    start = read_all("sys/kernel/random", "boot_id").decode("ascii").strip()
-    return f"{start}-{os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116 - as above
-
-
-def _began(pid: int) -> str:
-    """Return when a process began, in clock ticks since the system did (proc(5)); "" if it has ended."""
-    fields = (read_file(pid, "stat") or b"").rpartition(b")")[2].split()
-    has_ended = len(fields) < 20 or fields[0] in (b"Z", b"X")
-    return "" if has_ended else fields[19].decode()

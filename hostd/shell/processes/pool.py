@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.shell.linux.marks import mark_of_host
 from hostd.shell.linux.scheduling import give_way
+from hostd.shell.linux.stacks import read_stacks
 from hostd.shell.memory.looks import Watched
 from hostd.shell.memory.process import brief_of
 from hostd.shell.memory.tree import sample_tree
 from hostd.shell.own_log import about
 from hostd.shell.processes.ending import PATIENCE_S, StillThereError
 from hostd.shell.processes.environment import worker_environment
-from hostd.shell.processes.leftovers import mark_of_host
 from hostd.shell.processes.pausing import StoppedTree
 from hostd.shell.processes.spawner import Processes, WorkerProcess, describe_exit, is_crash, is_sigkill
-from hostd.shell.processes.stacks import read_stacks
 from hostd.shell.supervisor import as_host_error
 from hostd.shell.threads import Threads
 from hostd_workers.wire.errors import FailedPreconditionError
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from hostd.records import Event
     from hostd.shell.memory.gpu import GpuReader
-    from hostd.shell.memory.guard import Guard
+    from hostd.shell.processes.guard import Guard
     from hostd.shell.processes.logs import LogDrain, Output
     from hostd.shell.supervisor import Supervisor
 

@@ -27,7 +27,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 from hostd.core.files.settling import Completeness, Look
-from hostd.shell.sizes.fingerprint import done
+from hostd.shell.repository.fingerprint import done
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

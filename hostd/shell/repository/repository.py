@@ -17,11 +17,11 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.files.settling import Settling
 from hostd.shell.repository.completeness import KnownHashes, looking_at
+from hostd.shell.repository.contents import digesting_now
 from hostd.shell.repository.directory import ModelsDirectory
+from hostd.shell.repository.fingerprint import done
 from hostd.shell.repository.notifications import changes
 from hostd.shell.repository.scanner import Scanner, is_inside
-from hostd.shell.sizes.contents import digesting_now
-from hostd.shell.sizes.fingerprint import done
 from hostd.shell.turns import Turns
 from hostd_workers.wire.errors import FailedPreconditionError, HostError, NotFoundError, UnavailableError
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hostd.core import events as ev
 from hostd.core.standing import NOTHING, limited
-from hostd.shell.deploys import kept
+from hostd.shell.repository import kept
 from hostd.shell.repository.scanner import is_inside
 
 if TYPE_CHECKING:

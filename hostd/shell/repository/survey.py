@@ -13,9 +13,9 @@ from hostd.core import events as ev
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hostd.shell.repository.contents import Contents
     from hostd.shell.repository.declared import DeclaredModels
     from hostd.shell.repository.repository import Repository
-    from hostd.shell.sizes.contents import Contents
     from hostd.shell.supervisor import Supervisor
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from hostd.core.events import Memory
-from hostd.shell.sizes.fingerprint import digesting, done, environment_of
+from hostd.shell.repository.fingerprint import digesting, done, environment_of
 from hostd.shell.sizes.ledger_file import (
     UnusableFileError,
     connect,

@@ -25,8 +25,7 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
-from hostd import paths
-from hostd.hosts import trust
+from hostd import paths, trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import MethodInfo
+from hostd.shell.linux.stacks import StacksOffer
 from hostd.shell.own_log import about
-from hostd.shell.processes.stacks import StacksOffer
 from hostd.shell.transport.listener import Side, Unsent
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg

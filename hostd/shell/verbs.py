@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hostd.core import events as ev
 from hostd.core.standing import standing_of
-from hostd.shell.deploys.kept import packed
+from hostd.shell.repository.kept import packed
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError, UnimplementedError
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hostd.core.clients.by_client import ByClient
-from hostd.core.clients.shares import ClientShares, capacity_for
+from hostd.core.bookkeeping.by_client import ByClient
+from hostd.core.bookkeeping.shares import ClientShares, capacity_for
 from hostd.core.deadlines import WaiterTimer
 from hostd.core.effects import Answer, refusal
 from hostd.units import counted
@@ -20,8 +20,8 @@ from hostd_workers.wire.errors import HostError, InvalidArgumentError, ResourceE
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from hostd.core.bookkeeping.timers import Timers
     from hostd.core.effects import Effect
-    from hostd.core.timers import Timers
     from hostd.core.values import Caller, ClientId, Waiters
 
 

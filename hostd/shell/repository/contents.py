@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.shell.sizes.fingerprint import digesting
+from hostd.shell.repository.fingerprint import digesting
 from hostd.shell.turns import Turns
 from hostd_workers.wire.errors import HostError, NotFoundError
 

@@ -1,1 +1,0 @@
-"""What belongs to clients: their shares, their requests, the answers that they wait for."""
