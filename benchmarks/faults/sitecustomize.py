@@ -89,5 +89,5 @@ def _carry_out(fault: str, name: str, arguments: tuple[Any, ...]) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-if PLAN_VARIABLE in os.environ and "hostd.shell.service" in " ".join(sys.orig_argv):
+if PLAN_VARIABLE in os.environ and "hostd.shell.main" in " ".join(sys.orig_argv):
     install(os.environ[PLAN_VARIABLE])

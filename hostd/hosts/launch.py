@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hostd.config.settings import HostConfig
 
 _KEEPER = Path(__file__).resolve().parents[1] / "shell" / "processes" / "keeper.py"
-_START = "import sys; sys.path[:] = filter(None, sys.path); from hostd.shell.service import run; run()"
+_START = "import sys; sys.path[:] = filter(None, sys.path); from hostd.shell.main import run; run()"
 """With `-c` the current directory comes first on the path, as "", and a `queue.py` there would be executed. The option
 against that (`-P`) is new in Python 3.11. What PYTHONPATH names stays."""
 _NOT_PASSED_ON = ("PYTHONINSPECT", "HOSTD_SUPERVISOR_READY_FD", "HOSTD_SUPERVISOR_LOCK_FD")

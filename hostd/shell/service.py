@@ -1,33 +1,23 @@
-"""The supervisor's process: everything put together, from the configuration to the last socket removed.
-
-Started by `keeper` (see there why) with the command of `hostd.hosts.launch`, which calls `run`, and with the
-configuration as JSON in the environment.
-"""
+"""The supervisor's process: everything put together, from the configuration to the last socket removed."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import functools
-import json
 import logging
 import os
 import secrets
 import signal
 import sys
-import threading
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from hostd import paths
-from hostd.config.loading import config_from_json
 from hostd.core import events as ev
 from hostd.plugins.registry import Plugins
 from hostd.records import HostInfo
-from hostd.shell import own_log, surroundings
 from hostd.shell.control.hangup import Hangup
 from hostd.shell.control.requests import Control
 from hostd.shell.control.settings import Settings
@@ -38,20 +28,17 @@ from hostd.shell.memory.looks import Schedule
 from hostd.shell.memory.sampler import Sampler
 from hostd.shell.place import Place
 from hostd.shell.processes.guard import Guard
-from hostd.shell.processes.keeper import FORWARDED, GROUPS_FD_VARIABLE, end_all
+from hostd.shell.processes.keeper import FORWARDED
 from hostd.shell.processes.leftovers import end_leftovers
 from hostd.shell.processes.logs import LogDrain
 from hostd.shell.processes.pool import Workforce
 from hostd.shell.repository.declared import DeclaredModels, Sources
 from hostd.shell.repository.directory import ModelsDirectory
-from hostd.shell.repository.finding import THREAD_NAME as FINDER_THREADS
 from hostd.shell.repository.finding import Finding
-from hostd.shell.repository.repository import THREAD_NAME as SCANNER_THREADS
 from hostd.shell.repository.repository import Repository
 from hostd.shell.repository.specifying import Specifying
 from hostd.shell.repository.survey import Survey
 from hostd.shell.rundir import RuntimeDirectory, StateDirectory
-from hostd.shell.sizes.predictor import THREAD_NAME as SIZES_THREADS
 from hostd.shell.sizes.predictor import Sizes
 from hostd.shell.starting import models_dir_of, recover, troubles_of
 from hostd.shell.transport.clients import Frontend
@@ -61,7 +48,6 @@ from hostd.shell.transport.workers import Backend
 from hostd.shell.verbs import Verbs
 from hostd.version import __version__
 from hostd_workers.wire import frames as wire
-from hostd_workers.wire.errors import HostError, to_wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -73,22 +59,21 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-CONFIG_VARIABLE = "HOSTD_SUPERVISOR_CONFIG"
-SOURCES_VARIABLE = "HOSTD_SUPERVISOR_SOURCES"
-READY_FD_VARIABLE = "HOSTD_SUPERVISOR_READY_FD"
-LOCK_FD_VARIABLE = "HOSTD_SUPERVISOR_LOCK_FD"
-KIND_VARIABLE = "HOSTD_SUPERVISOR_KIND"
-KEEPER_VARIABLE = "HOSTD_KEEPER_PID"
-PR_SET_PDEATHSIG = 1
-
 
 class Service:
     """One running host."""
 
     def __init__(
-        self, config: HostConfig, kind: str = "serve", lock_fd: int | None = None, sources: Sources | None = None
+        self,
+        config: HostConfig,
+        have_ended_together: Callable[[Path | None], None],
+        kind: str = "serve",
+        lock_fd: int | None = None,
+        sources: Sources | None = None,
     ) -> None:
+        """Take the settings; `have_ended_together` has the workers' control groups killed if we are."""
         self._config = config
+        self._have_ended_together = have_ended_together
         self._kind = kind
         self._lock_fd = lock_fd
         self._sources = sources or Sources()
@@ -111,7 +96,7 @@ class Service:
             supervisor = self._supervisor = settings.start_supervisor(poller)
             stack.callback(supervisor.close)
             guard = stack.enter_context(Guard.open())
-            _have_ended_together(guard.groups)
+            self._have_ended_together(guard.groups)
             gpu = await _open_gpu(supervisor, stack)
             workforce = Workforce(
                 loop,
@@ -314,87 +299,3 @@ async def _open_gpu(supervisor: Supervisor, stack: contextlib.ExitStack) -> GpuR
     if gpu is not None:
         stack.callback(gpu.close)
     return gpu
-
-
-def _tie_to_keeper() -> None:
-    """End with everything when the keeper does: without it nobody would collect what we leave if we were killed.
-
-    By a signal whose handler does all of it, because the loop may be busy just then.
-    """
-    signal.signal(signal.SIGUSR2, functools.partial(_on_keeper_gone, ""))
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGUSR2, 0, 0, 0)
-    if os.getppid() != int(os.environ.pop(KEEPER_VARIABLE)):
-        _on_keeper_gone("")
-
-
-def _have_ended_together(groups: Path | None) -> None:
-    """Have all that is in the workers' control groups killed at once by whichever is left, the keeper or we."""
-    fd = int(os.environ.pop(GROUPS_FD_VARIABLE))
-    if groups is not None:
-        os.write(fd, os.fsencode(groups))
-        signal.signal(signal.SIGUSR2, functools.partial(_on_keeper_gone, str(groups)))
-    os.close(fd)
-
-
-def _on_keeper_gone(groups: str, *_: object) -> None:
-    end_all(groups)
-    # Not before: who reads what it says may have been killed with the keeper.
-    own_log.write_at_once("the process that keeps this host was killed; the host ends at once")
-    os._exit(1)
-
-
-def main() -> int:
-    """Run the host that the environment describes; say on the ready descriptor what became of the start."""
-    config = config_from_json(os.environ.pop(CONFIG_VARIABLE))
-    sources = Sources(**json.loads(os.environ.pop(SOURCES_VARIABLE, "{}")))
-    ready_fd = int(os.environ.pop(READY_FD_VARIABLE, "-1"))
-    lock_fd = int(os.environ.pop(LOCK_FD_VARIABLE, "-1"))
-    groups_fd = int(os.environ[GROUPS_FD_VARIABLE])
-    is_private_fd = ready_fd > 2
-    for fd in (ready_fd if is_private_fd else -1, lock_fd, groups_fd):
-        if fd >= 0:
-            os.set_inheritable(fd, False)
-    own_log.configure(config.log_level, config.log_format)
-    surroundings.prepare()
-    _tie_to_keeper()
-
-    def report(body: dict[str, Any]) -> None:
-        if ready_fd >= 0:
-            os.write(ready_fd, json.dumps(body).encode() + b"\n")
-            if is_private_fd:
-                os.close(ready_fd)
-
-    def on_ready(info: HostInfo) -> None:
-        if ready_fd >= 0:
-            report({"ready": info.to_dict()})
-            return
-        try:  # past buffers, which would be written again at the end
-            os.write(1, f"hostd {info.version} is ready at {info.endpoint} (process {info.pid})\n".encode())
-        except OSError as error:
-            _log.warning("it is ready at %s, and cannot say so on standard output: %s", info.endpoint, error)
-
-    service = Service(config, os.environ.pop(KIND_VARIABLE, "serve"), lock_fd if lock_fd >= 0 else None, sources)
-    try:
-        surroundings.check()
-        asyncio.run(service.run(on_ready))
-    except (HostError, OSError) as error:
-        if ready_fd >= 0:
-            kind = to_wire(error)[:2] if isinstance(error, HostError) else None
-            report({"error": str(error), "kind": kind})
-        elif config.log_format == "json":
-            _log.critical("the host did not start: %s", error)
-        else:
-            print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
-
-
-def run() -> NoReturn:
-    """Be the host's process, and end it even if a finder or sizer hangs: the interpreter would wait for its thread."""
-    code = main()
-    if any(
-        thread.name.startswith((FINDER_THREADS, SCANNER_THREADS, SIZES_THREADS)) for thread in threading.enumerate()
-    ):
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)

@@ -46,7 +46,7 @@ NO_PROCESS = (
     b'{"kind": [9, "FailedPreconditionError"], "error": "the system gives it no process: REASON. Raise the limits on '
     b'processes and threads (ulimit -u, TasksMax=, --pids-limit)"}'
 )
-"""What a supervisor would say (`hostd.shell.service`), where there is none."""
+"""What a supervisor would say (`hostd.shell.main`), where there is none."""
 DOOR, LOCK = "members.ipc", "hostd.lock"
 AT_LAST_S = 10.0
 """What a supervisor may take that was asked twice, before it is killed; it kills 100 GiB of workers meanwhile."""
