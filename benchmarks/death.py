@@ -1,4 +1,4 @@
-"""`death`: SIGKILL of the supervisor, of its keeper or of the embedding program, until no process of the host is left.
+"""`death`: SIGKILL of the supervisor, of its reaper or of the embedding program, until no process of the host is left.
 
 Each round starts a host with models that have a helper process of their own, kills one of the three, and watches every
 process from outside, by pidfd. What counts is the last one to end.
@@ -35,13 +35,13 @@ with hostd.Host() as host:
     client = host.client()
     for number in range(int(sys.argv[2])):
         client.load_model(f"model-{number}", sys.argv[1])
-    keeper = psutil.Process(host.pid).ppid()
-    everybody = [process.pid for process in psutil.Process(keeper).children(recursive=True)]
-    print(os.getpid(), keeper, host.pid, *everybody, flush=True)
+    reaper = psutil.Process(host.pid).ppid()
+    everybody = [process.pid for process in psutil.Process(reaper).children(recursive=True)]
+    print(os.getpid(), reaper, host.pid, *everybody, flush=True)
     sys.stdin.read()
 """
 
-VICTIMS = ("embedding program", "keeper", "supervisor")
+VICTIMS = ("embedding program", "reaper", "supervisor")
 
 
 def death(effort: Effort, *, with_host: bool) -> Iterator[Comparison]:

@@ -29,7 +29,7 @@ import click
 
 import hostd
 from hostd.config.loading import load_config
-from hostd.hosts.launch import AT_ONCE, keeper_command, supervisor_environment
+from hostd.hosts.launch import AT_ONCE, reaper_command, supervisor_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -124,7 +124,7 @@ class Host:
         self.models.mkdir()
         self.plan = directory / "plan"
         self.client: hostd.Client | None = None
-        self._keeper: subprocess.Popen[str] | None = None
+        self._reaper: subprocess.Popen[str] | None = None
 
     def start(self) -> hostd.Client:
         """Start it, wait until it has loaded what it finds, and return a client."""
@@ -134,8 +134,8 @@ class Host:
         read, write = os.pipe2(os.O_CLOEXEC)
         path = os.pathsep.join([str(FAULTS), str(FAULTS.parents[1]), os.environ.get("PYTHONPATH", "")])
         environment = {**supervisor_environment(config, write), "PYTHONPATH": path, PLAN_VARIABLE: str(self.plan)}
-        self._keeper = subprocess.Popen(
-            keeper_command(), env=environment, pass_fds=[write], stderr=subprocess.DEVNULL, text=True
+        self._reaper = subprocess.Popen(
+            reaper_command(), env=environment, pass_fds=[write], stderr=subprocess.DEVNULL, text=True
         )
         os.close(write)
         with open(read, encoding="utf-8") as ready:  # noqa: PTH123 - a descriptor
@@ -149,19 +149,19 @@ class Host:
 
     def is_gone(self) -> bool:
         """Say whether it has ended."""
-        return self._keeper is None or self._keeper.poll() is not None
+        return self._reaper is None or self._reaper.poll() is not None
 
     def stop(self) -> None:
         """End it, if need be, and wait for that."""
         if self.client is not None:
             self.client.close()
             self.client = None
-        if self._keeper is not None:
-            with self._keeper as keeper:
-                if keeper.poll() is None:
-                    keeper.send_signal(AT_ONCE)
-                keeper.wait(PATIENCE_S)
-            self._keeper = None
+        if self._reaper is not None:
+            with self._reaper as reaper:
+                if reaper.poll() is None:
+                    reaper.send_signal(AT_ONCE)
+                reaper.wait(PATIENCE_S)
+            self._reaper = None
 
     # Its faults
 

@@ -61,8 +61,8 @@ def sampling(effort: Effort, *, with_host: bool) -> Iterator[Comparison]:
 
 def _ours(pids: list[int], duration_s: float, *, is_watched: bool) -> float:
     from hostd.core.values import WorkerId  # noqa: PLC0415 - the floors can be measured without the host
-    from hostd.shell.memory.looks import Schedule, Watched  # noqa: PLC0415 - as above
     from hostd.shell.memory.sampler import Sampler  # noqa: PLC0415 - as above
+    from hostd.shell.memory.schedule import Schedule, Watched  # noqa: PLC0415 - as above
 
     limit_bytes = LIMIT_BYTES if is_watched else None
     workers = [Watched(WorkerId(pid), pid, False, is_watched, limit_bytes) for pid in pids]

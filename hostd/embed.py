@@ -22,7 +22,7 @@ from hostd import paths
 from hostd.client._async.client import AsyncClient
 from hostd.client._sync.client import Client
 from hostd.client.pickling import NotPickled
-from hostd.hosts.launch import AT_ONCE, keeper_command, ready_pipe, supervisor_environment, told_of_start
+from hostd.hosts.launch import AT_ONCE, ready_pipe, reaper_command, supervisor_environment, told_of_start
 from hostd.sharing import QUIET, Seat, info_of_start, is_readable, see_it_end, take_seat
 from hostd_workers.wire.errors import (
     DeadlineExceededError,
@@ -218,7 +218,7 @@ class Host(NotPickled):
             config = load_config({"log_level": QUIET, **self._settings, **places})
             with told_of_start():
                 self._process = subprocess.Popen(  # noqa: S603 - our own command
-                    keeper_command(embedder_pid=os.getpid(), remove_dir=directory),
+                    reaper_command(embedder_pid=os.getpid(), remove_dir=directory),
                     env=supervisor_environment(config, ready_write, kind="embedded"),
                     pass_fds=[ready_write],
                     stdin=subprocess.DEVNULL,
@@ -239,15 +239,15 @@ class Host(NotPickled):
                 os.close(ready_write)
 
     def _end_at_once(self) -> None:
-        """Have the keeper kill the supervisor and all that it leaves."""
-        # Again and again: a keeper that is just starting may ignore it still, if this process does.
+        """Have the reaper kill the supervisor and all that it leaves."""
+        # Again and again: a reaper that is just starting may ignore it still, if this process does.
         while self._process is not None and self._process.poll() is None:
             self._process.send_signal(AT_ONCE)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(AT_ONCE_PERIOD_S)
 
     def _tidy(self) -> None:
-        """Wait for the proof that nothing is left, and see to it if somebody has killed the keeper."""
+        """Wait for the proof that nothing is left, and see to it if somebody has killed the reaper."""
         if self._supervisor_fd >= 0:
             see_it_end(self._supervisor_fd, STOP_TIMEOUT_S)
             os.close(self._supervisor_fd)
@@ -275,6 +275,6 @@ def _await_ready(ready_fd: int) -> dict[str, Any]:
 
 
 def _private_directory(name: str | None) -> Path:
-    # Only a name: the supervisor makes the directory and its keeper removes it, so whenever this process is killed,
+    # Only a name: the supervisor makes the directory and its reaper removes it, so whenever this process is killed,
     # either nothing is there yet, or somebody is who tidies up.
     return paths.runtime_dir(f"{name or 'embedded'}-{os.getpid()}-{secrets.token_hex(4)}")

@@ -3,8 +3,8 @@
 Three things tell who is there. Each belongs to the operating system, so none can be stale:
 
 * the lock of the runtime directory, held from before anything is started until nothing is left (`hostd.hosts.lock`);
-* the door, a socket at which the keeper lets processes in (`shell/processes/keeper`, where the rules of seats are);
-* the seat of each process: a connection to the keeper, which also watches the process itself.
+* the door, a socket at which the reaper lets processes in (`shell/processes/reaper`, where the rules of seats are);
+* the seat of each process: a connection to the reaper, which also watches the process itself.
 
 | lock | door | clients' socket | what that is | who wants to join |
 |---|---|---|---|---|
@@ -14,7 +14,7 @@ Three things tell who is there. Each belongs to the operating system, so none ca
 | held | none | open, of kind "serve" | a `hostd serve` | uses it without a seat, and never ends it |
 | held | none | open, of kind "shared" | one whose last seat is lost: it ends | waits for the lock |
 
-Only who has the lock starts a host, so there is one. The starter's seat is there before the keeper is, so no moment is
+Only who has the lock starts a host, so there is one. The starter's seat is there before the reaper is, so no moment is
 without one. Who was told nothing at the door looks again at the lock.
 """
 
@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from hostd import paths
 from hostd.client._sync.client import Client
 from hostd.hosts import lock as runtime_lock
-from hostd.hosts.launch import above_standard, keeper_command, supervisor_environment, told_of_start
+from hostd.hosts.launch import above_standard, reaper_command, supervisor_environment, told_of_start
 from hostd.hosts.listing import why_unreachable
 from hostd_workers.wire.errors import (
     DeadlineExceededError,
@@ -70,7 +70,7 @@ class Seat:
     """The part of this process in a host that others use too; `info` is what the host said when it was ready."""
 
     def __init__(self, connection: socket.socket | None, info: Mapping[str, Any]) -> None:
-        """Take the connection to the keeper; a guest of a `hostd serve` has none."""
+        """Take the connection to the reaper; a guest of a `hostd serve` has none."""
         self.info = dict(info)
         self._connection = connection
         self._supervisor_fd = -1
@@ -89,7 +89,7 @@ class Seat:
             answer = _ask_to_leave(connection, _LEAVE, patience_s)
             if answer is None:
                 answer = _ask_to_leave(connection, _NOW, None)
-        if answer == b"":  # it was shut down, or somebody has killed the keeper
+        if answer == b"":  # it was shut down, or somebody has killed the reaper
             see_it_end(self._supervisor_fd, patience_s)
             runtime_lock.remove_if_free(Path(self.info["runtime_dir"]))
         if self._supervisor_fd >= 0:
@@ -154,7 +154,7 @@ def info_of_start(said: bytes) -> dict[str, Any]:
 
 def _start(config: HostConfig, directory: Path, lock_fd: int, deadline_s: float) -> Seat:
     try:
-        connection = _start_keeper(config, directory, lock_fd)
+        connection = _start_reaper(config, directory, lock_fd)
     except BaseException:  # raised again
         runtime_lock.remove_if_free(directory)
         raise
@@ -166,8 +166,8 @@ def _start(config: HostConfig, directory: Path, lock_fd: int, deadline_s: float)
     return seat
 
 
-def _start_keeper(config: HostConfig, directory: Path, given_lock_fd: int) -> socket.socket:
-    """Start a keeper, which takes over the lock, and return our end of the connection to it."""
+def _start_reaper(config: HostConfig, directory: Path, given_lock_fd: int) -> socket.socket:
+    """Start a reaper, which takes over the lock, and return our end of the connection to it."""
     with ExitStack() as stack:
         # None of what is handed on may be a standard descriptor, also where these are closed.
         lock_fd = above_standard(given_lock_fd)
@@ -180,7 +180,7 @@ def _start_keeper(config: HostConfig, directory: Path, given_lock_fd: int) -> so
         log = stack.enter_context(_open_log(config))
         with told_of_start():
             subprocess.run(  # noqa: S603 - our own command; what it leaves running is nobody's child
-                keeper_command(remove_dir=directory, shared=(seat_fd, lock_fd)),
+                reaper_command(remove_dir=directory, shared=(seat_fd, lock_fd)),
                 env=supervisor_environment(config, kind="shared", lock_fd=lock_fd),
                 pass_fds=[seat_fd, lock_fd],
                 stdin=subprocess.DEVNULL,
@@ -219,7 +219,7 @@ def _join(directory: Path, deadline_s: float) -> Seat | None:
 
 
 def _sit_down(connection: socket.socket, deadline_s: float) -> Seat | None:
-    """Wait for what the keeper says of the start; None if it hangs up instead."""
+    """Wait for what the reaper says of the start; None if it hangs up instead."""
     with ExitStack() as stack:
         stack.enter_context(connection)
         said = _hear(connection, deadline_s - time.monotonic())
@@ -277,7 +277,7 @@ def _differences(seat: Seat, wanted: Gathered) -> list[str]:
 
 
 def _ask_to_leave(connection: socket.socket, words: bytes, timeout_s: float | None) -> bytes | None:
-    """Return the keeper's answer, b"" if it has hung up, None if there is none in time."""
+    """Return the reaper's answer, b"" if it has hung up, None if there is none in time."""
     with suppress(OSError):  # the host has ended already, which is then what is heard
         connection.send(words, socket.MSG_NOSIGNAL)
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s

@@ -58,7 +58,7 @@ QUICK = {"workers": {"drain_timeout_s": DRAIN_TIMEOUT_S}}
 """Settings of hosts under test: nobody should have to wait for a drain that is bound to fail."""
 
 SETTLE_S = 20.0
-"""How long the end of what a test closed may take: a library's thread, a keeper that still tidies up."""
+"""How long the end of what a test closed may take: a library's thread, a reaper that still tidies up."""
 
 MAY_STAY = ("/run/hostd", ".log", ".log.1")
 """The directory of all hosts, and the logs of models in a host that goes on."""
@@ -164,7 +164,7 @@ def _measured_sparingly(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _files_below(directory: str) -> set[str]:
-    # Not Path.rglob, which raises if a keeper tidies up meanwhile.
+    # Not Path.rglob, which raises if a reaper tidies up meanwhile.
     return {os.path.join(base, name) for base, *names in os.walk(directory) for name in (*names[0], *names[1])}
 
 
@@ -275,6 +275,6 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
 
     yield start
     for service in started:
-        with service.keeper as keeper:
-            keeper.send_signal(AT_ONCE)
+        with service.reaper as reaper:
+            reaper.send_signal(AT_ONCE)
     shutil.rmtree(base / "served", ignore_errors=True)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psutil
 
 from hostd.config.loading import load_config
-from hostd.hosts.launch import keeper_command, supervisor_environment
+from hostd.hosts.launch import reaper_command, supervisor_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -235,9 +235,9 @@ def at_most(seconds: float, what: str) -> Iterator[None]:
 
 @dataclass
 class Service:
-    """A keeper with its supervisor, and what that said when it was ready, or why it was not."""
+    """A reaper with its supervisor, and what that said when it was ready, or why it was not."""
 
-    keeper: subprocess.Popen[str]
+    reaper: subprocess.Popen[str]
     said: dict[str, Any]
 
     @property
@@ -257,14 +257,14 @@ class Service:
 
     def ended(self) -> int:
         """Wait for its end and return its exit code."""
-        return self.keeper.wait(PATIENCE_S)
+        return self.reaper.wait(PATIENCE_S)
 
 
 def start_service(**settings: Any) -> Service:
     """Start a host as `hostd serve` does, and wait until it says what became of it."""
     read, write = os.pipe2(os.O_CLOEXEC)
-    keeper = subprocess.Popen(
-        keeper_command(),
+    reaper = subprocess.Popen(
+        reaper_command(),
         env=supervisor_environment(load_config(settings), write),
         pass_fds=[write],
         stderr=subprocess.PIPE,
@@ -274,5 +274,5 @@ def start_service(**settings: Any) -> Service:
     with open(read, encoding="utf-8") as ready:
         assert select.select([ready], [], [], PATIENCE_S)[0], "the host did not say what became of its start"
         line = ready.readline()
-    assert line, f"the host ended without a word: {keeper.communicate(timeout=PATIENCE_S)}"
-    return Service(keeper, json.loads(line))
+    assert line, f"the host ended without a word: {reaper.communicate(timeout=PATIENCE_S)}"
+    return Service(reaper, json.loads(line))

@@ -78,7 +78,7 @@ SURROUNDINGS: dict[str, dict[str, dict[str, Any]]] = {
         "usual": {},
         "of another program": {
             "set": {
-                "HOSTD_KEEPER_PID": "1",
+                "HOSTD_REAPER_PID": "1",
                 "HOSTD_MODEL_ID": "outer",
                 "HOSTD_OPEN_FILES": "3",
                 "HOSTD_SUPERVISOR_LOCK_FD": "8",

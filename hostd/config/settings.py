@@ -167,7 +167,7 @@ class MemoryConfig(_Section):
 
     min_residence_s: Period = 1
     """Seconds that a model stays after its load before it may be evicted, and that a load waits before models in use
-    have to make way for it. About what a load costs: less would load more than it serves."""
+    have to yield for it. About what a load costs: less would load more than it serves."""
 
     idle_ttl_s: Period = 0
     """Seconds without a call after which a model is evicted, if its model.yaml does not say otherwise. 0 or null: only

@@ -60,8 +60,8 @@ class UploadTimer:
 
 
 @dataclass(frozen=True)
-class RoomTimer:
-    """When models may have become ready to make way for others."""
+class HeadroomTimer:
+    """When models may have become ready to yield for others."""
 
 
 @dataclass(frozen=True)

@@ -46,12 +46,12 @@ class ReloadBegun:
 
 @dataclass(frozen=True)
 class HeadroomChanged:
-    """Because of something, loads that wait for memory, or models that make way for them, may perhaps go on."""
+    """Because of something, loads that wait for memory, or models that yield for them, may perhaps go on."""
 
 
 @dataclass(frozen=True)
 class ModelIdle:
-    """A model that nobody asked to make way has had its last call in flight answered."""
+    """A model that nobody asked to yield has had its last call in flight answered."""
 
 
 Happening: TypeAlias = "LoadEnded | UnloadEnded | ReloadBegun | HeadroomChanged | ModelIdle"

@@ -43,14 +43,14 @@ def problems_of(registry: Registry, router: Router, unloading: Unloading) -> lis
         for group in unloading.unload_alls
         if not group.pending or not group.pending <= set(registry.models)
     )
-    return problems + registry.waiting.problems() + router.holding.problems()
+    return problems + registry.waiting.problems() + router.pending.problems()
 
 
 def _problems_of_bytes(registry: Registry, router: Router) -> list[str]:
     has: Counter[ev.ClientId] = Counter()
     for call in router.calls.values():
         has[call.caller.client] += call.size_bytes
-    for event in router.holding.by_caller.values():
+    for event in router.pending.by_caller.values():
         has[event.client] += event.size_bytes
     for left in (left for worker in registry.workers.values() for left in worker.left.values()):
         has[left.caller.client] += left.size_bytes

@@ -26,10 +26,10 @@ from hostd.core.deadlines import (
     AdmissionTimer,
     ConnectionTimer,
     FinderTimer,
+    HeadroomTimer,
     HeldTimer,
     IdleTimer,
     RetryTimer,
-    RoomTimer,
     UploadTimer,
     WaiterTimer,
     WorkerTimer,
@@ -78,7 +78,7 @@ class Core:
         comparing = self._comparing = Comparing(self._registry)
         loading = self._loading = Loading(self._registry, admission, comparing)
         router = self._router = Router(self._registry, loading)
-        unloading = self._unloading = Unloading(self._registry, loading, router.holding)
+        unloading = self._unloading = Unloading(self._registry, loading, router.pending)
         reloading = Reloading(self._registry, loading, unloading)
         pinning = Pinning(self._registry)
         deploying = self._deploying = Deploying(self._registry, loading, unloading, pinning)
@@ -150,7 +150,7 @@ class Core:
             AdmissionTimer: lambda key: self._see_to(admission.expire(key)),
             IdleTimer: lambda key: self._see_to(admission.expire_idle(key)),
             UploadTimer: deploying.expire,
-            RoomTimer: lambda _: self._registry.headroom_changed(),
+            HeadroomTimer: lambda _: self._registry.headroom_changed(),
             int: router.expire,
         }
         self._follows: dict[type, tuple[Callable[[Any], None], ...]] = {

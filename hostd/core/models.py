@@ -104,7 +104,7 @@ class Model:
     earlier generations that were dying when this one began. `is_told` says whether its
     story has begun: that of a lazy load begins when something was found. `is_on_demand`: its load began because an
     evicted model was used, so calls wait for it. `eviction`: why the host unloads it by its own decision ("": it does
-    not); it is loaded again when it is used, or at once if it `is_wanted` again. `is_yielding`: it makes way for
+    not); it is loaded again when it is used, or at once if it `is_wanted` again. `is_yielding`: it yields for
     another, was asked to at `asked_s`, and new calls wait for its next load. `reload`: what is loaded when it is gone.
     `place` is its number in the line for memory. `is_put_back`: its worker is killed to make room for an
     older load, and it waits in line again.

@@ -20,7 +20,7 @@ from hostd.records import UnloadReport
 from hostd_workers.wire.errors import AbortedError, FailedPreconditionError, HostError
 
 if TYPE_CHECKING:
-    from hostd.core.calls.holding import Holding
+    from hostd.core.calls.pending import PendingCalls
     from hostd.core.events import ModelId, ShutdownRequested, UnloadAllRequested, UnloadRequested, WorkerNotEnded
     from hostd.core.loading import Loading
     from hostd.core.models import Model, Worker
@@ -40,11 +40,11 @@ class UnloadAll:
 class Unloading:
     """The decisions about unloads."""
 
-    def __init__(self, registry: Registry, loading: Loading, holding: Holding) -> None:
+    def __init__(self, registry: Registry, loading: Loading, pending: PendingCalls) -> None:
         """Take the registry, the decisions about loads, and the calls that wait for them."""
         self._registry = registry
         self._loading = loading
-        self._holding = holding
+        self._pending = pending
         self.unload_alls: list[UnloadAll] = []
         self.shutdown_waiters: Waiters = {}
         self._has_stopped = False
@@ -194,7 +194,7 @@ class Unloading:
         waiting, error = self._registry.waiting, _not_unloaded([model])
         for waiters in (model.unload_waiters, model.next_waiters):
             waiting.refuse(waiters, error)
-        self._holding.refuse(model.id, error)
+        self._pending.refuse(model.id, error)
         if model.load_error is not None:
             waiting.refuse(model.waiters, model.load_error)
         for group in list(self.unload_alls):

@@ -164,7 +164,7 @@ class Memory(NamedTuple):
     memory that the tree holds (memfds, files of tmpfs, System V), mapped or not. `group_bytes` is what the kernel
     counts for its control group, of what it cannot reclaim; None without one.
 
-    What later figures are reckoned from: `anon_bytes` is the resident memory that no file is behind, if all of it is
+    What later figures are estimated from: `anon_bytes` is the resident memory that no file is behind, if all of it is
     known to be one process's own, `file_bytes` the rest of it when the page tables were last walked, `table_bytes`
     what the page tables took; `around_bytes` is what shared memory there was in the system when it was last looked for.
     """

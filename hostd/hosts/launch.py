@@ -1,4 +1,4 @@
-"""How a supervisor's process is started: the command and environment of its keeper.
+"""How a supervisor's process is started: the command and environment of its reaper.
 
 The one seam between those who start hosts (`hostd serve`, `hostd.Host`) and the shell, which neither of them imports.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from hostd.config.settings import HostConfig
 
-_KEEPER = Path(__file__).resolve().parents[1] / "shell" / "processes" / "keeper.py"
+_REAPER = Path(__file__).resolve().parents[1] / "shell" / "processes" / "reaper.py"
 _START = "import sys; sys.path[:] = filter(None, sys.path); from hostd.shell.main import run; run()"
 """With `-c` the current directory comes first on the path, as "", and a `queue.py` there would be executed. The option
 against that (`-P`) is new in Python 3.11. What PYTHONPATH names stays."""
@@ -30,20 +30,20 @@ _NOT_PASSED_ON = ("PYTHONINSPECT", "HOSTD_SUPERVISOR_READY_FD", "HOSTD_SUPERVISO
 """With the first an interpreter waits for a person when its program has ended; the others would be another host's."""
 
 AT_ONCE = signal.SIGQUIT
-"""What to send to a keeper whose supervisor does not end: it kills that and everything that it leaves behind."""
+"""What to send to a reaper whose supervisor does not end: it kills that and everything that it leaves behind."""
 
 
-def keeper_command(
+def reaper_command(
     *, embedder_pid: int = 0, remove_dir: Path | None = None, shared: tuple[int, int] | None = None
 ) -> list[str]:
-    """Return the command of a keeper with its supervisor; `embedder_pid` is the process whose end ends both.
+    """Return the command of a reaper with its supervisor; `embedder_pid` is the process whose end ends both.
 
     A host that several processes share has `shared`: the descriptors of the starter's seat and of the lock.
     """
     embedder = str(embedder_pid) if shared is None else f"shared:{shared[0]}:{shared[1]}"
     # Isolated from site packages, PYTHON* variables and what lies beside its file: it must be small and quick.
-    keeper = [sys.executable, "-S", "-I", str(_KEEPER), embedder, str(remove_dir or "")]
-    return [*keeper, sys.executable, "-c", _START]
+    reaper = [sys.executable, "-S", "-I", str(_REAPER), embedder, str(remove_dir or "")]
+    return [*reaper, sys.executable, "-c", _START]
 
 
 def ready_pipe() -> tuple[int, int]:
@@ -87,14 +87,14 @@ def supervisor_environment(
 
 
 def exec_host(config: HostConfig, ready_fd: int | None = None, *, sources: Mapping[str, Any] | None = None) -> NoReturn:
-    """Become the host of this configuration: this process goes on as its keeper.
+    """Become the host of this configuration: this process goes on as its reaper.
 
     `sources` are as for `supervisor_environment`. The host says in words on standard output that it is
     ready, or as JSON on `ready_fd` (1 is standard output). Raises FailedPreconditionError if the system does not start
     it.
     """
     sys.stdout.flush()
-    command = keeper_command()
+    command = reaper_command()
     with told_of_start():
         os.execve(  # noqa: S606 - our own command
             command[0], command, supervisor_environment(config, ready_fd, sources=sources)
@@ -104,7 +104,7 @@ def exec_host(config: HostConfig, ready_fd: int | None = None, *, sources: Mappi
 
 @contextmanager
 def told_of_start() -> Iterator[None]:
-    """Raise FailedPreconditionError where the system does not start a keeper."""
+    """Raise FailedPreconditionError where the system does not start a reaper."""
     try:
         yield
     except OSError as error:

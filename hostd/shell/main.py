@@ -1,6 +1,6 @@
 """The supervisor's entry: environment, signals, what became of the start, and the exit code.
 
-Started by `keeper` (see there why) with the command of `hostd.hosts.launch`, which calls `run`, and with the
+Started by `reaper` (see there why) with the command of `hostd.hosts.launch`, which calls `run`, and with the
 configuration as JSON in the environment. What it runs is put together in `service`.
 """
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hostd.config.loading import config_from_json
 from hostd.shell import own_log, surroundings
-from hostd.shell.processes.keeper import GROUPS_FD_VARIABLE, end_all
+from hostd.shell.processes.reaper import GROUPS_FD_VARIABLE, end_all
 from hostd.shell.repository.declared import Sources
 from hostd.shell.repository.finding import THREAD_NAME as FINDER_THREADS
 from hostd.shell.repository.repository import THREAD_NAME as SCANNER_THREADS
@@ -40,33 +40,33 @@ SOURCES_VARIABLE = "HOSTD_SUPERVISOR_SOURCES"
 READY_FD_VARIABLE = "HOSTD_SUPERVISOR_READY_FD"
 LOCK_FD_VARIABLE = "HOSTD_SUPERVISOR_LOCK_FD"
 KIND_VARIABLE = "HOSTD_SUPERVISOR_KIND"
-KEEPER_VARIABLE = "HOSTD_KEEPER_PID"
+REAPER_VARIABLE = "HOSTD_REAPER_PID"
 PR_SET_PDEATHSIG = 1
 
 
-def _tie_to_keeper() -> None:
-    """End with everything when the keeper does: without it nobody would collect what we leave if we were killed.
+def _tie_to_reaper() -> None:
+    """End with everything when the reaper does: without it nobody would collect what we leave if we were killed.
 
     By a signal whose handler does all of it, because the loop may be busy just then.
     """
-    signal.signal(signal.SIGUSR2, functools.partial(_on_keeper_gone, ""))
+    signal.signal(signal.SIGUSR2, functools.partial(_on_reaper_gone, ""))
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGUSR2, 0, 0, 0)
-    if os.getppid() != int(os.environ.pop(KEEPER_VARIABLE)):
-        _on_keeper_gone("")
+    if os.getppid() != int(os.environ.pop(REAPER_VARIABLE)):
+        _on_reaper_gone("")
 
 
 def _have_ended_together(groups: Path | None) -> None:
-    """Have all that is in the workers' control groups killed at once by whichever is left, the keeper or we."""
+    """Have all that is in the workers' control groups killed at once by whichever is left, the reaper or we."""
     fd = int(os.environ.pop(GROUPS_FD_VARIABLE))
     if groups is not None:
         os.write(fd, os.fsencode(groups))
-        signal.signal(signal.SIGUSR2, functools.partial(_on_keeper_gone, str(groups)))
+        signal.signal(signal.SIGUSR2, functools.partial(_on_reaper_gone, str(groups)))
     os.close(fd)
 
 
-def _on_keeper_gone(groups: str, *_: object) -> None:
+def _on_reaper_gone(groups: str, *_: object) -> None:
     end_all(groups)
-    # Not before: who reads what it says may have been killed with the keeper.
+    # Not before: who reads what it says may have been killed with the reaper.
     own_log.write_at_once("the process that keeps this host was killed; the host ends at once")
     os._exit(1)
 
@@ -84,7 +84,7 @@ def main() -> int:
             os.set_inheritable(fd, False)
     own_log.configure(config.log_level, config.log_format)
     surroundings.prepare()
-    _tie_to_keeper()
+    _tie_to_reaper()
 
     def report(body: dict[str, Any]) -> None:
         if ready_fd >= 0:

@@ -44,7 +44,7 @@ class RuntimeDirectory:
             raise _already_running(self.path)
         try:
             runtime_lock.note_holder(fd)
-            # The keeper that gave us the lock listens at the door already; else a killed host has left that.
+            # The reaper that gave us the lock listens at the door already; else a killed host has left that.
             self._remove_sockets(*(() if self._given_fd is not None else (paths.DOOR_SOCKET,)))
         except BaseException:  # raised again
             os.close(fd)

@@ -24,14 +24,14 @@ from hostd.shell.control.settings import Settings
 from hostd.shell.deploys.executor import Files
 from hostd.shell.deploys.staging import Staging
 from hostd.shell.memory.gpu import GpuReader
-from hostd.shell.memory.looks import Schedule
 from hostd.shell.memory.sampler import Sampler
+from hostd.shell.memory.schedule import Schedule
 from hostd.shell.place import Place
-from hostd.shell.processes.guard import Guard
-from hostd.shell.processes.keeper import FORWARDED
 from hostd.shell.processes.leftovers import end_leftovers
+from hostd.shell.processes.limits import MemoryLimits
 from hostd.shell.processes.logs import LogDrain
 from hostd.shell.processes.pool import Workforce
+from hostd.shell.processes.reaper import FORWARDED
 from hostd.shell.repository.declared import DeclaredModels, Sources
 from hostd.shell.repository.directory import ModelsDirectory
 from hostd.shell.repository.finding import Finding
@@ -95,7 +95,7 @@ class Service:
             settings = self._settings = Settings(config, models_dir, self._sources)
             supervisor = self._supervisor = settings.start_supervisor(poller)
             stack.callback(supervisor.close)
-            guard = stack.enter_context(Guard.open())
+            guard = stack.enter_context(MemoryLimits.open())
             self._have_ended_together(guard.groups)
             gpu = await _open_gpu(supervisor, stack)
             workforce = Workforce(
@@ -248,7 +248,7 @@ class Service:
     def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         hangup = Hangup(loop, self._settings.reload, self._shut_down)
         for number in FORWARDED:
-            if signal.getsignal(number) != signal.SIG_IGN:  # see `keeper`
+            if signal.getsignal(number) != signal.SIG_IGN:  # see `reaper`
                 loop.add_signal_handler(number, hangup if number == signal.SIGHUP else self._shut_down)
 
     def _shut_down(self) -> None:

@@ -1,6 +1,6 @@
 """What a host takes from its surroundings before it starts, and what it cannot live with, told in a sentence.
 
-Covers the limits and the umask that a process inherits. Does not cover what `keeper` puts right.
+Covers the limits and the umask that a process inherits. Does not cover what `reaper` puts right.
 """
 
 from __future__ import annotations

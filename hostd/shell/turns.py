@@ -3,7 +3,7 @@
 Rules
 1. The owner that was served least goes next, and of its work the piece that was served least (least attained service).
    Whoever comes anew comes first, as whoever has just begun has most often little to do.
-2. Work that is given as steps (a generator) makes way for others after `SLICE_S`; other work runs to its end.
+2. Work that is given as steps (a generator) yields for others after `SLICE_S`; other work runs to its end.
 3. An owner has at most its fair share of the threads at a time (`core/bookkeeping`): what hangs for one holds up no
    other.
 4. What nobody waits for any more is dropped at its next turn.

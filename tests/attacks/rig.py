@@ -223,7 +223,7 @@ def _host(attack: Attack, scratch: Path) -> Iterator[tuple[int, Target]]:
         ready = json.loads(_line_of(program, PATIENCE_S))
         workers = f"{ready['runtime_dir']}/workers.ipc"
         yield ready["pid"], Target(ready["endpoint"], workers, ready["metrics_port"], str(models_dir), str(scratch))
-        # A host that does not end in time is killed with its keeper: that is its parent's business, and ours to wait for.
+        # A host that does not end in time is killed with its reaper: that is its parent's business, and ours to wait for.
         _told_to_end(program, PATIENCE_S)
 
 

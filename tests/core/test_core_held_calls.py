@@ -28,7 +28,7 @@ def lazy() -> Driver:
 def holding(host: Driver) -> tuple[int, int]:
     """Return how many calls are held, and the bytes of all calls of the host."""
     router = host.core._router
-    return len(router.holding.by_caller), router.bytes.total
+    return len(router.pending.by_caller), router.bytes.total
 
 
 def test_c16_a_call_of_a_model_that_is_not_loaded_begins_its_load_and_waits_for_it(lazy):
@@ -129,7 +129,7 @@ def test_a_client_that_vanishes_takes_its_held_calls_with_it(lazy):
 def test_when_all_who_were_held_have_left_nothing_is_kept_of_them(lazy):
     lazy.call(timeout_s=1)
     lazy.pass_time(1)
-    assert lazy.core._router.holding._by_model == {}
+    assert lazy.core._router.pending._by_model == {}
     lazy.up()
     assert lazy.effects_of(fx.ForwardCall) == []
 
@@ -228,7 +228,7 @@ def test_calls_of_several_models_are_held_apart(lazy):
     lazy.up("b")
     assert [effect.payload.caller for effect in lazy.effects_of(fx.ForwardCall)] == [second]
     assert lazy.is_waiting(first)
-    assert repr(lazy.core._router.holding) == "<Holding 1 calls of 1 models>"
+    assert repr(lazy.core._router.pending) == "<PendingCalls 1 calls of 1 models>"
 
 
 def test_a_held_call_is_released_by_a_deploy_of_its_model(lazy):

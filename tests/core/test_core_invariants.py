@@ -27,7 +27,7 @@ def unloading(host):
 def hold(host, model_id):
     caller = host.caller()
     call = ev.CallReceived(*caller, ev.ModelId(model_id), "predict", None, 1, None)
-    host.core._router.holding.hold(call, caller)
+    host.core._router.pending.hold(call, caller)
 
 
 DAMAGE = {
@@ -134,7 +134,7 @@ DAMAGE = {
         "calls are held for 'nowhere', which is not loading",
     ),
     "held calls that do not add up": (
-        lambda host: (hold(host, "m"), host.core._router.holding._by_model["m"].shares.take(ALICE)),
+        lambda host: (hold(host, "m"), host.core._router.pending._by_model["m"].shares.take(ALICE)),
         "the calls that are held and those of their clients differ",
     ),
     "a deploy that reserves what is not reserved": (

@@ -19,7 +19,7 @@ def test_an_estimate_above_the_whole_budget_is_tried_with_all_that_can_be_freed(
     tight.pass_time(2)
     plan = tight.core.queries.plan_load("m", ev.Prediction(50_000, 1, source), tight.now)
     assert (plan.outcome, plan.need_bytes, [victim.model_id for victim in plan.victims]) == ("evict", 8000, ["idle"])
-    assert plan.reason == (f"others make way for it; it is {source} to need 49 KiB, and is tried with what there is")
+    assert plan.reason == (f"others yield for it; it is {source} to need 49 KiB, and is tried with what there is")
     caller = tight.predicted_load("m", 50_000, source=source)
     assert tight.evicted() == ["idle"]
     assert tight.core.queries.get_model("m").reason == (

@@ -1,4 +1,4 @@
-"""Models in use that make way for others, and models that grow: nobody waits for ever, and nobody is cut off."""
+"""Models in use that yield for others, and models that grow: nobody waits for ever, and nobody is cut off."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def is_yielding(host, model_id: str = "a") -> bool:
 
 @pytest.fixture
 def asked(tight):
-    """A host whose model `a` is in use and has been asked to make way for `m`; the call is in `tight.first`."""
+    """A host whose model `a` is in use and has been asked to yield for `m`; the call is in `tight.first`."""
     tight.ready("a", 8000)
     tight.first = tight.busy("a")
     tight.waiter = tight.predicted_load("m", 6000)

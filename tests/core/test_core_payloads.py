@@ -122,4 +122,4 @@ def test_a_held_call_is_let_go_of_when_it_ends(end: str) -> None:
     assert held() is not None
     ENDS_OF_HELD[end](bare)
     assert held() is None
-    assert len(bare.core._router.holding.by_caller) == 0
+    assert len(bare.core._router.pending.by_caller) == 0

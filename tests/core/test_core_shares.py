@@ -232,7 +232,7 @@ class Game:
         self.ask(lambda: self.host.retrieve("loads", client=client), client, has, capacity_for(LIMITS.max_waiting))
 
     def hold(self, client: ev.ClientId) -> None:
-        has = Counter(caller.client for caller in self.host.core._router.holding.by_caller)
+        has = Counter(caller.client for caller in self.host.core._router.pending.by_caller)
         self.ask(lambda: self.host.call("loads", client=client), client, has, capacity_for(LIMITS.max_in_flight))
 
     def call(self, client: ev.ClientId) -> None:

@@ -114,7 +114,7 @@ class World(WorldOfMemory):
             and has_place
             and may_send
         )
-        if caller in router.holding.by_caller:
+        if caller in router.pending.by_caller:
             held_for = self.core._registry.models[model_id]
             is_back_soon = held_for.is_coming_back or held_for.is_on_demand
             assert self.is_lazy or is_back_soon or held_for.is_yielding
@@ -140,7 +140,7 @@ class World(WorldOfMemory):
             if call.call_id in workers[worker_id].calls or call.call_id in workers[worker_id].left
         ]
         found: Counter[ev.ClientId] = Counter()
-        for caller in [*callers, *self.core._router.holding.by_caller]:
+        for caller in [*callers, *self.core._router.pending.by_caller]:
             asked = self.asked[caller]
             assert isinstance(asked, ev.CallReceived)
             found[caller.client] += asked.size_bytes
@@ -149,7 +149,7 @@ class World(WorldOfMemory):
     def call_again(self, n: int, model_id: ev.ModelId) -> None:
         """Use the request id of a call in flight, or one that is held, once more."""
         router = self.core._router
-        caller = self._pick(n, sorted([*router.by_caller, *router.holding.by_caller]))
+        caller = self._pick(n, sorted([*router.by_caller, *router.pending.by_caller]))
         if caller is not None:
             payload = Asked(caller, caller.request_id)
             self.feed(ev.CallReceived(*caller, model_id, "predict", None, 1, payload))
@@ -328,8 +328,8 @@ class World(WorldOfMemory):
             *(registry.models, registry.successors, registry.reserved, registry.files_in_work, registry.workers),
             *(registry.timers, registry.effects, registry.waiting, router.calls, router.by_caller),
             *(
-                router.holding.by_caller,
-                router.holding._by_model,
+                router.pending.by_caller,
+                router.pending._by_model,
                 router.bytes,
                 core._deploying.deploys,
                 core._undeploying.undeploys,

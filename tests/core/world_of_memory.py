@@ -21,7 +21,7 @@ from world_of_files import CLIENTS, MODELS, N, WorldOfFiles
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.deadlines import AdmissionTimer, FinderTimer, IdleTimer, RetryTimer, RoomTimer
+from hostd.core.deadlines import AdmissionTimer, FinderTimer, HeadroomTimer, IdleTimer, RetryTimer
 from hostd.core.lifecycle import ModelState, WorkerState
 from hostd.core.memory.admission import IDLE_LOOK_S
 from hostd.core.memory.charges import Kept
@@ -150,7 +150,7 @@ class WorldOfMemory(WorldOfFiles):
 
     def feed(self, event: ev.Event) -> list[fx.Effect]:
         self.kept_before = self._kept()
-        yielding_before, held_before = list(self.core._admission._yielding), set(self.core._router.holding.by_caller)
+        yielding_before, held_before = list(self.core._admission._yielding), set(self.core._router.pending.by_caller)
         effects = super().feed(event)
         self.unloaded += sum(isinstance(e, fx.Announce) and e.event.new == "UNLOADED" for e in effects)
         assert self.core.queries.memory().unloads == self.unloaded, (
@@ -191,21 +191,21 @@ class WorldOfMemory(WorldOfFiles):
             decision = self.core.queries._planning.decide(model.id, admission._to_reserve_bytes(model), since_s)
             assert decision.outcome is Outcome.WAIT, f"nobody woke {model}: {decision}"
             # Perhaps others: calls that were let go have made their model worth more.
-            assert bool(decision.yielding) <= bool(admission._yielding), f"nobody was asked to make way: {decision}"
+            assert bool(decision.yielding) <= bool(admission._yielding), f"nobody was asked to yield: {decision}"
             if decision.look_again_s is not None:
-                assert registry.timers._due[RoomTimer()] <= decision.look_again_s
-        room = self.core.queries._charges.room(budget_bytes)
-        if admission._is_over and room.free_bytes + room.coming_bytes < 0:
+                assert registry.timers._due[HeadroomTimer()] <= decision.look_again_s
+        headroom = self.core.queries._charges.headroom(budget_bytes)
+        if admission._is_over and headroom.free_bytes + headroom.coming_bytes < 0:
             assert None not in self.core.queries._charges.by_what_keeps(), (
                 "an idle model stays although others have grown"
             )
         for model in admission._yielding:
             if model.is_yielding:
-                assert self.core.queries._charges.kept(model) is Kept.IN_USE, f"{model} makes way and is not in use"
+                assert self.core.queries._charges.kept(model) is Kept.IN_USE, f"{model} yields and is not in use"
 
     def _is_look_due(self) -> bool:
         registry, soon_s = self.core._registry, self.core._admission._idle_looked_s + IDLE_LOOK_S
-        return registry.now < soon_s and registry.timers._due.get(RoomTimer(), math.inf) <= soon_s
+        return registry.now < soon_s and registry.timers._due.get(HeadroomTimer(), math.inf) <= soon_s
 
     def _assert_needed(self, effects: list[fx.Effect]) -> None:
         """See that each of those who were evicted for the first in line was needed, and that they suffice."""
@@ -217,9 +217,9 @@ class WorldOfMemory(WorldOfFiles):
 
     def _assert_fewest(self, evicted: list[str], model: Model) -> None:
         registry = self.core._registry
-        room = self.core.queries._charges.room(registry.config.budget_bytes or 0)
+        headroom = self.core.queries._charges.headroom(registry.config.budget_bytes or 0)
         need_bytes = self.core._admission._to_reserve_bytes(model)
-        spare_bytes = room.free_bytes + room.coming_bytes - need_bytes
+        spare_bytes = headroom.free_bytes + headroom.coming_bytes - need_bytes
         assert spare_bytes >= 0, f"{evicted} are not enough for {model}"
         if isinstance(self.history[-1], ev.TimePassed):
             return  # what else was due at that moment may have made room afterwards
@@ -234,13 +234,13 @@ class WorldOfMemory(WorldOfFiles):
                 assert key.model in known, f"{key} is of a model that is gone"
             if isinstance(key, IdleTimer):
                 assert key.model.state is ModelState.READY, key
-        for model_id in self.core._router.holding._by_model:
+        for model_id in self.core._router.pending._by_model:
             model = registry.models[model_id]
             is_on_its_way = model.state in (ModelState.LOADING, ModelState.UNLOADING) or model.is_yielding
             assert is_on_its_way, f"calls wait for {model}"
 
     def _count(self, yielding_before: list[Model], held_before: set[ev.Caller]) -> None:
-        admission, holding = self.core._admission, self.core._router.holding
+        admission, holding = self.core._admission, self.core._router.pending
         self.reached["yields"] += sum(model not in yielding_before for model in admission._yielding)
         self.reached["releases"] += sum(
             model not in admission._yielding and model.state is ModelState.READY for model in yielding_before

@@ -33,9 +33,9 @@ def tree(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
 
 def kill_everything(service: Service) -> None:
     """End a host as a power cut does: nobody tidies up."""
-    os.kill(service.keeper.pid, signal.SIGKILL)
-    service.keeper.wait(PATIENCE_S)
-    eventually(lambda: not is_there(service.pid), "the supervisor ended with its keeper")
+    os.kill(service.reaper.pid, signal.SIGKILL)
+    service.reaper.wait(PATIENCE_S)
+    eventually(lambda: not is_there(service.pid), "the supervisor ended with its reaper")
 
 
 def test_c01_a_second_start_refuses_and_names_the_process_and_what_to_do(serve: Serve) -> None:
@@ -86,7 +86,7 @@ def test_c01_a_host_of_another_directory_starts_beside_it(serve: Serve, tmp_path
     shutil.rmtree(other_dir)
 
 
-@pytest.mark.parametrize("how", ["supervisor", "keeper"])
+@pytest.mark.parametrize("how", ["supervisor", "reaper"])
 def test_c01_what_a_crash_left_is_taken_over(serve: Serve, model_dir: ModelDir, how: str) -> None:
     first = serve()
     with hostd.connect(first.endpoint) as client:

@@ -82,7 +82,7 @@ def test_c03_a_directory_that_is_not_there_is_a_warning_and_the_host_runs_withou
         assert str(directory) in trouble
         assert client.load_model("echo", model_dir()).predict(1) == 1
         client.shutdown()
-    said = service.keeper.communicate(timeout=PATIENCE_S)[1]
+    said = service.reaper.communicate(timeout=PATIENCE_S)[1]
     (warning,) = [line for line in said.splitlines() if "WARNING" in line]
     assert str(directory) in warning
     assert "models.dir" in warning

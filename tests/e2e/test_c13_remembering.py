@@ -88,21 +88,21 @@ def test_c13_a_memory_that_another_host_holds_for_ever_stops_nothing(model_dir: 
 def test_c13_a_damaged_memory_costs_an_estimate_and_nothing_else(
     serve: Serve, model_dir: ModelDir, damage: str
 ) -> None:
-    path, ledger = model_dir(HOLDER), paths.shared_state_dir("") / "sizes.sqlite"
+    path, store = model_dir(HOLDER), paths.shared_state_dir("") / "sizes.sqlite"
     service = serve()
     with hostd.connect(service.endpoint) as client:
         client.load_model("m", path)
         client.shutdown()
     service.ended()
-    content = ledger.read_bytes()
+    content = store.read_bytes()
     assert len(content) > 1000
-    for file in ledger.parent.glob("sizes.sqlite*"):
+    for file in store.parent.glob("sizes.sqlite*"):
         file.unlink()
     if damage == "directory":
-        ledger.mkdir()
+        store.mkdir()
     else:
         spoilt = {"garbage": os.urandom(5000), "truncated": content[: len(content) // 2], "zeros": bytes(8192)}
-        ledger.write_bytes(spoilt[damage])
+        store.write_bytes(spoilt[damage])
     service = serve()
     with hostd.connect(service.endpoint) as client:
         assert estimate_of(client, path)[1] == "estimated"

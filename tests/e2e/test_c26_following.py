@@ -24,7 +24,7 @@ from helpers import PATIENCE_S, eventually, line_of, never, program, stop
 from models_rig import AT_ONCE, FOLLOWED, Rig, states
 
 import hostd
-from hostd.core.files.settling import LOOK_AGAIN_S
+from hostd.core.files.stability import LOOK_AGAIN_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -22,7 +22,7 @@ from models_rig import AT_ONCE, FAILS, FOLLOWED, GATED, HANGS, Rig, states
 import hostd
 from hostd.config.loading import load_config
 from hostd.hosts.launch import AT_ONCE as KILL_ALL
-from hostd.hosts.launch import keeper_command, supervisor_environment
+from hostd.hosts.launch import reaper_command, supervisor_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,15 +119,15 @@ def hung_plugin(base: Path, kind: str) -> dict[str, Any]:
 
 def by_verb(case: Case) -> None:
     case.client.shutdown()
-    assert tagged(case.tag, MARK) <= {case.service.pid, case.service.keeper.pid}, "answered before all was gone"
+    assert tagged(case.tag, MARK) <= {case.service.pid, case.service.reaper.pid}, "answered before all was gone"
 
 
 def by_sigterm(case: Case) -> None:
-    case.service.keeper.terminate()
+    case.service.reaper.terminate()
 
 
 def by_sigint(case: Case) -> None:
-    case.service.keeper.send_signal(signal.SIGINT)
+    case.service.reaper.send_signal(signal.SIGINT)
 
 
 WAYS = pytest.mark.parametrize("end", [by_verb, by_sigterm, by_sigint], ids=lambda end: end.__name__)
@@ -270,10 +270,10 @@ def test_c34_a_sizer_that_hangs_keeps_no_host_from_ending(start: Callable[..., C
     case.ask(case.client.estimate_model_size, "m", case.rig.make())
     eventually((tmp_path / "plugin-called").exists, "it hangs")
     try:
-        case.service.keeper.terminate()
+        case.service.reaper.terminate()
         case.check_end()
     finally:
-        case.service.keeper.send_signal(KILL_ALL)  # or the client would wait for its answer, too
+        case.service.reaper.send_signal(KILL_ALL)  # or the client would wait for its answer, too
 
 
 @pytest.mark.parametrize("first", [by_sigterm, by_sigint, "verb"], ids=["sigterm", "sigint", "verb"])
@@ -291,9 +291,9 @@ def test_c34_a_second_signal_ends_it_at_once(
     else:
         first(case)
     eventually(lambda: states(case.client).get("m") == "UNLOADING", "the host drains")
-    assert case.service.keeper.poll() is None
+    assert case.service.reaper.poll() is None
     with at_most(PATIENCE_S, "the end after a second signal"):
-        case.service.keeper.send_signal(second)
+        case.service.reaper.send_signal(second)
         case.check_end()
     if isinstance(first, str):
         assert shutdown.exception(PATIENCE_S) is None
@@ -316,7 +316,7 @@ def test_c34_from_the_first_signal_on_nothing_new_is_begun(start: Callable[..., 
     model = case.client.load_model("m", case.rig.make())
     call = model.submit.work(str(tmp_path / "begun"), str(tmp_path / "release"))
     eventually((tmp_path / "begun").exists, "the call has begun")
-    case.service.keeper.terminate()
+    case.service.reaper.terminate()
     eventually(lambda: states(case.client) == {"m": "UNLOADING"}, "the host drains")
     case.rig.add("late")
     asks: list[Callable[[], object]] = [
@@ -346,11 +346,11 @@ def test_c34_a_signal_during_the_start_ends_it(tmp_path: Path, monkeypatch: pyte
     places = {"runtime_dir": tmp_path / "r", "state_dir": tmp_path / "s"}
     config = load_config({**places, "models": {**FOLLOWED, "dir": rig.path, "wait_for_initial_loads": wait}})
     with subprocess.Popen(
-        keeper_command(), env=supervisor_environment(config), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as keeper:
+        reaper_command(), env=supervisor_environment(config), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as reaper:
         eventually(lambda: rig.loads("m"), "a load of the start hangs")
-        keeper.terminate()
-        assert keeper.wait(PATIENCE_S) == 0
+        reaper.terminate()
+        assert reaper.wait(PATIENCE_S) == 0
     assert tagged(tag, MARK) == set()
     assert {entry.name for entry in (tmp_path / "r").iterdir()} <= {"hostd.lock"}
 
@@ -366,9 +366,9 @@ def test_c34_a_signal_at_any_moment_of_the_start_leaves_nothing(
     places = {"runtime_dir": tmp_path / "r", "state_dir": tmp_path / "s"}
     config = load_config({**places, "models": {**FOLLOWED, "dir": rig.path}})
     with subprocess.Popen(
-        keeper_command(), env=supervisor_environment(config), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as keeper:
+        reaper_command(), env=supervisor_environment(config), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as reaper:
         threading.Event().wait(delay_s)
-        keeper.terminate()
-        keeper.wait(PATIENCE_S)
+        reaper.terminate()
+        reaper.wait(PATIENCE_S)
     assert {pid for pid in tagged(tag, MARK) if state_of(pid) not in ("", "Z")} == set()

@@ -235,7 +235,7 @@ def test_a_program_that_ends_without_a_word_takes_its_host_along() -> None:
     with program(source) as embedder:
         pids = [int(word) for word in line_of(embedder).split()]
         assert embedder.wait(PATIENCE_S) == 3
-    eventually(lambda: not [pid for pid in pids if is_there(pid)], "supervisor and keeper are gone")
+    eventually(lambda: not [pid for pid in pids if is_there(pid)], "supervisor and reaper are gone")
 
 
 def test_a_child_that_the_program_forks_ends_without_the_host(model_dir: Callable[..., str]) -> None:

@@ -213,7 +213,7 @@ def test_growth_over_the_budget_makes_others_go(tight: hostd.Client, holder: Hol
     grower = tight.load_model("grower", holder(MODEL_MIB, settings="evictable: false"))
     tight.load_model("other", holder(MODEL_MIB))
     grower.grow(80)
-    eventually(lambda: resident(tight) == ["grower"], "the other one makes way")
+    eventually(lambda: resident(tight) == ["grower"], "the other one yields")
     assert "model 'grower' has grown" in tight.explain_model("other")["reason"]
 
 

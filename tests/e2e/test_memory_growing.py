@@ -106,7 +106,7 @@ def test_of_two_first_loads_that_do_not_fit_together_one_goes_on_and_the_other_i
         stories = [tight.explain_model(name)["story"] for name in ("a", "b")]
         return "PUT_BACK" in [event["cause"] for story in stories for event in story]
 
-    eventually(is_put_back, "one of them makes way for the other", within_s=WITHIN_S)
+    eventually(is_put_back, "one of them yields for the other", within_s=WITHIN_S)
     gate.touch()
     for model in models:
         model.wait()

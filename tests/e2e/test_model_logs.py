@@ -136,7 +136,7 @@ def test_the_log_goes_on_in_the_next_host(serve: Callable, model_dir: Callable[.
         with hostd.connect(service.endpoint) as client:
             client.load_model("m", path).say(words)
             eventually(lambda words=words, client=client: words in client.model_logs("m"), "it is in the log")
-            os.kill(service.keeper.pid, 15)
+            os.kill(service.reaper.pid, 15)
         service.ended()
     with hostd.connect(serve().endpoint) as client:
         seen = told(client, "m")

@@ -16,7 +16,7 @@ from helpers import PATIENCE_S, Service, eventually
 
 import hostd
 from hostd.config.loading import load_config
-from hostd.hosts.launch import keeper_command, supervisor_environment
+from hostd.hosts.launch import reaper_command, supervisor_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,8 +63,8 @@ def lives(client: hostd.Client, path: str) -> None:
 
 
 def log_of(service: Service) -> str:
-    service.keeper.terminate()
-    _, log = service.keeper.communicate(timeout=PATIENCE_S)
+    service.reaper.terminate()
+    _, log = service.reaper.communicate(timeout=PATIENCE_S)
     return log
 
 
@@ -126,7 +126,7 @@ def test_the_log_may_be_json_one_object_a_line(serve: Callable, model_dir: Calla
 def start(settings: dict[str, object]) -> subprocess.Popen[str]:
     """Start a host that says on standard error what became of its start."""
     return subprocess.Popen(
-        keeper_command(),
+        reaper_command(),
         env=supervisor_environment(load_config(settings)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -134,7 +134,7 @@ def start(settings: dict[str, object]) -> subprocess.Popen[str]:
     )
 
 
-def test_a_start_that_fails_and_a_keeper_that_is_killed_are_told_as_json_too(serve: Callable, tmp_path: Path) -> None:
+def test_a_start_that_fails_and_a_reaper_that_is_killed_are_told_as_json_too(serve: Callable, tmp_path: Path) -> None:
     running = serve(log_format="json")
     places = {"runtime_dir": running.runtime_dir, "state_dir": tmp_path / "other"}
     with start({**places, "log_format": "json"}) as refused:
@@ -143,8 +143,8 @@ def test_a_start_that_fails_and_a_keeper_that_is_killed_are_told_as_json_too(ser
     (last,) = [json.loads(line) for line in said.splitlines()][-1:]
     assert "already running" in last["message"]
     assert last["level"] == "CRITICAL"
-    os.kill(running.keeper.pid, signal.SIGKILL)
-    _, log = running.keeper.communicate(timeout=PATIENCE_S)
+    os.kill(running.reaper.pid, signal.SIGKILL)
+    _, log = running.reaper.communicate(timeout=PATIENCE_S)
     assert "was killed" in [json.loads(line) for line in log.splitlines()][-1]["message"]
 
 

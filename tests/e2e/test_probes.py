@@ -19,7 +19,7 @@ import hostd
 from hostd import paths
 from hostd.config.loading import load_config
 from hostd.hosts.launch import AT_ONCE as KILL_ALL
-from hostd.hosts.launch import keeper_command, supervisor_environment
+from hostd.hosts.launch import reaper_command, supervisor_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,16 +50,16 @@ def starting(tmp_path: Path, **settings: Any) -> Iterator[tuple[subprocess.Popen
     places = {"name": "probed", "runtime_dir": runtime_dir, "state_dir": tmp_path / "s"}
     config = load_config({**places, "metrics": {"port": 0}, **settings})
     with subprocess.Popen(
-        keeper_command(remove_dir=runtime_dir),
+        reaper_command(remove_dir=runtime_dir),
         env=supervisor_environment(config),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    ) as keeper:
+    ) as reaper:
         try:
             with hostd.connect(config.endpoint, wait_s=PATIENCE_S) as client:
-                yield keeper, client
+                yield reaper, client
         finally:
-            keeper.send_signal(KILL_ALL)
+            reaper.send_signal(KILL_ALL)
 
 
 GATED_FINDER = """
@@ -103,7 +103,7 @@ def test_a_host_is_ready_after_its_initial_loads_and_until_it_ends(tmp_path: Pat
     rig = Rig(tmp_path)
     rig.add("m", GATED)
     models = {**FOLLOWED, "dir": rig.path, "load_on_start": True, "wait_for_initial_loads": True}
-    with starting(tmp_path, models=models) as (keeper, client):
+    with starting(tmp_path, models=models) as (reaper, client):
         eventually(lambda: rig.loads("m"), "the initial load is under way")
         assert ready(client) == (503, {"status": "starting", "name": "probed", "degraded": []})
         assert get(client, "/healthz") == (200, b'{"status": "alive"}\n')
@@ -113,13 +113,13 @@ def test_a_host_is_ready_after_its_initial_loads_and_until_it_ends(tmp_path: Pat
         model = client.retrieve_model("m")
         call = model.submit.work(str(tmp_path / "begun"), str(tmp_path / "release"))
         eventually((tmp_path / "begun").exists, "the call has begun")
-        keeper.terminate()
+        reaper.terminate()
         eventually(lambda: ready(client)[0] == 503, "the host is not ready any more")
         assert ready(client)[1]["status"] == "stopping"
         assert get(client, "/healthz")[0] == 200
         (tmp_path / "release").touch()
         call.result(PATIENCE_S)
-        assert keeper.wait(PATIENCE_S) == 0
+        assert reaper.wait(PATIENCE_S) == 0
 
 
 def test_a_host_that_is_degraded_is_ready_and_says_why(serve: Callable[..., Service], tmp_path: Path) -> None:

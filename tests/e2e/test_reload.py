@@ -35,7 +35,7 @@ class Served:
             "HOSTD_STATE_DIR": str(directory / "s"),
         }
         with self.log.open("w") as log:
-            self.keeper = subprocess.Popen(
+            self.reaper = subprocess.Popen(
                 [sys.executable, "-m", "hostd", "serve", "--json", "--config", str(self.file), *arguments],
                 env={**os.environ, **places, **more.pop("environment", {})},
                 stdout=subprocess.PIPE,
@@ -44,15 +44,15 @@ class Served:
                 start_new_session=True,
                 **more,
             )
-        assert self.keeper.stdout is not None
-        line = self.keeper.stdout.readline()
+        assert self.reaper.stdout is not None
+        line = self.reaper.stdout.readline()
         assert line, self.log.read_text()
         self.ready = json.loads(line)["ready"]
 
     def hang_up(self, *wanted: str) -> str:
         """Send SIGHUP, and return what the log says, when that has all the words that are wanted."""
         begun = len(self.log.read_text())
-        self.keeper.send_signal(signal.SIGHUP)
+        self.reaper.send_signal(signal.SIGHUP)
         for words in ("reloaded", *wanted):
             eventually(lambda words=words: words in self.log.read_text()[begun:], f"the log says {words!r}")
         return self.log.read_text()[begun:]
@@ -68,8 +68,8 @@ def served(tmp_path: Path) -> Iterator[Callable[..., Served]]:
 
     yield start
     for host in started:
-        with host.keeper as keeper:
-            keeper.terminate()
+        with host.reaper as reaper:
+            reaper.terminate()
     shutil.rmtree(f"{os.environ['XDG_RUNTIME_DIR']}/reload", ignore_errors=True)
 
 
@@ -150,7 +150,7 @@ def test_an_ignored_sighup_stays_ignored(served: Callable[..., Served], model: s
     host = served("", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     host.file.write_text("log_level: debug\n")
     os.kill(host.ready["pid"], signal.SIGHUP)
-    host.keeper.send_signal(signal.SIGHUP)
+    host.reaper.send_signal(signal.SIGHUP)
     with hostd.connect(host.ready["endpoint"]) as client:
         client.load_model("m", model)  # the loop has turned since
         assert client.reload_config()["changed"] == {"log_level": ["info", "debug"]}, "the signal did nothing"

@@ -137,7 +137,7 @@ def member(name: str) -> Iterator[Callable[..., Member]]:
             one.process.kill()
 
 
-def keeper_of(supervisor: int) -> int:
+def reaper_of(supervisor: int) -> int:
     return int(Path(f"/proc/{supervisor}/stat").read_text().rpartition(")")[2].split()[1])
 
 
@@ -168,11 +168,11 @@ def test_processes_that_start_at_once_get_one_host_which_goes_with_the_last_of_t
 
 
 STOP = "lambda *_, **__: os.kill(os.getpid(), signal.SIGSTOP)"
-BEFORE_THE_KEEPER = f"import os, signal, hostd.sharing; hostd.sharing.subprocess.run = {STOP}"
+BEFORE_THE_REAPER = f"import os, signal, hostd.sharing; hostd.sharing.subprocess.run = {STOP}"
 BEFORE_IT_HEARS = f"import os, signal, hostd.sharing; hostd.sharing._sit_down = {STOP}"
 
 
-@pytest.mark.parametrize("where", [BEFORE_THE_KEEPER, BEFORE_IT_HEARS], ids=["before the keeper", "before it hears"])
+@pytest.mark.parametrize("where", [BEFORE_THE_REAPER, BEFORE_IT_HEARS], ids=["before the reaper", "before it hears"])
 def test_a_starter_that_is_killed_in_the_middle_leaves_nothing_in_the_way(
     name: str, member: Callable[..., Member], where: str
 ) -> None:
@@ -191,9 +191,9 @@ def test_a_starter_that_is_killed_in_the_middle_leaves_nothing_in_the_way(
 def test_a_starter_that_is_killed_alone_leaves_no_process(name: str, member: Callable[..., Member]) -> None:
     starter = member(BEFORE_IT_HEARS)
     starter.tell("start")
-    eventually(lambda: state_of(starter.pid) == "T", "the keeper is there", within_s=LONG_S)
+    eventually(lambda: state_of(starter.pid) == "T", "the reaper is there", within_s=LONG_S)
     starter.end("kill")
-    eventually(lambda: is_gone(name), "the keeper ends what nobody uses", within_s=LONG_S)
+    eventually(lambda: is_gone(name), "the reaper ends what nobody uses", within_s=LONG_S)
 
 
 SAYS_THAT_IT_WAITS = """
@@ -313,7 +313,7 @@ def test_a_start_that_fails_is_told_to_all_who_wait_for_it(name: str, member: Ca
     eventually(lambda: is_gone(name), "nothing is left", within_s=LONG_S)
 
 
-@pytest.mark.parametrize("who", ["supervisor", "keeper"])
+@pytest.mark.parametrize("who", ["supervisor", "reaper"])
 def test_a_host_that_is_killed_is_gone_for_all_and_can_be_started_again(
     name: str, member: Callable[..., Member], model_dir: Callable[..., str], who: str
 ) -> None:
@@ -321,7 +321,7 @@ def test_a_host_that_is_killed_is_gone_for_all_and_can_be_started_again(
     pid, _ = [int(one.does("start")) for one in members]
     worker = int(members[0].does(model_dir()))
     supervisor_fd = os.pidfd_open(pid)
-    os.kill(pid if who == "supervisor" else keeper_of(pid), signal.SIGKILL)
+    os.kill(pid if who == "supervisor" else reaper_of(pid), signal.SIGKILL)
     assert select.select([supervisor_fd], [], [], LONG_S)[0], "the supervisor ends"
     os.close(supervisor_fd)
     eventually(lambda: state_of(worker) in ("", "Z"), "its worker ends", within_s=LONG_S)

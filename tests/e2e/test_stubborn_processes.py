@@ -90,7 +90,7 @@ ENDS_ROOT = """
             said["processes"] = client.unload_model("stubborn", timeout_s=60).processes
         if how == "both":
             os.kill(host.pid, signal.SIGSTOP)
-        if how in ("keeper", "both"):
+        if how in ("reaper", "both"):
             host._process.kill()
             host._process.wait()
         if how in ("supervisor", "both"):
@@ -116,7 +116,7 @@ def become_root(place: Place) -> Path:
 
 @needs_root
 @needs_compiler
-@pytest.mark.parametrize("how", ["unloaded", "supervisor", "keeper", "both"])
+@pytest.mark.parametrize("how", ["unloaded", "supervisor", "reaper", "both"])
 def test_what_became_another_users_ends_with_its_control_group(how: str) -> None:
     with own_group() as group, Place({"as": AS_STRANGER, "umask": 0o022, "group": str(group)}) as place:
         place.own(group)

@@ -1,4 +1,4 @@
-"""SIGKILL of the supervisor, its keeper or the embedding process, at any moment: nothing of the host outlives it.
+"""SIGKILL of the supervisor, its reaper or the embedding process, at any moment: nothing of the host outlives it.
 
 The models here start daemonised grandchildren, one of which ignores every signal that can be ignored. Moments are drawn
 from a seed, so that a failure can be repeated.
@@ -166,9 +166,9 @@ def busy(tag: str, evidence: Path) -> Iterator[hostd.Host]:
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("victim", ["supervisor", "keeper"])
+@pytest.mark.parametrize("victim", ["supervisor", "reaper"])
 @pytest.mark.parametrize("seed", range(5))
-def test_nothing_outlives_a_supervisor_or_keeper_that_is_killed(
+def test_nothing_outlives_a_supervisor_or_reaper_that_is_killed(
     busy: hostd.Host,
     tag: str,
     evidence: Path,
@@ -176,17 +176,17 @@ def test_nothing_outlives_a_supervisor_or_keeper_that_is_killed(
     seed: int,
     record_property: Callable[[str, object], None],
 ) -> None:
-    keeper = busy._process
-    assert keeper is not None
-    wait_for(keeper, random.Random(seed).uniform(0, 0.4))
-    os.kill(busy.pid if victim == "supervisor" else keeper.pid, signal.SIGKILL)
+    reaper = busy._process
+    assert reaper is not None
+    wait_for(reaper, random.Random(seed).uniform(0, 0.4))
+    os.kill(busy.pid if victim == "supervisor" else reaper.pid, signal.SIGKILL)
     check_nothing_is_left(tag, evidence, record_property)
     busy.stop()
     assert runtime_dirs() == []
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3])
-def test_nothing_outlives_a_keeper_that_is_killed_while_the_host_starts(
+def test_nothing_outlives_a_reaper_that_is_killed_while_the_host_starts(
     tag: str, evidence: Path, delay_s: float, record_property: Callable[[str, object], None]
 ) -> None:
     host = hostd.Host()
@@ -201,11 +201,11 @@ def test_nothing_outlives_a_keeper_that_is_killed_while_the_host_starts(
 
     starting = threading.Thread(target=start)
     starting.start()
-    keeper = eventually(lambda: host._process, "the keeper is there")
+    reaper = eventually(lambda: host._process, "the reaper is there")
     try:
-        keeper.wait(delay_s)
+        reaper.wait(delay_s)
     except subprocess.TimeoutExpired:
-        keeper.send_signal(signal.SIGKILL)
+        reaper.send_signal(signal.SIGKILL)
     starting.join(PATIENCE_S)
     assert outcome, "the start neither succeeded nor failed"
     check_nothing_is_left(tag, evidence, record_property)
@@ -214,7 +214,7 @@ def test_nothing_outlives_a_keeper_that_is_killed_while_the_host_starts(
 
 
 @pytest.mark.parametrize("log", ["closed", "full"])
-def test_nothing_outlives_a_keeper_that_is_killed_with_whoever_reads_what_the_host_says(
+def test_nothing_outlives_a_reaper_that_is_killed_with_whoever_reads_what_the_host_says(
     tag: str,
     evidence: Path,
     log: str,
@@ -226,20 +226,20 @@ def test_nothing_outlives_a_keeper_that_is_killed_with_whoever_reads_what_the_ho
     with hostd.connect(service.endpoint) as client:
         client.load_model("faulty", FAULTY, options=options)
     if log == "closed":
-        service.keeper.stderr.close()
+        service.reaper.stderr.close()
     else:
         full = os.open(f"/proc/{service.pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with contextlib.suppress(BlockingIOError):
             while os.write(full, b"x" * 4096):
                 pass
         os.close(full)
-    service.keeper.kill()
+    service.reaper.kill()
     check_nothing_is_left(tag, evidence, record_property)
 
 
-@pytest.mark.parametrize("keeper_too", [False, True], ids=["supervisor", "and its keeper is killed"])
+@pytest.mark.parametrize("reaper_too", [False, True], ids=["supervisor", "and its reaper is killed"])
 def test_a_supervisor_that_hangs_is_ended_by_stop(
-    tag: str, evidence: Path, monkeypatch: pytest.MonkeyPatch, keeper_too: bool
+    tag: str, evidence: Path, monkeypatch: pytest.MonkeyPatch, reaper_too: bool
 ) -> None:
     monkeypatch.setattr(embed, "STOP_TIMEOUT_S", 0.3)
     host = hostd.Host()
@@ -248,11 +248,11 @@ def test_a_supervisor_that_hangs_is_ended_by_stop(
     host.client().load_model("faulty", FAULTY, options=options)
     os.kill(host.pid, signal.SIGSTOP)
     pid = host.pid
-    if keeper_too:
+    if reaper_too:
         host._process.kill()
     host.stop()
     assert not is_there(pid) or state_of(pid) == "Z"
-    if not keeper_too:  # with the keeper gone nobody adopts what a frozen supervisor leaves
+    if not reaper_too:  # with the reaper gone nobody adopts what a frozen supervisor leaves
         assert not everybody(tag, evidence)
     for stray in everybody(tag, evidence):
         with contextlib.suppress(ProcessLookupError):

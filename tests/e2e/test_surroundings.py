@@ -91,7 +91,7 @@ def test_an_environment_that_the_system_does_not_pass_on_is_told(monkeypatch: py
         exec_host(load_config())
 
 
-def test_a_start_that_fails_at_once_ends_a_keeper_that_does_not_listen_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_that_fails_at_once_ends_a_reaper_that_does_not_listen_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embed, "START_TIMEOUT_S", 0)
     before = signal.signal(AT_ONCE, signal.SIG_IGN)
     try:

@@ -31,8 +31,8 @@ def served(serve: Callable[..., Service]) -> Iterator[tuple[Service, hostd.Clien
 
 
 def _ended(service: Service) -> str:
-    service.keeper.send_signal(AT_ONCE)
-    return service.keeper.communicate(timeout=PATIENCE_S)[1]
+    service.reaper.send_signal(AT_ONCE)
+    return service.reaper.communicate(timeout=PATIENCE_S)[1]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_no_second_host_writes_to_the_state_of_one_whose_directory_was_removed(
     assert f"kill {service.pid}" in second.said["error"]
     assert second.ended() == 1
     assert client.list_models() == []
-    service.keeper.terminate()
+    service.reaper.terminate()
     assert service.ended() == 0
     third = serve()
     with hostd.connect(third.endpoint):

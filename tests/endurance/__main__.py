@@ -44,7 +44,7 @@ def chaos_command(seconds: float, seed: int) -> None:
 @click.option("--count", default=200, help="How many hosts.")
 @click.option("--seed", default=1, help="Of who is killed when.")
 def kills_command(count: int, seed: int) -> None:
-    """SIGKILL of supervisor, keeper, embedding program, or two of them, at any moment of a host's life."""
+    """SIGKILL of supervisor, reaper, embedding program, or two of them, at any moment of a host's life."""
     _finish(*kills.run(count, seed))
 
 

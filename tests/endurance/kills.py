@@ -1,6 +1,6 @@
-"""Kills: SIGKILL of supervisor, keeper, embedding program, or two at once, at any moment of a host's life.
+"""Kills: SIGKILL of supervisor, reaper, embedding program, or two at once, at any moment of a host's life.
 
-What must hold: nothing of the host is left, whatever its models have started; at once, or if supervisor and keeper are
+What must hold: nothing of the host is left, whatever its models have started; at once, or if supervisor and reaper are
 killed together, when the next host starts.
 """
 
@@ -45,11 +45,11 @@ with hostd.Host() as host, host.client() as client:
 
 WHO = (
     ["supervisor"],
-    ["keeper"],
+    ["reaper"],
     ["program"],
     ["supervisor", "program"],
-    ["supervisor", "keeper"],
-    ["keeper", "program"],
+    ["supervisor", "reaper"],
+    ["reaper", "program"],
 )
 
 
@@ -78,13 +78,13 @@ def _kill(model: Path, who: list[str], chance: random.Random) -> float:
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as program:
         assert program.stdout is not None
-        pids = dict(zip(("program", "supervisor", "keeper"), map(int, program.stdout.readline().split()), strict=True))
+        pids = dict(zip(("program", "supervisor", "reaper"), map(int, program.stdout.readline().split()), strict=True))
         time.sleep(chance.uniform(0, 2.5))
         began_s = time.monotonic()
         for victim in who:
             os.kill(pids[victim], signal.SIGKILL)
         # What nobody is left to collect the next host ends.
-        with hostd.Host(log_level="error") if {"supervisor", "keeper"} <= {*who} else contextlib.nullcontext():
+        with hostd.Host(log_level="error") if {"supervisor", "reaper"} <= {*who} else contextlib.nullcontext():
             try:
                 eventually(lambda: tagged(tag) <= {program.pid}, "only the program is left", within_s=PATIENCE_S)
             except AssertionError as error:

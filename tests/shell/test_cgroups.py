@@ -18,7 +18,7 @@ from hostd.shell.linux.cgroups import Cgroups
 from hostd.shell.linux.groups import groups_of
 from hostd.shell.linux.marks import mark_of_host
 from hostd.shell.linux.oom import Deaths
-from hostd.shell.processes.guard import Guard
+from hostd.shell.processes.limits import MemoryLimits
 
 MIB = 1 << 20
 FILES = ("memory.max", "memory.swap.max", "memory.oom.group", "memory.events", "cgroup.procs", "cgroup.subtree_control")
@@ -277,9 +277,9 @@ def test_limits_are_kept_where_groups_cannot_be_killed(kernel: Kernel) -> None:
 def test_only_a_limit_that_the_kernel_does_not_keep_is_worth_a_warning(
     kernel: Kernel, caplog: pytest.LogCaptureFixture, limit_bytes: int | None, controllers: str, level: str
 ) -> None:
-    caplog.set_level("DEBUG", "hostd.shell.processes.guard")
+    caplog.set_level("DEBUG", "hostd.shell.processes.limits")
     (kernel.unit / "cgroup.controllers").write_text(controllers)
-    with Guard(Cgroups.open(kernel.process), Deaths()) as guard:
+    with MemoryLimits(Cgroups.open(kernel.process), Deaths()) as guard:
         assert guard.groups == kernel.unit / WORKERS
         kernel.refuses = {"cgroup.procs": errno.EOPNOTSUPP}
         guard.began(WorkerId(1), os.getpid(), limit_bytes)

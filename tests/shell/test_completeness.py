@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers import eventually, line_of, program
 
-from hostd.core.files.settling import Completeness
+from hostd.core.files.stability import Completeness
 from hostd.shell.repository import completeness
 from hostd.shell.repository.completeness import KnownHashes, look_at, looking_at
 

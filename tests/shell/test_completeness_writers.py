@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers import eventually, line_of, stop
 
-from hostd.core.files.settling import Settling
+from hostd.core.files.stability import Stability
 from hostd.shell.repository.completeness import look_at
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def is_whole(directory: Path) -> bool:
 def test_c27_no_partial_model_is_taken_for_whole_in_200_tries_with_a_marker(
     start_writer: Callable[..., Writer],
 ) -> None:
-    writer, settling = start_writer(MARKER), Settling(2 * POLL_S)
+    writer, stability = start_writer(MARKER), Stability(2 * POLL_S)
     now_s, early, settled = 0.0, 0, 0
     for number in range(TRIES):
         path = str(writer.base / str(number))
@@ -107,9 +107,9 @@ def test_c27_no_partial_model_is_taken_for_whole_in_200_tries_with_a_marker(
         while line_of(writer.process) == "writing":
             for _ in range(5):  # the writer pauses for longer than the poll, and than the quiet period
                 now_s += POLL_S
-                early += settling.observe(path, look_at(path, MARKER), now_s, time.time()) is None
+                early += stability.observe(path, look_at(path, MARKER), now_s, time.time()) is None
             writer.tell("go on")
-        settled += settling.observe(path, look_at(path, MARKER), now_s, time.time()) is None
+        settled += stability.observe(path, look_at(path, MARKER), now_s, time.time()) is None
     assert (early, settled) == (0, TRIES)
 
 
@@ -117,27 +117,27 @@ def test_c27_nothing_is_taken_for_whole_within_the_quiet_period_in_200_tries(
     start_writer: Callable[..., Writer],
 ) -> None:
     quiet_s = 2.5 * POLL_S
-    writer, settling = start_writer(""), Settling(quiet_s)
+    writer, stability = start_writer(""), Stability(quiet_s)
     now_s, early, settled = 0.0, 0, 0
     for number in range(TRIES):
         path = str(writer.base / str(number))
         writer.tell(number)
         while line_of(writer.process) == "writing":
             for _ in range(3):  # the writer pauses for longer than the poll, but not than the quiet period
-                early += settling.observe(path, look_at(path, None), now_s, time.time()) is None
+                early += stability.observe(path, look_at(path, None), now_s, time.time()) is None
                 now_s += 0.8 * POLL_S
             writer.tell("go on")
         assert is_whole(writer.base / str(number))
-        wait = settling.observe(path, look_at(path, None), now_s, time.time())
+        wait = stability.observe(path, look_at(path, None), now_s, time.time())
         assert wait is not None
         now_s += wait.retry_after_s
-        settled += settling.observe(path, look_at(path, None), now_s, time.time()) is None
+        settled += stability.observe(path, look_at(path, None), now_s, time.time()) is None
     assert (early, settled) == (0, TRIES)
 
 
 @pytest.mark.heavy
 def test_c27_a_writer_that_does_not_wait_for_looks_is_not_overtaken_either(start_writer: Callable[..., Writer]) -> None:
-    writer, settling = start_writer(MARKER, pause_s=0.001), Settling(POLL_S)
+    writer, stability = start_writer(MARKER, pause_s=0.001), Stability(POLL_S)
     now_s, looks = 0.0, 0
     for number in range(TRIES):
         path = writer.base / str(number)
@@ -147,7 +147,9 @@ def test_c27_a_writer_that_does_not_wait_for_looks_is_not_overtaken_either(start
             nonlocal now_s, looks
             now_s += 10 * POLL_S
             looks += 1
-            return path.exists() and settling.observe(str(path), look_at(str(path), MARKER), now_s, time.time()) is None
+            return (
+                path.exists() and stability.observe(str(path), look_at(str(path), MARKER), now_s, time.time()) is None
+            )
 
         eventually(is_settled, "the model is whole")
         (path / MARKER).unlink()

@@ -1,4 +1,4 @@
-"""What hosts left that were killed together with their keepers, and what only looks like it."""
+"""What hosts left that were killed together with their reapers, and what only looks like it."""
 
 from __future__ import annotations
 

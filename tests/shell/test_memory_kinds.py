@@ -289,8 +289,8 @@ def test_a_kind_of_memory_is_noticed_charged_and_given_back_as_it_is(holder: Hol
     before_bytes = holder.most_bytes()
     holder.tell(kind.name)
     assert holder.most_bytes() - before_bytes >= kind.charged_bytes - SLACK
-    reckoned = holder.sample(holder.before)
-    assert reckoned.charge_bytes - holder.before.charge_bytes == pytest.approx(kind.charged_bytes, abs=SLACK)
+    estimated = holder.sample(holder.before)
+    assert estimated.charge_bytes - holder.before.charge_bytes == pytest.approx(kind.charged_bytes, abs=SLACK)
     assert holder.charged_bytes() == pytest.approx(kind.charged_bytes, abs=SLACK)
     around_bytes = psutil.virtual_memory().shared
     assert holder.kill() == pytest.approx(kind.freed_bytes, abs=SLACK)

@@ -11,7 +11,7 @@ import pytest
 
 import hostd
 from hostd.hosts import lock as runtime_lock
-from hostd.shell.processes import keeper
+from hostd.shell.processes import reaper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +70,7 @@ def test_what_a_host_left_is_removed_unless_there_is_a_host(tmp_path: Path) -> N
     assert not directory.exists()
 
 
-@pytest.mark.parametrize("who", [keeper.remove, runtime_lock.remove_if_free])
+@pytest.mark.parametrize("who", [reaper.remove, runtime_lock.remove_if_free])
 def test_the_lock_is_removed_last_because_another_host_may_come_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: Callable[[Any], None]
 ) -> None:

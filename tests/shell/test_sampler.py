@@ -15,10 +15,10 @@ import pytest
 from helpers import PATIENCE_S, Told, never, uss_of_tree
 
 from hostd.core.values import Memory, WorkerId
-from hostd.shell.memory import looks
 from hostd.shell.memory import sampler as sampling
-from hostd.shell.memory.looks import Look, Schedule, Watched
+from hostd.shell.memory import schedule as looks
 from hostd.shell.memory.sampler import Sampler
+from hostd.shell.memory.schedule import Look, Schedule, Watched
 from hostd.shell.memory.tree import Sample, sample_tree
 
 if TYPE_CHECKING:
@@ -361,19 +361,19 @@ def test_a_tree_stays_known_while_others_are_looked_at(
 
 
 def test_who_would_be_over_the_limit_by_reckoned_figures_is_walked_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    reckoned = Memory(
+    estimated = Memory(
         1, 130 * MIB, 110 * MIB, None, None, held_bytes=110 * MIB, anon_bytes=90 * MIB, file_bytes=40 * MIB
     )
     asked = []
 
     def sample(pid: int, last: Memory | None, gpu: object) -> Sample:
         asked.append(last)
-        return Sample(reckoned._replace(held_bytes=95 * MIB), True) if last is None else Sample(reckoned, False)
+        return Sample(estimated._replace(held_bytes=95 * MIB), True) if last is None else Sample(estimated, False)
 
     monkeypatch.setattr(sampling, "sample_tree", sample)
-    look = Look(a_worker(pid=1, limit=100 * MIB), True, reckoned, reckoned, False)
+    look = Look(a_worker(pid=1, limit=100 * MIB), True, estimated, estimated, False)
     assert sampling._sample(look, None).memory.charge_bytes == 95 * MIB
-    assert asked == [reckoned, None]
+    assert asked == [estimated, None]
 
 
 def test_a_tree_that_cannot_be_read_is_looked_at_again_soon(grower: Grower, monkeypatch: pytest.MonkeyPatch) -> None:

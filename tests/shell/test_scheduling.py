@@ -1,4 +1,4 @@
-"""Threads of the host that make way for others: what the kernel says of them afterwards."""
+"""Threads of the host that yield for others: what the kernel says of them afterwards."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from helpers import PATIENCE_S, SOON_S, Service, at_most, eventually, is_there, 
 
 import hostd
 from hostd.config.loading import load_config
-from hostd.hosts.launch import keeper_command, supervisor_environment
+from hostd.hosts.launch import reaper_command, supervisor_environment
 
 Serve = Callable[..., Service]
 
@@ -43,12 +43,12 @@ def test_it_says_where_it_is_when_it_is_ready(serve: Serve) -> None:
     service = serve()
     with hostd.connect(service.endpoint) as client:
         assert client.host_info().pid == service.pid
-    assert service.pid != service.keeper.pid
+    assert service.pid != service.reaper.pid
 
 
 def test_without_anybody_to_tell_it_prints_where_it_is(tmp_path: Path) -> None:
     config = load_config({"runtime_dir": tmp_path / "r", "state_dir": tmp_path / "s"})
-    command, environment = keeper_command(), supervisor_environment(config)
+    command, environment = reaper_command(), supervisor_environment(config)
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as host:
@@ -64,7 +64,7 @@ def test_it_serves_also_if_it_cannot_print_where_it_is(tmp_path: Path, output: s
     os.close(read)
     with open(pipe, "wb") as closed, open("/dev/full", "wb") as full:
         host = subprocess.Popen(
-            keeper_command(),
+            reaper_command(),
             env=supervisor_environment(config),
             stdout=full if output == "full" else closed,
             stderr=subprocess.PIPE,
@@ -85,11 +85,11 @@ def test_a_hang_up_that_is_ignored_ends_nothing(serve: Serve) -> None:
         service = serve()
     finally:
         signal.signal(signal.SIGHUP, before)
-    for pid in (service.keeper.pid, service.pid):
+    for pid in (service.reaper.pid, service.pid):
         status = Path(f"/proc/{pid}/status").read_text()
         ignored = next(line.split()[1] for line in status.splitlines() if line.startswith("SigIgn"))
         assert int(ignored, 16) >> signal.SIGHUP - 1 & 1
-    service.keeper.terminate()
+    service.reaper.terminate()
     assert service.ended() == 0
 
 
@@ -157,7 +157,7 @@ def test_a_call_in_flight_when_the_host_is_killed_is_unavailable(
 def test_a_file_where_a_socket_belongs_is_not_overwritten(serve: Serve) -> None:
     service = serve()
     directory = service.runtime_dir
-    service.keeper.terminate()
+    service.reaper.terminate()
     service.ended()
     (directory / "client.ipc").write_text("precious")
     refused = serve()
@@ -223,7 +223,7 @@ def test_a_signal_ends_it_in_good_order(serve: Serve, model_dir: Callable[..., s
     service = serve()
     client = hostd.connect(service.endpoint)
     pid = client.load_model("echo", model_dir()).info.workers[0].pid
-    service.keeper.send_signal(number)
+    service.reaper.send_signal(number)
     assert service.ended() == 0
     assert not is_there(pid)
     assert not is_there(service.pid)
@@ -245,11 +245,11 @@ def test_a_signal_lets_calls_in_flight_finish(serve: Serve, model_dir: Callable[
         model = client.load_model("slow", model_dir(SLOW))
         call = model.submit.work(str(tmp_path / "m"), str(tmp_path / "r"))
         eventually((tmp_path / "m").exists, "the call has begun")
-        service.keeper.terminate()
+        service.reaper.terminate()
         eventually(lambda: client.get_model("slow").state == "UNLOADING", "the host drains")
         with pytest.raises(hostd.UnavailableError, match="shutting down"):
             client.load_model("other", model_dir())
-        never(lambda: service.keeper.poll() is not None, "the host ended with a call in flight", for_s=0.1)
+        never(lambda: service.reaper.poll() is not None, "the host ended with a call in flight", for_s=0.1)
         (tmp_path / "r").touch()
         assert call.result(PATIENCE_S) == "finished"
         assert service.ended() == 0
@@ -261,10 +261,10 @@ def test_a_second_signal_ends_it_at_once(serve: Serve, model_dir: Callable[..., 
         model = client.load_model("slow", model_dir(SLOW))
         call = model.submit.work(str(tmp_path / "m"), str(tmp_path / "r"))
         eventually((tmp_path / "m").exists, "the call has begun")
-        service.keeper.terminate()
+        service.reaper.terminate()
         eventually(lambda: client.get_model("slow").state == "UNLOADING", "the host drains")
         with at_most(SOON_S, "the end after a second signal"):
-            service.keeper.terminate()
+            service.reaper.terminate()
             assert service.ended() == 0
         with pytest.raises((hostd.AbortedError, hostd.UnavailableError)):
             call.result(PATIENCE_S)
@@ -286,7 +286,7 @@ def test_a_signal_while_models_load_does_not_wait_for_them(serve: Serve, model_d
     with hostd.connect(service.endpoint) as client:
         client.load_model("m", model_dir("import time\ndef load(path):\n    time.sleep(3600)\n"), wait=False)
         with at_most(SOON_S, "the end of a host with a load that hangs"):
-            service.keeper.terminate()
+            service.reaper.terminate()
             assert service.ended() == 0
 
 
@@ -295,8 +295,8 @@ def test_each_transition_is_logged_once_with_model_worker_and_pid(serve: Serve, 
     with hostd.connect(service.endpoint) as client:
         pid = client.load_model("echo", model_dir()).info.workers[0].pid
         client.unload_model("echo")
-    service.keeper.terminate()
-    _, log = service.keeper.communicate(timeout=PATIENCE_S)
+    service.reaper.terminate()
+    _, log = service.reaper.communicate(timeout=PATIENCE_S)
     ready = [line for line in log.splitlines() if f"model=echo worker=1 pid={pid} worker: LOADING -> READY" in line]
     dead = [line for line in log.splitlines() if f"model=echo worker=1 pid={pid} worker: KILLING -> DEAD" in line]
     assert (len(ready), len(dead)) == (1, 1), log

@@ -18,8 +18,8 @@ from hostd.core import events as ev
 from hostd.plugins.registry import Plugins
 from hostd.shell.repository.specifying import Specifying
 from hostd.shell.sizes import predictor as module
-from hostd.shell.sizes.ledger import Ledger, SizeKey
 from hostd.shell.sizes.predictor import SIZER_THREADS, Sizes
+from hostd.shell.sizes.store import SizeKey, SizeStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -196,11 +196,11 @@ def test_c13_what_is_still_being_hashed_at_the_end_is_remembered(
     try:
         assert hashing.wait(PATIENCE_S)
         end.start()
-        never(lambda: "closed" in repr(sizes._ledger), "it was closed before everything was remembered", for_s=0.1)
+        never(lambda: "closed" in repr(sizes._store), "it was closed before everything was remembered", for_s=0.1)
     finally:
         release.set()
         end.join(PATIENCE_S)
-    with Ledger(tmp_path / "sizes.sqlite") as ledger:
-        figures = ledger.recall(key)
+    with SizeStore(tmp_path / "sizes.sqlite") as store:
+        figures = store.recall(key)
     assert figures is not None
     assert figures.rss_bytes == BYTES

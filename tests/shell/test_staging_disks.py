@@ -24,7 +24,7 @@ from hostd_workers.wire.errors import FailedPreconditionError, HostError, Resour
 
 MIB = 1 << 20
 SMALL = ("mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=40", "hostd")
-KEEPER = 'echo ready; while read -r line; do eval "$line" >&2 && echo done || echo failed; done'
+REAPER = 'echo ready; while read -r line; do eval "$line" >&2 && echo done || echo failed; done'
 
 
 class Mounts:
@@ -51,7 +51,7 @@ def kernel(request):
 def mounts():
     try:
         process = subprocess.Popen(
-            ["unshare", "--mount", "--propagation", "private", "sh", "-c", KEEPER],
+            ["unshare", "--mount", "--propagation", "private", "sh", "-c", REAPER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

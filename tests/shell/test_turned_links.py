@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hostd.core.files.settling import Completeness, Settling
+from hostd.core.files.stability import Completeness, Stability
 from hostd.shell.repository.completeness import KnownHashes, look_at, walk
 from hostd.shell.repository.fingerprint import digest_of
 from hostd_workers.wire.errors import AbortedError
@@ -72,11 +72,11 @@ def test_a_model_is_not_quiet_while_its_links_are_turned(tmp_path: Path) -> None
     model = tmp_path / "m"
     model.mkdir()
     (model / "weights").symlink_to(old)
-    settling = Settling(2.0)
-    assert settling.observe("m", look_at(str(model), None), 0.0, time.time()) is not None
+    stability = Stability(2.0)
+    assert stability.observe("m", look_at(str(model), None), 0.0, time.time()) is not None
     _turn(model / "weights", old)
-    assert settling.observe("m", look_at(str(model), None), 2.0, time.time()) is not None, "it was turned since"
-    assert settling.observe("m", look_at(str(model), None), 4.0, time.time()) is None
+    assert stability.observe("m", look_at(str(model), None), 2.0, time.time()) is not None, "it was turned since"
+    assert stability.observe("m", look_at(str(model), None), 4.0, time.time()) is None
 
 
 class _Swapping(KnownHashes):

@@ -7,7 +7,7 @@ Rules
 2. A client may not use a request id again while it is in use.
 3. Every refusal says in which state the model is and why.
 4. With lazy loading, and if the host has evicted it, a call of a model that is not loaded begins its load, and calls
-   wait for it (`Holding`). They wait as well for a model that makes way for another one.
+   wait for it (`PendingCalls`). They wait as well for a model that yields for another one.
 5. A worker ends each call that it was sent, also one that nobody waits for any more; until then it is in `Worker.left`.
 6. Calls and bytes count until the worker has ended them, not until nobody waits: a model that hangs cannot fill the
    host. One client that calls much leaves places for the calls of others (`shares`).
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hostd.core.bookkeeping.by_client import ByClient
 from hostd.core.bookkeeping.shares import ClientShares
-from hostd.core.calls.holding import Holding
+from hostd.core.calls.pending import PendingCalls
 from hostd.core.effects import ForwardCall, ForwardCancel, ForwardCredit, RelayAnswer
 from hostd.core.events import (
     CallCancelled,
@@ -76,7 +76,7 @@ class Router:
         self._loading = loading
         self.bytes = ClientShares()
         """The bytes of all calls that the host has: held, sent to a worker, or left by their callers."""
-        self.holding = Holding(registry, self.bytes)
+        self.pending = PendingCalls(registry, self.bytes)
         self.calls: dict[CallId, Call] = {}
         self.by_caller: ByClient[CallId] = ByClient()
         self._count = 0
@@ -98,7 +98,7 @@ class Router:
             if not was_held:
                 check_bytes(self.bytes, event, registry.config.max_in_flight_bytes)
             if worker is None:
-                self.holding.hold(event, caller)
+                self.pending.hold(event, caller)
                 return
         except HostError as error:
             registry.refuse(caller, error)
@@ -141,8 +141,8 @@ class Router:
         if call is not None:
             self._leave(call, "its caller has cancelled it")
             self._fail(call, error)
-        elif event.caller in self.holding.by_caller:
-            self.holding.dismiss(event.caller, error)
+        elif event.caller in self.pending.by_caller:
+            self.pending.dismiss(event.caller, error)
 
     def credited(self, event: CreditGranted) -> None:
         """Pass a stream's credit on to its worker."""
@@ -171,7 +171,7 @@ class Router:
 
     def expire_held(self, key: HeldTimer) -> None:
         """End a call whose deadline has come before its model was loaded."""
-        self.holding.dismiss(key.caller, DeadlineExceededError("the deadline passed before the model was loaded"))
+        self.pending.dismiss(key.caller, DeadlineExceededError("the deadline passed before the model was loaded"))
 
     def fail(self, call_id: CallId, error: HostError) -> None:
         """End a call with an error of ours."""
@@ -191,7 +191,7 @@ class Router:
 
     def lose_client(self, client: ClientId) -> None:
         """End every call of a client that nobody can answer any more."""
-        self.holding.lose_client(client)
+        self.pending.lose_client(client)
         for caller in self.by_caller.of(client):
             self._leave(self.calls[self.by_caller[caller]], "its caller has gone")
 
@@ -245,12 +245,12 @@ class Router:
 
     def release(self, model: Model) -> None:
         """Let the calls that are held for a model go their way: it serves, or never will."""
-        for event in self.holding.release(model.id):
+        for event in self.pending.release(model.id):
             self.call(event, was_held=True)
 
     def load_ended(self, what: LoadEnded) -> None:
         """Let the calls that waited for a load go their way, or end them with its error."""
-        for event in self.holding.release(what.model.id):
+        for event in self.pending.release(what.model.id):
             if what.error is None:
                 self.call(event, was_held=True)
             else:
@@ -259,12 +259,12 @@ class Router:
     def unload_ended(self, what: UnloadEnded) -> None:
         """Have a model loaded again for which calls wait, or end them with what refuses that."""
         model_id = what.model.id
-        if not self.holding.has_for(model_id):
+        if not self.pending.has_for(model_id):
             return
         try:
             self._loading.wanted(model_id)
         except HostError as error:
-            for event in self.holding.release(model_id):
+            for event in self.pending.release(model_id):
                 self._registry.refuse(Caller(event.client, event.request_id), error)
 
     def _choose(self, model: Model, event: CallReceived, caller: Caller) -> Worker:
@@ -282,7 +282,7 @@ class Router:
         return worker
 
     def _check_call(self, event: CallReceived, caller: Caller) -> None:
-        if caller in self.by_caller or caller in self.holding.by_caller:
+        if caller in self.by_caller or caller in self.pending.by_caller:
             raise InvalidArgumentError(f"request id {event.request_id} is in use by another call of this client")
         if event.deadline_s is not None and event.deadline_s <= self._registry.now:
             raise DeadlineExceededError("the deadline had passed when the call arrived")

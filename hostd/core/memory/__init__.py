@@ -1,1 +1,1 @@
-"""The memory budget: what is held, what a load needs, which models make way."""
+"""The memory budget: what is held, what a load needs, which models yield."""

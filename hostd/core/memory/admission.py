@@ -1,17 +1,17 @@
-"""Admission: loads start only when there is memory for them, and models make way for others.
+"""Admission: loads start only when there is memory for them, and models yield for others.
 
 Rules
 1. What all workers hold never rises above the budget by the host's own doing: a load starts when what it is predicted
    to need at most is free, and that is reserved for it.
-2. Loads wait in the order in which they came. The first in line decides who makes way; nobody passes it, or a large
+2. Loads wait in the order in which they came. The first in line decides who yields; nobody passes it, or a large
    load would never start.
-3. Who can go at once goes at once; who comes free by itself, within `IDLE_LOOK_S`. A model in use makes way after the
+3. Who can go at once goes at once; who comes free by itself, within `IDLE_LOOK_S`. A model in use yields after the
    minimum residence: its new calls wait in the host, and it is evicted when the last call in flight has ended. Who
    called it is served by its next load. If that call does not end for the time that a load may wait, it serves on for
    as long, or calls would wait for ever.
 4. What can never start (all else is kept for good) is refused at once; what has waited too long is refused with who
    holds the rest.
-5. Growth counts. When models have grown over the budget, others make way for them in the same order; where that is not
+5. Growth counts. When models have grown over the budget, others yield for them in the same order; where that is not
    enough, the one that has grown most is named. Loads that outgrow their reservations go before the line (`Growing`).
 
 Who goes, waits or is refused is decided in `Planning`, which changes nothing. What is to be done to a model is yielded,
@@ -26,7 +26,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from hostd.core.deadlines import AdmissionTimer, IdleTimer, RoomTimer
+from hostd.core.deadlines import AdmissionTimer, HeadroomTimer, IdleTimer
 from hostd.core.happenings import HEADROOM_CHANGED, MODEL_IDLE
 from hostd.core.lifecycle import SERVING, ModelState
 from hostd.core.memory.charges import fewest
@@ -82,7 +82,7 @@ class Evict:
 
 @dataclass(frozen=True)
 class Release:
-    """Calls that waited because a model was to make way go their way: it stays."""
+    """Calls that waited because a model was to yield go their way: it stays."""
 
     model: Model
 
@@ -92,7 +92,7 @@ Verdict: TypeAlias = "Start | Refuse | Fail | Evict | Release"
 
 
 class Admission:
-    """The loads that wait for memory, and the models that make way."""
+    """The loads that wait for memory, and the models that yield."""
 
     def __init__(self, registry: Registry, charges: Charges, planning: Planning) -> None:
         self._registry = registry
@@ -189,7 +189,7 @@ class Admission:
         registry.headroom_changed()
 
     def look(self) -> Iterator[Verdict]:
-        """Start what can start, and have others make way for what cannot."""
+        """Start what can start, and have others yield for what cannot."""
         registry = self._registry
         budget_bytes = registry.config.budget_bytes
         if budget_bytes is not None:
@@ -208,11 +208,11 @@ class Admission:
             self._idle_looked_s = registry.now
             registry.headroom_changed()
         else:
-            registry.timers.bring_forward(RoomTimer(), again_s)
+            registry.timers.bring_forward(HeadroomTimer(), again_s)
 
     def _look(self, budget_bytes: int) -> Iterator[Verdict]:
         registry = self._registry
-        registry.timers.cancel(RoomTimer())
+        registry.timers.cancel(HeadroomTimer())
         yield from self._refuse_hopeless()
         growth = yield from self._let_grow()
         decisions = [growth]
@@ -223,7 +223,7 @@ class Admission:
         look_again_s = [decision.look_again_s for decision in known if decision.look_again_s is not None]
         look_again_s += [model.asked_s + registry.config.admission_timeout_s for model in self._yielding]
         if look_again_s:
-            registry.timers.set(RoomTimer(), min(look_again_s))
+            registry.timers.set(HeadroomTimer(), min(look_again_s))
         for model in self._newcomers():
             self.waits += 1
             registry.timers.set(AdmissionTimer(model), registry.now + registry.config.admission_timeout_s)
@@ -236,7 +236,7 @@ class Admission:
             for model in self.queue
             if model.state is not ModelState.LOADING or model.workers or model.is_finding
         ]
-        found += [f"{model!r} makes way and nobody knows" for model in self._unknown_yielding()]
+        found += [f"{model!r} yields and nobody knows" for model in self._unknown_yielding()]
         return found + self.growing.problems()
 
     def _unknown_yielding(self) -> list[Model]:
@@ -253,7 +253,7 @@ class Admission:
                 yield self._refuse(model, HOPELESS)
 
     def _let_grow(self) -> Generator[Verdict, None, Decision | None]:
-        """Have others make way for the first of the loads that have outgrown their reservations."""
+        """Have others yield for the first of the loads that have outgrown their reservations."""
         decision = yield from self.growing.look()
         if decision is not None:
             first = self._charges.outgrown()[0].model
@@ -285,15 +285,15 @@ class Admission:
         return self._planning.to_reserve_bytes(model.id, model.need_bytes, model.need_source)
 
     def _relieve(self, budget_bytes: int) -> Generator[Verdict, None, Decision]:
-        """Have others make way for growth; return who else is to, once idle."""
+        """Have others yield for growth; return who else is to, once idle."""
         if not self._is_over:
             return Decision(Outcome.START)
-        room, models = self._charges.room(budget_bytes), self._charges.by_what_keeps()
-        if room.free_bytes >= 0:
+        headroom, models = self._charges.headroom(budget_bytes), self._charges.by_what_keeps()
+        if headroom.free_bytes >= 0:
             self._is_over, self.over_budget = False, None
             return Decision(Outcome.START)
         grower = max(self._registry.models.values(), key=lambda model: (model.grown_bytes, model.id))
-        short_bytes = -room.free_bytes - room.coming_bytes
+        short_bytes = -headroom.free_bytes - headroom.coming_bytes
         for victim in fewest(models.get(None, []), short_bytes):
             short_bytes -= victim.charge_bytes
             yield self._evict(victim, Reason.GROWTH, f"because model {grower.id!r} has grown")
@@ -301,7 +301,7 @@ class Admission:
             return Decision(Outcome.EVICT)
         if self.over_budget is None:
             self.over_budget = (
-                f"models hold {format_size(-room.free_bytes)} more than the budget of {format_size(budget_bytes)}; "
+                f"models hold {format_size(-headroom.free_bytes)} more than the budget of {format_size(budget_bytes)}; "
                 f"model {grower.id!r} has grown most, by {format_size(grower.grown_bytes)} since it was loaded"
             )
             self._registry.note(grower, "GROWN", self.over_budget)

@@ -5,8 +5,9 @@ Rules
    what it was measured to hold, whichever is more. The reservation ends with the measurement that makes it READY.
 2. A model may be evicted only if it serves and nobody keeps it: no pin, no setting, no call in flight, no load, no move
    of its files, and it has been there for the minimum residence.
-3. Who goes first: the model whose bytes are cheapest to have again for the time that nobody wanted them, which is the
-   least of reload seconds / (bytes x idle seconds). Equal ones go by name, so that a plan is what then happens.
+3. The model with the lowest score is evicted first: reload seconds / (bytes x idle seconds). That is GreedyDual-Size (Cao
+   and Irani 1997), cost by size, with the idle time in place of its ageing. Equal ones are ordered by name, so that a
+   plan is what then happens.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ FOR_GOOD = (Kept.PINNED, Kept.NOT_EVICTABLE)
 _ENDING = {ModelState.UNLOADING: Kept.UNLOADING, ModelState.FAILED: Kept.FAILED}
 
 
-class Room(NamedTuple):
+class Headroom(NamedTuple):
     """What is free of the budget (less than 0: models have grown over it), and what is on its way out."""
 
     free_bytes: int
@@ -66,14 +67,14 @@ class Charges:
         """Return what all workers hold together."""
         return sum(worker.charge_bytes for worker in self._registry.workers.values())
 
-    def room(self, budget_bytes: int) -> Room:
+    def headroom(self, budget_bytes: int) -> Headroom:
         """Return what there is at this moment."""
         coming_bytes = total_bytes = 0
         for worker in self._registry.workers.values():
             charge_bytes = worker.charge_bytes
             total_bytes += charge_bytes
             coming_bytes += charge_bytes if worker.state in _LEAVING else 0
-        return Room(budget_bytes - total_bytes, coming_bytes)
+        return Headroom(budget_bytes - total_bytes, coming_bytes)
 
     def kept(self, model: Model) -> Kept | None:
         """Return what keeps a model from being evicted now, the most lasting reason first; None if nothing does."""
@@ -105,7 +106,7 @@ class Charges:
         """Return when a model was used last, or was loaded."""
         return model.last_used_s or model.ready_s or model.created_s
 
-    def worth(self, model: Model) -> tuple[float, ModelId]:
+    def eviction_score(self, model: Model) -> tuple[float, ModelId]:
         """Return what a model is worth keeping; the least goes first."""
         gain = max(model.charge_bytes, 1) * max(self.idle_s(model), _INSTANT)
         return max(model.load_s, _INSTANT) / gain, model.id
@@ -120,7 +121,7 @@ class Charges:
             if model.charge_bytes:
                 found.setdefault(self.kept(model), []).append(model)
         for kept in (None, Kept.IN_USE, Kept.FRESH):
-            found.get(kept, []).sort(key=self.worth)
+            found.get(kept, []).sort(key=self.eviction_score)
         return found
 
     def kept_for_good_bytes(self, *, without: Collection[ModelId] = ()) -> int:

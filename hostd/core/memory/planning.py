@@ -51,7 +51,7 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True)
 class Decision:
-    """What the first in line does: whom it evicts, who is to make way once idle, and when to look again."""
+    """What the first in line does: whom it evicts, who is to yield once idle, and when to look again."""
 
     outcome: Outcome
     victims: tuple[Model, ...] = ()
@@ -61,8 +61,8 @@ class Decision:
 
 _REASONS = {
     Outcome.START: "there is room for it",
-    Outcome.EVICT: "others make way for it",
-    Outcome.WAIT: "it waits until others can make way",
+    Outcome.EVICT: "others yield for it",
+    Outcome.WAIT: "it waits until others can yield",
     Outcome.REFUSE: HOPELESS.removeprefix("and "),
 }
 
@@ -78,7 +78,7 @@ class Planning:
         """Return what a load would do now, behind so many that wait in line."""
         registry, budget_bytes = self._registry, self._registry.config.budget_bytes
         loaded = registry.models.get(model_id)
-        free_bytes = None if budget_bytes is None else self._charges.room(budget_bytes).free_bytes
+        free_bytes = None if budget_bytes is None else self._charges.headroom(budget_bytes).free_bytes
         decision = Decision(Outcome.START)
         estimate_bytes, need_bytes = need_bytes, self.to_reserve_bytes(model_id, need_bytes, need_source)
         if loaded is not None and loaded.state is ModelState.UNLOADING:
@@ -130,7 +130,7 @@ class Planning:
 
     def _over_budget(self, model: Model, needed_bytes: int, when: str) -> OverBudget:
         budget_bytes = self._registry.config.budget_bytes or 0
-        free_bytes = self._charges.room(budget_bytes).free_bytes
+        free_bytes = self._charges.headroom(budget_bytes).free_bytes
         return OverBudget(model, needed_bytes, free_bytes, budget_bytes, self.holders(without=(model,)), when)
 
     def is_hopeless(self, model_id: ModelId, need_bytes: int, younger: Sequence[Worker] = ()) -> bool:
@@ -152,7 +152,7 @@ class Planning:
 
     def grown_bytes(self, worker: Worker, younger: Sequence[Worker]) -> int:
         """Return what is to be reserved for a load that has outgrown its reservation and may go on."""
-        free_bytes = self._charges.room(self._registry.config.budget_bytes or 0).free_bytes
+        free_bytes = self._charges.headroom(self._registry.config.budget_bytes or 0).free_bytes
         return min(self._grown_bytes(worker, younger, _GROWTH), worker.charge_bytes + free_bytes)
 
     def _grown_bytes(self, worker: Worker, younger: Sequence[Worker], growth: float) -> int:
@@ -166,11 +166,11 @@ class Planning:
         if self.is_hopeless(worker.model.id, worker.measured_bytes, younger):
             return Decision(Outcome.REFUSE)
         put_back = tuple(other.model for other in reversed(younger))
-        room = self._charges.room(self._registry.config.budget_bytes or 0)
+        headroom = self._charges.headroom(self._registry.config.budget_bytes or 0)
         least_bytes, most_bytes = (
             self._grown_bytes(worker, younger, growth) - worker.charge_bytes for growth in (_LEAST_GROWTH, _GROWTH)
         )
-        if least_bytes > room.free_bytes + room.coming_bytes:
+        if least_bytes > headroom.free_bytes + headroom.coming_bytes:
             decision = self._make_room(most_bytes, since_s, put_back)
             if decision.outcome is Outcome.EVICT:
                 return decision
@@ -184,11 +184,11 @@ class Planning:
 
     def _make_room(self, more_bytes: int, since_s: float, put_back: tuple[Model, ...] = ()) -> Decision:
         registry, charges = self._registry, self._charges
-        room = charges.room(registry.config.budget_bytes or 0)
-        short_bytes = more_bytes - room.free_bytes
+        headroom = charges.headroom(registry.config.budget_bytes or 0)
+        short_bytes = more_bytes - headroom.free_bytes
         if short_bytes <= 0:
             return Decision(Outcome.START)
-        short_bytes -= room.coming_bytes
+        short_bytes -= headroom.coming_bytes
         if short_bytes <= 0:
             return Decision(Outcome.WAIT)
         models = charges.by_what_keeps()
@@ -204,7 +204,7 @@ class Planning:
         return Decision(Outcome.WAIT, yielding=tuple(yielding), look_again_s=look_again_s)
 
     def soon(self, models: dict[Kept | None, list[Model]]) -> tuple[list[Model], float | None]:
-        """Return the models in use that make way if they are asked to, and when there may be others who would."""
+        """Return the models in use that yield if they are asked to, and when there may be others who would."""
         now, patience_s = self._registry.now, self._registry.config.admission_timeout_s
         ripe, changes_s = [], []
         for model in (*models.get(Kept.IN_USE, ()), *models.get(Kept.FRESH, ())):

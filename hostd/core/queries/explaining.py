@@ -99,7 +99,7 @@ def _calls(model: Model, router: Router) -> Iterator[tuple[Caller, str, float, s
             yield call.caller, call.method, call.began_s, "sent", ""
         for left in worker.left.values():
             yield left.caller, left.method, left.began_s, "left", left.why
-    for caller, method, since_s in router.holding.of(model.id):
+    for caller, method, since_s in router.pending.of(model.id):
         yield caller, method, since_s, "held", "waits until the model serves"
 
 

@@ -151,7 +151,7 @@ class Queries:
             budget_bytes=budget_bytes,
             measured_bytes=sum(worker.measured_bytes for worker in workers),
             reserved_bytes=sum(worker.unmeasured_bytes for worker in workers),
-            free_bytes=None if budget_bytes is None else charges.room(budget_bytes).free_bytes,
+            free_bytes=None if budget_bytes is None else charges.headroom(budget_bytes).free_bytes,
             waiting=tuple(model.id for model in admission.queue),
             paused=tuple(worker.model.id for worker in charges.outgrown() if worker in admission.growing.paused),
             over_budget=admission.over_budget,

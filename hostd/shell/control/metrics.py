@@ -160,7 +160,7 @@ def _of_memory(memory: MemoryInfo) -> Iterator[Any]:
         "waiting_loads": ("Loads that wait for memory", len(memory.waiting)),
         "paused_loads": ("Loads that are paused until there is memory for more", len(memory.paused)),
         "over_budget": (
-            "1 while models have grown over the budget and nobody can make way",
+            "1 while models have grown over the budget and nobody can yield",
             int(bool(memory.over_budget)),
         ),
     }

@@ -76,7 +76,7 @@ class Cgroups:
         """Return the groups, or None where there can be none.
 
         `process` is the host's directory in /proc; `own_pids` are the processes that may be moved (None: the supervisor
-        and its parent, the keeper).
+        and its parent, the reaper).
         """
         group = next((group for group in groups_of("memory", process) if group.version == 2), None)
         if group is None:

@@ -2,7 +2,7 @@
 
 A thread that walks page tables computes for milliseconds inside the kernel. With the usual time slice whoever wakes on
 its core meanwhile (the loop, a worker) may wait for the next tick: up to 4 ms with 250 ticks a second. A task with a
-longer slice than theirs has the same share of the core, and makes way when one of them wakes (sched_setattr(2),
+longer slice than theirs has the same share of the core, and yields when one of them wakes (sched_setattr(2),
 PREEMPT_SHORT of Linux 6.12 and later; older kernels take no notice).
 """
 

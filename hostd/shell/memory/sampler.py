@@ -17,7 +17,7 @@ import psutil
 from hostd.core import events as ev
 from hostd.shell.linux.proc import descendants_of
 from hostd.shell.linux.scheduling import give_way
-from hostd.shell.memory.looks import Seen
+from hostd.shell.memory.schedule import Seen
 from hostd.shell.memory.shared import system_bytes
 from hostd.shell.memory.tree import most_bytes_of, sample_tree
 from hostd.shell.own_log import about
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from hostd.core.values import Memory, WorkerId
     from hostd.shell.memory.gpu import GpuReader
-    from hostd.shell.memory.looks import Look, Schedule, Watched
+    from hostd.shell.memory.schedule import Look, Schedule, Watched
     from hostd.shell.memory.tree import Sample
 
 _log = logging.getLogger(__name__)

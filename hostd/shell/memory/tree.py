@@ -46,7 +46,7 @@ class Sample(NamedTuple):
 def sample_tree(pid: int, last: Memory | None = None, gpu: Mapping[int, int | None] | None = None) -> Sample | None:
     """Return a sample of a process and its descendants, or None if the process is gone or has ended.
 
-    `last` is an earlier one whose figures may be reckoned with. `gpu` is what each process holds on the devices
+    `last` is an earlier one whose figures may be estimated with. `gpu` is what each process holds on the devices
     (`GpuReader.bytes_by_pid`), None if that is not known.
     """
     pids = [pid, *descendants_of(pid)]
@@ -75,7 +75,7 @@ def most_bytes_of(pids: Iterable[int]) -> int:
 def private_bytes_of(pids: Iterable[int], last: Memory | None = None) -> int:
     """Return the bytes that the end of all these processes gives back, but for shared memory.
 
-    A process that is gone counts nothing. `last` is a sample of them from just now, whose figures may be reckoned with.
+    A process that is gone counts nothing. `last` is a sample of them from just now, to estimate from.
     """
     rss = _rss_of_each(pids)
     known = None if last is None else _reckoned(rss, last)

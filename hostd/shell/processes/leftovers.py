@@ -1,4 +1,4 @@
-"""What an earlier host left behind because its keeper was killed together with it; the next host's start ends it.
+"""What an earlier host left behind because its reaper was killed together with it; the next host's start ends it.
 
 Every worker has the mark of its host in its environment, and what it starts inherits it. A process is left over if its
 mark names a host that is no more: a process number, the time at which it began, and the namespace of its number, which
@@ -35,7 +35,7 @@ def end_leftovers() -> int:
         with contextlib.suppress(OSError):
             ended += _end(pid)
     if ended:
-        _log.warning("ended %s processes that hosts had left which were killed together with their keepers", ended)
+        _log.warning("ended %s processes that hosts had left which were killed together with their reapers", ended)
     return ended
 
 

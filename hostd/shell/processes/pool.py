@@ -18,8 +18,8 @@ from hostd.core import events as ev
 from hostd.shell.linux.marks import mark_of_host
 from hostd.shell.linux.scheduling import give_way
 from hostd.shell.linux.stacks import read_stacks
-from hostd.shell.memory.looks import Watched
 from hostd.shell.memory.process import brief_of
+from hostd.shell.memory.schedule import Watched
 from hostd.shell.memory.tree import sample_tree
 from hostd.shell.own_log import about
 from hostd.shell.processes.ending import PATIENCE_S, StillThereError
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from hostd.records import Event
     from hostd.shell.memory.gpu import GpuReader
-    from hostd.shell.processes.guard import Guard
+    from hostd.shell.processes.limits import MemoryLimits
     from hostd.shell.processes.logs import LogDrain, Output
     from hostd.shell.supervisor import Supervisor
 
@@ -74,7 +74,7 @@ class Workforce:
         loop: asyncio.AbstractEventLoop,
         supervisor: Supervisor,
         logs: LogDrain,
-        guard: Guard,
+        guard: MemoryLimits,
         gpu: GpuReader | None,
         *,
         endpoint: str,
@@ -135,7 +135,7 @@ class Workforce:
         for worker_id, (_, process, _, limit_bytes) in self._employed.items():
             is_busy, is_loading, reserved_bytes = activity(worker_id, since_s)
             is_watched = is_loading or limit_bytes is not None
-            # What is reserved for a load is watched as a limit is: others may have to make way for what is beyond it.
+            # What is reserved for a load is watched as a limit is: others may have to yield for what is beyond it.
             least_bytes = min((size for size in (limit_bytes, reserved_bytes) if size is not None), default=None)
             found.append(Watched(worker_id, process.pid, is_busy, is_watched, least_bytes, is_loading))
         return found

@@ -4,7 +4,7 @@ A look is one walk over the tree (a system call per file), without following lin
 anything but a manifest, an index, and the files whose hashes a manifest gives. A link to a file counts twice, as itself
 and as the file: a version is also exchanged by turning a link to files that are old already. It blocks on the disk:
 take it in a thread. Hidden files count, because copying programs write to hidden temporaries. What to make of a look is
-decided in `core/files/settling`.
+decided in `core/files/stability`.
 
 What is understood, first match:
 1. the configured completion marker at the top of a directory;
@@ -26,7 +26,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
-from hostd.core.files.settling import Completeness, Look
+from hostd.core.files.stability import Completeness, Look
 from hostd.shell.repository.fingerprint import done
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ _HASHES_KEPT = 4096
 
 
 class Tree(NamedTuple):
-    """What a walk saw: the `digest` of `core/files/settling.Look`, the newest change of a file and of anything.
+    """What a walk saw: the `digest` of `core/files/stability.Look`, the newest change of a file and of anything.
 
     `top` has the names at the top of a directory, None for a file.
     """

@@ -1,6 +1,6 @@
 """What the files of loaded models are: when they were loaded, and now.
 
-One thread of its own, in which a huge model makes way for small ones (`turns`); a look that takes too long is no
+One thread of its own, in which a huge model yields for small ones (`turns`); a look that takes too long is no
 answer, and nobody waits for it any longer. The digests are those of `content`: of files that have not changed since the
 last look, by the system's word, nothing is read again.
 """

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.files.settling import Wait
+from hostd.core.files.stability import Wait
 from hostd.shell.repository.contents import Contents
 from hostd.shell.supervisor import as_host_error
 from hostd.shell.turns import Turns

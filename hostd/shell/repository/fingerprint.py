@@ -1,7 +1,7 @@
 """What a model's files and its worker's libraries are, as short digests: the key under which a size is remembered.
 
 Covers digests of content (`digest_of`; `digesting` for a thread that others need too) and of an interpreter with its
-libraries (`environment_of`). Does not cover what is remembered (`ledger`). All block on the disk; call them in threads.
+libraries (`environment_of`). Does not cover what is remembered (`store`). All block on the disk; call them in threads.
 
 A digest says "would take the same memory", not "is the same file": it protects nothing. What a model takes follows
 from the number, types and shapes of its tensors, which stand in the small files, at the beginning or end of the big

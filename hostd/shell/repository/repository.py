@@ -1,7 +1,7 @@
 """The models directory as the host sees it: where files are, whether they are whole, what is new and what is gone.
 
 Covers the core's `ScanDirectory` and the following of changes. How a directory is scanned is in `scanning`, when files
-are whole in `completeness` and `core/files/settling`, how files come and go through the host in `files`.
+are whole in `completeness` and `core/files/stability`, how files come and go through the host in `files`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.files.settling import Settling
+from hostd.core.files.stability import Stability
 from hostd.shell.repository.completeness import KnownHashes, looking_at
 from hostd.shell.repository.contents import digesting_now
 from hostd.shell.repository.directory import ModelsDirectory
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hostd.config.settings import ModelsConfig
-    from hostd.core.files.settling import Wait
+    from hostd.core.files.stability import Wait
     from hostd.plugins.registry import Plugins
     from hostd.shell.repository.scanner import Scan
     from hostd.shell.supervisor import Supervisor
@@ -53,9 +53,9 @@ class Repository:
         self._settings = settings
         self._directory = ModelsDirectory(directory)
         self._scanner = Scanner(self._directory.path, plugins.recognises)
-        self._settling = Settling(settings.write_quiet_period_s or 0.0)
+        self._stability = Stability(settings.write_quiet_period_s or 0.0)
         self._hashes = KnownHashes()
-        self._settling_lock = threading.Lock()  # finders look in several threads
+        self._stability_lock = threading.Lock()  # finders look in several threads
         self._thread = Turns(1, THREAD_NAME)
         self._stop = asyncio.Event()
         self._was_degraded = False
@@ -87,8 +87,8 @@ class Repository:
             raise NotFoundError(f"there is nothing at {path} any more", details={"path": path}) from error
         except OSError as error:
             raise FailedPreconditionError(f"cannot look at {path}: {error.strerror}", details={"path": path}) from error
-        with self._settling_lock:
-            return self._settling.observe(path, look, time.monotonic(), time.time())
+        with self._stability_lock:
+            return self._stability.observe(path, look, time.monotonic(), time.time())
 
     def list_entries(self, client: ev.ClientId, loaded: Collection[str], then: Callable[[Any], None]) -> None:
         """Look for a client at the directory, but for what is loaded; `then` gets its entries, or why there are none.

@@ -1,7 +1,7 @@
 """Sizes before anything is loaded: remembered, declared or estimated, and never without saying which.
 
 Rules
-1. The ledger has a thread of its own, in which nothing runs but its own statements.
+1. The store has a thread of its own, in which nothing runs but its own statements.
 2. Sizers and finders are somebody else's code: they run in a small pool, and an estimate ends in time whatever they do.
 3. What is to be remembered never waits for them. Contents are hashed in a thread of their own, a slice at a time
    (`turns`), so that no small model waits for a big one; several threads would only make a disk seek more.
@@ -20,7 +20,7 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import SizeEstimate
 from hostd.shell.own_log import about
-from hostd.shell.sizes.ledger import Figures, Ledger, finding_key
+from hostd.shell.sizes.store import Figures, SizeStore, finding_key
 from hostd.shell.supervisor import NotInTimeError, as_host_error
 from hostd.shell.threads import Threads
 from hostd.shell.turns import Turns
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from hostd.plugins.registry import Plugins
     from hostd.shell.processes.pool import Workforce
     from hostd.shell.repository.specifying import Specifying
-    from hostd.shell.sizes.ledger import SizeKey
+    from hostd.shell.sizes.store import SizeKey
     from hostd.shell.supervisor import Supervisor
     from hostd.shell.turns import Steps
 
@@ -81,24 +81,24 @@ class Sizes:
         self._hasher = Turns(1, f"{THREAD_NAME}-hash")
         self._remembering: dict[str, Future[Any]] = {}
         """What is being remembered, by path."""
-        self._ledger_thread = Threads(1, f"{THREAD_NAME}-ledger")
-        self._ledger = Ledger(*_places(config))
+        self._store_thread = Threads(1, f"{THREAD_NAME}-store")
+        self._store = SizeStore(*_places(config))
 
     def handlers(self) -> dict[type, Callable[[Any], object]]:
         """Return who carries out which effect."""
         return {fx.MeasureWorker: self._measure, fx.RememberSize: self._remember, fx.PredictSize: self._on_predict}
 
     def open(self) -> None:
-        """Have the ledger opened, in its thread; nobody waits for the disk, or for another host that has it."""
-        self._ledger_thread.submit(self._ledger.__enter__)
+        """Have the store opened, in its thread; nobody waits for the disk, or for another host that has it."""
+        self._store_thread.submit(self._store.__enter__)
 
     def close(self) -> None:
         """Write what is to be remembered, and end the threads; one that hangs in a sizer or on a disk is left alone."""
         wait(self._remembering.values(), CLOSE_S)
-        wait([self._ledger_thread.submit(self._ledger.__exit__, None, None, None)], CLOSE_S)
+        wait([self._store_thread.submit(self._store.__exit__, None, None, None)], CLOSE_S)
         self._sizers.shutdown()
         self._hasher.shutdown()
-        self._ledger_thread.shutdown(wait=False)
+        self._store_thread.shutdown(wait=False)
 
     def estimate(
         self,
@@ -238,7 +238,7 @@ class Sizes:
 
         def work() -> Steps[Figures | None]:
             key = yield from self._finding_key(path, spec)
-            return self._in_ledger(self._ledger.recall, key)
+            return self._in_store(self._store.recall, key)
 
         def begin(_: object = None) -> None:
             left_s = max(0.0, until_s - time.monotonic())
@@ -253,8 +253,8 @@ class Sizes:
     def _finding_key(self, path: str, spec: ev.LoadingSpec) -> Steps[SizeKey]:
         return finding_key(path, spec.loader, spec.initializer, spec.options, spec.python or self._python)
 
-    def _in_ledger(self, work: Callable[..., T], *arguments: Any) -> T:
-        return self._ledger_thread.submit(work, *arguments).result()
+    def _in_store(self, work: Callable[..., T], *arguments: Any) -> T:
+        return self._store_thread.submit(work, *arguments).result()
 
     def _measure(self, effect: fx.MeasureWorker) -> None:
         """Measure a worker that has loaded; what cannot be measured is estimated."""
@@ -290,7 +290,7 @@ class Sizes:
 
         def work() -> Steps[None]:
             key = yield from self._finding_key(effect.path, spec)
-            self._in_ledger(self._ledger.remember, key, figures, now_s)
+            self._in_store(self._store.remember, key, figures, now_s)
 
         def then(outcome: Any) -> None:
             if self._remembering.get(effect.path) is future:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hostd.core.values import Memory, WorkerId
-from hostd.shell.memory.looks import GROWTH_SHARE, IDLE_WATCH, LEAST_WATCH_S, Look, Schedule, Seen, Watched
+from hostd.shell.memory.schedule import GROWTH_SHARE, IDLE_WATCH, LEAST_WATCH_S, Look, Schedule, Seen, Watched
 from hostd.shell.memory.tree import Sample
 
 MIB = 1 << 20

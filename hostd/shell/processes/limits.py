@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 _OWN_SCORE = Path("/proc/self/oom_score_adj")
 
 
-class Guard:
+class MemoryLimits:
     """The system's side of the workers' memory; a context."""
 
     def __init__(self, cgroups: Cgroups | None, deaths: Deaths) -> None:
@@ -38,11 +38,11 @@ class Guard:
         """What workers get: when memory runs out, they go before the supervisor."""
 
     @classmethod
-    def open(cls) -> Guard:
+    def open(cls) -> MemoryLimits:
         """Make control groups, if the system lets us, and listen to what the kernel says about kills."""
         return cls(Cgroups.open(), Deaths())
 
-    def __enter__(self) -> Guard:
+    def __enter__(self) -> MemoryLimits:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -6,8 +6,8 @@ Rules
    one that somebody else owns is left alone; where none can be kept, sizes are remembered until the host ends.
 3. All hosts of a user share one file. A kill at any moment loses at most what was being written.
 
-A `Ledger` is used from one thread alone, the one that enters it, because a connection of SQLite's belongs to its thread
-and every method may wait for the disk, or for another host. How a file is shared is in `ledger_file`.
+A `SizeStore` is used from one thread alone, the one that enters it, because a connection of SQLite's belongs to its
+thread and every method may wait for the disk, or for another host. How a file is shared is in `store_file`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from hostd.core.events import Memory
 from hostd.shell.repository.fingerprint import digesting, done, environment_of
-from hostd.shell.sizes.ledger_file import (
-    UnusableFileError,
-    connect,
-    identity_of,
-    in_use,
-    is_damage,
-    prepare,
-    throw_away,
-)
+from hostd.shell.sizes.store_file import UnusableFileError, connect, identity_of, in_use, is_damage, prepare, throw_away
 
 if TYPE_CHECKING:
     import os
@@ -133,7 +125,7 @@ def finding_key(
     return SizeKey(digest, loader, reference, settings, environment_of(python))
 
 
-class Ledger:
+class SizeStore:
     """The remembered sizes in the first of some files that can be used; a context manager, for one thread."""
 
     def __init__(self, *paths: str | os.PathLike[str]) -> None:
@@ -146,7 +138,7 @@ class Ledger:
         self.problem: str | None = None
         """Why sizes are not kept beyond the host's end; None if they are."""
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> SizeStore:
         self._is_open = True
         self._open()
         return self
@@ -159,7 +151,7 @@ class Ledger:
 
     def __repr__(self) -> str:
         state = "closed" if not self._is_open else f"in memory: {self.problem}" if self.problem else "open"
-        return f"<Ledger {', '.join(map(str, [self._path] if self._path else self._paths))} {state}>"
+        return f"<SizeStore {', '.join(map(str, [self._path] if self._path else self._paths))} {state}>"
 
     def remember(self, key: SizeKey, figures: Figures, wall_s: float) -> None:
         """Keep what was measured at `wall_s` (seconds since the epoch), in place of what was known of the same key.
@@ -189,7 +181,7 @@ class Ledger:
 
     def _do(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
         if not self._is_open:
-            raise RuntimeError("the ledger is not open: use it in a with statement")
+            raise RuntimeError("the store is not open: use it in a with statement")
         try:
             return self._attempt(work)
         except sqlite3.ProgrammingError:  # another thread's connection, a wrong statement: faults of ours

@@ -16,7 +16,7 @@ from helpers import PATIENCE_S
 
 from hostd import paths
 from hostd.hosts import lock as runtime_lock
-from hostd.shell.processes import keeper
+from hostd.shell.processes import reaper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ SAID = b'{"ready": {}}\n'
 
 
 class Rig:
-    """A door in this process: what a keeper does, step by step, and those who come."""
+    """A door in this process: what a reaper does, step by step, and those who come."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -36,14 +36,14 @@ class Rig:
         self.first, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.first.settimeout(PATIENCE_S)
         self._stack.enter_context(self.first)
-        self.door = keeper.Door(theirs.detach(), self._lock_fd, str(directory))
+        self.door = reaper.Door(theirs.detach(), self._lock_fd, str(directory))
         # Of the supervisor, which has one of its own.
         self._ready_fd = os.dup(int(self.door.environment["HOSTD_SUPERVISOR_READY_FD"]))
         self._poller = select.poll()
         self.door.open(self._poller)
 
     def come(self) -> socket.socket:
-        """Come to the door; whether somebody is let in is the keeper's business."""
+        """Come to the door; whether somebody is let in is the reaper's business."""
         seat = self._stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         seat.settimeout(PATIENCE_S)
         seat.connect(str(self._directory / paths.DOOR_SOCKET))
@@ -55,12 +55,12 @@ class Rig:
         self._close_ready()
 
     def step(self) -> int:
-        """Have the keeper look at everything that has happened."""
+        """Have the reaper look at everything that has happened."""
         return self.door.attend({fd for fd, _ in self._poller.poll(0)})
 
     @contextmanager
     def only_numbers_that_it_gives_back(self) -> Iterator[None]:
-        """Fill the descriptors' table up to what the keeper has, so that what it opens has a number that it closed."""
+        """Fill the descriptors' table up to what the reaper has, so that what it opens has a number that it closed."""
         held = [os.dup(2)]
         while held[-1] < self.door._ready_read:
             held.append(os.dup(2))
@@ -69,13 +69,13 @@ class Rig:
             os.close(fd)
 
     def end(self) -> None:
-        """End as a keeper does whose supervisor has ended."""
+        """End as a reaper does whose supervisor has ended."""
         self._close_ready()
         self.door.close()
         self.door.say_farewell()
 
     def close(self) -> None:
-        """Give back what a keeper gives back by ending."""
+        """Give back what a reaper gives back by ending."""
         self.end()
         for seat in [*self.door._connections]:
             self.door._forget(seat)
@@ -160,6 +160,6 @@ def test_a_directory_that_was_made_anew_is_not_its_own(rig: Rig, tmp_path: Path)
     os.close(fd)
 
 
-def test_the_keeper_knows_the_files_by_their_names() -> None:
-    assert (keeper.DOOR, keeper.LOCK) == (paths.DOOR_SOCKET, runtime_lock.LOCK_FILE)
+def test_the_reaper_knows_the_files_by_their_names() -> None:
+    assert (reaper.DOOR, reaper.LOCK) == (paths.DOOR_SOCKET, runtime_lock.LOCK_FILE)
     assert len(paths.DOOR_SOCKET) == len(paths.WORKER_SOCKET), "its path is as long as those that are checked"

@@ -1,4 +1,4 @@
-"""The keeper: what it does when its supervisor, or whoever embeds the host, ends in this way or that."""
+"""The reaper: what it does when its supervisor, or whoever embeds the host, ends in this way or that."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from helpers import PATIENCE_S, SOON_S, at_most, eventually, line_of, new_tag, program, state_of, stop, tagged
 
-from hostd.hosts.launch import AT_ONCE, keeper_command
-from hostd.shell.processes import keeper
+from hostd.hosts.launch import AT_ONCE, reaper_command
+from hostd.shell.processes import reaper
 
 Keep = Callable[..., subprocess.Popen[str]]
 
@@ -30,11 +30,11 @@ def tag(monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def keep(tag: str, tmp_path: Path) -> Iterator[Keep]:
-    """Start a keeper of a stand-in for the supervisor, which runs `source`."""
+    """Start a reaper of a stand-in for the supervisor, which runs `source`."""
     started: list[subprocess.Popen[str]] = []
 
     def start(source: str, *, embedder_pid: int = 0, remove_dir: Path | None = None) -> subprocess.Popen[str]:
-        command = keeper_command(embedder_pid=embedder_pid, remove_dir=remove_dir)
+        command = reaper_command(embedder_pid=embedder_pid, remove_dir=remove_dir)
         stand_in = [sys.executable, "-S", "-u", "-c", textwrap.dedent(source)]
         started.append(
             subprocess.Popen(
@@ -85,7 +85,7 @@ def test_its_exit_code_is_its_supervisors_as_a_shell_would_have_it(keep: Keep, s
     assert keep(source).wait(PATIENCE_S) == code
 
 
-@pytest.mark.parametrize("number", keeper.FORWARDED)
+@pytest.mark.parametrize("number", reaper.FORWARDED)
 def test_signals_are_passed_on(keep: Keep, number: signal.Signals) -> None:
     source = f"""
         import signal
@@ -140,7 +140,7 @@ def test_a_supervisor_begins_with_no_other_signal_ignored_and_none_blocked(keep:
 
 
 def test_the_supervisor_knows_who_keeps_it_and_has_a_group_of_its_own(keep: Keep) -> None:
-    kept = keep("import os\nprint(os.environ['HOSTD_KEEPER_PID'], os.getppid(), os.getpgid(0) == os.getpid())\n")
+    kept = keep("import os\nprint(os.environ['HOSTD_REAPER_PID'], os.getppid(), os.getpgid(0) == os.getpid())\n")
     assert line_of(kept).split() == [str(kept.pid), str(kept.pid), "True"]
 
 
@@ -155,13 +155,13 @@ def test_at_once_ends_a_supervisor_that_does_not_want_to(keep: Keep, tag: str) -
 
 
 @pytest.mark.parametrize("end", ["killed", "by itself"])
-def test_what_a_supervisor_leaves_is_ended_before_the_keeper(keep: Keep, tag: str, end: str) -> None:
+def test_what_a_supervisor_leaves_is_ended_before_the_reaper(keep: Keep, tag: str, end: str) -> None:
     kept = keep(LEAVE_DAEMONS)
     assert line_of(kept) == "up"
     eventually(lambda: len(tagged(tag, "KEPT")) == 5, "those in between have ended")
     kept.send_signal(AT_ONCE if end == "killed" else signal.SIGTERM)
     kept.wait(PATIENCE_S)
-    assert tagged(tag, "KEPT") == set(), "the keeper ended before its proof"
+    assert tagged(tag, "KEPT") == set(), "the reaper ended before its proof"
 
 
 FLEE = """
@@ -193,9 +193,9 @@ def test_families_that_flee_by_forking_are_ended(
 def test_many_helpers_are_collected_together() -> None:
     with program("""
         import os, signal
-        from hostd.shell import keeper
+        from hostd.shell import reaper
 
-        looks, count, look = 0, 400, keeper.children_of
+        looks, count, look = 0, 400, reaper.children_of
         def children_of(parent):
             global looks
             looks += 1
@@ -204,18 +204,18 @@ def test_many_helpers_are_collected_together() -> None:
         for _ in range(count):
             if os.fork() == 0:
                 signal.pause()
-        keeper.children_of = children_of
-        print(keeper.kill_children(), look(os.getpid()), looks < count / 4, looks)
+        reaper.children_of = children_of
+        print(reaper.kill_children(), look(os.getpid()), looks < count / 4, looks)
     """) as helpers:
         assert line_of(helpers).rpartition(" ")[0] == "[] [] True", "a look at all of them for the end of each"
 
 
 ASKED_AGAIN = """
     import sys
-    from hostd.shell import keeper
+    from hostd.shell import reaper
 
-    keeper.AT_LAST_S = 0.1
-    sys.exit(keeper.main("0", "", sys.executable, "-S", "-u", "-c", sys.argv[1]))
+    reaper.AT_LAST_S = 0.1
+    sys.exit(reaper.main("0", "", sys.executable, "-S", "-u", "-c", sys.argv[1]))
 """
 
 
@@ -224,14 +224,14 @@ ASKED_AGAIN = """
     [("signal.SIG_DFL", signal.SIGTERM), ("signal.SIG_IGN", signal.SIGKILL)],
     ids=["heeds", "ignores"],
 )
-def test_a_stopped_supervisor_ends_when_its_keeper_is_asked_again(heeds: str, code: signal.Signals) -> None:
+def test_a_stopped_supervisor_ends_when_its_reaper_is_asked_again(heeds: str, code: signal.Signals) -> None:
     source = f"import os, signal\nsignal.signal(15, {heeds})\nprint(os.getpid())\nsignal.pause()\n"
     with program(ASKED_AGAIN, source) as kept:
         supervisor = int(line_of(kept))
         os.kill(supervisor, signal.SIGSTOP)
         eventually(lambda: state_of(supervisor) == "T", "it is stopped")
         kept.terminate()
-        eventually(lambda: not is_pending(kept.pid, signal.SIGTERM), "the keeper has heard of the first")
+        eventually(lambda: not is_pending(kept.pid, signal.SIGTERM), "the reaper has heard of the first")
         if heeds == "signal.SIG_DFL":
             eventually(lambda: is_pending(supervisor, signal.SIGTERM), "the supervisor has not")
         assert kept.poll() is None
@@ -270,7 +270,7 @@ def test_the_end_of_the_embedding_process_ends_everything(keep: Keep, tag: str, 
         else:
             embedder.stdin.write("\n")
     eventually(lambda: not tagged(tag, "KEPT"), "everything ends with the embedding process")
-    eventually(lambda: state_of(int(pid)) in ("", "Z"), "the keeper has ended")
+    eventually(lambda: state_of(int(pid)) in ("", "Z"), "the reaper has ended")
     assert not directory.exists()
 
 
@@ -278,7 +278,7 @@ _WITH_OWN_PID = "import os, sys\nsys.argv = [word.replace('OWN_PID', str(os.getp
 
 
 def _command(directory: Path, source: str) -> list[str]:
-    command = keeper_command(embedder_pid=0, remove_dir=directory)
+    command = reaper_command(embedder_pid=0, remove_dir=directory)
     command = command[: command.index(sys.executable, 1)]
     command[command.index("0")] = "OWN_PID"
     return [*command, sys.executable, "-S", "-u", "-c", textwrap.dedent(source)]
@@ -325,8 +325,8 @@ def test_children_are_found_whatever_they_are_called(tmp_path: Path) -> None:
     odd.symlink_to("/bin/sleep")
     with subprocess.Popen([odd, "3600"]) as child:
         eventually(lambda: Path(f"/proc/{child.pid}/comm").read_text().startswith("a)"), "the name is taken on")
-        assert keeper.children_of(os.getpid()) == [child.pid]
-        assert keeper._children_by_table(os.getpid()) == [child.pid]
+        assert reaper.children_of(os.getpid()) == [child.pid]
+        assert reaper._children_by_table(os.getpid()) == [child.pid]
         child.kill()
 
 
@@ -340,7 +340,7 @@ def test_a_directory_is_removed_with_everything_and_nothing_beside_it(tmp_path: 
     (directory / "link to a directory").symlink_to(keepsake)
     (directory / "link to a file").symlink_to(keepsake / "file")
     (directory / "dangling").symlink_to("nowhere")
-    keeper.remove(str(directory))
+    reaper.remove(str(directory))
     assert not directory.exists()
     assert (keepsake / "file").read_text() == "precious"
-    keeper.remove(str(directory))
+    reaper.remove(str(directory))

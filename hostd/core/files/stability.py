@@ -69,7 +69,7 @@ class _Seen(NamedTuple):
     asked_s: float
 
 
-class Settling:
+class Stability:
     """Remembers what was seen of each path until it is whole. Not thread safe."""
 
     def __init__(self, quiet_period_s: float) -> None:
@@ -79,7 +79,7 @@ class Settling:
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
 
     def __repr__(self) -> str:
-        return f"<Settling {len(self._seen)} paths, quiet for {self._quiet_period_s:g} s>"
+        return f"<Stability {len(self._seen)} paths, quiet for {self._quiet_period_s:g} s>"
 
     def __len__(self) -> int:
         return len(self._seen)

@@ -30,7 +30,7 @@ class _Held:
         self.shares = ClientShares()
 
 
-class Holding:
+class PendingCalls:
     """The calls that are held, by model."""
 
     def __init__(self, registry: Registry, bytes_: ClientShares) -> None:
@@ -41,7 +41,7 @@ class Holding:
         self.by_caller: ByClient[CallReceived] = ByClient()
 
     def __repr__(self) -> str:
-        return f"<Holding {len(self.by_caller)} calls of {len(self._by_model)} models>"
+        return f"<PendingCalls {len(self.by_caller)} calls of {len(self._by_model)} models>"
 
     def hold(self, event: CallReceived, caller: Caller) -> None:
         """Keep a call until its model is loaded. Raises `ResourceExhaustedError` if too many wait for it."""

@@ -1,25 +1,25 @@
 """The parent of the supervisor: it collects whatever a supervisor that was killed leaves behind.
 
 Run by path with `-S -I`, so that it is up in milliseconds and stays small: little but the standard library's core.
-Usage: keeper.py EMBEDDER REMOVE_DIR COMMAND...   ("" for no directory). EMBEDDER is the process that embeds the host,
+Usage: reaper.py EMBEDDER REMOVE_DIR COMMAND...   ("" for no directory). EMBEDDER is the process that embeds the host,
 by its id, 0 for none, or shared:SEAT_FD:LOCK_FD for a host that several processes share.
 
 Why it exists: a worker dies with its supervisor (PR_SET_PDEATHSIG), but a process that a model started does not. The
-keeper is a subreaper, so such orphans become its children when the supervisor dies, and it kills them, with the control
+reaper is a subreaper, so such orphans become its children when the supervisor dies, and it kills them, with the control
 group that the supervisor has named (`end_all`). It also watches the process that embeds the host, by pidfd, because
 PR_SET_PDEATHSIG would fire when the embedding *thread* ends. And it puts right what it and the supervisor inherit: the
 starter may have blocked or ignored any signal, and closed its standard descriptors. What says how to treat the host
 stays: a hang-up or an interrupt that is ignored (nohup(1), the shell's `&`), umask, niceness, limits.
 
 Rules of a shared host
-1. Each process that uses it has a seat: a connection to the keeper and the pidfd of the process that made it. The seat
+1. Each process that uses it has a seat: a connection to the reaper and the pidfd of the process that made it. The seat
    ends with that process, whatever its children inherited, or when it says "leave" or hangs up.
-2. The starter's seat is a socket pair that is there before the keeper is, so a host is never without one.
+2. The starter's seat is a socket pair that is there before the reaper is, so a host is never without one.
 3. When the last seat is lost the door closes in the same step, after everybody in its queue was let in. A process that
    was told nothing was not let in, and tries again.
 4. If the last one leaves in words the supervisor is asked to end (SIGTERM), and its process is told when nothing is
    left; if it dies, now or meanwhile, or asks for it, the supervisor is killed.
-5. The lock of the runtime directory is held from before the keeper starts until the directory is removed.
+5. The lock of the runtime directory is held from before the reaper starts until the directory is removed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 PR_SET_CHILD_SUBREAPER = 36
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AT_ONCE = signal.SIGQUIT
-GROUPS_FD_VARIABLE = "HOSTD_KEEPER_GROUPS_FD"
+GROUPS_FD_VARIABLE = "HOSTD_REAPER_GROUPS_FD"
 MAY_BE_IGNORED, ASK_TO_END = (signal.SIGINT, signal.SIGHUP), (signal.SIGTERM, signal.SIGINT)
 SHARED = "shared:"
 NO_PROCESS = (
@@ -67,7 +67,7 @@ def keep(embedder_pid: int, remove_dir: str, command: list[str], door: Door | No
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would leave no child to wait for (waitpid(2))
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     groups_fd = os.memfd_create("groups", 0)  # the supervisor writes the path of its workers' control group
-    environment = {**os.environ, "HOSTD_KEEPER_PID": str(os.getpid()), GROUPS_FD_VARIABLE: str(groups_fd)}
+    environment = {**os.environ, "HOSTD_REAPER_PID": str(os.getpid()), GROUPS_FD_VARIABLE: str(groups_fd)}
     environment |= door.environment if door else {}
     defaults = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP} - ignored
     # A group of its own, so that the terminal's Ctrl-C comes once, through here.
@@ -161,7 +161,7 @@ class Door:
     """Where the processes that share the host come in: a socket beside those of the host, and their connections."""
 
     def __init__(self, first_seat_fd: int, lock_fd: int, directory: str) -> None:
-        import socket  # noqa: PLC0415 - most keepers have no door, and are the smaller for it
+        import socket  # noqa: PLC0415 - most reapers have no door, and are the smaller for it
 
         self._lock_fd = lock_fd
         self._path = os.path.join(directory, DOOR)  # noqa: PTH118 - pathlib would double the start time

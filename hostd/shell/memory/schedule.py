@@ -13,9 +13,9 @@ Rules
 4. Growth alone may cost 1/20 of a core for each worker: a walk takes milliseconds per GiB, and a model that is being
    loaded grows at every look. A limit is checked at every look all the same.
 5. Figures are walked anew after `max_sample_period_s` at the latest. Until then those of an unchanged tree are
-   believed; those of a changed one may be reckoned from a walk since which no other worker has come, gone or been
+   believed; those of a changed one may be estimated from a walk since which no other worker has come, gone or been
    loading, as these map files that this one may have had to itself.
-6. Nobody is found over a limit by figures that were reckoned, unless anonymous and shared memory alone are over it.
+6. Nobody is found over a limit by figures that were estimated, unless anonymous and shared memory alone are over it.
 
 Everything here only decides; `sampling` reads.
 """
@@ -64,7 +64,7 @@ class Watched(NamedTuple):
 class Look(NamedTuple):
     """One worker that is to be looked at: fully if `is_due`, else the most that it may hold first.
 
-    `last` is the last sample, `believed` what of it may be reckoned with (None: all is to be read anew). `may_walk`
+    `last` is the last sample, `believed` what of it may be estimated with (None: all is to be read anew). `may_walk`
     says whether growth alone is worth a full sample now. `least_bytes` is the least that it may have held at most since
     that sample: a drop may be of shared pages, and does not make room for growth.
     """

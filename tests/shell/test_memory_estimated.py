@@ -1,4 +1,4 @@
-"""Figures that are reckoned from an earlier walk over the page tables: true, or not reckoned at all."""
+"""Figures that are estimated from an earlier walk over the page tables: true, or not estimated at all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 
 reckons = pytest.mark.skipif(
-    not process_memory.COUNTS_EXACTLY, reason="this kernel tells RSS only about right, so nothing is reckoned"
+    not process_memory.COUNTS_EXACTLY, reason="this kernel tells RSS only about right, so nothing is estimated"
 )
 
 MOODY = """

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers import line_of, program, stop
 
-from hostd.shell.sizes import ledger_file as module
-from hostd.shell.sizes.ledger import Figures, Ledger, SizeKey
+from hostd.shell.sizes import store_file as module
+from hostd.shell.sizes.store import Figures, SizeKey, SizeStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,8 +30,8 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def filled(file: Path) -> Path:
     """A file with one row, closed."""
-    with Ledger(file) as ledger:
-        ledger.remember(KEY, FIGURES, 1.0)
+    with SizeStore(file) as store:
+        store.remember(KEY, FIGURES, 1.0)
     return file
 
 
@@ -43,11 +43,11 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def assert_remembers_until_its_end(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with Ledger(path) as ledger:
-        assert f"cannot be kept in {path}" in str(ledger.problem)
-        assert "in memory" in repr(ledger)
-        ledger.remember(KEY, FIGURES, 1.0)
-        assert ledger.recall(KEY) == FIGURES._replace(measured_s=1.0)
+    with SizeStore(path) as store:
+        assert f"cannot be kept in {path}" in str(store.problem)
+        assert "in memory" in repr(store)
+        store.remember(KEY, FIGURES, 1.0)
+        assert store.recall(KEY) == FIGURES._replace(measured_s=1.0)
     assert "forgotten when the host ends" in warnings_of(caplog)[-1]
 
 
@@ -71,22 +71,22 @@ def test_a_file_that_another_program_holds_is_left_alone(
         assert_remembers_until_its_end(filled, caplog)
         other.execute("ROLLBACK")
         other.execute("BEGIN IMMEDIATE")
-        with Ledger(filled) as ledger:
-            assert ledger.recall(KEY) == FIGURES._replace(measured_s=1.0)
-            ledger.remember(KEY, FIGURES, 2.0)
+        with SizeStore(filled) as store:
+            assert store.recall(KEY) == FIGURES._replace(measured_s=1.0)
+            store.remember(KEY, FIGURES, 2.0)
             assert "a size is lost: database is locked" in warnings_of(caplog)[-1]
         other.execute("ROLLBACK")
-    with Ledger(filled) as ledger:
-        assert ledger.recall(KEY) == FIGURES._replace(measured_s=1.0)
+    with SizeStore(filled) as store:
+        assert store.recall(KEY) == FIGURES._replace(measured_s=1.0)
 
 
 OTHERS = """
     import os, pathlib, shutil, sys, tempfile
-    from hostd.shell.ledger import Figures, Ledger, SizeKey
+    from hostd.shell.store import Figures, SizeStore, SizeKey
     base = pathlib.Path(tempfile.mkdtemp())
     file, key = base / "sizes", SizeKey("c", "l", "", "o", "e")
-    with Ledger(file) as ledger:
-        ledger.remember(key, Figures(1, 2, 3, 4, 5.0), 6.0)
+    with SizeStore(file) as store:
+        store.remember(key, Figures(1, 2, 3, 4, 5.0), 6.0)
     try:
         if sys.argv[1] == "file":
             os.chown(file, 65534, 65534)
@@ -96,11 +96,11 @@ OTHERS = """
         else:
             base.chmod(0o770)
         before = file.read_bytes(), file.stat()
-        with Ledger(file) as ledger:
-            known = ledger.recall(key)
-            ledger.remember(key, Figures(1, 2, 3, 4, 5.0), 6.0)
-            print(known is None, ledger.recall(key) is not None, (file.read_bytes(), file.stat()) == before)
-            print(ledger.problem)
+        with SizeStore(file) as store:
+            known = store.recall(key)
+            store.remember(key, Figures(1, 2, 3, 4, 5.0), 6.0)
+            print(known is None, store.recall(key) is not None, (file.read_bytes(), file.stat()) == before)
+            print(store.problem)
     finally:
         shutil.rmtree(base)
 """
@@ -121,19 +121,19 @@ def test_what_is_not_this_users_alone_is_neither_used_nor_removed(what: str, wor
 
 UNPRIVILEGED = """
     import os, pathlib, shutil, sys, tempfile
-    from hostd.shell.ledger import Figures, Ledger, SizeKey
+    from hostd.shell.store import Figures, SizeStore, SizeKey
     if os.geteuid() == 0:  # whom no mode keeps out
         os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
     base = pathlib.Path(tempfile.mkdtemp())
     file, key = base / "sizes", SizeKey("c", "l", "", "o", "e")
     try:
-        with Ledger(file) as ledger:
-            ledger.remember(key, Figures(1, 2, 3, 4, 5.0), 6.0)
+        with SizeStore(file) as store:
+            store.remember(key, Figures(1, 2, 3, 4, 5.0), 6.0)
         (file if sys.argv[1] == "file" else base).chmod(int(sys.argv[2], 8))
-        with Ledger(file) as ledger:
-            before = ledger.recall(key)
-            ledger.remember(key, Figures(1, 2, 3, 4, 5.0), 6.0)
-            print(ledger.problem is None, before is None, ledger.recall(key) is not None)
+        with SizeStore(file) as store:
+            before = store.recall(key)
+            store.remember(key, Figures(1, 2, 3, 4, 5.0), 6.0)
+            print(store.problem is None, before is None, store.recall(key) is not None)
     finally:
         base.chmod(0o700)
         shutil.rmtree(base)
@@ -153,19 +153,19 @@ def test_missing_permissions_are_a_fresh_file_or_none(what: str, mode: str, is_k
 
 FULL = """
     import resource, signal, sys
-    from hostd.shell.ledger import Figures, Ledger, SizeKey
+    from hostd.shell.store import Figures, SizeStore, SizeKey
     key = lambda number: SizeKey(str(number), "l", "", "o", "e")
     figures = Figures(1, 2, 3, 4, 5.0)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    with Ledger(sys.argv[1]) as ledger:
-        ledger.remember(key(0), figures, 6.0)
+    with SizeStore(sys.argv[1]) as store:
+        store.remember(key(0), figures, 6.0)
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
         for number in range(1, 1000):
-            ledger.remember(key(number), figures, 6.0)
-        lost = sum(ledger.recall(key(number)) is None for number in range(1000))
+            store.remember(key(number), figures, 6.0)
+        lost = sum(store.recall(key(number)) is None for number in range(1000))
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        ledger.remember(key(1000), figures, 6.0)
-        print(lost > 0, ledger.recall(key(0)) is not None, ledger.recall(key(1000)) is not None, ledger.problem)
+        store.remember(key(1000), figures, 6.0)
+        print(lost > 0, store.recall(key(0)) is not None, store.recall(key(1000)) is not None, store.problem)
 """
 
 
@@ -175,8 +175,8 @@ def test_a_full_disk_loses_what_does_not_fit_and_nothing_else(file: Path, caplog
         assert line_of(writer) == "True True True None"
     finally:
         stop(writer)
-    with Ledger(file) as ledger:
-        assert ledger.recall(SizeKey("0", "l", "", "o", "e")) is not None
+    with SizeStore(file) as store:
+        assert store.recall(SizeKey("0", "l", "", "o", "e")) is not None
     assert warnings_of(caplog) == []
 
 
@@ -184,13 +184,13 @@ def test_a_full_disk_loses_what_does_not_fit_and_nothing_else(file: Path, caplog
 
 WRITING = """
     import sys
-    from hostd.shell import ledger as module
-    from hostd.shell.ledger import Figures, Ledger, SizeKey
+    from hostd.shell import store as module
+    from hostd.shell.store import Figures, SizeStore, SizeKey
     module.MAX_ROWS = 10**9
-    with Ledger(sys.argv[1]) as ledger:
+    with SizeStore(sys.argv[1]) as store:
         number = int(sys.argv[2])
         while True:
-            ledger.remember(SizeKey(str(number), "l", "", "o", "e"), Figures(number, 2, 3, 4, 5.0), 6.0)
+            store.remember(SizeKey(str(number), "l", "", "o", "e"), Figures(number, 2, 3, 4, 5.0), 6.0)
             print(number)
             number += 1
 """
@@ -210,9 +210,9 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_written(file: Path, caplog:
             last = int(said[-1]) if said else heard
         finally:
             stop(writer)
-        with Ledger(file) as ledger:
+        with SizeStore(file) as store:
             keys = (SizeKey(str(number), "l", "", "o", "e") for number in range(last + 3))
-            found = [row.rss_bytes for key in keys if (row := ledger.recall(key))]
+            found = [row.rss_bytes for key in keys if (row := store.recall(key))]
         assert found == list(range(len(found)))
         assert len(found) in (last + 1, last + 2)  # one may be written and not yet told
         known = len(found)
@@ -221,12 +221,12 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_written(file: Path, caplog:
 
 TOGETHER = """
     import sys
-    from hostd.shell.ledger import Figures, Ledger, SizeKey
-    with Ledger(sys.argv[1]) as ledger:
+    from hostd.shell.store import Figures, SizeStore, SizeKey
+    with SizeStore(sys.argv[1]) as store:
         print("open")
         for number in range(20):
-            ledger.remember(SizeKey(f"{sys.argv[2]}-{number}", "l", "", "o", "e"), Figures(number, 2, 3, 4, 5.0), 6.0)
-        print(ledger.problem)
+            store.remember(SizeKey(f"{sys.argv[2]}-{number}", "l", "", "o", "e"), Figures(number, 2, 3, 4, 5.0), 6.0)
+        print(store.problem)
 """
 
 
@@ -238,6 +238,6 @@ def test_several_hosts_write_at_once_and_lose_nothing(file: Path) -> None:
     finally:
         for writer in writers:
             stop(writer)
-    with Ledger(file) as ledger:
+    with SizeStore(file) as store:
         keys = [SizeKey(f"{writer}-{number}", "l", "", "o", "e") for writer in range(4) for number in range(20)]
-        assert all(ledger.recall(key) for key in keys)
+        assert all(store.recall(key) for key in keys)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers import PATIENCE_S
 
-from hostd.shell.sizes import ledger as module
-from hostd.shell.sizes import ledger_file as file_module
-from hostd.shell.sizes.ledger import Figures, Ledger, SizeKey, key_of
+from hostd.shell.sizes import store as module
+from hostd.shell.sizes import store_file as file_module
+from hostd.shell.sizes.store import Figures, SizeKey, SizeStore, key_of
 from hostd_workers.wire.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def filled(file: Path) -> Path:
     """A file of several pages, closed."""
-    with Ledger(file) as ledger:
+    with SizeStore(file) as store:
         for number in range(300):
-            ledger.remember(numbered(number), FIGURES, number)
+            store.remember(numbered(number), FIGURES, number)
     return file
 
 
@@ -54,44 +54,44 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_c13_a_size_is_remembered_beyond_the_end(file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with Ledger(file) as ledger:
-        assert ledger.recall(KEY) is None
-        ledger.remember(KEY, FIGURES, 1e9)
-        assert ledger.recall(KEY) == FIGURES._replace(measured_s=1e9)
-    with Ledger(file) as ledger:
-        assert ledger.recall(KEY) == FIGURES._replace(measured_s=1e9)
-        assert ledger.problem is None
-        assert repr(ledger) == f"<Ledger {file} open>"
+    with SizeStore(file) as store:
+        assert store.recall(KEY) is None
+        store.remember(KEY, FIGURES, 1e9)
+        assert store.recall(KEY) == FIGURES._replace(measured_s=1e9)
+    with SizeStore(file) as store:
+        assert store.recall(KEY) == FIGURES._replace(measured_s=1e9)
+        assert store.problem is None
+        assert repr(store) == f"<SizeStore {file} open>"
     assert warnings_of(caplog) == []
 
 
 @pytest.mark.parametrize("field", SizeKey._fields)
 def test_c13_a_size_is_found_under_the_whole_key_alone(file: Path, field: str) -> None:
-    with Ledger(file) as ledger:
-        ledger.remember(KEY, FIGURES, 1.0)
-        assert ledger.recall(KEY._replace(**{field: "other"})) is None
-        assert ledger.recall(KEY) is not None
+    with SizeStore(file) as store:
+        store.remember(KEY, FIGURES, 1.0)
+        assert store.recall(KEY._replace(**{field: "other"})) is None
+        assert store.recall(KEY) is not None
 
 
 def test_c13_the_last_measurement_counts(file: Path) -> None:
-    with Ledger(file) as ledger:
-        ledger.remember(KEY, FIGURES, 2.0)
-        ledger.remember(KEY, FIGURES._replace(rss_bytes=1), 1.0)
-        assert ledger.recall(KEY) == FIGURES._replace(rss_bytes=1, measured_s=1.0)
+    with SizeStore(file) as store:
+        store.remember(KEY, FIGURES, 2.0)
+        store.remember(KEY, FIGURES._replace(rss_bytes=1), 1.0)
+        assert store.recall(KEY) == FIGURES._replace(rss_bytes=1, measured_s=1.0)
 
 
 def test_the_oldest_go_and_what_is_measured_again_is_young(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_ROWS", 3)
-    with Ledger(file) as ledger:
+    with SizeStore(file) as store:
         for number in (0, 1, 2, 0, 0, 0):
-            ledger.remember(numbered(number), FIGURES, 1.0)
-        assert all(ledger.recall(numbered(number)) for number in range(3))
-        ledger.remember(numbered(3), FIGURES, 0.0)
-        assert [number for number in range(4) if ledger.recall(numbered(number))] == [0, 2, 3]
+            store.remember(numbered(number), FIGURES, 1.0)
+        assert all(store.recall(numbered(number)) for number in range(3))
+        store.remember(numbered(3), FIGURES, 0.0)
+        assert [number for number in range(4) if store.recall(numbered(number))] == [0, 2, 3]
 
 
 def test_several_hosts_share_a_file(file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with Ledger(file) as one, Ledger(file) as two:
+    with SizeStore(file) as one, SizeStore(file) as two:
         one.remember(numbered(1), FIGURES, 1.0)
         two.remember(numbered(2), FIGURES, 2.0)
         assert two.recall(numbered(1)) == FIGURES._replace(measured_s=1.0)
@@ -100,45 +100,45 @@ def test_several_hosts_share_a_file(file: Path, caplog: pytest.LogCaptureFixture
 
 
 def test_a_size_that_a_load_was_ended_at_is_told_apart_until_the_content_was_measured(file: Path) -> None:
-    with Ledger(file) as ledger:
-        ledger.remember(KEY, FIGURES._replace(is_minimum=True), 1.0)
-        assert ledger.recall(KEY) == FIGURES._replace(measured_s=1.0, is_minimum=True)
-        ledger.remember(KEY, FIGURES, 2.0)
-        assert ledger.recall(KEY) == FIGURES._replace(measured_s=2.0)
+    with SizeStore(file) as store:
+        store.remember(KEY, FIGURES._replace(is_minimum=True), 1.0)
+        assert store.recall(KEY) == FIGURES._replace(measured_s=1.0, is_minimum=True)
+        store.remember(KEY, FIGURES, 2.0)
+        assert store.recall(KEY) == FIGURES._replace(measured_s=2.0)
 
 
 def test_the_first_place_that_can_be_used_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "shared").write_text("no directory")
     own = tmp_path / "own" / "sizes"
-    with Ledger(tmp_path / "shared" / "sizes", own) as ledger:
-        ledger.remember(KEY, FIGURES, 1.0)
-        assert ledger.problem is None
+    with SizeStore(tmp_path / "shared" / "sizes", own) as store:
+        store.remember(KEY, FIGURES, 1.0)
+        assert store.problem is None
     (warning,) = warnings_of(caplog)
     assert f"they are kept in {own}" in warning
-    with Ledger(own) as ledger:
-        assert ledger.recall(KEY) is not None
+    with SizeStore(own) as store:
+        assert store.recall(KEY) is not None
 
 
 def test_without_a_place_sizes_are_remembered_until_the_end_and_nothing_is_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with Ledger() as ledger:
-        ledger.remember(KEY, FIGURES, 1.0)
-        assert ledger.recall(KEY) == FIGURES._replace(measured_s=1.0)
-    with Ledger() as ledger:
-        assert ledger.recall(KEY) is None
+    with SizeStore() as store:
+        store.remember(KEY, FIGURES, 1.0)
+        assert store.recall(KEY) == FIGURES._replace(measured_s=1.0)
+    with SizeStore() as store:
+        assert store.recall(KEY) is None
     assert warnings_of(caplog) == []
 
 
 def test_the_file_and_its_directory_are_this_users_alone(file: Path) -> None:
     before = os.umask(0)
     try:
-        with Ledger(file) as ledger:
-            ledger.remember(KEY, FIGURES, 1.0)
+        with SizeStore(file) as store:
+            store.remember(KEY, FIGURES, 1.0)
         assert [stat.S_IMODE(path.stat().st_mode) for path in (file.parent, file)] == [0o700, 0o600]
         file.chmod(0o644)
-        with Ledger(file) as ledger:
-            assert ledger.recall(KEY) is not None
+        with SizeStore(file) as store:
+            assert store.recall(KEY) is not None
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     finally:
         os.umask(before)
@@ -147,24 +147,24 @@ def test_the_file_and_its_directory_are_this_users_alone(file: Path) -> None:
 def test_another_thread_is_told_so(file: Path) -> None:
     raised: list[BaseException] = []
 
-    def use(ledger: Ledger) -> None:
+    def use(store: SizeStore) -> None:
         try:
-            ledger.recall(KEY)
+            store.recall(KEY)
         except sqlite3.ProgrammingError as error:
             raised.append(error)
 
-    with Ledger(file) as ledger:
-        thread = threading.Thread(target=use, args=(ledger,))
+    with SizeStore(file) as store:
+        thread = threading.Thread(target=use, args=(store,))
         thread.start()
         thread.join(PATIENCE_S)
         assert "thread" in str(raised[0])
 
 
-def test_a_ledger_is_used_in_a_with_statement(file: Path) -> None:
-    ledger = Ledger(file)
+def test_a_store_is_used_in_a_with_statement(file: Path) -> None:
+    store = SizeStore(file)
     with pytest.raises(RuntimeError, match="with statement"):
-        ledger.recall(KEY)
-    assert repr(ledger) == f"<Ledger {file} closed>"
+        store.recall(KEY)
+    assert repr(store) == f"<SizeStore {file} closed>"
     assert not file.exists()
 
 
@@ -255,23 +255,23 @@ def test_a_damaged_file_is_thrown_away_with_a_warning(
     filled: Path, damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
 ) -> None:
     damage(filled)
-    with Ledger(filled) as ledger:
+    with SizeStore(filled) as store:
         (warning,) = warnings_of(caplog)
         assert f"{filled} is thrown away" in warning
-        assert ledger.problem is None
-        assert ledger.recall(numbered(7)) is None
-        ledger.remember(KEY, FIGURES, 1.0)
-    with Ledger(filled) as ledger:
-        assert ledger.recall(KEY) == FIGURES._replace(measured_s=1.0)
+        assert store.problem is None
+        assert store.recall(numbered(7)) is None
+        store.remember(KEY, FIGURES, 1.0)
+    with SizeStore(filled) as store:
+        assert store.recall(KEY) == FIGURES._replace(measured_s=1.0)
     assert len(warnings_of(caplog)) == 1
 
 
 def test_an_empty_file_is_a_fresh_one(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     file.parent.mkdir()
     file.touch()
-    with Ledger(file) as ledger:
-        ledger.remember(KEY, FIGURES, 1.0)
-        assert (ledger.recall(KEY), ledger.problem) == (FIGURES._replace(measured_s=1.0), None)
+    with SizeStore(file) as store:
+        store.remember(KEY, FIGURES, 1.0)
+        assert (store.recall(KEY), store.problem) == (FIGURES._replace(measured_s=1.0), None)
     assert warnings_of(caplog) == []
 
 
@@ -279,29 +279,29 @@ def test_an_empty_file_is_a_fresh_one(file: Path, caplog: pytest.LogCaptureFixtu
 def test_a_log_that_was_left_alone_does_no_harm(filled: Path, companion: str) -> None:
     filled.unlink()
     filled.with_name(filled.name + companion).write_bytes(random.Random(1).randbytes(5000))
-    with Ledger(filled) as ledger:
-        assert (ledger.recall(KEY), ledger.problem) == (None, None)
+    with SizeStore(filled) as store:
+        assert (store.recall(KEY), store.problem) == (None, None)
 
 
 def test_damage_that_shows_later_is_thrown_away_as_well(filled: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with Ledger(filled) as ledger:
-        assert ledger._connection is not None
-        ledger._connection.execute("PRAGMA cache_size = 0")
+    with SizeStore(filled) as store:
+        assert store._connection is not None
+        store._connection.execute("PRAGMA cache_size = 0")
         overwrite(filled, 0, random.Random(1).randbytes(filled.stat().st_size))
-        assert ledger.recall(numbered(7)) is None
+        assert store.recall(numbered(7)) is None
         assert "is thrown away" in warnings_of(caplog)[0]
-        ledger.remember(KEY, FIGURES, 1.0)
-        assert ledger.recall(KEY) == FIGURES._replace(measured_s=1.0)
+        store.remember(KEY, FIGURES, 1.0)
+        assert store.recall(KEY) == FIGURES._replace(measured_s=1.0)
     assert len(warnings_of(caplog)) == 1
 
 
 def test_what_one_host_throws_away_another_does_not_write_into(filled: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with Ledger(filled) as other:
+    with SizeStore(filled) as other:
         overwrite(filled, 0, b"\xa5" * 100)
-        with Ledger(filled) as ledger:
+        with SizeStore(filled) as store:
             assert "is thrown away" in warnings_of(caplog)[0]
             other.remember(KEY, FIGURES, 1.0)
-            assert ledger.recall(KEY) == FIGURES._replace(measured_s=1.0)
+            assert store.recall(KEY) == FIGURES._replace(measured_s=1.0)
         assert other.recall(numbered(7)) is None
     assert len(warnings_of(caplog)) == 1
 
@@ -310,25 +310,25 @@ def test_a_damaged_file_is_thrown_away_only_when_nobody_uses_it(
     filled: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file_module, "_BUSY_TIMEOUT_S", 0.01)
-    with Ledger(filled) as ledger:
+    with SizeStore(filled) as store:
         overwrite(filled, 0, b"\xa5" * 100)
         with file_module.in_use(filled):
-            assert ledger.recall(numbered(7)) is None
+            assert store.recall(numbered(7)) is None
             assert filled.exists()
         assert "forgotten when the host ends" in warnings_of(caplog)[-1]
 
 
 def test_a_directory_that_goes_while_a_host_runs_is_made_again(filled: Path) -> None:
-    with Ledger(filled) as ledger:
+    with SizeStore(filled) as store:
         shutil.rmtree(filled.parent)
-        ledger.remember(KEY, FIGURES, 1.0)
-        assert ledger.recall(KEY) is not None
-    with Ledger(filled) as ledger:
-        assert ledger.recall(KEY) is not None
+        store.remember(KEY, FIGURES, 1.0)
+        assert store.recall(KEY) is not None
+    with SizeStore(filled) as store:
+        assert store.recall(KEY) is not None
 
 
 def test_a_row_that_holds_no_numbers_is_damage(filled: Path, caplog: pytest.LogCaptureFixture) -> None:
     change(filled, "UPDATE sizes SET rss_bytes = 'many'")
-    with Ledger(filled) as ledger:
-        assert ledger.recall(numbered(7)) is None
+    with SizeStore(filled) as store:
+        assert store.recall(numbered(7)) is None
         assert "in place of numbers" in warnings_of(caplog)[0]
