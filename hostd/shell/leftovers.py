@@ -25,8 +25,6 @@ _log = logging.getLogger(__name__)
 
 HOST_VARIABLE = "HOSTD_HOST"
 
-_PREFIX = f"{HOST_VARIABLE}=".encode()
-
 
 def mark_of_host() -> str:
     """Return the mark of this process as a host."""
@@ -68,8 +66,9 @@ def _end(pid: int) -> bool:
 
 
 def _is_left(pid: int) -> bool:
-    marks = [entry for entry in read_all(pid, "environ").split(b"\0") if entry.startswith(_PREFIX)]
-    return bool(marks) and is_of_dead_host(marks[0].removeprefix(_PREFIX).decode("ascii", "replace"))
+    prefix = f"{HOST_VARIABLE}=".encode()
+    marks = [entry for entry in read_all(pid, "environ").split(b"\0") if entry.startswith(prefix)]
+    return bool(marks) and is_of_dead_host(marks[0].removeprefix(prefix).decode("ascii", "replace"))
 
 
 def is_of_dead_host(mark: str) -> bool:
