@@ -17,7 +17,7 @@ from hostd.shell.leftovers import end_leftovers, mark_of_host
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VARIABLE = "HOSTD_TEST_HOST"
+VARIABLE = f"HOSTD_TEST_HOST_{os.getpid()}"
 """Not the real one: hosts that other tests start at the same time would end what is marked with that."""
 
 MINE = mark_of_host()
@@ -107,10 +107,10 @@ def test_what_may_be_somebodys_is_left_alone(marked: Marked, mark: str) -> None:
 def test_a_host_that_has_inherited_such_a_mark_ends_neither_itself_nor_whoever_started_it() -> None:
     """As one that a batch job starts which a model has submitted."""
     started = program(
-        """
+        f"""
             import subprocess, sys
             code = (
-                "from hostd.shell import leftovers; leftovers.HOST_VARIABLE = 'HOSTD_TEST_HOST'; "
+                "from hostd.shell import leftovers; leftovers.HOST_VARIABLE = {VARIABLE!r}; "
                 "leftovers.end_leftovers(); print('there')"
             )
             said = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
