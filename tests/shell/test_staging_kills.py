@@ -62,4 +62,4 @@ def test_c30_c31_killed_at_any_call_it_is_done_wholly_or_not_at_all(place, scena
 )
 def test_c30_c31_a_recovery_may_be_killed_at_any_call_too(place, scenario, kernel):
     """At one of three calls, each kill before at others; all of them are `kill_points.py SCENARIO KERNEL DIR --recovery`."""
-    assert kill_points(place, scenario, kernel, "--recovery", "3") >= 60
+    assert kill_points(place, scenario, kernel, "--recovery", "3") >= 40

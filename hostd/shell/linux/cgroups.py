@@ -174,6 +174,15 @@ class Cgroups:
                 _log.warning("the control group %s stays behind: %s", leaf, error)
 
 
+def members_of(directory: Path) -> set[int]:
+    """Return the processes in a group and in those below it, as far as they can be read."""
+    found: set[int] = set()
+    with contextlib.suppress(OSError):
+        for file in directory.rglob("cgroup.procs"):
+            found.update(int(pid) for pid in file.read_text().split())
+    return found
+
+
 def end_group(directory: Path, within_s: float) -> set[int]:
     """Kill all that is in a group at once, and wait for the end of it; return what has not ended.
 
@@ -188,7 +197,7 @@ def end_group(directory: Path, within_s: float) -> set[int]:
             poller.register(fd, select.POLLPRI)  # the file has changed since it was read (cgroups(7))
             while b"populated 1" in os.pread(fd, 4096, 0):
                 if (left_s := until_s - time.monotonic()) <= 0:
-                    return {int(pid) for file in directory.rglob("cgroup.procs") for pid in file.read_text().split()}
+                    return members_of(directory)
                 poller.poll(left_s * 1000)
         finally:
             os.close(fd)

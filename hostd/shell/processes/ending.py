@@ -22,7 +22,7 @@ import time
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
-from hostd.shell.linux.cgroups import end_group
+from hostd.shell.linux.cgroups import end_group, members_of
 from hostd.shell.linux.proc import descendants_of, read_all, read_file
 from hostd.shell.memory import tree as memory
 from hostd.shell.memory.shared import Held
@@ -85,6 +85,8 @@ class Ending:
         self._mark = mark
         self._family = family
         self._group = group
+        self._in_group: set[tuple[int, bytes]] = set()
+        """Those who were in it, with the times at which they began: what was killed has no mark any more."""
         self._left_in_group: set[int] = set()
         self._freed_bytes = 0
         self._is_measured = self._is_reaped = False
@@ -119,6 +121,7 @@ class Ending:
 
     def _end_the_group(self, until_s: float) -> None:
         if self._group is not None:
+            self._in_group.update(map(_identity_of, members_of(self._group)))
             self._left_in_group = end_group(self._group, until_s - time.monotonic())
 
     def _end_the_worker(self, measured: Memory | None, until_s: float, stack: contextlib.ExitStack) -> Held:
@@ -183,11 +186,12 @@ class Ending:
         return [
             pid
             for pid in children
-            if pid not in known and pid not in not_ours and (self._is_marked(pid) or not self._was_here_before(pid))
+            if pid not in known and pid not in not_ours and (self._is_marked(pid) or not self._is_of_others(pid))
         ]
 
-    def _was_here_before(self, pid: int) -> bool:
-        return bool(self._others) and _identity_of(pid) in self._others
+    def _is_of_others(self, pid: int) -> bool:
+        identity = _identity_of(pid)
+        return identity in self._others and identity not in self._in_group
 
     def _is_marked(self, pid: int) -> bool:
         # A worker adopts what its helpers leave, but not what an interpreter of the model's own (`python`) has started

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_PREFIX = f"{HOST_VARIABLE}=".encode()
-
 
 def end_leftovers() -> int:
     """Kill what hosts left that are no more, and return how many processes that were."""
@@ -62,5 +60,6 @@ def _end(pid: int) -> bool:
 
 
 def _is_left(pid: int) -> bool:
-    marks = [entry for entry in read_all(pid, "environ").split(b"\0") if entry.startswith(_PREFIX)]
-    return bool(marks) and is_of_dead_host(marks[0].removeprefix(_PREFIX).decode("ascii", "replace"))
+    prefix = f"{HOST_VARIABLE}=".encode()
+    marks = [entry for entry in read_all(pid, "environ").split(b"\0") if entry.startswith(prefix)]
+    return bool(marks) and is_of_dead_host(marks[0].removeprefix(prefix).decode("ascii", "replace"))
