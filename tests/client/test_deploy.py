@@ -136,7 +136,7 @@ def test_no_more_than_the_window_is_ever_unanswered(client: Client, host: FakeHo
 DEPLOYING = """
     import re, sys
     from pathlib import Path
-    from hostd.client.sync import Client
+    from hostd.client._sync.client import Client
 
     def peak_kib():
         return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

@@ -76,7 +76,7 @@ def test_what_a_host_says_of_its_start_goes_through_no_standard_descriptor() -> 
     source = """
         import os
         os.closerange(0, 3)
-        from hostd.launch import ready_pipe
+        from hostd.hosts.launch import ready_pipe
         os._exit(min(ready_pipe()))
     """
     with program(source) as without_any:

@@ -285,7 +285,7 @@ def test_c27_a_shard_is_seen_wherever_the_chunks_of_an_index_end(model: Path, of
 
 CLOSED = """
     import os, sys
-    from hostd.shell.completeness import look_at
+    from hostd.shell.repository.completeness import look_at
 
     os.chmod(sys.argv[1], 0o333)
     if os.geteuid() == 0:  # whom no mode stops

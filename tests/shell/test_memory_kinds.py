@@ -324,7 +324,7 @@ def test_a_segment_of_a_process_that_has_ended_is_not_charged_to_the_next_of_its
     source = f"""
         import ctypes, os, signal, time
         from pathlib import Path
-        from hostd.shell.memory import sample_tree
+        from hostd.shell.memory.tree import sample_tree
 
         def child(work):
             if (pid := os.fork()) == 0:

@@ -16,7 +16,7 @@ HELD_MIB = 64
 
 SOURCE = """
     import ctypes, os, signal, sys
-    from hostd.shell.memory import private_bytes_of, sample_tree
+    from hostd.shell.memory.tree import private_bytes_of, sample_tree
 
     held_mib, is_alone = int(sys.argv[1]), sys.argv[2] == "alone"
     PR_SET_DUMPABLE = 4

@@ -363,8 +363,8 @@ def test_no_module_of_a_loader_or_an_initializer_is_imported_by_the_supervisor(s
         site,
         f"""
         import sys
-        from hostd.config import load_config
-        from hostd.plugins import Plugins
+        from hostd.config.loading import load_config
+        from hostd.plugins.registry import Plugins
         sections = {{s: {{"x": {{"type": t}}}} for s, t in (("loaders", "net"), ("initializers", "warm"))}}
         spec = Plugins(load_config(sections)).find("m", {str(model)!r})
         assert spec.loader == "third_party.loading:load_net", spec
@@ -381,8 +381,8 @@ def test_without_a_name_that_needs_it_no_entry_points_are_read(site, model) -> N
         site,
         f"""
         import importlib.metadata
-        from hostd.config import load_config
-        from hostd.plugins import Plugins
+        from hostd.config.loading import load_config
+        from hostd.plugins.registry import Plugins
 
         def refuse(**selection):
             raise AssertionError("entry points were read")

@@ -105,7 +105,7 @@ def test_more_children_than_fit_into_a_page_are_found() -> None:
 def test_more_adopted_children_than_fit_into_a_page_are_found() -> None:
     source = f"""
         import ctypes, os, signal
-        from hostd.shell.proc import adopted_children
+        from hostd.shell.linux.proc import adopted_children
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
         if (middle := os.fork()) == 0:
             os.setpgid(0, 0)

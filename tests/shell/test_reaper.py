@@ -193,7 +193,7 @@ def test_families_that_flee_by_forking_are_ended(
 def test_many_helpers_are_collected_together() -> None:
     with program("""
         import os, signal
-        from hostd.shell import reaper
+        from hostd.shell.processes import reaper
 
         looks, count, look = 0, 400, reaper.children_of
         def children_of(parent):
@@ -212,7 +212,7 @@ def test_many_helpers_are_collected_together() -> None:
 
 ASKED_AGAIN = """
     import sys
-    from hostd.shell import reaper
+    from hostd.shell.processes import reaper
 
     reaper.AT_LAST_S = 0.1
     sys.exit(reaper.main("0", "", sys.executable, "-S", "-u", "-c", sys.argv[1]))

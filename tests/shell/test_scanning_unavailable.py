@@ -74,7 +74,7 @@ def test_c25_an_empty_directory_is_fine_if_it_is_the_same_or_nothing_came_from_i
 
 MOUNTED = """
     import json, os, subprocess, sys
-    from hostd.shell.scanning import DirectoryUnavailableError, Scanner
+    from hostd.shell.repository.scanner import DirectoryUnavailableError, Scanner
 
     path = sys.argv[1]
     subprocess.run(["mount", "-t", "tmpfs", "models", path], check=True)
@@ -91,7 +91,7 @@ MOUNTED = """
 
 FORBIDDEN = """
     import os, sys
-    from hostd.shell.scanning import DirectoryUnavailableError, Scanner
+    from hostd.shell.repository.scanner import DirectoryUnavailableError, Scanner
 
     path, mode = sys.argv[1], int(sys.argv[2], 8)
     os.chmod(path, mode)

@@ -82,7 +82,7 @@ def test_a_file_that_another_program_holds_is_left_alone(
 
 OTHERS = """
     import os, pathlib, shutil, sys, tempfile
-    from hostd.shell.store import Figures, SizeStore, SizeKey
+    from hostd.shell.sizes.store import Figures, SizeStore, SizeKey
     base = pathlib.Path(tempfile.mkdtemp())
     file, key = base / "sizes", SizeKey("c", "l", "", "o", "e")
     with SizeStore(file) as store:
@@ -121,7 +121,7 @@ def test_what_is_not_this_users_alone_is_neither_used_nor_removed(what: str, wor
 
 UNPRIVILEGED = """
     import os, pathlib, shutil, sys, tempfile
-    from hostd.shell.store import Figures, SizeStore, SizeKey
+    from hostd.shell.sizes.store import Figures, SizeStore, SizeKey
     if os.geteuid() == 0:  # whom no mode keeps out
         os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
     base = pathlib.Path(tempfile.mkdtemp())
@@ -153,7 +153,7 @@ def test_missing_permissions_are_a_fresh_file_or_none(what: str, mode: str, is_k
 
 FULL = """
     import resource, signal, sys
-    from hostd.shell.store import Figures, SizeStore, SizeKey
+    from hostd.shell.sizes.store import Figures, SizeStore, SizeKey
     key = lambda number: SizeKey(str(number), "l", "", "o", "e")
     figures = Figures(1, 2, 3, 4, 5.0)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -184,8 +184,8 @@ def test_a_full_disk_loses_what_does_not_fit_and_nothing_else(file: Path, caplog
 
 WRITING = """
     import sys
-    from hostd.shell import store as module
-    from hostd.shell.store import Figures, SizeStore, SizeKey
+    from hostd.shell.sizes import store as module
+    from hostd.shell.sizes.store import Figures, SizeStore, SizeKey
     module.MAX_ROWS = 10**9
     with SizeStore(sys.argv[1]) as store:
         number = int(sys.argv[2])
@@ -221,7 +221,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_written(file: Path, caplog:
 
 TOGETHER = """
     import sys
-    from hostd.shell.store import Figures, SizeStore, SizeKey
+    from hostd.shell.sizes.store import Figures, SizeStore, SizeKey
     with SizeStore(sys.argv[1]) as store:
         print("open")
         for number in range(20):

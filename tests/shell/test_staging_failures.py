@@ -77,8 +77,8 @@ def test_c30_a_file_that_may_not_be_so_big_leaves_nothing(staging, models):
 PRELUDE = """
 import os, sys
 from pathlib import Path
-from hostd.shell.directory import ModelsDirectory
-from hostd.shell.staging import Staging
+from hostd.shell.repository.directory import ModelsDirectory
+from hostd.shell.deploys.staging import Staging
 from hostd_workers.wire.errors import *
 from path_corpus import canary
 from kernels import KERNELS

@@ -34,8 +34,8 @@ def test_c28_what_this_process_works_on_is_left_alone(staging, models):
 
 OTHER_HOST = """
     import sys
-    from hostd.shell.directory import ModelsDirectory
-    from hostd.shell.staging import Staging
+    from hostd.shell.repository.directory import ModelsDirectory
+    from hostd.shell.deploys.staging import Staging
     upload = Staging(ModelsDirectory(sys.argv[1])).begin("m", [("model.yaml", 3)], replace=True)
     upload.write(0, 0, b"new")
     upload.install()
@@ -173,8 +173,8 @@ def test_c28_hosts_racing_for_one_id_leave_one_model_and_nothing_else(models):
     """Real processes, without any shared memory: without `replace` at most one is told that it was its."""
     source = """
 import sys
-from hostd.shell.directory import ModelsDirectory
-from hostd.shell.staging import Staging
+from hostd.shell.repository.directory import ModelsDirectory
+from hostd.shell.deploys.staging import Staging
 from hostd_workers.wire.errors import HostError
 staging = Staging(ModelsDirectory(sys.argv[1]))
 for turn in range(int(sys.argv[3])):

@@ -203,7 +203,7 @@ WITHOUT = """
     import asyncio, logging, os, resource, sys
     from pathlib import Path
     import watchfiles
-    from hostd.shell import watching
+    from hostd.shell.repository import notifications as watching
 
     logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
     watching.CHECK_S = 0.001
@@ -294,7 +294,7 @@ AT_THE_LIMIT = """
     from contextlib import aclosing
     from pathlib import Path
     from watchfiles import _rust_notify
-    from hostd.shell import watching
+    from hostd.shell.repository import notifications as watching
 
     watching.CHECK_S = 0.01
 

@@ -6,8 +6,8 @@ Rules
 2. A model may be evicted only if it serves and nobody keeps it: no pin, no setting, no call in flight, no load, no move
    of its files, and it has been there for the minimum residence.
 3. The model with the lowest score is evicted first: reload seconds / (bytes x idle seconds). That is GreedyDual-Size
-   (Cao and Irani 1997), cost by size, with the idle time in place of its ageing. Equal ones are ordered by name, so that
-   a plan is what then happens.
+   (Cao and Irani 1997), cost by size, with the idle time in place of its ageing. Equal ones are ordered by name, so
+   that a plan is what then happens.
 """
 
 from __future__ import annotations
