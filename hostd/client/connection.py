@@ -37,7 +37,7 @@ BATCH_MESSAGES = 64
 
 HEARTBEAT_MS = 10_000
 """Over TCP a host that vanished without a word is noticed by this. On one machine the socket closes at once, and libzmq
-4.3.5 aborts the program that beats over a connection which broke while more had come than it takes in (`!_io_error`)."""
+4.3.5 aborts a program that beats over a connection which broke while more had come than it takes in (`!_io_error`)."""
 
 _NEVER_MS = 24 * 3_600_000
 """Not -1, with which libzmq drops the answers that have come, too."""
