@@ -40,6 +40,7 @@ from hostd.core.timers import (
     AdmissionTimer,
     ConnectionTimer,
     FinderTimer,
+    GoneTimer,
     HeldTimer,
     IdleTimer,
     RetryTimer,
@@ -149,6 +150,7 @@ class Core(Questions):
             IdleTimer: admission.expire_idle,
             UploadTimer: deploying.expire,
             RoomTimer: lambda _: admission.look(),
+            GoneTimer: lambda key: router.lose_client(key.client),
             int: router.expire,
         }
 

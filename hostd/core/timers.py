@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hostd.core.events import Caller, FilesId, WorkerId
+    from hostd.core.events import Caller, ClientId, FilesId, WorkerId
     from hostd.core.models import Model
 
 K = TypeVar("K")
@@ -90,6 +90,13 @@ class HeldTimer:
     """The deadline of a call that waits for its model to be loaded."""
 
     caller: Caller
+
+
+@dataclass(frozen=True)
+class GoneTimer:
+    """When the next calls of a client that has gone are ended."""
+
+    client: ClientId
 
 
 class Timers(Generic[K]):
