@@ -222,10 +222,10 @@ class LimitsConfig(_Section):
 
     peer_buffer_bytes: Bytes = 32 * 2**20
     """Bytes that wait in the host for one process, a client's or a worker, that takes none. Beyond it nothing is read
-    from those who send more to it. If it takes less than a 32nd of this in a second then, a client is dropped, loudly,
-    and calls of a worker are refused with RESOURCE_EXHAUSTED. The host holds half of this of messages that one process
-    has begun to send, and one more of max_message_bytes; beyond it only the oldest is read on, and its client is
-    dropped, loudly, if a 32nd of this comes in none of ten seconds."""
+    from the processes that send more to it, for a second in all; each time that it takes twice this earns another
+    second. Then a client is dropped, loudly, and calls of a worker are refused with RESOURCE_EXHAUSTED. The host holds
+    half of this of messages that one process has begun to send, and one more of max_message_bytes; beyond it only the
+    oldest is read on, and its client is dropped, loudly, if a 32nd of this comes in none of ten seconds."""
 
     @model_validator(mode="after")
     def _one_message_fits(self) -> LimitsConfig:

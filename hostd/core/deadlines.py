@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hostd.core.models import Model
-    from hostd.core.values import Caller, FilesId, WorkerId
+    from hostd.core.values import Caller, ClientId, FilesId, WorkerId
 
 
 @dataclass(frozen=True)
@@ -76,3 +76,10 @@ class HeldTimer:
     """The deadline of a call that waits for its model to be loaded."""
 
     caller: Caller
+
+
+@dataclass(frozen=True)
+class GoneTimer:
+    """When the next calls of a client that has gone are ended."""
+
+    client: ClientId

@@ -26,6 +26,7 @@ from hostd.core.deadlines import (
     AdmissionTimer,
     ConnectionTimer,
     FinderTimer,
+    GoneTimer,
     HeadroomTimer,
     HeldTimer,
     IdleTimer,
@@ -151,6 +152,7 @@ class Core:
             IdleTimer: lambda key: self._see_to(admission.expire_idle(key)),
             UploadTimer: deploying.expire,
             HeadroomTimer: lambda _: self._registry.headroom_changed(),
+            GoneTimer: lambda key: router.lose_client(key.client),
             int: router.expire,
         }
         self._follows: dict[type, tuple[Callable[[Any], None], ...]] = {

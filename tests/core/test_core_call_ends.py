@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
-from driver import ALICE, BOB, Driver
+from driver import ALICE, BOB, LAZY, Driver
 from outside import Said
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.core.calls.routing import GONE_AT_ONCE, GONE_PAUSE_S
 from hostd_workers.wire.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -22,6 +25,12 @@ def ready(host: Driver) -> Driver:
     """A host with one READY model, `m`."""
     host.up_to("READY")
     return host
+
+
+@pytest.fixture
+def roomy() -> Driver:
+    """A host whose models may have very many calls."""
+    return Driver(dataclasses.replace(LAZY, max_in_flight=10 * GONE_AT_ONCE, max_in_flight_bytes=2**30))
 
 
 def test_a_call_that_is_not_answered_in_time_gets_its_deadline_and_the_worker_is_told(ready):
@@ -170,6 +179,33 @@ def test_the_calls_of_a_client_that_vanished_are_cancelled_and_nobody_is_answere
     ready.answered(ready.sent(stays))
     assert not set(lost) & set(ready.answers)
     assert ready.core.queries.get_model("m").errors == 0
+
+
+def test_very_many_calls_of_a_client_that_vanished_end_in_slices_so_that_others_are_served_between(roomy):
+    roomy.up_to("READY", "m")
+    lost = [roomy.call("m") for _ in range(2 * GONE_AT_ONCE + 7)]
+    roomy.feed(ev.ClientVanished(ALICE))
+    sizes = [len(roomy.effects_of(fx.ForwardCancel))]
+    while roomy.core.next_deadline() is not None:
+        others = roomy.call("m", client=BOB)
+        roomy.answered(roomy.sent(others))
+        assert roomy.answer(others) == "done"
+        roomy.pass_time(GONE_PAUSE_S)
+        sizes.append(len(roomy.effects_of(fx.ForwardCancel)))
+    assert sizes == [GONE_AT_ONCE, GONE_AT_ONCE, 7]
+    assert len(roomy.processes[roomy.worker].cancelled) == len(lost)
+
+
+def test_calls_that_are_held_and_those_of_a_worker_end_in_slices_together(roomy):
+    roomy.up_to("READY", "m")
+    for model_id, many in (("m", 10), ("lazy", GONE_AT_ONCE + 10)):
+        for _ in range(many):
+            roomy.call(model_id)
+    pending = roomy.core._router.pending.by_caller
+    roomy.feed(ev.ClientVanished(ALICE))
+    assert (len(pending), roomy.effects_of(fx.ForwardCancel)) == (10, [])
+    roomy.pass_time(GONE_PAUSE_S)
+    assert (len(pending), len(roomy.effects_of(fx.ForwardCancel))) == (0, 10)
 
 
 def test_a_client_that_nobody_knows_may_vanish(ready):

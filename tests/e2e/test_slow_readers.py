@@ -34,6 +34,9 @@ MODEL = """
         def predict(self, x):
             return x
 
+        def small(self, number):
+            return os.urandom(20_000)
+
         def generate(self, count):
             for _ in range(count):
                 yield os.urandom(1 << 20)
@@ -115,7 +118,9 @@ WAYS = {
 
 @pytest.fixture(scope="module")
 def small_host() -> Iterator[hostd.Host]:
-    with hostd.Host(workers={"drain_timeout_s": 1.0}, limits={"peer_buffer_bytes": BUFFER_BYTES}) as host:
+    with hostd.Host(
+        workers={"drain_timeout_s": 1.0, "max_in_flight": 10_000}, limits={"peer_buffer_bytes": BUFFER_BYTES}
+    ) as host:
         yield host
 
 
@@ -170,6 +175,37 @@ def test_a_client_that_was_stopped_hears_what_it_has_lost_and_goes_on(
     assert json.loads(line_of(process)) == 1
     assert json.loads(line_of(process)) == [MIB] * 3
     assert json.loads(line_of(process)) == "READY"
+
+
+IDLE = """
+    from hostd.client import connection
+
+    connection.HEARTBEAT_MS = 1500  # instead of 10 s
+    with hostd.connect(endpoint) as client:
+        model = client.retrieve_model("m")
+        calls = [client.submit("m", "small", (number,), {}, 60) for number in range(2500)]
+        say("begun")
+        sys.stdin.readline()
+        say(outcomes(calls))
+        say(model.predict(1))
+"""
+
+
+def test_a_program_that_does_not_read_for_long_survives_that_it_is_dropped(
+    small_host: hostd.Host, model: Any, start: Callable[[str], subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libzmq 4.3.5 aborts the program at the next heartbeat over a connection that ended while its input was stopped."""
+    monkeypatch.setitem(WAYS, "idle", IDLE)
+    process = start("idle")
+    assert json.loads(line_of(process)) == "begun"
+    before = clients_of(small_host)
+    eventually(lambda: clients_of(small_host) < before, "the host drops it")
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(4)  # some heartbeats
+    assert process.stdin is not None
+    print("go on", file=process.stdin, flush=True)
+    assert json.loads(line_of(process))["UnavailableError"] > 0
+    assert json.loads(line_of(process)) == 1
 
 
 def test_a_client_that_reads_slowly_gets_everything(model: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from hostd.core.values import Caller
@@ -68,6 +69,6 @@ class ByClient(Generic[V]):
         for own in self._by_client.values():
             yield from own.values()
 
-    def of(self, client: ClientId) -> list[Caller]:
-        """Return the callers of one client, in the order in which they came."""
-        return [Caller(client, request_id) for request_id in self._by_client.get(client, ())]
+    def of(self, client: ClientId, at_most: int | None = None) -> list[Caller]:
+        """Return the callers of one client, or the first of them, in the order in which they came."""
+        return [Caller(client, request_id) for request_id in islice(self._by_client.get(client, ()), at_most)]

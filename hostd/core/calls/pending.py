@@ -79,10 +79,12 @@ class PendingCalls:
         for caller, _, _ in self.of(model_id):
             self.dismiss(caller, error)
 
-    def lose_client(self, client: ClientId) -> None:
-        """Forget the calls of a client that nobody can answer any more."""
-        for caller in self.by_caller.of(client):
+    def lose_client(self, client: ClientId, at_most: int) -> int:
+        """Forget calls of a client that nobody can answer any more, and return how many they were."""
+        callers = self.by_caller.of(client, at_most)
+        for caller in callers:
             self._let_go(caller)
+        return len(callers)
 
     def _let_go(self, caller: Caller) -> CallReceived:
         event = self.by_caller.pop(caller)

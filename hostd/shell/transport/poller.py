@@ -80,7 +80,7 @@ class Poller:
         self._line: dict[int, deque[Connection]] = {}
         """Those that wait for a turn, by process; `Connection.told` is 0 for all others."""
         self._congested: dict[Connection, set[Connection]] = {}
-        """Those for which too much waits, and whom each of them holds up."""
+        """Those for which too much waits, and which others each of them holds up."""
         self._current: Connection | None = None
         self._looks: asyncio.TimerHandle | None = None
         self._large: set[Unfinished[Connection]] = set()
