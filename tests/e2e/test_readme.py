@@ -1,4 +1,4 @@
-"""The README is true: its set-up commands are there, its tour runs as it stands, its reference is complete."""
+"""The README and the pages that it links are true: their programs run as they stand, their tables are complete."""
 
 from __future__ import annotations
 
@@ -14,15 +14,62 @@ import pytest
 import yaml
 
 import hostd
+from hostd.cli.root import COMMANDS
 from hostd.config.settings import HostConfig
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = sorted((ROOT / "hostd" / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", *DOCS, *(ROOT / "hostd").glob("*.md"), *(ROOT / ".github").glob("*.md")]
+PAGES = [*PAGES, ROOT / "workers" / "PROTOCOL.md"]
+TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 
 
-def shell_block_with(words: str) -> str:
-    (block,) = [code for language, code in BLOCKS if language == "sh" and words in code]
+def block_with(words: str, language: str = "sh") -> str:
+    (block,) = [code for found, code in BLOCKS if found == language and words in code]
     return block
+
+
+def anchors_of(text: str) -> set[str]:
+    """What GitHub makes of headings: lower case, no punctuation, hyphens for spaces."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page):
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", TEXTS[page]):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors_of(target.read_text(encoding="utf-8")), link
+
+
+def test_the_readme_is_short_and_leads_to_every_page():
+    assert README.count("\n") < 300
+    assert [page.name for page in DOCS if f"(hostd/docs/{page.name})" not in README] == []
+
+
+def test_the_figures_of_the_readme_are_those_of_the_page_about_speed():
+    rows = [line for line in README[README.index("## Speed") :].splitlines() if line.startswith("|")]
+    figures = [row for row in rows if "](" not in row and row.count("|") == 4]
+    speed = (ROOT / "hostd" / "docs" / "speed.md").read_text(encoding="utf-8").splitlines()
+
+    assert len(figures) > 5
+    assert [row for row in figures if row not in speed] == []
+
+
+def test_the_readme_names_every_command_and_no_other():
+    table = README[README.index("## Commands") : README.index("`hostd COMMAND --help`")]
+    assert set(re.findall(r"`(\w+)`", table)) == set(COMMANDS)
+
+
+def test_the_picture_is_small_and_fetches_nothing():
+    picture = (ROOT / "hostd" / "docs" / "session.svg").read_text(encoding="utf-8")
+    assert len(picture) < 30_000
+    assert re.findall(r"(?:href|src|url)\W+(?:https?:|data:)", picture) == []
+    assert re.findall(r"hostd&#160;(\w+)", picture) == ["load", "load", "infer", "ps", "ls", "unload"]
 
 
 def test_it_opens_with_exactly_two_set_up_commands():
@@ -39,8 +86,7 @@ def test_the_configuration_reference_names_every_setting_and_no_other():
         section = getattr(field.annotation, "model_fields", None)
         settings |= {f"{name}.{key}" for key in section} if section else {name}
 
-    table = README[README.index("## Configuration") : README.index("## Speed")]
-
+    table = (ROOT / "hostd" / "docs" / "configuration.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`[^|]+`) \|", table, re.MULTILINE)
     assert {name for row in rows for name in re.findall(r"`([\w.]+)`", row)} == settings
 
@@ -85,33 +131,35 @@ def serving(tmp_path, runtime):
 def serving_models(tmp_path, runtime):
     """A host with a models directory."""
     (tmp_path / "models").mkdir()
-    (line,) = [line for line in shell_block_with("--models-dir").splitlines() if line.startswith("hostd serve ")]
+    (line,) = [line for line in block_with("--models-dir").splitlines() if line.startswith("hostd serve ")]
     arguments = line.replace("/srv/models", str(tmp_path / "models")).split()[2:]
     with a_host_as_the_readme_says(tmp_path, runtime, *arguments) as environment:
         yield environment
 
 
-def test_the_tour_runs_as_it_stands(serving, tmp_path):
-    tour = shell_block_with("cat > /tmp/greeter/model.py").replace("/tmp/greeter", str(tmp_path / "greeter"))
-    tour = tour.replace(". .venv/bin/activate\n", "set -e\n")
-    before, unload = tour.rsplit("hostd unload", 1)
-    (python,) = [code for language, code in BLOCKS if language == "python" and "hostd.connect()" in code]
-    python = python.replace("/tmp/greeter", str(tmp_path / "greeter"))
+def run(environment, directory, *command):
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
-    shell = subprocess.run(["bash", "-c", before], env=serving, capture_output=True, text=True, check=False)
-    assert shell.returncode == 0, shell.stderr
-    assert "Welcome, Ada!" in shell.stdout
-    done = subprocess.run(
-        ["bash", "-c", "hostd unload" + unload], env=serving, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    script = subprocess.run([sys.executable, "-c", python], env=serving, capture_output=True, text=True, check=False)
 
-    assert script.returncode == 0, script.stderr
+def test_the_first_program_and_the_tour_run_as_they_stand(serving, tmp_path):
+    def as_it_stands(words, language="sh"):
+        block = block_with(words, language).replace("/tmp/greeter", str(tmp_path / "greeter"))
+        return block.replace(". .venv/bin/activate\n", "set -e\n")
+
+    run(serving, tmp_path, "bash", "-c", as_it_stands("cat > /tmp/greeter/model.py"))
+    first = as_it_stands("# first.py", "python")
+    assert [line for line in first.splitlines() if line][-1].strip().startswith("print(client.unload_model(")
+    assert len([line for line in first.splitlines() if line and not line.startswith("#")]) <= 10
+    assert run(serving, tmp_path, sys.executable, "-c", first).startswith("Hello, Ada!\n[0, 1, 2]\n")
+
+    assert "Welcome, Ada!" in run(serving, tmp_path, "bash", "-c", as_it_stands("hostd load greeter"))
+    run(serving, tmp_path, sys.executable, "-c", as_it_stands("hostd.connect()", "python"))
 
 
 def file_of(name: str) -> str:
-    (code,) = [code for _, code in BLOCKS if code.startswith(f"# {name}\n")]
+    (code,) = re.findall(rf"```\w+\n(# {name}\n.*?)```", TEXTS[ROOT / "hostd" / "docs" / "plugins.md"], re.DOTALL)
     return code
 
 
@@ -139,9 +187,6 @@ def test_the_deploys_of_the_readme_run_as_they_stand(serving_models, tmp_path):
     (tmp_path / "greeter" / "model.py").write_text(
         "class Greeter:\n    def greet(self): ...\n\ndef load(path):\n    return Greeter()\n"
     )
-    commands = shell_block_with("hostd deploy").replace("/tmp/greeter", str(tmp_path / "greeter"))
+    commands = block_with("hostd deploy").replace("/tmp/greeter", str(tmp_path / "greeter"))
     for _ in range(2):  # what is undeployed can be deployed again
-        run = subprocess.run(
-            ["bash", "-e"], input=commands, env=serving_models, text=True, capture_output=True, check=False
-        )
-        assert run.returncode == 0, run.stdout + run.stderr
+        run(serving_models, tmp_path, "bash", "-e", "-c", commands)
