@@ -1,7 +1,7 @@
 """Makes the picture of the README from a real session: picture.py [FILE], in the environment of the README's demo.
 
-A shell runs the commands of `SESSION`, and the picture has their standard output as it is; only the temporary directory is
-shown as /srv. Each command appears after the one before. A viewer without animations shows all of them.
+A shell runs the commands of `SESSION`, and the picture has their standard output as it is; only the temporary directory
+is shown as /srv. Each command appears after the one before. A viewer without animations shows all of them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(picture: Path) -> None:
     """Run the session in a host and a directory of its own, and write the picture."""
     with tempfile.TemporaryDirectory(prefix="hostd-") as place:
         _make_models(Path(place, "models"))
-        with hostd.Host(models={"poll_period_s": 0}) as host:
+        with hostd.Host() as host:
             client = host.client()
             events = client.events("greeter")
             shown = []

@@ -1,4 +1,4 @@
-"""Uses an installed hostd as somebody does who has never seen the checkout: stranger.py MODELS.
+"""Uses an installed hostd without the checkout, as a newcomer does: stranger.py MODELS.
 
 Run with the interpreter of the environment that it is installed in. In each of several directories: demo, doctor,
 serve, and for each model load, call and unload; then shutdown, and no socket may be left.

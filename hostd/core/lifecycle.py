@@ -145,7 +145,7 @@ SERVING: Final = (ModelState.READY, ModelState.DEGRADED)
 
 
 def diagram() -> str:
-    """Return both tables as Mermaid state diagrams, for `ARCHITECTURE.md`; a test keeps the page current."""
+    """Return both tables as Mermaid state diagrams, for `docs/lifecycle.md`; a test keeps the page current."""
     return "\n\n".join(
         (
             _mermaid({(old, why): new for (old, why), (new, _) in WORKER_TRANSITIONS.items()}),
