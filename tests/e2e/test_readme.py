@@ -132,7 +132,7 @@ def serving_models(tmp_path, runtime):
     """A host with a models directory."""
     (tmp_path / "models").mkdir()
     (line,) = [line for line in block_with("--models-dir").splitlines() if line.startswith("hostd serve ")]
-    arguments = line.replace("/srv/models", str(tmp_path / "models")).split()[2:]
+    arguments = line.replace("/tmp/models", str(tmp_path / "models")).split()[2:]
     with a_host_as_the_readme_says(tmp_path, runtime, *arguments) as environment:
         yield environment
 
