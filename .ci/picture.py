@@ -27,12 +27,12 @@ COLUMNS = 100
 PAUSE_S = 1.5
 SESSION = (
     "hostd load greeter models/greeter",
-    "hostd load digits models/digits",
+    "hostd load writer models/writer",
     "hostd infer greeter --method greet '\"Ada\"'",
     "hostd ps",
     "kill -9 {pid}  # one model crashes",
     "hostd ls",
-    "hostd unload digits",
+    "hostd unload writer",
 )
 
 
@@ -54,8 +54,7 @@ def main(picture: Path) -> None:
 
 def _make_models(folder: Path) -> None:
     folder.mkdir()
-    models.train(folder, models.digits())
-    (folder / "forest").rename(folder / "digits")
+    models.write_babbler(folder).rename(folder / "writer")
     shutil.copytree(ROOT / "hostd" / "examples" / "greeter", folder / "greeter")
 
 
