@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from hostd_workers.wire import messages as msg
-from hostd_workers.wire.errors import PUBLIC_MODULE, HostError, from_wire, sayable
+from hostd_workers.wire.errors import PUBLIC_MODULE, HostError, UnavailableError, from_wire, sayable
 
 MAX_CHARS = 8 * 1024
 """Of what an exception says: some quote a whole file."""
@@ -24,13 +24,18 @@ class ForeignError(Exception):
     """Stands for an exception that cannot be passed on; says what can be said of it."""
 
 
-def tamed(error: BaseException) -> BaseException:
-    """Return an exception that can be read and kept: the same, or one that stands for it. Raises nothing."""
+def tamed(error: BaseException) -> Exception:
+    """Return an exception that can be read, kept, and raised in a coroutine: the same, or one that stands for it.
+
+    Raises nothing. What a coroutine takes for the end of itself, of another or of the program stands for nothing else.
+    """
     try:
         if type(error) is ForeignError:
             return error
         if isinstance(error, HostError):
             return _typed(error)
+        if not isinstance(error, Exception) or isinstance(error, (StopIteration, StopAsyncIteration)):
+            return ForeignError(_said_by(error))
         is_plain = _is_ours(type(error)) and all(type(argument) in _PLAIN for argument in error.args)
         return error if is_plain and len(sayable(error)) <= MAX_CHARS else ForeignError(_said_by(error))
     except BaseException:  # noqa: BLE001 - see above
@@ -45,7 +50,18 @@ def _is_ours(cls: type[BaseException]) -> bool:
     return module.startswith(_SHELL) and getattr(sys.modules.get(module), cls.__name__, None) is cls
 
 
-def summary_of(error: BaseException) -> str:
+def as_host_error(error: BaseException, what: str) -> HostError:
+    """Return the error of a piece of work that failed, as the core may keep it: without frames, which know the work."""
+    error = tamed(error)
+    if isinstance(error, HostError):
+        error.__context__ = None
+        return error.with_traceback(None)
+    # What the system and Python say is a sentence; others may say no more than a name.
+    said = str(error) if isinstance(error, (OSError, RuntimeError)) else ""
+    return UnavailableError(f"{what}: {said or _summary_of(error)}")
+
+
+def _summary_of(error: Exception) -> str:
     """Return what a tamed exception says, with what it is."""
     return str(error) if isinstance(error, ForeignError) else _said_by(error)
 

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import os
-import secrets
 import signal
-import sys
-import time
-from typing import TYPE_CHECKING, Any
-
-import psutil
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from hostd import paths
 from hostd.core import events as ev
 from hostd.plugins.registry import Plugins
-from hostd.records import HostInfo
+from hostd.shell.control.description import Description
 from hostd.shell.control.hangup import Hangup
 from hostd.shell.control.requests import Control
 from hostd.shell.control.settings import Settings
@@ -35,29 +29,40 @@ from hostd.shell.processes.reaper import FORWARDED
 from hostd.shell.repository.declared import DeclaredModels, Sources
 from hostd.shell.repository.directory import ModelsDirectory
 from hostd.shell.repository.finding import Finding
-from hostd.shell.repository.repository import Repository
+from hostd.shell.repository.repository import NoRepository, Repository
 from hostd.shell.repository.specifying import Specifying
 from hostd.shell.repository.survey import Survey
 from hostd.shell.rundir import RuntimeDirectory, StateDirectory
 from hostd.shell.sizes.predictor import Sizes
-from hostd.shell.starting import models_dir_of, recover, troubles_of
-from hostd.shell.transport.clients import Frontend
+from hostd.shell.starting import models_dir_of, recover
+from hostd.shell.supervisor import Supervisor
+from hostd.shell.transport.clients import Frontend, Programs
 from hostd.shell.transport.listener import Listener
 from hostd.shell.transport.poller import Poller
 from hostd.shell.transport.workers import Backend
 from hostd.shell.verbs import Verbs
-from hostd.version import __version__
-from hostd_workers.wire import frames as wire
+from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
-    from hostd.config.settings import HostConfig
-    from hostd.records import Event
-    from hostd.shell.supervisor import Supervisor
+    from hostd.config.settings import HostConfig, MemoryConfig, ModelsConfig
+    from hostd.records import Event, HostInfo
+    from hostd.shell.transport.listener import Side
 
-_log = logging.getLogger(__name__)
+
+class _Parts(NamedTuple):
+    """The components that a running host is led by."""
+
+    supervisor: Supervisor
+    settings: Settings
+    place: Place
+    description: Description
+    sampler: Sampler
+    repository: Repository | None
+    files: Files
+    declared: DeclaredModels
 
 
 class Service:
@@ -77,225 +82,153 @@ class Service:
         self._kind = kind
         self._lock_fd = lock_fd
         self._sources = sources or Sources()
-        self._started_s = time.time()
-        self._epoch = secrets.token_hex(8)
-        self._metrics_port: int | None = None
-        self._has_started = False
 
     async def run(self, on_ready: Callable[[HostInfo], None]) -> None:
         """Serve until shut down. Raises `HostError` when the host cannot be started."""
-        config = self._config
-        plugins = Plugins(config)
-        models_dir = models_dir_of(config.models)
         with contextlib.ExitStack() as stack:
-            self._take_directories(stack)
-            self._logs = stack.enter_context(LogDrain(config.state_dir / paths.LOGS, config.workers.log_bytes))
-            loop = asyncio.get_running_loop()
-            poller = stack.enter_context(Poller(loop))
-            settings = self._settings = Settings(config, models_dir, self._sources)
-            supervisor = self._supervisor = settings.start_supervisor(poller)
-            stack.callback(supervisor.close)
-            guard = stack.enter_context(MemoryLimits.open())
-            self._have_ended_together(guard.groups)
-            gpu = await _open_gpu(supervisor, stack)
-            workforce = Workforce(
-                loop,
-                supervisor,
-                self._logs,
-                guard,
-                gpu,
-                endpoint=paths.worker_endpoint(config.runtime_dir),
-                python=config.workers.python,
-                sample_period_s=config.memory.sample_period_s,
-            )
-            stack.callback(workforce.close)
-            repository = self._repository = (
-                None if models_dir is None else Repository(supervisor, plugins, models_dir, config.models)
-            )
-            staging = None if models_dir is None else Staging(ModelsDirectory(models_dir))
-            files = self._files = Files(supervisor, staging)
-            specifying = Specifying(plugins, models_dir)
-            sizes = Sizes(supervisor, workforce, plugins, config, specifying)
-            sizes.open()
-            stack.callback(sizes.close)
-            finding = Finding(loop, supervisor, specifying, repository)
-            stack.callback(finding.close)
-            handlers = {**finding.handlers(), **workforce.handlers(), **files.handlers(), **sizes.handlers()}
-            if repository is not None and staging is not None:
-                stack.callback(repository.close)
-                handlers |= repository.handlers()
-                await supervisor.aside(recover, staging)
-            declared = DeclaredModels(config.preload, specifying, models_dir, self._sources)
-            stack.callback(declared.close)
-            control = Control(
-                supervisor,
-                self._logs,
-                files,
-                sizes,
-                workforce,
-                declared,
-                Survey(supervisor, finding.contents, repository, declared),
-                settings,
-                self._info,
-                log_bytes=config.workers.log_bytes,
-            )
-            self._connect(supervisor, loop, control, handlers)
-            self._bind(poller, stack)
-            self._serve_pages(loop, stack)
-            self._handle_signals(loop)
-            sampler = self._sampler(workforce, gpu)
-            tasks = [asyncio.create_task(sampler.run()), asyncio.create_task(self._place.follow(supervisor.aside))]
-            tasks.append(asyncio.create_task(self._end_leftovers()))
-            if repository is not None or declared.now:
-                await self._load_at_start(declared)
-            if repository is not None and config.models.lazy_load:
-                tasks.append(asyncio.create_task(repository.follow()))
-            self._tell_ready(on_ready)
+            host = await self._composed(stack)
+            supervisor, repository, models = host.supervisor, host.repository, self._config.models
+            self._serve_pages(host, stack)
+            _handle_signals(host)
+            in_host = partial(supervisor.read, "host")
+            beside = [host.sampler.run(), host.place.follow(in_host), in_host(end_leftovers)]
+            tasks = [asyncio.create_task(each) for each in beside]
+            if repository is not None or host.declared.now:
+                await _load_at_start(host, models)
+            if repository is not None and models.lazy_load:
+                tasks.append(asyncio.create_task(repository.follow(supervisor.ask)))
+            host.description.has_started = True
+            on_ready(host.description.info())
             await supervisor.stopped.wait()
-            await self._end(tasks)
+            if repository is not None:
+                repository.end()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await host.files.finish()
 
-    def _take_directories(self, stack: contextlib.ExitStack) -> None:
+    async def _composed(self, stack: contextlib.ExitStack) -> _Parts:
+        """Make all components and connect them, what is needed first and what is heard by clients last."""
+        config, enter, loop = self._config, stack.enter_context, asyncio.get_running_loop()
+        plugins, models_dir = Plugins(config), models_dir_of(config.models)
+        place = self._take_directories(stack)
+        logs = enter(LogDrain(config.state_dir / paths.LOGS, config.workers.log_bytes))
+        settings = Settings(config, models_dir, self._sources)
+        supervisor = enter(Supervisor(settings.for_core()))
+        listen = partial(_listener, enter(Poller(loop, supervisor.arm)), config)
+        guard = enter(MemoryLimits.open())
+        self._have_ended_together(guard.groups)
+        gpu: GpuReader | None = await supervisor.read("host", GpuReader.open)  # a driver may take seconds to wake
+        if gpu is not None:
+            stack.callback(gpu.close)
+        max_bytes = config.limits.max_message_bytes
+        backend = enter(Backend(partial(listen, paths.worker_endpoint), supervisor.emit, max_bytes))
+        workforce = enter(Workforce(loop, supervisor, backend, logs, guard, gpu, config))
+        staging = repository = None
+        if models_dir is not None:
+            staging = Staging(ModelsDirectory(models_dir))
+            await supervisor.read("host", partial(recover, staging))
+            repository = enter(Repository(plugins, models_dir, config.models))
+        files = enter(Files(supervisor, staging))
+        specifying = Specifying(plugins, models_dir)
+        sizes = enter(Sizes(supervisor.now, workforce, plugins, config, specifying))
+        finding = enter(Finding(supervisor, specifying, repository))
+        declared = enter(DeclaredModels(config.preload, specifying, models_dir, self._sources))
+        queries, programs = supervisor.core.queries, Programs()
+        description = Description(config, self._kind, queries, place, models_dir)
+        survey = Survey(queries, finding.contents, repository, declared)
+        control = Control(
+            supervisor, logs, files, sizes, workforce, declared, survey, settings, programs, description.info
+        )
+        frontend = enter(
+            Frontend(
+                partial(listen, paths.client_endpoint),
+                supervisor.emit,
+                Verbs(control.verbs()),
+                loop.time,
+                on_withdrawn=control.withdraw,
+                programs=programs,
+                welcome=description.welcome(),
+                max_message_bytes=max_bytes,
+            )
+        )
+        supervisor.attach(frontend, backend, workforce, sizes, finding, files, repository or NoRepository())
+        sampler = _sampler(config.memory, supervisor, workforce, gpu)
+        return _Parts(supervisor, settings, place, description, sampler, repository, files, declared)
+
+    def _take_directories(self, stack: contextlib.ExitStack) -> Place:
         with paths.told(self._config.runtime_dir, "runtime"):
             runtime = stack.enter_context(RuntimeDirectory(self._config.runtime_dir, self._lock_fd))
         state = StateDirectory(self._config.state_dir, may_be_shared=self._kind == "shared")
-        self._place = Place(runtime, stack.enter_context(state))
+        return Place(runtime, stack.enter_context(state))
 
-    async def _end_leftovers(self) -> None:
-        await self._supervisor.aside(end_leftovers)
-
-    def _tell_ready(self, on_ready: Callable[[HostInfo], None]) -> None:
-        self._has_started = True
-        on_ready(self._info())
-
-    async def _load_at_start(self, declared: DeclaredModels) -> None:
-        """Load what is declared, and what is in the models directory; what is not loaded there now is left alone."""
-        self._supervisor.listeners.append(declared.on_event)
-        wait, load = self._config.models.wait_for_initial_loads, self._config.models.load_on_start
-        first = self._supervisor.ask(
-            lambda caller: ev.SyncRequested(
-                caller,
-                wait,
-                load,
-                retry_all=False,
-                deadline_s=None,
-                is_leaving=not load,
-                declared=declared.now,
-                is_first=True,
-            )
-        )
-        # A signal may end the host while models are still being loaded.
-        stopped = asyncio.create_task(self._supervisor.stopped.wait())
-        await asyncio.wait({first, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        await asyncio.gather(first, stopped, return_exceptions=True)
-
-    async def _end(self, tasks: list[asyncio.Task[None]]) -> None:
-        if self._repository is not None:
-            self._repository.end()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._files.finish()
-
-    def _connect(
-        self,
-        supervisor: Supervisor,
-        loop: asyncio.AbstractEventLoop,
-        control: Control,
-        handlers: Mapping[type, Callable[[Any], object]],
-    ) -> None:
-        limits = self._config.limits
-        self._backend = Backend(supervisor.emit, limits.max_message_bytes)
-        self._frontend = Frontend(
-            supervisor.emit,
-            Verbs(control.verbs()),
-            loop.time,
-            on_withdrawn=control.withdraw,
-            welcome={
-                "version": wire.VERSION,
-                "supported": list(wire.SUPPORTED_VERSIONS),
-                "epoch": self._epoch,
-                "batches": True,
-                "max_message_bytes": limits.max_message_bytes,
-            },
-            max_message_bytes=limits.max_message_bytes,
-        )
-        supervisor.attach(self._frontend, self._backend, handlers)
-
-    def _bind(self, poller: Poller, stack: contextlib.ExitStack) -> None:
-        limits = self._config.limits
-        for side, endpoint in (
-            (self._backend, paths.worker_endpoint(self._config.runtime_dir)),
-            (self._frontend, paths.client_endpoint(self._config.runtime_dir)),
-        ):
-            side.socket = Listener(
-                poller,
-                endpoint,
-                side.side(),
-                max_message_bytes=limits.max_message_bytes,
-                peer_buffer_bytes=limits.peer_buffer_bytes,
-            )
-            # Answers that were just given, the one to `shutdown` among them, may take a moment to leave.
-            stack.callback(side.socket.close, linger_s=1.0)
-
-    def _serve_pages(self, loop: asyncio.AbstractEventLoop, stack: contextlib.ExitStack) -> None:
+    def _serve_pages(self, host: _Parts, stack: contextlib.ExitStack) -> None:
         section = self._config.metrics
         if section.port is not None:
             from hostd.shell.control.pages import serve  # noqa: PLC0415 - most hosts do without, and start the sooner
 
-            self._metrics_port = serve(section.host, section.port, loop, self._supervisor, self._info, stack)
+            loop, description = asyncio.get_running_loop(), host.description
+            description.metrics_port = serve(section.host, section.port, loop, host.supervisor, description.info, stack)
 
-    def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
-        hangup = Hangup(loop, self._settings.reload, self._shut_down)
-        for number in FORWARDED:
-            if signal.getsignal(number) != signal.SIG_IGN:  # see `reaper`
-                loop.add_signal_handler(number, hangup if number == signal.SIGHUP else self._shut_down)
 
-    def _shut_down(self) -> None:
-        self._supervisor.emit_later(ev.ShutdownRequested(None))
+def _listener(poller: Poller, config: HostConfig, endpoint_in: Callable[[Path], str], side: Side) -> Listener:
+    limits = config.limits
+    return Listener(
+        poller,
+        endpoint_in(config.runtime_dir),
+        side,
+        max_message_bytes=limits.max_message_bytes,
+        peer_buffer_bytes=limits.peer_buffer_bytes,
+    )
 
-    def _sampler(self, workforce: Workforce, gpu: GpuReader | None) -> Sampler:
-        settings = self._config.memory
-        schedule = Schedule(settings.sample_period_s, settings.max_sample_period_s, settings.watch_period_s)
-        sampler = Sampler(schedule, workforce.watched, self._supervisor.emit_later, gpu, workforce.with_group)
 
-        def on_event(event: Event) -> None:
-            if event.subject == "worker" and event.new == "LOADING":
-                sampler.wake()
+def _sampler(settings: MemoryConfig, supervisor: Supervisor, workforce: Workforce, gpu: GpuReader | None) -> Sampler:
+    schedule = Schedule(settings.sample_period_s, settings.max_sample_period_s, settings.watch_period_s)
+    sampler = Sampler(schedule, workforce.watched, supervisor.emit_later, gpu, workforce.with_group)
 
-        self._supervisor.listeners.append(on_event)
-        return sampler
+    def on_event(event: Event) -> None:
+        if event.subject == "worker" and event.new == "LOADING":
+            sampler.wake()
 
-    def _info(self) -> HostInfo:
-        core = self._supervisor.core
-        return HostInfo(
-            pid=os.getpid(),
-            epoch=self._epoch,
-            version=__version__,
-            protocol=wire.VERSION,
-            endpoint=self._config.endpoint,
-            started_s=self._started_s,
-            models=len(core.queries.list_models()),
-            workers=core.queries.worker_count(),
-            rss_bytes=psutil.Process().memory_info().rss,
-            metrics_port=self._metrics_port,
-            runtime_dir=str(self._config.runtime_dir),
-            state_dir=str(self._config.state_dir),
-            python=sys.executable,
-            models_dir=None if self._repository is None else str(self._repository.path),
-            degraded=(
-                *troubles_of(core.queries.degraded, self._config.models, has_directory=self._repository is not None),
-                *self._place.troubles,
-            ),
-            name=self._config.name,
-            state="STOPPING" if core.queries.is_stopping else "READY" if self._has_started else "STARTING",
-            metrics_host=None if self._metrics_port is None else self._config.metrics.host,
-            kind=self._kind,
+    supervisor.listeners.append(on_event)
+    return sampler
+
+
+async def _load_at_start(host: _Parts, settings: ModelsConfig) -> None:
+    """Load what is declared, and what is in the models directory; what is not loaded there now is left alone."""
+    supervisor, declared = host.supervisor, host.declared
+    supervisor.listeners.append(declared.on_event)
+    wait, load = settings.wait_for_initial_loads, settings.load_on_start
+    first = supervisor.ask(
+        lambda caller: ev.SyncRequested(
+            caller,
+            wait,
+            load,
+            retry_all=False,
+            deadline_s=None,
+            is_leaving=not load,
+            declared=declared.now,
+            is_first=True,
         )
+    )
+    # A signal may end the host while models are still being loaded.
+    stopped = asyncio.create_task(supervisor.stopped.wait())
+    await asyncio.wait({first, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    await asyncio.gather(first, stopped, return_exceptions=True)
 
 
-async def _open_gpu(supervisor: Supervisor, stack: contextlib.ExitStack) -> GpuReader | None:
-    gpu = await supervisor.aside(GpuReader.open)  # a driver may take seconds to wake
-    if gpu is not None:
-        stack.callback(gpu.close)
-    return gpu
+def _handle_signals(host: _Parts) -> None:
+    loop, supervisor = asyncio.get_running_loop(), host.supervisor
+
+    async def reload() -> None:
+        with contextlib.suppress(HostError):  # it is logged
+            await host.settings.reload(supervisor)
+
+    def shut_down() -> None:
+        supervisor.emit_later(ev.ShutdownRequested(None))
+
+    hangup = Hangup(loop, lambda: supervisor.start(reload()), shut_down)
+    for number in FORWARDED:
+        if signal.getsignal(number) != signal.SIG_IGN:  # see `reaper`
+            loop.add_signal_handler(number, hangup if number == signal.SIGHUP else shut_down)

@@ -3,10 +3,10 @@
     socket, pidfd, timer, thread ── event ──▶ core ── effects ──▶ socket, process, thread
 
 Rules
-1. `_emit` is the only way into the core and `_carry_out` the only way out. An event that comes while one is handled
-   waits its turn, so the core never sees itself half done.
-2. Nothing here blocks. What is slow runs in a thread and comes back as an event. What has to do with processes or files
-   is carried out by others (`workforce`, `finding`, `files`, `repository`, `sizes`) in this way.
+1. `_emit` is the only way into the core and the table of handlers the only way out. An event that comes while one is
+   handled waits its turn, so the core never sees itself half done.
+2. Nothing here blocks. The handler of a slow effect is a coroutine that waits for threads (`in_thread`) and returns the
+   event that says how it ended; `start` runs it, as it runs all coroutines of the host's components.
 3. An effect that fails takes no other with it, and is not lost: it is tried again, or the core hears that it failed
    (`failing`).
 4. A timer is armed for exactly the deadline that the core names.
@@ -15,78 +15,71 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import inspect
 import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.machine import Core
+from hostd.shell.component import Component, composed
 from hostd.shell.failing import FAILURES, RETRIED, RETRY_S
 from hostd.shell.own_log import about
-from hostd.shell.raised import summary_of, tamed
+from hostd.shell.raised import as_host_error
+from hostd.shell.threads import in_thread
 from hostd.shell.turns import Turns
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import encode
-from hostd_workers.wire.errors import HostError, InternalError, UnavailableError
+from hostd_workers.wire.errors import HostError, InternalError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from concurrent.futures import Future
+    from collections.abc import Callable, Coroutine
 
     from hostd.core.config import CoreConfig
-    from hostd.shell.transport.clients import Frontend
-    from hostd.shell.transport.poller import Poller
-    from hostd.shell.transport.workers import Backend
+    from hostd.shell.component import Handlers
 
 T = TypeVar("T")
+Slow: TypeAlias = "Coroutine[Any, Any, T]"
 
 _log = logging.getLogger(__name__)
 
 _SELF = ev.ClientId(b"")
-"""Who asks when the host itself does; no connection has an empty identity."""
+"""The caller of what the host itself asks; no connection has an empty identity."""
 
 READ_THREADS = 2
 """Logs and stacks that are read at the same time, of two clients at least."""
 
 
-class Executes(Protocol):
-    """What runs work in threads."""
+class Clients(Protocol):
+    """The component that sends to clients."""
 
-    def submit(self, work: Callable[[], Any], /) -> Future[Any]:
-        """Run it, now or when there is a thread for it."""
+    def handlers(self) -> Handlers:
+        """Return the other effects that it carries out."""
 
+    def send(self, client: bytes, frames: list[wire.Buffer]) -> None:
+        """Send a message to a client; nothing if it is gone."""
 
-class NotInTimeError(Exception):
-    """A piece of work did not end in its time; its thread is left alone with it."""
-
-
-class _Outcome(NamedTuple):
-    """What a piece of work returned, or what it raised.
-
-    Not a future of the loop: one cannot hold a StopIteration, and what is raised may be false.
-    """
-
-    value: Any
-    error: BaseException | None
+    def refuse(self, caller: ev.Caller, error: HostError) -> None:
+        """Answer a request with an error."""
 
 
-def _outcome_of(submitted: Future[Any]) -> _Outcome:
-    """Return what has become of work; called in its thread, where an exception may run the code of its class."""
-    error = submitted.exception()
-    return _Outcome(submitted.result(), None) if error is None else _Outcome(None, tamed(error))
+class Encoded(NamedTuple):
+    """A value that was encoded already, in a thread."""
+
+    body: bytes
+    buffers: list[Any]
 
 
-class Supervisor:
+class Supervisor(Component):
     """Carries the core's effects out and brings it events."""
 
-    def __init__(self, config: CoreConfig, poller: Poller) -> None:
+    def __init__(self, config: CoreConfig) -> None:
         self._loop = asyncio.get_running_loop()
         self.core = Core(config, wall_offset_s=time.time() - self._loop.time())
-        poller.on_quiet = self.arm
         self._events: deque[ev.Event] = deque()
         self._encoded: tuple[Any, Any, Any] | None = None
         """The value that was answered last, while its event is carried out, and its encoded form."""
@@ -94,32 +87,35 @@ class Supervisor:
         self._timer: asyncio.TimerHandle | None = None
         self._armed_s: float | None = None
         self._readers = Turns(READ_THREADS, "hostd-read")
+        self._slow: set[asyncio.Task[None]] = set()
         self.stopped = asyncio.Event()
         self.listeners: list[Callable[[Any], None]] = []
         """Called with every transition (`hostd.records.Event`)."""
-        self.frontend: Frontend
-        self.backend: Backend
         self._effects: dict[type, Callable[[Any], object]] = {}
         self._own_requests: dict[ev.Caller, asyncio.Future[Any]] = {}
         self._own_count = 0
 
-    def attach(self, frontend: Frontend, backend: Backend, others: Mapping[type, Callable[[Any], object]]) -> None:
-        """Take the two sides that the core's effects go to, and who carries out the `others`; all emit into this."""
-        self.frontend, self.backend = frontend, backend
-        self._effects = {
-            fx.ForwardCall: backend.call,
-            fx.RelayAnswer: lambda e: frontend.relay(e.client, e.request_id, e.payload),
-            fx.ForwardCancel: backend.cancel,
-            fx.ForwardCredit: backend.credit,
-            fx.Answer: self._answer,
-            fx.AnswerError: self._refuse,
+    def attach(self, clients: Clients, *components: Component) -> None:
+        """Take what answers clients, and the components that carry out all other effects; all emit into this.
+
+        Raises `InternalError` if an effect has no handler, or two.
+        """
+        own: Handlers = {
+            fx.Answer: partial(self._answer, clients),
+            fx.AnswerError: partial(self._refuse, clients),
             fx.Announce: self._announce,
             fx.Stop: lambda _: self.stopped.set(),
-            **others,
+        }
+        handlers = composed(own, clients.handlers(), *(each.handlers() for each in components))
+        self._effects = {
+            kind: partial(self._begin, handle) if inspect.iscoroutinefunction(handle) else handle
+            for kind, handle in handlers.items()
         }
 
     def close(self) -> None:
-        """End the threads; nothing may be running in them any more."""
+        """End the threads, in which nothing may be running any more, and what waits for others."""
+        for task in self._slow:
+            task.cancel()
         self._readers.shutdown(wait=True)
         if self._timer is not None:
             self._timer.cancel()
@@ -142,28 +138,41 @@ class Supervisor:
         self.emit_later(request(caller))
         return future
 
-    def _answer(self, effect: fx.Answer) -> None:
+    def answer(self, caller: ev.Caller, value: object) -> None:
+        """Answer a request of a client with plain values or records, from outside of the core."""
+        self.carry_out(fx.Answer(caller, value))
+        self._encoded = None
+
+    def reply(self, caller: ev.Caller, slow: Slow[object]) -> None:
+        """Answer a request of a client with what a coroutine returns, or refuse it with what it raises."""
+        self._start(
+            slow,
+            partial(self.answer, caller),
+            lambda error: self.carry_out(fx.AnswerError(caller, as_host_error(error, "the host could not do it"))),
+        )
+
+    def _answer(self, clients: Clients, effect: fx.Answer) -> None:
         own = self._own_requests.pop(effect.caller, None)
         if own is None:
-            self._answer_client(effect.caller, effect.value)
+            self._answer_client(clients, effect.caller, effect.value)
         elif not own.done():
             own.set_result(effect.value)
 
-    def _answer_client(self, caller: ev.Caller, value: Any) -> None:
+    def _answer_client(self, clients: Clients, caller: ev.Caller, value: Any) -> None:
         # Thousands may wait for one load, and to encode its record is nearly all that an answer costs.
         if self._encoded is None or self._encoded[0] is not value:
             try:
-                self._encoded = (value, *encode(_plain(value)))
+                self._encoded = (value, *(value if isinstance(value, Encoded) else encode(_plain(value))))
             except HostError as error:
-                self.frontend.refuse(caller, InternalError(f"the answer cannot be sent: {error}"))
+                clients.refuse(caller, InternalError(f"the answer cannot be sent: {error}"))
                 return
         _, body, buffers = self._encoded
-        self.frontend.send(caller.client, wire.pack(msg.RESULT, caller.request_id, body=body, buffers=buffers))
+        clients.send(caller.client, wire.pack(msg.RESULT, caller.request_id, body=body, buffers=buffers))
 
-    def _refuse(self, effect: fx.AnswerError) -> None:
+    def _refuse(self, clients: Clients, effect: fx.AnswerError) -> None:
         own = self._own_requests.pop(effect.caller, None)
         if own is None:
-            self.frontend.refuse(effect.caller, effect.error)
+            clients.refuse(effect.caller, effect.error)
         elif not own.done():
             own.set_exception(effect.error)
 
@@ -189,17 +198,18 @@ class Supervisor:
     def _on_failed(self, effect: fx.Effect, error: Exception) -> None:
         """Have an effect that could not be carried out tried again, or the core told; see `failing`."""
         kind = type(effect)
-        subject = about(model=getattr(effect, "model_id", None), worker=getattr(effect, "worker_id", None))
         is_ours = isinstance(error, InternalError)
-        level, words = (logging.CRITICAL, "; please report it") if is_ours else (logging.ERROR, "")
-        _log.log(level, "%s could not be carried out%s", kind.__name__, words, exc_info=error, extra=subject)
+        if is_ours or kind not in FAILURES or not isinstance(error, HostError):  # else it is an answer
+            subject = about(model=getattr(effect, "model_id", None), worker=getattr(effect, "worker_id", None))
+            level, words = (logging.CRITICAL, "; please report it") if is_ours else (logging.ERROR, "")
+            _log.log(level, "%s could not be carried out%s", kind.__name__, words, exc_info=error, extra=subject)
         if kind in RETRIED:
             self._loop.call_later(RETRY_S, self.carry_out, effect)
         elif kind in FAILURES:
-            self.emit(FAILURES[kind](effect, as_host_error(error, "the host could not do it"), self.now()))
+            self.emit_later(FAILURES[kind](effect, as_host_error(error, "the host could not do it"), self.now()))
 
     def carry_out(self, effect: fx.Effect) -> None:
-        """Carry out an effect again that has failed before."""
+        """Carry out an effect: one that has failed before, or one of a component's own."""
         try:
             self._effects[type(effect)](effect)
         except Exception as error:  # noqa: BLE001 - as above
@@ -225,72 +235,34 @@ class Supervisor:
         self._timer = self._armed_s = None
         self.emit_later(ev.TimePassed())
 
-    # Effects that take time
+    # What takes time
 
-    def in_thread(
-        self,
-        executor: Executes,
-        work: Callable[[], Any],
-        then: Callable[[Any], ev.Event | None],
-        *,
-        within_s: float | None = None,
-    ) -> Future[Any]:
-        """Run `work` in a thread, and give the core the event that `then` makes of its result or its exception.
+    def _begin(self, handle: Callable[[Any], Slow[ev.Event | None]], effect: fx.Effect) -> None:
+        self.start(handle(effect), lambda error: self._on_failed(effect, error))
 
-        What has not ended `within_s` seconds is given up, whether or not it has begun: `then` gets a `NotInTimeError`.
-        Whatever `work` raises, `then` gets an exception that can be read and kept (`tamed`). Returns the thread's own
-        future, for those who are not on the loop; only its end counts.
+    def start(self, slow: Slow[ev.Event | None], failed: Callable[[Exception], object] | None = None) -> None:
+        """Run a coroutine beside all others and give the core the event that it returns; `failed` gets what it raises.
+
+        Those that are started one after the other take their first steps in this order.
         """
-        submitted = executor.submit(work)
-        is_over = False
+        self._start(slow, self._emit_result, failed or _log_failure)
 
-        def finish(outcome: _Outcome | None) -> None:
-            nonlocal is_over
-            if is_over:
-                return
-            is_over = True
-            if timer is not None:
-                timer.cancel()
-            if outcome is None:
-                return  # the pool has been closed: the host ends
-            event = then(outcome.value if outcome.error is None else outcome.error)
-            if event is not None:
-                self.emit_later(event)
+    def _start(self, slow: Slow[T], done: Callable[[T], object], failed: Callable[[Exception], object]) -> None:
+        def ended(task: asyncio.Task[None]) -> None:
+            self._slow.discard(task)
+            slow.close()  # for one that was cancelled before its first step
 
-        def give_up() -> None:
-            finish(_Outcome(None, NotInTimeError()))
-            submitted.cancel()
+        task = self._loop.create_task(_run(slow, done, failed))
+        self._slow.add(task)
+        task.add_done_callback(ended)
 
-        def ended(submitted: Future[Any]) -> None:
-            outcome = None if submitted.cancelled() else _outcome_of(submitted)
-            with contextlib.suppress(RuntimeError):  # the loop has been closed
-                self._loop.call_soon_threadsafe(finish, outcome)
+    def _emit_result(self, event: ev.Event | None) -> None:
+        if event is not None:
+            self.emit_later(event)
 
-        timer = None if within_s is None else self._loop.call_later(within_s, give_up)
-        submitted.add_done_callback(ended)
-        return submitted
-
-    def when(self, future: Future[Any], then: Callable[[], object], *, within_s: float) -> None:
-        """Call `then` on the loop when something is done in its thread, or when so much time has passed."""
-        is_due = True
-
-        def once() -> None:
-            nonlocal is_due
-            if is_due:
-                is_due = False
-                timer.cancel()
-                then()
-
-        timer = self._loop.call_later(within_s, once)
-        future.add_done_callback(lambda _: self._loop.call_soon_threadsafe(once))
-
-    def read(self, owner: str | bytes, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Run `work` for an owner (a client) in a thread and `then` on the loop, with its result or its exception."""
-        self.in_thread(self._readers.of(owner), work, then)
-
-    async def aside(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Run `work` in a thread and return its result. The loop's own pool would need threads to begin and to end."""
-        return await asyncio.wrap_future(self._readers.of("host").submit(work, *arguments))
+    async def read(self, owner: str | bytes, work: Callable[[], Any]) -> Any:
+        """Return what `work` returns, which looks at a disk for an owner (a client), as `in_thread` does."""
+        return await in_thread(self._readers.of(owner), work)
 
     def _announce(self, effect: fx.Announce) -> None:
         event = effect.event
@@ -314,11 +286,14 @@ def _plain(value: Any) -> Any:
     return value.to_dict() if hasattr(value, "to_dict") else value
 
 
-def as_host_error(error: BaseException, what: str) -> HostError:
-    """Return the error of a piece of work that failed, for whoever asked for it."""
-    error = tamed(error)
-    if isinstance(error, HostError):
-        return error
-    # What the system and Python say is a sentence; others may say no more than a name.
-    said = str(error) if isinstance(error, (OSError, RuntimeError)) else ""
-    return UnavailableError(f"{what}: {said or summary_of(error)}")
+async def _run(slow: Slow[T], done: Callable[[T], object], failed: Callable[[Exception], object]) -> None:
+    try:
+        result = await slow
+    except Exception as error:  # noqa: BLE001 - see rule 3
+        failed(error)
+    else:
+        done(result)
+
+
+def _log_failure(error: Exception) -> None:
+    _log.error("what the host began beside its effects has failed", exc_info=error)

@@ -1,13 +1,86 @@
-"""Threads where the system gives few: containers and users may have no more than so many (pids.max, RLIMIT_NPROC)."""
+"""Work in threads, for coroutines; and threads where the system gives few.
+
+Containers and users may have no more than so many threads (pids.max, RLIMIT_NPROC).
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from hostd.shell.raised import tamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
+
+
+class Executes(Protocol):
+    """What runs work in threads."""
+
+    def submit(self, work: Callable[[], Any], /) -> Future[Any]:
+        """Run it, now or when there is a thread for it."""
+
+
+class NotInTimeError(Exception):
+    """A piece of work did not end in its time; its thread is left alone with it."""
+
+
+class _Outcome(NamedTuple):
+    """What a piece of work returned, or why it did not."""
+
+    value: Any
+    error: BaseException | None = None
+
+
+async def in_thread(executor: Executes, work: Callable[[], Any], *, within_s: float | None = None) -> Any:
+    """Return what `work` returns, which runs in a thread, or raise what it raises, made harmless (`tamed`).
+
+    Raises `NotInTimeError` for what has not ended after `within_s` seconds, whether or not it has begun. Work that is
+    not waited for any more is given up.
+    """
+    submitted = executor.submit(work)
+    try:
+        return await result_of(submitted, within_s=within_s)
+    finally:
+        submitted.cancel()
+
+
+async def result_of(submitted: Future[Any], *, within_s: float | None = None) -> Any:
+    """Return the result of what was submitted to threads, as `in_thread` does; it goes on if it is not in time."""
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[_Outcome] = loop.create_future()
+
+    def tell(outcome: _Outcome) -> None:
+        if not told.done():
+            told.set_result(outcome)
+
+    def ended(submitted: Future[Any]) -> None:
+        outcome = _outcome_of(submitted)
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
+            loop.call_soon_threadsafe(tell, outcome)
+
+    timer = None if within_s is None else loop.call_later(within_s, tell, _Outcome(None, NotInTimeError()))
+    submitted.add_done_callback(ended)
+    try:
+        value, error = await told
+    finally:
+        if timer is not None:
+            timer.cancel()
+    if error is not None:
+        raise error
+    return value
+
+
+def _outcome_of(submitted: Future[Any]) -> _Outcome:
+    """Return what has become of work; called in its thread, where an exception may run the code of its class."""
+    if submitted.cancelled():
+        return _Outcome(None, asyncio.CancelledError())  # the pool has been closed: the host ends
+    error = submitted.exception()
+    return _Outcome(submitted.result()) if error is None else _Outcome(None, tamed(error))
 
 
 class Threads(ThreadPoolExecutor):

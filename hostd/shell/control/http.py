@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+from concurrent.futures import Future
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -63,8 +64,7 @@ class HttpServer:
                 "another metrics.port (--metrics-port PORT, 0 takes any that is free) or metrics.host"
             ) from None
         self.port = int(self._socket.getsockname()[1])
-        self._loop: asyncio.AbstractEventLoop
-        self._stop: asyncio.Event
+        self._ending: Future[None] = Future()
         self._unread: dict[asyncio.Task[None], None] = {}
         """The connections that have not sent their request yet, the oldest first."""
         self._count = 0
@@ -80,14 +80,13 @@ class HttpServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
+        self._ending.set_result(None)
         self._thread.join()
 
     async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         server = await asyncio.start_server(self._on_connection, sock=self._socket, limit=MAX_HEAD_BYTES)
         self._is_up.set()
-        await self._stop.wait()
+        await asyncio.wrap_future(self._ending)
         server.close()
 
     async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

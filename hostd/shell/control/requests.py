@@ -1,18 +1,22 @@
-"""The control plane's verbs: what clients may ask for besides calls, and who answers.
+"""The control plane's verbs: what clients may ask for besides calls, and what answers.
 
 A verb that changes something becomes an event of the core; a verb that only asks is answered here, from the core's
-records or from a thread that looks at a disk.
+records or by a coroutine that waits for a thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.bookkeeping.by_client import ByClient
 from hostd.core.bookkeeping.shares import ClientShares
-from hostd.shell.supervisor import as_host_error
+from hostd.shell.raised import as_host_error
+from hostd.shell.supervisor import Encoded
+from hostd.shell.threads import in_thread
 from hostd.shell.verbs import (
     Request,
     Role,
@@ -27,14 +31,13 @@ from hostd.units import counted
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import encode
-from hostd_workers.wire.errors import HostError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
+from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hostd.core.events import Prediction
-    from hostd.records import Event, HostInfo, SizeEstimate
-    from hostd.shell.control.settings import ReloadReport, Settings
+    from hostd.records import Event, HostInfo, ModelInfo
+    from hostd.shell.control.settings import Settings
     from hostd.shell.deploys.executor import Files
     from hostd.shell.processes.logs import LogDrain, ModelLog
     from hostd.shell.processes.pool import Workforce
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from hostd.shell.repository.survey import Survey
     from hostd.shell.sizes.predictor import Sizes
     from hostd.shell.supervisor import Supervisor
+    from hostd.shell.transport.clients import Programs
 
 _MAX_SUBSCRIPTIONS = 64
 """Of one client: every one of them costs a message at every transition."""
@@ -51,6 +55,9 @@ _RECORDS_AT_ONCE = 32
 
 _MAX_ALL_SUBSCRIPTIONS = 4096
 """Of all clients, in fair shares: an event to so many takes the loop 20 ms."""
+
+
+_NOTED = encode(None)
 
 
 class Control:
@@ -66,9 +73,8 @@ class Control:
         declared: DeclaredModels,
         survey: Survey,
         settings: Settings,
+        programs: Programs,
         info: Callable[[], HostInfo],
-        *,
-        log_bytes: int,
     ) -> None:
         self._supervisor = supervisor
         self._logs = logs
@@ -79,14 +85,14 @@ class Control:
         self._survey = survey
         self._info = info
         self._settings = settings
-        self._log_bytes = log_bytes
+        self._programs = programs
         self._subscribers: ByClient[str | None] = ByClient()
         self._subscriptions = ClientShares()
         supervisor.listeners.append(self._publish)
 
     def verbs(self) -> dict[str, Verb]:
         """Return the table of verbs."""
-        emit = self._supervisor.emit
+        emit, answer = self._supervisor.emit, self._supervisor.answer
         return {
             "load_model": Verb(Role.MANAGE, lambda r: emit(load_requested(r))),
             "unload_model": Verb(Role.MANAGE, self._unload),
@@ -117,8 +123,8 @@ class Control:
             "model_logs": Verb(Role.USE, self._model_logs),
             "read_log": Verb(Role.USE, self._read_log),
             "model_stacks": Verb(Role.USE, self._model_stacks),
-            "host_info": Verb(Role.USE, lambda r: self._answer(r, self._info().to_dict())),
-            "host_settings": Verb(Role.ADMINISTER, lambda r: self._answer(r, self._settings.to_dict())),
+            "host_info": Verb(Role.USE, lambda r: answer(r.caller, self._info())),
+            "host_settings": Verb(Role.ADMINISTER, lambda r: answer(r.caller, self._settings.to_dict())),
             "events": Verb(Role.USE, self._subscribe),
         }
 
@@ -130,24 +136,15 @@ class Control:
                 self._subscribers.pop(caller)
                 self._subscriptions.give_back(client)
 
-    def _answer(self, request: Request, value: Any) -> None:
-        self._supervisor.frontend.answer(request.caller, value)
+    async def _records(self, client: ev.ClientId, models: list[ModelInfo]) -> object:
+        """Return the records of models; many are encoded in a thread."""
 
-    def _answer_from(self, request: Request, make: Callable[[], Any], records: int) -> None:
-        """Answer with what `make` returns; if that is many records, they are made and encoded in a thread."""
-        if records <= _RECORDS_AT_ONCE:
-            self._answer(request, make())
-            return
+        def make() -> list[dict[str, Any]]:
+            return [model.to_dict() if model.generation else model.to_brief_dict() for model in models]
 
-        def then(found: Any) -> None:
-            if isinstance(found, BaseException):
-                self._supervisor.frontend.refuse(request.caller, as_host_error(found, "the answer cannot be sent"))
-                return
-            body, buffers = found
-            frames = wire.pack(msg.RESULT, request.caller.request_id, body=body, buffers=buffers)
-            self._supervisor.frontend.send(request.caller.client, frames)
-
-        self._supervisor.read(request.caller.client, lambda: encode(make()), then)
+        if len(models) <= _RECORDS_AT_ONCE:
+            return make()
+        return Encoded(*await self._supervisor.read(client, lambda: encode(make())))
 
     def _retrieve(self, request: Request) -> None:
         request.only("model_id", "generation")
@@ -164,44 +161,34 @@ class Control:
         wait, load = request.get("wait", bool, False), request.get("load", bool, True)
         asked = ev.SyncRequested(request.caller, wait, load, retry_all=load, deadline_s=request.deadline_s)
         if load and self._declared.may_change:
-            self._supervisor.in_thread(self._declared.thread, self._declared.again, lambda now: _declaring(asked, now))
+            self._supervisor.start(self._with_declared(asked))
         else:
             self._supervisor.emit(asked)
 
+    async def _with_declared(self, asked: ev.SyncRequested) -> ev.SyncRequested:
+        with contextlib.suppress(Exception):
+            return asked._replace(declared=await in_thread(self._declared.thread, self._declared.again))
+        return asked
+
     def _estimate(self, request: Request) -> None:
         request.only("model_id", "path", "type")
-
-        def then(found: SizeEstimate | HostError) -> None:
-            if isinstance(found, HostError):
-                self._supervisor.frontend.refuse(request.caller, found)
-            else:
-                self._answer(request, found.to_dict())
-
-        model_id, model_type = request.get("model_id", str), request.get("type", str, "standalone-model")
-        self._sizes.estimate(request.caller.client, model_id, path_of(request), model_type, then)
+        caller, model_type = request.caller, request.get("type", str, "standalone-model")
+        size = self._sizes.estimate(caller.client, request.get("model_id", str), path_of(request), model_type)
+        self._supervisor.reply(caller, size)
 
     def _plan(self, request: Request) -> None:
-        model_id, source = plan_requested(request)
+        self._supervisor.reply(request.caller, self._planned(request.caller.client, *plan_requested(request)))
 
-        def then(found: Prediction | HostError) -> None:
-            if isinstance(found, HostError):
-                self._supervisor.frontend.refuse(request.caller, found)
-            else:
-                plan = self._supervisor.core.queries.plan_load(model_id, found, self._supervisor.now())
-                self._answer(request, plan.to_dict())
-
-        self._sizes.foresee(request.caller.client, model_id, source, then)
+    async def _planned(self, client: ev.ClientId, model_id: ev.ModelId, source: ev.LoadSource) -> object:
+        found = await self._sizes.foresee(client, model_id, source)
+        return self._supervisor.core.queries.plan_load(model_id, found, self._supervisor.now())
 
     def _reload(self, request: Request) -> None:
         request.only()
+        self._supervisor.reply(request.caller, self._reloaded())
 
-        def then(done: ReloadReport | HostError) -> None:
-            if isinstance(done, HostError):
-                self._supervisor.frontend.refuse(request.caller, done)
-            else:
-                self._answer(request, done._asdict())
-
-        self._settings.reload(then)
+    async def _reloaded(self) -> object:
+        return (await self._settings.reload(self._supervisor))._asdict()
 
     def _pin(self, request: Request) -> None:
         request.only("model_id", "pinned")
@@ -210,25 +197,21 @@ class Control:
     def _memory_info(self, request: Request) -> None:
         request.only()
         memory = replace(self._supervisor.core.queries.memory(), budget_source=self._settings.budget_source)
-        self._answer(request, memory.to_dict())
+        self._supervisor.answer(request.caller, memory.to_dict())
 
     def _list_models(self, request: Request) -> None:
         request.only("all")
-        core = self._supervisor.core
-        if not request.get("all", bool, False):
-            models = core.queries.list_models()
-            self._answer_from(request, lambda: [model.to_dict() for model in models], len(models))
-            return
+        caller, models = request.caller, self._supervisor.core.queries.list_models()
+        if request.get("all", bool, False):
+            self._supervisor.reply(caller, self._all_models(caller.client))
+        elif len(models) <= _RECORDS_AT_ONCE:  # in the turn of the client, which is held up if it does not read
+            self._supervisor.answer(caller, models)
+        else:
+            self._supervisor.reply(caller, self._records(caller.client, models))
 
-        def then(entries: list[ev.DirectoryEntry]) -> None:
-            known = core.queries.list_all_models(entries)
-            self._answer_from(
-                request,
-                lambda: [model.to_dict() if model.generation else model.to_brief_dict() for model in known],
-                len(known),
-            )
-
-        self._survey.take(request.caller.client, then)
+    async def _all_models(self, client: ev.ClientId) -> object:
+        known = self._supervisor.core.queries.list_all_models(await self._survey.take(client))
+        return await self._records(client, known)
 
     def _get_model(self, request: Request) -> None:
         request.only("model_id")
@@ -236,77 +219,63 @@ class Control:
         model = self._supervisor.core.queries.get_model(model_id)
         if model is None:
             raise self._supervisor.core.queries.absence_of(model_id)
-        self._answer(request, model.to_dict())
+        self._supervisor.answer(request.caller, model.to_dict())
 
     def _explain_model(self, request: Request) -> None:
         request.only("model_id")
-        model_id, core = _model_id(request), self._supervisor.core
-        known = core.queries.explain(model_id, self._supervisor.now())
+        caller, model_id, queries = request.caller, _model_id(request), self._supervisor.core.queries
+        known = queries.explain(model_id, self._supervisor.now())
         if known is not None:
-            self._explain(request, known)
+            self._supervisor.answer(caller, self._explained(known))
         else:
-            self._survey.take(
-                request.caller.client,
-                lambda found: self._explain(request, core.queries.explain(model_id, self._supervisor.now(), found)),
-            )
+            self._supervisor.reply(caller, self._looked_for(caller.client, model_id))
 
-    def _explain(self, request: Request, explanation: dict[str, Any] | None) -> None:
-        if explanation is None:
-            unknown = NotFoundError(f"nothing is known of a model {_model_id(request)!r}")
-            self._supervisor.frontend.refuse(request.caller, unknown)
-            return
-        for call in explanation["calls"]:
-            call["client"] = self._supervisor.frontend.program_of(call.pop("caller").client)
-        self._answer(request, explanation)
+    async def _looked_for(self, client: ev.ClientId, model_id: ev.ModelId) -> dict[str, Any]:
+        found = await self._survey.take(client)
+        known = self._supervisor.core.queries.explain(model_id, self._supervisor.now(), found)
+        if known is None:
+            raise NotFoundError(f"nothing is known of a model {model_id!r}")
+        return self._explained(known)
+
+    def _explained(self, known: dict[str, Any]) -> dict[str, Any]:
+        for call in known["calls"]:
+            call["client"] = self._programs.of(call.pop("caller").client)
+        return known
 
     def _model_logs(self, request: Request) -> None:
         request.only("model_id", "tail_bytes")
-        tail_bytes = request.get("tail_bytes", int, 64 * 1024)
-
-        def then(tail: Any) -> None:
-            self._answer(request, tail.decode(errors="replace"))
-
-        self._look_at_log(request, lambda log: log.tail(min(tail_bytes, self._log_bytes)), then)
+        tail_bytes = min(request.get("tail_bytes", int, 64 * 1024), self._logs.cap_bytes)
+        self._look_at_log(request, lambda log: log.tail(tail_bytes).decode(errors="replace"))
 
     def _read_log(self, request: Request) -> None:
         request.only("model_id", "after", "tail_bytes")
         after, tail_bytes = request.get_optional("after", int), request.get("tail_bytes", int, 64 * 1024)
-        self._look_at_log(
-            request, lambda log: log.page(after, tail_bytes), lambda page: self._answer(request, page._asdict())
-        )
+        self._look_at_log(request, lambda log: log.page(after, tail_bytes)._asdict())
 
-    def _look_at_log(self, request: Request, look: Callable[[ModelLog], Any], then: Callable[[Any], None]) -> None:
-        """Look at the log of the model that a request is about, in a thread, and answer; nobody's is NOT_FOUND."""
-        model_id = _model_id(request)
+    def _look_at_log(self, request: Request, look: Callable[[ModelLog], Any]) -> None:
+        """Answer with a look at the log of the model that a request is about; what was never loaded has none."""
+        self._supervisor.reply(request.caller, self._seen_in_log(request.caller.client, _model_id(request), look))
+
+    async def _seen_in_log(self, client: ev.ClientId, model_id: ev.ModelId, look: Callable[[ModelLog], Any]) -> Any:
         log, is_known = self._logs.log_of(model_id), self._supervisor.core.queries.knows(model_id)
-
-        def answer(found: Any) -> None:
-            if isinstance(found, BaseException):
-                self._supervisor.frontend.refuse(request.caller, as_host_error(found, f"the log of {model_id!r}"))
-            elif found is None:
-                error = NotFoundError(
-                    f"there is no log of a model {model_id!r}: no model of this id was ever loaded here",
-                    details={"model_id": model_id},
-                )
-                self._supervisor.frontend.refuse(request.caller, error)
-            else:
-                then(found)
-
-        self._supervisor.read(request.caller.client, lambda: look(log) if is_known or log.exists() else None, answer)
+        try:
+            found = await self._supervisor.read(client, lambda: look(log) if is_known or log.exists() else None)
+        except Exception as error:  # noqa: BLE001 - a disk may fail in any way
+            raise as_host_error(error, f"the log of {model_id!r}") from None
+        if found is None:
+            raise NotFoundError(
+                f"there is no log of a model {model_id!r}: no model of this id was ever loaded here",
+                details={"model_id": model_id},
+            )
+        return found
 
     def _model_stacks(self, request: Request) -> None:
         request.only("model_id")
-        model_id, core = _model_id(request), self._supervisor.core
-        if core.queries.get_model(model_id) is None:
-            raise core.queries.absence_of(model_id)
-
-        def then(found: object) -> None:
-            if isinstance(found, HostError):
-                self._supervisor.frontend.refuse(request.caller, found)
-            else:
-                self._answer(request, found)
-
-        self._workforce.stacks(request.caller.client, core.queries.workers_of(model_id), then)
+        model_id, queries = _model_id(request), self._supervisor.core.queries
+        if queries.get_model(model_id) is None:
+            raise queries.absence_of(model_id)
+        stacks = self._workforce.stacks(request.caller.client, queries.workers_of(model_id))
+        self._supervisor.reply(request.caller, stacks)
 
     def _subscribe(self, request: Request) -> None:
         request.only("model_id")
@@ -321,19 +290,19 @@ class Control:
         self._subscribers[request.caller] = model_id
         shares.take(client)
         # "Noted": what happens from now on will come.
-        self._supervisor.frontend.answer(request.caller, None, msg.ITEM)
+        self._tell(request.caller, _NOTED)
 
     def _publish(self, event: Event) -> None:
         callers = [caller for caller in self._subscribers if self._subscribers[caller] in (None, event.model_id)]
         if callers:
-            body, buffers = encode(event.to_dict())  # once for all: it is most of what an answer costs
+            encoded = encode(event.to_dict())  # once for all: it is most of what an answer costs
             for caller in callers:
-                frames = wire.pack(msg.ITEM, caller.request_id, body=body, buffers=buffers)
-                self._supervisor.frontend.send(caller.client, frames)
+                self._tell(caller, encoded)
 
-
-def _declaring(asked: ev.SyncRequested, declared: Any) -> ev.SyncRequested:
-    return asked._replace(declared=declared) if isinstance(declared, dict) else asked
+    def _tell(self, caller: ev.Caller, encoded: tuple[bytes, list[Any]]) -> None:
+        body, buffers = encoded
+        frames = wire.pack(msg.ITEM, caller.request_id, body=body, buffers=buffers)
+        self._supervisor.carry_out(fx.RelayAnswer(*caller, frames))
 
 
 def _model_id(request: Request) -> ev.ModelId:

@@ -17,17 +17,16 @@ from hostd.config.types import NONE
 from hostd.core import events as ev
 from hostd.shell import own_log
 from hostd.shell.memory.budget import budget_of
+from hostd.shell.raised import as_host_error
 from hostd.shell.starting import core_config
-from hostd.shell.supervisor import Supervisor, as_host_error
 from hostd.units import format_size
-from hostd_workers.wire.errors import FailedPreconditionError, HostError, UnavailableError
+from hostd_workers.wire.errors import FailedPreconditionError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from hostd.config.settings import HostConfig
+    from hostd.core.config import CoreConfig
     from hostd.shell.repository.declared import Sources
-    from hostd.shell.transport.poller import Poller
+    from hostd.shell.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
 
@@ -83,33 +82,32 @@ class Settings:
         self._sources = sources
         self._budget_bytes, self.budget_source = budget_of(config.memory.budget, config.memory.reserve)
         self._say_budget()
-        self._supervisor: Supervisor
 
-    def start_supervisor(self, poller: Poller) -> Supervisor:
-        """Make the supervisor that decides by these settings."""
-        self._supervisor = Supervisor(core_config(self.config, self._models_dir, self._budget_bytes), poller)
-        return self._supervisor
+    def for_core(self) -> CoreConfig:
+        """Return what the core decides by."""
+        return core_config(self.config, self._models_dir, self._budget_bytes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that are in force, in the shape of the configuration file."""
         return self.config.model_dump(mode="json")
 
-    def reload(self, then: Callable[[ReloadReport | HostError], None] = lambda _: None) -> None:
-        """Read the file again, in a thread, and apply what can be; `then` gets what was done, or why nothing was."""
+    async def reload(self, supervisor: Supervisor) -> ReloadReport:
+        """Read the file again, in a thread, apply what can be, and return that. Raises why nothing was changed."""
+        try:
+            found = await self._found(supervisor)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the file, the host goes on
+            told = as_host_error(error, "the configuration cannot be read")
+            _log.error("the configuration is not reloaded, and nothing is changed: %s", told)
+            raise told from None
+        self._apply(found)
+        supervisor.emit_later(ev.SettingsChanged(self.for_core()))
+        return found.report
 
-        def finished(found: Any) -> None:
-            if isinstance(found, BaseException):
-                error = as_host_error(found, "the configuration cannot be read")
-                _log.error("the configuration is not reloaded, and nothing is changed: %s", error)
-                then(error)
-            else:
-                self._apply(found)
-                then(found.report)
-
-        if self._supervisor.core.queries.is_stopping:
-            finished(UnavailableError("the host is shutting down"))
-        else:
-            self._supervisor.read("settings", self._find, finished)
+    async def _found(self, supervisor: Supervisor) -> _Found:
+        if supervisor.core.queries.is_stopping:
+            raise UnavailableError("the host is shutting down")
+        found: _Found = await supervisor.read("settings", self._find)
+        return found
 
     def _find(self) -> _Found:
         """Return what the file makes of the settings. Raises `HostError`."""
@@ -155,8 +153,6 @@ class Settings:
         if found.budget_bytes != self._budget_bytes:
             self._budget_bytes, self.budget_source = found.budget_bytes, found.budget_source
             self._say_budget()
-        limits = core_config(found.config, self._models_dir, self._budget_bytes)
-        self._supervisor.emit_later(ev.SettingsChanged(limits))
 
     def _say_budget(self) -> None:
         _log.info("the memory budget is %s: %s", format_size(self._budget_bytes), self.budget_source)

@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.shell.supervisor import as_host_error
+from hostd.shell.component import Component
+from hostd.shell.raised import as_host_error
+from hostd.shell.threads import in_thread
 from hostd.shell.turns import Turns
 from hostd.units import counted
 from hostd_workers.wire.errors import FailedPreconditionError, HostError, ResourceExhaustedError
@@ -21,6 +24,7 @@ from hostd_workers.wire.errors import FailedPreconditionError, HostError, Resour
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hostd.shell.component import Handlers
     from hostd.shell.deploys.staging import Removal, Staging, Upload
     from hostd.shell.supervisor import Supervisor
     from hostd.shell.verbs import Request
@@ -51,7 +55,7 @@ class Operation:
     unwritten_chunks: int = 0
 
 
-class Files:
+class Files(Component):
     """Carries out what the core wants done with files. `staging` is None for a host without a models directory."""
 
     def __init__(self, supervisor: Supervisor, staging: Staging | None) -> None:
@@ -61,10 +65,10 @@ class Files:
         self._operations: dict[ev.FilesId, Operation] = {}
         self._pins = Operation(None)
         """All of them, one after the other: the last that was asked for stays."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Task[Any] | None] = set()
 
-    def handlers(self) -> dict[type, Callable[[Any], object]]:
-        """Return who carries out which effect."""
+    def handlers(self) -> Handlers:
+        """Return what carries out which effect."""
         return {
             fx.StageFiles: self._stage,
             fx.InstallFiles: self._install,
@@ -77,8 +81,12 @@ class Files:
         }
 
     async def finish(self) -> None:
-        """Wait until everything that was begun is done, and end the threads."""
-        await asyncio.gather(*self._tasks)
+        """Wait until everything that was begun is done."""
+        while tasks := [task for task in self._under_way if task is not None]:
+            await asyncio.wait(tasks)
+
+    def close(self) -> None:
+        """End the threads."""
         self._threads.shutdown(wait=True)
 
     def write(self, request: Request) -> None:
@@ -101,28 +109,26 @@ class Files:
         operation.unwritten_chunks += 1
         self._supervisor.emit(ev.FilesWritten(files_id))
 
-        def then(error: HostError | None) -> None:
-            operation.unwritten_bytes -= len(data)
+        work = partial(upload.write, index, offset, data)
+        self._supervisor.reply(request.caller, self._write(files_id, operation, work, len(data)))
+
+    async def _write(
+        self, files_id: ev.FilesId, operation: Operation, work: Callable[[], object], size_bytes: int
+    ) -> None:
+        try:
+            await self._step(operation, work)
+        finally:
+            operation.unwritten_bytes -= size_bytes
             operation.unwritten_chunks -= 1
-            self._supervisor.emit(ev.FilesWritten(files_id))  # a slow disk is not an idle client
-            frontend = self._supervisor.frontend
-            if error is None:
-                frontend.answer(request.caller, None)
-            else:
-                frontend.refuse(request.caller, error)
+            self._supervisor.emit_later(ev.FilesWritten(files_id))  # a slow disk is not an idle client
 
-        self._begin(operation, lambda: upload.write(index, offset, data), lambda _, error: then(error))
+    # The core's effects: what a step raises it hears of (`failing`)
 
-    # The core's effects
-
-    def _stage(self, effect: fx.StageFiles) -> None:
+    async def _stage(self, effect: fx.StageFiles) -> ev.Event:
         operation = self._operations[effect.files_id] = Operation(effect.client)
-        staging = self._staging
 
         def stage() -> None:
-            if staging is None:
-                raise FailedPreconditionError("this host has no models directory")
-            operation.upload = staging.begin(
+            operation.upload = _of(self._staging).begin(
                 effect.model_id,
                 effect.files,
                 replace=effect.replace,
@@ -130,48 +136,39 @@ class Files:
                 executables=effect.executables,
             )
 
-        self._step(effect.files_id, stage, lambda _: ev.FilesStaged(effect.files_id))
+        await self._step(operation, stage)
+        return ev.FilesStaged(effect.files_id)
 
-    def _install(self, effect: fx.InstallFiles) -> None:
+    async def _install(self, effect: fx.InstallFiles) -> ev.Event:
         operation = self._operations[effect.files_id]
+        path = await self._step(operation, lambda: str(_of(operation.upload).install(effect.standing)))
+        return ev.FilesInstalled(effect.files_id, path)
 
-        self._step(
-            effect.files_id,
-            lambda: str(_of(operation.upload).install(effect.standing)),
-            lambda path: ev.FilesInstalled(effect.files_id, path),
-        )
-
-    def _confirm(self, effect: fx.ConfirmFiles) -> None:
+    async def _confirm(self, effect: fx.ConfirmFiles) -> ev.Event:
         operation = self._operations[effect.files_id]
-        self._step(
-            effect.files_id,
-            lambda: _of(operation.upload).confirm(),
-            lambda _: ev.FilesConfirmed(effect.files_id),
-        )
+        await self._step(operation, lambda: _of(operation.upload).confirm())
+        return ev.FilesConfirmed(effect.files_id)
 
-    def _undo(self, effect: fx.UndoFiles) -> None:
+    async def _undo(self, effect: fx.UndoFiles) -> ev.Event:
         operation = self._operations.pop(effect.files_id)
 
         def undo() -> None:
             if operation.upload is not None:
                 operation.upload.roll_back()
 
-        def then(_: object, error: HostError | None) -> None:
-            if error is not None:
-                _log.error("a deploy could not be undone; the next start of a host here will: %s", error)
-            self._supervisor.emit_later(ev.FilesUndone(effect.files_id, error))
+        try:
+            await self._step(operation, undo)
+        except HostError as error:
+            _log.error("a deploy could not be undone; the next start of a host here will: %s", error)
+            raise
+        return ev.FilesUndone(effect.files_id, None)
 
-        self._begin(operation, undo, then)
+    async def _check(self, effect: fx.CheckFiles) -> ev.Event:
+        operation = self._operations[effect.files_id] = Operation(None)
+        await self._undeploy(effect.files_id, operation, lambda: _of(self._staging).check(effect.model_id))
+        return ev.FilesChecked(effect.files_id)
 
-    def _check(self, effect: fx.CheckFiles) -> None:
-        self._operations[effect.files_id] = Operation(None)
-        self._step(
-            effect.files_id,
-            lambda: _of(self._staging).check(effect.model_id),
-            lambda _: ev.FilesChecked(effect.files_id),
-        )
-
-    def _remove(self, effect: fx.RemoveFiles) -> None:
+    async def _remove(self, effect: fx.RemoveFiles) -> ev.Event:
         operation = self._operations[effect.files_id]
 
         def remove() -> None:
@@ -183,9 +180,17 @@ class Files:
                 raise
             operation.removal = removal
 
-        self._step(effect.files_id, remove, lambda _: ev.FilesRemoved(effect.files_id))
+        await self._undeploy(effect.files_id, operation, remove)
+        return ev.FilesRemoved(effect.files_id)
 
-    def _tidy(self, effect: fx.TidyFiles) -> None:
+    async def _undeploy(self, files_id: ev.FilesId, operation: Operation, work: Callable[[], object]) -> None:
+        try:
+            await self._step(operation, work)
+        except HostError:
+            self._operations.pop(files_id, None)  # an undeploy ends with its first error
+            raise
+
+    async def _tidy(self, effect: fx.TidyFiles) -> None:
         operation = self._operations.pop(effect.files_id)
 
         def tidy() -> None:
@@ -193,49 +198,27 @@ class Files:
                 if done is not None:
                     done.clean()
 
-        def then(_: object, error: HostError | None) -> None:
-            if error is not None:
-                _log.warning("what a deploy replaced or an undeploy removed is still in staging: %s", error)
+        try:
+            await self._step(operation, tidy)
+        except HostError as error:
+            _log.warning("what a deploy replaced or an undeploy removed is still in staging: %s", error)
 
-        self._begin(operation, tidy, then)
+    async def _keep_pin(self, effect: fx.KeepPin) -> ev.Event:
+        await self._step(self._pins, lambda: _of(self._staging).keep_pin(effect.model_id, is_pinned=effect.is_pinned))
+        return ev.PinKept(effect.files_id, None)
 
-    def _keep_pin(self, effect: fx.KeepPin) -> None:
-        def then(_: object, error: HostError | None) -> None:
-            self._supervisor.emit_later(ev.PinKept(effect.files_id, error))
-
-        self._begin(self._pins, lambda: _of(self._staging).keep_pin(effect.model_id, is_pinned=effect.is_pinned), then)
-
-    # Threads
-
-    def _step(self, files_id: ev.FilesId, work: Callable[[], Any], event_of: Callable[[Any], ev.Event]) -> None:
-        """Do the next step of an operation and tell the core what became of it."""
-        operation = self._operations[files_id]
-
-        def then(result: Any, error: HostError | None) -> None:
-            if error is not None and operation.client is None:
-                self._operations.pop(files_id, None)  # an undeploy ends with its first error
-            self._supervisor.emit_later(event_of(result) if error is None else ev.FilesFailed(files_id, error))
-
-        self._begin(operation, work, then)
-
-    def _begin(
-        self, operation: Operation, work: Callable[[], Any], then: Callable[[Any, HostError | None], None]
-    ) -> None:
-        task = asyncio.get_running_loop().create_task(self._run(operation, work, then))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _run(
-        self, operation: Operation, work: Callable[[], Any], then: Callable[[Any, HostError | None], None]
-    ) -> None:
-        async with operation.lock:  # first come, first served
-            owner = "host" if operation.client is None else f"client {operation.client.hex()}"
-            future = asyncio.wrap_future(self._threads.of(owner).submit(work))
-            await asyncio.wait([future])
-            failure = future.exception()
-            error = None if failure is None else as_host_error(failure, "the files could not be handled")
-            then(None if failure is not None else future.result(), error)
-        self._supervisor.arm()
+    async def _step(self, operation: Operation, work: Callable[[], Any]) -> Any:
+        """Do the next step of an operation in a thread: first come, first served. Raises `HostError`."""
+        owner = "host" if operation.client is None else f"client {operation.client.hex()}"
+        task = asyncio.current_task()
+        self._under_way.add(task)
+        try:
+            async with operation.lock:
+                return await in_thread(self._threads.of(owner), work)
+        except Exception as error:  # noqa: BLE001 - a disk may fail in any way
+            raise as_host_error(error, "the files could not be handled") from None
+        finally:
+            self._under_way.discard(task)
 
 
 def _of(thing: Any) -> Any:

@@ -260,7 +260,7 @@ class LogDrain:
 
     def __init__(self, directory: Path, cap_bytes: int) -> None:
         self._directory = directory
-        self._cap_bytes = cap_bytes
+        self.cap_bytes = cap_bytes
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
@@ -288,7 +288,7 @@ class LogDrain:
         """Return the log of a model, which may be empty; always the same one while a worker writes to it."""
         log = self._logs.get(model_id)
         if log is None:
-            log = self._logs[model_id] = ModelLog(self._directory, model_id, self._cap_bytes, self._losses)
+            log = self._logs[model_id] = ModelLog(self._directory, model_id, self.cap_bytes, self._losses)
         return log
 
     def add(self, model_id: str, pipe_fd: int) -> Output:

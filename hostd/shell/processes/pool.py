@@ -7,14 +7,19 @@ system does about its memory in `guard`.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import os
 import sys
 from concurrent.futures import Future, wait
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hostd import paths
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.shell.component import Component
 from hostd.shell.linux.marks import mark_of_host
 from hostd.shell.linux.scheduling import give_way
 from hostd.shell.linux.stacks import read_stacks
@@ -26,19 +31,21 @@ from hostd.shell.processes.ending import PATIENCE_S, StillThereError
 from hostd.shell.processes.environment import worker_environment
 from hostd.shell.processes.pausing import StoppedTree
 from hostd.shell.processes.spawner import Processes, WorkerProcess, describe_exit, is_crash, is_sigkill
-from hostd.shell.supervisor import as_host_error
-from hostd.shell.threads import Threads
+from hostd.shell.raised import as_host_error
+from hostd.shell.threads import Threads, in_thread, result_of
 from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Sequence
+    from collections.abc import Coroutine, Sequence
 
+    from hostd.config.settings import HostConfig
     from hostd.records import Event
+    from hostd.shell.component import Handlers
     from hostd.shell.memory.gpu import GpuReader
     from hostd.shell.processes.limits import MemoryLimits
     from hostd.shell.processes.logs import LogDrain, Output
     from hostd.shell.supervisor import Supervisor
+    from hostd.shell.transport.workers import Backend
 
 _log = logging.getLogger(__name__)
 
@@ -66,31 +73,30 @@ class _Employed(NamedTuple):
     limit_bytes: int | None
 
 
-class Workforce:
+class Workforce(Component):
     """All workers that have a process, or are about to have one."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         supervisor: Supervisor,
+        backend: Backend,
         logs: LogDrain,
         guard: MemoryLimits,
         gpu: GpuReader | None,
-        *,
-        endpoint: str,
-        python: str | None,
-        sample_period_s: float,
+        config: HostConfig,
     ) -> None:
-        """Take where workers connect to, the interpreter of those whose model names none, and the sampler's period."""
         self._loop = loop
         self._supervisor = supervisor
+        self._backend = backend
         self._logs = logs
         self._guard = guard
         self._gpu = gpu
-        self._endpoint = endpoint
-        self._python = python
+        self._endpoint = paths.worker_endpoint(config.runtime_dir)
+        self._python = config.workers.python
+        """The interpreter of workers whose model names none."""
         self._mark = mark_of_host()
-        self._sample_period_s = sample_period_s
+        self._sample_period_s = config.memory.sample_period_s
         self._processes = Processes()
         self._employed: dict[ev.WorkerId, _Employed] = {}
         self._pending_kills: set[ev.WorkerId] = set()
@@ -106,14 +112,12 @@ class Workforce:
         self._pauses: dict[ev.WorkerId, Future[None]] = {}
         """The last pause or resumption that was begun of each worker."""
         self._stopped: dict[ev.WorkerId, StoppedTree] = {}
-        self._resisted: dict[ev.WorkerId, str] = {}
-        """Why each worker that was killed is still there, as it was told last."""
 
     def __repr__(self) -> str:
         return f"<Workforce of {len(self._employed)}>"
 
-    def handlers(self) -> dict[type, Callable[[Any], object]]:
-        """Return who carries out which effect."""
+    def handlers(self) -> Handlers:
+        """Return what carries out which effect."""
         return {
             fx.SpawnWorker: self._spawn,
             fx.SendLoad: self._load,
@@ -140,19 +144,20 @@ class Workforce:
             found.append(Watched(worker_id, process.pid, is_busy, is_watched, least_bytes, is_loading))
         return found
 
-    def measure(self, worker_id: ev.WorkerId, then: Callable[[ev.Memory | None], ev.Event | None]) -> None:
-        """Sample the memory of a worker's tree, and give the core the event that `then` makes of it."""
-        employed = self._employed.get(worker_id)
-        if employed is not None:
-            pid, gpu = employed.process.pid, self._gpu
+    def has(self, worker_id: ev.WorkerId) -> bool:
+        """Say whether a worker has a process."""
+        return worker_id in self._employed
 
-            def work() -> ev.Memory | None:
-                sample = sample_tree(pid, None, None if gpu is None else gpu.bytes_by_pid())
-                return None if sample is None else self.with_group(worker_id, sample.memory)
+    async def measure(self, worker_id: ev.WorkerId) -> ev.Memory | None:
+        """Return a sample of the memory of a worker's tree, or None. Raises `KeyError` if it has no process."""
+        pid, gpu = self._employed[worker_id].process.pid, self._gpu
 
-            self._supervisor.in_thread(
-                self._readers, work, lambda memory: then(memory if isinstance(memory, ev.Memory) else None)
-            )
+        def work() -> ev.Memory | None:
+            sample = sample_tree(pid, None, None if gpu is None else gpu.bytes_by_pid())
+            return None if sample is None else self.with_group(worker_id, sample.memory)
+
+        memory: ev.Memory | None = await in_thread(self._readers, work)
+        return memory
 
     def with_group(self, worker_id: ev.WorkerId, memory: ev.Memory) -> ev.Memory:
         """Return a sample with what the kernel counts for the worker itself, where it does; takes microseconds."""
@@ -165,16 +170,16 @@ class Workforce:
         if event.worker_id is not None and is_cause:
             self._causes[event.worker_id] = event.reason
 
-    def stacks(self, client: ev.ClientId, worker_ids: Sequence[ev.WorkerId], then: Callable[[Any], None]) -> None:
-        """Read the stacks of workers that are not being killed, for a client; `then` gets texts by pid, or what fails.
+    def stacks(self, client: ev.ClientId, worker_ids: Sequence[ev.WorkerId]) -> Coroutine[Any, Any, dict[int, str]]:
+        """Read the stacks of workers that are not being killed, for a client: texts by pid.
 
-        Raises `FailedPreconditionError` if none of them can be asked.
+        Raises `FailedPreconditionError` at once if none of them can be asked.
         """
         asked = [
             # A descriptor of our own, because a kill closes the other one; none has begun, so that is open.
             (employed.process.pid, os.dup(employed.process.pidfd), offer)
             for worker_id in worker_ids
-            if (employed := self._employed.get(worker_id)) and (offer := self._supervisor.backend.stacks_of(worker_id))
+            if (employed := self._employed.get(worker_id)) and (offer := self._backend.stacks_of(worker_id))
         ]
         if not asked:
             raise FailedPreconditionError("no process of this model can be asked: it has none, or has not said hello")
@@ -186,15 +191,15 @@ class Workforce:
                 for _, pidfd, _ in asked:
                     os.close(pidfd)
 
-        self._supervisor.read(client, work, then)
+        return self._supervisor.read(client, work)
 
-    def _spawn(self, effect: fx.SpawnWorker) -> None:
-        worker_id, limit_bytes, backend = effect.worker_id, effect.limit_bytes, self._supervisor.backend
+    async def _spawn(self, effect: fx.SpawnWorker) -> ev.Event:
+        worker_id, limit_bytes = effect.worker_id, effect.limit_bytes
         environment = worker_environment(
             os.environ,
             model_id=effect.model_id,
             spec_env=effect.spec.env,
-            token=backend.admit(worker_id),
+            token=self._backend.admit(worker_id),
             endpoint=self._endpoint,
             supervisor_pid=os.getpid(),
             cpu_threads=effect.cpu_threads,
@@ -214,123 +219,128 @@ class Workforce:
                 raise
             return process
 
-        def then(spawned: Any) -> ev.Event:
-            if isinstance(spawned, BaseException):
-                backend.forget(worker_id)
-                self._pending_kills.discard(worker_id)
-                interpreter, origins = python or sys.executable, effect.spec.origins
-                own = "workers.python" if self._python else "the host's own"
-                origin = origins.get("python", "the model's finder") if effect.spec.python else own
-                error = as_host_error(spawned, f"cannot start the interpreter {interpreter} (python: {origin})")
-                self._logs.note(effect.model_id, f"worker {worker_id} did not start: {error.message}")
-                self._causes.pop(worker_id, None)
-                return ev.WorkerSpawnFailed(worker_id, error)
-            output = self._logs.add(effect.model_id, spawned.log_fd)
-            # First of all: whatever fails from here on, its end can be ordered.
-            self._employed[worker_id] = _Employed(effect.model_id, spawned, output, limit_bytes)
-            self._loop.add_reader(spawned.pidfd, self._on_exit, spawned)
-            started = f"worker {worker_id}, pid {spawned.pid}, started: {self._causes.get(worker_id, '')}"
-            self._logs.note(effect.model_id, started)
-            if worker_id in self._pending_kills:
-                self._pending_kills.discard(worker_id)
-                self._kill(fx.KillWorker(worker_id))
-            return ev.WorkerSpawned(worker_id, spawned.pid)
+        try:
+            process: WorkerProcess = await in_thread(self._spawner, work)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the load has failed
+            return self._not_spawned(effect, python, error)
+        output = self._logs.add(effect.model_id, process.log_fd)
+        # First of all: whatever fails from here on, its end can be ordered.
+        self._employed[worker_id] = _Employed(effect.model_id, process, output, limit_bytes)
+        self._loop.add_reader(process.pidfd, self._on_exit, process)
+        started = f"worker {worker_id}, pid {process.pid}, started: {self._causes.get(worker_id, '')}"
+        self._logs.note(effect.model_id, started)
+        if worker_id in self._pending_kills:
+            self._pending_kills.discard(worker_id)
+            self._supervisor.carry_out(fx.KillWorker(worker_id))
+        return ev.WorkerSpawned(worker_id, process.pid)
 
-        self._supervisor.in_thread(self._spawner, work, then)
+    def _not_spawned(self, effect: fx.SpawnWorker, python: str | None, error: Exception) -> ev.Event:
+        worker_id = effect.worker_id
+        self._backend.forget(worker_id)
+        self._pending_kills.discard(worker_id)
+        own = "workers.python" if self._python else "the host's own"
+        origin = effect.spec.origins.get("python", "the model's finder") if effect.spec.python else own
+        told = as_host_error(error, f"cannot start the interpreter {python or sys.executable} (python: {origin})")
+        self._logs.note(effect.model_id, f"worker {worker_id} did not start: {told.message}")
+        self._causes.pop(worker_id, None)
+        return ev.WorkerSpawnFailed(worker_id, told)
 
     def _load(self, effect: fx.SendLoad) -> None:
         """Tell a worker what to load, after a brief look at what it holds until then: one small read."""
         brief = brief_of(self._employed[effect.worker_id].process.pid)
         if brief is not None:
             self._supervisor.emit(ev.BaselineMeasured(effect.worker_id, brief.anon_bytes + brief.swap_bytes))
-        self._supervisor.backend.load(effect)
+        self._backend.load(effect)
 
     def _on_exit(self, process: WorkerProcess) -> None:
         self._loop.remove_reader(process.pidfd)
-        worker_id, how = process.worker_id, describe_exit(process.pidfd) or "it ended"
-        self._supervisor.backend.read_dry(worker_id)
-        employed = self._employed.get(worker_id)
-        if is_crash(how) and employed is not None:
-            output = employed.output
-            self._supervisor.in_thread(
-                self._readers,
-                lambda: output.crash(_CRASH_REPORT_S),
-                lambda stack: ev.WorkerExited(worker_id, how, stack=stack if isinstance(stack, str) else ""),
-            )
-            return
-        if not is_sigkill(how):
-            self._supervisor.emit_later(ev.WorkerExited(worker_id, how))
-            return
+        how = describe_exit(process.pidfd) or "it ended"
+        self._backend.read_dry(process.worker_id)
+        if is_crash(how) or is_sigkill(how):
+            self._supervisor.start(self._explained(process, how))
+        else:
+            self._supervisor.emit_later(ev.WorkerExited(process.worker_id, how))
 
-        def then(explained: Any) -> ev.Event:
-            if isinstance(explained, BaseException):
-                return ev.WorkerExited(worker_id, how)
-            death, words = explained
-            return ev.WorkerExited(worker_id, f"{how} ({words})", death)
+    async def _explained(self, process: WorkerProcess, how: str) -> ev.Event:
+        """Return the exit of a worker with what else can be found out about it."""
+        worker_id, employed = process.worker_id, self._employed.get(process.worker_id)
+        with contextlib.suppress(Exception):
+            if is_sigkill(how):
+                explain = partial(self._guard.explain, worker_id, process.pid)
+                death, words = await in_thread(self._readers, explain)
+                return ev.WorkerExited(worker_id, f"{how} ({words})", death)
+            if employed is not None:
+                stack = await in_thread(self._readers, partial(employed.output.crash, _CRASH_REPORT_S))
+                return ev.WorkerExited(worker_id, how, stack=stack)
+        return ev.WorkerExited(worker_id, how)
 
-        self._supervisor.in_thread(self._readers, lambda: self._guard.explain(worker_id, process.pid), then)
-
-    def _pause(self, effect: fx.PauseWorker) -> None:
+    async def _pause(self, effect: fx.PauseWorker) -> ev.Event | None:
         worker_id = effect.worker_id
         tree = self._stopped[worker_id] = StoppedTree(self._employed[worker_id].process.pid)
+        stopping = self._pauses[worker_id] = self._pauser.submit(tree.stop)
+        try:
+            await result_of(stopping)
+        except OSError as error:
+            return ev.WorkerPauseFailed(worker_id, str(error))
+        return None
 
-        def work() -> None:
-            try:
-                tree.stop()
-            except OSError as error:
-                failed = ev.WorkerPauseFailed(worker_id, str(error))
-                self._loop.call_soon_threadsafe(self._supervisor.emit_later, failed)
-
-        self._pauses[worker_id] = self._pauser.submit(work)
-
-    def _resume(self, effect: fx.ResumeWorker) -> None:
+    async def _resume(self, effect: fx.ResumeWorker) -> None:
         self._pauses[effect.worker_id] = self._pauser.submit(self._stopped.pop(effect.worker_id).go_on)
 
-    def _kill(self, effect: fx.KillWorker) -> None:
-        employed = self._employed.get(effect.worker_id)
+    async def _kill(self, effect: fx.KillWorker) -> ev.Event | None:
+        worker_id = effect.worker_id
+        employed = self._employed.get(worker_id)
         if employed is None:
-            self._pending_kills.add(effect.worker_id)  # its process is being made; `_spawn` goes on from here
-            return
-        process, backend = employed.process, self._supervisor.backend
+            self._pending_kills.add(worker_id)  # its process is being made; `_spawn` goes on from here
+            return None
+        process = employed.process
         # The thread closes the descriptor, and a number that is watched must not be reused.
         self._loop.remove_reader(process.pidfd)
-        output = employed.output if backend.is_silent(process.worker_id) else None
-        pause, stopped = self._pauses.get(process.worker_id), self._stopped.get(process.worker_id)
+        work, told = partial(self._end, employed, self._pauses.get(worker_id), self._stopped.get(worker_id)), ""
+        output = employed.output if self._backend.is_silent(worker_id) else None
+        measured, patience_s = effect.measured, PATIENCE_S
+        while True:  # there is no answer without the proof
+            try:
+                ended = await in_thread(self._killers, partial(work, output, measured, patience_s))
+                break
+            except Exception as error:  # noqa: BLE001 - what cannot be ended now is ended later
+                told = self._still_there(employed, error, told)
+            measured, patience_s = None, _LOOK_S
+            await asyncio.sleep(_KILL_RETRY_S)
+        del self._employed[worker_id]
+        self._pauses.pop(worker_id, None)
+        self._stopped.pop(worker_id, None)
+        self._backend.forget(worker_id)
+        note = f"worker {worker_id}, pid {process.pid}, ended: {self._causes.pop(worker_id, '')}"
+        self._logs.note(employed.model_id, note, employed.output)
+        return ev.WorkerGone(worker_id, *ended)
 
-        patience_s = _LOOK_S if process.worker_id in self._resisted else PATIENCE_S
+    def _end(
+        self,
+        employed: _Employed,
+        pause: Future[None] | None,
+        stopped: StoppedTree | None,
+        output: Output | None,
+        measured: ev.Memory | None,
+        patience_s: float,
+    ) -> tuple[int, int, str]:
+        """End a worker's tree; runs in a thread."""
+        worker_id, process = employed.process.worker_id, employed.process
+        wait([] if pause is None else [pause])
+        if stopped is not None:
+            stopped.close()
+        freed_bytes, processes = self._processes.end(process, measured, patience_s, self._guard.group_of(worker_id))
+        self._guard.ended(worker_id, process.pid)
+        return freed_bytes, processes, "" if output is None else output.last(_LAST_OUTPUT_S)
 
-        def work() -> tuple[int, int, str]:
-            wait([] if pause is None else [pause])
-            if stopped is not None:
-                stopped.close()
-            group = self._guard.group_of(process.worker_id)
-            freed_bytes, processes = self._processes.end(process, effect.measured, patience_s, group)
-            self._guard.ended(process.worker_id, process.pid)
-            return freed_bytes, processes, "" if output is None else output.last(_LAST_OUTPUT_S)
-
-        def then(ended: Any) -> ev.Event | None:
-            if isinstance(ended, BaseException):
-                return self._try_again(employed, ended)
-            del self._employed[process.worker_id]
-            self._resisted.pop(process.worker_id, None)
-            self._pauses.pop(process.worker_id, None)
-            self._stopped.pop(process.worker_id, None)
-            backend.forget(process.worker_id)
-            note = f"worker {process.worker_id}, pid {process.pid}, ended: {self._causes.pop(process.worker_id, '')}"
-            self._logs.note(employed.model_id, note, employed.output)
-            return ev.WorkerGone(process.worker_id, *ended)
-
-        self._supervisor.in_thread(self._killers, work, then)
-
-    def _try_again(self, employed: _Employed, error: BaseException) -> ev.Event:
-        """Order the end of a worker again that has not ended: there is no answer without the proof."""
-        worker_id, pid = employed.process.worker_id, employed.process.pid
-        # Through the supervisor, which does not lose it if it fails.
-        self._loop.call_later(_KILL_RETRY_S, self._supervisor.carry_out, fx.KillWorker(worker_id))
+    def _still_there(self, employed: _Employed, error: Exception, told: str) -> str:
+        """Tell the core, and the log if it is news, why a worker that was killed has not ended; return the reason."""
         is_known = isinstance(error, StillThereError)
         reason = str(error) if is_known else f"its processes cannot be ended at present: {error}"
-        if self._resisted.get(worker_id) != reason:
-            self._resisted[worker_id] = reason
+        worker_id, pid = employed.process.worker_id, employed.process.pid
+        if reason != told:
             subject = about(model=employed.model_id, worker=worker_id, pid=pid)
             _log.warning("%s; trying again", reason, exc_info=None if is_known else error, extra=subject)
-        return ev.WorkerNotEnded(worker_id, reason, isinstance(error, StillThereError) and bool(error.refused))
+        is_refused = isinstance(error, StillThereError) and bool(error.refused)
+        self._supervisor.emit_later(ev.WorkerNotEnded(worker_id, reason, is_refused))
+        return reason

@@ -7,21 +7,24 @@ last look, by the system's word, nothing is read again.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.shell.component import Component
 from hostd.shell.repository.fingerprint import digesting
+from hostd.shell.threads import in_thread
 from hostd.shell.turns import Turns
 from hostd_workers.wire.errors import HostError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hostd.shell.supervisor import Supervisor
+    from hostd.shell.component import Handlers
     from hostd.shell.turns import Steps
 
 _log = logging.getLogger(__name__)
@@ -32,33 +35,29 @@ COMPARE_S = 5.0
 GONE = ""
 
 
-class Contents:
+class Contents(Component):
     """Notes and compares the files of models."""
 
-    def __init__(self, supervisor: Supervisor, thread_name: str) -> None:
-        self._supervisor = supervisor
+    def __init__(self, emit: Callable[[ev.Event], None], thread_name: str) -> None:
+        """Take where events go that are no answer to an effect."""
+        self._emit = emit
         self._thread = Turns(1, thread_name)
 
-    def handlers(self) -> dict[type, Callable[[Any], object]]:
+    def handlers(self) -> Handlers:
         """Return what carries out which effect."""
-        return {fx.CompareFiles: lambda effect: self._compare(effect.model_id, effect.generation, effect.path)}
+        return {fx.CompareFiles: self._compare}
 
     def close(self) -> None:
         """End the thread; one that hangs on a disk is left alone."""
         self._thread.shutdown()
 
-    def note(self, model_id: ev.ModelId, generation: int, path: str) -> None:
+    async def note(self, model_id: ev.ModelId, generation: int, path: str) -> ev.Event:
         """Find out what the files of a load that begins are."""
+        digest = await self._digest(f"note {model_id}", path)
+        return ev.FilesNoted(model_id, generation, digest)
 
-        def then(found: Any) -> ev.Event:
-            return ev.FilesNoted(model_id, generation, found if isinstance(found, str) else None)
-
-        self._supervisor.in_thread(self._thread.of(f"note {model_id}"), partial(digesting_now, path), then)
-
-    def compare_all(
-        self, client: ev.ClientId, models: Sequence[tuple[ev.ModelId, int, str]], then: Callable[[], None]
-    ) -> None:
-        """Find out for a client what the files of loaded models are now, by id, generation and path, and call `then`.
+    async def compare_all(self, client: ev.ClientId, models: Sequence[tuple[ev.ModelId, int, str]]) -> None:
+        """Find out for a client what the files of loaded models are now, by id, generation and path.
 
         Those that are not looked at in `COMPARE_S` stay as they were known.
         """
@@ -72,19 +71,21 @@ class Contents:
                     found.append((model_id, generation, digest))
             return found
 
-        def finished(found: Any) -> None:
-            for compared in found if isinstance(found, list) else ():
-                self._supervisor.emit(ev.FilesCompared(*compared))
-            then()
+        found: list[tuple[ev.ModelId, int, str | None]] = []
+        with contextlib.suppress(Exception):
+            found = await in_thread(self._thread.of(client), work, within_s=2 * COMPARE_S)
+        for compared in found:
+            self._emit(ev.FilesCompared(*compared))
 
-        self._supervisor.in_thread(self._thread.of(client), work, finished, within_s=2 * COMPARE_S)
+    async def _compare(self, effect: fx.CompareFiles) -> ev.Event:
+        digest = await self._digest(f"load {effect.model_id}", effect.path, within_s=COMPARE_S)
+        return ev.FilesCompared(effect.model_id, effect.generation, digest)
 
-    def _compare(self, model_id: ev.ModelId, generation: int, path: str) -> None:
-        def then(found: Any) -> ev.Event:
-            return ev.FilesCompared(model_id, generation, found if isinstance(found, str) else None)
-
-        work = partial(digesting_now, path)
-        self._supervisor.in_thread(self._thread.of(f"load {model_id}"), work, then, within_s=COMPARE_S)
+    async def _digest(self, owner: str, path: str, within_s: float | None = None) -> str | None:
+        digest: str | None = None
+        with contextlib.suppress(Exception):
+            digest = await in_thread(self._thread.of(owner), partial(digesting_now, path), within_s=within_s)
+        return digest
 
 
 def digesting_now(path: str) -> Steps[str | None]:

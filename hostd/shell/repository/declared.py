@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd.core import events as ev
 from hostd.core.names import model_id_of
+from hostd.shell.component import Component
 from hostd.shell.threads import Threads
 from hostd_workers.wire.errors import HostError, InvalidArgumentError
 
@@ -32,7 +33,7 @@ class Sources(NamedTuple):
     arguments: Mapping[str, Any] = {}
 
 
-class DeclaredModels:
+class DeclaredModels(Component):
     """The declared models of one host."""
 
     def __init__(

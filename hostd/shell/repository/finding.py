@@ -6,21 +6,22 @@ finders, all in threads of its own, because a disk may hang and a finder is some
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.files.stability import Wait
+from hostd.shell.component import Component
+from hostd.shell.raised import as_host_error
 from hostd.shell.repository.contents import Contents
-from hostd.shell.supervisor import as_host_error
+from hostd.shell.threads import in_thread
 from hostd.shell.turns import Turns
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable
-
+    from hostd.shell.component import Handlers
     from hostd.shell.repository.repository import Repository
     from hostd.shell.repository.specifying import Specifying
     from hostd.shell.supervisor import Supervisor
@@ -39,24 +40,22 @@ class Found(NamedTuple):
     standing: ev.Standing
 
 
-class Finding:
+class Finding(Component):
     """Carries out `FindSpec`. `repository` is None for a host without a models directory."""
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
         supervisor: Supervisor,
         specifying: Specifying,
         repository: Repository | None,
     ) -> None:
-        self._loop = loop
         self._supervisor = supervisor
         self._specifying = specifying
         self._repository = repository
-        self.contents = Contents(supervisor, f"{THREAD_NAME}-contents")
+        self.contents = Contents(supervisor.emit_later, f"{THREAD_NAME}-contents")
         self._threads = Turns(FIND_THREADS, THREAD_NAME)
 
-    def handlers(self) -> dict[type, Callable[[Any], object]]:
+    def handlers(self) -> Handlers:
         """Return what carries out which effect."""
         return {fx.FindSpec: self.find, **self.contents.handlers()}
 
@@ -65,25 +64,28 @@ class Finding:
         self.contents.close()
         self._threads.shutdown()
 
-    def find(self, effect: fx.FindSpec, looks: int = 0) -> None:
-        """Find out how to load a source; the answer goes to the core."""
+    async def find(self, effect: fx.FindSpec) -> ev.Event | None:
+        """Find out how to load a source, once its files are whole."""
+        model_id, generation, has_looked = effect.model_id, effect.generation, False
+        while isinstance(found := await self._look_once(effect), Wait):
+            # The first look cannot know whether somebody still writes; only the second one has seen it.
+            if has_looked:
+                self._supervisor.emit_later(ev.SpecDelayed(model_id, generation, found.reason))
+            has_looked = True
+            await asyncio.sleep(found.retry_after_s)
+            if not self._supervisor.core.queries.is_finding(model_id, generation):
+                return None
+        if found.path is not None:
+            self._supervisor.start(self.contents.note(model_id, generation, found.path))
+        return ev.SpecFound(model_id, generation, found.spec, found.path, found.standing)
 
-        def then(found: Any) -> ev.Event | None:
-            if isinstance(found, Wait):
-                self._loop.call_later(found.retry_after_s, self._find_again, effect, looks + 1)
-                # The first look cannot know whether somebody still writes; only the second one has seen it.
-                return ev.SpecDelayed(effect.model_id, effect.generation, found.reason) if looks else None
-            if isinstance(found, BaseException):
-                return ev.SpecRefused(effect.model_id, effect.generation, as_host_error(found, "the finder failed"))
-            if found.path is not None:
-                self.contents.note(effect.model_id, effect.generation, found.path)
-            return ev.SpecFound(effect.model_id, effect.generation, found.spec, found.path, found.standing)
-
-        self._supervisor.in_thread(self._threads.of(f"find {effect.model_id}"), partial(self._look, effect), then)
-
-    def _find_again(self, effect: fx.FindSpec, looks: int) -> None:
-        if self._supervisor.core.queries.is_finding(effect.model_id, effect.generation):
-            self.find(effect, looks)
+    async def _look_once(self, effect: fx.FindSpec) -> Found | Wait:
+        owner = self._threads.of(f"find {effect.model_id}")
+        try:
+            found: Found | Wait = await in_thread(owner, partial(self._look, effect))
+        except Exception as error:  # noqa: BLE001 - a finder may raise anything
+            raise as_host_error(error, "the finder failed") from None
+        return found
 
     def _look(self, effect: fx.FindSpec) -> Found | Wait:
         source, origin, repository = effect.source, effect.origin, self._repository

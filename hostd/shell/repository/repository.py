@@ -11,29 +11,32 @@ import contextlib
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.files.stability import Stability
+from hostd.shell.component import Component
 from hostd.shell.repository.completeness import KnownHashes, looking_at
 from hostd.shell.repository.contents import digesting_now
 from hostd.shell.repository.directory import ModelsDirectory
 from hostd.shell.repository.fingerprint import done
 from hostd.shell.repository.notifications import changes
 from hostd.shell.repository.scanner import Scanner, is_inside
+from hostd.shell.threads import in_thread
 from hostd.shell.turns import Turns
 from hostd_workers.wire.errors import FailedPreconditionError, HostError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Awaitable, Callable, Collection
     from pathlib import Path
 
     from hostd.config.settings import ModelsConfig
     from hostd.core.files.stability import Wait
     from hostd.plugins.registry import Plugins
+    from hostd.shell.component import Handlers
     from hostd.shell.repository.scanner import Scan
-    from hostd.shell.supervisor import Supervisor
     from hostd.shell.turns import Steps
 
 _log = logging.getLogger(__name__)
@@ -44,12 +47,11 @@ _ENTRIES_WITHIN_S = 5.0
 """A list of 10,000 entries takes 0.1 s. The question what models there are should not wait for a dead disk."""
 
 
-class Repository:
+class Repository(Component):
     """One models directory. `locate` and `is_unsettled` block and are called in threads."""
 
-    def __init__(self, supervisor: Supervisor, plugins: Plugins, directory: Path, settings: ModelsConfig) -> None:
+    def __init__(self, plugins: Plugins, directory: Path, settings: ModelsConfig) -> None:
         self.path = directory
-        self._supervisor = supervisor
         self._settings = settings
         self._directory = ModelsDirectory(directory)
         self._scanner = Scanner(self._directory.path, plugins.recognises)
@@ -60,8 +62,8 @@ class Repository:
         self._stop = asyncio.Event()
         self._was_degraded = False
 
-    def handlers(self) -> dict[type, Callable[[Any], object]]:
-        """Return who carries out which effect."""
+    def handlers(self) -> Handlers:
+        """Return what carries out which effect."""
         return {fx.ScanDirectory: self._scan, fx.LeaveEntry: lambda e: self._scanner.note_failed(e.model_id)}
 
     def close(self) -> None:
@@ -90,11 +92,8 @@ class Repository:
         with self._stability_lock:
             return self._stability.observe(path, look, time.monotonic(), time.time())
 
-    def list_entries(self, client: ev.ClientId, loaded: Collection[str], then: Callable[[Any], None]) -> None:
-        """Look for a client at the directory, but for what is loaded; `then` gets its entries, or why there are none.
-
-        The latter also if it hangs.
-        """
+    async def list_entries(self, client: ev.ClientId, loaded: Collection[str]) -> list[ev.DirectoryEntry]:
+        """Look for a client at the directory, but for what is loaded. Raises `NotInTimeError` if it hangs."""
 
         def work() -> Steps[list[ev.DirectoryEntry]]:
             found = []
@@ -104,7 +103,8 @@ class Repository:
                     found.append((yield from self._settled(entry)))
             return found
 
-        self._supervisor.in_thread(self._thread.of(client), work, then, within_s=_ENTRIES_WITHIN_S)
+        entries: list[ev.DirectoryEntry] = await in_thread(self._thread.of(client), work, within_s=_ENTRIES_WITHIN_S)
+        return entries
 
     def _settled(self, entry: ev.DirectoryEntry) -> Steps[ev.DirectoryEntry]:
         """Return what an entry is, also if it is still being written, or cannot be looked at."""
@@ -116,8 +116,8 @@ class Repository:
             return entry._replace(state="FAILED", reason=error.message)
         return entry if wait is None else entry._replace(state="WRITING", reason=wait.reason)
 
-    async def follow(self) -> None:
-        """Sync whenever the directory changes, and once in every period, until `end`."""
+    async def follow(self, ask: Callable[[Callable[[ev.Caller], ev.Event]], Awaitable[object]]) -> None:
+        """Ask for a sync whenever the directory changes, and once in every period, until `end`."""
         period_s = self._settings.poll_period_s
         if not period_s:
             return
@@ -125,7 +125,7 @@ class Repository:
             async for cause in causes:
                 _log.debug("looking at %s: %s", self.path, cause)
                 with contextlib.suppress(UnavailableError):  # the host is shutting down
-                    await self._supervisor.ask(
+                    await ask(
                         lambda caller: ev.SyncRequested(caller, wait=False, load=True, retry_all=False, deadline_s=None)
                     )
 
@@ -133,21 +133,19 @@ class Repository:
         """End `follow`."""
         self._stop.set()
 
-    def _scan(self, effect: fx.ScanDirectory) -> None:
-        def then(seen: Any) -> ev.Event:
-            if isinstance(seen, BaseException):
-                self._note(str(seen))
-                return ev.DirectoryUnavailable(effect.sync_id, str(seen))
-            scan, digests = seen
-            self._note(None)
-            return ev.DirectoryScanned(
-                effect.sync_id,
-                tuple((ev.ModelId(model_id), path) for model_id, path in scan.found),
-                tuple(map(ev.ModelId, scan.gone)),
-                digests,
-            )
-
-        self._supervisor.in_thread(self._thread.of("sync"), lambda: self._look(effect), then)
+    async def _scan(self, effect: fx.ScanDirectory) -> ev.Event:
+        try:
+            scan, digests = await in_thread(self._thread.of("sync"), partial(self._look, effect))
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing is known of the directory
+            self._note(str(error))
+            return ev.DirectoryUnavailable(effect.sync_id, str(error))
+        self._note(None)
+        return ev.DirectoryScanned(
+            effect.sync_id,
+            tuple((ev.ModelId(model_id), path) for model_id, path in scan.found),
+            tuple(map(ev.ModelId, scan.gone)),
+            digests,
+        )
 
     def _look(self, effect: fx.ScanDirectory) -> Steps[tuple[Scan, tuple[tuple[ev.ModelId, str], ...]]]:
         """Scan, and look at the files of loaded models that lie in the directory."""
@@ -166,3 +164,15 @@ class Repository:
         elif trouble is None and self._was_degraded:
             _log.warning("the models directory %s can be read again", self.path)
         self._was_degraded = trouble is not None
+
+
+class NoRepository(Component):
+    """Stands for the models directory of a host that has none, of which the core wants nothing."""
+
+    def handlers(self) -> Handlers:
+        """Return what refuses the effects of a models directory."""
+        return {fx.ScanDirectory: _refuse, fx.LeaveEntry: _refuse}
+
+
+def _refuse(_: object) -> None:
+    raise FailedPreconditionError("this host has no models directory")

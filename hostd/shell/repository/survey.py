@@ -6,47 +6,40 @@ looks at a disk are taken in threads, and change nothing that is loaded.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import contextlib
+from typing import TYPE_CHECKING
 
 from hostd.core import events as ev
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from hostd.core.queries.queries import Queries
     from hostd.shell.repository.contents import Contents
     from hostd.shell.repository.declared import DeclaredModels
     from hostd.shell.repository.repository import Repository
-    from hostd.shell.supervisor import Supervisor
 
 
 class Survey:
     """Looks at everything that one host could serve. `repository` is None for a host without a models directory."""
 
     def __init__(
-        self, supervisor: Supervisor, contents: Contents, repository: Repository | None, declared: DeclaredModels
+        self, queries: Queries, contents: Contents, repository: Repository | None, declared: DeclaredModels
     ) -> None:
-        self._supervisor = supervisor
+        self._queries = queries
         self._contents = contents
         self._repository = repository
         self._declared = declared
 
-    def take(self, client: ev.ClientId, then: Callable[[list[ev.DirectoryEntry]], None]) -> None:
-        """Look again at the files of what is loaded, and call `then` with what could be loaded, or is ignored."""
-        models = [(ev.ModelId(m.id), m.generation, m.path) for m in self._supervisor.core.queries.list_models()]
+    async def take(self, client: ev.ClientId) -> list[ev.DirectoryEntry]:
+        """Look again at the files of what is loaded, and return what could be loaded, or is ignored."""
+        models = [(ev.ModelId(m.id), m.generation, m.path) for m in self._queries.list_models()]
         with_files = [(model_id, generation, path) for model_id, generation, path in models if path is not None]
-        repository = self._repository
-
-        def looked(found: Any) -> None:
+        await self._contents.compare_all(client, with_files)
+        found: list[ev.DirectoryEntry] = []
+        if self._repository is not None:
             # A directory that cannot be read has no entries to show; `degraded` of the host says why.
-            then([*(found if isinstance(found, list) else ()), *self._of_declared()])
-
-        def compared() -> None:
-            if repository is None:
-                looked([])
-            else:
-                repository.list_entries(client, {model_id for model_id, _, _ in models}, looked)
-
-        self._contents.compare_all(client, with_files, compared)
+            with contextlib.suppress(Exception):
+                found = await self._repository.list_entries(client, {model_id for model_id, _, _ in models})
+        return [*found, *self._of_declared()]
 
     def _of_declared(self) -> list[ev.DirectoryEntry]:
         return [

@@ -10,19 +10,22 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from concurrent.futures import wait
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hostd import paths
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import SizeEstimate
+from hostd.shell.component import Component
 from hostd.shell.own_log import about
+from hostd.shell.raised import as_host_error
 from hostd.shell.sizes.store import Figures, SizeStore, finding_key
-from hostd.shell.supervisor import NotInTimeError, as_host_error
-from hostd.shell.threads import Threads
+from hostd.shell.threads import NotInTimeError, Threads, in_thread, result_of
 from hostd.shell.turns import Turns
 from hostd.units import format_size
 from hostd_workers.wire.errors import DeadlineExceededError, HostError
@@ -34,10 +37,10 @@ if TYPE_CHECKING:
 
     from hostd.config.settings import HostConfig
     from hostd.plugins.registry import Plugins
+    from hostd.shell.component import Handlers
     from hostd.shell.processes.pool import Workforce
     from hostd.shell.repository.specifying import Specifying
     from hostd.shell.sizes.store import SizeKey
-    from hostd.shell.supervisor import Supervisor
     from hostd.shell.turns import Steps
 
 T = TypeVar("T")
@@ -59,18 +62,22 @@ CLOSE_S = 2.0
 """What is to be remembered is written in milliseconds; a hash of a huge model is not worth a later end."""
 
 
-class Sizes:
+class Sizes(Component):
     """Measures, remembers and estimates what models use."""
 
     def __init__(
         self,
-        supervisor: Supervisor,
+        now: Callable[[], float],
         workforce: Workforce,
         plugins: Plugins,
         config: HostConfig,
         specifying: Specifying,
     ) -> None:
-        self._supervisor = supervisor
+        """Take the core's clock and what looks at workers; have the store opened, in its thread.
+
+        Nobody waits for its disk, or for another host that has it.
+        """
+        self._now = now
         self._specifying = specifying
         self._workforce = workforce
         self._plugins = plugins
@@ -83,14 +90,11 @@ class Sizes:
         """What is being remembered, by path."""
         self._store_thread = Threads(1, f"{THREAD_NAME}-store")
         self._store = SizeStore(*_places(config))
-
-    def handlers(self) -> dict[type, Callable[[Any], object]]:
-        """Return who carries out which effect."""
-        return {fx.MeasureWorker: self._measure, fx.RememberSize: self._remember, fx.PredictSize: self._on_predict}
-
-    def open(self) -> None:
-        """Have the store opened, in its thread; nobody waits for the disk, or for another host that has it."""
         self._store_thread.submit(self._store.__enter__)
+
+    def handlers(self) -> Handlers:
+        """Return what carries out which effect."""
+        return {fx.MeasureWorker: self._measure, fx.RememberSize: self._remember, fx.PredictSize: self._on_predict}
 
     def close(self) -> None:
         """Write what is to be remembered, and end the threads; one that hangs in a sizer or on a disk is left alone."""
@@ -100,18 +104,8 @@ class Sizes:
         self._hasher.shutdown()
         self._store_thread.shutdown(wait=False)
 
-    def estimate(
-        self,
-        client: ev.ClientId,
-        model_id: str,
-        path: str,
-        model_type: str,
-        then: Callable[[SizeEstimate | HostError], None],
-    ) -> None:
-        """Find out in threads what a model may need, and call `then` on the loop with it, or with what is wrong.
-
-        `DeadlineExceededError` for a sizer that does not answer in time.
-        """
+    async def estimate(self, client: ev.ClientId, model_id: str, path: str, model_type: str) -> SizeEstimate:
+        """Find out what a model may need. Raises `DeadlineExceededError` for a sizer that does not answer in time."""
         known: SizeEstimate | None = None
         until_s = time.monotonic() + self._estimate_timeout_s
 
@@ -120,96 +114,65 @@ class Sizes:
             known = self._plugins.estimate(model_id, path, model_type)  # says so if nothing is at the path
             return self._spec_of(model_id, path)
 
-        def estimated(found: Any) -> None:
-            if isinstance(found, NotInTimeError) or (known is not None and found is None):
-                then(known or self._too_late(model_id, path))  # with a size if only the search for a better one hangs
-            elif isinstance(found, BaseException):
-                then(as_host_error(found, "the sizer failed"))
-            else:
-                self._recall(client, path, found, until_s - time.monotonic(), recalled)
+        spec: ev.LoadingSpec | None = None
+        try:
+            spec = await in_thread(self._sizers.of(client), work, within_s=self._estimate_timeout_s)
+        except NotInTimeError:
+            if known is None:  # else only the search for a better one hangs
+                raise self._too_late(model_id, path) from None
+        except Exception as error:  # noqa: BLE001 - a sizer may raise anything
+            raise as_host_error(error, "the sizer failed") from None
+        size: SizeEstimate = known  # type: ignore[assignment]
+        figures = None if spec is None else await self._recall(client, path, spec, until_s - time.monotonic())
+        if figures is None or (figures.is_minimum and figures.rss_bytes <= size.bytes):
+            return size
+        return SizeEstimate(figures.rss_bytes, AT_LEAST if figures.is_minimum else "remembered")
 
-        def recalled(found: Any) -> None:
-            size = cast("SizeEstimate", known)
-            if isinstance(found, Figures) and not (found.is_minimum and found.rss_bytes <= size.bytes):
-                size = SizeEstimate(found.rss_bytes, AT_LEAST if found.is_minimum else "remembered")
-            then(size)
-
-        self._supervisor.in_thread(self._sizers.of(client), work, estimated, within_s=self._estimate_timeout_s)
-
-    def predict(
-        self,
-        owner: str | bytes,
-        model_id: str,
-        path: str | None,
-        model_type: str,
-        spec: ev.LoadingSpec,
-        then: Callable[[ev.Prediction], None],
-    ) -> None:
-        """Find out in threads what a load will take, and call `then` on the loop with it, whatever happens."""
+    async def predict(
+        self, owner: str | bytes, model_id: str, path: str | None, model_type: str, spec: ev.LoadingSpec
+    ) -> ev.Prediction:
+        """Find out what a load will take, whatever happens."""
         assumed = ev.Prediction(self._assumed_bytes, self._assumed_bytes, "assumed")
         if path is None:
-            then(assumed)
-            return
-        place, half_s = path, self._estimate_timeout_s / 2
+            return assumed
+        half_s = self._estimate_timeout_s / 2
+        figures = await self._recall(owner, path, spec, half_s)
+        if figures is not None:
+            memory = figures.memory
+            peak_bytes = memory.charge_bytes if figures.is_minimum else memory.peak_charge_bytes
+            return ev.Prediction(peak_bytes, memory.charge_bytes, AT_LEAST if figures.is_minimum else "remembered")
+        # What cannot be hashed, or not in time, can be estimated all the same.
+        work = partial(self._plugins.estimate, model_id, path, model_type)
+        try:
+            size = await in_thread(self._sizers.of(owner), work, within_s=half_s)
+            return ev.Prediction(size.bytes, size.bytes, size.source, spec.python)
+        except NotInTimeError:
+            why = "no answer within memory.estimate_timeout_s"
+        except Exception as error:  # noqa: BLE001 - a sizer may raise anything
+            why = as_host_error(error, "the sizer failed").message
+        _log.warning(
+            "what it needs is not known (%s): %s is assumed (memory.assumed_size)",
+            why,
+            format_size(self._assumed_bytes),
+            extra=about(model=model_id),
+        )
+        return assumed
 
-        def recalled(found: Any) -> None:
-            if isinstance(found, Figures):
-                memory = found.memory
-                peak_bytes = memory.charge_bytes if found.is_minimum else memory.peak_charge_bytes
-                then(ev.Prediction(peak_bytes, memory.charge_bytes, AT_LEAST if found.is_minimum else "remembered"))
-                return
-            # What cannot be hashed, or not in time, can be estimated all the same.
-            self._supervisor.in_thread(self._sizers.of(owner), estimate, estimated, within_s=half_s)
+    async def foresee(self, client: ev.ClientId, model_id: str, source: ev.LoadSource) -> ev.Prediction:
+        """Find out what a load would take that nobody has begun. Raises what refuses it."""
+        work = partial(self._specifying.specify, ev.ModelId(model_id), source)
+        try:
+            found = await in_thread(self._sizers.of(client), work, within_s=self._estimate_timeout_s)
+        except NotInTimeError:
+            raise self._too_late(model_id, source.path or "") from None
+        except Exception as error:  # noqa: BLE001 - a finder may raise anything
+            raise as_host_error(error, "the finder failed") from None
+        return await self.predict(client, model_id, source.path, found.source.type, found.spec)
 
-        def estimate() -> SizeEstimate:
-            return self._plugins.estimate(model_id, place, model_type)
-
-        def estimated(found: Any) -> None:
-            if isinstance(found, SizeEstimate):
-                then(ev.Prediction(found.bytes, found.bytes, found.source, spec.python))
-                return
-            failed = as_host_error(found, "the sizer failed").message
-            why = "no answer within memory.estimate_timeout_s" if isinstance(found, NotInTimeError) else failed
-            _log.warning(
-                "what it needs is not known (%s): %s is assumed (memory.assumed_size)",
-                why,
-                format_size(self._assumed_bytes),
-                extra=about(model=model_id),
-            )
-            then(assumed)
-
-        self._recall(owner, place, spec, half_s, recalled)
-
-    def foresee(
-        self,
-        client: ev.ClientId,
-        model_id: str,
-        source: ev.LoadSource,
-        then: Callable[[ev.Prediction | HostError], None],
-    ) -> None:
-        """Find out what a load would take that nobody has begun, and call `then` with it, or with what refuses it."""
-
-        def work() -> tuple[ev.LoadingSpec, str]:
-            found = self._specifying.specify(ev.ModelId(model_id), source)
-            return found.spec, found.source.type
-
-        def finished(found: Any) -> None:
-            if isinstance(found, NotInTimeError):
-                then(self._too_late(model_id, source.path or ""))
-            elif isinstance(found, BaseException):
-                then(as_host_error(found, "the finder failed"))
-            else:
-                spec, model_type = found
-                self.predict(client, model_id, source.path, model_type, spec, then)
-
-        self._supervisor.in_thread(self._sizers.of(client), work, finished, within_s=self._estimate_timeout_s)
-
-    def _on_predict(self, effect: fx.PredictSize) -> None:
-        def then(prediction: ev.Prediction) -> None:
-            self._supervisor.emit_later(ev.SizePredicted(effect.model_id, effect.generation, prediction))
-
-        owner = f"load {effect.model_id}"
-        self.predict(owner, effect.model_id, effect.path, effect.model_type, effect.spec, then)
+    async def _on_predict(self, effect: fx.PredictSize) -> ev.Event:
+        model_id = effect.model_id
+        found = await self.predict(f"load {model_id}", model_id, effect.path, effect.model_type, effect.spec)
+        return ev.SizePredicted(model_id, effect.generation, found)
 
     def _too_late(self, model_id: str, path: str) -> HostError:
         sizer = self._plugins.sizer_type
@@ -227,12 +190,10 @@ class Sizes:
         except HostError:
             return None  # what cannot be loaded was never measured; its size can be estimated all the same
 
-    def _recall(
-        self, owner: str | bytes, path: str, spec: ev.LoadingSpec, within_s: float, then: Callable[[Any], None]
-    ) -> None:
-        """Look for what the same content took, and call `then` with the figures, None or what went wrong.
+    async def _recall(self, owner: str | bytes, path: str, spec: ev.LoadingSpec, within_s: float) -> Figures | None:
+        """Look for what the same content took; None if that is not known, or not in time.
 
-        After what is being remembered of the same path: who has loaded a model finds what it took.
+        After what is being remembered of the same path: a client that has loaded a model finds what it took.
         """
         until_s = time.monotonic() + within_s
 
@@ -240,15 +201,16 @@ class Sizes:
             key = yield from self._finding_key(path, spec)
             return self._in_store(self._store.recall, key)
 
-        def begin(_: object = None) -> None:
-            left_s = max(0.0, until_s - time.monotonic())
-            self._supervisor.in_thread(self._hasher.of(owner), work, then, within_s=left_s)
-
         before = self._remembering.get(path)
-        if before is None:
-            begin()
-        else:
-            self._supervisor.when(before, begin, within_s=within_s)
+        if before is not None:
+            with contextlib.suppress(Exception):
+                await result_of(before, within_s=within_s)
+        try:
+            left_s = max(0.0, until_s - time.monotonic())
+            figures: Figures | None = await in_thread(self._hasher.of(owner), work, within_s=left_s)
+        except Exception:  # noqa: BLE001 - its files cannot be read, or not in time
+            return None
+        return figures
 
     def _finding_key(self, path: str, spec: ev.LoadingSpec) -> Steps[SizeKey]:
         return finding_key(path, spec.loader, spec.initializer, spec.options, spec.python or self._python)
@@ -256,28 +218,25 @@ class Sizes:
     def _in_store(self, work: Callable[..., T], *arguments: Any) -> T:
         return self._store_thread.submit(work, *arguments).result()
 
-    def _measure(self, effect: fx.MeasureWorker) -> None:
+    async def _measure(self, effect: fx.MeasureWorker) -> ev.Event | None:
         """Measure a worker that has loaded; what cannot be measured is estimated."""
-        worker_id, source, asked_s = effect.worker_id, effect.source, self._supervisor.now()
+        worker_id, source, asked_s = effect.worker_id, effect.source, self._now()
+        if not self._workforce.has(worker_id):
+            return None  # its end is told
+        memory: ev.Memory | None = None
+        with contextlib.suppress(Exception):
+            memory = await self._workforce.measure(worker_id)
+        if memory is not None or source.path is None:
+            return ev.WorkerMeasured(worker_id, memory, asked_s)
+        own = ev.ClientId(b"")  # the host's own question
+        try:
+            size = await self.estimate(own, effect.model_id, source.path, source.type)
+        except HostError:
+            return ev.WorkerMeasured(worker_id, None, asked_s)
+        return ev.WorkerMeasured(worker_id, None, asked_s, size)
 
-        def then(memory: ev.Memory | None) -> ev.Event | None:
-            if memory is not None or source.path is None:
-                return ev.WorkerMeasured(worker_id, memory, asked_s)
-            self.estimate(
-                ev.ClientId(b""),  # the host's own question
-                effect.model_id,
-                source.path,
-                source.type,
-                lambda found: self._supervisor.emit_later(
-                    ev.WorkerMeasured(worker_id, None, asked_s, found if isinstance(found, SizeEstimate) else None)
-                ),
-            )
-            return None
-
-        self._workforce.measure(worker_id, then)
-
-    def _remember(self, effect: fx.RememberSize) -> None:
-        spec, memory, now_s = effect.spec, effect.memory, time.time()
+    async def _remember(self, effect: fx.RememberSize) -> None:
+        path, spec, memory, now_s = effect.path, effect.spec, effect.memory, time.time()
         figures = Figures(
             rss_bytes=memory.rss_bytes,
             # With what is swapped out: the next load needs it again.
@@ -289,17 +248,16 @@ class Sizes:
         )
 
         def work() -> Steps[None]:
-            key = yield from self._finding_key(effect.path, spec)
+            key = yield from self._finding_key(path, spec)
             self._in_store(self._store.remember, key, figures, now_s)
 
-        def then(outcome: Any) -> None:
-            if self._remembering.get(effect.path) is future:
-                del self._remembering[effect.path]
-            if isinstance(outcome, BaseException):
-                _log.debug("a size could not be remembered: %s", outcome)  # its files have gone meanwhile, mostly
-
-        future = self._supervisor.in_thread(self._hasher.of(f"remember {effect.path}"), work, then)
-        self._remembering[effect.path] = future
+        future = self._remembering[path] = self._hasher.of(f"remember {path}").submit(work)
+        try:
+            await result_of(future)
+        except Exception as error:  # noqa: BLE001 - its files have gone meanwhile, mostly
+            _log.debug("a size could not be remembered: %s", error)
+        if self._remembering.get(path) is future:
+            del self._remembering[path]
 
 
 def _places(config: HostConfig) -> list[Path]:

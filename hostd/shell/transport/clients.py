@@ -12,16 +12,16 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.shell.transport.listener import Side
+from hostd.shell.component import Component
+from hostd.shell.transport.listener import LINGER_S, Side
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
-from hostd_workers.wire.codec import encode
 from hostd_workers.wire.errors import (
     HostError,
-    InternalError,
     MessageTooLargeError,
     ProtocolError,
     UnavailableError,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hostd.core.events import Caller, ClientId, Event
+    from hostd.shell.component import Handlers
     from hostd.shell.transport.listener import Listener
 
 _log = logging.getLogger(__name__)
@@ -47,20 +48,42 @@ _PROGRAMS_KEPT = 4096
 _PROGRAM_CHARS = 100
 
 
-class Frontend:
+class Programs:
+    """Which program each client is, by its connection."""
+
+    def __init__(self) -> None:
+        self._programs: OrderedDict[bytes, dict[str, object]] = OrderedDict()
+
+    def of(self, client: ClientId) -> dict[str, object]:
+        """Return `pid` and `program` of a client, also of one that is gone; None: unknown."""
+        return self._programs.get(client, {"pid": None, "program": None})
+
+    def note(self, client: bytes, pid: int | None, program: object) -> None:
+        """Take note of what a client says that it is."""
+        self._programs[client] = {
+            "pid": pid or None,  # 0: it is in a namespace that this host cannot see
+            "program": program[:_PROGRAM_CHARS] if isinstance(program, str) else None,
+        }
+        while len(self._programs) > _PROGRAMS_KEPT:
+            self._programs.popitem(last=False)
+
+
+class Frontend(Component):
     """Messages from and to clients. `emit` takes events, `verb` takes requests of the control plane."""
 
     def __init__(
         self,
+        listen: Callable[[Side], Listener],
         emit: Callable[[Event], None],
         verb: Callable[[Caller, str, wire.Envelope, float | None], None],
         clock: Callable[[], float],
         *,
         on_withdrawn: Callable[[ClientId, int | None], None],
+        programs: Programs,
         welcome: dict[str, object],
         max_message_bytes: int,
     ) -> None:
-        """Take the callbacks, `welcome`, the body of the answer to HELLO, and what errors say is the longest message.
+        """Listen. Takes the callbacks, `welcome`, the body of the answer to HELLO, and what is the longest message.
 
         `on_withdrawn` is called when a client withdraws a request, or with None all of them.
         """
@@ -73,21 +96,27 @@ class Frontend:
         self._numbers = count(1)
         self._clients: set[bytes] = set()
         self._targets: dict[bytes, msg.Target] = {}
-        self._programs: OrderedDict[bytes, dict[str, object]] = OrderedDict()
-        self.socket: Listener
+        self._programs = programs
+        self.socket = listen(
+            Side(
+                admit=self._admit,
+                message=self.on_message,
+                too_long=self._on_too_long,
+                unsent=lambda *_: None,  # its end is told, and ends what it waits for
+                gone=self._lose,
+            )
+        )
 
     def __len__(self) -> int:
         return len(self._clients)
 
-    def side(self) -> Side:
-        """Return what the listener of clients is to do with them."""
-        return Side(
-            admit=self._admit,
-            message=self.on_message,
-            too_long=self._on_too_long,
-            unsent=lambda *_: None,  # its end is told, and ends what it waits for
-            gone=self._lose,
-        )
+    def handlers(self) -> Handlers:
+        """Return what carries out which effect."""
+        return {fx.RelayAnswer: self.relay}
+
+    def close(self) -> None:
+        """Close all connections; answers that were just given, the one to `shutdown` among them, may leave before."""
+        self.socket.close(linger_s=LINGER_S)
 
     def _admit(self, _: bytes, pid: int) -> bytes:
         number = next(self._numbers)
@@ -156,22 +185,9 @@ class Frontend:
                 details={"supported": list(wire.SUPPORTED_VERSIONS)},
             )
         self._clients.add(identity)
-        self._note_program(identity, hello)
+        self._programs.note(identity, self.socket.pid_of(identity), hello.get("program"))
         self.socket.vouch(identity, is_batching=hello.get("batches") is True)
         self.send(identity, msg.pack_map(msg.WELCOME, envelope.id, self._welcome))
-
-    def program_of(self, client: ClientId) -> dict[str, object]:
-        """Return `pid` and `program` of a client, also of one that is gone; None: unknown."""
-        return self._programs.get(client, {"pid": None, "program": None})
-
-    def _note_program(self, identity: bytes, hello: dict[str, Any]) -> None:
-        program = hello.get("program")
-        self._programs[identity] = {
-            "pid": self.socket.pid_of(identity) or None,  # 0: it is in a namespace that this host cannot see
-            "program": program[:_PROGRAM_CHARS] if isinstance(program, str) else None,
-        }
-        while len(self._programs) > _PROGRAMS_KEPT:
-            self._programs.popitem(last=False)
 
     def _remember(self, header: bytes) -> msg.Target:
         target = msg.unpack_target(header)
@@ -183,18 +199,10 @@ class Frontend:
 
     # Answers
 
-    def relay(self, client: ClientId, request_id: int, frames: list[wire.Buffer]) -> None:
+    def relay(self, effect: fx.RelayAnswer) -> None:
         """Pass a worker's answer on, under the client's own id."""
-        self.send(client, [wire.readdress(frames[0], request_id, wire.MAX_DEADLINE_MS), *frames[1:]])
-
-    def answer(self, caller: Caller, value: object, kind: int = msg.RESULT) -> None:
-        """Answer a request with plain values."""
-        try:
-            body, buffers = encode(value)
-        except HostError as error:
-            self.refuse(caller, InternalError(f"the answer cannot be sent: {error}"))
-            return
-        self.send(caller.client, wire.pack(kind, caller.request_id, body=body, buffers=buffers))
+        client, request_id, frames = effect
+        self.socket.send(client, [wire.readdress(frames[0], request_id, wire.MAX_DEADLINE_MS), *frames[1:]])
 
     def refuse(self, caller: Caller, error: HostError) -> None:
         """Answer a request with an error."""

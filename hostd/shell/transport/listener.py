@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+LINGER_S = 1.0
+"""How long what was just sent may take to leave when the host ends."""
+
 _BACKLOG = 1024
 
 _MAX_NEWCOMERS = 1024

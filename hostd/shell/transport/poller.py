@@ -20,6 +20,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
+from hostd.shell.component import Component
 from hostd.shell.transport.decoder import BUFFER_BYTES
 from hostd.shell.transport.process import LOOK_PERIOD_S
 from hostd.shell.transport.unfinished import LARGE_LOOK_PERIOD_S
@@ -27,7 +28,6 @@ from hostd.shell.transport.unfinished import LARGE_LOOK_PERIOD_S
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable
-    from types import TracebackType
 
     from hostd.shell.transport.connection import Connection
     from hostd.shell.transport.process import PeerProcess
@@ -65,13 +65,13 @@ class Accepting(Protocol):
         """Send what was held back."""
 
 
-class Poller:
+class Poller(Component):
     """The epoll set of all sockets of the supervisor, itself watched by the event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_quiet: Callable[[], object] = lambda: None) -> None:
+        """Take what is called after each pass, when what has come is done."""
         self._loop = loop
-        self.on_quiet: Callable[[], None] = lambda: None
-        """Called after each pass, when what has come is done."""
+        self.on_quiet = on_quiet
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
         """What all connections receive into, one after another."""
         self._epoll = select.epoll()
@@ -88,12 +88,6 @@ class Poller:
         self._large_looks: asyncio.TimerHandle | None = None
         self._is_due = False
         loop.add_reader(self._epoll.fileno(), self._on_news)
-
-    def __enter__(self) -> Poller:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
 
     def close(self) -> None:
         """Give no more turns; the listeners are closed by then."""

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import MethodInfo
+from hostd.shell.component import Component
 from hostd.shell.linux.stacks import StacksOffer
 from hostd.shell.own_log import about
-from hostd.shell.transport.listener import Side, Unsent
+from hostd.shell.transport.listener import LINGER_S, Side, Unsent
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import HostError, MessageTooLargeError, ProtocolError, VersionMismatchError, from_wire
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hostd.core.events import Event, WorkerId
+    from hostd.shell.component import Handlers
     from hostd.shell.transport.listener import Listener
 
 _log = logging.getLogger(__name__)
@@ -31,11 +33,13 @@ _log = logging.getLogger(__name__)
 _ERROR = bytes([msg.ERROR])
 
 
-class Backend:
+class Backend(Component):
     """Messages from and to workers. `emit` takes events."""
 
-    def __init__(self, emit: Callable[[Event], None], max_message_bytes: int) -> None:
-        """Take where events go, and what a worker's answer may have at most."""
+    def __init__(
+        self, listen: Callable[[Side], Listener], emit: Callable[[Event], None], max_message_bytes: int
+    ) -> None:
+        """Listen. Takes where events go, and what a worker's answer may have at most."""
         self._emit = emit
         self._max_message_bytes = max_message_bytes
         self._by_token: dict[bytes, WorkerId] = {}
@@ -45,7 +49,24 @@ class Backend:
         self._connected: set[bytes] = set()
         """The tokens that were used; each is good for one connection, or what a worker says could be another's."""
         self._stacks: dict[WorkerId, StacksOffer] = {}
-        self.socket: Listener
+        self.socket = listen(
+            Side(
+                admit=self._recognise,
+                message=self.on_message,
+                too_long=self._on_too_long,
+                unsent=self.on_unsent,
+                gone=self._on_gone,
+                is_trusted=True,
+            )
+        )
+
+    def handlers(self) -> Handlers:
+        """Return what carries out which effect; `SendLoad` waits for a look at the worker first (`Workforce`)."""
+        return {fx.ForwardCall: self.call, fx.ForwardCancel: self.cancel, fx.ForwardCredit: self.credit}
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.socket.close(linger_s=LINGER_S)
 
     def admit(self, worker_id: WorkerId) -> str:
         """Return the token (hexadecimal) under which a worker that is about to be spawned will speak."""
@@ -55,17 +76,6 @@ class Backend:
         self._tokens[worker_id] = token
         self._silent.add(worker_id)
         return token.hex()
-
-    def side(self) -> Side:
-        """Return what the listener of workers is to do with them."""
-        return Side(
-            admit=self._recognise,
-            message=self.on_message,
-            too_long=self._on_too_long,
-            unsent=self.on_unsent,
-            gone=self._on_gone,
-            is_trusted=True,
-        )
 
     def forget(self, worker_id: WorkerId) -> None:
         """Drop whatever still comes from a worker."""
