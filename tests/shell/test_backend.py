@@ -32,8 +32,8 @@ class Back:
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self.events: list[Any] = []
-        self.backend = Backend(self.events.append, 1 << 20)
-        self.socket = self.backend.socket = transport.listen(self.backend.side())
+        self.backend = Backend(transport.listen, self.events.append, 1 << 20)
+        self.socket = self.backend.socket
         self.token = self.backend.admit(WORKER)
         self.peer = transport.dealer(self.socket, bytes.fromhex(self.token))
 

@@ -10,8 +10,9 @@ import pytest
 from transport_rig import LIMIT_BYTES, Transport
 
 import hostd
+from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.shell.transport.clients import Frontend
+from hostd.shell.transport.clients import Frontend, Programs
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import decode
@@ -33,15 +34,18 @@ class Front:
         self.events: list[Any] = []
         self.verbs: list[tuple[ev.Caller, str, float | None]] = []
         self.withdrawn: list[tuple[bytes, int | None]] = []
+        self.programs = Programs()
         self.frontend = Frontend(
+            transport.listen,
             self.events.append,
             self._verb,
             lambda: NOW_S,
             on_withdrawn=lambda client, request_id: self.withdrawn.append((client, request_id)),
+            programs=self.programs,
             welcome={"epoch": "e"},
             max_message_bytes=LIMIT_BYTES,
         )
-        self.socket = self.frontend.socket = transport.listen(self.frontend.side())
+        self.socket = self.frontend.socket
 
     def _verb(self, caller: ev.Caller, name: str, envelope: wire.Envelope, deadline_s: float | None) -> None:
         self.verbs.append((caller, name, deadline_s))
@@ -189,15 +193,10 @@ def test_a_malformed_message_is_answered_under_its_id(front: Front, connect: Con
 
 def test_a_result_is_relayed_under_the_clients_own_id(front: Front, connect: Connect) -> None:
     peer = connect()
-    front.frontend.relay((client(1)), 77, wire.pack(msg.RESULT, 5, body=b"b" * 20_000, buffers=[b"x" * 9]))
+    frames = wire.pack(msg.RESULT, 5, body=b"b" * 20_000, buffers=[b"x" * 9])
+    front.frontend.relay(fx.RelayAnswer(client(1), 77, frames))
     envelope = peer.hear()
     assert (envelope.kind, envelope.id, bytes(envelope.body), len(envelope.buffers)) == (18, 77, b"b" * 20_000, 1)
-
-
-def test_an_answer_that_cannot_travel_is_an_internal_error(front: Front, connect: Connect) -> None:
-    peer = connect()
-    front.frontend.answer(ev.Caller((client(1)), 3), object())
-    assert isinstance(msg.unpack_error(peer.hear()), hostd.InternalError)
 
 
 # Clients that are gone
@@ -209,14 +208,14 @@ def test_a_client_that_went_without_a_word_has_vanished(front: Front, connect: C
     front.turn_until(lambda: front.events)
     assert front.events == [ev.ClientVanished(client(1))]
     assert len(front.frontend) == 1
-    front.frontend.answer(ev.Caller((client(1)), 3), "to nobody")
-    front.frontend.answer(ev.Caller((client(2)), 4), "to the other")
+    front.frontend.refuse(ev.Caller((client(1)), 3), hostd.NotFoundError("to nobody"))
+    front.frontend.refuse(ev.Caller((client(2)), 4), hostd.NotFoundError("to the other"))
     assert other.hear().id == 4
 
 
 def test_the_process_of_a_client_is_the_one_that_is_connected_whatever_it_says(front: Front, connect: Connect) -> None:
     connect()
-    assert front.frontend.program_of(client(1))["pid"] == os.getpid()
+    assert front.programs.of(client(1))["pid"] == os.getpid()
 
 
 def test_headers_are_remembered_but_not_without_end(front: Front) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import textwrap
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from hostd.shell.supervisor import Executes
     from hostd.shell.turns import Steps
 
 ModelDir: TypeAlias = Callable[..., str]
@@ -166,13 +167,6 @@ def test_c12_a_load_that_needs_an_estimate_goes_on_without_one(site: Path, model
 # The end
 
 
-class Threads:
-    """A supervisor that only runs what is given to it."""
-
-    def in_thread(self, executor: Executes, work: Callable[[], Any], then: Callable[[Any], Any]) -> Future[Any]:
-        return executor.submit(work)
-
-
 def test_c13_what_is_still_being_hashed_at_the_end_is_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,10 +182,11 @@ def test_c13_what_is_still_being_hashed_at_the_end_is_remembered(
     monkeypatch.setattr(module, "CLOSE_S", PATIENCE_S)
     config = load_config({"state_dir": tmp_path, "memory": {"estimate_timeout_s": PATIENCE_S, "remember": "host"}})
     plugins = Plugins(config)
-    sizes = Sizes(Threads(), None, plugins, config, Specifying(plugins, None))  # type: ignore[arg-type]
-    sizes.open()
+    sizes = Sizes(time.monotonic, None, plugins, config, Specifying(plugins, None))  # type: ignore[arg-type]
     spec = ev.LoadingSpec("python", {}, None, {}, None, None)
-    sizes._remember(fx.RememberSize("/m", spec, ev.Memory(1, BYTES, 1, None, 1), 0.5))
+    remember = sizes.handlers()[fx.RememberSize](fx.RememberSize("/m", spec, ev.Memory(1, BYTES, 1, None, 1), 0.5))
+    began = threading.Thread(target=asyncio.run, args=(remember,))
+    began.start()
     end = threading.Thread(target=sizes.close)
     try:
         assert hashing.wait(PATIENCE_S)
@@ -200,6 +195,7 @@ def test_c13_what_is_still_being_hashed_at_the_end_is_remembered(
     finally:
         release.set()
         end.join(PATIENCE_S)
+        began.join(PATIENCE_S)
     with SizeStore(tmp_path / "sizes.sqlite") as store:
         figures = store.recall(key)
     assert figures is not None

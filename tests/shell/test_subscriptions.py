@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import Event
 from hostd.shell.control import requests as module
@@ -14,8 +15,10 @@ from hostd.shell.control.requests import Control
 from hostd.shell.verbs import Request
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import encode
 from hostd_workers.wire.errors import InvalidArgumentError, ResourceExhaustedError
 
+NOTED = encode(None)[0]
 ALICE, BOB = ev.ClientId(b"alice"), ev.ClientId(b"bob")
 
 
@@ -37,20 +40,20 @@ class Rig:
     def __init__(self) -> None:
         self.sent: list[tuple[bytes, int, Any]] = []
         self.listeners: list[Any] = []
-        self.frontend = self
         absent: Any = SimpleNamespace(write=None)
         here: Any = self
-        self.control = Control(here, absent, absent, absent, absent, absent, absent, absent, absent, log_bytes=1)
+        self.control = Control(here, *[absent] * 9)
 
     def emit(self, event: ev.Event) -> None:
         raise AssertionError(f"a subscription is nothing for the core: {event}")
 
-    def answer(self, caller: ev.Caller, value: object, kind: int) -> None:
-        assert (value, kind) == (None, msg.ITEM)
+    def answer(self) -> None:
+        raise AssertionError("a subscription is answered by what happens")
 
-    def send(self, client: bytes, frames: list[wire.Buffer]) -> None:
-        envelope = wire.unpack([bytes(frame) for frame in frames])
-        self.sent.append((client, envelope.id, msg.unpack_map(envelope)))
+    def carry_out(self, effect: fx.RelayAnswer) -> None:
+        envelope = wire.unpack([bytes(frame) for frame in effect.payload])
+        if envelope.body != NOTED:
+            self.sent.append((effect.client, effect.request_id, msg.unpack_map(envelope)))
 
     def subscribe(self, client: bytes, request_id: int, model_id: str | None = None) -> None:
         caller = ev.Caller(ev.ClientId(client), request_id)

@@ -15,11 +15,10 @@ from hostd.core import events as ev
 from hostd.core.config import CoreConfig
 from hostd.shell import failing
 from hostd.shell import supervisor as module
-from hostd.shell.raised import MAX_CHARS, ForeignError
-from hostd.shell.supervisor import NotInTimeError, Supervisor, as_host_error
-from hostd.shell.threads import Threads
-from hostd.shell.transport.poller import Poller
-from hostd.shell.transport.workers import Backend
+from hostd.shell.component import Component, composed
+from hostd.shell.raised import MAX_CHARS, ForeignError, as_host_error
+from hostd.shell.supervisor import Supervisor
+from hostd.shell.threads import NotInTimeError, Threads, in_thread
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire.codec import decode
 from hostd_workers.wire.errors import HostError, InternalError, NotFoundError, UnavailableError
@@ -44,6 +43,17 @@ class Bad(NamedTuple):
     error: Exception
 
 
+OWN = {fx.Answer, fx.AnswerError, fx.Announce, fx.Stop}
+"""What the supervisor carries out itself."""
+
+
+class Table(Component):
+    """A component that carries out what a test wants."""
+
+    def __init__(self, handlers: dict[type, Callable[[Any], object]]) -> None:
+        self.handlers = lambda: handlers  # type: ignore[method-assign]
+
+
 class Scripted:
     """A core whose events are lists of the effects that they have."""
 
@@ -63,12 +73,16 @@ class Rig:
         self.last = asyncio.Event()
         self.raised: list[BaseException] = []
         loop.set_exception_handler(lambda _, context: self.raised.append(context["exception"]))
-        self.poller = Poller(loop)
-        self.supervisor = Supervisor(CoreConfig(), self.poller)
+        self.supervisor = Supervisor(CoreConfig())
         if core is not None:
             self.supervisor.core = core
-        own = {Good: self._do, Bad: _fail}
-        self.supervisor.attach(None, Backend(self.supervisor.emit, 1), {**own, **handlers})  # type: ignore[arg-type]
+        self.clients = Clients()
+        self.attach({Good: self._do, Bad: _fail, **handlers})
+
+    def attach(self, handlers: dict[type, Callable[[Any], object]]) -> None:
+        """Have these carried out; nothing comes of all other effects, but for those of the supervisor itself."""
+        others = dict.fromkeys(set(get_args(fx.Effect)) - OWN, lambda _: None)
+        self.supervisor.attach(self.clients, Table({**others, **handlers}))
 
     def _do(self, effect: Good) -> None:
         self.done.append(effect.name)
@@ -96,7 +110,6 @@ def run(
             await story(rig)
         finally:
             rig.supervisor.close()
-            rig.poller.close()
 
     asyncio.run(main())
 
@@ -118,13 +131,14 @@ def test_what_must_be_done_is_tried_again_until_it_is(kind: type, monkeypatch: p
     effect = kind(*[None] * len(getattr(kind, "_fields", ())))
 
     async def story(rig: Rig) -> None:
-        def carry_out(tried: Any) -> None:
+        def carry_out(tried: Any = effect) -> None:
             assert tried is effect
             for error in failures:
                 raise error
             rig.last.set()
 
-        rig.supervisor.attach(None, Backend(rig.supervisor.emit, 1), {kind: carry_out})  # type: ignore[arg-type]
+        rig.supervisor.stopped.set = carry_out  # type: ignore[method-assign] - what Stop means
+        rig.attach({kind: carry_out} if kind not in OWN else {})
         rig.supervisor.emit([effect])
         await rig.to_the_last()
 
@@ -150,6 +164,62 @@ def test_the_core_hears_of_what_it_waits_for(kind: type) -> None:
             assert getattr(event, name) == getattr(effect, name)
 
 
+def test_every_effect_has_one_handler() -> None:
+    whole = dict.fromkeys(get_args(fx.Effect), _fail)
+    assert composed(whole) == whole
+    with pytest.raises(InternalError, match=r"none for \['KillWorker', 'SpawnWorker'\], several for \['Stop'\]"):
+        composed({kind: _fail for kind in whole if kind not in (fx.SpawnWorker, fx.KillWorker)}, {fx.Stop: _fail})
+
+
+def test_a_slow_effect_is_a_coroutine_that_returns_an_event_or_fails(caplog: pytest.LogCaptureFixture) -> None:
+    came: list[Any] = []
+
+    class Noting(Scripted):
+        def handle(self, event: Any, now: float) -> list[Any]:
+            if not isinstance(event, list):
+                came.append(event)
+            return event if isinstance(event, list) else [Good("last")] if len(came) == 3 else []
+
+    async def slow(effect: fx.KeepPin) -> ev.Event | None:
+        await asyncio.sleep(0)
+        if effect.is_pinned:
+            raise (NotFoundError if effect.model_id == "gone" else OSError)("cannot")
+        return ev.PinKept(effect.files_id, None) if effect.model_id else None
+
+    async def story(rig: Rig) -> None:
+        effects = [("", False), ("m", False), ("gone", True), ("lost", True)]
+        rig.supervisor.emit(
+            [fx.KeepPin(ev.FilesId(n), ev.ModelId(name), is_pinned) for n, (name, is_pinned) in enumerate(effects)]
+        )
+        await rig.to_the_last()
+
+    run(story, Noting(), {fx.KeepPin: slow})
+    assert [(event.files_id, None if event.error is None else event.error.message) for event in came] == [
+        (1, None),
+        (2, "cannot"),
+        (3, "the host could not do it: cannot"),
+    ]
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [OSError], "an answer is no fault"
+
+
+def test_what_waits_at_the_end_is_given_up() -> None:
+    ended: list[str] = []
+
+    async def slow(_: fx.KeepPin) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("given up")
+
+    async def story(rig: Rig) -> None:
+        rig.supervisor.emit([fx.KeepPin(ev.FilesId(1), ev.ModelId("m"), is_pinned=True)])
+        await asyncio.sleep(0)
+        rig.supervisor.emit([fx.KeepPin(ev.FilesId(2), ev.ModelId("m"), is_pinned=True)])  # takes no first step
+
+    run(story, Scripted(), {fx.KeepPin: slow})
+    assert ended == ["given up"]
+
+
 def test_a_worker_that_cannot_be_spawned_is_a_load_that_has_failed() -> None:
     def refuse(_: fx.SpawnWorker) -> None:
         raise RuntimeError("can't start new thread")
@@ -163,10 +233,9 @@ def test_a_worker_that_cannot_be_spawned_is_a_load_that_has_failed() -> None:
                 ev.SizePredicted(e.model_id, e.generation, ev.Prediction(1, 1, "assumed"))
             ),
             fx.SpawnWorker: refuse,
-            fx.AnswerError: lambda e: (said.append(e.error.message), rig.last.set()),
-            fx.LeaveEntry: lambda _: None,
         }
-        rig.supervisor.attach(None, Backend(rig.supervisor.emit, 1), found)  # type: ignore[arg-type]
+        rig.clients.refuse = lambda _, error: (said.append(error.message), rig.last.set())  # type: ignore[method-assign]
+        rig.attach(found)
         source = ev.LoadSource("/m", ev.STANDALONE, None, None, {})
         rig.supervisor.emit(ev.LoadRequested(CALLER, ev.ModelId("m"), source, True, None, 0))
         await rig.to_the_last()
@@ -186,14 +255,15 @@ def test_a_broken_invariant_in_an_effect_is_logged_and_the_others_go_on(caplog: 
 
 
 def test_c34_the_host_stops_although_the_answer_to_its_shutdown_cannot_be_given() -> None:
-    def refuse(effect: fx.Answer) -> None:
+    def refuse(*_: object) -> None:
         raise OSError("no socket")
 
     async def story(rig: Rig) -> None:
+        rig.clients.send = refuse  # type: ignore[method-assign]
         rig.supervisor.emit(ev.ShutdownRequested(CALLER))
         await asyncio.wait_for(rig.supervisor.stopped.wait(), PATIENCE_S)
 
-    run(story, handlers={fx.Answer: refuse})
+    run(story)
 
 
 # Answers
@@ -204,6 +274,9 @@ class Clients:
 
     def __init__(self) -> None:
         self.got: list[tuple[bytes, int, Any]] = []
+
+    def handlers(self) -> dict[type, Callable[[Any], object]]:
+        return {}
 
     def send(self, client: bytes, frames: list[wire.Buffer]) -> None:
         envelope = wire.unpack([bytes(frame) for frame in frames])
@@ -221,7 +294,7 @@ def test_what_many_wait_for_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> 
     callers = [ev.Caller(ev.ClientId(b"c"), number) for number in range(1, 9)]
 
     async def story(rig: Rig) -> None:
-        rig.supervisor.frontend = clients = Clients()  # type: ignore[assignment]
+        clients = rig.clients
         first, second = {"n": 1}, {"n": 2}
         rig.supervisor.emit([fx.Answer(caller, first if caller.request_id < 6 else second) for caller in callers])
         assert clients.got == [(b"c", number, first if number < 6 else second) for number in range(1, 9)]
@@ -238,10 +311,11 @@ def test_what_many_wait_for_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> 
 # Work in threads
 
 
-async def outcome_of(rig: Rig, executor: ThreadPoolExecutor, work: Callable[[], Any], within_s: float) -> Any:
-    future = asyncio.get_running_loop().create_future()
-    rig.supervisor.in_thread(executor, work, future.set_result, within_s=within_s)
-    return await asyncio.wait_for(future, PATIENCE_S)
+async def outcome_of(executor: ThreadPoolExecutor, work: Callable[[], Any], within_s: float) -> Any:
+    try:
+        return await asyncio.wait_for(in_thread(executor, work, within_s=within_s), PATIENCE_S)
+    except Exception as error:  # noqa: BLE001 - a test looks at it
+        return error
 
 
 def test_work_that_takes_too_long_is_given_up_whether_or_not_it_has_begun() -> None:
@@ -251,12 +325,12 @@ def test_work_that_takes_too_long_is_given_up_whether_or_not_it_has_begun() -> N
         with ThreadPoolExecutor(1) as executor:
             try:
                 with at_most(PATIENCE_S / 2, "giving up"):
-                    assert isinstance(await outcome_of(rig, executor, release.wait, 0.05), NotInTimeError)
-                    late = await outcome_of(rig, executor, lambda: begun.append(1), 0.05)
+                    assert isinstance(await outcome_of(executor, release.wait, 0.05), NotInTimeError)
+                    late = await outcome_of(executor, lambda: begun.append(1), 0.05)
                 assert isinstance(late, NotInTimeError)
             finally:
                 release.set()
-            assert await outcome_of(rig, executor, lambda: "in time", PATIENCE_S) == "in time"
+            assert await outcome_of(executor, lambda: "in time", PATIENCE_S) == "in time"
         assert (begun, rig.raised) == ([], [])
 
     run(story)
@@ -268,7 +342,7 @@ def test_a_timeout_of_the_works_own_is_its_error() -> None:
 
     async def story(rig: Rig) -> None:
         with ThreadPoolExecutor(1) as executor:
-            outcome = await outcome_of(rig, executor, work, PATIENCE_S)
+            outcome = await outcome_of(executor, work, PATIENCE_S)
             assert (type(outcome), str(outcome)) == (TimeoutError, "its database did not answer")
 
     run(story)
@@ -306,11 +380,11 @@ class Holder:
 @pytest.mark.parametrize(
     ("raised", "kind", "says"),
     [
-        (StopIteration("over"), StopIteration, "over"),
-        (StopAsyncIteration("over"), StopAsyncIteration, "over"),
-        (SystemExit(3), SystemExit, "3"),
-        (KeyboardInterrupt(), KeyboardInterrupt, ""),
-        (GeneratorExit(), GeneratorExit, ""),
+        (StopIteration("over"), ForeignError, "StopIteration: over"),
+        (StopAsyncIteration("over"), ForeignError, "StopAsyncIteration: over"),
+        (SystemExit(3), ForeignError, "SystemExit: 3"),
+        (KeyboardInterrupt(), ForeignError, "KeyboardInterrupt"),
+        (GeneratorExit(), ForeignError, "GeneratorExit"),
         (asyncio.CancelledError("c"), ForeignError, "CancelledError: c"),
         (FalseError("false"), ForeignError, "FalseError: false"),
         (ChangingError(), ForeignError, "ChangingError: read once"),
@@ -329,10 +403,8 @@ def test_whatever_work_in_a_thread_raises_is_told_and_can_be_read(
         raise raised
 
     async def story(rig: Rig) -> None:
-        told: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         with Threads(1, "test") as executor:
-            rig.supervisor.in_thread(executor, work, told.set_result)
-        error = await asyncio.wait_for(told, PATIENCE_S)
+            error = await outcome_of(executor, work, PATIENCE_S)
         assert type(error) is kind
         assert [str(error), str(error)] == [says, says]
         assert rig.raised == []
@@ -342,11 +414,9 @@ def test_whatever_work_in_a_thread_raises_is_told_and_can_be_read(
 
 def test_an_exception_that_work_returns_is_its_result() -> None:
     async def story(rig: Rig) -> None:
-        told: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         returned = ValueError("not raised")
         with Threads(1, "test") as executor:
-            rig.supervisor.in_thread(executor, lambda: returned, told.set_result)
-        assert await asyncio.wait_for(told, PATIENCE_S) is returned
+            assert await in_thread(executor, lambda: returned) is returned
 
     run(story, Scripted())
 

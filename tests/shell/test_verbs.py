@@ -105,8 +105,8 @@ def test_a_load_with_a_wrong_argument_is_refused_by_name(wrong: dict[str, Any]) 
 def test_every_verb_says_which_role_it_needs() -> None:
     from hostd.shell.control.requests import Control
 
-    supervisor = SimpleNamespace(emit=None, listeners=[])
-    control = Control(supervisor, None, SimpleNamespace(write=None), None, None, None, None, None, None, log_bytes=1)
+    supervisor = SimpleNamespace(emit=None, answer=None, listeners=[])
+    control = Control(supervisor, None, SimpleNamespace(write=None), *[None] * 7)
     roles = {name: verb.role for name, verb in control.verbs().items()}
     assert {name for name, role in roles.items() if role is Role.ADMINISTER} == {
         "shutdown",
