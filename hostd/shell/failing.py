@@ -1,7 +1,7 @@
 """What it means that an effect could not be carried out: the core waits for something from most, and must hear of it.
 
 Rules
-1. An effect whose loss would leave something waiting for ever becomes the event that says that it failed.
+1. An effect that something would wait for in vain becomes the event that says that it failed.
 2. An effect for which there is no such event, because it must succeed, is tried again after `RETRY_S`: `RETRIED`.
 3. Of the others nothing follows but a line in the log: `LOST`.
 

@@ -47,7 +47,7 @@ PR_SET_PDEATHSIG = 1
 def _tie_to_reaper() -> None:
     """End with everything when the reaper does: without it nobody would collect what we leave if we were killed.
 
-    By a signal whose handler does all of it, because the loop may be busy just then.
+    The handler of a signal does all of it, because the loop may be busy just then.
     """
     signal.signal(signal.SIGUSR2, functools.partial(_on_reaper_gone, ""))
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGUSR2, 0, 0, 0)
@@ -66,7 +66,7 @@ def _have_ended_together(groups: Path | None) -> None:
 
 def _on_reaper_gone(groups: str, *_: object) -> None:
     end_all(groups)
-    # Not before: who reads what it says may have been killed with the reaper.
+    # Not before: what reads its words may have been killed with the reaper.
     own_log.write_at_once("the process that keeps this host was killed; the host ends at once")
     os._exit(1)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 BURST = 20
-"""Enough to see what recurs, and for whom."""
+"""Enough to see what recurs, and for which client."""
 
 PERIOD_S = 60.0
 

@@ -1,7 +1,7 @@
 """Whether a host's directories are still its own: people and tidying programs remove what lies in /tmp and /run.
 
-A look costs five system calls in a thread. Nothing is put back: whoever removed the lock may have started another
-host.
+A look costs five system calls in a thread. Nothing is put back: with the lock gone, another
+host may have been started.
 """
 
 from __future__ import annotations

@@ -86,9 +86,9 @@ class RuntimeDirectory:
 
 
 class StateDirectory:
-    """A state directory, which is there, and whose lock this host has, unless another has it and that `may_be_shared`.
+    """A state directory, which is there and locked by this host, unless another has it and that `may_be_shared`.
 
-    A host that several processes share may be started again while one runs whose runtime directory somebody removed.
+    A host that several processes share may be started again while one runs that has lost its runtime directory.
     They do each other no harm but to mix the logs of models with the same id.
     """
 

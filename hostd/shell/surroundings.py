@@ -57,7 +57,7 @@ def check() -> None:
 def prepare() -> None:
     """Raise the limit on descriptors, and adopt what workers leave (prctl(2), FACTS)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    os.environ[FILES_VARIABLE] = str(soft)  # for workers, whose libraries may count on it (select(2))
+    os.environ[FILES_VARIABLE] = str(soft)  # for workers: their libraries may count on it (select(2))
     if soft < hard:
         # Every client and every worker takes some.
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -2,7 +2,7 @@
 
 Rules
 1. The owner that was served least goes next, and of its work the piece that was served least (least attained service).
-   Whoever comes anew comes first, as whoever has just begun has most often little to do.
+   A new owner comes first, as what has just begun has most often little to do.
 2. Work that is given as steps (a generator) yields for others after `SLICE_S`; other work runs to its end.
 3. An owner has at most its fair share of the threads at a time (`core/bookkeeping`): what hangs for one holds up no
    other.
@@ -57,7 +57,7 @@ class _Job(Future[Any]):
 
 
 class _Owner:
-    """Whose work it is: what waits, by how long it was worked on, and how long all of it was."""
+    """An owner of work: what waits, by how long it was worked on, and how long all of it was."""
 
     def __init__(self, spent_s: float) -> None:
         self.spent_s = spent_s

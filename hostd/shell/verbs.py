@@ -1,6 +1,6 @@
 """The control plane's verbs: their arguments, checked, and the role that each needs.
 
-Covers reading requests and turning those that change something into events of the core. Who answers is in `control`.
+Covers reading requests and turning those that change something into events of the core. What answers is in `control`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Role(enum.Enum):
 
 @dataclass(frozen=True)
 class Request:
-    """A request of the control plane: who asks, the arguments, and until when an answer is of use."""
+    """A request of the control plane: the caller, the arguments, and until when an answer is of use."""
 
     caller: Caller
     arguments: dict[str, Any]
@@ -43,7 +43,7 @@ class Request:
     def get(self, name: str, kind: type[T] | tuple[type[T], ...], default: T | None = None) -> T:
         """Return an argument of a given type. Raises `InvalidArgumentError` that names it and what was expected."""
         value = self.arguments.get(name, default)
-        # bool is an int for Python, but not for whoever wrote the request.
+        # bool is an int for Python, but not for somebody who wrote the request.
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
             expected = kind.__name__ if isinstance(kind, type) else " or ".join(k.__name__ for k in kind)
             raise InvalidArgumentError(f"{name} must be a {expected}, got {type(value).__name__}")

@@ -4,7 +4,7 @@ Rules
 1. A connection is for one request and ends within `CONNECTION_S`, whatever the client does or does not.
 2. There are at most `MAX_CONNECTIONS`. A new one takes the place of the oldest that has not sent its request yet, so
    that half-open connections keep no probe away; if all have, it is refused with 503.
-3. The event loop of the host is only asked, and never for longer than whoever makes a page allows.
+3. The event loop of the host is only asked, and never for longer than the maker of a page allows.
 
 What the pages say is in `pages`.
 """

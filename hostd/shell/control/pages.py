@@ -5,7 +5,7 @@
   from the first moment of its end. A host that is degraded is ready, because what is loaded is served; it says so.
 * `/metrics`: the Prometheus page.
 
-The event loop answers each; who asks waits for it `ANSWER_S` at most.
+The event loop answers each; the server waits for it `ANSWER_S` at most.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Pages:
         self._info = info
 
     def by_path(self) -> Mapping[str, Callable[[str], Awaitable[Page]]]:
-        """Return who makes which page."""
+        """Return what makes which page."""
         return {"/metrics": self._metrics_page, "/healthz": self._health, "/readyz": self._readiness}
 
     async def _health(self, _accept: str) -> Page:

@@ -22,7 +22,7 @@ _LOAD_BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0
 _UNLOAD_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 MAX_NAMED_DEATHS = 256
-"""Models whose deaths are counted under their own id, for as long as the host lives; those of further ones are counted
+"""Models that have a count of deaths of their own, for as long as the host lives; those of further ones are counted
 under none."""
 
 

@@ -2,8 +2,8 @@
 
 An entry is a file `<token>.json` in the staging area, one JSON object per line. The first says what is done, and its
 first value is the state: one byte, so one system call on a descriptor opened with O_DSYNC makes an operation last.
-Later lines are notes, each durable before the step that it is about; a line without its end was never acted upon. Who
-works on an entry holds its lock (flock), so that another host on the same directory leaves it alone.
+Later lines are notes, each durable before the step that it is about; a line without its end was never acted upon. The
+host that works on an entry holds its lock (flock), so that another host on the same directory leaves it alone.
 
 Covers the file. What follows from it is in `moves`.
 """
@@ -65,7 +65,7 @@ class Journal:
         self._end = 0
         self.token = token
         self.model_id: ModelId | None = None
-        """None for an entry whose first line was never written: nothing was done."""
+        """None for an entry without even a first line: nothing was done."""
         self.is_strange = False
         """Its first line says what this version does not know: it is left alone."""
         self.operation = Operation.DEPLOY
@@ -224,7 +224,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 
 def _id_or_none(text: str) -> ModelId | None:
-    """Return an id only if it is one: who can write an entry must not make the host move what is elsewhere."""
+    """Return an id only if it is one: somebody who can write an entry must not make the host move what is elsewhere."""
     try:
         return model_id_of(text)
     except InvalidArgumentError:

@@ -4,9 +4,9 @@
     removal:                         MOVED -> CONFIRMED -> OVER
     either, from any phase before CONFIRMED, by `roll_back`:  -> OVER
 
-`confirm` is the point of commitment: one system call. Who was answered after it is never undone; who was not is undone
-by `roll_back`, or by the recovery at the next start. An end that failed may be repeated; meanwhile its entry is not
-locked, so a recovery may do it as well.
+`confirm` is the point of commitment: one system call. What was answered after it is never undone; what was not is
+undone by `roll_back`, or by the recovery at the next start. An end that failed may be repeated; meanwhile its entry is
+not locked, so a recovery may do it as well.
 
 All of it blocks on the disk: call it in threads. `Upload.write` may be called in several at once, the rest in one.
 """
@@ -50,7 +50,7 @@ TAKEN = frozenset((errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR))
 
 @contextlib.contextmanager
 def typed(doing: str) -> Iterator[None]:
-    """Raise what the system refuses as a typed error whose message begins with `doing`."""
+    """Raise what the system refuses as a typed error; its message begins with `doing`."""
     try:
         yield
     except OSError as error:

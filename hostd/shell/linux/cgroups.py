@@ -5,13 +5,13 @@ once (`cgroup.kill`), whatever flees by forking and whatever became another user
 
 Rules
 1. Only below the group that the host is in: so whatever limits the host still limits its workers.
-2. A group whose children count memory must have no processes itself. If those in ours are the host's alone (as in a
+2. A group must have no processes itself if its children count memory. If those in ours are the host's alone (as in a
    systemd unit with Delegate=yes), they move into a leaf; if others are in it (an embedding program), it stays as it
    is, and the groups below it keep no limits.
-3. Whatever was made is removed, and whoever was moved goes back.
+3. Whatever was made is removed, and processes that were moved go back.
 
-Where this cannot be had, the host watches its workers itself (`sampling`) and kills one process after the other
-(`ending`). Does not cover cgroup v1, whose groups would need root, and cannot kill.
+Where this cannot be had, the host watches its workers itself (`memory/sampler`) and kills one process after the other
+(`ending`). Does not cover cgroup v1: its groups would need root, and cannot kill.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Witnesses, in this order:
 1. The count of all OOM kills of the machine (`oom_kill` in /proc/vmstat). The kernel raises it before it sends the
    signal (mm/oom_kill.c, __oom_kill_process), so if it has not grown since the process began, it was not the kernel.
-2. The kernel's log (/dev/kmsg), which names the process. Root may read it, and whoever has CAP_SYSLOG. Its numbers are
-   those of the first PID namespace, so in a container that has its own nobody can be found by them.
+2. The kernel's log (/dev/kmsg), which names the process. Root may read it, and a process with CAP_SYSLOG. Its numbers
+   are those of the first PID namespace, so in a container that has its own nobody can be found by them.
 3. The `oom_kill` counter of the host's own control group, which names nobody: if it has grown lately, a process of the
    group was killed, and that is taken for this one.
 

@@ -45,7 +45,7 @@ def read_all(pid: int | str, name: str) -> bytes:
 def children_of(pid: int) -> list[int]:
     """Return the process ids of the children of a process, zombies included; none if it is gone, or another user's.
 
-    The latter where these are hidden (proc(5), hidepid). What they leave is adopted by whoever waits for all.
+    The latter where these are hidden (proc(5), hidepid). What they leave is found by a wait for all children.
     """
     if not _HAS_CHILDREN_FILES:
         return _children_by_table(pid)

@@ -1,7 +1,7 @@
 """How the kernel schedules the host's own threads.
 
-A thread that walks page tables computes for milliseconds inside the kernel. With the usual time slice whoever wakes on
-its core meanwhile (the loop, a worker) may wait for the next tick: up to 4 ms with 250 ticks a second. A task with a
+A thread that walks page tables computes for milliseconds inside the kernel. With the usual time slice a task that wakes
+on its core meanwhile (the loop, a worker) may wait for the next tick: up to 4 ms with 250 ticks a second. A task with a
 longer slice than theirs has the same share of the core, and yields when one of them wakes (sched_setattr(2),
 PREEMPT_SHORT of Linux 6.12 and later; older kernels take no notice).
 """
@@ -23,7 +23,7 @@ _SCHED_OTHER = 0
 
 
 def give_way() -> bool:
-    """Have whoever wakes run at once in place of the calling thread; say whether the system was able to."""
+    """Have a task that wakes run at once in place of the calling thread; say whether the system was able to."""
     number = _SCHED_SETATTR.get(platform.machine())
     if number is None:
         return False

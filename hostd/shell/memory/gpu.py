@@ -62,7 +62,7 @@ class GpuReader:
     def bytes_by_pid(self) -> dict[int, int | None] | None:
         """Return what each process holds on all devices, in bytes; None once NVML has failed.
 
-        Who is not in it holds nothing; None is what NVML cannot tell (NVML_VALUE_NOT_AVAILABLE).
+        What is not in it holds nothing; None is what NVML cannot tell (NVML_VALUE_NOT_AVAILABLE).
         """
         with self._lock:
             if not self._devices:

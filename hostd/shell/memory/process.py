@@ -24,8 +24,8 @@ _ROUNDING_BYTES = 64 * 1024
 """Parts of pages are rounded when they are added up."""
 
 _EXACT_SINCE = (6, 17)
-"""The Linux whose status and statm add up the counters of all CPUs. Before, each of them could keep 32 pages to itself,
-or twice as many pages as there are CPUs if that is more: 32 MiB in all on 64 of them."""
+"""From this Linux on status and statm add up the counters of all CPUs. Before, each of them could keep 32 pages to
+itself, or twice as many pages as there are CPUs if that is more: 32 MiB in all on 64 of them."""
 
 
 _OF_BRIEF = tuple(

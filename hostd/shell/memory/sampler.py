@@ -1,7 +1,7 @@
 """Reads the memory of workers when they are due, off the loop and off the way of calls.
 
-What is due at the same moment is read in one go in one thread; without workers nothing at all is done. Who is due when
-is decided in `looks`; what is read of a tree is in `memory`.
+What is due at the same moment is read in one go in one thread; without workers nothing at all is done. What is due when
+is decided in `schedule`; what is read of a tree is in `tree`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Sampler:
         self._trees = _Trees()
 
     def wake(self) -> None:
-        """Look again at who there is: a worker has come, or is to be watched from now on. Call it on the loop."""
+        """Look again at what there is: a worker has come, or is to be watched from now on. Call it on the loop."""
         self._woken.set()
 
     async def run(self) -> None:
@@ -135,7 +135,7 @@ class _Trees:
         self.around_bytes = 0
 
     def begin_pass(self, watched: set[WorkerId]) -> None:
-        """Find out whether what is known still holds, and forget whoever is not watched any more."""
+        """Find out whether what is known still holds, and forget what is not watched any more."""
         last_pid = _last_pid()
         is_same = last_pid is not None and last_pid == self._last_pid
         if not is_same or not self._is_settled:

@@ -1,14 +1,14 @@
 """When which worker's memory is read, and what of it follows from what is known.
 
 Rules
-1. Every worker has a time of its own at which it is due. Whoever is in use, or has changed, is sampled every
-   `sample_period_s`; whoever idles unchanged half as often each time, down to every `max_sample_period_s`.
+1. Every worker has a time of its own at which it is due. One in use, or that has changed, is sampled every
+   `sample_period_s`; one that idles unchanged half as often each time, down to every `max_sample_period_s`.
 2. A worker that loads or has a limit is also watched: every `watch_period_s` the most that its tree may hold is read,
    which takes microseconds: what it has to itself, and all shared memory of the system, because that is quicker than to
-   find out whose it is. A full sample, which may walk the page tables, follows when what that has grown by would
-   bring it over its limit, and while it loads when it has grown by more than a mebibyte since the last one. Whoever
-   has a limit, and idles unchanged, is looked at less and less often down to every `IDLE_WATCH` of these periods.
-3. Whoever grows towards its limit is looked at sooner, in half of the time in which it would get there, down to every
+   find out which tree has it. A full sample, which may walk the page tables, follows when what that has grown by would
+   bring it over its limit, and while it loads when it has grown by more than a mebibyte since the last one. A
+   worker with a limit that idles unchanged is looked at ever less often, down to every `IDLE_WATCH` of these periods.
+3. One that grows towards its limit is looked at sooner, in half of the time in which it would get there, down to every
    `LEAST_WATCH_S`.
 4. Growth alone may cost 1/20 of a core for each worker: a walk takes milliseconds per GiB, and a model that is being
    loaded grows at every look. A limit is checked at every look all the same.
@@ -158,7 +158,7 @@ class _Changes:
 
 
 class Schedule:
-    """Who is due when; `now` is any clock in seconds that does not go back."""
+    """Which worker is due when; `now` is any clock in seconds that does not go back."""
 
     def __init__(self, period_s: float, max_period_s: float, watch_period_s: float) -> None:
         self._period_s = period_s
@@ -254,7 +254,7 @@ class Schedule:
     def _earliest(self, workers: Sequence[Watched], now: float) -> float | None:
         if not self._known:
             return None
-        # In a period from now at the latest, to see who has been called meanwhile; sooner if that would be too late.
+        # In a period from now at the latest, to see which have been called meanwhile; sooner if that would be too late.
         earliest = now + self._period_s
         for worker in workers:
             due = self._known[worker.worker_id]

@@ -3,11 +3,11 @@
 Rules
 1. All of these are files of the kernel's tmpfs, and only swap takes their pages. A file counts with every page that it
    has, swapped out or not, once for a tree, whether it is mapped or merely open.
-2. A file without a name is there as long as somebody holds it: it counts for whoever does. One with a name outlives
+2. A file without a name is there as long as somebody holds it: it counts for those that do. One with a name outlives
    them: it counts for those that may write it. A model that reads its own files from a tmpfs is not charged for them.
-3. The end of a tree gives back what had no name and is held by nobody else. No call tells who holds a file (a lease
-   does not see who has got a memfd from its maker). So it is opened before the kill and closed after it: if nobody else
-   has it, all its pages go in that moment, and the system has so much less shared memory.
+3. The end of a tree gives back what had no name and is held by nobody else. No call tells what holds a file (a lease
+   does not see what has got a memfd from its maker). So it is opened before the kill and closed after it: if nothing
+   else has it, all its pages go in that moment, and the system has so much less shared memory.
 4. Nothing here waits for a disk or a network: links and cached attributes (AT_STATX_DONT_SYNC) are read, and of a file
    that is not tmpfs nothing more than the number of its device.
 

@@ -11,8 +11,8 @@ these is what the end of a tree gives back, which is what it is charged:
 
 All other pages of files stay in the kernel's cache, which takes them back when it wants to. They are not charged.
 
-All of this runs in a thread, and page tables are walked only for what is not known otherwise. A tree whose RSS is as it
-was has the figures that it had. A process without descendants that has more or less anonymous memory than before has
+All of this runs in a thread, and page tables are walked only for what is not known otherwise. A tree with an unchanged
+RSS has the figures that it had. A process without descendants that has more or less anonymous memory than before has
 that much more or less of its own, if nobody shared any when it was walked. Whether pages of files are its own, which
 USS and PSS tell, is up to others as well: an earlier figure holds as long as no other worker has come, gone or loaded
 (see `looks`). Shared memory is looked for when there is more or less of it in the whole system than before.
@@ -46,7 +46,7 @@ class Sample(NamedTuple):
 def sample_tree(pid: int, last: Memory | None = None, gpu: Mapping[int, int | None] | None = None) -> Sample | None:
     """Return a sample of a process and its descendants, or None if the process is gone or has ended.
 
-    `last` is an earlier one whose figures may be estimated with. `gpu` is what each process holds on the devices
+    `last` is an earlier one; its figures may be estimated with. `gpu` is what each process holds on the devices
     (`GpuReader.bytes_by_pid`), None if that is not known.
     """
     pids = [pid, *descendants_of(pid)]
@@ -145,7 +145,7 @@ def _most_bytes_of(pid: int) -> int:
 
 
 def _reckoned(rss: Mapping[int, int], last: Memory) -> Memory | None:
-    """Return the figures of a tree, whose processes have this much RSS, if they follow from an earlier sample."""
+    """Return the figures of a tree with this much RSS, if they follow from an earlier sample."""
     if last.processes != len(rss):
         return None
     briefs = list(map(brief_of, rss))

@@ -76,7 +76,7 @@ class Ending:
     """How far the end of one worker has come. Not for two threads at the same time."""
 
     def __init__(self, pid: int, pidfd: int, mark: bytes, family: Family, group: Path | None = None) -> None:
-        """Take the worker's process; `pidfd` stays whoever opened it's, and open. `mark` is in its environment.
+        """Take the worker's process; `pidfd` stays open, and the caller's. `mark` is in its environment.
 
         `group` is its control group, if it has one.
         """
@@ -86,13 +86,13 @@ class Ending:
         self._family = family
         self._group = group
         self._in_group: set[tuple[int, bytes]] = set()
-        """Those who were in it, with the times at which they began: what was killed has no mark any more."""
+        """Those that were in it, with the times at which they began: what was killed has no mark any more."""
         self._left_in_group: set[int] = set()
         self._freed_bytes = 0
         self._is_measured = self._is_reaped = False
         self._counted: set[int] = {pid}
         self._others: set[tuple[int, bytes]] = set()
-        """Those who were children of ours while the worker lived, with the times at which they began."""
+        """Those that were children of ours while the worker lived, with the times at which they began."""
         self.claims: frozenset[int] = frozenset()
         """Its descendants as far as they are known: nobody else takes them for what another worker left."""
 

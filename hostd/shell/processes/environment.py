@@ -1,6 +1,6 @@
 """The environment that a worker process is started with.
 
-Covers what the environment says: who the worker is, how many threads its libraries may use, how the kernel is to treat
+Covers what the environment says: which worker it is, how many threads its libraries may use, how the kernel is to treat
 it when memory runs out. Does not cover the start itself (`processes`); `workers/_bootstrap/run.py` reads the other end.
 """
 
@@ -35,8 +35,8 @@ _MAX_OOM_SCORE_ADJ = 1000
 _DATA_LIMIT_FACTOR = 2
 _DATA_LIMIT_EXTRA_BYTES = 1 << 30
 """RLIMIT_DATA counts private memory that is merely mapped (setrlimit(2)): 8 MiB for the stack of each thread, arenas
-and pools that reserve much more than they use. So there is much headroom; the limit itself is kept by whoever
-measures."""
+and pools that reserve much more than they use. So there is much headroom; the limit itself is kept by
+measuring."""
 
 
 def oom_score_adj_of_worker(own: int) -> int:

@@ -5,7 +5,7 @@ mark names a host that is no more: a process number, the time at which it began,
 is of one start of one machine: marks travel to others with the environment of batch jobs. This process and those that
 it descends from are never left over, whatever they have inherited.
 
-Does not cover what a model gave another environment or another user: nobody can tell whose that is.
+Does not cover what a model gave another environment or another user: nothing tells which model that was.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class MemoryLimits:
         return self._deaths.explain(pid)
 
     def ended(self, worker_id: WorkerId, pid: int) -> None:
-        """Forget a worker whose processes are all gone."""
+        """Forget a worker; all of its processes are gone."""
         self._deaths.forget(pid)
         if self._cgroups is not None:
             self._cgroups.remove(worker_id)

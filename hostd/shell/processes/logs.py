@@ -62,7 +62,7 @@ _HEAD_BYTES = 64
 """The first line of a file is shorter."""
 
 _FULL_PIPE_READS = 16
-"""What the largest pipe holds (1 MiB, pipe(7)): who writes on after its worker is dead is not waited for."""
+"""What the largest pipe holds (1 MiB, pipe(7)): a process that writes on after its worker is dead is not waited for."""
 
 
 class Page(NamedTuple):
@@ -77,7 +77,7 @@ class Page(NamedTuple):
 class ModelLog:
     """The log of one model: a file of at most half the cap, and the one before it.
 
-    Only the thread that drains writes. Whose line has no end yet is found in the file at the first write, because an
+    Only the thread that drains writes. What has begun a line is found in the file at the first write, because an
     earlier host may have been killed in the middle of a line.
     """
 
@@ -88,7 +88,7 @@ class ModelLog:
         self._lost_bytes = 0
         self._half_bytes = max(cap_bytes // 2, 2 * _READ_BYTES)
         self._begun_by: object = _NOT_KNOWN
-        """Who has begun a line that has no end yet; None if nobody has."""
+        """What has begun a line that has no end yet; None if nothing has."""
 
     def exists(self) -> bool:
         """Say whether anything of it is kept."""
@@ -136,7 +136,7 @@ class ModelLog:
             self._losses.worked()
 
     def _begin_file(self, entry: bytes, *, is_first: bool) -> None:
-        """Write an entry to a new file, whose first line says how much was written before it."""
+        """Write an entry to a new file; its first line says how much was written before."""
         if not is_first:
             self._path.replace(self._older)
         position = 0

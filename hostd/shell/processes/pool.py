@@ -1,8 +1,8 @@
-"""The worker processes of a host: their start, their end, and who of them is to be watched.
+"""The worker processes of a host: their start, their end, and which of them are to be watched.
 
 Carries out the core's SpawnWorker, PauseWorker, ResumeWorker and KillWorker in threads, and tells it what became of it.
-How a process comes into being and how its end is proven is in `processes`, how a tree is stopped in `pausing`, what the
-system does about its memory in `guard`.
+How a process comes into being and how its end is proven is in `spawner`, how a tree is stopped in `pausing`, what the
+system does about its memory in `limits`.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Workforce(Component):
         self._gpu = gpu
         self._endpoint = paths.worker_endpoint(config.runtime_dir)
         self._python = config.workers.python
-        """The interpreter of workers whose model names none."""
+        """The interpreter for models that name none."""
         self._mark = mark_of_host()
         self._sample_period_s = config.memory.sample_period_s
         self._processes = Processes()

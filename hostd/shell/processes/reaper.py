@@ -339,7 +339,7 @@ def _kill_all(children: list[int]) -> list[int]:
             continue
         with contextlib.suppress(PermissionError, ProcessLookupError):
             group = os.getpgid(pid)
-            # Those of this session may be in a group with who started us.
+            # Those of this session may be in a group with the program that started us.
             if group not in groups and os.getsid(pid) != session:
                 os.killpg(group, signal.SIGKILL)
                 groups.add(group)

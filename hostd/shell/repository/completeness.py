@@ -1,7 +1,7 @@
 """Looks at a model's files: what they are, and what they say of their own completeness.
 
 A look is one walk over the tree (a system call per file), without following links to directories and without opening
-anything but a manifest, an index, and the files whose hashes a manifest gives. A link to a file counts twice, as itself
+anything but a manifest, an index, and the files that a manifest has hashes of. A link to a file counts twice, as itself
 and as the file: a version is also exchanged by turning a link to files that are old already. It blocks on the disk:
 take it in a thread. Hidden files count, because copying programs write to hidden temporaries. What to make of a look is
 decided in `core/files/stability`.

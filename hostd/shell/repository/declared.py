@@ -66,7 +66,7 @@ class DeclaredModels(Component):
         state = self._state_of_file()
         if state == self._read_from:
             return self.now
-        # A fifth of a second, and only hosts whose file has changed need it.
+        # A fifth of a second, and only needed when the file has changed.
         from hostd.config.sources import gather  # noqa: PLC0415
 
         file = str(self._sources.file)

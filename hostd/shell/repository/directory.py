@@ -3,7 +3,7 @@
 Covers what is at an id's place. The directory may be a link that the administrator made; below it no link is followed.
 Each operation opens the directory by its path, so one that was away, or was replaced, is found again: that costs 1 us
 of 11 for a look at a model.
-Covers neither scans of the whole directory (`scanning`) nor changes to it (`staging`).
+Covers neither scans of the whole directory (`scanner`) nor changes to it (`staging`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Watches the directory's top level. Notifications come from watchfiles (inotify on Linux). They do not come from other
 machines that share a network file system, nor from below the top level, nor while the directory is away: there the
 period does it. The directory is known by its inode, so that one that vanishes and comes back, or is mounted over, is
-watched again. Does not cover what is there (`scanning`).
+watched again. Does not cover what is there (`scanner`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The models directory as the host sees it: where files are, whether they are whole, what is new and what is gone.
 
-Covers the core's `ScanDirectory` and the following of changes. How a directory is scanned is in `scanning`, when files
-are whole in `completeness` and `core/files/stability`, how files come and go through the host in `files`.
+Covers the core's `ScanDirectory` and the following of changes. How a directory is scanned is in `scanner`, when files
+are whole in `completeness` and `core/files/stability`, how files come and go through the host in `deploys`.
 """
 
 from __future__ import annotations

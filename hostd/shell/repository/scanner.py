@@ -5,7 +5,7 @@ Rules
    cannot be listed, is gone, or looks like an empty mount point, nothing is gone.
 2. An unchanged entry costs one system call. Whether an entry is a model is asked again when the entry changes: its
    inode, size, and times of modification and change, which for a directory show names that come and go at its top.
-   A finder whose answer depends on deeper files is asked again when the top changes, or when the host starts anew.
+   A finder that judges by deeper files is asked again when the top changes, or when the host starts anew.
 3. What could not be loaded is not found again before its files change, at any depth, or until all are to be retried.
 4. Symbolic links, devices, pipes and hidden entries are not models. A model that somebody loaded through a link below
    the directory is gone when that link is.
@@ -163,7 +163,7 @@ class Scanner:
         """Remember that a model that was found could not be loaded. Does not block; may be called during a scan."""
         before = self._failed.get(model_id)
         times = 1 if before is None else before.times + 1
-        # As it was found, not as it is now: who repaired the files while they were loaded wants them tried.
+        # As it was found, not as it is now: somebody who repaired them while they were loaded wants them tried.
         files = self._found_as.get(model_id) if times < SELF_CHANGES else None
         self._failed[model_id] = _Failed(files, times)
 

@@ -141,7 +141,7 @@ class Frontend(Component):
                 self._on_control(kind, identity, frames, deadline_s)
         except ProtocolError as error:
             _log.debug("a client sent what is not of this protocol: %s", error)
-            # Without an id to answer under, whoever sent this is no client of ours.
+            # Without an id to answer under, what sent this is no client of ours.
             if len(frames[0]) >= wire.PREFIX_BYTES and (request_id := wire.id_of(frames[0])):
                 self.send(identity, msg.pack_error(request_id, error))
         except VersionMismatchError as error:

@@ -3,7 +3,7 @@
 Rules
 1. Nothing here blocks. A turn ends when its time is over; what is left of it is done in the next one, and until then no
    more is read: so a peer that sends too much fills its own buffers, and nobody else waits for it.
-2. What waits to be sent is counted in bytes. Who watches the count is the listener.
+2. What waits to be sent is counted in bytes. The listener watches the count.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _OVERHEAD_BYTES = 256
 
 
 class Owner(Protocol):
-    """What a connection tells whoever has accepted it."""
+    """What a connection tells the listener that has accepted it."""
 
     peer_buffer_bytes: int
 

@@ -1,16 +1,16 @@
 """A UNIX socket that peers connect to with ZeroMQ, and their connections.
 
 Rules
-1. Who a peer is, the host says: `admit` gives every connection its identity, whatever the peer claims, or refuses it.
+1. The host says what a peer is: `admit` gives every connection its identity, whatever the peer claims, or refuses it.
 2. A newcomer (connected, not yet vouched for by `vouch`) may send little, and there are only so many; so many
    descriptors are for clients, too. When either is used up the process that has most of them loses one for each that
-   comes. So whoever connects again and again keeps nobody else out.
+   comes. So a process that connects again and again keeps no other out.
 3. What the messages of one turn cause to be sent to one peer leaves together, at the end of the turn.
-4. A process for which more than `peer_buffer_bytes` wait, over all its connections, holds up those who cause more, for
-   a moment (`poller`). Then the connection that gets it has *stalled*: a client is dropped, a worker gets no more calls
-   until it has taken half of what waits.
+4. A process for which more than `peer_buffer_bytes` wait, over all its connections, holds up those that cause more,
+   for a moment (`poller`). Then the connection that gets it has *stalled*: a client is dropped, a worker gets no more
+   calls until it has taken half of what waits.
 5. What a process may hold of unfinished messages is bounded (`unfinished`). A client that does not go on with one is
-   dropped. A worker is kept: it has one connection, so one message, and whoever unloads its model frees that.
+   dropped. A worker is kept: it has one connection, so one message, and its end frees that.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class Side:
     """What one side of the host does with its peers.
 
     `admit` gets the identity that a peer claims, and its process, and returns the identity that it has, or None to
-    refuse it. `too_long` gets the first frame of a message that was over the limit. `gone` gets an identity whose
-    connection has ended, `unsent` what could not be sent; these two are called by the event loop, after the code that
-    caused it.
+    refuse it. `too_long` gets the first frame of a message that was over the limit. `gone` gets the identity of a
+    connection that has ended, `unsent` what could not be sent; these two are called by the event loop, after the code
+    that caused it.
 
     Peers that are `trusted` need no vouching, take batches, may have the last descriptor, and are kept although they do
     not read.
@@ -161,17 +161,17 @@ class Listener:
         self._processes.clear()
         self._newcomers = 0
 
-    # Those who come
+    # What comes to be connected
 
     def accept(self, until_s: float) -> None:
-        """Take in some of those who wait to be connected, until then."""
+        """Take in some of those that wait to be connected, until then."""
         while monotonic() < until_s:
             try:
                 sock, _ = self._socket.accept()
             except BlockingIOError:
                 return
             except OSError as error:
-                # No descriptor is left, or that one has gone again. Whoever waits in line can wait a little longer.
+                # No descriptor is left, or that one has gone again. What waits in line can wait a little longer.
                 if not self._is_resting:
                     self._is_resting = True
                     _log.warning("cannot accept connections for now: %s", error)
@@ -211,8 +211,8 @@ class Listener:
         if not self._is_full:
             self._is_full = True
             _log.warning(
-                "%s connections leave this host no more descriptors: who has most loses one for each that comes; raise "
-                "the hard limit on open files (ulimit -Hn, LimitNOFILE=, --ulimit nofile=)",
+                "%s connections leave this host no more descriptors: the process with most of them loses one for each "
+                "that comes; raise the hard limit on open files (ulimit -Hn, LimitNOFILE=, --ulimit nofile=)",
                 len(self._connections),
             )
         most = max((process.connections for process in self._processes.values()), key=len, default={})
@@ -286,7 +286,7 @@ class Listener:
             self._poller.tell(self._side.gone, identity)
 
     def read_dry(self, identity: bytes) -> None:
-        """Hand over at once all that a peer has sent whose process has ended."""
+        """Hand over at once all that a peer has sent before its process ended."""
         connection = self._connections.get(identity)
         if connection is not None:
             self._poller.read_dry(connection)

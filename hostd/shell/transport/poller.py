@@ -6,7 +6,7 @@ Rules
 2. Processes have turns one after another, however many connections each of them has; those of one process share its.
 3. What the messages of a turn cause to be sent leaves at its end.
 4. The system's poller tells again of everything that was not done (level triggered), so nothing can be missed.
-5. Whoever causes more to be sent to a process than may wait for it is not read from until that has taken half of it.
+5. A peer that causes more to be sent to a process than may wait for it is not read from until that has taken half.
    When others were held up for it for too long (`process`), the connection for which most waits has *stalled*.
 6. A process that has too much of unfinished messages (`unfinished`) is not read from, but for the oldest of them.
 7. A handler that fails costs its message and nothing else: what a listener hears beside messages comes from the loop.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hostd.shell.transport.unfinished import Unfinished
 
 TURN_S = 0.0005
-"""Ten small calls. Whoever waits for one other peer waits for this long."""
+"""Ten small calls. A peer that waits for one other waits for this long."""
 
 PASS_S = 0.005
 """Until the loop's other work has its turn."""
@@ -56,7 +56,7 @@ class Accepting(Protocol):
     fd: int
 
     def accept(self, until_s: float) -> None:
-        """Take in some of those who wait to be connected, until then."""
+        """Take in some of those that wait to be connected, until then."""
 
     def cork(self) -> None:
         """Hold small messages back."""
@@ -108,7 +108,7 @@ class Poller(Component):
         self._loop.call_soon(handler, *what)
         self.soon()
 
-    # Who has turns
+    # What has turns
 
     def add_listener(self, listener: Accepting) -> None:
         """Accept the connections of a listener."""
@@ -164,7 +164,7 @@ class Poller(Component):
     # Congestion
 
     def congested(self, connection: Connection) -> None:
-        """Hold up whoever has its turn: too much waits for this connection."""
+        """Hold up the connection that has its turn: too much waits for this one."""
         held_up = self._congested.get(connection)
         if held_up is None:
             held_up = self._congested[connection] = set()
@@ -220,7 +220,7 @@ class Poller(Component):
     # Unfinished messages
 
     def _note(self, connection: Connection) -> None:
-        """Take note of what a connection holds after its turn, and who may go on then."""
+        """Take note of what a connection holds after its turn, and which may go on then."""
         share = connection.process.unfinished
         if not share.note(connection):
             return
@@ -283,7 +283,7 @@ class Poller(Component):
         self.on_quiet()
 
     def _ask(self) -> bool:
-        """Ask the system who has something, and accept those who come; False if nobody needs a turn."""
+        """Ask the system which have something, and accept those that come; False if none needs a turn."""
         has_accepted = False
         for fd, what in self._epoll.poll(0):
             connection = self._connections.get(fd)
@@ -311,7 +311,7 @@ class Poller(Component):
             self._line_up(connection, select.EPOLLIN)
 
     def _give_turns(self, until_s: float) -> bool:
-        """Give each process a turn; False if the time was over, and then those who had none are the first next time."""
+        """Give each process a turn; False if the time was over, and then those without one are the first next time."""
         now_s = monotonic()
         for pid in list(self._line):
             line = self._line.pop(pid)

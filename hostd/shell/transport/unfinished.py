@@ -123,7 +123,7 @@ class Unfinished(Generic[S]):
         return None
 
     def look(self) -> S | None:
-        """Return the connection whose message has stalled, if one has. To be called each `LARGE_LOOK_PERIOD_S`."""
+        """Return the connection that has stalled in a message, if one has. To be called each `LARGE_LOOK_PERIOD_S`."""
         oldest = next(iter(self._held))
         come_bytes = oldest.come_bytes
         is_our_turn = oldest.told or oldest.blockers

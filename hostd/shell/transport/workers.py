@@ -89,7 +89,7 @@ class Backend(Component):
             self.socket.dismiss(token, "its worker has ended")
 
     def read_dry(self, worker_id: WorkerId) -> None:
-        """Hear all that a worker has said whose process has ended: its last words say more than its exit status."""
+        """Hear all that a worker has said before its process ended: its last words say more than its exit status."""
         token = self._tokens.get(worker_id)
         if token is not None:
             self.socket.read_dry(token)

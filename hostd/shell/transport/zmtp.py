@@ -83,7 +83,7 @@ def pong(body: bytes) -> bytes | None:
 
 
 def unpack_frame_header(view: Buffer, at: int, end: int) -> tuple[int, int, int] | None:
-    """Return `(flags, start, stop)` of the frame whose header begins at `at`; None if it has not all come.
+    """Return `(flags, start, stop)` of the frame that begins at `at`; None if it has not all come.
 
     Raises `ProtocolError` for flags that do not exist.
     """
