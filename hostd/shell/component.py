@@ -7,14 +7,14 @@ of the supervisor. So no component knows of the others but those that it was mad
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from hostd.core.effects import Effect
+from hostd.shell.closing import Closing
 from hostd_workers.wire.errors import InternalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import TracebackType
 
 Handlers: TypeAlias = "Mapping[type, Callable[[Any], object]]"
 """What carries out which effect.
@@ -23,24 +23,16 @@ A hot one is a function. A slow one is a coroutine function, `async def handle(e
 is given to the core, and what it raises becomes the event that says so (`failing`).
 """
 
-C = TypeVar("C", bound="Component")
 
+class Component(Closing):
+    """A part of the host that carries out effects, holds threads or descriptors until its end, or both.
 
-class Component:
-    """A part of the host that carries out effects, holds threads or descriptors until its end, or both."""
+    Closed on the loop, when the core has nothing left to do.
+    """
 
     def handlers(self) -> Handlers:
         """Return the effects that it carries out; called once, when all components are there."""
         return {}
-
-    def close(self) -> None:
-        """Let go of what it holds; called once, on the loop, when the core has nothing left to do."""
-
-    def __enter__(self: C) -> C:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
 
 
 def composed(*tables: Handlers) -> dict[type, Callable[[Any], object]]:

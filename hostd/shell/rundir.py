@@ -17,7 +17,6 @@ from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
 
 class AlreadyRunningError(FailedPreconditionError):
@@ -52,7 +51,7 @@ class RuntimeDirectory:
         self._lock_fd = fd
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         # The lock file stays: removing it would let two others lock two files of the same name.
         try:
             if runtime_lock.is_held(self.path, self._lock_fd):  # else the sockets may be another host's
@@ -109,7 +108,7 @@ class StateDirectory:
             raise FailedPreconditionError(trouble, details=details)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._lock_fd is not None:
             os.close(self._lock_fd)
 

@@ -120,7 +120,7 @@ class Service:
         self._have_ended_together(guard.groups)
         gpu: GpuReader | None = await supervisor.read("host", GpuReader.open)  # a driver may take seconds to wake
         if gpu is not None:
-            stack.callback(gpu.close)
+            enter(gpu)
         max_bytes = config.limits.max_message_bytes
         backend = enter(Backend(partial(listen, paths.worker_endpoint), supervisor.emit, max_bytes))
         workforce = enter(Workforce(loop, supervisor, backend, logs, guard, gpu, config))

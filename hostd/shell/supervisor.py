@@ -3,7 +3,7 @@
     socket, pidfd, timer, thread ── event ──▶ core ── effects ──▶ socket, process, thread
 
 Rules
-1. `_emit` is the only way into the core and the table of handlers the only way out. An event that comes while one is
+1. `emit` is the only way into the core and the table of handlers the only way out. An event that comes while one is
    handled waits its turn, so the core never sees itself half done.
 2. Nothing here blocks. The handler of a slow effect is a coroutine that waits for threads (`in_thread`) and returns the
    event that says how it ended; `start` runs it, as it runs all coroutines of the host's components.
@@ -20,12 +20,13 @@ import logging
 import time
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.machine import Core
-from hostd.shell.component import Component, composed
+from hostd.shell.closing import Closing
+from hostd.shell.component import composed
 from hostd.shell.failing import FAILURES, RETRIED, RETRY_S
 from hostd.shell.own_log import about
 from hostd.shell.raised import as_host_error
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from hostd.core.config import CoreConfig
-    from hostd.shell.component import Handlers
+    from hostd.shell.component import Component, Handlers
+    from hostd.shell.transport.clients import Frontend
 
 T = TypeVar("T")
 Slow: TypeAlias = "Coroutine[Any, Any, T]"
@@ -54,19 +56,6 @@ READ_THREADS = 2
 """Logs and stacks that are read at the same time, of two clients at least."""
 
 
-class Clients(Protocol):
-    """The component that sends to clients."""
-
-    def handlers(self) -> Handlers:
-        """Return the other effects that it carries out."""
-
-    def send(self, client: bytes, frames: list[wire.Buffer]) -> None:
-        """Send a message to a client; nothing if it is gone."""
-
-    def refuse(self, caller: ev.Caller, error: HostError) -> None:
-        """Answer a request with an error."""
-
-
 class Encoded(NamedTuple):
     """A value that was encoded already, in a thread."""
 
@@ -74,7 +63,7 @@ class Encoded(NamedTuple):
     buffers: list[Any]
 
 
-class Supervisor(Component):
+class Supervisor(Closing):
     """Carries the core's effects out and brings it events."""
 
     def __init__(self, config: CoreConfig) -> None:
@@ -95,7 +84,7 @@ class Supervisor(Component):
         self._own_requests: dict[ev.Caller, asyncio.Future[Any]] = {}
         self._own_count = 0
 
-    def attach(self, clients: Clients, *components: Component) -> None:
+    def attach(self, clients: Frontend, *components: Component) -> None:
         """Take what answers clients, and the components that carry out all other effects; all emit into this.
 
         Raises `InternalError` if an effect has no handler, or two.
@@ -151,14 +140,14 @@ class Supervisor(Component):
             lambda error: self.carry_out(fx.AnswerError(caller, as_host_error(error, "the host could not do it"))),
         )
 
-    def _answer(self, clients: Clients, effect: fx.Answer) -> None:
+    def _answer(self, clients: Frontend, effect: fx.Answer) -> None:
         own = self._own_requests.pop(effect.caller, None)
         if own is None:
             self._answer_client(clients, effect.caller, effect.value)
         elif not own.done():
             own.set_result(effect.value)
 
-    def _answer_client(self, clients: Clients, caller: ev.Caller, value: Any) -> None:
+    def _answer_client(self, clients: Frontend, caller: ev.Caller, value: Any) -> None:
         # Thousands may wait for one load, and to encode its record is nearly all that an answer costs.
         if self._encoded is None or self._encoded[0] is not value:
             try:
@@ -169,7 +158,7 @@ class Supervisor(Component):
         _, body, buffers = self._encoded
         clients.send(caller.client, wire.pack(msg.RESULT, caller.request_id, body=body, buffers=buffers))
 
-    def _refuse(self, clients: Clients, effect: fx.AnswerError) -> None:
+    def _refuse(self, clients: Frontend, effect: fx.AnswerError) -> None:
         own = self._own_requests.pop(effect.caller, None)
         if own is None:
             clients.refuse(effect.caller, effect.error)
@@ -245,7 +234,12 @@ class Supervisor(Component):
 
         Those that are started one after the other take their first steps in this order.
         """
-        self._start(slow, self._emit_result, failed or _log_failure)
+
+        def done(event: ev.Event | None) -> None:
+            if event is not None:
+                self.emit_later(event)
+
+        self._start(slow, done, failed or _log_failure)
 
     def _start(self, slow: Slow[T], done: Callable[[T], object], failed: Callable[[Exception], object]) -> None:
         def ended(task: asyncio.Task[None]) -> None:
@@ -255,10 +249,6 @@ class Supervisor(Component):
         task = self._loop.create_task(_run(slow, done, failed))
         self._slow.add(task)
         task.add_done_callback(ended)
-
-    def _emit_result(self, event: ev.Event | None) -> None:
-        if event is not None:
-            self.emit_later(event)
 
     async def read(self, owner: str | bytes, work: Callable[[], Any]) -> Any:
         """Return what `work` returns, which looks at a disk for an owner (a client), as `in_thread` does."""

@@ -19,12 +19,12 @@ from concurrent.futures import Future
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from hostd.shell.closing import Closing
 from hostd.units import counted
 from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
-    from types import TracebackType
 
 CONNECTION_S = 10.0
 """The default of Prometheus for a whole scrape."""
@@ -49,7 +49,7 @@ class Page(NamedTuple):
     body: bytes
 
 
-class HttpServer:
+class HttpServer(Closing):
     """Serves pages by path; each is made from the Accept header of its request, in the server's thread."""
 
     def __init__(self, host: str, port: int, pages: Mapping[str, Callable[[str], Awaitable[Page]]]) -> None:
@@ -79,7 +79,8 @@ class HttpServer:
         self._is_up.wait()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def close(self) -> None:
+        """End all connections, and the thread."""
         self._ending.set_result(None)
         self._thread.join()
 

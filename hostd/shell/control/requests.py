@@ -245,18 +245,18 @@ class Control:
     def _model_logs(self, request: Request) -> None:
         request.only("model_id", "tail_bytes")
         tail_bytes = min(request.get("tail_bytes", int, 64 * 1024), self._logs.cap_bytes)
-        self._look_at_log(request, lambda log: log.tail(tail_bytes).decode(errors="replace"))
+        text = self._seen_in_log(request, lambda log: log.tail(tail_bytes).decode(errors="replace"))
+        self._supervisor.reply(request.caller, text)
 
     def _read_log(self, request: Request) -> None:
         request.only("model_id", "after", "tail_bytes")
         after, tail_bytes = request.get_optional("after", int), request.get("tail_bytes", int, 64 * 1024)
-        self._look_at_log(request, lambda log: log.page(after, tail_bytes)._asdict())
+        page = self._seen_in_log(request, lambda log: log.page(after, tail_bytes)._asdict())
+        self._supervisor.reply(request.caller, page)
 
-    def _look_at_log(self, request: Request, look: Callable[[ModelLog], Any]) -> None:
-        """Answer with a look at the log of the model that a request is about; what was never loaded has none."""
-        self._supervisor.reply(request.caller, self._seen_in_log(request.caller.client, _model_id(request), look))
-
-    async def _seen_in_log(self, client: ev.ClientId, model_id: ev.ModelId, look: Callable[[ModelLog], Any]) -> Any:
+    async def _seen_in_log(self, request: Request, look: Callable[[ModelLog], Any]) -> Any:
+        """Look at the log of the model that a request is about, in a thread; what was never loaded has none."""
+        client, model_id = request.caller.client, _model_id(request)
         log, is_known = self._logs.log_of(model_id), self._supervisor.core.queries.knows(model_id)
         try:
             found = await self._supervisor.read(client, lambda: look(log) if is_known or log.exists() else None)

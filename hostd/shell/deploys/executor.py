@@ -10,7 +10,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
@@ -65,7 +65,7 @@ class Files(Component):
         self._operations: dict[ev.FilesId, Operation] = {}
         self._pins = Operation(None)
         """All of them, one after the other: the last that was asked for stays."""
-        self._under_way: set[asyncio.Task[Any] | None] = set()
+        self._under_way: set[asyncio.Task[Any]] = set()
 
     def handlers(self) -> Handlers:
         """Return what carries out which effect."""
@@ -82,8 +82,8 @@ class Files(Component):
 
     async def finish(self) -> None:
         """Wait until everything that was begun is done."""
-        while tasks := [task for task in self._under_way if task is not None]:
-            await asyncio.wait(tasks)
+        while self._under_way:
+            await asyncio.wait(self._under_way)
 
     def close(self) -> None:
         """End the threads."""
@@ -210,7 +210,7 @@ class Files(Component):
     async def _step(self, operation: Operation, work: Callable[[], Any]) -> Any:
         """Do the next step of an operation in a thread: first come, first served. Raises `HostError`."""
         owner = "host" if operation.client is None else f"client {operation.client.hex()}"
-        task = asyncio.current_task()
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
         self._under_way.add(task)
         try:
             async with operation.lock:

@@ -24,12 +24,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hostd.shell.closing import Closing
 from hostd.shell.linux.groups import SELF, Group, groups_of
 from hostd.shell.linux.marks import is_of_dead_host, mark_of_host
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
-    from types import TracebackType
 
     from hostd.core.values import WorkerId
 
@@ -50,7 +50,7 @@ _OF_KERNEL = ("kernel_stack", "pagetables", "percpu", "slab_unreclaimable")
 """What `kernel` adds up since Linux 5.18, but for what can be reclaimed of it."""
 
 
-class Cgroups:
+class Cgroups(Closing):
     """A control group for every worker; close it, or use it as a context, when all workers are gone."""
 
     def __init__(self, directory: Path, leaf: Path | None, *, keeps_limits: bool) -> None:
@@ -64,12 +64,6 @@ class Cgroups:
 
     def __repr__(self) -> str:
         return f"<Cgroups in {self.directory}: {len(self._groups)}>"
-
-    def __enter__(self) -> Cgroups:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
 
     @classmethod
     def open(cls, process: Path = SELF, own_pids: Collection[int] | None = None) -> Cgroups | None:

@@ -21,13 +21,10 @@ import select
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hostd.core.values import Death
+from hostd.shell.closing import Closing
 from hostd.shell.linux.groups import SELF, Group, groups_of
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +58,7 @@ _KERNEL = "killed by the kernel, out of memory"
 _SOMEBODY = "SIGKILL by somebody else"
 
 
-class Deaths:
+class Deaths(Closing):
     """Remembers what the kernel said about kills since it was made; close it, or use it as a context."""
 
     def __init__(
@@ -89,12 +86,6 @@ class Deaths:
 
     def __repr__(self) -> str:
         return f"<Deaths, {'with' if self._fd is not None else 'without'} the kernel's log>"
-
-    def __enter__(self) -> Deaths:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop listening."""

@@ -12,6 +12,8 @@ import logging
 import threading
 from typing import Any
 
+from hostd.shell.closing import Closing
+
 _log = logging.getLogger(__name__)
 
 _QUERIES = (
@@ -22,7 +24,7 @@ _QUERIES = (
 """The newest first. A module may know one that the driver does not have, and the other way round."""
 
 
-class GpuReader:
+class GpuReader(Closing):
     """Asks all devices which processes hold how much. Its calls may block for milliseconds: use it in threads."""
 
     def __init__(self, nvml: Any, query: Any, devices: list[Any]) -> None:

@@ -28,11 +28,11 @@ import time
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from hostd.shell.closing import Closing
 from hostd.shell.linux.proc import read_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from types import TracebackType
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -98,7 +98,7 @@ def files_of(pids: Iterable[int]) -> dict[Key, File]:
     return _Scan(list(pids)).files
 
 
-class Held:
+class Held(Closing):
     """The shared memory of processes that are about to be killed; close it, or use it as a context, afterwards.
 
     What it has opened stays until then, or until it is asked what was given back.
@@ -118,12 +118,6 @@ class Held:
                 self._untold_bytes += file.size_bytes
             else:
                 self._open.append((fd, file.size_bytes))
-
-    def __enter__(self) -> Held:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
 
     def let_go(self) -> int:
         """Close it, and return how many bytes the end of the processes has given back; when all of them are gone."""

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hostd.core.events import Death
+from hostd.shell.closing import Closing
 from hostd.shell.linux.cgroups import Cgroups
 from hostd.shell.linux.oom import Deaths
 from hostd.shell.own_log import about
 from hostd.shell.processes.environment import oom_score_adj_of_worker
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from hostd.core.events import WorkerId
 
 _log = logging.getLogger(__name__)
@@ -26,7 +25,7 @@ _log = logging.getLogger(__name__)
 _OWN_SCORE = Path("/proc/self/oom_score_adj")
 
 
-class MemoryLimits:
+class MemoryLimits(Closing):
     """The system's side of the workers' memory; a context."""
 
     def __init__(self, cgroups: Cgroups | None, deaths: Deaths) -> None:
@@ -42,10 +41,8 @@ class MemoryLimits:
         """Make control groups, if the system lets us, and listen to what the kernel says about kills."""
         return cls(Cgroups.open(), Deaths())
 
-    def __enter__(self) -> MemoryLimits:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Remove the groups, and stop listening."""
         if self._cgroups is not None:
             self._cgroups.close()
         self._deaths.close()

@@ -26,6 +26,7 @@ from weakref import WeakValueDictionary
 
 from hostd import log_lines
 from hostd.paths import make_own
+from hostd.shell.closing import Closing
 from hostd.shell.linux.syscalls import DIRECTORY
 from hostd.shell.processes.crashes import CrashReport
 from hostd.shell.processes.losses import Losses
@@ -33,7 +34,6 @@ from hostd.shell.processes.losses import Losses
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-    from types import TracebackType
 
 _log = logging.getLogger(__name__)
 
@@ -255,7 +255,7 @@ class _Note(NamedTuple):
     output: Output | None
 
 
-class LogDrain:
+class LogDrain(Closing):
     """The thread that empties the pipes of all workers."""
 
     def __init__(self, directory: Path, cap_bytes: int) -> None:
@@ -275,7 +275,8 @@ class LogDrain:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Read what is left in the pipes, and end the thread."""
         self._is_stopping = True
         self._wake()
         self._thread.join()

@@ -11,17 +11,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from typing import TYPE_CHECKING
 
+from hostd.shell.closing import Closing
 from hostd.shell.linux.proc import children_of, descendants_of, read_file
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _STOPPED = (b"T", b"t")
 
 
-class StoppedTree:
+class StoppedTree(Closing):
     """A process and its descendants, stopped; leave the context, or call `close`, to forget them as they are then."""
 
     def __init__(self, pid: int) -> None:
@@ -29,12 +26,6 @@ class StoppedTree:
         self._pid = pid
         self._seen: set[int] = set()
         self._opened: list[int] = []
-
-    def __enter__(self) -> StoppedTree:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<StoppedTree of {self._pid}: {len(self._opened)} of {len(self._seen)}>"

@@ -171,7 +171,7 @@ class NoRepository(Component):
 
     def handlers(self) -> Handlers:
         """Return what refuses the effects of a models directory."""
-        return {fx.ScanDirectory: _refuse, fx.LeaveEntry: _refuse}
+        return dict.fromkeys((fx.ScanDirectory, fx.LeaveEntry), _refuse)
 
 
 def _refuse(_: object) -> None:

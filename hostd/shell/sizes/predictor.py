@@ -99,7 +99,7 @@ class Sizes(Component):
     def close(self) -> None:
         """Write what is to be remembered, and end the threads; one that hangs in a sizer or on a disk is left alone."""
         wait(self._remembering.values(), CLOSE_S)
-        wait([self._store_thread.submit(self._store.__exit__, None, None, None)], CLOSE_S)
+        wait([self._store_thread.submit(self._store.__exit__)], CLOSE_S)
         self._sizers.shutdown()
         self._hasher.shutdown()
         self._store_thread.shutdown(wait=False)

@@ -27,7 +27,6 @@ from hostd.shell.sizes.store_file import UnusableFileError, connect, identity_of
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
-    from types import TracebackType
 
     from hostd.shell.turns import Steps
 
@@ -143,9 +142,7 @@ class SizeStore:
         self._open()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
         self._is_open = False
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from hostd.shell.closing import Closing
 from hostd.shell.transport.connection import Connection
 from hostd.shell.transport.decoder import Decoder
 from hostd.shell.transport.poller import linger
@@ -35,7 +36,6 @@ from hostd_workers.wire.frames import BATCHED_BELOW_BYTES, MAX_BATCH_MESSAGES, p
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import TracebackType
 
     from hostd.shell.transport.poller import Poller
     from hostd_workers.wire.frames import Buffer
@@ -90,7 +90,7 @@ class Side:
     is_trusted: bool = False
 
 
-class Listener:
+class Listener(Closing):
     """A bound socket and its connections, by identity."""
 
     def __init__(
@@ -132,12 +132,6 @@ class Listener:
         self._made = path.lstat()
         self.fd = self._socket.fileno()
         poller.add_listener(self)
-
-    def __enter__(self) -> Listener:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Listener {self.endpoint}, {len(self._connections)} connections, {self._newcomers} newcomers>"

@@ -20,7 +20,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
-from hostd.shell.component import Component
+from hostd.shell.closing import Closing
 from hostd.shell.transport.decoder import BUFFER_BYTES
 from hostd.shell.transport.process import LOOK_PERIOD_S
 from hostd.shell.transport.unfinished import LARGE_LOOK_PERIOD_S
@@ -65,7 +65,7 @@ class Accepting(Protocol):
         """Send what was held back."""
 
 
-class Poller(Component):
+class Poller(Closing):
     """The epoll set of all sockets of the supervisor, itself watched by the event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_quiet: Callable[[], object] = lambda: None) -> None:
