@@ -21,8 +21,11 @@ from hostd_workers.wire.errors import HostError, MessageTooLargeError, ProtocolE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import TypeAlias
 
     from hostd_workers.wire.frames import Buffer
+
+    Make: TypeAlias = Callable[["Tracker"], tuple[Any, list[Buffer]]]
 
 _BATCH = bytes([wire.BATCH])
 

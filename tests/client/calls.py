@@ -10,7 +10,7 @@ from fake_host import FakeHost, echo
 from helpers import eventually
 
 from hostd.client._sync.channel import Channel
-from hostd.client._sync.client import ItemStream
+from hostd.client._sync.streams import ItemStream
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import HostError
 

@@ -13,7 +13,8 @@ Fake = Callable[..., FakeHost]
 PRELUDE = """
         import os, sys, threading, warnings
         from hostd.client._sync.channel import Channel
-        from hostd.client._sync.client import Client, ItemStream
+        from hostd.client._sync.client import Client
+        from hostd.client._sync.streams import ItemStream
         from hostd_workers.wire.errors import FailedPreconditionError
         channel = Channel(sys.argv[1], 20)
         def begin(value, channel=channel):

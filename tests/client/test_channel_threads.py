@@ -9,7 +9,7 @@ from calls import Connect, Fake, Waiting, answer, begin, call, follows
 from fake_host import echo, polite
 from helpers import SOON_S, at_most, eventually
 
-from hostd.client._sync.client import PendingCall
+from hostd.client._sync.calls import PendingCall
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import (
     CancelledError,

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from hostd.client._async.client import AsyncModel
-from hostd.client._sync.client import Model
+from hostd.client._async.model import AsyncModel
+from hostd.client._sync.model import Model
 from hostd.client.handle import Handle, UnknownMethodError
 from hostd.records import MethodInfo, ModelInfo, WorkerInfo
 from hostd_workers.wire.errors import NotFoundError, UnimplementedError
@@ -29,6 +29,7 @@ INFO = ModelInfo(
     size=7,
     methods=METHODS,
     default_method="predict",
+    generation=3,
     workers=(WorkerInfo(1, 42, "READY"), WorkerInfo(2, 43, "READY")),
 )
 
@@ -58,8 +59,9 @@ class FakeClient:
     def get_model_size(self, model_id: str) -> int:
         return 7
 
-    def _retrieved(self, model_id: str, timeout_s: float | None, generation: int | None = None) -> ModelInfo:
-        return self.record
+    def _verb(self, verb: str, timeout_s: float | None, **arguments: Any) -> Any:
+        assert (verb, arguments) == ("retrieve_model", {"model_id": "m", "generation": 3})
+        return self.record.to_dict()
 
 
 def a_model(info: ModelInfo = INFO, client: FakeClient | None = None) -> Model:
@@ -206,10 +208,8 @@ def test_an_async_handle_asks_with_coroutines() -> None:
         async def get_model_size(self, model_id: str) -> int:  # type: ignore[override]
             return 7
 
-        async def _retrieved(  # type: ignore[override]
-            self, model_id: str, timeout_s: float | None, generation: int | None = None
-        ) -> ModelInfo:
-            return self.record
+        async def _verb(self, *asked: Any, **arguments: Any) -> Any:
+            return super()._verb(*asked, **arguments)
 
     async def body() -> None:
         model = AsyncModel(Client(), replace(INFO, methods={}, default_method=None), 60.0)  # type: ignore[arg-type]

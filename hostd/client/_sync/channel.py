@@ -128,7 +128,8 @@ class Channel:
         return pending
 
     def begin_all(self, makers: Iterable[Callable[[Tracker], tuple[P, list[Buffer]]]]) -> list[P]:
-        """Send several requests together, and return them."""
+        """Send several requests together, and return them, where they can be waited for."""
+        self.check_may_wait()
         self._make_ready()
         begun: list[P] = []
         try:
