@@ -1,4 +1,4 @@
-"""The retrieved model: an object that behaves like the model, whose methods run in its worker.
+"""The retrieved model: an object that behaves like the model; its methods run in its worker.
 
 Shared by the synchronous and the asyncio client; what differs is the `Caller` behind it. A handle outlives its model's
 worker: calls go by the model's id, so after a reload they reach the new one.
@@ -174,7 +174,7 @@ class Handle:
         return Methods(self, "stream")
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a method by name, also one whose name the handle uses for itself."""
+        """Call a method by name, also one with a name that the handle uses for itself."""
         return self._caller.call(self.id, method, args, kwargs, self._timeout_s)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -276,7 +276,7 @@ class AsyncChannel:
             self._loop.add_reader(fd, _run_if_there, weakref.WeakMethod(reader), connection)
         pending, hello = self._tracker.hello()
         try:
-            # The descriptor of a ZeroMQ socket tells only those of news who found nothing before.
+            # The descriptor of a ZeroMQ socket tells of news only after a look that found nothing.
             connection.is_broken()
             self._send(hello)
             await self.wait(pending, max(0.0, deadline_s - self._loop.time() - GRACE_S))

@@ -32,7 +32,7 @@ class CallCancelledError(CancelledError, futures.CancelledError):
 class PendingCall(NotPickled, futures.Future[Any]):
     """A call that was begun with `model.submit`: a `concurrent.futures.Future`.
 
-    Whoever waits in `result` or `exception` does the I/O. For `concurrent.futures.wait` and `as_completed`, for
+    A thread that waits in `result` or `exception` does the I/O. For `concurrent.futures.wait` and `as_completed`, for
     callbacks and `asyncio.wrap_future` a thread does it, which exists only as long as one of these waits; callbacks run
     in it, and may use the client.
     """
@@ -106,10 +106,10 @@ class PendingCall(NotPickled, futures.Future[Any]):
         super().add_done_callback(fn)
         self.watch()
 
-    # What `concurrent.futures` looks at in a future: its state, which changes in `settle`, and whom to tell of it.
+    # What `concurrent.futures` looks at in a future: its state, which changes in `settle`, and what to tell of it.
 
     def settle(self) -> None:
-        """Tell the base class how the call has ended; it tells those who wait, and runs the callbacks."""
+        """Tell the base class how the call has ended; it tells those that wait, and runs the callbacks."""
         with self._condition:
             if self._is_settled:
                 return
@@ -120,7 +120,7 @@ class PendingCall(NotPickled, futures.Future[Any]):
         elif self._pending.error is not None:
             self.set_exception(self._pending.error)
         else:
-            self.set_result(None)  # decoded by whoever asks for it
+            self.set_result(None)  # decoded when it is asked for
 
     @property
     def _waiters(self) -> list[Any]:

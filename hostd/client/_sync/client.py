@@ -176,7 +176,7 @@ class Client(NotPickled):
         return [UnloadReport.from_dict(report) for report in self._verb("unload_all_models", timeout_s, **asked)]
 
     def list_models(self, *, all: bool = False) -> list[ModelInfo]:
-        """Return the records of the models, by id: of those that are loaded, or whose process has died.
+        """Return the records of the models, by id: of those that are loaded, or that have lost their process.
 
         With `all` also of those that are not loaded, each with its `state` and the `reason`: FAILED (its last load),
         EVICTED, and what is in the models directory, AVAILABLE or IGNORED.
@@ -192,9 +192,9 @@ class Client(NotPickled):
         """Return why a model is as it is: `state`, `reason`, its record, and the `story` of its last transitions.
 
         `size` says what it takes, how that is known and how old that is (`age_s`). `eviction` says what an eviction
-        would free, why there can be none now (`why_not`, "" if there can), and whose turn it is (`rank`, 1 for the next
-        to go). Both are None for a model that holds no memory; sizes are bytes. `settings` are those in force, each
-        with its `origin`, and `calls` those in flight, the oldest first: the `method`, `age_s`, the `client` (its `pid`
+        would free, why there can be none now (`why_not`, "" if there can), and its turn (`rank`, 1 for the next to go).
+        Both are None for a model that holds no memory; sizes are bytes. `settings` are those in force, each with its
+        `origin`, and `calls` those in flight, the oldest first: the `method`, `age_s`, the `client` (its `pid`
         and `program`), and a `state`: "sent", "held" until the model serves, or "left" by its caller while the model
         still works on it (`why`).
         """
