@@ -68,12 +68,9 @@ def a_model(info: ModelInfo = INFO, client: FakeClient | None = None) -> Model:
     return Model(client or FakeClient(), info, 60.0)  # type: ignore[arg-type]
 
 
-def test_a_method_of_the_handle_is_a_call_of_the_models_method() -> None:
-    assert a_model().predict(1, scale=2) == ("call", "m", "predict", (1,), {"scale": 2}, 60.0)
-
-
-def test_calling_the_handle_calls_the_default_method() -> None:
-    assert a_model()(1, scale=2) == ("call", "m", "predict", (1,), {"scale": 2}, 60.0)
+def test_a_method_of_the_handle_is_a_call_of_the_models_method_and_the_handle_of_its_default() -> None:
+    for method in (a_model().predict, a_model()):
+        assert method(1, scale=2) == ("call", "m", "predict", (1,), {"scale": 2}, 60.0)
 
 
 def test_a_method_whose_name_the_handle_needs_for_itself_is_called_by_name() -> None:
@@ -112,21 +109,17 @@ def test_the_repr_says_what_it_is_and_where_it_runs() -> None:
     assert repr(a_model(bare)) == "<Model 'm' LOADING pid=None methods: none yet>"
 
 
-def test_facts_that_do_not_change_are_properties() -> None:
-    model = a_model()
-    assert (model.id, model.path, model.type) == ("m", "/srv/m", "kind")
-    assert (model.size, model.loaded, model.loading) == (7, True, False)
-    assert model.methods == METHODS
-    model.methods.clear()
-    assert model.methods == METHODS
-
-
 @pytest.mark.parametrize(
     ("state", "loaded", "loading"), [("READY", True, False), ("DEGRADED", True, False), ("LOADING", False, True)]
 )
-def test_the_state_is_asked_for_each_time(state: str, loaded: bool, loading: bool) -> None:
-    model = a_model(client=FakeClient(replace(INFO, state=state)))
-    assert (model.loaded, model.loading) == (loaded, loading)
+def test_facts_are_properties_and_the_state_is_asked_for_each_time(state: str, loaded: bool, loading: bool) -> None:
+    model = a_model(replace(INFO, state="LOADING", methods={}), FakeClient(replace(INFO, state=state)))
+    assert (model.id, model.path, model.type) == ("m", "/srv/m", "kind")
+    assert (model.size, model.loaded, model.loading) == (7, loaded, loading)
+    assert model.wait() is model
+    assert model.methods == METHODS
+    model.methods.clear()
+    assert model.methods == METHODS
 
 
 def test_an_unknown_method_is_an_attribute_error_that_lists_the_known() -> None:
@@ -174,12 +167,6 @@ def test_options_make_another_handle_with_another_timeout() -> None:
     assert quick.call("predict")[-1] == 0.5
     assert model.options(timeout_s=None)(1)[-1] is None
     assert model.predict(1)[-1] == 60.0
-
-
-def test_waiting_takes_over_what_the_host_says_and_returns_the_handle() -> None:
-    model = a_model(replace(INFO, state="LOADING", methods={}))
-    assert model.wait() is model
-    assert model.methods == METHODS
 
 
 @pytest.mark.parametrize("thing", [lambda model: model, lambda model: model.submit], ids=["handle", "methods"])
