@@ -35,6 +35,7 @@ REPLACEMENTS = [
         (r"\b_async\b", "_sync"),
         (r"\bAsyncChannels\b", "Channel"),
         (r"(?<=\.)_?channels\b", lambda found: found[0][:-1]),
+        (r"\bmake a hostd\.AsyncClient\(endpoint\)", "call hostd.connect(endpoint)"),
         (r"Async(?=[A-Z])", ""),
         (r"\ban asynchronous context\b", "a context"),
         (r"\bevent loops\b", "threads"),

@@ -48,7 +48,7 @@ class Client(NotPickled):
     """
 
     _instead = (
-        "a client is a connection of its process; pickle its endpoint and make a hostd.Client(endpoint) there, or "
+        "a client is a connection of its process; pickle its endpoint and call hostd.connect(endpoint) there, or "
         "pickle a model's handle, which connects by itself"
     )
 
