@@ -55,9 +55,11 @@ from hostd_workers.wire.errors import (
 
 if TYPE_CHECKING:
     from hostd.client import connect
-    from hostd.client._async.client import AsyncClient, AsyncModel
+    from hostd.client._async.client import AsyncClient
+    from hostd.client._async.model import AsyncModel
     from hostd.client._sync.calls import PendingCall
-    from hostd.client._sync.client import Client, Model
+    from hostd.client._sync.client import Client
+    from hostd.client._sync.model import Model
     from hostd.embed import Host
 
 __all__ = [
@@ -103,10 +105,10 @@ __all__ = [
 
 _HOMES = {
     "AsyncClient": "hostd.client._async.client",
-    "AsyncModel": "hostd.client._async.client",
+    "AsyncModel": "hostd.client._async.model",
     "Client": "hostd.client._sync.client",
     "Host": "hostd.embed",
-    "Model": "hostd.client._sync.client",
+    "Model": "hostd.client._sync.model",
     "PendingCall": "hostd.client._sync.calls",
     "connect": "hostd.client",
 }

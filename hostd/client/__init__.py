@@ -19,5 +19,8 @@ def connect(
     default for calls (None: no deadline). Raises `UnavailableError` at once if no host is there, with the names of
     those that are; `wait_s` waits for it to come up. One that is there has `connect_timeout_s` to answer. A host that
     goes away later has as long to come back, when the next call connects again.
+
+    The client is thread safe. In a signal handler or a finalizer that interrupts a call of the same client in the same
+    thread, `close`, `submit` and `cancel` work, and whatever waits raises `FailedPreconditionError`.
     """
     return Client(endpoint, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s, wait_s=wait_s)

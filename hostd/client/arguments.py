@@ -38,45 +38,12 @@ def only_inputs(args: tuple[Any, ...]) -> tuple[Iterable[Any]]:
     return args
 
 
-def load_arguments(
-    model_id: str,
-    path: str | os.PathLike[str] | None,
-    model_type: str,
-    *,
-    wait: bool,
-    retries: int | None,
-    finder: str | None,
-    initializer: str | None,
-    options: dict[str, Any] | None,
-    reload: bool,
+def named(
+    model_id: str, model_type: str, finder: str | None, initializer: str | None, options: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Return the arguments of the verb `load_model`."""
-    return {
-        **plan_arguments(model_id, path, model_type, finder=finder, initializer=initializer, options=options),
-        "wait": wait,
-        **({} if retries is None else {"retries": retries}),
-        **({"reload": True} if reload else {}),
-    }
-
-
-def plan_arguments(
-    model_id: str,
-    path: str | os.PathLike[str] | None,
-    model_type: str,
-    *,
-    finder: str | None,
-    initializer: str | None,
-    options: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """Return the arguments of the verb `plan_load`: what says which model it is, and not how to wait for it."""
-    return {
-        "model_id": model_id,
-        "path": absolute(path),
-        "type": model_type,
-        "finder": finder,
-        "initializer": initializer,
-        "options": options or {},
-    }
+    """Return what loads, plans of loads and deploys say alike: which model it is, and what loads it."""
+    how = {"finder": finder, "initializer": initializer, "options": options or {}}
+    return {"model_id": model_id, "type": model_type, **how}
 
 
 def absolute(path: str | os.PathLike[str] | None) -> str | None:

@@ -3,7 +3,7 @@
 A connection is used once: when it breaks it is closed and another is made, so nothing that was meant for an earlier
 host can reach a later one (the host refuses connections that did not say HELLO to it, too).
 
-Nothing is sent before it is known who is at the other end (`hostd.trust`).
+Nothing is sent before it is known which user listens at the other end (`hostd.trust`).
 
 One that nobody refers to any more says goodbye and closes, in whichever thread the collector runs, and never waits.
 """
@@ -215,7 +215,7 @@ def _is_small(frames: list[Buffer]) -> bool:
 
 
 def went_away(endpoint: str) -> UnavailableError:
-    """Return the error for requests whose connection broke."""
+    """Return the error for requests that lost their connection."""
     return UnavailableError(
         f"the host at {endpoint} went away before it answered; whether the call was begun is unknown",
         details={"endpoint": endpoint},

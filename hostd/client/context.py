@@ -47,7 +47,7 @@ def of_this_process() -> _Context:
 
 
 def new_address() -> str:
-    """Return an address for a monitor; not one that pyzmq makes of a descriptor, whose number may be used again."""
+    """Return an address for a monitor; not one that pyzmq makes of a descriptor: its number may be used again."""
     return f"inproc://monitor-{next(_count)}"
 
 

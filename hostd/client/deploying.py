@@ -50,36 +50,15 @@ class Deadline:
         return left_s
 
 
-def begin_arguments(
-    model_id: str,
-    collected: Collected,
-    model_type: str,
-    *,
-    wait: bool,
-    replace: bool,
-    keep: bool,
-    retries: int | None,
-    finder: str | None,
-    initializer: str | None,
-    options: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """Return the arguments of the verb `deploy_begin`."""
+def files_arguments(collected: Collected) -> dict[str, Any]:
+    """Return what the verb `deploy_begin` says about the files."""
     parts, folders = collected
     executables = [index for index, part in enumerate(parts) if part.is_executable]
     return {
-        "model_id": model_id,
         "files": [[part.name, part.size_bytes] for part in parts],
         # Only if there are any: a host of an older version knows neither.
         **({"folders": folders} if folders else {}),
         **({"executables": executables} if executables else {}),
-        "type": model_type,
-        "wait": wait,
-        "replace": replace,
-        "keep": keep,
-        "retries": retries,
-        "finder": finder,
-        "initializer": initializer,
-        "options": options or {},
     }
 
 

@@ -243,7 +243,7 @@ class Reader:
         return chunk
 
     def close(self) -> None:
-        """Close what is open; while somebody reads, he does it when he is done."""
+        """Close what is open; a thread that reads does it when it is done."""
         self._is_closed = True
         if self._reading.acquire(blocking=False):
             try:

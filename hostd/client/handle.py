@@ -1,4 +1,4 @@
-"""The retrieved model: an object that behaves like the model, whose methods run in its worker.
+"""The retrieved model: an object that behaves like the model; its methods run in its worker.
 
 Shared by the synchronous and the asyncio client; what differs is the `Caller` behind it. A handle outlives its model's
 worker: calls go by the model's id, so after a reload they reach the new one.
@@ -6,7 +6,7 @@ worker: calls go by the model's id, so after a reload they reach the new one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from hostd.client.pickling import reopened
 from hostd_workers.wire.errors import UnimplementedError
@@ -42,6 +42,18 @@ class Caller(Protocol):
 
     def stream(self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: Any) -> Any:
         """Call a method that yields and return an iterator, or an asynchronous one."""
+        ...
+
+    def get_model(self, model_id: str) -> Any:
+        """Return the record of a model, or an awaitable of it."""
+        ...
+
+    def get_model_size(self, model_id: str) -> Any:
+        """Return the resident memory of a model in bytes, or an awaitable of it."""
+        ...
+
+    def _verb(self, verb: str, timeout_s: float | None, **arguments: Any) -> Any:
+        """Return the answer of the host to a verb, or an awaitable of it."""
         ...
 
 
@@ -101,6 +113,9 @@ class Handle:
     endpoint.
     """
 
+    _can_ask: ClassVar[bool]
+    """Whether its client answers at once, and not with an awaitable."""
+
     def __init__(self, caller: Caller, info: ModelInfo, timeout_s: float | None) -> None:
         self._caller = caller
         self._info = info
@@ -159,7 +174,7 @@ class Handle:
         return Methods(self, "stream")
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a method by name, also one whose name the handle uses for itself."""
+        """Call a method by name, also one with a name that the handle uses for itself."""
         return self._caller.call(self.id, method, args, kwargs, self._timeout_s)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -213,6 +228,8 @@ class Handle:
         return self._info.default_method or ""
 
     def _refresh_for(self, name: str) -> bool:
-        """Look again what the model serves, if that can be done here; say whether `name` ("": the default) is known."""
-        del name
-        return False
+        """Look again what the model serves, if that takes no `await`; say whether `name` ("": the default) is known."""
+        if not self._can_ask:
+            return False
+        info = self._info = self._caller.get_model(self.id)
+        return name in info.methods if name else info.default_method is not None

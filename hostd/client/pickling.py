@@ -20,7 +20,7 @@ class NotPickled:
 
 
 def reopened(handle: type[Any], client: tuple[Any, ...], info: Any, timeout_s: float | None) -> Any:
-    """Return a handle whose client connects to the endpoint of the one that was pickled."""
+    """Return a handle with a client that connects to the endpoint of the one that was pickled."""
     key = (os.getpid(), *client)
     found = _clients.get(key)
     if found is None:

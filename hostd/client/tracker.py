@@ -1,4 +1,4 @@
-"""Requests in flight, without I/O: frames out, frames in, and who waits for which answer.
+"""Requests in flight, without I/O: frames out, frames in, and which request waits for which answer.
 
 Rules
 1. Every request ends exactly once: with a result, an error, or the loss of the connection.
@@ -21,8 +21,11 @@ from hostd_workers.wire.errors import HostError, MessageTooLargeError, ProtocolE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import TypeAlias
 
     from hostd_workers.wire.frames import Buffer
+
+    Make: TypeAlias = Callable[["Tracker"], tuple[Any, list[Buffer]]]
 
 _BATCH = bytes([wire.BATCH])
 
@@ -113,8 +116,8 @@ class PendingStream(Pending):
 def again(error: HostError) -> HostError:
     """Return a copy of an error, to be raised.
 
-    What is raised refers through its traceback to whoever raised it and to the arguments of the call. The request must
-    not refer back to it, or all of them would wait for the cycle collector; and many requests may end with one error.
+    What is raised refers through its traceback to the frames that raised it and to the arguments of the call. The
+    request must not refer back to it, or all would wait for the cycle collector; and many requests may end with one.
     """
     copy = type(error).__new__(type(error))
     HostError.__init__(copy, error.message, details=error.details)
@@ -183,7 +186,7 @@ class Tracker:
             pending.fail(error)
 
     def overdue(self, now: float) -> list[Pending]:
-        """Return the requests whose own deadline (`Pending.deadline_s`) has passed."""
+        """Return the requests that are past their own deadline (`Pending.deadline_s`)."""
         return [p for p in [*self._pending.values()] if p.deadline_s is not None and p.deadline_s <= now]
 
     def receive(self, frames: list[Buffer]) -> None:

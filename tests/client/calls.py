@@ -1,4 +1,4 @@
-"""Short ways to use a channel, and threads whose outcome can be asked for."""
+"""Short ways to use a channel, and threads that can be asked for their outcome."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from fake_host import FakeHost, echo
+from fake_host import FakeHost, Frames, echo
 from helpers import eventually
 
 from hostd.client._sync.channel import Channel
-from hostd.client._sync.client import ItemStream
+from hostd.client._sync.streams import ItemStream
+from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import encode
 from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
@@ -33,12 +35,16 @@ def stream(channel: Channel, count: int) -> ItemStream:
     return ItemStream(channel, channel.begin(lambda t: t.stream("m", "count", [count], {}, None)), None)
 
 
+def item(request: wire.Envelope, value: object) -> Frames:
+    return wire.pack(msg.ITEM, request.id, body=encode(value)[0])
+
+
 class Waiting:
     """A thread that waits for something on a channel, and what came of it."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self.outcome: Any = None
-        self._thread = threading.Thread(target=self._run, args=(work,))
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
         self._thread.start()
 
     def _run(self, work: Callable[[], Any]) -> None:

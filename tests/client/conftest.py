@@ -6,12 +6,14 @@ import gc
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from both import Blocking
 from fake_host import Answer, FakeHost, echo
 from helpers import descriptors, eventually, threads
 
+import hostd
 from hostd.client._sync.channel import Channel
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def _no_descriptor_is_left() -> Iterator[None]:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A directory whose path is short enough for sockets."""
+    """A directory with a path that is short enough for sockets."""
     directory = Path(tempfile.mkdtemp(prefix="hostd-c-"))
     yield directory
     shutil.rmtree(directory)
@@ -58,6 +60,31 @@ def fake(endpoint: str) -> Iterator[Callable[..., FakeHost]]:
     yield start
     for host in started:
         host.stop()
+
+
+@pytest.fixture
+def host(fake: Callable[..., FakeHost]) -> FakeHost:
+    return fake()
+
+
+@pytest.fixture(params=["sync", "asyncio"])
+def connect(request: pytest.FixtureRequest, endpoint: str) -> Iterator[Callable[..., Any]]:
+    """Connect clients of either kind; they are used alike, and end with the test."""
+    made: list[Any] = []
+
+    def connect(to: str = endpoint, **options: Any) -> Any:
+        made.append(hostd.Client(to, **options) if request.param == "sync" else Blocking(to, **options))
+        return made[-1]
+
+    yield connect
+    for client in made:
+        client.close() if request.param == "sync" else client.end()
+
+
+@pytest.fixture
+def client(host: FakeHost, connect: Callable[..., Any]) -> Any:
+    """A client of either kind that is connected to `host`."""
+    return connect()
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def test_a_storm_of_calls_streams_cancels_and_short_waits_loses_nothing(
         chance = random.Random(seed * 1000 + number)
         done = 0
         for turn in range(60):
-            value = f"{number}.{turn}"
+            value = f"{number}.{turn}" * (1 + number * turn)  # of many sizes, above and below all limits
             match chance.randrange(6):
                 case 0:
                     pending = PendingCall(one, begin(one, value), None)

@@ -1,9 +1,7 @@
-"""What both clients send for the verbs of sizes and of the models directory, and what they make of the answers."""
+"""What both clients send for each verb, and what they make of the answers."""
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +9,7 @@ import pytest
 from deploy_host import RECORD, result
 from fake_host import FakeHost, Frames, echo
 
-from hostd.client._async.client import AsyncClient
-from hostd.client._sync.client import Client
-from hostd.records import Holder, LoadPlan, MemoryInfo, SizeEstimate, SyncReport, UnloadReport
+from hostd.records import Holder, LoadPlan, MemoryInfo, ModelInfo, SizeEstimate, SyncReport, UnloadReport
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
@@ -21,7 +17,6 @@ from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
 if TYPE_CHECKING:
     from pathlib import Path
 
-Fake = Callable[..., FakeHost]
 Ask = Callable[..., Any]
 
 
@@ -45,62 +40,104 @@ def host() -> Answers:
     return Answers()
 
 
-@pytest.fixture(params=[Client, AsyncClient])
-def ask(request: pytest.FixtureRequest, endpoint: str, fake: Fake, host: Answers) -> Ask:
+@pytest.fixture
+def ask(connect: Callable[..., Any], fake: Callable[..., FakeHost], host: Answers) -> Ask:
     """Call a verb of a client by name."""
     fake(host)
-
-    def synchronous(verb: str, *args: Any, **how: Any) -> Any:
-        with Client(endpoint) as client:
-            return getattr(client, verb)(*args, **how)
-
-    def asynchronous(verb: str, *args: Any, **how: Any) -> Any:
-        async def body() -> Any:
-            async with AsyncClient(endpoint) as client:
-                answered = getattr(client, verb)(*args, **how)
-                assert inspect.isawaitable(answered)
-                return await answered
-
-        return asyncio.run(asyncio.wait_for(body(), 60))
-
-    return synchronous if request.param is Client else asynchronous
+    return lambda verb, *args, **how: getattr(connect(), verb)(*args, **how)
 
 
-def test_an_estimate_is_bytes_and_where_they_come_from(
-    ask: Ask, host: Answers, monkeypatch: Any, tmp_path: Path
+M = {"model_id": "m"}
+INFO = ModelInfo.from_dict(RECORD)
+HOW = {"finder": "files", "initializer": "mine", "options": {"threads": 2}}
+LOADED = {**M, **HOW, "path": "/m", "type": "mine"}
+UNLOADED = {"model_id": "m", "size_bytes": 5, "freed_bytes": 4, "processes": 1, "duration_s": 0.5}
+REPORT = UnloadReport("m", 5, 4, 1, 0.5)
+FIGURES = {"need_bytes": 400, "need_source": "remembered", "budget_bytes": 1000, "free_bytes": 100}
+VICTIM = {"model_id": "a", "bytes": 300, "idle_s": 7.5, "reload_s": 2.0, "why": ""}
+MEMORY = MemoryInfo(1000, "8 % of the machine", 600, 50, 350, ("a",), (), None, {"room": 3}, 1, 2, 3, 4, 99, REPORT)
+FUTURE = {"a field of the future": 1}
+
+CASES: list[tuple[str, tuple[Any, ...], dict[str, Any], dict[str, Any], Any, Any]] = [
+    ("unload_model", ("m",), {"timeout_s": 5}, M, UNLOADED, REPORT),
+    ("unload_model", ("m",), {"now": True}, {**M, "now": True}, UNLOADED, REPORT),
+    ("unload_all_models", (), {}, {}, [UNLOADED], [REPORT]),
+    ("unload_all_models", (), {"now": True}, {"now": True}, [], []),
+    ("undeploy_model", ("m",), {"timeout_s": 5}, M, UNLOADED, REPORT),
+    ("list_models", (), {}, {}, [RECORD], [INFO]),
+    ("list_models", (), {"all": True}, {"all": True}, [], []),
+    ("get_model", ("m",), {}, M, RECORD, INFO),
+    ("explain_model", ("m",), {}, M, {"state": "READY"}, {"state": "READY"}),
+    ("model_logs", ("m",), {}, {**M, "tail_bytes": 65536}, "text", "text"),
+    ("model_logs", ("m", 9), {}, {**M, "tail_bytes": 9}, "text", "text"),
+    ("model_stacks", ("m",), {}, M, {7: "Thread"}, {7: "Thread"}),
+    ("estimate_model_size", ("m", "/m", "mine"), {}, {**M, "path": "/m", "type": "mine"},
+     {"bytes": 12345, "source": "remembered", **FUTURE}, SizeEstimate(12345, "remembered")),
+    ("plan_load", ("m", "/m", "mine"), HOW, LOADED,
+     {**M, "outcome": "evict", **FIGURES, **FUTURE, "victims": [VICTIM],
+      "holders": [{"model_id": "b", "bytes": 600, "why": "it is pinned"}]},
+     LoadPlan("m", "evict", **FIGURES, victims=(Holder("a", 300, 7.5, 2.0),),
+              holders=(Holder("b", 600, why="it is pinned"),))),
+    ("pin_model", ("m",), {}, {**M, "pinned": True}, RECORD, INFO),
+    ("unpin_model", ("m",), {}, {**M, "pinned": False}, RECORD, INFO),
+    ("memory_info", (), {}, {}, {**MEMORY.to_dict(), **FUTURE}, MEMORY),
+    ("memory_info", (), {}, {}, {}, MemoryInfo()),
+    ("sync_local_models", (), {}, {"wait": False, "load": True},
+     {"loaded": ["a", "b"], "unloaded": ["c"], "failed": {"d": "no model.py"}, "writing": ["e"], "degraded": None},
+     SyncReport(("a", "b"), ("c",), {"d": "no model.py"}, ("e",), None)),
+    ("sync_local_models", (True, False), {}, {"wait": True, "load": False}, {}, SyncReport()),
+    ("sync_local_models", (), {"wait": True, "timeout_s": 9}, {"wait": True, "load": True}, {}, SyncReport()),
+    ("reload_config", (), {}, {}, {"changed": {}}, {"changed": {}}),
+    ("host_settings", (), {}, {}, {"memory": {}}, {"memory": {}}),
+    ("shutdown", (), {}, {}, None, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("verb", "args", "how", "sent", "answer", "returned"), CASES)
+def test_a_verb_sends_what_it_was_given_and_returns_the_answer_as_a_record(
+    ask: Ask,
+    host: Answers,
+    verb: str,
+    args: tuple[Any, ...],
+    how: dict[str, Any],
+    sent: dict[str, Any],
+    answer: Any,
+    returned: Any,
+) -> None:
+    host.answer = answer
+    assert ask(verb, *args, **how) == returned
+    assert host.asked == [(verb if verb != "unpin_model" else "pin_model", sent)]
+
+
+def test_a_load_sends_what_its_plan_does_and_how_it_is_waited_for(ask: Ask, host: Answers) -> None:
+    model = ask("load_model", "m", "/m", "mine", **HOW)
+    assert (model.id, model.path) == ("m", "/models/m")
+    ask("load_model", "m", "/m", "mine", **HOW, wait=False, retries=3, reload=True)
+    assert host.asked == [
+        ("load_model", {**LOADED, "wait": True}),
+        ("load_model", {**LOADED, "wait": False, "retries": 3, "reload": True}),
+    ]
+
+
+@pytest.mark.parametrize("verb", ["load_model", "plan_load", "estimate_model_size"])
+def test_a_path_is_of_the_clients_working_directory(
+    ask: Ask, host: Answers, monkeypatch: Any, tmp_path: Path, verb: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    host.answer = {"bytes": 12345, "source": "remembered", "a field of the future": 1}
-    found = ask("estimate_model_size", "m", "models/m", "mine")
-    assert found == SizeEstimate(12345, "remembered")
-    assert int(found) == 12345
-    assert host.asked == [
-        ("estimate_model_size", {"model_id": "m", "path": str(tmp_path / "models/m"), "type": "mine"})
-    ]
+    host.answer = {**RECORD, **M, "outcome": "fits", **FIGURES, "bytes": 1, "source": "declared"}
+    ask(verb, "m", "models/m")
+    assert host.asked[0][1]["path"] == str(tmp_path / "models/m")
 
 
-def test_a_sync_reports_what_became_of_each_model(ask: Ask, host: Answers) -> None:
-    host.answer = {
-        "loaded": ["a", "b"],
-        "unloaded": ["c"],
-        "failed": {"d": "no model.py"},
-        "writing": ["e"],
-        "degraded": None,
-    }
-    assert ask("sync_local_models") == SyncReport(("a", "b"), ("c",), {"d": "no model.py"}, ("e",), None)
-    ask("sync_local_models", True, False)
-    ask("sync_local_models", wait=True, load=True, timeout_s=9)
-    assert [arguments for _, arguments in host.asked] == [
-        {"wait": False, "load": True},
-        {"wait": True, "load": False},
-        {"wait": True, "load": True},
-    ]
-
-
-def test_an_undeploy_reports_what_was_given_back(ask: Ask, host: Answers) -> None:
-    host.answer = {"model_id": "m", "size_bytes": 5, "freed_bytes": 4, "processes": 1, "duration_s": 0.5}
-    assert ask("undeploy_model", "m", timeout_s=5) == UnloadReport("m", 5, 4, 1, 0.5)
-    assert host.asked == [("undeploy_model", {"model_id": "m"})]
+def test_the_lines_of_a_log_are_asked_for_until_there_are_no_more_or_for_ever(ask: Ask, host: Answers) -> None:
+    text = b"2026-11-29T13:40:21.123Z first\nsecond\n"
+    host.answer = {"data": text, "start": 0, "end": len(text), "newest": len(text)}
+    assert [line.text for line in ask("log_lines", "m", tail=5)] == ["first", "second"]
+    assert host.asked == [("read_log", {**M, "after": None, "tail_bytes": 65536})]
+    followed = ask("log_lines", "m", follow=True)
+    assert [next(followed).text, next(followed).text] == ["first", "second"]
+    assert next(followed).is_note, "the host's next answer begins anew"
+    followed.close()
 
 
 @pytest.mark.parametrize("retries", [0, 3, -1, True])
@@ -108,11 +145,6 @@ def test_the_host_gets_the_retries_as_they_were_given(ask: Ask, host: Answers, r
     ask("load_model", "m", "/m", retries=retries)
     sent = host.asked[0][1]["retries"]
     assert (sent, type(sent)) == (retries, type(retries))
-
-
-def test_without_retries_the_host_decides(ask: Ask, host: Answers) -> None:
-    ask("load_model", "m", "/m")
-    assert host.asked[0][1].get("retries") is None
 
 
 @pytest.mark.parametrize("model_id", [None, "", 5], ids=repr)
@@ -147,64 +179,6 @@ def test_c14_the_size_of_a_model_that_serves_is_its_bytes(ask: Ask, host: Answer
     host.answer = {**RECORD, "state": state, "size": None}
     with pytest.raises(NotFoundError, match="not measured yet"):
         ask("get_model_size", "m")
-
-
-def test_a_plan_is_asked_for_as_a_load_is_and_says_who_would_go(
-    ask: Ask, host: Answers, monkeypatch: Any, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    figures = {"need_bytes": 400, "need_source": "remembered", "budget_bytes": 1000, "free_bytes": 100}
-    host.answer = {
-        "model_id": "m",
-        "outcome": "evict",
-        **figures,
-        "victims": [{"model_id": "a", "bytes": 300, "idle_s": 7.5, "reload_s": 2.0, "why": ""}],
-        "holders": [{"model_id": "b", "bytes": 600, "why": "it is pinned"}],
-        "a field of the future": 1,
-    }
-    plan = ask("plan_load", "m", "models/m", "mine", finder="files", options={"threads": 2})
-    assert plan == LoadPlan(
-        "m",
-        "evict",
-        **figures,
-        victims=(Holder("a", 300, 7.5, 2.0),),
-        holders=(Holder("b", 600, why="it is pinned"),),
-    )
-    assert plan.fits
-    planned = {"model_id": "m", "path": str(tmp_path / "models/m"), "type": "mine", "finder": "files"}
-    assert host.asked == [("plan_load", {**planned, "initializer": None, "options": {"threads": 2}})]
-
-
-def test_a_plan_takes_the_arguments_of_the_load_that_it_is_of(ask: Ask, host: Answers) -> None:
-    how = {"finder": "files", "initializer": "mine", "options": {"a": 1}}
-    ask("load_model", "m", "/m", "mine", **how)
-    host.answer = LoadPlan("m", "refuse", 1, "estimated", 1, 0, reason="it is bigger than the budget").to_dict()
-    assert not ask("plan_load", "m", "/m", "mine", **how).fits
-    (_, loaded), (_, planned) = host.asked
-    assert {key: value for key, value in loaded.items() if key not in ("wait", "retries")} == planned
-
-
-def test_a_model_is_pinned_and_unpinned(ask: Ask, host: Answers) -> None:
-    host.answer = {**RECORD, "pinned": True}
-    assert ask("pin_model", "m").pinned
-    host.answer = RECORD
-    assert not ask("unpin_model", "m").pinned
-    assert host.asked == [
-        ("pin_model", {"model_id": "m", "pinned": True}),
-        ("pin_model", {"model_id": "m", "pinned": False}),
-    ]
-
-
-def test_the_memory_of_all_models_comes_with_what_unloads_gave_back(ask: Ask, host: Answers) -> None:
-    last = UnloadReport("m", 5, 4, 1, 0.5)
-    found = MemoryInfo(
-        1000, "8 % of the machine", 600, 50, 350, ("a", "b"), (), None, {"room": 3}, 1, 2, 3, 4, 99, last
-    )
-    host.answer = {**found.to_dict(), "waiting": ["a", "b"], "paused": [], "a field of the future": 1}
-    assert ask("memory_info") == found
-    host.answer = {}
-    assert ask("memory_info") == MemoryInfo()
-    assert host.asked == [("memory_info", {})] * 2
 
 
 def test_the_host_says_where_its_models_are_and_what_does_not_work(ask: Ask, host: Answers) -> None:

@@ -1,4 +1,4 @@
-"""Clients that nobody closes: wherever the collector finds them, they say goodbye, and never stop whoever it runs in."""
+"""Clients that nobody closes: wherever the collector finds them, they say goodbye, and never stop the thread it runs in."""
 
 from __future__ import annotations
 

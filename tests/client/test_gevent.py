@@ -1,4 +1,4 @@
-"""Programs whose threads gevent has replaced: told at once, and the way out that the error names works."""
+"""Programs in which gevent has replaced the threads: told at once, and the way out that the error names works."""
 
 from __future__ import annotations
 

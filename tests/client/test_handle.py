@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from hostd.client._async.client import AsyncModel
-from hostd.client._sync.client import Model
+from hostd.client._async.model import AsyncModel
+from hostd.client._sync.model import Model
 from hostd.client.handle import Handle, UnknownMethodError
 from hostd.records import MethodInfo, ModelInfo, WorkerInfo
 from hostd_workers.wire.errors import NotFoundError, UnimplementedError
@@ -29,6 +29,7 @@ INFO = ModelInfo(
     size=7,
     methods=METHODS,
     default_method="predict",
+    generation=3,
     workers=(WorkerInfo(1, 42, "READY"), WorkerInfo(2, 43, "READY")),
 )
 
@@ -58,20 +59,18 @@ class FakeClient:
     def get_model_size(self, model_id: str) -> int:
         return 7
 
-    def _retrieved(self, model_id: str, timeout_s: float | None, generation: int | None = None) -> ModelInfo:
-        return self.record
+    def _verb(self, verb: str, timeout_s: float | None, **arguments: Any) -> Any:
+        assert (verb, arguments) == ("retrieve_model", {"model_id": "m", "generation": 3})
+        return self.record.to_dict()
 
 
 def a_model(info: ModelInfo = INFO, client: FakeClient | None = None) -> Model:
     return Model(client or FakeClient(), info, 60.0)  # type: ignore[arg-type]
 
 
-def test_a_method_of_the_handle_is_a_call_of_the_models_method() -> None:
-    assert a_model().predict(1, scale=2) == ("call", "m", "predict", (1,), {"scale": 2}, 60.0)
-
-
-def test_calling_the_handle_calls_the_default_method() -> None:
-    assert a_model()(1, scale=2) == ("call", "m", "predict", (1,), {"scale": 2}, 60.0)
+def test_a_method_of_the_handle_is_a_call_of_the_models_method_and_the_handle_of_its_default() -> None:
+    for method in (a_model().predict, a_model()):
+        assert method(1, scale=2) == ("call", "m", "predict", (1,), {"scale": 2}, 60.0)
 
 
 def test_a_method_whose_name_the_handle_needs_for_itself_is_called_by_name() -> None:
@@ -110,21 +109,17 @@ def test_the_repr_says_what_it_is_and_where_it_runs() -> None:
     assert repr(a_model(bare)) == "<Model 'm' LOADING pid=None methods: none yet>"
 
 
-def test_facts_that_do_not_change_are_properties() -> None:
-    model = a_model()
-    assert (model.id, model.path, model.type) == ("m", "/srv/m", "kind")
-    assert (model.size, model.loaded, model.loading) == (7, True, False)
-    assert model.methods == METHODS
-    model.methods.clear()
-    assert model.methods == METHODS
-
-
 @pytest.mark.parametrize(
     ("state", "loaded", "loading"), [("READY", True, False), ("DEGRADED", True, False), ("LOADING", False, True)]
 )
-def test_the_state_is_asked_for_each_time(state: str, loaded: bool, loading: bool) -> None:
-    model = a_model(client=FakeClient(replace(INFO, state=state)))
-    assert (model.loaded, model.loading) == (loaded, loading)
+def test_facts_are_properties_and_the_state_is_asked_for_each_time(state: str, loaded: bool, loading: bool) -> None:
+    model = a_model(replace(INFO, state="LOADING", methods={}), FakeClient(replace(INFO, state=state)))
+    assert (model.id, model.path, model.type) == ("m", "/srv/m", "kind")
+    assert (model.size, model.loaded, model.loading) == (7, loaded, loading)
+    assert model.wait() is model
+    assert model.methods == METHODS
+    model.methods.clear()
+    assert model.methods == METHODS
 
 
 def test_an_unknown_method_is_an_attribute_error_that_lists_the_known() -> None:
@@ -174,12 +169,6 @@ def test_options_make_another_handle_with_another_timeout() -> None:
     assert model.predict(1)[-1] == 60.0
 
 
-def test_waiting_takes_over_what_the_host_says_and_returns_the_handle() -> None:
-    model = a_model(replace(INFO, state="LOADING", methods={}))
-    assert model.wait() is model
-    assert model.methods == METHODS
-
-
 @pytest.mark.parametrize("thing", [lambda model: model, lambda model: model.submit], ids=["handle", "methods"])
 def test_private_names_are_never_methods_so_copies_work(thing: Any) -> None:
     client = FakeClient()
@@ -206,10 +195,8 @@ def test_an_async_handle_asks_with_coroutines() -> None:
         async def get_model_size(self, model_id: str) -> int:  # type: ignore[override]
             return 7
 
-        async def _retrieved(  # type: ignore[override]
-            self, model_id: str, timeout_s: float | None, generation: int | None = None
-        ) -> ModelInfo:
-            return self.record
+        async def _verb(self, *asked: Any, **arguments: Any) -> Any:
+            return super()._verb(*asked, **arguments)
 
     async def body() -> None:
         model = AsyncModel(Client(), replace(INFO, methods={}, default_method=None), 60.0)  # type: ignore[arg-type]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import zmq
@@ -40,22 +39,6 @@ IMPOSTOR = """
 """Listens where a victim looks for its host, and says what it gets."""
 
 
-def _use(endpoint: str) -> None:
-    with hostd.connect(endpoint, connect_timeout_s=60) as client:
-        client.list_models()
-
-
-def _use_async(endpoint: str) -> None:
-    async def use() -> None:
-        async with hostd.AsyncClient(endpoint, connect_timeout_s=60) as client:
-            await client.list_models()
-
-    asyncio.run(use())
-
-
-both = pytest.mark.parametrize("use", [_use, _use_async], ids=["sync", "asyncio"])
-
-
 @pytest.fixture
 def tmp(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The system's temporary directory, which anybody may write, for a user without a runtime directory."""
@@ -86,46 +69,43 @@ def _impostor(place: Path) -> Iterator[Callable[[], str]]:
 
 
 @needs_root
-@both
-def test_whoever_makes_the_fallback_directory_first_gets_nothing(tmp: Path, use: Callable[[str], None]) -> None:
+def test_whoever_makes_the_fallback_directory_first_gets_nothing(tmp: Path, connect: Callable[..., Any]) -> None:
     with _impostor(paths.runtime_dir() / "client.ipc") as first:
         assert paths.runtime_dir().is_relative_to(tmp)
         with pytest.raises(hostd.FailedPreconditionError, match=r"belongs to user \d+.*XDG_RUNTIME_DIR"):
-            use("default")
+            connect("default")
         with pytest.raises(hostd.FailedPreconditionError, match="is not trusted"):
-            use(paths.client_endpoint(paths.runtime_dir()))
+            connect(paths.client_endpoint(paths.runtime_dir()))
         assert hosts.find_hosts() == [], "the other's directory was read"
         assert first() == MARK
 
 
 @needs_root
-@both
 def test_whoever_listens_in_a_directory_that_anybody_may_write_gets_nothing(
-    tmp: Path, use: Callable[[str], None]
+    tmp: Path, connect: Callable[..., Any]
 ) -> None:
     with _impostor(tmp / "client.ipc") as first:
         with pytest.raises(hostd.FailedPreconditionError, match=r"process \d+, which listens there, is of user \d+"):
-            use(f"ipc://{tmp}/client.ipc")
+            connect(f"ipc://{tmp}/client.ipc")
         assert first() == MARK
 
 
 @needs_root
-def test_the_process_counts_although_the_directory_is_as_it_should_be(place: Path) -> None:
+def test_the_process_counts_although_the_directory_is_as_it_should_be(place: Path, connect: Callable[..., Any]) -> None:
     place.chmod(0o777)
     with _impostor(place / "client.ipc") as first:
         place.chmod(0o700)
         with pytest.raises(hostd.FailedPreconditionError, match="is of user"):
-            _use(f"ipc://{place}/client.ipc")
+            connect(f"ipc://{place}/client.ipc")
         assert first() == MARK
 
 
-@both
-def test_a_directory_in_which_others_may_put_a_socket_is_not_trusted(place: Path, use: Callable[[str], None]) -> None:
+def test_a_directory_in_which_others_may_put_a_socket_is_not_trusted(place: Path, connect: Callable[..., Any]) -> None:
     with FakeHost(f"ipc://{place}/client.ipc") as host:
         for mode in (0o777, 0o730):
             place.chmod(mode)
             with pytest.raises(hostd.FailedPreconditionError, match=f"mode 0{mode:o}.*chmod 0700 {place}"):
-                use(host.endpoint)
+                connect(host.endpoint)
         assert host.received == []
         place.chmod(0o755)
         with hostd.connect(host.endpoint):
@@ -133,9 +113,8 @@ def test_a_directory_in_which_others_may_put_a_socket_is_not_trusted(place: Path
 
 
 @needs_root
-@both
 def test_another_users_link_to_a_host_of_ours_is_not_followed(
-    tmp: Path, place: Path, use: Callable[[str], None]
+    tmp: Path, place: Path, connect: Callable[..., Any]
 ) -> None:
     (place / "mine" / "default").mkdir(mode=0o700, parents=True)
     with FakeHost(f"ipc://{place}/mine/default/client.ipc") as host:
@@ -145,7 +124,7 @@ def test_another_users_link_to_a_host_of_ours_is_not_followed(
             host.await_kind(msg.HELLO)
         os.lchown(link, user := new_user(), user)
         with pytest.raises(hostd.FailedPreconditionError, match=f"{link}, a link of user {user}"):
-            use("default")
+            connect("default")
         assert "is found through" in (trust.why_not_private(link / "default") or ""), "a host would start there"
         assert len(host.of_kind(msg.HELLO)) == 1
 

@@ -228,7 +228,7 @@ def test_c22_from_the_moment_of_the_call_nothing_new_is_taken(
     work = model.submit.work(str(tmp_path / "begun"), str(tmp_path / "release"))
     eventually((tmp_path / "begun").exists, "the call has begun")
     # One connection keeps its order, so what is sent after the unload comes after it, without any waiting.
-    unload = client._begin("unload_model", None, model_id="m")
+    unload = client._channel.begin(lambda tracker: tracker.verb("unload_model", {"model_id": "m"}, None))
     refused = [model.submit.predict(i) for i in range(50)]
     for call in refused:
         with pytest.raises(hostd.FailedPreconditionError, match="UNLOADING"):

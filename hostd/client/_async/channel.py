@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,9 @@ from hostd_workers.wire.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from hostd.client.tracker import Make
     from hostd_workers.wire.frames import Buffer
 
 _RETRY_S = 0.05
@@ -94,16 +96,38 @@ class AsyncChannel:
             if self._connection is None:
                 await self._connect(began_s)
 
-    async def begin(self, make: Callable[[Tracker], tuple[Any, list[Buffer]]]) -> Any:
+    async def ask(self, make: Make, timeout_s: float | None) -> Any:
+        """Send a request and wait for its answer."""
+        return await self.wait(await self.begin(make), timeout_s)
+
+    async def begin(self, make: Make) -> Any:
         """Send a request that `make` makes, and return it. Connects first if there is no connection."""
-        if self.is_orphaned:
-            self._check_usable()
-        # One that is being made may yet fail, or whoever makes it may be cancelled.
-        while self._connection is None or self._connecting.locked():
-            await self.connect()
+        if self.is_orphaned or self._connection is None or self._connecting.locked():
+            await self._make_ready()
         pending, frames = make(self._tracker)
         self._send(frames)
         return pending
+
+    async def begin_all(self, makers: Iterable[Make]) -> list[Any]:
+        """Send several requests together, and return them."""
+        await self._make_ready()
+        begun: list[Pending] = []
+        try:
+            for make in makers:
+                pending, frames = make(self._tracker)
+                self._send(frames)
+                begun.append(pending)
+        except BaseException:
+            for pending in begun:  # nobody will ever ask for them
+                self.cancel(pending)
+            raise
+        return begun
+
+    async def _make_ready(self) -> None:
+        self._check_usable()
+        # A connection that is being made may yet fail, or the task that makes it may be cancelled.
+        while self._connection is None or self._connecting.locked():
+            await self.connect()
 
     async def wait(self, pending: Pending, timeout_s: float | None) -> Any:
         """Return the value of a request's answer, or raise its error; a cancel of the task cancels the request."""
@@ -121,6 +145,22 @@ class AsyncChannel:
                 self.cancel(pending)
                 raise
         return pending.result()
+
+    async def wait_until(self, pending: Pending, is_over: Callable[[], bool], deadline_s: float | None) -> None:
+        """Wait until `is_over`, which may change when something comes for `pending`, or the deadline."""
+        if is_over():
+            return
+        arrived = asyncio.Event()
+        pending.listeners.append(arrived.set)
+        try:
+            while not is_over():
+                arrived.clear()
+                remaining_s = None if deadline_s is None else deadline_s - time.monotonic()
+                await asyncio.wait_for(arrived.wait(), remaining_s)
+        except asyncio.TimeoutError:
+            return
+        finally:
+            pending.listeners.remove(arrived.set)
 
     def _sweep(self) -> None:
         """End the requests that the host should have ended; it answers late ones itself, unless it hangs.
@@ -236,7 +276,7 @@ class AsyncChannel:
             self._loop.add_reader(fd, _run_if_there, weakref.WeakMethod(reader), connection)
         pending, hello = self._tracker.hello()
         try:
-            # The descriptor of a ZeroMQ socket tells only those of news who found nothing before.
+            # The descriptor of a ZeroMQ socket tells of news only after a look that found nothing.
             connection.is_broken()
             self._send(hello)
             await self.wait(pending, max(0.0, deadline_s - self._loop.time() - GRACE_S))

@@ -1,92 +1,55 @@
-"""The asyncio client: the same verbs as coroutines, on the loop that runs them."""
+"""A client of a host: its connection, and a method for each thing that a host does."""
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from hostd import paths
-from hostd.client import deploying
-from hostd.client._async.calls import AsyncItemStream
+from hostd.client._async import calls
 from hostd.client._async.channels import AsyncChannels
-from hostd.client._async.verbs import AsyncVerbs
+from hostd.client._async.deploys import deploy
+from hostd.client._async.model import AsyncModel
+from hostd.client._async.streams import log_lines
 from hostd.client.arguments import (
     CONNECT_TIMEOUT_S,
     DEFAULT_TIMEOUT_S,
     MAP_WINDOW,
-    SERVING,
-    load_arguments,
+    absolute,
+    check_named,
+    named,
     only_inputs,
+    size_of,
 )
-from hostd.client.files import Reader, collect
-from hostd.client.handle import Handle
 from hostd.client.pickling import NotPickled
-from hostd.client.tracker import Tracker
-from hostd.records import ModelInfo
-from hostd_workers.wire.errors import HostError, NotFoundError
+from hostd.client.tracker import Pending, Tracker
+from hostd.log_lines import Follower
+from hostd.records import Event, HostInfo, LoadPlan, MemoryInfo, ModelInfo, SizeEstimate, SyncReport, UnloadReport
 
 if TYPE_CHECKING:
     import os
     from collections.abc import AsyncIterator
-    from types import TracebackType
 
+    from hostd.client._async.channel import AsyncChannel  # async only
     from hostd.client.deploying import Progress
-    from hostd.client.files import Files, Part
-    from hostd.client.tracker import Pending
+    from hostd.client.files import Files
+
+    # sync: from hostd.client._sync.streams import ItemStream
+    from hostd.log_lines import LogLine
 
 
-class AsyncModel(Handle):
-    """A model in the host, for asyncio: `await model.predict(x)`, `async for item in model.stream.generate(p)`."""
+class AsyncClient(NotPickled):
+    """A connection to a host, which several event loops may share; an asynchronous context manager.
 
-    _caller: AsyncClient
-
-    async def info(self) -> ModelInfo:
-        """Return the model's record as it is now."""
-        self._info = await self._caller.get_model(self.id)
-        return self._info
-
-    async def size(self) -> int:
-        """Return the resident memory of the model's processes in bytes, as last measured."""
-        return await self._caller.get_model_size(self.id)
-
-    async def loaded(self) -> bool:
-        """Say whether the model serves."""
-        return await self._state() in SERVING
-
-    async def loading(self) -> bool:
-        """Say whether the model is still being loaded."""
-        return await self._state() == "LOADING"
-
-    async def _state(self) -> str:
-        try:
-            return (await self.info()).state
-        except NotFoundError:
-            return "UNLOADED"
-
-    async def wait(self, timeout_s: float | None = None) -> AsyncModel:
-        """Wait until the load has ended; raises its error if it failed. Returns the model itself."""
-        self._info = await self._caller._retrieved(self.id, timeout_s, self._info.generation)  # noqa: SLF001 - one of us
-        return self
-
-    def options(self, *, timeout_s: float | None) -> AsyncModel:
-        """Return the same model with another timeout for its calls, in seconds (None: no deadline)."""
-        return AsyncModel(self._caller, self._info, timeout_s)
-
-
-class AsyncClient(NotPickled, AsyncVerbs):
-    """A connection to a host for asyncio; an asynchronous context manager.
-
-    `client = await hostd.AsyncClient.connect()`, or `async with hostd.AsyncClient() as client:`. Errors are those of
-    `hostd.Client`. It may be used from several event loops, one after the other or in several threads: in each it has a
-    connection of its own, made by its first request there, and so it has in a forked child.
+    Every verb raises a `hostd.HostError`: `UnavailableError` if the host is gone, `DeadlineExceededError` after its
+    timeout, and what the host answers. After a restart of the host the next call connects again. A client that is
+    dropped closes by itself.
     """
 
     _instead = (
-        "its connections are of this process; pickle its endpoint and make a hostd.AsyncClient(endpoint) there, or "
+        "a client is a connection of its process; pickle its endpoint and make a hostd.AsyncClient(endpoint) there, or "
         "pickle a model's handle, which connects by itself"
     )
 
@@ -98,15 +61,24 @@ class AsyncClient(NotPickled, AsyncVerbs):
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         wait_s: float = 0.0,
     ) -> None:
-        """Take a host's name or endpoint, by default this user's; `connect` or `async with` connects."""
+        """Take the name or the endpoint of a host, by default this user's; the options are those of `hostd.connect`."""
         self.endpoint = paths.endpoint_of(endpoint) if endpoint else paths.default_endpoint()
         self.timeout_s = timeout_s
         self.connect_timeout_s = connect_timeout_s
         self._channels = AsyncChannels(self.endpoint, connect_timeout_s, wait_s)
 
+    # async only
+    @property
+    def _channel(self) -> AsyncChannel:
+        return self._channels.of_running_loop()
+
+    # async only
     @classmethod
     async def connect(cls, endpoint: str | None = None, **options: Any) -> AsyncClient:
-        """Return a connected client; takes the arguments of the constructor."""
+        """Return a connected client; takes the arguments of the constructor.
+
+        In each further event loop, and in a forked child, its first request makes another connection.
+        """
         client = cls(endpoint, **options)
         await client._channel.connect()
         return client
@@ -115,16 +87,14 @@ class AsyncClient(NotPickled, AsyncVerbs):
         return f"<AsyncClient {self._channels!r}>"
 
     async def __aenter__(self) -> AsyncClient:
-        await self._channel.connect()
+        await self._channel.connect()  # async only
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections; models stay loaded, and requests that wait end with CANCELLED."""
+        """Close the connection; models stay loaded, and requests that wait end with CANCELLED."""
         self._channels.close()
 
     # What returns handles
@@ -143,29 +113,36 @@ class AsyncClient(NotPickled, AsyncVerbs):
         reload: bool = False,
         timeout_s: float | None = None,
     ) -> AsyncModel:
-        """Load a model and return its handle; see `hostd.Client.load_model`."""
-        arguments = load_arguments(
-            model_id,
-            local_model_path,
-            model_type,
-            wait=wait,
-            retries=retries,
-            finder=finder,
-            initializer=initializer,
-            options=options,
-            reload=reload,
-        )
-        return AsyncModel(
-            self, ModelInfo.from_dict(await self._verb("load_model", timeout_s, **arguments)), self.timeout_s
-        )
+        """Load a model and return its handle; `wait=False` returns while it loads.
+
+        `options` go to the loader, over those of `model.yaml`. A load that fails is tried again `retries` times, each
+        in a fresh process (None: as often as the host's settings say). Loading what is loaded starts nothing: the
+        handle says that it is `already_loaded`, and in `files_changed` whether its files have changed since. With
+        `reload` it is unloaded first, whatever it was loaded from, and calls that come meanwhile wait. A reload without
+        a path is from where it was, with the type, the finder, the initializer, the retries and each of the options
+        that it had where this call gives none.
+
+        Raises `AlreadyExistsError` if the id is loaded from something else and `reload` is not set, `ModelError` with
+        the model's traceback if its code raised, `NotFoundError` or `InvalidArgumentError` if there is no model at the
+        path (or no path, and nothing to reload), and `ResourceExhaustedError` if the budget has no memory for it:
+        never, or not within the host's `memory.admission_timeout_s`; `plan_load` says so beforehand. No timeout by
+        default: the host's `workers.load_timeout_s` ends a load that hangs.
+        """
+        asked = {**named(model_id, model_type, finder, initializer, options), "path": absolute(local_model_path)}
+        asked |= {
+            "wait": wait,
+            **({} if retries is None else {"retries": retries}),
+            **({"reload": True} if reload else {}),
+        }
+        return AsyncModel(self, ModelInfo.from_dict(await self._verb("load_model", timeout_s, **asked)), self.timeout_s)
 
     async def retrieve_model(self, model_id: str, *, timeout_s: float | None = None) -> AsyncModel:
-        """Return the handle of a model, after waiting for it while it loads."""
-        return AsyncModel(self, await self._retrieved(model_id, timeout_s), self.timeout_s)
+        """Return the handle of a model, after waiting for it while it loads; `NotFoundError` if there is none.
 
-    async def _retrieved(self, model_id: str, timeout_s: float | None, generation: int | None = None) -> ModelInfo:
-        arguments = {"model_id": model_id, **({} if generation is None else {"generation": generation})}
-        return ModelInfo.from_dict(await self._verb("retrieve_model", timeout_s, **arguments))
+        A host with lazy loading loads it first, from the models directory. No timeout by default, as for `load_model`.
+        """
+        info = ModelInfo.from_dict(await self._verb("retrieve_model", timeout_s, model_id=model_id))
+        return AsyncModel(self, info, self.timeout_s)
 
     async def deploy_model(
         self,
@@ -183,34 +160,197 @@ class AsyncClient(NotPickled, AsyncVerbs):
         progress: Progress | None = None,
         timeout_s: float | None = None,
     ) -> AsyncModel:
-        """Copy a model's files into the models directory and load it from there; see `hostd.Client.deploy_model`.
+        """Copy a model's files into the host's models directory, load it from there, and return its handle.
 
-        Files are read in threads. `progress` is called on the loop, and is no coroutine.
+        `files` is a local directory (all its regular files; links to files are followed), or a map of names, which may
+        have subdirectories, to contents or to paths of local files. All or nothing: if anything fails, or `progress`
+        raises, no file is left, unless `keep` is set and only the load failed. `replace` deploys over a model of that
+        id, which serves until the new one is ready. `progress(sent_bytes, total_bytes)`, a plain function, is called
+        whenever the host has written a piece. The other arguments are those of `load_model`; `timeout_s` is for all.
+
+        Raises `AlreadyExistsError` if the id is deployed and `replace` is not set, `InvalidArgumentError` for names and
+        files that cannot be deployed, `FailedPreconditionError` if the host has no models directory that it may write
+        to or a file changes while it is sent, `ResourceExhaustedError` if the host's disk is full, and what
+        `load_model` raises.
         """
-        deadline = deploying.Deadline(timeout_s)
-        collected = await asyncio.to_thread(collect, files)
-        arguments = deploying.begin_arguments(
-            model_id,
-            collected,
-            model_type,
-            wait=wait,
-            replace=replace,
-            keep=keep,
-            retries=retries,
-            finder=finder,
-            initializer=initializer,
-            options=options,
-        )
-        upload = (await self._verb("deploy_begin", deadline.left_s(), **arguments))["upload"]
-        try:
-            await self._send_files(upload, collected.parts, progress, deadline)
-            info = await self._verb("deploy_commit", deadline.left_s(), upload=upload)
-        except BaseException as error:
-            if deploying.is_worth_an_abort(error):
-                with suppress(HostError):
-                    await self._verb("deploy_abort", deploying.ABORT_TIMEOUT_S, upload=upload)
-            raise
-        return AsyncModel(self, ModelInfo.from_dict(info), self.timeout_s)
+        asked = named(model_id, model_type, finder, initializer, options)
+        asked |= {"wait": wait, "replace": replace, "keep": keep, "retries": retries}
+        info = ModelInfo.from_dict(await deploy(self._channel, files, asked, progress, timeout_s))
+        return AsyncModel(self, info, self.timeout_s)
+
+    # Models
+
+    async def unload_model(self, model_id: str, *, now: bool = False, timeout_s: float | None = None) -> UnloadReport:
+        """Unload a model; returns, with what was given back, when every process of it is gone.
+
+        Calls in flight get `workers.drain_timeout_s` to end; with `now` they end at once, with ABORTED.
+        """
+        asked = {"model_id": model_id, **({"now": True} if now else {})}
+        return UnloadReport.from_dict(await self._verb("unload_model", timeout_s, **asked))
+
+    async def unload_all_models(self, *, now: bool = False, timeout_s: float | None = None) -> list[UnloadReport]:
+        """Unload every model, in parallel; `now` as in `unload_model`."""
+        asked = {"now": True} if now else {}
+        return [UnloadReport.from_dict(report) for report in await self._verb("unload_all_models", timeout_s, **asked)]
+
+    async def list_models(self, *, all: bool = False) -> list[ModelInfo]:
+        """Return the records of the models, by id: of those that are loaded, or that have lost their process.
+
+        With `all` also of those that are not loaded, each with its `state` and the `reason`: FAILED (its last load),
+        EVICTED, and what is in the models directory, AVAILABLE or IGNORED.
+        """
+        asked = {"all": True} if all else {}
+        return [ModelInfo.from_dict(model) for model in await self._verb("list_models", self.timeout_s, **asked)]
+
+    async def get_model(self, model_id: str) -> ModelInfo:
+        """Return the record of a model. Raises `NotFoundError` if there is none."""
+        return ModelInfo.from_dict(await self._verb("get_model", self.timeout_s, model_id=model_id))
+
+    async def explain_model(self, model_id: str) -> dict[str, Any]:
+        """Return why a model is as it is: `state`, `reason`, its record, and the `story` of its last transitions.
+
+        `size` says what it takes, how that is known and how old that is (`age_s`). `eviction` says what an eviction
+        would free, why there can be none now (`why_not`, "" if there can), and its turn (`rank`, 1 for the next to go).
+        Both are None for a model that holds no memory; sizes are bytes. `settings` are those in force, each with its
+        `origin`, and `calls` those in flight, the oldest first: the `method`, `age_s`, the `client` (its `pid`
+        and `program`), and a `state`: "sent", "held" until the model serves, or "left" by its caller while the model
+        still works on it (`why`).
+        """
+        return dict(await self._verb("explain_model", self.timeout_s, model_id=model_id))
+
+    async def model_logs(self, model_id: str, tail_bytes: int = 65536) -> str:
+        """Return the end of what a model's workers printed, also of a model that is gone; `log_lines` has times.
+
+        Raises `NotFoundError` for an id under which no model was ever loaded.
+        """
+        return str(await self._verb("model_logs", self.timeout_s, model_id=model_id, tail_bytes=tail_bytes))
+
+    def log_lines(self, model_id: str, *, tail: int | None = None, follow: bool = False) -> AsyncIterator[LogLine]:
+        """Iterate over the lines of a model's log with their times, the last `tail` or all that is kept.
+
+        The host's notes of each start and end of a worker are among them. With `follow` it goes on with what is
+        printed from then on, whatever is loaded under this id, until the iterator is closed or the host ends. Raises
+        `NotFoundError` for an id under which no model was ever loaded.
+        """
+        follower = Follower(model_id, tail, follow=follow)
+        return log_lines(follower, lambda: self._verb("read_log", self.timeout_s, **follower.arguments()))
+
+    async def model_stacks(self, model_id: str) -> dict[int, str]:
+        """Return the stacks of all threads of a model's processes as text, by pid, whatever they are doing.
+
+        Works while the model hangs, in Python or in C, and does not disturb it. Raises `NotFoundError` if it is not
+        loaded, `FailedPreconditionError` if its process cannot be asked.
+        """
+        return dict(await self._verb("model_stacks", self.timeout_s, model_id=model_id))
+
+    # Memory
+
+    async def get_model_size(self, model_id: str) -> int:
+        """Return the resident memory of a model's processes in bytes, as last measured.
+
+        Raises `NotFoundError`, with the reason, if it is not loaded.
+        """
+        check_named(model_id)
+        return size_of(await self.get_model(model_id))
+
+    async def estimate_model_size(
+        self, model_id: str, local_model_path: str | os.PathLike[str] | None, model_type: str = "standalone-model"
+    ) -> SizeEstimate:
+        """Return what a model would take, without loading it, and how that is known. `int()` of it is the bytes.
+
+        Raises `NotFoundError` if there is nothing at the path.
+        """
+        arguments = {"model_id": model_id, "path": absolute(local_model_path), "type": model_type}
+        return SizeEstimate.from_dict(await self._verb("estimate_model_size", self.timeout_s, **arguments))
+
+    async def plan_load(
+        self,
+        model_id: str,
+        local_model_path: str | os.PathLike[str] | None,
+        model_type: str = "standalone-model",
+        *,
+        finder: str | None = None,
+        initializer: str | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> LoadPlan:
+        """Return what `load_model` with these arguments would do now: start, evict first, wait, or be refused.
+
+        Nothing is loaded, evicted or reserved; a load that follows does just that, if nothing has changed meanwhile.
+        Sizes are bytes of the budget. Raises what `load_model` raises for an id and a path that cannot be loaded;
+        that there is not enough memory is an answer and raises nothing.
+        """
+        asked = {**named(model_id, model_type, finder, initializer, options), "path": absolute(local_model_path)}
+        return LoadPlan.from_dict(await self._verb("plan_load", self.timeout_s, **asked))
+
+    async def pin_model(self, model_id: str) -> ModelInfo:
+        """Keep a model in memory: it is not evicted, whatever the budget says, until `unpin_model`.
+
+        Returns its record. Raises `NotFoundError` if it is not loaded.
+        """
+        return ModelInfo.from_dict(await self._verb("pin_model", self.timeout_s, model_id=model_id, pinned=True))
+
+    async def unpin_model(self, model_id: str) -> ModelInfo:
+        """Let a model be evicted again, and return its record. Raises `NotFoundError` if it is not loaded."""
+        return ModelInfo.from_dict(await self._verb("pin_model", self.timeout_s, model_id=model_id, pinned=False))
+
+    async def memory_info(self) -> MemoryInfo:
+        """Return the memory of all models against the budget, in bytes, and what unloads have given back so far."""
+        return MemoryInfo.from_dict(await self._verb("memory_info", self.timeout_s))
+
+    # The models directory
+
+    async def undeploy_model(self, model_id: str, *, timeout_s: float | None = None) -> UnloadReport:
+        """Unload a model, if it is loaded, and remove its files from the models directory.
+
+        Raises `NotFoundError` if there is no such model in the directory.
+        """
+        return UnloadReport.from_dict(await self._verb("undeploy_model", timeout_s, model_id=model_id))
+
+    async def sync_local_models(
+        self,
+        wait: bool = False,  # noqa: FBT001, FBT002 - as the customer's system has it
+        load: bool = True,  # noqa: FBT001, FBT002 - as above
+        *,
+        timeout_s: float | None = None,
+    ) -> SyncReport:
+        """Load what is new in the models directory, unless `load` is false, and unload what is gone from it.
+
+        What the configuration declares (`preload`) is loaded too, and read again if its file has changed.
+
+        With `wait` it returns when all of that has ended, loads of earlier syncs too, else when it is begun.
+        """
+        return SyncReport.from_dict(await self._verb("sync_local_models", timeout_s, wait=wait, load=load))
+
+    # The host
+
+    def events(self, model_id: str | None = None) -> AsyncIterator[Event]:
+        """Iterate over transitions as they happen, of one model or of all; all that come after the iteration begins."""
+        return calls.events(self._channels, lambda tracker: tracker.subscribe("events", {"model_id": model_id}))
+
+    async def host_info(self) -> HostInfo:
+        """Return the record of the host."""
+        return HostInfo.from_dict(await self._verb("host_info", self.timeout_s))
+
+    async def reload_config(self) -> dict[str, Any]:
+        """Let the host read its configuration file again; returns `file`, `changed` and `needs_restart`.
+
+        `changed` has the old and the new value of each setting that holds from now on, `needs_restart` the names of
+        those that differ in the file but cannot be changed while the host runs. Raises `FailedPreconditionError` for a
+        host without a configuration file, and for a file that is wrong what `hostd config show` says; then nothing is
+        changed.
+        """
+        return dict(await self._verb("reload_config", self.timeout_s))
+
+    async def host_settings(self) -> dict[str, Any]:
+        """Return the settings that are in force in the host, in the shape of its configuration file."""
+        return dict(await self._verb("host_settings", self.timeout_s))
+
+    async def shutdown(self) -> None:
+        """Drain, unload everything and end the host; returns when that is done."""
+        await self._verb("shutdown", None)
+
+    async def _verb(self, verb: str, timeout_s: float | None, **arguments: Any) -> Any:
+        return await self._channel.ask(lambda tracker: tracker.verb(verb, arguments, timeout_s), timeout_s)
 
     # What handles use
 
@@ -218,27 +358,30 @@ class AsyncClient(NotPickled, AsyncVerbs):
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
     ) -> Any:
         """Call a method of a model by name, and return its result."""
-        pending = await self._channel.begin(lambda tracker: tracker.call(model_id, method, args, kwargs, timeout_s))
-        return await self._channel.wait(pending, timeout_s)
+        return await self._channel.ask(
+            lambda tracker: tracker.call(model_id, method, args, kwargs, timeout_s), timeout_s
+        )
 
     def submit(
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
-    ) -> asyncio.Task[Any]:
-        """Begin a call of a method, as a task."""
-        return asyncio.ensure_future(self.call(model_id, method, args, kwargs, timeout_s))
+    ) -> calls.AsyncPendingCall:
+        """Begin a call of a method, and return it."""
+        return calls.submit(
+            self._channels, lambda tracker: tracker.call(model_id, method, args, kwargs, timeout_s), timeout_s
+        )
 
     async def map(
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
     ) -> AsyncIterator[Any]:
         """Call a method for each of many inputs, and iterate over the results in their order."""
         (inputs,) = only_inputs(args)
-        channel, waiting = self._channel, deque[Any]()
-        remaining = iter(inputs)
+        channel, waiting, remaining = self._channel, deque[Pending](), iter(inputs)
+        call = partial(Tracker.call, model_id=model_id, method=method, kwargs=kwargs, timeout_s=timeout_s)
         try:
             while True:
-                for x in islice(remaining, MAP_WINDOW - len(waiting)):
-                    call = partial(Tracker.call, model_id=model_id, method=method, args=(x,), kwargs=kwargs)
-                    waiting.append(await channel.begin(partial(call, timeout_s=timeout_s)))
+                if len(waiting) <= MAP_WINDOW // 2:
+                    fresh = islice(remaining, MAP_WINDOW - len(waiting))
+                    waiting.extend(await channel.begin_all(partial(call, args=(x,)) for x in fresh))
                 if not waiting:
                     return
                 yield await channel.wait(waiting.popleft(), timeout_s)
@@ -246,36 +389,10 @@ class AsyncClient(NotPickled, AsyncVerbs):
             for pending in waiting:
                 channel.cancel(pending)
 
-    async def stream(
+    def stream(
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
-    ) -> AsyncIterator[Any]:
-        """Call a method that yields, and iterate over its items."""
-        pending = await self._channel.begin(lambda tracker: tracker.stream(model_id, method, args, kwargs, timeout_s))
-        async with AsyncItemStream(self._channel, pending, timeout_s) as items:
-            async for item in items:
-                yield item
-
-    async def _send_files(
-        self, upload: int, parts: list[Part], progress: Progress | None, deadline: deploying.Deadline
-    ) -> None:
-        channel, sent_bytes, total_bytes = self._channel, 0, sum(part.size_bytes for part in parts)
-        reader = Reader(parts, deploying.chunk_bytes(channel.max_message_bytes))
-        waiting: deque[tuple[Pending, int]] = deque()
-        try:
-            chunk = await asyncio.to_thread(reader.next)
-            while chunk is not None or waiting:
-                if chunk is None or len(waiting) == deploying.WINDOW:
-                    pending, size_bytes = waiting[0]
-                    await channel.wait(pending, deadline.left_s())
-                    waiting.popleft()
-                    sent_bytes += size_bytes
-                    if progress is not None:
-                        progress(sent_bytes, total_bytes)
-                else:
-                    pending = await self._begin("deploy_write", deadline.left_s(), upload=upload, **chunk._asdict())
-                    waiting.append((pending, len(chunk.data)))
-                    chunk = await asyncio.to_thread(reader.next)
-        finally:
-            reader.close()
-            for pending, _ in waiting:
-                channel.cancel(pending)
+    ) -> AsyncIterator[Any]:  # sync: ) -> ItemStream:
+        """Call a method that yields, and return an iterator over its items."""
+        return calls.stream(
+            self._channels, lambda tracker: tracker.stream(model_id, method, args, kwargs, timeout_s), timeout_s
+        )

@@ -1,4 +1,4 @@
-"""What the synchronous client hands out for a call that goes on: a pending call, and the items of a stream."""
+"""What goes on after a synchronous client has begun it: pending calls, and iterators."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from concurrent import futures
 from typing import TYPE_CHECKING, Any
 
 from hostd.client._sync.channel import GRACE_S
+from hostd.client._sync.streams import ItemStream
 from hostd.client.pickling import NotPickled
 from hostd.client.tracker import again
+from hostd.records import Event
 from hostd_workers.wire.errors import CancelledError, DeadlineExceededError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
 
     from hostd.client._sync.channel import Channel
-    from hostd.client.tracker import Pending, PendingStream
+    from hostd.client.tracker import Make, Pending
     from hostd_workers.wire.errors import HostError
 
 
@@ -31,7 +32,7 @@ class CallCancelledError(CancelledError, futures.CancelledError):
 class PendingCall(NotPickled, futures.Future[Any]):
     """A call that was begun with `model.submit`: a `concurrent.futures.Future`.
 
-    Whoever waits in `result` or `exception` does the I/O. For `concurrent.futures.wait` and `as_completed`, for
+    A thread that waits in `result` or `exception` does the I/O. For `concurrent.futures.wait` and `as_completed`, for
     callbacks and `asyncio.wrap_future` a thread does it, which exists only as long as one of these waits; callbacks run
     in it, and may use the client.
     """
@@ -105,10 +106,10 @@ class PendingCall(NotPickled, futures.Future[Any]):
         super().add_done_callback(fn)
         self.watch()
 
-    # What `concurrent.futures` looks at in a future: its state, which changes in `settle`, and whom to tell of it.
+    # What `concurrent.futures` looks at in a future: its state, which changes in `settle`, and what to tell of it.
 
     def settle(self) -> None:
-        """Tell the base class how the call has ended; it tells those who wait, and runs the callbacks."""
+        """Tell the base class how the call has ended; it tells those that wait, and runs the callbacks."""
         with self._condition:
             if self._is_settled:
                 return
@@ -119,7 +120,7 @@ class PendingCall(NotPickled, futures.Future[Any]):
         elif self._pending.error is not None:
             self.set_exception(self._pending.error)
         else:
-            self.set_result(None)  # decoded by whoever asks for it
+            self.set_result(None)  # decoded when it is asked for
 
     @property
     def _waiters(self) -> list[Any]:
@@ -165,48 +166,25 @@ class _Waiters(list[Any]):
         self._call.unwatch()
 
 
-class ItemStream(NotPickled):
-    """The items of a stream, as they come. Closing it, or leaving a `with` block, cancels what is still to come."""
+def submit(channel: Channel, make: Make, timeout_s: float | None) -> PendingCall:
+    """Begin a call."""
+    return PendingCall(channel, channel.begin(make), timeout_s)
 
-    _instead = "its items come to this process; pickle them, or a model's handle, and begin a stream there"
 
-    def __init__(self, channel: Channel, pending: PendingStream, timeout_s: float | None) -> None:
-        self._channel = channel
-        self._pending = pending
-        self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+def stream(channel: Channel, make: Make, timeout_s: float | None) -> ItemStream:
+    """Begin a stream, and return an iterator over its items."""
+    return ItemStream(channel, channel.begin(make), timeout_s)
 
-    def __iter__(self) -> Iterator[Any]:
-        return self
 
-    def __next__(self) -> Any:
-        pending = self._pending
-        self._channel.wait_until(pending, lambda: bool(pending.items) or pending.is_done, self._deadline_s)
-        if pending.items:
-            item, credit = pending.take()
-            if credit and not pending.is_done:
-                self._channel.grant(pending, credit)
-            return item
-        if not pending.is_done:
-            self.close()
-            raise DeadlineExceededError("the deadline passed before the stream's next item came")
-        if pending.error is not None:
-            error, pending.error = pending.error, None
-            raise again(error)
-        raise StopIteration
+def events(channel: Channel, make: Make) -> Iterator[Event]:
+    """Begin a subscription, and return an iterator over its events."""
+    channel.check_may_wait()
+    items = ItemStream(channel, channel.begin(make), None)
+    next(items)  # the first item says that the host has noted the subscription
+    return _events(items)
 
-    def close(self) -> None:
-        """Cancel the stream, in the worker too."""
-        if not self._pending.is_done:
-            self._channel.cancel(self._pending)
-            self._pending.error = None
-        self._pending.items.clear()
 
-    def __enter__(self) -> ItemStream:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        # A `for` loop that was left early drops its iterator without a word; the worker must not go on for nobody.
-        self.close()
+def _events(items: ItemStream) -> Iterator[Event]:
+    with items:
+        for item in items:
+            yield Event.from_dict(item)

@@ -6,14 +6,14 @@ outbox, wake the leader through an eventfd, and sleep until it has their answer 
 
 Rules
 1. Only the holder of `_lead` touches the connection and the tracker's incoming side.
-2. Who gives the lead back looks at the outbox once more, and wakes one follower if there is any. Who stops waiting for
-   whatever reason does so too if nobody leads: it may be the one that was woken to lead.
+2. A thread that gives the lead back looks at the outbox once more, and wakes one follower if there is any. One that
+   stops waiting for whatever reason does so too if none leads: it may be the one that was woken to lead.
 3. When the connection breaks every request ends with UNAVAILABLE; the next one makes a new connection. A request is
    noted and put into the outbox in one step, and lost in one, so what has ended is never sent to a later host.
 4. A signal handler or a finalizer may run at any point of a thread, also where that leads or holds a lock. What may be
    done there takes reentrant locks only, and only tries the lead: `begin` on the connection that there is, `cancel`,
-   `grant`, and `close`, which whoever leads completes. Nothing waits there: `check_may_wait` refuses that before
-   anything is sent, because what it would wait for is below it on the same stack.
+   `grant`, and `close`, which the leader completes. Nothing waits there: `check_may_wait` refuses that before anything
+   is sent, because what it would wait for is below it on the same stack.
 """
 
 from __future__ import annotations
@@ -103,11 +103,11 @@ class Channel:
     def close(self) -> None:
         """Say goodbye and close; requests that wait end with CANCELLED.
 
-        In what interrupts a call of this channel it does not wait: whoever leads closes as soon as it goes on.
+        In what interrupts a call of this channel it does not wait: the leader closes as soon as it goes on.
         """
         self._is_closed = True
         if self.is_orphaned:
-            return  # the connection is the parent's, and who held the lead is not here to give it back
+            return  # the connection is the parent's, and the thread that held the lead is not here to give it back
         self._waker.wake()
         is_alone = not self.inside.is_here()
         with self.inside:
@@ -128,7 +128,8 @@ class Channel:
         return pending
 
     def begin_all(self, makers: Iterable[Callable[[Tracker], tuple[P, list[Buffer]]]]) -> list[P]:
-        """Send several requests together, and return them."""
+        """Send several requests together, and return them, where they can be waited for."""
+        self.check_may_wait()
         self._make_ready()
         begun: list[P] = []
         try:
@@ -165,7 +166,7 @@ class Channel:
             self._send(wire.pack(msg.CANCEL, pending.id))
 
     def cancel_overdue(self) -> None:
-        """End the requests whose own deadline (`Pending.deadline_s`) has passed: the host should have done so."""
+        """End the requests that are past their own deadline (`Pending.deadline_s`): the host should have done so."""
         for pending in self._tracker.overdue(time.monotonic()):
             self.cancel(pending, DeadlineExceededError("the host did not answer in time"))
 
@@ -243,7 +244,7 @@ class Channel:
             self._followers.wake_one()
 
     def _is_something_left(self) -> bool:
-        """Say whether there is something to do that was left to whoever had the lead."""
+        """Say whether there is something to do that was left to the leader."""
         if self._is_closed:
             return self._waker.fd >= 0
         return bool(self._outbox) and self._connection is not None
@@ -264,7 +265,7 @@ class Channel:
             self._waker.wake()
 
     def wake(self) -> None:
-        """Have whoever leads look whether what it waits for has come."""
+        """Have the leader look whether what it waits for has come."""
         self._waker.wake()
 
     def _flush(self) -> bool:
@@ -325,7 +326,7 @@ class Channel:
         self._waker.close()
 
     def _ensure_connected(self) -> None:
-        """Connect, unless there is a connection; while somebody leads he looks after it."""
+        """Connect, unless there is a connection; while a thread leads it looks after it."""
         if self.inside.is_here():
             if self._connection is None:
                 self.check_may_wait()
@@ -339,7 +340,7 @@ class Channel:
                         self._lose(went_away(self.endpoint))
                 finally:
                     self._stop_leading()
-            # A lock of its own: who waited for the lead alone would wait for as long as whoever connected first leads.
+            # A lock of its own: the lead alone would be waited for as long as the thread that connected first leads.
             with self._connecting:
                 if self._connection is None:  # and so nobody leads for long
                     self._lead.acquire()

@@ -1,107 +1,55 @@
-"""The synchronous, thread-safe client."""
+# Generated from hostd/client/_async/client.py by .ci/unasync.py: edit that one.
+"""A client of a host: its connection, and a method for each thing that a host does."""
 
 from __future__ import annotations
 
 from collections import deque
-from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from hostd import paths
-from hostd.client import deploying
-from hostd.client._sync.calls import ItemStream, PendingCall
+from hostd.client._sync import calls
 from hostd.client._sync.channel import Channel
-from hostd.client._sync.verbs import Verbs
+from hostd.client._sync.deploys import deploy
+from hostd.client._sync.model import Model
+from hostd.client._sync.streams import log_lines
 from hostd.client.arguments import (
     CONNECT_TIMEOUT_S,
     DEFAULT_TIMEOUT_S,
     MAP_WINDOW,
-    SERVING,
-    load_arguments,
+    absolute,
+    check_named,
+    named,
     only_inputs,
+    size_of,
 )
-from hostd.client.files import Reader, collect
-from hostd.client.handle import Handle
 from hostd.client.pickling import NotPickled
-from hostd.records import ModelInfo
-from hostd_workers.wire.errors import HostError, NotFoundError
+from hostd.client.tracker import Pending, Tracker
+from hostd.log_lines import Follower
+from hostd.records import Event, HostInfo, LoadPlan, MemoryInfo, ModelInfo, SizeEstimate, SyncReport, UnloadReport
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
-    from types import TracebackType
 
+    from hostd.client._sync.streams import ItemStream
     from hostd.client.deploying import Progress
-    from hostd.client.files import Files, Part
-    from hostd.client.tracker import Pending, Tracker
-    from hostd_workers.wire.frames import Buffer
+    from hostd.client.files import Files
+    from hostd.log_lines import LogLine
 
 
-class Model(Handle):
-    """A model in the host; its methods are those of the loaded object, and run in its worker.
-
-    `model.predict(x)` calls the model's `predict`, `model(x)` its default method, `model.submit.predict(x)` begins a
-    call without waiting, `model.stream.generate(p)` iterates over what a generator yields, and
-    `model.options(timeout_s=0.5)` is the same model with another timeout.
-    """
-
-    _caller: Client
-
-    @property
-    def info(self) -> ModelInfo:
-        """The model's record as it is now (asks the host)."""
-        self._info = self._caller.get_model(self.id)
-        return self._info
-
-    @property
-    def size(self) -> int:
-        """The resident memory of the model's processes in bytes, as last measured (asks the host)."""
-        return self._caller.get_model_size(self.id)
-
-    @property
-    def loaded(self) -> bool:
-        """Whether the model serves (asks the host)."""
-        return self._state() in SERVING
-
-    @property
-    def loading(self) -> bool:
-        """Whether the model is still being loaded (asks the host)."""
-        return self._state() == "LOADING"
-
-    def _state(self) -> str:
-        try:
-            return self.info.state
-        except NotFoundError:
-            return "UNLOADED"
-
-    def wait(self, timeout_s: float | None = None) -> Model:
-        """Wait until the load has ended; raises its error if it failed. Returns the model itself."""
-        self._info = self._caller._retrieved(self.id, timeout_s, self._info.generation)  # noqa: SLF001 - one of us
-        return self
-
-    def options(self, *, timeout_s: float | None) -> Model:
-        """Return the same model with another timeout for its calls, in seconds (None: no deadline)."""
-        return Model(self._caller, self._info, timeout_s)
-
-    def _refresh_for(self, name: str) -> bool:
-        info = self.info
-        return name in info.methods if name else info.default_method is not None
-
-
-class Client(NotPickled, Verbs):
-    """A connection to a host; thread safe, and a context manager.
+class Client(NotPickled):
+    """A connection to a host, which several threads may share; a context manager.
 
     Every verb raises a `hostd.HostError`: `UnavailableError` if the host is gone, `DeadlineExceededError` after its
-    timeout, and what the host answers. After a restart of the host the next call connects again.
-
-    In a signal handler or a finalizer that interrupts a call of the same client in the same thread, `close`, `submit`
-    and `cancel` work, and whatever waits raises `FailedPreconditionError`. A client that is dropped closes by itself.
+    timeout, and what the host answers. After a restart of the host the next call connects again. A client that is
+    dropped closes by itself.
     """
 
     _instead = (
-        "it is a connection of this process; pickle its endpoint and call hostd.connect(endpoint) there, or pickle a "
-        "model's handle, which connects by itself"
+        "a client is a connection of its process; pickle its endpoint and call hostd.connect(endpoint) there, or "
+        "pickle a model's handle, which connects by itself"
     )
 
     def __init__(
@@ -112,7 +60,7 @@ class Client(NotPickled, Verbs):
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         wait_s: float = 0.0,
     ) -> None:
-        """Connect to a host by its name or endpoint, by default to this user's; see `hostd.connect`."""
+        """Take the name or the endpoint of a host, by default this user's; the options are those of `hostd.connect`."""
         self.endpoint = paths.endpoint_of(endpoint) if endpoint else paths.default_endpoint()
         self.timeout_s = timeout_s
         self.connect_timeout_s = connect_timeout_s
@@ -124,11 +72,11 @@ class Client(NotPickled, Verbs):
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; models stay loaded."""
+        """Close the connection; models stay loaded, and requests that wait end with CANCELLED."""
         self._channel.close()
 
     # What returns handles
@@ -162,30 +110,21 @@ class Client(NotPickled, Verbs):
         never, or not within the host's `memory.admission_timeout_s`; `plan_load` says so beforehand. No timeout by
         default: the host's `workers.load_timeout_s` ends a load that hangs.
         """
-        arguments = load_arguments(
-            model_id,
-            local_model_path,
-            model_type,
-            wait=wait,
-            retries=retries,
-            finder=finder,
-            initializer=initializer,
-            options=options,
-            reload=reload,
-        )
-        return Model(self, ModelInfo.from_dict(self._verb("load_model", timeout_s, **arguments)), self.timeout_s)
+        asked = {**named(model_id, model_type, finder, initializer, options), "path": absolute(local_model_path)}
+        asked |= {
+            "wait": wait,
+            **({} if retries is None else {"retries": retries}),
+            **({"reload": True} if reload else {}),
+        }
+        return Model(self, ModelInfo.from_dict(self._verb("load_model", timeout_s, **asked)), self.timeout_s)
 
     def retrieve_model(self, model_id: str, *, timeout_s: float | None = None) -> Model:
         """Return the handle of a model, after waiting for it while it loads; `NotFoundError` if there is none.
 
         A host with lazy loading loads it first, from the models directory. No timeout by default, as for `load_model`.
         """
-        return Model(self, self._retrieved(model_id, timeout_s), self.timeout_s)
-
-    def _retrieved(self, model_id: str, timeout_s: float | None, generation: int | None = None) -> ModelInfo:
-        # With the generation the host can tell the error of just that load, if it has failed meanwhile.
-        arguments = {"model_id": model_id, **({} if generation is None else {"generation": generation})}
-        return ModelInfo.from_dict(self._verb("retrieve_model", timeout_s, **arguments))
+        info = ModelInfo.from_dict(self._verb("retrieve_model", timeout_s, model_id=model_id))
+        return Model(self, info, self.timeout_s)
 
     def deploy_model(
         self,
@@ -208,38 +147,192 @@ class Client(NotPickled, Verbs):
         `files` is a local directory (all its regular files; links to files are followed), or a map of names, which may
         have subdirectories, to contents or to paths of local files. All or nothing: if anything fails, or `progress`
         raises, no file is left, unless `keep` is set and only the load failed. `replace` deploys over a model of that
-        id, which serves until the new one is ready. `progress(sent_bytes, total_bytes)` is called whenever the host has
-        written a piece. The other arguments are those of `load_model`; `timeout_s` is for all of it.
+        id, which serves until the new one is ready. `progress(sent_bytes, total_bytes)`, a plain function, is called
+        whenever the host has written a piece. The other arguments are those of `load_model`; `timeout_s` is for all.
 
         Raises `AlreadyExistsError` if the id is deployed and `replace` is not set, `InvalidArgumentError` for names and
         files that cannot be deployed, `FailedPreconditionError` if the host has no models directory that it may write
         to or a file changes while it is sent, `ResourceExhaustedError` if the host's disk is full, and what
         `load_model` raises.
         """
-        deadline = deploying.Deadline(timeout_s)
-        collected = collect(files)
-        arguments = deploying.begin_arguments(
-            model_id,
-            collected,
-            model_type,
-            wait=wait,
-            replace=replace,
-            keep=keep,
-            retries=retries,
-            finder=finder,
-            initializer=initializer,
-            options=options,
-        )
-        upload = self._verb("deploy_begin", deadline.left_s(), **arguments)["upload"]
-        try:
-            self._send_files(upload, collected.parts, progress, deadline)
-            info = self._verb("deploy_commit", deadline.left_s(), upload=upload)
-        except BaseException as error:
-            if deploying.is_worth_an_abort(error):
-                with suppress(HostError):
-                    self._verb("deploy_abort", deploying.ABORT_TIMEOUT_S, upload=upload)
-            raise
-        return Model(self, ModelInfo.from_dict(info), self.timeout_s)
+        asked = named(model_id, model_type, finder, initializer, options)
+        asked |= {"wait": wait, "replace": replace, "keep": keep, "retries": retries}
+        info = ModelInfo.from_dict(deploy(self._channel, files, asked, progress, timeout_s))
+        return Model(self, info, self.timeout_s)
+
+    # Models
+
+    def unload_model(self, model_id: str, *, now: bool = False, timeout_s: float | None = None) -> UnloadReport:
+        """Unload a model; returns, with what was given back, when every process of it is gone.
+
+        Calls in flight get `workers.drain_timeout_s` to end; with `now` they end at once, with ABORTED.
+        """
+        asked = {"model_id": model_id, **({"now": True} if now else {})}
+        return UnloadReport.from_dict(self._verb("unload_model", timeout_s, **asked))
+
+    def unload_all_models(self, *, now: bool = False, timeout_s: float | None = None) -> list[UnloadReport]:
+        """Unload every model, in parallel; `now` as in `unload_model`."""
+        asked = {"now": True} if now else {}
+        return [UnloadReport.from_dict(report) for report in self._verb("unload_all_models", timeout_s, **asked)]
+
+    def list_models(self, *, all: bool = False) -> list[ModelInfo]:
+        """Return the records of the models, by id: of those that are loaded, or that have lost their process.
+
+        With `all` also of those that are not loaded, each with its `state` and the `reason`: FAILED (its last load),
+        EVICTED, and what is in the models directory, AVAILABLE or IGNORED.
+        """
+        asked = {"all": True} if all else {}
+        return [ModelInfo.from_dict(model) for model in self._verb("list_models", self.timeout_s, **asked)]
+
+    def get_model(self, model_id: str) -> ModelInfo:
+        """Return the record of a model. Raises `NotFoundError` if there is none."""
+        return ModelInfo.from_dict(self._verb("get_model", self.timeout_s, model_id=model_id))
+
+    def explain_model(self, model_id: str) -> dict[str, Any]:
+        """Return why a model is as it is: `state`, `reason`, its record, and the `story` of its last transitions.
+
+        `size` says what it takes, how that is known and how old that is (`age_s`). `eviction` says what an eviction
+        would free, why there can be none now (`why_not`, "" if there can), and its turn (`rank`, 1 for the next to go).
+        Both are None for a model that holds no memory; sizes are bytes. `settings` are those in force, each with its
+        `origin`, and `calls` those in flight, the oldest first: the `method`, `age_s`, the `client` (its `pid`
+        and `program`), and a `state`: "sent", "held" until the model serves, or "left" by its caller while the model
+        still works on it (`why`).
+        """
+        return dict(self._verb("explain_model", self.timeout_s, model_id=model_id))
+
+    def model_logs(self, model_id: str, tail_bytes: int = 65536) -> str:
+        """Return the end of what a model's workers printed, also of a model that is gone; `log_lines` has times.
+
+        Raises `NotFoundError` for an id under which no model was ever loaded.
+        """
+        return str(self._verb("model_logs", self.timeout_s, model_id=model_id, tail_bytes=tail_bytes))
+
+    def log_lines(self, model_id: str, *, tail: int | None = None, follow: bool = False) -> Iterator[LogLine]:
+        """Iterate over the lines of a model's log with their times, the last `tail` or all that is kept.
+
+        The host's notes of each start and end of a worker are among them. With `follow` it goes on with what is
+        printed from then on, whatever is loaded under this id, until the iterator is closed or the host ends. Raises
+        `NotFoundError` for an id under which no model was ever loaded.
+        """
+        follower = Follower(model_id, tail, follow=follow)
+        return log_lines(follower, lambda: self._verb("read_log", self.timeout_s, **follower.arguments()))
+
+    def model_stacks(self, model_id: str) -> dict[int, str]:
+        """Return the stacks of all threads of a model's processes as text, by pid, whatever they are doing.
+
+        Works while the model hangs, in Python or in C, and does not disturb it. Raises `NotFoundError` if it is not
+        loaded, `FailedPreconditionError` if its process cannot be asked.
+        """
+        return dict(self._verb("model_stacks", self.timeout_s, model_id=model_id))
+
+    # Memory
+
+    def get_model_size(self, model_id: str) -> int:
+        """Return the resident memory of a model's processes in bytes, as last measured.
+
+        Raises `NotFoundError`, with the reason, if it is not loaded.
+        """
+        check_named(model_id)
+        return size_of(self.get_model(model_id))
+
+    def estimate_model_size(
+        self, model_id: str, local_model_path: str | os.PathLike[str] | None, model_type: str = "standalone-model"
+    ) -> SizeEstimate:
+        """Return what a model would take, without loading it, and how that is known. `int()` of it is the bytes.
+
+        Raises `NotFoundError` if there is nothing at the path.
+        """
+        arguments = {"model_id": model_id, "path": absolute(local_model_path), "type": model_type}
+        return SizeEstimate.from_dict(self._verb("estimate_model_size", self.timeout_s, **arguments))
+
+    def plan_load(
+        self,
+        model_id: str,
+        local_model_path: str | os.PathLike[str] | None,
+        model_type: str = "standalone-model",
+        *,
+        finder: str | None = None,
+        initializer: str | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> LoadPlan:
+        """Return what `load_model` with these arguments would do now: start, evict first, wait, or be refused.
+
+        Nothing is loaded, evicted or reserved; a load that follows does just that, if nothing has changed meanwhile.
+        Sizes are bytes of the budget. Raises what `load_model` raises for an id and a path that cannot be loaded;
+        that there is not enough memory is an answer and raises nothing.
+        """
+        asked = {**named(model_id, model_type, finder, initializer, options), "path": absolute(local_model_path)}
+        return LoadPlan.from_dict(self._verb("plan_load", self.timeout_s, **asked))
+
+    def pin_model(self, model_id: str) -> ModelInfo:
+        """Keep a model in memory: it is not evicted, whatever the budget says, until `unpin_model`.
+
+        Returns its record. Raises `NotFoundError` if it is not loaded.
+        """
+        return ModelInfo.from_dict(self._verb("pin_model", self.timeout_s, model_id=model_id, pinned=True))
+
+    def unpin_model(self, model_id: str) -> ModelInfo:
+        """Let a model be evicted again, and return its record. Raises `NotFoundError` if it is not loaded."""
+        return ModelInfo.from_dict(self._verb("pin_model", self.timeout_s, model_id=model_id, pinned=False))
+
+    def memory_info(self) -> MemoryInfo:
+        """Return the memory of all models against the budget, in bytes, and what unloads have given back so far."""
+        return MemoryInfo.from_dict(self._verb("memory_info", self.timeout_s))
+
+    # The models directory
+
+    def undeploy_model(self, model_id: str, *, timeout_s: float | None = None) -> UnloadReport:
+        """Unload a model, if it is loaded, and remove its files from the models directory.
+
+        Raises `NotFoundError` if there is no such model in the directory.
+        """
+        return UnloadReport.from_dict(self._verb("undeploy_model", timeout_s, model_id=model_id))
+
+    def sync_local_models(
+        self,
+        wait: bool = False,  # noqa: FBT001, FBT002 - as the customer's system has it
+        load: bool = True,  # noqa: FBT001, FBT002 - as above
+        *,
+        timeout_s: float | None = None,
+    ) -> SyncReport:
+        """Load what is new in the models directory, unless `load` is false, and unload what is gone from it.
+
+        What the configuration declares (`preload`) is loaded too, and read again if its file has changed.
+
+        With `wait` it returns when all of that has ended, loads of earlier syncs too, else when it is begun.
+        """
+        return SyncReport.from_dict(self._verb("sync_local_models", timeout_s, wait=wait, load=load))
+
+    # The host
+
+    def events(self, model_id: str | None = None) -> Iterator[Event]:
+        """Iterate over transitions as they happen, of one model or of all; all that come after this returns."""
+        return calls.events(self._channel, lambda tracker: tracker.subscribe("events", {"model_id": model_id}))
+
+    def host_info(self) -> HostInfo:
+        """Return the record of the host."""
+        return HostInfo.from_dict(self._verb("host_info", self.timeout_s))
+
+    def reload_config(self) -> dict[str, Any]:
+        """Let the host read its configuration file again; returns `file`, `changed` and `needs_restart`.
+
+        `changed` has the old and the new value of each setting that holds from now on, `needs_restart` the names of
+        those that differ in the file but cannot be changed while the host runs. Raises `FailedPreconditionError` for a
+        host without a configuration file, and for a file that is wrong what `hostd config show` says; then nothing is
+        changed.
+        """
+        return dict(self._verb("reload_config", self.timeout_s))
+
+    def host_settings(self) -> dict[str, Any]:
+        """Return the settings that are in force in the host, in the shape of its configuration file."""
+        return dict(self._verb("host_settings", self.timeout_s))
+
+    def shutdown(self) -> None:
+        """Drain, unload everything and end the host; returns when that is done."""
+        self._verb("shutdown", None)
+
+    def _verb(self, verb: str, timeout_s: float | None, **arguments: Any) -> Any:
+        return self._channel.ask(lambda tracker: tracker.verb(verb, arguments, timeout_s), timeout_s)
 
     # What handles use
 
@@ -251,31 +344,24 @@ class Client(NotPickled, Verbs):
 
     def submit(
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
-    ) -> PendingCall:
-        """Begin a call of a method."""
-        pending = self._channel.begin(lambda tracker: tracker.call(model_id, method, args, kwargs, timeout_s))
-        return PendingCall(self._channel, pending, timeout_s)
+    ) -> calls.PendingCall:
+        """Begin a call of a method, and return it."""
+        return calls.submit(
+            self._channel, lambda tracker: tracker.call(model_id, method, args, kwargs, timeout_s), timeout_s
+        )
 
     def map(
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
     ) -> Iterator[Any]:
         """Call a method for each of many inputs, and iterate over the results in their order."""
         (inputs,) = only_inputs(args)
-        channel, waiting = self._channel, deque[Any]()
-        remaining = iter(inputs)
-        channel.check_may_wait()
+        channel, waiting, remaining = self._channel, deque[Pending](), iter(inputs)
+        call = partial(Tracker.call, model_id=model_id, method=method, kwargs=kwargs, timeout_s=timeout_s)
         try:
             while True:
                 if len(waiting) <= MAP_WINDOW // 2:
                     fresh = islice(remaining, MAP_WINDOW - len(waiting))
-                    waiting.extend(
-                        channel.begin_all(
-                            partial(
-                                _map_call, model_id=model_id, method=method, x=x, kwargs=kwargs, timeout_s=timeout_s
-                            )
-                            for x in fresh
-                        )
-                    )
+                    waiting.extend(channel.begin_all(partial(call, args=(x,)) for x in fresh))
                 if not waiting:
                     return
                 yield channel.wait(waiting.popleft(), timeout_s)
@@ -287,36 +373,6 @@ class Client(NotPickled, Verbs):
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
     ) -> ItemStream:
         """Call a method that yields, and return an iterator over its items."""
-        pending = self._channel.begin(lambda tracker: tracker.stream(model_id, method, args, kwargs, timeout_s))
-        return ItemStream(self._channel, pending, timeout_s)
-
-    def _send_files(
-        self, upload: int, parts: list[Part], progress: Progress | None, deadline: deploying.Deadline
-    ) -> None:
-        channel, sent_bytes, total_bytes = self._channel, 0, sum(part.size_bytes for part in parts)
-        reader = Reader(parts, deploying.chunk_bytes(channel.max_message_bytes))
-        waiting: deque[tuple[Pending, int]] = deque()
-        try:
-            chunk = reader.next()
-            while chunk is not None or waiting:
-                if chunk is None or len(waiting) == deploying.WINDOW:
-                    pending, size_bytes = waiting[0]
-                    channel.wait(pending, deadline.left_s())
-                    waiting.popleft()
-                    sent_bytes += size_bytes
-                    if progress is not None:
-                        progress(sent_bytes, total_bytes)
-                else:
-                    pending = self._begin("deploy_write", deadline.left_s(), upload=upload, **chunk._asdict())
-                    waiting.append((pending, len(chunk.data)))
-                    chunk = reader.next()
-        finally:
-            reader.close()
-            for pending, _ in waiting:
-                channel.cancel(pending)
-
-
-def _map_call(
-    tracker: Tracker, *, model_id: str, method: str, x: Any, kwargs: dict[str, Any], timeout_s: float | None
-) -> tuple[Pending, list[Buffer]]:
-    return tracker.call(model_id, method, (x,), kwargs, timeout_s)
+        return calls.stream(
+            self._channel, lambda tracker: tracker.stream(model_id, method, args, kwargs, timeout_s), timeout_s
+        )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Sleep:
-    """The sleep of one thread. Not an Event, whose lock a finalizer could find taken by its own thread."""
+    """The sleep of one thread. Not an Event: a finalizer could find its lock taken by its own thread."""
 
     __slots__ = ("_lock", "is_over")
 
@@ -38,7 +38,7 @@ class Sleep:
 
 
 class Followers:
-    """Those who sleep, in the order in which they came."""
+    """The threads that sleep, in the order in which they came."""
 
     def __init__(self) -> None:
         self._sleeps: deque[Sleep] = deque()

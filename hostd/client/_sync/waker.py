@@ -24,7 +24,7 @@ class Waker:
                 os.eventfd_write(self.fd, 1)
 
     def clear(self) -> None:
-        """Make the descriptor unreadable again, by whoever polls it."""
+        """Make the descriptor unreadable again; for the thread that polls it."""
         os.eventfd_read(self.fd)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Somebody who waits for calls on behalf of those who do not wait themselves.
+"""A thread that waits for calls on behalf of those that do not wait themselves.
 
 `concurrent.futures.wait` and `as_completed` sleep until they are told, and callbacks are for when nobody waits at all.
 So for as long as there are such calls, and no longer, a thread leads or follows like any other, and tells of the calls
@@ -28,7 +28,7 @@ class Call(Protocol):
     """What can be watched."""
 
     def settle(self) -> None:
-        """Tell whoever wants to know that the call has ended."""
+        """Tell those that want to know that the call has ended."""
         ...
 
 
@@ -38,7 +38,7 @@ class Channel(Protocol):
     inside: Inside
 
     def wake(self) -> None:
-        """Have whoever leads look again."""
+        """Have the leader look again."""
 
     def wait_until(self, pending: Pending, is_over: Callable[[], bool], until_s: float | None) -> object:
         """Lead or follow until then."""
@@ -65,7 +65,7 @@ class Watcher:
                 pending.listeners.append(partial(self._note, call))
             if not self._is_running:
                 self._is_running = True
-                # A daemon: no program waits at its end for calls whose results it has not asked for.
+                # A daemon: no program waits at its end for results that it has not asked for.
                 threading.Thread(target=self._run, args=(channel,), name="hostd-calls", daemon=True).start()
         if pending.is_done:  # perhaps just before it had the listener
             self._note(call)
