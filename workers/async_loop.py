@@ -14,11 +14,11 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from hostd_workers.ending import ENDS_A_PROCESS
-from hostd_workers.forked import leave
+from hostd_workers.process.ending import ENDS_A_PROCESS
+from hostd_workers.process.forked import leave
 
 if TYPE_CHECKING:
-    from hostd_workers.runtime import Runtime
+    from hostd_workers.calls.runtime import Runtime
     from hostd_workers.session import Session
     from hostd_workers.transport import Transport
 

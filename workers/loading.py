@@ -14,8 +14,8 @@ import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd_workers.api import Served, Specification
-from hostd_workers.ending import ENDS_A_PROCESS
 from hostd_workers.plugins import DEFAULT_INITIALIZER, initialize, load_with
+from hostd_workers.process.ending import ENDS_A_PROCESS
 from hostd_workers.raised import error_of
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, ModelError, sayable
 

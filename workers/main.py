@@ -12,14 +12,14 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn, cast
 
-from hostd_workers import stacks
-from hostd_workers.ending import EXIT_FATAL, end
-from hostd_workers.forked import leave_if_child
+from hostd_workers.process import stacks
+from hostd_workers.process.ending import EXIT_FATAL, end
+from hostd_workers.process.forked import leave_if_child
 from hostd_workers.session import Session
 from hostd_workers.transport import Transport
 
 if TYPE_CHECKING:
-    from hostd_workers.runtime import Runtime
+    from hostd_workers.calls.runtime import Runtime
 
 LOOK_PERIOD_S = 0.0005
 """How often a busy worker looks for new messages, such as a cancel; to look costs as much as half a small call."""

@@ -9,12 +9,12 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from hostd_workers.ending import ENDS_A_PROCESS
+from hostd_workers.calls.runtime import Runtime
 from hostd_workers.loading import load, load_error
 from hostd_workers.methods import default_of, methods_of
 from hostd_workers.plugins import import_builtin
+from hostd_workers.process.ending import ENDS_A_PROCESS
 from hostd_workers.raised import error_of
-from hostd_workers.runtime import Runtime
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import DEFAULT_LIMITS

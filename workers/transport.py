@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
-from hostd_workers.forked import leave
+from hostd_workers.process.forked import leave
 from hostd_workers.wire.frames import BATCHED_BELOW_BYTES, pack_batch
 from hostd_workers.wire.transport import DONTWAIT, MessageSocket, buffers_of
 

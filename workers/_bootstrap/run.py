@@ -78,7 +78,7 @@ def _make_workers_importable() -> None:
 
 def _work() -> None:
     """Be a worker, and end with it; say what to do if this interpreter lacks what that needs."""
-    from hostd_workers.ending import end  # noqa: PLC0415 - it cannot be imported before
+    from hostd_workers.process.ending import end  # noqa: PLC0415 - it cannot be imported before
 
     try:
         from hostd_workers.main import main  # noqa: PLC0415 - as above

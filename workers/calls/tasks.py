@@ -13,8 +13,17 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from hostd_workers.answers import NO_DEADLINE, TRACE, Answers, Call, cancelled, cannot_stream, must_stream, too_late
-from hostd_workers.ending import ENDS_A_PROCESS, note
+from hostd_workers.calls.answers import (
+    NO_DEADLINE,
+    TRACE,
+    Answers,
+    Call,
+    cancelled,
+    cannot_stream,
+    must_stream,
+    too_late,
+)
+from hostd_workers.process.ending import ENDS_A_PROCESS, note
 from hostd_workers.raised import error_of
 from hostd_workers.wire import messages as msg
 
