@@ -28,6 +28,7 @@ from hostd.config.types import (
     Retries,
     Seconds,
     Share,
+    Threads,
     located,
 )
 from hostd.places import why_missing
@@ -122,7 +123,7 @@ class WorkersConfig(_Section):
     """Requests waiting or running per model before new ones are refused with RESOURCE_EXHAUSTED: enough for clients
     that pipeline, few enough that a stuck model cannot fill the host."""
 
-    cpu_threads: Annotated[int, Field(ge=1, le=4096), NotBool] | None = None
+    cpu_threads: Threads | None = None
     """How many threads the libraries of a model may use that says nothing itself. Unset: the cores (those that
     its control groups have time for, if that is less) divided by the number of loaded models when it is loaded, at
     least one: if each took all of them, they would slow each other."""
