@@ -74,11 +74,6 @@ class MachineUss(NamedTuple):
     own_bytes: int
     strangers_bytes: int
 
-    @property
-    def all_bytes(self) -> int:
-        """Return the sum of all."""
-        return self.own_bytes + self.strangers_bytes
-
 
 class Marked:
     """Tells what this benchmark has started, whoever its parent is now, from what runs beside it on the machine."""
