@@ -152,7 +152,7 @@ class Root(click.Group):
 
 
 def _meant_by(typed: str) -> list[str]:
-    from hostd.naming import closest  # noqa: PLC0415 - only a failure needs it
+    from hostd.hints import closest  # noqa: PLC0415 - only a failure needs it
 
     known = [name for name in TYPED_ELSEWHERE.get(typed, ()) if name in COMMANDS]
     return known or [name for name in (closest(typed, COMMANDS),) if name]

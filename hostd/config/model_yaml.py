@@ -29,8 +29,7 @@ from pydantic import (
 
 from hostd.config.plain import check_plain, shown
 from hostd.config.types import MAX_THREADS, IdleSeconds, Threads
-from hostd.naming import nearest
-from hostd.places import why_missing
+from hostd.hints import nearest, why_missing
 from hostd.units import parse_size
 from hostd_workers.wire.codec import encode
 from hostd_workers.wire.errors import FailedPreconditionError, HostError, InvalidArgumentError

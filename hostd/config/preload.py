@@ -26,7 +26,7 @@ from pydantic import (
 
 from hostd.config.plain import check_plain
 from hostd.config.types import Bytes, Directory, Flag, IdleSeconds, Retries, Threads  # noqa: TC001 - as above
-from hostd.naming import nearest
+from hostd.hints import nearest
 
 
 def _from_text(value: object) -> object:

@@ -31,7 +31,7 @@ from hostd.config.types import (
     Threads,
     located,
 )
-from hostd.places import why_missing
+from hostd.hints import why_missing
 from hostd_workers.wire.errors import HostError
 
 

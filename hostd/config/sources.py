@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from hostd.config.model_yaml import described
 from hostd.config.preload import is_short
 from hostd.config.settings import HostConfig, PluginConfig, PluginTable
-from hostd.naming import nearest
+from hostd.hints import nearest
 from hostd.paths import expanded
 from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
 

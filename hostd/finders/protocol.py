@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
+from hostd import hints
 from hostd.config.model_yaml import ModelSpec
-from hostd.places import why_forbidden, why_missing
-from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from hostd_workers.wire.errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,21 +59,11 @@ def ask(finder: Finder, model_id: str, path: str | None) -> ModelSpec | None:
 
 @contextlib.contextmanager
 def looking_at(path: str) -> Iterator[None]:
-    """Turn what the system says about a path into typed errors: NOT_FOUND, FAILED_PRECONDITION, INVALID_ARGUMENT.
+    """Turn what the system says about a path into typed errors, as `hints.looking_at` does.
 
     Nothing is at a relative path: the working directory of the host is nobody's business.
     """
     if not os.path.isabs(path):  # noqa: PTH117 - an empty string must stay distinguishable from "."
         raise NotFoundError(f"there is nothing at {path}: a path must be absolute", details={"path": path})
-    try:
+    with hints.looking_at(path):
         yield
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFoundError(f"there is nothing at {path}: {why_missing(path)}", details={"path": path}) from error
-    except PermissionError as error:
-        raise FailedPreconditionError(
-            f"cannot look at {path}: {why_forbidden(path)}", details={"path": path}
-        ) from error
-    except OSError as error:
-        raise FailedPreconditionError(f"cannot look at {path!r}: {error}", details={"path": path}) from error
-    except ValueError as error:  # a null byte
-        raise InvalidArgumentError(f"cannot look at {path!r}: {error}", details={"path": path}) from error
