@@ -9,6 +9,12 @@ from __future__ import annotations
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
+STANDALONE = "standalone-model"
+"""The type of a model whose load names none, as the customer's system has it."""
+
+SERVING = ("READY", "DEGRADED")
+"""The states of a model that is loaded: it answers calls."""
+
 _R = TypeVar("_R", bound="Record")
 
 

@@ -10,6 +10,7 @@ import click
 
 from hostd.cli.session import HostCommand, Session, shared_options
 from hostd.cli.styles import STATE_STYLES
+from hostd.records import SERVING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from hostd.records import ModelInfo
-
-_GOING_ON = ("READY", "DEGRADED")
-"""States of models of which is shown what they do, rather than what has become of them."""
 
 _LEAST_WHY = 20
 """How many characters of a reason are shown on the narrowest terminal; ids are folded before."""
@@ -82,7 +80,7 @@ def why(model: ModelInfo, now_s: float) -> str:
     from hostd.cli.output import counted  # noqa: PLC0415 - as above
     from hostd.units import format_age  # noqa: PLC0415 - as above
 
-    if model.state in _GOING_ON:
+    if model.state in SERVING:
         used = f", last {format_age(now_s - model.last_used_s)} ago" if model.last_used_s else ""
         pinned = "; pinned" if model.pinned else ""
         changed = f"; its files have changed since: hostd load {model.id} --reload" if model.files == "changed" else ""

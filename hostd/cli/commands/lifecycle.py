@@ -13,6 +13,7 @@ import click
 
 from hostd.cli.interrupts import told
 from hostd.cli.session import HostCommand, Session, complete_models, no_wait_option, shared_options
+from hostd.records import STANDALONE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
 
-type_option = click.option(
-    "--type", "model_type", default="standalone-model", show_default=True, help="The model's type."
-)
+type_option = click.option("--type", "model_type", default=STANDALONE, show_default=True, help="The model's type.")
 """The option of commands that say what kind of model it is."""
 
 

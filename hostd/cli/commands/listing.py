@@ -11,7 +11,7 @@ import click
 
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
 from hostd.cli.styles import STATE_STYLES, format_share
-from hostd.records import WorkerInfo
+from hostd.records import STANDALONE, WorkerInfo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -239,7 +239,7 @@ def returned_line(memory: MemoryInfo) -> str:
 @click.option(
     "--estimate", type=(str, click.Path()), metavar="ID PATH", help="Say what the model at PATH would take, unloaded."
 )
-@click.option("--type", "model_type", help="The type of the model to estimate.  [default: standalone-model]")
+@click.option("--type", "model_type", help=f"The type of the model to estimate.  [default: {STANDALONE}]")
 @shared_options
 @click.pass_obj
 def size(session: Session, models: tuple[str, ...], estimate: tuple[str, str] | None, model_type: str | None) -> None:

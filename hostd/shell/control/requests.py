@@ -177,7 +177,7 @@ class Control:
             else:
                 self._answer(request, found.to_dict())
 
-        model_id, model_type = request.get("model_id", str), request.get("type", str, "standalone-model")
+        model_id, model_type = request.get("model_id", str), request.get("type", str, ev.STANDALONE)
         self._sizes.estimate(request.caller.client, model_id, path_of(request), model_type, then)
 
     def _plan(self, request: Request) -> None:
