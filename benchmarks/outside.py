@@ -76,7 +76,7 @@ class MachineUss(NamedTuple):
 
 
 class Marked:
-    """Tells what this benchmark has started, whoever its parent is now, from what runs beside it on the machine."""
+    """Tells what this benchmark has started, whatever its parent is now, from what runs beside it on the machine."""
 
     def __init__(self) -> None:
         self._mark = f"{_MARK}={os.getpid()}-{time.monotonic_ns()}"

@@ -1,6 +1,6 @@
 """Which loads a trace of requests costs: by the host's own policy, and by another to compare it with.
 
-Offline and on paper: no process, no clock. `host_loads` drives a `Core` whose workers load in the given time, answer at
+Offline and on paper: no process, no clock. `host_loads` drives a `Core`; its workers load in the given time, answer at
 once and are proven dead at once; `lru_loads` is a pure function of the trace. Used by benchmarks that compare what a
 real host did with what its policy says.
 """

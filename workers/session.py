@@ -40,7 +40,7 @@ class Session:
         self.is_async = False
 
     def greet(self) -> None:
-        """Say hello: who we are and which versions we speak."""
+        """Say hello: which worker this is and which versions it speaks."""
         python = ".".join(map(str, sys.version_info[:3]))
         hello = {"token": self._token, "versions": list(wire.SUPPORTED_VERSIONS), "pid": os.getpid(), "python": python}
         if self._stacks is not None:

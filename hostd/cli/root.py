@@ -51,7 +51,7 @@ COMMANDS: dict[str, Entry] = {
     "stack": Entry("Models", "commands.describing", "Print what a model's threads are doing, also while it hangs."),
     "events": Entry("Models", "commands.watching", "Follow what happens to models and workers."),
     "size": Entry("Memory", "commands.listing", "Show how much memory models take."),
-    "plan": Entry("Memory", "commands.explaining", "Say what a load would do now: who would have to go."),
+    "plan": Entry("Memory", "commands.explaining", "Say what a load would do now: what would have to go."),
     "pin": Entry("Memory", "commands.lifecycle", "Keep models in memory."),
     "unpin": Entry("Memory", "commands.lifecycle", "Let models be evicted again."),
     "infer": Entry("Calls", "commands.calling", "Call a model and print its answer."),

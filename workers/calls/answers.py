@@ -89,7 +89,7 @@ def cancelled() -> HostError:
 
 
 def too_late() -> HostError:
-    """Return the end of a call whose deadline has passed."""
+    """Return the end of a call that is past its deadline."""
     return DeadlineExceededError("the deadline passed before the model answered")
 
 

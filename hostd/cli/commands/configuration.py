@@ -55,7 +55,7 @@ _OPTIONS = (
     _setting("--runtime-dir", "runtime_dir", "DIR", "Directory of the sockets and the lock."),
     _setting("--state-dir", "state_dir", "DIR", "Directory of what outlives the host."),
     _setting("--models-dir", "models.dir", "DIR", "The local models directory."),
-    _setting("--python", "workers.python", "FILE", "Interpreter of workers whose model names none."),
+    _setting("--python", "workers.python", "FILE", "Interpreter of workers if their model names none."),
     _setting("--load-timeout", "workers.load_timeout_s", "SECONDS", "What one load may take."),
     _setting("--drain-timeout", "workers.drain_timeout_s", "SECONDS", "What running calls get when their model goes."),
     _setting("--metrics-port", "metrics.port", "PORT", "Serve Prometheus metrics there; 0: any free port."),

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def deploy(session: Session, /, model: str, paths: tuple[Path, ...], model_type: str, **how: Any) -> None:
     """Copy a model into the host's models directory and load it from there, under the name ID.
 
-    PATH is a directory, whose files are the model's, or one file or more, each by its own name. They are on this
+    PATH is a directory with the model's files, or one file or more, each by its own name. They are on this
     machine; the host may be on another. All or nothing: if anything fails, no file is left.
     """
     files = _files_of(paths)

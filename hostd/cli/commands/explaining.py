@@ -57,8 +57,8 @@ def explain(session: Session, model: str) -> None:
     story = table("", "", "", "")
     story.show_header = False
     for told in found.get("story", ()):
-        clock, who, change, why = event_parts(Event.from_dict(told))
-        story.add_row("", clock, who, f"{change}  {why}" if why else change)
+        clock, subject, change, why = event_parts(Event.from_dict(told))
+        story.add_row("", clock, subject, f"{change}  {why}" if why else change)
     if story.row_count:
         console().print(story)
 
@@ -71,10 +71,12 @@ def calls_table(calls: Sequence[dict[str, Any]]) -> Table:
     rows = table("", "METHOD", "AGE", "CLIENT", "", right=("AGE",))
     for call in calls[:_CALLS_SHOWN]:
         client = call.get("client") or {}
-        who = f"{client.get('program') or 'unknown program'}, pid {client.get('pid') or '-'}"
+        caller = f"{client.get('program') or 'unknown program'}, pid {client.get('pid') or '-'}"
         note = "" if call["state"] == "sent" else str(call.get("why", ""))
         style = "[yellow]" if call["state"] == "left" else "[dim]"
-        rows.add_row("", plain(call["method"]), format_duration(call["age_s"]), plain(who), f"{style}{plain(note)}[/]")
+        rows.add_row(
+            "", plain(call["method"]), format_duration(call["age_s"]), plain(caller), f"{style}{plain(note)}[/]"
+        )
     if len(calls) > _CALLS_SHOWN:
         rows.add_row("", f"[dim]and {len(calls) - _CALLS_SHOWN} more[/]", "", "", "")
     return rows
@@ -132,7 +134,7 @@ def _ordinal(rank: int) -> str:
 @click.pass_obj
 @click.pass_context
 def plan(ctx: click.Context, session: Session, /, model: str, path: str, model_type: str, **how: Any) -> None:
-    """Say what loading the model at PATH would do now, without doing it: who would be evicted, in which order.
+    """Say what loading the model at PATH would do now, without doing it: what would be evicted, in which order.
 
     The exit code is 1 if the load would be refused, and 0 if it would start: at once, after evictions or after a wait.
     """
@@ -177,7 +179,7 @@ def plan_line(found: LoadPlan) -> str:
 
 
 def holders_table(holders: Sequence[Holder], heading: str) -> Table:
-    """Return the table of who holds memory, in the order that the host gave."""
+    """Return the table of what holds memory, in the order that the host gave."""
     from hostd.cli.output import plain, table  # noqa: PLC0415 - as above
     from hostd.units import format_age, format_duration, format_size  # noqa: PLC0415 - as above
 
@@ -194,19 +196,19 @@ def event_line(event: Event) -> str:
     """Return a transition as one line of rich markup."""
     from hostd.cli.output import plain  # noqa: PLC0415 - as above
 
-    clock, who, change, why = event_parts(event)
-    return f"{clock}  [bold]{plain(event.model_id)}[/]  {who}  {change}{f'  {why}' if why else ''}"
+    clock, subject, change, why = event_parts(event)
+    return f"{clock}  [bold]{plain(event.model_id)}[/]  {subject}  {change}{f'  {why}' if why else ''}"
 
 
 def event_parts(event: Event) -> tuple[str, str, str, str]:
-    """Return when a transition was, whose it was, from what to what, and why, as rich markup."""
+    """Return when a transition was, of what, from what to what, and why, as rich markup."""
     from hostd.cli.output import plain  # noqa: PLC0415 - as above
 
     reason = event.reason.partition("\n")[0]  # a line an event; the whole of it is the model's reason
     is_old = time.time() - event.time_s > _DAY_S
     clock = time.strftime("%m-%d %H:%M:%S" if is_old else "%H:%M:%S", time.localtime(event.time_s))
-    who = f"worker {event.worker_id}" if event.subject == "worker" else event.subject
+    subject = f"worker {event.worker_id}" if event.subject == "worker" else event.subject
     pid = f" pid {event.pid}" if event.pid else ""
     new = f"[{STATE_STYLES.get(event.new, 'default')}]{plain(event.new)}[/]"
     change = new if event.old == event.new else f"{plain(event.old)} -> {new}"
-    return f"[dim]{clock}[/]", f"{who}{pid}", change, f"[dim]{plain(reason)}[/]" if reason else ""
+    return f"[dim]{clock}[/]", f"{subject}{pid}", change, f"[dim]{plain(reason)}[/]" if reason else ""
