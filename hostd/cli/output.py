@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hostd.units import counted as counted  # noqa: PLC0414 - the commands have all their words from here
+from hostd.units import format_size
 from hostd_workers.wire.errors import Status
 
 if TYPE_CHECKING:
@@ -133,8 +134,6 @@ def transferring(text: str, text_afterwards: str, *, quiet: bool) -> Iterator[Ca
         yield None
         return
     from rich import progress  # noqa: PLC0415 - as above
-
-    from hostd.units import format_size  # noqa: PLC0415 - as above
 
     columns = (
         progress.TextColumn("{task.description}"),

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hostd.cli.commands.lifecycle import choosing_options
+from hostd.cli.output import console, counted, plain, print_json, say, table
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
 from hostd.cli.styles import STATE_STYLES
+from hostd.records import Event
+from hostd.units import format_age, format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rich.table import Table
 
-    from hostd.records import Event, Holder, LoadPlan
+    from hostd.records import Holder, LoadPlan
 
 
 _CALLS_SHOWN = 20
@@ -34,9 +37,6 @@ def explain(session: Session, model: str) -> None:
 
     A call that its caller has left is one that nobody waits for any more and that the model still works on.
     """
-    from hostd.cli.output import console, plain, print_json, say, table  # noqa: PLC0415 - `--help` does not need it
-    from hostd.records import Event  # noqa: PLC0415 - as above
-
     with session.client() as client:
         found = client.explain_model(model)
     if session.json:
@@ -65,9 +65,6 @@ def explain(session: Session, model: str) -> None:
 
 def calls_table(calls: Sequence[dict[str, Any]]) -> Table:
     """Return the table of calls in flight, the oldest first; those of a kind beyond a screenful are counted."""
-    from hostd.cli.output import plain, table  # noqa: PLC0415 - as above
-    from hostd.units import format_duration  # noqa: PLC0415 - as above
-
     rows = table("", "METHOD", "AGE", "CLIENT", "", right=("AGE",))
     for call in calls[:_CALLS_SHOWN]:
         client = call.get("client") or {}
@@ -84,8 +81,6 @@ def calls_table(calls: Sequence[dict[str, Any]]) -> Table:
 
 def memory_lines(size: dict[str, Any] | None, eviction: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
     """Return what `explain_model` says of memory as pairs of a name and words; nothing about what holds none."""
-    from hostd.units import format_duration, format_size  # noqa: PLC0415 - as above
-
     if size is not None:
         yield "size", _how_big(size)
         reserved_bytes = size.get("reserved_bytes") or 0
@@ -108,8 +103,6 @@ def memory_lines(size: dict[str, Any] | None, eviction: dict[str, Any] | None) -
 
 
 def _how_big(size: dict[str, Any]) -> str:
-    from hostd.units import format_age, format_size  # noqa: PLC0415 - as above
-
     if size.get("bytes") is not None:
         age_s = size.get("age_s")
         age = "" if age_s is None else f" {format_age(age_s)} ago"
@@ -138,8 +131,6 @@ def plan(ctx: click.Context, session: Session, /, model: str, path: str, model_t
 
     The exit code is 1 if the load would be refused, and 0 if it would start: at once, after evictions or after a wait.
     """
-    from hostd.cli.output import console, print_json, say  # noqa: PLC0415 - `--help` does not need it
-
     with session.client() as client:
         found = client.plan_load(model, path, model_type, **how)
     if session.json:
@@ -156,9 +147,6 @@ def plan(ctx: click.Context, session: Session, /, model: str, path: str, model_t
 
 def plan_line(found: LoadPlan) -> str:
     """Return what a load would do, and why, as rich markup."""
-    from hostd.cli.output import counted, plain  # noqa: PLC0415 - as above
-    from hostd.units import format_size  # noqa: PLC0415 - as above
-
     outcome = {
         "start": "[green]would start at once[/]",
         "evict": f"[green]would start[/] after {counted(len(found.victims), 'eviction')}",
@@ -180,9 +168,6 @@ def plan_line(found: LoadPlan) -> str:
 
 def holders_table(holders: Sequence[Holder], heading: str) -> Table:
     """Return the table of what holds memory, in the order that the host gave."""
-    from hostd.cli.output import plain, table  # noqa: PLC0415 - as above
-    from hostd.units import format_age, format_duration, format_size  # noqa: PLC0415 - as above
-
     is_explained = any(holder.why for holder in holders)
     headings = (heading, "HOLDS", "UNUSED", "RELOAD", *(("WHY",) if is_explained else ()))
     rows = table(*headings, right=("HOLDS", "UNUSED", "RELOAD"))
@@ -194,16 +179,12 @@ def holders_table(holders: Sequence[Holder], heading: str) -> Table:
 
 def event_line(event: Event) -> str:
     """Return a transition as one line of rich markup."""
-    from hostd.cli.output import plain  # noqa: PLC0415 - as above
-
     clock, subject, change, why = event_parts(event)
     return f"{clock}  [bold]{plain(event.model_id)}[/]  {subject}  {change}{f'  {why}' if why else ''}"
 
 
 def event_parts(event: Event) -> tuple[str, str, str, str]:
     """Return when a transition was, of what, from what to what, and why, as rich markup."""
-    from hostd.cli.output import plain  # noqa: PLC0415 - as above
-
     reason = event.reason.partition("\n")[0]  # a line an event; the whole of it is the model's reason
     is_old = time.time() - event.time_s > _DAY_S
     clock = time.strftime("%m-%d %H:%M:%S" if is_old else "%H:%M:%S", time.localtime(event.time_s))
