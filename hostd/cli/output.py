@@ -13,7 +13,6 @@ import sys
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from hostd.units import counted as counted  # noqa: PLC0414 - the commands have all their words from here
 from hostd.units import format_size
 from hostd_workers.wire.errors import Status
 

@@ -32,7 +32,7 @@ BATCH: Final = 23
 """The kind of a frame that holds several messages; it is of the envelope, not of the conversation."""
 
 BATCHED_BELOW_BYTES = 4 * 1024
-"""Larger messages gain nothing from company: their bytes cost more than their frame."""
+"""Larger messages gain nothing from that: their bytes cost more than their frame."""
 
 MAX_BATCH_MESSAGES = 1024
 """One frame must not hold work for seconds: the receiver does nothing else meanwhile."""

@@ -20,9 +20,9 @@ import click
 from hostd.cli.bench.percentiles import percentile
 from hostd.cli.bench.plotting import check_plot, draw
 from hostd.cli.data import Arguments, choose_method, data_options, read_arguments, streams
-from hostd.cli.output import console, counted, plain, print_json, say, table
+from hostd.cli.output import console, plain, print_json, say, table
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
-from hostd.units import format_duration
+from hostd.units import counted, format_duration
 from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import click
 
 from hostd.cli.commands.lifecycle import describe, for_each, loading_options, show_reports
 from hostd.cli.interrupts import told
-from hostd.cli.output import console, counted, plain, print_json, report, say, table, transferring, working
+from hostd.cli.output import console, plain, print_json, report, say, table, transferring, working
 from hostd.cli.session import HostCommand, Session, complete_models, no_wait_option, shared_options
+from hostd.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

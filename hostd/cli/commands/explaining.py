@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hostd.cli.commands.lifecycle import choosing_options
-from hostd.cli.output import console, counted, plain, print_json, say, table
+from hostd.cli.output import console, plain, print_json, say, table
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
 from hostd.cli.styles import STATE_STYLES
 from hostd.records import Event
-from hostd.units import format_age, format_duration, format_size
+from hostd.units import counted, format_age, format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

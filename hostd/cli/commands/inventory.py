@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hostd.cli.output import console, counted, plain, print_json, printable, say, table
+from hostd.cli.output import console, plain, print_json, printable, say, table
 from hostd.cli.session import HostCommand, Session, shared_options
 from hostd.cli.styles import STATE_STYLES
 from hostd.records import SERVING
-from hostd.units import format_age, format_size_short
+from hostd.units import counted, format_age, format_size_short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from hostd.cli.commands.inventory import show_all
-from hostd.cli.output import console, counted, plain, print_json, say, table
+from hostd.cli.output import console, plain, print_json, say, table
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
 from hostd.cli.styles import STATE_STYLES, format_share
 from hostd.records import STANDALONE, WorkerInfo
-from hostd.units import format_age, format_duration, format_size, format_size_short
+from hostd.units import counted, format_age, format_duration, format_size, format_size_short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The processes of workers as this machine sees them, for `ps --tree`: a second witness beside the host's word."""
+"""The processes of workers as this machine sees them, for `ps --tree`: beside what the host says of them."""
 
 from __future__ import annotations
 

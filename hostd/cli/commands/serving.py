@@ -11,9 +11,10 @@ import click
 
 from hostd.cli.commands.configuration import gathered, given, settings_options
 from hostd.cli.interrupts import told
-from hostd.cli.output import counted, plain, print_json, say, working
+from hostd.cli.output import plain, print_json, say, working
 from hostd.cli.session import HostCommand, Session, json_option, shared_options
 from hostd.hosts.launch import exec_host
+from hostd.units import counted
 
 
 @click.command(cls=HostCommand)

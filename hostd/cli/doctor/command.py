@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hostd.cli.output import counted, plain, print_json, say, table
+from hostd.cli.output import plain, print_json, say, table
 from hostd.cli.session import HostCommand, Session, shared_options
-from hostd.units import format_duration
+from hostd.units import counted, format_duration
 from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
