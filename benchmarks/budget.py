@@ -1,4 +1,4 @@
-"""`budget`: 40 models of 50 to 400 MB under a budget of 2 GB, which holds a quarter of them, and who calls them.
+"""`budget`: 40 models of 50 to 400 MB under a budget of 2 GB, which holds a quarter of them, and their callers.
 
 Four clients call one model after the other, some models much more often than others (Zipf); every model is loaded when
 it is called and evicted when others need the memory. A process of its own reads the private memory (USS) of all worker

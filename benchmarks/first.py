@@ -1,4 +1,4 @@
-"""`first`: 16 models of 60 to 180 MB whose files are 1 KB, loaded for the first time under a budget of 700 MiB.
+"""`first`: 16 models of 60 to 180 MB with files of 1 KB, loaded for the first time under a budget of 700 MiB.
 
 Nothing is known of them: they declare nothing, no host has loaded them before, and the sizer is wrong by a factor of a
 hundred thousand. They take their memory at 100 MB a second, as from a disk. Sixteen clients call one model each, all at

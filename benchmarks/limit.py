@@ -8,8 +8,8 @@ is held against as long a time before. The same is done with a model that does n
 machine is, and with a bare process that is called over a pipe, grows as fast and is killed, which says what that costs
 the others without any host.
 
-All of that twice: with all on the same cores, where whoever computes is in everybody's way, host or no host; and with a
-core to whoever grows, and the others to the host, its clients and the other models. The target is of the latter.
+All of that twice: with all on the same cores, where all are in each other's way, host or no host; and with a core to
+the model that grows, and the others to the host, its clients and the other models. The target is of the latter.
 """
 
 from __future__ import annotations
@@ -314,7 +314,7 @@ def _compared(found: dict[str, list[_Window]], failed: int, core: int | None, ot
         Verdict(f"p99: {HERE}", BEFORE, By.LATENCY, Against.RATIO, middle, min(mine), max(mine), limit),
         Verdict("failed calls of the others", "", By.COUNT, Against.ALONE, failed, failed, failed, 0),
     ]
-    where = "all on the same cores" if core is None else "a core to whoever grows"
+    where = "all on the same cores" if core is None else "a core to the model that grows"
     title = f"{len(OTHERS)} models called every {1e3 * PACE_S:g} ms, {where}, {len(mine)} times each"
     return Comparison("limit", title, figures, verdicts, notes, others_cores)
 

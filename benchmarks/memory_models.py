@@ -22,7 +22,7 @@ BASE_BYTES = 20 * MB
 """What the interpreter and the libraries of a worker hold privately, generously."""
 
 MARGIN = 1.02
-"""How much more a model declares than it takes: whoever writes `size` into a model.yaml rounds up."""
+"""How much more a model declares than it takes: people round up when they write `size` into a model.yaml."""
 
 SIZED = f'''"""Holds memory, in pieces of {STEP_BYTES} bytes, and writes down that it was loaded."""
 

@@ -74,14 +74,9 @@ class MachineUss(NamedTuple):
     own_bytes: int
     strangers_bytes: int
 
-    @property
-    def all_bytes(self) -> int:
-        """Return the sum of all."""
-        return self.own_bytes + self.strangers_bytes
-
 
 class Marked:
-    """Tells what this benchmark has started, whoever its parent is now, from what runs beside it on the machine."""
+    """Tells what this benchmark has started, whatever its parent is now, from what runs beside it on the machine."""
 
     def __init__(self) -> None:
         self._mark = f"{_MARK}={os.getpid()}-{time.monotonic_ns()}"

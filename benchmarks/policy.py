@@ -1,8 +1,8 @@
-"""Which loads a trace of requests costs: by the host's own policy, and by two others to compare it with.
+"""Which loads a trace of requests costs: by the host's own policy, and by another to compare it with.
 
-Offline and on paper: no process, no clock. `host_loads` drives a `Core` whose workers load in the given time, answer at
-once and are proven dead at once; `lru_loads` and `fcfs_loads` are pure functions of the trace. Used by benchmarks that
-compare what a real host did with what its policy says.
+Offline and on paper: no process, no clock. `host_loads` drives a `Core`; its workers load in the given time, answer at
+once and are proven dead at once; `lru_loads` is a pure function of the trace. Used by benchmarks that compare what a
+real host did with what its policy says.
 """
 
 from __future__ import annotations
@@ -89,17 +89,6 @@ def lru_loads(trace: Sequence[Request], sizes: Mapping[str, Size], budget_bytes:
             resident[request.model_id] = size_bytes
             loads += 1
     return Outcome(loads, evictions, failed)
-
-
-def fcfs_loads(trace: Sequence[Request], sizes: Mapping[str, Size], budget_bytes: int) -> Outcome:
-    """Return what first-come-first-served costs: one request after the other in the order of arrival.
-
-    A request whose model is not resident loads it, and has the least recently used ones go. However many wait for one
-    model, whoever came first is served first, so this is `lru_loads` of the trace in its own order.
-    """
-    return lru_loads(
-        [Request(float(number), request.model_id) for number, request in enumerate(trace)], sizes, budget_bytes
-    )
 
 
 class _Paper:

@@ -3,7 +3,7 @@
 Each seed is one history of the world of `tests/core` (`play.long_game`): half of them with lazy loading, two thirds
 with models and loads that grow. Asserted after every event: reserved plus measured never exceeds the budget (without
 growth), nothing starts or grows on beyond it (with growth), no load is paused for ever, the
-victims are exactly those of the dry run and no more than are needed, nobody is evicted who is pinned or busy, no
+victims are exactly those of the dry run and no more than are needed, nothing is evicted that is pinned or busy, no
 wake-up is lost; and at the end of every history, when all goes well, every caller is answered and nothing is left.
 
 Ends with 1 and the seed on the first history that breaks a rule.

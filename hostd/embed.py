@@ -276,5 +276,5 @@ def _await_ready(ready_fd: int) -> dict[str, Any]:
 
 def _private_directory(name: str | None) -> Path:
     # Only a name: the supervisor makes the directory and its reaper removes it, so whenever this process is killed,
-    # either nothing is there yet, or somebody is who tidies up.
+    # either nothing is there yet, or another process is that tidies up.
     return paths.runtime_dir(f"{name or 'embedded'}-{os.getpid()}-{secrets.token_hex(4)}")

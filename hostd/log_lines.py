@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FOLLOW_PERIOD_S = 0.2
-"""How often whoever follows a log asks for what is new: as soon as a person notices. An answer without news costs the
-host a tenth of a millisecond."""
+"""How often a client that follows a log asks for what is new: as soon as a person notices. An answer without news
+costs the host a tenth of a millisecond."""
 
 # How much to ask for: lines are longer than this only where nobody reads them, and the host keeps no more than its
 # `workers.log_bytes` anyway.
@@ -105,7 +105,7 @@ def without_marks(data: bytes) -> bytes:
 
 
 class Reader:
-    """Turns a log, which comes piece by piece, into lines; one whose beginning is missing has no time."""
+    """Turns a log, which comes piece by piece, into lines; one without its beginning has no time."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -132,7 +132,7 @@ class Reader:
                 return [LogLine(self._time_s, text[1:], is_note=True)]
         else:
             text = line.removeprefix(_SPACE).decode(errors="replace")
-        # A progress bar returns to the start of its line; each of its pictures is a line for whoever reads a log.
+        # A progress bar returns to the start of its line; each of its pictures is a line of the log.
         return [LogLine(self._time_s, part) for part in text.splitlines() or [""]]
 
 

@@ -111,7 +111,7 @@ def worker_endpoint(runtime_directory: str | os.PathLike[str]) -> str:
 
 
 def default_endpoint(name: str | None = None) -> str:
-    """Return the endpoint that a client means who gives none.
+    """Return the endpoint that a client means if it gives none.
 
     `HOSTD_ENDPOINT` wins, an endpoint or a host's name. Else it is the host called `name`, or without a name the one
     that `hostd serve` starts in this environment (`HOSTD_RUNTIME_DIR`, `HOSTD_NAME`).

@@ -9,6 +9,12 @@ from __future__ import annotations
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
+STANDALONE = "standalone-model"
+"""The type of a model if its load names none, as the customer's system has it."""
+
+SERVING = ("READY", "DEGRADED")
+"""The states of a model that is loaded: it answers calls."""
+
 _R = TypeVar("_R", bound="Record")
 
 
@@ -210,9 +216,9 @@ class MemoryInfo(Record):
     `budget_source` says in words where the budget comes from. `measured_bytes` is what models hold as measured,
     `reserved_bytes` what is set aside for loads beyond that. `waiting` are the loads that wait for memory, in order,
     `paused` those before them that have outgrown what was reserved for them, and are stopped until there is room.
-    `over_budget` says who has grown over the budget, None if nobody has. The counts and `freed_bytes` (by all unloads,
-    read just before each kill) are since the start of the host; `evictions` are by reason. `last_unload` is the report
-    of the last one.
+    `over_budget` says what has grown over the budget, None if nothing has. The counts and `freed_bytes` (by all
+    unloads, read just before each kill) are since the start of the host; `evictions` are by reason. `last_unload` is
+    the report of the last one.
     """
 
     budget_bytes: int | None = None
@@ -257,10 +263,10 @@ class SizeEstimate(Record):
 class SyncReport(Record):
     """What a sync with the models directory did, each model by its id.
 
-    `loaded` are those whose load has ended well (without waiting: was begun), `unloaded` those that are gone from the
+    `loaded` are those that were loaded (without waiting: that load now), `unloaded` those that are gone from the
     directory, `failed` says why by id, `writing` are those that are still being written, which a later sync looks at
     again, `changed` are those that serve what was loaded although their files have changed since (`load_model` with
-    `reload`). With waiting they include those whose load an earlier sync had begun. `degraded` says why the directory
+    `reload`). With waiting they include loads that an earlier sync had begun. `degraded` says why the directory
     could not be read, which unloads nothing; None if it could.
     """
 
@@ -302,7 +308,7 @@ class HostInfo(Record):
 
     `state` is STARTING until the initial loads are done (if they are waited for), READY, or STOPPING. `models_dir` is
     the models directory, None if there is none; `degraded` says what does not work as it should. `kind`
-    says whose host it is: "serve" (its own: `hostd serve`), "embedded" (of one process) or "shared" (of several).
+    says what it belongs to: "serve" (itself: `hostd serve`), "embedded" (one process) or "shared" (several).
     """
 
     pid: int

@@ -1,21 +1,21 @@
 """One host for several processes: joining it, starting it, leaving it.
 
-Three things tell who is there. Each belongs to the operating system, so none can be stale:
+Three things tell which processes are there. Each belongs to the operating system, so none can be stale:
 
 * the lock of the runtime directory, held from before anything is started until nothing is left (`hostd.hosts.lock`);
 * the door, a socket at which the reaper lets processes in (`shell/processes/reaper`, where the rules of seats are);
 * the seat of each process: a connection to the reaper, which also watches the process itself.
 
-| lock | door | clients' socket | what that is | who wants to join |
+| lock | door | clients' socket | what that is | what a process does that joins ||
 |---|---|---|---|---|
 | free | any | any | no host, or what is left of one | takes the lock and starts one |
 | held | none | none | one that starts, or a `hostd serve` that ends | waits |
 | held | open | any | one that is shared, running or starting | sits down, hears how the start went |
 | held | none | open, of kind "serve" | a `hostd serve` | uses it without a seat, and never ends it |
-| held | none | open, of kind "shared" | one whose last seat is lost: it ends | waits for the lock |
+| held | none | open, of kind "shared" | one that has lost its last seat: it ends | waits for the lock |
 
-Only who has the lock starts a host, so there is one. The starter's seat is there before the reaper is, so no moment is
-without one. Who was told nothing at the door looks again at the lock.
+Only the holder of the lock starts a host, so there is one. The starter's seat is there before the reaper is, so no
+moment is without one. A process that was told nothing at the door looks again at the lock.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Seat:
             _taken.add(self)
 
     def give_back(self, patience_s: float) -> None:
-        """Leave the host; whoever leaves last waits until nothing of it is left. An orderly end gets `patience_s`."""
+        """Leave the host; the last one waits until nothing of it is left. An orderly end gets `patience_s`."""
         _taken.discard(self)
         connection, self._connection = self._connection, None
         if connection is None:
@@ -250,7 +250,7 @@ def _check_settings(seat: Seat, wanted: Gathered) -> None:
         if different := _differences(seat, wanted):
             raise FailedPreconditionError(
                 f"the host {wanted.config.name!r} runs already (process {seat.info['pid']}) with other settings than "
-                f"this process asks for: {'; '.join(different)}. Give all who share it the same settings, leave these "
+                f"this process asks for: {'; '.join(different)}. Give all that share it the same settings, leave these "
                 f"out here, or choose another name",
                 details={"settings": different},
             )

@@ -8,16 +8,15 @@ from __future__ import annotations
 import math
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from hostd.config.model_yaml import NAME as SETTINGS
 from hostd.config.model_yaml import read_settings
-from hostd.places import why_forbidden, why_missing
+from hostd.hints import looking_at
 from hostd_workers.wire.errors import (
-    FailedPreconditionError,
     InvalidArgumentError,
-    NotFoundError,
     ResourceExhaustedError,
 )
 
@@ -78,19 +77,8 @@ class DirectorySizer:
 
 def size_on_disk(path: str) -> int:
     """Return the bytes of a file, or of all files in a directory, links followed; raises as `DirectorySizer`."""
-    try:
+    with looking_at(path):
         info = os.stat(path)  # noqa: PTH116 - as PathLike a path with a null byte would read as absent
-    except (FileNotFoundError, NotADirectoryError) as error:
-        where = f"{path}: {why_missing(path)}" if path else "an empty path"
-        raise NotFoundError(f"there is nothing at {where}", details={"path": path}) from error
-    except PermissionError as error:
-        raise FailedPreconditionError(
-            f"cannot look at {path}: {why_forbidden(path)}", details={"path": path}
-        ) from error
-    except OSError as error:
-        raise FailedPreconditionError(f"cannot look at {path!r}: {error}", details={"path": path}) from error
-    except ValueError as error:  # a null byte
-        raise InvalidArgumentError(f"cannot look at {path!r}: {error}", details={"path": path}) from error
     if stat.S_ISREG(info.st_mode):
         return info.st_size
     if not stat.S_ISDIR(info.st_mode):
@@ -120,16 +108,11 @@ def _size_below(path: str, info: os.stat_result) -> int:
 
 
 def _entries(directory: str) -> Iterator[tuple[str, os.stat_result]]:
-    try:
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                info = _info(entry)
-                if info is not None:
-                    yield entry.path, info
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except OSError as error:
-        raise FailedPreconditionError(f"cannot look at {directory!r}: {error}", details={"path": directory}) from error
+    with looking_at(directory), suppress(FileNotFoundError, NotADirectoryError), os.scandir(directory) as entries:
+        for entry in entries:
+            info = _info(entry)
+            if info is not None:
+                yield entry.path, info
 
 
 def _info(entry: os.DirEntry[str]) -> os.stat_result | None:

@@ -42,7 +42,7 @@ class Peer(NamedTuple):
 
 
 def peer_of(connection: socket.socket) -> Peer:
-    """Return who is at the other end of a UNIX socket."""
+    """Return the process at the other end of a UNIX socket."""
     ucred = struct.Struct("iII")
     return Peer(*ucred.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, ucred.size)))
 
@@ -93,7 +93,7 @@ def check_place(endpoint: str) -> None:
     try:
         problem = why_not_ours(Path(endpoint.removeprefix(IPC)).absolute().parent, is_sticky_enough=True)
     except OSError:
-        return  # nothing can be reached there, and who tries is told why
+        return  # nothing can be reached there, and a client that tries is told why
     if problem is not None:
         raise FailedPreconditionError(
             f"the host at {endpoint} is not trusted, and nothing was sent to it: {problem}. Another user could put up "

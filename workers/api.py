@@ -1,7 +1,7 @@
 """What the author of a model or of a loader implements and uses.
 
 Covers the shapes of a loader and of an initializer, and what they may return. Does not cover how a loaded model is
-served (`hostd_workers.runtime`) or how they are found by name (`hostd_workers.plugins`).
+served (`hostd_workers.calls.runtime`) or how they are found by name (`hostd_workers.plugins`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The event loop of a worker whose model has coroutine methods, around its session.
+"""The event loop of a worker with a model that has coroutine methods, around its session.
 
-A module of its own because it needs asyncio, whose import costs a third of the start of a worker.
+A module of its own because it needs asyncio: its import costs a third of the start of a worker.
 
 The loop is the model's too, so what it may do to a loop is survived: it may stop it, cancel every task that it finds,
 and set a factory of tasks. Nothing of ours but the calls themselves (`tasks`) are tasks.
@@ -14,11 +14,11 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from hostd_workers.ending import ENDS_A_PROCESS
-from hostd_workers.forked import leave
+from hostd_workers.process.ending import ENDS_A_PROCESS
+from hostd_workers.process.forked import leave
 
 if TYPE_CHECKING:
-    from hostd_workers.runtime import Runtime
+    from hostd_workers.calls.runtime import Runtime
     from hostd_workers.session import Session
     from hostd_workers.transport import Transport
 

@@ -14,8 +14,8 @@ import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd_workers.api import Served, Specification
-from hostd_workers.ending import ENDS_A_PROCESS
 from hostd_workers.plugins import DEFAULT_INITIALIZER, initialize, load_with
+from hostd_workers.process.ending import ENDS_A_PROCESS
 from hostd_workers.raised import error_of
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, ModelError, sayable
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAX_WARNINGS = 16
 MAX_WARNING_CHARS = 500
 _MAX_FILES = 1000
-"""Whose state is compared before and after a load: some 3 ms each time."""
+"""Files that are compared before and after a load: some 3 ms each time."""
 
 _MAX_FLAWS = 3
 _OF_MAIN = re.compile(r"attribute '(\w+)' on <module '__main__'|module '__main__' has no attribute '(\w+)'")

@@ -12,14 +12,14 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn, cast
 
-from hostd_workers import stacks
-from hostd_workers.ending import EXIT_FATAL, end
-from hostd_workers.forked import leave_if_child
+from hostd_workers.process import stacks
+from hostd_workers.process.ending import EXIT_FATAL, end
+from hostd_workers.process.forked import leave_if_child
 from hostd_workers.session import Session
 from hostd_workers.transport import Transport
 
 if TYPE_CHECKING:
-    from hostd_workers.runtime import Runtime
+    from hostd_workers.calls.runtime import Runtime
 
 LOOK_PERIOD_S = 0.0005
 """How often a busy worker looks for new messages, such as a cancel; to look costs as much as half a small call."""
@@ -27,11 +27,11 @@ LOOK_PERIOD_S = 0.0005
 QUICK_S = 0.0001
 QUICK_CALLS = 200
 HOLD_S = 0.0002
-"""Against a round trip of 0.2 ms: an answer that waits for company loses less than another one of those."""
+"""Against a round trip of 0.2 ms: an answer that waits for others loses less than that."""
 
 
 class Pace:
-    """Whether answers may wait for the next one's company: only as long as all of the last calls were quick.
+    """Whether answers may wait for the next ones, to leave with them: only as long as all of the last calls were quick.
 
     Then many leave as one frame, which is worth a quarter of the throughput of small calls. One answer waits for at
     most `HOLD_S` and one call; after a call that was not quick none waits until many were.
@@ -100,5 +100,5 @@ def main() -> NoReturn:
         serve(transport, session)
     except BaseException as error:  # noqa: BLE001 - not only Exception: a model may call sys.exit
         leave_if_child()
-        transport.is_holding = False  # what waits for company leaves with the last words
+        transport.is_holding = False  # what is held back leaves with the last words
         end(error, say=partial(session.say_last_words, error), close=transport.close, code=EXIT_FATAL)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hostd_workers.methods import Method
 
 _OURS = os.path.join(os.path.dirname(__file__), "")  # noqa: PTH118, PTH120 - compared with names of files, as text
-"""The directory of this package, whose frames are of no interest to the author of a model."""
+"""The directory of this package; its frames are of no interest to the author of a model."""
 
 
 def error_of(
@@ -73,7 +73,7 @@ def _summary(error: BaseException) -> str:
 
 
 def _advice(error: BaseException) -> str:
-    """Return what to do about an error whose own words say too little, as the rest of its message."""
+    """Return what to do about an error that says too little itself, as the rest of its message."""
     match error:
         # Where the package itself is there, and only a module of it is not, another package is of no help.
         case ModuleNotFoundError(name=str(name)) if sys.modules.get(name.partition(".")[0]) is None:

@@ -9,12 +9,12 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from hostd_workers.ending import ENDS_A_PROCESS
+from hostd_workers.calls.runtime import Runtime
 from hostd_workers.loading import load, load_error
 from hostd_workers.methods import default_of, methods_of
 from hostd_workers.plugins import import_builtin
+from hostd_workers.process.ending import ENDS_A_PROCESS
 from hostd_workers.raised import error_of
-from hostd_workers.runtime import Runtime
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import DEFAULT_LIMITS
@@ -40,7 +40,7 @@ class Session:
         self.is_async = False
 
     def greet(self) -> None:
-        """Say hello: who we are and which versions we speak."""
+        """Say hello: which worker this is and which versions it speaks."""
         python = ".".join(map(str, sys.version_info[:3]))
         hello = {"token": self._token, "versions": list(wire.SUPPORTED_VERSIONS), "pid": os.getpid(), "python": python}
         if self._stacks is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
-from hostd_workers.forked import leave
+from hostd_workers.process.forked import leave
 from hostd_workers.wire.frames import BATCHED_BELOW_BYTES, pack_batch
 from hostd_workers.wire.transport import DONTWAIT, MessageSocket, buffers_of
 
@@ -31,7 +31,7 @@ class Transport:
         self._messages: Any = MessageSocket(self._socket)
         self._held: list[Buffer] = []
         self.is_holding = False
-        """Whether small messages are held back for company; `release` sends them."""
+        """Whether small messages are held back, to leave in one frame; `release` sends them."""
         self.on_sent: Callable[[], None] | None = None
         """Called after every send, which may swallow the descriptor's news of a message that came meanwhile."""
 

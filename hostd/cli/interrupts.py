@@ -6,6 +6,8 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from hostd.cli.output import plain, say
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -21,8 +23,6 @@ def told(text: str | Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        from hostd.cli.output import plain, say  # noqa: PLC0415 - only an interrupt needs it
-
         said = text if isinstance(text, str) else text()
         line = "\n" if sys.stderr.isatty() else ""  # a terminal has shown ^C
         say(f"{line}[yellow]interrupted[/]{plain(f': {said}' if said else '')}", stderr=True)

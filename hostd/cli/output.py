@@ -13,7 +13,7 @@ import sys
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from hostd.units import counted as counted  # noqa: PLC0414 - the commands have all their words from here
+from hostd.units import format_size
 from hostd_workers.wire.errors import Status
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _NEXT_STEPS_OF: dict[tuple[str | None, Status], str] = {
     (
         "load",
         Status.RESOURCE_EXHAUSTED,
-    ): "hostd plan {model} PATH says who holds the memory; hostd unload ID makes room",
+    ): "hostd plan {model} PATH says what holds the memory; hostd unload ID makes room",
     ("deploy", Status.UNKNOWN): "hostd logs {model} shows what it printed while it was loaded; --keep keeps the files",
     ("deploy", Status.ALREADY_EXISTS): "--replace deploys over it; the old model serves until the new one is ready",
     ("deploy", Status.FAILED_PRECONDITION): _MODELS_DIR_HINT,
@@ -64,7 +64,7 @@ _NEXT_STEPS = {
     Status.NOT_FOUND: "hostd ls shows all models, loaded or not",
     Status.FAILED_PRECONDITION: "hostd explain {model} says why",
     Status.DEADLINE_EXCEEDED: "--timeout SECONDS waits longer; hostd ps shows what the host is doing",
-    Status.RESOURCE_EXHAUSTED: "hostd ps shows who uses what",
+    Status.RESOURCE_EXHAUSTED: "hostd ps shows which model takes what",
     Status.UNKNOWN: "hostd logs {model} shows what the model printed",
     Status.UNAVAILABLE: "hostd doctor checks this machine and whether a host answers",
     Status.INTERNAL: "this is a defect of hostd; please report it with the output of hostd doctor --json",
@@ -133,8 +133,6 @@ def transferring(text: str, text_afterwards: str, *, quiet: bool) -> Iterator[Ca
         yield None
         return
     from rich import progress  # noqa: PLC0415 - as above
-
-    from hostd.units import format_size  # noqa: PLC0415 - as above
 
     columns = (
         progress.TextColumn("{task.description}"),

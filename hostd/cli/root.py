@@ -51,7 +51,7 @@ COMMANDS: dict[str, Entry] = {
     "stack": Entry("Models", "commands.describing", "Print what a model's threads are doing, also while it hangs."),
     "events": Entry("Models", "commands.watching", "Follow what happens to models and workers."),
     "size": Entry("Memory", "commands.listing", "Show how much memory models take."),
-    "plan": Entry("Memory", "commands.explaining", "Say what a load would do now: who would have to go."),
+    "plan": Entry("Memory", "commands.explaining", "Say what a load would do now: what would have to go."),
     "pin": Entry("Memory", "commands.lifecycle", "Keep models in memory."),
     "unpin": Entry("Memory", "commands.lifecycle", "Let models be evicted again."),
     "infer": Entry("Calls", "commands.calling", "Call a model and print its answer."),
@@ -152,7 +152,7 @@ class Root(click.Group):
 
 
 def _meant_by(typed: str) -> list[str]:
-    from hostd.naming import closest  # noqa: PLC0415 - only a failure needs it
+    from hostd.hints import closest  # noqa: PLC0415 - only a failure needs it
 
     known = [name for name in TYPED_ELSEWHERE.get(typed, ()) if name in COMMANDS]
     return known or [name for name in (closest(typed, COMMANDS),) if name]

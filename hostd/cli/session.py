@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hostd.cli.output import report
+from hostd_workers.wire.errors import HostError
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
@@ -72,13 +75,9 @@ class HostCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        from hostd_workers.wire.errors import HostError  # noqa: PLC0415 - --help does not need it
-
         try:
             return super().invoke(ctx)
         except HostError as error:
-            from hostd.cli.output import report  # noqa: PLC0415 - only a failure needs it
-
             model = ctx.params.get("model")
             report(
                 error,
@@ -193,8 +192,6 @@ def complete_hosts(ctx: click.Context, param: click.Parameter, incomplete: str) 
 def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001
     """Ask the running host for its model ids; no host, no completion."""
     from click.shell_completion import CompletionItem  # noqa: PLC0415 - only completion needs it
-
-    from hostd_workers.wire.errors import HostError  # noqa: PLC0415 - as above
 
     session = ctx.ensure_object(Session)
     session.timeout_s = COMPLETION_TIMEOUT_S

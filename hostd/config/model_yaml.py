@@ -7,35 +7,54 @@ file comes from whoever made the model, so it is read with limits and never trus
 from __future__ import annotations
 
 import keyword
-import math
 import os
-import re
 import stat
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    ValidationInfo,
+    WrapValidator,
+    model_validator,
+)
 
 from hostd.config.plain import check_plain, shown
-from hostd.naming import nearest
-from hostd.places import why_missing
+from hostd.config.types import MAX_THREADS, IdleSeconds, Threads
+from hostd.hints import nearest, why_missing
 from hostd.units import parse_size
-from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
+from hostd_workers.wire.codec import encode
+from hostd_workers.wire.errors import FailedPreconditionError, HostError, InvalidArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pydantic import ValidatorFunctionWrapHandler
+    from pydantic_core import ErrorDetails
 
 NAME = "model.yaml"
 MAX_BYTES = 64 << 10
 """Settings are a few lines. PyYAML takes up to 8 s for 1 MiB, measured, in which the whole host is slower."""
 
-MAX_THREADS = 4096
-"""No machine has more cores; a larger number is a mistake."""
-
 # PyYAML's constructors raise these, not YAMLError, for scalars such as 2024-99-99, !!int "" and !!bool x.
 _YAML_BUGS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
+
+def _sendable(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        encode(value)
+    except HostError as error:
+        raise ValueError(f"must be values that a worker can be sent: {error.message}") from None
+    return value
+
+
+_Keywords = Annotated[dict[str, Any], AfterValidator(_sendable)]
 
 
 @dataclass(frozen=True)
@@ -52,19 +71,22 @@ class ModelSpec:
     `model.yaml` (an option as "options.NAME").
     """
 
+    # What a finder of others makes is checked by these types when it is asked.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, revalidate_instances="always", defer_build=True)
+
     loader: str
-    options: dict[str, Any] = field(default_factory=dict)
+    options: _Keywords = field(default_factory=dict)
     python: str | None = None
     env: dict[str, str] = field(default_factory=dict)
-    methods: tuple[str, ...] | None = None
+    methods: Annotated[tuple[str, ...], Strict(False)] | None = None
     default_method: str | None = None
     initializer: str | None = None
-    initializer_config: dict[str, Any] = field(default_factory=dict)
-    size_bytes: int | None = None
-    memory_limit_bytes: int | None = None
+    initializer_config: _Keywords = field(default_factory=dict)
+    size_bytes: Annotated[int, Field(ge=0)] | None = None
+    memory_limit_bytes: Annotated[int, Field(ge=1)] | None = None
     evictable: bool = True
     idle_ttl_s: float | None = None
-    cpu_threads: int | None = None
+    cpu_threads: Annotated[int, Field(ge=1)] | None = None
     origins: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
@@ -74,23 +96,23 @@ def read_settings(file: Path) -> ModelSpec:
     Raises InvalidArgumentError with the line for bad YAML and with the key for a bad value, FailedPreconditionError if
     the file cannot be read.
     """
-    settings = _parse(file)
-    if settings is None:
+    content = _parse(file)
+    if content is None:
         return ModelSpec("")
-    if not isinstance(settings, dict):
-        raise InvalidArgumentError(f"{file} must be a map with the keys {', '.join(_KEYS)}, got {shown(settings)}")
-    values = {}
-    for key, value in settings.items():
-        if key not in _KEYS:
-            raise InvalidArgumentError(f"{file}: unknown key {key!r}; {nearest(str(key), _KEYS)}")
-        if value is not None:
-            values.update(_KEYS[key](_Place(file, key), value))
-    methods, default = values.get("methods"), values.get("default_method")
-    if methods is not None and default is not None and default not in methods:
-        raise InvalidArgumentError(f"{file}: default_method {default!r} is not one of methods ({', '.join(methods)})")
+    known = _Settings.model_fields
+    if not isinstance(content, dict):
+        raise InvalidArgumentError(f"{file} must be a map with the keys {', '.join(known)}, got {shown(content)}")
+    if unknown := [key for key in content if key not in known]:
+        raise InvalidArgumentError(f"{file}: unknown key {unknown[0]!r}; {nearest(str(unknown[0]), known)}")
+    given = {key: value for key, value in content.items() if value is not None}
+    try:
+        values = _Settings.model_validate(given, context=file).model_dump(by_alias=True, exclude_unset=True)
+    except ValidationError as error:
+        raise InvalidArgumentError(f"{file}: {_told(error.errors()[0])}") from None
+    if initializer := values.pop("initializer", None):
+        values |= {"initializer": initializer["type"], "initializer_config": initializer.get("config") or {}}
     options = [f"options.{name}" for name in values.get("options", ())]
-    origins = dict.fromkeys([*(key for key, value in settings.items() if value is not None), *options], str(file))
-    return ModelSpec(**{"loader": "", **values}, origins=origins)
+    return ModelSpec(**{"loader": "", **values}, origins=dict.fromkeys([*given, *options], str(file)))
 
 
 def _parse(file: Path) -> object:
@@ -151,151 +173,124 @@ def _read(file: Path) -> bytes:
     return content
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A key of a file, for errors."""
+def _told(found: ErrorDetails) -> str:
+    name = ".".join(str(part) for part in found["loc"] if part != "[key]")
+    match found["type"]:
+        case "value_error":  # one of the below, or a part that is not plain: the text continues the name
+            return f"{name}{found['ctx']['error']}"
+        case "dict_type":
+            return f"{name} must be a map, got {shown(found['input'])}"
+        case "extra_forbidden":
+            return f"{name} is unknown; {nearest(str(found['loc'][-1]), _Initializer.model_fields)}"
+        case _:
+            return f"{name}: {found['msg']}, got {shown(found['input'])}"
 
-    file: Path
-    key: str
 
-    def wrong(self, expected: str, got: object) -> NoReturn:
-        raise InvalidArgumentError(f"{self.file}: {self.key} must be {expected}, got {shown(got)}")
+def _must_be(expected: str) -> WrapValidator:
+    """Return what says of a wrong value which one was expected."""
 
-    def of(self, name: object) -> _Place:
-        return _Place(self.file, f"{self.key}.{name}")
+    def check(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return handler(value)
+        except (ValueError, OverflowError):
+            raise ValueError(f" must be {expected}, got {shown(value)}") from None
+
+    return WrapValidator(check)
 
 
-def _plugin(what: str, place: _Place, value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_][\w.-]*(:[A-Za-z_][\w.]*)?", value):
-        place.wrong(f"{what}'s name or package.module:attribute", value)
+def _plain(value: dict[Any, Any]) -> dict[Any, Any]:
+    check_plain(value, "")
     return value
 
 
-def _initializer(place: _Place, value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {"initializer": _plugin("an initializer", place, value)}
-    if extra := [name for name in value if name not in ("type", "config")]:
-        raise InvalidArgumentError(f"{place.file}: {place.key} has {shown(extra[0])}; it takes type and config")
-    named = _plugin("an initializer", place.of("type"), value.get("type"))
-    config = value.get("config")
-    return {"initializer": named, "initializer_config": {} if config is None else _options(place.of("config"), config)}
-
-
-def _size(place: _Place, value: object) -> int:
-    try:
-        size_bytes = parse_size(value)
-    except (ValueError, OverflowError):
-        size_bytes = 0
-    if not 0 < size_bytes < 2**63:
-        place.wrong("bytes or a size with a unit, such as 400MB or 2GiB", value)
-    return size_bytes
-
-
-def _flag(place: _Place, value: object) -> bool:
-    if not isinstance(value, bool):
-        place.wrong("true or false", value)
-    return value
-
-
-def _seconds(place: _Place, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        place.wrong("seconds, 0 for never", value)
-    return float(value)
-
-
-def _threads(place: _Place, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_THREADS:
-        place.wrong(f"a number of threads from 1 to {MAX_THREADS}", value)
-    return value
-
-
-def _options(place: _Place, value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        place.wrong("a map of options", value)
-    try:
-        check_plain(value, place.key)
-    except ValueError as error:
-        raise InvalidArgumentError(f"{place.file}: {error}") from None
-    return value
-
-
-def _python(place: _Place, value: object) -> str:
-    if not isinstance(value, str) or not value:
-        place.wrong("the path of a Python interpreter", value)
+def _interpreter(value: str, info: ValidationInfo[Path]) -> str:
+    folder = info.context.parent
     # Joined and not resolved: a virtual environment's interpreter is a link, and works only under its own name.
-    found = place.file.parent / Path(os.path.expanduser(value))  # noqa: PTH111 - that of Path raises without a home
+    found = folder / Path(os.path.expanduser(value))  # noqa: PTH111 - that of Path raises without a home
     if not found.exists():
-        _no_interpreter(place, value, f"there is nothing at {found}: {why_missing(str(found.absolute()))}")
-    if not found.is_file() or not os.access(found, os.X_OK):
-        _no_interpreter(place, value, f"{found} is no program that user id {os.geteuid()} may run")
-    return str(found)
+        why = f"there is nothing at {found}: {why_missing(str(found.absolute()))}"
+    elif not found.is_file() or not os.access(found, os.X_OK):
+        why = f"{found} is no program that user id {os.geteuid()} may run"
+    else:
+        return str(found)
+    raise ValueError(f": {value} is no Python interpreter: {why}. A relative path begins at {folder}")
 
 
-def _no_interpreter(place: _Place, value: str, why: str) -> NoReturn:
-    raise InvalidArgumentError(
-        f"{place.file}: {place.key}: {value} is no Python interpreter: {why}. A relative path begins at "
-        f"{place.file.parent}"
-    )
-
-
-def _env(place: _Place, value: object) -> dict[str, str]:
-    if not isinstance(value, dict):
-        place.wrong("a map of environment variables", value)
-    return {_variable(place, name): _text(place.of(name), text) for name, text in value.items()}
-
-
-def _variable(place: _Place, name: object) -> str:
-    if not isinstance(name, str) or not name or "=" in name or "\0" in name:
-        raise InvalidArgumentError(f"{place.file}: {place.key} has {shown(name)}, which is no variable's name")
-    return name
-
-
-def _text(place: _Place, value: object) -> str:
-    # An integer reads the same in YAML and in a shell; true, 1.10 and null do not.
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        place.wrong("text (put it in quotes)", value)
-    if "\0" in str(value):
-        place.wrong("text without null characters", value)
-    return str(value)
-
-
-def _methods(place: _Place, value: object) -> tuple[str, ...]:
-    if not isinstance(value, (list, dict)) or not value:
-        place.wrong("a list of method names, or a map with them as keys", value)
+def _names(value: object) -> tuple[object, ...]:
     if isinstance(value, dict):
-        for name, settings in value.items():
-            if settings:
-                place.of(name).wrong("empty: a method has no settings yet", settings)
-    names = tuple(_method(place, name) for name in value)
+        if settings := [name for name, given in value.items() if given]:
+            raise ValueError(f".{settings[0]} must be empty: a method has no settings yet")
+        value = list(value)
+    if not isinstance(value, list) or not value:
+        raise ValueError(f" must be a list of method names, or a map with them as keys, got {shown(value)}")
+    return tuple(value)
+
+
+def _different(names: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(names)) < len(names):
-        place.wrong("a list of different names", value)
+        raise ValueError(" must be a list of different names")
     return names
 
 
-def _method(place: _Place, value: object) -> str:
+def _public(name: str) -> str:
     # A leading underscore is private to the model, except for the one that makes it callable.
-    is_public = isinstance(value, str) and (not value.startswith("_") or value == "__call__")
-    if not isinstance(value, str) or not is_public or not value.isidentifier() or keyword.iskeyword(value):
-        place.wrong("made of names of public methods", value)
-    return value
+    if name != "__call__" and (name.startswith("_") or not name.isidentifier() or keyword.iskeyword(name)):
+        raise ValueError
+    return name
 
 
-def _one(field_name: str, check: Callable[[_Place, object], Any]) -> Callable[[_Place, object], dict[str, Any]]:
-    """Return the reader of a key that sets one field."""
-    return lambda place, value: {field_name: check(place, value)}
+_Reference = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.-]*(:[A-Za-z_][\w.]*)?$")]
+_Options = Annotated[dict[Any, Any], AfterValidator(_plain)]
+_Method = Annotated[str, AfterValidator(_public), _must_be("the name of a public method")]
+_Variable = Annotated[str, Field(pattern=r"^[^=\x00]+$"), _must_be("named as a variable may be")]
+_Text = Annotated[
+    str,
+    # An integer reads the same in YAML and in a shell; true, 1.10 and null do not.
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),
+    Field(pattern=r"^[^\x00]*$"),
+    _must_be("text (put it in quotes) without null characters"),
+]
+_Size = Annotated[
+    int,
+    Field(gt=0, le=2**63 - 1),
+    BeforeValidator(parse_size),
+    _must_be("bytes or a size with a unit, such as 400MB or 2GiB"),
+]
+_Python = Annotated[
+    str, Field(min_length=1), _must_be("the path of a Python interpreter"), AfterValidator(_interpreter)
+]
 
 
-_KEYS: dict[str, Callable[[_Place, object], dict[str, Any]]] = {
-    "loader": _one("loader", partial(_plugin, "a loader")),
-    "initializer": _initializer,
-    "options": _one("options", _options),
-    "python": _one("python", _python),
-    "env": _one("env", _env),
-    "methods": _one("methods", _methods),
-    "default_method": _one("default_method", _method),
-    "size": _one("size_bytes", _size),
-    "memory_limit": _one("memory_limit_bytes", _size),
-    "evictable": _one("evictable", _flag),
-    "idle_ttl_s": _one("idle_ttl_s", _seconds),
-    "cpu_threads": _one("cpu_threads", _threads),
-}
+class _Initializer(BaseModel, extra="forbid", strict=True, defer_build=True):
+    type: Annotated[_Reference, _must_be("an initializer's name or package.module:attribute")] = Field(
+        "", validate_default=True
+    )
+    config: _Options | None = None
+
+
+_Named = BeforeValidator(lambda value: value if isinstance(value, dict) else {"type": value})
+
+
+class _Settings(BaseModel, strict=True, defer_build=True):
+    """The keys of the file, each with its type; built when the first file is read, because that takes milliseconds."""
+
+    loader: Annotated[_Reference, _must_be("a loader's name or package.module:attribute")] = ""
+    initializer: Annotated[_Initializer, _Named] | None = None
+    options: _Options = {}
+    python: _Python | None = None
+    env: dict[_Variable, _Text] = {}
+    methods: Annotated[tuple[_Method, ...], BeforeValidator(_names), AfterValidator(_different)] | None = None
+    default_method: _Method | None = None
+    size: _Size | None = Field(None, serialization_alias="size_bytes")
+    memory_limit: _Size | None = Field(None, serialization_alias="memory_limit_bytes")
+    evictable: Annotated[bool, _must_be("true or false")] = True
+    idle_ttl_s: Annotated[IdleSeconds, _must_be("seconds, 0 for never")] | None = None
+    cpu_threads: Annotated[Threads, _must_be(f"a number of threads from 1 to {MAX_THREADS}")] | None = None
+
+    @model_validator(mode="after")
+    def _default_is_a_method(self) -> _Settings:
+        if self.methods and self.default_method and self.default_method not in self.methods:
+            raise ValueError(
+                f"default_method {self.default_method!r} is not one of methods ({', '.join(self.methods)})"
+            )
+        return self

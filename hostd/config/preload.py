@@ -25,8 +25,8 @@ from pydantic import (
 )
 
 from hostd.config.plain import check_plain
-from hostd.config.types import Bytes, Directory, Flag, NotBool, Retries
-from hostd.naming import nearest
+from hostd.config.types import Bytes, Directory, Flag, IdleSeconds, Retries, Threads  # noqa: TC001 - as above
+from hostd.hints import nearest
 
 
 def _from_text(value: object) -> object:
@@ -69,10 +69,10 @@ class PreloadEntry(BaseModel):
     evictable: Flag | None = None
     """Whether it may be evicted, in place of what its model.yaml says."""
 
-    idle_ttl_s: Annotated[float, Field(ge=0, allow_inf_nan=False), NotBool] | None = None
+    idle_ttl_s: IdleSeconds | None = None
     """Seconds without a call after which it is evicted, in place of what its model.yaml says."""
 
-    cpu_threads: Annotated[int, Field(ge=1, le=4096), NotBool] | None = None
+    cpu_threads: Threads | None = None
     """How many threads its libraries may use, in place of what its model.yaml says."""
 
     problem: str = ""

@@ -28,9 +28,10 @@ from hostd.config.types import (
     Retries,
     Seconds,
     Share,
+    Threads,
     located,
 )
-from hostd.places import why_missing
+from hostd.hints import why_missing
 from hostd_workers.wire.errors import HostError
 
 
@@ -93,7 +94,7 @@ class WorkersConfig(_Section):
     """How worker processes are started, fed and ended."""
 
     python: str | None = None
-    """The interpreter of workers whose model.yaml names none: a path, or a command found on PATH. It needs pyzmq and
+    """The interpreter of workers if their model.yaml names none: a path, or a command found on PATH. It needs pyzmq and
     msgpack. Unset: the host's own."""
 
     spawn_timeout_s: Seconds = 30
@@ -122,7 +123,7 @@ class WorkersConfig(_Section):
     """Requests waiting or running per model before new ones are refused with RESOURCE_EXHAUSTED: enough for clients
     that pipeline, few enough that a stuck model cannot fill the host."""
 
-    cpu_threads: Annotated[int, Field(ge=1, le=4096), NotBool] | None = None
+    cpu_threads: Threads | None = None
     """How many threads the libraries of a model may use that says nothing itself. Unset: the cores (those that
     its control groups have time for, if that is less) divided by the number of loaded models when it is loaded, at
     least one: if each took all of them, they would slow each other."""
@@ -150,7 +151,7 @@ class WorkersConfig(_Section):
 
 
 class MemoryConfig(_Section):
-    """How memory is measured, what models may take together, and who goes when it is not enough."""
+    """How memory is measured, what models may take together, and what goes when it is not enough."""
 
     budget: Budget = "auto"
     """What all models together may take, pages of files apart: bytes, a percentage of what there is ("80%"), or auto:
@@ -190,7 +191,7 @@ class MemoryConfig(_Section):
 
     watch_period_s: Seconds = 0.1
     """Seconds between two looks at a worker that is loading, or is in use and has a memory limit: what a model can
-    allocate in between is what it may be over its limit. A look costs 20 microseconds. Whoever has a limit and idles
+    allocate in between is what it may be over its limit. A look costs 20 microseconds. A worker with a limit that idles
     unchanged is looked at less often, down to every 10 of these periods."""
 
     estimate_timeout_s: Seconds = 10

@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from hostd.config.model_yaml import described
 from hostd.config.preload import is_short
 from hostd.config.settings import HostConfig, PluginConfig, PluginTable
-from hostd.naming import nearest
+from hostd.hints import nearest
 from hostd.paths import expanded
 from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
 
@@ -310,7 +310,7 @@ def _without_unset(settings: Mapping[str, object], where: tuple[str, ...] = ()) 
 
 
 def _is_of_plugin(where: tuple[str, ...]) -> bool:
-    """Say whether this is, or is below, the `config` of a plugin or the options of a model, who know it."""
+    """Say whether this is, or is below, the `config` of a plugin or the options of a model, which know it."""
     if len(where) <= 2:
         return False
     return (where[0] in _TABLES and where[2] == "config") or (where[0] == _PRELOAD and where[2] == "options")

@@ -20,7 +20,8 @@ _WEEK_S = 7 * 86400
 AUTO = "auto"
 NONE = "none"
 _ALL_PERCENT = 100
-_PAGE_BYTES = 4096  # less is a number whose unit was forgotten
+_PAGE_BYTES = 4096  # less is a number that lacks its unit
+MAX_THREADS = 4096  # no machine has more cores; a larger number is a mistake
 _RETRIES_MAX = 100  # with the longest backoff that is most of an hour: who wants more than that wants a supervisor
 
 
@@ -101,10 +102,11 @@ def share_of(share: int | str, whole_bytes: int) -> int:
     return int(whole_bytes * percent / _ALL_PERCENT)
 
 
-# The constraints come first: pydantic then hands them to the number's own check, whose messages are better.
+# The constraints come first: pydantic then hands them to the number's own check, which has better messages.
 NotBool = BeforeValidator(_number)
 Flag = Annotated[bool, BeforeValidator(_switch)]
 Seconds = Annotated[float, Field(gt=0, le=_WEEK_S, allow_inf_nan=False), NotBool]
+IdleSeconds = Annotated[float, Field(ge=0, allow_inf_nan=False), NotBool]
 Period = Annotated[
     float,
     Field(ge=0, le=_WEEK_S, allow_inf_nan=False),
@@ -138,4 +140,5 @@ Budget = Annotated[
 ]
 """As `Share`, or "auto" or "none" (which None becomes)."""
 Retries = Annotated[int, Field(ge=0, le=_RETRIES_MAX), NotBool]
+Threads = Annotated[int, Field(ge=1, le=MAX_THREADS), NotBool]
 Directory = Annotated[Path, BeforeValidator(_directory), AfterValidator(lambda path: located(path).absolute())]

@@ -25,7 +25,6 @@ from hostd.core.requests import UndeployRequested as UndeployRequested
 from hostd.core.requests import UnloadAllRequested as UnloadAllRequested
 from hostd.core.requests import UnloadRequested as UnloadRequested
 from hostd.core.standing import Standing as Standing
-from hostd.core.values import STANDALONE as STANDALONE
 from hostd.core.values import Caller as Caller
 from hostd.core.values import CallId as CallId
 from hostd.core.values import ClientId as ClientId
@@ -44,6 +43,7 @@ from hostd.core.values import Payload as Payload
 from hostd.core.values import Prediction as Prediction
 from hostd.core.values import SyncId as SyncId
 from hostd.core.values import WorkerId as WorkerId
+from hostd.records import STANDALONE as STANDALONE
 
 if TYPE_CHECKING:
     from hostd.core.config import CoreConfig

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from hostd.core.lifecycle import ModelState, WorkerState
+from hostd.core.lifecycle import SERVING, ModelState, WorkerState
 
 if TYPE_CHECKING:
     from hostd.core import events as ev
@@ -68,9 +68,7 @@ def _problems_of(model_id: ev.ModelId, model: Model) -> list[str]:
     is_wrong = {
         f"is registered as {model_id}": model.id != model_id or state is ModelState.UNLOADED,
         "would not route to exactly its READY workers": sorted(worker.id for worker in model.ready) != ready,
-        "serves without being READY, or the other way round": (
-            (state in (ModelState.READY, ModelState.DEGRADED)) != bool(model.ready)
-        ),
+        "serves without being READY, or the other way round": (state in SERVING) != bool(model.ready),
         "has waiters for a load that is over": model.waiters and state is not ModelState.LOADING,
         "has waiters for an unload that was not begun": (
             (model.unload_waiters or model.next_waiters) and state is not ModelState.UNLOADING

@@ -14,7 +14,8 @@ from hostd.core.bookkeeping.latencies import Latencies
 from hostd.core.bookkeeping.shares import ClientShares
 from hostd.core.lifecycle import ALIVE, ModelState, WorkerState
 from hostd.core.standing import NOTHING, Standing
-from hostd.core.values import STANDALONE, Death, LoadSource, Origin
+from hostd.core.values import Death, LoadSource, Origin
+from hostd.records import STANDALONE
 
 if TYPE_CHECKING:
     from hostd.core.values import Caller, CallId, LoadingSpec, Memory, ModelId, Waiters, WorkerId

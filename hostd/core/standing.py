@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hostd.core.values import STANDALONE, Limits, LoadingSpec, LoadSource
+from hostd.core.values import Limits, LoadingSpec, LoadSource
+from hostd.records import STANDALONE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

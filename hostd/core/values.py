@@ -52,10 +52,6 @@ class Origin(enum.Enum):
     DECLARED = "DECLARED"
 
 
-STANDALONE = "standalone-model"
-"""The type of models that nobody gave one, as the customer's system has it."""
-
-
 class LoadSource(NamedTuple):
     """What a load was asked to load; the same id with another source is another model."""
 

@@ -1,4 +1,4 @@
-"""A FastAPI application whose web workers share one host, so that each model is loaded once for all of them.
+"""A FastAPI application with web workers that share one host, so that each model is loaded once for all of them.
 
     pip install fastapi uvicorn
     uvicorn hostd.examples.fastapi_app:app --workers 4
@@ -37,7 +37,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Have the model ready before the first request, and give the host back after the last."""
     async with hostd.Host("fastapi-app", shared=True) as host:
         client = host.async_client(timeout_s=10)  # it is closed with the host
-        # Whoever comes first loads it; for the others it is loaded already.
+        # The first one loads it; for the others it is loaded already.
         app.state.greeter = await client.load_model("greeter", MODEL)
         yield
 

@@ -17,7 +17,7 @@ from hostd.finders.files import FilesFinder, MlflowFinder
 from hostd.finders.multi import MultiFinder
 from hostd.finders.protocol import Finder, ask
 from hostd.finders.settings import ModelYamlFinder
-from hostd.places import what_is_in
+from hostd.hints import what_is_in
 from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """How a supervisor's process is started: the command and environment of its reaper.
 
-The one seam between those who start hosts (`hostd serve`, `hostd.Host`) and the shell, which neither of them imports.
+The one seam between what starts hosts (`hostd serve`, `hostd.Host`) and the shell, which neither of them imports.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _NOT_PASSED_ON = ("PYTHONINSPECT", "HOSTD_SUPERVISOR_READY_FD", "HOSTD_SUPERVISO
 """With the first an interpreter waits for a person when its program has ended; the others would be another host's."""
 
 AT_ONCE = signal.SIGQUIT
-"""What to send to a reaper whose supervisor does not end: it kills that and everything that it leaves behind."""
+"""What to send to a reaper if its supervisor does not end: it kills that and everything that it leaves behind."""
 
 
 def reaper_command(
     *, embedder_pid: int = 0, remove_dir: Path | None = None, shared: tuple[int, int] | None = None
 ) -> list[str]:
-    """Return the command of a reaper with its supervisor; `embedder_pid` is the process whose end ends both.
+    """Return the command of a reaper with its supervisor; both end with the process `embedder_pid`.
 
     A host that several processes share has `shared`: the descriptors of the starter's seat and of the lock.
     """
@@ -73,7 +73,7 @@ def supervisor_environment(
 ) -> dict[str, str]:
     """Return the environment of a supervisor; it says on the descriptor `ready_fd` what became of its start.
 
-    `kind` is that of `HostInfo`; `lock_fd` has the lock of the runtime directory, if whoever starts it has taken that.
+    `kind` is that of `HostInfo`; `lock_fd` has the lock of the runtime directory, if it was taken before.
     `sources` are the `file` and the `arguments` from which the configuration came, to be read again while it runs.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}

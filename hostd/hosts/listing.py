@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hostd import paths, trust
+from hostd.hints import closest
 from hostd.hosts import lock as runtime_lock
-from hostd.naming import closest
 from hostd_workers.wire.errors import HostError, UnavailableError
 
 

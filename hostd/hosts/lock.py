@@ -1,7 +1,7 @@
 """The lock on a runtime directory: one host at a time, from before it starts until nothing of it is left.
 
 A flock on a file in it, which ends with the last process that has the descriptor, however that ends. So a stale lock
-does not exist, and whoever has the lock may remove what lies about. The supervisor takes it for itself; whoever starts
+does not exist, and its holder may remove what lies about. The supervisor takes it for itself; a process that starts
 a host that several processes share takes it and hands it on (`hostd.sharing`).
 
 The lock belongs to a file, and people remove files: a host that has lost its own still listens, so its sockets count as
@@ -49,7 +49,7 @@ def take(directory: Path) -> int | None:
                 stack.callback(os.close, fd)
                 if not _lock(fd):
                     return None
-                # Who ends removes the directory while it has the lock: this may be the lock of a file that is gone.
+                # A host that ends removes the directory while it has the lock: this may be that of a file that is gone.
                 if is_held(directory, fd):
                     if _has_living_socket(directory):
                         return None
@@ -87,7 +87,7 @@ def note_holder(fd: int) -> None:
 
 
 def holder_of(directory: Path) -> int | None:
-    """Return the process id that whoever has, or last had, the lock wrote down; None if there is none."""
+    """Return the process id of the holder, or last holder, of the lock as it wrote it down; None if there is none."""
     with suppress(OSError, ValueError):
         # Neither through a link nor waiting for the writer of a pipe: in a directory of others it may be anything.
         fd = os.open(directory / LOCK_FILE, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -168,7 +168,7 @@ def _source_of(request: Request) -> ev.LoadSource:
         _check_comparable(name, value)
     return ev.LoadSource(
         path=None if request.get_optional("path", str) is None else path_of(request),
-        type=request.get("type", str, "standalone-model"),
+        type=request.get("type", str, ev.STANDALONE),
         finder=request.get_optional("finder", str),
         initializer=request.get_optional("initializer", str),
         options=options,

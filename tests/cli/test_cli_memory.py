@@ -342,4 +342,4 @@ def test_a_model_that_is_not_there_does_not_keep_others_from_being_pinned(run, v
 
 def test_a_load_that_finds_no_memory_leads_to_the_plan(run, client) -> None:
     client.refusal = ResourceExhaustedError("no memory within 60 s")
-    assert "hint: hostd plan digits PATH says who holds the memory" in run("load", "digits", "/srv/digits").stderr
+    assert "hint: hostd plan digits PATH says what holds the memory" in run("load", "digits", "/srv/digits").stderr

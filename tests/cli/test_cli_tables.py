@@ -73,5 +73,5 @@ def test_a_failed_model_is_one_line_of_a_terminal_and_whole_in_a_pipe(
     result = run("ls")
     assert reason in result.stdout
     assert "hostd explain" not in result.stderr
-    monkeypatch.setattr("hostd.cli.output.console", lambda **_: Console(force_terminal=True, width=COLUMNS))
+    monkeypatch.setattr("hostd.cli.commands.inventory.console", lambda **_: Console(force_terminal=True, width=COLUMNS))
     assert run("ls").output.count("hostd explain ID has the rest") == 1

@@ -292,9 +292,10 @@ def test_serve_refuses_a_setting_that_there_is_not(run) -> None:
 
 
 def test_serve_hands_the_validated_settings_over(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    launch = pytest.importorskip("hostd.hosts.launch")
     handed = []
-    monkeypatch.setattr(launch, "exec_host", lambda *settings, **sources: handed.append((*settings, sources)))
+    monkeypatch.setattr(
+        "hostd.cli.commands.serving.exec_host", lambda *settings, **sources: handed.append((*settings, sources))
+    )
     assert run("serve", "--name", "blue", "--metrics-port", "0").exit_code == 0
     ((config, _, sources),) = handed
     assert (config.name, config.metrics.port) == ("blue", 0)

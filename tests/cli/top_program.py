@@ -19,7 +19,7 @@ from hostd.records import Event, HostInfo, MemoryInfo, ModelInfo
 from hostd_workers.wire.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator
 
 PLACE = Path(sys.argv[1])
 MIB = 2**20
@@ -32,9 +32,6 @@ class FakeClient:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        pass
-
-    def close(self) -> None:
         pass
 
     def list_models(self) -> list[ModelInfo]:
@@ -52,14 +49,36 @@ class FakeClient:
     def host_info(self) -> HostInfo:
         return HostInfo(41, "e", "0.1.0", 1, "ipc:///x", STARTED_S, 3, 3, 60 * MIB, None, "/run", "/state", "py")
 
-    def events(self, model_id: str | None) -> Iterator[Event]:
-        yield Event(time.time(), "model-2", "model", "READY", "UNLOADING", "EVICT", "evicted for another")
-
 
 def connect(endpoint: str | None, **timeouts: float) -> Any:
     if (PLACE / "gone").exists():
         raise UnavailableError("nobody answers")
     return FakeClient()
+
+
+class AsyncFakeClient:
+    async def __aenter__(self) -> AsyncFakeClient:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        pass
+
+    async def list_models(self) -> list[ModelInfo]:
+        return FakeClient().list_models()
+
+    async def memory_info(self) -> MemoryInfo:
+        return FakeClient().memory_info()
+
+    async def host_info(self) -> HostInfo:
+        return FakeClient().host_info()
+
+    async def events(self) -> AsyncIterator[Event]:
+        yield Event(time.time(), "model-2", "model", "READY", "UNLOADING", "EVICT", "evicted for another")
+
+
+async def connect_async(endpoint: str | None, **timeouts: float) -> Any:
+    connect(endpoint)
+    return AsyncFakeClient()
 
 
 def breakable(*args: Any, **how: Any) -> Any:
@@ -72,4 +91,4 @@ if __name__ == "__main__":
     if os.isatty(0):
         os.close(os.open(os.ttyname(0), os.O_RDWR))  # which makes it the terminal that controls this session
     picture, screen.frame = screen.frame, breakable
-    root.main(["top", *sys.argv[2:]], prog_name="hostd", obj=Session(connect=connect))
+    root.main(["top", *sys.argv[2:]], prog_name="hostd", obj=Session(connect=connect, connect_async=connect_async))

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import random
 
-from benchmarks.policy import Outcome, Request, Size, fcfs_loads, host_loads, lru_loads
+from benchmarks.policy import Outcome, Request, Size, host_loads, lru_loads
 
 
-def test_two_models_that_take_turns_are_loaded_far_less_often_than_first_come_first_served():
+def test_two_models_that_take_turns_are_loaded_far_less_often_than_by_lru():
     sizes = {model_id: Size(500, 600, 0.5) for model_id in "ab"}
     trace = [Request(number * 0.01, "ab"[number % 2]) for number in range(200)]
-    assert fcfs_loads(trace, sizes, 800) == Outcome(loads=200, evictions=199, failed=0)
+    assert lru_loads(trace, sizes, 800) == Outcome(loads=200, evictions=199, failed=0)
     host = host_loads(trace, sizes, 800, call_s=0.01)
     assert host.failed == 0
     assert host.loads * 3 <= 200
 
 
-def test_whoever_fits_is_loaded_once_and_whoever_never_does_fails():
+def test_what_fits_is_loaded_once_and_what_never_does_fails():
     sizes = {"a": Size(400, 500, 0.1), "b": Size(400, 500, 0.1), "large": Size(2000, 2000, 0.1)}
     trace = [Request(float(number), ("a", "b", "large")[number % 3]) for number in range(12)]
     assert host_loads(trace, sizes, 1000) == Outcome(loads=2, evictions=0, failed=4)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers import REPOSITORY
 
-from hostd.places import what_is_in, why_missing
+from hostd.hints import what_is_in, why_missing
 
 AS_NOBODY = """
 import os, sys

@@ -22,7 +22,7 @@ TARGET = """
     import os, signal, sys, threading, time
     from collections import deque
     from itertools import repeat
-    from hostd_workers.stacks import offer
+    from hostd_workers.process.stacks import offer
     fd, number = offer()
     def spins_in_python():
         while True:

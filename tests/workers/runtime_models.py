@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hostd_workers.answers import TRACE
+from hostd_workers.calls.answers import TRACE
 from hostd_workers.wire.errors import NotFoundError
 
 if TYPE_CHECKING:

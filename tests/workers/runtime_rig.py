@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hostd_workers.calls.runtime import Runtime
 from hostd_workers.methods import methods_of
-from hostd_workers.runtime import Runtime
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import decode, encode_call

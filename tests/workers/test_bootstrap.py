@@ -15,7 +15,7 @@ import pytest
 from helpers import REPOSITORY, eventually, is_there, state_of
 from supervisor_rig import PATIENCE_MS, RUN, TOKEN, ended
 
-from hostd_workers.ending import EXIT_FATAL
+from hostd_workers.process.ending import EXIT_FATAL
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import decode

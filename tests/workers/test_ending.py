@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from supervisor_rig import ended
 
-from hostd_workers.ending import EXIT_FATAL
 from hostd_workers.main import QUICK_CALLS
+from hostd_workers.process.ending import EXIT_FATAL
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import decode
 
@@ -66,8 +66,8 @@ MODEL = """
             raise KeyboardInterrupt("burst")
 
         def hang_at_the_end(self):
-            import hostd_workers.ending
-            hostd_workers.ending.ENDING_S = 0.1
+            import hostd_workers.process.ending
+            hostd_workers.process.ending.ENDING_S = 0.1
             sys.excepthook = hang
             raise KeyboardInterrupt
 

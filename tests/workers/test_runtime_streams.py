@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from runtime_rig import Rig, cancelled, too_late
 
-from hostd_workers.answers import TRACE
+from hostd_workers.calls.answers import TRACE
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import InvalidArgumentError, ModelError, UnimplementedError
 

@@ -4,8 +4,8 @@ It is alone in its folder, so that the interpreter puts nothing else on `sys.pat
 it ties the process to the supervisor's life and bounds its memory; then it makes the package `hostd_workers` importable
 from where this file lies, and only that one: the model's interpreter may have other versions of everything else.
 
-What it prints is part of the error of a load whose worker never said hello. It can be read by older versions of Python
-(3.6 on), so that it can refuse them.
+What it prints is part of the error of a load when its worker never said hello. It can be read by older versions of
+Python (3.6 on), so that it can refuse them.
 """
 
 import contextlib
@@ -78,7 +78,7 @@ def _make_workers_importable() -> None:
 
 def _work() -> None:
     """Be a worker, and end with it; say what to do if this interpreter lacks what that needs."""
-    from hostd_workers.ending import end  # noqa: PLC0415 - it cannot be imported before
+    from hostd_workers.process.ending import end  # noqa: PLC0415 - it cannot be imported before
 
     try:
         from hostd_workers.main import main  # noqa: PLC0415 - as above

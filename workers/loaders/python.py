@@ -1,7 +1,7 @@
 """Loads a model that its author wrote in Python: a `model.py`, or a function in an installed package.
 
 Covers executing the file as a real module and calling its `load`. Does not cover which methods are served
-(`hostd_workers.runtime`).
+(`hostd_workers.calls.runtime`).
 """
 
 from __future__ import annotations

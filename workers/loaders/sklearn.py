@@ -34,7 +34,7 @@ METHODS = (
     "apply",
     "score",
 )
-# Libraries whose estimators are often saved with joblib, and the extra of this package that brings each.
+# Libraries of estimators that are often saved with joblib, and the extra of this package that brings each.
 _EXTRAS = {"sklearn": EXTRA, "scipy": EXTRA, "numpy": EXTRA, "xgboost": "xgboost", "lightgbm": "lightgbm"}
 _VECTORIZERS = "sklearn.feature_extraction"
 _OF_TEXTS = "sklearn.feature_extraction.text"
@@ -78,7 +78,7 @@ def load(path: str | None, /, *, file: str | None = None, trusted: Sequence[str]
 
 
 class EstimatorModel:
-    """An estimator whose methods take and return what can travel.
+    """An estimator with methods that take and return what can travel.
 
     The first argument may be an array, a nested list, or a mapping of column names to columns of equal length, which
     becomes a pandas data frame with the columns in the order of the fit. So does a list of records (maps of column

@@ -58,7 +58,7 @@ def load(
         raise InvalidArgumentError(f"there is no {FILE} in {found}; give the directory that save_pretrained wrote")
     if not isinstance(trust_remote_code, bool):
         raise InvalidArgumentError(f"the option trust_remote_code must be true or false, got {trust_remote_code!r}")
-    # Not a default: whoever started the host may have set them otherwise, and the libraries read them once.
+    # Not a default: they may have been set for the host otherwise, and the libraries read them once.
     os.environ.update(_OFFLINE)
     torch = import_torch(threads, EXTRA)
     where = checked_device(torch, device)

@@ -54,7 +54,7 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 MAX_TUPLES = 16
-"""Tuples inside each other: each is an extension, whose data is copied once more for every tuple that it is in."""
+"""Tuples inside each other: each is an extension, its data copied once more for every tuple that it is in."""
 
 _STACKED_TUPLES = 3
 """`unpackb` is quickest for few tuples, but has 41 KB on the C stack, of which a thread may have 512 KB in all; tuples

@@ -25,8 +25,8 @@ _TOO_FINE = re.compile(rb"\.\d{7}")
 def text_of(value: dt.datetime) -> bytes:
     """Return the text of a date and time.
 
-    Raises `InvalidArgumentError` for one whose zone has no valid offset, and for an instance of a subclass that stands
-    for something that no `datetime` is: pandas' NaT, a year 20000, nanoseconds.
+    Raises `InvalidArgumentError` if its zone has no valid offset, and for an instance of a subclass that stands for
+    something that no `datetime` is: pandas' NaT, a year 20000, nanoseconds.
     """
     try:
         # The base's method, because a subclass writes what not every Python reads.

@@ -9,7 +9,7 @@ A body above `INLINE_BODY_BYTES` is a frame of its own after the first, and each
 one more. (One frame for a small message is worth twice the throughput of four; `hostd/ARCHITECTURE.md` has the
 figures.) A hop that routes decodes prefix and header, exchanges the id, and passes everything else on as it came.
 
-Small messages that are sent to one peer at the same moment may travel as one frame: a prefix of kind BATCH whose id is
+Small messages that are sent to one peer at the same moment may travel as one frame: a prefix of kind BATCH, its id is
 their count, then each with its length before it (u32). With 64 calls in flight that is worth a third of the throughput.
 
 Does not cover what bodies mean (`messages`) or how values are encoded (`codec`).
@@ -32,10 +32,10 @@ BATCH: Final = 23
 """The kind of a frame that holds several messages; it is of the envelope, not of the conversation."""
 
 BATCHED_BELOW_BYTES = 4 * 1024
-"""Larger messages gain nothing from company: their bytes cost more than their frame."""
+"""Larger messages gain nothing from that: their bytes cost more than their frame."""
 
 MAX_BATCH_MESSAGES = 1024
-"""One frame must not hold work for seconds: whoever takes it in does nothing else meanwhile."""
+"""One frame must not hold work for seconds: the receiver does nothing else meanwhile."""
 
 INLINE_BODY_BYTES = 8 * 1024
 MAX_HEADER_BYTES = 0xFFFF

@@ -47,7 +47,7 @@ _PACKAGES = {
     "Crypto": "pycryptodome",
     "sentence_transformers": "sentence-transformers",
 }
-"""Of modules whose package has another name."""
+"""Of modules that come in a package of another name."""
 
 
 def install_extras(*extras: str) -> str:

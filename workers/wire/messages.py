@@ -149,7 +149,7 @@ def _error_of(envelope: Envelope, read: Callable[[Buffer, Sequence[Buffer]], Any
 
 
 def pack_map(kind: int, id: int, body: dict[str, Any], header: bytes = b"") -> list[Buffer]:
-    """Return the frames of a message whose body is a map.
+    """Return the frames of a message with a map as its body.
 
     Raises `InvalidArgumentError` for the LOADED of a model that has more to say than a host listens to.
     """
@@ -181,7 +181,7 @@ def limits_of(verb: str) -> Budget:
 def _check_loaded(methods: int, size_bytes: int) -> None:
     if methods > MAX_METHODS or size_bytes > LOADED_LIMITS.body_bytes:
         raise InvalidArgumentError(
-            f"the model has {methods} methods, whose description takes {size_bytes} bytes; at most {MAX_METHODS} "
+            f"the model has {methods} methods, and to describe them takes {size_bytes} bytes; at most {MAX_METHODS} "
             f"methods and {LOADED_LIMITS.body_bytes} bytes are possible: name some with 'methods' in its model.yaml"
         )
 

@@ -1,4 +1,4 @@
-"""Decoding whose cost is bounded: for headers, and for all else that a host reads itself.
+"""Decoding at a bounded cost: for headers, and for all else that a host reads itself.
 
 Everybody waits while a host decodes a request. What costs is containers and extensions: 256 KiB may be a quarter of a
 million empty lists (45 ms) or 80,000 tuples (55 ms), where the same bytes of text take 0.1 ms. So they are counted as

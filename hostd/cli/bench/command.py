@@ -20,7 +20,10 @@ import click
 from hostd.cli.bench.percentiles import percentile
 from hostd.cli.bench.plotting import check_plot, draw
 from hostd.cli.data import Arguments, choose_method, data_options, read_arguments, streams
+from hostd.cli.output import console, plain, print_json, say, table
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
+from hostd.units import counted, format_duration
+from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -179,8 +182,6 @@ def _caller(
 
 
 async def _loop(call: Callable[[], Awaitable[int]], figures: Figures, until_s: float, duration_s: float) -> None:
-    from hostd_workers.wire.errors import HostError  # noqa: PLC0415 - `--help` does not need it
-
     now_s = time.perf_counter()
     while now_s < until_s and not figures.is_hopeless():
         began_s = now_s
@@ -206,8 +207,6 @@ def _progress(figures: Figures, duration_s: float, *, shown: bool) -> Iterator[C
         return
     from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415 - a pipe sees no bar
 
-    from hostd.cli.output import console, counted  # noqa: PLC0415 - as above
-
     columns = (TextColumn("{task.completed:.0f} of {task.total:.0f} s"), BarColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=duration_s)
@@ -229,9 +228,6 @@ def _title(model: str, method: str | None, figures: Figures) -> str:
 
 
 def _show(session: Session, model: str, figures: Figures) -> None:
-    from hostd.cli.output import console, counted, plain, print_json, say, table  # noqa: PLC0415 - as above
-    from hostd.units import format_duration  # noqa: PLC0415 - as above
-
     found = figures.summary()
     if session.json:
         print_json({"model": model, **found})

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hostd.units import format_duration
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -37,7 +39,6 @@ def draw(file: Path, title: str, ended_s: Sequence[float], latencies_s: Sequence
     from matplotlib import pyplot as plt  # noqa: PLC0415 - as above
 
     from hostd.cli.bench.percentiles import percentile  # noqa: PLC0415 - imports this module
-    from hostd.units import format_duration  # noqa: PLC0415 - as above
 
     ordered = sorted(latencies_s)
     figure, (over_time, spread) = plt.subplots(1, 2, figsize=_INCHES, sharey=True, width_ratios=(3, 1))

@@ -12,6 +12,7 @@ import click
 
 from hostd.cli.data import Arguments, choose_method, data_options, read_arguments, streams
 from hostd.cli.interrupts import told
+from hostd.cli.output import print_json, to_json
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
 
 if TYPE_CHECKING:
@@ -72,8 +73,6 @@ def _call(handle: Model, method: str | None, arguments: Arguments) -> Any:
 
 
 def _print_items(session: Session, handle: Model, method: str | None, arguments: Arguments) -> None:
-    from hostd.cli.output import print_json  # noqa: PLC0415 - `--help` does not need it
-
     if method is None:
         raise click.UsageError("say with --method which method to stream from")
     open_stream: Callable[..., Any] = getattr(handle.stream, method)
@@ -83,8 +82,6 @@ def _print_items(session: Session, handle: Model, method: str | None, arguments:
 
 
 def _show(session: Session, answer: Any, about: dict[str, Any], output: Path | None) -> None:
-    from hostd.cli.output import print_json, to_json  # noqa: PLC0415 - as above
-
     if output is None:
         print_json({**about, "result": answer} if session.json else answer)
         return

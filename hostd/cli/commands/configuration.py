@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hostd.cli.output import console, plain, print_json, say, table, to_json
 from hostd.cli.session import HostCommand, Session, json_option
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ _OPTIONS = (
     _setting("--runtime-dir", "runtime_dir", "DIR", "Directory of the sockets and the lock."),
     _setting("--state-dir", "state_dir", "DIR", "Directory of what outlives the host."),
     _setting("--models-dir", "models.dir", "DIR", "The local models directory."),
-    _setting("--python", "workers.python", "FILE", "Interpreter of workers whose model names none."),
+    _setting("--python", "workers.python", "FILE", "Interpreter of workers if their model names none."),
     _setting("--load-timeout", "workers.load_timeout_s", "SECONDS", "What one load may take."),
     _setting("--drain-timeout", "workers.drain_timeout_s", "SECONDS", "What running calls get when their model goes."),
     _setting("--metrics-port", "metrics.port", "PORT", "Serve Prometheus metrics there; 0: any free port."),
@@ -126,7 +127,6 @@ def show(ctx: click.Context) -> None:
 
     The options are those of `serve`: what it would do with them is shown here, and nothing is started.
     """
-    from hostd.cli.output import plain, print_json, say, table  # noqa: PLC0415 - `--help` does not need it
     from hostd.cli.tables import print_table  # noqa: PLC0415 - as above
     from hostd.config.sources import flat  # noqa: PLC0415 - as above
 
@@ -152,8 +152,6 @@ def show(ctx: click.Context) -> None:
 
 
 def _shown(value: object) -> str:
-    from hostd.cli.output import to_json  # noqa: PLC0415 - as above
-
     if value is None or value == {}:
         return "-"
     return value if isinstance(value, str) else to_json(value)
@@ -164,7 +162,6 @@ def _shown(value: object) -> str:
 @click.pass_obj
 def schema(session: Session) -> None:
     """Explain every setting, as a configuration file with all defaults; --json prints its JSON schema, for editors."""
-    from hostd.cli.output import console, print_json  # noqa: PLC0415 - as above
     from hostd.config.schema import commented_yaml, config_schema  # noqa: PLC0415 - as above
 
     if session.json:

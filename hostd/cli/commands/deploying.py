@@ -10,7 +10,9 @@ import click
 
 from hostd.cli.commands.lifecycle import describe, for_each, loading_options, show_reports
 from hostd.cli.interrupts import told
+from hostd.cli.output import console, plain, print_json, report, say, table, transferring, working
 from hostd.cli.session import HostCommand, Session, complete_models, no_wait_option, shared_options
+from hostd.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,11 +37,10 @@ if TYPE_CHECKING:
 def deploy(session: Session, /, model: str, paths: tuple[Path, ...], model_type: str, **how: Any) -> None:
     """Copy a model into the host's models directory and load it from there, under the name ID.
 
-    PATH is a directory, whose files are the model's, or one file or more, each by its own name. They are on this
+    PATH is a directory with the model's files, or one file or more, each by its own name. They are on this
     machine; the host may be on another. All or nothing: if anything fails, no file is left.
     """
     files = _files_of(paths)
-    from hostd.cli.output import print_json, say, transferring  # noqa: PLC0415 - `--help` does not need it
 
     is_sent = False
 
@@ -93,8 +94,6 @@ def _files_of(paths: Sequence[Path]) -> Files:
 @click.pass_context
 def undeploy(ctx: click.Context, session: Session, models: tuple[str, ...]) -> None:
     """Unload models and remove their files from the host's models directory."""
-    from hostd.cli.output import counted, plain, print_json, report, say, working  # noqa: PLC0415 - as above
-
     refused: list[tuple[str, HostError]] = []
     goes_on = "the unload and the removal that were begun go on in the host: hostd ls shows what is left"
     with session.client() as client, told(goes_on), working("undeploying", quiet=session.json):
@@ -126,8 +125,6 @@ def sync(ctx: click.Context, session: Session, *, wait: bool, load: bool) -> Non
 
     The exit code is 1 if a model could not be loaded, or the directory not be read.
     """
-    from hostd.cli.output import console, plain, print_json, say, working  # noqa: PLC0415 - as above
-
     goes_on = "the loads and unloads that the sync has begun go on in the host: hostd ls shows them"
     with session.client() as client, told(goes_on), working("looking at the models directory", quiet=session.json):
         found = client.sync_local_models(wait=wait, load=load, timeout_s=session.timeout_s)
@@ -146,8 +143,6 @@ def sync(ctx: click.Context, session: Session, *, wait: bool, load: bool) -> Non
 
 def sync_table(report: SyncReport, *, is_waited_for: bool) -> Table:
     """Return the table of what a sync did; without waiting, loads are only begun."""
-    from hostd.cli.output import plain, table  # noqa: PLC0415 - as above
-
     rows = table("MODEL", "WHAT", "WHY")
     for model in report.loaded:
         rows.add_row(

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hostd.cli.output import console, plain, print_json, printable, say, table, to_json
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
 from hostd.cli.styles import STATE_STYLES
+from hostd.records import ModelInfo
+from hostd.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.table import Table
 
-    from hostd.records import MethodInfo, ModelInfo
+    from hostd.records import MethodInfo
 
 _SIZES = ("memory_limit",)
 """Settings that are bytes."""
@@ -32,9 +35,7 @@ _EXAMPLES: dict[str, Any] = {"str": "text", "int": 1, "float": 0.5, "bool": True
 @click.pass_obj
 def describe(session: Session, model: str) -> None:
     """Show what a model is: path, loader, methods, the settings in force and where each was given, how to call it."""
-    from hostd.cli.output import console, plain, print_json, say  # noqa: PLC0415 - `--help` does not need it
-    from hostd.cli.tables import print_table  # noqa: PLC0415 - as above
-    from hostd.records import ModelInfo  # noqa: PLC0415 - as above
+    from hostd.cli.tables import print_table  # noqa: PLC0415 - JSON output does without rich
 
     with session.client() as client:
         found = client.explain_model(model)
@@ -65,9 +66,6 @@ def describe(session: Session, model: str) -> None:
 
 def facts_table(info: ModelInfo) -> Table:
     """Return what a model is, a fact a line."""
-    from hostd.cli.output import plain, table  # noqa: PLC0415 - as above
-    from hostd.units import format_size  # noqa: PLC0415 - as above
-
     pids = ", ".join(str(worker.pid) for worker in info.workers if worker.pid)
     facts = {
         "path": info.path,
@@ -86,8 +84,6 @@ def facts_table(info: ModelInfo) -> Table:
 
 def methods_lines(info: ModelInfo) -> Iterator[str]:
     """Yield the methods with signatures and the first lines of their docstrings, as rich markup."""
-    from hostd.cli.output import plain  # noqa: PLC0415 - as above
-
     if info.methods:
         yield "\n[bold]methods[/]"
     for name, method in sorted(info.methods.items(), key=lambda item: (item[0] != info.default_method, item[0])):
@@ -104,8 +100,6 @@ def methods_lines(info: ModelInfo) -> Iterator[str]:
 
 def settings_table(settings: list[dict[str, Any]]) -> Table:
     """Return the settings in force and where each was given; those that nobody gave are dim."""
-    from hostd.cli.output import plain, table  # noqa: PLC0415 - as above
-
     rows = table("", "SETTING", "VALUE", "FROM")
     for setting in settings:
         style = "dim" if setting["origin"] == "default" else None
@@ -115,9 +109,6 @@ def settings_table(settings: list[dict[str, Any]]) -> Table:
 
 
 def _shown(name: str, value: Any) -> str:
-    from hostd.cli.output import to_json  # noqa: PLC0415 - as above
-    from hostd.units import format_size  # noqa: PLC0415 - as above
-
     if value is None:
         return "-"
     if name in _SIZES:
@@ -179,8 +170,6 @@ def stack(session: Session, model: str) -> None:
 
     Python code only, the most recent call first; py-spy dump --native shows more, if it may look.
     """
-    from hostd.cli.output import print_json, printable  # noqa: PLC0415 - `--help` does not need it
-
     with session.client() as client:
         stacks = client.model_stacks(model)
     if session.json:

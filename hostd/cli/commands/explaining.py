@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hostd.cli.commands.lifecycle import choosing_options
+from hostd.cli.output import console, plain, print_json, say, table
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
 from hostd.cli.styles import STATE_STYLES
+from hostd.records import Event
+from hostd.units import counted, format_age, format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rich.table import Table
 
-    from hostd.records import Event, Holder, LoadPlan
+    from hostd.records import Holder, LoadPlan
 
 
 _CALLS_SHOWN = 20
@@ -34,9 +37,6 @@ def explain(session: Session, model: str) -> None:
 
     A call that its caller has left is one that nobody waits for any more and that the model still works on.
     """
-    from hostd.cli.output import console, plain, print_json, say, table  # noqa: PLC0415 - `--help` does not need it
-    from hostd.records import Event  # noqa: PLC0415 - as above
-
     with session.client() as client:
         found = client.explain_model(model)
     if session.json:
@@ -57,24 +57,23 @@ def explain(session: Session, model: str) -> None:
     story = table("", "", "", "")
     story.show_header = False
     for told in found.get("story", ()):
-        clock, who, change, why = event_parts(Event.from_dict(told))
-        story.add_row("", clock, who, f"{change}  {why}" if why else change)
+        clock, subject, change, why = event_parts(Event.from_dict(told))
+        story.add_row("", clock, subject, f"{change}  {why}" if why else change)
     if story.row_count:
         console().print(story)
 
 
 def calls_table(calls: Sequence[dict[str, Any]]) -> Table:
     """Return the table of calls in flight, the oldest first; those of a kind beyond a screenful are counted."""
-    from hostd.cli.output import plain, table  # noqa: PLC0415 - as above
-    from hostd.units import format_duration  # noqa: PLC0415 - as above
-
     rows = table("", "METHOD", "AGE", "CLIENT", "", right=("AGE",))
     for call in calls[:_CALLS_SHOWN]:
         client = call.get("client") or {}
-        who = f"{client.get('program') or 'unknown program'}, pid {client.get('pid') or '-'}"
+        caller = f"{client.get('program') or 'unknown program'}, pid {client.get('pid') or '-'}"
         note = "" if call["state"] == "sent" else str(call.get("why", ""))
         style = "[yellow]" if call["state"] == "left" else "[dim]"
-        rows.add_row("", plain(call["method"]), format_duration(call["age_s"]), plain(who), f"{style}{plain(note)}[/]")
+        rows.add_row(
+            "", plain(call["method"]), format_duration(call["age_s"]), plain(caller), f"{style}{plain(note)}[/]"
+        )
     if len(calls) > _CALLS_SHOWN:
         rows.add_row("", f"[dim]and {len(calls) - _CALLS_SHOWN} more[/]", "", "", "")
     return rows
@@ -82,8 +81,6 @@ def calls_table(calls: Sequence[dict[str, Any]]) -> Table:
 
 def memory_lines(size: dict[str, Any] | None, eviction: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
     """Return what `explain_model` says of memory as pairs of a name and words; nothing about what holds none."""
-    from hostd.units import format_duration, format_size  # noqa: PLC0415 - as above
-
     if size is not None:
         yield "size", _how_big(size)
         reserved_bytes = size.get("reserved_bytes") or 0
@@ -106,8 +103,6 @@ def memory_lines(size: dict[str, Any] | None, eviction: dict[str, Any] | None) -
 
 
 def _how_big(size: dict[str, Any]) -> str:
-    from hostd.units import format_age, format_size  # noqa: PLC0415 - as above
-
     if size.get("bytes") is not None:
         age_s = size.get("age_s")
         age = "" if age_s is None else f" {format_age(age_s)} ago"
@@ -132,12 +127,10 @@ def _ordinal(rank: int) -> str:
 @click.pass_obj
 @click.pass_context
 def plan(ctx: click.Context, session: Session, /, model: str, path: str, model_type: str, **how: Any) -> None:
-    """Say what loading the model at PATH would do now, without doing it: who would be evicted, in which order.
+    """Say what loading the model at PATH would do now, without doing it: what would be evicted, in which order.
 
     The exit code is 1 if the load would be refused, and 0 if it would start: at once, after evictions or after a wait.
     """
-    from hostd.cli.output import console, print_json, say  # noqa: PLC0415 - `--help` does not need it
-
     with session.client() as client:
         found = client.plan_load(model, path, model_type, **how)
     if session.json:
@@ -154,9 +147,6 @@ def plan(ctx: click.Context, session: Session, /, model: str, path: str, model_t
 
 def plan_line(found: LoadPlan) -> str:
     """Return what a load would do, and why, as rich markup."""
-    from hostd.cli.output import counted, plain  # noqa: PLC0415 - as above
-    from hostd.units import format_size  # noqa: PLC0415 - as above
-
     outcome = {
         "start": "[green]would start at once[/]",
         "evict": f"[green]would start[/] after {counted(len(found.victims), 'eviction')}",
@@ -177,10 +167,7 @@ def plan_line(found: LoadPlan) -> str:
 
 
 def holders_table(holders: Sequence[Holder], heading: str) -> Table:
-    """Return the table of who holds memory, in the order that the host gave."""
-    from hostd.cli.output import plain, table  # noqa: PLC0415 - as above
-    from hostd.units import format_age, format_duration, format_size  # noqa: PLC0415 - as above
-
+    """Return the table of what holds memory, in the order that the host gave."""
     is_explained = any(holder.why for holder in holders)
     headings = (heading, "HOLDS", "UNUSED", "RELOAD", *(("WHY",) if is_explained else ()))
     rows = table(*headings, right=("HOLDS", "UNUSED", "RELOAD"))
@@ -192,21 +179,17 @@ def holders_table(holders: Sequence[Holder], heading: str) -> Table:
 
 def event_line(event: Event) -> str:
     """Return a transition as one line of rich markup."""
-    from hostd.cli.output import plain  # noqa: PLC0415 - as above
-
-    clock, who, change, why = event_parts(event)
-    return f"{clock}  [bold]{plain(event.model_id)}[/]  {who}  {change}{f'  {why}' if why else ''}"
+    clock, subject, change, why = event_parts(event)
+    return f"{clock}  [bold]{plain(event.model_id)}[/]  {subject}  {change}{f'  {why}' if why else ''}"
 
 
 def event_parts(event: Event) -> tuple[str, str, str, str]:
-    """Return when a transition was, whose it was, from what to what, and why, as rich markup."""
-    from hostd.cli.output import plain  # noqa: PLC0415 - as above
-
+    """Return when a transition was, of what, from what to what, and why, as rich markup."""
     reason = event.reason.partition("\n")[0]  # a line an event; the whole of it is the model's reason
     is_old = time.time() - event.time_s > _DAY_S
     clock = time.strftime("%m-%d %H:%M:%S" if is_old else "%H:%M:%S", time.localtime(event.time_s))
-    who = f"worker {event.worker_id}" if event.subject == "worker" else event.subject
+    subject = f"worker {event.worker_id}" if event.subject == "worker" else event.subject
     pid = f" pid {event.pid}" if event.pid else ""
     new = f"[{STATE_STYLES.get(event.new, 'default')}]{plain(event.new)}[/]"
     change = new if event.old == event.new else f"{plain(event.old)} -> {new}"
-    return f"[dim]{clock}[/]", f"{who}{pid}", change, f"[dim]{plain(reason)}[/]" if reason else ""
+    return f"[dim]{clock}[/]", f"{subject}{pid}", change, f"[dim]{plain(reason)}[/]" if reason else ""

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hostd.cli.output import plain, print_json, say, table
 from hostd.cli.session import HostCommand, Session, json_option
+from hostd.hosts.listing import find_hosts
+from hostd.units import format_age
+from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,9 +32,7 @@ def hosts(session: Session) -> None:
     NAME is what -e, HOSTD_ENDPOINT and hostd.connect take. Hosts with a --runtime-dir of their own are found only while
     HOSTD_RUNTIME_DIR says where that is.
     """
-    from hostd.cli.output import plain, print_json, say  # noqa: PLC0415 - `--help` does not need it
-    from hostd.cli.tables import print_table  # noqa: PLC0415 - as above
-    from hostd.hosts.listing import find_hosts  # noqa: PLC0415 - as above
+    from hostd.cli.tables import print_table  # noqa: PLC0415 - JSON output does without rich
 
     found = find_hosts()
     running = [(host, _ask(session, host)) for host in found if host.trouble is None]
@@ -49,8 +51,6 @@ def hosts(session: Session) -> None:
 
 
 def _ask(session: Session, host: FoundHost) -> HostInfo | None:
-    from hostd_workers.wire.errors import HostError  # noqa: PLC0415 - as above
-
     try:
         with session.connect(host.endpoint, timeout_s=_ANSWER_TIMEOUT_S, connect_timeout_s=_ANSWER_TIMEOUT_S) as client:
             return client.host_info()
@@ -65,9 +65,6 @@ def _record(host: FoundHost, info: HostInfo | None) -> dict[str, Any]:
 
 
 def _table(running: list[tuple[FoundHost, HostInfo | None]], now_s: float) -> Table:
-    from hostd.cli.output import plain, table  # noqa: PLC0415 - as above
-    from hostd.units import format_age  # noqa: PLC0415 - as above
-
     rows = table("NAME", "KIND", "PID", "MODELS", "UP", "ENDPOINT", right=("PID", "MODELS", "UP"))
     for host, info in running:
         known = (

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hostd.cli.output import console, plain, print_json, printable, say, table
 from hostd.cli.session import HostCommand, Session, shared_options
 from hostd.cli.styles import STATE_STYLES
+from hostd.records import SERVING
+from hostd.units import counted, format_age, format_size_short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,9 +20,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from hostd.records import ModelInfo
-
-_GOING_ON = ("READY", "DEGRADED")
-"""States of models of which is shown what they do, rather than what has become of them."""
 
 _LEAST_WHY = 20
 """How many characters of a reason are shown on the narrowest terminal; ids are folded before."""
@@ -35,8 +35,7 @@ def ls(session: Session) -> None:
 
 def show_all(session: Session) -> None:
     """Print the list of all models."""
-    from hostd.cli.output import console, counted, plain, print_json, say  # noqa: PLC0415 - `--help` does not need it
-    from hostd.cli.tables import print_table  # noqa: PLC0415 - as above
+    from hostd.cli.tables import print_table  # noqa: PLC0415 - JSON output does without rich
 
     with session.client() as client:
         models, host = client.list_models(all=True), client.host_info()
@@ -62,9 +61,6 @@ def inventory_table(models: Sequence[ModelInfo], now_s: float, width: int | None
     from rich.markup import escape  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415 - as above
 
-    from hostd.cli.output import plain, printable, table  # noqa: PLC0415 - as above
-    from hostd.units import format_size_short  # noqa: PLC0415 - as above
-
     rows = table("MODEL", "STATE", "SIZE", "WHY", right=("SIZE",))
     known = [(printable(model.id), model.state, format_size_short(model.size)) for model in models]
     columns = zip(("MODEL", "STATE", "SIZE"), *known, strict=True)
@@ -79,10 +75,7 @@ def inventory_table(models: Sequence[ModelInfo], now_s: float, width: int | None
 
 def why(model: ModelInfo, now_s: float) -> str:
     """Return in one line what there is to say of a model's state."""
-    from hostd.cli.output import counted  # noqa: PLC0415 - as above
-    from hostd.units import format_age  # noqa: PLC0415 - as above
-
-    if model.state in _GOING_ON:
+    if model.state in SERVING:
         used = f", last {format_age(now_s - model.last_used_s)} ago" if model.last_used_s else ""
         pinned = "; pinned" if model.pinned else ""
         changed = f"; its files have changed since: hostd load {model.id} --reload" if model.files == "changed" else ""

@@ -11,21 +11,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hostd.cli.commands.listing import unloads_table
 from hostd.cli.interrupts import told
+from hostd.cli.output import console, plain, print_json, report, say, working
 from hostd.cli.session import HostCommand, Session, complete_models, no_wait_option, shared_options
+from hostd.records import STANDALONE
+from hostd.units import format_duration, format_size
+from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hostd.records import ModelInfo, UnloadReport
-    from hostd_workers.wire.errors import HostError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
 
-type_option = click.option(
-    "--type", "model_type", default="standalone-model", show_default=True, help="The model's type."
-)
+type_option = click.option("--type", "model_type", default=STANDALONE, show_default=True, help="The model's type.")
 """The option of commands that say what kind of model it is."""
 
 
@@ -99,7 +101,6 @@ def load(session: Session, /, model: str, path: str | None, model_type: str, **h
     """
     if path is None and not how["reload"]:
         raise click.UsageError("name the PATH of the model; only --reload knows it")
-    from hostd.cli.output import print_json, say, working  # noqa: PLC0415 - `--help` does not need it
 
     goes_on = f"the load of {model} goes on in the host. hostd events {model} follows it, hostd unload {model} ends it"
     with session.client() as client, told(goes_on), working(f"loading {model}", quiet=session.json):
@@ -113,9 +114,6 @@ def load(session: Session, /, model: str, path: str | None, model_type: str, **h
 
 def describe(model: ModelInfo) -> str:
     """Return what a person wants to know of a model that was just loaded, as rich markup."""
-    from hostd.cli.output import plain  # noqa: PLC0415 - as above
-    from hostd.units import format_duration, format_size  # noqa: PLC0415 - as above
-
     name = f"[bold]{plain(model.id)}[/]"
     if model.state != "READY":
         return f"{name} is {model.state}; follow it with: hostd events {plain(model.id)}"
@@ -132,9 +130,6 @@ def describe(model: ModelInfo) -> str:
 
 def describe_loaded(model: ModelInfo) -> str:
     """Return what a person wants to know who has loaded what was loaded, as rich markup."""
-    from hostd.cli.output import plain  # noqa: PLC0415 - as above
-    from hostd.units import format_duration  # noqa: PLC0415 - as above
-
     name, again = plain(model.id), f"hostd load {plain(model.id)} --reload"
     since = "" if model.ready_s is None else f" {format_duration(max(0.0, time.time() - model.ready_s))} ago"
     said = f"[bold]{name}[/] was already loaded{since}: pid {', '.join(str(worker.pid) for worker in model.workers)}"
@@ -159,7 +154,6 @@ def unload(ctx: click.Context, session: Session, models: tuple[str, ...], *, eve
     """
     if bool(models) == every:
         raise click.UsageError("name the models to unload, or say --all")
-    from hostd.cli.output import print_json, report, say, working  # noqa: PLC0415 - `--help` does not need it
 
     refused: list[tuple[str, HostError]] = []
     named = " ".join(models) or "--all"
@@ -187,8 +181,6 @@ def unload(ctx: click.Context, session: Session, models: tuple[str, ...], *, eve
 
 def for_each(models: Sequence[str], act: Callable[[str], _T], refused: list[tuple[str, HostError]]) -> list[_T]:
     """Act on models one after the other; one that is refused is noted in `refused` and does not stop the others."""
-    from hostd_workers.wire.errors import HostError  # noqa: PLC0415 - `--help` does not need it
-
     answers = []
     for model in dict.fromkeys(models):
         try:
@@ -200,15 +192,11 @@ def for_each(models: Sequence[str], act: Callable[[str], _T], refused: list[tupl
 
 def show_reports(reports: Sequence[UnloadReport]) -> None:
     """Print what unloads gave back, and what was not loaded at all."""
-    from hostd.cli.commands.listing import unloads_table  # noqa: PLC0415 - as above
-    from hostd.cli.output import console, plain, say  # noqa: PLC0415 - as above
-
-    gone = [report for report in reports if report.processes]
-    if gone:
+    if gone := [unload for unload in reports if unload.processes]:
         console().print(unloads_table(gone))
-    for report in reports:
-        if not report.processes:
-            say(f"{plain(report.model_id)} was not loaded")
+    for unload in reports:
+        if not unload.processes:
+            say(f"{plain(unload.model_id)} was not loaded")
 
 
 @click.command(cls=HostCommand)
@@ -232,8 +220,6 @@ def unpin(ctx: click.Context, session: Session, models: tuple[str, ...]) -> None
 
 
 def _set_pins(ctx: click.Context, session: Session, models: Sequence[str], *, is_pinned: bool) -> None:
-    from hostd.cli.output import print_json, report, say  # noqa: PLC0415 - as above
-
     refused: list[tuple[str, HostError]] = []
     with session.client() as client:
         records = for_each(models, client.pin_model if is_pinned else client.unpin_model, refused)
@@ -250,9 +236,6 @@ def _set_pins(ctx: click.Context, session: Session, models: Sequence[str], *, is
 
 def describe_pin(model: ModelInfo) -> str:
     """Return whether a model stays in memory, as rich markup."""
-    from hostd.cli.output import plain  # noqa: PLC0415 - as above
-    from hostd.units import format_size  # noqa: PLC0415 - as above
-
     name = f"[bold]{plain(model.id)}[/]"
     if model.pinned:
         return f"{name} is pinned: its {format_size(model.charge_bytes)} stay until hostd unpin {plain(model.id)}"

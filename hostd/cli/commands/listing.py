@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from hostd.cli.commands.inventory import show_all
+from hostd.cli.output import console, plain, print_json, say, table
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
 from hostd.cli.styles import STATE_STYLES, format_share
-from hostd.records import WorkerInfo
+from hostd.records import STANDALONE, WorkerInfo
+from hostd.units import counted, format_age, format_duration, format_size, format_size_short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,37 +52,25 @@ def ps(session: Session, *, every: bool, tree: bool) -> None:
     if every:
         if tree:
             raise click.UsageError("--tree shows processes, and --all models that have none: say one of them")
-        from hostd.cli.commands.inventory import show_all  # noqa: PLC0415 - imports this module
 
         show_all(session)
         return
     with session.client() as client:
         models, host, memory = client.list_models(), client.host_info(), client.memory_info()
-    processes = _processes_of(models, host) if tree else None
-    if session.json:
-        from hostd.cli.output import print_json  # noqa: PLC0415 - `--help` does not need it
+    processes = None
+    if tree:
+        from hostd.cli.commands.processes import processes_of  # noqa: PLC0415 - psutil takes milliseconds
 
-        print_json([_record(model, processes) for model in models])
+        processes = processes_of(models, host)
+    if session.json:
+        of_tree = {} if processes is None else {model: list(map(asdict, found)) for model, found in processes.items()}
+        print_json([model.to_dict() | ({"processes": of_tree[model.id]} if tree else {}) for model in models])
         return
     _show(models, memory, processes)
     _show_footer(models, host, memory)
 
 
-def _processes_of(models: Sequence[ModelInfo], host: HostInfo) -> dict[str, list[Seen]]:
-    from hostd.cli.commands.processes import processes_of  # noqa: PLC0415 - as above
-
-    return processes_of(models, host)
-
-
-def _record(model: ModelInfo, processes: dict[str, list[Seen]] | None) -> dict[str, Any]:
-    if processes is None:
-        return model.to_dict()
-    return {**model.to_dict(), "processes": [asdict(process) for process in processes[model.id]]}
-
-
 def _show(models: Sequence[ModelInfo], memory: MemoryInfo, processes: dict[str, list[Seen]] | None) -> None:
-    from hostd.cli.output import console, plain, say  # noqa: PLC0415 - as above
-
     out = console()
     if processes is not None:
         from hostd.cli.commands.processes import model_tree  # noqa: PLC0415 - as above
@@ -98,8 +89,6 @@ def _show(models: Sequence[ModelInfo], memory: MemoryInfo, processes: dict[str, 
 
 
 def _show_footer(models: Sequence[ModelInfo], host: HostInfo, memory: MemoryInfo) -> None:
-    from hostd.cli.output import plain, say  # noqa: PLC0415 - as above
-
     for line in (_host_line(models, host), memory_line(memory), returned_line(memory)):
         say(f"[dim]{line}[/]", stderr=True)
     if memory.over_budget:
@@ -112,9 +101,6 @@ def models_table(
     models: Sequence[ModelInfo], now_s: float, *, budget_bytes: int | None = None, width: int = 80
 ) -> Table:
     """Return the table of models, with the columns for which `width` has room; `now_s` is now in unix seconds."""
-    from hostd.cli.output import plain, table  # noqa: PLC0415 - as above
-    from hostd.units import format_age, format_size_short  # noqa: PLC0415 - as above
-
     is_wide = width >= WIDE_COLUMNS
     budgeted = ((("CHARGE",) if is_wide else ()) + ("BUDGET",)) if budget_bytes else ()
     on_devices = ("GPU",) if any(worker.gpu_bytes for model in models for worker in model.workers) else ()
@@ -160,7 +146,7 @@ def models_table(
 
 def _fitting(headings: tuple[str, ...], lines: list[dict[str, str]], width: int, gap: int) -> tuple[str, ...]:
     """Return the headings of the columns that fit, in their order: the least wanted go first."""
-    from rich.text import Text  # noqa: PLC0415 - as above
+    from rich.text import Text  # noqa: PLC0415 - JSON output does without rich
 
     def needed(name: str) -> int:
         longest = max(len(name), *(Text.from_markup(line.get(name, "")).cell_len for line in lines))
@@ -174,9 +160,6 @@ def _fitting(headings: tuple[str, ...], lines: list[dict[str, str]], width: int,
 
 def unloads_table(reports: Sequence[UnloadReport]) -> Table:
     """Return the table of what unloads gave back."""
-    from hostd.cli.output import plain, table  # noqa: PLC0415 - as above
-    from hostd.units import format_duration, format_size  # noqa: PLC0415 - as above
-
     headings = ("MODEL", "GIVEN BACK", "WAS", "PROCESSES", "TOOK")
     rows = table(*headings, right=headings[1:])
     for report in reports:
@@ -191,9 +174,6 @@ def unloads_table(reports: Sequence[UnloadReport]) -> Table:
 
 
 def _host_line(models: Sequence[ModelInfo], host: HostInfo) -> str:
-    from hostd.cli.output import counted, plain  # noqa: PLC0415 - as above
-    from hostd.units import format_duration, format_size  # noqa: PLC0415 - as above
-
     count = counted(len(models), "model")
     held = sum(model.size or 0 for model in models)
     total = f", {format_size(held)}" if models else ""
@@ -203,9 +183,6 @@ def _host_line(models: Sequence[ModelInfo], host: HostInfo) -> str:
 
 def memory_line(memory: MemoryInfo) -> str:
     """Return what all models take of the budget, as rich markup."""
-    from hostd.cli.output import counted, plain  # noqa: PLC0415 - as above
-    from hostd.units import format_size  # noqa: PLC0415 - as above
-
     reserved = f" + {format_size(memory.reserved_bytes)} reserved" if memory.reserved_bytes else ""
     used = f"memory: {format_size(memory.measured_bytes)} measured{reserved}"
     if memory.budget_bytes is None:
@@ -220,9 +197,6 @@ def memory_line(memory: MemoryInfo) -> str:
 
 def returned_line(memory: MemoryInfo) -> str:
     """Return what unloads have given back since the host started, and what the last one proved, as rich markup."""
-    from hostd.cli.output import counted, plain  # noqa: PLC0415 - as above
-    from hostd.units import format_duration, format_size  # noqa: PLC0415 - as above
-
     if not memory.unloads:
         return "given back: nothing was unloaded yet"
     line = f"given back: {format_size(memory.freed_bytes)} by {counted(memory.unloads, 'unload')}"
@@ -239,7 +213,7 @@ def returned_line(memory: MemoryInfo) -> str:
 @click.option(
     "--estimate", type=(str, click.Path()), metavar="ID PATH", help="Say what the model at PATH would take, unloaded."
 )
-@click.option("--type", "model_type", help="The type of the model to estimate.  [default: standalone-model]")
+@click.option("--type", "model_type", help=f"The type of the model to estimate.  [default: {STANDALONE}]")
 @shared_options
 @click.pass_obj
 def size(session: Session, models: tuple[str, ...], estimate: tuple[str, str] | None, model_type: str | None) -> None:
@@ -252,8 +226,6 @@ def size(session: Session, models: tuple[str, ...], estimate: tuple[str, str] | 
         raise click.UsageError("--type goes with --estimate ID PATH")
     if estimate is not None and models:
         raise click.UsageError("name models that are loaded, or one to --estimate")
-    from hostd.cli.output import console, plain, print_json, table  # noqa: PLC0415 - `--help` does not need it
-    from hostd.units import format_size  # noqa: PLC0415 - as above
 
     known: list[tuple[str, int | None, str]] = []
     with session.client() as client:

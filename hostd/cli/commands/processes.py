@@ -1,4 +1,4 @@
-"""The processes of workers as this machine sees them, for `ps --tree`: a second witness beside the host's word."""
+"""The processes of workers as this machine sees them, for `ps --tree`: beside what the host says of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import click
 import psutil
 
+from hostd.cli.output import plain, printable
 from hostd.cli.styles import STATE_STYLES, format_share
+from hostd.units import format_size, format_size_short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,9 +101,6 @@ def model_tree(model: ModelInfo, workers: Sequence[Seen], budget_bytes: int | No
     """Return a model's processes as a tree; lines are meant to be cut at the width of the terminal."""
     from rich.tree import Tree  # noqa: PLC0415 - JSON output does without rich
 
-    from hostd.cli.output import plain  # noqa: PLC0415 - as above
-    from hostd.units import format_size  # noqa: PLC0415 - as above
-
     share = f" ({format_share(model.charge_bytes, budget_bytes)} of the budget)" if budget_bytes else ""
     state = f"[{STATE_STYLES.get(model.state, 'default')}]{model.state}[/]"
     pinned = "  pinned" if model.pinned else ""
@@ -115,8 +114,6 @@ def model_tree(model: ModelInfo, workers: Sequence[Seen], budget_bytes: int | No
 def _grow(tree: Tree, process: Seen) -> None:
     from rich.text import Text  # noqa: PLC0415 - as above
 
-    from hostd.units import format_size_short  # noqa: PLC0415 - as above
-
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append(f"{process.pid:<7}", "cyan")
     line.append(f" RSS {format_size_short(process.rss_bytes):>5}  USS {format_size_short(process.uss_bytes):>5}  ")
@@ -128,8 +125,6 @@ def _grow(tree: Tree, process: Seen) -> None:
 
 def shortened(process: Seen) -> str:
     """Return a command line for a person: the program without its directory, and what tells it from others."""
-    from hostd.cli.output import printable  # noqa: PLC0415 - as above
-
     if not process.command:
         return printable(f"[{process.name}]")
     words = [Path(process.command[0]).name, *process.command[1:_SHOWN_WORDS]]

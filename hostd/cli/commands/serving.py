@@ -11,7 +11,10 @@ import click
 
 from hostd.cli.commands.configuration import gathered, given, settings_options
 from hostd.cli.interrupts import told
+from hostd.cli.output import plain, print_json, say, working
 from hostd.cli.session import HostCommand, Session, json_option, shared_options
+from hostd.hosts.launch import exec_host
+from hostd.units import counted
 
 
 @click.command(cls=HostCommand)
@@ -27,8 +30,6 @@ def serve(ctx: click.Context) -> None:
     SIGHUP reads the file again, as `hostd reload` does. It ends the host if the terminal that it was started from is
     gone.
     """
-    from hostd.hosts.launch import exec_host  # noqa: PLC0415 - `--help` does not need it
-
     found, file = gathered(ctx)
     sources = {"file": str(file), "arguments": given(ctx)} if file else None
     ready_fd = sys.stdout.fileno() if ctx.ensure_object(Session).json else None
@@ -44,8 +45,6 @@ def reload(session: Session) -> None:
     Changed at once: the log's level and format, the memory budget, time-outs, retries and limits of calls. The answer
     names what has changed, and what has changed in the file but needs a restart of the host.
     """
-    from hostd.cli.output import plain, print_json, say  # noqa: PLC0415 - `--help` does not need it
-
     with session.client() as client:
         done = client.reload_config()
     if session.json:
@@ -64,8 +63,6 @@ def reload(session: Session) -> None:
 @click.pass_obj
 def shutdown(session: Session) -> None:
     """End the running host: every model is unloaded first, then the host goes."""
-    from hostd.cli.output import counted, plain, print_json, say, working  # noqa: PLC0415 - `--help` does not need it
-
     goes_on = "the shutdown goes on: hostd ps shows what is left, as long as the host answers"
     with session.client() as client, told(goes_on):
         host = client.host_info()

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hostd.cli.commands.listing import memory_line
+from hostd.cli.output import console, plain, print_json, table
 from hostd.cli.session import HostCommand, Session, shared_options
 from hostd.cli.styles import STATE_STYLES
+from hostd.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from hostd.records import HostInfo, MemoryInfo
@@ -76,8 +78,6 @@ def status(ctx: click.Context, session: Session) -> None:
         counted = Counter(model.state for model in client.list_models())
         found = Status(client.host_info(), client.memory_info(), dict(sorted(counted.items())))
     if session.json:
-        from hostd.cli.output import print_json  # noqa: PLC0415 - `--help` does not need it
-
         print_json(found.to_dict())
     else:
         _show(found)
@@ -86,9 +86,6 @@ def status(ctx: click.Context, session: Session) -> None:
 
 
 def _show(found: Status) -> None:
-    from hostd.cli.output import console, plain, table  # noqa: PLC0415 - as above
-    from hostd.units import format_duration, format_size  # noqa: PLC0415 - as above
-
     host = found.host
     up = format_duration(time.time() - host.started_s)
     style = "red" if host.state != "READY" else "yellow" if found.degraded else "green"

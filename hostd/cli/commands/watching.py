@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hostd.cli.commands.explaining import event_line
+from hostd.cli.output import print_json, printable, say
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
 
 if TYPE_CHECKING:
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
 @click.pass_obj
 def events(session: Session, model: str | None) -> None:
     """Follow what happens to models and workers, or to one model, until Ctrl-C."""
-    from hostd.cli.commands.explaining import event_line  # noqa: PLC0415 - `--help` does not need it
-    from hostd.cli.output import print_json, say  # noqa: PLC0415 - `--help` does not need it
-
     with session.client() as client:
         for event in client.events(model):
             if session.json:
@@ -51,8 +50,6 @@ def logs(session: Session, model: str, tail: int | None, *, follow: bool, raw: b
 
     Times are those at which the host read a line. The exit code is 1 for an id under which no model was ever loaded.
     """
-    from hostd.cli.output import print_json  # noqa: PLC0415 - `--help` does not need it
-
     with session.client() as client:
         found = (line for line in client.log_lines(model, tail=tail, follow=follow) if not (raw and line.is_note))
         if session.json and not follow:
@@ -69,8 +66,6 @@ def logs(session: Session, model: str, tail: int | None, *, follow: bool, raw: b
 
 
 def _shown(line: LogLine) -> str:
-    from hostd.cli.output import printable  # noqa: PLC0415 - as above
-
     is_terminal = sys.stdout.isatty()
     clock = "-" if line.time_s is None else datetime.fromtimestamp(line.time_s).isoformat(" ", "milliseconds")
     text = f"-- {line.text} --" if line.is_note else line.text

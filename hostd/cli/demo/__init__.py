@@ -7,7 +7,9 @@ import os
 
 import click
 
+from hostd.cli.output import print_json
 from hostd.cli.session import HostCommand, Session, json_option
+from hostd_workers.wire.errors import FailedPreconditionError
 
 _LIBRARIES = ("numpy", "sklearn", "joblib")
 
@@ -30,8 +32,6 @@ def demo(ctx: click.Context, session: Session) -> None:
     from hostd.cli.demo.story import Narrator, tell  # noqa: PLC0415 - it needs the libraries
 
     if session.json:
-        from hostd.cli.output import print_json  # noqa: PLC0415 - as above
-
         story = tell(Narrator())
         print_json(story.to_dict())
     else:
@@ -45,8 +45,7 @@ def demo(ctx: click.Context, session: Session) -> None:
 
 
 def _require_libraries() -> None:
-    from hostd_workers.wire.errors import FailedPreconditionError  # noqa: PLC0415 - `--help` does not need it
-    from hostd_workers.wire.installing import install_extras  # noqa: PLC0415 - as above
+    from hostd_workers.wire.installing import install_extras  # noqa: PLC0415 - where something is missing only
 
     if missing := [library for library in _LIBRARIES if importlib.util.find_spec(library) is None]:
         raise FailedPreconditionError(

@@ -90,7 +90,7 @@ class Story:
 class Narrator:
     """Is told what happens while it happens. This one shows nothing; `show` has one that speaks."""
 
-    def working(self, text: str) -> AbstractContextManager[None]:  # noqa: ARG002 - for those who show it
+    def working(self, text: str) -> AbstractContextManager[None]:  # noqa: ARG002 - for subclasses that show it
         """For the length of a block something is being done."""
         return nullcontext()
 

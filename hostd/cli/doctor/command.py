@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hostd.cli.output import plain, print_json, say, table
 from hostd.cli.session import HostCommand, Session, shared_options
+from hostd.units import counted, format_duration
+from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
     from hostd.cli.doctor.checks import Check
@@ -34,8 +37,6 @@ def doctor(ctx: click.Context, session: Session) -> None:
     checks.append(_host_answers(session))
     failed = [check for check in checks if check.verdict is Verdict.FAIL]
     if session.json:
-        from hostd.cli.output import print_json  # noqa: PLC0415 - as above
-
         print_json({"ok": not failed, "checks": [check.to_dict() for check in checks]})
     else:
         _show(checks)
@@ -45,7 +46,6 @@ def doctor(ctx: click.Context, session: Session) -> None:
 
 def _show(checks: list[Check]) -> None:
     from hostd.cli.doctor.checks import Verdict  # noqa: PLC0415 - as above
-    from hostd.cli.output import plain, say, table  # noqa: PLC0415 - as above
     from hostd.cli.tables import print_table  # noqa: PLC0415 - as above
 
     styles = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red"}
@@ -62,9 +62,6 @@ def _show(checks: list[Check]) -> None:
 
 def _host_answers(session: Session) -> Check:
     from hostd.cli.doctor.checks import Check, Verdict  # noqa: PLC0415 - as above
-    from hostd.cli.output import counted  # noqa: PLC0415 - as above
-    from hostd.units import format_duration  # noqa: PLC0415 - as above
-    from hostd_workers.wire.errors import HostError  # noqa: PLC0415 - as above
 
     session.timeout_s = session.timeout_s or _ANSWER_TIMEOUT_S
     try:

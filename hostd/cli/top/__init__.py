@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hostd.cli.output import console, print_json
 from hostd.cli.session import HostCommand, Session, shared_options
+from hostd.cli.top.look import Scene, as_object, look
 from hostd.cli.top.state import Sort, State
 
 if TYPE_CHECKING:
@@ -60,12 +62,10 @@ def top(ctx: click.Context, session: Session, interval_s: float, sort: str, text
     if session.json:
         _print_objects(session, interval_s, state, once=once)
         return
-    from hostd.cli.output import console  # noqa: PLC0415 - `--help` does not need it
 
     out = console(pipe_columns=_PIPE_COLUMNS)
     if once or not out.is_terminal or out.is_dumb_terminal:
-        from hostd.cli.top.look import Scene  # noqa: PLC0415 - as above
-        from hostd.cli.top.view import frame  # noqa: PLC0415 - as above
+        from hostd.cli.top.view import frame  # noqa: PLC0415 - JSON output does without rich
 
         with session.client() as client:
             previous, latest = next(pairwise(_looks(client, interval_s)))
@@ -79,9 +79,6 @@ def top(ctx: click.Context, session: Session, interval_s: float, sort: str, text
 
 
 def _print_objects(session: Session, interval_s: float, state: State, *, once: bool) -> None:
-    from hostd.cli.output import print_json  # noqa: PLC0415 - as above
-    from hostd.cli.top.look import as_object  # noqa: PLC0415 - as above
-
     with session.client() as client:
         for previous, latest in pairwise(_looks(client, interval_s)):
             print_json(as_object(latest, previous, state))
@@ -91,8 +88,6 @@ def _print_objects(session: Session, interval_s: float, state: State, *, once: b
 
 def _looks(client: Client, interval_s: float) -> Iterator[Look]:
     """Look again and again; figures per second need two looks."""
-    from hostd.cli.top.look import look  # noqa: PLC0415 - as above
-
     while True:
         began_s = time.monotonic()
         yield look(client)

@@ -25,6 +25,11 @@ class Look:
     memory: MemoryInfo
     models: tuple[ModelInfo, ...]
 
+    @classmethod
+    def of(cls, models: list[ModelInfo], memory: MemoryInfo, host: HostInfo) -> Look:
+        """Return a look at what a host has just said."""
+        return cls(time.time(), time.monotonic(), host, memory, tuple(models))
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -66,8 +71,7 @@ def has_gpu(latest: Look) -> bool:
 
 def look(client: Client) -> Look:
     """Ask a host for all that is shown."""
-    models, memory, host = client.list_models(), client.memory_info(), client.host_info()
-    return Look(time.time(), time.monotonic(), host, memory, tuple(models))
+    return Look.of(client.list_models(), client.memory_info(), client.host_info())
 
 
 def rows(latest: Look, previous: Look | None, state: State) -> list[Row]:

@@ -1,10 +1,11 @@
 """Owns the terminal while `top` runs, and gives it back as it was: after a key, a signal, a stop or an exception.
 
-Signals only ring a bell that the loop hears, so that none of them finds the terminal half restored.
+Keys, signals and what the host says only wake the loop, so that none of them finds the terminal half restored.
 """
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 import os
 import select
@@ -22,7 +23,8 @@ from hostd.cli.top.view import Frame, frame
 from hostd.cli.top.watch import Watch
 
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+    from collections.abc import Callable
+    from types import TracebackType
 
     from rich.console import Console
 
@@ -40,107 +42,85 @@ def show(session: Session, console: Console, state: State, interval_s: float) ->
     """Show what happens until a key or a signal ends it; returns the signal. Ctrl-C is a key, and none of those."""
     with session.client() as client:
         first = look(client)
-    with Bell() as bell, Signals(bell) as signals, Watch(session, first, interval_s, bell.ring) as watch:
-        while True:
-            with Keyboard() as keyboard, Live(console=console, screen=True, auto_refresh=False) as live:
-                state = _run(live, watch, bell, signals, keyboard, state)
-            if signals.take(signal.SIGTSTP):
-                signals.stop_here()
-                continue
-            return next((number for number in (signal.SIGTERM, signal.SIGHUP) if signals.take(number)), None)
+
+    async def shown() -> int | None:
+        screen = _Screen(console, state)
+        return await screen.show(Watch(session, first, interval_s, screen.wake))
+
+    return asyncio.run(shown())
 
 
-def _run(live: Live, watch: Watch, bell: Bell, signals: Signals, keyboard: Keyboard, state: State) -> State:
-    while True:
-        shown = _draw(live, watch, state)
-        select.select([bell.fileno(), *keyboard.sources()], [], [])
-        bell.hush()
-        for key in keyboard.pressed():
-            state = press(state, key, page=shown.page, most_scroll=shown.most_scroll)
-        if state.is_over or signals.has(*_ENDING, signal.SIGTSTP):
-            return state
+class _Screen:
+    """The loop around the picture. It draws when it is woken."""
 
-
-def _draw(live: Live, watch: Watch, state: State) -> Frame:
-    console = live.console
-    made = frame(watch.scene, state, console.width, console.height, is_ascii=console.options.ascii_only)
-    live.update(made.picture(), refresh=True)
-    return made
-
-
-class Bell:
-    """Wakes the loop, from any thread and from signal handlers; a context manager."""
-
-    def __enter__(self) -> Bell:
-        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        fd, self._fd = self._fd, -1
-        os.close(fd)
-
-    def fileno(self) -> int:
-        """Return the descriptor to wait for."""
-        return self._fd
-
-    def ring(self) -> None:
-        """Wake the loop now, or when it comes to wait."""
-        if self._fd >= 0:
-            os.eventfd_write(self._fd, 1)
-
-    def hush(self) -> None:
-        """Forget the rings so far."""
-        try:
-            os.eventfd_read(self._fd)
-        except BlockingIOError:
-            return
-
-
-class Signals:
-    """Notes signals and rings, instead of what they do else; a context manager."""
-
-    def __init__(self, bell: Bell) -> None:
-        self._bell = bell
+    def __init__(self, console: Console, state: State) -> None:
+        self._console = console
+        self._state = state
+        self._news = asyncio.Event()
         self._came: set[int] = set()
-        self._before: dict[signal.Signals, Any] = {}
+        self.wake = self._news.set
 
-    def __enter__(self) -> Signals:
-        self._before = {number: signal.signal(number, self._note) for number in _NOTED}
-        return self
+    async def show(self, watch: Watch) -> int | None:
+        loop = asyncio.get_running_loop()
+        for number in _NOTED:
+            loop.add_signal_handler(number, self._note, number)
+        watching = [loop.create_task(watch.look()), loop.create_task(watch.listen())]
+        for task in watching:
+            task.add_done_callback(lambda _: self.wake())
+        try:
+            while True:
+                with (
+                    Keyboard(self.wake) as keyboard,
+                    Live(console=self._console, screen=True, auto_refresh=False) as live,
+                ):
+                    await self._run(live, watch, keyboard, watching)
+                if signal.SIGTSTP not in self._came:
+                    return next((number for number in (signal.SIGTERM, signal.SIGHUP) if number in self._came), None)
+                self._stop_here()
+        finally:
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    async def _run(self, live: Live, watch: Watch, keyboard: Keyboard, watching: list[asyncio.Task[None]]) -> None:
+        while not (self._state.is_over or self._came & {*_ENDING, signal.SIGTSTP}):
+            shown = self._draw(live, watch)
+            await self._news.wait()
+            self._news.clear()
+            for task in watching:
+                if task.done():
+                    task.result()  # which raises: they go on for ever
+            for key in keyboard.pressed():
+                self._state = press(self._state, key, page=shown.page, most_scroll=shown.most_scroll)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of handlers
+    def _draw(self, live: Live, watch: Watch) -> Frame:
+        console = self._console
+        made = frame(watch.scene, self._state, console.width, console.height, is_ascii=console.options.ascii_only)
+        live.update(made.picture(), refresh=True)
+        return made
+
+    def _note(self, number: int) -> None:
         self._came.add(number)
-        self._bell.ring()
+        self.wake()
 
-    def has(self, *numbers: int) -> bool:
-        """Say whether one of these signals came."""
-        return not self._came.isdisjoint(numbers)
-
-    def take(self, number: int) -> bool:
-        """Say whether a signal came, and forget it."""
-        is_there = number in self._came
-        self._came.discard(number)
-        return is_there
-
-    def stop_here(self) -> None:
+    def _stop_here(self) -> None:
         """Stop as Ctrl-Z does to any program; returns when the shell has it go on."""
-        noting = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        loop = asyncio.get_running_loop()
+        loop.remove_signal_handler(signal.SIGTSTP)
         os.kill(os.getpid(), signal.SIGTSTP)
-        signal.signal(signal.SIGTSTP, noting)
+        loop.add_signal_handler(signal.SIGTSTP, self._note, signal.SIGTSTP)
+        self._came.discard(signal.SIGTSTP)
 
 
 class Keyboard:
     """The keys of the terminal as they are pressed, without Enter and without an echo; a context manager.
 
-    Without a terminal on standard input there are none. Keys that are left at the end are dropped: they were not meant
-    for the shell.
+    `on_key` is called on the running loop. Without a terminal on standard input there are no keys. Those that are left
+    at the end are dropped: they were not meant for the shell.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_key: Callable[[], object]) -> None:
+        self._on_key = on_key
         self._fd = sys.stdin.fileno()
         self._before: list[Any] | None = None
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -152,15 +132,13 @@ class Keyboard:
             quiet = termios.tcgetattr(self._fd)
             quiet[0] &= ~termios.IXON  # a stray Ctrl-S would stop the picture, and with it every key
             termios.tcsetattr(self._fd, termios.TCSANOW, quiet)
+            asyncio.get_running_loop().add_reader(self._fd, self._on_key)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._before is not None:
+            asyncio.get_running_loop().remove_reader(self._fd)
             termios.tcsetattr(self._fd, termios.TCSAFLUSH, self._before)
-
-    def sources(self) -> list[int]:
-        """Return what to wait for."""
-        return [] if self._before is None else [self._fd]
 
     def pressed(self) -> list[str]:
         """Return the keys that have been pressed; the end of the input is like the key that quits."""

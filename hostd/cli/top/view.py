@@ -11,11 +11,10 @@ from rich.console import Group
 from rich.text import Text
 
 from hostd.cli.commands.explaining import event_line
-from hostd.cli.output import counted
 from hostd.cli.top.columns import Scale, layout
 from hostd.cli.top.drawing import bar, cell, ends, one_line
 from hostd.cli.top.look import Look, Scene, has_gpu, rows
-from hostd.units import format_duration, format_size
+from hostd.units import counted, format_duration, format_size
 
 if TYPE_CHECKING:
     from hostd.cli.top.state import State

@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 
 from hostd.core.bookkeeping.latencies import BUCKETS_S
+from hostd.records import SERVING
 from hostd.shell.control.tally import Tally, buckets_of
 from hostd.version import __version__
 from hostd_workers.wire import frames as wire
@@ -106,7 +107,7 @@ def families_of(snapshot: Snapshot) -> Iterator[Any]:
     )
     yield from _of_memory(snapshot.memory)
     yield from snapshot.counts
-    yield from _of_models([model for model in snapshot.models if model.state in ("READY", "DEGRADED")], snapshot)
+    yield from _of_models([model for model in snapshot.models if model.state in SERVING], snapshot)
 
 
 def _of_models(loaded: list[ModelInfo], snapshot: Snapshot) -> Iterator[Any]:

@@ -172,7 +172,7 @@ class Control:
 
     def _estimate(self, request: Request) -> None:
         request.only("model_id", "path", "type")
-        caller, model_type = request.caller, request.get("type", str, "standalone-model")
+        caller, model_type = request.caller, request.get("type", str, ev.STANDALONE)
         size = self._sizes.estimate(caller.client, request.get("model_id", str), path_of(request), model_type)
         self._supervisor.reply(caller, size)
 

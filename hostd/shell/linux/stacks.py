@@ -1,7 +1,8 @@
 """The stacks of a worker's threads, read from outside while it does whatever it does.
 
-A worker says in its hello which signal makes it write its stacks, and into which descriptor (`workers/stacks.py`). The
-rest is asked of the kernel, so that a model that hangs in Python or in C answers too, and that none is disturbed.
+A worker says in its hello which signal makes it write its stacks, and into which descriptor
+(`workers/process/stacks.py`). The rest is asked of the kernel, so that a model that hangs in Python or in C answers
+too, and that none is disturbed.
 
 Rules
 1. Nothing is sent before the kernel has said that the descriptor is still the file of the hello, and the signal still

@@ -19,7 +19,7 @@ from hostd.config.plain import check_plain, shown
 from hostd.core.loading import MAX_RETRIES
 from hostd.core.names import KEPT_NAME
 from hostd.core.standing import Standing
-from hostd.naming import nearest
+from hostd.hints import nearest
 from hostd.shell.linux.syscalls import error_of
 from hostd.shell.repository.directory import open_directory
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError

@@ -25,7 +25,7 @@ def allotted_threads() -> int | None:
 def openmp_threads(threads: object) -> int | None:
     """Return the number of threads for a library that uses OpenMP: as given, else what the host allots.
 
-    None if the environment names another number for OpenMP: whoever set that, for this model or for all, meant it, and
+    None if the environment names another number for OpenMP: that was set on purpose, for this model or for all, and
     the library follows it by itself. Raises InvalidArgumentError if what is given is not a number from 1 on.
     """
     if threads is not None:

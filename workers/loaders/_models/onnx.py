@@ -119,7 +119,7 @@ def _ports(arguments: Sequence[Any]) -> dict[str, Port]:
 
 
 class OnnxModel:
-    """A model whose inputs are arrays by name.
+    """A model that takes arrays by name.
 
     An input takes a NumPy array of exactly its dtype, or a nested list, which is converted. Outputs are arrays; those
     of strings have a fixed width, and a classifier's probabilities are a list of maps from label to probability if it

@@ -23,7 +23,7 @@ _SET_BY_US = {"assistant_model", "tokenizer", "model", "streamer", "stopping_cri
 _OPENED = {"image", "images", "video", "videos", "audio", "audios", "url", "path", "mask_image", "raw"}
 """Keys under which pipelines take the name of a file or an address."""
 _TAKES_TEXT = {"text-to-audio"}
-"""Tasks of pipelines with a processor whose inputs are text all the same."""
+"""Tasks of pipelines with a processor that take text all the same."""
 _SURROUNDINGS = ("transformers.pipelines", "transformers.generation", "transformers.tokenization", "transformers.image")
 """Modules that check what callers pass; the rest of the library computes with it."""
 _MAX_SHOWN_CHARS = 80
@@ -72,7 +72,7 @@ class PipelineModel:
         }
 
     def refusal(self, error: BaseException, texts: Any, more_tokens: int = 0) -> InvalidArgumentError | None:
-        """Return the error of a caller whose input made the library raise `error`; None if it is another's fault.
+        """Return the error of a caller if its input made the library raise `error`; None if it is another's fault.
 
         `texts` is what was passed, `more_tokens` what was to be generated.
         """

@@ -1,4 +1,4 @@
-"""Text generation as a stream: a pipeline whose text can be had while it is made."""
+"""Text generation as a stream: a pipeline that gives its text while it is made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hostd_workers.wire.errors import InvalidArgumentError
 
 
 class GeneratingModel(PipelineModel):
-    """A pipeline for text generation, whose text can be had while it is made."""
+    """A pipeline for text generation that gives its text while it is made."""
 
     def __init__(self, torch: Any, transformers: Any, pipeline: Any) -> None:
         super().__init__(torch, pipeline)

@@ -1,4 +1,4 @@
-"""The stacks of all threads of this process, for whoever asks from outside.
+"""The stacks of all threads of this process, to be read from outside.
 
 A signal makes faulthandler write them into a file in memory, which the supervisor reads. Its handler is written in C
 and needs no lock of the interpreter, so it works while the model hangs in a library. It runs nothing of the model, and
@@ -25,7 +25,7 @@ def offer() -> tuple[int, int] | None:
         memory = os.memfd_create(FILE_NAME, os.MFD_CLOEXEC)
     except (AttributeError, OSError):
         return None
-    # Opened again to append: whoever reads it may empty it, and the next stacks begin at its start.
+    # Opened again to append: the reader may empty it, and the next stacks begin at its start.
     fd = os.open(f"/proc/self/fd/{memory}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     os.close(memory)
     faulthandler.register(SIGNAL, file=fd, all_threads=True)

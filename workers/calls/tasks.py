@@ -1,6 +1,6 @@
 """Calls of coroutine methods, many at a time, each a task of the event loop that the worker then has.
 
-A module of its own because it needs asyncio, whose import costs a third of the start of a worker; only a model with
+A module of its own because it needs asyncio: its import costs a third of the start of a worker; only a model with
 coroutine methods pays for it.
 
 The loop is the model's too, so what it may do to a loop is survived: it may stop it, cancel every task that it finds,
@@ -13,8 +13,17 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from hostd_workers.answers import NO_DEADLINE, TRACE, Answers, Call, cancelled, cannot_stream, must_stream, too_late
-from hostd_workers.ending import ENDS_A_PROCESS, note
+from hostd_workers.calls.answers import (
+    NO_DEADLINE,
+    TRACE,
+    Answers,
+    Call,
+    cancelled,
+    cannot_stream,
+    must_stream,
+    too_late,
+)
+from hostd_workers.process.ending import ENDS_A_PROCESS, note
 from hostd_workers.raised import error_of
 from hostd_workers.wire import messages as msg
 

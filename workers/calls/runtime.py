@@ -19,9 +19,18 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from hostd_workers.answers import NO_DEADLINE, TRACE, Answers, Call, cancelled, cannot_stream, must_stream, too_late
-from hostd_workers.ending import ENDS_A_PROCESS, note
-from hostd_workers.forked import leave_if_child
+from hostd_workers.calls.answers import (
+    NO_DEADLINE,
+    TRACE,
+    Answers,
+    Call,
+    cancelled,
+    cannot_stream,
+    must_stream,
+    too_late,
+)
+from hostd_workers.process.ending import ENDS_A_PROCESS, note
+from hostd_workers.process.forked import leave_if_child
 from hostd_workers.raised import error_of
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
@@ -31,8 +40,8 @@ from hostd_workers.wire.errors import HostError, InvalidArgumentError, Unimpleme
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from hostd_workers.calls.tasks import Tasks
     from hostd_workers.methods import Method
-    from hostd_workers.tasks import Tasks
 
 _TARGETS_REMEMBERED = 1024
 _END = object()
@@ -123,7 +132,7 @@ class Runtime:
         call = Call(envelope.id, envelope.kind == msg.STREAM, method, target, args, kwargs, expires_s)
         if method.is_async:
             if self._tasks is None:
-                from hostd_workers.tasks import Tasks  # noqa: PLC0415 - see there
+                from hostd_workers.calls.tasks import Tasks  # noqa: PLC0415 - see there
 
                 self._tasks = Tasks(self._answers)
             self._tasks.begin(call, target.window + credit)

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import NoReturn
 
-from hostd_workers.ending import EXIT_RAISED, code_of, tell
+from hostd_workers.process.ending import EXIT_RAISED, code_of, tell
 
 _IN_CHILD = False
 

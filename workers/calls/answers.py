@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hostd_workers.ending import ENDS_A_PROCESS
+from hostd_workers.process.ending import ENDS_A_PROCESS
 from hostd_workers.raised import error_of
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
@@ -89,7 +89,7 @@ def cancelled() -> HostError:
 
 
 def too_late() -> HostError:
-    """Return the end of a call whose deadline has passed."""
+    """Return the end of a call that is past its deadline."""
     return DeadlineExceededError("the deadline passed before the model answered")
 
 

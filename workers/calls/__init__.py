@@ -1,0 +1,1 @@
+"""Calls of the loaded model, and what goes back to their callers."""
