@@ -14,7 +14,6 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from hostd.core.effects import Answer, CompareFiles
-from hostd.core.lifecycle import SERVING
 from hostd.core.models import Freshness
 from hostd_workers.wire.errors import AbortedError, UnavailableError
 
@@ -63,7 +62,7 @@ class Comparing:
             self.note(model, event.digest)
         waiters = self._waiters.pop((event.model_id, event.generation), {})
         now = registry.models.get(event.model_id)
-        if now is not None and now is model and now.state in SERVING:
+        if now is not None and now is model and now.is_serving:
             registry.waiting.answer(waiters, dataclasses.replace(registry.describe(now), already_loaded=True))
         else:
             what = (
@@ -79,7 +78,7 @@ class Comparing:
 
     def note(self, model: Model, digest: str | None) -> bool:
         """Take the digest of a model's files ("": they are gone, None: not known); say whether they have changed."""
-        if digest is None or model.digest is None or model.state not in SERVING:
+        if digest is None or model.digest is None or not model.is_serving:
             return False
         before, model.files = model.files, _freshness(model.digest, digest)
         has_changed = model.files is not Freshness.AS_LOADED

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from hostd.core.models import Model
+    from hostd.core.models import Model, Unload
     from hostd.core.values import Caller, ModelId
     from hostd.records import UnloadReport
     from hostd_workers.wire.errors import HostError
@@ -32,7 +32,7 @@ class LoadEnded:
 class UnloadEnded:
     """A model is UNLOADED, and those who waited for that were answered."""
 
-    model: Model
+    unload: Unload
     report: UnloadReport
 
 

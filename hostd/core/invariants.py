@@ -10,6 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from hostd.core.lifecycle import ModelState, WorkerState
+from hostd.core.models import LoadStep
 
 if TYPE_CHECKING:
     from hostd.core import events as ev
@@ -68,12 +69,15 @@ def _problems_of(model_id: ev.ModelId, model: Model) -> list[str]:
     is_wrong = {
         f"is registered as {model_id}": model.id != model_id or state is ModelState.UNLOADED,
         "would not route to exactly its READY workers": sorted(worker.id for worker in model.ready) != ready,
-        "serves without being READY, or the other way round": (
-            (state in (ModelState.READY, ModelState.DEGRADED)) != bool(model.ready)
+        "serves without being READY, or the other way round": (model.is_serving != bool(model.ready)),
+        "has a load and is not LOADING, or the other way round": (
+            (model.load is not None) != (state is ModelState.LOADING)
         ),
-        "has waiters for a load that is over": model.waiters and state is not ModelState.LOADING,
-        "has waiters for an unload that was not begun": (
-            (model.unload_waiters or model.next_waiters) and state is not ModelState.UNLOADING
+        "has an unload and is not UNLOADING, or the other way round": (
+            (model.unload is not None) != (state is ModelState.UNLOADING)
+        ),
+        "has the error of a load that is not ENDING, or the other way round": (
+            model.load is not None and (model.load.error is None) == (model.load.step is LoadStep.ENDING)
         ),
         "waits for nobody": state is ModelState.UNLOADING and not model.alive(),
     }

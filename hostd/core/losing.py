@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from hostd.core.deadlines import ConnectionTimer, IdleTimer
-from hostd.core.lifecycle import SERVING, ModelInput, WorkerInput, WorkerState
+from hostd.core.lifecycle import ModelInput, WorkerInput, WorkerState
 from hostd.core.refusals import limit_error
 from hostd.core.values import Death
 from hostd_workers.wire.errors import HostError, ResourceExhaustedError, UnavailableError
@@ -75,7 +75,7 @@ class Losing:
             return
         worker.exit, worker.death, worker.stack = event.how, event.death, event.stack
         if event.death is not Death.UNEXPLAINED:
-            worker.model.retries_left = 0  # it would take as much again
+            worker.model.try_no_more()  # it would take as much again
         state = worker.state
         registry.move_worker(worker, WorkerInput.EXITED, event.how)
         if state is not WorkerState.KILLING:
@@ -85,7 +85,7 @@ class Losing:
         """End the calls of a worker that is lost; the state of a model that served follows."""
         self._router.fail_all(worker, death)
         model = worker.model
-        if model.state in SERVING:
+        if model.is_serving:
             why = ModelInput.WORKER_LOST if model.ready else ModelInput.LAST_WORKER_LOST
             model.death = death
             self._registry.move_model(model, why, death.message)

@@ -23,14 +23,12 @@ from hostd.core.calls.routing import Router
 from hostd.core.comparing import Comparing
 from hostd.core.config import CoreConfig
 from hostd.core.deadlines import (
-    AdmissionTimer,
     ConnectionTimer,
-    FinderTimer,
     GoneTimer,
     HeadroomTimer,
     HeldTimer,
     IdleTimer,
-    RetryTimer,
+    LoadTimer,
     UploadTimer,
     WaiterTimer,
     WorkerTimer,
@@ -48,6 +46,7 @@ from hostd.core.memory.admission import Admission, Evict, Refuse, Release, Start
 from hostd.core.memory.charges import Charges
 from hostd.core.memory.growing import Fail
 from hostd.core.memory.planning import Planning
+from hostd.core.models import LoadStep
 from hostd.core.queries.queries import Queries
 from hostd.core.registry import Registry
 from hostd.core.reloading import Reloading
@@ -65,6 +64,7 @@ if TYPE_CHECKING:
 
     from hostd.core.effects import Effect
     from hostd.core.memory.admission import Verdict
+    from hostd.core.models import Load
 
 
 class Core:
@@ -112,7 +112,7 @@ class Core:
             ev.SpecFound: loading.spec_found,
             ev.SizePredicted: loading.size_predicted,
             ev.SpecDelayed: self._on_spec_delayed,
-            ev.SpecRefused: lambda e: loading.spec_refused(e.model_id, e.generation, e.error),
+            ev.SpecRefused: loading.spec_refused,
             ev.WorkerSpawned: workers.spawned,
             ev.WorkerSpawnFailed: workers.spawn_failed,
             ev.WorkerSaidHello: workers.said_hello,
@@ -146,15 +146,21 @@ class Core:
             ConnectionTimer: losing.expire,
             WaiterTimer: lambda key: self._registry.waiting.dismiss(key.caller, _too_late()),
             HeldTimer: router.expire_held,
-            FinderTimer: loading.expire_finder,
-            RetryTimer: loading.retry,
-            AdmissionTimer: lambda key: self._see_to(admission.expire(key)),
+            LoadTimer: lambda key: self._late_steps[key.load.step](key.load),
             IdleTimer: lambda key: self._see_to(admission.expire_idle(key)),
             UploadTimer: deploying.expire,
             HeadroomTimer: lambda _: self._registry.headroom_changed(),
             GoneTimer: lambda key: router.lose_client(key.client),
             int: router.expire,
         }
+        self._late_steps: dict[LoadStep, Callable[[Load], None]] = {
+            LoadStep.FINDING: loading.give_up_finding,
+            LoadStep.SIZING: loading.give_up_finding,
+            LoadStep.QUEUED: lambda load: self._see_to(admission.expire(load)),
+            LoadStep.STARTING: lambda load: self._see_to(admission.growing.expire(load)),
+            LoadStep.BACKOFF: loading.find,
+        }
+        """What is done when the deadline of a load's step has come."""
         self._follows: dict[type, tuple[Callable[[Any], None], ...]] = {
             LoadEnded: (admission.load_ended, router.load_ended, deploying.load_ended, syncing.load_ended),
             UnloadEnded: (
@@ -199,10 +205,10 @@ class Core:
         """Do what admission decides, one after the other: each decision counts with what was done before it."""
         for verdict in verdicts:
             match verdict:
-                case Start(model, reserve_bytes):
-                    self._loading.start(model, reserve_bytes)
-                case Refuse(model, error):
-                    self._loading.refuse(model, error)
+                case Start(load, reserve_bytes):
+                    self._loading.start(load, reserve_bytes)
+                case Refuse(load, error):
+                    self._loading.refuse(load, error)
                 case Fail(worker, error):
                     self._loading.fail(worker, error)
                 case Evict(model, reason):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from hostd.core.lifecycle import WorkerInput, WorkerState
 from hostd.core.refusals import limit_error
+from hostd.core.values import Size
 
 if TYPE_CHECKING:
     from hostd.core.events import BaselineMeasured, WorkerMeasured
@@ -62,11 +63,11 @@ class Measuring:
                 worker.highest = event.memory
             worker.reserved_bytes = 0 if is_of_loaded else worker.reserved_bytes
             sizes = [w.memory.rss_bytes for w in model.workers.values() if w.memory is not None]
-            model.size_bytes, model.size_source = sum(sizes), "measured"
+            model.size = Size(sum(sizes), "measured")
             if self._has_broken_limit(worker, model):
                 return
-        elif event.estimate is not None and model.size_bytes is None:
-            model.size_bytes, model.size_source = event.estimate.bytes, event.estimate.source
+        elif event.estimate is not None and model.size.bytes is None:
+            model.size = Size(event.estimate.bytes, event.estimate.source)
         is_done = is_of_loaded and not worker.disconnected and registry.accepts(worker, WorkerInput.MEASURED)
         too_large = self._admission.growing.done(worker) if is_done else None
         if too_large is not None:
@@ -83,10 +84,7 @@ class Measuring:
         if limit_bytes is None or measured_bytes <= limit_bytes or not _has_model(worker):
             return False
         error = limit_error(model, limit_bytes, measured_bytes)
-        model.retries_left = 0
-        if worker.state in (WorkerState.LOADING, WorkerState.PAUSED):
-            self._loading.load_failed(worker, error)
-        self._registry.kill(worker, error.message, worker.memory)  # which need not be read again
+        self._loading.fail(worker, error)
         self._losing.lose(worker, error)
         return True
 

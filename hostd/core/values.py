@@ -60,10 +60,10 @@ class LoadSource(NamedTuple):
     """What a load was asked to load; the same id with another source is another model."""
 
     path: str | None
-    type: str
-    finder: str | None
-    initializer: str | None
-    options: dict[str, Any]
+    type: str = STANDALONE
+    finder: str | None = None
+    initializer: str | None = None
+    options: Mapping[str, Any] = {}
 
 
 class MemoryPolicy(NamedTuple):
@@ -145,6 +145,20 @@ class Prediction(NamedTuple):
     steady_bytes: int
     source: str
     python: str | None = None
+
+
+class Need(NamedTuple):
+    """What a load takes at most, and how that is known."""
+
+    bytes: int = 0
+    source: str = "unknown"
+
+
+class Size(NamedTuple):
+    """What a model takes, and how that is known."""
+
+    bytes: int | None = None
+    source: str = "unknown"
 
 
 class Death(enum.Enum):

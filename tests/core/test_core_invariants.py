@@ -7,8 +7,9 @@ from driver import ALICE, BOB, Driver
 
 from hostd.core import events as ev
 from hostd.core.lifecycle import ModelState, WorkerState
+from hostd.core.models import Cause, Load, Unload
 from hostd.core.unloading import UnloadAll
-from hostd_workers.wire.errors import InternalError
+from hostd_workers.wire.errors import AbortedError, InternalError
 
 
 def model_of(host):
@@ -67,13 +68,17 @@ DAMAGE = {
         lambda host: setattr(model_of(host), "state", ModelState.FAILED),
         "serves without being READY, or the other way round",
     ),
-    "a waiter for a load that is over": (
-        lambda host: model_of(host).waiters.__setitem__(ev.Caller(ALICE, 9), None),
-        "has waiters for a load that is over",
+    "a load of a model that serves": (
+        lambda host: setattr(model_of(host), "load", Load(model_of(host), Cause.ASKED, 0)),
+        "has a load and is not LOADING, or the other way round",
     ),
-    "a waiter for an unload that nobody began": (
-        lambda host: model_of(host).unload_waiters.__setitem__(ev.Caller(ALICE, 9), None),
-        "has waiters for an unload that was not begun",
+    "a load that has failed and goes on": (
+        lambda host: (host.load("x"), setattr(host.core._registry.models["x"].load, "error", AbortedError(""))),
+        "has the error of a load that is not ENDING, or the other way round",
+    ),
+    "an unload of a model that serves": (
+        lambda host: setattr(model_of(host), "unload", Unload(model_of(host), 0.0)),
+        "has an unload and is not UNLOADING, or the other way round",
     ),
     "an unload that waits for nobody": (
         lambda host: unloading(host).workers.clear(),
@@ -126,7 +131,7 @@ DAMAGE = {
         "<Model m#2 LOADING .*> is registered as x",
     ),
     "a caller that waits where it is not": (
-        lambda host: (host.load("x"), host.core._registry.models["x"].waiters.clear()),
+        lambda host: (host.load("x"), host.core._registry.models["x"].load.waiters.clear()),
         "Caller.* waits where it is not",
     ),
     "a call that is held for a model that does not load": (

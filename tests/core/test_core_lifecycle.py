@@ -22,6 +22,7 @@ from hostd.core.lifecycle import (
     WorkerInput,
     WorkerState,
 )
+from hostd.core.models import Cause
 from hostd.core.registry import Registry
 from hostd_workers.wire.errors import InternalError
 
@@ -84,9 +85,9 @@ MODEL_ROWS = {
 @pytest.fixture
 def registry() -> Registry:
     registry = Registry(CoreConfig())
-    model = registry.new_model(ev.ModelId("m"), source_of())
-    model.spec = SPEC
-    registry.new_worker(model)
+    load = registry.new_model(ev.ModelId("m"), source_of(), ev.Origin.REQUESTED, 0, Cause.ASKED)
+    load.model.spec = SPEC
+    registry.new_worker(load)
     registry.effects.clear()
     return registry
 

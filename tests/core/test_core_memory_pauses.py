@@ -10,7 +10,7 @@ from memory_driver import BUDGETED, LIMITED, MemoryDriver, is_refused
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.deadlines import AdmissionTimer, WorkerTimer
+from hostd.core.deadlines import LoadTimer, WorkerTimer
 from hostd.core.losing import DISCONNECT_GRACE_S
 from hostd_workers.wire.errors import (
     AbortedError,
@@ -107,7 +107,7 @@ def test_a_paused_load_can_end_in_every_way(tight, how):
     else:
         tight.not_loaded(ModelError("no weights"), worker)
     assert tight.killed().count(worker) == 1
-    assert not any(isinstance(key, AdmissionTimer) for key in tight.core._registry.timers._due)
+    assert not any(isinstance(key, LoadTimer) for key in tight.core._registry.timers._due)
     tight.gone(worker)
     kinds = {"unload": AbortedError, "shutdown": AbortedError, "refused": ModelError, "lost": UnavailableError}
     assert isinstance(tight.error(caller), kinds.get(how, ResourceExhaustedError))
@@ -168,6 +168,6 @@ def test_a_successor_that_outgrows_its_reservation_is_put_back_and_comes_up_late
 
 def test_a_pause_that_nothing_would_end_is_found(tight):
     tight.paused()
-    tight.core._registry.timers.cancel(AdmissionTimer(tight.core._registry.models["m"]))
+    tight.core._registry.timers.cancel(LoadTimer(tight.core._registry.models["m"].load))
     with pytest.raises(InternalError, match="is paused and nothing ends that"):
         tight.core.check_invariants()

@@ -10,6 +10,7 @@ from memory_driver import MemoryDriver
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.core.models import Unload
 from hostd.core.registry import MAX_EVICTED
 from hostd_workers.wire.errors import (
     AbortedError,
@@ -238,6 +239,6 @@ def test_only_so_many_evicted_models_are_remembered(tight):
     tight.ready("m", 1)
     model = registry.models["m"]
     for number in range(MAX_EVICTED + 1):
-        registry.remember_evicted(dataclasses.replace(model, id=ev.ModelId(str(number))))
+        registry.remember_evicted(Unload(dataclasses.replace(model, id=ev.ModelId(str(number))), 0.0, "for tests"))
     assert len(registry.evicted) == MAX_EVICTED
     assert "0" not in registry.evicted

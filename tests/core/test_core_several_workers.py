@@ -9,6 +9,7 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.lifecycle import WorkerInput
 from hostd.core.loading import WorkerTimer
+from hostd.core.models import Cause, Load
 from hostd_workers.wire.errors import ModelError, ResourceExhaustedError
 
 FIRST, SECOND = ev.WorkerId(1), ev.WorkerId(2)
@@ -20,7 +21,7 @@ def host() -> Driver:
     host = Driver()
     host.up_to("READY")
     registry = host.core._registry
-    worker = registry.new_worker(registry.models["m"])
+    worker = registry.new_worker(Load(registry.models["m"], Cause.ASKED, 0))
     host._carry_out(fx.SpawnWorker(worker.id, worker.model.id, SPEC, 1, None))
     host.spawned()
     host.greeted()
@@ -95,7 +96,7 @@ def test_a_try_of_a_successor_ends_with_the_last_of_its_workers(host):
     commit = host.deploy_up_to("LOADING", replace=True)
     registry = host.core._registry
     model, third = registry.successors["m"], host.worker
-    fourth = registry.new_worker(model)
+    fourth = registry.new_worker(model.load)
     host._carry_out(fx.SpawnWorker(fourth.id, model.id, SPEC, 1, None))
     host.spawned()
     host.not_loaded(ModelError("no weights"), third)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostd.core.bookkeeping.timers import _SLACK, Timers
-from hostd.core.deadlines import FinderTimer, HeldTimer, RetryTimer, WaiterTimer
+from hostd.core.deadlines import HeldTimer, IdleTimer, LoadTimer, WaiterTimer
 
 
 @pytest.fixture
@@ -131,11 +131,11 @@ def test_timers_behave_like_a_sorted_table_of_deadlines(steps):
 
 
 def test_deadlines_of_different_kinds_are_different():
-    kinds = [FinderTimer("m"), RetryTimer("m"), WaiterTimer(("alice", 5)), HeldTimer(("alice", 5))]
+    kinds = [IdleTimer("m"), LoadTimer("m"), WaiterTimer(("alice", 5)), HeldTimer(("alice", 5))]
     timers = Timers()
     for at_s, key in enumerate(kinds):
         timers.set(key, float(at_s))
     assert len(timers) == len(kinds)
     timers.cancel(kinds[0])
     timers.cancel(kinds[3])
-    assert list(map(type, timers.pop_due(9.0))) == [RetryTimer, WaiterTimer]
+    assert list(map(type, timers.pop_due(9.0))) == [LoadTimer, WaiterTimer]

@@ -116,8 +116,7 @@ class World(WorldOfMemory):
         )
         if caller in router.pending.by_caller:
             held_for = self.core._registry.models[model_id]
-            is_back_soon = held_for.is_coming_back or held_for.is_on_demand
-            assert self.is_lazy or is_back_soon or held_for.is_yielding
+            assert self.core._registry.is_loaded_on_use(held_for) or held_for.is_yielding
             assert not is_welcome
             assert held_for.state.value in ("LOADING", "UNLOADING") or held_for.is_yielding
             return

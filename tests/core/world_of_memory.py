@@ -21,11 +21,12 @@ from world_of_files import CLIENTS, MODELS, N, WorldOfFiles
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.deadlines import AdmissionTimer, FinderTimer, HeadroomTimer, IdleTimer, RetryTimer
+from hostd.core.deadlines import HeadroomTimer, IdleTimer, LoadTimer
 from hostd.core.lifecycle import ModelState, WorkerState
 from hostd.core.memory.admission import IDLE_LOOK_S
 from hostd.core.memory.charges import Kept
 from hostd.core.memory.planning import Outcome
+from hostd.core.models import Cause, LoadStep
 from hostd.records import LoadPlan, ModelInfo
 from hostd_workers.wire.errors import HostError, ModelError
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from outside import Process
 
     from hostd.core.machine import Core
-    from hostd.core.models import Model
+    from hostd.core.models import Load, Model
     from hostd.records import Event as StoryEvent
 
 BUDGET_BYTES = 10_000
@@ -85,12 +86,12 @@ class WorldOfMemory(WorldOfFiles):
             return
         self.predictions.remove(wanted)
         prediction = ev.Prediction(need_bytes, need_bytes // 2, source)
-        model = self.core._registry.generation_of(wanted.model_id, wanted.generation)
-        is_awaited = model is not None and model.is_predicting
+        load = self.core._registry.load_of(wanted.model_id, wanted.generation)
+        is_awaited = load is not None and load.step is LoadStep.SIZING
         plan = self.core.queries.plan_load(PROBE, prediction, self.now)
         beside = self.core._registry.models.get(wanted.model_id)
         self.feed(ev.SizePredicted(wanted.model_id, wanted.generation, prediction))
-        if is_awaited and model is beside:
+        if is_awaited and load.model is beside:
             self._assert_as_planned(plan, wanted)
 
     def pin(self, model_id: ev.ModelId, is_pinned: bool, client: ev.ClientId) -> None:
@@ -144,7 +145,7 @@ class WorldOfMemory(WorldOfFiles):
             taken = self.taken.get(process.id, 100)
             return ev.Memory(1, 2 * taken, taken, None, 2 * taken)
         worker = self.core._registry.workers.get(process.id)
-        need_bytes = 0 if worker is None else worker.model.need_bytes if self.may_grow else worker.reserved_bytes
+        need_bytes = 0 if worker is None else worker.model.need.bytes if self.may_grow else worker.reserved_bytes
         taken = self.taken.setdefault(process.id, need_bytes * (1 + process.id % 3) // 3 if need_bytes else 500)
         return ev.Memory(1, 2 * taken, taken, None, 3 * taken)
 
@@ -187,9 +188,9 @@ class WorldOfMemory(WorldOfFiles):
             decision = self.core.queries._planning.decide_growth(worker, outgrown[1:], admission.growing.paused[worker])
             assert decision.outcome is Outcome.WAIT, f"nobody woke {worker}: {decision}"
             return
-        for model, since_s in list(admission.queue.items())[:1]:
-            decision = self.core.queries._planning.decide(model.id, admission._to_reserve_bytes(model), since_s)
-            assert decision.outcome is Outcome.WAIT, f"nobody woke {model}: {decision}"
+        for load, since_s in list(admission.queue.items())[:1]:
+            decision = self.core.queries._planning.decide(load.model.id, admission._to_reserve_bytes(load), since_s)
+            assert decision.outcome is Outcome.WAIT, f"nobody woke {load}: {decision}"
             # Perhaps others: calls that were let go have made their model worth more.
             assert bool(decision.yielding) <= bool(admission._yielding), f"nobody was asked to yield: {decision}"
             if decision.look_again_s is not None:
@@ -210,30 +211,31 @@ class WorldOfMemory(WorldOfFiles):
     def _assert_needed(self, effects: list[fx.Effect]) -> None:
         """See that each of those who were evicted for the first in line was needed, and that they suffice."""
         told = [effect.event for effect in effects if isinstance(effect, fx.Announce) and effect.event.cause == "EVICT"]
-        for model in list(self.core._admission.queue)[:1]:
-            evicted = [event.model_id for event in told if f" of model {model.id!r}:" in event.reason]
+        for load in list(self.core._admission.queue)[:1]:
+            evicted = [event.model_id for event in told if f" of model {load.model.id!r}:" in event.reason]
             if evicted:
-                self._assert_fewest(evicted, model)
+                self._assert_fewest(evicted, load)
 
-    def _assert_fewest(self, evicted: list[str], model: Model) -> None:
+    def _assert_fewest(self, evicted: list[str], load: Load) -> None:
         registry = self.core._registry
         headroom = self.core.queries._charges.headroom(registry.config.budget_bytes or 0)
-        need_bytes = self.core._admission._to_reserve_bytes(model)
+        need_bytes = self.core._admission._to_reserve_bytes(load)
         spare_bytes = headroom.free_bytes + headroom.coming_bytes - need_bytes
-        assert spare_bytes >= 0, f"{evicted} are not enough for {model}"
+        assert spare_bytes >= 0, f"{evicted} are not enough for {load}"
         if isinstance(self.history[-1], ev.TimePassed):
             return  # what else was due at that moment may have made room afterwards
         idle_bytes = [registry.models[ev.ModelId(id)].charge_bytes for id in evicted]
-        assert min(idle_bytes) > spare_bytes, f"not all of {evicted} were needed for {model}"
+        assert min(idle_bytes) > spare_bytes, f"not all of {evicted} were needed for {load}"
 
     def _assert_no_relics(self) -> None:
         registry = self.core._registry
         known = {*registry.models.values(), *registry.successors.values()}
         for key in registry.timers._due:
-            if isinstance(key, (IdleTimer, AdmissionTimer, RetryTimer, FinderTimer)):
-                assert key.model in known, f"{key} is of a model that is gone"
             if isinstance(key, IdleTimer):
+                assert key.model in known, f"{key} is of a model that is gone"
                 assert key.model.state is ModelState.READY, key
+            if isinstance(key, LoadTimer):
+                assert key.load in [model.load for model in known], f"{key} is of a load that is over"
         for model_id in self.core._router.pending._by_model:
             model = registry.models[model_id]
             is_on_its_way = model.state in (ModelState.LOADING, ModelState.UNLOADING) or model.is_yielding
@@ -262,7 +264,7 @@ class WorldOfMemory(WorldOfFiles):
         for model in registry.models.values():
             is_in_use = any(worker.calls for worker in model.workers.values())
             policy = model.spec.memory if model.spec else ev.MemoryPolicy()
-            is_fresh = model.ready_s is None or now < model.ready_s + registry.config.min_residence_s
+            is_fresh = model.loaded is None or now < model.loaded.at_s + registry.config.min_residence_s
             why = {
                 "pinned": model.is_pinned,
                 "kept by its settings": not policy.is_evictable,
@@ -276,8 +278,8 @@ class WorldOfMemory(WorldOfFiles):
 
     def _carry_out(self, effect: fx.Effect) -> None:
         if isinstance(effect, fx.FindSpec):
-            model = self.core._registry.generation_of(effect.model_id, effect.generation)
-            self.reached["reloads"] += model is not None and model.is_on_demand and model.tries == 1
+            load = self.core._registry.load_of(effect.model_id, effect.generation)
+            self.reached["reloads"] += load.cause is not Cause.ASKED and load.tries == 1
         self.reached["loads"] += isinstance(effect, fx.SpawnWorker)
         is_kill = isinstance(effect, fx.AnswerError) and effect.error.details.get("reason") == "MEMORY_LIMIT"
         self.reached["limits broken"] += is_kill

@@ -267,7 +267,7 @@ class Router:
 
     def unload_ended(self, what: UnloadEnded) -> None:
         """Have a model loaded again for which calls wait, or end them with what refuses that."""
-        model_id = what.model.id
+        model_id = what.unload.model.id
         if not self.pending.has_for(model_id):
             return
         try:
@@ -278,11 +278,11 @@ class Router:
 
     def _choose(self, model: Model, event: CallReceived, caller: Caller) -> Worker:
         """Return the READY worker with the least to do. Raises `HostError` to refuse the call."""
-        if event.method not in model.methods:
-            known = ", ".join(sorted(model.methods)) or "none"
+        if event.method not in model.interface.methods:
+            known = ", ".join(sorted(model.interface.methods)) or "none"
             raise UnimplementedError(
                 f"model {model.id!r} has no method {event.method!r}; it has: {known}",
-                details={"methods": sorted(model.methods)},
+                details={"methods": sorted(model.interface.methods)},
             )
         self._check_call(event, caller)
         ready = model.ready

@@ -30,8 +30,9 @@ from hostd.core.effects import (
 )
 from hostd.core.events import Origin
 from hostd.core.files.uploading import Uploads
-from hostd.core.lifecycle import SERVING, ModelState
+from hostd.core.lifecycle import ModelState
 from hostd.core.loading import retries_of
+from hostd.core.models import Cause
 from hostd.core.names import model_id_of
 from hostd.core.refusals import check_directory, check_nothing_inside, refusal_of
 from hostd.core.standing import standing_of
@@ -215,17 +216,19 @@ class Deploying:
         source = deploy.source._replace(path=event.path)
         try:
             self._loading.refuse_if_stopping()
-            serving = registry.models.get(deploy.model_id)
-            if serving is None or serving.state is ModelState.FAILED:
-                deploy.model = self._loading.begin(deploy.model_id, source, Origin.DEPLOYED, deploy.retries)
-                deploy.model.is_on_demand = deploy.evicted is not None  # calls of what it replaces wait for it
-            elif serving.state in SERVING:
-                deploy.model = self._loading.begin_successor(deploy.model_id, source, deploy.retries)
+            serving = registry.intact(deploy.model_id)
+            if serving is None:
+                load = self._loading.begin(deploy.model_id, source, Origin.DEPLOYED, deploy.retries)
+                if deploy.evicted is not None:
+                    load.cause = Cause.ON_USE  # calls of what it replaces wait for it
+            elif serving.is_serving:
+                load = self._loading.begin_successor(deploy.model_id, source, deploy.retries)
             else:
                 raise refusal_of(serving)
         except HostError as error:
             self._undo(deploy, error)
             return
+        deploy.model = load.model
         deploy.model.standing = deploy.standing._replace(is_kept=True)
         deploy.step = Step.LOADING
         if not deploy.wait:
@@ -243,7 +246,7 @@ class Deploying:
                 ended = model.reason
                 self._unloading.give_up(model, ended)
                 error = error or AbortedError(f"the new model ended ({ended}): the earlier one serves, its files stay")
-        if error is None and model.state not in SERVING:
+        if error is None and not model.is_serving:
             reason = f" ({model.reason})" if model.reason else ""
             error = AbortedError(f"the deployed model is {model.state.value}{reason}; its files stay")
         if error is not None:
@@ -321,7 +324,7 @@ class Deploying:
 
     def unload_ended(self, what: UnloadEnded) -> None:
         """Go on with deploys that waited until a model's processes were gone."""
-        model = what.model
+        model = what.unload.model
         for deploy in list(self.deploys.values()):
             if deploy.model is model and deploy.step is Step.UNLOADING:
                 self._undo(deploy, deploy.error or AbortedError("the model was unloaded"))
@@ -364,17 +367,17 @@ class Deploying:
 
     def _is_unloading(self, model_id: ModelId) -> bool:
         model = self._registry.models.get(model_id)
-        return model is not None and model.state is ModelState.UNLOADING
+        return model is not None and model.unload is not None
 
     def _check_not_taken(self, model_id: ModelId, *, replace: bool) -> None:
-        model = self._registry.models.get(model_id)
-        if model is None or model.state is ModelState.FAILED:
+        model = self._registry.intact(model_id)
+        if model is None:
             return
         if not replace:
             raise AlreadyExistsError(
                 f"model {model_id!r} is loaded: undeploy it first, or deploy with --replace (replace=True)",
                 details={"model_id": model_id},
             )
-        is_making_room = model.state is ModelState.UNLOADING and model.is_evicted
-        if model.state not in SERVING and not is_making_room:
+        is_making_room = model.unload is not None and model.unload.eviction
+        if not model.is_serving and not is_making_room:
             raise refusal_of(model)

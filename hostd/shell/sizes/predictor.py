@@ -221,7 +221,7 @@ class Sizes:
         )
 
     def _spec_of(self, model_id: str, path: str) -> ev.LoadingSpec | None:
-        source = ev.LoadSource(path, ev.STANDALONE, None, None, {})
+        source = ev.LoadSource(path)
         try:
             return self._specifying.specify(ev.ModelId(model_id), source).spec
         except HostError:
