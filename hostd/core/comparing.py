@@ -34,10 +34,10 @@ class Comparing:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._waiters: dict[tuple[ModelId, int], Waiters] = {}
-        """Of those who load what is loaded, by the id and the generation."""
+        """Of loads of what is loaded, by the id and the generation."""
 
     def loaded_already(self, model: Model, caller: Caller, deadline_s: float | None) -> None:
-        """Answer somebody who loads what is loaded, after a look at its files if that can say anything."""
+        """Answer a load of what is loaded, after a look at its files if that can say anything."""
         registry, path = self._registry, model.source.path
         if path is None or model.digest is None:
             registry.effects.append(Answer(caller, dataclasses.replace(registry.describe(model), already_loaded=True)))
@@ -55,7 +55,7 @@ class Comparing:
             model.digest = event.digest
 
     def compared(self, event: FilesCompared) -> None:
-        """Remember what the files are now, and answer those who waited for it."""
+        """Remember what the files are now, and answer the callers that wait for it."""
         registry = self._registry
         model = registry.generation_of(event.model_id, event.generation)
         if model is not None:
@@ -72,7 +72,7 @@ class Comparing:
             registry.waiting.refuse(waiters, overtaken)
 
     def stop(self) -> None:
-        """Answer those who wait: the host stops, and need not wait for a disk."""
+        """Answer the callers that wait: the host stops, and need not wait for a disk."""
         for waiters in self._waiters.values():
             self._registry.waiting.refuse(waiters, UnavailableError("the host is shutting down"))
 

@@ -1,6 +1,6 @@
 """What has happened inside one `handle`, and of which more follows.
 
-Whoever decides notes it in `Registry.happened` and goes on. When the event is dealt with, `Core` takes one after the
+What decides notes it in `Registry.happened` and goes on. When the event is dealt with, `Core` takes one after the
 other and does what its table says, until nothing is left: what follows from what, and in which order, stands there.
 """
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class LoadEnded:
-    """A load has ended, and those who waited for it were answered; `error` is None if it succeeded.
+    """A load has ended, and the callers that waited for it were answered; `error` is None if it succeeded.
 
-    `is_overtaken`: by an unload of its model, whose end is told later.
+    `is_overtaken`: by an unload of its model; that end is told later.
     """
 
     model: Model
@@ -30,7 +30,7 @@ class LoadEnded:
 
 @dataclass(frozen=True, eq=False)
 class UnloadEnded:
-    """A model is UNLOADED, and those who waited for that were answered."""
+    """A model is UNLOADED, and the callers that waited for that were answered."""
 
     unload: Unload
     report: UnloadReport

@@ -1,7 +1,7 @@
 """What must hold after every event, and the words for what does not.
 
 Deploys and undeploys know their own books (`Deploying.problems`, `Undeploying.problems`); here are models, workers,
-calls and who waits.
+calls and callers that wait.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def problems_of(registry: Registry, router: Router, unloading: Unloading) -> list[str]:
-    """Return what is wrong with the models, workers and calls, and with who waits for them."""
+    """Return what is wrong with the models, workers and calls, and with the callers that wait for them."""
     problems = [problem for model_id, model in registry.models.items() for problem in _problems_of(model_id, model)]
     for model_id, model in registry.successors.items():
         problems += _problems_of(model_id, model)

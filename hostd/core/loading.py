@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from hostd.core.registry import Registry
 
 MAX_RETRIES = 100
-"""With the longest backoff that is most of an hour; whoever wants more wants a supervisor of their own."""
+"""With the longest backoff that is most of an hour; a person who wants more wants a supervisor of their own."""
 
 _PERMANENT = (Status.INVALID_ARGUMENT, Status.FAILED_PRECONDITION)
 """In gRPC's words "problematic regardless of the state", and not to be retried "until the state has been explicitly
@@ -149,7 +149,7 @@ class Loading:
     def begin(
         self, model_id: ModelId, source: LoadSource, origin: Origin, retries: int, cause: Cause = Cause.ASKED
     ) -> Load:
-        """Begin a load of an id without a model, or whose model has failed; the caller has checked that it is free."""
+        """Begin a load of an id without a model, or with one that has failed; that it is free was checked."""
         load = self._registry.new_model(model_id, source, origin, retries, cause)
         self.find(load)
         return load
@@ -183,7 +183,7 @@ class Loading:
     # What becomes of a load
 
     def spec_found(self, event: SpecFound) -> None:
-        """Go on with a load whose specification is known now; with a budget, what it needs is asked for first."""
+        """Go on with a load that has its specification now; with a budget, what it needs is asked for first."""
         registry = self._registry
         load = self._found(event)
         if load is None:
@@ -261,7 +261,7 @@ class Loading:
         self._registry.kill(worker, error.message, worker.memory)
 
     def load_succeeded(self, worker: Worker, *, is_measured: bool) -> None:
-        """Answer everybody who waited for the model; what was measured just now is remembered."""
+        """Answer the callers that waited for the model; what was measured just now is remembered."""
         registry, model = self._registry, worker.model
         load = cast("Load", model.load)  # nothing else is measured for the first time
         registry.timers.cancel(WorkerTimer(worker.id))
@@ -277,7 +277,7 @@ class Loading:
         registry.happened.append(LoadEnded(model, None))
 
     def try_ended(self, model: Model) -> None:
-        """Go on with a load whose last process is gone, if that is what it waits for."""
+        """Go on with a load after its last process, if that is what it waits for."""
         load = model.load
         if load is None or model.alive():
             return
@@ -333,7 +333,7 @@ class Loading:
         registry.effects.append(FindSpec(model.id, model.generation, model.source, model.origin))
 
     def _found(self, event: SpecFound | SpecRefused) -> Load | None:
-        """Return the load whose finder has answered; None if nothing waits for its answer any more."""
+        """Return the load that a finder has answered for; None if that does not wait for it any more."""
         load = self._registry.load_of(event.model_id, event.generation)
         if load is None or load.step not in (LoadStep.FINDING, LoadStep.SIZING):
             return None

@@ -11,28 +11,18 @@ Rules
 3. What follows from what stands in one table (`_follows`), and is settled before `handle` returns.
 4. `queries` answers questions and changes nothing.
 
-This file dispatches events, deadlines and what follows from them to those who decide. It decides nothing itself.
+This file dispatches events, deadlines and what follows from them to the modules that decide. It decides nothing itself.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hostd.core import deadlines as due
 from hostd.core import events as ev
 from hostd.core.calls.routing import Router
 from hostd.core.comparing import Comparing
 from hostd.core.config import CoreConfig
-from hostd.core.deadlines import (
-    ConnectionTimer,
-    GoneTimer,
-    HeadroomTimer,
-    HeldTimer,
-    IdleTimer,
-    LoadTimer,
-    UploadTimer,
-    WaiterTimer,
-    WorkerTimer,
-)
 from hostd.core.files.deploying import Deploying
 from hostd.core.files.pinning import Pinning
 from hostd.core.files.syncing import Syncing
@@ -52,12 +42,7 @@ from hostd.core.registry import Registry
 from hostd.core.reloading import Reloading
 from hostd.core.unloading import Unloading
 from hostd.core.workers import Workers
-from hostd_workers.wire.errors import (
-    CancelledError,
-    DeadlineExceededError,
-    HostError,
-    InternalError,
-)
+from hostd_workers.wire.errors import CancelledError, DeadlineExceededError, HostError, InternalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -142,15 +127,15 @@ class Core:
             ev.TimePassed: self._on_time_passed,
         }
         self._timeouts: dict[type, Callable[[Any], None]] = {
-            WorkerTimer: workers.expire,
-            ConnectionTimer: losing.expire,
-            WaiterTimer: lambda key: self._registry.waiting.dismiss(key.caller, _too_late()),
-            HeldTimer: router.expire_held,
-            LoadTimer: lambda key: self._late_steps[key.load.step](key.load),
-            IdleTimer: lambda key: self._see_to(admission.expire_idle(key)),
-            UploadTimer: deploying.expire,
-            HeadroomTimer: lambda _: self._registry.headroom_changed(),
-            GoneTimer: lambda key: router.lose_client(key.client),
+            due.WorkerTimer: workers.expire,
+            due.ConnectionTimer: losing.expire,
+            due.WaiterTimer: lambda key: self._registry.waiting.dismiss(key.caller, _too_late()),
+            due.HeldTimer: router.expire_held,
+            due.LoadTimer: lambda key: self._late_steps[key.load.step](key.load),
+            due.IdleTimer: lambda key: self._see_to(admission.expire_idle(key)),
+            due.UploadTimer: deploying.expire,
+            due.HeadroomTimer: lambda _: self._registry.headroom_changed(),
+            due.GoneTimer: lambda key: router.lose_client(key.client),
             int: router.expire,
         }
         self._late_steps: dict[LoadStep, Callable[[Load], None]] = {

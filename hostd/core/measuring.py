@@ -7,8 +7,8 @@ Rules
    perhaps, and says nothing any more.
 4. A model is READY with the first sample that was asked for after its load, not before; what was reserved for it counts
    until such a sample could be read.
-5. A model over its own limit is killed, alone, and whoever waited for it is told the figure and the limit. It is not
-   tried again: it would do the same.
+5. A model over its own limit is killed, alone, and its callers are told the figure and the limit. It is not tried
+   again: it would do the same.
 6. A load that holds more than is reserved for it goes on, or is paused: `Growing` sees to that at the next look, which
    every sample causes.
 """
@@ -34,7 +34,7 @@ class Measuring:
     """The decisions about samples."""
 
     def __init__(self, registry: Registry, loading: Loading, admission: Admission, losing: Losing) -> None:
-        """Take who goes on with a load, who minds the budget, and who ends the calls of a worker that is lost."""
+        """Take what goes on with a load, what minds the budget, and what ends the calls of a worker that is lost."""
         self._registry = registry
         self._loading = loading
         self._admission = admission

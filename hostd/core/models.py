@@ -50,7 +50,7 @@ class Worker:
     """A worker process, from the decision to spawn it until the proof that it is gone.
 
     `highest` is the sample with the most resident memory; `left_s` is what is left of its time to load while it is
-    PAUSED. `shares` is whose the calls are that it has, those that it was told to leave included. `disconnected` says
+    PAUSED. `shares` says which clients have its calls, those that it was told to leave included. `disconnected` says
     how its connection ended, "" while it has one or none yet. `obstacle` says why its processes are still there after a
     kill, `is_beyond_reach` that the host may not end them.
     """
@@ -68,7 +68,7 @@ class Worker:
     loaded_s: float | None = None
     left_s: float = 0.0
     calls: set[CallId] = field(default_factory=set)
-    left: dict[CallId, Left] = field(default_factory=dict)
+    left: dict[CallId, Call] = field(default_factory=dict)
     shares: ClientShares = field(default_factory=ClientShares)
     last_words: HostError | None = None
     disconnected: str = ""
@@ -293,14 +293,16 @@ class Failure(NamedTuple):
     origin: Origin
 
 
-class Left(NamedTuple):
-    """A call that its worker still has and nobody waits for any more; `why` says in words what became of that."""
+class Call(NamedTuple):
+    """A call that a worker has; if nothing waits for it any more, `left` says in words why."""
 
+    id: CallId
     caller: Caller
-    method: str
-    began_s: float
+    worker: Worker
     size_bytes: int
-    why: str
+    began_s: float
+    method: str
+    left: str = ""
 
 
 class Evicted(NamedTuple):

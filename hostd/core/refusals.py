@@ -46,7 +46,7 @@ def check_directory(registry: Registry) -> None:
 
 
 def check_nothing_inside(registry: Registry, model_id: str, advice: str) -> None:
-    """Raise `FailedPreconditionError` if models are loaded whose files lie inside of this one's directory."""
+    """Raise `FailedPreconditionError` if models are loaded with files inside of this one's directory."""
     nested = sorted(id for id in registry.models if id.startswith(f"{model_id}/"))
     if nested:
         raise FailedPreconditionError(f"{model_id!r} holds models that are loaded ({', '.join(nested[:10])}): {advice}")

@@ -184,7 +184,7 @@ class Registry:
             self.evicted.popitem(last=False)
 
     def is_loaded_on_use(self, model: Model) -> bool:
-        """Say whether a model that does not serve now does soon for whoever uses it, so that calls wait for it."""
+        """Say whether a model that does not serve now does soon for what uses it, so that calls wait for it."""
         is_back_soon = model.unload is not None and model.unload.is_coming_back
         is_on_use = model.load is not None and model.load.cause is not Cause.ASKED
         return self.config.lazy_load or is_back_soon or is_on_use
@@ -207,7 +207,7 @@ class Registry:
         return self.config.idle_ttl_s if own_s is None else own_s
 
     def reserve(self, model_id: ModelId, reason: str) -> None:
-        """Let nobody load or evict a model whose files are being moved."""
+        """Keep a model from being loaded or evicted while its files are moved."""
         self.reserved[model_id] = reason
         self.headroom_changed()
 
@@ -316,7 +316,7 @@ class Registry:
                 del place[model.id]
 
     def note_failure(self, model: Model, error: HostError) -> None:
-        """Keep the error of a load that has failed, for who asks later."""
+        """Keep the error of a load that has failed, for later questions."""
         self.failures[model.id] = Failure(model.generation, error, model.source, model.origin)
         self.failures.move_to_end(model.id)
         while len(self.failures) > self.config.stories_kept:

@@ -4,7 +4,7 @@ Rules
 1. An unload is answered when every worker of the model is DEAD, those of earlier generations too, not before.
 2. An unload overtakes whatever is under way for its id: a load, a try that waits, a successor.
 3. The host stops when no worker, no model and no operation on files is left, but for workers that it may not end.
-4. What cannot be ended is never called unloaded: who waits for it is told why, and it is tried again for ever.
+4. What cannot be ended is never called unloaded: callers that wait are told why, and it is tried again for ever.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class UnloadAll:
-    """Somebody who waits for several unloads."""
+    """Callers that wait for several unloads."""
 
     pending: set[ModelId]
     waiters: Waiters = field(default_factory=dict)
@@ -160,7 +160,7 @@ class Unloading:
             registry.happened.append(LoadEnded(successor, overtaken))
 
     def end_if_gone(self, unload: Unload) -> None:
-        """Answer everybody who waited for the proof, if this is it."""
+        """Answer the callers that waited for the proof, if this is it."""
         registry, model = self._registry, unload.model
         if model.alive():
             return
@@ -179,7 +179,7 @@ class Unloading:
         registry.happened.append(UnloadEnded(unload, report))
 
     def not_ended(self, worker: Worker, event: WorkerNotEnded) -> None:
-        """Note why a worker's processes are still there; if the host may not end them, tell all who wait for that."""
+        """Note why a worker's processes are still there; if the host may not end them, tell all that wait for that."""
         registry = self._registry
         is_news, worker.obstacle = worker.obstacle != event.reason, event.reason
         worker.is_beyond_reach = event.is_beyond_reach
@@ -188,9 +188,9 @@ class Unloading:
             for model in {worker.model.generation: worker.model, waits.generation: waits}.values():
                 registry.note(model, "NOT_ENDED", event.reason)
         if event.is_beyond_reach:
-            self._tell_those_who_wait(waits)
+            self._tell_waiters(waits)
 
-    def _tell_those_who_wait(self, model: Model) -> None:
+    def _tell_waiters(self, model: Model) -> None:
         waiting, error, load, unload = self._registry.waiting, _not_unloaded([model]), model.load, model.unload
         if unload is not None:
             for waiters in (unload.waiters, unload.next_waiters):
@@ -211,7 +211,7 @@ class Unloading:
         is_done = all(map(_is_beyond_reach, left)) and all(one.is_beyond_reach for one in registry.workers.values())
         if registry.is_stopping and is_done and not registry.files_in_work:
             for model in left:
-                self._tell_those_who_wait(model)
+                self._tell_waiters(model)
             if left:
                 registry.waiting.refuse(self.shutdown_waiters, _left_behind(left))
             registry.waiting.answer(self.shutdown_waiters, None)

@@ -27,7 +27,7 @@ def process_of(client: ClientId) -> bytes:
 
 
 class Caller(NamedTuple):
-    """Who waits for an answer: a client and the id that it gave its request."""
+    """What waits for an answer: a client and the id that it gave its request."""
 
     client: ClientId
     request_id: int
@@ -38,7 +38,7 @@ Waiters: TypeAlias = dict[Caller, None]
 
 
 class Origin(enum.Enum):
-    """Who wanted a model loaded, and so how careful its finding must be.
+    """Why a model is loaded, and so how careful its finding must be.
 
     REQUESTED, DEPLOYED and DECLARED (by the configuration): the files at the path are whole. LAZY: look for the id
     below the models directory, then take it for the path itself. LAZY and SYNCED: wait while the files are still being

@@ -57,7 +57,7 @@ class Workers:
             worker.pid = event.pid
 
     def spawn_failed(self, event: WorkerSpawnFailed) -> None:
-        """End the try of a load whose worker could not be started."""
+        """End the try of a load after its worker could not be started."""
         worker = self._registry.workers.get(event.worker_id)
         if worker is not None:
             self._loading.load_failed(worker, event.error)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hostd.core.values import Prediction
 
 MAX_INTERPRETERS = 256
-"""Whose baselines are remembered, those that were used last; a machine has a handful."""
+"""Interpreters with a remembered baseline, those that were used last; a machine has a handful."""
 
 
 class Baselines:

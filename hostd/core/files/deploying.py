@@ -1,4 +1,4 @@
-"""Deploys: models whose files come through the host.
+"""Deploys: models with files that come through the host.
 
     STAGING -> UPLOADING (-> WAITING) -> INSTALLING -> LOADING -> CONFIRMING -> over
     from any of these, if it fails, is overtaken or given up:  (UNLOADING ->) UNDOING -> over
@@ -7,10 +7,10 @@ Rules
 1. What is answered with success was confirmed on the disk before (with `wait` false: installed); what is answered with
    an error was undone before, unless `keep` was asked for and only the load failed, or the error says that files stay.
 2. From the first move of files until the end nobody else begins a load of their id, or of one above or below it
-   (`Registry.reserved`), so no load ever sees files on the move. Who wants the model joins the deploy's own load.
+   (`Registry.reserved`), so no load ever sees files on the move. A load of the id joins the deploy's own.
 3. A deploy that replaces loads its model beside the one that serves, which goes only after the new files are confirmed.
 4. Until its files are moved a deploy belongs to its client, and ends with it, or when nothing comes (`uploading`).
-5. A model that is just being evicted, which nobody asked for, is replaced when it is gone. Who uses it meanwhile comes
+5. A model that is just being evicted, which nobody asked for, is replaced when it is gone. What uses it meanwhile comes
    first: then it is being loaded, and the deploy is refused as with any model that is.
 6. A replacement that fails leaves an evicted model as it was: loaded again when it is used.
 """
@@ -170,13 +170,13 @@ class Deploying:
         self._registry.effects.append(InstallFiles(deploy.id, deploy.standing))
 
     def abort(self, event: ev.DeployAbortRequested) -> None:
-        """Give a deploy up whose files were not moved yet. Raises `HostError` to refuse."""
+        """Give a deploy up before its files are moved. Raises `HostError` to refuse."""
         deploy = self._of_client(event.caller.client, event.files_id, Step.UPLOADING, Step.WAITING)
         self._registry.waiting.add(deploy.abort_waiters, event.caller, None)
         self._undo(deploy, AbortedError("the deploy was given up by its client"))
 
     def lose_client(self, client: ClientId) -> None:
-        """Undo the deploys of a client whose files were not moved yet."""
+        """Undo the deploys of a client that have not moved files yet."""
         for deploy in list(self.deploys.values()):
             if deploy.client == client and deploy.step in _NOTHING_INSTALLED:
                 self._undo(deploy, UnavailableError("the client is gone"))
@@ -191,7 +191,7 @@ class Deploying:
             self._end_idle(self.deploys[key.files_id], "which is as long as a deploy may rest")
 
     def stop(self) -> None:
-        """Undo those whose files were not moved yet; the rest follows from the unloads of a shutdown."""
+        """Undo those that have not moved files yet; the rest follows from the unloads of a shutdown."""
         for deploy in list(self.deploys.values()):
             if deploy.step in _NOTHING_INSTALLED:
                 self._undo(deploy, AbortedError("the host is shutting down"))
@@ -203,7 +203,7 @@ class Deploying:
         deploy = self.deploys[event.files_id]
         if deploy.step is not Step.STAGING:
             return
-        if not deploy.waiters:  # whoever asked has given up, and nobody else knows the id
+        if not deploy.waiters:  # its client has given up, and no other knows the id
             self._undo(deploy, AbortedError("the deploy was given up by its client"))
             return
         deploy.step = Step.UPLOADING
@@ -273,7 +273,7 @@ class Deploying:
         self._forget_deploy(deploy)
 
     def failed(self, event: ev.FilesFailed) -> None:
-        """End a deploy whose step could not be done."""
+        """End a deploy after a step that could not be done."""
         deploy = self.deploys[event.files_id]
         if deploy.step is Step.UNDOING:
             return  # given up meanwhile; FilesUndone follows
@@ -307,7 +307,7 @@ class Deploying:
     # What becomes of models
 
     def load_ended(self, what: LoadEnded) -> None:
-        """Confirm the files whose model serves, and undo those whose model does not."""
+        """Confirm the files of a model that serves, and undo those of one that does not."""
         model, error = what.model, what.error
         deploy = next((d for d in self.deploys.values() if d.model is model and d.step is Step.LOADING), None)
         if deploy is None:

@@ -55,7 +55,7 @@ class Pinning:
             self._write(model)
 
     def kept(self, event: PinKept) -> None:
-        """Answer those who waited for it."""
+        """Answer the callers that waited for it."""
         registry = self._registry
         model, waiters = self._writing.pop(event.files_id)
         if event.error is None:

@@ -7,8 +7,8 @@ Rules
 4. What failed, what was unloaded on purpose and what was not to be loaded at the start is left alone by the host's own
    syncs until its files change. A sync that a client asks for tries everything but what has been evicted: that is
    loaded from its files as they are then when it is used, and until then others have its memory.
-5. A sync that loads and waits also waits for what an earlier one has begun to load: whoever asks wants to know what the
-   directory has come to, not who began it.
+5. A sync that loads and waits also waits for what an earlier one has begun to load: a caller wants to know what the
+   directory has come to, not which sync began it.
 6. One scan runs at a time: what a later sync asks for may be newer than what a running scan has seen.
 7. What the configuration declares comes first (`Declaring`), with and without a models directory.
 8. A report says one thing of each id's load, the last that is known. A declared model that is loaded from elsewhere has
@@ -57,7 +57,7 @@ Why: TypeAlias = str
 
 @dataclass(eq=False)
 class Sync:
-    """One sync; `loading` and `unloading` are the generations whose loads and unloads it waits for.
+    """One sync; `loading` and `unloading` are the generations that it waits for.
 
     `is_acting` while it still finds out what to do, so that it does not end with the first thing done. `generations`
     are the models that the scan was about: what was loaded later is not gone.

@@ -1,4 +1,4 @@
-"""Undeploys: models whose files go through the host.
+"""Undeploys: models with files that go through the host.
 
     CHECKING -> UNLOADING -> REMOVING -> over
 

@@ -3,19 +3,19 @@
 Rules
 1. What all workers hold never rises above the budget by the host's own doing: a load starts when what it is predicted
    to need at most is free, and that is reserved for it.
-2. Loads wait in the order in which they came. The first in line decides who yields; nobody passes it, or a large
+2. Loads wait in the order in which they came. The first in line decides what yields; nothing passes it, or a large
    load would never start.
-3. Who can go at once goes at once; who comes free by itself, within `IDLE_LOOK_S`. A model in use yields after the
-   minimum residence: its new calls wait in the host, and it is evicted when the last call in flight has ended. Who
+3. What can go at once goes at once; what comes free by itself, within `IDLE_LOOK_S`. A model in use yields after the
+   minimum residence: its new calls wait in the host, and it is evicted when the last call in flight has ended. What
    called it is served by its next load. If that call does not end for the time that a load may wait, it serves on for
    as long, or calls would wait for ever.
-4. What can never start (all else is kept for good) is refused at once; what has waited too long is refused with who
+4. What can never start (all else is kept for good) is refused at once; what has waited too long is refused with what
    holds the rest.
 5. Growth counts. When models have grown over the budget, others yield for them in the same order; where that is not
    enough, the one that has grown most is named. Loads that outgrow their reservations go before the line (`Growing`).
 
-Who goes, waits or is refused is decided in `Planning`, which changes nothing. What is to be done to a model is yielded,
-and is done before the next step is decided.
+`Planning` decides what goes, waits or is refused, and changes nothing. What is to be done to a model is yielded, and
+is done before the next step is decided.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Admission:
         self.queue: dict[Load, float] = {}
         """The loads that wait, in order, and since when."""
         self.over_budget: str | None = None
-        """Who has grown over the budget, in words; None if nobody has."""
+        """Which models have grown over the budget, in words; None if none has."""
         self.evictions: Counter[str] = Counter()
         self.refusals = 0
         self.waits = 0
@@ -193,7 +193,7 @@ class Admission:
                 registry.happened.remove(seen)
 
     def look_soon(self) -> None:
-        """Look at who has become idle, but not at every such moment."""
+        """Look at what has become idle, but not at every such moment."""
         registry = self._registry
         if not (self.queue or self.growing.paused or self._is_over or self._yielding):
             return
@@ -279,7 +279,7 @@ class Admission:
         return self._planning.to_reserve_bytes(load.model.id, load.model.need)
 
     def _relieve(self, budget_bytes: int) -> Generator[Verdict, None, Decision]:
-        """Have others yield for growth; return who else is to, once idle."""
+        """Have others yield for growth; return what else is to, once idle."""
         if not self._is_over:
             return Decision(Outcome.START)
         headroom, models = self._charges.headroom(budget_bytes), self._charges.by_what_keeps()

@@ -1,4 +1,4 @@
-"""Who holds how much of the memory budget, and who could give it back.
+"""What holds how much of the memory budget, and what could give it back.
 
 Rules
 1. A worker counts from the decision to spawn it until the proof that it is gone: with what is reserved for it or with
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _LEAVING = (WorkerState.DRAINING, WorkerState.KILLING)
 
 _INSTANT = 1e-6
-"""For a model that was used just now, or whose load took no time that a clock could tell."""
+"""For a model that was used just now, or loaded in no time that a clock could tell."""
 
 
 class Kept(enum.Enum):

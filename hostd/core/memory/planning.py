@@ -1,8 +1,8 @@
-"""Plans: what a load would do, and who would go for it. Nothing here changes anything.
+"""Plans: what a load would do, and what would go for it. Nothing here changes anything.
 
 Rules
 1. A plan is what the load then does: `Admission` asks the same questions of the same books.
-2. Whoever can go at once is enough, or nobody goes: nothing is evicted for a load that has to wait all the same.
+2. What can go at once is enough, or none of it goes: nothing is evicted for a load that has to wait all the same.
 3. A load that replaces a model needs room beside it, because that serves until the new one is ready.
 4. What is known to be too large is refused. What is only estimated to be is tried: with all that can be had for it.
 5. A load that has outgrown what was reserved for it gets half as much again, so that this happens seldom and wastes
@@ -51,7 +51,7 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True)
 class Decision:
-    """What the first in line does: whom it evicts, who is to yield once idle, and when to look again."""
+    """What the first in line does: what it evicts, what is to yield once idle, and when to look again."""
 
     outcome: Outcome
     victims: tuple[Model, ...] = ()
@@ -115,13 +115,13 @@ class Planning:
         )
 
     def holders(self, without: tuple[Model, ...] = ()) -> tuple[Holder, ...]:
-        """Return who holds memory, the largest first."""
+        """Return what holds memory, the largest first."""
         registered = (*self._registry.models.values(), *self._registry.successors.values())
         models = [model for model in registered if model.charge_bytes and model not in without]
         return tuple(map(self.holder, sorted(models, key=lambda m: (-m.charge_bytes, m.id))))
 
     def refusal_of(self, model: Model, when: str) -> HostError:
-        """Return the error of a load that is refused: what it needs, what is free, and who holds the rest."""
+        """Return the error of a load that is refused: what it needs, what is free, and what holds the rest."""
         return over_budget(self._over_budget(model, model.need.bytes, when))
 
     def end_of(self, worker: Worker, when: str) -> HostError:
@@ -204,7 +204,7 @@ class Planning:
         return Decision(Outcome.WAIT, yielding=tuple(yielding), look_again_s=look_again_s)
 
     def soon(self, models: dict[Kept | None, list[Model]]) -> tuple[list[Model], float | None]:
-        """Return the models in use that yield if they are asked to, and when there may be others who would."""
+        """Return the models in use that yield if they are asked to, and when there may be others that would."""
         now, patience_s = self._registry.now, self._registry.config.admission_timeout_s
         ripe, changes_s = [], []
         for model in (*models.get(Kept.IN_USE, ()), *models.get(Kept.FRESH, ())):

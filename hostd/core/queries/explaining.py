@@ -100,7 +100,7 @@ def _calls(model: Model, router: Router) -> Iterator[tuple[Caller, str, float, s
         for call in map(router.calls.__getitem__, worker.calls):
             yield call.caller, call.method, call.began_s, "sent", ""
         for left in worker.left.values():
-            yield left.caller, left.method, left.began_s, "left", left.why
+            yield left.caller, left.method, left.began_s, "left", left.left
     for caller, method, since_s in router.pending.of(model.id):
         yield caller, method, since_s, "held", "waits until the model serves"
 
