@@ -191,10 +191,10 @@ class Driver(Outside):
         assert len(answers) == 1, f"{caller} got {len(answers)} answers: {answers}"
         return answers[0]
 
-    def error(self, caller: ev.Caller) -> HostError:
-        """Return the one answer that a caller got, which is an error."""
+    def error(self, caller: ev.Caller, kind: type[HostError] | tuple[type[HostError], ...] = HostError) -> HostError:
+        """Return the one answer that a caller got, which is an error of this kind."""
         answer = self.answer(caller)
-        assert isinstance(answer, HostError), answer
+        assert isinstance(answer, kind), answer
         return answer
 
     def is_waiting(self, caller: ev.Caller) -> bool:
@@ -252,6 +252,11 @@ class Driver(Outside):
         process.has_greeted = True
         self.feed(ev.WorkerSaidHello(process.id))
 
+    def started(self, worker: ev.WorkerId | None = None) -> None:
+        """Let a worker's process run, and say hello."""
+        self.spawned(worker)
+        self.greeted(worker)
+
     def loaded(self, worker: ev.WorkerId | None = None, default_method: str | None = "predict") -> None:
         process = self._process(worker)
         process.has_loaded = True
@@ -305,16 +310,18 @@ class Driver(Outside):
         if model_id is not None:
             self.finds.sort(key=lambda find: find.model_id == model_id)
         self.found()
-        self.spawned()
-        self.greeted()
+        self.come_up()
+
+    def come_up(self, memory: ev.Memory | None = None) -> None:
+        """Let the worker that was ordered last load its model."""
+        self.started()
         self.loaded()
-        self.measured(memory=memory_of(1000))
+        self.measured(memory=memory or memory_of(1000))
 
     def down(self, error: HostError) -> None:
         """Let the try that began last fail in its worker, which then ends."""
         self.found()
-        self.spawned()
-        self.greeted()
+        self.started()
         self.not_loaded(error)
         self.gone()
 
@@ -367,8 +374,7 @@ class Driver(Outside):
             return caller
         if step == "LOADING":
             self.found()
-            self.spawned()
-            self.greeted()
+            self.started()
             return caller
         assert step == "CONFIRMING", f"there is no step {step}"
         self.up()

@@ -53,7 +53,7 @@ class MemoryDriver(Driver):
         self.predicted(need_bytes, source=source)
         return caller
 
-    def come_up(self, model_id: str, taken_bytes: int) -> None:
+    def comes_up(self, model_id: str, taken_bytes: int) -> None:
         """Let the worker of a model load it, and hold so much then."""
         worker = self.worker_of(model_id)
         self.spawned(worker)
@@ -64,7 +64,7 @@ class MemoryDriver(Driver):
     def ready(self, model_id: str, taken_bytes: int, spec: ev.LoadingSpec = SPEC) -> ev.Caller:
         """Load a model that takes what was predicted."""
         caller = self.predicted_load(model_id, taken_bytes, spec)
-        self.come_up(model_id, taken_bytes)
+        self.comes_up(model_id, taken_bytes)
         return caller
 
     def sampled(self, taken_bytes: int, worker: ev.WorkerId | None = None, *, asked_s: float | None = None) -> None:
@@ -75,6 +75,11 @@ class MemoryDriver(Driver):
         process = self._process(worker)
         process.stage = Stage.ENDED
         self.feed(ev.WorkerExited(process.id, "killed by SIGKILL", death))
+
+    def in_use(self, model_id: str, taken_bytes: int) -> ev.Caller:
+        """Load a model that takes what was predicted, and return who calls it."""
+        self.ready(model_id, taken_bytes)
+        return self.busy(model_id)
 
     def busy(self, model_id: str) -> ev.Caller:
         """Have a model in use, and return whose call it has."""
@@ -112,7 +117,7 @@ class MemoryDriver(Driver):
         """Let the load of an evicted model succeed."""
         self.found()
         self.predicted(8000)
-        self.come_up(model_id, 8000)
+        self.comes_up(model_id, 8000)
         assert self.state(model_id) == "READY"
 
     def loading(self, model_id: str, need_bytes: int, spec: ev.LoadingSpec = SPEC) -> ev.Caller:

@@ -14,7 +14,6 @@ from hostd.core.calls.routing import GONE_AT_ONCE, GONE_PAUSE_S
 from hostd_workers.wire.errors import (
     CancelledError,
     DeadlineExceededError,
-    ModelError,
     ResourceExhaustedError,
     UnavailableError,
 )
@@ -40,9 +39,7 @@ def test_a_call_that_is_not_answered_in_time_gets_its_deadline_and_the_worker_is
     ready.pass_time(1.9)
     assert ready.is_waiting(call)
     ready.pass_time(0.1)
-    error = ready.error(call)
-    assert isinstance(error, DeadlineExceededError)
-    assert error.message == "the deadline passed before the model answered"
+    assert ready.error(call, DeadlineExceededError).message == "the deadline passed before the model answered"
     assert ready.processes[ready.worker].cancelled == [sent.call_id]
     assert ready.core.queries.get_model("m").errors == 1
     assert ready.core.next_deadline() is None
@@ -66,9 +63,7 @@ def test_a_cancelled_call_is_answered_and_the_worker_is_told(ready):
     sent = ready.sent(call)
     ready.feed(ev.CallCancelled(call))
     assert ready.effects_of(fx.ForwardCancel) == [fx.ForwardCancel(1, sent.call_id)]
-    error = ready.error(call)
-    assert isinstance(error, CancelledError)
-    assert error.message == "the call was cancelled by its caller"
+    assert ready.error(call, CancelledError).message == "the call was cancelled by its caller"
     assert ready.core.next_deadline() is None
 
 
@@ -132,8 +127,7 @@ def test_the_death_of_a_worker_ends_its_calls_in_their_order_and_no_others(ready
     ready.exited("killed by SIGKILL", ev.WorkerId(1))
     assert [effect.caller for effect in ready.effects_of(fx.AnswerError)] == calls
     for call in calls:
-        error = ready.error(call)
-        assert isinstance(error, UnavailableError)
+        error = ready.error(call, UnavailableError)
         assert error.message == "the worker of model 'm' died: killed by SIGKILL"
         assert error.details == {"exit": "killed by SIGKILL", "pid": 5001, "model_id": "m"}
     assert ready.is_waiting(other)
@@ -143,20 +137,10 @@ def test_the_death_of_a_worker_ends_its_calls_in_their_order_and_no_others(ready
     assert model.reason == "the worker of model 'm' died: killed by SIGKILL"
 
 
-def test_the_last_words_of_a_worker_reach_its_callers(ready):
-    call = ready.call()
-    ready.said_last_words(ModelError("MemoryError", details={"traceback": "File model.py"}))
-    ready.exited("exit code 1")
-    error = ready.error(call)
-    assert error.message == "the worker of model 'm' died: exit code 1; its last words: MemoryError"
-    assert error.details["traceback"] == "File model.py"
-
-
 def test_a_call_to_a_worker_whose_queue_is_full_is_refused(ready):
     call = ready.call(timeout_s=5)
     ready.feed(ev.WorkerUnreachable(ev.WorkerId(1), ready.sent(call).call_id, is_full=True))
-    error = ready.error(call)
-    assert isinstance(error, ResourceExhaustedError)
+    error = ready.error(call, ResourceExhaustedError)
     assert error.message == "the queue of the model's worker is full: call more slowly, or load replicas"
     assert ready.core.next_deadline() is None
 
@@ -164,8 +148,7 @@ def test_a_call_to_a_worker_whose_queue_is_full_is_refused(ready):
 def test_a_call_to_a_worker_without_a_connection_was_not_sent(ready):
     call = ready.call()
     ready.feed(ev.WorkerUnreachable(ev.WorkerId(1), ready.sent(call).call_id, is_full=False))
-    error = ready.error(call)
-    assert isinstance(error, UnavailableError)
+    error = ready.error(call, UnavailableError)
     assert error.message == "the model's worker lost its connection; the call was not sent"
     assert ready.core.queries.get_model("m").errors == 1
 

@@ -8,7 +8,7 @@ import pytest
 
 from hostd.core import events as ev
 from hostd.core.losing import DISCONNECT_GRACE_S
-from hostd_workers.wire.errors import AbortedError, ModelError, UnavailableError
+from hostd_workers.wire.errors import ModelError, UnavailableError
 
 if TYPE_CHECKING:
     from driver import Driver
@@ -99,17 +99,6 @@ def test_a_drain_that_nobody_can_end_is_over_before_its_time(host: Driver) -> No
     assert host.answer(unload).processes == 1  # type: ignore[attr-defined]
 
 
-def test_an_unload_meanwhile_waits_for_nothing(host: Driver) -> None:
-    caller = host.up_to("LOADING")
-    host.disconnected()
-    host.unload()
-    assert host.killed() == [host.worker]
-    assert isinstance(host.error(caller), AbortedError)
-    host.gone()
-    host.pass_time(DISCONNECT_GRACE_S)
-    assert host.core.next_deadline() is None
-
-
 def test_nobody_speaks_for_a_worker_whose_connection_has_ended(host: Driver) -> None:
     """A program that the model started in its place, or anybody else that has got the token."""
     host.up_to("STARTED")
@@ -118,8 +107,7 @@ def test_nobody_speaks_for_a_worker_whose_connection_has_ended(host: Driver) -> 
     assert (host.worker_state(), host.effects) == ("SPAWNING", [])
     other = host.load("other")
     host.found()
-    host.spawned()
-    host.greeted()
+    host.started()
     host.disconnected()
     host.loaded()
     assert (host.worker_state(), host.effects) == ("LOADING", [])
@@ -150,27 +138,3 @@ def test_a_second_end_of_the_connection_gives_no_more_time(host: Driver) -> None
     model = host.core.queries.get_model("m")
     assert model is not None
     assert "(end of file)" in model.reason
-
-
-def test_last_words_are_part_of_the_reason(host: Driver) -> None:
-    host.up_to("READY")
-    call = host.call()
-    host.said_last_words(ModelError("OSError: no such descriptor", details={"traceback": "File model.py"}))
-    host.disconnected()
-    host.pass_time(DISCONNECT_GRACE_S)
-    error = host.error(call)
-    assert error.message.endswith("; its last words: OSError: no such descriptor")
-    assert error.details["traceback"] == "File model.py"
-
-
-def test_a_load_that_lost_its_connection_is_tried_again_if_it_may_be(host: Driver) -> None:
-    caller = host.load(retries=1)
-    host.found()
-    host.spawned()
-    host.disconnected()
-    host.pass_time(DISCONNECT_GRACE_S)
-    host.gone()
-    assert host.is_waiting(caller)
-    host.pass_time(1.0)
-    host.up()
-    assert host.state() == "READY"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from driver import ALICE, BOB, SPEC, Driver
+from driver import SPEC, Driver
 from memory_driver import BUDGETED, KEPT, LIMITED, MemoryDriver, is_refused
 from outside import Stage
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.bookkeeping.baselines import MAX_INTERPRETERS
-from hostd_workers.wire.errors import AbortedError, ModelError, NotFoundError
+from hostd_workers.wire.errors import AbortedError, ModelError
 
 
 def test_without_a_budget_nothing_is_predicted_and_nothing_waits(host):
@@ -39,8 +39,7 @@ def test_a_load_asks_what_it_needs_and_reserves_that_before_its_worker_is_spawne
 
 def test_while_it_loads_a_model_counts_with_the_larger_of_what_is_reserved_and_measured(tight):
     tight.predicted_load("m", 6000)
-    tight.spawned()
-    tight.greeted()
+    tight.started()
     for measured_bytes, charge_bytes in ((1000, 6000), (5000, 6000)):
         tight.sampled(measured_bytes)
         assert tight.core.queries.get_model("m").charge_bytes == charge_bytes
@@ -54,8 +53,7 @@ def test_while_it_loads_a_model_counts_with_the_larger_of_what_is_reserved_and_m
 def test_a_sample_that_was_asked_for_before_the_end_of_the_load_is_not_the_one_that_makes_it_ready(tight):
     """Several threads read: it may be of the middle of the load, and be told after its end."""
     tight.predicted_load("m", 6000)
-    tight.spawned()
-    tight.greeted()
+    tight.started()
     asked_s = tight.now
     tight.pass_time(0.1)
     tight.loaded()
@@ -83,8 +81,7 @@ def test_a_sample_that_was_asked_for_before_the_last_one_changes_nothing(tight):
 def test_what_could_not_be_measured_stays_reserved_until_it_can(tight):
     """An early sample is of a worker that had loaded nothing yet."""
     tight.predicted_load("m", 6000)
-    tight.spawned()
-    tight.greeted()
+    tight.started()
     tight.sampled(500)
     tight.loaded()
     tight.measured(memory=None)
@@ -97,8 +94,7 @@ def test_what_could_not_be_measured_stays_reserved_until_it_can(tight):
 def test_what_is_estimated_from_files_needs_the_measured_baseline_as_well(tight):
     tight.predicted_load("a", 1000, source="estimated")
     assert tight.core.queries.memory().reserved_bytes == 1000
-    tight.spawned()
-    tight.greeted()
+    tight.started()
     tight.feed(ev.BaselineMeasured(tight.worker, 700))
     for source, need_bytes in (("estimated", 1700), ("declared", 1000), ("remembered", 1000), ("assumed", 1000)):
         assert tight.core.queries.plan_load("b", ev.Prediction(1000, 500, source), tight.now).need_bytes == need_bytes
@@ -132,8 +128,7 @@ def test_the_baseline_of_an_interpreter_is_added_for_that_one_alone_and_the_leas
 
 
 def test_loads_wait_in_order_and_nobody_passes_the_first(tight):
-    tight.ready("a", 8000)
-    tight.busy("a")
+    tight.in_use("a", 8000)
     callers = [tight.predicted_load("large", 6000), tight.predicted_load("small", 1000)]
     assert tight.core.queries.memory().waiting == ("large", "small")
     assert tight.core.queries.memory().waits == 2
@@ -149,8 +144,7 @@ def test_loads_wait_in_order_and_nobody_passes_the_first(tight):
 
 
 def test_a_load_that_has_waited_too_long_is_refused_with_who_holds_the_rest(tight):
-    tight.ready("a", 8000)
-    tight.busy("a")
+    tight.in_use("a", 8000)
     caller, patient = tight.predicted_load("m", 6000), tight.predicted_load("n", 1500)
     tight.pass_time(60)
     error = tight.error(caller)
@@ -170,8 +164,7 @@ def test_a_load_that_has_waited_too_long_is_refused_with_who_holds_the_rest(tigh
 
 
 def test_a_refused_load_is_not_tried_again(tight):
-    tight.ready("a", 8000)
-    tight.busy("a")
+    tight.in_use("a", 8000)
     caller = tight.load("m", retries=3)
     tight.found()
     tight.predicted(6000)
@@ -191,8 +184,7 @@ def test_what_is_larger_than_the_budget_is_refused_at_once(tight):
 
 
 def test_what_can_never_start_is_refused_at_once_behind_others_too(tight):
-    tight.ready("a", 8000)
-    tight.busy("a")
+    tight.in_use("a", 8000)
     first = tight.predicted_load("m", 6000)
     assert tight.core.queries.plan_load("n", ev.Prediction(20_000, 1, "declared"), tight.now).outcome == "refuse"
     assert is_refused(tight.error(tight.predicted_load("n", 20_000)))
@@ -212,8 +204,7 @@ def test_a_load_is_refused_at_once_if_all_else_is_kept_for_good(tight, how):
 
 
 def test_the_first_in_line_is_refused_when_what_it_waits_for_is_pinned(tight):
-    tight.ready("a", 8000)
-    tight.busy("a")
+    tight.in_use("a", 8000)
     caller = tight.predicted_load("m", 6000)
     tight.pin("a")
     assert is_refused(tight.error(caller))
@@ -242,8 +233,7 @@ def test_a_model_that_has_crashed_is_not_evicted_while_its_processes_die(tight):
 
 
 def test_an_unload_of_a_load_that_waits_takes_it_out_of_the_line_and_the_next_goes_on(tight):
-    tight.ready("a", 8000)
-    tight.busy("a")
+    tight.in_use("a", 8000)
     caller, after = tight.predicted_load("m", 6000), tight.predicted_load("n", 2000)
     assert tight.answer(tight.unload("m")).processes == 0
     assert isinstance(tight.error(caller), AbortedError)
@@ -251,25 +241,6 @@ def test_an_unload_of_a_load_that_waits_takes_it_out_of_the_line_and_the_next_go
     assert tight.is_waiting(after)
     assert tight.state("n") == "LOADING"
     tight.pass_time(100)
-
-
-def test_a_shutdown_ends_loads_that_wait(tight):
-    tight.ready("a", 8000)
-    tight.busy("a")
-    caller = tight.predicted_load("m", 6000)
-    tight.signal(at_once=True)
-    assert isinstance(tight.error(caller), AbortedError)
-    tight.gone()
-    assert tight.has_stopped
-
-
-def test_a_prediction_that_comes_too_late_is_ignored(tight):
-    tight.load()
-    tight.found()
-    wanted = tight.predictions[-1]
-    tight.unload()
-    assert tight.feed(ev.SizePredicted(wanted.model_id, wanted.generation, ev.Prediction(1, 1, "declared"))) == []
-    assert tight.state() is None
 
 
 def test_a_prediction_that_does_not_come_ends_the_load(tight):
@@ -283,8 +254,7 @@ def test_each_try_of_a_load_waits_its_turn_and_reserves_anew(tight):
     caller = tight.load("m", retries=1)
     tight.found()
     tight.predicted(6000)
-    tight.spawned()
-    tight.greeted()
+    tight.started()
     tight.not_loaded(ModelError("no weights"))
     assert tight.core.queries.memory().reserved_bytes == 6000, "it counts until the proof"
     other = tight.predicted_load("n", 9000)
@@ -294,9 +264,9 @@ def test_each_try_of_a_load_waits_its_turn_and_reserves_anew(tight):
     tight.found()
     tight.predicted(6000)
     assert tight.core.queries.memory().waiting == ("m",)
-    tight.come_up("n", 4000)
+    tight.comes_up("n", 4000)
     assert tight.answer(other).state == "READY"
-    tight.come_up("m", 5000)
+    tight.comes_up("m", 5000)
     assert tight.answer(caller).state == "READY"
 
 
@@ -305,7 +275,7 @@ def test_files_that_are_not_moved_any_more_wake_who_waits_for_their_model(tight)
     deploy = tight.deploy_up_to("FINDING", "a")
     tight.found()
     tight.predicted(8000)
-    tight.come_up("a", 8000)
+    tight.comes_up("a", 8000)
     tight.pass_time(2)
     caller = tight.predicted_load("m", 6000)
     assert tight.core.queries.explain("a", tight.now)["eviction"]["why_not"] == "its files are being moved"
@@ -313,24 +283,12 @@ def test_files_that_are_not_moved_any_more_wake_who_waits_for_their_model(tight)
     assert tight.answer(deploy).state == "READY"
     assert tight.state("a") == "UNLOADING"
     tight.gone(tight.worker_of("a"))
-    tight.come_up("m", 6000)
+    tight.comes_up("m", 6000)
     assert tight.answer(caller).state == "READY"
 
 
-def test_an_undeploy_that_fails_wakes_who_waits_for_its_model(tight):
-    tight.ready("a", 8000)
-    tight.pass_time(2)
-    undeploy = tight.undeploy("a")
-    tight.predicted_load("m", 6000)
-    assert tight.state("a") == "READY"
-    tight.not_done(NotFoundError("there are no files"))
-    assert isinstance(tight.error(undeploy), NotFoundError)
-    assert tight.state("a") == "UNLOADING"
-
-
 def test_a_line_in_front_makes_a_plan_wait(tight):
-    tight.ready("a", 8000)
-    tight.busy("a")
+    tight.in_use("a", 8000)
     tight.predicted_load("m", 6000)
     plan = tight.core.queries.plan_load("n", ev.Prediction(100, 100, "declared"), tight.now)
     assert (plan.outcome, plan.reason, plan.fits) == ("wait", "loads that wait before it: 1", False)
@@ -368,15 +326,5 @@ def test_the_load_does_what_its_plan_said(tight, need_bytes):
         assert tight.processes[tight.worker_of(model_id)].stage is Stage.RUNNING
         tight.gone(tight.worker_of(model_id))
     if plan.fits:
-        tight.come_up("m", need_bytes)
+        tight.comes_up("m", need_bytes)
         assert tight.answer(caller).state == "READY"
-
-
-def test_callers_of_one_load_that_waits_are_answered_together(tight):
-    tight.ready("a", 8000)
-    tight.busy("a")
-    callers = [tight.predicted_load("m", 6000), tight.load("m", client=BOB), tight.load("m", client=ALICE, timeout_s=5)]
-    tight.pass_time(5)
-    assert "deadline" in tight.error(callers[2]).message
-    tight.pass_time(60)
-    assert [is_refused(tight.error(caller)) for caller in callers[:2]] == [True, True]

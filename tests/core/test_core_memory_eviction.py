@@ -37,7 +37,7 @@ def test_what_loads_fast_for_its_size_goes_before_what_loads_slowly(tight):
     for model_id, load_s in (("slow", 20.0), ("fast", 1.0)):
         tight.predicted_load(model_id, 4000)
         tight.pass_time(load_s)
-        tight.come_up(model_id, 4000)
+        tight.comes_up(model_id, 4000)
     tight.pass_time(5)
     tight.predicted_load("m", 4000)
     assert tight.evicted() == ["fast"]
@@ -98,7 +98,7 @@ def test_a_load_starts_only_with_the_proof_that_the_evicted_are_gone(tight):
     assert tight.effects_of(fx.SpawnWorker) == []
     tight.gone(tight.worker_of("a"), freed_bytes=7900)
     assert [effect.model_id for effect in tight.effects_of(fx.SpawnWorker)] == ["m"]
-    tight.come_up("m", 8000)
+    tight.comes_up("m", 8000)
     assert tight.answer(caller).state == "READY"
     memory = tight.core.queries.memory()
     assert (memory.evictions, memory.freed_bytes, memory.unloads) == ({"LOAD": 1}, 7900, 1)
@@ -123,8 +123,7 @@ def test_a_pin_keeps_a_model_until_it_is_unpinned(tight):
 def test_an_unpin_wakes_who_waits(tight):
     tight.ready("a", 4000)
     tight.pin("a")
-    tight.ready("b", 4000)
-    tight.busy("b")
+    tight.in_use("b", 4000)
     tight.pass_time(2)
     tight.predicted_load("m", 5000)
     assert tight.evicted() == []
@@ -135,8 +134,7 @@ def test_an_unpin_wakes_who_waits(tight):
 def test_only_what_is_loaded_can_be_pinned_and_the_error_says_what_became_of_it(tight):
     assert isinstance(tight.error(tight.pin("m")), NotFoundError)
     tight.evict_to_the_end()
-    error = tight.error(tight.pin("m"))
-    assert isinstance(error, NotFoundError)
+    error = tight.error(tight.pin("m"), NotFoundError)
     assert tight.core.queries.absence_of("m").message == error.message
     assert error.message == (
         "there is no model 'm'; it was evicted, and is loaded again when it is used "
@@ -231,43 +229,12 @@ def test_a_model_in_use_is_not_idle_however_long_its_call_takes(tight):
     assert tight.state() == "UNLOADING"
 
 
-def test_a_pinned_model_has_no_idle_time_until_it_is_unpinned(tight):
-    restless(tight)
-    tight.pin("m")
-    tight.pass_time(60)
-    assert tight.state() == "READY"
-    tight.pin("m", is_pinned=False)
-    tight.pass_time(5)
-    assert tight.state() == "UNLOADING"
-
-
-@pytest.mark.parametrize("ends", ["unload", "crash", "replace"])
-def test_no_idle_timer_of_a_model_that_is_gone_is_kept(tight, ends):
-    restless(tight)
-    if ends == "unload":
-        tight.unload()
-    elif ends == "crash":
-        tight.exited()
-    else:
-        deploy = tight.deploy_up_to("FINDING", "m", replace=True)
-        tight.found()
-        tight.predicted(3000)
-        tight.come_up("m", 3000)
-        tight.done()
-        assert tight.answer(deploy).generation == 2
-        tight.gone(ev.WorkerId(1))
-    tight.finds.clear()
-    if ends != "replace":
-        tight.gone()
-    assert tight.core.next_deadline() is None
-
-
 def test_a_successor_that_waits_for_its_confirmation_keeps_its_idle_time(tight):
     tight.ready("m", 3000)
     tight.deploy_up_to("FINDING", "m", replace=True)
     tight.found(RESTLESS)
     tight.predicted(3000)
-    tight.come_up("m", 3000)
+    tight.comes_up("m", 3000)
     tight.pass_time(20)
     tight.done()
     tight.gone(ev.WorkerId(1))

@@ -27,7 +27,7 @@ def test_an_estimate_above_the_whole_budget_is_tried_with_all_that_can_be_freed(
     )
     tight.gone(tight.worker_of("idle"))
     assert tight.core.queries.memory().reserved_bytes == 8000
-    tight.come_up("m", 4000)
+    tight.comes_up("m", 4000)
     assert tight.answer(caller).state == "READY"
 
 
@@ -54,7 +54,7 @@ def test_a_load_that_turns_out_to_be_above_the_budget_when_it_is_done_is_ended_a
     caller = tight.load("m", retries=3)
     tight.found()
     tight.predicted(50_000, source="estimated")
-    tight.come_up("m", 10_001)
+    tight.comes_up("m", 10_001)
     assert tight.files.remembered == [fx.RememberSize("/models/m", SPEC, tight.files.remembered[0].memory, 0.0, True)]
     tight.gone()
     error = tight.error(caller)
@@ -98,8 +98,7 @@ def test_who_makes_way_makes_way_for_half_as_much_again(tight):
 
 
 def test_a_load_that_is_done_is_not_paused_for_what_it_held_before(tight):
-    tight.ready("busy", 6000)
-    tight.busy("busy")
+    tight.in_use("busy", 6000)
     caller = tight.loading("m", 1000)
     asked_s = tight.now
     tight.pass_time(0.1)
@@ -148,8 +147,7 @@ def test_a_load_for_whose_growth_there_is_no_room_is_paused_while_others_make_wa
 
 
 def test_nothing_starts_while_a_load_is_paused(tight):
-    tight.ready("busy", 6000)
-    tight.busy("busy")
+    tight.in_use("busy", 6000)
     first = tight.loading("m", 1000)
     tight.grows("m", 3800)
     assert (tight.state_of("m"), tight.core.queries.memory().free_bytes) == ("PAUSED", 200)
@@ -200,7 +198,7 @@ def test_of_two_loads_that_outgrow_together_the_older_goes_on_and_the_younger_is
     assert tight.answer(older).state == "READY"
     tight.pass_time(2)
     tight.gone(tight.worker_of("a"))
-    tight.come_up("b", 9000)
+    tight.comes_up("b", 9000)
     assert tight.answer(younger).state == "READY"
     assert tight.answer(younger).size == 9000
 
@@ -220,8 +218,7 @@ def test_what_was_put_back_waits_before_those_who_came_after_it(tight):
 def test_younger_loads_that_are_within_their_reservations_are_waited_for(tight):
     tight.loading("a", 1000)
     tight.predicted_load("b", 6000)
-    tight.spawned()
-    tight.greeted()
+    tight.started()
     tight.grows("a", 4500)
     assert (tight.state_of("a"), tight.state_of("b")) == ("PAUSED", "LOADING")
     tight.loaded(tight.worker_of("b"))

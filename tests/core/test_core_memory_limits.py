@@ -22,8 +22,7 @@ def test_a_model_over_its_limit_is_killed_alone_and_its_callers_hear_the_figures
     tight.sampled(4000, tight.worker_of("m"))
     assert tight.state() == "READY"
     tight.sampled(4001, tight.worker_of("m"))
-    error = tight.error(call)
-    assert isinstance(error, ResourceExhaustedError)
+    error = tight.error(call, ResourceExhaustedError)
     assert error.details == {
         "reason": "MEMORY_LIMIT",
         "model_id": "m",
@@ -57,8 +56,7 @@ def test_a_model_over_its_limit_while_it_loads_is_not_tried_again(tight):
     tight.found(LIMITED)
     tight.predicted(3000)
     assert tight.effects_of(fx.SpawnWorker)[0].limit_bytes == 4000
-    tight.spawned()
-    tight.greeted()
+    tight.started()
     tight.sampled(5000)
     assert tight.is_waiting(caller)
     tight.gone()
@@ -82,10 +80,7 @@ def test_a_model_over_its_limit_while_it_drains_is_killed(tight):
 def test_there_are_limits_without_a_budget_too(host):
     host.load()
     host.found(LIMITED)
-    host.spawned()
-    host.greeted()
-    host.loaded()
-    host.measured(memory=ev.Memory(1, 9000, 3000, None, None, swap_bytes=1001))
+    host.come_up(ev.Memory(1, 9000, 3000, None, None, swap_bytes=1001))
     assert host.worker_state() == "KILLING"
 
 
@@ -99,22 +94,17 @@ def test_who_dies_for_want_of_memory_is_told_apart_and_not_tried_again(tight, de
     caller = tight.load("m", retries=3)
     tight.found(LIMITED)
     tight.predicted(3000)
-    tight.spawned()
-    tight.greeted()
+    tight.started()
     tight.died(death)
     tight.gone()
-    error = tight.error(caller)
-    assert isinstance(error, ResourceExhaustedError)
-    assert error.details["reason"] == reason
+    assert tight.error(caller, ResourceExhaustedError).details["reason"] == reason
     assert tight.state() is None
 
 
 def test_callers_of_a_model_that_the_kernel_kills_for_memory_hear_so(tight):
-    tight.ready("m", 3000)
-    call = tight.busy("m")
+    call = tight.in_use("m", 3000)
     tight.died(ev.Death.OUT_OF_MEMORY)
-    error = tight.error(call)
-    assert isinstance(error, ResourceExhaustedError)
+    error = tight.error(call, ResourceExhaustedError)
     assert error.message == (
         "the worker of model 'm' died: killed by SIGKILL. The machine, or the host's cgroup, has no more"
     )
@@ -129,17 +119,6 @@ def test_a_limit_that_the_kernel_enforced_has_no_figure_of_ours(tight):
     error = tight.error(call)
     assert (error.details["measured_bytes"], error.details["limit_bytes"]) == (None, 4000)
     assert "its memory is over its memory_limit of 3.9 KiB" in error.message
-
-
-def test_a_death_of_another_kind_is_tried_again(tight):
-    tight.load("m", retries=1)
-    tight.found()
-    tight.predicted(3000)
-    tight.spawned()
-    tight.died(ev.Death.UNEXPLAINED)
-    tight.gone()
-    tight.pass_time(1)
-    assert len(tight.finds) == 1
 
 
 # Successors
@@ -164,7 +143,7 @@ def test_a_successor_has_others_evicted_and_not_the_model_that_it_replaces(tight
     tight.gone(tight.worker_of("a"))
     holders = [(holder.model_id, holder.bytes) for holder in tight.core.queries._planning.holders()]
     assert holders == [("m", 5000), ("m", 4000)]
-    tight.come_up("m", 5000)
+    tight.comes_up("m", 5000)
     tight.done()
     assert tight.answer(caller).pinned is is_pinned
     tight.gone(ev.WorkerId(1))
@@ -183,8 +162,7 @@ def test_a_successor_that_never_fits_beside_the_model_that_it_replaces_is_refuse
 
 def test_a_successor_that_waits_ends_with_an_unload_of_its_id(tight):
     tight.ready("m", 2000)
-    tight.ready("a", 7000)
-    tight.busy("a")
+    tight.in_use("a", 7000)
     caller = replacing(tight, 5000)
     assert tight.core.queries.memory().waiting == ("m",)
     tight.unload("m")
@@ -192,17 +170,6 @@ def test_a_successor_that_waits_ends_with_an_unload_of_its_id(tight):
     assert tight.core.queries.memory().waiting == ()
     tight.done()
     assert "overtaken" in tight.error(caller).message
-
-
-def test_a_successor_that_has_waited_too_long_leaves_the_model_that_serves(tight):
-    tight.ready("m", 2000)
-    tight.ready("a", 7000)
-    tight.busy("a")
-    caller = replacing(tight, 5000)
-    tight.pass_time(60)
-    tight.done()
-    assert is_refused(tight.error(caller))
-    assert tight.state() == "READY"
 
 
 def test_what_a_crashed_model_still_holds_does_not_keep_its_successor_from_starting(tight):
@@ -275,7 +242,7 @@ def test_explain_says_what_an_eviction_would_do_and_who_would_go_first(tight):
     for model_id in "ab":
         tight.predicted_load(model_id, 3000)
         tight.pass_time(1)
-        tight.come_up(model_id, 3000)
+        tight.comes_up(model_id, 3000)
     tight.ready("kept", 3000, spec=KEPT)
     tight.pass_time(2)
     assert tight.core.queries.explain("b", tight.now)["eviction"] == {
@@ -310,8 +277,7 @@ def test_explain_tells_of_a_load_that_failed(tight):
     tight.load("m")
     tight.found()
     tight.predicted(100)
-    tight.spawned()
-    tight.greeted()
+    tight.started()
     tight.not_loaded(ModelError("no weights"))
     tight.gone()
     known = tight.core.queries.explain("m", tight.now)

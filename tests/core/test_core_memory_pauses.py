@@ -67,8 +67,7 @@ def test_news_of_a_failed_pause_that_comes_after_the_pause_changes_nothing(tight
 
 def test_the_clock_of_a_load_stands_still_while_it_is_paused():
     host = MemoryDriver(dataclasses.replace(BUDGETED, load_timeout_s=20.0))
-    host.ready("busy", 6000)
-    call = host.busy("busy")
+    call = host.in_use("busy", 6000)
     caller = host.loading("m", 1000)
     host.pass_time(15)
     host.grows("m", 5000)
@@ -87,8 +86,7 @@ def test_the_clock_of_a_load_stands_still_while_it_is_paused():
 
 @pytest.mark.parametrize("how", ["unload", "shutdown", "exit", "limit", "refused", "lost"])
 def test_a_paused_load_can_end_in_every_way(tight, how):
-    tight.ready("busy", 6000)
-    tight.busy("busy")
+    tight.in_use("busy", 6000)
     caller = tight.loading("m", 1000, LIMITED if how == "limit" else SPEC)
     worker = tight.worker_of("m")
     tight.grows("m", 4000)
@@ -151,8 +149,7 @@ def test_a_successor_that_outgrows_its_reservation_is_put_back_and_comes_up_late
     tight.found()
     tight.predicted(1000, source="estimated")
     successor = tight.worker
-    tight.spawned()
-    tight.greeted()
+    tight.started()
     tight.sampled(2000, successor)
     tight.grows("a", 6500)
     tight.sampled(3500, successor)
@@ -161,7 +158,7 @@ def test_a_successor_that_outgrows_its_reservation_is_put_back_and_comes_up_late
     assert tight.core.queries.memory().waiting == ("m",)
     tight.unload("a")
     tight.gone(tight.worker_of("a"))
-    tight.come_up("m", 4000)
+    tight.comes_up("m", 4000)
     tight.done()
     assert tight.answer(caller).state == "READY"
 

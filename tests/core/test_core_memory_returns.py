@@ -28,7 +28,7 @@ def test_an_evicted_model_comes_back_from_where_it_was_loaded_when_it_is_called(
     host.load("m", source_of("/elsewhere", dtype="f16"))
     host.found()
     host.predicted(8000)
-    host.come_up("m", 8000)
+    host.comes_up("m", 8000)
     host.pass_time(2)
     host.predicted_load("other", 9000)
     host.unload("other", client=BOB)
@@ -41,20 +41,12 @@ def test_an_evicted_model_comes_back_from_where_it_was_loaded_when_it_is_called(
     assert host.answer(call) == "done"
 
 
-def test_an_evicted_model_comes_back_for_who_retrieves_it(tight):
-    tight.evict_to_the_end()
-    caller = tight.retrieve("m")
-    tight.come_back()
-    assert tight.answer(caller).generation == 3
-    assert "m" not in tight.core._registry.evicted
-
-
 def test_a_sync_does_not_bring_an_evicted_model_back_and_a_call_does(tight):
     tight.sync()
     tight.scanned(("m",))
     tight.found()
     tight.predicted(8000)
-    tight.come_up("m", 8000)
+    tight.comes_up("m", 8000)
     tight.pass_time(2)
     tight.predicted_load("other", 9000)
     tight.unload("other", client=BOB)
@@ -130,8 +122,7 @@ def test_a_load_that_fails_may_be_tried_with_the_next_use(tight):
     for _ in range(2):
         tight.found()
         tight.predicted(8000)
-        tight.spawned()
-        tight.greeted()
+        tight.started()
         tight.not_loaded(ModelError("no weights"))
         tight.gone()
         tight.pass_time(1)
@@ -169,15 +160,6 @@ def test_an_explicit_unload_while_an_evicted_model_comes_back_is_for_good(tight)
     assert isinstance(tight.error(call), AbortedError)
     assert isinstance(tight.error(tight.call("m")), NotFoundError)
     assert tight.finds[1:] == []
-
-
-def test_an_explicit_unload_of_what_came_back_refuses_calls_at_once(tight):
-    tight.evict_to_the_end()
-    tight.call("m", timeout_s=1)
-    tight.come_back()
-    tight.unload("m")
-    assert isinstance(tight.error(tight.call("m")), FailedPreconditionError)
-    assert isinstance(tight.error(tight.retrieve("m")), FailedPreconditionError)
 
 
 def test_an_unload_of_all_forgets_the_evicted_too(tight):
@@ -222,15 +204,6 @@ def test_an_eviction_that_ends_while_an_undeploy_looks_for_files_is_forgotten(ti
     tight.gone(tight.worker_of("m"))
     tight.done()
     tight.done()
-    assert tight.core._registry.evicted == {}
-
-
-def test_a_deploy_over_an_evicted_model_takes_its_place(tight):
-    tight.evict_to_the_end()
-    deploy = tight.deploy_up_to("FINDING")
-    tight.come_back()
-    tight.done()
-    assert tight.answer(deploy).state == "READY"
     assert tight.core._registry.evicted == {}
 
 

@@ -7,9 +7,8 @@ from driver import BOB, SPEC
 from memory_driver import KEPT, is_refused
 
 from hostd.core import effects as fx
-from hostd.core import events as ev
 from hostd.core.memory.admission import IDLE_LOOK_S
-from hostd_workers.wire.errors import DeadlineExceededError, FailedPreconditionError, NotFoundError
+from hostd_workers.wire.errors import FailedPreconditionError, NotFoundError
 
 
 def is_yielding(host, model_id: str = "a") -> bool:
@@ -28,8 +27,7 @@ def asked(tight):
 
 
 def test_a_model_in_use_makes_way_after_the_patience_of_the_load_and_its_own_residence(tight):
-    tight.ready("a", 8000)
-    tight.busy("a")
+    tight.in_use("a", 8000)
     tight.pass_time(0.5)
     tight.predicted_load("m", 6000)
     tight.pass_time(0.9)
@@ -47,7 +45,7 @@ def test_new_calls_of_a_model_that_makes_way_wait_and_are_served_by_its_next_loa
     assert asked.answer(asked.first) == "done"
     assert asked.evicted() == ["a"]
     asked.gone(asked.worker_of("a"))
-    asked.come_up("m", 6000)
+    asked.comes_up("m", 6000)
     assert asked.answer(asked.waiter).state == "READY"
     asked.found()
     asked.predicted(8000)
@@ -55,7 +53,7 @@ def test_new_calls_of_a_model_that_makes_way_wait_and_are_served_by_its_next_loa
     asked.pass_time(1)
     assert asked.evicted() == ["m"]
     asked.gone(asked.worker_of("m"))
-    asked.come_up("a", 8000)
+    asked.comes_up("a", 8000)
     for call in held:
         asked.end_call(call)
         assert asked.answer(call) == "done"
@@ -85,12 +83,6 @@ def test_calls_are_let_go_again_when_the_load_in_line_goes(asked, ends):
     assert asked.state("a") == "READY"
 
 
-def test_a_call_that_waits_for_a_model_that_makes_way_has_its_own_deadline(asked):
-    held = asked.call("a", timeout_s=3)
-    asked.pass_time(3)
-    assert isinstance(asked.error(held), DeadlineExceededError)
-
-
 def test_a_commit_of_a_deploy_lets_the_calls_of_the_model_go_that_makes_way(asked):
     asked.deploy("a", replace=True)
     asked.done()
@@ -103,8 +95,7 @@ def test_a_commit_of_a_deploy_lets_the_calls_of_the_model_go_that_makes_way(aske
 @pytest.mark.parametrize("is_lazy", [False, True])
 def test_a_crash_of_a_model_that_makes_way_ends_or_moves_the_calls_that_wait(tight, lazy_tight, is_lazy):
     host = lazy_tight if is_lazy else tight
-    host.ready("a", 8000)
-    host.busy("a")
+    host.in_use("a", 8000)
     host.predicted_load("m", 6000)
     host.pass_time(1)
     held = host.call("a")
@@ -119,8 +110,7 @@ def test_a_crash_of_a_model_that_makes_way_ends_or_moves_the_calls_that_wait(tig
 @pytest.mark.parametrize("is_lazy", [False, True])
 def test_an_unload_of_a_model_that_makes_way(tight, lazy_tight, is_lazy):
     host = lazy_tight if is_lazy else tight
-    host.ready("a", 8000)
-    first = host.busy("a")
+    first = host.in_use("a", 8000)
     host.predicted_load("m", 6000)
     host.pass_time(1)
     held = host.call("a")
@@ -167,14 +157,6 @@ def test_as_many_models_in_use_make_way_as_are_needed(tight):
     assert [is_yielding(tight, model_id) for model_id in "abc"] == [True, True, False]
 
 
-def test_a_load_waits_for_one_that_was_loaded_just_now(tight):
-    tight.ready("a", 8000)
-    tight.predicted_load("m", 6000)
-    assert tight.evicted() == []
-    tight.pass_time(1)
-    assert tight.evicted() == ["a"]
-
-
 def test_who_waits_does_not_disturb_models_in_use_while_they_would_not_suffice(tight):
     tight.ready("a", 4000)
     tight.predicted_load("b", 5000)
@@ -183,7 +165,7 @@ def test_who_waits_does_not_disturb_models_in_use_while_they_would_not_suffice(t
     tight.predicted_load("m", 8000)
     tight.pass_time(5)
     assert not is_yielding(tight)
-    tight.come_up("b", 5000)
+    tight.comes_up("b", 5000)
     tight.pass_time(1)
     assert is_yielding(tight)
 
@@ -233,8 +215,7 @@ def test_growth_waits_for_models_that_were_loaded_just_now(tight):
 
 
 def test_models_in_use_make_way_for_growth_after_their_residence(tight):
-    tight.ready("a", 4000)
-    call = tight.busy("a")
+    call = tight.in_use("a", 4000)
     tight.sampled(11_000, tight.worker_of("a"))
     assert not is_yielding(tight)
     tight.pass_time(1)
@@ -248,8 +229,7 @@ def test_models_in_use_make_way_for_growth_after_their_residence(tight):
 
 
 def test_an_endless_call_of_a_model_that_has_grown_holds_others_up_only_for_so_long(tight):
-    tight.ready("a", 4000)
-    tight.busy("a")
+    tight.in_use("a", 4000)
     tight.pass_time(2)
     tight.sampled(11_000, tight.worker_of("a"))
     held = tight.call("a", client=BOB)
@@ -264,14 +244,6 @@ def test_an_endless_call_of_a_model_that_has_grown_holds_others_up_only_for_so_l
     assert is_yielding(tight), "asked anew, after it was asked for longer than that"
 
 
-def test_a_load_that_takes_more_than_was_predicted_is_growth(tight):
-    tight.ready("a", 4000)
-    tight.pass_time(2)
-    tight.predicted_load("b", 5000)
-    tight.come_up("b", 7000)
-    assert tight.evicted() == ["a"]
-
-
 def test_a_load_in_line_waits_until_growth_has_its_room(tight):
     tight.ready("a", 4000)
     tight.ready("b", 4000, spec=KEPT)
@@ -282,15 +254,6 @@ def test_a_load_in_line_waits_until_growth_has_its_room(tight):
     assert tight.core.queries.memory().waiting == ("m",)
     tight.gone(tight.worker_of("a"))
     assert tight.core.queries.memory().waiting == ()
-
-
-def test_samples_of_a_worker_that_is_killed_say_nothing(tight):
-    tight.ready("a", 4000)
-    worker = tight.worker_of("a")
-    tight.unload("a")
-    tight.feed(ev.WorkerMeasured(worker, ev.Memory(1, 90_000, 90_000, None, None), tight.now))
-    assert tight.core.queries.memory().measured_bytes == 4000
-    assert tight.core.queries.memory().over_budget is None
 
 
 def test_memory_adds_up_over_generations(tight):

@@ -18,8 +18,7 @@ def test_who_waits_for_an_unload_that_may_never_end_is_told_why(host: Driver) ->
     host.up_to("READY")
     early = host.unload()
     host.not_ended()
-    error = host.error(early)
-    assert isinstance(error, FailedPreconditionError)
+    error = host.error(early, FailedPreconditionError)
     assert error.message == f"'m' is not unloaded: {WHY}. It stays UNLOADING, and is unloaded when they are gone"
     assert (host.state(), host.worker_state()) == ("UNLOADING", "KILLING")
     late = host.unload(client=BOB)

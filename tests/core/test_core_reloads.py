@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from driver import BOB, SPEC, memory_of, source_of
+from driver import BOB, SPEC, source_of
 from memory_driver import MemoryDriver
 
 from hostd.core import effects as fx
@@ -43,14 +43,6 @@ def test_calls_wait_for_a_reload(host):
     host.up()
     assert host.sent(during).worker_id == host.worker
     assert host.answer(retrieve).generation == 2
-
-
-def test_a_reload_without_a_path_is_of_what_was_loaded(host):
-    host.load(source=source_of("/x", "kind", a=1))
-    host.up()
-    host.load(source=source_of(None), reload=True)
-    host.gone()
-    assert host.finds == [fx.FindSpec("m", 2, source_of("/x", "kind", a=1), ev.Origin.REQUESTED)]
 
 
 def test_what_a_reload_without_a_path_says_holds_and_the_rest_is_as_it_was_loaded(host):
@@ -93,10 +85,7 @@ def test_the_retries_of_a_deploy_are_looked_up_again_by_a_reload(host):
     host.scanned(("m",))
     find = host.finds.pop()
     host.feed(ev.SpecFound(find.model_id, find.generation, SPEC, find.source.path, ev.Standing(retries=1)))
-    host.spawned()
-    host.greeted()
-    host.loaded()
-    host.measured(memory=memory_of(1))
+    host.come_up()
     caller = host.load(source=source_of(None), reload=True)
     host.gone()
     host.down(REFUSAL)
@@ -120,8 +109,7 @@ def test_a_reload_without_a_path_of_what_was_evicted_is_of_what_was_loaded():
 
 
 def test_a_reload_of_what_is_not_loaded_and_has_no_path_says_so(host):
-    error = host.error(host.load(source=source_of(None), reload=True))
-    assert isinstance(error, NotFoundError)
+    error = host.error(host.load(source=source_of(None), reload=True), NotFoundError)
     assert error.message == (
         "model 'm' is not loaded, so a reload does not know from where: name its path (hostd load m PATH)"
     )

@@ -209,8 +209,7 @@ def test_a_crash_is_told_with_its_stack_and_where_the_rest_is(ready):
     call = ready.call()
     stack = "Fatal Python error: Segmentation fault\n  File x"
     ready.exited("killed by SIGSEGV", stack=stack)
-    error = ready.error(call)
-    assert isinstance(error, UnavailableError)
+    error = ready.error(call, UnavailableError)
     assert error.message == (
         f"the worker of model 'm' died: killed by SIGSEGV; hostd logs m has its whole stack\n{stack}"
     )
@@ -221,10 +220,7 @@ def test_a_limit_that_was_broken_is_told_with_where_it_was_set(host):
     host.load()
     limits = ev.MemoryPolicy(limit_bytes=100)
     host.found(SPEC._replace(memory=limits, origins={"memory_limit": "/m/model.yaml"}))
-    host.spawned()
-    host.greeted()
-    host.loaded()
-    host.measured(memory=ev.Memory(1, 500, 500, None, 500))
+    host.come_up(ev.Memory(1, 500, 500, None, 500))
     reason = host.core.queries.get_model("m").reason
     host.gone()
     assert host.core.queries.explain("m", host.now)["reason"].endswith(
@@ -240,8 +236,7 @@ def test_a_load_in_progress_is_explained_by_its_step(host, tight):
     assert reason() == "its finder is asked how to load it"
     host.found()
     assert reason() == "its worker starts (spawned 0.0 ms ago)"
-    host.spawned()
-    host.greeted()
+    host.started()
     host.pass_time(3)
     assert reason() == f"its worker loads it (spawned 3.00 s ago, pid {5000 + host.worker})"
     host.not_loaded(ModelError("no weights"))

@@ -23,8 +23,7 @@ def host() -> Driver:
     registry = host.core._registry
     worker = registry.new_worker(Load(registry.models["m"], Cause.ASKED, 0))
     host._carry_out(fx.SpawnWorker(worker.id, worker.model.id, SPEC, 1, None))
-    host.spawned()
-    host.greeted()
+    host.started()
     host.feed(ev.WorkerLoaded(worker.id, "python", METHODS, "predict"))
     host.processes[worker.id].has_loaded = host.processes[worker.id].is_sampled = True
     registry.move_worker(worker, WorkerInput.MEASURED, "as `load_succeeded` will do for replicas")

@@ -34,10 +34,7 @@ def up(host: Driver, standing: Standing) -> None:
     find = host.finds[-1]
     found(host, standing)
     assert find
-    host.spawned()
-    host.greeted()
-    host.loaded()
-    host.measured(memory=ev.Memory(1, 1000, 500, None, 1000))
+    host.come_up(ev.Memory(1, 1000, 500, None, 1000))
 
 
 def test_what_is_said_counts_more_than_what_stands():
@@ -78,17 +75,13 @@ def test_a_load_takes_what_stands_whoever_wants_it(how):
     found(host, KEPT)
     assert (host.core.queries.get_model("m").type, host.core.queries.get_model("m").pinned) == ("talker", True)
     for _ in range(2):  # retries that stand, in place of none
-        host.spawned()
-        host.greeted()
+        host.started()
         host.not_loaded(REFUSAL)
         host.gone()
         host.retries[1] = 2
         host.pass_time(1.0)
         found(host, KEPT)
-    host.spawned()
-    host.greeted()
-    host.loaded()
-    host.measured(memory=ev.Memory(1, 1000, 500, None, 1000))
+    host.come_up(ev.Memory(1, 1000, 500, None, 1000))
     assert host.state() == "READY"
     again = host.load()
     assert host.answer(again).already_loaded
@@ -103,8 +96,7 @@ def test_what_a_load_says_of_retries_and_somebody_of_pins_is_not_taken_back(host
     found(host, KEPT)
     host.feed(ev.PinRequested(ev.Caller(BOB, 1), ev.ModelId("m"), is_pinned=False))
     host.feed(ev.PinKept(host.pins.popleft().files_id, None))
-    host.spawned()
-    host.greeted()
+    host.started()
     host.not_loaded(REFUSAL)
     host.gone()
     assert host.answer(caller) is REFUSAL

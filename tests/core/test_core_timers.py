@@ -32,37 +32,6 @@ def test_what_is_due_comes_earliest_first_and_in_the_order_in_which_it_was_set(t
     assert (timers.next(), len(timers), "c" in timers, "a" in timers) == (3.0, 1, True, False)
 
 
-def test_a_key_has_one_deadline_the_last_that_it_got(timers):
-    timers.set("later", 1.0)
-    timers.set("later", 5.0)
-    timers.set("sooner", 9.0)
-    timers.set("sooner", 2.0)
-    assert len(timers) == 2
-    assert list(timers.pop_due(4.0)) == ["sooner"]
-    assert timers.next() == 5.0
-    assert list(timers.pop_due(9.0)) == ["later"]
-
-
-def test_a_cancelled_deadline_does_not_come(timers):
-    timers.set("a", 1.0)
-    timers.set("b", 2.0)
-    timers.cancel("a")
-    timers.cancel("never set")
-    assert timers.next() == 2.0
-    timers.set("b", 2.0)
-    timers.cancel("b")
-    assert list(timers.pop_due(9.0)) == []
-
-
-def test_a_deadline_that_is_set_again_after_it_came_comes_again_once(timers):
-    for _ in range(3):
-        timers.set("a", 1.0)
-    assert list(timers.pop_due(1.0)) == ["a"]
-    timers.set("a", 1.0)
-    assert list(timers.pop_due(1.0)) == ["a"]
-    assert list(timers.pop_due(1.0)) == []
-
-
 def test_keys_need_no_order(timers):
     for key in (object(), ("a", 1), 7, None):
         timers.set(key, 1.0)

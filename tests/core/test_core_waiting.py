@@ -92,8 +92,7 @@ def go_on(host: Driver) -> None:
 def test_c18_a_request_that_waits_may_be_cancelled_and_what_it_asked_for_goes_on(host, way):
     caller = way(host)
     host.feed(ev.CallCancelled(caller))
-    error = host.error(caller)
-    assert isinstance(error, CancelledError)
+    error = host.error(caller, CancelledError)
     assert error.message == "the request was cancelled by its caller; what was asked for goes on"
     assert WaiterTimer(caller) not in host.core._registry.timers
     go_on(host)
@@ -105,13 +104,11 @@ def test_a_request_that_waits_is_answered_at_its_deadline_and_what_it_asked_for_
     caller = way(host)
     if host.finds:
         host.found()
-        host.spawned()
-        host.greeted()
+        host.started()
     host.pass_time(49)
     assert host.is_waiting(caller)
     host.pass_time(1)
-    error = host.error(caller)
-    assert isinstance(error, DeadlineExceededError)
+    error = host.error(caller, DeadlineExceededError)
     assert error.message == "the deadline passed while waiting; what was asked for goes on"
     go_on(host)
     assert len(host.answers[caller]) == 1
@@ -167,8 +164,7 @@ def test_no_more_than_so_many_wait():
     first = host.load("a")
     host.load("b")
     for ask in (lambda: host.load("c"), lambda: host.unload("a"), host.sync, host.deploy, host.undeploy):
-        error = host.error(ask())
-        assert isinstance(error, ResourceExhaustedError)
+        error = host.error(ask(), ResourceExhaustedError)
         assert error.message == (
             "2 requests of this client and 0 of others wait for loads and unloads; a client may have 2, and fewer if "
             "others wait too: wait for answers before asking for more"
