@@ -28,7 +28,7 @@ def ready(host: Driver) -> Driver:
 
 @pytest.fixture
 def roomy() -> Driver:
-    """A host whose models may have very many calls."""
+    """A host with models that may have very many calls."""
     return Driver(dataclasses.replace(LAZY, max_in_flight=10 * GONE_AT_ONCE, max_in_flight_bytes=2**30))
 
 
@@ -137,7 +137,7 @@ def test_the_death_of_a_worker_ends_its_calls_in_their_order_and_no_others(ready
     assert model.reason == "the worker of model 'm' died: killed by SIGKILL"
 
 
-def test_a_call_to_a_worker_whose_queue_is_full_is_refused(ready):
+def test_a_call_to_a_worker_with_a_full_queue_is_refused(ready):
     call = ready.call(timeout_s=5)
     ready.feed(ev.WorkerUnreachable(ev.WorkerId(1), ready.sent(call).call_id, is_full=True))
     error = ready.error(call, ResourceExhaustedError)
@@ -184,7 +184,7 @@ def test_calls_that_are_held_and_those_of_a_worker_end_in_slices_together(roomy)
     for model_id, many in (("m", 10), ("lazy", GONE_AT_ONCE + 10)):
         for _ in range(many):
             roomy.call(model_id)
-    pending = roomy.core._router.pending.by_caller
+    pending = roomy.router.pending.by_caller
     roomy.feed(ev.ClientVanished(ALICE))
     assert (len(pending), roomy.effects_of(fx.ForwardCancel)) == (10, [])
     roomy.pass_time(GONE_PAUSE_S)
@@ -211,6 +211,6 @@ def test_every_end_gives_back_the_bytes_and_the_place_of_a_call(ready):
         end(call)
         assert not ready.is_waiting(call)
         ready.answered(sent)  # a worker ends every call that it was sent
-    router = ready.core._router
+    router = ready.router
     assert [len(books) for books in (router.calls, router.by_caller, router.bytes)] == [0, 0, 0]
-    assert len(ready.core._registry.timers) == 0
+    assert len(ready.registry.timers) == 0

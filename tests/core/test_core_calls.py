@@ -110,7 +110,7 @@ def test_a_call_of_a_quarantined_model_is_refused_and_told_where_to_look(ready):
     from hostd.core.calls.routing import refusal_of
     from hostd.core.lifecycle import ModelState
 
-    model = ready.core._registry.models["m"]
+    model = ready.registry.models["m"]
     model.state, model.reason = ModelState.QUARANTINED, "it crashed 5 times"
     assert refusal_of(model).message == "model 'm' is QUARANTINED (it crashed 5 times): see explain_model"
 

@@ -21,7 +21,7 @@ def is_lost(error: object) -> bool:
 
 
 @pytest.mark.parametrize("stage", STAGES[:-1])
-def test_a_load_whose_worker_lives_on_without_a_connection_fails_with_that_reason(host: Driver, stage: str) -> None:
+def test_a_load_fails_if_its_worker_lives_on_without_a_connection(host: Driver, stage: str) -> None:
     caller = host.up_to(stage)
     host.disconnected()
     host.pass_time(DISCONNECT_GRACE_S / 2)
@@ -99,7 +99,7 @@ def test_a_drain_that_nobody_can_end_is_over_before_its_time(host: Driver) -> No
     assert host.answer(unload).processes == 1  # type: ignore[attr-defined]
 
 
-def test_nobody_speaks_for_a_worker_whose_connection_has_ended(host: Driver) -> None:
+def test_nobody_speaks_for_a_worker_after_its_connection_has_ended(host: Driver) -> None:
     """A program that the model started in its place, or anybody else that has got the token."""
     host.up_to("STARTED")
     host.disconnected()

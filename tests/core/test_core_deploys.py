@@ -247,7 +247,7 @@ def test_an_upload_that_rests_for_too_long_is_ended_and_its_client_told(host):
     assert len(host.core._deploying.uploads) == 0
 
 
-def test_a_deploy_whose_files_are_there_does_not_rest(host):
+def test_a_deploy_with_all_its_files_does_not_rest(host):
     host.deploy_up_to("INSTALLING")
     assert host.core.next_deadline() is None
 
@@ -261,7 +261,7 @@ def full(host):
     return host
 
 
-def test_the_upload_that_has_idled_longest_makes_way_for_a_client_that_has_none(full):
+def test_the_upload_that_has_idled_longest_yields_for_a_client_that_has_none(full):
     full.pass_time(IDLE_AT_LEAST_S)
     full.feed(ev.FilesWritten(ev.FilesId(1)))
     assert full.is_waiting(full.deploy(client=BOB))
@@ -273,13 +273,13 @@ def test_the_upload_that_has_idled_longest_makes_way_for_a_client_that_has_none(
     assert isinstance(full.error(full.deploy(client=ALICE)), ResourceExhaustedError), "her own fault"
 
 
-def test_uploads_that_go_on_make_way_for_nobody(full):
+def test_uploads_that_go_on_yield_to_nobody(full):
     full.pass_time(IDLE_AT_LEAST_S - 0.1)
     error = full.error(full.deploy(client=BOB), ResourceExhaustedError)
     assert "128 deploys are under way, 0 of them this client's" in error.message
 
 
-def test_nobody_makes_way_for_a_client_that_has_as_much(full):
+def test_nobody_yields_for_a_client_that_has_as_much(full):
     full.pass_time(IDLE_AT_LEAST_S)
     mine = full.files.operations[MAX_DEPLOYS].requested.caller.client
     begun = [full.is_waiting(full.deploy(f"more {number}", client=mine)) for number in range(MAX_DEPLOYS_PER_CLIENT)]

@@ -1,4 +1,4 @@
-"""Loads that fail: every way, the error that all who wait get, and the fresh start after it."""
+"""Loads that fail: every way, the error that all that wait get, and the fresh start after it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_model_that_was_loaded_but_not_measured_may_still_be_refused(host):
 
 
 @pytest.mark.parametrize("stage", ["SPAWNING", "STARTED", "LOADING", "MEASURING"])
-def test_a_load_whose_worker_dies_fails_with_how_it_died(host, stage):
+def test_a_load_fails_with_how_its_worker_died(host, stage):
     caller = host.up_to(stage)
     host.exited("killed by SIGSEGV")
     assert host.killed() == [1]
@@ -129,7 +129,7 @@ def test_a_load_that_takes_too_long_is_ended(host, stage):
     )
 
 
-def test_c08_who_comes_while_the_worker_of_a_failed_load_dies_gets_the_same_error(host):
+def test_c08_a_load_that_comes_while_the_worker_of_a_failed_one_dies_gets_the_same_error(host):
     first = host.up_to("LOADING")
     host.not_loaded(REFUSAL)
     loads, retrieves, at_once = host.load(client=BOB), host.retrieve(client=BOB), host.load(wait=False)

@@ -26,7 +26,7 @@ def lazy() -> Driver:
 
 def holding(host: Driver) -> tuple[int, int]:
     """Return how many calls are held, and the bytes of all calls of the host."""
-    router = host.core._router
+    router = host.router
     return len(router.pending.by_caller), router.bytes.total
 
 
@@ -156,7 +156,7 @@ def test_a_request_id_of_a_held_call_may_not_be_used_again(lazy):
     assert lazy.answers[call][1:] == ["done"]
 
 
-def test_a_call_whose_deadline_has_passed_begins_no_load(lazy):
+def test_a_call_after_its_deadline_begins_no_load(lazy):
     assert isinstance(lazy.error(lazy.call(timeout_s=0)), DeadlineExceededError)
     assert lazy.finds == []
 
@@ -171,4 +171,4 @@ def test_calls_of_several_models_are_held_apart(lazy):
     lazy.up("b")
     assert [effect.payload.caller for effect in lazy.effects_of(fx.ForwardCall)] == [second]
     assert lazy.is_waiting(first)
-    assert repr(lazy.core._router.pending) == "<PendingCalls 1 calls of 1 models>"
+    assert repr(lazy.router.pending) == "<PendingCalls 1 calls of 1 models>"

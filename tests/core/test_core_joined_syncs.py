@@ -58,7 +58,7 @@ def test_c27_what_another_has_found_still_being_written_is_not_waited_for(begun)
 
 
 @pytest.mark.parametrize("options", [{"wait": False}, {"load": False}], ids=["no wait", "no load"])
-def test_c24_who_does_not_wait_or_does_not_load_joins_nothing(begun, options):
+def test_c24_a_sync_that_does_not_wait_or_does_not_load_joins_nothing(begun, options):
     caller = begun.sync(**options)
     begun.scanned(("m",))
     assert begun.answer(caller) == SyncReport()

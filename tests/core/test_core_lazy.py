@@ -107,7 +107,7 @@ def test_c09_an_explicit_load_of_the_same_joins_a_lazy_one(lazy):
     assert lazy.answer(retrieve) == lazy.answer(load)
 
 
-def test_c16_a_model_that_crashed_is_loaded_again_by_whoever_wants_it(lazy):
+def test_c16_a_model_that_crashed_is_loaded_again_on_use(lazy):
     lazy.up_to("READY")
     lazy.exited()
     assert lazy.state() == "FAILED"
@@ -129,7 +129,7 @@ def test_c19_after_an_unload_a_retrieve_loads_again(lazy):
     assert (lazy.answer(early).generation, lazy.answer(late).generation) == (2, 2)
 
 
-def test_c18_who_waits_for_the_load_after_an_unload_hears_that_the_host_ends(lazy):
+def test_c18_callers_that_wait_for_the_load_after_an_unload_hear_that_the_host_ends(lazy):
     lazy.up_to("READY")
     lazy.unload()
     retrieve, call = lazy.retrieve(), lazy.call()
@@ -187,7 +187,7 @@ def test_c16_a_lazy_load_is_refused_while_the_files_of_its_id_are_moved(lazy):
     assert lazy.finds == []
 
 
-def test_c10_who_asks_for_the_load_that_failed_gets_its_error_and_no_new_load():
+def test_c10_a_retrieve_of_the_load_that_failed_gets_its_error_and_no_new_load():
     """Handles ask so: a load that nobody waited for may have failed long before."""
     for host in (Driver(), Driver(LAZY)):
         generation = host.answer(host.load(wait=False)).generation
@@ -197,7 +197,7 @@ def test_c10_who_asks_for_the_load_that_failed_gets_its_error_and_no_new_load():
         assert host.finds == []
 
 
-def test_c19_who_asks_for_another_load_than_the_one_that_failed_gets_a_new_one(lazy):
+def test_c19_a_retrieve_of_another_load_than_the_one_that_failed_gets_a_new_one(lazy):
     lazy.load(wait=False)
     lazy.down(ModelError("no weights"))
     for generation in (None, 7):
@@ -205,7 +205,7 @@ def test_c19_who_asks_for_another_load_than_the_one_that_failed_gets_a_new_one(l
     assert len(lazy.finds) == 1
 
 
-def test_c09_who_asks_for_the_load_that_failed_while_another_is_under_way_waits_for_that(host):
+def test_c09_a_retrieve_of_the_load_that_failed_waits_for_another_that_is_under_way(host):
     host.load(wait=False)
     host.down(ModelError("no weights"))
     host.load(wait=False)
@@ -237,11 +237,11 @@ def test_only_so_many_failures_are_kept():
     for model_id in ("a", "b", "a", "c"):
         host.load(model_id, wait=False)
         host.not_found(NotFoundError(f"no {model_id}"))
-    assert list(host.core._registry.failures) == ["a", "c"]
+    assert list(host.registry.failures) == ["a", "c"]
 
 
 @pytest.mark.parametrize("leaves", ["deadline", "cancel", "vanish"])
-def test_c18_who_waits_no_longer_for_the_load_after_an_unload_begins_none(lazy, leaves):
+def test_c18_a_caller_that_waits_no_longer_for_the_load_after_an_unload_begins_none(lazy, leaves):
     lazy.up_to("READY")
     lazy.unload(client=BOB)
     caller = lazy.retrieve(timeout_s=5)
@@ -257,7 +257,7 @@ def test_c18_who_waits_no_longer_for_the_load_after_an_unload_begins_none(lazy, 
     assert (lazy.finds, lazy.state()) == ([], None)
 
 
-def test_c18_who_waits_for_the_load_after_an_unload_keeps_the_deadline(lazy):
+def test_c18_a_caller_that_waits_for_the_load_after_an_unload_keeps_the_deadline(lazy):
     lazy.up_to("READY")
     lazy.unload()
     caller, stays = lazy.retrieve(timeout_s=5), lazy.retrieve(client=BOB)
@@ -268,7 +268,7 @@ def test_c18_who_waits_for_the_load_after_an_unload_keeps_the_deadline(lazy):
     assert lazy.answer(stays).generation == 2
 
 
-def test_c18_an_unload_of_the_load_after_an_unload_aborts_who_waits_for_it(lazy):
+def test_c18_an_unload_of_the_load_after_an_unload_aborts_what_waits_for_it(lazy):
     lazy.up_to("READY")
     lazy.unload()
     retrieve, call = lazy.retrieve(), lazy.call()
@@ -278,7 +278,7 @@ def test_c18_an_unload_of_the_load_after_an_unload_aborts_who_waits_for_it(lazy)
     assert isinstance(lazy.error(call), AbortedError)
 
 
-def test_c31_who_waits_for_the_load_after_an_unload_hears_of_an_undeploy(lazy):
+def test_c31_a_caller_that_waits_for_the_load_after_an_unload_hears_of_an_undeploy(lazy):
     lazy.up_to("READY")
     lazy.unload()
     retrieve, call = lazy.retrieve(), lazy.call()

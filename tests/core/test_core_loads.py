@@ -1,4 +1,4 @@
-"""Loads: from the request to the answer, shared by everybody who asks for the same."""
+"""Loads: from the request to the answer, shared by all callers that ask for the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from hostd.core.machine import Core
 from hostd.records import ModelInfo, SizeEstimate
 from hostd_workers.wire.errors import (
     AlreadyExistsError,
-    DeadlineExceededError,
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
@@ -62,14 +61,14 @@ def test_a_worker_may_say_hello_before_its_process_is_known(host):
     assert host.answer(caller).workers[0].pid == 5001
 
 
-def test_c12_a_model_whose_memory_cannot_be_read_is_ready_with_an_unknown_size(host):
+def test_c12_a_model_is_ready_with_an_unknown_size_if_its_memory_cannot_be_read(host):
     caller = host.up_to("MEASURING")
     host.measured(memory=None)
     assert (host.answer(caller).state, host.answer(caller).size) == ("READY", None)
     assert host.answer(caller).size_source == "unknown"
 
 
-def test_c12_a_model_whose_memory_cannot_be_read_has_the_size_of_the_estimate_and_says_so(host):
+def test_c12_a_model_has_the_size_of_the_estimate_if_its_memory_cannot_be_read_and_says_so(host):
     caller = host.up_to("MEASURING")
     host.measured(memory=None, estimate=SizeEstimate(5000, "remembered"))
     assert (host.answer(caller).size, host.answer(caller).size_source) == (5000, "remembered")
@@ -200,20 +199,6 @@ def test_loading_what_is_being_unloaded_is_refused(host):
     for wait in (True, False):
         error = host.error(host.load(wait=wait), FailedPreconditionError)
         assert "UNLOADING" in error.message
-
-
-@pytest.mark.parametrize("ask", ["load", "retrieve"])
-def test_a_waiting_caller_gets_its_deadline_and_the_load_goes_on(host, ask):
-    first = host.load(timeout_s=10)
-    second = getattr(host, ask)(timeout_s=5)
-    host.pass_time(4.9)
-    assert host.is_waiting(second)
-    host.pass_time(0.2)
-    assert isinstance(host.error(second), DeadlineExceededError)
-    assert host.is_waiting(first)
-    host.up()
-    assert host.answer(first).state == "READY"
-    assert host.core.next_deadline() is None
 
 
 @pytest.mark.parametrize("step_s", [1e-7, -1e-7])

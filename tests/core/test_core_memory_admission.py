@@ -143,7 +143,7 @@ def test_loads_wait_in_order_and_nobody_passes_the_first(tight):
     assert tight.core.queries.memory().waiting == ()
 
 
-def test_a_load_that_has_waited_too_long_is_refused_with_who_holds_the_rest(tight):
+def test_a_load_that_has_waited_too_long_is_refused_with_what_holds_the_rest(tight):
     tight.in_use("a", 8000)
     caller, patient = tight.predicted_load("m", 6000), tight.predicted_load("n", 1500)
     tight.pass_time(60)
@@ -270,7 +270,7 @@ def test_each_try_of_a_load_waits_its_turn_and_reserves_anew(tight):
     assert tight.answer(caller).state == "READY"
 
 
-def test_files_that_are_not_moved_any_more_wake_who_waits_for_their_model(tight):
+def test_files_that_are_not_moved_any_more_wake_what_waits_for_their_model(tight):
     """A deploy that is confirmed, an undeploy that fails: the model may go from now on."""
     deploy = tight.deploy_up_to("FINDING", "a")
     tight.found()

@@ -1,4 +1,4 @@
-"""Evictions: who goes, who stays, and when nobody uses it for long enough."""
+"""Evictions: what goes, what stays, and when nobody uses it for long enough."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hostd_workers.wire.errors import (
     NotFoundError,
 )
 
-# Who goes
+# What goes
 
 
 def test_the_least_recently_used_of_equals_goes_first(tight):
@@ -67,7 +67,7 @@ def test_the_time_since_a_use_counts_from_its_end(tight):
 
 
 @pytest.mark.parametrize("kept", ["pinned", "not evictable", "in use", "fresh", "loading"])
-def test_who_is_kept_stays(tight, kept):
+def test_what_is_kept_stays(tight, kept):
     if kept == "loading":
         tight.predicted_load("kept", 3000)
     else:
@@ -120,7 +120,7 @@ def test_a_pin_keeps_a_model_until_it_is_unpinned(tight):
     assert tight.evicted() == ["a"]
 
 
-def test_an_unpin_wakes_who_waits(tight):
+def test_an_unpin_wakes_what_waits(tight):
     tight.ready("a", 4000)
     tight.pin("a")
     tight.in_use("b", 4000)
@@ -160,7 +160,7 @@ def test_a_pin_survives_a_crash(tight):
     assert tight.core.queries.get_model("m").pinned
 
 
-def test_who_pins_a_model_that_is_being_evicted_has_it_loaded_again_pinned(tight):
+def test_a_pin_of_a_model_that_is_being_evicted_has_it_loaded_again_pinned(tight):
     tight.evict()
     info = tight.answer(tight.pin("m"))
     assert (info.state, info.pinned) == ("UNLOADING", True)

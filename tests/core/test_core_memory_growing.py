@@ -87,7 +87,7 @@ def test_a_load_gets_what_is_free_if_that_is_at_least_a_tenth(tight):
     assert (tight.core.queries.get_model("m").charge_bytes, tight.evicted()) == (4000, [])
 
 
-def test_who_makes_way_makes_way_for_half_as_much_again(tight):
+def test_what_yields_yields_for_half_as_much_again(tight):
     for name, size_bytes in (("a", 1000), ("b", 1000), ("busy", 4000)):
         tight.ready(name, size_bytes)
     tight.busy("busy")
@@ -122,7 +122,7 @@ def test_a_load_waits_for_what_is_on_its_way_out_if_that_is_at_least_a_tenth(tig
     assert tight.state("idle") == "READY"
 
 
-def test_a_load_for_whose_growth_there_is_no_room_is_paused_while_others_make_way(tight):
+def test_a_load_is_paused_while_others_yield_for_its_growth(tight):
     tight.ready("idle", 6000)
     tight.pass_time(2)
     caller = tight.loading("m", 1000)
@@ -167,13 +167,13 @@ def test_nothing_starts_while_a_load_is_paused(tight):
     assert tight.is_waiting(first)
 
 
-def test_a_model_in_use_makes_way_for_a_paused_load_after_its_minimum_residence(tight):
+def test_a_model_in_use_yields_for_a_paused_load_after_its_minimum_residence(tight):
     tight.paused()
     tight.pass_time(2)
     call = tight.call("busy")
     assert tight.is_waiting(call), "it waits for the next load of its model"
     assert tight.core.queries.explain("busy", tight.now)["state"] == "READY"
-    tight.end_call(next(caller for caller in tight.open if caller != call and tight.core._router.by_caller.get(caller)))
+    tight.end_call(next(caller for caller in tight.open if caller != call and tight.router.by_caller.get(caller)))
     tight.pass_time(0.1)
     assert tight.state("busy") == "UNLOADING"
 
@@ -203,7 +203,7 @@ def test_of_two_loads_that_outgrow_together_the_older_goes_on_and_the_younger_is
     assert tight.answer(younger).size == 9000
 
 
-def test_what_was_put_back_waits_before_those_who_came_after_it(tight):
+def test_what_was_put_back_waits_before_what_came_after_it(tight):
     tight.loading("a", 1000)
     tight.loading("b", 1000)
     tight.predicted_load("late", 9000)

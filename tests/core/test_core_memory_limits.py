@@ -90,7 +90,7 @@ def test_there_are_limits_without_a_budget_too(host):
 @pytest.mark.parametrize(
     ("death", "reason"), [(ev.Death.OUT_OF_MEMORY, "OUT_OF_MEMORY"), (ev.Death.MEMORY_LIMIT, "MEMORY_LIMIT")]
 )
-def test_who_dies_for_want_of_memory_is_told_apart_and_not_tried_again(tight, death, reason):
+def test_a_death_for_want_of_memory_is_told_apart_and_not_tried_again(tight, death, reason):
     caller = tight.load("m", retries=3)
     tight.found(LIMITED)
     tight.predicted(3000)
@@ -141,7 +141,7 @@ def test_a_successor_has_others_evicted_and_not_the_model_that_it_replaces(tight
     caller = replacing(tight, 5000)
     assert tight.evicted() == ["a"]
     tight.gone(tight.worker_of("a"))
-    holders = [(holder.model_id, holder.bytes) for holder in tight.core.queries._planning.holders()]
+    holders = [(holder.model_id, holder.bytes) for holder in tight.planning.holders()]
     assert holders == [("m", 5000), ("m", 4000)]
     tight.comes_up("m", 5000)
     tight.done()
@@ -238,7 +238,7 @@ def test_explain_says_what_a_size_is_made_of(tight):
     }
 
 
-def test_explain_says_what_an_eviction_would_do_and_who_would_go_first(tight):
+def test_explain_says_what_an_eviction_would_do_and_what_would_go_first(tight):
     for model_id in "ab":
         tight.predicted_load(model_id, 3000)
         tight.pass_time(1)
@@ -267,7 +267,7 @@ def test_explain_knows_evicted_models_even_when_their_story_is_forgotten(tight):
     assert (known["state"], known["size"], known["eviction"]) == ("EVICTED", None, None)
     assert (known["model"]["state"], known["model"]["path"]) == ("EVICTED", "/models/m")
     assert known["story"]
-    tight.core._registry.stories.clear()
+    tight.registry.stories.clear()
     known = tight.core.queries.explain("m", tight.now)
     assert known["state"] == "EVICTED"
     assert known["reason"].startswith("evicted for 8.8 KiB of model 'other': it held 7.8 KiB")

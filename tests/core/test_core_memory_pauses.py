@@ -73,7 +73,7 @@ def test_the_clock_of_a_load_stands_still_while_it_is_paused():
     host.grows("m", 5000)
     host.pass_time(30)
     assert host.state_of("m") == "PAUSED"
-    assert WorkerTimer(host.worker_of("m")) not in host.core._registry.timers
+    assert WorkerTimer(host.worker_of("m")) not in host.registry.timers
     host.end_call(call)
     host.gone(host.worker_of("busy"))
     assert host.state_of("m") == "LOADING"
@@ -105,7 +105,7 @@ def test_a_paused_load_can_end_in_every_way(tight, how):
     else:
         tight.not_loaded(ModelError("no weights"), worker)
     assert tight.killed().count(worker) == 1
-    assert not any(isinstance(key, LoadTimer) for key in tight.core._registry.timers._due)
+    assert not any(isinstance(key, LoadTimer) for key in tight.registry.timers._due)
     tight.gone(worker)
     kinds = {"unload": AbortedError, "shutdown": AbortedError, "refused": ModelError, "lost": UnavailableError}
     assert isinstance(tight.error(caller), kinds.get(how, ResourceExhaustedError))
@@ -165,6 +165,6 @@ def test_a_successor_that_outgrows_its_reservation_is_put_back_and_comes_up_late
 
 def test_a_pause_that_nothing_would_end_is_found(tight):
     tight.paused()
-    tight.core._registry.timers.cancel(LoadTimer(tight.core._registry.models["m"].load))
+    tight.registry.timers.cancel(LoadTimer(tight.registry.models["m"].load))
     with pytest.raises(InternalError, match="is paused and nothing ends that"):
         tight.core.check_invariants()

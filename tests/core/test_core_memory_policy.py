@@ -16,7 +16,7 @@ def test_two_models_that_take_turns_are_loaded_far_less_often_than_first_come_fi
     assert host.loads * 3 <= 200
 
 
-def test_whoever_fits_is_loaded_once_and_whoever_never_does_fails():
+def test_what_fits_is_loaded_once_and_what_never_does_fails():
     sizes = {"a": Size(400, 500, 0.1), "b": Size(400, 500, 0.1), "large": Size(2000, 2000, 0.1)}
     trace = [Request(float(number), ("a", "b", "large")[number % 3]) for number in range(12)]
     assert host_loads(trace, sizes, 1000) == Outcome(loads=2, evictions=0, failed=4)

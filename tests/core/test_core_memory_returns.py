@@ -65,7 +65,7 @@ def test_a_sync_tries_an_evicted_model_again_that_could_not_be_loaded(tight):
     tight.evict_to_the_end()
     tight.call("m")
     tight.not_found(ModelError("half of it is missing"))
-    path = tight.core._registry.evicted["m"].source.path
+    path = tight.registry.evicted["m"].source.path
     tight.sync(retry_all=True)
     tight.feed(ev.DirectoryScanned(tight._scan().sync_id, ((ev.ModelId("m"), path),), ()))
     assert tight.finds[-1].source.path == path
@@ -73,7 +73,7 @@ def test_a_sync_tries_an_evicted_model_again_that_could_not_be_loaded(tight):
 
 def test_a_sync_loads_what_lies_elsewhere_than_the_evicted_model_of_that_name(tight):
     tight.evict_to_the_end()
-    assert tight.core._registry.evicted["m"].source.path != "/models/team/m"
+    assert tight.registry.evicted["m"].source.path != "/models/team/m"
     tight.sync()
     scan = tight._scan()
     tight.feed(ev.DirectoryScanned(scan.sync_id, ((ev.ModelId("m"), "/models/team/m"),), ()))
@@ -95,7 +95,7 @@ def test_calls_that_come_during_the_eviction_and_the_load_wait_and_are_served_to
 
 @pytest.mark.parametrize("wait", [False, True])
 @pytest.mark.parametrize("is_gone", [False, True])
-def test_an_evicted_model_comes_back_for_who_loads_it(tight, wait, is_gone):
+def test_an_evicted_model_comes_back_for_a_load(tight, wait, is_gone):
     (tight.evict_to_the_end if is_gone else tight.evict)()
     caller = tight.load("m", wait=wait)
     if not wait:
@@ -140,7 +140,7 @@ def test_an_explicit_unload_of_an_evicted_model_is_for_good(tight):
     assert isinstance(tight.error(tight.call("m")), NotFoundError)
 
 
-def test_an_explicit_unload_during_the_eviction_is_for_good_and_aborts_who_wanted_it_back(tight):
+def test_an_explicit_unload_during_the_eviction_is_for_good_and_aborts_what_wanted_it_back(tight):
     tight.evict()
     load, retrieve, call = tight.load("m"), tight.retrieve("m"), tight.call("m")
     unload = tight.unload("m")
@@ -204,11 +204,11 @@ def test_an_eviction_that_ends_while_an_undeploy_looks_for_files_is_forgotten(ti
     tight.gone(tight.worker_of("m"))
     tight.done()
     tight.done()
-    assert tight.core._registry.evicted == {}
+    assert tight.registry.evicted == {}
 
 
 def test_only_so_many_evicted_models_are_remembered(tight):
-    registry = tight.core._registry
+    registry = tight.registry
     tight.ready("m", 1)
     model = registry.models["m"]
     for number in range(MAX_EVICTED + 1):

@@ -12,12 +12,12 @@ from hostd_workers.wire.errors import FailedPreconditionError, NotFoundError
 
 
 def is_yielding(host, model_id: str = "a") -> bool:
-    return host.core._registry.models[model_id].is_yielding
+    return host.registry.models[model_id].is_yielding
 
 
 @pytest.fixture
 def asked(tight):
-    """A host whose model `a` is in use and has been asked to yield for `m`; the call is in `tight.first`."""
+    """A host with a model `a` in use that was asked to yield for `m`; the call is in `tight.first`."""
     tight.ready("a", 8000)
     tight.first = tight.busy("a")
     tight.waiter = tight.predicted_load("m", 6000)
@@ -26,7 +26,7 @@ def asked(tight):
     return tight
 
 
-def test_a_model_in_use_makes_way_after_the_patience_of_the_load_and_its_own_residence(tight):
+def test_a_model_in_use_yields_after_the_patience_of_the_load_and_its_own_residence(tight):
     tight.in_use("a", 8000)
     tight.pass_time(0.5)
     tight.predicted_load("m", 6000)
@@ -37,7 +37,7 @@ def test_a_model_in_use_makes_way_after_the_patience_of_the_load_and_its_own_res
     assert is_yielding(tight)
 
 
-def test_new_calls_of_a_model_that_makes_way_wait_and_are_served_by_its_next_load(asked):
+def test_new_calls_of_a_model_that_yields_wait_and_are_served_by_its_next_load(asked):
     held = [asked.call("a", client=BOB), asked.call("a")]
     assert all(map(asked.is_waiting, held))
     assert asked.effects_of(fx.ForwardCall) == []
@@ -59,7 +59,7 @@ def test_new_calls_of_a_model_that_makes_way_wait_and_are_served_by_its_next_loa
         assert asked.answer(call) == "done"
 
 
-def test_a_model_that_makes_way_answers_who_retrieves_it(asked):
+def test_a_model_that_yields_answers_a_retrieve(asked):
     assert asked.answer(asked.retrieve("a")).state == "READY"
 
 
@@ -83,7 +83,7 @@ def test_calls_are_let_go_again_when_the_load_in_line_goes(asked, ends):
     assert asked.state("a") == "READY"
 
 
-def test_a_commit_of_a_deploy_lets_the_calls_of_the_model_go_that_makes_way(asked):
+def test_a_commit_of_a_deploy_lets_the_calls_of_the_model_go_that_yields(asked):
     asked.deploy("a", replace=True)
     asked.done()
     held = asked.call("a")
@@ -93,7 +93,7 @@ def test_a_commit_of_a_deploy_lets_the_calls_of_the_model_go_that_makes_way(aske
 
 
 @pytest.mark.parametrize("is_lazy", [False, True])
-def test_a_crash_of_a_model_that_makes_way_ends_or_moves_the_calls_that_wait(tight, lazy_tight, is_lazy):
+def test_a_crash_of_a_model_that_yields_ends_or_moves_the_calls_that_wait(tight, lazy_tight, is_lazy):
     host = lazy_tight if is_lazy else tight
     host.in_use("a", 8000)
     host.predicted_load("m", 6000)
@@ -108,7 +108,7 @@ def test_a_crash_of_a_model_that_makes_way_ends_or_moves_the_calls_that_wait(tig
 
 
 @pytest.mark.parametrize("is_lazy", [False, True])
-def test_an_unload_of_a_model_that_makes_way(tight, lazy_tight, is_lazy):
+def test_an_unload_of_a_model_that_yields(tight, lazy_tight, is_lazy):
     host = lazy_tight if is_lazy else tight
     first = host.in_use("a", 8000)
     host.predicted_load("m", 6000)
@@ -125,7 +125,7 @@ def test_an_unload_of_a_model_that_makes_way(tight, lazy_tight, is_lazy):
 
 
 def test_a_call_that_does_not_end_holds_others_up_only_for_so_long(asked):
-    """Whoever is next in line would keep the model yielding for ever, and its new calls waiting."""
+    """What is next in line would keep the model yielding for ever, and its new calls waiting."""
     held = asked.call("a")
     asked.pass_time(30)
     asked.predicted_load("n", 6000)
@@ -145,7 +145,7 @@ def test_a_call_that_does_not_end_holds_others_up_only_for_so_long(asked):
     assert is_yielding(asked), "it is asked again"
 
 
-def test_as_many_models_in_use_make_way_as_are_needed(tight):
+def test_as_many_models_in_use_yield_as_are_needed(tight):
     for model_id, bytes in (("a", 3000), ("b", 3000), ("c", 3000)):
         tight.ready(model_id, bytes)
         tight.pass_time(1)
@@ -157,7 +157,7 @@ def test_as_many_models_in_use_make_way_as_are_needed(tight):
     assert [is_yielding(tight, model_id) for model_id in "abc"] == [True, True, False]
 
 
-def test_who_waits_does_not_disturb_models_in_use_while_they_would_not_suffice(tight):
+def test_a_load_does_not_disturb_models_in_use_while_they_would_not_suffice(tight):
     tight.ready("a", 4000)
     tight.predicted_load("b", 5000)
     tight.pass_time(2)
@@ -188,7 +188,7 @@ def test_growth_over_the_budget_has_others_evicted(tight):
     assert tight.core.queries.memory().free_bytes == 2000
 
 
-def test_growth_that_nobody_can_make_way_for_names_the_grower(tight):
+def test_growth_that_nothing_can_yield_for_names_the_grower(tight):
     tight.ready("a", 4000, spec=KEPT)
     tight.ready("b", 4000, spec=KEPT)
     tight.sampled(9000, tight.worker_of("b"))
@@ -214,7 +214,7 @@ def test_growth_waits_for_models_that_were_loaded_just_now(tight):
     assert tight.evicted() == ["b"]
 
 
-def test_models_in_use_make_way_for_growth_after_their_residence(tight):
+def test_models_in_use_yield_for_growth_after_their_residence(tight):
     call = tight.in_use("a", 4000)
     tight.sampled(11_000, tight.worker_of("a"))
     assert not is_yielding(tight)
@@ -264,7 +264,7 @@ def test_memory_adds_up_over_generations(tight):
     assert (memory.measured_bytes, memory.reserved_bytes, memory.free_bytes) == (4000, 4000, 2000)
 
 
-def test_who_comes_free_by_itself_is_looked_at_soon_and_not_at_every_call(tight, monkeypatch):
+def test_what_comes_free_by_itself_is_looked_at_soon_and_not_at_every_call(tight, monkeypatch):
     """A look costs with every model; calls of others must not pay for a load that waits."""
     tight.ready("a", 2000)
     tight.ready("b", 7000)
@@ -272,8 +272,8 @@ def test_who_comes_free_by_itself_is_looked_at_soon_and_not_at_every_call(tight,
     long = tight.busy("b")
     tight.predicted_load("m", 6000)
     decided = []
-    decide = tight.core.queries._planning.decide
-    monkeypatch.setattr(tight.core.queries._planning, "decide", lambda *need: decided.append(need) or decide(*need))
+    decide = tight.planning.decide
+    monkeypatch.setattr(tight.planning, "decide", lambda *need: decided.append(need) or decide(*need))
     for _ in range(500):
         tight.end_call(tight.busy("a"))
         tight.pass_time(0.0001)
@@ -296,7 +296,7 @@ def test_a_model_that_is_called_again_and_again_is_seen_in_its_first_pause(tight
     assert tight.evicted() == ["a"]
 
 
-def test_who_was_asked_to_make_way_goes_with_its_last_call(asked):
+def test_what_was_asked_to_yield_goes_with_its_last_call(asked):
     asked.now += IDLE_LOOK_S / 10
     asked.end_call(asked.first)
     assert asked.evicted() == ["a"]

@@ -1,4 +1,4 @@
-"""Processes that are still there after a kill: told to who waits, named by the model, tried again, and never waited for
+"""Processes that are still there after a kill: told to callers that wait, named by the model, tried again, and never waited for
 by others.
 """
 
@@ -14,7 +14,7 @@ FIRST, SECOND = ev.WorkerId(1), ev.WorkerId(2)
 WHY = "process 7 runs as root"
 
 
-def test_who_waits_for_an_unload_that_may_never_end_is_told_why(host: Driver) -> None:
+def test_a_caller_of_an_unload_that_may_never_end_is_told_why(host: Driver) -> None:
     host.up_to("READY")
     early = host.unload()
     host.not_ended()
@@ -107,7 +107,7 @@ def test_c34_a_host_ends_without_what_it_may_not_end_and_says_so(host: Driver) -
     assert fx.Stop() in host.effects
 
 
-def test_c34_who_waits_when_a_host_ends_without_what_it_may_not_end_is_told(host: Driver) -> None:
+def test_c34_callers_are_told_when_a_host_ends_without_what_it_may_not_end(host: Driver) -> None:
     host.up_to("READY")
     host.unload()
     host.not_ended()

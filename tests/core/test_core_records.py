@@ -18,7 +18,7 @@ WALL_S = 1_700_000_000.0
 
 @pytest.fixture
 def host() -> Driver:
-    """A host whose clock shows 1000 when it is WALL_S + 1000 since the epoch."""
+    """A host with a clock that shows 1000 when it is WALL_S + 1000 since the epoch."""
     return Driver(wall_offset_s=WALL_S)
 
 
@@ -163,7 +163,7 @@ def test_a_worker_is_in_use_while_it_has_calls_and_was_since_its_last_one_ended(
 def test_the_repr_of_a_worker_and_a_model_shows_id_state_pid_and_counts(host):
     host.up_to("READY")
     host.call()
-    registry = host.core._registry
+    registry = host.registry
     assert repr(registry.workers[ev.WorkerId(1)]) == "<Worker 1 of m READY pid=5001 calls=1>"
     assert repr(registry.models["m"]) == "<Model m#1 READY workers=[<Worker 1 of m READY pid=5001 calls=1>]>"
 
@@ -243,7 +243,7 @@ def test_stories_of_models_that_are_gone_are_kept_up_to_a_limit_the_newest_of_th
         host.load(f"m{number}")
         host.not_found(NotFoundError("x"))
     host.load("also stays")
-    assert len(host.core._registry.stories) == 3 + 2
+    assert len(host.registry.stories) == 3 + 2
     assert [n for n in range(6) if host.core.queries.story(f"m{n}")] == [3, 4, 5]
     assert host.core.queries.story("stays")
 

@@ -150,7 +150,7 @@ def test_a_reload_may_be_of_something_else(host):
 
 
 @pytest.mark.parametrize("state", ["LOADING", "FINDING"])
-def test_a_reload_overtakes_a_load_and_whoever_waited_for_it_gets_the_new_one(host, state):
+def test_a_reload_overtakes_a_load_and_callers_that_waited_for_it_get_the_new_one(host, state):
     first = host.up_to(state)
     second = host.load(reload=True, client=BOB)
     if state == "LOADING":
@@ -159,7 +159,7 @@ def test_a_reload_overtakes_a_load_and_whoever_waited_for_it_gets_the_new_one(ho
     assert host.answer(first).generation == host.answer(second).generation == 2
 
 
-def test_whoever_waited_for_something_else_is_told(host):
+def test_callers_that_waited_for_something_else_are_told(host):
     first = host.up_to("LOADING")
     second = host.load(source=source_of("/other"), reload=True)
     third = host.load(source=source_of("/third"), reload=True)
@@ -199,7 +199,7 @@ def test_a_pin_stays(host):
     assert host.core.queries.get_model("m").pinned
 
 
-def test_a_reload_that_fails_is_told_to_whoever_wanted_it(host):
+def test_a_reload_that_fails_is_told_to_its_callers(host):
     host.up_to("READY")
     caller, call = host.load(reload=True), host.call()
     host.gone()
@@ -251,4 +251,4 @@ def test_what_is_being_evicted_may_be_reloaded():
     tight.gone(tight.worker_of("m"))
     assert tight.state() == "LOADING"
     assert tight.is_waiting(caller)
-    assert ev.ModelId("m") not in tight.core._registry.evicted
+    assert ev.ModelId("m") not in tight.registry.evicted

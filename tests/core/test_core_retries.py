@@ -1,4 +1,4 @@
-"""Retries: a failed load is tried again in a fresh process, later and later, whoever still waits."""
+"""Retries: a failed load is tried again in a fresh process, later and later, whether or not anybody waits."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_one_list_has_every_model_once_with_its_state_and_the_reason(ready, tigh
     assert evicted.reason.startswith("evicted for 8.8 KiB")
 
 
-def test_who_asks_for_what_is_not_there_makes_no_model():
+def test_a_request_for_what_is_not_there_makes_no_model():
     host = Driver(LAZY)
     host.retrieve("nix")
     host.not_found(NotFoundError("nothing there"))

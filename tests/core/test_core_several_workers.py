@@ -17,10 +17,10 @@ FIRST, SECOND = ev.WorkerId(1), ev.WorkerId(2)
 
 @pytest.fixture
 def host() -> Driver:
-    """A host whose model has two READY workers."""
+    """A host with a model that has two READY workers."""
     host = Driver()
     host.up_to("READY")
-    registry = host.core._registry
+    registry = host.registry
     worker = registry.new_worker(Load(registry.models["m"], Cause.ASKED, 0))
     host._carry_out(fx.SpawnWorker(worker.id, worker.model.id, SPEC, 1, None))
     host.started()
@@ -93,7 +93,7 @@ def test_unloading_a_degraded_model_waits_for_the_dying_worker_too(host):
 
 def test_a_try_of_a_successor_ends_with_the_last_of_its_workers(host):
     commit = host.deploy_up_to("LOADING", replace=True)
-    registry = host.core._registry
+    registry = host.registry
     model, third = registry.successors["m"], host.worker
     fourth = registry.new_worker(model.load)
     host._carry_out(fx.SpawnWorker(fourth.id, model.id, SPEC, 1, None))

@@ -1,4 +1,4 @@
-"""Standing arguments: what holds for a model whoever loads it, kept pins, and files that have changed since a load."""
+"""Standing arguments: what holds for every load of a model, kept pins, and files that have changed since a load."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_limits_from_outside_count_more_than_those_of_the_model():
 
 
 @pytest.mark.parametrize("how", ["lazy", "sync", "load"])
-def test_a_load_takes_what_stands_whoever_wants_it(how):
+def test_every_load_takes_what_stands(how):
     host = Driver(dataclasses.replace(LAZY, lazy_load_retries=0))
     if how == "lazy":
         host.retrieve()
@@ -114,7 +114,7 @@ def test_what_a_load_says_of_retries_and_somebody_of_pins_is_not_taken_back(host
 
 
 def deployed(host: Driver) -> None:
-    """Deploy a model, whose arguments are found beside its files."""
+    """Deploy a model; its arguments are found beside its files."""
     host.deploy_up_to("FINDING")
     up(host, Standing(is_kept=True))
     host.done()
@@ -149,7 +149,7 @@ def test_what_was_deployed_is_loaded_again_by_its_files_alone(host):
     host.done()
     host.exited()
     host.gone()
-    assert host.core._registry.models[ev.ModelId("m")].again == source_of("/models/m")
+    assert host.registry.models[ev.ModelId("m")].again == source_of("/models/m")
 
 
 def test_a_pin_of_another_model_is_answered_at_once(host):
@@ -240,7 +240,7 @@ def compared(host: Driver, digest: str | None) -> None:
     host.feed(ev.FilesCompared(wanted.model_id, wanted.generation, digest))
 
 
-def test_who_waits_for_a_look_at_files_is_answered_when_the_host_stops(host):
+def test_a_load_that_waits_for_a_look_at_files_is_answered_when_the_host_stops(host):
     host.up_to("READY")
     noted(host)
     caller = host.load()
@@ -290,7 +290,7 @@ def test_a_change_is_told_once_and_so_is_its_end(host):
 
 
 @pytest.mark.parametrize("how", ["unloaded", "unloading", "replaced"])
-def test_whoever_waits_for_a_look_at_what_goes_meanwhile_is_told(host, how):
+def test_a_load_that_waits_for_a_look_at_what_goes_meanwhile_is_told(host, how):
     deployed(host)
     noted(host)
     caller = host.load()

@@ -208,7 +208,7 @@ def test_c24_what_is_gone_is_left_alone_if_it_was_loaded_again_meanwhile(host, p
     assert host.answer(caller) == SyncReport()
 
 
-def test_c16_a_sync_leaves_a_lazy_load_alone_whose_path_is_not_known_yet():
+def test_c16_a_sync_leaves_a_lazy_load_alone_while_its_path_is_not_known():
     host = Driver(LAZY)
     host.retrieve("hub/model")
     host.sync()

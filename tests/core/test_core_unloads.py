@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from driver import ALICE, BOB, memory_of
+from driver import BOB, memory_of
 
 from hostd.core import events as ev
 from hostd.records import UnloadReport
@@ -74,7 +74,7 @@ def test_unloading_before_there_is_a_process_waits_until_it_is_sure_that_there_i
     assert (host.state(), host.worker_state()) == (None, None)
 
 
-def test_unloading_a_failed_model_whose_worker_is_gone_ends_at_once(host):
+def test_unloading_a_failed_model_without_processes_ends_at_once(host):
     host.up_to("READY")
     host.exited()
     host.gone(freed_bytes=7, processes=2)
@@ -93,27 +93,6 @@ def test_unloading_twice_unloads_once_and_answers_both(host):
     host.gone()
     assert host.answer(first) is host.answer(second)
     assert host.answer(first).duration_s == 1
-
-
-def test_an_unload_that_waits_too_long_is_answered_and_goes_on(host):
-    host.up_to("READY")
-    caller = host.unload(timeout_s=1)
-    host.pass_time(1)
-    error = host.error(caller, DeadlineExceededError)
-    assert error.message == "the deadline passed while waiting; what was asked for goes on"
-    assert host.state() == "UNLOADING"
-    host.gone()
-    assert host.state() is None
-
-
-def test_an_unload_goes_on_when_its_client_vanishes(host):
-    host.up_to("READY")
-    host.unload(timeout_s=5)
-    stays = host.unload(client=BOB)
-    host.feed(ev.ClientVanished(ALICE))
-    assert host.core.next_deadline() is None
-    host.gone()
-    assert host.answer(stays).processes == 1
 
 
 # Draining

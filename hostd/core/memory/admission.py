@@ -213,7 +213,7 @@ class Admission:
         if growth is None:
             decisions = [(yield from self._relieve(budget_bytes)), (yield from self._work_off())]
         known = [decision for decision in decisions if decision is not None]
-        yield from self._make_way([model for decision in known for model in decision.yielding])
+        yield from self._ask_to_yield([model for decision in known for model in decision.yielding])
         look_again_s = [decision.look_again_s for decision in known if decision.look_again_s is not None]
         look_again_s += [model.asked_s + registry.config.admission_timeout_s for model in self._yielding]
         if look_again_s:
@@ -302,7 +302,7 @@ class Admission:
         ripe, look_again_s = self._planning.soon(models)
         return Decision(Outcome.WAIT, yielding=tuple(fewest(ripe, short_bytes)), look_again_s=look_again_s)
 
-    def _make_way(self, yielding: list[Model]) -> Iterator[Verdict]:
+    def _ask_to_yield(self, yielding: list[Model]) -> Iterator[Verdict]:
         registry, previous, self._yielding = self._registry, self._yielding, yielding
         patience_s = registry.config.admission_timeout_s
         for model in yielding:
