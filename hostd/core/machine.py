@@ -138,6 +138,13 @@ class Core:
             due.GoneTimer: lambda key: router.lose_client(key.client),
             int: router.expire,
         }
+        self._doing: dict[type, Callable[[Any], None]] = {
+            Start: lambda verdict: loading.start(verdict.load, verdict.reserve_bytes),
+            Refuse: lambda verdict: loading.refuse(verdict.load, verdict.error),
+            Fail: lambda verdict: loading.fail(verdict.worker, verdict.error),
+            Evict: lambda verdict: unloading.evict(verdict.model, verdict.reason),
+            Release: lambda verdict: router.release(verdict.model),
+        }
         self._late_steps: dict[LoadStep, Callable[[Load], None]] = {
             LoadStep.FINDING: loading.give_up_finding,
             LoadStep.SIZING: loading.give_up_finding,
@@ -189,17 +196,7 @@ class Core:
     def _see_to(self, verdicts: Iterable[Verdict]) -> None:
         """Do what admission decides, one after the other: each decision counts with what was done before it."""
         for verdict in verdicts:
-            match verdict:
-                case Start(load, reserve_bytes):
-                    self._loading.start(load, reserve_bytes)
-                case Refuse(load, error):
-                    self._loading.refuse(load, error)
-                case Fail(worker, error):
-                    self._loading.fail(worker, error)
-                case Evict(model, reason):
-                    self._unloading.evict(model, reason)
-                case Release(model):
-                    self._router.release(model)
+            self._doing[type(verdict)](verdict)
 
     # Time and clients
 

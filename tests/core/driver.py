@@ -15,7 +15,7 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.config import CoreConfig
 from hostd.core.machine import Core
-from hostd.records import MethodInfo, SizeEstimate
+from hostd.records import MethodInfo, ModelInfo, SizeEstimate
 from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
@@ -209,9 +209,15 @@ class Driver(Outside):
     def is_waiting(self, caller: ev.Caller) -> bool:
         return self.open[caller] > 0
 
+    def model(self, model_id: str = "m") -> ModelInfo:
+        """Return the record of a model that there is."""
+        model = self.queries.get_model(model_id)
+        assert model is not None, f"there is no model {model_id}"
+        return model
+
     def state(self, model_id: str = "m") -> str | None:
         """Return the state of a model, or None if there is no such model."""
-        model = self.core.queries.get_model(model_id)
+        model = self.queries.get_model(model_id)
         return model.state if model else None
 
     @property

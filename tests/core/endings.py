@@ -60,7 +60,7 @@ def settle(world: World) -> None:
         if not +world.open:
             return
         world.pass_time(1.0)
-    raise AssertionError(f"{world.open} wait for ever: {world.registry.models}, {world.core.queries.memory()}")
+    raise AssertionError(f"{world.open} wait for ever: {world.registry.models}, {world.queries.memory()}")
 
 
 def forget_what_is_over(world: World) -> None:

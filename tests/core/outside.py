@@ -103,6 +103,7 @@ class Outside:
         # What only a proof may see of the core.
         self.registry, self.router, self.admission = core._registry, core._router, core._admission
         self.charges, self.planning = core.queries._charges, core.queries._planning
+        self.queries = core.queries
         self.now = 1000.0
         self.effects: list[fx.Effect] = []
         self.history: list[ev.Event] = []
@@ -202,7 +203,7 @@ class Outside:
     def _assert_nobody_reads(self, model_id: str) -> None:
         readers: list[object] = [p for p in self.processes.values() if is_in(p.model_id, model_id) and p.is_reading()]
         finds = [find for find in self.finds if is_in(find.model_id, model_id)]
-        readers += [find for find in finds if self.core.queries.is_finding(find.model_id, find.generation)]
+        readers += [find for find in finds if self.queries.is_finding(find.model_id, find.generation)]
         assert not readers, f"the files of {model_id} are moved under {readers}"
 
     def _carry_out(self, effect: fx.Effect) -> None:  # noqa: C901 - one case for each kind of effect

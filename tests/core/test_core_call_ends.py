@@ -20,13 +20,6 @@ from hostd_workers.wire.errors import (
 
 
 @pytest.fixture
-def ready(host: Driver) -> Driver:
-    """A host with one READY model, `m`."""
-    host.up_to("READY")
-    return host
-
-
-@pytest.fixture
 def roomy() -> Driver:
     """A host with models that may have very many calls."""
     return Driver(dataclasses.replace(LAZY, max_in_flight=10 * GONE_AT_ONCE, max_in_flight_bytes=2**30))
@@ -41,7 +34,7 @@ def test_a_call_that_is_not_answered_in_time_gets_its_deadline_and_the_worker_is
     ready.pass_time(0.1)
     assert ready.error(call, DeadlineExceededError).message == "the deadline passed before the model answered"
     assert ready.processes[ready.worker].cancelled == [sent.call_id]
-    assert ready.core.queries.get_model("m").errors == 1
+    assert ready.model().errors == 1
     assert ready.core.next_deadline() is None
 
 
@@ -102,12 +95,12 @@ def test_what_comes_late_is_dropped(ready, after, final):
     call = ready.call(timeout_s=5)
     sent = ready.sent(call)
     LATE[after](ready, call)
-    answers, model = list(ready.answers.get(call, [])), ready.core.queries.get_model("m")
+    answers, model = list(ready.answers.get(call, [])), ready.model()
     said = Said(sent.payload, "late", final)
     assert ready.feed(ev.WorkerAnswered(sent.worker_id, sent.call_id, final, failed=True, payload=said)) == []
     assert ready.feed(ev.WorkerUnreachable(sent.worker_id, sent.call_id, is_full=False)) == []
     assert ready.answers.get(call, []) == answers
-    assert ready.core.queries.get_model("m") == model
+    assert ready.model() == model
 
 
 def test_what_another_worker_says_of_a_call_is_dropped(ready):
@@ -118,7 +111,7 @@ def test_what_another_worker_says_of_a_call_is_dropped(ready):
     assert ready.feed(ev.WorkerAnswered(ev.WorkerId(2), sent.call_id, final=True, failed=False, payload=said)) == []
     ready.answered(sent, "the truth")
     assert ready.answer(call) == "the truth"
-    assert ready.core.queries.get_model("liar").errors == 0
+    assert ready.model("liar").errors == 0
 
 
 def test_the_death_of_a_worker_ends_its_calls_in_their_order_and_no_others(ready):
@@ -132,7 +125,7 @@ def test_the_death_of_a_worker_ends_its_calls_in_their_order_and_no_others(ready
         assert error.details == {"exit": "killed by SIGKILL", "pid": 5001, "model_id": "m"}
     assert ready.is_waiting(other)
     assert ready.core.next_deadline() is None
-    model = ready.core.queries.get_model("m")
+    model = ready.model()
     assert (model.state, model.errors) == ("FAILED", 4)
     assert model.reason == "the worker of model 'm' died: killed by SIGKILL"
 
@@ -150,7 +143,7 @@ def test_a_call_to_a_worker_without_a_connection_was_not_sent(ready):
     ready.feed(ev.WorkerUnreachable(ev.WorkerId(1), ready.sent(call).call_id, is_full=False))
     error = ready.error(call, UnavailableError)
     assert error.message == "the model's worker lost its connection; the call was not sent"
-    assert ready.core.queries.get_model("m").errors == 1
+    assert ready.model().errors == 1
 
 
 def test_the_calls_of_a_client_that_vanished_are_cancelled_and_nobody_is_answered(ready):
@@ -161,7 +154,7 @@ def test_the_calls_of_a_client_that_vanished_are_cancelled_and_nobody_is_answere
     assert ready.core.next_deadline() is None
     ready.answered(ready.sent(stays))
     assert not set(lost) & set(ready.answers)
-    assert ready.core.queries.get_model("m").errors == 0
+    assert ready.model().errors == 0
 
 
 def test_very_many_calls_of_a_client_that_vanished_end_in_slices_so_that_others_are_served_between(roomy):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from driver import ALICE, BOB, CONFIG, Driver, memory_of
+from driver import ALICE, BOB, CONFIG, memory_of
 from outside import Asked, Said
 
 from hostd.core import effects as fx
@@ -19,13 +19,6 @@ from hostd_workers.wire.errors import (
     ResourceExhaustedError,
     UnimplementedError,
 )
-
-
-@pytest.fixture
-def ready(host: Driver) -> Driver:
-    """A host with one READY model, `m`."""
-    host.up_to("READY")
-    return host
 
 
 def test_a_call_goes_to_the_worker_under_an_id_of_ours_and_its_answer_back_under_the_clients(ready):
@@ -64,7 +57,7 @@ def test_an_error_of_the_model_passes_through_and_is_counted(ready):
     call = ready.call()
     ready.answered(ready.sent(call), "ValueError", failed=True)
     assert ready.answer(call) == "ValueError"
-    model = ready.core.queries.get_model("m")
+    model = ready.model()
     assert (model.calls, model.errors) == (1, 1)
 
 
@@ -72,7 +65,7 @@ def test_calls_and_their_last_use_are_counted(ready):
     ready.pass_time(3)
     for call in [ready.call(), ready.call()]:
         ready.answered(ready.sent(call))
-    model = ready.core.queries.get_model("m")
+    model = ready.model()
     assert (model.calls, model.errors, model.last_used_s) == (2, 0, ready.now)
 
 
@@ -154,7 +147,7 @@ def test_a_call_that_comes_after_its_deadline_is_not_forwarded(ready, timeout_s)
 
 def test_a_refused_call_does_not_count_as_one(ready):
     ready.call(method="predikt")
-    model = ready.core.queries.get_model("m")
+    model = ready.model()
     assert (model.calls, model.errors, model.last_used_s) == (0, 0, None)
 
 
@@ -195,7 +188,7 @@ def test_the_times_of_calls_are_counted_by_method_while_their_model_serves(ready
         call = ready.call()
         ready.pass_time(seconds)
         ready.answered(ready.sent(call))
-    ((model_id, method, counts, sum_s),) = ready.core.queries.call_times()
+    ((model_id, method, counts, sum_s),) = ready.queries.call_times()
     assert (model_id, method) == ("m", "predict")
     assert {bound: count for bound, count in zip((*BUCKETS_S, math.inf), counts, strict=True) if count} == {
         0.25: 1,
@@ -203,8 +196,8 @@ def test_the_times_of_calls_are_counted_by_method_while_their_model_serves(ready
         math.inf: 1,
     }
     assert sum_s == pytest.approx(100.55)
-    assert not ready.core.queries.is_stopping
+    assert not ready.queries.is_stopping
     ready.call()
     ready.shut_down()
-    assert ready.core.queries.is_stopping
-    assert ready.core.queries.call_times() == []
+    assert ready.queries.is_stopping
+    assert ready.queries.call_times() == []

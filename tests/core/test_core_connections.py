@@ -49,7 +49,7 @@ def test_calls_of_a_worker_that_lives_on_without_a_connection_end_with_that_reas
     assert all(is_lost(host.error(call)) for call in calls)
     assert host.killed() == [host.worker]
     assert host.state() == "FAILED"
-    model = host.core.queries.get_model("m")
+    model = host.model()
     assert model is not None
     assert "exec" in model.reason
     host.gone()
@@ -135,6 +135,6 @@ def test_a_second_end_of_the_connection_gives_no_more_time(host: Driver) -> None
     host.disconnected(reason="again")
     host.pass_time(DISCONNECT_GRACE_S / 2)
     assert host.killed() == [host.worker]
-    model = host.core.queries.get_model("m")
+    model = host.model()
     assert model is not None
     assert "(end of file)" in model.reason

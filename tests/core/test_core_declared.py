@@ -50,7 +50,7 @@ def test_a_sync_loads_what_is_declared_and_waits_for_it(anyhow):
         ("a", source_of("/a"), ev.Origin.DECLARED),
         ("b", source_of("/b"), ev.Origin.DECLARED),
     ]
-    assert anyhow.core.queries.story("a")[0].reason == "load of /a declared in the configuration"
+    assert anyhow.queries.story("a")[0].reason == "load of /a declared in the configuration"
     scan(anyhow)
     anyhow.up("a")
     assert anyhow.is_waiting(caller)
@@ -106,7 +106,7 @@ def test_what_is_not_declared_any_more_is_unloaded(anyhow):
     assert anyhow.is_waiting(caller)
     anyhow.gone(ev.WorkerId(1))
     assert anyhow.answer(caller) == SyncReport(unloaded=("a",))
-    assert [model.id for model in anyhow.core.queries.list_models()] == ["b", "own"]
+    assert [model.id for model in anyhow.queries.list_models()] == ["b", "own"]
     caller = declare(anyhow)
     scan(anyhow)
     anyhow.gone(ev.WorkerId(2))
@@ -132,7 +132,7 @@ def test_a_declared_id_is_loaded_from_its_path_alone():
     host.load(source=source_of(None), model_id="a", reload=True)
     host.gone()
     host.up()
-    assert host.core.queries.get_model("a").path == "/a"
+    assert host.model("a").path == "/a"
     host.unload("a")
     host.gone()
     host.sync()
@@ -188,10 +188,10 @@ def test_what_has_been_evicted_is_loaded_when_it_is_used_and_forgotten_when_it_i
     caller = declare(tight, a="/a")
     tight.scanned()
     assert tight.answer(caller) == SyncReport()
-    assert [(model.id, model.state) for model in tight.core.queries.list_all_models(())][:1] == [("a", "EVICTED")]
+    assert [(model.id, model.state) for model in tight.queries.list_all_models(())][:1] == [("a", "EVICTED")]
     declare(tight)
     tight.scanned()
-    assert [model.id for model in tight.core.queries.list_all_models(())] == ["n"]
+    assert [model.id for model in tight.queries.list_all_models(())] == ["n"]
 
 
 def test_what_failed_is_loaded_by_the_next_sync_and_a_host_without_anything_refuses_one(host):

@@ -37,7 +37,7 @@ def test_c29_a_deploy_is_staged_sent_installed_loaded_confirmed_and_then_answere
     assert host.effects == [fx.InstallFiles(1, ev.Standing(retries=1))]
     host.done()
     assert host.finds == [fx.FindSpec("m", 1, source_of("/models/m"), ev.Origin.DEPLOYED)]
-    assert host.core.queries.story("m")[0].reason == "load of /models/m deployed"
+    assert host.queries.story("m")[0].reason == "load of /models/m deployed"
     host.up()
     assert host.effects_of(fx.ConfirmFiles) == [fx.ConfirmFiles(1)]
     assert host.is_waiting(commit)

@@ -76,7 +76,7 @@ def test_what_a_silent_worker_printed_last_is_part_of_the_error(host):
     host.gone(output="\n".join(["\tcut", *"abcd", "No module named 'zmq'"]) + "\n\n")
     error = host.error(caller)
     assert error.message == ("the worker of model 'm' died: exit code 1; it printed: a\nb\nc\nd\nNo module named 'zmq'")
-    assert host.core.queries.story("m")[-1].reason == error.message
+    assert host.queries.story("m")[-1].reason == error.message
 
 
 def test_what_a_silent_worker_printed_does_not_hide_why_its_load_failed(host):
@@ -158,12 +158,12 @@ def test_c10_after_a_failed_load_the_model_is_not_there_and_a_new_load_starts_af
     first = host.up_to(stage)
     fail(host)
     error = host.error(first)
-    assert host.core.queries.list_models() == []
+    assert host.queries.list_models() == []
     assert isinstance(host.error(host.call()), NotFoundError)
     assert isinstance(host.error(host.retrieve()), NotFoundError)
     assert host.answer(host.unload()).processes == 0
-    assert host.core.queries.story("m")[-1].new == "FAILED"
-    assert host.core.queries.story("m")[-1].reason == error.message
+    assert host.queries.story("m")[-1].new == "FAILED"
+    assert host.queries.story("m")[-1].reason == error.message
 
     again = host.up_to("READY")
     assert host.answer(again).generation == 2
@@ -178,6 +178,6 @@ def test_a_failed_load_that_nobody_waits_for_ends_the_same_way(name):
     host.pass_time(0.001)
     assert isinstance(host.error(caller), DeadlineExceededError)
     fail(host)
-    assert host.core.queries.list_models() == []
-    assert host.core.queries.worker_count() == 0
+    assert host.queries.list_models() == []
+    assert host.queries.worker_count() == 0
     assert host.core.next_deadline() is None

@@ -39,7 +39,7 @@ def test_a_crashed_model_can_be_loaded_again_from_something_else(host):
     caller = host.load("m", source_of("/elsewhere"))
     host.found()
     assert host.is_waiting(caller)
-    assert host.core.queries.get_model("m").path == "/elsewhere"
+    assert host.model().path == "/elsewhere"
 
 
 def test_the_end_of_the_old_worker_does_not_end_the_new_load(host):
@@ -58,8 +58,8 @@ def test_what_the_old_worker_says_does_not_touch_the_new_load(host):
     host.loaded(OLD)
     host.not_loaded(NotFoundError("x"), OLD)
     assert host.worker_state(NEW) == "SPAWNING"
-    assert host.core.queries.get_model("m").size is None
-    assert host.core.queries.get_model("m").methods == {}
+    assert host.model().size is None
+    assert host.model().methods == {}
 
 
 def test_an_unload_waits_for_what_is_left_of_earlier_generations(host):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-from driver import ALICE, BOB, CAROL, CONFIG, LAZY, Driver
+from driver import ALICE, BOB, CAROL, CONFIG, Driver
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
@@ -17,11 +16,6 @@ from hostd_workers.wire.errors import (
     ResourceExhaustedError,
     UnimplementedError,
 )
-
-
-@pytest.fixture
-def lazy() -> Driver:
-    return Driver(LAZY)
 
 
 def holding(host: Driver) -> tuple[int, int]:

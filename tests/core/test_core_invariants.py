@@ -177,16 +177,16 @@ def test_an_event_that_the_core_does_not_know_is_an_error_of_ours(host):
 def test_questions_change_nothing(host):
     host.up_to("READY")
     for ask in (
-        host.core.queries.list_models,
-        lambda: host.core.queries.get_model("m"),
-        lambda: host.core.queries.story("m"),
-        host.core.queries.worker_count,
-        lambda: host.core.queries.activity(ev.WorkerId(1), host.now),
-        host.core.queries.memory,
-        lambda: host.core.queries.explain("m", host.now),
-        lambda: host.core.queries.plan_load("n", ev.Prediction(10, 10, "declared"), host.now),
-        lambda: host.core.queries.is_finding(ev.ModelId("m"), 1),
-        lambda: host.core.queries.degraded,
+        host.queries.list_models,
+        host.model,
+        lambda: host.queries.story("m"),
+        host.queries.worker_count,
+        lambda: host.queries.activity(ev.WorkerId(1), host.now),
+        host.queries.memory,
+        lambda: host.queries.explain("m", host.now),
+        lambda: host.queries.plan_load("n", ev.Prediction(10, 10, "declared"), host.now),
+        lambda: host.queries.is_finding(ev.ModelId("m"), 1),
+        lambda: host.queries.degraded,
         host.core.next_deadline,
     ):
         assert ask() == ask()

@@ -24,11 +24,6 @@ from hostd_workers.wire.errors import (
 NOWHERE = NotFoundError("there is no model 'm': nothing is at /models/m")
 
 
-@pytest.fixture
-def lazy() -> Driver:
-    return Driver(LAZY)
-
-
 def test_c16_a_retrieve_loads_what_lies_below_the_models_directory(lazy):
     caller = lazy.retrieve()
     assert lazy.finds == [fx.FindSpec("m", 1, source_of("/models/m"), ev.Origin.LAZY)]
@@ -53,8 +48,8 @@ def test_c16_a_lazy_load_of_what_is_nowhere_is_not_found_and_leaves_no_trace(laz
     caller = lazy.retrieve()
     lazy.not_found(NOWHERE)
     assert lazy.answer(caller) is NOWHERE
-    assert lazy.core.queries.list_models() == []
-    assert lazy.core.queries.story("m") == []
+    assert lazy.queries.list_models() == []
+    assert lazy.queries.story("m") == []
     assert lazy.announced == []
     assert lazy.core.next_deadline() is None
 
@@ -64,14 +59,14 @@ def test_c16_what_was_found_and_is_wrong_is_told(lazy):
     error = InvalidArgumentError("/models/m/model.yaml: line 3: no such key")
     lazy.not_found(error)
     assert lazy.answer(caller) is error
-    assert [event.new for event in lazy.core.queries.story("m")] == ["LOADING", "FAILED"]
-    assert lazy.core.queries.story("m")[0].reason == "load of /models/m because somebody wants to use it"
+    assert [event.new for event in lazy.queries.story("m")] == ["LOADING", "FAILED"]
+    assert lazy.queries.story("m")[0].reason == "load of /models/m because somebody wants to use it"
 
 
 def test_c16_an_ephemeral_model_is_loaded_from_the_path_that_its_finder_names(lazy):
     caller = lazy.retrieve("hub/model")
     lazy.found(path="hub/model")
-    assert lazy.core.queries.story("hub/model")[0].reason == "load of hub/model because somebody wants to use it"
+    assert lazy.queries.story("hub/model")[0].reason == "load of hub/model because somebody wants to use it"
     lazy.started()
     assert lazy.effects_of(fx.SendLoad)[0].path == "hub/model"
     lazy.loaded()
@@ -88,7 +83,7 @@ def test_c17_a_nested_id_is_loaded_lazily(lazy):
 def test_c15_an_id_that_can_be_none_is_refused_before_anything_is_looked_for(lazy, model_id):
     assert isinstance(lazy.error(lazy.retrieve(model_id)), InvalidArgumentError)
     assert isinstance(lazy.error(lazy.call(model_id)), InvalidArgumentError)
-    assert lazy.core.queries.list_models() == lazy.finds == []
+    assert lazy.queries.list_models() == lazy.finds == []
 
 
 def test_c18_a_retrieve_waits_for_a_load_that_somebody_asked_for(lazy):
@@ -144,9 +139,9 @@ def test_c16_what_is_still_being_written_is_waited_for_and_told(lazy):
     lazy.delayed("weights.bin has changed 0.3 s ago")
     lazy.delayed("weights.bin has changed 0.1 s ago")
     assert lazy.is_waiting(caller)
-    told = lazy.core.queries.story("m")[-1]
+    told = lazy.queries.story("m")[-1]
     assert (told.old, told.new, told.cause) == ("LOADING", "LOADING", "BEING_WRITTEN")
-    assert lazy.core.queries.get_model("m").reason == told.reason == "weights.bin has changed 0.1 s ago"
+    assert lazy.model().reason == told.reason == "weights.bin has changed 0.1 s ago"
     lazy.up()
     assert lazy.answer(caller).state == "READY"
 

@@ -46,7 +46,7 @@ def test_c06_a_load_finds_spawns_loads_measures_and_only_then_answers(host):
     assert isinstance(answer, ModelInfo)
     assert (answer.id, answer.state, answer.size, answer.size_source) == ("m", "READY", 4096, "measured")
     assert (answer.loader, answer.methods, answer.default_method) == ("python", METHODS, "predict")
-    assert answer == host.core.queries.get_model("m")
+    assert answer == host.model()
     assert host.worker_state() == "READY"
     assert host.core.next_deadline() is None
 
@@ -75,7 +75,7 @@ def test_c12_a_model_has_the_size_of_the_estimate_if_its_memory_cannot_be_read_a
     assert host.effects_of(fx.RememberSize) == []
     host.measured(memory=memory_of(4096))
     host.measured(memory=None, estimate=SizeEstimate(5000, "remembered"))
-    model = host.core.queries.get_model("m")
+    model = host.model()
     assert (model.size, model.size_source) == (4096, "measured")
 
 
@@ -125,7 +125,7 @@ def test_c12_a_sample_that_comes_before_the_model_is_loaded_does_not_make_it_rea
     host.measured(memory=memory_of(77))
     assert host.worker_state() == "LOADING"
     assert host.is_waiting(caller)
-    assert host.core.queries.get_model("m").size == 77
+    assert host.model().size == 77
 
 
 def test_c08_a_thousand_concurrent_loads_are_one_load_and_get_the_same_answer(host):
@@ -217,7 +217,7 @@ def test_thousands_of_deadlines_that_come_together_hold_nobody_up(step_s):
 
 def test_a_bad_request_changes_nothing(host):
     assert isinstance(host.error(host.load("a//b")), InvalidArgumentError)
-    assert host.core.queries.story("a//b") == []
+    assert host.queries.story("a//b") == []
 
 
 def test_a_worker_that_repeats_itself_is_heard_once(host):
@@ -260,9 +260,9 @@ def test_what_comes_for_a_worker_that_never_was_changes_nothing():
         ev.WorkerGone(stranger, 1, 1),
         ev.WorkerUnreachable(stranger, ev.CallId(99), is_full=True),
     ):
-        before = host.core.queries.list_models()
+        before = host.queries.list_models()
         assert host.feed(event) == []
-        assert host.core.queries.list_models() == before
+        assert host.queries.list_models() == before
 
 
 def test_what_a_finder_says_of_an_earlier_generation_is_ignored(host):

@@ -26,7 +26,7 @@ def test_the_least_recently_used_of_equals_goes_first(tight):
     tight.pass_time(2)
     tight.predicted_load("m", 5000)
     assert tight.evicted() == ["b", "c"]
-    told = tight.core.queries.story("b")[-2]
+    told = tight.queries.story("b")[-2]
     assert (told.subject, told.old, told.new, told.cause) == ("model", "READY", "UNLOADING", "EVICT")
     assert told.reason == (
         "evicted for 4.9 KiB of model 'm': it held 2.9 KiB, was unused for 6.00 s, and loads again in 0.0 ms when it is used"
@@ -84,7 +84,7 @@ def test_what_is_kept_stays(tight, kept):
         tight.ready("kept", 3000)
     tight.predicted_load("m", 5000)
     assert tight.evicted() == ["idle"]
-    rank = tight.core.queries.explain("kept", tight.now)["eviction"]
+    rank = tight.queries.explain("kept", tight.now)["eviction"]
     assert rank["rank"] is None
     assert rank["why_not"]
 
@@ -93,14 +93,14 @@ def test_a_load_starts_only_with_the_proof_that_the_evicted_are_gone(tight):
     tight.ready("a", 8000)
     tight.pass_time(2)
     caller = tight.predicted_load("m", 8000)
-    assert tight.core.queries.memory().free_bytes == 2000
+    assert tight.queries.memory().free_bytes == 2000
     tight.exited(worker=tight.worker_of("a"))
     assert tight.effects_of(fx.SpawnWorker) == []
     tight.gone(tight.worker_of("a"), freed_bytes=7900)
     assert [effect.model_id for effect in tight.effects_of(fx.SpawnWorker)] == ["m"]
     tight.comes_up("m", 8000)
     assert tight.answer(caller).state == "READY"
-    memory = tight.core.queries.memory()
+    memory = tight.queries.memory()
     assert (memory.evictions, memory.freed_bytes, memory.unloads) == ({"LOAD": 1}, 7900, 1)
     assert memory.last_unload.model_id == "a"
 
@@ -113,7 +113,7 @@ def test_a_pin_keeps_a_model_until_it_is_unpinned(tight):
     tight.pass_time(2)
     assert tight.answer(tight.pin("a")).pinned
     assert tight.answer(tight.pin("a")).pinned
-    assert [event.cause for event in tight.core.queries.story("a")].count("PIN") == 1
+    assert [event.cause for event in tight.queries.story("a")].count("PIN") == 1
     assert is_refused(tight.error(tight.predicted_load("m", 6000)))
     tight.pin("a", is_pinned=False)
     tight.predicted_load("m", 6000)
@@ -135,7 +135,7 @@ def test_only_what_is_loaded_can_be_pinned_and_the_error_says_what_became_of_it(
     assert isinstance(tight.error(tight.pin("m")), NotFoundError)
     tight.evict_to_the_end()
     error = tight.error(tight.pin("m"), NotFoundError)
-    assert tight.core.queries.absence_of("m").message == error.message
+    assert tight.queries.absence_of("m").message == error.message
     assert error.message == (
         "there is no model 'm'; it was evicted, and is loaded again when it is used "
         "(load_model, retrieve_model, or a call)"
@@ -148,7 +148,7 @@ def test_a_pin_is_of_the_model_that_is_loaded_and_ends_with_an_unload(tight):
     tight.unload("m")
     tight.gone(tight.worker_of("m"))
     tight.ready("m", 4000)
-    assert not tight.core.queries.get_model("m").pinned
+    assert not tight.model().pinned
 
 
 def test_a_pin_survives_a_crash(tight):
@@ -157,7 +157,7 @@ def test_a_pin_survives_a_crash(tight):
     tight.exited()
     tight.gone()
     tight.ready("m", 4000)
-    assert tight.core.queries.get_model("m").pinned
+    assert tight.model().pinned
 
 
 def test_a_pin_of_a_model_that_is_being_evicted_has_it_loaded_again_pinned(tight):
@@ -166,7 +166,7 @@ def test_a_pin_of_a_model_that_is_being_evicted_has_it_loaded_again_pinned(tight
     assert (info.state, info.pinned) == ("UNLOADING", True)
     tight.gone(tight.worker_of("m"))
     tight.come_back()
-    assert tight.core.queries.get_model("m").pinned
+    assert tight.model().pinned
 
 
 # Idle time
@@ -184,11 +184,9 @@ def test_a_model_that_nobody_uses_for_its_time_is_evicted(tight):
     assert tight.state() == "READY"
     tight.pass_time(0.5)
     assert tight.evicted() == ["m"]
-    assert tight.core.queries.get_model("m").reason.startswith(
-        "evicted because idle_ttl_s is 5.00 s: it held 2.9 KiB, was unused"
-    )
+    assert tight.model().reason.startswith("evicted because idle_ttl_s is 5.00 s: it held 2.9 KiB, was unused")
     tight.gone()
-    assert tight.core.queries.memory().evictions == {"IDLE": 1}
+    assert tight.queries.memory().evictions == {"IDLE": 1}
     assert tight.core.next_deadline() is None
 
 
@@ -212,7 +210,7 @@ def test_what_is_left_of_an_idle_time_is_never_too_little_for_the_clock():
 def test_the_configuration_has_an_idle_time_for_models_that_have_none():
     host = MemoryDriver(dataclasses.replace(BUDGETED, budget_bytes=None, idle_ttl_s=10))
     host.up_to("READY")
-    assert host.core.queries.get_model("m").idle_ttl_s == 10
+    assert host.model().idle_ttl_s == 10
     host.pass_time(10)
     assert host.state() == "UNLOADING"
 

@@ -17,16 +17,14 @@ def test_an_estimate_above_the_whole_budget_is_tried_with_all_that_can_be_freed(
     tight.ready("idle", 3000)
     tight.ready("kept", 2000, spec=KEPT)
     tight.pass_time(2)
-    plan = tight.core.queries.plan_load("m", ev.Prediction(50_000, 1, source), tight.now)
+    plan = tight.queries.plan_load("m", ev.Prediction(50_000, 1, source), tight.now)
     assert (plan.outcome, plan.need_bytes, [victim.model_id for victim in plan.victims]) == ("evict", 8000, ["idle"])
     assert plan.reason == (f"others yield for it; it is {source} to need 49 KiB, and is tried with what there is")
     caller = tight.predicted_load("m", 50_000, source=source)
     assert tight.evicted() == ["idle"]
-    assert tight.core.queries.get_model("m").reason == (
-        f"it waits for 7.8 KiB, all that can be had of 49 KiB ({source}), number 1 in line"
-    )
+    assert tight.model().reason == (f"it waits for 7.8 KiB, all that can be had of 49 KiB ({source}), number 1 in line")
     tight.gone(tight.worker_of("idle"))
-    assert tight.core.queries.memory().reserved_bytes == 8000
+    assert tight.queries.memory().reserved_bytes == 8000
     tight.comes_up("m", 4000)
     assert tight.answer(caller).state == "READY"
 
@@ -74,8 +72,8 @@ def test_a_load_that_outgrows_its_reservation_gets_half_as_much_again_if_that_is
     tight.loading("m", 1000)
     for taken_bytes, reserved_bytes in ((1500, 2251), (2251, 2251), (2252, 3379), (9000, 10_000)):
         tight.grows("m", taken_bytes)
-        assert tight.core.queries.get_model("m").charge_bytes == reserved_bytes
-        assert tight.core.queries.activity(tight.worker, 0).reserved_bytes == reserved_bytes
+        assert tight.model().charge_bytes == reserved_bytes
+        assert tight.queries.activity(tight.worker, 0).reserved_bytes == reserved_bytes
     assert tight.state_of("m") == "LOADING"
 
 
@@ -84,7 +82,7 @@ def test_a_load_gets_what_is_free_if_that_is_at_least_a_tenth(tight):
     tight.pass_time(2)
     tight.loading("m", 1000)
     tight.grows("m", 3400)
-    assert (tight.core.queries.get_model("m").charge_bytes, tight.evicted()) == (4000, [])
+    assert (tight.model().charge_bytes, tight.evicted()) == (4000, [])
 
 
 def test_what_yields_yields_for_half_as_much_again(tight):
@@ -118,7 +116,7 @@ def test_a_load_waits_for_what_is_on_its_way_out_if_that_is_at_least_a_tenth(tig
     tight.grows("m", 4000)
     assert (tight.state_of("m"), tight.evicted()) == ("PAUSED", [])
     tight.gone(tight.worker_of("leaving"))
-    assert (tight.state_of("m"), tight.core.queries.get_model("m").charge_bytes) == ("LOADING", 5000)
+    assert (tight.state_of("m"), tight.model().charge_bytes) == ("LOADING", 5000)
     assert tight.state("idle") == "READY"
 
 
@@ -129,18 +127,16 @@ def test_a_load_is_paused_while_others_yield_for_its_growth(tight):
     tight.grows("m", 3800)
     assert tight.state_of("m") == "PAUSED"
     assert tight.evicted() == ["idle"]
-    memory = tight.core.queries.memory()
+    memory = tight.queries.memory()
     assert (memory.paused, memory.pauses, memory.waiting) == (("m",), 1, ())
-    assert tight.core.queries.explain("m", tight.now)["reason"] == (
+    assert tight.queries.explain("m", tight.now)["reason"] == (
         "its load is paused until there is room for more, number 1 in line: it holds 3.7 KiB, 1.0 KiB (estimated) "
         "were expected"
     )
     tight.pass_time(2)
     tight.gone(tight.worker_of("idle"))
     assert tight.effects_of(fx.ResumeWorker) == [fx.ResumeWorker(tight.worker_of("m"))]
-    assert tight.core.queries.get_model("m").reason == (
-        "its load goes on after a pause of 2.00 s: 5.6 KiB are reserved for it now"
-    )
+    assert tight.model().reason == ("its load goes on after a pause of 2.00 s: 5.6 KiB are reserved for it now")
     tight.loaded()
     tight.grows("m", 5600)
     assert tight.answer(caller).state == "READY"
@@ -150,13 +146,13 @@ def test_nothing_starts_while_a_load_is_paused(tight):
     tight.in_use("busy", 6000)
     first = tight.loading("m", 1000)
     tight.grows("m", 3800)
-    assert (tight.state_of("m"), tight.core.queries.memory().free_bytes) == ("PAUSED", 200)
+    assert (tight.state_of("m"), tight.queries.memory().free_bytes) == ("PAUSED", 200)
     later = tight.predicted_load("later", 100)
     assert tight.is_waiting(later)
-    assert tight.core.queries.memory().waiting == ("later",)
-    assert tight.core.queries.get_model("later").reason == "it waits for 100 B (remembered), number 2 in line"
+    assert tight.queries.memory().waiting == ("later",)
+    assert tight.model("later").reason == "it waits for 100 B (remembered), number 2 in line"
     assert (
-        tight.core.queries.plan_load("n", ev.Prediction(10, 10, "declared"), tight.now).reason
+        tight.queries.plan_load("n", ev.Prediction(10, 10, "declared"), tight.now).reason
         == "loads that wait before it: 2"
     )
     tight.unload("busy")
@@ -172,7 +168,7 @@ def test_a_model_in_use_yields_for_a_paused_load_after_its_minimum_residence(tig
     tight.pass_time(2)
     call = tight.call("busy")
     assert tight.is_waiting(call), "it waits for the next load of its model"
-    assert tight.core.queries.explain("busy", tight.now)["state"] == "READY"
+    assert tight.queries.explain("busy", tight.now)["state"] == "READY"
     tight.end_call(next(caller for caller in tight.open if caller != call and tight.router.by_caller.get(caller)))
     tight.pass_time(0.1)
     assert tight.state("busy") == "UNLOADING"
@@ -186,13 +182,11 @@ def test_of_two_loads_that_outgrow_together_the_older_goes_on_and_the_younger_is
     assert (tight.state_of("a"), tight.state_of("b")) == ("PAUSED", "LOADING"), "b is still within what it got"
     tight.grows("b", 8000)
     assert (tight.state_of("a"), tight.state_of("b")) == ("PAUSED", "KILLING")
-    assert tight.core.queries.get_model("b").reason == (
-        "put back for the older load of model 'a': it held 7.8 KiB and needs more"
-    )
+    assert tight.model("b").reason == ("put back for the older load of model 'a': it held 7.8 KiB and needs more")
     tight.gone(tight.worker_of("b"))
     assert tight.state_of("a") == "LOADING"
-    assert tight.core.queries.memory().waiting == ("b",)
-    assert tight.core.queries.get_model("b").reason == "it waits for 7.8 KiB (at least), number 1 in line"
+    assert tight.queries.memory().waiting == ("b",)
+    assert tight.model("b").reason == "it waits for 7.8 KiB (at least), number 1 in line"
     tight.loaded(tight.worker_of("a"))
     tight.grows("a", 5000)
     assert tight.answer(older).state == "READY"
@@ -207,12 +201,12 @@ def test_what_was_put_back_waits_before_what_came_after_it(tight):
     tight.loading("a", 1000)
     tight.loading("b", 1000)
     tight.predicted_load("late", 9000)
-    assert tight.core.queries.memory().waiting == ("late",)
+    assert tight.queries.memory().waiting == ("late",)
     tight.grows("a", 9000)
     assert tight.state_of("a") == "PAUSED"
     tight.grows("b", 1001)
     tight.gone(tight.worker_of("b"))
-    assert tight.core.queries.memory().waiting == ("b", "late")
+    assert tight.queries.memory().waiting == ("b", "late")
 
 
 def test_younger_loads_that_are_within_their_reservations_are_waited_for(tight):

@@ -34,10 +34,10 @@ def test_a_model_over_its_limit_is_killed_alone_and_its_callers_hear_the_figures
     assert error.message.endswith(". Raise its memory_limit, or have it use less")
     assert tight.killed() == [tight.worker_of("m")]
     assert (tight.state("m"), tight.state("other")) == ("FAILED", "READY")
-    assert tight.core.queries.explain("m", tight.now)["reason"] == error.message
+    assert tight.queries.explain("m", tight.now)["reason"] == error.message
     assert tight.is_waiting(other)
     tight.gone(tight.worker_of("m"))
-    assert tight.core.queries.get_model("m").reason == error.message
+    assert tight.model().reason == error.message
 
 
 def test_a_kill_takes_the_sample_along_that_it_is_for_and_no_older_one(tight):
@@ -147,7 +147,7 @@ def test_a_successor_has_others_evicted_and_not_the_model_that_it_replaces(tight
     tight.done()
     assert tight.answer(caller).pinned is is_pinned
     tight.gone(ev.WorkerId(1))
-    assert tight.core.queries.memory().free_bytes == 5000
+    assert tight.queries.memory().free_bytes == 5000
 
 
 def test_a_successor_that_never_fits_beside_the_model_that_it_replaces_is_refused_and_undone(tight):
@@ -164,10 +164,10 @@ def test_a_successor_that_waits_ends_with_an_unload_of_its_id(tight):
     tight.ready("m", 2000)
     tight.in_use("a", 7000)
     caller = replacing(tight, 5000)
-    assert tight.core.queries.memory().waiting == ("m",)
+    assert tight.queries.memory().waiting == ("m",)
     tight.unload("m")
     tight.gone(tight.worker_of("m"))
-    assert tight.core.queries.memory().waiting == ()
+    assert tight.queries.memory().waiting == ()
     tight.done()
     assert "overtaken" in tight.error(caller).message
 
@@ -178,7 +178,7 @@ def test_what_a_crashed_model_still_holds_does_not_keep_its_successor_from_start
     tight.exited()
     tight.found()
     tight.predicted(5000)
-    assert tight.core.queries.memory().waiting == ("m",)
+    assert tight.queries.memory().waiting == ("m",)
     tight.gone(ev.WorkerId(1))
     assert len(tight.effects_of(fx.SpawnWorker)) == 1
 
@@ -191,7 +191,7 @@ def test_the_cores_are_shared_among_the_loaded_models_unless_somebody_says_how_m
     for model_id, cpu_threads in (("a", 8), ("b", 4), ("c", 2), ("d", 2), ("e", 1)):
         host.predicted_load(model_id, 1)
         assert host.effects_of(fx.SpawnWorker)[0].cpu_threads == cpu_threads
-        assert host.core.queries.get_model(model_id).cpu_threads == cpu_threads
+        assert host.model(model_id).cpu_threads == cpu_threads
     host.predicted_load("f", 1, SPEC._replace(cpu_threads=5))
     assert host.effects_of(fx.SpawnWorker)[0].cpu_threads == 5
     host = MemoryDriver(dataclasses.replace(BUDGETED, cores=8, cpu_threads=3))
@@ -215,7 +215,7 @@ def test_a_successor_of_a_model_that_has_crashed_has_the_cores_for_itself():
 def test_explain_says_what_a_size_is_made_of(tight):
     tight.predicted_load("m", 6000)
     tight.spawned()
-    size = tight.core.queries.explain("m", tight.now)["size"]
+    size = tight.queries.explain("m", tight.now)["size"]
     assert (size["bytes"], size["source"], size["age_s"]) == (None, "unknown", None)
     assert (size["charge_bytes"], size["reserved_bytes"], size["need_source"]) == (6000, 6000, "remembered")
     tight.greeted()
@@ -224,7 +224,7 @@ def test_explain_says_what_a_size_is_made_of(tight):
     tight.processes[tight.worker].has_loaded = True
     tight.measured(memory=ev.Memory(2, 5000, 3000, 4000, 8000, 500, shared_bytes=250))
     tight.pass_time(3)
-    assert tight.core.queries.explain("m", tight.now)["size"] == {
+    assert tight.queries.explain("m", tight.now)["size"] == {
         "bytes": 5000,
         "source": "measured",
         "age_s": 3.0,
@@ -245,7 +245,7 @@ def test_explain_says_what_an_eviction_would_do_and_what_would_go_first(tight):
         tight.comes_up(model_id, 3000)
     tight.ready("kept", 3000, spec=KEPT)
     tight.pass_time(2)
-    assert tight.core.queries.explain("b", tight.now)["eviction"] == {
+    assert tight.queries.explain("b", tight.now)["eviction"] == {
         "would_free_bytes": 3000,
         "idle_s": 2.0,
         "reload_s": 1.0,
@@ -253,22 +253,22 @@ def test_explain_says_what_an_eviction_would_do_and_what_would_go_first(tight):
         "rank": 2,
         "returns": "the next call or retrieve_model loads it again, which took 1.00 s the last time; calls wait",
     }
-    assert tight.core.queries.explain("a", tight.now)["eviction"]["rank"] == 1
-    kept = tight.core.queries.explain("kept", tight.now)["eviction"]
+    assert tight.queries.explain("a", tight.now)["eviction"]["rank"] == 1
+    kept = tight.queries.explain("kept", tight.now)["eviction"]
     assert (kept["rank"], kept["why_not"]) == (None, "its model.yaml says that it is not evictable")
     tight.load("n")
-    assert tight.core.queries.explain("n", tight.now)["eviction"] is None
+    assert tight.queries.explain("n", tight.now)["eviction"] is None
 
 
 def test_explain_knows_evicted_models_even_when_their_story_is_forgotten(tight):
-    assert tight.core.queries.explain("m", tight.now) is None
+    assert tight.queries.explain("m", tight.now) is None
     tight.evict_to_the_end()
-    known = tight.core.queries.explain("m", tight.now)
+    known = tight.queries.explain("m", tight.now)
     assert (known["state"], known["size"], known["eviction"]) == ("EVICTED", None, None)
     assert (known["model"]["state"], known["model"]["path"]) == ("EVICTED", "/models/m")
     assert known["story"]
     tight.registry.stories.clear()
-    known = tight.core.queries.explain("m", tight.now)
+    known = tight.queries.explain("m", tight.now)
     assert known["state"] == "EVICTED"
     assert known["reason"].startswith("evicted for 8.8 KiB of model 'other': it held 7.8 KiB")
 
@@ -280,14 +280,14 @@ def test_explain_tells_of_a_load_that_failed(tight):
     tight.started()
     tight.not_loaded(ModelError("no weights"))
     tight.gone()
-    known = tight.core.queries.explain("m", tight.now)
+    known = tight.queries.explain("m", tight.now)
     assert (known["state"], known["reason"]) == ("FAILED", "no weights")
     assert known["model"]["path"] == "/models/m"
     tight.load("n")
     tight.found()
     tight.predicted(100)
     tight.not_spawned(UnavailableError("no processes"))
-    assert tight.core.queries.explain("n", tight.now)["reason"] == "no processes"
+    assert tight.queries.explain("n", tight.now)["reason"] == "no processes"
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_a_paused_load_can_end_in_every_way(tight, how):
     tight.gone(worker)
     kinds = {"unload": AbortedError, "shutdown": AbortedError, "refused": ModelError, "lost": UnavailableError}
     assert isinstance(tight.error(caller), kinds.get(how, ResourceExhaustedError))
-    assert tight.core.queries.memory().paused == ()
+    assert tight.queries.memory().paused == ()
 
 
 def test_a_load_that_was_put_back_can_be_unloaded_while_its_process_dies(tight):
@@ -124,7 +124,7 @@ def test_a_load_that_was_put_back_can_be_unloaded_while_its_process_dies(tight):
     assert isinstance(tight.error(caller), AbortedError)
     tight.gone(worker)
     assert tight.answer(unload).processes == 1
-    assert tight.core.queries.memory().waiting == ()
+    assert tight.queries.memory().waiting == ()
 
 
 def test_what_a_paused_load_said_just_before_it_was_stopped_counts_when_it_goes_on(tight):
@@ -155,7 +155,7 @@ def test_a_successor_that_outgrows_its_reservation_is_put_back_and_comes_up_late
     tight.sampled(3500, successor)
     assert (tight.state_of("a"), tight.worker_state(successor)) == ("PAUSED", "KILLING")
     tight.gone(successor)
-    assert tight.core.queries.memory().waiting == ("m",)
+    assert tight.queries.memory().waiting == ("m",)
     tight.unload("a")
     tight.gone(tight.worker_of("a"))
     tight.comes_up("m", 4000)

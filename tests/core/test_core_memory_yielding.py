@@ -49,7 +49,7 @@ def test_new_calls_of_a_model_that_yields_wait_and_are_served_by_its_next_load(a
     assert asked.answer(asked.waiter).state == "READY"
     asked.found()
     asked.predicted(8000)
-    assert asked.core.queries.memory().waiting == ("a",)
+    assert asked.queries.memory().waiting == ("a",)
     asked.pass_time(1)
     assert asked.evicted() == ["m"]
     asked.gone(asked.worker_of("m"))
@@ -132,7 +132,7 @@ def test_a_call_that_does_not_end_holds_others_up_only_for_so_long(asked):
     asked.pass_time(29.9)
     assert is_yielding(asked)
     assert asked.is_waiting(held)
-    assert asked.core.queries.memory().waiting == ("n",), "the first was refused"
+    assert asked.queries.memory().waiting == ("n",), "the first was refused"
     asked.pass_time(0.1)
     assert not is_yielding(asked)
     asked.end_call(held)
@@ -181,28 +181,28 @@ def test_growth_over_the_budget_has_others_evicted(tight):
     assert tight.evicted() == []
     tight.sampled(5000, tight.worker_of("c"))
     assert tight.evicted() == ["a"]
-    assert "because model 'c' has grown" in tight.core.queries.get_model("a").reason
-    assert tight.core.queries.memory().over_budget is None
+    assert "because model 'c' has grown" in tight.model("a").reason
+    assert tight.queries.memory().over_budget is None
     tight.gone(tight.worker_of("a"))
-    assert tight.core.queries.memory().evictions == {"GROWTH": 1}
-    assert tight.core.queries.memory().free_bytes == 2000
+    assert tight.queries.memory().evictions == {"GROWTH": 1}
+    assert tight.queries.memory().free_bytes == 2000
 
 
 def test_growth_that_nothing_can_yield_for_names_the_grower(tight):
     tight.ready("a", 4000, spec=KEPT)
     tight.ready("b", 4000, spec=KEPT)
     tight.sampled(9000, tight.worker_of("b"))
-    over = tight.core.queries.memory().over_budget
+    over = tight.queries.memory().over_budget
     assert over == (
         "models hold 2.9 KiB more than the budget of 9.8 KiB; model 'b' has grown most, by 4.9 KiB since it was loaded"
     )
-    told = tight.core.queries.story("b")[-1]
+    told = tight.queries.story("b")[-1]
     assert (told.cause, told.reason) == ("GROWN", over)
     tight.sampled(9500, tight.worker_of("b"))
-    assert [event.cause for event in tight.core.queries.story("b")].count("GROWN") == 1
+    assert [event.cause for event in tight.queries.story("b")].count("GROWN") == 1
     assert is_refused(tight.error(tight.predicted_load("m", 100)))
     tight.sampled(5000, tight.worker_of("b"))
-    assert tight.core.queries.memory().over_budget is None
+    assert tight.queries.memory().over_budget is None
 
 
 def test_growth_waits_for_models_that_were_loaded_just_now(tight):
@@ -251,16 +251,16 @@ def test_a_load_in_line_waits_until_growth_has_its_room(tight):
     tight.sampled(7000, tight.worker_of("b"))
     assert tight.evicted() == ["a"]
     tight.predicted_load("m", 2000)
-    assert tight.core.queries.memory().waiting == ("m",)
+    assert tight.queries.memory().waiting == ("m",)
     tight.gone(tight.worker_of("a"))
-    assert tight.core.queries.memory().waiting == ()
+    assert tight.queries.memory().waiting == ()
 
 
 def test_memory_adds_up_over_generations(tight):
     tight.ready("a", 4000)
     tight.exited()
     tight.predicted_load("a", 4000, SPEC)
-    memory = tight.core.queries.memory()
+    memory = tight.queries.memory()
     assert (memory.measured_bytes, memory.reserved_bytes, memory.free_bytes) == (4000, 4000, 2000)
 
 

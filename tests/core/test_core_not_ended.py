@@ -32,7 +32,7 @@ def test_the_model_says_what_is_not_gone_and_tells_it_once(host: Driver) -> None
     host.unload()
     for _ in range(3):
         host.not_ended()
-    assert WHY in host.core.queries.explain("m", host.now)["reason"]
+    assert WHY in host.queries.explain("m", host.now)["reason"]
     assert [event.reason for event in host.announced if event.cause == "NOT_ENDED"] == [WHY]
     host.not_ended(reason="process 8 runs as root")
     assert len([event for event in host.announced if event.cause == "NOT_ENDED"]) == 2

@@ -124,7 +124,7 @@ def test_a_reload_is_told_as_one(host):
     host.load(source=source_of(None), reload=True)
     host.gone()
     host.up()
-    story = [event for event in host.core.queries.story("m") if event.generation == 2 and event.old == "NEW"]
+    story = [event for event in host.queries.story("m") if event.generation == 2 and event.old == "NEW"]
     assert [(event.cause, event.reason) for event in story] == [
         ("LOAD", "reload of /models/m requested"),
         ("SPAWN", "reload of /models/m requested"),
@@ -196,7 +196,7 @@ def test_a_pin_stays(host):
     host.load(reload=True)
     host.gone()
     host.up()
-    assert host.core.queries.get_model("m").pinned
+    assert host.model().pinned
 
 
 def test_a_reload_that_fails_is_told_to_its_callers(host):

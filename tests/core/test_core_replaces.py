@@ -42,12 +42,12 @@ def served_by(host: Driver) -> ev.WorkerId:
 
 def test_c32_the_old_one_serves_until_the_new_one_is_ready_and_there_to_stay(host):
     commit = host.deploy_up_to("LOADING", replace=True)
-    assert host.core.queries.get_model("m").generation == 1
+    assert host.model().generation == 1
     assert served_by(host) == OLD
     host.loaded()
     host.measured()
     assert host.effects_of(fx.ConfirmFiles) == [fx.ConfirmFiles(1)]
-    assert (served_by(host), host.core.queries.get_model("m").generation) == (OLD, 1)
+    assert (served_by(host), host.model().generation) == (OLD, 1)
     host.done()
     answer = host.answer(commit)
     assert (answer.state, answer.generation) == ("READY", 2)
@@ -149,7 +149,7 @@ def test_c32_an_old_one_of_which_nothing_is_left_is_replaced_too(host):
     host.measured()
     host.done()
     assert host.answer(commit).generation == 2
-    assert [event.new for event in host.core.queries.story("m") if event.generation == 1][-2:] == [
+    assert [event.new for event in host.queries.story("m") if event.generation == 1][-2:] == [
         "UNLOADING",
         "UNLOADED",
     ]
@@ -297,9 +297,9 @@ def test_nobody_loads_an_id_while_its_files_may_still_be_undone():
 def test_replacements_follow_one_another_and_leave_nothing(host):
     for generation in range(2, 6):
         assert host.deployed(replace=True).generation == generation
-    assert host.core.queries.worker_count() == 5
+    assert host.queries.worker_count() == 5
     finish(host)
-    assert host.core.queries.worker_count() == 1
+    assert host.queries.worker_count() == 1
     assert host.registry.models["m"].alive() == [host.registry.workers[ev.WorkerId(5)]]
 
 
@@ -321,7 +321,7 @@ def test_c21_a_replacement_that_an_unload_overtakes_while_its_finder_looks_leave
     host.found()
     assert host.effects == []
     finish(host)
-    assert (host.state(), host.core.queries.worker_count()) == (None, 0)
+    assert (host.state(), host.queries.worker_count()) == (None, 0)
 
 
 def test_c21_a_replacement_that_an_unload_overtakes_between_two_tries_is_not_tried_again(host):

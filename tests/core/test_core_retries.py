@@ -171,13 +171,13 @@ def test_a_load_between_two_tries_is_joined_and_not_begun_anew(host):
 def test_a_try_is_told_with_what_went_wrong_and_when_the_next_comes(host):
     host.load(retries=2)
     host.down(refusal(1))
-    told = host.core.queries.story("m")[-1]
+    told = host.queries.story("m")[-1]
     assert (told.old, told.new, told.cause) == ("LOADING", "LOADING", "RETRY")
     assert told.reason == "try 1 of 3 failed, the next in 0.2 s: try 1: no weights"
-    assert host.core.queries.get_model("m").reason == told.reason
+    assert host.model().reason == told.reason
     host.pass_time(1)
     host.down(refusal(2))
-    assert host.core.queries.story("m")[-1].reason == "try 2 of 3 failed, the next in 0.4 s: try 2: no weights"
+    assert host.queries.story("m")[-1].reason == "try 2 of 3 failed, the next in 0.4 s: try 2: no weights"
 
 
 @pytest.mark.parametrize("end", ["unload", "unload_all", "shut_down"])

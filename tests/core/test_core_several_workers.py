@@ -48,10 +48,10 @@ def test_the_limit_in_flight_is_reached_when_every_worker_is_full(host):
 
 def test_the_size_is_the_sum_of_all_workers_that_were_measured(host):
     host.measured(FIRST, memory_of(1000))
-    assert host.core.queries.get_model("m").size == 1000
+    assert host.model().size == 1000
     host.measured(SECOND, memory_of(234))
-    assert host.core.queries.get_model("m").size == 1234
-    assert [worker.rss_bytes for worker in host.core.queries.get_model("m").workers] == [1000, 234]
+    assert host.model().size == 1234
+    assert [worker.rss_bytes for worker in host.model().workers] == [1000, 234]
 
 
 def test_a_model_is_degraded_by_the_loss_of_a_worker_and_failed_by_the_loss_of_the_last(host):

@@ -117,12 +117,6 @@ def test_whatever_clients_do_something_is_kept_for_the_next(
 # What is shared
 
 
-@pytest.fixture
-def ready(host: Driver) -> Driver:
-    host.up_to("READY")
-    return host
-
-
 def retrieves(host: Driver, client: ev.ClientId) -> ev.Caller:
     return host.retrieve("m", client=client)
 

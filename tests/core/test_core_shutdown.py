@@ -118,5 +118,5 @@ def test_a_host_can_be_shut_down_in_every_stage_of_a_load(stage, at_once):
         host.gone()
     assert host.answer(caller) is None
     assert host.has_stopped
-    assert host.core.queries.list_models() == []
-    assert host.core.queries.worker_count() == 0
+    assert host.queries.list_models() == []
+    assert host.queries.worker_count() == 0

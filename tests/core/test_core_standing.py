@@ -73,7 +73,7 @@ def test_every_load_takes_what_stands(how):
     else:
         host.load()
     found(host, KEPT)
-    assert (host.core.queries.get_model("m").type, host.core.queries.get_model("m").pinned) == ("talker", True)
+    assert (host.model().type, host.model().pinned) == ("talker", True)
     for _ in range(2):  # retries that stand, in place of none
         host.started()
         host.not_loaded(REFUSAL)
@@ -107,7 +107,7 @@ def test_what_a_load_says_of_retries_and_somebody_of_pins_is_not_taken_back(host
     host.gone()
     host.load()
     found(host, Standing(is_pinned=False))
-    assert host.core.queries.get_model("m").pinned
+    assert host.model().pinned
 
 
 # Pins
@@ -131,7 +131,7 @@ def test_a_pin_of_a_deployed_model_is_answered_when_it_is_written_down(host):
     caller = pin(host)
     assert host.effects_of(fx.KeepPin) == [fx.KeepPin(2, "m", True)]
     assert host.is_waiting(caller)
-    assert host.core.queries.get_model("m").pinned
+    assert host.model().pinned
     host.feed(ev.PinKept(host.pins.popleft().files_id, None))
     assert host.answer(caller).pinned
     failing = pin(host, is_pinned=False)
@@ -193,7 +193,7 @@ def test_a_pin_while_files_are_moved_is_written_when_they_are_in_their_place(hos
     assert [(keep.model_id, keep.is_pinned) for keep in host.pins] == [("m", True)]
     host.gone(ev.WorkerId(1))
     host.feed(ev.PinKept(host.pins.popleft().files_id, None))
-    assert host.core.queries.get_model("m").pinned
+    assert host.model().pinned
 
 
 @pytest.mark.parametrize("ending", ["gives up", "fails"])
@@ -282,7 +282,7 @@ def test_a_change_is_told_once_and_so_is_its_end(host):
     noted(host)
     for digest in ("two", "two", "", "one", "one"):
         host.feed(ev.FilesCompared(ev.ModelId("m"), 1, digest))
-    reasons = [event.reason for event in host.core.queries.story("m") if event.cause == "FILES_CHANGED"]
+    reasons = [event.reason for event in host.queries.story("m") if event.cause == "FILES_CHANGED"]
     assert reasons == [
         "its files have changed since it was loaded; it serves what was loaded",
         "its files are again what was loaded",
@@ -315,11 +315,11 @@ def test_what_is_late_changes_nothing(host):
     noted(host)
     host.unload()
     host.feed(ev.FilesCompared(ev.ModelId("m"), 1, "two"))
-    assert "unload" in host.core.queries.get_model("m").reason
+    assert "unload" in host.model().reason
     host.gone()
     noted(host)
     host.feed(ev.FilesCompared(ev.ModelId("m"), 1, "two"))
-    assert host.core.queries.get_model("m") is None
+    assert host.state("m") is None
 
 
 def test_a_sync_tells_what_has_changed(host):
@@ -331,7 +331,7 @@ def test_a_sync_tells_what_has_changed(host):
     digests = ((ev.ModelId("a"), "two"), (ev.ModelId("b"), "one"), (ev.ModelId("c"), "one"))
     host.feed(ev.DirectoryScanned(host._scan().sync_id, (), (), digests))
     assert host.answer(caller).changed == ("a",)
-    assert [host.core.queries.get_model(id).files for id in ("a", "b")] == ["changed", "as loaded"]
+    assert [host.model(id).files for id in ("a", "b")] == ["changed", "as loaded"]
 
 
 # Names

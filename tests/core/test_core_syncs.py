@@ -23,7 +23,7 @@ def test_c24_a_sync_loads_what_is_new_and_answers_when_it_is_loaded(host):
     assert host.effects == [fx.ScanDirectory(1, (), False)]
     host.scanned(("a", "b"))
     assert [find.origin for find in host.finds] == [ev.Origin.SYNCED] * 2
-    assert host.core.queries.story("a")[0].reason == "load of /models/a found in the models directory"
+    assert host.queries.story("a")[0].reason == "load of /models/a found in the models directory"
     host.up("a")
     assert host.is_waiting(caller)
     host.up("b")
@@ -70,7 +70,7 @@ def test_c24_what_is_gone_is_unloaded_and_the_answer_waits_for_the_proof(host):
     caller = host.sync()
     host.scanned(gone=("m",))
     assert host.state() == "UNLOADING"
-    assert host.core.queries.get_model("m").reason == "its files are gone from the models directory"
+    assert host.model().reason == "its files are gone from the models directory"
     assert host.is_waiting(caller)
     host.gone()
     assert host.answer(caller) == SyncReport(unloaded=("m",))
@@ -82,7 +82,7 @@ def test_c24_what_is_loaded_or_loads_is_not_loaded_again(host):
     caller = host.sync()
     host.scanned(("a", "b"))
     assert host.answer(caller) == SyncReport()
-    assert host.core.queries.get_model("b").path == "/elsewhere"
+    assert host.model("b").path == "/elsewhere"
 
 
 def test_c24_what_crashed_is_loaded_again(host):
@@ -129,12 +129,12 @@ def test_c25_a_directory_that_cannot_be_read_unloads_nothing_and_degrades_the_ho
     caller = host.sync()
     host.unavailable("cannot read /models: stale file handle")
     assert host.answer(caller) == SyncReport(degraded="cannot read /models: stale file handle")
-    assert host.core.queries.degraded == "cannot read /models: stale file handle"
+    assert host.queries.degraded == "cannot read /models: stale file handle"
     assert host.state() == "READY"
     again = host.sync()
     host.scanned()
     assert host.answer(again) == SyncReport()
-    assert host.core.queries.degraded is None
+    assert host.queries.degraded is None
 
 
 def test_one_scan_runs_at_a_time_and_every_sync_has_its_own(host):

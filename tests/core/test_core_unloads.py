@@ -190,7 +190,7 @@ def test_c23_unloading_all_goes_on_in_parallel_and_reports_each(host):
     call = host.call("busy")
     caller = host.unload_all()
     assert isinstance(host.error(waiting), AbortedError)
-    assert {model.id: model.state for model in host.core.queries.list_models()} == {
+    assert {model.id: model.state for model in host.queries.list_models()} == {
         "idle": "UNLOADING",
         "busy": "UNLOADING",
     }

@@ -55,7 +55,7 @@ class World(WorldOfMemory):
     def call(
         self, model_id: ev.ModelId, method: str, timeout_s: float | None, size_bytes: int, client: ev.ClientId
     ) -> None:
-        model, router = self.core.queries.get_model(model_id), self.router
+        model, router = self.queries.get_model(model_id), self.router
         worker = self.registry.models[model_id].ready[0] if model is not None and model.state == "READY" else None
         sent = Counter() if worker is None else self._calls_of(worker.id)
         has_place = has_share(sent, client, 1, capacity_for(CONFIG.max_in_flight))

@@ -88,7 +88,7 @@ class WorldOfMemory(WorldOfFiles):
         prediction = ev.Prediction(need_bytes, need_bytes // 2, source)
         load = self.registry.load_of(wanted.model_id, wanted.generation)
         is_awaited = load is not None and load.step is LoadStep.SIZING
-        plan = self.core.queries.plan_load(PROBE, prediction, self.now)
+        plan = self.queries.plan_load(PROBE, prediction, self.now)
         beside = self.registry.models.get(wanted.model_id)
         self.feed(ev.SizePredicted(wanted.model_id, wanted.generation, prediction))
         if is_awaited and load.model is beside:
@@ -151,7 +151,7 @@ class WorldOfMemory(WorldOfFiles):
         yielding_before, held_before = list(self.admission._yielding), set(self.router.pending.by_caller)
         effects = super().feed(event)
         self.unloaded += sum(isinstance(e, fx.Announce) and e.event.new == "UNLOADED" for e in effects)
-        assert self.core.queries.memory().unloads == self.unloaded, (
+        assert self.queries.memory().unloads == self.unloaded, (
             "an unload was told and not counted, or the other way round"
         )
         registry = self.registry
@@ -168,7 +168,7 @@ class WorldOfMemory(WorldOfFiles):
         """See that nothing was done that brings all over the budget, and that no load grows on beyond it."""
         if self.charges.total_bytes() <= budget_bytes:
             return
-        assert self.may_grow, self.core.queries.memory()
+        assert self.may_grow, self.queries.memory()
         assert not any(isinstance(effect, (fx.SpawnWorker, fx.ResumeWorker)) for effect in effects), effects
         running = [w for w in self.charges.outgrown() if w.state is WorkerState.LOADING]
         assert not running, f"{running} grow beyond the budget"
@@ -305,12 +305,12 @@ class WorldOfMemory(WorldOfFiles):
     def _assert_as_planned(self, plan: LoadPlan, wanted: fx.PredictSize) -> None:
         started = any(isinstance(e, fx.SpawnWorker) and e.model_id == wanted.model_id for e in self.effects)
         evicted = [e.event.model_id for e in self.effects if isinstance(e, fx.Announce) and e.event.cause == "EVICT"]
-        is_waiting = wanted.model_id in self.core.queries.memory().waiting
+        is_waiting = wanted.model_id in self.queries.memory().waiting
         self.reached["plans"] += 1
         assert evicted == [victim.model_id for victim in plan.victims], f"{plan}, but {evicted} went"
         assert (started, is_waiting) == (plan.outcome == "start", plan.outcome in ("evict", "wait")), plan
         if plan.outcome == "refuse":
-            assert self.core.queries.get_model(wanted.model_id) is None or self.registry.models[wanted.model_id].earlier
+            assert self.queries.get_model(wanted.model_id) is None or self.registry.models[wanted.model_id].earlier
 
     def _note_answer(self, caller: ev.Caller, answer: object) -> None:
         super()._note_answer(caller, answer)
