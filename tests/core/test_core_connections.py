@@ -8,7 +8,7 @@ import pytest
 
 from hostd.core import events as ev
 from hostd.core.losing import DISCONNECT_GRACE_S
-from hostd_workers.wire.errors import ModelError, UnavailableError
+from hostd_workers.wire.errors import AbortedError, ModelError, UnavailableError
 
 if TYPE_CHECKING:
     from driver import Driver
@@ -138,3 +138,15 @@ def test_a_second_end_of_the_connection_gives_no_more_time(host: Driver) -> None
     model = host.model()
     assert model is not None
     assert "(end of file)" in model.reason
+
+
+def test_an_unload_meanwhile_waits_for_nothing(host: Driver) -> None:
+    caller = host.up_to("LOADING")
+    host.disconnected()
+    host.unload()
+    assert host.killed() == [host.worker]
+    assert isinstance(host.error(caller), AbortedError)
+    host.pass_time(DISCONNECT_GRACE_S)
+    assert host.killed() == []
+    host.gone()
+    assert host.core.next_deadline() is None

@@ -328,3 +328,12 @@ def test_the_load_does_what_its_plan_said(tight, need_bytes):
     if plan.fits:
         tight.comes_up("m", need_bytes)
         assert tight.answer(caller).state == "READY"
+
+
+def test_a_prediction_that_comes_too_late_is_ignored(tight):
+    tight.load()
+    tight.found()
+    wanted = tight.predictions[-1]
+    tight.unload()
+    assert tight.feed(ev.SizePredicted(wanted.model_id, wanted.generation, ev.Prediction(1, 1, "declared"))) == []
+    assert tight.state() is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from driver import SPEC
+from driver import SPEC, source_of
 from memory_driver import KEPT, is_refused
 
 from hostd.core import effects as fx
@@ -63,6 +63,14 @@ def test_a_load_that_turns_out_to_be_above_the_budget_when_it_is_done_is_ended_a
     )
     assert (error.details["needed_bytes"], error.details["need_source"]) == (10_001, "measured")
     assert tight.state() is None, "it is not tried again"
+
+
+def test_of_a_load_without_a_path_that_is_ended_nothing_is_remembered(tight):
+    tight.load("m", source_of(None))
+    tight.found()
+    tight.predicted(50_000, source="estimated")
+    tight.comes_up("m", 10_001)
+    assert (tight.state_of("m"), tight.files.remembered) == ("KILLING", [])
 
 
 # Growth
