@@ -14,7 +14,6 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from hostd.core.effects import Answer, CompareFiles
-from hostd.core.lifecycle import SERVING
 from hostd.core.models import Freshness
 from hostd_workers.wire.errors import AbortedError, UnavailableError
 
@@ -35,10 +34,10 @@ class Comparing:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._waiters: dict[tuple[ModelId, int], Waiters] = {}
-        """Of those who load what is loaded, by the id and the generation."""
+        """Of loads of what is loaded, by the id and the generation."""
 
     def loaded_already(self, model: Model, caller: Caller, deadline_s: float | None) -> None:
-        """Answer somebody who loads what is loaded, after a look at its files if that can say anything."""
+        """Answer a load of what is loaded, after a look at its files if that can say anything."""
         registry, path = self._registry, model.source.path
         if path is None or model.digest is None:
             registry.effects.append(Answer(caller, dataclasses.replace(registry.describe(model), already_loaded=True)))
@@ -56,14 +55,14 @@ class Comparing:
             model.digest = event.digest
 
     def compared(self, event: FilesCompared) -> None:
-        """Remember what the files are now, and answer those who waited for it."""
+        """Remember what the files are now, and answer the callers that wait for it."""
         registry = self._registry
         model = registry.generation_of(event.model_id, event.generation)
         if model is not None:
             self.note(model, event.digest)
         waiters = self._waiters.pop((event.model_id, event.generation), {})
         now = registry.models.get(event.model_id)
-        if now is not None and now is model and now.state in SERVING:
+        if now is not None and now is model and now.is_serving:
             registry.waiting.answer(waiters, dataclasses.replace(registry.describe(now), already_loaded=True))
         else:
             what = (
@@ -73,13 +72,13 @@ class Comparing:
             registry.waiting.refuse(waiters, overtaken)
 
     def stop(self) -> None:
-        """Answer those who wait: the host stops, and need not wait for a disk."""
+        """Answer the callers that wait: the host stops, and need not wait for a disk."""
         for waiters in self._waiters.values():
             self._registry.waiting.refuse(waiters, UnavailableError("the host is shutting down"))
 
     def note(self, model: Model, digest: str | None) -> bool:
         """Take the digest of a model's files ("": they are gone, None: not known); say whether they have changed."""
-        if digest is None or model.digest is None or model.state not in SERVING:
+        if digest is None or model.digest is None or not model.is_serving:
             return False
         before, model.files = model.files, _freshness(model.digest, digest)
         has_changed = model.files is not Freshness.AS_LOADED

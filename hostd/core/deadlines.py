@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hostd.core.models import Model
+    from hostd.core.models import Load, Model
     from hostd.core.values import Caller, ClientId, FilesId, WorkerId
 
 
@@ -25,24 +25,10 @@ class ConnectionTimer:
 
 
 @dataclass(frozen=True)
-class FinderTimer:
-    """When a finder has taken too long, or files have been written for too long."""
+class LoadTimer:
+    """The deadline of the step that a load is in; while its worker starts and is not paused, that has the deadline."""
 
-    model: Model
-
-
-@dataclass(frozen=True)
-class RetryTimer:
-    """When a failed load is tried again."""
-
-    model: Model
-
-
-@dataclass(frozen=True)
-class AdmissionTimer:
-    """When a load has waited too long for memory, in line or paused."""
-
-    model: Model
+    load: Load
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hostd.core.lifecycle import ModelState
+from hostd.core.values import Size
 from hostd.records import ModelInfo, WorkerInfo
 
 if TYPE_CHECKING:
@@ -18,25 +19,26 @@ def describe(model: Model, idle_ttl_s: float, wall_offset_s: float) -> ModelInfo
         return None if instant_s is None else instant_s + wall_offset_s
 
     spec, workers = model.spec, model.workers.values()
-    is_dead = model.state is ModelState.FAILED  # what it took was given back
+    size = Size() if model.state is ModelState.FAILED else model.size  # what it took was given back
+    ready_s = model.loaded and model.loaded.at_s
     p50_s, p99_s = model.latencies.quantiles()
     return ModelInfo(
         id=model.id,
         state=model.state.value,
         path=model.source.path,
         type=model.source.type,
-        loader=model.loader,
+        loader=model.interface.loader,
         generation=model.generation,
-        size=None if is_dead else model.size_bytes,
-        size_source="unknown" if is_dead else model.size_source,
-        methods=model.methods,
-        default_method=model.default_method,
+        size=size.bytes,
+        size_source=size.source,
+        methods=dict(model.interface.methods),
+        default_method=model.interface.default_method,
         workers=tuple(_describe_worker(worker, wall(worker.sampled_s), wall(worker.started_s)) for worker in workers),
         calls=model.calls,
         errors=model.errors,
         created_s=wall(model.created_s),
-        ready_s=wall(model.ready_s),
-        load_duration_s=None if model.ready_s is None else model.ready_s - model.created_s,
+        ready_s=wall(ready_s),
+        load_duration_s=None if ready_s is None else ready_s - model.created_s,
         last_used_s=wall(model.last_used_s),
         reason=model.reason,
         charge_bytes=model.charge_bytes,
@@ -48,7 +50,7 @@ def describe(model: Model, idle_ttl_s: float, wall_offset_s: float) -> ModelInfo
         cpu_threads=model.cpu_threads,
         latency_p50_s=p50_s,
         latency_p99_s=p99_s,
-        warnings=model.warnings,
+        warnings=model.interface.warnings,
         files=model.files.value,
     )
 

@@ -243,7 +243,7 @@ class AnswerError(NamedTuple):
 
 
 class Announce(NamedTuple):
-    """Tell everybody who listens about a transition."""
+    """Tell all that listen about a transition."""
 
     event: StoryEvent
 

@@ -1,6 +1,6 @@
 """What has happened inside one `handle`, and of which more follows.
 
-Whoever decides notes it in `Registry.happened` and goes on. When the event is dealt with, `Core` takes one after the
+What decides notes it in `Registry.happened` and goes on. When the event is dealt with, `Core` takes one after the
 other and does what its table says, until nothing is left: what follows from what, and in which order, stands there.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from hostd.core.models import Model
+    from hostd.core.models import Model, Unload
     from hostd.core.values import Caller, ModelId
     from hostd.records import UnloadReport
     from hostd_workers.wire.errors import HostError
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class LoadEnded:
-    """A load has ended, and those who waited for it were answered; `error` is None if it succeeded.
+    """A load has ended, and the callers that waited for it were answered; `error` is None if it succeeded.
 
-    `is_overtaken`: by an unload of its model, whose end is told later.
+    `is_overtaken`: by an unload of its model; that end is told later.
     """
 
     model: Model
@@ -30,9 +30,9 @@ class LoadEnded:
 
 @dataclass(frozen=True, eq=False)
 class UnloadEnded:
-    """A model is UNLOADED, and those who waited for that were answered."""
+    """A model is UNLOADED, and the callers that waited for that were answered."""
 
-    model: Model
+    unload: Unload
     report: UnloadReport
 
 

@@ -1,7 +1,7 @@
 """What must hold after every event, and the words for what does not.
 
 Deploys and undeploys know their own books (`Deploying.problems`, `Undeploying.problems`); here are models, workers,
-calls and who waits.
+calls and callers that wait.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from hostd.core.lifecycle import SERVING, ModelState, WorkerState
+from hostd.core.lifecycle import ModelState, WorkerState
+from hostd.core.models import LoadStep
 
 if TYPE_CHECKING:
     from hostd.core import events as ev
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def problems_of(registry: Registry, router: Router, unloading: Unloading) -> list[str]:
-    """Return what is wrong with the models, workers and calls, and with who waits for them."""
+    """Return what is wrong with the models, workers and calls, and with the callers that wait for them."""
     problems = [problem for model_id, model in registry.models.items() for problem in _problems_of(model_id, model)]
     for model_id, model in registry.successors.items():
         problems += _problems_of(model_id, model)
@@ -68,10 +69,15 @@ def _problems_of(model_id: ev.ModelId, model: Model) -> list[str]:
     is_wrong = {
         f"is registered as {model_id}": model.id != model_id or state is ModelState.UNLOADED,
         "would not route to exactly its READY workers": sorted(worker.id for worker in model.ready) != ready,
-        "serves without being READY, or the other way round": (state in SERVING) != bool(model.ready),
-        "has waiters for a load that is over": model.waiters and state is not ModelState.LOADING,
-        "has waiters for an unload that was not begun": (
-            (model.unload_waiters or model.next_waiters) and state is not ModelState.UNLOADING
+        "serves without being READY, or the other way round": (model.is_serving != bool(model.ready)),
+        "has a load and is not LOADING, or the other way round": (
+            (model.load is not None) != (state is ModelState.LOADING)
+        ),
+        "has an unload and is not UNLOADING, or the other way round": (
+            (model.unload is not None) != (state is ModelState.UNLOADING)
+        ),
+        "has the error of a load that is not ENDING, or the other way round": (
+            model.load is not None and (model.load.error is None) == (model.load.step is LoadStep.ENDING)
         ),
         "waits for nobody": state is ModelState.UNLOADING and not model.alive(),
     }

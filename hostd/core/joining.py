@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hostd.core.lifecycle import ModelState
 from hostd.core.refusals import refusal_of
 from hostd_workers.wire.errors import AlreadyExistsError
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 def check_joinable(model: Model, source: LoadSource) -> None:
     """Raise `HostError` unless a model is what loading this source would make of its id."""
-    if model.state is ModelState.UNLOADING and not model.is_coming_back:
+    if model.unload is not None and not model.unload.is_coming_back:
         raise refusal_of(model)
     differing = differences(model, source)
     if differing:
@@ -29,8 +28,8 @@ def check_joinable(model: Model, source: LoadSource) -> None:
 def differences(model: Model, source: LoadSource) -> list[str]:
     """Return in words how what is loaded, or about to be, differs from what loading this source would make."""
     wanted, ours = source, model.source
-    if model.reload is not None:
-        ours = model.reload.source
+    if model.unload is not None and model.unload.reload is not None:
+        ours = model.unload.reload.source
     elif wanted.path == ours.path:  # what holds for each load of this model
         wanted = model.standing.under(wanted)
     return [

@@ -16,14 +16,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from hostd.core.deadlines import FinderTimer, IdleTimer, RetryTimer, WorkerTimer
+from hostd.core.deadlines import IdleTimer, LoadTimer, WorkerTimer
 from hostd.core.effects import Answer, FindSpec, PredictSize, RememberSize, SpawnWorker
-from hostd.core.events import STANDALONE, LoadSource, Origin
+from hostd.core.events import LoadSource, Origin
 from hostd.core.happenings import LoadEnded
 from hostd.core.joining import check_joinable
-from hostd.core.lifecycle import SERVING, ModelInput, ModelState
+from hostd.core.lifecycle import ModelInput, ModelState
+from hostd.core.models import Cause, Freed, Loaded, LoadStep
 from hostd.core.names import model_id_of
 from hostd.core.refusals import no_such_model, refusal_of
+from hostd.core.values import Size
 from hostd_workers.wire.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -44,14 +46,15 @@ if TYPE_CHECKING:
         SizePredicted,
         SpecDelayed,
         SpecFound,
+        SpecRefused,
     )
     from hostd.core.happenings import UnloadEnded
     from hostd.core.memory.admission import Admission
-    from hostd.core.models import Model, Reload, Worker
+    from hostd.core.models import Load, Model, Reload, Worker
     from hostd.core.registry import Registry
 
 MAX_RETRIES = 100
-"""With the longest backoff that is most of an hour; whoever wants more wants a supervisor of their own."""
+"""With the longest backoff that is most of an hour; a person who wants more wants a supervisor of their own."""
 
 _PERMANENT = (Status.INVALID_ARGUMENT, Status.FAILED_PRECONDITION)
 """In gRPC's words "problematic regardless of the state", and not to be retried "until the state has been explicitly
@@ -75,21 +78,21 @@ class Loading:
         self.refuse_if_stopping()
         model_id = model_id_of(event.model_id)
         retries = retries_of(event.retries, registry.config.load_retries)
-        model = registry.models.get(model_id)
-        is_serving = model is not None and model.state in SERVING
-        if model is None or model.state is ModelState.FAILED:
+        model = registry.intact(model_id)
+        if model is None:
             self.check_free(model_id)
             registry.evicted.pop(model_id, None)
-            model = self.begin(model_id, event.source, Origin.REQUESTED, retries)
+            model = self.begin(model_id, event.source, Origin.REQUESTED, retries).model
             model.own_retries = event.retries
         else:
             check_joinable(model, event.source)
-        model.is_wanted = True
-        if model.state is ModelState.LOADING and event.wait:
-            registry.waiting.add(model.waiters, event.caller, event.deadline_s)
-        elif model.state is ModelState.UNLOADING and event.wait:
-            registry.waiting.add(model.next_waiters, event.caller, event.deadline_s)
-        elif is_serving:
+        if model.unload is not None:
+            model.unload.is_wanted = True
+        if model.load is not None and event.wait:
+            registry.waiting.add(model.load.waiters, event.caller, event.deadline_s)
+        elif model.unload is not None and event.wait:
+            registry.waiting.add(model.unload.next_waiters, event.caller, event.deadline_s)
+        elif model.is_serving:
             self._comparing.loaded_already(model, event.caller, event.deadline_s)
         else:
             registry.effects.append(Answer(event.caller, registry.describe(model)))
@@ -102,12 +105,12 @@ class Loading:
         if model_id not in registry.models and failure is not None and failure.generation == event.generation:
             raise failure.error
         model = self.wanted(model_id)
-        if model.state in SERVING:
+        if model.is_serving:
             registry.effects.append(Answer(event.caller, registry.describe(model)))
-        elif model.state is ModelState.LOADING:
-            registry.waiting.add(model.waiters, event.caller, event.deadline_s)
-        elif model.state is ModelState.UNLOADING and registry.is_loaded_on_use(model):
-            registry.waiting.add(model.next_waiters, event.caller, event.deadline_s)
+        elif model.load is not None:
+            registry.waiting.add(model.load.waiters, event.caller, event.deadline_s)
+        elif model.unload is not None and registry.is_loaded_on_use(model):
+            registry.waiting.add(model.unload.next_waiters, event.caller, event.deadline_s)
         else:
             raise refusal_of(model)
 
@@ -119,16 +122,16 @@ class Loading:
         registry = self._registry
         model = registry.models.get(model_id)
         if model is not None and (model.state is not ModelState.FAILED or not registry.config.lazy_load):
-            if model.state is ModelState.UNLOADING:
+            if model.unload is not None:
                 self.check_free(model_id)  # an undeploy: nothing will be there to be loaded again
             return model
         evicted = registry.evicted.get(model_id)
         if evicted is not None and model is None:
             self.refuse_if_stopping()
             self.check_free(model_id)
-            model = self.begin(model_id, evicted.source, evicted.origin, registry.config.lazy_load_retries)
-            model.is_on_demand = model.has_own_pin = True
-            model.is_pinned = evicted.is_pinned
+            retries = registry.config.lazy_load_retries
+            model = self.begin(model_id, evicted.source, evicted.origin, retries, Cause.ON_USE).model
+            model.pin = evicted.is_pinned
             return model
         if not registry.config.lazy_load:
             raise no_such_model(model_id, registry)
@@ -136,26 +139,26 @@ class Loading:
         model_id = model_id_of(model_id)
         self.check_free(model_id)
         if model is not None:  # it crashed, and comes back as it was
-            return self.begin(model_id, model.again, model.origin, registry.config.lazy_load_retries)
-        retries = registry.config.lazy_load_retries
-        if model_id in registry.declared:
-            return self.begin(model_id, registry.declared_source(model_id), Origin.DECLARED, retries)
-        source = LoadSource(f"{registry.config.models_dir}/{model_id}", STANDALONE, None, None, {})
-        return self.begin(model_id, source, Origin.LAZY, retries)
+            source, origin = model.again, model.origin
+        elif model_id in registry.declared:
+            source, origin = registry.declared_source(model_id), Origin.DECLARED
+        else:
+            source, origin = LoadSource(f"{registry.config.models_dir}/{model_id}"), Origin.LAZY
+        return self.begin(model_id, source, origin, registry.config.lazy_load_retries).model
 
     def begin(
-        self, model_id: ModelId, source: LoadSource, origin: Origin, retries: int, *, is_reload: bool = False
-    ) -> Model:
-        """Begin a load of an id without a model, or whose model has failed; the caller has checked that it is free."""
-        model = self._registry.new_model(model_id, source, origin, retries, is_reload=is_reload)
-        self._find(model)
-        return model
+        self, model_id: ModelId, source: LoadSource, origin: Origin, retries: int, cause: Cause = Cause.ASKED
+    ) -> Load:
+        """Begin a load of an id without a model, or with one that has failed; that it is free was checked."""
+        load = self._registry.new_model(model_id, source, origin, retries, cause)
+        self.find(load)
+        return load
 
-    def begin_successor(self, model_id: ModelId, source: LoadSource, retries: int) -> Model:
+    def begin_successor(self, model_id: ModelId, source: LoadSource, retries: int) -> Load:
         """Begin a load beside the model that serves under this id."""
-        model = self._registry.new_successor(model_id, source, retries)
-        self._find(model)
-        return model
+        load = self._registry.new_successor(model_id, source, retries)
+        self.find(load)
+        return load
 
     def check_free(self, model_id: ModelId) -> None:
         """Raise `FailedPreconditionError` while the files of an id, or of one above or below it, are being moved."""
@@ -180,42 +183,41 @@ class Loading:
     # What becomes of a load
 
     def spec_found(self, event: SpecFound) -> None:
-        """Go on with a model whose specification is known now; with a budget, what it needs is asked for first."""
+        """Go on with a load that has its specification now; with a budget, what it needs is asked for first."""
         registry = self._registry
-        model = self._found(event.model_id, event.generation)
-        if model is None:
+        load = self._found(event)
+        if load is None:
             return
+        model = load.model
         model.spec = event.spec
         model.source = event.standing.under(model.source._replace(path=event.path))
         model.standing = event.standing
-        if not model.has_own_pin:
-            model.is_pinned, model.has_own_pin = bool(event.standing.is_pinned), True
+        if model.pin is None:
+            model.pin = bool(event.standing.is_pinned)
         if model.own_retries is None and event.standing.retries is not None:
-            model.retries_left = model.own_retries = event.standing.retries
-        registry.begin_story(model)
+            load.retries_left = model.own_retries = event.standing.retries
+        registry.begin_story(load)
         if registry.config.budget_bytes is None:
-            self.start(model)
+            self.start(load)
             return
-        model.is_predicting = True
-        registry.timers.set(FinderTimer(model), registry.now + registry.config.load_timeout_s)
+        load.step = LoadStep.SIZING
+        registry.timers.set(LoadTimer(load), registry.now + registry.config.load_timeout_s)
         registry.effects.append(PredictSize(model.id, model.generation, event.path, model.source.type, event.spec))
 
     def size_predicted(self, event: SizePredicted) -> None:
         """Let a load start when there is memory for it."""
-        model = self._registry.generation_of(event.model_id, event.generation)
-        if model is None or not model.is_predicting:
-            return
-        model.is_predicting = False
-        self._registry.timers.cancel(FinderTimer(model))
-        model.need_bytes, model.need_source = self._registry.baselines.need_of(
-            event.prediction, self._registry.config.baseline_bytes
-        )
-        self._admission.enter(model)
+        registry = self._registry
+        load = registry.load_of(event.model_id, event.generation)
+        if load is not None and load.step is LoadStep.SIZING:
+            registry.timers.cancel(LoadTimer(load))
+            load.model.need = registry.baselines.need_of(event.prediction, registry.config.baseline_bytes)
+            self._admission.enter(load)
 
-    def start(self, model: Model, reserve_bytes: int = 0) -> None:
+    def start(self, load: Load, reserve_bytes: int = 0) -> None:
         """Spawn the worker of a load that may start, and reserve what it may take."""
-        registry, config = self._registry, self._registry.config
-        worker = registry.new_worker(model)
+        registry, config, model = self._registry, self._registry.config, load.model
+        load.step = LoadStep.STARTING
+        worker = registry.new_worker(load)
         worker.reserved_bytes = reserve_bytes
         registry.timers.set(WorkerTimer(worker.id), registry.now + config.spawn_timeout_s)
         spec = cast("LoadingSpec", model.spec)  # nothing is started that was not found
@@ -223,99 +225,93 @@ class Loading:
         model.cpu_threads = spec.cpu_threads or config.cpu_threads or share
         registry.effects.append(SpawnWorker(worker.id, model.id, spec, model.cpu_threads, spec.memory.limit_bytes))
 
-    def refuse(self, model: Model, error: HostError) -> None:
+    def refuse(self, load: Load, error: HostError) -> None:
         """End a load that has not started and will not; it is not tried again."""
-        model.load_error = error
-        model.retries_left = 0
-        if not model.alive():
-            self._end_failed_try(model, error)
+        load.retries_left = 0
+        self._end(load, error)
+        self.try_ended(load.model)
 
     def spec_delayed(self, event: SpecDelayed) -> bool:
         """Note that the files are still being written; say whether anybody waits for them."""
-        model = self._registry.generation_of(event.model_id, event.generation)
-        if model is None or not model.is_finding:
+        load = self._registry.load_of(event.model_id, event.generation)
+        if load is None or load.step is not LoadStep.FINDING:
             return False
-        self._registry.begin_story(model)
-        self._registry.note(model, "BEING_WRITTEN", event.reason)
+        self._registry.begin_story(load)
+        self._registry.note(load.model, "BEING_WRITTEN", event.reason)
         return True
 
-    def spec_refused(self, model_id: ModelId, generation: int, error: HostError) -> None:
+    def spec_refused(self, event: SpecRefused) -> None:
         """End a load that no finder could specify."""
-        model = self._found(model_id, generation)
-        if model is not None:
-            if not isinstance(error, NotFoundError):
-                self._registry.begin_story(model)  # something was there, and is not right
-            self.refuse(model, error)
+        load = self._found(event)
+        if load is not None:
+            if not isinstance(event.error, NotFoundError):
+                self._registry.begin_story(load)  # something was there, and is not right
+            self.refuse(load, event.error)
 
     def load_failed(self, worker: Worker, error: HostError) -> None:
-        """Note why a load failed; it ends when the worker is gone."""
-        if worker.model.load_error is None:
-            worker.model.load_error = error
+        """Note why a load failed, unless that is known, or its worker ends for another one; it ends with the worker."""
+        load = worker.model.load
+        if load is not None and load.step is LoadStep.STARTING:
+            self._end(load, error)
 
     def fail(self, worker: Worker, error: HostError) -> None:
         """End a load that is under way, by the host's own decision; it is not tried again."""
-        worker.model.retries_left = 0
+        worker.model.try_no_more()
         self.load_failed(worker, error)
         self._registry.kill(worker, error.message, worker.memory)
 
     def load_succeeded(self, worker: Worker, *, is_measured: bool) -> None:
-        """Answer everybody who waited for the model; what was measured just now is remembered."""
-        model = worker.model
-        registry = self._registry
+        """Answer the callers that waited for the model; what was measured just now is remembered."""
+        registry, model = self._registry, worker.model
+        load = cast("Load", model.load)  # nothing else is measured for the first time
         registry.timers.cancel(WorkerTimer(worker.id))
-        model.ready_s = registry.now
-        model.load_s = registry.now - worker.started_s
-        model.ready_bytes = model.charge_bytes
+        took_s = registry.now - worker.started_s
+        model.loaded = Loaded(registry.now, took_s, model.charge_bytes)
         registry.failures.pop(model.id, None)
         registry.evicted.pop(model.id, None)
-        load_s = registry.now - model.created_s
-        registry.move_model(model, ModelInput.LOAD_SUCCEEDED, f"loaded in {load_s:.3f} s")
+        registry.move_model(model, ModelInput.LOAD_SUCCEEDED, f"loaded in {registry.now - model.created_s:.3f} s")
         if is_measured and model.source.path is not None and model.spec is not None and worker.memory is not None:
             memory = worker.memory if worker.highest is None else worker.memory.with_peak_of(worker.highest)
-            registry.effects.append(RememberSize(model.source.path, model.spec, memory, model.load_s))
-        registry.waiting.answer(model.waiters, registry.describe(model))
+            registry.effects.append(RememberSize(model.source.path, model.spec, memory, took_s))
+        registry.waiting.answer(load.waiters, registry.describe(model))
         registry.happened.append(LoadEnded(model, None))
 
     def try_ended(self, model: Model) -> None:
-        """Go on after the last worker of a failed try is gone."""
-        if model.state is ModelState.LOADING and model.load_error is not None:
-            self._end_failed_try(model, model.load_error)
-        elif model.state is ModelState.LOADING and model.is_put_back:
-            model.freed_bytes = model.processes_ended = 0
-            model.size_bytes, model.size_source = None, "unknown"
-            self._admission.enter_again(model)
+        """Go on with a load after its last process, if that is what it waits for."""
+        load = model.load
+        if load is None or model.alive():
+            return
+        if load.step is LoadStep.ENDING:
+            self._end_failed_try(load, cast("HostError", load.error))
+        elif load.step is LoadStep.PUT_BACK:
+            model.freed, model.size = Freed(), Size()
+            self._admission.enter_again(load)
 
-    def expire_finder(self, key: FinderTimer) -> None:
+    def give_up_finding(self, load: Load) -> None:
         """Give up a finder that does not answer, or files that are written without end."""
-        limit_s = self._registry.config.load_timeout_s
-        said = f": {key.model.reason}" if key.model.reason else ""
+        limit_s, reason = self._registry.config.load_timeout_s, load.model.reason
+        said = f": {reason}" if reason else ""
         late = f"no finder could say within {limit_s:g} s (workers.load_timeout_s) how to load it{said}"
-        self.spec_refused(key.model.id, key.model.generation, DeadlineExceededError(late))
-
-    def retry(self, key: RetryTimer) -> None:
-        """Try a failed load again."""
-        key.model.load_error = None
-        self._find(key.model)
+        self._registry.begin_story(load)
+        self.refuse(load, DeadlineExceededError(late))
 
     def overtake(self, model: Model) -> None:
-        """Forget the timers of a model that an unload overtakes."""
-        model.is_finding = model.is_predicting = False
+        """Forget what a model waits for that is about to be unloaded."""
         self._registry.timers.cancel(IdleTimer(model))
-        self._registry.timers.cancel(FinderTimer(model))
-        self._registry.timers.cancel(RetryTimer(model))
-        self._admission.leave(model)
+        if model.load is not None:
+            self._registry.timers.cancel(LoadTimer(model.load))
+            self._admission.leave(model.load)
 
     def unload_ended(self, what: UnloadEnded) -> None:
         """Load again what is reloaded, or was wanted meanwhile."""
-        unloaded = what.model
-        reload, waiting = unloaded.reload, self._registry.waiting
-        if reload is None and not unloaded.next_waiters and not (unloaded.is_evicted and unloaded.is_wanted):
+        unload, waiting = what.unload, self._registry.waiting
+        if unload.reload is None and not unload.next_waiters and not (unload.eviction and unload.is_wanted):
             return
         try:
-            model = self.wanted(unloaded.id) if reload is None else self._reload(unloaded, reload)
-            waiting.move(unloaded.next_waiters, model.waiters)
+            model = self.wanted(unload.model.id) if unload.reload is None else self._reload(unload.model, unload.reload)
+            waiting.move(unload.next_waiters, cast("Load", model.load).waiters)  # it has just begun
         except HostError as error:
-            waiting.refuse(unloaded.next_waiters, error)
+            waiting.refuse(unload.next_waiters, error)
 
     # Steps
 
@@ -323,37 +319,40 @@ class Loading:
         self.refuse_if_stopping()
         self._registry.evicted.pop(unloaded.id, None)
         retries = retries_of(reload.retries, self._registry.config.load_retries)
-        model = self.begin(unloaded.id, reload.source, reload.origin, retries, is_reload=True)
+        model = self.begin(unloaded.id, reload.source, reload.origin, retries, Cause.RELOAD).model
         model.own_retries = reload.retries
-        model.is_on_demand = model.has_own_pin = True
-        model.is_pinned = unloaded.is_pinned
+        model.pin = unloaded.is_pinned
         return model
 
-    def _find(self, model: Model) -> None:
-        registry = self._registry
-        model.tries += 1
-        model.is_finding = True
-        registry.timers.set(FinderTimer(model), registry.now + registry.config.load_timeout_s)
+    def find(self, load: Load) -> None:
+        """Begin a try: ask a finder."""
+        registry, model = self._registry, load.model
+        load.tries += 1
+        load.step = LoadStep.FINDING
+        registry.timers.set(LoadTimer(load), registry.now + registry.config.load_timeout_s)
         registry.effects.append(FindSpec(model.id, model.generation, model.source, model.origin))
 
-    def _found(self, model_id: ModelId, generation: int) -> Model | None:
-        """Return the model whose finder has answered; None if nobody waits for its answer any more."""
-        model = self._registry.generation_of(model_id, generation)
-        if model is None or not (model.is_finding or model.is_predicting):
+    def _found(self, event: SpecFound | SpecRefused) -> Load | None:
+        """Return the load that a finder has answered for; None if that does not wait for it any more."""
+        load = self._registry.load_of(event.model_id, event.generation)
+        if load is None or load.step not in (LoadStep.FINDING, LoadStep.SIZING):
             return None
-        model.is_finding = model.is_predicting = False
-        self._registry.timers.cancel(FinderTimer(model))
-        return model
+        self._registry.timers.cancel(LoadTimer(load))
+        return load
 
-    def _end_failed_try(self, model: Model, error: HostError) -> None:
-        registry = self._registry
-        if model.retries_left > 0 and not is_permanent(error):
-            model.retries_left -= 1
-            model.freed_bytes = model.processes_ended = 0  # what the failed try gave back is no unload's
+    def _end(self, load: Load, error: HostError) -> None:
+        load.step, load.error = LoadStep.ENDING, error
+
+    def _end_failed_try(self, load: Load, error: HostError) -> None:
+        registry, model = self._registry, load.model
+        if load.retries_left > 0 and not is_permanent(error):
+            load.retries_left -= 1
+            load.step, load.error = LoadStep.BACKOFF, None
+            model.freed = Freed()  # what the failed try gave back is no unload's
             config = registry.config
-            wait_s = min(config.retry_max_backoff_s, config.retry_backoff_s * 2 ** (model.tries - 1))
-            registry.timers.set(RetryTimer(model), registry.now + wait_s)
-            tries = f"try {model.tries} of {model.tries + 1 + model.retries_left}"
+            wait_s = min(config.retry_max_backoff_s, config.retry_backoff_s * 2 ** (load.tries - 1))
+            registry.timers.set(LoadTimer(load), registry.now + wait_s)
+            tries = f"try {load.tries} of {load.tries + 1 + load.retries_left}"
             registry.note(model, "RETRY", f"{tries} failed, the next in {wait_s:g} s: {error.message}")
             return
         registry.move_model(model, ModelInput.LOAD_FAILED, error.message)
@@ -361,7 +360,7 @@ class Loading:
         registry.note_failure(model, error)
         if isinstance(error, NotFoundError):
             registry.evicted.pop(model.id, None)  # what is gone cannot be loaded again
-        registry.waiting.refuse(model.waiters, error)
+        registry.waiting.refuse(load.waiters, error)
         registry.happened.append(LoadEnded(model, error))
 
 

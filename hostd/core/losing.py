@@ -1,19 +1,19 @@
-"""Workers that are lost: last words, connections that end, exits, and what those who wait for a worker hear of its end.
+"""Workers that are lost: last words, connections that end, exits, and what callers hear of the end of a worker.
 
 Rules
 1. A worker that ends says last words if it can, then its connection ends, then its process. The exit status is the best
-   reason, so whoever loses its connection has `DISCONNECT_GRACE_S` to exit.
-2. A worker without a connection never serves again. One whose process lives on after that time (it has started another
-   program, closed descriptors or lost its loop) is killed; calls and a load that wait for it end with this reason.
-3. Nobody speaks for a worker whose connection has ended, whatever token it shows.
+   reason, so one that loses its connection has `DISCONNECT_GRACE_S` to exit.
+2. A worker without a connection never serves again. If its process lives on after that time (it has started another
+   program, closed descriptors or lost its loop) it is killed; calls and a load that wait for it end with this reason.
+3. Nothing speaks for a worker after its connection has ended, whatever token it shows.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hostd.core.deadlines import ConnectionTimer, IdleTimer
-from hostd.core.lifecycle import SERVING, ModelInput, WorkerInput, WorkerState
+from hostd.core.lifecycle import ModelInput, WorkerInput, WorkerState
 from hostd.core.refusals import limit_error
 from hostd.core.values import Death
 from hostd_workers.wire.errors import HostError, ResourceExhaustedError, UnavailableError
@@ -37,7 +37,7 @@ class Losing:
     """The decisions about workers that end by themselves."""
 
     def __init__(self, registry: Registry, loading: Loading, router: Router) -> None:
-        """Take what is known, who goes on with a load, and who has the calls."""
+        """Take what is known, what goes on with a load, and what has the calls."""
         self._registry = registry
         self._loading = loading
         self._router = router
@@ -68,14 +68,14 @@ class Losing:
         self.lose(worker, lost)
 
     def exited(self, event: WorkerExited) -> None:
-        """Go on with a worker whose process has ended: what is left of its tree is killed, and its calls end."""
+        """Go on with a worker after its process has ended: what is left of its tree is killed, and its calls end."""
         registry = self._registry
         worker = registry.workers.get(event.worker_id)
         if worker is None:
             return
         worker.exit, worker.death, worker.stack = event.how, event.death, event.stack
         if event.death is not Death.UNEXPLAINED:
-            worker.model.retries_left = 0  # it would take as much again
+            worker.model.try_no_more()  # it would take as much again
         state = worker.state
         registry.move_worker(worker, WorkerInput.EXITED, event.how)
         if state is not WorkerState.KILLING:
@@ -85,7 +85,7 @@ class Losing:
         """End the calls of a worker that is lost; the state of a model that served follows."""
         self._router.fail_all(worker, death)
         model = worker.model
-        if model.state in SERVING:
+        if model.is_serving:
             why = ModelInput.WORKER_LOST if model.ready else ModelInput.LAST_WORKER_LOST
             model.death = death
             self._registry.move_model(model, why, death.message)
@@ -95,8 +95,7 @@ class Losing:
                 self._router.release(model)
 
     def death_of(self, worker: Worker, output: str = "") -> HostError:
-        """Return what whoever waits for a worker hears of its exit; `output` is the end of what it printed."""
-        words = worker.last_words
+        """Return what the callers of a worker hear of its exit; `output` is the end of what it printed."""
         if worker.death is Death.MEMORY_LIMIT:
             limit_bytes = worker.model.spec.memory.limit_bytes if worker.model.spec else None
             return limit_error(worker.model, limit_bytes, None)
@@ -111,9 +110,7 @@ class Losing:
         if worker.death is Death.OUT_OF_MEMORY:
             details["reason"] = worker.death.value
             return ResourceExhaustedError(f"{message}. The machine, or the host's cgroup, has no more", details=details)
-        if words is None:
-            return UnavailableError(message, details=details)
-        return UnavailableError(f"{message}; its last words: {words.message}", details={**words.details, **details})
+        return _unavailable(worker, message, details)
 
     def problems(self) -> list[str]:
         """Return what is wrong with workers without a connection; a question for `check_invariants`."""
@@ -132,8 +129,11 @@ class Losing:
             f"({worker.disconnected}), and its process lived on. Has the model started another program in its place "
             f"(exec), or closed descriptors that are not its own? hostd logs {worker.model.id} has what it printed"
         )
-        words = worker.last_words
-        details = {"pid": worker.pid, "model_id": worker.model.id}
-        if words is None:
-            return UnavailableError(message, details=details)
-        return UnavailableError(f"{message}; its last words: {words.message}", details={**words.details, **details})
+        return _unavailable(worker, message, {"pid": worker.pid, "model_id": worker.model.id})
+
+
+def _unavailable(worker: Worker, message: str, details: dict[str, Any]) -> HostError:
+    words = worker.last_words
+    if words is None:
+        return UnavailableError(message, details=details)
+    return UnavailableError(f"{message}; its last words: {words.message}", details={**words.details, **details})

@@ -11,30 +11,18 @@ Rules
 3. What follows from what stands in one table (`_follows`), and is settled before `handle` returns.
 4. `queries` answers questions and changes nothing.
 
-This file dispatches events, deadlines and what follows from them to those who decide. It decides nothing itself.
+This file dispatches events, deadlines and what follows from them to the modules that decide. It decides nothing itself.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hostd.core import deadlines as due
 from hostd.core import events as ev
 from hostd.core.calls.routing import Router
 from hostd.core.comparing import Comparing
 from hostd.core.config import CoreConfig
-from hostd.core.deadlines import (
-    AdmissionTimer,
-    ConnectionTimer,
-    FinderTimer,
-    GoneTimer,
-    HeadroomTimer,
-    HeldTimer,
-    IdleTimer,
-    RetryTimer,
-    UploadTimer,
-    WaiterTimer,
-    WorkerTimer,
-)
 from hostd.core.files.deploying import Deploying
 from hostd.core.files.pinning import Pinning
 from hostd.core.files.syncing import Syncing
@@ -48,23 +36,20 @@ from hostd.core.memory.admission import Admission, Evict, Refuse, Release, Start
 from hostd.core.memory.charges import Charges
 from hostd.core.memory.growing import Fail
 from hostd.core.memory.planning import Planning
+from hostd.core.models import LoadStep
 from hostd.core.queries.queries import Queries
 from hostd.core.registry import Registry
 from hostd.core.reloading import Reloading
 from hostd.core.unloading import Unloading
 from hostd.core.workers import Workers
-from hostd_workers.wire.errors import (
-    CancelledError,
-    DeadlineExceededError,
-    HostError,
-    InternalError,
-)
+from hostd_workers.wire.errors import CancelledError, DeadlineExceededError, HostError, InternalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from hostd.core.effects import Effect
     from hostd.core.memory.admission import Verdict
+    from hostd.core.models import Load
 
 
 class Core:
@@ -112,7 +97,7 @@ class Core:
             ev.SpecFound: loading.spec_found,
             ev.SizePredicted: loading.size_predicted,
             ev.SpecDelayed: self._on_spec_delayed,
-            ev.SpecRefused: lambda e: loading.spec_refused(e.model_id, e.generation, e.error),
+            ev.SpecRefused: loading.spec_refused,
             ev.WorkerSpawned: workers.spawned,
             ev.WorkerSpawnFailed: workers.spawn_failed,
             ev.WorkerSaidHello: workers.said_hello,
@@ -142,19 +127,32 @@ class Core:
             ev.TimePassed: self._on_time_passed,
         }
         self._timeouts: dict[type, Callable[[Any], None]] = {
-            WorkerTimer: workers.expire,
-            ConnectionTimer: losing.expire,
-            WaiterTimer: lambda key: self._registry.waiting.dismiss(key.caller, _too_late()),
-            HeldTimer: router.expire_held,
-            FinderTimer: loading.expire_finder,
-            RetryTimer: loading.retry,
-            AdmissionTimer: lambda key: self._see_to(admission.expire(key)),
-            IdleTimer: lambda key: self._see_to(admission.expire_idle(key)),
-            UploadTimer: deploying.expire,
-            HeadroomTimer: lambda _: self._registry.headroom_changed(),
-            GoneTimer: lambda key: router.lose_client(key.client),
+            due.WorkerTimer: workers.expire,
+            due.ConnectionTimer: losing.expire,
+            due.WaiterTimer: lambda key: self._registry.waiting.dismiss(key.caller, _too_late()),
+            due.HeldTimer: router.expire_held,
+            due.LoadTimer: lambda key: self._late_steps[key.load.step](key.load),
+            due.IdleTimer: lambda key: self._see_to(admission.expire_idle(key)),
+            due.UploadTimer: deploying.expire,
+            due.HeadroomTimer: lambda _: self._registry.headroom_changed(),
+            due.GoneTimer: lambda key: router.lose_client(key.client),
             int: router.expire,
         }
+        self._doing: dict[type, Callable[[Any], None]] = {
+            Start: lambda verdict: loading.start(verdict.load, verdict.reserve_bytes),
+            Refuse: lambda verdict: loading.refuse(verdict.load, verdict.error),
+            Fail: lambda verdict: loading.fail(verdict.worker, verdict.error),
+            Evict: lambda verdict: unloading.evict(verdict.model, verdict.reason),
+            Release: lambda verdict: router.release(verdict.model),
+        }
+        self._late_steps: dict[LoadStep, Callable[[Load], None]] = {
+            LoadStep.FINDING: loading.give_up_finding,
+            LoadStep.SIZING: loading.give_up_finding,
+            LoadStep.QUEUED: lambda load: self._see_to(admission.expire(load)),
+            LoadStep.STARTING: lambda load: self._see_to(admission.growing.expire(load)),
+            LoadStep.BACKOFF: loading.find,
+        }
+        """What is done when the deadline of a load's step has come."""
         self._follows: dict[type, tuple[Callable[[Any], None], ...]] = {
             LoadEnded: (admission.load_ended, router.load_ended, deploying.load_ended, syncing.load_ended),
             UnloadEnded: (
@@ -198,17 +196,7 @@ class Core:
     def _see_to(self, verdicts: Iterable[Verdict]) -> None:
         """Do what admission decides, one after the other: each decision counts with what was done before it."""
         for verdict in verdicts:
-            match verdict:
-                case Start(model, reserve_bytes):
-                    self._loading.start(model, reserve_bytes)
-                case Refuse(model, error):
-                    self._loading.refuse(model, error)
-                case Fail(worker, error):
-                    self._loading.fail(worker, error)
-                case Evict(model, reason):
-                    self._unloading.evict(model, reason)
-                case Release(model):
-                    self._router.release(model)
+            self._doing[type(verdict)](verdict)
 
     # Time and clients
 

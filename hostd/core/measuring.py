@@ -7,8 +7,8 @@ Rules
    perhaps, and says nothing any more.
 4. A model is READY with the first sample that was asked for after its load, not before; what was reserved for it counts
    until such a sample could be read.
-5. A model over its own limit is killed, alone, and whoever waited for it is told the figure and the limit. It is not
-   tried again: it would do the same.
+5. A model over its own limit is killed, alone, and its callers are told the figure and the limit. It is not tried
+   again: it would do the same.
 6. A load that holds more than is reserved for it goes on, or is paused: `Growing` sees to that at the next look, which
    every sample causes.
 """
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from hostd.core.lifecycle import WorkerInput, WorkerState
 from hostd.core.refusals import limit_error
+from hostd.core.values import Size
 
 if TYPE_CHECKING:
     from hostd.core.events import BaselineMeasured, WorkerMeasured
@@ -33,7 +34,7 @@ class Measuring:
     """The decisions about samples."""
 
     def __init__(self, registry: Registry, loading: Loading, admission: Admission, losing: Losing) -> None:
-        """Take who goes on with a load, who minds the budget, and who ends the calls of a worker that is lost."""
+        """Take what goes on with a load, what minds the budget, and what ends the calls of a worker that is lost."""
         self._registry = registry
         self._loading = loading
         self._admission = admission
@@ -62,11 +63,11 @@ class Measuring:
                 worker.highest = event.memory
             worker.reserved_bytes = 0 if is_of_loaded else worker.reserved_bytes
             sizes = [w.memory.rss_bytes for w in model.workers.values() if w.memory is not None]
-            model.size_bytes, model.size_source = sum(sizes), "measured"
+            model.size = Size(sum(sizes), "measured")
             if self._has_broken_limit(worker, model):
                 return
-        elif event.estimate is not None and model.size_bytes is None:
-            model.size_bytes, model.size_source = event.estimate.bytes, event.estimate.source
+        elif event.estimate is not None and model.size.bytes is None:
+            model.size = Size(event.estimate.bytes, event.estimate.source)
         is_done = is_of_loaded and not worker.disconnected and registry.accepts(worker, WorkerInput.MEASURED)
         too_large = self._admission.growing.done(worker) if is_done else None
         if too_large is not None:
@@ -83,10 +84,7 @@ class Measuring:
         if limit_bytes is None or measured_bytes <= limit_bytes or not _has_model(worker):
             return False
         error = limit_error(model, limit_bytes, measured_bytes)
-        model.retries_left = 0
-        if worker.state in (WorkerState.LOADING, WorkerState.PAUSED):
-            self._loading.load_failed(worker, error)
-        self._registry.kill(worker, error.message, worker.memory)  # which need not be read again
+        self._loading.fail(worker, error)
         self._losing.lose(worker, error)
         return True
 

@@ -1,6 +1,6 @@
-"""What the registry holds: models, generation by generation, their workers, and those that were evicted.
+"""What the registry holds: models, generation by generation, their loads, unloads and workers; what was evicted.
 
-Plain books: whoever decides writes into them, but for the states, which only `Registry` changes.
+Plain books: the deciding modules write into them, but for the states, which only `Registry` changes.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hostd.core.bookkeeping.latencies import Latencies
 from hostd.core.bookkeeping.shares import ClientShares
-from hostd.core.lifecycle import ALIVE, ModelState, WorkerState
+from hostd.core.lifecycle import ALIVE, SERVING, ModelState, WorkerState
 from hostd.core.standing import NOTHING, Standing
-from hostd.core.values import Death, LoadSource, Origin
-from hostd.records import STANDALONE
+from hostd.core.values import Death, LoadSource, Need, Origin, Size
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hostd.core.values import Caller, CallId, LoadingSpec, Memory, ModelId, Waiters, WorkerId
     from hostd.records import MethodInfo
     from hostd_workers.wire.errors import HostError
@@ -49,7 +50,7 @@ class Worker:
     """A worker process, from the decision to spawn it until the proof that it is gone.
 
     `highest` is the sample with the most resident memory; `left_s` is what is left of its time to load while it is
-    PAUSED. `shares` is whose the calls are that it has, those that it was told to leave included. `disconnected` says
+    PAUSED. `shares` says which clients have its calls, those that it was told to leave included. `disconnected` says
     how its connection ended, "" while it has one or none yet. `obstacle` says why its processes are still there after a
     kill, `is_beyond_reach` that the host may not end them.
     """
@@ -67,7 +68,7 @@ class Worker:
     loaded_s: float | None = None
     left_s: float = 0.0
     calls: set[CallId] = field(default_factory=set)
-    left: dict[CallId, Left] = field(default_factory=dict)
+    left: dict[CallId, Call] = field(default_factory=dict)
     shares: ClientShares = field(default_factory=ClientShares)
     last_words: HostError | None = None
     disconnected: str = ""
@@ -93,26 +94,116 @@ class Worker:
         """What is reserved for it beyond that."""
         return max(0, self.reserved_bytes - self.measured_bytes)
 
+    @property
+    def place(self) -> int:
+        """The number of its load in the line for memory."""
+        return self.model.load.place if self.model.load else 0
+
     def __repr__(self) -> str:
         return f"<Worker {self.id} of {self.model.id} {self.state.value} pid={self.pid} calls={len(self.calls)}>"
 
 
+class Cause(enum.Enum):
+    """Why a load has begun."""
+
+    ASKED = "ASKED"
+    ON_USE = "ON_USE"
+    RELOAD = "RELOAD"
+
+
+class LoadStep(enum.Enum):
+    """What a load waits for.
+
+    FINDING: its finder. SIZING: what it will need. QUEUED: memory. STARTING: its worker. PUT_BACK: the end of its
+    worker, which was killed for an older load; then it is QUEUED again. ENDING: the end of its last process, because it
+    has failed. BACKOFF: its next try.
+    """
+
+    FINDING = "FINDING"
+    SIZING = "SIZING"
+    QUEUED = "QUEUED"
+    STARTING = "STARTING"
+    PUT_BACK = "PUT_BACK"
+    ENDING = "ENDING"
+    BACKOFF = "BACKOFF"
+
+
+@dataclass(eq=False)
+class Load:
+    """The load of a model that is LOADING, with all its tries; its end answers the `waiters`.
+
+    `place` is its number in the line for memory. `error` is why its last try has failed, while it is ENDING.
+    """
+
+    model: Model
+    cause: Cause
+    retries_left: int
+    step: LoadStep = LoadStep.FINDING
+    tries: int = 0
+    place: int = 0
+    error: HostError | None = None
+    waiters: Waiters = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Load of {self.model.id}#{self.model.generation} {self.step.value} try={self.tries}>"
+
+
+@dataclass(eq=False)
+class Unload:
+    """The unload of a model that is UNLOADING; the proof answers the `waiters`, and the load after it `next_waiters`.
+
+    `eviction`: why the host unloads it by its own decision ("": it does not); it is loaded again when it is used, or at
+    once if it `is_wanted` again. `reload`: what is loaded when it is gone.
+    """
+
+    model: Model
+    began_s: float
+    eviction: str = ""
+    is_wanted: bool = False
+    reload: Reload | None = None
+    waiters: Waiters = field(default_factory=dict)
+    next_waiters: Waiters = field(default_factory=dict)
+
+    @property
+    def is_coming_back(self) -> bool:
+        """Whether the model is loaded again when this is over, or when it is used."""
+        return bool(self.eviction) or self.reload is not None
+
+
+class Freed(NamedTuple):
+    """What the processes of a model that have ended gave back, and how many they were."""
+
+    bytes: int = 0
+    processes: int = 0
+
+
+class Loaded(NamedTuple):
+    """The end of a load that succeeded: when it was, how long its worker took, and what the model held then."""
+
+    at_s: float
+    took_s: float
+    bytes: int
+
+
+class Interface(NamedTuple):
+    """What a worker says of the model that it has loaded."""
+
+    loader: str | None = None
+    methods: Mapping[str, MethodInfo] = {}
+    default_method: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
 @dataclass(eq=False)
 class Model:
-    """One generation of a model; `waiters` are the callers that the end of the load answers.
+    """One generation of a model. It has a `load` while it is LOADING, an `unload` from UNLOADING on.
 
-    `next_waiters` want the load after the unload that is under way (with lazy loading). `earlier` are the workers of
-    earlier generations that were dying when this one began. `is_told` says whether its
-    story has begun: that of a lazy load begins when something was found. `is_on_demand`: its load began because an
-    evicted model was used, so calls wait for it. `eviction`: why the host unloads it by its own decision ("": it does
-    not); it is loaded again when it is used, or at once if it `is_wanted` again. `is_yielding`: it yields for
-    another, was asked to at `asked_s`, and new calls wait for its next load. `reload`: what is loaded when it is gone.
-    `place` is its number in the line for memory. `is_put_back`: its worker is killed to make room for an
-    older load, and it waits in line again.
+    `earlier` are the workers of earlier generations that were dying when this one began. `is_told` says whether its
+    story has begun: that of a lazy load begins when something was found. `is_yielding`: it yields for another, was
+    asked to at `asked_s`, and new calls wait for its next load.
 
-    `source` is what is loaded, with the `standing` arguments where the load gave none. `own_retries` and `has_own_pin`
-    are set when somebody has decided these before; `is_reload` when the load follows the unload of a reload. `digest`
-    is that of the files when the load began.
+    `source` is what is loaded, with the `standing` arguments where the load gave none. `own_retries` and `pin` are None
+    until somebody has decided them. `digest` is that of the files when the load began.
     """
 
     id: ModelId
@@ -120,81 +211,58 @@ class Model:
     source: LoadSource
     created_s: float
     origin: Origin = Origin.REQUESTED
-    retries_left: int = 0
-    tries: int = 0
-    is_finding: bool = False
-    is_predicting: bool = False
+    state: ModelState = ModelState.LOADING
+    load: Load | None = None
+    unload: Unload | None = None
     is_told: bool = False
-    is_on_demand: bool = False
-    eviction: str = ""
-    is_wanted: bool = False
     is_yielding: bool = False
     asked_s: float = -math.inf
-    place: int = 0
-    is_put_back: bool = False
-    is_pinned: bool = False
-    has_own_pin: bool = False
+    pin: bool | None = None
     own_retries: int | None = None
-    is_reload: bool = False
     standing: Standing = NOTHING
-    reload: Reload | None = None
     digest: str | None = None
     files: Freshness = Freshness.UNKNOWN
-    state: ModelState = ModelState.LOADING
     spec: LoadingSpec | None = None
-    loader: str | None = None
+    interface: Interface = field(default_factory=Interface)
     workers: dict[WorkerId, Worker] = field(default_factory=dict)
     earlier: list[Worker] = field(default_factory=list)
     ready: list[Worker] = field(default_factory=list)
-    methods: dict[str, MethodInfo] = field(default_factory=dict)
-    default_method: str | None = None
-    warnings: tuple[str, ...] = ()
-    waiters: Waiters = field(default_factory=dict)
-    unload_waiters: Waiters = field(default_factory=dict)
-    next_waiters: Waiters = field(default_factory=dict)
-    load_error: HostError | None = None
     death: HostError | None = None
     reason: str = ""
     calls: int = 0
     errors: int = 0
-    ready_s: float | None = None
     last_used_s: float | None = None
-    unload_began_s: float = 0.0
-    size_bytes: int | None = None
-    size_source: str = "unknown"
-    need_bytes: int = 0
-    need_source: str = "unknown"
-    ready_bytes: int = 0
-    load_s: float = 0.0
-    cpu_threads: int | None = None
     latencies: Latencies = field(default_factory=Latencies)
-    freed_bytes: int = 0
-    processes_ended: int = 0
+    loaded: Loaded | None = None
+    size: Size = field(default_factory=Size)
+    need: Need = field(default_factory=Need)
+    freed: Freed = field(default_factory=Freed)
+    cpu_threads: int | None = None
 
     def __repr__(self) -> str:
         return f"<Model {self.id}#{self.generation} {self.state.value} workers={list(self.workers.values())}>"
 
     @property
-    def is_evicted(self) -> bool:
-        """Whether it is unloaded, or being unloaded, by the host's own decision."""
-        return bool(self.eviction)
+    def is_serving(self) -> bool:
+        """Whether it answers calls."""
+        return self.state in SERVING
 
     @property
-    def is_coming_back(self) -> bool:
-        """Whether it is loaded again when its unload is over, or when it is used."""
-        return self.is_evicted or self.reload is not None
+    def is_pinned(self) -> bool:
+        """Whether it is kept whatever the budget says."""
+        return bool(self.pin)
 
     @property
     def again(self) -> LoadSource:
         """What to load to have it again: only a load that named its path has said more than the path."""
         source = self.source
-        return source if self.origin is Origin.REQUESTED else LoadSource(source.path, STANDALONE, None, None, {})
+        return source if self.origin is Origin.REQUESTED else LoadSource(source.path)
 
     @property
     def next_load(self) -> Reload:
         """What a reload loads that does not say otherwise: what is about to be loaded, else the same again."""
         retries = self.own_retries if self.origin is Origin.REQUESTED else None
-        return self.reload or Reload(self.again, retries, self.origin)
+        return (self.unload and self.unload.reload) or Reload(self.again, retries, self.origin)
 
     @property
     def charge_bytes(self) -> int:
@@ -204,7 +272,12 @@ class Model:
     @property
     def grown_bytes(self) -> int:
         """How much more it counts than when it was ready, or while it loads than was reserved for it."""
-        return self.charge_bytes - (self.need_bytes if self.ready_s is None else self.ready_bytes)
+        return self.charge_bytes - (self.loaded.bytes if self.loaded else self.need.bytes)
+
+    def try_no_more(self) -> None:
+        """Let the try in hand be the last: the next would end in the same way."""
+        if self.load is not None:
+            self.load.retries_left = 0
 
     def alive(self) -> list[Worker]:
         """Return the workers that may still have a process, those of earlier generations too."""
@@ -220,14 +293,16 @@ class Failure(NamedTuple):
     origin: Origin
 
 
-class Left(NamedTuple):
-    """A call that its worker still has and nobody waits for any more; `why` says in words what became of that."""
+class Call(NamedTuple):
+    """A call that a worker has; if nothing waits for it any more, `left` says in words why."""
 
+    id: CallId
     caller: Caller
-    method: str
-    began_s: float
+    worker: Worker
     size_bytes: int
-    why: str
+    began_s: float
+    method: str
+    left: str = ""
 
 
 class Evicted(NamedTuple):

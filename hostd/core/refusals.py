@@ -46,7 +46,7 @@ def check_directory(registry: Registry) -> None:
 
 
 def check_nothing_inside(registry: Registry, model_id: str, advice: str) -> None:
-    """Raise `FailedPreconditionError` if models are loaded whose files lie inside of this one's directory."""
+    """Raise `FailedPreconditionError` if models are loaded with files inside of this one's directory."""
     nested = sorted(id for id in registry.models if id.startswith(f"{model_id}/"))
     if nested:
         raise FailedPreconditionError(f"{model_id!r} holds models that are loaded ({', '.join(nested[:10])}): {advice}")
@@ -121,10 +121,10 @@ class OverBudget(NamedTuple):
 def over_budget(over: OverBudget, *, is_measured: bool = False) -> HostError:
     """Return the error of a load that is refused, or ended if it `is_measured` that it needs so much and more."""
     model, budget, needed = over.model, format_size(over.budget_bytes), format_size(over.needed_bytes)
-    need = f"{format_size(model.need_bytes)} ({model.need_source})"
+    need = f"{format_size(model.need.bytes)} ({model.need.source})"
     is_above = over.needed_bytes > over.budget_bytes
     free = f"and {format_size(max(over.free_bytes, 0))} of the budget of {budget} are free {over.when}"
-    how = _HOW.get(model.need_source, "")
+    how = _HOW.get(model.need.source, "")
     if is_measured:
         free = f"and the whole budget is {budget}" if is_above else free
         said = f"was killed while it was loaded: it held {needed} and needs more, {need} were expected, {free}"
@@ -139,7 +139,7 @@ def over_budget(over: OverBudget, *, is_measured: bool = False) -> HostError:
             "reason": "BUDGET",
             "model_id": model.id,
             "needed_bytes": over.needed_bytes,
-            "need_source": "measured" if is_measured else model.need_source,
+            "need_source": "measured" if is_measured else model.need.source,
             "free_bytes": over.free_bytes,
             "budget_bytes": over.budget_bytes,
             "holders": [holder.to_dict() for holder in over.holders],

@@ -15,11 +15,11 @@ Rules
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hostd.core.bookkeeping.baselines import Baselines
 from hostd.core.bookkeeping.timers import Timers
-from hostd.core.deadlines import AdmissionTimer, WorkerTimer
+from hostd.core.deadlines import LoadTimer, WorkerTimer
 from hostd.core.describing import describe
 from hostd.core.effects import (
     Announce,
@@ -31,7 +31,7 @@ from hostd.core.effects import (
     SendLoad,
     refusal,
 )
-from hostd.core.events import STANDALONE, FilesId, LoadSource, ModelId, Origin, WorkerId
+from hostd.core.events import FilesId, LoadSource, ModelId, Origin, WorkerId
 from hostd.core.happenings import HEADROOM_CHANGED, MODEL_IDLE
 from hostd.core.lifecycle import (
     MODEL_TRANSITIONS,
@@ -42,7 +42,7 @@ from hostd.core.lifecycle import (
     WorkerInput,
     WorkerState,
 )
-from hostd.core.models import Evicted, Failure, Model, Worker
+from hostd.core.models import Cause, Evicted, Failure, Load, Model, Unload, Worker
 from hostd.core.waiting import Waiting
 from hostd.records import Event, UnloadReport
 from hostd.units import counted
@@ -57,12 +57,14 @@ if TYPE_CHECKING:
     from hostd.records import ModelInfo
 
 
-_WANTED_BY = {
+_WANTED_BY: Final[dict[Origin | Cause, str]] = {
     Origin.REQUESTED: "requested",
     Origin.LAZY: "because somebody wants to use it",
     Origin.SYNCED: "found in the models directory",
     Origin.DEPLOYED: "deployed",
     Origin.DECLARED: "declared in the configuration",
+    Cause.RELOAD: "requested",
+    Cause.ON_USE: "because somebody wants to use it",
 }
 
 MAX_EVICTED = 10_000
@@ -123,29 +125,20 @@ class Registry:
         elif MODEL_IDLE not in self.happened:
             self.happened.append(MODEL_IDLE)
 
-    def new_model(
-        self,
-        model_id: ModelId,
-        source: LoadSource,
-        origin: Origin = Origin.REQUESTED,
-        retries: int = 0,
-        *,
-        is_reload: bool = False,
-    ) -> Model:
-        """Register a new generation of an id."""
-        model = self._new_generation(model_id, source, origin, retries)
-        model.is_reload = is_reload
-        self._take_place(model)
+    def new_model(self, model_id: ModelId, source: LoadSource, origin: Origin, retries: int, cause: Cause) -> Load:
+        """Register a new generation of an id, and return its load."""
+        load = self._new_generation(model_id, source, origin, retries, cause)
+        self._take_place(load.model)
         if origin is not Origin.LAZY:
-            self.begin_story(model)
-        return model
+            self.begin_story(load)
+        return load
 
-    def new_successor(self, model_id: ModelId, source: LoadSource, retries: int) -> Model:
-        """Make a new generation beside the one that serves."""
-        model = self._new_generation(model_id, source, Origin.DEPLOYED, retries)
-        self.successors[model_id] = model
-        self.begin_story(model)
-        return model
+    def new_successor(self, model_id: ModelId, source: LoadSource, retries: int) -> Load:
+        """Make a new generation beside the one that serves, and return its load."""
+        load = self._new_generation(model_id, source, Origin.DEPLOYED, retries, Cause.ASKED)
+        self.successors[model_id] = load.model
+        self.begin_story(load)
+        return load
 
     def promote(self, model: Model) -> Model:
         """Let a successor take the place of the registered model, and return that."""
@@ -154,47 +147,54 @@ class Registry:
         self._take_place(model)
         return replaced
 
-    def begin_story(self, model: Model) -> None:
+    def begin_story(self, load: Load) -> None:
         """Tell that there is a new generation."""
+        model = load.model
         if not model.is_told:
             model.is_told = True
-            self._tell(model, None, "NEW", model.state.value, "LOAD", _why_loaded(model))
+            self._tell(model, None, "NEW", model.state.value, "LOAD", _why_loaded(load))
 
     def note(self, model: Model, cause: str, reason: str) -> None:
         """Tell something of a model that leaves its state as it is."""
         model.reason = reason
         self._tell(model, None, model.state.value, model.state.value, cause, reason)
 
-    def _new_generation(self, model_id: ModelId, source: LoadSource, origin: Origin, retries: int) -> Model:
+    def _new_generation(
+        self, model_id: ModelId, source: LoadSource, origin: Origin, retries: int, cause: Cause
+    ) -> Load:
         self._generations += 1
-        return Model(model_id, self._generations, source, created_s=self.now, origin=origin, retries_left=retries)
+        model = Model(model_id, self._generations, source, created_s=self.now, origin=origin)
+        load = model.load = Load(model, cause, retries)
+        return load
 
     def _take_place(self, model: Model) -> None:
         previous = self.models.get(model.id)
         if previous is not None:
             # Handed over, not shared, or a model that crashes again and again would keep all its generations.
             model.earlier, previous.earlier = previous.alive(), []
-            model.is_pinned, model.has_own_pin = previous.is_pinned, True
+            model.pin = previous.is_pinned
         self.models[model.id] = model
 
-    def remember_evicted(self, model: Model) -> None:
+    def remember_evicted(self, unload: Unload) -> None:
         """Keep what is needed to load an evicted model again."""
-        self.evicted[model.id] = Evicted(model.again, model.origin, model.eviction, model.is_pinned)
+        model = unload.model
+        self.evicted[model.id] = Evicted(model.again, model.origin, unload.eviction, model.is_pinned)
         self.evicted.move_to_end(model.id)
         while len(self.evicted) > MAX_EVICTED:
             self.evicted.popitem(last=False)
 
     def is_loaded_on_use(self, model: Model) -> bool:
-        """Say whether a model that does not serve now does soon for whoever uses it, so that calls wait for it."""
-        is_back_soon = model.is_coming_back if model.state is ModelState.UNLOADING else model.is_on_demand
-        return self.config.lazy_load or is_back_soon
+        """Say whether a model that does not serve now does soon for what uses it, so that calls wait for it."""
+        is_back_soon = model.unload is not None and model.unload.is_coming_back
+        is_on_use = model.load is not None and model.load.cause is not Cause.ASKED
+        return self.config.lazy_load or is_back_soon or is_on_use
 
     def declared_source(self, model_id: ModelId) -> LoadSource:
         """Return what to load for a declared id. Raises `InvalidArgumentError` for an entry that is wrong."""
         declared = self.declared[model_id]
         if declared.problem:
             raise InvalidArgumentError(declared.problem, details={"model_id": model_id})
-        return LoadSource(declared.path, STANDALONE, None, None, {})
+        return LoadSource(declared.path)
 
     def is_declared_elsewhere(self, model_id: ModelId, path: str | None) -> bool:
         """Say whether the configuration wants an id loaded from another path than this."""
@@ -207,7 +207,7 @@ class Registry:
         return self.config.idle_ttl_s if own_s is None else own_s
 
     def reserve(self, model_id: ModelId, reason: str) -> None:
-        """Let nobody load or evict a model whose files are being moved."""
+        """Keep a model from being loaded or evicted while its files are moved."""
         self.reserved[model_id] = reason
         self.headroom_changed()
 
@@ -234,13 +234,24 @@ class Registry:
                 return model
         return None
 
-    def new_worker(self, model: Model) -> Worker:
-        """Register a worker that is about to be spawned for a model."""
+    def load_of(self, model_id: ModelId, generation: int) -> Load | None:
+        """Return the load of this generation, or None if it is over."""
+        model = self.generation_of(model_id, generation)
+        return None if model is None else model.load
+
+    def intact(self, model_id: ModelId) -> Model | None:
+        """Return the registered model, None if there is none or it has failed: its id is free for a load."""
+        model = self.models.get(model_id)
+        return None if model is None or model.state is ModelState.FAILED else model
+
+    def new_worker(self, load: Load) -> Worker:
+        """Register a worker that is about to be spawned for a load."""
+        model = load.model
         self._workers += 1
         worker = Worker(WorkerId(self._workers), model, started_s=self.now)
         self.workers[worker.id] = worker
         model.workers[worker.id] = worker
-        self._tell(model, worker, "NEW", worker.state.value, "SPAWN", _why_loaded(model))
+        self._tell(model, worker, "NEW", worker.state.value, "SPAWN", _why_loaded(load))
         return worker
 
     def accepts(self, worker: Worker, why: WorkerInput) -> bool:
@@ -259,8 +270,8 @@ class Registry:
             worker.model.ready.remove(worker)
         if new is WorkerState.READY:
             worker.model.ready.append(worker)
-        if worker.state is WorkerState.PAUSED and new is not WorkerState.PAUSED:
-            self.timers.cancel(AdmissionTimer(worker.model))
+        if worker.state is WorkerState.PAUSED and new is not WorkerState.PAUSED and worker.model.load is not None:
+            self.timers.cancel(LoadTimer(worker.model.load))
         self._assign(worker, new, why.value, reason)
         self.effects.extend(effects)
         if new is WorkerState.DEAD:
@@ -268,24 +279,30 @@ class Registry:
             del worker.model.workers[worker.id]
 
     def move_model(self, model: Model, why: ModelInput, reason: str) -> None:
-        """Take a model along a row of its table."""
+        """Take a model along a row of its table; whichever that is, it ends a load."""
         new = MODEL_TRANSITIONS.get((model.state, why))
         if new is None:
             raise InternalError(f"a model that is {model.state.value} cannot take {why.value}: {model!r}")
         model.reason = reason
-        if new is ModelState.UNLOADING:
-            model.unload_began_s = self.now
+        model.load = None
         self._assign(model, new, why.value, reason)
 
-    def end_model(self, model: Model) -> UnloadReport:
+    def begin_unload(self, model: Model, why: ModelInput, reason: str) -> Unload:
+        """Let a model be UNLOADING."""
+        self.move_model(model, why, reason)
+        model.unload = Unload(model, self.now)
+        return model.unload
+
+    def end_unload(self, unload: Unload) -> UnloadReport:
         """Let a model be UNLOADED when its last process is gone; the one place where unloads are counted."""
-        self.move_model(model, ModelInput.ALL_GONE, proof_of(model.processes_ended))
+        model = unload.model
+        self.move_model(model, ModelInput.ALL_GONE, proof_of(model.freed.processes))
         report = UnloadReport(
             model_id=model.id,
-            size_bytes=model.size_bytes or 0,
-            freed_bytes=model.freed_bytes,
-            processes=model.processes_ended,
-            duration_s=self.now - model.unload_began_s,
+            size_bytes=model.size.bytes or 0,
+            freed_bytes=model.freed.bytes,
+            processes=model.freed.processes,
+            duration_s=self.now - unload.began_s,
         )
         if model.is_told:
             self.unloads += 1
@@ -299,7 +316,7 @@ class Registry:
                 del place[model.id]
 
     def note_failure(self, model: Model, error: HostError) -> None:
-        """Keep the error of a load that has failed, for who asks later."""
+        """Keep the error of a load that has failed, for later questions."""
         self.failures[model.id] = Failure(model.generation, error, model.source, model.origin)
         self.failures.move_to_end(model.id)
         while len(self.failures) > self.config.stories_kept:
@@ -372,8 +389,8 @@ def proof_of(processes: int) -> str:
     return f"{counted(processes, 'process', 'processes')} {verb} gone" if processes else "it had no process"
 
 
-def _why_loaded(model: Model) -> str:
-    what = "reload" if model.is_reload else "load"
-    wanted = _WANTED_BY[Origin.REQUESTED if model.is_reload else Origin.LAZY if model.is_on_demand else model.origin]
-    tries = f", try {model.tries}" if model.tries > 1 else ""
-    return f"{what} of {model.source.path or 'no path'} {wanted}{tries}"
+def _why_loaded(load: Load) -> str:
+    what = "reload" if load.cause is Cause.RELOAD else "load"
+    wanted = _WANTED_BY.get(load.cause) or _WANTED_BY[load.model.origin]
+    tries = f", try {load.tries}" if load.tries > 1 else ""
+    return f"{what} of {load.model.source.path or 'no path'} {wanted}{tries}"

@@ -14,10 +14,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hostd.core.effects import Answer
-from hostd.core.events import STANDALONE, LoadSource, Origin
+from hostd.core.events import LoadSource, Origin
 from hostd.core.happenings import ReloadBegun
 from hostd.core.joining import differences
-from hostd.core.lifecycle import ModelState
 from hostd.core.loading import retries_of
 from hostd.core.models import Reload
 from hostd.core.names import model_id_of
@@ -30,9 +29,10 @@ if TYPE_CHECKING:
     from hostd.core.loading import Loading
     from hostd.core.registry import Registry
     from hostd.core.unloading import Unloading
+    from hostd.core.values import Waiters
 
 
-_NOTHING = LoadSource(None, STANDALONE, None, None, {})
+_NOTHING = LoadSource(None)
 """The source of a load that says nothing."""
 
 
@@ -47,35 +47,38 @@ class Reloading:
     def load(self, event: LoadRequested) -> None:
         """Load, or with `reload` load anew. Raises `HostError` to refuse."""
         registry = self._registry
-        model = registry.models.get(event.model_id)
         if not event.reload:
             self._loading.load(event)
             return
         self._loading.refuse_if_stopping()
         model_id = model_id_of(event.model_id)
         reload = self._reload_of(event)
-        if model is None or model.state is ModelState.FAILED:
+        model = registry.intact(model_id)
+        if model is None:
             self._loading.load(event._replace(source=reload.source, retries=reload.retries))
             return
         retries_of(event.retries, 0)  # refused now, not when the model is gone
         self._loading.check_free(model_id)
-        if model.state is ModelState.UNLOADING and not model.is_coming_back:
+        if model.unload is not None and not model.unload.is_coming_back:
             raise refusal_of(model)
+        waiters: Waiters = {}
+        if model.load is not None:
+            registry.waiting.move(model.load.waiters, waiters)
         if differences(model, reload.source):
             overtaken = AbortedError(
                 f"the load of model {model_id!r} was overtaken: it is reloaded from something else"
             )
-            for waiters in (model.waiters, model.next_waiters):
-                registry.waiting.refuse(waiters, overtaken)
-        registry.waiting.move(model.waiters, model.next_waiters)
-        model.reload = reload
-        model.is_wanted = True
+            registry.waiting.refuse(waiters, overtaken)
+            if model.unload is not None:
+                registry.waiting.refuse(model.unload.next_waiters, overtaken)
+        unload = model.unload or self._unloading.begin_reload(model)
+        unload.reload = reload
+        registry.waiting.move(waiters, unload.next_waiters)
         if event.wait:
-            registry.waiting.add(model.next_waiters, event.caller, event.deadline_s)
-        if model.state is not ModelState.UNLOADING:
-            self._unloading.begin_reload(model)
-        if not event.wait:
+            registry.waiting.add(unload.next_waiters, event.caller, event.deadline_s)
+        else:
             registry.happened.append(ReloadBegun(event.caller, model_id))
+        self._unloading.end_if_gone(unload)
 
     def tell(self, what: ReloadBegun) -> None:
         """Answer with what is loaded or unloaded now: a model without processes is UNLOADED by now, and loaded anew."""

@@ -4,7 +4,7 @@ Rules
 1. An unload is answered when every worker of the model is DEAD, those of earlier generations too, not before.
 2. An unload overtakes whatever is under way for its id: a load, a try that waits, a successor.
 3. The host stops when no worker, no model and no operation on files is left, but for workers that it may not end.
-4. What cannot be ended is never called unloaded: who waits for it is told why, and it is tried again for ever.
+4. What cannot be ended is never called unloaded: callers that wait are told why, and it is tried again for ever.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from hostd.core.calls.pending import PendingCalls
     from hostd.core.events import ModelId, ShutdownRequested, UnloadAllRequested, UnloadRequested, WorkerNotEnded
     from hostd.core.loading import Loading
-    from hostd.core.models import Model, Worker
+    from hostd.core.models import Model, Unload, Worker
     from hostd.core.registry import Registry
     from hostd.core.values import Waiters
 
 
 @dataclass(eq=False)
 class UnloadAll:
-    """Somebody who waits for several unloads."""
+    """Callers that wait for several unloads."""
 
     pending: set[ModelId]
     waiters: Waiters = field(default_factory=dict)
@@ -59,8 +59,7 @@ class Unloading:
             registry.evicted.pop(event.model_id, None)
             registry.effects.append(Answer(event.caller, UnloadReport(str(event.model_id))))
             return
-        registry.waiting.add(model.unload_waiters, event.caller, event.deadline_s)
-        self.begin(model, "unload requested")
+        self.begin(model, "unload requested", event)
         if event.at_once:
             self._kill_all([model])
 
@@ -99,40 +98,40 @@ class Unloading:
 
     # Steps
 
-    def begin(self, model: Model, reason: str) -> None:
-        """Begin to unload a registered model, whatever it is doing."""
-        self._registry.evicted.pop(model.id, None)  # it is not only the host that wants it gone
-        if model.is_coming_back:
-            model.eviction, model.reload = "", None
-            self._registry.waiting.refuse(model.next_waiters, _overtaken(model, reason))
-        if model.state is not ModelState.UNLOADING:
-            self._begin(model, ModelInput.UNLOAD, reason)
+    def begin(self, model: Model, reason: str, asked: UnloadRequested | None = None) -> None:
+        """Begin to unload a registered model, whatever it is doing; a caller that has `asked` waits for the end."""
+        registry = self._registry
+        registry.evicted.pop(model.id, None)  # it is not only the host that wants it gone
+        unload = model.unload or self._begin(model, ModelInput.UNLOAD, reason)
+        if unload.is_coming_back:
+            unload.eviction, unload.reload = "", None
+            registry.waiting.refuse(unload.next_waiters, _overtaken(model, reason))
+        if asked is not None:
+            registry.waiting.add(unload.waiters, asked.caller, asked.deadline_s)
+        self.end_if_gone(unload)
 
-    def begin_reload(self, model: Model) -> None:
+    def begin_reload(self, model: Model) -> Unload:
         """Begin to unload a model that is loaded again when it is gone."""
-        self._begin(model, ModelInput.UNLOAD, "it is being reloaded")
+        return self._begin(model, ModelInput.UNLOAD, "it is being reloaded")
 
     def evict(self, model: Model, reason: str) -> None:
         """Begin to unload a model that serves, by the host's own decision: it is loaded again when it is used."""
-        model.eviction = reason
-        model.is_wanted = False
-        self._begin(model, ModelInput.EVICT, reason)
+        self._begin(model, ModelInput.EVICT, reason).eviction = reason
 
-    def _begin(self, model: Model, why: ModelInput, reason: str) -> None:
-        registry = self._registry
-        was_loading = model.state is ModelState.LOADING
+    def _begin(self, model: Model, why: ModelInput, reason: str) -> Unload:
+        registry, load = self._registry, model.load
         self._loading.overtake(model)
-        registry.move_model(model, why, reason)
+        unload = registry.begin_unload(model, why, reason)
         overtaken = _overtaken(model, reason)
-        registry.waiting.refuse(model.waiters, overtaken)
+        if load is not None:
+            registry.waiting.refuse(load.waiters, overtaken)
         successor = registry.successors.get(model.id)
         if successor is not None:
             self.give_up(successor, reason)
         self._let_go(model, reason)
-        if was_loading:
+        if load is not None:
             registry.happened.append(LoadEnded(model, overtaken, is_overtaken=True))
-        if not model.alive():
-            self.end(model)
+        return unload
 
     def replace(self, successor: Model) -> None:
         """Let a READY successor take over; the model that served until now drains and goes."""
@@ -140,35 +139,36 @@ class Unloading:
         replaced = registry.promote(successor)
         self._loading.overtake(replaced)
         reason = f"replaced by generation {successor.generation}"
-        registry.move_model(replaced, ModelInput.UNLOAD, reason)
+        unload = registry.begin_unload(replaced, ModelInput.UNLOAD, reason)
         self._let_go(successor, reason, only_earlier=True)
         if not replaced.workers:
-            registry.end_model(replaced)
+            registry.end_unload(unload)
 
     def give_up(self, successor: Model, reason: str) -> None:
         """End a successor; the registered model waits for its processes too."""
-        registry = self._registry
-        was_loading = successor.state is ModelState.LOADING
+        registry, load = self._registry, successor.load
         self._loading.overtake(successor)
-        registry.move_model(successor, ModelInput.UNLOAD, reason)
+        unload = registry.begin_unload(successor, ModelInput.UNLOAD, reason)
         registry.forget_model(successor)
         registry.models[successor.id].earlier += successor.alive()
         for worker in successor.alive():
             registry.kill(worker, reason)
         if not successor.workers:
-            registry.end_model(successor)
-        if was_loading:
+            registry.end_unload(unload)
+        if load is not None:
             overtaken = AbortedError(f"the deploy of model {successor.id!r} was overtaken: {reason}")
             registry.happened.append(LoadEnded(successor, overtaken))
 
-    def end(self, model: Model) -> None:
-        """Answer everybody who waited for the proof."""
-        registry = self._registry
-        report = registry.end_model(model)
+    def end_if_gone(self, unload: Unload) -> None:
+        """Answer the callers that waited for the proof, if this is it."""
+        registry, model = self._registry, unload.model
+        if model.alive():
+            return
+        report = registry.end_unload(unload)
         registry.forget_model(model)
-        if model.is_evicted:
-            registry.remember_evicted(model)
-        registry.waiting.answer(model.unload_waiters, report)
+        if unload.eviction:
+            registry.remember_evicted(unload)
+        registry.waiting.answer(unload.waiters, report)
         for group in list(self.unload_alls):
             if model.id in group.pending:
                 group.pending.remove(model.id)
@@ -176,10 +176,10 @@ class Unloading:
                 if not group.pending:
                     self.unload_alls.remove(group)
                     registry.waiting.answer(group.waiters, group.reports)
-        registry.happened.append(UnloadEnded(model, report))
+        registry.happened.append(UnloadEnded(unload, report))
 
     def not_ended(self, worker: Worker, event: WorkerNotEnded) -> None:
-        """Note why a worker's processes are still there; if the host may not end them, tell all who wait for that."""
+        """Note why a worker's processes are still there; if the host may not end them, tell all that wait for that."""
         registry = self._registry
         is_news, worker.obstacle = worker.obstacle != event.reason, event.reason
         worker.is_beyond_reach = event.is_beyond_reach
@@ -188,15 +188,16 @@ class Unloading:
             for model in {worker.model.generation: worker.model, waits.generation: waits}.values():
                 registry.note(model, "NOT_ENDED", event.reason)
         if event.is_beyond_reach:
-            self._tell_those_who_wait(waits)
+            self._tell_waiters(waits)
 
-    def _tell_those_who_wait(self, model: Model) -> None:
-        waiting, error = self._registry.waiting, _not_unloaded([model])
-        for waiters in (model.unload_waiters, model.next_waiters):
-            waiting.refuse(waiters, error)
+    def _tell_waiters(self, model: Model) -> None:
+        waiting, error, load, unload = self._registry.waiting, _not_unloaded([model]), model.load, model.unload
+        if unload is not None:
+            for waiters in (unload.waiters, unload.next_waiters):
+                waiting.refuse(waiters, error)
         self._pending.refuse(model.id, error)
-        if model.load_error is not None:
-            waiting.refuse(model.waiters, model.load_error)
+        if load is not None and load.error is not None:
+            waiting.refuse(load.waiters, load.error)
         for group in list(self.unload_alls):
             pending = [self._registry.models[model_id] for model_id in sorted(group.pending)]
             if all(_is_beyond_reach(model) for model in pending):
@@ -210,7 +211,7 @@ class Unloading:
         is_done = all(map(_is_beyond_reach, left)) and all(one.is_beyond_reach for one in registry.workers.values())
         if registry.is_stopping and is_done and not registry.files_in_work:
             for model in left:
-                self._tell_those_who_wait(model)
+                self._tell_waiters(model)
             if left:
                 registry.waiting.refuse(self.shutdown_waiters, _left_behind(left))
             registry.waiting.answer(self.shutdown_waiters, None)

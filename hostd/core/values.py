@@ -6,6 +6,8 @@ import enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, NewType, TypeAlias
 
+from hostd.records import STANDALONE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -27,7 +29,7 @@ def process_of(client: ClientId) -> bytes:
 
 
 class Caller(NamedTuple):
-    """Who waits for an answer: a client and the id that it gave its request."""
+    """What waits for an answer: a client and the id that it gave its request."""
 
     client: ClientId
     request_id: int
@@ -38,7 +40,7 @@ Waiters: TypeAlias = dict[Caller, None]
 
 
 class Origin(enum.Enum):
-    """Who wanted a model loaded, and so how careful its finding must be.
+    """Why a model is loaded, and so how careful its finding must be.
 
     REQUESTED, DEPLOYED and DECLARED (by the configuration): the files at the path are whole. LAZY: look for the id
     below the models directory, then take it for the path itself. LAZY and SYNCED: wait while the files are still being
@@ -56,10 +58,10 @@ class LoadSource(NamedTuple):
     """What a load was asked to load; the same id with another source is another model."""
 
     path: str | None
-    type: str
-    finder: str | None
-    initializer: str | None
-    options: dict[str, Any]
+    type: str = STANDALONE
+    finder: str | None = None
+    initializer: str | None = None
+    options: Mapping[str, Any] = {}
 
 
 class MemoryPolicy(NamedTuple):
@@ -141,6 +143,20 @@ class Prediction(NamedTuple):
     steady_bytes: int
     source: str
     python: str | None = None
+
+
+class Need(NamedTuple):
+    """What a load takes at most, and how that is known."""
+
+    bytes: int = 0
+    source: str = "unknown"
+
+
+class Size(NamedTuple):
+    """What a model takes, and how that is known."""
+
+    bytes: int | None = None
+    source: str = "unknown"
 
 
 class Death(enum.Enum):

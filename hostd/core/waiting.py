@@ -1,8 +1,8 @@
-"""Who waits for an answer of the control plane.
+"""Callers that wait for an answer of the control plane.
 
 Rules
 1. A caller that waits is in exactly one `Waiters` and leaves it with exactly one answer, or because its client is gone.
-2. Whoever leaves early (deadline, cancellation) changes nothing about what was asked for.
+2. A caller that leaves early (deadline, cancellation) changes nothing about what was asked for.
 3. One client that waits for much leaves places for others (`shares`).
 """
 
@@ -64,17 +64,17 @@ class Waiting:
             self._timers.set(WaiterTimer(caller), deadline_s)
 
     def answer(self, waiters: Waiters, value: Any) -> None:
-        """Answer everybody who waits here."""
+        """Answer all callers that wait here."""
         for caller in self._drain(waiters):
             self._effects.append(Answer(caller, value))
 
     def refuse(self, waiters: Waiters, error: HostError) -> None:
-        """Answer everybody who waits here with an error."""
+        """Answer all callers that wait here with an error."""
         for caller in self._drain(waiters):
             self._effects.append(refusal(caller, error))
 
     def move(self, waiters: Waiters, to: Waiters) -> None:
-        """Let everybody who waits here wait there instead."""
+        """Let all callers that wait here wait there instead."""
         for caller in waiters:
             self._places[caller] = to
         to.update(waiters)

@@ -13,7 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hostd.core.deadlines import ConnectionTimer, WorkerTimer
-from hostd.core.lifecycle import ModelState, WorkerInput, WorkerState
+from hostd.core.lifecycle import WorkerInput, WorkerState
+from hostd.core.models import Freed, Interface
 from hostd.core.queries.explaining import interpreter_of
 from hostd.core.registry import proof_of
 from hostd_workers.wire.errors import AbortedError, DeadlineExceededError
@@ -56,7 +57,7 @@ class Workers:
             worker.pid = event.pid
 
     def spawn_failed(self, event: WorkerSpawnFailed) -> None:
-        """End the try of a load whose worker could not be started."""
+        """End the try of a load after its worker could not be started."""
         worker = self._registry.workers.get(event.worker_id)
         if worker is not None:
             self._loading.load_failed(worker, event.error)
@@ -76,8 +77,7 @@ class Workers:
         worker = self._heard(event.worker_id, WorkerInput.LOADED)
         if worker is not None and worker.loaded_s is None:
             model = worker.model
-            model.loader, model.methods, model.default_method = event.loader, event.methods, event.default_method
-            model.warnings = event.warnings
+            model.interface = Interface(event.loader, event.methods, event.default_method, event.warnings)
             worker.loaded_s = self._registry.now
             self._registry.move_worker(worker, WorkerInput.LOADED, "loaded, measuring")
 
@@ -95,12 +95,10 @@ class Workers:
             self._router.fail_all(worker, AbortedError(f"model {worker.model.id!r} was unloaded"))
             self._router.worker_gone(worker)
             model = worker.model
-            model.freed_bytes += event.freed_bytes
+            model.freed = Freed(model.freed.bytes + event.freed_bytes, model.freed.processes + event.processes)
             self._registry.freed_bytes += event.freed_bytes
-            model.processes_ended += event.processes
             # Not at the exit: a process is known to have ended before its last words are read.
-            if not model.is_put_back:
-                self._loading.load_failed(worker, self._losing.death_of(worker, event.output))
+            self._loading.load_failed(worker, self._losing.death_of(worker, event.output))
             self._registry.move_worker(worker, WorkerInput.GONE, proof_of(event.processes))
             self._worker_gone(worker)
 
@@ -141,15 +139,12 @@ class Workers:
         registry.timers.cancel(ConnectionTimer(worker.id))
         model = registry.models[own.id]  # perhaps of a later generation, which waits for this worker too
         if own is registry.successors.get(own.id):
-            if not own.alive():
-                self._loading.try_ended(own)
-        elif own is not model and own.state is ModelState.UNLOADING and not own.workers:
-            registry.end_model(own)
-        if not model.alive():
-            if model.state is ModelState.UNLOADING:
-                self._unloading.end(model)
-            else:
-                self._loading.try_ended(model)
+            self._loading.try_ended(own)
+        elif own is not model and own.unload is not None and not own.workers:
+            registry.end_unload(own.unload)
+        if model.unload is not None:
+            self._unloading.end_if_gone(model.unload)
+        self._loading.try_ended(model)
 
     def _accepting(self, worker_id: WorkerId, why: WorkerInput) -> Worker | None:
         worker = self._registry.workers.get(worker_id)

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import pytest
-from driver import Driver
+from driver import LAZY, Driver
 from memory_driver import LAZY_BUDGETED, MemoryDriver
 
 
 @pytest.fixture
 def host() -> Driver:
     return Driver()
+
+
+@pytest.fixture
+def ready(host: Driver) -> Driver:
+    """A host with one READY model, `m`."""
+    host.up_to("READY")
+    return host
+
+
+@pytest.fixture
+def lazy() -> Driver:
+    """An empty host with lazy loading."""
+    return Driver(LAZY)
 
 
 @pytest.fixture

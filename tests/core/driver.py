@@ -1,6 +1,6 @@
 """The driver of the core's tests: what clients, finders and workers do, each in one short call.
 
-`Outside` asserts what must hold whoever drives the core; here is only how to drive it.
+`Outside` asserts what must hold however the core is driven; here is only how to drive it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.config import CoreConfig
 from hostd.core.machine import Core
-from hostd.records import MethodInfo, SizeEstimate
+from hostd.records import MethodInfo, ModelInfo, SizeEstimate
 from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from files_on_paper import Operation
 
 ALICE, BOB, CAROL = map(ev.ClientId, (b"alice", b"bob", b"carol"))
@@ -100,13 +102,19 @@ class Driver(Outside):
         self.feed(ev.UnloadAllRequested(caller, self._deadline(timeout_s), at_once))
         return caller
 
-    def shut_down(self, *, at_once: bool = False, client: ev.ClientId = ALICE) -> ev.Caller:
-        caller = self.caller(client)
+    def shut_down(self, *, at_once: bool = False, client: ev.ClientId | None = ALICE) -> ev.Caller | None:
+        """Have a client shut the host down, or a signal."""
+        caller = None if client is None else self.caller(client)
         self.feed(ev.ShutdownRequested(caller, at_once))
         return caller
 
     def signal(self, *, at_once: bool = False) -> None:
-        self.feed(ev.ShutdownRequested(None, at_once))
+        self.shut_down(at_once=at_once, client=None)
+
+    def pin(self, model_id: str = "m", *, is_pinned: bool = True, client: ev.ClientId = ALICE) -> ev.Caller:
+        caller = self.caller(client)
+        self.feed(ev.PinRequested(caller, ev.ModelId(model_id), is_pinned))
+        return caller
 
     def deploy(
         self,
@@ -151,9 +159,10 @@ class Driver(Outside):
         is_leaving: bool = False,
         timeout_s: float | None = None,
         client: ev.ClientId = ALICE,
+        declared: Mapping[ev.ModelId, ev.Declared] | None = None,
     ) -> ev.Caller:
         caller = self.caller(client)
-        self.feed(ev.SyncRequested(caller, wait, load, retry_all, self._deadline(timeout_s), is_leaving))
+        self.feed(ev.SyncRequested(caller, wait, load, retry_all, self._deadline(timeout_s), is_leaving, declared))
         return caller
 
     def call(
@@ -191,18 +200,24 @@ class Driver(Outside):
         assert len(answers) == 1, f"{caller} got {len(answers)} answers: {answers}"
         return answers[0]
 
-    def error(self, caller: ev.Caller) -> HostError:
-        """Return the one answer that a caller got, which is an error."""
+    def error(self, caller: ev.Caller, kind: type[HostError] | tuple[type[HostError], ...] = HostError) -> HostError:
+        """Return the one answer that a caller got, which is an error of this kind."""
         answer = self.answer(caller)
-        assert isinstance(answer, HostError), answer
+        assert isinstance(answer, kind), answer
         return answer
 
     def is_waiting(self, caller: ev.Caller) -> bool:
         return self.open[caller] > 0
 
+    def model(self, model_id: str = "m") -> ModelInfo:
+        """Return the record of a model that there is."""
+        model = self.queries.get_model(model_id)
+        assert model is not None, f"there is no model {model_id}"
+        return model
+
     def state(self, model_id: str = "m") -> str | None:
         """Return the state of a model, or None if there is no such model."""
-        model = self.core.queries.get_model(model_id)
+        model = self.queries.get_model(model_id)
         return model.state if model else None
 
     @property
@@ -212,7 +227,7 @@ class Driver(Outside):
 
     def worker_state(self, worker: ev.WorkerId | None = None) -> str | None:
         """Return the state of a worker, or None if the core has forgotten it."""
-        known = self.core._registry.workers.get(self.worker if worker is None else worker)
+        known = self.registry.workers.get(self.worker if worker is None else worker)
         return known.state.value if known else None
 
     def effects_of(self, kind: type[fx.Effect]) -> list[fx.Effect]:
@@ -251,6 +266,11 @@ class Driver(Outside):
         process = self._process(worker)
         process.has_greeted = True
         self.feed(ev.WorkerSaidHello(process.id))
+
+    def started(self, worker: ev.WorkerId | None = None) -> None:
+        """Let a worker's process run, and say hello."""
+        self.spawned(worker)
+        self.greeted(worker)
 
     def loaded(self, worker: ev.WorkerId | None = None, default_method: str | None = "predict") -> None:
         process = self._process(worker)
@@ -305,21 +325,23 @@ class Driver(Outside):
         if model_id is not None:
             self.finds.sort(key=lambda find: find.model_id == model_id)
         self.found()
-        self.spawned()
-        self.greeted()
+        self.come_up()
+
+    def come_up(self, memory: ev.Memory | None = None) -> None:
+        """Let the worker that was ordered last load its model."""
+        self.started()
         self.loaded()
-        self.measured(memory=memory_of(1000))
+        self.measured(memory=memory or memory_of(1000))
 
     def down(self, error: HostError) -> None:
         """Let the try that began last fail in its worker, which then ends."""
         self.found()
-        self.spawned()
-        self.greeted()
+        self.started()
         self.not_loaded(error)
         self.gone()
 
     def up_to(self, stage: str, model_id: str = "m", *, timeout_s: float | None = None) -> ev.Caller:
-        """Load a model until it is FINDING, SPAWNING, STARTED, LOADING, MEASURING or READY, and return who waits."""
+        """Load a model until it is FINDING, SPAWNING, STARTED, LOADING, MEASURING or READY, and return the caller that waits."""
         caller = self.load(model_id, timeout_s=timeout_s)
         steps = {
             "FINDING": None,
@@ -352,7 +374,7 @@ class Driver(Outside):
         return type(pending[0]) if pending else None
 
     def deploy_up_to(self, step: str, model_id: str = "m", **options: bool | int | None) -> ev.Caller:
-        """Bring a deploy to STAGING, UPLOADING, INSTALLING, FINDING, LOADING or CONFIRMING; return who waits for it."""
+        """Bring a deploy to STAGING, UPLOADING, INSTALLING, FINDING, LOADING or CONFIRMING; return the caller that waits for it."""
         caller = self.deploy(model_id, **options)  # type: ignore[arg-type]
         if step == "STAGING":
             return caller
@@ -367,8 +389,7 @@ class Driver(Outside):
             return caller
         if step == "LOADING":
             self.found()
-            self.spawned()
-            self.greeted()
+            self.started()
             return caller
         assert step == "CONFIRMING", f"there is no step {step}"
         self.up()

@@ -34,7 +34,7 @@ def finish(host: Outside) -> None:
 
 def is_clean(host: Outside) -> bool:
     """Say whether neither the core nor the disk has anything to do with files any more."""
-    registry, core = host.core._registry, host.core
+    registry, core = host.registry, host.core
     books = (registry.reserved, registry.files_in_work, core._deploying.deploys, core._undeploying.undeploys)
     return not any(books) and not host.files.in_work()
 
@@ -44,7 +44,7 @@ SETTLED_S: Final = 1000
 
 
 def settle(world: World) -> None:
-    """Let all go well from now on, and see that everybody who waits is answered in the end."""
+    """Let all go well from now on, and see that every caller is answered in the end."""
     for _ in range(SETTLED_S):
         while world.finds:
             world.find(0, "found")
@@ -60,7 +60,7 @@ def settle(world: World) -> None:
         if not +world.open:
             return
         world.pass_time(1.0)
-    raise AssertionError(f"{world.open} wait for ever: {world.core._registry.models}, {world.core.queries.memory()}")
+    raise AssertionError(f"{world.open} wait for ever: {world.registry.models}, {world.queries.memory()}")
 
 
 def forget_what_is_over(world: World) -> None:

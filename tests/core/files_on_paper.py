@@ -1,7 +1,7 @@
 """The disk on paper: deploys, undeploys and scans as the core orders them, done one step after the other.
 
 Asserts what no order may say: two operations with the files of one id at a time, files moved under a load or under a
-living process that is not told to end, a step before the one that it builds on. Who must be answered what is asserted
+living process that is not told to end, a step before the one that it builds on. Which caller must be answered what is asserted
 by `Outside`.
 """
 
@@ -69,7 +69,7 @@ class FilesOnPaper:
     # Orders
 
     def order(self, effect: fx.Effect, cause: ev.Event) -> Operation | None:
-        """Take an order of the core; return the operation whose files move from now on, if any."""
+        """Take an order of the core; return the operation that moves files from now on, if any."""
         match effect:
             case fx.StageFiles(files_id, _, model_id):
                 assert isinstance(cause, ev.DeployRequested)

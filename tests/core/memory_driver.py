@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from driver import ALICE, BOB, CONFIG, LAZY, SPEC, Driver
+from driver import BOB, CONFIG, LAZY, SPEC, Driver
 from outside import Stage
 
 from hostd.core import effects as fx
@@ -33,11 +33,6 @@ class MemoryDriver(Driver):
     def __init__(self, config: CoreConfig = BUDGETED) -> None:
         super().__init__(config)
 
-    def pin(self, model_id: str = "m", *, is_pinned: bool = True, client: ev.ClientId = ALICE) -> ev.Caller:
-        caller = self.caller(client)
-        self.feed(ev.PinRequested(caller, ev.ModelId(model_id), is_pinned))
-        return caller
-
     def predicted(self, need_bytes: int, *, source: str = "remembered") -> None:
         """Say what the load that was found last needs at most."""
         wanted = self.predictions.pop()
@@ -47,13 +42,13 @@ class MemoryDriver(Driver):
     def predicted_load(
         self, model_id: str, need_bytes: int, spec: ev.LoadingSpec = SPEC, *, source: str = "remembered"
     ) -> ev.Caller:
-        """Load a model until it is known what it needs, and return who waits."""
+        """Load a model until it is known what it needs, and return the caller that waits."""
         caller = self.load(model_id)
         self.found(spec)
         self.predicted(need_bytes, source=source)
         return caller
 
-    def come_up(self, model_id: str, taken_bytes: int) -> None:
+    def comes_up(self, model_id: str, taken_bytes: int) -> None:
         """Let the worker of a model load it, and hold so much then."""
         worker = self.worker_of(model_id)
         self.spawned(worker)
@@ -64,7 +59,7 @@ class MemoryDriver(Driver):
     def ready(self, model_id: str, taken_bytes: int, spec: ev.LoadingSpec = SPEC) -> ev.Caller:
         """Load a model that takes what was predicted."""
         caller = self.predicted_load(model_id, taken_bytes, spec)
-        self.come_up(model_id, taken_bytes)
+        self.comes_up(model_id, taken_bytes)
         return caller
 
     def sampled(self, taken_bytes: int, worker: ev.WorkerId | None = None, *, asked_s: float | None = None) -> None:
@@ -76,8 +71,13 @@ class MemoryDriver(Driver):
         process.stage = Stage.ENDED
         self.feed(ev.WorkerExited(process.id, "killed by SIGKILL", death))
 
+    def in_use(self, model_id: str, taken_bytes: int) -> ev.Caller:
+        """Load a model that takes what was predicted, and return the caller."""
+        self.ready(model_id, taken_bytes)
+        return self.busy(model_id)
+
     def busy(self, model_id: str) -> ev.Caller:
-        """Have a model in use, and return whose call it has."""
+        """Have a model in use, and return the caller."""
         caller = self.call(model_id)
         assert self.sent(caller)
         return caller
@@ -112,11 +112,11 @@ class MemoryDriver(Driver):
         """Let the load of an evicted model succeed."""
         self.found()
         self.predicted(8000)
-        self.come_up(model_id, 8000)
+        self.comes_up(model_id, 8000)
         assert self.state(model_id) == "READY"
 
     def loading(self, model_id: str, need_bytes: int, spec: ev.LoadingSpec = SPEC) -> ev.Caller:
-        """Begin the load of a model up to the moment at which it takes memory, and return who waits for it."""
+        """Begin the load of a model up to the moment at which it takes memory, and return the caller that waits for it."""
         caller = self.predicted_load(model_id, need_bytes, spec, source="estimated")
         self.spawned()
         self.greeted()
@@ -131,7 +131,7 @@ class MemoryDriver(Driver):
         return self.worker_state(self.worker_of(model_id))
 
     def paused(self) -> ev.Caller:
-        """Have a load of m that holds 5000 bytes wait for a model in use that holds 6000; return who waits for it."""
+        """Have a load of m that holds 5000 bytes wait for a model in use that holds 6000; return the caller that waits for it."""
         self.ready("busy", 6000)
         self.busy("busy")
         caller = self.loading("m", 1000)

@@ -1,7 +1,7 @@
 """A made-up outside for the core: clients, finders, processes and a clock, in one thread and without I/O.
 
 `Outside.feed` gives the core an event, proves its invariants and carries its effects out on paper. Whatever the core
-may never do, whoever drives it, is asserted here: answer a request twice or not at all, answer an unload while a
+may never do, however it is driven, is asserted here: answer a request twice or not at all, answer an unload while a
 process lives, send to a worker that does not serve, kill twice, try too often or too early, load what is being moved,
 let a model go before what replaces it is there to stay, stop early, miss a deadline. The disk is in `files_on_paper`,
 what answers about files promise in `promises`.
@@ -43,7 +43,7 @@ NOTES = (
 
 
 class Asked(NamedTuple):
-    """The payload of a call: who asked, and the serial number of the question."""
+    """The payload of a call: the caller that asked, and the serial number of the question."""
 
     caller: ev.Caller
     serial: int
@@ -100,10 +100,16 @@ class Outside:
 
     def __init__(self, core: Core) -> None:
         self.core = core
+        # What only a proof may see of the core.
+        self.registry, self.router, self.admission = core._registry, core._router, core._admission
+        self.charges, self.planning = core.queries._charges, core.queries._planning
+        self.queries = core.queries
         self.now = 1000.0
         self.effects: list[fx.Effect] = []
         self.history: list[ev.Event] = []
         self.kinds: set[type] = set()
+        self.asked: dict[ev.Caller, ev.Event] = {}
+        """What each caller has asked for first."""
         self.open: Counter[ev.Caller] = Counter()
         self.deadlines: dict[ev.Caller, float] = {}
         self.answers: dict[ev.Caller, list[object]] = {}
@@ -173,6 +179,7 @@ class Outside:
             self.asked_retries[event.model_id] = max(event.retries or 0, self.asked_retries[event.model_id])
             if event.reload:
                 self.reloads[event.model_id] = event
+        self.asked.setdefault(caller, event)
         self.open[caller] += 1
         deadline_s = getattr(event, "deadline_s", None)
         if deadline_s is not None:
@@ -196,7 +203,7 @@ class Outside:
     def _assert_nobody_reads(self, model_id: str) -> None:
         readers: list[object] = [p for p in self.processes.values() if is_in(p.model_id, model_id) and p.is_reading()]
         finds = [find for find in self.finds if is_in(find.model_id, model_id)]
-        readers += [find for find in finds if self.core.queries.is_finding(find.model_id, find.generation)]
+        readers += [find for find in finds if self.queries.is_finding(find.model_id, find.generation)]
         assert not readers, f"the files of {model_id} are moved under {readers}"
 
     def _carry_out(self, effect: fx.Effect) -> None:  # noqa: C901 - one case for each kind of effect
@@ -228,7 +235,7 @@ class Outside:
                 self._note_try(effect)
                 self.finds.append(effect)
             case fx.KeepPin(_, model_id):
-                assert model_id not in self.core._registry.reserved, f"{effect} while files are being moved"
+                assert model_id not in self.registry.reserved, f"{effect} while files are being moved"
                 self.pins.append(effect)
             case fx.CompareFiles():
                 assert effect not in self.comparisons, "files are compared twice at a time"
@@ -237,7 +244,7 @@ class Outside:
                 self.predictions.append(effect)
             case fx.SpawnWorker(worker_id, model_id):
                 assert worker_id not in self.processes, "an id of a worker was used again"
-                generation = self.core._registry.workers[worker_id].model.generation
+                generation = self.registry.workers[worker_id].model.generation
                 self.processes[worker_id] = Process(worker_id, model_id, generation)
             case fx.SendLoad(worker_id, model_id):
                 assert not self.files.moved_with(model_id), f"{effect} while files are being moved"
@@ -262,7 +269,7 @@ class Outside:
                 assert not process.is_killed, f"{process} was killed twice"
                 process.is_killed = True
             case fx.ScanDirectory(sync_id, loaded):
-                models = self.core._registry.models
+                models = self.registry.models
                 self.seen[sync_id] = {model_id: models[model_id].generation for model_id, _ in loaded}
                 self.files.order_scan(effect)
             case fx.LeaveEntry(model_id):
@@ -301,7 +308,7 @@ class Outside:
 
     def _retries_of_a_new_load(self, model_id: ev.ModelId) -> int:
         """Return how often a load that begins now may be tried again."""
-        cause, config = self.history[-1], self.core._registry.config
+        cause, config = self.history[-1], self.registry.config
         reload = self.reloads.get(model_id)
         if reload is not None and not isinstance(cause, ev.LoadRequested):  # it may be what follows the unload
             return max(config.lazy_load_retries, self.asked_retries[model_id])  # without a path they stay

@@ -33,7 +33,7 @@ class Promises:
         self._accepted: dict[ev.Caller, tuple[ev.Event, Operation]] = {}
 
     def note_order(self, effect: fx.Effect, cause: ev.Event, operation: Operation) -> None:
-        """Note whose request an order of the core follows from."""
+        """Note which request an order of the core follows from."""
         asked = _ACCEPTED_BY.get(type(effect))
         if asked is not None and isinstance(cause, asked):
             self._accepted[cause.caller] = (cause, operation)

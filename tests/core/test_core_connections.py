@@ -21,7 +21,7 @@ def is_lost(error: object) -> bool:
 
 
 @pytest.mark.parametrize("stage", STAGES[:-1])
-def test_a_load_whose_worker_lives_on_without_a_connection_fails_with_that_reason(host: Driver, stage: str) -> None:
+def test_a_load_fails_if_its_worker_lives_on_without_a_connection(host: Driver, stage: str) -> None:
     caller = host.up_to(stage)
     host.disconnected()
     host.pass_time(DISCONNECT_GRACE_S / 2)
@@ -49,7 +49,7 @@ def test_calls_of_a_worker_that_lives_on_without_a_connection_end_with_that_reas
     assert all(is_lost(host.error(call)) for call in calls)
     assert host.killed() == [host.worker]
     assert host.state() == "FAILED"
-    model = host.core.queries.get_model("m")
+    model = host.model()
     assert model is not None
     assert "exec" in model.reason
     host.gone()
@@ -99,18 +99,7 @@ def test_a_drain_that_nobody_can_end_is_over_before_its_time(host: Driver) -> No
     assert host.answer(unload).processes == 1  # type: ignore[attr-defined]
 
 
-def test_an_unload_meanwhile_waits_for_nothing(host: Driver) -> None:
-    caller = host.up_to("LOADING")
-    host.disconnected()
-    host.unload()
-    assert host.killed() == [host.worker]
-    assert isinstance(host.error(caller), AbortedError)
-    host.gone()
-    host.pass_time(DISCONNECT_GRACE_S)
-    assert host.core.next_deadline() is None
-
-
-def test_nobody_speaks_for_a_worker_whose_connection_has_ended(host: Driver) -> None:
+def test_nobody_speaks_for_a_worker_after_its_connection_has_ended(host: Driver) -> None:
     """A program that the model started in its place, or anybody else that has got the token."""
     host.up_to("STARTED")
     host.disconnected()
@@ -118,8 +107,7 @@ def test_nobody_speaks_for_a_worker_whose_connection_has_ended(host: Driver) -> 
     assert (host.worker_state(), host.effects) == ("SPAWNING", [])
     other = host.load("other")
     host.found()
-    host.spawned()
-    host.greeted()
+    host.started()
     host.disconnected()
     host.loaded()
     assert (host.worker_state(), host.effects) == ("LOADING", [])
@@ -147,30 +135,18 @@ def test_a_second_end_of_the_connection_gives_no_more_time(host: Driver) -> None
     host.disconnected(reason="again")
     host.pass_time(DISCONNECT_GRACE_S / 2)
     assert host.killed() == [host.worker]
-    model = host.core.queries.get_model("m")
+    model = host.model()
     assert model is not None
     assert "(end of file)" in model.reason
 
 
-def test_last_words_are_part_of_the_reason(host: Driver) -> None:
-    host.up_to("READY")
-    call = host.call()
-    host.said_last_words(ModelError("OSError: no such descriptor", details={"traceback": "File model.py"}))
+def test_an_unload_meanwhile_waits_for_nothing(host: Driver) -> None:
+    caller = host.up_to("LOADING")
     host.disconnected()
+    host.unload()
+    assert host.killed() == [host.worker]
+    assert isinstance(host.error(caller), AbortedError)
     host.pass_time(DISCONNECT_GRACE_S)
-    error = host.error(call)
-    assert error.message.endswith("; its last words: OSError: no such descriptor")
-    assert error.details["traceback"] == "File model.py"
-
-
-def test_a_load_that_lost_its_connection_is_tried_again_if_it_may_be(host: Driver) -> None:
-    caller = host.load(retries=1)
-    host.found()
-    host.spawned()
-    host.disconnected()
-    host.pass_time(DISCONNECT_GRACE_S)
+    assert host.killed() == []
     host.gone()
-    assert host.is_waiting(caller)
-    host.pass_time(1.0)
-    host.up()
-    assert host.state() == "READY"
+    assert host.core.next_deadline() is None

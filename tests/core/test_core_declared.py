@@ -12,7 +12,6 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import SyncReport
 from hostd_workers.wire.errors import (
-    AbortedError,
     FailedPreconditionError,
     InvalidArgumentError,
     ModelError,
@@ -45,21 +44,13 @@ def scan(host: Driver, *found: str) -> None:
         host.scanned(found)
 
 
-def come_up(host: Driver) -> None:
-    """Let the load of what was found last succeed."""
-    host.spawned()
-    host.greeted()
-    host.loaded()
-    host.measured()
-
-
 def test_a_sync_loads_what_is_declared_and_waits_for_it(anyhow):
     caller = declare(anyhow, a="/a", b="/b")
     assert [(find.model_id, find.source, find.origin) for find in anyhow.finds] == [
         ("a", source_of("/a"), ev.Origin.DECLARED),
         ("b", source_of("/b"), ev.Origin.DECLARED),
     ]
-    assert anyhow.core.queries.story("a")[0].reason == "load of /a declared in the configuration"
+    assert anyhow.queries.story("a")[0].reason == "load of /a declared in the configuration"
     scan(anyhow)
     anyhow.up("a")
     assert anyhow.is_waiting(caller)
@@ -93,12 +84,6 @@ def test_what_is_loaded_is_left_alone_and_so_is_what_fails_for_the_hosts_own_syn
     assert host.answer(caller) == SyncReport()
 
 
-def test_without_waiting_it_is_answered_when_the_loads_have_begun(anyhow):
-    caller = declare(anyhow, wait=False, a="/a")
-    scan(anyhow)
-    assert anyhow.answer(caller) == SyncReport(loaded=("a",))
-
-
 def test_a_later_sync_waits_for_what_an_earlier_one_has_begun(host):
     first = declare(host, a="/a")
     second = declare(host, a="/a")
@@ -121,7 +106,7 @@ def test_what_is_not_declared_any_more_is_unloaded(anyhow):
     assert anyhow.is_waiting(caller)
     anyhow.gone(ev.WorkerId(1))
     assert anyhow.answer(caller) == SyncReport(unloaded=("a",))
-    assert [model.id for model in anyhow.core.queries.list_models()] == ["b", "own"]
+    assert [model.id for model in anyhow.queries.list_models()] == ["b", "own"]
     caller = declare(anyhow)
     scan(anyhow)
     anyhow.gone(ev.WorkerId(2))
@@ -139,16 +124,6 @@ def test_a_model_that_is_unloaded_already_is_not_told(host):
     host.gone()
 
 
-def test_an_unload_overtakes_the_load_of_what_is_declared(anyhow):
-    caller = declare(anyhow, a="/a")
-    scan(anyhow)
-    anyhow.found()
-    anyhow.unload("a")
-    anyhow.spawned()
-    anyhow.gone()
-    assert "overtaken" in anyhow.answer(caller).failed["a"]
-
-
 def test_a_declared_id_is_loaded_from_its_path_alone():
     host = Driver(LAZY)
     declare(host, a="/a", wrong="it is wrong", load=False)
@@ -157,7 +132,7 @@ def test_a_declared_id_is_loaded_from_its_path_alone():
     host.load(source=source_of(None), model_id="a", reload=True)
     host.gone()
     host.up()
-    assert host.core.queries.get_model("a").path == "/a"
+    assert host.model("a").path == "/a"
     host.unload("a")
     host.gone()
     host.sync()
@@ -206,17 +181,17 @@ def test_what_has_been_evicted_is_loaded_when_it_is_used_and_forgotten_when_it_i
     tight.scanned()
     tight.found()
     tight.predicted(4000)
-    tight.come_up("a", 4000)
+    tight.comes_up("a", 4000)
     tight.pass_time(2)
     tight.predicted_load("n", 8000)
     tight.gone(tight.worker_of("a"))
     caller = declare(tight, a="/a")
     tight.scanned()
     assert tight.answer(caller) == SyncReport()
-    assert [(model.id, model.state) for model in tight.core.queries.list_all_models(())][:1] == [("a", "EVICTED")]
+    assert [(model.id, model.state) for model in tight.queries.list_all_models(())][:1] == [("a", "EVICTED")]
     declare(tight)
     tight.scanned()
-    assert [model.id for model in tight.core.queries.list_all_models(())] == ["n"]
+    assert [model.id for model in tight.queries.list_all_models(())] == ["n"]
 
 
 def test_what_failed_is_loaded_by_the_next_sync_and_a_host_without_anything_refuses_one(host):
@@ -231,12 +206,6 @@ def test_what_failed_is_loaded_by_the_next_sync_and_a_host_without_anything_refu
     assert host.answer(caller) == SyncReport(loaded=("a",))
     nowhere = Driver(WITHOUT_DIRECTORY)
     assert isinstance(nowhere.error(declare(nowhere)), FailedPreconditionError)
-
-
-def test_a_shutdown_answers_a_sync_that_waits(anyhow):
-    caller = declare(anyhow, a="/a")
-    anyhow.signal(at_once=True)
-    assert not isinstance(anyhow.error(caller), AbortedError)
 
 
 def test_a_load_that_is_still_looked_for_is_not_gone(host):
@@ -304,7 +273,7 @@ def test_what_failed_and_is_loaded_from_its_declared_path_after_that_has_not_fai
     host.retrieve("a")
     host.found()
     host.scanned()
-    come_up(host)
+    host.come_up()
     host.scanned()
     assert host.answer(caller) == SyncReport(loaded=("a",))
 
@@ -315,7 +284,7 @@ def test_what_was_being_written_and_is_whole_when_the_directory_is_read_is_loade
     host.delayed()
     host.found()
     host.scanned()
-    come_up(host)
+    host.come_up()
     host.scanned()
     assert host.answer(caller) == SyncReport(loaded=("a",))
 

@@ -1,4 +1,4 @@
-"""Loads that fail: every way, the error that all who wait get, and the fresh start after it."""
+"""Loads that fail: every way, the error that all that wait get, and the fresh start after it."""
 
 from __future__ import annotations
 
@@ -8,32 +8,12 @@ from driver import BOB, Driver, source_of
 from hostd_workers.wire.errors import (
     AlreadyExistsError,
     DeadlineExceededError,
-    InvalidArgumentError,
     ModelError,
     NotFoundError,
     UnavailableError,
 )
 
 REFUSAL = ModelError("loading failed: ValueError: no weights", details={"traceback": "File model.py, line 3"})
-
-
-def test_a_load_that_no_finder_can_specify_fails_at_once(host):
-    first, second = host.load(), host.retrieve(client=BOB)
-    error = InvalidArgumentError("there is no model.yaml, model.py, *.joblib or *.onnx")
-    host.not_found(error)
-    assert host.answer(first) is host.answer(second) is error
-    assert host.state() is None
-    assert host.processes == {}
-
-
-def test_a_load_whose_worker_cannot_be_spawned_fails_at_once(host):
-    caller = host.up_to("SPAWNING")
-    error = UnavailableError("cannot start /no/python: no such file")
-    host.not_spawned(error)
-    assert host.answer(caller) is error
-    assert (host.state(), host.worker_state()) == (None, None)
-    assert host.killed() == []
-    assert host.core.next_deadline() is None
 
 
 def test_a_load_that_the_worker_refuses_fails_when_the_worker_is_gone(host):
@@ -58,14 +38,13 @@ def test_a_model_that_was_loaded_but_not_measured_may_still_be_refused(host):
 
 
 @pytest.mark.parametrize("stage", ["SPAWNING", "STARTED", "LOADING", "MEASURING"])
-def test_a_load_whose_worker_dies_fails_with_how_it_died(host, stage):
+def test_a_load_fails_with_how_its_worker_died(host, stage):
     caller = host.up_to(stage)
     host.exited("killed by SIGSEGV")
     assert host.killed() == [1]
     assert host.is_waiting(caller)
     host.gone()
-    error = host.error(caller)
-    assert isinstance(error, UnavailableError)
+    error = host.error(caller, UnavailableError)
     assert error.message == "the worker of model 'm' died: killed by SIGSEGV"
     pid = None if stage == "SPAWNING" else 5001
     assert error.details == {"exit": "killed by SIGSEGV", "pid": pid, "model_id": "m"}
@@ -97,7 +76,7 @@ def test_what_a_silent_worker_printed_last_is_part_of_the_error(host):
     host.gone(output="\n".join(["\tcut", *"abcd", "No module named 'zmq'"]) + "\n\n")
     error = host.error(caller)
     assert error.message == ("the worker of model 'm' died: exit code 1; it printed: a\nb\nc\nd\nNo module named 'zmq'")
-    assert host.core.queries.story("m")[-1].reason == error.message
+    assert host.queries.story("m")[-1].reason == error.message
 
 
 def test_what_a_silent_worker_printed_does_not_hide_why_its_load_failed(host):
@@ -105,15 +84,6 @@ def test_what_a_silent_worker_printed_does_not_hide_why_its_load_failed(host):
     host.pass_time(31)
     host.gone(output="starting")
     assert isinstance(host.error(caller), DeadlineExceededError)
-
-
-def test_last_words_do_not_hide_why_the_load_was_refused(host):
-    caller = host.up_to("LOADING")
-    host.not_loaded(REFUSAL)
-    host.said_last_words(ModelError("KeyboardInterrupt"))
-    host.exited("exit code 1")
-    host.gone()
-    assert host.answer(caller) is REFUSAL
 
 
 def test_a_worker_that_says_nothing_is_killed_when_its_time_is_over(host):
@@ -127,8 +97,7 @@ def test_a_worker_that_says_nothing_is_killed_when_its_time_is_over(host):
     host.greeted()
     assert host.effects == []
     host.gone()
-    error = host.error(caller)
-    assert isinstance(error, DeadlineExceededError)
+    error = host.error(caller, DeadlineExceededError)
     assert error.message == (
         "the worker said nothing within 30 s (workers.spawn_timeout_s). hostd logs m has what it printed; its "
         "interpreter is the host's own"
@@ -140,8 +109,7 @@ def test_a_load_that_takes_too_long_is_ended(host, stage):
     host.load(wait=False)
     host.found()
     host.pass_time(20)
-    host.spawned()
-    host.greeted()
+    host.started()
     caller = host.load()
     if stage == "MEASURING":
         host.loaded()
@@ -154,30 +122,14 @@ def test_a_load_that_takes_too_long_is_ended(host, stage):
     host.measured()
     assert host.effects == []
     host.gone()
-    error = host.error(caller)
-    assert isinstance(error, DeadlineExceededError)
+    error = host.error(caller, DeadlineExceededError)
     assert error.message == (
         "the load took longer than 600 s (workers.load_timeout_s). hostd logs m has what it printed; hostd stack says "
         "during a load where it is"
     )
 
 
-def test_the_time_to_spawn_does_not_run_while_a_model_loads(host):
-    caller = host.up_to("LOADING")
-    host.pass_time(100)
-    assert host.worker_state() == "LOADING"
-    assert host.is_waiting(caller)
-
-
-def test_a_worker_that_could_not_be_spawned_after_all_ends_the_load_with_the_first_reason(host):
-    caller = host.up_to("SPAWNING")
-    host.pass_time(31)
-    host.not_spawned(UnavailableError("no memory"))
-    assert isinstance(host.error(caller), DeadlineExceededError)
-    assert (host.state(), host.worker_state()) == (None, None)
-
-
-def test_c08_who_comes_while_the_worker_of_a_failed_load_dies_gets_the_same_error(host):
+def test_c08_a_load_that_comes_while_the_worker_of_a_failed_one_dies_gets_the_same_error(host):
     first = host.up_to("LOADING")
     host.not_loaded(REFUSAL)
     loads, retrieves, at_once = host.load(client=BOB), host.retrieve(client=BOB), host.load(wait=False)
@@ -206,12 +158,12 @@ def test_c10_after_a_failed_load_the_model_is_not_there_and_a_new_load_starts_af
     first = host.up_to(stage)
     fail(host)
     error = host.error(first)
-    assert host.core.queries.list_models() == []
+    assert host.queries.list_models() == []
     assert isinstance(host.error(host.call()), NotFoundError)
     assert isinstance(host.error(host.retrieve()), NotFoundError)
     assert host.answer(host.unload()).processes == 0
-    assert host.core.queries.story("m")[-1].new == "FAILED"
-    assert host.core.queries.story("m")[-1].reason == error.message
+    assert host.queries.story("m")[-1].new == "FAILED"
+    assert host.queries.story("m")[-1].reason == error.message
 
     again = host.up_to("READY")
     assert host.answer(again).generation == 2
@@ -226,6 +178,6 @@ def test_a_failed_load_that_nobody_waits_for_ends_the_same_way(name):
     host.pass_time(0.001)
     assert isinstance(host.error(caller), DeadlineExceededError)
     fail(host)
-    assert host.core.queries.list_models() == []
-    assert host.core.queries.worker_count() == 0
+    assert host.queries.list_models() == []
+    assert host.queries.worker_count() == 0
     assert host.core.next_deadline() is None

@@ -8,14 +8,14 @@ from driver import SPEC, Driver, memory_of, source_of
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import UnloadReport
-from hostd_workers.wire.errors import NotFoundError, UnavailableError
+from hostd_workers.wire.errors import NotFoundError
 
 OLD, NEW = ev.WorkerId(1), ev.WorkerId(2)
 
 
 @pytest.fixture
 def host() -> Driver:
-    """A host whose model crashed: its worker has ended, and its descendants are not proven gone."""
+    """A host with a model that crashed: its worker has ended, and its descendants are not proven gone."""
     host = Driver()
     host.up_to("READY")
     host.exited("killed by SIGSEGV")
@@ -39,7 +39,7 @@ def test_a_crashed_model_can_be_loaded_again_from_something_else(host):
     caller = host.load("m", source_of("/elsewhere"))
     host.found()
     assert host.is_waiting(caller)
-    assert host.core.queries.get_model("m").path == "/elsewhere"
+    assert host.model().path == "/elsewhere"
 
 
 def test_the_end_of_the_old_worker_does_not_end_the_new_load(host):
@@ -58,8 +58,8 @@ def test_what_the_old_worker_says_does_not_touch_the_new_load(host):
     host.loaded(OLD)
     host.not_loaded(NotFoundError("x"), OLD)
     assert host.worker_state(NEW) == "SPAWNING"
-    assert host.core.queries.get_model("m").size is None
-    assert host.core.queries.get_model("m").methods == {}
+    assert host.model().size is None
+    assert host.model().methods == {}
 
 
 def test_an_unload_waits_for_what_is_left_of_earlier_generations(host):
@@ -112,20 +112,12 @@ def test_a_failed_load_ends_when_the_workers_of_both_generations_are_gone(host, 
     assert "exit code 9" in host.error(caller).message
 
 
-def test_a_load_that_cannot_be_spawned_ends_when_the_old_worker_is_gone(host):
-    caller = host.up_to("SPAWNING")
-    host.not_spawned(UnavailableError("no processes"))
-    assert host.is_waiting(caller)
-    host.gone(OLD)
-    assert host.error(caller).message == "no processes"
-
-
 def test_a_model_that_crashes_again_and_again_keeps_nothing_of_the_generations_that_are_gone(host):
     for number in range(2, 6):
         host.up_to("READY")
         host.exited()
         host.gone(ev.WorkerId(number - 1))
-    model = host.core._registry.models["m"]
+    model = host.registry.models["m"]
     kept = []
     while model.earlier:
         kept.append(model.earlier[0].id)
@@ -137,29 +129,8 @@ def test_a_model_that_crashes_again_and_again_keeps_nothing_of_the_generations_t
     assert host.answer(caller).processes == 1
 
 
-def test_three_generations_that_die_at_the_same_time_are_all_waited_for(host):
-    host.up_to("READY")
-    host.exited()
-    host.up_to("READY")
-    caller = host.unload()
-    for worker in (NEW, ev.WorkerId(3)):
-        host.gone(worker)
-        assert host.is_waiting(caller)
-    host.gone(OLD)
-    assert host.answer(caller).processes == 1
-
-
-def test_every_load_of_any_id_gets_a_generation_of_its_own(host):
-    host.load("a")
-    host.unload("a")
-    host.load("b")
-    host.unload("b")
-    host.load("a")
-    assert host.core.queries.get_model("a").generation == 4
-
-
 def test_forgetting_an_earlier_generation_leaves_the_later_one(host):
-    registry = host.core._registry
+    registry = host.registry
     earlier = registry.models["m"]
     host.load()
     registry.forget_model(earlier)

@@ -7,16 +7,17 @@ from driver import ALICE, BOB, Driver
 
 from hostd.core import events as ev
 from hostd.core.lifecycle import ModelState, WorkerState
+from hostd.core.models import Cause, Load, Unload
 from hostd.core.unloading import UnloadAll
-from hostd_workers.wire.errors import InternalError
+from hostd_workers.wire.errors import AbortedError, InternalError
 
 
 def model_of(host):
-    return host.core._registry.models["m"]
+    return host.registry.models["m"]
 
 
 def worker_of(host):
-    return host.core._registry.workers[ev.WorkerId(1)]
+    return host.registry.workers[ev.WorkerId(1)]
 
 
 def unloading(host):
@@ -27,7 +28,7 @@ def unloading(host):
 def hold(host, model_id):
     caller = host.caller()
     call = ev.CallReceived(*caller, ev.ModelId(model_id), "predict", None, 1, None)
-    host.core._router.pending.hold(call, caller)
+    host.router.pending.hold(call, caller)
 
 
 DAMAGE = {
@@ -36,7 +37,7 @@ DAMAGE = {
         "<Worker 1 of m DEAD pid=5001 calls=1> is DEAD but registered",
     ),
     "a model is registered under another id": (
-        lambda host: host.core._registry.models.__setitem__("x", model_of(host)),
+        lambda host: host.registry.models.__setitem__("x", model_of(host)),
         "<Model m#1 READY .*> is registered as x",
     ),
     "an UNLOADED model is registered": (
@@ -44,7 +45,7 @@ DAMAGE = {
         "<Model m#1 UNLOADED .*> is registered as m",
     ),
     "a worker without a registered model": (
-        lambda host: host.core._registry.models.clear(),
+        lambda host: host.registry.models.clear(),
         "<Worker 1 of m READY pid=5001 calls=1> belongs to no registered model",
     ),
     "a worker of an earlier generation that nobody waits for": (
@@ -67,13 +68,17 @@ DAMAGE = {
         lambda host: setattr(model_of(host), "state", ModelState.FAILED),
         "serves without being READY, or the other way round",
     ),
-    "a waiter for a load that is over": (
-        lambda host: model_of(host).waiters.__setitem__(ev.Caller(ALICE, 9), None),
-        "has waiters for a load that is over",
+    "a load of a model that serves": (
+        lambda host: setattr(model_of(host), "load", Load(model_of(host), Cause.ASKED, 0)),
+        "has a load and is not LOADING, or the other way round",
     ),
-    "a waiter for an unload that nobody began": (
-        lambda host: model_of(host).unload_waiters.__setitem__(ev.Caller(ALICE, 9), None),
-        "has waiters for an unload that was not begun",
+    "a load that has failed and goes on": (
+        lambda host: (host.load("x"), setattr(host.registry.models["x"].load, "error", AbortedError(""))),
+        "has the error of a load that is not ENDING, or the other way round",
+    ),
+    "an unload of a model that serves": (
+        lambda host: setattr(model_of(host), "unload", Unload(model_of(host), 0.0)),
+        "has an unload and is not UNLOADING, or the other way round",
     ),
     "an unload that waits for nobody": (
         lambda host: unloading(host).workers.clear(),
@@ -84,19 +89,19 @@ DAMAGE = {
         "the calls of the workers, of the callers and of the table differ",
     ),
     "a call that only its caller knows": (
-        lambda host: host.core._router.by_caller.__setitem__(ev.Caller(ALICE, 9), 99),
+        lambda host: host.router.by_caller.__setitem__(ev.Caller(ALICE, 9), 99),
         "the calls of the workers, of the callers and of the table differ",
     ),
     "a call that only the table knows": (
-        lambda host: host.core._router.calls.__setitem__(99, next(iter(host.core._router.calls.values()))),
+        lambda host: host.router.calls.__setitem__(99, next(iter(host.router.calls.values()))),
         "the calls of the workers, of the callers and of the table differ",
     ),
     "bytes that do not add up": (
-        lambda host: host.core._router.bytes.take(BOB, 2),
+        lambda host: host.router.bytes.take(BOB, 2),
         "3 bytes do not add up",
     ),
     "bytes of a client that do not add up": (
-        lambda host: host.core._router.bytes.take(ALICE, 2),
+        lambda host: host.router.bytes.take(ALICE, 2),
         "3 bytes of a client do not add up to 1",
     ),
     "a place of a call that nobody has": (
@@ -104,7 +109,7 @@ DAMAGE = {
         "the calls of a worker and those of its clients differ",
     ),
     "a place of a request that nobody has": (
-        lambda host: host.core._registry.waiting._shares.take(ALICE),
+        lambda host: host.registry.waiting._shares.take(ALICE),
         "0 requests that wait do not add up",
     ),
     "an unload of all that waits for what is gone": (
@@ -114,19 +119,19 @@ DAMAGE = {
     "a successor of nobody": (
         lambda host: (
             host.deploy_up_to("LOADING", replace=True),
-            host.core._registry.successors.__setitem__("x", host.core._registry.successors.pop("m")),
+            host.registry.successors.__setitem__("x", host.registry.successors.pop("m")),
         ),
         "<Model m#2 LOADING .*> succeeds nobody",
     ),
     "a successor that is registered under another id": (
         lambda host: (
             host.deploy_up_to("LOADING", replace=True),
-            host.core._registry.successors.__setitem__("x", host.core._registry.successors.pop("m")),
+            host.registry.successors.__setitem__("x", host.registry.successors.pop("m")),
         ),
         "<Model m#2 LOADING .*> is registered as x",
     ),
     "a caller that waits where it is not": (
-        lambda host: (host.load("x"), host.core._registry.models["x"].waiters.clear()),
+        lambda host: (host.load("x"), host.registry.models["x"].load.waiters.clear()),
         "Caller.* waits where it is not",
     ),
     "a call that is held for a model that does not load": (
@@ -134,15 +139,15 @@ DAMAGE = {
         "calls are held for 'nowhere', which is not loading",
     ),
     "held calls that do not add up": (
-        lambda host: (hold(host, "m"), host.core._router.pending._by_model["m"].shares.take(ALICE)),
+        lambda host: (hold(host, "m"), host.router.pending._by_model["m"].shares.take(ALICE)),
         "the calls that are held and those of their clients differ",
     ),
     "a deploy that reserves what is not reserved": (
-        lambda host: (host.deploy_up_to("INSTALLING", "x"), host.core._registry.reserved.clear()),
+        lambda host: (host.deploy_up_to("INSTALLING", "x"), host.registry.reserved.clear()),
         "<Deploy 1 of x INSTALLING> reserves what is not reserved",
     ),
     "an undeploy that reserves nothing": (
-        lambda host: (host.undeploy("x"), host.core._registry.reserved.clear()),
+        lambda host: (host.undeploy("x"), host.registry.reserved.clear()),
         "<Undeploy 1 of x CHECKING> reserves nothing",
     ),
     "an unload of all that waits for nothing": (
@@ -172,16 +177,16 @@ def test_an_event_that_the_core_does_not_know_is_an_error_of_ours(host):
 def test_questions_change_nothing(host):
     host.up_to("READY")
     for ask in (
-        host.core.queries.list_models,
-        lambda: host.core.queries.get_model("m"),
-        lambda: host.core.queries.story("m"),
-        host.core.queries.worker_count,
-        lambda: host.core.queries.activity(ev.WorkerId(1), host.now),
-        host.core.queries.memory,
-        lambda: host.core.queries.explain("m", host.now),
-        lambda: host.core.queries.plan_load("n", ev.Prediction(10, 10, "declared"), host.now),
-        lambda: host.core.queries.is_finding(ev.ModelId("m"), 1),
-        lambda: host.core.queries.degraded,
+        host.queries.list_models,
+        host.model,
+        lambda: host.queries.story("m"),
+        host.queries.worker_count,
+        lambda: host.queries.activity(ev.WorkerId(1), host.now),
+        host.queries.memory,
+        lambda: host.queries.explain("m", host.now),
+        lambda: host.queries.plan_load("n", ev.Prediction(10, 10, "declared"), host.now),
+        lambda: host.queries.is_finding(ev.ModelId("m"), 1),
+        lambda: host.queries.degraded,
         host.core.next_deadline,
     ):
         assert ask() == ask()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from driver import BOB, LAZY, Driver
 
-from hostd.core import events as ev
 from hostd.records import SyncReport
 from hostd_workers.wire.errors import InvalidArgumentError, ModelError
 
@@ -28,15 +27,6 @@ def test_c24_a_sync_waits_for_what_another_has_begun_to_load(begun):
     assert begun.is_waiting(caller)
     begun.up("m")
     assert begun.answer(caller) == SyncReport(loaded=("m", "new"))
-
-
-def test_c24_a_sync_waits_for_what_another_that_waits_has_begun(host):
-    first, second = host.sync(), host.sync(client=BOB)
-    host.scanned(("m",))
-    host.scanned()
-    assert host.is_waiting(second)
-    host.up()
-    assert host.answer(first) == host.answer(second) == SyncReport(loaded=("m",))
 
 
 def test_c25_a_load_that_another_has_begun_and_that_fails_is_reported(begun):
@@ -68,7 +58,7 @@ def test_c27_what_another_has_found_still_being_written_is_not_waited_for(begun)
 
 
 @pytest.mark.parametrize("options", [{"wait": False}, {"load": False}], ids=["no wait", "no load"])
-def test_c24_who_does_not_wait_or_does_not_load_joins_nothing(begun, options):
+def test_c24_a_sync_that_does_not_wait_or_does_not_load_joins_nothing(begun, options):
     caller = begun.sync(**options)
     begun.scanned(("m",))
     assert begun.answer(caller) == SyncReport()
@@ -134,8 +124,26 @@ def test_c25_a_sync_that_cannot_read_the_directory_waits_all_the_same(begun):
     assert begun.answer(caller) == SyncReport(loaded=("m",), degraded="cannot read /models")
 
 
-def test_c21_an_unload_of_what_another_has_begun_is_a_failure_of_both(begun):
-    caller = begun.sync()
-    begun.scanned()
-    begun.unload(client=ev.ClientId(b"carol"))
-    assert begun.answer(caller).failed == {"m": "the load of model 'm' was overtaken: unload requested"}
+def test_a_load_that_a_sync_joined_and_that_ended_while_the_directory_was_read_is_told_once(host):
+    host.sync(wait=False)
+    host.scanned(found=("a",))
+    caller = host.sync()
+    host.up()
+    host.exited()
+    host.gone()
+    host.scanned(found=("a",))
+    host.not_found(ModelError("no finder knows this"))
+    report = host.answer(caller)
+    assert (report.loaded, report.failed) == ((), {"a": "no finder knows this"})
+
+
+def test_what_was_written_when_a_sync_joined_its_load_and_is_loaded_anew_is_told_once(host):
+    host.sync(wait=False)
+    host.scanned(found=("a",))
+    caller = host.sync()
+    host.delayed()
+    host.not_found(ModelError("no finder knows this"))
+    host.scanned(found=("a",))
+    host.up()
+    report = host.answer(caller)
+    assert (report.loaded, report.writing, report.failed) == (("a",), (), {})

@@ -1,4 +1,4 @@
-"""Loads: from the request to the answer, shared by everybody who asks for the same."""
+"""Loads: from the request to the answer, shared by all callers that ask for the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from hostd.core.machine import Core
 from hostd.records import ModelInfo, SizeEstimate
 from hostd_workers.wire.errors import (
     AlreadyExistsError,
-    DeadlineExceededError,
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
@@ -47,16 +46,9 @@ def test_c06_a_load_finds_spawns_loads_measures_and_only_then_answers(host):
     assert isinstance(answer, ModelInfo)
     assert (answer.id, answer.state, answer.size, answer.size_source) == ("m", "READY", 4096, "measured")
     assert (answer.loader, answer.methods, answer.default_method) == ("python", METHODS, "predict")
-    assert answer == host.core.queries.get_model("m")
+    assert answer == host.model()
     assert host.worker_state() == "READY"
     assert host.core.next_deadline() is None
-
-
-def test_a_model_without_a_path_is_loaded_too(host):
-    host.load("m", source_of(None))
-    host.found()
-    host.greeted()
-    assert host.effects_of(fx.SendLoad) == [fx.SendLoad(1, "m", None, SPEC)]
 
 
 def test_a_worker_may_say_hello_before_its_process_is_known(host):
@@ -69,21 +61,21 @@ def test_a_worker_may_say_hello_before_its_process_is_known(host):
     assert host.answer(caller).workers[0].pid == 5001
 
 
-def test_c12_a_model_whose_memory_cannot_be_read_is_ready_with_an_unknown_size(host):
+def test_c12_a_model_is_ready_with_an_unknown_size_if_its_memory_cannot_be_read(host):
     caller = host.up_to("MEASURING")
     host.measured(memory=None)
     assert (host.answer(caller).state, host.answer(caller).size) == ("READY", None)
     assert host.answer(caller).size_source == "unknown"
 
 
-def test_c12_a_model_whose_memory_cannot_be_read_has_the_size_of_the_estimate_and_says_so(host):
+def test_c12_a_model_has_the_size_of_the_estimate_if_its_memory_cannot_be_read_and_says_so(host):
     caller = host.up_to("MEASURING")
     host.measured(memory=None, estimate=SizeEstimate(5000, "remembered"))
     assert (host.answer(caller).size, host.answer(caller).size_source) == (5000, "remembered")
     assert host.effects_of(fx.RememberSize) == []
     host.measured(memory=memory_of(4096))
     host.measured(memory=None, estimate=SizeEstimate(5000, "remembered"))
-    model = host.core.queries.get_model("m")
+    model = host.model()
     assert (model.size, model.size_source) == (4096, "measured")
 
 
@@ -124,19 +116,8 @@ def test_c07_options_are_the_same_if_a_loader_cannot_tell_them_apart(host, ours,
 @pytest.mark.parametrize(("ours", "theirs"), OTHER)
 def test_c07_options_are_others_if_a_loader_could_tell_them_apart(host, ours, theirs):
     host.load(source=source_of(**ours))
-    error = host.error(host.load(source=source_of(**theirs)))
-    assert isinstance(error, AlreadyExistsError)
+    error = host.error(host.load(source=source_of(**theirs)), AlreadyExistsError)
     assert f"its options are {ours!r}, not {theirs!r}" in error.message
-
-
-@pytest.mark.parametrize("field", ["finder", "initializer"])
-def test_c11_a_finder_and_an_initializer_named_for_a_load_are_part_of_what_is_asked_for(host, field):
-    source = source_of("/models/m")._replace(**{field: "mine"})
-    host.load(source=source)
-    assert host.finds[-1].source == source
-    error = host.error(host.load())
-    assert isinstance(error, AlreadyExistsError)
-    assert f"its {field} is 'mine', not None" in error.message
 
 
 def test_c12_a_sample_that_comes_before_the_model_is_loaded_does_not_make_it_ready(host):
@@ -144,17 +125,14 @@ def test_c12_a_sample_that_comes_before_the_model_is_loaded_does_not_make_it_rea
     host.measured(memory=memory_of(77))
     assert host.worker_state() == "LOADING"
     assert host.is_waiting(caller)
-    assert host.core.queries.get_model("m").size == 77
+    assert host.model().size == 77
 
 
 def test_c08_a_thousand_concurrent_loads_are_one_load_and_get_the_same_answer(host):
     callers = [host.load() for _ in range(500)]
     host.found()
     callers += [host.load(client=BOB) for _ in range(500)]
-    host.spawned()
-    host.greeted()
-    host.loaded()
-    host.measured(memory=memory_of(1))
+    host.come_up()
     assert len(host.processes) == 1
     assert len({id(host.answer(caller)) for caller in callers}) == 1
     assert len(callers) == 1000
@@ -182,8 +160,7 @@ def test_c07_a_load_of_what_is_loaded_answers_at_once_and_starts_nothing(host):
 @pytest.mark.parametrize("wait", [True, False])
 def test_c07_the_same_id_from_another_source_already_exists(host, other, difference, stage, wait):
     first = host.up_to(stage)
-    error = host.error(host.load("m", other, wait=wait))
-    assert isinstance(error, AlreadyExistsError)
+    error = host.error(host.load("m", other, wait=wait), AlreadyExistsError)
     assert difference in error.message
     assert error.details == {"model_id": "m"}
     assert host.is_waiting(first) == (stage != "READY")
@@ -198,26 +175,8 @@ def test_c09_a_load_that_does_not_wait_is_answered_while_it_goes_on(host):
     assert host.is_waiting(waiting)
 
 
-def test_c18_retrieving_waits_for_a_load_that_nobody_waits_for(host):
-    host.load(wait=False)
-    caller = host.retrieve(client=BOB)
-    assert host.is_waiting(caller)
-    host.found()
-    host.spawned()
-    host.greeted()
-    host.loaded()
-    host.measured(memory=memory_of(9))
-    assert host.answer(caller).size == 9
-
-
-def test_c15_retrieving_answers_at_once_what_is_ready(host):
-    host.up_to("READY")
-    assert host.answer(host.retrieve()).state == "READY"
-
-
 def test_c16_retrieving_what_is_not_loaded_names_what_is(host):
-    error = host.error(host.retrieve("nobody"))
-    assert isinstance(error, NotFoundError)
+    error = host.error(host.retrieve("nobody"), NotFoundError)
     assert error.message == "there is no model 'nobody'; no model is loaded"
     assert error.details == {"model_id": "nobody"}
     for number in range(12):
@@ -229,45 +188,17 @@ def test_c16_retrieving_what_is_not_loaded_names_what_is(host):
 def test_retrieving_what_is_being_unloaded_is_refused_with_the_reason(host):
     host.up_to("READY")
     host.unload()
-    error = host.error(host.retrieve())
-    assert isinstance(error, FailedPreconditionError)
+    error = host.error(host.retrieve(), FailedPreconditionError)
     assert error.message == "model 'm' is UNLOADING (unload requested): load it again when that is done"
     assert error.details == {"model_id": "m", "state": "UNLOADING", "reason": "unload requested"}
-
-
-def test_retrieving_what_crashed_is_refused_with_the_reason(host):
-    host.up_to("READY")
-    host.exited("killed by SIGSEGV")
-    error = host.error(host.retrieve())
-    assert isinstance(error, FailedPreconditionError)
-    assert "model 'm' is FAILED (the worker of model 'm' died: killed by SIGSEGV): load it again" in error.message
 
 
 def test_loading_what_is_being_unloaded_is_refused(host):
     host.up_to("READY")
     host.unload()
     for wait in (True, False):
-        error = host.error(host.load(wait=wait))
-        assert isinstance(error, FailedPreconditionError)
+        error = host.error(host.load(wait=wait), FailedPreconditionError)
         assert "UNLOADING" in error.message
-
-
-@pytest.mark.parametrize("ask", ["load", "retrieve"])
-def test_a_waiting_caller_gets_its_deadline_and_the_load_goes_on(host, ask):
-    first = host.load(timeout_s=10)
-    second = getattr(host, ask)(timeout_s=5)
-    host.pass_time(4.9)
-    assert host.is_waiting(second)
-    host.pass_time(0.2)
-    assert isinstance(host.error(second), DeadlineExceededError)
-    assert host.is_waiting(first)
-    host.found()
-    host.spawned()
-    host.greeted()
-    host.loaded()
-    host.measured(memory=memory_of(1))
-    assert host.answer(first).state == "READY"
-    assert host.core.next_deadline() is None
 
 
 @pytest.mark.parametrize("step_s", [1e-7, -1e-7])
@@ -284,30 +215,9 @@ def test_thousands_of_deadlines_that_come_together_hold_nobody_up(step_s):
     assert took_s < 15, "20,000 deadlines take some 0.1 s, and a minute if each searches for its caller"
 
 
-def test_a_deadline_that_has_passed_on_arrival_is_answered_on_the_next_look(host):
-    caller = host.load(timeout_s=-1)
-    assert host.core.next_deadline() == host.now - 1
-    host.pass_time(0)
-    assert isinstance(host.error(caller), DeadlineExceededError)
-    assert host.state() == "LOADING"
-
-
-def test_a_client_that_vanishes_is_not_answered_and_its_load_goes_on(host):
-    gone, stays = host.load(timeout_s=5), host.load(client=BOB, timeout_s=50)
-    host.feed(ev.ClientVanished(ALICE))
-    host.pass_time(6)
-    host.found()
-    host.spawned()
-    host.greeted()
-    host.loaded()
-    host.measured(memory=memory_of(1))
-    assert host.answer(stays).state == "READY"
-    assert gone not in host.answers
-
-
 def test_a_bad_request_changes_nothing(host):
     assert isinstance(host.error(host.load("a//b")), InvalidArgumentError)
-    assert host.core.queries.story("a//b") == []
+    assert host.queries.story("a//b") == []
 
 
 def test_a_worker_that_repeats_itself_is_heard_once(host):
@@ -350,9 +260,9 @@ def test_what_comes_for_a_worker_that_never_was_changes_nothing():
         ev.WorkerGone(stranger, 1, 1),
         ev.WorkerUnreachable(stranger, ev.CallId(99), is_full=True),
     ):
-        before = host.core.queries.list_models()
+        before = host.queries.list_models()
         assert host.feed(event) == []
-        assert host.core.queries.list_models() == before
+        assert host.queries.list_models() == before
 
 
 def test_what_a_finder_says_of_an_earlier_generation_is_ignored(host):

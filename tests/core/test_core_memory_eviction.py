@@ -1,4 +1,4 @@
-"""Evictions: who goes, who stays, and when nobody uses it for long enough."""
+"""Evictions: what goes, what stays, and when nobody uses it for long enough."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hostd_workers.wire.errors import (
     NotFoundError,
 )
 
-# Who goes
+# What goes
 
 
 def test_the_least_recently_used_of_equals_goes_first(tight):
@@ -26,7 +26,7 @@ def test_the_least_recently_used_of_equals_goes_first(tight):
     tight.pass_time(2)
     tight.predicted_load("m", 5000)
     assert tight.evicted() == ["b", "c"]
-    told = tight.core.queries.story("b")[-2]
+    told = tight.queries.story("b")[-2]
     assert (told.subject, told.old, told.new, told.cause) == ("model", "READY", "UNLOADING", "EVICT")
     assert told.reason == (
         "evicted for 4.9 KiB of model 'm': it held 2.9 KiB, was unused for 6.00 s, and loads again in 0.0 ms when it is used"
@@ -37,7 +37,7 @@ def test_what_loads_fast_for_its_size_goes_before_what_loads_slowly(tight):
     for model_id, load_s in (("slow", 20.0), ("fast", 1.0)):
         tight.predicted_load(model_id, 4000)
         tight.pass_time(load_s)
-        tight.come_up(model_id, 4000)
+        tight.comes_up(model_id, 4000)
     tight.pass_time(5)
     tight.predicted_load("m", 4000)
     assert tight.evicted() == ["fast"]
@@ -67,7 +67,7 @@ def test_the_time_since_a_use_counts_from_its_end(tight):
 
 
 @pytest.mark.parametrize("kept", ["pinned", "not evictable", "in use", "fresh", "loading"])
-def test_who_is_kept_stays(tight, kept):
+def test_what_is_kept_stays(tight, kept):
     if kept == "loading":
         tight.predicted_load("kept", 3000)
     else:
@@ -84,7 +84,7 @@ def test_who_is_kept_stays(tight, kept):
         tight.ready("kept", 3000)
     tight.predicted_load("m", 5000)
     assert tight.evicted() == ["idle"]
-    rank = tight.core.queries.explain("kept", tight.now)["eviction"]
+    rank = tight.queries.explain("kept", tight.now)["eviction"]
     assert rank["rank"] is None
     assert rank["why_not"]
 
@@ -93,14 +93,14 @@ def test_a_load_starts_only_with_the_proof_that_the_evicted_are_gone(tight):
     tight.ready("a", 8000)
     tight.pass_time(2)
     caller = tight.predicted_load("m", 8000)
-    assert tight.core.queries.memory().free_bytes == 2000
+    assert tight.queries.memory().free_bytes == 2000
     tight.exited(worker=tight.worker_of("a"))
     assert tight.effects_of(fx.SpawnWorker) == []
     tight.gone(tight.worker_of("a"), freed_bytes=7900)
     assert [effect.model_id for effect in tight.effects_of(fx.SpawnWorker)] == ["m"]
-    tight.come_up("m", 8000)
+    tight.comes_up("m", 8000)
     assert tight.answer(caller).state == "READY"
-    memory = tight.core.queries.memory()
+    memory = tight.queries.memory()
     assert (memory.evictions, memory.freed_bytes, memory.unloads) == ({"LOAD": 1}, 7900, 1)
     assert memory.last_unload.model_id == "a"
 
@@ -113,18 +113,17 @@ def test_a_pin_keeps_a_model_until_it_is_unpinned(tight):
     tight.pass_time(2)
     assert tight.answer(tight.pin("a")).pinned
     assert tight.answer(tight.pin("a")).pinned
-    assert [event.cause for event in tight.core.queries.story("a")].count("PIN") == 1
+    assert [event.cause for event in tight.queries.story("a")].count("PIN") == 1
     assert is_refused(tight.error(tight.predicted_load("m", 6000)))
     tight.pin("a", is_pinned=False)
     tight.predicted_load("m", 6000)
     assert tight.evicted() == ["a"]
 
 
-def test_an_unpin_wakes_who_waits(tight):
+def test_an_unpin_wakes_what_waits(tight):
     tight.ready("a", 4000)
     tight.pin("a")
-    tight.ready("b", 4000)
-    tight.busy("b")
+    tight.in_use("b", 4000)
     tight.pass_time(2)
     tight.predicted_load("m", 5000)
     assert tight.evicted() == []
@@ -135,9 +134,8 @@ def test_an_unpin_wakes_who_waits(tight):
 def test_only_what_is_loaded_can_be_pinned_and_the_error_says_what_became_of_it(tight):
     assert isinstance(tight.error(tight.pin("m")), NotFoundError)
     tight.evict_to_the_end()
-    error = tight.error(tight.pin("m"))
-    assert isinstance(error, NotFoundError)
-    assert tight.core.queries.absence_of("m").message == error.message
+    error = tight.error(tight.pin("m"), NotFoundError)
+    assert tight.queries.absence_of("m").message == error.message
     assert error.message == (
         "there is no model 'm'; it was evicted, and is loaded again when it is used "
         "(load_model, retrieve_model, or a call)"
@@ -150,7 +148,7 @@ def test_a_pin_is_of_the_model_that_is_loaded_and_ends_with_an_unload(tight):
     tight.unload("m")
     tight.gone(tight.worker_of("m"))
     tight.ready("m", 4000)
-    assert not tight.core.queries.get_model("m").pinned
+    assert not tight.model().pinned
 
 
 def test_a_pin_survives_a_crash(tight):
@@ -159,16 +157,16 @@ def test_a_pin_survives_a_crash(tight):
     tight.exited()
     tight.gone()
     tight.ready("m", 4000)
-    assert tight.core.queries.get_model("m").pinned
+    assert tight.model().pinned
 
 
-def test_who_pins_a_model_that_is_being_evicted_has_it_loaded_again_pinned(tight):
+def test_a_pin_of_a_model_that_is_being_evicted_has_it_loaded_again_pinned(tight):
     tight.evict()
     info = tight.answer(tight.pin("m"))
     assert (info.state, info.pinned) == ("UNLOADING", True)
     tight.gone(tight.worker_of("m"))
     tight.come_back()
-    assert tight.core.queries.get_model("m").pinned
+    assert tight.model().pinned
 
 
 # Idle time
@@ -186,11 +184,9 @@ def test_a_model_that_nobody_uses_for_its_time_is_evicted(tight):
     assert tight.state() == "READY"
     tight.pass_time(0.5)
     assert tight.evicted() == ["m"]
-    assert tight.core.queries.get_model("m").reason.startswith(
-        "evicted because idle_ttl_s is 5.00 s: it held 2.9 KiB, was unused"
-    )
+    assert tight.model().reason.startswith("evicted because idle_ttl_s is 5.00 s: it held 2.9 KiB, was unused")
     tight.gone()
-    assert tight.core.queries.memory().evictions == {"IDLE": 1}
+    assert tight.queries.memory().evictions == {"IDLE": 1}
     assert tight.core.next_deadline() is None
 
 
@@ -214,7 +210,7 @@ def test_what_is_left_of_an_idle_time_is_never_too_little_for_the_clock():
 def test_the_configuration_has_an_idle_time_for_models_that_have_none():
     host = MemoryDriver(dataclasses.replace(BUDGETED, budget_bytes=None, idle_ttl_s=10))
     host.up_to("READY")
-    assert host.core.queries.get_model("m").idle_ttl_s == 10
+    assert host.model().idle_ttl_s == 10
     host.pass_time(10)
     assert host.state() == "UNLOADING"
 
@@ -231,43 +227,12 @@ def test_a_model_in_use_is_not_idle_however_long_its_call_takes(tight):
     assert tight.state() == "UNLOADING"
 
 
-def test_a_pinned_model_has_no_idle_time_until_it_is_unpinned(tight):
-    restless(tight)
-    tight.pin("m")
-    tight.pass_time(60)
-    assert tight.state() == "READY"
-    tight.pin("m", is_pinned=False)
-    tight.pass_time(5)
-    assert tight.state() == "UNLOADING"
-
-
-@pytest.mark.parametrize("ends", ["unload", "crash", "replace"])
-def test_no_idle_timer_of_a_model_that_is_gone_is_kept(tight, ends):
-    restless(tight)
-    if ends == "unload":
-        tight.unload()
-    elif ends == "crash":
-        tight.exited()
-    else:
-        deploy = tight.deploy_up_to("FINDING", "m", replace=True)
-        tight.found()
-        tight.predicted(3000)
-        tight.come_up("m", 3000)
-        tight.done()
-        assert tight.answer(deploy).generation == 2
-        tight.gone(ev.WorkerId(1))
-    tight.finds.clear()
-    if ends != "replace":
-        tight.gone()
-    assert tight.core.next_deadline() is None
-
-
 def test_a_successor_that_waits_for_its_confirmation_keeps_its_idle_time(tight):
     tight.ready("m", 3000)
     tight.deploy_up_to("FINDING", "m", replace=True)
     tight.found(RESTLESS)
     tight.predicted(3000)
-    tight.come_up("m", 3000)
+    tight.comes_up("m", 3000)
     tight.pass_time(20)
     tight.done()
     tight.gone(ev.WorkerId(1))

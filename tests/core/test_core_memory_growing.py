@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from driver import SPEC
+from driver import SPEC, source_of
 from memory_driver import KEPT, is_refused
 
 from hostd.core import effects as fx
@@ -17,17 +17,15 @@ def test_an_estimate_above_the_whole_budget_is_tried_with_all_that_can_be_freed(
     tight.ready("idle", 3000)
     tight.ready("kept", 2000, spec=KEPT)
     tight.pass_time(2)
-    plan = tight.core.queries.plan_load("m", ev.Prediction(50_000, 1, source), tight.now)
+    plan = tight.queries.plan_load("m", ev.Prediction(50_000, 1, source), tight.now)
     assert (plan.outcome, plan.need_bytes, [victim.model_id for victim in plan.victims]) == ("evict", 8000, ["idle"])
     assert plan.reason == (f"others yield for it; it is {source} to need 49 KiB, and is tried with what there is")
     caller = tight.predicted_load("m", 50_000, source=source)
     assert tight.evicted() == ["idle"]
-    assert tight.core.queries.get_model("m").reason == (
-        f"it waits for 7.8 KiB, all that can be had of 49 KiB ({source}), number 1 in line"
-    )
+    assert tight.model().reason == (f"it waits for 7.8 KiB, all that can be had of 49 KiB ({source}), number 1 in line")
     tight.gone(tight.worker_of("idle"))
-    assert tight.core.queries.memory().reserved_bytes == 8000
-    tight.come_up("m", 4000)
+    assert tight.queries.memory().reserved_bytes == 8000
+    tight.comes_up("m", 4000)
     assert tight.answer(caller).state == "READY"
 
 
@@ -54,7 +52,7 @@ def test_a_load_that_turns_out_to_be_above_the_budget_when_it_is_done_is_ended_a
     caller = tight.load("m", retries=3)
     tight.found()
     tight.predicted(50_000, source="estimated")
-    tight.come_up("m", 10_001)
+    tight.comes_up("m", 10_001)
     assert tight.files.remembered == [fx.RememberSize("/models/m", SPEC, tight.files.remembered[0].memory, 0.0, True)]
     tight.gone()
     error = tight.error(caller)
@@ -67,6 +65,14 @@ def test_a_load_that_turns_out_to_be_above_the_budget_when_it_is_done_is_ended_a
     assert tight.state() is None, "it is not tried again"
 
 
+def test_of_a_load_without_a_path_that_is_ended_nothing_is_remembered(tight):
+    tight.load("m", source_of(None))
+    tight.found()
+    tight.predicted(50_000, source="estimated")
+    tight.comes_up("m", 10_001)
+    assert (tight.state_of("m"), tight.files.remembered) == ("KILLING", [])
+
+
 # Growth
 
 
@@ -74,8 +80,8 @@ def test_a_load_that_outgrows_its_reservation_gets_half_as_much_again_if_that_is
     tight.loading("m", 1000)
     for taken_bytes, reserved_bytes in ((1500, 2251), (2251, 2251), (2252, 3379), (9000, 10_000)):
         tight.grows("m", taken_bytes)
-        assert tight.core.queries.get_model("m").charge_bytes == reserved_bytes
-        assert tight.core.queries.activity(tight.worker, 0).reserved_bytes == reserved_bytes
+        assert tight.model().charge_bytes == reserved_bytes
+        assert tight.queries.activity(tight.worker, 0).reserved_bytes == reserved_bytes
     assert tight.state_of("m") == "LOADING"
 
 
@@ -84,10 +90,10 @@ def test_a_load_gets_what_is_free_if_that_is_at_least_a_tenth(tight):
     tight.pass_time(2)
     tight.loading("m", 1000)
     tight.grows("m", 3400)
-    assert (tight.core.queries.get_model("m").charge_bytes, tight.evicted()) == (4000, [])
+    assert (tight.model().charge_bytes, tight.evicted()) == (4000, [])
 
 
-def test_who_makes_way_makes_way_for_half_as_much_again(tight):
+def test_what_yields_yields_for_half_as_much_again(tight):
     for name, size_bytes in (("a", 1000), ("b", 1000), ("busy", 4000)):
         tight.ready(name, size_bytes)
     tight.busy("busy")
@@ -98,8 +104,7 @@ def test_who_makes_way_makes_way_for_half_as_much_again(tight):
 
 
 def test_a_load_that_is_done_is_not_paused_for_what_it_held_before(tight):
-    tight.ready("busy", 6000)
-    tight.busy("busy")
+    tight.in_use("busy", 6000)
     caller = tight.loading("m", 1000)
     asked_s = tight.now
     tight.pass_time(0.1)
@@ -119,46 +124,43 @@ def test_a_load_waits_for_what_is_on_its_way_out_if_that_is_at_least_a_tenth(tig
     tight.grows("m", 4000)
     assert (tight.state_of("m"), tight.evicted()) == ("PAUSED", [])
     tight.gone(tight.worker_of("leaving"))
-    assert (tight.state_of("m"), tight.core.queries.get_model("m").charge_bytes) == ("LOADING", 5000)
+    assert (tight.state_of("m"), tight.model().charge_bytes) == ("LOADING", 5000)
     assert tight.state("idle") == "READY"
 
 
-def test_a_load_for_whose_growth_there_is_no_room_is_paused_while_others_make_way(tight):
+def test_a_load_is_paused_while_others_yield_for_its_growth(tight):
     tight.ready("idle", 6000)
     tight.pass_time(2)
     caller = tight.loading("m", 1000)
     tight.grows("m", 3800)
     assert tight.state_of("m") == "PAUSED"
     assert tight.evicted() == ["idle"]
-    memory = tight.core.queries.memory()
+    memory = tight.queries.memory()
     assert (memory.paused, memory.pauses, memory.waiting) == (("m",), 1, ())
-    assert tight.core.queries.explain("m", tight.now)["reason"] == (
+    assert tight.queries.explain("m", tight.now)["reason"] == (
         "its load is paused until there is room for more, number 1 in line: it holds 3.7 KiB, 1.0 KiB (estimated) "
         "were expected"
     )
     tight.pass_time(2)
     tight.gone(tight.worker_of("idle"))
     assert tight.effects_of(fx.ResumeWorker) == [fx.ResumeWorker(tight.worker_of("m"))]
-    assert tight.core.queries.get_model("m").reason == (
-        "its load goes on after a pause of 2.00 s: 5.6 KiB are reserved for it now"
-    )
+    assert tight.model().reason == ("its load goes on after a pause of 2.00 s: 5.6 KiB are reserved for it now")
     tight.loaded()
     tight.grows("m", 5600)
     assert tight.answer(caller).state == "READY"
 
 
 def test_nothing_starts_while_a_load_is_paused(tight):
-    tight.ready("busy", 6000)
-    tight.busy("busy")
+    tight.in_use("busy", 6000)
     first = tight.loading("m", 1000)
     tight.grows("m", 3800)
-    assert (tight.state_of("m"), tight.core.queries.memory().free_bytes) == ("PAUSED", 200)
+    assert (tight.state_of("m"), tight.queries.memory().free_bytes) == ("PAUSED", 200)
     later = tight.predicted_load("later", 100)
     assert tight.is_waiting(later)
-    assert tight.core.queries.memory().waiting == ("later",)
-    assert tight.core.queries.get_model("later").reason == "it waits for 100 B (remembered), number 2 in line"
+    assert tight.queries.memory().waiting == ("later",)
+    assert tight.model("later").reason == "it waits for 100 B (remembered), number 2 in line"
     assert (
-        tight.core.queries.plan_load("n", ev.Prediction(10, 10, "declared"), tight.now).reason
+        tight.queries.plan_load("n", ev.Prediction(10, 10, "declared"), tight.now).reason
         == "loads that wait before it: 2"
     )
     tight.unload("busy")
@@ -169,13 +171,13 @@ def test_nothing_starts_while_a_load_is_paused(tight):
     assert tight.is_waiting(first)
 
 
-def test_a_model_in_use_makes_way_for_a_paused_load_after_its_minimum_residence(tight):
+def test_a_model_in_use_yields_for_a_paused_load_after_its_minimum_residence(tight):
     tight.paused()
     tight.pass_time(2)
     call = tight.call("busy")
     assert tight.is_waiting(call), "it waits for the next load of its model"
-    assert tight.core.queries.explain("busy", tight.now)["state"] == "READY"
-    tight.end_call(next(caller for caller in tight.open if caller != call and tight.core._router.by_caller.get(caller)))
+    assert tight.queries.explain("busy", tight.now)["state"] == "READY"
+    tight.end_call(next(caller for caller in tight.open if caller != call and tight.router.by_caller.get(caller)))
     tight.pass_time(0.1)
     assert tight.state("busy") == "UNLOADING"
 
@@ -188,40 +190,37 @@ def test_of_two_loads_that_outgrow_together_the_older_goes_on_and_the_younger_is
     assert (tight.state_of("a"), tight.state_of("b")) == ("PAUSED", "LOADING"), "b is still within what it got"
     tight.grows("b", 8000)
     assert (tight.state_of("a"), tight.state_of("b")) == ("PAUSED", "KILLING")
-    assert tight.core.queries.get_model("b").reason == (
-        "put back for the older load of model 'a': it held 7.8 KiB and needs more"
-    )
+    assert tight.model("b").reason == ("put back for the older load of model 'a': it held 7.8 KiB and needs more")
     tight.gone(tight.worker_of("b"))
     assert tight.state_of("a") == "LOADING"
-    assert tight.core.queries.memory().waiting == ("b",)
-    assert tight.core.queries.get_model("b").reason == "it waits for 7.8 KiB (at least), number 1 in line"
+    assert tight.queries.memory().waiting == ("b",)
+    assert tight.model("b").reason == "it waits for 7.8 KiB (at least), number 1 in line"
     tight.loaded(tight.worker_of("a"))
     tight.grows("a", 5000)
     assert tight.answer(older).state == "READY"
     tight.pass_time(2)
     tight.gone(tight.worker_of("a"))
-    tight.come_up("b", 9000)
+    tight.comes_up("b", 9000)
     assert tight.answer(younger).state == "READY"
     assert tight.answer(younger).size == 9000
 
 
-def test_what_was_put_back_waits_before_those_who_came_after_it(tight):
+def test_what_was_put_back_waits_before_what_came_after_it(tight):
     tight.loading("a", 1000)
     tight.loading("b", 1000)
     tight.predicted_load("late", 9000)
-    assert tight.core.queries.memory().waiting == ("late",)
+    assert tight.queries.memory().waiting == ("late",)
     tight.grows("a", 9000)
     assert tight.state_of("a") == "PAUSED"
     tight.grows("b", 1001)
     tight.gone(tight.worker_of("b"))
-    assert tight.core.queries.memory().waiting == ("b", "late")
+    assert tight.queries.memory().waiting == ("b", "late")
 
 
 def test_younger_loads_that_are_within_their_reservations_are_waited_for(tight):
     tight.loading("a", 1000)
     tight.predicted_load("b", 6000)
-    tight.spawned()
-    tight.greeted()
+    tight.started()
     tight.grows("a", 4500)
     assert (tight.state_of("a"), tight.state_of("b")) == ("PAUSED", "LOADING")
     tight.loaded(tight.worker_of("b"))

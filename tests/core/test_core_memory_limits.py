@@ -22,8 +22,7 @@ def test_a_model_over_its_limit_is_killed_alone_and_its_callers_hear_the_figures
     tight.sampled(4000, tight.worker_of("m"))
     assert tight.state() == "READY"
     tight.sampled(4001, tight.worker_of("m"))
-    error = tight.error(call)
-    assert isinstance(error, ResourceExhaustedError)
+    error = tight.error(call, ResourceExhaustedError)
     assert error.details == {
         "reason": "MEMORY_LIMIT",
         "model_id": "m",
@@ -35,10 +34,10 @@ def test_a_model_over_its_limit_is_killed_alone_and_its_callers_hear_the_figures
     assert error.message.endswith(". Raise its memory_limit, or have it use less")
     assert tight.killed() == [tight.worker_of("m")]
     assert (tight.state("m"), tight.state("other")) == ("FAILED", "READY")
-    assert tight.core.queries.explain("m", tight.now)["reason"] == error.message
+    assert tight.queries.explain("m", tight.now)["reason"] == error.message
     assert tight.is_waiting(other)
     tight.gone(tight.worker_of("m"))
-    assert tight.core.queries.get_model("m").reason == error.message
+    assert tight.model().reason == error.message
 
 
 def test_a_kill_takes_the_sample_along_that_it_is_for_and_no_older_one(tight):
@@ -57,8 +56,7 @@ def test_a_model_over_its_limit_while_it_loads_is_not_tried_again(tight):
     tight.found(LIMITED)
     tight.predicted(3000)
     assert tight.effects_of(fx.SpawnWorker)[0].limit_bytes == 4000
-    tight.spawned()
-    tight.greeted()
+    tight.started()
     tight.sampled(5000)
     assert tight.is_waiting(caller)
     tight.gone()
@@ -82,10 +80,7 @@ def test_a_model_over_its_limit_while_it_drains_is_killed(tight):
 def test_there_are_limits_without_a_budget_too(host):
     host.load()
     host.found(LIMITED)
-    host.spawned()
-    host.greeted()
-    host.loaded()
-    host.measured(memory=ev.Memory(1, 9000, 3000, None, None, swap_bytes=1001))
+    host.come_up(ev.Memory(1, 9000, 3000, None, None, swap_bytes=1001))
     assert host.worker_state() == "KILLING"
 
 
@@ -95,26 +90,21 @@ def test_there_are_limits_without_a_budget_too(host):
 @pytest.mark.parametrize(
     ("death", "reason"), [(ev.Death.OUT_OF_MEMORY, "OUT_OF_MEMORY"), (ev.Death.MEMORY_LIMIT, "MEMORY_LIMIT")]
 )
-def test_who_dies_for_want_of_memory_is_told_apart_and_not_tried_again(tight, death, reason):
+def test_a_death_for_want_of_memory_is_told_apart_and_not_tried_again(tight, death, reason):
     caller = tight.load("m", retries=3)
     tight.found(LIMITED)
     tight.predicted(3000)
-    tight.spawned()
-    tight.greeted()
+    tight.started()
     tight.died(death)
     tight.gone()
-    error = tight.error(caller)
-    assert isinstance(error, ResourceExhaustedError)
-    assert error.details["reason"] == reason
+    assert tight.error(caller, ResourceExhaustedError).details["reason"] == reason
     assert tight.state() is None
 
 
 def test_callers_of_a_model_that_the_kernel_kills_for_memory_hear_so(tight):
-    tight.ready("m", 3000)
-    call = tight.busy("m")
+    call = tight.in_use("m", 3000)
     tight.died(ev.Death.OUT_OF_MEMORY)
-    error = tight.error(call)
-    assert isinstance(error, ResourceExhaustedError)
+    error = tight.error(call, ResourceExhaustedError)
     assert error.message == (
         "the worker of model 'm' died: killed by SIGKILL. The machine, or the host's cgroup, has no more"
     )
@@ -129,17 +119,6 @@ def test_a_limit_that_the_kernel_enforced_has_no_figure_of_ours(tight):
     error = tight.error(call)
     assert (error.details["measured_bytes"], error.details["limit_bytes"]) == (None, 4000)
     assert "its memory is over its memory_limit of 3.9 KiB" in error.message
-
-
-def test_a_death_of_another_kind_is_tried_again(tight):
-    tight.load("m", retries=1)
-    tight.found()
-    tight.predicted(3000)
-    tight.spawned()
-    tight.died(ev.Death.UNEXPLAINED)
-    tight.gone()
-    tight.pass_time(1)
-    assert len(tight.finds) == 1
 
 
 # Successors
@@ -162,13 +141,13 @@ def test_a_successor_has_others_evicted_and_not_the_model_that_it_replaces(tight
     caller = replacing(tight, 5000)
     assert tight.evicted() == ["a"]
     tight.gone(tight.worker_of("a"))
-    holders = [(holder.model_id, holder.bytes) for holder in tight.core.queries._planning.holders()]
+    holders = [(holder.model_id, holder.bytes) for holder in tight.planning.holders()]
     assert holders == [("m", 5000), ("m", 4000)]
-    tight.come_up("m", 5000)
+    tight.comes_up("m", 5000)
     tight.done()
     assert tight.answer(caller).pinned is is_pinned
     tight.gone(ev.WorkerId(1))
-    assert tight.core.queries.memory().free_bytes == 5000
+    assert tight.queries.memory().free_bytes == 5000
 
 
 def test_a_successor_that_never_fits_beside_the_model_that_it_replaces_is_refused_and_undone(tight):
@@ -183,26 +162,14 @@ def test_a_successor_that_never_fits_beside_the_model_that_it_replaces_is_refuse
 
 def test_a_successor_that_waits_ends_with_an_unload_of_its_id(tight):
     tight.ready("m", 2000)
-    tight.ready("a", 7000)
-    tight.busy("a")
+    tight.in_use("a", 7000)
     caller = replacing(tight, 5000)
-    assert tight.core.queries.memory().waiting == ("m",)
+    assert tight.queries.memory().waiting == ("m",)
     tight.unload("m")
     tight.gone(tight.worker_of("m"))
-    assert tight.core.queries.memory().waiting == ()
+    assert tight.queries.memory().waiting == ()
     tight.done()
     assert "overtaken" in tight.error(caller).message
-
-
-def test_a_successor_that_has_waited_too_long_leaves_the_model_that_serves(tight):
-    tight.ready("m", 2000)
-    tight.ready("a", 7000)
-    tight.busy("a")
-    caller = replacing(tight, 5000)
-    tight.pass_time(60)
-    tight.done()
-    assert is_refused(tight.error(caller))
-    assert tight.state() == "READY"
 
 
 def test_what_a_crashed_model_still_holds_does_not_keep_its_successor_from_starting(tight):
@@ -211,7 +178,7 @@ def test_what_a_crashed_model_still_holds_does_not_keep_its_successor_from_start
     tight.exited()
     tight.found()
     tight.predicted(5000)
-    assert tight.core.queries.memory().waiting == ("m",)
+    assert tight.queries.memory().waiting == ("m",)
     tight.gone(ev.WorkerId(1))
     assert len(tight.effects_of(fx.SpawnWorker)) == 1
 
@@ -224,7 +191,7 @@ def test_the_cores_are_shared_among_the_loaded_models_unless_somebody_says_how_m
     for model_id, cpu_threads in (("a", 8), ("b", 4), ("c", 2), ("d", 2), ("e", 1)):
         host.predicted_load(model_id, 1)
         assert host.effects_of(fx.SpawnWorker)[0].cpu_threads == cpu_threads
-        assert host.core.queries.get_model(model_id).cpu_threads == cpu_threads
+        assert host.model(model_id).cpu_threads == cpu_threads
     host.predicted_load("f", 1, SPEC._replace(cpu_threads=5))
     assert host.effects_of(fx.SpawnWorker)[0].cpu_threads == 5
     host = MemoryDriver(dataclasses.replace(BUDGETED, cores=8, cpu_threads=3))
@@ -248,7 +215,7 @@ def test_a_successor_of_a_model_that_has_crashed_has_the_cores_for_itself():
 def test_explain_says_what_a_size_is_made_of(tight):
     tight.predicted_load("m", 6000)
     tight.spawned()
-    size = tight.core.queries.explain("m", tight.now)["size"]
+    size = tight.queries.explain("m", tight.now)["size"]
     assert (size["bytes"], size["source"], size["age_s"]) == (None, "unknown", None)
     assert (size["charge_bytes"], size["reserved_bytes"], size["need_source"]) == (6000, 6000, "remembered")
     tight.greeted()
@@ -257,7 +224,7 @@ def test_explain_says_what_a_size_is_made_of(tight):
     tight.processes[tight.worker].has_loaded = True
     tight.measured(memory=ev.Memory(2, 5000, 3000, 4000, 8000, 500, shared_bytes=250))
     tight.pass_time(3)
-    assert tight.core.queries.explain("m", tight.now)["size"] == {
+    assert tight.queries.explain("m", tight.now)["size"] == {
         "bytes": 5000,
         "source": "measured",
         "age_s": 3.0,
@@ -271,14 +238,14 @@ def test_explain_says_what_a_size_is_made_of(tight):
     }
 
 
-def test_explain_says_what_an_eviction_would_do_and_who_would_go_first(tight):
+def test_explain_says_what_an_eviction_would_do_and_what_would_go_first(tight):
     for model_id in "ab":
         tight.predicted_load(model_id, 3000)
         tight.pass_time(1)
-        tight.come_up(model_id, 3000)
+        tight.comes_up(model_id, 3000)
     tight.ready("kept", 3000, spec=KEPT)
     tight.pass_time(2)
-    assert tight.core.queries.explain("b", tight.now)["eviction"] == {
+    assert tight.queries.explain("b", tight.now)["eviction"] == {
         "would_free_bytes": 3000,
         "idle_s": 2.0,
         "reload_s": 1.0,
@@ -286,22 +253,22 @@ def test_explain_says_what_an_eviction_would_do_and_who_would_go_first(tight):
         "rank": 2,
         "returns": "the next call or retrieve_model loads it again, which took 1.00 s the last time; calls wait",
     }
-    assert tight.core.queries.explain("a", tight.now)["eviction"]["rank"] == 1
-    kept = tight.core.queries.explain("kept", tight.now)["eviction"]
+    assert tight.queries.explain("a", tight.now)["eviction"]["rank"] == 1
+    kept = tight.queries.explain("kept", tight.now)["eviction"]
     assert (kept["rank"], kept["why_not"]) == (None, "its model.yaml says that it is not evictable")
     tight.load("n")
-    assert tight.core.queries.explain("n", tight.now)["eviction"] is None
+    assert tight.queries.explain("n", tight.now)["eviction"] is None
 
 
 def test_explain_knows_evicted_models_even_when_their_story_is_forgotten(tight):
-    assert tight.core.queries.explain("m", tight.now) is None
+    assert tight.queries.explain("m", tight.now) is None
     tight.evict_to_the_end()
-    known = tight.core.queries.explain("m", tight.now)
+    known = tight.queries.explain("m", tight.now)
     assert (known["state"], known["size"], known["eviction"]) == ("EVICTED", None, None)
     assert (known["model"]["state"], known["model"]["path"]) == ("EVICTED", "/models/m")
     assert known["story"]
-    tight.core._registry.stories.clear()
-    known = tight.core.queries.explain("m", tight.now)
+    tight.registry.stories.clear()
+    known = tight.queries.explain("m", tight.now)
     assert known["state"] == "EVICTED"
     assert known["reason"].startswith("evicted for 8.8 KiB of model 'other': it held 7.8 KiB")
 
@@ -310,18 +277,17 @@ def test_explain_tells_of_a_load_that_failed(tight):
     tight.load("m")
     tight.found()
     tight.predicted(100)
-    tight.spawned()
-    tight.greeted()
+    tight.started()
     tight.not_loaded(ModelError("no weights"))
     tight.gone()
-    known = tight.core.queries.explain("m", tight.now)
+    known = tight.queries.explain("m", tight.now)
     assert (known["state"], known["reason"]) == ("FAILED", "no weights")
     assert known["model"]["path"] == "/models/m"
     tight.load("n")
     tight.found()
     tight.predicted(100)
     tight.not_spawned(UnavailableError("no processes"))
-    assert tight.core.queries.explain("n", tight.now)["reason"] == "no processes"
+    assert tight.queries.explain("n", tight.now)["reason"] == "no processes"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from memory_driver import BUDGETED, LIMITED, MemoryDriver, is_refused
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.deadlines import AdmissionTimer, WorkerTimer
+from hostd.core.deadlines import LoadTimer, WorkerTimer
 from hostd.core.losing import DISCONNECT_GRACE_S
 from hostd_workers.wire.errors import (
     AbortedError,
@@ -67,14 +67,13 @@ def test_news_of_a_failed_pause_that_comes_after_the_pause_changes_nothing(tight
 
 def test_the_clock_of_a_load_stands_still_while_it_is_paused():
     host = MemoryDriver(dataclasses.replace(BUDGETED, load_timeout_s=20.0))
-    host.ready("busy", 6000)
-    call = host.busy("busy")
+    call = host.in_use("busy", 6000)
     caller = host.loading("m", 1000)
     host.pass_time(15)
     host.grows("m", 5000)
     host.pass_time(30)
     assert host.state_of("m") == "PAUSED"
-    assert WorkerTimer(host.worker_of("m")) not in host.core._registry.timers
+    assert WorkerTimer(host.worker_of("m")) not in host.registry.timers
     host.end_call(call)
     host.gone(host.worker_of("busy"))
     assert host.state_of("m") == "LOADING"
@@ -87,8 +86,7 @@ def test_the_clock_of_a_load_stands_still_while_it_is_paused():
 
 @pytest.mark.parametrize("how", ["unload", "shutdown", "exit", "limit", "refused", "lost"])
 def test_a_paused_load_can_end_in_every_way(tight, how):
-    tight.ready("busy", 6000)
-    tight.busy("busy")
+    tight.in_use("busy", 6000)
     caller = tight.loading("m", 1000, LIMITED if how == "limit" else SPEC)
     worker = tight.worker_of("m")
     tight.grows("m", 4000)
@@ -107,11 +105,11 @@ def test_a_paused_load_can_end_in_every_way(tight, how):
     else:
         tight.not_loaded(ModelError("no weights"), worker)
     assert tight.killed().count(worker) == 1
-    assert not any(isinstance(key, AdmissionTimer) for key in tight.core._registry.timers._due)
+    assert not any(isinstance(key, LoadTimer) for key in tight.registry.timers._due)
     tight.gone(worker)
     kinds = {"unload": AbortedError, "shutdown": AbortedError, "refused": ModelError, "lost": UnavailableError}
     assert isinstance(tight.error(caller), kinds.get(how, ResourceExhaustedError))
-    assert tight.core.queries.memory().paused == ()
+    assert tight.queries.memory().paused == ()
 
 
 def test_a_load_that_was_put_back_can_be_unloaded_while_its_process_dies(tight):
@@ -126,7 +124,7 @@ def test_a_load_that_was_put_back_can_be_unloaded_while_its_process_dies(tight):
     assert isinstance(tight.error(caller), AbortedError)
     tight.gone(worker)
     assert tight.answer(unload).processes == 1
-    assert tight.core.queries.memory().waiting == ()
+    assert tight.queries.memory().waiting == ()
 
 
 def test_what_a_paused_load_said_just_before_it_was_stopped_counts_when_it_goes_on(tight):
@@ -151,23 +149,22 @@ def test_a_successor_that_outgrows_its_reservation_is_put_back_and_comes_up_late
     tight.found()
     tight.predicted(1000, source="estimated")
     successor = tight.worker
-    tight.spawned()
-    tight.greeted()
+    tight.started()
     tight.sampled(2000, successor)
     tight.grows("a", 6500)
     tight.sampled(3500, successor)
     assert (tight.state_of("a"), tight.worker_state(successor)) == ("PAUSED", "KILLING")
     tight.gone(successor)
-    assert tight.core.queries.memory().waiting == ("m",)
+    assert tight.queries.memory().waiting == ("m",)
     tight.unload("a")
     tight.gone(tight.worker_of("a"))
-    tight.come_up("m", 4000)
+    tight.comes_up("m", 4000)
     tight.done()
     assert tight.answer(caller).state == "READY"
 
 
 def test_a_pause_that_nothing_would_end_is_found(tight):
     tight.paused()
-    tight.core._registry.timers.cancel(AdmissionTimer(tight.core._registry.models["m"]))
+    tight.registry.timers.cancel(LoadTimer(tight.registry.models["m"].load))
     with pytest.raises(InternalError, match="is paused and nothing ends that"):
         tight.core.check_invariants()

@@ -10,6 +10,7 @@ from memory_driver import MemoryDriver
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.core.models import Unload
 from hostd.core.registry import MAX_EVICTED
 from hostd_workers.wire.errors import (
     AbortedError,
@@ -27,7 +28,7 @@ def test_an_evicted_model_comes_back_from_where_it_was_loaded_when_it_is_called(
     host.load("m", source_of("/elsewhere", dtype="f16"))
     host.found()
     host.predicted(8000)
-    host.come_up("m", 8000)
+    host.comes_up("m", 8000)
     host.pass_time(2)
     host.predicted_load("other", 9000)
     host.unload("other", client=BOB)
@@ -40,20 +41,12 @@ def test_an_evicted_model_comes_back_from_where_it_was_loaded_when_it_is_called(
     assert host.answer(call) == "done"
 
 
-def test_an_evicted_model_comes_back_for_who_retrieves_it(tight):
-    tight.evict_to_the_end()
-    caller = tight.retrieve("m")
-    tight.come_back()
-    assert tight.answer(caller).generation == 3
-    assert "m" not in tight.core._registry.evicted
-
-
 def test_a_sync_does_not_bring_an_evicted_model_back_and_a_call_does(tight):
     tight.sync()
     tight.scanned(("m",))
     tight.found()
     tight.predicted(8000)
-    tight.come_up("m", 8000)
+    tight.comes_up("m", 8000)
     tight.pass_time(2)
     tight.predicted_load("other", 9000)
     tight.unload("other", client=BOB)
@@ -72,7 +65,7 @@ def test_a_sync_tries_an_evicted_model_again_that_could_not_be_loaded(tight):
     tight.evict_to_the_end()
     tight.call("m")
     tight.not_found(ModelError("half of it is missing"))
-    path = tight.core._registry.evicted["m"].source.path
+    path = tight.registry.evicted["m"].source.path
     tight.sync(retry_all=True)
     tight.feed(ev.DirectoryScanned(tight._scan().sync_id, ((ev.ModelId("m"), path),), ()))
     assert tight.finds[-1].source.path == path
@@ -80,7 +73,7 @@ def test_a_sync_tries_an_evicted_model_again_that_could_not_be_loaded(tight):
 
 def test_a_sync_loads_what_lies_elsewhere_than_the_evicted_model_of_that_name(tight):
     tight.evict_to_the_end()
-    assert tight.core._registry.evicted["m"].source.path != "/models/team/m"
+    assert tight.registry.evicted["m"].source.path != "/models/team/m"
     tight.sync()
     scan = tight._scan()
     tight.feed(ev.DirectoryScanned(scan.sync_id, ((ev.ModelId("m"), "/models/team/m"),), ()))
@@ -102,7 +95,7 @@ def test_calls_that_come_during_the_eviction_and_the_load_wait_and_are_served_to
 
 @pytest.mark.parametrize("wait", [False, True])
 @pytest.mark.parametrize("is_gone", [False, True])
-def test_an_evicted_model_comes_back_for_who_loads_it(tight, wait, is_gone):
+def test_an_evicted_model_comes_back_for_a_load(tight, wait, is_gone):
     (tight.evict_to_the_end if is_gone else tight.evict)()
     caller = tight.load("m", wait=wait)
     if not wait:
@@ -129,8 +122,7 @@ def test_a_load_that_fails_may_be_tried_with_the_next_use(tight):
     for _ in range(2):
         tight.found()
         tight.predicted(8000)
-        tight.spawned()
-        tight.greeted()
+        tight.started()
         tight.not_loaded(ModelError("no weights"))
         tight.gone()
         tight.pass_time(1)
@@ -148,7 +140,7 @@ def test_an_explicit_unload_of_an_evicted_model_is_for_good(tight):
     assert isinstance(tight.error(tight.call("m")), NotFoundError)
 
 
-def test_an_explicit_unload_during_the_eviction_is_for_good_and_aborts_who_wanted_it_back(tight):
+def test_an_explicit_unload_during_the_eviction_is_for_good_and_aborts_what_wanted_it_back(tight):
     tight.evict()
     load, retrieve, call = tight.load("m"), tight.retrieve("m"), tight.call("m")
     unload = tight.unload("m")
@@ -168,15 +160,6 @@ def test_an_explicit_unload_while_an_evicted_model_comes_back_is_for_good(tight)
     assert isinstance(tight.error(call), AbortedError)
     assert isinstance(tight.error(tight.call("m")), NotFoundError)
     assert tight.finds[1:] == []
-
-
-def test_an_explicit_unload_of_what_came_back_refuses_calls_at_once(tight):
-    tight.evict_to_the_end()
-    tight.call("m", timeout_s=1)
-    tight.come_back()
-    tight.unload("m")
-    assert isinstance(tight.error(tight.call("m")), FailedPreconditionError)
-    assert isinstance(tight.error(tight.retrieve("m")), FailedPreconditionError)
 
 
 def test_an_unload_of_all_forgets_the_evicted_too(tight):
@@ -221,23 +204,14 @@ def test_an_eviction_that_ends_while_an_undeploy_looks_for_files_is_forgotten(ti
     tight.gone(tight.worker_of("m"))
     tight.done()
     tight.done()
-    assert tight.core._registry.evicted == {}
-
-
-def test_a_deploy_over_an_evicted_model_takes_its_place(tight):
-    tight.evict_to_the_end()
-    deploy = tight.deploy_up_to("FINDING")
-    tight.come_back()
-    tight.done()
-    assert tight.answer(deploy).state == "READY"
-    assert tight.core._registry.evicted == {}
+    assert tight.registry.evicted == {}
 
 
 def test_only_so_many_evicted_models_are_remembered(tight):
-    registry = tight.core._registry
+    registry = tight.registry
     tight.ready("m", 1)
     model = registry.models["m"]
     for number in range(MAX_EVICTED + 1):
-        registry.remember_evicted(dataclasses.replace(model, id=ev.ModelId(str(number))))
+        registry.remember_evicted(Unload(dataclasses.replace(model, id=ev.ModelId(str(number))), 0.0, "for tests"))
     assert len(registry.evicted) == MAX_EVICTED
     assert "0" not in registry.evicted

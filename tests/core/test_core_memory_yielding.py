@@ -7,18 +7,17 @@ from driver import BOB, SPEC
 from memory_driver import KEPT, is_refused
 
 from hostd.core import effects as fx
-from hostd.core import events as ev
 from hostd.core.memory.admission import IDLE_LOOK_S
-from hostd_workers.wire.errors import DeadlineExceededError, FailedPreconditionError, NotFoundError
+from hostd_workers.wire.errors import FailedPreconditionError, NotFoundError
 
 
 def is_yielding(host, model_id: str = "a") -> bool:
-    return host.core._registry.models[model_id].is_yielding
+    return host.registry.models[model_id].is_yielding
 
 
 @pytest.fixture
 def asked(tight):
-    """A host whose model `a` is in use and has been asked to yield for `m`; the call is in `tight.first`."""
+    """A host with a model `a` in use that was asked to yield for `m`; the call is in `tight.first`."""
     tight.ready("a", 8000)
     tight.first = tight.busy("a")
     tight.waiter = tight.predicted_load("m", 6000)
@@ -27,9 +26,8 @@ def asked(tight):
     return tight
 
 
-def test_a_model_in_use_makes_way_after_the_patience_of_the_load_and_its_own_residence(tight):
-    tight.ready("a", 8000)
-    tight.busy("a")
+def test_a_model_in_use_yields_after_the_patience_of_the_load_and_its_own_residence(tight):
+    tight.in_use("a", 8000)
     tight.pass_time(0.5)
     tight.predicted_load("m", 6000)
     tight.pass_time(0.9)
@@ -39,7 +37,7 @@ def test_a_model_in_use_makes_way_after_the_patience_of_the_load_and_its_own_res
     assert is_yielding(tight)
 
 
-def test_new_calls_of_a_model_that_makes_way_wait_and_are_served_by_its_next_load(asked):
+def test_new_calls_of_a_model_that_yields_wait_and_are_served_by_its_next_load(asked):
     held = [asked.call("a", client=BOB), asked.call("a")]
     assert all(map(asked.is_waiting, held))
     assert asked.effects_of(fx.ForwardCall) == []
@@ -47,21 +45,21 @@ def test_new_calls_of_a_model_that_makes_way_wait_and_are_served_by_its_next_loa
     assert asked.answer(asked.first) == "done"
     assert asked.evicted() == ["a"]
     asked.gone(asked.worker_of("a"))
-    asked.come_up("m", 6000)
+    asked.comes_up("m", 6000)
     assert asked.answer(asked.waiter).state == "READY"
     asked.found()
     asked.predicted(8000)
-    assert asked.core.queries.memory().waiting == ("a",)
+    assert asked.queries.memory().waiting == ("a",)
     asked.pass_time(1)
     assert asked.evicted() == ["m"]
     asked.gone(asked.worker_of("m"))
-    asked.come_up("a", 8000)
+    asked.comes_up("a", 8000)
     for call in held:
         asked.end_call(call)
         assert asked.answer(call) == "done"
 
 
-def test_a_model_that_makes_way_answers_who_retrieves_it(asked):
+def test_a_model_that_yields_answers_a_retrieve(asked):
     assert asked.answer(asked.retrieve("a")).state == "READY"
 
 
@@ -85,13 +83,7 @@ def test_calls_are_let_go_again_when_the_load_in_line_goes(asked, ends):
     assert asked.state("a") == "READY"
 
 
-def test_a_call_that_waits_for_a_model_that_makes_way_has_its_own_deadline(asked):
-    held = asked.call("a", timeout_s=3)
-    asked.pass_time(3)
-    assert isinstance(asked.error(held), DeadlineExceededError)
-
-
-def test_a_commit_of_a_deploy_lets_the_calls_of_the_model_go_that_makes_way(asked):
+def test_a_commit_of_a_deploy_lets_the_calls_of_the_model_go_that_yields(asked):
     asked.deploy("a", replace=True)
     asked.done()
     held = asked.call("a")
@@ -101,10 +93,9 @@ def test_a_commit_of_a_deploy_lets_the_calls_of_the_model_go_that_makes_way(aske
 
 
 @pytest.mark.parametrize("is_lazy", [False, True])
-def test_a_crash_of_a_model_that_makes_way_ends_or_moves_the_calls_that_wait(tight, lazy_tight, is_lazy):
+def test_a_crash_of_a_model_that_yields_ends_or_moves_the_calls_that_wait(tight, lazy_tight, is_lazy):
     host = lazy_tight if is_lazy else tight
-    host.ready("a", 8000)
-    host.busy("a")
+    host.in_use("a", 8000)
     host.predicted_load("m", 6000)
     host.pass_time(1)
     held = host.call("a")
@@ -117,10 +108,9 @@ def test_a_crash_of_a_model_that_makes_way_ends_or_moves_the_calls_that_wait(tig
 
 
 @pytest.mark.parametrize("is_lazy", [False, True])
-def test_an_unload_of_a_model_that_makes_way(tight, lazy_tight, is_lazy):
+def test_an_unload_of_a_model_that_yields(tight, lazy_tight, is_lazy):
     host = lazy_tight if is_lazy else tight
-    host.ready("a", 8000)
-    first = host.busy("a")
+    first = host.in_use("a", 8000)
     host.predicted_load("m", 6000)
     host.pass_time(1)
     held = host.call("a")
@@ -135,14 +125,14 @@ def test_an_unload_of_a_model_that_makes_way(tight, lazy_tight, is_lazy):
 
 
 def test_a_call_that_does_not_end_holds_others_up_only_for_so_long(asked):
-    """Whoever is next in line would keep the model yielding for ever, and its new calls waiting."""
+    """What is next in line would keep the model yielding for ever, and its new calls waiting."""
     held = asked.call("a")
     asked.pass_time(30)
     asked.predicted_load("n", 6000)
     asked.pass_time(29.9)
     assert is_yielding(asked)
     assert asked.is_waiting(held)
-    assert asked.core.queries.memory().waiting == ("n",), "the first was refused"
+    assert asked.queries.memory().waiting == ("n",), "the first was refused"
     asked.pass_time(0.1)
     assert not is_yielding(asked)
     asked.end_call(held)
@@ -155,7 +145,7 @@ def test_a_call_that_does_not_end_holds_others_up_only_for_so_long(asked):
     assert is_yielding(asked), "it is asked again"
 
 
-def test_as_many_models_in_use_make_way_as_are_needed(tight):
+def test_as_many_models_in_use_yield_as_are_needed(tight):
     for model_id, bytes in (("a", 3000), ("b", 3000), ("c", 3000)):
         tight.ready(model_id, bytes)
         tight.pass_time(1)
@@ -167,15 +157,7 @@ def test_as_many_models_in_use_make_way_as_are_needed(tight):
     assert [is_yielding(tight, model_id) for model_id in "abc"] == [True, True, False]
 
 
-def test_a_load_waits_for_one_that_was_loaded_just_now(tight):
-    tight.ready("a", 8000)
-    tight.predicted_load("m", 6000)
-    assert tight.evicted() == []
-    tight.pass_time(1)
-    assert tight.evicted() == ["a"]
-
-
-def test_who_waits_does_not_disturb_models_in_use_while_they_would_not_suffice(tight):
+def test_a_load_does_not_disturb_models_in_use_while_they_would_not_suffice(tight):
     tight.ready("a", 4000)
     tight.predicted_load("b", 5000)
     tight.pass_time(2)
@@ -183,7 +165,7 @@ def test_who_waits_does_not_disturb_models_in_use_while_they_would_not_suffice(t
     tight.predicted_load("m", 8000)
     tight.pass_time(5)
     assert not is_yielding(tight)
-    tight.come_up("b", 5000)
+    tight.comes_up("b", 5000)
     tight.pass_time(1)
     assert is_yielding(tight)
 
@@ -199,28 +181,28 @@ def test_growth_over_the_budget_has_others_evicted(tight):
     assert tight.evicted() == []
     tight.sampled(5000, tight.worker_of("c"))
     assert tight.evicted() == ["a"]
-    assert "because model 'c' has grown" in tight.core.queries.get_model("a").reason
-    assert tight.core.queries.memory().over_budget is None
+    assert "because model 'c' has grown" in tight.model("a").reason
+    assert tight.queries.memory().over_budget is None
     tight.gone(tight.worker_of("a"))
-    assert tight.core.queries.memory().evictions == {"GROWTH": 1}
-    assert tight.core.queries.memory().free_bytes == 2000
+    assert tight.queries.memory().evictions == {"GROWTH": 1}
+    assert tight.queries.memory().free_bytes == 2000
 
 
-def test_growth_that_nobody_can_make_way_for_names_the_grower(tight):
+def test_growth_that_nothing_can_yield_for_names_the_grower(tight):
     tight.ready("a", 4000, spec=KEPT)
     tight.ready("b", 4000, spec=KEPT)
     tight.sampled(9000, tight.worker_of("b"))
-    over = tight.core.queries.memory().over_budget
+    over = tight.queries.memory().over_budget
     assert over == (
         "models hold 2.9 KiB more than the budget of 9.8 KiB; model 'b' has grown most, by 4.9 KiB since it was loaded"
     )
-    told = tight.core.queries.story("b")[-1]
+    told = tight.queries.story("b")[-1]
     assert (told.cause, told.reason) == ("GROWN", over)
     tight.sampled(9500, tight.worker_of("b"))
-    assert [event.cause for event in tight.core.queries.story("b")].count("GROWN") == 1
+    assert [event.cause for event in tight.queries.story("b")].count("GROWN") == 1
     assert is_refused(tight.error(tight.predicted_load("m", 100)))
     tight.sampled(5000, tight.worker_of("b"))
-    assert tight.core.queries.memory().over_budget is None
+    assert tight.queries.memory().over_budget is None
 
 
 def test_growth_waits_for_models_that_were_loaded_just_now(tight):
@@ -232,9 +214,8 @@ def test_growth_waits_for_models_that_were_loaded_just_now(tight):
     assert tight.evicted() == ["b"]
 
 
-def test_models_in_use_make_way_for_growth_after_their_residence(tight):
-    tight.ready("a", 4000)
-    call = tight.busy("a")
+def test_models_in_use_yield_for_growth_after_their_residence(tight):
+    call = tight.in_use("a", 4000)
     tight.sampled(11_000, tight.worker_of("a"))
     assert not is_yielding(tight)
     tight.pass_time(1)
@@ -248,8 +229,7 @@ def test_models_in_use_make_way_for_growth_after_their_residence(tight):
 
 
 def test_an_endless_call_of_a_model_that_has_grown_holds_others_up_only_for_so_long(tight):
-    tight.ready("a", 4000)
-    tight.busy("a")
+    tight.in_use("a", 4000)
     tight.pass_time(2)
     tight.sampled(11_000, tight.worker_of("a"))
     held = tight.call("a", client=BOB)
@@ -264,14 +244,6 @@ def test_an_endless_call_of_a_model_that_has_grown_holds_others_up_only_for_so_l
     assert is_yielding(tight), "asked anew, after it was asked for longer than that"
 
 
-def test_a_load_that_takes_more_than_was_predicted_is_growth(tight):
-    tight.ready("a", 4000)
-    tight.pass_time(2)
-    tight.predicted_load("b", 5000)
-    tight.come_up("b", 7000)
-    assert tight.evicted() == ["a"]
-
-
 def test_a_load_in_line_waits_until_growth_has_its_room(tight):
     tight.ready("a", 4000)
     tight.ready("b", 4000, spec=KEPT)
@@ -279,29 +251,20 @@ def test_a_load_in_line_waits_until_growth_has_its_room(tight):
     tight.sampled(7000, tight.worker_of("b"))
     assert tight.evicted() == ["a"]
     tight.predicted_load("m", 2000)
-    assert tight.core.queries.memory().waiting == ("m",)
+    assert tight.queries.memory().waiting == ("m",)
     tight.gone(tight.worker_of("a"))
-    assert tight.core.queries.memory().waiting == ()
-
-
-def test_samples_of_a_worker_that_is_killed_say_nothing(tight):
-    tight.ready("a", 4000)
-    worker = tight.worker_of("a")
-    tight.unload("a")
-    tight.feed(ev.WorkerMeasured(worker, ev.Memory(1, 90_000, 90_000, None, None), tight.now))
-    assert tight.core.queries.memory().measured_bytes == 4000
-    assert tight.core.queries.memory().over_budget is None
+    assert tight.queries.memory().waiting == ()
 
 
 def test_memory_adds_up_over_generations(tight):
     tight.ready("a", 4000)
     tight.exited()
     tight.predicted_load("a", 4000, SPEC)
-    memory = tight.core.queries.memory()
+    memory = tight.queries.memory()
     assert (memory.measured_bytes, memory.reserved_bytes, memory.free_bytes) == (4000, 4000, 2000)
 
 
-def test_who_comes_free_by_itself_is_looked_at_soon_and_not_at_every_call(tight, monkeypatch):
+def test_what_comes_free_by_itself_is_looked_at_soon_and_not_at_every_call(tight, monkeypatch):
     """A look costs with every model; calls of others must not pay for a load that waits."""
     tight.ready("a", 2000)
     tight.ready("b", 7000)
@@ -309,8 +272,8 @@ def test_who_comes_free_by_itself_is_looked_at_soon_and_not_at_every_call(tight,
     long = tight.busy("b")
     tight.predicted_load("m", 6000)
     decided = []
-    decide = tight.core.queries._planning.decide
-    monkeypatch.setattr(tight.core.queries._planning, "decide", lambda *need: decided.append(need) or decide(*need))
+    decide = tight.planning.decide
+    monkeypatch.setattr(tight.planning, "decide", lambda *need: decided.append(need) or decide(*need))
     for _ in range(500):
         tight.end_call(tight.busy("a"))
         tight.pass_time(0.0001)
@@ -333,7 +296,7 @@ def test_a_model_that_is_called_again_and_again_is_seen_in_its_first_pause(tight
     assert tight.evicted() == ["a"]
 
 
-def test_who_was_asked_to_make_way_goes_with_its_last_call(asked):
+def test_what_was_asked_to_yield_goes_with_its_last_call(asked):
     asked.now += IDLE_LOOK_S / 10
     asked.end_call(asked.first)
     assert asked.evicted() == ["a"]

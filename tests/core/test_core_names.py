@@ -157,7 +157,7 @@ def test_a_bad_id_is_neither_loaded_nor_retrieved(name):
     assert isinstance(host.error(host.load(name)), InvalidArgumentError)
     assert isinstance(host.error(host.retrieve(name)), InvalidArgumentError)
     assert host.finds == []
-    assert host.core.queries.list_models() == []
+    assert host.queries.list_models() == []
 
 
 GOOD_FILES = [

@@ -1,4 +1,4 @@
-"""Processes that are still there after a kill: told to who waits, named by the model, tried again, and never waited for
+"""Processes that are still there after a kill: told to callers that wait, named by the model, tried again, and never waited for
 by others.
 """
 
@@ -14,12 +14,11 @@ FIRST, SECOND = ev.WorkerId(1), ev.WorkerId(2)
 WHY = "process 7 runs as root"
 
 
-def test_who_waits_for_an_unload_that_may_never_end_is_told_why(host: Driver) -> None:
+def test_a_caller_of_an_unload_that_may_never_end_is_told_why(host: Driver) -> None:
     host.up_to("READY")
     early = host.unload()
     host.not_ended()
-    error = host.error(early)
-    assert isinstance(error, FailedPreconditionError)
+    error = host.error(early, FailedPreconditionError)
     assert error.message == f"'m' is not unloaded: {WHY}. It stays UNLOADING, and is unloaded when they are gone"
     assert (host.state(), host.worker_state()) == ("UNLOADING", "KILLING")
     late = host.unload(client=BOB)
@@ -33,7 +32,7 @@ def test_the_model_says_what_is_not_gone_and_tells_it_once(host: Driver) -> None
     host.unload()
     for _ in range(3):
         host.not_ended()
-    assert WHY in host.core.queries.explain("m", host.now)["reason"]
+    assert WHY in host.queries.explain("m", host.now)["reason"]
     assert [event.reason for event in host.announced if event.cause == "NOT_ENDED"] == [WHY]
     host.not_ended(reason="process 8 runs as root")
     assert len([event for event in host.announced if event.cause == "NOT_ENDED"]) == 2
@@ -108,7 +107,7 @@ def test_c34_a_host_ends_without_what_it_may_not_end_and_says_so(host: Driver) -
     assert fx.Stop() in host.effects
 
 
-def test_c34_who_waits_when_a_host_ends_without_what_it_may_not_end_is_told(host: Driver) -> None:
+def test_c34_callers_are_told_when_a_host_ends_without_what_it_may_not_end(host: Driver) -> None:
     host.up_to("READY")
     host.unload()
     host.not_ended()

@@ -18,13 +18,13 @@ WALL_S = 1_700_000_000.0
 
 @pytest.fixture
 def host() -> Driver:
-    """A host whose clock shows 1000 when it is WALL_S + 1000 since the epoch."""
+    """A host with a clock that shows 1000 when it is WALL_S + 1000 since the epoch."""
     return Driver(wall_offset_s=WALL_S)
 
 
 def test_a_model_that_loads_is_described_without_inventing_anything(host):
     host.load("m", source_of("/models/m", "special"))
-    assert host.core.queries.get_model("m") == ModelInfo(
+    assert host.model() == ModelInfo(
         id="m", state="LOADING", path="/models/m", type="special", generation=1, created_s=WALL_S + 1000
     )
 
@@ -33,8 +33,7 @@ def test_a_ready_model_is_described_in_wall_clock_time(host):
     host.load()
     host.pass_time(1)
     host.found()
-    host.spawned()
-    host.greeted()
+    host.started()
     host.pass_time(2)
     host.loaded()
     host.measured(memory=ev.Memory(processes=2, rss_bytes=400, uss_bytes=300, pss_bytes=350, peak_bytes=500))
@@ -75,13 +74,13 @@ def test_a_ready_model_is_described_in_wall_clock_time(host):
         charge_bytes=300,
         cpu_threads=1,
     )
-    assert host.core.queries.get_model("m") == expected
+    assert host.model() == expected
     assert ModelInfo.from_dict(json.loads(json.dumps(expected.to_dict()))) == expected
 
 
 def test_a_worker_that_was_not_measured_is_described_with_unknowns(host):
     host.up_to("SPAWNING")
-    (worker,) = host.core.queries.get_model("m").workers
+    (worker,) = host.model().workers
     assert worker == WorkerInfo(id=1, pid=None, state="SPAWNING", started_s=WALL_S + 1000)
 
 
@@ -89,16 +88,16 @@ def test_a_sample_replaces_the_one_before_and_one_that_failed_does_not(host):
     host.up_to("READY")
     host.measured(memory=memory_of(2000))
     host.measured(memory=None)
-    assert host.core.queries.get_model("m").size == 2000
-    assert host.core.queries.get_model("m").workers[0].rss_bytes == 2000
+    assert host.model().size == 2000
+    assert host.model().workers[0].rss_bytes == 2000
 
 
 def test_a_sample_of_a_tree_that_is_being_killed_is_not_the_size_of_its_model(host):
     host.up_to("READY")
     caller = host.unload()
     host.measured(memory=memory_of(1))
-    assert host.core.queries.get_model("m").size == 1000
-    assert host.core.queries.get_model("m").workers[0].rss_bytes == 1000
+    assert host.model().size == 1000
+    assert host.model().workers[0].rss_bytes == 1000
     host.gone()
     assert host.answer(caller).size_bytes == 1000
 
@@ -107,7 +106,7 @@ def test_a_failed_model_has_no_size_since_what_it_took_was_given_back(host):
     host.up_to("READY")
     host.exited()
     host.gone()
-    model = host.core.queries.get_model("m")
+    model = host.model()
     assert (model.state, model.size, model.size_source, model.workers) == ("FAILED", None, "unknown", ())
 
 
@@ -120,28 +119,28 @@ def test_without_an_offset_records_show_the_clock_of_the_core():
 def test_models_are_listed_by_id(host):
     for name in ("b", "a/b", "c", "a"):
         host.load(name)
-    assert [model.id for model in host.core.queries.list_models()] == ["a", "a/b", "b", "c"]
+    assert [model.id for model in host.queries.list_models()] == ["a", "a/b", "b", "c"]
 
 
 def test_what_nobody_loaded_has_no_record_and_no_story(host):
-    assert host.core.queries.get_model("nobody") is None
-    assert host.core.queries.story("nobody") == []
-    assert host.core.queries.list_models() == []
+    assert host.state("nobody") is None
+    assert host.queries.story("nobody") == []
+    assert host.queries.list_models() == []
 
 
 def test_workers_are_counted_from_their_order_to_the_proof_of_their_end(host):
-    assert host.core.queries.worker_count() == 0
+    assert host.queries.worker_count() == 0
     host.up_to("SPAWNING")
-    assert host.core.queries.worker_count() == 1
+    assert host.queries.worker_count() == 1
     host.unload()
-    assert host.core.queries.worker_count() == 1
+    assert host.queries.worker_count() == 1
     host.gone()
-    assert host.core.queries.worker_count() == 0
+    assert host.queries.worker_count() == 0
 
 
 def test_a_worker_is_in_use_while_it_has_calls_and_was_since_its_last_one_ended(host):
     def activity(since_s: float) -> tuple[bool, bool]:
-        return host.core.queries.activity(ev.WorkerId(1), since_s)[:2]
+        return host.queries.activity(ev.WorkerId(1), since_s)[:2]
 
     assert activity(0) == (False, False)
     host.up_to("STARTED")
@@ -164,9 +163,11 @@ def test_a_worker_is_in_use_while_it_has_calls_and_was_since_its_last_one_ended(
 def test_the_repr_of_a_worker_and_a_model_shows_id_state_pid_and_counts(host):
     host.up_to("READY")
     host.call()
-    registry = host.core._registry
+    registry = host.registry
     assert repr(registry.workers[ev.WorkerId(1)]) == "<Worker 1 of m READY pid=5001 calls=1>"
     assert repr(registry.models["m"]) == "<Model m#1 READY workers=[<Worker 1 of m READY pid=5001 calls=1>]>"
+    host.load("n")
+    assert repr(registry.models["n"].load) == "<Load of n#2 FINDING try=1>"
 
 
 # Stories
@@ -193,7 +194,7 @@ def test_the_story_of_a_model_tells_every_transition_once_with_cause_and_reason(
     host.answered(host.sent(call))
     host.exited("killed by SIGKILL")
     host.gone(processes=3)
-    story = host.core.queries.story("m")
+    story = host.queries.story("m")
     assert [(e.subject, e.pid, e.old, e.new, e.cause, e.reason) for e in story] == LIFE
     assert story == host.announced
     assert {(e.model_id, e.model_type, e.generation) for e in story} == {("m", "standalone-model", 1)}
@@ -207,9 +208,9 @@ def test_a_story_says_when_and_why_a_model_without_a_path_was_loaded(host):
     host.load("m", source_of(None))
     host.found()
     host.greeted()
-    assert host.core.queries.story("m")[0].time_s == WALL_S + 1005
-    assert host.core.queries.story("m")[0].reason == "load of no path requested"
-    assert host.core.queries.story("m")[-1].reason == "load no path"
+    assert host.queries.story("m")[0].time_s == WALL_S + 1005
+    assert host.queries.story("m")[0].reason == "load of no path requested"
+    assert host.queries.story("m")[-1].reason == "load no path"
 
 
 def test_the_story_goes_on_over_generations(host):
@@ -217,15 +218,15 @@ def test_the_story_goes_on_over_generations(host):
     host.exited()
     host.up_to("READY")
     host.gone(ev.WorkerId(1))
-    generations = [event.generation for event in host.core.queries.story("m")]
+    generations = [event.generation for event in host.queries.story("m")]
     assert generations == [*sorted(generations[:-1]), 1]
     assert set(generations) == {1, 2}
 
 
 def test_a_story_is_a_copy(host):
     host.load()
-    host.core.queries.story("m").clear()
-    assert len(host.core.queries.story("m")) == 1
+    host.queries.story("m").clear()
+    assert len(host.queries.story("m")) == 1
 
 
 def test_a_story_keeps_the_last_transitions_only():
@@ -234,7 +235,7 @@ def test_a_story_keeps_the_last_transitions_only():
         host.up_to("READY")
         host.unload()
         host.gone()
-    assert [event.new for event in host.core.queries.story("m")] == ["UNLOADING", "KILLING", "DEAD", "UNLOADED"]
+    assert [event.new for event in host.queries.story("m")] == ["UNLOADING", "KILLING", "DEAD", "UNLOADED"]
 
 
 def test_stories_of_models_that_are_gone_are_kept_up_to_a_limit_the_newest_of_them():
@@ -244,9 +245,9 @@ def test_stories_of_models_that_are_gone_are_kept_up_to_a_limit_the_newest_of_th
         host.load(f"m{number}")
         host.not_found(NotFoundError("x"))
     host.load("also stays")
-    assert len(host.core._registry.stories) == 3 + 2
-    assert [n for n in range(6) if host.core.queries.story(f"m{n}")] == [3, 4, 5]
-    assert host.core.queries.story("stays")
+    assert len(host.registry.stories) == 3 + 2
+    assert [n for n in range(6) if host.queries.story(f"m{n}")] == [3, 4, 5]
+    assert host.queries.story("stays")
 
 
 def test_the_story_that_goes_first_is_the_one_in_which_nothing_happened_for_longest():
@@ -255,14 +256,14 @@ def test_the_story_that_goes_first_is_the_one_in_which_nothing_happened_for_long
         host.load(name)
         host.not_found(NotFoundError("x"))
     host.load("d")
-    assert [name for name in "abc" if host.core.queries.story(name)] == ["a", "c"]
+    assert [name for name in "abc" if host.queries.story(name)] == ["a", "c"]
 
 
 def test_the_story_of_a_model_that_is_there_is_never_dropped():
     host = Driver(CoreConfig(stories_kept=0))
     for number in range(5):
         host.load(f"m{number}", wait=False)
-    assert all(host.core.queries.story(f"m{number}") for number in range(5))
+    assert all(host.queries.story(f"m{number}") for number in range(5))
     host.unload("m0")
     host.load("m5")
-    assert host.core.queries.story("m0") == []
+    assert host.queries.story("m0") == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from driver import BOB, SPEC, memory_of, source_of
+from driver import BOB, SPEC, source_of
 from memory_driver import MemoryDriver
 
 from hostd.core import effects as fx
@@ -43,14 +43,6 @@ def test_calls_wait_for_a_reload(host):
     host.up()
     assert host.sent(during).worker_id == host.worker
     assert host.answer(retrieve).generation == 2
-
-
-def test_a_reload_without_a_path_is_of_what_was_loaded(host):
-    host.load(source=source_of("/x", "kind", a=1))
-    host.up()
-    host.load(source=source_of(None), reload=True)
-    host.gone()
-    assert host.finds == [fx.FindSpec("m", 2, source_of("/x", "kind", a=1), ev.Origin.REQUESTED)]
 
 
 def test_what_a_reload_without_a_path_says_holds_and_the_rest_is_as_it_was_loaded(host):
@@ -93,10 +85,7 @@ def test_the_retries_of_a_deploy_are_looked_up_again_by_a_reload(host):
     host.scanned(("m",))
     find = host.finds.pop()
     host.feed(ev.SpecFound(find.model_id, find.generation, SPEC, find.source.path, ev.Standing(retries=1)))
-    host.spawned()
-    host.greeted()
-    host.loaded()
-    host.measured(memory=memory_of(1))
+    host.come_up()
     caller = host.load(source=source_of(None), reload=True)
     host.gone()
     host.down(REFUSAL)
@@ -120,8 +109,7 @@ def test_a_reload_without_a_path_of_what_was_evicted_is_of_what_was_loaded():
 
 
 def test_a_reload_of_what_is_not_loaded_and_has_no_path_says_so(host):
-    error = host.error(host.load(source=source_of(None), reload=True))
-    assert isinstance(error, NotFoundError)
+    error = host.error(host.load(source=source_of(None), reload=True), NotFoundError)
     assert error.message == (
         "model 'm' is not loaded, so a reload does not know from where: name its path (hostd load m PATH)"
     )
@@ -136,7 +124,7 @@ def test_a_reload_is_told_as_one(host):
     host.load(source=source_of(None), reload=True)
     host.gone()
     host.up()
-    story = [event for event in host.core.queries.story("m") if event.generation == 2 and event.old == "NEW"]
+    story = [event for event in host.queries.story("m") if event.generation == 2 and event.old == "NEW"]
     assert [(event.cause, event.reason) for event in story] == [
         ("LOAD", "reload of /models/m requested"),
         ("SPAWN", "reload of /models/m requested"),
@@ -162,7 +150,7 @@ def test_a_reload_may_be_of_something_else(host):
 
 
 @pytest.mark.parametrize("state", ["LOADING", "FINDING"])
-def test_a_reload_overtakes_a_load_and_whoever_waited_for_it_gets_the_new_one(host, state):
+def test_a_reload_overtakes_a_load_and_callers_that_waited_for_it_get_the_new_one(host, state):
     first = host.up_to(state)
     second = host.load(reload=True, client=BOB)
     if state == "LOADING":
@@ -171,7 +159,7 @@ def test_a_reload_overtakes_a_load_and_whoever_waited_for_it_gets_the_new_one(ho
     assert host.answer(first).generation == host.answer(second).generation == 2
 
 
-def test_whoever_waited_for_something_else_is_told(host):
+def test_callers_that_waited_for_something_else_are_told(host):
     first = host.up_to("LOADING")
     second = host.load(source=source_of("/other"), reload=True)
     third = host.load(source=source_of("/third"), reload=True)
@@ -208,10 +196,10 @@ def test_a_pin_stays(host):
     host.load(reload=True)
     host.gone()
     host.up()
-    assert host.core.queries.get_model("m").pinned
+    assert host.model().pinned
 
 
-def test_a_reload_that_fails_is_told_to_whoever_wanted_it(host):
+def test_a_reload_that_fails_is_told_to_its_callers(host):
     host.up_to("READY")
     caller, call = host.load(reload=True), host.call()
     host.gone()
@@ -263,4 +251,4 @@ def test_what_is_being_evicted_may_be_reloaded():
     tight.gone(tight.worker_of("m"))
     assert tight.state() == "LOADING"
     assert tight.is_waiting(caller)
-    assert ev.ModelId("m") not in tight.core._registry.evicted
+    assert ev.ModelId("m") not in tight.registry.evicted

@@ -18,19 +18,12 @@ from hostd_workers.wire.errors import (
 )
 
 
-@pytest.fixture
-def ready(host: Driver) -> Driver:
-    """A host with one READY model, `m`."""
-    host.up_to("READY")
-    return host
-
-
 def entry(name: str, state: str = "AVAILABLE", reason: str = "") -> ev.DirectoryEntry:
     return ev.DirectoryEntry(ev.ModelId(name), f"/models/{name}", state, reason)
 
 
 def calls(host: Driver) -> list[tuple[str, str, str]]:
-    known = host.core.queries.explain("m", host.now)
+    known = host.queries.explain("m", host.now)
     assert known is not None
     return [(call["method"], call["state"], call["why"]) for call in known["calls"]]
 
@@ -42,36 +35,34 @@ def test_one_list_has_every_model_once_with_its_state_and_the_reason(ready, tigh
     ready.load("bad")
     ready.down(ModelError("no weights"))
     entries = [entry("m"), entry("bad"), entry("new"), entry("link", "IGNORED", "it is a link")]
-    listed = {
-        model.id: (model.state, model.path, model.reason) for model in ready.core.queries.list_all_models(entries)
-    }
+    listed = {model.id: (model.state, model.path, model.reason) for model in ready.queries.list_all_models(entries)}
     assert listed == {
         "bad": ("FAILED", "/models/bad", "no weights"),
         "link": ("IGNORED", "/models/link", "it is a link"),
         "m": ("READY", "/models/m", "loaded in 0.000 s"),
         "new": ("AVAILABLE", "/models/new", "loaded with load_model or sync_local_models"),
     }
-    assert [model.id for model in ready.core.queries.list_models()] == ["m"]
+    assert [model.id for model in ready.queries.list_models()] == ["m"]
     tight.evict_to_the_end()
-    (evicted,) = [model for model in tight.core.queries.list_all_models([entry("m")]) if model.id == "m"]
+    (evicted,) = [model for model in tight.queries.list_all_models([entry("m")]) if model.id == "m"]
     assert (evicted.state, evicted.path) == ("EVICTED", "/models/m")
     assert evicted.reason.startswith("evicted for 8.8 KiB")
 
 
-def test_who_asks_for_what_is_not_there_makes_no_model():
+def test_a_request_for_what_is_not_there_makes_no_model():
     host = Driver(LAZY)
     host.retrieve("nix")
     host.not_found(NotFoundError("nothing there"))
     host.load("typo", source_of("/typo"))
     host.not_found(NotFoundError("there is nothing at /typo"))
-    listed = host.core.queries.list_all_models([entry("new")])
+    listed = host.queries.list_all_models([entry("new")])
     assert [(model.id, model.state) for model in listed] == [("new", "AVAILABLE"), ("typo", "FAILED")]
     assert listed[0].reason.startswith("loaded when it is used")
 
 
 def test_explain_knows_what_is_merely_in_the_directory(host):
-    assert host.core.queries.explain("new", host.now) is None
-    known = host.core.queries.explain("new", host.now, [entry("old"), entry("new")])
+    assert host.queries.explain("new", host.now) is None
+    known = host.queries.explain("new", host.now, [entry("old"), entry("new")])
     assert (known["state"], known["model"]["path"], known["story"]) == ("AVAILABLE", "/models/new", [])
 
 
@@ -81,13 +72,13 @@ def test_explain_knows_what_is_merely_in_the_directory(host):
 def test_settings_say_where_each_was_given():
     host = Driver(dataclasses.replace(CONFIG, idle_ttl_s=5.0, own_python="/usr/bin/python3"))
     options = {"a": 1, "b": 2}
-    assert host.core.queries.explain("m", host.now) is None
+    assert host.queries.explain("m", host.now) is None
     host.load(source=source_of("/m", b=2))
-    assert host.core.queries.explain("m", host.now)["settings"] == []
+    assert host.queries.explain("m", host.now)["settings"] == []
     origins = {"options.a": "/m/model.yaml", "options.b": "the load", "memory_limit": "/m/model.yaml"}
     limits = ev.MemoryPolicy(limit_bytes=400)
     host.found(SPEC._replace(options=options, env={"A": "1"}, memory=limits, origins=origins, methods=("predict",)))
-    found = {s["name"]: (s["value"], s["origin"]) for s in host.core.queries.explain("m", host.now)["settings"]}
+    found = {s["name"]: (s["value"], s["origin"]) for s in host.queries.explain("m", host.now)["settings"]}
     assert found["options.a"] == (1, "/m/model.yaml")
     assert found["options.b"] == (2, "the load")
     assert found["memory_limit"] == (400, "/m/model.yaml")
@@ -99,7 +90,7 @@ def test_settings_say_where_each_was_given():
     set_by_host = Driver(dataclasses.replace(CONFIG, python="/opt/python", cpu_threads=3))
     set_by_host.up_to("READY")
     found = {
-        s["name"]: (s["value"], s["origin"]) for s in set_by_host.core.queries.explain("m", set_by_host.now)["settings"]
+        s["name"]: (s["value"], s["origin"]) for s in set_by_host.queries.explain("m", set_by_host.now)["settings"]
     }
     assert found["python"] == ("/opt/python", "workers.python")
     assert found["cpu_threads"] == (3, "workers.cpu_threads")
@@ -113,7 +104,7 @@ def test_calls_in_flight_are_told_with_their_callers_and_ages(ready):
     ready.pass_time(2)
     second = ready.call(method="generate", client=BOB)
     ready.pass_time(1)
-    told = ready.core.queries.explain("m", ready.now)["calls"]
+    told = ready.queries.explain("m", ready.now)["calls"]
     assert [(call["method"], call["caller"].client, round(call["age_s"])) for call in told] == [
         ("predict", ALICE, 3),
         ("generate", BOB, 1),
@@ -159,17 +150,17 @@ def test_calls_that_wait_for_a_lazy_load_are_told():
     host = Driver(LAZY)
     host.call(timeout_s=50)
     host.pass_time(2)
-    (call,) = host.core.queries.explain("m", host.now)["calls"]
+    (call,) = host.queries.explain("m", host.now)["calls"]
     assert (call["method"], call["state"], round(call["age_s"])) == ("predict", "held", 2)
     host.up()
     assert calls(host) == [("predict", "sent", "")]
 
 
 def test_workers_that_are_being_killed_are_not_asked_for_their_stacks(ready):
-    assert ready.core.queries.workers_of("m") == [ready.worker]
+    assert ready.queries.workers_of("m") == [ready.worker]
     ready.unload()
     assert ready.worker_state() == "KILLING"
-    assert ready.core.queries.workers_of("m") == ready.core.queries.workers_of("nix") == []
+    assert ready.queries.workers_of("m") == ready.queries.workers_of("nix") == []
 
 
 # Unloads without a drain
@@ -209,8 +200,7 @@ def test_a_crash_is_told_with_its_stack_and_where_the_rest_is(ready):
     call = ready.call()
     stack = "Fatal Python error: Segmentation fault\n  File x"
     ready.exited("killed by SIGSEGV", stack=stack)
-    error = ready.error(call)
-    assert isinstance(error, UnavailableError)
+    error = ready.error(call, UnavailableError)
     assert error.message == (
         f"the worker of model 'm' died: killed by SIGSEGV; hostd logs m has its whole stack\n{stack}"
     )
@@ -221,27 +211,23 @@ def test_a_limit_that_was_broken_is_told_with_where_it_was_set(host):
     host.load()
     limits = ev.MemoryPolicy(limit_bytes=100)
     host.found(SPEC._replace(memory=limits, origins={"memory_limit": "/m/model.yaml"}))
-    host.spawned()
-    host.greeted()
-    host.loaded()
-    host.measured(memory=ev.Memory(1, 500, 500, None, 500))
-    reason = host.core.queries.get_model("m").reason
+    host.come_up(ev.Memory(1, 500, 500, None, 500))
+    reason = host.model().reason
     host.gone()
-    assert host.core.queries.explain("m", host.now)["reason"].endswith(
+    assert host.queries.explain("m", host.now)["reason"].endswith(
         "which /m/model.yaml sets. Raise memory_limit there, or have it use less"
     ), reason
 
 
 def test_a_load_in_progress_is_explained_by_its_step(host, tight):
     def reason() -> str:
-        return host.core.queries.explain("m", host.now)["reason"]
+        return host.queries.explain("m", host.now)["reason"]
 
     caller = host.load(retries=1)
     assert reason() == "its finder is asked how to load it"
     host.found()
     assert reason() == "its worker starts (spawned 0.0 ms ago)"
-    host.spawned()
-    host.greeted()
+    host.started()
     host.pass_time(3)
     assert reason() == f"its worker loads it (spawned 3.00 s ago, pid {5000 + host.worker})"
     host.not_loaded(ModelError("no weights"))
@@ -255,9 +241,9 @@ def test_a_load_in_progress_is_explained_by_its_step(host, tight):
     assert host.is_waiting(caller)
     tight.load("p")
     tight.found()
-    assert tight.core.queries.explain("p", tight.now)["reason"] == (
+    assert tight.queries.explain("p", tight.now)["reason"] == (
         "what it needs is looked up, before it gets memory of the budget"
     )
     tight.predicted(8000)
     tight.predicted_load("q", 8000)
-    assert tight.core.queries.explain("q", tight.now)["reason"].startswith("it waits for 7.8 KiB")
+    assert tight.queries.explain("q", tight.now)["reason"].startswith("it waits for 7.8 KiB")

@@ -9,6 +9,7 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.lifecycle import WorkerInput
 from hostd.core.loading import WorkerTimer
+from hostd.core.models import Cause, Load
 from hostd_workers.wire.errors import ModelError, ResourceExhaustedError
 
 FIRST, SECOND = ev.WorkerId(1), ev.WorkerId(2)
@@ -16,14 +17,13 @@ FIRST, SECOND = ev.WorkerId(1), ev.WorkerId(2)
 
 @pytest.fixture
 def host() -> Driver:
-    """A host whose model has two READY workers."""
+    """A host with a model that has two READY workers."""
     host = Driver()
     host.up_to("READY")
-    registry = host.core._registry
-    worker = registry.new_worker(registry.models["m"])
+    registry = host.registry
+    worker = registry.new_worker(Load(registry.models["m"], Cause.ASKED, 0))
     host._carry_out(fx.SpawnWorker(worker.id, worker.model.id, SPEC, 1, None))
-    host.spawned()
-    host.greeted()
+    host.started()
     host.feed(ev.WorkerLoaded(worker.id, "python", METHODS, "predict"))
     host.processes[worker.id].has_loaded = host.processes[worker.id].is_sampled = True
     registry.move_worker(worker, WorkerInput.MEASURED, "as `load_succeeded` will do for replicas")
@@ -48,10 +48,10 @@ def test_the_limit_in_flight_is_reached_when_every_worker_is_full(host):
 
 def test_the_size_is_the_sum_of_all_workers_that_were_measured(host):
     host.measured(FIRST, memory_of(1000))
-    assert host.core.queries.get_model("m").size == 1000
+    assert host.model().size == 1000
     host.measured(SECOND, memory_of(234))
-    assert host.core.queries.get_model("m").size == 1234
-    assert [worker.rss_bytes for worker in host.core.queries.get_model("m").workers] == [1000, 234]
+    assert host.model().size == 1234
+    assert [worker.rss_bytes for worker in host.model().workers] == [1000, 234]
 
 
 def test_a_model_is_degraded_by_the_loss_of_a_worker_and_failed_by_the_loss_of_the_last(host):
@@ -93,9 +93,9 @@ def test_unloading_a_degraded_model_waits_for_the_dying_worker_too(host):
 
 def test_a_try_of_a_successor_ends_with_the_last_of_its_workers(host):
     commit = host.deploy_up_to("LOADING", replace=True)
-    registry = host.core._registry
+    registry = host.registry
     model, third = registry.successors["m"], host.worker
-    fourth = registry.new_worker(model)
+    fourth = registry.new_worker(model.load)
     host._carry_out(fx.SpawnWorker(fourth.id, model.id, SPEC, 1, None))
     host.spawned()
     host.not_loaded(ModelError("no weights"), third)

@@ -49,7 +49,7 @@ def test_a_client_alone_gets_its_limit_and_never_the_whole(limit: int) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 7, 64, 1000, 1024])
-def test_whoever_comes_second_gets_a_place_at_once(limit: int) -> None:
+def test_the_second_client_gets_a_place_at_once(limit: int) -> None:
     shares, capacity = Shares(), capacity_for(limit)
     fill(shares, ALICE, capacity)
     assert fill(shares, BOB, capacity) >= max(1, limit // 4)
@@ -102,7 +102,7 @@ def test_whatever_clients_do_something_is_kept_for_the_next(
         free = capacity - has.total()
         if is_taking:
             is_allowed = shares.allows(client, 1, capacity)
-            assert is_allowed or has[client] or not free, "whoever has nothing was refused a place that is free"
+            assert is_allowed or has[client] or not free, "a client without any was refused a place that is free"
             if is_allowed:
                 shares.take(client)
                 has[client] += 1
@@ -115,12 +115,6 @@ def test_whatever_clients_do_something_is_kept_for_the_next(
 
 
 # What is shared
-
-
-@pytest.fixture
-def ready(host: Driver) -> Driver:
-    host.up_to("READY")
-    return host
 
 
 def retrieves(host: Driver, client: ev.ClientId) -> ev.Caller:
@@ -190,10 +184,10 @@ def test_calls_that_their_client_has_left_are_still_that_clients(ready: Driver) 
 def test_calls_that_were_left_are_forgotten_with_their_worker(ready: Driver) -> None:
     ready.feed(ev.CallCancelled(ready.call(size_bytes=60)))
     ready.feed(ev.ClientVanished(ready.call(client=BOB).client))
-    assert ready.core._router.bytes.total == 61
+    assert ready.router.bytes.total == 61
     ready.unload(at_once=True)
     ready.gone()
-    assert len(ready.core._router.bytes) == 0
+    assert len(ready.router.bytes) == 0
 
 
 def test_a_call_that_was_left_and_never_sent_gives_its_place_back(ready: Driver) -> None:
@@ -201,7 +195,7 @@ def test_a_call_that_was_left_and_never_sent_gives_its_place_back(ready: Driver)
     sent = ready.sent(call)
     ready.feed(ev.CallCancelled(call))
     assert ready.feed(ev.WorkerUnreachable(sent.worker_id, sent.call_id, is_full=True)) == []
-    assert len(ready.core._router.bytes) == 0
+    assert len(ready.router.bytes) == 0
 
 
 # Games of several clients
@@ -228,11 +222,11 @@ class Game:
             self.dice.choice(moves)(client)
 
     def retrieve(self, client: ev.ClientId) -> None:
-        has = Counter(caller.client for caller in self.host.core._registry.waiting._places)
+        has = Counter(caller.client for caller in self.host.registry.waiting._places)
         self.ask(lambda: self.host.retrieve("loads", client=client), client, has, capacity_for(LIMITS.max_waiting))
 
     def hold(self, client: ev.ClientId) -> None:
-        has = Counter(caller.client for caller in self.host.core._router.pending.by_caller)
+        has = Counter(caller.client for caller in self.host.router.pending.by_caller)
         self.ask(lambda: self.host.call("loads", client=client), client, has, capacity_for(LIMITS.max_in_flight))
 
     def call(self, client: ev.ClientId) -> None:
@@ -269,7 +263,7 @@ class Game:
         for call in self.sent():
             self.host.answered(call)
         assert not +self.host.open
-        registry, router = self.host.core._registry, self.host.core._router
+        registry, router = self.host.registry, self.host.router
         yield from (registry.waiting._shares, router.bytes, *(worker.shares for worker in registry.workers.values()))
 
 

@@ -1,4 +1,4 @@
-"""Standing arguments: what holds for a model whoever loads it, kept pins, and files that have changed since a load."""
+"""Standing arguments: what holds for every load of a model, kept pins, and files that have changed since a load."""
 
 from __future__ import annotations
 
@@ -34,10 +34,7 @@ def up(host: Driver, standing: Standing) -> None:
     find = host.finds[-1]
     found(host, standing)
     assert find
-    host.spawned()
-    host.greeted()
-    host.loaded()
-    host.measured(memory=ev.Memory(1, 1000, 500, None, 1000))
+    host.come_up(ev.Memory(1, 1000, 500, None, 1000))
 
 
 def test_what_is_said_counts_more_than_what_stands():
@@ -66,7 +63,7 @@ def test_limits_from_outside_count_more_than_those_of_the_model():
 
 
 @pytest.mark.parametrize("how", ["lazy", "sync", "load"])
-def test_a_load_takes_what_stands_whoever_wants_it(how):
+def test_every_load_takes_what_stands(how):
     host = Driver(dataclasses.replace(LAZY, lazy_load_retries=0))
     if how == "lazy":
         host.retrieve()
@@ -76,19 +73,15 @@ def test_a_load_takes_what_stands_whoever_wants_it(how):
     else:
         host.load()
     found(host, KEPT)
-    assert (host.core.queries.get_model("m").type, host.core.queries.get_model("m").pinned) == ("talker", True)
+    assert (host.model().type, host.model().pinned) == ("talker", True)
     for _ in range(2):  # retries that stand, in place of none
-        host.spawned()
-        host.greeted()
+        host.started()
         host.not_loaded(REFUSAL)
         host.gone()
         host.retries[1] = 2
         host.pass_time(1.0)
         found(host, KEPT)
-    host.spawned()
-    host.greeted()
-    host.loaded()
-    host.measured(memory=ev.Memory(1, 1000, 500, None, 1000))
+    host.come_up(ev.Memory(1, 1000, 500, None, 1000))
     assert host.state() == "READY"
     again = host.load()
     assert host.answer(again).already_loaded
@@ -103,8 +96,7 @@ def test_what_a_load_says_of_retries_and_somebody_of_pins_is_not_taken_back(host
     found(host, KEPT)
     host.feed(ev.PinRequested(ev.Caller(BOB, 1), ev.ModelId("m"), is_pinned=False))
     host.feed(ev.PinKept(host.pins.popleft().files_id, None))
-    host.spawned()
-    host.greeted()
+    host.started()
     host.not_loaded(REFUSAL)
     host.gone()
     assert host.answer(caller) is REFUSAL
@@ -115,14 +107,14 @@ def test_what_a_load_says_of_retries_and_somebody_of_pins_is_not_taken_back(host
     host.gone()
     host.load()
     found(host, Standing(is_pinned=False))
-    assert host.core.queries.get_model("m").pinned
+    assert host.model().pinned
 
 
 # Pins
 
 
 def deployed(host: Driver) -> None:
-    """Deploy a model, whose arguments are found beside its files."""
+    """Deploy a model; its arguments are found beside its files."""
     host.deploy_up_to("FINDING")
     up(host, Standing(is_kept=True))
     host.done()
@@ -139,7 +131,7 @@ def test_a_pin_of_a_deployed_model_is_answered_when_it_is_written_down(host):
     caller = pin(host)
     assert host.effects_of(fx.KeepPin) == [fx.KeepPin(2, "m", True)]
     assert host.is_waiting(caller)
-    assert host.core.queries.get_model("m").pinned
+    assert host.model().pinned
     host.feed(ev.PinKept(host.pins.popleft().files_id, None))
     assert host.answer(caller).pinned
     failing = pin(host, is_pinned=False)
@@ -157,7 +149,7 @@ def test_what_was_deployed_is_loaded_again_by_its_files_alone(host):
     host.done()
     host.exited()
     host.gone()
-    assert host.core._registry.models[ev.ModelId("m")].again == source_of("/models/m")
+    assert host.registry.models[ev.ModelId("m")].again == source_of("/models/m")
 
 
 def test_a_pin_of_another_model_is_answered_at_once(host):
@@ -201,7 +193,7 @@ def test_a_pin_while_files_are_moved_is_written_when_they_are_in_their_place(hos
     assert [(keep.model_id, keep.is_pinned) for keep in host.pins] == [("m", True)]
     host.gone(ev.WorkerId(1))
     host.feed(ev.PinKept(host.pins.popleft().files_id, None))
-    assert host.core.queries.get_model("m").pinned
+    assert host.model().pinned
 
 
 @pytest.mark.parametrize("ending", ["gives up", "fails"])
@@ -248,7 +240,7 @@ def compared(host: Driver, digest: str | None) -> None:
     host.feed(ev.FilesCompared(wanted.model_id, wanted.generation, digest))
 
 
-def test_who_waits_for_a_look_at_files_is_answered_when_the_host_stops(host):
+def test_a_load_that_waits_for_a_look_at_files_is_answered_when_the_host_stops(host):
     host.up_to("READY")
     noted(host)
     caller = host.load()
@@ -290,7 +282,7 @@ def test_a_change_is_told_once_and_so_is_its_end(host):
     noted(host)
     for digest in ("two", "two", "", "one", "one"):
         host.feed(ev.FilesCompared(ev.ModelId("m"), 1, digest))
-    reasons = [event.reason for event in host.core.queries.story("m") if event.cause == "FILES_CHANGED"]
+    reasons = [event.reason for event in host.queries.story("m") if event.cause == "FILES_CHANGED"]
     assert reasons == [
         "its files have changed since it was loaded; it serves what was loaded",
         "its files are again what was loaded",
@@ -298,7 +290,7 @@ def test_a_change_is_told_once_and_so_is_its_end(host):
 
 
 @pytest.mark.parametrize("how", ["unloaded", "unloading", "replaced"])
-def test_whoever_waits_for_a_look_at_what_goes_meanwhile_is_told(host, how):
+def test_a_load_that_waits_for_a_look_at_what_goes_meanwhile_is_told(host, how):
     deployed(host)
     noted(host)
     caller = host.load()
@@ -323,11 +315,11 @@ def test_what_is_late_changes_nothing(host):
     noted(host)
     host.unload()
     host.feed(ev.FilesCompared(ev.ModelId("m"), 1, "two"))
-    assert "unload" in host.core.queries.get_model("m").reason
+    assert "unload" in host.model().reason
     host.gone()
     noted(host)
     host.feed(ev.FilesCompared(ev.ModelId("m"), 1, "two"))
-    assert host.core.queries.get_model("m") is None
+    assert host.state("m") is None
 
 
 def test_a_sync_tells_what_has_changed(host):
@@ -339,7 +331,7 @@ def test_a_sync_tells_what_has_changed(host):
     digests = ((ev.ModelId("a"), "two"), (ev.ModelId("b"), "one"), (ev.ModelId("c"), "one"))
     host.feed(ev.DirectoryScanned(host._scan().sync_id, (), (), digests))
     assert host.answer(caller).changed == ("a",)
-    assert [host.core.queries.get_model(id).files for id in ("a", "b")] == ["changed", "as loaded"]
+    assert [host.model(id).files for id in ("a", "b")] == ["changed", "as loaded"]
 
 
 # Names

@@ -1,7 +1,7 @@
 """A world around the core in which anything may happen at any time, move by move.
 
 Every move takes plain values from a small domain (`moves.MOVES`), so hypothesis and a seeded random generator play the same
-game. `n` picks one of those to whom it could happen; if there is none, nothing happens. Beside what `Outside` asserts,
+game. `n` picks one of those to which it could happen; if there is none, nothing happens. Beside what `Outside` asserts,
 a `World` knows what a client may be told: see `_note_answer` and `call`. What has to do with files is in
 `world_of_files`. There are worlds with lazy loading and worlds without.
 """
@@ -22,7 +22,6 @@ from hostd.core import events as ev
 from hostd.core.bookkeeping.shares import capacity_for
 from hostd.core.config import CoreConfig
 from hostd.core.lifecycle import ModelState
-from hostd.core.machine import Core
 from hostd.records import ModelInfo, SyncReport, UnloadReport
 from hostd_workers.wire.errors import HostError, InternalError, InvalidArgumentError, ModelError, NotFoundError
 
@@ -45,66 +44,25 @@ class World(WorldOfMemory):
 
     def __init__(self, *, is_lazy: bool, is_tight: bool = False, may_grow: bool = False) -> None:
         budget_bytes = BUDGET_BYTES if is_tight else None
-        super().__init__(
-            Core(dataclasses.replace(CONFIG, lazy_load=is_lazy, budget_bytes=budget_bytes)), may_grow=may_grow
-        )
+        super().__init__(dataclasses.replace(CONFIG, lazy_load=is_lazy, budget_bytes=budget_bytes), may_grow=may_grow)
         self.is_lazy = is_lazy
         self.is_tight = is_tight
-        self.delayed: set[int] = set()
+        self.were_delayed: set[int] = set()
         """The generations of models that were still being written at a time."""
 
     # Clients
 
-    def load(
-        self,
-        model_id: ev.ModelId,
-        source: ev.LoadSource,
-        wait: bool,
-        retries: int | None,
-        timeout_s: float | None,
-        client: ev.ClientId,
-        reload: bool,
-    ) -> None:
-        self._ask(
-            lambda caller, at_s: ev.LoadRequested(caller, model_id, source, wait, at_s, retries, reload),
-            client,
-            timeout_s,
-        )
-
-    def retrieve(
-        self, model_id: ev.ModelId, generation: int | None, timeout_s: float | None, client: ev.ClientId
-    ) -> None:
-        self._ask(lambda caller, at_s: ev.RetrieveRequested(caller, model_id, at_s, generation), client, timeout_s)
-
-    def unload(self, model_id: ev.ModelId, timeout_s: float | None, client: ev.ClientId, at_once: bool) -> None:
-        self._ask(lambda caller, at_s: ev.UnloadRequested(caller, model_id, at_s, at_once), client, timeout_s)
-
-    def unload_all(self, timeout_s: float | None, client: ev.ClientId, at_once: bool) -> None:
-        self._ask(lambda caller, at_s: ev.UnloadAllRequested(caller, at_s, at_once), client, timeout_s)
-
-    def shut_down(self, client: ev.ClientId | None, at_once: bool) -> None:
-        if client is None:
-            self.feed(ev.ShutdownRequested(None, at_once))
-        else:
-            self._ask(lambda caller, _: ev.ShutdownRequested(caller, at_once), client, None)
-
     def call(
         self, model_id: ev.ModelId, method: str, timeout_s: float | None, size_bytes: int, client: ev.ClientId
     ) -> None:
-        model, router = self.core.queries.get_model(model_id), self.core._router
-        worker = self.core._registry.models[model_id].ready[0] if model is not None and model.state == "READY" else None
+        model, router = self.queries.get_model(model_id), self.router
+        worker = self.registry.models[model_id].ready[0] if model is not None and model.state == "READY" else None
         sent = Counter() if worker is None else self._calls_of(worker.id)
         has_place = has_share(sent, client, 1, capacity_for(CONFIG.max_in_flight))
         may_send = has_share(self._bytes_by_client(), client, size_bytes, CONFIG.max_in_flight_bytes)
-        was_evicted = model_id in self.core._registry.evicted
-        caller = self._ask(
-            lambda caller, at_s: ev.CallReceived(
-                caller.client, caller.request_id, model_id, method, at_s, size_bytes, Asked(caller, caller.request_id)
-            ),
-            client,
-            timeout_s,
-        )
-        is_yielding = model is not None and self.core._registry.models[model_id].is_yielding
+        was_evicted = model_id in self.registry.evicted
+        caller = super().call(model_id, method, timeout_s=timeout_s, size_bytes=size_bytes, client=client)
+        is_yielding = model is not None and self.registry.models[model_id].is_yielding
         is_welcome = (
             model is not None
             and model.state == "READY"
@@ -115,9 +73,8 @@ class World(WorldOfMemory):
             and may_send
         )
         if caller in router.pending.by_caller:
-            held_for = self.core._registry.models[model_id]
-            is_back_soon = held_for.is_coming_back or held_for.is_on_demand
-            assert self.is_lazy or is_back_soon or held_for.is_yielding
+            held_for = self.registry.models[model_id]
+            assert self.registry.is_loaded_on_use(held_for) or held_for.is_yielding
             assert not is_welcome
             assert held_for.state.value in ("LOADING", "UNLOADING") or held_for.is_yielding
             return
@@ -131,7 +88,7 @@ class World(WorldOfMemory):
 
     def _bytes_by_client(self) -> Counter[ev.ClientId]:
         """Return the bytes of each client's calls that the host has: those that workers have, and held ones."""
-        workers = self.core._registry.workers
+        workers = self.registry.workers
         callers = [
             call.payload.caller
             for worker_id in workers
@@ -140,7 +97,7 @@ class World(WorldOfMemory):
             if call.call_id in workers[worker_id].calls or call.call_id in workers[worker_id].left
         ]
         found: Counter[ev.ClientId] = Counter()
-        for caller in [*callers, *self.core._router.pending.by_caller]:
+        for caller in [*callers, *self.router.pending.by_caller]:
             asked = self.asked[caller]
             assert isinstance(asked, ev.CallReceived)
             found[caller.client] += asked.size_bytes
@@ -148,7 +105,7 @@ class World(WorldOfMemory):
 
     def call_again(self, n: int, model_id: ev.ModelId) -> None:
         """Use the request id of a call in flight, or one that is held, once more."""
-        router = self.core._router
+        router = self.router
         caller = self._pick(n, sorted([*router.by_caller, *router.pending.by_caller]))
         if caller is not None:
             payload = Asked(caller, caller.request_id)
@@ -157,7 +114,7 @@ class World(WorldOfMemory):
 
     def ask_again(self, n: int, is_shutdown: bool) -> None:
         """Use the request id of a request that waits once more."""
-        caller = self._pick(n, sorted(self.core._registry.waiting._places))
+        caller = self._pick(n, sorted(self.registry.waiting._places))
         if caller is not None:
             self.feed(ev.ShutdownRequested(caller) if is_shutdown else ev.UnloadAllRequested(caller, None))
             assert [type(effect) for effect in self.effects] == [fx.AnswerError]
@@ -197,7 +154,7 @@ class World(WorldOfMemory):
     def delay(self, n: int) -> None:
         find = self._pick(n, self.finds)
         if find is not None:
-            self.delayed.add(find.generation)
+            self.were_delayed.add(find.generation)
             self.feed(ev.SpecDelayed(find.model_id, find.generation, "it is being written"))
 
     def go_on(self, n: int) -> None:
@@ -275,7 +232,7 @@ class World(WorldOfMemory):
         process = self._pick_process(n, lambda p: p.is_disconnected == is_again)
         if process is not None:
             process.is_disconnected = True
-            worker = self.core._registry.workers.get(process.id)
+            worker = self.registry.workers.get(process.id)
             self.reached[f"disconnected {worker.state.value if worker else 'DEAD'}"] += 1
             self.feed(ev.WorkerDisconnected(process.id, "it was closed"))
 
@@ -323,7 +280,7 @@ class World(WorldOfMemory):
         self._assert_empty()
 
     def _assert_empty(self) -> None:
-        core, registry, router = self.core, self.core._registry, self.core._router
+        core, registry, router = self.core, self.registry, self.router
         left = [
             *(registry.models, registry.successors, registry.reserved, registry.files_in_work, registry.workers),
             *(registry.timers, registry.effects, registry.waiting, router.calls, router.by_caller),
@@ -384,11 +341,11 @@ class World(WorldOfMemory):
     def _left_by_a_sync(self, caller: ev.Caller, report: SyncReport) -> set[str]:
         """Return what syncs had begun to load when that of this caller began to look, and what it did not wait for."""
         seen = self.seen[self.sync_of[caller]]
-        models = [self.core._registry.generation_of(*known) for known in seen.items()]
+        models = [self.registry.generation_of(*known) for known in seen.items()]
         under_way = [model for model in models if model is not None and model.state is ModelState.LOADING]
         begun = {model.id: model.generation for model in under_way if model.origin is ev.Origin.SYNCED}
         # What is declared elsewhere has failed, and nothing else is said of it while it is being written.
-        written = {model_id for model_id, generation in begun.items() if generation in self.delayed}
+        written = {model_id for model_id, generation in begun.items() if generation in self.were_delayed}
         return set(begun) - {*report.writing} - (written & {*report.failed})
 
     def _sample(self, process: Process, is_readable: bool) -> None:
@@ -397,8 +354,8 @@ class World(WorldOfMemory):
         self.feed(ev.WorkerMeasured(process.id, self.measure(process) if is_readable else None, self.now))
 
     def _pick_caller(self, n: int) -> ev.Caller | None:
-        """Return one whose call is in flight, or sometimes one that asked for something else or waits no more."""
-        in_flight = sorted(self.core._router.by_caller)
+        """Return one with a call in flight, or sometimes one that asked for something else or waits no more."""
+        in_flight = sorted(self.router.by_caller)
         return self._pick(n, in_flight if n < 4 and in_flight else reversed(self.asked))
 
     def _pick_process(self, n: int, is_candidate: Callable[[Process], bool]) -> Process | None:

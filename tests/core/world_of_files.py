@@ -1,6 +1,6 @@
 """The half of the world that has to do with files: deploys, undeploys, syncs, and a disk that does what it likes.
 
-Also what every move of `World` is made with: a client asks, and `n` picks one of those to whom something could happen.
+Also what every move of `World` is made with: `n` picks one of those to which something could happen.
 """
 
 from __future__ import annotations
@@ -8,8 +8,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from driver import FILES, source_of
-from outside import Outside
+from driver import Driver
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
@@ -17,9 +16,9 @@ from hostd.core.lifecycle import ModelState
 from hostd_workers.wire.errors import ResourceExhaustedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
-    from hostd.core.machine import Core
+    from hostd.core.config import CoreConfig
 
 T = TypeVar("T")
 
@@ -62,33 +61,14 @@ MOVES_OF_FILES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
 }
 
 
-class WorldOfFiles(Outside):
+class WorldOfFiles(Driver):
     """A core, its disk, and clients that want something of it."""
 
-    def __init__(self, core: Core) -> None:
-        super().__init__(core)
-        self._ids = itertools.count(1)
-        self.asked: dict[ev.Caller, ev.Event] = {}
+    def __init__(self, config: CoreConfig) -> None:
+        super().__init__(config)
         self.sync_of: dict[ev.Caller, ev.SyncId] = {}
 
     # Clients
-
-    def deploy(
-        self,
-        model_id: ev.ModelId,
-        retries: int | None,
-        replace: bool,
-        keep: bool,
-        wait: bool,
-        client: ev.ClientId,
-    ) -> None:
-        self._ask(
-            lambda caller, _: ev.DeployRequested(
-                caller, model_id, FILES, source_of(None), retries, replace, keep, wait
-            ),
-            client,
-            None,
-        )
 
     def write(self, n: int) -> None:
         """Send a piece of a file for an upload that waits for it, or sometimes for one that does not."""
@@ -98,32 +78,17 @@ class WorldOfFiles(Outside):
     def commit(self, n: int, is_own: bool, timeout_s: float | None) -> None:
         """Commit an upload that waits for it, or sometimes anything else."""
         client, files_id = self._pick_upload(n, is_own)
-        self._ask(lambda caller, at_s: ev.DeployCommitRequested(caller, files_id, at_s), client, timeout_s)
+        super().commit(files_id, timeout_s=timeout_s, client=client)
         self._assert_own(client, files_id)
 
     def abort(self, n: int, is_own: bool) -> None:
         client, files_id = self._pick_upload(n, is_own)
-        self._ask(lambda caller, _: ev.DeployAbortRequested(caller, files_id), client, None)
+        super().abort(files_id, client=client)
         self._assert_own(client, files_id)
 
-    def undeploy(self, model_id: ev.ModelId, timeout_s: float | None, client: ev.ClientId) -> None:
-        self._ask(lambda caller, at_s: ev.UndeployRequested(caller, model_id, at_s), client, timeout_s)
-
-    def sync(
-        self,
-        wait: bool,
-        load: bool,
-        retry_all: bool,
-        timeout_s: float | None,
-        client: ev.ClientId,
-        declared: int | None,
-    ) -> None:
+    def sync(self, declared: int | None, **options: Any) -> None:
         wanted = None if declared is None else dict(list(DECLARED.items())[:declared])
-        caller = self._ask(
-            lambda caller, at_s: ev.SyncRequested(caller, wait, load, retry_all, at_s, declared=wanted),
-            client,
-            timeout_s,
-        )
+        caller = super().sync(declared=wanted, **options)
         self.sync_of[caller] = ev.SyncId(self.core._syncing._count)
 
     # The disk
@@ -135,14 +100,14 @@ class WorldOfFiles(Outside):
 
     def note_files(self, n: int, digest: str | None) -> None:
         """Let the digest of what is being loaded, or is loaded, be known."""
-        model = self._pick(n, self.core._registry.models.values())
+        model = self._pick(n, self.registry.models.values())
         if model is not None:
             self.feed(ev.FilesNoted(model.id, model.generation, digest))
 
     def compare_files(self, n: int, digest: str | None) -> None:
-        """Let somebody look at the files of a model; mostly who waits for it is answered then."""
+        """Let somebody look at the files of a model; mostly the caller that waits for it is answered then."""
         wanted = self._pick(n, self.comparisons)
-        model = self._pick(n, self.core._registry.models.values())
+        model = self._pick(n, self.registry.models.values())
         if wanted is not None:
             self.comparisons.remove(wanted)
             self.feed(ev.FilesCompared(wanted.model_id, wanted.generation, digest))
@@ -172,7 +137,7 @@ class WorldOfFiles(Outside):
     def _note_gone(self, sync_id: ev.SyncId, gone: list[ev.ModelId]) -> None:
         """Note which models that a scan finds gone are being unloaded already: its sync waits for them too."""
         for model_id in gone:
-            model = self.core._registry.generation_of(model_id, self.seen[sync_id][model_id])
+            model = self.registry.generation_of(model_id, self.seen[sync_id][model_id])
             is_busy = self.core._loading.is_busy(model_id)
             if model is not None and model.state is ModelState.UNLOADING and not is_busy:
                 self.unloaded_by[sync_id].add(model.generation)
@@ -184,14 +149,6 @@ class WorldOfFiles(Outside):
             assert [type(effect) for effect in self.effects] == [fx.AnswerError], f"{client} has to do with {operation}"
 
     # How a move is made
-
-    def _ask(
-        self, event_of: Callable[[ev.Caller, float | None], ev.Event], client: ev.ClientId, timeout_s: float | None
-    ) -> ev.Caller:
-        caller = ev.Caller(client, next(self._ids))
-        event = self.asked[caller] = event_of(caller, None if timeout_s is None else self.now + timeout_s)
-        self.feed(event)
-        return caller
 
     def _pick(self, n: int, candidates: Iterable[T]) -> T | None:
         found = list(itertools.islice(candidates, 100))

@@ -2,7 +2,7 @@
 
 Beside what `Outside` asserts: what all workers hold stays within the budget unless models or loads have grown; while it
 is over the budget nothing starts or goes on, and no load that has outgrown its reservation runs; the oldest of these
-waits only for what others have to give; a load does what the dry run said just before; nobody is evicted who is pinned, in use, being loaded or kept by its settings; whoever is
+waits only for what others have to give; a load does what the dry run said just before; nothing is evicted that is pinned, in use, being loaded or kept by its settings; what is
 evicted has been there for the minimum residence; no more go than are needed; no wake-up is lost: what could be done for
 the first in line has been done; a call waits only for a model that is on its way; no timer of a model that is gone is
 kept. `reached` counts what the games have reached.
@@ -21,19 +21,20 @@ from world_of_files import CLIENTS, MODELS, N, WorldOfFiles
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.deadlines import AdmissionTimer, FinderTimer, HeadroomTimer, IdleTimer, RetryTimer
+from hostd.core.deadlines import HeadroomTimer, IdleTimer, LoadTimer
 from hostd.core.lifecycle import ModelState, WorkerState
 from hostd.core.memory.admission import IDLE_LOOK_S
 from hostd.core.memory.charges import Kept
 from hostd.core.memory.planning import Outcome
+from hostd.core.models import Cause, LoadStep
 from hostd.records import LoadPlan, ModelInfo
 from hostd_workers.wire.errors import HostError, ModelError
 
 if TYPE_CHECKING:
     from outside import Process
 
-    from hostd.core.machine import Core
-    from hostd.core.models import Model
+    from hostd.core.config import CoreConfig
+    from hostd.core.models import Load, Model
     from hostd.records import Event as StoryEvent
 
 BUDGET_BYTES = 10_000
@@ -65,8 +66,8 @@ PROBE = ev.ModelId("probe")
 class WorldOfMemory(WorldOfFiles):
     """A core with a budget, or without one."""
 
-    def __init__(self, core: Core, *, may_grow: bool) -> None:
-        super().__init__(core)
+    def __init__(self, config: CoreConfig, *, may_grow: bool) -> None:
+        super().__init__(config)
         self.may_grow = may_grow
         self.taken: dict[ev.WorkerId, int] = {}
         """What each process holds."""
@@ -79,26 +80,23 @@ class WorldOfMemory(WorldOfFiles):
         if self._is_look_due():
             self.pass_time(
                 IDLE_LOOK_S
-            )  # who has come free just now is not in the plan, and may go before the load asks
+            )  # what has come free just now is not in the plan, and may go before the load asks
         wanted = self._pick(n, self.predictions)
         if wanted is None:
             return
         self.predictions.remove(wanted)
         prediction = ev.Prediction(need_bytes, need_bytes // 2, source)
-        model = self.core._registry.generation_of(wanted.model_id, wanted.generation)
-        is_awaited = model is not None and model.is_predicting
-        plan = self.core.queries.plan_load(PROBE, prediction, self.now)
-        beside = self.core._registry.models.get(wanted.model_id)
+        load = self.registry.load_of(wanted.model_id, wanted.generation)
+        is_awaited = load is not None and load.step is LoadStep.SIZING
+        plan = self.queries.plan_load(PROBE, prediction, self.now)
+        beside = self.registry.models.get(wanted.model_id)
         self.feed(ev.SizePredicted(wanted.model_id, wanted.generation, prediction))
-        if is_awaited and model is beside:
+        if is_awaited and load.model is beside:
             self._assert_as_planned(plan, wanted)
-
-    def pin(self, model_id: ev.ModelId, is_pinned: bool, client: ev.ClientId) -> None:
-        self._ask(lambda caller, _: ev.PinRequested(caller, model_id, is_pinned), client, None)
 
     def reconfigure(self, budget_bytes: int, idle_ttl_s: float) -> None:
         """Change the settings; the budget only where it may be overrun, since a lower one is at once."""
-        config = self.core._registry.config
+        config = self.registry.config
         budget_bytes = budget_bytes if self.may_grow and config.budget_bytes is not None else config.budget_bytes
         changed = dataclasses.replace(config, budget_bytes=budget_bytes, idle_ttl_s=idle_ttl_s)
         self.feed(ev.SettingsChanged(changed))
@@ -115,7 +113,7 @@ class WorldOfMemory(WorldOfFiles):
         loading = [p for p in self.processes.values() if p.is_reading() and not p.is_paused]
         for process in loading[: -how_many - 1 : -1]:
             if self.may_grow and process.is_reading() and not process.is_paused:  # still: the first may change others
-                reserved_bytes = self.core._registry.workers[process.id].reserved_bytes
+                reserved_bytes = self.registry.workers[process.id].reserved_bytes
                 self._take(process, max(self.taken.get(process.id, 0), reserved_bytes) + by_bytes)
 
     def speak_late(self, n: int, what: str) -> None:
@@ -143,20 +141,20 @@ class WorldOfMemory(WorldOfFiles):
         if not process.has_loaded:
             taken = self.taken.get(process.id, 100)
             return ev.Memory(1, 2 * taken, taken, None, 2 * taken)
-        worker = self.core._registry.workers.get(process.id)
-        need_bytes = 0 if worker is None else worker.model.need_bytes if self.may_grow else worker.reserved_bytes
+        worker = self.registry.workers.get(process.id)
+        need_bytes = 0 if worker is None else worker.model.need.bytes if self.may_grow else worker.reserved_bytes
         taken = self.taken.setdefault(process.id, need_bytes * (1 + process.id % 3) // 3 if need_bytes else 500)
         return ev.Memory(1, 2 * taken, taken, None, 3 * taken)
 
     def feed(self, event: ev.Event) -> list[fx.Effect]:
         self.kept_before = self._kept()
-        yielding_before, held_before = list(self.core._admission._yielding), set(self.core._router.pending.by_caller)
+        yielding_before, held_before = list(self.admission._yielding), set(self.router.pending.by_caller)
         effects = super().feed(event)
         self.unloaded += sum(isinstance(e, fx.Announce) and e.event.new == "UNLOADED" for e in effects)
-        assert self.core.queries.memory().unloads == self.unloaded, (
+        assert self.queries.memory().unloads == self.unloaded, (
             "an unload was told and not counted, or the other way round"
         )
-        registry = self.core._registry
+        registry = self.registry
         budget_bytes = registry.config.budget_bytes
         if budget_bytes is not None:
             self._assert_within(budget_bytes, effects)
@@ -168,85 +166,84 @@ class WorldOfMemory(WorldOfFiles):
 
     def _assert_within(self, budget_bytes: int, effects: list[fx.Effect]) -> None:
         """See that nothing was done that brings all over the budget, and that no load grows on beyond it."""
-        if self.core.queries._charges.total_bytes() <= budget_bytes:
+        if self.charges.total_bytes() <= budget_bytes:
             return
-        assert self.may_grow, self.core.queries.memory()
+        assert self.may_grow, self.queries.memory()
         assert not any(isinstance(effect, (fx.SpawnWorker, fx.ResumeWorker)) for effect in effects), effects
-        running = [w for w in self.core.queries._charges.outgrown() if w.state is WorkerState.LOADING]
+        running = [w for w in self.charges.outgrown() if w.state is WorkerState.LOADING]
         assert not running, f"{running} grow beyond the budget"
 
     def _assert_awake(self, budget_bytes: int) -> None:
         """See that nothing can be done at this moment that admission has not done, or will look at soon."""
-        registry, admission = self.core._registry, self.core._admission
+        registry, admission = self.registry, self.admission
         if self._is_look_due():
             return
         self.reached["looks at all"] += 1
-        outgrown = self.core.queries._charges.outgrown()
+        outgrown = self.charges.outgrown()
         assert all(worker.state is WorkerState.PAUSED for worker in outgrown), f"{outgrown} grow, and nobody saw it"
         for worker in outgrown[:1]:
-            decision = self.core.queries._planning.decide_growth(worker, outgrown[1:], admission.growing.paused[worker])
+            decision = self.planning.decide_growth(worker, outgrown[1:], admission.growing.paused[worker])
             assert decision.outcome is Outcome.WAIT, f"nobody woke {worker}: {decision}"
             return
-        for model, since_s in list(admission.queue.items())[:1]:
-            decision = self.core.queries._planning.decide(model.id, admission._to_reserve_bytes(model), since_s)
-            assert decision.outcome is Outcome.WAIT, f"nobody woke {model}: {decision}"
+        for load, since_s in list(admission.queue.items())[:1]:
+            decision = self.planning.decide(load.model.id, admission._to_reserve_bytes(load), since_s)
+            assert decision.outcome is Outcome.WAIT, f"nobody woke {load}: {decision}"
             # Perhaps others: calls that were let go have made their model worth more.
             assert bool(decision.yielding) <= bool(admission._yielding), f"nobody was asked to yield: {decision}"
             if decision.look_again_s is not None:
                 assert registry.timers._due[HeadroomTimer()] <= decision.look_again_s
-        headroom = self.core.queries._charges.headroom(budget_bytes)
+        headroom = self.charges.headroom(budget_bytes)
         if admission._is_over and headroom.free_bytes + headroom.coming_bytes < 0:
-            assert None not in self.core.queries._charges.by_what_keeps(), (
-                "an idle model stays although others have grown"
-            )
+            assert None not in self.charges.by_what_keeps(), "an idle model stays although others have grown"
         for model in admission._yielding:
             if model.is_yielding:
-                assert self.core.queries._charges.kept(model) is Kept.IN_USE, f"{model} yields and is not in use"
+                assert self.charges.kept(model) is Kept.IN_USE, f"{model} yields and is not in use"
 
     def _is_look_due(self) -> bool:
-        registry, soon_s = self.core._registry, self.core._admission._idle_looked_s + IDLE_LOOK_S
+        registry, soon_s = self.registry, self.admission._idle_looked_s + IDLE_LOOK_S
         return registry.now < soon_s and registry.timers._due.get(HeadroomTimer(), math.inf) <= soon_s
 
     def _assert_needed(self, effects: list[fx.Effect]) -> None:
-        """See that each of those who were evicted for the first in line was needed, and that they suffice."""
+        """See that each of those that were evicted for the first in line was needed, and that they suffice."""
         told = [effect.event for effect in effects if isinstance(effect, fx.Announce) and effect.event.cause == "EVICT"]
-        for model in list(self.core._admission.queue)[:1]:
-            evicted = [event.model_id for event in told if f" of model {model.id!r}:" in event.reason]
+        for load in list(self.admission.queue)[:1]:
+            evicted = [event.model_id for event in told if f" of model {load.model.id!r}:" in event.reason]
             if evicted:
-                self._assert_fewest(evicted, model)
+                self._assert_fewest(evicted, load)
 
-    def _assert_fewest(self, evicted: list[str], model: Model) -> None:
-        registry = self.core._registry
-        headroom = self.core.queries._charges.headroom(registry.config.budget_bytes or 0)
-        need_bytes = self.core._admission._to_reserve_bytes(model)
+    def _assert_fewest(self, evicted: list[str], load: Load) -> None:
+        registry = self.registry
+        headroom = self.charges.headroom(registry.config.budget_bytes or 0)
+        need_bytes = self.admission._to_reserve_bytes(load)
         spare_bytes = headroom.free_bytes + headroom.coming_bytes - need_bytes
-        assert spare_bytes >= 0, f"{evicted} are not enough for {model}"
+        assert spare_bytes >= 0, f"{evicted} are not enough for {load}"
         if isinstance(self.history[-1], ev.TimePassed):
             return  # what else was due at that moment may have made room afterwards
         idle_bytes = [registry.models[ev.ModelId(id)].charge_bytes for id in evicted]
-        assert min(idle_bytes) > spare_bytes, f"not all of {evicted} were needed for {model}"
+        assert min(idle_bytes) > spare_bytes, f"not all of {evicted} were needed for {load}"
 
     def _assert_no_relics(self) -> None:
-        registry = self.core._registry
+        registry = self.registry
         known = {*registry.models.values(), *registry.successors.values()}
         for key in registry.timers._due:
-            if isinstance(key, (IdleTimer, AdmissionTimer, RetryTimer, FinderTimer)):
-                assert key.model in known, f"{key} is of a model that is gone"
             if isinstance(key, IdleTimer):
+                assert key.model in known, f"{key} is of a model that is gone"
                 assert key.model.state is ModelState.READY, key
-        for model_id in self.core._router.pending._by_model:
+            if isinstance(key, LoadTimer):
+                assert key.load in [model.load for model in known], f"{key} is of a load that is over"
+        for model_id in self.router.pending._by_model:
             model = registry.models[model_id]
             is_on_its_way = model.state in (ModelState.LOADING, ModelState.UNLOADING) or model.is_yielding
             assert is_on_its_way, f"calls wait for {model}"
 
     def _count(self, yielding_before: list[Model], held_before: set[ev.Caller]) -> None:
-        admission, holding = self.core._admission, self.core._router.pending
+        admission, holding = self.admission, self.router.pending
         self.reached["yields"] += sum(model not in yielding_before for model in admission._yielding)
         self.reached["releases"] += sum(
             model not in admission._yielding and model.state is ModelState.READY for model in yielding_before
         )
         self.reached["held calls"] += len(set(holding.by_caller) - held_before)
-        self.reached["served held calls"] += len(held_before & set(self.core._router.by_caller))
+        self.reached["served held calls"] += len(held_before & set(self.router.by_caller))
 
     def _take(self, process: Process, taken_bytes: int) -> None:
         self.taken[process.id] = taken_bytes
@@ -257,12 +254,12 @@ class WorldOfMemory(WorldOfFiles):
 
     def _kept(self) -> dict[str, str]:
         """Return why each model may not be evicted as things are before the event in hand."""
-        registry, now = self.core._registry, self.now
+        registry, now = self.registry, self.now
         reasons = {}
         for model in registry.models.values():
             is_in_use = any(worker.calls for worker in model.workers.values())
             policy = model.spec.memory if model.spec else ev.MemoryPolicy()
-            is_fresh = model.ready_s is None or now < model.ready_s + registry.config.min_residence_s
+            is_fresh = model.loaded is None or now < model.loaded.at_s + registry.config.min_residence_s
             why = {
                 "pinned": model.is_pinned,
                 "kept by its settings": not policy.is_evictable,
@@ -276,8 +273,8 @@ class WorldOfMemory(WorldOfFiles):
 
     def _carry_out(self, effect: fx.Effect) -> None:
         if isinstance(effect, fx.FindSpec):
-            model = self.core._registry.generation_of(effect.model_id, effect.generation)
-            self.reached["reloads"] += model is not None and model.is_on_demand and model.tries == 1
+            load = self.registry.load_of(effect.model_id, effect.generation)
+            self.reached["reloads"] += load.cause is not Cause.ASKED and load.tries == 1
         self.reached["loads"] += isinstance(effect, fx.SpawnWorker)
         is_kill = isinstance(effect, fx.AnswerError) and effect.error.details.get("reason") == "MEMORY_LIMIT"
         self.reached["limits broken"] += is_kill
@@ -302,21 +299,18 @@ class WorldOfMemory(WorldOfFiles):
         ended = ended or isinstance(cause, (ev.TimePassed, ev.PinRequested, ev.FilesConfirmed, ev.FilesUndone))
         ended = ended or isinstance(cause, (ev.FilesRemoved, ev.FilesFailed, ev.WorkerExited, ev.WorkerMeasured))
         assert not why or ended, f"{event}, but it was {why} before {cause}"
-        model = self.core._registry.models.get(ev.ModelId(event.model_id))
+        model = self.registry.models.get(ev.ModelId(event.model_id))
         assert model is None or not (model.is_pinned or any(w.calls for w in model.workers.values())), event
 
     def _assert_as_planned(self, plan: LoadPlan, wanted: fx.PredictSize) -> None:
         started = any(isinstance(e, fx.SpawnWorker) and e.model_id == wanted.model_id for e in self.effects)
         evicted = [e.event.model_id for e in self.effects if isinstance(e, fx.Announce) and e.event.cause == "EVICT"]
-        is_waiting = wanted.model_id in self.core.queries.memory().waiting
+        is_waiting = wanted.model_id in self.queries.memory().waiting
         self.reached["plans"] += 1
         assert evicted == [victim.model_id for victim in plan.victims], f"{plan}, but {evicted} went"
         assert (started, is_waiting) == (plan.outcome == "start", plan.outcome in ("evict", "wait")), plan
         if plan.outcome == "refuse":
-            assert (
-                self.core.queries.get_model(wanted.model_id) is None
-                or self.core._registry.models[wanted.model_id].earlier
-            )
+            assert self.queries.get_model(wanted.model_id) is None or self.registry.models[wanted.model_id].earlier
 
     def _note_answer(self, caller: ev.Caller, answer: object) -> None:
         super()._note_answer(caller, answer)

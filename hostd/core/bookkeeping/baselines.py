@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from hostd.core.values import Need
+
 if TYPE_CHECKING:
     from hostd.core.values import Prediction
 
 MAX_INTERPRETERS = 256
-"""Whose baselines are remembered, those that were used last; a machine has a handful."""
+"""Interpreters with a remembered baseline, those that were used last; a machine has a handful."""
 
 
 class Baselines:
@@ -29,7 +31,7 @@ class Baselines:
         while len(self._least) > MAX_INTERPRETERS:
             self._least.popitem(last=False)
 
-    def need_of(self, prediction: Prediction, usual_bytes: int) -> tuple[int, str]:
+    def need_of(self, prediction: Prediction, usual_bytes: int) -> Need:
         """Return the bytes to reserve for a load, and how they are known.
 
         What is estimated from files lacks the interpreter, which was measured with other models, or is as usual.
@@ -37,4 +39,4 @@ class Baselines:
         baseline_bytes = 0
         if prediction.source == "estimated":
             baseline_bytes = self._least.get(prediction.python, usual_bytes)
-        return prediction.peak_bytes + baseline_bytes, prediction.source
+        return Need(prediction.peak_bytes + baseline_bytes, prediction.source)

@@ -1,7 +1,7 @@
 """How long a model's calls took, in the host's eyes: from the arrival of a call to its answer.
 
 A window of the last calls, for quantiles of the present, and counts by duration since the load, for the metrics page,
-whose scraper keeps the history.
+where the scraper keeps the history.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Rules
 1. No more than the capacity is ever given out.
-2. Whoever has nothing gets a first piece while there is room for it.
+2. A client that has nothing gets a first piece while there is room for it.
 3. Beyond that, a client has at most twice what stays free, divided by the number of clients that have something.
 
 Theory
@@ -11,9 +11,9 @@ alpha = 2: Dynamic Thresholds (Choudhury and Hahne, 1998), divided by the number
 for everybody, so nobody has to be asked to give anything back.
 
 * A client alone gets two thirds of the capacity: x = 2 (C - x).
-* If n clients give back and ask again, each comes to have an n-th of these two thirds. Whoever has more is not admitted
-  meanwhile, whoever has less is.
-* If n clients take all that they can and give nothing back, 2 C / ((n + 1) (n + 2)) stay free for whoever comes next.
+* If n clients give back and ask again, each comes to have an n-th of these two thirds. What has more is not admitted
+  meanwhile, what has less is.
+* If n clients take all that they can and give nothing back, 2 C / ((n + 1) (n + 2)) stay free for the next.
   Proof: order the clients by when each was admitted last. The i-th was so beside i - 1 others that have as much or less
   now, and got at most 2 / (i + 2) of what those had left.
 * So a client is refused for another's doing only above its first piece, or when there are more clients than pieces.
@@ -83,7 +83,7 @@ class Shares(Generic[K]):
         self.total -= amount
 
     def clients(self) -> list[Hashable]:
-        """Return who has something."""
+        """Return the clients that have something."""
         return list(self._by_client)
 
     def _owner(self, client: K) -> Hashable:

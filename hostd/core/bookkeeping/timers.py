@@ -1,4 +1,4 @@
-"""Deadlines: a heap whose entries may be cancelled.
+"""Deadlines: a heap with entries that may be cancelled.
 
 Rules
 1. A key has at most one deadline.
@@ -67,7 +67,7 @@ class Timers(Generic[K]):
         return None
 
     def pop_due(self, now: float) -> Iterator[K]:
-        """Yield the keys whose deadline has come, earliest first, and forget each.
+        """Yield the keys that are due, earliest first, and forget each.
 
         One by one: what is done about one may cancel the next.
         """

@@ -4,7 +4,7 @@ Rules
 1. A held call has its client's deadline, counts against the limits of calls in flight, and ends exactly once: it is
    released when the load has ended, or dismissed before.
 2. Released calls go their way in the order in which they came.
-3. One client whose calls wait leaves places for those of others (`shares`).
+3. One client with calls that wait leaves places for those of others (`shares`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class _Held:
-    """The calls that wait for one model, in order, with since when; and whose they are."""
+    """The calls that wait for one model, in order, with since when; and the clients that have them."""
 
     def __init__(self) -> None:
         self.calls: dict[Caller, tuple[CallReceived, float]] = {}

@@ -15,7 +15,7 @@ Rules
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from hostd.core.bookkeeping.by_client import ByClient
 from hostd.core.bookkeeping.shares import ClientShares
@@ -33,7 +33,7 @@ from hostd.core.events import (
     WorkerUnreachable,
 )
 from hostd.core.lifecycle import ModelState, WorkerInput, WorkerState
-from hostd.core.models import Left
+from hostd.core.models import Call
 from hostd.core.refusals import check_bytes, check_in_flight, refusal_of
 from hostd_workers.wire.errors import (
     CancelledError,
@@ -54,23 +54,12 @@ if TYPE_CHECKING:
 
 
 _WORTH_WAITING = (ModelState.LOADING, ModelState.UNLOADING)
-"""With lazy loading a model in these states serves soon: what is being unloaded is loaded again for who asks."""
+"""With lazy loading a model in these states serves soon: what is being unloaded is loaded again on use."""
 
 GONE_AT_ONCE: Final = 256
 """Calls of a client that has gone which end at once. Each tells its worker: ten thousand take 50 ms of everybody's."""
 
 GONE_PAUSE_S: Final = 0.001
-
-
-class Call(NamedTuple):
-    """A call that a worker has and a client waits for."""
-
-    id: CallId
-    caller: Caller
-    worker: Worker
-    size_bytes: int
-    began_s: float
-    method: str
 
 
 class Router:
@@ -170,13 +159,13 @@ class Router:
             self.fail(event.call_id, UnavailableError("the model's worker lost its connection; the call was not sent"))
 
     def expire(self, call_id: CallId) -> None:
-        """End a call whose deadline has come."""
+        """End a call at its deadline."""
         call = self.calls[call_id]
         self._leave(call, "its deadline has passed")
         self._fail(call, DeadlineExceededError("the deadline passed before the model answered"))
 
     def expire_held(self, key: HeldTimer) -> None:
-        """End a call whose deadline has come before its model was loaded."""
+        """End a call at its deadline, before its model was loaded."""
         self.pending.dismiss(key.caller, DeadlineExceededError("the deadline passed before the model was loaded"))
 
     def fail(self, call_id: CallId, error: HostError) -> None:
@@ -215,7 +204,7 @@ class Router:
         A plain method runs to its end, however long that takes.
         """
         worker = call.worker
-        worker.left[call.id] = Left(call.caller, call.method, call.began_s, call.size_bytes, why)
+        worker.left[call.id] = call._replace(left=why)
         worker.shares.take(call.caller.client)
         self.bytes.take(call.caller.client, call.size_bytes)
         self._forget(call)
@@ -267,7 +256,7 @@ class Router:
 
     def unload_ended(self, what: UnloadEnded) -> None:
         """Have a model loaded again for which calls wait, or end them with what refuses that."""
-        model_id = what.model.id
+        model_id = what.unload.model.id
         if not self.pending.has_for(model_id):
             return
         try:
@@ -278,11 +267,11 @@ class Router:
 
     def _choose(self, model: Model, event: CallReceived, caller: Caller) -> Worker:
         """Return the READY worker with the least to do. Raises `HostError` to refuse the call."""
-        if event.method not in model.methods:
-            known = ", ".join(sorted(model.methods)) or "none"
+        if event.method not in model.interface.methods:
+            known = ", ".join(sorted(model.interface.methods)) or "none"
             raise UnimplementedError(
                 f"model {model.id!r} has no method {event.method!r}; it has: {known}",
-                details={"methods": sorted(model.methods)},
+                details={"methods": sorted(model.interface.methods)},
             )
         self._check_call(event, caller)
         ready = model.ready

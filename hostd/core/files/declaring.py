@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hostd.core.events import Origin
-from hostd.core.lifecycle import ModelState
 from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -42,14 +41,14 @@ class Declaring:
                 del registry.evicted[model_id]
         models = [model for model in registry.models.values() if model.origin is Origin.DECLARED]
         gone = [model for model in models if model.id not in declared and not self._loading.is_busy(model.id)]
-        return [model for model in gone if model.state is not ModelState.UNLOADING]
+        return [model for model in gone if model.unload is None]
 
     def load(self, model_id: ModelId) -> bool:
         """Begin the load of a declared model; say whether one was needed. Raises `HostError` for one that is wrong."""
         registry = self._registry
         source = registry.declared_source(model_id)
-        model = registry.models.get(model_id)
-        if model is not None and model.state is not ModelState.FAILED:
+        model = registry.intact(model_id)
+        if model is not None:
             if model.source.path != source.path:
                 raise InvalidArgumentError(
                     f"it is loaded from {model.source.path}, and declared at {source.path}: load it from there "

@@ -1,4 +1,4 @@
-"""Deploys: models whose files come through the host.
+"""Deploys: models with files that come through the host.
 
     STAGING -> UPLOADING (-> WAITING) -> INSTALLING -> LOADING -> CONFIRMING -> over
     from any of these, if it fails, is overtaken or given up:  (UNLOADING ->) UNDOING -> over
@@ -7,10 +7,10 @@ Rules
 1. What is answered with success was confirmed on the disk before (with `wait` false: installed); what is answered with
    an error was undone before, unless `keep` was asked for and only the load failed, or the error says that files stay.
 2. From the first move of files until the end nobody else begins a load of their id, or of one above or below it
-   (`Registry.reserved`), so no load ever sees files on the move. Who wants the model joins the deploy's own load.
+   (`Registry.reserved`), so no load ever sees files on the move. A load of the id joins the deploy's own.
 3. A deploy that replaces loads its model beside the one that serves, which goes only after the new files are confirmed.
 4. Until its files are moved a deploy belongs to its client, and ends with it, or when nothing comes (`uploading`).
-5. A model that is just being evicted, which nobody asked for, is replaced when it is gone. Who uses it meanwhile comes
+5. A model that is just being evicted, which nobody asked for, is replaced when it is gone. What uses it meanwhile comes
    first: then it is being loaded, and the deploy is refused as with any model that is.
 6. A replacement that fails leaves an evicted model as it was: loaded again when it is used.
 """
@@ -30,8 +30,9 @@ from hostd.core.effects import (
 )
 from hostd.core.events import Origin
 from hostd.core.files.uploading import Uploads
-from hostd.core.lifecycle import SERVING, ModelState
+from hostd.core.lifecycle import ModelState
 from hostd.core.loading import retries_of
+from hostd.core.models import Cause
 from hostd.core.names import model_id_of
 from hostd.core.refusals import check_directory, check_nothing_inside, refusal_of
 from hostd.core.standing import standing_of
@@ -169,13 +170,13 @@ class Deploying:
         self._registry.effects.append(InstallFiles(deploy.id, deploy.standing))
 
     def abort(self, event: ev.DeployAbortRequested) -> None:
-        """Give a deploy up whose files were not moved yet. Raises `HostError` to refuse."""
+        """Give a deploy up before its files are moved. Raises `HostError` to refuse."""
         deploy = self._of_client(event.caller.client, event.files_id, Step.UPLOADING, Step.WAITING)
         self._registry.waiting.add(deploy.abort_waiters, event.caller, None)
         self._undo(deploy, AbortedError("the deploy was given up by its client"))
 
     def lose_client(self, client: ClientId) -> None:
-        """Undo the deploys of a client whose files were not moved yet."""
+        """Undo the deploys of a client that have not moved files yet."""
         for deploy in list(self.deploys.values()):
             if deploy.client == client and deploy.step in _NOTHING_INSTALLED:
                 self._undo(deploy, UnavailableError("the client is gone"))
@@ -190,7 +191,7 @@ class Deploying:
             self._end_idle(self.deploys[key.files_id], "which is as long as a deploy may rest")
 
     def stop(self) -> None:
-        """Undo those whose files were not moved yet; the rest follows from the unloads of a shutdown."""
+        """Undo those that have not moved files yet; the rest follows from the unloads of a shutdown."""
         for deploy in list(self.deploys.values()):
             if deploy.step in _NOTHING_INSTALLED:
                 self._undo(deploy, AbortedError("the host is shutting down"))
@@ -202,7 +203,7 @@ class Deploying:
         deploy = self.deploys[event.files_id]
         if deploy.step is not Step.STAGING:
             return
-        if not deploy.waiters:  # whoever asked has given up, and nobody else knows the id
+        if not deploy.waiters:  # its client has given up, and no other knows the id
             self._undo(deploy, AbortedError("the deploy was given up by its client"))
             return
         deploy.step = Step.UPLOADING
@@ -215,17 +216,19 @@ class Deploying:
         source = deploy.source._replace(path=event.path)
         try:
             self._loading.refuse_if_stopping()
-            serving = registry.models.get(deploy.model_id)
-            if serving is None or serving.state is ModelState.FAILED:
-                deploy.model = self._loading.begin(deploy.model_id, source, Origin.DEPLOYED, deploy.retries)
-                deploy.model.is_on_demand = deploy.evicted is not None  # calls of what it replaces wait for it
-            elif serving.state in SERVING:
-                deploy.model = self._loading.begin_successor(deploy.model_id, source, deploy.retries)
+            serving = registry.intact(deploy.model_id)
+            if serving is None:
+                load = self._loading.begin(deploy.model_id, source, Origin.DEPLOYED, deploy.retries)
+                if deploy.evicted is not None:
+                    load.cause = Cause.ON_USE  # calls of what it replaces wait for it
+            elif serving.is_serving:
+                load = self._loading.begin_successor(deploy.model_id, source, deploy.retries)
             else:
                 raise refusal_of(serving)
         except HostError as error:
             self._undo(deploy, error)
             return
+        deploy.model = load.model
         deploy.model.standing = deploy.standing._replace(is_kept=True)
         deploy.step = Step.LOADING
         if not deploy.wait:
@@ -243,7 +246,7 @@ class Deploying:
                 ended = model.reason
                 self._unloading.give_up(model, ended)
                 error = error or AbortedError(f"the new model ended ({ended}): the earlier one serves, its files stay")
-        if error is None and model.state not in SERVING:
+        if error is None and not model.is_serving:
             reason = f" ({model.reason})" if model.reason else ""
             error = AbortedError(f"the deployed model is {model.state.value}{reason}; its files stay")
         if error is not None:
@@ -270,7 +273,7 @@ class Deploying:
         self._forget_deploy(deploy)
 
     def failed(self, event: ev.FilesFailed) -> None:
-        """End a deploy whose step could not be done."""
+        """End a deploy after a step that could not be done."""
         deploy = self.deploys[event.files_id]
         if deploy.step is Step.UNDOING:
             return  # given up meanwhile; FilesUndone follows
@@ -304,7 +307,7 @@ class Deploying:
     # What becomes of models
 
     def load_ended(self, what: LoadEnded) -> None:
-        """Confirm the files whose model serves, and undo those whose model does not."""
+        """Confirm the files of a model that serves, and undo those of one that does not."""
         model, error = what.model, what.error
         deploy = next((d for d in self.deploys.values() if d.model is model and d.step is Step.LOADING), None)
         if deploy is None:
@@ -321,7 +324,7 @@ class Deploying:
 
     def unload_ended(self, what: UnloadEnded) -> None:
         """Go on with deploys that waited until a model's processes were gone."""
-        model = what.model
+        model = what.unload.model
         for deploy in list(self.deploys.values()):
             if deploy.model is model and deploy.step is Step.UNLOADING:
                 self._undo(deploy, deploy.error or AbortedError("the model was unloaded"))
@@ -364,17 +367,17 @@ class Deploying:
 
     def _is_unloading(self, model_id: ModelId) -> bool:
         model = self._registry.models.get(model_id)
-        return model is not None and model.state is ModelState.UNLOADING
+        return model is not None and model.unload is not None
 
     def _check_not_taken(self, model_id: ModelId, *, replace: bool) -> None:
-        model = self._registry.models.get(model_id)
-        if model is None or model.state is ModelState.FAILED:
+        model = self._registry.intact(model_id)
+        if model is None:
             return
         if not replace:
             raise AlreadyExistsError(
                 f"model {model_id!r} is loaded: undeploy it first, or deploy with --replace (replace=True)",
                 details={"model_id": model_id},
             )
-        is_making_room = model.state is ModelState.UNLOADING and model.is_evicted
-        if model.state not in SERVING and not is_making_room:
+        is_making_room = model.unload is not None and model.unload.eviction
+        if not model.is_serving and not is_making_room:
             raise refusal_of(model)

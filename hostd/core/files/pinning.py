@@ -33,10 +33,10 @@ class Pinning:
         model = registry.models.get(event.model_id)
         if model is None:
             raise no_such_model(event.model_id, registry)
-        model.has_own_pin = True
-        if model.is_pinned != event.is_pinned:
-            model.is_pinned = event.is_pinned
-            model.is_wanted = model.is_wanted or event.is_pinned  # one that is being evicted comes back at once
+        was_pinned, model.pin = model.is_pinned, event.is_pinned
+        if was_pinned != event.is_pinned:
+            if model.unload is not None and event.is_pinned:
+                model.unload.is_wanted = True  # one that is being evicted comes back at once
             cause, said = ("PIN", "pinned: it is not evicted") if event.is_pinned else ("UNPIN", "no longer pinned")
             registry.note(model, cause, said)
             registry.headroom_changed()
@@ -55,7 +55,7 @@ class Pinning:
             self._write(model)
 
     def kept(self, event: PinKept) -> None:
-        """Answer those who waited for it."""
+        """Answer the callers that waited for it."""
         registry = self._registry
         model, waiters = self._writing.pop(event.files_id)
         if event.error is None:

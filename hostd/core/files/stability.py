@@ -1,13 +1,13 @@
 """Which files are whole: whether a model is still being written, judged by looks at its files.
 
 Rules
-1. What says that it is whole (a completion marker, a manifest whose hashes match) is believed at once.
+1. What says that it is whole (a completion marker, a manifest with hashes that match) is believed at once.
 2. What says that it is not (no marker where one is wanted, a missing file) is believed too, quiet or not.
 3. Anything else is whole when two looks that lie the quiet period apart saw the same, or when the first look sees that
    nothing has changed for the quiet period and a margin.
 4. Without a quiet period, what nothing says to be incomplete is whole.
 
-Rule 3's second half goes by the clock of whoever stamped the files, so the margin is far above what clocks differ by,
+Rule 3's second half goes by the clock that stamped the files, so the margin is far above what clocks differ by,
 and a change in the future proves nothing. Does not cover how a look is taken (`shell/repository/completeness`).
 """
 
@@ -25,7 +25,7 @@ LOOK_AGAIN_S = 1.0
 
 _KEPT_PERIODS = 10
 _KEPT_S = 60.0
-"""What nobody asked about for so many quiet periods, and this, is forgotten. Whoever waits asks again after one."""
+"""What nobody asked about for so many quiet periods, and this, is forgotten. What waits asks again after one."""
 
 _ROUNDING_S = 1e-6
 """What sums of seconds may be off by: nobody should look again after a nanosecond."""
@@ -100,7 +100,7 @@ class Stability:
         if seen is not None:
             since_s = seen.since_s if seen.digest == look.digest else now_s
         else:
-            # Only at the first look: what changed before our eyes and has old times got them from who copied it.
+            # Only at the first look: what changed before our eyes and has old times got them from a copy.
             is_old = look.changed_s + self._quiet_period_s + CLOCK_MARGIN_S < wall_s
             since_s = now_s - self._quiet_period_s if is_old else now_s
         self._seen[path] = _Seen(look.digest, since_s, now_s)

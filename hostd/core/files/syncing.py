@@ -7,8 +7,8 @@ Rules
 4. What failed, what was unloaded on purpose and what was not to be loaded at the start is left alone by the host's own
    syncs until its files change. A sync that a client asks for tries everything but what has been evicted: that is
    loaded from its files as they are then when it is used, and until then others have its memory.
-5. A sync that loads and waits also waits for what an earlier one has begun to load: whoever asks wants to know what the
-   directory has come to, not who began it.
+5. A sync that loads and waits also waits for what an earlier one has begun to load: a caller wants to know what the
+   directory has come to, not which sync began it.
 6. One scan runs at a time: what a later sync asks for may be newer than what a running scan has seen.
 7. What the configuration declares comes first (`Declaring`), with and without a models directory.
 8. A report says one thing of each id's load, the last that is known. A declared model that is loaded from elsewhere has
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from hostd.core.effects import LeaveEntry, ScanDirectory
-from hostd.core.events import STANDALONE, LoadSource, Origin, SyncId
+from hostd.core.events import LoadSource, Origin, SyncId
 from hostd.core.files.declaring import Declaring
 from hostd.core.lifecycle import ModelState
 from hostd.core.refusals import check_directory
@@ -57,7 +57,7 @@ Why: TypeAlias = str
 
 @dataclass(eq=False)
 class Sync:
-    """One sync; `loading` and `unloading` are the generations whose loads and unloads it waits for.
+    """One sync; `loading` and `unloading` are the generations that it waits for.
 
     `is_acting` while it still finds out what to do, so that it does not end with the first thing done. `generations`
     are the models that the scan was about: what was loaded later is not gone.
@@ -219,8 +219,7 @@ class Syncing:
 
     def _load(self, sync: Sync, model_id: ModelId, path: str) -> None:
         registry = self._registry
-        model = registry.models.get(model_id)
-        if (model is not None and model.state is not ModelState.FAILED) or sync.has_failed(model_id):
+        if registry.intact(model_id) is not None or sync.has_failed(model_id):
             return  # the latter while it was looked for, in the load of an earlier sync
         if registry.is_declared_elsewhere(model_id, path):
             return
@@ -229,12 +228,12 @@ class Syncing:
         if evicted is not None and evicted.source.path in (None, path) and model_id not in registry.failures:
             registry.effects.append(LeaveEntry(model_id))
             return
-        source = LoadSource(path, STANDALONE, None, None, {})
+        source = LoadSource(path)
         try:
             self._loading.check_free(model_id)
         except HostError:
             return  # its files are being moved by a deploy, which sees to it
-        sync.await_load(self._loading.begin(model_id, source, Origin.SYNCED, registry.config.lazy_load_retries))
+        sync.await_load(self._loading.begin(model_id, source, Origin.SYNCED, registry.config.lazy_load_retries).model)
 
     def load_ended(self, what: LoadEnded) -> None:
         """Note in the syncs that wait for a load how it has ended."""
@@ -250,7 +249,7 @@ class Syncing:
 
     def unload_ended(self, what: UnloadEnded) -> None:
         """Go on with the syncs that wait for an unload; what somebody wanted unloaded is not loaded by the next."""
-        model = what.model
+        model = what.unload.model
         if model.id in self._gone:
             self._gone.discard(model.id)
         elif self._registry.config.models_dir is not None:
@@ -298,7 +297,7 @@ class Syncing:
     def _join(self, sync: Sync, models: list[Model]) -> None:
         """Have a sync wait for the loads that earlier ones have begun, as if it had begun them."""
         for model in models:
-            if model.origin not in (Origin.SYNCED, Origin.DECLARED) or model.state is not ModelState.LOADING:
+            if model.origin not in (Origin.SYNCED, Origin.DECLARED) or model.load is None:
                 continue
             is_elsewhere = self._registry.is_declared_elsewhere(model.id, model.source.path)
             if sync.has_failed(model.id) and is_elsewhere:

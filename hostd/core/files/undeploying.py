@@ -1,4 +1,4 @@
-"""Undeploys: models whose files go through the host.
+"""Undeploys: models with files that go through the host.
 
     CHECKING -> UNLOADING -> REMOVING -> over
 
@@ -108,7 +108,7 @@ class Undeploying:
     def unload_ended(self, what: UnloadEnded) -> None:
         """Remove the files that nothing uses any more."""
         for undeploy in list(self.undeploys.values()):
-            if undeploy.model_id == what.model.id and undeploy.step is Step.UNLOADING:
+            if undeploy.model_id == what.unload.model.id and undeploy.step is Step.UNLOADING:
                 undeploy.report = what.report
                 self._remove(undeploy)
 

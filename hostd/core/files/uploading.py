@@ -3,8 +3,8 @@
 Rules
 1. An upload that waits for its client longer than `IDLE_UPLOAD_S` ends.
 2. One client leaves places for others (`shares`), and never has more than `MAX_DEPLOYS_PER_CLIENT`.
-3. Whoever gets no place by that takes the one of the upload that idles longest, for `IDLE_AT_LEAST_S` at least, of a
-   client that has more than the newcomer will have then. An upload that goes on is never ended for others.
+3. A client that gets no place by that takes the one of the upload that idles longest, for `IDLE_AT_LEAST_S` at least,
+   of a client that has more than the newcomer will have then. An upload that goes on is never ended for others.
 """
 
 from __future__ import annotations

@@ -3,19 +3,19 @@
 Rules
 1. What all workers hold never rises above the budget by the host's own doing: a load starts when what it is predicted
    to need at most is free, and that is reserved for it.
-2. Loads wait in the order in which they came. The first in line decides who yields; nobody passes it, or a large
+2. Loads wait in the order in which they came. The first in line decides what yields; nothing passes it, or a large
    load would never start.
-3. Who can go at once goes at once; who comes free by itself, within `IDLE_LOOK_S`. A model in use yields after the
-   minimum residence: its new calls wait in the host, and it is evicted when the last call in flight has ended. Who
+3. What can go at once goes at once; what comes free by itself, within `IDLE_LOOK_S`. A model in use yields after the
+   minimum residence: its new calls wait in the host, and it is evicted when the last call in flight has ended. What
    called it is served by its next load. If that call does not end for the time that a load may wait, it serves on for
    as long, or calls would wait for ever.
-4. What can never start (all else is kept for good) is refused at once; what has waited too long is refused with who
+4. What can never start (all else is kept for good) is refused at once; what has waited too long is refused with what
    holds the rest.
 5. Growth counts. When models have grown over the budget, others yield for them in the same order; where that is not
    enough, the one that has grown most is named. Loads that outgrow their reservations go before the line (`Growing`).
 
-Who goes, waits or is refused is decided in `Planning`, which changes nothing. What is to be done to a model is yielded,
-and is done before the next step is decided.
+`Planning` decides what goes, waits or is refused, and changes nothing. What is to be done to a model is yielded, and
+is done before the next step is decided.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from hostd.core.deadlines import AdmissionTimer, HeadroomTimer, IdleTimer
+from hostd.core.deadlines import HeadroomTimer, IdleTimer, LoadTimer
 from hostd.core.happenings import HEADROOM_CHANGED, MODEL_IDLE
-from hostd.core.lifecycle import SERVING, ModelState
 from hostd.core.memory.charges import fewest
 from hostd.core.memory.growing import Fail, Growing
 from hostd.core.memory.planning import HOPELESS, Decision, Outcome
+from hostd.core.models import LoadStep
 from hostd.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from hostd.core.happenings import LoadEnded
     from hostd.core.memory.charges import Charges
     from hostd.core.memory.planning import Planning
-    from hostd.core.models import Model
+    from hostd.core.models import Load, Model
     from hostd.core.registry import Registry
     from hostd_workers.wire.errors import HostError
 
@@ -60,7 +60,7 @@ class Reason(enum.Enum):
 class Start:
     """A load starts, with so much reserved for it."""
 
-    model: Model
+    load: Load
     reserve_bytes: int
 
 
@@ -68,7 +68,7 @@ class Start:
 class Refuse:
     """A load that has not started never does."""
 
-    model: Model
+    load: Load
     error: HostError
 
 
@@ -99,10 +99,10 @@ class Admission:
         self._charges = charges
         self._planning = planning
         self.growing = Growing(registry, charges, planning)
-        self.queue: dict[Model, float] = {}
+        self.queue: dict[Load, float] = {}
         """The loads that wait, in order, and since when."""
         self.over_budget: str | None = None
-        """Who has grown over the budget, in words; None if nobody has."""
+        """Which models have grown over the budget, in words; None if none has."""
         self.evictions: Counter[str] = Counter()
         self.refusals = 0
         self.waits = 0
@@ -111,19 +111,16 @@ class Admission:
         self._places = 0
         self._idle_looked_s = -math.inf
 
-    def enter(self, model: Model) -> None:
+    def enter(self, load: Load) -> None:
         """Take a load that knows what it needs; the next look starts it, refuses it, or lets it wait."""
         self._places += 1
-        model.place = self._places
-        self._queue(model)
+        load.place = self._places
+        self.enter_again(load)
 
-    def enter_again(self, model: Model) -> None:
+    def enter_again(self, load: Load) -> None:
         """Take a load that was put back: before those that came after it."""
-        model.is_put_back = False
-        self._queue(model)
-
-    def _queue(self, model: Model) -> None:
-        self.queue[model] = self._registry.now
+        load.step = LoadStep.QUEUED
+        self.queue[load] = self._registry.now
         self.queue = dict(sorted(self.queue.items(), key=lambda item: item[0].place))
         self._registry.headroom_changed()
 
@@ -132,19 +129,16 @@ class Admission:
         """How many loads a new one would wait for."""
         return len(self.queue) + len(self.growing.paused)
 
-    def leave(self, model: Model) -> None:
+    def leave(self, load: Load) -> None:
         """Forget a load that is overtaken."""
-        if model in self.queue:
-            self._remove(model)
+        if load.step is LoadStep.QUEUED:
+            self._remove(load)
             self._registry.headroom_changed()
 
-    def expire(self, key: AdmissionTimer) -> Iterator[Verdict]:
-        """Refuse a load that has waited too long, or end it."""
-        if key.model in self.queue:
-            waited_s = self._registry.now - self.queue[key.model]
-            yield self._refuse(key.model, f"after {format_duration(waited_s)} (memory.admission_timeout_s)")
-        else:
-            yield from self.growing.expire(key.model)
+    def expire(self, load: Load) -> Iterator[Verdict]:
+        """Refuse a load that has waited too long."""
+        waited_s = self._registry.now - self.queue[load]
+        yield self._refuse(load, f"after {format_duration(waited_s)} (memory.admission_timeout_s)")
         self._registry.headroom_changed()
 
     def measured(self) -> None:
@@ -199,7 +193,7 @@ class Admission:
                 registry.happened.remove(seen)
 
     def look_soon(self) -> None:
-        """Look at who has become idle, but not at every such moment."""
+        """Look at what has become idle, but not at every such moment."""
         registry = self._registry
         if not (self.queue or self.growing.paused or self._is_over or self._yielding):
             return
@@ -219,22 +213,22 @@ class Admission:
         if growth is None:
             decisions = [(yield from self._relieve(budget_bytes)), (yield from self._work_off())]
         known = [decision for decision in decisions if decision is not None]
-        yield from self._make_way([model for decision in known for model in decision.yielding])
+        yield from self._ask_to_yield([model for decision in known for model in decision.yielding])
         look_again_s = [decision.look_again_s for decision in known if decision.look_again_s is not None]
         look_again_s += [model.asked_s + registry.config.admission_timeout_s for model in self._yielding]
         if look_again_s:
             registry.timers.set(HeadroomTimer(), min(look_again_s))
-        for model in self._newcomers():
+        for load in self._newcomers():
             self.waits += 1
-            registry.timers.set(AdmissionTimer(model), registry.now + registry.config.admission_timeout_s)
-            registry.note(model, "WAIT", self._why_waiting(model))
+            registry.timers.set(LoadTimer(load), registry.now + registry.config.admission_timeout_s)
+            registry.note(load.model, "WAIT", self._why_waiting(load))
 
     def problems(self) -> list[str]:
         """Return what is wrong with these books; a question for `check_invariants`."""
         found = [
-            f"{model!r} waits for memory and is not a load that has not started"
-            for model in self.queue
-            if model.state is not ModelState.LOADING or model.workers or model.is_finding
+            f"{load!r} waits for memory and is not a load that has not started"
+            for load in self.queue
+            if load.model.load is not load or load.model.workers or load.step is not LoadStep.QUEUED
         ]
         found += [f"{model!r} yields and nobody knows" for model in self._unknown_yielding()]
         return found + self.growing.problems()
@@ -244,13 +238,13 @@ class Admission:
 
     # Steps
 
-    def _newcomers(self) -> list[Model]:
-        return [model for model in self.queue if AdmissionTimer(model) not in self._registry.timers]
+    def _newcomers(self) -> list[Load]:
+        return [load for load in self.queue if LoadTimer(load) not in self._registry.timers]
 
     def _refuse_hopeless(self) -> Iterator[Verdict]:
-        for model in self._newcomers():
-            if self._planning.is_hopeless(model.id, self._to_reserve_bytes(model)):
-                yield self._refuse(model, HOPELESS)
+        for load in self._newcomers():
+            if self._planning.is_hopeless(load.model.id, self._to_reserve_bytes(load)):
+                yield self._refuse(load, HOPELESS)
 
     def _let_grow(self) -> Generator[Verdict, None, Decision | None]:
         """Have others yield for the first of the loads that have outgrown their reservations."""
@@ -258,8 +252,8 @@ class Admission:
         if decision is not None:
             first = self._charges.outgrown()[0].model
             for victim in decision.victims:
-                if victim.state is ModelState.LOADING:
-                    self.growing.put_back(victim, first)
+                if victim.load is not None:
+                    self.growing.put_back(victim.load, first)
                 else:
                     yield self._evict(victim, Reason.LOAD, f"for the load of model {first.id!r}, which needs more")
         return decision
@@ -267,25 +261,25 @@ class Admission:
     def _work_off(self) -> Generator[Verdict, None, Decision | None]:
         """Start the loads that can start, in order; return what is to be done for the first of those that cannot."""
         while self.queue:
-            model, since_s = next(iter(self.queue.items()))
-            reserve_bytes = self._to_reserve_bytes(model)
-            decision = self._planning.decide(model.id, reserve_bytes, since_s)
+            load, since_s = next(iter(self.queue.items()))
+            model_id, reserve_bytes = load.model.id, self._to_reserve_bytes(load)
+            decision = self._planning.decide(model_id, reserve_bytes, since_s)
             if decision.outcome is Outcome.START:
-                self._remove(model)
-                yield Start(model, reserve_bytes)
+                self._remove(load)
+                yield Start(load, reserve_bytes)
             elif decision.outcome is Outcome.REFUSE:
-                yield self._refuse(model, HOPELESS)
+                yield self._refuse(load, HOPELESS)
             else:
                 for victim in decision.victims:
-                    yield self._evict(victim, Reason.LOAD, f"for {format_size(reserve_bytes)} of model {model.id!r}")
+                    yield self._evict(victim, Reason.LOAD, f"for {format_size(reserve_bytes)} of model {model_id!r}")
                 return decision
         return None
 
-    def _to_reserve_bytes(self, model: Model) -> int:
-        return self._planning.to_reserve_bytes(model.id, model.need_bytes, model.need_source)
+    def _to_reserve_bytes(self, load: Load) -> int:
+        return self._planning.to_reserve_bytes(load.model.id, load.model.need)
 
     def _relieve(self, budget_bytes: int) -> Generator[Verdict, None, Decision]:
-        """Have others yield for growth; return who else is to, once idle."""
+        """Have others yield for growth; return what else is to, once idle."""
         if not self._is_over:
             return Decision(Outcome.START)
         headroom, models = self._charges.headroom(budget_bytes), self._charges.by_what_keeps()
@@ -308,7 +302,7 @@ class Admission:
         ripe, look_again_s = self._planning.soon(models)
         return Decision(Outcome.WAIT, yielding=tuple(fewest(ripe, short_bytes)), look_again_s=look_again_s)
 
-    def _make_way(self, yielding: list[Model]) -> Iterator[Verdict]:
+    def _ask_to_yield(self, yielding: list[Model]) -> Iterator[Verdict]:
         registry, previous, self._yielding = self._registry, self._yielding, yielding
         patience_s = registry.config.admission_timeout_s
         for model in yielding:
@@ -320,29 +314,30 @@ class Admission:
                 model.is_yielding = False
                 if registry.now < model.asked_s + patience_s:
                     model.asked_s = -math.inf  # it did not have to; else it serves on for a while
-                if model.state in SERVING:
+                if model.is_serving:
                     yield Release(model)
 
     def _evict(self, model: Model, reason: Reason, why: str) -> Evict:
         self.evictions[reason.value] += 1
-        idle, reload = format_duration(self._charges.idle_s(model)), format_duration(model.load_s)
+        reload = format_duration(model.loaded.took_s if model.loaded else 0.0)
+        idle = format_duration(self._charges.idle_s(model))
         return Evict(
             model,
             f"evicted {why}: it held {format_size(model.charge_bytes)}, was unused for {idle}, and loads again in "
             f"{reload} when it is used",
         )
 
-    def _remove(self, model: Model) -> None:
-        del self.queue[model]
-        self._registry.timers.cancel(AdmissionTimer(model))
+    def _remove(self, load: Load) -> None:
+        del self.queue[load]
+        self._registry.timers.cancel(LoadTimer(load))
 
-    def _refuse(self, model: Model, when: str) -> Refuse:
-        self._remove(model)
+    def _refuse(self, load: Load, when: str) -> Refuse:
+        self._remove(load)
         self.refusals += 1
-        return Refuse(model, self._planning.refusal_of(model, when))
+        return Refuse(load, self._planning.refusal_of(load.model, when))
 
-    def _why_waiting(self, model: Model) -> str:
-        number = len(self.growing.paused) + list(self.queue).index(model) + 1
-        reserve_bytes = self._to_reserve_bytes(model)
-        all_of = f", all that can be had of {format_size(model.need_bytes)}" if reserve_bytes < model.need_bytes else ""
-        return f"it waits for {format_size(reserve_bytes)}{all_of} ({model.need_source}), number {number} in line"
+    def _why_waiting(self, load: Load) -> str:
+        number, need = len(self.growing.paused) + list(self.queue).index(load) + 1, load.model.need
+        reserve_bytes = self._to_reserve_bytes(load)
+        all_of = f", all that can be had of {format_size(need.bytes)}" if reserve_bytes < need.bytes else ""
+        return f"it waits for {format_size(reserve_bytes)}{all_of} ({need.source}), number {number} in line"

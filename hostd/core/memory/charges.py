@@ -1,4 +1,4 @@
-"""Who holds how much of the memory budget, and who could give it back.
+"""What holds how much of the memory budget, and what could give it back.
 
 Rules
 1. A worker counts from the decision to spawn it until the proof that it is gone: with what is reserved for it or with
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _LEAVING = (WorkerState.DRAINING, WorkerState.KILLING)
 
 _INSTANT = 1e-6
-"""For a model that was used just now, or whose load took no time that a clock could tell."""
+"""For a model that was used just now, or loaded in no time that a clock could tell."""
 
 
 class Kept(enum.Enum):
@@ -84,7 +84,7 @@ class Charges:
             return Kept.PINNED
         if model.spec is not None and not model.spec.memory.is_evictable:
             return Kept.NOT_EVICTABLE
-        return Kept.LOADING if model.state is ModelState.LOADING else self._kept_for_now(model)
+        return Kept.LOADING if model.load is not None else self._kept_for_now(model)
 
     def _kept_for_now(self, model: Model) -> Kept | None:
         registry = self._registry
@@ -96,7 +96,7 @@ class Charges:
 
     def resident_until_s(self, model: Model) -> float:
         """Return until when a model that has been loaded may not be evicted."""
-        return (model.ready_s or 0.0) + self._registry.config.min_residence_s
+        return (model.loaded.at_s if model.loaded else 0.0) + self._registry.config.min_residence_s
 
     def idle_s(self, model: Model) -> float:
         """Return for how long nobody has used a model."""
@@ -104,12 +104,12 @@ class Charges:
 
     def unused_since_s(self, model: Model) -> float:
         """Return when a model was used last, or was loaded."""
-        return model.last_used_s or model.ready_s or model.created_s
+        return model.last_used_s or (model.loaded.at_s if model.loaded else model.created_s)
 
     def eviction_score(self, model: Model) -> tuple[float, ModelId]:
         """Return what a model is worth keeping; the least goes first."""
         gain = max(model.charge_bytes, 1) * max(self.idle_s(model), _INSTANT)
-        return max(model.load_s, _INSTANT) / gain, model.id
+        return max(model.loaded.took_s if model.loaded else 0.0, _INSTANT) / gain, model.id
 
     def by_what_keeps(self) -> dict[Kept | None, list[Model]]:
         """Return the models that hold memory by what keeps them (None: nothing does).
@@ -131,7 +131,7 @@ class Charges:
 
     def outgrown(self) -> list[Worker]:
         """Return the loads that hold more than is reserved for them, and those that are paused for it, oldest first."""
-        return sorted(filter(_is_outgrown, self._registry.workers.values()), key=lambda worker: worker.model.place)
+        return sorted(filter(_is_outgrown, self._registry.workers.values()), key=lambda worker: worker.place)
 
     def staying_bytes(self, model: Model) -> int:
         """Return what a model holds without what is on its way out."""

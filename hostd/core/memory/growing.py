@@ -20,12 +20,14 @@ Covers loads alone: models that serve and grow make others go (`Admission`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from hostd.core.deadlines import AdmissionTimer, WorkerTimer
+from hostd.core.deadlines import LoadTimer, WorkerTimer
 from hostd.core.effects import RememberSize
 from hostd.core.lifecycle import WorkerInput, WorkerState
 from hostd.core.memory.planning import HOPELESS, Decision, Outcome
+from hostd.core.models import LoadStep
+from hostd.core.values import Need
 from hostd.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from hostd.core.events import WorkerPauseFailed
     from hostd.core.memory.charges import Charges
     from hostd.core.memory.planning import Planning
-    from hostd.core.models import Model, Worker
+    from hostd.core.models import Load, Model, Worker
     from hostd.core.registry import Registry
     from hostd_workers.wire.errors import HostError
 
@@ -83,23 +85,23 @@ class Growing:
         """Return the end of a load that is done, if it holds more than can ever be had for it."""
         if self._registry.config.budget_bytes is None:
             return None
-        younger = [other for other in self._charges.outgrown() if other.model.place > worker.model.place]
+        younger = [other for other in self._charges.outgrown() if other.place > worker.place]
         is_hopeless = self._planning.is_hopeless(worker.model.id, worker.measured_bytes, younger)
         return self._end(worker, HOPELESS) if is_hopeless else None
 
-    def put_back(self, model: Model, first: Model) -> None:
+    def put_back(self, load: Load, first: Model) -> None:
         """Kill a load that has outgrown its reservation for an older one; it waits in line again when it is gone."""
-        registry = self._registry
+        registry, model = self._registry, load.model
         for worker in list(model.workers.values()):
-            model.need_bytes, model.need_source = worker.measured_bytes, "at least"
-            model.is_put_back = True
+            model.need = Need(worker.measured_bytes, "at least")
+            load.step = LoadStep.PUT_BACK
             why = f"put back for the older load of model {first.id!r}: it held {_size(worker)} and needs more"
             registry.note(model, "PUT_BACK", why)
             registry.kill(worker, why, worker.memory)
 
-    def expire(self, model: Model) -> Iterator[Fail]:
+    def expire(self, load: Load) -> Iterator[Fail]:
         """End a load that has been paused for too long."""
-        for worker in list(model.workers.values()):
+        for worker in list(load.model.workers.values()):
             waited_s = self._registry.now - self.paused[worker]
             yield self._end(worker, f"after a pause of {format_duration(waited_s)} (memory.admission_timeout_s)")
 
@@ -116,7 +118,7 @@ class Growing:
         return [
             f"{worker!r} is paused and nothing ends that"
             for worker in paused
-            if worker not in self.paused or AdmissionTimer(worker.model) not in timers
+            if worker not in self.paused or LoadTimer(cast("Load", worker.model.load)) not in timers
         ]
 
     # Steps
@@ -127,11 +129,11 @@ class Growing:
         self.paused[worker] = registry.now
         worker.left_s = registry.timers.due_s(WorkerTimer(worker.id)) - registry.now
         registry.timers.cancel(WorkerTimer(worker.id))
-        registry.timers.set(AdmissionTimer(model), registry.now + registry.config.admission_timeout_s)
+        registry.timers.set(LoadTimer(cast("Load", model.load)), registry.now + registry.config.admission_timeout_s)
         registry.move_worker(worker, WorkerInput.PAUSE, "its load has outgrown what was reserved for it")
         why = (
             f"its load is paused until there is room for more, number {number} in line: it holds {_size(worker)}, "
-            f"{format_size(model.need_bytes)} ({model.need_source}) were expected"
+            f"{format_size(model.need.bytes)} ({model.need.source}) were expected"
         )
         registry.note(model, "PAUSED", why)
 

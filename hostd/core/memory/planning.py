@@ -1,8 +1,8 @@
-"""Plans: what a load would do, and who would go for it. Nothing here changes anything.
+"""Plans: what a load would do, and what would go for it. Nothing here changes anything.
 
 Rules
 1. A plan is what the load then does: `Admission` asks the same questions of the same books.
-2. Whoever can go at once is enough, or nobody goes: nothing is evicted for a load that has to wait all the same.
+2. What can go at once is enough, or none of it goes: nothing is evicted for a load that has to wait all the same.
 3. A load that replaces a model needs room beside it, because that serves until the new one is ready.
 4. What is known to be too large is refused. What is only estimated to be is tried: with all that can be had for it.
 5. A load that has outgrown what was reserved for it gets half as much again, so that this happens seldom and wastes
@@ -16,7 +16,6 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hostd.core.lifecycle import ModelState
 from hostd.core.memory.charges import Kept, bytes_of, fewest
 from hostd.core.models import ESTIMATES
 from hostd.core.refusals import OverBudget, over_budget
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from hostd.core.memory.charges import Charges
     from hostd.core.models import Model, Worker
     from hostd.core.registry import Registry
+    from hostd.core.values import Need
     from hostd_workers.wire.errors import HostError
 
 HOPELESS = "and all else is kept for good"
@@ -51,7 +51,7 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True)
 class Decision:
-    """What the first in line does: whom it evicts, who is to yield once idle, and when to look again."""
+    """What the first in line does: what it evicts, what is to yield once idle, and when to look again."""
 
     outcome: Outcome
     victims: tuple[Model, ...] = ()
@@ -74,16 +74,16 @@ class Planning:
         self._registry = registry
         self._charges = charges
 
-    def plan(self, model_id: ModelId, need_bytes: int, need_source: str, in_line: int) -> LoadPlan:
+    def plan(self, model_id: ModelId, need: Need, in_line: int) -> LoadPlan:
         """Return what a load would do now, behind so many that wait in line."""
         registry, budget_bytes = self._registry, self._registry.config.budget_bytes
-        loaded = registry.models.get(model_id)
+        loaded = registry.intact(model_id)
         free_bytes = None if budget_bytes is None else self._charges.headroom(budget_bytes).free_bytes
         decision = Decision(Outcome.START)
-        estimate_bytes, need_bytes = need_bytes, self.to_reserve_bytes(model_id, need_bytes, need_source)
-        if loaded is not None and loaded.state is ModelState.UNLOADING:
+        need_bytes = self.to_reserve_bytes(model_id, need)
+        if loaded is not None and loaded.unload is not None:
             decision, reason = Decision(Outcome.WAIT), "it is being unloaded; load it when that is done"
-        elif loaded is not None and loaded.state is not ModelState.FAILED:
+        elif loaded is not None:
             need_bytes, reason = 0, f"it is {loaded.state.value} already"
         elif budget_bytes is None:
             reason = "there is no budget (memory.budget)"
@@ -92,13 +92,13 @@ class Planning:
         else:
             decision = self.decide(model_id, need_bytes, registry.now)
             reason = _REASONS[decision.outcome]
-        if 0 < need_bytes < estimate_bytes:
-            reason += f"; it is {need_source} to need {format_size(estimate_bytes)}, and is tried with what there is"
+        if 0 < need_bytes < need.bytes:
+            reason += f"; it is {need.source} to need {format_size(need.bytes)}, and is tried with what there is"
         return LoadPlan(
             model_id,
             decision.outcome.value,
             need_bytes,
-            need_source,
+            need.source,
             budget_bytes,
             free_bytes,
             victims=tuple(map(self.holder, decision.victims)),
@@ -109,20 +109,20 @@ class Planning:
     def holder(self, model: Model) -> Holder:
         """Return how much a model holds, and what keeps it."""
         kept = self._charges.kept(model)
-        load_s = model.load_s if model.ready_s is not None else None
+        took_s = model.loaded and model.loaded.took_s
         return Holder(
-            model.id, model.charge_bytes, self._charges.idle_s(model), load_s, "" if kept is None else kept.value
+            model.id, model.charge_bytes, self._charges.idle_s(model), took_s, "" if kept is None else kept.value
         )
 
     def holders(self, without: tuple[Model, ...] = ()) -> tuple[Holder, ...]:
-        """Return who holds memory, the largest first."""
+        """Return what holds memory, the largest first."""
         registered = (*self._registry.models.values(), *self._registry.successors.values())
         models = [model for model in registered if model.charge_bytes and model not in without]
         return tuple(map(self.holder, sorted(models, key=lambda m: (-m.charge_bytes, m.id))))
 
     def refusal_of(self, model: Model, when: str) -> HostError:
-        """Return the error of a load that is refused: what it needs, what is free, and who holds the rest."""
-        return over_budget(self._over_budget(model, model.need_bytes, when))
+        """Return the error of a load that is refused: what it needs, what is free, and what holds the rest."""
+        return over_budget(self._over_budget(model, model.need.bytes, when))
 
     def end_of(self, worker: Worker, when: str) -> HostError:
         """Return the error of a load that is ended because there is no room for what it has grown to."""
@@ -137,10 +137,10 @@ class Planning:
         """Say whether so much can never be had for a load, even if the `younger` ones are put back."""
         return need_bytes > self._at_most_bytes(model_id, [worker.model.id for worker in younger])
 
-    def to_reserve_bytes(self, model_id: ModelId, need_bytes: int, need_source: str) -> int:
+    def to_reserve_bytes(self, model_id: ModelId, need: Need) -> int:
         """Return what is reserved for a load: what it needs, or all that can be had if that is only an estimate."""
         at_most_bytes = self._at_most_bytes(model_id)
-        return min(need_bytes, at_most_bytes) if need_source in ESTIMATES and at_most_bytes > 0 else need_bytes
+        return min(need.bytes, at_most_bytes) if need.source in ESTIMATES and at_most_bytes > 0 else need.bytes
 
     def _at_most_bytes(self, model_id: ModelId, put_back: Collection[ModelId] = ()) -> int:
         """Return what can be had for a load at most: what it replaces serves until it is ready, and some is kept."""
@@ -204,7 +204,7 @@ class Planning:
         return Decision(Outcome.WAIT, yielding=tuple(yielding), look_again_s=look_again_s)
 
     def soon(self, models: dict[Kept | None, list[Model]]) -> tuple[list[Model], float | None]:
-        """Return the models in use that yield if they are asked to, and when there may be others who would."""
+        """Return the models in use that yield if they are asked to, and when there may be others that would."""
         now, patience_s = self._registry.now, self._registry.config.admission_timeout_s
         ripe, changes_s = [], []
         for model in (*models.get(Kept.IN_USE, ()), *models.get(Kept.FRESH, ())):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hostd.core.lifecycle import ModelState, WorkerState
+from hostd.core.lifecycle import WorkerState
+from hostd.core.models import LoadStep
 from hostd.units import format_duration
 
 if TYPE_CHECKING:
@@ -30,16 +31,17 @@ def reason_of(model: Model, now: float) -> str:
     obstacles = [worker.obstacle for worker in model.alive() if worker.obstacle]
     if obstacles:
         return f"it is not gone: {'; '.join(obstacles)}"
-    if model.state is not ModelState.LOADING:
+    load = model.load
+    if load is None:
         return model.reason
     for worker in model.workers.values():
-        if model.load_error is not None:
-            return f"its load has failed, and its worker is ended: {model.load_error.message}"
+        if load.error is not None:
+            return f"its load has failed, and its worker is ended: {load.error.message}"
         if worker.state in _STEPS:
             pid = "" if worker.pid is None else f", pid {worker.pid}"
             step = f"its worker {_STEPS[worker.state]} (spawned {format_duration(now - worker.started_s)} ago{pid})"
             return f"{step}; before that: {model.reason}" if model.reason else step
-    if model.is_finding and not model.reason:
+    if load.step is LoadStep.FINDING and not model.reason:
         return "its finder is asked how to load it"
     return model.reason or "what it needs is looked up, before it gets memory of the budget"
 
@@ -67,7 +69,7 @@ def _settings(model: Model, registry: Registry) -> Iterator[tuple[str, Any, str]
     for name, text in spec.env.items():
         yield f"env.{name}", text, of("env")
     yield "methods", list(spec.methods) if spec.methods else None, of("methods", "all that are public")
-    yield "default_method", model.default_method, of("default_method")
+    yield "default_method", model.interface.default_method, of("default_method")
     yield "memory_limit", spec.memory.limit_bytes, of("memory_limit")
     yield "evictable", spec.memory.is_evictable, of("evictable")
     yield "idle_ttl_s", registry.idle_ttl_s(model) or None, of("idle_ttl_s", "memory.idle_ttl_s")
@@ -98,7 +100,7 @@ def _calls(model: Model, router: Router) -> Iterator[tuple[Caller, str, float, s
         for call in map(router.calls.__getitem__, worker.calls):
             yield call.caller, call.method, call.began_s, "sent", ""
         for left in worker.left.values():
-            yield left.caller, left.method, left.began_s, "left", left.why
+            yield left.caller, left.method, left.began_s, "left", left.left
     for caller, method, since_s in router.pending.of(model.id):
         yield caller, method, since_s, "held", "waits until the model serves"
 
@@ -111,14 +113,14 @@ def size_of(model: Model, now: float) -> dict[str, Any]:
     shared = [worker.memory.shared_bytes for worker in sampled if worker.memory and worker.memory.shared_bytes]
     baselines = [worker.baseline_bytes for worker in sampled if worker.baseline_bytes is not None]
     return {
-        "bytes": model.size_bytes,
-        "source": model.size_source,
+        "bytes": model.size.bytes,
+        "source": model.size.source,
         "age_s": now - min(sampled_s) if sampled_s else None,
         "charge_bytes": model.charge_bytes,
         "reserved_bytes": sum(worker.unmeasured_bytes for worker in model.workers.values()),
         "shared_bytes": sum(shared) or None,
-        "need_bytes": model.need_bytes or None,
-        "need_source": model.need_source,
+        "need_bytes": model.need.bytes or None,
+        "need_source": model.need.source,
         "peak_bytes": sum(peaks) or None,
         "baseline_bytes": sum(baselines) or None,
     }
@@ -130,12 +132,13 @@ def eviction_of(model: Model, charges: Charges) -> dict[str, Any] | None:
         return None
     models = charges.by_what_keeps().get(None, [])
     kept = charges.kept(model)
-    reload = format_duration(model.load_s)
+    took_s = model.loaded and model.loaded.took_s
+    took = format_duration(took_s or 0.0)
     return {
         "would_free_bytes": model.charge_bytes,
         "idle_s": charges.idle_s(model),
-        "reload_s": model.load_s if model.ready_s is not None else None,
+        "reload_s": took_s,
         "why_not": "" if kept is None else kept.value,
         "rank": models.index(model) + 1 if model in models else None,
-        "returns": f"the next call or retrieve_model loads it again, which took {reload} the last time; calls wait",
+        "returns": f"the next call or retrieve_model loads it again, which took {took} the last time; calls wait",
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd.core import events as ev
-from hostd.core.lifecycle import SERVING, ModelState, WorkerState
+from hostd.core.lifecycle import ModelState, WorkerState
+from hostd.core.models import LoadStep
 from hostd.core.queries.explaining import calls_of, eviction_of, reason_of, settings_of, size_of
 from hostd.core.queries.listing import absent, all_models
 from hostd.core.refusals import no_such_model
@@ -107,8 +108,8 @@ class Queries:
 
     def is_finding(self, model_id: ev.ModelId, generation: int) -> bool:
         """Say whether a finder's answer for this generation is still waited for."""
-        model = self._registry.generation_of(model_id, generation)
-        return model is not None and model.is_finding
+        load = self._registry.load_of(model_id, generation)
+        return load is not None and load.step is LoadStep.FINDING
 
     @property
     def degraded(self) -> str | None:
@@ -137,7 +138,7 @@ class Queries:
         return [
             CallTimes(model.id, method, tuple(histogram.counts), histogram.sum_s)
             for model in self._registry.models.values()
-            if model.state in SERVING
+            if model.is_serving
             for method, histogram in model.latencies.by_method.items()
         ]
 
@@ -152,7 +153,7 @@ class Queries:
             measured_bytes=sum(worker.measured_bytes for worker in workers),
             reserved_bytes=sum(worker.unmeasured_bytes for worker in workers),
             free_bytes=None if budget_bytes is None else charges.headroom(budget_bytes).free_bytes,
-            waiting=tuple(model.id for model in admission.queue),
+            waiting=tuple(load.model.id for load in admission.queue),
             paused=tuple(worker.model.id for worker in charges.outgrown() if worker in admission.growing.paused),
             over_budget=admission.over_budget,
             evictions=dict(admission.evictions),
@@ -168,7 +169,7 @@ class Queries:
         """Return what a load that is predicted to need so much would do now."""
         self._registry.now = now
         need = self._registry.baselines.need_of(prediction, self._registry.config.baseline_bytes)
-        return self._planning.plan(ev.ModelId(model_id), *need, in_line=self._admission.in_line)
+        return self._planning.plan(ev.ModelId(model_id), need, in_line=self._admission.in_line)
 
     def explain(self, model_id: str, now: float, entries: Iterable[ev.DirectoryEntry] = ()) -> dict[str, Any] | None:
         """Return all that is known of why a model is as it is, as plain values; None if nothing is known of it.

@@ -184,7 +184,7 @@ class Sizes(Component):
         )
 
     def _spec_of(self, model_id: str, path: str) -> ev.LoadingSpec | None:
-        source = ev.LoadSource(path, ev.STANDALONE, None, None, {})
+        source = ev.LoadSource(path)
         try:
             return self._specifying.specify(ev.ModelId(model_id), source).spec
         except HostError:
