@@ -3,23 +3,17 @@
 A file `gone` in DIR makes the host unreachable, a file `broken` makes the next picture raise.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from hostd.cli.root import root
 from hostd.cli.session import Session
 from hostd.cli.top import screen
 from hostd.records import Event, HostInfo, MemoryInfo, ModelInfo
 from hostd_workers.wire.errors import UnavailableError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PLACE = Path(sys.argv[1])
 MIB = 2**20
@@ -28,16 +22,16 @@ LOOKS = itertools.count()
 
 
 class FakeClient:
-    def __enter__(self) -> FakeClient:
+    def __enter__(self):
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, *exc):
         pass
 
-    def close(self) -> None:
+    def close(self):
         pass
 
-    def list_models(self) -> list[ModelInfo]:
+    def list_models(self):
         if (PLACE / "gone").exists():
             raise UnavailableError("nobody answers")
         seen = next(LOOKS)
@@ -46,23 +40,23 @@ class FakeClient:
             for i in range(3)
         ]
 
-    def memory_info(self) -> MemoryInfo:
+    def memory_info(self):
         return MemoryInfo(500 * MIB, "set", 240 * MIB, 0, 260 * MIB)
 
-    def host_info(self) -> HostInfo:
+    def host_info(self):
         return HostInfo(41, "e", "0.1.0", 1, "ipc:///x", STARTED_S, 3, 3, 60 * MIB, None, "/run", "/state", "py")
 
-    def events(self, model_id: str | None) -> Iterator[Event]:
+    def events(self, model_id):
         yield Event(time.time(), "model-2", "model", "READY", "UNLOADING", "EVICT", "evicted for another")
 
 
-def connect(endpoint: str | None, **timeouts: float) -> Any:
+def connect(endpoint, **timeouts):
     if (PLACE / "gone").exists():
         raise UnavailableError("nobody answers")
     return FakeClient()
 
 
-def breakable(*args: Any, **how: Any) -> Any:
+def breakable(*args, **how):
     if (PLACE / "broken").exists():
         raise RuntimeError("the picture is broken")
     return picture(*args, **how)
