@@ -136,17 +136,16 @@ def of_offsets(*offsets):
     return np.zeros(2, np.dtype({"names": ["a", "b"], "formats": ["<i4", "<i4"], "offsets": offsets}))
 
 
-@pytest.mark.parametrize(
-    ("array", "says"),
-    {
-        "objects": (np.array([object()]), "holds Python objects"),
-        "objects in a field": (np.array([(object(),)], [("f", "O")]), "holds Python objects"),
-        "masked": (np.ma.array([1, 2], mask=[False, True]), "lose its mask"),
-        "overlapping fields": (of_offsets(0, 2), "fields that do not overlap"),
-        "fields out of order": (of_offsets(4, 0), "fields that do not overlap"),
-    }.values(),
-    ids=str,
-)
+LOSSES = {
+    "objects": (np.array([object()]), "holds Python objects"),
+    "objects in a field": (np.array([(object(),)], [("f", "O")]), "holds Python objects"),
+    "masked": (np.ma.array([1, 2], mask=[False, True]), "lose its mask"),
+    "overlapping fields": (of_offsets(0, 2), "fields that do not overlap"),
+    "fields out of order": (of_offsets(4, 0), "fields that do not overlap"),
+}
+
+
+@pytest.mark.parametrize(("array", "says"), LOSSES.values(), ids=LOSSES)
 def test_an_array_that_would_lose_something_is_refused(array, says):
     with pytest.raises(InvalidArgumentError, match=says):
         encode(array)
