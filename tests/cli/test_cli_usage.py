@@ -1,60 +1,55 @@
 """Names, options, exit codes and errors of the command line, against a host that answers from memory."""
 
-from __future__ import annotations
-
+import functools
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner
+from cli_rig import fake_session, invoke
+from click.shell_completion import ShellComplete
+from helpers import REPOSITORY
 
 from hostd.cli.root import COMMANDS, TYPED_ELSEWHERE, root
 from hostd.cli.session import HostCommand
 from hostd.hosts import listing as hosts
 from hostd_workers.wire.errors import FailedPreconditionError, ModelError, NotFoundError, UnavailableError
 
-REPOSITORY = Path(__file__).parents[2]
-
-
-def command(name: str) -> click.Command:
-    found = root.get_command(click.Context(root), name)
-    assert found is not None
-    return found
+python = functools.partial(subprocess.run, cwd=REPOSITORY, capture_output=True, text=True, check=True)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help(name: str) -> None:
-    result = CliRunner().invoke(root, [name, "--help"])
+def test_every_command_has_help_and_json_and_takes_an_endpoint_and_a_timeout(name):
+    result = invoke(name, "--help")
     assert result.exit_code == 0
-    assert result.stdout.startswith(f"Usage: root {name}")
-    assert COMMANDS[name].summary in CliRunner().invoke(root, ["--help"]).stdout
+    assert result.stdout.startswith(f"Usage: hostd {name}")
+    assert COMMANDS[name].summary in invoke("--help").stdout
+    command = root.get_command(click.Context(root), name)
+    options = {option for parameter in command.params for option in parameter.opts}
+    if name not in ("completion", "config"):
+        assert "--json" in options
+        assert isinstance(command, HostCommand)
+    if name not in ("completion", "config", "serve", "demo", "hosts"):
+        assert {"--endpoint", "-e", "--timeout"} <= options
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("completion", "config")])
-def test_every_command_can_speak_json(name: str) -> None:
-    assert any("--json" in parameter.opts for parameter in command(name).params)
-    assert isinstance(command(name), HostCommand)
-
-
-@pytest.mark.parametrize("name", [n for n in COMMANDS if n not in ("completion", "config", "serve", "demo", "hosts")])
-def test_every_command_that_asks_a_host_takes_an_endpoint_and_a_timeout(name: str) -> None:
-    options = {option for parameter in command(name).params for option in parameter.opts}
-    assert {"--endpoint", "-e", "--timeout"} <= options
-
-
-def test_the_overview_imports_no_more_than_the_package_itself() -> None:
+def test_the_overview_imports_no_more_than_the_package_itself():
     heavy = "{'rich', 'pydantic', 'numpy', 'yaml', 'hostd.config.settings'}"
     code = (
         "import sys; from click.testing import CliRunner; from hostd.cli.root import root\n"
-        "for args in ([], ['--help'], ['ps', '--help'], ['top', '--help'], ['plan', '--help'], ['lod']): CliRunner().invoke(root, args)\n"
+        "for words in ('', '--help', 'ps --help', 'top --help', 'plan --help', 'lod'):\n"
+        "    CliRunner().invoke(root, words.split())\n"
         f"print(sorted({heavy} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert python([sys.executable, "-c", code]).stdout == "[]\n"
+
+
+def test_the_module_is_the_command(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    said = python([sys.executable, "-m", "hostd", "--help"]).stdout
+    assert said.startswith("Usage: hostd [OPTIONS] COMMAND")
+    assert max(map(len, said.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(
@@ -66,67 +61,72 @@ def test_the_overview_imports_no_more_than_the_package_itself() -> None:
         ("qqqq", "`hostd --help` lists them all."),
     ],
 )
-def test_an_unknown_command_leads_to_the_one_that_is_meant(run, typed: str, lead: str) -> None:
+def test_an_unknown_command_leads_to_the_one_that_is_meant(run, typed, lead):
     result = run(typed, "x")
     assert result.exit_code == 2
     assert f"No such command {typed!r}. {lead}\n" in result.stderr
 
 
 @pytest.mark.parametrize(
-    "typed", ["stop", "start", "status", "list", "rm", "run", "stats", "inspect", *TYPED_ELSEWHERE]
+    "typed",
+    sorted({*["stop", "start", "status", "list", "rm", "run", "stats", "inspect"], *TYPED_ELSEWHERE} - {*COMMANDS}),
 )
-def test_what_people_type_who_know_other_tools_leads_to_commands_of_ours(run, typed: str) -> None:
-    if typed in COMMANDS:
-        return
+def test_what_people_type_who_know_other_tools_leads_to_commands_of_ours(run, typed):
     assert any(f"`hostd {name}`" in run(typed).stderr for name in TYPED_ELSEWHERE[typed] if name in COMMANDS)
 
 
-@pytest.mark.parametrize(
-    "args",
-    [
-        ("load", "only-an-id"),
-        ("load", "a", "b", "--option", "no-equals"),
-        ("unload",),
-        ("unload", "a", "--all"),
-        ("infer", "digits", "not json"),
-        ("infer", "digits", "@/no/such/file"),
-        ("infer", "digits", "/no/such.npy"),
-        ("infer", "digits", "[1]", "--kwargs", "[1]"),
-        ("infer", "digits", "[1]", "--dtype", "parsecs"),
-        ("infer", "digits", "[[1], [2, 3]]", "--array"),
-        ("infer", "writer", "--stream", "--output", "x.json"),
-        ("bench", "digits", "--concurrency", "0"),
-        ("logs", "digits", "-n", "0"),
-        ("ps", "--timeout", "0"),
-        ("plan", "only-an-id"),
-        ("plan", "a", "b", "--no-wait"),
-        ("pin",),
-        ("unpin",),
-        ("top", "--interval", "0"),
-        ("top", "--sort", "colour"),
-        ("serve", "--set", "no-equals"),
-        ("completion", "csh"),
-    ],
-)
-def test_wrong_usage_exits_with_2_and_says_what_was_wrong(run, args: tuple[str, ...]) -> None:
-    result = run(*args)
-    assert result.exit_code == 2, result.output
+WRONG = """
+load only-an-id
+load a b --option no-equals
+unload
+unload a --all
+infer digits not-json
+infer digits @/no/such/file
+infer digits /no/such.npy
+infer digits [1] --kwargs [1]
+infer digits [1] --dtype parsecs
+infer digits [[1],[2,3]] --array
+infer writer --stream --output x.json
+bench digits --concurrency 0
+logs digits -n 0
+ps --timeout 0
+plan only-an-id
+plan a b --no-wait
+pin
+unpin
+top --interval 0
+top --sort colour
+serve --set no-equals
+completion csh
+"""
+
+
+@pytest.mark.parametrize("words", WRONG.strip().splitlines())
+def test_wrong_usage_exits_with_2_and_says_what_was_wrong(run, words):
+    result = run(*words.split())
+    assert (result.exit_code, result.stdout) == (2, "")
     assert "Error: " in result.stderr
-    assert result.stdout == ""
 
 
-def test_a_refusal_exits_with_1_and_goes_to_stderr_with_its_status_and_what_to_do(run) -> None:
+# Refusals
+
+
+def test_a_refusal_exits_with_1_and_goes_to_stderr_with_its_status_and_what_to_do(run, client):
     result = run("size", "nope")
-    assert result.exit_code == 1
-    assert result.stdout == ""
+    assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == (
         "error: no model 'nope' is loaded [NOT_FOUND]\nhint: hostd ls shows all models, loaded or not\n"
     )
+    client.refusal = NotFoundError("no such thing", details={"id": "x"})
+    result = run("ps", "--json")
+    assert (result.exit_code, result.stdout) == (1, "")
+    told = {"status": "NOT_FOUND", "code": 5, "message": "no such thing", "details": {"id": "x"}}
+    assert json.loads(result.stderr) == {"error": told}
+    client.refusal = UnavailableError("evil \x1b[2J\x07 name")
+    assert "evil \\x1b[2J\\x07 name" in run("ps").stderr, "a message cannot move the terminal"
 
 
-def test_a_file_that_is_not_there_is_no_model_that_is_not_there(
-    run, client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_not_there_is_no_model_that_is_not_there(run, client, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "500")
     missing = str(tmp_path / "nope.yaml")
     for command in (("serve",), ("config", "show")):
@@ -138,23 +138,13 @@ def test_a_file_that_is_not_there_is_no_model_that_is_not_there(
     assert "hint" not in run("plan", "digits", missing).stderr
 
 
-def test_a_hint_about_a_model_needs_a_model(run, client) -> None:
+def test_a_hint_about_a_model_needs_a_model(run, client):
     client.refusal = FailedPreconditionError("not now")
     assert run("explain", "digits").stderr.splitlines()[1] == "hint: hostd explain digits says why"
     assert run("ps").stderr == "error: not now [FAILED_PRECONDITION]\n"
 
 
-def test_a_refusal_is_json_on_stderr_for_a_program(run, client) -> None:
-    client.refusal = NotFoundError("no such thing", details={"id": "x"})
-    result = run("ps", "--json")
-    assert result.exit_code == 1
-    assert result.stdout == ""
-    assert json.loads(result.stderr) == {
-        "error": {"status": "NOT_FOUND", "code": 5, "message": "no such thing", "details": {"id": "x"}}
-    }
-
-
-def test_the_traceback_of_the_models_own_code_is_shown_before_the_error(run, client) -> None:
+def test_the_traceback_of_the_models_own_code_is_shown_before_the_error(run, client):
     client.refusal = ModelError("ValueError: bad [pixels]", details={"traceback": 'File "model.py", line 3\n  x[/y]'})
     result = run("infer", "digits", "[1]")
     assert result.exit_code == 1
@@ -167,37 +157,32 @@ def test_the_traceback_of_the_models_own_code_is_shown_before_the_error(run, cli
     ]
 
 
-def test_a_message_cannot_move_the_terminal(run, client) -> None:
-    client.refusal = UnavailableError("evil \x1b[2J\x07 name")
-    assert "evil \\x1b[2J\\x07 name" in run("ps").stderr
-
-
-def test_an_interrupt_exits_with_130(run, client, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted() -> None:
+def test_an_interrupt_exits_with_130(run, client, monkeypatch):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(client, "list_models", interrupted)
     result = run("ps")
     assert (result.exit_code, result.stderr) == (130, "interrupted\n")
     assert client.asked[-1] == ("close",)
-    monkeypatch.setattr("hostd.cli.root.with_number_of_wait", lambda *_: interrupted())  # before any command is known
+    monkeypatch.setattr("hostd.cli.root.with_number_of_wait", interrupted)  # before any command is known
     result = run("ps")
     assert (result.exit_code, result.stderr) == (130, "interrupted\n")
 
 
-def test_which_host_is_meant_may_be_said_before_the_command_and_after_it(run, client) -> None:
-    run("ps")
-    run("ps", "-e", "tcp://there:1")
-    run("--endpoint", "blue", "ps")
-    run("-e", "blue", "ps", "-e", "green")
-    endpoints = [asked[1] for asked in client.asked if asked[0] == "connect"]
-    assert endpoints == [None, "tcp://there:1", "blue", "green"]
+# Which host, and how long
+
+
+def test_which_host_is_meant_may_be_said_before_the_command_and_after_it(run, client):
+    for words in ("ps", "ps -e tcp://there:1", "--endpoint blue ps", "-e blue ps -e green"):
+        run(*words.split())
+    assert [endpoint for endpoint, _ in client.was_asked("connect")] == [None, "tcp://there:1", "blue", "green"]
     client.asked.clear()
     assert json.loads(run("--json", "--timeout", "2", "ps").stdout)[0]["id"] == "digits"
     assert client.asked[0][2] == {"timeout_s": 2.0, "connect_timeout_s": 2.0}
 
 
-def test_a_command_that_asks_no_host_does_not_ignore_which_is_meant(run) -> None:
+def test_a_command_that_asks_no_host_does_not_ignore_which_is_meant(run):
     for words in (("-e", "blue", "serve"), ("--wait", "completion", "bash")):
         result = run(*words)
         assert result.exit_code == 2
@@ -208,90 +193,78 @@ def test_a_command_that_asks_no_host_does_not_ignore_which_is_meant(run) -> None
 @pytest.mark.parametrize(
     ("words", "waits_s"),
     [
-        (("--wait", "ps"), 60.0),
-        (("--wait", "5", "ps"), 5.0),
-        (("-e", "wait", "--wait", "ps"), 60.0),
-        (("ps", "--wait"), 60.0),
-        (("ps", "--wait", "--tree"), 60.0),
-        (("ps", "--wait=7"), 7.0),
-        (("infer", "--wait", "digits", "[1]"), 60.0),
-        (("--wait", "load", "digits", "/m", "--wait"), 60.0),
-        (("load", "digits", "/m", "--wait", "5"), 5.0),
-        (("load", "--wait", "digits", "/m", "--no-wait"), 60.0),
-        (("deploy", "digits", __file__, "--wait=5"), 5.0),
-        (("sync", "--no-wait", "--wait", "5"), 5.0),
-        (("infer", "digits", "--kwargs", "--wait"), None),
-        (("ps",), None),
+        ("--wait ps", 60.0),
+        ("--wait 5 ps", 5.0),
+        ("-e wait --wait ps", 60.0),
+        ("ps --wait", 60.0),
+        ("ps --wait --tree", 60.0),
+        ("ps --wait=7", 7.0),
+        ("infer --wait digits [1]", 60.0),
+        ("--wait load digits /m --wait", 60.0),
+        ("load digits /m --wait 5", 5.0),
+        ("load --wait digits /m --no-wait", 60.0),
+        (f"deploy digits {__file__} --wait=5", 5.0),
+        ("sync --no-wait --wait 5", 5.0),
+        ("infer digits --kwargs --wait", None),
+        ("ps", None),
     ],
-    ids=str,
 )
-def test_wait_takes_a_number_or_none_and_leaves_the_other_words_alone(
-    run, client, words: tuple[str, ...], waits_s: float | None
-) -> None:
-    run(*words)
-    assert next((asked[2].get("wait_s") for asked in client.asked if asked[0] == "connect"), None) == waits_s
+def test_wait_takes_a_number_or_none_and_leaves_the_other_words_alone(run, client, words, waits_s):
+    run(*words.split())
+    assert next((timeouts.get("wait_s") for _, timeouts in client.was_asked("connect")), None) == waits_s
 
 
-def test_a_timeout_bounds_the_connection_too(run, client) -> None:
-    run("ps", "--timeout", "2")
-    run("ps", "--timeout", "200")
-    run("ps")
-    timeouts = [asked[2] for asked in client.asked if asked[0] == "connect"]
-    assert timeouts == [
+def test_a_timeout_bounds_the_connection_too(run, client):
+    for words in ("ps --timeout 2", "ps --timeout 200", "ps"):
+        run(*words.split())
+    assert [timeouts for _, timeouts in client.was_asked("connect")] == [
         {"timeout_s": 2.0, "connect_timeout_s": 2.0},
         {"timeout_s": 200.0, "connect_timeout_s": 5.0},
         {"connect_timeout_s": 5.0},
     ]
 
 
-def complete(client, *words: str) -> list[str]:
-    from click.shell_completion import ShellComplete
-
-    from hostd.cli.session import Session
-
-    session = Session(connect=client.connect)
-    found = ShellComplete(root, {"obj": session}, "hostd", "_HOSTD_COMPLETE").get_completions(
-        list(words[:-1]), words[-1]
-    )
-    return [item.value for item in found]
+# Completion
 
 
-def test_commands_options_and_model_ids_complete(client) -> None:
-    assert complete(client, "un") == ["unload", "undeploy", "unpin"]
-    assert "--kwargs" in complete(client, "infer", "--k")
-    assert complete(client, "infer", "di") == ["digits"]
-    assert complete(client, "unload", "x", "") == ["digits"]
-    assert complete(client, "undeploy", "di") == complete(client, "deploy", "di") == ["digits"]
-    assert [complete(client, verb, "di") for verb in ("pin", "unpin", "plan", "explain")] == [["digits"]] * 4
-    assert complete(client, "top", "--sort", "") == ["memory", "calls", "p99", "name", "used"]
+@pytest.fixture
+def complete(client):
+    def completions(*words):
+        found = ShellComplete(root, {"obj": fake_session(client)}, "hostd", "_HOSTD_COMPLETE")
+        return [item.value for item in found.get_completions(list(words[:-1]), words[-1])]
+
+    return completions
+
+
+def test_commands_options_and_model_ids_complete(complete, client):
+    assert complete("un") == ["unload", "undeploy", "unpin"]
+    assert "--kwargs" in complete("infer", "--k")
+    assert complete("unload", "x", "") == ["digits"]
+    for verb in ("infer", "undeploy", "deploy", "pin", "unpin", "plan", "explain"):
+        assert complete(verb, "di") == ["digits"]
+    assert complete("top", "--sort", "") == ["memory", "calls", "p99", "name", "used"]
     assert client.asked[0][2]["connect_timeout_s"] < 1
+    client.refusal = UnavailableError("nobody there")
+    assert complete("infer", "di") == []
 
 
-def test_names_of_hosts_complete(client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_of_hosts_complete(complete, monkeypatch):
     found = [hosts.FoundHost(name, f"ipc:///{name}", 7, None) for name in ("blue", "brown", "green")]
     monkeypatch.setattr(hosts, "running_hosts", lambda: found)
-    assert complete(client, "ps", "-e", "b") == complete(client, "-e", "b") == ["blue", "brown"]
-
-
-def test_without_a_host_there_is_nothing_to_complete_and_no_error(client) -> None:
-    client.refusal = UnavailableError("nobody there")
-    assert complete(client, "infer", "di") == []
+    assert complete("ps", "-e", "b") == complete("-e", "b") == ["blue", "brown"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_completion_script_is_printed_for_each_shell(run, shell: str) -> None:
+def test_the_completion_script_is_printed_for_each_shell(run, shell):
     result = run("completion", shell)
     assert result.exit_code == 0
     assert "_HOSTD_COMPLETE" in result.stdout
 
 
-def test_serve_refuses_a_setting_that_there_is_not(run) -> None:
-    result = run("serve", "--set", "workers.drain_timeout=3")
-    assert result.exit_code == 1
-    assert "did you mean 'drain_timeout_s'?" in result.stderr
+# serve
 
 
-def test_serve_hands_the_validated_settings_over(run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_hands_the_validated_settings_over(run, monkeypatch):
     handed = []
     monkeypatch.setattr(
         "hostd.cli.commands.serving.exec_host", lambda *settings, **sources: handed.append((*settings, sources))
@@ -300,16 +273,6 @@ def test_serve_hands_the_validated_settings_over(run, monkeypatch: pytest.Monkey
     ((config, _, sources),) = handed
     assert (config.name, config.metrics.port) == ("blue", 0)
     assert sources == {"sources": None}, "there is no file to read again"
-
-
-def test_the_module_is_the_command() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "hostd", "--help"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "COLUMNS": "80"},
-    )
-    assert done.stdout.startswith("Usage: hostd [OPTIONS] COMMAND")
-    assert max(map(len, done.stdout.splitlines())) <= 80
+    result = run("serve", "--set", "workers.drain_timeout=3")
+    assert result.exit_code == 1
+    assert "did you mean 'drain_timeout_s'?" in result.stderr

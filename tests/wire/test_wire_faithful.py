@@ -10,9 +10,8 @@ import datetime as dt
 import enum
 import types
 import zoneinfo
-from dataclasses import dataclass, make_dataclass
+from dataclasses import make_dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,9 +26,10 @@ BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 TWICE = dt.datetime(2024, 10, 27, 2, 30)  # in Berlin the clock shows it twice that night
 
 
-@dataclass
-class Refused:
-    says: str
+class Refused(str):
+    """What the refusal says."""
+
+    __slots__ = ()
 
 
 class Metres(np.ndarray):
@@ -40,28 +40,51 @@ class Stamp(dt.datetime):
     """As freezegun's and pendulum's are: nothing but another class."""
 
 
+class Text(str):
+    __slots__ = ()
+
+    def __str__(self):
+        return "not the value"
+
+
+class Number(int):
+    def __int__(self):
+        return -1
+
+
+class Real(float):
+    def __float__(self):
+        return -1.0
+
+
+class Blob(bytes):
+    def __bytes__(self):
+        return b"not the value"
+
+
 class Zone(dt.tzinfo):
-    def __init__(self, offset: Any = NotImplemented) -> None:
+    def __init__(self, offset=NotImplemented):
         self.offset = offset
 
-    def utcoffset(self, when: dt.datetime | None) -> dt.timedelta | None:
+    def utcoffset(self, when):
         return super().utcoffset(when) if self.offset is NotImplemented else self.offset
 
 
-def metres() -> Any:
+def metres():
     array = np.arange(3.0).view(Metres)
-    array.unit = "m"  # type: ignore[attr-defined]
+    array.unit = "m"
     return array
 
 
-def offset(**parts: float) -> dt.timezone:
+def offset(**parts):
     return dt.timezone(dt.timedelta(**parts))
 
 
-TABLE: dict[str, tuple[Any, Any]] = {
+TABLE = {
     # Dates and times
     "the first instant": (dt.datetime.min, SAME),
     "the last instant": (dt.datetime.max.replace(tzinfo=offset(hours=23, minutes=59)), SAME),
+    "an offset of hours": (dt.datetime(2024, 2, 29, 12, tzinfo=offset(hours=5, minutes=30)), SAME),
     "an offset of microseconds": (dt.datetime(1900, 1, 1, 1, 2, 3, 4, offset(microseconds=-7)), SAME),
     "an offset of seconds": (dt.datetime(1900, 1, 1, tzinfo=offset(minutes=-19, seconds=-32)), SAME),
     "the first of two readings": (TWICE, SAME),
@@ -74,7 +97,7 @@ TABLE: dict[str, tuple[Any, Any]] = {
     "an offset of two days": (dt.datetime(2024, 1, 1, tzinfo=Zone(dt.timedelta(2))), Refused("offset must be")),
     "a subclass": (Stamp(2024, 1, 1, 2, 3, 4, 5, UTC), dt.datetime(2024, 1, 1, 2, 3, 4, 5, UTC)),
     "a subclass, twice": (Stamp(2024, 10, 27, 2, 30, fold=1), TWICE.replace(fold=1)),
-    "a subclass, twice, in its zone": (
+    "a subclass, in its zone": (
         Stamp(2024, 10, 27, 2, 30, tzinfo=BERLIN, fold=1),
         TWICE.replace(tzinfo=offset(hours=1)),
     ),
@@ -82,10 +105,7 @@ TABLE: dict[str, tuple[Any, Any]] = {
     "a time": (dt.time(1), Refused(r"send value\.isoformat\(\)")),
     "a timedelta": (dt.timedelta(1), Refused(r"send value\.total_seconds\(\)")),
     # pandas
-    "microseconds": (
-        pd.Timestamp("2024-01-01T00:00:00.123456", tz="UTC"),
-        dt.datetime(2024, 1, 1, 0, 0, 0, 123456, UTC),
-    ),
+    "microseconds": (pd.Timestamp("2024-01-01T00:00:00.1234", tz="UTC"), dt.datetime(2024, 1, 1, 0, 0, 0, 123400, UTC)),
     "nanoseconds": (pd.Timestamp("2024-01-01T00:00:00.123456789"), Refused(r"arrive as .*\.123456: .*to_datetime64")),
     "nanoseconds of a zone": (pd.Timestamp(1, tz="Europe/Berlin"), Refused("microseconds")),
     "the year 20000": (pd.Timestamp(np.datetime64("20000-01-01", "s")), Refused("20000-01-01 .* would arrive as")),
@@ -120,6 +140,13 @@ TABLE: dict[str, tuple[Any, Any]] = {
     "a text of an enum": (enum.Enum("Colour", {"RED": "red"}, type=str).RED, "red"),
     "a named tuple": (collections.namedtuple("Pair", "a b")(1, 2), (1, 2)),
     "a default map": (collections.defaultdict(list, a=1), {"a": 1}),
+    "a counter": (collections.Counter("aa"), {"a": 2}),
+    "a list of its own class": (type("Names", (list,), {})(["a"]), ["a"]),
+    "a text that says another": (Text("text"), "text"),
+    "a number that says another": (Number(7), 7),
+    "a float that says another": (Real(0.5), 0.5),
+    "bytes that say another": (Blob(b"blob"), b"blob"),
+    "a number of an enum": (enum.IntEnum("Level", {"HIGH": 3}).HIGH, 3),
     "an ordered map": (collections.OrderedDict(b=1, a=2), {"b": 1, "a": 2}),
     "a read-only map": (types.MappingProxyType({"a": 1}), Refused(r"send dict\(value\)")),
     "a set": ({1}, Refused(r"send list\(value\)")),
@@ -132,26 +159,26 @@ TABLE: dict[str, tuple[Any, Any]] = {
 }
 
 
+@pytest.mark.parametrize("wrap", [lambda v: v, lambda v: [v], lambda v: {0: v}], ids=["top", "list", "map"])
 @pytest.mark.parametrize("case", TABLE)
-def test_a_value_arrives_as_it_was_or_as_its_base_or_is_refused(case: str) -> None:
+def test_a_value_arrives_as_it_was_or_as_its_base_or_is_refused(case, wrap):
     sent, expected = TABLE[case]
-    for wrapped in (sent, [sent]):
-        if isinstance(expected, Refused):
-            with pytest.raises(InvalidArgumentError, match=expected.says):
-                encode(wrapped)
-            continue
-        back = decode(*encode(wrapped))
-        back = back[0] if wrapped is not sent else back
-        wanted = sent if expected is SAME else expected
-        assert type(back) is type(wanted)
-        assert np.array_equal(back, wanted)
-        if isinstance(wanted, dt.datetime):
-            assert (back.utcoffset(), back.fold) == (wanted.utcoffset(), wanted.fold)
-        if isinstance(wanted, (np.generic, np.ndarray)):
-            assert back.dtype == wanted.dtype
+    if isinstance(expected, Refused):
+        with pytest.raises(InvalidArgumentError, match=expected):
+            encode(wrap(sent))
+        return
+    back = decode(*encode(wrap(sent)))
+    back = back if wrap(0) == 0 else back[0]
+    wanted = sent if expected is SAME else expected
+    assert type(back) is type(wanted)
+    assert np.array_equal(back, wanted)
+    if isinstance(wanted, dt.datetime):
+        assert (back.utcoffset(), back.fold) == (wanted.utcoffset(), wanted.fold)
+    if isinstance(wanted, (np.generic, np.ndarray)):
+        assert back.dtype == wanted.dtype
 
 
-def test_what_a_refusal_says_to_send_instead_travels() -> None:
+def test_what_a_refusal_says_to_send_instead_travels():
     stamp = pd.Timestamp("2024-01-01T00:00:00.123456789")
     frame = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
     for instead in (stamp.round("us"), stamp.to_datetime64(), frame.to_dict("list"), frame["b"].tolist()):
@@ -159,10 +186,8 @@ def test_what_a_refusal_says_to_send_instead_travels() -> None:
     assert decode(*encode(pd.Timedelta(1).to_timedelta64())) == np.timedelta64(1, "ns")
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["2024-01-02T03:04:05.1234567", "2024-01-02T03:04:05.123456789+00:00", "2024-01-02T03:04:05.1234567+0100"],
-)
-def test_a_peers_time_that_is_finer_than_a_microsecond_is_refused(text: str) -> None:
+@pytest.mark.parametrize("fraction", ["1234567", "123456789+00:00", "1234567+0100"])
+def test_a_peers_time_that_is_finer_than_a_microsecond_is_refused(fraction):
+    text = f"2024-01-02T03:04:05.{fraction}"
     with pytest.raises(InvalidArgumentError, match="finer than a microsecond: round it"):
         decode(b"\xc7" + bytes([len(text), 2]) + text.encode())

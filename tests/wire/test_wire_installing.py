@@ -1,14 +1,11 @@
 """The command that brings what is missing: it fits the interpreter, and how the package came into it."""
 
-from __future__ import annotations
-
 import configparser
 import importlib.util
 import json
 import re
 import sys
 from importlib import metadata
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import REPOSITORY
@@ -16,22 +13,18 @@ from helpers import REPOSITORY
 from hostd_workers.wire import installing
 from hostd_workers.wire.installing import install_extras, install_modules
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
 PIP = f"{sys.executable} -m pip install"
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
+def fresh():
     installing._requirement.cache_clear()
     yield
     installing._requirement.cache_clear()
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def site(tmp_path, monkeypatch):
     """Make all that this interpreter can import a directory, with pip in it."""
     directory = tmp_path / "site"
     (directory / "pip").mkdir(parents=True)
@@ -41,13 +34,12 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def installed(site: Path) -> Callable[..., None]:
+def installed(site):
     """Let this interpreter have the package as an installer brings it, with this `direct_url.json` (PEP 610)."""
 
-    def install(origin: dict[str, object] | None, *, by: str | None = "pip") -> None:
+    def install(origin, by="pip"):
         info = site / "hostd-0.1.0.dist-info"
-        info.mkdir(exist_ok=True)
-        installing._requirement.cache_clear()
+        info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hostd\nVersion: 0.1.0\n")
         if by:
             (info / "INSTALLER").write_text(by)
@@ -57,48 +49,36 @@ def installed(site: Path) -> Callable[..., None]:
     return install
 
 
-def test_what_came_from_an_index_is_named_as_there(installed: Callable[..., None]) -> None:
-    installed(None)
-    assert install_extras("sklearn", "onnx") == f"{PIP} 'hostd[sklearn,onnx]'"
-
-
-def test_what_came_from_a_file_or_a_directory_is_installed_from_there_again(
-    installed: Callable[..., None], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("about", "option", "place"), [({"editable": True}, "-e ", "a checkout"), ({}, "", "a%20checkout")]
+)
+def test_what_came_from_a_directory_is_installed_from_there_again(installed, tmp_path, about, option, place):
     source = tmp_path / "a checkout"
     source.mkdir()
-    installed({"url": source.as_uri(), "dir_info": {"editable": True}})
-    assert install_extras("sklearn") == f"{PIP} -e '{source}[sklearn]'"
-    installed({"url": source.as_uri(), "dir_info": {}})
-    assert install_extras("sklearn") == f"{PIP} '{source}[sklearn]'"
+    installed({"url": f"file://{tmp_path}/{place}", "dir_info": about})
+    assert install_extras("sklearn") == f"{PIP} {option}'{source}[sklearn]'"
+
+
+GIT = {"vcs_info": {"vcs": "git", "commit_id": "4d7a"}}
+WHEEL = "https://files.example/hostd-0.1.0-py3-none-any.whl"
 
 
 @pytest.mark.parametrize(
     ("origin", "requirement"),
     [
+        (None, "hostd[sklearn,onnx]"),
+        ({"url": "https://git.example/h.git", **GIT}, "hostd[sklearn,onnx] @ git+https://git.example/h.git@4d7a"),
         (
-            {"url": "https://git.example/hostd.git", "vcs_info": {"vcs": "git", "commit_id": "4d7a"}},
-            "hostd[onnx] @ git+https://git.example/hostd.git@4d7a",
+            {"url": "https://git.example/all.git", "subdirectory": "hostd", **GIT},
+            "hostd[sklearn,onnx] @ git+https://git.example/all.git@4d7a#subdirectory=hostd",
         ),
-        (
-            {
-                "url": "https://git.example/all.git",
-                "vcs_info": {"vcs": "git", "commit_id": "4d7a"},
-                "subdirectory": "hostd",
-            },
-            "hostd[onnx] @ git+https://git.example/all.git@4d7a#subdirectory=hostd",
-        ),
-        (
-            {"url": "https://files.example/hostd-0.1.0-py3-none-any.whl", "archive_info": {}},
-            "hostd[onnx] @ https://files.example/hostd-0.1.0-py3-none-any.whl",
-        ),
+        ({"url": WHEEL, "archive_info": {}}, f"hostd[sklearn,onnx] @ {WHEEL}"),
     ],
+    ids=["an index", "a repository", "a part of a repository", "a file elsewhere"],
 )
-def test_what_came_from_elsewhere_is_fetched_from_there(
-    installed: Callable[..., None], origin: dict[str, object], requirement: str
-) -> None:
+def test_what_came_from_elsewhere_is_fetched_from_there(installed, origin, requirement):
     installed(origin)
-    assert install_extras("onnx") == f"{PIP} '{requirement}'"
+    assert install_extras("sklearn", "onnx") == f"{PIP} '{requirement}'"
 
 
 @pytest.mark.parametrize(
@@ -106,29 +86,24 @@ def test_what_came_from_elsewhere_is_fetched_from_there(
     [({"url": "file:///gone/hostd-0.1.0-py3-none-any.whl", "archive_info": {}}, "pip"), (None, None)],
     ids=["its file is gone", "it only lies on the path"],
 )
-def test_where_the_package_cannot_be_had_again_the_libraries_are_named(
-    installed: Callable[..., None], origin: dict[str, object] | None, by: str | None
-) -> None:
+def test_where_the_package_cannot_be_had_again_the_libraries_are_named(installed, origin, by):
     installed(origin, by=by)
     assert install_extras("sklearn", "onnx") == f"{PIP} numpy scikit-learn joblib skops onnxruntime"
 
 
-def test_an_interpreter_without_the_package_is_told_the_libraries(site: Path) -> None:
+def test_an_interpreter_without_the_package_is_told_the_libraries(site):
     assert install_extras("xgboost") == f"{PIP} numpy xgboost"
     assert install_extras("of-a-plugin") == f"{PIP} of-a-plugin"
-
-
-def test_a_module_is_installed_by_the_name_of_its_package(site: Path) -> None:
     assert install_modules("sklearn", "numpy", "sklearn") == f"{PIP} scikit-learn numpy"
 
 
-def test_an_environment_without_pip_is_installed_into_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_without_pip_is_installed_into_from_outside(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pip" else find(name))
     assert install_modules("yaml") == f"uv pip install --python {sys.executable} PyYAML"
 
 
-def test_the_packages_of_each_extra_are_those_that_it_brings() -> None:
+def test_the_packages_of_each_extra_are_those_that_it_brings():
     setup = configparser.ConfigParser()
     setup.read(REPOSITORY / "setup.cfg")
     brought = {

@@ -1,11 +1,8 @@
 """Arrays where there is no NumPy: they pass through, and nothing imports it behind anybody's back."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import textwrap
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -16,12 +13,9 @@ from hostd_workers.wire.arrays import ArrayView
 from hostd_workers.wire.codec import decode, encode
 from hostd_workers.wire.errors import InvalidArgumentError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 @pytest.fixture
-def no_numpy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_numpy(monkeypatch):
     """Make `import numpy` fail, as in an environment that does not have it."""
     arrays._numpy.cache_clear()
     monkeypatch.setitem(sys.modules, "numpy", None)
@@ -42,35 +36,32 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("array", ARRAYS.values(), ids=ARRAYS.keys())
-def test_an_array_passes_through_unchanged(array: Any, no_numpy: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_array_passes_through_unchanged(array, no_numpy, monkeypatch):
     with monkeypatch.context() as with_numpy:
         with_numpy.setitem(sys.modules, "numpy", np)
         sent = encode({"a": [array]})
     view = decode(*sent)["a"][0]
-    assert isinstance(view, ArrayView)
-    assert view.shape == array.shape
+    assert (type(view), view.shape) == (ArrayView, array.shape)
     again = encode({"a": [view]})
     with monkeypatch.context() as with_numpy:
         with_numpy.setitem(sys.modules, "numpy", np)
         arrays._numpy.cache_clear()
         back = decode(*again)["a"][0]
-        assert back.dtype == array.dtype
-        assert back.shape == array.shape
-        assert back.tobytes() == array.tobytes()
+        assert (back.dtype, back.shape, back.tobytes()) == (array.dtype, array.shape, array.tobytes())
 
 
-def test_a_malformed_shape_is_refused_here_too(no_numpy: None) -> None:
+def test_a_malformed_shape_is_refused_here_too(no_numpy):
     parts = encode(ArrayView("<f8", (-1,), "C", b""))
     with pytest.raises(InvalidArgumentError, match="malformed array"):
         decode(*parts)
 
 
-def test_a_view_of_nonsense_is_refused_when_it_is_sent() -> None:
+def test_a_view_of_nonsense_is_refused_when_it_is_sent():
     with pytest.raises(InvalidArgumentError, match="cannot be sent"):
         encode(ArrayView(object(), (1,), "C", b"x"))
 
 
-def test_values_without_arrays_import_no_numpy_and_arrays_do_not_need_it() -> None:
+def test_values_without_arrays_import_no_numpy_and_arrays_do_not_need_it():
     code = """
         import sys
 
@@ -82,22 +73,11 @@ def test_values_without_arrays_import_no_numpy_and_arrays_do_not_need_it() -> No
         sys.meta_path.insert(0, Refuse())
         from hostd_workers.wire import arrays, codec, errors, frames, messages
 
-        value = {"a": [1, (2.5, b"x" * 100_000)]}
+        value = {"a": [1, (2.5, None, b"x" * 100_000)]}
         assert codec.decode(*codec.encode(value)) == value
         assert codec.decode(*codec.encode(b"y" * 100_000)) == b"y" * 100_000
         view = arrays.ArrayView("<f8", (1000,), "C", bytes(8000))
         assert codec.decode(*codec.encode([view])) == [view]
-        assert "numpy" not in sys.modules
-    """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, cwd=REPOSITORY, timeout=60)
-
-
-def test_encoding_plain_values_imports_no_numpy() -> None:
-    code = """
-        import sys
-        from hostd_workers.wire import codec
-        value = {"a": [1, (2.5, None)]}
-        assert codec.decode(*codec.encode(value)) == value
         assert "numpy" not in sys.modules
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, cwd=REPOSITORY, timeout=60)

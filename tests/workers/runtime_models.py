@@ -4,60 +4,54 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from hostd_workers.calls.answers import TRACE
 from hostd_workers.wire.errors import NotFoundError
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
 
 class Model:
     """A model that does as it is told."""
 
-    def __init__(self) -> None:
-        self.calls: list[Any] = []
+    def __init__(self):
+        self.calls = []
 
-    def predict(self, x: Any, scale: int = 1, *, bias: int = 0) -> Any:
+    def predict(self, x: Any, scale: int = 1, *, bias: int = 0):
         self.calls.append(x)
         return x * scale + bias
 
-    def echo(self, x: Any) -> Any:
+    def echo(self, x):
         self.calls.append(x)
         return x
 
-    def trace(self) -> str | None:
+    def trace(self):
         return TRACE.get()
 
-    def raise_(self, error: str, text: str = "why") -> None:
+    def raise_(self, error, text="why"):
         raise {"value": ValueError, "type": TypeError, "stop": StopIteration}[error](text)
 
-    def raise_inside(self) -> None:
-        def helper(a: int) -> int:
-            return a
+    def raise_inside(self):
+        self.echo()
 
-        helper()  # type: ignore[call-arg]
-
-    def raise_typed(self) -> None:
+    def raise_typed(self):
         raise NotFoundError("no such label", details={"label": 7})
 
-    def raise_chained(self) -> None:
+    def raise_chained(self):
         try:
             self.raise_("value", "the cause")
         except ValueError as error:
             raise RuntimeError("the effect") from error
 
-    def recurse(self) -> None:
+    def recurse(self):
         self.recurse()
 
-    def make(self, what: str) -> Any:
+    def make(self, what):
         return MADE[what]()
 
-    def half_used(self) -> Iterator[int]:
-        def generator() -> Iterator[int]:
+    def half_used(self):
+        def generator():
             try:
                 yield 1
             finally:
@@ -67,14 +61,14 @@ class Model:
         next(made)
         return made
 
-    def generate(self, n: int) -> Iterator[int]:
+    def generate(self, n):
         yield from range(n)
 
 
-class Lazy(dict):  # type: ignore[type-arg]
+class Lazy(dict):
     """A mapping that fails when it is read."""
 
-    def keys(self) -> Any:
+    def keys(self):
         raise RuntimeError("the file behind this is gone")
 
     __iter__ = keys
@@ -83,11 +77,11 @@ class Lazy(dict):  # type: ignore[type-arg]
 class Curious:
     """An object that fails when it is asked what it can do."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name):
         raise RuntimeError(f"asked for {name}")
 
 
-MADE: dict[str, Any] = {
+MADE = {
     "set": lambda: {1},
     "object": object,
     "lazy": lambda: Lazy(a=1),
@@ -104,13 +98,13 @@ MADE: dict[str, Any] = {
 class AsyncModel:
     """Coroutines that meet at `gate`, and methods of every other kind."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.gate = asyncio.Event()
-        self.log: list[str] = []
+        self.log = []
         self.inside = 0
         self.most_inside = 0
 
-    async def wait(self, x: Any) -> Any:
+    async def wait(self, x: Any):
         self.inside += 1
         self.most_inside = max(self.most_inside, self.inside)
         try:
@@ -122,43 +116,43 @@ class AsyncModel:
             self.inside -= 1
         return x
 
-    async def trace(self) -> tuple[str | None, str | None]:
+    async def trace(self):
         before = TRACE.get()
         await asyncio.sleep(0)
         return before, TRACE.get()
 
-    async def fail(self) -> None:
+    async def fail(self):
         await asyncio.sleep(0)
         raise ValueError("failed")
 
-    async def time_out(self) -> None:
+    async def time_out(self):
         raise asyncio.TimeoutError("the model's own timeout")
 
-    async def awaits_what_was_cancelled(self) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def awaits_what_was_cancelled(self):
+        future = asyncio.get_running_loop().create_future()
         future.cancel()
         await future
 
-    async def shrugs_off_cancels(self) -> str:
+    async def shrugs_off_cancels(self):
         try:
             await self.gate.wait()
         except asyncio.CancelledError:
             return "late"
         return "open"
 
-    async def unsendable(self) -> Any:
+    async def unsendable(self):
         return {1}
 
-    async def exits(self) -> None:
+    async def exits(self):
         raise SystemExit(5)
 
-    def plain(self, x: Any) -> Any:
+    def plain(self, x):
         return x
 
-    def numbers(self, n: int) -> Iterator[int]:
+    def numbers(self, n):
         yield from range(n)
 
-    async def generate(self, n: int, fails: str = "") -> AsyncIterator[Any]:
+    async def generate(self, n, fails=""):
         try:
             for item in range(n):
                 self.log.append(str(item))
@@ -172,15 +166,15 @@ class AsyncModel:
         finally:
             self.log.append("closed")
 
-    def iterator(self) -> AsyncIterator[int]:
+    def iterator(self):
         class Counting:
-            def __init__(self) -> None:
+            def __init__(self):
                 self.count = 0
 
-            def __aiter__(self) -> Counting:
+            def __aiter__(self):
                 return self
 
-            async def __anext__(self) -> int:
+            async def __anext__(self):
                 self.count += 1
                 if self.count > 2:
                     raise StopAsyncIteration

@@ -1,19 +1,13 @@
 """However a worker ends, it says why, on its log and to its supervisor as far as it still can, and its process ends."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+import signal
 
 import pytest
-from supervisor_rig import ended
 
-from hostd_workers.main import QUICK_CALLS
+from hostd_workers.main import HOLD_S, QUICK_CALLS, QUICK_S, Pace
 from hostd_workers.process.ending import EXIT_FATAL
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import decode
-
-if TYPE_CHECKING:
-    from supervisor_rig import Supervisor
 
 MODEL = """
     import asyncio, gc, os, signal, sys, threading, time
@@ -130,155 +124,100 @@ MODEL = """
 BOTH = pytest.mark.parametrize("kind", ["Model", "Later"])
 
 
-def serving(supervisor: Supervisor, kind: str) -> Supervisor:
+@pytest.fixture
+def serving(supervisor):
+    """Have a worker serve a model of a kind."""
+
+    def serve(kind, **start):
+        supervisor.serve(MODEL.replace("KIND", kind), **start)
+        return supervisor
+
+    return serve
+
+
+# What is called; the last words, the exit code, and what the log says; None: it can or need not say any.
+ENDS = {
+    "stay_and_exit": (9, "SystemExit: 9", 9, ""),
+    "stay_and_burst": (None, "KeyboardInterrupt: burst", EXIT_FATAL, "KeyboardInterrupt: burst"),
+    "break_output_and_exit": (4, "SystemExit: 4", 4, ""),
+    "tell_wrong_and_burst": (None, "KeyboardInterrupt: burst", EXIT_FATAL, ""),
+    "shrink_the_stack": (None, "RecursionError", EXIT_FATAL, ""),
+    "close_socket": (None, None, EXIT_FATAL, "Socket operation on non-socket"),
+    "close_descriptors": (None, None, -signal.SIGABRT, "Fatal Python error: Aborted"),  # by ZeroMQ
+    "hang_at_the_end": (None, None, 1, "in hang"),  # the code is faulthandler's
+}
+LATER = {  # of coroutines only
+    "exit_later": (7, "SystemExit: 7", 7, ""),
+    "swallow_and_exit": (7, "SystemExit: 7", 7, ""),
+    "close_socket_later": (None, None, EXIT_FATAL, "Socket operation on non-socket"),
+}
+WAYS = [("Model", method) for method in ENDS] + [("Later", method) for method in ENDS | LATER]
+
+
+@pytest.mark.parametrize(("kind", "method"), WAYS)
+def test_a_worker_ends_whatever_the_model_does_and_says_why(serving, kind, method):
+    argument, words, exit_code, log = (ENDS | LATER)[method]
+    supervisor = serving(kind)
+    supervisor.call(method, *([] if argument is None else [argument]))
+    if words is not None:
+        error = supervisor.last_words()
+        assert error.message.startswith(words)
+        assert f"in {method}" in error.traceback or method in ("exit_later", "shrink_the_stack")
+    code, said = supervisor.ended()
+    assert code == exit_code
+    assert log in said
+
+
+def test_a_load_that_exits_ends_it_though_a_thread_lives_on(supervisor):
     supervisor.start()
     supervisor.receive()
-    assert supervisor.load(MODEL.replace("KIND", kind)).kind == msg.LOADED
-    return supervisor
-
-
-def last_words(supervisor: Supervisor) -> str:
-    words = supervisor.receive()
-    assert words.kind == msg.LAST_WORDS
-    return str(msg.unpack_map(words)["message"])
-
-
-@BOTH
-def test_a_thread_that_lives_on_does_not_keep_a_worker_that_exits(supervisor: Supervisor, kind: str) -> None:
-    serving(supervisor, kind).call("stay_and_exit", 9)
-    assert last_words(supervisor) == "SystemExit: 9"
-    assert ended(supervisor.started[0])[0] == 9
-
-
-@BOTH
-def test_nor_one_that_fails(supervisor: Supervisor, kind: str) -> None:
-    serving(supervisor, kind).call("stay_and_burst")
-    assert last_words(supervisor) == "KeyboardInterrupt: burst"
-    code, said = ended(supervisor.started[0])
-    assert code == EXIT_FATAL
-    assert "KeyboardInterrupt: burst" in said
-
-
-def test_nor_one_whose_load_exits(supervisor: Supervisor) -> None:
-    supervisor.start()
-    supervisor.receive()
-    source = f"{MODEL}\n    stay()\n    sys.exit('no weights')\n"
-    words = supervisor.load(source)
+    words = supervisor.load(f"{MODEL}\n    stay()\n    sys.exit('no weights')\n")
     assert (words.kind, msg.unpack_map(words)["message"]) == (msg.LAST_WORDS, "SystemExit: no weights")
-    code, said = ended(supervisor.started[0])
+    code, said = supervisor.ended()
     assert (code, said.strip()) == (1, "no weights")
 
 
-def test_a_load_may_raise_anything_and_is_answered(supervisor: Supervisor) -> None:
+def test_a_load_may_raise_anything_and_is_answered(supervisor):
     supervisor.start()
     supervisor.receive()
     for raised in ("GeneratorExit('x')", "asyncio.CancelledError('x')", "Own('x')"):
-        source = f"import asyncio\nclass Own(BaseException): pass\nraise {raised}\n"
-        answer = supervisor.load(source)
+        answer = supervisor.load(f"import asyncio\nclass Own(BaseException): pass\nraise {raised}\n")
         assert answer.kind == msg.ERROR
         assert msg.unpack_error(answer).message.startswith("loading failed: ")
 
 
 @BOTH
-def test_an_interrupt_ends_it(supervisor: Supervisor, kind: str) -> None:
-    serving(supervisor, kind).call("interrupt")
-    answers = [supervisor.receive()]
-    if answers[0].kind != msg.LAST_WORDS:
-        answers.append(supervisor.receive())
-    assert answers[-1].kind == msg.LAST_WORDS
-    assert ended(supervisor.started[0])[0] == EXIT_FATAL
+def test_an_interrupt_ends_it(serving, kind):
+    supervisor = serving(kind)
+    supervisor.call("interrupt")
+    answer = supervisor.receive()  # to the call perhaps, which may have come first
+    assert msg.LAST_WORDS in (answer.kind, answer.kind != msg.LAST_WORDS and supervisor.receive().kind)
+    assert supervisor.ended()[0] == EXIT_FATAL
 
 
-@pytest.mark.parametrize(
-    ("kind", "method"), [("Model", "close_socket"), ("Later", "close_socket"), ("Later", "close_socket_later")]
-)
-def test_a_socket_that_the_model_closes_ends_it_with_words_in_its_log(
-    supervisor: Supervisor, kind: str, method: str
-) -> None:
-    serving(supervisor, kind).call(method)
-    code, said = ended(supervisor.started[0])
-    assert code == EXIT_FATAL
-    assert "Socket operation on non-socket" in said
-
-
-@BOTH
-def test_closed_descriptors_end_it_with_words_in_its_log(supervisor: Supervisor, kind: str) -> None:
-    serving(supervisor, kind).call("close_descriptors")
-    code, said = ended(supervisor.started[0])
-    assert code < 0, "ZeroMQ aborts"
-    assert "Fatal Python error: Aborted" in said
-
-
-def test_a_selector_that_the_model_closes_ends_it_with_last_words(supervisor: Supervisor) -> None:
-    serving(supervisor, "Later").call("close_selector")
+def test_a_selector_that_the_model_closes_ends_it_with_last_words(serving):
+    supervisor = serving("Later")
+    supervisor.call("close_selector")
     assert supervisor.receive().kind == msg.RESULT
-    assert "Bad file descriptor" in last_words(supervisor)
-    assert ended(supervisor.started[0])[0] == EXIT_FATAL
-
-
-@BOTH
-def test_output_that_cannot_be_written_keeps_neither_last_words_nor_the_end(supervisor: Supervisor, kind: str) -> None:
-    serving(supervisor, kind).call("break_output_and_exit", 4)
-    assert last_words(supervisor) == "SystemExit: 4"
-    assert ended(supervisor.started[0])[0] == 4
-
-
-@BOTH
-def test_nor_does_a_hook_that_raises(supervisor: Supervisor, kind: str) -> None:
-    serving(supervisor, kind).call("tell_wrong_and_burst")
-    assert last_words(supervisor) == "KeyboardInterrupt: burst"
-    assert ended(supervisor.started[0])[0] == EXIT_FATAL
-
-
-@BOTH
-def test_an_end_that_hangs_has_a_limit_and_says_where(supervisor: Supervisor, kind: str) -> None:
-    serving(supervisor, kind).call("hang_at_the_end")
-    code, said = ended(supervisor.started[0])
-    assert code == 1, "faulthandler's own"
-    assert "in hang" in said
+    assert "Bad file descriptor" in supervisor.last_words().message
+    assert supervisor.ended()[0] == EXIT_FATAL
 
 
 @BOTH
 def test_what_was_printed_is_written_and_nothing_that_python_would_run_at_its_end_is_waited_for(
-    supervisor: Supervisor, kind: str
-) -> None:
-    printed = supervisor.directory / "printed"
-    with printed.open("wb") as file:
-        supervisor.start(stdout=file)
-    supervisor.receive()
-    supervisor.load(MODEL.replace("KIND", kind))
+    serving, kind, tmp_path
+):
+    with (tmp_path / "printed").open("wb") as file:
+        supervisor = serving(kind, stdout=file)
     supervisor.call("print_and_exit")
-    assert last_words(supervisor) == "SystemExit: 3"
-    assert ended(supervisor.started[0])[0] == 3
-    assert printed.read_text() == "printed last"
-
-
-def test_answers_that_wait_for_company_leave_before_the_last_words(supervisor: Supervisor) -> None:
-    """After many quick calls an answer may wait for the next one."""
-    serving(supervisor, "Model")
-    calls = QUICK_CALLS + 50
-    for id in range(1, calls):
-        supervisor.call("echo", id, id=id)
-    supervisor.call("stay_and_exit", 3, id=calls)
-    answers = []
-    while not answers or answers[-1].kind != msg.LAST_WORDS:
-        answers += supervisor.receive_all()
-    assert [(answer.id, decode(answer.body)) for answer in answers[:-1]] == [(id, id) for id in range(1, calls)]
-    assert ended(supervisor.started[0])[0] == 3
+    assert supervisor.last_words().message == "SystemExit: 3"
+    assert supervisor.ended()[0] == 3
+    assert (tmp_path / "printed").read_text() == "printed last"
 
 
 @BOTH
-def test_a_stack_that_is_too_small_to_answer_ends_it_with_last_words(supervisor: Supervisor, kind: str) -> None:
-    serving(supervisor, kind).call("shrink_the_stack")
-    assert last_words(supervisor).startswith("RecursionError")
-    assert ended(supervisor.started[0])[0] == EXIT_FATAL
-
-
-@BOTH
-def test_a_closed_standard_error_costs_no_more_than_what_would_be_written_there(
-    supervisor: Supervisor, kind: str
-) -> None:
-    serving(supervisor, kind)
+def test_a_closed_standard_error_costs_no_more_than_what_would_be_written_there(serving, kind):
+    supervisor = serving(kind)
     assert supervisor.result("close_stderr") is None
     supervisor.call("items", kind=msg.STREAM, id=5)
     assert [supervisor.receive().kind for _ in range(2)] == [msg.ITEM, msg.ITEM]
@@ -287,24 +226,43 @@ def test_a_closed_standard_error_costs_no_more_than_what_would_be_written_there(
     assert supervisor.result("echo", 1) == 1
 
 
-# The loop of a model with coroutines
-
-
-def test_a_loop_that_the_model_stops_goes_on_and_the_log_says_so_once(supervisor: Supervisor) -> None:
-    serving(supervisor, "Later")
+def test_a_loop_that_the_model_stops_goes_on_and_the_log_says_so_once(serving):
+    supervisor = serving("Later")
     for _ in range(3):
         assert supervisor.result("stop") == "stopped"
-        assert supervisor.result("later", 5) == 5
-        assert supervisor.result("echo", 6) == 6
+        assert (supervisor.result("later", 5), supervisor.result("echo", 6)) == (5, 6)
     supervisor.call("stay_and_exit", 0)
-    last_words(supervisor)
-    code, said = ended(supervisor.started[0])
-    assert code == 0
-    assert said.count("the model stopped the event loop") == 1
+    supervisor.last_words()
+    code, said = supervisor.ended()
+    assert (code, said.count("the model stopped the event loop")) == (0, 1)
 
 
-@pytest.mark.parametrize("method", ["exit_later", "swallow_and_exit"])
-def test_neither_tasks_nor_threads_of_the_loop_keep_a_worker_that_exits(supervisor: Supervisor, method: str) -> None:
-    serving(supervisor, "Later").call(method, 7)
-    assert last_words(supervisor) == "SystemExit: 7"
-    assert ended(supervisor.started[0])[0] == 7
+# Answers that wait for company
+
+
+def test_answers_that_wait_for_company_leave_before_the_last_words(serving):
+    supervisor = serving("Model")
+    calls = QUICK_CALLS + 50
+    for id in range(1, calls):
+        supervisor.call("echo", id, id=id)
+    supervisor.call("stay_and_exit", 3, id=calls)
+    answers = []
+    while not answers or answers[-1].kind != msg.LAST_WORDS:
+        answers += supervisor.receive_all()
+    assert [(answer.id, decode(answer.body)) for answer in answers[:-1]] == [(id, id) for id in range(1, calls)]
+    assert supervisor.ended()[0] == 3
+
+
+def test_an_answer_waits_only_among_quick_calls_and_never_for_long():
+    pace = Pace()
+    for _ in range(QUICK_CALLS):
+        assert not pace.is_quick
+        pace.may_hold(0.0)
+    assert pace.is_quick
+    took_s = QUICK_S / 2
+    held = [pace.may_hold(took_s) for _ in range(100)]
+    longest = max(len(run) for run in "".join("h" if h else " " for h in held).split())
+    assert longest * took_s <= HOLD_S
+    assert not all(held)
+    assert not pace.may_hold(2 * QUICK_S)
+    assert not pace.is_quick, "after one that was slow none waits until many were quick"

@@ -1,20 +1,17 @@
 """The mlflow loader, on real models saved here."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
 import textwrap
 import warnings
-from pathlib import Path
 
 import pytest
+from helpers import REPOSITORY
+from loading_rig import over_the_wire, refused
 
-from hostd_workers.api import MissingDependencyError
 from hostd_workers.loaders.mlflow import load
-from hostd_workers.wire.codec import decode, encode
-from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from hostd_workers.wire.errors import FailedPreconditionError
 
 pytest.importorskip("mlflow.pyfunc", reason="tests with real models")
 np = pytest.importorskip("numpy", reason="arrays go in and come out")
@@ -68,34 +65,30 @@ def saved(tmp_path_factory):
     return save(tmp_path_factory.mktemp("mlflow"), model_config={"factor": 2})
 
 
-def test_columns_by_name_reach_the_model_as_a_data_frame(saved):
+@pytest.fixture(scope="module")
+def model(saved):
+    return load(saved).model
+
+
+def test_columns_records_and_rows_reach_the_model_as_a_data_frame(saved, model):
     result = load(saved)
     assert (result.methods, result.default) == (("predict", "describe"), "predict")
     found = result.model.predict({"size": [1.0, 2.0], "age": np.array([10.0, 20.0])})
-    assert decode(*encode(found)).tolist() == [22.0, 44.0]
-    records = [{"size": 1.0, "age": 10.0}, {"age": 20.0, "size": 2.0}]
-    assert load(saved).model.predict(records).tolist() == [22.0, 44.0]
+    assert over_the_wire(found).tolist() == [22.0, 44.0]
+    rows = np.array([[10.0, 1.0], [20.0, 2.0]])
+    for data in ([{"size": 1.0, "age": 10.0}, {"age": 20.0, "size": 2.0}], rows, rows.tolist()):
+        assert model.predict(data).tolist() == [22.0, 44.0]
     assert "age" in repr(result.model)
 
 
-def test_rows_become_a_data_frame_with_the_names_of_the_signature(saved):
-    model = load(saved).model
-    rows = np.array([[10.0, 1.0], [20.0, 2.0]])
-    assert model.predict(rows).tolist() == [22.0, 44.0]
-    assert model.predict(rows.tolist()).tolist() == [22.0, 44.0]
-
-
-def test_params_and_configuration_reach_the_model(saved):
+def test_params_and_configuration_reach_the_model_which_says_what_it_takes(saved, model):
     data = {"age": [1.0], "size": [1.0]}
     assert load(saved, model_config={"factor": 10}).model.predict(data, {"times": 2.0}).tolist() == [40.0]
-    assert load(saved).model.predict(data, params={"times": 3.0}).tolist() == [12.0]
-
-
-def test_the_model_says_what_it_takes(saved):
-    about = load(saved).model.describe()
+    assert model.predict(data, params={"times": 3.0}).tolist() == [12.0]
+    refused("model_config must be a map", load, saved, model_config=[1])
+    about = over_the_wire(model.describe())
     assert about["flavors"] == ["python_function"]
     assert '"age"' in about["signature"]["inputs"]
-    decode(*encode(about))
 
 
 @pytest.mark.parametrize(
@@ -114,9 +107,8 @@ def test_the_model_says_what_it_takes(saved):
         ({"age": [1.0], "size": [1.0]}, [1], "params must be a map"),
     ],
 )
-def test_wrong_input_is_the_callers_error(saved, data, params, says):
-    with pytest.raises(InvalidArgumentError, match=says):
-        load(saved).model.predict(data, params)
+def test_wrong_input_is_the_callers_error(model, data, params, says):
+    refused(says, model.predict, data, params)
 
 
 def test_an_error_of_the_model_passes_through(tmp_path):
@@ -139,8 +131,7 @@ def test_tensors_by_name_stay_tensors(tmp_path):
     model = load(save(tmp_path, "return {name: x * 2 for name, x in model_input.items()}", signature)).model
     x = np.ones((3, 2), "float32")
     assert np.array_equal(model.predict({"x": x})["x"], x * 2)
-    with pytest.raises(InvalidArgumentError, match="mlflow refused"):
-        model.predict({"x": x[:, :1]})
+    refused("mlflow refused", model.predict, {"x": x[:, :1]})
 
 
 @pytest.mark.parametrize(
@@ -153,7 +144,7 @@ def test_tensors_by_name_stay_tensors(tmp_path):
     ],
 )
 def test_results_travel(tmp_path, body, expected):
-    result = decode(*encode(load(save(tmp_path, body)).model.predict({"age": [1.0], "size": [2.0]})))
+    result = over_the_wire(load(save(tmp_path, body)).model.predict({"age": [1.0], "size": [2.0]}))
     if isinstance(result, dict):
         result = {name: column.tolist() for name, column in result.items()}
     assert (result.tolist() if hasattr(result, "tolist") else result) == expected
@@ -174,11 +165,10 @@ def test_nothing_is_asked_of_the_network_or_written(saved, tmp_path):
     """
     for name in ("here", "home"):
         (tmp_path / name).mkdir()
-    repository = str(Path(__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), saved],
         # Nothing else: under pytest or in a CI, as it sees in the environment, MLflow reports nothing anyhow.
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home"), "PYTHONPATH": repository},
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home"), "PYTHONPATH": str(REPOSITORY)},
         cwd=tmp_path / "here",
         capture_output=True,
         text=True,
@@ -190,28 +180,10 @@ def test_nothing_is_asked_of_the_network_or_written(saved, tmp_path):
     assert list((tmp_path / "home").iterdir()) == []
 
 
-@pytest.mark.parametrize("content", ["", "no: model", "{", "- 1", "flavors: {}"])
-def test_a_damaged_file_is_refused_with_the_models_name(tmp_path, content):
-    (tmp_path / "MLmodel").write_text(content)
-    with pytest.raises(InvalidArgumentError, match=rf"{tmp_path.name} cannot be loaded"):
-        load(str(tmp_path))
-
-
-def test_a_model_that_needs_a_missing_module_names_it(tmp_path):
+def test_a_damaged_file_and_a_missing_module_are_named(tmp_path):
+    for content in ("", "no: model", "{", "- 1", "flavors: {}"):
+        (tmp_path / "MLmodel").write_text(content)
+        refused(rf"{tmp_path.name} cannot be loaded", load, str(tmp_path))
     (tmp_path / "MLmodel").write_text("flavors:\n  python_function:\n    loader_module: gone_library.flavour\n")
     with pytest.raises(FailedPreconditionError, match="'gone_library'"):
         load(str(tmp_path))
-
-
-def test_wrong_options_and_missing_things_are_typed_errors(saved, tmp_path, monkeypatch):
-    with pytest.raises(InvalidArgumentError, match="model_config must be a map"):
-        load(saved, model_config=[1])
-    with pytest.raises(NotFoundError, match="absent"):
-        load(str(tmp_path / "absent"))
-    with pytest.raises(InvalidArgumentError, match="no MLmodel in"):
-        load(str(tmp_path))
-    for library in ("pandas", "mlflow.pyfunc"):
-        with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, library, None)
-            with pytest.raises(MissingDependencyError, match=rf"'{library}'.*install it with.*mlflow"):
-                load(saved)

@@ -1,13 +1,12 @@
-"""A worker's conversation, from its hello to its last words, without a socket."""
-
-from __future__ import annotations
+"""A worker's conversation, from its hello to its last words, without a socket; what errors say: see `e2e`."""
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+import warnings
 
 import pytest
 
+from hostd_workers import loading
 from hostd_workers.session import Session
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
@@ -20,10 +19,6 @@ from hostd_workers.wire.errors import (
     VersionMismatchError,
     from_wire,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 ECHO = """
 class Echo:
@@ -40,27 +35,40 @@ def load(path, **options):
 class Conversation:
     """A session, what it sent, and ways to speak to it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory):
         self.directory = directory
-        self.sent: list[wire.Envelope] = []
+        self.sent = []
         self.session = Session("00ff", lambda frames: self.sent.append(wire.unpack(frames)))
 
-    def load(self, source: str = ECHO, **request: Any) -> wire.Envelope:
+    def load(self, source=ECHO, **request):
         (self.directory / "model.py").write_text(source)
         path = str(self.directory)
         body = {"model_id": "m", "path": path, "loader": "python", "options": {}, **request}
         self.session.accept(msg.pack_map(msg.LOAD, 0, body))
         return self.sent[-1]
 
-    def refusal(self, source: str = ECHO, **request: Any) -> HostError:
+    def refusal(self, source=ECHO, **request):
         answer = self.load(source, **request)
         assert (answer.kind, answer.id) == (msg.ERROR, 0)
         assert self.session.runtime is None
         return msg.unpack_error(answer)
 
+    def methods(self, *source, **request):
+        body = msg.unpack_map(self.load(*source, **request))
+        return set(body["methods"]), body["default_method"]
+
+    def answers(self, *calls):
+        """Have messages arrive and run all, and return what was sent."""
+        before = len(self.sent)
+        for frames in calls:
+            self.session.accept(frames)
+        while self.session.runtime.has_work:
+            self.session.runtime.step()
+        return [(one.id, one.kind, decode(one.body) if one.kind == msg.RESULT else None) for one in self.sent[before:]]
+
 
 @pytest.fixture
-def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Conversation]:
+def worker(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     before = set(sys.modules)
     yield Conversation(tmp_path)
@@ -68,87 +76,61 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Conversa
         del sys.modules[name]
 
 
-def a_call(id: int, method: str, *args: Any, kind: int = msg.CALL) -> list[wire.Buffer]:
+def a_call(id, method, *args, kind=msg.CALL):
     body, buffers = encode_call(args, {})
     return wire.pack(kind, id, msg.pack_target(msg.Target("m", method, window=9)), body, buffers)
 
 
-def test_a_hello_says_who_it_is_and_which_versions_it_speaks(worker: Conversation) -> None:
+def test_a_hello_says_which_process_it_is_and_which_versions_it_speaks(worker):
     worker.session.greet()
     (hello,) = worker.sent
     assert (hello.kind, hello.id) == (msg.WORKER_HELLO, 0)
-    assert msg.unpack_map(hello) == {
-        "token": "00ff",
-        "versions": [1],
-        "pid": os.getpid(),
-        "python": ".".join(map(str, sys.version_info[:3])),
-    }
+    python = ".".join(map(str, sys.version_info[:3]))
+    assert msg.unpack_map(hello) == {"token": "00ff", "versions": [1], "pid": os.getpid(), "python": python}
 
 
-def test_a_load_is_answered_with_what_the_model_serves(worker: Conversation) -> None:
+def test_a_load_is_answered_with_what_the_model_serves(worker):
     answer = worker.load()
     assert (answer.kind, answer.id) == (msg.LOADED, 0)
     body = msg.unpack_map(answer)
     assert set(body) == {"loader", "methods", "default_method", "warnings"}
-    assert body["loader"] == "python"
-    assert body["default_method"] == "predict"
-    assert set(body["methods"]) == {"predict", "generate"}
+    assert (body["loader"], body["default_method"], set(body["methods"])) == (
+        "python",
+        "predict",
+        {"predict", "generate"},
+    )
     assert body["methods"]["generate"]["streams"] is True
-    assert body["methods"]["predict"] == {
-        "name": "predict",
-        "streams": False,
-        "is_async": False,
-        "signature": "(x)",
-        "doc": "Return it.",
-    }
+    described = {"name": "predict", "streams": False, "is_async": False, "signature": "(x)", "doc": "Return it."}
+    assert body["methods"]["predict"] == described
     assert not worker.session.is_async
-
-
-def test_calls_run_after_the_load_and_are_nothing_before_it(worker: Conversation) -> None:
-    worker.session.accept(a_call(1, "predict", "early"))
-    assert worker.sent == []
-    worker.load()
-    worker.session.accept(a_call(2, "predict", "x"))
-    runtime = worker.session.runtime
-    assert runtime is not None
-    runtime.step()
-    answer = worker.sent[-1]
-    assert (answer.kind, answer.id, decode(answer.body)) == (msg.RESULT, 2, "x")
-
-
-def test_a_batch_is_taken_in_as_its_messages_in_order(worker: Conversation) -> None:
-    worker.load()
-    calls = [a_call(id, "predict", id)[0] for id in (1, 2, 3)]
-    worker.session.accept([wire.pack_batch([*calls, wire.pack(msg.CANCEL, 2)[0]])])
-    runtime = worker.session.runtime
-    assert runtime is not None
-    while runtime.has_work:
-        runtime.step()
-    assert [(answer.id, answer.kind) for answer in worker.sent[1:]] == [
-        (1, msg.RESULT),
-        (2, msg.ERROR),
-        (3, msg.RESULT),
-    ]
-
-
-def test_coroutine_methods_make_the_session_asynchronous(worker: Conversation) -> None:
     worker.load("class M:\n    async def predict(self, x):\n        return x\ndef load(path):\n    return M()\n")
     assert worker.session.is_async
 
 
-def test_the_request_chooses_methods_and_default_before_the_loader_does(worker: Conversation) -> None:
+def test_calls_run_after_the_load_and_are_nothing_before_it(worker):
+    worker.session.accept(a_call(1, "predict", "early"))
+    assert worker.sent == []
+    worker.load()
+    assert worker.answers(a_call(2, "predict", "x")) == [(2, msg.RESULT, "x")]
+
+
+def test_a_batch_is_taken_in_as_its_messages_in_order(worker):
+    worker.load()
+    calls = [a_call(id, "predict", id)[0] for id in (1, 2, 3)]
+    answers = worker.answers([wire.pack_batch([*calls, wire.pack(msg.CANCEL, 2)[0]])])
+    assert answers == [(1, msg.RESULT, 1), (2, msg.ERROR, None), (3, msg.RESULT, 3)]
+
+
+def test_the_request_chooses_methods_and_default_before_the_loader_does(worker):
     source = ECHO.replace("return Echo()", "return Served(Echo(), methods=('generate',), default='generate')")
     source = "from hostd_workers.api import Served\n" + source
-    body = msg.unpack_map(worker.load(source))
-    assert (set(body["methods"]), body["default_method"]) == ({"generate"}, "generate")
-    body = msg.unpack_map(worker.load(source, methods=["predict"], default_method="predict"))
-    assert (set(body["methods"]), body["default_method"]) == ({"predict"}, "predict")
+    assert worker.methods(source) == ({"generate"}, "generate")
+    assert worker.methods(source, methods=["predict"], default_method="predict") == ({"predict"}, "predict")
 
 
-def test_options_reach_the_loader(worker: Conversation) -> None:
-    source = "class M:\n    pass\ndef load(path, *, name):\n    M.method = lambda self: 1\n    M.name = name\n"
-    source += "    return type('M', (), {name: lambda self: 1})()\n"
-    assert set(msg.unpack_map(worker.load(source, options={"name": "chosen"}))["methods"]) == {"chosen"}
+def test_options_reach_the_loader(worker):
+    source = "def load(path, *, name):\n    return type('M', (), {name: lambda self: 1})()\n"
+    assert worker.methods(source, options={"name": "chosen"})[0] == {"chosen"}
 
 
 INITIALIZED = """
@@ -163,47 +145,38 @@ def warmed(spec, *, rounds=1):
 """
 
 
-def test_an_initializer_makes_what_is_served(worker: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_initializer_makes_what_is_served(worker, monkeypatch):
     (worker.directory / "house_initializers.py").write_text(INITIALIZED)
     monkeypatch.syspath_prepend(worker.directory)
-    answer = worker.load(initializer=["house_initializers:warmed", {"rounds": 2}])
-    assert set(msg.unpack_map(answer)["methods"]) == {"predict"}
-    worker.session.accept(a_call(2, "predict", "x"))
-    runtime = worker.session.runtime
-    assert runtime is not None
-    runtime.step()
-    assert decode(worker.sent[-1].body) == ["x", "x"]
-
-
-def test_no_initializer_and_the_default_one_are_the_same(worker: Conversation) -> None:
-    for initializer in (None, ["default", {}]):
-        assert set(msg.unpack_map(worker.load(initializer=initializer))["methods"]) == {"predict", "generate"}
+    assert worker.methods(initializer=["house_initializers:warmed", {"rounds": 2}])[0] == {"predict"}
+    assert worker.answers(a_call(2, "predict", "x")) == [(2, msg.RESULT, ["x", "x"])]
+    for default in (None, ["default", {}]):
+        assert worker.methods(initializer=default)[0] == {"predict", "generate"}
 
 
 # Loads that fail
 
 
-def test_what_the_models_load_raises_comes_with_its_own_traceback(worker: Conversation) -> None:
-    error = worker.refusal("def load(path):\n    return helper()\ndef helper():\n    raise ValueError('no weights')\n")
+RAISING = "def load(path):\n    return helper()\ndef helper():\n    raise ValueError('no weights')\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "message", "traceback"),
+    [
+        (RAISING, "loading failed: ValueError: no weights", "in helper"),
+        ("import nonexistent_library_of_the_model\n", "loading failed: ModuleNotFoundError", "model.py"),
+        ("def load(path)\n", "loading failed: SyntaxError", "def load(path)"),
+    ],
+    ids=["load", "import", "syntax"],
+)
+def test_what_the_models_code_raises_comes_with_its_own_traceback(worker, source, message, traceback):
+    error = worker.refusal(source)
     assert type(error) is ModelError
-    assert error.message == "loading failed: ValueError: no weights"
-    assert error.details["type"] == "ValueError"
-    assert error.traceback.count("File ") == 2
-    assert "in helper" in error.traceback
+    assert error.message.startswith(message)
+    assert error.details["type"] == message.split(": ")[1]
+    assert traceback in error.traceback
     assert "session.py" not in error.traceback
-
-
-def test_what_the_models_module_raises_while_it_is_imported_shows_where(worker: Conversation) -> None:
-    error = worker.refusal("import nonexistent_library_of_the_model\n")
-    assert isinstance(error, ModelError)
-    assert "ModuleNotFoundError" in error.message
-    assert "model.py" in error.traceback
-
-
-def test_a_syntax_error_shows_the_line(worker: Conversation) -> None:
-    error = worker.refusal("def load(path)\n")
-    assert isinstance(error, ModelError)
-    assert "def load(path)" in error.traceback
+    assert source is not RAISING or error.traceback.count("File ") == 2
 
 
 @pytest.mark.parametrize(
@@ -224,21 +197,19 @@ def test_a_syntax_error_shows_the_line(worker: Conversation) -> None:
         ("x = 1\n", {}, InvalidArgumentError, "has no load"),
     ],
 )
-def test_a_load_that_cannot_work_is_a_typed_refusal(
-    worker: Conversation, source: str, request_: dict[str, Any], cls: type[HostError], says: str
-) -> None:
+def test_a_load_that_cannot_work_is_a_typed_refusal(worker, source, request_, cls, says):
     error = worker.refusal(source, **request_)
     assert type(error) is cls
     assert says in error.message
 
 
-def test_a_model_that_exits_while_it_loads_is_not_held_back(worker: Conversation) -> None:
+def test_a_model_that_exits_while_it_loads_is_not_held_back(worker):
     with pytest.raises(SystemExit):
         worker.load("import sys\nsys.exit(3)\n")
     assert worker.sent == []
 
 
-def test_an_incomplete_request_is_answered_and_does_not_end_the_worker(worker: Conversation) -> None:
+def test_an_incomplete_request_is_answered_and_does_not_end_the_worker(worker):
     worker.session.accept(msg.pack_map(msg.LOAD, 0, {"model_id": "m"}))
     error = msg.unpack_error(worker.sent[-1])
     assert isinstance(error, ModelError)
@@ -248,7 +219,7 @@ def test_an_incomplete_request_is_answered_and_does_not_end_the_worker(worker: C
 # What no supervisor sends
 
 
-def test_a_message_that_is_none_raises_a_typed_error(worker: Conversation) -> None:
+def test_a_message_that_is_none_raises_a_typed_error(worker):
     for frames in ([], [b"x"], [b"\x17\x01" + bytes(13) + b"\x05"]):
         with pytest.raises(HostError):
             worker.session.accept(frames)
@@ -268,7 +239,7 @@ def test_a_message_that_is_none_raises_a_typed_error(worker: Conversation) -> No
         (NotFoundError("gone"), NotFoundError, "gone"),
     ],
 )
-def test_last_words_say_why(worker: Conversation, error: BaseException, cls: type[HostError], message: str) -> None:
+def test_last_words_say_why(worker, error, cls, message):
     worker.session.say_last_words(error)
     (words,) = worker.sent
     assert (words.kind, words.id) == (msg.LAST_WORDS, 0)
@@ -276,3 +247,35 @@ def test_last_words_say_why(worker: Conversation, error: BaseException, cls: typ
     said = from_wire([body[name] for name in ("status", "kind", "message", "details")])
     assert type(said) is cls
     assert said.message == message
+
+
+# One load, where a session would show less
+
+
+def test_what_keeps_the_function_that_shows_warnings_keeps_no_texts_of_ours(monkeypatch):
+    shown = []
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *_: shown.append(message))
+    ours = warnings.showwarning
+    with loading._kept_warnings() as texts:
+        kept = warnings.showwarning
+        kept("during the load", UserWarning, "model.py", 1)
+    assert warnings.showwarning is ours
+    kept("after it", UserWarning, "model.py", 1)
+    assert texts == ["UserWarning: during the load"]
+    assert shown == ["during the load", "after it"]
+
+
+def test_a_load_that_replaces_what_shows_warnings_is_not_undone(monkeypatch):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    with loading._kept_warnings():
+        warnings.showwarning = print
+    assert warnings.showwarning is print
+
+
+def test_a_model_without_a_path_has_no_files_that_could_change():
+    request = {"model_id": "m", "path": None, "loader": f"{__name__}:made", "options": {}}
+    assert loading.load(request).warnings == []
+
+
+def made(path):
+    return len

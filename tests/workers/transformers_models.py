@@ -1,7 +1,5 @@
 """Tiny models of transformers, made here: random weights, eight words, nothing downloaded."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
