@@ -57,7 +57,7 @@ DRAIN_TIMEOUT_S = 0.4
 QUICK = {"workers": {"drain_timeout_s": DRAIN_TIMEOUT_S}}
 """Settings of hosts under test: nobody should have to wait for a drain that is bound to fail."""
 
-SETTLE_S = 20.0
+SETTLE_S = 60.0
 """How long the end of what a test closed may take: a library's thread, a reaper that still tidies up."""
 
 MAY_STAY = ("/run/hostd", ".log", ".log.1")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 """How long to wait for what must happen. Only a failing test ever waits that long."""
 
 SOON_S = 10.0

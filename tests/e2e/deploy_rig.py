@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,7 @@ from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import decode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 sys.path += [str(REPOSITORY), str(REPOSITORY / "tests" / "shell")]  # benchmarks, and the corpus of paths
 
@@ -135,6 +137,22 @@ def undeploy_when_undone(client: hostd.Client, model_id: str = "m") -> None:
         return True
 
     eventually(is_undeployed, "the deploy is undone, and what was there before is undeployed")
+
+
+def all_at_once(acts: Sequence[Callable[[], object]]) -> list[hostd.HostError | None]:
+    """Do all at the same moment; return what each raised."""
+    barrier = threading.Barrier(len(acts))
+
+    def do(act: Callable[[], object]) -> hostd.HostError | None:
+        barrier.wait(PATIENCE_S)
+        try:
+            act()
+        except hostd.HostError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(len(acts)) as threads:
+        return list(threads.map(do, acts))
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """A models directory for end-to-end tests, with models that note what they saw when they were loaded.
 
-Nothing here asks the host, but for `states`.
+Nothing here asks the host, but for `states`, `causes` and `Work`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ import json
 import os
 import shutil
 import textwrap
+import uuid
 from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
-from helpers import PATIENCE_S, lines_of
+from helpers import PATIENCE_S, eventually, lines_of
 from prometheus_client.parser import text_string_to_metric_families
+
+import hostd
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import hostd
-
+FAILS_TWICE = "if len((RECORDS / name).read_text().splitlines()) < 3: raise ValueError('not yet')"
 FAILS = "raise ValueError('these weights are bad')"
 HANGS = "time.sleep(3600)"
 GATED = "while not (RECORDS / (name + '.go')).exists(): time.sleep(0.002)"
@@ -40,6 +42,15 @@ MODELS, RECORDS = pathlib.Path({models!r}), pathlib.Path({records!r})
 class Model:
     def predict(self, x):
         return x
+
+    def generate(self, n):
+        yield from range(n)
+
+    def pid(self):
+        return os.getpid()
+
+    def die(self):
+        os.kill(os.getpid(), 9)
 
     def work(self, marker, release):
         pathlib.Path(marker).touch()
@@ -108,6 +119,13 @@ class Rig:
         """Let the load of a gated model end."""
         (self.records / f"{name.replace('/', '%')}.go").touch()
 
+    def clear(self) -> None:
+        """Take all entries away, and forget all loads."""
+        for entry in os.listdir(self.path):
+            self.remove(entry)
+        for record in self.records.iterdir():
+            record.unlink()
+
     def residue(self) -> list[str]:
         """Return what deploys have left behind in the directory."""
         return sorted(entry for entry in os.listdir(self.path) if entry.startswith("."))
@@ -116,6 +134,28 @@ class Rig:
 def states(client: hostd.Client) -> dict[str, str]:
     """Return the state of each model by its id."""
     return {model.id: model.state for model in client.list_models()}
+
+
+def causes(client: hostd.Client, model_id: str) -> list[str]:
+    """Return the cause of each step of a model's story, none if the host does not know it."""
+    try:
+        return [event["cause"] for event in client.explain_model(model_id)["story"]]
+    except hostd.NotFoundError:
+        return []
+
+
+class Work:
+    """A call that has begun, and lasts until it is released."""
+
+    def __init__(self, model: hostd.Model, directory: Path) -> None:
+        marker, self._release = (directory / f"{kind}-{uuid.uuid4()}" for kind in ("begun", "release"))
+        self.call = model.submit.work(str(marker), str(self._release))
+        eventually(marker.exists, "the call has begun")
+
+    def finish(self) -> None:
+        """Let it end, and see that it does."""
+        self._release.touch()
+        assert self.call.result(PATIENCE_S) == "finished"
 
 
 Sample = tuple[str, tuple[tuple[str, str], ...]]

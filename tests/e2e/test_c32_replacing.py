@@ -12,6 +12,7 @@ from deploy_rig import (
     MIB,
     PLACES,
     Raw,
+    all_at_once,
     await_tidy,
     content,
     emptied,
@@ -21,7 +22,7 @@ from deploy_rig import (
     refusal,
     undeploy_when_undone,
 )
-from helpers import eventually, is_there, rss_of_tree
+from helpers import PATIENCE_S, eventually, is_there, rss_of_tree
 
 import hostd
 
@@ -95,43 +96,30 @@ class Callers:
             self.errors.append(error)
 
 
-@pytest.mark.parametrize("kind", ["deployed", "put by hand", "of another path"])
+@pytest.mark.parametrize("kind", ["deployed", "of another path"])
 def test_c32_not_one_call_fails_and_answers_change_once(
     host: hostd.Host, client: hostd.Client, models: Path, tmp_path: Path, kind: str
 ) -> None:
+    gate = tmp_path / "gate"
     if kind == "deployed":
         client.deploy_model("m", files_of("0"))
     else:
-        client.load_model("m", put(models if kind == "put by hand" else tmp_path, "m", "0"))
-    with Callers(host.endpoint, "m") as callers:
-        for version in range(1, 4):
-            client.deploy_model("m", files_of(str(version), data=os.urandom(MIB)), replace=True)
-            callers.go_on()
-    assert callers.errors == []
-    assert callers.changes() == [["0", "1", "2", "3"]] * CALLERS
-    await_tidy(models)
-    assert (models / "m" / "text").read_text() == "3"
-
-
-def test_c32_the_old_model_serves_while_the_new_one_loads(
-    host: hostd.Host, client: hostd.Client, models: Path, tmp_path: Path
-) -> None:
-    gate = tmp_path / "gate"
-    old = client.deploy_model("m", files_of("old"))
-    pid = old.pid()
+        client.load_model("m", put(tmp_path, "m", "0"))
     with Raw(host.endpoint) as raw, Callers(host.endpoint, "m") as callers:
-        upload = raw.upload("m", files_of(f"gated {gate}"), replace=True)
-        callers.go_on()
-        commit = raw.begin("deploy_commit", upload=upload)
+        for version in ("1", "2"):
+            client.deploy_model("m", files_of(version, data=os.urandom(MIB)), replace=True)
+            callers.go_on()
+        commit = raw.begin("deploy_commit", upload=raw.upload("m", files_of(f"gated {gate}"), replace=True))
         eventually((tmp_path / "gate.reached").exists, "the new one loads")
         callers.go_on()
-        assert callers.changes() == [["old"]] * CALLERS
-        assert old.pid() == pid
+        assert callers.changes() == [["0", "1", "2"]] * CALLERS, "the old one serves while the new one loads"
         gate.touch()
         assert raw.answer(commit)["state"] == "READY"
         callers.go_on()
     assert callers.errors == []
-    assert callers.changes() == [["old", f"gated {gate}"]] * CALLERS
+    assert callers.changes() == [["0", "1", "2", f"gated {gate}"]] * CALLERS
+    await_tidy(models)
+    assert content(models / "m") == files_of(f"gated {gate}")
 
 
 def test_c32_calls_in_flight_at_the_change_are_finished_by_the_old_model(
@@ -139,15 +127,21 @@ def test_c32_calls_in_flight_at_the_change_are_finished_by_the_old_model(
 ) -> None:
     marker, gate = tmp_path / "marker", tmp_path / "gate"
     model = client.deploy_model("m", files_of("old"))
-    pid = model.pid()
-    call = model.submit.linger(str(marker), str(gate))
+    pid, call = model.pid(), model.submit.linger(str(marker), str(gate))
     eventually(marker.exists, "the call has begun")
-    client.deploy_model("m", files_of("new"), replace=True)
-    assert model.predict() == "new"
+    client.deploy_model("m", files_of("next"), replace=True)
+    assert model.predict() == "next"
     assert is_there(pid)
     gate.touch()
-    assert call.result(20) == "old"
+    assert call.result(PATIENCE_S) == "old"
     eventually(lambda: not is_there(pid), "the old one goes when it has nothing to do any more")
+    client.deploy_model("m", files_of("new"), replace=True, wait=False)
+    eventually(lambda: model.predict() == "new", "the new one takes over")
+    client.deploy_model("m", files_of("bad"), replace=True, wait=False)
+    await_tidy(models)
+    assert model.predict() == "new"
+    assert content(models / "m") == files_of("new")
+    undeploy_when_undone(client)
 
 
 def test_c32_the_memory_of_the_old_model_is_given_back(host: hostd.Host, client: hostd.Client) -> None:
@@ -197,42 +191,28 @@ def test_c32_a_new_one_that_fails_leaves_the_old_one_and_its_files(
     assert client.deploy_model("m", files_of("new"), replace=True).predict() == "new"
 
 
-def test_c32_with_keep_a_new_one_that_fails_does_not_push_out_the_old_one(client: hostd.Client, models: Path) -> None:
-    old = client.deploy_model("m", files_of("old"))
-    with pytest.raises(hostd.ModelError):
-        client.deploy_model("m", files_of("bad"), replace=True, keep=True)
-    assert old.predict() == "old", "the old one stays whatever becomes of the files"
-    await_tidy(models)
-    assert content(models / "m") in (files_of("old"), files_of("bad"))
-
-
-def test_c32_a_replacement_without_waiting_changes_over_later(
-    client: hostd.Client, models: Path, tmp_path: Path
+def test_c32_of_what_is_not_loaded_and_with_keep_the_files_are_as_after_a_deploy(
+    client: hostd.Client, models: Path
 ) -> None:
-    old = client.deploy_model("m", files_of("old"))
-    client.deploy_model("m", files_of("new"), replace=True, wait=False)
-    eventually(lambda: old.predict() == "new", "the new one takes over")
-    client.deploy_model("m", files_of("bad"), replace=True, wait=False)
+    for text in ("first", "second"):
+        assert client.deploy_model("m", files_of(text), replace=True).predict() == text
+        client.unload_model("m")
     await_tidy(models)
-    assert old.predict() == "new"
-    assert content(models / "m") == files_of("new")
-    undeploy_when_undone(client)
-
-
-def test_c32_replacing_nothing_is_a_deploy(client: hostd.Client, models: Path) -> None:
-    assert client.deploy_model("m", files_of("first"), replace=True).predict() == "first"
-    client.unload_model("m")
-    assert client.deploy_model("m", files_of("second"), replace=True).predict() == "second"
-    await_tidy(models)
-    assert content(models / "m") == files_of("second")
-
-
-def test_c32_a_failed_replacement_of_what_is_not_loaded_leaves_its_files(client: hostd.Client, models: Path) -> None:
-    put(models, "m", "old")
     with pytest.raises(hostd.ModelError):
         client.deploy_model("m", files_of("bad"), replace=True)
-    assert content(models / "m") == files_of("old")
+    assert content(models / "m") == files_of("second")
     assert client.list_models() == []
+    old = client.load_model("m", models / "m")
+    with pytest.raises(hostd.ModelError):
+        client.deploy_model("m", files_of("bad"), replace=True, keep=True)
+    assert old.predict() == "second", "the old one stays whatever becomes of the files"
+    await_tidy(models)
+    assert content(models / "m") in (files_of("second"), files_of("bad"))
+    inner = client.deploy_model("m/inner", files_of("inner"))
+    with pytest.raises(hostd.FailedPreconditionError):  # it would take the whole tree away
+        client.deploy_model("m", files_of("new"), replace=True)
+    assert inner.reads() == "inner"
+    assert client.undeploy_model("m/inner").processes == 1
 
 
 # Meanwhile
@@ -287,59 +267,35 @@ def test_c32_whatever_happens_during_a_replacement_the_end_is_whole(
     assert [len(model.workers) for model in client.list_models()] == [1]
 
 
-def test_c32_the_models_below_a_model_are_not_replaced_with_it(client: hostd.Client, models: Path) -> None:
-    """A replacement takes the whole tree away, so a model that lies in it would lose its files."""
-    client.deploy_model("m", files_of("outer"))
-    inner = client.deploy_model("m/inner", files_of("inner"))
-    with pytest.raises(hostd.FailedPreconditionError):
-        client.deploy_model("m", files_of("new"), replace=True)
-    assert inner.reads() == "inner"
-    assert client.undeploy_model("m/inner").processes == 1
-
-
-def test_c32_two_hosts_that_replace_one_model_leave_one_of_both(client: hostd.Client, models: Path) -> None:
-    with hostd.Host(models={**PLACES, "dir": models}) as other:
-        clients = {"mine": client, "theirs": other.client()}
-        put(models, "m", "old")
-        for theirs in clients.values():
-            theirs.load_model("m", models / "m")
-        for turn in range(6):
-            outcomes: dict[str, object] = {}
-
-            def replace(name: str, theirs: hostd.Client) -> None:
-                try:
-                    theirs.deploy_model("m", files_of(f"{turn} {name}"), replace=True)  # noqa: B023
-                    outcomes[name] = None  # noqa: B023
-                except hostd.HostError as error:
-                    outcomes[name] = error  # noqa: B023
-
-            threads = [threading.Thread(target=replace, args=item) for item in clients.items()]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join(30)
-            assert len(outcomes) == 2
-            assert all(error is None or isinstance(error, hostd.AbortedError) for error in outcomes.values()), outcomes
-            await_tidy(models)
-            assert entries(models) == ["m"]
-            winners = [files_of(f"{turn} {name}") for name, error in outcomes.items() if error is None]
-            if winners:
-                assert content(models / "m") in winners
-
-
-def test_c32_what_another_host_is_replacing_is_left_alone(
+def test_c32_two_hosts_that_replace_one_model_leave_one_of_both_and_what_is_under_way_alone(
     host: hostd.Host, client: hostd.Client, models: Path, tmp_path: Path
 ) -> None:
-    """If the first then fails it brings back what was there before, and would take the second one's files away."""
+    """If one then failed it would bring back what was there before, and take the other's files away."""
     gate = tmp_path / "gate"
-    client.deploy_model("m", files_of("old"))
     with hostd.Host(models={**PLACES, "dir": models, "load_on_start": False}) as other, Raw(host.endpoint) as raw:
-        theirs = other.client()
+        clients = (client, other.client())
+        put(models, "m", "old")
+        for theirs in clients:
+            theirs.load_model("m", models / "m")
+        for turn in range(5):
+            files = [files_of(f"{turn} {number}") for number in range(2)]
+            outcomes = all_at_once(
+                [lambda n=n, c=c: c.deploy_model("m", files[n], replace=True) for n, c in enumerate(clients)]  # type: ignore[misc]  # noqa: B023
+            )
+            assert all(error is None or isinstance(error, hostd.AbortedError) for error in outcomes), outcomes
+            await_tidy(models)
+            assert entries(models) == ["m"]
+            if None in outcomes:
+                assert content(models / "m") in [files[n] for n, error in enumerate(outcomes) if error is None]
+        before = content(models / "m")
         commit = raw.begin("deploy_commit", upload=raw.upload("m", files_of(f"gated {gate}"), replace=True))
         eventually((tmp_path / "gate.reached").exists, "the new one loads")
-        assert isinstance(refusal(lambda: theirs.deploy_model("m", files_of("x"), replace=True)), hostd.AbortedError)
-        assert isinstance(refusal(lambda: theirs.undeploy_model("m")), hostd.AbortedError)
+        for act in (
+            lambda: clients[1].deploy_model("m", files_of("x"), replace=True),
+            lambda: clients[1].undeploy_model("m"),
+        ):
+            assert isinstance(refusal(act), hostd.AbortedError)
         client.unload_model("m")
         assert isinstance(refusal(lambda: raw.answer(commit)), hostd.AbortedError)
-        assert content(models / "m") == files_of("old")
-        assert theirs.deploy_model("m", files_of("x"), replace=True).predict() == "x"
+        assert content(models / "m") == before
+        assert clients[1].deploy_model("m", files_of("x"), replace=True).predict() == "x"

@@ -6,55 +6,35 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pytest
-from deploy_rig import CODE, PLACES, await_tidy, emptied, entries
+from deploy_rig import CODE, PLACES, await_tidy, entries
 from helpers import REPOSITORY
 
 import hostd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
+    from models_rig import Rig
 
 
-@pytest.fixture(scope="module")
-def host(models: Path) -> Iterator[hostd.Host]:
-    with hostd.Host(models={**PLACES, "dir": models}) as running:
-        yield running
+def test_a_model_is_deployed_replaced_and_undeployed_from_the_shell(rig: Rig, tmp_path: Path) -> None:
+    with hostd.Host(models={**PLACES, "dir": rig.path}) as host:
+        check(rig.path, tmp_path, host.client())
 
 
-@pytest.fixture
-def client(host: hostd.Host, models: Path) -> Iterator[hostd.Client]:
-    with emptied(host, models) as made:
-        yield made
-
-
-@pytest.fixture
-def command(host: hostd.Host) -> Callable[..., subprocess.CompletedProcess[str]]:
-    def run(*args: str) -> Any:
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("HOSTD_")}
+def check(models: Path, tmp_path: Path, client: hostd.Client) -> None:
+    def command(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "hostd", *args, "-e", host.endpoint],
-            env={**clean, "PYTHONPATH": str(REPOSITORY)},
+            [sys.executable, "-m", "hostd", *words, "-e", client.endpoint],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
 
-    return run
-
-
-def test_a_model_is_deployed_replaced_and_undeployed_from_the_shell(
-    client: hostd.Client, command: Callable[..., Any], models: Path, tmp_path: Path
-) -> None:
     (tmp_path / "model.py").write_bytes(CODE)
     (tmp_path / "text").write_text("one")
     assert json.loads(command("deploy", "m", str(tmp_path), "--json").stdout)["state"] == "READY"
@@ -73,8 +53,3 @@ def test_a_model_is_deployed_replaced_and_undeployed_from_the_shell(
     assert command("sync").stdout == "nothing has changed\n"
     found = json.loads(command("size", "--estimate", "m", str(tmp_path), "--json").stdout)
     assert found["m"]["bytes"] > 0
-
-
-def test_a_host_without_a_models_directory_says_how_to_get_one() -> None:
-    with hostd.Host() as bare, pytest.raises(hostd.FailedPreconditionError, match="models directory"):
-        bare.client().deploy_model("m", {"model.py": CODE})

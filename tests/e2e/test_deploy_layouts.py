@@ -7,7 +7,7 @@ import stat
 from typing import TYPE_CHECKING
 
 import pytest
-from deploy_rig import PLACES, Raw, await_tidy, files_of, put, refusal
+from deploy_rig import PLACES, await_tidy, files_of, put
 
 import hostd
 
@@ -51,30 +51,6 @@ def test_executable_bits_and_empty_folders_arrive(client: hostd.Client, models: 
     assert [(models / "m" / name).is_dir() for name in ("cache/deep", "out")] == [True, True]
     client.undeploy_model("m")
     await_tidy(models)
-    assert list(models.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("folders", "executables", "words"),
-    [
-        (["model.py"], [], "as the folder of another file"),
-        (["../x"], [], "is no name of a file or folder"),
-        (["a"] * 10_001, [], "a deploy may have 10000 files"),
-        ([1], [], "a list of relative names"),
-        ([], [2], "executables must be a list of indexes of files, from 0 to 1"),
-        ([], ["model.py"], "executables must be a list of indexes"),
-        ([], "text", "executables must be a list"),
-    ],
-    ids=["a file", "outside", "too many", "no text", "no file", "a name", "no list"],
-)
-def test_folders_and_modes_that_cannot_be_are_refused(
-    host: hostd.Host, models: Path, folders: object, executables: object, words: str
-) -> None:
-    names = [[name, len(content)] for name, content in files_of("x").items()]
-    with Raw(host.endpoint) as raw:
-        error = raw.refusal("deploy_begin", model_id="m", files=names, folders=folders, executables=executables)
-    assert isinstance(error, hostd.InvalidArgumentError)
-    assert words in error.message
     assert list(models.iterdir()) == []
 
 
@@ -148,9 +124,3 @@ def test_what_a_sync_leaves_aside_is_listed_with_its_reason(models: Path, tmp_pa
         assert listed()["good"][0] == "AVAILABLE"
         assert client.load_model("link", tmp_path / "elsewhere").predict() == "hello"
         assert "link" not in listed()
-
-
-def test_a_host_without_a_models_directory_lists_nothing(tmp_path: Path) -> None:
-    with hostd.Host() as host:
-        assert host.client().list_models(all=True) == []
-        assert isinstance(refusal(lambda: host.client().sync_local_models()), hostd.FailedPreconditionError)
