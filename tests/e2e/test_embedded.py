@@ -83,7 +83,7 @@ def test_a_host_and_its_clients_work_in_an_asynchronous_block(model_dir: Callabl
 
 @pytest.mark.parametrize("loop_is", ["over", "idle", "running"])
 def test_an_asynchronous_client_is_closed_by_a_program_that_is_not_on_its_loop(loop_is: str) -> None:
-    loop, before = asyncio.new_event_loop(), descriptors()
+    loop = asyncio.new_event_loop()
     with hostd.Host() as host:
         client = host.async_client()
         host.async_client()  # one that never connected
@@ -102,8 +102,7 @@ def test_an_asynchronous_client_is_closed_by_a_program_that_is_not_on_its_loop(l
         loop.call_soon_threadsafe(loop.stop)
         running.join(PATIENCE_S)
     assert "closed" in repr(client)
-    loop.close()
-    assert descriptors().keys() <= before.keys(), "it has given its connections back"
+    loop.close()  # that the connections are closed is seen after each test
 
 
 def test_a_host_leaves_its_program_as_it_was(model_dir: Callable[..., str]) -> None:

@@ -61,33 +61,23 @@ def test_a_load_over_its_limit_fails_with_the_figures_and_is_not_tried_again(
     assert sum(event["cause"] == "SPAWN" for event in story) == 1
 
 
-def test_a_model_within_its_limit_serves_on(client: hostd.Client, holder: Holders) -> None:
-    model = client.load_model("modest", holder(10, settings=LIMIT))
-    assert model.info.memory_limit == 100 * MIB
+def test_a_model_within_its_limit_serves_on_and_a_kill_from_outside_is_told_apart(
+    client: hostd.Client, holder: Holders
+) -> None:
+    # Its processes bear its name, and /proc tells names and sizes in the same file.
+    model = client.load_model("7 kB", holder(10, settings=LIMIT))
+    assert (model.info.memory_limit, model.info.size_source) == (100 * MIB, "measured")
+    assert model.info.size > 10 * MIB
     assert model.grow(20) == 30 * MIB
-    assert model.pid() == model.pid()
-
-
-def test_one_absurd_allocation_is_the_models_own_error(client: hostd.Client, holder: Holders) -> None:
-    model = client.load_model("absurd", holder(10, settings=LIMIT))
-    with pytest.raises(hostd.ModelError, match="MemoryError"):
+    with pytest.raises(hostd.ModelError, match="MemoryError"):  # the model's own error
         model.grow(20_000)
-    assert model.pid()
-
-
-def test_a_kill_by_somebody_else_is_told_apart(client: hostd.Client, holder: Holders) -> None:
-    model = client.load_model("victim", holder(10))
+    own = int(Path(f"/proc/{client.host_info().pid}/oom_score_adj").read_text())
+    assert model.oom_score_adj() > own, "workers go before the supervisor"
     os.kill(model.pid(), signal.SIGKILL)
-    eventually(lambda: client.get_model("victim").state == "FAILED", "the death is seen")
-    assert "SIGKILL by somebody else" in client.get_model("victim").reason
+    eventually(lambda: client.get_model("7 kB").state == "FAILED", "the death is seen")
+    assert "SIGKILL by somebody else" in client.get_model("7 kB").reason
     with pytest.raises(hostd.FailedPreconditionError, match="somebody else"):
         model.pid()
-
-
-def test_workers_go_before_the_supervisor_when_memory_runs_out(client: hostd.Client, holder: Holders) -> None:
-    supervisor = client.host_info().pid
-    own = int(Path(f"/proc/{supervisor}/oom_score_adj").read_text())
-    assert client.load_model("m", holder(1)).oom_score_adj() > own
 
 
 def test_the_cores_are_divided_among_models(model_dir: Callable[..., str]) -> None:
@@ -107,9 +97,6 @@ def test_the_cores_are_divided_among_models(model_dir: Callable[..., str]) -> No
         os.environ.update({name: value for name, value in unset.items() if value is not None})
 
 
-KINDS = [f"{kind} {how}" for kind in ("memfd", "named", "unlinked") for how in ("mapped", "written")]
-
-
 @pytest.fixture
 def shm() -> Iterator[Path]:
     """Where a file in /dev/shm may be; it is removed."""
@@ -118,19 +105,11 @@ def shm() -> Iterator[Path]:
     path.unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_shared_memory_counts_against_a_limit(client: hostd.Client, holder: Holders, shm: Path, kind: str) -> None:
-    model = client.load_model("greedy", holder(10, settings=LIMIT))
-    with pytest.raises(hostd.ResourceExhaustedError, match="memory_limit of 100 MiB") as caught:
-        model.share_for_good(kind, str(shm), 200)
-    assert caught.value.details["measured_bytes"] > 100 * MIB
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_unload_gives_back_the_shared_memory_that_goes(
+@pytest.mark.parametrize("kind", ["memfd mapped", "named written", "unlinked mapped"])
+def test_shared_memory_counts_against_a_limit_and_comes_back_if_it_goes(
     client: hostd.Client, holder: Holders, shm: Path, kind: str
 ) -> None:
-    model = client.load_model("sharing", holder(10))
+    model = client.load_model("sharing", holder(10, settings=LIMIT))
     model.share(kind, str(shm), 64)
     eventually(lambda: client.get_model("sharing").charge_bytes > 74 * MIB, "it is charged")
     assert client.get_model("sharing").workers[0].shared_bytes == 64 * MIB
@@ -138,6 +117,10 @@ def test_an_unload_gives_back_the_shared_memory_that_goes(
     report = client.unload_model("sharing")
     assert 64 * (not stays) < report.freed_bytes / MIB - 10 < 64 * (not stays) + 20
     assert shm.exists() is stays
+    model = client.load_model("sharing", holder(10, settings=LIMIT))
+    with pytest.raises(hostd.ResourceExhaustedError, match="memory_limit of 100 MiB") as caught:
+        model.share_for_good(kind, str(shm), 200)
+    assert caught.value.details["measured_bytes"] > 100 * MIB
 
 
 def test_a_file_that_a_model_reads_is_not_charged(client: hostd.Client, holder: Holders, tmp_path: Path) -> None:
@@ -174,13 +157,3 @@ def test_what_forked_children_share_with_their_parent_counts(
     report = client.unload_model("forked")
     assert report.processes == 3
     assert 60 * MIB < report.freed_bytes < 100 * MIB
-
-
-def test_no_name_of_a_model_ends_the_measuring(client: hostd.Client, holder: Holders) -> None:
-    """Its processes bear it, and /proc tells names and sizes in the same file."""
-    strange = client.load_model("7 kB", holder(10))
-    assert (strange.info.size_source, strange.info.size > 10 * MIB) == ("measured", True)
-    greedy = client.load_model("greedy", holder(10, settings=LIMIT))
-    with pytest.raises(hostd.ResourceExhaustedError, match="memory_limit of 100 MiB"):
-        greedy.grow_for_good(200)
-    assert strange.pid()

@@ -85,22 +85,17 @@ def test_every_start_and_end_of_a_worker_is_noted_with_its_cause(
     assert shared.model_logs("m").startswith("loading\n2 words\n  and\nmore\n")
 
 
-def test_a_worker_that_cannot_be_started_is_noted(
-    shared: hostd.Client, model_dir: Callable[..., str], tmp_path
-) -> None:
-    (tmp_path / "python").write_text("no program")
-    (tmp_path / "python").chmod(0o755)
-    path = model_dir(settings=f"python: {tmp_path / 'python'}\n")
-    with pytest.raises(hostd.HostError):
-        shared.load_model("m2", path)
-    eventually(lambda: any("did not start" in line or "ended" in line for line in told(shared, "m2")), "it is noted")
-
-
 def test_a_model_that_printed_nothing_is_known_and_one_that_never_was_is_not(
     shared: hostd.Client, model_dir: Callable[..., str], tmp_path: Path
 ) -> None:
     shared.load_model("silent", model_dir())
     assert shared.model_logs("silent") == ""
+    settings = f"python: {tmp_path}/python\n"
+    (tmp_path / "python").write_text("no program")
+    (tmp_path / "python").chmod(0o755)
+    with pytest.raises(hostd.HostError):
+        shared.load_model("no-worker", model_dir(settings=settings))
+    eventually(lambda: re.search("did not start|ended", str(told(shared, "no-worker"))), "it is noted")
     (tmp_path / "odd").mkdir()
     with pytest.raises(hostd.InvalidArgumentError):
         shared.load_model("never-started", tmp_path / "odd")

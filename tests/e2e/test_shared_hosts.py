@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import descendants, eventually, is_there, line_of, state_of
+from models_rig import Work
 
 import hostd
 from hostd import paths
@@ -23,6 +24,8 @@ from hostd.hosts import lock as runtime_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from models_rig import Rig
 
 LONG_S = 60.0
 """For what waits for interpreters to start, on a machine where everybody starts some."""
@@ -56,20 +59,6 @@ MEMBER = """
             print(do(line.rstrip()))
         except hostd.HostError as error:
             print(type(error).__name__, error)
-"""
-
-SLOW = """
-    import pathlib, time
-
-    class Slow:
-        def work(self, marker, release):
-            pathlib.Path(marker).touch()
-            while not pathlib.Path(release).exists():
-                time.sleep(0.002)
-            return "finished"
-
-    def load(path):
-        return Slow()
 """
 
 
@@ -145,7 +134,7 @@ def is_gone(name: str, *pids: int) -> bool:
     return not paths.runtime_dir(name).exists() and not any(is_there(pid) for pid in pids)
 
 
-@pytest.mark.parametrize("ways", [("stop", "kill", "exit", "stop"), ("kill", "stop", "exit", "kill"), ("exit",) * 4])
+@pytest.mark.parametrize("ways", [("kill", "exit", "stop"), ("stop", "exit", "kill"), ("exit",) * 3])
 def test_processes_that_start_at_once_get_one_host_which_goes_with_the_last_of_them(
     name: str, member: Callable[..., Member], model_dir: Callable[..., str], ways: tuple[str, ...]
 ) -> None:
@@ -155,7 +144,7 @@ def test_processes_that_start_at_once_get_one_host_which_goes_with_the_last_of_t
     (pid,) = {int(one.said()) for one in members}
     path = model_dir()
     (worker,) = {int(one.does(path)) for one in members}
-    assert [descendants(one.pid) for one in members] == [[]] * 4, "a member has a child to reap"
+    assert [descendants(one.pid) for one in members] == [[]] * 3, "a member has a child to reap"
     for one, how in zip(members[:-1], ways, strict=False):
         one.end(how)
         with hostd.connect(paths.client_endpoint(paths.runtime_dir(name))) as client:
@@ -186,13 +175,10 @@ def test_a_starter_that_is_killed_in_the_middle_leaves_nothing_in_the_way(
         assert client.host_info().pid == pid
     other.end("stop")
     assert is_gone(name, pid)
-
-
-def test_a_starter_that_is_killed_alone_leaves_no_process(name: str, member: Callable[..., Member]) -> None:
-    starter = member(BEFORE_IT_HEARS)
-    starter.tell("start")
-    eventually(lambda: state_of(starter.pid) == "T", "the reaper is there", within_s=LONG_S)
-    starter.end("kill")
+    alone = member(BEFORE_IT_HEARS)
+    alone.tell("start")
+    eventually(lambda: state_of(alone.pid) == "T", "the reaper is there", within_s=LONG_S)
+    alone.end("kill")
     eventually(lambda: is_gone(name), "the reaper ends what nobody uses", within_s=LONG_S)
 
 
@@ -203,56 +189,64 @@ SAYS_THAT_IT_WAITS = """
 """
 
 
-def test_whoever_comes_while_the_host_ends_gets_a_new_one(
-    name: str, member: Callable[..., Member], model_dir: Callable[..., str], tmp_path: Path
+def test_a_member_that_comes_while_the_host_ends_gets_a_new_one_and_one_that_dies_does_not_keep_it(
+    name: str, member: Callable[..., Member], rig: Rig, tmp_path: Path
 ) -> None:
-    settings = {"workers": {"drain_timeout_s": LONG_S}}
+    settings = {"workers": {"drain_timeout_s": 3600}}
     first, second = member(**settings), member(SAYS_THAT_IT_WAITS, **settings)
-    pid = int(first.does("start"))
+    pid, door = int(first.does("start")), paths.runtime_dir(name) / paths.DOOR_SOCKET
     with hostd.connect(paths.client_endpoint(paths.runtime_dir(name))) as client:
-        slow = client.load_model("slow", model_dir(SLOW)).options(timeout_s=None)
-        call = slow.submit.work(str(tmp_path / "marker"), str(tmp_path / "release"))
-        eventually((tmp_path / "marker").exists, "the call has begun")
+        work = Work(client.load_model("slow", rig.make()).options(timeout_s=None), tmp_path)
         first.tell("stop")
-        eventually(lambda: not (paths.runtime_dir(name) / paths.DOOR_SOCKET).exists(), "the door is closed")
+        eventually(lambda: not door.exists(), "the door is closed")
         second.tell("start")
         assert second.said() == "waits"
-        (tmp_path / "release").touch()
-        assert call.result(LONG_S) == "finished", "it ends in good order"
+        work.finish()  # it ends in good order
     assert first.said() == "stopped"
     assert not is_there(pid)
     while (said := second.said()) == "waits":
         pass
     other_pid = int(said)
     assert other_pid != pid
-    second.end("stop")
-    assert is_gone(name, other_pid)
-
-
-def test_whoever_dies_while_it_waits_for_the_end_does_not_keep_the_host(
-    name: str, member: Callable[..., Member], model_dir: Callable[..., str], tmp_path: Path
-) -> None:
-    only = member(workers={"drain_timeout_s": 3600})
-    pid = int(only.does("start"))
     with hostd.connect(paths.client_endpoint(paths.runtime_dir(name))) as client:
-        slow = client.load_model("slow", model_dir(SLOW)).options(timeout_s=None)
-        slow.submit.work(str(tmp_path / "marker"), str(tmp_path / "release"))
-        eventually((tmp_path / "marker").exists, "the call has begun")
-        only.tell("stop")
-        eventually(lambda: not (paths.runtime_dir(name) / paths.DOOR_SOCKET).exists(), "the door is closed")
-        only.process.kill()
-        eventually(lambda: is_gone(name, pid), "nobody waits for it any more", within_s=LONG_S)
+        Work(client.load_model("slow", rig.make()).options(timeout_s=None), tmp_path)
+        second.tell("stop")
+        eventually(lambda: not door.exists(), "the door is closed")
+        second.end("kill")
+        eventually(lambda: is_gone(name, other_pid), "nothing waits for it any more", within_s=LONG_S)
 
 
-def test_children_that_a_member_forked_do_not_prolong_the_host(name: str, member: Callable[..., Member]) -> None:
-    one = member()
-    pid, child = int(one.does("start")), int(one.does("fork"))
-    one.process.kill()
+def test_a_host_goes_with_its_processes_whatever_their_children_do_or_hold(
+    name: str, member: Callable[..., Member]
+) -> None:
+    starter = member()
+    pid, child = int(starter.does("start")), int(starter.does("fork"))
+    other = member()
+    assert int(other.does("start")) == pid
+    starter.end("kill")
+    os.kill(child, signal.SIGKILL)
+    assert starter.process.stdout.read() == "", "the shared host holds a pipe of its starter"
+    child = int(other.does("fork"))
+    other.end("kill")
     try:
         eventually(lambda: is_gone(name, pid), "the host goes with its process", within_s=LONG_S)
         assert is_there(child)
     finally:
         os.kill(child, signal.SIGKILL)
+    first, second = member(), member()
+    old = int(first.does("start"))
+    shutil.rmtree(paths.runtime_dir(name))  # as those do who tidy up /tmp
+    new = int(second.does("start"))
+    first.end("kill")
+    eventually(lambda: not is_there(old), "the first is gone", within_s=LONG_S)
+    with hostd.connect(paths.client_endpoint(paths.runtime_dir(name))) as client:
+        assert client.host_info().pid == new, "it has removed its successor's directory"
+    served = hostd.Host(name, shared=True)
+    with served, hostd.Host(name, shared=True) as again:  # several seats of one process
+        assert (served.pid, again.pid) == (new, new)
+        assert "shared" in again.client().host_info().kind
+    second.end("stop")
+    assert is_gone(name, new)
 
 
 def test_settings_that_differ_from_those_of_the_host_are_named(
@@ -290,89 +284,26 @@ def test_a_host_that_somebody_serves_is_used_and_not_ended(
         client.shutdown()
     assert service.ended() == 0
     shutil.rmtree(paths.runtime_dir(name))
-
-
-def test_hosts_that_are_served_and_shared_do_not_start_over_each_other(
-    name: str, member: Callable[..., Member], serve: Callable[..., Any]
-) -> None:
     one = member()
     pid = int(one.does("start"))
-    served = serve(name=name, runtime_dir=paths.runtime_dir(name))
-    assert f"process {pid}" in served.said["error"]
-    assert served.ended() == 1
+    refused = serve(name=name, runtime_dir=paths.runtime_dir(name))
+    assert f"process {pid}" in refused.said["error"]
+    assert refused.ended() == 1
     one.end("stop")
     assert is_gone(name, pid)
 
 
-def test_a_start_that_fails_is_told_to_all_who_wait_for_it(name: str, member: Callable[..., Member]) -> None:
+def test_a_start_that_fails_is_told_to_all_that_wait_for_it(
+    name: str, member: Callable[..., Member], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     members = [member(models={"lazy_load": True}) for _ in range(3)]
     for one in members:
         one.tell("start")
     for one in members:
         assert "FailedPreconditionError the host did not start: models.lazy_load needs" in one.said()
     eventually(lambda: is_gone(name), "nothing is left", within_s=LONG_S)
-
-
-@pytest.mark.parametrize("who", ["supervisor", "reaper"])
-def test_a_host_that_is_killed_is_gone_for_all_and_can_be_started_again(
-    name: str, member: Callable[..., Member], model_dir: Callable[..., str], who: str
-) -> None:
-    members = [member() for _ in range(2)]
-    pid, _ = [int(one.does("start")) for one in members]
-    worker = int(members[0].does(model_dir()))
-    supervisor_fd = os.pidfd_open(pid)
-    os.kill(pid if who == "supervisor" else reaper_of(pid), signal.SIGKILL)
-    assert select.select([supervisor_fd], [], [], LONG_S)[0], "the supervisor ends"
-    os.close(supervisor_fd)
-    eventually(lambda: state_of(worker) in ("", "Z"), "its worker ends", within_s=LONG_S)
-    members[0].end("stop")
-    again = int(members[0].does("start"))
-    assert again != pid
-    members[1].end("stop")
-    assert is_there(again), "who had a seat in the old one ends the new one"
-    members[0].end("stop")
-    assert is_gone(name, again)
-
-
-def test_a_host_whose_directory_was_removed_does_not_remove_its_successors(
-    name: str, member: Callable[..., Member]
-) -> None:
-    first, second = member(), member()
-    old = int(first.does("start"))
-    shutil.rmtree(paths.runtime_dir(name))  # as those do who tidy up /tmp
-    new = int(second.does("start"))
-    first.end("kill")
-    eventually(lambda: not is_there(old), "the first is gone", within_s=LONG_S)
-    with hostd.connect(paths.client_endpoint(paths.runtime_dir(name))) as client:
-        assert client.host_info().pid == new
-    second.end("stop")
-    assert is_gone(name, new)
-
-
-def test_a_process_may_have_several_seats(name: str) -> None:
-    with hostd.Host(name, shared=True) as one:
-        pid = one.pid
-        with hostd.Host(name, shared=True) as other:
-            assert other.pid == pid
-            assert "shared" in other.client().host_info().kind
-        assert one.client().host_info().pid == pid
-    assert is_gone(name, pid)
-
-
-def test_a_shared_host_holds_no_pipe_of_its_starter(name: str, member: Callable[..., Member]) -> None:
-    starter = member()
-    starter.does("start")
-    other = member()
-    pid = int(other.does("start"))
-    starter.end("kill")
-    assert starter.process.stdout.read() == "", "whoever reads its output waits for the host"
-    other.end("stop")
-    assert is_gone(name, pid)
-
-
-def test_a_state_directory_that_cannot_be_made_is_named(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    with pytest.raises(hostd.InvalidArgumentError, match="needs the name"):
+        hostd.Host(shared=True)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HOSTD_STATE_DIR", str(tmp_path / "file" / "state"))
     with pytest.raises(hostd.FailedPreconditionError, match=rf"{tmp_path}/file.*HOSTD_STATE_DIR"):
@@ -380,6 +311,22 @@ def test_a_state_directory_that_cannot_be_made_is_named(
     assert is_gone(name)
 
 
-def test_a_shared_host_needs_a_name() -> None:
-    with pytest.raises(hostd.InvalidArgumentError, match="needs the name"):
-        hostd.Host(shared=True)
+@pytest.mark.parametrize("victim", ["supervisor", "reaper"])
+def test_a_host_that_is_killed_is_gone_for_all_and_can_be_started_again(
+    name: str, member: Callable[..., Member], model_dir: Callable[..., str], victim: str
+) -> None:
+    members = [member() for _ in range(2)]
+    pid, _ = [int(one.does("start")) for one in members]
+    worker = int(members[0].does(model_dir()))
+    supervisor_fd = os.pidfd_open(pid)
+    os.kill(pid if victim == "supervisor" else reaper_of(pid), signal.SIGKILL)
+    assert select.select([supervisor_fd], [], [], LONG_S)[0], "the supervisor ends"
+    os.close(supervisor_fd)
+    eventually(lambda: state_of(worker) in ("", "Z"), "its worker ends", within_s=LONG_S)
+    members[0].end("stop")
+    again = int(members[0].does("start"))
+    assert again != pid
+    members[1].end("stop")
+    assert is_there(again), "a seat in the old one ends the new one"
+    members[0].end("stop")
+    assert is_gone(name, again)

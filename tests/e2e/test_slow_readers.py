@@ -8,14 +8,12 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 from helpers import PATIENCE_S, REPOSITORY, eventually, line_of, stop
-from hostile_peer import MIB, Peer, call_of
+from hostile_peer import MIB
 
 import hostd
 
@@ -81,18 +79,6 @@ WAYS = {
                 say({"None": len(list(items))})
             except hostd.HostError as error:
                 say({type(error).__name__: 1})
-            say(model.predict(1))
-            say([len(item) for item in model.stream.generate(3)])
-            say(client.get_model("m").state)
-    """,
-    "sync, nobody waits": """
-        with hostd.connect(endpoint) as client:
-            model = client.retrieve_model("m")
-            calls = [client.submit("m", "big", (number,), {}, 60) for number in range(60)]
-            say("begun")
-            sys.stdin.readline()
-            lost = outcomes(calls)
-            say(lost)
             say(model.predict(1))
             say([len(item) for item in model.stream.generate(3)])
             say(client.get_model("m").state)
@@ -206,37 +192,3 @@ def test_a_program_that_does_not_read_for_long_survives_that_it_is_dropped(
     print("go on", file=process.stdin, flush=True)
     assert json.loads(line_of(process))["UnavailableError"] > 0
     assert json.loads(line_of(process)) == 1
-
-
-def test_a_client_that_reads_slowly_gets_everything(model: Any) -> None:
-    for item in model.stream.generate(20):
-        assert len(item) == MIB
-        time.sleep(0.02)  # what it is busy with
-    assert len(model.big(1)) == MIB
-
-
-def test_others_do_not_notice_one_that_does_not_read(small_host: hostd.Host, model: Any) -> None:
-    """Its results are more than may wait; another's calls of the same model go on, and the host stays small."""
-    process = psutil.Process(small_host.pid)
-    model.big(0)
-    before_bytes = process.memory_info().rss
-    over = threading.Event()
-    most: list[int] = []
-
-    def watch() -> None:
-        while not over.wait(0.005):
-            most.append(process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        for _ in range(3):
-            with Peer(small_host.endpoint) as peer:
-                for number in range(300):
-                    peer.send(call_of("m", "big", 10 + number))
-                for number in range(200):
-                    assert model.predict(number) == number
-    finally:
-        over.set()
-        watcher.join(PATIENCE_S)
-    assert max(most) - before_bytes < 64 * MIB
