@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
+from deploy_rig import PLACES, emptied
 from helpers import PATIENCE_S
 from models_rig import AT_ONCE, Rig
 
@@ -55,6 +56,27 @@ def lazy(lazy_host: hostd.Host, lazy_rig: Rig) -> Iterator[hostd.Client]:
         yield client
         client.unload_all_models()
         lazy_rig.clear()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models directory that `deploying` deploys into."""
+    return tmp_path_factory.mktemp("around") / "models"
+
+
+@pytest.fixture(scope="module")
+def deploying(models: Path, request: pytest.FixtureRequest) -> Iterator[hostd.Host]:
+    """A host for all tests of a file that deploy; the file's `WORKERS` are settings of its workers."""
+    models.mkdir()
+    with hostd.Host(models={**PLACES, "dir": models}, workers=getattr(request.module, "WORKERS", {})) as host:
+        yield host
+
+
+@pytest.fixture
+def deployer(deploying: hostd.Host, models: Path) -> Iterator[hostd.Client]:
+    """A client of the file's deploying host; what the test deployed and loaded goes afterwards."""
+    with emptied(deploying, models) as client:
+        yield client
 
 
 @pytest.fixture

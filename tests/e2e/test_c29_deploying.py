@@ -20,11 +20,9 @@ from deploy_rig import (
     all_at_once,
     await_tidy,
     content,
-    emptied,
     entries,
     files_of,
     put,
-    refusal,
 )
 from helpers import PATIENCE_S, program
 
@@ -35,23 +33,6 @@ if TYPE_CHECKING:
 
 GROWTH_BYTES = 64 * MIB
 """What a deploy of any size may add to the supervisor's memory."""
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def host(models: Path) -> Iterator[hostd.Host]:
-    with hostd.Host(models={**PLACES, "dir": models}) as running:
-        yield running
-
-
-@pytest.fixture
-def client(host: hostd.Host, models: Path) -> Iterator[hostd.Client]:
-    with emptied(host, models) as made:
-        yield made
 
 
 @pytest.fixture
@@ -79,7 +60,7 @@ NAMED: dict[str, bytes] = {
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_c29_files_arrive_byte_for_byte_however_they_are_given(
-    host: hostd.Host, client: hostd.Client, models: Path, tmp_path: Path, kind: str
+    deploying: hostd.Host, deployer: hostd.Client, models: Path, tmp_path: Path, kind: str
 ) -> None:
     for name, data in NAMED.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +68,7 @@ def test_c29_files_arrive_byte_for_byte_however_they_are_given(
     told: list[tuple[int, int]] = []
 
     async def asynchronously(files: Any) -> None:
-        async with hostd.AsyncClient(host.endpoint) as theirs:
+        async with hostd.AsyncClient(deploying.endpoint) as theirs:
             await theirs.deploy_model("team/m", files, progress=lambda *counts: told.append(counts))
 
     weights = "deep/er/and/deep/er/weights.bin"
@@ -97,31 +78,32 @@ def test_c29_files_arrive_byte_for_byte_however_they_are_given(
         if kind == "async":
             asyncio.run(asyncio.wait_for(asynchronously(files), PATIENCE_S))
         else:
-            client.deploy_model("team/m", files, progress=lambda *counts: told.append(counts))
+            deployer.deploy_model("team/m", files, progress=lambda *counts: told.append(counts))
         assert content(models / "team" / "m") == NAMED
-        model = client.retrieve_model("team/m")
+        model = deployer.retrieve_model("team/m")
         assert (model.path, model.predict()) == (str(models / "team" / "m"), "named")
         total = sum(map(len, NAMED.values()))
         assert told == sorted(told)
         assert len(told) >= 4, "there is progress within a file"
         assert {counts[1] for counts in told} == {total}
         assert told[-1][0] == total
-        client.undeploy_model("team/m")
+        deployer.undeploy_model("team/m")
 
 
-def test_c29_the_options_of_a_load_go_with_a_deploy(client: hostd.Client, models: Path, tmp_path: Path) -> None:
+def test_c29_the_options_of_a_load_go_with_a_deploy(deployer: hostd.Client, models: Path, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     options = {"text": f"gated {gate}"}
-    model = client.deploy_model("m", files_of("unused"), "special", options=options, retries=2, wait=False)
+    model = deployer.deploy_model("m", files_of("unused"), "special", options=options, retries=2, wait=False)
     assert model.loading
     assert content(models / "m") == files_of("unused"), "the files are in their place"
     gate.touch()
     assert model.wait(PATIENCE_S).predict().startswith("gated")
     assert model.info.type == "special"
     for wrong in ({"finder": "nope"}, {"initializer": "nope"}, {"retries": -1}, {"retries": 101}):
-        assert isinstance(refusal(lambda: client.deploy_model("n", files_of("n"), **wrong)), hostd.InvalidArgumentError)  # noqa: B023
+        with pytest.raises(hostd.InvalidArgumentError):
+            deployer.deploy_model("n", files_of("n"), **wrong)
     with pytest.raises(hostd.NotFoundError):
-        client.get_model("n")
+        deployer.get_model("n")
 
 
 # What is there already
@@ -138,12 +120,12 @@ OCCUPIED: dict[str, Callable[[Path, Path], object]] = {
 }
 
 
-def test_c29_nothing_that_is_there_is_deployed_over(client: hostd.Client, models: Path, tmp_path: Path) -> None:
+def test_c29_nothing_that_is_there_is_deployed_over(deployer: hostd.Client, models: Path, tmp_path: Path) -> None:
     for name, occupy in OCCUPIED.items():
         occupy(models, tmp_path)
         inode, before = (models / "m").lstat().st_ino, {} if name == "a fifo" else content(models)
         with pytest.raises((hostd.AlreadyExistsError, hostd.FailedPreconditionError), match="'m'") as caught:
-            client.deploy_model("m", files_of("new"), progress=lambda *_: pytest.fail("something was sent"))
+            deployer.deploy_model("m", files_of("new"), progress=lambda *_: pytest.fail("something was sent"))
         assert "link" in name or "fifo" in name or isinstance(caught.value, hostd.AlreadyExistsError), name
         assert (models / "m").lstat().st_ino == inode
         assert name == "a fifo" or content(models) == before
@@ -152,21 +134,21 @@ def test_c29_nothing_that_is_there_is_deployed_over(client: hostd.Client, models
 
 
 def test_c29_an_id_that_is_deployed_or_loaded_from_elsewhere_is_taken(
-    client: hostd.Client, models: Path, tmp_path: Path
+    deployer: hostd.Client, models: Path, tmp_path: Path
 ) -> None:
-    client.deploy_model("m", files_of("old"))
-    client.load_model("elsewhere", put(tmp_path, "x", "elsewhere"))
+    deployer.deploy_model("m", files_of("old"))
+    deployer.load_model("elsewhere", put(tmp_path, "x", "elsewhere"))
     for taken in ("m", "elsewhere"):
         with pytest.raises(hostd.AlreadyExistsError):
-            client.deploy_model(taken, files_of("new"))
-    client.unload_model("m")
+            deployer.deploy_model(taken, files_of("new"))
+    deployer.unload_model("m")
     with pytest.raises(hostd.AlreadyExistsError):
-        client.deploy_model("m", files_of("new"))
+        deployer.deploy_model("m", files_of("new"))
     assert content(models / "m") == files_of("old")
     assert entries(models) == ["m"]
 
 
-def test_c29_what_comes_while_the_files_travel_is_not_replaced(client: hostd.Client, models: Path) -> None:
+def test_c29_what_comes_while_the_files_travel_is_not_replaced(deployer: hostd.Client, models: Path) -> None:
     """The check at the beginning is not enough: the rename itself must not replace."""
 
     def progress(sent_bytes: int, total_bytes: int) -> None:
@@ -174,7 +156,7 @@ def test_c29_what_comes_while_the_files_travel_is_not_replaced(client: hostd.Cli
             (models / "m").mkdir()  # empty, which a plain rename replaces silently
 
     with pytest.raises(hostd.AlreadyExistsError):
-        client.deploy_model("m", files_of("new"), progress=progress)
+        deployer.deploy_model("m", files_of("new"), progress=progress)
     assert entries(models) == ["m"]
     assert list((models / "m").iterdir()) == []
     (models / "m").rmdir()
@@ -187,10 +169,10 @@ LOST = (hostd.AlreadyExistsError, hostd.FailedPreconditionError, hostd.AbortedEr
 
 
 def test_c29_of_many_deploys_of_one_id_on_two_hosts_at_most_one_wins(
-    client: hostd.Client, second: hostd.Client, models: Path
+    deployer: hostd.Client, second: hostd.Client, models: Path
 ) -> None:
     for turn in range(10):
-        clients = (client, second) if turn % 2 else (client,) * 6
+        clients = (deployer, second) if turn % 2 else (deployer,) * 6
         outcomes = all_at_once(
             [lambda n=n, c=c: c.deploy_model("m", files_of(f"{turn} {n}")) for n, c in enumerate(clients)]  # type: ignore[misc]  # noqa: B023
         )
@@ -224,7 +206,7 @@ def forget_peak(pid: int) -> int:
 
 @pytest.mark.heavy
 def test_c29_a_big_deploy_does_not_make_the_supervisor_big(
-    host: hostd.Host, client: hostd.Client, models: Path, tmp_path: Path
+    deploying: hostd.Host, deployer: hostd.Client, models: Path, tmp_path: Path
 ) -> None:
     """The same with 2 GB is in `python -m benchmarks deploy`."""
     for name, data in files_of("heavy").items():
@@ -233,24 +215,24 @@ def test_c29_a_big_deploy_does_not_make_the_supervisor_big(
         file.truncate(256 * MIB)  # a hole, which nothing has to write
         file.seek(200 * MIB)
         file.write(b"here")
-    client.deploy_model("warm-up", files_of("w"))
-    before = forget_peak(host.pid)
-    client.deploy_model("m", tmp_path)
-    grown = peak_bytes(host.pid) - before
+    deployer.deploy_model("warm-up", files_of("w"))
+    before = forget_peak(deploying.pid)
+    deployer.deploy_model("m", tmp_path)
+    grown = peak_bytes(deploying.pid) - before
     assert grown < GROWTH_BYTES, f"the supervisor grew by {grown / MIB:.0f} MiB"
     assert filecmp.cmp(tmp_path / "weights.bin", models / "m" / "weights.bin", shallow=False)
 
 
 def test_c29_a_client_that_begins_deploys_and_never_ends_them_is_refused_and_the_host_goes_on(
-    host: hostd.Host, client: hostd.Client, models: Path
+    deploying: hostd.Host, deployer: hostd.Client, models: Path
 ) -> None:
     """Each holds descriptors."""
 
     def opened() -> int:
-        return len(os.listdir(f"/proc/{host.pid}/fd"))
+        return len(os.listdir(f"/proc/{deploying.pid}/fd"))
 
     before = opened()
-    with Raw(host.endpoint) as raw:
+    with Raw(deploying.endpoint) as raw:
         begun = 0
         with pytest.raises(hostd.ResourceExhaustedError, match="deploys are under way"):
             for begun in range(1000):
@@ -258,9 +240,9 @@ def test_c29_a_client_that_begins_deploys_and_never_ends_them_is_refused_and_the
         assert begun < 100
         assert opened() - before < 500
         files = files_of("another program's")
-        source = f"import hostd; hostd.connect({host.endpoint!r}).deploy_model('m', {files!r})"
+        source = f"import hostd; hostd.connect({deploying.endpoint!r}).deploy_model('m', {files!r})"
         with program(source) as other:
             assert other.wait(PATIENCE_S) == 0
-        assert client.retrieve_model("m").predict() == "another program's"
+        assert deployer.retrieve_model("m").predict() == "another program's"
     await_tidy(models)
     assert entries(models) == ["m"]

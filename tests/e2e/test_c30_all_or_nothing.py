@@ -16,12 +16,10 @@ import pytest
 from deploy_rig import (
     CODE,
     MIB,
-    PLACES,
     STAGING,
     Raw,
     await_tidy,
     content,
-    emptied,
     entries,
     files_of,
     undeploy_when_undone,
@@ -33,31 +31,15 @@ import hostd
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LOAD_TIMEOUT_S = 10.0
 UNANSWERED_CHUNKS = 1024
 """How many pieces of an upload may be under way."""
 
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def host(models: Path) -> Iterator[hostd.Host]:
-    with hostd.Host(models={**PLACES, "dir": models}, workers={"load_timeout_s": LOAD_TIMEOUT_S}) as running:
-        yield running
+WORKERS = {"load_timeout_s": 10.0}
 
 
 @pytest.fixture
-def client(host: hostd.Host, models: Path) -> Iterator[hostd.Client]:
-    with emptied(host, models) as made:
-        yield made
-
-
-@pytest.fixture
-def raw(host: hostd.Host, client: hostd.Client) -> Iterator[Raw]:
-    with Raw(host.endpoint) as made:
+def raw(deploying: hostd.Host, deployer: hostd.Client) -> Iterator[Raw]:
+    with Raw(deploying.endpoint) as made:
         yield made
 
 
@@ -75,37 +57,39 @@ FAILING: dict[str, tuple[dict[str, bytes], type[hostd.HostError]]] = {
 
 
 @pytest.mark.parametrize("why", FAILING)
-def test_c30_a_failed_load_leaves_nothing_or_with_keep_the_files(client: hostd.Client, models: Path, why: str) -> None:
+def test_c30_a_failed_load_leaves_nothing_or_with_keep_the_files(
+    deployer: hostd.Client, models: Path, why: str
+) -> None:
     files, kind = FAILING[why]
     with pytest.raises(kind):
-        client.deploy_model("team/group/m", files)
+        deployer.deploy_model("team/group/m", files)
     assert entries(models) == [], "answered when nothing is left"
-    assert client.list_models() == []
+    assert deployer.list_models() == []
     if why == "hangs":
         return  # for as long again
     with pytest.raises(kind):
-        client.deploy_model("m", files, keep=True)
+        deployer.deploy_model("m", files, keep=True)
     await_tidy(models)
     assert content(models / "m") == files
-    assert client.list_models() == []
+    assert deployer.list_models() == []
     with pytest.raises(hostd.AlreadyExistsError):
-        client.deploy_model("m", files_of("good"))
-    assert client.deploy_model("m", files_of("good"), replace=True).predict() == "good"
+        deployer.deploy_model("m", files_of("good"))
+    assert deployer.deploy_model("m", files_of("good"), replace=True).predict() == "good"
 
 
 def test_c30_a_deploy_that_fails_or_is_overtaken_without_a_waiting_client_leaves_nothing(
-    client: hostd.Client, models: Path, tmp_path: Path
+    deployer: hostd.Client, models: Path, tmp_path: Path
 ) -> None:
-    client.deploy_model("m", files_of("bad"), wait=False)
+    deployer.deploy_model("m", files_of("bad"), wait=False)
     eventually(lambda: entries(models) == [], "the files of the model that failed are removed")
-    undeploy_when_undone(client)
-    handle = client.deploy_model("m", files_of(f"gated {tmp_path / 'gate'}"), wait=False)
+    undeploy_when_undone(deployer)
+    handle = deployer.deploy_model("m", files_of(f"gated {tmp_path / 'gate'}"), wait=False)
     eventually((tmp_path / "gate.reached").exists, "the model loads")
-    client.unload_model("m")
+    deployer.unload_model("m")
     with pytest.raises((hostd.NotFoundError, hostd.AbortedError, hostd.FailedPreconditionError)):
         handle.wait(PATIENCE_S)
     eventually(lambda: entries(models) == [], "the files are removed")
-    undeploy_when_undone(client)
+    undeploy_when_undone(deployer)
 
 
 # Clients that fail
@@ -121,9 +105,9 @@ SENDING = """
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda how: how.name)
 def test_c30_a_client_that_is_killed_or_interrupted_leaves_nothing(
-    host: hostd.Host, client: hostd.Client, models: Path, how: signal.Signals
+    deploying: hostd.Host, deployer: hostd.Client, models: Path, how: signal.Signals
 ) -> None:
-    theirs = program(SENDING, host.endpoint)
+    theirs = program(SENDING, deploying.endpoint)
     try:
         assert line_of(theirs) == "begun"
         assert entries(models) == [STAGING]
@@ -132,13 +116,13 @@ def test_c30_a_client_that_is_killed_or_interrupted_leaves_nothing(
         assert how == signal.SIGKILL or entries(models) == [], "one that ends in order has its upload removed before"
     finally:
         stop(theirs)
-    assert client.deploy_model("m", files_of("mine")).predict() == "mine", "nothing has to wait for that"
+    assert deployer.deploy_model("m", files_of("mine")).predict() == "mine", "nothing has to wait for that"
     await_tidy(models)
     assert content(models) == {f"m/{name}": data for name, data in files_of("mine").items()}
 
 
 def test_c30_what_fails_at_the_client_leaves_no_files(
-    host: hostd.Host, client: hostd.Client, models: Path, tmp_path: Path
+    deploying: hostd.Host, deployer: hostd.Client, models: Path, tmp_path: Path
 ) -> None:
     files, weights = {"model.py": CODE, "weights.bin": bytes(20 * MIB)}, tmp_path / "weights.bin"
     weights.write_bytes(bytes(10 * MIB))
@@ -149,27 +133,27 @@ def test_c30_what_fails_at_the_client_leaves_no_files(
 
     async def asynchronously() -> None:
         begun = asyncio.Event()
-        async with hostd.AsyncClient(host.endpoint) as theirs:
+        async with hostd.AsyncClient(deploying.endpoint) as theirs:
             with pytest.raises(OSError, match="the window was closed"):
                 await theirs.deploy_model("m", files, progress=fail)
             assert entries(models) == [], "the abort is answered when nothing is left"
-            deploying = asyncio.ensure_future(theirs.deploy_model("m", files, progress=lambda *_: begun.set()))
+            deploy = asyncio.ensure_future(theirs.deploy_model("m", files, progress=lambda *_: begun.set()))
             await begun.wait()
-            deploying.cancel()
+            deploy.cancel()
             with pytest.raises(asyncio.CancelledError):
-                await deploying
+                await deploy
             assert entries(models) == []
 
     asyncio.run(asyncio.wait_for(asynchronously(), PATIENCE_S))
     with pytest.raises(OSError, match="the window was closed"):
-        client.deploy_model("m", files, progress=fail)
+        deployer.deploy_model("m", files, progress=fail)
     assert entries(models) == []
     with pytest.raises(hostd.FailedPreconditionError, match="changed while it was deployed"):
-        client.deploy_model(
+        deployer.deploy_model(
             "m", {"model.py": CODE, "weights.bin": weights}, progress=lambda *_: os.truncate(weights, 11 * MIB)
         )
     assert entries(models) == []
-    gone = hostd.connect(host.endpoint)
+    gone = hostd.connect(deploying.endpoint)
     with pytest.raises(hostd.HostError):
         gone.deploy_model("m", files, progress=lambda *_: gone.close())
     await_tidy(models)
@@ -197,12 +181,12 @@ BAD_WRITES: dict[str, tuple[dict[str, Any], type[hostd.HostError]]] = {
 }
 
 
-def test_c30_a_bad_piece_is_refused_and_the_upload_goes_on(host: hostd.Host, raw: Raw, models: Path) -> None:
+def test_c30_a_bad_piece_is_refused_and_the_upload_goes_on(deploying: hostd.Host, raw: Raw, models: Path) -> None:
     upload = raw.ask("deploy_begin", model_id="m", files=[["text", 4], ["model.py", len(CODE)]])["upload"]
     write = {"upload": upload, "file": 0, "offset": 0, "data": b"1234"}
     for name, (arguments, kind) in BAD_WRITES.items():
         assert isinstance(raw.refusal("deploy_write", **{**write, **arguments}), kind), name
-    with Raw(host.endpoint) as thief:
+    with Raw(deploying.endpoint) as thief:
         for verb, more in (("deploy_write", write), ("deploy_commit", {}), ("deploy_abort", {})):
             assert isinstance(thief.refusal(verb, **{"upload": upload, **more}), hostd.NotFoundError)
     raw.ask("deploy_write", upload=upload, file=1, offset=0, data=CODE)

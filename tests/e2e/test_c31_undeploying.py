@@ -6,82 +6,65 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-import pytest
-from deploy_rig import MIB, PLACES, all_at_once, await_tidy, content, emptied, entries, files_of, put, refusal
+from deploy_rig import MIB, PLACES, all_at_once, await_tidy, content, entries, files_of, put, refusal
 from helpers import descendants, eventually, is_there
 from path_corpus import canary
 
 import hostd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("around") / "models"
-
-
-@pytest.fixture(scope="module")
-def host(models: Path) -> Iterator[hostd.Host]:
-    models.mkdir()
-    # Enough for what the tests let go at once; what hangs is given up by another host's tests.
-    with hostd.Host(models={**PLACES, "dir": models}, workers={"drain_timeout_s": 20.0}) as running:
-        yield running
-
-
-@pytest.fixture
-def client(host: hostd.Host, models: Path) -> Iterator[hostd.Client]:
-    with emptied(host, models) as made:
-        yield made
+WORKERS = {"drain_timeout_s": 20.0}
+"""Enough for what the tests let go at once; what hangs is given up by another host's tests."""
 
 
 def test_c31_processes_files_and_empty_folders_are_gone_whether_or_not_it_was_loaded(
-    host: hostd.Host, client: hostd.Client, models: Path
+    deploying: hostd.Host, deployer: hostd.Client, models: Path
 ) -> None:
-    pid = client.deploy_model("a/b/m", files_of("x", **{"deep/er/weights": bytes(MIB)})).pid()
-    report = client.undeploy_model("a/b/m")
+    pid = deployer.deploy_model("a/b/m", files_of("x", **{"deep/er/weights": bytes(MIB)})).pid()
+    report = deployer.undeploy_model("a/b/m")
     assert (report.model_id, report.processes) == ("a/b/m", 1)
     assert report.size_bytes > 0
     assert report.freed_bytes > 0
     assert not is_there(pid), "it is answered after the proof of death"
-    assert descendants(host.pid) == []
+    assert descendants(deploying.pid) == []
     eventually(lambda: entries(models) == [], "the folders on the way are removed, too")
-    for ask in (client.retrieve_model, client.undeploy_model):
+    for ask in (deployer.retrieve_model, deployer.undeploy_model):
         assert isinstance(refusal(lambda: ask("a/b/m")), hostd.NotFoundError)  # noqa: B023
-    os.kill(client.deploy_model("m", files_of("died")).pid(), 9)
-    eventually(lambda: client.get_model("m").state == "FAILED", "the death is seen")
-    client.undeploy_model("m")
-    assert client.list_models() == []
+    os.kill(deployer.deploy_model("m", files_of("died")).pid(), 9)
+    eventually(lambda: deployer.get_model("m").state == "FAILED", "the death is seen")
+    deployer.undeploy_model("m")
+    assert deployer.list_models() == []
     put(models, "by-hand", "x")
-    report = client.undeploy_model("by-hand")
+    report = deployer.undeploy_model("by-hand")
     assert (report.processes, report.size_bytes, report.freed_bytes) == (0, 0, 0)
     (models / "one.py").write_bytes(files_of("x")["model.py"])
-    client.load_model("one.py", models / "one.py", options={"text": "x"})
-    assert client.undeploy_model("one.py").processes == 1
+    deployer.load_model("one.py", models / "one.py", options={"text": "x"})
+    assert deployer.undeploy_model("one.py").processes == 1
     await_tidy(models)
     assert entries(models) == []
 
 
 def test_c31_files_are_removed_only_after_every_process_is_gone(
-    client: hostd.Client, models: Path, tmp_path: Path
+    deployer: hostd.Client, models: Path, tmp_path: Path
 ) -> None:
     marker, gate = tmp_path / "marker", tmp_path / "gate"
-    model = client.deploy_model("m", files_of("x"))
+    model = deployer.deploy_model("m", files_of("x"))
     call = model.submit.linger(str(marker), str(gate))
     eventually(marker.exists, "the call has begun")
-    undeploying = threading.Thread(target=client.undeploy_model, args=("m",))
+    undeploying = threading.Thread(target=deployer.undeploy_model, args=("m",))
     undeploying.start()
     try:
-        eventually(lambda: client.get_model("m").state == "UNLOADING", "the model drains")
+        eventually(lambda: deployer.get_model("m").state == "UNLOADING", "the model drains")
         assert content(models / "m") == files_of("x")
         assert isinstance(refusal(model.predict), (hostd.FailedPreconditionError, hostd.AbortedError))
         for act in (
-            lambda: client.deploy_model("m", files_of("new")),
-            lambda: client.deploy_model("m", files_of("new"), replace=True),
-            lambda: client.load_model("m", models / "m"),
-            lambda: client.undeploy_model("m"),
+            lambda: deployer.deploy_model("m", files_of("new")),
+            lambda: deployer.deploy_model("m", files_of("new"), replace=True),
+            lambda: deployer.load_model("m", models / "m"),
+            lambda: deployer.undeploy_model("m"),
         ):
             assert isinstance(refusal(act), (hostd.FailedPreconditionError, hostd.AlreadyExistsError))
     finally:
@@ -92,11 +75,11 @@ def test_c31_files_are_removed_only_after_every_process_is_gone(
     assert entries(models) == []
 
 
-def test_c31_a_load_that_is_under_way_is_overtaken(client: hostd.Client, models: Path, tmp_path: Path) -> None:
+def test_c31_a_load_that_is_under_way_is_overtaken(deployer: hostd.Client, models: Path, tmp_path: Path) -> None:
     put(models, "m", f"gated {tmp_path / 'gate'}")
-    loading = client.load_model("m", models / "m", wait=False)
+    loading = deployer.load_model("m", models / "m", wait=False)
     eventually((tmp_path / "gate.reached").exists, "it loads")
-    assert client.undeploy_model("m").processes == 1
+    assert deployer.undeploy_model("m").processes == 1
     assert isinstance(refusal(lambda: loading.wait(20)), (hostd.AbortedError, hostd.NotFoundError))
     assert not (models / "m").exists()
 
@@ -112,40 +95,40 @@ UNKNOWN: dict[str, Callable[[Path], object]] = {
 }
 
 
-def test_c31_what_is_no_model_is_refused_and_stays(client: hostd.Client, models: Path, tmp_path: Path) -> None:
-    client.deploy_model("real", files_of("real"))
+def test_c31_what_is_no_model_is_refused_and_stays(deployer: hostd.Client, models: Path, tmp_path: Path) -> None:
+    deployer.deploy_model("real", files_of("real"))
     await_tidy(models)
     for what, make in UNKNOWN.items():
         make(models)
         before = canary(models.parent)
         kind = hostd.NotFoundError if "folder" in what or what == "nothing" else hostd.FailedPreconditionError
-        assert isinstance(refusal(lambda: client.undeploy_model("m")), kind), what
+        assert isinstance(refusal(lambda: deployer.undeploy_model("m")), kind), what
         await_tidy(models)
         assert canary(models.parent) == before, what
         if what != "nothing":
             (models / "m").rename(tmp_path / what)
-    assert client.retrieve_model("real").predict() == "real"
+    assert deployer.retrieve_model("real").predict() == "real"
 
 
-def test_c31_a_folder_is_not_removed_from_under_its_models(client: hostd.Client, models: Path) -> None:
-    inner = client.deploy_model("team/inner", files_of("inner"))
-    client.deploy_model("team/other", files_of("other"))
+def test_c31_a_folder_is_not_removed_from_under_its_models(deployer: hostd.Client, models: Path) -> None:
+    inner = deployer.deploy_model("team/inner", files_of("inner"))
+    deployer.deploy_model("team/other", files_of("other"))
     assert isinstance(
-        refusal(lambda: client.undeploy_model("team")), (hostd.NotFoundError, hostd.FailedPreconditionError)
+        refusal(lambda: deployer.undeploy_model("team")), (hostd.NotFoundError, hostd.FailedPreconditionError)
     )
-    client.undeploy_model("team/other")
+    deployer.undeploy_model("team/other")
     await_tidy(models)
     assert entries(models / "team") == ["inner"]
     assert inner.predict() == "inner"
     put(models, "team/outer", "outer")
     (models / "team" / "model.py").write_bytes(b"")  # now it is a model with models in it
-    assert isinstance(refusal(lambda: client.undeploy_model("team")), hostd.FailedPreconditionError)
+    assert isinstance(refusal(lambda: deployer.undeploy_model("team")), hostd.FailedPreconditionError)
     assert inner.reads() == "inner"
     (models / "team" / "model.py").unlink()
 
 
 def test_c31_links_are_not_followed_and_read_only_and_very_deep_trees_are_removed(
-    client: hostd.Client, models: Path, tmp_path: Path
+    deployer: hostd.Client, models: Path, tmp_path: Path
 ) -> None:
     precious = put(tmp_path, "precious", "precious")
     place = put(models, "m", "x")
@@ -155,7 +138,7 @@ def test_c31_links_are_not_followed_and_read_only_and_very_deep_trees_are_remove
     os.link(precious / "text", place / "hard")
     os.mkfifo(place / "fifo")
     before = canary(tmp_path)
-    client.load_model("m", place)
+    deployer.load_model("m", place)
     fd = os.open(place, os.O_RDONLY)
     for _ in range(600):  # a path of more than PATH_MAX bytes
         os.mkdir("deep-deep", dir_fd=fd)
@@ -167,27 +150,29 @@ def test_c31_links_are_not_followed_and_read_only_and_very_deep_trees_are_remove
     (place / "closed" / "file").touch()
     (place / "closed").chmod(0)
     place.chmod(0o500)
-    client.undeploy_model("m")
+    deployer.undeploy_model("m")
     await_tidy(models)
     assert entries(models) == []
     assert canary(tmp_path) == before
 
 
 def test_c31_a_model_that_is_loaded_from_elsewhere_keeps_its_files(
-    client: hostd.Client, models: Path, tmp_path: Path
+    deployer: hostd.Client, models: Path, tmp_path: Path
 ) -> None:
-    elsewhere = client.load_model("m", put(tmp_path, "elsewhere", "elsewhere"))
-    assert isinstance(refusal(lambda: client.undeploy_model("m")), hostd.NotFoundError)
+    elsewhere = deployer.load_model("m", put(tmp_path, "elsewhere", "elsewhere"))
+    assert isinstance(refusal(lambda: deployer.undeploy_model("m")), hostd.NotFoundError)
     assert elsewhere.predict() == "elsewhere", "nothing is unloaded for files that are not there"
     assert content(tmp_path / "elsewhere") == files_of("elsewhere")
 
 
-def test_c31_of_many_undeploys_on_two_hosts_one_removes_and_no_other_breaks(client: hostd.Client, models: Path) -> None:
+def test_c31_of_many_undeploys_on_two_hosts_one_removes_and_no_other_breaks(
+    deployer: hostd.Client, models: Path
+) -> None:
     with hostd.Host(models={**PLACES, "dir": models, "load_on_start": False}) as other:
         theirs = other.client()
         for turn in range(8):
-            client.deploy_model("m", files_of(f"{turn}"))
-            clients = (client, theirs) if turn % 2 else (client,) * 6
+            deployer.deploy_model("m", files_of(f"{turn}"))
+            clients = (deployer, theirs) if turn % 2 else (deployer,) * 6
             outcomes = all_at_once([lambda c=c: c.undeploy_model("m") for c in clients])  # type: ignore[misc]
             lost = (
                 (hostd.NotFoundError, hostd.AbortedError)
@@ -199,7 +184,7 @@ def test_c31_of_many_undeploys_on_two_hosts_one_removes_and_no_other_breaks(clie
             await_tidy(models)
             if None not in outcomes:  # both hosts gave way to the other
                 assert turn % 2
-                client.undeploy_model("m")
+                deployer.undeploy_model("m")
                 await_tidy(models)
-            client.unload_model("m")
+            deployer.unload_model("m")
             assert entries(models) == []

@@ -15,7 +15,6 @@ from deploy_rig import (
     all_at_once,
     await_tidy,
     content,
-    emptied,
     entries,
     files_of,
     put,
@@ -27,29 +26,12 @@ from helpers import PATIENCE_S, eventually, is_there, rss_of_tree
 import hostd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-LOAD_TIMEOUT_S = 10.0
 CALLERS = 4
 BALLAST_BYTES = 100 * MIB
 
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def host(models: Path) -> Iterator[hostd.Host]:
-    with hostd.Host(models={**PLACES, "dir": models}, workers={"load_timeout_s": LOAD_TIMEOUT_S}) as running:
-        yield running
-
-
-@pytest.fixture
-def client(host: hostd.Host, models: Path) -> Iterator[hostd.Client]:
-    with emptied(host, models) as made:
-        yield made
+WORKERS = {"load_timeout_s": 10.0}
 
 
 class Callers:
@@ -98,16 +80,16 @@ class Callers:
 
 @pytest.mark.parametrize("kind", ["deployed", "of another path"])
 def test_c32_not_one_call_fails_and_answers_change_once(
-    host: hostd.Host, client: hostd.Client, models: Path, tmp_path: Path, kind: str
+    deploying: hostd.Host, deployer: hostd.Client, models: Path, tmp_path: Path, kind: str
 ) -> None:
     gate = tmp_path / "gate"
     if kind == "deployed":
-        client.deploy_model("m", files_of("0"))
+        deployer.deploy_model("m", files_of("0"))
     else:
-        client.load_model("m", put(tmp_path, "m", "0"))
-    with Raw(host.endpoint) as raw, Callers(host.endpoint, "m") as callers:
+        deployer.load_model("m", put(tmp_path, "m", "0"))
+    with Raw(deploying.endpoint) as raw, Callers(deploying.endpoint, "m") as callers:
         for version in ("1", "2"):
-            client.deploy_model("m", files_of(version, data=os.urandom(MIB)), replace=True)
+            deployer.deploy_model("m", files_of(version, data=os.urandom(MIB)), replace=True)
             callers.go_on()
         commit = raw.begin("deploy_commit", upload=raw.upload("m", files_of(f"gated {gate}"), replace=True))
         eventually((tmp_path / "gate.reached").exists, "the new one loads")
@@ -123,38 +105,38 @@ def test_c32_not_one_call_fails_and_answers_change_once(
 
 
 def test_c32_calls_in_flight_at_the_change_are_finished_by_the_old_model(
-    client: hostd.Client, models: Path, tmp_path: Path
+    deployer: hostd.Client, models: Path, tmp_path: Path
 ) -> None:
     marker, gate = tmp_path / "marker", tmp_path / "gate"
-    model = client.deploy_model("m", files_of("old"))
+    model = deployer.deploy_model("m", files_of("old"))
     pid, call = model.pid(), model.submit.linger(str(marker), str(gate))
     eventually(marker.exists, "the call has begun")
-    client.deploy_model("m", files_of("next"), replace=True)
+    deployer.deploy_model("m", files_of("next"), replace=True)
     assert model.predict() == "next"
     assert is_there(pid)
     gate.touch()
     assert call.result(PATIENCE_S) == "old"
     eventually(lambda: not is_there(pid), "the old one goes when it has nothing to do any more")
-    client.deploy_model("m", files_of("new"), replace=True, wait=False)
+    deployer.deploy_model("m", files_of("new"), replace=True, wait=False)
     eventually(lambda: model.predict() == "new", "the new one takes over")
-    client.deploy_model("m", files_of("bad"), replace=True, wait=False)
+    deployer.deploy_model("m", files_of("bad"), replace=True, wait=False)
     await_tidy(models)
     assert model.predict() == "new"
     assert content(models / "m") == files_of("new")
-    undeploy_when_undone(client)
+    undeploy_when_undone(deployer)
 
 
-def test_c32_the_memory_of_the_old_model_is_given_back(host: hostd.Host, client: hostd.Client) -> None:
-    model = client.deploy_model("m", files_of(f"big {BALLAST_BYTES}"))
+def test_c32_the_memory_of_the_old_model_is_given_back(deploying: hostd.Host, deployer: hostd.Client) -> None:
+    model = deployer.deploy_model("m", files_of(f"big {BALLAST_BYTES}"))
     pids = set()
     for _ in range(3):
         pids.add(model.pid())
-        client.deploy_model("m", files_of(f"big {BALLAST_BYTES}"), replace=True)
+        deployer.deploy_model("m", files_of(f"big {BALLAST_BYTES}"), replace=True)
     pids.add(model.pid())
     assert len(pids) == 4
     eventually(lambda: sum(map(is_there, pids)) == 1, "the old ones are gone")
-    assert rss_of_tree(host.pid) < 2.5 * BALLAST_BYTES
-    assert client.unload_model("m").processes == 1
+    assert rss_of_tree(deploying.pid) < 2.5 * BALLAST_BYTES
+    assert deployer.unload_model("m").processes == 1
 
 
 # New ones that fail
@@ -170,14 +152,14 @@ FAILING: dict[str, tuple[dict[str, bytes], type[hostd.HostError]]] = {
 
 @pytest.mark.parametrize("why", FAILING)
 def test_c32_a_new_one_that_fails_leaves_the_old_one_and_its_files(
-    host: hostd.Host, client: hostd.Client, models: Path, why: str
+    deploying: hostd.Host, deployer: hostd.Client, models: Path, why: str
 ) -> None:
-    old = client.deploy_model("m", files_of("old", **{"only/old": b"o"}))
+    old = deployer.deploy_model("m", files_of("old", **{"only/old": b"o"}))
     pid, inode = old.pid(), (models / "m").stat().st_ino
     files, kind = FAILING[why]
-    with Callers(host.endpoint, "m") as callers:
+    with Callers(deploying.endpoint, "m") as callers:
         with pytest.raises(kind):
-            client.deploy_model("m", files, replace=True)
+            deployer.deploy_model("m", files, replace=True)
         assert content(models / "m") == files_of("old", **{"only/old": b"o"}), "answered when the old files are back"
         callers.go_on()
     assert callers.errors == []
@@ -188,31 +170,31 @@ def test_c32_a_new_one_that_fails_leaves_the_old_one_and_its_files(
     assert len(old.info.workers) == 1
     await_tidy(models)
     assert entries(models) == ["m"]
-    assert client.deploy_model("m", files_of("new"), replace=True).predict() == "new"
+    assert deployer.deploy_model("m", files_of("new"), replace=True).predict() == "new"
 
 
 def test_c32_of_what_is_not_loaded_and_with_keep_the_files_are_as_after_a_deploy(
-    client: hostd.Client, models: Path
+    deployer: hostd.Client, models: Path
 ) -> None:
     for text in ("first", "second"):
-        assert client.deploy_model("m", files_of(text), replace=True).predict() == text
-        client.unload_model("m")
+        assert deployer.deploy_model("m", files_of(text), replace=True).predict() == text
+        deployer.unload_model("m")
     await_tidy(models)
     with pytest.raises(hostd.ModelError):
-        client.deploy_model("m", files_of("bad"), replace=True)
+        deployer.deploy_model("m", files_of("bad"), replace=True)
     assert content(models / "m") == files_of("second")
-    assert client.list_models() == []
-    old = client.load_model("m", models / "m")
+    assert deployer.list_models() == []
+    old = deployer.load_model("m", models / "m")
     with pytest.raises(hostd.ModelError):
-        client.deploy_model("m", files_of("bad"), replace=True, keep=True)
+        deployer.deploy_model("m", files_of("bad"), replace=True, keep=True)
     assert old.predict() == "second", "the old one stays whatever becomes of the files"
     await_tidy(models)
     assert content(models / "m") in (files_of("second"), files_of("bad"))
-    inner = client.deploy_model("m/inner", files_of("inner"))
+    inner = deployer.deploy_model("m/inner", files_of("inner"))
     with pytest.raises(hostd.FailedPreconditionError):  # it would take the whole tree away
-        client.deploy_model("m", files_of("new"), replace=True)
+        deployer.deploy_model("m", files_of("new"), replace=True)
     assert inner.reads() == "inner"
-    assert client.undeploy_model("m/inner").processes == 1
+    assert deployer.undeploy_model("m/inner").processes == 1
 
 
 # Meanwhile
@@ -222,23 +204,23 @@ MEANWHILE = ["unload", "unload all", "undeploy", "load", "deploy", "replace", "s
 
 @pytest.mark.parametrize("what", MEANWHILE)
 def test_c32_whatever_happens_during_a_replacement_the_end_is_whole(
-    host: hostd.Host, client: hostd.Client, models: Path, tmp_path: Path, what: str
+    deploying: hostd.Host, deployer: hostd.Client, models: Path, tmp_path: Path, what: str
 ) -> None:
     gate = tmp_path / "gate"
     new = files_of(f"gated {gate}")
-    old = client.deploy_model("m", files_of("old"))
+    old = deployer.deploy_model("m", files_of("old"))
     pid = old.pid()
     acts: dict[str, Any] = {
-        "unload": lambda: client.unload_model("m"),
-        "unload all": client.unload_all_models,
-        "undeploy": lambda: client.undeploy_model("m"),
-        "load": lambda: client.load_model("m", models / "m"),
-        "deploy": lambda: client.deploy_model("m", files_of("third")),
-        "replace": lambda: client.deploy_model("m", files_of("third"), replace=True),
-        "sync": lambda: client.sync_local_models(wait=True),
+        "unload": lambda: deployer.unload_model("m"),
+        "unload all": deployer.unload_all_models,
+        "undeploy": lambda: deployer.undeploy_model("m"),
+        "load": lambda: deployer.load_model("m", models / "m"),
+        "deploy": lambda: deployer.deploy_model("m", files_of("third")),
+        "replace": lambda: deployer.deploy_model("m", files_of("third"), replace=True),
+        "sync": lambda: deployer.sync_local_models(wait=True),
         "death of the old one": lambda: os.kill(pid, signal.SIGKILL),
     }
-    with Raw(host.endpoint) as raw:
+    with Raw(deploying.endpoint) as raw:
         upload = raw.upload("m", new, replace=True)
         commit = raw.begin("deploy_commit", upload=upload)
         eventually((tmp_path / "gate.reached").exists, "the new one loads")
@@ -254,26 +236,26 @@ def test_c32_whatever_happens_during_a_replacement_the_end_is_whole(
         gate.touch()
         if what.startswith("unload"):
             assert isinstance(refusal(lambda: raw.answer(commit)), hostd.AbortedError)
-            assert client.list_models() == []
+            assert deployer.list_models() == []
             assert content(models / "m") == files_of("old"), "the replacement was overtaken: the old files are back"
-            assert client.load_model("m", models / "m").predict() == "old"
+            assert deployer.load_model("m", models / "m").predict() == "old"
         else:
             assert raw.answer(commit)["state"] == "READY"
-            assert client.retrieve_model("m").predict() == f"gated {gate}"
+            assert deployer.retrieve_model("m").predict() == f"gated {gate}"
             await_tidy(models)
             assert content(models / "m") == new
     await_tidy(models)
     assert entries(models) == ["m"]
-    assert [len(model.workers) for model in client.list_models()] == [1]
+    assert [len(model.workers) for model in deployer.list_models()] == [1]
 
 
 def test_c32_two_hosts_that_replace_one_model_leave_one_of_both_and_what_is_under_way_alone(
-    host: hostd.Host, client: hostd.Client, models: Path, tmp_path: Path
+    deploying: hostd.Host, deployer: hostd.Client, models: Path, tmp_path: Path
 ) -> None:
     """If one then failed it would bring back what was there before, and take the other's files away."""
     gate = tmp_path / "gate"
-    with hostd.Host(models={**PLACES, "dir": models, "load_on_start": False}) as other, Raw(host.endpoint) as raw:
-        clients = (client, other.client())
+    with hostd.Host(models={**PLACES, "dir": models, "load_on_start": False}) as other, Raw(deploying.endpoint) as raw:
+        clients = (deployer, other.client())
         put(models, "m", "old")
         for theirs in clients:
             theirs.load_model("m", models / "m")
@@ -295,7 +277,7 @@ def test_c32_two_hosts_that_replace_one_model_leave_one_of_both_and_what_is_unde
             lambda: clients[1].undeploy_model("m"),
         ):
             assert isinstance(refusal(act), hostd.AbortedError)
-        client.unload_model("m")
+        deployer.unload_model("m")
         assert isinstance(refusal(lambda: raw.answer(commit)), hostd.AbortedError)
         assert content(models / "m") == before
         assert clients[1].deploy_model("m", files_of("x"), replace=True).predict() == "x"

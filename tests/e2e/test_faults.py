@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,8 +111,8 @@ def shared_host() -> Iterator[hostd.Host]:
 def crowd(shared_host: hostd.Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
     case = Case("none", "none", tmp_path_factory.mktemp("bystander"))
     with hostd.connect(shared_host.endpoint) as client, ThreadPoolExecutor(THREADS) as pool:
-        for waiting in [pool.submit(eventually, lambda: True, "a thread") for _ in range(THREADS)]:
-            waiting.result()  # the threads are there from now on, and are nobody's leak
+        all_there = threading.Barrier(THREADS)
+        list(pool.map(lambda _: all_there.wait(PATIENCE_S), range(THREADS)))  # from now on they are no test's leak
         yield Crowd(client, client.load_model("bystander", case.directory), pool)
 
 

@@ -59,16 +59,6 @@ def outcomes(calls):
 
 # Each begins more calls than may wait for it, says so, and is stopped; what it says then is what it went through.
 WAYS = {
-    "sync": """
-        with hostd.connect(endpoint) as client:
-            model = client.retrieve_model("m")
-            calls = [client.submit("m", "big", (number,), {}, 60) for number in range(60)]
-            say("begun")
-            say(outcomes(calls))
-            say(model.predict(1))
-            say([len(item) for item in model.stream.generate(3)])
-            say(client.get_model("m").state)
-    """,
     "sync, a stream": """
         with hostd.connect(endpoint) as client:
             model = client.retrieve_model("m")
