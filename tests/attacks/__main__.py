@@ -3,8 +3,6 @@
 Prints a line when it is under way, ends when its standard input does, and prints its report in JSON.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -17,7 +15,7 @@ NICENESS = 10
 """What an attacker computes itself would cost others a core, host or no host: that is the scheduler's to settle."""
 
 
-def main() -> None:
+def main():
     """Run the attack."""
     name, target, size = sys.argv[1:]
     attack, cue = ATTACKS[name], Cue()

@@ -37,11 +37,11 @@ class Target:
     scratch: str
 
     @property
-    def path(self) -> str:
+    def path(self):
         """Return the path of the clients' socket."""
         return self.endpoint.removeprefix("ipc://")
 
-    def to_json(self) -> str:
+    def to_json(self):
         """Return it as an argument of a program."""
         return json.dumps(asdict(self))
 
@@ -61,21 +61,21 @@ class Report:
 class Cue:
     """Tells an attack that it is over, and whoever started it that it is under way."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self._is_over = threading.Event()
         self._is_under_way = False
         # Standard input ends when whoever started us says so, or has ended.
         threading.Thread(target=lambda: (sys.stdin.read(), self._is_over.set()), daemon=True).start()
 
-    def is_over(self) -> bool:
+    def is_over(self):
         """Say whether the attack is to end."""
         return self._is_over.is_set()
 
-    def hold(self, for_s: float | None = None) -> bool:
+    def hold(self, for_s=None):
         """Do nothing until the end, or for some seconds; say whether that is the end."""
         return self._is_over.wait(for_s)
 
-    def under_way(self) -> None:
+    def under_way(self):
         """Say, once, that what others do from now on they do under attack."""
         if not self._is_under_way:
             self._is_under_way = True

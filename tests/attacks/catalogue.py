@@ -1,9 +1,5 @@
 """All attacks by name."""
 
-from __future__ import annotations
-
-from typing import Final
-
 from attacks import deeds, descriptors, floods, identities, multiparts, shares, unread
 from attacks.attack import MIB, Attack
 
@@ -13,7 +9,7 @@ OPEN_FILES = 1024
 CONTROL = "neighbour-that-computes"
 """No attack: what it costs others tells how much of the figures is the machine's."""
 
-ATTACKS: Final[dict[str, Attack]] = {
+ATTACKS = {
     CONTROL: Attack("computes, and leaves the host alone", shares.busy, deeds.connect),
     "future-identity": Attack(
         "claims the identities of the next clients",

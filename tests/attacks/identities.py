@@ -4,14 +4,11 @@ A ROUTER numbers its peers from a random start, which libzmq takes from a `rand(
 the same starts. Where a host does not use libzmq for this, the claims must simply be worth nothing.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 import struct
 import tempfile
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING
 
 import zmq
 
@@ -20,16 +17,11 @@ from attacks.raw import GREETING, RawPeer, call, message, ready
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from attacks.attack import Cue, Target
-
 ROUTERS = 4
 """A host has two; whichever of them is made first."""
 
 
-def first_identities() -> list[int]:
+def first_identities():
     """Return the numbers of the first peers of the first sockets of a process that has not used libzmq yet."""
     found = []
     with tempfile.TemporaryDirectory() as directory, zmq.Context() as context:
@@ -43,7 +35,7 @@ def first_identities() -> list[int]:
     return found
 
 
-def claim_future(target: Target, cue: Cue, *, ahead: int) -> Report:
+def claim_future(target, cue, *, ahead):
     """Claim the identities of the next clients, and of those that are connected."""
     starts = first_identities()
     claimed = [b"\0" + struct.pack(">I", (start + n) % 2**32) for n in range(ahead) for start in starts]
@@ -62,7 +54,7 @@ def claim_future(target: Target, cue: Cue, *, ahead: int) -> Report:
     return Report({"claimed": len(claimed), "closed": closed}, "", wrong)
 
 
-def pretend_to_work(target: Target, cue: Cue, *, peers: int) -> Report:
+def pretend_to_work(target, cue, *, peers):
     """Connect as workers that do not exist, and answer calls that nobody gave them."""
     count = closed = 0
     while not cue.is_over():
@@ -79,12 +71,12 @@ def pretend_to_work(target: Target, cue: Cue, *, peers: int) -> Report:
     return Report({"connections": count, "closed": closed})
 
 
-def _tokens(count: int) -> Iterator[bytes]:
+def _tokens(count):
     for number in range(count):
         yield (b"", b"\1" + secrets.token_bytes(15), b"\0" + secrets.token_bytes(4), b"x" * 255)[number % 4]
 
 
-def share(target: Target, cue: Cue, *, rounds: int) -> Report:
+def share(target, cue, *, rounds):
     """Connect under the identity that another living client has, and ask: neither may get what the other asked for."""
     done, wrong = 0, ""
     with RawPeer(target.path, identity=b"same").greet() as first:
@@ -103,7 +95,7 @@ def share(target: Target, cue: Cue, *, rounds: int) -> Report:
     return Report({"rounds": done}, "", wrong)
 
 
-def change(target: Target, cue: Cue) -> Report:
+def change(target, cue):
     """Say READY twice, the second time as somebody else."""
     done = closed = 0
     while not cue.is_over():

@@ -1,11 +1,8 @@
 """What end-to-end tests share: threads that ask, models directories, hosts that load lazily from one, plugins."""
 
-from __future__ import annotations
-
 import os
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import pytest
 from deploy_rig import PLACES, emptied
@@ -14,13 +11,9 @@ from models_rig import AT_ONCE, Rig
 
 import hostd
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
 
 @pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
+def pool():
     """Threads for what waits."""
     executor = ThreadPoolExecutor(16)
     yield executor
@@ -29,19 +22,19 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Rig:
+def rig(tmp_path):
     """A models directory for one test."""
     return Rig(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def lazy_rig(tmp_path_factory: pytest.TempPathFactory) -> Rig:
+def lazy_rig(tmp_path_factory):
     """The models directory of `lazy`."""
     return Rig(tmp_path_factory.mktemp("lazy"))
 
 
 @pytest.fixture(scope="module")
-def lazy_host(lazy_rig: Rig) -> Iterator[hostd.Host]:
+def lazy_host(lazy_rig):
     """A host for all tests of a file that loads lazily, and looks at the directory only when it is asked to."""
     models = {**AT_ONCE, "dir": lazy_rig.path, "lazy_load": True, "load_on_start": False, "poll_period_s": None}
     workers = {"drain_timeout_s": PATIENCE_S, "retry_backoff_s": 0.01}
@@ -50,7 +43,7 @@ def lazy_host(lazy_rig: Rig) -> Iterator[hostd.Host]:
 
 
 @pytest.fixture
-def lazy(lazy_host: hostd.Host, lazy_rig: Rig) -> Iterator[hostd.Client]:
+def lazy(lazy_host, lazy_rig):
     """A client of the file's lazy host; what the test loaded, and its files, go afterwards."""
     with hostd.connect(lazy_host.endpoint) as client:
         yield client
@@ -59,13 +52,13 @@ def lazy(lazy_host: hostd.Host, lazy_rig: Rig) -> Iterator[hostd.Client]:
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(tmp_path_factory):
     """The models directory that `deploying` deploys into."""
     return tmp_path_factory.mktemp("around") / "models"
 
 
 @pytest.fixture(scope="module")
-def deploying(models: Path, request: pytest.FixtureRequest) -> Iterator[hostd.Host]:
+def deploying(models, request):
     """A host for all tests of a file that deploy; the file's `WORKERS` are settings of its workers."""
     models.mkdir()
     with hostd.Host(models={**PLACES, "dir": models}, workers=getattr(request.module, "WORKERS", {})) as host:
@@ -73,18 +66,18 @@ def deploying(models: Path, request: pytest.FixtureRequest) -> Iterator[hostd.Ho
 
 
 @pytest.fixture
-def deployer(deploying: hostd.Host, models: Path) -> Iterator[hostd.Client]:
+def deployer(deploying, models):
     """A client of the file's deploying host; what the test deployed and loaded goes afterwards."""
     with emptied(deploying, models) as client:
         yield client
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+def install(tmp_path, monkeypatch):
     """Write modules, given by name, for the hosts and workers that start from now on; return where they are."""
     site = tmp_path / "site"
 
-    def write(**modules: str) -> Path:
+    def write(**modules):
         site.mkdir(exist_ok=True)
         for name, source in modules.items():
             (site / f"{name}.py").write_text(textwrap.dedent(source))

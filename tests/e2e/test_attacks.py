@@ -4,8 +4,6 @@ What each attack does is in `attacks`. The figures, with how long the others wai
 attack`; here are only the promises that hold on a machine of any speed.
 """
 
-from __future__ import annotations
-
 import pytest
 from attacks.catalogue import ATTACKS
 from attacks.rig import observe
@@ -36,7 +34,7 @@ SLOWER, LATER_S = 5, 5.0
 @pytest.mark.heavy
 @pytest.mark.timeout(400)  # a host that fails takes its patience
 @pytest.mark.parametrize("name", OF_EACH_KIND)
-def test_an_attack_harms_nobody_else(name: str) -> None:
+def test_an_attack_harms_nobody_else(name):
     outcome = observe(name, is_small=True, before_s=BEFORE_S, during_s=DURING_S)
     report = outcome.report
     assert outcome.is_alive, f"the supervisor has died: {report}"

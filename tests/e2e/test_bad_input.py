@@ -1,19 +1,12 @@
 """Everything that a caller can get wrong: each a typed error that says what to do, and the host goes on."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import PATIENCE_S, SOON_S, at_most, eventually, program
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 BROKEN = """
     class Broken:
@@ -41,7 +34,7 @@ BROKEN = """
 
 
 @pytest.fixture
-def goes_on(shared: hostd.Client, model_dir: Callable[..., str]) -> Iterator[hostd.Client]:
+def goes_on(shared, model_dir):
     """A client of a host that must work after the test as it did before."""
     pid = shared.host_info().pid
     yield shared
@@ -49,10 +42,8 @@ def goes_on(shared: hostd.Client, model_dir: Callable[..., str]) -> Iterator[hos
     assert shared.host_info().pid == pid
 
 
-def test_calls_that_are_wrong_are_typed_errors_and_the_model_goes_on(
-    goes_on: hostd.Client, model_dir: Callable[..., str]
-) -> None:
-    broken: Any = goes_on.load_model("broken", model_dir(BROKEN))
+def test_calls_that_are_wrong_are_typed_errors_and_the_model_goes_on(goes_on, model_dir):
+    broken = goes_on.load_model("broken", model_dir(BROKEN))
     for call in (lambda: broken.call("predcit", 1), lambda: broken.predcit(1), lambda: broken.stream.predcit(1)):
         with pytest.raises(hostd.UnimplementedError, match="predict") as unknown:
             call()
@@ -61,9 +52,9 @@ def test_calls_that_are_wrong_are_typed_errors_and_the_model_goes_on(
     for name in ("_private", "__init__", "__class__", "__reduce__", "deeper.__globals__", "", "a b"):
         with pytest.raises((hostd.UnimplementedError, hostd.InvalidArgumentError)):
             broken.call(name)
-    endless: list[object] = []
+    endless = []
     endless.append(endless)
-    wrong: list[tuple[Callable[[], object], str | None]] = [
+    wrong = [
         *[(lambda a=a: broken.one(*a), r"one\(x, \*, scale=1\)") for a in ((), (1, 2, 3))],
         *[(lambda k=k: broken.one(1, **k), r"one\(x, \*, scale=1\)") for k in ({"sclae": 2}, {"x": 2})],
         (broken.generate, r"model\.stream\.generate"),
@@ -91,9 +82,7 @@ def test_calls_that_are_wrong_are_typed_errors_and_the_model_goes_on(
     assert broken.one(2) == 2
 
 
-def test_options_that_the_model_does_not_take_or_that_cannot_be_are_refused(
-    goes_on: hostd.Client, model_dir: Callable[..., str]
-) -> None:
+def test_options_that_the_model_does_not_take_or_that_cannot_be_are_refused(goes_on, model_dir):
     path = model_dir(BROKEN)
     with pytest.raises(hostd.InvalidArgumentError, match="fial"):
         goes_on.load_model("wrong", path, options={"fial": True})
@@ -110,7 +99,7 @@ def test_options_that_the_model_does_not_take_or_that_cannot_be_are_refused(
         assert first() == repr(value)[:3]
 
 
-def test_an_id_that_is_no_text_is_refused_by_every_verb(goes_on: hostd.Client, model_dir: Callable[..., str]) -> None:
+def test_an_id_that_is_no_text_is_refused_by_every_verb(goes_on, model_dir):
     for model_id in (None, 7, b"x", ["a"], {"a": 1}):
         for verb in ("retrieve_model", "unload_model", "get_model", "explain_model", "model_logs"):
             with pytest.raises(hostd.InvalidArgumentError, match="model_id"):
@@ -122,7 +111,7 @@ def test_an_id_that_is_no_text_is_refused_by_every_verb(goes_on: hostd.Client, m
             getattr(goes_on, verb)("nobody")
 
 
-def test_an_unusual_id_works_in_everything(goes_on: hostd.Client, model_dir: Callable[..., str]) -> None:
+def test_an_unusual_id_works_in_everything(goes_on, model_dir):
     path = model_dir(
         "print('hello')\nclass M:\n    def predict(self, x):\n        return x\ndef load(path):\n    return M()\n"
     )
@@ -134,9 +123,7 @@ def test_an_unusual_id_works_in_everything(goes_on: hostd.Client, model_dir: Cal
         eventually(lambda model_id=model_id: goes_on.model_logs(model_id) == "hello\n", "it is in the log")
 
 
-def test_a_fifo_a_device_and_a_file_that_is_no_model_do_not_hang_the_host(
-    goes_on: hostd.Client, tmp_path: Path
-) -> None:
+def test_a_fifo_a_device_and_a_file_that_is_no_model_do_not_hang_the_host(goes_on, tmp_path):
     os.mkfifo(tmp_path / "model.py")
     os.mkdir(tmp_path / "settings")
     os.mkfifo(tmp_path / "settings" / "model.yaml")
@@ -172,9 +159,7 @@ SETTINGS = {
 }
 
 
-def test_wrong_settings_are_refused_at_once(
-    goes_on: hostd.Client, model_dir: Callable[..., str], tmp_path: Path
-) -> None:
+def test_wrong_settings_are_refused_at_once(goes_on, model_dir, tmp_path):
     for settings, words in SETTINGS.items():
         with pytest.raises(hostd.HostError, match=words) as caught:
             goes_on.load_model("wrong", model_dir(settings=settings), timeout_s=PATIENCE_S)
@@ -189,7 +174,7 @@ def test_wrong_settings_are_refused_at_once(
             goes_on.load_model("m", model_dir(), **{kind: "x"})
 
 
-def test_text_where_an_array_is_needed_is_the_callers_error(goes_on: hostd.Client, tmp_path: Path) -> None:
+def test_text_where_an_array_is_needed_is_the_callers_error(goes_on, tmp_path):
     if importlib.util.find_spec("sklearn") is None:
         pytest.skip("scikit-learn is not installed")
     source = """

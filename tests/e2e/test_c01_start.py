@@ -1,25 +1,15 @@
 """C01: one host per runtime directory, and what a crash left is taken over. How a host ends is in `test_sudden_death`."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
-from typing import TYPE_CHECKING, TypeAlias
 
-from helpers import PATIENCE_S, Service, eventually, is_there
+from helpers import PATIENCE_S, eventually, is_there
 
 import hostd
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
-Serve: TypeAlias = "Callable[..., Service]"
-ModelDir: TypeAlias = "Callable[..., str]"
-
-
-def tree(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
+def tree(directory):
     """Return what is below a directory: inodes, modes, times, and the bytes of small files."""
     found = {}
     for file in sorted(directory.rglob("*")):
@@ -29,16 +19,14 @@ def tree(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
     return found
 
 
-def kill_everything(service: Service) -> None:
+def kill_everything(service):
     """End a host as a power cut does: nobody tidies up."""
     os.kill(service.reaper.pid, signal.SIGKILL)
     service.reaper.wait(PATIENCE_S)
     eventually(lambda: not is_there(service.pid), "the supervisor ended with its reaper")
 
 
-def test_c01_a_second_start_refuses_changes_nothing_and_says_what_to_do(
-    serve: Serve, tmp_path: Path, model_dir: ModelDir
-) -> None:
+def test_c01_a_second_start_refuses_changes_nothing_and_says_what_to_do(serve, tmp_path, model_dir):
     models, other_state = tmp_path / "models", tmp_path / "other-state"
     models.mkdir()
     first = serve(models={"dir": models})
@@ -58,7 +46,7 @@ def test_c01_a_second_start_refuses_changes_nothing_and_says_what_to_do(
         assert model.info.workers[0].pid == pid
 
 
-def spoil(directory: Path) -> None:
+def spoil(directory):
     """Leave a lock of rubbish, and sockets that nothing listens at."""
     (directory / "hostd.lock").write_bytes(b"\xff\x00" * 500)
     for name in ("client.ipc", "workers.ipc"):
@@ -67,12 +55,12 @@ def spoil(directory: Path) -> None:
             dead.bind(str(directory / name))
 
 
-def empty(directory: Path) -> None:
+def empty(directory):
     for entry in directory.iterdir():
         entry.unlink()
 
 
-LEFT: dict[str, Callable[[Path], object]] = {
+LEFT = {
     "all of it": lambda directory: None,
     "a lock that names a living process": lambda directory: (directory / "hostd.lock").write_text(f"{os.getpid()}\n"),
     "rubbish": spoil,
@@ -80,7 +68,7 @@ LEFT: dict[str, Callable[[Path], object]] = {
 }
 
 
-def test_c01_what_a_crash_left_is_taken_over(serve: Serve, model_dir: ModelDir) -> None:
+def test_c01_what_a_crash_left_is_taken_over(serve, model_dir):
     service = serve()
     with hostd.connect(service.endpoint) as client:
         worker = client.load_model("echo", model_dir()).info.workers[0].pid

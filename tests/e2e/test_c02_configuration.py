@@ -1,22 +1,10 @@
 """C02: plugins of each kind, chosen by name in the configuration. The settings of models are in `test_c03_models_dir`."""
 
-from __future__ import annotations
-
 import textwrap
-from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from helpers import Service
-
-Serve: TypeAlias = "Callable[..., Service]"
-ModelDir: TypeAlias = "Callable[..., str]"
 
 THIRD_PARTY = """
     from hostd.finders import ModelSpec
@@ -67,7 +55,7 @@ ENTRY_POINTS = """
 
 
 @pytest.fixture
-def installed(install: Callable[..., Path]) -> None:
+def installed(install):
     """A package with plugins of each kind, installed for the supervisor and its workers, not for this process."""
     metadata = install(third_party_plugins=THIRD_PARTY) / "third_party_plugins-1.0.dist-info"
     metadata.mkdir()
@@ -76,14 +64,14 @@ def installed(install: Callable[..., Path]) -> None:
 
 
 @pytest.fixture
-def marked(tmp_path: Path) -> Path:
+def marked(tmp_path):
     directory = tmp_path / "marked"
     directory.mkdir()
     (directory / "third.mark").touch()
     return directory
 
 
-def why_not(**settings: Any) -> str:
+def why_not(**settings):
     """Return why a host with these settings does not start."""
     with pytest.raises(hostd.HostError) as caught, hostd.Host(**settings):
         pytest.fail("the host has started", pytrace=False)
@@ -91,9 +79,7 @@ def why_not(**settings: Any) -> str:
 
 
 @pytest.mark.parametrize("prefix", ["", "third_party_plugins:"], ids=["entry-point", "import-path"])
-def test_c02_plugins_of_a_third_party_are_chosen_by_entry_point_and_by_import_path(
-    installed: None, marked: Path, prefix: str
-) -> None:
+def test_c02_plugins_of_a_third_party_are_chosen_by_entry_point_and_by_import_path(installed, marked, prefix):
     types = {"finder": "ByMark", "sizer": "Fixed", "loader": "load_net", "initializer": "doubled"}
     if not prefix:
         types = {"finder": "by_mark", "sizer": "fixed", "loader": "third", "initializer": "doubled"}
@@ -109,7 +95,7 @@ def test_c02_plugins_of_a_third_party_are_chosen_by_entry_point_and_by_import_pa
         assert (int(estimate), estimate.source) == (777, "estimated")
 
 
-def test_c02_more_than_one_may_be_configured_under_names_of_their_own(installed: None, marked: Path) -> None:
+def test_c02_more_than_one_may_be_configured_under_names_of_their_own(installed, marked):
     (marked / "other.mark").touch()
     with hostd.Host(
         finders={
@@ -147,13 +133,13 @@ KNOWN = {
 }
 
 
-def test_c02_an_unknown_type_stops_the_start_and_the_known_ones_are_listed(installed: None) -> None:
+def test_c02_an_unknown_type_stops_the_start_and_the_known_ones_are_listed(installed):
     for section, known in KNOWN.items():
         said = why_not(**{section: {"default": {"type": "no_such_thing"}}})
         assert [name for name in (f"{section}.default", "no_such_thing", *known) if name not in said] == []
 
 
-SIZERS: list[tuple[Any, str]] = [
+SIZERS = [
     ("directory", "sizers.default"),
     ({"type": "directory", "config": ["multiplier"]}, "sizers.default.config"),
     ({"type": 5}, "sizers.default.type"),
@@ -164,7 +150,7 @@ SIZERS: list[tuple[Any, str]] = [
 ]
 
 
-def test_c02_a_section_or_a_plugin_that_is_wrong_is_an_error_that_names_it() -> None:
+def test_c02_a_section_or_a_plugin_that_is_wrong_is_an_error_that_names_it():
     for section in (*KNOWN, "models", "workers", "limits"):
         for wrong in ("text", 5, ["a", "b"]):
             said = why_not(**{section: wrong})

@@ -1,26 +1,13 @@
 """C03 to C05: the models directory and its settings, and what a start makes of them."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, TypeAlias
-
 import pytest
 from helpers import PATIENCE_S, eventually, never
-from models_rig import AT_ONCE, FAILS, GATED, Rig, causes, states
+from models_rig import AT_ONCE, FAILS, GATED, causes, states
 
 import hostd
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
-    from helpers import Service
-
-Serve: TypeAlias = "Callable[..., Service]"
-ModelDir: TypeAlias = "Callable[..., str]"
-
-
-def why_not(kind: type[hostd.HostError], **settings: Any) -> str:
+def why_not(kind, **settings):
     """Return why a host with these settings does not start."""
     with pytest.raises(kind) as caught, hostd.Host(**settings):
         pytest.fail("the host has started", pytrace=False)
@@ -30,9 +17,7 @@ def why_not(kind: type[hostd.HostError], **settings: Any) -> str:
 # C03
 
 
-def test_c03_without_a_models_directory_or_one_that_is_not_there_a_host_runs(
-    host: hostd.Host, client: hostd.Client, serve: Serve, tmp_path: Path, model_dir: ModelDir
-) -> None:
+def test_c03_without_a_models_directory_or_one_that_is_not_there_a_host_runs(host, client, serve, tmp_path, model_dir):
     assert client.host_info().models_dir is None
     assert client.load_model("echo", model_dir()).predict(1) == 1
     with pytest.raises(hostd.FailedPreconditionError, match=r"models\.dir"):
@@ -53,7 +38,7 @@ def test_c03_without_a_models_directory_or_one_that_is_not_there_a_host_runs(
         assert "models.dir" in warning
 
 
-def test_c03_with_lazy_loading_a_missing_or_unset_directory_stops_the_start(tmp_path: Path) -> None:
+def test_c03_with_lazy_loading_a_missing_or_unset_directory_stops_the_start(tmp_path):
     said = why_not(hostd.FailedPreconditionError, models={"dir": tmp_path / "absent", "lazy_load": True})
     assert str(tmp_path / "absent") in said
     assert "lazy_load" in said
@@ -64,7 +49,7 @@ def test_c03_with_lazy_loading_a_missing_or_unset_directory_stops_the_start(tmp_
 
 # C04
 
-WRONG: dict[str, list[Any]] = {
+WRONG = {
     "lazy_load": [1, "perhaps"],
     "poll_period_s": ["often", True, -1, [1]],
     "write_quiet_period_s": ["long", False],
@@ -75,7 +60,7 @@ WRONG: dict[str, list[Any]] = {
 }
 
 
-def test_c04_a_wrong_type_stops_the_start_and_names_the_field(rig: Rig) -> None:
+def test_c04_a_wrong_type_stops_the_start_and_names_the_field(rig):
     for name, values in WRONG.items():
         for wrong in values:
             said = why_not(hostd.InvalidArgumentError, models={"dir": rig.path, name: wrong})
@@ -91,9 +76,7 @@ def test_c04_a_wrong_type_stops_the_start_and_names_the_field(rig: Rig) -> None:
     ],
     ids=repr,
 )
-def test_c04_periods_may_be_a_number_or_null_and_without_lazy_loading_or_a_period_nothing_is_followed(
-    rig: Rig, settings: dict[str, Any]
-) -> None:
+def test_c04_periods_may_be_a_number_or_null_and_without_lazy_loading_or_a_period_nothing_is_followed(rig, settings):
     rig.add("fresh")  # seconds old: a quiet period that is on would be waited for
     with hostd.Host(models={"dir": rig.path, "wait_for_initial_loads": True, **settings}) as host:
         client = host.client()
@@ -108,7 +91,7 @@ def test_c04_periods_may_be_a_number_or_null_and_without_lazy_loading_or_a_perio
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_c05_a_bad_model_does_not_stop_the_start_nor_the_good_ones(rig: Rig, wait: bool) -> None:
+def test_c05_a_bad_model_does_not_stop_the_start_nor_the_good_ones(rig, wait):
     rig.add("bad", FAILS)
     rig.add("worse", files={"model.py": "this is no python"})
     rig.add("settings", files={"model.yaml": "loder: python\n"})
@@ -126,7 +109,7 @@ def test_c05_a_bad_model_does_not_stop_the_start_nor_the_good_ones(rig: Rig, wai
 
 
 @pytest.mark.parametrize("settings", [{"lazy_load": False}, {"lazy_load": True}], ids=repr)
-def test_c05_without_load_on_start_nothing_is_loaded_by_the_start(rig: Rig, settings: dict[str, Any]) -> None:
+def test_c05_without_load_on_start_nothing_is_loaded_by_the_start(rig, settings):
     rig.add("there")
     models = {**AT_ONCE, "dir": rig.path, "load_on_start": False, "wait_for_initial_loads": True, **settings}
     with hostd.Host(models=models) as host:

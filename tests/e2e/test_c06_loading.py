@@ -1,10 +1,7 @@
 """C06 to C09: loads, and loads that meet. What fails and is tried again, and what finds a model: `test_c10_retries`."""
 
-from __future__ import annotations
-
 import asyncio
 import math
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from deploy_rig import Raw
@@ -12,12 +9,6 @@ from helpers import PATIENCE_S, descendants, eventually
 from models_rig import FAILS, FAILS_TWICE, GATED
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from concurrent.futures import ThreadPoolExecutor
-
-    from models_rig import Rig
 
 CROWD = 1000
 FIRST = "../workshop/0"
@@ -27,9 +18,7 @@ FIRST = "../workshop/0"
 # C06
 
 
-def test_c06_a_load_takes_every_option_and_returns_a_handle_with_everything_there_is_to_know(
-    shared: hostd.Client, shared_host: hostd.Host, rig: Rig
-) -> None:
+def test_c06_a_load_takes_every_option_and_returns_a_handle_with_everything_there_is_to_know(shared, shared_host, rig):
     path = str(rig.make(FAILS_TWICE))
     model = shared.load_model(
         "team/m", path, "a-type", wait=True, retries=2, finder="files", initializer="default", options={"a": 1}
@@ -40,7 +29,7 @@ def test_c06_a_load_takes_every_option_and_returns_a_handle_with_everything_ther
     assert model.wait() is model
     assert model.predict(1) == 1
 
-    async def use() -> None:
+    async def use():
         async with hostd.AsyncClient(shared_host.endpoint) as client:
             theirs = await client.load_model("echo", rig.make(), wait=False)
             assert (theirs.id, theirs.type) == ("echo", "standalone-model")
@@ -54,9 +43,7 @@ def test_c06_a_load_takes_every_option_and_returns_a_handle_with_everything_ther
 # C07
 
 
-def test_c07_loading_what_is_loaded_starts_no_process_and_another_source_is_refused(
-    shared: hostd.Client, shared_host: hostd.Host, rig: Rig
-) -> None:
+def test_c07_loading_what_is_loaded_starts_no_process_and_another_source_is_refused(shared, shared_host, rig):
     path = rig.make()
     options = {"deep": [1, (2, b"3")], "nan": math.nan, "n": 1}
     model = shared.load_model("m", path, options=options)
@@ -64,7 +51,7 @@ def test_c07_loading_what_is_loaded_starts_no_process_and_another_source_is_refu
     for _ in range(5):
         again = shared.load_model("m", path, retries=3, options=options).info
         assert (again.workers[0].pid, again.generation) == (first.workers[0].pid, first.generation)
-    others: list[dict[str, Any]] = [
+    others = [
         {"local_model_path": rig.make()},
         {"model_type": "another"},
         {"options": {**options, "n": True}},
@@ -82,7 +69,7 @@ def test_c07_loading_what_is_loaded_starts_no_process_and_another_source_is_refu
 # C08
 
 
-async def load_by_many(endpoint: str, path: str, release: Callable[[], object]) -> list[Any]:
+async def load_by_many(endpoint, path, release):
     """Begin a load of one id a thousand times, from two connections; let the model go on when all have asked."""
     async with hostd.AsyncClient(endpoint) as one, hostd.AsyncClient(endpoint) as other:
         loads = [asyncio.ensure_future((one, other)[i % 2].load_model("m", path)) for i in range(CROWD)]
@@ -94,9 +81,7 @@ async def load_by_many(endpoint: str, path: str, release: Callable[[], object]) 
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["succeed", "fail"])
-def test_c08_a_thousand_concurrent_loads_start_one_process_and_get_the_same(
-    shared: hostd.Client, shared_host: hostd.Host, rig: Rig, fails: bool
-) -> None:
+def test_c08_a_thousand_concurrent_loads_start_one_process_and_get_the_same(shared, shared_host, rig, fails):
     path = str(rig.make(f"{GATED}\n    {FAILS}" if fails else GATED))
     got = asyncio.run(load_by_many(shared_host.endpoint, path, lambda: rig.let_go(FIRST)))
     if fails:
@@ -114,9 +99,7 @@ def test_c08_a_thousand_concurrent_loads_start_one_process_and_get_the_same(
 # C09
 
 
-def test_c09_without_waiting_it_returns_while_it_loads_and_all_wait_for_the_same_load(
-    shared: hostd.Client, rig: Rig, pool: ThreadPoolExecutor
-) -> None:
+def test_c09_without_waiting_it_returns_while_it_loads_and_all_wait_for_the_same_load(shared, rig, pool):
     path = rig.make(GATED)
     model = shared.load_model("m", path, wait=False)
     assert (model.loading, model.loaded) == (True, False)

@@ -1,20 +1,13 @@
 """C10 and C11: loads that are tried again, and what finds and initializes a model. Loads that meet: `test_c06_loading`."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import os
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import PATIENCE_S, descendants, eventually, is_there, lines_of
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 BACKOFF_S = 0.15
 
@@ -47,29 +40,29 @@ NOTING = """
 class Tries:
     """What the model `NOTING` notes of each try to load it."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log):
         self.log = log
 
-    def __len__(self) -> int:
+    def __len__(self):
         return len(lines_of(self.log))
 
     @property
-    def pids(self) -> list[int]:
+    def pids(self):
         return [int(line.split()[0]) for line in lines_of(self.log)]
 
     @property
-    def waits_s(self) -> list[float]:
+    def waits_s(self):
         times_s = [float(line.split()[1]) for line in lines_of(self.log)]
         return [later_s - earlier_s for earlier_s, later_s in itertools.pairwise(times_s)]
 
 
 @pytest.fixture
-def tries(tmp_path: Path) -> Tries:
+def tries(tmp_path):
     return Tries(tmp_path / "tries")
 
 
 @pytest.fixture(scope="module")
-def shared_host() -> Iterator[hostd.Host]:
+def shared_host():
     with hostd.Host(workers={"retry_backoff_s": BACKOFF_S, "retry_max_backoff_s": 2 * BACKOFF_S}) as host:
         yield host
 
@@ -77,7 +70,7 @@ def shared_host() -> Iterator[hostd.Host]:
 # C10
 
 
-async def errors_of_all(endpoint: str, path: str, options: dict[str, str], release: Path) -> list[hostd.HostError]:
+async def errors_of_all(endpoint, path, options, release):
     """Let many wait for one load, then let it go on; return what each gets."""
     async with hostd.AsyncClient(endpoint) as client:
         loads = [client.load_model("m", path, retries=3, options=options) for _ in range(5)]
@@ -90,8 +83,8 @@ async def errors_of_all(endpoint: str, path: str, options: dict[str, str], relea
 
 
 def test_c10_each_try_has_a_fresh_process_after_a_backoff_and_all_get_the_last_error(
-    shared: hostd.Client, shared_host: hostd.Host, model_dir: Callable[..., str], tries: Tries, tmp_path: Path
-) -> None:
+    shared, shared_host, model_dir, tries, tmp_path
+):
     path, release = model_dir(NOTING), tmp_path / "release"
     options = {"log": str(tries.log), "fail": 99, "wait_for": str(release)}
     errors = asyncio.run(errors_of_all(shared.endpoint, path, options, release))
@@ -114,9 +107,7 @@ def test_c10_each_try_has_a_fresh_process_after_a_backoff_and_all_get_the_last_e
 
 
 @pytest.mark.parametrize("how", ["raise", "exit"])
-def test_c10_it_is_tried_again_until_it_succeeds_although_nobody_waits(
-    shared_host: hostd.Host, shared: hostd.Client, model_dir: Callable[..., str], tries: Tries, how: str
-) -> None:
+def test_c10_it_is_tried_again_until_it_succeeds_although_nobody_waits(shared_host, shared, model_dir, tries, how):
     options = {"log": str(tries.log), "fail": 2, "how": how}
     with hostd.connect(shared_host.endpoint) as client:
         client.load_model("m", model_dir(NOTING), wait=False, retries=5, options=options)
@@ -164,7 +155,7 @@ PLUGINS = """
 
 
 @pytest.fixture
-def plugged(install: Callable[..., Path]) -> Iterator[hostd.Client]:
+def plugged(install):
     """A client of a host with finders and initializers of its own."""
     install(own_plugins=PLUGINS)
     with hostd.Host(
@@ -177,9 +168,7 @@ def plugged(install: Callable[..., Path]) -> Iterator[hostd.Client]:
         yield host.client()
 
 
-def test_c11_finder_and_initializer_are_named_per_load(
-    plugged: hostd.Client, tmp_path: Path, model_dir: Callable[..., str]
-) -> None:
+def test_c11_finder_and_initializer_are_named_per_load(plugged, tmp_path, model_dir):
     net = tmp_path / "net-1"
     net.mkdir()
     plain = plugged.load_model("plain", net, finder="by_name", options={"a": 1})
@@ -195,9 +184,7 @@ def test_c11_finder_and_initializer_are_named_per_load(
     assert model.info.workers[0].pid != os.getpid()
 
 
-def test_c11_a_multi_finder_asks_several_in_order(
-    plugged: hostd.Client, tmp_path: Path, model_dir: Callable[..., str]
-) -> None:
+def test_c11_a_multi_finder_asks_several_in_order(plugged, tmp_path, model_dir):
     net = tmp_path / "net-1"
     net.mkdir()
     (net / "model.py").write_text("def load(path):\n    return lambda: 'from model.py'\n")

@@ -1,21 +1,14 @@
 """C12 to C14: sizes that are measured, remembered, declared or estimated, and that always say which."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import PATIENCE_S, eventually, is_there, never, rss_of_tree, tree_of, uss_of_tree
-from models_rig import GATED, Rig
+from models_rig import GATED
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 MIB = 1 << 20
 FACTOR = 2.0
@@ -74,17 +67,17 @@ KNOWS_IDS = """
 
 
 @pytest.fixture(scope="module")
-def shared_host() -> Iterator[hostd.Host]:
+def shared_host():
     """Without periodic samples within a test: what is known comes from the measurement after the load."""
     with hostd.Host(memory={"sample_period_s": 3600, "remember": "host"}) as host:
         yield host
 
 
-def bytes_below(path: str) -> int:
+def bytes_below(path):
     return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names)
 
 
-def estimate_of(client: hostd.Client, path: str, model_type: str = "standalone-model") -> tuple[int, str]:
+def estimate_of(client, path, model_type="standalone-model"):
     estimate = client.estimate_model_size("any", path, model_type)
     return int(estimate), estimate.source
 
@@ -92,9 +85,7 @@ def estimate_of(client: hostd.Client, path: str, model_type: str = "standalone-m
 # C12
 
 
-def test_c12_c20_a_size_is_what_the_system_measures_for_the_whole_tree_and_gets_back(
-    shared: hostd.Client, model_dir: Callable[..., str]
-) -> None:
+def test_c12_c20_a_size_is_what_the_system_measures_for_the_whole_tree_and_gets_back(shared, model_dir):
     path = model_dir(HOLDER)
     model = shared.load_model("holder", path, options={"size_bytes": 64 * MIB, "helpers": 2})
     info = model.info
@@ -119,7 +110,7 @@ def test_c12_c20_a_size_is_what_the_system_measures_for_the_whole_tree_and_gets_
     assert 0 < report.duration_s <= took_s
 
 
-def test_c12_a_size_follows_a_model_that_grows(model_dir: Callable[..., str]) -> None:
+def test_c12_a_size_follows_a_model_that_grows(model_dir):
     with hostd.Host(memory={"sample_period_s": 0.05}) as host:
         model = host.client().load_model("holder", model_dir(HOLDER))
         before_bytes = model.size
@@ -130,9 +121,7 @@ def test_c12_a_size_follows_a_model_that_grows(model_dir: Callable[..., str]) ->
         eventually(lambda: model.size == pytest.approx(tree_bytes, rel=0.02, abs=MIB), "all of the growth is seen")
 
 
-def test_c12_what_cannot_be_measured_is_estimated_or_declared_or_unknown_and_says_so(
-    install: Callable[..., Path], model_dir: Callable[..., str]
-) -> None:
+def test_c12_what_cannot_be_measured_is_estimated_or_declared_or_unknown_and_says_so(install, model_dir):
     install(sitecustomize=UNMEASURABLE, knows_ids=KNOWS_IDS)
     path = model_dir(HOLDER, files={"weights.bin": "w" * 50_000})
     finders = {"ids": {"type": "knows_ids:KnowsIds"}}
@@ -150,7 +139,7 @@ def test_c12_what_cannot_be_measured_is_estimated_or_declared_or_unknown_and_say
             client.get_model_size("zoo-1")
 
 
-def test_c12_a_model_without_a_path_has_the_size_that_was_measured(install: Callable[..., Path]) -> None:
+def test_c12_a_model_without_a_path_has_the_size_that_was_measured(install):
     install(knows_ids=KNOWS_IDS)
     with hostd.Host(finders={"ids": {"type": "knows_ids:KnowsIds"}}) as host:
         model = host.client().load_model("zoo-1", None, finder="ids")
@@ -159,9 +148,7 @@ def test_c12_a_model_without_a_path_has_the_size_that_was_measured(install: Call
         assert model.size > 32 * MIB
 
 
-def test_c12_what_one_models_interpreter_holds_is_charged_to_no_other_model(
-    client: hostd.Client, model_dir: Callable[..., str], tmp_path: Path
-) -> None:
+def test_c12_what_one_models_interpreter_holds_is_charged_to_no_other_model(client, model_dir, tmp_path):
     """What a worker said of its interpreter was believed for every model: 300 MiB here, or any lie."""
     held_bytes = 300 << 20
     (tmp_path / "heavy").mkdir()
@@ -178,9 +165,7 @@ def test_c12_what_one_models_interpreter_holds_is_charged_to_no_other_model(
 # C13
 
 
-def test_c13_an_estimate_loads_nothing_and_multiplies_by_the_types_factor(
-    shared: hostd.Client, model_dir: Callable[..., str], tmp_path: Path
-) -> None:
+def test_c13_an_estimate_loads_nothing_and_multiplies_by_the_types_factor(shared, model_dir, tmp_path):
     files = {"weights.bin": "w" * 100_000, ".hidden": "h" * 500}
     path = model_dir("raise SystemExit('nobody may run this')", files=files)
     assert estimate_of(shared, path) == (FACTOR * bytes_below(path), "estimated")
@@ -197,9 +182,7 @@ def test_c13_an_estimate_loads_nothing_and_multiplies_by_the_types_factor(
         assert (client.host_info().workers, client.list_models()) == (0, [])
 
 
-def test_c13_what_was_measured_is_remembered_for_the_content_wherever_it_lies(
-    shared: hostd.Client, model_dir: Callable[..., str], tmp_path: Path
-) -> None:
+def test_c13_what_was_measured_is_remembered_for_the_content_wherever_it_lies(shared, model_dir, tmp_path):
     path = model_dir(HOLDER, settings="size: 400MB\n", files={"weights.bin": "w" * 9_000})
     shutil.copytree(path, tmp_path / "before")
     assert estimate_of(shared, path) == (400_000_000, "declared")
@@ -216,14 +199,14 @@ def test_c13_what_was_measured_is_remembered_for_the_content_wherever_it_lies(
     assert estimate_of(shared, path) == remembered
 
 
-def rewrite(weights: Path) -> None:
+def rewrite(weights):
     """Write as many bytes as before, and keep the times."""
     before = weights.stat()
     weights.write_bytes(b"X" + weights.read_bytes()[1:])
     os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-CHANGES: dict[str, Callable[[Path], object]] = {
+CHANGES = {
     "changed": rewrite,
     "longer": lambda weights: weights.write_bytes(weights.read_bytes() + b"X"),
     "renamed": lambda weights: weights.rename(weights.with_suffix(".old")),
@@ -232,9 +215,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-def test_c13_changed_content_and_a_load_that_fails_are_estimated(
-    shared: hostd.Client, model_dir: Callable[..., str], tmp_path: Path
-) -> None:
+def test_c13_changed_content_and_a_load_that_fails_are_estimated(shared, model_dir, tmp_path):
     path = model_dir(files={"weights.bin": "w" * 5000})
     shared.load_model("m", path)
     for name, change in CHANGES.items():
@@ -251,9 +232,7 @@ def test_c13_changed_content_and_a_load_that_fails_are_estimated(
 # C14
 
 
-def test_c14_it_is_not_found_with_the_reason_before_a_load_while_it_lasts_and_after_it(
-    shared: hostd.Client, rig: Rig, model_dir: Callable[..., str]
-) -> None:
+def test_c14_it_is_not_found_with_the_reason_before_a_load_while_it_lasts_and_after_it(shared, rig, model_dir):
     for model_id in (None, "", "nobody", "team/nobody"):
         with pytest.raises(hostd.NotFoundError, match=repr(model_id)):
             shared.get_model_size(model_id)

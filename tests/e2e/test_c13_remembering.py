@@ -1,32 +1,26 @@
 """C13: what was measured is remembered beyond the end of a host, by all hosts of the user, and whatever becomes of it."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
 import sqlite3
 import stat
-from typing import TYPE_CHECKING
 
 from helpers import eventually
 
 import hostd
 from hostd import paths
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 UNSAMPLED = {"sample_period_s": 3600}
 """What a host says of a size is what it remembers."""
 
 
-def estimate_of(client: hostd.Client, path: str) -> tuple[int, str]:
+def estimate_of(client, path):
     estimate = client.estimate_model_size("any", path)
     return int(estimate), estimate.source
 
 
-def test_c13_what_one_host_has_measured_all_hosts_of_the_user_remember(model_dir: Callable[..., str]) -> None:
+def test_c13_what_one_host_has_measured_all_hosts_of_the_user_remember(model_dir):
     """Hosts that run beside it, embedded ones that leave no directory, and after a kill."""
     path = model_dir()
     with hostd.Host() as beside, hostd.Host(memory=UNSAMPLED) as embedded:
@@ -42,9 +36,7 @@ def test_c13_what_one_host_has_measured_all_hosts_of_the_user_remember(model_dir
     assert [stat.S_IMODE(found.stat().st_mode) for found in (file.parent, file)] == [0o700, 0o600]
 
 
-def test_c13_a_memory_that_is_held_for_ever_or_damaged_stops_nothing_and_is_made_anew(
-    model_dir: Callable[..., str],
-) -> None:
+def test_c13_a_memory_that_is_held_for_ever_or_damaged_stops_nothing_and_is_made_anew(model_dir):
     path, file = model_dir(), paths.shared_state_dir("") / "sizes.sqlite"
     with hostd.Host() as host:
         host.client().load_model("m", path)
@@ -68,9 +60,7 @@ def test_c13_a_memory_that_is_held_for_ever_or_damaged_stops_nothing_and_is_made
         assert estimate_of(host.client(), path) == remembered, "the fresh memory must be kept too"
 
 
-def test_c13_a_small_model_does_not_wait_until_a_big_directory_is_known(
-    client: hostd.Client, model_dir: Callable[..., str]
-) -> None:
+def test_c13_a_small_model_does_not_wait_until_a_big_directory_is_known(client, model_dir):
     """Seven gigabytes are read for its digest; before, the small one stood behind all of them."""
     big = model_dir()
     for number in range(120):

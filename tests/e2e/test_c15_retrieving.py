@@ -1,9 +1,6 @@
 """C15 and C16: retrieving, and lazy loads. Nested ids and handles that outlive their workers are in `test_c17_handles`."""
 
-from __future__ import annotations
-
 import asyncio
-from typing import TYPE_CHECKING
 
 import pytest
 from deploy_rig import Raw
@@ -11,13 +8,6 @@ from helpers import PATIENCE_S, eventually, is_there, line_of, program
 from models_rig import FAILS_TWICE, GATED, causes
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from concurrent.futures import ThreadPoolExecutor
-    from pathlib import Path
-
-    from models_rig import Rig
 
 QUIET_S = 2.0
 """So much longer than the writer's pauses that a slow machine does not stretch one of them over it."""
@@ -38,11 +28,11 @@ KNOWS_IDS = """
 
 
 @pytest.fixture
-def start(rig: Rig) -> Iterator[Callable[..., hostd.Client]]:
+def start(rig):
     """Start a host that loads lazily; keywords are settings of its models, or its finders."""
-    hosts: list[hostd.Host] = []
+    hosts = []
 
-    def begin(finders: dict[str, object] | None = None, **models: object) -> hostd.Client:
+    def begin(finders=None, **models):
         settings = {**SETTINGS, "dir": rig.path, **models}
         hosts.append(hostd.Host(models=settings, workers={"retry_backoff_s": 0.01}, finders=finders))
         hosts[-1].start()
@@ -56,9 +46,7 @@ def start(rig: Rig) -> Iterator[Callable[..., hostd.Client]]:
 # C15
 
 
-def test_c15_it_returns_a_handle_to_the_live_model_or_names_what_is_loaded(
-    shared: hostd.Client, model_dir: Callable[..., str]
-) -> None:
+def test_c15_it_returns_a_handle_to_the_live_model_or_names_what_is_loaded(shared, model_dir):
     with pytest.raises(hostd.NotFoundError, match=r"'nobody'.*no model is loaded"):
         shared.retrieve_model("nobody")
     loaded = shared.load_model("echo", model_dir(), "a-type")
@@ -70,8 +58,8 @@ def test_c15_it_returns_a_handle_to_the_live_model_or_names_what_is_loaded(
         shared.retrieve_model("nobody")
 
 
-def test_c15_what_is_no_id_is_an_invalid_argument(shared_host: hostd.Host, shared: hostd.Client) -> None:
-    async def ask(model_id: object) -> None:
+def test_c15_what_is_no_id_is_an_invalid_argument(shared_host, shared):
+    async def ask(model_id):
         async with hostd.AsyncClient(shared_host.endpoint) as client:
             await client.retrieve_model(model_id)
 
@@ -87,9 +75,7 @@ def test_c15_what_is_no_id_is_an_invalid_argument(shared_host: hostd.Host, share
 # C16
 
 
-def test_c16_many_that_want_what_is_not_loaded_load_it_once_from_the_directory(
-    lazy: hostd.Client, lazy_rig: Rig, pool: ThreadPoolExecutor
-) -> None:
+def test_c16_many_that_want_what_is_not_loaded_load_it_once_from_the_directory(lazy, lazy_rig, pool):
     place = lazy_rig.add("m")
     assert lazy.list_models() == []
     models = [one.result(PATIENCE_S) for one in [pool.submit(lazy.retrieve_model, "m") for _ in range(50)]]
@@ -98,16 +84,14 @@ def test_c16_many_that_want_what_is_not_loaded_load_it_once_from_the_directory(
     assert len(lazy_rig.loads("m")) == 1
 
 
-def test_c16_without_lazy_loading_it_is_not_found(start: Callable[..., hostd.Client], rig: Rig) -> None:
+def test_c16_without_lazy_loading_it_is_not_found(start, rig):
     rig.add("m")
     with pytest.raises(hostd.NotFoundError):
         start(lazy_load=False).retrieve_model("m")
     assert rig.loads("m") == []
 
 
-def test_c16_a_lazy_load_is_tried_again_and_the_next_use_starts_afresh(
-    start: Callable[..., hostd.Client], rig: Rig
-) -> None:
+def test_c16_a_lazy_load_is_tried_again_and_the_next_use_starts_afresh(start, rig):
     rig.add("m", FAILS_TWICE)
     client = start(lazy_load_retries=1)
     with pytest.raises(hostd.ModelError, match="not yet"):
@@ -117,9 +101,7 @@ def test_c16_a_lazy_load_is_tried_again_and_the_next_use_starts_afresh(
     assert len(rig.loads("m")) == 3
 
 
-def test_c16_files_that_are_still_being_written_are_waited_for(
-    start: Callable[..., hostd.Client], rig: Rig, pool: ThreadPoolExecutor
-) -> None:
+def test_c16_files_that_are_still_being_written_are_waited_for(start, rig, pool):
     source = """
         import pathlib, sys, time
         place, done = map(pathlib.Path, sys.argv[1:])
@@ -148,9 +130,7 @@ def test_c16_files_that_are_still_being_written_are_waited_for(
         assert wanted.result(PATIENCE_S)() == int(line_of(writer))
 
 
-def test_c16_nothing_there_and_a_finder_that_knows_the_id(
-    start: Callable[..., hostd.Client], rig: Rig, install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_c16_nothing_there_and_a_finder_that_knows_the_id(start, rig, install, monkeypatch):
     install(knows_ids=KNOWS_IDS)
     rig.add("zoo-inside")
     rig.add("../elsewhere/private")
@@ -168,7 +148,7 @@ def test_c16_nothing_there_and_a_finder_that_knows_the_id(
     assert client.sync_local_models(wait=True).unloaded == (), "an ephemeral model did not come from the directory"
 
 
-USES: dict[str, Callable[[hostd.Model], object]] = {
+USES = {
     "call": lambda model: model.predict(5),
     "by name": lambda model: model.call("predict", 5),
     "submit": lambda model: model.submit.predict(5).result(PATIENCE_S),
@@ -178,7 +158,7 @@ USES: dict[str, Callable[[hostd.Model], object]] = {
 }
 
 
-def test_c16_c19_an_old_handle_loads_the_model_again_with_lazy_loading(lazy: hostd.Client, lazy_rig: Rig) -> None:
+def test_c16_c19_an_old_handle_loads_the_model_again_with_lazy_loading(lazy, lazy_rig):
     lazy_rig.add("m")
     model = lazy.retrieve_model("m")
     for name, use in USES.items():
@@ -188,7 +168,7 @@ def test_c16_c19_an_old_handle_loads_the_model_again_with_lazy_loading(lazy: hos
         assert use(model) == 5, name
         assert model.pid() != before
 
-    async def use_it() -> None:
+    async def use_it():
         async with hostd.AsyncClient(lazy.endpoint) as client:
             handle = await client.retrieve_model("m")
             await client.unload_model("m")
@@ -202,7 +182,7 @@ def test_c16_c19_an_old_handle_loads_the_model_again_with_lazy_loading(lazy: hos
     assert len(lazy_rig.loads("m")) == 1 + len(USES) + 3
 
 
-def test_c16_a_deadline_while_it_loads_ends_the_call_and_not_the_load(lazy: hostd.Client, lazy_rig: Rig) -> None:
+def test_c16_a_deadline_while_it_loads_ends_the_call_and_not_the_load(lazy, lazy_rig):
     lazy_rig.add("m", GATED)
     lazy_rig.let_go("m")
     model = lazy.retrieve_model("m")

@@ -1,26 +1,16 @@
 """C17 to C19: nested ids, unloads between load and use, and handles that outlive their workers."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import shutil
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import PATIENCE_S, descendants, eventually, is_there
 from models_rig import GATED, Work
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from concurrent.futures import ThreadPoolExecutor
-    from pathlib import Path
-
-    from models_rig import Rig
 
 ROUNDS = 25
 USERS = 4
@@ -29,7 +19,7 @@ USERS = 4
 # C17
 
 
-def test_c17_nested_ids_are_loaded_lazily_and_explicitly(lazy: hostd.Client, lazy_rig: Rig) -> None:
+def test_c17_nested_ids_are_loaded_lazily_and_explicitly(lazy, lazy_rig):
     inside = lazy_rig.add("team/a/model")
     assert lazy.retrieve_model("team/a/model").path == str(inside)
     assert lazy.load_model("team/b", lazy_rig.make()).predict(2) == 2
@@ -40,7 +30,7 @@ def test_c17_nested_ids_are_loaded_lazily_and_explicitly(lazy: hostd.Client, laz
         lazy.retrieve_model("team")  # a folder of models is none
 
 
-def test_c17_a_sync_neither_finds_nor_unloads_a_nested_model_while_it_exists(lazy: hostd.Client, lazy_rig: Rig) -> None:
+def test_c17_a_sync_neither_finds_nor_unloads_a_nested_model_while_it_exists(lazy, lazy_rig):
     for name in ("flat", "team", "team/another"):
         lazy_rig.add(name)
     place = lazy_rig.add("team/model")
@@ -63,12 +53,12 @@ def test_c17_a_sync_neither_finds_nor_unloads_a_nested_model_while_it_exists(laz
 class Storm:
     """Threads that use a model while another unloads it, and what each of them got."""
 
-    def __init__(self) -> None:
-        self.got: Counter[str] = Counter()
-        self.strange: list[BaseException] = []
+    def __init__(self):
+        self.got = Counter()
+        self.strange = []
         self.over = threading.Event()
 
-    def use(self, ask: Callable[[int], int]) -> None:
+    def use(self, ask):
         number = 0
         while not self.over.is_set():
             number += 1
@@ -83,7 +73,7 @@ class Storm:
             except Exception as error:  # noqa: BLE001 - a strange one is what is looked for
                 self.strange.append(error)
 
-    def rage(self, uses: list[Callable[[int], int]], unload: Callable[[], Any]) -> None:
+    def rage(self, uses, unload):
         users = [threading.Thread(target=self.use, args=(use,)) for use in uses]
         for user in users:
             user.start()
@@ -99,9 +89,7 @@ class Storm:
         assert (self.strange, self.got["wrong"]) == ([], 0)
 
 
-def test_c18_unloads_between_load_and_first_use_raise_no_strange_error(
-    shared: hostd.Client, shared_host: hostd.Host, model_dir: Callable[..., str]
-) -> None:
+def test_c18_unloads_between_load_and_first_use_raise_no_strange_error(shared, shared_host, model_dir):
     path = model_dir()
     uses = [
         lambda number: shared.load_model("m", path).predict(number),
@@ -114,9 +102,7 @@ def test_c18_unloads_between_load_and_first_use_raise_no_strange_error(
     assert descendants(shared_host.pid) == []
 
 
-def test_c18_c19_with_lazy_loading_an_old_handle_gets_an_answer_or_hears_of_the_unload(
-    lazy: hostd.Client, lazy_host: hostd.Host, lazy_rig: Rig
-) -> None:
+def test_c18_c19_with_lazy_loading_an_old_handle_gets_an_answer_or_hears_of_the_unload(lazy, lazy_host, lazy_rig):
     lazy_rig.add("m")
     model, storm = lazy.retrieve_model("m"), Storm()
     uses = [model.predict, lambda number: list(model.stream.generate(number + 1))[-1]]
@@ -126,9 +112,7 @@ def test_c18_c19_with_lazy_loading_an_old_handle_gets_an_answer_or_hears_of_the_
     assert descendants(lazy_host.pid) == []
 
 
-def test_c18_retrieving_while_loading_waits_and_an_unload_aborts_that(
-    lazy: hostd.Client, lazy_rig: Rig, pool: ThreadPoolExecutor
-) -> None:
+def test_c18_retrieving_while_loading_waits_and_an_unload_aborts_that(lazy, lazy_rig, pool):
     lazy_rig.add("m", GATED)
     for overtaken in (False, True):
         waiting = [pool.submit(lazy.retrieve_model, "m") for _ in range(5)]
@@ -146,9 +130,7 @@ def test_c18_retrieving_while_loading_waits_and_an_unload_aborts_that(
             (lazy_rig.records / "m.go").unlink()
 
 
-def test_c18_c22_with_lazy_loading_what_is_asked_during_an_unload_gets_the_next_load(
-    lazy: hostd.Client, lazy_rig: Rig, tmp_path: Path, pool: ThreadPoolExecutor
-) -> None:
+def test_c18_c22_with_lazy_loading_what_is_asked_during_an_unload_gets_the_next_load(lazy, lazy_rig, tmp_path, pool):
     lazy_rig.add("m")
     model = lazy.retrieve_model("m")
     old, work = model.pid(), Work(model, tmp_path)
@@ -170,7 +152,7 @@ def test_c18_c22_with_lazy_loading_what_is_asked_during_an_unload_gets_the_next_
 # C19
 
 
-def test_c19_after_a_reload_or_a_crash_the_same_handle_reaches_the_new_worker(shared: hostd.Client, rig: Rig) -> None:
+def test_c19_after_a_reload_or_a_crash_the_same_handle_reaches_the_new_worker(shared, rig):
     path = rig.make()
     model = shared.load_model("m", path)
     first = model.pid()
@@ -188,7 +170,7 @@ def test_c19_after_a_reload_or_a_crash_the_same_handle_reaches_the_new_worker(sh
     assert model.predict(1) == 1
 
 
-USES: list[Callable[[Any], object]] = [
+USES = [
     lambda model: model.predict(1),
     lambda model: model.call("predict", 1),
     lambda model: model.submit.predict(1).result(PATIENCE_S),
@@ -200,10 +182,8 @@ USES: list[Callable[[Any], object]] = [
 ]
 
 
-def test_c19_after_an_unload_it_says_not_found(
-    shared: hostd.Client, shared_host: hostd.Host, model_dir: Callable[..., str]
-) -> None:
-    async def use() -> None:
+def test_c19_after_an_unload_it_says_not_found(shared, shared_host, model_dir):
+    async def use():
         async with hostd.AsyncClient(shared_host.endpoint) as client:
             model = await client.load_model("n", model_dir())
             await client.unload_model("n")
@@ -221,7 +201,7 @@ def test_c19_after_an_unload_it_says_not_found(
     asyncio.run(use())
 
 
-def test_c19_with_lazy_loading_a_crashed_model_comes_back_as_it_was(lazy: hostd.Client, lazy_rig: Rig) -> None:
+def test_c19_with_lazy_loading_a_crashed_model_comes_back_as_it_was(lazy, lazy_rig):
     for path in (lazy_rig.add("m"), lazy_rig.make()):
         model = lazy.load_model("m", path, "a-type", options={"factor": 10})
         for _ in range(2):

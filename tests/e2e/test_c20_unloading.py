@@ -4,24 +4,16 @@ What is shown elsewhere: the figures of a report in `test_c12_sizes`, loads that
 are the moments between: backoff, finders, files that are being written, calls and streams in flight.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import time
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from faults import STALLS
 from helpers import FAULTY, PATIENCE_S, SOON_S, descendants, eventually, is_there, never
-from models_rig import AT_ONCE, FAILS, GATED, HANGS, Rig, Work, causes, states
+from models_rig import AT_ONCE, FAILS, GATED, HANGS, Work, causes, states
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from concurrent.futures import ThreadPoolExecutor
-    from pathlib import Path
 
 LONG_S = 3600.0
 """What no test waits for: only an unload that overtakes it ends such a wait within the test."""
@@ -45,7 +37,7 @@ FINDERS = """
 
 
 @pytest.fixture(scope="module")
-def patient_host() -> Iterator[hostd.Host]:
+def patient_host():
     """A host that waits long wherever it may: before a retry, and for calls in flight."""
     workers = {"drain_timeout_s": LONG_S, "retry_backoff_s": LONG_S, "retry_max_backoff_s": LONG_S}
     with hostd.Host(workers=workers) as host:
@@ -53,7 +45,7 @@ def patient_host() -> Iterator[hostd.Host]:
 
 
 @pytest.fixture
-def patient(patient_host: hostd.Host) -> Iterator[hostd.Client]:
+def patient(patient_host):
     with hostd.connect(patient_host.endpoint) as client:
         yield client
         client.unload_all_models(now=True)
@@ -62,7 +54,7 @@ def patient(patient_host: hostd.Host) -> Iterator[hostd.Client]:
 # C20
 
 
-def test_c20_unloading_what_is_not_loaded_frees_nothing_and_is_no_error(shared: hostd.Client, rig: Rig) -> None:
+def test_c20_unloading_what_is_not_loaded_frees_nothing_and_is_no_error(shared, rig):
     for model_id in ("never-loaded", "team/never", "", "../x", "a\nb", "x" * 5000):
         report = shared.unload_model(model_id)
         assert (report.model_id, report.size_bytes, report.freed_bytes, report.processes) == (model_id, 0, 0, 0)
@@ -79,9 +71,7 @@ def test_c20_unloading_what_is_not_loaded_frees_nothing_and_is_no_error(shared: 
     assert states(shared) == {}
 
 
-def test_c20_unloads_of_one_model_meet_and_go_on_without_those_that_waited(
-    patient: hostd.Client, patient_host: hostd.Host, rig: Rig, tmp_path: Path, pool: ThreadPoolExecutor
-) -> None:
+def test_c20_unloads_of_one_model_meet_and_go_on_without_those_that_waited(patient, patient_host, rig, tmp_path, pool):
     work = Work(patient.load_model("m", rig.make()), tmp_path)
     with pytest.raises(hostd.DeadlineExceededError):
         patient.unload_model("m", timeout_s=0.1)
@@ -96,7 +86,7 @@ def test_c20_unloads_of_one_model_meet_and_go_on_without_those_that_waited(
 # C21
 
 
-def test_c21_an_unload_ends_the_wait_before_a_retry(patient: hostd.Client, rig: Rig, pool: ThreadPoolExecutor) -> None:
+def test_c21_an_unload_ends_the_wait_before_a_retry(patient, rig, pool):
     waiting = [pool.submit(patient.load_model, "m", path, retries=5) for path in [rig.make(FAILS)] * 3]
     eventually(lambda: "RETRY" in causes(patient, "m"), "the next try is waited for")
     assert patient.unload_model("m", timeout_s=PATIENCE_S).processes == 0
@@ -107,8 +97,8 @@ def test_c21_an_unload_ends_the_wait_before_a_retry(patient: hostd.Client, rig: 
 
 
 def test_c21_an_unload_ends_a_load_whose_finder_hangs_and_its_late_answer_counts_for_nothing(
-    rig: Rig, install: Callable[..., Path], tmp_path: Path, pool: ThreadPoolExecutor
-) -> None:
+    rig, install, tmp_path, pool
+):
     install(slow_finders=FINDERS)
     with hostd.Host(finders={"hung": {"type": "slow_finders:Hung", "config": {"base": str(tmp_path)}}}) as host:
         client = host.client()
@@ -126,7 +116,7 @@ def test_c21_an_unload_ends_a_load_whose_finder_hangs_and_its_late_answer_counts
         assert len(descendants(host.pid)) == 2
 
 
-def test_c21_an_unload_ends_a_lazy_load_that_waits_for_files(rig: Rig, pool: ThreadPoolExecutor) -> None:
+def test_c21_an_unload_ends_a_lazy_load_that_waits_for_files(rig, pool):
     models = {**AT_ONCE, "dir": rig.path, "lazy_load": True, "poll_period_s": None, "completion_marker": "DONE"}
     with hostd.Host(models=models) as host:
         client = host.client()
@@ -135,7 +125,7 @@ def test_c21_an_unload_ends_a_lazy_load_that_waits_for_files(rig: Rig, pool: Thr
         call = pool.submit(client.call, "m", "predict", (1,), {}, None)
         eventually(lambda: states(client) == {"m": "LOADING"}, "the lazy load has begun")
 
-        def have_ended() -> bool:
+        def have_ended():
             # One of them may come after an unload: then it waits again, for a load of its own.
             client.unload_model("m", timeout_s=PATIENCE_S)
             return waiting.done() and call.done()
@@ -145,9 +135,7 @@ def test_c21_an_unload_ends_a_lazy_load_that_waits_for_files(rig: Rig, pool: Thr
         assert rig.loads("m") == []
 
 
-def test_c21_an_unload_right_after_a_load_was_asked_for_wins_whatever_the_moment(
-    shared: hostd.Client, shared_host: hostd.Host, rig: Rig
-) -> None:
+def test_c21_an_unload_right_after_a_load_was_asked_for_wins_whatever_the_moment(shared, shared_host, rig):
     path = rig.make()
     for step in range(12):
         shared.load_model("echo", path, wait=False)
@@ -163,14 +151,14 @@ def test_c21_an_unload_right_after_a_load_was_asked_for_wins_whatever_the_moment
 
 
 def test_c22_calls_in_flight_finish_and_from_the_moment_of_the_unload_nothing_new_is_taken(
-    patient: hostd.Client, rig: Rig, tmp_path: Path, pool: ThreadPoolExecutor
-) -> None:
+    patient, rig, tmp_path, pool
+):
     path = rig.make()
     model = patient.load_model("m", path)
     work, queued = Work(model, tmp_path), model.submit.predict(5)
     unload = pool.submit(patient.unload_model, "m")
     eventually(lambda: states(patient) == {"m": "UNLOADING"}, "the unload has begun")
-    asks: list[Callable[[], Any]] = [
+    asks = [
         lambda: model.predict(1),
         lambda: patient.load_model("m", path),
         lambda: patient.retrieve_model("m"),
@@ -191,7 +179,7 @@ def test_c22_calls_in_flight_finish_and_from_the_moment_of_the_unload_nothing_ne
     assert unload.result(PATIENCE_S).processes == 1
 
 
-def test_c22_calls_that_do_not_finish_in_time_are_aborted(shared: hostd.Client, rig: Rig, tmp_path: Path) -> None:
+def test_c22_calls_that_do_not_finish_in_time_are_aborted(shared, rig, tmp_path):
     model = shared.load_model("m", rig.make())
     pid, work, queued = model.pid(), Work(model, tmp_path), model.submit.predict(5)
     report = shared.unload_model("m")
@@ -205,9 +193,7 @@ def test_c22_calls_that_do_not_finish_in_time_are_aborted(shared: hostd.Client, 
 # C23
 
 
-def test_c23_all_are_unloaded_in_parallel_and_what_is_loaded_meanwhile_is_not(
-    patient: hostd.Client, rig: Rig, tmp_path: Path, pool: ThreadPoolExecutor
-) -> None:
+def test_c23_all_are_unloaded_in_parallel_and_what_is_loaded_meanwhile_is_not(patient, rig, tmp_path, pool):
     path, names = rig.make(), ("first", "second", "third")
     works = {name: Work(patient.load_model(name, path), tmp_path) for name in names}
     patient.load_model("idle", path)
@@ -225,10 +211,8 @@ def test_c23_all_are_unloaded_in_parallel_and_what_is_loaded_meanwhile_is_not(
     assert states(patient) == {"new": "LOADING"}
 
 
-def test_c23_what_hangs_does_not_stop_the_others_and_is_ended(
-    shared: hostd.Client, shared_host: hostd.Host, rig: Rig, tmp_path: Path, pool: ThreadPoolExecutor
-) -> None:
-    hung: dict[str, Any] = {}
+def test_c23_what_hangs_does_not_stop_the_others_and_is_ended(shared, shared_host, rig, tmp_path, pool):
+    hung = {}
     for stage in ("load", "infer"):
         for death in STALLS:
             options = {"stage": stage, "death": death, "evidence": str(tmp_path / f"{stage}-{death}")}

@@ -3,42 +3,34 @@
 Does not cover how changes are noticed, and when files are whole (`test_c26_following`).
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import threading
-from typing import TYPE_CHECKING
 
 import pytest
 from deploy_rig import CODE, Raw, files_of
 from helpers import PATIENCE_S, eventually, is_there, never
-from models_rig import AT_ONCE, FAILS, FOLLOWED, GATED, HANGS, Rig, Work, states
+from models_rig import AT_ONCE, FAILS, FOLLOWED, GATED, HANGS, Work, states
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from concurrent.futures import ThreadPoolExecutor
-    from pathlib import Path
 
 READY = "READY"
 
 
 @pytest.fixture
-def following(rig: Rig) -> Iterator[hostd.Client]:
+def following(rig):
     """A client of a host that follows the directory."""
     with hostd.Host(models={**FOLLOWED, "dir": rig.path}) as host:
         yield host.client()
 
 
-def worker_of(client: hostd.Client, model_id: str) -> int:
+def worker_of(client, model_id):
     (worker,) = client.get_model(model_id).workers
     assert worker.pid is not None
     return worker.pid
 
 
-def wait_for_a_look(client: hostd.Client, rig: Rig) -> None:
+def wait_for_a_look(client, rig):
     """Wait until the host has seen everything that is in the directory now: twice what comes later is loaded."""
     for _ in range(2):
         rig.add("probe")
@@ -50,7 +42,7 @@ def wait_for_a_look(client: hostd.Client, rig: Rig) -> None:
 # C24
 
 
-def test_c24_a_sync_loads_what_is_new_and_unloads_what_is_gone(lazy: hostd.Client, lazy_rig: Rig) -> None:
+def test_c24_a_sync_loads_what_is_new_and_unloads_what_is_gone(lazy, lazy_rig):
     for name in ("stays", "goes"):
         lazy_rig.add(name)
     report = lazy.sync_local_models(wait=True)
@@ -74,9 +66,7 @@ def test_c24_a_sync_loads_what_is_new_and_unloads_what_is_gone(lazy: hostd.Clien
     assert lazy_rig.loads("new") == []
 
 
-def test_c24_a_sync_waits_if_it_is_told_to_also_for_what_another_has_begun(
-    lazy: hostd.Client, lazy_rig: Rig, pool: ThreadPoolExecutor
-) -> None:
+def test_c24_a_sync_waits_if_it_is_told_to_also_for_what_another_has_begun(lazy, lazy_rig, pool):
     names = [f"m{number}" for number in range(4)]
     for name in names:
         lazy_rig.add(name)
@@ -92,7 +82,7 @@ def test_c24_a_sync_waits_if_it_is_told_to_also_for_what_another_has_begun(
     assert [len(lazy_rig.loads(name)) for name in (*names, "slow")] == [1] * 5
 
 
-def test_c24_models_from_elsewhere_are_left_alone(lazy: hostd.Client, lazy_rig: Rig, tmp_path: Path) -> None:
+def test_c24_models_from_elsewhere_are_left_alone(lazy, lazy_rig, tmp_path):
     beside, above = lazy_rig.path.with_name("models2"), lazy_rig.path.with_name("mod")
     for place in (beside / "x", beside / "m", above):
         shutil.copytree(lazy_rig.make(), place)
@@ -124,9 +114,7 @@ EPHEMERAL = """
 """
 
 
-def test_c24_a_model_without_files_is_left_alone_wherever_the_host_was_started(
-    rig: Rig, install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_c24_a_model_without_files_is_left_alone_wherever_the_host_was_started(rig, install, monkeypatch):
     install(ephemeral=EPHEMERAL)
     monkeypatch.chdir(rig.path)
     models = {**AT_ONCE, "dir": rig.path, "lazy_load": True, "poll_period_s": None}
@@ -137,7 +125,7 @@ def test_c24_a_model_without_files_is_left_alone_wherever_the_host_was_started(
         assert states(client) == {"hub/model": READY}
 
 
-def test_c24_what_is_no_model_is_ignored(lazy: hostd.Client, lazy_rig: Rig) -> None:
+def test_c24_what_is_no_model_is_ignored(lazy, lazy_rig):
     for name in ("good", ".hidden", ".hostd-staging/token", "nested/inside"):
         lazy_rig.add(name)
     (lazy_rig.path / "link").symlink_to(lazy_rig.path / "good")
@@ -153,9 +141,7 @@ def test_c24_what_is_no_model_is_ignored(lazy: hostd.Client, lazy_rig: Rig) -> N
     assert states(lazy) == {"good": READY}
 
 
-def test_c24_what_was_loaded_by_hand_from_the_directory_goes_with_its_files(
-    lazy: hostd.Client, lazy_rig: Rig, tmp_path: Path
-) -> None:
+def test_c24_what_was_loaded_by_hand_from_the_directory_goes_with_its_files(lazy, lazy_rig, tmp_path):
     for name in ("m", "team/a", "team/b"):
         lazy_rig.add(name)
     (tmp_path / "way").symlink_to(lazy_rig.path)
@@ -169,7 +155,7 @@ def test_c24_what_was_loaded_by_hand_from_the_directory_goes_with_its_files(
     assert states(lazy) == {}
 
 
-def test_c24_models_have_one_path_however_they_were_found_and_the_directory_was_named(rig: Rig, tmp_path: Path) -> None:
+def test_c24_models_have_one_path_however_they_were_found_and_the_directory_was_named(rig, tmp_path):
     (tmp_path / "link").symlink_to(rig.path)
     for name in ("synced", "deployed"):
         rig.add(name)
@@ -183,9 +169,7 @@ def test_c24_models_have_one_path_however_they_were_found_and_the_directory_was_
         assert client.sync_local_models(wait=True).unloaded == ("synced",)
 
 
-def test_c24_a_load_whose_files_go_is_given_up_and_calls_may_finish(
-    lazy: hostd.Client, lazy_rig: Rig, tmp_path: Path, pool: ThreadPoolExecutor
-) -> None:
+def test_c24_a_load_whose_files_go_is_given_up_and_calls_may_finish(lazy, lazy_rig, tmp_path, pool):
     lazy_rig.add("busy")
     work = Work(lazy.retrieve_model("busy"), tmp_path)
     lazy_rig.add("m", HANGS)
@@ -200,9 +184,7 @@ def test_c24_a_load_whose_files_go_is_given_up_and_calls_may_finish(
     eventually(lambda: states(lazy) == {}, "it is unloaded afterwards")
 
 
-def test_c24_an_entry_that_fails_is_tried_again_only_when_it_changes_or_a_client_asks(
-    following: hostd.Client, rig: Rig
-) -> None:
+def test_c24_an_entry_that_fails_is_tried_again_only_when_it_changes_or_a_client_asks(following, rig):
     rig.add("bad", FAILS)
     eventually(lambda: rig.loads("bad"), "it is tried")
     following.sync_local_models(wait=True, load=False)
@@ -215,7 +197,7 @@ def test_c24_an_entry_that_fails_is_tried_again_only_when_it_changes_or_a_client
     eventually(lambda: states(following).get("bad") == READY, "it is repaired")
 
 
-def test_c24_an_entry_that_goes_and_comes_back_is_loaded(rig: Rig) -> None:
+def test_c24_an_entry_that_goes_and_comes_back_is_loaded(rig):
     # No look but after a notification, so that the entry is back before the directory is seen without it again.
     with hostd.Host(models={**FOLLOWED, "dir": rig.path, "poll_period_s": 3600}) as host:
         client = host.client()
@@ -231,12 +213,10 @@ def test_c24_an_entry_that_goes_and_comes_back_is_loaded(rig: Rig) -> None:
             eventually(lambda n=name: states(client).get(n) == READY, "what came back is loaded")
 
 
-def test_c24_entries_that_come_and_go_all_the_time_end_as_the_directory_does(
-    following: hostd.Client, rig: Rig, pool: ThreadPoolExecutor
-) -> None:
+def test_c24_entries_that_come_and_go_all_the_time_end_as_the_directory_does(following, rig, pool):
     over = threading.Event()
 
-    def churn(name: str) -> None:
+    def churn(name):
         for _ in range(12):
             rig.add(name)
             over.wait(0.02)
@@ -256,9 +236,7 @@ def test_c24_entries_that_come_and_go_all_the_time_end_as_the_directory_does(
 # C28
 
 
-def test_c28_what_comes_goes_or_is_deployed_reaches_two_hosts_on_one_directory(
-    following: hostd.Client, rig: Rig
-) -> None:
+def test_c28_what_comes_goes_or_is_deployed_reaches_two_hosts_on_one_directory(following, rig):
     with hostd.Host(models={**FOLLOWED, "dir": rig.path}) as other:
         theirs = other.client()
         both = (following, theirs)
@@ -281,9 +259,7 @@ def test_c28_what_comes_goes_or_is_deployed_reaches_two_hosts_on_one_directory(
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_c28_a_second_host_that_starts_and_ends_leaves_a_deploy_under_way_alone(
-    following: hostd.Client, rig: Rig, end: str
-) -> None:
+def test_c28_a_second_host_that_starts_and_ends_leaves_a_deploy_under_way_alone(following, rig, end):
     with Raw(following.endpoint) as raw:
         upload = raw.upload("m", files_of("hello"))
         with hostd.Host(models={**FOLLOWED, "dir": rig.path}) as other:

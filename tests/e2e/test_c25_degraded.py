@@ -1,21 +1,14 @@
 """A models directory that cannot be followed for a while, against real hosts: nothing is unloaded because of that (C25)."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import eventually, line_of, program, stop
-from models_rig import FAILS, FOLLOWED, Rig, key, samples, states
+from models_rig import FAILS, FOLLOWED, key, samples, states
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 READY = "READY"
 
@@ -23,25 +16,25 @@ GAUGE = key("hostd_models_dir_degraded")
 
 
 @pytest.fixture
-def client(rig: Rig) -> Iterator[hostd.Client]:
+def client(rig):
     """A client of a host that follows the directory."""
     with hostd.Host(models={**FOLLOWED, "dir": rig.path}, metrics={"port": 0}) as host:
         yield host.client()
 
 
-def replace(rig: Rig, put: Callable[[], object], take: Callable[[], object]) -> Callable[[], object]:
+def replace(rig, put, take):
     """Move the directory away and put something in its place; return what brings it back."""
     away = rig.path.rename(rig.path.with_name("away"))
     put()
 
-    def bring_back() -> None:
+    def bring_back():
         take()
         away.rename(rig.path)
 
     return bring_back
 
 
-def replace_at_once(rig: Rig) -> Callable[[], object]:
+def replace_at_once(rig):
     """As a mount point that something is unmounted from: there is no moment without a directory."""
     # A link is turned in one step, which two renames of directories are not.
     real = rig.path.rename(rig.path.with_name("real"))
@@ -51,12 +44,12 @@ def replace_at_once(rig: Rig) -> Callable[[], object]:
     return lambda: turn(rig.path, real)
 
 
-def turn(link: Path, to: Path) -> None:
+def turn(link, to):
     link.with_name("new-link").symlink_to(to)
     link.with_name("new-link").rename(link)
 
 
-TROUBLES: dict[str, Callable[[Rig], Callable[[], object]]] = {
+TROUBLES = {
     "nothing": lambda rig: replace(rig, lambda: None, lambda: None),
     "an empty one": lambda rig: replace(rig, rig.path.mkdir, rig.path.rmdir),
     "an empty one at once": replace_at_once,
@@ -65,18 +58,18 @@ TROUBLES: dict[str, Callable[[Rig], Callable[[], object]]] = {
 }
 
 
-def pids_of(client: hostd.Client) -> dict[str, int | None]:
+def pids_of(client):
     return {model.id: model.workers[0].pid for model in client.list_models()}
 
 
-def check_that_it_is_followed(client: hostd.Client, rig: Rig) -> None:
+def check_that_it_is_followed(client, rig):
     rig.add("probe")
     eventually(lambda: states(client).get("probe") == READY, "what is new is loaded")
     rig.remove("probe")
     eventually(lambda: "probe" not in states(client), "what is gone is unloaded")
 
 
-def test_c25_nothing_is_unloaded_the_host_says_that_it_is_degraded_and_recovers(client: hostd.Client, rig: Rig) -> None:
+def test_c25_nothing_is_unloaded_the_host_says_that_it_is_degraded_and_recovers(client, rig):
     for name in ("a", "b", "team/nested"):
         rig.add(name)
     eventually(lambda: states(client) == {"a": READY, "b": READY}, "the directory is followed")
@@ -109,7 +102,7 @@ def test_c25_nothing_is_unloaded_the_host_says_that_it_is_degraded_and_recovers(
     assert pids_of(client) == {name: pid for name, pid in pids.items() if name != "b"}
 
 
-def test_c25_a_directory_that_comes_and_goes_all_the_time_costs_nothing(client: hostd.Client, rig: Rig) -> None:
+def test_c25_a_directory_that_comes_and_goes_all_the_time_costs_nothing(client, rig):
     rig.add("m")
     eventually(lambda: states(client) == {"m": READY}, "the directory is followed")
     pids, degraded = pids_of(client), set()
@@ -124,7 +117,7 @@ def test_c25_a_directory_that_comes_and_goes_all_the_time_costs_nothing(client: 
     check_that_it_is_followed(client, rig)
 
 
-def test_c25_it_is_seen_to_be_away_and_back_without_waiting_for_the_period_and_needed_for_nothing(rig: Rig) -> None:
+def test_c25_it_is_seen_to_be_away_and_back_without_waiting_for_the_period_and_needed_for_nothing(rig):
     with hostd.Host(models={**FOLLOWED, "dir": rig.path, "poll_period_s": 3600}) as host:
         client = host.client()
         rig.add("m")
@@ -154,9 +147,7 @@ FINDERS = """
 """
 
 
-def test_c25_a_finder_that_raises_stops_neither_the_others_nor_the_next_sync(
-    rig: Rig, install: Callable[..., Path]
-) -> None:
+def test_c25_a_finder_that_raises_stops_neither_the_others_nor_the_next_sync(rig, install):
     install(touchy=FINDERS)
     with hostd.Host(models={**FOLLOWED, "dir": rig.path}, finders={"default": {"type": "touchy:Touchy"}}) as host:
         client = host.client()
@@ -186,9 +177,9 @@ ORDINARY = """
 
 
 @pytest.fixture
-def ordinary(rig: Rig) -> Iterator[hostd.Client]:
+def ordinary(rig):
     """A client of a host that follows the directory and is bound by the modes of files."""
-    settings: dict[str, Any] = {**FOLLOWED, "dir": str(rig.path)}
+    settings = {**FOLLOWED, "dir": str(rig.path)}
     embedder = program(ORDINARY, json.dumps(settings))
     with hostd.connect(line_of(embedder)) as client:
         runtime_dir = client.host_info().runtime_dir
@@ -197,7 +188,7 @@ def ordinary(rig: Rig) -> Iterator[hostd.Client]:
     eventually(lambda: not os.path.exists(runtime_dir), "the host is gone")
 
 
-def test_c25_what_may_not_be_read_for_a_while_unloads_nothing(ordinary: hostd.Client, rig: Rig) -> None:
+def test_c25_what_may_not_be_read_for_a_while_unloads_nothing(ordinary, rig):
     shut = rig.make()
     shut.chmod(0)
     shut.rename(rig.path / "shut")

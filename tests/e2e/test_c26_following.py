@@ -4,8 +4,6 @@ Without a completion marker the promise is that nothing is loaded within the qui
 than that is beyond it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -15,18 +13,12 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import PATIENCE_S, eventually, line_of, never, program, stop
-from models_rig import AT_ONCE, FOLLOWED, Rig, causes, states
+from models_rig import AT_ONCE, FOLLOWED, causes, states
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from concurrent.futures import ThreadPoolExecutor
-    from pathlib import Path
 
 READY = "READY"
 NEVER_S = 3600.0
@@ -34,11 +26,11 @@ POLL_PERIOD_S = 0.05
 
 
 @pytest.fixture
-def following(rig: Rig) -> Iterator[Callable[..., hostd.Client]]:
+def following(rig):
     """Start a host that follows the directory and return a client of it; keywords are settings of `models`."""
-    hosts: list[hostd.Host] = []
+    hosts = []
 
-    def start(**settings: Any) -> hostd.Client:
+    def start(**settings):
         hosts.append(hostd.Host(models={**FOLLOWED, "dir": rig.path, **settings}, workers={"drain_timeout_s": 0.4}))
         hosts[-1].start()
         return hosts[-1].client()
@@ -51,7 +43,7 @@ def following(rig: Rig) -> Iterator[Callable[..., hostd.Client]]:
 # C26
 
 
-def test_c26_changes_are_notified_whatever_the_period(following: Callable[..., hostd.Client], rig: Rig) -> None:
+def test_c26_changes_are_notified_whatever_the_period(following, rig):
     client = following(poll_period_s=NEVER_S)
     for name in ("a", "b"):
         rig.add(name)
@@ -79,7 +71,7 @@ WITHOUT_NOTIFICATIONS = """
 """
 
 
-def test_c26_where_there_are_no_notifications_the_period_does_it(rig: Rig, tmp_path: Path) -> None:
+def test_c26_where_there_are_no_notifications_the_period_does_it(rig, tmp_path):
     own = ["unshare", "--user", "--map-root-user"]
     limit = "test -w /proc/sys/user/max_inotify_instances && echo 0 > /proc/sys/user/max_inotify_instances"
     if (
@@ -104,7 +96,7 @@ def test_c26_where_there_are_no_notifications_the_period_does_it(rig: Rig, tmp_p
     eventually(lambda: not os.path.exists(runtime_dir), "the host is gone")
 
 
-def descriptors_of(pid: int) -> list[str]:
+def descriptors_of(pid):
     found = []
     for fd in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(FileNotFoundError):  # one of a look at the directory, which is over
@@ -115,7 +107,7 @@ def descriptors_of(pid: int) -> list[str]:
 FAILS_ONCE = "if (top / 'deep' / 'weights').read_text() != 'good': raise ValueError('bad weights')"
 
 
-def test_c26_what_is_not_notified_is_seen_by_the_period(following: Callable[..., hostd.Client], rig: Rig) -> None:
+def test_c26_what_is_not_notified_is_seen_by_the_period(following, rig):
     client = following(poll_period_s=POLL_PERIOD_S)
     rig.add("m", FAILS_ONCE, {"deep/weights": "bad"})
     eventually(lambda: rig.loads("m"), "it is tried")
@@ -130,16 +122,14 @@ PARTS = ["model.py", "config.json", "weights/one", "weights/two"]
 MARKER = "COMPLETE"
 
 
-def write_part(rig: Rig, name: str, part: str) -> None:
+def write_part(rig, name, part):
     place = rig.path / name / part
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(rig.source() if part == "model.py" else f"what is in {part}")
 
 
 @pytest.mark.heavy
-def test_c27_with_a_marker_nothing_is_loaded_before_it_in_200_tries(
-    following: Callable[..., hostd.Client], rig: Rig
-) -> None:
+def test_c27_with_a_marker_nothing_is_loaded_before_it_in_200_tries(following, rig):
     """Writers that pause for six polls after every file; 30 of them end, the others give up before the marker."""
     client = following(completion_marker=MARKER, poll_period_s=POLL_PERIOD_S)
     names = [f"m{number:03}" for number in range(200)]
@@ -169,12 +159,12 @@ QUIET_S = 1.0
 class Writer:
     """Writes an entry in several steps with pauses that are longer than the poll and shorter than the quiet period."""
 
-    def __init__(self, rig: Rig, name: str, seed: int) -> None:
+    def __init__(self, rig, name, seed):
         self._rig, self.name = rig, name
         self._chance = random.Random(seed)
         self.longest_pause_s = 0.0
 
-    def write(self) -> None:
+    def write(self):
         place = self._rig.path / self.name
         style = self._chance.choice(["grow", "rename", "old-times"])
         last_s = time.monotonic()
@@ -197,16 +187,14 @@ class Writer:
             if part != "a" or not (place / "deep").exists():
                 self._pause()
 
-    def _text_of(self, part: str) -> str:
+    def _text_of(self, part):
         return self._rig.source() if part == "model.py" else part * 50
 
-    def _pause(self) -> None:
+    def _pause(self):
         threading.Event().wait(self._chance.uniform(2 * POLL_PERIOD_S, QUIET_S / 4))
 
 
-def test_c27_without_a_marker_nothing_is_loaded_within_the_quiet_period(
-    following: Callable[..., hostd.Client], rig: Rig, pool: ThreadPoolExecutor
-) -> None:
+def test_c27_without_a_marker_nothing_is_loaded_within_the_quiet_period(following, rig, pool):
     client = following(poll_period_s=POLL_PERIOD_S, write_quiet_period_s=QUIET_S)
     writers = [Writer(rig, f"m{seed}", seed) for seed in range(16)]
     for written in [pool.submit(writer.write) for writer in writers]:
@@ -222,16 +210,14 @@ def test_c27_without_a_marker_nothing_is_loaded_within_the_quiet_period(
         assert rig.loads(name) == [final], f"{name} was loaded before it was whole"
 
 
-def test_c27_a_lazy_load_of_what_is_being_written_waits_and_keeps_nothing_else(
-    rig: Rig, pool: ThreadPoolExecutor
-) -> None:
+def test_c27_a_lazy_load_of_what_is_being_written_waits_and_keeps_nothing_else(rig, pool):
     models = {**AT_ONCE, "dir": rig.path, "lazy_load": True, "poll_period_s": None, "completion_marker": MARKER}
     with hostd.Host(models={**models, "load_on_start": False}) as host:
         client = host.client()
         other = client.load_model("other", rig.make())
         for name in ("team/m", "goes", "half"):
             rig.add(name)
-        asks: list[Callable[[], Any]] = [
+        asks = [
             lambda: client.retrieve_model("team/m").predict(5),
             lambda: client.call("team/m", "predict", (5,), {}, None),
             lambda: client.submit("team/m", "predict", (5,), {}, None).result(PATIENCE_S),
@@ -257,7 +243,7 @@ def test_c27_a_lazy_load_of_what_is_being_written_waits_and_keeps_nothing_else(
         assert isinstance(in_vain.exception(PATIENCE_S), hostd.NotFoundError)
 
 
-def test_c27_hundreds_that_are_being_written_keep_nobody(following: Callable[..., hostd.Client], rig: Rig) -> None:
+def test_c27_hundreds_that_are_being_written_keep_nobody(following, rig):
     client = following(poll_period_s=POLL_PERIOD_S, completion_marker=MARKER)
     other = client.load_model("other", rig.make())
     for number in range(300):

@@ -3,13 +3,10 @@
 Bad names are in `test_path_corpus`, failures in `test_c30_all_or_nothing`, replacements in `test_c32_replacing`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import filecmp
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from deploy_rig import (
@@ -28,21 +25,18 @@ from helpers import PATIENCE_S, program
 
 import hostd
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
 GROWTH_BYTES = 64 * MIB
 """What a deploy of any size may add to the supervisor's memory."""
 
 
 @pytest.fixture
-def second(models: Path) -> Iterator[hostd.Client]:
+def second(models):
     """A client of another host on the same directory."""
     with hostd.Host(models={**PLACES, "dir": models, "load_on_start": False}) as running:
         yield running.client()
 
 
-NAMED: dict[str, bytes] = {
+NAMED = {
     "model.py": CODE,
     "text": b"named",
     "deep/er/and/deep/er/weights.bin": os.urandom(3 * MIB + 17),
@@ -59,15 +53,13 @@ NAMED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_c29_files_arrive_byte_for_byte_however_they_are_given(
-    deploying: hostd.Host, deployer: hostd.Client, models: Path, tmp_path: Path, kind: str
-) -> None:
+def test_c29_files_arrive_byte_for_byte_however_they_are_given(deploying, deployer, models, tmp_path, kind):
     for name, data in NAMED.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(data)
-    told: list[tuple[int, int]] = []
+    told = []
 
-    async def asynchronously(files: Any) -> None:
+    async def asynchronously(files):
         async with hostd.AsyncClient(deploying.endpoint) as theirs:
             await theirs.deploy_model("team/m", files, progress=lambda *counts: told.append(counts))
 
@@ -90,7 +82,7 @@ def test_c29_files_arrive_byte_for_byte_however_they_are_given(
         deployer.undeploy_model("team/m")
 
 
-def test_c29_the_options_of_a_load_go_with_a_deploy(deployer: hostd.Client, models: Path, tmp_path: Path) -> None:
+def test_c29_the_options_of_a_load_go_with_a_deploy(deployer, models, tmp_path):
     gate = tmp_path / "gate"
     options = {"text": f"gated {gate}"}
     model = deployer.deploy_model("m", files_of("unused"), "special", options=options, retries=2, wait=False)
@@ -108,7 +100,7 @@ def test_c29_the_options_of_a_load_go_with_a_deploy(deployer: hostd.Client, mode
 
 # What is there already
 
-OCCUPIED: dict[str, Callable[[Path, Path], object]] = {
+OCCUPIED = {
     "a model put by hand": lambda models, _: put(models, "m", "by hand"),
     "a file": lambda models, _: (models / "m").write_bytes(b"f"),
     "an empty file": lambda models, _: (models / "m").touch(),
@@ -120,7 +112,7 @@ OCCUPIED: dict[str, Callable[[Path, Path], object]] = {
 }
 
 
-def test_c29_nothing_that_is_there_is_deployed_over(deployer: hostd.Client, models: Path, tmp_path: Path) -> None:
+def test_c29_nothing_that_is_there_is_deployed_over(deployer, models, tmp_path):
     for name, occupy in OCCUPIED.items():
         occupy(models, tmp_path)
         inode, before = (models / "m").lstat().st_ino, {} if name == "a fifo" else content(models)
@@ -133,9 +125,7 @@ def test_c29_nothing_that_is_there_is_deployed_over(deployer: hostd.Client, mode
         (models / "m").rename(tmp_path / name)
 
 
-def test_c29_an_id_that_is_deployed_or_loaded_from_elsewhere_is_taken(
-    deployer: hostd.Client, models: Path, tmp_path: Path
-) -> None:
+def test_c29_an_id_that_is_deployed_or_loaded_from_elsewhere_is_taken(deployer, models, tmp_path):
     deployer.deploy_model("m", files_of("old"))
     deployer.load_model("elsewhere", put(tmp_path, "x", "elsewhere"))
     for taken in ("m", "elsewhere"):
@@ -148,10 +138,10 @@ def test_c29_an_id_that_is_deployed_or_loaded_from_elsewhere_is_taken(
     assert entries(models) == ["m"]
 
 
-def test_c29_what_comes_while_the_files_travel_is_not_replaced(deployer: hostd.Client, models: Path) -> None:
+def test_c29_what_comes_while_the_files_travel_is_not_replaced(deployer, models):
     """The check at the beginning is not enough: the rename itself must not replace."""
 
-    def progress(sent_bytes: int, total_bytes: int) -> None:
+    def progress(sent_bytes, total_bytes):
         if not (models / "m").exists():
             (models / "m").mkdir()  # empty, which a plain rename replaces silently
 
@@ -168,9 +158,7 @@ LOST = (hostd.AlreadyExistsError, hostd.FailedPreconditionError, hostd.AbortedEr
 """What the losers of a race are told: it is there, or it is just being put there."""
 
 
-def test_c29_of_many_deploys_of_one_id_on_two_hosts_at_most_one_wins(
-    deployer: hostd.Client, second: hostd.Client, models: Path
-) -> None:
+def test_c29_of_many_deploys_of_one_id_on_two_hosts_at_most_one_wins(deployer, second, models):
     for turn in range(10):
         clients = (deployer, second) if turn % 2 else (deployer,) * 6
         outcomes = all_at_once(
@@ -193,21 +181,19 @@ def test_c29_of_many_deploys_of_one_id_on_two_hosts_at_most_one_wins(
 # Memory
 
 
-def peak_bytes(pid: int) -> int:
+def peak_bytes(pid):
     """Return the most resident memory that a process has had since `forget_peak` (proc(5))."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-def forget_peak(pid: int) -> int:
+def forget_peak(pid):
     Path(f"/proc/{pid}/clear_refs").write_text("5")
     return peak_bytes(pid)
 
 
 @pytest.mark.heavy
-def test_c29_a_big_deploy_does_not_make_the_supervisor_big(
-    deploying: hostd.Host, deployer: hostd.Client, models: Path, tmp_path: Path
-) -> None:
+def test_c29_a_big_deploy_does_not_make_the_supervisor_big(deploying, deployer, models, tmp_path):
     """The same with 2 GB is in `python -m benchmarks deploy`."""
     for name, data in files_of("heavy").items():
         (tmp_path / name).write_bytes(data)
@@ -224,11 +210,11 @@ def test_c29_a_big_deploy_does_not_make_the_supervisor_big(
 
 
 def test_c29_a_client_that_begins_deploys_and_never_ends_them_is_refused_and_the_host_goes_on(
-    deploying: hostd.Host, deployer: hostd.Client, models: Path
-) -> None:
+    deploying, deployer, models
+):
     """Each holds descriptors."""
 
-    def opened() -> int:
+    def opened():
         return len(os.listdir(f"/proc/{deploying.pid}/fd"))
 
     before = opened()

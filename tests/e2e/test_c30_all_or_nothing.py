@@ -3,14 +3,11 @@
 Kills of the host are in `test_deploy_kills`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from deploy_rig import (
@@ -28,9 +25,6 @@ from helpers import PATIENCE_S, eventually, line_of, program, stop
 
 import hostd
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 UNANSWERED_CHUNKS = 1024
 """How many pieces of an upload may be under way."""
 
@@ -38,14 +32,14 @@ WORKERS = {"load_timeout_s": 10.0}
 
 
 @pytest.fixture
-def raw(deploying: hostd.Host, deployer: hostd.Client) -> Iterator[Raw]:
+def raw(deploying, deployer):
     with Raw(deploying.endpoint) as made:
         yield made
 
 
 # Loads that fail
 
-FAILING: dict[str, tuple[dict[str, bytes], type[hostd.HostError]]] = {
+FAILING = {
     "raises": (files_of("bad"), hostd.ModelError),
     "dies": (files_of("dies"), hostd.HostError),
     "hangs": (files_of("gated /nowhere"), hostd.DeadlineExceededError),
@@ -57,9 +51,7 @@ FAILING: dict[str, tuple[dict[str, bytes], type[hostd.HostError]]] = {
 
 
 @pytest.mark.parametrize("why", FAILING)
-def test_c30_a_failed_load_leaves_nothing_or_with_keep_the_files(
-    deployer: hostd.Client, models: Path, why: str
-) -> None:
+def test_c30_a_failed_load_leaves_nothing_or_with_keep_the_files(deployer, models, why):
     files, kind = FAILING[why]
     with pytest.raises(kind):
         deployer.deploy_model("team/group/m", files)
@@ -77,9 +69,7 @@ def test_c30_a_failed_load_leaves_nothing_or_with_keep_the_files(
     assert deployer.deploy_model("m", files_of("good"), replace=True).predict() == "good"
 
 
-def test_c30_a_deploy_that_fails_or_is_overtaken_without_a_waiting_client_leaves_nothing(
-    deployer: hostd.Client, models: Path, tmp_path: Path
-) -> None:
+def test_c30_a_deploy_that_fails_or_is_overtaken_without_a_waiting_client_leaves_nothing(deployer, models, tmp_path):
     deployer.deploy_model("m", files_of("bad"), wait=False)
     eventually(lambda: entries(models) == [], "the files of the model that failed are removed")
     undeploy_when_undone(deployer)
@@ -104,9 +94,7 @@ SENDING = """
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda how: how.name)
-def test_c30_a_client_that_is_killed_or_interrupted_leaves_nothing(
-    deploying: hostd.Host, deployer: hostd.Client, models: Path, how: signal.Signals
-) -> None:
+def test_c30_a_client_that_is_killed_or_interrupted_leaves_nothing(deploying, deployer, models, how):
     theirs = program(SENDING, deploying.endpoint)
     try:
         assert line_of(theirs) == "begun"
@@ -121,17 +109,15 @@ def test_c30_a_client_that_is_killed_or_interrupted_leaves_nothing(
     assert content(models) == {f"m/{name}": data for name, data in files_of("mine").items()}
 
 
-def test_c30_what_fails_at_the_client_leaves_no_files(
-    deploying: hostd.Host, deployer: hostd.Client, models: Path, tmp_path: Path
-) -> None:
+def test_c30_what_fails_at_the_client_leaves_no_files(deploying, deployer, models, tmp_path):
     files, weights = {"model.py": CODE, "weights.bin": bytes(20 * MIB)}, tmp_path / "weights.bin"
     weights.write_bytes(bytes(10 * MIB))
 
-    def fail(sent_bytes: int, total_bytes: int) -> None:
+    def fail(sent_bytes, total_bytes):
         if sent_bytes > 3 * MIB:
             raise OSError("the window was closed")
 
-    async def asynchronously() -> None:
+    async def asynchronously():
         begun = asyncio.Event()
         async with hostd.AsyncClient(deploying.endpoint) as theirs:
             with pytest.raises(OSError, match="the window was closed"):
@@ -162,7 +148,7 @@ def test_c30_what_fails_at_the_client_leaves_no_files(
 
 # Requests in bad faith
 
-BAD_WRITES: dict[str, tuple[dict[str, Any], type[hostd.HostError]]] = {
+BAD_WRITES = {
     "an index too high": ({"file": 2}, hostd.InvalidArgumentError),
     "a negative index": ({"file": -1}, hostd.InvalidArgumentError),
     "an index that is no number": ({"file": "model.py"}, hostd.InvalidArgumentError),
@@ -181,7 +167,7 @@ BAD_WRITES: dict[str, tuple[dict[str, Any], type[hostd.HostError]]] = {
 }
 
 
-def test_c30_a_bad_piece_is_refused_and_the_upload_goes_on(deploying: hostd.Host, raw: Raw, models: Path) -> None:
+def test_c30_a_bad_piece_is_refused_and_the_upload_goes_on(deploying, raw, models):
     upload = raw.ask("deploy_begin", model_id="m", files=[["text", 4], ["model.py", len(CODE)]])["upload"]
     write = {"upload": upload, "file": 0, "offset": 0, "data": b"1234"}
     for name, (arguments, kind) in BAD_WRITES.items():
@@ -197,7 +183,7 @@ def test_c30_a_bad_piece_is_refused_and_the_upload_goes_on(deploying: hostd.Host
     assert content(models / "m") == {"model.py": CODE, "text": b"1234"}
 
 
-def test_c30_a_commit_of_too_little_is_refused_and_leaves_nothing(raw: Raw, models: Path) -> None:
+def test_c30_a_commit_of_too_little_is_refused_and_leaves_nothing(raw, models):
     for written in ([], [(0, b"12")], [(0, b"1"), (2, b"34")]):
         upload = raw.ask("deploy_begin", model_id="m", files=[["model.py", 4], ["empty", 0]])["upload"]
         for offset, data in written:
@@ -208,7 +194,7 @@ def test_c30_a_commit_of_too_little_is_refused_and_leaves_nothing(raw: Raw, mode
         assert entries(models) == []
 
 
-def test_c30_what_comes_after_a_commit_or_an_abort_is_refused(raw: Raw, models: Path, tmp_path: Path) -> None:
+def test_c30_what_comes_after_a_commit_or_an_abort_is_refused(raw, models, tmp_path):
     gate = tmp_path / "gate"
     upload = raw.upload("m", files_of(f"gated {gate}"))
     first, second = raw.begin("deploy_commit", upload=upload), raw.begin("deploy_commit", upload=upload)
@@ -233,7 +219,7 @@ def test_c30_what_comes_after_a_commit_or_an_abort_is_refused(raw: Raw, models: 
         assert isinstance(raw.refusal(verb, upload=aborted, **more), hostd.NotFoundError)
 
 
-def test_c30_more_than_8_mib_unanswered_is_refused(raw: Raw, models: Path) -> None:
+def test_c30_more_than_8_mib_unanswered_is_refused(raw, models):
     upload = raw.ask("deploy_begin", model_id="m", files=[["model.py", 1], ["weights.bin", 40 * MIB]])["upload"]
     raw.ask("deploy_write", upload=upload, file=0, offset=0, data=b"x")
     (file,) = (models / STAGING).glob("*/model.py")

@@ -3,8 +3,6 @@
 Each runs a program of its own: as another user, with a file system of its own, or under a limit.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -14,14 +12,10 @@ import sys
 import tempfile
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from deploy_rig import STAGING, content, put
 from helpers import REPOSITORY, eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 NOBODY = 65534
 UNSHARED = ["unshare", "--mount", "--propagation", "private"]
@@ -49,7 +43,7 @@ def note(name, act):
 
 
 @pytest.fixture
-def base() -> Iterator[Path]:
+def base():
     """A directory that other users may enter."""
     made = Path(tempfile.mkdtemp(prefix="hostd-disk-"))
     made.chmod(0o755)
@@ -61,13 +55,13 @@ def base() -> Iterator[Path]:
     )
 
 
-def is_removed(directory: Path) -> bool:
+def is_removed(directory):
     with contextlib.suppress(OSError):
         shutil.rmtree(directory)
     return not directory.exists()
 
 
-def said_by(source: str, base: Path, *, command: list[str]) -> dict[str, Any]:
+def said_by(source, base, *, command):
     """Run a program with a models directory, and return what it has noted."""
     path = [REPOSITORY, REPOSITORY / "tests", REPOSITORY / "tests" / "e2e"]
     done = subprocess.run(
@@ -98,7 +92,7 @@ print(json.dumps(said))
 """
 
 
-def can(command: list[str]) -> bool:
+def can(command):
     """Say whether this user may run programs so."""
     return (
         bool(shutil.which(command[0]))
@@ -116,7 +110,7 @@ MODES = {
 
 @pytest.mark.skipif(not can(ANOTHER), reason="only root can become somebody who may not write")
 @pytest.mark.parametrize("mode", MODES)
-def test_c30_without_permission_a_deploy_is_refused_and_nothing_changes(base: Path, mode: str) -> None:
+def test_c30_without_permission_a_deploy_is_refused_and_nothing_changes(base, mode):
     models = base / "models"
     theirs = put(models, "theirs", "theirs")
     if "sticky" in mode:
@@ -198,7 +192,7 @@ print(json.dumps(said))
 
 
 @pytest.mark.skipif(not can(UNSHARED), reason="needs the right to mount")
-def test_c30_a_full_disk_is_resource_exhausted_and_leaves_no_residue(base: Path) -> None:
+def test_c30_a_full_disk_is_resource_exhausted_and_leaves_no_residue(base):
     said = said_by(FULL, base, command=UNSHARED)
     for act in ("too big", "too big a replacement", "half 1", "too many"):
         kind, words = said[act]

@@ -1,10 +1,7 @@
 """C31: an undeploy unloads, then removes the files, and nothing else is ever touched."""
 
-from __future__ import annotations
-
 import os
 import threading
-from typing import TYPE_CHECKING
 
 from deploy_rig import MIB, PLACES, all_at_once, await_tidy, content, entries, files_of, put, refusal
 from helpers import descendants, eventually, is_there
@@ -12,17 +9,11 @@ from path_corpus import canary
 
 import hostd
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
 WORKERS = {"drain_timeout_s": 20.0}
 """Enough for what the tests let go at once; what hangs is given up by another host's tests."""
 
 
-def test_c31_processes_files_and_empty_folders_are_gone_whether_or_not_it_was_loaded(
-    deploying: hostd.Host, deployer: hostd.Client, models: Path
-) -> None:
+def test_c31_processes_files_and_empty_folders_are_gone_whether_or_not_it_was_loaded(deploying, deployer, models):
     pid = deployer.deploy_model("a/b/m", files_of("x", **{"deep/er/weights": bytes(MIB)})).pid()
     report = deployer.undeploy_model("a/b/m")
     assert (report.model_id, report.processes) == ("a/b/m", 1)
@@ -47,9 +38,7 @@ def test_c31_processes_files_and_empty_folders_are_gone_whether_or_not_it_was_lo
     assert entries(models) == []
 
 
-def test_c31_files_are_removed_only_after_every_process_is_gone(
-    deployer: hostd.Client, models: Path, tmp_path: Path
-) -> None:
+def test_c31_files_are_removed_only_after_every_process_is_gone(deployer, models, tmp_path):
     marker, gate = tmp_path / "marker", tmp_path / "gate"
     model = deployer.deploy_model("m", files_of("x"))
     call = model.submit.linger(str(marker), str(gate))
@@ -75,7 +64,7 @@ def test_c31_files_are_removed_only_after_every_process_is_gone(
     assert entries(models) == []
 
 
-def test_c31_a_load_that_is_under_way_is_overtaken(deployer: hostd.Client, models: Path, tmp_path: Path) -> None:
+def test_c31_a_load_that_is_under_way_is_overtaken(deployer, models, tmp_path):
     put(models, "m", f"gated {tmp_path / 'gate'}")
     loading = deployer.load_model("m", models / "m", wait=False)
     eventually((tmp_path / "gate.reached").exists, "it loads")
@@ -84,7 +73,7 @@ def test_c31_a_load_that_is_under_way_is_overtaken(deployer: hostd.Client, model
     assert not (models / "m").exists()
 
 
-UNKNOWN: dict[str, Callable[[Path], object]] = {
+UNKNOWN = {
     "nothing": lambda models: None,
     "a link to a model": lambda models: (models / "m").symlink_to(models / "real"),
     "a link out": lambda models: (models / "m").symlink_to(models.parent),
@@ -95,7 +84,7 @@ UNKNOWN: dict[str, Callable[[Path], object]] = {
 }
 
 
-def test_c31_what_is_no_model_is_refused_and_stays(deployer: hostd.Client, models: Path, tmp_path: Path) -> None:
+def test_c31_what_is_no_model_is_refused_and_stays(deployer, models, tmp_path):
     deployer.deploy_model("real", files_of("real"))
     await_tidy(models)
     for what, make in UNKNOWN.items():
@@ -110,7 +99,7 @@ def test_c31_what_is_no_model_is_refused_and_stays(deployer: hostd.Client, model
     assert deployer.retrieve_model("real").predict() == "real"
 
 
-def test_c31_a_folder_is_not_removed_from_under_its_models(deployer: hostd.Client, models: Path) -> None:
+def test_c31_a_folder_is_not_removed_from_under_its_models(deployer, models):
     inner = deployer.deploy_model("team/inner", files_of("inner"))
     deployer.deploy_model("team/other", files_of("other"))
     assert isinstance(
@@ -127,9 +116,7 @@ def test_c31_a_folder_is_not_removed_from_under_its_models(deployer: hostd.Clien
     (models / "team" / "model.py").unlink()
 
 
-def test_c31_links_are_not_followed_and_read_only_and_very_deep_trees_are_removed(
-    deployer: hostd.Client, models: Path, tmp_path: Path
-) -> None:
+def test_c31_links_are_not_followed_and_read_only_and_very_deep_trees_are_removed(deployer, models, tmp_path):
     precious = put(tmp_path, "precious", "precious")
     place = put(models, "m", "x")
     (place / "folder").mkdir()
@@ -156,18 +143,14 @@ def test_c31_links_are_not_followed_and_read_only_and_very_deep_trees_are_remove
     assert canary(tmp_path) == before
 
 
-def test_c31_a_model_that_is_loaded_from_elsewhere_keeps_its_files(
-    deployer: hostd.Client, models: Path, tmp_path: Path
-) -> None:
+def test_c31_a_model_that_is_loaded_from_elsewhere_keeps_its_files(deployer, models, tmp_path):
     elsewhere = deployer.load_model("m", put(tmp_path, "elsewhere", "elsewhere"))
     assert isinstance(refusal(lambda: deployer.undeploy_model("m")), hostd.NotFoundError)
     assert elsewhere.predict() == "elsewhere", "nothing is unloaded for files that are not there"
     assert content(tmp_path / "elsewhere") == files_of("elsewhere")
 
 
-def test_c31_of_many_undeploys_on_two_hosts_one_removes_and_no_other_breaks(
-    deployer: hostd.Client, models: Path
-) -> None:
+def test_c31_of_many_undeploys_on_two_hosts_one_removes_and_no_other_breaks(deployer, models):
     with hostd.Host(models={**PLACES, "dir": models, "load_on_start": False}) as other:
         theirs = other.client()
         for turn in range(8):

@@ -1,11 +1,8 @@
 """C32: `replace=True`: the old model serves until the new one is ready, and stays if that fails."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from deploy_rig import (
@@ -25,9 +22,6 @@ from helpers import PATIENCE_S, eventually, is_there, rss_of_tree
 
 import hostd
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 CALLERS = 4
 BALLAST_BYTES = 100 * MIB
 
@@ -37,24 +31,24 @@ WORKERS = {"load_timeout_s": 10.0}
 class Callers:
     """Threads with clients of their own that call a model without a pause and note every answer."""
 
-    def __init__(self, endpoint: str, model_id: str) -> None:
-        self.said: list[list[str]] = [[] for _ in range(CALLERS)]
-        self.errors: list[BaseException] = []
+    def __init__(self, endpoint, model_id):
+        self.said = [[] for _ in range(CALLERS)]
+        self.errors = []
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._call, args=(endpoint, model_id, said)) for said in self.said]
 
-    def __enter__(self) -> Callers:
+    def __enter__(self):
         for thread in self._threads:
             thread.start()
         self.go_on()
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, *exc):
         self._over.set()
         for thread in self._threads:
             thread.join(30)
 
-    def go_on(self) -> None:
+    def go_on(self):
         """Wait until each has had some more answers."""
         counts = [len(said) for said in self.said]
         eventually(
@@ -62,13 +56,13 @@ class Callers:
             "all callers are answered",
         )
 
-    def changes(self) -> list[list[str]]:
+    def changes(self):
         """Return each caller's answers, equal ones in a row only once."""
         return [
             [text for index, text in enumerate(said) if index == 0 or said[index - 1] != text] for said in self.said
         ]
 
-    def _call(self, endpoint: str, model_id: str, said: list[str]) -> None:
+    def _call(self, endpoint, model_id, said):
         try:
             with hostd.connect(endpoint) as client:
                 model = client.retrieve_model(model_id)
@@ -79,9 +73,7 @@ class Callers:
 
 
 @pytest.mark.parametrize("kind", ["deployed", "of another path"])
-def test_c32_not_one_call_fails_and_answers_change_once(
-    deploying: hostd.Host, deployer: hostd.Client, models: Path, tmp_path: Path, kind: str
-) -> None:
+def test_c32_not_one_call_fails_and_answers_change_once(deploying, deployer, models, tmp_path, kind):
     gate = tmp_path / "gate"
     if kind == "deployed":
         deployer.deploy_model("m", files_of("0"))
@@ -104,9 +96,7 @@ def test_c32_not_one_call_fails_and_answers_change_once(
     assert content(models / "m") == files_of(f"gated {gate}")
 
 
-def test_c32_calls_in_flight_at_the_change_are_finished_by_the_old_model(
-    deployer: hostd.Client, models: Path, tmp_path: Path
-) -> None:
+def test_c32_calls_in_flight_at_the_change_are_finished_by_the_old_model(deployer, models, tmp_path):
     marker, gate = tmp_path / "marker", tmp_path / "gate"
     model = deployer.deploy_model("m", files_of("old"))
     pid, call = model.pid(), model.submit.linger(str(marker), str(gate))
@@ -126,7 +116,7 @@ def test_c32_calls_in_flight_at_the_change_are_finished_by_the_old_model(
     undeploy_when_undone(deployer)
 
 
-def test_c32_the_memory_of_the_old_model_is_given_back(deploying: hostd.Host, deployer: hostd.Client) -> None:
+def test_c32_the_memory_of_the_old_model_is_given_back(deploying, deployer):
     model = deployer.deploy_model("m", files_of(f"big {BALLAST_BYTES}"))
     pids = set()
     for _ in range(3):
@@ -141,7 +131,7 @@ def test_c32_the_memory_of_the_old_model_is_given_back(deploying: hostd.Host, de
 
 # New ones that fail
 
-FAILING: dict[str, tuple[dict[str, bytes], type[hostd.HostError]]] = {
+FAILING = {
     "raises": (files_of("bad"), hostd.ModelError),
     "dies": (files_of("dies"), hostd.HostError),
     "hangs": (files_of("gated /nowhere"), hostd.DeadlineExceededError),
@@ -151,9 +141,7 @@ FAILING: dict[str, tuple[dict[str, bytes], type[hostd.HostError]]] = {
 
 
 @pytest.mark.parametrize("why", FAILING)
-def test_c32_a_new_one_that_fails_leaves_the_old_one_and_its_files(
-    deploying: hostd.Host, deployer: hostd.Client, models: Path, why: str
-) -> None:
+def test_c32_a_new_one_that_fails_leaves_the_old_one_and_its_files(deploying, deployer, models, why):
     old = deployer.deploy_model("m", files_of("old", **{"only/old": b"o"}))
     pid, inode = old.pid(), (models / "m").stat().st_ino
     files, kind = FAILING[why]
@@ -173,9 +161,7 @@ def test_c32_a_new_one_that_fails_leaves_the_old_one_and_its_files(
     assert deployer.deploy_model("m", files_of("new"), replace=True).predict() == "new"
 
 
-def test_c32_of_what_is_not_loaded_and_with_keep_the_files_are_as_after_a_deploy(
-    deployer: hostd.Client, models: Path
-) -> None:
+def test_c32_of_what_is_not_loaded_and_with_keep_the_files_are_as_after_a_deploy(deployer, models):
     for text in ("first", "second"):
         assert deployer.deploy_model("m", files_of(text), replace=True).predict() == text
         deployer.unload_model("m")
@@ -203,14 +189,12 @@ MEANWHILE = ["unload", "unload all", "undeploy", "load", "deploy", "replace", "s
 
 
 @pytest.mark.parametrize("what", MEANWHILE)
-def test_c32_whatever_happens_during_a_replacement_the_end_is_whole(
-    deploying: hostd.Host, deployer: hostd.Client, models: Path, tmp_path: Path, what: str
-) -> None:
+def test_c32_whatever_happens_during_a_replacement_the_end_is_whole(deploying, deployer, models, tmp_path, what):
     gate = tmp_path / "gate"
     new = files_of(f"gated {gate}")
     old = deployer.deploy_model("m", files_of("old"))
     pid = old.pid()
-    acts: dict[str, Any] = {
+    acts = {
         "unload": lambda: deployer.unload_model("m"),
         "unload all": deployer.unload_all_models,
         "undeploy": lambda: deployer.undeploy_model("m"),
@@ -250,8 +234,8 @@ def test_c32_whatever_happens_during_a_replacement_the_end_is_whole(
 
 
 def test_c32_two_hosts_that_replace_one_model_leave_one_of_both_and_what_is_under_way_alone(
-    deploying: hostd.Host, deployer: hostd.Client, models: Path, tmp_path: Path
-) -> None:
+    deploying, deployer, models, tmp_path
+):
     """If one then failed it would bring back what was there before, and take the other's files away."""
     gate = tmp_path / "gate"
     with hostd.Host(models={**PLACES, "dir": models, "load_on_start": False}) as other, Raw(deploying.endpoint) as raw:

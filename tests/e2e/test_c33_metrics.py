@@ -3,27 +3,19 @@
 What single figures mean is in `tests/shell/test_metrics.py`; here is what comes back to its value, and what never shows.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import signal
 import socket
 import threading
 from http.client import HTTPException
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import PATIENCE_S, at_most, eventually
-from models_rig import AT_ONCE, FAILS, FAILS_TWICE, GATED, Rig, Sample, key, page_text, samples, states
+from models_rig import AT_ONCE, FAILS, FAILS_TWICE, GATED, key, page_text, samples, states
 from prometheus_client.parser import text_string_to_metric_families
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from concurrent.futures import ThreadPoolExecutor
-    from pathlib import Path
 
 THEIRS = {
     "total_loaded_models_size": ("gauge", {"model_type"}),
@@ -35,7 +27,7 @@ THEIRS = {
 
 
 @pytest.fixture
-def client(rig: Rig) -> Iterator[hostd.Client]:
+def client(rig):
     models = {**AT_ONCE, "dir": rig.path, "lazy_load": True, "poll_period_s": None}
     workers = {"drain_timeout_s": 5, "retry_backoff_s": 0.001}
     with hostd.Host(models=models, workers=workers, metrics={"port": 0}) as host:
@@ -43,11 +35,11 @@ def client(rig: Rig) -> Iterator[hostd.Client]:
 
 
 @pytest.fixture
-def port(client: hostd.Client) -> int | None:
+def port(client):
     return client.host_info().metrics_port
 
 
-def gauges(port: int | None) -> dict[Sample, float]:
+def gauges(port):
     """Return what of the page is about models that are loaded now; the budget counts those on their way in and out, too.
 
     Deaths are counted under their model's id, and stay.
@@ -61,9 +53,7 @@ def gauges(port: int | None) -> dict[Sample, float]:
     }
 
 
-def test_c33_before_during_and_after_a_load_and_an_unload(
-    client: hostd.Client, port: int | None, rig: Rig, tmp_path: Path, pool: ThreadPoolExecutor
-) -> None:
+def test_c33_before_during_and_after_a_load_and_an_unload(client, port, rig, tmp_path, pool):
     before = gauges(port)
     assert not [name for name, _ in before if name.startswith("total_loaded")]
     load = pool.submit(client.load_model, "m", rig.make(GATED), "my-type")
@@ -95,36 +85,36 @@ def test_c33_before_during_and_after_a_load_and_an_unload(
     assert after[key("load_model_duration_seconds_sum", model_type="my-type")] == took_s
 
 
-def fails(client: hostd.Client, rig: Rig) -> None:
+def fails(client, rig):
     with pytest.raises(hostd.ModelError):
         client.load_model("m", rig.make(FAILS), "my-type")
 
 
-def is_overtaken(client: hostd.Client, rig: Rig) -> None:
+def is_overtaken(client, rig):
     client.load_model("m", rig.make(GATED), "my-type", wait=False)
     client.unload_model("m")
 
 
-def crashes(client: hostd.Client, rig: Rig) -> None:
+def crashes(client, rig):
     (worker,) = client.load_model("m", rig.make(), "my-type").info.workers
     os.kill(worker.pid or 0, signal.SIGKILL)
     eventually(lambda: states(client)["m"] == "FAILED", "the death is noticed")
 
 
-def is_lazy(client: hostd.Client, rig: Rig) -> None:
+def is_lazy(client, rig):
     rig.add("team/m")
     client.retrieve_model("team/m")
     client.unload_model("team/m")
 
 
-def is_synced(client: hostd.Client, rig: Rig) -> None:
+def is_synced(client, rig):
     rig.add("m")
     client.sync_local_models(wait=True)
     rig.remove("m")
     client.sync_local_models(wait=True)
 
 
-def is_deployed(client: hostd.Client, rig: Rig) -> None:
+def is_deployed(client, rig):
     client.deploy_model("m", rig.make(), "old-type")
     client.deploy_model("m", rig.make(), "new-type", replace=True)
     shown = samples(client.host_info().metrics_port)
@@ -135,7 +125,7 @@ def is_deployed(client: hostd.Client, rig: Rig) -> None:
     client.undeploy_model("m")
 
 
-def is_unloaded_with_all(client: hostd.Client, rig: Rig) -> None:
+def is_unloaded_with_all(client, rig):
     for number in range(3):
         client.load_model(f"m{number}", rig.make(), f"type{number % 2}")
     path = client.get_model("stays").path
@@ -146,9 +136,7 @@ def is_unloaded_with_all(client: hostd.Client, rig: Rig) -> None:
 HAPPENINGS = (fails, is_overtaken, crashes, is_lazy, is_synced, is_deployed, is_unloaded_with_all)
 
 
-def test_c33_the_page_returns_to_what_it_was_whatever_happens_to_a_model(
-    client: hostd.Client, port: int | None, rig: Rig
-) -> None:
+def test_c33_the_page_returns_to_what_it_was_whatever_happens_to_a_model(client, port, rig):
     stays = client.load_model("stays", rig.make(), "other-type")
     for happens in HAPPENINGS:
         before = {sample: value for sample, value in gauges(port).items() if not sample[0].endswith("_bytes")}
@@ -164,9 +152,7 @@ def test_c33_the_page_returns_to_what_it_was_whatever_happens_to_a_model(
     eventually(lambda: gauges(port)[sizes[0]] == stays.size, "the size is that of the record")
 
 
-def test_c33_every_name_has_its_type_and_labels_and_a_load_counts_once_however_often_it_is_tried(
-    client: hostd.Client, port: int | None, rig: Rig
-) -> None:
+def test_c33_every_name_has_its_type_and_labels_and_a_load_counts_once_however_often_it_is_tried(client, port, rig):
     client.load_model("good", rig.make(FAILS_TWICE), "my-type", retries=2)
     shown = samples(port)
     assert key("load_model_exception_count_total", model_type="my-type") not in shown
@@ -190,9 +176,7 @@ def test_c33_every_name_has_its_type_and_labels_and_a_load_counts_once_however_o
     assert [name for name in ours if not name.startswith("hostd_")] == []
 
 
-def test_c33_after_any_history_the_page_shows_what_is_loaded_and_nothing_else(
-    client: hostd.Client, port: int | None, rig: Rig
-) -> None:
+def test_c33_after_any_history_the_page_shows_what_is_loaded_and_nothing_else(client, port, rig):
     chance = random.Random(0)
     good, bad = rig.make(), rig.make(FAILS)
     empty = gauges(port)
@@ -231,7 +215,7 @@ def test_c33_after_any_history_the_page_shows_what_is_loaded_and_nothing_else(
     assert gauges(port) == empty
 
 
-def test_c33_who_reads_slowly_or_talks_nonsense_keeps_nobody(client: hostd.Client, port: int | None, rig: Rig) -> None:
+def test_c33_who_reads_slowly_or_talks_nonsense_keeps_nobody(client, port, rig):
     model = client.load_model("m", rig.make())
     held = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
     try:
@@ -245,13 +229,13 @@ def test_c33_who_reads_slowly_or_talks_nonsense_keeps_nobody(client: hostd.Clien
             connection.close()
 
 
-def test_c33_the_page_may_be_read_while_the_host_ends(rig: Rig) -> None:
+def test_c33_the_page_may_be_read_while_the_host_ends(rig):
     with hostd.Host(metrics={"port": 0}) as host:
         client = host.client()
         client.load_model("m", rig.make())
         port, over = client.host_info().metrics_port, threading.Event()
 
-        def read() -> None:
+        def read():
             while not over.is_set():
                 try:
                     samples(port)

@@ -25,7 +25,6 @@ from hostd.hosts.launch import AT_ONCE as KILL_ALL
 from hostd.hosts.launch import reaper_command, supervisor_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from concurrent.futures import Future, ThreadPoolExecutor
     from pathlib import Path
 
@@ -68,12 +67,12 @@ class Case:
     closing: contextlib.ExitStack
     waiting: list[Future[Any]] = field(default_factory=list)
 
-    def ask(self, what: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+    def ask(self, what, *args, **kwargs):
         """Ask for what will not be done before the end."""
         self.waiting.append(self.pool.submit(what, *args, **kwargs))
         return self.waiting[-1]
 
-    def check_end(self) -> None:
+    def check_end(self):
         """Wait for the end, and see that nothing is left and everybody has an answer."""
         assert self.service.ended() == 0
         assert not is_there(self.service.pid)
@@ -86,21 +85,14 @@ class Case:
 
 
 @pytest.fixture
-def start(
-    serve: Callable[..., Service],
-    tmp_path: Path,
-    rig: Rig,
-    pool: ThreadPoolExecutor,
-    install: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Callable[..., Case]]:
+def start(serve, tmp_path, rig, pool, install, monkeypatch):
     """Serve a host; keywords are its settings."""
     install(plugins_that_hang=PLUGINS)
     tag = new_tag()
     monkeypatch.setenv(MARK, tag)
     closing = contextlib.ExitStack()
 
-    def begin(**settings: Any) -> Case:
+    def begin(**settings):
         models = {**AT_ONCE, "dir": rig.path, **settings.pop("models", {})}
         service = serve(models=models, **settings)
         client = closing.enter_context(hostd.connect(service.endpoint))
@@ -113,28 +105,28 @@ def start(
 # Ways to end
 
 
-def by_verb(case: Case) -> None:
+def by_verb(case):
     case.client.shutdown()
     assert tagged(case.tag, MARK) <= {case.service.pid, case.service.reaper.pid}, "answered before all was gone"
 
 
-def by_sigterm(case: Case) -> None:
+def by_sigterm(case):
     case.service.reaper.terminate()
 
 
-def by_sigint(case: Case) -> None:
+def by_sigint(case):
     case.service.reaper.send_signal(signal.SIGINT)
 
 
 # What may be under way
 
 
-def serves(case: Case) -> None:
+def serves(case):
     for number in range(3):
         case.client.load_model(f"m{number}", case.rig.make()).predict(1)
 
 
-def has_hung_calls(case: Case) -> None:
+def has_hung_calls(case):
     for death in STALLS:
         evidence = case.base / f"evidence-{death}"
         options = {"stage": "infer", "death": death, "evidence": str(evidence)}
@@ -143,7 +135,7 @@ def has_hung_calls(case: Case) -> None:
         eventually(evidence.exists, "it hangs")
 
 
-def has_hung_loads(case: Case) -> None:
+def has_hung_loads(case):
     for death in STALLS:
         evidence = case.base / f"evidence-{death}"
         options = {"stage": "load", "death": death, "evidence": str(evidence)}
@@ -151,30 +143,30 @@ def has_hung_loads(case: Case) -> None:
         eventually(evidence.exists, "it hangs")
 
 
-def has_grandchildren(case: Case) -> None:
+def has_grandchildren(case):
     options = {"stage": "load", "death": "grandchildren", "evidence": str(case.base / "evidence")}
     case.client.load_model("m", FAULTY, options=options)
 
 
-def waits_for_a_retry(case: Case) -> None:
+def waits_for_a_retry(case):
     case.ask(case.client.load_model, "m", case.rig.make(FAILS), retries=9)
     eventually(lambda: "RETRY" in causes(case.client, "m"), "it failed")
 
 
-def waits_for_files(case: Case) -> None:
+def waits_for_files(case):
     case.rig.add("m")
     case.ask(case.client.retrieve_model, "m")
     case.ask(case.client.call, "m", "predict", (1,), {}, None)
     eventually(lambda: states(case.client) == {"m": "LOADING"}, "somebody waits for it")
 
 
-def has_a_sync_under_way(case: Case) -> None:
+def has_a_sync_under_way(case):
     case.rig.add("m", HANGS, {MARKER: ""})
     case.ask(case.client.sync_local_models, wait=True)
     eventually(lambda: case.rig.loads("m"), "a load of the sync hangs")
 
 
-def has_deploys_under_way(case: Case) -> None:
+def has_deploys_under_way(case):
     raw = Raw(case.service.endpoint)
     case.closing.callback(raw.__exit__)
     upload = raw.ask("deploy_begin", model_id="sent", files=[["model.py", 100], ["data/x", 10]])["upload"]
@@ -187,7 +179,7 @@ def has_deploys_under_way(case: Case) -> None:
     eventually(lambda: len(case.rig.loads("m")) == 2, "the load of the new one hangs")
 
 
-def has_hung_unloads(case: Case) -> None:
+def has_hung_unloads(case):
     model = case.client.load_model("m", case.rig.make())
     case.ask(model.work, str(case.base / "begun"), str(case.base / "never"))
     eventually((case.base / "begun").exists, "the call has begun")
@@ -213,7 +205,7 @@ ENDS = (by_verb, by_sigterm, by_sigint)
 
 
 @pytest.mark.parametrize("under_way", UNDER_WAY, ids=lambda under_way: under_way.__name__)
-def test_c34_nothing_is_left_of_a_host_that(start: Callable[..., Case], under_way: Callable[[Case], None]) -> None:
+def test_c34_nothing_is_left_of_a_host_that(start, under_way):
     end = ENDS[UNDER_WAY.index(under_way) % len(ENDS)]
     waits = {"drain_timeout_s": 0.4, "retry_backoff_s": LONG_S, "retry_max_backoff_s": LONG_S}
     case = start(models={**FOLLOWED, "poll_period_s": None, "completion_marker": MARKER}, workers=waits)
@@ -226,9 +218,7 @@ def test_c34_nothing_is_left_of_a_host_that(start: Callable[..., Case], under_wa
 
 
 @pytest.mark.parametrize("kind", ["finder", "scan", "sizer"])
-def test_c34_a_plugin_that_hangs_keeps_no_host_from_ending(
-    start: Callable[..., Case], tmp_path: Path, kind: str
-) -> None:
+def test_c34_a_plugin_that_hangs_keeps_no_host_from_ending(start, tmp_path, kind):
     hung = {"type": f"plugins_that_hang:{kind.title()}", "config": {"base": str(tmp_path)}}
     tables = {"finder": {"finders": {"hung": hung}}, "scan": {"finders": {"default": hung}}}
     case = start(**tables.get(kind, {"sizers": {"default": hung}}))
@@ -248,9 +238,7 @@ def test_c34_a_plugin_that_hangs_keeps_no_host_from_ending(
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT], ids=lambda second: second.name)
-def test_c34_a_second_signal_ends_it_at_once_and_all_that_asked_for_the_end_are_answered(
-    start: Callable[..., Case], tmp_path: Path, second: signal.Signals
-) -> None:
+def test_c34_a_second_signal_ends_it_at_once_and_all_that_asked_for_the_end_are_answered(start, tmp_path, second):
     case = start(workers={"drain_timeout_s": LONG_S})
     model = case.client.load_model("m", case.rig.make())
     pid = model.pid()
@@ -269,7 +257,7 @@ def test_c34_a_second_signal_ends_it_at_once_and_all_that_asked_for_the_end_are_
     assert not is_there(pid)
 
 
-def test_c34_from_the_first_signal_on_nothing_new_is_begun(start: Callable[..., Case], tmp_path: Path) -> None:
+def test_c34_from_the_first_signal_on_nothing_new_is_begun(start, tmp_path):
     case = start(models=FOLLOWED, workers={"drain_timeout_s": LONG_S})
     model = case.client.load_model("m", case.rig.make())
     call = model.submit.work(str(tmp_path / "begun"), str(tmp_path / "release"))
@@ -277,7 +265,7 @@ def test_c34_from_the_first_signal_on_nothing_new_is_begun(start: Callable[..., 
     case.service.reaper.terminate()
     eventually(lambda: states(case.client) == {"m": "UNLOADING"}, "the host drains")
     case.rig.add("late")
-    asks: list[Callable[[], object]] = [
+    asks = [
         lambda: case.client.load_model("x", case.rig.make()),
         lambda: case.client.retrieve_model("late"),
         lambda: case.client.call("late", "predict", (1,), {}, None),
@@ -296,9 +284,7 @@ def test_c34_from_the_first_signal_on_nothing_new_is_begun(start: Callable[..., 
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.1, 0.2, 0.3, 0.4, "loading", "waiting"])
-def test_c34_a_signal_at_any_moment_of_the_start_leaves_nothing(
-    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: float | str
-) -> None:
+def test_c34_a_signal_at_any_moment_of_the_start_leaves_nothing(rig, tmp_path, monkeypatch, moment):
     tag = new_tag()
     monkeypatch.setenv(MARK, tag)
     rig.add("m", HANGS)

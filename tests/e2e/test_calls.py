@@ -3,11 +3,8 @@
 Each of them has exactly one answer, and none of them waits for another model. Unloads are in `test_c20_unloading`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import PATIENCE_S, SOON_S, at_most, descendants, eventually, lines_of, never
@@ -15,10 +12,6 @@ from models_rig import Work
 
 import hostd
 from hostd.client.tracker import STREAM_WINDOW
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 SLOW = """
     import pathlib
@@ -54,14 +47,14 @@ SLOW = """
 
 
 @pytest.fixture
-def slow(shared: hostd.Client, model_dir: Callable[..., str]) -> hostd.Model:
+def slow(shared, model_dir):
     return shared.load_model("slow", model_dir(SLOW))
 
 
 # Deadlines and cancelling
 
 
-def test_a_deadline_that_passes_while_the_model_runs_is_answered_in_time(slow: hostd.Model, tmp_path: Path) -> None:
+def test_a_deadline_that_passes_while_the_model_runs_is_answered_in_time(slow, tmp_path):
     with at_most(SOON_S, "a call with a deadline of 0.2 s"), pytest.raises(hostd.DeadlineExceededError):
         slow.options(timeout_s=0.2).work(str(tmp_path / "a"), str(tmp_path / "b"))
     (tmp_path / "b").touch()
@@ -70,10 +63,8 @@ def test_a_deadline_that_passes_while_the_model_runs_is_answered_in_time(slow: h
     work.finish()
 
 
-def test_a_call_that_is_late_cancelled_or_withdrawn_in_the_queue_is_never_begun(
-    shared_host: hostd.Host, slow: hostd.Model, tmp_path: Path
-) -> None:
-    async def withdraw() -> None:
+def test_a_call_that_is_late_cancelled_or_withdrawn_in_the_queue_is_never_begun(shared_host, slow, tmp_path):
+    async def withdraw():
         async with hostd.AsyncClient(shared_host.endpoint) as client:
             model = await client.retrieve_model("slow")
             with pytest.raises(asyncio.TimeoutError):
@@ -93,9 +84,7 @@ def test_a_call_that_is_late_cancelled_or_withdrawn_in_the_queue_is_never_begun(
     assert not (tmp_path / "late").exists()
 
 
-def test_a_stream_waits_for_its_consumer_and_is_closed_in_the_worker_when_it_is_left(
-    shared_host: hostd.Host, slow: hostd.Model, tmp_path: Path
-) -> None:
+def test_a_stream_waits_for_its_consumer_and_is_closed_in_the_worker_when_it_is_left(shared_host, slow, tmp_path):
     noted, other = tmp_path / "noted", tmp_path / "other"
     stream = slow.stream.generate(1_000_000, str(noted))
     assert next(stream) == 0
@@ -104,7 +93,7 @@ def test_a_stream_waits_for_its_consumer_and_is_closed_in_the_worker_when_it_is_
     del stream
     eventually(lambda: noted.read_text().endswith("closed\n"), "the generator is closed")
 
-    async def use() -> None:
+    async def use():
         async with hostd.AsyncClient(shared_host.endpoint) as client:
             model = await client.retrieve_model("slow")
             items = model.stream.generate(1_000_000, str(other))
@@ -116,7 +105,7 @@ def test_a_stream_waits_for_its_consumer_and_is_closed_in_the_worker_when_it_is_
     eventually(lambda: other.read_text().endswith("closed\n"), "the generator is closed")
 
 
-def test_a_stream_misses_its_deadline_between_two_items(slow: hostd.Model) -> None:
+def test_a_stream_misses_its_deadline_between_two_items(slow):
     stream = slow.options(timeout_s=1).stream.stall("")
     assert next(stream) == 1
     with at_most(SOON_S, "a stream with a deadline of 1 s"), pytest.raises(hostd.DeadlineExceededError):
@@ -126,7 +115,7 @@ def test_a_stream_misses_its_deadline_between_two_items(slow: hostd.Model) -> No
 # Limits
 
 
-def test_twenty_models_load_at_the_same_time(shared: hostd.Client, model_dir: Callable[..., str]) -> None:
+def test_twenty_models_load_at_the_same_time(shared, model_dir):
     path = model_dir()
     models = [shared.load_model(f"m{i}", path, wait=False) for i in range(20)]
     for i, model in enumerate(models):
@@ -134,9 +123,7 @@ def test_twenty_models_load_at_the_same_time(shared: hostd.Client, model_dir: Ca
     assert len({worker.pid for info in shared.list_models() for worker in info.workers}) == 20
 
 
-def test_more_calls_than_the_limit_are_refused_and_the_rest_is_answered(
-    model_dir: Callable[..., str], tmp_path: Path
-) -> None:
+def test_more_calls_than_the_limit_are_refused_and_the_rest_is_answered(model_dir, tmp_path):
     with hostd.Host(workers={"max_in_flight": 4, "drain_timeout_s": 1}) as host:
         model = host.client().load_model("slow", model_dir(SLOW))
         work = Work(model, tmp_path)
@@ -148,7 +135,7 @@ def test_more_calls_than_the_limit_are_refused_and_the_rest_is_answered(
         assert model.predict(9) == 9
 
 
-def test_a_load_that_hangs_ends_with_the_timeout_that_ended_it(model_dir: Callable[..., str]) -> None:
+def test_a_load_that_hangs_ends_with_the_timeout_that_ended_it(model_dir):
     slow = model_dir("import time\ndef load(path):\n    time.sleep(3600)\n")
     silent = model_dir(settings="python: ./python\n", files={"python": "#!/bin/sh\nexec sleep 3600\n"})
     os.chmod(f"{silent}/python", 0o755)

@@ -1,23 +1,14 @@
 """Files that change under a loaded model: whoever loads it again, syncs or looks is told, and a reload serves them."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import threading
-from typing import TYPE_CHECKING
 
 import pytest
 from deploy_rig import PLACES, refusal
 from helpers import eventually
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from models_rig import Rig
 
 CODE = """
 import os, time
@@ -44,7 +35,7 @@ def load(path, extra=""):
 
 
 @pytest.fixture(scope="module", params=["auto", "none"])
-def budgeted(lazy_rig: Rig, request: pytest.FixtureRequest) -> Iterator[hostd.Host]:
+def budgeted(lazy_rig, request):
     """A host with and one without a memory budget, whose loads take other ways."""
     settings = {**PLACES, "dir": lazy_rig.path, "load_on_start": False}
     with hostd.Host(models=settings, memory={"budget": request.param}) as host:
@@ -52,34 +43,32 @@ def budgeted(lazy_rig: Rig, request: pytest.FixtureRequest) -> Iterator[hostd.Ho
 
 
 @pytest.fixture
-def client(budgeted: hostd.Host, lazy_rig: Rig) -> Iterator[hostd.Client]:
+def client(budgeted, lazy_rig):
     with hostd.connect(budgeted.endpoint) as client:
         yield client
         client.unload_all_models()
     lazy_rig.clear()
 
 
-def put(place: Path, word: str) -> Path:
+def put(place, word):
     place.mkdir(parents=True, exist_ok=True)
     (place / "model.py").write_text(CODE)
     (place / "word").write_text(word)
     return place
 
 
-def loaded(client: hostd.Client, place: Path) -> hostd.Model:
+def loaded(client, place):
     """Load a model, and wait until the host knows what was loaded."""
     client.load_model("m", place)
 
-    def is_known() -> hostd.Model | None:
+    def is_known():
         model = client.load_model("m", place)
         return model if model.info.files == "as loaded" else None
 
     return eventually(is_known, "the host knows what was loaded", within_s=60)
 
 
-def test_a_load_of_what_is_loaded_says_so_and_whether_its_files_have_changed(
-    client: hostd.Client, tmp_path: Path
-) -> None:
+def test_a_load_of_what_is_loaded_says_so_and_whether_its_files_have_changed(client, tmp_path):
     place = put(tmp_path / "m", "old")
     assert not client.load_model("m", place).already_loaded
     model = loaded(client, place)
@@ -97,7 +86,7 @@ def test_a_load_of_what_is_loaded_says_so_and_whether_its_files_have_changed(
     (listed,) = [model for model in client.list_models(all=True) if model.id == "m"]
     assert listed.files_changed
 
-    async def load() -> tuple[bool, bool]:
+    async def load():
         async with hostd.AsyncClient(client.endpoint) as other:
             found = await other.load_model("m", place)
             return found.already_loaded, found.files_changed
@@ -111,7 +100,7 @@ def test_a_load_of_what_is_loaded_says_so_and_whether_its_files_have_changed(
     assert client.load_model("m", place).info.files == "as loaded"
 
 
-def test_a_reload_serves_the_files_of_now(client: hostd.Client, tmp_path: Path) -> None:
+def test_a_reload_serves_the_files_of_now(client, tmp_path):
     place = put(tmp_path / "m", "old")
     model = client.load_model("m", place, options={"extra": "!"})
     client.pin_model("m")
@@ -130,7 +119,7 @@ def test_a_reload_serves_the_files_of_now(client: hostd.Client, tmp_path: Path) 
     assert client.load_model("n", place, reload=True).say() == "new"  # what is not loaded is loaded
 
 
-def test_a_reload_that_fails_says_why_and_an_unload_overtakes_one(client: hostd.Client, tmp_path: Path) -> None:
+def test_a_reload_that_fails_says_why_and_an_unload_overtakes_one(client, tmp_path):
     place = put(tmp_path / "m", "old")
     client.load_model("m", place)
     (place / "word").unlink()
@@ -161,12 +150,12 @@ def test_a_reload_that_fails_says_why_and_an_unload_overtakes_one(client: hostd.
     assert isinstance(refusal(handle.wait), hostd.NotFoundError)
 
 
-def test_a_sync_tells_what_has_changed_and_leaves_it_alone(client: hostd.Client, lazy_rig: Rig) -> None:
+def test_a_sync_tells_what_has_changed_and_leaves_it_alone(client, lazy_rig):
     put(lazy_rig.path / "a", "old")
     put(lazy_rig.path / "b", "old")
     assert client.sync_local_models(wait=True).changed == ()
 
-    def are_known() -> bool:
+    def are_known():
         client.sync_local_models()
         return {model.files for model in client.list_models()} == {"as loaded"}
 

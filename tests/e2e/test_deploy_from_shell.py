@@ -1,31 +1,23 @@
 """Deploys, replacements and undeploys from the command line, into a real host's models directory."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 from deploy_rig import CODE, PLACES, await_tidy, entries
 from helpers import REPOSITORY
 
 import hostd
 
-if TYPE_CHECKING:
-    from pathlib import Path
 
-    from models_rig import Rig
-
-
-def test_a_model_is_deployed_replaced_and_undeployed_from_the_shell(rig: Rig, tmp_path: Path) -> None:
+def test_a_model_is_deployed_replaced_and_undeployed_from_the_shell(rig, tmp_path):
     with hostd.Host(models={**PLACES, "dir": rig.path}) as host:
         check(rig.path, tmp_path, host.client())
 
 
-def check(models: Path, tmp_path: Path, client: hostd.Client) -> None:
-    def command(*words: str) -> subprocess.CompletedProcess[str]:
+def check(models, tmp_path, client):
+    def command(*words):
         return subprocess.run(
             [sys.executable, "-m", "hostd", *words, "-e", client.endpoint],
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},

@@ -4,13 +4,10 @@ Seeded samples of the kills; `python -m benchmarks.kills` does all of them. A sy
 `tests/shell/test_staging_faults.py`.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import signal
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import REPOSITORY
@@ -19,24 +16,19 @@ sys.path.append(str(REPOSITORY))
 
 from benchmarks.kills import CONFIRMING, SCENARIOS, After, Host, calls_of, files_of, kill_at, points_of
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import hostd
-
 SAMPLE = 2
 """Kills per scenario, besides those at the confirming write: each takes a start of a host."""
 
 
 @pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+def faulty(tmp_path_factory):
     host = Host(tmp_path_factory.mktemp("kills"))
     yield host
     host.stop()
 
 
 @pytest.fixture(autouse=True)
-def _started_before(faulty: Host, _nothing_is_left: None) -> Iterator[None]:
+def _started_before(faulty, _nothing_is_left):
     """Every test begins without a host, and ends without one."""
     yield
     faulty.disarm()
@@ -44,7 +36,7 @@ def _started_before(faulty: Host, _nothing_is_left: None) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_c30_a_kill_at_any_step_leaves_a_model_wholly_there_or_wholly_absent(faulty: Host, name: str) -> None:
+def test_c30_a_kill_at_any_step_leaves_a_model_wholly_there_or_wholly_absent(faulty, name):
     scenario = SCENARIOS[name]
     calls = calls_of(faulty, scenario)
     points = random.Random(name).sample(points_of(calls), SAMPLE)
@@ -57,7 +49,7 @@ def test_c30_a_kill_at_any_step_leaves_a_model_wholly_there_or_wholly_absent(fau
             assert found is (After.NEW if call > confirming[0] else After.OLD)
 
 
-def test_c30_the_kills_cover_each_step_of_a_deploy(faulty: Host) -> None:
+def test_c30_the_kills_cover_each_step_of_a_deploy(faulty):
     """So that what is counted above is what happens: from the journal's first byte to the removal of the staging area."""
     steps = [call.split()[0] for call in calls_of(faulty, SCENARIOS["replace"])]
     assert steps[-1] == "rmdir"
@@ -66,10 +58,10 @@ def test_c30_the_kills_cover_each_step_of_a_deploy(faulty: Host) -> None:
     assert len(steps) > 50
 
 
-def test_c30_what_was_answered_survives_a_kill_at_once(faulty: Host) -> None:
+def test_c30_what_was_answered_survives_a_kill_at_once(faulty):
     """The other side: the client kills the host the moment that it has its answer."""
 
-    def kill() -> hostd.Client:
+    def kill():
         os.kill(client.host_info().pid, signal.SIGKILL)
         faulty.stop()
         return faulty.start()

@@ -1,41 +1,34 @@
 """What a deploy carries to the host: modes, empty folders, mounted volumes; and what a models directory leaves aside."""
 
-from __future__ import annotations
-
 import os
 import stat
-from typing import TYPE_CHECKING
 
 import pytest
 from deploy_rig import PLACES, await_tidy, files_of, put
 
 import hostd
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 
 @pytest.fixture
-def models(tmp_path: Path) -> Path:
+def models(tmp_path):
     made = tmp_path / "models"
     made.mkdir()
     return made
 
 
 @pytest.fixture
-def host(models: Path) -> Iterator[hostd.Host]:
+def host(models):
     settings = {**PLACES, "dir": models, "completion_marker": None, "lazy_load_retries": 0}
     with hostd.Host(models=settings) as running:
         yield running
 
 
 @pytest.fixture
-def client(host: hostd.Host) -> hostd.Client:
+def client(host):
     return host.client()
 
 
-def test_executable_bits_and_empty_folders_arrive(client: hostd.Client, models: Path, tmp_path: Path) -> None:
+def test_executable_bits_and_empty_folders_arrive(client, models, tmp_path):
     source = put(tmp_path / "sources", "m", "hello")
     for folder in ("cache/deep", "out"):
         (source / folder).mkdir(parents=True)
@@ -54,7 +47,7 @@ def test_executable_bits_and_empty_folders_arrive(client: hostd.Client, models: 
     assert list(models.iterdir()) == []
 
 
-def test_a_mounted_volume_is_deployed_and_loaded_by_path(client: hostd.Client, models: Path, tmp_path: Path) -> None:
+def test_a_mounted_volume_is_deployed_and_loaded_by_path(client, models, tmp_path):
     volume = tmp_path / "volume"
     put(volume, "..2024_01_01", "first")
     (volume / "..data").symlink_to("..2024_01_01")
@@ -75,7 +68,7 @@ def test_a_mounted_volume_is_deployed_and_loaded_by_path(client: hostd.Client, m
     assert client.load_model("loaded", volume, reload=True).predict() == "third"
 
 
-def test_what_a_sync_leaves_aside_is_listed_with_its_reason(models: Path, tmp_path: Path) -> None:
+def test_what_a_sync_leaves_aside_is_listed_with_its_reason(models, tmp_path):
     put(models, "good", "hello")
     put(models, "bad", "bad")
     put(models, "half", "hello")
@@ -91,7 +84,7 @@ def test_what_a_sync_leaves_aside_is_listed_with_its_reason(models: Path, tmp_pa
     with hostd.Host(models={**settings, "load_on_start": False}) as host:
         client = host.client()
 
-        def listed() -> dict[str, tuple[str, str]]:
+        def listed():
             models = client.list_models(all=True)
             return {model.id: (model.state, model.reason) for model in models if not model.generation}
 

@@ -1,7 +1,5 @@
 """`hostd.Host` inside another program: polite while it runs, and without a trace afterwards."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import resource
@@ -12,7 +10,6 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -30,13 +27,8 @@ from helpers import (
 
 import hostd
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
-    from models_rig import Rig
-
-
-def test_c34_the_block_is_the_life_of_the_host(model_dir: Callable[..., str]) -> None:
+def test_c34_the_block_is_the_life_of_the_host(model_dir):
     path, pids = model_dir(), []
     host = hostd.Host("mine")
     for _ in range(2):  # it can be started again
@@ -65,8 +57,8 @@ def test_c34_the_block_is_the_life_of_the_host(model_dir: Callable[..., str]) ->
     assert len(set(pids)) == 12
 
 
-def test_a_host_and_its_clients_work_in_an_asynchronous_block(model_dir: Callable[..., str]) -> None:
-    async def use() -> tuple[int, hostd.AsyncClient]:
+def test_a_host_and_its_clients_work_in_an_asynchronous_block(model_dir):
+    async def use():
         async with hostd.Host() as host:
             client = host.async_client(timeout_s=PATIENCE_S)
             model = await client.load_model("echo", model_dir())
@@ -82,7 +74,7 @@ def test_a_host_and_its_clients_work_in_an_asynchronous_block(model_dir: Callabl
 
 
 @pytest.mark.parametrize("loop_is", ["over", "idle", "running"])
-def test_an_asynchronous_client_is_closed_by_a_program_that_is_not_on_its_loop(loop_is: str) -> None:
+def test_an_asynchronous_client_is_closed_by_a_program_that_is_not_on_its_loop(loop_is):
     loop = asyncio.new_event_loop()
     with hostd.Host() as host:
         client = host.async_client()
@@ -105,7 +97,7 @@ def test_an_asynchronous_client_is_closed_by_a_program_that_is_not_on_its_loop(l
     loop.close()  # that the connections are closed is seen after each test
 
 
-def test_a_host_leaves_its_program_as_it_was(model_dir: Callable[..., str]) -> None:
+def test_a_host_leaves_its_program_as_it_was(model_dir):
     signals = {number: signal.getsignal(number) for number in signal.valid_signals()}
     wakeup = signal.set_wakeup_fd(-1)
     read, write = os.pipe()
@@ -132,7 +124,7 @@ def test_a_host_leaves_its_program_as_it_was(model_dir: Callable[..., str]) -> N
     assert signal.set_wakeup_fd(wakeup) == -1
 
 
-def test_a_host_outlives_the_thread_that_started_it_and_inherits_no_descriptors(model_dir: Callable[..., str]) -> None:
+def test_a_host_outlives_the_thread_that_started_it_and_inherits_no_descriptors(model_dir):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 4096:
         pytest.skip(f"this process may have only {hard} descriptors")
@@ -153,13 +145,13 @@ def test_a_host_outlives_the_thread_that_started_it_and_inherits_no_descriptors(
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def in_a_thread(act: Callable[[], object]) -> None:
+def in_a_thread(act):
     thread = threading.Thread(target=act)
     thread.start()
     thread.join(PATIENCE_S)
 
 
-def test_a_runtime_directory_that_is_too_deep_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_directory_that_is_too_deep_is_refused(tmp_path, monkeypatch):
     deep = tmp_path / ("x" * 100)
     deep.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
@@ -168,7 +160,7 @@ def test_a_runtime_directory_that_is_too_deep_is_refused(tmp_path: Path, monkeyp
     assert list(deep.iterdir()) == []
 
 
-def test_a_program_that_forks_and_ends_without_a_word_takes_its_host_along(model_dir: Callable[..., str]) -> None:
+def test_a_program_that_forks_and_ends_without_a_word_takes_its_host_along(model_dir):
     source = """
         import os, sys
         import hostd, psutil
@@ -198,17 +190,17 @@ def test_a_program_that_forks_and_ends_without_a_word_takes_its_host_along(model
 
 
 @pytest.mark.parametrize("interrupted", ["a call", "a stop"])
-def test_a_signal_handler_may_stop_the_host(rig: Rig, tmp_path: Path, interrupted: str) -> None:
+def test_a_signal_handler_may_stop_the_host(rig, tmp_path, interrupted):
     begun, stopped = tmp_path / "begun", threading.Event()
     with hostd.Host(workers={"drain_timeout_s": 1}) as host:
         pid, client = host.pid, host.client(timeout_s=None)
         model = client.load_model("slow", rig.make())
 
-        def handle(number: int, frame: object) -> None:
+        def handle(number, frame):
             host.stop()
             stopped.set()
 
-        def interrupt() -> None:
+        def interrupt():
             eventually(begun.exists, "the call has begun")
             if interrupted == "a stop":
                 eventually(lambda: "not started" in repr(host), "the host is being stopped")
@@ -232,12 +224,12 @@ def test_a_signal_handler_may_stop_the_host(rig: Rig, tmp_path: Path, interrupte
         assert not is_there(pid)
 
 
-def test_a_stop_that_interrupts_a_stop_with_a_lock_returns_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_that_interrupts_a_stop_with_a_lock_returns_at_once(monkeypatch):
     with hostd.Host() as host:
         pid, process = host.pid, host._process
         try_wait = process._try_wait  # called with the lock that every wait for the process needs
 
-        def interrupted(flags: int) -> tuple[int, int]:
+        def interrupted(flags):
             with at_most(SOON_S, "a stop in a stop"):
                 host.stop()
             monkeypatch.undo()
@@ -251,7 +243,7 @@ def test_a_stop_that_interrupts_a_stop_with_a_lock_returns_at_once(monkeypatch: 
 NAMES_THAT_USERS_HAVE = ("workers", "tests", "benchmarks", "helpers", "launch", "config", "client")
 
 
-def test_packages_of_the_program_may_have_any_name(tmp_path: Path, model_dir: Callable[..., str]) -> None:
+def test_packages_of_the_program_may_have_any_name(tmp_path, model_dir):
     """Celery, Django and RQ projects have a package `workers`, nearly all have `tests`."""
     for name in NAMES_THAT_USERS_HAVE:
         (tmp_path / name).mkdir()

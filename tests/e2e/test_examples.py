@@ -1,7 +1,5 @@
 """The examples as they stand, each a process of its own."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -17,7 +15,7 @@ EXAMPLES = Path(examples.__file__).parent
 TIMEOUT_S = 100
 
 
-def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(name, *arguments):
     return subprocess.run(
         [sys.executable, "-W", "error", "-m", f"hostd.examples.{name}", *arguments],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
@@ -28,7 +26,7 @@ def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def output_of(name: str, *arguments: str) -> str:
+def output_of(name, *arguments):
     done = run(name, *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
@@ -52,5 +50,5 @@ def test_a_client_needs_nothing_of_ours():
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.name)
-def test_an_example_is_short(file: Path):
+def test_an_example_is_short(file):
     assert len(file.read_text("utf-8").splitlines()) < 60

@@ -11,19 +11,15 @@ import shutil
 import signal
 import sys
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 from faults import DEATHS, DIES, GOES_ON, RAISES, STAGES, STALLS
 from helpers import FAULTY, PATIENCE_S, at_most, eventually, is_there, lines_of, new_tag, tagged
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 QUICKLY_S = 20.0
 """What a call of another model may take while one goes wrong; it takes milliseconds, and this only catches a hang."""
@@ -45,9 +41,6 @@ HOW = {
 }
 
 
-Begin: TypeAlias = "Callable[[str, tuple[str, ...]], dict[Case, Future[Any]]]"
-
-
 @dataclass(eq=False)
 class Case:
     """One cell of the table: a model that is made to go wrong, and whoever waits for it then."""
@@ -56,12 +49,12 @@ class Case:
     death: str
     directory: Path
 
-    def __post_init__(self) -> None:
+    def __post_init__(self):
         self.id = f"faulty/{self.stage}-{self.death}"
         self.tag = new_tag()
         self.evidence = self.directory / "evidence"
         self.marker = self.directory / "marker"
-        self.options: dict[str, Any] = {}
+        self.options = {}
         environment = {"FAULT_MODEL": self.tag, "FAULT_DEATH": self.death, "FAULT_EVIDENCE": str(self.evidence)}
         settings = []
         if self.stage == "spawn":
@@ -78,11 +71,11 @@ class Case:
         for name in ("model.py", "faults.py"):
             shutil.copy(FAULTY / name, self.directory)
 
-    def processes(self) -> set[int]:
+    def processes(self):
         """Return what lives of this model, wherever it has fled."""
         return tagged(self.tag, "FAULT_MODEL") | {pid for pid in self.grandchildren() if is_there(pid)}
 
-    def grandchildren(self) -> list[int]:
+    def grandchildren(self):
         return [int(line) for line in lines_of(Path(f"{self.evidence}.pids"))]
 
 
@@ -94,21 +87,21 @@ class Crowd:
     bystander: hostd.Model
     pool: ThreadPoolExecutor
 
-    def check_undisturbed(self, times: int = 20) -> None:
+    def check_undisturbed(self, times=20):
         for number in range(times):
             with at_most(QUICKLY_S, "a call of another model"):
                 assert self.bystander.predict(number) == number
 
 
 @pytest.fixture(scope="module")
-def shared_host() -> Iterator[hostd.Host]:
+def shared_host():
     """A drain lasts long enough for a fault to come about in it on a machine that stands still for a while."""
     with hostd.Host(workers={"drain_timeout_s": DRAIN_S}) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def crowd(shared_host: hostd.Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
+def crowd(shared_host, tmp_path_factory):
     case = Case("none", "none", tmp_path_factory.mktemp("bystander"))
     with hostd.connect(shared_host.endpoint) as client, ThreadPoolExecutor(THREADS) as pool:
         all_there = threading.Barrier(THREADS)
@@ -116,7 +109,7 @@ def crowd(shared_host: hostd.Host, tmp_path_factory: pytest.TempPathFactory) -> 
         yield Crowd(client, client.load_model("bystander", case.directory), pool)
 
 
-def bring_about(case: Case, crowd: Crowd) -> Future[Any]:
+def bring_about(case, crowd):
     """Load the model and take it to where it goes wrong; return what waits for it then."""
     load = crowd.pool.submit(crowd.client.load_model, case.id, case.directory, options=case.options, timeout_s=30)
     waiting = load
@@ -138,11 +131,11 @@ def bring_about(case: Case, crowd: Crowd) -> Future[Any]:
     return waiting
 
 
-def states_of(case: Case, crowd: Crowd) -> list[str]:
+def states_of(case, crowd):
     return [event["new"] for event in crowd.client.explain_model(case.id)["story"]]
 
 
-def unload_and_look(case: Case, crowd: Crowd) -> hostd.UnloadReport:
+def unload_and_look(case, crowd):
     """Unload, and look from outside in the very moment in which the answer has come."""
     report = crowd.client.unload_model(case.id, timeout_s=PATIENCE_S)
     assert case.processes() == set(), f"{case.id}: unloaded was answered before every process was gone"
@@ -150,11 +143,11 @@ def unload_and_look(case: Case, crowd: Crowd) -> hostd.UnloadReport:
 
 
 @pytest.fixture
-def begin(request: pytest.FixtureRequest, tmp_path: Path, crowd: Crowd) -> Iterator[Begin]:
+def begin(request, tmp_path, crowd):
     """Bring about all faults of a kind at one stage, at the same time; afterwards they go at the same time, too."""
-    cases: list[Case] = []
+    cases = []
 
-    def bring_all(stage: str, deaths: tuple[str, ...]) -> dict[Case, Future[Any]]:
+    def bring_all(stage, deaths):
         for death in deaths:
             (tmp_path / death).mkdir()
             cases.append(Case(stage, death, tmp_path / death))
@@ -168,12 +161,12 @@ def begin(request: pytest.FixtureRequest, tmp_path: Path, crowd: Crowd) -> Itera
     crowd.check_undisturbed()
 
 
-def stages(*names: str) -> pytest.MarkDecorator:
+def stages(*names):
     return pytest.mark.parametrize("stage", names)
 
 
 @stages("spawn", "handshake", "load")
-def test_a_death_before_ready_fails_the_load_with_its_reason(begin: Begin, crowd: Crowd, stage: str) -> None:
+def test_a_death_before_ready_fails_the_load_with_its_reason(begin, crowd, stage):
     for case, load in begin(stage, DIES).items():
         error = load.exception(PATIENCE_S)
         assert case.processes() == set(), "the load was answered before every process was gone"
@@ -190,7 +183,7 @@ def test_a_death_before_ready_fails_the_load_with_its_reason(begin: Begin, crowd
 
 
 @stages("infer", "stream", "drain")
-def test_a_death_in_a_call_ends_the_call_with_its_reason(begin: Begin, crowd: Crowd, stage: str) -> None:
+def test_a_death_in_a_call_ends_the_call_with_its_reason(begin, crowd, stage):
     for case, call in begin(stage, DIES).items():
         error = call.exception(PATIENCE_S)
         assert isinstance(error, hostd.ModelError if case.death in RAISES else hostd.UnavailableError), case.id
@@ -206,7 +199,7 @@ def test_a_death_in_a_call_ends_the_call_with_its_reason(begin: Begin, crowd: Cr
             eventually(lambda case=case: not case.processes(), "what died is cleared away without being asked")
 
 
-def test_a_death_between_calls_is_noticed_and_explained(begin: Begin, crowd: Crowd) -> None:
+def test_a_death_between_calls_is_noticed_and_explained(begin, crowd):
     for case in begin("idle", DIES):
         eventually(lambda case=case: crowd.client.get_model(case.id).state == "FAILED", "the death is noticed")
         reason = crowd.client.explain_model(case.id)["reason"]
@@ -218,7 +211,7 @@ def test_a_death_between_calls_is_noticed_and_explained(begin: Begin, crowd: Cro
 
 
 @stages("spawn", "handshake", "load", "infer", "stream", "drain")
-def test_c21_c22_what_stalls_is_aborted_by_an_unload(begin: Begin, crowd: Crowd, stage: str) -> None:
+def test_c21_c22_what_stalls_is_aborted_by_an_unload(begin, crowd, stage):
     waiting = begin(stage, STALLS)
     if stage != "drain":  # where the first may be over when the last has begun
         assert not any(answer.done() for answer in waiting.values())
@@ -228,14 +221,14 @@ def test_c21_c22_what_stalls_is_aborted_by_an_unload(begin: Begin, crowd: Crowd,
         assert isinstance(answer.exception(PATIENCE_S), hostd.AbortedError), case.id
 
 
-def test_a_worker_that_stalls_misses_deadlines(begin: Begin, crowd: Crowd) -> None:
+def test_a_worker_that_stalls_misses_deadlines(begin, crowd):
     for case in begin("idle", STALLS):
         with pytest.raises(hostd.DeadlineExceededError):
             crowd.client.retrieve_model(case.id).options(timeout_s=0.1).predict(1)
 
 
 @stages(*STAGES)
-def test_harm_does_not_reach_the_others_and_leaves_nothing(begin: Begin, crowd: Crowd, stage: str) -> None:
+def test_harm_does_not_reach_the_others_and_leaves_nothing(begin, crowd, stage):
     wanted = {"infer": 7, "stream": [0, 1, 2, 3], "drain": "woken"}
     for case, answer in begin(stage, GOES_ON).items():
         if (stage, case.death) == ("load", "garbage"):
@@ -249,6 +242,6 @@ def test_harm_does_not_reach_the_others_and_leaves_nothing(begin: Begin, crowd: 
             eventually(lambda case=case: len(case.grandchildren()) == 4, "all grandchildren are there")
 
 
-def test_the_table_has_no_gap() -> None:
+def test_the_table_has_no_gap():
     assert {*DIES, *STALLS, *GOES_ON} == set(DEATHS)
     assert len(STAGES) * len(DEATHS) == 105

@@ -1,20 +1,12 @@
 """Models in virtual environments that pip made: two versions of one library at once, and a plugin of an environment."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import hostd
 
 OLD, NEW = "1.15.0", "1.16.0"
 """Of six: one file, and nothing that it needs."""
@@ -48,7 +40,7 @@ VERSION = """
 """
 
 
-def make(place: Path, *packages: str) -> Path:
+def make(place, *packages):
     """Make a virtual environment with these packages and return it; the test is skipped if no index can be reached."""
     subprocess.run([sys.executable, "-m", "venv", place], check=True, timeout=120, capture_output=True)
     command = [place / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-input", "--retries", "1", *packages]
@@ -60,20 +52,18 @@ def make(place: Path, *packages: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def old(tmp_path_factory):
     """An environment with the older version."""
     return make(tmp_path_factory.mktemp("environments") / "old", *NEEDS, f"six=={OLD}")
 
 
 @pytest.fixture(scope="module")
-def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def new(tmp_path_factory):
     """An environment with the newer version."""
     return make(tmp_path_factory.mktemp("environments") / "new", *NEEDS, f"six=={NEW}")
 
 
-def test_two_models_use_two_versions_of_a_library_at_once(
-    shared: hostd.Client, model_dir: Callable[..., str], old: Path, new: Path
-) -> None:
+def test_two_models_use_two_versions_of_a_library_at_once(shared, model_dir, old, new):
     models = {
         version: shared.load_model(f"six-{version}", model_dir(VERSION, settings=f"python: {place}/bin/python"))
         for version, place in ((OLD, old), (NEW, new))
@@ -84,9 +74,7 @@ def test_two_models_use_two_versions_of_a_library_at_once(
     assert [model.predict(3) for model in models.values()] == ["3", "3"]
 
 
-def test_a_worker_needs_nothing_but_pyzmq_and_msgpack(
-    shared: hostd.Client, model_dir: Callable[..., str], old: Path
-) -> None:
+def test_a_worker_needs_nothing_but_pyzmq_and_msgpack(shared, model_dir, old):
     model = shared.load_model("six", model_dir(VERSION, settings=f"python: {old}/bin/python"))
     assert set(model.installed()) - {"pip", "setuptools", "loud"} == {*NEEDS, "six"}
 
@@ -105,9 +93,7 @@ PLUGIN = """
 """
 
 
-def test_a_loader_may_be_an_entry_point_of_the_models_own_environment(
-    shared: hostd.Client, model_dir: Callable[..., str], old: Path
-) -> None:
+def test_a_loader_may_be_an_entry_point_of_the_models_own_environment(shared, model_dir, old):
     site = next((old / "lib").glob("python*/site-packages"))
     (site / "loud.py").write_text(textwrap.dedent(PLUGIN))
     about = site / "loud-1.0.dist-info"

@@ -1,20 +1,14 @@
 """Models that bring an interpreter of their own: another virtual environment, another version of Python."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import PATIENCE_S, eventually
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 NEEDS = "import zmq, msgpack"
 WHO = """
@@ -51,13 +45,13 @@ WHO = """
 """
 
 
-def can(python: Path, source: str) -> bool:
+def can(python, source):
     """Say whether an interpreter runs this without an error."""
     done = subprocess.run([python, "-c", source], capture_output=True, timeout=60, check=False, cwd="/")
     return done.returncode == 0
 
 
-def others() -> list[Path]:
+def others():
     """Return the interpreters of other versions that this machine has: on PATH, and pyenv's."""
     versions = [f"3.{minor}" for minor in range(10, 16) if minor != sys.version_info[1]]
     places = [Path(place) for place in os.environ.get("PATH", "").split(os.pathsep)]
@@ -75,7 +69,7 @@ def others() -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def environment(tmp_path_factory):
     """A virtual environment with nothing of its own, but with what this interpreter has."""
     place = tmp_path_factory.mktemp("venv") / "other"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True, timeout=120)
@@ -86,8 +80,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_model_runs_in_the_virtual_environment_that_it_names_with_variables_of_its_own(
-    shared: hostd.Client, model_dir: Callable[..., str], environment: Path
-) -> None:
+    shared, model_dir, environment
+):
     path = model_dir(WHO, settings="python: env/bin/python\nenv: {FLAVOUR: 'sweet', N: 3}\n")
     Path(path, "env").symlink_to(environment)
     model = shared.load_model("who", path)
@@ -103,9 +97,7 @@ def test_a_model_runs_in_the_virtual_environment_that_it_names_with_variables_of
     assert shared.unload_model("who").processes == 1
 
 
-def test_a_model_runs_under_another_version_of_python(
-    shared: hostd.Client, model_dir: Callable[..., str], tmp_path: Path
-) -> None:
+def test_a_model_runs_under_another_version_of_python(shared, model_dir, tmp_path):
     python = next((python for python in others() if can(python, NEEDS)), None)
     if python is None:
         pytest.skip(f"no other version of Python with pyzmq and msgpack was found (looked at {others() or 'none'})")
@@ -117,9 +109,7 @@ def test_a_model_runs_under_another_version_of_python(
     assert shared.unload_model("who").processes == 1
 
 
-def test_a_library_that_the_named_interpreter_lacks_is_installed_there(
-    shared: hostd.Client, model_dir: Callable[..., str], tmp_path: Path
-) -> None:
+def test_a_library_that_the_named_interpreter_lacks_is_installed_there(shared, model_dir, tmp_path):
     lean = tmp_path / "lean"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", lean], check=True, timeout=120)
     site = next((lean / "lib").glob("python*/site-packages"))
@@ -142,9 +132,7 @@ def test_a_library_that_the_named_interpreter_lacks_is_installed_there(
         shared.load_model("who", path)
 
 
-def test_an_interpreter_without_the_workers_needs_says_what_to_install(
-    shared: hostd.Client, model_dir: Callable[..., str], tmp_path: Path
-) -> None:
+def test_an_interpreter_without_the_workers_needs_says_what_to_install(shared, model_dir, tmp_path):
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True, timeout=120)
     with pytest.raises((hostd.FailedPreconditionError, hostd.UnavailableError), match="zmq") as caught:
@@ -162,9 +150,7 @@ NONE = {
 }
 
 
-def test_an_interpreter_that_is_none_is_refused_with_the_reason(
-    shared: hostd.Client, model_dir: Callable[..., str]
-) -> None:
+def test_an_interpreter_that_is_none_is_refused_with_the_reason(shared, model_dir):
     for content, words in NONE.items():
         path = model_dir(WHO, settings="python: ./python", files={"python": content})
         Path(path, "python").chmod(0o755)
@@ -176,7 +162,7 @@ def test_an_interpreter_that_is_none_is_refused_with_the_reason(
     eventually(lambda: "as every worker" in shared.model_logs("greeted"), "it is in the log")
 
 
-def test_an_old_python_is_refused_with_the_reason(shared: hostd.Client, model_dir: Callable[..., str]) -> None:
+def test_an_old_python_is_refused_with_the_reason(shared, model_dir):
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
     old = next((python for python in sorted(pyenv.glob("3.[6789].*/bin/python3")) if can(python, "")), None)
     if old is None:

@@ -1,17 +1,7 @@
 """A child that a model forks ends where it leaves the model's code, whatever it leaves it with; the worker serves on."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
 import pytest
 from helpers import eventually, lines_of, state_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    import hostd
 
 FORKS = """
     import asyncio, os, sys, threading
@@ -101,7 +91,7 @@ ASYNC = ("coroutine", "awaits", "later", "executor", "aitems")
 STREAMS = ("iterator", "items", "closing", "aitems")
 
 
-def code_of(method: str, how: str) -> int:
+def code_of(method, how):
     """Return the exit code of a child that leaves the method so."""
     if method == "thread":
         return 0  # Python's own way to end a process whose last thread ends, and it tells of no exit in one
@@ -111,10 +101,8 @@ def code_of(method: str, how: str) -> int:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["plain", "on a loop"])
-def test_a_forked_child_never_becomes_a_second_worker(
-    shared: hostd.Client, model_dir: Callable[..., str], tmp_path: Path, asynchronous: bool
-) -> None:
-    model: Any = shared.load_model("m", model_dir(FORKS), options={"asynchronous": asynchronous})
+def test_a_forked_child_never_becomes_a_second_worker(shared, model_dir, tmp_path, asynchronous):
+    model = shared.load_model("m", model_dir(FORKS), options={"asynchronous": asynchronous})
     worker = model.pid()
     for how in LEFT_WITH:
         for method in (*PLAIN, *(ASYNC if asynchronous else ())):
@@ -133,12 +121,10 @@ def test_a_forked_child_never_becomes_a_second_worker(
     assert all(said.count(words) >= len(PLAIN) - 1 for words in SAID)
 
 
-def test_nor_does_one_that_is_forked_by_a_load(
-    shared: hostd.Client, model_dir: Callable[..., str], tmp_path: Path
-) -> None:
+def test_nor_does_one_that_is_forked_by_a_load(shared, model_dir, tmp_path):
     for how, expected in LEFT_WITH.items():
         told = tmp_path / how
-        model: Any = shared.load_model(f"m {how}", model_dir(FORKS), options={"how": how, "told": str(told)})
+        model = shared.load_model(f"m {how}", model_dir(FORKS), options={"how": how, "told": str(told)})
         ((child, code),) = [line.split() for line in lines_of(told)]
         assert (int(code), state_of(int(child))) == (expected, "")
         assert model.pid() == model.info.workers[0].pid

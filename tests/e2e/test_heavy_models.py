@@ -1,20 +1,14 @@
 """One real model of each big framework, served by a real host."""
 
-from __future__ import annotations
-
 import os
 import textwrap
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import eventually
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 np = pytest.importorskip("numpy", reason="arrays go in and come out")
 
@@ -29,10 +23,10 @@ LABELS = (ROWS[:, 0] > 0).astype(int)
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Callable[[str], Path]:
+def directory(tmp_path):
     """Make a model's directory, with a `model.yaml` that names its loader and one thread."""
 
-    def make(loader: str, options: str = "{threads: 1}") -> Path:
+    def make(loader, options="{threads: 1}"):
         place = tmp_path / "model"
         place.mkdir()
         (place / "model.yaml").write_text(f"loader: {loader}\noptions: {options}\n")
@@ -41,14 +35,14 @@ def directory(tmp_path: Path) -> Callable[[str], Path]:
     return make
 
 
-def check_unloaded(client: hostd.Client, model_id: str) -> None:
+def check_unloaded(client, model_id):
     report = client.unload_model(model_id)
     assert report.processes == 1
     assert report.freed_bytes > 1 << 20
 
 
 @pytest.fixture(scope="module")
-def net() -> Any:
+def net():
     """A PyTorch module, made before the test so that the library's threads are not the test's."""
     torch = pytest.importorskip("torch", reason="needs PyTorch")
     torch.manual_seed(0)
@@ -58,7 +52,7 @@ def net() -> Any:
     return module
 
 
-def test_a_torch_model_is_served(shared: hostd.Client, directory: Callable[..., Path], net: Any) -> None:
+def test_a_torch_model_is_served(shared, directory, net):
     import torch
 
     place = directory("torch")
@@ -76,7 +70,7 @@ def test_a_torch_model_is_served(shared: hostd.Client, directory: Callable[..., 
 
 
 @pytest.fixture(scope="module")
-def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def writer(tmp_path_factory):
     """A text generation model of transformers with eight words."""
     torch = pytest.importorskip("torch", reason="transformers computes with PyTorch")
     transformers = pytest.importorskip("transformers", reason="needs transformers")
@@ -98,13 +92,11 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def threads_of(pid: int) -> int:
+def threads_of(pid):
     return len(os.listdir(f"/proc/{pid}/task"))
 
 
-def test_a_transformers_model_is_served_and_a_stream_of_its_text_that_is_closed_ends_there(
-    shared: hostd.Client, writer: Path
-) -> None:
+def test_a_transformers_model_is_served_and_a_stream_of_its_text_that_is_closed_ends_there(shared, writer):
     model = shared.load_model("writer", str(writer))
     assert model.info.methods["generate"].streams
     (said,) = model.predict("the cat", max_new_tokens=5, do_sample=False)
@@ -125,7 +117,7 @@ def test_a_transformers_model_is_served_and_a_stream_of_its_text_that_is_closed_
 
 
 @pytest.fixture(scope="module")
-def booster() -> Any:
+def booster():
     """A booster of xgboost, and what it predicts; made before the test so that its threads are not the test's."""
     xgboost = pytest.importorskip("xgboost", reason="needs xgboost")
     rows = xgboost.DMatrix(ROWS, LABELS, feature_names=list("abc"), nthread=1)
@@ -133,7 +125,7 @@ def booster() -> Any:
     return booster, booster.predict(rows)
 
 
-def test_a_booster_is_served(shared: hostd.Client, directory: Callable[..., Path], booster: Any) -> None:
+def test_a_booster_is_served(shared, directory, booster):
     trained, expected = booster
     place = directory("xgboost")
     trained.save_model(place / "model.ubj")
@@ -158,7 +150,7 @@ SOURCE = """
 
 
 @pytest.fixture(scope="module")
-def pyfunc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pyfunc(tmp_path_factory):
     """A model of MLflow that traces its calls, which MLflow keeps in a database unless told not to."""
     library = pytest.importorskip("mlflow.pyfunc", reason="needs mlflow")
     from mlflow.models import ModelSignature
@@ -175,7 +167,7 @@ def pyfunc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_an_mlflow_model_is_served_and_leaves_no_files(shared: hostd.Client, pyfunc: Path) -> None:
+def test_an_mlflow_model_is_served_and_leaves_no_files(shared, pyfunc):
     model = shared.load_model("pyfunc", str(pyfunc))
     (worker,) = model.info.workers
     home = Path(f"/proc/{worker.pid}/cwd")

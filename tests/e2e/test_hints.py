@@ -1,15 +1,10 @@
 """What a person reads when a model cannot be loaded or has died: what is wrong, where that was set, and what helps."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import hostd
-
-ModelDir = Callable[..., str]
 
 OK = "def load(path):\n    return len\n"
 CRASHES = """
@@ -46,9 +41,7 @@ CRASHED = {
 }
 
 
-def test_a_crash_quotes_the_stack_and_names_the_log_and_a_limit_where_it_was_set(
-    shared: hostd.Client, model_dir: ModelDir
-) -> None:
+def test_a_crash_quotes_the_stack_and_names_the_log_and_a_limit_where_it_was_set(shared, model_dir):
     path = model_dir(CRASHES, settings="memory_limit: 80MB\n")
     for method, (signal, what, where) in CRASHED.items():
         model = shared.load_model("m", path)
@@ -77,9 +70,7 @@ MISSING = {
 }
 
 
-def test_a_path_where_nothing_is_says_which_part_of_it_is_missing(
-    shared: hostd.Client, model_dir: ModelDir, tmp_path: Path
-) -> None:
+def test_a_path_where_nothing_is_says_which_part_of_it_is_missing(shared, model_dir, tmp_path):
     model_dir(OK)
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     for path, why in MISSING.items():
@@ -90,9 +81,7 @@ def test_a_path_where_nothing_is_says_which_part_of_it_is_missing(
             assert caught.value.message == f"there is nothing at {asked}: {why.format(base=tmp_path)}"
 
 
-def test_a_wrong_interpreter_is_told_with_its_full_path_and_where_it_was_set(
-    shared: hostd.Client, model_dir: ModelDir
-) -> None:
+def test_a_wrong_interpreter_is_told_with_its_full_path_and_where_it_was_set(shared, model_dir):
     path = model_dir(OK, settings="python: venv/bin/python\n")
     with pytest.raises(hostd.InvalidArgumentError) as caught:
         shared.load_model("m", path)
@@ -113,9 +102,7 @@ def test_a_wrong_interpreter_is_told_with_its_full_path_and_where_it_was_set(
     assert f"cannot start the interpreter {interpreter} (python: {path}/model.yaml)" in started.value.message
 
 
-def test_a_directory_that_is_no_model_says_what_was_looked_for_and_what_is_there(
-    shared: hostd.Client, tmp_path: Path
-) -> None:
+def test_a_directory_that_is_no_model_says_what_was_looked_for_and_what_is_there(shared, tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "readme.txt").touch()
     with pytest.raises(hostd.InvalidArgumentError, match=r"it has readme\.txt, sub/\. It looks for a model\.yaml, "):

@@ -1,7 +1,5 @@
 """Hosts by their names: wherever one is meant, where none is there, and the list of those that run."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
@@ -11,31 +9,27 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers import SOON_S, Service, at_most, eventually, state_of
+from helpers import SOON_S, at_most, eventually, state_of
 
 import hostd
 from hostd import paths
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
 
 @pytest.fixture
-def name() -> str:
+def name():
     return f"host-{secrets.token_hex(4)}"
 
 
 @pytest.fixture
-def served(name: str, serve: Callable[..., Service]) -> Iterator[Service]:
+def served(name, serve):
     """A host that is found by its name, as `hostd serve --name` makes it."""
     yield serve(name=name, runtime_dir=paths.runtime_dir(name))
     shutil.rmtree(paths.runtime_dir(name))
 
 
-def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def command(*words, **environment):
     return subprocess.run(
         [sys.executable, "-m", "hostd", *words],
         env={**os.environ, "COLUMNS": "500", **environment},
@@ -45,8 +39,8 @@ def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_a_name_works_wherever_a_host_is_meant(name: str, served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def ask() -> int:
+def test_a_name_works_wherever_a_host_is_meant(name, served, monkeypatch):
+    async def ask():
         async with hostd.AsyncClient(name) as client:
             return (await client.host_info()).pid
 
@@ -63,7 +57,7 @@ def test_a_name_works_wherever_a_host_is_meant(name: str, served: Service, monke
     assert f"host pid {served.pid} " in command("ps").stderr
 
 
-def test_where_no_host_is_there_it_is_said_at_once_with_those_that_run(name: str, served: Service) -> None:
+def test_where_no_host_is_there_it_is_said_at_once_with_those_that_run(name, served):
     with at_most(SOON_S, "to say so"), pytest.raises(hostd.UnavailableError) as caught:
         hostd.connect(name[:-1] + "_", connect_timeout_s=3600)
     message = caught.value.message
@@ -78,10 +72,10 @@ def test_where_no_host_is_there_it_is_said_at_once_with_those_that_run(name: str
         hostd.connect("./two")
 
 
-def test_a_host_can_be_waited_for(name: str, serve: Callable[..., Service]) -> None:
-    found: list[Any] = []
+def test_a_host_can_be_waited_for(name, serve):
+    found = []
 
-    def look() -> None:
+    def look():
         with hostd.connect(name, wait_s=60) as client:
             found.append(client.host_info().pid)
 
@@ -95,7 +89,7 @@ def test_a_host_can_be_waited_for(name: str, serve: Callable[..., Service]) -> N
     shutil.rmtree(paths.runtime_dir(name))
 
 
-def test_hosts_lists_those_that_run_and_whose_they_are(name: str, served: Service) -> None:
+def test_hosts_lists_those_that_run_and_whose_they_are(name, served):
     with hostd.Host() as private, hostd.Host(f"{name}-shared", shared=True) as shared:
         os.kill(served.pid, signal.SIGSTOP)
         try:
@@ -119,7 +113,7 @@ def test_hosts_lists_those_that_run_and_whose_they_are(name: str, served: Servic
         assert [f"{name}-shared", "shared", str(shared.pid), "0"] in [row[:4] for row in rows]
 
 
-def test_what_a_crashed_host_left_is_not_taken_for_a_host(name: str, served: Service) -> None:
+def test_what_a_crashed_host_left_is_not_taken_for_a_host(name, served):
     os.kill(served.pid, signal.SIGKILL)
     served.ended()
     with (

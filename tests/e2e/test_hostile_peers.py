@@ -3,12 +3,9 @@
 Every test here has a witness: another client with another model, whose calls must be answered quickly all the while.
 """
 
-from __future__ import annotations
-
 import struct
 import threading
 import time
-from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -20,15 +17,12 @@ from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import decode
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
 QUICKLY_S = 10.0
 LIMIT_BYTES = 2 * MIB
 
 
 @pytest.fixture(scope="module")
-def small_host() -> Iterator[hostd.Host]:
+def small_host():
     with hostd.Host(
         workers={"drain_timeout_s": 1.0}, limits={"max_message_bytes": LIMIT_BYTES, "peer_buffer_bytes": 1 << 20}
     ) as host:
@@ -36,14 +30,14 @@ def small_host() -> Iterator[hostd.Host]:
 
 
 @pytest.fixture
-def witness(small_host: hostd.Host, model_dir: Callable[..., str]) -> Iterator[hostd.Client]:
+def witness(small_host, model_dir):
     """A client that calls its model all the time, and must never wait long."""
-    waits: list[float] = []
+    waits = []
     over = threading.Event()
     with hostd.connect(small_host.endpoint) as client:
         model = client.load_model("witness", model_dir())
 
-        def watch() -> None:
+        def watch():
             while not over.wait(0.002):
                 began_s = time.monotonic()
                 model.options(timeout_s=PATIENCE_S).predict(1)
@@ -72,7 +66,7 @@ BAD_CALL_BODIES = (b"", b"\xc1", b"\x01", b"\x92\x90\x90", b"\x93\x90\x80\x80", 
 BAD_HEADERS = (b"", b"\xc1", b"\x90", b"\x91\xa1a", b"\x92\x01\x02", b"\x94\xa1a\xa1b\xc0\xff")
 
 
-def test_malformed_requests_are_refused_each_under_its_id(witness: hostd.Client) -> None:
+def test_malformed_requests_are_refused_each_under_its_id(witness):
     bad = [wire.pack(msg.VERB, 0, msg.pack_verb("list_models"), body) for body in BAD_VERB_BODIES]
     bad += [call_of("witness", "predict", 0, body) for body in BAD_CALL_BODIES]  # the worker's to refuse
     bad += [wire.pack(msg.STREAM, 0, header, b"\x92\x90\x80") for header in BAD_HEADERS]
@@ -98,7 +92,7 @@ def test_malformed_requests_are_refused_each_under_its_id(witness: hostd.Client)
         assert isinstance(peer.error(), hostd.DeadlineExceededError)
 
 
-def test_what_says_no_hello_or_speaks_another_version_is_told_so(witness: hostd.Client) -> None:
+def test_what_says_no_hello_or_speaks_another_version_is_told_so(witness):
     with Peer(witness.endpoint, hello=False) as peer:
         peer.send(call_of("witness", "predict", 5))
         error = peer.error()
@@ -118,7 +112,7 @@ def test_what_says_no_hello_or_speaks_another_version_is_told_so(witness: hostd.
         assert isinstance(msg.unpack_error(envelope), hostd.VersionMismatchError)
 
 
-def test_cancels_and_credits_out_of_the_blue_are_ignored_and_a_goodbye_is_the_end(witness: hostd.Client) -> None:
+def test_cancels_and_credits_out_of_the_blue_are_ignored_and_a_goodbye_is_the_end(witness):
     with Peer(witness.endpoint) as peer:
         for number in range(200):
             peer.send(wire.pack(msg.CANCEL, number))
@@ -129,7 +123,7 @@ def test_cancels_and_credits_out_of_the_blue_are_ignored_and_a_goodbye_is_the_en
         peer.expect_end()
 
 
-def test_a_request_id_that_is_in_use_is_refused(witness: hostd.Client, model_dir: Callable[..., str]) -> None:
+def test_a_request_id_that_is_in_use_is_refused(witness, model_dir):
     witness.load_model("slow", model_dir("import time\ndef load(path):\n    return lambda: time.sleep(3600)\n"))
     with Peer(witness.endpoint) as peer:
         for _ in range(2):
@@ -142,9 +136,7 @@ def test_a_request_id_that_is_in_use_is_refused(witness: hostd.Client, model_dir
 # Strangers
 
 
-def test_a_second_connection_under_a_workers_token_changes_nothing(
-    witness: hostd.Client, model_dir: Callable[..., str]
-) -> None:
+def test_a_second_connection_under_a_workers_token_changes_nothing(witness, model_dir):
     source = """
         import os, zmq
 
@@ -188,9 +180,7 @@ BIG = """
 """
 
 
-def test_messages_over_the_limit_are_refused_both_ways_and_the_worker_goes_on(
-    witness: hostd.Client, model_dir: Callable[..., str]
-) -> None:
+def test_messages_over_the_limit_are_refused_both_ways_and_the_worker_goes_on(witness, model_dir):
     pytest.importorskip("numpy")
     model = witness.load_model("big", model_dir(BIG)).options(timeout_s=PATIENCE_S)
     with pytest.raises(hostd.MessageTooLargeError, match="max_message_bytes"):
@@ -215,9 +205,7 @@ def test_messages_over_the_limit_are_refused_both_ways_and_the_worker_goes_on(
 # Bad faith
 
 
-def test_a_client_that_leaves_with_many_loads_waiting_does_not_stop_the_host(
-    witness: hostd.Client, tmp_path: Any
-) -> None:
+def test_a_client_that_leaves_with_many_loads_waiting_does_not_stop_the_host(witness, tmp_path):
     with Peer(witness.endpoint) as peer:
         for number in range(5000):
             peer.verb("load_model", 10 + number, model_id=f"m{number}", path=str(tmp_path / "absent"))

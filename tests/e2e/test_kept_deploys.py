@@ -1,10 +1,7 @@
 """What a model was deployed with holds after a restart, whoever loads it then; and pins of deployed models last."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from deploy_rig import PLACES, await_tidy, refusal
@@ -13,13 +10,6 @@ from models_rig import states
 
 import hostd
 from hostd.core.names import KEPT_NAME
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-
-    from models_rig import Rig
 
 CODE = b"""
 import os
@@ -52,22 +42,22 @@ FILES = {"model.py": CODE, "model.yaml": SETTINGS}
 
 
 @pytest.fixture
-def models(rig: Rig) -> Path:
+def models(rig):
     return rig.path
 
 
 @pytest.fixture
-def client(models: Path) -> Iterator[hostd.Client]:
+def client(models):
     with running(models) as host:
         yield host.client()
 
 
-def running(models: Path, **more: Any) -> AbstractContextManager[hostd.Host]:
+def running(models, **more):
     settings = {**PLACES, "load_on_start": False, "lazy_load_retries": 0, **more, "dir": models}
     return hostd.Host(models=settings, initializers={"loud": {"type": "loud:loud"}}, workers={"drain_timeout_s": 1})
 
 
-def loaded(host: hostd.Host, how: str) -> hostd.Model:
+def loaded(host, how):
     """Return the model that a restarted host loads in some way."""
     client = host.client()
     if how == "sync":
@@ -77,7 +67,7 @@ def loaded(host: hostd.Host, how: str) -> hostd.Model:
     return client.retrieve_model("m")
 
 
-HOWS: dict[str, dict[str, Any]] = {
+HOWS = {
     "load on start": {"load_on_start": True},
     "lazy load": {"lazy_load": True},
     "sync": {},
@@ -85,7 +75,7 @@ HOWS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_a_restart_keeps_all_that_a_model_was_deployed_with(models: Path, install: Callable[..., Path]) -> None:
+def test_a_restart_keeps_all_that_a_model_was_deployed_with(models, install):
     install(loud=LOUD)
     with running(models) as host:
         client = host.client()
@@ -120,7 +110,7 @@ def test_a_restart_keeps_all_that_a_model_was_deployed_with(models: Path, instal
         assert (model.greet("Ada"), model.info.type) == ("YO, Ada.", "other")
 
 
-def test_a_replacement_is_what_it_is_deployed_with_and_keeps_the_pin(models: Path) -> None:
+def test_a_replacement_is_what_it_is_deployed_with_and_keeps_the_pin(models):
     with running(models) as host:
         client = host.client()
         client.deploy_model("m", FILES, "talker", options={"greeting": "Yo"})
@@ -141,12 +131,10 @@ def test_a_replacement_is_what_it_is_deployed_with_and_keeps_the_pin(models: Pat
         assert not host.client().retrieve_model("m").info.pinned
 
 
-UNKEPT: list[Any] = [(1, 2), b"bytes", {"deep": [b"x"]}, "x" * 70_000]
+UNKEPT = [(1, 2), b"bytes", {"deep": [b"x"]}, "x" * 70_000]
 
 
-def test_what_cannot_be_kept_is_refused_before_anything_is_sent_and_a_pin_holds_until_then(
-    client: hostd.Client, models: Path
-) -> None:
+def test_what_cannot_be_kept_is_refused_before_anything_is_sent_and_a_pin_holds_until_then(client, models):
     for option in UNKEPT:
         error = refusal(lambda: client.deploy_model("m", FILES, options={"greeting": option}))  # noqa: B023
         assert isinstance(error, hostd.InvalidArgumentError)
@@ -165,7 +153,7 @@ def test_what_cannot_be_kept_is_refused_before_anything_is_sent_and_a_pin_holds_
     assert states(client) == {"m": "READY"}
 
 
-def test_an_evicted_deploy_comes_back_as_it_was(models: Path) -> None:
+def test_an_evicted_deploy_comes_back_as_it_was(models):
     with hostd.Host(models={**PLACES, "dir": models}, memory={"idle_ttl_s": 0.1, "min_residence_s": 0}) as host:
         client = host.client()
         model = client.deploy_model("m", FILES, "talker", options={"greeting": "Yo"})
@@ -174,7 +162,7 @@ def test_an_evicted_deploy_comes_back_as_it_was(models: Path) -> None:
         assert model.info.type == "talker"
 
 
-def test_a_damaged_file_is_an_error_of_its_model_alone(client: hostd.Client, models: Path) -> None:
+def test_a_damaged_file_is_an_error_of_its_model_alone(client, models):
     for name in ("good", "bad", "old"):
         client.deploy_model(name, FILES, options={"greeting": "Yo"})
     client.unload_all_models()
@@ -192,7 +180,7 @@ def test_a_damaged_file_is_an_error_of_its_model_alone(client: hostd.Client, mod
     assert client.retrieve_model("bad").greet("Ada") == "Welcome, Ada."
 
 
-def test_it_is_no_part_of_the_model(client: hostd.Client, models: Path, tmp_path: Path) -> None:
+def test_it_is_no_part_of_the_model(client, models, tmp_path):
     model = client.deploy_model("m", FILES, options={"greeting": "Yo"})
     assert model.files() == sorted([KEPT_NAME, *FILES])
     # A directory that was deployed is deployed anew without it, and a copy elsewhere has no arguments.
@@ -206,7 +194,7 @@ def test_it_is_no_part_of_the_model(client: hostd.Client, models: Path, tmp_path
     assert not (models / "m").exists()
 
 
-def test_a_pin_while_a_replacement_is_under_way_is_kept(models: Path) -> None:
+def test_a_pin_while_a_replacement_is_under_way_is_kept(models):
     with running(models) as host:
         client = host.client()
         client.deploy_model("m", FILES)

@@ -1,14 +1,11 @@
 """The main path: load, call, stream, measure, explain, unload; each claim of the host is checked from outside of it."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
 import time
 from dataclasses import FrozenInstanceError
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -16,13 +13,8 @@ from helpers import PATIENCE_S, descendants, eventually
 
 import hostd
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
-
-def test_a_model_is_loaded_called_streamed_and_unloaded(
-    shared: hostd.Client, shared_host: hostd.Host, model_dir: Callable[..., str]
-) -> None:
+def test_a_model_is_loaded_called_streamed_and_unloaded(shared, shared_host, model_dir):
     path = model_dir()
     with pytest.raises(hostd.NotFoundError):
         shared.explain_model("team/echo")
@@ -36,7 +28,7 @@ def test_a_model_is_loaded_called_streamed_and_unloaded(
     assert list(model.stream.generate(300)) == list(range(300))
     assert model.submit.predict(4).result(PATIENCE_S) == 4
 
-    async def use() -> None:
+    async def use():
         async with hostd.AsyncClient(shared_host.endpoint) as client:
             theirs = await client.retrieve_model("team/echo")
             assert await asyncio.gather(*(theirs.predict(i) for i in range(200))) == list(range(200))
@@ -72,7 +64,7 @@ def test_a_model_is_loaded_called_streamed_and_unloaded(
     assert json.loads(json.dumps(explained)) == explained
 
 
-def test_a_load_writes_nothing_into_the_models_directory(shared: hostd.Client, model_dir: Callable[..., str]) -> None:
+def test_a_load_writes_nothing_into_the_models_directory(shared, model_dir):
     """Compiled modules beside its files would make it another model, and one that changes to whoever watches it."""
     files = {"sibling.py": "ANSWER = 42", "late.py": "ANSWER = 43"}
     source = """
@@ -89,7 +81,7 @@ def test_a_load_writes_nothing_into_the_models_directory(shared: hostd.Client, m
     assert sorted(path.rglob("*")) == before
 
 
-def test_events_tell_the_whole_story_in_order(shared: hostd.Client, model_dir: Callable[..., str]) -> None:
+def test_events_tell_the_whole_story_in_order(shared, model_dir):
     events, everything = shared.events("echo"), shared.events()
     for _ in range(50):
         shared.events().close()
@@ -114,7 +106,7 @@ def test_events_tell_the_whole_story_in_order(shared: hostd.Client, model_dir: C
     assert [event.time_s for event in seen] == sorted(event.time_s for event in seen)
 
 
-def test_what_a_model_prints_is_kept_also_after_it_is_gone(shared: hostd.Client, model_dir: Callable[..., str]) -> None:
+def test_what_a_model_prints_is_kept_also_after_it_is_gone(shared, model_dir):
     source = """
         import os, sys
 
@@ -138,9 +130,7 @@ def test_what_a_model_prints_is_kept_also_after_it_is_gone(shared: hostd.Client,
     assert shared.model_logs("team/talker", tail_bytes=8) == "a shell\n"
 
 
-def test_the_last_words_of_a_model_that_exits_are_in_its_error(
-    shared: hostd.Client, model_dir: Callable[..., str]
-) -> None:
+def test_the_last_words_of_a_model_that_exits_are_in_its_error(shared, model_dir):
     path = model_dir(
         "import sys\nclass M:\n    def leave(self):\n        sys.exit('no licence found')\ndef load(path):\n    return M()\n"
     )
@@ -153,9 +143,7 @@ def test_the_last_words_of_a_model_that_exits_are_in_its_error(
     assert shared.load_model("leaver", path).info.state == "READY"
 
 
-def test_a_model_with_coroutines_serves_many_calls_at_once(
-    shared: hostd.Client, model_dir: Callable[..., str], tmp_path
-) -> None:
+def test_a_model_with_coroutines_serves_many_calls_at_once(shared, model_dir, tmp_path):
     source = """
         import asyncio
 
@@ -185,10 +173,8 @@ def test_a_model_with_coroutines_serves_many_calls_at_once(
     assert list(model.stream.generate(150)) == list(range(150))
 
 
-def test_many_loads_and_unloads_leave_nothing_in_the_supervisor(
-    shared: hostd.Client, shared_host: hostd.Host, model_dir: Callable[..., str]
-) -> None:
-    def held() -> tuple[int, int, list[int]]:
+def test_many_loads_and_unloads_leave_nothing_in_the_supervisor(shared, shared_host, model_dir):
+    def held():
         own = f"/proc/{shared_host.pid}"
         return len(os.listdir(f"{own}/fd")), len(os.listdir(f"{own}/task")), descendants(shared_host.pid)
 

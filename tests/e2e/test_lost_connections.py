@@ -1,18 +1,11 @@
 """Models that lose their worker's connection to the host while its process lives: the host notices, and says so."""
 
-from __future__ import annotations
-
 import re
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import PATIENCE_S, descendants, eventually
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from concurrent.futures import ThreadPoolExecutor
 
 MODEL = """
     import os, threading
@@ -70,11 +63,11 @@ SAYS = "lost its connection to the host|killed by SIGABRT"
 @HOWS
 @pytest.mark.parametrize("kind", ["Model", "Later"])
 def test_calls_end_with_the_reason_and_a_model_that_is_not_called_does_not_stay_ready(
-    shared: hostd.Client, model_dir: Callable[..., str], pool: ThreadPoolExecutor, kind: str, how: str
-) -> None:
+    shared, model_dir, pool, kind, how
+):
     path = model_dir(MODEL)
 
-    def loaded() -> Any:
+    def loaded():
         return shared.load_model("m", path, options={"kind": kind}, timeout_s=PATIENCE_S).options(timeout_s=PATIENCE_S)
 
     model = loaded()
@@ -101,15 +94,13 @@ def test_calls_end_with_the_reason_and_a_model_that_is_not_called_does_not_stay_
 
 
 @HOWS
-def test_a_load_fails_with_the_reason(shared: hostd.Client, model_dir: Callable[..., str], how: str) -> None:
+def test_a_load_fails_with_the_reason(shared, model_dir, how):
     with pytest.raises(hostd.UnavailableError, match=SAYS):
         shared.load_model("m", model_dir(MODEL), options={"how": how}, timeout_s=PATIENCE_S)
     assert shared.load_model("m", model_dir(MODEL), timeout_s=PATIENCE_S).echo(1) == 1
 
 
-def test_a_load_that_exits_beside_a_living_thread_does_not_wait_for_it(
-    shared: hostd.Client, model_dir: Callable[..., str]
-) -> None:
+def test_a_load_that_exits_beside_a_living_thread_does_not_wait_for_it(shared, model_dir):
     source = f"{MODEL}\n    threading.Thread(target=hang).start()\n    raise SystemExit('no weights')\n"
     with pytest.raises(hostd.UnavailableError, match="exit code 1; its last words: SystemExit: no weights"):
         shared.load_model("m", model_dir(source), timeout_s=PATIENCE_S)

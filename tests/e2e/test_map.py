@@ -1,7 +1,5 @@
 """`model.map`: many inputs through one model, in order, a window of calls in flight."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 

@@ -1,9 +1,6 @@
 """The memory budget, with real processes: who starts, who waits, who goes, who comes back, and what everybody is told."""
 
-from __future__ import annotations
-
 import threading
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import PATIENCE_S, eventually, uss_of_tree
@@ -11,10 +8,6 @@ from memory_rig import MIB, Holders
 from models_rig import Work, key, samples
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 BUDGET_MIB = 200
 PROMPT = {"min_residence_s": 0, "admission_timeout_s": PATIENCE_S, "sample_period_s": 0.1}
@@ -25,28 +18,28 @@ MODEL_MIB = 60
 
 
 @pytest.fixture(scope="module")
-def tight_host() -> Iterator[hostd.Host]:
+def tight_host():
     with hostd.Host(memory={"budget": f"{BUDGET_MIB}MiB", **PROMPT}) as host:
         yield host
 
 
 @pytest.fixture
-def tight(tight_host: hostd.Host) -> Iterator[hostd.Client]:
+def tight(tight_host):
     with hostd.connect(tight_host.endpoint) as client:
         yield client
         client.unload_all_models()
 
 
 @pytest.fixture
-def holder(model_dir: Callable[..., str]) -> Holders:
+def holder(model_dir):
     return Holders(model_dir)
 
 
-def resident(client: hostd.Client) -> list[str]:
+def resident(client):
     return [model.id for model in client.list_models() if model.state == "READY"]
 
 
-def test_a_model_makes_way_as_planned_and_comes_back_when_it_is_used(tight: hostd.Client, holder: Holders) -> None:
+def test_a_model_makes_way_as_planned_and_comes_back_when_it_is_used(tight, holder):
     models = {name: tight.load_model(name, holder(MODEL_MIB)) for name in ("a", "b")}
     pids = {name: model.pid() for name, model in models.items()}
     path = holder(MODEL_MIB)
@@ -76,9 +69,7 @@ def test_a_model_makes_way_as_planned_and_comes_back_when_it_is_used(tight: host
     assert plan.need_bytes == pytest.approx(tight.list_models()[0].charge_bytes, rel=0.1)
 
 
-def test_what_is_kept_stays_and_what_cannot_fit_beside_it_is_refused_at_once(
-    tight: hostd.Client, holder: Holders
-) -> None:
+def test_what_is_kept_stays_and_what_cannot_fit_beside_it_is_refused_at_once(tight, holder):
     tight.load_model("a", holder(MODEL_MIB, settings="evictable: false"))
     tight.load_model("b", holder(MODEL_MIB))
     assert tight.pin_model("b").pinned
@@ -97,9 +88,7 @@ def test_what_is_kept_stays_and_what_cannot_fit_beside_it_is_refused_at_once(
     assert resident(tight) == ["a", "c"]
 
 
-def test_a_load_waits_for_a_model_in_use_and_that_ones_calls_for_its_next_load(
-    tight: hostd.Client, holder: Holders, tmp_path: Path
-) -> None:
+def test_a_load_waits_for_a_model_in_use_and_that_ones_calls_for_its_next_load(tight, holder, tmp_path):
     busy = tight.load_model("busy", holder(MODEL_MIB + 60))
     first_pid, work = busy.pid(), Work(busy, tmp_path)
     waiting = tight.load_model("next", holder(MODEL_MIB + 60), wait=False)
@@ -110,7 +99,7 @@ def test_a_load_waits_for_a_model_in_use_and_that_ones_calls_for_its_next_load(
     assert late.result(PATIENCE_S) != first_pid
 
 
-def test_a_load_that_waits_in_vain_is_refused_with_what_holds_the_memory(holder: Holders, tmp_path: Path) -> None:
+def test_a_load_that_waits_in_vain_is_refused_with_what_holds_the_memory(holder, tmp_path):
     with hostd.Host(memory={"budget": f"{BUDGET_MIB}MiB", **PROMPT, "admission_timeout_s": 1}) as host:
         client = host.client()
         busy = client.load_model("busy", holder(MODEL_MIB + 60))
@@ -122,7 +111,7 @@ def test_a_load_that_waits_in_vain_is_refused_with_what_holds_the_memory(holder:
         assert busy.pid()  # it serves on
 
 
-def test_a_model_that_is_not_used_goes_after_its_time_and_without_a_budget_no_other(holder: Holders) -> None:
+def test_a_model_that_is_not_used_goes_after_its_time_and_without_a_budget_no_other(holder):
     with hostd.Host(memory={"budget": "none", "min_residence_s": 0}) as host:
         client = host.client()
         assert client.plan_load("a", holder(1)).outcome == "start"
@@ -136,9 +125,7 @@ def test_a_model_that_is_not_used_goes_after_its_time_and_without_a_budget_no_ot
         assert model.pid()
 
 
-def test_growth_over_the_budget_makes_others_go_and_is_named_where_none_can(
-    tight: hostd.Client, holder: Holders
-) -> None:
+def test_growth_over_the_budget_makes_others_go_and_is_named_where_none_can(tight, holder):
     grower = tight.load_model("grower", holder(MODEL_MIB, settings="evictable: false"))
     tight.load_model("other", holder(MODEL_MIB))
     grower.grow(80)
@@ -151,13 +138,13 @@ def test_growth_over_the_budget_makes_others_go_and_is_named_where_none_can(
     eventually(lambda: tight.memory_info().over_budget is None, "it is over")
 
 
-def test_many_clients_of_two_models_that_do_not_fit_together_lose_no_call(tight: hostd.Client, holder: Holders) -> None:
+def test_many_clients_of_two_models_that_do_not_fit_together_lose_no_call(tight, holder):
     for name in ("a", "b"):
         tight.load_model(name, holder(MODEL_MIB + 60))
     loads_before = tight.memory_info().evictions["LOAD"]
-    failed: list[BaseException] = []
+    failed = []
 
-    def use(offset: int) -> None:
+    def use(offset):
         with hostd.connect(tight.endpoint) as client:
             for i in range(10):
                 try:
@@ -174,7 +161,7 @@ def test_many_clients_of_two_models_that_do_not_fit_together_lose_no_call(tight:
     assert tight.memory_info().evictions["LOAD"] - loads_before < 40, "half of what one after the other would take"
 
 
-def test_the_metrics_page_shows_the_budget_and_what_was_done_because_of_it(holder: Holders) -> None:
+def test_the_metrics_page_shows_the_budget_and_what_was_done_because_of_it(holder):
     with hostd.Host(memory={"budget": f"{BUDGET_MIB}MiB", **PROMPT}, metrics={"port": 0}) as host:
         client = host.client()
         for name in ("a", "b"):

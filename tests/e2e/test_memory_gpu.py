@@ -4,21 +4,13 @@ The models talk to the driver itself (libcuda), so that nothing but the driver a
 there is no device.
 """
 
-from __future__ import annotations
-
 import os
 import signal
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import eventually
 
 from hostd.shell.memory.gpu import GpuReader
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    import hostd
 
 MIB = 1 << 20
 CONTEXT_MIB = 1200
@@ -52,7 +44,7 @@ ON_DEVICE = """
 
 
 @pytest.fixture(scope="module")
-def reader() -> Iterator[GpuReader]:
+def reader():
     found = GpuReader.open()
     if found is None:
         pytest.skip("there is no device that NVML tells of")
@@ -61,20 +53,18 @@ def reader() -> Iterator[GpuReader]:
 
 
 @pytest.fixture
-def used_mib(reader: GpuReader) -> Callable[[], float]:
+def used_mib(reader):
     """What the device itself says is in use, whoever holds it."""
-    nvml: Any = pytest.importorskip("pynvml")
+    nvml = pytest.importorskip("pynvml")
     handle = nvml.nvmlDeviceGetHandleByIndex(0)
     return lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used / MIB
 
 
-def on_device_mib(client: hostd.Client, model_id: str) -> float:
+def on_device_mib(client, model_id):
     return sum(worker.gpu_bytes or 0 for worker in client.get_model(model_id).workers) / MIB
 
 
-def test_what_models_hold_on_a_device_is_counted_for_each_and_comes_back(
-    client: hostd.Client, model_dir: Callable[..., str], used_mib: Callable[[], float]
-) -> None:
+def test_what_models_hold_on_a_device_is_counted_for_each_and_comes_back(client, model_dir, used_mib):
     before_mib = used_mib()
     sizes = {"large": 2000, "small": 500}
     for model_id, mib in sizes.items():
@@ -90,16 +80,14 @@ def test_what_models_hold_on_a_device_is_counted_for_each_and_comes_back(
     assert used_mib() == pytest.approx(before_mib, abs=50)
 
 
-def test_growth_on_a_device_is_seen(client: hostd.Client, model_dir: Callable[..., str], reader: GpuReader) -> None:
+def test_growth_on_a_device_is_seen(client, model_dir, reader):
     model = client.load_model("grower", model_dir(ON_DEVICE.format(mib=100)))
     first_mib = on_device_mib(client, "grower")
     model.take(1000)
     eventually(lambda: on_device_mib(client, "grower") >= first_mib + 1000, "it is sampled again")
 
 
-def test_a_crash_gives_the_memory_on_a_device_back(
-    client: hostd.Client, model_dir: Callable[..., str], used_mib: Callable[[], float]
-) -> None:
+def test_a_crash_gives_the_memory_on_a_device_back(client, model_dir, used_mib):
     before_mib = used_mib()
     model = client.load_model("victim", model_dir(ON_DEVICE.format(mib=1000)))
     os.kill(model.pid(), signal.SIGKILL)
@@ -107,9 +95,7 @@ def test_a_crash_gives_the_memory_on_a_device_back(
     eventually(lambda: used_mib() < before_mib + 100, "it is back")
 
 
-def test_a_model_that_uses_no_device_holds_nothing_there(
-    client: hostd.Client, model_dir: Callable[..., str], reader: GpuReader
-) -> None:
+def test_a_model_that_uses_no_device_holds_nothing_there(client, model_dir, reader):
     client.load_model("m", model_dir())
     (worker,) = client.get_model("m").workers
     assert worker.gpu_bytes == 0

@@ -1,12 +1,9 @@
 """Limits, and sudden deaths for want of memory: who is killed, who is told what, and who is not disturbed."""
 
-from __future__ import annotations
-
 import os
 import signal
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import eventually
@@ -14,20 +11,15 @@ from memory_rig import MIB, Holders
 
 import hostd
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
 LIMIT = "memory_limit: 100MiB\n"
 
 
 @pytest.fixture
-def holder(model_dir: Callable[..., str]) -> Holders:
+def holder(model_dir):
     return Holders(model_dir)
 
 
-def test_a_model_over_its_limit_is_killed_and_its_caller_is_told_the_figures(
-    client: hostd.Client, holder: Holders, tmp_path: Path
-) -> None:
+def test_a_model_over_its_limit_is_killed_and_its_caller_is_told_the_figures(client, holder, tmp_path):
     model = client.load_model("greedy", holder(10, settings=LIMIT))
     other = client.load_model("other", holder(10))
     other_pid = other.pid()
@@ -52,18 +44,14 @@ def test_a_model_over_its_limit_is_killed_and_its_caller_is_told_the_figures(
     assert other.pid() == other_pid
 
 
-def test_a_load_over_its_limit_fails_with_the_figures_and_is_not_tried_again(
-    client: hostd.Client, holder: Holders
-) -> None:
+def test_a_load_over_its_limit_fails_with_the_figures_and_is_not_tried_again(client, holder):
     with pytest.raises(hostd.ResourceExhaustedError, match="memory_limit"):
         client.load_model("greedy", holder(300, settings=LIMIT), retries=3)
     story = client.explain_model("greedy")["story"]
     assert sum(event["cause"] == "SPAWN" for event in story) == 1
 
 
-def test_a_model_within_its_limit_serves_on_and_a_kill_from_outside_is_told_apart(
-    client: hostd.Client, holder: Holders
-) -> None:
+def test_a_model_within_its_limit_serves_on_and_a_kill_from_outside_is_told_apart(client, holder):
     # Its processes bear its name, and /proc tells names and sizes in the same file.
     model = client.load_model("7 kB", holder(10, settings=LIMIT))
     assert (model.info.memory_limit, model.info.size_source) == (100 * MIB, "measured")
@@ -80,7 +68,7 @@ def test_a_model_within_its_limit_serves_on_and_a_kill_from_outside_is_told_apar
         model.pid()
 
 
-def test_the_cores_are_divided_among_models(model_dir: Callable[..., str]) -> None:
+def test_the_cores_are_divided_among_models(model_dir):
     holder, cores = Holders(model_dir), len(os.sched_getaffinity(0))
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "HOSTD_CPU_THREADS")
     unset = {name: os.environ.pop(name, None) for name in names}
@@ -98,7 +86,7 @@ def test_the_cores_are_divided_among_models(model_dir: Callable[..., str]) -> No
 
 
 @pytest.fixture
-def shm() -> Iterator[Path]:
+def shm():
     """Where a file in /dev/shm may be; it is removed."""
     path = Path("/dev/shm", f"hostd-test-{uuid.uuid4()}")
     yield path
@@ -106,9 +94,7 @@ def shm() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("kind", ["memfd mapped", "named written", "unlinked mapped"])
-def test_shared_memory_counts_against_a_limit_and_comes_back_if_it_goes(
-    client: hostd.Client, holder: Holders, shm: Path, kind: str
-) -> None:
+def test_shared_memory_counts_against_a_limit_and_comes_back_if_it_goes(client, holder, shm, kind):
     model = client.load_model("sharing", holder(10, settings=LIMIT))
     model.share(kind, str(shm), 64)
     eventually(lambda: client.get_model("sharing").charge_bytes > 74 * MIB, "it is charged")
@@ -123,7 +109,7 @@ def test_shared_memory_counts_against_a_limit_and_comes_back_if_it_goes(
     assert caught.value.details["measured_bytes"] > 100 * MIB
 
 
-def test_a_file_that_a_model_reads_is_not_charged(client: hostd.Client, holder: Holders, tmp_path: Path) -> None:
+def test_a_file_that_a_model_reads_is_not_charged(client, holder, tmp_path):
     weights = tmp_path / "weights"
     weights.write_bytes(b"x" * 300 * MIB)
     model = client.load_model("reader", holder(10, settings=LIMIT))
@@ -136,9 +122,7 @@ def test_a_file_that_a_model_reads_is_not_charged(client: hostd.Client, holder: 
     assert client.unload_model("reader").freed_bytes < 50 * MIB
 
 
-def test_what_forked_children_share_with_their_parent_counts(
-    client: hostd.Client, model_dir: Callable[..., str]
-) -> None:
+def test_what_forked_children_share_with_their_parent_counts(client, model_dir):
     source = """
         import os, signal
         class Forked:

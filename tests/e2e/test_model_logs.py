@@ -1,20 +1,13 @@
 """What the log of a model says of its workers: each start and each end, with pid and cause, between what they print."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import re
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import PATIENCE_S, eventually
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 TALKER = """
     import os, sys
@@ -36,7 +29,7 @@ TALKER = """
 """
 
 
-def told(client: hostd.Client, model_id: str) -> list[str]:
+def told(client, model_id):
     """Return the log as a person reads it, the numbers of workers and processes as letters."""
     lines = [f"-- {line.text}" if line.is_note else line.text for line in client.log_lines(model_id)]
     return [
@@ -44,9 +37,7 @@ def told(client: hostd.Client, model_id: str) -> list[str]:
     ]
 
 
-def test_every_start_and_end_of_a_worker_is_noted_with_its_cause(
-    shared: hostd.Client, model_dir: Callable[..., str]
-) -> None:
+def test_every_start_and_end_of_a_worker_is_noted_with_its_cause(shared, model_dir):
     path = model_dir(TALKER)
     model = shared.load_model("m", path)
     (worker,) = model.info.workers
@@ -85,9 +76,7 @@ def test_every_start_and_end_of_a_worker_is_noted_with_its_cause(
     assert shared.model_logs("m").startswith("loading\n2 words\n  and\nmore\n")
 
 
-def test_a_model_that_printed_nothing_is_known_and_one_that_never_was_is_not(
-    shared: hostd.Client, model_dir: Callable[..., str], tmp_path: Path
-) -> None:
+def test_a_model_that_printed_nothing_is_known_and_one_that_never_was_is_not(shared, model_dir, tmp_path):
     shared.load_model("silent", model_dir())
     assert shared.model_logs("silent") == ""
     settings = f"python: {tmp_path}/python\n"
@@ -105,8 +94,8 @@ def test_a_model_that_printed_nothing_is_known_and_one_that_never_was_is_not(
             ask("nobody")
 
 
-def test_an_asyncio_client_follows_a_log(shared_host: hostd.Host, model_dir: Callable[..., str]) -> None:
-    async def follow() -> list[str]:
+def test_an_asyncio_client_follows_a_log(shared_host, model_dir):
+    async def follow():
         async with await hostd.AsyncClient.connect(shared_host.endpoint) as client:
             model = await client.load_model("followed", model_dir(TALKER))
             while await client.model_logs("followed") != "loading\n":  # noqa: ASYNC110 - it is asked for
@@ -124,7 +113,7 @@ def test_an_asyncio_client_follows_a_log(shared_host: hostd.Host, model_dir: Cal
     assert asyncio.run(asyncio.wait_for(follow(), PATIENCE_S)) == ["loading", "said 1", "said 2", "said 3"]
 
 
-def test_the_log_goes_on_in_the_next_host(serve: Callable, model_dir: Callable[..., str]) -> None:
+def test_the_log_goes_on_in_the_next_host(serve, model_dir):
     path = model_dir(TALKER)
     for words in ("first", "second"):
         service = serve()

@@ -1,7 +1,5 @@
 """The host's own log, and all else that people read: JSON where it is asked for, and never "None" or "1 processes"."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -9,18 +7,13 @@ import signal
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
 
 import pytest
-from helpers import PATIENCE_S, Service, eventually
+from helpers import PATIENCE_S, eventually
 
 import hostd
 from hostd.config.loading import load_config
 from hostd.hosts.launch import reaper_command, supervisor_environment
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 MODEL = """
     import os
@@ -46,7 +39,7 @@ SILENT = (
 """What no text for people may have."""
 
 
-def lives(client: hostd.Client, path: str) -> None:
+def lives(client, path):
     """Let happen what can happen to a model."""
     client.load_model("m", path).one()
     client.unload_model("m")
@@ -62,20 +55,20 @@ def lives(client: hostd.Client, path: str) -> None:
         client.load_model("without-path", None)
 
 
-def log_of(service: Service) -> str:
+def log_of(service):
     service.reaper.terminate()
     _, log = service.reaper.communicate(timeout=PATIENCE_S)
     return log
 
 
-def test_no_text_for_people_says_none_or_counts_one_as_many(serve: Callable, model_dir: Callable[..., str]) -> None:
+def test_no_text_for_people_says_none_or_counts_one_as_many(serve, model_dir):
     path = model_dir(MODEL)
     service = serve(log_level="debug", workers={"retry_backoff_s": 0.001})
     with hostd.connect(service.endpoint) as client:
         lives(client, path)
         client.load_model("other", path)
 
-    def command(*words: str) -> str:
+    def command(*words):
         done = subprocess.run(
             [sys.executable, "-m", "hostd", *words, "-e", service.endpoint],
             capture_output=True,
@@ -104,7 +97,7 @@ def test_no_text_for_people_says_none_or_counts_one_as_many(serve: Callable, mod
     assert found == []
 
 
-def test_the_log_may_be_json_one_object_a_line(serve: Callable, model_dir: Callable[..., str]) -> None:
+def test_the_log_may_be_json_one_object_a_line(serve, model_dir):
     service = serve(log_format="json", log_level="debug")
     with hostd.connect(service.endpoint) as client:
         pid = client.load_model("team/ü", model_dir(MODEL)).info.workers[0].pid
@@ -123,7 +116,7 @@ def test_the_log_may_be_json_one_object_a_line(serve: Callable, model_dir: Calla
     assert "worker" not in failed
 
 
-def start(settings: dict[str, object]) -> subprocess.Popen[str]:
+def start(settings):
     """Start a host that says on standard error what became of its start."""
     return subprocess.Popen(
         reaper_command(),
@@ -134,7 +127,7 @@ def start(settings: dict[str, object]) -> subprocess.Popen[str]:
     )
 
 
-def test_a_start_that_fails_and_a_reaper_that_is_killed_are_told_as_json_too(serve: Callable, tmp_path: Path) -> None:
+def test_a_start_that_fails_and_a_reaper_that_is_killed_are_told_as_json_too(serve, tmp_path):
     running = serve(log_format="json")
     places = {"runtime_dir": running.runtime_dir, "state_dir": tmp_path / "other"}
     with start({**places, "log_format": "json"}) as refused:
@@ -148,7 +141,7 @@ def test_a_start_that_fails_and_a_reaper_that_is_killed_are_told_as_json_too(ser
     assert "was killed" in [json.loads(line) for line in log.splitlines()][-1]["message"]
 
 
-def test_warnings_and_errors_that_nobody_handles_are_records(tmp_path: Path) -> None:
+def test_warnings_and_errors_that_nobody_handles_are_records(tmp_path):
     source = (
         "import threading, warnings\nfrom hostd.shell import own_log\nown_log.configure('info', 'json')\n"
         "warnings.warn('take care')\n"

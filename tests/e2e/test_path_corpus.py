@@ -4,11 +4,8 @@ Through the client library, and as raw messages where that would refuse or chang
 hash of everything in and around the models directory.
 """
 
-from __future__ import annotations
-
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
 
 import msgpack
 import pytest
@@ -17,10 +14,6 @@ from helpers import eventually
 from path_corpus import FILE_VECTORS, ID_VECTORS, STAGING, canary, plant
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 LEAST = 200
 
@@ -33,7 +26,7 @@ FILES = [["model.py", len(CODE)]]
 class Place:
     """A models directory full of traps, what is around it, and a host that serves it."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base):
         self.base = base
         self.models = base / "models"
         for name in ("models", "outside", "models2/m", "etc"):
@@ -47,14 +40,14 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(tmp_path_factory):
     made = Place(tmp_path_factory.mktemp("corpus"))
     with made.host:
         yield made
 
 
 @pytest.fixture
-def client(place: Place) -> Iterator[hostd.Client]:
+def client(place):
     """A client of a host around which nothing changes meanwhile."""
     before = canary(place.base)
     with hostd.connect(place.host.endpoint) as client:
@@ -65,24 +58,24 @@ def client(place: Place) -> Iterator[hostd.Client]:
 
 
 @pytest.fixture
-def raw(place: Place, client: hostd.Client) -> Iterator[Raw]:
+def raw(place, client):
     with Raw(place.host.endpoint) as made:
         yield made
 
 
-def packed(arguments: dict[str, Any]) -> bytes:
+def packed(arguments):
     """Pack arguments as no client does: surrogates and all."""
     return bytes(msgpack.packb(arguments, unicode_errors="surrogatepass"))
 
 
-VERBS: list[tuple[str, Callable[[Any], dict[str, Any]]]] = [
+VERBS = [
     ("deploy_begin", lambda name: {"model_id": name, "files": FILES}),
     ("deploy_begin", lambda name: {"model_id": name, "files": FILES, "replace": True, "keep": True}),
     ("undeploy_model", lambda name: {"model_id": name}),
     ("load_model", lambda name: {"model_id": name, "path": None}),
     ("retrieve_model", lambda name: {"model_id": name}),
 ]
-CALLS: dict[str, Callable[[hostd.Client, str], object]] = {
+CALLS = {
     "deploy": lambda client, name: client.deploy_model(name, files_of("x")),
     "replace": lambda client, name: client.deploy_model(name, files_of("x"), replace=True, keep=True),
     "undeploy": lambda client, name: client.undeploy_model(name),
@@ -91,7 +84,7 @@ CALLS: dict[str, Callable[[hostd.Client, str], object]] = {
 }
 
 
-def test_no_bad_id_gets_anywhere(client: hostd.Client, raw: Raw) -> None:
+def test_no_bad_id_gets_anywhere(client, raw):
     assert len(set(ID_VECTORS.values())) >= LEAST
     for why, name in ID_VECTORS.items():
         for verb, arguments in VERBS:
@@ -103,7 +96,7 @@ def test_no_bad_id_gets_anywhere(client: hostd.Client, raw: Raw) -> None:
 
 
 @pytest.mark.parametrize("replace", [False, True], ids=["new", "replacing"])
-def test_no_bad_file_name_gets_anywhere(client: hostd.Client, raw: Raw, replace: bool) -> None:
+def test_no_bad_file_name_gets_anywhere(client, raw, replace):
     assert len(set(FILE_VECTORS.values())) >= LEAST
     for why, name in FILE_VECTORS.items():
         error = refusal(lambda: client.deploy_model("real", {"model.py": CODE, name: b"x"}, replace=replace))  # noqa: B023
@@ -114,7 +107,7 @@ def test_no_bad_file_name_gets_anywhere(client: hostd.Client, raw: Raw, replace:
             assert isinstance(error, hostd.InvalidArgumentError), f"{why}: {error!r}"
 
 
-def test_nothing_planted_in_the_directory_is_taken_for_a_model(client: hostd.Client, place: Place) -> None:
+def test_nothing_planted_in_the_directory_is_taken_for_a_model(client, place):
     for why, name in place.planted.items():
         for call, act in CALLS.items():
             error = refusal(lambda: act(client, name))  # noqa: B023
@@ -127,8 +120,8 @@ def test_nothing_planted_in_the_directory_is_taken_for_a_model(client: hostd.Cli
         assert isinstance(error, (*REFUSALS, hostd.MessageTooLargeError)), f"{why}: {error!r}"
 
 
-def test_ids_names_sizes_and_folders_that_cannot_be_are_refused(raw: Raw) -> None:
-    def refused(what: object, verb: str = "deploy_begin", **arguments: Any) -> hostd.HostError:
+def test_ids_names_sizes_and_folders_that_cannot_be_are_refused(raw):
+    def refused(what, verb="deploy_begin", **arguments):
         error = raw.refusal(verb, **{"model_id": "m", **arguments})
         assert isinstance(error, hostd.InvalidArgumentError), f"{what!r}: {error!r}"
         return error
@@ -157,9 +150,7 @@ def test_ids_names_sizes_and_folders_that_cannot_be_are_refused(raw: Raw) -> Non
         assert words in refused(words, files=FILES, folders=folders, executables=executables).message
 
 
-def test_a_tree_that_turns_into_traps_during_an_upload_leads_nowhere(
-    raw: Raw, client: hostd.Client, place: Place
-) -> None:
+def test_a_tree_that_turns_into_traps_during_an_upload_leads_nowhere(raw, client, place):
     """Somebody who may write to the models directory puts links into the tree on its way in."""
     number = raw.ask("deploy_begin", model_id="m", files=[["model.py", 1], ["a/b", 1], ["a/c", 1]])["upload"]
     (tree,) = [path for path in (place.models / STAGING).iterdir() if path.is_dir()]
@@ -172,7 +163,7 @@ def test_a_tree_that_turns_into_traps_during_an_upload_leads_nowhere(
     raw.refusal("deploy_commit", upload=number)
 
 
-def test_a_staging_area_that_is_a_link_is_not_followed(raw: Raw, client: hostd.Client, place: Place) -> None:
+def test_a_staging_area_that_is_a_link_is_not_followed(raw, client, place):
     (place.models / STAGING).symlink_to(place.base / "outside")
     try:
         error = raw.refusal("deploy_begin", model_id="m", files=FILES)
@@ -195,7 +186,7 @@ FORGED = {
 }
 
 
-def test_an_entry_that_somebody_forged_moves_nothing(raw: Raw, client: hostd.Client, place: Place) -> None:
+def test_an_entry_that_somebody_forged_moves_nothing(raw, client, place):
     """A journal is read from a directory that others may write: it must not lead anywhere either."""
     staging = place.models / STAGING
     staging.mkdir()

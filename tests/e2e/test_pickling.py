@@ -1,29 +1,23 @@
 """What is given to other processes: handles connect there, values stay what they are, the rest says what to do instead."""
 
-from __future__ import annotations
-
 import asyncio
 import copy
 import pickle
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import REPOSITORY, descriptors
 
 import hostd
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 @pytest.fixture
-def model(shared: hostd.Client, model_dir: Callable[..., str]) -> hostd.Model:
+def model(shared, model_dir):
     return shared.load_model("echo", model_dir())
 
 
-def elsewhere(thing: object, expression: str) -> Any:
+def elsewhere(thing, expression):
     """Return what an expression about `thing` is in a fresh process."""
     source = f"""
 import asyncio, pickle, sys
@@ -41,8 +35,8 @@ print({expression})
     return done.stdout.strip()
 
 
-def test_handles_and_methods_work_in_another_process(shared: hostd.Client, model: hostd.Model) -> None:
-    async def retrieve() -> bytes:
+def test_handles_and_methods_work_in_another_process(shared, model):
+    async def retrieve():
         async with hostd.AsyncClient(shared.endpoint) as client:
             return pickle.dumps(await client.retrieve_model(model.id))
 
@@ -58,7 +52,7 @@ def test_handles_and_methods_work_in_another_process(shared: hostd.Client, model
     assert elsewhere(things, f"({', '.join(uses)})") == str((5, [0, 1, 2], "echo", True, 1, [2], 5, 5, 5, 5))
 
 
-def test_what_comes_to_a_process_shares_a_connection_and_a_copy_uses_its_own_client(model: hostd.Model) -> None:
+def test_what_comes_to_a_process_shares_a_connection_and_a_copy_uses_its_own_client(model):
     _ = model.predict  # kept in the handle
     before = descriptors().keys()
     come = [pickle.loads(pickle.dumps(thing)) for thing in (model, model, model.options(timeout_s=7))]
@@ -72,10 +66,8 @@ def test_what_comes_to_a_process_shares_a_connection_and_a_copy_uses_its_own_cli
     assert descriptors().keys() == before
 
 
-def test_what_belongs_to_its_process_says_what_to_do_instead(
-    shared_host: hostd.Host, shared: hostd.Client, model: hostd.Model
-) -> None:
-    things: dict[str, Callable[[], Any]] = {
+def test_what_belongs_to_its_process_says_what_to_do_instead(shared_host, shared, model):
+    things = {
         r"Client objects cannot be pickled or copied: .*hostd\.connect\(endpoint\)": lambda: shared,
         r"AsyncClient objects cannot be .*hostd\.AsyncClient\(endpoint\)": lambda: hostd.AsyncClient(shared.endpoint),
         r"Host objects cannot be .*hostd\.connect\(endpoint\)": lambda: shared_host,
@@ -88,7 +80,7 @@ def test_what_belongs_to_its_process_says_what_to_do_instead(
                 make(thing())
 
 
-def test_errors_and_records_travel(model: hostd.Model, shared: hostd.Client) -> None:
+def test_errors_and_records_travel(model, shared):
     for kind in (getattr(hostd, name) for name in hostd.__all__ if name.endswith("Error")):
         error = pickle.loads(pickle.dumps(kind("a message", details={"a": 1})))
         assert (type(error), error.message, error.details) == (kind, "a message", {"a": 1})

@@ -1,17 +1,14 @@
 """What a real host says to probes: alive, ready, or not ready yet, or not any more; and what is no page at all."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import subprocess
-from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-from helpers import PATIENCE_S, Service, eventually
-from models_rig import AT_ONCE, FOLLOWED, GATED, Rig, Work, key, page_text, samples
+from helpers import PATIENCE_S, eventually
+from models_rig import AT_ONCE, FOLLOWED, GATED, Work, key, page_text, samples
 
 import hostd
 from hostd import paths
@@ -19,12 +16,8 @@ from hostd.config.loading import load_config
 from hostd.hosts.launch import AT_ONCE as KILL_ALL
 from hostd.hosts.launch import reaper_command, supervisor_environment
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
-
-def get(client: hostd.Client, path: str, method: str = "GET") -> tuple[int, Any]:
+def get(client, path, method="GET"):
     """Return the status and the body of a page."""
     port = client.host_info().metrics_port
     request = Request(f"http://127.0.0.1:{port}{path}", method=method)
@@ -36,13 +29,13 @@ def get(client: hostd.Client, path: str, method: str = "GET") -> tuple[int, Any]
             return error.code, error.read()
 
 
-def ready(client: hostd.Client) -> tuple[int, Any]:
+def ready(client):
     status, body = get(client, "/readyz")
     return status, json.loads(body)
 
 
 @contextlib.contextmanager
-def starting(tmp_path: Path, **settings: Any) -> Iterator[tuple[subprocess.Popen[bytes], hostd.Client]]:
+def starting(tmp_path, **settings):
     """Start a host, and connect to it before it says that it is ready."""
     runtime_dir = paths.runtime_dir("probed")
     places = {"name": "probed", "runtime_dir": runtime_dir, "state_dir": tmp_path / "s"}
@@ -79,9 +72,7 @@ GATED_FINDER = """
 """
 
 
-def test_before_the_directory_was_read_a_model_is_not_there_yet(
-    rig: Rig, tmp_path: Path, install: Callable[..., Path]
-) -> None:
+def test_before_the_directory_was_read_a_model_is_not_there_yet(rig, tmp_path, install):
     install(gated_finder=GATED_FINDER)
     rig.add("m")
     models = {**AT_ONCE, "dir": rig.path, "load_on_start": True}
@@ -95,7 +86,7 @@ def test_before_the_directory_was_read_a_model_is_not_there_yet(
         assert client.retrieve_model("m").id == "m"
 
 
-def test_a_host_is_ready_after_its_initial_loads_and_until_it_ends(rig: Rig, tmp_path: Path) -> None:
+def test_a_host_is_ready_after_its_initial_loads_and_until_it_ends(rig, tmp_path):
     rig.add("m", GATED)
     models = {**FOLLOWED, "dir": rig.path, "load_on_start": True, "wait_for_initial_loads": True}
     with starting(tmp_path, models=models) as (reaper, client):
@@ -115,7 +106,7 @@ def test_a_host_is_ready_after_its_initial_loads_and_until_it_ends(rig: Rig, tmp
         assert reaper.wait(PATIENCE_S) == 0
 
 
-def test_a_host_that_is_degraded_is_ready_and_says_why(serve: Callable[..., Service], rig: Rig, tmp_path: Path) -> None:
+def test_a_host_that_is_degraded_is_ready_and_says_why(serve, rig, tmp_path):
     service = serve(models={**AT_ONCE, "dir": rig.path}, metrics={"port": 0})
     with hostd.connect(service.endpoint) as client:
         assert ready(client) == (200, {"status": "ready", "name": "default", "degraded": []})
@@ -140,9 +131,7 @@ MANY = """
 """
 
 
-def test_the_page_says_how_long_calls_took_and_what_the_host_is(
-    serve: Callable[..., Service], model_dir: Callable[..., str]
-) -> None:
+def test_the_page_says_how_long_calls_took_and_what_the_host_is(serve, model_dir):
     with hostd.connect(serve(metrics={"port": 0}).endpoint) as client:
         port = client.host_info().metrics_port
         assert [get(client, path)[0] for path in ("/", "/metric", "/metrics/", "/favicon.ico", "/api")] == [404] * 5
@@ -157,7 +146,7 @@ def test_the_page_says_how_long_calls_took_and_what_the_host_is(
             model.fails()
         shown = samples(port)
 
-        def count(method: str, le: str = "+Inf") -> float:
+        def count(method, le="+Inf"):
             return shown[key("hostd_call_duration_seconds_bucket", model_id="team/m", method=method, le=le)]
 
         assert (count("m00"), count("m01"), count("(other)")) == (2, 1, 5)

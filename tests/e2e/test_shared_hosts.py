@@ -1,7 +1,5 @@
 """`hostd.Host(name, shared=True)`: one host for several processes, gone with the last of them, however each ends."""
 
-from __future__ import annotations
-
 import json
 import os
 import secrets
@@ -12,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import descendants, eventually, is_there, line_of, state_of
@@ -21,11 +18,6 @@ from models_rig import Work
 import hostd
 from hostd import paths
 from hostd.hosts import lock as runtime_lock
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from models_rig import Rig
 
 LONG_S = 60.0
 """For what waits for interpreters to start, on a machine where everybody starts some."""
@@ -65,7 +57,7 @@ MEMBER = """
 class Member:
     """A process that uses a shared host and does what it is told; `said` is one line of its output."""
 
-    def __init__(self, name: str, before: str = "", **settings: Any) -> None:
+    def __init__(self, name, before="", **settings):
         self.process = subprocess.Popen(
             [
                 sys.executable,
@@ -80,17 +72,17 @@ class Member:
         )
         self.pid = self.process.pid
 
-    def tell(self, words: str) -> None:
+    def tell(self, words):
         print(words, file=self.process.stdin, flush=True)
 
-    def said(self) -> str:
+    def said(self):
         return line_of(self.process)
 
-    def does(self, words: str) -> str:
+    def does(self, words):
         self.tell(words)
         return self.said()
 
-    def end(self, how: str) -> None:
+    def end(self, how):
         """Leave in words, end without a word, or be killed."""
         if how == "stop":
             assert self.does("stop") == "stopped"
@@ -103,7 +95,7 @@ class Member:
 
 
 @pytest.fixture
-def name() -> Iterator[str]:
+def name():
     name = f"shared-{secrets.token_hex(4)}"
     yield name
     # A lock file is all that may be there, after a starter was killed before it started anything.
@@ -111,11 +103,11 @@ def name() -> Iterator[str]:
 
 
 @pytest.fixture
-def member(name: str) -> Iterator[Callable[..., Member]]:
+def member(name):
     """Start members of one host, which are up, or have been told to start it, too."""
-    members: list[Member] = []
+    members = []
 
-    def start(before: str = "", **settings: Any) -> Member:
+    def start(before="", **settings):
         members.append(Member(name, before, **settings))
         assert members[-1].said() == "up"
         return members[-1]
@@ -126,18 +118,16 @@ def member(name: str) -> Iterator[Callable[..., Member]]:
             one.process.kill()
 
 
-def reaper_of(supervisor: int) -> int:
+def reaper_of(supervisor):
     return int(Path(f"/proc/{supervisor}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def is_gone(name: str, *pids: int) -> bool:
+def is_gone(name, *pids):
     return not paths.runtime_dir(name).exists() and not any(is_there(pid) for pid in pids)
 
 
 @pytest.mark.parametrize("ways", [("kill", "exit", "stop"), ("stop", "exit", "kill"), ("exit",) * 3])
-def test_processes_that_start_at_once_get_one_host_which_goes_with_the_last_of_them(
-    name: str, member: Callable[..., Member], model_dir: Callable[..., str], ways: tuple[str, ...]
-) -> None:
+def test_processes_that_start_at_once_get_one_host_which_goes_with_the_last_of_them(name, member, model_dir, ways):
     members = [member() for _ in ways]
     for one in members:
         one.tell("start")
@@ -162,9 +152,7 @@ BEFORE_IT_HEARS = f"import os, signal, hostd.sharing; hostd.sharing._sit_down = 
 
 
 @pytest.mark.parametrize("where", [BEFORE_THE_REAPER, BEFORE_IT_HEARS], ids=["before the reaper", "before it hears"])
-def test_a_starter_that_is_killed_in_the_middle_leaves_nothing_in_the_way(
-    name: str, member: Callable[..., Member], where: str
-) -> None:
+def test_a_starter_that_is_killed_in_the_middle_leaves_nothing_in_the_way(name, member, where):
     starter, other = member(where), member()
     starter.tell("start")
     eventually(lambda: state_of(starter.pid) == "T", "the starter has the lock", within_s=LONG_S)
@@ -190,8 +178,8 @@ SAYS_THAT_IT_WAITS = """
 
 
 def test_a_member_that_comes_while_the_host_ends_gets_a_new_one_and_one_that_dies_does_not_keep_it(
-    name: str, member: Callable[..., Member], rig: Rig, tmp_path: Path
-) -> None:
+    name, member, rig, tmp_path
+):
     settings = {"workers": {"drain_timeout_s": 3600}}
     first, second = member(**settings), member(SAYS_THAT_IT_WAITS, **settings)
     pid, door = int(first.does("start")), paths.runtime_dir(name) / paths.DOOR_SOCKET
@@ -216,9 +204,7 @@ def test_a_member_that_comes_while_the_host_ends_gets_a_new_one_and_one_that_die
         eventually(lambda: is_gone(name, other_pid), "nothing waits for it any more", within_s=LONG_S)
 
 
-def test_a_host_goes_with_its_processes_whatever_their_children_do_or_hold(
-    name: str, member: Callable[..., Member]
-) -> None:
+def test_a_host_goes_with_its_processes_whatever_their_children_do_or_hold(name, member):
     starter = member()
     pid, child = int(starter.does("start")), int(starter.does("fork"))
     other = member()
@@ -249,9 +235,7 @@ def test_a_host_goes_with_its_processes_whatever_their_children_do_or_hold(
     assert is_gone(name, new)
 
 
-def test_settings_that_differ_from_those_of_the_host_are_named(
-    name: str, member: Callable[..., Member], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_settings_that_differ_from_those_of_the_host_are_named(name, member, monkeypatch):
     first = member(workers={"drain_timeout_s": 7}, memory={"budget": "1GB"})
     pid = int(first.does("start"))
     agrees = member(workers={"drain_timeout_s": 7.0}, memory={"budget": 10**9})
@@ -269,9 +253,7 @@ def test_settings_that_differ_from_those_of_the_host_are_named(
     assert is_gone(name, pid)
 
 
-def test_a_host_that_somebody_serves_is_used_and_not_ended(
-    name: str, member: Callable[..., Member], serve: Callable[..., Any]
-) -> None:
+def test_a_host_that_somebody_serves_is_used_and_not_ended(name, member, serve):
     service = serve(name=name, runtime_dir=paths.runtime_dir(name))
     for how in ("stop", "kill"):
         guest = member()
@@ -293,9 +275,7 @@ def test_a_host_that_somebody_serves_is_used_and_not_ended(
     assert is_gone(name, pid)
 
 
-def test_a_start_that_fails_is_told_to_all_that_wait_for_it(
-    name: str, member: Callable[..., Member], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_start_that_fails_is_told_to_all_that_wait_for_it(name, member, tmp_path, monkeypatch):
     members = [member(models={"lazy_load": True}) for _ in range(3)]
     for one in members:
         one.tell("start")
@@ -312,9 +292,7 @@ def test_a_start_that_fails_is_told_to_all_that_wait_for_it(
 
 
 @pytest.mark.parametrize("victim", ["supervisor", "reaper"])
-def test_a_host_that_is_killed_is_gone_for_all_and_can_be_started_again(
-    name: str, member: Callable[..., Member], model_dir: Callable[..., str], victim: str
-) -> None:
+def test_a_host_that_is_killed_is_gone_for_all_and_can_be_started_again(name, member, model_dir, victim):
     members = [member() for _ in range(2)]
     pid, _ = [int(one.does("start")) for one in members]
     worker = int(members[0].does(model_dir()))

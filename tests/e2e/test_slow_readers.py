@@ -1,14 +1,11 @@
 """Clients that do not read are dropped; they hear of it, and go on with their next call without help."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -16,9 +13,6 @@ from helpers import PATIENCE_S, REPOSITORY, eventually, line_of, stop
 from hostile_peer import MIB
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 BUFFER_BYTES = 8 * MIB
 
@@ -93,7 +87,7 @@ WAYS = {
 
 
 @pytest.fixture(scope="module")
-def small_host() -> Iterator[hostd.Host]:
+def small_host():
     with hostd.Host(
         workers={"drain_timeout_s": 1.0, "max_in_flight": 10_000}, limits={"peer_buffer_bytes": BUFFER_BYTES}
     ) as host:
@@ -101,17 +95,17 @@ def small_host() -> Iterator[hostd.Host]:
 
 
 @pytest.fixture
-def model(small_host: hostd.Host, model_dir: Callable[..., str]) -> Iterator[Any]:
+def model(small_host, model_dir):
     with hostd.connect(small_host.endpoint) as client:
         yield client.load_model("m", model_dir(MODEL)).options(timeout_s=PATIENCE_S)
         client.unload_all_models()
 
 
 @pytest.fixture
-def start(small_host: hostd.Host) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
-    started: list[subprocess.Popen[str]] = []
+def start(small_host):
+    started = []
 
-    def make(way: str) -> subprocess.Popen[str]:
+    def make(way):
         code = PRELUDE + textwrap.dedent(WAYS[way])
         command = [sys.executable, "-W", "error", "-c", code, small_host.endpoint]
         started.append(
@@ -124,16 +118,14 @@ def start(small_host: hostd.Host) -> Iterator[Callable[[str], subprocess.Popen[s
         stop(each)
 
 
-def clients_of(host: hostd.Host) -> int:
+def clients_of(host):
     """Return how many connections there are to the socket for clients."""
     path = host.endpoint.removeprefix("ipc://")
     return sum(each.laddr == path for each in psutil.Process(host.pid).net_connections("unix"))
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_client_that_was_stopped_hears_what_it_has_lost_and_goes_on(
-    small_host: hostd.Host, model: Any, start: Callable[[str], subprocess.Popen[str]], way: str
-) -> None:
+def test_a_client_that_was_stopped_hears_what_it_has_lost_and_goes_on(small_host, model, start, way):
     process = start(way)
     assert json.loads(line_of(process)) == "begun"
     before = clients_of(small_host)
@@ -167,9 +159,7 @@ IDLE = """
 """
 
 
-def test_a_program_that_does_not_read_for_long_survives_that_it_is_dropped(
-    small_host: hostd.Host, model: Any, start: Callable[[str], subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_program_that_does_not_read_for_long_survives_that_it_is_dropped(small_host, model, start, monkeypatch):
     """libzmq 4.3.5 aborts the program at the next heartbeat over a connection that ended while its input was stopped."""
     monkeypatch.setitem(WAYS, "idle", IDLE)
     process = start("idle")

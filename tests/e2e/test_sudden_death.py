@@ -4,8 +4,6 @@ The models here start daemonised grandchildren, one of which ignores every signa
 from a seed, so that a failure can be repeated.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random
@@ -14,14 +12,12 @@ import socket
 import subprocess
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 from helpers import (
     FAULTY,
     PATIENCE_S,
-    Service,
     eventually,
     line_of,
     lines_of,
@@ -34,10 +30,6 @@ from helpers import (
 
 import hostd
 from hostd import embed
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from concurrent.futures import ThreadPoolExecutor
 
 OPTIONS = {"stage": "load", "death": "grandchildren"}
 
@@ -64,31 +56,31 @@ WORKLOAD = """
 
 
 @pytest.fixture
-def evidence(tmp_path: Path) -> Path:
+def evidence(tmp_path):
     return tmp_path / "evidence"
 
 
 @pytest.fixture
-def tag(monkeypatch: pytest.MonkeyPatch) -> str:
+def tag(monkeypatch):
     """A mark that every process of the test's host has in its environment."""
     value = new_tag()
     monkeypatch.setenv("SUDDEN_DEATH", value)
     return value
 
 
-def everybody(tag: str, evidence: Path) -> set[int]:
+def everybody(tag, evidence):
     """Return what is alive of the host: by environment, and by what the grandchildren said themselves."""
     known = {int(line) for line in lines_of(Path(f"{evidence}.pids"))}
     return tagged(tag, "SUDDEN_DEATH") | {pid for pid in known if state_of(pid) not in ("", "Z")}
 
 
-def wait_for(process: subprocess.Popen, seconds: float) -> None:
+def wait_for(process, seconds):
     """Let a moment pass that ends at once if the process does."""
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(seconds)
 
 
-def check_nothing_is_left(tag: str, evidence: Path) -> None:
+def check_nothing_is_left(tag, evidence):
     eventually(lambda: not everybody(tag, evidence), "everything of the host is gone")
     base = Path(os.environ["XDG_RUNTIME_DIR"], "hostd")
     eventually(lambda: not base.exists() or not os.listdir(base), "the runtime directory is removed")
@@ -96,7 +88,7 @@ def check_nothing_is_left(tag: str, evidence: Path) -> None:
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(4))
-def test_nothing_outlives_a_kill_at_any_moment(tag: str, evidence: Path, seed: int) -> None:
+def test_nothing_outlives_a_kill_at_any_moment(tag, evidence, seed):
     embedder = program(WORKLOAD, FAULTY, evidence)
     pid = int(line_of(embedder).split()[1]) if seed else None  # the first is killed while it starts
     wait_for(embedder, random.Random(seed).uniform(0, 0.6 if seed else 0.3))
@@ -109,7 +101,7 @@ def test_nothing_outlives_a_kill_at_any_moment(tag: str, evidence: Path, seed: i
 
 @pytest.mark.parametrize("moment", ["loading", "loaded", "calling", "unloading"])
 @pytest.mark.parametrize("victim", ["supervisor", "reaper", "embedder"])
-def test_nothing_outlives_a_kill_in_a_given_stage(tag: str, evidence: Path, victim: str, moment: str) -> None:
+def test_nothing_outlives_a_kill_in_a_given_stage(tag, evidence, victim, moment):
     embedder = program(WORKLOAD, FAULTY, evidence)
     pid = int(line_of(embedder).split()[1])
     if moment == "loading":
@@ -129,9 +121,7 @@ def test_nothing_outlives_a_kill_in_a_given_stage(tag: str, evidence: Path, vict
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.1, 0.2, 0.3])
-def test_nothing_outlives_a_reaper_that_is_killed_while_the_host_starts(
-    tag: str, evidence: Path, pool: ThreadPoolExecutor, delay_s: float
-) -> None:
+def test_nothing_outlives_a_reaper_that_is_killed_while_the_host_starts(tag, evidence, pool, delay_s):
     host = hostd.Host()
     starting = pool.submit(host.start)
     reaper = eventually(lambda: tagged(tag, "SUDDEN_DEATH"), "the reaper is there")
@@ -148,9 +138,7 @@ def test_nothing_outlives_a_reaper_that_is_killed_while_the_host_starts(
 
 
 @pytest.mark.parametrize("log", ["closed", "full"])
-def test_nothing_outlives_a_reaper_that_is_killed_with_what_reads_what_the_host_says(
-    tag: str, evidence: Path, log: str, serve: Callable[..., Service]
-) -> None:
+def test_nothing_outlives_a_reaper_that_is_killed_with_what_reads_what_the_host_says(tag, evidence, log, serve):
     service = serve()
     with hostd.connect(service.endpoint) as client:
         client.load_model("faulty", FAULTY, options={**OPTIONS, "evidence": str(evidence)})
@@ -167,9 +155,7 @@ def test_nothing_outlives_a_reaper_that_is_killed_with_what_reads_what_the_host_
 
 
 @pytest.mark.parametrize("reaper_too", [False, True], ids=["supervisor", "and its reaper is killed"])
-def test_a_supervisor_that_hangs_is_ended_by_stop(
-    tag: str, evidence: Path, monkeypatch: pytest.MonkeyPatch, reaper_too: bool
-) -> None:
+def test_a_supervisor_that_hangs_is_ended_by_stop(tag, evidence, monkeypatch, reaper_too):
     monkeypatch.setattr(embed, "STOP_TIMEOUT_S", 0.3)
     host = hostd.Host()
     host.start()
@@ -188,7 +174,7 @@ def test_a_supervisor_that_hangs_is_ended_by_stop(
     check_nothing_is_left(tag, evidence)
 
 
-def test_a_host_that_cannot_start_leaves_nothing(tag: str, evidence: Path) -> None:
+def test_a_host_that_cannot_start_leaves_nothing(tag, evidence):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

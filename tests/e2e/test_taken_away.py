@@ -1,36 +1,30 @@
 """What a host says and does when somebody removes its runtime directory, its lock or its sockets, and who may come then."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re
 import shutil
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-from helpers import PATIENCE_S, Service, eventually
+from helpers import PATIENCE_S, eventually
 
 import hostd
 from hostd import paths
 from hostd.hosts.launch import AT_ONCE
 from hostd.shell.rundir import RuntimeDirectory
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
 
 @pytest.fixture
-def served(serve: Callable[..., Service]) -> Iterator[tuple[Service, hostd.Client]]:
+def served(serve):
     """A host, and a client that was there before anything was taken away."""
     service = serve()
     with hostd.connect(service.endpoint) as client:
         yield service, client
 
 
-def _ended(service: Service) -> str:
+def _ended(service):
     service.reaper.send_signal(AT_ONCE)
     return service.reaper.communicate(timeout=PATIENCE_S)[1]
 
@@ -44,7 +38,7 @@ def _ended(service: Service) -> str:
         ("", "the runtime directory .* was removed: no new client finds this host, and no worker"),
     ],
 )
-def test_it_notices_and_says_what_to_do(served: tuple[Service, hostd.Client], what: str, words: str) -> None:
+def test_it_notices_and_says_what_to_do(served, what, words):
     service, client = served
     assert client.host_info().degraded == ()
     kept = service.runtime_dir.with_name("kept")
@@ -63,9 +57,7 @@ def test_it_notices_and_says_what_to_do(served: tuple[Service, hostd.Client], wh
     assert re.match(words, said)
 
 
-def test_no_second_host_comes_where_one_listens_that_has_lost_its_lock(
-    served: tuple[Service, hostd.Client], serve: Callable[..., Service], model_dir: Callable[..., str], tmp_path: Path
-) -> None:
+def test_no_second_host_comes_where_one_listens_that_has_lost_its_lock(served, serve, model_dir, tmp_path):
     service, client = served
     for replace in (False, True):
         (service.runtime_dir / "hostd.lock").unlink()
@@ -79,9 +71,7 @@ def test_no_second_host_comes_where_one_listens_that_has_lost_its_lock(
         assert another.retrieve_model("m").predict(1) == 1
 
 
-def test_no_second_host_writes_to_the_state_of_one_whose_directory_was_removed(
-    served: tuple[Service, hostd.Client], serve: Callable[..., Service], tmp_path: Path
-) -> None:
+def test_no_second_host_writes_to_the_state_of_one_whose_directory_was_removed(served, serve, tmp_path):
     service, client = served
     shutil.rmtree(service.runtime_dir)
     second = serve()
@@ -96,7 +86,7 @@ def test_no_second_host_writes_to_the_state_of_one_whose_directory_was_removed(
         pass
 
 
-def test_a_shared_host_starts_beside_one_that_has_lost_its_directory_and_says_so(tmp_path: Path) -> None:
+def test_a_shared_host_starts_beside_one_that_has_lost_its_directory_and_says_so(tmp_path):
     name = f"lost-{os.getpid()}"
     directory = paths.runtime_dir(name)
     with contextlib.ExitStack() as first_ends:
@@ -119,7 +109,7 @@ def test_a_shared_host_starts_beside_one_that_has_lost_its_directory_and_says_so
                 assert third.pid == second.pid, "the first's end took the door away"
 
 
-def test_who_has_lost_the_directory_does_not_remove_what_another_host_has_there(tmp_path: Path) -> None:
+def test_who_has_lost_the_directory_does_not_remove_what_another_host_has_there(tmp_path):
     directory = tmp_path / "r"
     with RuntimeDirectory(directory):
         shutil.rmtree(directory)

@@ -4,8 +4,6 @@ What must hold: nothing of the host is left, whatever its models have started; a
 killed together, when the next host starts.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random
@@ -53,7 +51,7 @@ WHO = (
 )
 
 
-def run(count: int, seed: int) -> tuple[dict[str, object], list[str]]:
+def run(count, seed):
     """Kill so many hosts; return what was done, and what was wrong."""
     chance, wrong, longest_s, done = random.Random(seed), [], 0.0, 0
     with tempfile.TemporaryDirectory(prefix="kills-") as scratch:
@@ -70,7 +68,7 @@ def run(count: int, seed: int) -> tuple[dict[str, object], list[str]]:
     return {"kills": done, "longest_s": round(longest_s, 3), "seed": seed}, wrong
 
 
-def _kill(model: Path, who: list[str], chance: random.Random) -> float:
+def _kill(model, who, chance):
     tag = new_tag()
     command = [sys.executable, "-c", EMBEDDER, str(model), str(MODELS)]
     environment = {**os.environ, TAG: tag, "XDG_RUNTIME_DIR": str(model.parent)}  # some directories are left, too
