@@ -7,26 +7,15 @@ from attacks.attack import MIB, PREY, Report
 from attacks.raw import MORE, RawPeer, announced, call, frame, verb
 
 
-def a_million_parts(target, cue, *, parts):
-    """Call with very many empty parts, again and again."""
-    first = frame(call(PREY, "echo", 5)[0], MORE)
-    some = frame(b"", MORE) * (parts // 100)
-    return _again_and_again(target, cue, first, some, 100, frame(b""))
-
-
 def long_for_the_host(target, cue, *, parts):
-    """Send a verb with as many parts as that."""
-    first = frame(verb("list_models", 5)[0], MORE)
-    return _again_and_again(target, cue, first, frame(b"x", MORE) * (parts // 100), 100, frame(b"x"))
-
-
-def _again_and_again(target, cue, first, some, times, last):
+    """Send a verb with as many parts as that, again and again."""
+    some = frame(b"x", MORE) * (parts // 100)
     sent, told, closed = 0, "", 0
     while not cue.is_over():
         with RawPeer(target.path).greet() as peer:
             cue.under_way()
             while not cue.is_over() and not peer.is_closed:
-                for piece in (first, *[some] * times, last):
+                for piece in (frame(verb("list_models", 5)[0], MORE), *[some] * 100, frame(b"x")):
                     peer.push(piece, cue.is_over)
                 sent += 1
             told, closed = peer.told() or told, closed + peer.is_closed
@@ -35,14 +24,13 @@ def _again_and_again(target, cue, first, some, times, last):
     return Report({"messages": sent, "closed": closed}, told)
 
 
-def endless(target, cue, *, hello, most_bytes):
+def endless(target, cue, *, most_bytes):
     """Send parts of a message of which none is the last."""
     part, sent, closed, told = frame(bytes(64 << 10), MORE), 0, 0, ""
     while not cue.is_over():
         with RawPeer(target.path) as peer:
-            if hello:
-                peer.greet()
-                sent += peer.push(frame(call(PREY, "echo", 5)[0], MORE), cue.is_over)
+            peer.greet()
+            sent += peer.push(frame(call(PREY, "echo", 5)[0], MORE), cue.is_over)
             cue.under_way()
             while not cue.is_over() and not peer.is_closed and sent < most_bytes:
                 sent += peer.push(part, cue.is_over)

@@ -6,6 +6,7 @@ import signal
 import pytest
 from helpers import descendants, eventually, is_there, state_of
 from memory_rig import MIB, Holders
+from models_rig import Work
 
 import hostd
 
@@ -34,29 +35,17 @@ UNKNOWN = """
 """
 
 
-@pytest.fixture
-def tight():
+@pytest.fixture(scope="module")
+def tight_host():
     with hostd.Host(memory=SETTINGS) as host:
-        yield host.client()
-
-
-class Busy:
-    """A model of 100 MiB that is in use until it is told to end its call."""
-
-    def __init__(self, client, path, directory):
-        self._release = directory / "release"
-        marker = directory / "marker"
-        self._call = client.load_model("busy", path).submit.work(str(marker), str(self._release))
-        eventually(marker.exists, "the call runs", within_s=WITHIN_S)
-
-    def end(self):
-        self._release.touch()
-        assert self._call.result() == "finished"
+        yield host
 
 
 @pytest.fixture
-def busy(tight, model_dir, tmp_path):
-    return Busy(tight, Holders(model_dir)(100), tmp_path)
+def tight(tight_host):
+    with hostd.connect(tight_host.endpoint) as client:
+        yield client
+        client.unload_all_models()
 
 
 def pause(client, path, mib=120):
@@ -71,7 +60,9 @@ def pause(client, path, mib=120):
     return tree
 
 
-def test_a_load_that_outgrows_its_reservation_is_paused_until_there_is_room_and_goes_on(tight, busy, model_dir):
+def test_a_load_that_outgrows_its_reservation_is_paused_until_there_is_room_and_goes_on(tight, model_dir, tmp_path):
+    evicted = tight.memory_info().evictions.get("LOAD", 0)
+    busy = Work(tight.load_model("busy", Holders(model_dir)(100)), tmp_path)
     tree = pause(tight, model_dir(UNKNOWN))
     explained = tight.explain_model("m")
     assert explained["state"] == "LOADING"
@@ -80,13 +71,14 @@ def test_a_load_that_outgrows_its_reservation_is_paused_until_there_is_room_and_
     )
     assert tight.plan_load("n", model_dir()).outcome == "wait", "nothing starts before it"
     assert tight.memory_info().measured_bytes < (BUDGET_MIB + 40) * MIB
-    busy.end()
+    busy.finish()
     assert tight.load_model("m", tight.get_model("m").path or "", options={"mib": 120}).pid() == tree[0]
     assert {state_of(pid) for pid in tree} <= {"R", "S"}, "none is stopped"
-    assert tight.memory_info().evictions == {"LOAD": 1}
+    assert tight.memory_info().evictions["LOAD"] == evicted + 1
 
 
 def test_of_two_first_loads_that_do_not_fit_together_one_goes_on_and_the_other_is_put_back(tight, model_dir, tmp_path):
+    evicted = tight.memory_info().evictions.get("LOAD", 0)
     path, gate = model_dir(UNKNOWN), tmp_path / "gate"
     options = {"mib": 120, "gate": str(gate)}
     models = [tight.load_model(name, path, options=options, wait=False) for name in ("a", "b")]
@@ -98,22 +90,22 @@ def test_of_two_first_loads_that_do_not_fit_together_one_goes_on_and_the_other_i
     gate.touch()
     for model in sorted(models, key=lambda model: is_put_back(model.id)):  # or the first would be loaded once more
         model.wait()
-    assert tight.memory_info().evictions == {"LOAD": 1}
+    assert tight.memory_info().evictions["LOAD"] == evicted + 1
     assert all(model.pid() for model in models)
 
 
 def test_a_load_that_needs_more_than_the_budget_is_killed_there_and_that_is_remembered(tight, model_dir):
     path = model_dir(UNKNOWN)
     with pytest.raises(hostd.ResourceExhaustedError, match="needs more") as caught:
-        tight.load_model("m", path, options={"mib": 2 * BUDGET_MIB}, retries=3)
+        tight.load_model("big", path, options={"mib": 2 * BUDGET_MIB}, retries=3)
     measured_bytes = caught.value.details["needed_bytes"]
     assert BUDGET_MIB * MIB < measured_bytes < 2 * BUDGET_MIB * MIB
-    story = tight.explain_model("m")["story"]
+    story = tight.explain_model("big")["story"]
     assert sum(event["cause"] == "SPAWN" for event in story) == 1, "it is not tried again"
     with pytest.raises(hostd.ResourceExhaustedError, match=r"\(at least\), more than the whole budget") as caught:
-        tight.load_model("m", path, options={"mib": 2 * BUDGET_MIB})
+        tight.load_model("big", path, options={"mib": 2 * BUDGET_MIB})
     assert caught.value.details["needed_bytes"] == measured_bytes
-    plan = tight.plan_load("m", path, options={"mib": 2 * BUDGET_MIB})
+    plan = tight.plan_load("big", path, options={"mib": 2 * BUDGET_MIB})
     assert (plan.outcome, plan.need_bytes, plan.need_source) == ("refuse", measured_bytes, "at least")
 
 
@@ -125,17 +117,16 @@ def test_an_estimate_above_the_whole_budget_is_tried(tight, model_dir):
     assert tight.load_model("m", path, options={"mib": 8}).pid()
 
 
-def test_an_unload_of_a_paused_load_leaves_no_process(tight, busy, model_dir):
-    tree = pause(tight, model_dir(UNKNOWN))
-    assert tight.unload_model("m").processes == len(tree)
-    assert not any(map(is_there, tree))
-    busy.end()
-
-
-def test_a_host_that_is_killed_leaves_no_paused_process(model_dir, tmp_path):
+@pytest.mark.parametrize("end", ["unloaded", "killed with its host"])
+def test_a_paused_load_that_is_ended_leaves_no_process(model_dir, tmp_path, end):
     with hostd.Host(memory=SETTINGS) as host:
         client = host.client()
-        Busy(client, Holders(model_dir)(100), tmp_path)
+        busy = Work(client.load_model("busy", Holders(model_dir)(100)), tmp_path)
         tree = pause(client, model_dir(UNKNOWN))
-        os.kill(host.pid, signal.SIGKILL)
+        if end == "unloaded":
+            assert client.unload_model("m").processes == len(tree)
+            assert not any(map(is_there, tree))
+            busy.finish()
+        else:
+            os.kill(host.pid, signal.SIGKILL)
     eventually(lambda: not any(map(is_there, tree)), "they are gone", within_s=WITHIN_S)

@@ -143,22 +143,17 @@ def test_the_declared_path_has_the_id_also_with_lazy_loading(tmp_path):
         assert client.retrieve_model("a").say() == "plain"
 
 
-def test_without_lazy_loading_only_a_sync_loads_it_again(tmp_path):
-    with hostd.Host(models=WAITING, preload={"a": put(tmp_path / "a")}) as host:
-        client = host.client()
-        client.unload_model("a")
-        assert isinstance(refusal(lambda: client.retrieve_model("a")), hostd.NotFoundError)
-        assert [(model.id, model.state) for model in client.list_models(all=True)] == [("a", "AVAILABLE")]
-        assert client.sync_local_models(wait=True).loaded == ("a",)
-
-
-def test_an_evicted_one_comes_back_as_it_was_declared(tmp_path):
-    preload = {"a": {"path": put(tmp_path / "a"), "options": {"word": "declared"}, "idle_ttl_s": 0.1}}
+def test_an_unloaded_or_evicted_one_comes_back_as_it_was_declared(tmp_path):
+    evicted = {"path": put(tmp_path / "a"), "options": {"word": "declared"}, "idle_ttl_s": 0.1}
+    preload = {"a": evicted, "b": put(tmp_path / "b")}
     with hostd.Host(models=WAITING, preload=preload, memory={"min_residence_s": 0}) as host:
         client = host.client()
+        client.unload_model("b")
+        assert isinstance(refusal(lambda: client.retrieve_model("b")), hostd.NotFoundError)  # without lazy loading
         eventually(lambda: not client.list_models(), "it is evicted", within_s=60)
-        assert [(model.id, model.state) for model in client.list_models(all=True)] == [("a", "EVICTED")]
-        assert client.sync_local_models(wait=True).loaded == ()
+        listed = [(model.id, model.state) for model in client.list_models(all=True)]
+        assert listed == [("a", "EVICTED"), ("b", "AVAILABLE")]
+        assert client.sync_local_models(wait=True).loaded == ("b",)
         assert client.retrieve_model("a").say() == "declared"
 
 
