@@ -152,6 +152,19 @@ def program(source, *arguments, python=sys.executable, **environment):
     )
 
 
+def command(*words, within_s=2 * PATIENCE_S, **environment):
+    """Run the command line, and return its output and how it ended."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HOSTD_")}
+    return subprocess.run(
+        [sys.executable, "-m", "hostd", *map(str, words)],
+        env={**clean, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "500", **environment},
+        capture_output=True,
+        text=True,
+        timeout=within_s,
+        check=False,
+    )
+
+
 def line_of(process):
     """Return the next line that a program prints, or fail."""
     assert process.stdout is not None

@@ -4,7 +4,7 @@ import importlib.util
 import os
 
 import pytest
-from helpers import PATIENCE_S, SOON_S, at_most, eventually, program
+from helpers import PATIENCE_S, SOON_S, at_most, eventually
 
 import hostd
 
@@ -172,20 +172,3 @@ def test_wrong_settings_are_refused_at_once(goes_on, model_dir, tmp_path):
     for kind in ("finder", "initializer"):
         with pytest.raises(hostd.InvalidArgumentError, match=f"{kind} 'x'"):
             goes_on.load_model("m", model_dir(), **{kind: "x"})
-
-
-def test_text_where_an_array_is_needed_is_the_callers_error(goes_on, tmp_path):
-    if importlib.util.find_spec("sklearn") is None:
-        pytest.skip("scikit-learn is not installed")
-    source = """
-        import sys, joblib
-        from sklearn.linear_model import LogisticRegression
-        joblib.dump(LogisticRegression().fit([[0.0], [1.0]], [0, 1]), sys.argv[1])
-    """
-    with program(source, tmp_path / "m.joblib") as writer:  # a process of its own: it brings threads
-        assert writer.wait(PATIENCE_S) == 0
-    model = goes_on.load_model("digits", tmp_path / "m.joblib")
-    for wrong in ("text", None, {"a": 1}, [["x"]], [[1.0, 2.0]]):
-        with pytest.raises((hostd.InvalidArgumentError, hostd.ModelError)):
-            model.predict(wrong)
-    assert list(model.predict([[1.0]])) == [1]

@@ -133,14 +133,14 @@ def test_c16_files_that_are_still_being_written_are_waited_for(start, rig, pool)
 def test_c16_nothing_there_and_a_finder_that_knows_the_id(start, rig, install, monkeypatch):
     install(knows_ids=KNOWS_IDS)
     rig.add("zoo-inside")
-    rig.add("../elsewhere/private")
-    monkeypatch.chdir(rig.path.parent / "elsewhere")
+    rig.add("zoo-inside/private")
+    monkeypatch.chdir(rig.path / "zoo-inside")  # an id is no path below it
     multi = {"type": "multi", "config": {"finders": ["model_yaml", "ids", "files"]}}
     client = start(finders={"default": multi, "ids": {"type": "knows_ids:KnowsIds"}})
     assert client.retrieve_model("zoo-tiger")() == ["zoo-tiger", "zoo-tiger"]
     assert client.get_model("zoo-tiger").size_source == "measured"
     assert client.retrieve_model("zoo-inside").predict(1) == 1, "what is in the directory comes first"
-    for nowhere in ("nobody", "team/nobody", "private"):  # no id is a path below the working directory
+    for nowhere in ("nobody", "team/nobody", "private"):
         with pytest.raises(hostd.NotFoundError, match=f"'{nowhere}'.*{rig.path}/{nowhere}"):
             client.retrieve_model(nowhere)
         with pytest.raises(hostd.NotFoundError):

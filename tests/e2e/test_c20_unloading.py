@@ -11,7 +11,7 @@ import time
 import pytest
 from faults import STALLS
 from helpers import FAULTY, PATIENCE_S, SOON_S, descendants, eventually, is_there, never
-from models_rig import AT_ONCE, FAILS, GATED, HANGS, Work, causes, states
+from models_rig import FAILS, GATED, HANGS, Work, causes, states
 
 import hostd
 
@@ -114,25 +114,6 @@ def test_c21_an_unload_ends_a_load_whose_finder_hangs_and_its_late_answer_counts
         assert other.info.generation == client.get_model("m").generation
         assert other.predict(1) == 1
         assert len(descendants(host.pid)) == 2
-
-
-def test_c21_an_unload_ends_a_lazy_load_that_waits_for_files(rig, pool):
-    models = {**AT_ONCE, "dir": rig.path, "lazy_load": True, "poll_period_s": None, "completion_marker": "DONE"}
-    with hostd.Host(models=models) as host:
-        client = host.client()
-        rig.add("m")
-        waiting = pool.submit(client.retrieve_model, "m")
-        call = pool.submit(client.call, "m", "predict", (1,), {}, None)
-        eventually(lambda: states(client) == {"m": "LOADING"}, "the lazy load has begun")
-
-        def have_ended():
-            # One of them may come after an unload: then it waits again, for a load of its own.
-            client.unload_model("m", timeout_s=PATIENCE_S)
-            return waiting.done() and call.done()
-
-        eventually(have_ended, "both hear of the unload")
-        assert {type(waiting.exception()), type(call.exception())} == {hostd.AbortedError}
-        assert rig.loads("m") == []
 
 
 def test_c21_an_unload_right_after_a_load_was_asked_for_wins_whatever_the_moment(shared, shared_host, rig):

@@ -5,7 +5,6 @@ Does not cover how changes are noticed, and when files are whole (`test_c26_foll
 
 import os
 import shutil
-import threading
 
 import pytest
 from deploy_rig import CODE, Raw, files_of
@@ -100,31 +99,6 @@ def test_c24_models_from_elsewhere_are_left_alone(lazy, lazy_rig, tmp_path):
     assert {model_id: worker_of(lazy, model_id) for model_id in paths} == pids
 
 
-EPHEMERAL = """
-    from hostd.finders import ModelSpec
-
-    class Ids:
-        looks_for = "an id"
-
-        def find(self, model_id, path):
-            return ModelSpec("python", {"module": "ephemeral:load"}) if path == model_id else None
-
-    def load(path):
-        return lambda: path
-"""
-
-
-def test_c24_a_model_without_files_is_left_alone_wherever_the_host_was_started(rig, install, monkeypatch):
-    install(ephemeral=EPHEMERAL)
-    monkeypatch.chdir(rig.path)
-    models = {**AT_ONCE, "dir": rig.path, "lazy_load": True, "poll_period_s": None}
-    with hostd.Host(models=models, finders={"default": {"type": "ephemeral:Ids"}}) as host:
-        client = host.client()
-        assert client.retrieve_model("hub/model")() == "hub/model"
-        assert client.sync_local_models(wait=True).unloaded == ()
-        assert states(client) == {"hub/model": READY}
-
-
 def test_c24_what_is_no_model_is_ignored(lazy, lazy_rig):
     for name in ("good", ".hidden", ".hostd-staging/token", "nested/inside"):
         lazy_rig.add(name)
@@ -211,26 +185,6 @@ def test_c24_an_entry_that_goes_and_comes_back_is_loaded(rig):
             eventually(lambda n=name: n not in states(client), "it is unloaded")
             rig.add(name)
             eventually(lambda n=name: states(client).get(n) == READY, "what came back is loaded")
-
-
-def test_c24_entries_that_come_and_go_all_the_time_end_as_the_directory_does(following, rig, pool):
-    over = threading.Event()
-
-    def churn(name):
-        for _ in range(12):
-            rig.add(name)
-            over.wait(0.02)
-            rig.remove(name)
-        rig.add(name)
-
-    names = [f"m{number}" for number in range(4)]
-    churning = [pool.submit(churn, name) for name in names]
-    rig.add("stays")
-    for done in churning:
-        done.result(PATIENCE_S)
-    wanted = dict.fromkeys([*names, "stays"], READY)
-    eventually(lambda: states(following) == wanted, "the host has what the directory has")
-    assert len(rig.loads("stays")) == 1
 
 
 # C28

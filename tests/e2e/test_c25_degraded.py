@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from helpers import eventually, line_of, program, stop
-from models_rig import FAILS, FOLLOWED, key, samples, states
+from models_rig import FOLLOWED, key, samples, states
 
 import hostd
 
@@ -102,21 +102,6 @@ def test_c25_nothing_is_unloaded_the_host_says_that_it_is_degraded_and_recovers(
     assert pids_of(client) == {name: pid for name, pid in pids.items() if name != "b"}
 
 
-def test_c25_a_directory_that_comes_and_goes_all_the_time_costs_nothing(client, rig):
-    rig.add("m")
-    eventually(lambda: states(client) == {"m": READY}, "the directory is followed")
-    pids, degraded = pids_of(client), set()
-    for _ in range(20):
-        away = rig.path.rename(rig.path.with_name("away"))
-        degraded.add(client.sync_local_models(wait=True).degraded)
-        away.rename(rig.path)
-        degraded.add(client.sync_local_models(wait=True).degraded)
-    assert pids_of(client) == pids
-    assert None in degraded
-    assert len(degraded) == 2
-    check_that_it_is_followed(client, rig)
-
-
 def test_c25_it_is_seen_to_be_away_and_back_without_waiting_for_the_period_and_needed_for_nothing(rig):
     with hostd.Host(models={**FOLLOWED, "dir": rig.path, "poll_period_s": 3600}) as host:
         client = host.client()
@@ -132,34 +117,6 @@ def test_c25_it_is_seen_to_be_away_and_back_without_waiting_for_the_period_and_n
         eventually(lambda: client.host_info().degraded, "the host says that it is degraded")
         assert client.unload_model("m").processes == 1
         client.load_model("elsewhere", rig.make())
-
-
-FINDERS = """
-    from hostd.finders import ModelSpec
-
-    class Touchy:
-        looks_for = "anything"
-
-        def find(self, model_id, path):
-            if model_id.startswith("odd"):
-                raise {"odd1": ZeroDivisionError, "odd2": OSError, "odd3": RecursionError}[model_id]("in a finder")
-            return ModelSpec("python")
-"""
-
-
-def test_c25_a_finder_that_raises_stops_neither_the_others_nor_the_next_sync(rig, install):
-    install(touchy=FINDERS)
-    with hostd.Host(models={**FOLLOWED, "dir": rig.path}, finders={"default": {"type": "touchy:Touchy"}}) as host:
-        client = host.client()
-        for name in ("odd1", "good", "odd2", "odd3"):
-            rig.add(name)
-        rig.add("bad", FAILS)
-        eventually(lambda: states(client) == {"good": READY}, "the others are loaded")
-        check_that_it_is_followed(client, rig)
-        report = client.sync_local_models(wait=True)
-        assert set(report.failed) == {"odd1", "odd2", "odd3", "bad"}
-        assert report.degraded is None
-        assert states(client) == {"good": READY}
 
 
 # Root may read everything (capabilities(7)): the host gets along without the two rights that let it.

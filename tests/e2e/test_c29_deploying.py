@@ -13,7 +13,6 @@ from deploy_rig import (
     CODE,
     MIB,
     PLACES,
-    Raw,
     all_at_once,
     await_tidy,
     content,
@@ -21,7 +20,7 @@ from deploy_rig import (
     files_of,
     put,
 )
-from helpers import PATIENCE_S, program
+from helpers import PATIENCE_S
 
 import hostd
 
@@ -207,28 +206,3 @@ def test_c29_a_big_deploy_does_not_make_the_supervisor_big(deploying, deployer, 
     grown = peak_bytes(deploying.pid) - before
     assert grown < GROWTH_BYTES, f"the supervisor grew by {grown / MIB:.0f} MiB"
     assert filecmp.cmp(tmp_path / "weights.bin", models / "m" / "weights.bin", shallow=False)
-
-
-def test_c29_a_client_that_begins_deploys_and_never_ends_them_is_refused_and_the_host_goes_on(
-    deploying, deployer, models
-):
-    """Each holds descriptors."""
-
-    def opened():
-        return len(os.listdir(f"/proc/{deploying.pid}/fd"))
-
-    before = opened()
-    with Raw(deploying.endpoint) as raw:
-        begun = 0
-        with pytest.raises(hostd.ResourceExhaustedError, match="deploys are under way"):
-            for begun in range(1000):
-                raw.ask("deploy_begin", model_id=f"m{begun}", files=[["model.py", 1]])
-        assert begun < 100
-        assert opened() - before < 500
-        files = files_of("another program's")
-        source = f"import hostd; hostd.connect({deploying.endpoint!r}).deploy_model('m', {files!r})"
-        with program(source) as other:
-            assert other.wait(PATIENCE_S) == 0
-        assert deployer.retrieve_model("m").predict() == "another program's"
-    await_tidy(models)
-    assert entries(models) == ["m"]

@@ -99,23 +99,6 @@ def test_c31_what_is_no_model_is_refused_and_stays(deployer, models, tmp_path):
     assert deployer.retrieve_model("real").predict() == "real"
 
 
-def test_c31_a_folder_is_not_removed_from_under_its_models(deployer, models):
-    inner = deployer.deploy_model("team/inner", files_of("inner"))
-    deployer.deploy_model("team/other", files_of("other"))
-    assert isinstance(
-        refusal(lambda: deployer.undeploy_model("team")), (hostd.NotFoundError, hostd.FailedPreconditionError)
-    )
-    deployer.undeploy_model("team/other")
-    await_tidy(models)
-    assert entries(models / "team") == ["inner"]
-    assert inner.predict() == "inner"
-    put(models, "team/outer", "outer")
-    (models / "team" / "model.py").write_bytes(b"")  # now it is a model with models in it
-    assert isinstance(refusal(lambda: deployer.undeploy_model("team")), hostd.FailedPreconditionError)
-    assert inner.reads() == "inner"
-    (models / "team" / "model.py").unlink()
-
-
 def test_c31_links_are_not_followed_and_read_only_and_very_deep_trees_are_removed(deployer, models, tmp_path):
     precious = put(tmp_path, "precious", "precious")
     place = put(models, "m", "x")

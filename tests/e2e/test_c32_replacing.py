@@ -1,7 +1,6 @@
 """C32: `replace=True`: the old model serves until the new one is ready, and stays if that fails."""
 
 import os
-import signal
 import threading
 
 import pytest
@@ -184,53 +183,6 @@ def test_c32_of_what_is_not_loaded_and_with_keep_the_files_are_as_after_a_deploy
 
 
 # Meanwhile
-
-MEANWHILE = ["unload", "unload all", "undeploy", "load", "deploy", "replace", "sync", "death of the old one"]
-
-
-@pytest.mark.parametrize("what", MEANWHILE)
-def test_c32_whatever_happens_during_a_replacement_the_end_is_whole(deploying, deployer, models, tmp_path, what):
-    gate = tmp_path / "gate"
-    new = files_of(f"gated {gate}")
-    old = deployer.deploy_model("m", files_of("old"))
-    pid = old.pid()
-    acts = {
-        "unload": lambda: deployer.unload_model("m"),
-        "unload all": deployer.unload_all_models,
-        "undeploy": lambda: deployer.undeploy_model("m"),
-        "load": lambda: deployer.load_model("m", models / "m"),
-        "deploy": lambda: deployer.deploy_model("m", files_of("third")),
-        "replace": lambda: deployer.deploy_model("m", files_of("third"), replace=True),
-        "sync": lambda: deployer.sync_local_models(wait=True),
-        "death of the old one": lambda: os.kill(pid, signal.SIGKILL),
-    }
-    with Raw(deploying.endpoint) as raw:
-        upload = raw.upload("m", new, replace=True)
-        commit = raw.begin("deploy_commit", upload=upload)
-        eventually((tmp_path / "gate.reached").exists, "the new one loads")
-        refused = None
-        try:
-            acts[what]()
-        except hostd.HostError as error:
-            refused = error
-        if what in ("undeploy", "deploy", "replace"):
-            assert isinstance(refused, (hostd.FailedPreconditionError, hostd.AlreadyExistsError)), repr(refused)
-        elif what != "load":
-            assert refused is None
-        gate.touch()
-        if what.startswith("unload"):
-            assert isinstance(refusal(lambda: raw.answer(commit)), hostd.AbortedError)
-            assert deployer.list_models() == []
-            assert content(models / "m") == files_of("old"), "the replacement was overtaken: the old files are back"
-            assert deployer.load_model("m", models / "m").predict() == "old"
-        else:
-            assert raw.answer(commit)["state"] == "READY"
-            assert deployer.retrieve_model("m").predict() == f"gated {gate}"
-            await_tidy(models)
-            assert content(models / "m") == new
-    await_tidy(models)
-    assert entries(models) == ["m"]
-    assert [len(model.workers) for model in deployer.list_models()] == [1]
 
 
 def test_c32_two_hosts_that_replace_one_model_leave_one_of_both_and_what_is_under_way_alone(

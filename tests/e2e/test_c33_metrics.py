@@ -4,14 +4,10 @@ What single figures mean is in `tests/shell/test_metrics.py`; here is what comes
 """
 
 import os
-import random
 import signal
-import socket
-import threading
-from http.client import HTTPException
 
 import pytest
-from helpers import PATIENCE_S, at_most, eventually
+from helpers import PATIENCE_S, eventually
 from models_rig import AT_ONCE, FAILS, FAILS_TWICE, GATED, key, page_text, samples, states
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -174,80 +170,3 @@ def test_c33_every_name_has_its_type_and_labels_and_a_load_counts_once_however_o
     ours = set(families) - set(THEIRS)
     assert ours
     assert [name for name in ours if not name.startswith("hostd_")] == []
-
-
-def test_c33_after_any_history_the_page_shows_what_is_loaded_and_nothing_else(client, port, rig):
-    chance = random.Random(0)
-    good, bad = rig.make(), rig.make(FAILS)
-    empty = gauges(port)
-    failures = loads = 0
-    for _ in range(40):
-        model_id, kind = f"m{chance.randrange(4)}", f"type{chance.randrange(2)}"
-        step = chance.choice(["load", "load", "fail", "unload", "unload all", "overtake"])
-        if step == "unload all":
-            client.unload_all_models()
-            continue
-        client.unload_model(model_id)
-        if step == "load":
-            client.load_model(model_id, good, kind)
-            loads += 1
-        elif step == "fail":
-            with pytest.raises(hostd.ModelError):
-                client.load_model(model_id, bad, kind)
-            failures += 1
-        elif step == "overtake":
-            client.load_model(model_id, bad, kind, wait=False)
-            client.unload_model(model_id)
-        models = client.list_models()
-        shown = samples(port)
-        assert {sample for sample in shown if sample[0] == "total_loaded_models"} == {
-            key("total_loaded_models", model_type=model.type, model_id=model.id) for model in models
-        }
-        assert {sample for sample in shown if sample[0] == "total_loaded_models_size"} == {
-            key("total_loaded_models_size", model_type=model.type) for model in models
-        }
-    shown = samples(port)
-    assert sum(value for sample, value in shown.items() if sample[0] == "load_model_duration_seconds_count") == loads
-    counted = sum(value for sample, value in shown.items() if sample[0] == "load_model_exception_count_total")
-    # A load that is overtaken may have failed before.
-    assert counted >= failures
-    client.unload_all_models()
-    assert gauges(port) == empty
-
-
-def test_c33_who_reads_slowly_or_talks_nonsense_keeps_nobody(client, port, rig):
-    model = client.load_model("m", rig.make())
-    held = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
-    try:
-        for number, connection in enumerate(held):
-            connection.sendall([b"", b"GET /metrics", b"\0" * 5000, b"GET /metrics HTTP/1.1\r\n\r\n"][number % 4])
-        for number in range(20):
-            assert model.predict(number) == number
-        assert samples(port)[key("total_loaded_models", model_type="standalone-model", model_id="m")] == 1
-    finally:
-        for connection in held:
-            connection.close()
-
-
-def test_c33_the_page_may_be_read_while_the_host_ends(rig):
-    with hostd.Host(metrics={"port": 0}) as host:
-        client = host.client()
-        client.load_model("m", rig.make())
-        port, over = client.host_info().metrics_port, threading.Event()
-
-        def read():
-            while not over.is_set():
-                try:
-                    samples(port)
-                except (OSError, HTTPException):  # an answer that was begun may be cut off, too
-                    return
-
-        readers = [threading.Thread(target=read) for _ in range(3)]
-        for reader in readers:
-            reader.start()
-        with at_most(PATIENCE_S, "the end of a host whose page is read"):
-            host.stop()
-        over.set()
-        for reader in readers:
-            reader.join(PATIENCE_S)
-            assert not reader.is_alive(), "a reader got no answer"

@@ -3,32 +3,12 @@
 import os
 import stat
 
-import pytest
 from deploy_rig import PLACES, await_tidy, files_of, put
 
 import hostd
 
 
-@pytest.fixture
-def models(tmp_path):
-    made = tmp_path / "models"
-    made.mkdir()
-    return made
-
-
-@pytest.fixture
-def host(models):
-    settings = {**PLACES, "dir": models, "completion_marker": None, "lazy_load_retries": 0}
-    with hostd.Host(models=settings) as running:
-        yield running
-
-
-@pytest.fixture
-def client(host):
-    return host.client()
-
-
-def test_executable_bits_and_empty_folders_arrive(client, models, tmp_path):
+def test_executable_bits_and_empty_folders_arrive(deployer, models, tmp_path):
     source = put(tmp_path / "sources", "m", "hello")
     for folder in ("cache/deep", "out"):
         (source / folder).mkdir(parents=True)
@@ -36,39 +16,40 @@ def test_executable_bits_and_empty_folders_arrive(client, models, tmp_path):
     for name, mode in {"bin/tool": 0o700, "data": 0o600}.items():
         (source / name).write_text("x")
         (source / name).chmod(mode)
-    client.deploy_model("m", source)
+    deployer.deploy_model("m", source)
     umask = os.umask(0)
     os.umask(umask)
     modes = {name: stat.S_IMODE((models / "m" / name).stat().st_mode) for name in ("bin/tool", "data", "model.py")}
     assert modes == {"bin/tool": 0o750 & ~umask, "data": 0o640 & ~umask, "model.py": 0o640 & ~umask}
     assert [(models / "m" / name).is_dir() for name in ("cache/deep", "out")] == [True, True]
-    client.undeploy_model("m")
+    deployer.undeploy_model("m")
     await_tidy(models)
     assert list(models.iterdir()) == []
 
 
-def test_a_mounted_volume_is_deployed_and_loaded_by_path(client, models, tmp_path):
+def test_a_mounted_volume_is_deployed_and_loaded_by_path(deployer, models, tmp_path):
     volume = tmp_path / "volume"
     put(volume, "..2024_01_01", "first")
     (volume / "..data").symlink_to("..2024_01_01")
     for name in files_of(""):
         (volume / name).symlink_to(f"..data/{name}")
-    assert client.deploy_model("deployed", volume).predict() == "first"
+    assert deployer.deploy_model("deployed", volume).predict() == "first"
     assert sorted(path.name for path in (models / "deployed").iterdir() if path.name[0] != ".") == ["model.py", "text"]
-    assert client.load_model("loaded", volume).predict() == "first"
+    assert deployer.load_model("loaded", volume).predict() == "first"
     # The kubelet writes a new version and exchanges the link: other content is told, the same content is not.
     put(volume, "..2024_02_02", "first")
     (volume / "..data_tmp").symlink_to("..2024_02_02")
     (volume / "..data_tmp").rename(volume / "..data")
-    assert not client.load_model("loaded", volume).files_changed
+    assert not deployer.load_model("loaded", volume).files_changed
     put(volume, "..2024_03_03", "third")
     (volume / "..data_tmp").symlink_to("..2024_03_03")
     (volume / "..data_tmp").rename(volume / "..data")
-    assert client.load_model("loaded", volume).files_changed
-    assert client.load_model("loaded", volume, reload=True).predict() == "third"
+    assert deployer.load_model("loaded", volume).files_changed
+    assert deployer.load_model("loaded", volume, reload=True).predict() == "third"
 
 
-def test_what_a_sync_leaves_aside_is_listed_with_its_reason(models, tmp_path):
+def test_what_a_sync_leaves_aside_is_listed_with_its_reason(rig, tmp_path):
+    models = rig.path
     put(models, "good", "hello")
     put(models, "bad", "bad")
     put(models, "half", "hello")

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from helpers import REPOSITORY
 
 import hostd
@@ -49,6 +48,5 @@ def test_a_client_needs_nothing_of_ours():
         assert "RuntimeError: NotFoundError: " in run("raw_client", host.endpoint, "nobody", "greet").stderr
 
 
-@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.name)
-def test_an_example_is_short(file):
-    assert len(file.read_text("utf-8").splitlines()) < 60
+def test_an_example_is_short():
+    assert [file.name for file in EXAMPLES.glob("*.py") if file.read_text("utf-8").count("\n") >= 60] == []

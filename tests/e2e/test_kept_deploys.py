@@ -192,22 +192,3 @@ def test_it_is_no_part_of_the_model(client, models, tmp_path):
     assert client.load_model("m", models / "m").info.files == "as loaded"
     client.undeploy_model("m")
     assert not (models / "m").exists()
-
-
-def test_a_pin_while_a_replacement_is_under_way_is_kept(models):
-    with running(models) as host:
-        client = host.client()
-        client.deploy_model("m", FILES)
-        gate = models / "gate"
-        gated = {
-            **FILES,
-            "model.py": CODE + f"\nimport time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n".encode(),
-        }
-        new = client.deploy_model("m", gated, replace=True, wait=False)
-        assert client.pin_model("m").pinned
-        gate.touch()
-        eventually(
-            lambda: client.get_model("m").generation == new.info.generation and client.get_model("m"), "it serves"
-        )
-        await_tidy(models)
-        eventually(lambda: json.loads((models / "m" / KEPT_NAME).read_text()).get("pinned"), "the pin is kept")

@@ -107,37 +107,3 @@ def test_shared_memory_counts_against_a_limit_and_comes_back_if_it_goes(client, 
     with pytest.raises(hostd.ResourceExhaustedError, match="memory_limit of 100 MiB") as caught:
         model.share_for_good(kind, str(shm), 200)
     assert caught.value.details["measured_bytes"] > 100 * MIB
-
-
-def test_a_file_that_a_model_reads_is_not_charged(client, holder, tmp_path):
-    weights = tmp_path / "weights"
-    weights.write_bytes(b"x" * 300 * MIB)
-    model = client.load_model("reader", holder(10, settings=LIMIT))
-    assert model.read(str(weights)) == 300 * MIB / 4096
-    eventually(lambda: client.get_model("reader").size > 300 * MIB, "it was sampled with the file")
-    info = client.get_model("reader")
-    assert info.workers[0].uss_bytes > 300 * MIB, "nobody else has mapped it"
-    assert info.charge_bytes < 50 * MIB
-    assert model.pid() == info.workers[0].pid, "it serves on"
-    assert client.unload_model("reader").freed_bytes < 50 * MIB
-
-
-def test_what_forked_children_share_with_their_parent_counts(client, model_dir):
-    source = """
-        import os, signal
-        class Forked:
-            def __init__(self):
-                self.held = bytearray(b"x") * (60 << 20)
-                for _ in range(2):
-                    if os.fork() == 0:
-                        signal.pause()
-            def pid(self):
-                return os.getpid()
-        def load(path):
-            return Forked()
-    """
-    model = client.load_model("forked", model_dir(source))
-    assert model.info.charge_bytes > 60 * MIB
-    report = client.unload_model("forked")
-    assert report.processes == 3
-    assert 60 * MIB < report.freed_bytes < 100 * MIB

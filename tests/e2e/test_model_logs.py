@@ -16,6 +16,10 @@ TALKER = """
         def say(self, words):
             print(words)
 
+        def shout(self):
+            print("an error", file=sys.stderr)
+            os.system("echo from a shell")
+
         def die(self, code):
             sys.stdout.write("half a line")
             sys.stdout.flush()
@@ -42,6 +46,7 @@ def test_every_start_and_end_of_a_worker_is_noted_with_its_cause(shared, model_d
     model = shared.load_model("m", path)
     (worker,) = model.info.workers
     model.say("2 words\n  and\nmore")
+    model.shout()
     shared.unload_model("m")
     with pytest.raises(hostd.ModelError):
         shared.load_model("m", path, options={"fails": True}, retries=1)
@@ -55,6 +60,8 @@ def test_every_start_and_end_of_a_worker_is_noted_with_its_cause(shared, model_d
         "2 words",
         "  and",
         "more",
+        "an error",
+        "from a shell",
         "-- worker N, pid P, ended: unload requested",
         starts,
         "loading",

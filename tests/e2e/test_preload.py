@@ -126,23 +126,6 @@ def test_a_bad_entry_is_told_and_stops_nothing(tmp_path, capfd):
     assert "model bad, which is declared (preload), could not be loaded" in said
 
 
-def test_the_declared_path_has_the_id_also_with_lazy_loading(tmp_path):
-    declared, other = put(tmp_path / "a"), put(tmp_path / "models" / "a")
-    settings = models_of(tmp_path, lazy_load=True, **WAITING)
-    with hostd.Host(models=settings, preload={"a": {"path": declared, "options": {"word": "declared"}}}) as host:
-        client = host.client()
-        assert client.retrieve_model("a").where() == str(declared)
-        client.unload_model("a")
-        assert client.retrieve_model("a").where() == str(declared)  # lazily
-        assert client.retrieve_model("a").say() == "declared"
-        client.unload_model("a")
-        assert client.sync_local_models(wait=True).loaded == ("a",)
-        assert client.retrieve_model("a").where() == str(declared)
-        client.load_model("a", other, reload=True)
-        assert "declared at" in client.sync_local_models(wait=True).failed["a"]
-        assert client.retrieve_model("a").say() == "plain"
-
-
 def test_an_unloaded_or_evicted_one_comes_back_as_it_was_declared(tmp_path):
     evicted = {"path": put(tmp_path / "a"), "options": {"word": "declared"}, "idle_ttl_s": 0.1}
     preload = {"a": evicted, "b": put(tmp_path / "b")}

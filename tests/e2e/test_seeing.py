@@ -119,32 +119,3 @@ def test_a_model_is_described_with_its_settings_their_origins_and_the_warnings_o
     shared.load_model("busy", path, options={"greeting": "Yo"})
     settings = {setting["name"]: setting for setting in shared.explain_model("busy")["settings"]}
     assert settings["options.greeting"] == {"name": "options.greeting", "value": "Yo", "origin": "the load"}
-
-
-def test_one_list_has_what_is_loaded_failed_evicted_and_merely_there(tmp_path, model_dir):
-    models = tmp_path / "models"
-    for name in ("one", "two"):
-        (models / name).mkdir(parents=True)
-        (models / name / "model.py").write_text("def load(path):\n    return len\n")
-    (models / "notes").mkdir()
-    with hostd.Host(
-        models={"dir": models, "load_on_start": False}, memory={"min_residence_s": 0, "idle_ttl_s": 0}
-    ) as host:
-        client = host.client()
-        client.load_model("one", models / "one")
-        client.load_model("idle", model_dir("def load(path):\n    return len\n", settings="idle_ttl_s: 0.1\n"))
-        with pytest.raises(hostd.ModelError):
-            client.load_model("bad", model_dir("def load(path):\n    raise ValueError('no weights')\n"))
-
-        def states():
-            return {model.id: model.state for model in client.list_models(all=True)}
-
-        expected = {"bad": "FAILED", "idle": "EVICTED", "notes": "IGNORED", "one": "READY", "two": "AVAILABLE"}
-        eventually(lambda: states() == expected, "all are listed")
-        reasons = {model.id: model.reason for model in client.list_models(all=True)}
-        assert reasons["bad"] == "loading failed: ValueError: no weights"
-        assert "idle_ttl_s" in reasons["idle"]
-        assert all(reasons.values())
-        assert client.explain_model("two")["state"] == "AVAILABLE"
-        assert sorted(model.id for model in client.list_models()) == ["one"]
-        assert client.sync_local_models(wait=True).loaded == ("two",)  # who looks changes nothing

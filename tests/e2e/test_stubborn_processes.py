@@ -191,11 +191,9 @@ ASKS_A_PROGRAM = """
 """
 
 
-@pytest.mark.parametrize("model_id", ["asked", "asked-far"], ids=["as usual", "in a session of its own"])
-@pytest.mark.parametrize("end", ["unloaded", "killed"])
-def test_a_program_that_a_finder_asks_is_not_what_a_worker_left(tmp_path, model_dir, monkeypatch, model_id, end):
-    (tmp_path / "finder_that_asks.py").write_text(textwrap.dedent(ASKS_A_PROGRAM))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH")))))
+@pytest.mark.parametrize(("model_id", "end"), [("asked", "unloaded"), ("asked-far", "killed")])
+def test_a_program_that_a_finder_asks_is_not_what_a_worker_left(install, model_dir, model_id, end):
+    install(finder_that_asks=ASKS_A_PROGRAM)
     finders = {"asking": {"type": "finder_that_asks:AsksAProgram", "config": {}}}
     asked, other = model_dir(), model_dir()
     os.mkfifo(f"{asked}/go")

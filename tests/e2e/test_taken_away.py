@@ -24,37 +24,30 @@ def served(serve):
         yield service, client
 
 
-def _ended(service):
-    service.reaper.send_signal(AT_ONCE)
-    return service.reaper.communicate(timeout=PATIENCE_S)[1]
+TAKEN = {
+    "hostd.lock": "the lock file .*hostd.lock was removed",
+    "client.ipc": "the socket .*client.ipc was removed: no new client",
+    "workers.ipc": "the socket .*workers.ipc was removed: no new worker",
+    "": "the runtime directory .* was removed: no new client finds this host, and no worker",
+}
 
 
-@pytest.mark.parametrize(
-    ("what", "words"),
-    [
-        ("hostd.lock", "the lock file .*hostd.lock was removed"),
-        ("client.ipc", "the socket .*client.ipc was removed: no new client"),
-        ("workers.ipc", "the socket .*workers.ipc was removed: no new worker"),
-        ("", "the runtime directory .* was removed: no new client finds this host, and no worker"),
-    ],
-)
-def test_it_notices_and_says_what_to_do(served, what, words):
+def test_it_notices_and_says_what_to_do(served):
     service, client = served
     assert client.host_info().degraded == ()
-    kept = service.runtime_dir.with_name("kept")
-    (service.runtime_dir / what).rename(kept)
-    eventually(lambda: client.host_info().degraded, "it is degraded")
-    (said,) = client.host_info().degraded
-    assert said.endswith(f"Start the host again (kill {service.pid} ends this one)")
-    kept.rename(service.runtime_dir / what)
-    eventually(lambda: client.host_info().degraded == (), "it is well again")
-    (service.runtime_dir / what).rename(kept)
-    eventually(lambda: client.host_info().degraded, "it is degraded again")
-    printed = _ended(service)
-    shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
-    assert printed.count(said) == 2, "once for each time"
-    assert printed.count("is as it should be again") == 1
-    assert re.match(words, said)
+    kept, told = service.runtime_dir.with_name("kept"), []
+    for what in (*TAKEN, ""):
+        (service.runtime_dir / what).rename(kept)
+        told += eventually(lambda: client.host_info().degraded, "it is degraded")
+        kept.rename(service.runtime_dir / what)
+        eventually(lambda: client.host_info().degraded == (), "it is well again")
+    for said, words in zip(told, TAKEN.values(), strict=False):
+        assert re.match(words, said)
+        assert said.endswith(f"Start the host again (kill {service.pid} ends this one)")
+    service.reaper.send_signal(AT_ONCE)
+    printed = service.reaper.communicate(timeout=PATIENCE_S)[1]
+    assert [printed.count(said) for said in told] == [1, 1, 1, 2, 2], "once for each time"
+    assert printed.count("is as it should be again") == 5
 
 
 def test_no_second_host_comes_where_one_listens_that_has_lost_its_lock(served, serve, model_dir, tmp_path):
