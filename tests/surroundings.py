@@ -1,4 +1,4 @@
-"""Processes in odd surroundings: whatever whoever starts us has blocked, ignored, closed, forbidden or taken away.
+"""Processes in odd surroundings: whatever our parent has blocked, ignored, closed, forbidden or taken away.
 
 `SURROUNDINGS` lists them by kind; a `Case` is one of each kind. `python tests/surroundings.py` tries their whole product
 with every program and takes hours; `python tests/surroundings.py 3` every third case. What a program has to do is

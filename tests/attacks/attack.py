@@ -59,12 +59,12 @@ class Report:
 
 
 class Cue:
-    """Tells an attack that it is over, and whoever started it that it is under way."""
+    """Tells an attack that it is over, and its starter that it is under way."""
 
     def __init__(self):
         self._is_over = threading.Event()
         self._is_under_way = False
-        # Standard input ends when whoever started us says so, or has ended.
+        # Standard input ends when our parent says so, or has ended.
         threading.Thread(target=lambda: (sys.stdin.read(), self._is_over.set()), daemon=True).start()
 
     def is_over(self):

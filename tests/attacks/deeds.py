@@ -19,7 +19,7 @@ def connect(target, client, number):
 
 
 def load(target, client, number):
-    """Load a small model, whose worker has to connect, and unload it."""
+    """Load a small model: its worker has to connect, and unload it."""
     model_id = f"small-{number}"
     model = client.load_model(model_id, Path(target.scratch, ECHO), timeout_s=PATIENCE_S)
     model.options(timeout_s=PATIENCE_S).echo(1)

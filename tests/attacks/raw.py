@@ -40,7 +40,7 @@ def message(frames):
 
 
 def ready(identity):
-    """Return the command by which a DEALER says who it is."""
+    """Return the command by which a DEALER names itself."""
     properties = ((b"Socket-Type", b"DEALER"), (b"Identity", identity))
     pairs = (struct.pack(">B", len(name)) + name + struct.pack(">I", len(value)) + value for name, value in properties)
     return frame(b"\x05READY" + b"".join(pairs), COMMAND)

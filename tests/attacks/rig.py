@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 import hostd
 from attacks import deeds
 from attacks.attack import CONNECT_S, PATIENCE_S, PREY, VICTIM, Report, Target
@@ -106,7 +108,7 @@ def observe(name, *, is_small, before_s, during_s):
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attacks-")))
         pid, target = stack.enter_context(_host(attack, scratch))
-        alive = stack.enter_context(_watched(pid))
+        supervisor = psutil.Process(pid)
         client = stack.enter_context(hostd.connect(target.endpoint, timeout_s=PATIENCE_S, connect_timeout_s=CONNECT_S))
         path = write_model(scratch / deeds.ECHO)
         for model_id in (VICTIM, PREY):
@@ -117,15 +119,15 @@ def observe(name, *, is_small, before_s, during_s):
         time.sleep(before_s)
         samples = stack.enter_context(_sampled(pid))
         outcome.rss_before_bytes, outcome.began_s = rss_of(pid), time.monotonic()
-        _attack(outcome, target, client, alive, during_s, is_small=is_small)
+        _attack(outcome, target, client, supervisor, during_s, is_small=is_small)
         outcome.ended_s = time.monotonic()
-        if alive.is_alive():
+        if is_alive(supervisor):
             with contextlib.suppress(hostd.HostError):
                 client.host_info()
         outcome.recovery_s = time.monotonic() - outcome.ended_s
         outcome.calls = [Call(*call) for call in json.loads(_told_to_end(victim, 2 * PATIENCE_S) or "[]")]
         time.sleep(SETTLE_S)
-        outcome.is_alive = alive.is_alive()
+        outcome.is_alive = is_alive(supervisor)
         outcome.rss_highest_bytes = max(samples, default=0)
         outcome.rss_after_bytes = rss_of(pid)
     return outcome
@@ -136,7 +138,7 @@ def _attack(outcome, target, client, host, during_s, *, is_small):
     with _program("attacks", outcome.name, target.to_json(), size) as attacker:
         _line_of(attacker, PATIENCE_S)
         until_s, number = time.monotonic() + during_s, DEEDS_BEFORE
-        while host.is_alive() and (time.monotonic() < until_s or number == DEEDS_BEFORE):
+        while is_alive(host) and (time.monotonic() < until_s or number == DEEDS_BEFORE):
             outcome.deeds_during.append(_deed(attack, target, client, number))
             number += 1
             time.sleep(PAUSE_S)
@@ -151,6 +153,11 @@ def _deed(attack, target, client, number):
     except (hostd.HostError, OSError) as failed:
         error = f"{attack.deed.__name__}: {type(failed).__name__}: {failed}"
     return Deed(time.monotonic() - began_s, error)
+
+
+def is_alive(process):
+    """Say whether a process lives; its number is not taken for another's."""
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def rss_of(pid):
@@ -177,27 +184,6 @@ def _sampled(pid):
     finally:
         is_over.set()
         thread.join()
-
-
-class _Watched:
-    """A process that may end; its number cannot be taken for another's."""
-
-    def __init__(self, pid):
-        self.fd = os.pidfd_open(pid)
-
-    def is_alive(self):
-        poll = select.poll()
-        poll.register(self.fd, select.POLLIN)
-        return not poll.poll(0)
-
-
-@contextlib.contextmanager
-def _watched(pid):
-    watched = _Watched(pid)
-    try:
-        yield watched
-    finally:
-        os.close(watched.fd)
 
 
 @contextlib.contextmanager

@@ -89,7 +89,7 @@ def big_directory(target, cue, *, files, file_bytes):
     content, changing = path / "0.bin", path / "changing"
     content.write_bytes(os.urandom(file_bytes))
     for number in range(1, files):
-        os.link(content, path / f"{number}.bin")  # to whoever reads them they are many
+        os.link(content, path / f"{number}.bin")  # to a reader they are many
     asked, told = 0, ""
     with hostd.connect(target.endpoint) as client:
         while not cue.is_over():

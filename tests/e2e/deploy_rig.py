@@ -111,7 +111,7 @@ def is_tidy(models):
 
 
 def await_tidy(models):
-    """Wait until no staging area is there: who is answered does not wait for the tidying up."""
+    """Wait until no staging area is there: an answer does not wait for the tidying up."""
     eventually(lambda: is_tidy(models), "staging is tidied up")
 
 
@@ -197,7 +197,7 @@ class Raw:
         return self.send(msg.pack_map(msg.VERB, self._next(), arguments, header=msg.pack_verb(verb)))
 
     def begin_packed(self, verb, body):
-        """Send a request whose arguments are packed already."""
+        """Send a request with arguments that are packed already."""
         return self.send(wire.pack(msg.VERB, self._next(), msg.pack_verb(verb), body))
 
     def answer(self, request_id):

@@ -110,8 +110,14 @@ def test_c12_c20_a_size_is_what_the_system_measures_for_the_whole_tree_and_gets_
     assert 0 < report.duration_s <= took_s
 
 
-def test_c12_a_size_follows_a_model_that_grows(model_dir):
-    with hostd.Host(memory={"sample_period_s": 0.05}) as host:
+def test_c12_a_size_follows_a_model_that_grows_and_needs_no_path(model_dir, install):
+    install(knows_ids=KNOWS_IDS)
+    finders = {"ids": {"type": "knows_ids:KnowsIds"}}
+    with hostd.Host(memory={"sample_period_s": 0.05}, finders=finders) as host:
+        model = host.client().load_model("zoo-1", None, finder="ids")
+        assert (model.path, model.info.size_source) == (None, "measured")
+        assert model.size == pytest.approx(rss_of_tree(model.info.workers[0].pid), rel=0.02, abs=MIB)
+        assert model.size > 32 * MIB
         model = host.client().load_model("holder", model_dir(HOLDER))
         before_bytes = model.size
         assert model.grow(48 * MIB) == 48 * MIB
@@ -137,15 +143,6 @@ def test_c12_what_cannot_be_measured_is_estimated_or_declared_or_unknown_and_say
         assert (info.state, info.size, info.size_source) == ("READY", None, "unknown")
         with pytest.raises(hostd.NotFoundError, match="not measured"):
             client.get_model_size("zoo-1")
-
-
-def test_c12_a_model_without_a_path_has_the_size_that_was_measured(install):
-    install(knows_ids=KNOWS_IDS)
-    with hostd.Host(finders={"ids": {"type": "knows_ids:KnowsIds"}}) as host:
-        model = host.client().load_model("zoo-1", None, finder="ids")
-        assert (model.path, model.info.size_source) == (None, "measured")
-        assert model.size == pytest.approx(rss_of_tree(model.info.workers[0].pid), rel=0.02, abs=MIB)
-        assert model.size > 32 * MIB
 
 
 def test_c12_what_one_models_interpreter_holds_is_charged_to_no_other_model(client, model_dir, tmp_path):

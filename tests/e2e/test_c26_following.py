@@ -11,52 +11,42 @@ import hostd
 
 READY = "READY"
 NEVER_S = 3600.0
-POLL_PERIOD_S = 0.05
 
 
-@pytest.fixture
-def following(rig):
-    """Start a host that follows the directory and return a client of it; keywords are settings of `models`."""
-    hosts = []
-
-    def start(**settings):
-        hosts.append(hostd.Host(models={**FOLLOWED, "dir": rig.path, **settings}, workers={"drain_timeout_s": 0.4}))
-        hosts[-1].start()
-        return hosts[-1].client()
-
-    yield start
-    for host in hosts:
-        host.stop()
+def following(rig, **settings):
+    """A host that follows the directory."""
+    return hostd.Host(models={**FOLLOWED, "dir": rig.path, **settings}, workers={"drain_timeout_s": 0.4})
 
 
 # C26
 
 
-def test_c26_changes_are_notified_whatever_the_period(following, rig):
-    client = following(poll_period_s=NEVER_S)
-    for name in ("a", "b"):
-        rig.add(name)
-        eventually(lambda name=name: states(client).get(name) == READY, "what comes is loaded")
-    (rig.path / "one.py").write_text("def load(path):\n    return lambda: 7\n")
-    eventually(lambda: states(client).get("one.py") == READY, "a file that comes is loaded")
-    (rig.path / "a").rename(rig.path / "c")
-    eventually(lambda: states(client).get("c") == READY, "a new name is loaded")
-    eventually(lambda: "a" not in states(client), "an old name is unloaded")
-    rig.remove("b")
-    (rig.path / "one.py").unlink()
-    eventually(lambda: states(client) == {"c": READY}, "what goes is unloaded")
+def test_c26_changes_are_notified_whatever_the_period(rig):
+    with following(rig, poll_period_s=NEVER_S) as host:
+        client = host.client()
+        for name in ("a", "b"):
+            rig.add(name)
+            eventually(lambda name=name: states(client).get(name) == READY, "what comes is loaded")
+        (rig.path / "one.py").write_text("def load(path):\n    return lambda: 7\n")
+        eventually(lambda: states(client).get("one.py") == READY, "a file that comes is loaded")
+        (rig.path / "a").rename(rig.path / "c")
+        eventually(lambda: states(client).get("c") == READY, "a new name is loaded")
+        eventually(lambda: "a" not in states(client), "an old name is unloaded")
+        rig.remove("b")
+        (rig.path / "one.py").unlink()
+        eventually(lambda: states(client) == {"c": READY}, "what goes is unloaded")
 
 
 FAILS_ONCE = "if (top / 'deep' / 'weights').read_text() != 'good': raise ValueError('bad weights')"
 
 
-def test_c26_what_is_not_notified_is_seen_by_the_period(following, rig):
-    client = following(poll_period_s=POLL_PERIOD_S)
-    rig.add("m", FAILS_ONCE, {"deep/weights": "bad"})
-    eventually(lambda: rig.loads("m"), "it is tried")
-    eventually(lambda: states(client) == {}, "it has failed")
-    (rig.path / "m" / "deep" / "weights").write_text("good")
-    eventually(lambda: states(client) == {"m": READY}, "its repair is seen, which no notification tells")
+def test_c26_what_is_not_notified_is_seen_by_the_period(rig):
+    with following(rig) as host:
+        client = host.client()
+        rig.add("m", FAILS_ONCE, {"deep/weights": "bad"})
+        eventually(lambda: rig.loads("m") and states(client) == {}, "it is tried, and has failed")
+        (rig.path / "m" / "deep" / "weights").write_text("good")
+        eventually(lambda: states(client) == {"m": READY}, "its repair is seen, which no notification tells")
 
 
 # C27: with something that says when it is whole
@@ -97,16 +87,17 @@ def test_c27_a_lazy_load_of_what_is_being_written_waits_and_keeps_nothing_else(r
         assert isinstance(in_vain.exception(PATIENCE_S), hostd.NotFoundError)
 
 
-def test_c27_hundreds_that_are_being_written_keep_nobody(following, rig):
-    client = following(poll_period_s=POLL_PERIOD_S, completion_marker=MARKER)
-    other = client.load_model("other", rig.make())
-    for number in range(300):
-        rig.add(f"m{number}")
-    eventually(lambda: len(states(client)) == 301, "all are seen")
-    for number in range(100):
-        assert other.predict(number) == number
-    rig.add("whole", files={MARKER: ""})
-    eventually(lambda: states(client).get("whole") == READY, "what is whole is loaded meanwhile")
-    assert rig.loaded_names() - {"../workshop/0"} == {"whole"}
-    # Unloading all of them would start as many looks again.
-    assert len(client.unload_all_models(timeout_s=PATIENCE_S)) == 302
+def test_c27_hundreds_that_are_being_written_keep_nothing_else(rig):
+    with following(rig, completion_marker=MARKER) as host:
+        client = host.client()
+        other = client.load_model("other", rig.make())
+        for number in range(300):
+            rig.add(f"m{number}")
+        eventually(lambda: len(states(client)) == 301, "all are seen")
+        for number in range(100):
+            assert other.predict(number) == number
+        rig.add("whole", files={MARKER: ""})
+        eventually(lambda: states(client).get("whole") == READY, "what is whole is loaded meanwhile")
+        assert rig.loaded_names() - {"../workshop/0"} == {"whole"}
+        # Unloading all of them would start as many looks again.
+        assert len(client.unload_all_models(timeout_s=PATIENCE_S)) == 302

@@ -224,7 +224,7 @@ def test_c30_more_than_8_mib_unanswered_is_refused(raw, models):
     raw.ask("deploy_write", upload=upload, file=0, offset=0, data=b"x")
     (file,) = (models / STAGING).glob("*/model.py")
     file.unlink()
-    os.mkfifo(file)  # a disk that hangs: who opens it to write waits for a reader
+    os.mkfifo(file)  # a disk that hangs: opening it to write waits for a reader
     try:
         stuck = raw.begin("deploy_write", upload=upload, file=0, offset=0, data=b"")
         pieces = range(0, 8 * MIB, MIB)

@@ -19,7 +19,7 @@ from helpers import REPOSITORY, eventually
 
 NOBODY = 65534
 UNSHARED = ["unshare", "--mount", "--propagation", "private"]
-"""The beginning of a command whose mounts nobody else sees, and which go with its last process, however that ends."""
+"""The beginning of a command with mounts that nothing else sees, and that go with its last process, however that ends."""
 ANOTHER = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
 ANOTHER += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
 """The same as another user, who may not write what is not his. But he may read all, because tests may be run from a

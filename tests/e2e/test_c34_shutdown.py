@@ -56,7 +56,7 @@ PLUGINS = """
 
 @dataclass
 class Case:
-    """A served host, its models directory, and those who wait for something of it."""
+    """A served host, its models directory, and what waits for something of it."""
 
     service: Service
     client: hostd.Client

@@ -1,4 +1,4 @@
-"""Files that change under a loaded model: whoever loads it again, syncs or looks is told, and a reload serves them."""
+"""Files that change under a loaded model: a load, a sync and a look tell, and a reload serves them."""
 
 import asyncio
 import os
@@ -36,7 +36,7 @@ def load(path, extra=""):
 
 @pytest.fixture(scope="module", params=["auto", "none"])
 def budgeted(lazy_rig, request):
-    """A host with and one without a memory budget, whose loads take other ways."""
+    """A host with and one without a memory budget: their loads take other ways."""
     settings = {**PLACES, "dir": lazy_rig.path, "load_on_start": False}
     with hostd.Host(models=settings, memory={"budget": request.param}) as host:
         yield host

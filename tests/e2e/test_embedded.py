@@ -86,7 +86,7 @@ def test_an_asynchronous_client_is_closed_by_a_program_that_is_not_on_its_loop(l
         elif loop_is == "running":
             running.start()
     if loop_is == "idle":
-        with hostd.Host() as other:  # whose client has the descriptors that the first one gave back
+        with hostd.Host() as other:  # its client has the descriptors that the first one gave back
             loop.run_until_complete(other.async_client().list_models())
     if loop_is == "running":
         with pytest.raises(hostd.FailedPreconditionError, match="closed"):

@@ -43,7 +43,7 @@ HOW = {
 
 @dataclass(eq=False)
 class Case:
-    """One cell of the table: a model that is made to go wrong, and whoever waits for it then."""
+    """One cell of the table: a model that is made to go wrong, and what waits for it then."""
 
     stage: str
     death: str

@@ -11,10 +11,10 @@ from helpers import PATIENCE_S, eventually
 import hostd
 
 NEEDS = "import zmq, msgpack"
-WHO = """
+TELLS = """
     import os, sys
 
-    class Who:
+    class Tells:
         def where(self):
             return sys.prefix
 
@@ -41,7 +41,7 @@ WHO = """
             return True
 
     def load(path):
-        return Who()
+        return Tells()
 """
 
 
@@ -82,31 +82,31 @@ def environment(tmp_path_factory):
 def test_a_model_runs_in_the_virtual_environment_that_it_names_with_variables_of_its_own(
     shared, model_dir, environment
 ):
-    path = model_dir(WHO, settings="python: env/bin/python\nenv: {FLAVOUR: 'sweet', N: 3}\n")
+    path = model_dir(TELLS, settings="python: env/bin/python\nenv: {FLAVOUR: 'sweet', N: 3}\n")
     Path(path, "env").symlink_to(environment)
-    model = shared.load_model("who", path)
+    model = shared.load_model("m", path)
     assert Path(model.where()).resolve() == environment.resolve()
     assert list(model.stream.generate(100)) == list(range(100))
     with pytest.raises(hostd.ModelError, match="as it should") as caught:
         model.fail()
     assert "model.py" in caught.value.traceback
-    other = shared.load_model("other", model_dir(WHO, settings=f"python: {environment}/bin/python\n"))
+    other = shared.load_model("other", model_dir(TELLS, settings=f"python: {environment}/bin/python\n"))
     assert Path(other.where()) == environment
     assert [model.variable("FLAVOUR"), model.variable("N"), other.variable("FLAVOUR")] == ["sweet", "3", None]
     assert "FLAVOUR" not in os.environ
-    assert shared.unload_model("who").processes == 1
+    assert shared.unload_model("m").processes == 1
 
 
 def test_a_model_runs_under_another_version_of_python(shared, model_dir, tmp_path):
     python = next((python for python in others() if can(python, NEEDS)), None)
     if python is None:
         pytest.skip(f"no other version of Python with pyzmq and msgpack was found (looked at {others() or 'none'})")
-    model = shared.load_model("who", model_dir(WHO, settings=f"python: {python}"))
+    model = shared.load_model("m", model_dir(TELLS, settings=f"python: {python}"))
     assert tuple(model.version()) != sys.version_info[:2]
     assert list(model.stream.generate(100)) == list(range(100))
     assert model.later(3) == 3
     assert model.call("has_hostd") is False or Path(model.where()) != Path(sys.prefix)
-    assert shared.unload_model("who").processes == 1
+    assert shared.unload_model("m").processes == 1
 
 
 def test_a_library_that_the_named_interpreter_lacks_is_installed_there(shared, model_dir, tmp_path):
@@ -125,18 +125,18 @@ def test_a_library_that_the_named_interpreter_lacks_is_installed_there(shared, m
     with pytest.raises(
         hostd.FailedPreconditionError, match=f"'sklearn', which {lean}/bin/python does not have"
     ) as caught:
-        shared.load_model("who", path)
+        shared.load_model("m", path)
     assert caught.value.message.endswith(f"install it with: {command}")
     path = model_dir("import lightgbm.nothing\n", settings=f"python: {lean}/bin/python")
     with pytest.raises(hostd.ModelError, match=f"{lean}/bin/python -m pip install lightgbm"):
-        shared.load_model("who", path)
+        shared.load_model("m", path)
 
 
 def test_an_interpreter_without_the_workers_needs_says_what_to_install(shared, model_dir, tmp_path):
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True, timeout=120)
     with pytest.raises((hostd.FailedPreconditionError, hostd.UnavailableError), match="zmq") as caught:
-        shared.load_model("who", model_dir(WHO, settings=f"python: {bare}/bin/python"), timeout_s=PATIENCE_S)
+        shared.load_model("m", model_dir(TELLS, settings=f"python: {bare}/bin/python"), timeout_s=PATIENCE_S)
     assert f"{bare}/bin/python -m pip install pyzmq msgpack" in caught.value.message
 
 
@@ -152,10 +152,10 @@ NONE = {
 
 def test_an_interpreter_that_is_none_is_refused_with_the_reason(shared, model_dir):
     for content, words in NONE.items():
-        path = model_dir(WHO, settings="python: ./python", files={"python": content})
+        path = model_dir(TELLS, settings="python: ./python", files={"python": content})
         Path(path, "python").chmod(0o755)
         with pytest.raises(hostd.UnavailableError, match=words):
-            shared.load_model("who", path, timeout_s=PATIENCE_S)
+            shared.load_model("m", path, timeout_s=PATIENCE_S)
     path = model_dir("import os\nprint('as every worker')\nos._exit(3)\n")
     with pytest.raises(hostd.UnavailableError, match=r"exit code 3$"):  # what is printed after the hello is in the log
         shared.load_model("greeted", path)
@@ -168,5 +168,5 @@ def test_an_old_python_is_refused_with_the_reason(shared, model_dir):
     if old is None:
         pytest.skip("no Python older than 3.10 was found")
     with pytest.raises(hostd.HostError) as caught:
-        shared.load_model("who", model_dir(WHO, settings=f"python: {old}"))
+        shared.load_model("m", model_dir(TELLS, settings=f"python: {old}"))
     assert "3.10" in caught.value.message

@@ -94,7 +94,7 @@ STREAMS = ("iterator", "items", "closing", "aitems")
 def code_of(method, how):
     """Return the exit code of a child that leaves the method so."""
     if method == "thread":
-        return 0  # Python's own way to end a process whose last thread ends, and it tells of no exit in one
+        return 0  # Python's own way to end a process when its last thread ends, and it tells of no exit in one
     if method == "awaits" and how == "returns":
         return 1  # there is no loop in a child (RuntimeError)
     return LEFT_WITH[how]

@@ -1,6 +1,6 @@
 """Peers that do not speak the protocol, or speak it in bad faith: they harm themselves and nobody else.
 
-Every test here has a witness: another client with another model, whose calls must be answered quickly all the while.
+Every test here has a witness: another client with another model: its calls must be answered quickly all the while.
 """
 
 import struct

@@ -1,4 +1,4 @@
-"""What a model was deployed with holds after a restart, whoever loads it then; and pins of deployed models last."""
+"""What a model was deployed with holds after a restart, however it is loaded then; and pins of deployed models last."""
 
 import json
 import shutil

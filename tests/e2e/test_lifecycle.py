@@ -65,7 +65,7 @@ def test_a_model_is_loaded_called_streamed_and_unloaded(shared, shared_host, mod
 
 
 def test_a_load_writes_nothing_into_the_models_directory(shared, model_dir):
-    """Compiled modules beside its files would make it another model, and one that changes to whoever watches it."""
+    """Compiled modules beside its files would make it another model, and one that changes while it is watched."""
     files = {"sibling.py": "ANSWER = 42", "late.py": "ANSWER = 43"}
     source = """
         import sibling

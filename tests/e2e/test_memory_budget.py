@@ -1,4 +1,4 @@
-"""The memory budget, with real processes: who starts, who waits, who goes, who comes back, and what everybody is told."""
+"""The memory budget, with real processes: what starts, waits, goes and comes back, and what callers are told."""
 
 import threading
 

@@ -54,7 +54,7 @@ def reader():
 
 @pytest.fixture
 def used_mib(reader):
-    """What the device itself says is in use, whoever holds it."""
+    """What the device itself says is in use, whatever holds it."""
     nvml = pytest.importorskip("pynvml")
     handle = nvml.nvmlDeviceGetHandleByIndex(0)
     return lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used / MIB

@@ -1,4 +1,4 @@
-"""Limits, and sudden deaths for want of memory: who is killed, who is told what, and who is not disturbed."""
+"""Limits, and sudden deaths for want of memory: what is killed, what callers are told, and what is not disturbed."""
 
 import os
 import signal

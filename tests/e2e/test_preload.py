@@ -74,7 +74,7 @@ def test_what_is_declared_is_loaded_at_the_start_as_its_entry_says(tmp_path):
         assert (info.idle_ttl_s, info.cpu_threads, info.path) == (99, 3, str(place))
         said = {name: client.retrieve_model(name).say() for name in preload}
         assert said == {"a": "declared", "short": "plain", "inside": "in"}
-        assert client.load_model("a", place).already_loaded  # whoever names the path means it as declared
+        assert client.load_model("a", place).already_loaded  # the path alone means it as declared
         with pytest.raises(hostd.AlreadyExistsError, match="word"):
             client.load_model("a", place, options={"word": "other"})
         error = refusal(lambda: client.retrieve_model("a").grow(parse_size("800MB")))

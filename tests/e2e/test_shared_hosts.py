@@ -221,7 +221,7 @@ def test_a_host_goes_with_its_processes_whatever_their_children_do_or_hold(name,
         os.kill(child, signal.SIGKILL)
     first, second = member(), member()
     old = int(first.does("start"))
-    shutil.rmtree(paths.runtime_dir(name))  # as those do who tidy up /tmp
+    shutil.rmtree(paths.runtime_dir(name))  # as what tidies up /tmp does
     new = int(second.does("start"))
     first.end("kill")
     eventually(lambda: not is_there(old), "the first is gone", within_s=LONG_S)

@@ -41,7 +41,7 @@ BECOMES_ROOT = """
     import os, subprocess
 
     def load(path, **options):
-        # Without an environment, in which root's next host, of another test, would see whose it was, and end it.
+        # Without an environment, in which root's next host, of another test, would see what it belonged to, and end it.
         command = [os.path.join(path, "become-root")]
         helper = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, env={})
         assert helper.stdout.readline() == b"up\\n"

@@ -33,19 +33,3 @@ def test_a_data_frame_is_refused_and_what_the_refusal_says_to_send_is_predicted_
     with pytest.raises(hostd.InvalidArgumentError, match=r"missing: \['size'\]; unknown: \['height'\]") as caught:
         model.predict({"height": [1.0], "town": ["a"]})
     assert caught.value.details["columns"] == ["size", "town"]
-
-
-def test_a_model_that_returns_a_table_is_told_what_to_return(shared, model_dir):
-    source = """
-        import pandas as pd
-        def load(path):
-            return lambda what: {"frame": pd.DataFrame({"a": [1]}), "series": pd.Series([1]), "when": pd.Timestamp(1)}[what]
-    """
-    model = shared.load_model("tables", model_dir(source))
-    for what, says in (
-        ("frame", r'df\.to_dict\("list"\)'),
-        ("series", r"series\.tolist\(\)"),
-        ("when", "microseconds"),
-    ):
-        with pytest.raises(hostd.ModelError, match=rf"returned what cannot be sent: .*{says}"):
-            model(what)

@@ -1,10 +1,9 @@
-"""What a host says and does when somebody removes its runtime directory, its lock or its sockets, and who may come then."""
+"""What a host says and does when somebody removes its runtime directory, its lock or its sockets, and what may come then."""
 
 import contextlib
 import os
 import re
 import shutil
-import stat
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from helpers import PATIENCE_S, eventually
 import hostd
 from hostd import paths
 from hostd.hosts.launch import AT_ONCE
-from hostd.shell.rundir import RuntimeDirectory
 
 
 @pytest.fixture
@@ -100,13 +98,3 @@ def test_a_shared_host_starts_beside_one_that_has_lost_its_directory_and_says_so
                 assert another.host_info().pid == second.pid, "the first's end took its socket away"
             with hostd.Host(name, shared=True) as third:
                 assert third.pid == second.pid, "the first's end took the door away"
-
-
-def test_who_has_lost_the_directory_does_not_remove_what_another_host_has_there(tmp_path):
-    directory = tmp_path / "r"
-    with RuntimeDirectory(directory):
-        shutil.rmtree(directory)
-        with RuntimeDirectory(directory):
-            pass
-        os.mknod(directory / paths.CLIENT_SOCKET, 0o600 | stat.S_IFSOCK)
-    assert (directory / paths.CLIENT_SOCKET).is_socket()

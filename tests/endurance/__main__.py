@@ -40,7 +40,7 @@ def chaos_command(seconds, seed):
 
 @main.command("kills")
 @click.option("--count", default=200, help="How many hosts.")
-@click.option("--seed", default=1, help="Of who is killed when.")
+@click.option("--seed", default=1, help="Of what is killed when.")
 def kills_command(count, seed):
     """SIGKILL of supervisor, reaper, embedding program, or two of them, at any moment of a host's life."""
     _finish(*kills.run(count, seed))

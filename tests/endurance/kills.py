@@ -41,7 +41,7 @@ with hostd.Host() as host, host.client() as client:
         client.unload_model("again")
 """
 
-WHO = (
+VICTIMS = (
     ["supervisor"],
     ["reaper"],
     ["program"],
@@ -59,16 +59,16 @@ def run(count, seed):
         model.mkdir()
         (model / "model.py").write_text(MODEL)
         for number in range(count):
-            who = WHO[number % len(WHO)]
+            victims = VICTIMS[number % len(VICTIMS)]
             try:
-                longest_s = max(longest_s, _kill(model, who, chance))
+                longest_s = max(longest_s, _kill(model, victims, chance))
                 done += 1
             except AssertionError as error:
-                wrong.append(f"{' and '.join(who)}: {error}")
+                wrong.append(f"{' and '.join(victims)}: {error}")
     return {"kills": done, "longest_s": round(longest_s, 3), "seed": seed}, wrong
 
 
-def _kill(model, who, chance):
+def _kill(model, victims, chance):
     tag = new_tag()
     command = [sys.executable, "-c", EMBEDDER, str(model), str(MODELS)]
     environment = {**os.environ, TAG: tag, "XDG_RUNTIME_DIR": str(model.parent)}  # some directories are left, too
@@ -79,10 +79,10 @@ def _kill(model, who, chance):
         pids = dict(zip(("program", "supervisor", "reaper"), map(int, program.stdout.readline().split()), strict=True))
         time.sleep(chance.uniform(0, 2.5))
         began_s = time.monotonic()
-        for victim in who:
+        for victim in victims:
             os.kill(pids[victim], signal.SIGKILL)
         # What nobody is left to collect the next host ends.
-        with hostd.Host(log_level="error") if {"supervisor", "reaper"} <= {*who} else contextlib.nullcontext():
+        with hostd.Host(log_level="error") if {"supervisor", "reaper"} <= {*victims} else contextlib.nullcontext():
             try:
                 eventually(lambda: tagged(tag) <= {program.pid}, "only the program is left", within_s=PATIENCE_S)
             except AssertionError as error:
