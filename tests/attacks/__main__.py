@@ -21,7 +21,8 @@ def main():
     attack, cue = ATTACKS[name], Cue()
     os.nice(NICENESS)
     try:
-        report = attack.run(Target(**json.loads(target)), cue, **(attack.small if size == "small" else attack.full))
+        sizes = attack.full if size == "full" and attack.full else attack.small
+        report = attack.run(Target(**json.loads(target)), cue, **sizes)
     except OSError as error:  # the host has ended the connection, or has ended
         report = Report(told=f"{type(error).__name__}: {error}")
     cue.under_way()

@@ -59,7 +59,6 @@ ATTACKS = {
         multiparts.long_for_the_host,
         deeds.connect,
         small={"parts": 8200},
-        full={"parts": 8200},
         must_be_told=True,
     ),
     # One message of a process may have `limits.max_message_bytes`, and is held until it is whole: that limit bounds it.
@@ -115,7 +114,6 @@ ATTACKS = {
         shares.waiting_retrieves,
         deeds.retrieve,
         small={"count": 110_000},
-        full={"count": 110_000},
         must_be_told=True,
     ),
     "idle-uploads": Attack(
@@ -123,7 +121,6 @@ ATTACKS = {
         shares.idle_uploads,
         deeds.deploy,
         small={"peers": 6, "each": 32},
-        full={"peers": 6, "each": 32},
         must_be_told=True,
     ),
     "big-directory": Attack(

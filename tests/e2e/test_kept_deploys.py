@@ -1,7 +1,6 @@
 """What a model was deployed with holds after a restart, however it is loaded then; and pins of deployed models last."""
 
 import json
-import shutil
 
 import pytest
 from deploy_rig import PLACES, await_tidy, refusal
@@ -178,17 +177,3 @@ def test_a_damaged_file_is_an_error_of_its_model_alone(client, models):
     (models / "bad" / KEPT_NAME).write_text(json.dumps({"version": 1, "options": {"mark": "."}}))
     client.sync_local_models(wait=True)
     assert client.retrieve_model("bad").greet("Ada") == "Welcome, Ada."
-
-
-def test_it_is_no_part_of_the_model(client, models, tmp_path):
-    model = client.deploy_model("m", FILES, options={"greeting": "Yo"})
-    assert model.files() == sorted([KEPT_NAME, *FILES])
-    # A directory that was deployed is deployed anew without it, and a copy elsewhere has no arguments.
-    shutil.copytree(models / "m", tmp_path / "copy")
-    assert client.deploy_model("n", tmp_path / "copy").greet("Ada") == "Welcome, Ada?"
-    assert client.load_model("o", tmp_path / "copy").greet("Ada") == "Welcome, Ada?"
-    # A pin changes the file, and no file of the model.
-    client.pin_model("m")
-    assert client.load_model("m", models / "m").info.files == "as loaded"
-    client.undeploy_model("m")
-    assert not (models / "m").exists()

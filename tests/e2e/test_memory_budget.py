@@ -1,7 +1,5 @@
 """The memory budget, with real processes: what starts, waits, goes and comes back, and what callers are told."""
 
-import threading
-
 import pytest
 from helpers import PATIENCE_S, eventually, uss_of_tree
 from memory_rig import MIB, Holders
@@ -136,29 +134,6 @@ def test_growth_over_the_budget_makes_others_go_and_is_named_where_none_can(tigh
     assert "'grower' has grown most" in said
     grower.shrink()
     eventually(lambda: tight.memory_info().over_budget is None, "it is over")
-
-
-def test_many_clients_of_two_models_that_do_not_fit_together_lose_no_call(tight, holder):
-    for name in ("a", "b"):
-        tight.load_model(name, holder(MODEL_MIB + 60))
-    loads_before = tight.memory_info().evictions["LOAD"]
-    failed = []
-
-    def use(offset):
-        with hostd.connect(tight.endpoint) as client:
-            for i in range(10):
-                try:
-                    client.call("ab"[(i + offset) % 2], "pid", (), {}, PATIENCE_S)
-                except hostd.HostError as error:
-                    failed.append(error)
-
-    threads = [threading.Thread(target=use, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failed
-    assert tight.memory_info().evictions["LOAD"] - loads_before < 40, "half of what one after the other would take"
 
 
 def test_the_metrics_page_shows_the_budget_and_what_was_done_because_of_it(holder):
