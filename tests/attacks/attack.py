@@ -86,10 +86,9 @@ class Cue:
 class Attack:
     """A row of the catalogue.
 
-    `run(target, cue, **size)` is the attack; `small` and `full` are its sizes for a test and for a benchmark, `full` only
-    if it differs. `deed` is
-    what another client does before it and while it is under way. `must_be_told` says that the attacker has to hear that
-    it went too far. `settings` are of the host, `open_files` its limit of descriptors.
+    `run(target, cue, **size)` is the attack; `small` and `full` are its sizes for a test and, if it differs, for a
+    benchmark. `deed` is what another client does before it and while it is under way. `must_be_told` says that the
+    attacker has to hear that it went too far. `settings` are of the host, `open_files` its limit of descriptors.
     """
 
     what: str

@@ -150,6 +150,6 @@ def test_the_metrics_page_shows_the_budget_and_what_was_done_because_of_it(holde
         assert seen[measured] == seen[key("hostd_model_charge_bytes", model_id="b")]
         assert seen[key("hostd_memory_free_bytes")] == BUDGET_MIB * MIB - seen[measured]
         eventually(lambda: samples(port)[measured] == client.memory_info().measured_bytes, "the page says so, too")
-        assert [seen[key("hostd_evictions_total", cause=cause)] for cause in ("LOAD", "IDLE")] == [1, 0]
+        assert [seen[key("hostd_evictions_total", reason=reason)] for reason in ("LOAD", "IDLE")] == [1, 0]
         assert seen[key("hostd_freed_bytes_total")] == info.freed_bytes > MODEL_MIB * MIB
         assert [seen[key(f"hostd_admission_{what}_total")] for what in ("waits", "refusals")] == [1, 1]
