@@ -167,7 +167,6 @@ def command(*words, within_s=2 * PATIENCE_S, **environment):
 
 def line_of(process):
     """Return the next line that a program prints, or fail."""
-    assert process.stdout is not None
     fd, line = process.stdout.fileno(), b""
     # Byte by byte from the pipe: a buffer may hold the next line already, and then select would wait for one more.
     while not line.endswith(b"\n"):
@@ -189,7 +188,6 @@ class Told:
 
     def tell(self, words):
         """Tell it a line, and wait until it is done."""
-        assert self._process.stdin is not None
         print(words, file=self._process.stdin, flush=True)
         assert line_of(self._process) == "done"
 

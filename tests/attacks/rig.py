@@ -222,7 +222,6 @@ def _program(module, *arguments):
 
 def _line_of(program, within_s):
     """Return the next line that a program prints; raises `RuntimeError` if there is none."""
-    assert program.stdout is not None
     if not select.select([program.stdout], [], [], within_s)[0]:
         raise RuntimeError(f"{program.args!r} printed nothing within {within_s:g} s")
     line = program.stdout.readline()

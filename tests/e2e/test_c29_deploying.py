@@ -161,7 +161,7 @@ def test_c29_of_many_deploys_of_one_id_on_two_hosts_at_most_one_wins(deployer, s
     for turn in range(10):
         clients = (deployer, second) if turn % 2 else (deployer,) * 6
         outcomes = all_at_once(
-            [lambda n=n, c=c: c.deploy_model("m", files_of(f"{turn} {n}")) for n, c in enumerate(clients)]  # type: ignore[misc]  # noqa: B023
+            [lambda n=n, c=c: c.deploy_model("m", files_of(f"{turn} {n}")) for n, c in enumerate(clients)]  # noqa: B023
         )
         assert all(isinstance(outcome, LOST) for outcome in outcomes if outcome), outcomes
         await_tidy(models)

@@ -139,7 +139,7 @@ def test_c31_of_many_undeploys_on_two_hosts_one_removes_and_no_other_breaks(depl
         for turn in range(8):
             deployer.deploy_model("m", files_of(f"{turn}"))
             clients = (deployer, theirs) if turn % 2 else (deployer,) * 6
-            outcomes = all_at_once([lambda c=c: c.undeploy_model("m") for c in clients])  # type: ignore[misc]
+            outcomes = all_at_once([lambda c=c: c.undeploy_model("m") for c in clients])
             lost = (
                 (hostd.NotFoundError, hostd.AbortedError)
                 if turn % 2

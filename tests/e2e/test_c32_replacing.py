@@ -198,7 +198,7 @@ def test_c32_two_hosts_that_replace_one_model_leave_one_of_both_and_what_is_unde
         for turn in range(5):
             files = [files_of(f"{turn} {number}") for number in range(2)]
             outcomes = all_at_once(
-                [lambda n=n, c=c: c.deploy_model("m", files[n], replace=True) for n, c in enumerate(clients)]  # type: ignore[misc]  # noqa: B023
+                [lambda n=n, c=c: c.deploy_model("m", files[n], replace=True) for n, c in enumerate(clients)]  # noqa: B023
             )
             assert all(error is None or isinstance(error, hostd.AbortedError) for error in outcomes), outcomes
             await_tidy(models)

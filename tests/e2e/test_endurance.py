@@ -16,6 +16,7 @@ RUNS = {
 }
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", RUNS)
 def test_a_host_endures(name):
     command = [sys.executable, str(REPOSITORY / "tests" / "endurance"), name, *RUNS[name]]

@@ -65,6 +65,7 @@ PLUGIN = """
 """
 
 
+@pytest.mark.timeout(400)  # pip installs twice
 def test_two_models_use_two_versions_of_a_library_at_once_and_a_loader_may_be_of_an_environment(
     shared, model_dir, tmp_path
 ):

@@ -54,7 +54,6 @@ def pause(client, path, mib=120):
     eventually(lambda: client.memory_info().paused == ("m",), "it is paused", within_s=WITHIN_S)
     (worker,) = client.get_model("m").workers
     assert worker.state == "PAUSED"
-    assert worker.pid is not None
     tree = [worker.pid, *descendants(worker.pid)]
     eventually(lambda: {state_of(pid) for pid in tree} == {"T"}, "its whole tree is stopped", within_s=WITHIN_S)
     return tree

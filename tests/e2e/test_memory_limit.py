@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from helpers import eventually
 from memory_rig import MIB, Holders
+from models_rig import Work
 
 import hostd
 
@@ -23,12 +24,9 @@ def test_a_model_over_its_limit_is_killed_and_its_caller_is_told_the_figures(cli
     model = client.load_model("greedy", holder(10, settings=LIMIT))
     other = client.load_model("other", holder(10))
     other_pid = other.pid()
-    marker, release = tmp_path / "marker", tmp_path / "release"
-    waiting = model.submit.work(str(marker), str(release))  # behind it, the one that grows
+    work = Work(model, tmp_path)
     growing = model.submit.grow_for_good(200)  # or its answer might be there before anybody has looked
-    eventually(marker.exists, "the first call runs")
-    release.touch()
-    assert waiting.result() == "finished"
+    work.finish()
     with pytest.raises(hostd.ResourceExhaustedError, match="memory_limit of 100 MiB") as caught:
         growing.result()
     details = caught.value.details
@@ -42,13 +40,6 @@ def test_a_model_over_its_limit_is_killed_and_its_caller_is_told_the_figures(cli
         model.pid()
     assert later.value.details["reason"] == "MEMORY_LIMIT"
     assert other.pid() == other_pid
-
-
-def test_a_load_over_its_limit_fails_with_the_figures_and_is_not_tried_again(client, holder):
-    with pytest.raises(hostd.ResourceExhaustedError, match="memory_limit"):
-        client.load_model("greedy", holder(300, settings=LIMIT), retries=3)
-    story = client.explain_model("greedy")["story"]
-    assert sum(event["cause"] == "SPAWN" for event in story) == 1
 
 
 def test_a_model_within_its_limit_serves_on_and_a_kill_from_outside_is_told_apart(client, holder):

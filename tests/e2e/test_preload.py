@@ -153,7 +153,6 @@ def served(directory, *arguments, **environment):
     )
     with process:
         try:
-            assert process.stdout is not None
             with hostd.connect(json.loads(process.stdout.readline())["ready"]["endpoint"]) as client:
                 yield client
         finally:

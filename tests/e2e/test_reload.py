@@ -37,7 +37,6 @@ class Served:
                 start_new_session=True,
                 **more,
             )
-        assert self.reaper.stdout is not None
         line = self.reaper.stdout.readline()
         assert line, self.log.read_text()
         self.ready = json.loads(line)["ready"]

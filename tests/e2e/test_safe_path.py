@@ -61,7 +61,6 @@ def test_the_command_as_a_module_does_not_import_from_there_either(tmp_path):
         stdout=subprocess.PIPE,
     )
     with host:
-        assert host.stdout is not None
         line = host.stdout.readline()
         host.terminate()
         assert not caught.exists(), caught.read_text()

@@ -75,7 +75,6 @@ def _kill(model, victims, chance):
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as program:
-        assert program.stdout is not None
         pids = dict(zip(("program", "supervisor", "reaper"), map(int, program.stdout.readline().split()), strict=True))
         time.sleep(chance.uniform(0, 2.5))
         began_s = time.monotonic()
