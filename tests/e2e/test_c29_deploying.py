@@ -124,19 +124,6 @@ def test_c29_nothing_that_is_there_is_deployed_over(deployer, models, tmp_path):
         (models / "m").rename(tmp_path / name)
 
 
-def test_c29_an_id_that_is_deployed_or_loaded_from_elsewhere_is_taken(deployer, models, tmp_path):
-    deployer.deploy_model("m", files_of("old"))
-    deployer.load_model("elsewhere", put(tmp_path, "x", "elsewhere"))
-    for taken in ("m", "elsewhere"):
-        with pytest.raises(hostd.AlreadyExistsError):
-            deployer.deploy_model(taken, files_of("new"))
-    deployer.unload_model("m")
-    with pytest.raises(hostd.AlreadyExistsError):
-        deployer.deploy_model("m", files_of("new"))
-    assert content(models / "m") == files_of("old")
-    assert entries(models) == ["m"]
-
-
 def test_c29_what_comes_while_the_files_travel_is_not_replaced(deployer, models):
     """The check at the beginning is not enough: the rename itself must not replace."""
 
