@@ -14,14 +14,12 @@ import textwrap
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 import zmq
 from helpers import (
     FAULTY,
     TAG,
-    Service,
     descendants,
     describe,
     descriptors,
@@ -36,9 +34,6 @@ from zmq.utils.garbage import gc as zmq_gc
 import hostd
 from hostd.client import context
 from hostd.hosts.launch import AT_ONCE
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 with contextlib.suppress(ImportError):
     # Its import starts threads, which must not look like those of the first test that uses an array.
@@ -57,7 +52,7 @@ DRAIN_TIMEOUT_S = 0.4
 QUICK = {"workers": {"drain_timeout_s": DRAIN_TIMEOUT_S}}
 """Settings of hosts under test: nobody should have to wait for a drain that is bound to fail."""
 
-SETTLE_S = 20.0
+SETTLE_S = 60.0
 """How long the end of what a test closed may take: a library's thread, a reaper that still tidies up."""
 
 MAY_STAY = ("/run/hostd", ".log", ".log.1")
@@ -76,7 +71,7 @@ ECHO = """
 """
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure(config):
     # A shell's `&` and nohup ignore signals for all that they start, and a host obeys that.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -86,7 +81,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "heavy_loader: needs a library of the extra `heavy`, and is skipped without it")
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish():
     """Leave what the collection made out of all further collections of garbage: with it each takes 0.15 s, and every test
     of real processes makes one.
     """
@@ -94,13 +89,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+def pytest_xdist_auto_num_workers(config):
     """Return what `-n auto` means: a process more than cores, because a third of the time a test waits for others."""
     return len(os.sched_getaffinity(0)) + 1
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _isolated() -> Iterator[None]:
+def _isolated():
     """Keep the tests away from the hosts and settings of whoever runs them."""
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(("HOSTD_", "XDG_"))]:
@@ -124,7 +119,7 @@ _state_homes = itertools.count()
 
 
 @pytest.fixture(autouse=True)
-def _remembers_nothing_of_other_tests(request: pytest.FixtureRequest) -> Iterator[None]:
+def _remembers_nothing_of_other_tests(request):
     """Give the hosts of each test a place of their own for what all hosts of a user remember."""
     before = os.environ["XDG_STATE_HOME"]
     if {"e2e", "shell", "cli"} & set(request.path.parts):
@@ -134,7 +129,7 @@ def _remembers_nothing_of_other_tests(request: pytest.FixtureRequest) -> Iterato
     os.environ["XDG_STATE_HOME"] = before
 
 
-def _send_without_copying() -> None:
+def _send_without_copying():
     """Bring pyzmq's thread for messages that are not copied into being: it comes with the first of them, and stays."""
     with zmq.Context() as context, context.socket(zmq.PUSH) as sender, context.socket(zmq.PULL) as receiver:
         sender.bind("inproc://once")
@@ -151,7 +146,7 @@ MEASURED_SHARE = 4
 
 
 @pytest.fixture(autouse=True)
-def _measured_sparingly(request: pytest.FixtureRequest) -> Iterator[None]:
+def _measured_sparingly(request):
     """Have most tests start processes without coverage, which takes a third of their time; the same ones each time.
 
     Which lines they reach is told by a share of the tests as well as by all: there are hundreds for each.
@@ -163,7 +158,7 @@ def _measured_sparingly(request: pytest.FixtureRequest) -> Iterator[None]:
         os.environ[COVERAGE] = settings
 
 
-def _files_below(directory: str) -> set[str]:
+def _files_below(directory):
     # Not Path.rglob, which raises if a reaper tidies up meanwhile.
     return {os.path.join(base, name) for base, *names in os.walk(directory) for name in (*names[0], *names[1])}
 
@@ -177,7 +172,7 @@ class Traces:
     threads: set[int] = field(default_factory=threads)
     files: set[str] = field(default_factory=lambda: _files_below(os.environ["XDG_RUNTIME_DIR"]))
 
-    def since(self, before: Traces) -> dict[str, Any]:
+    def since(self, before):
         """Return what is here and was not before."""
         opened = {fd: to for fd, to in self.descriptors.items() if before.descriptors.get(fd) != to}
         found = {
@@ -190,7 +185,7 @@ class Traces:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+def _nothing_is_left(request):
     """After a test of real processes: no process, descriptor, thread, socket or directory that was not there before."""
     if not {"e2e", "shell"} & set(request.path.parts):
         yield
@@ -198,9 +193,9 @@ def _nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     before = Traces()
     yield
     request.node.funcargs.clear()  # a client gives its last descriptor back when nobody refers to it any more
-    left: dict[str, Any] = {}
+    left = {}
 
-    def is_clean() -> bool:
+    def is_clean():
         gc.collect()  # the traceback of an error that a test expected may hold what the test has let go
         left.clear()
         left.update(Traces().since(before))
@@ -213,27 +208,27 @@ def _nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def host() -> Iterator[hostd.Host]:
+def host():
     """A host for one test, which may harm it."""
     with hostd.Host(**QUICK) as running:
         yield running
 
 
 @pytest.fixture
-def client(host: hostd.Host) -> hostd.Client:
+def client(host):
     """A client of the test's own host; it is closed with it."""
     return host.client()
 
 
 @pytest.fixture(scope="module")
-def shared_host() -> Iterator[hostd.Host]:
+def shared_host():
     """A host for all tests of a file, which do it no harm; it knows nothing of what other files have loaded."""
     with hostd.Host(**QUICK, memory={"remember": "host"}) as running:
         yield running
 
 
 @pytest.fixture
-def shared(shared_host: hostd.Host) -> Iterator[hostd.Client]:
+def shared(shared_host):
     """A client of the file's host; what the test loaded is unloaded afterwards."""
     with hostd.connect(shared_host.endpoint) as client:
         yield client
@@ -241,11 +236,11 @@ def shared(shared_host: hostd.Host) -> Iterator[hostd.Client]:
 
 
 @pytest.fixture
-def model_dir(tmp_path: Path) -> Callable[..., str]:
+def model_dir(tmp_path):
     """Write a python model and return its path; `settings` is the text of a `model.yaml`, `files` are others."""
     count = 0
 
-    def write(source: str = ECHO, *, settings: str | None = None, files: dict[str, str] | None = None) -> str:
+    def write(source=ECHO, *, settings=None, files=None):
         nonlocal count
         count += 1
         directory = tmp_path / f"model-{count}"
@@ -259,13 +254,13 @@ def model_dir(tmp_path: Path) -> Callable[..., str]:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+def serve(tmp_path):
     """Start hosts as `hostd serve` does, in one runtime directory unless told otherwise; they are killed afterwards."""
-    started: list[Service] = []
+    started = []
     base = Path(os.environ["XDG_RUNTIME_DIR"], "hostd")
     base.mkdir(mode=0o700, exist_ok=True)
 
-    def start(**settings: Any) -> Service:
+    def start(**settings):
         runtime_dir = Path(settings.get("runtime_dir", base / "served"))
         state_dir = tmp_path / ("state" if runtime_dir == base / "served" else f"state-{runtime_dir.name}")
         places = {"runtime_dir": runtime_dir, "state_dir": state_dir, "log_level": "info"}

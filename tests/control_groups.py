@@ -1,26 +1,19 @@
 """Control groups of the kernel's (cgroups(7), v2) for tests, where a test may make some."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import eventually
 
 from hostd.shell.linux.groups import groups_of
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 _count = itertools.count()
 
 
 @contextlib.contextmanager
-def own_group() -> Iterator[Path]:
+def own_group():
     """Make a group that ends with all that is in it; skip the test where there can be none."""
     around = next((group for group in groups_of("memory") if group.version == 2), None)
     if around is None:
@@ -42,5 +35,5 @@ def own_group() -> Iterator[Path]:
             os.rmdir(path)
 
 
-def members_of(directory: Path) -> list[int]:
+def members_of(directory):
     return [int(pid) for pid in (directory / "cgroup.procs").read_text().split()]

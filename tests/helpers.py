@@ -17,19 +17,16 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
 from hostd.config.loading import load_config
 from hostd.hosts.launch import reaper_command, supervisor_environment
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
 T = TypeVar("T")
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 """How long to wait for what must happen. Only a failing test ever waits that long."""
 
 SOON_S = 10.0
@@ -44,7 +41,7 @@ TAG = "TEST_OF_HOSTD"
 """An environment variable that everything inherits that the tests start, so that no escape stays unseen."""
 
 
-def eventually(check: Callable[[], T], what: str, *, within_s: float = PATIENCE_S) -> T:
+def eventually(check, what, *, within_s=PATIENCE_S):
     """Return the first true value of `check`, or fail saying `what` did not happen and what was seen instead."""
     deadline_s = time.monotonic() + within_s
     is_last = False
@@ -56,7 +53,7 @@ def eventually(check: Callable[[], T], what: str, *, within_s: float = PATIENCE_
     return seen
 
 
-def never(check: Callable[[], Any], what: str, *, for_s: float) -> None:
+def never(check, what, *, for_s):
     """Fail if `check` becomes true in the next `for_s` seconds."""
     deadline_s = time.monotonic() + for_s
     while time.monotonic() < deadline_s:
@@ -68,26 +65,26 @@ def never(check: Callable[[], Any], what: str, *, for_s: float) -> None:
 # Processes
 
 
-def is_there(pid: int) -> bool:
+def is_there(pid):
     """Say whether a process, or a zombie of it, has this number."""
     return Path(f"/proc/{pid}").exists()
 
 
-def state_of(pid: int) -> str:
+def state_of(pid):
     """Return the state letter of a process (proc(5)), "" if it is gone."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     return ""
 
 
-def descendants(pid: int | None = None) -> list[int]:
+def descendants(pid=None):
     """Return all descendants of a process (default: of this one), zombies too, from the process table."""
-    children: dict[int, list[int]] = {}
+    children = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             parent = int(Path(f"/proc/{name}/stat").read_text(errors="replace").rpartition(")")[2].split()[1])
             children.setdefault(parent, []).append(int(name))
-    found: list[int] = []
+    found = []
     pending = [os.getpid() if pid is None else pid]
     while pending:
         of_one = children.get(pending.pop(), [])
@@ -96,7 +93,7 @@ def descendants(pid: int | None = None) -> list[int]:
     return sorted(found)
 
 
-def describe(pids: set[int] | list[int]) -> list[str]:
+def describe(pids):
     """Return what is known of these processes, for a message."""
     lines = []
     for pid in sorted(pids):
@@ -106,7 +103,7 @@ def describe(pids: set[int] | list[int]) -> list[str]:
     return lines
 
 
-def tagged(value: str, name: str = TAG) -> set[int]:
+def tagged(value, name=TAG):
     """Return the living processes, but this one, that were started with `name=value` in their environment."""
     wanted = f"{name}={value}".encode()
     found = set()
@@ -117,27 +114,27 @@ def tagged(value: str, name: str = TAG) -> set[int]:
     return found - {os.getpid()}
 
 
-def named(value: object) -> str:
+def named(value):
     """Return a name for a value that a test is given; without addresses, so that it is the same in every process."""
     return re.sub(r" at 0x[0-9a-f]+", "", ascii(value))
 
 
-def new_tag() -> str:
+def new_tag():
     """Return a value that no other process has in its environment."""
     return uuid.uuid4().hex
 
 
-def tree_of(pid: int) -> list[psutil.Process]:
+def tree_of(pid):
     """Return a process and all of its descendants."""
     return [psutil.Process(member) for member in (pid, *descendants(pid))]
 
 
-def rss_of_tree(pid: int) -> int:
+def rss_of_tree(pid):
     """Return the resident bytes of a whole tree."""
     return sum(process.memory_info().rss for process in tree_of(pid))
 
 
-def uss_of_tree(pid: int) -> int:
+def uss_of_tree(pid):
     """Return the private bytes of a whole tree: what its end gives back."""
     return sum(process.memory_full_info().uss for process in tree_of(pid))
 
@@ -145,7 +142,7 @@ def uss_of_tree(pid: int) -> int:
 # Programs
 
 
-def program(source: str, *arguments: object, python: str = sys.executable, **environment: str) -> subprocess.Popen[str]:
+def program(source, *arguments, python=sys.executable, **environment):
     """Start a Python program that can import what is tested; its output is for `line_of`."""
     return subprocess.Popen(
         [python, "-c", textwrap.dedent(source), *map(str, arguments)],
@@ -155,9 +152,21 @@ def program(source: str, *arguments: object, python: str = sys.executable, **env
     )
 
 
-def line_of(process: subprocess.Popen[str]) -> str:
+def command(*words, within_s=2 * PATIENCE_S, **environment):
+    """Run the command line, and return its output and how it ended."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HOSTD_")}
+    return subprocess.run(
+        [sys.executable, "-m", "hostd", *map(str, words)],
+        env={**clean, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "500", **environment},
+        capture_output=True,
+        text=True,
+        timeout=within_s,
+        check=False,
+    )
+
+
+def line_of(process):
     """Return the next line that a program prints, or fail."""
-    assert process.stdout is not None
     fd, line = process.stdout.fileno(), b""
     # Byte by byte from the pipe: a buffer may hold the next line already, and then select would wait for one more.
     while not line.endswith(b"\n"):
@@ -171,19 +180,18 @@ def line_of(process: subprocess.Popen[str]) -> str:
 class Told:
     """A program that does what it is told line by line, and says when it has; its children end with it."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source):
         command = [sys.executable, "-c", textwrap.dedent(source)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert line_of(self._process) == "up"
         self.pid = self._process.pid
 
-    def tell(self, words: str) -> None:
+    def tell(self, words):
         """Tell it a line, and wait until it is done."""
-        assert self._process.stdin is not None
         print(words, file=self._process.stdin, flush=True)
         assert line_of(self._process) == "done"
 
-    def end(self) -> None:
+    def end(self):
         """Kill it, and what it has started."""
         children = psutil.Process(self.pid).children(recursive=True)
         stop(self._process)
@@ -192,7 +200,7 @@ class Told:
                 child.kill()
 
 
-def stop(process: subprocess.Popen[str]) -> None:
+def stop(process):
     """Kill and reap a program, whatever it does."""
     with process:
         process.kill()
@@ -201,7 +209,7 @@ def stop(process: subprocess.Popen[str]) -> None:
 # This process
 
 
-def descriptors() -> dict[int, str]:
+def descriptors():
     """Return the open descriptors of this process and what they refer to."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
@@ -210,19 +218,19 @@ def descriptors() -> dict[int, str]:
     return {fd: target for fd, target in found.items() if not target.startswith(f"/proc/{os.getpid()}/")}
 
 
-def threads() -> set[int]:
+def threads():
     """Return the native ids of this process' threads, those of libraries too."""
     return {int(name) for name in os.listdir("/proc/self/task")}
 
 
-def lines_of(file: Path) -> list[str]:
+def lines_of(file):
     """Return the complete lines of a file; none if it is not there."""
     text = file.read_text() if file.exists() else ""
     return text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]
 
 
 @contextlib.contextmanager
-def at_most(seconds: float, what: str) -> Iterator[None]:
+def at_most(seconds, what):
     """Fail if the block takes longer."""
     began_s = time.monotonic()
     yield
@@ -241,26 +249,26 @@ class Service:
     said: dict[str, Any]
 
     @property
-    def pid(self) -> int:
+    def pid(self):
         """The process id of the supervisor."""
         return int(self.said["ready"]["pid"])
 
     @property
-    def endpoint(self) -> str:
+    def endpoint(self):
         """Where clients reach it."""
         return str(self.said["ready"]["endpoint"])
 
     @property
-    def runtime_dir(self) -> Path:
+    def runtime_dir(self):
         """Where its sockets and its lock are."""
         return Path(self.said["ready"]["runtime_dir"])
 
-    def ended(self) -> int:
+    def ended(self):
         """Wait for its end and return its exit code."""
         return self.reaper.wait(PATIENCE_S)
 
 
-def start_service(**settings: Any) -> Service:
+def start_service(**settings):
     """Start a host as `hostd serve` does, and wait until it says what became of it."""
     read, write = os.pipe2(os.O_CLOEXEC)
     reaper = subprocess.Popen(

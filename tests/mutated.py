@@ -1,10 +1,7 @@
 """Valid messages of every kind, and the same with a few things changed."""
 
-from __future__ import annotations
-
 import datetime as dt
 from datetime import timezone
-from typing import TYPE_CHECKING
 
 import msgpack
 import numpy as np
@@ -14,12 +11,9 @@ from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import encode, encode_call
 from hostd_workers.wire.errors import NotFoundError
 
-if TYPE_CHECKING:
-    import random
-
 UTC = timezone.utc
 
-SAMPLES: list[object] = [
+SAMPLES = [
     None,
     {"a": [1, 2.5, "text", b"bytes", None, True], "t": (1, (2, ())), "d": dt.datetime(2024, 1, 1, tzinfo=UTC)},
     [np.arange(6, dtype="<i2").reshape(2, 3), np.arange(2000.0), np.float32(1.5), np.datetime64("2024-01-01", "us")],
@@ -33,7 +27,7 @@ SAMPLES: list[object] = [
 ]
 
 
-def samples() -> list[list[bytes]]:
+def samples():
     """Return valid messages of every kind, as bytes that can be changed."""
     messages = [
         msg.pack_map(msg.HELLO, 1, {"versions": [1], "pid": 7}),
@@ -49,7 +43,7 @@ def samples() -> list[list[bytes]]:
     return [[bytes(frame) for frame in frames] for frames in messages]
 
 
-def mutated(frames: list[bytes], chance: random.Random) -> list[bytes]:
+def mutated(frames, chance):
     """Return a message with a few things changed: bytes, lengths, frames."""
     changed = [bytearray(frame) for frame in frames]
     for _ in range(chance.randint(1, 4)):

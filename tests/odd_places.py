@@ -1,7 +1,5 @@
 """Programs in odd surroundings, which a launcher enters before it becomes the program; `surroundings` says what is odd."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json
@@ -14,7 +12,6 @@ import sys
 import tempfile
 import textwrap
 from pathlib import Path
-from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PATIENCE_S = 90.0
@@ -115,7 +112,7 @@ _PLACES = itertools.count()
 class Place:
     """Where a case is tried: a directory that others may enter, with a model and private directories of this user."""
 
-    def __init__(self, told: dict[str, Any]) -> None:
+    def __init__(self, told):
         self._told = told
         self._user = 100_000 + (os.getpid() * 64 + next(_PLACES)) % 1_000_000
         self.base = Path(tempfile.mkdtemp(prefix="hostd-s-"))
@@ -129,18 +126,18 @@ class Place:
         (self.base / "model" / "model.py").write_text(textwrap.dedent(LOOK))
         self._count = itertools.count()
 
-    def __enter__(self) -> Place:
+    def __enter__(self):
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         shutil.rmtree(self.base, ignore_errors=True)
 
-    def own(self, path: Path) -> None:
+    def own(self, path):
         """Make the user of this place the owner of a directory and what is in it."""
         for each in (path, *path.rglob("*")):
             os.chown(each, self._user, self._user)
 
-    def environment(self) -> dict[str, str]:
+    def environment(self):
         """Return the environment of a program here."""
         keep = {name: value for name, value in os.environ.items() if not name.startswith(("HOSTD_", "PROMETHEUS"))}
         changes = {
@@ -153,7 +150,7 @@ class Place:
         together.pop("COVERAGE_PROCESS_CONFIG", None)
         return {name: value for name, value in together.items() if name not in self._told.get("unset", ())}
 
-    def start(self, *command: str, keep: tuple[int, ...] = ()) -> Program:
+    def start(self, *command, keep=()):
         """Start a program here; it gets the descriptors in `keep`."""
         where = self.base / f"place-{next(self._count)}"
         where.mkdir(mode=0o755)
@@ -172,7 +169,7 @@ class Place:
             )
         )
 
-    def tell(self, where: str) -> tuple[dict[str, Any], str]:
+    def tell(self, where):
         """Run the program that uses a host, its own (embed), the user's (connect), or the one at an endpoint.
 
         Return what it says of it, and what it printed.
@@ -192,23 +189,23 @@ class Place:
 class Program:
     """A program and what it prints; it is killed with its session if it has not ended when the block does."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process):
         self.process = process
         assert process.stdout is not None
         self._output = process.stdout
         self._printed = b""
         os.set_blocking(self._output.fileno(), False)
 
-    def words(self) -> str:
+    def words(self):
         """Return what it has printed so far."""
         if not self._output.closed:
             self._printed += self._output.read() or b""
         return self._printed.decode("utf-8", "replace")
 
-    def __enter__(self) -> Program:
+    def __enter__(self):
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         if self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Processes in odd surroundings: whatever whoever starts us has blocked, ignored, closed, forbidden or taken away.
+"""Processes in odd surroundings: whatever our parent has blocked, ignored, closed, forbidden or taken away.
 
 `SURROUNDINGS` lists them by kind; a `Case` is one of each kind. `python tests/surroundings.py` tries their whole product
 with every program and takes hours; `python tests/surroundings.py 3` every third case. What a program has to do is
@@ -14,18 +14,14 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from odd_places import AS_STRANGER, PATIENCE_S, Place, UnexpectedError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ALL = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 WITHOUT_POWERS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
 """Still root, and every file's mode counts."""
 
-SURROUNDINGS: dict[str, dict[str, dict[str, Any]]] = {
+SURROUNDINGS = {
     "signals": {
         "usual": {},
         "blocked": {"blocked": ALL},
@@ -109,30 +105,30 @@ class Case:
     limits: str = "usual"
     environment: str = "usual"
 
-    def __str__(self) -> str:
+    def __str__(self):
         unusual = [f"{kind} {name}" for kind, name in vars(self).items() if name != getattr(Case, kind)]
         return ", ".join(unusual) or "usual"
 
-    def told(self) -> dict[str, Any]:
+    def told(self):
         """Return what the launcher is told."""
-        together: dict[str, Any] = {}
+        together = {}
         for kind, name in vars(self).items():
             more = SURROUNDINGS[kind][name]
             together = {**together, **more, "set": {**together.get("set", {}), **more.get("set", {})}}
         return together
 
-    def refusals(self) -> list[str]:
+    def refusals(self):
         """Return a word for each reason for which a host may refuse to start here."""
         found = [SURROUNDINGS[kind][name].get("refused", "") for kind, name in vars(self).items()]
         return [word for words in found for word in words.split("|") if word]
 
 
-def has_traceback(words: str) -> bool:
+def has_traceback(words):
     """Say whether an error was shown with one, but for the end of a command that PYTHONINSPECT has Python look into."""
     return "Traceback" in words and "\nSystemExit: " not in words
 
 
-def check(case: Case, said: dict[str, Any], words: str) -> bool:
+def check(case, said, words):
     """Say whether a program has worked in these surroundings; if not, it has refused in a sentence, and may do so.
 
     Raises `UnexpectedError` if it did neither.
@@ -160,13 +156,13 @@ def check(case: Case, said: dict[str, Any], words: str) -> bool:
     return True
 
 
-def embeds(case: Case) -> bool:
+def embeds(case):
     """Embed a host in these surroundings; say, as the others below, whether it worked or was refused in a sentence."""
     with Place(case.told()) as place:
         return check(case, *place.tell("embed"))
 
 
-def shares(case: Case) -> bool:
+def shares(case):
     """Start a host for several processes in these surroundings, and leave it."""
     with Place(case.told()) as place:
         worked = check(case, *place.tell("share"))
@@ -175,7 +171,7 @@ def shares(case: Case) -> bool:
         return worked
 
 
-def serves(case: Case) -> bool:
+def serves(case):
     """Serve in these surroundings, have a client in the same find and use the host, and end it as a system would."""
     with Place(case.told()) as place, place.start(sys.executable, "-m", "hostd", "serve") as host:
         deadline_s = time.monotonic() + PATIENCE_S
@@ -195,14 +191,14 @@ def serves(case: Case) -> bool:
         return check(case, {"refused": host.words()}, host.words()) if is_heard else False
 
 
-def asks(case: Case, endpoint: str) -> bool:
+def asks(case, endpoint):
     """Use a host that runs in usual surroundings."""
     with Place(case.told()) as place:
         said, words = place.tell(endpoint)
         return check(case, said, words) if "refused" in said else True
 
 
-def commands(case: Case) -> bool:
+def commands(case):
     """Run commands that need no host."""
     codes = []
     for command in (["doctor"], ["config", "show"]):
@@ -213,7 +209,7 @@ def commands(case: Case) -> bool:
     return not any(codes)
 
 
-def product() -> Iterator[Case]:
+def product():
     """Yield every case that can be."""
     for names in itertools.product(*SURROUNDINGS.values()):
         case = Case(*names)

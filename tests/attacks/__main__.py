@@ -3,8 +3,6 @@
 Prints a line when it is under way, ends when its standard input does, and prints its report in JSON.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -17,13 +15,14 @@ NICENESS = 10
 """What an attacker computes itself would cost others a core, host or no host: that is the scheduler's to settle."""
 
 
-def main() -> None:
+def main():
     """Run the attack."""
     name, target, size = sys.argv[1:]
     attack, cue = ATTACKS[name], Cue()
     os.nice(NICENESS)
     try:
-        report = attack.run(Target(**json.loads(target)), cue, **(attack.small if size == "small" else attack.full))
+        sizes = attack.full if size == "full" and attack.full else attack.small
+        report = attack.run(Target(**json.loads(target)), cue, **sizes)
     except OSError as error:  # the host has ended the connection, or has ended
         report = Report(told=f"{type(error).__name__}: {error}")
     cue.under_way()

@@ -37,11 +37,11 @@ class Target:
     scratch: str
 
     @property
-    def path(self) -> str:
+    def path(self):
         """Return the path of the clients' socket."""
         return self.endpoint.removeprefix("ipc://")
 
-    def to_json(self) -> str:
+    def to_json(self):
         """Return it as an argument of a program."""
         return json.dumps(asdict(self))
 
@@ -59,23 +59,23 @@ class Report:
 
 
 class Cue:
-    """Tells an attack that it is over, and whoever started it that it is under way."""
+    """Tells an attack that it is over, and its starter that it is under way."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self._is_over = threading.Event()
         self._is_under_way = False
-        # Standard input ends when whoever started us says so, or has ended.
+        # Standard input ends when our parent says so, or has ended.
         threading.Thread(target=lambda: (sys.stdin.read(), self._is_over.set()), daemon=True).start()
 
-    def is_over(self) -> bool:
+    def is_over(self):
         """Say whether the attack is to end."""
         return self._is_over.is_set()
 
-    def hold(self, for_s: float | None = None) -> bool:
+    def hold(self, for_s=None):
         """Do nothing until the end, or for some seconds; say whether that is the end."""
         return self._is_over.wait(for_s)
 
-    def under_way(self) -> None:
+    def under_way(self):
         """Say, once, that what others do from now on they do under attack."""
         if not self._is_under_way:
             self._is_under_way = True
@@ -86,9 +86,9 @@ class Cue:
 class Attack:
     """A row of the catalogue.
 
-    `run(target, cue, **size)` is the attack; `small` and `full` are its sizes for a test and for a benchmark. `deed` is
-    what another client does before it and while it is under way. `must_be_told` says that the attacker has to hear that
-    it went too far. `settings` are of the host, `open_files` its limit of descriptors.
+    `run(target, cue, **size)` is the attack; `small` and `full` are its sizes for a test and, if it differs, for a
+    benchmark. `deed` is what another client does before it and while it is under way. `must_be_told` says that the
+    attacker has to hear that it went too far. `settings` are of the host, `open_files` its limit of descriptors.
     """
 
     what: str

@@ -1,44 +1,38 @@
 """What another client does before an attack and while it is under way: each must succeed, and in about the same time."""
 
-from __future__ import annotations
-
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import hostd
 from attacks.attack import CONNECT_S, PATIENCE_S
 from attacks.models import SOURCE
 
-if TYPE_CHECKING:
-    from attacks.attack import Target
-
 ECHO = "echo"
 """The directory, below the target's scratch, of a small model."""
 
 
-def connect(target: Target, client: hostd.Client, number: int) -> None:
+def connect(target, client, number):
     """Come as a new client, and ask."""
     del client, number
     with hostd.connect(target.endpoint, timeout_s=PATIENCE_S, connect_timeout_s=CONNECT_S) as newcomer:
         newcomer.host_info()
 
 
-def load(target: Target, client: hostd.Client, number: int) -> None:
-    """Load a small model, whose worker has to connect, and unload it."""
+def load(target, client, number):
+    """Load a small model: its worker has to connect, and unload it."""
     model_id = f"small-{number}"
     model = client.load_model(model_id, Path(target.scratch, ECHO), timeout_s=PATIENCE_S)
     model.options(timeout_s=PATIENCE_S).echo(1)
     client.unload_model(model_id, timeout_s=PATIENCE_S)
 
 
-def load_and_connect(target: Target, client: hostd.Client, number: int) -> None:
+def load_and_connect(target, client, number):
     """Both of these."""
     load(target, client, number)
     connect(target, client, number)
 
 
-def retrieve(target: Target, client: hostd.Client, number: int) -> None:
+def retrieve(target, client, number):
     """Begin a load, and wait for it by retrieving the model."""
     model_id = f"small-{number}"
     client.load_model(model_id, Path(target.scratch, ECHO), wait=False, timeout_s=PATIENCE_S)
@@ -46,7 +40,7 @@ def retrieve(target: Target, client: hostd.Client, number: int) -> None:
     client.unload_model(model_id, timeout_s=PATIENCE_S)
 
 
-def deploy(target: Target, client: hostd.Client, number: int) -> None:
+def deploy(target, client, number):
     """Deploy a small model, and undeploy it."""
     del target
     model_id = f"deployed-{number}"
@@ -54,7 +48,7 @@ def deploy(target: Target, client: hostd.Client, number: int) -> None:
     client.undeploy_model(model_id, timeout_s=PATIENCE_S)
 
 
-def scrape(target: Target, client: hostd.Client, number: int) -> None:
+def scrape(target, client, number):
     """Scrape the metrics."""
     del client, number
     with urllib.request.urlopen(f"http://127.0.0.1:{target.metrics_port}/metrics", timeout=PATIENCE_S) as answer:
@@ -62,7 +56,7 @@ def scrape(target: Target, client: hostd.Client, number: int) -> None:
             raise ConnectionError("a page without metrics")
 
 
-def load_and_scrape(target: Target, client: hostd.Client, number: int) -> None:
+def load_and_scrape(target, client, number):
     """Load a small model, and scrape."""
     load(target, client, number)
     scrape(target, client, number)

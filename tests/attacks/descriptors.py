@@ -1,30 +1,22 @@
 """Connections that are only there: to the clients' socket without a handshake, to the metrics port without a request."""
 
-from __future__ import annotations
-
 import contextlib
 import resource
 import select
 import socket
 import struct
-from typing import TYPE_CHECKING
 
 from attacks.attack import Report
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from attacks.attack import Cue, Target
 
 HALF = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n"
 _CONNECT_S = 2.0
 _LOOK_S = 0.2
 
 
-def hold_connections(target: Target, cue: Cue, *, count: int) -> Report:
+def hold_connections(target, cue, *, count):
     """Make connections that say nothing, and make new ones for those that the host closes."""
 
-    def connect() -> socket.socket:
+    def connect():
         connection = socket.socket(socket.AF_UNIX)
         # Not `settimeout`, with which a full queue of those that wait to be accepted is an error at once.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(_CONNECT_S), 0))
@@ -34,11 +26,11 @@ def hold_connections(target: Target, cue: Cue, *, count: int) -> Report:
     return _hold(connect, cue, count)
 
 
-def hold_scrapes(target: Target, cue: Cue, *, count: int) -> Report:
+def hold_scrapes(target, cue, *, count):
     """Make connections to the metrics port of which every other one begins a request."""
     begun = 0
 
-    def connect() -> socket.socket:
+    def connect():
         nonlocal begun
         connection = socket.create_connection(("127.0.0.1", target.metrics_port), _CONNECT_S)
         begun += 1
@@ -49,10 +41,10 @@ def hold_scrapes(target: Target, cue: Cue, *, count: int) -> Report:
     return _hold(connect, cue, count)
 
 
-def _hold(connect: Callable[[], socket.socket], cue: Cue, count: int) -> Report:
+def _hold(connect, cue, count):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    held: dict[int, socket.socket] = {}
+    held = {}
     poll = select.poll()
     made = refused = closed = most = 0
     try:
@@ -82,7 +74,7 @@ def _hold(connect: Callable[[], socket.socket], cue: Cue, count: int) -> Report:
     return Report({"made": made, "held at most": most, "closed by the host": closed, "refused": refused}, told)
 
 
-def _has_ended(connection: socket.socket) -> bool:
+def _has_ended(connection):
     connection.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         try:

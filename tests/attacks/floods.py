@@ -1,21 +1,12 @@
 """Requests that are allowed, in numbers that are not: batches without pause, cancels over many subscriptions."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from itertools import count, islice
-from typing import TYPE_CHECKING
 
 from attacks.attack import PREY, VICTIM, Report
 from attacks.raw import RawPeer, batch, call, verb
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
-
-    from attacks.attack import Cue, Target
 
 AHEAD = 4
 """Batches that are sent together: more than the host reads in a turn."""
@@ -24,27 +15,17 @@ UNKNOWN = 1_000_000
 """Ids from here on were never used."""
 
 
-def batches_of_calls(target: Target, cue: Cue) -> Report:
+def batches_of_calls(target, cue):
     """Call a model of our own in batches, one after the other."""
     return _flood(target, cue, (call(PREY, "echo", n, b"\x92\x91\x07\x80")[0] for n in count(10)))
 
 
-def batches_of_calls_for_nothing(target: Target, cue: Cue) -> Report:
-    """Call a model that is not there."""
-    return _flood(target, cue, (call("nobody", "echo", n)[0] for n in count(10)))
-
-
-def batches_of_verbs(target: Target, cue: Cue) -> Report:
-    """Ask for the list of models in batches."""
-    return _flood(target, cue, (verb("list_models", n)[0] for n in count(10)))
-
-
-def batches_of_costly_verbs(target: Target, cue: Cue) -> Report:
+def batches_of_costly_verbs(target, cue):
     """Ask in batches why the victim's model is as it is."""
     return _flood(target, cue, (verb("explain_model", n, model_id=VICTIM)[0] for n in count(10)))
 
 
-def _flood(target: Target, cue: Cue, messages: Iterator[Any]) -> Report:
+def _flood(target, cue, messages):
     sent = 0
     with RawPeer(target.path).greet() as peer:
         cue.under_way()
@@ -55,7 +36,7 @@ def _flood(target: Target, cue: Cue, messages: Iterator[Any]) -> Report:
         return Report({"sent": sent, "messages back": peer.messages}, peer.told())
 
 
-def cancels(target: Target, cue: Cue, *, peers: int, each: int, number: int) -> Report:
+def cancels(target, cue, *, peers, each, number):
     """Subscribe as often as one may over many connections, and cancel again and again what is not there."""
     subscribe = batch([verb("events", 10 + n)[0] for n in range(each)])
     done = 0

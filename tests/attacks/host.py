@@ -4,8 +4,6 @@
 of JSON when it is ready, and ends when its standard input does.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import sys
@@ -13,7 +11,7 @@ import sys
 import hostd
 
 
-def main() -> None:
+def main():
     """Start the host and wait."""
     settings = json.loads(sys.argv[1])
     open_files = settings.pop("open_files")

@@ -4,32 +4,24 @@ A ROUTER numbers its peers from a random start, which libzmq takes from a `rand(
 the same starts. Where a host does not use libzmq for this, the claims must simply be worth nothing.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 import struct
 import tempfile
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING
 
 import zmq
 
-from attacks.attack import PREY, Report
-from attacks.raw import GREETING, RawPeer, call, message, ready
+from attacks.attack import Report
+from attacks.raw import RawPeer, message
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from attacks.attack import Cue, Target
 
 ROUTERS = 4
 """A host has two; whichever of them is made first."""
 
 
-def first_identities() -> list[int]:
+def first_identities():
     """Return the numbers of the first peers of the first sockets of a process that has not used libzmq yet."""
     found = []
     with tempfile.TemporaryDirectory() as directory, zmq.Context() as context:
@@ -43,7 +35,7 @@ def first_identities() -> list[int]:
     return found
 
 
-def claim_future(target: Target, cue: Cue, *, ahead: int) -> Report:
+def claim_future(target, cue, *, ahead):
     """Claim the identities of the next clients, and of those that are connected."""
     starts = first_identities()
     claimed = [b"\0" + struct.pack(">I", (start + n) % 2**32) for n in range(ahead) for start in starts]
@@ -62,7 +54,7 @@ def claim_future(target: Target, cue: Cue, *, ahead: int) -> Report:
     return Report({"claimed": len(claimed), "closed": closed}, "", wrong)
 
 
-def pretend_to_work(target: Target, cue: Cue, *, peers: int) -> Report:
+def pretend_to_work(target, cue, *, peers):
     """Connect as workers that do not exist, and answer calls that nobody gave them."""
     count = closed = 0
     while not cue.is_over():
@@ -79,37 +71,6 @@ def pretend_to_work(target: Target, cue: Cue, *, peers: int) -> Report:
     return Report({"connections": count, "closed": closed})
 
 
-def _tokens(count: int) -> Iterator[bytes]:
+def _tokens(count):
     for number in range(count):
         yield (b"", b"\1" + secrets.token_bytes(15), b"\0" + secrets.token_bytes(4), b"x" * 255)[number % 4]
-
-
-def share(target: Target, cue: Cue, *, rounds: int) -> Report:
-    """Connect under the identity that another living client has, and ask: neither may get what the other asked for."""
-    done, wrong = 0, ""
-    with RawPeer(target.path, identity=b"same").greet() as first:
-        cue.under_way()
-        while not cue.is_over() and done < rounds and not wrong:
-            with RawPeer(target.path, identity=b"same") as second:
-                second.push(message(call(PREY, "echo", 7, b"\x92\x91\x07\x80")), cue.is_over)
-                first.push(message(call(PREY, "echo", 8, b"\x92\x91\x08\x80")), cue.is_over)
-                before = first.messages
-                if not first.read_until(lambda: first.messages > before, within_s=10):  # noqa: B023 - read at once
-                    wrong = f"the first of two clients of one identity got no answer: {first.told()}"
-                elif wire.unpack(first.received[-1]).id != 8:
-                    wrong = "a client got the answer of another with its identity"
-            done += 1
-    cue.hold()
-    return Report({"rounds": done}, "", wrong)
-
-
-def change(target: Target, cue: Cue) -> Report:
-    """Say READY twice, the second time as somebody else."""
-    done = closed = 0
-    while not cue.is_over():
-        with suppress(OSError), RawPeer(target.path, handshake=False) as peer:
-            peer.push(GREETING + ready(b"one") + ready(b"two"), cue.is_over)
-            peer.read_until(lambda: False, within_s=0.05)
-            done, closed = done + 1, closed + peer.is_closed
-        cue.under_way()
-    return Report({"connections": done, "closed": closed})

@@ -1,12 +1,5 @@
 """The models that the attacked host serves, as directories."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 SOURCE = '''"""Gives back what it gets, and as much as one likes."""
 
 
@@ -45,17 +38,17 @@ def load(path, **options):
 '''
 
 
-def write_model(directory: Path) -> Path:
+def write_model(directory):
     """Write a model for whatever an attack needs; returns its directory."""
     return _write(directory, SOURCE)
 
 
-def write_waiting(directory: Path, gate: Path) -> Path:
+def write_waiting(directory, gate):
     """Write a model that loads until `gate` is there; returns its directory."""
     return _write(directory, WAITING.format(gate=str(gate)))
 
 
-def _write(directory: Path, source: str) -> Path:
+def _write(directory, source):
     directory.mkdir(parents=True)
     (directory / "model.py").write_text(source)
     return directory

@@ -1,38 +1,21 @@
 """Messages of very many parts, and messages that never end."""
 
-from __future__ import annotations
-
 import select
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from attacks.attack import MIB, PREY, Report
 from attacks.raw import MORE, RawPeer, announced, call, frame, verb
 
-if TYPE_CHECKING:
-    from attacks.attack import Cue, Target
 
-
-def a_million_parts(target: Target, cue: Cue, *, parts: int) -> Report:
-    """Call with very many empty parts, again and again."""
-    first = frame(call(PREY, "echo", 5)[0], MORE)
-    some = frame(b"", MORE) * (parts // 100)
-    return _again_and_again(target, cue, first, some, 100, frame(b""))
-
-
-def long_for_the_host(target: Target, cue: Cue, *, parts: int) -> Report:
-    """Send a verb with as many parts as that."""
-    first = frame(verb("list_models", 5)[0], MORE)
-    return _again_and_again(target, cue, first, frame(b"x", MORE) * (parts // 100), 100, frame(b"x"))
-
-
-def _again_and_again(target: Target, cue: Cue, first: bytes, some: bytes, times: int, last: bytes) -> Report:
+def long_for_the_host(target, cue, *, parts):
+    """Send a verb with as many parts as that, again and again."""
+    some = frame(b"x", MORE) * (parts // 100)
     sent, told, closed = 0, "", 0
     while not cue.is_over():
         with RawPeer(target.path).greet() as peer:
             cue.under_way()
             while not cue.is_over() and not peer.is_closed:
-                for piece in (first, *[some] * times, last):
+                for piece in (frame(verb("list_models", 5)[0], MORE), *[some] * 100, frame(b"x")):
                     peer.push(piece, cue.is_over)
                 sent += 1
             told, closed = peer.told() or told, closed + peer.is_closed
@@ -41,14 +24,13 @@ def _again_and_again(target: Target, cue: Cue, first: bytes, some: bytes, times:
     return Report({"messages": sent, "closed": closed}, told)
 
 
-def endless(target: Target, cue: Cue, *, hello: bool, most_bytes: int) -> Report:
+def endless(target, cue, *, most_bytes):
     """Send parts of a message of which none is the last."""
     part, sent, closed, told = frame(bytes(64 << 10), MORE), 0, 0, ""
     while not cue.is_over():
         with RawPeer(target.path) as peer:
-            if hello:
-                peer.greet()
-                sent += peer.push(frame(call(PREY, "echo", 5)[0], MORE), cue.is_over)
+            peer.greet()
+            sent += peer.push(frame(call(PREY, "echo", 5)[0], MORE), cue.is_over)
             cue.under_way()
             while not cue.is_over() and not peer.is_closed and sent < most_bytes:
                 sent += peer.push(part, cue.is_over)
@@ -58,7 +40,7 @@ def endless(target: Target, cue: Cue, *, hello: bool, most_bytes: int) -> Report
     return Report({"MB": sent / MIB, "closed": closed}, told)
 
 
-def unfinished(target: Target, cue: Cue, *, peers: int, each_bytes: int) -> Report:
+def unfinished(target, cue, *, peers, each_bytes):
     """Begin a call of 1 GB over each of many connections, and send so much of it."""
     begin = frame(call(PREY, "size_of", 5)[0], MORE) + announced(10**9)
     rest, sent, closed = memoryview(bytes(each_bytes)), 0, 0

@@ -18,18 +18,15 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
+
+import psutil
 
 import hostd
 from attacks import deeds
 from attacks.attack import CONNECT_S, PATIENCE_S, PREY, VICTIM, Report, Target
 from attacks.catalogue import ATTACKS
 from attacks.models import write_model
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-
-    from attacks.attack import Attack
 
 TESTS = Path(__file__).resolve().parents[1]
 SAMPLE_S = 0.02
@@ -52,7 +49,7 @@ class Call(NamedTuple):
     error: str
 
     @property
-    def ended_s(self) -> float:
+    def ended_s(self):
         """When it was answered."""
         return self.sent_s + self.latency_s
 
@@ -82,36 +79,36 @@ class Outcome:
     report: Report = field(default_factory=Report)
 
     @property
-    def growth_bytes(self) -> int:
+    def growth_bytes(self):
         """Return what the supervisor grew by at most."""
         return self.rss_highest_bytes - self.rss_before_bytes
 
     @property
-    def failures(self) -> list[str]:
+    def failures(self):
         """Return what failed of others' calls and deeds, before and during the attack."""
         failed = [f"{call.what}: {call.error}" for call in self.calls if call.error]
         return failed + [f"deed: {deed.error}" for deed in (*self.deeds_before, *self.deeds_during) if deed.error]
 
-    def before(self, *what: str) -> list[Call]:
+    def before(self, *what):
         """Return the calls (of some kinds, or all) that were answered before the attack."""
         return [call for call in self._of(what) if call.ended_s <= self.began_s]
 
-    def during(self, *what: str) -> list[Call]:
+    def during(self, *what):
         """Return the calls that were under way during the attack, or before the host had recovered from it."""
         recovered_s = self.ended_s + self.recovery_s
         return [call for call in self._of(what) if call.ended_s > self.began_s and call.sent_s < recovered_s]
 
-    def _of(self, what: Collection[str]) -> list[Call]:
+    def _of(self, what):
         return [call for call in self.calls if not what or call.what in what]
 
 
-def observe(name: str, *, is_small: bool, before_s: float, during_s: float) -> Outcome:
+def observe(name, *, is_small, before_s, during_s):
     """Attack a fresh host for `during_s` seconds, and at least as long as it takes to be under way."""
     attack, outcome = ATTACKS[name], Outcome(name)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attacks-")))
         pid, target = stack.enter_context(_host(attack, scratch))
-        alive = stack.enter_context(_watched(pid))
+        supervisor = psutil.Process(pid)
         client = stack.enter_context(hostd.connect(target.endpoint, timeout_s=PATIENCE_S, connect_timeout_s=CONNECT_S))
         path = write_model(scratch / deeds.ECHO)
         for model_id in (VICTIM, PREY):
@@ -122,28 +119,26 @@ def observe(name: str, *, is_small: bool, before_s: float, during_s: float) -> O
         time.sleep(before_s)
         samples = stack.enter_context(_sampled(pid))
         outcome.rss_before_bytes, outcome.began_s = rss_of(pid), time.monotonic()
-        _attack(outcome, target, client, alive, during_s, is_small=is_small)
+        _attack(outcome, target, client, supervisor, during_s, is_small=is_small)
         outcome.ended_s = time.monotonic()
-        if alive.is_alive():
+        if is_alive(supervisor):
             with contextlib.suppress(hostd.HostError):
                 client.host_info()
         outcome.recovery_s = time.monotonic() - outcome.ended_s
         outcome.calls = [Call(*call) for call in json.loads(_told_to_end(victim, 2 * PATIENCE_S) or "[]")]
         time.sleep(SETTLE_S)
-        outcome.is_alive = alive.is_alive()
+        outcome.is_alive = is_alive(supervisor)
         outcome.rss_highest_bytes = max(samples, default=0)
         outcome.rss_after_bytes = rss_of(pid)
     return outcome
 
 
-def _attack(
-    outcome: Outcome, target: Target, client: hostd.Client, host: _Watched, during_s: float, *, is_small: bool
-) -> None:
+def _attack(outcome, target, client, host, during_s, *, is_small):
     attack, size = ATTACKS[outcome.name], "small" if is_small else "full"
     with _program("attacks", outcome.name, target.to_json(), size) as attacker:
         _line_of(attacker, PATIENCE_S)
         until_s, number = time.monotonic() + during_s, DEEDS_BEFORE
-        while host.is_alive() and (time.monotonic() < until_s or number == DEEDS_BEFORE):
+        while is_alive(host) and (time.monotonic() < until_s or number == DEEDS_BEFORE):
             outcome.deeds_during.append(_deed(attack, target, client, number))
             number += 1
             time.sleep(PAUSE_S)
@@ -151,7 +146,7 @@ def _attack(
         outcome.report = Report(**json.loads(said)) if said else Report(wrong="the attacker did not end")
 
 
-def _deed(attack: Attack, target: Target, client: hostd.Client, number: int) -> Deed:
+def _deed(attack, target, client, number):
     began_s, error = time.monotonic(), ""
     try:
         attack.deed(target, client, number)
@@ -160,7 +155,12 @@ def _deed(attack: Attack, target: Target, client: hostd.Client, number: int) -> 
     return Deed(time.monotonic() - began_s, error)
 
 
-def rss_of(pid: int) -> int:
+def is_alive(process):
+    """Say whether a process lives; its number is not taken for another's."""
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def rss_of(pid):
     """Return the resident memory of a process; 0 if it is gone."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
@@ -169,11 +169,11 @@ def rss_of(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def _sampled(pid: int) -> Iterator[list[int]]:
-    samples: list[int] = []
+def _sampled(pid):
+    samples = []
     is_over = threading.Event()
 
-    def sample() -> None:
+    def sample():
         while not is_over.wait(SAMPLE_S):
             samples.append(rss_of(pid))
 
@@ -186,32 +186,11 @@ def _sampled(pid: int) -> Iterator[list[int]]:
         thread.join()
 
 
-class _Watched:
-    """A process that may end; its number cannot be taken for another's."""
-
-    def __init__(self, pid: int) -> None:
-        self.fd = os.pidfd_open(pid)
-
-    def is_alive(self) -> bool:
-        poll = select.poll()
-        poll.register(self.fd, select.POLLIN)
-        return not poll.poll(0)
-
-
 @contextlib.contextmanager
-def _watched(pid: int) -> Iterator[_Watched]:
-    watched = _Watched(pid)
-    try:
-        yield watched
-    finally:
-        os.close(watched.fd)
-
-
-@contextlib.contextmanager
-def _host(attack: Attack, scratch: Path) -> Iterator[tuple[int, Target]]:
+def _host(attack, scratch):
     models_dir = scratch / "models"
     models_dir.mkdir()
-    settings: dict[str, Any] = {
+    settings = {
         "models": {"dir": str(models_dir), "load_on_start": False},
         "memory": {"remember": "host"},
         "metrics": {"port": 0},
@@ -228,7 +207,7 @@ def _host(attack: Attack, scratch: Path) -> Iterator[tuple[int, Target]]:
 
 
 @contextlib.contextmanager
-def _program(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def _program(module, *arguments):
     paths = [str(TESTS), str(TESTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     command = [sys.executable, "-m", module, *arguments]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -241,9 +220,8 @@ def _program(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
                 program.kill()
 
 
-def _line_of(program: subprocess.Popen[bytes], within_s: float) -> str:
+def _line_of(program, within_s):
     """Return the next line that a program prints; raises `RuntimeError` if there is none."""
-    assert program.stdout is not None
     if not select.select([program.stdout], [], [], within_s)[0]:
         raise RuntimeError(f"{program.args!r} printed nothing within {within_s:g} s")
     line = program.stdout.readline()
@@ -252,7 +230,7 @@ def _line_of(program: subprocess.Popen[bytes], within_s: float) -> str:
     return line.decode()
 
 
-def _told_to_end(program: subprocess.Popen[bytes], within_s: float) -> str:
+def _told_to_end(program, within_s):
     """Close a program's standard input and return what it says last; "" if it does not end in time."""
     try:
         said, _ = program.communicate(timeout=within_s)

@@ -1,14 +1,11 @@
 """One client that takes all of what there is for everybody: places to wait, uploads, the worker's queue, the hasher."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
 import time
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import hostd
 from attacks.attack import MIB, PREY, Report
@@ -17,14 +14,11 @@ from attacks.raw import RawPeer, batch, frame, message, verb
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 
-if TYPE_CHECKING:
-    from attacks.attack import Cue, Target
-
 BIG_CALL_BYTES = 8 * 1000 * 1000
 EXPIRES_MS = 200
 
 
-def waiting_retrieves(target: Target, cue: Cue, *, count: int) -> Report:
+def waiting_retrieves(target, cue, *, count):
     """Wait very often for a model that is loading."""
     scratch = Path(target.scratch)
     with hostd.connect(target.endpoint) as client, RawPeer(target.path).greet() as peer:
@@ -44,7 +38,7 @@ def waiting_retrieves(target: Target, cue: Cue, *, count: int) -> Report:
     return Report({"asked": count}, told)
 
 
-def idle_uploads(target: Target, cue: Cue, *, peers: int, each: int) -> Report:
+def idle_uploads(target, cue, *, peers, each):
     """Begin uploads over several connections, and send nothing."""
     with contextlib.ExitStack() as stack:
         connections = [stack.enter_context(RawPeer(target.path)).greet() for _ in range(peers)]
@@ -61,7 +55,7 @@ def idle_uploads(target: Target, cue: Cue, *, peers: int, each: int) -> Report:
         return Report({"begun": peers * each - refused}, told)
 
 
-def stopped_worker(target: Target, cue: Cue, *, most_bytes: int) -> Report:
+def stopped_worker(target, cue, *, most_bytes):
     """Stop the worker of our model, and send it big calls that expire at once."""
     with hostd.connect(target.endpoint) as client, RawPeer(target.path).greet() as peer:
         (worker,) = client.get_model(PREY).workers
@@ -87,7 +81,7 @@ def stopped_worker(target: Target, cue: Cue, *, most_bytes: int) -> Report:
     return Report({"calls": number, "MB": sent / MIB, "answered": answered}, told)
 
 
-def big_directory(target: Target, cue: Cue, *, files: int, file_bytes: int) -> Report:
+def big_directory(target, cue, *, files, file_bytes):
     """Have a big directory hashed again and again."""
     path = Path(target.scratch) / "big"
     path.mkdir()
@@ -95,7 +89,7 @@ def big_directory(target: Target, cue: Cue, *, files: int, file_bytes: int) -> R
     content, changing = path / "0.bin", path / "changing"
     content.write_bytes(os.urandom(file_bytes))
     for number in range(1, files):
-        os.link(content, path / f"{number}.bin")  # to whoever reads them they are many
+        os.link(content, path / f"{number}.bin")  # to a reader they are many
     asked, told = 0, ""
     with hostd.connect(target.endpoint) as client:
         while not cue.is_over():
@@ -113,7 +107,7 @@ def big_directory(target: Target, cue: Cue, *, files: int, file_bytes: int) -> R
     return Report({"asked": asked, "MB": files * file_bytes / MIB}, told)
 
 
-def busy(target: Target, cue: Cue) -> Report:
+def busy(target, cue):
     """Leave the host alone and compute: what a neighbour costs on this machine, whatever the host does."""
     del target
     cue.under_way()

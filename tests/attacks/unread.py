@@ -1,20 +1,14 @@
 """Clients that ask and do not read, or read too late."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import hostd
 from attacks.attack import PREY, Report
 from attacks.raw import RawPeer, call, message, stream
 from hostd_workers.wire import messages as msg
 
-if TYPE_CHECKING:
-    from attacks.attack import Cue, Target
 
-
-def unread_stream(target: Target, cue: Cue, *, streams: int) -> Report:
+def unread_stream(target, cue, *, streams):
     """Open streams of 64 KiB items with the largest credit, and read none."""
     with RawPeer(target.path).greet() as peer:
         peer.reads = False
@@ -23,16 +17,7 @@ def unread_stream(target: Target, cue: Cue, *, streams: int) -> Report:
         return _never_read(peer, cue, streams)
 
 
-def unread_results(target: Target, cue: Cue, *, calls: int) -> Report:
-    """Ask for results of 10 MB, and read none."""
-    with RawPeer(target.path).greet() as peer:
-        peer.reads = False
-        for number in range(calls):
-            peer.push(message(call(PREY, "result", 5 + number)), cue.is_over)
-        return _never_read(peer, cue, calls)
-
-
-def unread_over_many(target: Target, cue: Cue, *, peers: int, calls: int) -> Report:
+def unread_over_many(target, cue, *, peers, calls):
     """Ask for results of 10 MB over each of many connections, and read none."""
     with ExitStack() as stack:
         connections = [stack.enter_context(RawPeer(target.path)).greet() for _ in range(peers)]
@@ -48,7 +33,7 @@ def unread_over_many(target: Target, cue: Cue, *, peers: int, calls: int) -> Rep
         return Report({"asked": peers * calls, "closed": closed}, connections[-1].told())
 
 
-def _never_read(peer: RawPeer, cue: Cue, asked: int) -> Report:
+def _never_read(peer, cue, asked):
     cue.under_way()
     while not cue.hold(0.2) and not peer.is_closed:
         peer.push(b"", cue.is_over)
@@ -57,7 +42,7 @@ def _never_read(peer: RawPeer, cue: Cue, asked: int) -> Report:
     return Report({"asked": asked, "messages read at last": peer.messages}, peer.told())
 
 
-def slow_reader(target: Target, cue: Cue, *, calls: int, size: int) -> Report:
+def slow_reader(target, cue, *, calls, size):
     """Ask with the official client for more than is kept for one that does not read; read, and go on."""
     told, wrong, answered = "", "", 0
     with hostd.connect(target.endpoint) as client:

@@ -4,20 +4,14 @@ It calls an echo of 64 bytes with one call in flight, and asks for the list of m
 its first answer, and at the end all calls in JSON: `[what, sent at (time.monotonic), seconds, error or ""]`.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING
 
 import hostd
 from attacks.attack import CONNECT_S, PATIENCE_S, VICTIM
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 ECHO, LIST = "echo", "list_models"
 PAYLOAD = bytes(64)
@@ -26,9 +20,9 @@ AFTER_FAILURE_S = 0.05
 """Failures come quicker than answers; they shall not outnumber them by that."""
 
 
-def main() -> None:
+def main():
     """Call until told to stop."""
-    calls: list[tuple[str, float, float, str]] = []
+    calls = []
     is_over = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), is_over.set()), daemon=True).start()
     with hostd.connect(sys.argv[1], timeout_s=PATIENCE_S, connect_timeout_s=CONNECT_S) as client:
@@ -46,7 +40,7 @@ def main() -> None:
     print(json.dumps(calls), flush=True)
 
 
-def _timed(what: str, ask: Callable[[], object]) -> tuple[str, float, float, str]:
+def _timed(what, ask):
     sent_s, error = time.monotonic(), ""
     try:
         ask()

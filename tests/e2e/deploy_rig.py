@@ -3,13 +3,12 @@
 Nothing here asks the host about the directory: what is there is read from the disk.
 """
 
-from __future__ import annotations
-
 import os
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import zmq
 from helpers import PATIENCE_S, REPOSITORY, eventually
@@ -20,14 +19,11 @@ from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import decode
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
 sys.path += [str(REPOSITORY), str(REPOSITORY / "tests" / "shell")]  # benchmarks, and the corpus of paths
 
 MIB = 2**20
 STAGING = ".hostd-staging"
-PLACES: dict[str, Any] = {"write_quiet_period_s": 0, "poll_period_s": 0}
+PLACES = {"write_quiet_period_s": 0, "poll_period_s": 0}
 """Settings of `models`: the directory is looked at when somebody asks for it, and what is there is whole."""
 
 CODE = b"""
@@ -74,12 +70,12 @@ def load(path, text=None):
 """
 
 
-def files_of(text: str, **more: bytes) -> dict[str, bytes]:
+def files_of(text, **more):
     """Return the files of a model that says `text`, which may tell it what to do: `bad`, `dies`, `gated FILE`, `big N`."""
     return {"model.py": CODE, "text": text.encode(), **more}
 
 
-def put(models: Path, model_id: str, text: str) -> Path:
+def put(models, model_id, text):
     """Put a model into a directory by hand."""
     place = models / model_id
     place.mkdir(parents=True)
@@ -88,7 +84,7 @@ def put(models: Path, model_id: str, text: str) -> Path:
     return place
 
 
-def content(models: Path) -> dict[str, bytes]:
+def content(models):
     """Return all files below a directory by name, the staging area's too, but no caches of code.
 
     What the host keeps of a deploy is left out: it comes and goes with the files.
@@ -104,28 +100,28 @@ def content(models: Path) -> dict[str, bytes]:
     return found
 
 
-def entries(models: Path) -> list[str]:
+def entries(models):
     """Return what is in a models directory, the staging area too."""
     return sorted(os.listdir(models))
 
 
-def is_tidy(models: Path) -> bool:
+def is_tidy(models):
     """Say whether no staging area is there."""
     return not (models / STAGING).exists()
 
 
-def await_tidy(models: Path) -> None:
-    """Wait until no staging area is there: who is answered does not wait for the tidying up."""
+def await_tidy(models):
+    """Wait until no staging area is there: an answer does not wait for the tidying up."""
     eventually(lambda: is_tidy(models), "staging is tidied up")
 
 
-def undeploy_when_undone(client: hostd.Client, model_id: str = "m") -> None:
+def undeploy_when_undone(client, model_id="m"):
     """Undeploy what is there once the host knows that a deploy for which nobody waits is undone.
 
     Until then it refuses the id, and the files of such a deploy go a moment before.
     """
 
-    def is_undeployed() -> bool:
+    def is_undeployed():
         try:
             client.undeploy_model(model_id)
         except hostd.FailedPreconditionError:
@@ -137,8 +133,24 @@ def undeploy_when_undone(client: hostd.Client, model_id: str = "m") -> None:
     eventually(is_undeployed, "the deploy is undone, and what was there before is undeployed")
 
 
+def all_at_once(acts):
+    """Do all at the same moment; return what each raised."""
+    barrier = threading.Barrier(len(acts))
+
+    def do(act):
+        barrier.wait(PATIENCE_S)
+        try:
+            act()
+        except hostd.HostError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(len(acts)) as threads:
+        return list(threads.map(do, acts))
+
+
 @contextmanager
-def emptied(host: hostd.Host, models: Path) -> Iterator[hostd.Client]:
+def emptied(host, models):
     """Give a client; afterwards what is deployed, and what is loaded, goes through the host."""
     with hostd.connect(host.endpoint) as client:
         yield client
@@ -153,42 +165,42 @@ def emptied(host: hostd.Host, models: Path) -> Iterator[hostd.Client]:
 class Raw:
     """A client that sends what it likes; `ask` returns the answer's value or raises its error."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint):
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.linger = 0
         self._socket.connect(endpoint)
         self._count = 0
-        self._answers: dict[int, wire.Envelope] = {}
+        self._answers = {}
         self.welcome = self.answer(
             self.send(msg.pack_map(msg.HELLO, self._next(), {"versions": [wire.VERSION], "pid": 1}))
         )
 
-    def __enter__(self) -> Raw:
+    def __enter__(self):
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, *exc):
         self._socket.close()  # without a BYE, as a client that is killed
         self._context.term()
 
-    def _next(self) -> int:
+    def _next(self):
         self._count += 1
         return self._count
 
-    def send(self, frames: list[Any]) -> int:
+    def send(self, frames):
         """Send a message as it is; return the id of the last request."""
         self._socket.send_multipart(frames)
         return self._count
 
-    def begin(self, verb: str, **arguments: Any) -> int:
+    def begin(self, verb, **arguments):
         """Send a request, and return its id."""
         return self.send(msg.pack_map(msg.VERB, self._next(), arguments, header=msg.pack_verb(verb)))
 
-    def begin_packed(self, verb: str, body: bytes) -> int:
-        """Send a request whose arguments are packed already."""
+    def begin_packed(self, verb, body):
+        """Send a request with arguments that are packed already."""
         return self.send(wire.pack(msg.VERB, self._next(), msg.pack_verb(verb), body))
 
-    def answer(self, request_id: int) -> Any:
+    def answer(self, request_id):
         """Wait for the answer to a request."""
         while request_id not in self._answers:
             assert self._socket.poll(PATIENCE_S * 1000), f"no answer within {PATIENCE_S:g} s"
@@ -199,20 +211,20 @@ class Raw:
             raise msg.unpack_error(envelope)
         return decode(envelope.body, envelope.buffers)
 
-    def forget_answers(self) -> None:
+    def forget_answers(self):
         """Take the answers that have come, and drop them."""
         while self._socket.poll(0):
             self._socket.recv_multipart()
 
-    def ask(self, verb: str, **arguments: Any) -> Any:
+    def ask(self, verb, **arguments):
         """Send a request and wait for its answer."""
         return self.answer(self.begin(verb, **arguments))
 
-    def refusal(self, verb: str, **arguments: Any) -> hostd.HostError:
+    def refusal(self, verb, **arguments):
         """Send a request that must be refused, and return how."""
         return refusal(lambda: self.ask(verb, **arguments))
 
-    def upload(self, model_id: str, files: dict[str, bytes], **more: Any) -> int:
+    def upload(self, model_id, files, **more):
         """Begin a deploy and send all files; return the upload."""
         names = [[name, len(data)] for name, data in files.items()]
         number = self.ask("deploy_begin", model_id=model_id, files=names, **more)["upload"]
@@ -222,7 +234,7 @@ class Raw:
         return int(number)
 
 
-def refusal(act: Callable[[], object]) -> hostd.HostError:
+def refusal(act):
     """Return the error that something must raise."""
     try:
         got = act()

@@ -1,12 +1,5 @@
 """Models that hold, grow and leak memory, for end-to-end tests of the budget."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 MIB = 1 << 20
 
 HOLDER = """
@@ -83,9 +76,9 @@ HOLDER = """
 class Holders:
     """Writes models that hold so many MiB; each says in its model.yaml what to expect of it."""
 
-    def __init__(self, model_dir: Callable[..., str]) -> None:
+    def __init__(self, model_dir):
         self._model_dir = model_dir
 
-    def __call__(self, mib: int = 30, *, declared_mib: int | None = None, settings: str = "") -> str:
+    def __call__(self, mib=30, *, declared_mib=None, settings=""):
         size = f"size: {declared_mib if declared_mib is not None else mib + 20}MiB\n"
         return self._model_dir(HOLDER.replace("{mib}", str(mib)), settings=size + settings)

@@ -1,25 +1,14 @@
 """C12 to C14: sizes that are measured, remembered, declared or estimated, and that always say which."""
 
-from __future__ import annotations
-
 import os
 import shutil
-import textwrap
-from typing import TYPE_CHECKING, Any, TypeAlias
+import time
 
 import pytest
-from helpers import PATIENCE_S, eventually, never, rss_of_tree, tree_of, uss_of_tree
+from helpers import PATIENCE_S, eventually, is_there, never, rss_of_tree, tree_of, uss_of_tree
+from models_rig import GATED
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from helpers import Service
-
-ModelDir: TypeAlias = "Callable[..., str]"
-Serve: TypeAlias = "Callable[..., Service]"
 
 MIB = 1 << 20
 FACTOR = 2.0
@@ -38,7 +27,8 @@ HOLDER = """
             for helper in self.helpers:
                 helper.stdout.readline()
 
-        def predict(self, x):
+        def grow(self, size_bytes):
+            self.data += b"\\2" * size_bytes
             return len(self.data)
 
         def pids(self):
@@ -46,16 +36,6 @@ HOLDER = """
 
     def load(path, size_bytes=0, helpers=0):
         return Holder(size_bytes, helpers)
-"""
-
-WAITING = """
-    import os
-    import time
-
-    def load(path, wait_for):
-        while not os.path.exists(wait_for):
-            time.sleep(0.005)
-        return lambda: 1
 """
 
 UNMEASURABLE = """
@@ -80,279 +60,195 @@ KNOWS_IDS = """
         def find(self, model_id, path):
             return ModelSpec("knows_ids:load") if model_id.startswith("zoo-") else None
 
-    class Animal:
-        def __init__(self):
-            self.data = b"\\1" * (32 << 20)
-
-        def predict(self, x):
-            return x
-
     def load(path):
-        return Animal()
+        held = b"\\1" * (32 << 20)
+        return lambda: len(held)
 """
 
 
-def bytes_below(path: str) -> int:
+@pytest.fixture(scope="module")
+def shared_host():
+    """Without periodic samples within a test: what is known comes from the measurement after the load."""
+    with hostd.Host(memory={"sample_period_s": 3600, "remember": "host"}) as host:
+        yield host
+
+
+def bytes_below(path):
     return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names)
 
 
-def estimate_of(client: hostd.Client, path: str, model_type: str = "standalone-model") -> tuple[int, str]:
+def estimate_of(client, path, model_type="standalone-model"):
     estimate = client.estimate_model_size("any", path, model_type)
     return int(estimate), estimate.source
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory from which hosts and workers that are started now import."""
-    directory = tmp_path / "site"
-    directory.mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(directory))
-    return directory
-
-
-@pytest.fixture
-def unmeasurable(site: Path) -> Iterator[hostd.Client]:
-    """A client of a host that the system does not let measure anything."""
-    (site / "sitecustomize.py").write_text(textwrap.dedent(UNMEASURABLE))
-    with hostd.Host(memory={"sample_period_s": 0.05}) as host:
-        yield host.client()
 
 
 # C12
 
 
-def test_c12_a_size_is_what_the_system_measures_for_the_whole_tree(shared: hostd.Client, model_dir: ModelDir) -> None:
-    model = shared.load_model("holder", model_dir(HOLDER), options={"size_bytes": 64 * MIB, "helpers": 2})
-    (worker,) = model.info.workers
+def test_c12_c20_a_size_is_what_the_system_measures_for_the_whole_tree_and_gets_back(shared, model_dir):
+    path = model_dir(HOLDER)
+    model = shared.load_model("holder", path, options={"size_bytes": 64 * MIB, "helpers": 2})
+    info = model.info
+    (worker,) = info.workers
     assert {process.pid for process in tree_of(worker.pid)} == {worker.pid, *model.pids()}
     assert worker.processes == 3
     assert worker.rss_bytes == pytest.approx(rss_of_tree(worker.pid), rel=0.02, abs=MIB)
     assert worker.uss_bytes == pytest.approx(uss_of_tree(worker.pid), rel=0.02, abs=MIB)
     assert worker.uss_bytes <= worker.pss_bytes <= worker.rss_bytes <= worker.peak_bytes
-    info = model.info
-    assert (info.size, info.size_source) == (info.workers[0].rss_bytes, "measured")
-    # A sample may be taken between two questions.
-    eventually(lambda: model.info.size == model.size == shared.get_model_size("holder"), "all say the same")
+    assert (info.state, info.size, info.size_source) == ("READY", worker.rss_bytes, "measured")
+    assert model.size == shared.get_model_size("holder") == info.size
     assert worker.uss_bytes > 80 * MIB
+    story = [event["cause"] for event in shared.explain_model("holder")["story"]]
+    assert story[-2:] == ["MEASURED", "LOAD_SUCCEEDED"]
+    pids, private_bytes, began_s = [worker.pid, *model.pids()], uss_of_tree(worker.pid), time.monotonic()
+    report = shared.unload_model("holder")
+    took_s = time.monotonic() - began_s
+    assert not [pid for pid in pids if is_there(pid)], "unloaded was answered before every process was gone"
+    assert report.freed_bytes == pytest.approx(private_bytes, rel=0.02, abs=MIB)
+    assert report.size_bytes == pytest.approx(info.size, abs=MIB)
+    assert report.processes == 3
+    assert 0 < report.duration_s <= took_s
 
 
-def test_c12_it_is_measured_after_loading_and_before_the_load_is_done(model_dir: ModelDir) -> None:
-    # No periodic sample within the test: what is known comes from the measurement after the load.
-    with hostd.Host(memory={"sample_period_s": 3600}) as host:
-        client = host.client()
-        path = model_dir(HOLDER)
-        for i, size_bytes in enumerate((0, 48 * MIB, 96 * MIB)):
-            model = client.load_model(f"m{i}", path, options={"size_bytes": size_bytes})
-            info = model._info  # the record that came with the answer
-            assert (info.state, info.size_source) == ("READY", "measured")
-            assert info.size == pytest.approx(rss_of_tree(info.workers[0].pid), rel=0.02, abs=MIB)
-            assert info.size > size_bytes
-            story = [event["cause"] for event in client.explain_model(f"m{i}")["story"]]
-            assert story[-2:] == ["MEASURED", "LOAD_SUCCEEDED"]
-
-
-def test_c12_what_cannot_be_measured_is_estimated_and_says_so(unmeasurable: hostd.Client, model_dir: ModelDir) -> None:
-    path = model_dir(HOLDER, files={"weights.bin": "w" * 50_000})
-    model = unmeasurable.load_model("m", path, options={"size_bytes": 16 * MIB})
-    assert (model._info.size, model._info.size_source) == (FACTOR * bytes_below(path), "estimated")
-    assert unmeasurable.get_model_size("m") == model.size == FACTOR * bytes_below(path)
-    assert model.predict(0) == 16 * MIB
-    never(lambda: model.info.size_source != "estimated", "a sample that failed changes nothing", for_s=0.3)
-    assert estimate_of(unmeasurable, path)[1] == "estimated", "an estimate must not be remembered as a measurement"
-
-
-def test_c12_what_cannot_be_measured_and_is_declared_says_declared(
-    unmeasurable: hostd.Client, model_dir: ModelDir
-) -> None:
-    model = unmeasurable.load_model("m", model_dir(HOLDER, settings="size: 123MB\n"))
-    assert (model.info.size, model.info.size_source) == (123_000_000, "declared")
-
-
-def test_c12_a_model_without_a_path_has_the_size_that_was_measured(site: Path) -> None:
-    (site / "knows_ids.py").write_text(textwrap.dedent(KNOWS_IDS))
-    with hostd.Host(finders={"ids": {"type": "knows_ids:KnowsIds"}}) as host:
-        client = host.client()
-        model = client.load_model("zoo-1", None, finder="ids")
+def test_c12_a_size_follows_a_model_that_grows_and_needs_no_path(model_dir, install):
+    install(knows_ids=KNOWS_IDS)
+    finders = {"ids": {"type": "knows_ids:KnowsIds"}}
+    with hostd.Host(memory={"sample_period_s": 0.05}, finders=finders) as host:
+        model = host.client().load_model("zoo-1", None, finder="ids")
         assert (model.path, model.info.size_source) == (None, "measured")
         assert model.size == pytest.approx(rss_of_tree(model.info.workers[0].pid), rel=0.02, abs=MIB)
         assert model.size > 32 * MIB
+        model = host.client().load_model("holder", model_dir(HOLDER))
+        before_bytes = model.size
+        assert model.grow(48 * MIB) == 48 * MIB
+        tree_bytes = rss_of_tree(model.info.workers[0].pid)
+        assert tree_bytes > before_bytes + 40 * MIB
+        # Not the first sample that is larger: that may be of the middle of the growth.
+        eventually(lambda: model.size == pytest.approx(tree_bytes, rel=0.02, abs=MIB), "all of the growth is seen")
 
 
-def test_c12_without_a_path_and_a_measurement_no_number_is_invented(site: Path) -> None:
-    (site / "knows_ids.py").write_text(textwrap.dedent(KNOWS_IDS))
-    (site / "sitecustomize.py").write_text(textwrap.dedent(UNMEASURABLE))
-    with hostd.Host(finders={"ids": {"type": "knows_ids:KnowsIds"}}) as host:
+def test_c12_what_cannot_be_measured_is_estimated_or_declared_or_unknown_and_says_so(install, model_dir):
+    install(sitecustomize=UNMEASURABLE, knows_ids=KNOWS_IDS)
+    path = model_dir(HOLDER, files={"weights.bin": "w" * 50_000})
+    finders = {"ids": {"type": "knows_ids:KnowsIds"}}
+    with hostd.Host(memory={"sample_period_s": 0.05}, finders=finders) as host:
         client = host.client()
-        model = client.load_model("zoo-1", None, finder="ids")
-        assert (model.info.state, model.info.size, model.info.size_source) == ("READY", None, "unknown")
+        model = client.load_model("m", path)
+        assert client.get_model_size("m") == model.size == FACTOR * bytes_below(path)
+        never(lambda: model.info.size_source != "estimated", "a sample that failed changes nothing", for_s=0.3)
+        assert estimate_of(client, path)[1] == "estimated", "an estimate must not be remembered as a measurement"
+        info = client.load_model("n", model_dir(HOLDER, settings="size: 123MB\n")).info
+        assert (info.size, info.size_source) == (123_000_000, "declared")
+        info = client.load_model("zoo-1", None, finder="ids").info
+        assert (info.state, info.size, info.size_source) == ("READY", None, "unknown")
         with pytest.raises(hostd.NotFoundError, match="not measured"):
             client.get_model_size("zoo-1")
+
+
+def test_c12_what_one_models_interpreter_holds_is_charged_to_no_other_model(client, model_dir, tmp_path):
+    """What a worker said of its interpreter was believed for every model: 300 MiB here, or any lie."""
+    held_bytes = 300 << 20
+    (tmp_path / "heavy").mkdir()
+    (tmp_path / "heavy" / "sitecustomize.py").write_text(f"held = bytearray(b'x') * {held_bytes}\n")
+    light = client.load_model("light", model_dir())
+    heavy = client.load_model("heavy", model_dir(settings=f"env: {{PYTHONPATH: {tmp_path / 'heavy'}}}\n"))
+    (at_first,), (in_vain,) = light.info.workers, heavy.info.workers
+    assert 0 < (at_first.baseline_bytes or 0) < held_bytes < (in_vain.baseline_bytes or 0)
+    plan = client.plan_load("other", model_dir("load = lambda path: print\n"))
+    assert plan.need_source == "estimated"
+    assert plan.need_bytes < held_bytes
 
 
 # C13
 
 
-def test_c13_an_estimate_loads_nothing_and_multiplies_by_the_types_factor(model_dir: ModelDir) -> None:
-    path = model_dir(
-        "raise SystemExit('nobody may run this')", files={"weights.bin": "w" * 100_000, ".hidden": "h" * 500}
-    )
+def test_c13_an_estimate_loads_nothing_and_multiplies_by_the_types_factor(shared, model_dir, tmp_path):
+    files = {"weights.bin": "w" * 100_000, ".hidden": "h" * 500}
+    path = model_dir("raise SystemExit('nobody may run this')", files=files)
+    assert estimate_of(shared, path) == (FACTOR * bytes_below(path), "estimated")
+    (tmp_path / "weights.bin").write_bytes(bytes(1000))  # which no finder knows
+    assert estimate_of(shared, str(tmp_path / "weights.bin")) == (1000 * FACTOR, "estimated")
+    for missing in ("/no/such/place", ""):
+        with pytest.raises(hostd.NotFoundError, match="nothing at"):
+            shared.estimate_model_size("m", missing)
     config = {"multiplier": 3, "multipliers": {"big": 10}}
     with hostd.Host(sizers={"default": {"type": "directory", "config": config}}) as host:
         client = host.client()
         assert estimate_of(client, path) == (3 * bytes_below(path), "estimated")
         assert estimate_of(client, path, "big") == (10 * bytes_below(path), "estimated")
-        assert client.host_info().workers == 0
-        assert client.list_models() == []
+        assert (client.host_info().workers, client.list_models()) == (0, [])
 
 
-def test_c13_without_configuration_it_is_the_bytes_times_the_default_factor(
-    shared: hostd.Client, model_dir: ModelDir
-) -> None:
-    path = model_dir(files={"weights.bin": "w" * 12_345})
-    assert estimate_of(shared, path) == (FACTOR * bytes_below(path), "estimated")
-
-
-def test_c13_a_declared_size_counts_for_more_than_an_estimate_and_less_than_a_memory(
-    shared: hostd.Client, model_dir: ModelDir
-) -> None:
-    path = model_dir(settings="size: 400MB\n")
-    assert estimate_of(shared, path) == (400_000_000, "declared")
-    size = shared.load_model("m", path)._info.size
-    assert estimate_of(shared, path) == (size, "remembered")
-
-
-def test_c13_what_was_measured_is_remembered_for_the_content_wherever_it_lies(
-    shared: hostd.Client, model_dir: ModelDir, tmp_path: Path
-) -> None:
-    path = model_dir(HOLDER + "    # of this test alone", files={"weights.bin": "w" * 9_000})
+def test_c13_what_was_measured_is_remembered_for_the_content_wherever_it_lies(shared, model_dir, tmp_path):
+    path = model_dir(HOLDER, settings="size: 400MB\n", files={"weights.bin": "w" * 9_000})
     shutil.copytree(path, tmp_path / "before")
-    assert estimate_of(shared, path)[1] == "estimated"
-    size = shared.load_model("m", path)._info.size
-    assert estimate_of(shared, path) == (size, "remembered")
-    assert estimate_of(shared, path, "another-type") == (size, "remembered")
+    assert estimate_of(shared, path) == (400_000_000, "declared")
+    shared.load_model("other", path, options={"size_bytes": 64 * MIB})
+    assert estimate_of(shared, path)[1] == "declared", "what was measured with other options is not taken for it"
+    size = shared.load_model("m", path).size
+    assert size < 64 * MIB
+    remembered = (size, "remembered")
+    assert estimate_of(shared, path) == estimate_of(shared, path, "another-type") == remembered
     shutil.copytree(path, tmp_path / "after")
     for copied in ("before", "after"):
-        assert estimate_of(shared, str(tmp_path / copied)) == (size, "remembered")
+        assert estimate_of(shared, str(tmp_path / copied)) == remembered
     shared.unload_model("m")
-    assert estimate_of(shared, path) == (size, "remembered")
+    assert estimate_of(shared, path) == remembered
 
 
-@pytest.mark.parametrize("change", ["changed", "longer", "added", "renamed", "settings"])
-def test_c13_changed_content_is_estimated_again(
-    shared: hostd.Client, tmp_path: Path, model_dir: ModelDir, change: str
-) -> None:
-    path = model_dir(files={"weights.bin": f"{change} " * 1000})
-    weights = os.path.join(path, "weights.bin")
+def rewrite(weights):
+    """Write as many bytes as before, and keep the times."""
+    before = weights.stat()
+    weights.write_bytes(b"X" + weights.read_bytes()[1:])
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES = {
+    "changed": rewrite,
+    "longer": lambda weights: weights.write_bytes(weights.read_bytes() + b"X"),
+    "renamed": lambda weights: weights.rename(weights.with_suffix(".old")),
+    "added": lambda weights: weights.with_name("more.bin").write_text("more"),
+    "settings": lambda weights: weights.with_name("model.yaml").write_text("options: {a: 1}\n"),
+}
+
+
+def test_c13_changed_content_and_a_load_that_fails_are_estimated(shared, model_dir, tmp_path):
+    path = model_dir(files={"weights.bin": "w" * 5000})
     shared.load_model("m", path)
-    assert estimate_of(shared, path)[1] == "remembered"
-    if change == "changed":  # as many bytes as before, and the same time
-        before = os.stat(weights)
-        with open(weights, "r+") as file:
-            file.write("X")
-        os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
-    elif change == "longer":
-        with open(weights, "a") as file:
-            file.write("X")
-    elif change == "renamed":
-        os.rename(weights, weights + ".old")
-    else:
-        with open(os.path.join(path, "model.yaml" if change == "settings" else "more.bin"), "w") as file:
-            file.write("options: {a: 1}\n")
-    assert estimate_of(shared, path) == (FACTOR * bytes_below(path), "estimated")
-
-
-def test_c13_what_was_measured_with_other_options_is_not_taken_for_it(
-    shared: hostd.Client, model_dir: ModelDir
-) -> None:
-    path = model_dir(HOLDER + "    # with other options")
-    shared.load_model("m", path, options={"size_bytes": 64 * MIB})
-    assert estimate_of(shared, path)[1] == "estimated"
-    shared.load_model("n", path)
-    small, source = estimate_of(shared, path)
-    assert source == "remembered"
-    assert small < 64 * MIB
-
-
-def test_c13_a_load_that_fails_is_not_remembered(shared: hostd.Client, model_dir: ModelDir) -> None:
+    for name, change in CHANGES.items():
+        place = shutil.copytree(path, tmp_path / name)
+        assert estimate_of(shared, str(place))[1] == "remembered"
+        change(place / "weights.bin")
+        assert estimate_of(shared, str(place)) == (FACTOR * bytes_below(str(place)), "estimated"), name
     path = model_dir("def load(path):\n    raise ValueError('of test c13')\n")
     with pytest.raises(hostd.ModelError):
-        shared.load_model("m", path)
+        shared.load_model("bad", path)
     assert estimate_of(shared, path)[1] == "estimated"
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/no/such/place",
-        "",
-    ],
-)
-def test_c13_a_missing_path_is_not_found(shared: hostd.Client, path: str) -> None:
-    with pytest.raises(hostd.NotFoundError, match="nothing at"):
-        shared.estimate_model_size("m", path)
-
-
-def test_c13_a_size_is_estimated_also_of_what_no_finder_knows(shared: hostd.Client, tmp_path: Path) -> None:
-    (tmp_path / "weights.bin").write_bytes(bytes(1000))
-    assert estimate_of(shared, str(tmp_path / "weights.bin")) == (1000 * FACTOR, "estimated")
 
 
 # C14
 
 
-def test_c14_the_size_of_what_is_loaded_is_bytes(shared: hostd.Client, model_dir: ModelDir) -> None:
-    model = shared.load_model("m", model_dir())
-    assert type(shared.get_model_size("m")) is int
-    eventually(lambda: shared.get_model_size("m") == model.info.size, "the size is that of the record")
-
-
-@pytest.mark.parametrize("model_id", [None, "", "nobody", "team/nobody"])
-def test_c14_of_nothing_it_is_not_found(shared: hostd.Client, model_id: Any) -> None:
-    with pytest.raises(hostd.NotFoundError, match=repr(model_id)):
-        shared.get_model_size(model_id)
-
-
-def test_c14_while_it_loads_fails_and_is_gone_it_is_not_found_with_the_reason(
-    shared: hostd.Client, model_dir: ModelDir, tmp_path: Path
-) -> None:
-    path, release = model_dir(WAITING), tmp_path / "release"
-    shared.load_model("m", path, wait=False, options={"wait_for": str(release)})
+def test_c14_it_is_not_found_with_the_reason_before_a_load_while_it_lasts_and_after_it(shared, rig, model_dir):
+    for model_id in (None, "", "nobody", "team/nobody"):
+        with pytest.raises(hostd.NotFoundError, match=repr(model_id)):
+            shared.get_model_size(model_id)
+    shared.load_model("m", rig.make(GATED), wait=False)
     with pytest.raises(hostd.NotFoundError, match="not loaded: it is LOADING"):
         shared.get_model_size("m")
-    release.touch()
-    worker = shared.retrieve_model("m").info.workers[0]
-    assert shared.get_model_size("m") > 0
-    os.kill(worker.pid, 9)
+    eventually(lambda: rig.loads("../workshop/0"), "the load has begun")
+    rig.let_go("../workshop/0")
+    model = shared.retrieve_model("m")
+    assert type(shared.get_model_size("m")) is int
+    assert shared.get_model_size("m") == model.info.size > 0
+    os.kill(model.info.workers[0].pid, 9)
     eventually(lambda: shared.get_model("m").state == "FAILED", "its death is known")
     with pytest.raises(hostd.NotFoundError, match=r"FAILED.*SIGKILL"):
         shared.get_model_size("m")
     shared.unload_model("m", timeout_s=PATIENCE_S)
     with pytest.raises(hostd.NotFoundError, match="there is no model 'm'"):
         shared.get_model_size("m")
-
-
-def test_c14_after_a_failed_load_the_reason_is_its_error(shared: hostd.Client, model_dir: ModelDir) -> None:
     with pytest.raises(hostd.ModelError):
         shared.load_model("broken", model_dir("def load(path):\n    raise ValueError('no such weights')\n"))
     with pytest.raises(hostd.NotFoundError, match="no such weights"):
         shared.get_model_size("broken")
-
-
-def test_c12_what_one_models_interpreter_holds_is_charged_to_no_other_model(
-    client: hostd.Client, model_dir: Callable[..., str], tmp_path: Path
-) -> None:
-    """Its worker's word was: 300 MiB that a model's environment had its interpreter hold, and any lie."""
-    held_bytes = 300 << 20
-    (tmp_path / "heavy").mkdir()
-    (tmp_path / "heavy" / "sitecustomize.py").write_text(f"held = bytearray(b'x') * {held_bytes}\n")
-    light = client.load_model("light", model_dir())
-    heavy_dir = model_dir()
-    with open(f"{heavy_dir}/model.yaml", "w", encoding="utf-8") as file:
-        file.write(f"env: {{PYTHONPATH: {tmp_path / 'heavy'}}}\n")
-    heavy = client.load_model("heavy", heavy_dir)
-    (at_first,) = light.info.workers
-    (in_vain,) = heavy.info.workers
-    assert 0 < (at_first.baseline_bytes or 0) < held_bytes < (in_vain.baseline_bytes or 0)
-    plan = client.plan_load("other", model_dir("load = lambda path: print\n"))
-    assert plan.need_source == "estimated"
-    assert plan.need_bytes < held_bytes

@@ -1,22 +1,13 @@
 """A models directory that cannot be followed for a while, against real hosts: nothing is unloaded because of that (C25)."""
 
-from __future__ import annotations
-
 import json
-import os
 import shutil
-import textwrap
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import eventually, line_of, program, stop
-from models_rig import FAILS, FOLLOWED, Rig, key, samples, states
+from models_rig import FOLLOWED, key, samples, states
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 READY = "READY"
 
@@ -24,34 +15,25 @@ GAUGE = key("hostd_models_dir_degraded")
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Rig:
-    return Rig(tmp_path)
-
-
-@pytest.fixture
-def client(rig: Rig) -> Iterator[hostd.Client]:
+def client(rig):
     """A client of a host that follows the directory."""
     with hostd.Host(models={**FOLLOWED, "dir": rig.path}, metrics={"port": 0}) as host:
         yield host.client()
 
 
-def move_away(rig: Rig) -> Callable[[], object]:
+def replace(rig, put, take):
+    """Move the directory away and put something in its place; return what brings it back."""
     away = rig.path.rename(rig.path.with_name("away"))
-    return lambda: away.rename(rig.path)
+    put()
 
-
-def replace_by_an_empty_one(rig: Rig) -> Callable[[], object]:
-    away = rig.path.rename(rig.path.with_name("away"))
-    rig.path.mkdir()
-
-    def bring_back() -> None:
-        rig.path.rmdir()
+    def bring_back():
+        take()
         away.rename(rig.path)
 
     return bring_back
 
 
-def replace_by_an_empty_one_at_once(rig: Rig) -> Callable[[], object]:
+def replace_at_once(rig):
     """As a mount point that something is unmounted from: there is no moment without a directory."""
     # A link is turned in one step, which two renames of directories are not.
     real = rig.path.rename(rig.path.with_name("real"))
@@ -61,171 +43,79 @@ def replace_by_an_empty_one_at_once(rig: Rig) -> Callable[[], object]:
     return lambda: turn(rig.path, real)
 
 
-def turn(link: Path, to: Path) -> None:
+def turn(link, to):
     link.with_name("new-link").symlink_to(to)
     link.with_name("new-link").rename(link)
 
 
-def replace_by_a_file(rig: Rig) -> Callable[[], object]:
-    away = rig.path.rename(rig.path.with_name("away"))
-    rig.path.write_text("no directory")
-
-    def bring_back() -> None:
-        rig.path.unlink()
-        away.rename(rig.path)
-
-    return bring_back
+TROUBLES = {
+    "nothing": lambda rig: replace(rig, lambda: None, lambda: None),
+    "an empty one": lambda rig: replace(rig, rig.path.mkdir, rig.path.rmdir),
+    "an empty one at once": replace_at_once,
+    "a file": lambda rig: replace(rig, rig.path.touch, rig.path.unlink),
+    "a link to nowhere": lambda rig: replace(rig, lambda: rig.path.symlink_to("nowhere"), rig.path.unlink),
+}
 
 
-def replace_by_a_link_to_nowhere(rig: Rig) -> Callable[[], object]:
-    away = rig.path.rename(rig.path.with_name("away"))
-    rig.path.symlink_to(rig.path.with_name("nowhere"))
-
-    def bring_back() -> None:
-        rig.path.unlink()
-        away.rename(rig.path)
-
-    return bring_back
-
-
-TROUBLES = [
-    move_away,
-    replace_by_an_empty_one,
-    replace_by_an_empty_one_at_once,
-    replace_by_a_file,
-    replace_by_a_link_to_nowhere,
-]
-
-
-def pids_of(client: hostd.Client) -> dict[str, int | None]:
+def pids_of(client):
     return {model.id: model.workers[0].pid for model in client.list_models()}
 
 
-def check_that_it_is_followed(client: hostd.Client, rig: Rig) -> None:
+def check_that_it_is_followed(client, rig):
     rig.add("probe")
     eventually(lambda: states(client).get("probe") == READY, "what is new is loaded")
     rig.remove("probe")
     eventually(lambda: "probe" not in states(client), "what is gone is unloaded")
 
 
-@pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.__name__)
-def test_c25_nothing_is_unloaded_the_host_says_that_it_is_degraded_and_recovers(
-    client: hostd.Client, rig: Rig, trouble: Callable[[Rig], Callable[[], object]]
-) -> None:
+def test_c25_nothing_is_unloaded_the_host_says_that_it_is_degraded_and_recovers(client, rig):
     for name in ("a", "b", "team/nested"):
         rig.add(name)
     eventually(lambda: states(client) == {"a": READY, "b": READY}, "the directory is followed")
     nested = client.retrieve_model("team/nested")
-    port = client.host_info().metrics_port
-    pids = pids_of(client)
-    assert (client.host_info().degraded, samples(port)[GAUGE]) == ((), 0)
-
-    bring_back = trouble(rig)
-    (why,) = eventually(lambda: client.host_info().degraded, "the host says that it is degraded")
-    assert str(rig.path) in why
-    assert samples(port)[GAUGE] == 1
-    for load in (True, False):
-        report = client.sync_local_models(wait=True, load=load)
-        assert str(rig.path) in (report.degraded or "")
-        assert (report.loaded, report.unloaded, report.failed, report.writing) == ((), (), {}, ())
-    assert pids_of(client) == pids
-    assert nested.predict(1) == 1
-    with pytest.raises((hostd.NotFoundError, hostd.FailedPreconditionError)):
-        client.retrieve_model("other")
-
-    bring_back()
-    eventually(lambda: client.host_info().degraded == (), "the host says that it has recovered")
-    assert samples(port)[GAUGE] == 0
-    assert client.sync_local_models(wait=True).degraded is None
-    assert pids_of(client) == pids
+    port, pids = client.host_info().metrics_port, pids_of(client)
+    for name, trouble in TROUBLES.items():
+        assert (client.host_info().degraded, samples(port)[GAUGE]) == ((), 0), name
+        bring_back = trouble(rig)
+        (why,) = eventually(lambda: client.host_info().degraded, f"it is degraded by {name}")
+        assert str(rig.path) in why
+        assert samples(port)[GAUGE] == 1
+        for load in (True, False):
+            report = client.sync_local_models(wait=True, load=load)
+            assert str(rig.path) in (report.degraded or "")
+            assert (report.loaded, report.unloaded, report.failed, report.writing) == ((), (), {}, ())
+        assert pids_of(client) == pids
+        assert nested.predict(1) == 1
+        with pytest.raises((hostd.NotFoundError, hostd.FailedPreconditionError)):
+            client.retrieve_model("other")
+        bring_back()
+        eventually(lambda: client.host_info().degraded == (), "the host says that it has recovered")
+        assert client.sync_local_models(wait=True).degraded is None
+        assert pids_of(client) == pids
     check_that_it_is_followed(client, rig)
-    rig.remove("b")
-    eventually(lambda: "b" not in states(client), "what is gone is unloaded")
+    bring_back = TROUBLES["nothing"](rig)
+    eventually(lambda: client.host_info().degraded, "the host says that it is degraded")
+    shutil.rmtree(rig.path.with_name("away") / "b")
+    bring_back()
+    eventually(lambda: "b" not in states(client), "what is gone when it is back is unloaded")
     assert pids_of(client) == {name: pid for name, pid in pids.items() if name != "b"}
 
 
-def test_c25_what_is_missing_when_the_directory_is_back_is_unloaded_then(client: hostd.Client, rig: Rig) -> None:
-    for name in ("stays", "goes"):
-        rig.add(name)
-    eventually(lambda: states(client) == {"stays": READY, "goes": READY}, "the directory is followed")
-    away = rig.path.rename(rig.path.with_name("away"))
-    eventually(lambda: client.host_info().degraded, "the host says that it is degraded")
-    shutil.rmtree(away / "goes")
-    away.rename(rig.path)
-    eventually(lambda: states(client) == {"stays": READY}, "what is gone is unloaded")
-    assert client.host_info().degraded == ()
-    assert len(rig.loads("stays")) == 1
-
-
-def test_c25_a_directory_that_comes_and_goes_all_the_time_costs_nothing(client: hostd.Client, rig: Rig) -> None:
-    rig.add("m")
-    eventually(lambda: states(client) == {"m": READY}, "the directory is followed")
-    pids = pids_of(client)
-    degraded = set()
-    for _ in range(20):
-        away = rig.path.rename(rig.path.with_name("away"))
-        degraded.add(client.sync_local_models(wait=True).degraded)
-        away.rename(rig.path)
-        degraded.add(client.sync_local_models(wait=True).degraded)
-    assert pids_of(client) == pids
-    assert None in degraded
-    assert len(degraded) == 2
-    check_that_it_is_followed(client, rig)
-
-
-def test_c25_the_directory_is_seen_to_be_away_and_back_without_waiting_for_the_period(rig: Rig) -> None:
+def test_c25_it_is_seen_to_be_away_and_back_without_waiting_for_the_period_and_needed_for_nothing(rig):
     with hostd.Host(models={**FOLLOWED, "dir": rig.path, "poll_period_s": 3600}) as host:
         client = host.client()
         rig.add("m")
         eventually(lambda: states(client) == {"m": READY}, "the directory is watched")
-        bring_back = move_away(rig)
+        bring_back = TROUBLES["nothing"](rig)
         eventually(lambda: client.host_info().degraded, "the host says that it is degraded")
         bring_back()
         eventually(lambda: client.host_info().degraded == (), "the host says that it has recovered")
         assert states(client) == {"m": READY}
         check_that_it_is_followed(client, rig)
-
-
-def test_c25_the_directory_may_be_away_when_the_host_ends_and_is_needed_for_nothing(rig: Rig) -> None:
-    rig.add("m")
-    with hostd.Host(models={**FOLLOWED, "dir": rig.path, "wait_for_initial_loads": True}) as host:
-        client = host.client()
-        assert states(client) == {"m": READY}
-        move_away(rig)
+        TROUBLES["nothing"](rig)
         eventually(lambda: client.host_info().degraded, "the host says that it is degraded")
         assert client.unload_model("m").processes == 1
         client.load_model("elsewhere", rig.make())
-
-
-FINDERS = """
-    from hostd.finders import ModelSpec
-
-    class Touchy:
-        looks_for = "anything"
-
-        def find(self, model_id, path):
-            if model_id.startswith("odd"):
-                raise {"odd1": ZeroDivisionError, "odd2": OSError, "odd3": RecursionError}[model_id]("in a finder")
-            return ModelSpec("python")
-"""
-
-
-def test_c25_a_finder_that_raises_stops_neither_the_others_nor_the_next_sync(
-    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "touchy.py").write_text(textwrap.dedent(FINDERS))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with hostd.Host(models={**FOLLOWED, "dir": rig.path}, finders={"default": {"type": "touchy:Touchy"}}) as host:
-        client = host.client()
-        for name in ("odd1", "good", "odd2", "odd3"):
-            rig.add(name)
-        rig.add("bad", FAILS)
-        eventually(lambda: states(client) == {"good": READY}, "the others are loaded")
-        check_that_it_is_followed(client, rig)
-        report = client.sync_local_models(wait=True)
-        assert set(report.failed) == {"odd1", "odd2", "odd3", "bad"}
-        assert report.degraded is None
-        assert states(client) == {"good": READY}
 
 
 # Root may read everything (capabilities(7)): the host gets along without the two rights that let it.
@@ -243,36 +133,15 @@ ORDINARY = """
 
 
 @pytest.fixture
-def ordinary(rig: Rig) -> Iterator[hostd.Client]:
+def ordinary(rig):
     """A client of a host that follows the directory and is bound by the modes of files."""
-    settings: dict[str, Any] = {**FOLLOWED, "dir": str(rig.path)}
-    embedder = program(ORDINARY, json.dumps(settings))
+    embedder = program(ORDINARY, json.dumps({**FOLLOWED, "dir": str(rig.path)}))
     with hostd.connect(line_of(embedder)) as client:
-        runtime_dir = client.host_info().runtime_dir
         yield client
     stop(embedder)
-    eventually(lambda: not os.path.exists(runtime_dir), "the host is gone")
 
 
-@pytest.mark.parametrize("mode", [0o000, 0o666, 0o333], ids=oct)
-def test_c25_a_directory_that_may_not_be_read_for_a_while_unloads_nothing(
-    ordinary: hostd.Client, rig: Rig, mode: int
-) -> None:
-    rig.add("m")
-    eventually(lambda: states(ordinary) == {"m": READY}, "the directory is followed")
-    pids = pids_of(ordinary)
-    rig.path.chmod(mode)
-    (why,) = eventually(lambda: ordinary.host_info().degraded, "the host says that it is degraded")
-    assert "Permission denied" in why
-    assert ordinary.sync_local_models(wait=True).unloaded == ()
-    assert pids_of(ordinary) == pids
-    rig.path.chmod(0o755)
-    eventually(lambda: ordinary.host_info().degraded == (), "the host says that it has recovered")
-    assert pids_of(ordinary) == pids
-    check_that_it_is_followed(ordinary, rig)
-
-
-def test_c25_an_entry_that_may_not_be_read_stops_no_other(ordinary: hostd.Client, rig: Rig) -> None:
+def test_c25_what_may_not_be_read_for_a_while_unloads_nothing(ordinary, rig):
     shut = rig.make()
     shut.chmod(0)
     shut.rename(rig.path / "shut")
@@ -285,3 +154,13 @@ def test_c25_an_entry_that_may_not_be_read_stops_no_other(ordinary: hostd.Client
     (rig.path / "shut").chmod(0)
     assert ordinary.sync_local_models(wait=True).unloaded == ()
     (rig.path / "shut").chmod(0o755)
+    pids = pids_of(ordinary)
+    for mode in (0o000, 0o666, 0o333):
+        rig.path.chmod(mode)
+        (why,) = eventually(lambda: ordinary.host_info().degraded, "the host says that it is degraded")
+        assert "Permission denied" in why
+        assert ordinary.sync_local_models(wait=True).unloaded == ()
+        rig.path.chmod(0o755)
+        eventually(lambda: ordinary.host_info().degraded == (), "the host says that it has recovered")
+        assert pids_of(ordinary) == pids
+    check_that_it_is_followed(ordinary, rig)

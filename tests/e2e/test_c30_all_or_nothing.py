@@ -3,68 +3,43 @@
 Kills of the host are in `test_deploy_kills`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from deploy_rig import (
     CODE,
     MIB,
-    PLACES,
     STAGING,
     Raw,
     await_tidy,
     content,
-    emptied,
     entries,
     files_of,
     undeploy_when_undone,
 )
-from helpers import eventually, line_of, program, stop
+from helpers import PATIENCE_S, eventually, line_of, program, stop
 
 import hostd
 
-if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Iterator
-
-LOAD_TIMEOUT_S = 10.0
 UNANSWERED_CHUNKS = 1024
 """How many pieces of an upload may be under way."""
 
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def host(models: Path) -> Iterator[hostd.Host]:
-    with hostd.Host(models={**PLACES, "dir": models}, workers={"load_timeout_s": LOAD_TIMEOUT_S}) as running:
-        yield running
+WORKERS = {"load_timeout_s": 10.0}
 
 
 @pytest.fixture
-def client(host: hostd.Host, models: Path) -> Iterator[hostd.Client]:
-    with emptied(host, models) as made:
-        yield made
-
-
-@pytest.fixture
-def raw(host: hostd.Host, client: hostd.Client) -> Iterator[Raw]:
-    with Raw(host.endpoint) as made:
+def raw(deploying, deployer):
+    with Raw(deploying.endpoint) as made:
         yield made
 
 
 # Loads that fail
 
-FAILING: dict[str, tuple[dict[str, bytes], type[hostd.HostError]]] = {
+FAILING = {
     "raises": (files_of("bad"), hostd.ModelError),
     "dies": (files_of("dies"), hostd.HostError),
     "hangs": (files_of("gated /nowhere"), hostd.DeadlineExceededError),
@@ -76,153 +51,104 @@ FAILING: dict[str, tuple[dict[str, bytes], type[hostd.HostError]]] = {
 
 
 @pytest.mark.parametrize("why", FAILING)
-@pytest.mark.parametrize("model_id", ["m", "team/group/m"])
-def test_c30_a_failed_load_leaves_nothing(client: hostd.Client, models: Path, why: str, model_id: str) -> None:
+def test_c30_a_failed_load_leaves_nothing_or_with_keep_the_files(deployer, models, why):
     files, kind = FAILING[why]
     with pytest.raises(kind):
-        client.deploy_model(model_id, files)
+        deployer.deploy_model("team/group/m", files)
     assert entries(models) == [], "answered when nothing is left"
-    assert client.list_models() == []
-    assert client.deploy_model(model_id, files_of("good")).predict() == "good"
-
-
-@pytest.mark.parametrize("why", FAILING)
-def test_c30_with_keep_a_failed_load_leaves_the_files(client: hostd.Client, models: Path, why: str) -> None:
-    files, kind = FAILING[why]
+    assert deployer.list_models() == []
+    if why == "hangs":
+        return  # for as long again
     with pytest.raises(kind):
-        client.deploy_model("m", files, keep=True)
+        deployer.deploy_model("m", files, keep=True)
     await_tidy(models)
     assert content(models / "m") == files
-    assert client.list_models() == []
+    assert deployer.list_models() == []
     with pytest.raises(hostd.AlreadyExistsError):
-        client.deploy_model("m", files_of("good"))
-    client.undeploy_model("m")
+        deployer.deploy_model("m", files_of("good"))
+    assert deployer.deploy_model("m", files_of("good"), replace=True).predict() == "good"
 
 
-def test_c30_a_failed_load_without_a_waiting_client_leaves_nothing(client: hostd.Client, models: Path) -> None:
-    client.deploy_model("m", files_of("bad"), wait=False)
+def test_c30_a_deploy_that_fails_or_is_overtaken_without_a_waiting_client_leaves_nothing(deployer, models, tmp_path):
+    deployer.deploy_model("m", files_of("bad"), wait=False)
     eventually(lambda: entries(models) == [], "the files of the model that failed are removed")
-    undeploy_when_undone(client)
-
-
-def test_c30_an_unload_that_overtakes_a_deploy_leaves_nothing(
-    client: hostd.Client, models: Path, tmp_path: Path
-) -> None:
-    gate = tmp_path / "gate"
-    handle = client.deploy_model("m", files_of(f"gated {gate}"), wait=False)
+    undeploy_when_undone(deployer)
+    handle = deployer.deploy_model("m", files_of(f"gated {tmp_path / 'gate'}"), wait=False)
     eventually((tmp_path / "gate.reached").exists, "the model loads")
-    client.unload_model("m")
+    deployer.unload_model("m")
     with pytest.raises((hostd.NotFoundError, hostd.AbortedError, hostd.FailedPreconditionError)):
-        handle.wait(20)
+        handle.wait(PATIENCE_S)
     eventually(lambda: entries(models) == [], "the files are removed")
-    undeploy_when_undone(client)
+    undeploy_when_undone(deployer)
 
 
 # Clients that fail
 
-
-def sending(endpoint: str) -> subprocess.Popen[str]:
-    """Start a program that deploys, says `begun` when it has sent something, and goes on until it is killed."""
-    return program(
-        """
-        import signal, sys, hostd
-        def progress(sent_bytes, total_bytes):
-            print("begun", flush=True)
-            signal.pause()
-        hostd.connect(sys.argv[1]).deploy_model("m", {"weights.bin": bytes(20 << 20)}, progress=progress)
-        """,
-        endpoint,
-    )
+SENDING = """
+    import signal, sys, hostd
+    def progress(sent_bytes, total_bytes):
+        print("begun", flush=True)
+        signal.pause()
+    hostd.connect(sys.argv[1]).deploy_model("m", {"weights.bin": bytes(20 << 20)}, progress=progress)
+"""
 
 
-def test_c30_a_client_that_is_killed_leaves_nothing(host: hostd.Host, client: hostd.Client, models: Path) -> None:
-    theirs = sending(host.endpoint)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda how: how.name)
+def test_c30_a_client_that_is_killed_or_interrupted_leaves_nothing(deploying, deployer, models, how):
+    theirs = program(SENDING, deploying.endpoint)
     try:
         assert line_of(theirs) == "begun"
         assert entries(models) == [STAGING]
+        theirs.send_signal(how)
+        theirs.wait(PATIENCE_S)
+        assert how == signal.SIGKILL or entries(models) == [], "one that ends in order has its upload removed before"
     finally:
         stop(theirs)
-    assert client.deploy_model("m", files_of("mine")).predict() == "mine", "nobody has to wait for that"
+    assert deployer.deploy_model("m", files_of("mine")).predict() == "mine", "nothing has to wait for that"
     await_tidy(models)
     assert content(models) == {f"m/{name}": data for name, data in files_of("mine").items()}
 
 
-def test_c30_a_client_that_is_interrupted_leaves_nothing_behind_its_end(
-    host: hostd.Host, client: hostd.Client, models: Path
-) -> None:
-    theirs = sending(host.endpoint)
-    try:
-        assert line_of(theirs) == "begun"
-        theirs.send_signal(signal.SIGINT)
-        theirs.wait(20)
-        assert entries(models) == [], "a client that ends in order has its upload removed before"
-    finally:
-        stop(theirs)
+def test_c30_what_fails_at_the_client_leaves_no_files(deploying, deployer, models, tmp_path):
+    files, weights = {"model.py": CODE, "weights.bin": bytes(20 * MIB)}, tmp_path / "weights.bin"
+    weights.write_bytes(bytes(10 * MIB))
 
-
-@pytest.mark.parametrize("kind", ["sync", "async"])
-def test_c30_what_fails_at_the_client_leaves_no_files(
-    host: hostd.Host, client: hostd.Client, models: Path, kind: str
-) -> None:
-    files = {"model.py": CODE, "weights.bin": bytes(20 * MIB)}
-
-    def progress(sent_bytes: int, total_bytes: int) -> None:
+    def fail(sent_bytes, total_bytes):
         if sent_bytes > 3 * MIB:
             raise OSError("the window was closed")
 
-    async def asynchronously() -> None:
-        async with hostd.AsyncClient(host.endpoint) as theirs:
-            await theirs.deploy_model("m", files, progress=progress)
-
-    with pytest.raises(OSError, match="the window was closed"):
-        if kind == "async":
-            asyncio.run(asyncio.wait_for(asynchronously(), 60))
-        else:
-            client.deploy_model("m", files, progress=progress)
-    assert entries(models) == [], "the abort is answered when nothing is left"
-
-
-def test_c30_a_task_that_is_cancelled_leaves_no_files(host: hostd.Host, client: hostd.Client, models: Path) -> None:
-    async def body() -> None:
+    async def asynchronously():
         begun = asyncio.Event()
-        async with hostd.AsyncClient(host.endpoint) as theirs:
-            deploying = asyncio.ensure_future(
-                theirs.deploy_model("m", {"weights.bin": bytes(50 * MIB)}, progress=lambda *_: begun.set())
-            )
+        async with hostd.AsyncClient(deploying.endpoint) as theirs:
+            with pytest.raises(OSError, match="the window was closed"):
+                await theirs.deploy_model("m", files, progress=fail)
+            assert entries(models) == [], "the abort is answered when nothing is left"
+            deploy = asyncio.ensure_future(theirs.deploy_model("m", files, progress=lambda *_: begun.set()))
             await begun.wait()
-            deploying.cancel()
+            deploy.cancel()
             with pytest.raises(asyncio.CancelledError):
-                await deploying
+                await deploy
+            assert entries(models) == []
 
-    asyncio.run(asyncio.wait_for(body(), 60))
+    asyncio.run(asyncio.wait_for(asynchronously(), PATIENCE_S))
+    with pytest.raises(OSError, match="the window was closed"):
+        deployer.deploy_model("m", files, progress=fail)
     assert entries(models) == []
-
-
-def test_c30_a_client_that_goes_away_leaves_no_files(host: hostd.Host, client: hostd.Client, models: Path) -> None:
-    gone = hostd.connect(host.endpoint)
-    with pytest.raises(hostd.HostError):
-        gone.deploy_model("m", {"weights.bin": bytes(20 * MIB)}, progress=lambda *_: gone.close())
-    await_tidy(models)
-    assert entries(models) == []
-
-
-def test_c30_a_file_that_changes_while_it_is_sent_ends_the_deploy(
-    client: hostd.Client, models: Path, tmp_path: Path
-) -> None:
-    weights = tmp_path / "weights.bin"
-    weights.write_bytes(bytes(10 * MIB))
-
-    def progress(sent_bytes: int, total_bytes: int) -> None:
-        os.truncate(weights, 11 * MIB)
-
     with pytest.raises(hostd.FailedPreconditionError, match="changed while it was deployed"):
-        client.deploy_model("m", {**files_of("x"), "weights.bin": weights}, progress=progress)
+        deployer.deploy_model(
+            "m", {"model.py": CODE, "weights.bin": weights}, progress=lambda *_: os.truncate(weights, 11 * MIB)
+        )
+    assert entries(models) == []
+    gone = hostd.connect(deploying.endpoint)
+    with pytest.raises(hostd.HostError):
+        gone.deploy_model("m", files, progress=lambda *_: gone.close())
+    await_tidy(models)
     assert entries(models) == []
 
 
 # Requests in bad faith
 
-BAD_WRITES: dict[str, tuple[dict[str, Any], type[hostd.HostError]]] = {
+BAD_WRITES = {
     "an index too high": ({"file": 2}, hostd.InvalidArgumentError),
     "a negative index": ({"file": -1}, hostd.InvalidArgumentError),
     "an index that is no number": ({"file": "model.py"}, hostd.InvalidArgumentError),
@@ -241,24 +167,23 @@ BAD_WRITES: dict[str, tuple[dict[str, Any], type[hostd.HostError]]] = {
 }
 
 
-@pytest.mark.parametrize("bad", BAD_WRITES)
-def test_c30_a_bad_piece_is_refused_and_the_upload_goes_on(raw: Raw, models: Path, bad: str) -> None:
-    files = [["text", 4], ["model.py", len(CODE)]]
-    upload = raw.ask("deploy_begin", model_id="m", files=files)["upload"]
-    arguments, kind = BAD_WRITES[bad]
-    assert isinstance(
-        raw.refusal("deploy_write", **{"upload": upload, "file": 0, "offset": 0, "data": b"1234", **arguments}), kind
-    )
+def test_c30_a_bad_piece_is_refused_and_the_upload_goes_on(deploying, raw, models):
+    upload = raw.ask("deploy_begin", model_id="m", files=[["text", 4], ["model.py", len(CODE)]])["upload"]
+    write = {"upload": upload, "file": 0, "offset": 0, "data": b"1234"}
+    for name, (arguments, kind) in BAD_WRITES.items():
+        assert isinstance(raw.refusal("deploy_write", **{**write, **arguments}), kind), name
+    with Raw(deploying.endpoint) as thief:
+        for verb, more in (("deploy_write", write), ("deploy_commit", {}), ("deploy_abort", {})):
+            assert isinstance(thief.refusal(verb, **{"upload": upload, **more}), hostd.NotFoundError)
     raw.ask("deploy_write", upload=upload, file=1, offset=0, data=CODE)
-    raw.ask("deploy_write", upload=upload, file=0, offset=2, data=b"34")
-    raw.ask("deploy_write", upload=upload, file=0, offset=0, data=b"12")
-    raw.ask("deploy_write", upload=upload, file=0, offset=1, data=b"23")  # the same again does no harm
+    for offset, data in ((2, b"34"), (0, b"12"), (1, b"23")):  # the same again does no harm
+        raw.ask("deploy_write", upload=upload, file=0, offset=offset, data=data)
     assert raw.ask("deploy_commit", upload=upload)["state"] == "READY"
     await_tidy(models)
     assert content(models / "m") == {"model.py": CODE, "text": b"1234"}
 
 
-def test_c30_a_commit_of_too_little_is_refused_and_leaves_nothing(raw: Raw, models: Path) -> None:
+def test_c30_a_commit_of_too_little_is_refused_and_leaves_nothing(raw, models):
     for written in ([], [(0, b"12")], [(0, b"1"), (2, b"34")]):
         upload = raw.ask("deploy_begin", model_id="m", files=[["model.py", 4], ["empty", 0]])["upload"]
         for offset, data in written:
@@ -269,7 +194,7 @@ def test_c30_a_commit_of_too_little_is_refused_and_leaves_nothing(raw: Raw, mode
         assert entries(models) == []
 
 
-def test_c30_what_comes_after_a_commit_or_an_abort_is_refused(raw: Raw, models: Path, tmp_path: Path) -> None:
+def test_c30_what_comes_after_a_commit_or_an_abort_is_refused(raw, models, tmp_path):
     gate = tmp_path / "gate"
     upload = raw.upload("m", files_of(f"gated {gate}"))
     first, second = raw.begin("deploy_commit", upload=upload), raw.begin("deploy_commit", upload=upload)
@@ -294,23 +219,12 @@ def test_c30_what_comes_after_a_commit_or_an_abort_is_refused(raw: Raw, models: 
         assert isinstance(raw.refusal(verb, upload=aborted, **more), hostd.NotFoundError)
 
 
-def test_c30_nobody_touches_the_upload_of_another_client(host: hostd.Host, raw: Raw, models: Path) -> None:
-    upload = raw.upload("m", files_of("mine"))
-    with Raw(host.endpoint) as thief:
-        write = {"file": 1, "offset": 0, "data": b"evil"}
-        for verb, more in (("deploy_write", write), ("deploy_commit", {}), ("deploy_abort", {})):
-            assert isinstance(thief.refusal(verb, upload=upload, **more), hostd.NotFoundError)
-    assert raw.ask("deploy_commit", upload=upload)["state"] == "READY"
-    await_tidy(models)
-    assert content(models / "m") == files_of("mine")
-
-
-def test_c30_more_than_8_mib_unanswered_is_refused(raw: Raw, models: Path) -> None:
+def test_c30_more_than_8_mib_unanswered_is_refused(raw, models):
     upload = raw.ask("deploy_begin", model_id="m", files=[["model.py", 1], ["weights.bin", 40 * MIB]])["upload"]
     raw.ask("deploy_write", upload=upload, file=0, offset=0, data=b"x")
     (file,) = (models / STAGING).glob("*/model.py")
     file.unlink()
-    os.mkfifo(file)  # a disk that hangs: who opens it to write waits for a reader
+    os.mkfifo(file)  # a disk that hangs: opening it to write waits for a reader
     try:
         stuck = raw.begin("deploy_write", upload=upload, file=0, offset=0, data=b"")
         pieces = range(0, 8 * MIB, MIB)

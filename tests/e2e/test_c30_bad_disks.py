@@ -3,33 +3,23 @@
 Each runs a program of its own: as another user, with a file system of its own, or under a limit.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
-from deploy_rig import CODE, MIB, PLACES, STAGING, await_tidy, content, emptied, entries, files_of, put
+from deploy_rig import STAGING, content, put
 from helpers import REPOSITORY, eventually
 
-import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 NOBODY = 65534
-LIMIT_BYTES = 2 * MIB
 UNSHARED = ["unshare", "--mount", "--propagation", "private"]
-"""The beginning of a command whose mounts nobody else sees, and which go with its last process, however that ends."""
+"""The beginning of a command with mounts that nothing else sees, and that go with its last process, however that ends."""
 ANOTHER = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
 ANOTHER += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
 """The same as another user, who may not write what is not his. But he may read all, because tests may be run from a
@@ -53,7 +43,7 @@ def note(name, act):
 
 
 @pytest.fixture
-def base() -> Iterator[Path]:
+def base():
     """A directory that other users may enter."""
     made = Path(tempfile.mkdtemp(prefix="hostd-disk-"))
     made.chmod(0o755)
@@ -65,13 +55,13 @@ def base() -> Iterator[Path]:
     )
 
 
-def is_removed(directory: Path) -> bool:
+def is_removed(directory):
     with contextlib.suppress(OSError):
         shutil.rmtree(directory)
     return not directory.exists()
 
 
-def said_by(source: str, base: Path, *, command: list[str]) -> dict[str, Any]:
+def said_by(source, base, *, command):
     """Run a program with a models directory, and return what it has noted."""
     path = [REPOSITORY, REPOSITORY / "tests", REPOSITORY / "tests" / "e2e"]
     done = subprocess.run(
@@ -102,7 +92,7 @@ print(json.dumps(said))
 """
 
 
-def can(command: list[str]) -> bool:
+def can(command):
     """Say whether this user may run programs so."""
     return (
         bool(shutil.which(command[0]))
@@ -114,15 +104,13 @@ MODES = {
     # owner and mode of the directory, then what a host of another user must be told
     "not ours": (0, 0o755, {"new": False, "nested": False}),
     "sticky, as /tmp": (0, 0o1777, {"new": True, "nested": False}),
-    "ours": (NOBODY, 0o755, {"new": True, "nested": False}),
-    "ours, read-only": (NOBODY, 0o555, {"new": False, "nested": False}),
     "ours, with a staging area of another": (NOBODY, 0o755, {"new": False, "nested": False}),
 }
 
 
 @pytest.mark.skipif(not can(ANOTHER), reason="only root can become somebody who may not write")
 @pytest.mark.parametrize("mode", MODES)
-def test_c30_without_permission_a_deploy_is_refused_and_nothing_changes(base: Path, mode: str) -> None:
+def test_c30_without_permission_a_deploy_is_refused_and_nothing_changes(base, mode):
     models = base / "models"
     theirs = put(models, "theirs", "theirs")
     if "sticky" in mode:
@@ -151,29 +139,6 @@ def test_c30_without_permission_a_deploy_is_refused_and_nothing_changes(base: Pa
     ]
     after = {name: data for name, data in content(models).items() if not name.startswith("new/")}
     assert after == before
-
-
-OWN_MODEL = """
-with hostd.Host(models={**PLACES, "dir": models}) as host:
-    client = host.client()
-    note("undeploy", lambda: client.undeploy_model("mine"))
-    note("replace", lambda: client.deploy_model("mine", files_of("new"), replace=True))
-    said["loaded"] = [model.id for model in client.list_models()]
-print(json.dumps(said))
-"""
-
-
-@pytest.mark.skipif(not can(ANOTHER), reason="only root can become somebody who may not write")
-def test_c31_a_model_of_ours_in_a_directory_of_others_is_not_unloaded_in_vain(base: Path) -> None:
-    models = base / "models"
-    mine = put(models, "mine", "mine")
-    for path in (base / "run", mine, *mine.iterdir()):
-        os.chown(path, NOBODY, NOBODY)
-    before = content(models)
-    said = said_by(OWN_MODEL, base, command=ANOTHER)
-    assert [said[act][0] for act in ("undeploy", "replace")] == ["FailedPreconditionError"] * 2
-    assert content(models) == before
-    assert said["loaded"] == ["mine"]
 
 
 # Full disks
@@ -227,7 +192,7 @@ print(json.dumps(said))
 
 
 @pytest.mark.skipif(not can(UNSHARED), reason="needs the right to mount")
-def test_c30_a_full_disk_is_resource_exhausted_and_leaves_no_residue(base: Path) -> None:
+def test_c30_a_full_disk_is_resource_exhausted_and_leaves_no_residue(base):
     said = said_by(FULL, base, command=UNSHARED)
     for act in ("too big", "too big a replacement", "half 1", "too many"):
         kind, words = said[act]
@@ -246,28 +211,3 @@ def test_c30_a_full_disk_is_resource_exhausted_and_leaves_no_residue(base: Path)
     }
     assert set(said["entries"]) == expected
     assert said["serves"] == "works again"
-
-
-# Limits
-
-
-def test_c30_a_limit_on_the_size_of_files_is_resource_exhausted_and_leaves_no_residue(tmp_path: Path) -> None:
-    """A limit of the process stands in for a full disk where nobody may mount one: EFBIG, in the middle of a write."""
-    models = tmp_path / "models"
-    models.mkdir()
-    with hostd.Host(models={**PLACES, "dir": models}) as host, emptied(host, models) as client:
-        client.deploy_model("m", files_of("old"))
-        await_tidy(models)
-        before = content(models)
-        resource.prlimit(host.pid, resource.RLIMIT_FSIZE, (LIMIT_BYTES, LIMIT_BYTES))
-        for replace in (False, True):
-            with pytest.raises(hostd.ResourceExhaustedError, match="File too large"):
-                client.deploy_model(
-                    "m" if replace else "n",
-                    {"model.py": CODE, "data": bytes(2 * LIMIT_BYTES)},
-                    replace=replace,
-                )
-            assert STAGING not in entries(models)
-            assert content(models) == before
-        assert client.retrieve_model("m").predict() == "old"
-        assert client.deploy_model("n", {**files_of("small"), "data": bytes(LIMIT_BYTES)}).predict() == "small"

@@ -1,77 +1,53 @@
 """C32: `replace=True`: the old model serves until the new one is ready, and stays if that fails."""
 
-from __future__ import annotations
-
 import os
-import signal
 import threading
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from deploy_rig import (
     MIB,
     PLACES,
     Raw,
+    all_at_once,
     await_tidy,
     content,
-    emptied,
     entries,
     files_of,
     put,
     refusal,
     undeploy_when_undone,
 )
-from helpers import eventually, is_there, rss_of_tree
+from helpers import PATIENCE_S, eventually, is_there, rss_of_tree
 
 import hostd
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-LOAD_TIMEOUT_S = 10.0
 CALLERS = 4
 BALLAST_BYTES = 100 * MIB
 
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def host(models: Path) -> Iterator[hostd.Host]:
-    with hostd.Host(models={**PLACES, "dir": models}, workers={"load_timeout_s": LOAD_TIMEOUT_S}) as running:
-        yield running
-
-
-@pytest.fixture
-def client(host: hostd.Host, models: Path) -> Iterator[hostd.Client]:
-    with emptied(host, models) as made:
-        yield made
+WORKERS = {"load_timeout_s": 10.0}
 
 
 class Callers:
     """Threads with clients of their own that call a model without a pause and note every answer."""
 
-    def __init__(self, endpoint: str, model_id: str) -> None:
-        self.said: list[list[str]] = [[] for _ in range(CALLERS)]
-        self.errors: list[BaseException] = []
+    def __init__(self, endpoint, model_id):
+        self.said = [[] for _ in range(CALLERS)]
+        self.errors = []
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._call, args=(endpoint, model_id, said)) for said in self.said]
 
-    def __enter__(self) -> Callers:
+    def __enter__(self):
         for thread in self._threads:
             thread.start()
         self.go_on()
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, *exc):
         self._over.set()
         for thread in self._threads:
             thread.join(30)
 
-    def go_on(self) -> None:
+    def go_on(self):
         """Wait until each has had some more answers."""
         counts = [len(said) for said in self.said]
         eventually(
@@ -79,13 +55,13 @@ class Callers:
             "all callers are answered",
         )
 
-    def changes(self) -> list[list[str]]:
+    def changes(self):
         """Return each caller's answers, equal ones in a row only once."""
         return [
             [text for index, text in enumerate(said) if index == 0 or said[index - 1] != text] for said in self.said
         ]
 
-    def _call(self, endpoint: str, model_id: str, said: list[str]) -> None:
+    def _call(self, endpoint, model_id, said):
         try:
             with hostd.connect(endpoint) as client:
                 model = client.retrieve_model(model_id)
@@ -95,77 +71,66 @@ class Callers:
             self.errors.append(error)
 
 
-@pytest.mark.parametrize("kind", ["deployed", "put by hand", "of another path"])
-def test_c32_not_one_call_fails_and_answers_change_once(
-    host: hostd.Host, client: hostd.Client, models: Path, tmp_path: Path, kind: str
-) -> None:
-    if kind == "deployed":
-        client.deploy_model("m", files_of("0"))
-    else:
-        client.load_model("m", put(models if kind == "put by hand" else tmp_path, "m", "0"))
-    with Callers(host.endpoint, "m") as callers:
-        for version in range(1, 4):
-            client.deploy_model("m", files_of(str(version), data=os.urandom(MIB)), replace=True)
-            callers.go_on()
-    assert callers.errors == []
-    assert callers.changes() == [["0", "1", "2", "3"]] * CALLERS
-    await_tidy(models)
-    assert (models / "m" / "text").read_text() == "3"
-
-
-def test_c32_the_old_model_serves_while_the_new_one_loads(
-    host: hostd.Host, client: hostd.Client, models: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("kind", ["deployed", "of another path"])
+def test_c32_not_one_call_fails_and_answers_change_once(deploying, deployer, models, tmp_path, kind):
     gate = tmp_path / "gate"
-    old = client.deploy_model("m", files_of("old"))
-    pid = old.pid()
-    with Raw(host.endpoint) as raw, Callers(host.endpoint, "m") as callers:
-        upload = raw.upload("m", files_of(f"gated {gate}"), replace=True)
-        callers.go_on()
-        commit = raw.begin("deploy_commit", upload=upload)
+    if kind == "deployed":
+        deployer.deploy_model("m", files_of("0"))
+    else:
+        deployer.load_model("m", put(tmp_path, "m", "0"))
+    with Raw(deploying.endpoint) as raw, Callers(deploying.endpoint, "m") as callers:
+        for version in ("1", "2"):
+            deployer.deploy_model("m", files_of(version, data=os.urandom(MIB)), replace=True)
+            callers.go_on()
+        commit = raw.begin("deploy_commit", upload=raw.upload("m", files_of(f"gated {gate}"), replace=True))
         eventually((tmp_path / "gate.reached").exists, "the new one loads")
         callers.go_on()
-        assert callers.changes() == [["old"]] * CALLERS
-        assert old.pid() == pid
+        assert callers.changes() == [["0", "1", "2"]] * CALLERS, "the old one serves while the new one loads"
         gate.touch()
         assert raw.answer(commit)["state"] == "READY"
         callers.go_on()
     assert callers.errors == []
-    assert callers.changes() == [["old", f"gated {gate}"]] * CALLERS
+    assert callers.changes() == [["0", "1", "2", f"gated {gate}"]] * CALLERS
+    await_tidy(models)
+    assert content(models / "m") == files_of(f"gated {gate}")
 
 
-def test_c32_calls_in_flight_at_the_change_are_finished_by_the_old_model(
-    client: hostd.Client, models: Path, tmp_path: Path
-) -> None:
+def test_c32_calls_in_flight_at_the_change_are_finished_by_the_old_model(deployer, models, tmp_path):
     marker, gate = tmp_path / "marker", tmp_path / "gate"
-    model = client.deploy_model("m", files_of("old"))
-    pid = model.pid()
-    call = model.submit.linger(str(marker), str(gate))
+    model = deployer.deploy_model("m", files_of("old"))
+    pid, call = model.pid(), model.submit.linger(str(marker), str(gate))
     eventually(marker.exists, "the call has begun")
-    client.deploy_model("m", files_of("new"), replace=True)
-    assert model.predict() == "new"
+    deployer.deploy_model("m", files_of("next"), replace=True)
+    assert model.predict() == "next"
     assert is_there(pid)
     gate.touch()
-    assert call.result(20) == "old"
+    assert call.result(PATIENCE_S) == "old"
     eventually(lambda: not is_there(pid), "the old one goes when it has nothing to do any more")
+    deployer.deploy_model("m", files_of("new"), replace=True, wait=False)
+    eventually(lambda: model.predict() == "new", "the new one takes over")
+    deployer.deploy_model("m", files_of("bad"), replace=True, wait=False)
+    await_tidy(models)
+    assert model.predict() == "new"
+    assert content(models / "m") == files_of("new")
+    undeploy_when_undone(deployer)
 
 
-def test_c32_the_memory_of_the_old_model_is_given_back(host: hostd.Host, client: hostd.Client) -> None:
-    model = client.deploy_model("m", files_of(f"big {BALLAST_BYTES}"))
+def test_c32_the_memory_of_the_old_model_is_given_back(deploying, deployer):
+    model = deployer.deploy_model("m", files_of(f"big {BALLAST_BYTES}"))
     pids = set()
     for _ in range(3):
         pids.add(model.pid())
-        client.deploy_model("m", files_of(f"big {BALLAST_BYTES}"), replace=True)
+        deployer.deploy_model("m", files_of(f"big {BALLAST_BYTES}"), replace=True)
     pids.add(model.pid())
     assert len(pids) == 4
     eventually(lambda: sum(map(is_there, pids)) == 1, "the old ones are gone")
-    assert rss_of_tree(host.pid) < 2.5 * BALLAST_BYTES
-    assert client.unload_model("m").processes == 1
+    assert rss_of_tree(deploying.pid) < 2.5 * BALLAST_BYTES
+    assert deployer.unload_model("m").processes == 1
 
 
 # New ones that fail
 
-FAILING: dict[str, tuple[dict[str, bytes], type[hostd.HostError]]] = {
+FAILING = {
     "raises": (files_of("bad"), hostd.ModelError),
     "dies": (files_of("dies"), hostd.HostError),
     "hangs": (files_of("gated /nowhere"), hostd.DeadlineExceededError),
@@ -175,15 +140,13 @@ FAILING: dict[str, tuple[dict[str, bytes], type[hostd.HostError]]] = {
 
 
 @pytest.mark.parametrize("why", FAILING)
-def test_c32_a_new_one_that_fails_leaves_the_old_one_and_its_files(
-    host: hostd.Host, client: hostd.Client, models: Path, why: str
-) -> None:
-    old = client.deploy_model("m", files_of("old", **{"only/old": b"o"}))
+def test_c32_a_new_one_that_fails_leaves_the_old_one_and_its_files(deploying, deployer, models, why):
+    old = deployer.deploy_model("m", files_of("old", **{"only/old": b"o"}))
     pid, inode = old.pid(), (models / "m").stat().st_ino
     files, kind = FAILING[why]
-    with Callers(host.endpoint, "m") as callers:
+    with Callers(deploying.endpoint, "m") as callers:
         with pytest.raises(kind):
-            client.deploy_model("m", files, replace=True)
+            deployer.deploy_model("m", files, replace=True)
         assert content(models / "m") == files_of("old", **{"only/old": b"o"}), "answered when the old files are back"
         callers.go_on()
     assert callers.errors == []
@@ -194,152 +157,63 @@ def test_c32_a_new_one_that_fails_leaves_the_old_one_and_its_files(
     assert len(old.info.workers) == 1
     await_tidy(models)
     assert entries(models) == ["m"]
-    assert client.deploy_model("m", files_of("new"), replace=True).predict() == "new"
+    assert deployer.deploy_model("m", files_of("new"), replace=True).predict() == "new"
 
 
-def test_c32_with_keep_a_new_one_that_fails_does_not_push_out_the_old_one(client: hostd.Client, models: Path) -> None:
-    old = client.deploy_model("m", files_of("old"))
+def test_c32_of_what_is_not_loaded_and_with_keep_the_files_are_as_after_a_deploy(deployer, models):
+    for text in ("first", "second"):
+        assert deployer.deploy_model("m", files_of(text), replace=True).predict() == text
+        deployer.unload_model("m")
+    await_tidy(models)
     with pytest.raises(hostd.ModelError):
-        client.deploy_model("m", files_of("bad"), replace=True, keep=True)
-    assert old.predict() == "old", "the old one stays whatever becomes of the files"
-    await_tidy(models)
-    assert content(models / "m") in (files_of("old"), files_of("bad"))
-
-
-def test_c32_a_replacement_without_waiting_changes_over_later(
-    client: hostd.Client, models: Path, tmp_path: Path
-) -> None:
-    old = client.deploy_model("m", files_of("old"))
-    client.deploy_model("m", files_of("new"), replace=True, wait=False)
-    eventually(lambda: old.predict() == "new", "the new one takes over")
-    client.deploy_model("m", files_of("bad"), replace=True, wait=False)
-    await_tidy(models)
-    assert old.predict() == "new"
-    assert content(models / "m") == files_of("new")
-    undeploy_when_undone(client)
-
-
-def test_c32_replacing_nothing_is_a_deploy(client: hostd.Client, models: Path) -> None:
-    assert client.deploy_model("m", files_of("first"), replace=True).predict() == "first"
-    client.unload_model("m")
-    assert client.deploy_model("m", files_of("second"), replace=True).predict() == "second"
-    await_tidy(models)
+        deployer.deploy_model("m", files_of("bad"), replace=True)
     assert content(models / "m") == files_of("second")
-
-
-def test_c32_a_failed_replacement_of_what_is_not_loaded_leaves_its_files(client: hostd.Client, models: Path) -> None:
-    put(models, "m", "old")
+    assert deployer.list_models() == []
+    old = deployer.load_model("m", models / "m")
     with pytest.raises(hostd.ModelError):
-        client.deploy_model("m", files_of("bad"), replace=True)
-    assert content(models / "m") == files_of("old")
-    assert client.list_models() == []
+        deployer.deploy_model("m", files_of("bad"), replace=True, keep=True)
+    assert old.predict() == "second", "the old one stays whatever becomes of the files"
+    await_tidy(models)
+    assert content(models / "m") in (files_of("second"), files_of("bad"))
+    inner = deployer.deploy_model("m/inner", files_of("inner"))
+    with pytest.raises(hostd.FailedPreconditionError):  # it would take the whole tree away
+        deployer.deploy_model("m", files_of("new"), replace=True)
+    assert inner.reads() == "inner"
+    assert deployer.undeploy_model("m/inner").processes == 1
 
 
 # Meanwhile
 
-MEANWHILE = ["unload", "unload all", "undeploy", "load", "deploy", "replace", "sync", "death of the old one"]
 
-
-@pytest.mark.parametrize("what", MEANWHILE)
-def test_c32_whatever_happens_during_a_replacement_the_end_is_whole(
-    host: hostd.Host, client: hostd.Client, models: Path, tmp_path: Path, what: str
-) -> None:
+def test_c32_two_hosts_that_replace_one_model_leave_one_of_both_and_what_is_under_way_alone(
+    deploying, deployer, models, tmp_path
+):
+    """If one then failed it would bring back what was there before, and take the other's files away."""
     gate = tmp_path / "gate"
-    new = files_of(f"gated {gate}")
-    old = client.deploy_model("m", files_of("old"))
-    pid = old.pid()
-    acts: dict[str, Any] = {
-        "unload": lambda: client.unload_model("m"),
-        "unload all": client.unload_all_models,
-        "undeploy": lambda: client.undeploy_model("m"),
-        "load": lambda: client.load_model("m", models / "m"),
-        "deploy": lambda: client.deploy_model("m", files_of("third")),
-        "replace": lambda: client.deploy_model("m", files_of("third"), replace=True),
-        "sync": lambda: client.sync_local_models(wait=True),
-        "death of the old one": lambda: os.kill(pid, signal.SIGKILL),
-    }
-    with Raw(host.endpoint) as raw:
-        upload = raw.upload("m", new, replace=True)
-        commit = raw.begin("deploy_commit", upload=upload)
-        eventually((tmp_path / "gate.reached").exists, "the new one loads")
-        refused = None
-        try:
-            acts[what]()
-        except hostd.HostError as error:
-            refused = error
-        if what in ("undeploy", "deploy", "replace"):
-            assert isinstance(refused, (hostd.FailedPreconditionError, hostd.AlreadyExistsError)), repr(refused)
-        elif what != "load":
-            assert refused is None
-        gate.touch()
-        if what.startswith("unload"):
-            assert isinstance(refusal(lambda: raw.answer(commit)), hostd.AbortedError)
-            assert client.list_models() == []
-            assert content(models / "m") == files_of("old"), "the replacement was overtaken: the old files are back"
-            assert client.load_model("m", models / "m").predict() == "old"
-        else:
-            assert raw.answer(commit)["state"] == "READY"
-            assert client.retrieve_model("m").predict() == f"gated {gate}"
-            await_tidy(models)
-            assert content(models / "m") == new
-    await_tidy(models)
-    assert entries(models) == ["m"]
-    assert [len(model.workers) for model in client.list_models()] == [1]
-
-
-def test_c32_the_models_below_a_model_are_not_replaced_with_it(client: hostd.Client, models: Path) -> None:
-    """A replacement takes the whole tree away, so a model that lies in it would lose its files."""
-    client.deploy_model("m", files_of("outer"))
-    inner = client.deploy_model("m/inner", files_of("inner"))
-    with pytest.raises(hostd.FailedPreconditionError):
-        client.deploy_model("m", files_of("new"), replace=True)
-    assert inner.reads() == "inner"
-    assert client.undeploy_model("m/inner").processes == 1
-
-
-def test_c32_two_hosts_that_replace_one_model_leave_one_of_both(client: hostd.Client, models: Path) -> None:
-    with hostd.Host(models={**PLACES, "dir": models}) as other:
-        clients = {"mine": client, "theirs": other.client()}
+    with hostd.Host(models={**PLACES, "dir": models, "load_on_start": False}) as other, Raw(deploying.endpoint) as raw:
+        clients = (deployer, other.client())
         put(models, "m", "old")
-        for theirs in clients.values():
+        for theirs in clients:
             theirs.load_model("m", models / "m")
-        for turn in range(6):
-            outcomes: dict[str, object] = {}
-
-            def replace(name: str, theirs: hostd.Client) -> None:
-                try:
-                    theirs.deploy_model("m", files_of(f"{turn} {name}"), replace=True)  # noqa: B023
-                    outcomes[name] = None  # noqa: B023
-                except hostd.HostError as error:
-                    outcomes[name] = error  # noqa: B023
-
-            threads = [threading.Thread(target=replace, args=item) for item in clients.items()]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join(30)
-            assert len(outcomes) == 2
-            assert all(error is None or isinstance(error, hostd.AbortedError) for error in outcomes.values()), outcomes
+        for turn in range(5):
+            files = [files_of(f"{turn} {number}") for number in range(2)]
+            outcomes = all_at_once(
+                [lambda n=n, c=c: c.deploy_model("m", files[n], replace=True) for n, c in enumerate(clients)]  # noqa: B023
+            )
+            assert all(error is None or isinstance(error, hostd.AbortedError) for error in outcomes), outcomes
             await_tidy(models)
             assert entries(models) == ["m"]
-            winners = [files_of(f"{turn} {name}") for name, error in outcomes.items() if error is None]
-            if winners:
-                assert content(models / "m") in winners
-
-
-def test_c32_what_another_host_is_replacing_is_left_alone(
-    host: hostd.Host, client: hostd.Client, models: Path, tmp_path: Path
-) -> None:
-    """If the first then fails it brings back what was there before, and would take the second one's files away."""
-    gate = tmp_path / "gate"
-    client.deploy_model("m", files_of("old"))
-    with hostd.Host(models={**PLACES, "dir": models, "load_on_start": False}) as other, Raw(host.endpoint) as raw:
-        theirs = other.client()
+            if None in outcomes:
+                assert content(models / "m") in [files[n] for n, error in enumerate(outcomes) if error is None]
+        before = content(models / "m")
         commit = raw.begin("deploy_commit", upload=raw.upload("m", files_of(f"gated {gate}"), replace=True))
         eventually((tmp_path / "gate.reached").exists, "the new one loads")
-        assert isinstance(refusal(lambda: theirs.deploy_model("m", files_of("x"), replace=True)), hostd.AbortedError)
-        assert isinstance(refusal(lambda: theirs.undeploy_model("m")), hostd.AbortedError)
-        client.unload_model("m")
+        for act in (
+            lambda: clients[1].deploy_model("m", files_of("x"), replace=True),
+            lambda: clients[1].undeploy_model("m"),
+        ):
+            assert isinstance(refusal(act), hostd.AbortedError)
+        deployer.unload_model("m")
         assert isinstance(refusal(lambda: raw.answer(commit)), hostd.AbortedError)
-        assert content(models / "m") == files_of("old")
-        assert theirs.deploy_model("m", files_of("x"), replace=True).predict() == "x"
+        assert content(models / "m") == before
+        assert clients[1].deploy_model("m", files_of("x"), replace=True).predict() == "x"

@@ -5,19 +5,19 @@ The end of `hostd.Host` blocks is in `test_embedded`, sudden deaths are in `test
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
-import textwrap
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from deploy_rig import Raw
 from faults import STALLS
 from helpers import FAULTY, PATIENCE_S, Service, at_most, eventually, is_there, new_tag, state_of, tagged
-from models_rig import AT_ONCE, FAILS, FOLLOWED, GATED, HANGS, Rig, states
+from models_rig import AT_ONCE, FAILS, FOLLOWED, GATED, HANGS, Rig, causes, states
 
 import hostd
 from hostd.config.loading import load_config
@@ -25,7 +25,7 @@ from hostd.hosts.launch import AT_ONCE as KILL_ALL
 from hostd.hosts.launch import reaper_command, supervisor_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from concurrent.futures import Future, ThreadPoolExecutor
     from pathlib import Path
 
 LONG_S = 3600.0
@@ -45,6 +45,9 @@ PLUGINS = """
             (self._base / "plugin-called").touch()
             time.sleep(3600)
 
+    class Scan(Finder):
+        pass
+
     class Sizer(Finder):
         def estimate(self, model_id, path, model_type):
             self.find(model_id, path)
@@ -53,7 +56,7 @@ PLUGINS = """
 
 @dataclass
 class Case:
-    """A served host, its models directory, and those who wait for something of it."""
+    """A served host, its models directory, and what waits for something of it."""
 
     service: Service
     client: hostd.Client
@@ -61,14 +64,15 @@ class Case:
     base: Path
     pool: ThreadPoolExecutor
     tag: str
+    closing: contextlib.ExitStack
     waiting: list[Future[Any]] = field(default_factory=list)
 
-    def ask(self, what: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+    def ask(self, what, *args, **kwargs):
         """Ask for what will not be done before the end."""
         self.waiting.append(self.pool.submit(what, *args, **kwargs))
         return self.waiting[-1]
 
-    def check_end(self) -> None:
+    def check_end(self):
         """Wait for the end, and see that nothing is left and everybody has an answer."""
         assert self.service.ended() == 0
         assert not is_there(self.service.pid)
@@ -81,67 +85,48 @@ class Case:
 
 
 @pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    executor = ThreadPoolExecutor(12)
-    yield executor
-    executor.shutdown(wait=False)  # a test that failed may have left what only the end of its host answers
-
-
-@pytest.fixture
-def start(
-    serve: Callable[..., Service], tmp_path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Case]]:
+def start(serve, tmp_path, rig, pool, install, monkeypatch):
     """Serve a host; keywords are its settings."""
-    (tmp_path / "plugins_that_hang.py").write_text(textwrap.dedent(PLUGINS))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    install(plugins_that_hang=PLUGINS)
     tag = new_tag()
     monkeypatch.setenv(MARK, tag)
-    rig = Rig(tmp_path)
-    clients: list[hostd.Client] = []
+    closing = contextlib.ExitStack()
 
-    def begin(**settings: Any) -> Case:
+    def begin(**settings):
         models = {**AT_ONCE, "dir": rig.path, **settings.pop("models", {})}
         service = serve(models=models, **settings)
-        clients.append(hostd.connect(service.endpoint))
-        return Case(service, clients[-1], rig, tmp_path, pool, tag)
+        client = closing.enter_context(hostd.connect(service.endpoint))
+        return Case(service, client, rig, tmp_path, pool, tag, closing)
 
-    yield begin
-    for client in clients:
-        client.close()
-
-
-def hung_plugin(base: Path, kind: str) -> dict[str, Any]:
-    return {"type": f"plugins_that_hang:{kind}", "config": {"base": str(base)}}
+    with closing:
+        yield begin
 
 
 # Ways to end
 
 
-def by_verb(case: Case) -> None:
+def by_verb(case):
     case.client.shutdown()
     assert tagged(case.tag, MARK) <= {case.service.pid, case.service.reaper.pid}, "answered before all was gone"
 
 
-def by_sigterm(case: Case) -> None:
+def by_sigterm(case):
     case.service.reaper.terminate()
 
 
-def by_sigint(case: Case) -> None:
+def by_sigint(case):
     case.service.reaper.send_signal(signal.SIGINT)
-
-
-WAYS = pytest.mark.parametrize("end", [by_verb, by_sigterm, by_sigint], ids=lambda end: end.__name__)
 
 
 # What may be under way
 
 
-def serves(case: Case) -> None:
+def serves(case):
     for number in range(3):
         case.client.load_model(f"m{number}", case.rig.make()).predict(1)
 
 
-def has_hung_calls(case: Case) -> None:
+def has_hung_calls(case):
     for death in STALLS:
         evidence = case.base / f"evidence-{death}"
         options = {"stage": "infer", "death": death, "evidence": str(evidence)}
@@ -150,7 +135,7 @@ def has_hung_calls(case: Case) -> None:
         eventually(evidence.exists, "it hangs")
 
 
-def has_hung_loads(case: Case) -> None:
+def has_hung_loads(case):
     for death in STALLS:
         evidence = case.base / f"evidence-{death}"
         options = {"stage": "load", "death": death, "evidence": str(evidence)}
@@ -158,58 +143,43 @@ def has_hung_loads(case: Case) -> None:
         eventually(evidence.exists, "it hangs")
 
 
-def has_grandchildren(case: Case) -> None:
+def has_grandchildren(case):
     options = {"stage": "load", "death": "grandchildren", "evidence": str(case.base / "evidence")}
     case.client.load_model("m", FAULTY, options=options)
 
 
-def waits_for_a_retry(case: Case) -> None:
+def waits_for_a_retry(case):
     case.ask(case.client.load_model, "m", case.rig.make(FAILS), retries=9)
-    eventually(
-        lambda: states(case.client) and "RETRY" in [event["cause"] for event in story(case.client, "m")], "it failed"
-    )
+    eventually(lambda: "RETRY" in causes(case.client, "m"), "it failed")
 
 
-def story(client: hostd.Client, model_id: str) -> list[dict[str, Any]]:
-    try:
-        return list(client.explain_model(model_id)["story"])
-    except hostd.NotFoundError:
-        return []
-
-
-def waits_for_files(case: Case) -> None:
+def waits_for_files(case):
     case.rig.add("m")
     case.ask(case.client.retrieve_model, "m")
     case.ask(case.client.call, "m", "predict", (1,), {}, None)
     eventually(lambda: states(case.client) == {"m": "LOADING"}, "somebody waits for it")
 
 
-def has_a_sync_under_way(case: Case) -> None:
+def has_a_sync_under_way(case):
     case.rig.add("m", HANGS, {MARKER: ""})
     case.ask(case.client.sync_local_models, wait=True)
     eventually(lambda: case.rig.loads("m"), "a load of the sync hangs")
 
 
-def has_an_upload_under_way(case: Case) -> None:
-    begun = {"model_id": "new", "files": [["model.py", 100], ["data/x", 10]], "type": "t", "options": {}}
-    flags = {"wait": True, "replace": False, "keep": False, "retries": None, "finder": None, "initializer": None}
-    upload = case.client._verb("deploy_begin", None, **begun, **flags)["upload"]
-    case.client._verb("deploy_write", None, upload=upload, file=0, offset=0, data=b"x" * 50)
+def has_deploys_under_way(case):
+    raw = Raw(case.service.endpoint)
+    case.closing.callback(raw.__exit__)
+    upload = raw.ask("deploy_begin", model_id="sent", files=[["model.py", 100], ["data/x", 10]])["upload"]
+    raw.ask("deploy_write", upload=upload, file=0, offset=0, data=b"x" * 50)
     assert case.rig.residue() != []
-
-
-def has_a_deploy_that_loads(case: Case) -> None:
     case.ask(case.client.deploy_model, "new", case.rig.make(HANGS))
     eventually(lambda: case.rig.loads("new"), "the load of the deploy hangs")
-
-
-def has_a_deploy_that_replaces(case: Case) -> None:
     case.client.deploy_model("m", case.rig.make())
     case.ask(case.client.deploy_model, "m", case.rig.make(HANGS), replace=True)
     eventually(lambda: len(case.rig.loads("m")) == 2, "the load of the new one hangs")
 
 
-def has_hung_unloads(case: Case) -> None:
+def has_hung_unloads(case):
     model = case.client.load_model("m", case.rig.make())
     case.ask(model.work, str(case.base / "begun"), str(case.base / "never"))
     eventually((case.base / "begun").exists, "the call has begun")
@@ -226,18 +196,17 @@ UNDER_WAY = [
     waits_for_a_retry,
     waits_for_files,
     has_a_sync_under_way,
-    has_an_upload_under_way,
-    has_a_deploy_that_loads,
-    has_a_deploy_that_replaces,
+    has_deploys_under_way,
     has_hung_unloads,
 ]
 
 
-@WAYS
+ENDS = (by_verb, by_sigterm, by_sigint)
+
+
 @pytest.mark.parametrize("under_way", UNDER_WAY, ids=lambda under_way: under_way.__name__)
-def test_c34_nothing_is_left_of_a_host_that(
-    start: Callable[..., Case], under_way: Callable[[Case], None], end: Callable[[Case], None]
-) -> None:
+def test_c34_nothing_is_left_of_a_host_that(start, under_way):
+    end = ENDS[UNDER_WAY.index(under_way) % len(ENDS)]
     waits = {"drain_timeout_s": 0.4, "retry_backoff_s": LONG_S, "retry_max_backoff_s": LONG_S}
     case = start(models={**FOLLOWED, "poll_period_s": None, "completion_marker": MARKER}, workers=waits)
     before = sorted(os.listdir(case.rig.path))
@@ -248,70 +217,47 @@ def test_c34_nothing_is_left_of_a_host_that(
     assert not deployed, "files of a deploy that was answered with an error are left"
 
 
-@pytest.mark.parametrize("kind", ["finder", "scan"])
-@WAYS
-def test_c34_a_finder_that_hangs_keeps_no_host_from_ending(
-    start: Callable[..., Case], tmp_path: Path, kind: str, end: Callable[[Case], None]
-) -> None:
-    tables = {"finder": {"hung": hung_plugin(tmp_path, "Finder")}, "scan": {"default": hung_plugin(tmp_path, "Finder")}}
-    case = start(finders=tables[kind])
+@pytest.mark.parametrize("kind", ["finder", "scan", "sizer"])
+def test_c34_a_plugin_that_hangs_keeps_no_host_from_ending(start, tmp_path, kind):
+    hung = {"type": f"plugins_that_hang:{kind.title()}", "config": {"base": str(tmp_path)}}
+    tables = {"finder": {"finders": {"hung": hung}}, "scan": {"finders": {"default": hung}}}
+    case = start(**tables.get(kind, {"sizers": {"default": hung}}))
     path = case.rig.add("m")
-    if kind == "finder":
-        case.ask(case.client.load_model, "m", path, finder="hung")
-    else:
-        case.ask(case.client.sync_local_models, wait=True)
-    eventually((tmp_path / "plugin-called").exists, "it hangs")
-    end(case)
-    case.check_end()
-
-
-def test_c34_a_sizer_that_hangs_keeps_no_host_from_ending(start: Callable[..., Case], tmp_path: Path) -> None:
-    case = start(sizers={"default": hung_plugin(tmp_path, "Sizer")})
-    case.ask(case.client.estimate_model_size, "m", case.rig.make())
+    asks = {
+        "finder": lambda: case.client.load_model("m", path, finder="hung"),
+        "scan": lambda: case.client.sync_local_models(wait=True),
+        "sizer": lambda: case.client.estimate_model_size("m", path),
+    }
+    case.ask(asks[kind])
     eventually((tmp_path / "plugin-called").exists, "it hangs")
     try:
-        case.service.reaper.terminate()
+        by_sigterm(case)
         case.check_end()
     finally:
         case.service.reaper.send_signal(KILL_ALL)  # or the client would wait for its answer, too
 
 
-@pytest.mark.parametrize("first", [by_sigterm, by_sigint, "verb"], ids=["sigterm", "sigint", "verb"])
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT], ids=lambda second: second.name)
-def test_c34_a_second_signal_ends_it_at_once(
-    start: Callable[..., Case], tmp_path: Path, first: Callable[[Case], None] | str, second: signal.Signals
-) -> None:
+def test_c34_a_second_signal_ends_it_at_once_and_all_that_asked_for_the_end_are_answered(start, tmp_path, second):
     case = start(workers={"drain_timeout_s": LONG_S})
     model = case.client.load_model("m", case.rig.make())
+    pid = model.pid()
     case.ask(model.options(timeout_s=None).work, str(tmp_path / "begun"), str(tmp_path / "never"))
     eventually((tmp_path / "begun").exists, "the call has begun")
     case.ask(case.client.load_model, "loading", case.rig.make(GATED))
-    if isinstance(first, str):
-        shutdown = case.pool.submit(case.client.shutdown)
-    else:
-        first(case)
+    ends = [case.pool.submit(case.client.shutdown) for _ in range(4)]
     eventually(lambda: states(case.client).get("m") == "UNLOADING", "the host drains")
-    assert case.service.reaper.poll() is None
+    by_sigint(case) if second == signal.SIGTERM else by_sigterm(case)
     with at_most(PATIENCE_S, "the end after a second signal"):
         case.service.reaper.send_signal(second)
         case.check_end()
-    if isinstance(first, str):
-        assert shutdown.exception(PATIENCE_S) is None
+    errors = [end.exception(PATIENCE_S) for end in ends]
+    assert None in errors
+    assert all(error is None or isinstance(error, hostd.UnavailableError) for error in errors)
+    assert not is_there(pid)
 
 
-def test_c34_everybody_who_asks_for_the_end_is_answered_after_it(start: Callable[..., Case]) -> None:
-    case = start()
-    pids = [case.client.load_model(f"m{i}", case.rig.make()).info.workers[0].pid for i in range(2)]
-    ends = [case.pool.submit(case.client.shutdown) for _ in range(4)]
-    for end in ends:
-        error = end.exception(PATIENCE_S)
-        assert error is None or isinstance(error, hostd.UnavailableError)
-        assert not [pid for pid in pids if is_there(pid)]
-    assert any(end.exception() is None for end in ends)
-    case.check_end()
-
-
-def test_c34_from_the_first_signal_on_nothing_new_is_begun(start: Callable[..., Case], tmp_path: Path) -> None:
+def test_c34_from_the_first_signal_on_nothing_new_is_begun(start, tmp_path):
     case = start(models=FOLLOWED, workers={"drain_timeout_s": LONG_S})
     model = case.client.load_model("m", case.rig.make())
     call = model.submit.work(str(tmp_path / "begun"), str(tmp_path / "release"))
@@ -319,7 +265,7 @@ def test_c34_from_the_first_signal_on_nothing_new_is_begun(start: Callable[..., 
     case.service.reaper.terminate()
     eventually(lambda: states(case.client) == {"m": "UNLOADING"}, "the host drains")
     case.rig.add("late")
-    asks: list[Callable[[], object]] = [
+    asks = [
         lambda: case.client.load_model("x", case.rig.make()),
         lambda: case.client.retrieve_model("late"),
         lambda: case.client.call("late", "predict", (1,), {}, None),
@@ -337,38 +283,24 @@ def test_c34_from_the_first_signal_on_nothing_new_is_begun(start: Callable[..., 
     assert case.rig.loaded_names() == {"../workshop/0"}
 
 
-@pytest.mark.parametrize("wait", [False, True], ids=["at once", "after its loads"])
-def test_c34_a_signal_during_the_start_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait: bool) -> None:
+@pytest.mark.parametrize("moment", [0.0, 0.1, 0.2, 0.3, 0.4, "loading", "waiting"])
+def test_c34_a_signal_at_any_moment_of_the_start_leaves_nothing(rig, tmp_path, monkeypatch, moment):
     tag = new_tag()
     monkeypatch.setenv(MARK, tag)
-    rig = Rig(tmp_path)
     rig.add("m", HANGS)
     places = {"runtime_dir": tmp_path / "r", "state_dir": tmp_path / "s"}
-    config = load_config({**places, "models": {**FOLLOWED, "dir": rig.path, "wait_for_initial_loads": wait}})
+    models = {**FOLLOWED, "dir": rig.path, "wait_for_initial_loads": moment == "waiting"}
+    environment = supervisor_environment(load_config({**places, "models": models}))
     with subprocess.Popen(
-        reaper_command(), env=supervisor_environment(config), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        reaper_command(), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as reaper:
-        eventually(lambda: rig.loads("m"), "a load of the start hangs")
+        if isinstance(moment, str):
+            eventually(lambda: rig.loads("m"), "a load of the start hangs")
+        else:
+            threading.Event().wait(moment)
         reaper.terminate()
-        assert reaper.wait(PATIENCE_S) == 0
-    assert tagged(tag, MARK) == set()
-    assert {entry.name for entry in (tmp_path / "r").iterdir()} <= {"hostd.lock"}
-
-
-@pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4])
-def test_c34_a_signal_at_any_moment_of_the_start_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delay_s: float
-) -> None:
-    tag = new_tag()
-    monkeypatch.setenv(MARK, tag)
-    rig = Rig(tmp_path)
-    rig.add("m")
-    places = {"runtime_dir": tmp_path / "r", "state_dir": tmp_path / "s"}
-    config = load_config({**places, "models": {**FOLLOWED, "dir": rig.path}})
-    with subprocess.Popen(
-        reaper_command(), env=supervisor_environment(config), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as reaper:
-        threading.Event().wait(delay_s)
-        reaper.terminate()
-        reaper.wait(PATIENCE_S)
+        code = reaper.wait(PATIENCE_S)
     assert {pid for pid in tagged(tag, MARK) if state_of(pid) not in ("", "Z")} == set()
+    if isinstance(moment, str):
+        assert code == 0
+        assert {entry.name for entry in (tmp_path / "r").iterdir()} <= {"hostd.lock"}

@@ -1,21 +1,14 @@
-"""Files that change under a loaded model: whoever loads it again, syncs or looks is told, and a reload serves them."""
-
-from __future__ import annotations
+"""Files that change under a loaded model: a load, a sync and a look tell, and a reload serves them."""
 
 import asyncio
 import os
 import threading
-from typing import TYPE_CHECKING
 
 import pytest
 from deploy_rig import PLACES, refusal
 from helpers import eventually
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 CODE = """
 import os, time
@@ -41,42 +34,41 @@ def load(path, extra=""):
 """
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    made = tmp_path / "models"
-    made.mkdir()
-    return made
-
-
-@pytest.fixture(params=["auto", "none"])
-def client(models: Path, request: pytest.FixtureRequest) -> Iterator[hostd.Client]:
-    """Of a host with and without a memory budget, whose loads take other ways."""
-    settings = {**PLACES, "dir": models, "load_on_start": False}
+@pytest.fixture(scope="module", params=["auto", "none"])
+def budgeted(lazy_rig, request):
+    """A host with and one without a memory budget: their loads take other ways."""
+    settings = {**PLACES, "dir": lazy_rig.path, "load_on_start": False}
     with hostd.Host(models=settings, memory={"budget": request.param}) as host:
-        yield host.client()
+        yield host
 
 
-def put(place: Path, word: str) -> Path:
+@pytest.fixture
+def client(budgeted, lazy_rig):
+    with hostd.connect(budgeted.endpoint) as client:
+        yield client
+        client.unload_all_models()
+    lazy_rig.clear()
+
+
+def put(place, word):
     place.mkdir(parents=True, exist_ok=True)
     (place / "model.py").write_text(CODE)
     (place / "word").write_text(word)
     return place
 
 
-def loaded(client: hostd.Client, place: Path) -> hostd.Model:
+def loaded(client, place):
     """Load a model, and wait until the host knows what was loaded."""
     client.load_model("m", place)
 
-    def is_known() -> hostd.Model | None:
+    def is_known():
         model = client.load_model("m", place)
         return model if model.info.files == "as loaded" else None
 
     return eventually(is_known, "the host knows what was loaded", within_s=60)
 
 
-def test_a_load_of_what_is_loaded_says_so_and_whether_its_files_have_changed(
-    client: hostd.Client, tmp_path: Path
-) -> None:
+def test_a_load_of_what_is_loaded_says_so_and_whether_its_files_have_changed(client, tmp_path):
     place = put(tmp_path / "m", "old")
     assert not client.load_model("m", place).already_loaded
     model = loaded(client, place)
@@ -91,8 +83,10 @@ def test_a_load_of_what_is_loaded_says_so_and_whether_its_files_have_changed(
     assert (model.say(), model.pid()) == ("old", pid)
     assert "files have changed" in client.explain_model("m")["reason"]
     assert client.get_model("m").files == "changed"
+    (listed,) = [model for model in client.list_models(all=True) if model.id == "m"]
+    assert listed.files_changed
 
-    async def load() -> tuple[bool, bool]:
+    async def load():
         async with hostd.AsyncClient(client.endpoint) as other:
             found = await other.load_model("m", place)
             return found.already_loaded, found.files_changed
@@ -106,17 +100,17 @@ def test_a_load_of_what_is_loaded_says_so_and_whether_its_files_have_changed(
     assert client.load_model("m", place).info.files == "as loaded"
 
 
-@pytest.mark.parametrize("named", [True, False], ids=["with the path", "without a path"])
-def test_a_reload_serves_the_files_of_now(client: hostd.Client, tmp_path: Path, named: bool) -> None:
+def test_a_reload_serves_the_files_of_now(client, tmp_path):
     place = put(tmp_path / "m", "old")
     model = client.load_model("m", place, options={"extra": "!"})
     client.pin_model("m")
-    old = model.pid()
-    (place / "word").write_text("new")
-    again = client.load_model("m", place if named else None, reload=True)
-    assert again.say() == ("new" if named else "new!")  # without a path it is what it was
-    assert model.pid() != old
-    assert (again.already_loaded, again.files_changed, again.info.pinned) == (False, False, True)
+    for named in (False, True):
+        old = model.pid()
+        (place / "word").write_text("new")
+        again = client.load_model("m", place if named else None, reload=True)
+        assert again.say() == ("new" if named else "new!")  # without a path it is what it was
+        assert model.pid() != old
+        assert (again.already_loaded, again.files_changed, again.info.pinned) == (False, False, True)
     changed = client.load_model("m", place, "other", options={"extra": "?"}, reload=True)
     assert (changed.say(), changed.info.type) == ("new?", "other")
     changed = client.load_model("m", reload=True, options={"extra": "~"})
@@ -125,32 +119,25 @@ def test_a_reload_serves_the_files_of_now(client: hostd.Client, tmp_path: Path, 
     assert client.load_model("n", place, reload=True).say() == "new"  # what is not loaded is loaded
 
 
-def test_calls_wait_for_a_reload_and_the_one_in_flight_is_answered(client: hostd.Client, tmp_path: Path) -> None:
+def test_a_reload_that_fails_says_why_and_an_unload_overtakes_one(client, tmp_path):
     place = put(tmp_path / "m", "old")
-    model = client.load_model("m", place)
-    pending = model.submit.wait(str(tmp_path / "marker"), str(tmp_path / "gate"))
-    eventually((tmp_path / "marker").exists, "the call runs")
-    (place / "word").write_text("new")
-    said: list[str] = []
-    reload = threading.Thread(target=lambda: client.load_model("m", place, reload=True))
-    reload.start()
-    eventually(lambda: client.get_model("m").state == "UNLOADING", "the reload has begun")
-    caller = threading.Thread(target=lambda: said.append(model.say()))
-    caller.start()
-    (tmp_path / "gate").touch()
-    reload.join(60)
-    caller.join(60)
-    assert (pending.result(), said) == ("old", ["new"])
-
-
-def test_a_reload_that_fails_says_why_and_an_unload_overtakes_one(client: hostd.Client, tmp_path: Path) -> None:
-    place = put(tmp_path / "m", "old")
-    model = client.load_model("m", place)
+    client.load_model("m", place)
     (place / "word").unlink()
     assert "word" in str(refusal(lambda: client.load_model("m", place, reload=True)))
     assert client.list_models() == []
     put(place, "new")
     model = client.load_model("m", place)
+    pending = model.submit.wait(str(tmp_path / "marker"), str(tmp_path / "gate"))
+    eventually((tmp_path / "marker").exists, "the call runs")
+    reload = threading.Thread(target=lambda: client.load_model("m", place, reload=True))
+    reload.start()
+    eventually(lambda: client.get_model("m").state == "UNLOADING", "the reload has begun")
+    late = model.submit.say()
+    (tmp_path / "gate").touch()
+    reload.join(60)
+    assert (pending.result(60), late.result(60)) == ("new", "new"), "calls wait for a reload"
+    (tmp_path / "gate").unlink()
+    (tmp_path / "marker").unlink()
     pending = model.submit.wait(str(tmp_path / "marker"), str(tmp_path / "gate"))
     eventually((tmp_path / "marker").exists, "the call runs")
     handle = client.load_model("m", place, reload=True, wait=False)
@@ -163,28 +150,19 @@ def test_a_reload_that_fails_says_why_and_an_unload_overtakes_one(client: hostd.
     assert isinstance(refusal(handle.wait), hostd.NotFoundError)
 
 
-def test_a_sync_tells_what_has_changed_and_leaves_it_alone(client: hostd.Client, models: Path) -> None:
-    put(models / "a", "old")
-    put(models / "b", "old")
+def test_a_sync_tells_what_has_changed_and_leaves_it_alone(client, lazy_rig):
+    put(lazy_rig.path / "a", "old")
+    put(lazy_rig.path / "b", "old")
     assert client.sync_local_models(wait=True).changed == ()
 
-    def are_known() -> bool:
+    def are_known():
         client.sync_local_models()
         return {model.files for model in client.list_models()} == {"as loaded"}
 
     eventually(are_known, "the host knows what was loaded", within_s=60)
-    (models / "a" / "word").write_text("new")
+    (lazy_rig.path / "a" / "word").write_text("new")
     report = client.sync_local_models(wait=True)
     assert (report.changed, report.loaded) == (("a",), ())
     assert client.retrieve_model("a").say() == "old"
     assert client.load_model("a", None, reload=True).say() == "new"
     assert client.sync_local_models(wait=True).changed == ()
-
-
-def test_a_look_tells_what_has_changed_wherever_it_lies(client: hostd.Client, tmp_path: Path) -> None:
-    place = put(tmp_path / "elsewhere", "old")
-    loaded(client, place)
-    (place / "word").write_text("new")
-    (model,) = client.list_models(all=True)
-    assert model.files_changed
-    assert client.get_model("m").files_changed

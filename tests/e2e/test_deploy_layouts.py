@@ -1,41 +1,14 @@
 """What a deploy carries to the host: modes, empty folders, mounted volumes; and what a models directory leaves aside."""
 
-from __future__ import annotations
-
 import os
 import stat
-from typing import TYPE_CHECKING
 
-import pytest
-from deploy_rig import PLACES, Raw, await_tidy, files_of, put, refusal
+from deploy_rig import PLACES, await_tidy, files_of, put
 
 import hostd
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    made = tmp_path / "models"
-    made.mkdir()
-    return made
-
-
-@pytest.fixture
-def host(models: Path) -> Iterator[hostd.Host]:
-    settings = {**PLACES, "dir": models, "completion_marker": None, "lazy_load_retries": 0}
-    with hostd.Host(models=settings) as running:
-        yield running
-
-
-@pytest.fixture
-def client(host: hostd.Host) -> hostd.Client:
-    return host.client()
-
-
-def test_executable_bits_and_empty_folders_arrive(client: hostd.Client, models: Path, tmp_path: Path) -> None:
+def test_executable_bits_and_empty_folders_arrive(deployer, models, tmp_path):
     source = put(tmp_path / "sources", "m", "hello")
     for folder in ("cache/deep", "out"):
         (source / folder).mkdir(parents=True)
@@ -43,63 +16,40 @@ def test_executable_bits_and_empty_folders_arrive(client: hostd.Client, models: 
     for name, mode in {"bin/tool": 0o700, "data": 0o600}.items():
         (source / name).write_text("x")
         (source / name).chmod(mode)
-    client.deploy_model("m", source)
+    deployer.deploy_model("m", source)
     umask = os.umask(0)
     os.umask(umask)
     modes = {name: stat.S_IMODE((models / "m" / name).stat().st_mode) for name in ("bin/tool", "data", "model.py")}
     assert modes == {"bin/tool": 0o750 & ~umask, "data": 0o640 & ~umask, "model.py": 0o640 & ~umask}
     assert [(models / "m" / name).is_dir() for name in ("cache/deep", "out")] == [True, True]
-    client.undeploy_model("m")
+    deployer.undeploy_model("m")
     await_tidy(models)
     assert list(models.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("folders", "executables", "words"),
-    [
-        (["model.py"], [], "as the folder of another file"),
-        (["../x"], [], "is no name of a file or folder"),
-        (["a"] * 10_001, [], "a deploy may have 10000 files"),
-        ([1], [], "a list of relative names"),
-        ([], [2], "executables must be a list of indexes of files, from 0 to 1"),
-        ([], ["model.py"], "executables must be a list of indexes"),
-        ([], "text", "executables must be a list"),
-    ],
-    ids=["a file", "outside", "too many", "no text", "no file", "a name", "no list"],
-)
-def test_folders_and_modes_that_cannot_be_are_refused(
-    host: hostd.Host, models: Path, folders: object, executables: object, words: str
-) -> None:
-    names = [[name, len(content)] for name, content in files_of("x").items()]
-    with Raw(host.endpoint) as raw:
-        error = raw.refusal("deploy_begin", model_id="m", files=names, folders=folders, executables=executables)
-    assert isinstance(error, hostd.InvalidArgumentError)
-    assert words in error.message
-    assert list(models.iterdir()) == []
-
-
-def test_a_mounted_volume_is_deployed_and_loaded_by_path(client: hostd.Client, models: Path, tmp_path: Path) -> None:
+def test_a_mounted_volume_is_deployed_and_loaded_by_path(deployer, models, tmp_path):
     volume = tmp_path / "volume"
     put(volume, "..2024_01_01", "first")
     (volume / "..data").symlink_to("..2024_01_01")
     for name in files_of(""):
         (volume / name).symlink_to(f"..data/{name}")
-    assert client.deploy_model("deployed", volume).predict() == "first"
+    assert deployer.deploy_model("deployed", volume).predict() == "first"
     assert sorted(path.name for path in (models / "deployed").iterdir() if path.name[0] != ".") == ["model.py", "text"]
-    assert client.load_model("loaded", volume).predict() == "first"
+    assert deployer.load_model("loaded", volume).predict() == "first"
     # The kubelet writes a new version and exchanges the link: other content is told, the same content is not.
     put(volume, "..2024_02_02", "first")
     (volume / "..data_tmp").symlink_to("..2024_02_02")
     (volume / "..data_tmp").rename(volume / "..data")
-    assert not client.load_model("loaded", volume).files_changed
+    assert not deployer.load_model("loaded", volume).files_changed
     put(volume, "..2024_03_03", "third")
     (volume / "..data_tmp").symlink_to("..2024_03_03")
     (volume / "..data_tmp").rename(volume / "..data")
-    assert client.load_model("loaded", volume).files_changed
-    assert client.load_model("loaded", volume, reload=True).predict() == "third"
+    assert deployer.load_model("loaded", volume).files_changed
+    assert deployer.load_model("loaded", volume, reload=True).predict() == "third"
 
 
-def test_what_a_sync_leaves_aside_is_listed_with_its_reason(models: Path, tmp_path: Path) -> None:
+def test_what_a_sync_leaves_aside_is_listed_with_its_reason(rig, tmp_path):
+    models = rig.path
     put(models, "good", "hello")
     put(models, "bad", "bad")
     put(models, "half", "hello")
@@ -115,7 +65,7 @@ def test_what_a_sync_leaves_aside_is_listed_with_its_reason(models: Path, tmp_pa
     with hostd.Host(models={**settings, "load_on_start": False}) as host:
         client = host.client()
 
-        def listed() -> dict[str, tuple[str, str]]:
+        def listed():
             models = client.list_models(all=True)
             return {model.id: (model.state, model.reason) for model in models if not model.generation}
 
@@ -148,9 +98,3 @@ def test_what_a_sync_leaves_aside_is_listed_with_its_reason(models: Path, tmp_pa
         assert listed()["good"][0] == "AVAILABLE"
         assert client.load_model("link", tmp_path / "elsewhere").predict() == "hello"
         assert "link" not in listed()
-
-
-def test_a_host_without_a_models_directory_lists_nothing(tmp_path: Path) -> None:
-    with hostd.Host() as host:
-        assert host.client().list_models(all=True) == []
-        assert isinstance(refusal(lambda: host.client().sync_local_models()), hostd.FailedPreconditionError)

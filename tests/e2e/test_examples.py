@@ -1,13 +1,10 @@
 """The examples as they stand, each a process of its own."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from helpers import REPOSITORY
 
 import hostd
@@ -17,7 +14,7 @@ EXAMPLES = Path(examples.__file__).parent
 TIMEOUT_S = 100
 
 
-def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(name, *arguments):
     return subprocess.run(
         [sys.executable, "-W", "error", "-m", f"hostd.examples.{name}", *arguments],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
@@ -28,7 +25,7 @@ def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def output_of(name: str, *arguments: str) -> str:
+def output_of(name, *arguments):
     done = run(name, *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
@@ -51,6 +48,5 @@ def test_a_client_needs_nothing_of_ours():
         assert "RuntimeError: NotFoundError: " in run("raw_client", host.endpoint, "nobody", "greet").stderr
 
 
-@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.name)
-def test_an_example_is_short(file: Path):
-    assert len(file.read_text("utf-8").splitlines()) < 60
+def test_an_example_is_short():
+    assert [file.name for file in EXAMPLES.glob("*.py") if file.read_text("utf-8").count("\n") >= 60] == []

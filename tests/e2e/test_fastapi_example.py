@@ -1,7 +1,5 @@
 """The FastAPI example as it stands, under uvicorn with two workers."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -12,7 +10,6 @@ import urllib.error
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import descendants, eventually, is_there
@@ -22,9 +19,6 @@ from hostd import paths
 from hostd.examples import fastapi_app
 from hostd.hosts.listing import running_hosts
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 LONG_S = 60.0
 EXAMPLE = Path(fastapi_app.__file__)
 
@@ -32,23 +26,23 @@ EXAMPLE = Path(fastapi_app.__file__)
 class Web:
     """uvicorn with the example, and what it logs."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log):
         self._log = log
         words = ["-m", "uvicorn", "hostd.examples.fastapi_app:app", "--workers", "2", "--port", "0"]
         with log.open("wb") as errors:
             self.process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=errors)
 
-    def logged(self, pattern: str, times: int) -> list[str]:
+    def logged(self, pattern, times):
         """Wait until it has logged something so many times."""
         found = re.compile(pattern)
 
-        def look() -> list[str]:
+        def look():
             lines = found.findall(self._log.read_text())
             return lines if len(lines) >= times else []
 
         return eventually(look, f"{times} times {pattern!r} in its log", within_s=LONG_S)
 
-    def get(self, path: str) -> tuple[int, dict[str, str]]:
+    def get(self, path):
         """Ask over a connection of its own, so that any of its workers may answer."""
         (port,) = set(self.logged(r"running on http://127\.0\.0\.1:(\d+)", 1))
         try:
@@ -59,7 +53,7 @@ class Web:
 
 
 @pytest.fixture
-def web(tmp_path: Path) -> Iterator[Web]:
+def web(tmp_path):
     web = Web(tmp_path / "log")
     yield web
     with web.process:
@@ -68,7 +62,7 @@ def web(tmp_path: Path) -> Iterator[Web]:
                 os.kill(pid, signal.SIGKILL)
 
 
-def test_its_workers_share_one_host_which_outlives_each_and_goes_with_the_last(web: Web) -> None:
+def test_its_workers_share_one_host_which_outlives_each_and_goes_with_the_last(web):
     assert EXAMPLE.read_text().count("\n") < 60
     web.logged("Application startup complete", 2)
     first, second = map(int, web.logged(r"Started server process \[(\d+)\]", 2))

@@ -1,20 +1,12 @@
 """Models in virtual environments that pip made: two versions of one library at once, and a plugin of an environment."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import hostd
 
 OLD, NEW = "1.15.0", "1.16.0"
 """Of six: one file, and nothing that it needs."""
@@ -48,7 +40,7 @@ VERSION = """
 """
 
 
-def make(place: Path, *packages: str) -> Path:
+def make(place, *packages):
     """Make a virtual environment with these packages and return it; the test is skipped if no index can be reached."""
     subprocess.run([sys.executable, "-m", "venv", place], check=True, timeout=120, capture_output=True)
     command = [place / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-input", "--retries", "1", *packages]
@@ -57,38 +49,6 @@ def make(place: Path, *packages: str) -> Path:
         pytest.skip(f"pip can reach no index: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
     return place
-
-
-@pytest.fixture(scope="module")
-def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the older version."""
-    return make(tmp_path_factory.mktemp("environments") / "old", *NEEDS, f"six=={OLD}")
-
-
-@pytest.fixture(scope="module")
-def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the newer version."""
-    return make(tmp_path_factory.mktemp("environments") / "new", *NEEDS, f"six=={NEW}")
-
-
-def test_two_models_use_two_versions_of_a_library_at_once(
-    shared: hostd.Client, model_dir: Callable[..., str], old: Path, new: Path
-) -> None:
-    models = {
-        version: shared.load_model(f"six-{version}", model_dir(VERSION, settings=f"python: {place}/bin/python"))
-        for version, place in ((OLD, old), (NEW, new))
-    }
-    for _ in range(3):
-        assert {version: model.version() for version, model in models.items()} == {OLD: OLD, NEW: NEW}
-    assert [Path(model.where()) for model in models.values()] == [old, new]
-    assert [model.predict(3) for model in models.values()] == ["3", "3"]
-
-
-def test_a_worker_needs_nothing_but_pyzmq_and_msgpack(
-    shared: hostd.Client, model_dir: Callable[..., str], old: Path
-) -> None:
-    model = shared.load_model("six", model_dir(VERSION, settings=f"python: {old}/bin/python"))
-    assert set(model.installed()) - {"pip", "setuptools", "loud"} == {*NEEDS, "six"}
 
 
 PLUGIN = """
@@ -105,16 +65,26 @@ PLUGIN = """
 """
 
 
-def test_a_loader_may_be_an_entry_point_of_the_models_own_environment(
-    shared: hostd.Client, model_dir: Callable[..., str], old: Path
-) -> None:
-    site = next((old / "lib").glob("python*/site-packages"))
+@pytest.mark.timeout(400)  # pip installs twice
+def test_two_models_use_two_versions_of_a_library_at_once_and_a_loader_may_be_of_an_environment(
+    shared, model_dir, tmp_path
+):
+    places = {version: make(tmp_path / version, *NEEDS, f"six=={version}") for version in (OLD, NEW)}
+    models = {
+        version: shared.load_model(f"six-{version}", model_dir(VERSION, settings=f"python: {place}/bin/python"))
+        for version, place in places.items()
+    }
+    for _ in range(3):
+        assert {version: model.version() for version, model in models.items()} == {OLD: OLD, NEW: NEW}
+    for version, model in models.items():
+        assert (Path(model.where()), model.predict(3)) == (places[version], "3")
+        assert set(model.installed()) - {"pip", "setuptools"} == {*NEEDS, "six"}, "a worker needs nothing else"
+    site = next((places[OLD] / "lib").glob("python*/site-packages"))
     (site / "loud.py").write_text(textwrap.dedent(PLUGIN))
     about = site / "loud-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: loud\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[hostd.loaders]\nloud = loud:load\n")
-    settings = f"{{loader: loud, options: {{mark: '?'}}, python: {old}/bin/python}}"
+    settings = f"{{loader: loud, options: {{mark: '?'}}, python: {places[OLD]}/bin/python}}"
     model = shared.load_model("loud", model_dir(settings=settings, files={"words.txt": "hello"}))
-    assert model.predict() == "HELLO?"
-    assert shared.get_model("loud").loader == "loud"
+    assert (model.predict(), model.info.loader) == ("HELLO?", "loud")

@@ -1,17 +1,7 @@
 """A child that a model forks ends where it leaves the model's code, whatever it leaves it with; the worker serves on."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
 import pytest
 from helpers import eventually, lines_of, state_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    import hostd
 
 FORKS = """
     import asyncio, os, sys, threading
@@ -61,7 +51,7 @@ FORKS = """
             thread.join()
             return os.getpid()
 
-        def who(self):
+        def pid(self):
             return os.getpid()
 
     class Async(Model):
@@ -95,50 +85,46 @@ FORKS = """
         return Async() if asynchronous else Model()
 """
 LEFT_WITH = {"returns": 0, "raises": 1, "exits": 7, "exits with words": 1}
-SAID = {"raises": "ValueError: the child's own error", "exits with words": "the child's last words"}
+SAID = ("ValueError: the child's own error", "the child's last words")
 PLAIN = ("plain", "iterator", "items", "closing", "thread")
 ASYNC = ("coroutine", "awaits", "later", "executor", "aitems")
 STREAMS = ("iterator", "items", "closing", "aitems")
 
 
-def code_of(method: str, how: str) -> int:
+def code_of(method, how):
     """Return the exit code of a child that leaves the method so."""
     if method == "thread":
-        return 0  # Python's own way to end a process whose last thread ends, and it tells of no exit in one
+        return 0  # Python's own way to end a process when its last thread ends, and it tells of no exit in one
     if method == "awaits" and how == "returns":
         return 1  # there is no loop in a child (RuntimeError)
     return LEFT_WITH[how]
 
 
-@pytest.mark.parametrize("how", LEFT_WITH)
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["plain", "on a loop"])
-def test_a_forked_child_never_becomes_a_second_worker(
-    shared: hostd.Client, model_dir: Callable[..., str], tmp_path: Path, how: str, asynchronous: bool
-) -> None:
-    model: Any = shared.load_model("m", model_dir(FORKS), options={"asynchronous": asynchronous})
-    worker = model.who()
-    for method in (*PLAIN, *(ASYNC if asynchronous else ())):
-        told = tmp_path / f"{method}.told"
-        if method in STREAMS:
-            answers = set(getattr(model.stream, method)(how, str(told)))
-        else:
-            answers = {getattr(model, method)(how, str(told))}
-        assert answers == {worker}, f"{method}: only the worker answers"
-        ((child, code),) = [line.split() for line in eventually(lambda told=told: lines_of(told), "the child ended")]
-        assert int(code) == code_of(method, how), method
-        assert state_of(int(child)) == ""
-    assert lines_of(tmp_path / "iterator.told.advanced") == [str(worker)], "a child goes no further"
-    assert model.who() == worker
+def test_a_forked_child_never_becomes_a_second_worker(shared, model_dir, tmp_path, asynchronous):
+    model = shared.load_model("m", model_dir(FORKS), options={"asynchronous": asynchronous})
+    worker = model.pid()
+    for how in LEFT_WITH:
+        for method in (*PLAIN, *(ASYNC if asynchronous else ())):
+            told = tmp_path / f"{method} {how}"
+            if method in STREAMS:
+                answers = set(getattr(model.stream, method)(how, str(told)))
+            else:
+                answers = {getattr(model, method)(how, str(told))}
+            assert answers == {worker}, f"{method}, {how}: only the worker answers"
+            ((child, code),) = [line.split() for line in eventually(lambda told=told: lines_of(told), "it ended")]
+            assert int(code) == code_of(method, how), f"{method}, {how}"
+            assert state_of(int(child)) == ""
+        assert lines_of(tmp_path / f"iterator {how}.advanced") == [str(worker)], "a child goes no further"
+    assert model.pid() == worker
     said = shared.model_logs("m")
-    assert said.count(SAID.get(how, "the child's own error")) >= (len(PLAIN) - 1 if how in SAID else 0)
+    assert all(said.count(words) >= len(PLAIN) - 1 for words in SAID)
 
 
-@pytest.mark.parametrize("how", LEFT_WITH)
-def test_nor_does_one_that_is_forked_by_a_load(
-    shared: hostd.Client, model_dir: Callable[..., str], tmp_path: Path, how: str
-) -> None:
-    told = tmp_path / "told"
-    model: Any = shared.load_model("m", model_dir(FORKS), options={"how": how, "told": str(told)})
-    ((child, code),) = [line.split() for line in lines_of(told)]
-    assert (int(code), state_of(int(child))) == (LEFT_WITH[how], "")
-    assert model.who() == model.info.workers[0].pid
+def test_nor_does_one_that_is_forked_by_a_load(shared, model_dir, tmp_path):
+    for how, expected in LEFT_WITH.items():
+        told = tmp_path / how
+        model = shared.load_model(f"m {how}", model_dir(FORKS), options={"how": how, "told": str(told)})
+        ((child, code),) = [line.split() for line in lines_of(told)]
+        assert (int(code), state_of(int(child))) == (expected, "")
+        assert model.pid() == model.info.workers[0].pid

@@ -1,52 +1,34 @@
 """Hosts by their names: wherever one is meant, where none is there, and the list of those that run."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
 import secrets
 import shutil
 import signal
-import subprocess
-import sys
 import threading
-from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers import SOON_S, Service, at_most, eventually, state_of
+from helpers import SOON_S, at_most, command, eventually, state_of
 
 import hostd
 from hostd import paths
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
 
 @pytest.fixture
-def name() -> str:
+def name():
     return f"host-{secrets.token_hex(4)}"
 
 
 @pytest.fixture
-def served(name: str, serve: Callable[..., Service]) -> Iterator[Service]:
+def served(name, serve):
     """A host that is found by its name, as `hostd serve --name` makes it."""
     yield serve(name=name, runtime_dir=paths.runtime_dir(name))
     shutil.rmtree(paths.runtime_dir(name))
 
 
-def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "hostd", *words],
-        env={**os.environ, "COLUMNS": "500", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_a_name_works_wherever_a_host_is_meant(name: str, served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def ask() -> int:
+def test_a_name_works_wherever_a_host_is_meant(name, served, monkeypatch):
+    async def ask():
         async with hostd.AsyncClient(name) as client:
             return (await client.host_info()).pid
 
@@ -60,10 +42,10 @@ def test_a_name_works_wherever_a_host_is_meant(name: str, served: Service, monke
     monkeypatch.setenv("HOSTD_ENDPOINT", name)
     with hostd.connect() as client:
         assert client.host_info().pid == served.pid
-    assert f"host pid {served.pid} " in command("ps").stderr
+    assert f"host pid {served.pid} " in command("ps", HOSTD_ENDPOINT=name).stderr
 
 
-def test_where_no_host_is_there_it_is_said_at_once_with_those_that_run(name: str, served: Service) -> None:
+def test_where_no_host_is_there_it_is_said_at_once_with_those_that_run(name, served):
     with at_most(SOON_S, "to say so"), pytest.raises(hostd.UnavailableError) as caught:
         hostd.connect(name[:-1] + "_", connect_timeout_s=3600)
     message = caught.value.message
@@ -71,17 +53,24 @@ def test_where_no_host_is_there_it_is_said_at_once_with_those_that_run(name: str
     assert f"did you mean {name!r}?" in message
     assert f"hostd serve --name {name[:-1]}_" in message
     assert f"  {name}  {served.endpoint}  process {served.pid}" in message
-    assert {"name": name, "endpoint": served.endpoint, "pid": served.pid, "trouble": None} in caught.value.details[
-        "hosts"
-    ]
+    listed = {"name": name, "endpoint": served.endpoint, "pid": served.pid, "trouble": None}
+    assert listed in caught.value.details["hosts"]
     with pytest.raises(hostd.InvalidArgumentError, match="neither the name of a host"):
         hostd.connect("./two")
+    os.kill(served.pid, signal.SIGKILL)
+    served.ended()
+    with at_most(SOON_S, "to say so"), pytest.raises(hostd.UnavailableError, match=f"called {name!r} runs") as caught:
+        hostd.connect(name, connect_timeout_s=3600)
+    assert "is stale: the host that made it is gone" in caught.value.message
+    done = command("hosts")
+    assert f"{name} does not run" in done.stderr
+    assert name not in done.stdout
 
 
-def test_a_host_can_be_waited_for(name: str, serve: Callable[..., Service]) -> None:
-    found: list[Any] = []
+def test_a_host_can_be_waited_for(name, serve):
+    found = []
 
-    def look() -> None:
+    def look():
         with hostd.connect(name, wait_s=60) as client:
             found.append(client.host_info().pid)
 
@@ -95,7 +84,7 @@ def test_a_host_can_be_waited_for(name: str, serve: Callable[..., Service]) -> N
     shutil.rmtree(paths.runtime_dir(name))
 
 
-def test_hosts_lists_those_that_run_and_whose_they_are(name: str, served: Service) -> None:
+def test_hosts_lists_those_that_run_and_whose_they_are(name, served):
     with hostd.Host() as private, hostd.Host(f"{name}-shared", shared=True) as shared:
         os.kill(served.pid, signal.SIGSTOP)
         try:
@@ -105,29 +94,11 @@ def test_hosts_lists_those_that_run_and_whose_they_are(name: str, served: Servic
             os.kill(served.pid, signal.SIGCONT)
         assert busy == {"name": name, "pid": served.pid, "endpoint": served.endpoint, "answers": False}
         found = {host["endpoint"]: host for host in json.loads(command("hosts", "--json").stdout)}
-        assert [found[host.endpoint]["kind"] for host in (served, private, shared)] == ["serve", "embedded", "shared"]
-        assert [found[host.endpoint]["pid"] for host in (served, private, shared)] == [
-            served.pid,
-            private.pid,
-            shared.pid,
-        ]
+        for host, kind in ((served, "serve"), (private, "embedded"), (shared, "shared")):
+            assert (found[host.endpoint]["kind"], found[host.endpoint]["pid"]) == (kind, host.pid)
         for host in found.values():
             with hostd.connect(host["name"]) as client:
                 assert client.host_info().endpoint == host["endpoint"]
         rows = [line.split() for line in command("hosts").stdout.splitlines()]
         assert rows[0] == ["NAME", "KIND", "PID", "MODELS", "UP", "ENDPOINT"]
         assert [f"{name}-shared", "shared", str(shared.pid), "0"] in [row[:4] for row in rows]
-
-
-def test_what_a_crashed_host_left_is_not_taken_for_a_host(name: str, served: Service) -> None:
-    os.kill(served.pid, signal.SIGKILL)
-    served.ended()
-    with (
-        at_most(SOON_S, "to say so"),
-        pytest.raises(hostd.UnavailableError, match=f"no host called {name!r} runs") as caught,
-    ):
-        hostd.connect(name, connect_timeout_s=3600)
-    assert "is stale: the host that made it is gone" in caught.value.message
-    done = command("hosts")
-    assert f"{name} does not run" in done.stderr
-    assert name not in done.stdout

@@ -1,10 +1,6 @@
-"""What a model was deployed with holds after a restart, whoever loads it then; and pins of deployed models last."""
-
-from __future__ import annotations
+"""What a model was deployed with holds after a restart, however it is loaded then; and pins of deployed models last."""
 
 import json
-import shutil
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from deploy_rig import PLACES, await_tidy, refusal
@@ -13,11 +9,6 @@ from models_rig import states
 
 import hostd
 from hostd.core.names import KEPT_NAME
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from contextlib import AbstractContextManager
-    from pathlib import Path
 
 CODE = b"""
 import os
@@ -50,34 +41,32 @@ FILES = {"model.py": CODE, "model.yaml": SETTINGS}
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> Path:
-    made = tmp_path / "models"
-    made.mkdir()
-    return made
-
-
-def running(models: Path, **more: Any) -> AbstractContextManager[hostd.Host]:
-    settings = {**PLACES, "load_on_start": False, "lazy_load_retries": 0, **more, "dir": models}
-    return hostd.Host(models=settings, initializers={"loud": {"type": "loud:loud"}}, workers={"drain_timeout_s": 1})
+def models(rig):
+    return rig.path
 
 
 @pytest.fixture
-def client(models: Path) -> Iterator[hostd.Client]:
+def client(models):
     with running(models) as host:
         yield host.client()
 
 
-def loaded(host: hostd.Host, how: str, model_id: str = "m") -> hostd.Model:
-    """Return a model that a restarted host loads in some way."""
+def running(models, **more):
+    settings = {**PLACES, "load_on_start": False, "lazy_load_retries": 0, **more, "dir": models}
+    return hostd.Host(models=settings, initializers={"loud": {"type": "loud:loud"}}, workers={"drain_timeout_s": 1})
+
+
+def loaded(host, how):
+    """Return the model that a restarted host loads in some way."""
     client = host.client()
     if how == "sync":
         client.sync_local_models(wait=True)
     elif how == "load":
-        client.load_model(model_id, f"{client.host_info().models_dir}/{model_id}")
-    return client.retrieve_model(model_id)
+        client.load_model("m", f"{client.host_info().models_dir}/m")
+    return client.retrieve_model("m")
 
 
-HOWS: dict[str, dict[str, Any]] = {
+HOWS = {
     "load on start": {"load_on_start": True},
     "lazy load": {"lazy_load": True},
     "sync": {},
@@ -85,56 +74,42 @@ HOWS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("how", HOWS)
-def test_a_restart_keeps_all_that_a_model_was_deployed_with(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    (tmp_path / "loud.py").write_text(LOUD)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+def test_a_restart_keeps_all_that_a_model_was_deployed_with(models, install):
+    install(loud=LOUD)
     with running(models) as host:
         client = host.client()
         options = {"greeting": "Yo", "deep": [1, {"a": None}]}
         refused = refusal(lambda: client.deploy_model("m", FILES, options=options))
         assert "deep" in str(refused)  # the loader knows no such option: they do reach it
         model = client.deploy_model(
-            "m", FILES, "talker", initializer="loud", finder="model_yaml", options={"greeting": "Yo"}, retries=3
+            "m", FILES, "talker", initializer="loud", finder="model_yaml", options={"greeting": "Yo"}, retries=2
         )
         assert model.greet("Ada") == "YO, Ada?"
         client.pin_model("m")
         await_tidy(models)
-    with running(models, **HOWS[how]) as host:
-        model = loaded(host, how)
-        assert model.greet("Ada") == "YO, Ada?"
-        assert (model.info.type, model.info.pinned) == ("talker", True)
-        again = host.client().load_model("m", models / "m")
-        assert again.already_loaded  # who names the path alone means it as it was deployed
-        with pytest.raises(hostd.AlreadyExistsError, match="options"):
-            host.client().load_model("m", models / "m", options={"greeting": "Hi"})
-
-
-def test_retries_of_a_deploy_hold_after_a_restart(models: Path) -> None:
-    with running(models) as host:
-        host.client().deploy_model("m", FILES, retries=2)
-        await_tidy(models)
+    for how, settings in HOWS.items():
+        with running(models, **settings) as host:
+            model = loaded(host, how)
+            assert (model.greet("Ada"), model.info.type, model.info.pinned) == ("YO, Ada?", "talker", True), how
     (models / "m" / "fail").touch()
     (models / "tries").unlink()
     with running(models) as host:
-        report = host.client().sync_local_models(wait=True)
-    assert "it fails" in report.failed["m"]
-    assert (models / "tries").read_text() == "xxx"
+        client = host.client()
+        assert "it fails" in client.sync_local_models(wait=True).failed["m"]
+        assert (models / "tries").read_text() == "xxx", "the retries are kept, too"
+        (models / "m" / "fail").unlink()
+        client.load_model("m", models / "m")
+        again = client.load_model("m", models / "m")
+        assert again.already_loaded  # the path alone means it as it was deployed
+        with pytest.raises(hostd.AlreadyExistsError, match="options"):
+            client.load_model("m", models / "m", options={"greeting": "Hi"})
+        client.unload_model("m")
+        # What a load says counts more than the deploy, and that more than the model's settings.
+        model = client.load_model("m", models / "m", "other", options={"mark": "."})
+        assert (model.greet("Ada"), model.info.type) == ("YO, Ada.", "other")
 
 
-def test_what_a_load_says_counts_more_than_the_deploy_and_that_more_than_the_models_settings(models: Path) -> None:
-    with running(models) as host:
-        host.client().deploy_model("m", FILES, "talker", options={"greeting": "Yo"})
-        await_tidy(models)
-    with running(models) as host:
-        model = host.client().load_model("m", models / "m", "other", options={"mark": "."})
-        assert model.greet("Ada") == "Yo, Ada."
-        assert model.info.type == "other"
-
-
-def test_a_replacement_is_what_it_is_deployed_with_and_keeps_the_pin(models: Path) -> None:
+def test_a_replacement_is_what_it_is_deployed_with_and_keeps_the_pin(models):
     with running(models) as host:
         client = host.client()
         client.deploy_model("m", FILES, "talker", options={"greeting": "Yo"})
@@ -142,10 +117,9 @@ def test_a_replacement_is_what_it_is_deployed_with_and_keeps_the_pin(models: Pat
         client.deploy_model("m", FILES, options={"mark": "."}, replace=True)
         await_tidy(models)
         client.unload_model("m")
-        model = client.deploy_model(
-            "m", FILES, options={"mark": ";"}, replace=True
-        )  # nobody knows of a pin but the files
-        assert model.info.pinned
+        model = client.deploy_model("m", FILES, options={"mark": ";"}, replace=True)
+        assert model.info.pinned  # of which nothing knows but the files
+        refusal(lambda: client.deploy_model("m", {**FILES, "fail": b""}, options={"greeting": "Hi"}, replace=True))
         await_tidy(models)
     with running(models, lazy_load=True) as host:
         model = host.client().retrieve_model("m")
@@ -156,17 +130,29 @@ def test_a_replacement_is_what_it_is_deployed_with_and_keeps_the_pin(models: Pat
         assert not host.client().retrieve_model("m").info.pinned
 
 
-def test_a_replacement_that_fails_leaves_the_old_arguments(models: Path) -> None:
-    with running(models) as host:
-        client = host.client()
-        client.deploy_model("m", FILES, options={"greeting": "Yo"})
-        refusal(lambda: client.deploy_model("m", {**FILES, "fail": b""}, options={"greeting": "Hi"}, replace=True))
-        await_tidy(models)
-    with running(models, lazy_load=True) as host:
-        assert host.client().retrieve_model("m").greet("Ada") == "Yo, Ada?"
+UNKEPT = [(1, 2), b"bytes", {"deep": [b"x"]}, "x" * 70_000]
 
 
-def test_an_evicted_deploy_comes_back_as_it_was(models: Path) -> None:
+def test_what_cannot_be_kept_is_refused_before_anything_is_sent_and_a_pin_holds_until_then(client, models):
+    for option in UNKEPT:
+        error = refusal(lambda: client.deploy_model("m", FILES, options={"greeting": option}))  # noqa: B023
+        assert isinstance(error, hostd.InvalidArgumentError)
+        assert "beside the model's files" in error.message
+    for name in (KEPT_NAME, ".HOSTD-deploy.json", f"{KEPT_NAME}/x", f"{KEPT_NAME}.new"):
+        error = refusal(lambda: client.deploy_model("m", {**FILES, name: b"{}"}))  # noqa: B023
+        assert isinstance(error, hostd.InvalidArgumentError)
+        assert KEPT_NAME in error.message
+    assert list(models.iterdir()) == []
+    client.deploy_model("m", FILES)
+    (models / "m" / KEPT_NAME).unlink()
+    error = refusal(lambda: client.pin_model("m"))
+    assert isinstance(error, hostd.FailedPreconditionError)
+    assert "only until it is loaded the next time" in error.message
+    assert client.get_model("m").pinned
+    assert states(client) == {"m": "READY"}
+
+
+def test_an_evicted_deploy_comes_back_as_it_was(models):
     with hostd.Host(models={**PLACES, "dir": models}, memory={"idle_ttl_s": 0.1, "min_residence_s": 0}) as host:
         client = host.client()
         model = client.deploy_model("m", FILES, "talker", options={"greeting": "Yo"})
@@ -175,7 +161,7 @@ def test_an_evicted_deploy_comes_back_as_it_was(models: Path) -> None:
         assert model.info.type == "talker"
 
 
-def test_a_damaged_file_is_an_error_of_its_model_alone(client: hostd.Client, models: Path) -> None:
+def test_a_damaged_file_is_an_error_of_its_model_alone(client, models):
     for name in ("good", "bad", "old"):
         client.deploy_model(name, FILES, options={"greeting": "Yo"})
     client.unload_all_models()
@@ -191,66 +177,3 @@ def test_a_damaged_file_is_an_error_of_its_model_alone(client: hostd.Client, mod
     (models / "bad" / KEPT_NAME).write_text(json.dumps({"version": 1, "options": {"mark": "."}}))
     client.sync_local_models(wait=True)
     assert client.retrieve_model("bad").greet("Ada") == "Welcome, Ada."
-
-
-@pytest.mark.parametrize(
-    "option", [(1, 2), b"bytes", {"deep": [b"x"]}, "x" * 70_000], ids=["a tuple", "bytes", "deep bytes", "large"]
-)
-def test_options_that_cannot_be_kept_are_refused_before_anything_is_sent(
-    client: hostd.Client, models: Path, option: Any
-) -> None:
-    error = refusal(lambda: client.deploy_model("m", FILES, options={"greeting": option}))
-    assert isinstance(error, hostd.InvalidArgumentError)
-    assert "beside the model's files" in error.message
-    assert list(models.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", [KEPT_NAME, ".HOSTD-deploy.json", f"{KEPT_NAME}/x", f"{KEPT_NAME}.new"])
-def test_a_file_of_that_name_is_refused(client: hostd.Client, models: Path, name: str) -> None:
-    error = refusal(lambda: client.deploy_model("m", {**FILES, name: b"{}"}))
-    assert isinstance(error, hostd.InvalidArgumentError)
-    assert KEPT_NAME in error.message
-    assert list(models.iterdir()) == []
-
-
-def test_it_is_no_part_of_the_model(client: hostd.Client, models: Path, tmp_path: Path) -> None:
-    model = client.deploy_model("m", FILES, options={"greeting": "Yo"})
-    assert model.files() == sorted([KEPT_NAME, *FILES])
-    # A directory that was deployed is deployed anew without it, and a copy elsewhere has no arguments.
-    shutil.copytree(models / "m", tmp_path / "copy")
-    assert client.deploy_model("n", tmp_path / "copy").greet("Ada") == "Welcome, Ada?"
-    assert client.load_model("o", tmp_path / "copy").greet("Ada") == "Welcome, Ada?"
-    # A pin changes the file, and no file of the model.
-    client.pin_model("m")
-    assert client.load_model("m", models / "m").info.files == "as loaded"
-    client.undeploy_model("m")
-    assert not (models / "m").exists()
-
-
-def test_a_pin_that_cannot_be_kept_says_so_and_holds_until_then(client: hostd.Client, models: Path) -> None:
-    client.deploy_model("m", FILES)
-    (models / "m" / KEPT_NAME).unlink()
-    error = refusal(lambda: client.pin_model("m"))
-    assert isinstance(error, hostd.FailedPreconditionError)
-    assert "only until it is loaded the next time" in error.message
-    assert client.get_model("m").pinned
-    assert states(client) == {"m": "READY"}
-
-
-def test_a_pin_while_a_replacement_is_under_way_is_kept(models: Path) -> None:
-    with running(models) as host:
-        client = host.client()
-        client.deploy_model("m", FILES)
-        gate = models / "gate"
-        gated = {
-            **FILES,
-            "model.py": CODE + f"\nimport time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n".encode(),
-        }
-        new = client.deploy_model("m", gated, replace=True, wait=False)
-        assert client.pin_model("m").pinned
-        gate.touch()
-        eventually(
-            lambda: client.get_model("m").generation == new.info.generation and client.get_model("m"), "it serves"
-        )
-        await_tidy(models)
-        eventually(lambda: json.loads((models / "m" / KEPT_NAME).read_text()).get("pinned"), "the pin is kept")

@@ -1,18 +1,11 @@
 """Models that lose their worker's connection to the host while its process lives: the host notices, and says so."""
 
-from __future__ import annotations
-
 import re
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import PATIENCE_S, descendants, eventually
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 MODEL = """
     import os, threading
@@ -63,31 +56,21 @@ MODEL = """
         return {"Model": Model, "Later": Later}[kind]()
 """
 HOWS = pytest.mark.parametrize("how", ["exec", "socket"])
-KINDS = pytest.mark.parametrize("kind", ["Model", "Later"])
 SAYS = "lost its connection to the host|killed by SIGABRT"
 """ZeroMQ aborts its process when it uses a socket that was closed, which it may not come to."""
 
 
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(2) as executor:
-        yield executor
-
-
 @HOWS
-def test_a_load_fails_with_the_reason(shared: hostd.Client, model_dir: Callable[..., str], how: str) -> None:
-    with pytest.raises(hostd.UnavailableError, match=SAYS):
-        shared.load_model("m", model_dir(MODEL), options={"how": how}, timeout_s=PATIENCE_S)
-    assert shared.load_model("m", model_dir(MODEL), timeout_s=PATIENCE_S).echo(1) == 1
+@pytest.mark.parametrize("kind", ["Model", "Later"])
+def test_calls_end_with_the_reason_and_a_model_that_is_not_called_does_not_stay_ready(
+    shared, model_dir, pool, kind, how
+):
+    path = model_dir(MODEL)
 
+    def loaded():
+        return shared.load_model("m", path, options={"kind": kind}, timeout_s=PATIENCE_S).options(timeout_s=PATIENCE_S)
 
-@HOWS
-@KINDS
-def test_a_call_ends_with_the_reason_and_so_does_every_other(
-    shared: hostd.Client, model_dir: Callable[..., str], pool: ThreadPoolExecutor, kind: str, how: str
-) -> None:
-    model: Any = shared.load_model("m", model_dir(MODEL), options={"kind": kind}, timeout_s=PATIENCE_S)
-    model = model.options(timeout_s=PATIENCE_S)
+    model = loaded()
     (worker,) = model.info.workers
     calls = [pool.submit(model.lose, how), pool.submit(model.echo, 1)]
     for call in calls:
@@ -99,45 +82,25 @@ def test_a_call_ends_with_the_reason_and_so_does_every_other(
     eventually(lambda: worker.pid not in descendants(), "its process is killed")
     with pytest.raises(hostd.FailedPreconditionError, match=SAYS):
         model.echo(1)
-
-
-@HOWS
-@KINDS
-def test_a_model_that_nobody_calls_does_not_stay_ready(
-    shared: hostd.Client, model_dir: Callable[..., str], kind: str, how: str
-) -> None:
-    model: Any = shared.load_model("m", model_dir(MODEL), options={"kind": kind}, timeout_s=PATIENCE_S)
-    model.lose_later(how)
+    loaded().lose_later(how)
     eventually(lambda: shared.get_model("m").state == "FAILED", "the loss is noticed")
     assert re.search(SAYS, shared.explain_model("m")["reason"])
-
-
-@HOWS
-def test_a_stream_ends_with_the_reason(shared: hostd.Client, model_dir: Callable[..., str], how: str) -> None:
-    model: Any = shared.load_model("m", model_dir(MODEL), timeout_s=PATIENCE_S)
+    model = loaded()
     with pytest.raises(hostd.UnavailableError, match=SAYS):
-        list(model.options(timeout_s=PATIENCE_S).stream.items(how))  # the first item may be lost, too
-
-
-@HOWS
-def test_a_coroutine_ends_with_the_reason(shared: hostd.Client, model_dir: Callable[..., str], how: str) -> None:
-    model: Any = shared.load_model("m", model_dir(MODEL), options={"kind": "Later"}, timeout_s=PATIENCE_S)
-    with pytest.raises(hostd.UnavailableError, match=SAYS):
-        model.options(timeout_s=PATIENCE_S).lose_on_the_loop(how)
-
-
-@HOWS
-def test_a_model_that_is_unloaded_meanwhile_is_gone(
-    shared: hostd.Client, model_dir: Callable[..., str], how: str
-) -> None:
-    model: Any = shared.load_model("m", model_dir(MODEL), timeout_s=PATIENCE_S)
-    model.lose_later(how)
+        # The first item of a stream may be lost, too.
+        list(model.stream.items(how)) if kind == "Model" else model.lose_on_the_loop(how)
+    loaded().lose_later(how)
     assert shared.unload_model("m", timeout_s=PATIENCE_S).processes >= 1
 
 
-def test_a_load_that_exits_beside_a_living_thread_does_not_wait_for_it(
-    shared: hostd.Client, model_dir: Callable[..., str]
-) -> None:
+@HOWS
+def test_a_load_fails_with_the_reason(shared, model_dir, how):
+    with pytest.raises(hostd.UnavailableError, match=SAYS):
+        shared.load_model("m", model_dir(MODEL), options={"how": how}, timeout_s=PATIENCE_S)
+    assert shared.load_model("m", model_dir(MODEL), timeout_s=PATIENCE_S).echo(1) == 1
+
+
+def test_a_load_that_exits_beside_a_living_thread_does_not_wait_for_it(shared, model_dir):
     source = f"{MODEL}\n    threading.Thread(target=hang).start()\n    raise SystemExit('no weights')\n"
     with pytest.raises(hostd.UnavailableError, match="exit code 1; its last words: SystemExit: no weights"):
         shared.load_model("m", model_dir(source), timeout_s=PATIENCE_S)

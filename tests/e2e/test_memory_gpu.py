@@ -4,21 +4,13 @@ The models talk to the driver itself (libcuda), so that nothing but the driver a
 there is no device.
 """
 
-from __future__ import annotations
-
 import os
 import signal
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import eventually
 
 from hostd.shell.memory.gpu import GpuReader
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    import hostd
 
 MIB = 1 << 20
 CONTEXT_MIB = 1200
@@ -52,7 +44,7 @@ ON_DEVICE = """
 
 
 @pytest.fixture(scope="module")
-def reader() -> Iterator[GpuReader]:
+def reader():
     found = GpuReader.open()
     if found is None:
         pytest.skip("there is no device that NVML tells of")
@@ -61,20 +53,18 @@ def reader() -> Iterator[GpuReader]:
 
 
 @pytest.fixture
-def used_mib(reader: GpuReader) -> Callable[[], float]:
-    """What the device itself says is in use, whoever holds it."""
-    nvml: Any = pytest.importorskip("pynvml")
+def used_mib(reader):
+    """What the device itself says is in use, whatever holds it."""
+    nvml = pytest.importorskip("pynvml")
     handle = nvml.nvmlDeviceGetHandleByIndex(0)
     return lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used / MIB
 
 
-def on_device_mib(client: hostd.Client, model_id: str) -> float:
+def on_device_mib(client, model_id):
     return sum(worker.gpu_bytes or 0 for worker in client.get_model(model_id).workers) / MIB
 
 
-def test_what_models_hold_on_a_device_is_counted_for_each_and_comes_back(
-    client: hostd.Client, model_dir: Callable[..., str], used_mib: Callable[[], float]
-) -> None:
+def test_what_models_hold_on_a_device_is_counted_for_each_and_comes_back(client, model_dir, used_mib):
     before_mib = used_mib()
     sizes = {"large": 2000, "small": 500}
     for model_id, mib in sizes.items():
@@ -83,6 +73,12 @@ def test_what_models_hold_on_a_device_is_counted_for_each_and_comes_back(
         assert mib <= on_device_mib(client, model_id) <= mib + CONTEXT_MIB
     taken_mib = used_mib() - before_mib
     assert sum(on_device_mib(client, model_id) for model_id in sizes) == pytest.approx(taken_mib, rel=0.1)
+    first_mib = on_device_mib(client, "small")
+    client.retrieve_model("small").take(1000)
+    eventually(lambda: on_device_mib(client, "small") >= first_mib + 1000, "growth is sampled")
+    client.load_model("elsewhere", model_dir())
+    assert client.get_model("elsewhere").workers[0].gpu_bytes == 0
+    taken_mib = used_mib() - before_mib
     client.unload_model("large")
     assert used_mib() - before_mib < taken_mib - sizes["large"], "with the proof it is back, not some time later"
     assert on_device_mib(client, "small") >= sizes["small"]
@@ -90,26 +86,9 @@ def test_what_models_hold_on_a_device_is_counted_for_each_and_comes_back(
     assert used_mib() == pytest.approx(before_mib, abs=50)
 
 
-def test_growth_on_a_device_is_seen(client: hostd.Client, model_dir: Callable[..., str], reader: GpuReader) -> None:
-    model = client.load_model("grower", model_dir(ON_DEVICE.format(mib=100)))
-    first_mib = on_device_mib(client, "grower")
-    model.take(1000)
-    eventually(lambda: on_device_mib(client, "grower") >= first_mib + 1000, "it is sampled again")
-
-
-def test_a_crash_gives_the_memory_on_a_device_back(
-    client: hostd.Client, model_dir: Callable[..., str], used_mib: Callable[[], float]
-) -> None:
+def test_a_crash_gives_the_memory_on_a_device_back(client, model_dir, used_mib):
     before_mib = used_mib()
     model = client.load_model("victim", model_dir(ON_DEVICE.format(mib=1000)))
     os.kill(model.pid(), signal.SIGKILL)
     eventually(lambda: client.get_model("victim").state == "FAILED", "the death is seen")
     eventually(lambda: used_mib() < before_mib + 100, "it is back")
-
-
-def test_a_model_that_uses_no_device_holds_nothing_there(
-    client: hostd.Client, model_dir: Callable[..., str], reader: GpuReader
-) -> None:
-    client.load_model("m", model_dir())
-    (worker,) = client.get_model("m").workers
-    assert worker.gpu_bytes == 0

@@ -1,20 +1,14 @@
 """First loads of which nothing is known, with real processes: paused, put back, ended at the budget, and remembered."""
 
-from __future__ import annotations
-
 import os
 import signal
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import descendants, eventually, is_there, state_of
 from memory_rig import MIB, Holders
+from models_rig import Work
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 BUDGET_MIB = 200
 WITHIN_S = 60.0
@@ -41,46 +35,33 @@ UNKNOWN = """
 """
 
 
-@pytest.fixture
-def tight() -> Iterator[hostd.Client]:
+@pytest.fixture(scope="module")
+def tight_host():
     with hostd.Host(memory=SETTINGS) as host:
-        yield host.client()
-
-
-class Busy:
-    """A model of 100 MiB that is in use until it is told to end its call."""
-
-    def __init__(self, client: hostd.Client, path: str, directory: Path) -> None:
-        self._release = directory / "release"
-        marker = directory / "marker"
-        self._call = client.load_model("busy", path).submit.work(str(marker), str(self._release))
-        eventually(marker.exists, "the call runs", within_s=WITHIN_S)
-
-    def end(self) -> None:
-        self._release.touch()
-        assert self._call.result() == "finished"
+        yield host
 
 
 @pytest.fixture
-def busy(tight: hostd.Client, model_dir: Callable[..., str], tmp_path: Path) -> Busy:
-    return Busy(tight, Holders(model_dir)(100), tmp_path)
+def tight(tight_host):
+    with hostd.connect(tight_host.endpoint) as client:
+        yield client
+        client.unload_all_models()
 
 
-def pause(client: hostd.Client, path: str, mib: int = 120) -> list[int]:
+def pause(client, path, mib=120):
     """Load a model that outgrows what is free, and return the processes of its worker once it is paused."""
     client.load_model("m", path, options={"mib": mib}, wait=False)
     eventually(lambda: client.memory_info().paused == ("m",), "it is paused", within_s=WITHIN_S)
     (worker,) = client.get_model("m").workers
     assert worker.state == "PAUSED"
-    assert worker.pid is not None
     tree = [worker.pid, *descendants(worker.pid)]
     eventually(lambda: {state_of(pid) for pid in tree} == {"T"}, "its whole tree is stopped", within_s=WITHIN_S)
     return tree
 
 
-def test_a_load_that_outgrows_its_reservation_is_paused_until_there_is_room_and_goes_on(
-    tight: hostd.Client, busy: Busy, model_dir: Callable[..., str]
-) -> None:
+def test_a_load_that_outgrows_its_reservation_is_paused_until_there_is_room_and_goes_on(tight, model_dir, tmp_path):
+    evicted = tight.memory_info().evictions.get("LOAD", 0)
+    busy = Work(tight.load_model("busy", Holders(model_dir)(100)), tmp_path)
     tree = pause(tight, model_dir(UNKNOWN))
     explained = tight.explain_model("m")
     assert explained["state"] == "LOADING"
@@ -89,48 +70,45 @@ def test_a_load_that_outgrows_its_reservation_is_paused_until_there_is_room_and_
     )
     assert tight.plan_load("n", model_dir()).outcome == "wait", "nothing starts before it"
     assert tight.memory_info().measured_bytes < (BUDGET_MIB + 40) * MIB
-    busy.end()
+    busy.finish()
     assert tight.load_model("m", tight.get_model("m").path or "", options={"mib": 120}).pid() == tree[0]
     assert {state_of(pid) for pid in tree} <= {"R", "S"}, "none is stopped"
-    assert tight.memory_info().evictions == {"LOAD": 1}
+    assert tight.memory_info().evictions["LOAD"] == evicted + 1
 
 
-def test_of_two_first_loads_that_do_not_fit_together_one_goes_on_and_the_other_is_put_back(
-    tight: hostd.Client, model_dir: Callable[..., str], tmp_path: Path
-) -> None:
+def test_of_two_first_loads_that_do_not_fit_together_one_goes_on_and_the_other_is_put_back(tight, model_dir, tmp_path):
+    evicted = tight.memory_info().evictions.get("LOAD", 0)
     path, gate = model_dir(UNKNOWN), tmp_path / "gate"
     options = {"mib": 120, "gate": str(gate)}
     models = [tight.load_model(name, path, options=options, wait=False) for name in ("a", "b")]
 
-    def is_put_back(name: str) -> bool:
+    def is_put_back(name):
         return "PUT_BACK" in [event["cause"] for event in tight.explain_model(name)["story"]]
 
     eventually(lambda: any(map(is_put_back, "ab")), "one of them yields for the other", within_s=WITHIN_S)
     gate.touch()
     for model in sorted(models, key=lambda model: is_put_back(model.id)):  # or the first would be loaded once more
         model.wait()
-    assert tight.memory_info().evictions == {"LOAD": 1}
+    assert tight.memory_info().evictions["LOAD"] == evicted + 1
     assert all(model.pid() for model in models)
 
 
-def test_a_load_that_needs_more_than_the_budget_is_killed_there_and_that_is_remembered(
-    tight: hostd.Client, model_dir: Callable[..., str]
-) -> None:
+def test_a_load_that_needs_more_than_the_budget_is_killed_there_and_that_is_remembered(tight, model_dir):
     path = model_dir(UNKNOWN)
     with pytest.raises(hostd.ResourceExhaustedError, match="needs more") as caught:
-        tight.load_model("m", path, options={"mib": 2 * BUDGET_MIB}, retries=3)
+        tight.load_model("big", path, options={"mib": 2 * BUDGET_MIB}, retries=3)
     measured_bytes = caught.value.details["needed_bytes"]
     assert BUDGET_MIB * MIB < measured_bytes < 2 * BUDGET_MIB * MIB
-    story = tight.explain_model("m")["story"]
+    story = tight.explain_model("big")["story"]
     assert sum(event["cause"] == "SPAWN" for event in story) == 1, "it is not tried again"
     with pytest.raises(hostd.ResourceExhaustedError, match=r"\(at least\), more than the whole budget") as caught:
-        tight.load_model("m", path, options={"mib": 2 * BUDGET_MIB})
+        tight.load_model("big", path, options={"mib": 2 * BUDGET_MIB})
     assert caught.value.details["needed_bytes"] == measured_bytes
-    plan = tight.plan_load("m", path, options={"mib": 2 * BUDGET_MIB})
+    plan = tight.plan_load("big", path, options={"mib": 2 * BUDGET_MIB})
     assert (plan.outcome, plan.need_bytes, plan.need_source) == ("refuse", measured_bytes, "at least")
 
 
-def test_an_estimate_above_the_whole_budget_is_tried(tight: hostd.Client, model_dir: Callable[..., str]) -> None:
+def test_an_estimate_above_the_whole_budget_is_tried(tight, model_dir):
     path = model_dir(UNKNOWN)
     with open(os.path.join(path, "weights.bin"), "wb") as file:
         file.truncate(BUDGET_MIB * MIB)  # a hole, but for the sizer
@@ -138,19 +116,16 @@ def test_an_estimate_above_the_whole_budget_is_tried(tight: hostd.Client, model_
     assert tight.load_model("m", path, options={"mib": 8}).pid()
 
 
-def test_an_unload_of_a_paused_load_leaves_no_process(
-    tight: hostd.Client, busy: Busy, model_dir: Callable[..., str]
-) -> None:
-    tree = pause(tight, model_dir(UNKNOWN))
-    assert tight.unload_model("m").processes == len(tree)
-    assert not any(map(is_there, tree))
-    busy.end()
-
-
-def test_a_host_that_is_killed_leaves_no_paused_process(model_dir: Callable[..., str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["unloaded", "killed with its host"])
+def test_a_paused_load_that_is_ended_leaves_no_process(model_dir, tmp_path, end):
     with hostd.Host(memory=SETTINGS) as host:
         client = host.client()
-        Busy(client, Holders(model_dir)(100), tmp_path)
+        busy = Work(client.load_model("busy", Holders(model_dir)(100)), tmp_path)
         tree = pause(client, model_dir(UNKNOWN))
-        os.kill(host.pid, signal.SIGKILL)
+        if end == "unloaded":
+            assert client.unload_model("m").processes == len(tree)
+            assert not any(map(is_there, tree))
+            busy.finish()
+        else:
+            os.kill(host.pid, signal.SIGKILL)
     eventually(lambda: not any(map(is_there, tree)), "they are gone", within_s=WITHIN_S)

@@ -1,42 +1,32 @@
-"""Limits, and sudden deaths for want of memory: who is killed, who is told what, and who is not disturbed."""
-
-from __future__ import annotations
+"""Limits, and sudden deaths for want of memory: what is killed, what callers are told, and what is not disturbed."""
 
 import os
 import signal
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import eventually
 from memory_rig import MIB, Holders
+from models_rig import Work
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 LIMIT = "memory_limit: 100MiB\n"
 
 
 @pytest.fixture
-def holder(model_dir: Callable[..., str]) -> Holders:
+def holder(model_dir):
     return Holders(model_dir)
 
 
-def test_a_model_over_its_limit_is_killed_and_its_caller_is_told_the_figures(
-    client: hostd.Client, holder: Holders, tmp_path: Path
-) -> None:
+def test_a_model_over_its_limit_is_killed_and_its_caller_is_told_the_figures(client, holder, tmp_path):
     model = client.load_model("greedy", holder(10, settings=LIMIT))
     other = client.load_model("other", holder(10))
     other_pid = other.pid()
-    marker, release = tmp_path / "marker", tmp_path / "release"
-    waiting = model.submit.work(str(marker), str(release))  # behind it, the one that grows
+    work = Work(model, tmp_path)
     growing = model.submit.grow_for_good(200)  # or its answer might be there before anybody has looked
-    eventually(marker.exists, "the first call runs")
-    release.touch()
-    assert waiting.result() == "finished"
+    work.finish()
     with pytest.raises(hostd.ResourceExhaustedError, match="memory_limit of 100 MiB") as caught:
         growing.result()
     details = caught.value.details
@@ -52,45 +42,24 @@ def test_a_model_over_its_limit_is_killed_and_its_caller_is_told_the_figures(
     assert other.pid() == other_pid
 
 
-def test_a_load_over_its_limit_fails_with_the_figures_and_is_not_tried_again(
-    client: hostd.Client, holder: Holders
-) -> None:
-    with pytest.raises(hostd.ResourceExhaustedError, match="memory_limit"):
-        client.load_model("greedy", holder(300, settings=LIMIT), retries=3)
-    story = client.explain_model("greedy")["story"]
-    assert sum(event["cause"] == "SPAWN" for event in story) == 1
-
-
-def test_a_model_within_its_limit_serves_on(client: hostd.Client, holder: Holders) -> None:
-    model = client.load_model("modest", holder(10, settings=LIMIT))
-    assert model.info.memory_limit == 100 * MIB
+def test_a_model_within_its_limit_serves_on_and_a_kill_from_outside_is_told_apart(client, holder):
+    # Its processes bear its name, and /proc tells names and sizes in the same file.
+    model = client.load_model("7 kB", holder(10, settings=LIMIT))
+    assert (model.info.memory_limit, model.info.size_source) == (100 * MIB, "measured")
+    assert model.info.size > 10 * MIB
     assert model.grow(20) == 30 * MIB
-    assert model.pid() == model.pid()
-
-
-def test_one_absurd_allocation_is_the_models_own_error(client: hostd.Client, holder: Holders) -> None:
-    model = client.load_model("absurd", holder(10, settings=LIMIT))
-    with pytest.raises(hostd.ModelError, match="MemoryError"):
+    with pytest.raises(hostd.ModelError, match="MemoryError"):  # the model's own error
         model.grow(20_000)
-    assert model.pid()
-
-
-def test_a_kill_by_somebody_else_is_told_apart(client: hostd.Client, holder: Holders) -> None:
-    model = client.load_model("victim", holder(10))
+    own = int(Path(f"/proc/{client.host_info().pid}/oom_score_adj").read_text())
+    assert model.oom_score_adj() > own, "workers go before the supervisor"
     os.kill(model.pid(), signal.SIGKILL)
-    eventually(lambda: client.get_model("victim").state == "FAILED", "the death is seen")
-    assert "SIGKILL by somebody else" in client.get_model("victim").reason
+    eventually(lambda: client.get_model("7 kB").state == "FAILED", "the death is seen")
+    assert "SIGKILL by somebody else" in client.get_model("7 kB").reason
     with pytest.raises(hostd.FailedPreconditionError, match="somebody else"):
         model.pid()
 
 
-def test_workers_go_before_the_supervisor_when_memory_runs_out(client: hostd.Client, holder: Holders) -> None:
-    supervisor = client.host_info().pid
-    own = int(Path(f"/proc/{supervisor}/oom_score_adj").read_text())
-    assert client.load_model("m", holder(1)).oom_score_adj() > own
-
-
-def test_the_cores_are_divided_among_models(model_dir: Callable[..., str]) -> None:
+def test_the_cores_are_divided_among_models(model_dir):
     holder, cores = Holders(model_dir), len(os.sched_getaffinity(0))
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "HOSTD_CPU_THREADS")
     unset = {name: os.environ.pop(name, None) for name in names}
@@ -107,30 +76,17 @@ def test_the_cores_are_divided_among_models(model_dir: Callable[..., str]) -> No
         os.environ.update({name: value for name, value in unset.items() if value is not None})
 
 
-KINDS = [f"{kind} {how}" for kind in ("memfd", "named", "unlinked") for how in ("mapped", "written")]
-
-
 @pytest.fixture
-def shm() -> Iterator[Path]:
+def shm():
     """Where a file in /dev/shm may be; it is removed."""
     path = Path("/dev/shm", f"hostd-test-{uuid.uuid4()}")
     yield path
     path.unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_shared_memory_counts_against_a_limit(client: hostd.Client, holder: Holders, shm: Path, kind: str) -> None:
-    model = client.load_model("greedy", holder(10, settings=LIMIT))
-    with pytest.raises(hostd.ResourceExhaustedError, match="memory_limit of 100 MiB") as caught:
-        model.share_for_good(kind, str(shm), 200)
-    assert caught.value.details["measured_bytes"] > 100 * MIB
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_unload_gives_back_the_shared_memory_that_goes(
-    client: hostd.Client, holder: Holders, shm: Path, kind: str
-) -> None:
-    model = client.load_model("sharing", holder(10))
+@pytest.mark.parametrize("kind", ["memfd mapped", "named written", "unlinked mapped"])
+def test_shared_memory_counts_against_a_limit_and_comes_back_if_it_goes(client, holder, shm, kind):
+    model = client.load_model("sharing", holder(10, settings=LIMIT))
     model.share(kind, str(shm), 64)
     eventually(lambda: client.get_model("sharing").charge_bytes > 74 * MIB, "it is charged")
     assert client.get_model("sharing").workers[0].shared_bytes == 64 * MIB
@@ -138,49 +94,7 @@ def test_an_unload_gives_back_the_shared_memory_that_goes(
     report = client.unload_model("sharing")
     assert 64 * (not stays) < report.freed_bytes / MIB - 10 < 64 * (not stays) + 20
     assert shm.exists() is stays
-
-
-def test_a_file_that_a_model_reads_is_not_charged(client: hostd.Client, holder: Holders, tmp_path: Path) -> None:
-    weights = tmp_path / "weights"
-    weights.write_bytes(b"x" * 300 * MIB)
-    model = client.load_model("reader", holder(10, settings=LIMIT))
-    assert model.read(str(weights)) == 300 * MIB / 4096
-    eventually(lambda: client.get_model("reader").size > 300 * MIB, "it was sampled with the file")
-    info = client.get_model("reader")
-    assert info.workers[0].uss_bytes > 300 * MIB, "nobody else has mapped it"
-    assert info.charge_bytes < 50 * MIB
-    assert model.pid() == info.workers[0].pid, "it serves on"
-    assert client.unload_model("reader").freed_bytes < 50 * MIB
-
-
-def test_what_forked_children_share_with_their_parent_counts(
-    client: hostd.Client, model_dir: Callable[..., str]
-) -> None:
-    source = """
-        import os, signal
-        class Forked:
-            def __init__(self):
-                self.held = bytearray(b"x") * (60 << 20)
-                for _ in range(2):
-                    if os.fork() == 0:
-                        signal.pause()
-            def pid(self):
-                return os.getpid()
-        def load(path):
-            return Forked()
-    """
-    model = client.load_model("forked", model_dir(source))
-    assert model.info.charge_bytes > 60 * MIB
-    report = client.unload_model("forked")
-    assert report.processes == 3
-    assert 60 * MIB < report.freed_bytes < 100 * MIB
-
-
-def test_no_name_of_a_model_ends_the_measuring(client: hostd.Client, holder: Holders) -> None:
-    """Its processes bear it, and /proc tells names and sizes in the same file."""
-    strange = client.load_model("7 kB", holder(10))
-    assert (strange.info.size_source, strange.info.size > 10 * MIB) == ("measured", True)
-    greedy = client.load_model("greedy", holder(10, settings=LIMIT))
-    with pytest.raises(hostd.ResourceExhaustedError, match="memory_limit of 100 MiB"):
-        greedy.grow_for_good(200)
-    assert strange.pid()
+    model = client.load_model("sharing", holder(10, settings=LIMIT))
+    with pytest.raises(hostd.ResourceExhaustedError, match="memory_limit of 100 MiB") as caught:
+        model.share_for_good(kind, str(shm), 200)
+    assert caught.value.details["measured_bytes"] > 100 * MIB

@@ -1,7 +1,5 @@
 """The host's own log, and all else that people read: JSON where it is asked for, and never "None" or "1 processes"."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -9,18 +7,13 @@ import signal
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
 
 import pytest
-from helpers import PATIENCE_S, Service, eventually
+from helpers import PATIENCE_S, command, eventually
 
 import hostd
 from hostd.config.loading import load_config
 from hostd.hosts.launch import reaper_command, supervisor_environment
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 MODEL = """
     import os
@@ -37,16 +30,11 @@ MODEL = """
             raise ValueError("not today")
         return M()
 """
-SILENT = (
-    "None",
-    r"\b1 (process|model|worker|call|error|file|item|eviction|unload|load)e?s\b",
-    r"\b1 (\w+ )?are\b",
-    r"\(\)",
-)
+SILENT = r"None|\b1 (process|model|worker|call|error|file|item|eviction|unload|load)e?s\b|\b1 (\w+ )?are\b|\(\)"
 """What no text for people may have."""
 
 
-def lives(client: hostd.Client, path: str) -> None:
+def lives(client, path):
     """Let happen what can happen to a model."""
     client.load_model("m", path).one()
     client.unload_model("m")
@@ -62,49 +50,30 @@ def lives(client: hostd.Client, path: str) -> None:
         client.load_model("without-path", None)
 
 
-def log_of(service: Service) -> str:
+def log_of(service):
     service.reaper.terminate()
     _, log = service.reaper.communicate(timeout=PATIENCE_S)
     return log
 
 
-def test_no_text_for_people_says_none_or_counts_one_as_many(serve: Callable, model_dir: Callable[..., str]) -> None:
+def test_no_text_for_people_says_none_or_counts_one_as_many(serve, model_dir):
     path = model_dir(MODEL)
     service = serve(log_level="debug", workers={"retry_backoff_s": 0.001})
     with hostd.connect(service.endpoint) as client:
         lives(client, path)
         client.load_model("other", path)
 
-    def command(*words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "hostd", *words, "-e", service.endpoint],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            env={**os.environ, "COLUMNS": "500"},
-            check=False,
-        )
-        return done.stdout + done.stderr
-
-    asked = [
-        ("explain", "m"),
-        ("logs", "m"),
-        ("logs", "nobody"),
-        ("ps",),
-        ("ps", "--tree"),
-        ("size",),
-        ("top", "--once"),
-    ]
-    asked += [("plan", "x", path), ("unload", "other"), ("ps",), ("unload", "m"), ("explain", "m"), ("ps",)]
-    shown = [command(*words) for words in asked]
+    asked = ["explain m", "logs m", "logs nobody", "ps", "ps --tree", "size", "top --once", f"plan x {path}"]
+    told = [command(*words.split(), "-e", service.endpoint) for words in (*asked, "unload other", "unload m", "ps")]
+    shown = [done.stdout + done.stderr for done in told]
     assert "loaded in" in shown[0]
     shown.append(log_of(service))
     assert "model=m worker=1 pid=" in shown[-1]
-    found = [line for text in shown for line in text.splitlines() if re.search("|".join(SILENT), line)]
+    found = [line for text in shown for line in text.splitlines() if re.search(SILENT, line)]
     assert found == []
 
 
-def test_the_log_may_be_json_one_object_a_line(serve: Callable, model_dir: Callable[..., str]) -> None:
+def test_the_log_may_be_json_one_object_a_line(serve, model_dir):
     service = serve(log_format="json", log_level="debug")
     with hostd.connect(service.endpoint) as client:
         pid = client.load_model("team/ü", model_dir(MODEL)).info.workers[0].pid
@@ -123,24 +92,13 @@ def test_the_log_may_be_json_one_object_a_line(serve: Callable, model_dir: Calla
     assert "worker" not in failed
 
 
-def start(settings: dict[str, object]) -> subprocess.Popen[str]:
-    """Start a host that says on standard error what became of its start."""
-    return subprocess.Popen(
-        reaper_command(),
-        env=supervisor_environment(load_config(settings)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_a_start_that_fails_and_a_reaper_that_is_killed_are_told_as_json_too(serve: Callable, tmp_path: Path) -> None:
+def test_a_start_that_fails_and_a_reaper_that_is_killed_are_told_as_json_too(serve, tmp_path):
     running = serve(log_format="json")
     places = {"runtime_dir": running.runtime_dir, "state_dir": tmp_path / "other"}
-    with start({**places, "log_format": "json"}) as refused:
-        _, said = refused.communicate(timeout=PATIENCE_S)
+    environment = supervisor_environment(load_config({**places, "log_format": "json"}))
+    refused = subprocess.run(reaper_command(), env=environment, capture_output=True, text=True, check=False)
     assert refused.returncode == 1
-    (last,) = [json.loads(line) for line in said.splitlines()][-1:]
+    (last,) = [json.loads(line) for line in refused.stderr.splitlines()][-1:]
     assert "already running" in last["message"]
     assert last["level"] == "CRITICAL"
     os.kill(running.reaper.pid, signal.SIGKILL)
@@ -148,7 +106,7 @@ def test_a_start_that_fails_and_a_reaper_that_is_killed_are_told_as_json_too(ser
     assert "was killed" in [json.loads(line) for line in log.splitlines()][-1]["message"]
 
 
-def test_warnings_and_errors_that_nobody_handles_are_records(tmp_path: Path) -> None:
+def test_warnings_and_errors_that_nobody_handles_are_records(tmp_path):
     source = (
         "import threading, warnings\nfrom hostd.shell import own_log\nown_log.configure('info', 'json')\n"
         "warnings.warn('take care')\n"

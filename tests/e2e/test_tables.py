@@ -1,17 +1,9 @@
 """Tables of pandas: refused with what to send instead, and that reaches a model that was fitted to a table."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import pytest
 from helpers import PATIENCE_S, program
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 pd = pytest.importorskip("pandas", reason="its tables are sent")
 pytest.importorskip("sklearn", reason="a model is fitted to a table")
@@ -30,9 +22,7 @@ FITS = """
 """
 
 
-def test_a_data_frame_is_refused_and_what_the_refusal_says_to_send_is_predicted_from(
-    shared: hostd.Client, tmp_path: Path
-) -> None:
+def test_a_data_frame_is_refused_and_what_the_refusal_says_to_send_is_predicted_from(shared, tmp_path):
     with program(FITS, tmp_path / "m.joblib") as writer:  # a process of its own: it brings threads
         assert writer.wait(3 * PATIENCE_S) == 0
     model = shared.load_model("pipeline", tmp_path / "m.joblib")
@@ -43,21 +33,3 @@ def test_a_data_frame_is_refused_and_what_the_refusal_says_to_send_is_predicted_
     with pytest.raises(hostd.InvalidArgumentError, match=r"missing: \['size'\]; unknown: \['height'\]") as caught:
         model.predict({"height": [1.0], "town": ["a"]})
     assert caught.value.details["columns"] == ["size", "town"]
-
-
-def test_a_model_that_returns_a_table_is_told_what_to_return(
-    shared: hostd.Client, model_dir: Callable[..., str]
-) -> None:
-    source = """
-        import pandas as pd
-        def load(path):
-            return lambda what: {"frame": pd.DataFrame({"a": [1]}), "series": pd.Series([1]), "when": pd.Timestamp(1)}[what]
-    """
-    model = shared.load_model("tables", model_dir(source))
-    for what, says in (
-        ("frame", r'df\.to_dict\("list"\)'),
-        ("series", r"series\.tolist\(\)"),
-        ("when", "microseconds"),
-    ):
-        with pytest.raises(hostd.ModelError, match=rf"returned what cannot be sent: .*{says}"):
-            model(what)

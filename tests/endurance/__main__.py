@@ -6,8 +6,6 @@ python tests/endurance mutations [--count 120000] [--seed 1]
 python tests/endurance histories [--seeds 60:2000] [--game plain|settings|obstacles|connections]
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path
@@ -21,11 +19,11 @@ from endurance import chaos, histories, kills, mutations
 
 
 @click.group()
-def main() -> None:
+def main():
     """Run a host through what takes long."""
 
 
-def _finish(report: dict[str, object], wrong: list[str]) -> None:
+def _finish(report, wrong):
     click.echo(json.dumps(report, indent=1))
     for problem in wrong:
         click.echo(f"WRONG: {problem}", err=True)
@@ -35,15 +33,15 @@ def _finish(report: dict[str, object], wrong: list[str]) -> None:
 @main.command("chaos")
 @click.option("--seconds", default=600.0, help="How long.")
 @click.option("--seed", default=1, help="Of the order of requests and faults.")
-def chaos_command(seconds: float, seed: int) -> None:
+def chaos_command(seconds, seed):
     """Requests of all kinds, while models, clients and processes fail."""
     _finish(*chaos.run(seconds, seed))
 
 
 @main.command("kills")
 @click.option("--count", default=200, help="How many hosts.")
-@click.option("--seed", default=1, help="Of who is killed when.")
-def kills_command(count: int, seed: int) -> None:
+@click.option("--seed", default=1, help="Of what is killed when.")
+def kills_command(count, seed):
     """SIGKILL of supervisor, reaper, embedding program, or two of them, at any moment of a host's life."""
     _finish(*kills.run(count, seed))
 
@@ -51,12 +49,12 @@ def kills_command(count: int, seed: int) -> None:
 @main.command("mutations")
 @click.option("--count", default=120_000, help="How many messages.")
 @click.option("--seed", default=1, help="Of what is changed.")
-def mutations_command(count: int, seed: int) -> None:
+def mutations_command(count, seed):
     """Valid messages with a few things changed, from clients, from a worker, and below the messages."""
     _finish(*mutations.run(count, seed))
 
 
-def _range_of(_context: click.Context, _option: click.Parameter, text: str) -> range:
+def _range_of(_context, _option, text):
     first, colon, end = text.partition(":")
     try:
         return range(int(first), int(end) if colon else int(first) + 1)
@@ -67,7 +65,7 @@ def _range_of(_context: click.Context, _option: click.Parameter, text: str) -> r
 @main.command("histories")
 @click.option("--seeds", default="60:2000", callback=_range_of, help="One, or FIRST:END; the tests play 0:60.")
 @click.option("--game", multiple=True, type=click.Choice(list(histories.GAMES)), help="Only this one; may be repeated.")
-def histories_command(seeds: range, game: tuple[str, ...]) -> None:
+def histories_command(seeds, game):
     """The core against made-up histories; tells the shortest one of each fault."""
     _finish(*histories.run(seeds, game or tuple(histories.GAMES)))
 

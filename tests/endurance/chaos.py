@@ -4,8 +4,6 @@ What must hold: every request ends, with what was asked for or with a typed erro
 right answer is the right one; when all is over nothing is left of any model, and the supervisor has its size again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random
@@ -18,15 +16,11 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import psutil
 from helpers import TAG, eventually, new_tag, tagged
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 CLIENTS = 3
 TIMEOUT_S = 20.0
@@ -94,28 +88,28 @@ with hostd.connect(sys.argv[1]) as client:
 class World:
     """A host, the directories of its models, and the books of what was asked and what came of it."""
 
-    def __init__(self, host: hostd.Host, directory: Path, over_s: float) -> None:
+    def __init__(self, host, directory, over_s):
         self.host = host
         self.directory = directory
         self.over_s = over_s
-        self.done: Counter[str] = Counter()
-        self.faults: Counter[str] = Counter()
-        self.wrong: list[str] = []
+        self.done = Counter()
+        self.faults = Counter()
+        self.wrong = []
         self.latest_s = 0.0
         self.good = self._write("good", GOOD)
         self.bad = {name: self._write(name, source) for name, source in BAD.items()}
 
-    def _write(self, name: str, source: str) -> str:
+    def _write(self, name, source):
         folder = self.directory / name
         folder.mkdir()
         (folder / "model.py").write_text(textwrap.dedent(source), "utf-8")
         return str(folder)
 
     @property
-    def is_over(self) -> bool:
+    def is_over(self):
         return time.monotonic() > self.over_s
 
-    def ask(self, name: str, work: Callable[[], Any]) -> None:
+    def ask(self, name, work):
         """Ask for something, and note how it ended."""
         began_s = time.monotonic()
         try:
@@ -135,7 +129,7 @@ class World:
                 self.wrong.append(f"{name} took {took_s:.0f} s")
 
 
-def _client(world: World, chance: random.Random) -> None:
+def _client(world, chance):
     ids = [f"m{number}" for number in range(4)]
     with hostd.connect(world.host.endpoint, timeout_s=TIMEOUT_S) as client:
         while not world.is_over:
@@ -144,19 +138,19 @@ def _client(world: World, chance: random.Random) -> None:
             world.ask(name, lambda: work(world, client, chance, model_id))  # noqa: B023 - called at once
 
 
-def _load(world: World, client: hostd.Client, chance: random.Random, model_id: str) -> None:
+def _load(world, client, chance, model_id):
     client.load_model(model_id, world.good, wait=chance.random() < 0.8, timeout_s=TIMEOUT_S)
 
 
-def _load_bad(world: World, client: hostd.Client, chance: random.Random, model_id: str) -> None:
+def _load_bad(world, client, chance, model_id):
     client.load_model(f"{model_id}-bad", world.bad[chance.choice(list(world.bad))], timeout_s=TIMEOUT_S)
 
 
-def _unload(_: World, client: hostd.Client, chance: random.Random, model_id: str) -> None:
+def _unload(_, client, chance, model_id):
     client.unload_model(model_id + chance.choice(["", "", "-bad"]), timeout_s=TIMEOUT_S)
 
 
-def _echo(world: World, client: hostd.Client, chance: random.Random, model_id: str) -> None:
+def _echo(world, client, chance, model_id):
     model = client.retrieve_model(model_id, timeout_s=TIMEOUT_S)
     sent = chance.randbytes(chance.choice([8, 8, 8, 5000, 300_000]))
     for _ in range(chance.randint(1, 60)):
@@ -164,7 +158,7 @@ def _echo(world: World, client: hostd.Client, chance: random.Random, model_id: s
             world.wrong.append("an answer that was not this call's")
 
 
-def _pipeline(world: World, client: hostd.Client, chance: random.Random, model_id: str) -> None:
+def _pipeline(world, client, chance, model_id):
     model = client.retrieve_model(model_id, timeout_s=TIMEOUT_S)
     futures = {number: model.submit.echo(number) for number in range(chance.randint(1, 200))}
     for number, future in futures.items():
@@ -174,7 +168,7 @@ def _pipeline(world: World, client: hostd.Client, chance: random.Random, model_i
             world.wrong.append("an answer that was not this call's")
 
 
-def _stream(world: World, client: hostd.Client, chance: random.Random, model_id: str) -> None:
+def _stream(world, client, chance, model_id):
     model = client.retrieve_model(model_id, timeout_s=TIMEOUT_S)
     until = chance.randint(0, 300)
     with contextlib.closing(model.stream.items(200, chance.choice([1, 1000, 20_000]))) as items:
@@ -185,17 +179,17 @@ def _stream(world: World, client: hostd.Client, chance: random.Random, model_id:
                 return
 
 
-def _slow(_: World, client: hostd.Client, chance: random.Random, model_id: str) -> None:
+def _slow(_, client, chance, model_id):
     model = client.retrieve_model(model_id, timeout_s=TIMEOUT_S)
     model.options(timeout_s=chance.choice([0.01, 5])).slow(chance.choice([0.005, 0.1]))
 
 
-def _misbehave(_: World, client: hostd.Client, chance: random.Random, model_id: str) -> None:
+def _misbehave(_, client, chance, model_id):
     model = client.retrieve_model(model_id, timeout_s=TIMEOUT_S)
     chance.choice([model.fail, model.helper, lambda: model.grow(20), lambda: model.leave(chance.choice([0, 7]))])()
 
 
-def _look(_: World, client: hostd.Client, chance: random.Random, model_id: str) -> None:
+def _look(_, client, chance, model_id):
     chance.choice(
         [
             client.list_models,
@@ -206,7 +200,7 @@ def _look(_: World, client: hostd.Client, chance: random.Random, model_id: str) 
     )()
 
 
-def _deploy(_: World, client: hostd.Client, chance: random.Random, model_id: str) -> None:
+def _deploy(_, client, chance, model_id):
     deployed = f"{model_id}-deployed"
     if chance.random() < 0.5:
         client.deploy_model(deployed, {"model.py": GOOD.encode()}, replace=True, timeout_s=TIMEOUT_S)
@@ -214,14 +208,14 @@ def _deploy(_: World, client: hostd.Client, chance: random.Random, model_id: str
         client.undeploy_model(deployed, timeout_s=TIMEOUT_S)
 
 
-def _reconnect(world: World, _: hostd.Client, chance: random.Random, model_id: str) -> None:
+def _reconnect(world, _, chance, model_id):
     with hostd.connect(world.host.endpoint, timeout_s=TIMEOUT_S) as other:
         model = other.retrieve_model(model_id, timeout_s=TIMEOUT_S)
         for number in range(chance.randint(0, 50)):
             model.submit.echo(number)  # and leaves without the answers
 
 
-_WORK: list[tuple[str, Callable[[World, hostd.Client, random.Random, str], None]]] = [
+_WORK = [
     *[("load", _load)] * 8,
     ("load of a bad model", _load_bad),
     ("unload", _unload),
@@ -236,10 +230,10 @@ _WORK: list[tuple[str, Callable[[World, hostd.Client, random.Random, str], None]
 ]
 
 
-def _break_things(world: World, chance: random.Random) -> None:
+def _break_things(world, chance):
     """Kill and stop workers, their helpers, and clients."""
-    bystanders: list[subprocess.Popen[str]] = []
-    stopped: list[int] = []
+    bystanders = []
+    stopped = []
     while not world.is_over:
         time.sleep(chance.uniform(0.05, 0.4))
         with hostd.connect(world.host.endpoint) as client:
@@ -273,14 +267,14 @@ def _break_things(world: World, chance: random.Random) -> None:
         bystander.wait()
 
 
-def run(seconds: float, seed: int) -> tuple[dict[str, object], list[str]]:
+def run(seconds, seed):
     """Let chaos reign for some seconds; return what was done, and what was wrong."""
     tag = new_tag()
     os.environ[TAG] = tag
     with tempfile.TemporaryDirectory(prefix="chaos-") as scratch:
         directory = Path(scratch)
         (directory / "models").mkdir()
-        settings: dict[str, Any] = {"workers": {"drain_timeout_s": 1.0}, "models": {"dir": str(directory / "models")}}
+        settings = {"workers": {"drain_timeout_s": 1.0}, "models": {"dir": str(directory / "models")}}
         with hostd.Host(log_level="error", **settings) as host, host.client() as client:
             supervisor = psutil.Process(host.pid)
             before_bytes, before_fds = supervisor.memory_info().rss, supervisor.num_fds()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import traceback
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from endings import settle
 from moves import MOVES, MOVES_OF_CONNECTIONS, MOVES_OF_OBSTACLES
@@ -17,11 +17,9 @@ from world import World
 from world_of_memory import MOVES_OF_SETTINGS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from play import Move
 
-GAMES: Final[dict[str, Mapping[str, Mapping[str, tuple[Any, ...]]]]] = {
+GAMES = {
     "plain": MOVES,
     "settings": {**MOVES, **MOVES_OF_SETTINGS},
     "obstacles": {**MOVES, **MOVES_OF_OBSTACLES},
@@ -40,10 +38,10 @@ class History(NamedTuple):
     at_once: bool
 
 
-def run(seeds: range, games: tuple[str, ...], steps: int = STEPS) -> tuple[dict[str, object], list[str]]:
+def run(seeds, games, steps=STEPS):
     """Play these seeds of each of the games; return what was played, and what was wrong."""
-    wrong: list[str] = []
-    faults: set[str] = set()
+    wrong = []
+    faults = set()
     for game in games:
         for seed in seeds:
             history = history_of(game, seed, steps)
@@ -58,14 +56,14 @@ def run(seeds: range, games: tuple[str, ...], steps: int = STEPS) -> tuple[dict[
     return report, wrong
 
 
-def history_of(game: str, seed: int, steps: int) -> History:
+def history_of(game, seed, steps):
     """Return the history that a seed stands for."""
     dice = random.Random(seed)
     moves = draw(dice, steps, WEIGHTS, GAMES[game])
     return History(kind_of(seed), moves, dice.random() < 0.5)
 
 
-def end_of(history: History) -> Exception | None:
+def end_of(history):
     """Play a history to its end, and return what broke."""
     world = World(**history.kind)
     try:
@@ -77,13 +75,13 @@ def end_of(history: History) -> Exception | None:
     return None
 
 
-def place_of(error: BaseException) -> str:
+def place_of(error):
     """Return what tells one kind of fault from another: where it was found."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} in {last.filename}:{last.lineno}"
 
 
-def shortened(history: History) -> History:
+def shortened(history):
     """Leave out moves as long as the fault stays the same: halves first, single ones at last (Zeller's ddmin)."""
     first = end_of(history)
     place = None if first is None else place_of(first)
@@ -102,7 +100,7 @@ def shortened(history: History) -> History:
     return history
 
 
-def _told(history: History) -> list[str]:
+def _told(history):
     said = ", ".join(f"{name}={value}" for name, value in history.kind.items())
     moves = [
         f"    world.{name}({', '.join(f'{k}={v!r}' for k, v in values.items())})" for name, values in history.moves

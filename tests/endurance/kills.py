@@ -4,8 +4,6 @@ What must hold: nothing of the host is left, whatever its models have started; a
 killed together, when the next host starts.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random
@@ -43,7 +41,7 @@ with hostd.Host() as host, host.client() as client:
         client.unload_model("again")
 """
 
-WHO = (
+VICTIMS = (
     ["supervisor"],
     ["reaper"],
     ["program"],
@@ -53,7 +51,7 @@ WHO = (
 )
 
 
-def run(count: int, seed: int) -> tuple[dict[str, object], list[str]]:
+def run(count, seed):
     """Kill so many hosts; return what was done, and what was wrong."""
     chance, wrong, longest_s, done = random.Random(seed), [], 0.0, 0
     with tempfile.TemporaryDirectory(prefix="kills-") as scratch:
@@ -61,30 +59,29 @@ def run(count: int, seed: int) -> tuple[dict[str, object], list[str]]:
         model.mkdir()
         (model / "model.py").write_text(MODEL)
         for number in range(count):
-            who = WHO[number % len(WHO)]
+            victims = VICTIMS[number % len(VICTIMS)]
             try:
-                longest_s = max(longest_s, _kill(model, who, chance))
+                longest_s = max(longest_s, _kill(model, victims, chance))
                 done += 1
             except AssertionError as error:
-                wrong.append(f"{' and '.join(who)}: {error}")
+                wrong.append(f"{' and '.join(victims)}: {error}")
     return {"kills": done, "longest_s": round(longest_s, 3), "seed": seed}, wrong
 
 
-def _kill(model: Path, who: list[str], chance: random.Random) -> float:
+def _kill(model, victims, chance):
     tag = new_tag()
     command = [sys.executable, "-c", EMBEDDER, str(model), str(MODELS)]
     environment = {**os.environ, TAG: tag, "XDG_RUNTIME_DIR": str(model.parent)}  # some directories are left, too
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as program:
-        assert program.stdout is not None
         pids = dict(zip(("program", "supervisor", "reaper"), map(int, program.stdout.readline().split()), strict=True))
         time.sleep(chance.uniform(0, 2.5))
         began_s = time.monotonic()
-        for victim in who:
+        for victim in victims:
             os.kill(pids[victim], signal.SIGKILL)
         # What nobody is left to collect the next host ends.
-        with hostd.Host(log_level="error") if {"supervisor", "reaper"} <= {*who} else contextlib.nullcontext():
+        with hostd.Host(log_level="error") if {"supervisor", "reaper"} <= {*victims} else contextlib.nullcontext():
             try:
                 eventually(lambda: tagged(tag) <= {program.pid}, "only the program is left", within_s=PATIENCE_S)
             except AssertionError as error:

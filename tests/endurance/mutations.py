@@ -4,8 +4,6 @@ What must hold: a client beside it is answered all the while, the supervisor liv
 gets or sends nonsense is ended at most.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random
@@ -14,7 +12,6 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import psutil
 import zmq
@@ -23,9 +20,6 @@ from mutated import mutated, samples
 import hostd
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 GROWTH_BYTES = 64 << 20
 TIMEOUT_S = 30.0
@@ -67,7 +61,7 @@ GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01NULL" + bytes(48)
 READY = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
 
 
-def run(count: int, seed: int) -> tuple[dict[str, object], list[str]]:
+def run(count, seed):
     """Send so many messages, a third from each side; return what was done, and what was wrong."""
     chance, wrong, waits = random.Random(seed), [], []
     with tempfile.TemporaryDirectory(prefix="mutations-") as scratch, hostd.Host(log_level="error") as host:
@@ -94,12 +88,12 @@ def run(count: int, seed: int) -> tuple[dict[str, object], list[str]]:
 
 
 @contextlib.contextmanager
-def _witness(client: hostd.Client, path: str, waits: list[float], wrong: list[str]) -> Iterator[None]:
+def _witness(client, path, waits, wrong):
     """Call a model of one's own all the time."""
     model = client.load_model("witness", path)
     over = threading.Event()
 
-    def watch() -> None:
+    def watch():
         while not over.wait(0.002):
             began_s = time.monotonic()
             try:
@@ -119,13 +113,13 @@ def _witness(client: hostd.Client, path: str, waits: list[float], wrong: list[st
         thread.join()
 
 
-def _from_client(host: hostd.Host, client: hostd.Client, path: str, chance: random.Random) -> None:
+def _from_client(host, client, path, chance):
     client.load_model("m", path)  # which the messages are for
     originals = [frames for frames in samples() if b"unload_all_models" not in frames[0]]
     with zmq.Context() as context, context.socket(zmq.DEALER) as peer:
         peer.linger, peer.sndtimeo = 0, int(TIMEOUT_S * 1000)
         peer.connect(host.endpoint)
-        hello: list[Any] = msg.pack_map(msg.HELLO, 1, {"versions": [wire.VERSION], "pid": os.getpid()})
+        hello = msg.pack_map(msg.HELLO, 1, {"versions": [wire.VERSION], "pid": os.getpid()})
         for number in range(ROUND):
             if number % 50 == 0:  # some messages end a connection; the next one has to greet
                 peer.send_multipart(hello)
@@ -136,13 +130,13 @@ def _from_client(host: hostd.Host, client: hostd.Client, path: str, chance: rand
                 peer.recv_multipart()
 
 
-def _from_worker(_: hostd.Host, client: hostd.Client, path: str, chance: random.Random) -> None:
+def _from_worker(_, client, path, chance):
     with contextlib.suppress(hostd.HostError):  # it may end its own model
         client.load_model("babbler", path).options(timeout_s=TIMEOUT_S).babble(chance.randrange(1 << 30), ROUND)
     client.unload_model("babbler")
 
 
-def _below(host: hostd.Host, client: hostd.Client, path: str, chance: random.Random) -> None:
+def _below(host, client, path, chance):
     hello = msg.pack_map(msg.HELLO, 1, {"versions": [wire.VERSION], "pid": os.getpid()})[0]
     call = wire.pack(msg.CALL, 2, msg.pack_target(msg.Target("witness", "echo")), b"\x92\x91\x01\x80")[0]
     messages = b"".join(bytes([0, len(message)]) + message for message in (bytes(hello), bytes(call), bytes(call)))
