@@ -1,9 +1,5 @@
 """The budget: of what there is, which control groups may limit. On directories that look as containers and machines do."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import psutil
 import pytest
 from machine_rig import V1, V2, Machine, limited
@@ -12,24 +8,21 @@ from hostd.shell.linux.groups import groups_of
 from hostd.shell.memory.budget import budget_of, whole_memory
 from hostd_workers.wire.errors import FailedPreconditionError
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 GIB = 1 << 30
 TOTAL = 64 * GIB
 NO_LIMIT_V1 = "9223372036854771712\n"
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
+def machine(tmp_path):
     return Machine(tmp_path)
 
 
-def whole(machine: Machine) -> int:
+def whole(machine):
     return whole_memory(machine.process, TOTAL).size_bytes
 
 
-def test_a_limit_of_any_ancestor_counts_and_the_least_wins(machine: Machine, tmp_path: Path) -> None:
+def test_a_limit_of_any_ancestor_counts_and_the_least_wins(machine, tmp_path):
     top = machine.mount(tmp_path / "cgroup", V2)
     machine.member_of("0::/system.slice/hostd.service/inner")
     limited(top / "system.slice", 16 * GIB)
@@ -40,14 +33,14 @@ def test_a_limit_of_any_ancestor_counts_and_the_least_wins(machine: Machine, tmp
     assert "hostd.service (8.0 GiB)" in whole_memory(machine.process, TOTAL).source
 
 
-def test_in_a_namespace_of_its_own_a_container_is_at_the_root(machine: Machine, tmp_path: Path) -> None:
+def test_in_a_namespace_of_its_own_a_container_is_at_the_root(machine, tmp_path):
     top = machine.mount(tmp_path / "cgroup", V2)
     machine.member_of("0::/")
     limited(top, 4 * GIB)
     assert whole(machine) == 4 * GIB
 
 
-def test_in_a_container_without_a_namespace_the_mount_begins_at_its_group(machine: Machine, tmp_path: Path) -> None:
+def test_in_a_container_without_a_namespace_the_mount_begins_at_its_group(machine, tmp_path):
     top = machine.mount(tmp_path / "memory", V1, root="/docker/abc")
     machine.member_of("5:memory:/docker/abc/inner", "2:cpu,cpuacct:/docker/abc")
     limited(top, 4 * GIB, "memory.limit_in_bytes")
@@ -58,9 +51,7 @@ def test_in_a_container_without_a_namespace_the_mount_begins_at_its_group(machin
 
 
 @pytest.mark.parametrize(("root", "path"), [("/", "/../outside"), ("/docker/abc", "/elsewhere")])
-def test_a_group_outside_of_what_is_mounted_leaves_what_is(
-    machine: Machine, tmp_path: Path, root: str, path: str
-) -> None:
+def test_a_group_outside_of_what_is_mounted_leaves_what_is(machine, tmp_path, root, path):
     top = machine.mount(tmp_path / "cgroup", V2, root=root)
     machine.member_of(f"0::{path}")
     limited(top, 4 * GIB)
@@ -68,7 +59,7 @@ def test_a_group_outside_of_what_is_mounted_leaves_what_is(
     assert whole(machine) == 4 * GIB
 
 
-def test_on_a_hybrid_system_both_count(machine: Machine, tmp_path: Path) -> None:
+def test_on_a_hybrid_system_both_count(machine, tmp_path):
     unified = machine.mount(tmp_path / "unified", V2)
     memory = machine.mount(tmp_path / "with space" / "memory", V1)
     machine.mount(tmp_path / "cpu", "cgroup cgroup rw,cpu,cpuacct")
@@ -81,7 +72,7 @@ def test_on_a_hybrid_system_both_count(machine: Machine, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("text", ["max", NO_LIMIT_V1, str(TOTAL), "", "0", "-1", "nonsense", "٣"])
-def test_what_limits_nothing_is_no_limit(machine: Machine, tmp_path: Path, text: str) -> None:
+def test_what_limits_nothing_is_no_limit(machine, tmp_path, text):
     top = machine.mount(tmp_path / "cgroup", V2)
     machine.member_of("0::/")
     limited(top, text)
@@ -89,7 +80,7 @@ def test_what_limits_nothing_is_no_limit(machine: Machine, tmp_path: Path, text:
     assert found == (TOTAL, "the machine's memory (64 GiB)")
 
 
-def test_files_that_are_missing_unreadable_or_damaged_limit_nothing(machine: Machine, tmp_path: Path) -> None:
+def test_files_that_are_missing_unreadable_or_damaged_limit_nothing(machine, tmp_path):
     assert whole(machine) == TOTAL
     machine.member_of("0::/gone", "", "nonsense", "1:")
     assert whole(machine) == TOTAL
@@ -101,7 +92,7 @@ def test_files_that_are_missing_unreadable_or_damaged_limit_nothing(machine: Mac
     assert whole(machine) == TOTAL
 
 
-def test_here_the_groups_of_this_process_are_found() -> None:
+def test_here_the_groups_of_this_process_are_found():
     for group in groups_of("memory"):
         assert group.directory.is_dir()
         assert str(group.directory).startswith(str(group.root))
@@ -119,9 +110,7 @@ def test_here_the_groups_of_this_process_are_found() -> None:
         (500 * GIB, GIB, 500 * GIB, "set (memory.budget)"),
     ],
 )
-def test_a_budget_says_where_it_comes_from(
-    machine: Machine, tmp_path: Path, budget: int | str, reserve: int | str, expected: int | None, words: str
-) -> None:
+def test_a_budget_says_where_it_comes_from(machine, tmp_path, budget, reserve, expected, words):
     limited(machine.mount(tmp_path / "cgroup", V2), 8 * GIB)
     machine.member_of("0::/")
     found, source = budget_of(budget, reserve, process=machine.process, total_bytes=TOTAL)
@@ -129,6 +118,6 @@ def test_a_budget_says_where_it_comes_from(
     assert words in source
 
 
-def test_a_reserve_that_leaves_nothing_is_refused_with_what_to_do(machine: Machine) -> None:
+def test_a_reserve_that_leaves_nothing_is_refused_with_what_to_do(machine):
     with pytest.raises(FailedPreconditionError, match=r"memory.reserve \(100 GiB\) leaves nothing.*lower it"):
         budget_of("auto", 100 * GIB, process=machine.process, total_bytes=TOTAL)

@@ -1,13 +1,10 @@
 """Looks at real files: what they see, and what files say of themselves. Writers are in test_completeness_writers."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import tempfile
 import threading
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import eventually, line_of, program
@@ -16,16 +13,12 @@ from hostd.core.files.stability import Completeness
 from hostd.shell.repository import completeness
 from hostd.shell.repository.completeness import KnownHashes, look_at, looking_at
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
 MARKER = "DONE"
 YEAR_AGO_S = time.time() - 365 * 86400
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
+def model(tmp_path):
     """A model of three files, one of them hidden."""
     directory = tmp_path / "model"
     (directory / "deep" / "er").mkdir(parents=True)
@@ -35,12 +28,12 @@ def model(tmp_path: Path) -> Path:
     return directory
 
 
-def says(path: Path, marker: str | None = None, hashes: KnownHashes | None = None) -> tuple[Completeness, str]:
+def says(path, marker=None, hashes=None):
     seen = look_at(str(path), marker, hashes)
     return seen.completeness, seen.reason
 
 
-def sums(directory: Path, *names: str) -> None:
+def sums(directory, *names):
     """Write a manifest with the system's own tool."""
     with open(directory / "SHA256SUMS", "wb") as manifest:
         subprocess.run(["sha256sum", "--", *names], cwd=directory, stdout=manifest, check=True)
@@ -49,11 +42,11 @@ def sums(directory: Path, *names: str) -> None:
 # What a look sees
 
 
-def test_a_look_that_follows_a_look_sees_the_same(model: Path) -> None:
+def test_a_look_that_follows_a_look_sees_the_same(model):
     assert look_at(str(model), None) == look_at(str(model), None)
 
 
-def test_to_check_a_big_file_makes_way_for_others(model: Path) -> None:
+def test_to_check_a_big_file_makes_way_for_others(model):
     pieces = 20
     with open(model / "big", "wb") as file:
         file.truncate(pieces * completeness._CHUNK_BYTES)
@@ -61,13 +54,13 @@ def test_to_check_a_big_file_makes_way_for_others(model: Path) -> None:
     assert len(list(looking_at(str(model), None))) >= pieces
 
 
-def grow_unseen(file: Path) -> None:
+def grow_unseen(file):
     times = file.stat()
     os.truncate(file, times.st_size + 1)
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-CHANGES: dict[str, Callable[[Path], object]] = {
+CHANGES = {
     "a file grew": lambda m: os.truncate(m / "deep/er/weights.bin", 101),
     "a hidden file grew": lambda m: os.truncate(m / ".weights.bin.Xy12", 11),
     "only a time changed": lambda m: os.utime(m / "model.py", (1, 1)),
@@ -85,13 +78,13 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_c27_a_look_sees_that(change: Callable[[Path], object], model: Path) -> None:
+def test_c27_a_look_sees_that(change, model):
     before = look_at(str(model), None)
     change(model)
     assert look_at(str(model), None).digest != before.digest
 
 
-def test_the_newest_change_is_that_of_any_file_or_directory(model: Path) -> None:
+def test_the_newest_change_is_that_of_any_file_or_directory(model):
     for path in (model, *model.rglob("*")):
         os.utime(path, (YEAR_AGO_S, YEAR_AGO_S))
     # Times can be set, but not those of the inode: a copy that keeps times does not look old.
@@ -101,7 +94,7 @@ def test_the_newest_change_is_that_of_any_file_or_directory(model: Path) -> None
     assert look_at(str(model), None).changed_s == pytest.approx(future_s)
 
 
-def test_a_plain_file_is_looked_at_like_a_directory_of_one_and_needs_no_marker(tmp_path: Path) -> None:
+def test_a_plain_file_is_looked_at_like_a_directory_of_one_and_needs_no_marker(tmp_path):
     file = tmp_path / "m.onnx"
     file.write_bytes(b"12")
     before = look_at(str(file), MARKER)
@@ -110,12 +103,12 @@ def test_a_plain_file_is_looked_at_like_a_directory_of_one_and_needs_no_marker(t
     assert look_at(str(file), MARKER).digest != before.digest
 
 
-def test_nothing_at_the_path_is_an_error_of_the_system(tmp_path: Path) -> None:
+def test_nothing_at_the_path_is_an_error_of_the_system(tmp_path):
     with pytest.raises(FileNotFoundError):
         look_at(str(tmp_path / "none"), MARKER)
 
 
-def test_links_to_directories_are_not_followed_and_links_to_files_are(model: Path, tmp_path: Path) -> None:
+def test_links_to_directories_are_not_followed_and_links_to_files_are(model, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "blob").write_bytes(b"1")
@@ -130,7 +123,7 @@ def test_links_to_directories_are_not_followed_and_links_to_files_are(model: Pat
     assert look_at(str(model), None).digest != before.digest
 
 
-def test_pipes_are_not_opened(model: Path) -> None:
+def test_pipes_are_not_opened(model):
     for name in ("pipe", "SHA256SUMS"):
         os.mkfifo(model / name)
     assert says(model)[0] is Completeness.INCOMPLETE
@@ -139,11 +132,11 @@ def test_pipes_are_not_opened(model: Path) -> None:
     assert says(model)[0] is Completeness.UNKNOWN
 
 
-def test_looks_survive_files_that_come_and_go(tmp_path: Path) -> None:
+def test_looks_survive_files_that_come_and_go(tmp_path):
     go_on = threading.Event()
     go_on.set()
 
-    def churn() -> None:
+    def churn():
         while go_on.is_set():
             deep = tmp_path / "m" / "a" / "b"
             deep.mkdir(parents=True, exist_ok=True)
@@ -154,7 +147,7 @@ def test_looks_survive_files_that_come_and_go(tmp_path: Path) -> None:
 
     seen = set()
 
-    def has_changed() -> bool:
+    def has_changed():
         seen.update(look_at(str(tmp_path / "m"), None).digest for _ in range(500))
         return len(seen) > 1
 
@@ -171,7 +164,7 @@ def test_looks_survive_files_that_come_and_go(tmp_path: Path) -> None:
 # What files say of themselves
 
 
-def test_c27_with_a_marker_configured_a_directory_is_whole_when_it_is_at_its_top(model: Path) -> None:
+def test_c27_with_a_marker_configured_a_directory_is_whole_when_it_is_at_its_top(model):
     (model / "deep" / MARKER).touch()
     assert says(model, MARKER) == (
         Completeness.INCOMPLETE,
@@ -181,21 +174,18 @@ def test_c27_with_a_marker_configured_a_directory_is_whole_when_it_is_at_its_top
     assert says(model, MARKER) == (Completeness.COMPLETE, "")
 
 
-def test_c27_a_marker_that_is_configured_outranks_a_manifest(model: Path) -> None:
+def test_c27_a_marker_that_is_configured_outranks_a_manifest(model):
     sums(model, "model.py")
     assert says(model, MARKER)[0] is Completeness.INCOMPLETE
 
 
-def test_c27_a_manifest_of_sha256sum_is_whole_when_all_it_names_is_there_and_matches(model: Path) -> None:
+def test_c27_a_manifest_of_sha256sum_is_whole_when_all_it_names_is_there_and_matches(model):
     odd = "b\\ack\nslash \r"
     (model / odd).write_text("odd")
     sums(model, "model.py", "./deep/er/weights.bin", odd)
     assert says(model) == (Completeness.COMPLETE, "")
     (model / "deep/er/weights.bin").write_bytes(bytes(99))
-    assert says(model) == (
-        Completeness.INCOMPLETE,
-        "'./deep/er/weights.bin' has not the hash that SHA256SUMS gives",
-    )
+    assert says(model) == (Completeness.INCOMPLETE, "'./deep/er/weights.bin' has not the hash that SHA256SUMS gives")
     (model / "deep/er/weights.bin").unlink()
     assert says(model) == (Completeness.INCOMPLETE, "'./deep/er/weights.bin', which SHA256SUMS names, is missing")
 
@@ -213,18 +203,18 @@ def test_c27_a_manifest_of_sha256sum_is_whole_when_all_it_names_is_there_and_mat
         ("0" * 64 + "  " + "x" * (5 << 20) + "\n", "too much"),
     ],
 )
-def test_c27_a_manifest_that_is_not_right_is_incomplete_and_says_why(text: str, problem: str, model: Path) -> None:
+def test_c27_a_manifest_that_is_not_right_is_incomplete_and_says_why(text, problem, model):
     (model / "SHA256SUMS").write_text(text)
     found, reason = says(model)
     assert found is Completeness.INCOMPLETE
     assert problem in reason
 
 
-def test_hashes_are_kept_while_a_file_does_not_change(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hashes_are_kept_while_a_file_does_not_change(model, monkeypatch):
     monkeypatch.setattr(completeness, "RECENT_NS", 0)
     sums(model, "model.py", "deep/er/weights.bin")
     hashes = KnownHashes()
-    read: list[int] = []
+    read = []
     original = KnownHashes._read
     monkeypatch.setattr(KnownHashes, "_read", lambda self, file: read.append(file) or original(self, file))
     assert [says(model, None, hashes)[0] for _ in range(3)] == [Completeness.COMPLETE] * 3
@@ -236,7 +226,7 @@ def test_hashes_are_kept_while_a_file_does_not_change(model: Path, monkeypatch: 
     assert len(read) == 3
 
 
-def test_hashes_of_files_that_changed_just_now_are_not_kept(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hashes_of_files_that_changed_just_now_are_not_kept(model, monkeypatch):
     monkeypatch.setattr(completeness, "RECENT_NS", 10**15)
     sums(model, "model.py")
     hashes = KnownHashes()
@@ -249,7 +239,7 @@ def test_hashes_of_files_that_changed_just_now_are_not_kept(model: Path, monkeyp
     assert len(hashes._known) == 1
 
 
-def test_after_a_stop_no_file_is_read_any_more(model: Path) -> None:
+def test_after_a_stop_no_file_is_read_any_more(model):
     sums(model, "model.py")
     hashes = KnownHashes()
     hashes.stop()
@@ -260,9 +250,7 @@ def test_after_a_stop_no_file_is_read_any_more(model: Path) -> None:
     ("name", "suffix"), [("model.safetensors.index.json", "safetensors"), ("p.bin.index.json", "bin")]
 )
 @pytest.mark.parametrize("is_pretty", [True, False])
-def test_c27_a_sharded_checkpoint_lacks_what_its_index_names(
-    model: Path, name: str, suffix: str, is_pretty: bool
-) -> None:
+def test_c27_a_sharded_checkpoint_lacks_what_its_index_names(model, name, suffix, is_pretty):
     import json
 
     shards = [f"model-{number:05}-of-00003.{suffix}" for number in (1, 2, 3)]
@@ -276,7 +264,7 @@ def test_c27_a_sharded_checkpoint_lacks_what_its_index_names(
 
 
 @pytest.mark.parametrize("offset", range(-15, 5))
-def test_c27_a_shard_is_seen_wherever_the_chunks_of_an_index_end(model: Path, offset: int) -> None:
+def test_c27_a_shard_is_seen_wherever_the_chunks_of_an_index_end(model, offset):
     beginning = '{"weight_map": {"layer'
     text = beginning + " " * ((1 << 16) + offset - len(beginning)) + '": "last.bin"}}'
     (model / "x.bin.index.json").write_text(text)
@@ -299,7 +287,7 @@ CLOSED = """
 """
 
 
-def test_a_directory_that_may_not_be_listed_is_an_error_of_the_system() -> None:
+def test_a_directory_that_may_not_be_listed_is_an_error_of_the_system():
     with tempfile.TemporaryDirectory() as base:  # pytest's own are closed to other users
         os.chmod(base, 0o755)
         closed = os.path.join(base, "closed")

@@ -16,7 +16,6 @@ from hostd.core.files.stability import Stability
 from hostd.shell.repository.completeness import look_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 MARKER = "DONE"
@@ -67,17 +66,17 @@ class Writer:
     base: Path
     process: subprocess.Popen[str]
 
-    def tell(self, word: object) -> None:
+    def tell(self, word):
         assert self.process.stdin is not None
         self.process.stdin.write(f"{word}\n")
         self.process.stdin.flush()
 
 
 @pytest.fixture
-def start_writer(tmp_path: Path) -> Iterator[Callable[..., Writer]]:
-    started: list[subprocess.Popen[str]] = []
+def start_writer(tmp_path):
+    started = []
 
-    def start(marker: str, pause_s: float = 0.0) -> Writer:
+    def start(marker, pause_s=0.0):
         arguments = [str(tmp_path), marker, str(pause_s), "seed"]
         source = textwrap.dedent(WRITER)
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -89,16 +88,14 @@ def start_writer(tmp_path: Path) -> Iterator[Callable[..., Writer]]:
         stop(process)
 
 
-def is_whole(directory: Path) -> bool:
+def is_whole(directory):
     """Look with other eyes: every file is there, in its full size, under its name."""
     return {
         str(file.relative_to(directory)): file.stat().st_size for file in directory.rglob("*") if file.is_file()
     } == WHOLE
 
 
-def test_c27_no_partial_model_is_taken_for_whole_in_200_tries_with_a_marker(
-    start_writer: Callable[..., Writer],
-) -> None:
+def test_c27_no_partial_model_is_taken_for_whole_in_200_tries_with_a_marker(start_writer):
     writer, stability = start_writer(MARKER), Stability(2 * POLL_S)
     now_s, early, settled = 0.0, 0, 0
     for number in range(TRIES):
@@ -113,9 +110,7 @@ def test_c27_no_partial_model_is_taken_for_whole_in_200_tries_with_a_marker(
     assert (early, settled) == (0, TRIES)
 
 
-def test_c27_nothing_is_taken_for_whole_within_the_quiet_period_in_200_tries(
-    start_writer: Callable[..., Writer],
-) -> None:
+def test_c27_nothing_is_taken_for_whole_within_the_quiet_period_in_200_tries(start_writer):
     quiet_s = 2.5 * POLL_S
     writer, stability = start_writer(""), Stability(quiet_s)
     now_s, early, settled = 0.0, 0, 0
@@ -136,14 +131,14 @@ def test_c27_nothing_is_taken_for_whole_within_the_quiet_period_in_200_tries(
 
 
 @pytest.mark.heavy
-def test_c27_a_writer_that_does_not_wait_for_looks_is_not_overtaken_either(start_writer: Callable[..., Writer]) -> None:
+def test_c27_a_writer_that_does_not_wait_for_looks_is_not_overtaken_either(start_writer):
     writer, stability = start_writer(MARKER, pause_s=0.001), Stability(POLL_S)
     now_s, looks = 0.0, 0
     for number in range(TRIES):
         path = writer.base / str(number)
         writer.tell(number)
 
-        def is_settled(path: Path = path) -> bool:
+        def is_settled(path=path):
             nonlocal now_s, looks
             now_s += 10 * POLL_S
             looks += 1

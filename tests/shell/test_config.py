@@ -1,7 +1,5 @@
 """The configuration object: its sources and their order, its errors, and its round trip to the supervisor."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import json
@@ -18,18 +16,18 @@ from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentEr
 
 
 @pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _bare_environment(monkeypatch):
     for name in [name for name in os.environ if name.startswith(("HOSTD_", "XDG_"))]:
         monkeypatch.delenv(name)
 
 
-def write(folder: Path, text: str) -> Path:
+def write(folder, text):
     file = folder / "hostd.yaml"
     file.write_text(text, "utf-8")
     return file
 
 
-def test_without_any_source_the_defaults_hold() -> None:
+def test_without_any_source_the_defaults_hold():
     config = load_config()
     assert config.name == "default"
     models = config.models
@@ -52,9 +50,7 @@ def test_without_any_source_the_defaults_hold() -> None:
     assert config.limits.peer_buffer_bytes == 32 * 2**20
 
 
-def test_arguments_win_over_environment_over_file_over_defaults(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_arguments_win_over_environment_over_file_over_defaults(tmp_path, monkeypatch):
     file = write(tmp_path, "workers: {spawn_timeout_s: 1, load_timeout_s: 1, drain_timeout_s: 1}\n")
     monkeypatch.setenv("HOSTD_WORKERS__LOAD_TIMEOUT_S", "2")
     monkeypatch.setenv("HOSTD_WORKERS__DRAIN_TIMEOUT_S", "2")
@@ -63,20 +59,18 @@ def test_arguments_win_over_environment_over_file_over_defaults(
     assert workers.max_in_flight == 1024
 
 
-def test_an_argument_of_none_leaves_the_setting_to_the_other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_argument_of_none_leaves_the_setting_to_the_other_sources(monkeypatch):
     monkeypatch.setenv("HOSTD_NAME", "from-environment")
     assert load_config({"name": None, "models": {"dir": None}}).name == "from-environment"
 
 
-def test_the_environment_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_can_be_left_out(monkeypatch):
     monkeypatch.setenv("HOSTD_NAME", "other")
     monkeypatch.setenv("HOSTD_WORKER__TYPO", "1")
     assert load_config(environment=False).name == "default"
 
 
-def test_a_variable_of_null_unsets_what_the_file_sets_and_an_empty_one_is_no_variable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_variable_of_null_unsets_what_the_file_sets_and_an_empty_one_is_no_variable(tmp_path, monkeypatch):
     file = write(tmp_path, "metrics: {port: 9000}\n")
     monkeypatch.setenv("HOSTD_METRICS__PORT", "")
     assert load_config(file=file).metrics.port == 9000
@@ -84,9 +78,7 @@ def test_a_variable_of_null_unsets_what_the_file_sets_and_an_empty_one_is_no_var
     assert load_config(file=file).metrics.port is None
 
 
-def test_the_configuration_is_equal_after_a_round_trip_and_the_environment_is_not_read_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_configuration_is_equal_after_a_round_trip_and_the_environment_is_not_read_again(monkeypatch, tmp_path):
     config = load_config(
         {
             "name": "a",
@@ -101,14 +93,14 @@ def test_the_configuration_is_equal_after_a_round_trip_and_the_environment_is_no
     assert config_from_json(text) == config
 
 
-def test_json_that_is_no_configuration_is_a_typed_error() -> None:
+def test_json_that_is_no_configuration_is_a_typed_error():
     with pytest.raises(InvalidArgumentError, match=r"workers\.nope: no such setting"):
         config_from_json('{"workers": {"nope": 1}}')
     with pytest.raises(InvalidArgumentError):
         config_from_json("not json")
 
 
-def test_the_configuration_is_frozen() -> None:
+def test_the_configuration_is_frozen():
     config = load_config()
     with pytest.raises(ValueError, match="frozen"):
         config.workers.drain_timeout_s = 1
@@ -172,27 +164,25 @@ def test_the_configuration_is_frozen() -> None:
         ("a: 2024-99-99", r"cannot be read: month must be"),
     ],
 )
-def test_a_bad_file_is_an_error_that_names_the_setting_and_what_was_expected(
-    tmp_path: Path, text: str, message: str
-) -> None:
+def test_a_bad_file_is_an_error_that_names_the_setting_and_what_was_expected(tmp_path, text, message):
     with pytest.raises(InvalidArgumentError, match=message):
         load_config(file=write(tmp_path, text))
 
 
-def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_listed_at_once(tmp_path):
     file = write(tmp_path, "workers: {drain_timeout: 3}\nlog_level: loud\n")
     with pytest.raises(InvalidArgumentError, match="2 settings are wrong") as caught:
         load_config(file=file)
     assert len(caught.value.details["problems"]) == 2
 
 
-def test_a_missing_file_is_not_found() -> None:
+def test_a_missing_file_is_not_found():
     with pytest.raises(NotFoundError, match="no configuration file /no/such/file"):
         load_config(file="/no/such/file")
 
 
 @pytest.mark.parametrize("text", ["", "models:\n", "# nothing\n"])
-def test_an_empty_file_or_section_sets_nothing(tmp_path: Path, text: str) -> None:
+def test_an_empty_file_or_section_sets_nothing(tmp_path, text):
     assert load_config(file=write(tmp_path, text)) == load_config()
 
 
@@ -209,31 +199,25 @@ def test_an_empty_file_or_section_sets_nothing(tmp_path: Path, text: str) -> Non
         ("HOSTD_MODELS", "/srv/models", r"HOSTD_MODELS: is a section, .*HOSTD_MODELS__DIR="),
     ],
 )
-def test_a_bad_variable_is_an_error_that_names_it(
-    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
-) -> None:
+def test_a_bad_variable_is_an_error_that_names_it(monkeypatch, variable, value, message):
     monkeypatch.setenv(variable, value)
     with pytest.raises(InvalidArgumentError, match=message):
         load_config()
 
 
-def test_variables_that_an_orchestrator_sets_for_a_service_of_our_name_are_ignored(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_variables_that_an_orchestrator_sets_for_a_service_of_our_name_are_ignored(monkeypatch):
     for variable in ("HOSTD_SERVICE_HOST", "HOSTD_PORT", "HOSTD_PORT_9000_TCP_ADDR"):
         monkeypatch.setenv(variable, "tcp://10.0.0.1:9000")
     monkeypatch.setenv("HOSTD_ENDPOINT", "ipc:///elsewhere/client.ipc")
     assert load_config().endpoint != "ipc:///elsewhere/client.ipc"
 
 
-def test_sizes_take_units(tmp_path: Path) -> None:
+def test_sizes_take_units(tmp_path):
     limits = load_config(file=write(tmp_path, "limits: {max_message_bytes: 400MB, max_in_flight_bytes: 2GiB}")).limits
     assert (limits.max_message_bytes, limits.max_in_flight_bytes) == (400_000_000, 2**31)
 
 
-def test_relative_paths_in_the_file_are_relative_to_the_file_and_others_to_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_paths_in_the_file_are_relative_to_the_file_and_others_to_the_working_directory(tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
@@ -243,18 +227,18 @@ def test_relative_paths_in_the_file_are_relative_to_the_file_and_others_to_the_w
     assert config.state_dir == elsewhere / "state"
 
 
-def test_the_interpreter_keeps_its_link_because_that_is_what_makes_a_virtual_environment(tmp_path: Path) -> None:
+def test_the_interpreter_keeps_its_link_because_that_is_what_makes_a_virtual_environment(tmp_path):
     link = tmp_path / "python"
     link.symlink_to(sys.executable)
     assert load_config({"workers": {"python": str(link)}}).workers.python == str(link)
 
 
-def test_a_socket_path_that_is_too_long_says_how_long_it_may_be() -> None:
+def test_a_socket_path_that_is_too_long_says_how_long_it_may_be():
     with pytest.raises(InvalidArgumentError, match=r"runtime_dir .*allows 107; choose a shorter runtime directory"):
         load_config({"runtime_dir": "/" + "x" * 100})
 
 
-def test_every_setting_says_what_it_means() -> None:
+def test_every_setting_says_what_it_means():
     tree = ast.parse(inspect.getsource(config_module))
     for section in (node for node in tree.body if isinstance(node, ast.ClassDef)):
         for field, following in zip(section.body, [*section.body[1:], None], strict=True):
@@ -264,9 +248,7 @@ def test_every_setting_says_what_it_means() -> None:
                 assert explained, f"{section.name}: {ast.unparse(field)}"
 
 
-def test_the_runtime_directory_follows_xdg_and_falls_back_to_one_of_this_user(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_runtime_directory_follows_xdg_and_falls_back_to_one_of_this_user(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert paths.runtime_dir("a") == tmp_path / f"hostd-{os.getuid()}" / "a"
     monkeypatch.setenv("XDG_RUNTIME_DIR", "relative/is/to/be/ignored")
@@ -276,7 +258,7 @@ def test_the_runtime_directory_follows_xdg_and_falls_back_to_one_of_this_user(
     assert load_config({"name": "a"}).endpoint == "ipc:///run/user/7/hostd/a/client.ipc"
 
 
-def test_the_state_directory_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_state_directory_follows_xdg(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     assert load_config({"name": "b"}).state_dir == tmp_path / ".local/state/hostd/b"
@@ -284,9 +266,7 @@ def test_the_state_directory_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert load_config({"name": "b"}).state_dir == Path("/state/hostd/b")
 
 
-def test_a_client_finds_the_host_that_serve_would_start_in_the_same_environment(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_client_finds_the_host_that_serve_would_start_in_the_same_environment(monkeypatch, tmp_path):
     assert paths.default_endpoint() == load_config().endpoint
     monkeypatch.setenv("HOSTD_NAME", "b")
     assert paths.default_endpoint() == load_config().endpoint
@@ -297,7 +277,7 @@ def test_a_client_finds_the_host_that_serve_would_start_in_the_same_environment(
     assert paths.default_endpoint() == "tcp://elsewhere:1"
 
 
-def test_a_private_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+def test_a_private_directory_is_made_for_its_owner_alone(tmp_path):
     made = tmp_path / "hostd-7" / "default"
     paths.make_private(made)
     paths.make_private(made)
@@ -305,7 +285,7 @@ def test_a_private_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None
     assert made.parent.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_directory_that_others_can_write_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_directory_that_others_can_write_is_refused_and_left_as_it_is(tmp_path):
     open_one = tmp_path / "open"
     open_one.mkdir()
     open_one.chmod(0o755)
@@ -314,7 +294,7 @@ def test_a_directory_that_others_can_write_is_refused_and_left_as_it_is(tmp_path
     assert open_one.stat().st_mode & 0o777 == 0o755
 
 
-def test_a_link_is_no_private_directory(tmp_path: Path) -> None:
+def test_a_link_is_no_private_directory(tmp_path):
     (tmp_path / "real").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with pytest.raises(FailedPreconditionError, match="is not a directory"):
@@ -322,7 +302,7 @@ def test_a_link_is_no_private_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
-def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+def test_a_directory_of_another_user_is_refused(tmp_path):
     (tmp_path / "theirs").mkdir(mode=0o700)
     os.chown(tmp_path / "theirs", 12345, -1)
     with pytest.raises(FailedPreconditionError, match="belongs to user 12345"):
@@ -330,7 +310,7 @@ def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
-def test_a_directory_that_another_user_made_room_for_is_refused(tmp_path: Path) -> None:
+def test_a_directory_that_another_user_made_room_for_is_refused(tmp_path):
     above = tmp_path / "hostd-0"
     above.mkdir(mode=0o700)
     os.chown(above, 12345, -1)
@@ -338,7 +318,7 @@ def test_a_directory_that_another_user_made_room_for_is_refused(tmp_path: Path) 
         paths.make_private(above / "default")
 
 
-def test_a_directory_in_one_that_anybody_may_write_is_refused_unless_it_is_sticky(tmp_path: Path) -> None:
+def test_a_directory_in_one_that_anybody_may_write_is_refused_unless_it_is_sticky(tmp_path):
     tmp_path.chmod(0o777)
     with pytest.raises(FailedPreconditionError, match="under the control of other users"):
         paths.make_private(tmp_path / "run")

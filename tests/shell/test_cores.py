@@ -1,12 +1,9 @@
 """How many cores there are to be divided: of a made-up machine with control groups, and of this one."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import REPOSITORY
@@ -14,18 +11,15 @@ from machine_rig import V2, Machine, limited
 
 from hostd.shell.linux.cores import usable_cores
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 V1_CPU = "cgroup cgroup rw,cpu,cpuacct"
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
+def machine(tmp_path):
     return Machine(tmp_path)
 
 
-def cores(machine: Machine, allowed: int = 64) -> int:
+def cores(machine, allowed=64):
     return usable_cores(machine.process, allowed=allowed)
 
 
@@ -45,15 +39,13 @@ def cores(machine: Machine, allowed: int = 64) -> int:
         ("nonsense here", 64),
     ],
 )
-def test_the_time_that_a_group_has_is_so_many_cores(
-    machine: Machine, tmp_path: Path, quota: str, expected: int
-) -> None:
+def test_the_time_that_a_group_has_is_so_many_cores(machine, tmp_path, quota, expected):
     limited(machine.mount(tmp_path / "cgroup", V2), quota, "cpu.max")
     machine.member_of("0::/")
     assert cores(machine) == expected
 
 
-def test_the_least_of_all_ancestors_counts_and_never_more_than_it_may_run_on(machine: Machine, tmp_path: Path) -> None:
+def test_the_least_of_all_ancestors_counts_and_never_more_than_it_may_run_on(machine, tmp_path):
     top = machine.mount(tmp_path / "cgroup", V2)
     machine.member_of("0::/pod/container")
     limited(top / "pod", "300000 100000", "cpu.max")
@@ -62,7 +54,7 @@ def test_the_least_of_all_ancestors_counts_and_never_more_than_it_may_run_on(mac
     assert cores(machine, allowed=2) == 2
 
 
-def test_version_1_has_two_files(machine: Machine, tmp_path: Path) -> None:
+def test_version_1_has_two_files(machine, tmp_path):
     top = machine.mount(tmp_path / "cpu", V1_CPU)
     machine.mount(tmp_path / "memory", "cgroup cgroup rw,memory")
     machine.member_of("5:memory:/other", "2:cpu,cpuacct:/box")
@@ -73,13 +65,13 @@ def test_version_1_has_two_files(machine: Machine, tmp_path: Path) -> None:
     assert cores(machine) == 64
 
 
-def test_without_groups_it_is_what_it_may_run_on(machine: Machine) -> None:
+def test_without_groups_it_is_what_it_may_run_on(machine):
     assert cores(machine, allowed=7) == 7
     assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
 
 
 @pytest.fixture
-def half_a_core() -> Iterator[Path]:
+def half_a_core():
     """A real group with half a core's time; skips where none can be made."""
     unified, of_cpus = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/cpu")
     for parent, name, quota in ((unified, "cpu.max", "50000 100000"), (of_cpus, "cpu.cfs_quota_us", "50000")):
@@ -101,7 +93,7 @@ def half_a_core() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core anyway")
-def test_a_real_quota_is_seen(half_a_core: Path) -> None:
+def test_a_real_quota_is_seen(half_a_core):
     program = "from hostd.shell.linux.cores import usable_cores; print(usable_cores())"
     join = f"echo $$ > {half_a_core}/cgroup.procs && exec {sys.executable} -c '{program}'"
     found = subprocess.run(["sh", "-c", join], cwd=REPOSITORY, capture_output=True, text=True, check=True)

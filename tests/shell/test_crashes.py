@@ -1,7 +1,5 @@
 """The first lines of a crash, out of all that a worker prints."""
 
-from __future__ import annotations
-
 import pytest
 
 from hostd.shell.processes.crashes import CrashReport
@@ -31,14 +29,14 @@ FIRST = """Fatal Python error: Segmentation fault
 
 
 @pytest.mark.parametrize("piece", [1, 7, 100, 10_000])
-def test_the_first_lines_are_those_of_the_thread_that_crashed_in_whatever_pieces_they_come(piece: int) -> None:
+def test_the_first_lines_are_those_of_the_thread_that_crashed_in_whatever_pieces_they_come(piece):
     report, data = CrashReport(), f"some output\n{REPORT}".encode()
     for begin in range(0, len(data), piece):
         report.add(data[begin : begin + piece])
     assert report.lines() == FIRST
 
 
-def test_the_last_crash_counts() -> None:
+def test_the_last_crash_counts():
     report = CrashReport()
     report.add(REPORT.encode())
     report.add(b"more\n" + REPORT.replace("Segmentation fault", "Aborted").encode() + b"x" * 100_000)
@@ -46,13 +44,13 @@ def test_the_last_crash_counts() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "all is well\n", "Fatal Python erro"])
-def test_what_is_no_crash_has_no_lines(text: str) -> None:
+def test_what_is_no_crash_has_no_lines(text):
     report = CrashReport()
     report.add(text.encode())
     assert report.lines() == ""
 
 
-def test_a_crash_without_python_frames_is_told() -> None:
+def test_a_crash_without_python_frames_is_told():
     report = CrashReport()
     report.add(b"Fatal Python error: Bus error\n\nCurrent thread 0x1 (most recent call first):\n  <no Python frame>\n")
     assert report.lines() == "Fatal Python error: Bus error"

@@ -1,7 +1,5 @@
 """Where a model is below its models directory: no name and no link leads out of it, on new kernels and old ones."""
 
-from __future__ import annotations
-
 import errno
 import os
 
@@ -11,12 +9,7 @@ from path_corpus import ID_VECTORS, canary, plant
 
 from hostd.shell.linux.syscalls import LOOK, SystemCalls, error_of
 from hostd.shell.repository.directory import ModelsDirectory, look, open_beneath, open_directory
-from hostd_workers.wire.errors import (
-    FailedPreconditionError,
-    HostError,
-    InvalidArgumentError,
-    ResourceExhaustedError,
-)
+from hostd_workers.wire.errors import FailedPreconditionError, HostError, InvalidArgumentError, ResourceExhaustedError
 
 
 @pytest.fixture(params=KERNELS)

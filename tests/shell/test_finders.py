@@ -1,7 +1,5 @@
 """Finders: what is recognised, and what model.yaml may say; wrong ones are in `test_model_yaml`."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import shutil
@@ -213,7 +211,7 @@ def test_each_part_of_the_default_finder_can_be_asked_alone(tmp_path):
 class Catalogue:
     looks_for = "an id of the catalogue"
 
-    def find(self, model_id: str, path: str | None) -> ModelSpec | None:
+    def find(self, model_id, path):
         return ModelSpec("lib.nets:load", {"id": model_id}) if model_id == "known" else None
 
 

@@ -1,7 +1,5 @@
 """Workers whose control group the kernel kills at once: what comes of it, and what is done where it fails."""
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import os
@@ -9,8 +7,6 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import pytest
 from control_groups import members_of, own_group
@@ -20,24 +16,19 @@ from hostd.core.events import WorkerId
 from hostd.shell.linux import cgroups
 from hostd.shell.linux.cgroups import end_group
 from hostd.shell.processes.ending import StillThereError
-from hostd.shell.processes.spawner import Processes, WorkerProcess
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from hostd.shell.processes.spawner import Processes
 
 PR_SET_CHILD_SUBREAPER = 36
 
-Spawn = Callable[[], WorkerProcess]
-
 
 @pytest.fixture
-def group() -> Iterator[Path]:
+def group():
     with own_group() as directory:
         yield directory
 
 
 @pytest.fixture
-def said(tmp_path: Path) -> Path:
+def said(tmp_path):
     """A directory that says of itself what a group in which a process does not end would say."""
     directory = tmp_path / "group"
     (directory / "inner").mkdir(parents=True)
@@ -49,7 +40,7 @@ def said(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ours() -> Iterator[Processes]:
+def ours():
     assert descendants() == [], "these tests kill every child of this process that they do not know"
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -58,11 +49,11 @@ def ours() -> Iterator[Processes]:
 
 
 @pytest.fixture
-def spawn(ours: Processes, tmp_path: Path) -> Iterator[Spawn]:
+def spawn(ours, tmp_path):
     """Start a worker with one helper."""
     logs = []
 
-    def start() -> WorkerProcess:
+    def start():
         interpreter = tmp_path / "python"
         interpreter.write_text("#!/bin/sh\nsleep 3600 & echo up; wait\n")
         interpreter.chmod(0o755)
@@ -79,7 +70,7 @@ def spawn(ours: Processes, tmp_path: Path) -> Iterator[Spawn]:
 # A group
 
 
-def test_all_that_is_in_a_group_has_ended_when_its_end_is_told(group: Path) -> None:
+def test_all_that_is_in_a_group_has_ended_when_its_end_is_told(group):
     (group / "inner").mkdir()
     source = """
         import os, signal
@@ -108,13 +99,13 @@ def test_all_that_is_in_a_group_has_ended_when_its_end_is_told(group: Path) -> N
         stop(family)
 
 
-def test_what_has_not_ended_in_a_group_is_told(said: Path) -> None:
+def test_what_has_not_ended_in_a_group_is_told(said):
     assert end_group(said, 0.0) == {1, 2, 3}
     assert (said / "cgroup.kill").read_text().strip() == "1"
 
 
 @pytest.mark.parametrize("lacks", ["cgroup.kill", "cgroup.events"])
-def test_a_group_that_is_gone_tells_nothing(said: Path, lacks: str) -> None:
+def test_a_group_that_is_gone_tells_nothing(said, lacks):
     (said / lacks).unlink()
     assert end_group(said, PATIENCE_S) == set()
 
@@ -122,7 +113,7 @@ def test_a_group_that_is_gone_tells_nothing(said: Path, lacks: str) -> None:
 # Workers
 
 
-def test_a_workers_end_is_that_of_all_in_its_group(ours: Processes, spawn: Spawn, group: Path) -> None:
+def test_a_workers_end_is_that_of_all_in_its_group(ours, spawn, group):
     process = spawn()
     command = [sys.executable, "-S", "-c", "import signal; signal.pause()"]
     near = subprocess.Popen(command)  # in this session: by its descent alone it might be a finder's
@@ -139,10 +130,10 @@ def test_a_workers_end_is_that_of_all_in_its_group(ours: Processes, spawn: Spawn
     assert descendants() == []
 
 
-def test_a_worker_has_not_ended_before_all_in_its_group_has(ours: Processes, spawn: Spawn, said: Path) -> None:
+def test_a_worker_has_not_ended_before_all_in_its_group_has(ours, spawn, said):
     process = spawn()
 
-    def left() -> tuple[list[int], list[int]]:
+    def left():
         (said / "cgroup.kill").write_text("")
         with pytest.raises(StillThereError) as raised:
             ours.end(process, patience_s=0.01, group=said)
@@ -157,10 +148,8 @@ def test_a_worker_has_not_ended_before_all_in_its_group_has(ours: Processes, spa
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOENT, errno.EROFS, errno.EOPNOTSUPP])
-def test_a_worker_whose_group_cannot_be_killed_ends_as_one_without(
-    ours: Processes, spawn: Spawn, said: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    def refuse(file: Path, value: object) -> None:
+def test_a_worker_whose_group_cannot_be_killed_ends_as_one_without(ours, spawn, said, monkeypatch, number):
+    def refuse(file, value):
         raise OSError(number, os.strerror(number), str(file))
 
     monkeypatch.setattr(cgroups, "_write", refuse)

@@ -1,14 +1,11 @@
 """The HTTP server: three answers that are no page, and clients that are slow, silent, many or rude."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import PATIENCE_S, SOON_S, at_most, eventually
@@ -18,42 +15,39 @@ from hostd.shell.control import http, pages
 from hostd.shell.control.http import HttpServer, Page
 from hostd.shell.control.pages import Pages
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 HUGE = b"x" * (64 << 20)
 
 
 @pytest.fixture
-def asked() -> list[str]:
+def asked():
     """One item for each request for the page that never comes."""
     return []
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, asked: list[str]) -> Iterator[HttpServer]:
+def server(monkeypatch, asked):
     monkeypatch.setattr(http, "CONNECTION_S", 1.0)
 
-    async def plain(accept: str) -> Page:
+    async def plain(accept):
         return Page(HTTPStatus.OK, http.TEXT, accept.encode())
 
-    async def never(accept: str) -> Page:
+    async def never(accept):
         asked.append(accept)
         await asyncio.Event().wait()
         raise AssertionError
 
-    async def huge(_accept: str) -> Page:
+    async def huge(_accept):
         return Page(HTTPStatus.OK, http.TEXT, HUGE)
 
     with HttpServer("127.0.0.1", 0, {"/plain": plain, "/never": never, "/huge": huge}) as running:
         yield running
 
 
-def connect(server: HttpServer) -> socket.socket:
+def connect(server):
     return socket.create_connection(("127.0.0.1", server.port), PATIENCE_S)
 
 
-def ask(server: HttpServer, request: bytes) -> bytes:
+def ask(server, request):
     """Return all that is answered, until the other side ends."""
     with connect(server) as connection:
         connection.sendall(request)
@@ -80,7 +74,7 @@ def ask(server: HttpServer, request: bytes) -> bytes:
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_every_request_has_its_status(server: HttpServer, request_line: bytes, status: int) -> None:
+def test_every_request_has_its_status(server, request_line, status):
     answer = ask(server, request_line + b"\r\nHost: x\r\n\r\n")
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(f"HTTP/1.1 {status} ".encode())
@@ -88,17 +82,17 @@ def test_every_request_has_its_status(server: HttpServer, request_line: bytes, s
     assert (b"Allow: GET" in head) == (status == 405)
 
 
-def test_an_answer_is_read_also_by_who_sends_more_than_is_read(server: HttpServer) -> None:
+def test_an_answer_is_read_also_by_who_sends_more_than_is_read(server):
     answer = ask(server, b"POST /plain HTTP/1.1\r\nContent-Length: 10000000\r\n\r\n" + b"x" * 10_000_000)
     assert answer.startswith(b"HTTP/1.1 405 ")
 
 
-def test_who_accepts_what_is_told_to_the_page(server: HttpServer) -> None:
+def test_who_accepts_what_is_told_to_the_page(server):
     answer = ask(server, b"GET /plain HTTP/1.1\r\naccept: a/b\r\nACCEPT: c\r\n\r\n")
     assert answer.partition(b"\r\n\r\n")[2].strip() == b"a/b,  c"
 
 
-def test_half_open_connections_keep_nobody_away_and_end(server: HttpServer) -> None:
+def test_half_open_connections_keep_nobody_away_and_end(server):
     silent = [connect(server) for _ in range(3 * http.MAX_CONNECTIONS)]
     try:
         for number, connection in enumerate(silent):
@@ -113,7 +107,7 @@ def test_half_open_connections_keep_nobody_away_and_end(server: HttpServer) -> N
             connection.close()
 
 
-def is_over(connection: socket.socket) -> bool:
+def is_over(connection):
     try:
         while connection.recv(65536):
             pass
@@ -122,9 +116,7 @@ def is_over(connection: socket.socket) -> bool:
     return True
 
 
-def test_beyond_the_most_that_are_answered_there_is_a_refusal(
-    server: HttpServer, monkeypatch: pytest.MonkeyPatch, asked: list[str]
-) -> None:
+def test_beyond_the_most_that_are_answered_there_is_a_refusal(server, monkeypatch, asked):
     monkeypatch.setattr(http, "CONNECTION_S", 3600.0)
     busy = [connect(server) for _ in range(http.MAX_CONNECTIONS)]
     try:
@@ -138,7 +130,7 @@ def test_beyond_the_most_that_are_answered_there_is_a_refusal(
 
 
 @pytest.mark.parametrize("path", [b"/never", b"/huge"])
-def test_a_page_that_never_comes_or_is_never_read_ends_with_its_time(server: HttpServer, path: bytes) -> None:
+def test_a_page_that_never_comes_or_is_never_read_ends_with_its_time(server, path):
     with connect(server) as connection, at_most(SOON_S, "the end of the connection"):
         connection.sendall(b"GET " + path + b" HTTP/1.1\r\n\r\n")
         eventually(lambda: "1 connection" in repr(server), "it is answered")
@@ -152,11 +144,11 @@ def test_a_page_that_never_comes_or_is_never_read_ends_with_its_time(server: Htt
         assert read < len(HUGE)
 
 
-def test_its_end_does_not_wait_for_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_end_does_not_wait_for_anybody(monkeypatch):
     monkeypatch.setattr(http, "CONNECTION_S", 3600.0)
     is_asked = threading.Event()
 
-    async def never(_accept: str) -> Page:
+    async def never(_accept):
         is_asked.set()
         await asyncio.Event().wait()
         raise AssertionError
@@ -171,22 +163,22 @@ def test_its_end_does_not_wait_for_anybody(monkeypatch: pytest.MonkeyPatch) -> N
         assert is_over(asking)
 
 
-def test_an_address_that_cannot_be_had_is_told_with_its_setting(server: HttpServer) -> None:
+def test_an_address_that_cannot_be_had_is_told_with_its_setting(server):
     with pytest.raises(hostd.FailedPreconditionError, match=rf"127\.0\.0\.1:{server.port}: .*metrics\.port"):
         HttpServer("127.0.0.1", server.port, {})
     with pytest.raises(hostd.FailedPreconditionError, match=r"no\.such\.host\.invalid"):
         HttpServer("no.such.host.invalid", 0, {})
 
 
-def test_a_loop_that_hangs_is_told_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_that_hangs_is_told_and_not_waited_for(monkeypatch):
     monkeypatch.setattr(pages, "ANSWER_S", 0.2)
     loop, hung, released = asyncio.new_event_loop(), threading.Event(), threading.Event()
 
-    def hang() -> None:
+    def hang():
         hung.set()
         released.wait(PATIENCE_S)
 
-    def nobody() -> None:
+    def nobody():
         raise AssertionError
 
     metrics = SimpleNamespace(snapshot=nobody)

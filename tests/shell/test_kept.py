@@ -1,12 +1,9 @@
 """What a model was deployed with, beside its files: written, read strictly, and changed by pins alone."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
 import stat
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import named
@@ -21,27 +18,24 @@ from hostd.shell.repository.directory import ModelsDirectory
 from hostd.shell.repository.fingerprint import digest_of
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 ALL = Standing(
     "talker", "f", "i", {"a": [1, {"b": None}], "c": float("inf"), "d": "ü"}, 2, is_pinned=True, is_kept=True
 )
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> Path:
+def models(tmp_path):
     made = tmp_path / "models"
     made.mkdir()
     return made
 
 
 @pytest.fixture
-def staging(models: Path) -> Staging:
+def staging(models):
     return Staging(ModelsDirectory(models))
 
 
-def install(staging: Staging, standing: Standing, *, replace: bool = False) -> None:
+def install(staging, standing, *, replace=False):
     upload = begin(staging, replace=replace)
     upload.install(standing)
     upload.confirm()
@@ -49,19 +43,19 @@ def install(staging: Staging, standing: Standing, *, replace: bool = False) -> N
 
 
 @pytest.mark.parametrize("standing", [ALL, Standing(is_kept=True), Standing(is_pinned=False, is_kept=True)])
-def test_what_is_kept_is_read_again(staging: Staging, models: Path, standing: Standing) -> None:
+def test_what_is_kept_is_read_again(staging, models, standing):
     install(staging, standing)
     assert kept.read(str(models / "m")) == standing
     assert stat.S_IMODE((models / "m" / KEPT_NAME).stat().st_mode) & 0o600 == 0o600
 
 
-def test_a_model_that_nobody_deployed_and_a_file_have_nothing_kept(models: Path) -> None:
+def test_a_model_that_nobody_deployed_and_a_file_have_nothing_kept(models):
     (models / "file").write_text("x")
     for path in (models, models / "file", models / "none"):
         assert kept.read(str(path)) is None
 
 
-DAMAGED: list[tuple[object, str]] = [
+DAMAGED = [
     (b"", "no JSON"),
     (b"{", "no JSON"),
     (b"\xff\xfe", "no JSON"),
@@ -84,9 +78,7 @@ DAMAGED: list[tuple[object, str]] = [
 
 
 @pytest.mark.parametrize(("content", "words"), DAMAGED, ids=named)
-def test_a_damaged_file_is_refused_with_what_is_wrong_and_what_to_do(
-    staging: Staging, models: Path, content: object, words: str
-) -> None:
+def test_a_damaged_file_is_refused_with_what_is_wrong_and_what_to_do(staging, models, content, words):
     deploy(staging)
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
     (models / "m" / KEPT_NAME).write_bytes(data)
@@ -99,7 +91,7 @@ def test_a_damaged_file_is_refused_with_what_is_wrong_and_what_to_do(
 
 
 @pytest.mark.parametrize("what", ["a link", "a pipe", "a directory"])
-def test_what_is_no_file_is_not_read(staging: Staging, models: Path, tmp_path: Path, what: str) -> None:
+def test_what_is_no_file_is_not_read(staging, models, tmp_path, what):
     deploy(staging)
     place = models / "m" / KEPT_NAME
     if what == "a link":
@@ -116,12 +108,12 @@ def test_what_is_no_file_is_not_read(staging: Staging, models: Path, tmp_path: P
 @pytest.mark.parametrize(
     "options", [{"a": (1,)}, {"a": {"b": b"x"}}, {"a": {1: 2}}, {"a": "x" * kept.MAX_BYTES}], ids=named
 )
-def test_options_that_it_cannot_hold_are_refused(options: dict[str, Any]) -> None:
+def test_options_that_it_cannot_hold_are_refused(options):
     with pytest.raises(InvalidArgumentError, match="beside the model's files"):
         kept.packed(Standing(options=options))
 
 
-def test_a_pin_changes_nothing_else(staging: Staging, models: Path) -> None:
+def test_a_pin_changes_nothing_else(staging, models):
     install(staging, ALL._replace(is_pinned=None))
     before = (models / "m" / KEPT_NAME).stat().st_ino
     staging.keep_pin("m", is_pinned=False)
@@ -134,7 +126,7 @@ def test_a_pin_changes_nothing_else(staging: Staging, models: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["no file", "no model", "a link"])
-def test_a_pin_that_cannot_be_written_says_so(staging: Staging, models: Path, tmp_path: Path, what: str) -> None:
+def test_a_pin_that_cannot_be_written_says_so(staging, models, tmp_path, what):
     deploy(staging)
     if what == "no model":
         os.rename(models / "m", tmp_path / "m")
@@ -145,9 +137,9 @@ def test_a_pin_that_cannot_be_written_says_so(staging: Staging, models: Path, tm
         staging.keep_pin("m", is_pinned=True)
 
 
-def test_a_disk_that_is_full_leaves_the_old_pin(models: Path) -> None:
+def test_a_disk_that_is_full_leaves_the_old_pin(models):
     class Full(SystemCalls):
-        def fsync(self, fd: int) -> None:
+        def fsync(self, fd):
             if KEPT_NAME in os.readlink(f"/proc/self/fd/{fd}") and self.is_full:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             super().fsync(fd)
@@ -164,7 +156,7 @@ def test_a_disk_that_is_full_leaves_the_old_pin(models: Path) -> None:
 
 
 @pytest.mark.parametrize("before", ["pinned", "not pinned", "damaged", "nothing", "a file"])
-def test_a_replacement_keeps_a_pin_of_which_nobody_else_knows(staging: Staging, models: Path, before: str) -> None:
+def test_a_replacement_keeps_a_pin_of_which_nobody_else_knows(staging, models, before):
     if before in ("pinned", "not pinned"):
         install(staging, Standing(is_pinned=before == "pinned"))
     elif before == "a file":
@@ -179,7 +171,7 @@ def test_a_replacement_keeps_a_pin_of_which_nobody_else_knows(staging: Staging, 
     assert kept.read(str(models / "m")) == Standing(is_pinned=False, is_kept=True)
 
 
-def test_it_is_no_content(staging: Staging, models: Path) -> None:
+def test_it_is_no_content(staging, models):
     install(staging, ALL)
     digest = digest_of(models / "m")
     staging.keep_pin("m", is_pinned=False)
@@ -190,7 +182,7 @@ def test_it_is_no_content(staging: Staging, models: Path) -> None:
     assert digest_of(models / "m") != digest
 
 
-def test_folders_and_executables_are_made(staging: Staging, models: Path) -> None:
+def test_folders_and_executables_are_made(staging, models):
     upload = staging.begin(
         "m", sizes({"a": b"", "b/c": b""}), replace=False, folders=["b/d/e", "f"], executables=["b/c"]
     )

@@ -1,12 +1,9 @@
 """What hosts left that were killed together with their reapers, and what only looks like it."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import PATIENCE_S, is_there, line_of, program
@@ -14,9 +11,6 @@ from helpers import PATIENCE_S, is_there, line_of, program
 from hostd.shell.linux.marks import mark_of_host
 from hostd.shell.processes import leftovers
 from hostd.shell.processes.leftovers import end_leftovers
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 VARIABLE = f"HOSTD_TEST_HOST_{os.getpid()}"
 """Not the real one: hosts that other tests start at the same time would end what is marked with that."""
@@ -27,12 +21,12 @@ START, _, INODE = NAMESPACE.rpartition("-")
 
 
 @pytest.fixture(autouse=True)
-def variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def variable(monkeypatch):
     monkeypatch.setattr(leftovers, "HOST_VARIABLE", VARIABLE)
 
 
 @pytest.fixture
-def marked() -> Iterator[Marked]:
+def marked():
     made = Marked()
     yield made
     for process in made.processes:
@@ -43,10 +37,10 @@ def marked() -> Iterator[Marked]:
 class Marked:
     """Starts processes that say whose they are."""
 
-    def __init__(self) -> None:
-        self.processes: list[subprocess.Popen[bytes]] = []
+    def __init__(self):
+        self.processes = []
 
-    def __call__(self, mark: str) -> subprocess.Popen[bytes]:
+    def __call__(self, mark):
         command = [sys.executable, "-S", "-c", "import time; print(flush=True); time.sleep(600)"]
         environment = {**os.environ, VARIABLE: mark}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
@@ -57,13 +51,13 @@ class Marked:
         return process
 
 
-def ended(pid: int) -> str:
+def ended(pid):
     """Return the mark of a host whose process has ended, and began when this one did not."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() if is_there(pid) else []
     return f"{NAMESPACE}.{pid}.{fields[19] if fields else 1}"
 
 
-def test_what_a_host_left_that_is_no_more_is_ended(marked: Marked) -> None:
+def test_what_a_host_left_that_is_no_more_is_ended(marked):
     zombie = subprocess.Popen([sys.executable, "-S", "-c", ""])
     os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)  # its parent may be one that does not wait for it
     left = [marked(ended(zombie.pid)), marked(f"{NAMESPACE}.{PID}.{int(BEGAN) - 1}")]
@@ -99,13 +93,13 @@ def test_what_a_host_left_that_is_no_more_is_ended(marked: Marked) -> None:
         "nonsense",
     ],
 )
-def test_what_may_be_somebodys_is_left_alone(marked: Marked, mark: str) -> None:
+def test_what_may_be_somebodys_is_left_alone(marked, mark):
     process = marked(mark)
     end_leftovers()
     assert process.poll() is None
 
 
-def test_a_host_that_has_inherited_such_a_mark_ends_neither_itself_nor_whoever_started_it() -> None:
+def test_a_host_that_has_inherited_such_a_mark_ends_neither_itself_nor_whoever_started_it():
     """As one that a batch job starts which a model has submitted."""
     started = program(
         f"""

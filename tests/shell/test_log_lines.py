@@ -1,12 +1,9 @@
 """The lines of a log: told from what the host adds whatever is printed, page by page, over files and hosts."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import PATIENCE_S, eventually
@@ -14,12 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostd import log_lines
-from hostd.log_lines import Follower, LogLine, Reader
+from hostd.log_lines import Follower, Reader
 from hostd.shell.processes import logs
 from hostd.shell.processes.logs import LogDrain, ModelLog
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CAP_BYTES = 256 * 1024
 ODD = [
@@ -37,11 +31,11 @@ ODD = [
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> ModelLog:
+def log(tmp_path):
     return ModelLog(tmp_path, "m", CAP_BYTES)
 
 
-def all_of(log: ModelLog, **how: Any) -> list[LogLine]:
+def all_of(log, **how):
     """Return what a client sees that asks for everything."""
     follower, lines = Follower("m", None, follow=False, **how), []
     while not follower.is_over:
@@ -50,12 +44,12 @@ def all_of(log: ModelLog, **how: Any) -> list[LogLine]:
     return lines
 
 
-def texts(lines: list[LogLine]) -> list[str]:
+def texts(lines):
     return [f"-- {line.text}" if line.is_note else line.text for line in lines]
 
 
 @given(st.lists(st.lists(st.sampled_from(ODD), min_size=1).map(b"".join)), st.integers(1, 50))
-def test_whatever_is_printed_in_whatever_pieces_comes_back_as_it_was(pieces: list[bytes], step: int) -> None:
+def test_whatever_is_printed_in_whatever_pieces_comes_back_as_it_was(pieces, step):
     written, is_new_line = b"", True
     for number, piece in enumerate(pieces):
         written += log_lines.printed(1e9 + number, piece, is_new_line=is_new_line)
@@ -71,7 +65,7 @@ def test_whatever_is_printed_in_whatever_pieces_comes_back_as_it_was(pieces: lis
     assert all(line.time_s is not None and 1e9 <= line.time_s < 1e9 + len(pieces) for line in lines)
 
 
-def test_a_line_has_the_time_at_which_its_beginning_was_read(log: ModelLog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_has_the_time_at_which_its_beginning_was_read(log, monkeypatch):
     clock = iter([1e9, 1e9 + 0.25, 1e9 + 1, 1e9 + 2.001])
     monkeypatch.setattr(logs.time, "time", lambda: next(clock, 2e9))
     log.append(b"one\ntwo\nhal", "worker")
@@ -91,7 +85,7 @@ def test_a_line_has_the_time_at_which_its_beginning_was_read(log: ModelLog, monk
     assert first < second < (seen[4][0] or 0)
 
 
-def test_a_line_that_another_worker_or_a_note_breaks_into_is_ended(log: ModelLog) -> None:
+def test_a_line_that_another_worker_or_a_note_breaks_into_is_ended(log):
     log.append(b"old wor", "old")
     log.append(b"new line\nnew wor", "new")
     log.note("ended\n  with  two lines")
@@ -99,7 +93,7 @@ def test_a_line_that_another_worker_or_a_note_breaks_into_is_ended(log: ModelLog
     assert texts(all_of(log)) == ["old wor", "new line", "new wor", "-- ended with two lines", "ld"]
 
 
-def test_the_next_host_begins_a_new_line_and_positions_go_on(log: ModelLog, tmp_path: Path) -> None:
+def test_the_next_host_begins_a_new_line_and_positions_go_on(log, tmp_path):
     log.append(b"cut off", "worker")
     end = log.page(None, 0).end
     again = ModelLog(tmp_path, "m", CAP_BYTES)
@@ -111,7 +105,7 @@ def test_the_next_host_begins_a_new_line_and_positions_go_on(log: ModelLog, tmp_
 @pytest.mark.parametrize(
     "line", [b"\n", b" \n2\n", b"x" * 99 + b"\n", b"x" * 64], ids=["feeds", "odd", "lines", "no line"]
 )
-def test_the_cap_holds_and_the_newest_is_kept_whatever_is_printed(log: ModelLog, tmp_path: Path, line: bytes) -> None:
+def test_the_cap_holds_and_the_newest_is_kept_whatever_is_printed(log, tmp_path, line):
     chunk = line * (logs._READ_BYTES // len(line))
     for _ in range(40):
         log.append(chunk, "worker")
@@ -121,7 +115,7 @@ def test_the_cap_holds_and_the_newest_is_kept_whatever_is_printed(log: ModelLog,
     assert log.tail(CAP_BYTES).endswith(b"\nthe last line\n")
 
 
-def test_pages_over_two_files_have_every_byte_once(log: ModelLog) -> None:
+def test_pages_over_two_files_have_every_byte_once(log):
     written = [f"line {number}" for number in range(20_000)]
     for at in range(0, 10_000, 100):
         log.append("".join(f"{line}\n" for line in written[at : at + 100]).encode(), "worker")
@@ -139,13 +133,13 @@ def test_pages_over_two_files_have_every_byte_once(log: ModelLog) -> None:
         assert follower.is_waiting
 
 
-def test_the_last_line_is_shown_however_long_it_is(log: ModelLog) -> None:
+def test_the_last_line_is_shown_however_long_it_is(log):
     log.append(b"\r".join(b"%d %%" % number for number in range(30_000)) + b"\n", "worker")
     follower = Follower("m", 2, follow=False)
     assert texts(follower.take(log.page(None, 64 * 1024)._asdict())) == ["29998 %", "29999 %"]
 
 
-def test_a_flood_is_slowed_down_whatever_its_pieces_are(tmp_path: Path) -> None:
+def test_a_flood_is_slowed_down_whatever_its_pieces_are(tmp_path):
     """Pieces that are no multiple of a page were read without a rest, and a whole core went into it."""
     source = "import os\ndata = (b'x' * 39 + b'\\n') * 1638\nwhile True:\n    os.write(1, data)\n"
     read, write = os.pipe2(os.O_CLOEXEC)
@@ -163,7 +157,7 @@ def test_a_flood_is_slowed_down_whatever_its_pieces_are(tmp_path: Path) -> None:
     assert 0 < read_bytes <= 1.5 * took_s * logs._READ_BYTES / logs._REST_S
 
 
-def test_what_a_slow_reader_missed_is_told(log: ModelLog, tmp_path: Path) -> None:
+def test_what_a_slow_reader_missed_is_told(log, tmp_path):
     follower = Follower("m", None, follow=True)
     log.append(b"seen\n", "worker")
     assert texts(follower.take(log.page(None, CAP_BYTES)._asdict())) == ["seen"]
@@ -184,7 +178,7 @@ def test_what_a_slow_reader_missed_is_told(log: ModelLog, tmp_path: Path) -> Non
     ]
 
 
-def test_a_note_follows_what_its_worker_has_printed(tmp_path: Path) -> None:
+def test_a_note_follows_what_its_worker_has_printed(tmp_path):
     with LogDrain(tmp_path / "logs", CAP_BYTES) as drain:
         for number in range(50):
             read, write = os.pipe2(os.O_CLOEXEC)
@@ -207,7 +201,7 @@ def test_a_note_follows_what_its_worker_has_printed(tmp_path: Path) -> None:
     ]
 
 
-def test_a_note_at_the_end_of_the_host_is_written(tmp_path: Path) -> None:
+def test_a_note_at_the_end_of_the_host_is_written(tmp_path):
     for number in range(20):
         with LogDrain(tmp_path / "logs", CAP_BYTES) as drain:
             log = drain.log_of("m")

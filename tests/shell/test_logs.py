@@ -1,13 +1,10 @@
 """The logs of models: capped, drained whatever the model does, and never in the way of another model."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import PATIENCE_S, SOON_S, at_most, eventually, never
@@ -16,14 +13,11 @@ import hostd
 from hostd.shell.processes import logs
 from hostd.shell.processes.logs import LogDrain, ModelLog
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
 CAP_BYTES = 256 * 1024
 
 
 @pytest.fixture
-def drain(tmp_path: Path) -> Iterator[LogDrain]:
+def drain(tmp_path):
     with LogDrain(tmp_path / "logs", CAP_BYTES) as running:
         yield running
 
@@ -31,21 +25,21 @@ def drain(tmp_path: Path) -> Iterator[LogDrain]:
 class Pipe:
     """The writing end of a worker's output."""
 
-    def __init__(self, drain: LogDrain, model_id: str = "m") -> None:
+    def __init__(self, drain, model_id="m"):
         self.log = drain.log_of(model_id)
         read, self.fd = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(read, False)
         self.output = drain.add(model_id, read)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data):
         while data:
             data = data[os.write(self.fd, data) :]
 
-    def close(self) -> None:
+    def close(self):
         os.close(self.fd)
 
 
-def test_what_is_written_is_kept_in_order(drain: LogDrain) -> None:
+def test_what_is_written_is_kept_in_order(drain):
     pipe = Pipe(drain)
     for number in range(100):
         pipe.write(f"{number}\n".encode())
@@ -56,11 +50,11 @@ def test_what_is_written_is_kept_in_order(drain: LogDrain) -> None:
     assert pipe.log.tail(0) == b""
 
 
-def test_a_log_that_was_never_written_is_empty(drain: LogDrain) -> None:
+def test_a_log_that_was_never_written_is_empty(drain):
     assert drain.log_of("nobody").tail(100) == b""
 
 
-def test_a_log_keeps_the_newest_and_stays_under_its_cap(drain: LogDrain, tmp_path: Path) -> None:
+def test_a_log_keeps_the_newest_and_stays_under_its_cap(drain, tmp_path):
     pipe = Pipe(drain)
     line = b"x" * 99 + b"\n"
     for _ in range(100):
@@ -75,7 +69,7 @@ def test_a_log_keeps_the_newest_and_stays_under_its_cap(drain: LogDrain, tmp_pat
     assert {"m.log.1"} <= {file.name for file in files} <= {"m.log", "m.log.1"}
 
 
-def test_the_logs_of_different_models_never_meet(drain: LogDrain, tmp_path: Path) -> None:
+def test_the_logs_of_different_models_never_meet(drain, tmp_path):
     names = ["a", "a/b", "a%2Fb", "a.log", "A", "ü" * 100, "ü" * 99 + "ä", "x" * 200, "x" * 199 + "/y", "é" * 256]
     pipes = [Pipe(drain, name) for name in names]
     for name, pipe in zip(names, pipes, strict=True):
@@ -86,7 +80,7 @@ def test_the_logs_of_different_models_never_meet(drain: LogDrain, tmp_path: Path
     assert {file.parent for file in (tmp_path / "logs").rglob("*")} == {tmp_path / "logs"}
 
 
-def test_a_pipe_is_closed_when_its_last_writer_is_gone(drain: LogDrain) -> None:
+def test_a_pipe_is_closed_when_its_last_writer_is_gone(drain):
     before = len(os.listdir("/proc/self/fd"))
     pipe = Pipe(drain)
     second = os.dup(pipe.fd)
@@ -97,7 +91,7 @@ def test_a_pipe_is_closed_when_its_last_writer_is_gone(drain: LogDrain) -> None:
     eventually(lambda: len(os.listdir("/proc/self/fd")) == before, "the reading end is closed")
 
 
-def test_the_end_of_an_output_is_known_when_its_last_writer_is_gone(drain: LogDrain) -> None:
+def test_the_end_of_an_output_is_known_when_its_last_writer_is_gone(drain):
     pipe, other = Pipe(drain), Pipe(drain)
     pipe.write(b"x" * 100_000 + b"\xff the last line\n")
     other.write(b"of the same model\n")
@@ -112,11 +106,11 @@ def test_the_end_of_an_output_is_known_when_its_last_writer_is_gone(drain: LogDr
     other.close()
 
 
-def test_a_flood_does_not_starve_the_others(drain: LogDrain) -> None:
+def test_a_flood_does_not_starve_the_others(drain):
     flood, other = Pipe(drain, "flood"), Pipe(drain, "other")
     over = threading.Event()
 
-    def write() -> None:
+    def write():
         while not over.is_set():
             flood.write(b"x" * 65536)
 
@@ -136,7 +130,7 @@ def test_a_flood_does_not_starve_the_others(drain: LogDrain) -> None:
         other.close()
 
 
-def test_a_full_disk_loses_output_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_loses_output_and_says_so(tmp_path, caplog):
     log = ModelLog(tmp_path / "absent", "m", CAP_BYTES)
     log.append(b"lost")
     assert "cannot write" in caplog.text
@@ -146,15 +140,13 @@ def test_a_full_disk_loses_output_and_says_so(tmp_path: Path, caplog: pytest.Log
 
 
 @pytest.mark.parametrize("step", ["register", "append"])
-def test_what_the_system_lacks_for_a_moment_ends_nobodys_output(
-    drain: LogDrain, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
+def test_what_the_system_lacks_for_a_moment_ends_nobodys_output(drain, monkeypatch, step):
     """Such as room in its table of watched files (epoll(7), max_user_watches), or memory."""
     monkeypatch.setattr(logs, "_AFTER_FAILURE_S", 0.01)
     target, failures = (drain._selector if step == "register" else logs.Output), [OSError(errno.ENOSPC, "no room")]
     real = getattr(target, step)
 
-    def scarce(*arguments: object) -> object:
+    def scarce(*arguments):
         if failures:
             raise failures.pop()
         return real(*arguments)
@@ -169,7 +161,7 @@ def test_what_the_system_lacks_for_a_moment_ends_nobodys_output(
     assert pipe.output.ended.wait(PATIENCE_S)
 
 
-def test_ending_does_not_wait_for_writers(tmp_path: Path) -> None:
+def test_ending_does_not_wait_for_writers(tmp_path):
     with at_most(SOON_S, "beginning and ending a drain"), LogDrain(tmp_path / "logs", CAP_BYTES) as drain:
         pipe = Pipe(drain)
         pipe.write(b"x")
@@ -179,7 +171,7 @@ def test_ending_does_not_wait_for_writers(tmp_path: Path) -> None:
     pipe.close()
 
 
-def test_a_pipe_that_came_just_before_the_end_is_closed_too(tmp_path: Path) -> None:
+def test_a_pipe_that_came_just_before_the_end_is_closed_too(tmp_path):
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
         with LogDrain(tmp_path / "logs", CAP_BYTES) as drain:
@@ -210,9 +202,7 @@ FLOOD = """
 """
 
 
-def test_a_model_that_floods_its_output_slows_nobody_down(
-    shared: hostd.Client, shared_host: hostd.Host, model_dir: Callable[..., str]
-) -> None:
+def test_a_model_that_floods_its_output_slows_nobody_down(shared, shared_host, model_dir):
     flood = shared.load_model("flood", model_dir(FLOOD))
     other = shared.load_model("other", model_dir())
     flood.start()
@@ -222,7 +212,7 @@ def test_a_model_that_floods_its_output_slows_nobody_down(
     assert flood.options(timeout_s=PATIENCE_S).predict(1) == 1
     directory = Path(shared.host_info().state_dir, "logs")
 
-    def size_bytes() -> int:
+    def size_bytes():
         found = 0
         for file in directory.glob("flood*"):
             with contextlib.suppress(FileNotFoundError):  # it was just renamed
@@ -235,7 +225,7 @@ def test_a_model_that_floods_its_output_slows_nobody_down(
         shared.unload_model("flood")
 
 
-def test_output_that_is_no_text_is_shown_all_the_same(shared: hostd.Client, model_dir: Callable[..., str]) -> None:
+def test_output_that_is_no_text_is_shown_all_the_same(shared, model_dir):
     shared.load_model(
         "bytes", model_dir("import os\nos.write(1, bytes(range(256)))\ndef load(path):\n    return print\n")
     )
@@ -244,15 +234,13 @@ def test_output_that_is_no_text_is_shown_all_the_same(shared: hostd.Client, mode
     assert "\ufffd" in text
 
 
-def test_a_model_whose_output_ends_works_on(shared: hostd.Client, model_dir: Callable[..., str]) -> None:
+def test_a_model_whose_output_ends_works_on(shared, model_dir):
     source = "import os\nos.close(1)\nos.close(2)\ndef load(path):\n    return lambda x: x\n"
     assert shared.load_model("silent", model_dir(source))(3) == 3
     assert shared.unload_model("silent").processes == 1
 
 
-def test_a_crash_in_a_library_leaves_its_python_traceback_in_the_log(
-    shared: hostd.Client, model_dir: Callable[..., str]
-) -> None:
+def test_a_crash_in_a_library_leaves_its_python_traceback_in_the_log(shared, model_dir):
     source = (
         "import ctypes\nclass M:\n    def crash(self):\n        ctypes.string_at(0)\ndef load(path):\n    return M()\n"
     )

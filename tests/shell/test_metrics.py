@@ -1,9 +1,6 @@
 """The Prometheus page: what it shows before, while and after models are loaded, and that no figure is stale (C33)."""
 
-from __future__ import annotations
-
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.request import urlopen
@@ -16,27 +13,26 @@ import hostd
 from hostd.records import MemoryInfo, ModelInfo, WorkerInfo
 from hostd.shell.control.metrics import Snapshot, families_of
 
-Page = Callable[[], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
 FIGURES = ("rss_bytes", "gpu_bytes", "uss_bytes")
 
 
 @pytest.fixture
-def measured() -> Iterator[hostd.Host]:
+def measured():
     with hostd.Host(metrics={"port": 0}, workers={"drain_timeout_s": 1}, memory={"sample_period_s": 3600}) as host:
         yield host
 
 
 @pytest.fixture
-def client(measured: hostd.Host) -> hostd.Client:
+def client(measured):
     return measured.client()
 
 
 @pytest.fixture
-def page(client: hostd.Client) -> Page:
+def page(client):
     """Read the page; its samples by name and labels."""
     port = client.host_info().metrics_port
 
-    def read() -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    def read():
         with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S) as response:
             text = response.read().decode()
         families = text_string_to_metric_families(text)
@@ -50,13 +46,11 @@ def page(client: hostd.Client) -> Page:
     return read
 
 
-def key(name: str, **labels: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+def key(name, **labels):
     return name, tuple(sorted(labels.items()))
 
 
-def test_c33_gauges_return_to_what_they_were_before_the_load(
-    client: hostd.Client, page: Page, model_dir: Callable[..., str]
-) -> None:
+def test_c33_gauges_return_to_what_they_were_before_the_load(client, page, model_dir):
     before = page()
     assert not [name for name, _ in before if name.startswith("total_loaded_models")]
     model = client.load_model("team/echo", model_dir(), "my-type")
@@ -75,9 +69,7 @@ def test_c33_gauges_return_to_what_they_were_before_the_load(
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_c33_the_embedding_applications_metrics_stay_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_dir: Callable[..., str], is_there: bool
-) -> None:
+def test_c33_the_embedding_applications_metrics_stay_its_own(tmp_path, monkeypatch, model_dir, is_there):
     theirs = tmp_path / "multiproc"
     if is_there:
         theirs.mkdir()
@@ -90,7 +82,7 @@ def test_c33_the_embedding_applications_metrics_stay_its_own(
     assert not is_there or list(theirs.iterdir()) == []
 
 
-def test_c33_sizes_are_added_up_by_type(client: hostd.Client, page: Page, model_dir: Callable[..., str]) -> None:
+def test_c33_sizes_are_added_up_by_type(client, page, model_dir):
     path = model_dir()
     sizes = [client.load_model(f"a{i}", path, "a").size for i in range(2)]
     client.load_model("b", path, "b")
@@ -103,9 +95,7 @@ def test_c33_sizes_are_added_up_by_type(client: hostd.Client, page: Page, model_
     assert key("total_loaded_models", model_type="b", model_id="b") in shown
 
 
-def test_c33_a_failed_load_is_counted_and_nothing_else(
-    client: hostd.Client, page: Page, model_dir: Callable[..., str], tmp_path
-) -> None:
+def test_c33_a_failed_load_is_counted_and_nothing_else(client, page, model_dir, tmp_path):
     for path in (model_dir("def load(path):\n    1 / 0\n"), tmp_path / "absent", model_dir("raise SystemExit(1)\n")):
         with pytest.raises(hostd.HostError):
             client.load_model("broken", path, "my-type")
@@ -115,15 +105,13 @@ def test_c33_a_failed_load_is_counted_and_nothing_else(
     assert not [name for name, _ in shown if name.startswith("total_loaded_models")]
 
 
-def test_a_load_that_an_unload_overtakes_is_no_failure(
-    client: hostd.Client, page: Page, model_dir: Callable[..., str]
-) -> None:
+def test_a_load_that_an_unload_overtakes_is_no_failure(client, page, model_dir):
     client.load_model("slow", model_dir("import time\ndef load(path):\n    time.sleep(3600)\n"), "my-type", wait=False)
     client.unload_model("slow")
     assert key("load_model_exception_count_total", model_type="my-type") not in page()
 
 
-def test_calls_errors_and_deaths_are_counted(client: hostd.Client, page: Page, model_dir: Callable[..., str]) -> None:
+def test_calls_errors_and_deaths_are_counted(client, page, model_dir):
     source = "import os\nclass M:\n    def good(self):\n        return 1\n    def bad(self):\n        1 / 0\n    def fatal(self):\n        os._exit(3)\ndef load(path):\n    return M()\n"
     model = client.load_model("m", model_dir(source))
     for _ in range(3):
@@ -145,19 +133,17 @@ def test_calls_errors_and_deaths_are_counted(client: hostd.Client, page: Page, m
     assert key("total_loaded_models", model_type="standalone-model", model_id="m") not in shown, "a dead model is shown"
 
 
-def test_strange_names_do_not_break_the_page(client: hostd.Client, page: Page, model_dir: Callable[..., str]) -> None:
+def test_strange_names_do_not_break_the_page(client, page, model_dir):
     client.load_model('team/"quoted"', model_dir(), 'type with\n"odd" \\ characters')
     shown = page()
     labels = {"model_type": 'type with\n"odd" \\ characters', "model_id": 'team/"quoted"'}
     assert shown[key("total_loaded_models", **labels)] == 1
 
 
-def test_the_page_is_read_while_models_come_and_go(
-    client: hostd.Client, page: Page, model_dir: Callable[..., str]
-) -> None:
+def test_the_page_is_read_while_models_come_and_go(client, page, model_dir):
     path, over = model_dir(), threading.Event()
 
-    def read() -> int:
+    def read():
         count = 0
         while not over.is_set():
             page()
@@ -173,7 +159,7 @@ def test_the_page_is_read_while_models_come_and_go(
         assert all(reader.result(PATIENCE_S) > 0 for reader in readers)
 
 
-def test_what_is_not_known_of_a_model_is_not_on_the_page() -> None:
+def test_what_is_not_known_of_a_model_is_not_on_the_page():
     workers = (WorkerInfo(1, 41, "READY", rss_bytes=5, gpu_bytes=3), WorkerInfo(2, 42, "READY", rss_bytes=7))
     models = [
         ModelInfo("a", "READY", "/a", "t", workers=workers),
@@ -184,11 +170,11 @@ def test_what_is_not_known_of_a_model_is_not_on_the_page() -> None:
     assert shown == {"rss_bytes": {"a": 12, "b": 7}, "gpu_bytes": {"a": 3}, "uss_bytes": {}}
 
 
-def test_there_is_no_page_unless_it_is_asked_for(shared: hostd.Client) -> None:
+def test_there_is_no_page_unless_it_is_asked_for(shared):
     assert shared.host_info().metrics_port is None
 
 
-def test_only_this_machine_is_served(client: hostd.Client) -> None:
+def test_only_this_machine_is_served(client):
     port = client.host_info().metrics_port
     listening = [
         line.split()[1]

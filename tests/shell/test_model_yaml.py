@@ -1,7 +1,5 @@
 """Wrong `model.yaml`s: each is refused, and says where it is wrong."""
 
-from __future__ import annotations
-
 import os
 import stat
 

@@ -1,7 +1,5 @@
 """A warning that recurs without end does not fill the disk of the host's own log."""
 
-from __future__ import annotations
-
 import logging
 import subprocess
 import sys
@@ -12,13 +10,13 @@ from helpers import PATIENCE_S, REPOSITORY
 from hostd.shell.own_log import BURST, PERIOD_S, Flood
 
 
-def _shown(flood: Flood, at_s: float, *, line: int = 1, level: int = logging.WARNING) -> str | None:
+def _shown(flood, at_s, *, line=1, level=logging.WARNING):
     record = logging.LogRecord("n", level, "file.py", line, "%s again", ("it",), None)
     record.created = at_s
     return record.getMessage() if flood.filter(record) else None
 
 
-def test_the_first_of_a_place_are_shown_and_then_how_many_were_not() -> None:
+def test_the_first_of_a_place_are_shown_and_then_how_many_were_not():
     flood = Flood()
     first = [_shown(flood, 1000.0) for _ in range(BURST)]
     assert first[:-1] == ["it again"] * (BURST - 1)
@@ -31,7 +29,7 @@ def test_the_first_of_a_place_are_shown_and_then_how_many_were_not() -> None:
     assert _shown(flood, 500.0) == "it again", "a clock that was set back silences nothing"
 
 
-def test_a_host_shows_a_burst_of_a_flood_of_warnings() -> None:
+def test_a_host_shows_a_burst_of_a_flood_of_warnings():
     source = """
         import logging
         from hostd.shell import own_log

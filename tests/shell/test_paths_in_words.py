@@ -1,7 +1,5 @@
 """What is wrong with a path, in words. That a path is missing is seen end to end (`test_hints`)."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -32,9 +30,7 @@ except Exception as error:
         (0o311, "closed", "user id {uid} may not read it"),
     ],
 )
-def test_a_path_that_may_not_be_read_says_which_part_of_it_and_for_whom(
-    tmp_path: Path, mode: int, path: str, why: str
-) -> None:
+def test_a_path_that_may_not_be_read_says_which_part_of_it_and_for_whom(tmp_path, mode, path, why):
     base = tmp_path / "base"
     (base / "closed" / "m").mkdir(parents=True)
     for above in (tmp_path, *tmp_path.parents):
@@ -55,7 +51,7 @@ def test_a_path_that_may_not_be_read_says_which_part_of_it_and_for_whom(
     assert done.stdout.startswith(said)
 
 
-def test_a_directory_is_told_by_its_first_names(tmp_path: Path) -> None:
+def test_a_directory_is_told_by_its_first_names(tmp_path):
     assert what_is_in(str(tmp_path)) == "it is empty"
     for number in range(12):
         (tmp_path / f"f{number:02}").touch()
@@ -63,5 +59,5 @@ def test_a_directory_is_told_by_its_first_names(tmp_path: Path) -> None:
     assert what_is_in(str(tmp_path / "f00")) == what_is_in(str(tmp_path / "no")) == ""
 
 
-def test_a_path_without_a_directory_above_it_is_missing() -> None:
+def test_a_path_without_a_directory_above_it_is_missing():
     assert why_missing("/no-such-thing-at-all") == "/ has no no-such-thing-at-all"

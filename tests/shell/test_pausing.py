@@ -1,21 +1,14 @@
 """Trees that are stopped and go on: all of them, and nobody else."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import descendants, eventually, line_of, program, state_of, stop
 
 from hostd.shell.processes.pausing import StoppedTree
-
-if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Iterator
 
 FAMILY = """
     import ctypes, os, signal, subprocess, sys, time
@@ -37,7 +30,7 @@ FAMILY = """
 
 
 @pytest.fixture
-def family() -> Iterator[tuple[subprocess.Popen[str], dict[str, int]]]:
+def family():
     """A process with a helper, a daemon, a helper that is stopped already, and children that come and go."""
     root = program(FAMILY)
     pids = dict(zip(("helper", "daemon", "asleep"), map(int, line_of(root).split()), strict=True))
@@ -48,9 +41,7 @@ def family() -> Iterator[tuple[subprocess.Popen[str], dict[str, int]]]:
     stop(root)
 
 
-def test_a_whole_tree_stops_and_goes_on_but_for_who_was_stopped_before(
-    family: tuple[subprocess.Popen[str], dict[str, int]],
-) -> None:
+def test_a_whole_tree_stops_and_goes_on_but_for_who_was_stopped_before(family):
     root, pids = family
     eventually(lambda: state_of(pids["asleep"]) == "T", "it is stopped")
     everybody = {"root": root.pid, **pids}
@@ -63,9 +54,7 @@ def test_a_whole_tree_stops_and_goes_on_but_for_who_was_stopped_before(
         assert state_of(pids["asleep"]) == "T"
 
 
-def test_what_is_stopped_and_forgotten_stays_so_and_can_be_killed(
-    family: tuple[subprocess.Popen[str], dict[str, int]],
-) -> None:
+def test_what_is_stopped_and_forgotten_stays_so_and_can_be_killed(family):
     root, pids = family
     with StoppedTree(root.pid) as tree:
         tree.stop()
@@ -75,13 +64,11 @@ def test_what_is_stopped_and_forgotten_stays_so_and_can_be_killed(
     eventually(lambda: state_of(pids["helper"]) == "Z", "it ends, and nobody who is stopped collects it")
 
 
-def test_what_may_not_be_stopped_is_named_and_the_rest_is_stopped(
-    family: tuple[subprocess.Popen[str], dict[str, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_may_not_be_stopped_is_named_and_the_rest_is_stopped(family, monkeypatch):
     root, pids = family
     send = signal.pidfd_send_signal
 
-    def refuse(pidfd: int, number: int) -> None:
+    def refuse(pidfd, number):
         if f"\nPid:\t{pids['helper']}\n" in Path(f"/proc/self/fdinfo/{pidfd}").read_text():
             raise PermissionError(errno.EPERM, "Operation not permitted")
         send(pidfd, number)
@@ -93,7 +80,7 @@ def test_what_may_not_be_stopped_is_named_and_the_rest_is_stopped(
         eventually(lambda: state_of(root.pid) == state_of(pids["daemon"]) == "T", "the rest is stopped")
 
 
-def test_a_process_that_is_gone_is_no_error() -> None:
+def test_a_process_that_is_gone_is_no_error():
     root = program("print('up')")
     root.wait()
     with StoppedTree(root.pid) as tree:

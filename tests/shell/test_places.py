@@ -1,9 +1,6 @@
 """Where a host keeps its files when the user has no home, and what is said of a place that is of no use."""
 
-from __future__ import annotations
-
 import os
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,14 +8,9 @@ from hostd import paths
 from hostd.config.loading import load_config
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 @pytest.mark.parametrize("home", [None, "/nonexistent", "relative", ""])
-def test_without_a_home_the_state_is_in_the_runtime_directory(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: str | None
-) -> None:
+def test_without_a_home_the_state_is_in_the_runtime_directory(monkeypatch, tmp_path, home):
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
     monkeypatch.setattr("os.access", lambda path, mode: False)
@@ -31,7 +23,7 @@ def test_without_a_home_the_state_is_in_the_runtime_directory(
     assert load_config({"runtime_dir": tmp_path}).state_dir == tmp_path / "state"
 
 
-def test_a_home_that_nobody_knows_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_home_that_nobody_knows_is_told(monkeypatch, tmp_path):
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
     with pytest.raises(InvalidArgumentError, match=r"state_dir.*'~/state': no home directory is known.* set HOME"):
@@ -44,9 +36,7 @@ def test_a_home_that_nobody_knows_is_told(monkeypatch: pytest.MonkeyPatch, tmp_p
         load_config(file=tmp_path / "hostd.yaml", environment=False)
 
 
-def test_a_directory_that_cannot_be_made_is_told_with_the_variable_and_the_setting(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_directory_that_cannot_be_made_is_told_with_the_variable_and_the_setting(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "file"))
     with pytest.raises(FailedPreconditionError, match=r"XDG_RUNTIME_DIR is .*/file\).*Not a directory.*--runtime-dir"):
@@ -58,7 +48,7 @@ def test_a_directory_that_cannot_be_made_is_told_with_the_variable_and_the_setti
         paths.make_state(tmp_path / "file")
 
 
-def test_without_a_temporary_directory_there_is_a_word_about_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_temporary_directory_there_is_a_word_about_it(monkeypatch):
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/nonexistent"])
@@ -66,7 +56,7 @@ def test_without_a_temporary_directory_there_is_a_word_about_it(monkeypatch: pyt
         load_config()
 
 
-def test_directories_above_are_private_too_whatever_the_umask(tmp_path: Path) -> None:
+def test_directories_above_are_private_too_whatever_the_umask(tmp_path):
     before = os.umask(0)
     try:
         paths.make_private(tmp_path / "a" / "b" / "c")

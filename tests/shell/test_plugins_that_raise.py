@@ -1,17 +1,11 @@
 """Finders and sizers that raise or return anything at all, in a real host: who asked gets an answer, and the host lives."""
 
-from __future__ import annotations
-
 import textwrap
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import PATIENCE_S
 
 import hostd
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 PLUGINS = """
     import asyncio, builtins, concurrent.futures
@@ -129,7 +123,7 @@ GIVEN = (
 
 
 @pytest.fixture(scope="module")
-def shared_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hostd.Host]:
+def shared_host(tmp_path_factory):
     site = tmp_path_factory.mktemp("site")
     (site / "plugins_that_raise.py").write_text(textwrap.dedent(PLUGINS))
     with pytest.MonkeyPatch.context() as patch:
@@ -141,7 +135,7 @@ def shared_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hostd.Host
 
 
 @pytest.fixture
-def shared(shared_host: hostd.Host) -> Iterator[hostd.Client]:
+def shared(shared_host):
     """A client that does not wait for ever."""
     with hostd.connect(shared_host.endpoint, timeout_s=PATIENCE_S) as client:
         yield client
@@ -149,7 +143,7 @@ def shared(shared_host: hostd.Host) -> Iterator[hostd.Client]:
 
 
 @pytest.mark.parametrize("model_id", RAISED)
-def test_a_finder_may_raise_anything(shared: hostd.Client, model_dir: Callable[..., str], model_id: str) -> None:
+def test_a_finder_may_raise_anything(shared, model_dir, model_id):
     path = model_dir()
     with pytest.raises(hostd.HostError) as caught:
         shared.load_model(model_id, path, finder="odd", timeout_s=PATIENCE_S)
@@ -158,13 +152,13 @@ def test_a_finder_may_raise_anything(shared: hostd.Client, model_dir: Callable[.
     with pytest.raises(hostd.HostError) as again:
         shared.retrieve_model(model_id)
     assert not isinstance(again.value, hostd.DeadlineExceededError)
-    explained: Any = shared.explain_model(model_id)
+    explained = shared.explain_model(model_id)
     assert len(explained["reason"]) < 100_000
     assert shared.load_model("good", path, finder="odd", timeout_s=PATIENCE_S).predict(1) == 1
 
 
 @pytest.mark.parametrize("model_id", GIVEN)
-def test_a_finder_may_return_anything(shared: hostd.Client, model_dir: Callable[..., str], model_id: str) -> None:
+def test_a_finder_may_return_anything(shared, model_dir, model_id):
     path = model_dir()
     with pytest.raises(hostd.HostError) as caught:
         shared.load_model(model_id, path, finder="odd", timeout_s=PATIENCE_S)
@@ -173,9 +167,7 @@ def test_a_finder_may_return_anything(shared: hostd.Client, model_dir: Callable[
 
 
 @pytest.mark.parametrize("model_id", [*RAISED, "float", "weird", "error"])
-def test_a_sizer_may_raise_or_return_anything(
-    shared: hostd.Client, model_dir: Callable[..., str], model_id: str
-) -> None:
+def test_a_sizer_may_raise_or_return_anything(shared, model_dir, model_id):
     path = model_dir()
     with pytest.raises(hostd.HostError) as caught:
         shared.estimate_model_size(model_id, path)
@@ -184,13 +176,13 @@ def test_a_sizer_may_raise_or_return_anything(
 
 
 @pytest.mark.parametrize("model_id", ["stop-iteration", "exiting", "hollow", "weird"])
-def test_plans_and_estimates_hear_of_it_too(shared: hostd.Client, model_dir: Callable[..., str], model_id: str) -> None:
+def test_plans_and_estimates_hear_of_it_too(shared, model_dir, model_id):
     with pytest.raises(hostd.HostError) as caught:
         shared.plan_load(model_id, model_dir(), finder="odd")
     assert not isinstance(caught.value, hostd.DeadlineExceededError)
 
 
-def test_the_lists_are_those_of_the_plugins(shared_host: hostd.Host) -> None:
-    source: dict[str, Any] = {}
+def test_the_lists_are_those_of_the_plugins(shared_host):
+    source = {}
     exec(textwrap.dedent(PLUGINS), source)
     assert (tuple(source["RAISED"]), tuple(source["GIVEN"])) == (RAISED, GIVEN)

@@ -1,7 +1,5 @@
 """The settings of declared models: their forms, where they come from, and entries that are wrong."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -23,14 +21,14 @@ preload:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def file(tmp_path):
     made = tmp_path / "house" / "hostd.yaml"
     made.parent.mkdir()
     made.write_text(FILE)
     return made
 
 
-def test_entries_are_read_in_all_their_forms_and_one_that_is_wrong_keeps_its_problem(file: Path) -> None:
+def test_entries_are_read_in_all_their_forms_and_one_that_is_wrong_keeps_its_problem(file):
     preload = load_config(file=file, environment=False).preload
     assert preload["short"].path == file.parent / "models" / "short"
     long = preload["long"]
@@ -46,12 +44,12 @@ def test_entries_are_read_in_all_their_forms_and_one_that_is_wrong_keeps_its_pro
     assert "idle_ttl_s: input should be greater than or equal to 0" in preload["7"].problem
 
 
-def test_they_survive_the_way_to_the_supervisor(file: Path) -> None:
+def test_they_survive_the_way_to_the_supervisor(file):
     config = load_config(file=file, environment=False)
     assert config_from_json(config.to_json()) == config
 
 
-def test_each_setting_says_where_it_comes_from(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_setting_says_where_it_comes_from(file, monkeypatch):
     monkeypatch.setenv("HOSTD_PRELOAD__SHORT__OPTIONS", '{"a": [1]}')
     monkeypatch.setenv("HOSTD_PRELOAD__MINE__PATH", "/mine")
     found = gather({"preload": {"own": Path("/own"), "none": None}}, file=file, environment=True)
@@ -69,19 +67,19 @@ def test_each_setting_says_where_it_comes_from(file: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("value", ["[a]", "text", "5"])
-def test_what_is_no_map_of_ids_stops_the_start(tmp_path: Path, value: str) -> None:
+def test_what_is_no_map_of_ids_stops_the_start(tmp_path, value):
     (tmp_path / "hostd.yaml").write_text(f"preload: {value}\n")
     with pytest.raises(InvalidArgumentError, match=r"preload .*must be a mapping of ids, such as"):
         load_config(file=tmp_path / "hostd.yaml", environment=False)
 
 
-def test_a_variable_that_is_no_json_says_how_one_model_is_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_that_is_no_json_says_how_one_model_is_declared(monkeypatch):
     monkeypatch.setenv("HOSTD_PRELOAD", "/srv/m")
     with pytest.raises(InvalidArgumentError, match="HOSTD_PRELOAD__ID__PATH"):
         load_config()
 
 
-def test_the_schema_knows_all_forms() -> None:
+def test_the_schema_knows_all_forms():
     schema = config_schema()
     forms = schema["properties"]["preload"]["additionalProperties"]["anyOf"]
     assert forms[1:] == [{"type": "string"}, {"type": "null"}]

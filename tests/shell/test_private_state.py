@@ -1,10 +1,7 @@
 """The state directory: this user's alone, whatever was there before and whatever the umask, and no link leads out."""
 
-from __future__ import annotations
-
 import os
 import stat
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import eventually
@@ -15,23 +12,15 @@ from hostd import paths
 from hostd.shell.processes import losses
 from hostd.shell.processes.logs import ModelLog
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from helpers import Service
-
 CAP_BYTES = 1 << 20
 
 
-def _modes(directory: Path) -> dict[str, int]:
+def _modes(directory):
     return {path.name: stat.S_IMODE(path.lstat().st_mode) for path in (directory, *directory.rglob("*"))}
 
 
 @pytest.mark.parametrize("before", [None, 0o755, 0o750, 0o2750], ids=["none", "0755", "0750", "setgid"])
-def test_what_a_host_keeps_is_for_its_user_alone_whatever_the_umask(
-    tmp_path: Path, serve: Callable[..., Service], model_dir: Callable[..., str], before: int | None
-) -> None:
+def test_what_a_host_keeps_is_for_its_user_alone_whatever_the_umask(tmp_path, serve, model_dir, before):
     state = tmp_path / "state"
     if before is not None:
         (state / "logs").mkdir(parents=True)
@@ -54,7 +43,7 @@ def test_what_a_host_keeps_is_for_its_user_alone_whatever_the_umask(
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777])
-def test_a_state_directory_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
+def test_a_state_directory_that_others_may_write_is_refused(tmp_path, mode):
     (tmp_path / "state").mkdir()
     (tmp_path / "state").chmod(mode)
     with pytest.raises(hostd.FailedPreconditionError, match=r"may be written by others.*chmod 0700.*--state-dir"):
@@ -62,7 +51,7 @@ def test_a_state_directory_that_others_may_write_is_refused(tmp_path: Path, mode
     assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == mode
 
 
-def test_a_directory_with_other_things_in_it_is_not_closed_behind_its_users_back(tmp_path: Path) -> None:
+def test_a_directory_with_other_things_in_it_is_not_closed_behind_its_users_back(tmp_path):
     (tmp_path / "home").mkdir(mode=0o755)
     (tmp_path / "home" / "thesis").touch()
     with pytest.raises(
@@ -76,7 +65,7 @@ def test_a_directory_with_other_things_in_it_is_not_closed_behind_its_users_back
 
 @needs_root
 @pytest.mark.parametrize("what", ["state", "above", "link", "logs"])
-def test_what_another_user_made_first_is_refused(tmp_path: Path, what: str) -> None:
+def test_what_another_user_made_first_is_refused(tmp_path, what):
     state, user = tmp_path / "above" / "state", new_user()
     (state / "logs").mkdir(mode=0o700, parents=True)
     state.chmod(0o700)
@@ -90,7 +79,7 @@ def test_what_another_user_made_first_is_refused(tmp_path: Path, what: str) -> N
         paths.make_own(state / "logs")
 
 
-def test_logs_do_not_follow_links(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_logs_do_not_follow_links(tmp_path, caplog):
     logs, precious = tmp_path / "logs", tmp_path / "precious"
     logs.mkdir(mode=0o700)
     precious.write_text("precious")
@@ -113,9 +102,7 @@ def test_logs_do_not_follow_links(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 # A disk that is full
 
 
-def test_a_flood_on_a_full_disk_is_one_warning_and_one_when_it_is_over(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_flood_on_a_full_disk_is_one_warning_and_one_when_it_is_over(tmp_path, caplog, monkeypatch):
     directory = tmp_path / "logs"
     directory.mkdir(mode=0o700)
     trouble = losses.Losses()
@@ -143,8 +130,8 @@ def test_a_flood_on_a_full_disk_is_one_warning_and_one_when_it_is_over(
         assert log.tail(1000).splitlines()[:2] == [b"before, and half a li", b"after"]
 
 
-def _full(real: Callable[..., int]) -> Callable[..., int]:
-    def refuse(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+def _full(real):
+    def refuse(path, flags, mode=0o777, *, dir_fd=None):
         if str(path).endswith(".log") and flags & os.O_CREAT:
             raise OSError(28, "No space left on device")
         return real(path, flags, mode, dir_fd=dir_fd)
@@ -152,7 +139,7 @@ def _full(real: Callable[..., int]) -> Callable[..., int]:
     return refuse
 
 
-def test_a_trouble_of_one_file_does_not_hide_that_of_another(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_trouble_of_one_file_does_not_hide_that_of_another(tmp_path, caplog):
     logs = tmp_path / "logs"
     logs.mkdir(mode=0o700)
     trouble = losses.Losses()

@@ -1,21 +1,15 @@
 """What /proc tells about families of processes, with children files and without."""
 
-from __future__ import annotations
-
 import errno
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 from helpers import eventually, line_of, program, state_of, stop
 
 from hostd.shell.linux import proc
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MANY = 900
 """Children whose numbers take more than a page of 4 KiB, by which the kernel tells of them."""
@@ -48,7 +42,7 @@ needs_files = pytest.mark.skipif(not proc._HAS_CHILDREN_FILES, reason="the kerne
 
 
 @pytest.fixture(params=[True, False], ids=["children files", "process table"])
-def by_files(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+def by_files(request, monkeypatch):
     if request.param and not proc._HAS_CHILDREN_FILES:
         pytest.skip("this kernel has no children files (CONFIG_PROC_CHILDREN)")
     monkeypatch.setattr(proc, "_HAS_CHILDREN_FILES", request.param)
@@ -56,7 +50,7 @@ def by_files(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def family() -> Iterator[tuple[int, list[int]]]:
+def family():
     """A process, and its two children, third child and grandchild."""
     root = program(FAMILY, PYTHONWARNINGS="ignore")
     members = [int(word) for word in line_of(root).split()]
@@ -66,14 +60,14 @@ def family() -> Iterator[tuple[int, list[int]]]:
     stop(root)
 
 
-def test_children_of_every_thread_are_found(by_files: bool, family: tuple[int, list[int]]) -> None:
+def test_children_of_every_thread_are_found(by_files, family):
     root, (first, second, middle, grandchild) = family
     assert sorted(proc.children_of(root)) == sorted([first, second, middle])
     assert proc.children_of(middle) == [grandchild]
     assert proc.children_of(grandchild) == []
 
 
-def test_descendants_come_after_their_parents(by_files: bool, family: tuple[int, list[int]]) -> None:
+def test_descendants_come_after_their_parents(by_files, family):
     root, members = family
     found = proc.descendants_of(root)
     assert sorted(found) == sorted(members)
@@ -81,7 +75,7 @@ def test_descendants_come_after_their_parents(by_files: bool, family: tuple[int,
 
 
 @needs_files
-def test_more_children_than_fit_into_a_page_are_found() -> None:
+def test_more_children_than_fit_into_a_page_are_found():
     source = f"""
         import os, signal
         for _ in range({MANY}):
@@ -102,7 +96,7 @@ def test_more_children_than_fit_into_a_page_are_found() -> None:
 
 
 @needs_files
-def test_more_adopted_children_than_fit_into_a_page_are_found() -> None:
+def test_more_adopted_children_than_fit_into_a_page_are_found():
     source = f"""
         import ctypes, os, signal
         from hostd.shell.linux.proc import adopted_children
@@ -125,25 +119,25 @@ def test_more_adopted_children_than_fit_into_a_page_are_found() -> None:
         stop(parent)
 
 
-def test_a_zombie_is_still_a_child(by_files: bool) -> None:
+def test_a_zombie_is_still_a_child(by_files):
     with subprocess.Popen([sys.executable, "-S", "-c", ""]) as child:
         eventually(lambda: state_of(child.pid) == "Z", "the child is a zombie")
         assert child.pid in proc.children_of(os.getpid())
 
 
-def test_who_is_gone_has_no_children(by_files: bool) -> None:
+def test_who_is_gone_has_no_children(by_files):
     with subprocess.Popen([sys.executable, "-S", "-c", ""]) as child:
         child.wait()
     assert proc.children_of(child.pid) == []
     assert proc.descendants_of(child.pid) == []
 
 
-def test_whose_children_are_hidden_has_none(monkeypatch: pytest.MonkeyPatch, family: tuple[int, list[int]]) -> None:
+def test_whose_children_are_hidden_has_none(monkeypatch, family):
     """A program of another user, where proc(5) is mounted with hidepid=1; its parent must be ended all the same."""
     root, (first, second, middle, _) = family
     listdir = os.listdir
 
-    def hidden(path: str) -> list[str]:
+    def hidden(path):
         if path == f"/proc/{middle}/task":
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
         return listdir(path)
@@ -153,10 +147,10 @@ def test_whose_children_are_hidden_has_none(monkeypatch: pytest.MonkeyPatch, fam
     assert sorted(proc.descendants_of(root)) == sorted([first, second, middle])
 
 
-def test_without_a_descriptor_left_there_is_an_error_and_not_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_descriptor_left_there_is_an_error_and_not_nobody(monkeypatch):
     """Whoever wants the proof that nobody is left must not take "cannot look" for it."""
 
-    def no_descriptor(*_: object) -> int:
+    def no_descriptor(*_):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(proc, "_HAS_CHILDREN_FILES", True)

@@ -1,7 +1,5 @@
 """Worker processes from spawn to proof, without a supervisor around them."""
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import os
@@ -13,8 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -41,11 +38,9 @@ from hostd.shell.processes.spawner import Processes, WorkerProcess, describe_exi
 PR_SET_CHILD_SUBREAPER = 36
 MIB = 1 << 20
 
-Spawn = Callable[..., WorkerProcess]
-
 
 @pytest.fixture
-def ours(monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
+def ours(monkeypatch):
     """Processes of this process, which is a subreaper meanwhile as a supervisor is; it must have no other children."""
     assert descendants() == [], "these tests kill every child of this process that they do not know"
     libc = ctypes.CDLL(None)
@@ -55,11 +50,11 @@ def ours(monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
 
 
 @pytest.fixture
-def spawn(ours: Processes, tmp_path: Path) -> Iterator[Spawn]:
+def spawn(ours, tmp_path):
     """Start a worker whose interpreter runs `source` instead; what was not ended is ended afterwards."""
-    started: list[WorkerProcess] = []
+    started = []
 
-    def start(source: str, **environment: str) -> WorkerProcess:
+    def start(source, **environment):
         program = tmp_path / f"python-{len(started)}"
         program.write_text(f"#!{sys.executable} -S\n" + textwrap.dedent(source))
         program.chmod(0o755)
@@ -74,7 +69,7 @@ def spawn(ours: Processes, tmp_path: Path) -> Iterator[Spawn]:
         os.close(process.log_fd)
 
 
-def output_of(process: WorkerProcess, until: bytes) -> bytes:
+def output_of(process, until):
     """Return what a worker has printed when it has printed `until`."""
     data = b""
     while until not in data:
@@ -95,7 +90,7 @@ READY_AND_SLEEP = """
 # Spawning
 
 
-def test_a_worker_leads_a_session_of_its_own_with_its_output_in_a_pipe(spawn: Spawn) -> None:
+def test_a_worker_leads_a_session_of_its_own_with_its_output_in_a_pipe(spawn):
     process = spawn(READY_AND_SLEEP)
     assert output_of(process, b"up\n") == b"up\n"
     assert os.getsid(process.pid) == process.pid
@@ -103,7 +98,7 @@ def test_a_worker_leads_a_session_of_its_own_with_its_output_in_a_pipe(spawn: Sp
     assert os.readlink(f"/proc/{process.pid}/fd/1") == os.readlink(f"/proc/{process.pid}/fd/2")
 
 
-def test_a_worker_inherits_no_descriptor_and_no_signal_setting(spawn: Spawn) -> None:
+def test_a_worker_inherits_no_descriptor_and_no_signal_setting(spawn):
     read, write = os.pipe()
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1)
     before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
@@ -128,13 +123,13 @@ def test_a_worker_inherits_no_descriptor_and_no_signal_setting(spawn: Spawn) -> 
         os.close(write)
 
 
-def test_prints_of_a_worker_wait_when_the_log_is_behind(spawn: Spawn) -> None:
+def test_prints_of_a_worker_wait_when_the_log_is_behind(spawn):
     process = spawn("import os\nfor _ in range(64):\n    os.write(1, b'x' * 8192)\nos.write(1, b'end')\n")
     assert len(output_of(process, b"end")) == 64 * 8192 + 3
 
 
 @pytest.mark.parametrize("python", ["/no/such/python", "/etc/passwd", "/"])
-def test_what_cannot_be_run_is_an_error_and_leaves_no_descriptor(ours: Processes, python: str) -> None:
+def test_what_cannot_be_run_is_an_error_and_leaves_no_descriptor(ours, python):
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError, match=python):
         ours.spawn(WorkerId(1), python, dict(os.environ))
@@ -143,16 +138,14 @@ def test_what_cannot_be_run_is_an_error_and_leaves_no_descriptor(ours: Processes
 
 
 @pytest.mark.parametrize("environment", [{"A": "\ud800x"}, {"A": "a\0b"}], ids=["surrogate", "null"])
-def test_an_environment_that_cannot_be_is_an_error_and_leaves_no_descriptor(
-    ours: Processes, environment: dict[str, str]
-) -> None:
+def test_an_environment_that_cannot_be_is_an_error_and_leaves_no_descriptor(ours, environment):
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises((OSError, ValueError)):
         ours.spawn(WorkerId(1), sys.executable, environment)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_worker_that_ends_at_once_can_still_be_ended(ours: Processes, spawn: Spawn) -> None:
+def test_a_worker_that_ends_at_once_can_still_be_ended(ours, spawn):
     process = spawn("raise SystemExit(4)\n")
     eventually(lambda: state_of(process.pid) == "Z", "the worker has ended")
     assert describe_exit(process.pidfd) == "exit code 4"
@@ -173,7 +166,7 @@ def test_a_worker_that_ends_at_once_can_still_be_ended(ours: Processes, spawn: S
         ("import os\nos.kill(os.getpid(), 40)", "killed by"),
     ],
 )
-def test_an_end_is_described_without_taking_it_away(ours: Processes, spawn: Spawn, source: str, words: str) -> None:
+def test_an_end_is_described_without_taking_it_away(ours, spawn, source, words):
     process = spawn(source)
     assert select.select([process.pidfd], [], [], PATIENCE_S)[0]
     assert describe_exit(process.pidfd).startswith(words)
@@ -181,7 +174,7 @@ def test_an_end_is_described_without_taking_it_away(ours: Processes, spawn: Spaw
     ours.end(process)
 
 
-def test_who_runs_has_not_ended_and_who_is_reaped_tells_nothing(ours: Processes, spawn: Spawn) -> None:
+def test_who_runs_has_not_ended_and_who_is_reaped_tells_nothing(ours, spawn):
     process = spawn(READY_AND_SLEEP)
     assert describe_exit(process.pidfd) == ""
     kept = os.dup(process.pidfd)
@@ -193,7 +186,7 @@ def test_who_runs_has_not_ended_and_who_is_reaped_tells_nothing(ours: Processes,
 # Ending
 
 
-def test_the_end_is_proven_and_the_memory_is_counted(ours: Processes, spawn: Spawn) -> None:
+def test_the_end_is_proven_and_the_memory_is_counted(ours, spawn):
     process = spawn(f"import time\nheld = b'x' * {64 * MIB}\nprint('up', flush=True)\ntime.sleep(3600)\n")
     output_of(process, b"up")
     private_bytes = uss_of_tree(process.pid)
@@ -205,7 +198,7 @@ def test_the_end_is_proven_and_the_memory_is_counted(ours: Processes, spawn: Spa
         os.fstat(process.pidfd)
 
 
-def test_memory_that_was_measured_just_now_is_not_measured_again(ours: Processes, spawn: Spawn) -> None:
+def test_memory_that_was_measured_just_now_is_not_measured_again(ours, spawn):
     process = spawn(READY_AND_SLEEP)
     output_of(process, b"up")
     sample = sample_tree(process.pid)
@@ -241,7 +234,7 @@ FAMILY = """
 """
 
 
-def test_a_whole_family_ends_with_those_that_fled(ours: Processes, spawn: Spawn) -> None:
+def test_a_whole_family_ends_with_those_that_fled(ours, spawn):
     process = spawn(FAMILY)
     said = output_of(process, b"up").decode()
     while said.count("\n") < 5:
@@ -255,7 +248,7 @@ def test_a_whole_family_ends_with_those_that_fled(ours: Processes, spawn: Spawn)
 
 
 @pytest.mark.parametrize("state", ["stopped", "dead", "a zombie"])
-def test_a_family_ends_whatever_the_worker_is_doing(ours: Processes, spawn: Spawn, state: str) -> None:
+def test_a_family_ends_whatever_the_worker_is_doing(ours, spawn, state):
     process = spawn(FAMILY)
     said = output_of(process, b"up").decode()
     while said.count("\n") < 5:
@@ -268,7 +261,7 @@ def test_a_family_ends_whatever_the_worker_is_doing(ours: Processes, spawn: Spaw
     assert not [pid for pid in (process.pid, *members) if is_there(pid)]
 
 
-def test_a_fork_bomb_is_outrun(ours: Processes, spawn: Spawn) -> None:
+def test_a_fork_bomb_is_outrun(ours, spawn):
     source = """
         import ctypes, os, time
 
@@ -290,7 +283,7 @@ def test_a_fork_bomb_is_outrun(ours: Processes, spawn: Spawn) -> None:
     assert descendants() == []
 
 
-def test_the_workers_of_others_are_left_alone(ours: Processes, spawn: Spawn) -> None:
+def test_the_workers_of_others_are_left_alone(ours, spawn):
     first, second = spawn(READY_AND_SLEEP), spawn(READY_AND_SLEEP)
     for process in (first, second):
         output_of(process, b"up")
@@ -299,14 +292,14 @@ def test_the_workers_of_others_are_left_alone(ours: Processes, spawn: Spawn) -> 
     assert ours.end(second)[1] == 1
 
 
-def test_many_spawns_and_ends_at_the_same_time_never_hit_each_other(ours: Processes, tmp_path: Path) -> None:
+def test_many_spawns_and_ends_at_the_same_time_never_hit_each_other(ours, tmp_path):
     """Each worker lives until its own end, although every end kills all children that nobody knows."""
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\nsleep 3600 & echo up; wait\n")
     program.chmod(0o755)
-    early: list[str] = []
+    early = []
 
-    def live(number: int) -> None:
+    def live(number):
         for _ in range(8):
             process = ours.spawn(WorkerId(number), str(program), dict(os.environ))
             output_of(process, b"up")
@@ -322,21 +315,19 @@ def test_many_spawns_and_ends_at_the_same_time_never_hit_each_other(ours: Proces
     assert descendants() == []
 
 
-def test_a_number_that_is_used_again_is_not_forgotten(
-    ours: Processes, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_number_that_is_used_again_is_not_forgotten(ours, spawn, monkeypatch):
     """A new worker may get the number of a process that another thread has just reaped, and is still noting."""
     process = spawn(READY_AND_SLEEP)
     output_of(process, b"up")
     reaped = threading.Event()
     real = processes.reap
 
-    def reap(pidfd: int) -> None:
+    def reap(pidfd):
         real(pidfd)
         reaped.set()
         spawning.append(pool.submit(ours.spawn, WorkerId(9), sys.executable, dict(os.environ)))
 
-    spawning: list[Future[WorkerProcess]] = []
+    spawning = []
     monkeypatch.setattr(processes, "reap", reap)
     monkeypatch.setattr(os, "posix_spawn", lambda *args, **kwargs: process.pid)
     with ThreadPoolExecutor(1) as pool:
@@ -351,22 +342,18 @@ def test_a_number_that_is_used_again_is_not_forgotten(
     os.close(again.log_fd)
 
 
-def test_a_worker_that_cannot_be_measured_is_ended_all_the_same(
-    ours: Processes, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_cannot_be_measured_is_ended_all_the_same(ours, spawn, monkeypatch):
     process = spawn(READY_AND_SLEEP)
     output_of(process, b"up")
 
-    def refuse(*_: object) -> bytes:
+    def refuse(*_):
         raise PermissionError(errno.EACCES, "not for you")
 
     monkeypatch.setattr(process_memory, "read_file", refuse)
     assert ours.end(process) == (0, 1)
 
 
-def test_what_is_hard_to_kill_is_named_and_its_proof_is_asked_for_again(
-    ours: Processes, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_hard_to_kill_is_named_and_its_proof_is_asked_for_again(ours, spawn, monkeypatch):
     process = spawn(READY_AND_SLEEP)
     output_of(process, b"up")
     with monkeypatch.context() as hanging:
@@ -381,12 +368,10 @@ def test_what_is_hard_to_kill_is_named_and_its_proof_is_asked_for_again(
     assert ours.end(process)[1] == 1
 
 
-def test_a_worker_without_a_descriptor_is_no_worker_and_no_process(
-    ours: Processes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_without_a_descriptor_is_no_worker_and_no_process(ours, monkeypatch):
     before = len(os.listdir("/proc/self/fd"))
 
-    def refuse(pid: int) -> int:
+    def refuse(pid):
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(os, "pidfd_open", refuse)
@@ -409,7 +394,7 @@ MANY = """
 """
 
 
-def test_a_tree_may_have_more_members_than_we_may_have_descriptors(ours: Processes, spawn: Spawn) -> None:
+def test_a_tree_may_have_more_members_than_we_may_have_descriptors(ours, spawn):
     process = spawn(MANY)
     output_of(process, b"up")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -421,14 +406,12 @@ def test_a_tree_may_have_more_members_than_we_may_have_descriptors(ours: Process
     assert descendants() == []
 
 
-def test_the_end_goes_on_where_the_system_had_no_descriptor(
-    ours: Processes, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_end_goes_on_where_the_system_had_no_descriptor(ours, spawn, monkeypatch):
     process = spawn(MANY)
     output_of(process, b"up")
     real, left = os.pidfd_open, iter(range(3))
 
-    def refuse(pid: int) -> int:
+    def refuse(pid):
         if next(left, None) is None:
             raise OSError(errno.EMFILE, "Too many open files")
         return real(pid)
@@ -459,19 +442,19 @@ UNTOUCHABLE = """
 
 
 @pytest.fixture
-def is_untouchable(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+def is_untouchable(monkeypatch):
     """The processes to which this one may send no signal, as those of another user; what is here, may be changed."""
-    pids: set[int] = set()
+    pids = set()
     send, kill_group = signal.pidfd_send_signal, os.killpg
 
-    def refuse(pidfd: int, number: int) -> None:
+    def refuse(pidfd, number):
         pid = re.search(r"^Pid:\t(-?\d+)$", Path(f"/proc/self/fdinfo/{pidfd}").read_text(), re.MULTILINE)
         assert pid is not None
         if int(pid[1]) in pids:
             raise PermissionError(errno.EPERM, "Operation not permitted")
         send(pidfd, number)
 
-    def refuse_group(group: int, number: int) -> None:
+    def refuse_group(group, number):
         if any(os.getpgid(pid) == group for pid in pids):
             raise PermissionError(errno.EPERM, "Operation not permitted")
         kill_group(group, number)
@@ -481,14 +464,12 @@ def is_untouchable(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     return pids
 
 
-def untouchable_of(process: WorkerProcess) -> int:
+def untouchable_of(process):
     return int(output_of(process, b"up").split()[0])
 
 
 @pytest.mark.parametrize("before", ["pass", "os.setsid()"], ids=["in its session", "in a session of its own"])
-def test_what_may_not_be_ended_is_named_and_holds_up_nobody_else(
-    ours: Processes, spawn: Spawn, is_untouchable: set[int], before: str
-) -> None:
+def test_what_may_not_be_ended_is_named_and_holds_up_nobody_else(ours, spawn, is_untouchable, before):
     process, other, dead = spawn(UNTOUCHABLE.format(before=before)), spawn(READY_AND_SLEEP), spawn(READY_AND_SLEEP)
     is_untouchable.add(untouchable := untouchable_of(process))
     for one in (other, dead):
@@ -508,9 +489,7 @@ def test_what_may_not_be_ended_is_named_and_holds_up_nobody_else(
     assert not is_there(untouchable)
 
 
-def test_a_number_that_was_let_go_is_never_signalled(
-    ours: Processes, spawn: Spawn, is_untouchable: set[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_number_that_was_let_go_is_never_signalled(ours, spawn, is_untouchable, monkeypatch):
     """The worker's descriptor stays open until the proof, so nothing else can get its number meanwhile."""
     process = spawn(UNTOUCHABLE.format(before="pass"))
     is_untouchable.add(untouchable_of(process))
@@ -533,7 +512,7 @@ NAP = [sys.executable, "-S", "-c", "import signal; signal.pause()"]
 JOIN = "import os, signal, sys\nos.setpgid(0, int(sys.argv[1]))\nprint('up')\nsignal.pause()\n"
 
 
-def test_no_group_of_our_own_session_is_killed(ours: Processes) -> None:
+def test_no_group_of_our_own_session_is_killed(ours):
     """Whatever is taken for a worker: its group may be that of who started us."""
     with program(JOIN, 0) as leader:
         assert line_of(leader) == "up"
@@ -546,9 +525,7 @@ def test_no_group_of_our_own_session_is_killed(ours: Processes) -> None:
 
 @pytest.mark.parametrize("how", [{}, FAR], ids=["as usual", "in a session of its own"])
 @pytest.mark.parametrize("end", ["is ended", "ends by itself"])
-def test_a_subprocess_of_a_finder_is_left_alone_however_a_worker_ends(
-    ours: Processes, spawn: Spawn, how: dict[str, bool], end: str
-) -> None:
+def test_a_subprocess_of_a_finder_is_left_alone_however_a_worker_ends(ours, spawn, how, end):
     process = spawn(READY_AND_SLEEP)
     output_of(process, b"up")
     with ThreadPoolExecutor(1) as finders, finders.submit(subprocess.Popen, NAP, **how).result(PATIENCE_S) as asked:
@@ -561,7 +538,7 @@ def test_a_subprocess_of_a_finder_is_left_alone_however_a_worker_ends(
         assert asked.wait(PATIENCE_S) == -signal.SIGTERM, "somebody else has reaped it"
 
 
-def test_what_a_finder_lets_go_is_left_alone_while_workers_are_ended(ours: Processes, spawn: Spawn) -> None:
+def test_what_a_finder_lets_go_is_left_alone_while_workers_are_ended(ours, spawn):
     let_go = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], stdout=-3, start_new_session=True).pid)"
     ran = subprocess.run([sys.executable, "-S", "-c", let_go, *NAP], stdout=subprocess.PIPE, check=True)
     far = int(ran.stdout)
@@ -575,13 +552,13 @@ def test_what_a_finder_lets_go_is_left_alone_while_workers_are_ended(ours: Proce
         os.waitpid(far, 0)
 
 
-def test_the_results_of_subprocesses_are_theirs_while_workers_come_and_go(ours: Processes, tmp_path: Path) -> None:
+def test_the_results_of_subprocesses_are_theirs_while_workers_come_and_go(ours, tmp_path):
     # Written before any subprocess begins: what one has open for writing cannot be executed (ETXTBSY).
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\nsleep 3600\n")
     program.chmod(0o755)
 
-    def find(how: dict[str, bool]) -> list[subprocess.CompletedProcess[str]]:
+    def find(how):
         return [
             subprocess.run(["sh", "-c", "echo found; exit 3"], stdout=subprocess.PIPE, text=True, check=False, **how)
             for _ in range(40)
@@ -597,7 +574,7 @@ def test_the_results_of_subprocesses_are_theirs_while_workers_come_and_go(ours: 
     assert {(one.returncode, one.stdout) for one in ran} == {(3, "found\n")}
 
 
-def test_its_repr_shows_its_processes(ours: Processes, spawn: Spawn) -> None:
+def test_its_repr_shows_its_processes(ours, spawn):
     process = spawn(READY_AND_SLEEP)
     assert str(process.pid) in repr(ours)
     ours.end(process)

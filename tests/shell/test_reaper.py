@@ -1,7 +1,5 @@
 """The reaper: what it does when its supervisor, or whoever embeds the host, ends in this way or that."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
@@ -9,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,22 +15,20 @@ from helpers import PATIENCE_S, SOON_S, at_most, eventually, line_of, new_tag, p
 from hostd.hosts.launch import AT_ONCE, reaper_command
 from hostd.shell.processes import reaper
 
-Keep = Callable[..., subprocess.Popen[str]]
-
 
 @pytest.fixture
-def tag(monkeypatch: pytest.MonkeyPatch) -> str:
+def tag(monkeypatch):
     value = new_tag()
     monkeypatch.setenv("KEPT", value)
     return value
 
 
 @pytest.fixture
-def keep(tag: str, tmp_path: Path) -> Iterator[Keep]:
+def keep(tag, tmp_path):
     """Start a reaper of a stand-in for the supervisor, which runs `source`."""
-    started: list[subprocess.Popen[str]] = []
+    started = []
 
-    def start(source: str, *, embedder_pid: int = 0, remove_dir: Path | None = None) -> subprocess.Popen[str]:
+    def start(source, *, embedder_pid=0, remove_dir=None):
         command = reaper_command(embedder_pid=embedder_pid, remove_dir=remove_dir)
         stand_in = [sys.executable, "-S", "-u", "-c", textwrap.dedent(source)]
         started.append(
@@ -81,12 +76,12 @@ LEAVE_DAEMONS = """
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", 128 + 11),
     ],
 )
-def test_its_exit_code_is_its_supervisors_as_a_shell_would_have_it(keep: Keep, source: str, code: int) -> None:
+def test_its_exit_code_is_its_supervisors_as_a_shell_would_have_it(keep, source, code):
     assert keep(source).wait(PATIENCE_S) == code
 
 
 @pytest.mark.parametrize("number", reaper.FORWARDED)
-def test_signals_are_passed_on(keep: Keep, number: signal.Signals) -> None:
+def test_signals_are_passed_on(keep, number):
     source = f"""
         import signal
         signal.pthread_sigmask(signal.SIG_BLOCK, [{int(number)}])
@@ -105,7 +100,7 @@ def test_signals_are_passed_on(keep: Keep, number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
-def test_what_was_ignored_stays_ignored(keep: Keep, number: signal.Signals) -> None:
+def test_what_was_ignored_stays_ignored(keep, number):
     before = signal.signal(number, signal.SIG_IGN)
     try:
         kept = keep(f"import signal\nprint(signal.getsignal({int(number)}) == signal.SIG_IGN)\nsignal.pause()\n")
@@ -117,7 +112,7 @@ def test_what_was_ignored_stays_ignored(keep: Keep, number: signal.Signals) -> N
     assert kept.wait(PATIENCE_S) == 128 + signal.SIGTERM, "not of the one that was ignored"
 
 
-def test_a_supervisor_begins_with_no_other_signal_ignored_and_none_blocked(keep: Keep) -> None:
+def test_a_supervisor_begins_with_no_other_signal_ignored_and_none_blocked(keep):
     ignored = {signal.SIGCHLD, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR2, signal.SIGPIPE}
     before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR2})
@@ -139,12 +134,12 @@ def test_a_supervisor_begins_with_no_other_signal_ignored_and_none_blocked(keep:
     assert kept.wait(PATIENCE_S) == 128 + signal.SIGKILL
 
 
-def test_the_supervisor_knows_who_keeps_it_and_has_a_group_of_its_own(keep: Keep) -> None:
+def test_the_supervisor_knows_who_keeps_it_and_has_a_group_of_its_own(keep):
     kept = keep("import os\nprint(os.environ['HOSTD_REAPER_PID'], os.getppid(), os.getpgid(0) == os.getpid())\n")
     assert line_of(kept).split() == [str(kept.pid), str(kept.pid), "True"]
 
 
-def test_at_once_ends_a_supervisor_that_does_not_want_to(keep: Keep, tag: str) -> None:
+def test_at_once_ends_a_supervisor_that_does_not_want_to(keep, tag):
     kept = keep("import signal\nfor n in (1, 2, 3, 15):\n    signal.signal(n, signal.SIG_IGN)\n" + WAIT)
     assert line_of(kept) == "up"
     kept.terminate()
@@ -155,7 +150,7 @@ def test_at_once_ends_a_supervisor_that_does_not_want_to(keep: Keep, tag: str) -
 
 
 @pytest.mark.parametrize("end", ["killed", "by itself"])
-def test_what_a_supervisor_leaves_is_ended_before_the_reaper(keep: Keep, tag: str, end: str) -> None:
+def test_what_a_supervisor_leaves_is_ended_before_the_reaper(keep, tag, end):
     kept = keep(LEAVE_DAEMONS)
     assert line_of(kept) == "up"
     eventually(lambda: len(tagged(tag, "KEPT")) == 5, "those in between have ended")
@@ -180,9 +175,7 @@ FLEE = """
 
 
 @pytest.mark.parametrize("is_far", [False, True], ids=["in one session", "in a new session each"])
-def test_families_that_flee_by_forking_are_ended(
-    keep: Keep, tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_far: bool
-) -> None:
+def test_families_that_flee_by_forking_are_ended(keep, tag, tmp_path, monkeypatch, is_far):
     survived = tmp_path / "survived"
     monkeypatch.setenv("SURVIVED", str(survived))
     keep(FLEE.format(is_far=is_far)).wait(PATIENCE_S * 3)
@@ -190,7 +183,7 @@ def test_families_that_flee_by_forking_are_ended(
     assert not survived.exists(), "they ended by themselves"
 
 
-def test_many_helpers_are_collected_together() -> None:
+def test_many_helpers_are_collected_together():
     with program("""
         import os, signal
         from hostd.shell.processes import reaper
@@ -224,7 +217,7 @@ ASKED_AGAIN = """
     [("signal.SIG_DFL", signal.SIGTERM), ("signal.SIG_IGN", signal.SIGKILL)],
     ids=["heeds", "ignores"],
 )
-def test_a_stopped_supervisor_ends_when_its_reaper_is_asked_again(heeds: str, code: signal.Signals) -> None:
+def test_a_stopped_supervisor_ends_when_its_reaper_is_asked_again(heeds, code):
     source = f"import os, signal\nsignal.signal(15, {heeds})\nprint(os.getpid())\nsignal.pause()\n"
     with program(ASKED_AGAIN, source) as kept:
         supervisor = int(line_of(kept))
@@ -239,14 +232,14 @@ def test_a_stopped_supervisor_ends_when_its_reaper_is_asked_again(heeds: str, co
         assert kept.wait(PATIENCE_S) == 128 + code
 
 
-def is_pending(pid: int, number: signal.Signals) -> bool:
+def is_pending(pid, number):
     """Say whether a signal has been sent that the process has not taken yet."""
     found = re.search(r"^ShdPnd:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return found is not None and bool(int(found[1], 16) >> number - 1 & 1)
 
 
 @pytest.mark.parametrize("how", ["killed", "by itself"])
-def test_the_end_of_the_embedding_process_ends_everything(keep: Keep, tag: str, tmp_path: Path, how: str) -> None:
+def test_the_end_of_the_embedding_process_ends_everything(keep, tag, tmp_path, how):
     directory = tmp_path / "private"
     (directory / "state" / "logs").mkdir(parents=True)
     (directory / "state" / "logs" / "m.log").write_text("x")
@@ -277,14 +270,14 @@ def test_the_end_of_the_embedding_process_ends_everything(keep: Keep, tag: str, 
 _WITH_OWN_PID = "import os, sys\nsys.argv = [word.replace('OWN_PID', str(os.getpid())) for word in sys.argv]\n"
 
 
-def _command(directory: Path, source: str) -> list[str]:
+def _command(directory, source):
     command = reaper_command(embedder_pid=0, remove_dir=directory)
     command = command[: command.index(sys.executable, 1)]
     command[command.index("0")] = "OWN_PID"
     return [*command, sys.executable, "-S", "-u", "-c", textwrap.dedent(source)]
 
 
-def test_an_embedding_process_that_is_gone_already_is_noticed(keep: Keep, tag: str, tmp_path: Path) -> None:
+def test_an_embedding_process_that_is_gone_already_is_noticed(keep, tag, tmp_path):
     (tmp_path / "private").mkdir()
     with program("") as gone:
         gone.wait(PATIENCE_S)
@@ -293,23 +286,23 @@ def test_an_embedding_process_that_is_gone_already_is_noticed(keep: Keep, tag: s
     assert not (tmp_path / "private").exists()
 
 
-def test_a_process_that_is_not_its_parent_cannot_be_its_embedder(keep: Keep) -> None:
+def test_a_process_that_is_not_its_parent_cannot_be_its_embedder(keep):
     with at_most(SOON_S, "the end of a host for a stranger"):
         assert keep(WAIT, embedder_pid=1).wait(PATIENCE_S) == 128 + 9
 
 
-def test_it_is_small_and_up_quickly(keep: Keep) -> None:
+def test_it_is_small_and_up_quickly(keep):
     kept = keep(WAIT)
     assert line_of(kept) == "up"
     rss = next(line for line in Path(f"/proc/{kept.pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
     assert int(rss.split()[1]) < 24 * 1024, "it lives as long as the host, for nothing but to wait"
 
 
-def test_it_waits_without_using_the_processor(keep: Keep) -> None:
+def test_it_waits_without_using_the_processor(keep):
     kept = keep(WAIT)
     assert line_of(kept) == "up"
 
-    def ticks() -> int:
+    def ticks():
         return sum(map(int, Path(f"/proc/{kept.pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
 
     before, until_s = ticks(), time.monotonic() + 0.3
@@ -320,7 +313,7 @@ def test_it_waits_without_using_the_processor(keep: Keep) -> None:
 # Its parts, in this process
 
 
-def test_children_are_found_whatever_they_are_called(tmp_path: Path) -> None:
+def test_children_are_found_whatever_they_are_called(tmp_path):
     odd = tmp_path / "a) R 1 (b"
     odd.symlink_to("/bin/sleep")
     with subprocess.Popen([odd, "3600"]) as child:
@@ -330,7 +323,7 @@ def test_children_are_found_whatever_they_are_called(tmp_path: Path) -> None:
         child.kill()
 
 
-def test_a_directory_is_removed_with_everything_and_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_directory_is_removed_with_everything_and_nothing_beside_it(tmp_path):
     keepsake = tmp_path / "keepsake"
     keepsake.mkdir()
     (keepsake / "file").write_text("precious")

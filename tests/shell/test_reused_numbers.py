@@ -1,20 +1,14 @@
 """Numbers of processes that are given to others while a worker is ended."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import eventually, is_there
-from test_processes import NAP, Spawn, ours, output_of, spawn
+from test_processes import NAP, ours, output_of, spawn
 
 from hostd.shell.memory import tree as memory
-
-if TYPE_CHECKING:
-    from hostd.shell.processes.spawner import Processes
 
 LAST = Path("/proc/sys/kernel/ns_last_pid")
 """The next process gets the number after that (proc(5))."""
@@ -37,11 +31,11 @@ FAMILY = """
 """
 
 
-def began(pid: int) -> str:
+def began(pid):
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
 
 
-def started_as(number: int, after: str) -> subprocess.Popen[bytes]:
+def started_as(number, after):
     """Start a process with that number, at another tick of the clock: numbers do not come back within one."""
     for _ in range(TRIES):
         LAST.write_text(str(number - 1))
@@ -54,16 +48,14 @@ def started_as(number: int, after: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.skipif(not os.access(LAST, os.W_OK), reason="only root may say which number is given next")
-def test_who_gets_the_number_of_a_member_that_has_ended_is_left_alone(
-    ours: Processes, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_gets_the_number_of_a_member_that_has_ended_is_left_alone(ours, spawn, monkeypatch):
     """A helper goes on while its worker is stopped, and reaps: a number is anybody's between the list and the kill."""
     process = spawn(FAMILY)
     child = int(output_of(process, b"up").split()[0])
-    strangers: list[subprocess.Popen[bytes]] = []
+    strangers = []
     measure = memory.private_bytes_of
 
-    def measured(*args: object) -> int:
+    def measured(*args):
         if not strangers:
             before = began(child)
             os.kill(child, 9)

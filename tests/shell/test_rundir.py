@@ -1,12 +1,9 @@
 """The runtime directory: private, and held by one process at a time."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import socket
 import stat
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import eventually, line_of, program, stop
@@ -17,11 +14,8 @@ from hostd.shell import place
 from hostd.shell.place import Place
 from hostd.shell.rundir import AlreadyRunningError, RuntimeDirectory, StateDirectory
 
-if TYPE_CHECKING:
-    from pathlib import Path
 
-
-def test_it_is_made_for_its_user_alone_with_its_parents(tmp_path: Path) -> None:
+def test_it_is_made_for_its_user_alone_with_its_parents(tmp_path):
     with RuntimeDirectory(tmp_path / "a" / "b") as directory:
         assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o700
         assert stat.S_IMODE(directory.path.stat().st_mode) == 0o700
@@ -30,7 +24,7 @@ def test_it_is_made_for_its_user_alone_with_its_parents(tmp_path: Path) -> None:
     assert "free" in repr(directory)
 
 
-def test_the_mask_of_the_process_does_not_matter(tmp_path: Path) -> None:
+def test_the_mask_of_the_process_does_not_matter(tmp_path):
     before = os.umask(0)
     try:
         with RuntimeDirectory(tmp_path / "r") as directory:
@@ -40,7 +34,7 @@ def test_the_mask_of_the_process_does_not_matter(tmp_path: Path) -> None:
         os.umask(before)
 
 
-def test_a_second_holder_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
+def test_a_second_holder_is_refused_and_told_who_the_first_is(tmp_path):
     with RuntimeDirectory(tmp_path / "r"):
         with pytest.raises(AlreadyRunningError) as caught:
             RuntimeDirectory(tmp_path / "r").__enter__()
@@ -52,7 +46,7 @@ def test_a_second_holder_is_refused_and_told_who_the_first_is(tmp_path: Path) ->
         pass
 
 
-def test_a_holder_that_was_killed_holds_nothing(tmp_path: Path) -> None:
+def test_a_holder_that_was_killed_holds_nothing(tmp_path):
     source = """
         import sys, time
         from pathlib import Path
@@ -73,7 +67,7 @@ def test_a_holder_that_was_killed_holds_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "nonsense", "-1", "9" * 100, "12 34"])
-def test_a_lock_file_with_any_content_is_no_obstacle(tmp_path: Path, content: str) -> None:
+def test_a_lock_file_with_any_content_is_no_obstacle(tmp_path, content):
     (tmp_path / "r").mkdir(mode=0o700)
     (tmp_path / "r" / LOCK_FILE).write_text(content)
     with RuntimeDirectory(tmp_path / "r"):
@@ -81,7 +75,7 @@ def test_a_lock_file_with_any_content_is_no_obstacle(tmp_path: Path, content: st
 
 
 @pytest.mark.parametrize("content", ["", "nonsense", "²"])
-def test_a_held_lock_without_a_number_is_still_held(tmp_path: Path, content: str) -> None:
+def test_a_held_lock_without_a_number_is_still_held(tmp_path, content):
     with RuntimeDirectory(tmp_path / "r"):
         (tmp_path / "r" / LOCK_FILE).write_text(content)
         with pytest.raises(AlreadyRunningError) as caught:
@@ -89,7 +83,7 @@ def test_a_held_lock_without_a_number_is_still_held(tmp_path: Path, content: str
         assert caught.value.details["pid"] is None
 
 
-def test_stale_sockets_are_removed_and_so_are_its_own(tmp_path: Path) -> None:
+def test_stale_sockets_are_removed_and_so_are_its_own(tmp_path):
     directory = tmp_path / "r"
     directory.mkdir(mode=0o700)
     for name in ("client.ipc", "workers.ipc", "members.ipc"):
@@ -103,7 +97,7 @@ def test_stale_sockets_are_removed_and_so_are_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link", "dangling link"])
-def test_what_is_no_socket_is_never_removed(tmp_path: Path, kind: str) -> None:
+def test_what_is_no_socket_is_never_removed(tmp_path, kind):
     (tmp_path / "r").mkdir(mode=0o700)
     place, precious = tmp_path / "r" / "client.ipc", tmp_path / "precious"
     if kind != "dangling link":
@@ -122,7 +116,7 @@ def test_what_is_no_socket_is_never_removed(tmp_path: Path, kind: str) -> None:
     assert sorted(os.listdir("/proc/self/fd")) == before, "the lock is held although the start failed"
 
 
-def test_a_link_is_not_followed_to_another_lock(tmp_path: Path) -> None:
+def test_a_link_is_not_followed_to_another_lock(tmp_path):
     (tmp_path / "r").mkdir(mode=0o700)
     (tmp_path / "elsewhere").write_text("precious")
     (tmp_path / "r" / LOCK_FILE).symlink_to(tmp_path / "elsewhere")
@@ -132,14 +126,14 @@ def test_a_link_is_not_followed_to_another_lock(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o710, 0o701, 0o777])
-def test_a_directory_that_is_open_to_others_is_refused_with_what_to_do(tmp_path: Path, mode: int) -> None:
+def test_a_directory_that_is_open_to_others_is_refused_with_what_to_do(tmp_path, mode):
     (tmp_path / "r").mkdir()
     (tmp_path / "r").chmod(mode)
     with pytest.raises(hostd.FailedPreconditionError, match="chmod 0700"):
         RuntimeDirectory(tmp_path / "r").__enter__()
 
 
-def test_a_link_to_a_directory_is_refused(tmp_path: Path) -> None:
+def test_a_link_to_a_directory_is_refused(tmp_path):
     (tmp_path / "real").mkdir(mode=0o700)
     (tmp_path / "r").symlink_to(tmp_path / "real")
     with pytest.raises(hostd.FailedPreconditionError, match="not a directory"):
@@ -147,24 +141,22 @@ def test_a_link_to_a_directory_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to somebody else")
-def test_somebody_elses_directory_is_refused(tmp_path: Path) -> None:
+def test_somebody_elses_directory_is_refused(tmp_path):
     (tmp_path / "r").mkdir(mode=0o700)
     os.chown(tmp_path / "r", 12345, 12345)
     with pytest.raises(hostd.FailedPreconditionError, match="belongs to user 12345"):
         RuntimeDirectory(tmp_path / "r").__enter__()
 
 
-def test_a_directory_that_cannot_be_looked_at_is_a_trouble_like_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_directory_that_cannot_be_looked_at_is_a_trouble_like_others(tmp_path, monkeypatch):
     monkeypatch.setattr(place, "PERIOD_S", 0.01)
     state, away = tmp_path / "state", tmp_path / "away"
     state.mkdir(mode=0o700)
     other = take_state(state)
     assert other is not None
 
-    async def run(places: Place) -> None:
-        async def until(words: str) -> None:
+    async def run(places):
+        async def until(words):
             await asyncio.to_thread(eventually, lambda: any(words in trouble for trouble in places.troubles), words)
 
         following = asyncio.create_task(places.follow(asyncio.to_thread))

@@ -1,11 +1,8 @@
 """The lock on a runtime directory, while others come and go."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,30 +10,24 @@ import hostd
 from hostd.hosts import lock as runtime_lock
 from hostd.shell.processes import reaper
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
 
 @pytest.fixture
-def when_it_locks(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], Any]], None]:
+def when_it_locks(monkeypatch):
     """Have something happen between the opening of the lock file and the lock, by the number of the try."""
     tries = iter(range(1000))
     lock = fcntl.flock
 
-    def do(what: Callable[[int], Any]) -> None:
+    def do(what):
         monkeypatch.setattr(fcntl, "flock", lambda fd, flags: (what(next(tries)), lock(fd, flags)))
 
     return do
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["it is gone", "another is there"])
-def test_the_lock_of_a_file_that_was_removed_meanwhile_is_none(
-    tmp_path: Path, when_it_locks: Callable[..., None], *, again: bool
-) -> None:
+def test_the_lock_of_a_file_that_was_removed_meanwhile_is_none(tmp_path, when_it_locks, *, again):
     directory = tmp_path / "r"
 
-    def end_of_another(number: int) -> None:
+    def end_of_another(number):
         if number == 0:
             shutil.rmtree(directory)
             if again:
@@ -52,13 +43,13 @@ def test_the_lock_of_a_file_that_was_removed_meanwhile_is_none(
     os.close(fd)
 
 
-def test_a_directory_that_never_stays_is_given_up(tmp_path: Path, when_it_locks: Callable[..., None]) -> None:
+def test_a_directory_that_never_stays_is_given_up(tmp_path, when_it_locks):
     when_it_locks(lambda _: shutil.rmtree(tmp_path / "r"))
     with pytest.raises(hostd.FailedPreconditionError, match="goes away again and again"):
         runtime_lock.take(tmp_path / "r")
 
 
-def test_what_a_host_left_is_removed_unless_there_is_a_host(tmp_path: Path) -> None:
+def test_what_a_host_left_is_removed_unless_there_is_a_host(tmp_path):
     directory = tmp_path / "r"
     fd = runtime_lock.take(directory)
     assert fd is not None
@@ -71,9 +62,7 @@ def test_what_a_host_left_is_removed_unless_there_is_a_host(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("who", [reaper.remove, runtime_lock.remove_if_free])
-def test_the_lock_is_removed_last_because_another_host_may_come_then(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: Callable[[Any], None]
-) -> None:
+def test_the_lock_is_removed_last_because_another_host_may_come_then(tmp_path, monkeypatch, who):
     directory = tmp_path / "r"
     directory.mkdir(mode=0o700)
     for name in ("client.ipc", "hostd.lock", "workers.ipc"):
@@ -84,6 +73,6 @@ def test_the_lock_is_removed_last_because_another_host_may_come_then(
     assert [entry.name for entry in directory.iterdir()] == ["workers.ipc"], "the other host's socket"
 
 
-def _come(path: Any, directory: Path) -> None:
+def _come(path, directory):
     if str(path).endswith("hostd.lock"):
         (directory / "workers.ipc").touch()

@@ -1,12 +1,9 @@
 """Scans of real directories: what is found, what is gone, and what is not looked at again."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil
 import socket
-from typing import TYPE_CHECKING
 
 import pytest
 from scanning_rig import Rig
@@ -15,19 +12,15 @@ from hostd.shell.repository import completeness
 from hostd.shell.repository import scanner as scanning
 from hostd.shell.repository.scanner import Scanner, is_inside
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
 
 @pytest.fixture(autouse=True)
-def _all_changes_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def _all_changes_show(monkeypatch):
     """Trust the times of what was changed just now: the file systems of tests have fine clocks."""
     monkeypatch.setattr(completeness, "RECENT_NS", 0)
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Rig:
+def rig(tmp_path):
     (tmp_path / "models").mkdir()
     return Rig(tmp_path / "models")
 
@@ -35,7 +28,7 @@ def rig(tmp_path: Path) -> Rig:
 # Found
 
 
-def test_c24_new_directories_and_files_that_a_finder_knows_are_found(rig: Rig) -> None:
+def test_c24_new_directories_and_files_that_a_finder_knows_are_found(rig):
     rig.add("a")
     (rig.path / "model.onnx").touch()
     scan = rig.scan()
@@ -43,13 +36,13 @@ def test_c24_new_directories_and_files_that_a_finder_knows_are_found(rig: Rig) -
     assert (scan.gone, scan.ignored) == ((), 0)
 
 
-def test_c24_what_is_loaded_is_not_found(rig: Rig) -> None:
+def test_c24_what_is_loaded_is_not_found(rig):
     rig.add("a")
     rig.add("b")
     assert rig.found("a") == ["b"]
 
 
-def test_c24_what_is_no_model_is_ignored(rig: Rig) -> None:
+def test_c24_what_is_no_model_is_ignored(rig):
     rig.add(".hidden-model")
     rig.add(scanning.STAGING)
     (rig.path / "notes.txt").touch()
@@ -66,12 +59,12 @@ def test_c24_what_is_no_model_is_ignored(rig: Rig) -> None:
     assert not set(rig.asked) & {".hidden-model", scanning.STAGING, "model-link", "model-pipe", "model-socket"}
 
 
-def test_c24_a_staging_directory_of_another_name_is_ignored_too(rig: Rig) -> None:
+def test_c24_a_staging_directory_of_another_name_is_ignored_too(rig):
     rig.add("staging")
     assert Scanner(rig.path, lambda *_: True, "staging").scan({}, False).found == ()
 
 
-def test_names_that_cannot_be_ids_are_ignored_with_one_warning_each(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+def test_names_that_cannot_be_ids_are_ignored_with_one_warning_each(rig, caplog):
     os.mkdir(os.fsencode(rig.path) + b"/model-\xff")
     bad = rig.add("model\nmodel")
     with caplog.at_level(logging.WARNING):
@@ -82,12 +75,12 @@ def test_names_that_cannot_be_ids_are_ignored_with_one_warning_each(rig: Rig, ca
     assert all(message.isascii() and "\n" not in message for message in caplog.messages)
 
 
-def test_c17_nested_models_are_not_found(rig: Rig) -> None:
+def test_c17_nested_models_are_not_found(rig):
     rig.add("team/nested")
     assert rig.found() == []
 
 
-def test_what_does_not_change_is_asked_about_once(rig: Rig) -> None:
+def test_what_does_not_change_is_asked_about_once(rig):
     rig.add("a")
     (rig.path / "other").mkdir()
     for _ in range(5):
@@ -95,7 +88,7 @@ def test_what_does_not_change_is_asked_about_once(rig: Rig) -> None:
     assert rig.asked == {"a": 1, "other": 1}
 
 
-def test_what_changes_is_asked_about_again(rig: Rig) -> None:
+def test_what_changes_is_asked_about_again(rig):
     (rig.path / "late").mkdir()
     (rig.path / "early").mkdir()
     assert rig.found() == []
@@ -104,7 +97,7 @@ def test_what_changes_is_asked_about_again(rig: Rig) -> None:
     assert rig.asked == {"late": 2, "early": 1}
 
 
-def test_what_changed_just_now_is_asked_about_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_changed_just_now_is_asked_about_again(rig, monkeypatch):
     monkeypatch.setattr(completeness, "RECENT_NS", 10**15)
     rig.add("a")
     for _ in range(3):
@@ -112,7 +105,7 @@ def test_what_changed_just_now_is_asked_about_again(rig: Rig, monkeypatch: pytes
     assert rig.asked == {"a": 3}
 
 
-def test_many_entries_are_all_seen(rig: Rig) -> None:
+def test_many_entries_are_all_seen(rig):
     for number in range(2 * scanning.BREATH_EVERY + 1):
         (rig.path / f"model-{number}").touch()
     assert len(rig.found()) == 2 * scanning.BREATH_EVERY + 1
@@ -121,14 +114,14 @@ def test_many_entries_are_all_seen(rig: Rig) -> None:
 # Failed
 
 
-def test_a_failed_entry_is_not_found_again(rig: Rig) -> None:
+def test_a_failed_entry_is_not_found_again(rig):
     rig.add("a")
     rig.add("b")
     rig.fail("a")
     assert [rig.found() for _ in range(3)] == [["b"]] * 3
 
 
-REPAIRS: dict[str, Callable[[Path], object]] = {
+REPAIRS = {
     "a file came": lambda m: (m / "new").touch(),
     "a file was written in place": lambda m: (m / "model.py").write_text("22"),
     "a file below came": lambda m: (m / "deep" / "new").touch(),
@@ -138,7 +131,7 @@ REPAIRS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("repair", REPAIRS.values(), ids=REPAIRS)
-def test_a_failed_entry_is_found_again_after(repair: Callable[[Path], object], rig: Rig) -> None:
+def test_a_failed_entry_is_found_again_after(repair, rig):
     model = rig.add("a")
     (model / "deep").mkdir()
     (model / "deep" / "file").write_text("1")
@@ -149,13 +142,13 @@ def test_a_failed_entry_is_found_again_after(repair: Callable[[Path], object], r
     rig.fail("a")
 
 
-def test_an_explicit_sync_finds_failed_entries_again(rig: Rig) -> None:
+def test_an_explicit_sync_finds_failed_entries_again(rig):
     rig.add("a")
     rig.fail("a")
     assert rig.found(retry_all=True) == ["a"]
 
 
-def test_an_entry_that_was_repaired_while_it_failed_is_tried_again(rig: Rig) -> None:
+def test_an_entry_that_was_repaired_while_it_failed_is_tried_again(rig):
     model = rig.add("a")
     assert rig.found() == ["a"]
     (model / "model.py").write_text("repaired")
@@ -163,7 +156,7 @@ def test_an_entry_that_was_repaired_while_it_failed_is_tried_again(rig: Rig) -> 
     assert rig.found() == ["a"]
 
 
-def test_an_entry_that_changes_itself_whenever_it_fails_is_given_up(rig: Rig) -> None:
+def test_an_entry_that_changes_itself_whenever_it_fails_is_given_up(rig):
     model = rig.add("a")
     tries = 0
     for _ in range(20):
@@ -176,14 +169,14 @@ def test_an_entry_that_changes_itself_whenever_it_fails_is_given_up(rig: Rig) ->
     assert rig.found() == ["a"]
 
 
-def test_with_many_failed_entries_scans_take_turns_and_miss_none(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_many_failed_entries_scans_take_turns_and_miss_none(rig, monkeypatch):
     names = [f"m{number:02}" for number in range(20)]
     for name in names:
         rig.add(name)
     rig.found()
     for name in names:
         rig.scanner.note_failed(name)
-    walked: list[str] = []
+    walked = []
     monkeypatch.setattr(scanning, "walk", lambda path: walked.append(path) or completeness.walk(path))
     monkeypatch.setattr(scanning, "LOOKS_AT_FAILED", 5)
     (rig.path / "m13" / "model.py").write_text("repaired")
@@ -194,7 +187,7 @@ def test_with_many_failed_entries_scans_take_turns_and_miss_none(rig: Rig, monke
     assert "m07" in rig.found(), "what changed at the top need not wait for its turn"
 
 
-def test_a_failed_entry_that_vanishes_is_forgotten(rig: Rig) -> None:
+def test_a_failed_entry_that_vanishes_is_forgotten(rig):
     model = rig.add("a")
     rig.fail("a")
     rig.scanner.note_failed("team/nested")
@@ -208,18 +201,18 @@ def test_a_failed_entry_that_vanishes_is_forgotten(rig: Rig) -> None:
 # Gone
 
 
-def test_c24_a_loaded_model_whose_files_are_gone_is_gone(rig: Rig) -> None:
+def test_c24_a_loaded_model_whose_files_are_gone_is_gone(rig):
     shutil.rmtree(rig.add("a"))
     rig.add("b")
     assert rig.scan("a", "b").gone == ("a",)
 
 
-def test_c24_models_from_elsewhere_are_left_alone(rig: Rig, tmp_path: Path) -> None:
+def test_c24_models_from_elsewhere_are_left_alone(rig, tmp_path):
     assert rig.scan(x=str(tmp_path / "models2" / "x"), y="/nowhere/y", z=str(rig.path / ".." / "z")).gone == ()
     assert rig.scan(root=str(rig.path)).gone == ()
 
 
-def test_c17_a_nested_model_is_gone_when_it_or_what_it_lies_in_is(rig: Rig) -> None:
+def test_c17_a_nested_model_is_gone_when_it_or_what_it_lies_in_is(rig):
     nested = rig.add("team/nested")
     assert rig.scan("team/nested").gone == ()
     shutil.rmtree(nested)
@@ -229,12 +222,12 @@ def test_c17_a_nested_model_is_gone_when_it_or_what_it_lies_in_is(rig: Rig) -> N
     assert rig.scan("team/nested").gone == ("team/nested",)
 
 
-def test_c17_a_nested_model_that_cannot_be_looked_at_is_not_gone(rig: Rig) -> None:
+def test_c17_a_nested_model_that_cannot_be_looked_at_is_not_gone(rig):
     (rig.path / "team").symlink_to("team")
     assert rig.scan("team/nested").gone == ()
 
 
-def test_c24_a_model_that_was_loaded_by_another_spelling_of_its_path_is_gone_with_it(rig: Rig, tmp_path: Path) -> None:
+def test_c24_a_model_that_was_loaded_by_another_spelling_of_its_path_is_gone_with_it(rig, tmp_path):
     (tmp_path / "link").symlink_to(rig.path)
     through_link = Rig(tmp_path / "link")
     for path in (tmp_path / "link" / "a", rig.path / ".." / "models" / "a", f"{rig.path}//./a/"):
@@ -263,7 +256,7 @@ def test_c24_a_model_that_was_loaded_by_another_spelling_of_its_path_is_gone_wit
         ("other/in", False),
     ],
 )
-def test_c24_a_path_is_inside_by_whole_components(path: str, expected: bool, tmp_path: Path) -> None:
+def test_c24_a_path_is_inside_by_whole_components(path, expected, tmp_path):
     for name in ("models/x", "models2", "other"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "link").symlink_to("models")

@@ -1,7 +1,5 @@
 """Directories that cannot be followed, and that change while they are scanned: nothing is ever gone by mistake."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -11,7 +9,6 @@ import sys
 import tempfile
 import textwrap
 import threading
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import REPOSITORY, line_of, program
@@ -20,25 +17,21 @@ from scanning_rig import Rig
 from hostd.shell.repository import completeness
 from hostd.shell.repository.scanner import DirectoryUnavailableError, Scanner
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 
 @pytest.fixture
-def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
+def rig(tmp_path, monkeypatch):
     monkeypatch.setattr(completeness, "RECENT_NS", 0)  # the file systems of tests have fine clocks
     (tmp_path / "models").mkdir()
     return Rig(tmp_path / "models")
 
 
-def unavailable(rig: Rig, *loaded: str) -> str:
+def unavailable(rig, *loaded):
     with pytest.raises(DirectoryUnavailableError) as caught:
         rig.scan(*loaded)
     return str(caught.value)
 
 
-def test_c25_without_the_directory_nothing_is_gone_and_nothing_is_forgotten(rig: Rig) -> None:
+def test_c25_without_the_directory_nothing_is_gone_and_nothing_is_forgotten(rig):
     rig.add("a")
     rig.fail("a")
     rig.path.rename(rig.path.parent / "away")
@@ -52,7 +45,7 @@ def test_c25_without_the_directory_nothing_is_gone_and_nothing_is_forgotten(rig:
     assert rig.asked == asked
 
 
-def test_c25_another_directory_that_is_empty_looks_like_a_missing_mount(rig: Rig) -> None:
+def test_c25_another_directory_that_is_empty_looks_like_a_missing_mount(rig):
     rig.add("a")
     rig.found()
     rig.path.rename(rig.path.parent / "away")
@@ -63,7 +56,7 @@ def test_c25_another_directory_that_is_empty_looks_like_a_missing_mount(rig: Rig
     assert rig.scan("a").gone == ("a",)
 
 
-def test_c25_an_empty_directory_is_fine_if_it_is_the_same_or_nothing_came_from_it(rig: Rig) -> None:
+def test_c25_an_empty_directory_is_fine_if_it_is_the_same_or_nothing_came_from_it(rig):
     shutil.rmtree(rig.add("a"))
     assert rig.scan("a").gone == ("a",)
     assert rig.scan("a").gone == ("a",)
@@ -106,7 +99,7 @@ FORBIDDEN = """
 """
 
 
-def test_c25_a_directory_that_was_unmounted_unloads_nothing(rig: Rig) -> None:
+def test_c25_a_directory_that_was_unmounted_unloads_nothing(rig):
     private = ["unshare", "--mount"]
     if not shutil.which("unshare") or subprocess.run([*private, "true"], check=False, capture_output=True).returncode:
         pytest.skip("needs the right to mount")
@@ -118,7 +111,7 @@ def test_c25_a_directory_that_was_unmounted_unloads_nothing(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("mode", ["000", "666", "333"])
-def test_c25_a_directory_that_may_not_be_listed_or_searched_unloads_nothing(mode: str) -> None:
+def test_c25_a_directory_that_may_not_be_listed_or_searched_unloads_nothing(mode):
     with tempfile.TemporaryDirectory() as base:  # pytest's own are closed to other users
         os.chmod(base, 0o755)
         models = os.path.join(base, "models")
@@ -132,21 +125,21 @@ def test_c25_a_directory_that_may_not_be_listed_or_searched_unloads_nothing(mode
 class HalfAList:
     """A directory whose listing breaks off, as one on a file server that goes away."""
 
-    def __init__(self, whole: Any) -> None:
+    def __init__(self, whole):
         self._whole = whole
 
-    def __enter__(self) -> Iterator[Any]:
+    def __enter__(self):
         return self._half()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         self._whole.close()
 
-    def _half(self) -> Iterator[Any]:
+    def _half(self):
         yield next(self._whole)
         raise OSError(errno.EIO, "Input/output error")
 
 
-def test_c25_a_listing_that_breaks_off_unloads_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_c25_a_listing_that_breaks_off_unloads_nothing(rig, monkeypatch):
     for name in "ab":
         rig.add(name)
     rig.found()
@@ -158,10 +151,10 @@ def test_c25_a_listing_that_breaks_off_unloads_nothing(rig: Rig, monkeypatch: py
     assert rig.asked == {"a": 1, "b": 1}
 
 
-def test_c25_a_directory_that_is_replaced_during_the_scan_unloads_nothing(rig: Rig) -> None:
+def test_c25_a_directory_that_is_replaced_during_the_scan_unloads_nothing(rig):
     rig.add("a")
 
-    def recognises(model_id: str, path: str) -> bool:
+    def recognises(model_id, path):
         rig.path.rename(rig.path.parent / "away")
         rig.path.mkdir()
         return True
@@ -170,11 +163,11 @@ def test_c25_a_directory_that_is_replaced_during_the_scan_unloads_nothing(rig: R
         Scanner(rig.path, recognises).scan({"b": f"{rig.path}/b"}, False)
 
 
-def test_entries_that_vanish_while_they_are_listed_are_left_out(rig: Rig) -> None:
+def test_entries_that_vanish_while_they_are_listed_are_left_out(rig):
     go_on = threading.Event()
     go_on.set()
 
-    def churn() -> None:
+    def churn():
         while go_on.is_set():
             for number in range(20):
                 rig.add(f"m{number}")
@@ -193,7 +186,7 @@ def test_entries_that_vanish_while_they_are_listed_are_left_out(rig: Rig) -> Non
     assert all(scan.gone == ("gone",) and "stays" in dict(scan.found) for scan in scans)
 
 
-def test_c28_two_hosts_share_a_directory(rig: Rig) -> None:
+def test_c28_two_hosts_share_a_directory(rig):
     other = Rig(rig.path)
     rig.add("a")
     assert rig.found() == other.found() == ["a"]

@@ -1,25 +1,20 @@
 """The supervisor's process: who may hold a runtime directory, how it starts, and how it ends."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from helpers import PATIENCE_S, SOON_S, Service, at_most, eventually, is_there, never
+from helpers import PATIENCE_S, SOON_S, at_most, eventually, is_there, never
 
 import hostd
 from hostd.config.loading import load_config
 from hostd.hosts.launch import reaper_command, supervisor_environment
-
-Serve = Callable[..., Service]
 
 SLOW = """
     import pathlib, time
@@ -39,14 +34,14 @@ SLOW = """
 # Starting
 
 
-def test_it_says_where_it_is_when_it_is_ready(serve: Serve) -> None:
+def test_it_says_where_it_is_when_it_is_ready(serve):
     service = serve()
     with hostd.connect(service.endpoint) as client:
         assert client.host_info().pid == service.pid
     assert service.pid != service.reaper.pid
 
 
-def test_without_anybody_to_tell_it_prints_where_it_is(tmp_path: Path) -> None:
+def test_without_anybody_to_tell_it_prints_where_it_is(tmp_path):
     config = load_config({"runtime_dir": tmp_path / "r", "state_dir": tmp_path / "s"})
     command, environment = reaper_command(), supervisor_environment(config)
     with subprocess.Popen(
@@ -58,7 +53,7 @@ def test_without_anybody_to_tell_it_prints_where_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("output", ["full", "closed"])
-def test_it_serves_also_if_it_cannot_print_where_it_is(tmp_path: Path, output: str) -> None:
+def test_it_serves_also_if_it_cannot_print_where_it_is(tmp_path, output):
     config = load_config({"runtime_dir": tmp_path / "r", "state_dir": tmp_path / "s"})
     read, pipe = os.pipe()
     os.close(read)
@@ -79,7 +74,7 @@ def test_it_serves_also_if_it_cannot_print_where_it_is(tmp_path: Path, output: s
         assert host.wait(PATIENCE_S) == 0
 
 
-def test_a_hang_up_that_is_ignored_ends_nothing(serve: Serve) -> None:
+def test_a_hang_up_that_is_ignored_ends_nothing(serve):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup(1) does
     try:
         service = serve()
@@ -93,7 +88,7 @@ def test_a_hang_up_that_is_ignored_ends_nothing(serve: Serve) -> None:
     assert service.ended() == 0
 
 
-def test_a_second_host_in_one_directory_is_refused_and_names_the_first(serve: Serve) -> None:
+def test_a_second_host_in_one_directory_is_refused_and_names_the_first(serve):
     first = serve()
     before = {entry.name: entry.stat().st_ino for entry in first.runtime_dir.iterdir()}
     second = serve()
@@ -105,7 +100,7 @@ def test_a_second_host_in_one_directory_is_refused_and_names_the_first(serve: Se
         assert client.host_info().pid == first.pid
 
 
-def test_of_many_that_start_together_one_wins(serve: Serve) -> None:
+def test_of_many_that_start_together_one_wins(serve):
     with ThreadPoolExecutor(5) as pool:
         services = [future.result() for future in [pool.submit(serve) for _ in range(5)]]
     winners = [service for service in services if "ready" in service.said]
@@ -114,7 +109,7 @@ def test_of_many_that_start_together_one_wins(serve: Serve) -> None:
         assert client.host_info().pid == winners[0].pid
 
 
-def test_what_a_killed_host_left_is_taken_over(serve: Serve) -> None:
+def test_what_a_killed_host_left_is_taken_over(serve):
     first = serve()
     os.kill(first.pid, signal.SIGKILL)
     first.ended()
@@ -125,7 +120,7 @@ def test_what_a_killed_host_left_is_taken_over(serve: Serve) -> None:
         assert client.host_info().pid == second.pid
 
 
-def test_a_client_finds_the_host_that_was_started_again(serve: Serve, model_dir: Callable[..., str]) -> None:
+def test_a_client_finds_the_host_that_was_started_again(serve, model_dir):
     first = serve()
     with hostd.connect(first.endpoint) as client:
         model = client.load_model("echo", model_dir())
@@ -142,9 +137,7 @@ def test_a_client_finds_the_host_that_was_started_again(serve: Serve, model_dir:
             model.predict(1)
 
 
-def test_a_call_in_flight_when_the_host_is_killed_is_unavailable(
-    serve: Serve, model_dir: Callable[..., str], tmp_path: Path
-) -> None:
+def test_a_call_in_flight_when_the_host_is_killed_is_unavailable(serve, model_dir, tmp_path):
     service = serve()
     with hostd.connect(service.endpoint) as client:
         call = client.load_model("slow", model_dir(SLOW)).submit.work(str(tmp_path / "m"), str(tmp_path / "r"))
@@ -154,7 +147,7 @@ def test_a_call_in_flight_when_the_host_is_killed_is_unavailable(
             call.result(PATIENCE_S)
 
 
-def test_a_file_where_a_socket_belongs_is_not_overwritten(serve: Serve) -> None:
+def test_a_file_where_a_socket_belongs_is_not_overwritten(serve):
     service = serve()
     directory = service.runtime_dir
     service.reaper.terminate()
@@ -166,7 +159,7 @@ def test_a_file_where_a_socket_belongs_is_not_overwritten(serve: Serve) -> None:
     assert (directory / "client.ipc").read_text() == "precious"
 
 
-def test_a_directory_that_others_may_enter_is_refused(serve: Serve, tmp_path: Path) -> None:
+def test_a_directory_that_others_may_enter_is_refused(serve, tmp_path):
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o755)
     refused = serve(runtime_dir=tmp_path / "open")
@@ -174,7 +167,7 @@ def test_a_directory_that_others_may_enter_is_refused(serve: Serve, tmp_path: Pa
     assert refused.ended() == 1
 
 
-def test_a_link_in_the_place_of_the_lock_is_not_followed(serve: Serve, tmp_path: Path) -> None:
+def test_a_link_in_the_place_of_the_lock_is_not_followed(serve, tmp_path):
     (tmp_path / "run").mkdir(mode=0o700)
     (tmp_path / "victim").write_text("precious")
     (tmp_path / "run" / "hostd.lock").symlink_to(tmp_path / "victim")
@@ -183,7 +176,7 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(serve: Serve, tmp_path:
     assert (tmp_path / "victim").read_text() == "precious"
 
 
-def test_a_port_that_is_taken_stops_the_start_with_the_reason(serve: Serve) -> None:
+def test_a_port_that_is_taken_stops_the_start_with_the_reason(serve):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -197,19 +190,19 @@ def test_a_port_that_is_taken_stops_the_start_with_the_reason(serve: Serve) -> N
     assert "metrics.host" in refused.said["error"]
 
 
-def test_a_state_directory_that_cannot_be_made_stops_the_start_with_the_reason(serve: Serve, tmp_path: Path) -> None:
+def test_a_state_directory_that_cannot_be_made_stops_the_start_with_the_reason(serve, tmp_path):
     (tmp_path / "file").write_text("")
     refused = serve(state_dir=tmp_path / "file" / "state")
     assert str(tmp_path / "file") in refused.said["error"]
 
 
-def test_only_its_user_can_reach_it(serve: Serve) -> None:
+def test_only_its_user_can_reach_it(serve):
     directory = serve().runtime_dir
     assert directory.stat().st_mode & 0o777 == 0o700
     assert {entry.stat().st_uid for entry in directory.iterdir()} == {os.getuid()}
 
 
-def test_its_tokens_are_in_no_environment_but_the_workers(serve: Serve, model_dir: Callable[..., str]) -> None:
+def test_its_tokens_are_in_no_environment_but_the_workers(serve, model_dir):
     source = "import os\ndef load(path):\n    return lambda: sorted(name for name in os.environ if name.startswith('HOSTD_'))\n"
     with hostd.connect(serve().endpoint) as client:
         assert client.load_model("m", model_dir(source))() == ["HOSTD_CPU_THREADS", "HOSTD_HOST", "HOSTD_MODEL_ID"]
@@ -219,7 +212,7 @@ def test_its_tokens_are_in_no_environment_but_the_workers(serve: Serve, model_di
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_in_good_order(serve: Serve, model_dir: Callable[..., str], number: signal.Signals) -> None:
+def test_a_signal_ends_it_in_good_order(serve, model_dir, number):
     service = serve()
     client = hostd.connect(service.endpoint)
     pid = client.load_model("echo", model_dir()).info.workers[0].pid
@@ -231,7 +224,7 @@ def test_a_signal_ends_it_in_good_order(serve: Serve, model_dir: Callable[..., s
     client.close()
 
 
-def test_a_signal_to_the_supervisor_itself_does_the_same(serve: Serve, model_dir: Callable[..., str]) -> None:
+def test_a_signal_to_the_supervisor_itself_does_the_same(serve, model_dir):
     service = serve()
     with hostd.connect(service.endpoint) as client:
         client.load_model("echo", model_dir())
@@ -239,7 +232,7 @@ def test_a_signal_to_the_supervisor_itself_does_the_same(serve: Serve, model_dir
     assert service.ended() == 0
 
 
-def test_a_signal_lets_calls_in_flight_finish(serve: Serve, model_dir: Callable[..., str], tmp_path: Path) -> None:
+def test_a_signal_lets_calls_in_flight_finish(serve, model_dir, tmp_path):
     service = serve(workers={"drain_timeout_s": 20})
     with hostd.connect(service.endpoint) as client:
         model = client.load_model("slow", model_dir(SLOW))
@@ -255,7 +248,7 @@ def test_a_signal_lets_calls_in_flight_finish(serve: Serve, model_dir: Callable[
         assert service.ended() == 0
 
 
-def test_a_second_signal_ends_it_at_once(serve: Serve, model_dir: Callable[..., str], tmp_path: Path) -> None:
+def test_a_second_signal_ends_it_at_once(serve, model_dir, tmp_path):
     service = serve(workers={"drain_timeout_s": 60})
     with hostd.connect(service.endpoint) as client:
         model = client.load_model("slow", model_dir(SLOW))
@@ -270,9 +263,7 @@ def test_a_second_signal_ends_it_at_once(serve: Serve, model_dir: Callable[..., 
             call.result(PATIENCE_S)
 
 
-def test_a_client_can_shut_it_down_and_is_answered_when_nothing_is_left(
-    serve: Serve, model_dir: Callable[..., str]
-) -> None:
+def test_a_client_can_shut_it_down_and_is_answered_when_nothing_is_left(serve, model_dir):
     service = serve()
     with hostd.connect(service.endpoint) as client:
         pids = [client.load_model(f"m{i}", model_dir()).info.workers[0].pid for i in range(3)]
@@ -281,7 +272,7 @@ def test_a_client_can_shut_it_down_and_is_answered_when_nothing_is_left(
     assert service.ended() == 0
 
 
-def test_a_signal_while_models_load_does_not_wait_for_them(serve: Serve, model_dir: Callable[..., str]) -> None:
+def test_a_signal_while_models_load_does_not_wait_for_them(serve, model_dir):
     service = serve()
     with hostd.connect(service.endpoint) as client:
         client.load_model("m", model_dir("import time\ndef load(path):\n    time.sleep(3600)\n"), wait=False)
@@ -290,7 +281,7 @@ def test_a_signal_while_models_load_does_not_wait_for_them(serve: Serve, model_d
             assert service.ended() == 0
 
 
-def test_each_transition_is_logged_once_with_model_worker_and_pid(serve: Serve, model_dir: Callable[..., str]) -> None:
+def test_each_transition_is_logged_once_with_model_worker_and_pid(serve, model_dir):
     service = serve()
     with hostd.connect(service.endpoint) as client:
         pid = client.load_model("echo", model_dir()).info.workers[0].pid
@@ -303,7 +294,7 @@ def test_each_transition_is_logged_once_with_model_worker_and_pid(serve: Serve, 
     assert "Traceback" not in log
 
 
-def test_the_workers_interpreter_can_be_set_for_the_whole_host(serve: Serve, model_dir: Callable[..., str]) -> None:
+def test_the_workers_interpreter_can_be_set_for_the_whole_host(serve, model_dir):
     path = model_dir("import sys\ndef load(path):\n    return lambda: sys.executable\n")
     with hostd.connect(serve(workers={"python": sys.executable}).endpoint) as client:
         assert client.load_model("m", path)() == sys.executable

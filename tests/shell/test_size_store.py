@@ -1,7 +1,5 @@
 """Remembered sizes: found under the whole key alone, safe from kills, and never the reason that something fails."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
@@ -10,7 +8,6 @@ import shutil
 import sqlite3
 import stat
 import threading
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import PATIENCE_S
@@ -20,25 +17,21 @@ from hostd.shell.sizes import store_file as file_module
 from hostd.shell.sizes.store import Figures, SizeKey, SizeStore, key_of
 from hostd_workers.wire.errors import NotFoundError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
 KEY = SizeKey("content", "loader", "", "options", "environment")
 FIGURES = Figures(4096, 2048, None, 8192, 1.5, 0.0)
 
 
-def numbered(number: int) -> SizeKey:
+def numbered(number):
     return KEY._replace(content=str(number))
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def file(tmp_path):
     return tmp_path / "state" / "sizes.sqlite"
 
 
 @pytest.fixture
-def filled(file: Path) -> Path:
+def filled(file):
     """A file of several pages, closed."""
     with SizeStore(file) as store:
         for number in range(300):
@@ -46,14 +39,14 @@ def filled(file: Path) -> Path:
     return file
 
 
-def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+def warnings_of(caplog):
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 # What is remembered
 
 
-def test_c13_a_size_is_remembered_beyond_the_end(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_c13_a_size_is_remembered_beyond_the_end(file, caplog):
     with SizeStore(file) as store:
         assert store.recall(KEY) is None
         store.remember(KEY, FIGURES, 1e9)
@@ -66,21 +59,21 @@ def test_c13_a_size_is_remembered_beyond_the_end(file: Path, caplog: pytest.LogC
 
 
 @pytest.mark.parametrize("field", SizeKey._fields)
-def test_c13_a_size_is_found_under_the_whole_key_alone(file: Path, field: str) -> None:
+def test_c13_a_size_is_found_under_the_whole_key_alone(file, field):
     with SizeStore(file) as store:
         store.remember(KEY, FIGURES, 1.0)
         assert store.recall(KEY._replace(**{field: "other"})) is None
         assert store.recall(KEY) is not None
 
 
-def test_c13_the_last_measurement_counts(file: Path) -> None:
+def test_c13_the_last_measurement_counts(file):
     with SizeStore(file) as store:
         store.remember(KEY, FIGURES, 2.0)
         store.remember(KEY, FIGURES._replace(rss_bytes=1), 1.0)
         assert store.recall(KEY) == FIGURES._replace(rss_bytes=1, measured_s=1.0)
 
 
-def test_the_oldest_go_and_what_is_measured_again_is_young(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_go_and_what_is_measured_again_is_young(file, monkeypatch):
     monkeypatch.setattr(module, "MAX_ROWS", 3)
     with SizeStore(file) as store:
         for number in (0, 1, 2, 0, 0, 0):
@@ -90,7 +83,7 @@ def test_the_oldest_go_and_what_is_measured_again_is_young(file: Path, monkeypat
         assert [number for number in range(4) if store.recall(numbered(number))] == [0, 2, 3]
 
 
-def test_several_hosts_share_a_file(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_several_hosts_share_a_file(file, caplog):
     with SizeStore(file) as one, SizeStore(file) as two:
         one.remember(numbered(1), FIGURES, 1.0)
         two.remember(numbered(2), FIGURES, 2.0)
@@ -99,7 +92,7 @@ def test_several_hosts_share_a_file(file: Path, caplog: pytest.LogCaptureFixture
     assert warnings_of(caplog) == []
 
 
-def test_a_size_that_a_load_was_ended_at_is_told_apart_until_the_content_was_measured(file: Path) -> None:
+def test_a_size_that_a_load_was_ended_at_is_told_apart_until_the_content_was_measured(file):
     with SizeStore(file) as store:
         store.remember(KEY, FIGURES._replace(is_minimum=True), 1.0)
         assert store.recall(KEY) == FIGURES._replace(measured_s=1.0, is_minimum=True)
@@ -107,7 +100,7 @@ def test_a_size_that_a_load_was_ended_at_is_told_apart_until_the_content_was_mea
         assert store.recall(KEY) == FIGURES._replace(measured_s=2.0)
 
 
-def test_the_first_place_that_can_be_used_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_first_place_that_can_be_used_is_taken(tmp_path, caplog):
     (tmp_path / "shared").write_text("no directory")
     own = tmp_path / "own" / "sizes"
     with SizeStore(tmp_path / "shared" / "sizes", own) as store:
@@ -119,9 +112,7 @@ def test_the_first_place_that_can_be_used_is_taken(tmp_path: Path, caplog: pytes
         assert store.recall(KEY) is not None
 
 
-def test_without_a_place_sizes_are_remembered_until_the_end_and_nothing_is_said(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_without_a_place_sizes_are_remembered_until_the_end_and_nothing_is_said(caplog):
     with SizeStore() as store:
         store.remember(KEY, FIGURES, 1.0)
         assert store.recall(KEY) == FIGURES._replace(measured_s=1.0)
@@ -130,7 +121,7 @@ def test_without_a_place_sizes_are_remembered_until_the_end_and_nothing_is_said(
     assert warnings_of(caplog) == []
 
 
-def test_the_file_and_its_directory_are_this_users_alone(file: Path) -> None:
+def test_the_file_and_its_directory_are_this_users_alone(file):
     before = os.umask(0)
     try:
         with SizeStore(file) as store:
@@ -144,10 +135,10 @@ def test_the_file_and_its_directory_are_this_users_alone(file: Path) -> None:
         os.umask(before)
 
 
-def test_another_thread_is_told_so(file: Path) -> None:
-    raised: list[BaseException] = []
+def test_another_thread_is_told_so(file):
+    raised = []
 
-    def use(store: SizeStore) -> None:
+    def use(store):
         try:
             store.recall(KEY)
         except sqlite3.ProgrammingError as error:
@@ -160,7 +151,7 @@ def test_another_thread_is_told_so(file: Path) -> None:
         assert "thread" in str(raised[0])
 
 
-def test_a_store_is_used_in_a_with_statement(file: Path) -> None:
+def test_a_store_is_used_in_a_with_statement(file):
     store = SizeStore(file)
     with pytest.raises(RuntimeError, match="with statement"):
         store.recall(KEY)
@@ -171,7 +162,7 @@ def test_a_store_is_used_in_a_with_statement(file: Path) -> None:
 # Keys
 
 
-def test_c13_a_key_is_of_all_that_a_size_depends_on(tmp_path: Path) -> None:
+def test_c13_a_key_is_of_all_that_a_size_depends_on(tmp_path):
     (tmp_path / "model.py").write_text("x")
     first = key_of(tmp_path, "python", None, {"a": 1, "b": {"c": [1, 2]}}, None)
     assert first == key_of(str(tmp_path), "python", None, {"b": {"c": [1, 2]}, "a": 1}, None)
@@ -187,7 +178,7 @@ def test_c13_a_key_is_of_all_that_a_size_depends_on(tmp_path: Path) -> None:
     assert len({first, *others}) == 7
 
 
-def test_options_of_every_kind_have_a_key(tmp_path: Path) -> None:
+def test_options_of_every_kind_have_a_key(tmp_path):
     import datetime
 
     options = [
@@ -202,7 +193,7 @@ def test_options_of_every_kind_have_a_key(tmp_path: Path) -> None:
     assert len({key_of(tmp_path, "python", None, option, None) for option in options}) == len(options)
 
 
-def test_a_key_of_nothing_is_an_error(tmp_path: Path) -> None:
+def test_a_key_of_nothing_is_an_error(tmp_path):
     with pytest.raises(NotFoundError):
         key_of(tmp_path / "absent", "python", None, {}, None)
 
@@ -210,30 +201,30 @@ def test_a_key_of_nothing_is_an_error(tmp_path: Path) -> None:
 # Damage
 
 
-def overwrite(file: Path, offset: int, data: bytes) -> None:
+def overwrite(file, offset, data):
     with open(file, "r+b") as opened:
         opened.seek(offset)
         opened.write(data)
 
 
-def change(file: Path, *statements: str) -> None:
+def change(file, *statements):
     with contextlib.closing(sqlite3.connect(file)) as connection:
         for statement in statements:
             connection.execute(statement)
         connection.commit()
 
 
-def replace_with_directory(file: Path) -> None:
+def replace_with_directory(file):
     file.unlink()
     file.mkdir()
 
 
-def replace_with_fifo(file: Path) -> None:
+def replace_with_fifo(file):
     file.unlink()
     os.mkfifo(file)
 
 
-DAMAGES: dict[str, Callable[[Path], object]] = {
+DAMAGES = {
     "header": lambda file: overwrite(file, 0, b"\xa5" * 100),
     "text": lambda file: file.write_text("not a database, " * 1000),
     "short": lambda file: file.write_bytes(b"SQLite"),
@@ -251,9 +242,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_file_is_thrown_away_with_a_warning(
-    filled: Path, damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_file_is_thrown_away_with_a_warning(filled, damage, caplog):
     damage(filled)
     with SizeStore(filled) as store:
         (warning,) = warnings_of(caplog)
@@ -266,7 +255,7 @@ def test_a_damaged_file_is_thrown_away_with_a_warning(
     assert len(warnings_of(caplog)) == 1
 
 
-def test_an_empty_file_is_a_fresh_one(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_empty_file_is_a_fresh_one(file, caplog):
     file.parent.mkdir()
     file.touch()
     with SizeStore(file) as store:
@@ -276,14 +265,14 @@ def test_an_empty_file_is_a_fresh_one(file: Path, caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.parametrize("companion", ["-wal", "-shm", "-journal"])
-def test_a_log_that_was_left_alone_does_no_harm(filled: Path, companion: str) -> None:
+def test_a_log_that_was_left_alone_does_no_harm(filled, companion):
     filled.unlink()
     filled.with_name(filled.name + companion).write_bytes(random.Random(1).randbytes(5000))
     with SizeStore(filled) as store:
         assert (store.recall(KEY), store.problem) == (None, None)
 
 
-def test_damage_that_shows_later_is_thrown_away_as_well(filled: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damage_that_shows_later_is_thrown_away_as_well(filled, caplog):
     with SizeStore(filled) as store:
         assert store._connection is not None
         store._connection.execute("PRAGMA cache_size = 0")
@@ -295,7 +284,7 @@ def test_damage_that_shows_later_is_thrown_away_as_well(filled: Path, caplog: py
     assert len(warnings_of(caplog)) == 1
 
 
-def test_what_one_host_throws_away_another_does_not_write_into(filled: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_one_host_throws_away_another_does_not_write_into(filled, caplog):
     with SizeStore(filled) as other:
         overwrite(filled, 0, b"\xa5" * 100)
         with SizeStore(filled) as store:
@@ -306,9 +295,7 @@ def test_what_one_host_throws_away_another_does_not_write_into(filled: Path, cap
     assert len(warnings_of(caplog)) == 1
 
 
-def test_a_damaged_file_is_thrown_away_only_when_nobody_uses_it(
-    filled: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_file_is_thrown_away_only_when_nobody_uses_it(filled, caplog, monkeypatch):
     monkeypatch.setattr(file_module, "_BUSY_TIMEOUT_S", 0.01)
     with SizeStore(filled) as store:
         overwrite(filled, 0, b"\xa5" * 100)
@@ -318,7 +305,7 @@ def test_a_damaged_file_is_thrown_away_only_when_nobody_uses_it(
         assert "forgotten when the host ends" in warnings_of(caplog)[-1]
 
 
-def test_a_directory_that_goes_while_a_host_runs_is_made_again(filled: Path) -> None:
+def test_a_directory_that_goes_while_a_host_runs_is_made_again(filled):
     with SizeStore(filled) as store:
         shutil.rmtree(filled.parent)
         store.remember(KEY, FIGURES, 1.0)
@@ -327,7 +314,7 @@ def test_a_directory_that_goes_while_a_host_runs_is_made_again(filled: Path) -> 
         assert store.recall(KEY) is not None
 
 
-def test_a_row_that_holds_no_numbers_is_damage(filled: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_row_that_holds_no_numbers_is_damage(filled, caplog):
     change(filled, "UPDATE sizes SET rss_bytes = 'many'")
     with SizeStore(filled) as store:
         assert store.recall(numbered(7)) is None

@@ -1,13 +1,10 @@
 """Remembered sizes where the system is against them: no permission, a full disk, a lock, a kill."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
 import random
 import sqlite3
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import line_of, program, stop
@@ -15,34 +12,31 @@ from helpers import line_of, program, stop
 from hostd.shell.sizes import store_file as module
 from hostd.shell.sizes.store import Figures, SizeKey, SizeStore
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 KEY = SizeKey("content", "loader", "", "options", "environment")
 FIGURES = Figures(4096, 2048, None, 8192, 1.5, 0.0)
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def file(tmp_path):
     return tmp_path / "state" / "sizes.sqlite"
 
 
 @pytest.fixture
-def filled(file: Path) -> Path:
+def filled(file):
     """A file with one row, closed."""
     with SizeStore(file) as store:
         store.remember(KEY, FIGURES, 1.0)
     return file
 
 
-def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+def warnings_of(caplog):
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 # Where no file can be kept
 
 
-def assert_remembers_until_its_end(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def assert_remembers_until_its_end(path, caplog):
     with SizeStore(path) as store:
         assert f"cannot be kept in {path}" in str(store.problem)
         assert "in memory" in repr(store)
@@ -51,20 +45,18 @@ def assert_remembers_until_its_end(path: Path, caplog: pytest.LogCaptureFixture)
     assert "forgotten when the host ends" in warnings_of(caplog)[-1]
 
 
-def test_a_directory_with_something_in_it_is_not_removed(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_directory_with_something_in_it_is_not_removed(file, caplog):
     (file / "somebody's").mkdir(parents=True)
     assert_remembers_until_its_end(file, caplog)
     assert (file / "somebody's").is_dir()
 
 
-def test_a_file_in_the_place_of_the_state_directory_is_no_end(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_in_the_place_of_the_state_directory_is_no_end(file, caplog):
     file.parent.write_text("")
     assert_remembers_until_its_end(file, caplog)
 
 
-def test_a_file_that_another_program_holds_is_left_alone(
-    filled: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_another_program_holds_is_left_alone(filled, caplog, monkeypatch):
     monkeypatch.setattr(module, "_BUSY_TIMEOUT_S", 0.01)
     with contextlib.closing(sqlite3.connect(filled, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -110,7 +102,7 @@ OTHERS = """
 @pytest.mark.parametrize(
     ("what", "words"), [("file", "belongs to user"), ("directory", "belongs to user"), ("mode", "may be written by")]
 )
-def test_what_is_not_this_users_alone_is_neither_used_nor_removed(what: str, words: str) -> None:
+def test_what_is_not_this_users_alone_is_neither_used_nor_removed(what, words):
     writer = program(OTHERS, what)
     try:
         assert line_of(writer) == "True True True"
@@ -143,7 +135,7 @@ UNPRIVILEGED = """
 @pytest.mark.parametrize(
     ("what", "mode", "is_kept"), [("file", "000", True), ("file", "400", True), ("directory", "500", False)]
 )
-def test_missing_permissions_are_a_fresh_file_or_none(what: str, mode: str, is_kept: bool) -> None:
+def test_missing_permissions_are_a_fresh_file_or_none(what, mode, is_kept):
     writer = program(UNPRIVILEGED, what, mode)
     try:
         assert line_of(writer) == f"{is_kept} True True"
@@ -169,7 +161,7 @@ FULL = """
 """
 
 
-def test_a_full_disk_loses_what_does_not_fit_and_nothing_else(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_loses_what_does_not_fit_and_nothing_else(file, caplog):
     writer = program(FULL, file)
     try:
         assert line_of(writer) == "True True True None"
@@ -197,7 +189,7 @@ WRITING = """
 
 
 @pytest.mark.heavy
-def test_a_kill_at_any_moment_loses_nothing_that_was_written(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_kill_at_any_moment_loses_nothing_that_was_written(file, caplog):
     known, lines = 0, random.Random(20)
     for _ in range(20):
         writer = program(WRITING, file, known)
@@ -230,7 +222,7 @@ TOGETHER = """
 """
 
 
-def test_several_hosts_write_at_once_and_lose_nothing(file: Path) -> None:
+def test_several_hosts_write_at_once_and_lose_nothing(file):
     writers = [program(TOGETHER, file, number) for number in range(4)]
     try:
         assert [line_of(writer) for writer in writers] == ["open"] * 4

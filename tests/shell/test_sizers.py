@@ -1,10 +1,7 @@
 """Sizers: what a model on a disk is said to take, and what a walk over its files survives."""
 
-from __future__ import annotations
-
 import os
 import threading
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,11 +14,8 @@ from hostd_workers.wire.errors import (
     ResourceExhaustedError,
 )
 
-if TYPE_CHECKING:
-    from pathlib import Path
 
-
-def write(file: Path, size: int) -> Path:
+def write(file, size):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(b"x" * size)
     return file
@@ -88,7 +82,7 @@ def test_a_walk_survives_somebody_who_writes_and_removes_all_the_time(tmp_path):
     write(tmp_path / "stays", 5)
     is_over = threading.Event()
 
-    def churn() -> None:
+    def churn():
         while not is_over.is_set():
             file = write(tmp_path / "sub" / "file", 1)
             file.unlink()

@@ -1,15 +1,11 @@
 """Sizers that hang, in real hosts: what they hold up, and what they do not; and what is written at the end."""
 
-from __future__ import annotations
-
 import textwrap
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeAlias
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from helpers import PATIENCE_S, SOON_S, Service, at_most, eventually, never
+from helpers import PATIENCE_S, SOON_S, at_most, eventually, never
 
 import hostd
 from hostd.config.loading import load_config
@@ -20,16 +16,6 @@ from hostd.shell.repository.specifying import Specifying
 from hostd.shell.sizes import predictor as module
 from hostd.shell.sizes.predictor import SIZER_THREADS, Sizes
 from hostd.shell.sizes.store import SizeKey, SizeStore
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from hostd.shell.supervisor import Executes
-    from hostd.shell.turns import Steps
-
-ModelDir: TypeAlias = Callable[..., str]
-Serve: TypeAlias = Callable[..., Service]
 
 BYTES = 1234
 LATE_S = 0.2
@@ -78,7 +64,7 @@ UNMEASURABLE = """
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def site(tmp_path, monkeypatch):
     """A directory from which hosts import that are started now."""
     directory = tmp_path / "site"
     directory.mkdir()
@@ -88,19 +74,17 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
+def pool():
     executor = ThreadPoolExecutor(SIZER_THREADS + 1)
     yield executor
     executor.shutdown(wait=False)  # a test that failed may have left what only the end of its host answers
 
 
-def hung(site: Path, kind: str) -> dict[str, Any]:
+def hung(site, kind):
     return {"default": {"type": f"plugins_that_hang:{kind}", "config": {"base": str(site)}}}
 
 
-def test_c13_a_sizer_that_hangs_holds_up_no_other_estimate_and_no_remembering(
-    site: Path, model_dir: ModelDir, pool: ThreadPoolExecutor
-) -> None:
+def test_c13_a_sizer_that_hangs_holds_up_no_other_estimate_and_no_remembering(site, model_dir, pool):
     path = model_dir()
     with hostd.Host(sizers=hung(site, "Sizer"), memory={"estimate_timeout_s": 3600}) as host:
         client = host.client()
@@ -114,7 +98,7 @@ def test_c13_a_sizer_that_hangs_holds_up_no_other_estimate_and_no_remembering(
             host.stop()
 
 
-def test_c13_an_estimate_that_hangs_ends_in_time_and_says_which_sizer_it_is(site: Path, model_dir: ModelDir) -> None:
+def test_c13_an_estimate_that_hangs_ends_in_time_and_says_which_sizer_it_is(site, model_dir):
     with hostd.Host(sizers=hung(site, "Sizer"), memory={"estimate_timeout_s": LATE_S}) as host:
         with pytest.raises(hostd.DeadlineExceededError) as caught:
             host.client().estimate_model_size("hung", path := model_dir())
@@ -123,15 +107,13 @@ def test_c13_an_estimate_that_hangs_ends_in_time_and_says_which_sizer_it_is(site
     assert caught.value.details["sizer"] == "plugins_that_hang:Sizer"
 
 
-def test_c13_a_time_out_of_the_sizers_own_is_its_error(site: Path, model_dir: ModelDir) -> None:
+def test_c13_a_time_out_of_the_sizers_own_is_its_error(site, model_dir):
     with hostd.Host(sizers=hung(site, "Sizer")) as host:
         with pytest.raises(hostd.UnavailableError, match="the sizer failed: its database did not answer"):
             host.client().estimate_model_size("raises", model_dir())
 
 
-def test_c13_sizes_are_remembered_even_if_all_sizers_hang(
-    serve: Serve, site: Path, model_dir: ModelDir, pool: ThreadPoolExecutor
-) -> None:
+def test_c13_sizes_are_remembered_even_if_all_sizers_hang(serve, site, model_dir, pool):
     path = model_dir()
     service = serve(sizers=hung(site, "Sizer"), memory={"estimate_timeout_s": LATE_S})
     with hostd.connect(service.endpoint) as client:
@@ -146,7 +128,7 @@ def test_c13_sizes_are_remembered_even_if_all_sizers_hang(
         assert client.estimate_model_size("m", path) == hostd.SizeEstimate(size, "remembered")
 
 
-def test_c13_a_finder_that_hangs_leaves_the_estimate_as_it_is(site: Path, model_dir: ModelDir) -> None:
+def test_c13_a_finder_that_hangs_leaves_the_estimate_as_it_is(site, model_dir):
     finders, sizers = hung(site, "Finder"), hung(site, "Sizer")
     with hostd.Host(finders=finders, sizers=sizers, memory={"estimate_timeout_s": 5}) as host:
         estimate = host.client().estimate_model_size("m", model_dir())
@@ -154,7 +136,7 @@ def test_c13_a_finder_that_hangs_leaves_the_estimate_as_it_is(site: Path, model_
     assert (site / "called-m").exists()
 
 
-def test_c12_a_load_that_needs_an_estimate_goes_on_without_one(site: Path, model_dir: ModelDir) -> None:
+def test_c12_a_load_that_needs_an_estimate_goes_on_without_one(site, model_dir):
     (site / "sitecustomize.py").write_text(textwrap.dedent(UNMEASURABLE))
     with hostd.Host(sizers=hung(site, "Sizer"), memory={"estimate_timeout_s": LATE_S}) as host:
         model = host.client().load_model("hung", model_dir())
@@ -169,16 +151,14 @@ def test_c12_a_load_that_needs_an_estimate_goes_on_without_one(site: Path, model
 class Threads:
     """A supervisor that only runs what is given to it."""
 
-    def in_thread(self, executor: Executes, work: Callable[[], Any], then: Callable[[Any], Any]) -> Future[Any]:
+    def in_thread(self, executor, work, then):
         return executor.submit(work)
 
 
-def test_c13_what_is_still_being_hashed_at_the_end_is_remembered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_c13_what_is_still_being_hashed_at_the_end_is_remembered(tmp_path, monkeypatch):
     key, hashing, release = SizeKey(*"abcde"), threading.Event(), threading.Event()
 
-    def slow_key(*_: object) -> Steps[SizeKey]:
+    def slow_key(*_):
         hashing.set()
         assert release.wait(PATIENCE_S)
         yield

@@ -1,7 +1,5 @@
 """The sources of settings: what variables and null mean in each, what plugins get, and where a value came from."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -12,21 +10,19 @@ from hostd.config.sources import gather
 
 
 @pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _bare_environment(monkeypatch):
     for name in [name for name in os.environ if name.startswith(("HOSTD_", "XDG_"))]:
         monkeypatch.delenv(name)
 
 
-def write(folder: Path, text: str) -> Path:
+def write(folder, text):
     file = folder / "hostd.yaml"
     file.write_text(text, "utf-8")
     return file
 
 
 @pytest.mark.parametrize("off", ["0", "null", "0.0"])
-def test_polling_is_off_with_zero_and_with_null_from_every_source(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, off: str
-) -> None:
+def test_polling_is_off_with_zero_and_with_null_from_every_source(tmp_path, monkeypatch, off):
     assert load_config(file=write(tmp_path, f"models: {{poll_period_s: {off}}}")).models.poll_period_s == 0
     argument = None if off == "null" else float(off)
     file = write(tmp_path, "models: {poll_period_s: 5, write_quiet_period_s: 5}")
@@ -37,13 +33,13 @@ def test_polling_is_off_with_zero_and_with_null_from_every_source(
 
 
 @pytest.mark.parametrize("off", ["-1", "-.inf", "0", "null"])
-def test_the_quiet_period_is_off_below_zero_too(tmp_path: Path, off: str) -> None:
+def test_the_quiet_period_is_off_below_zero_too(tmp_path, off):
     assert (
         load_config(file=write(tmp_path, f"models: {{write_quiet_period_s: {off}}}")).models.write_quiet_period_s == 0
     )
 
 
-def test_the_settings_of_models_can_be_given_by_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_of_models_can_be_given_by_variables(monkeypatch):
     given = {
         "DIR": "/m",
         "LAZY_LOAD": "true",
@@ -58,9 +54,7 @@ def test_the_settings_of_models_can_be_given_by_variables(monkeypatch: pytest.Mo
     assert (models.lazy_load_retries, models.completion_marker) == (7, "OK")
 
 
-def test_plugins_can_be_given_by_variables_whose_config_is_json_where_it_is_any(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_plugins_can_be_given_by_variables_whose_config_is_json_where_it_is_any(monkeypatch):
     monkeypatch.setenv("HOSTD_FINDERS__DEFAULT__TYPE", "multi")
     monkeypatch.setenv("HOSTD_FINDERS__DEFAULT__CONFIG__FINDERS", '["files", "a:b"]')
     monkeypatch.setenv("HOSTD_FINDERS__DEFAULT__CONFIG__WORD", "files")
@@ -70,11 +64,11 @@ def test_plugins_can_be_given_by_variables_whose_config_is_json_where_it_is_any(
     assert config.loaders["own"].config == {"version": "1"}
 
 
-def test_a_config_of_a_plugin_keeps_what_is_none(tmp_path: Path) -> None:
+def test_a_config_of_a_plugin_keeps_what_is_none(tmp_path):
     assert load_config({"sizers": {"a": {"type": "t", "config": {"x": None}}}}).sizers["a"].config == {"x": None}
 
 
-def test_each_setting_says_where_it_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_setting_says_where_it_came_from(tmp_path, monkeypatch):
     file = write(tmp_path, "workers: {spawn_timeout_s: 1, drain_timeout_s: 1}\nsizers: {default: {type: a:b}}\n")
     monkeypatch.setenv("HOSTD_WORKERS__DRAIN_TIMEOUT_S", "2")
     monkeypatch.setenv("HOSTD_METRICS", '{"port": 7}')

@@ -1,9 +1,5 @@
 """What a worker's environment says."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 
 from hostd.shell.processes.environment import (
@@ -16,7 +12,7 @@ from hostd.shell.processes.environment import (
 GIB = 1 << 30
 
 
-def environment(base: dict[str, str] | None = None, **changes: Any) -> dict[str, str]:
+def environment(base=None, **changes):
     given = {
         "model_id": "m",
         "spec_env": {},
@@ -31,7 +27,7 @@ def environment(base: dict[str, str] | None = None, **changes: Any) -> dict[str,
     return worker_environment(base or {}, **{**given, **changes})
 
 
-def test_a_worker_is_told_who_it_is_and_whom_it_belongs_to() -> None:
+def test_a_worker_is_told_who_it_is_and_whom_it_belongs_to():
     made = environment({"PATH": "/bin"}, spec_env={"MODE": "x"})
     assert {name: value for name, value in made.items() if name not in THREAD_VARIABLES} == {
         "PATH": "/bin",
@@ -47,35 +43,35 @@ def test_a_worker_is_told_who_it_is_and_whom_it_belongs_to() -> None:
     }
 
 
-def test_a_models_settings_cannot_change_what_is_between_host_and_worker() -> None:
+def test_a_models_settings_cannot_change_what_is_between_host_and_worker():
     forged = dict.fromkeys(environment(limit_bytes=GIB), "forged")
     made = environment(forged, spec_env=forged, limit_bytes=GIB)
     assert {name for name, value in made.items() if value == "forged"} == set(THREAD_VARIABLES)
 
 
-def test_every_library_gets_the_threads_that_are_allotted() -> None:
+def test_every_library_gets_the_threads_that_are_allotted():
     made = environment()
     assert {made[name] for name in (*THREAD_VARIABLES, "HOSTD_CPU_THREADS")} == {"3"}
 
 
 @pytest.mark.parametrize("where", ["base", "spec_env"])
-def test_a_number_of_threads_that_somebody_has_set_stands(where: str) -> None:
+def test_a_number_of_threads_that_somebody_has_set_stands(where):
     given = {"OMP_NUM_THREADS": "8"}
     made = environment(given) if where == "base" else environment(spec_env=given)
     assert (made["OMP_NUM_THREADS"], made["MKL_NUM_THREADS"], made["HOSTD_CPU_THREADS"]) == ("8", "3", "3")
 
 
-def test_the_models_settings_win_over_the_hosts_environment() -> None:
+def test_the_models_settings_win_over_the_hosts_environment():
     made = environment({"OMP_NUM_THREADS": "8", "A": "1"}, spec_env={"OMP_NUM_THREADS": "2", "A": "2"})
     assert (made["OMP_NUM_THREADS"], made["A"]) == ("2", "2")
 
 
-def test_only_a_worker_with_a_limit_has_its_data_limited() -> None:
+def test_only_a_worker_with_a_limit_has_its_data_limited():
     assert "HOSTD_DATA_LIMIT_BYTES" not in environment({"HOSTD_DATA_LIMIT_BYTES": "5"})
     assert environment(limit_bytes=GIB)["HOSTD_DATA_LIMIT_BYTES"] == str(3 * GIB)
     assert data_limit_bytes(4096) > GIB, "an interpreter must be able to start and to say that it has too little"
 
 
 @pytest.mark.parametrize(("own", "workers"), [(0, 300), (-1000, -700), (200, 500), (900, 1000), (1000, 1000)])
-def test_workers_are_killed_sooner_than_the_host(own: int, workers: int) -> None:
+def test_workers_are_killed_sooner_than_the_host(own, workers):
     assert oom_score_adj_of_worker(own) == workers

@@ -1,12 +1,8 @@
 """Reading the stacks of a process from outside: a real one that hangs, is stopped, or has changed its mind."""
 
-from __future__ import annotations
-
 import os
 import signal
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import eventually, line_of, program, state_of, stop
@@ -14,9 +10,6 @@ from helpers import eventually, line_of, program, state_of, stop
 from hostd.shell.linux import stacks
 from hostd.shell.linux.stacks import StacksOffer, read_stacks
 from hostd_workers.wire.errors import FailedPreconditionError
-
-if TYPE_CHECKING:
-    import subprocess
 
 TARGET = """
     import os, signal, sys, threading, time
@@ -53,15 +46,13 @@ TARGET = """
     globals()[sys.argv[1]]()
 """
 
-Begin = Callable[[str], tuple["subprocess.Popen[str]", int, StacksOffer]]
-
 
 @pytest.fixture
-def begin() -> Iterator[Begin]:
+def begin():
     """Start a process that does one thing, and return it with a pidfd and its offer."""
     with ExitStack() as stack:
 
-        def start(what: str) -> tuple[subprocess.Popen[str], int, StacksOffer]:
+        def start(what):
             process = program(TARGET, what)
             stack.callback(stop, process)
             offer = StacksOffer(*map(int, line_of(process).split()))
@@ -73,10 +64,9 @@ def begin() -> Iterator[Begin]:
 
 
 @pytest.mark.parametrize(
-    "what",
-    ["spins_in_python", "hangs_in_c_with_the_lock", "sleeps", "has_threads_that_block_all_signals"],
+    "what", ["spins_in_python", "hangs_in_c_with_the_lock", "sleeps", "has_threads_that_block_all_signals"]
 )
-def test_the_stacks_of_whatever_hangs_are_read_again_and_again(begin: Begin, what: str) -> None:
+def test_the_stacks_of_whatever_hangs_are_read_again_and_again(begin, what):
     process, pidfd, offer = begin(what)
     eventually(lambda: f"in {what}" in read_stacks(process.pid, pidfd, offer), "it does what it was told to")
     text = read_stacks(process.pid, pidfd, offer)
@@ -95,10 +85,10 @@ def test_the_stacks_of_whatever_hangs_are_read_again_and_again(begin: Begin, wha
         ("has_reset_the_signal", "does not handle the signal"),
     ],
 )
-def test_nothing_is_sent_to_a_process_that_has_changed_its_mind(begin: Begin, what: str, why: str) -> None:
+def test_nothing_is_sent_to_a_process_that_has_changed_its_mind(begin, what, why):
     process, pidfd, offer = begin(what)
 
-    def refusal() -> str:
+    def refusal():
         try:
             return read_stacks(process.pid, pidfd, offer) and ""
         except FailedPreconditionError as error:
@@ -111,7 +101,7 @@ def test_nothing_is_sent_to_a_process_that_has_changed_its_mind(begin: Begin, wh
     assert process.poll() is None
 
 
-def test_a_process_that_is_stopped_is_told_to_be_and_goes_on(begin: Begin) -> None:
+def test_a_process_that_is_stopped_is_told_to_be_and_goes_on(begin):
     process, pidfd, offer = begin("spins_in_python")
     process.send_signal(signal.SIGSTOP)
     eventually(lambda: state_of(process.pid) == "T", "it is stopped")
@@ -124,7 +114,7 @@ def test_a_process_that_is_stopped_is_told_to_be_and_goes_on(begin: Begin) -> No
     assert read_stacks(process.pid, pidfd, offer).count("in spins_in_python") == 1
 
 
-def test_what_is_read_is_bounded(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_read_is_bounded(begin, monkeypatch):
     process, pidfd, offer = begin("recurses")
     eventually(lambda: "recurses" in read_stacks(process.pid, pidfd, offer), "it is deep down")
     monkeypatch.setattr(stacks, "MAX_BYTES", 500)
@@ -134,14 +124,14 @@ def test_what_is_read_is_bounded(begin: Begin, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR1, 0, 200])
-def test_a_worker_cannot_have_another_signal_sent(begin: Begin, number: int) -> None:
+def test_a_worker_cannot_have_another_signal_sent(begin, number):
     process, pidfd, offer = begin("sleeps")
     with pytest.raises(FailedPreconditionError, match="cannot be read"):
         read_stacks(process.pid, pidfd, offer._replace(signal=number))
     assert process.poll() is None
 
 
-def test_a_process_that_is_gone_has_no_stacks(begin: Begin) -> None:
+def test_a_process_that_is_gone_has_no_stacks(begin):
     process, pidfd, offer = begin("sleeps")
     stop(process)
     with pytest.raises(FailedPreconditionError, match=f"process {process.pid} has just ended"):

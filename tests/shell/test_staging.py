@@ -1,7 +1,5 @@
 """Deploys and replacements on the disk as they should go, and what is refused before anything is written."""
 
-from __future__ import annotations
-
 import os
 import random
 import stat

@@ -4,8 +4,6 @@ Each is mounted in a mount namespace of its own, and looked into through /proc. 
 and that with this one, because its input ends: so nothing stays mounted however a test, or its whole run, ends.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

@@ -3,8 +3,6 @@
 Interrupted operations are in `test_staging_recovery`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 
@@ -120,11 +118,7 @@ def test_c31_an_entry_that_is_a_link_is_not_followed(staging, models, tmp_path):
     assert (tmp_path / "victim").exists()
 
 
-PLANTED = {
-    "link": lambda place: place.symlink_to("/etc/hostname"),
-    "directory": os.mkdir,
-    "fifo": os.mkfifo,
-}
+PLANTED = {"link": lambda place: place.symlink_to("/etc/hostname"), "directory": os.mkdir, "fifo": os.mkfifo}
 
 
 @pytest.mark.parametrize("kind", PLANTED)

@@ -4,8 +4,6 @@ Root may do anything, so what needs permission runs in a child that is another u
 `test_staging_disks`, and that any call may fail is in `test_staging_faults`.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import os
@@ -25,12 +23,7 @@ from staging_rig import FILES, deploy, names, tree
 from hostd.shell.deploys.staging import Staging
 from hostd.shell.linux.syscalls import error_of
 from hostd.shell.repository.directory import ModelsDirectory
-from hostd_workers.wire.errors import (
-    FailedPreconditionError,
-    HostError,
-    InvalidArgumentError,
-    ResourceExhaustedError,
-)
+from hostd_workers.wire.errors import FailedPreconditionError, HostError, InvalidArgumentError, ResourceExhaustedError
 
 # What the system says
 

@@ -1,7 +1,5 @@
 """Each system call of a deploy, a replacement and an undeploy fails once: a typed error, and nothing is left."""
 
-from __future__ import annotations
-
 import errno
 import os
 

@@ -1,7 +1,5 @@
 """Hosts that share a models directory: what one works on the others leave alone, and what one removes is made again."""
 
-from __future__ import annotations
-
 import os
 
 import pytest
@@ -14,10 +12,7 @@ from hostd.core.names import STAGING_NAME
 from hostd.shell.deploys.staging import Staging
 from hostd.shell.linux.syscalls import SystemCalls
 from hostd.shell.repository.directory import ModelsDirectory
-from hostd_workers.wire.errors import (
-    AbortedError,
-    NotFoundError,
-)
+from hostd_workers.wire.errors import AbortedError, NotFoundError
 
 
 def test_c28_what_this_process_works_on_is_left_alone(staging, models):
@@ -192,7 +187,7 @@ for turn in range(int(sys.argv[3])):
     upload.clean()
 """
     racers = {letter: program(source, models, letter, TURNS) for letter in "ABC"}
-    winners: dict[int, str] = {}
+    winners = {}
     try:
         for letter, racer in racers.items():
             said, _ = racer.communicate(timeout=100)

@@ -3,8 +3,6 @@
 What is checked after each kill is in `kill_points`, which runs as a program of its own.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

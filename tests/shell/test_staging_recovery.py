@@ -4,8 +4,6 @@ That an operation may be killed anywhere is in `test_staging_kills`; strange ent
 hosts in `test_staging_hosts`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -18,10 +16,7 @@ from staging_rig import FILES, begin, deploy, names, tree
 from hostd.core.names import STAGING_NAME
 from hostd.shell.deploys.staging import Staging
 from hostd.shell.repository.directory import ModelsDirectory
-from hostd_workers.wire.errors import (
-    FailedPreconditionError,
-    HostError,
-)
+from hostd_workers.wire.errors import FailedPreconditionError, HostError
 
 
 def interrupt(upload):

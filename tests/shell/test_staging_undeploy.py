@@ -1,7 +1,5 @@
 """Undeploys on the disk: all of a model goes, and nothing but it."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

@@ -1,9 +1,6 @@
 """Subscriptions to events: what they cost, how many there may be, and that one client leaves some for others."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -24,7 +21,7 @@ class Client(bytes):
 
     compared = 0
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other):
         Client.compared += 1
         return super().__eq__(other)
 
@@ -34,29 +31,29 @@ class Client(bytes):
 class Rig:
     """A control without anything behind it, and what it sends to clients."""
 
-    def __init__(self) -> None:
-        self.sent: list[tuple[bytes, int, Any]] = []
-        self.listeners: list[Any] = []
+    def __init__(self):
+        self.sent = []
+        self.listeners = []
         self.frontend = self
-        absent: Any = SimpleNamespace(write=None)
-        here: Any = self
+        absent = SimpleNamespace(write=None)
+        here = self
         self.control = Control(here, absent, absent, absent, absent, absent, absent, absent, absent, log_bytes=1)
 
-    def emit(self, event: ev.Event) -> None:
+    def emit(self, event):
         raise AssertionError(f"a subscription is nothing for the core: {event}")
 
-    def answer(self, caller: ev.Caller, value: object, kind: int) -> None:
+    def answer(self, caller, value, kind):
         assert (value, kind) == (None, msg.ITEM)
 
-    def send(self, client: bytes, frames: list[wire.Buffer]) -> None:
+    def send(self, client, frames):
         envelope = wire.unpack([bytes(frame) for frame in frames])
         self.sent.append((client, envelope.id, msg.unpack_map(envelope)))
 
-    def subscribe(self, client: bytes, request_id: int, model_id: str | None = None) -> None:
+    def subscribe(self, client, request_id, model_id=None):
         caller = ev.Caller(ev.ClientId(client), request_id)
         self.control.verbs()["events"].handle(Request(caller, {"model_id": model_id}, None))
 
-    def tell(self, model_id: str) -> list[tuple[bytes, int]]:
+    def tell(self, model_id):
         """Let something happen to a model; return who was told, under which id."""
         self.sent.clear()
         event = Event(1.0, model_id, "model", "LOADING", "READY", "LOAD", "loaded", "standalone-model", 1)
@@ -67,11 +64,11 @@ class Rig:
 
 
 @pytest.fixture
-def rig() -> Rig:
+def rig():
     return Rig()
 
 
-def test_whoever_wants_to_know_of_a_model_is_told_of_it_alone(rig: Rig) -> None:
+def test_whoever_wants_to_know_of_a_model_is_told_of_it_alone(rig):
     rig.subscribe(ALICE, 1)
     rig.subscribe(BOB, 1, "m")
     rig.subscribe(BOB, 2, "n")
@@ -85,14 +82,14 @@ def test_whoever_wants_to_know_of_a_model_is_told_of_it_alone(rig: Rig) -> None:
     assert rig.tell("n") == []
 
 
-def test_a_subscription_has_an_id_of_its_own(rig: Rig) -> None:
+def test_a_subscription_has_an_id_of_its_own(rig):
     rig.subscribe(ALICE, 1)
     with pytest.raises(InvalidArgumentError, match="request id 1 is in use"):
         rig.subscribe(ALICE, 1, "m")
     assert rig.tell("n") == [(ALICE, 1)]
 
 
-def test_a_cancel_costs_the_same_however_many_subscriptions_there_are(rig: Rig) -> None:
+def test_a_cancel_costs_the_same_however_many_subscriptions_there_are(rig):
     """It looked at all of them: 20,000 cancels over 3,840 subscriptions stopped the loop for a minute."""
     for number in range(40):
         for request_id in range(1, 65):
@@ -104,8 +101,8 @@ def test_a_cancel_costs_the_same_however_many_subscriptions_there_are(rig: Rig) 
     assert len(rig.tell("m")) == 39 * 64
 
 
-def test_an_event_is_encoded_once_however_many_are_told(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded: list[object] = []
+def test_an_event_is_encoded_once_however_many_are_told(rig, monkeypatch):
+    encoded = []
     encode = module.encode
     monkeypatch.setattr(module, "encode", lambda value: encoded.append(value) or encode(value))
     for request_id in range(1, 30):
@@ -114,9 +111,7 @@ def test_an_event_is_encoded_once_however_many_are_told(rig: Rig, monkeypatch: p
     assert len(encoded) == 1
 
 
-def test_clients_that_subscribe_to_all_that_they_may_leave_some_for_others(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clients_that_subscribe_to_all_that_they_may_leave_some_for_others(rig, monkeypatch):
     monkeypatch.setattr(module, "_MAX_ALL_SUBSCRIPTIONS", 128)
     for number in range(10):
         with pytest.raises(ResourceExhaustedError, match=r"this client has \d+ subscription"):

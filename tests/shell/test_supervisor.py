@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import pytest
 from helpers import PATIENCE_S, at_most
@@ -22,11 +22,7 @@ from hostd.shell.transport.poller import Poller
 from hostd.shell.transport.workers import Backend
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire.codec import decode
-from hostd_workers.wire.errors import HostError, InternalError, NotFoundError, UnavailableError
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
+from hostd_workers.wire.errors import InternalError, NotFoundError, UnavailableError
 
 CALLER = ev.Caller(ev.ClientId(b"c"), 1)
 SPEC = ev.LoadingSpec("python", {}, None, {}, None, None)
@@ -47,21 +43,21 @@ class Bad(NamedTuple):
 class Scripted:
     """A core whose events are lists of the effects that they have."""
 
-    def handle(self, event: list[Any], now: float) -> list[Any]:
+    def handle(self, event, now):
         return event
 
-    def next_deadline(self) -> None:
+    def next_deadline(self):
         return None
 
 
 class Rig:
     """A supervisor without sockets; `done` are the effects that it carried out, `raised` what its loop heard of."""
 
-    def __init__(self, core: Any, handlers: dict[type, Callable[[Any], object]]) -> None:
+    def __init__(self, core, handlers):
         loop = asyncio.get_running_loop()
-        self.done: list[str] = []
+        self.done = []
         self.last = asyncio.Event()
-        self.raised: list[BaseException] = []
+        self.raised = []
         loop.set_exception_handler(lambda _, context: self.raised.append(context["exception"]))
         self.poller = Poller(loop)
         self.supervisor = Supervisor(CoreConfig(), self.poller)
@@ -70,27 +66,23 @@ class Rig:
         own = {Good: self._do, Bad: _fail}
         self.supervisor.attach(None, Backend(self.supervisor.emit, 1), {**own, **handlers})  # type: ignore[arg-type]
 
-    def _do(self, effect: Good) -> None:
+    def _do(self, effect):
         self.done.append(effect.name)
         if effect.name == "last":
             self.last.set()
 
-    async def to_the_last(self) -> list[str]:
+    async def to_the_last(self):
         """Return what has been done when the effect of this name is carried out."""
         await asyncio.wait_for(self.last.wait(), PATIENCE_S)
         return self.done
 
 
-def _fail(effect: Bad) -> None:
+def _fail(effect):
     raise effect.error
 
 
-def run(
-    story: Callable[[Rig], Awaitable[None]],
-    core: Any = None,
-    handlers: dict[type, Callable[[Any], object]] | None = None,
-) -> None:
-    async def main() -> None:
+def run(story, core=None, handlers=None):
+    async def main():
         rig = Rig(core, handlers or {})
         try:
             await story(rig)
@@ -101,8 +93,8 @@ def run(
     asyncio.run(main())
 
 
-def test_an_effect_that_fails_takes_no_other_with_it(caplog: pytest.LogCaptureFixture) -> None:
-    async def story(rig: Rig) -> None:
+def test_an_effect_that_fails_takes_no_other_with_it(caplog):
+    async def story(rig):
         rig.supervisor.emit([Good("a"), Bad(ZeroDivisionError("first")), Good("b"), Bad(KeyError("second"))])
         rig.supervisor.emit([Good("last")])
         assert (rig.done, rig.raised) == (["a", "b", "last"], [])
@@ -112,13 +104,13 @@ def test_an_effect_that_fails_takes_no_other_with_it(caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize("kind", failing.RETRIED)
-def test_what_must_be_done_is_tried_again_until_it_is(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_must_be_done_is_tried_again_until_it_is(kind, monkeypatch):
     monkeypatch.setattr(module, "RETRY_S", 0.001)
     failures = iter([OSError("no descriptor left"), RuntimeError("can't start new thread")])
     effect = kind(*[None] * len(getattr(kind, "_fields", ())))
 
-    async def story(rig: Rig) -> None:
-        def carry_out(tried: Any) -> None:
+    async def story(rig):
+        def carry_out(tried):
             assert tried is effect
             for error in failures:
                 raise error
@@ -131,14 +123,14 @@ def test_what_must_be_done_is_tried_again_until_it_is(kind: type, monkeypatch: p
     run(story, Scripted())
 
 
-def test_of_every_effect_it_is_known_what_its_failure_means() -> None:
+def test_of_every_effect_it_is_known_what_its_failure_means():
     kinds = [*failing.RETRIED, *failing.LOST, *failing.FAILURES]
     assert len(kinds) == len(set(kinds))
     assert set(kinds) == set(get_args(fx.Effect))
 
 
 @pytest.mark.parametrize("kind", failing.FAILURES)
-def test_the_core_hears_of_what_it_waits_for(kind: type) -> None:
+def test_the_core_hears_of_what_it_waits_for(kind):
     """Of every such effect the event is one that the core takes, about the same thing."""
     names = kind._fields  # type: ignore[attr-defined]
     effect = kind(*[1000 + place for place in range(len(names))])
@@ -150,13 +142,13 @@ def test_the_core_hears_of_what_it_waits_for(kind: type) -> None:
             assert getattr(event, name) == getattr(effect, name)
 
 
-def test_a_worker_that_cannot_be_spawned_is_a_load_that_has_failed() -> None:
-    def refuse(_: fx.SpawnWorker) -> None:
+def test_a_worker_that_cannot_be_spawned_is_a_load_that_has_failed():
+    def refuse(_):
         raise RuntimeError("can't start new thread")
 
-    said: list[str] = []
+    said = []
 
-    async def story(rig: Rig) -> None:
+    async def story(rig):
         found = {
             fx.FindSpec: lambda e: rig.supervisor.emit(ev.SpecFound(e.model_id, e.generation, SPEC, "/m")),
             fx.PredictSize: lambda e: rig.supervisor.emit(
@@ -175,8 +167,8 @@ def test_a_worker_that_cannot_be_spawned_is_a_load_that_has_failed() -> None:
     assert said == ["the host could not do it: can't start new thread"]
 
 
-def test_a_broken_invariant_in_an_effect_is_logged_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
-    async def story(rig: Rig) -> None:
+def test_a_broken_invariant_in_an_effect_is_logged_and_the_others_go_on(caplog):
+    async def story(rig):
         rig.supervisor.emit([Bad(InternalError("no such row")), Good("last")])
         assert await rig.to_the_last() == ["last"]
         assert rig.raised == []
@@ -185,11 +177,11 @@ def test_a_broken_invariant_in_an_effect_is_logged_and_the_others_go_on(caplog: 
     assert "please report it" in caplog.text
 
 
-def test_c34_the_host_stops_although_the_answer_to_its_shutdown_cannot_be_given() -> None:
-    def refuse(effect: fx.Answer) -> None:
+def test_c34_the_host_stops_although_the_answer_to_its_shutdown_cannot_be_given():
+    def refuse(effect):
         raise OSError("no socket")
 
-    async def story(rig: Rig) -> None:
+    async def story(rig):
         rig.supervisor.emit(ev.ShutdownRequested(CALLER))
         await asyncio.wait_for(rig.supervisor.stopped.wait(), PATIENCE_S)
 
@@ -202,25 +194,25 @@ def test_c34_the_host_stops_although_the_answer_to_its_shutdown_cannot_be_given(
 class Clients:
     """Whoever is answered, and with what."""
 
-    def __init__(self) -> None:
-        self.got: list[tuple[bytes, int, Any]] = []
+    def __init__(self):
+        self.got = []
 
-    def send(self, client: bytes, frames: list[wire.Buffer]) -> None:
+    def send(self, client, frames):
         envelope = wire.unpack([bytes(frame) for frame in frames])
         self.got.append((client, envelope.id, decode(envelope.body, envelope.buffers)))
 
-    def refuse(self, caller: ev.Caller, error: HostError) -> None:
+    def refuse(self, caller, error):
         self.got.append((*caller, error))
 
 
-def test_what_many_wait_for_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_many_wait_for_is_encoded_once(monkeypatch):
     """Thousands may wait for one load; its record takes 130 us to encode, and the loop does nothing else meanwhile."""
-    encoded: list[object] = []
+    encoded = []
     encode = module.encode
     monkeypatch.setattr(module, "encode", lambda value: encoded.append(value) or encode(value))
     callers = [ev.Caller(ev.ClientId(b"c"), number) for number in range(1, 9)]
 
-    async def story(rig: Rig) -> None:
+    async def story(rig):
         rig.supervisor.frontend = clients = Clients()  # type: ignore[assignment]
         first, second = {"n": 1}, {"n": 2}
         rig.supervisor.emit([fx.Answer(caller, first if caller.request_id < 6 else second) for caller in callers])
@@ -238,16 +230,16 @@ def test_what_many_wait_for_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> 
 # Work in threads
 
 
-async def outcome_of(rig: Rig, executor: ThreadPoolExecutor, work: Callable[[], Any], within_s: float) -> Any:
+async def outcome_of(rig, executor, work, within_s):
     future = asyncio.get_running_loop().create_future()
     rig.supervisor.in_thread(executor, work, future.set_result, within_s=within_s)
     return await asyncio.wait_for(future, PATIENCE_S)
 
 
-def test_work_that_takes_too_long_is_given_up_whether_or_not_it_has_begun() -> None:
+def test_work_that_takes_too_long_is_given_up_whether_or_not_it_has_begun():
     release, begun = threading.Event(), []
 
-    async def story(rig: Rig) -> None:
+    async def story(rig):
         with ThreadPoolExecutor(1) as executor:
             try:
                 with at_most(PATIENCE_S / 2, "giving up"):
@@ -262,11 +254,11 @@ def test_work_that_takes_too_long_is_given_up_whether_or_not_it_has_begun() -> N
     run(story)
 
 
-def test_a_timeout_of_the_works_own_is_its_error() -> None:
-    def work() -> None:
+def test_a_timeout_of_the_works_own_is_its_error():
+    def work():
         raise TimeoutError("its database did not answer")
 
-    async def story(rig: Rig) -> None:
+    async def story(rig):
         with ThreadPoolExecutor(1) as executor:
             outcome = await outcome_of(rig, executor, work, PATIENCE_S)
             assert (type(outcome), str(outcome)) == (TimeoutError, "its database did not answer")
@@ -277,17 +269,17 @@ def test_a_timeout_of_the_works_own_is_its_error() -> None:
 class FalseError(Exception):
     """Is false, as an empty container is."""
 
-    def __len__(self) -> int:
+    def __len__(self):
         return 0
 
 
 class ChangingError(Exception):
     """Can be read once."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.read = 0
 
-    def __str__(self) -> str:
+    def __str__(self):
         self.read += 1
         if self.read > 1:
             raise SystemExit("read again")
@@ -299,7 +291,7 @@ class Holder:
 
     __str__ = __repr__ = ChangingError.__str__
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.read = 0
 
 
@@ -322,14 +314,12 @@ class Holder:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
-def test_whatever_work_in_a_thread_raises_is_told_and_can_be_read(
-    raised: BaseException, kind: type[BaseException], says: str
-) -> None:
-    def work() -> None:
+def test_whatever_work_in_a_thread_raises_is_told_and_can_be_read(raised, kind, says):
+    def work():
         raise raised
 
-    async def story(rig: Rig) -> None:
-        told: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    async def story(rig):
+        told = asyncio.get_running_loop().create_future()
         with Threads(1, "test") as executor:
             rig.supervisor.in_thread(executor, work, told.set_result)
         error = await asyncio.wait_for(told, PATIENCE_S)
@@ -340,9 +330,9 @@ def test_whatever_work_in_a_thread_raises_is_told_and_can_be_read(
     run(story, Scripted())
 
 
-def test_an_exception_that_work_returns_is_its_result() -> None:
-    async def story(rig: Rig) -> None:
-        told: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+def test_an_exception_that_work_returns_is_its_result():
+    async def story(rig):
+        told = asyncio.get_running_loop().create_future()
         returned = ValueError("not raised")
         with Threads(1, "test") as executor:
             rig.supervisor.in_thread(executor, lambda: returned, told.set_result)
@@ -351,7 +341,7 @@ def test_an_exception_that_work_returns_is_its_result() -> None:
     run(story, Scripted())
 
 
-def test_an_error_that_says_nothing_is_called_by_its_name() -> None:
+def test_an_error_that_says_nothing_is_called_by_its_name():
     for error, says in (
         (ValueError(), "it failed: ValueError"),
         (StopIteration(1), "it failed: StopIteration: 1"),

@@ -1,9 +1,6 @@
 """Bytes in, messages out: however the bytes come, whatever they are, and however many were announced."""
 
-from __future__ import annotations
-
 import random
-from typing import Any
 
 import psutil
 import pytest
@@ -21,13 +18,13 @@ LIMIT_BYTES = 100_000
 class Fed:
     """A decoder, the buffer that it shares with others, and what came out of it."""
 
-    def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
+    def __init__(self, limit_bytes=LIMIT_BYTES):
         self.buffer = bytearray(BUFFER_BYTES)
         self.decoder = Decoder(memoryview(self.buffer), limit_bytes)
-        self.found: list[Any] = []
+        self.found = []
         self.asked = 0
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data):
         """Let bytes come, as many at a time as there is space for."""
         while data:
             space = self.decoder.space()
@@ -40,7 +37,7 @@ class Fed:
             self.decoder.keep()
             self.buffer[:] = b"\xaa" * len(self.buffer)  # it is somebody else's now
 
-    def _take(self) -> None:
+    def _take(self):
         while True:
             self.asked += 1
             try:
@@ -53,7 +50,7 @@ class Fed:
                 self.found.append(bytes(found) if isinstance(found, bytes) else [bytes(each) for each in found])
 
 
-def fed(*pieces: bytes, limit_bytes: int = LIMIT_BYTES) -> Fed:
+def fed(*pieces, limit_bytes=LIMIT_BYTES):
     made = Fed(limit_bytes)
     for piece in (GREETING, *pieces):
         made.feed(piece)
@@ -70,7 +67,7 @@ messages = st.lists(bodies, min_size=1, max_size=4)
 commands = st.binary(min_size=1, max_size=300)
 
 
-def expected(item: list[bytes] | bytes) -> Any:
+def expected(item):
     if isinstance(item, bytes) or sum(map(len, item)) <= LIMIT_BYTES:
         return item
     return ("too long", item[0])
@@ -78,7 +75,7 @@ def expected(item: list[bytes] | bytes) -> Any:
 
 @settings(max_examples=80)
 @given(st.lists(st.one_of(messages, commands), max_size=6), st.lists(st.integers(1, 70_000), max_size=12), st.data())
-def test_the_same_messages_come_out_however_the_bytes_are_cut(items: Any, cuts: list[int], data: Any) -> None:
+def test_the_same_messages_come_out_however_the_bytes_are_cut(items, cuts, data):
     stream = GREETING + b"".join(frame(item, COMMAND) if isinstance(item, bytes) else message(*item) for item in items)
     made, at = Fed(), 0
     for cut in cuts:
@@ -112,7 +109,7 @@ def test_the_same_messages_come_out_however_the_bytes_are_cut(items: Any, cuts: 
     ),
     st.booleans(),
 )
-def test_garbage_is_refused_or_skipped_and_never_kept_beyond_the_limit(pieces: list[bytes], is_greeted: bool) -> None:
+def test_garbage_is_refused_or_skipped_and_never_kept_beyond_the_limit(pieces, is_greeted):
     made = Fed(limit_bytes=1000)
     try:
         for piece in (GREETING if is_greeted else b"", *pieces):
@@ -122,41 +119,41 @@ def test_garbage_is_refused_or_skipped_and_never_kept_beyond_the_limit(pieces: l
         pass
 
 
-def test_a_command_between_two_frames_of_a_message_is_no_part_of_it() -> None:
+def test_a_command_between_two_frames_of_a_message_is_no_part_of_it():
     made = fed(frame(b"a", MORE) + frame(b"\x04PING\0\0", COMMAND) + frame(b"b"))
     assert made.found == [b"\x04PING\0\0", [b"a", b"b"]]
 
 
-def test_a_command_between_the_frames_of_a_message_that_is_skipped_is_heard() -> None:
+def test_a_command_between_the_frames_of_a_message_that_is_skipped_is_heard():
     made = fed(frame(bytes(LIMIT_BYTES + 1), MORE) + frame(b"\x04PING\0\0", COMMAND) + frame(b"b") + message(b"good"))
     assert made.found[1:] == [b"\x04PING\0\0", [b"good"]]
 
 
 @pytest.mark.parametrize("length", [LIMIT_BYTES + 1, 300_000])
-def test_a_message_after_one_that_is_too_long_is_heard(length: int) -> None:
+def test_a_message_after_one_that_is_too_long_is_heard(length):
     made = fed(message(b"id of the sender", bytes(length), b"rest"), message(b"good"))
     assert made.found == [("too long", b"id of the sender"), [b"good"]]
 
 
-def test_of_a_first_frame_that_is_too_long_the_beginning_is_told() -> None:
+def test_of_a_first_frame_that_is_too_long_the_beginning_is_told():
     made = fed(message(b"0123456789abcdef" + bytes(LIMIT_BYTES)), message(b"good"))
     assert made.found == [("too long", b"0123456789abcdef"), [b"good"]]
 
 
 @pytest.mark.parametrize("cut", range(1, 9 + PREFIX_BYTES + 1))
-def test_of_a_first_frame_that_is_too_long_the_beginning_is_waited_for(cut: int) -> None:
+def test_of_a_first_frame_that_is_too_long_the_beginning_is_waited_for(cut):
     """Its sender waits for an answer under the id in it, wherever the system has cut what it sent."""
     data = message(b"0123456789abcdef" + bytes(LIMIT_BYTES))
     made = fed(data[:cut], data[cut:], message(b"good"))
     assert made.found == [("too long", b"0123456789abcdef"), [b"good"]]
 
 
-def test_a_message_of_too_many_frames_is_told_once_and_skipped() -> None:
+def test_a_message_of_too_many_frames_is_told_once_and_skipped():
     made = fed(message(*[b"x"] * (MAX_FRAMES + 100)), message(*[b"x"] * MAX_FRAMES))
     assert made.found == [("too long", b"x"), [b"x"] * MAX_FRAMES]
 
 
-def test_many_small_frames_are_looked_at_a_few_at_a_time() -> None:
+def test_many_small_frames_are_looked_at_a_few_at_a_time():
     """A million of them in one message would keep everybody else waiting for a second."""
     for kind in ("kept", "skipped"):
         made = fed(limit_bytes=1000)
@@ -166,7 +163,7 @@ def test_many_small_frames_are_looked_at_a_few_at_a_time() -> None:
         assert made.asked - before >= 50, kind
 
 
-def test_the_limit_may_grow_between_two_messages() -> None:
+def test_the_limit_may_grow_between_two_messages():
     made = fed(message(bytes(2000)), limit_bytes=1000)
     made.decoder.max_message_bytes = 3000
     made.feed(message(bytes(2000)))
@@ -174,13 +171,13 @@ def test_the_limit_may_grow_between_two_messages() -> None:
 
 
 @pytest.mark.parametrize("length", [2**31, 2**32 + 1, 2**63 - 1, 2**63, 2**64 - 1])
-def test_lengths_of_any_size_are_too_long(length: int) -> None:
+def test_lengths_of_any_size_are_too_long(length):
     made = fed(announced(length) + bytes(300_000))
     assert made.found == [("too long", bytes(16))]
     assert made.decoder.held_bytes == 0
 
 
-def test_what_is_announced_and_never_sent_takes_no_memory() -> None:
+def test_what_is_announced_and_never_sent_takes_no_memory():
     length = 64 << 20  # more than malloc ever takes from memory that it has
     before = psutil.Process().memory_info().rss
     several = [fed(announced(length) + bytes(1000), limit_bytes=length) for _ in range(50)]
@@ -191,21 +188,21 @@ def test_what_is_announced_and_never_sent_takes_no_memory() -> None:
     )
 
 
-def test_a_frame_for_which_there_is_no_memory_is_too_long() -> None:
+def test_a_frame_for_which_there_is_no_memory_is_too_long():
     made = fed(announced(1 << 62) + bytes(1000), message(b"is part of it"), limit_bytes=1 << 62)
     assert made.found == [("too long", bytes(16))]
 
 
-def test_a_long_command_is_refused() -> None:
+def test_a_long_command_is_refused():
     with pytest.raises(ProtocolError, match="command"):
         fed(announced(1025, COMMAND))
 
 
 @pytest.mark.parametrize("flags", [8, 0x80, 0xFF])
-def test_flags_that_do_not_exist_are_refused(flags: int) -> None:
+def test_flags_that_do_not_exist_are_refused(flags):
     with pytest.raises(ProtocolError, match="flags"):
         fed(bytes([flags, 0]))
 
 
-def test_a_short_frame_with_a_long_header_is_a_frame() -> None:
+def test_a_short_frame_with_a_long_header_is_a_frame():
     assert fed(bytes([LONG]) + (3).to_bytes(8, "big") + b"abc").found == [[b"abc"]]

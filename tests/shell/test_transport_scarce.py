@@ -1,23 +1,17 @@
 """Where connections or descriptors are few: who has most of them loses one, and everybody else gets in."""
 
-from __future__ import annotations
-
 import os
 import resource
 import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import REPOSITORY, descriptors, eventually, line_of
 from transport_rig import GREETING, Heard, Others, RawPeer, Transport, known, message, ready
 
 from hostd.shell.transport import listener as listening
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 DESCRIPTORS = 128
 FOR_CLIENTS = DESCRIPTORS * 3 // 4
@@ -26,7 +20,7 @@ FOR_CLIENTS = DESCRIPTORS * 3 // 4
 class Scarce:
     """A process with two listeners and few descriptors."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory):
         path = os.pathsep.join([str(REPOSITORY / "tests"), str(REPOSITORY / "tests/shell")])
         self.log = directory / "log"
         with self.log.open("w") as log:
@@ -38,25 +32,25 @@ class Scarce:
                 env={**os.environ, "PYTHONPATH": path},
             )
         self.directory = directory
-        self._peers: list[RawPeer] = []
+        self._peers = []
         assert line_of(self.process) == "up"
 
-    def path(self, side: str = "clients") -> str:
+    def path(self, side="clients"):
         return f"{self.directory}/{side}.ipc"
 
-    def connect(self, side: str = "clients", first: bytes = GREETING + ready()) -> RawPeer:
-        peer = RawPeer(self.path(side), first)
+    def connect(self, side="clients", *more):
+        peer = RawPeer(self.path(side), b"".join([GREETING, ready(), *more]))
         self._peers.append(peer)
         return peer
 
-    def end(self) -> None:
+    def end(self):
         for peer in self._peers:
             peer.socket.close()
         with self.process:
             self.process.terminate()
 
 
-def asks(peer: RawPeer, what: bytes = b"here") -> bytes:
+def asks(peer, what=b"here"):
     """Send something and return the answer."""
     before = len(peer.messages())
     peer.say(message(what))
@@ -65,17 +59,17 @@ def asks(peer: RawPeer, what: bytes = b"here") -> bytes:
 
 
 @pytest.fixture
-def scarce(tmp_path: Path) -> Iterator[Scarce]:
+def scarce(tmp_path):
     made = Scarce(tmp_path)
     yield made
     made.end()
 
 
 @pytest.fixture
-def others() -> Iterator[Callable[[str], Others]]:
-    made: list[Others] = []
+def others():
+    made = []
 
-    def make(path: str) -> Others:
+    def make(path):
         made.append(Others(path))
         return made[-1]
 
@@ -84,9 +78,7 @@ def others() -> Iterator[Callable[[str], Others]]:
         each.end()
 
 
-def test_whoever_has_the_most_connections_loses_one_for_each_that_comes(
-    scarce: Scarce, others: Callable[[str], Others]
-) -> None:
+def test_whoever_has_the_most_connections_loses_one_for_each_that_comes(scarce, others):
     greedy = others(scarce.path())
     greedy.ask("settle 100")
     alive = int(greedy.ask("alive"))
@@ -101,9 +93,7 @@ def test_whoever_has_the_most_connections_loses_one_for_each_that_comes(
     assert scarce.log.read_text().count("no more descriptors") == 1
 
 
-def test_no_client_gets_one_of_the_descriptors_that_are_not_for_clients(
-    tmp_path: Path, others: Callable[[str], Others], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_client_gets_one_of_the_descriptors_that_are_not_for_clients(tmp_path, others, monkeypatch):
     """However many processes there are: the one that comes gets the number of the one that goes."""
     most = len(descriptors()) + 30
     monkeypatch.setattr(listening, "_MAX_CLIENT_FD", most)
@@ -122,13 +112,13 @@ def test_no_client_gets_one_of_the_descriptors_that_are_not_for_clients(
         assert max(shares) - min(shares) <= 2
 
 
-def test_workers_connect_where_clients_have_all_that_is_theirs(scarce: Scarce, others: Callable[[str], Others]) -> None:
+def test_workers_connect_where_clients_have_all_that_is_theirs(scarce, others):
     others(scarce.path()).ask("settle 200")
     for _ in range(15):
         assert asks(scarce.connect("workers")) == b"here"
 
 
-def test_whoever_connects_again_and_again_keeps_nobody_out(scarce: Scarce, others: Callable[[str], Others]) -> None:
+def test_whoever_connects_again_and_again_keeps_nobody_out(scarce, others):
     """One that has come first and says its hello late is not the one that makes place for them."""
     good = scarce.connect()
     eventually(good.frames, "it is ready")
@@ -140,10 +130,10 @@ def test_whoever_connects_again_and_again_keeps_nobody_out(scarce: Scarce, other
 
 
 @pytest.mark.parametrize("side", ["clients", "workers"])
-def test_where_no_descriptor_is_left_those_who_come_wait(scarce: Scarce, side: str) -> None:
+def test_where_no_descriptor_is_left_those_who_come_wait(scarce, side):
     inside = scarce.connect()
     assert asks(inside, b"exhaust") == b"exhaust"
-    waiting = [scarce.connect(side, GREETING + ready() + message(b"let me in")) for _ in range(3)]
+    waiting = [scarce.connect(side, message(b"let me in")) for _ in range(3)]
     eventually(lambda: "cannot accept" in scarce.log.read_text(), "it has tried")
     for _ in range(20):
         assert asks(inside) == b"here"
@@ -153,9 +143,7 @@ def test_where_no_descriptor_is_left_those_who_come_wait(scarce: Scarce, side: s
     assert scarce.log.read_text().count("cannot accept") == 1
 
 
-def test_after_a_moment_without_descriptors_others_are_accepted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_after_a_moment_without_descriptors_others_are_accepted(tmp_path, caplog):
     heard = Heard()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with Transport(tmp_path) as transport:
@@ -167,7 +155,7 @@ def test_after_a_moment_without_descriptors_others_are_accepted(
                 resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
                 transport.until(lambda: "cannot accept" in caplog.text)
                 before = len(heard.of(b"1"))
-                tries: list[int] = []
+                tries = []
                 transport.loop.call_later(0.35, tries.append, 3)
                 transport.until(lambda tries=tries: tries)
                 inside.say(message(b"still here") * 50)
@@ -179,7 +167,7 @@ def test_after_a_moment_without_descriptors_others_are_accepted(
             caplog.clear()
 
 
-def test_a_thousand_idle_connections_cost_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thousand_idle_connections_cost_little(tmp_path, monkeypatch):
     heard = Heard()
     with Transport(tmp_path) as transport:
         listener = transport.hear(heard)

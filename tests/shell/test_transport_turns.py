@@ -1,11 +1,8 @@
 """Turns and congestion: nobody keeps others waiting, whatever he sends, and however little he reads."""
 
-from __future__ import annotations
-
 import itertools
 import socket
 import time
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from transport_rig import GREETING, LIMIT_BYTES, Heard, Others, Transport, frame, known, message, work
@@ -15,24 +12,18 @@ from hostd.shell.transport.decoder import BUFFER_BYTES, Decoder
 from hostd.shell.transport.process import PeerProcess
 from hostd_workers.wire import frames as wire
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from hostd.shell.transport.listener import Listener
-
 
 @pytest.fixture
-def transport(tmp_path: Path) -> Iterator[Transport]:
+def transport(tmp_path):
     with Transport(tmp_path) as made:
         yield made
 
 
 @pytest.fixture
-def others() -> Iterator[Callable[[Listener], Others]]:
-    made: list[Others] = []
+def others():
+    made = []
 
-    def make(listener: Listener) -> Others:
+    def make(listener):
         made.append(Others(listener.endpoint.removeprefix("ipc://")))
         return made[-1]
 
@@ -51,7 +42,7 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("flood", FLOODS)
-def test_a_peer_that_floods_does_not_keep_the_loop_from_its_other_work(transport: Transport, flood: str) -> None:
+def test_a_peer_that_floods_does_not_keep_the_loop_from_its_other_work(transport, flood):
     heard = Heard()
     listener = transport.hear(heard)
     peer = known(transport, listener, heard)
@@ -59,7 +50,7 @@ def test_a_peer_that_floods_does_not_keep_the_loop_from_its_other_work(transport
     peer.say(FLOODS[flood](1000))
     seen = [0]
 
-    def look() -> None:
+    def look():
         seen.append(len(heard.messages))
         if seen[-1] < 1000:
             transport.loop.call_soon(look)
@@ -71,12 +62,12 @@ def test_a_peer_that_floods_does_not_keep_the_loop_from_its_other_work(transport
 
 
 @pytest.mark.parametrize("flood", FLOODS)
-def test_a_peer_that_floods_does_not_keep_another_from_its_turn(transport: Transport, flood: str) -> None:
+def test_a_peer_that_floods_does_not_keep_another_from_its_turn(transport, flood):
     heard = Heard()
     listener = transport.hear(heard)
     peer, other = (known(transport, listener, heard) for _ in range(2))
 
-    def on_message(identity: bytes, _: list[Any]) -> None:
+    def on_message(identity, _):
         work(0.0005)
         if len(heard.messages) == 100:
             other.say(message(b"me"))
@@ -87,9 +78,7 @@ def test_a_peer_that_floods_does_not_keep_another_from_its_turn(transport: Trans
     assert heard.messages.index((b"2", [b"me"])) <= 150
 
 
-def test_a_process_with_many_connections_has_turns_as_one(
-    transport: Transport, others: Callable[[Listener], Others]
-) -> None:
+def test_a_process_with_many_connections_has_turns_as_one(transport, others):
     heard = Heard()
     listener = transport.hear(heard)
     many = others(listener)
@@ -101,7 +90,7 @@ def test_a_process_with_many_connections_has_turns_as_one(
     transport.until(lambda: len(heard.messages) == 300)
     heard.messages.clear()
 
-    def on_message(identity: bytes, _: list[Any]) -> None:
+    def on_message(identity, _):
         work(0.001)
         if len(heard.messages) == 100:
             other.say(message(b"me"))
@@ -115,7 +104,7 @@ def test_a_process_with_many_connections_has_turns_as_one(
     assert {order.count(identity) for identity in order} == {3}
 
 
-def test_what_was_read_ahead_is_heard_although_nothing_more_comes(transport: Transport) -> None:
+def test_what_was_read_ahead_is_heard_although_nothing_more_comes(transport):
     """The system does not tell again of what a turn has read and left for the next."""
     heard = Heard()
     peer = known(transport, transport.hear(heard), heard)
@@ -126,14 +115,14 @@ def test_what_was_read_ahead_is_heard_although_nothing_more_comes(transport: Tra
     transport.until(lambda: heard.gone)
 
 
-def test_half_a_header_survives_a_turn_in_which_nothing_comes(tmp_path: Path) -> None:
+def test_half_a_header_survives_a_turn_in_which_nothing_comes(tmp_path):
     """What a system tells may be old; the buffer is used by others in between."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     buffer = bytearray(BUFFER_BYTES)
     decoder = Decoder(memoryview(buffer), LIMIT_BYTES)
     with ours, theirs:
-        heard: list[Any] = []
+        heard = []
         connection = Connection(_Told(heard), ours, 1, decoder, PeerProcess(1000))  # type: ignore[arg-type]
         theirs.send(b"\xff" + bytes(8))
         for _ in range(2):
@@ -147,11 +136,11 @@ def test_half_a_header_survives_a_turn_in_which_nothing_comes(tmp_path: Path) ->
 class _Told:
     peer_buffer_bytes = 1000
 
-    def __init__(self, dropped: list[Any]) -> None:
+    def __init__(self, dropped):
         self._dropped = dropped
 
-    def drop(self, connection: Connection, why: str) -> None:
+    def drop(self, connection, why):
         self._dropped.append(why)
 
-    def waits(self, connection: Connection) -> None:
+    def waits(self, connection):
         pass

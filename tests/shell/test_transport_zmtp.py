@@ -1,9 +1,6 @@
 """The conversation before the first message, heartbeats, and what a frame looks like, with peers of ZeroMQ and raw ones."""
 
-from __future__ import annotations
-
 import itertools
-from typing import TYPE_CHECKING
 
 import pytest
 import zmq
@@ -12,20 +9,16 @@ from transport_rig import COMMAND, GREETING, LIMIT_BYTES, MORE, Heard, Transport
 from hostd.shell.transport import zmtp
 from hostd_workers.wire.errors import ProtocolError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 PING = b"\x04PING\x00\x64"
 
 
 @pytest.fixture
-def transport(tmp_path: Path) -> Iterator[Transport]:
+def transport(tmp_path):
     with Transport(tmp_path) as made:
         yield made
 
 
-def greeting(version: int = 3, minor: int = 0, mechanism: bytes = b"NULL", signature: bytes = GREETING[:10]) -> bytes:
+def greeting(version=3, minor=0, mechanism=b"NULL", signature=GREETING[:10]):
     return signature + bytes([version, minor]) + mechanism.ljust(20, b"\0") + bytes(32)
 
 
@@ -46,7 +39,7 @@ def greeting(version: int = 3, minor: int = 0, mechanism: bytes = b"NULL", signa
     ],
     ids=["HTTP", "1.0", "signature", "2.0", "2.x", "PLAIN", "CURVE", "NULLA"],
 )
-def test_whoever_greets_in_another_way_is_turned_away_at_once(transport: Transport, said: bytes) -> None:
+def test_whoever_greets_in_another_way_is_turned_away_at_once(transport, said):
     listener = transport.hear(Heard())
     peer = transport.raw(listener, said)
     transport.until(peer.has_ended)
@@ -54,7 +47,7 @@ def test_whoever_greets_in_another_way_is_turned_away_at_once(transport: Transpo
 
 
 @pytest.mark.parametrize(("version", "minor"), [(3, 0), (3, 1), (4, 2)])
-def test_later_versions_fall_back_to_ours(transport: Transport, version: int, minor: int) -> None:
+def test_later_versions_fall_back_to_ours(transport, version, minor):
     heard = Heard()
     peer = transport.raw(transport.hear(heard), greeting(version, minor) + ready() + message(b"hello"))
     transport.until(lambda: heard.messages)
@@ -62,7 +55,7 @@ def test_later_versions_fall_back_to_ours(transport: Transport, version: int, mi
     assert peer.frames()[0][1].startswith(b"\x05READY\x0bSocket-Type\x00\x00\x00\x06ROUTER")
 
 
-def test_a_greeting_may_come_byte_by_byte(transport: Transport) -> None:
+def test_a_greeting_may_come_byte_by_byte(transport):
     heard = Heard()
     peer = transport.raw(transport.hear(heard), b"")
     rest = iter(greeting() + ready() + message(b"a", b"b" * 300))
@@ -75,14 +68,14 @@ def test_a_greeting_may_come_byte_by_byte(transport: Transport) -> None:
 
 
 @pytest.mark.parametrize("kind", [b"DEALER", b"REQ", b"ROUTER"])
-def test_who_can_talk_to_a_router_may(transport: Transport, kind: bytes) -> None:
+def test_who_can_talk_to_a_router_may(transport, kind):
     heard = Heard()
     transport.raw(transport.hear(heard), GREETING + ready(kind) + message(b"hello"))
     transport.until(lambda: heard.messages)
 
 
 @pytest.mark.parametrize("kind", [b"PUB", b"SUB", b"PUSH", b"PAIR", b"STREAM", b"", b"dealer"])
-def test_who_cannot_is_turned_away(transport: Transport, kind: bytes) -> None:
+def test_who_cannot_is_turned_away(transport, kind):
     heard = Heard()
     peer = transport.raw(transport.hear(heard), GREETING + ready(kind))
     transport.until(peer.has_ended)
@@ -104,14 +97,14 @@ def test_who_cannot_is_turned_away(transport: Transport, kind: bytes) -> None:
     ],
     ids=["message", "ERROR", "PING", "no name", "long value", "short length", "no type", "longest", "2^63"],
 )
-def test_whoever_says_something_else_than_a_good_ready_is_turned_away(transport: Transport, said: bytes) -> None:
+def test_whoever_says_something_else_than_a_good_ready_is_turned_away(transport, said):
     heard = Heard()
     peer = transport.raw(transport.hear(heard), GREETING + said)
     transport.until(peer.has_ended)
     assert heard.messages == heard.gone == []
 
 
-def test_names_of_properties_have_no_case_and_unknown_ones_are_ignored() -> None:
+def test_names_of_properties_have_no_case_and_unknown_ones_are_ignored():
     body = b"\x05READY\x0bsocket-TYPE\x00\x00\x00\x06DEALER\x01X\x00\x00\x00\x00\x08IDENTITY\x00\x00\x00\x02me"
     assert zmtp.unpack_ready(body) == b"me"
     with pytest.raises(ProtocolError):
@@ -121,7 +114,7 @@ def test_names_of_properties_have_no_case_and_unknown_ones_are_ignored() -> None
 # Heartbeats
 
 
-def test_a_peer_of_zeromq_with_heartbeats_lives(transport: Transport) -> None:
+def test_a_peer_of_zeromq_with_heartbeats_lives(transport):
     """Its library ends a connection on which no PONG comes."""
     heard = Heard()
     listener = transport.hear(heard)
@@ -138,14 +131,14 @@ def test_a_peer_of_zeromq_with_heartbeats_lives(transport: Transport) -> None:
     monitor.close(0)
 
 
-def test_a_ping_brings_its_context_back(transport: Transport) -> None:
+def test_a_ping_brings_its_context_back(transport):
     peer = transport.raw(transport.hear(Heard()))
     peer.say(frame(PING + b"context", COMMAND) + frame(PING, COMMAND))
     transport.until(lambda: len(peer.frames()) == 3)
     assert peer.frames()[1:] == [(COMMAND, b"\x04PONGcontext"), (COMMAND, b"\x04PONG")]
 
 
-def test_commands_that_need_no_answer_get_none(transport: Transport) -> None:
+def test_commands_that_need_no_answer_get_none(transport):
     heard = Heard()
     peer = transport.raw(transport.hear(heard))
     for body in (b"", b"\x04PONGx", b"\x09SUBSCRIBEx", b"\x05READY", b"\x05ERROR\x03why"):
@@ -157,7 +150,7 @@ def test_commands_that_need_no_answer_get_none(transport: Transport) -> None:
 
 
 @pytest.mark.parametrize("is_trusted", [False, True], ids=["client", "worker"])
-def test_whoever_pings_and_never_reads_fills_no_memory(transport: Transport, is_trusted: bool) -> None:
+def test_whoever_pings_and_never_reads_fills_no_memory(transport, is_trusted):
     heard = Heard(is_trusted=is_trusted)
     listener = transport.hear(heard, peer_buffer_bytes=64 * 1024)
     peer = transport.raw(listener)
@@ -166,7 +159,7 @@ def test_whoever_pings_and_never_reads_fills_no_memory(transport: Transport, is_
     pings = frame(PING, COMMAND) * 1000
     sent = 0
 
-    def flood() -> bool:
+    def flood():
         nonlocal sent
         try:
             sent += peer.socket.send(pings)
@@ -183,7 +176,7 @@ def test_whoever_pings_and_never_reads_fills_no_memory(transport: Transport, is_
         transport.until(lambda: heard.gone == [b"1"])
 
 
-def _waiting_bytes(listener: object) -> int:
+def _waiting_bytes(listener):
     (connection,) = listener._connections.values()  # type: ignore[attr-defined]
     return int(connection.queued_bytes)
 
@@ -191,7 +184,7 @@ def _waiting_bytes(listener: object) -> int:
 # Messages out
 
 
-def test_what_is_packed_is_what_zeromq_reads(transport: Transport) -> None:
+def test_what_is_packed_is_what_zeromq_reads(transport):
     heard = Heard()
     listener = transport.hear(heard)
     peer = transport.dealer(listener)
@@ -204,7 +197,7 @@ def test_what_is_packed_is_what_zeromq_reads(transport: Transport) -> None:
         assert peer.recv_multipart() == frames
 
 
-def test_a_big_frame_is_not_copied_on_its_way_out() -> None:
+def test_a_big_frame_is_not_copied_on_its_way_out():
     big = bytes(100_000)
     pieces = zmtp.pack_message([b"first", big, b"last"])
     assert pieces[1] is big

@@ -1,11 +1,8 @@
 """A model whose files are links, and whose version is exchanged by turning one: as volumes and caches do it."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,15 +11,10 @@ from hostd.shell.repository.completeness import KnownHashes, look_at, walk
 from hostd.shell.repository.fingerprint import digest_of
 from hostd_workers.wire.errors import AbortedError
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from hostd.shell.turns import Steps
-
 LONG_AGO_S = 1_000_000_000
 
 
-def _version(place: Path, files: dict[str, bytes]) -> Path:
+def _version(place, files):
     """Write a version with its manifest, as old as a reproducible image makes it."""
     place.mkdir()
     sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
@@ -32,7 +24,7 @@ def _version(place: Path, files: dict[str, bytes]) -> Path:
     return place
 
 
-def _turn(link: Path, target: Path | str) -> None:
+def _turn(link, target):
     """Exchange a link at once."""
     new = link.with_name("..new")
     new.symlink_to(target)
@@ -40,7 +32,7 @@ def _turn(link: Path, target: Path | str) -> None:
 
 
 @pytest.fixture
-def volume(tmp_path: Path) -> Path:
+def volume(tmp_path):
     """A model as Kubernetes mounts a ConfigMap: links through `..data` into one of two versions."""
     model = tmp_path / "m"
     model.mkdir()
@@ -52,7 +44,7 @@ def volume(tmp_path: Path) -> Path:
     return model
 
 
-def test_a_link_that_is_turned_to_a_file_of_the_same_size_and_time_is_a_change(tmp_path: Path) -> None:
+def test_a_link_that_is_turned_to_a_file_of_the_same_size_and_time_is_a_change(tmp_path):
     for name in ("1", "2"):
         _version(tmp_path / name, {"weights": name.encode()})
     model = tmp_path / "m"
@@ -67,7 +59,7 @@ def test_a_link_that_is_turned_to_a_file_of_the_same_size_and_time_is_a_change(t
     assert after.files_changed_ns >= began_ns, "what failed is tried again"
 
 
-def test_a_model_is_not_quiet_while_its_links_are_turned(tmp_path: Path) -> None:
+def test_a_model_is_not_quiet_while_its_links_are_turned(tmp_path):
     old = _version(tmp_path / "1", {"weights": b"1"}) / "weights"
     model = tmp_path / "m"
     model.mkdir()
@@ -82,17 +74,17 @@ def test_a_model_is_not_quiet_while_its_links_are_turned(tmp_path: Path) -> None
 class _Swapping(KnownHashes):
     """Hashes files, and turns the volume to its second version after the first of them."""
 
-    def __init__(self, volume: Path) -> None:
+    def __init__(self, volume):
         super().__init__()
         self._volume = volume
 
-    def hashing(self, path: str) -> Steps[str]:
+    def hashing(self, path):
         found = yield from super().hashing(path)
         _turn(self._volume / "..data", "..2")
         return found
 
 
-def test_a_manifest_of_one_version_does_not_vouch_for_the_next(volume: Path) -> None:
+def test_a_manifest_of_one_version_does_not_vouch_for_the_next(volume):
     assert look_at(str(volume), None).completeness is Completeness.COMPLETE
     (volume / "..2" / "a").write_bytes(b"half")
     look = look_at(str(volume), None, _Swapping(volume))
@@ -103,7 +95,7 @@ def test_a_manifest_of_one_version_does_not_vouch_for_the_next(volume: Path) -> 
     assert look.reason == "'a' has not the hash that SHA256SUMS gives"
 
 
-def test_a_digest_is_of_one_version_or_none(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_digest_is_of_one_version_or_none(volume, monkeypatch):
     first = digest_of(volume)
     _turn(volume / "..data", "..2")
     second = digest_of(volume)
@@ -111,7 +103,7 @@ def test_a_digest_is_of_one_version_or_none(volume: Path, monkeypatch: pytest.Mo
     _turn(volume / "..data", "..1")
     opened = os.open
 
-    def swapping(path: str, *arguments: int) -> int:
+    def swapping(path, *arguments):
         descriptor = opened(path, *arguments)
         _turn(volume / "..data", "..2")
         return descriptor

@@ -1,10 +1,7 @@
 """Threads in which owners take turns: what is small does not wait for the end of what is big."""
 
-from __future__ import annotations
-
 import threading
 from concurrent.futures import CancelledError, wait
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,33 +10,27 @@ from hostd.shell.repository.fingerprint import digesting
 from hostd.shell.turns import MAX_WAITING, Turns
 from hostd_workers.wire.errors import ResourceExhaustedError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from hostd.shell.turns import Steps
-
 PATIENCE_S = 60.0
 
 
 @pytest.fixture
-def one() -> Iterator[Turns]:
+def one():
     yield from pool_of(1)
 
 
 @pytest.fixture
-def four() -> Iterator[Turns]:
+def four():
     yield from pool_of(4)
 
 
-def pool_of(count: int) -> Iterator[Turns]:
+def pool_of(count):
     turns = Turns(count, "turns")
     yield turns
     turns.shutdown(wait=True)
 
 
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
+def short(monkeypatch):
     """Every step is a slice."""
     monkeypatch.setattr(module, "SLICE_S", 1e-9)
 
@@ -47,13 +38,13 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 class Endless:
     """Work that goes on until it is told to end, and counts its steps."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.steps = 0
         self.begun = threading.Event()
         self.end = threading.Event()
         self.is_closed = False
 
-    def __call__(self) -> Steps[int]:
+    def __call__(self):
         try:
             while not self.end.wait(0.001):
                 self.steps += 1
@@ -64,7 +55,7 @@ class Endless:
         return self.steps
 
 
-def test_small_work_does_not_wait_for_the_end_of_big_work(one: Turns) -> None:
+def test_small_work_does_not_wait_for_the_end_of_big_work(one):
     big = [Endless() for _ in range(3)]
     unfinished = [one.submit(f"big {number}", work) for number, work in enumerate(big)]
     for work in big:
@@ -78,7 +69,7 @@ def test_small_work_does_not_wait_for_the_end_of_big_work(one: Turns) -> None:
 
 
 @pytest.mark.usefixtures("short")
-def test_whoever_asks_for_much_is_served_no_more_than_whoever_asks_for_little(one: Turns) -> None:
+def test_whoever_asks_for_much_is_served_no_more_than_whoever_asks_for_little(one):
     hog, other = [Endless() for _ in range(8)], Endless()
     futures = [one.submit(b"hog", work) for work in hog]
     futures.append(one.submit(b"other", other))
@@ -91,10 +82,10 @@ def test_whoever_asks_for_much_is_served_no_more_than_whoever_asks_for_little(on
     assert steps < 200, "a thread that takes turns by piece has 8 times as much"
 
 
-def test_what_hangs_for_one_owner_leaves_threads_for_others(four: Turns) -> None:
+def test_what_hangs_for_one_owner_leaves_threads_for_others(four):
     release, running = threading.Event(), threading.Semaphore(0)
 
-    def hang() -> None:
+    def hang():
         running.release()
         release.wait(PATIENCE_S)
 
@@ -107,7 +98,7 @@ def test_what_hangs_for_one_owner_leaves_threads_for_others(four: Turns) -> None
     assert len(wait(hung, PATIENCE_S).done) == 10
 
 
-def test_a_client_may_have_only_so_much_waiting_and_the_host_any_number(one: Turns) -> None:
+def test_a_client_may_have_only_so_much_waiting_and_the_host_any_number(one):
     release, begun = threading.Event(), threading.Event()
     one.submit("host", lambda: begun.set() or release.wait(PATIENCE_S))
     assert begun.wait(PATIENCE_S)
@@ -119,7 +110,7 @@ def test_a_client_may_have_only_so_much_waiting_and_the_host_any_number(one: Tur
     assert len(wait([*kept, *others], PATIENCE_S).not_done) == 0
 
 
-def test_what_nobody_waits_for_is_dropped(one: Turns) -> None:
+def test_what_nobody_waits_for_is_dropped(one):
     begun, waiting = Endless(), Endless()
     futures = [one.submit("a", begun)]
     assert begun.begun.wait(PATIENCE_S)
@@ -132,11 +123,11 @@ def test_what_nobody_waits_for_is_dropped(one: Turns) -> None:
     assert (waiting.steps, one.submit("c", int).result(PATIENCE_S)) == (0, 0)
 
 
-def raise_stop() -> None:
+def raise_stop():
     raise StopIteration("a finder's own")
 
 
-def raise_late() -> Steps[None]:
+def raise_late():
     yield
     raise OSError("the disk")
 
@@ -146,15 +137,13 @@ def raise_late() -> Steps[None]:
     [(raise_stop, RuntimeError, "StopIteration"), (raise_late, OSError, "the disk")],
     ids=["at once", "in a step"],
 )
-def test_an_error_is_the_result_and_the_thread_goes_on(
-    one: Turns, work: Callable[[], Any], error: type[Exception], match: str
-) -> None:
+def test_an_error_is_the_result_and_the_thread_goes_on(one, work, error, match):
     with pytest.raises(error, match=match):
         one.submit("a", work).result(PATIENCE_S)
     assert one.of("a").submit(abs, -3).result(PATIENCE_S) == 3
 
 
-def test_the_end_drops_what_has_not_begun() -> None:
+def test_the_end_drops_what_has_not_begun():
     turns, release, begun = Turns(1, "ends"), threading.Event(), threading.Event()
     running = turns.submit("a", lambda: begun.set() or release.wait(PATIENCE_S))
     assert begun.wait(PATIENCE_S)
@@ -166,10 +155,10 @@ def test_the_end_drops_what_has_not_begun() -> None:
     assert running.result(PATIENCE_S)
 
 
-def test_a_digest_pauses_between_pieces_and_keeps_no_file_open(tmp_path: Path) -> None:
+def test_a_digest_pauses_between_pieces_and_keeps_no_file_open(tmp_path):
     import os
 
-    def opened() -> list[str]:
+    def opened():
         links = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))
         return [path for link in links if os.path.lexists(link) and str(tmp_path) in (path := os.readlink(link))]
 

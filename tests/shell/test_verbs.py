@@ -1,9 +1,6 @@
 """The control plane's verbs: arguments that are checked before anything happens."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -16,11 +13,11 @@ from hostd_workers.wire import messages as msg
 CALLER = ev.Caller(ev.ClientId(b"client"), 7)
 
 
-def request(**arguments: Any) -> Request:
+def request(**arguments):
     return Request(CALLER, arguments, 12.5)
 
 
-def test_an_argument_is_returned_if_it_is_of_its_kind() -> None:
+def test_an_argument_is_returned_if_it_is_of_its_kind():
     assert request(name="x").get("name", str) == "x"
     assert request().get("name", str, "default") == "default"
     assert request(n=3).get("n", (int, float)) == 3
@@ -29,31 +26,31 @@ def test_an_argument_is_returned_if_it_is_of_its_kind() -> None:
 
 
 @pytest.mark.parametrize("value", [7, None, b"x", ["x"], {"x": 1}])
-def test_an_argument_of_another_kind_is_refused_by_name(value: object) -> None:
+def test_an_argument_of_another_kind_is_refused_by_name(value):
     with pytest.raises(hostd.InvalidArgumentError, match=f"name must be a str, got {type(value).__name__}"):
         request(name=value).get("name", str)
 
 
-def test_true_is_no_number() -> None:
+def test_true_is_no_number():
     with pytest.raises(hostd.InvalidArgumentError, match="n must be a int"):
         request(n=True).get("n", int)
     assert request(n=True).get("n", bool) is True
 
 
-def test_a_missing_argument_is_refused_by_name() -> None:
+def test_a_missing_argument_is_refused_by_name():
     with pytest.raises(hostd.InvalidArgumentError, match="name must be a str, got NoneType"):
         request().get("name", str)
 
 
-def test_unknown_arguments_are_refused_with_the_known_ones() -> None:
+def test_unknown_arguments_are_refused_with_the_known_ones():
     with pytest.raises(hostd.InvalidArgumentError, match=r"'colour'; known are: model_id"):
         request(model_id="x", colour="red").only("model_id")
     with pytest.raises(hostd.InvalidArgumentError, match="known are: none"):
         request(colour="red").only()
 
 
-def test_a_verb_is_found_by_name_and_gets_its_arguments() -> None:
-    heard: list[Request] = []
+def test_a_verb_is_found_by_name_and_gets_its_arguments():
+    heard = []
     verbs = Verbs({"do": Verb(Role.USE, heard.append)})
     envelope = wire.unpack(msg.pack_map(msg.VERB, 7, {"a": 1}, header=msg.pack_verb("do")))
     verbs(CALLER, "do", envelope, 12.5)
@@ -64,8 +61,8 @@ def test_a_verb_is_found_by_name_and_gets_its_arguments() -> None:
         verbs(CALLER, "do", envelope._replace(body=b"\x91\x01"), None)
 
 
-def test_arguments_that_would_hold_everybody_up_are_refused_unread() -> None:
-    heard: list[Request] = []
+def test_arguments_that_would_hold_everybody_up_are_refused_unread():
+    heard = []
     verbs = Verbs({name: Verb(Role.USE, heard.append) for name in ("do", "deploy_begin")})
     for arguments in ({"a": "x" * 300_000}, {"a": [[["x"] * 2] * 3000] * 4}, {"files": [["x", 1]] * 10_000}):
         frames = msg.pack_map(msg.VERB, 7, arguments)
@@ -75,7 +72,7 @@ def test_arguments_that_would_hold_everybody_up_are_refused_unread() -> None:
     assert heard == [Request(CALLER, arguments, None)]
 
 
-def test_a_load_takes_its_defaults() -> None:
+def test_a_load_takes_its_defaults():
     event = load_requested(request(model_id="m"))
     assert event.source == ev.LoadSource(None, "standalone-model", None, None, {})
     assert (event.caller, event.model_id, event.wait, event.deadline_s) == (CALLER, "m", True, 12.5)
@@ -97,12 +94,12 @@ def test_a_load_takes_its_defaults() -> None:
     ],
     ids=str,
 )
-def test_a_load_with_a_wrong_argument_is_refused_by_name(wrong: dict[str, Any]) -> None:
+def test_a_load_with_a_wrong_argument_is_refused_by_name(wrong):
     with pytest.raises(hostd.InvalidArgumentError, match=next(iter(wrong))):
         load_requested(request(**{"model_id": "m", **wrong}))
 
 
-def test_every_verb_says_which_role_it_needs() -> None:
+def test_every_verb_says_which_role_it_needs():
     from hostd.shell.control.requests import Control
 
     supervisor = SimpleNamespace(emit=None, listeners=[])

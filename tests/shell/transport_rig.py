@@ -24,8 +24,11 @@ from hostd.shell.transport.poller import Poller
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from hostd.shell.transport.connection import Connection
+
 LIMIT_BYTES = 2 << 20
 SMALL_BYTES = 256 * 1024
+CHUNK = bytes(16 * 1024)
 
 MORE, LONG, COMMAND = 1, 2, 4
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
@@ -214,6 +217,11 @@ class Transport:
         peer.connect(listener.endpoint)
         return peer
 
+    def has_failed(self, kind: type[BaseException], times: int = 1) -> None:
+        """Expect that handlers have raised this, and nothing else."""
+        failed, self.failures = self.failures, []
+        assert [type(failure) for failure in failed] == [kind] * times
+
     def until(self, is_true: Callable[[], Any], what: str = "it") -> None:
         """Let the loop run until something is true; the loop wakes for sockets, and looks now and then."""
 
@@ -235,8 +243,13 @@ class Transport:
             raise AssertionError(f"not in {PATIENCE_S:g} s: {what}") from None
 
 
+def connection_of(listener: Listener, name: bytes = b"1") -> Connection:
+    """Return what a listener knows of a peer; it shows nobody else."""
+    return listener._connections[name]
+
+
 class Relay:
-    """Workers' messages go to a client: each says with its first byte to which."""
+    """Clients and workers, each of whose messages goes to the client that its first byte names."""
 
     def __init__(self, transport: Transport, peer_buffer_bytes: int = SMALL_BYTES) -> None:
         self.clients, self.workers = Heard(), Heard(is_trusted=True)
@@ -250,6 +263,31 @@ class Relay:
 
     def worker(self) -> RawPeer:
         return self.transport.raw(self.back)
+
+    def holds_up(self, name: bytes = b"1") -> bool:
+        """Say whether a worker waits for a client."""
+        return name in self.back._connections and connection_of(self.back, name).blockers > 0
+
+
+class Line:
+    """A listener with one worker, which reads when a test has it read."""
+
+    def __init__(self, transport: Transport, peer_buffer_bytes: int = SMALL_BYTES) -> None:
+        self.heard = Heard(is_trusted=True)
+        self.listener = transport.hear(self.heard, peer_buffer_bytes=peer_buffer_bytes)
+        self.peer = known(transport, self.listener, self.heard)
+        self.connection = connection_of(self.listener)
+
+    def send(self, *frames: bytes, call: int | None = None) -> None:
+        self.listener.send(b"1", list(frames), call)
+
+    def withdraw(self, call: int) -> bool:
+        return self.listener.withdraw(b"1", call)
+
+    def fill(self, count: int) -> None:
+        """Send so many calls of a chunk each, by number."""
+        for number in range(count):
+            self.send(CHUNK, call=number)
 
 
 def pump(peer: RawPeer, data: bytes, times: int) -> Callable[[], bool]:
