@@ -6,6 +6,7 @@ import pytest
 from helpers import descendants
 from kernels import KERNELS
 from machine_rig import Machine
+from process_rig import Workers
 from transport_rig import Others, Transport
 
 from hostd.shell.deploys.staging import Staging
@@ -67,3 +68,10 @@ def ours():
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     yield Processes()
     libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+@pytest.fixture
+def spawn(ours, tmp_path):
+    made = Workers(ours, tmp_path)
+    yield made
+    made.end()

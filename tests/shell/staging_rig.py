@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from kernels import Watched
+
+from hostd.shell.deploys.staging import Staging
+from hostd.shell.repository.directory import ModelsDirectory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from hostd.shell.deploys.staging import Staging, Upload
+    from hostd.shell.deploys.staging import Removal, Upload
+    from hostd.shell.linux.syscalls import SystemCalls
 
 FILES = {"model.yaml": b"loader: python\n", "weights/0.bin": b"\1" * 70_000, "weights/deep/1.bin": b"", ".dot": b"2"}
 
@@ -28,20 +35,47 @@ def begin(
     return upload
 
 
+def installed(
+    staging: Staging, model_id: str = "m", files: dict[str, bytes] | None = None, *, replace: bool = False
+) -> Upload:
+    upload = begin(staging, model_id, files, replace=replace)
+    upload.install()
+    return upload
+
+
+def finish(operation: Upload | Removal) -> None:
+    operation.confirm()
+    operation.clean()
+
+
 def deploy(
     staging: Staging, model_id: str = "m", files: dict[str, bytes] | None = None, *, replace: bool = False
 ) -> Path:
     upload = begin(staging, model_id, files, replace=replace)
     place = upload.install()
-    upload.confirm()
-    upload.clean()
+    finish(upload)
     return place
 
 
 def undeploy(staging: Staging, model_id: str = "m") -> None:
-    removal = staging.remove(model_id)
-    removal.confirm()
-    removal.clean()
+    finish(staging.remove(model_id))
+
+
+def on(models: Path, kernel: SystemCalls, before: Callable[[str, tuple[Any, ...]], object] | None = None) -> Staging:
+    """Return a staging area on a kernel, of each of whose calls a test hears before."""
+    return Staging(ModelsDirectory(models, calls=kernel if before is None else Watched(kernel, before)))
+
+
+class Fails(set[str]):
+    """Names of system calls that fail."""
+
+    def __call__(self, name: str, _: object) -> None:
+        if name in self:
+            raise OSError(5, "Input/output error")
+
+
+OLD = {"model.yaml": b"old"}
+ENDLESS = 10_000
 
 
 def tree(directory: Path) -> dict[str, bytes]:

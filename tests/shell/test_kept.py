@@ -7,7 +7,7 @@ import stat
 
 import pytest
 from helpers import named
-from staging_rig import FILES, begin, deploy, names, sizes
+from staging_rig import FILES, begin, deploy, finish, names, on, sizes
 
 from hostd.core.names import KEPT_NAME
 from hostd.core.standing import Standing
@@ -24,13 +24,6 @@ ALL = Standing(
 
 
 @pytest.fixture
-def models(tmp_path):
-    made = tmp_path / "models"
-    made.mkdir()
-    return made
-
-
-@pytest.fixture
 def staging(models):
     return Staging(ModelsDirectory(models))
 
@@ -38,8 +31,7 @@ def staging(models):
 def install(staging, standing, *, replace=False):
     upload = begin(staging, replace=replace)
     upload.install(standing)
-    upload.confirm()
-    upload.clean()
+    finish(upload)
 
 
 @pytest.mark.parametrize("standing", [ALL, Standing(is_kept=True), Standing(is_pinned=False, is_kept=True)])
@@ -147,7 +139,7 @@ def test_a_disk_that_is_full_leaves_the_old_pin(models):
         is_full = False
 
     calls = Full()
-    staging = Staging(ModelsDirectory(models, calls=calls))
+    staging = on(models, calls)
     install(staging, ALL)
     calls.is_full = True
     with pytest.raises(ResourceExhaustedError, match="cannot keep the pin"):
@@ -187,8 +179,7 @@ def test_folders_and_executables_are_made(staging, models):
         "m", sizes({"a": b"", "b/c": b""}), replace=False, folders=["b/d/e", "f"], executables=["b/c"]
     )
     upload.install()
-    upload.confirm()
-    upload.clean()
+    finish(upload)
     assert sorted(str(path.relative_to(models)) for path in models.rglob("*")) == [
         *("m", "m/a", "m/b", "m/b/c", "m/b/d", "m/b/d/e", "m/f")
     ]

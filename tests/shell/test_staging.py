@@ -1,5 +1,6 @@
 """Deploys and replacements on the disk as they should go, and what is refused before anything is written."""
 
+import itertools
 import os
 import random
 import stat
@@ -8,14 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from helpers import PATIENCE_S, eventually
-from kernels import KERNELS, Watched
+from kernels import KERNELS
 from path_corpus import FILE_VECTORS, ID_VECTORS, canary, plant
-from staging_rig import FILES, begin, deploy, names, tree
+from staging_rig import FILES, begin, deploy, finish, names, on, tree
 
 from hostd.core.names import STAGING_NAME
 from hostd.shell.deploys.ranges import MAX_PIECES, Ranges
-from hostd.shell.deploys.staging import Staging
-from hostd.shell.repository.directory import ModelsDirectory
 from hostd_workers.wire.errors import (
     AbortedError,
     AlreadyExistsError,
@@ -29,38 +28,32 @@ from hostd_workers.wire.errors import (
 
 
 @pytest.mark.parametrize("model_id", ["m", "team/m", "a/b/c/d", "モデル/数字", "~tilde"])
-def test_c29_what_was_written_is_there_and_nothing_else(staging, models, model_id):
-    place = deploy(staging, model_id)
-    assert place == models / model_id
-    assert tree(place) == FILES
-    assert names(models) == [model_id.partition("/")[0]]
-
-
-def test_c30_nothing_is_seen_before_the_install_and_the_area_is_hidden(staging, models):
-    upload = begin(staging, "team/m")
+def test_c29_c30_what_was_written_is_there_and_nothing_is_seen_before_the_install(staging, models, model_id):
+    upload, top = begin(staging, model_id), model_id.partition("/")[0]
     assert names(models) == [STAGING_NAME]
-    upload.install()
-    assert names(models) == [STAGING_NAME, "team"]
-    upload.confirm()
-    upload.clean()
-    assert names(models) == ["team"]
+    assert upload.install() == models / model_id
+    assert names(models) == sorted([STAGING_NAME, top])
+    finish(upload)
+    assert tree(models / model_id) == FILES
+    assert names(models) == [top]
 
 
 @pytest.mark.parametrize("umask", [0, 0o022, 0o077])
 def test_what_is_deployed_is_not_for_everybody_and_for_the_group_as_the_umask_says(staging, models, umask):
+    def check():
+        for path in models.rglob("*"):
+            if path.is_file() or path.is_dir():
+                assert stat.S_IMODE(path.stat().st_mode) == (0o750 if path.is_dir() else 0o640) & ~umask, path
+
     before = os.umask(umask)
     try:
         upload = begin(staging, "team/m")
-        underway = {path for path in models.rglob("*") if path.is_file() or path.is_dir()}
-        for path in underway:
-            assert stat.S_IMODE(path.stat().st_mode) == (0o750 if path.is_dir() else 0o640) & ~umask, path
+        check()
         upload.install()
-        upload.confirm()
-        upload.clean()
+        finish(upload)
     finally:
         os.umask(before)
-    for path in models.rglob("*"):
-        assert stat.S_IMODE(path.stat().st_mode) == (0o750 if path.is_dir() else 0o640) & ~umask, path
+    check()
 
 
 def test_c29_pieces_may_come_in_any_order_from_many_threads_and_twice(staging):
@@ -82,12 +75,9 @@ def test_c29_a_deploy_over_a_model_is_refused_before_and_at_the_install(staging,
     with pytest.raises((AlreadyExistsError, AbortedError)):
         second.install()
     second.roll_back()
-    first.confirm()
-    first.clean()
-    third = None
+    finish(first)
     with pytest.raises(AlreadyExistsError, match="undeploy it first"):
-        third = begin(staging)
-    assert third is None
+        begin(staging)
     assert names(models) == ["m"]
 
 
@@ -107,8 +97,7 @@ def test_c30_of_many_deploys_of_one_id_at_most_one_is_installed_at_a_time(stagin
     assert sum(won) <= 1
     for upload, is_winner in zip(uploads, won, strict=True):
         if is_winner:
-            upload.confirm()
-            upload.clean()
+            finish(upload)
             assert tree(models) == {"team/m/a": b"%d" % uploads.index(upload)}
     assert STAGING_NAME not in names(models)
     if not any(won):
@@ -143,7 +132,7 @@ def test_c30_an_end_waits_for_a_piece_that_is_being_written(models, step):
             is_writing.set()
             assert may_write.wait(PATIENCE_S)
 
-    staging = Staging(ModelsDirectory(models, calls=Watched(KERNELS["new"](), before)))
+    staging = on(models, KERNELS["new"](), before)
     upload = staging.begin("m", [("a", 5)], replace=False)
     with ThreadPoolExecutor(2) as threads:
         writing = threads.submit(upload.write, 0, 0, b"piece")
@@ -165,9 +154,11 @@ def test_c30_an_end_waits_for_a_piece_that_is_being_written(models, step):
 
 
 @pytest.mark.parametrize("model_id", ["m", "team/m"])
-def test_c32_a_replacement_is_seen_at_once_and_the_old_one_comes_back(staging, models, model_id):
-    old = {"model.yaml": b"old", "old/x": b"1"}
-    deploy(staging, model_id, old)
+@pytest.mark.parametrize("old", [{"model.yaml": b"old", "old/x": b"1"}, {}], ids=["a model", "nothing"])
+def test_c32_a_replacement_of(staging, models, model_id, old):
+    """It is seen at once, and the old one comes back."""
+    if old:
+        deploy(staging, model_id, old)
     upload = begin(staging, model_id, replace=True)
     assert tree(models / model_id) == old
     upload.install()
@@ -177,15 +168,6 @@ def test_c32_a_replacement_is_seen_at_once_and_the_old_one_comes_back(staging, m
     deploy(staging, model_id, replace=True)
     assert tree(models / model_id) == FILES
     assert STAGING_NAME not in names(models)
-
-
-def test_c32_replacing_nothing_deploys(staging, models):
-    upload = begin(staging, "team/m", replace=True)
-    upload.install()
-    upload.roll_back()
-    assert names(models) == []
-    deploy(staging, "team/m", replace=True)
-    assert tree(models / "team" / "m") == FILES
 
 
 def test_c32_a_folder_of_models_is_not_replaced(staging, models):
@@ -199,27 +181,29 @@ def test_c32_a_folder_of_models_is_not_replaced(staging, models):
 # What is refused
 
 
-def test_c29_no_name_of_the_corpus_reaches_the_disk(staging, models, tmp_path):
+@pytest.fixture
+def planted(models, tmp_path):
     (tmp_path / "outside").mkdir()
-    plant(models, tmp_path / "outside")
+    return plant(models, tmp_path / "outside")
+
+
+@pytest.mark.usefixtures("planted")
+def test_c29_no_name_of_the_corpus_reaches_the_disk(staging, tmp_path):
     before = canary(tmp_path)
     for name in ID_VECTORS.values():
-        for refuse in (lambda name=name: begin(staging, name, replace=True), lambda name=name: staging.remove(name)):
+        for act in (lambda name=name: begin(staging, name, replace=True), lambda name=name: staging.remove(name)):
             with pytest.raises(InvalidArgumentError):
-                refuse()
+                act()
     for name in FILE_VECTORS.values():
         with pytest.raises(InvalidArgumentError):
             begin(staging, "new", {"model.yaml": b"", name: b""})
     assert canary(tmp_path) == before
 
 
-@pytest.mark.parametrize("replace", [False, True])
-def test_c29_c31_nothing_planted_is_replaced_removed_or_followed(staging, models, tmp_path, replace):
-    (tmp_path / "outside").mkdir()
-    planted = plant(models, tmp_path / "outside")
+def test_c29_c31_nothing_planted_is_replaced_removed_or_followed(staging, tmp_path, planted):
     before = canary(tmp_path)
     for what, name in planted.items():
-        for model_id in (name, f"{name}/new"):
+        for model_id, replace in itertools.product((name, f"{name}/new"), (False, True)):
             with pytest.raises((AlreadyExistsError, FailedPreconditionError)):
                 pytest.fail(f"{what}: {begin(staging, model_id, replace=replace)}")
         with pytest.raises((NotFoundError, FailedPreconditionError)):
@@ -271,8 +255,8 @@ def test_steps_out_of_turn_are_refused(staging, models):
     for step in (upload.install, upload.confirm, upload.roll_back):
         with pytest.raises(FailedPreconditionError):
             step()
-    upload.clean()
-    upload.clean()
+    for _ in range(2):
+        upload.clean()
     upload.roll_back()
     assert tree(models / "m") == FILES
 
@@ -282,8 +266,7 @@ def test_steps_out_of_turn_are_refused(staging, models):
 
 def test_c30_what_is_confirmed_was_flushed_before_in_the_right_order(models, kernel):
     told = []
-    calls = Watched(kernel, lambda name, arguments: told.append((name, arguments)))
-    deploy(Staging(ModelsDirectory(models, calls=calls)))
+    deploy(on(models, kernel, lambda name, arguments: told.append((name, arguments))))
     order = [name for name, _ in told]
     move = max(index for index, name in enumerate(order) if name in {"renameat2", "rename"})
     mark = max(index for index, name in enumerate(order) if name == "pwrite")

@@ -14,7 +14,7 @@ import pytest
 from helpers import line_of
 from kernels import KERNELS
 from path_corpus import canary
-from staging_rig import begin, deploy, names
+from staging_rig import begin, deploy, names, on
 
 from hostd.shell.deploys.staging import Staging
 from hostd.shell.repository.directory import ModelsDirectory
@@ -38,11 +38,6 @@ class Mounts:
 
     def seen(self, path):
         return Path(f"/proc/{self._process.pid}/root{path}")
-
-
-@pytest.fixture(params=KERNELS)
-def kernel(request):
-    return KERNELS[request.param]()
 
 
 @pytest.fixture
@@ -86,14 +81,14 @@ def test_what_is_mounted_for_a_test_is_not_mounted_here(small, tmp_path):
 
 
 def test_c30_too_big_for_the_disk_is_said_before_a_byte_is_sent(small, kernel):
-    staging = Staging(ModelsDirectory(small, calls=kernel))
+    staging = on(small, kernel)
     with pytest.raises(ResourceExhaustedError, match=r"it has 2097152 bytes, and .* has room for 1048576"):
         staging.begin("m", [("a", 2 * MIB)], replace=False)
     assert names(small) == []
 
 
 def test_c30_a_disk_that_fills_up_meanwhile_leaves_nothing(small, kernel):
-    staging = Staging(ModelsDirectory(small, calls=kernel))
+    staging = on(small, kernel)
     deploy(staging, "old", {"model.yaml": b"x"})
     before = canary(small)
     upload = staging.begin("m", [("a", 1000), ("b", MIB // 2)], replace=False)
@@ -108,7 +103,7 @@ def test_c30_a_disk_that_fills_up_meanwhile_leaves_nothing(small, kernel):
 
 
 def test_c30_a_disk_without_room_for_another_name_leaves_nothing(small, kernel):
-    staging = Staging(ModelsDirectory(small, calls=kernel))
+    staging = on(small, kernel)
     files = {f"{index}/{index}": b"" for index in range(40)} | {"model.yaml": b""}
     with pytest.raises(ResourceExhaustedError, match="No space left on device"):
         begin(staging, "m", files)
@@ -117,7 +112,7 @@ def test_c30_a_disk_without_room_for_another_name_leaves_nothing(small, kernel):
 
 @pytest.mark.parametrize("act", ["deploy", "undeploy"])
 def test_c30_c31_a_read_only_disk_is_said_and_unchanged(mounts, small, tmp_path, kernel, act):
-    staging = Staging(ModelsDirectory(small, calls=kernel))
+    staging = on(small, kernel)
     deploy(staging)
     before = canary(small)
     mounts.do("mount", "-o", "remount,ro", tmp_path / "small")
@@ -140,7 +135,7 @@ def test_c31_another_file_system_at_a_models_place_is_not_taken_for_its_tree(sma
     header = {"state": 0, "operation": "deploy", "model_id": small.name}
     notes = {"tree": small.stat().st_ino, "first_made": 0}
     entry.write_text(f"{json.dumps(header)}\n{json.dumps(notes)}\n")
-    assert Staging(ModelsDirectory(models, calls=kernel)).recover() == ["undid the interrupted deploy of 'small'"]
+    assert on(models, kernel).recover() == ["undid the interrupted deploy of 'small'"]
     assert names(models) == ["small"]
 
 
@@ -166,7 +161,7 @@ def test_c31_what_is_mounted_during_an_undeploy_is_not_emptied(mounts, models, k
     (models / "m" / "deep" / "data").mkdir(parents=True)
     (models / "m" / "model.yaml").write_text("")
     seen = mounts.seen(models)
-    removal = Staging(ModelsDirectory(seen, calls=kernel)).remove("m")
+    removal = on(seen, kernel).remove("m")
     removal.confirm()
     (place,) = models.glob(".hostd-staging/*/deep/data")
     mounts.do(*SMALL, place)
@@ -183,7 +178,7 @@ def test_c30_a_folder_that_is_mounted_is_refused_before_a_byte_is_sent(mounts, m
     """A rename cannot lead there from the staging area."""
     (models / "team").mkdir()
     mounts.do(*SMALL, models / "team")
-    staging = Staging(ModelsDirectory(mounts.seen(models), calls=kernel))
+    staging = on(mounts.seen(models), kernel)
     with pytest.raises(FailedPreconditionError, match="something is mounted at 'team'"):
         begin(staging, "team/m")
     assert names(models) == ["team"]

@@ -4,15 +4,13 @@ import errno
 import os
 
 import pytest
-from kernels import KERNELS, Watched
+from kernels import KERNELS
 from path_corpus import canary
-from staging_rig import FILES, deploy, sizes, undeploy
+from staging_rig import ENDLESS, FILES, deploy, on, sizes, undeploy
 
 from hostd.shell.deploys.staging import Staging
 from hostd.shell.repository.directory import ModelsDirectory
 from hostd_workers.wire.errors import HostError, ResourceExhaustedError
-
-ENDLESS = 10_000
 
 
 class Attempt:
@@ -24,7 +22,7 @@ class Attempt:
         self.operation = None
         self.error = None
         self.is_confirmed = False
-        self.staging = Staging(ModelsDirectory(models, calls=Watched(kernel, self.fail)))
+        self.staging = on(models, kernel, self.fail)
 
     def fail(self, name, arguments):
         self.left -= 1

@@ -4,9 +4,8 @@ import os
 
 import pytest
 from helpers import line_of, program, stop
-from kernels import Watched
 from path_corpus import canary
-from staging_rig import FILES, begin, deploy, names, tree
+from staging_rig import FILES, begin, deploy, installed, names, on, tree
 
 from hostd.core.names import STAGING_NAME
 from hostd.shell.deploys.staging import Staging
@@ -79,8 +78,7 @@ def test_c28_an_undeploy_under_way_keeps_others_out_until_it_is_confirmed(stagin
 def test_c28_what_lies_in_a_model_that_moves_waits_and_the_other_way_round(staging, models):
     """Put into the old tree of a replacement that is under way, it would be confirmed, and removed with that tree."""
     deploy(staging, "m")
-    outer = begin(staging, "m", replace=True)
-    outer.install()
+    outer = installed(staging, "m", replace=True)
     inner = begin(staging, "m/in/ner")
     with pytest.raises(AbortedError, match="another deploy of 'm' is under way"):
         inner.install()
@@ -88,8 +86,7 @@ def test_c28_what_lies_in_a_model_that_moves_waits_and_the_other_way_round(stagi
     assert deploy(staging, "m2")
     outer.confirm()
     outer.clean()
-    inner = begin(staging, "m/in/ner")
-    inner.install()
+    inner = installed(staging, "m/in/ner")
     outer = begin(staging, "m", replace=True)
     for act in (lambda: staging.remove("m"), outer.install):
         with pytest.raises(AbortedError, match="another deploy of 'm/in/ner' is under way"):
@@ -108,7 +105,7 @@ def test_c28_an_area_that_another_host_removes_is_made_again(models):
             times.append(1)
             os.rmdir(models / STAGING_NAME)
 
-    staging = Staging(ModelsDirectory(models, calls=Watched(SystemCalls(), before)))
+    staging = on(models, SystemCalls(), before)
     deploy(staging)
     assert len(times) == 3
     assert names(models) == ["m"]
@@ -123,7 +120,7 @@ def test_c28_a_folder_that_another_host_removes_is_made_again(models, kernel):
             times.append(1)
             os.rmdir(models / "team")
 
-    staging = Staging(ModelsDirectory(models, calls=Watched(kernel, before)))
+    staging = on(models, kernel, before)
     deploy(staging, "team/m")
     assert len(times) == 3
     removal = staging.remove("team/m")
@@ -142,7 +139,7 @@ def test_c28_an_entry_that_a_recovery_takes_away_at_its_birth_is_made_again(mode
             times.append(1)
             assert len(Staging(ModelsDirectory(models)).recover()) == 1
 
-    staging = Staging(ModelsDirectory(models, calls=Watched(SystemCalls(), before)))
+    staging = on(models, SystemCalls(), before)
     deploy(staging)
     assert len(times) == 3
     assert names(models) == ["m"]
@@ -150,8 +147,7 @@ def test_c28_an_entry_that_a_recovery_takes_away_at_its_birth_is_made_again(mode
 
 def test_c28_someone_elses_newer_model_survives_the_undoing_of_a_replacement(staging, models):
     deploy(staging, "m", {"model.yaml": b"old"})
-    upload = begin(staging, replace=True)
-    upload.install()
+    upload = installed(staging, replace=True)
     (models / "m").rename(models / "moved-away")
     (models / "m").mkdir()
     (models / "m" / "newer").write_text("x")

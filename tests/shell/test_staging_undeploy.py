@@ -3,12 +3,9 @@
 import os
 
 import pytest
-from kernels import Watched
 from path_corpus import canary
-from staging_rig import deploy, names, undeploy
+from staging_rig import deploy, finish, names, on, undeploy
 
-from hostd.shell.deploys.staging import Staging
-from hostd.shell.repository.directory import ModelsDirectory
 from hostd_workers.wire.errors import HostError, NotFoundError
 
 
@@ -18,8 +15,7 @@ def test_c31_an_undeploy_takes_all_of_it_and_empty_folders(staging, models, mode
     staging.check(model_id)
     removal = staging.remove(model_id)
     assert not (models / model_id).exists()
-    removal.confirm()
-    removal.clean()
+    finish(removal)
     assert names(models) == []
     with pytest.raises(NotFoundError, match="there is no model"):
         staging.remove(model_id)
@@ -45,11 +41,9 @@ def test_c31_a_model_of_one_file_and_an_empty_directory_can_be_undeployed(stagin
     assert names(models) == []
 
 
-@pytest.mark.parametrize("extra", [[], [".gitkeep"]])
-def test_c31_a_folder_of_models_is_no_model(staging, models, extra):
+def test_c31_a_folder_of_models_is_no_model(staging, models):
     deploy(staging, "team/group/m")
-    for name in extra:
-        (models / "team" / name).write_bytes(b"")
+    (models / "team" / ".gitkeep").write_bytes(b"")
     before = canary(models)
     for folder in ("team", "team/group"):
         with pytest.raises(NotFoundError, match="a folder with models in it; undeploy those"):
@@ -57,10 +51,13 @@ def test_c31_a_folder_of_models_is_no_model(staging, models, extra):
     assert canary(models) == before
 
 
-def test_c31_links_in_a_model_are_removed_and_not_followed(staging, models, tmp_path):
+def test_c31_all_of_a_wide_tree_is_removed_and_no_link_in_it_is_followed(staging, models, tmp_path):
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "precious").write_text("x")
     deploy(staging)
+    for index in range(50):
+        (models / "m" / f"{index}" / "x").mkdir(parents=True)
+        (models / "m" / f"{index}" / "x" / "y").write_text("")
     (models / "m" / "link").symlink_to(tmp_path / "outside")
     (models / "m" / "weights" / "link").symlink_to(tmp_path / "outside" / "precious")
     os.mkfifo(models / "m" / "fifo")
@@ -95,19 +92,10 @@ def test_c31_a_tree_that_is_moved_while_it_is_removed_leads_nowhere_else(models,
 
     (models / "m" / "inner").mkdir(parents=True)
     (models / "m" / "file").write_text("")
-    removal = Staging(ModelsDirectory(models, calls=Watched(kernel, before))).remove("m")
+    removal = on(models, kernel, before).remove("m")
     removal.confirm()
     with pytest.raises(HostError, match="was moved while it was being removed"):
         removal.clean()
     assert names(outside) == ["inner", "moved"]
     removal.clean()
-    assert names(models) == []
-
-
-def test_c31_the_parts_of_a_wide_tree_are_all_removed(staging, models):
-    for index in range(50):
-        (models / "m" / f"{index}" / "x").mkdir(parents=True)
-        (models / "m" / f"{index}" / "x" / "y").write_text("")
-    (models / "m" / "file").write_text("")
-    undeploy(staging)
     assert names(models) == []

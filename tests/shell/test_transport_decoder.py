@@ -119,38 +119,53 @@ def test_garbage_is_refused_or_skipped_and_never_kept_beyond_the_limit(pieces, i
         pass
 
 
-def test_a_command_between_two_frames_of_a_message_is_no_part_of_it():
-    made = fed(frame(b"a", MORE) + frame(b"\x04PING\0\0", COMMAND) + frame(b"b"))
-    assert made.found == [b"\x04PING\0\0", [b"a", b"b"]]
+PINGS, LONG_ID = b"\x04PING\0\0", b"0123456789abcdef"
+IN_AND_OUT = {
+    "a command between two frames": (
+        frame(b"a", MORE) + frame(PINGS, COMMAND) + frame(b"b"),
+        [PINGS, [b"a", b"b"]],
+    ),
+    "a command in what is skipped": (
+        frame(LONG_ID + bytes(LIMIT_BYTES), MORE) + frame(PINGS, COMMAND) + frame(b"b") + message(b"good"),
+        [("too long", LONG_ID), PINGS, [b"good"]],
+    ),
+    **{
+        f"a frame of {length} bytes": (
+            message(b"id of the sender", bytes(length), b"rest") + message(b"good"),
+            [("too long", b"id of the sender"), [b"good"]],
+        )
+        for length in (LIMIT_BYTES + 1, 300_000)
+    },
+    "too many frames": (
+        message(*[b"x"] * (MAX_FRAMES + 100)) + message(*[b"x"] * MAX_FRAMES),
+        [("too long", b"x"), [b"x"] * MAX_FRAMES],
+    ),
+    **{
+        f"{length} bytes announced": (announced(length) + bytes(300_000), [("too long", bytes(16))])
+        for length in (2**31, 2**32 + 1, 2**63 - 1, 2**63, 2**64 - 1)
+    },
+    "a short frame with a long header": (bytes([LONG]) + (3).to_bytes(8, "big") + b"abc", [[b"abc"]]),
+}
 
 
-def test_a_command_between_the_frames_of_a_message_that_is_skipped_is_heard():
-    made = fed(frame(bytes(LIMIT_BYTES + 1), MORE) + frame(b"\x04PING\0\0", COMMAND) + frame(b"b") + message(b"good"))
-    assert made.found[1:] == [b"\x04PING\0\0", [b"good"]]
+@pytest.mark.parametrize(("sent", "found"), IN_AND_OUT.values(), ids=IN_AND_OUT)
+def test_what_comes_out_of(sent, found):
+    made = fed(sent)
+    assert made.found == found
+    assert made.decoder.held_bytes == 0
 
 
-@pytest.mark.parametrize("length", [LIMIT_BYTES + 1, 300_000])
-def test_a_message_after_one_that_is_too_long_is_heard(length):
-    made = fed(message(b"id of the sender", bytes(length), b"rest"), message(b"good"))
-    assert made.found == [("too long", b"id of the sender"), [b"good"]]
-
-
-def test_of_a_first_frame_that_is_too_long_the_beginning_is_told():
-    made = fed(message(b"0123456789abcdef" + bytes(LIMIT_BYTES)), message(b"good"))
-    assert made.found == [("too long", b"0123456789abcdef"), [b"good"]]
+def test_a_frame_for_which_there_is_no_memory_is_too_long():
+    made = fed(announced(1 << 62) + bytes(1000), message(b"is part of it"), limit_bytes=1 << 62)
+    assert made.found == [("too long", bytes(16))]
 
 
 @pytest.mark.parametrize("cut", range(1, 9 + PREFIX_BYTES + 1))
 def test_of_a_first_frame_that_is_too_long_the_beginning_is_waited_for(cut):
     """Its sender waits for an answer under the id in it, wherever the system has cut what it sent."""
-    data = message(b"0123456789abcdef" + bytes(LIMIT_BYTES))
+    data = message(LONG_ID + bytes(LIMIT_BYTES))
     made = fed(data[:cut], data[cut:], message(b"good"))
-    assert made.found == [("too long", b"0123456789abcdef"), [b"good"]]
-
-
-def test_a_message_of_too_many_frames_is_told_once_and_skipped():
-    made = fed(message(*[b"x"] * (MAX_FRAMES + 100)), message(*[b"x"] * MAX_FRAMES))
-    assert made.found == [("too long", b"x"), [b"x"] * MAX_FRAMES]
+    assert made.found == [("too long", LONG_ID), [b"good"]]
 
 
 def test_many_small_frames_are_looked_at_a_few_at_a_time():
@@ -170,13 +185,6 @@ def test_the_limit_may_grow_between_two_messages():
     assert made.found == [("too long", bytes(16)), [bytes(2000)]]
 
 
-@pytest.mark.parametrize("length", [2**31, 2**32 + 1, 2**63 - 1, 2**63, 2**64 - 1])
-def test_lengths_of_any_size_are_too_long(length):
-    made = fed(announced(length) + bytes(300_000))
-    assert made.found == [("too long", bytes(16))]
-    assert made.decoder.held_bytes == 0
-
-
 def test_what_is_announced_and_never_sent_takes_no_memory():
     length = 64 << 20  # more than malloc ever takes from memory that it has
     before = psutil.Process().memory_info().rss
@@ -188,21 +196,10 @@ def test_what_is_announced_and_never_sent_takes_no_memory():
     )
 
 
-def test_a_frame_for_which_there_is_no_memory_is_too_long():
-    made = fed(announced(1 << 62) + bytes(1000), message(b"is part of it"), limit_bytes=1 << 62)
-    assert made.found == [("too long", bytes(16))]
-
-
-def test_a_long_command_is_refused():
-    with pytest.raises(ProtocolError, match="command"):
-        fed(announced(1025, COMMAND))
-
-
-@pytest.mark.parametrize("flags", [8, 0x80, 0xFF])
-def test_flags_that_do_not_exist_are_refused(flags):
-    with pytest.raises(ProtocolError, match="flags"):
-        fed(bytes([flags, 0]))
-
-
-def test_a_short_frame_with_a_long_header_is_a_frame():
-    assert fed(bytes([LONG]) + (3).to_bytes(8, "big") + b"abc").found == [[b"abc"]]
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [(announced(1025, COMMAND), "command"), *((bytes([flags, 0]), "flags") for flags in (8, 0x80, 0xFF))],
+)
+def test_long_commands_and_flags_that_do_not_exist_are_refused(said, why):
+    with pytest.raises(ProtocolError, match=why):
+        fed(said)

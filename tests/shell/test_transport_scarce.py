@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers import REPOSITORY, descriptors, eventually, line_of
-from transport_rig import GREETING, Heard, Others, RawPeer, Transport, known, message, ready
+from transport_rig import GREETING, Heard, RawPeer, Transport, known, message, ready
 
 from hostd.shell.transport import listener as listening
 
@@ -63,19 +63,6 @@ def scarce(tmp_path):
     made = Scarce(tmp_path)
     yield made
     made.end()
-
-
-@pytest.fixture
-def others():
-    made = []
-
-    def make(path):
-        made.append(Others(path))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.end()
 
 
 def test_whoever_has_the_most_connections_loses_one_for_each_that_comes(scarce, others):
