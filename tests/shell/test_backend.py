@@ -88,25 +88,56 @@ def test_warnings_of_a_load_are_texts_whatever_a_worker_says(back, said, kept):
     assert event.warnings == kept
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {},
-        {"methods": [], "loader": "x", "default_method": None},
-        {"methods": {}, "loader": 7, "default_method": None},
-        {"methods": {}, "loader": "x", "default_method": 7},
-        {"methods": {"a": {}}, "loader": "x", "default_method": None},
-        {"methods": {"a": {**METHOD, "streams": "yes"}}, "loader": "x", "default_method": None},
-        {"methods": {"a": {**METHOD, "doc": None}}, "loader": "x", "default_method": None},
-        {"methods": {7: METHOD}, "loader": "x", "default_method": None},
-        {"methods": {"a": 7}, "loader": "x", "default_method": None},
-        {"methods": {str(n): METHOD for n in range(msg.MAX_METHODS + 1)}, "loader": "x", "default_method": None},
-    ],
-    ids=range(10),
-)
-def test_a_malformed_description_is_dropped(back, body):
-    back.say_in_vain(wire.pack(msg.LOADED, 0, body=encode(body)[0]))
+def described(**more):
+    return {"methods": {}, "loader": "x", "default_method": None, **more}
+
+
+MALFORMED = {
+    **{
+        f"a description {number}": (msg.LOADED, body)
+        for number, body in enumerate(
+            [
+                {},
+                described(methods=[]),
+                described(loader=7),
+                described(default_method=7),
+                *(
+                    described(methods={"a": method})
+                    for method in ({}, 7, {**METHOD, "streams": "yes"}, {**METHOD, "doc": None})
+                ),
+                described(methods={7: METHOD}),
+                described(methods={str(n): METHOD for n in range(msg.MAX_METHODS + 1)}),
+                described(loader="x" * 600_000),
+                described(more=[[[]] * 50] * 400),
+            ]
+        )
+    },
+    "a hello of another version": (msg.WORKER_HELLO, {"versions": [99]}),
+    "a hello of no version": (msg.WORKER_HELLO, {"versions": None}),
+    "a hello of many parts": (msg.WORKER_HELLO, {"versions": [wire.VERSION], "more": [[]] * 1000}),
+    "a long hello": (msg.WORKER_HELLO, {"versions": [wire.VERSION], "more": "x" * 20_000}),
+    **{
+        f"last words {number}": (msg.LAST_WORDS, {"status": 14, "kind": "", "message": "", "details": {"d": detail}})
+        for number, detail in enumerate(([[[]] * 4000] * 3, "x" * (1 << 20)))
+    },
+    "an unknown kind": (99, {}),
+}
+NONSENSE = {
+    **{name: wire.pack(kind, 0, body=encode(body)[0]) for name, (kind, body) in MALFORMED.items()},
+    **{repr(frame): [frame] for frame in (b"", b"short", b"\xff" * 16)},
+    "a call": wire.pack(msg.CALL, 1),
+    "kind 200": wire.pack(200, 1),
+    "a hello that is no map": wire.pack(msg.WORKER_HELLO, 0, body=b"\xc1"),
+    "last words that are no map": wire.pack(msg.LAST_WORDS, 0, body=b"\x01"),
+}
+
+
+@pytest.mark.parametrize("frames", NONSENSE.values(), ids=NONSENSE)
+def test_nonsense_and_what_would_hold_everybody_up_is_dropped_and_logged_once(back, frames, caplog):
+    for _ in range(3):
+        back.say_in_vain(frames)
     assert back.events == []
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
 
 
 def test_a_refused_load_and_last_words_carry_their_error(back):
@@ -118,46 +149,6 @@ def test_a_refused_load_and_last_words_carry_their_error(back):
     assert refused.error.traceback == "here"
     assert isinstance(words, ev.WorkerSpokeLastWords)
     assert isinstance(words.error, hostd.UnavailableError)
-
-
-@pytest.mark.parametrize(
-    "frames",
-    [
-        [b""],
-        [b"short"],
-        [b"\xff" * 16],
-        wire.pack(msg.CALL, 1),
-        wire.pack(200, 1),
-        wire.pack(msg.WORKER_HELLO, 0, body=b"\xc1"),
-        msg.pack_map(msg.WORKER_HELLO, 0, {"versions": [99]}),
-        msg.pack_map(msg.WORKER_HELLO, 0, {"versions": None}),
-        wire.pack(msg.LAST_WORDS, 0, body=b"\x01"),
-    ],
-    ids=range(9),
-)
-def test_nonsense_is_dropped_and_logged_once(back, frames, caplog):
-    for _ in range(5):
-        back.say_in_vain(frames)
-    assert back.events == []
-    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("kind", "body"),
-    [
-        (msg.WORKER_HELLO, {"versions": [wire.VERSION], "more": [[]] * 1000}),
-        (msg.WORKER_HELLO, {"versions": [wire.VERSION], "more": "x" * 20_000}),
-        (msg.LOADED, {"methods": {}, "loader": "x" * 600_000, "default_method": None}),
-        (msg.LOADED, {"methods": {}, "loader": "x", "default_method": None, "more": [[[]] * 50] * 400}),
-        (msg.LAST_WORDS, {"status": 14, "kind": "", "message": "", "details": {"d": [[[]] * 4000] * 3}}),
-        (msg.LAST_WORDS, {"status": 14, "kind": "", "message": "", "details": {"d": "x" * (1 << 20)}}),
-        (99, {}),
-    ],
-    ids=range(7),
-)
-def test_what_would_hold_everybody_up_is_dropped(back, kind, body):
-    back.say_in_vain(wire.pack(kind, 0, body=encode(body)[0]))
-    assert back.events == []
 
 
 def test_a_load_error_that_would_hold_everybody_up_becomes_one_that_says_so(back):

@@ -12,7 +12,7 @@ import pytest
 from hostd import paths
 from hostd.config import settings as config_module
 from hostd.config.loading import config_from_json, load_config
-from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
 
 
 @pytest.fixture(autouse=True)
@@ -27,47 +27,55 @@ def write(folder, text):
     return file
 
 
-def test_without_any_source_the_defaults_hold():
+DEFAULTS = {
+    "models": {
+        "dir": None,
+        "lazy_load": False,
+        "completion_marker": None,
+        "poll_period_s": 10,
+        "write_quiet_period_s": 2,
+        "lazy_load_retries": 2,
+        "load_on_start": True,
+        "wait_for_initial_loads": False,
+    },
+    "workers": {
+        "load_retries": 0,
+        "retry_backoff_s": 0.2,
+        "retry_max_backoff_s": 30,
+        "spawn_timeout_s": 30,
+        "load_timeout_s": 600,
+        "drain_timeout_s": 10,
+        "max_in_flight": 1024,
+        "log_bytes": 2**20,
+    },
+    "memory": {"sample_period_s": 5, "estimate_timeout_s": 10},
+    "metrics": {"port": None},
+    "limits": {"max_message_bytes": 2**30, "max_in_flight_bytes": 2**32, "peer_buffer_bytes": 32 * 2**20},
+}
+
+
+def test_without_any_source_the_defaults_hold_and_are_frozen():
     config = load_config()
     assert config.name == "default"
-    models = config.models
-    assert (models.dir, models.lazy_load, models.completion_marker) == (None, False, None)
-    assert (models.poll_period_s, models.write_quiet_period_s, models.lazy_load_retries) == (10, 2, 2)
-    assert (models.load_on_start, models.wait_for_initial_loads) == (True, False)
-    workers = config.workers
-    assert (workers.load_retries, workers.retry_backoff_s, workers.retry_max_backoff_s) == (0, 0.2, 30)
     assert (config.finders, config.loaders, config.initializers, config.sizers) == ({}, {}, {}, {})
-    assert config.workers.spawn_timeout_s == 30
-    assert config.workers.load_timeout_s == 600
-    assert config.workers.drain_timeout_s == 10
-    assert config.workers.max_in_flight == 1024
-    assert config.workers.log_bytes == 2**20
-    assert config.memory.sample_period_s == 5
-    assert config.memory.estimate_timeout_s == 10
-    assert config.metrics.port is None
-    assert config.limits.max_message_bytes == 2**30
-    assert config.limits.max_in_flight_bytes == 2**32
-    assert config.limits.peer_buffer_bytes == 32 * 2**20
+    for section, settings in DEFAULTS.items():
+        assert {name: getattr(getattr(config, section), name) for name in settings} == settings
+    with pytest.raises(ValueError, match="frozen"):
+        config.workers.drain_timeout_s = 1
 
 
 def test_arguments_win_over_environment_over_file_over_defaults(tmp_path, monkeypatch):
-    file = write(tmp_path, "workers: {spawn_timeout_s: 1, load_timeout_s: 1, drain_timeout_s: 1}\n")
-    monkeypatch.setenv("HOSTD_WORKERS__LOAD_TIMEOUT_S", "2")
-    monkeypatch.setenv("HOSTD_WORKERS__DRAIN_TIMEOUT_S", "2")
-    workers = load_config({"workers": {"drain_timeout_s": 3}}, file=file).workers
+    file = write(tmp_path, "workers: {spawn_timeout_s: 1, load_timeout_s: 1, drain_timeout_s: 1, log_bytes: 2GiB}\n")
+    for variable, value in {"WORKERS__LOAD_TIMEOUT_S": 2, "WORKERS__DRAIN_TIMEOUT_S": 2, "NAME": "theirs"}.items():
+        monkeypatch.setenv(f"HOSTD_{variable}", str(value))
+    config = load_config({"name": None, "workers": {"drain_timeout_s": 3}}, file=file)
+    workers = config.workers
     assert (workers.spawn_timeout_s, workers.load_timeout_s, workers.drain_timeout_s) == (1, 2, 3)
-    assert workers.max_in_flight == 1024
-
-
-def test_an_argument_of_none_leaves_the_setting_to_the_other_sources(monkeypatch):
-    monkeypatch.setenv("HOSTD_NAME", "from-environment")
-    assert load_config({"name": None, "models": {"dir": None}}).name == "from-environment"
-
-
-def test_the_environment_can_be_left_out(monkeypatch):
-    monkeypatch.setenv("HOSTD_NAME", "other")
+    assert (workers.max_in_flight, workers.log_bytes, config.name) == (1024, 2**31, "theirs")
     monkeypatch.setenv("HOSTD_WORKER__TYPO", "1")
     assert load_config(environment=False).name == "default"
+    with pytest.raises(NotFoundError, match="no configuration file /no/such/file"):
+        load_config(file="/no/such/file")
 
 
 def test_a_variable_of_null_unsets_what_the_file_sets_and_an_empty_one_is_no_variable(tmp_path, monkeypatch):
@@ -98,12 +106,6 @@ def test_json_that_is_no_configuration_is_a_typed_error():
         config_from_json('{"workers": {"nope": 1}}')
     with pytest.raises(InvalidArgumentError):
         config_from_json("not json")
-
-
-def test_the_configuration_is_frozen():
-    config = load_config()
-    with pytest.raises(ValueError, match="frozen"):
-        config.workers.drain_timeout_s = 1
 
 
 @pytest.mark.parametrize(
@@ -176,11 +178,6 @@ def test_all_problems_are_listed_at_once(tmp_path):
     assert len(caught.value.details["problems"]) == 2
 
 
-def test_a_missing_file_is_not_found():
-    with pytest.raises(NotFoundError, match="no configuration file /no/such/file"):
-        load_config(file="/no/such/file")
-
-
 @pytest.mark.parametrize("text", ["", "models:\n", "# nothing\n"])
 def test_an_empty_file_or_section_sets_nothing(tmp_path, text):
     assert load_config(file=write(tmp_path, text)) == load_config()
@@ -212,25 +209,17 @@ def test_variables_that_an_orchestrator_sets_for_a_service_of_our_name_are_ignor
     assert load_config().endpoint != "ipc:///elsewhere/client.ipc"
 
 
-def test_sizes_take_units(tmp_path):
-    limits = load_config(file=write(tmp_path, "limits: {max_message_bytes: 400MB, max_in_flight_bytes: 2GiB}")).limits
-    assert (limits.max_message_bytes, limits.max_in_flight_bytes) == (400_000_000, 2**31)
-
-
 def test_relative_paths_in_the_file_are_relative_to_the_file_and_others_to_the_working_directory(tmp_path, monkeypatch):
-    elsewhere = tmp_path / "elsewhere"
+    elsewhere, link = tmp_path / "elsewhere", tmp_path / "python"
     elsewhere.mkdir()
+    link.symlink_to(sys.executable)
     monkeypatch.chdir(elsewhere)
-    config = load_config({"state_dir": "state"}, file=write(tmp_path, "models: {dir: models}\nruntime_dir: run\n"))
+    given = {"state_dir": "state", "workers": {"python": str(link)}}
+    config = load_config(given, file=write(tmp_path, "models: {dir: models}\nruntime_dir: run\n"))
     assert config.models.dir == tmp_path / "models"
     assert config.runtime_dir == tmp_path / "run"
     assert config.state_dir == elsewhere / "state"
-
-
-def test_the_interpreter_keeps_its_link_because_that_is_what_makes_a_virtual_environment(tmp_path):
-    link = tmp_path / "python"
-    link.symlink_to(sys.executable)
-    assert load_config({"workers": {"python": str(link)}}).workers.python == str(link)
+    assert config.workers.python == str(link), "the link is what makes a virtual environment"
 
 
 def test_a_socket_path_that_is_too_long_says_how_long_it_may_be():
@@ -248,7 +237,7 @@ def test_every_setting_says_what_it_means():
                 assert explained, f"{section.name}: {ast.unparse(field)}"
 
 
-def test_the_runtime_directory_follows_xdg_and_falls_back_to_one_of_this_user(monkeypatch, tmp_path):
+def test_directories_follow_xdg_and_fall_back_to_one_of_this_user(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert paths.runtime_dir("a") == tmp_path / f"hostd-{os.getuid()}" / "a"
     monkeypatch.setenv("XDG_RUNTIME_DIR", "relative/is/to/be/ignored")
@@ -256,11 +245,7 @@ def test_the_runtime_directory_follows_xdg_and_falls_back_to_one_of_this_user(mo
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
     assert paths.runtime_dir("a") == Path("/run/user/7/hostd/a")
     assert load_config({"name": "a"}).endpoint == "ipc:///run/user/7/hostd/a/client.ipc"
-
-
-def test_the_state_directory_follows_xdg(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     assert load_config({"name": "b"}).state_dir == tmp_path / ".local/state/hostd/b"
     monkeypatch.setenv("XDG_STATE_HOME", "/state")
     assert load_config({"name": "b"}).state_dir == Path("/state/hostd/b")
@@ -275,52 +260,3 @@ def test_a_client_finds_the_host_that_serve_would_start_in_the_same_environment(
     assert paths.default_endpoint() == load_config().endpoint == f"ipc://{tmp_path}/client.ipc"
     monkeypatch.setenv("HOSTD_ENDPOINT", "tcp://elsewhere:1")
     assert paths.default_endpoint() == "tcp://elsewhere:1"
-
-
-def test_a_private_directory_is_made_for_its_owner_alone(tmp_path):
-    made = tmp_path / "hostd-7" / "default"
-    paths.make_private(made)
-    paths.make_private(made)
-    assert made.stat().st_mode & 0o777 == 0o700
-    assert made.parent.stat().st_mode & 0o777 == 0o700
-
-
-def test_a_directory_that_others_can_write_is_refused_and_left_as_it_is(tmp_path):
-    open_one = tmp_path / "open"
-    open_one.mkdir()
-    open_one.chmod(0o755)
-    with pytest.raises(FailedPreconditionError, match="chmod 0700"):
-        paths.make_private(open_one)
-    assert open_one.stat().st_mode & 0o777 == 0o755
-
-
-def test_a_link_is_no_private_directory(tmp_path):
-    (tmp_path / "real").mkdir(mode=0o700)
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    with pytest.raises(FailedPreconditionError, match="is not a directory"):
-        paths.make_private(tmp_path / "link")
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
-def test_a_directory_of_another_user_is_refused(tmp_path):
-    (tmp_path / "theirs").mkdir(mode=0o700)
-    os.chown(tmp_path / "theirs", 12345, -1)
-    with pytest.raises(FailedPreconditionError, match="belongs to user 12345"):
-        paths.make_private(tmp_path / "theirs")
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
-def test_a_directory_that_another_user_made_room_for_is_refused(tmp_path):
-    above = tmp_path / "hostd-0"
-    above.mkdir(mode=0o700)
-    os.chown(above, 12345, -1)
-    with pytest.raises(FailedPreconditionError, match="under the control of other users"):
-        paths.make_private(above / "default")
-
-
-def test_a_directory_in_one_that_anybody_may_write_is_refused_unless_it_is_sticky(tmp_path):
-    tmp_path.chmod(0o777)
-    with pytest.raises(FailedPreconditionError, match="under the control of other users"):
-        paths.make_private(tmp_path / "run")
-    tmp_path.chmod(0o1777)
-    paths.make_private(tmp_path / "run")

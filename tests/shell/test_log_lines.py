@@ -1,18 +1,22 @@
-"""The lines of a log: told from what the host adds whatever is printed, page by page, over files and hosts."""
+"""The lines of a log, told from what the host adds; the first lines of a crash; a warning that recurs without end."""
 
+import logging
 import os
 import subprocess
 import sys
+import textwrap
 import time
 
 import pytest
-from helpers import PATIENCE_S, eventually
+from helpers import PATIENCE_S, REPOSITORY, eventually
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hostd import log_lines
 from hostd.log_lines import Follower, Reader
+from hostd.shell.own_log import BURST, PERIOD_S, Flood
 from hostd.shell.processes import logs
+from hostd.shell.processes.crashes import CrashReport
 from hostd.shell.processes.logs import LogDrain, ModelLog
 
 CAP_BYTES = 256 * 1024
@@ -216,3 +220,90 @@ def test_a_note_at_the_end_of_the_host_is_written(tmp_path):
             drain.note("m", f"note {number}")
         os.close(write)
     assert [line.text for line in all_of(log) if line.is_note] == [f"note {number}" for number in range(20)]
+
+
+REPORT = """Fatal Python error: Segmentation fault
+
+Thread 0x00007f01 (most recent call first):
+  File "/usr/lib/python3.11/threading.py", line 1 in wait
+
+Current thread 0x00007f02 [python] (most recent call first):
+  File "/usr/lib/python3.11/ctypes/__init__.py", line 519 in string_at
+  File "/m/model.py", line 3 in one
+  File "/m/model.py", line 4 in two
+  File "/m/model.py", line 5 in three
+  File "/m/model.py", line 6 in four
+
+Thread 0x00007f03 (most recent call first):
+  File "/usr/lib/python3.11/threading.py", line 2 in wait
+
+Extension modules: a, b (total: 2)
+"""
+FIRST = """Fatal Python error: Segmentation fault
+  File "/usr/lib/python3.11/ctypes/__init__.py", line 519 in string_at
+  File "/m/model.py", line 3 in one
+  File "/m/model.py", line 4 in two
+  File "/m/model.py", line 5 in three"""
+
+
+@pytest.mark.parametrize("piece", [1, 7, 100, 10_000])
+def test_the_first_lines_are_those_of_the_thread_that_crashed_in_whatever_pieces_they_come(piece):
+    report, data = CrashReport(), f"some output\n{REPORT}".encode()
+    for begin in range(0, len(data), piece):
+        report.add(data[begin : begin + piece])
+    assert report.lines() == FIRST
+
+
+def test_the_last_crash_counts():
+    report = CrashReport()
+    report.add(REPORT.encode())
+    report.add(b"more\n" + REPORT.replace("Segmentation fault", "Aborted").encode() + b"x" * 100_000)
+    assert report.lines().splitlines()[0] == "Fatal Python error: Aborted"
+
+
+@pytest.mark.parametrize("text", ["", "all is well\n", "Fatal Python erro"])
+def test_what_is_no_crash_has_no_lines(text):
+    report = CrashReport()
+    report.add(text.encode())
+    assert report.lines() == ""
+
+
+def test_a_crash_without_python_frames_is_told():
+    report = CrashReport()
+    report.add(b"Fatal Python error: Bus error\n\nCurrent thread 0x1 (most recent call first):\n  <no Python frame>\n")
+    assert report.lines() == "Fatal Python error: Bus error"
+
+
+def _shown(flood, at_s, *, line=1, level=logging.WARNING):
+    record = logging.LogRecord("n", level, "file.py", line, "%s again", ("it",), None)
+    record.created = at_s
+    return record.getMessage() if flood.filter(record) else None
+
+
+def test_the_first_of_a_place_are_shown_and_then_how_many_were_not():
+    flood = Flood()
+    first = [_shown(flood, 1000.0) for _ in range(BURST)]
+    assert first[:-1] == ["it again"] * (BURST - 1)
+    assert f"the {BURST}th like this" in str(first[-1])
+    assert [_shown(flood, 1000.0 + number / 10_000) for number in range(10_000)] == [None] * 10_000
+    assert _shown(flood, 1001.0, line=2) == "it again", "what another line says is another matter"
+    assert [_shown(flood, 1002.0, level=logging.INFO) for _ in range(100)] == ["it again"] * 100
+    assert _shown(flood, 1000.0 + PERIOD_S) == "it again (10000 more like this were not shown)"
+    assert _shown(flood, 1000.1 + PERIOD_S) == "it again"
+    assert _shown(flood, 500.0) == "it again", "a clock that was set back silences nothing"
+
+
+def test_a_host_shows_a_burst_of_a_flood_of_warnings():
+    source = """
+        import logging
+        from hostd.shell import own_log
+        own_log.configure("info", "text")
+        own_log.configure("info", "json")  # as a reload does
+        for number in range(1000):
+            logging.getLogger("x").warning("again %s", number)
+        logging.getLogger("x").error("another %s", "one")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(source)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    assert done.stderr.count("again ") == BURST
+    assert done.stderr.count("another one") == 1

@@ -1,14 +1,23 @@
-"""Reading the stacks of a process from outside: a real one that hangs, is stopped, or has changed its mind."""
+"""Processes seen and held from outside: their stacks are read, their trees stopped; and what a worker's environment says."""
 
+import errno
 import os
 import signal
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
-from helpers import eventually, line_of, program, state_of, stop
+from helpers import descendants, eventually, line_of, program, state_of, stop
 
 from hostd.shell.linux import stacks
 from hostd.shell.linux.stacks import StacksOffer, read_stacks
+from hostd.shell.processes.environment import (
+    THREAD_VARIABLES,
+    data_limit_bytes,
+    oom_score_adj_of_worker,
+    worker_environment,
+)
+from hostd.shell.processes.pausing import StoppedTree
 from hostd_workers.wire.errors import FailedPreconditionError
 
 TARGET = """
@@ -136,3 +145,150 @@ def test_a_process_that_is_gone_has_no_stacks(begin):
     stop(process)
     with pytest.raises(FailedPreconditionError, match=f"process {process.pid} has just ended"):
         read_stacks(process.pid, pidfd, offer)
+
+
+FAMILY = """
+    import ctypes, os, signal, subprocess, sys, time
+
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # a subreaper, as a worker is
+    nap = [sys.executable, "-S", "-c", "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"]
+    helper = subprocess.Popen(nap)
+    daemonise = "import os, subprocess, sys; os.setsid(); print(subprocess.Popen(sys.argv[1:], stdout=-3).pid, flush=True)"
+    daemon = int(subprocess.run([sys.executable, "-S", "-c", daemonise, *nap], stdout=-1, check=True).stdout)
+    asleep = subprocess.Popen(nap)
+    os.kill(asleep.pid, signal.SIGSTOP)
+    print(helper.pid, daemon, asleep.pid)
+    while True:  # what is forked all the time must not escape
+        if not os.fork():
+            time.sleep(0.01)
+            os._exit(0)
+        os.waitpid(-1, os.WNOHANG)
+"""
+
+
+@pytest.fixture
+def family():
+    """A process with a helper, a daemon, a helper that is stopped already, and children that come and go."""
+    root = program(FAMILY)
+    pids = dict(zip(("helper", "daemon", "asleep"), map(int, line_of(root).split()), strict=True))
+    yield root, pids
+    os.kill(root.pid, signal.SIGSTOP)
+    for pid in descendants(root.pid):
+        os.kill(pid, signal.SIGKILL)
+    stop(root)
+
+
+def test_a_whole_tree_stops_and_goes_on_but_for_who_was_stopped_before(family):
+    root, pids = family
+    eventually(lambda: state_of(pids["asleep"]) == "T", "it is stopped")
+    everybody = {"root": root.pid, **pids}
+    with StoppedTree(root.pid) as tree:
+        tree.stop()
+        eventually(lambda: {state_of(pid) for pid in everybody.values()} == {"T"}, "all are stopped")
+        tree.go_on()
+        eventually(lambda: state_of(root.pid) in ("R", "S"), "it goes on")
+        eventually(lambda: state_of(pids["helper"]) == state_of(pids["daemon"]) == "S", "so do its helpers")
+        assert state_of(pids["asleep"]) == "T"
+
+
+def test_what_is_stopped_and_forgotten_stays_so_and_can_be_killed(family):
+    root, pids = family
+    with StoppedTree(root.pid) as tree:
+        tree.stop()
+        assert repr(tree).startswith(f"<StoppedTree of {root.pid}: ")
+    eventually(lambda: state_of(root.pid) == "T", "it is stopped")
+    os.kill(pids["helper"], signal.SIGKILL)
+    eventually(lambda: state_of(pids["helper"]) == "Z", "it ends, and nobody who is stopped collects it")
+
+
+def test_what_may_not_be_stopped_is_named_and_the_rest_is_stopped(family, monkeypatch):
+    root, pids = family
+    send = signal.pidfd_send_signal
+
+    def refuse(pidfd, number):
+        if f"\nPid:\t{pids['helper']}\n" in Path(f"/proc/self/fdinfo/{pidfd}").read_text():
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        send(pidfd, number)
+
+    monkeypatch.setattr(signal, "pidfd_send_signal", refuse)
+    with StoppedTree(root.pid) as tree:
+        with pytest.raises(PermissionError, match=f"process {pids['helper']} of its tree cannot be stopped"):
+            tree.stop()
+        eventually(lambda: state_of(root.pid) == state_of(pids["daemon"]) == "T", "the rest is stopped")
+
+
+def test_a_process_that_is_gone_is_no_error():
+    root = program("print('up')")
+    root.wait()
+    with StoppedTree(root.pid) as tree:
+        tree.stop()
+        tree.go_on()
+    stop(root)
+
+
+GIB = 1 << 30
+
+
+def environment(base=None, **changes):
+    given = {
+        "model_id": "m",
+        "spec_env": {},
+        "token": "00ff",
+        "endpoint": "ipc:///w",
+        "supervisor_pid": 12,
+        "cpu_threads": 3,
+        "limit_bytes": None,
+        "oom_score_adj": 300,
+        "host": "1.12.99",
+    }
+    return worker_environment(base or {}, **{**given, **changes})
+
+
+def test_a_worker_is_told_who_it_is_and_whom_it_belongs_to():
+    made = environment({"PATH": "/bin"}, spec_env={"MODE": "x"})
+    assert {name: value for name, value in made.items() if name not in THREAD_VARIABLES} == {
+        "PATH": "/bin",
+        "MODE": "x",
+        "PYTHONUNBUFFERED": "1",
+        "HOSTD_MODEL_ID": "m",
+        "HOSTD_HOST": "1.12.99",
+        "HOSTD_SUPERVISOR_PID": "12",
+        "HOSTD_WORKER_ENDPOINT": "ipc:///w",
+        "HOSTD_WORKER_TOKEN": "00ff",
+        "HOSTD_CPU_THREADS": "3",
+        "HOSTD_OOM_SCORE_ADJ": "300",
+    }
+
+
+def test_a_models_settings_cannot_change_what_is_between_host_and_worker():
+    forged = dict.fromkeys(environment(limit_bytes=GIB), "forged")
+    made = environment(forged, spec_env=forged, limit_bytes=GIB)
+    assert {name for name, value in made.items() if value == "forged"} == set(THREAD_VARIABLES)
+
+
+def test_every_library_gets_the_threads_that_are_allotted():
+    made = environment()
+    assert {made[name] for name in (*THREAD_VARIABLES, "HOSTD_CPU_THREADS")} == {"3"}
+
+
+@pytest.mark.parametrize("where", ["base", "spec_env"])
+def test_a_number_of_threads_that_somebody_has_set_stands(where):
+    given = {"OMP_NUM_THREADS": "8"}
+    made = environment(given) if where == "base" else environment(spec_env=given)
+    assert (made["OMP_NUM_THREADS"], made["MKL_NUM_THREADS"], made["HOSTD_CPU_THREADS"]) == ("8", "3", "3")
+
+
+def test_the_models_settings_win_over_the_hosts_environment():
+    made = environment({"OMP_NUM_THREADS": "8", "A": "1"}, spec_env={"OMP_NUM_THREADS": "2", "A": "2"})
+    assert (made["OMP_NUM_THREADS"], made["A"]) == ("2", "2")
+
+
+def test_only_a_worker_with_a_limit_has_its_data_limited():
+    assert "HOSTD_DATA_LIMIT_BYTES" not in environment({"HOSTD_DATA_LIMIT_BYTES": "5"})
+    assert environment(limit_bytes=GIB)["HOSTD_DATA_LIMIT_BYTES"] == str(3 * GIB)
+    assert data_limit_bytes(4096) > GIB, "an interpreter must be able to start and to say that it has too little"
+
+
+@pytest.mark.parametrize(("own", "workers"), [(0, 300), (-1000, -700), (200, 500), (900, 1000), (1000, 1000)])
+def test_workers_are_killed_sooner_than_the_host(own, workers):
+    assert oom_score_adj_of_worker(own) == workers

@@ -147,7 +147,8 @@ def test_c30_c31_a_commitment_that_failed_is_none_although_its_byte_was_written(
     def before(name, arguments):
         if name == "pwrite" and arguments[1] == b"1":
             os.pwrite(*arguments)
-            fails.update(["pwrite", "rename", "renameat2"])
+            fails.update(["rename", "renameat2"])
+            raise OSError(5, IO_ERROR)
         fails(name, arguments)
 
     sound, staging = Staging(ModelsDirectory(models)), on(models, kernel, before)

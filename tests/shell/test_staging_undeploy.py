@@ -70,9 +70,9 @@ def test_c31_a_tree_of_any_depth_is_removed(staging, models):
     (models / "m").mkdir()
     (models / "m" / "model.yaml").write_text("")
     at = os.open(models / "m", os.O_RDONLY)
-    for _ in range(2000):  # deeper than a path may be long, and than Python recurses
-        os.mkdir("d", dir_fd=at)
-        inner = os.open("d", os.O_RDONLY, dir_fd=at)
+    for _ in range(1100):  # deeper than a path may be long, and than Python recurses
+        os.mkdir("d" * 9, dir_fd=at)
+        inner = os.open("d" * 9, os.O_RDONLY, dir_fd=at)
         os.close(at)
         at = inner
     os.close(at)

@@ -1,12 +1,19 @@
-"""Threads in which owners take turns: what is small does not wait for the end of what is big."""
+"""Threads: owners take turns in them, pools take what threads the system gives, and the host's yield for others."""
 
+import ctypes
+import os
+import platform
+import struct
 import threading
-from concurrent.futures import CancelledError, wait
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 
 import pytest
 
 from hostd.shell import turns as module
+from hostd.shell.linux import scheduling
+from hostd.shell.linux.scheduling import give_way
 from hostd.shell.repository.fingerprint import digesting
+from hostd.shell.threads import Threads, may_start
 from hostd.shell.turns import MAX_WAITING, Turns
 from hostd_workers.wire.errors import ResourceExhaustedError
 
@@ -171,3 +178,68 @@ def test_a_digest_pauses_between_pieces_and_keeps_no_file_open(tmp_path):
         pauses += 1
         assert opened() == []
     assert pauses >= 10 + 300 + 4
+
+
+@pytest.fixture
+def no_more(monkeypatch):
+    """Have the system give no thread from now on."""
+
+    def start(_thread):
+        raise RuntimeError("can't start new thread")
+
+    return lambda: monkeypatch.setattr(threading.Thread, "start", start)
+
+
+def test_a_pool_does_all_its_work_with_the_threads_that_it_has(no_more):
+    held = threading.Event()
+    with Threads(4, "few") as pool:
+        no_more()
+        work = [pool.submit(held.wait), *(pool.submit(abs, -number) for number in range(5))]
+        held.set()
+        assert [done.result() for done in work] == [True, 0, 1, 2, 3, 4]
+
+
+def test_a_pool_without_a_thread_is_none(no_more):
+    no_more()
+    with pytest.raises(RuntimeError, match="new thread"):
+        Threads(4, "none")
+    assert not may_start(1)
+
+
+def test_threads_that_were_tried_are_gone_again():
+    before = threading.active_count()
+    assert may_start(10)
+    assert threading.active_count() == before
+
+
+SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}
+SIZE = 48
+
+
+def slice_ns():
+    """Return the slice of the calling thread, 0 for the kernel's own."""
+    buffer = ctypes.create_string_buffer(SIZE)
+    ctypes.CDLL(None).syscall(SCHED_GETATTR[platform.machine()], 0, buffer, SIZE, 0)
+    return int(struct.unpack("=IIQiIQQQ", buffer.raw)[5])
+
+
+def in_a_thread():
+    return give_way(), slice_ns(), os.getpriority(os.PRIO_PROCESS, 0)
+
+
+@pytest.mark.skipif(platform.machine() not in SCHED_GETATTR, reason="the number of the system call is not known here")
+def test_a_thread_gives_way_alone_and_keeps_its_share():
+    before = slice_ns(), os.getpriority(os.PRIO_PROCESS, 0)
+    with ThreadPoolExecutor(1) as executor:
+        gave_way, new_slice_ns, nice = executor.submit(in_a_thread).result()
+    assert gave_way
+    assert nice == before[1]
+    if not new_slice_ns:
+        pytest.skip("this kernel has no slices of single tasks")
+    assert new_slice_ns > 10_000_000
+    assert (slice_ns(), os.getpriority(os.PRIO_PROCESS, 0)) == before, "the other threads are as they were"
+
+
+def test_where_the_call_is_not_known_nothing_happens(monkeypatch):
+    monkeypatch.setattr(scheduling, "_SCHED_SETATTR", {})
+    assert give_way() is False
