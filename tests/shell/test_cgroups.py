@@ -23,6 +23,8 @@ FILES = ("memory.max", "memory.swap.max", "memory.oom.group", "memory.events", "
 FILES += ("cgroup.kill", "cgroup.events")
 LEAF, WORKERS = f"hostd-{mark_of_host()}-host", f"hostd-{mark_of_host()}-workers"
 FIRST = f"{WORKERS}/1"
+STAT = "anon 100\nfile 5000\nkernel 70\nkernel_stack 8\npagetables 9\npercpu 1\nsock 4\nshmem 2000\n"
+SLABS = "slab_reclaimable 40\nslab_unreclaimable 11\nslab 51\n"
 
 
 class Kernel:
@@ -83,44 +85,46 @@ def kernel(tmp_path, monkeypatch):
     return Kernel(tmp_path, monkeypatch)
 
 
-def test_a_worker_gets_a_group_with_its_limit_that_dies_as_a_whole(kernel):
-    with Cgroups.open(kernel.process) as groups:
-        groups.add(WorkerId(1), 4711, 400 * MIB)
-        group = kernel.unit / FIRST
-        settings = {name: (group / name).read_text().strip() for name in FILES[:3]}
-        assert settings == {"memory.max": str(400 * MIB), "memory.swap.max": "0", "memory.oom.group": "1"}
-        assert kernel.pids(group) == [4711]
-        assert groups.oom_kills(WorkerId(1)) == 0
-        (group / "memory.events").write_text("low 0\noom 3\noom_kill 2\noom_group_kill 1\n")
-        assert groups.oom_kills(WorkerId(1)) == 2
-        assert groups.oom_kills(WorkerId(2)) == 0
-        assert "1" in repr(groups)
-        (group / "cgroup.procs").write_text("")
-        assert groups.group_of(WorkerId(1)) == group
+@pytest.fixture
+def groups(kernel):
+    """Groups of a host; what is in the first one has ended when they end."""
+    with Cgroups.open(kernel.process) as opened:
+        yield opened
+        if (kernel.unit / FIRST / "cgroup.procs").exists():
+            (kernel.unit / FIRST / "cgroup.procs").write_text("")
+
+
+def test_a_worker_gets_a_group_with_its_limit_that_dies_as_a_whole(kernel, groups):
+    groups.add(WorkerId(1), 4711, 400 * MIB)
+    group = kernel.unit / FIRST
+    settings = {name: (group / name).read_text().strip() for name in FILES[:3]}
+    assert settings == {"memory.max": str(400 * MIB), "memory.swap.max": "0", "memory.oom.group": "1"}
+    assert kernel.pids(group) == [4711]
+    assert groups.oom_kills(WorkerId(1)) == 0
+    (group / "memory.events").write_text("low 0\noom 3\noom_kill 2\noom_group_kill 1\n")
+    assert (groups.oom_kills(WorkerId(1)), groups.oom_kills(WorkerId(2))) == (2, 0)
+    assert "1" in repr(groups)
+    (group / "cgroup.procs").write_text("")
+    assert groups.group_of(WorkerId(1)) == group
+    for _ in range(2):
         groups.remove(WorkerId(1))
-        groups.remove(WorkerId(1))
-        assert groups.group_of(WorkerId(1)) is None
-        assert not group.exists()
-        assert (groups.directory / "cgroup.subtree_control").read_text() == "+memory\n"
+    assert groups.group_of(WorkerId(1)) is None
+    assert not group.exists()
+    assert (groups.directory / "cgroup.subtree_control").read_text() == "+memory\n"
+    groups.__exit__(None, None, None)
     assert kernel.groups() == []
 
 
-def test_a_worker_without_a_limit_gets_a_group_that_only_ends_with_it(kernel):
-    with Cgroups.open(kernel.process) as groups:
-        groups.add(WorkerId(1), 4711, None)
-        group = groups.group_of(WorkerId(1))
-        assert kernel.pids(group) == [4711]
-        assert [(group / name).read_text() for name in FILES[:3]] == ["", "", ""]
-        (group / "memory.events").write_text("oom_kill 2\n")
-        (group / "memory.stat").write_text(STAT + SLABS)
-        assert groups.oom_kills(WorkerId(1)) == 0, "it cannot have reached a limit of its own"
-        assert groups.held_bytes(WorkerId(1)) is None
-        (group / "memory.stat").unlink()
-        (group / "cgroup.procs").write_text("")
-
-
-STAT = "anon 100\nfile 5000\nkernel 70\nkernel_stack 8\npagetables 9\npercpu 1\nsock 4\nshmem 2000\n"
-SLABS = "slab_reclaimable 40\nslab_unreclaimable 11\nslab 51\n"
+def test_a_worker_without_a_limit_gets_a_group_that_only_ends_with_it(kernel, groups):
+    groups.add(WorkerId(1), 4711, None)
+    group = groups.group_of(WorkerId(1))
+    assert kernel.pids(group) == [4711]
+    assert [(group / name).read_text() for name in FILES[:3]] == ["", "", ""]
+    (group / "memory.events").write_text("oom_kill 2\n")
+    (group / "memory.stat").write_text(STAT + SLABS)
+    assert groups.oom_kills(WorkerId(1)) == 0, "it cannot have reached a limit of its own"
+    assert groups.held_bytes(WorkerId(1)) is None
+    (group / "memory.stat").unlink()
 
 
 @pytest.mark.parametrize(
@@ -132,15 +136,13 @@ SLABS = "slab_reclaimable 40\nslab_unreclaimable 11\nslab 51\n"
         ("anon none\n", None),
     ],
 )
-def test_a_group_tells_what_it_holds_that_cannot_be_reclaimed(kernel, stat, held_bytes):
-    with Cgroups.open(kernel.process) as groups:
-        groups.add(WorkerId(1), 4711, MIB)
-        assert groups.held_bytes(WorkerId(1)) is None, "there is no such file"
-        (kernel.unit / FIRST / "memory.stat").write_text(stat)
-        assert groups.held_bytes(WorkerId(1)) == held_bytes
-        assert groups.held_bytes(WorkerId(2)) is None
-        (kernel.unit / FIRST / "memory.stat").unlink()
-        (kernel.unit / FIRST / "cgroup.procs").write_text("")
+def test_a_group_tells_what_it_holds_that_cannot_be_reclaimed(kernel, groups, stat, held_bytes):
+    groups.add(WorkerId(1), 4711, MIB)
+    assert groups.held_bytes(WorkerId(1)) is None, "there is no such file"
+    (kernel.unit / FIRST / "memory.stat").write_text(stat)
+    assert groups.held_bytes(WorkerId(1)) == held_bytes
+    assert groups.held_bytes(WorkerId(2)) is None
+    (kernel.unit / FIRST / "memory.stat").unlink()
 
 
 def test_the_limits_are_set_before_the_process_comes(kernel, monkeypatch):
@@ -152,17 +154,11 @@ def test_the_limits_are_set_before_the_process_comes(kernel, monkeypatch):
     assert written[-1] == "cgroup.procs"
 
 
-def test_a_kernel_without_swap_will_do(kernel):
+def test_a_kernel_without_swap_will_do_and_groups_that_a_worker_made_in_its_own_go_with_it(kernel):
     kernel.lacks = {"memory.swap.max"}
     with Cgroups.open(kernel.process) as groups:
         groups.add(WorkerId(1), 4711, MIB)
         assert kernel.pids(kernel.unit / FIRST) == [4711]
-        (kernel.unit / FIRST / "cgroup.procs").write_text("")
-
-
-def test_groups_that_a_worker_made_in_its_own_go_with_it(kernel):
-    with Cgroups.open(kernel.process) as groups:
-        groups.add(WorkerId(1), 4711, MIB)
         (kernel.unit / FIRST / "cgroup.procs").write_text("")
         (kernel.unit / FIRST / "inner").mkdir()
     assert kernel.groups() == []
@@ -240,29 +236,26 @@ def test_where_none_can_be_made_there_are_no_groups(kernel, counted, number):
     assert kernel.groups() == []
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
-def test_children_that_may_not_count_memory_only_end_workers(kernel, number):
-    kernel.refuses = {"cgroup.subtree_control": number}
-    with Cgroups.open(kernel.process) as groups:
-        ends_only(kernel, groups)
-    assert kernel.groups() == []
+LACKING = {
+    **{f"refused with {errno.errorcode[code]}": ("memory\n", code) for code in (errno.EACCES, errno.EPERM)},
+    **{f"controllers {text!r}": (text, None) for text in ("cpu pids\n", "")},
+}
 
 
-@pytest.mark.parametrize("controllers", ["cpu pids\n", ""])
-def test_without_the_controller_groups_only_end_workers(kernel, controllers):
+@pytest.mark.parametrize(("controllers", "code"), LACKING.values(), ids=LACKING)
+def test_children_that_may_not_count_memory_only_end_workers(kernel, controllers, code):
     (kernel.unit / "cgroup.controllers").write_text(controllers)
+    kernel.refuses = {"cgroup.subtree_control": code} if code else {}
     with Cgroups.open(kernel.process) as groups:
         ends_only(kernel, groups)
     assert kernel.groups() == []
-    kernel.lacks = {"cgroup.kill"}
-    assert Cgroups.open(kernel.process) is None, "of what use would they be?"
-    assert kernel.groups() == []
-
-
-def test_limits_are_kept_where_groups_cannot_be_killed(kernel):
-    kernel.lacks = {"cgroup.kill"}
+    kernel.lacks, kernel.refuses = {"cgroup.kill"}, {}
+    if not code:
+        assert Cgroups.open(kernel.process) is None, "of what use would they be?"
+        assert kernel.groups() == []
+        return
     with Cgroups.open(kernel.process) as groups:
-        assert groups.keeps_limits
+        assert groups.keeps_limits, "also where groups cannot be killed"
 
 
 @pytest.mark.parametrize(
@@ -283,8 +276,13 @@ def test_only_a_limit_that_the_kernel_does_not_keep_is_worth_a_warning(kernel, c
         assert guard.group_of(WorkerId(1)) is None
 
 
-def test_without_cgroup_v2_there_are_no_groups(tmp_path):
-    assert Cgroups.open(tmp_path) is None
+def test_values_are_written_in_one_go_and_only_to_what_is_there(tmp_path):
+    (tmp_path / "file").write_text("")
+    cgroups._write(tmp_path / "file", 5)
+    assert (tmp_path / "file").read_text() == "5\n"
+    with pytest.raises(FileNotFoundError):
+        cgroups._write(tmp_path / "absent", 5)
+    assert Cgroups.open(tmp_path) is None, "without cgroup v2 there are none"
 
 
 def test_workers_of_a_killed_host_are_ended_and_what_may_be_somebodys_stays(kernel):
@@ -306,14 +304,6 @@ def test_workers_of_a_killed_host_are_ended_and_what_may_be_somebodys_stays(kern
 
 def began_of(pid):
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-
-
-def test_values_are_written_in_one_go_and_only_to_what_is_there(tmp_path):
-    (tmp_path / "file").write_text("")
-    cgroups._write(tmp_path / "file", 5)
-    assert (tmp_path / "file").read_text() == "5\n"
-    with pytest.raises(FileNotFoundError):
-        cgroups._write(tmp_path / "absent", 5)
 
 
 def test_the_kernel_kills_a_worker_that_passes_its_limit():

@@ -4,11 +4,11 @@ import hashlib
 import os
 import subprocess
 import tempfile
-import threading
 import time
 
 import pytest
 from helpers import eventually, line_of, program
+from walking_rig import again_and_again
 
 from hostd.core.files.stability import Completeness, Stability
 from hostd.shell.repository import completeness
@@ -45,10 +45,6 @@ def sums(directory, *names):
 # What a look sees
 
 
-def test_a_look_that_follows_a_look_sees_the_same(model):
-    assert look_at(str(model), None) == look_at(str(model), None)
-
-
 def test_to_check_a_big_file_makes_way_for_others(model):
     pieces = 20
     with open(model / "big", "wb") as file:
@@ -83,6 +79,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_c27_a_look_sees_that(change, model):
     before = look_at(str(model), None)
+    assert look_at(str(model), None) == before
     change(model)
     assert look_at(str(model), None).digest != before.digest
 
@@ -99,16 +96,13 @@ def test_the_newest_change_is_that_of_any_file_or_directory(model):
 
 def test_a_plain_file_is_looked_at_like_a_directory_of_one_and_needs_no_marker(tmp_path):
     file = tmp_path / "m.onnx"
+    with pytest.raises(FileNotFoundError):
+        look_at(str(file), MARKER)
     file.write_bytes(b"12")
     before = look_at(str(file), MARKER)
     assert before.completeness is Completeness.UNKNOWN
     file.write_bytes(b"123")
     assert look_at(str(file), MARKER).digest != before.digest
-
-
-def test_nothing_at_the_path_is_an_error_of_the_system(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        look_at(str(tmp_path / "none"), MARKER)
 
 
 def test_links_to_directories_are_not_followed_and_links_to_files_are(model, tmp_path):
@@ -136,50 +130,34 @@ def test_pipes_are_not_opened(model):
 
 
 def test_looks_survive_files_that_come_and_go(tmp_path):
-    go_on = threading.Event()
-    go_on.set()
+    deep, seen = tmp_path / "m" / "a" / "b", set()
+    (tmp_path / "m").mkdir()
 
-    def churn():
-        while go_on.is_set():
-            deep = tmp_path / "m" / "a" / "b"
-            deep.mkdir(parents=True, exist_ok=True)
-            (deep / "f").write_bytes(b"1")
-            (deep / "f").unlink()
-            deep.rmdir()
-            deep.parent.rmdir()
-
-    seen = set()
+    def come_and_go():
+        deep.mkdir(parents=True)
+        (deep / "f").write_bytes(b"1")
+        (deep / "f").unlink()
+        deep.rmdir()
+        deep.parent.rmdir()
 
     def has_changed():
         seen.update(look_at(str(tmp_path / "m"), None).digest for _ in range(500))
         return len(seen) > 1
 
-    (tmp_path / "m").mkdir()
-    churning = threading.Thread(target=churn)
-    churning.start()
-    try:
+    with again_and_again(come_and_go):
         eventually(has_changed, "a look sees another state")
-    finally:
-        go_on.clear()
-        churning.join()
 
 
 # What files say of themselves
 
 
-def test_c27_with_a_marker_configured_a_directory_is_whole_when_it_is_at_its_top(model):
+def test_c27_with_a_marker_configured_a_directory_is_whole_when_it_is_at_its_top_whatever_a_manifest_says(model):
     (model / "deep" / MARKER).touch()
-    assert says(model, MARKER) == (
-        Completeness.INCOMPLETE,
-        f"it has no file '{MARKER}', which is to say that it is whole",
-    )
+    sums(model, "model.py")
+    without = f"it has no file '{MARKER}', which is to say that it is whole"
+    assert says(model, MARKER) == (Completeness.INCOMPLETE, without)
     (model / MARKER).touch()
     assert says(model, MARKER) == (Completeness.COMPLETE, "")
-
-
-def test_c27_a_marker_that_is_configured_outranks_a_manifest(model):
-    sums(model, "model.py")
-    assert says(model, MARKER)[0] is Completeness.INCOMPLETE
 
 
 def test_c27_a_manifest_of_sha256sum_is_whole_when_all_it_names_is_there_and_matches(model):
@@ -229,7 +207,7 @@ def test_hashes_are_kept_while_a_file_does_not_change(model, monkeypatch):
     assert len(read) == 3
 
 
-def test_hashes_of_files_that_changed_just_now_are_not_kept(model, monkeypatch):
+def test_hashes_of_files_that_changed_just_now_are_not_kept_nor_any_after_a_stop(model, monkeypatch):
     monkeypatch.setattr(completeness, "RECENT_NS", 10**15)
     sums(model, "model.py")
     hashes = KnownHashes()
@@ -240,13 +218,9 @@ def test_hashes_of_files_that_changed_just_now_are_not_kept(model, monkeypatch):
     sums(model, "model.py", "deep/er/weights.bin")
     assert says(model, None, hashes)[0] is Completeness.COMPLETE
     assert len(hashes._known) == 1
-
-
-def test_after_a_stop_no_file_is_read_any_more(model):
-    sums(model, "model.py")
     hashes = KnownHashes()
     hashes.stop()
-    assert says(model, None, hashes)[0] is Completeness.INCOMPLETE
+    assert says(model, None, hashes)[0] is Completeness.INCOMPLETE, "no file is read any more"
 
 
 @pytest.mark.parametrize(

@@ -3,53 +3,45 @@
 import importlib
 import os
 import shutil
-import stat
 import sys
 
 import pytest
 from model_files import made, spec_of
 
-from hostd.config.model_yaml import MAX_BYTES
-from hostd.finders import DEFAULT_FINDER, FINDERS, FilesFinder, ModelSpec, MultiFinder, find_spec
+from hostd.config.model_yaml import MAX_BYTES, read_settings
+from hostd.finders import FINDERS, FilesFinder, ModelSpec, MultiFinder, find_spec
 from hostd.finders.files import LOADER_BY_SUFFIX
 from hostd_workers.plugins import builtin_loaders
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 
-
-@pytest.mark.parametrize(
-    ("names", "loader"),
-    [
-        (["model.py"], "python"),
-        (["model.py", "weights.pkl", "net.onnx"], "python"),
-        (["a.joblib"], "sklearn"),
-        (["a.pkl"], "sklearn"),
-        (["a.pickle"], "sklearn"),
-        (["a.SKOPS"], "sklearn"),
-        (["a.onnx", "a.onnx.data", "README.md"], "onnx"),
-        (["a.onnx", ".hidden.pkl", "sub/b.pkl"], "onnx"),
-        (["a.pt"], "torch"),
-        (["a.pt2"], "torch"),
-        (["a.pth", "config.json"], "torch"),
-        (["a.ts"], "torch"),
-        (["a.ubj", "features.json"], "xgboost"),
-        (["a.xgb"], "xgboost"),
-        (["a.lgb", "requirements.txt"], "lightgbm"),
-        (["a.lightgbm"], "lightgbm"),
-        (["config.json", "model.safetensors"], "transformers"),
-        (["config.json", "pytorch_model-00001-of-00002.bin"], "transformers"),
-        (["config.json", "model.safetensors.index.json"], "transformers"),
-        (["config.json", "tokenizer.json"], "transformers"),
-        (["config.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state_0.pth"], "transformers"),
-        (["MLmodel", "model.pkl", "conda.yaml"], "mlflow"),
+RECOGNISED = {
+    "python": ["model.py", "model.py weights.pkl net.onnx", "model.py snapshots/1/weights.bin"],
+    "sklearn": ["a.joblib", "a.pkl", "a.pickle", "a.SKOPS"],
+    "onnx": ["a.onnx a.onnx.data README.md", "a.onnx .hidden.pkl sub/b.pkl"],
+    "torch": ["a.pt", "a.pt2", "a.pth config.json", "a.ts"],
+    "xgboost": ["a.ubj features.json", "a.xgb"],
+    "lightgbm": ["a.lgb requirements.txt", "a.lightgbm"],
+    "transformers": [
+        *(
+            "config.json model.safetensors",
+            "config.json pytorch_model-00001-of-00002.bin",
+            "config.json tokenizer.json",
+        ),
+        "config.json model.safetensors.index.json",
+        "config.json model.safetensors optimizer.pt scheduler.pt rng_state_0.pth",
     ],
-)
-def test_a_directory_is_recognised_by_its_files(tmp_path, names, loader):
-    assert find_spec("m", made(tmp_path, *names)) == ModelSpec(loader)
+    "mlflow": ["MLmodel model.pkl conda.yaml"],
+}
 
 
-@pytest.mark.parametrize(("name", "loader"), [("x.py", "python"), ("x.joblib", "sklearn"), ("x.Onnx", "onnx")])
-def test_a_file_is_recognised_by_its_suffix(tmp_path, name, loader):
-    assert find_spec("m", f"{made(tmp_path, name)}/{name}") == ModelSpec(loader)
+@pytest.mark.parametrize(("loader", "names"), [(loader, each) for loader, all_ in RECOGNISED.items() for each in all_])
+def test_a_directory_is_recognised_by_its_files(tmp_path, loader, names):
+    assert find_spec("m", made(tmp_path, *names.split())) == ModelSpec(loader)
+
+
+def test_a_file_is_recognised_by_its_suffix(tmp_path):
+    for name, loader in (("x.py", "python"), ("x.joblib", "sklearn"), ("x.Onnx", "onnx")):
+        assert find_spec("m", f"{made(tmp_path, name)}/{name}") == ModelSpec(loader)
 
 
 def test_the_finder_and_the_loaders_know_the_same_suffixes():
@@ -61,27 +53,15 @@ def test_the_finder_and_the_loaders_know_the_same_suffixes():
     assert known == LOADER_BY_SUFFIX
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        [],
-        ["README.md"],
-        ["other.py"],
-        ["model.py/x"],
-        [".model.py"],
-        ["model.json"],
-        ["config.json"],
-        ["model.safetensors"],
-        ["pytorch_model.bin"],
-        ["model.txt"],
-        [".MLmodel"],
-    ],
-)
-def test_what_is_not_recognised_says_what_was_looked_for(tmp_path, names):
-    with pytest.raises(
-        InvalidArgumentError, match=r"'team/m' at .*a model\.yaml, an MLmodel, a model\.py, .*, or a file \*\.joblib"
-    ):
-        find_spec("team/m", made(tmp_path, *names))
+NOTHING = ["", "README.md", "other.py", "model.py/x", ".model.py", "model.json", "config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("name", [*NOTHING, "pytorch_model.bin", "model.txt", ".MLmodel"])
+def test_what_is_not_recognised_says_what_was_looked_for_and_that_it_can_be_said(tmp_path, name):
+    looked_for = r"'team/m' at .*a model\.yaml, an MLmodel, a model\.py, .*, or a file \*\.joblib"
+    with pytest.raises(InvalidArgumentError, match=rf"{looked_for}.*else say it with 'loader' in a model\.yaml"):
+        find_spec("team/m", made(tmp_path, *name.split()))
+    assert spec_of(tmp_path, "loader: xgboost") == ModelSpec("xgboost")
 
 
 def test_a_plain_file_that_is_not_known_is_nothing_to_the_finder(tmp_path):
@@ -99,36 +79,34 @@ def test_a_directory_of_two_kinds_is_not_guessed(tmp_path):
     assert find_spec("m", made(tmp_path, yaml="loader: onnx")) == ModelSpec("onnx")
 
 
-def test_a_path_that_is_not_there_is_shown(tmp_path):
+def test_a_path_that_is_not_there_or_cannot_be_looked_at_is_shown(tmp_path):
     (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    (tmp_path / "loop").symlink_to("loop")
     made(tmp_path, "file")
     for path in ("absent", "dangling", "file/below"):
         with pytest.raises(NotFoundError, match=path) as caught:
             find_spec("m", str(tmp_path / path))
         assert caught.value.details["path"] == str(tmp_path / path)
-
-
-def test_a_path_that_cannot_be_looked_at_is_a_typed_error(tmp_path):
+    for path, words in (("x" * 300, "too long"), ("loop", "symbolic links")):
+        with pytest.raises(FailedPreconditionError, match=words):
+            find_spec("m", str(tmp_path / path))
     with pytest.raises(InvalidArgumentError, match="null byte"):
         find_spec("m", "/a\0b")
-    with pytest.raises(FailedPreconditionError, match="too long"):
-        find_spec("m", str(tmp_path / ("x" * 300)))
-    (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(FailedPreconditionError, match="symbolic links"):
-        find_spec("m", str(tmp_path / "loop"))
-
-
-def test_an_unknown_finder_lists_the_known_ones(tmp_path):
-    with pytest.raises(InvalidArgumentError, match="no finder 'fils'; known are default, files, mlflow, model_yaml"):
-        find_spec("m", str(tmp_path), "fils")
-    assert find_spec("m", made(tmp_path, "model.py"), DEFAULT_FINDER) == ModelSpec("python")
 
 
 def test_another_finder_can_be_asked_by_name():
-    finders = {**FINDERS, "catalogue": Catalogue()}
+    class Wrong(Catalogue):
+        def find(self, model_id, path):
+            return {"loader": "python"}
+
+    finders = {**FINDERS, "catalogue": Catalogue(), "wrong": Wrong()}
     assert find_spec("known", None, "catalogue", finders=finders).options == {"id": "known"}
     with pytest.raises(InvalidArgumentError, match=r"'catalogue' recognises no model 'other' at no path.*an id of"):
         find_spec("other", None, "catalogue", finders=finders)
+    with pytest.raises(TypeError, match=r"Wrong\.find must return a ModelSpec or None, got {'loader'"):
+        find_spec("m", None, "wrong", finders=finders)
+    with pytest.raises(InvalidArgumentError, match="no finder 'fils'; known are default, files, mlflow, model_yaml"):
+        find_spec("m", None, "fils")
 
 
 def test_model_yaml_says_everything(tmp_path):
@@ -160,11 +138,8 @@ size: 400MB
     )
 
 
-def test_methods_may_be_a_map(tmp_path):
+def test_methods_may_be_a_map_and_an_initializer_and_a_size_be_written_shortly(tmp_path):
     assert spec_of(tmp_path, "loader: python\nmethods: {predict: , embed: {}}").methods == ("predict", "embed")
-
-
-def test_an_initializer_and_a_size_may_be_written_shortly(tmp_path):
     spec = spec_of(tmp_path, "loader: python\ninitializer: warmed\nsize: 4096")
     assert (spec.initializer, spec.initializer_config, spec.size_bytes) == ("warmed", {}, 4096)
     assert spec_of(tmp_path, "loader: python\ninitializer: {type: a, config: }").initializer_config == {}
@@ -197,12 +172,6 @@ def test_a_text_is_a_lightgbm_model_only_if_it_begins_like_one(tmp_path):
     assert FilesFinder().find("m", str(tmp_path / "notes.txt")) is None
 
 
-def test_what_is_not_recognised_can_be_said_in_a_model_yaml(tmp_path):
-    with pytest.raises(InvalidArgumentError, match=r"else say it with 'loader' in a model\.yaml"):
-        find_spec("m", made(tmp_path, "model.json"))
-    assert spec_of(tmp_path, "loader: xgboost") == ModelSpec("xgboost")
-
-
 def test_each_part_of_the_default_finder_can_be_asked_alone(tmp_path):
     made(tmp_path, "MLmodel", "a.onnx", yaml="loader: python")
     path = str(tmp_path)
@@ -233,15 +202,6 @@ def test_the_first_finder_that_knows_wins_and_one_that_complains_ends_it(tmp_pat
     made(tmp_path, "b.pkl")
     with pytest.raises(InvalidArgumentError, match="say which"):
         MultiFinder([FilesFinder(), Catalogue()]).find("known", str(tmp_path))
-
-
-def test_a_finder_that_finds_something_else_is_told_so():
-    class Wrong(Catalogue):
-        def find(self, model_id, path):
-            return {"loader": "python"}
-
-    with pytest.raises(TypeError, match=r"Wrong\.find must return a ModelSpec or None, got {'loader'"):
-        find_spec("m", None, "wrong", finders={"wrong": Wrong()})
 
 
 def test_the_interpreter_may_be_absolute_and_stays_a_link(tmp_path, monkeypatch):
@@ -286,10 +246,6 @@ def test_a_directory_of_the_hubs_cache_names_the_snapshot_to_load(tmp_path, yaml
     for snapshot in (one, two):
         shutil.rmtree(snapshot)
     assert refusal().message.endswith("it has no snapshot yet: download it again")
-
-
-def test_a_model_with_a_folder_of_snapshots_is_one(tmp_path):
-    assert find_spec("m", made(tmp_path, "model.py", "snapshots/1/weights.bin")) == ModelSpec("python")
 
 
 BAD = [
@@ -396,23 +352,17 @@ def test_a_model_yaml_that_is_too_large_is_not_parsed(tmp_path):
     assert find_spec("m", str(tmp_path)) == ModelSpec("python")
 
 
-def test_a_model_yaml_that_is_no_regular_file_does_not_block(tmp_path):
-    from hostd.config.model_yaml import read_settings
-
-    os.mkfifo(tmp_path / "model.yaml")
+def test_a_model_yaml_that_is_no_regular_file_or_cannot_be_read_does_not_block_and_is_a_typed_error(tmp_path):
+    file = tmp_path / "model.yaml"
+    os.mkfifo(file)
     with pytest.raises(InvalidArgumentError, match="regular file"):
-        read_settings(tmp_path / "model.yaml")
+        read_settings(file)
     with pytest.raises(InvalidArgumentError, match="looks for"):
         find_spec("m", str(tmp_path))
-
-
-def test_a_model_yaml_that_cannot_be_read_is_a_typed_error(tmp_path):
-    from hostd.config.model_yaml import read_settings
-
-    (tmp_path / "model.yaml").symlink_to("model.yaml")
-    assert stat.S_ISLNK(os.lstat(tmp_path / "model.yaml").st_mode)
+    file.unlink()
+    file.symlink_to("model.yaml")
     with pytest.raises(FailedPreconditionError, match=r"cannot read .*model\.yaml"):
-        read_settings(tmp_path / "model.yaml")
+        read_settings(file)
 
 
 @pytest.mark.parametrize("name", ["model.yml", "Model.yaml"])

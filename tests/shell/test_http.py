@@ -4,6 +4,7 @@ import asyncio
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from http import HTTPStatus
 from types import SimpleNamespace
 
@@ -25,8 +26,8 @@ def asked():
 
 
 @pytest.fixture
-def server(monkeypatch, asked):
-    monkeypatch.setattr(http, "CONNECTION_S", 1.0)
+def pages_of(asked):
+    """What a server shows, by path."""
 
     async def plain(accept):
         return Page(HTTPStatus.OK, http.TEXT, accept.encode())
@@ -39,7 +40,13 @@ def server(monkeypatch, asked):
     async def huge(_accept):
         return Page(HTTPStatus.OK, http.TEXT, HUGE)
 
-    with HttpServer("127.0.0.1", 0, {"/plain": plain, "/never": never, "/huge": huge}) as running:
+    return {"/plain": plain, "/never": never, "/huge": huge}
+
+
+@pytest.fixture
+def server(monkeypatch, pages_of):
+    monkeypatch.setattr(http, "CONNECTION_S", 1.0)
+    with HttpServer("127.0.0.1", 0, pages_of) as running:
         yield running
 
 
@@ -82,29 +89,22 @@ def test_every_request_has_its_status(server, request_line, status):
     assert (b"Allow: GET" in head) == (status == 405)
 
 
-def test_an_answer_is_read_also_by_who_sends_more_than_is_read(server):
+def test_an_answer_is_read_also_by_what_sends_more_than_is_read_and_the_page_is_told_what_it_accepts(server):
     answer = ask(server, b"POST /plain HTTP/1.1\r\nContent-Length: 10000000\r\n\r\n" + b"x" * 10_000_000)
     assert answer.startswith(b"HTTP/1.1 405 ")
-
-
-def test_who_accepts_what_is_told_to_the_page(server):
     answer = ask(server, b"GET /plain HTTP/1.1\r\naccept: a/b\r\nACCEPT: c\r\n\r\n")
     assert answer.partition(b"\r\n\r\n")[2].strip() == b"a/b,  c"
 
 
-def test_half_open_connections_keep_nobody_away_and_end(server):
-    silent = [connect(server) for _ in range(3 * http.MAX_CONNECTIONS)]
-    try:
+def test_half_open_connections_keep_no_others_away_and_end(server):
+    with ExitStack() as stack:
+        silent = [stack.enter_context(connect(server)) for _ in range(3 * http.MAX_CONNECTIONS)]
         for number, connection in enumerate(silent):
             connection.sendall(b"GET /plain HTTP/1.1\r\n"[: number % 20])
         for _ in range(5):
             assert ask(server, b"GET /plain HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 200 ")
         with at_most(SOON_S, "the end of the connections that say nothing"):
-            for connection in silent:
-                assert is_over(connection)
-    finally:
-        for connection in silent:
-            connection.close()
+            assert all(is_over(connection) for connection in silent)
 
 
 def is_over(connection):
@@ -118,15 +118,11 @@ def is_over(connection):
 
 def test_beyond_the_most_that_are_answered_there_is_a_refusal(server, monkeypatch, asked):
     monkeypatch.setattr(http, "CONNECTION_S", 3600.0)
-    busy = [connect(server) for _ in range(http.MAX_CONNECTIONS)]
-    try:
-        for connection in busy:
-            connection.sendall(b"GET /never HTTP/1.1\r\n\r\n")
+    with ExitStack() as stack:
+        for _ in range(http.MAX_CONNECTIONS):
+            stack.enter_context(connect(server)).sendall(b"GET /never HTTP/1.1\r\n\r\n")
         eventually(lambda: len(asked) == http.MAX_CONNECTIONS, "all places are taken")
         assert ask(server, b"").startswith(b"HTTP/1.1 503 ")
-    finally:
-        for connection in busy:
-            connection.close()
 
 
 @pytest.mark.parametrize("path", [b"/never", b"/huge"])
@@ -144,20 +140,13 @@ def test_a_page_that_never_comes_or_is_never_read_ends_with_its_time(server, pat
         assert read < len(HUGE)
 
 
-def test_its_end_does_not_wait_for_anybody(monkeypatch):
+def test_its_end_does_not_wait_for_anything(monkeypatch, pages_of, asked):
     monkeypatch.setattr(http, "CONNECTION_S", 3600.0)
-    is_asked = threading.Event()
-
-    async def never(_accept):
-        is_asked.set()
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    server = HttpServer("127.0.0.1", 0, {"/never": never})
+    server = HttpServer("127.0.0.1", 0, pages_of)
     with at_most(SOON_S, "the end of the server"), server:
         silent, asking = connect(server), connect(server)
         asking.sendall(b"GET /never HTTP/1.1\r\n\r\n")
-        assert is_asked.wait(PATIENCE_S)
+        eventually(lambda: asked, "it is asked")
     with silent, asking:
         assert is_over(silent)
         assert is_over(asking)

@@ -36,15 +36,12 @@ def install(staging, standing, *, replace=False):
 
 @pytest.mark.parametrize("standing", [ALL, Standing(is_kept=True), Standing(is_pinned=False, is_kept=True)])
 def test_what_is_kept_is_read_again(staging, models, standing):
-    install(staging, standing)
-    assert kept.read(str(models / "m")) == standing
-    assert stat.S_IMODE((models / "m" / KEPT_NAME).stat().st_mode) & 0o600 == 0o600
-
-
-def test_a_model_that_nobody_deployed_and_a_file_have_nothing_kept(models):
     (models / "file").write_text("x")
     for path in (models, models / "file", models / "none"):
         assert kept.read(str(path)) is None
+    install(staging, standing)
+    assert kept.read(str(models / "m")) == standing
+    assert stat.S_IMODE((models / "m" / KEPT_NAME).stat().st_mode) & 0o600 == 0o600
 
 
 DAMAGED = [
@@ -82,17 +79,13 @@ def test_a_damaged_file_is_refused_with_what_is_wrong_and_what_to_do(staging, mo
         staging.keep_pin("m", is_pinned=True)
 
 
-@pytest.mark.parametrize("what", ["a link", "a pipe", "a directory"])
-def test_what_is_no_file_is_not_read(staging, models, tmp_path, what):
+PLANTED = {"a link": lambda place: place.symlink_to("/etc/hostname"), "a pipe": os.mkfifo, "a directory": os.mkdir}
+
+
+@pytest.mark.parametrize("plant", PLANTED.values(), ids=PLANTED)
+def test_what_is_no_file_is_not_read(staging, models, plant):
     deploy(staging)
-    place = models / "m" / KEPT_NAME
-    if what == "a link":
-        (tmp_path / "elsewhere").write_text('{"version": 1}')
-        place.symlink_to(tmp_path / "elsewhere")
-    elif what == "a pipe":
-        os.mkfifo(place)
-    else:
-        place.mkdir()
+    plant(models / "m" / KEPT_NAME)
     with pytest.raises((InvalidArgumentError, FailedPreconditionError), match=KEPT_NAME):
         kept.read(str(models / "m"))
 
@@ -130,18 +123,15 @@ def test_a_pin_that_cannot_be_written_says_so(staging, models, tmp_path, what):
 
 
 def test_a_disk_that_is_full_leaves_the_old_pin(models):
-    class Full(SystemCalls):
-        def fsync(self, fd):
-            if KEPT_NAME in os.readlink(f"/proc/self/fd/{fd}") and self.is_full:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            super().fsync(fd)
+    is_full = []
 
-        is_full = False
+    def before(name, arguments):
+        if name == "fsync" and is_full and KEPT_NAME in os.readlink(f"/proc/self/fd/{arguments[0]}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    calls = Full()
-    staging = on(models, calls)
+    staging = on(models, SystemCalls(), before)
     install(staging, ALL)
-    calls.is_full = True
+    is_full.append(1)
     with pytest.raises(ResourceExhaustedError, match="cannot keep the pin"):
         staging.keep_pin("m", is_pinned=False)
     assert kept.read(str(models / "m")) == ALL

@@ -11,6 +11,7 @@ import pytest
 from helpers import PATIENCE_S, REPOSITORY, eventually
 from hypothesis import given
 from hypothesis import strategies as st
+from log_rig import CAP_BYTES, piped
 
 from hostd import log_lines
 from hostd.log_lines import Follower, Reader
@@ -19,7 +20,6 @@ from hostd.shell.processes import logs
 from hostd.shell.processes.crashes import CrashReport
 from hostd.shell.processes.logs import LogDrain, ModelLog
 
-CAP_BYTES = 256 * 1024
 ODD = [
     b"\n",
     b" ",
@@ -146,10 +146,8 @@ def test_the_last_line_is_shown_however_long_it_is(log):
 def test_a_flood_is_slowed_down_whatever_its_pieces_are(tmp_path):
     """Pieces that are no multiple of a page were read without a rest, and a whole core went into it."""
     source = "import os\ndata = (b'x' * 39 + b'\\n') * 1638\nwhile True:\n    os.write(1, data)\n"
-    read, write = os.pipe2(os.O_CLOEXEC)
-    os.set_blocking(read, False)
     with LogDrain(tmp_path / "logs", CAP_BYTES) as drain:
-        drain.add("m", read)
+        _, write = piped(drain)
         with subprocess.Popen([sys.executable, "-c", source], stdout=write) as writer:
             os.close(write)
             log = drain.log_of("m")
@@ -185,9 +183,7 @@ def test_what_a_slow_reader_missed_is_told(log, tmp_path):
 def test_a_note_follows_what_its_worker_has_printed(tmp_path):
     with LogDrain(tmp_path / "logs", CAP_BYTES) as drain:
         for number in range(50):
-            read, write = os.pipe2(os.O_CLOEXEC)
-            os.set_blocking(read, False)
-            output = drain.add("m", read)
+            output, write = piped(drain)
             drain.note("m", f"{number} started")
             os.write(write, b"x" * 60_000 + b" last words")
             os.close(write)
@@ -195,28 +191,18 @@ def test_a_note_follows_what_its_worker_has_printed(tmp_path):
         log = drain.log_of("m")
         eventually(lambda: b"49 ended" in log.page(None, 100).data, "all is written", within_s=PATIENCE_S)
     seen = [text[-11:] for text in texts(all_of(log))]
-    assert seen[-6:] == [
-        " 48 started"[-11:],
-        " last words",
-        "-- 48 ended",
-        " 49 started"[-11:],
-        " last words",
-        "-- 49 ended",
-    ]
+    expected = [(f" {number} started"[-11:], " last words", f"-- {number} ended") for number in (48, 49)]
+    assert seen[-6:] == [*expected[0], *expected[1]]
 
 
 def test_a_note_at_the_end_of_the_host_is_written(tmp_path):
     for number in range(20):
         with LogDrain(tmp_path / "logs", CAP_BYTES) as drain:
             log = drain.log_of("m")
-            read, write = os.pipe2(os.O_CLOEXEC)
-            os.set_blocking(read, False)
-            drain.add("m", read)
+            _, write = piped(drain)
             before = log.page(None, 0).newest
             os.write(write, b"printed\n")
-            eventually(
-                lambda log=log, before=before: log.page(None, 0).newest > before, "it is read, and there is a rest"
-            )
+            eventually(lambda log=log, old=before: log.page(None, 0).newest > old, "it is read, and there is a rest")
             drain.note("m", f"note {number}")
         os.close(write)
     assert [line.text for line in all_of(log) if line.is_note] == [f"note {number}" for number in range(20)]
@@ -254,24 +240,23 @@ def test_the_first_lines_are_those_of_the_thread_that_crashed_in_whatever_pieces
     assert report.lines() == FIRST
 
 
-def test_the_last_crash_counts():
+BUS = "Fatal Python error: Bus error"
+SEVERAL = REPORT + "more\n" + REPORT.replace("Segmentation fault", "Aborted") + "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("printed", "first"),
+    [
+        *((text, []) for text in ("", "all is well\n", "Fatal Python erro")),
+        (f"{BUS}\n\nCurrent thread 0x1 (most recent call first):\n  <no Python frame>\n", [BUS]),
+        (SEVERAL, ["Fatal Python error: Aborted"]),
+    ],
+    ids=["nothing", "no crash", "half of one", "without frames", "the last of several"],
+)
+def test_the_crash_that_is_told(printed, first):
     report = CrashReport()
-    report.add(REPORT.encode())
-    report.add(b"more\n" + REPORT.replace("Segmentation fault", "Aborted").encode() + b"x" * 100_000)
-    assert report.lines().splitlines()[0] == "Fatal Python error: Aborted"
-
-
-@pytest.mark.parametrize("text", ["", "all is well\n", "Fatal Python erro"])
-def test_what_is_no_crash_has_no_lines(text):
-    report = CrashReport()
-    report.add(text.encode())
-    assert report.lines() == ""
-
-
-def test_a_crash_without_python_frames_is_told():
-    report = CrashReport()
-    report.add(b"Fatal Python error: Bus error\n\nCurrent thread 0x1 (most recent call first):\n  <no Python frame>\n")
-    assert report.lines() == "Fatal Python error: Bus error"
+    report.add(printed.encode())
+    assert report.lines().splitlines()[:1] == first
 
 
 def _shown(flood, at_s, *, line=1, level=logging.WARNING):

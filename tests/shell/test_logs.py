@@ -6,13 +6,12 @@ import threading
 
 import pytest
 from helpers import PATIENCE_S, SOON_S, at_most, eventually
+from log_rig import CAP_BYTES, piped
 
 import hostd
 from hostd import paths
 from hostd.shell.processes import logs, losses
 from hostd.shell.processes.logs import LogDrain, ModelLog
-
-CAP_BYTES = 256 * 1024
 
 
 @pytest.fixture
@@ -26,9 +25,7 @@ class Pipe:
 
     def __init__(self, drain, model_id="m"):
         self.log = drain.log_of(model_id)
-        read, self.fd = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(read, False)
-        self.output = drain.add(model_id, read)
+        self.output, self.fd = piped(drain, model_id)
 
     def write(self, data):
         while data:

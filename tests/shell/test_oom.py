@@ -63,35 +63,24 @@ def test_a_kill_that_the_log_names_is_explained_by_its_line_once(kernel, cause):
     with kernel.deaths() as deaths:
         deaths.began(7)
         kernel.kills(1)
-        kernel.says(
-            NOISE + CHOSEN.format(pid=7) + KILLED.format(cause=cause, pid=7) + KILLED.format(cause=cause, pid=77)
-        )
+        killed = KILLED.format(cause=cause, pid=7) + KILLED.format(cause=cause, pid=77)
+        kernel.says(NOISE + CHOSEN.format(pid=7) + killed + CHOSEN.format(pid=9))
         assert deaths.explain(8)[0] is Death.UNEXPLAINED
         death, words = deaths.explain(7)
         assert death is Death.OUT_OF_MEMORY
         assert f"{cause}: Killed process 7" in words
         assert deaths.explain(7)[0] is Death.UNEXPLAINED
+        assert deaths.explain(9)[0] is Death.OUT_OF_MEMORY, "the choice alone is enough"
 
 
-def test_the_choice_alone_is_enough(kernel):
+@pytest.mark.parametrize("is_new", [True, False], ids=["of another process", "before the host began"])
+def test_what_was_said_before_a_process_began_was_about_another_one(kernel, is_new):
     with kernel.deaths() as deaths:
         kernel.kills(1)
-        kernel.says(CHOSEN.format(pid=9))
-        assert deaths.explain(9)[0] is Death.OUT_OF_MEMORY
-
-
-def test_what_was_said_before_a_process_began_was_about_another_one(kernel):
-    with kernel.deaths() as deaths:
-        kernel.kills(1)
-        kernel.says(KILLED.format(cause="Out of memory", pid=7))
-        deaths.began(7)
-        kernel.kills(2)
-        assert deaths.explain(7)[0] is Death.UNEXPLAINED
-
-
-def test_what_was_said_before_the_host_began_counts_for_nothing(kernel):
-    with kernel.deaths() as deaths:
-        kernel.kills(1)
+        if is_new:
+            kernel.says(KILLED.format(cause="Out of memory", pid=7))
+            deaths.began(7)
+            kernel.kills(2)
         assert deaths.explain(7)[0] is Death.UNEXPLAINED
 
 
@@ -121,16 +110,11 @@ def test_without_the_log_a_kill_in_our_group_is_taken_for_the_death_once(kernel)
         assert deaths.explain(8)[0] is Death.UNEXPLAINED
 
 
-def test_without_the_log_a_kill_elsewhere_on_the_machine_explains_nothing(kernel):
+@pytest.mark.parametrize("where", ["elsewhere", "long ago"])
+def test_without_the_log_a_kill_explains_nothing_that_was(kernel, monkeypatch, where):
+    monkeypatch.setattr(oom, "LATELY_S", -1.0 if where == "long ago" else oom.LATELY_S)
     with kernel.deaths(with_log=False) as deaths:
-        kernel.kills(4, of_group=0)
-        assert deaths.explain(7)[0] is Death.UNEXPLAINED
-
-
-def test_without_the_log_a_kill_of_long_ago_explains_nothing(kernel, monkeypatch):
-    monkeypatch.setattr(oom, "LATELY_S", -1.0)
-    with kernel.deaths(with_log=False) as deaths:
-        kernel.kills(1)
+        kernel.kills(4, of_group=0 if where == "elsewhere" else 1)
         assert deaths.explain(7)[0] is Death.UNEXPLAINED
 
 
@@ -163,16 +147,11 @@ def limited():
 GREEDY = """
     import os, sys, time
 
-    with open(sys.argv[1], "w") as members:
-        members.write(str(os.getpid()))
+    open(sys.argv[1], "w").write(str(os.getpid()))
     while not os.path.exists(sys.argv[2]):
         time.sleep(0.002)
     held = b"x" * (256 << 20)
 """
-
-
-def started_in(directory, go):
-    return program(GREEDY, directory / "cgroup.procs", go)
 
 
 @pytest.mark.parametrize("with_log", [True, False], ids=["by the log", "by the group's count"])
@@ -187,7 +166,7 @@ def test_a_kill_by_the_kernel_is_told_apart_from_one_by_somebody_else(limited, t
             pytest.skip("the kernel's log may not be read here")
         with subprocess.Popen([sys.executable, "-S", "-c", "import signal; signal.pause()"]) as other:
             deaths.began(other.pid)
-            with started_in(limited, tmp_path / "go") as greedy:
+            with program(GREEDY, limited / "cgroup.procs", tmp_path / "go") as greedy:
                 deaths.began(greedy.pid)
                 (tmp_path / "go").touch()
                 assert greedy.wait(PATIENCE_S) == -signal.SIGKILL

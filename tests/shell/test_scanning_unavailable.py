@@ -8,11 +8,11 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import threading
 
 import pytest
 from helpers import REPOSITORY, line_of, program
 from scanning_rig import Rig
+from walking_rig import again_and_again
 
 from hostd.shell.repository import completeness
 from hostd.shell.repository.scanner import DirectoryUnavailableError, Scanner
@@ -164,31 +164,14 @@ def test_c25_a_directory_that_is_replaced_during_the_scan_unloads_nothing(rig):
 
 
 def test_entries_that_vanish_while_they_are_listed_are_left_out(rig):
-    go_on = threading.Event()
-    go_on.set()
-
-    def churn():
-        while go_on.is_set():
-            for number in range(20):
-                rig.add(f"m{number}")
-            for number in range(20):
-                shutil.rmtree(rig.path / f"m{number}")
+    def come_and_go():
+        for number in range(20):
+            rig.add(f"m{number}")
+        for number in range(20):
+            shutil.rmtree(rig.path / f"m{number}")
 
     rig.add("stays")
-    churning = threading.Thread(target=churn)
     scanner = Scanner(rig.path, lambda *_: True)
-    churning.start()
-    try:
+    with again_and_again(come_and_go):
         scans = [scanner.scan({"gone": f"{rig.path}/gone"}, False) for _ in range(300)]
-    finally:
-        go_on.clear()
-        churning.join()
     assert all(scan.gone == ("gone",) and "stays" in dict(scan.found) for scan in scans)
-
-
-def test_c28_two_hosts_share_a_directory(rig):
-    other = Rig(rig.path)
-    rig.add("a")
-    assert rig.found() == other.found() == ["a"]
-    shutil.rmtree(rig.path / "a")
-    assert rig.scan("a").gone == other.scan("a").gone == ("a",)

@@ -123,10 +123,10 @@ FULL = """
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with SizeStore(sys.argv[1]) as store:
     store.remember(KEY(0), FIGURES, 6.0)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
-    for number in range(1, 1000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    for number in range(1, 300):
         store.remember(KEY(number), FIGURES, 6.0)
-    lost = sum(store.recall(KEY(number)) is None for number in range(1000))
+    lost = sum(store.recall(KEY(number)) is None for number in range(300))
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     store.remember(KEY(1000), FIGURES, 6.0)
     print(lost > 0, store.recall(KEY(0)) is not None, store.recall(KEY(1000)) is not None, store.problem)

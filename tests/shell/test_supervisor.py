@@ -93,14 +93,16 @@ def run(story, core=None, handlers=None):
     asyncio.run(main())
 
 
-def test_an_effect_that_fails_takes_no_other_with_it(caplog):
+def test_an_effect_that_fails_takes_no_other_with_it_and_a_broken_invariant_is_logged(caplog):
     async def story(rig):
         rig.supervisor.emit([Good("a"), Bad(ZeroDivisionError("first")), Good("b"), Bad(KeyError("second"))])
-        rig.supervisor.emit([Good("last")])
+        rig.supervisor.emit([Bad(InternalError("no such row")), Good("last")])
         assert (rig.done, rig.raised) == (["a", "b", "last"], [])
 
     run(story, Scripted())
-    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["first", "'second'"]
+    raised = [str(record.exc_info[1]) for record in caplog.records if record.exc_info]
+    assert raised[:2] == ["first", "'second'"]
+    assert "please report it" in caplog.text
 
 
 @pytest.mark.parametrize("kind", failing.RETRIED)
@@ -167,16 +169,6 @@ def test_a_worker_that_cannot_be_spawned_is_a_load_that_has_failed():
     assert said == ["the host could not do it: can't start new thread"]
 
 
-def test_a_broken_invariant_in_an_effect_is_logged_and_the_others_go_on(caplog):
-    async def story(rig):
-        rig.supervisor.emit([Bad(InternalError("no such row")), Good("last")])
-        assert await rig.to_the_last() == ["last"]
-        assert rig.raised == []
-
-    run(story, Scripted())
-    assert "please report it" in caplog.text
-
-
 def test_c34_the_host_stops_although_the_answer_to_its_shutdown_cannot_be_given():
     def refuse(effect):
         raise OSError("no socket")
@@ -239,6 +231,9 @@ async def outcome_of(rig, executor, work, within_s):
 def test_work_that_takes_too_long_is_given_up_whether_or_not_it_has_begun():
     release, begun = threading.Event(), []
 
+    def raises():
+        raise TimeoutError("its database did not answer")
+
     async def story(rig):
         with ThreadPoolExecutor(1) as executor:
             try:
@@ -249,19 +244,9 @@ def test_work_that_takes_too_long_is_given_up_whether_or_not_it_has_begun():
             finally:
                 release.set()
             assert await outcome_of(rig, executor, lambda: "in time", PATIENCE_S) == "in time"
+            own = await outcome_of(rig, executor, raises, PATIENCE_S)
+            assert (type(own), str(own)) == (TimeoutError, "its database did not answer")
         assert (begun, rig.raised) == ([], [])
-
-    run(story)
-
-
-def test_a_timeout_of_the_works_own_is_its_error():
-    def work():
-        raise TimeoutError("its database did not answer")
-
-    async def story(rig):
-        with ThreadPoolExecutor(1) as executor:
-            outcome = await outcome_of(rig, executor, work, PATIENCE_S)
-            assert (type(outcome), str(outcome)) == (TimeoutError, "its database did not answer")
 
     run(story)
 
@@ -295,23 +280,24 @@ class Holder:
         self.read = 0
 
 
+RAISED = [
+    *((error("over"), error, "over") for error in (StopIteration, StopAsyncIteration)),
+    (SystemExit(3), SystemExit, "3"),
+    *((error(), error, "") for error in (KeyboardInterrupt, GeneratorExit)),
+    (asyncio.CancelledError("c"), ForeignError, "CancelledError: c"),
+    (FalseError("false"), ForeignError, "FalseError: false"),
+    (ChangingError(), ForeignError, "ChangingError: read once"),
+    (ValueError(Holder()), ForeignError, "ValueError: read once"),
+    (ValueError("x" * 1_000_000), ForeignError, "ValueError: " + "x" * MAX_CHARS),
+    (OSError(2, "no such thing"), FileNotFoundError, "[Errno 2] no such thing"),
+    (NotFoundError("gone"), NotFoundError, "gone"),
+    (NotFoundError("x" * 1_000_000), NotFoundError, "x" * MAX_CHARS),
+]
+
+
 @pytest.mark.parametrize(
     ("raised", "kind", "says"),
-    [
-        (StopIteration("over"), StopIteration, "over"),
-        (StopAsyncIteration("over"), StopAsyncIteration, "over"),
-        (SystemExit(3), SystemExit, "3"),
-        (KeyboardInterrupt(), KeyboardInterrupt, ""),
-        (GeneratorExit(), GeneratorExit, ""),
-        (asyncio.CancelledError("c"), ForeignError, "CancelledError: c"),
-        (FalseError("false"), ForeignError, "FalseError: false"),
-        (ChangingError(), ForeignError, "ChangingError: read once"),
-        (ValueError(Holder()), ForeignError, "ValueError: read once"),
-        (ValueError("x" * 1_000_000), ForeignError, "ValueError: " + "x" * MAX_CHARS),
-        (OSError(2, "no such thing"), FileNotFoundError, "[Errno 2] no such thing"),
-        (NotFoundError("gone"), NotFoundError, "gone"),
-        (NotFoundError("x" * 1_000_000), NotFoundError, "x" * MAX_CHARS),
-    ],
+    RAISED,
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
 def test_whatever_work_in_a_thread_raises_is_told_and_can_be_read(raised, kind, says):
@@ -319,24 +305,12 @@ def test_whatever_work_in_a_thread_raises_is_told_and_can_be_read(raised, kind, 
         raise raised
 
     async def story(rig):
-        told = asyncio.get_running_loop().create_future()
         with Threads(1, "test") as executor:
-            rig.supervisor.in_thread(executor, work, told.set_result)
-        error = await asyncio.wait_for(told, PATIENCE_S)
+            error = await outcome_of(rig, executor, work, None)
+            assert await outcome_of(rig, executor, lambda: raised, None) is raised, "what it returns is its result"
         assert type(error) is kind
         assert [str(error), str(error)] == [says, says]
         assert rig.raised == []
-
-    run(story, Scripted())
-
-
-def test_an_exception_that_work_returns_is_its_result():
-    async def story(rig):
-        told = asyncio.get_running_loop().create_future()
-        returned = ValueError("not raised")
-        with Threads(1, "test") as executor:
-            rig.supervisor.in_thread(executor, lambda: returned, told.set_result)
-        assert await asyncio.wait_for(told, PATIENCE_S) is returned
 
     run(story, Scripted())
 

@@ -1,6 +1,7 @@
 """When to look at a directory: notifications, periods, directories that go and come back, and clean ends."""
 
 import asyncio
+import functools
 import itertools
 import os
 import shutil
@@ -10,6 +11,7 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 from helpers import PATIENCE_S, line_of, program
+from walking_rig import again_and_again
 
 from hostd.shell.repository import notifications as watching
 from hostd.shell.repository.notifications import NOTIFICATION, PERIOD, changes
@@ -23,13 +25,6 @@ NO_PERIOD_S = 1000.0
 def _checks_often(monkeypatch):
     monkeypatch.setattr(watching, "CHECK_S", 0.02)
     monkeypatch.setattr(watching, "QUIET_MS", 20)
-
-
-@pytest.fixture
-def models(tmp_path):
-    directory = tmp_path / "models"
-    directory.mkdir()
-    return directory
 
 
 class Causes:
@@ -58,13 +53,27 @@ class Causes:
 
 
 @asynccontextmanager
-async def watched(directory, period_s=NO_PERIOD_S):
+async def watched(directory, period_s=NO_PERIOD_S, first=NOTIFICATION):
+    """Watch a directory; watching has begun."""
     causes = Causes()
     task = asyncio.create_task(causes.take(directory, period_s))
+    assert await causes.next() == first
     yield causes
     causes.stop.set()
     await asyncio.wait_for(task, PATIENCE_S)
-    assert "hostd-watch" not in {thread.name for thread in threading.enumerate()}
+    assert not is_watching()
+
+
+def is_watching():
+    return "hostd-watch" in {thread.name for thread in threading.enumerate()}
+
+
+def on_a_loop(test):
+    @functools.wraps(test)
+    def run(**fixtures):
+        asyncio.run(test(**fixtures))
+
+    return run
 
 
 CHANGES = {
@@ -78,118 +87,82 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_c26_it_is_notified_that(change, models):
-    (models / "old").mkdir()
-    (models / ".hidden").mkdir()
+@on_a_loop
+async def test_c26_it_is_notified_that(change, models):
+    for name in ("old", ".hidden"):
+        (models / name).mkdir()
     (models / "file").touch()
-
-    async def run():
-        async with watched(models) as causes:
-            assert await causes.next() == NOTIFICATION, "watching has begun"
-            change(models)
-            assert await causes.next() == NOTIFICATION
-
-    asyncio.run(run())
+    async with watched(models) as causes:
+        change(models)
+        assert await causes.next() == NOTIFICATION
 
 
-def test_c26_neither_hidden_entries_nor_scans_are_notified(models):
-    async def run():
-        async with watched(models) as causes:
-            await causes.next()
-            (models / ".hostd-staging").mkdir()
-            (models / ".hostd-staging" / "model").mkdir()
-            for _ in range(5):
-                Scanner(models, lambda *_: True).scan({}, False)
-            await causes.none_for(0.4)
-
-    asyncio.run(run())
+@on_a_loop
+async def test_c26_neither_hidden_entries_nor_scans_are_notified(models):
+    async with watched(models) as causes:
+        (models / ".hostd-staging").mkdir()
+        (models / ".hostd-staging" / "model").mkdir()
+        for _ in range(5):
+            Scanner(models, lambda *_: True).scan({}, False)
+        await causes.none_for(1.0)
 
 
-def test_c26_without_changes_the_period_says_so_again_and_again(models):
-    async def run():
-        async with watched(models, 0.05) as causes:
-            assert await causes.next() == NOTIFICATION
-            assert [await causes.next() for _ in range(5)] == [PERIOD] * 5
-
-    asyncio.run(run())
+@on_a_loop
+async def test_c26_without_changes_the_period_says_so_again_and_again_and_once_stopped_nothing_does(models):
+    async with watched(models, 0.05) as causes:
+        assert [await causes.next() for _ in range(5)] == [PERIOD] * 5
+    assert [cause async for cause in changes(models, 0.05, causes.stop)] == []
 
 
-def test_c26_changes_that_never_end_are_notified_all_the_same(models, monkeypatch):
+@on_a_loop
+async def test_c26_changes_that_never_end_are_notified_all_the_same(models, monkeypatch):
     monkeypatch.setattr(watching, "GATHER_MS", 100)
-    go_on = threading.Event()
-    go_on.set()
+    numbers = itertools.count()
 
     def write():
-        for number in itertools.count():
-            if not go_on.is_set():
-                break
-            (models / f"{number}.onnx").touch()
-            (models / f"{number - 1}.onnx").unlink(missing_ok=True)
+        number = next(numbers)
+        (models / f"{number}.onnx").touch()
+        (models / f"{number - 1}.onnx").unlink(missing_ok=True)
 
-    async def run():
-        writing = threading.Thread(target=write)
-        writing.start()
-        try:
-            async with watched(models) as causes:
-                assert [await causes.next() for _ in range(4)] == [NOTIFICATION] * 4
-        finally:
-            go_on.clear()
-            writing.join()
-
-    asyncio.run(run())
+    with again_and_again(write):
+        async with watched(models) as causes:
+            assert [await causes.next() for _ in range(4)] == [NOTIFICATION] * 4
 
 
 @pytest.mark.parametrize("name", ["models", ".models"])
-def test_c25_a_directory_that_vanishes_and_comes_back_is_watched_again(name, tmp_path):
-    models = tmp_path / name
-    models.mkdir(exist_ok=True)
-
-    async def run():
-        async with watched(models) as causes:
-            await causes.next()
-            for _ in range(2):
-                shutil.rmtree(models)
-                assert await causes.next() == NOTIFICATION, "it is gone"
-                await causes.quiet()
-                os.mkdir(models)
-                assert await causes.next() == NOTIFICATION, "it is back"
-                await causes.quiet()
-                (models / "new").mkdir()
-                assert await causes.next() == NOTIFICATION
-                await causes.quiet()
-
-    asyncio.run(run())
+@on_a_loop
+async def test_c25_a_directory_that_vanishes_and_comes_back_is_watched_again(name, tmp_path):
+    directory = tmp_path / name
+    directory.mkdir()
+    async with watched(directory) as causes:
+        for change in [shutil.rmtree, os.mkdir, lambda path: (path / "new").mkdir()] * 2:
+            change(directory)
+            assert await causes.next() == NOTIFICATION
+            await causes.quiet()
 
 
-def test_c25_a_directory_behind_a_link_that_is_turned_is_watched_again(models, tmp_path):
+@on_a_loop
+async def test_c25_a_directory_behind_a_link_that_is_turned_is_watched_again(models, tmp_path):
     link, other = tmp_path / "link", tmp_path / "other"
     link.symlink_to(models)
     other.mkdir()
-
-    async def run():
-        async with watched(link) as causes:
-            await causes.next()
-            (tmp_path / "turned").symlink_to(other)
-            (tmp_path / "turned").rename(link)
-            assert await causes.next() == NOTIFICATION
-            await causes.quiet()
-            (other / "new").mkdir()
-            assert await causes.next() == NOTIFICATION
-
-    asyncio.run(run())
+    async with watched(link) as causes:
+        (tmp_path / "turned").symlink_to(other)
+        (tmp_path / "turned").rename(link)
+        assert await causes.next() == NOTIFICATION
+        await causes.quiet()
+        (other / "new").mkdir()
+        assert await causes.next() == NOTIFICATION
 
 
-def test_c25_a_directory_that_is_not_there_yet_is_waited_for(models):
+@on_a_loop
+async def test_c25_a_directory_that_is_not_there_yet_is_waited_for(models):
     models.rmdir()
-
-    async def run():
-        async with watched(models, 0.3) as causes:
-            assert [await causes.next() for _ in range(2)] == [PERIOD] * 2
-            os.mkdir(models)
-            while await causes.next() != NOTIFICATION:
-                pass
-
-    asyncio.run(run())
+    async with watched(models, 0.3, PERIOD) as causes:
+        assert await causes.next() == PERIOD
+        os.mkdir(models)
+        while await causes.next() != NOTIFICATION:
+            pass
 
 
 WITHOUT = """
@@ -227,32 +200,21 @@ def test_c26_where_nothing_can_be_watched_the_period_does_it_and_the_log_says_so
     assert [line for line in lines if line not in warnings] == [PERIOD] * 5
 
 
-def test_watching_ends_when_its_loop_is_left_or_cancelled(models):
-    async def run():
-        async with aclosing(changes(models, NO_PERIOD_S, asyncio.Event())) as causes:
-            async for _ in causes:
-                break
-        assert "hostd-watch" not in {thread.name for thread in threading.enumerate()}
-        await asyncio.sleep(0)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-        left = Causes()
-        task = asyncio.create_task(left.take(models, NO_PERIOD_S))
-        await left.next()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert "hostd-watch" not in {thread.name for thread in threading.enumerate()}
-
-    asyncio.run(run())
-
-
-def test_watching_that_is_stopped_before_it_begins_yields_nothing(models):
-    async def run():
-        stop = asyncio.Event()
-        stop.set()
-        assert [cause async for cause in changes(models, NO_PERIOD_S, stop)] == []
-
-    asyncio.run(run())
+@on_a_loop
+async def test_watching_ends_when_its_loop_is_left_or_cancelled(models):
+    async with aclosing(changes(models, NO_PERIOD_S, asyncio.Event())) as causes:
+        async for _ in causes:
+            break
+    assert not is_watching()
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    left = Causes()
+    task = asyncio.create_task(left.take(models, NO_PERIOD_S))
+    await left.next()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not is_watching()
 
 
 def test_the_thread_ends_when_its_loop_takes_no_calls_any_more(models):
@@ -269,17 +231,14 @@ def test_the_thread_ends_when_its_loop_takes_no_calls_any_more(models):
     assert next(asked) == 2
 
 
-def test_c26_without_a_thread_for_it_the_period_does_it(models, monkeypatch):
+@on_a_loop
+async def test_c26_without_a_thread_for_it_the_period_does_it(models, monkeypatch):
     def refuse(_):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(watching._Watch, "start", refuse)
-
-    async def story():
-        async with watched(models, 0.01) as causes:
-            assert [await causes.next(), await causes.next()] == [PERIOD, PERIOD]
-
-    asyncio.run(story())
+    async with watched(models, 0.01, PERIOD) as causes:
+        assert await causes.next() == PERIOD
 
 
 AT_THE_LIMIT = """
