@@ -1,16 +1,9 @@
 """A process that holds memory as it is told, and what is measured of it."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import psutil
 from helpers import Told, stop
 
 from hostd.shell.memory import tree as memory
-
-if TYPE_CHECKING:
-    from hostd.core.events import Memory
 
 MIB = 1 << 20
 
@@ -111,25 +104,25 @@ SOURCE = """
 class Holder(Told):
     """A process that holds memory of the kind that it is told, by a line of Python each."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__(SOURCE)
         self.before = self.sample()
 
-    def grow(self, mib: int) -> None:
+    def grow(self, mib):
         self.tell(f"grow({mib})")
 
-    def seen(self, last: Memory | None = None) -> memory.Sample:
+    def seen(self, last=None):
         sample = memory.sample_tree(self.pid, last)
         assert sample is not None
         return sample
 
-    def sample(self, last: Memory | None = None) -> Memory:
+    def sample(self, last=None):
         return self.seen(last).memory
 
-    def charged_bytes(self) -> int:
+    def charged_bytes(self):
         return self.sample().charge_bytes - self.before.charge_bytes
 
-    def end(self) -> None:
+    def end(self):
         if psutil.pid_exists(self.pid):
             super().end()
         else:

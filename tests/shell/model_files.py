@@ -1,16 +1,9 @@
 """Files of models that have nothing but names, and a model.yaml if need be."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from hostd.finders import ModelSpec, find_spec
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from hostd.finders import find_spec
 
 
-def made(directory: Path, *names: str, yaml: str | None = None) -> str:
+def made(directory, *names, yaml=None):
     for name in names:
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).touch()
@@ -19,5 +12,5 @@ def made(directory: Path, *names: str, yaml: str | None = None) -> str:
     return str(directory)
 
 
-def spec_of(directory: Path, yaml: str) -> ModelSpec:
+def spec_of(directory, yaml):
     return find_spec("m", made(directory, yaml=yaml))

@@ -5,27 +5,20 @@ harmless and lead to something planted by `plant`. All are used by the tests of 
 and by those that go through a whole host.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import socket
 import stat
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
 
 STAGING = ".hostd-staging"
 
 
-def _each(what: str, template: str, characters: Iterable[str]) -> dict[str, str]:
+def _each(what, template, characters):
     """Return a vector for each of these characters, called by its number."""
     return {f"{what} {ord(each):#06x}": template.format(each) for each in characters}
 
 
-def _shown(what: str, *vectors: str) -> dict[str, str]:
+def _shown(what, *vectors):
     """Return vectors that are short enough to be their own names."""
     return {f"{what} {vector!r}": vector for vector in vectors}
 
@@ -144,7 +137,7 @@ DEVICES = {"a device": "device", "a block device": "block"}
 """The same, if root planted."""
 
 
-def plant(models: Path, outside: Path) -> dict[str, str]:
+def plant(models, outside):
     """Fill a models directory with traps around one real model, `real`; return the ids that are none, by what they are."""
     (models / "real").mkdir()
     (models / "real" / "model.yaml").write_text("loader: python\n")
@@ -177,7 +170,7 @@ def plant(models: Path, outside: Path) -> dict[str, str]:
     return planted
 
 
-def _plant_socket(models: Path) -> None:
+def _plant_socket(models):
     # By way of a directory's descriptor: a socket's path may have 107 bytes, and pytest's are long.
     fd = os.open(models, os.O_RDONLY)
     try:
@@ -187,7 +180,7 @@ def _plant_socket(models: Path) -> None:
         os.close(fd)
 
 
-def canary(root: Path) -> str:
+def canary(root):
     """Return a hash of everything below a directory: names, kinds, modes, links and contents. It follows no link."""
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*")) if root.is_dir() else []:

@@ -1,21 +1,13 @@
 """Workers whose interpreter is a program of the test's, and what they print."""
 
-from __future__ import annotations
-
 import os
 import select
 import sys
 import textwrap
-from typing import TYPE_CHECKING
 
 from helpers import PATIENCE_S, descendants, eventually, is_there
 
 from hostd.core.events import WorkerId
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from hostd.shell.processes.spawner import Processes, WorkerProcess
 
 READY_AND_SLEEP = """
     import time
@@ -33,11 +25,11 @@ WITH_A_HELPER = """
 class Workers:
     """Starts workers whose interpreter runs a source instead; what was not ended is ended afterwards."""
 
-    def __init__(self, ours: Processes, directory: Path) -> None:
+    def __init__(self, ours, directory):
         self._ours, self._directory = ours, directory
-        self._started: list[WorkerProcess] = []
+        self._started = []
 
-    def __call__(self, source: str = READY_AND_SLEEP, until: bytes = b"up\n") -> WorkerProcess:
+    def __call__(self, source=READY_AND_SLEEP, until=b"up\n"):
         """Start one, and wait until it has printed this."""
         number = WorkerId(len(self._started))
         python = self._directory / f"python-{number}"
@@ -49,14 +41,14 @@ class Workers:
             output_of(process, until)
         return process
 
-    def end(self) -> None:
+    def end(self):
         for process in self._started:
             if is_there(process.pid) and process.pid in descendants():
                 self._ours.end(process)
             os.close(process.log_fd)
 
 
-def output_of(process: WorkerProcess, until: bytes) -> bytes:
+def output_of(process, until):
     """Return what a worker has printed when it has printed `until`."""
     data = b""
     while until not in data:
@@ -94,7 +86,7 @@ FAMILY = """
 """
 
 
-def members_of_family(process: WorkerProcess) -> set[int]:
+def members_of_family(process):
     """Return the helpers of one that runs `FAMILY`, when all are its descendants."""
     said = b""
     while said.count(b"\n") < 4:

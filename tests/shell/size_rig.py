@@ -1,18 +1,10 @@
 """A file of remembered sizes, and programs that use one."""
 
-from __future__ import annotations
-
 import logging
-from typing import TYPE_CHECKING
 
 from helpers import line_of, program
 
 from hostd.shell.sizes.store import Figures, SizeKey, SizeStore
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import pytest
 
 KEY = SizeKey("content", "loader", "", "options", "environment")
 FIGURES = Figures(4096, 2048, None, 8192, 1.5, 0.0)
@@ -28,25 +20,25 @@ FIGURES = Figures(4096, 2048, None, 8192, 1.5)
 """
 
 
-def key(content: object) -> SizeKey:
+def key(content):
     return KEY._replace(content=str(content))
 
 
-def at(measured_s: float, **others: object) -> Figures:
+def at(measured_s, **others):
     return FIGURES._replace(measured_s=measured_s, **others)
 
 
-def recalled(file: Path, content: object = "content") -> Figures | None:
+def recalled(file, content="content"):
     """Return what another host finds."""
     with SizeStore(file) as store:
         return store.recall(key(content))
 
 
-def said(source: str, *arguments: object, lines: int = 1) -> list[str]:
+def said(source, *arguments, lines=1):
     """Return what a program of its own says, which has what the prelude names."""
     with program(PRELUDE + source, *arguments) as running:
         return [line_of(running) for _ in range(lines)]
 
 
-def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+def warnings_of(caplog):
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]

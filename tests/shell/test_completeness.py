@@ -42,9 +42,6 @@ def sums(directory, *names):
         subprocess.run(["sha256sum", "--", *names], cwd=directory, stdout=manifest, check=True)
 
 
-# What a look sees
-
-
 def test_to_check_a_big_file_makes_way_for_others(model):
     pieces = 20
     with open(model / "big", "wb") as file:
@@ -146,9 +143,6 @@ def test_looks_survive_files_that_come_and_go(tmp_path):
 
     with again_and_again(come_and_go):
         eventually(has_changed, "a look sees another state")
-
-
-# What files say of themselves
 
 
 def test_c27_with_a_marker_configured_a_directory_is_whole_when_it_is_at_its_top_whatever_a_manifest_says(model):

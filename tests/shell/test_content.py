@@ -44,9 +44,6 @@ def sparse(path, size_bytes, at=None):
     return path
 
 
-# What counts
-
-
 def test_c13_the_same_content_has_the_same_digest_wherever_it_lies(model, tmp_path):
     other = write(tmp_path / "elsewhere" / "deep", dict(reversed(FILES.items())))
     (other / "no files in here").mkdir()
@@ -110,9 +107,6 @@ def test_links_count_as_what_they_lead_to(model, tmp_path):
     assert digest_of(linked) == digest_of(model) == digest_of(tmp_path / "as a whole")
     (model / "weights/a.bin").write_bytes(b"other")
     assert digest_of(linked) == digest_of(model)
-
-
-# What is refused, and what is not opened
 
 
 @pytest.mark.parametrize("target", [".", "..", "../.."])
@@ -185,9 +179,6 @@ def test_links_that_double_at_every_level_are_refused(tmp_path, monkeypatch):
         digest_of(tmp_path / "0")
 
 
-# Big files
-
-
 def test_a_big_file_counts_by_its_size_and_samples(tmp_path):
     size = SAMPLED_ABOVE_BYTES + 16
     first = digest_of(sparse(tmp_path / "w", size))
@@ -197,9 +188,6 @@ def test_a_big_file_counts_by_its_size_and_samples(tmp_path):
     assert digest_of(sparse(tmp_path / "w", size, {SAMPLE_BYTES: b"x"})) == first
     whole = [digest_of(sparse(tmp_path / "w", SAMPLED_ABOVE_BYTES, at)) for at in ({}, {SAMPLE_BYTES: b"x"})]
     assert whole[0] != whole[1], "at the limit it is read whole"
-
-
-# Nothing is read twice
 
 
 @pytest.fixture
@@ -254,9 +242,6 @@ def test_the_least_recently_used_is_forgotten(tmp_path, reads, monkeypatch):
     for path in (a, c, b):
         digest_of(path)
     assert reads == ["b"]
-
-
-# Environments
 
 
 def virtual_environment(base, *, version="1.0", settings="version = 3.11"):

@@ -163,9 +163,6 @@ def test_a_result_is_relayed_under_the_clients_own_id(front, connect):
     assert (envelope.kind, envelope.id, bytes(envelope.body), len(envelope.buffers)) == (18, 77, b"b" * 20_000, 1)
 
 
-# Clients that are gone
-
-
 @pytest.mark.parametrize("says", [[], wire.pack(msg.BYE, 0)], ids=["without a word", "with a goodbye"])
 def test_a_client_that_went_has_vanished_with_everything_of_it(front, connect, says):
     peer, other = connect(), connect()

@@ -82,28 +82,22 @@ def loud(caplog):
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO]
 
 
-def test_what_a_process_holds_is_summed_over_all_devices(install, caplog):
+def test_what_a_process_holds_is_summed_over_all_devices_unless_one_cannot_tell(install, caplog):
     reader = install(Nvml({5: 10 * MIB, 6: MIB}, {5: 3 * MIB}, {}))
     assert reader.bytes_by_pid() == {5: 13 * MIB, 6: MIB}
     assert loud(caplog) == ["memory on devices is measured by NVML, on 3 of them"]
     assert "3 devices" in repr(reader)
-
-
-@pytest.mark.parametrize("devices", [({5: None, 6: MIB}, {5: 2 * MIB}), ({5: 2 * MIB, 6: MIB}, {5: None})])
-def test_what_nvml_cannot_tell_of_one_device_is_not_known_of_all(install, devices):
-    assert install(Nvml(*devices)).bytes_by_pid() == {5: None, 6: MIB}
+    for devices in (({5: None, 6: MIB}, {5: 2 * MIB}), ({5: 2 * MIB, 6: MIB}, {5: None})):
+        assert install(Nvml(*devices)).bytes_by_pid() == {5: None, 6: MIB}
 
 
 @pytest.mark.parametrize(
     ("lacks", "used"), [((), "v3"), (("v3",), "v2"), (("v3", "v2"), "plain")], ids=["new", "older", "old"]
 )
-def test_the_newest_function_that_the_driver_has_is_used(install, lacks, used):
+def test_the_newest_function_that_the_driver_and_the_module_have_is_used(install, monkeypatch, lacks, used):
     nvml = Nvml({5: MIB}, lacks=lacks)
     assert install(nvml).bytes_by_pid() == {5: MIB}
     assert set(nvml.asked) == {used}
-
-
-def test_a_module_without_the_newer_functions_will_do(install, monkeypatch):
     for version in ("v3", "v2"):
         monkeypatch.delattr(Nvml, f"nvmlDeviceGetComputeRunningProcesses_{version}")
     assert install(Nvml({5: MIB})).bytes_by_pid() == {5: MIB}

@@ -165,9 +165,6 @@ def test_a_pipe_that_came_just_before_the_end_is_closed_too(tmp_path):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-# Where it is written
-
-
 def test_logs_do_not_follow_links(tmp_path, caplog):
     logs, precious = tmp_path / "logs", tmp_path / "precious"
     logs.mkdir(mode=0o700)
@@ -234,9 +231,6 @@ def test_a_trouble_of_one_file_does_not_hide_that_of_another(tmp_path, caplog):
         for _ in range(100):
             ModelLog(logs, name, CAP_BYTES, trouble).append(b"x")
     assert [record.getMessage().partition(".log")[0][-1] for record in caplog.records] == ["a", "b"]
-
-
-# With real workers
 
 
 def test_output_that_is_no_text_is_shown_and_a_model_whose_output_ends_works_on(shared, model_dir):

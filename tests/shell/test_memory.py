@@ -128,9 +128,6 @@ def test_nothing_is_measured_of_a_process_that_has_ended(is_reaped):
         assert memory.private_bytes_of([child.pid, 2**22]) == 0
 
 
-# Processes whose pages this user may not look at
-
-
 HELD_MIB = 64
 UNSEEN = """
     import ctypes, os, signal, sys

@@ -125,9 +125,6 @@ def test_without_any_witness_a_death_stays_unexplained(tmp_path):
         deaths.forget(7)
 
 
-# The real kernel
-
-
 @pytest.fixture
 def limited():
     """A control group of v1 that may have 32 MiB; it is removed afterwards."""

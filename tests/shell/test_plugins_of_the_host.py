@@ -1,12 +1,10 @@
 """Plugins: which one a name means, how third parties bring their own, and what is never imported here."""
 
-import os
-import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
+from helpers import PATIENCE_S, REPOSITORY, program
 
 from hostd.config.loading import load_config
 from hostd.finders import ModelSpec
@@ -15,8 +13,6 @@ from hostd.plugins.types import BUILT_IN_INITIALIZERS, BUILT_IN_LOADERS
 from hostd.records import SizeEstimate
 from hostd_workers.plugins import DEFAULT_INITIALIZER, builtin_loaders
 from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 FINDERS = """
     from hostd.finders import ModelSpec
@@ -112,9 +108,6 @@ def loader_of(model, yaml, **sections):
     return plugins(**sections).find("m", str(model))
 
 
-# Loaders
-
-
 def test_the_names_of_the_built_in_loaders_are_those_that_workers_have():
     assert sorted(BUILT_IN_LOADERS) == builtin_loaders()
     assert (DEFAULT_INITIALIZER,) == BUILT_IN_INITIALIZERS
@@ -170,9 +163,6 @@ def test_two_packages_that_declare_the_same_name_are_not_guessed(site, model):
     assert loader_of(model, "loader: other").loader == "rival:other"
 
 
-# Initializers
-
-
 def test_c11_the_initializer_of_the_load_wins_over_that_of_model_yaml_and_that_over_the_configured_one(site, model):
     configured = {"default": {"type": "a:default", "config": {"d": 1}}, "mine": {"type": "warm", "config": {"m": 1}}}
     host = plugins(initializers=configured)
@@ -202,9 +192,6 @@ def test_c02_an_unknown_initializer_is_an_error_that_lists_the_known_ones(site, 
     assert plugins().find("m", str(model), initializer="x").initializer == "x"
 
 
-# Finders
-
-
 @pytest.mark.parametrize("kind", ["catalogue", "third_party.finding:Catalogue", "third_party.finding:made"])
 def test_c02_a_finder_of_a_third_party_is_configured_and_named(site, kind):
     host = plugins(finders={"mine": {"type": kind, "config": {"known": "a"}}})
@@ -213,13 +200,8 @@ def test_c02_a_finder_of_a_third_party_is_configured_and_named(site, kind):
         InvalidArgumentError, match=r"'mine' recognises no model 'b' at no path\. It looks for the id a"
     ):
         host.find("b", None, finder="mine")
-
-
-def test_c02_an_unknown_finder_of_a_load_lists_those_that_it_may_name(site):
-    host = plugins(finders={"mine": {"type": "catalogue"}})
-    for name in ("catalogue", "third_party.finding:Catalogue"):
-        with pytest.raises(InvalidArgumentError, match="known are default, files, mine, mlflow, model_yaml"):
-            host.find("net", None, finder=name)
+    with pytest.raises(InvalidArgumentError, match="known are default, files, mine, mlflow, model_yaml"):
+        host.find("net", None, finder=kind)
 
 
 def test_c11_a_multi_finder_asks_in_order_names_and_types_alike(site, model):
@@ -236,14 +218,6 @@ def test_c11_a_multi_finder_asks_in_order_names_and_types_alike(site, model):
     assert host.find("net", "/absent").options == {"id": "net"}
     with pytest.raises(NotFoundError, match="there is nothing at /absent"):
         host.find("b", "/absent")
-
-
-def test_a_configured_default_may_ask_the_built_in_ones(site, model):
-    parts = {"finders": ["catalogue", "model_yaml", "files"]}
-    host = plugins(finders={"default": {"type": "multi", "config": parts}})
-    (model / "a.onnx").touch()
-    assert host.find("m", str(model)) == ModelSpec("onnx")
-    assert host.find("net", None).options == {"id": "net"}
 
 
 WRONG = [
@@ -291,13 +265,6 @@ def test_finders_that_ask_each_other_in_a_circle_are_refused():
         plugins(finders=multi)
 
 
-def test_what_a_finder_raises_that_is_none_of_our_errors_goes_through(site, model):
-    host = plugins(finders={"default": {"type": "third_party.finding:Raising"}})
-    with pytest.raises(ZeroDivisionError):
-        host.find("m", str(model))
-    assert host.recognises("m", str(model)), "its load is to tell what is wrong"
-
-
 def test_c24_what_the_default_finder_knows_is_recognised_and_so_is_what_is_wrong(site, model):
     host = plugins()
     assert not host.recognises("m", str(model))
@@ -307,9 +274,10 @@ def test_c24_what_the_default_finder_knows_is_recognised_and_so_is_what_is_wrong
     assert host.recognises("m", str(model))
     assert not host.recognises("m", str(model / "model.yaml"))
     assert not plugins(finders={"default": {"type": "catalogue"}}).recognises("m", str(model))
-
-
-# Sizers
+    host = plugins(finders={"default": {"type": "third_party.finding:Raising"}})
+    with pytest.raises(ZeroDivisionError):
+        host.find("m", str(model))
+    assert host.recognises("m", str(model)), "its load is to tell what is wrong"
 
 
 def test_c13_an_estimate_is_what_is_declared_or_else_what_the_sizer_says(site, model):
@@ -335,53 +303,34 @@ def test_c02_a_sizer_of_a_third_party_may_leave_it_to_the_built_in_one(site, mod
             host.estimate("m", str(model), "t")
 
 
-# Laziness
+LAZY = """
+    import importlib.metadata, sys
+    from hostd.config.loading import load_config
+    from hostd.plugins.registry import Plugins
+
+    path, model = sys.argv[1:]
+
+    def made(**types):
+        return Plugins(load_config({section: {"x": {"type": each}} for section, each in types.items()}))
+
+    def refuse(**selection):
+        raise AssertionError("entry points were read without a name that needs it")
+
+    spec = made(loaders="net", initializers="warm").find("m", path)
+    assert spec.loader == "third_party.loading:load_net", spec
+    assert spec.initializer == "third_party.loading:Warm.up", spec
+    foreign = [name for name in sys.modules if name.startswith(("third_party", "workers."))]
+    assert all(name.startswith("hostd_workers.wire") for name in foreign), foreign
+    importlib.metadata.entry_points = refuse  # not before: pydantic reads its own
+    host = made(loaders="a:b", sizers="directory")
+    assert host.find("m", model).loader == "onnx"
+    host.estimate("m", model, "t")
+"""
 
 
-def supervisor_side(site, code):
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, "PYTHONPATH": f"{site}:{REPOSITORY}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_no_module_of_a_loader_or_an_initializer_is_imported_by_the_supervisor(site, model):
+def test_the_supervisor_imports_no_module_of_a_loader_and_reads_no_entry_points_for_nothing(site, model, tmp_path):
     (model / "model.yaml").write_text("loader: net\ninitializer: warm")
-    supervisor_side(
-        site,
-        f"""
-        import sys
-        from hostd.config.loading import load_config
-        from hostd.plugins.registry import Plugins
-        sections = {{s: {{"x": {{"type": t}}}} for s, t in (("loaders", "net"), ("initializers", "warm"))}}
-        spec = Plugins(load_config(sections)).find("m", {str(model)!r})
-        assert spec.loader == "third_party.loading:load_net", spec
-        assert spec.initializer == "third_party.loading:Warm.up", spec
-        foreign = [name for name in sys.modules if name.startswith(("third_party", "workers."))]
-        assert all(name.startswith("hostd_workers.wire") for name in foreign), foreign
-        """,
-    )
-
-
-def test_without_a_name_that_needs_it_no_entry_points_are_read(site, model):
-    (model / "a.onnx").touch()
-    supervisor_side(
-        site,
-        f"""
-        import importlib.metadata
-        from hostd.config.loading import load_config
-        from hostd.plugins.registry import Plugins
-
-        def refuse(**selection):
-            raise AssertionError("entry points were read")
-
-        importlib.metadata.entry_points = refuse  # not before: pydantic reads its own
-        host = Plugins(load_config({{"loaders": {{"mine": {{"type": "a:b"}}}}, "sizers": {{"a": {{"type": "directory"}}}}}}))
-        assert host.find("m", {str(model)!r}).loader == "onnx"
-        host.estimate("m", {str(model)!r}, "t")
-        """,
-    )
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "a.onnx").touch()
+    with program(LAZY, model, tmp_path / "plain", PYTHONPATH=f"{site}:{REPOSITORY}") as running:
+        assert running.wait(PATIENCE_S) == 0

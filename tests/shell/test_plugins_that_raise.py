@@ -45,23 +45,15 @@ PLUGINS = """
     class Nameless(Own, metaclass=Meta): pass
 
     RAISED = {
-        "stop-iteration": lambda: StopIteration(1),
-        "stop-async-iteration": lambda: StopAsyncIteration(1),
-        "system-exit": lambda: SystemExit(3),
-        "keyboard-interrupt": lambda: KeyboardInterrupt(),
-        "generator-exit": lambda: GeneratorExit(),
-        "cancelled": lambda: asyncio.CancelledError(),
-        "future-cancelled": lambda: concurrent.futures.CancelledError(),
-        "invalid-state": lambda: concurrent.futures.InvalidStateError(),
-        "own": lambda: Own("own"),
-        "falsy": lambda: Falsy("falsy"),
-        "silent": Silent, "exiting": Exiting, "local": lambda: Local("local"),
-        "hollow": Hollow, "wordless": Wordless, "stuffed": Stuffed, "flat": Flat, "endless": Endless,
-        "nameless": lambda: Nameless("nameless"),
+        **{kind.__name__: kind for kind in (StopIteration, StopAsyncIteration, SystemExit, KeyboardInterrupt)},
+        **{kind.__name__: kind for kind in (GeneratorExit, MemoryError, RecursionError, asyncio.CancelledError)},
+        **{kind.__name__: kind for kind in (Own, Falsy, Silent, Exiting, Local, Hollow, Wordless, Stuffed, Flat)},
+        "future": concurrent.futures.CancelledError,
+        "state": concurrent.futures.InvalidStateError,
+        "Endless": Endless,
+        "Nameless": Nameless,
         "surrogate": lambda: ValueError("no \\udcff"),
         "huge": lambda: ValueError("x" * (64 << 20)),
-        "memory": MemoryError,
-        "recursion": RecursionError,
         "group": lambda: getattr(builtins, "BaseExceptionGroup", lambda *_: Own())("g", [Own(), SystemExit(1)]),
     }
 
@@ -69,31 +61,27 @@ PLUGINS = """
         def __getattribute__(self, name): raise Own
         __repr__ = __str__ = __bool__ = __len__ = __iter__ = __eq__ = __getattribute__
 
+    WRONG = {
+        "loader": [7],
+        "options": [["a"], {1: 2}, {"a": object()}, {"a": Weird()}],
+        "env": [{"A": 1}, {"A": "a\\0b"}, {"A=B": "c"}],
+        "methods": [5, (5,)],
+        **dict.fromkeys(("python", "default_method", "initializer"), [7]),
+        **dict.fromkeys(("memory_limit_bytes", "evictable", "idle_ttl_s", "cpu_threads"), ["much"]),
+        "origins": [{"python": 5}],
+    }
+
+    def spec(**fields):
+        return lambda: ModelSpec(**{"loader": "python", **fields})
+
     GIVEN = {
         "number": lambda: 7,
         "error": lambda: ValueError("given"),
         "error-class": lambda: ValueError,
         "class": lambda: ModelSpec,
         "weird": Weird,
-        "loader": lambda: ModelSpec(7),
-        "options": lambda: ModelSpec("python", ["a"]),
-        "option-names": lambda: ModelSpec("python", {1: 2}),
-        "option-values": lambda: ModelSpec("python", {"a": object()}),
-        "option-weird": lambda: ModelSpec("python", {"a": Weird()}),
-        "interpreter": lambda: ModelSpec("python", python=7),
-        "env": lambda: ModelSpec("python", env={"A": 1}),
-        "env-nul": lambda: ModelSpec("python", env={"A": "a\\0b"}),
-        "env-name": lambda: ModelSpec("python", env={"A=B": "c"}),
-        "methods": lambda: ModelSpec("python", methods=5),
-        "method-names": lambda: ModelSpec("python", methods=(5,)),
-        "default": lambda: ModelSpec("python", default_method=5),
-        "initializer": lambda: ModelSpec("python", initializer=5),
-        "initializer-config": lambda: ModelSpec("python", initializer="default", initializer_config={1: 2}),
-        "limit": lambda: ModelSpec("python", memory_limit_bytes="much"),
-        "evictable": lambda: ModelSpec("python", evictable="no"),
-        "ttl": lambda: ModelSpec("python", idle_ttl_s="long"),
-        "threads": lambda: ModelSpec("python", cpu_threads="all"),
-        "origins": lambda: ModelSpec("python", origins={"python": 5}),
+        "config": spec(initializer="default", initializer_config={1: 2}),
+        **{f"{name}-{at}": spec(**{name: given}) for name, each in WRONG.items() for at, given in enumerate(each)},
     }
 
     class Finder:

@@ -4,9 +4,9 @@ import errno
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
-import psutil
 import pytest
 from helpers import PATIENCE_S, eventually, is_there, line_of, program, state_of, stop
 
@@ -64,79 +64,47 @@ def family():
     stop(root)
 
 
-def test_children_of_every_thread_are_found(by_files, family):
-    root, (first, second, middle, grandchild) = family
-    assert sorted(proc.children_of(root)) == sorted([first, second, middle])
+def test_children_of_every_thread_are_found_and_descendants_come_after_their_parents(by_files, family):
+    root, members = family
+    _, _, middle, grandchild = members
+    assert sorted(proc.children_of(root)) == sorted(members[:3])
     assert proc.children_of(middle) == [grandchild]
     assert proc.children_of(grandchild) == []
-
-
-def test_descendants_come_after_their_parents(by_files, family):
-    root, members = family
     found = proc.descendants_of(root)
     assert sorted(found) == sorted(members)
-    assert found.index(members[2]) < found.index(members[3])
+    assert found.index(middle) < found.index(grandchild)
 
 
 @needs_files
-def test_more_children_than_fit_into_a_page_are_found():
-    source = f"""
-        import os, signal
-        for _ in range({MANY}):
-            if os.fork() == 0:
-                signal.pause()
-        print("up", flush=True)
-        signal.pause()
-    """
-    parent = program(source)
-    try:
-        assert line_of(parent) == "up"
-        found = proc.descendants_of(parent.pid)
-    finally:
-        for child in psutil.Process(parent.pid).children():
-            child.kill()
-        stop(parent)
-    assert len(set(found)) == MANY
-
-
-@needs_files
-def test_more_adopted_children_than_fit_into_a_page_are_found():
+def test_more_children_than_fit_into_a_page_are_found_adopted_ones_too():
     source = f"""
         import ctypes, os, signal
-        from hostd.shell.linux.proc import adopted_children
+        from hostd.shell.linux.proc import adopted_children, descendants_of
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
         if (middle := os.fork()) == 0:
             os.setpgid(0, 0)
             for _ in range({MANY}):
                 if os.fork() == 0:
                     signal.pause()
+            print(len(set(descendants_of(os.getpid()))), flush=True)
             os._exit(0)
         os.waitpid(middle, 0)
         found = adopted_children()
         os.killpg(middle, signal.SIGKILL)
         print(len(set(found)), flush=True)
     """
-    parent = program(source)
-    try:
-        assert line_of(parent) == str(MANY)
-    finally:
-        stop(parent)
+    with program(source) as parent:
+        assert [line_of(parent), line_of(parent)] == [str(MANY)] * 2
 
 
-def test_a_zombie_is_still_a_child(by_files):
+def test_a_zombie_is_still_a_child_and_what_is_gone_has_none(by_files):
     with subprocess.Popen([sys.executable, "-S", "-c", ""]) as child:
         eventually(lambda: state_of(child.pid) == "Z", "the child is a zombie")
         assert child.pid in proc.children_of(os.getpid())
+    assert proc.children_of(child.pid) == proc.descendants_of(child.pid) == []
 
 
-def test_who_is_gone_has_no_children(by_files):
-    with subprocess.Popen([sys.executable, "-S", "-c", ""]) as child:
-        child.wait()
-    assert proc.children_of(child.pid) == []
-    assert proc.descendants_of(child.pid) == []
-
-
-def test_whose_children_are_hidden_has_none(monkeypatch, family):
+def test_a_process_whose_children_are_hidden_has_none(monkeypatch, family):
     """A program of another user, where proc(5) is mounted with hidepid=1; its parent must be ended all the same."""
     root, (first, second, middle, _) = family
     listdir = os.listdir
@@ -178,28 +146,17 @@ def variable(monkeypatch):
 
 @pytest.fixture
 def marked():
-    made = Marked()
-    yield made
-    for process in made.processes:
-        process.kill()
-        process.wait()
+    """Start processes that say whose they are."""
+    with ExitStack() as stack:
 
+        def start(mark):
+            source = "import time; print('up'); time.sleep(600)"
+            process = program(source, **{VARIABLE: mark})
+            stack.callback(stop, process)
+            assert line_of(process) == "up"
+            return process
 
-class Marked:
-    """Starts processes that say whose they are."""
-
-    def __init__(self):
-        self.processes = []
-
-    def __call__(self, mark):
-        command = [sys.executable, "-S", "-c", "import time; print(flush=True); time.sleep(600)"]
-        environment = {**os.environ, VARIABLE: mark}
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
-        self.processes.append(process)
-        assert process.stdout is not None
-        with process.stdout:
-            process.stdout.readline()
-        return process
+        yield start
 
 
 def ended(pid):
@@ -221,29 +178,19 @@ def test_what_a_host_left_that_is_no_more_is_ended(marked):
         process.wait(PATIENCE_S)
 
 
-@pytest.mark.parametrize(
-    "mark",
-    [
-        MINE,
-        f"{START}-{int(INODE) + 1}.{PID}.1",
-        f"{START[::-1]}-{INODE}.{PID}.1",
-        f"{NAMESPACE}.{PID}",
-        f"{NAMESPACE}.{PID}.x",
-        f"{NAMESPACE}.-1.1",
-        "",
-        "x",
-    ],
-    ids=[
-        "a living host's",
-        "of another namespace",
-        "of another machine",
-        "short",
-        "no time",
-        "no process",
-        "empty",
-        "nonsense",
-    ],
-)
+OTHERS = {
+    "a living host's": MINE,
+    "of another namespace": f"{START}-{int(INODE) + 1}.{PID}.1",
+    "of another machine": f"{START[::-1]}-{INODE}.{PID}.1",
+    "short": f"{NAMESPACE}.{PID}",
+    "no time": f"{NAMESPACE}.{PID}.x",
+    "no process": f"{NAMESPACE}.-1.1",
+    "empty": "",
+    "nonsense": "x",
+}
+
+
+@pytest.mark.parametrize("mark", OTHERS.values(), ids=OTHERS)
 def test_what_may_be_somebodys_is_left_alone(marked, mark):
     process = marked(mark)
     end_leftovers()

@@ -78,19 +78,23 @@ MANY = """
 """
 
 
-def test_a_tree_may_have_more_members_than_we_may_have_descriptors(ours, spawn):
-    process = spawn(MANY)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 100, hard))
-    try:
-        assert ours.end(process)[1] == 301
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+@pytest.fixture
+def many(spawn):
+    """A worker with more helpers than a test may have descriptors."""
+    yield spawn(MANY)
     assert descendants() == []
 
 
-def test_the_end_goes_on_where_the_system_had_no_descriptor(ours, spawn, monkeypatch):
-    process = spawn(MANY)
+def test_a_tree_may_have_more_members_than_we_may_have_descriptors(ours, many):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 100, hard))
+    try:
+        assert ours.end(many)[1] == 301
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_end_goes_on_where_the_system_had_no_descriptor(ours, many, monkeypatch):
     real, left = os.pidfd_open, iter(range(3))
 
     def refuse(pid):
@@ -102,9 +106,8 @@ def test_the_end_goes_on_where_the_system_had_no_descriptor(ours, spawn, monkeyp
         few.setattr(os, "pidfd_open", refuse)
         for _ in range(2):
             with pytest.raises(OSError, match="Too many"):
-                ours.end(process)
-    assert ours.end(process)[1] == 301
-    assert descendants() == []
+                ours.end(many)
+    assert ours.end(many)[1] == 301
 
 
 UNTOUCHABLE = """
@@ -165,9 +168,6 @@ def test_what_may_not_be_ended_is_named_and_holds_up_nothing_else(ours, spawn, i
         os.fstat(process.pidfd)
 
 
-# Groups of the kernel's
-
-
 @pytest.fixture
 def group():
     with own_group() as directory:
@@ -215,15 +215,12 @@ def test_all_that_is_in_a_group_has_ended_when_its_end_is_told(group):
         stop(family)
 
 
-def test_what_has_not_ended_in_a_group_is_told(said):
+def test_what_has_not_ended_in_a_group_is_told_and_one_that_is_gone_tells_nothing(said):
     assert end_group(said, 0.0) == {1, 2, 3}
     assert (said / "cgroup.kill").read_text().strip() == "1"
-
-
-@pytest.mark.parametrize("lacks", ["cgroup.kill", "cgroup.events"])
-def test_a_group_that_is_gone_tells_nothing(said, lacks):
-    (said / lacks).unlink()
-    assert end_group(said, PATIENCE_S) == set()
+    for lacks in ("cgroup.events", "cgroup.kill"):
+        (said / lacks).unlink()
+        assert end_group(said, PATIENCE_S) == set()
 
 
 def test_a_workers_end_is_that_of_all_in_its_group(ours, spawn, group):
@@ -267,9 +264,6 @@ def test_a_worker_whose_group_cannot_be_killed_ends_as_one_without(ours, spawn, 
     monkeypatch.setattr(cgroups, "_write", refuse)
     assert ours.end(spawn(WITH_A_HELPER), group=said)[1] == 2
     assert descendants() == []
-
-
-# Numbers that are given to others meanwhile
 
 
 LAST = Path("/proc/sys/kernel/ns_last_pid")

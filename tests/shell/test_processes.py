@@ -20,8 +20,6 @@ from hostd.shell.processes.spawner import WorkerProcess, describe_exit
 
 MIB = 1 << 20
 
-# Spawning
-
 
 def test_a_worker_leads_a_session_of_its_own_and_inherits_no_descriptor_and_no_signal_setting(spawn):
     read, write = os.pipe()
@@ -83,9 +81,6 @@ def test_a_worker_without_a_descriptor_is_no_worker_and_no_process(ours, monkeyp
     assert descendants() == []
     assert len(os.listdir("/proc/self/fd")) == before
     assert repr(ours) == "<Processes []>"
-
-
-# Ending
 
 
 @pytest.mark.parametrize(
@@ -188,9 +183,6 @@ def test_many_spawns_and_ends_at_the_same_time_never_hit_each_other(ours, tmp_pa
             future.result(PATIENCE_S * 3)
     assert early == []
     assert descendants() == []
-
-
-# What is not what a worker left
 
 
 FAR = {"start_new_session": True}

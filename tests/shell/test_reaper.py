@@ -287,9 +287,6 @@ def test_it_is_small_and_waits_without_using_the_processor(keep):
     assert sum(process.cpu_times()[:2]) - before <= 0.02
 
 
-# Its parts, in this process
-
-
 def test_children_are_found_whatever_they_are_called(tmp_path):
     odd = tmp_path / "a) R 1 (b"
     odd.symlink_to("/bin/sleep")

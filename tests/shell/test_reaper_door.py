@@ -1,4 +1,4 @@
-"""The door of a shared host: who is let in, who has a seat, and when the host is nobody's any more."""
+"""The door of a shared host: what is let in, what has a seat, and when the host is nobody's any more."""
 
 import os
 import resource
@@ -89,7 +89,7 @@ def rig(tmp_path):
     made.close()
 
 
-def test_who_has_a_seat_is_told_how_the_start_went_now_or_later(rig):
+def test_what_has_a_seat_is_told_how_the_start_went_now_or_later(rig):
     early = rig.come()
     assert rig.step() == 0
     rig.start()
@@ -113,10 +113,10 @@ def test_an_error_of_the_start_is_told_though_the_supervisor_has_ended(rig):
     assert [seat.recv(100) for seat in (rig.first, joined)] == [b"an error"] * 2
 
 
-def test_who_leaves_others_is_told_so_and_the_last_is_told_of_the_end(rig):
+def test_what_leaves_others_is_told_so_and_the_last_is_told_of_the_end(rig):
     other = rig.come()
     rig.first.send(b"leave")
-    assert rig.step() == 0, "whoever came is let in before anybody leaves"
+    assert rig.step() == 0, "what came is let in before anything leaves"
     assert rig.first.recv(100) == b"stays"
     other.send(b"leave")
     assert rig.step() == signal.SIGTERM
@@ -128,7 +128,7 @@ def test_who_leaves_others_is_told_so_and_the_last_is_told_of_the_end(rig):
 
 
 @pytest.mark.parametrize("how", ["hangs up", "does not want to wait"])
-def test_who_goes_without_a_word_leaves_nothing_to_wait_for(rig, how):
+def test_what_goes_without_a_word_leaves_nothing_to_wait_for(rig, how):
     other = rig.come()
     assert rig.step() == 0
     rig.first.close()

@@ -39,9 +39,6 @@ def directory(tmp_path):
     return tmp_path / "r"
 
 
-# Private
-
-
 def test_what_is_made_is_for_its_user_alone_with_its_parents_whatever_the_umask(tmp_path):
     before = os.umask(0)
     try:
@@ -144,9 +141,6 @@ def test_what_another_user_made_first_is_refused(tmp_path, what):
     with pytest.raises(hostd.FailedPreconditionError, match=f"belongs to user {user}|control of other users"):
         paths.make_state(state)
         paths.make_own(state / "logs")
-
-
-# Held by one
 
 
 def test_a_second_holder_is_refused_and_told_the_first(directory):

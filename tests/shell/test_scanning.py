@@ -25,9 +25,6 @@ def rig(tmp_path):
     return Rig(tmp_path / "models")
 
 
-# Found
-
-
 def test_c24_new_directories_and_files_that_a_finder_knows_are_found_and_not_what_is_loaded(rig):
     rig.add("a")
     rig.add("loaded")
@@ -95,9 +92,6 @@ def test_many_entries_are_all_seen(rig):
     for number in range(2 * scanning.BREATH_EVERY + 1):
         (rig.path / f"model-{number}").touch()
     assert len(rig.found()) == 2 * scanning.BREATH_EVERY + 1
-
-
-# Failed
 
 
 REPAIRS = {
@@ -177,9 +171,6 @@ def test_a_failed_entry_that_vanishes_is_forgotten(rig):
     assert repr(rig.scanner).endswith(" 0 entries, 0 failed>")
     rig.add("a")
     assert rig.found() == ["a"]
-
-
-# Gone
 
 
 def test_c24_a_loaded_model_whose_files_are_gone_is_gone_and_those_from_elsewhere_are_left_alone(rig, tmp_path):

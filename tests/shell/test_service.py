@@ -31,9 +31,6 @@ SLOW = """
 """
 
 
-# Starting
-
-
 @pytest.mark.parametrize("output", ["open", "full", "closed"])
 def test_it_prints_where_it_is_and_serves_also_if_it_cannot(tmp_path, output):
     config = load_config({"runtime_dir": tmp_path / "r", "state_dir": tmp_path / "s"})
@@ -128,9 +125,6 @@ def test_a_worker_runs_as_is_set_without_our_tokens_and_each_of_its_transitions_
         assert log.count(f"model=echo worker=1 pid={pid} worker: {transition}") == 1, log
     assert "Traceback" not in log
     assert service.reaper.returncode == 0
-
-
-# Ending
 
 
 def test_a_signal_lets_calls_in_flight_finish(serve, model_dir, tmp_path):

@@ -41,9 +41,6 @@ def filled(file, several_pages):
     return shutil.copy2(several_pages, file)
 
 
-# What is remembered
-
-
 def test_c13_a_size_is_remembered_beyond_the_end_and_the_last_measurement_counts(file, caplog):
     with SizeStore(file) as store:
         assert store.recall(KEY) is None
@@ -144,9 +141,6 @@ def test_a_store_is_used_in_a_with_statement_and_by_its_own_thread(file):
     assert raised
 
 
-# Keys
-
-
 def test_c13_a_key_is_of_all_that_a_size_depends_on(tmp_path):
     (tmp_path / "model.py").write_text("x")
     options = {"a": 1, "b": {"c": [1, 2]}}
@@ -177,9 +171,6 @@ def test_options_of_every_kind_have_a_key(tmp_path):
         "\ud800",
     )
     assert len({key_of(tmp_path, "python", None, {"k": value}, None) for value in values}) == len(values)
-
-
-# Damage
 
 
 def overwrite(file, offset, data):

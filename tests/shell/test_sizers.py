@@ -294,9 +294,6 @@ def test_c12_a_load_that_needs_an_estimate_goes_on_without_one(site, model_dir):
         assert model.predict(3) == 3
 
 
-# The end
-
-
 class Threads:
     """A supervisor that only runs what is given to it."""
 

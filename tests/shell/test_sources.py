@@ -64,9 +64,6 @@ def test_each_setting_says_where_it_came_from(tmp_path, monkeypatch):
     assert origins["finders"] == origins["models.dir"] == origins["sizers.default.config"] == "default"
 
 
-# Declared models
-
-
 FILE = """
 preload:
   short: models/short
@@ -139,9 +136,6 @@ def test_the_schema_knows_all_forms():
     entry = schema["$defs"]["PreloadEntry"]["properties"]
     assert "problem" not in entry
     assert all("description" in setting for setting in entry.values())
-
-
-# Places
 
 
 @pytest.mark.parametrize("home", [None, "/nonexistent", "relative", ""])

@@ -24,8 +24,6 @@ from hostd_workers.wire.errors import (
     ResourceExhaustedError,
 )
 
-# Deploy
-
 
 @pytest.mark.parametrize("model_id", ["m", "team/m", "a/b/c/d", "モデル/数字", "~tilde"])
 def test_c29_c30_what_was_written_is_there_and_nothing_is_seen_before_the_install(staging, models, model_id):
@@ -150,9 +148,6 @@ def test_c30_an_end_waits_for_a_piece_that_is_being_written(models, step):
     assert names(models) == []
 
 
-# Replace
-
-
 @pytest.mark.parametrize("model_id", ["m", "team/m"])
 @pytest.mark.parametrize("old", [{"model.yaml": b"old", "old/x": b"1"}, {}], ids=["a model", "nothing"])
 def test_c32_a_replacement_of(staging, models, model_id, old):
@@ -176,9 +171,6 @@ def test_c32_a_folder_of_models_is_not_replaced(staging, models):
     with pytest.raises(FailedPreconditionError, match="a folder with models in it"):
         begin(staging, "team", replace=True)
     assert canary(models) == before
-
-
-# What is refused
 
 
 @pytest.fixture
@@ -259,9 +251,6 @@ def test_steps_out_of_turn_are_refused(staging, models):
         upload.clean()
     upload.roll_back()
     assert tree(models / "m") == FILES
-
-
-# Flushing and counting
 
 
 def test_c30_what_is_confirmed_was_flushed_before_in_the_right_order(models, kernel):

@@ -77,9 +77,6 @@ def test_what_is_mounted_for_a_test_is_not_mounted_here(small, tmp_path):
     assert names(tmp_path / "small") == []
 
 
-# Full and read-only ones
-
-
 def test_c30_too_big_for_the_disk_is_said_before_a_byte_is_sent(small, kernel):
     staging = on(small, kernel)
     with pytest.raises(ResourceExhaustedError, match=r"it has 2097152 bytes, and .* has room for 1048576"):
@@ -122,9 +119,6 @@ def test_c30_c31_a_read_only_disk_is_said_and_unchanged(mounts, small, tmp_path,
     finally:
         mounts.do("mount", "-o", "remount,rw", tmp_path / "small")
     assert canary(small) == before
-
-
-# Others among the models
 
 
 def test_c31_another_file_system_at_a_models_place_is_not_taken_for_its_tree(small, kernel):

@@ -24,8 +24,6 @@ from staging_rig import FILES, deploy, names, on, tree
 from hostd.shell.linux.syscalls import error_of
 from hostd_workers.wire.errors import FailedPreconditionError, HostError, InvalidArgumentError, ResourceExhaustedError
 
-# What the system says
-
 
 @pytest.mark.parametrize(
     ("codes", "kind"),
@@ -41,9 +39,6 @@ def test_c30_an_error_of_the_system_has_a_status_and_the_systems_words(codes, ki
         assert type(error) is kind
         assert error.message == f"cannot deploy 'm': {os.strerror(code)} [{errno.errorcode[code]}] ('weights')"
         assert error.details == {"errno": code}
-
-
-# A limit
 
 
 def test_c30_a_file_that_may_not_be_so_big_leaves_nothing(staging, models):
@@ -62,9 +57,6 @@ def test_c30_a_file_that_may_not_be_so_big_leaves_nothing(staging, models):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
     assert names(models) == []
-
-
-# Other users
 
 
 PRELUDE = """
@@ -230,9 +222,6 @@ def test_c30_c31_a_sticky_models_directory_keeps_others_models_and_that_is_said_
         assert sorted(os.listdir(models)) == ["file", "m", "team"]
     """,
     )
-
-
-# Particular file systems
 
 
 def test_a_file_system_that_folds_case_refuses_the_second_file(models, kernel):

@@ -97,51 +97,52 @@ def test_c28_what_lies_in_a_model_that_moves_waits_and_the_other_way_round(stagi
     assert names(models) == ["m", "m2"]
 
 
+class Thrice:
+    """What another host does just before a call, the first three times."""
+
+    def __init__(self, is_time, act):
+        self.is_time, self.act, self.times = is_time, act, 0
+
+    def __call__(self, name, arguments):
+        if self.times < 3 and self.is_time(name, arguments):
+            self.times += 1
+            self.act()
+
+
 def test_c28_an_area_that_another_host_removes_is_made_again(models):
-    times = []
-
-    def before(name, arguments):
-        if name == "open" and str(arguments[0]).endswith(".json") and len(times) < 3:
-            times.append(1)
-            os.rmdir(models / STAGING_NAME)
-
-    staging = on(models, SystemCalls(), before)
-    deploy(staging)
-    assert len(times) == 3
+    removes = Thrice(
+        lambda name, arguments: name == "open" and str(arguments[0]).endswith(".json"),
+        lambda: os.rmdir(models / STAGING_NAME),
+    )
+    deploy(on(models, SystemCalls(), removes))
+    assert removes.times == 3
     assert names(models) == ["m"]
 
 
 def test_c28_a_folder_that_another_host_removes_is_made_again(models, kernel):
-    times = []
+    def is_move(name, arguments):
+        moves = name == "renameat2" or (name == "rename" and "renameat2" not in type(kernel).__dict__)
+        return moves and arguments[2] == "m"
 
-    def before(name, arguments):
-        is_move = name == "renameat2" or (name == "rename" and "renameat2" not in type(kernel).__dict__)
-        if is_move and arguments[2] == "m" and len(times) < 3:
-            times.append(1)
-            os.rmdir(models / "team")
-
-    staging = on(models, kernel, before)
+    removes = Thrice(is_move, lambda: os.rmdir(models / "team"))
+    staging = on(models, kernel, removes)
     deploy(staging, "team/m")
-    assert len(times) == 3
+    assert removes.times == 3
     removal = staging.remove("team/m")
-    times.clear()
+    removes.times = 0
     removal.roll_back()
-    assert len(times) == 3
+    assert removes.times == 3
     assert tree(models / "team" / "m") == FILES
 
 
 def test_c28_an_entry_that_a_recovery_takes_away_at_its_birth_is_made_again(models):
     """Between the making and the locking of an entry another host may hold it for the remains of a crash."""
-    times = []
-
-    def before(name, arguments):
-        if name == "try_lock" and len(times) < 3:
-            times.append(1)
-            assert len(Staging(ModelsDirectory(models)).recover()) == 1
-
-    staging = on(models, SystemCalls(), before)
-    deploy(staging)
-    assert len(times) == 3
+    recovered = []
+    recovers = Thrice(
+        lambda name, _: name == "try_lock", lambda: recovered.extend(Staging(ModelsDirectory(models)).recover())
+    )
+    deploy(on(models, SystemCalls(), recovers))
+    assert recovers.times == len(recovered) == 3
     assert names(models) == ["m"]
 
 

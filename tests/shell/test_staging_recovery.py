@@ -186,9 +186,6 @@ def test_c32_the_old_model_comes_back_even_if_the_new_one_was_taken_away(staging
     assert tree(models / "team" / "m") == OLD
 
 
-# What no host left so
-
-
 TOKEN = "0123456789abcdef"
 
 

@@ -180,9 +180,6 @@ def test_c34_the_host_stops_although_the_answer_to_its_shutdown_cannot_be_given(
     run(story, handlers={fx.Answer: refuse})
 
 
-# Answers
-
-
 class Clients:
     """Whoever is answered, and with what."""
 
@@ -217,9 +214,6 @@ def test_what_many_wait_for_is_encoded_once(monkeypatch):
         assert "the answer cannot be sent" in str(clients.got[-1][2])
 
     run(story, Scripted())
-
-
-# Work in threads
 
 
 async def outcome_of(rig, executor, work, within_s):

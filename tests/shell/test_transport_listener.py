@@ -57,9 +57,6 @@ def batching(transport):
     return Side(transport, is_batching=True)
 
 
-# Receiving
-
-
 def test_messages_come_whole_and_in_order_with_their_sender(side):
     peer = side.dealer(SNDHWM=0)
     peer.send_multipart([MESSAGE, b"x" * 100_000, b""])
@@ -147,9 +144,6 @@ def test_what_one_listener_hears_and_sends_on_the_other_arrives(transport):
     assert done[:400] == [b"%d" % number for number in range(400)]
 
 
-# Sending
-
-
 def test_an_unknown_peer_is_gone(side):
     side.listener.send(b"nobody", [MESSAGE])
     assert not side.listener.withdraw(b"nobody", 1)
@@ -204,9 +198,6 @@ def test_a_peer_that_does_not_know_batches_gets_none(side):
     peer.send(b"go")
     side.frames(1)
     assert [peer.recv(), peer.recv()] == [b"0", b"1"]
-
-
-# What is let in
 
 
 def test_what_a_client_claims_to_be_means_nothing(side):
@@ -294,9 +285,6 @@ def test_of_those_that_only_connect_there_are_so_many_and_others_get_in(transpor
     assert [peer.has_ended() for peer in silent] == [True] * 80 + [False] * 20
     side.dealer()
     assert not vouched.has_ended()
-
-
-# The end
 
 
 def test_what_was_sent_just_before_the_end_arrives(side):

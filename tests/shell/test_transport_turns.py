@@ -12,9 +12,6 @@ from hostd.shell.transport.decoder import BUFFER_BYTES, Decoder
 from hostd.shell.transport.process import PeerProcess
 from hostd_workers.wire import frames as wire
 
-# Turns
-
-
 FLOODS = {
     "messages": lambda number: message(b"x" * 20) * number,
     "batches": lambda number: frame(wire.pack_batch([b"x" * 20] * 1000)) * (number // 1000),

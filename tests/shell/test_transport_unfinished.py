@@ -84,9 +84,6 @@ def settle(transport, pushes):
     transport.poller.on_quiet = before
 
 
-# What is held
-
-
 def test_one_process_has_one_message_and_a_share_held_over_all_its_connections(
     transport, heard, listener, peers, others
 ):
@@ -137,9 +134,6 @@ def test_batches_that_are_not_done_count(transport, heard, peers):
     assert max(most) <= 6, "one, what may be held beside, one more that was begun then, and one that begins"
 
 
-# All come at last
-
-
 def test_all_messages_come_whole_though_few_may_be_held(transport, heard, peers):
     pushes = [pump(peer, WHOLE, 2) for peer in peers]
     transport.until(lambda: [push() for push in pushes] and len(heard.messages) == 2 * len(peers))
@@ -173,9 +167,6 @@ def test_those_that_wait_go_on_when_the_oldest_ends(transport, heard, listener, 
     over = []
     transport.loop.call_soon(over.append, 1)
     transport.until(lambda: over)
-
-
-# Those that do not go on
 
 
 @pytest.mark.usefixtures("looks_often")

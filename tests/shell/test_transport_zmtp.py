@@ -16,9 +16,6 @@ def greeting(version=3, minor=0, mechanism=b"NULL", signature=GREETING[:10]):
     return signature + bytes([version, minor]) + mechanism.ljust(20, b"\0") + bytes(32)
 
 
-# The greeting
-
-
 GREETINGS = {
     "HTTP": b"GET / HTTP/1.1\r\n\r\n",
     "1.0": b"\x01\x00",  # it has no greeting
@@ -54,9 +51,6 @@ def test_a_greeting_may_come_byte_by_byte(transport):
     assert heard.messages == [(b"1", [b"a", b"b" * 300])]
 
 
-# READY
-
-
 @pytest.mark.parametrize("kind", [b"DEALER", b"REQ", b"ROUTER"])
 def test_what_can_talk_to_a_router_may(transport, kind):
     heard = Heard()
@@ -90,9 +84,6 @@ def test_names_of_properties_have_no_case_and_unknown_ones_are_ignored():
     assert zmtp.unpack_ready(body) == b"me"
     with pytest.raises(ProtocolError):
         zmtp.unpack_ready(b"")
-
-
-# Heartbeats
 
 
 def test_a_peer_of_zeromq_with_heartbeats_lives(transport):
@@ -154,9 +145,6 @@ def test_a_peer_that_pings_and_never_reads_fills_no_memory(transport, is_trusted
         assert connection_of(listener).queued_bytes < 256 * 1024
     else:
         transport.until(lambda: heard.gone == [b"1"])
-
-
-# Messages out
 
 
 def test_what_is_packed_is_what_zeromq_reads(transport):

@@ -6,6 +6,7 @@ import platform
 import struct
 import threading
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 
 import pytest
 
@@ -21,19 +22,21 @@ PATIENCE_S = 60.0
 
 
 @pytest.fixture
-def one():
-    yield from pool_of(1)
+def pool_of():
+    """Make a pool of so many threads."""
+    with ExitStack() as stack:
+
+        def make(count):
+            turns = Turns(count, "turns")
+            stack.callback(turns.shutdown, wait=True)
+            return turns
+
+        yield make
 
 
 @pytest.fixture
-def four():
-    yield from pool_of(4)
-
-
-def pool_of(count):
-    turns = Turns(count, "turns")
-    yield turns
-    turns.shutdown(wait=True)
+def one(pool_of):
+    return pool_of(1)
 
 
 @pytest.fixture
@@ -68,7 +71,7 @@ def test_small_work_does_not_wait_for_the_end_of_big_work(one):
     for work in big:
         assert work.begun.wait(PATIENCE_S), "all that is big goes on"
     assert one.submit("small", lambda: 7).result(PATIENCE_S) == 7
-    assert one.submit("big 0", lambda: 8).result(PATIENCE_S) == 8, "also for one who has big work as well"
+    assert one.submit("big 0", lambda: 8).result(PATIENCE_S) == 8, "also for one that has big work as well"
     assert not any(future.done() for future in unfinished)
     for work in big:
         work.end.set()
@@ -76,7 +79,7 @@ def test_small_work_does_not_wait_for_the_end_of_big_work(one):
 
 
 @pytest.mark.usefixtures("short")
-def test_whoever_asks_for_much_is_served_no_more_than_whoever_asks_for_little(one):
+def test_what_asks_for_much_is_served_no_more_than_what_asks_for_little(one):
     hog, other = [Endless() for _ in range(8)], Endless()
     futures = [one.submit(b"hog", work) for work in hog]
     futures.append(one.submit(b"other", other))
@@ -89,8 +92,8 @@ def test_whoever_asks_for_much_is_served_no_more_than_whoever_asks_for_little(on
     assert steps < 200, "a thread that takes turns by piece has 8 times as much"
 
 
-def test_what_hangs_for_one_owner_leaves_threads_for_others(four):
-    release, running = threading.Event(), threading.Semaphore(0)
+def test_what_hangs_for_one_owner_leaves_threads_for_others(pool_of):
+    release, running, four = threading.Event(), threading.Semaphore(0), pool_of(4)
 
     def hang():
         running.release()

@@ -1,21 +1,15 @@
 """Something that comes and goes all the time, while a test walks over it."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def again_and_again(step: Callable[[], object]) -> Iterator[None]:
+def again_and_again(step):
     """Do a step in another thread, until the block ends."""
     is_over = threading.Event()
 
-    def go_on() -> None:
+    def go_on():
         while not is_over.is_set():
             step()
 
