@@ -54,7 +54,7 @@ def put_old(models):
 
 
 def put_closed(models):
-    """A model whose directories even their owner may not write."""
+    """A model with directories that even their owner may not write."""
     put_old(models)
     (models / ID / "only").chmod(0o500)
     (models / ID).chmod(0o555)

@@ -1,4 +1,4 @@
-"""Workers whose interpreter is a program of the test's, and what they print."""
+"""Workers that run a program of the test's in place of an interpreter, and what they print."""
 
 import os
 import select
@@ -23,7 +23,7 @@ WITH_A_HELPER = """
 
 
 class Workers:
-    """Starts workers whose interpreter runs a source instead; what was not ended is ended afterwards."""
+    """Starts workers that run a source instead; what was not ended is ended afterwards."""
 
     def __init__(self, ours, directory):
         self._ours, self._directory = ours, directory

@@ -46,7 +46,7 @@ def undeploy(staging, model_id="m"):
 
 
 def on(models, kernel, before=None):
-    """Return a staging area on a kernel, of each of whose calls a test hears before."""
+    """Return a staging area on a kernel, and have a test hear of each call before."""
     return Staging(ModelsDirectory(models, calls=kernel if before is None else Watched(kernel, before)))
 
 

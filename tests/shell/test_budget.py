@@ -35,10 +35,18 @@ def test_a_limit_of_any_ancestor_counts_and_the_least_wins(machine, tmp_path):
     assert "hostd.service (8.0 GiB)" in whole_memory(machine.process, TOTAL).source
 
 
-def test_in_a_namespace_of_its_own_a_container_is_at_the_root(machine, tmp_path):
-    top = machine.mount(tmp_path / "cgroup", V2)
-    machine.member_of("0::/")
+@pytest.mark.parametrize(
+    ("root", "path"),
+    [("/", "/"), ("/", "/../outside"), ("/docker/abc", "/elsewhere")],
+    ids=["namespace", "out", "other"],
+)
+def test_a_container_in_a_namespace_is_at_the_root_and_a_group_outside_of_what_is_mounted_leaves_what_is(
+    machine, tmp_path, root, path
+):
+    top = machine.mount(tmp_path / "cgroup", V2, root=root)
+    machine.member_of(f"0::{path}")
     limited(top, 4 * GIB)
+    limited(tmp_path / "outside", GIB)
     assert whole(machine) == 4 * GIB
 
 
@@ -50,15 +58,6 @@ def test_in_a_container_without_a_namespace_the_mount_begins_at_its_group(machin
     assert whole(machine) == 4 * GIB
     limited(top / "inner", 3 * GIB, "memory.limit_in_bytes")
     assert whole(machine) == 3 * GIB
-
-
-@pytest.mark.parametrize(("root", "path"), [("/", "/../outside"), ("/docker/abc", "/elsewhere")])
-def test_a_group_outside_of_what_is_mounted_leaves_what_is(machine, tmp_path, root, path):
-    top = machine.mount(tmp_path / "cgroup", V2, root=root)
-    machine.member_of(f"0::{path}")
-    limited(top, 4 * GIB)
-    limited(tmp_path / "outside", GIB)
-    assert whole(machine) == 4 * GIB
 
 
 def test_on_a_hybrid_system_both_count(machine, tmp_path):
@@ -99,6 +98,7 @@ def test_here_the_groups_of_this_process_are_found():
         assert group.directory.is_dir()
         assert str(group.directory).startswith(str(group.root))
     assert 0 < whole_memory().size_bytes <= psutil.virtual_memory().total
+    assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize(
@@ -132,26 +132,16 @@ def cores(machine, allowed=64):
     return usable_cores(machine.process, allowed=allowed)
 
 
-@pytest.mark.parametrize(
-    ("quota", "expected"),
-    [
-        ("400000 100000", 4),
-        ("150000 100000", 2),
-        ("10000 100000", 1),
-        ("9900000 100000", 64),
-        ("max 100000", 64),
-        ("", 64),
-        ("0 100000", 64),
-        ("100000 0", 64),
-        ("-1 100000", 64),
-        ("100000", 64),
-        ("nonsense here", 64),
-    ],
-)
-def test_the_time_that_a_group_has_is_so_many_cores(machine, tmp_path, quota, expected):
+QUOTAS = {"400000 100000": 4, "150000 100000": 2, "10000 100000": 1, "9900000 100000": 64}
+NO_QUOTAS = ["max 100000", "", "0 100000", "100000 0", "-1 100000", "100000", "nonsense here"]
+
+
+@pytest.mark.parametrize("quota", [*QUOTAS, *NO_QUOTAS])
+def test_the_time_that_a_group_has_is_so_many_cores(machine, tmp_path, quota):
+    assert cores(machine, allowed=7) == 7, "without groups it is what it may run on"
     limited(machine.mount(tmp_path / "cgroup", V2), quota, "cpu.max")
     machine.member_of("0::/")
-    assert cores(machine) == expected
+    assert cores(machine) == QUOTAS.get(quota, 64)
 
 
 def test_the_least_of_all_ancestors_counts_and_never_more_than_it_may_run_on(machine, tmp_path):
@@ -172,11 +162,6 @@ def test_version_1_has_two_files(machine, tmp_path):
     assert cores(machine) == 5
     limited(top / "box", -1, "cpu.cfs_quota_us")
     assert cores(machine) == 64
-
-
-def test_without_groups_it_is_what_it_may_run_on(machine):
-    assert cores(machine, allowed=7) == 7
-    assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
 
 
 @pytest.fixture

@@ -165,19 +165,20 @@ def test_c27_a_manifest_of_sha256sum_is_whole_when_all_it_names_is_there_and_mat
     assert says(model) == (Completeness.INCOMPLETE, "'./deep/er/weights.bin', which SHA256SUMS names, is missing")
 
 
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("", "empty"),
-        ("0" * 64 + "  model.py", "ends within a line"),
-        ("0" * 63 + "  model.py\n", "not of sha256sum"),
-        ("0" * 64 + "  ../model/model.py\n", "outside"),
-        ("0" * 64 + "  /etc/passwd\n", "outside"),
-        ("0" * 64 + "  model.py\n", "has not the hash"),
-        ("0" * 64 + "  deep\n", "has not the hash"),
-        ("0" * 64 + "  " + "x" * (5 << 20) + "\n", "too much"),
-    ],
-)
+ZEROS = "0" * 64
+MANIFESTS = {
+    "": "empty",
+    f"{ZEROS}  model.py": "ends within a line",
+    f"{ZEROS[1:]}  model.py\n": "not of sha256sum",
+    f"{ZEROS}  ../model/model.py\n": "outside",
+    f"{ZEROS}  /etc/passwd\n": "outside",
+    f"{ZEROS}  model.py\n": "has not the hash",
+    f"{ZEROS}  deep\n": "has not the hash",
+    f"{ZEROS}  {'x' * (5 << 20)}\n": "too much",
+}
+
+
+@pytest.mark.parametrize(("text", "problem"), MANIFESTS.items(), ids=MANIFESTS.values())
 def test_c27_a_manifest_that_is_not_right_is_incomplete_and_says_why(text, problem, model):
     (model / "SHA256SUMS").write_text(text)
     found, reason = says(model)
@@ -247,7 +248,7 @@ CLOSED = """
     from hostd.shell.repository.completeness import look_at
 
     os.chmod(sys.argv[1], 0o333)
-    if os.geteuid() == 0:  # whom no mode stops
+    if os.geteuid() == 0:  # no mode stops root
         os.setgroups([])
         os.setegid(65534)
         os.seteuid(65534)
@@ -301,28 +302,19 @@ def volume(tmp_path):
     return model
 
 
-def test_a_link_that_is_turned_to_a_file_of_the_same_size_and_time_is_a_change(tmp_path):
-    for name in ("1", "2"):
-        _version(tmp_path / name, {"weights": name.encode()})
-    model = tmp_path / "m"
+def test_a_link_that_is_turned_to_a_file_of_the_same_size_and_time_is_a_change_and_no_quiet(tmp_path):
+    old, new = (_version(tmp_path / name, {"weights": name.encode()}) / "weights" for name in ("1", "2"))
+    model, stability = tmp_path / "m", Stability(2.0)
     model.mkdir()
-    (model / "weights").symlink_to(tmp_path / "1" / "weights")
+    (model / "weights").symlink_to(old)
     before = walk(str(model))
     assert walk(str(model)).digest == before.digest
+    assert stability.observe("m", look_at(str(model), None), 0.0, time.time()) is not None
     began_ns = time.time_ns() - 10**9
-    _turn(model / "weights", tmp_path / "2" / "weights")
+    _turn(model / "weights", new)
     after = walk(str(model))
     assert after.digest != before.digest
     assert after.files_changed_ns >= began_ns, "what failed is tried again"
-
-
-def test_a_model_is_not_quiet_while_its_links_are_turned(tmp_path):
-    old = _version(tmp_path / "1", {"weights": b"1"}) / "weights"
-    model = tmp_path / "m"
-    model.mkdir()
-    (model / "weights").symlink_to(old)
-    stability = Stability(2.0)
-    assert stability.observe("m", look_at(str(model), None), 0.0, time.time()) is not None
     _turn(model / "weights", old)
     assert stability.observe("m", look_at(str(model), None), 2.0, time.time()) is not None, "it was turned since"
     assert stability.observe("m", look_at(str(model), None), 4.0, time.time()) is None

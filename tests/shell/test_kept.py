@@ -149,7 +149,7 @@ def test_a_replacement_keeps_a_pin_of_which_nobody_else_knows(staging, models, b
     install(staging, Standing(options={"a": 1}), replace=True)
     expected = {"pinned": True, "not pinned": False}.get(before)
     assert kept.read(str(models / "m")) == Standing(options={"a": 1}, is_pinned=expected, is_kept=True)
-    install(staging, Standing(is_pinned=False), replace=True)  # who knows it decides
+    install(staging, Standing(is_pinned=False), replace=True)  # what knows it decides
     assert kept.read(str(models / "m")) == Standing(is_pinned=False, is_kept=True)
 
 

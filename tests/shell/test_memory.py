@@ -1,4 +1,4 @@
-"""Measured memory: of a whole tree, against what another source says; and of processes that may not be looked at."""
+"""Measured memory: of a whole tree, against what another source says; estimated from an earlier walk; and unseen."""
 
 import os
 import subprocess
@@ -87,8 +87,12 @@ def test_what_a_kill_gives_back_includes_what_only_the_tree_itself_shares(tree):
     assert process_memory.full_of(members_of(tree)[1]).uss_bytes == pytest.approx(own[1].uss, abs=MIB), "of one alone"
 
 
-def test_a_sample_that_has_not_changed_is_not_taken_again(tree, monkeypatch):
+def test_a_sample_is_taken_again_when_it_has_changed(tree, monkeypatch):
     last = walked(tree)
+    for change in ({"processes": 1}, {"rss_bytes": 0}):
+        again = memory.sample_tree(tree, last._replace(uss_bytes=7, **change))
+        assert again.is_walked
+        assert again.memory.uss_bytes != 7
 
     def walk(pid):
         raise AssertionError("the page tables were walked for nothing")
@@ -105,15 +109,6 @@ def test_what_a_tree_would_give_back_is_known_from_a_sample_unless_it_has_change
     measured = pytest.approx(last.held_bytes, abs=MIB)
     for other in (None, told._replace(processes=1), told._replace(rss_bytes=0), last._replace(held_bytes=None)):
         assert memory.private_bytes_of(pids, other) == measured
-
-
-@pytest.mark.parametrize("change", [{"processes": 1}, {"rss_bytes": 0}])
-def test_a_sample_that_has_changed_is_taken_again(tree, change):
-    last = walked(tree)
-    again = memory.sample_tree(tree, last._replace(uss_bytes=7, **change))
-    assert again is not None
-    assert again.is_walked
-    assert again.memory.uss_bytes != 7
 
 
 @pytest.mark.parametrize("is_reaped", [True, False], ids=["gone", "a zombie"])
@@ -171,3 +166,134 @@ def test_what_may_not_be_looked_at_is_charged_by_what_anybody_may_know(how):
     assert HELD_MIB * MIB < int(charged) < (HELD_MIB + 40) * MIB
     assert int(freed) == pytest.approx(int(charged), abs=2 * MIB)
     assert uss == "None", "which takes a walk"
+
+
+estimates = pytest.mark.skipif(
+    not process_memory.COUNTS_EXACTLY, reason="this kernel tells RSS only about right, so nothing is estimated"
+)
+
+
+@pytest.fixture
+def moody():
+    """A process that takes and gives back memory."""
+    made = Holder()
+    yield made
+    made.end()
+
+
+@estimates
+def test_a_process_that_grows_and_shrinks_alone_need_not_be_walked(moody, monkeypatch):
+    moody.grow(20)
+    last, is_walked = moody.seen()
+    assert is_walked
+
+    def walk(pid):
+        raise AssertionError(f"the page tables of {pid} were walked for nothing")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "full_of", walk)
+        for command in ("grow(64)", "grow(1)", "held.pop()", "held.pop()", "held.pop()", "grow(8)"):
+            moody.tell(command)
+            last, is_walked = moody.seen(last)
+            assert not is_walked
+            assert last.uss_bytes == pytest.approx(uss_of_tree(moody.pid), abs=MIB / 2), command
+            assert memory.private_bytes_of([moody.pid], last) == last.held_bytes
+    truth, _ = moody.seen()
+    for name, value in last._asdict().items():
+        assert value == pytest.approx(getattr(truth, name), abs=MIB / 2), name
+
+
+@estimates
+def test_the_least_growth_is_seen_of_a_process_that_need_not_be_walked(moody):
+    last, _ = moody.seen()
+    for _ in range(3):
+        most_bytes = memory.most_bytes_of([moody.pid])
+        moody.tell("write(mapped(-1, ALONE, size=8192))")
+        last, is_walked = moody.seen(last)
+        assert not is_walked
+        assert last.held_bytes == memory.most_bytes_of([moody.pid]) > most_bytes
+    moody.grow(64)
+    freed_bytes = memory.private_bytes_of([moody.pid], last._replace(held_bytes=7))
+    assert freed_bytes == pytest.approx(7 + 64 * MIB, abs=MIB / 2), "what a kill gives back is estimated from it"
+
+
+def test_what_was_shared_when_it_was_walked_is_not_estimated_from(moody):
+    """A child that has just gone, say: half of the pages were its own."""
+    moody.grow(64)
+    assert process_memory.full_of(moody.pid).anon_bytes > 64 * MIB
+    moody.tell("fork(lambda: None)")
+    assert process_memory.full_of(moody.pid).anon_bytes is None
+
+
+@estimates
+@pytest.mark.parametrize("change", [{"swap_bytes": 4096}, {"anon_bytes": None}, {"file_bytes": None}])
+def test_a_process_that_was_swapped_out_or_is_not_known_well_enough_is_walked(moody, change):
+    last, _ = moody.seen()
+    moody.grow(8)
+    assert not moody.seen(last).is_walked
+    assert moody.seen(last._replace(**change)).is_walked
+
+
+@pytest.mark.parametrize("what", ["COUNTS_EXACTLY", "brief_of"], ids=["about right", "anonymous memory not at all"])
+def test_where_the_kernel_tells(moody, monkeypatch, what):
+    """Then everything is walked."""
+    last, _ = moody.seen()
+    moody.grow(8)
+    monkeypatch.setattr(memory, what, False if what == "COUNTS_EXACTLY" else lambda pid: None)
+    sample = moody.seen(last)
+    assert sample.is_walked
+    assert (sample.memory.peak_bytes is None) is (what == "brief_of")
+
+
+def test_kernels_that_count_exactly_are_known_by_their_release():
+    for release in ("6.17.0", "6.18.44-fc", "7.0-rc1"):
+        assert process_memory.counts_exactly(release), release
+    for release in ("6.8.0-45-generic", "5.15", ""):
+        assert not process_memory.counts_exactly(release), release
+
+
+@pytest.mark.parametrize("name", ["x kB", "7 kB", "a\rRssAnon:  1 kB", "VmRSS:\t1 kB"])
+def test_a_process_may_have_any_name(moody, name):
+    before, _ = moody.seen()
+    moody.tell(f"libc.prctl(15, {name.encode()!r}, 0, 0, 0)")  # PR_SET_NAME
+    after, _ = moody.seen()
+    assert after.rss_bytes == pytest.approx(before.rss_bytes, abs=MIB)
+    assert after.peak_bytes >= after.rss_bytes
+
+
+READ = "read(mapped(file({0}), PRIVATE, READ, {0} * MIB))"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [READ.format(8), "write(mapped(-1, size=8 * MIB))", "fork(lambda: None)"],
+    ids=["a file", "shared", "a child"],
+)
+def test_memory_that_others_may_share_is_never_estimated(moody, how):
+    last, _ = moody.seen()
+    moody.tell(how)
+    moody.grow(64)
+    truth, is_walked = moody.seen(last)
+    assert is_walked
+    assert truth.uss_bytes == pytest.approx(uss_of_tree(moody.pid), abs=MIB / 2)
+
+
+@estimates
+def test_small_changes_of_what_is_a_files_do_not_add_up_unseen(moody, monkeypatch):
+    monkeypatch.setattr(memory, "SIGNIFICANT_BYTES", 3 * MIB // 2)
+    last, walks = moody.sample(), []
+    for _ in range(2):
+        moody.tell(READ.format(1))
+        moody.grow(8)
+        last, is_walked = moody.seen(last)
+        walks.append(is_walked)
+    assert walks == [False, True]
+
+
+@estimates
+def test_all_figures_of_a_sample_are_of_one_moment(moody, monkeypatch):
+    """A buffer that is there for a moment is in RSS, and gone when the page tables are walked."""
+    real = memory.rss_of
+    monkeypatch.setattr(memory, "rss_of", lambda pid: real(pid) + 100 * MIB)
+    last, _ = moody.seen()
+    assert last.rss_bytes == pytest.approx(real(moody.pid), abs=MIB)

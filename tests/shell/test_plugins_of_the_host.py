@@ -121,19 +121,21 @@ def test_c02_a_loader_is_built_in_or_an_entry_point_or_an_import_path(site, mode
 
 
 def test_c02_a_configured_loader_brings_its_config_and_model_yaml_counts_for_more(site, model):
-    loaders = {"tuned": {"type": "net", "config": {"a": 1, "b": 1}}, "onnx": {"type": "onnx", "config": {"threads": 2}}}
+    loaders = {
+        "tuned": {"type": "net", "config": {"a": 1, "b": 1}},
+        "onnx": {"type": "onnx", "config": {"threads": 2}},
+    }
     spec = loader_of(model, "loader: tuned\noptions: {b: 2, c: 2}", loaders=loaders)
     assert spec == ModelSpec("third_party.loading:load_net", {"a": 1, "b": 2, "c": 2})
     assert loader_of(model, "loader: onnx", loaders=loaders) == ModelSpec("onnx", {"threads": 2})
-
-
-def test_the_default_loader_is_for_a_model_of_which_nothing_tells_the_loader(site, model):
-    loaders = {"default": {"type": "a:b", "config": {"x": 1}}}
-    assert loader_of(model, "env: {A: b}", loaders=loaders) == ModelSpec("a:b", {"x": 1}, env={"A": "b"})
+    default = {"default": {"type": "a:b", "config": {"x": 1}}}
+    assert loader_of(model, "env: {A: b}", loaders=default) == ModelSpec("a:b", {"x": 1}, env={"A": "b"})
     with pytest.raises(InvalidArgumentError, match=r"model\.yaml of .*model names no loader"):
         loader_of(model, "env: {A: b}")
     (model / "net.onnx").touch()
-    assert loader_of(model, "", loaders=loaders) == ModelSpec("onnx")
+    assert loader_of(model, "", loaders=default) == ModelSpec("onnx"), (
+        "the default is for what nothing tells a loader of"
+    )
 
 
 def test_c02_an_unknown_loader_is_an_error_that_lists_the_known_ones(site, model):
@@ -239,9 +241,10 @@ WRONG = [
     ),
     ("finders", {"type": "files", "config": {"a": 1}}, r"finders\.x: its config does not fit FilesFinder\(.*'a'"),
     ("finders", {"type": "multi"}, r"finders\.x: its config does not fit .*missing.*'finders'"),
-    ("finders", {"type": "multi", "config": {"finders": []}}, r"finders\.x: its finders must be a list"),
-    ("finders", {"type": "multi", "config": {"finders": "files"}}, r"finders\.x: its finders must be a list"),
-    ("finders", {"type": "multi", "config": {"finders": [1]}}, r"finders\.x: its finders must be a list"),
+    *(
+        ("finders", {"type": "multi", "config": {"finders": each}}, r"finders\.x: its finders must be a list")
+        for each in ([], "files", [1])
+    ),
     ("finders", {"type": "multi", "config": {"finders": ["y"]}}, r"finders\.x: there is no finder 'y'"),
     ("finders", {"type": "multi", "config": {"finders": ["files", "x"]}}, r"finders\.x: it asks itself: x asks x"),
     ("sizers", {"type": "nope"}, r"sizers\.x: there is no sizer 'nope'; known are declared, directory, third"),

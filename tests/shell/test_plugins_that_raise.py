@@ -1,4 +1,4 @@
-"""Finders and sizers that raise or return anything at all, in a real host: who asked gets an answer, and the host lives."""
+"""Finders and sizers that raise or return anything at all, in a real host: what asked gets an answer, and the host lives."""
 
 import textwrap
 

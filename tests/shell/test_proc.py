@@ -16,7 +16,7 @@ from hostd.shell.processes import leftovers
 from hostd.shell.processes.leftovers import end_leftovers
 
 MANY = 900
-"""Children whose numbers take more than a page of 4 KiB, by which the kernel tells of them."""
+"""Children with numbers that take more than a page of 4 KiB, by which the kernel tells of them."""
 
 FAMILY = """
     import os, sys, threading, time
@@ -120,7 +120,7 @@ def test_a_process_whose_children_are_hidden_has_none(monkeypatch, family):
 
 
 def test_without_a_descriptor_left_there_is_an_error_and_not_nobody(monkeypatch):
-    """Whoever wants the proof that nobody is left must not take "cannot look" for it."""
+    """What wants the proof that nothing is left must not take "cannot look" for it."""
 
     def no_descriptor(*_):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -146,7 +146,7 @@ def variable(monkeypatch):
 
 @pytest.fixture
 def marked():
-    """Start processes that say whose they are."""
+    """Start processes that say to which host they belong."""
     with ExitStack() as stack:
 
         def start(mark):
@@ -160,7 +160,7 @@ def marked():
 
 
 def ended(pid):
-    """Return the mark of a host whose process has ended, and began when this one did not."""
+    """Return the mark of a host that has ended, and began when this one did not."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() if is_there(pid) else []
     return f"{NAMESPACE}.{pid}.{fields[19] if fields else 1}"
 

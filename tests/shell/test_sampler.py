@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import threading
 import time
 
@@ -10,6 +9,7 @@ import psutil
 import pytest
 from helpers import PATIENCE_S, never, uss_of_tree
 from holding_rig import MIB, Holder
+from loops import on_a_loop
 
 from hostd.core.values import Memory, WorkerId
 from hostd.shell.memory import sampler as sampling
@@ -55,14 +55,6 @@ class Rig:
         while (memory := (await self.next()).memory).charge_bytes < charge_bytes:
             pass
         return memory
-
-
-def on_a_loop(test):
-    @functools.wraps(test)
-    def run(**fixtures):
-        asyncio.run(test(**fixtures))
-
-    return run
 
 
 @contextlib.asynccontextmanager

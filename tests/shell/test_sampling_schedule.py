@@ -229,6 +229,9 @@ def test_none_is_found_over_a_limit_by_what_others_may_share_by_now(anon, charge
     sample = Sample(memory_of(charge * MIB, anon_bytes=anon * MIB), is_walked)
     assert a_look(None, 100 * MIB).is_beyond_doubt(sample) is is_enough
     assert a_look(None, None).is_beyond_doubt(sample)
+    several = Sample(memory_of(110 * MIB)._replace(processes=2), True)
+    assert not a_look(None, 100 * MIB).is_beyond_doubt(several), "several processes are looked at twice"
+    assert a_look(None, 120 * MIB).is_beyond_doubt(several)
 
 
 def test_an_idle_worker_is_walked_no_later_than_others(table):
@@ -242,7 +245,7 @@ def test_figures_are_believed_for_the_longest_period_and_then_read_anew(table, g
     assert table.walks(40, grown)[:3] == [5, 65, 125]
 
 
-def test_a_drop_of_shared_pages_makes_no_room_for_growth():
+def test_a_drop_of_shared_pages_makes_no_headroom_for_growth():
     """A child that ends takes its part of RSS along, and nothing of the charge."""
     schedule, worker, now = Schedule(1e6, 1e6, WATCH_PERIOD_S), a_worker(limit=100 * MIB, busy=True), 0.0
     last, wants = memory_of(80 * MIB, shared=120 * MIB), []
@@ -253,12 +256,6 @@ def test_a_drop_of_shared_pages_makes_no_room_for_growth():
         schedule.taken(Seen(look, sample, 0.001, resident_mib * MIB), now)
         now += WATCH_PERIOD_S
     assert wants == [True, False, False, True]
-
-
-def test_several_processes_are_looked_at_twice_before_they_are_over_a_limit():
-    sample = Sample(memory_of(110 * MIB)._replace(processes=2), True)
-    assert not a_look(None, 100 * MIB).is_beyond_doubt(sample)
-    assert a_look(None, 120 * MIB).is_beyond_doubt(sample)
 
 
 class Watch:
@@ -285,32 +282,23 @@ class Watch:
         return [round(gap / WATCH_PERIOD_S, 3) for gap in gaps_of(times)]
 
 
-def test_a_worker_that_idles_within_its_limit_is_looked_at_less_and_less_often():
-    assert Watch().gaps(8) == [1, 2, 4, 8, IDLE_WATCH, IDLE_WATCH, IDLE_WATCH, IDLE_WATCH]
-
-
-def test_shared_memory_of_others_keeps_none_from_being_looked_at_less_often():
+def test_a_worker_that_idles_within_its_limit_is_looked_at_less_and_less_often_until_it_is_called_or_grows():
     watch = Watch()
-    watch.gaps(8)
+    assert watch.gaps(8) == [1, 2, 4, 8, IDLE_WATCH, IDLE_WATCH, IDLE_WATCH, IDLE_WATCH]
     watch.most_bytes += MIB
     watch.around_bytes += MIB
-    assert watch.gaps(4) == [IDLE_WATCH] * 4
-
-
-@pytest.mark.parametrize("fact", ["busy", "loading"])
-def test_a_worker_that_is_called_or_loads_is_looked_at_in_every_period(fact):
-    assert set(Watch(**{fact: True}).gaps(20)) == {1}
-
-
-def test_a_worker_that_is_called_again_or_grows_by_itself_is_looked_at_often_at_once():
-    watch = Watch()
-    watch.gaps(8)
+    assert watch.gaps(4) == [IDLE_WATCH] * 4, "others have shared more"
     watch.worker = watch.worker._replace(is_busy=True)
     assert watch.gaps(3) == [1, 1, 1]
     watch.worker = watch.worker._replace(is_busy=False)
     assert watch.gaps(8)[-1] == IDLE_WATCH
     watch.most_bytes += MIB
     assert watch.gaps(3) == [1, 2, 4]
+
+
+@pytest.mark.parametrize("fact", ["busy", "loading"])
+def test_a_worker_that_is_called_or_loads_is_looked_at_in_every_period(fact):
+    assert set(Watch(**{fact: True}).gaps(20)) == {1}
 
 
 def test_a_worker_that_grows_towards_its_limit_is_looked_at_the_sooner_the_nearer_it_is():

@@ -6,7 +6,7 @@ import shutil
 import socket
 
 import pytest
-from scanning_rig import Rig
+from walking_rig import Rig
 
 from hostd.shell.repository import completeness
 from hostd.shell.repository import scanner as scanning

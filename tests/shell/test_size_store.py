@@ -220,21 +220,15 @@ def test_a_damaged_file_is_thrown_away_with_a_warning(filled, damage, caplog):
     assert len(warnings_of(caplog)) == 1
 
 
-def test_an_empty_file_is_a_fresh_one(file, caplog):
+@pytest.mark.parametrize("name", ["", "-wal", "-shm", "-journal"])
+def test_an_empty_file_is_a_fresh_one_and_a_log_that_was_left_alone_does_no_harm(file, name, caplog):
     file.parent.mkdir()
-    file.touch()
+    file.with_name(file.name + name).write_bytes(random.Random(1).randbytes(5000) if name else b"")
     with SizeStore(file) as store:
-        store.remember(KEY, FIGURES, 1.0)
-        assert (store.recall(KEY), store.problem) == (at(1.0), None)
-    assert warnings_of(caplog) == []
-
-
-@pytest.mark.parametrize("companion", ["-wal", "-shm", "-journal"])
-def test_a_log_that_was_left_alone_does_no_harm(filled, companion):
-    filled.unlink()
-    filled.with_name(filled.name + companion).write_bytes(random.Random(1).randbytes(5000))
-    with SizeStore(filled) as store:
         assert (store.recall(KEY), store.problem) == (None, None)
+        store.remember(KEY, FIGURES, 1.0)
+        assert store.recall(KEY) == at(1.0)
+    assert warnings_of(caplog) == []
 
 
 def test_damage_that_shows_later_is_thrown_away_as_well(filled, caplog):
@@ -269,15 +263,14 @@ def test_a_damaged_file_is_thrown_away_only_when_no_host_uses_it(filled, caplog,
         assert LOST in warnings_of(caplog)[-1]
 
 
-def test_a_directory_that_goes_while_a_host_runs_is_made_again(filled):
+def test_a_row_that_holds_no_numbers_is_damage_and_a_directory_that_goes_while_a_host_runs_is_made_again(
+    filled, caplog
+):
+    change(filled, "UPDATE sizes SET rss_bytes = 'many'")
     with SizeStore(filled) as store:
+        assert store.recall(key(7)) is None
+        assert "in place of numbers" in warnings_of(caplog)[0]
         shutil.rmtree(filled.parent)
         store.remember(KEY, FIGURES, 1.0)
         assert store.recall(KEY) is not None
     assert recalled(filled)
-
-
-def test_a_row_that_holds_no_numbers_is_damage(filled, caplog):
-    change(filled, "UPDATE sizes SET rss_bytes = 'many'")
-    assert recalled(filled, 7) is None
-    assert "in place of numbers" in warnings_of(caplog)[0]

@@ -45,26 +45,19 @@ def test_c13_all_files_count_hidden_and_nested_ones_too_and_nothing_else(tmp_pat
     assert size_on_disk(str(tmp_path / "sub" / "b")) == 100
 
 
-def test_a_linked_file_counts_once_with_the_size_of_its_target(tmp_path):
-    blob = write(tmp_path / "blobs" / "1", 1000)
-    model = tmp_path / "model"
+def test_a_linked_file_or_directory_counts_once_with_the_size_of_its_target_and_a_circle_ends(tmp_path):
+    blob = write(tmp_path / "elsewhere" / "weights", 1000)
+    model, folders = tmp_path / "model", tmp_path / "folders"
     model.mkdir()
     for name in ("a", "b"):
         (model / name).symlink_to(blob)
     os.link(blob, model / "hard")
-    assert size_on_disk(str(model)) == 1000
-    assert size_on_disk(str(model / "a")) == 1000
-
-
-def test_a_linked_directory_counts_once_and_a_circle_ends(tmp_path):
-    write(tmp_path / "elsewhere" / "weights", 1000)
-    model = tmp_path / "model"
-    write(model / "a", 1)
-    (model / "weights").symlink_to(tmp_path / "elsewhere")
-    (model / "again").symlink_to(tmp_path / "elsewhere")
-    (model / "circle").symlink_to(model)
-    (tmp_path / "elsewhere" / "back").symlink_to(model)
-    assert size_on_disk(str(model)) == 1001
+    assert size_on_disk(str(model)) == size_on_disk(str(model / "a")) == 1000
+    write(folders / "a", 1)
+    for link, target in (("weights", blob.parent), ("again", blob.parent), ("circle", folders)):
+        (folders / link).symlink_to(target)
+    (blob.parent / "back").symlink_to(folders)
+    assert size_on_disk(str(folders)) == 1001
 
 
 def test_files_and_directories_may_vanish_while_they_are_counted(tmp_path, monkeypatch):
@@ -116,7 +109,7 @@ def test_a_path_that_cannot_be_a_model_is_a_typed_error(tmp_path):
         size_on_disk(str(tmp_path / "loop"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not look")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may not look")
 def test_a_directory_that_the_host_may_not_read_is_not_left_out_silently(tmp_path, monkeypatch):
     write(tmp_path / "secret" / "weights", 100)
     (tmp_path / "secret").chmod(0)
@@ -243,23 +236,26 @@ def test_c13_a_sizer_that_hangs_holds_up_no_other_estimate_and_no_remembering(si
         size = client.load_model("m", path)._info.size
         assert client.estimate_model_size("m", path) == hostd.SizeEstimate(size, "remembered")
         assert not stuck.done()
-        with at_most(SOON_S, "the end of a host whose sizer hangs"):
+        with at_most(SOON_S, "the end of a host with a sizer that hangs"):
             host.stop()
 
 
-def test_c13_an_estimate_that_hangs_ends_in_time_and_says_which_sizer_it_is(site, model_dir):
+def test_c12_c13_an_estimate_that_hangs_ends_in_time_and_says_which_sizer_it_is_and_its_load_goes_on(site, model_dir):
+    (site / "sitecustomize.py").write_text(textwrap.dedent(UNMEASURABLE))
+    path = model_dir()
     with hostd.Host(sizers=hung(site, "Sizer"), memory={"estimate_timeout_s": LATE_S}) as host:
+        client = host.client()
         with pytest.raises(hostd.DeadlineExceededError) as caught:
-            host.client().estimate_model_size("hung", path := model_dir())
-    for words in ("'plugins_that_hang:Sizer'", "0.2 s (memory.estimate_timeout_s)", "'hung'", path, "sizers.default"):
-        assert words in caught.value.message
-    assert caught.value.details["sizer"] == "plugins_that_hang:Sizer"
-
-
-def test_c13_a_time_out_of_the_sizers_own_is_its_error(site, model_dir):
-    with hostd.Host(sizers=hung(site, "Sizer")) as host:
+            client.estimate_model_size("hung", path)
         with pytest.raises(hostd.UnavailableError, match="the sizer failed: its database did not answer"):
-            host.client().estimate_model_size("raises", model_dir())
+            client.estimate_model_size("raises", path)
+        model = client.load_model("hung", path)
+        assert (model.info.state, model.info.size, model.info.size_source) == ("READY", None, "unknown")
+        assert model.predict(3) == 3
+    sizer = "plugins_that_hang:Sizer"
+    for words in (f"'{sizer}'", "0.2 s (memory.estimate_timeout_s)", "'hung'", path, "sizers.default"):
+        assert words in caught.value.message
+    assert caught.value.details["sizer"] == sizer
 
 
 def test_c13_sizes_are_remembered_even_if_all_sizers_hang(serve, site, model_dir, pool):
@@ -283,15 +279,6 @@ def test_c13_a_finder_that_hangs_leaves_the_estimate_as_it_is(site, model_dir):
         estimate = host.client().estimate_model_size("m", model_dir())
     assert estimate == hostd.SizeEstimate(BYTES, "estimated")
     assert (site / "called-m").exists()
-
-
-def test_c12_a_load_that_needs_an_estimate_goes_on_without_one(site, model_dir):
-    (site / "sitecustomize.py").write_text(textwrap.dedent(UNMEASURABLE))
-    with hostd.Host(sizers=hung(site, "Sizer"), memory={"estimate_timeout_s": LATE_S}) as host:
-        model = host.client().load_model("hung", model_dir())
-        assert (site / "called-hung").exists()
-        assert (model.info.state, model.info.size, model.info.size_source) == ("READY", None, "unknown")
-        assert model.predict(3) == 3
 
 
 class Threads:

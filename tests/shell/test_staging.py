@@ -112,13 +112,17 @@ def test_c30_something_else_put_there_meanwhile_is_not_replaced(staging, models)
     assert names(models / "m") == []
 
 
-@pytest.mark.parametrize("content", [b"", b"x"])
-def test_c17_an_id_below_a_plain_file_is_taken(staging, models, content):
-    (models / "file").write_bytes(content)
-    for model_id in ("file", "file/m", "file/a/b"):
-        with pytest.raises(AlreadyExistsError):
-            begin(staging, model_id)
-    assert names(models) == ["file"]
+def test_c17_c32_an_id_below_a_plain_file_is_taken_and_a_folder_of_models_is_not_replaced(staging, models):
+    deploy(staging, "team/m")
+    for content in (b"", b"x"):
+        (models / "file").write_bytes(content)
+        before = canary(models)
+        for model_id in ("file", "file/m", "file/a/b"):
+            with pytest.raises(AlreadyExistsError):
+                begin(staging, model_id)
+        with pytest.raises(FailedPreconditionError, match="a folder with models in it"):
+            begin(staging, "team", replace=True)
+        assert canary(models) == before
 
 
 @pytest.mark.parametrize("step", ["install", "roll_back"])
@@ -165,14 +169,6 @@ def test_c32_a_replacement_of(staging, models, model_id, old):
     assert STAGING_NAME not in names(models)
 
 
-def test_c32_a_folder_of_models_is_not_replaced(staging, models):
-    deploy(staging, "team/m")
-    before = canary(models)
-    with pytest.raises(FailedPreconditionError, match="a folder with models in it"):
-        begin(staging, "team", replace=True)
-    assert canary(models) == before
-
-
 @pytest.fixture
 def planted(models, tmp_path):
     (tmp_path / "outside").mkdir()
@@ -210,13 +206,11 @@ def test_c29_a_size_is_a_number_of_bytes(staging, models, size):
     assert names(models) == []
 
 
-@pytest.mark.parametrize(
-    ("index", "offset", "data"), [(1, 0, b""), (-1, 0, b""), (0, -1, b"x"), (0, 8, b"xyz"), (0, 11, b"")]
-)
-def test_c29_a_piece_that_does_not_fit_is_refused(staging, models, index, offset, data):
+def test_c29_a_piece_that_does_not_fit_is_refused(staging, models):
     upload = staging.begin("m", [("a", 10)], replace=False)
-    with pytest.raises(InvalidArgumentError):
-        upload.write(index, offset, data)
+    for piece in ((1, 0, b""), (-1, 0, b""), (0, -1, b"x"), (0, 8, b"xyz"), (0, 11, b"")):
+        with pytest.raises(InvalidArgumentError):
+            upload.write(*piece)
     upload.discard()
     assert names(models) == []
 

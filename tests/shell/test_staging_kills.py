@@ -1,4 +1,4 @@
-"""Deploys, replacements and undeploys whose calls are killed or fail, each of them once; recoveries that are killed too."""
+"""Deploys, replacements and undeploys of which each call is killed, or fails, once; recoveries that are killed too."""
 
 import errno
 import os

@@ -35,13 +35,13 @@ class Good(NamedTuple):
 
 
 class Bad(NamedTuple):
-    """An effect whose handler raises this."""
+    """An effect that has its handler raise this."""
 
     error: Exception
 
 
 class Scripted:
-    """A core whose events are lists of the effects that they have."""
+    """A core that takes lists of effects as events."""
 
     def handle(self, event, now):
         return event
@@ -181,7 +181,7 @@ def test_c34_the_host_stops_although_the_answer_to_its_shutdown_cannot_be_given(
 
 
 class Clients:
-    """Whoever is answered, and with what."""
+    """Clients that are answered, and with what."""
 
     def __init__(self):
         self.got = []

@@ -129,13 +129,10 @@ IN_AND_OUT = {
         frame(LONG_ID + bytes(LIMIT_BYTES), MORE) + frame(PINGS, COMMAND) + frame(b"b") + message(b"good"),
         [("too long", LONG_ID), PINGS, [b"good"]],
     ),
-    **{
-        f"a frame of {length} bytes": (
-            message(b"id of the sender", bytes(length), b"rest") + message(b"good"),
-            [("too long", b"id of the sender"), [b"good"]],
-        )
-        for length in (LIMIT_BYTES + 1, 300_000)
-    },
+    "a frame of many bytes": (
+        message(b"id of the sender", bytes(300_000), b"rest") + message(b"good"),
+        [("too long", b"id of the sender"), [b"good"]],
+    ),
     "too many frames": (
         message(*[b"x"] * (MAX_FRAMES + 100)) + message(*[b"x"] * MAX_FRAMES),
         [("too long", b"x"), [b"x"] * MAX_FRAMES],

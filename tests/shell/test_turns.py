@@ -226,23 +226,19 @@ def slice_ns():
     return int(struct.unpack("=IIQiIQQQ", buffer.raw)[5])
 
 
-def in_a_thread():
-    return give_way(), slice_ns(), os.getpriority(os.PRIO_PROCESS, 0)
-
-
 @pytest.mark.skipif(platform.machine() not in SCHED_GETATTR, reason="the number of the system call is not known here")
-def test_a_thread_gives_way_alone_and_keeps_its_share():
-    before = slice_ns(), os.getpriority(os.PRIO_PROCESS, 0)
+def test_a_thread_yields_alone_and_keeps_its_share(monkeypatch):
+    def seen():
+        return slice_ns(), os.getpriority(os.PRIO_PROCESS, 0)
+
+    before = seen()
     with ThreadPoolExecutor(1) as executor:
-        gave_way, new_slice_ns, nice = executor.submit(in_a_thread).result()
-    assert gave_way
+        assert executor.submit(give_way).result()
+        new_slice_ns, nice = executor.submit(seen).result()
     assert nice == before[1]
     if not new_slice_ns:
         pytest.skip("this kernel has no slices of single tasks")
     assert new_slice_ns > 10_000_000
-    assert (slice_ns(), os.getpriority(os.PRIO_PROCESS, 0)) == before, "the other threads are as they were"
-
-
-def test_where_the_call_is_not_known_nothing_happens(monkeypatch):
+    assert seen() == before, "the other threads are as they were"
     monkeypatch.setattr(scheduling, "_SCHED_SETATTR", {})
-    assert give_way() is False
+    assert give_way() is False, "where the call is not known nothing happens"

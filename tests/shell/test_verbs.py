@@ -162,7 +162,7 @@ class Rig:
         self.control.verbs()["events"].handle(Request(caller, {"model_id": model_id}, None))
 
     def tell(self, model_id):
-        """Let something happen to a model; return who was told, under which id."""
+        """Let something happen to a model; return which client was told, under which id."""
         self.sent.clear()
         event = Event(1.0, model_id, "model", "LOADING", "READY", "LOAD", "loaded", "standalone-model", 1)
         for listener in self.listeners:

@@ -1,7 +1,6 @@
 """When to look at a directory: notifications, periods, directories that go and come back, and clean ends."""
 
 import asyncio
-import functools
 import itertools
 import os
 import shutil
@@ -11,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 from helpers import PATIENCE_S, line_of, program
+from loops import on_a_loop
 from walking_rig import again_and_again
 
 from hostd.shell.repository import notifications as watching
@@ -66,14 +66,6 @@ async def watched(directory, period_s=NO_PERIOD_S, first=NOTIFICATION):
 
 def is_watching():
     return "hostd-watch" in {thread.name for thread in threading.enumerate()}
-
-
-def on_a_loop(test):
-    @functools.wraps(test)
-    def run(**fixtures):
-        asyncio.run(test(**fixtures))
-
-    return run
 
 
 CHANGES = {

@@ -190,7 +190,7 @@ class Transport:
         return made
 
     def hear(self, heard, name="a", *, peer_buffer_bytes=LIMIT_BYTES):
-        """Return a listener whose side notes what it is told."""
+        """Return a listener with a side that notes what it is told."""
         heard.listener = self.listen(heard.side(), name, peer_buffer_bytes=peer_buffer_bytes)
         return heard.listener
 
@@ -243,7 +243,7 @@ def connection_of(listener, name=b"1"):
 
 
 class Relay:
-    """Clients and workers, each of whose messages goes to the client that its first byte names."""
+    """Clients, and workers: each of their messages goes to the client that its first byte names."""
 
     def __init__(self, transport, peer_buffer_bytes=SMALL_BYTES):
         self.clients, self.workers = Heard(), Heard(is_trusted=True)
