@@ -19,6 +19,10 @@ MODEL = ev.ModelId("m")
 METHOD = {"name": "predict", "streams": False, "is_async": False, "signature": "(x)", "doc": ""}
 
 
+def described(**more):
+    return {"methods": {}, "loader": "x", "default_method": None, **more}
+
+
 class Back:
     """A backend with one admitted worker, played by `peer`."""
 
@@ -72,24 +76,14 @@ def test_an_answer_becomes_an_event_unread(back, kind, final, failed):
     assert (event.worker_id, event.call_id, event.final, event.failed) == (WORKER, 17, final, failed)
 
 
-def test_what_was_loaded_is_described(back):
-    back.say(msg.pack_map(msg.LOADED, 0, {"methods": {"predict": METHOD}, "loader": "python", "default_method": None}))
-    (event,) = back.events
-    assert event == ev.WorkerLoaded(WORKER, "python", {"predict": hostd.MethodInfo(**METHOD)}, None)
-
-
 @pytest.mark.parametrize(
     ("said", "kept"), [(["UserWarning: old", 7], ("UserWarning: old",)), ("old", ()), (None, ()), ([], ())]
 )
-def test_warnings_of_a_load_are_texts_whatever_a_worker_says(back, said, kept):
-    body = {"methods": {"predict": METHOD}, "loader": "python", "default_method": None, "warnings": said}
+def test_what_was_loaded_is_described_with_warnings_that_are_texts_whatever_a_worker_says(back, said, kept):
+    body = described(methods={"predict": METHOD}, loader="python", warnings=said)
     back.say(msg.pack_map(msg.LOADED, 0, body))
     (event,) = back.events
-    assert event.warnings == kept
-
-
-def described(**more):
-    return {"methods": {}, "loader": "x", "default_method": None, **more}
+    assert event == ev.WorkerLoaded(WORKER, "python", {"predict": hostd.MethodInfo(**METHOD)}, None, warnings=kept)
 
 
 MALFORMED = {
@@ -151,32 +145,24 @@ def test_a_refused_load_and_last_words_carry_their_error(back):
     assert isinstance(words.error, hostd.UnavailableError)
 
 
-def test_a_load_error_that_would_hold_everybody_up_becomes_one_that_says_so(back):
+def test_errors_that_are_malformed_or_would_hold_everybody_up_are_errors_all_the_same(back):
+    for body in (b"", b"\xc1", b"\x01", b"\x94\x01\x02\x03\x04"):
+        back.say(wire.pack(msg.ERROR, 0, body=body))
+    back.say(msg.pack_map(msg.LAST_WORDS, 0, {"status": [], "message": 7}))
+    assert all(isinstance(event.error, hostd.InternalError) for event in back.events)
     for detail in ([[[]] * 4000] * 3, "x" * (1 << 20)):
         back.say(wire.pack(msg.ERROR, 0, body=encode([2, "ModelError", "m", {"d": detail}])[0]))
         assert "cannot be read" in back.events.pop().error.message
 
 
-def test_malformed_errors_are_errors_all_the_same(back):
-    for body in (b"", b"\xc1", b"\x01", b"\x94\x01\x02\x03\x04"):
-        back.say(wire.pack(msg.ERROR, 0, body=body))
-    assert all(isinstance(event.error, hostd.InternalError) for event in back.events)
-    back.say(msg.pack_map(msg.LAST_WORDS, 0, {"status": [], "message": 7}))
-    assert isinstance(back.events[-1].error, hostd.InternalError)
-
-
-def test_a_worker_is_silent_until_it_says_hello(back):
+def test_a_worker_is_silent_until_it_says_hello_and_is_not_heard_when_it_is_forgotten(back):
     assert not back.backend.is_silent(WORKER)
     other = ev.WorkerId(5)
     back.backend.admit(other)
     assert back.backend.is_silent(other)
-    back.backend.forget(other)
-    assert not back.backend.is_silent(other)
-
-
-def test_who_was_forgotten_is_not_heard_any_more(back):
-    back.backend.forget(WORKER)
-    back.backend.forget(WORKER)
+    for worker in (other, WORKER, WORKER):
+        back.backend.forget(worker)
+        assert not back.backend.is_silent(worker)
     back.peer.setsockopt(zmq.SNDTIMEO, 0)
     with pytest.raises(zmq.Again):  # its connections are refused, so what it says waits in its own process
         while True:
@@ -219,19 +205,13 @@ def test_a_call_to_a_worker_without_connection_is_reported(back):
     assert back.events == [ev.WorkerUnreachable(other, ev.CallId(6), is_full=False)]
 
 
-def stop_reading(back):
-    """Send calls to a worker that does not take them, until one is refused; return its number."""
+def test_a_call_to_a_worker_that_takes_nothing_is_refused(back):
     payload = wire.pack(msg.CALL, 1, b"", b"b" * 60_000)
     for number in itertools.count(1):
         back.backend.call(fx.ForwardCall(WORKER, ev.CallId(number), None, payload))
         back.transport.until(lambda: True)
         if back.events:
-            return number
-    raise AssertionError
-
-
-def test_a_call_to_a_worker_that_takes_nothing_is_refused(back):
-    number = stop_reading(back)
+            break
     assert back.events == [ev.WorkerUnreachable(WORKER, ev.CallId(number), is_full=True)]
 
 

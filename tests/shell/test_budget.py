@@ -27,12 +27,20 @@ def whole(machine):
 def test_a_limit_of_any_ancestor_counts_and_the_least_wins(machine, tmp_path):
     top = machine.mount(tmp_path / "cgroup", V2)
     machine.member_of("0::/system.slice/hostd.service/inner")
-    limited(top / "system.slice", 16 * GIB)
-    limited(top / "system.slice/hostd.service", 8 * GIB)
-    limited(top / "system.slice/hostd.service/inner", "max")
+    for group, limit in (("", 16 * GIB), ("hostd.service", 8 * GIB), ("hostd.service/inner", "max")):
+        limited(top / "system.slice" / group, limit)
     limited(top / "other.slice", GIB)
     assert whole(machine) == 8 * GIB
     assert "hostd.service (8.0 GiB)" in whole_memory(machine.process, TOTAL).source
+
+
+def test_in_a_container_without_a_namespace_the_mount_begins_at_its_group(machine, tmp_path):
+    top = machine.mount(tmp_path / "memory", V1, root="/docker/abc")
+    machine.member_of("5:memory:/docker/abc/inner", "2:cpu,cpuacct:/docker/abc")
+    limited(top, 4 * GIB, "memory.limit_in_bytes")
+    for limit, expected in ((NO_LIMIT_V1, 4 * GIB), (3 * GIB, 3 * GIB)):
+        limited(top / "inner", limit, "memory.limit_in_bytes")
+        assert whole(machine) == expected
 
 
 @pytest.mark.parametrize(
@@ -48,16 +56,6 @@ def test_a_container_in_a_namespace_is_at_the_root_and_a_group_outside_of_what_i
     limited(top, 4 * GIB)
     limited(tmp_path / "outside", GIB)
     assert whole(machine) == 4 * GIB
-
-
-def test_in_a_container_without_a_namespace_the_mount_begins_at_its_group(machine, tmp_path):
-    top = machine.mount(tmp_path / "memory", V1, root="/docker/abc")
-    machine.member_of("5:memory:/docker/abc/inner", "2:cpu,cpuacct:/docker/abc")
-    limited(top, 4 * GIB, "memory.limit_in_bytes")
-    limited(top / "inner", NO_LIMIT_V1, "memory.limit_in_bytes")
-    assert whole(machine) == 4 * GIB
-    limited(top / "inner", 3 * GIB, "memory.limit_in_bytes")
-    assert whole(machine) == 3 * GIB
 
 
 def test_on_a_hybrid_system_both_count(machine, tmp_path):

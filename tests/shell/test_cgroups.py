@@ -41,7 +41,7 @@ class Kernel:
         self._mkdir(self.top)
         monkeypatch.setattr(Path, "mkdir", lambda path, **_: self.mkdir(path))
         monkeypatch.setattr(Path, "rmdir", lambda path, **_: self.rmdir(path))
-        monkeypatch.setattr(cgroups, "_write", self.write)
+        monkeypatch.setattr(cgroups, "_write", lambda file, value: self.write(file, str(value)))
         self.unit = self.top / "unit"
         self.unit.mkdir()
         (self.unit / "cgroup.controllers").write_text("cpu memory pids\n")
@@ -145,13 +145,14 @@ def test_a_group_tells_what_it_holds_that_cannot_be_reclaimed(kernel, groups, st
     (kernel.unit / FIRST / "memory.stat").unlink()
 
 
-def test_the_limits_are_set_before_the_process_comes(kernel, monkeypatch):
-    written = []
-    with Cgroups.open(kernel.process) as groups:
-        monkeypatch.setattr(cgroups, "_write", lambda file, value: written.append(file.name))
-        groups.add(WorkerId(1), 4711, MIB)
+def test_the_limits_are_set_before_the_process_comes_and_a_group_that_cannot_be_removed_is_said(kernel, groups, caplog):
+    written, write = [], kernel.write
+    kernel.write = lambda file, value: (written.append(file.name), write(file, value))
+    groups.add(WorkerId(1), 4711, MIB)
     assert written[0] == "memory.max"
     assert written[-1] == "cgroup.procs"
+    groups.remove(WorkerId(1))
+    assert f"{FIRST} cannot be removed" in caplog.text
 
 
 def test_a_kernel_without_swap_will_do_and_groups_that_a_worker_made_in_its_own_go_with_it(kernel):
@@ -162,13 +163,6 @@ def test_a_kernel_without_swap_will_do_and_groups_that_a_worker_made_in_its_own_
         (kernel.unit / FIRST / "cgroup.procs").write_text("")
         (kernel.unit / FIRST / "inner").mkdir()
     assert kernel.groups() == []
-
-
-def test_a_group_that_cannot_be_removed_is_said(kernel, caplog):
-    with Cgroups.open(kernel.process) as groups:
-        groups.add(WorkerId(1), 4711, MIB)
-        groups.remove(WorkerId(1))
-    assert f"{FIRST} cannot be removed" in caplog.text
 
 
 def test_a_host_alone_in_its_group_moves_into_a_leaf_and_back(kernel):
@@ -193,38 +187,33 @@ def ends_only(kernel, groups):
     (group / "cgroup.procs").write_text("")
 
 
-def test_a_group_that_others_are_in_is_left_as_it_is(kernel, caplog):
+def test_a_group_that_others_are_in_or_that_counts_already_is_left_as_it_is(kernel, caplog):
     caplog.set_level("DEBUG", "hostd.shell.linux.cgroups")
     (kernel.unit / "cgroup.procs").write_text("11\n99\n")
     with Cgroups.open(kernel.process, {11}) as groups:
         assert kernel.pids(kernel.unit) == [11, 99]
         ends_only(kernel, groups)
     assert "other processes are in it, such as 99" in caplog.text
+    (kernel.unit / "cgroup.subtree_control").write_text("cpu memory\n")
+    with Cgroups.open(kernel.process):
+        assert (kernel.unit / "cgroup.subtree_control").read_text() == "cpu memory\n"
 
 
-def test_a_leaf_that_does_not_help_is_undone(kernel, monkeypatch):
+def test_a_leaf_that_does_not_help_is_undone(kernel):
     (kernel.unit / "cgroup.procs").write_text("11\n")
-    real = kernel.write
-    tries = []
+    tries, write = [], kernel.write
 
-    def write(file, value):
+    def busy(file, value):
         if str(value) == "+memory":
             tries.append(value)
             raise OSError(errno.EBUSY, "no", str(file))
-        real(file, value)
+        write(file, value)
 
-    monkeypatch.setattr(cgroups, "_write", write)
+    kernel.write = busy
     with Cgroups.open(kernel.process, {11}) as groups:
         assert len(tries) == 2
         assert kernel.pids(kernel.unit) == [11]
         ends_only(kernel, groups)
-
-
-def test_where_children_count_memory_already_nothing_is_moved(kernel):
-    (kernel.unit / "cgroup.subtree_control").write_text("cpu memory\n")
-    (kernel.unit / "cgroup.procs").write_text("99\n")
-    with Cgroups.open(kernel.process):
-        assert (kernel.unit / "cgroup.subtree_control").read_text() == "cpu memory\n"
 
 
 @pytest.mark.parametrize("counted", ["", "cpu memory\n"])

@@ -32,20 +32,14 @@ def at(models):
     os.close(fd)
 
 
-def test_c17_a_directory_a_file_and_a_nested_model_are_found(directory, models):
+def test_c17_a_directory_a_file_and_a_nested_model_are_found_and_nothing_is_none(directory, models):
     (models / "team" / "model").mkdir(parents=True)
     (models / "one.joblib").write_bytes(b"")
     (models / "モデル").mkdir()
     for name in ("team/model", "team", "one.joblib", "モデル"):
         assert directory.locate(name) == models / name
-
-
-@pytest.mark.parametrize("name", ["nothing", "team/nothing", "no/such/folder", "file/below", "real/below/it"])
-def test_nothing_is_none(directory, models, name):
-    (models / "team").mkdir()
-    (models / "real").mkdir()
-    (models / "file").write_bytes(b"")
-    assert directory.locate(name) is None
+    for name in ("nothing", "team/nothing", "no/such/folder", "one.joblib/below", "team/model/below/it"):
+        assert directory.locate(name) is None
 
 
 def test_c29_no_name_of_the_corpus_is_looked_for(directory):
@@ -117,10 +111,14 @@ def test_the_fallback_closes_what_it_opens(models):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_the_models_directory_itself_may_be_a_link(tmp_path, kernel):
+def test_the_models_directory_itself_may_be_a_link_and_a_relative_path_stays_what_it_was(tmp_path, kernel, monkeypatch):
     (tmp_path / "real" / "m").mkdir(parents=True)
     (tmp_path / "link").symlink_to("real")
-    assert ModelsDirectory(tmp_path / "link", calls=kernel).locate("m") == tmp_path / "link" / "m"
+    monkeypatch.chdir(tmp_path)
+    directory = ModelsDirectory("link", calls=kernel)
+    monkeypatch.chdir("/")
+    assert directory.locate("m") == tmp_path / "link" / "m"
+    assert repr(directory) == f"<ModelsDirectory {tmp_path}/link>"
 
 
 def test_c25_a_directory_that_was_away_or_replaced_is_found_again(directory, models):
@@ -141,15 +139,6 @@ def test_c25_what_is_no_directory_is_said(tmp_path, kernel):
         ModelsDirectory(tmp_path / "file", calls=kernel).locate("m")
 
 
-def test_a_relative_path_stays_what_it_was(tmp_path, monkeypatch):
-    (tmp_path / "models" / "m").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    directory = ModelsDirectory("models")
-    monkeypatch.chdir("/")
-    assert directory.locate("m") == tmp_path / "models" / "m"
-    assert repr(directory) == f"<ModelsDirectory {tmp_path}/models>"
-
-
 @pytest.mark.parametrize(
     ("code", "kind"),
     [(errno.EIO, HostError), (errno.EACCES, FailedPreconditionError), (errno.EMFILE, ResourceExhaustedError)],
@@ -167,10 +156,15 @@ def test_other_failures_of_the_system_are_typed(models, code, kind):
     assert caught.value.details == {"errno": code}
 
 
-def test_a_null_byte_does_not_cut_a_path(models, at):
+def test_a_null_byte_does_not_cut_a_path_and_a_c_library_without_the_call_is_an_old_kernel(models, at):
     (models / "m").mkdir()
+    calls = SystemCalls()
     with pytest.raises(ValueError, match="null byte"):
-        open_beneath(SystemCalls(), at, "m\0x", LOOK)
+        open_beneath(calls, at, "m\0x", LOOK)
+    calls._libc = object()
+    with pytest.raises(OSError, match="not implemented"):
+        calls.renameat2("a", at, "b", at, 0)
+    assert calls.reserve(at, 5) is None
 
 
 def test_a_call_that_was_interrupted_is_repeated():
@@ -185,14 +179,6 @@ def test_a_call_that_was_interrupted_is_repeated():
     assert SystemCalls._checked("x", call) == 7
 
 
-def test_a_c_library_without_the_call_is_an_old_kernel(at):
-    calls = SystemCalls()
-    calls._libc = object()
-    with pytest.raises(OSError, match="not implemented"):
-        calls.renameat2("a", at, "b", at, 0)
-    assert calls.reserve(at, 5) is None
-
-
 def test_what_is_at_a_place_is_looked_at_without_opening_it(models, at):
     """Opening a fifo waits for its writer, and opening a device may do anything."""
     os.mkfifo(models / "fifo")
@@ -202,10 +188,3 @@ def test_what_is_at_a_place_is_looked_at_without_opening_it(models, at):
         look(calls, at, "fifo")
     assert len(flags) == 1
     assert flags[0] & os.O_PATH
-
-
-def test_this_kernel_is_a_new_one_so_that_both_are_tested(at):
-    try:
-        os.close(SystemCalls().openat2(at, ".", os.O_RDONLY | os.O_DIRECTORY, 0, 0))
-    except OSError as error:
-        pytest.skip(f"no openat2 here: {error}")

@@ -115,15 +115,6 @@ def test_a_flood_does_not_starve_the_others(drain):
         other.close()
 
 
-def test_a_full_disk_loses_output_and_says_so(tmp_path, caplog):
-    log = ModelLog(tmp_path / "absent", "m", CAP_BYTES)
-    log.append(b"lost")
-    assert "cannot write" in caplog.text
-    (tmp_path / "absent").mkdir()
-    log.append(b"kept")
-    assert log.tail(100) == b"kept"
-
-
 @pytest.mark.parametrize("step", ["register", "append"])
 def test_what_the_system_lacks_for_a_moment_ends_nobodys_output(drain, monkeypatch, step):
     """Such as room in its table of watched files (epoll(7), max_user_watches), or memory."""

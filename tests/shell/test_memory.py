@@ -237,9 +237,12 @@ def test_a_process_that_was_swapped_out_or_is_not_known_well_enough_is_walked(mo
 @pytest.mark.parametrize("what", ["COUNTS_EXACTLY", "brief_of"], ids=["about right", "anonymous memory not at all"])
 def test_where_the_kernel_tells(moody, monkeypatch, what):
     """Then everything is walked."""
+    if what == "COUNTS_EXACTLY":
+        monkeypatch.setattr(memory, what, False)
     last, _ = moody.seen()
     moody.grow(8)
-    monkeypatch.setattr(memory, what, False if what == "COUNTS_EXACTLY" else lambda pid: None)
+    if what == "brief_of":
+        monkeypatch.setattr(memory, what, lambda pid: None)
     sample = moody.seen(last)
     assert sample.is_walked
     assert (sample.memory.peak_bytes is None) is (what == "brief_of")

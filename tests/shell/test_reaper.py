@@ -68,13 +68,14 @@ LEAVE_DAEMONS = """
 """
 
 
+DYING = "import os, signal; os.kill(os.getpid(), signal.{})"
+
+
 @pytest.mark.parametrize(
     ("source", "code"),
     [
-        ("raise SystemExit(0)", 0),
-        ("raise SystemExit(7)", 7),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 128 + 9),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", 128 + 11),
+        *((f"raise SystemExit({code})", code) for code in (0, 7)),
+        *((DYING.format(number.name), 128 + number) for number in (signal.SIGKILL, signal.SIGSEGV)),
     ],
 )
 def test_its_exit_code_is_its_supervisors_as_a_shell_would_have_it(keep, source, code):
@@ -83,7 +84,7 @@ def test_its_exit_code_is_its_supervisors_as_a_shell_would_have_it(keep, source,
 
 @pytest.mark.parametrize("number", reaper.FORWARDED)
 def test_signals_are_passed_on(keep, number):
-    source = f"""
+    kept = keep(f"""
         import signal
         signal.pthread_sigmask(signal.SIG_BLOCK, [{int(number)}])
         print("up")
@@ -91,8 +92,7 @@ def test_signals_are_passed_on(keep, number):
             signal.sigwait([{int(number)}])
             print("heard")
         raise SystemExit(5)
-    """
-    kept = keep(source)
+    """)
     assert line_of(kept) == "up"
     for _ in range(2):
         kept.send_signal(number)

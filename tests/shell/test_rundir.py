@@ -109,20 +109,17 @@ def test_what_a_host_keeps_is_for_its_user_alone_whatever_the_umask(tmp_path, se
     assert found == {name: 0o700 if name in ("state", "logs") else 0o600 for name in found}
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777])
-def test_a_state_directory_that_others_may_write_is_refused(directory, mode):
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777, 0o755])
+def test_a_state_directory_that_others_may_write_or_with_other_things_in_it_is_refused(directory, mode):
+    """It is not closed behind its user's back."""
     directory.chmod(mode)
-    with pytest.raises(hostd.FailedPreconditionError, match=r"may be written by others.*chmod 0700.*--state-dir"):
+    (directory / "thesis").touch()
+    words = r"may be written by others.*chmod 0700.*--state-dir"
+    if mode == 0o755:
+        words = r"it holds thesis; choose one in it, such as .*/r/hostd"
+    with pytest.raises(hostd.FailedPreconditionError, match=words):
         paths.make_state(directory)
     assert stat.S_IMODE(directory.stat().st_mode) == mode
-
-
-def test_a_directory_with_other_things_in_it_is_not_closed_behind_its_users_back(directory):
-    directory.chmod(0o755)
-    (directory / "thesis").touch()
-    with pytest.raises(hostd.FailedPreconditionError, match=r"it holds thesis; choose one in it, such as .*/r/hostd"):
-        paths.make_state(directory)
-    assert stat.S_IMODE(directory.stat().st_mode) == 0o755
     directory.chmod(0o700)
     paths.make_state(directory)
 
@@ -176,11 +173,17 @@ def test_a_holder_that_was_killed_holds_nothing(directory):
         assert (directory / LOCK_FILE).read_text() == f"{os.getpid()}\n"
 
 
-def test_a_lock_file_with_any_content_is_no_obstacle(directory):
+def test_a_lock_file_with_any_content_is_no_obstacle_and_a_link_is_not_followed_to_another_lock(directory, tmp_path):
     for content in ("", "nonsense", "-1", "9" * 100, "12 34"):
         (directory / LOCK_FILE).write_text(content)
         with RuntimeDirectory(directory):
             assert (directory / LOCK_FILE).read_text() == f"{os.getpid()}\n"
+    (tmp_path / "elsewhere").write_text("precious")
+    (directory / LOCK_FILE).unlink(missing_ok=True)
+    (directory / LOCK_FILE).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match=LOCK_FILE):
+        RuntimeDirectory(directory).__enter__()
+    assert (tmp_path / "elsewhere").read_text() == "precious"
 
 
 def test_stale_sockets_are_removed_and_so_are_its_own(directory):
@@ -215,14 +218,6 @@ def test_what_is_no_socket_is_never_removed(directory, tmp_path, kind):
     assert place.is_symlink() or place.exists()
     assert precious.read_text() == "precious"
     assert sorted(os.listdir("/proc/self/fd")) == before, "the lock is held although the start failed"
-
-
-def test_a_link_is_not_followed_to_another_lock(directory, tmp_path):
-    (tmp_path / "elsewhere").write_text("precious")
-    (directory / LOCK_FILE).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match=LOCK_FILE):
-        RuntimeDirectory(directory).__enter__()
-    assert (tmp_path / "elsewhere").read_text() == "precious"
 
 
 def test_a_directory_that_cannot_be_looked_at_is_a_trouble_like_others(tmp_path, monkeypatch):

@@ -66,6 +66,14 @@ def test_it_prints_where_it_is_and_serves_also_if_it_cannot(tmp_path, output):
         os.close(read)
 
 
+def test_of_many_that_start_together_one_wins(serve):
+    with ThreadPoolExecutor(5) as pool:
+        services = [future.result() for future in [pool.submit(serve) for _ in range(5)]]
+    (winner,) = [service for service in services if "ready" in service.said]
+    with hostd.connect(winner.endpoint) as client:
+        assert client.host_info().pid == winner.pid
+
+
 def test_a_hang_up_that_is_ignored_ends_nothing(serve):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup(1) does
     try:
@@ -73,20 +81,10 @@ def test_a_hang_up_that_is_ignored_ends_nothing(serve):
     finally:
         signal.signal(signal.SIGHUP, before)
     for pid in (service.reaper.pid, service.pid):
-        status = Path(f"/proc/{pid}/status").read_text()
-        ignored = next(line.split()[1] for line in status.splitlines() if line.startswith("SigIgn"))
-        assert int(ignored, 16) >> signal.SIGHUP - 1 & 1
+        ignored = re.search(r"^SigIgn:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        assert int(ignored[1], 16) >> signal.SIGHUP - 1 & 1
     service.reaper.terminate()
     assert service.ended() == 0
-
-
-def test_of_many_that_start_together_one_wins(serve):
-    with ThreadPoolExecutor(5) as pool:
-        services = [future.result() for future in [pool.submit(serve) for _ in range(5)]]
-    winners = [service for service in services if "ready" in service.said]
-    assert len(winners) == 1
-    with hostd.connect(winners[0].endpoint) as client:
-        assert client.host_info().pid == winners[0].pid
 
 
 def test_a_port_or_a_directory_that_cannot_be_had_stops_the_start_with_the_reason(serve, tmp_path):

@@ -73,14 +73,6 @@ def test_the_oldest_go_and_what_is_measured_again_is_young(file, monkeypatch):
         assert [number for number in range(4) if store.recall(key(number))] == [0, 2, 3]
 
 
-def test_several_hosts_share_a_file(file, caplog):
-    with SizeStore(file) as one, SizeStore(file) as two:
-        one.remember(key(1), FIGURES, 1.0)
-        two.remember(key(2), FIGURES, 2.0)
-        assert (two.recall(key(1)), one.recall(key(2))) == (at(1.0), at(2.0))
-    assert warnings_of(caplog) == []
-
-
 def test_a_size_that_a_load_was_ended_at_is_told_apart_until_the_content_was_measured(file):
     with SizeStore(file) as store:
         store.remember(KEY, FIGURES._replace(is_minimum=True), 1.0)

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from helpers import PATIENCE_S, SOON_S, at_most, eventually, never
-from walking_rig import again_and_again
 
 import hostd
 from hostd import sizers
@@ -77,18 +76,6 @@ def test_files_and_directories_may_vanish_while_they_are_counted(tmp_path, monke
 
     monkeypatch.setattr(os, "scandir", vanishing)
     assert size_on_disk(str(tmp_path)) == 5
-
-
-def test_a_walk_survives_what_comes_and_goes_all_the_time(tmp_path):
-    write(tmp_path / "stays", 5)
-
-    def come_and_go():
-        file = write(tmp_path / "sub" / "file", 1)
-        file.unlink()
-        file.parent.rmdir()
-
-    with again_and_again(come_and_go):
-        assert {size_on_disk(str(tmp_path)) for _ in range(300)} <= {5, 6}
 
 
 def test_c13_a_missing_path_is_not_found(tmp_path):

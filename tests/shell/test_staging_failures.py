@@ -8,8 +8,6 @@ import ctypes
 import errno
 import functools
 import os
-import resource
-import signal
 import subprocess
 import sys
 import tempfile
@@ -41,24 +39,6 @@ def test_c30_an_error_of_the_system_has_a_status_and_the_systems_words(codes, ki
         assert error.details == {"errno": code}
 
 
-def test_c30_a_file_that_may_not_be_so_big_leaves_nothing(staging, models):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    upload = staging.begin("m", [("a", 200_000), ("b", 10)], replace=False)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(ResourceExhaustedError, match="File too large"):
-            upload.write(0, 0, bytes(200_000))
-        upload.write(1, 0, bytes(10))
-        with pytest.raises(FailedPreconditionError, match="lacks"):
-            upload.install()
-        upload.roll_back()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
-    assert names(models) == []
-
-
 PRELUDE = """
 import os, sys
 from pathlib import Path
@@ -67,7 +47,7 @@ from hostd.shell.deploys.staging import Staging
 from hostd_workers.wire.errors import *
 from path_corpus import canary
 from kernels import KERNELS
-from staging_rig import finish
+from staging_rig import FILES, deploy, names, on, tree
 
 models = Path(sys.argv[2])
 staging = Staging(ModelsDirectory(models, calls=KERNELS[sys.argv[1]]()))

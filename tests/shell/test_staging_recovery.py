@@ -114,13 +114,6 @@ def test_c30_whichever_call_of_a_recovery_fails_the_next_one_does_it(models, ker
     assert point > 20
 
 
-def test_c25_a_models_directory_that_is_gone_is_said(tmp_path):
-    staging = Staging(ModelsDirectory(tmp_path / "gone"))
-    for act in (staging.recover, lambda: begin(staging), lambda: staging.remove("m"), lambda: staging.check("m")):
-        with pytest.raises(FailedPreconditionError, match="is not there; create it"):
-            act()
-
-
 @pytest.mark.parametrize("finish", ["repeated", "recovered"])
 @pytest.mark.parametrize(("step", "call"), [("roll_back", "rmdir"), ("clean", "unlink")])
 def test_c30_a_roll_back_or_a_clean_that_failed_may_be(models, failing, fails, step, call, finish):

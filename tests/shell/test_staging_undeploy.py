@@ -30,17 +30,6 @@ def test_c31_an_undeploy_can_be_undone(staging, models):
     assert canary(models) == before
 
 
-def test_c31_a_model_of_one_file_and_an_empty_directory_can_be_undeployed(staging, models):
-    (models / "m.joblib").write_bytes(b"x")
-    (models / "empty").mkdir()
-    for name in ("m.joblib", "empty"):
-        removal = staging.remove(name)
-        removal.roll_back()
-        assert (models / name).exists()
-        undeploy(staging, name)
-    assert names(models) == []
-
-
 def test_c31_a_folder_of_models_is_no_model(staging, models):
     deploy(staging, "team/group/m")
     (models / "team" / ".gitkeep").write_bytes(b"")

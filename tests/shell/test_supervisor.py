@@ -129,19 +129,13 @@ def test_of_every_effect_it_is_known_what_its_failure_means():
     kinds = [*failing.RETRIED, *failing.LOST, *failing.FAILURES]
     assert len(kinds) == len(set(kinds))
     assert set(kinds) == set(get_args(fx.Effect))
-
-
-@pytest.mark.parametrize("kind", failing.FAILURES)
-def test_the_core_hears_of_what_it_waits_for(kind):
-    """Of every such effect the event is one that the core takes, about the same thing."""
-    names = kind._fields  # type: ignore[attr-defined]
-    effect = kind(*[1000 + place for place in range(len(names))])
-    event = failing.FAILURES[kind](effect, UnavailableError("why"), 5.0)
-    assert isinstance(event, get_args(ev.Event))
-    assert event[0] == effect[0]
-    for name in ("worker_id", "files_id", "model_id", "generation", "call_id", "sync_id"):
-        if name in names and name in event._fields:
-            assert getattr(event, name) == getattr(effect, name)
+    for kind, event_of in failing.FAILURES.items():  # the core takes it, and it is about the same thing
+        effect = kind(*range(1000, 1000 + len(kind._fields)))
+        event = event_of(effect, UnavailableError("why"), 5.0)
+        assert isinstance(event, get_args(ev.Event))
+        assert event[0] == effect[0]
+        for name in {"worker_id", "files_id", "model_id", "generation", "call_id", "sync_id"} & {*kind._fields}:
+            assert getattr(event, name, getattr(effect, name)) == getattr(effect, name)
 
 
 def test_a_worker_that_cannot_be_spawned_is_a_load_that_has_failed():

@@ -70,6 +70,19 @@ def test_what_a_peer_takes_frees_those_that_wait_for_it(transport):
     assert repr(connection_of(relay.front)).endswith(", 0 bytes wait>")
 
 
+@pytest.mark.usefixtures("patient")
+def test_a_worker_that_is_held_up_may_be_dropped(transport):
+    relay = Relay(transport)
+    slow = relay.client()
+    pushes = [pump(relay.worker(), message(b"1" + CHUNK), 100) for _ in range(2)]
+    transport.until(lambda: [push() for push in pushes] and relay.holds_up(b"1") and relay.holds_up(b"2"))
+    relay.back.dismiss(b"1", "its process has ended")
+    transport.until(lambda: relay.workers.gone)
+    transport.until(lambda: slow.hear() and pushes[1]() and len(slow.messages()) > 100)
+    relay.front.dismiss(b"1", "it is over")
+    transport.until(lambda: relay.clients.gone)
+
+
 @pytest.mark.parametrize(("bytes_per_s", "is_kept"), [(4 << 20, True), (250_000, False)], ids=["enough", "too little"])
 def test_a_slow_reader_is_kept_if_it_takes_enough(transport, monkeypatch, bytes_per_s, is_kept):
     """Else it would hold up the worker, and with it all others, for as long as it likes."""
@@ -120,41 +133,37 @@ def test_many_connections_that_do_not_read_are_one_that_does_not(transport, monk
     transport.until(lambda: len(good.messages()) == 28)
 
 
-def test_a_worker_that_does_not_read_gets_no_more_calls_until_it_does(transport):
-    line = Line(transport)
+def test_a_worker_that_does_not_read_gets_no_more_calls_until_it_does_and_misses_no_credit(transport):
+    """A stream would wait for it for ever, and a call that is left would be had for ever."""
+    line, said = Line(transport), [b"credit %d" % number for number in range(100)]
     for number in range(40):
         line.send(b"call %d" % number, CHUNK, call=number)
     transport.until(lambda: line.connection.is_stalled)
     line.send(b"one more", CHUNK, call=40)
     line.send(b"small", call=41)
-    line.send(b"cancel")
+    for each in said:
+        line.send(each)
     transport.until(lambda: len(line.heard.unsent) == 2)
     refused = [(frames[0], why) for _, frames, why in line.heard.unsent]
     assert refused == [(b"one more", Unsent.FULL), (b"small", Unsent.FULL)]
     transport.until(lambda: line.peer.hear() and not line.connection.is_stalled)
     line.send(b"again", call=42)
     transport.until(lambda: b"again" in line.peer.messages())
-    assert [body for body in line.peer.messages() if body != CHUNK] == [b"cancel", b"again"]
+    assert [body for body in line.peer.messages() if body != CHUNK] == [*said, b"again"]
     assert line.peer.messages().count(CHUNK) == 40
     assert (line.connection.queued_bytes, line.heard.gone) == (0, [])
 
 
-def test_a_worker_that_stalled_for_one_long_call_misses_no_credit(transport):
-    """A stream would wait for it for ever, and a call that is left would be had for ever."""
+def test_a_worker_that_never_reads_gets_so_much_and_is_free_when_what_waited_was_taken_back(transport):
     line = Line(transport)
-    line.send(b"call", bytes(8 * SMALL_BYTES), call=1)
+    line.fill(100)
     transport.until(lambda: line.connection.is_stalled)
-    said = [b"credit %d" % number for number in range(100)]
-    for each in said:
-        line.send(each)
-    transport.until(lambda: line.peer.hear() and not line.connection.wants_to_send)
-    transport.until(lambda: said[-1] in line.peer.messages())
-    assert line.peer.messages()[1:] == said
+    for number in range(100):
+        line.withdraw(number)
+    assert not line.connection.is_stalled
+    line.send(CHUNK, call=100)
+    transport.until(lambda: not transport.poller._congested)
     assert line.heard.unsent == []
-
-
-def test_what_is_sent_to_a_worker_that_never_reads_has_an_end(transport):
-    line = Line(transport)
     line.fill(100)
     transport.until(lambda: line.connection.is_stalled)
     for _ in range(20_000):
@@ -191,18 +200,6 @@ def test_calls_that_are_taken_back_leave_nothing_and_free_those_that_wait(transp
             line.withdraw(number)
     transport.until(push)
     transport.until(lambda: len(clients.messages) == 60)
-
-
-def test_a_worker_that_has_stalled_is_free_when_what_waited_was_taken_back(transport):
-    line = Line(transport)
-    line.fill(100)
-    transport.until(lambda: line.connection.is_stalled)
-    for number in range(100):
-        line.withdraw(number)
-    assert not line.connection.is_stalled
-    line.send(CHUNK, call=100)
-    transport.until(lambda: not transport.poller._congested)
-    assert line.heard.unsent == []
 
 
 def test_the_places_of_calls_that_were_taken_back_take_no_memory(transport):
@@ -246,19 +243,6 @@ def test_a_worker_that_is_held_up_and_goes_is_not_looked_at_again_and_again(tran
     transport.until(lambda: relay.workers.gone)
     assert relay.clients.gone == [b"1"]
     assert len(passes) < 30
-
-
-@pytest.mark.usefixtures("patient")
-def test_a_worker_that_is_held_up_may_be_dropped(transport):
-    relay = Relay(transport)
-    slow = relay.client()
-    pushes = [pump(relay.worker(), message(b"1" + CHUNK), 100) for _ in range(2)]
-    transport.until(lambda: [push() for push in pushes] and relay.holds_up(b"1") and relay.holds_up(b"2"))
-    relay.back.dismiss(b"1", "its process has ended")
-    transport.until(lambda: relay.workers.gone)
-    transport.until(lambda: slow.hear() and pushes[1]() and len(slow.messages()) > 100)
-    relay.front.dismiss(b"1", "it is over")
-    transport.until(lambda: relay.clients.gone)
 
 
 def test_a_poller_that_is_closed_while_a_worker_is_held_up_does_nothing_more(transport):

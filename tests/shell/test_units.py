@@ -1,12 +1,10 @@
 """Words for people: sizes and durations, and what is wrong with a path."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
+import tempfile
 
 import pytest
-from helpers import REPOSITORY
+from helpers import line_of, program
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,25 +96,16 @@ except Exception as error:
         (0o311, "closed", "user id {uid} may not read it"),
     ],
 )
-def test_a_path_that_may_not_be_read_says_which_part_of_it_and_for_whom(tmp_path, mode, path, why):
-    base = tmp_path / "base"
-    (base / "closed" / "m").mkdir(parents=True)
-    for above in (tmp_path, *tmp_path.parents):
-        if above.owner() == Path.home().owner() and str(above).startswith("/tmp/"):
-            above.chmod(above.stat().st_mode | 0o011)  # the test is about the one below
-    (base / "closed").chmod(mode)
-    done = subprocess.run(
-        [sys.executable, "-c", AS_NOBODY, str(base / path)],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    (base / "closed").chmod(0o700)
+def test_a_path_that_may_not_be_read_says_which_part_of_it_and_for_which_user(mode, path, why):
+    with tempfile.TemporaryDirectory() as base:  # pytest's own are closed to other users
+        os.chmod(base, 0o755)
+        os.makedirs(f"{base}/closed/m")
+        os.chmod(f"{base}/closed", mode)
+        with program(AS_NOBODY, f"{base}/{path}") as nobody:
+            said = line_of(nobody)
+        os.chmod(f"{base}/closed", 0o700)
     uid = 65534 if os.geteuid() == 0 else os.geteuid()
-    said = f"FailedPreconditionError: cannot look at {base / path}: {why.format(uid=uid, base=base)}"
-    assert done.stdout.startswith(said)
+    assert said.startswith(f"FailedPreconditionError: cannot look at {base}/{path}: {why.format(uid=uid, base=base)}")
 
 
 def test_a_directory_is_told_by_its_first_names(tmp_path):

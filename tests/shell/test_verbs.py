@@ -75,50 +75,32 @@ def test_a_load_takes_its_defaults():
     assert (event.caller, event.model_id, event.wait, event.deadline_s) == (CALLER, "m", True, 12.5)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"model_id": 7},
-        {"path": 7},
-        {"type": 7},
-        {"wait": 1},
-        {"options": []},
-        {"options": {1: 2}},
-        {"finder": 1},
-        {"initializer": 1},
-        {"retries": True},
-        {"colour": "red"},
-    ],
-    ids=str,
-)
+WRONG = [
+    *({name: 7} for name in ("model_id", "path", "type", "finder", "initializer")),
+    *({"wait": 1}, {"options": []}, {"options": {1: 2}}, {"retries": True}, {"colour": "red"}),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
 def test_a_load_with_a_wrong_argument_is_refused_by_name(wrong):
     with pytest.raises(hostd.InvalidArgumentError, match=next(iter(wrong))):
         load_requested(request(**{"model_id": "m", **wrong}))
 
 
-def test_every_verb_says_which_role_it_needs():
-    from hostd.shell.control.requests import Control
+ROLES = {
+    Role.ADMINISTER: {"shutdown", "host_settings", "reload_config"},
+    Role.MANAGE: {
+        *("load_model", "unload_model", "unload_all_models", "deploy_begin", "deploy_write", "deploy_commit"),
+        *("deploy_abort", "undeploy_model", "sync_local_models", "pin_model"),
+    },
+}
 
+
+def test_every_verb_says_which_role_it_needs():
     supervisor = SimpleNamespace(emit=None, listeners=[])
     control = Control(supervisor, None, SimpleNamespace(write=None), None, None, None, None, None, None, log_bytes=1)
-    roles = {name: verb.role for name, verb in control.verbs().items()}
-    assert {name for name, role in roles.items() if role is Role.ADMINISTER} == {
-        "shutdown",
-        "host_settings",
-        "reload_config",
-    }
-    assert {name for name, role in roles.items() if role is Role.MANAGE} == {
-        "load_model",
-        "unload_model",
-        "unload_all_models",
-        "deploy_begin",
-        "deploy_write",
-        "deploy_commit",
-        "deploy_abort",
-        "undeploy_model",
-        "sync_local_models",
-        "pin_model",
-    }
+    verbs = control.verbs().items()
+    assert {role: {name for name, verb in verbs if verb.role is role} for role in ROLES} == ROLES
 
 
 ALICE, BOB = ev.ClientId(b"alice"), ev.ClientId(b"bob")
