@@ -224,7 +224,7 @@ def test_a_trouble_of_one_file_does_not_hide_that_of_another(tmp_path, caplog):
     assert [record.getMessage().partition(".log")[0][-1] for record in caplog.records] == ["a", "b"]
 
 
-def test_output_that_is_no_text_is_shown_and_a_model_whose_output_ends_works_on(shared, model_dir):
+def test_output_that_is_no_text_is_shown_and_a_model_works_on_when_its_output_ends(shared, model_dir):
     source = (
         "import os\nos.write(1, bytes(range(256)))\nos.close(1)\nos.close(2)\ndef load(path):\n    return lambda x: x\n"
     )

@@ -190,7 +190,7 @@ def test_a_file_that_is_locked_is_charged(holder):
     assert holder.charged_bytes() == pytest.approx(HELD, abs=2 * SLACK), "less what it has of other memory"
 
 
-def test_a_process_whose_first_thread_has_ended_is_seen_all_the_same(holder):
+def test_a_process_is_seen_when_its_first_thread_has_ended(holder):
     holder.tell("by_another_thread()")
     assert process_memory.rss_of(holder.pid) == 0
     assert memory.most_bytes_of([holder.pid]) > HELD

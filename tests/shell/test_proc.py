@@ -104,7 +104,7 @@ def test_a_zombie_is_still_a_child_and_what_is_gone_has_none(by_files):
     assert proc.children_of(child.pid) == proc.descendants_of(child.pid) == []
 
 
-def test_a_process_whose_children_are_hidden_has_none(monkeypatch, family):
+def test_a_process_with_hidden_children_has_none(monkeypatch, family):
     """A program of another user, where proc(5) is mounted with hidepid=1; its parent must be ended all the same."""
     root, (first, second, middle, _) = family
     listdir = os.listdir
@@ -197,7 +197,7 @@ def test_what_may_be_somebodys_is_left_alone(marked, mark):
     assert process.poll() is None
 
 
-def test_a_host_that_has_inherited_such_a_mark_ends_neither_itself_nor_whoever_started_it():
+def test_a_host_that_has_inherited_such_a_mark_ends_neither_itself_nor_what_started_it():
     """As one that a batch job starts which a model has submitted."""
     started = program(
         f"""

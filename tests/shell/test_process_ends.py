@@ -257,7 +257,7 @@ def test_a_worker_has_not_ended_before_all_in_its_group_has(ours, spawn, said):
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOENT, errno.EROFS, errno.EOPNOTSUPP])
-def test_a_worker_whose_group_cannot_be_killed_ends_as_one_without(ours, spawn, said, monkeypatch, number):
+def test_a_worker_with_a_group_that_cannot_be_killed_ends_as_one_without(ours, spawn, said, monkeypatch, number):
     def refuse(file, value):
         raise OSError(number, os.strerror(number), str(file))
 

@@ -173,7 +173,7 @@ def test_a_failed_entry_that_vanishes_is_forgotten(rig):
     assert rig.found() == ["a"]
 
 
-def test_c24_a_loaded_model_whose_files_are_gone_is_gone_and_those_from_elsewhere_are_left_alone(rig, tmp_path):
+def test_c24_a_loaded_model_without_its_files_is_gone_and_those_from_elsewhere_are_left_alone(rig, tmp_path):
     shutil.rmtree(rig.add("a"))
     rig.add("b")
     assert rig.scan("a", "b").gone == ("a",)

@@ -38,7 +38,7 @@ def test_polling_is_off_with_zero_and_with_null_from_every_source(tmp_path, monk
         assert load_config(file=file).models.write_quiet_period_s == 0
 
 
-def test_plugins_can_be_given_by_variables_whose_config_is_json_where_it_is_any(monkeypatch):
+def test_plugins_can_be_given_by_variables_and_their_config_is_json_where_it_is_any(monkeypatch):
     monkeypatch.setenv("HOSTD_FINDERS__DEFAULT__TYPE", "multi")
     monkeypatch.setenv("HOSTD_FINDERS__DEFAULT__CONFIG__FINDERS", '["files", "a:b"]')
     monkeypatch.setenv("HOSTD_FINDERS__DEFAULT__CONFIG__WORD", "files")

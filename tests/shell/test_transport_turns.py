@@ -9,6 +9,7 @@ import sys
 import time
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers import REPOSITORY, descriptors, eventually, line_of
@@ -87,35 +88,24 @@ def test_what_was_read_ahead_is_heard_although_nothing_more_comes(transport):
     transport.until(lambda: heard.gone)
 
 
-def test_half_a_header_survives_a_turn_in_which_nothing_comes(tmp_path):
+def test_half_a_header_survives_a_turn_in_which_nothing_comes():
     """What a system tells may be old; the buffer is used by others in between."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    buffer = bytearray(BUFFER_BYTES)
+    buffer, dropped = bytearray(BUFFER_BYTES), []
     decoder = Decoder(memoryview(buffer), LIMIT_BYTES)
+    told = SimpleNamespace(
+        peer_buffer_bytes=1000, drop=lambda _, why: dropped.append(why), waits=lambda connection: None
+    )
     with ours, theirs:
-        heard = []
-        connection = Connection(_Told(heard), ours, 1, decoder, PeerProcess(1000))  # type: ignore[arg-type]
+        connection = Connection(told, ours, 1, decoder, PeerProcess(1000))
         theirs.send(b"\xff" + bytes(8))
         for _ in range(2):
             connection.turn(time.monotonic() + 1)
             buffer[:] = b"\xaa" * len(buffer)
         theirs.send(GREETING[9:])
         connection.turn(time.monotonic() + 1)
-        assert heard == []
-
-
-class _Told:
-    peer_buffer_bytes = 1000
-
-    def __init__(self, dropped):
-        self._dropped = dropped
-
-    def drop(self, connection, why):
-        self._dropped.append(why)
-
-    def waits(self, connection):
-        pass
+    assert dropped == []
 
 
 DESCRIPTORS = 128
@@ -170,7 +160,7 @@ def scarce(tmp_path):
     made.end()
 
 
-def test_whoever_has_the_most_connections_loses_one_for_each_that_comes(scarce, others):
+def test_what_has_the_most_connections_loses_one_for_each_that_comes(scarce, others):
     greedy = others(scarce.path())
     greedy.ask("settle 100")
     alive = int(greedy.ask("alive"))
@@ -185,23 +175,20 @@ def test_whoever_has_the_most_connections_loses_one_for_each_that_comes(scarce, 
     assert scarce.log.read_text().count("no more descriptors") == 1
 
 
-def test_no_client_gets_one_of_the_descriptors_that_are_not_for_clients(tmp_path, others, monkeypatch):
+def test_no_client_gets_one_of_the_descriptors_that_are_not_for_clients(transport, others, monkeypatch):
     """However many processes there are: the one that comes gets the number of the one that goes."""
-    most = len(descriptors()) + 30
+    most, heard = len(descriptors()) + 30, Heard()
     monkeypatch.setattr(listening, "_MAX_CLIENT_FD", most)
-    heard = Heard()
-    with Transport(tmp_path) as transport:
-        listener = transport.hear(heard)
-        heard.on_message = listener.send
-        path = listener.endpoint.removeprefix("ipc://")
-        processes = [others(path) for _ in range(3)]
-        for what in ("settle 40", "settle 8", "settle 8"):
-            for process in processes:
-                process.tell(transport, what)
-        assert max(each.fd for each in listener._connections.values()) < most
-        shares = [int(process.ask("alive")) for process in processes]
-        assert sum(shares) == len(listener._connections)
-        assert max(shares) - min(shares) <= 2
+    listener = transport.hear(heard)
+    heard.on_message = listener.send
+    processes = [others(listener.endpoint.removeprefix("ipc://")) for _ in range(3)]
+    for what in ("settle 40", "settle 8", "settle 8"):
+        for process in processes:
+            process.tell(transport, what)
+    assert max(each.fd for each in listener._connections.values()) < most
+    shares = [int(process.ask("alive")) for process in processes]
+    assert sum(shares) == len(listener._connections)
+    assert max(shares) - min(shares) <= 2
 
 
 def test_workers_connect_where_clients_have_all_that_is_theirs(scarce, others):
@@ -210,19 +197,18 @@ def test_workers_connect_where_clients_have_all_that_is_theirs(scarce, others):
         assert asks(scarce.connect("workers")) == b"here"
 
 
-def test_whoever_connects_again_and_again_keeps_nobody_out(scarce, others):
+def test_what_connects_again_and_again_keeps_nothing_out(scarce, others):
     """One that has come first and says its hello late is not the one that makes place for them."""
     good = scarce.connect()
     eventually(good.frames, "it is ready")
     flood = others(scarce.path())
     for what in ("connect 100", "greet 100", "hello 100"):
         flood.ask(what)
-    assert asks(good) == b"here"
-    assert asks(scarce.connect()) == b"here"
+    assert asks(good) == asks(scarce.connect()) == b"here"
 
 
 @pytest.mark.parametrize("side", ["clients", "workers"])
-def test_where_no_descriptor_is_left_those_who_come_wait(scarce, side):
+def test_where_no_descriptor_is_left_those_that_come_wait(scarce, side):
     inside = scarce.connect()
     assert asks(inside, b"exhaust") == b"exhaust"
     waiting = [scarce.connect(side, message(b"let me in")) for _ in range(3)]
@@ -235,28 +221,25 @@ def test_where_no_descriptor_is_left_those_who_come_wait(scarce, side):
     assert scarce.log.read_text().count("cannot accept") == 1
 
 
-def test_after_a_moment_without_descriptors_others_are_accepted(tmp_path, caplog):
-    heard = Heard()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with Transport(tmp_path) as transport:
-        listener = transport.hear(heard)
-        inside = known(transport, listener, heard)
-        for _ in range(2):
-            coming = transport.raw(listener, GREETING + ready() + message(b"let me in"))
-            try:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-                transport.until(lambda: "cannot accept" in caplog.text)
-                before = len(heard.of(b"1"))
-                tries = []
-                transport.loop.call_later(0.35, tries.append, 3)
-                transport.until(lambda tries=tries: tries)
-                inside.say(message(b"still here") * 50)
-                transport.until(lambda before=before: len(heard.of(b"1")) == before + 50)
-            finally:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            transport.until(lambda coming=coming: len(coming.frames()) == 1)
-            assert caplog.text.count("cannot accept") == 1
-            caplog.clear()
+def test_after_a_moment_without_descriptors_others_are_accepted(transport, caplog):
+    heard, (soft, hard) = Heard(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    listener = transport.hear(heard)
+    inside = known(transport, listener, heard)
+    for _ in range(2):
+        coming = transport.raw(listener, GREETING + ready() + message(b"let me in"))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            transport.until(lambda: "cannot accept" in caplog.text)
+            before, tries = len(heard.of(b"1")), []
+            transport.loop.call_later(0.35, tries.append, 3)
+            transport.until(lambda tries=tries: tries)
+            inside.say(message(b"still here") * 50)
+            transport.until(lambda before=before: len(heard.of(b"1")) == before + 50)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        transport.until(lambda coming=coming: len(coming.frames()) == 1)
+        assert caplog.text.count("cannot accept") == 1
+        caplog.clear()
 
 
 def test_a_thousand_idle_connections_cost_little(tmp_path, monkeypatch):

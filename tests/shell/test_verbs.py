@@ -158,7 +158,7 @@ def rig():
     return Rig()
 
 
-def test_whoever_wants_to_know_of_a_model_is_told_of_it_alone(rig):
+def test_what_wants_to_know_of_a_model_is_told_of_it_alone(rig):
     rig.subscribe(ALICE, 1)
     rig.subscribe(BOB, 1, "m")
     rig.subscribe(BOB, 2, "n")
