@@ -1,7 +1,8 @@
 """Memory on devices, with a pynvml as nvidia-ml-py is: its names, its errors, None for what it cannot tell."""
 
-# ruff: noqa: N802 - the names are NVML's
+# ruff: noqa: N802, N815 - the names are NVML's
 
+import functools
 import logging
 import sys
 from types import SimpleNamespace
@@ -57,11 +58,8 @@ class Nvml:
         self.asked.append(version)
         return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.devices[device].items()]
 
-    def nvmlDeviceGetComputeRunningProcesses_v3(self, device):
-        return self._query("v3", device)
-
-    def nvmlDeviceGetComputeRunningProcesses_v2(self, device):
-        return self._query("v2", device)
+    nvmlDeviceGetComputeRunningProcesses_v3 = functools.partialmethod(_query, "v3")
+    nvmlDeviceGetComputeRunningProcesses_v2 = functools.partialmethod(_query, "v2")
 
     def nvmlDeviceGetComputeRunningProcesses(self, device):
         return self._query("v3" if "v3" not in self.lacks else "plain", device)

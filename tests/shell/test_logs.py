@@ -2,11 +2,11 @@
 
 import errno
 import os
-import threading
 
 import pytest
 from helpers import PATIENCE_S, SOON_S, at_most, eventually
 from log_rig import CAP_BYTES, piped
+from walking_rig import again_and_again
 
 import hostd
 from hostd import paths
@@ -35,30 +35,23 @@ class Pipe:
         os.close(self.fd)
 
 
-def test_what_is_written_is_kept_in_order(drain):
+def test_what_is_written_is_kept_in_order_and_the_newest_under_the_cap(drain, tmp_path):
     pipe = Pipe(drain)
-    for number in range(100):
-        pipe.write(f"{number}\n".encode())
-    pipe.close()
     wanted = "".join(f"{number}\n" for number in range(100)).encode()
+    for line in wanted.splitlines(keepends=True):
+        pipe.write(line)
     eventually(lambda: pipe.log.tail(CAP_BYTES) == wanted, "all lines are in the log")
     assert pipe.log.tail(3) == b"99\n"
     assert pipe.log.tail(0) == drain.log_of("nobody").tail(100) == b""
-
-
-def test_a_log_keeps_the_newest_and_stays_under_its_cap(drain, tmp_path):
-    pipe = Pipe(drain)
-    line = b"x" * 99 + b"\n"
     for _ in range(100):
-        pipe.write(line * 100)
+        pipe.write((b"x" * 99 + b"\n") * 100)
     pipe.write(b"the last line\n")
     pipe.close()
     eventually(lambda: pipe.log.tail(14) == b"the last line\n", "the newest line is there")
     assert pipe.output.ended.wait(PATIENCE_S), "nothing is renamed any more"
-    files = list((tmp_path / "logs").iterdir())
-    kept = sum(file.stat().st_size for file in files)
-    assert CAP_BYTES // 2 <= kept <= CAP_BYTES
-    assert {"m.log.1"} <= {file.name for file in files} <= {"m.log", "m.log.1"}
+    sizes = {file.name: file.stat().st_size for file in (tmp_path / "logs").iterdir()}
+    assert CAP_BYTES // 2 <= sum(sizes.values()) <= CAP_BYTES
+    assert {"m.log.1"} <= set(sizes) <= {"m.log", "m.log.1"}
 
 
 def test_the_logs_of_different_models_never_meet(drain, tmp_path):
@@ -93,26 +86,15 @@ def test_the_end_of_an_output_is_known_when_its_last_writer_is_gone(drain):
 
 def test_a_flood_does_not_starve_the_others(drain):
     flood, other = Pipe(drain, "flood"), Pipe(drain, "other")
-    over = threading.Event()
-
-    def write():
-        while not over.is_set():
-            flood.write(b"x" * 65536)
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
+    with again_and_again(lambda: flood.write(b"x" * 65536)):
         for number in range(20):
-            other.write(f"{number}\n".encode())
             wanted = f"{number}\n".encode()
+            other.write(wanted)
             eventually(
                 lambda wanted=wanted: other.log.tail(100).endswith(wanted), "the other model's line", within_s=SOON_S
             )
-    finally:
-        over.set()
-        writer.join(PATIENCE_S)
-        flood.close()
-        other.close()
+    flood.close()
+    other.close()
 
 
 @pytest.mark.parametrize("step", ["register", "append"])
@@ -214,13 +196,11 @@ def _full(real):
 
 
 def test_a_trouble_of_one_file_does_not_hide_that_of_another(tmp_path, caplog):
-    logs = tmp_path / "logs"
-    logs.mkdir(mode=0o700)
     trouble = losses.Losses()
     for name in ("a", "b"):
-        (logs / f"{name}.log").mkdir()
+        (tmp_path / f"{name}.log").mkdir()
         for _ in range(100):
-            ModelLog(logs, name, CAP_BYTES, trouble).append(b"x")
+            ModelLog(tmp_path, name, CAP_BYTES, trouble).append(b"x")
     assert [record.getMessage().partition(".log")[0][-1] for record in caplog.records] == ["a", "b"]
 
 

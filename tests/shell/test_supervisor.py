@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import NamedTuple, get_args
 
 import pytest
 from helpers import PATIENCE_S, at_most
+from loops import on_a_loop
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
@@ -81,37 +83,37 @@ def _fail(effect):
     raise effect.error
 
 
-def run(story, core=None, handlers=None):
-    async def main():
-        rig = Rig(core, handlers or {})
-        try:
-            await story(rig)
-        finally:
-            rig.supervisor.close()
-            rig.poller.close()
+@asynccontextmanager
+async def running(core=None, **handlers):
+    """A supervisor of this core, with handlers by the names of their effects."""
+    rig = Rig(core, {getattr(fx, name): handler for name, handler in handlers.items()})
+    try:
+        yield rig
+    finally:
+        rig.supervisor.close()
+        rig.poller.close()
 
-    asyncio.run(main())
 
-
-def test_an_effect_that_fails_takes_no_other_with_it_and_a_broken_invariant_is_logged(caplog):
-    async def story(rig):
+@on_a_loop
+async def test_an_effect_that_fails_takes_no_other_with_it_and_a_broken_invariant_is_logged(caplog):
+    async with running(Scripted()) as rig:
         rig.supervisor.emit([Good("a"), Bad(ZeroDivisionError("first")), Good("b"), Bad(KeyError("second"))])
         rig.supervisor.emit([Bad(InternalError("no such row")), Good("last")])
         assert (rig.done, rig.raised) == (["a", "b", "last"], [])
-
-    run(story, Scripted())
     raised = [str(record.exc_info[1]) for record in caplog.records if record.exc_info]
     assert raised[:2] == ["first", "'second'"]
     assert "please report it" in caplog.text
 
 
 @pytest.mark.parametrize("kind", failing.RETRIED)
-def test_what_must_be_done_is_tried_again_until_it_is(kind, monkeypatch):
+@on_a_loop
+async def test_what_must_be_done_is_tried_again_until_it_is(kind, monkeypatch):
     monkeypatch.setattr(module, "RETRY_S", 0.001)
     failures = iter([OSError("no descriptor left"), RuntimeError("can't start new thread")])
     effect = kind(*[None] * len(getattr(kind, "_fields", ())))
 
-    async def story(rig):
+    async with running(Scripted()) as rig:
+
         def carry_out(tried):
             assert tried is effect
             for error in failures:
@@ -121,8 +123,6 @@ def test_what_must_be_done_is_tried_again_until_it_is(kind, monkeypatch):
         rig.supervisor.attach(None, Backend(rig.supervisor.emit, 1), {kind: carry_out})  # type: ignore[arg-type]
         rig.supervisor.emit([effect])
         await rig.to_the_last()
-
-    run(story, Scripted())
 
 
 def test_of_every_effect_it_is_known_what_its_failure_means():
@@ -138,13 +138,14 @@ def test_of_every_effect_it_is_known_what_its_failure_means():
             assert getattr(event, name, getattr(effect, name)) == getattr(effect, name)
 
 
-def test_a_worker_that_cannot_be_spawned_is_a_load_that_has_failed():
+@on_a_loop
+async def test_a_worker_that_cannot_be_spawned_is_a_load_that_has_failed():
     def refuse(_):
         raise RuntimeError("can't start new thread")
 
     said = []
 
-    async def story(rig):
+    async with running() as rig:
         found = {
             fx.FindSpec: lambda e: rig.supervisor.emit(ev.SpecFound(e.model_id, e.generation, SPEC, "/m")),
             fx.PredictSize: lambda e: rig.supervisor.emit(
@@ -158,20 +159,17 @@ def test_a_worker_that_cannot_be_spawned_is_a_load_that_has_failed():
         source = ev.LoadSource("/m", ev.STANDALONE, None, None, {})
         rig.supervisor.emit(ev.LoadRequested(CALLER, ev.ModelId("m"), source, True, None, 0))
         await rig.to_the_last()
-
-    run(story)
     assert said == ["the host could not do it: can't start new thread"]
 
 
-def test_c34_the_host_stops_although_the_answer_to_its_shutdown_cannot_be_given():
+@on_a_loop
+async def test_c34_the_host_stops_although_the_answer_to_its_shutdown_cannot_be_given():
     def refuse(effect):
         raise OSError("no socket")
 
-    async def story(rig):
+    async with running(Answer=refuse) as rig:
         rig.supervisor.emit(ev.ShutdownRequested(CALLER))
         await asyncio.wait_for(rig.supervisor.stopped.wait(), PATIENCE_S)
-
-    run(story, handlers={fx.Answer: refuse})
 
 
 class Clients:
@@ -188,14 +186,15 @@ class Clients:
         self.got.append((*caller, error))
 
 
-def test_what_many_wait_for_is_encoded_once(monkeypatch):
+@on_a_loop
+async def test_what_many_wait_for_is_encoded_once(monkeypatch):
     """Thousands may wait for one load; its record takes 130 us to encode, and the loop does nothing else meanwhile."""
     encoded = []
     encode = module.encode
     monkeypatch.setattr(module, "encode", lambda value: encoded.append(value) or encode(value))
     callers = [ev.Caller(ev.ClientId(b"c"), number) for number in range(1, 9)]
 
-    async def story(rig):
+    async with running(Scripted()) as rig:
         rig.supervisor.frontend = clients = Clients()  # type: ignore[assignment]
         first, second = {"n": 1}, {"n": 2}
         rig.supervisor.emit([fx.Answer(caller, first if caller.request_id < 6 else second) for caller in callers])
@@ -207,8 +206,6 @@ def test_what_many_wait_for_is_encoded_once(monkeypatch):
         rig.supervisor.emit([fx.Answer(callers[0], object())])
         assert "the answer cannot be sent" in str(clients.got[-1][2])
 
-    run(story, Scripted())
-
 
 async def outcome_of(rig, executor, work, within_s):
     future = asyncio.get_running_loop().create_future()
@@ -216,13 +213,14 @@ async def outcome_of(rig, executor, work, within_s):
     return await asyncio.wait_for(future, PATIENCE_S)
 
 
-def test_work_that_takes_too_long_is_given_up_whether_or_not_it_has_begun():
+@on_a_loop
+async def test_work_that_takes_too_long_is_given_up_whether_or_not_it_has_begun():
     release, begun = threading.Event(), []
 
     def raises():
         raise TimeoutError("its database did not answer")
 
-    async def story(rig):
+    async with running() as rig:
         with ThreadPoolExecutor(1) as executor:
             try:
                 with at_most(PATIENCE_S / 2, "giving up"):
@@ -235,8 +233,6 @@ def test_work_that_takes_too_long_is_given_up_whether_or_not_it_has_begun():
             own = await outcome_of(rig, executor, raises, PATIENCE_S)
             assert (type(own), str(own)) == (TimeoutError, "its database did not answer")
         assert (begun, rig.raised) == ([], [])
-
-    run(story)
 
 
 class FalseError(Exception):
@@ -288,19 +284,18 @@ RAISED = [
     RAISED,
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
-def test_whatever_work_in_a_thread_raises_is_told_and_can_be_read(raised, kind, says):
+@on_a_loop
+async def test_whatever_work_in_a_thread_raises_is_told_and_can_be_read(raised, kind, says):
     def work():
         raise raised
 
-    async def story(rig):
+    async with running(Scripted()) as rig:
         with Threads(1, "test") as executor:
             error = await outcome_of(rig, executor, work, None)
             assert await outcome_of(rig, executor, lambda: raised, None) is raised, "what it returns is its result"
         assert type(error) is kind
         assert [str(error), str(error)] == [says, says]
         assert rig.raised == []
-
-    run(story, Scripted())
 
 
 def test_an_error_that_says_nothing_is_called_by_its_name():
