@@ -74,9 +74,14 @@ def test_a_plain_file_that_is_not_known_is_nothing_to_the_finder(tmp_path):
         find_spec("m", None)
 
 
-def test_a_directory_of_two_kinds_is_not_guessed(tmp_path):
+def test_each_part_of_the_default_finder_can_be_asked_alone_and_a_directory_of_two_kinds_is_not_guessed(tmp_path):
+    path = made(tmp_path, "MLmodel", "a.onnx", yaml="loader: python")
+    found = {name: find_spec("m", path, name).loader for name in FINDERS}
+    assert found == {"default": "python", "model_yaml": "python", "mlflow": "mlflow", "files": "onnx"}
+    for name in ("MLmodel", "model.yaml"):
+        (tmp_path / name).unlink()
     with pytest.raises(InvalidArgumentError, match=r"a\.onnx \(onnx\) and b\.pkl \(sklearn\): say which"):
-        find_spec("m", made(tmp_path, "a.onnx", "b.pkl"))
+        find_spec("m", made(tmp_path, "b.pkl"))
     assert find_spec("m", made(tmp_path, yaml="loader: onnx")) == ModelSpec("onnx")
 
 
@@ -171,13 +176,6 @@ def test_a_text_is_a_lightgbm_model_only_if_it_begins_like_one(tmp_path):
     (tmp_path / "model.txt").write_text("tree\n")
     (tmp_path / "model.txt").rename(tmp_path / "notes.txt")
     assert FilesFinder().find("m", str(tmp_path / "notes.txt")) is None
-
-
-def test_each_part_of_the_default_finder_can_be_asked_alone(tmp_path):
-    made(tmp_path, "MLmodel", "a.onnx", yaml="loader: python")
-    path = str(tmp_path)
-    found = {name: find_spec("m", path, name).loader for name in FINDERS}
-    assert found == {"default": "python", "model_yaml": "python", "mlflow": "mlflow", "files": "onnx"}
 
 
 class Catalogue:

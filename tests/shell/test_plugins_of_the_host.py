@@ -108,15 +108,18 @@ def loader_of(model, yaml, **sections):
     return plugins(**sections).find("m", str(model))
 
 
-def test_the_names_of_the_built_in_loaders_are_those_that_workers_have():
-    assert sorted(BUILT_IN_LOADERS) == builtin_loaders()
-    assert (DEFAULT_INITIALIZER,) == BUILT_IN_INITIALIZERS
+def test_finders_that_ask_each_other_in_a_circle_are_refused():
+    multi = {name: {"type": "multi", "config": {"finders": [other]}} for name, other in ("ab", "bc", "ca")}
+    with pytest.raises(InvalidArgumentError, match=r"finders\.a: it asks itself: a asks b asks c asks a"):
+        plugins(finders=multi)
 
 
 @pytest.mark.parametrize(
     ("named", "reference"), [("onnx", "onnx"), ("net", "third_party.loading:load_net"), ("a.b:c.d", "a.b:c.d")]
 )
 def test_c02_a_loader_is_built_in_or_an_entry_point_or_an_import_path(site, model, named, reference):
+    assert sorted(BUILT_IN_LOADERS) == builtin_loaders()
+    assert (DEFAULT_INITIALIZER,) == BUILT_IN_INITIALIZERS
     assert loader_of(model, f"loader: {named}\noptions: {{x: 1}}") == ModelSpec(reference, {"x": 1})
 
 
@@ -260,12 +263,6 @@ WRONG = [
 def test_c02_a_wrong_plugin_stops_the_start_and_names_its_section(site, section, plugin, words):
     with pytest.raises(InvalidArgumentError, match=words):
         plugins(**{section: {"x": plugin}})
-
-
-def test_finders_that_ask_each_other_in_a_circle_are_refused():
-    multi = {name: {"type": "multi", "config": {"finders": [other]}} for name, other in ("ab", "bc", "ca")}
-    with pytest.raises(InvalidArgumentError, match=r"finders\.a: it asks itself: a asks b asks c asks a"):
-        plugins(finders=multi)
 
 
 def test_c24_what_the_default_finder_knows_is_recognised_and_so_is_what_is_wrong(site, model):

@@ -117,13 +117,9 @@ def test_each_setting_of_a_declared_model_says_where_it_comes_from(file, monkeyp
 
 
 @pytest.mark.parametrize("value", ["[a]", "text", "5"])
-def test_what_is_no_map_of_ids_stops_the_start(tmp_path, value):
-    (tmp_path / "hostd.yaml").write_text(f"preload: {value}\n")
+def test_what_is_no_map_of_ids_stops_the_start_and_says_how_one_model_is_declared(tmp_path, monkeypatch, value):
     with pytest.raises(InvalidArgumentError, match=r"preload .*must be a mapping of ids, such as"):
-        load_config(file=tmp_path / "hostd.yaml", environment=False)
-
-
-def test_a_variable_that_is_no_json_says_how_one_model_is_declared(monkeypatch):
+        load_config(file=write(tmp_path, f"preload: {value}\n"), environment=False)
     monkeypatch.setenv("HOSTD_PRELOAD", "/srv/m")
     with pytest.raises(InvalidArgumentError, match="HOSTD_PRELOAD__ID__PATH"):
         load_config()

@@ -68,12 +68,9 @@ def test_a_short_size_fits_its_column(size):
     ],
 )
 def test_durations_and_ages_are_short(duration_s, text, age):
+    assert format_age(-3) == "0s", "a clock that was set back makes nothing younger than now"
     assert format_duration(duration_s) == text
     assert format_age(duration_s) == age
-
-
-def test_a_clock_that_was_set_back_makes_nothing_younger_than_now():
-    assert format_age(-3) == "0s"
 
 
 AS_NOBODY = """
@@ -108,13 +105,10 @@ def test_a_path_that_may_not_be_read_says_which_part_of_it_and_for_which_user(mo
     assert said.startswith(f"FailedPreconditionError: cannot look at {base}/{path}: {why.format(uid=uid, base=base)}")
 
 
-def test_a_directory_is_told_by_its_first_names(tmp_path):
+def test_a_directory_is_told_by_its_first_names_and_what_is_missing_at_the_top_as_well(tmp_path):
     assert what_is_in(str(tmp_path)) == "it is empty"
     for number in range(12):
         (tmp_path / f"f{number:02}").touch()
     assert what_is_in(str(tmp_path)).endswith("f09, and 2 more")
     assert what_is_in(str(tmp_path / "f00")) == what_is_in(str(tmp_path / "no")) == ""
-
-
-def test_a_path_without_a_directory_above_it_is_missing():
     assert why_missing("/no-such-thing-at-all") == "/ has no no-such-thing-at-all"
