@@ -20,8 +20,6 @@ from hostd.shell.place import Place
 from hostd.shell.processes import reaper
 from hostd.shell.rundir import AlreadyRunningError, RuntimeDirectory, StateDirectory
 
-CAP_BYTES = 1 << 20
-
 
 def modes(directory):
     return {path.name: stat.S_IMODE(path.lstat().st_mode) for path in (directory, *directory.rglob("*"))}

@@ -78,22 +78,20 @@ def test_files_and_directories_may_vanish_while_they_are_counted(tmp_path, monke
     assert size_on_disk(str(tmp_path)) == 5
 
 
-def test_c13_a_missing_path_is_not_found(tmp_path):
+def test_c13_a_missing_path_is_not_found_and_one_that_cannot_be_a_model_is_a_typed_error(tmp_path):
     write(tmp_path / "file", 1)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
     for path in ("", str(tmp_path / "absent"), str(tmp_path / "file" / "below")):
         with pytest.raises(NotFoundError, match="there is nothing at"):
             DirectorySizer().estimate("m", path, "t")
-
-
-def test_a_path_that_cannot_be_a_model_is_a_typed_error(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(InvalidArgumentError, match="neither a file nor a directory"):
-        size_on_disk(str(tmp_path / "pipe"))
-    with pytest.raises(InvalidArgumentError, match="null byte"):
-        size_on_disk("a\0b")
-    with pytest.raises(FailedPreconditionError, match="symbolic links"):
-        size_on_disk(str(tmp_path / "loop"))
+    for path, kind, words in (
+        (str(tmp_path / "pipe"), InvalidArgumentError, "neither a file nor a directory"),
+        ("a\0b", InvalidArgumentError, "null byte"),
+        (str(tmp_path / "loop"), FailedPreconditionError, "symbolic links"),
+    ):
+        with pytest.raises(kind, match=words):
+            size_on_disk(path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may not look")

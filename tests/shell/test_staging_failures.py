@@ -47,7 +47,7 @@ from hostd.shell.deploys.staging import Staging
 from hostd_workers.wire.errors import *
 from path_corpus import canary
 from kernels import KERNELS
-from staging_rig import FILES, deploy, names, on, tree
+from staging_rig import finish
 
 models = Path(sys.argv[2])
 staging = Staging(ModelsDirectory(models, calls=KERNELS[sys.argv[1]]()))
