@@ -170,8 +170,8 @@ def a_look(last, limit, *, may_walk=False, loading=False):
     ],
 )
 def test_a_limit_is_checked_although_growth_alone_would_have_to_wait(charge, limit, grown, how, wants):
-    last = memory_of(charge * MIB, shared=how.pop("shared", 20 * MIB))
-    look = a_look(last, limit and limit * MIB, **how)
+    last = memory_of(charge * MIB, **{name: each for name, each in how.items() if name == "shared"})
+    look = a_look(last, limit and limit * MIB, **{name: each for name, each in how.items() if name != "shared"})
     assert look.wants_sample(last.rss_bytes + int(grown * MIB)) is wants
 
 
