@@ -12,14 +12,11 @@ there only calls that change something count, because a kill before another one 
 Prints how many kill points there were.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from kernels import KERNELS, Watched
 from path_corpus import canary
@@ -27,9 +24,6 @@ from path_corpus import canary
 from hostd.core.standing import Standing
 from hostd.shell.deploys.staging import Staging
 from hostd.shell.repository.directory import ModelsDirectory
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 ID = "team/group/model"
 FILES = {"model.yaml": b"loader: python\n", "weights/part/0.bin": b"x" * 5000, "weights/empty": b""}
@@ -42,42 +36,42 @@ NOTHING_TO_HALVE = 77
 ONLY_LOOKING = {"fstat", "lstat", "names", "may", "free_bytes", "pread", "try_lock"}
 
 
-def put(models: Path, files: dict[str, bytes]) -> None:
+def put(models, files):
     for name, content in files.items():
         (models / ID / name).parent.mkdir(parents=True, exist_ok=True)
         (models / ID / name).write_bytes(content)
 
 
-def put_nothing(models: Path) -> None:
+def put_nothing(models):
     """Only a neighbour, which must never be touched."""
     (models / "team").mkdir()
     (models / "team" / "neighbour").write_text("untouched")
 
 
-def put_old(models: Path) -> None:
+def put_old(models):
     put_nothing(models)
     put(models, OLD)
 
 
-def put_closed(models: Path) -> None:
-    """A model whose directories even their owner may not write."""
+def put_closed(models):
+    """A model with directories that even their owner may not write."""
     put_old(models)
     (models / ID / "only").chmod(0o500)
     (models / ID).chmod(0o555)
 
 
-def put_file(models: Path) -> None:
+def put_file(models):
     put_nothing(models)
     (models / ID).parent.mkdir()
     (models / ID).write_bytes(b"a model in one file")
 
 
-def put_empty(models: Path) -> None:
+def put_empty(models):
     put_nothing(models)
     (models / ID).mkdir(parents=True)
 
 
-def upload(staging: Staging, *, replace: bool) -> Any:
+def upload(staging, *, replace):
     files = [(name, len(content)) for name, content in FILES.items()]
     begun = staging.begin(ID, files, replace=replace, folders=["none/inside"], executables=["weights/empty"])
     for index, content in enumerate(FILES.values()):
@@ -87,72 +81,73 @@ def upload(staging: Staging, *, replace: bool) -> Any:
     return begun
 
 
-def finish(operation: Any, answer: Callable[[], None]) -> None:
-    operation.confirm()
-    answer()
-    operation.clean()
+def forth(begin):
+    """Do an operation, answer, and clean."""
+
+    def act(staging, answer):
+        operation = begin(staging)
+        operation.confirm()
+        answer()
+        operation.clean()
+
+    return act
 
 
-def deploy(staging: Staging, answer: Callable[[], None]) -> None:
-    finish(upload(staging, replace=False), answer)
+def back(begin):
+    """Undo an operation before it is confirmed."""
+
+    def act(staging, answer):
+        begin(staging).roll_back()
+        answer()
+
+    return act
 
 
-def replace(staging: Staging, answer: Callable[[], None]) -> None:
-    finish(upload(staging, replace=True), answer)
+def deploy(staging):
+    return upload(staging, replace=False)
 
 
-def undeploy(staging: Staging, answer: Callable[[], None]) -> None:
-    finish(staging.remove(ID), answer)
+def replace(staging):
+    return upload(staging, replace=True)
 
 
-def deploy_and_back(staging: Staging, answer: Callable[[], None]) -> None:
-    upload(staging, replace=False).roll_back()
-    answer()
+def undeploy(staging):
+    return staging.remove(ID)
 
 
-def replace_and_back(staging: Staging, answer: Callable[[], None]) -> None:
-    upload(staging, replace=True).roll_back()
-    answer()
-
-
-def undeploy_and_back(staging: Staging, answer: Callable[[], None]) -> None:
-    staging.remove(ID).roll_back()
-    answer()
-
-
-def abandon(staging: Staging, answer: Callable[[], None]) -> None:
+def abandon(staging, answer):
     staging.begin(ID, [(name, len(content)) for name, content in FILES.items()], replace=False).discard()
     answer()
 
 
 SCENARIOS = {
-    "deploy": (put_nothing, deploy),
-    "deploy, rolled back": (put_nothing, deploy_and_back),
+    "deploy": (put_nothing, forth(deploy)),
+    "deploy, rolled back": (put_nothing, back(deploy)),
     "deploy, given up": (put_nothing, abandon),
-    "replace": (put_old, replace),
-    "replace nothing": (put_nothing, replace),
-    "replace, rolled back": (put_old, replace_and_back),
-    "replace a closed model": (put_closed, replace),
-    "replace a closed model, rolled back": (put_closed, replace_and_back),
-    "replace a file": (put_file, replace),
-    "replace a file, rolled back": (put_file, replace_and_back),
-    "undeploy": (put_old, undeploy),
-    "undeploy, rolled back": (put_old, undeploy_and_back),
-    "undeploy a closed model": (put_closed, undeploy),
-    "undeploy a file": (put_file, undeploy),
-    "undeploy a file, rolled back": (put_file, undeploy_and_back),
-    "undeploy an empty directory, rolled back": (put_empty, undeploy_and_back),
+    "replace": (put_old, forth(replace)),
+    "replace nothing": (put_nothing, forth(replace)),
+    "replace, rolled back": (put_old, back(replace)),
+    "replace a closed model": (put_closed, forth(replace)),
+    "replace a closed model, rolled back": (put_closed, back(replace)),
+    "replace a file": (put_file, forth(replace)),
+    "replace a file, rolled back": (put_file, back(replace)),
+    "undeploy": (put_old, forth(undeploy)),
+    "undeploy, rolled back": (put_old, back(undeploy)),
+    "undeploy a closed model": (put_closed, forth(undeploy)),
+    "undeploy a file": (put_file, forth(undeploy)),
+    "undeploy a file, rolled back": (put_file, back(undeploy)),
+    "undeploy an empty directory, rolled back": (put_empty, back(undeploy)),
 }
 
 
 class Killer:
     """Kills this process at a call: before it, or for an odd point half way through what it writes."""
 
-    def __init__(self, point: int, *, only_changes: bool = False) -> None:
+    def __init__(self, point, *, only_changes=False):
         self.left, self.is_half = divmod(point, 2)
         self.only_changes = only_changes
 
-    def __call__(self, name: str, arguments: tuple[Any, ...]) -> None:
+    def __call__(self, name, arguments):
         if self.only_changes and is_only_looking(name, arguments):
             return
         self.left -= 1
@@ -166,7 +161,7 @@ class Killer:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def is_only_looking(name: str, arguments: tuple[Any, ...]) -> bool:
+def is_only_looking(name, arguments):
     if name in {"open", "openat2"}:
         flags = arguments[1] if name == "open" else arguments[2]
         return not flags & os.O_CREAT
@@ -176,7 +171,7 @@ def is_only_looking(name: str, arguments: tuple[Any, ...]) -> bool:
 class Run:
     """A scenario in a directory of its own, begun anew for each kill."""
 
-    def __init__(self, scenario: str, kernel: str, directory: Path) -> None:
+    def __init__(self, scenario, kernel, directory):
         self.put, self.act = SCENARIOS[scenario]
         self.kernel = KERNELS[kernel]
         self.directory = directory
@@ -188,7 +183,7 @@ class Run:
         if "back" not in scenario and "given up" not in scenario:
             assert self.after != self.before, "the scenario does nothing"
 
-    def begin(self) -> None:
+    def begin(self):
         for path in self.directory.rglob("*"):
             if path.is_dir():
                 path.chmod(0o700)
@@ -196,15 +191,13 @@ class Run:
         self.models.mkdir(parents=True)
         self.put(self.models)
 
-    def staging(self, killer: Killer | None = None) -> Staging:
-        calls: Any = self.kernel()
+    def staging(self, killer=None):
+        calls = self.kernel()
         if killer is not None:
             calls = Watched(calls, killer)
         return Staging(ModelsDirectory(self.models, calls=calls))
 
-    def killed(
-        self, point: int, act: Callable[[Staging, Callable[[], None]], object], *, only_changes: bool = False
-    ) -> tuple[int, bool]:
+    def killed(self, point, act, *, only_changes=False):
         """Do it in a child; return how that ended, and whether it had answered."""
         read, write = os.pipe()
         child = os.fork()
@@ -222,7 +215,7 @@ class Run:
         assert status in {0, -signal.SIGKILL, NOTHING_TO_HALVE}, f"the child failed at point {point}: {status}"
         return status, was_answered
 
-    def check(self, where: str, *, was_answered: bool) -> None:
+    def check(self, where, *, was_answered):
         """Look at what a restart finds, and do the same again."""
         said = self.staging().recover()
         state = canary(self.models)
@@ -235,11 +228,11 @@ class Run:
             assert canary(self.models) == self.after, f"{where}: the same again made something else"
 
 
-def recover(staging: Staging, answer: Callable[[], None]) -> None:
+def recover(staging, answer):
     staging.recover()
 
 
-def kill_everywhere(run: Run) -> int:
+def kill_everywhere(run):
     count = 0
     for point in range(ENDLESS):
         run.begin()
@@ -252,7 +245,7 @@ def kill_everywhere(run: Run) -> int:
     raise AssertionError("the scenario never ended")
 
 
-def kill_recoveries(run: Run, every: int) -> int:
+def kill_recoveries(run, every):
     count = 0
     for point in range(ENDLESS):
         for call in range(point % every, ENDLESS, every):

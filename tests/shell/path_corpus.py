@@ -5,203 +5,77 @@ harmless and lead to something planted by `plant`. All are used by the tests of 
 and by those that go through a whole host.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import socket
 import stat
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 STAGING = ".hostd-staging"
 
-_TRAVERSAL = {
-    "parent": "..",
-    "parent slash": "../",
-    "parent of parent": "../..",
-    "deep parents": "../" * 40 + "etc/passwd",
-    "sibling": "../outside",
-    "sibling file": "../outside/secret",
-    "same prefix": "../models2/m",
-    "parent after a folder": "a/..",
-    "parent after a folder slash": "a/../",
-    "through and back": "a/../b",
-    "out through a folder": "a/../../outside",
-    "out through folders": "a/b/../../../outside",
-    "out through dots": "a/./../../outside",
-    "parent in the middle": "a/../a/../../outside",
-    "parent with empty segments": "..//..//outside",
-    "parent and backslash": "..\\outside",
-    "parents and backslashes": "..\\..\\outside",
-    "mixed separators": "a/..\\..\\outside",
-    "mixed the other way": "a\\../../outside",
-    "trailing backslash": "a\\",
-    "leading backslash": "\\a",
-    "backslash in between": "a\\b",
-    "double backslash": "\\\\server\\share",
-    "drive": "C:\\Windows",
-    "drive relative parent": "C:..\\outside",
-    "long path prefix": "\\\\?\\C:\\x",
-    "parent with nul": "..\0",
-    "nul then parent": "a\0/../../outside",
-    "parent then nul": "../outside\0.txt",
-    "parent newline": "..\n",
-    "newline parent": "\n..",
-    "parent tab": "a/..\t/b",
-}
 
-_ABSOLUTE = {
-    "root": "/",
-    "two slashes": "//",
-    "three slashes": "///",
-    "absolute": "/etc/passwd",
-    "absolute twice": "//etc/passwd",
-    "absolute model": "/m",
-    "absolute proc": "/proc/self/root/etc",
-    "absolute device": "/dev/null",
-    "absolute with parent": "/../etc",
-    "absolute dot": "/.",
-    "absolute parent": "/..",
-}
+def _each(what, template, characters):
+    """Return a vector for each of these characters, called by its number."""
+    return {f"{what} {ord(each):#06x}": template.format(each) for each in characters}
 
-_EMPTY = {
-    "empty": "",
-    "space": " ",
-    "spaces": "   ",
-    "tab": "\t",
-    "newline": "\n",
-    "carriage return": "\r\n",
-    "vertical tab": "\x0b",
-    "no-break space alone": "\u00a0",
-    "ideographic space alone": "\u3000",
-    "em space alone": "\u2003",
-    "dot": ".",
-    "dot slash": "./",
-    "slash dot": "a/.",
-    "dots as folders": "././.",
-    "dot folder": "./m",
-    "dot in between": "a/./b",
-    "empty segment": "a//b",
-    "empty segments": "a///b",
-    "trailing slash": "a/",
-    "trailing slashes": "a//",
-    "leading slash": "/a",
-    "folder and trailing slash": "a/b/",
-    "blank segment": "a/ /b",
-    "blank last segment": "a/ ",
-    "tab segment": "a/\t/b",
-}
 
-_TRAILING = {
-    "trailing dot": "m.",
-    "trailing dots": "m..",
-    "three dots": "...",
-    "four dots": "....",
-    "three dots folder": "a/.../b",
-    "trailing dot of a folder": "a./b",
-    "trailing space": "m ",
-    "trailing spaces": "m   ",
-    "trailing space of a folder": "a /b",
-    "trailing dot space": "m. ",
-    "trailing space dot": "m .",
-    "parent space": ".. ",
-    "parent space as folder": ".. /outside",
-    "parent dot as folder": ".../outside",
-    "trailing no-break space": "m\u00a0",
-    "trailing ideographic space": "m\u3000",
-    "trailing thin space": "m\u2009",
-    "trailing tab": "m\t",
-    "trailing newline": "m\n",
-}
+def _shown(what, *vectors):
+    """Return vectors that are short enough to be their own names."""
+    return {f"{what} {vector!r}": vector for vector in vectors}
 
-_CONTROL = {f"control {code:#04x}": f"a{chr(code)}b" for code in (*range(32), 0x7F, 0x80, 0x85, 0x9B, 0x9F)}
 
+_TRAVERSAL = _shown(
+    "parent",
+    *("..", "../", "../..", "../" * 40 + "etc/passwd", "../outside", "../outside/secret", "../models2/m"),
+    *("a/..", "a/../", "a/../b", "a/../../outside", "a/b/../../../outside", "a/./../../outside"),
+    *("a/../a/../../outside", "..//..//outside", "..\\outside", "..\\..\\outside", "a/..\\..\\outside"),
+    *("a\\../../outside", "a\\", "\\a", "a\\b", "\\\\server\\share", "C:\\Windows", "C:..\\outside", "\\\\?\\C:\\x"),
+    *("..\0", "a\0/../../outside", "../outside\0.txt", "..\n", "\n..", "a/..\t/b"),
+)
+_ABSOLUTE = _shown(
+    "absolute",
+    *(
+        "/",
+        "//",
+        "///",
+        "/etc/passwd",
+        "//etc/passwd",
+        "/m",
+        "/proc/self/root/etc",
+        "/dev/null",
+        "/../etc",
+        "/.",
+        "/..",
+    ),
+)
+_EMPTY = _shown(
+    "empty",
+    *("", " ", "   ", "\t", "\n", "\r\n", "\x0b", "\u00a0", "\u3000", "\u2003", ".", "./", "a/.", "././.", "./m"),
+    *("a/./b", "a//b", "a///b", "a/", "a//", "/a", "a/b/", "a/ /b", "a/ ", "a/\t/b"),
+)
+_TRAILING = _shown(
+    "trailing",
+    *("m.", "m..", "...", "....", "a/.../b", "a./b", "m ", "m   ", "a /b", "m. ", "m .", ".. ", ".. /outside"),
+    *(".../outside", "m\u00a0", "m\u3000", "m\u2009", "m\t", "m\n"),
+)
+_CONTROL = _each("control", "a{}b", map(chr, (*range(32), 0x7F, 0x80, 0x85, 0x9B, 0x9F)))
 _INVISIBLE = {
-    "zero width space": "a\u200bb",
-    "zero width non-joiner": "a\u200cb",
-    "zero width joiner": "a\u200db",
-    "left-to-right mark": "a\u200eb",
-    "right-to-left mark": "a\u200fb",
-    "left-to-right override": "a\u202db",
-    "right-to-left override": "a\u202egpj.exe",
-    "pop directional": "a\u202cb",
-    "isolate": "a\u2066b\u2069",
-    "word joiner": "a\u2060b",
-    "byte order mark": "\ufeffa",
-    "soft hyphen": "a\u00adb",
-    "line separator": "a\u2028b",
-    "paragraph separator": "a\u2029b",
-    "parent with zero width": ".\u200b.",
-    "parent hidden in a folder": "a/.\u200b./b",
-    "slash with joiner": "..\u2060/outside",
-    "arabic letter mark": "a\u061cb",
-    "tag characters": "a\U000e0041",
-    "private use": "a\ue000",
-    "private plane": "a\U0010fffd",
-    "unassigned": "a\u0378",
-    "noncharacter": "a\uffff",
-    "last noncharacter": "a\U0010ffff",
-    "high surrogate": "a\ud800",
-    "low surrogate": "a\udc00",
-    "escaped byte": "a\udcff",
-    "surrogate pair": "\ud83d\ude00",
-    "surrogate slash": "a\udc2fb",
-    "annotation": "a\ufff9b\ufffb",
+    **_each("invisible", "a{}b", "\u200b\u200c\u200d\u200e\u200f\u202d\u202c\u2060\u00ad\u2028\u2029\u061c"),
+    **_each("no character", "a{}", "\U000e0041\ue000\U0010fffd\u0378\uffff\U0010ffff\ud800\udc00\udcff"),
+    **_shown("hidden", "a\u202egpj.exe", "a\u2066b\u2069", "\ufeffa", ".\u200b.", "a/.\u200b./b", "..\u2060/outside"),
+    **_shown("hidden", "\ud83d\ude00", "a\udc2fb", "a\ufff9b\ufffb"),
 }
-
 _LOOKALIKE = {
-    "fraction slash": "..\u2044outside",
-    "division slash": "..\u2215outside",
-    "big solidus": "..\u29f8outside",
-    "full width solidus": "..\uff0foutside",
-    "box diagonal": "a\u2571b",
-    "box diagonal back": "a\u2572b",
-    "kana repeat mark": "a\u3033b",
-    "cjk stroke": "a\u31d3b",
-    "cjk stroke back": "a\u31d4b",
-    "caret insertion point": "a\u2041b",
-    "philippine punctuation": "a\u1735b",
-    "greek instrumental": "a\U0001d23ab",
-    "greek instrumental back": "a\U0001d23bb",
-    "greek vocal": "a\U0001d20fb",
-    "set minus": "a\u2216b",
-    "reverse solidus operator": "a\u29f5b",
-    "big reverse solidus": "a\u29f9b",
-    "small reverse solidus": "a\ufe68b",
-    "full width reverse solidus": "a\uff3cb",
-    "combining reverse solidus": "a\u20e5b",
-    "account of": "a\u2100b",
-    "addressed to the subject": "a\u2101b",
-    "care of": "a\u2105b",
-    "cada una": "a\u2106b",
-    "one dot leaders": "\u2024\u2024",
-    "one dot leaders and slash": "\u2024\u2024/outside",
-    "two dot leader": "\u2025",
-    "two dot leader folder": "\u2025/outside",
-    "ellipsis": "\u2026",
-    "ellipsis after text": "a\u2026",
-    "full width full stops": "\uff0e\uff0e",
-    "full width parent": "\uff0e\uff0e/outside",
-    "full width all": "\uff0e\uff0e\uff0foutside",
-    "small full stops": "\ufe52\ufe52",
-    "vertical ellipsis": "\ufe19",
-    "vertical two dots": "\ufe30",
-    "middle dots": "\u00b7\u00b7",
-    "bullet operators": "\u2219\u2219",
-    "dot operators": "\u22c5\u22c5",
-    "hyphenation points": "\u2027\u2027",
-    "katakana middle dots": "a/\u30fb\u30fb/b",
-    "lisu tone marks": "\ua4f8\ua4f8",
-    "syriac full stops": "\u0701\u0702",
-    "digit one full stop": "a\u2488",
-    "mixed dots": ".\u2024",
-    "dot and middle dot": "a/.\u00b7/b",
-    "full width drive": "c\uff1a\uff3cx\uff3c",
+    **_each("like a slash", "..{}outside", "\u2044\u2215\u29f8\uff0f"),
+    **_each(
+        "like a slash", "a{}b", "\u2571\u2572\u3033\u31d3\u31d4\u2041\u1735\U0001d23a\U0001d23b\U0001d20f\u2216\u29f5"
+    ),
+    **_each("like a slash", "a{}b", "\u29f9\ufe68\uff3c\u20e5\u2100\u2101\u2105\u2106"),
+    **_each("like dots", "{0}{0}", "\u2024\uff0e\ufe52\u00b7\u2219\u22c5\u2027\ua4f8"),
+    **_each("like dots", "{}", "\u2025\u2026\ufe19\ufe30"),
+    **_shown("like dots", "\u2024\u2024/outside", "\u2025/outside", "a\u2026", "\uff0e\uff0e/outside"),
+    **_shown("like dots", "\uff0e\uff0e\uff0foutside", "a/\u30fb\u30fb/b", "\u0701\u0702", "a\u2488", ".\u2024"),
+    **_shown("like a drive or dots", "a/.\u00b7/b", "c\uff1a\uff3cx\uff3c"),
 }
-
 _LONG = {
     "a long segment": "a" * 256,
     "a long second segment": "a/" + "b" * 256,
@@ -214,64 +88,26 @@ _LONG = {
     "very many slashes": "/" * 100_000,
     "very many dots": "." * 100_000,
 }
-
-_STAGING = {
-    "the staging area": STAGING,
-    "in the staging area": f"{STAGING}/m",
-    "an entry of the staging area": f"{STAGING}/0123456789abcdef.json",
-    "a tree of the staging area": f"{STAGING}/0123456789abcdef",
-    "out of the staging area": f"{STAGING}/../m",
-    "the staging area slash": f"{STAGING}/",
-    "the staging area in capitals": STAGING.upper(),
-    "the staging area in title case": ".Hostd-Staging",
-    "the staging area below a folder": f"a/{STAGING}",
-    "the staging area below a folder in capitals": f"a/{STAGING.upper()}/b",
-    "the staging area with a dot": f"{STAGING}.",
-    "the staging area with a space": f"{STAGING} ",
-    "the staging area with a soft hyphen": ".hostd\u00ad-staging",
-}
-
-_BOTH = {
-    **_TRAVERSAL,
-    **_ABSOLUTE,
-    **_EMPTY,
-    **_TRAILING,
-    **_CONTROL,
-    **_INVISIBLE,
-    **_LOOKALIKE,
-    **_LONG,
-    **_STAGING,
-}
+_STAGING = _shown(
+    "staging area",
+    *(STAGING, f"{STAGING}/m", f"{STAGING}/0123456789abcdef.json", f"{STAGING}/0123456789abcdef", f"{STAGING}/../m"),
+    *(f"{STAGING}/", STAGING.upper(), ".Hostd-Staging", f"a/{STAGING}", f"a/{STAGING.upper()}/b", f"{STAGING}."),
+    *(f"{STAGING} ", ".hostd\u00ad-staging"),
+)
+_BOTH = _TRAVERSAL | _ABSOLUTE | _EMPTY | _TRAILING | _CONTROL | _INVISIBLE | _LOOKALIKE | _LONG | _STAGING
 
 ID_VECTORS = {
     **_BOTH,
-    "hidden": ".hidden",
-    "hidden below": "a/.hidden",
-    "hidden folder": ".git/config",
-    "ssh": ".ssh/authorized_keys",
-    "leading space": " m",
-    "leading space below": "a/ b",
-    "leading no-break space": "\u00a0m",
-    "inner no-break space": "a\u00a0b",
-    "a ligature": "\ufb01le",
-    "decomposed": "e\u0301",
-    "decomposed hangul": "\u1112\u1161\u11ab",
-    "roman numeral": "\u2163",
-    "full width letters": "\uff4d\uff4f\uff44\uff45\uff4c",
-    "superscript": "m\u00b2",
-    "kelvin sign": "\u212a",
-    "angstrom sign": "\u212b",
-    "long s": "mode\u017f",
+    **_shown("hidden", ".hidden", "a/.hidden", ".git/config", ".ssh/authorized_keys"),
+    **_shown("leading", " m", "a/ b", "\u00a0m", "a\u00a0b"),
+    **_shown("not normal", "\ufb01le", "e\u0301", "\u1112\u1161\u11ab", "\u2163", "\uff4d\uff4f\uff44\uff45\uff4c"),
+    **_shown("not normal", "m\u00b2", "\u212a", "\u212b", "mode\u017f"),
     "a segment of 201 bytes": "a" * 201,
     "an id of 513 bytes": "/".join(["a" * 170] * 3)[:512] + "a",
 }
 """Strings that are no model ids."""
 
-FILE_VECTORS = {
-    **_BOTH,
-    "33 folders": "a/" * 32 + "a",
-    "a name of 1025 bytes": ("a" * 100 + "/") * 10 + "a" * 15,
-}
+FILE_VECTORS = {**_BOTH, "33 folders": "a/" * 32 + "a", "a name of 1025 bytes": ("a" * 100 + "/") * 10 + "a" * 15}
 """Strings that are no names of a model's file."""
 
 PLANTED = {
@@ -301,7 +137,7 @@ DEVICES = {"a device": "device", "a block device": "block"}
 """The same, if root planted."""
 
 
-def plant(models: Path, outside: Path) -> dict[str, str]:
+def plant(models, outside):
     """Fill a models directory with traps around one real model, `real`; return the ids that are none, by what they are."""
     (models / "real").mkdir()
     (models / "real" / "model.yaml").write_text("loader: python\n")
@@ -334,7 +170,7 @@ def plant(models: Path, outside: Path) -> dict[str, str]:
     return planted
 
 
-def _plant_socket(models: Path) -> None:
+def _plant_socket(models):
     # By way of a directory's descriptor: a socket's path may have 107 bytes, and pytest's are long.
     fd = os.open(models, os.O_RDONLY)
     try:
@@ -344,7 +180,7 @@ def _plant_socket(models: Path) -> None:
         os.close(fd)
 
 
-def canary(root: Path) -> str:
+def canary(root):
     """Return a hash of everything below a directory: names, kinds, modes, links and contents. It follows no link."""
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*")) if root.is_dir() else []:

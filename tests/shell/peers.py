@@ -6,8 +6,6 @@ an answer to it, one after another; `flood N` sends N messages over each of them
 `alive` answers how many have not been closed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import sys
@@ -15,7 +13,7 @@ import sys
 from transport_rig import GREETING, message, ready
 
 
-def is_alive(peer: socket.socket) -> bool:
+def is_alive(peer):
     try:
         while peer.recv(1 << 16):
             pass
@@ -26,15 +24,15 @@ def is_alive(peer: socket.socket) -> bool:
     return False
 
 
-def settle(peer: socket.socket) -> None:
+def settle(peer):
     received = b""
     with contextlib.suppress(ConnectionResetError):
         while not received.endswith(message(b"hello")) and (chunk := peer.recv(1 << 16)):
             received += chunk
 
 
-def main(path: str) -> None:
-    peers: list[socket.socket] = []
+def main(path):
+    peers = []
     hello = GREETING + ready() + message(b"hello")
     firsts = {"connect": b"", "greet": GREETING + ready(), "hello": hello, "settle": hello}
     tell = sys.stdout.write

@@ -4,25 +4,22 @@ Usage: `scarce_host.py DIRECTORY DESCRIPTORS`. A client's message `exhaust` has 
 them again, `gone` is answered with how many connections have ended.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import resource
 import sys
 from pathlib import Path
-from typing import Any
 
 from transport_rig import Heard, Transport
 
 
-def main(directory: str, most: int) -> None:
+def main(directory, most):
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
-    taken: list[int] = []
+    taken = []
     clients, workers = Heard(), Heard(is_trusted=True)
 
-    def on_client(identity: bytes, frames: list[Any]) -> None:
+    def on_client(identity, frames):
         what = bytes(frames[0])
         if what == b"exhaust":
             try:

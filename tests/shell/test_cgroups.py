@@ -1,7 +1,5 @@
 """Control groups of our own: on directories that behave as the kernel's do, and on the kernel's where it lets us."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal
@@ -25,42 +23,44 @@ FILES = ("memory.max", "memory.swap.max", "memory.oom.group", "memory.events", "
 FILES += ("cgroup.kill", "cgroup.events")
 LEAF, WORKERS = f"hostd-{mark_of_host()}-host", f"hostd-{mark_of_host()}-workers"
 FIRST = f"{WORKERS}/1"
+STAT = "anon 100\nfile 5000\nkernel 70\nkernel_stack 8\npagetables 9\npercpu 1\nsock 4\nshmem 2000\n"
+SLABS = "slab_reclaimable 40\nslab_unreclaimable 11\nslab 51\n"
 
 
 class Kernel:
     """Control groups as directories: they come with their files and go with them, and processes are in one at a time."""
 
-    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, directory, monkeypatch):
         self.top, self.process = directory / "cgroup", directory / "self"
         self._mkdir, self._rmdir, self._write = Path.mkdir, Path.rmdir, cgroups._write
-        self.lacks: set[str] = set()
-        self.refuses: dict[str, int] = {}
+        self.lacks = set()
+        self.refuses = {}
         self._mkdir(self.process)
         (self.process / "cgroup").write_text("0::/unit\n")
         (self.process / "mountinfo").write_text(f"30 23 0:29 / {self.top} rw - cgroup2 cgroup2 rw\n")
         self._mkdir(self.top)
         monkeypatch.setattr(Path, "mkdir", lambda path, **_: self.mkdir(path))
         monkeypatch.setattr(Path, "rmdir", lambda path, **_: self.rmdir(path))
-        monkeypatch.setattr(cgroups, "_write", self.write)
+        monkeypatch.setattr(cgroups, "_write", lambda file, value: self.write(file, str(value)))
         self.unit = self.top / "unit"
         self.unit.mkdir()
         (self.unit / "cgroup.controllers").write_text("cpu memory pids\n")
 
-    def mkdir(self, path: Path) -> None:
+    def mkdir(self, path):
         if "mkdir" in self.refuses and self.top in path.parents:
             raise OSError(self.refuses["mkdir"], "no", str(path))
         self._mkdir(path)
         for name in set(FILES) - self.lacks:
             (path / name).write_text("")
 
-    def rmdir(self, path: Path) -> None:
+    def rmdir(self, path):
         if self.pids(path):
             raise OSError(errno.EBUSY, "Device or resource busy", str(path))
         for name in FILES:
             (path / name).unlink(missing_ok=True)
         self._rmdir(path)
 
-    def write(self, file: Path, value: object) -> None:
+    def write(self, file, value):
         if file.name in self.refuses:
             raise OSError(self.refuses[file.name], "no", str(file))
         if file.name == "cgroup.subtree_control" and str(value)[0] == "+" and self.pids(file.parent):
@@ -73,56 +73,58 @@ class Kernel:
                 procs.write_text("")
         self._write(file, value)
 
-    def pids(self, path: Path) -> list[int]:
+    def pids(self, path):
         return [int(pid) for pid in (path / "cgroup.procs").read_text().split()]
 
-    def groups(self) -> list[str]:
+    def groups(self):
         return sorted(path.name for path in self.unit.iterdir() if path.is_dir())
 
 
 @pytest.fixture
-def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
+def kernel(tmp_path, monkeypatch):
     return Kernel(tmp_path, monkeypatch)
 
 
-def test_a_worker_gets_a_group_with_its_limit_that_dies_as_a_whole(kernel: Kernel) -> None:
-    with Cgroups.open(kernel.process) as groups:
-        groups.add(WorkerId(1), 4711, 400 * MIB)
-        group = kernel.unit / FIRST
-        settings = {name: (group / name).read_text().strip() for name in FILES[:3]}
-        assert settings == {"memory.max": str(400 * MIB), "memory.swap.max": "0", "memory.oom.group": "1"}
-        assert kernel.pids(group) == [4711]
-        assert groups.oom_kills(WorkerId(1)) == 0
-        (group / "memory.events").write_text("low 0\noom 3\noom_kill 2\noom_group_kill 1\n")
-        assert groups.oom_kills(WorkerId(1)) == 2
-        assert groups.oom_kills(WorkerId(2)) == 0
-        assert "1" in repr(groups)
-        (group / "cgroup.procs").write_text("")
-        assert groups.group_of(WorkerId(1)) == group
+@pytest.fixture
+def groups(kernel):
+    """Groups of a host; what is in the first one has ended when they end."""
+    with Cgroups.open(kernel.process) as opened:
+        yield opened
+        if (kernel.unit / FIRST / "cgroup.procs").exists():
+            (kernel.unit / FIRST / "cgroup.procs").write_text("")
+
+
+def test_a_worker_gets_a_group_with_its_limit_that_dies_as_a_whole(kernel, groups):
+    groups.add(WorkerId(1), 4711, 400 * MIB)
+    group = kernel.unit / FIRST
+    settings = {name: (group / name).read_text().strip() for name in FILES[:3]}
+    assert settings == {"memory.max": str(400 * MIB), "memory.swap.max": "0", "memory.oom.group": "1"}
+    assert kernel.pids(group) == [4711]
+    assert groups.oom_kills(WorkerId(1)) == 0
+    (group / "memory.events").write_text("low 0\noom 3\noom_kill 2\noom_group_kill 1\n")
+    assert (groups.oom_kills(WorkerId(1)), groups.oom_kills(WorkerId(2))) == (2, 0)
+    assert "1" in repr(groups)
+    (group / "cgroup.procs").write_text("")
+    assert groups.group_of(WorkerId(1)) == group
+    for _ in range(2):
         groups.remove(WorkerId(1))
-        groups.remove(WorkerId(1))
-        assert groups.group_of(WorkerId(1)) is None
-        assert not group.exists()
-        assert (groups.directory / "cgroup.subtree_control").read_text() == "+memory\n"
+    assert groups.group_of(WorkerId(1)) is None
+    assert not group.exists()
+    assert (groups.directory / "cgroup.subtree_control").read_text() == "+memory\n"
+    groups.__exit__(None, None, None)
     assert kernel.groups() == []
 
 
-def test_a_worker_without_a_limit_gets_a_group_that_only_ends_with_it(kernel: Kernel) -> None:
-    with Cgroups.open(kernel.process) as groups:
-        groups.add(WorkerId(1), 4711, None)
-        group = groups.group_of(WorkerId(1))
-        assert kernel.pids(group) == [4711]
-        assert [(group / name).read_text() for name in FILES[:3]] == ["", "", ""]
-        (group / "memory.events").write_text("oom_kill 2\n")
-        (group / "memory.stat").write_text(STAT + SLABS)
-        assert groups.oom_kills(WorkerId(1)) == 0, "it cannot have reached a limit of its own"
-        assert groups.held_bytes(WorkerId(1)) is None
-        (group / "memory.stat").unlink()
-        (group / "cgroup.procs").write_text("")
-
-
-STAT = "anon 100\nfile 5000\nkernel 70\nkernel_stack 8\npagetables 9\npercpu 1\nsock 4\nshmem 2000\n"
-SLABS = "slab_reclaimable 40\nslab_unreclaimable 11\nslab 51\n"
+def test_a_worker_without_a_limit_gets_a_group_that_only_ends_with_it(kernel, groups):
+    groups.add(WorkerId(1), 4711, None)
+    group = groups.group_of(WorkerId(1))
+    assert kernel.pids(group) == [4711]
+    assert [(group / name).read_text() for name in FILES[:3]] == ["", "", ""]
+    (group / "memory.events").write_text("oom_kill 2\n")
+    (group / "memory.stat").write_text(STAT + SLABS)
+    assert groups.oom_kills(WorkerId(1)) == 0, "it cannot have reached a limit of its own"
+    assert groups.held_bytes(WorkerId(1)) is None
+    (group / "memory.stat").unlink()
 
 
 @pytest.mark.parametrize(
@@ -134,52 +136,36 @@ SLABS = "slab_reclaimable 40\nslab_unreclaimable 11\nslab 51\n"
         ("anon none\n", None),
     ],
 )
-def test_a_group_tells_what_it_holds_that_cannot_be_reclaimed(
-    kernel: Kernel, stat: str, held_bytes: int | None
-) -> None:
-    with Cgroups.open(kernel.process) as groups:
-        groups.add(WorkerId(1), 4711, MIB)
-        assert groups.held_bytes(WorkerId(1)) is None, "there is no such file"
-        (kernel.unit / FIRST / "memory.stat").write_text(stat)
-        assert groups.held_bytes(WorkerId(1)) == held_bytes
-        assert groups.held_bytes(WorkerId(2)) is None
-        (kernel.unit / FIRST / "memory.stat").unlink()
-        (kernel.unit / FIRST / "cgroup.procs").write_text("")
+def test_a_group_tells_what_it_holds_that_cannot_be_reclaimed(kernel, groups, stat, held_bytes):
+    groups.add(WorkerId(1), 4711, MIB)
+    assert groups.held_bytes(WorkerId(1)) is None, "there is no such file"
+    (kernel.unit / FIRST / "memory.stat").write_text(stat)
+    assert groups.held_bytes(WorkerId(1)) == held_bytes
+    assert groups.held_bytes(WorkerId(2)) is None
+    (kernel.unit / FIRST / "memory.stat").unlink()
 
 
-def test_the_limits_are_set_before_the_process_comes(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[str] = []
-    with Cgroups.open(kernel.process) as groups:
-        monkeypatch.setattr(cgroups, "_write", lambda file, value: written.append(file.name))
-        groups.add(WorkerId(1), 4711, MIB)
+def test_the_limits_are_set_before_the_process_comes_and_a_group_that_cannot_be_removed_is_said(kernel, groups, caplog):
+    written, write = [], kernel.write
+    kernel.write = lambda file, value: (written.append(file.name), write(file, value))
+    groups.add(WorkerId(1), 4711, MIB)
     assert written[0] == "memory.max"
     assert written[-1] == "cgroup.procs"
+    groups.remove(WorkerId(1))
+    assert f"{FIRST} cannot be removed" in caplog.text
 
 
-def test_a_kernel_without_swap_will_do(kernel: Kernel) -> None:
+def test_a_kernel_without_swap_will_do_and_groups_that_a_worker_made_in_its_own_go_with_it(kernel):
     kernel.lacks = {"memory.swap.max"}
     with Cgroups.open(kernel.process) as groups:
         groups.add(WorkerId(1), 4711, MIB)
         assert kernel.pids(kernel.unit / FIRST) == [4711]
         (kernel.unit / FIRST / "cgroup.procs").write_text("")
-
-
-def test_groups_that_a_worker_made_in_its_own_go_with_it(kernel: Kernel) -> None:
-    with Cgroups.open(kernel.process) as groups:
-        groups.add(WorkerId(1), 4711, MIB)
-        (kernel.unit / FIRST / "cgroup.procs").write_text("")
         (kernel.unit / FIRST / "inner").mkdir()
     assert kernel.groups() == []
 
 
-def test_a_group_that_cannot_be_removed_is_said(kernel: Kernel, caplog: pytest.LogCaptureFixture) -> None:
-    with Cgroups.open(kernel.process) as groups:
-        groups.add(WorkerId(1), 4711, MIB)
-        groups.remove(WorkerId(1))
-    assert f"{FIRST} cannot be removed" in caplog.text
-
-
-def test_a_host_alone_in_its_group_moves_into_a_leaf_and_back(kernel: Kernel) -> None:
+def test_a_host_alone_in_its_group_moves_into_a_leaf_and_back(kernel):
     (kernel.unit / "cgroup.procs").write_text("11\n12\n")
     with Cgroups.open(kernel.process, {11, 12, 13}):
         assert kernel.groups() == [LEAF, WORKERS]
@@ -190,7 +176,7 @@ def test_a_host_alone_in_its_group_moves_into_a_leaf_and_back(kernel: Kernel) ->
     assert (kernel.unit / "cgroup.subtree_control").read_text() == "+memory\n-memory\n"
 
 
-def ends_only(kernel: Kernel, groups: Cgroups) -> None:
+def ends_only(kernel, groups):
     """Check that groups keep no limits and are there all the same."""
     assert not groups.keeps_limits
     assert kernel.groups() == [WORKERS]
@@ -201,72 +187,64 @@ def ends_only(kernel: Kernel, groups: Cgroups) -> None:
     (group / "cgroup.procs").write_text("")
 
 
-def test_a_group_that_others_are_in_is_left_as_it_is(kernel: Kernel, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_group_that_others_are_in_or_that_counts_already_is_left_as_it_is(kernel, caplog):
     caplog.set_level("DEBUG", "hostd.shell.linux.cgroups")
     (kernel.unit / "cgroup.procs").write_text("11\n99\n")
     with Cgroups.open(kernel.process, {11}) as groups:
         assert kernel.pids(kernel.unit) == [11, 99]
         ends_only(kernel, groups)
     assert "other processes are in it, such as 99" in caplog.text
+    (kernel.unit / "cgroup.subtree_control").write_text("cpu memory\n")
+    with Cgroups.open(kernel.process):
+        assert (kernel.unit / "cgroup.subtree_control").read_text() == "cpu memory\n"
 
 
-def test_a_leaf_that_does_not_help_is_undone(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leaf_that_does_not_help_is_undone(kernel):
     (kernel.unit / "cgroup.procs").write_text("11\n")
-    real = kernel.write
-    tries = []
+    tries, write = [], kernel.write
 
-    def write(file: Path, value: object) -> None:
+    def busy(file, value):
         if str(value) == "+memory":
             tries.append(value)
             raise OSError(errno.EBUSY, "no", str(file))
-        real(file, value)
+        write(file, value)
 
-    monkeypatch.setattr(cgroups, "_write", write)
+    kernel.write = busy
     with Cgroups.open(kernel.process, {11}) as groups:
         assert len(tries) == 2
         assert kernel.pids(kernel.unit) == [11]
         ends_only(kernel, groups)
 
 
-def test_where_children_count_memory_already_nothing_is_moved(kernel: Kernel) -> None:
-    (kernel.unit / "cgroup.subtree_control").write_text("cpu memory\n")
-    (kernel.unit / "cgroup.procs").write_text("99\n")
-    with Cgroups.open(kernel.process):
-        assert (kernel.unit / "cgroup.subtree_control").read_text() == "cpu memory\n"
-
-
 @pytest.mark.parametrize("counted", ["", "cpu memory\n"])
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
-def test_where_none_can_be_made_there_are_no_groups(kernel: Kernel, counted: str, number: int) -> None:
+def test_where_none_can_be_made_there_are_no_groups(kernel, counted, number):
     (kernel.unit / "cgroup.subtree_control").write_text(counted)
     kernel.refuses = {"mkdir": number}
     assert Cgroups.open(kernel.process) is None
     assert kernel.groups() == []
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
-def test_children_that_may_not_count_memory_only_end_workers(kernel: Kernel, number: int) -> None:
-    kernel.refuses = {"cgroup.subtree_control": number}
-    with Cgroups.open(kernel.process) as groups:
-        ends_only(kernel, groups)
-    assert kernel.groups() == []
+LACKING = {
+    **{f"refused with {errno.errorcode[code]}": ("memory\n", code) for code in (errno.EACCES, errno.EPERM)},
+    **{f"controllers {text!r}": (text, None) for text in ("cpu pids\n", "")},
+}
 
 
-@pytest.mark.parametrize("controllers", ["cpu pids\n", ""])
-def test_without_the_controller_groups_only_end_workers(kernel: Kernel, controllers: str) -> None:
+@pytest.mark.parametrize(("controllers", "code"), LACKING.values(), ids=LACKING)
+def test_children_that_may_not_count_memory_only_end_workers(kernel, controllers, code):
     (kernel.unit / "cgroup.controllers").write_text(controllers)
+    kernel.refuses = {"cgroup.subtree_control": code} if code else {}
     with Cgroups.open(kernel.process) as groups:
         ends_only(kernel, groups)
     assert kernel.groups() == []
-    kernel.lacks = {"cgroup.kill"}
-    assert Cgroups.open(kernel.process) is None, "of what use would they be?"
-    assert kernel.groups() == []
-
-
-def test_limits_are_kept_where_groups_cannot_be_killed(kernel: Kernel) -> None:
-    kernel.lacks = {"cgroup.kill"}
+    kernel.lacks, kernel.refuses = {"cgroup.kill"}, {}
+    if not code:
+        assert Cgroups.open(kernel.process) is None, "of what use would they be?"
+        assert kernel.groups() == []
+        return
     with Cgroups.open(kernel.process) as groups:
-        assert groups.keeps_limits
+        assert groups.keeps_limits, "also where groups cannot be killed"
 
 
 @pytest.mark.parametrize(
@@ -274,9 +252,7 @@ def test_limits_are_kept_where_groups_cannot_be_killed(kernel: Kernel) -> None:
     [(MIB, "memory\n", "WARNING"), (None, "memory\n", "DEBUG"), (MIB, "\n", "DEBUG")],
     ids=["with a limit", "without", "where it is not kept"],
 )
-def test_only_a_limit_that_the_kernel_does_not_keep_is_worth_a_warning(
-    kernel: Kernel, caplog: pytest.LogCaptureFixture, limit_bytes: int | None, controllers: str, level: str
-) -> None:
+def test_only_a_limit_that_the_kernel_does_not_keep_is_worth_a_warning(kernel, caplog, limit_bytes, controllers, level):
     caplog.set_level("DEBUG", "hostd.shell.processes.limits")
     (kernel.unit / "cgroup.controllers").write_text(controllers)
     with MemoryLimits(Cgroups.open(kernel.process), Deaths()) as guard:
@@ -289,11 +265,16 @@ def test_only_a_limit_that_the_kernel_does_not_keep_is_worth_a_warning(
         assert guard.group_of(WorkerId(1)) is None
 
 
-def test_without_cgroup_v2_there_are_no_groups(tmp_path: Path) -> None:
-    assert Cgroups.open(tmp_path) is None
+def test_values_are_written_in_one_go_and_only_to_what_is_there(tmp_path):
+    (tmp_path / "file").write_text("")
+    cgroups._write(tmp_path / "file", 5)
+    assert (tmp_path / "file").read_text() == "5\n"
+    with pytest.raises(FileNotFoundError):
+        cgroups._write(tmp_path / "absent", 5)
+    assert Cgroups.open(tmp_path) is None, "without cgroup v2 there are none"
 
 
-def test_workers_of_a_killed_host_are_ended_and_what_may_be_somebodys_stays(kernel: Kernel) -> None:
+def test_workers_of_a_killed_host_are_ended_and_what_may_be_somebodys_stays(kernel):
     with subprocess.Popen([sys.executable, "-S", "-c", ""]) as gone:
         gone.wait()
     namespace, pid, began = mark_of_host().split(".")
@@ -310,19 +291,11 @@ def test_workers_of_a_killed_host_are_ended_and_what_may_be_somebodys_stays(kern
     assert all(kernel.pids(kernel.unit / name / "1") == [4711] for name in stay)
 
 
-def began_of(pid: int) -> str:
+def began_of(pid):
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
 
 
-def test_values_are_written_in_one_go_and_only_to_what_is_there(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    cgroups._write(tmp_path / "file", 5)
-    assert (tmp_path / "file").read_text() == "5\n"
-    with pytest.raises(FileNotFoundError):
-        cgroups._write(tmp_path / "absent", 5)
-
-
-def test_the_kernel_kills_a_worker_that_passes_its_limit() -> None:
+def test_the_kernel_kills_a_worker_that_passes_its_limit():
     group = next((group for group in groups_of("memory") if group.version == 2), None)
     if group is None or "memory" not in (group.read("cgroup.controllers") or "").split():
         pytest.skip("there is no memory controller of cgroup v2 here")

@@ -1,31 +1,27 @@
-"""Looks at real files: what they see, and what files say of themselves. Writers are in test_completeness_writers."""
+"""Looks at real files: what they see, what files say of themselves, and versions that are exchanged by turning a link."""
 
-from __future__ import annotations
-
+import hashlib
 import os
 import subprocess
 import tempfile
-import threading
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import eventually, line_of, program
+from walking_rig import again_and_again
 
-from hostd.core.files.stability import Completeness
+from hostd.core.files.stability import Completeness, Stability
 from hostd.shell.repository import completeness
-from hostd.shell.repository.completeness import KnownHashes, look_at, looking_at
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+from hostd.shell.repository.completeness import KnownHashes, look_at, looking_at, walk
+from hostd.shell.repository.fingerprint import digest_of
+from hostd_workers.wire.errors import AbortedError
 
 MARKER = "DONE"
 YEAR_AGO_S = time.time() - 365 * 86400
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
+def model(tmp_path):
     """A model of three files, one of them hidden."""
     directory = tmp_path / "model"
     (directory / "deep" / "er").mkdir(parents=True)
@@ -35,25 +31,18 @@ def model(tmp_path: Path) -> Path:
     return directory
 
 
-def says(path: Path, marker: str | None = None, hashes: KnownHashes | None = None) -> tuple[Completeness, str]:
+def says(path, marker=None, hashes=None):
     seen = look_at(str(path), marker, hashes)
     return seen.completeness, seen.reason
 
 
-def sums(directory: Path, *names: str) -> None:
+def sums(directory, *names):
     """Write a manifest with the system's own tool."""
     with open(directory / "SHA256SUMS", "wb") as manifest:
         subprocess.run(["sha256sum", "--", *names], cwd=directory, stdout=manifest, check=True)
 
 
-# What a look sees
-
-
-def test_a_look_that_follows_a_look_sees_the_same(model: Path) -> None:
-    assert look_at(str(model), None) == look_at(str(model), None)
-
-
-def test_to_check_a_big_file_makes_way_for_others(model: Path) -> None:
+def test_to_check_a_big_file_makes_way_for_others(model):
     pieces = 20
     with open(model / "big", "wb") as file:
         file.truncate(pieces * completeness._CHUNK_BYTES)
@@ -61,13 +50,13 @@ def test_to_check_a_big_file_makes_way_for_others(model: Path) -> None:
     assert len(list(looking_at(str(model), None))) >= pieces
 
 
-def grow_unseen(file: Path) -> None:
+def grow_unseen(file):
     times = file.stat()
     os.truncate(file, times.st_size + 1)
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-CHANGES: dict[str, Callable[[Path], object]] = {
+CHANGES = {
     "a file grew": lambda m: os.truncate(m / "deep/er/weights.bin", 101),
     "a hidden file grew": lambda m: os.truncate(m / ".weights.bin.Xy12", 11),
     "only a time changed": lambda m: os.utime(m / "model.py", (1, 1)),
@@ -85,13 +74,14 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_c27_a_look_sees_that(change: Callable[[Path], object], model: Path) -> None:
+def test_c27_a_look_sees_that(change, model):
     before = look_at(str(model), None)
+    assert look_at(str(model), None) == before
     change(model)
     assert look_at(str(model), None).digest != before.digest
 
 
-def test_the_newest_change_is_that_of_any_file_or_directory(model: Path) -> None:
+def test_the_newest_change_is_that_of_any_file_or_directory(model):
     for path in (model, *model.rglob("*")):
         os.utime(path, (YEAR_AGO_S, YEAR_AGO_S))
     # Times can be set, but not those of the inode: a copy that keeps times does not look old.
@@ -101,8 +91,10 @@ def test_the_newest_change_is_that_of_any_file_or_directory(model: Path) -> None
     assert look_at(str(model), None).changed_s == pytest.approx(future_s)
 
 
-def test_a_plain_file_is_looked_at_like_a_directory_of_one_and_needs_no_marker(tmp_path: Path) -> None:
+def test_a_plain_file_is_looked_at_like_a_directory_of_one_and_needs_no_marker(tmp_path):
     file = tmp_path / "m.onnx"
+    with pytest.raises(FileNotFoundError):
+        look_at(str(file), MARKER)
     file.write_bytes(b"12")
     before = look_at(str(file), MARKER)
     assert before.completeness is Completeness.UNKNOWN
@@ -110,12 +102,7 @@ def test_a_plain_file_is_looked_at_like_a_directory_of_one_and_needs_no_marker(t
     assert look_at(str(file), MARKER).digest != before.digest
 
 
-def test_nothing_at_the_path_is_an_error_of_the_system(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        look_at(str(tmp_path / "none"), MARKER)
-
-
-def test_links_to_directories_are_not_followed_and_links_to_files_are(model: Path, tmp_path: Path) -> None:
+def test_links_to_directories_are_not_followed_and_links_to_files_are(model, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "blob").write_bytes(b"1")
@@ -130,7 +117,7 @@ def test_links_to_directories_are_not_followed_and_links_to_files_are(model: Pat
     assert look_at(str(model), None).digest != before.digest
 
 
-def test_pipes_are_not_opened(model: Path) -> None:
+def test_pipes_are_not_opened(model):
     for name in ("pipe", "SHA256SUMS"):
         os.mkfifo(model / name)
     assert says(model)[0] is Completeness.INCOMPLETE
@@ -139,92 +126,71 @@ def test_pipes_are_not_opened(model: Path) -> None:
     assert says(model)[0] is Completeness.UNKNOWN
 
 
-def test_looks_survive_files_that_come_and_go(tmp_path: Path) -> None:
-    go_on = threading.Event()
-    go_on.set()
+def test_looks_survive_files_that_come_and_go(tmp_path):
+    deep, seen = tmp_path / "m" / "a" / "b", set()
+    (tmp_path / "m").mkdir()
 
-    def churn() -> None:
-        while go_on.is_set():
-            deep = tmp_path / "m" / "a" / "b"
-            deep.mkdir(parents=True, exist_ok=True)
-            (deep / "f").write_bytes(b"1")
-            (deep / "f").unlink()
-            deep.rmdir()
-            deep.parent.rmdir()
+    def come_and_go():
+        deep.mkdir(parents=True)
+        (deep / "f").write_bytes(b"1")
+        (deep / "f").unlink()
+        deep.rmdir()
+        deep.parent.rmdir()
 
-    seen = set()
-
-    def has_changed() -> bool:
+    def has_changed():
         seen.update(look_at(str(tmp_path / "m"), None).digest for _ in range(500))
         return len(seen) > 1
 
-    (tmp_path / "m").mkdir()
-    churning = threading.Thread(target=churn)
-    churning.start()
-    try:
+    with again_and_again(come_and_go):
         eventually(has_changed, "a look sees another state")
-    finally:
-        go_on.clear()
-        churning.join()
 
 
-# What files say of themselves
-
-
-def test_c27_with_a_marker_configured_a_directory_is_whole_when_it_is_at_its_top(model: Path) -> None:
+def test_c27_with_a_marker_configured_a_directory_is_whole_when_it_is_at_its_top_whatever_a_manifest_says(model):
     (model / "deep" / MARKER).touch()
-    assert says(model, MARKER) == (
-        Completeness.INCOMPLETE,
-        f"it has no file '{MARKER}', which is to say that it is whole",
-    )
+    sums(model, "model.py")
+    without = f"it has no file '{MARKER}', which is to say that it is whole"
+    assert says(model, MARKER) == (Completeness.INCOMPLETE, without)
     (model / MARKER).touch()
     assert says(model, MARKER) == (Completeness.COMPLETE, "")
 
 
-def test_c27_a_marker_that_is_configured_outranks_a_manifest(model: Path) -> None:
-    sums(model, "model.py")
-    assert says(model, MARKER)[0] is Completeness.INCOMPLETE
-
-
-def test_c27_a_manifest_of_sha256sum_is_whole_when_all_it_names_is_there_and_matches(model: Path) -> None:
+def test_c27_a_manifest_of_sha256sum_is_whole_when_all_it_names_is_there_and_matches(model):
     odd = "b\\ack\nslash \r"
     (model / odd).write_text("odd")
     sums(model, "model.py", "./deep/er/weights.bin", odd)
     assert says(model) == (Completeness.COMPLETE, "")
     (model / "deep/er/weights.bin").write_bytes(bytes(99))
-    assert says(model) == (
-        Completeness.INCOMPLETE,
-        "'./deep/er/weights.bin' has not the hash that SHA256SUMS gives",
-    )
+    assert says(model) == (Completeness.INCOMPLETE, "'./deep/er/weights.bin' has not the hash that SHA256SUMS gives")
     (model / "deep/er/weights.bin").unlink()
     assert says(model) == (Completeness.INCOMPLETE, "'./deep/er/weights.bin', which SHA256SUMS names, is missing")
 
 
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("", "empty"),
-        ("0" * 64 + "  model.py", "ends within a line"),
-        ("0" * 63 + "  model.py\n", "not of sha256sum"),
-        ("0" * 64 + "  ../model/model.py\n", "outside"),
-        ("0" * 64 + "  /etc/passwd\n", "outside"),
-        ("0" * 64 + "  model.py\n", "has not the hash"),
-        ("0" * 64 + "  deep\n", "has not the hash"),
-        ("0" * 64 + "  " + "x" * (5 << 20) + "\n", "too much"),
-    ],
-)
-def test_c27_a_manifest_that_is_not_right_is_incomplete_and_says_why(text: str, problem: str, model: Path) -> None:
+ZEROS = "0" * 64
+MANIFESTS = {
+    "": "empty",
+    f"{ZEROS}  model.py": "ends within a line",
+    f"{ZEROS[1:]}  model.py\n": "not of sha256sum",
+    f"{ZEROS}  ../model/model.py\n": "outside",
+    f"{ZEROS}  /etc/passwd\n": "outside",
+    f"{ZEROS}  model.py\n": "has not the hash",
+    f"{ZEROS}  deep\n": "has not the hash",
+    f"{ZEROS}  {'x' * (5 << 20)}\n": "too much",
+}
+
+
+@pytest.mark.parametrize(("text", "problem"), MANIFESTS.items(), ids=MANIFESTS.values())
+def test_c27_a_manifest_that_is_not_right_is_incomplete_and_says_why(text, problem, model):
     (model / "SHA256SUMS").write_text(text)
     found, reason = says(model)
     assert found is Completeness.INCOMPLETE
     assert problem in reason
 
 
-def test_hashes_are_kept_while_a_file_does_not_change(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hashes_are_kept_while_a_file_does_not_change(model, monkeypatch):
     monkeypatch.setattr(completeness, "RECENT_NS", 0)
     sums(model, "model.py", "deep/er/weights.bin")
     hashes = KnownHashes()
-    read: list[int] = []
+    read = []
     original = KnownHashes._read
     monkeypatch.setattr(KnownHashes, "_read", lambda self, file: read.append(file) or original(self, file))
     assert [says(model, None, hashes)[0] for _ in range(3)] == [Completeness.COMPLETE] * 3
@@ -236,7 +202,7 @@ def test_hashes_are_kept_while_a_file_does_not_change(model: Path, monkeypatch: 
     assert len(read) == 3
 
 
-def test_hashes_of_files_that_changed_just_now_are_not_kept(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hashes_of_files_that_changed_just_now_are_not_kept_nor_any_after_a_stop(model, monkeypatch):
     monkeypatch.setattr(completeness, "RECENT_NS", 10**15)
     sums(model, "model.py")
     hashes = KnownHashes()
@@ -247,22 +213,16 @@ def test_hashes_of_files_that_changed_just_now_are_not_kept(model: Path, monkeyp
     sums(model, "model.py", "deep/er/weights.bin")
     assert says(model, None, hashes)[0] is Completeness.COMPLETE
     assert len(hashes._known) == 1
-
-
-def test_after_a_stop_no_file_is_read_any_more(model: Path) -> None:
-    sums(model, "model.py")
     hashes = KnownHashes()
     hashes.stop()
-    assert says(model, None, hashes)[0] is Completeness.INCOMPLETE
+    assert says(model, None, hashes)[0] is Completeness.INCOMPLETE, "no file is read any more"
 
 
 @pytest.mark.parametrize(
     ("name", "suffix"), [("model.safetensors.index.json", "safetensors"), ("p.bin.index.json", "bin")]
 )
 @pytest.mark.parametrize("is_pretty", [True, False])
-def test_c27_a_sharded_checkpoint_lacks_what_its_index_names(
-    model: Path, name: str, suffix: str, is_pretty: bool
-) -> None:
+def test_c27_a_sharded_checkpoint_lacks_what_its_index_names(model, name, suffix, is_pretty):
     import json
 
     shards = [f"model-{number:05}-of-00003.{suffix}" for number in (1, 2, 3)]
@@ -276,7 +236,7 @@ def test_c27_a_sharded_checkpoint_lacks_what_its_index_names(
 
 
 @pytest.mark.parametrize("offset", range(-15, 5))
-def test_c27_a_shard_is_seen_wherever_the_chunks_of_an_index_end(model: Path, offset: int) -> None:
+def test_c27_a_shard_is_seen_wherever_the_chunks_of_an_index_end(model, offset):
     beginning = '{"weight_map": {"layer'
     text = beginning + " " * ((1 << 16) + offset - len(beginning)) + '": "last.bin"}}'
     (model / "x.bin.index.json").write_text(text)
@@ -288,7 +248,7 @@ CLOSED = """
     from hostd.shell.repository.completeness import look_at
 
     os.chmod(sys.argv[1], 0o333)
-    if os.geteuid() == 0:  # whom no mode stops
+    if os.geteuid() == 0:  # no mode stops root
         os.setgroups([])
         os.setegid(65534)
         os.seteuid(65534)
@@ -299,7 +259,7 @@ CLOSED = """
 """
 
 
-def test_a_directory_that_may_not_be_listed_is_an_error_of_the_system() -> None:
+def test_a_directory_that_may_not_be_listed_is_an_error_of_the_system():
     with tempfile.TemporaryDirectory() as base:  # pytest's own are closed to other users
         os.chmod(base, 0o755)
         closed = os.path.join(base, "closed")
@@ -307,3 +267,100 @@ def test_a_directory_that_may_not_be_listed_is_an_error_of_the_system() -> None:
         with program(CLOSED, closed) as process:
             assert line_of(process) == "Permission denied"
         os.chmod(closed, 0o755)
+
+
+LONG_AGO_S = 1_000_000_000
+
+
+def _version(place, files):
+    """Write a version with its manifest, as old as a reproducible image makes it."""
+    place.mkdir()
+    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
+    for name, content in {**files, "SHA256SUMS": sums.encode()}.items():
+        (place / name).write_bytes(content)
+        os.utime(place / name, (LONG_AGO_S, LONG_AGO_S))
+    return place
+
+
+def _turn(link, target):
+    """Exchange a link at once."""
+    new = link.with_name("..new")
+    new.symlink_to(target)
+    new.replace(link)
+
+
+@pytest.fixture
+def volume(tmp_path):
+    """A model as Kubernetes mounts a ConfigMap: links through `..data` into one of two versions."""
+    model = tmp_path / "m"
+    model.mkdir()
+    _version(model / "..1", {"a": b"1", "b": b"same"})
+    _version(model / "..2", {"a": b"2", "b": b"same"})
+    (model / "..data").symlink_to("..1")
+    for name in ("a", "b", "SHA256SUMS"):
+        (model / name).symlink_to(f"..data/{name}")
+    return model
+
+
+def test_a_link_that_is_turned_to_a_file_of_the_same_size_and_time_is_a_change_and_no_quiet(tmp_path):
+    old, new = (_version(tmp_path / name, {"weights": name.encode()}) / "weights" for name in ("1", "2"))
+    model, stability = tmp_path / "m", Stability(2.0)
+    model.mkdir()
+    (model / "weights").symlink_to(old)
+    before = walk(str(model))
+    assert walk(str(model)).digest == before.digest
+    assert stability.observe("m", look_at(str(model), None), 0.0, time.time()) is not None
+    began_ns = time.time_ns() - 10**9
+    _turn(model / "weights", new)
+    after = walk(str(model))
+    assert after.digest != before.digest
+    assert after.files_changed_ns >= began_ns, "what failed is tried again"
+    _turn(model / "weights", old)
+    assert stability.observe("m", look_at(str(model), None), 2.0, time.time()) is not None, "it was turned since"
+    assert stability.observe("m", look_at(str(model), None), 4.0, time.time()) is None
+
+
+class _Swapping(KnownHashes):
+    """Hashes files, and turns the volume to its second version after the first of them."""
+
+    def __init__(self, volume):
+        super().__init__()
+        self._volume = volume
+
+    def hashing(self, path):
+        found = yield from super().hashing(path)
+        _turn(self._volume / "..data", "..2")
+        return found
+
+
+def test_a_manifest_of_one_version_does_not_vouch_for_the_next(volume):
+    assert look_at(str(volume), None).completeness is Completeness.COMPLETE
+    (volume / "..2" / "a").write_bytes(b"half")
+    look = look_at(str(volume), None, _Swapping(volume))
+    assert look.completeness is Completeness.INCOMPLETE
+    assert look.reason == "it changed while SHA256SUMS was checked"
+    look = look_at(str(volume), None)
+    assert look.completeness is Completeness.INCOMPLETE
+    assert look.reason == "'a' has not the hash that SHA256SUMS gives"
+
+
+def test_a_digest_is_of_one_version_or_none(volume, monkeypatch):
+    first = digest_of(volume)
+    _turn(volume / "..data", "..2")
+    second = digest_of(volume)
+    assert first != second
+    _turn(volume / "..data", "..1")
+    opened = os.open
+
+    def swapping(path, *arguments):
+        descriptor = opened(path, *arguments)
+        _turn(volume / "..data", "..2")
+        return descriptor
+
+    for name in ("a", "b"):  # what is remembered is not read
+        os.utime(volume / "..1" / name)
+    monkeypatch.setattr(os, "open", swapping)
+    with pytest.raises(AbortedError, match="was exchanged while it was read"):
+        digest_of(volume)
+    monkeypatch.undo()
+    assert digest_of(volume) == second

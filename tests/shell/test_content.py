@@ -1,18 +1,15 @@
 """Digests of a model's files and of its libraries: equal where the size would be, and read no more than needed."""
 
-from __future__ import annotations
-
 import os
 import socket
 import sys
+import sysconfig
 import threading
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from hostd.shell.repository import fingerprint as content
 from hostd.shell.repository.fingerprint import (
-    MAX_ENTRIES,
     SAMPLE_BYTES,
     SAMPLED_ABOVE_BYTES,
     digest_of,
@@ -21,15 +18,11 @@ from hostd.shell.repository.fingerprint import (
 )
 from hostd_workers.wire.errors import AbortedError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
 FILES = {"model.yaml": b"loader: python\n", "weights/a.bin": b"a" * 1000, "weights/b.bin": b"b", "empty": b""}
 LONG_AGO_NS = 10**18
 
 
-def write(directory: Path, files: dict[str, bytes]) -> Path:
+def write(directory, files):
     for name, data in files.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_bytes(data)
@@ -37,11 +30,11 @@ def write(directory: Path, files: dict[str, bytes]) -> Path:
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
+def model(tmp_path):
     return write(tmp_path / "model", FILES)
 
 
-def sparse(path: Path, size_bytes: int, at: dict[int, bytes] | None = None) -> Path:
+def sparse(path, size_bytes, at=None):
     with open(path, "wb") as file:
         file.truncate(size_bytes)
         for offset, data in (at or {}).items():
@@ -50,10 +43,7 @@ def sparse(path: Path, size_bytes: int, at: dict[int, bytes] | None = None) -> P
     return path
 
 
-# What counts
-
-
-def test_c13_the_same_content_has_the_same_digest_wherever_it_lies(model: Path, tmp_path: Path) -> None:
+def test_c13_the_same_content_has_the_same_digest_wherever_it_lies(model, tmp_path):
     other = write(tmp_path / "elsewhere" / "deep", dict(reversed(FILES.items())))
     (other / "no files in here").mkdir()
     assert digest_of(model) == digest_of(str(other))
@@ -75,40 +65,36 @@ def test_c13_the_same_content_has_the_same_digest_wherever_it_lies(model: Path, 
     ],
     ids=["byte", "size", "name", "place", "gone", "new", "hidden", "sums", "dangling link", "fifo"],
 )
-def test_c13_other_content_has_another_digest(model: Path, change: Callable[[Path], Any]) -> None:
+def test_c13_other_content_has_another_digest(model, change):
     before = digest_of(model)
     change(model)
     assert digest_of(model) != before
 
 
-def test_bytes_do_not_move_between_names_unseen(tmp_path: Path) -> None:
-    one = write(tmp_path / "one", {"a": b"1", "b": b"23"})
-    two = write(tmp_path / "two", {"a": b"12", "b": b"3"})
-    three = write(tmp_path / "three", {"a": b"1", "b": b"", "c": b"23"})
-    assert len({digest_of(one), digest_of(two), digest_of(three)}) == 3
+def test_bytes_do_not_move_between_names_unseen(tmp_path):
+    each = ({"a": b"1", "b": b"23"}, {"a": b"12", "b": b"3"}, {"a": b"1", "b": b"", "c": b"23"})
+    assert len({digest_of(write(tmp_path / str(number), files)) for number, files in enumerate(each)}) == 3
 
 
-def test_what_a_name_stands_for_counts(tmp_path: Path) -> None:
-    digests = []
-    for make in (lambda path: path.touch(), os.mkfifo, lambda path: os.symlink("nowhere", path)):
-        make(tmp_path / "name")
-        digests.append(digest_of(tmp_path))
-        (tmp_path / "name").unlink()
-    assert len(set(digests)) == 3
+def test_what_a_name_stands_for_and_names_of_any_bytes_count(tmp_path):
+    digests, top = [], os.fsencode(tmp_path)
+    for make in (os.mknod, os.mkfifo, lambda path: os.symlink("nowhere", path)):
+        for name in (b"name", b"\xff", b"\xfe", b"new\nline"):
+            make(os.path.join(top, name))
+            digests.append(digest_of(tmp_path))
+            os.unlink(os.path.join(top, name))
+    assert len(set(digests)) == len(digests)
 
 
-def test_the_order_in_which_the_system_lists_files_does_not_count(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neither_the_order_in_which_the_system_lists_files_nor_the_name_of_a_file_by_itself_counts(model, monkeypatch):
+    write(model, {"a.pkl": b"x", "b.pkl": b"x", "c.pkl": b"y"})
+    assert digest_of(model / "a.pkl") == digest_of(model / "b.pkl") != digest_of(model / "c.pkl")
     before, entries = digest_of(model), content._entries
     monkeypatch.setattr(content, "_entries", lambda root: reversed(list(entries(root))))
     assert digest_of(model) == before
 
 
-def test_a_file_by_itself_counts_without_its_own_name(tmp_path: Path) -> None:
-    write(tmp_path, {"a.pkl": b"x", "b.pkl": b"x", "c.pkl": b"y"})
-    assert digest_of(tmp_path / "a.pkl") == digest_of(tmp_path / "b.pkl") != digest_of(tmp_path / "c.pkl")
-
-
-def test_links_count_as_what_they_lead_to(model: Path, tmp_path: Path) -> None:
+def test_links_count_as_what_they_lead_to(model, tmp_path):
     linked = tmp_path / "linked"
     linked.mkdir()
     for name in ("model.yaml", "empty", "weights"):
@@ -119,37 +105,17 @@ def test_links_count_as_what_they_lead_to(model: Path, tmp_path: Path) -> None:
     assert digest_of(linked) == digest_of(model)
 
 
-def test_names_of_any_bytes_count(tmp_path: Path) -> None:
-    digests = set()
-    for name in (b"\xff", b"\xfe", b"new\nline"):
-        directory = os.path.join(os.fsencode(tmp_path), b"d" + name)
-        os.mkdir(directory)
-        with open(os.path.join(directory, name), "wb"):
-            pass
-        digests.add(digest_of(os.fsdecode(directory)))
-    assert len(digests) == 3
-
-
-# What is refused, and what is not opened
-
-
 @pytest.mark.parametrize("target", [".", "..", "../.."])
-def test_a_link_to_a_directory_that_it_is_in_is_refused(model: Path, target: str) -> None:
+def test_a_link_to_a_directory_that_it_is_in_is_refused(model, target):
+    os.symlink("self", model / "self")
+    assert digest_of(model), "a link to itself is one to nothing"
     os.symlink(target, model / "weights" / "round")
-    if target == "../..":  # not in the model at first, but the model is in it
-        with pytest.raises(InvalidArgumentError, match="a link to a directory that it is in"):
-            digest_of(model)
-        return
-    with pytest.raises(InvalidArgumentError, match="round is a link to a directory that it is in"):
+    which = "" if target == "../.." else "round is "  # not in the model at first, but the model is in it
+    with pytest.raises(InvalidArgumentError, match=f"{which}a link to a directory that it is in"):
         digest_of(model)
 
 
-def test_a_link_to_itself_is_a_link_to_nothing(model: Path) -> None:
-    os.symlink("self", model / "self")
-    assert digest_of(model)
-
-
-def test_what_is_no_regular_file_is_never_opened(model: Path) -> None:
+def test_what_is_no_regular_file_is_never_opened(model):
     os.mkfifo(model / "fifo")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(model / "socket"))
@@ -159,90 +125,69 @@ def test_what_is_no_regular_file_is_never_opened(model: Path) -> None:
         assert not done.is_alive(), "somebody waits for the other end of the fifo"
 
 
+@pytest.mark.parametrize("is_number_used_again", [False, True])
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.write_bytes(b"other")], ids=["fifo", "file"])
-def test_a_file_that_was_exchanged_is_not_read(model: Path, make: Callable[[Path], object]) -> None:
+def test_a_file_that_was_exchanged_is_not_read(model, make, is_number_used_again):
     (entry,) = [found for found in content._entries(str(model)) if found is not None and found.name == b"empty"]
     (model / "empty").rename(model / "another")
     make(model / "empty")
+    if is_number_used_again and make is os.mkfifo:
+        entry = entry._replace(info=os.stat(model / "empty"))
     with pytest.raises(AbortedError, match="exchanged"):
         done(content._content(entry))
 
 
-def test_the_number_of_a_file_that_is_gone_may_be_used_again(model: Path) -> None:
-    (entry,) = [found for found in content._entries(str(model)) if found is not None and found.name == b"empty"]
-    (model / "empty").unlink()
-    os.mkfifo(model / "empty")
-    same_number = os.stat(model / "empty")
-    with pytest.raises(AbortedError, match="exchanged"):
-        done(content._content(entry._replace(info=same_number)))
-
-
-def test_nothing_there_is_not_found(tmp_path: Path) -> None:
+def test_nothing_there_is_not_found(tmp_path):
     with pytest.raises(NotFoundError, match=r"there is nothing at .*absent"):
         digest_of(tmp_path / "absent")
     with pytest.raises(InvalidArgumentError, match="null"):
         digest_of("nul\0inside")
 
 
-def test_what_is_too_much_for_a_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_much_for_a_model_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(content, "MAX_ENTRIES", 3)
     write(tmp_path, {"a": b"", "d/b": b""})
     assert digest_of(tmp_path)
     (tmp_path / "c").write_bytes(b"")
     with pytest.raises(ResourceExhaustedError, match="more than 3 entries"):
         digest_of(tmp_path)
-    monkeypatch.setattr(content, "MAX_ENTRIES", MAX_ENTRIES)
+    monkeypatch.setattr(content, "MAX_ENTRIES", 1000)
     monkeypatch.setattr(content, "MAX_READ_BYTES", 9)
     (tmp_path / "a").write_bytes(b"0123456789")
     with pytest.raises(ResourceExhaustedError, match="10 bytes would have to be read"):
         digest_of(tmp_path)
+    for level in range(31):  # links that double at every level
+        (tmp_path / "deep" / str(level)).mkdir(parents=True)
+        for name in "ab" if level < 30 else "":
+            os.symlink(f"../{level + 1}", tmp_path / "deep" / str(level) / name)
+    with pytest.raises(ResourceExhaustedError, match="more than 1000 entries"):
+        digest_of(tmp_path / "deep" / "0")
 
 
-def test_a_tree_without_files_makes_way_for_others_as_well(tmp_path: Path) -> None:
+def test_a_tree_without_files_lets_others_go_on_as_well(tmp_path):
     for number in range(10 * content._STEP_ENTRIES):
         (tmp_path / str(number)).mkdir()
     assert len(list(content.digesting(tmp_path))) >= 10
 
 
-def test_links_that_double_at_every_level_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(content, "MAX_ENTRIES", 1000)
-    for level in range(30):
-        (tmp_path / str(level)).mkdir()
-        for name in "ab":
-            os.symlink(f"../{level + 1}", tmp_path / str(level) / name)
-    (tmp_path / "30").mkdir()
-    with pytest.raises(ResourceExhaustedError, match="more than 1000 entries"):
-        digest_of(tmp_path / "0")
-
-
-# Big files
-
-
-def test_a_big_file_counts_by_its_size_and_samples(tmp_path: Path) -> None:
+def test_a_big_file_counts_by_its_size_and_samples(tmp_path):
     size = SAMPLED_ABOVE_BYTES + 16
     first = digest_of(sparse(tmp_path / "w", size))
     assert digest_of(sparse(tmp_path / "w", size + 1)) != first
-    assert digest_of(sparse(tmp_path / "w", size, {0: b"x"})) != first
-    assert digest_of(sparse(tmp_path / "w", size, {size - 1: b"x"})) != first
-    assert digest_of(sparse(tmp_path / "w", size, {size // 15: b"x"})) != first
+    for place in (0, size - 1, size // 15):
+        assert digest_of(sparse(tmp_path / "w", size, {place: b"x"})) != first
     assert digest_of(sparse(tmp_path / "w", size, {SAMPLE_BYTES: b"x"})) == first
-
-
-def test_a_file_at_the_limit_is_read_whole(tmp_path: Path) -> None:
-    first = digest_of(sparse(tmp_path / "w", SAMPLED_ABOVE_BYTES))
-    assert digest_of(sparse(tmp_path / "w", SAMPLED_ABOVE_BYTES, {SAMPLE_BYTES: b"x"})) != first
-
-
-# Nothing is read twice
+    whole = [digest_of(sparse(tmp_path / "w", SAMPLED_ABOVE_BYTES, at)) for at in ({}, {SAMPLE_BYTES: b"x"})]
+    assert whole[0] != whole[1], "at the limit it is read whole"
 
 
 @pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def reads(monkeypatch):
     monkeypatch.setattr(content, "_recent", content._Recent())
-    seen: list[str] = []
+    seen = []
     read = content._content
 
-    def noting(entry: Any) -> bytes:
+    def noting(entry):
         seen.append(entry.name.decode())
         return read(entry)
 
@@ -251,13 +196,13 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+def settled(monkeypatch):
     """What was written just now counts as written long ago."""
     monkeypatch.setattr(content, "_SETTLED_NS", -LONG_AGO_NS)
 
 
 @pytest.mark.usefixtures("settled")
-def test_what_has_not_changed_is_not_read_again(model: Path, reads: list[str]) -> None:
+def test_what_has_not_changed_is_not_read_again_but_what_has_just_changed_is(model, reads, monkeypatch):
     digest = digest_of(model)
     assert sorted(reads) == sorted(FILES)
     reads.clear()
@@ -269,19 +214,16 @@ def test_what_has_not_changed_is_not_read_again(model: Path, reads: list[str]) -
     os.replace(model / "b", model / "weights/b.bin")
     assert digest_of(model) == digest
     assert sorted(reads) == sorted(FILES)
-
-
-def test_what_has_just_changed_is_read_again(model: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content, "_SETTLED_NS", LONG_AGO_NS)
-    digest_of(model)
-    digest_of(model)
+    monkeypatch.setattr(content, "_recent", content._Recent())
+    reads.clear()
+    for _ in range(2):
+        digest_of(model)
     assert sorted(reads) == sorted([*FILES, *FILES])
 
 
 @pytest.mark.usefixtures("settled")
-def test_the_least_recently_used_is_forgotten(
-    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_least_recently_used_is_forgotten(tmp_path, reads, monkeypatch):
     monkeypatch.setattr(content, "_REMEMBERED", 2)
     a, b, c = (write(tmp_path / name, {name: b"x"}) for name in "abc")
     for path in (a, b, a, c):
@@ -292,10 +234,7 @@ def test_the_least_recently_used_is_forgotten(
     assert reads == ["b"]
 
 
-# Environments
-
-
-def virtual_environment(base: Path, *, version: str = "1.0", settings: str = "version = 3.11") -> str:
+def virtual_environment(base, *, version="1.0", settings="version = 3.11"):
     site = base / "lib" / "python3.11" / "site-packages"
     site.mkdir(parents=True, exist_ok=True)
     (site / f"thing-{version}.dist-info").mkdir()
@@ -307,7 +246,7 @@ def virtual_environment(base: Path, *, version: str = "1.0", settings: str = "ve
     return str(base / "bin" / "python")
 
 
-def test_c13_another_version_of_a_library_is_another_environment(tmp_path: Path) -> None:
+def test_c13_another_version_of_a_library_is_another_environment(tmp_path):
     one, same, other = (
         virtual_environment(tmp_path / name, version=version)
         for name, version in (("one", "1.0"), ("same", "1.0"), ("other", "1.1"))
@@ -320,15 +259,23 @@ def test_c13_another_version_of_a_library_is_another_environment(tmp_path: Path)
     assert environment_of(one) != environment_of(same)
 
 
-def test_another_interpreter_is_another_environment(tmp_path: Path) -> None:
+def test_another_interpreter_is_another_environment(tmp_path):
     python = virtual_environment(tmp_path)
     before = environment_of(python)
     os.unlink(python)
     write(tmp_path, {"bin/python": b"another build"})
     assert environment_of(python) != before
+    with pytest.raises(NotFoundError, match="absent"):
+        environment_of(str(tmp_path / "absent" / "python"))
 
 
-def test_the_libraries_below_a_virtual_environment_count_if_it_sees_them(tmp_path: Path) -> None:
+def test_the_default_is_the_interpreter_that_runs_this():
+    assert environment_of() == environment_of(None) == environment_of(sys.executable)
+    own = os.path.realpath(sysconfig.get_path("purelib"))
+    assert own in content._site_directories(content.Path(sys.executable))
+
+
+def test_the_libraries_below_a_virtual_environment_count_if_it_sees_them(tmp_path):
     (tmp_path / "base/bin").mkdir(parents=True)
     below = tmp_path / "base/lib/python3.11/site-packages"
     below.mkdir(parents=True)
@@ -339,16 +286,3 @@ def test_the_libraries_below_a_virtual_environment_count_if_it_sees_them(tmp_pat
     (below / "new-1.dist-info").mkdir()
     assert environment_of(seeing) != before[0]
     assert environment_of(blind) == before[1]
-
-
-def test_the_default_is_the_interpreter_that_runs_this() -> None:
-    import sysconfig
-
-    assert environment_of() == environment_of(None) == environment_of(sys.executable)
-    own = os.path.realpath(sysconfig.get_path("purelib"))
-    assert own in content._site_directories(content.Path(sys.executable))
-
-
-def test_an_interpreter_that_is_not_there_is_not_found(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="absent"):
-        environment_of(str(tmp_path / "absent" / "python"))

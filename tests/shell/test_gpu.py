@@ -1,13 +1,11 @@
 """Memory on devices, with a pynvml as nvidia-ml-py is: its names, its errors, None for what it cannot tell."""
 
-# ruff: noqa: N802 - the names are NVML's
+# ruff: noqa: N802, N815 - the names are NVML's
 
-from __future__ import annotations
-
+import functools
 import logging
 import sys
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -17,7 +15,7 @@ MIB = 1 << 20
 
 
 class NVMLError(Exception):
-    def __init__(self, value: int) -> None:
+    def __init__(self, value):
         super().__init__(f"error {value}")
         self.value = value
 
@@ -28,97 +26,82 @@ class Nvml:
     NVML_ERROR_FUNCTION_NOT_FOUND = 13
     NVMLError = NVMLError
 
-    def __init__(
-        self, *devices: dict[int, int | None], lacks: tuple[str, ...] = (), fails: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, *devices, lacks=(), fails=()):
         self.devices = devices
         self.lacks, self.fails = lacks, set(fails)
         self.inits = self.shutdowns = 0
-        self.asked: list[str] = []
+        self.asked = []
 
-    def _may(self, name: str) -> None:
+    def _may(self, name):
         if name in self.fails:
             raise NVMLError(9)
 
-    def nvmlInit(self) -> None:
+    def nvmlInit(self):
         self._may("init")
         self.inits += 1
 
-    def nvmlShutdown(self) -> None:
+    def nvmlShutdown(self):
         self.shutdowns += 1
         self._may("shutdown")
 
-    def nvmlDeviceGetCount(self) -> int:
+    def nvmlDeviceGetCount(self):
         self._may("count")
         return len(self.devices)
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+    def nvmlDeviceGetHandleByIndex(self, index):
         return index
 
-    def _query(self, version: str, device: int) -> list[Any]:
+    def _query(self, version, device):
         if version in self.lacks:
             raise NVMLError(self.NVML_ERROR_FUNCTION_NOT_FOUND)
         self._may("query")
         self.asked.append(version)
         return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.devices[device].items()]
 
-    def nvmlDeviceGetComputeRunningProcesses_v3(self, device: int) -> list[Any]:
-        return self._query("v3", device)
+    nvmlDeviceGetComputeRunningProcesses_v3 = functools.partialmethod(_query, "v3")
+    nvmlDeviceGetComputeRunningProcesses_v2 = functools.partialmethod(_query, "v2")
 
-    def nvmlDeviceGetComputeRunningProcesses_v2(self, device: int) -> list[Any]:
-        return self._query("v2", device)
-
-    def nvmlDeviceGetComputeRunningProcesses(self, device: int) -> list[Any]:
+    def nvmlDeviceGetComputeRunningProcesses(self, device):
         return self._query("v3" if "v3" not in self.lacks else "plain", device)
 
 
 @pytest.fixture
-def install(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Any:
+def install(monkeypatch, caplog):
     caplog.set_level(logging.DEBUG, "hostd.shell.memory.gpu")
 
-    def put(nvml: Nvml | None) -> GpuReader | None:
+    def put(nvml):
         monkeypatch.setitem(sys.modules, "pynvml", nvml)
         return GpuReader.open()
 
     return put
 
 
-def loud(caplog: pytest.LogCaptureFixture) -> list[str]:
+def loud(caplog):
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO]
 
 
-def test_what_a_process_holds_is_summed_over_all_devices(install: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_process_holds_is_summed_over_all_devices_unless_one_cannot_tell(install, caplog):
     reader = install(Nvml({5: 10 * MIB, 6: MIB}, {5: 3 * MIB}, {}))
     assert reader.bytes_by_pid() == {5: 13 * MIB, 6: MIB}
     assert loud(caplog) == ["memory on devices is measured by NVML, on 3 of them"]
     assert "3 devices" in repr(reader)
-
-
-@pytest.mark.parametrize("devices", [({5: None, 6: MIB}, {5: 2 * MIB}), ({5: 2 * MIB, 6: MIB}, {5: None})])
-def test_what_nvml_cannot_tell_of_one_device_is_not_known_of_all(
-    install: Any, devices: tuple[dict[int, int | None], ...]
-) -> None:
-    assert install(Nvml(*devices)).bytes_by_pid() == {5: None, 6: MIB}
+    for devices in (({5: None, 6: MIB}, {5: 2 * MIB}), ({5: 2 * MIB, 6: MIB}, {5: None})):
+        assert install(Nvml(*devices)).bytes_by_pid() == {5: None, 6: MIB}
 
 
 @pytest.mark.parametrize(
     ("lacks", "used"), [((), "v3"), (("v3",), "v2"), (("v3", "v2"), "plain")], ids=["new", "older", "old"]
 )
-def test_the_newest_function_that_the_driver_has_is_used(install: Any, lacks: tuple[str, ...], used: str) -> None:
+def test_the_newest_function_that_the_driver_and_the_module_have_is_used(install, monkeypatch, lacks, used):
     nvml = Nvml({5: MIB}, lacks=lacks)
     assert install(nvml).bytes_by_pid() == {5: MIB}
     assert set(nvml.asked) == {used}
-
-
-def test_a_module_without_the_newer_functions_will_do(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for version in ("v3", "v2"):
         monkeypatch.delattr(Nvml, f"nvmlDeviceGetComputeRunningProcesses_{version}")
     assert install(Nvml({5: MIB})).bytes_by_pid() == {5: MIB}
 
 
-def test_without_the_module_a_driver_or_a_device_there_are_no_figures_and_no_noise(
-    install: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_the_module_a_driver_or_a_device_there_are_no_figures_and_no_noise(install, caplog):
     assert install(None) is None
     assert install(Nvml({}, fails=("init",))) is None
     without = Nvml()
@@ -128,7 +111,7 @@ def test_without_the_module_a_driver_or_a_device_there_are_no_figures_and_no_noi
     assert "nvidia-ml-py is not installed" in caplog.text
 
 
-def test_devices_that_cannot_be_asked_are_said_once(install: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_devices_that_cannot_be_asked_are_said_once(install, caplog):
     nvml = Nvml({}, fails=("query",))
     assert install(nvml) is None
     assert nvml.shutdowns == 1
@@ -136,9 +119,7 @@ def test_devices_that_cannot_be_asked_are_said_once(install: Any, caplog: pytest
 
 
 @pytest.mark.parametrize("also", [(), ("shutdown",)])
-def test_a_failure_switches_it_off_with_one_warning(
-    install: Any, caplog: pytest.LogCaptureFixture, also: tuple[str, ...]
-) -> None:
+def test_a_failure_switches_it_off_with_one_warning(install, caplog, also):
     nvml = Nvml({5: MIB})
     reader = install(nvml)
     nvml.fails = {"query", *also}

@@ -1,14 +1,12 @@
 """The HTTP server: three answers that are no page, and clients that are slow, silent, many or rude."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from http import HTTPStatus
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import PATIENCE_S, SOON_S, at_most, eventually
@@ -18,42 +16,45 @@ from hostd.shell.control import http, pages
 from hostd.shell.control.http import HttpServer, Page
 from hostd.shell.control.pages import Pages
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 HUGE = b"x" * (64 << 20)
 
 
 @pytest.fixture
-def asked() -> list[str]:
+def asked():
     """One item for each request for the page that never comes."""
     return []
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, asked: list[str]) -> Iterator[HttpServer]:
-    monkeypatch.setattr(http, "CONNECTION_S", 1.0)
+def pages_of(asked):
+    """What a server shows, by path."""
 
-    async def plain(accept: str) -> Page:
+    async def plain(accept):
         return Page(HTTPStatus.OK, http.TEXT, accept.encode())
 
-    async def never(accept: str) -> Page:
+    async def never(accept):
         asked.append(accept)
         await asyncio.Event().wait()
         raise AssertionError
 
-    async def huge(_accept: str) -> Page:
+    async def huge(_accept):
         return Page(HTTPStatus.OK, http.TEXT, HUGE)
 
-    with HttpServer("127.0.0.1", 0, {"/plain": plain, "/never": never, "/huge": huge}) as running:
+    return {"/plain": plain, "/never": never, "/huge": huge}
+
+
+@pytest.fixture
+def server(monkeypatch, pages_of):
+    monkeypatch.setattr(http, "CONNECTION_S", 1.0)
+    with HttpServer("127.0.0.1", 0, pages_of) as running:
         yield running
 
 
-def connect(server: HttpServer) -> socket.socket:
+def connect(server):
     return socket.create_connection(("127.0.0.1", server.port), PATIENCE_S)
 
 
-def ask(server: HttpServer, request: bytes) -> bytes:
+def ask(server, request):
     """Return all that is answered, until the other side ends."""
     with connect(server) as connection:
         connection.sendall(request)
@@ -80,7 +81,7 @@ def ask(server: HttpServer, request: bytes) -> bytes:
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_every_request_has_its_status(server: HttpServer, request_line: bytes, status: int) -> None:
+def test_every_request_has_its_status(server, request_line, status):
     answer = ask(server, request_line + b"\r\nHost: x\r\n\r\n")
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(f"HTTP/1.1 {status} ".encode())
@@ -88,32 +89,25 @@ def test_every_request_has_its_status(server: HttpServer, request_line: bytes, s
     assert (b"Allow: GET" in head) == (status == 405)
 
 
-def test_an_answer_is_read_also_by_who_sends_more_than_is_read(server: HttpServer) -> None:
+def test_an_answer_is_read_also_by_what_sends_more_than_is_read_and_the_page_is_told_what_it_accepts(server):
     answer = ask(server, b"POST /plain HTTP/1.1\r\nContent-Length: 10000000\r\n\r\n" + b"x" * 10_000_000)
     assert answer.startswith(b"HTTP/1.1 405 ")
-
-
-def test_who_accepts_what_is_told_to_the_page(server: HttpServer) -> None:
     answer = ask(server, b"GET /plain HTTP/1.1\r\naccept: a/b\r\nACCEPT: c\r\n\r\n")
     assert answer.partition(b"\r\n\r\n")[2].strip() == b"a/b,  c"
 
 
-def test_half_open_connections_keep_nobody_away_and_end(server: HttpServer) -> None:
-    silent = [connect(server) for _ in range(3 * http.MAX_CONNECTIONS)]
-    try:
+def test_half_open_connections_keep_no_others_away_and_end(server):
+    with ExitStack() as stack:
+        silent = [stack.enter_context(connect(server)) for _ in range(3 * http.MAX_CONNECTIONS)]
         for number, connection in enumerate(silent):
             connection.sendall(b"GET /plain HTTP/1.1\r\n"[: number % 20])
         for _ in range(5):
             assert ask(server, b"GET /plain HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 200 ")
         with at_most(SOON_S, "the end of the connections that say nothing"):
-            for connection in silent:
-                assert is_over(connection)
-    finally:
-        for connection in silent:
-            connection.close()
+            assert all(is_over(connection) for connection in silent)
 
 
-def is_over(connection: socket.socket) -> bool:
+def is_over(connection):
     try:
         while connection.recv(65536):
             pass
@@ -122,23 +116,17 @@ def is_over(connection: socket.socket) -> bool:
     return True
 
 
-def test_beyond_the_most_that_are_answered_there_is_a_refusal(
-    server: HttpServer, monkeypatch: pytest.MonkeyPatch, asked: list[str]
-) -> None:
+def test_beyond_the_most_that_are_answered_there_is_a_refusal(server, monkeypatch, asked):
     monkeypatch.setattr(http, "CONNECTION_S", 3600.0)
-    busy = [connect(server) for _ in range(http.MAX_CONNECTIONS)]
-    try:
-        for connection in busy:
-            connection.sendall(b"GET /never HTTP/1.1\r\n\r\n")
+    with ExitStack() as stack:
+        for _ in range(http.MAX_CONNECTIONS):
+            stack.enter_context(connect(server)).sendall(b"GET /never HTTP/1.1\r\n\r\n")
         eventually(lambda: len(asked) == http.MAX_CONNECTIONS, "all places are taken")
         assert ask(server, b"").startswith(b"HTTP/1.1 503 ")
-    finally:
-        for connection in busy:
-            connection.close()
 
 
 @pytest.mark.parametrize("path", [b"/never", b"/huge"])
-def test_a_page_that_never_comes_or_is_never_read_ends_with_its_time(server: HttpServer, path: bytes) -> None:
+def test_a_page_that_never_comes_or_is_never_read_ends_with_its_time(server, path):
     with connect(server) as connection, at_most(SOON_S, "the end of the connection"):
         connection.sendall(b"GET " + path + b" HTTP/1.1\r\n\r\n")
         eventually(lambda: "1 connection" in repr(server), "it is answered")
@@ -152,41 +140,34 @@ def test_a_page_that_never_comes_or_is_never_read_ends_with_its_time(server: Htt
         assert read < len(HUGE)
 
 
-def test_its_end_does_not_wait_for_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_end_does_not_wait_for_anything(monkeypatch, pages_of, asked):
     monkeypatch.setattr(http, "CONNECTION_S", 3600.0)
-    is_asked = threading.Event()
-
-    async def never(_accept: str) -> Page:
-        is_asked.set()
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    server = HttpServer("127.0.0.1", 0, {"/never": never})
+    server = HttpServer("127.0.0.1", 0, pages_of)
     with at_most(SOON_S, "the end of the server"), server:
         silent, asking = connect(server), connect(server)
         asking.sendall(b"GET /never HTTP/1.1\r\n\r\n")
-        assert is_asked.wait(PATIENCE_S)
+        eventually(lambda: asked, "it is asked")
     with silent, asking:
         assert is_over(silent)
         assert is_over(asking)
 
 
-def test_an_address_that_cannot_be_had_is_told_with_its_setting(server: HttpServer) -> None:
+def test_an_address_that_cannot_be_had_is_told_with_its_setting(server):
     with pytest.raises(hostd.FailedPreconditionError, match=rf"127\.0\.0\.1:{server.port}: .*metrics\.port"):
         HttpServer("127.0.0.1", server.port, {})
     with pytest.raises(hostd.FailedPreconditionError, match=r"no\.such\.host\.invalid"):
         HttpServer("no.such.host.invalid", 0, {})
 
 
-def test_a_loop_that_hangs_is_told_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_that_hangs_is_told_and_not_waited_for(monkeypatch):
     monkeypatch.setattr(pages, "ANSWER_S", 0.2)
     loop, hung, released = asyncio.new_event_loop(), threading.Event(), threading.Event()
 
-    def hang() -> None:
+    def hang():
         hung.set()
         released.wait(PATIENCE_S)
 
-    def nobody() -> None:
+    def nobody():
         raise AssertionError
 
     metrics = SimpleNamespace(snapshot=nobody)

@@ -1,16 +1,13 @@
 """What a model was deployed with, beside its files: written, read strictly, and changed by pins alone."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
 import stat
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import named
-from staging_rig import FILES, begin, deploy, names, sizes
+from staging_rig import FILES, begin, deploy, finish, names, on, sizes
 
 from hostd.core.names import KEPT_NAME
 from hostd.core.standing import Standing
@@ -21,47 +18,33 @@ from hostd.shell.repository.directory import ModelsDirectory
 from hostd.shell.repository.fingerprint import digest_of
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 ALL = Standing(
     "talker", "f", "i", {"a": [1, {"b": None}], "c": float("inf"), "d": "ü"}, 2, is_pinned=True, is_kept=True
 )
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> Path:
-    made = tmp_path / "models"
-    made.mkdir()
-    return made
-
-
-@pytest.fixture
-def staging(models: Path) -> Staging:
+def staging(models):
     return Staging(ModelsDirectory(models))
 
 
-def install(staging: Staging, standing: Standing, *, replace: bool = False) -> None:
+def install(staging, standing, *, replace=False):
     upload = begin(staging, replace=replace)
     upload.install(standing)
-    upload.confirm()
-    upload.clean()
+    finish(upload)
 
 
 @pytest.mark.parametrize("standing", [ALL, Standing(is_kept=True), Standing(is_pinned=False, is_kept=True)])
-def test_what_is_kept_is_read_again(staging: Staging, models: Path, standing: Standing) -> None:
+def test_what_is_kept_is_read_again(staging, models, standing):
+    (models / "file").write_text("x")
+    for path in (models, models / "file", models / "none"):
+        assert kept.read(str(path)) is None
     install(staging, standing)
     assert kept.read(str(models / "m")) == standing
     assert stat.S_IMODE((models / "m" / KEPT_NAME).stat().st_mode) & 0o600 == 0o600
 
 
-def test_a_model_that_nobody_deployed_and_a_file_have_nothing_kept(models: Path) -> None:
-    (models / "file").write_text("x")
-    for path in (models, models / "file", models / "none"):
-        assert kept.read(str(path)) is None
-
-
-DAMAGED: list[tuple[object, str]] = [
+DAMAGED = [
     (b"", "no JSON"),
     (b"{", "no JSON"),
     (b"\xff\xfe", "no JSON"),
@@ -84,9 +67,7 @@ DAMAGED: list[tuple[object, str]] = [
 
 
 @pytest.mark.parametrize(("content", "words"), DAMAGED, ids=named)
-def test_a_damaged_file_is_refused_with_what_is_wrong_and_what_to_do(
-    staging: Staging, models: Path, content: object, words: str
-) -> None:
+def test_a_damaged_file_is_refused_with_what_is_wrong_and_what_to_do(staging, models, content, words):
     deploy(staging)
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
     (models / "m" / KEPT_NAME).write_bytes(data)
@@ -98,17 +79,13 @@ def test_a_damaged_file_is_refused_with_what_is_wrong_and_what_to_do(
         staging.keep_pin("m", is_pinned=True)
 
 
-@pytest.mark.parametrize("what", ["a link", "a pipe", "a directory"])
-def test_what_is_no_file_is_not_read(staging: Staging, models: Path, tmp_path: Path, what: str) -> None:
+PLANTED = {"a link": lambda place: place.symlink_to("/etc/hostname"), "a pipe": os.mkfifo, "a directory": os.mkdir}
+
+
+@pytest.mark.parametrize("plant", PLANTED.values(), ids=PLANTED)
+def test_what_is_no_file_is_not_read(staging, models, plant):
     deploy(staging)
-    place = models / "m" / KEPT_NAME
-    if what == "a link":
-        (tmp_path / "elsewhere").write_text('{"version": 1}')
-        place.symlink_to(tmp_path / "elsewhere")
-    elif what == "a pipe":
-        os.mkfifo(place)
-    else:
-        place.mkdir()
+    plant(models / "m" / KEPT_NAME)
     with pytest.raises((InvalidArgumentError, FailedPreconditionError), match=KEPT_NAME):
         kept.read(str(models / "m"))
 
@@ -116,12 +93,12 @@ def test_what_is_no_file_is_not_read(staging: Staging, models: Path, tmp_path: P
 @pytest.mark.parametrize(
     "options", [{"a": (1,)}, {"a": {"b": b"x"}}, {"a": {1: 2}}, {"a": "x" * kept.MAX_BYTES}], ids=named
 )
-def test_options_that_it_cannot_hold_are_refused(options: dict[str, Any]) -> None:
+def test_options_that_it_cannot_hold_are_refused(options):
     with pytest.raises(InvalidArgumentError, match="beside the model's files"):
         kept.packed(Standing(options=options))
 
 
-def test_a_pin_changes_nothing_else(staging: Staging, models: Path) -> None:
+def test_a_pin_changes_nothing_else(staging, models):
     install(staging, ALL._replace(is_pinned=None))
     before = (models / "m" / KEPT_NAME).stat().st_ino
     staging.keep_pin("m", is_pinned=False)
@@ -134,7 +111,7 @@ def test_a_pin_changes_nothing_else(staging: Staging, models: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["no file", "no model", "a link"])
-def test_a_pin_that_cannot_be_written_says_so(staging: Staging, models: Path, tmp_path: Path, what: str) -> None:
+def test_a_pin_that_cannot_be_written_says_so(staging, models, tmp_path, what):
     deploy(staging)
     if what == "no model":
         os.rename(models / "m", tmp_path / "m")
@@ -145,26 +122,23 @@ def test_a_pin_that_cannot_be_written_says_so(staging: Staging, models: Path, tm
         staging.keep_pin("m", is_pinned=True)
 
 
-def test_a_disk_that_is_full_leaves_the_old_pin(models: Path) -> None:
-    class Full(SystemCalls):
-        def fsync(self, fd: int) -> None:
-            if KEPT_NAME in os.readlink(f"/proc/self/fd/{fd}") and self.is_full:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            super().fsync(fd)
+def test_a_disk_that_is_full_leaves_the_old_pin(models):
+    is_full = []
 
-        is_full = False
+    def before(name, arguments):
+        if name == "fsync" and is_full and KEPT_NAME in os.readlink(f"/proc/self/fd/{arguments[0]}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    calls = Full()
-    staging = Staging(ModelsDirectory(models, calls=calls))
+    staging = on(models, SystemCalls(), before)
     install(staging, ALL)
-    calls.is_full = True
+    is_full.append(1)
     with pytest.raises(ResourceExhaustedError, match="cannot keep the pin"):
         staging.keep_pin("m", is_pinned=False)
     assert kept.read(str(models / "m")) == ALL
 
 
 @pytest.mark.parametrize("before", ["pinned", "not pinned", "damaged", "nothing", "a file"])
-def test_a_replacement_keeps_a_pin_of_which_nobody_else_knows(staging: Staging, models: Path, before: str) -> None:
+def test_a_replacement_keeps_a_pin_of_which_nobody_else_knows(staging, models, before):
     if before in ("pinned", "not pinned"):
         install(staging, Standing(is_pinned=before == "pinned"))
     elif before == "a file":
@@ -175,11 +149,11 @@ def test_a_replacement_keeps_a_pin_of_which_nobody_else_knows(staging: Staging, 
     install(staging, Standing(options={"a": 1}), replace=True)
     expected = {"pinned": True, "not pinned": False}.get(before)
     assert kept.read(str(models / "m")) == Standing(options={"a": 1}, is_pinned=expected, is_kept=True)
-    install(staging, Standing(is_pinned=False), replace=True)  # who knows it decides
+    install(staging, Standing(is_pinned=False), replace=True)  # what knows it decides
     assert kept.read(str(models / "m")) == Standing(is_pinned=False, is_kept=True)
 
 
-def test_it_is_no_content(staging: Staging, models: Path) -> None:
+def test_it_is_no_content(staging, models):
     install(staging, ALL)
     digest = digest_of(models / "m")
     staging.keep_pin("m", is_pinned=False)
@@ -190,13 +164,12 @@ def test_it_is_no_content(staging: Staging, models: Path) -> None:
     assert digest_of(models / "m") != digest
 
 
-def test_folders_and_executables_are_made(staging: Staging, models: Path) -> None:
+def test_folders_and_executables_are_made(staging, models):
     upload = staging.begin(
         "m", sizes({"a": b"", "b/c": b""}), replace=False, folders=["b/d/e", "f"], executables=["b/c"]
     )
     upload.install()
-    upload.confirm()
-    upload.clean()
+    finish(upload)
     assert sorted(str(path.relative_to(models)) for path in models.rglob("*")) == [
         *("m", "m/a", "m/b", "m/b/c", "m/b/d", "m/b/d/e", "m/f")
     ]

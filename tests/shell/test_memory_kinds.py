@@ -1,7 +1,5 @@
 """What each kind of page is charged, and what a kill gives back of it: real processes, and what the system has then."""
 
-from __future__ import annotations
-
 import ctypes
 import fcntl
 import os
@@ -12,214 +10,39 @@ import tempfile
 import textwrap
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import psutil
 import pytest
-from helpers import PATIENCE_S, REPOSITORY, Told, descendants, eventually, stop
+from helpers import PATIENCE_S, REPOSITORY, descendants, eventually
+from holding_rig import MIB, Holder
 from strangers import needs_root
 
-from hostd.core.events import Memory, WorkerId
+from hostd.core.events import WorkerId
 from hostd.shell.memory import process as process_memory
 from hostd.shell.memory import shared as shared_memory
 from hostd.shell.memory import tree as memory
 from hostd.shell.processes.spawner import Processes, WorkerProcess
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-MIB = 1 << 20
 HELD = 64 * MIB
 SLACK = 4 * MIB
 """What an interpreter takes for a command, and loses again."""
 
-SHM = Path("/dev/shm")
 
-HOLDER = """
-    import ctypes, mmap, os, signal, sys, threading
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.shmat.restype = ctypes.c_void_p
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mlock.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-    SIZE, CHUNK = 64 << 20, b"x" * (1 << 20)
-    FILE, SHM = os.environ["FILES"].split(":")
-    READ, WRITE, PRIVATE, SHARED = mmap.PROT_READ, mmap.PROT_WRITE, mmap.MAP_PRIVATE, mmap.MAP_SHARED
-    held = []
-
-    def mapped(fd, flags=SHARED, access=READ | WRITE):
-        held.append(mmap.mmap(fd, SIZE, flags, access))
-        return held[-1]
-
-    def filled(fd):
-        for _ in range(SIZE // len(CHUNK)):
-            os.write(fd, CHUNK)
-        return fd
-
-    def write(pages):
-        for at in range(0, SIZE, len(CHUNK)):
-            pages[at : at + len(CHUNK)] = CHUNK
-
-    def read(pages):
-        pages[::4096]
-
-    def memfd():
-        return os.memfd_create("held")
-
-    def unlinked():
-        fd = os.open(SHM, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        os.unlink(SHM)
-        return fd
-
-    def named():
-        return os.open(SHM, os.O_RDWR | os.O_CREAT)
-
-    def sized(fd):
-        os.ftruncate(fd, SIZE)
-        return fd
-
-    def segment(is_destroyed, is_attached=True):
-        number = libc.shmget(0, SIZE, 0o1600)
-        address = libc.shmat(number, None, 0)
-        ctypes.memset(address, 1, SIZE)
-        if is_destroyed:
-            libc.shmctl(number, 0, None)
-        if not is_attached:
-            libc.shmdt(ctypes.c_void_p(address))
-
-    def anonymous():
-        write(mapped(-1, PRIVATE | mmap.MAP_ANONYMOUS))
-
-    def untouched():
-        read(mapped(-1, PRIVATE | mmap.MAP_ANONYMOUS))
-
-    def sparse():  # a page of tables for each page that is read, and none of memory
-        far = mmap.mmap(-1, 32 << 30, PRIVATE | mmap.MAP_ANONYMOUS | 0x4000, READ)  # MAP_NORESERVE
-        held.append(far)
-        far[:: 2 << 20]
-
-    def file_read():
-        read(mapped(os.open(FILE, os.O_RDONLY), PRIVATE, READ))
-
-    def file_read_shared():
-        read(mapped(os.open(FILE, os.O_RDONLY), SHARED, READ))
-
-    def file_copied():
-        write(mapped(os.open(FILE, os.O_RDWR), PRIVATE))
-
-    def file_written():
-        write(mapped(os.open(FILE, os.O_RDWR)))
-
-    def file_locked():
-        fd = os.open(FILE, os.O_RDONLY)
-        address = libc.mmap(None, SIZE, READ, SHARED, fd, 0)
-        assert libc.mlock(address, SIZE) == 0
-
-    def shared_anonymous():
-        write(mapped(-1, SHARED | mmap.MAP_ANONYMOUS))
-
-    def shared_with_children():
-        pages = mapped(-1, SHARED | mmap.MAP_ANONYMOUS)
-        write(pages)
-        for _ in range(2):
-            ready, done = os.pipe()
-            if os.fork() == 0:
-                write(pages)
-                os.write(done, b"1")
-                signal.pause()
-            os.read(ready, 1)
-
-    def memfd_mapped():
-        write(mapped(sized(memfd())))
-
-    def memfd_mapped_and_closed():
-        fd = sized(memfd())
-        address = libc.mmap(None, SIZE, READ | WRITE, SHARED, fd, 0)
-        ctypes.memset(address, 1, SIZE)
-        os.close(fd)
-
-    def memfd_written():
-        filled(memfd())
-
-    def unlinked_mapped():
-        write(mapped(sized(unlinked())))
-
-    def unlinked_written():
-        filled(unlinked())
-
-    def named_mapped():
-        write(mapped(sized(named())))
-
-    def named_written():
-        filled(named())
-
-    def named_read():
-        read(mapped(os.open(SHM, os.O_RDONLY), SHARED, READ))
-
-    def segment_attached():
-        segment(is_destroyed=False)
-
-    def segment_detached():
-        segment(is_destroyed=False, is_attached=False)
-
-    def segment_destroyed():
-        segment(is_destroyed=True)
-
-    def by_another_thread():
-        is_done = threading.Event()
-
-        def work():
-            anonymous()
-            for thread in os.listdir("/proc/self/task"):
-                while thread == str(os.getpid()) and "zombie" not in open(f"/proc/self/task/{thread}/status").read():
-                    pass
-            print("done", flush=True)
-            threading.Event().wait()
-
-        threading.Thread(target=work).start()
-        libc.syscall(60, 0)  # exit(2), of this thread alone
-
-    print("up", flush=True)
-    for line in sys.stdin:
-        globals()[line.strip()]()
-        print("done", flush=True)
-"""
+def most_bytes(holder):
+    """Return what a look at it finds."""
+    return memory.most_bytes_of([holder.pid]) + shared_memory.system_bytes()
 
 
-class Holder(Told):
-    """A process that holds memory of the kind that it is told."""
-
-    def __init__(self, file: Path, shm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("FILES", f"{file}:{shm}")
-        super().__init__(HOLDER)
-        self.before = self.sample()
-
-    def sample(self, last: Memory | None = None) -> Memory:
-        sample = memory.sample_tree(self.pid, last)
-        assert sample is not None
-        return sample.memory
-
-    def most_bytes(self) -> int:
-        """Return what a look at it finds."""
-        return memory.most_bytes_of([self.pid]) + shared_memory.system_bytes()
-
-    def charged_bytes(self) -> int:
-        return self.sample().charge_bytes - self.before.charge_bytes
-
-    def kill(self) -> int:
-        """Have it killed as a worker is, and return what that is said to give back."""
-        assert set(descendants()) <= {self.pid, *(child.pid for child in psutil.Process(self.pid).children())}
-        freed_bytes, _ = Processes().end(WorkerProcess(WorkerId(1), self.pid, os.pidfd_open(self.pid), -1))
-        return freed_bytes - self.before.charge_bytes
-
-    def end(self) -> None:
-        if psutil.pid_exists(self.pid):
-            super().end()
-        else:
-            stop(self._process)
+def kill(holder):
+    """Have it killed as a worker is, and return what that is said to give back."""
+    assert set(descendants()) <= {holder.pid, *(child.pid for child in psutil.Process(holder.pid).children())}
+    freed_bytes, _ = Processes().end(WorkerProcess(WorkerId(1), holder.pid, os.pidfd_open(holder.pid), -1))
+    return freed_bytes - holder.before.charge_bytes
 
 
 @pytest.fixture(autouse=True)
-def _alone() -> Iterator[None]:
+def _alone():
     """These tests come one after the other, in several processes too: all shared memory of the system is added up."""
     with Path(tempfile.gettempdir(), f"hostd-test-of-shared-memory-{os.getuid()}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -227,99 +50,93 @@ def _alone() -> Iterator[None]:
 
 
 @pytest.fixture
-def shm() -> Iterator[Path]:
+def shm():
     """Where a file in /dev/shm may be; it is removed."""
-    path = SHM / f"hostd-test-{uuid.uuid4()}"
+    path = Path("/dev/shm", f"hostd-test-{uuid.uuid4()}")
     yield path
     path.unlink(missing_ok=True)
 
 
 @pytest.fixture
-def holder(tmp_path: Path, shm: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Holder]:
+def holder(tmp_path, shm, monkeypatch):
+    """A process that holds memory; its segments of System V are removed afterwards, and nobody else's."""
     file = tmp_path / "weights"
     file.write_bytes(b"x" * HELD)
-    made = Holder(file, shm, monkeypatch)
+    monkeypatch.setenv("FILES", f"{file}:{shm}")
+    made = Holder()
     yield made
+    for segment in shared_memory._segments():
+        if segment.creator == made.pid:
+            ctypes.CDLL(None).shmctl(segment.number, 0, None)
     made.end()
 
 
-@pytest.fixture
-def segments(holder: Holder) -> Iterator[None]:
-    """The holder's segments of System V are removed afterwards, and nobody else's."""
-    yield
-    for segment in shared_memory._segments():
-        if segment.creator == holder.pid:
-            ctypes.CDLL(None).shmctl(segment.number, 0, None)
-
-
 class Kind(NamedTuple):
-    """A kind of memory, and what it is in bytes: charged, and given back."""
+    """A kind of memory, how it comes to be held, and what it is in bytes: charged, and given back."""
 
     name: str
-    charged_bytes: int
-    freed_bytes: int
-    is_shared: bool = False
+    how: str
+    charged_bytes: int = HELD
+    freed_bytes: int = HELD
+    is_shared: bool = True
 
 
 KINDS = [
-    Kind("anonymous", HELD, HELD),
-    Kind("untouched", 0, 0),
-    Kind("sparse", HELD, HELD),
-    Kind("file_read", 0, 0),
-    Kind("file_read_shared", 0, 0),
-    Kind("file_copied", HELD, HELD),
-    Kind("file_written", 0, 0),
-    Kind("shared_anonymous", HELD, HELD, is_shared=True),
-    Kind("memfd_mapped", HELD, HELD, is_shared=True),
-    Kind("memfd_mapped_and_closed", HELD, HELD, is_shared=True),
-    Kind("memfd_written", HELD, HELD, is_shared=True),
-    Kind("unlinked_mapped", HELD, HELD, is_shared=True),
-    Kind("unlinked_written", HELD, HELD, is_shared=True),
-    Kind("named_mapped", HELD, 0, is_shared=True),
-    Kind("named_written", HELD, 0, is_shared=True),
-    Kind("segment_attached", HELD, 0, is_shared=True),
-    Kind("segment_detached", HELD, 0, is_shared=True),
-    Kind("segment_destroyed", HELD, HELD, is_shared=True),
+    Kind("anonymous", "write(mapped(-1, ALONE))", is_shared=False),
+    Kind("untouched", "read(mapped(-1, ALONE))", 0, 0, is_shared=False),
+    Kind("sparse", "sparse()", is_shared=False),
+    Kind("a file read", "read(mapped(os.open(FILE, os.O_RDONLY), PRIVATE, READ))", 0, 0, is_shared=False),
+    Kind("a file read, shared", "read(mapped(os.open(FILE, os.O_RDONLY), SHARED, READ))", 0, 0, is_shared=False),
+    Kind("a file copied", "write(mapped(os.open(FILE, os.O_RDWR), PRIVATE))", is_shared=False),
+    Kind("a file written", "write(mapped(os.open(FILE, os.O_RDWR)))", 0, 0, is_shared=False),
+    Kind("shared anonymous", "write(mapped(-1, SHARED | mmap.MAP_ANONYMOUS))"),
+    Kind("memfd mapped", "write(mapped(sized(memfd())))"),
+    Kind("memfd mapped and closed", "fd = sized(memfd()); ctypes.memset(behind(fd), 1, SIZE); os.close(fd)"),
+    Kind("memfd written", "filled(memfd())"),
+    Kind("unlinked mapped", "write(mapped(sized(unlinked())))"),
+    Kind("unlinked written", "filled(unlinked())"),
+    Kind("named mapped", "write(mapped(sized(named())))", HELD, 0),
+    Kind("named written", "filled(named())", HELD, 0),
+    Kind("segment attached", "segment()", HELD, 0),
+    Kind("segment detached", "segment(is_attached=False)", HELD, 0),
+    Kind("segment destroyed", "segment(is_destroyed=True)"),
 ]
+HOW = {kind.name: kind.how for kind in KINDS}
+WITH_CHILDREN = "pages = mapped(-1); write(pages); fork(lambda: write(pages)); fork(lambda: write(pages))"
 
 
-@pytest.mark.usefixtures("segments")
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_a_kind_of_memory_is_noticed_charged_and_given_back_as_it_is(holder: Holder, kind: Kind) -> None:
-    before_bytes = holder.most_bytes()
-    holder.tell(kind.name)
-    assert holder.most_bytes() - before_bytes >= kind.charged_bytes - SLACK
+def test_a_kind_of_memory_is_noticed_charged_and_given_back_as_it_is(holder, shm, kind):
+    before_bytes = most_bytes(holder)
+    holder.tell(kind.how)
+    assert most_bytes(holder) - before_bytes >= kind.charged_bytes - SLACK
     estimated = holder.sample(holder.before)
     assert estimated.charge_bytes - holder.before.charge_bytes == pytest.approx(kind.charged_bytes, abs=SLACK)
     assert holder.charged_bytes() == pytest.approx(kind.charged_bytes, abs=SLACK)
     around_bytes = psutil.virtual_memory().shared
-    assert holder.kill() == pytest.approx(kind.freed_bytes, abs=SLACK)
+    assert kill(holder) == pytest.approx(kind.freed_bytes, abs=SLACK)
     if kind.is_shared and kind.freed_bytes:
         eventually(lambda: psutil.virtual_memory().shared < around_bytes - HELD + SLACK, "the system has it again")
+    if kind.name.startswith("named"):
+        assert shm.stat().st_blocks * 512 == HELD, "a file that stays is still there"
 
 
-def test_a_file_that_stays_is_still_there(holder: Holder, shm: Path) -> None:
-    holder.tell("named_mapped")
-    assert holder.kill() == pytest.approx(0, abs=SLACK)
-    assert shm.stat().st_blocks * 512 == HELD
-
-
-def test_the_files_that_a_model_was_loaded_from_are_not_its_own_on_a_tmpfs(holder: Holder, shm: Path) -> None:
+def test_the_files_that_a_model_was_loaded_from_are_not_its_own_on_a_tmpfs(holder, shm):
     shm.write_bytes(b"x" * HELD)
-    holder.tell("named_read")
+    holder.tell("read(mapped(os.open(SHM, os.O_RDONLY), SHARED, READ))")
     assert holder.charged_bytes() == pytest.approx(0, abs=SLACK)
-    assert holder.kill() == pytest.approx(0, abs=SLACK)
+    assert kill(holder) == pytest.approx(0, abs=SLACK)
 
 
-def test_shared_memory_counts_once_for_a_tree(holder: Holder) -> None:
-    holder.tell("shared_with_children")
+def test_shared_memory_counts_once_for_a_tree(holder):
+    holder.tell(WITH_CHILDREN)
     assert holder.sample().shared_bytes == HELD
     assert holder.charged_bytes() == pytest.approx(HELD, abs=6 * SLACK), "but for what its children have written"
-    assert holder.kill() == pytest.approx(HELD, abs=6 * SLACK)
+    assert kill(holder) == pytest.approx(HELD, abs=6 * SLACK)
 
 
 @needs_root
-def test_a_segment_of_a_process_that_has_ended_is_not_charged_to_the_next_of_its_number() -> None:
+def test_a_segment_of_a_process_that_has_ended_is_not_charged_to_the_next_of_its_number():
     """In namespaces of its own, where the next number can be chosen (proc_sys_kernel(5), ns_last_pid)."""
     source = f"""
         import ctypes, os, signal, time
@@ -352,14 +169,14 @@ def test_a_segment_of_a_process_that_has_ended_is_not_charged_to_the_next_of_its
     assert said.stdout == "0\n", said.stderr
 
 
-@pytest.mark.parametrize("name", ["memfd_written", "memfd_mapped", "unlinked_written"])
-def test_what_somebody_else_holds_too_is_charged_and_not_given_back(holder: Holder, name: str) -> None:
-    holder.tell(name)
+@pytest.mark.parametrize("name", ["memfd written", "memfd mapped", "unlinked written"])
+def test_what_somebody_else_holds_too_is_charged_and_not_given_back(holder, name):
+    holder.tell(HOW[name])
     (file,) = shared_memory.files_of([holder.pid]).values()
     fd = os.open(file.path, os.O_RDONLY)
     try:
         assert holder.charged_bytes() == pytest.approx(HELD, abs=SLACK)
-        assert holder.kill() == pytest.approx(0, abs=SLACK)
+        assert kill(holder) == pytest.approx(0, abs=SLACK)
         assert os.fstat(fd).st_blocks * 512 == HELD
     finally:
         os.close(fd)
@@ -368,47 +185,45 @@ def test_what_somebody_else_holds_too_is_charged_and_not_given_back(holder: Hold
 @pytest.mark.skipif(
     resource.getrlimit(resource.RLIMIT_MEMLOCK)[1] < HELD and os.geteuid() != 0, reason="it may not lock so much"
 )
-def test_a_file_that_is_locked_is_charged(holder: Holder) -> None:
-    holder.tell("file_locked")
+def test_a_file_that_is_locked_is_charged(holder):
+    holder.tell("assert 0 == libc.mlock(behind(os.open(FILE, os.O_RDONLY), READ), SIZE)")
     assert holder.charged_bytes() == pytest.approx(HELD, abs=2 * SLACK), "less what it has of other memory"
 
 
-def test_a_process_whose_first_thread_has_ended_is_seen_all_the_same(holder: Holder) -> None:
-    holder.tell("by_another_thread")
+def test_a_process_is_seen_when_its_first_thread_has_ended(holder):
+    holder.tell("by_another_thread()")
     assert process_memory.rss_of(holder.pid) == 0
     assert memory.most_bytes_of([holder.pid]) > HELD
     assert holder.charged_bytes() == pytest.approx(HELD, abs=SLACK)
-    assert holder.kill() == pytest.approx(HELD, abs=SLACK)
+    assert kill(holder) == pytest.approx(HELD, abs=SLACK)
 
 
-def test_shared_memory_that_may_not_be_looked_at_counts_as_far_as_it_is_mapped(
-    holder: Holder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shared_memory_that_may_not_be_looked_at_counts_as_far_as_it_is_mapped(holder, monkeypatch):
     """Without CAP_CHECKPOINT_RESTORE nobody may look at what is behind a mapping."""
     look = shared_memory._look_at
 
-    def refused(path: str, *directory: int) -> object:
+    def refused(path, *directory):
         return None if "map_files" in path else look(path, *directory)
 
     monkeypatch.setattr(shared_memory, "_look_at", refused)
-    holder.tell("memfd_written")
-    holder.tell("shared_with_children")
-    holder.tell("memfd_mapped_and_closed")
+    holder.tell(HOW["memfd written"])
+    holder.tell(WITH_CHILDREN)
+    holder.tell(HOW["memfd mapped and closed"])
     assert holder.sample().shared_bytes == pytest.approx(3 * HELD, abs=MIB), "parts of pages are rounded"
-    assert holder.kill() == pytest.approx(3 * HELD, abs=6 * SLACK)
+    assert kill(holder) == pytest.approx(3 * HELD, abs=6 * SLACK)
 
 
-def test_only_some_files_are_opened_to_learn_who_holds_them(holder: Holder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_some_files_are_opened_to_learn_what_holds_them(holder, monkeypatch):
     monkeypatch.setattr(shared_memory, "_MOST_OPENED", 1)
     for _ in range(3):
-        holder.tell("memfd_written")
+        holder.tell(HOW["memfd written"])
     with shared_memory.Held([holder.pid]) as held:
         assert len(held._open) == 1
         assert held.let_go() == 2 * HELD, "of the one that was opened it is known that it is held"
-    assert holder.kill() == pytest.approx(3 * HELD, abs=SLACK)
+    assert kill(holder) == pytest.approx(3 * HELD, abs=SLACK)
 
 
-def test_nothing_is_held_by_whoever_is_gone() -> None:
+def test_a_process_that_is_gone_holds_nothing():
     assert shared_memory.shared_bytes_of([2**22]) == 0
     with shared_memory.Held([2**22]) as held:
         assert held.let_go() == 0

@@ -1,12 +1,9 @@
 """Deaths that the kernel caused, told apart from those that somebody else did. With a real kill where there can be one."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import PATIENCE_S, at_most, new_tag, program
@@ -15,10 +12,6 @@ from hostd.core.values import Death
 from hostd.shell.linux import oom
 from hostd.shell.linux.groups import groups_of
 from hostd.shell.linux.oom import Deaths
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 MIB = 1 << 20
 CHOSEN = (
@@ -31,7 +24,7 @@ NOISE = "4,339,595873503,-;python3 invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL
 class Kernel:
     """A log, a count of kills and a control group, as files that a test writes."""
 
-    def __init__(self, directory: Path, version: int) -> None:
+    def __init__(self, directory, version):
         self.log, self.counters, self.process = directory / "kmsg", directory / "vmstat", directory / "self"
         self._group, self._version = directory / "group", version
         self.process.mkdir()
@@ -42,7 +35,7 @@ class Kernel:
         self.log.write_text(KILLED.format(cause="Out of memory", pid=7))
         self.kills(0)
 
-    def kills(self, count: int, *, of_group: int | None = None) -> None:
+    def kills(self, count, *, of_group=None):
         self.counters.write_text(f"pgfault 5\noom_kill {count}\noom_kill_other 3\n")
         count = count if of_group is None else of_group
         if self._version == 2:
@@ -50,59 +43,48 @@ class Kernel:
         else:
             (self._group / "memory.oom_control").write_text(f"oom_kill_disable 0\nunder_oom 0\noom_kill {count}\n")
 
-    def says(self, text: str) -> None:
+    def says(self, text):
         with self.log.open("a") as log:
             log.write(text)
 
-    def deaths(self, *, with_log: bool = True) -> Deaths:
+    def deaths(self, *, with_log=True):
         return Deaths(self.log, self.counters, self.process, is_first_namespace=with_log)
 
 
 @pytest.fixture(params=[2, 1], ids=["v2", "v1"])
-def kernel(request: pytest.FixtureRequest, tmp_path: Path) -> Kernel:
+def kernel(request, tmp_path):
     return Kernel(tmp_path, request.param)
 
 
 @pytest.mark.parametrize(
     "cause", ["Out of memory", "Memory cgroup out of memory", "Out of memory (oom_kill_allocating_task)"]
 )
-def test_a_kill_that_the_log_names_is_explained_by_its_line_once(kernel: Kernel, cause: str) -> None:
+def test_a_kill_that_the_log_names_is_explained_by_its_line_once(kernel, cause):
     with kernel.deaths() as deaths:
         deaths.began(7)
         kernel.kills(1)
-        kernel.says(
-            NOISE + CHOSEN.format(pid=7) + KILLED.format(cause=cause, pid=7) + KILLED.format(cause=cause, pid=77)
-        )
+        killed = KILLED.format(cause=cause, pid=7) + KILLED.format(cause=cause, pid=77)
+        kernel.says(NOISE + CHOSEN.format(pid=7) + killed + CHOSEN.format(pid=9))
         assert deaths.explain(8)[0] is Death.UNEXPLAINED
         death, words = deaths.explain(7)
         assert death is Death.OUT_OF_MEMORY
         assert f"{cause}: Killed process 7" in words
         assert deaths.explain(7)[0] is Death.UNEXPLAINED
+        assert deaths.explain(9)[0] is Death.OUT_OF_MEMORY, "the choice alone is enough"
 
 
-def test_the_choice_alone_is_enough(kernel: Kernel) -> None:
+@pytest.mark.parametrize("is_new", [True, False], ids=["of another process", "before the host began"])
+def test_what_was_said_before_a_process_began_was_about_another_one(kernel, is_new):
     with kernel.deaths() as deaths:
         kernel.kills(1)
-        kernel.says(CHOSEN.format(pid=9))
-        assert deaths.explain(9)[0] is Death.OUT_OF_MEMORY
-
-
-def test_what_was_said_before_a_process_began_was_about_another_one(kernel: Kernel) -> None:
-    with kernel.deaths() as deaths:
-        kernel.kills(1)
-        kernel.says(KILLED.format(cause="Out of memory", pid=7))
-        deaths.began(7)
-        kernel.kills(2)
+        if is_new:
+            kernel.says(KILLED.format(cause="Out of memory", pid=7))
+            deaths.began(7)
+            kernel.kills(2)
         assert deaths.explain(7)[0] is Death.UNEXPLAINED
 
 
-def test_what_was_said_before_the_host_began_counts_for_nothing(kernel: Kernel) -> None:
-    with kernel.deaths() as deaths:
-        kernel.kills(1)
-        assert deaths.explain(7)[0] is Death.UNEXPLAINED
-
-
-def test_a_line_that_a_program_wrote_is_not_believed(kernel: Kernel) -> None:
+def test_a_line_that_a_program_wrote_is_not_believed(kernel):
     with kernel.deaths() as deaths:
         kernel.kills(1)
         kernel.says("12,418,595876469,-;Out of memory: Killed process 7 (python3) total-vm:1kB\n")
@@ -110,16 +92,17 @@ def test_a_line_that_a_program_wrote_is_not_believed(kernel: Kernel) -> None:
         assert deaths.explain(7)[0] is Death.UNEXPLAINED
 
 
-def test_without_any_kill_on_the_machine_nobody_waits_for_the_log(
-    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_any_kill_on_the_machine_nothing_waits_for_the_log(kernel, monkeypatch, tmp_path):
     monkeypatch.setattr(oom, "LOG_PATIENCE_S", PATIENCE_S * 2)
-    with kernel.deaths() as deaths, at_most(PATIENCE_S, "an explanation"):
-        deaths.began(7)
-        assert deaths.explain(7) == (Death.UNEXPLAINED, "SIGKILL by somebody else")
+    unseen = Deaths(tmp_path / "a", tmp_path / "b", tmp_path / "c", is_first_namespace=True)
+    for each in (kernel.deaths(), unseen):
+        with each as deaths, at_most(PATIENCE_S, "an explanation"):
+            deaths.began(7)
+            assert deaths.explain(7) == (Death.UNEXPLAINED, "SIGKILL by somebody else")
+            deaths.forget(7)
 
 
-def test_without_the_log_a_kill_in_our_group_is_taken_for_the_death_once(kernel: Kernel) -> None:
+def test_without_the_log_a_kill_in_our_group_is_taken_for_the_death_once(kernel):
     with kernel.deaths(with_log=False) as deaths:
         deaths.began(7)
         kernel.says(KILLED.format(cause="Out of memory", pid=8))
@@ -130,31 +113,16 @@ def test_without_the_log_a_kill_in_our_group_is_taken_for_the_death_once(kernel:
         assert deaths.explain(8)[0] is Death.UNEXPLAINED
 
 
-def test_without_the_log_a_kill_elsewhere_on_the_machine_explains_nothing(kernel: Kernel) -> None:
+@pytest.mark.parametrize("where", ["elsewhere", "long ago"])
+def test_without_the_log_a_kill_explains_nothing_that_was(kernel, monkeypatch, where):
+    monkeypatch.setattr(oom, "LATELY_S", -1.0 if where == "long ago" else oom.LATELY_S)
     with kernel.deaths(with_log=False) as deaths:
-        kernel.kills(4, of_group=0)
+        kernel.kills(4, of_group=0 if where == "elsewhere" else 1)
         assert deaths.explain(7)[0] is Death.UNEXPLAINED
-
-
-def test_without_the_log_a_kill_of_long_ago_explains_nothing(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oom, "LATELY_S", -1.0)
-    with kernel.deaths(with_log=False) as deaths:
-        kernel.kills(1)
-        assert deaths.explain(7)[0] is Death.UNEXPLAINED
-
-
-def test_without_any_witness_a_death_stays_unexplained(tmp_path: Path) -> None:
-    with Deaths(tmp_path / "a", tmp_path / "b", tmp_path / "c", is_first_namespace=True) as deaths:
-        deaths.began(7)
-        assert deaths.explain(7) == (Death.UNEXPLAINED, "SIGKILL by somebody else")
-        deaths.forget(7)
-
-
-# The real kernel
 
 
 @pytest.fixture
-def limited() -> Iterator[Path]:
+def limited():
     """A control group of v1 that may have 32 MiB; it is removed afterwards."""
     group = next((found for found in groups_of("memory") if found.version == 1), None)
     if group is None:
@@ -172,22 +140,15 @@ def limited() -> Iterator[Path]:
 GREEDY = """
     import os, sys, time
 
-    with open(sys.argv[1], "w") as members:
-        members.write(str(os.getpid()))
+    open(sys.argv[1], "w").write(str(os.getpid()))
     while not os.path.exists(sys.argv[2]):
         time.sleep(0.002)
     held = b"x" * (256 << 20)
 """
 
 
-def started_in(directory: Path, go: Path) -> subprocess.Popen[str]:
-    return program(GREEDY, directory / "cgroup.procs", go)
-
-
 @pytest.mark.parametrize("with_log", [True, False], ids=["by the log", "by the group's count"])
-def test_a_kill_by_the_kernel_is_told_apart_from_one_by_somebody_else(
-    limited: Path, tmp_path: Path, with_log: bool
-) -> None:
+def test_a_kill_by_the_kernel_is_told_apart_from_one_by_somebody_else(limited, tmp_path, with_log):
     if with_log and not oom._is_first_namespace():
         pytest.skip("the kernel's log knows processes by other numbers than ours")
     root = limited.parent
@@ -198,7 +159,7 @@ def test_a_kill_by_the_kernel_is_told_apart_from_one_by_somebody_else(
             pytest.skip("the kernel's log may not be read here")
         with subprocess.Popen([sys.executable, "-S", "-c", "import signal; signal.pause()"]) as other:
             deaths.began(other.pid)
-            with started_in(limited, tmp_path / "go") as greedy:
+            with program(GREEDY, limited / "cgroup.procs", tmp_path / "go") as greedy:
                 deaths.began(greedy.pid)
                 (tmp_path / "go").touch()
                 assert greedy.wait(PATIENCE_S) == -signal.SIGKILL

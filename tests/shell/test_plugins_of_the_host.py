@@ -1,14 +1,10 @@
 """Plugins: which one a name means, how third parties bring their own, and what is never imported here."""
 
-from __future__ import annotations
-
-import os
-import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
+from helpers import PATIENCE_S, REPOSITORY, program
 
 from hostd.config.loading import load_config
 from hostd.finders import ModelSpec
@@ -17,8 +13,6 @@ from hostd.plugins.types import BUILT_IN_INITIALIZERS, BUILT_IN_LOADERS
 from hostd.records import SizeEstimate
 from hostd_workers.plugins import DEFAULT_INITIALIZER, builtin_loaders
 from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 FINDERS = """
     from hostd.finders import ModelSpec
@@ -75,7 +69,7 @@ ENTRY_POINTS = """
 """
 
 
-def install(folder: Path, name: str, entry_points: str) -> None:
+def install(folder, name, entry_points):
     """Install a package's metadata as pip does."""
     metadata = folder / f"{name}-1.0.dist-info"
     metadata.mkdir()
@@ -84,7 +78,7 @@ def install(folder: Path, name: str, entry_points: str) -> None:
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def site(tmp_path, monkeypatch):
     """A directory of installed packages, with one that brings plugins of each kind."""
     folder = tmp_path / "site"
     package = folder / "third_party"
@@ -99,38 +93,37 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
+def model(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     return folder
 
 
-def plugins(**sections: dict) -> Plugins:
+def plugins(**sections):
     return Plugins(load_config(sections, environment=False))
 
 
-def loader_of(model: Path, yaml: str, **sections: dict) -> ModelSpec:
+def loader_of(model, yaml, **sections):
     (model / "model.yaml").write_text(yaml)
     return plugins(**sections).find("m", str(model))
 
 
-# Loaders
-
-
-def test_the_names_of_the_built_in_loaders_are_those_that_workers_have() -> None:
-    assert sorted(BUILT_IN_LOADERS) == builtin_loaders()
-    assert (DEFAULT_INITIALIZER,) == BUILT_IN_INITIALIZERS
+def test_finders_that_ask_each_other_in_a_circle_are_refused():
+    multi = {name: {"type": "multi", "config": {"finders": [other]}} for name, other in ("ab", "bc", "ca")}
+    with pytest.raises(InvalidArgumentError, match=r"finders\.a: it asks itself: a asks b asks c asks a"):
+        plugins(finders=multi)
 
 
 @pytest.mark.parametrize(
-    ("named", "reference"),
-    [("onnx", "onnx"), ("net", "third_party.loading:load_net"), ("a.b:c.d", "a.b:c.d")],
+    ("named", "reference"), [("onnx", "onnx"), ("net", "third_party.loading:load_net"), ("a.b:c.d", "a.b:c.d")]
 )
-def test_c02_a_loader_is_built_in_or_an_entry_point_or_an_import_path(site, model, named, reference) -> None:
+def test_c02_a_loader_is_built_in_or_an_entry_point_or_an_import_path(site, model, named, reference):
+    assert sorted(BUILT_IN_LOADERS) == builtin_loaders()
+    assert (DEFAULT_INITIALIZER,) == BUILT_IN_INITIALIZERS
     assert loader_of(model, f"loader: {named}\noptions: {{x: 1}}") == ModelSpec(reference, {"x": 1})
 
 
-def test_c02_a_configured_loader_brings_its_config_and_model_yaml_counts_for_more(site, model) -> None:
+def test_c02_a_configured_loader_brings_its_config_and_model_yaml_counts_for_more(site, model):
     loaders = {
         "tuned": {"type": "net", "config": {"a": 1, "b": 1}},
         "onnx": {"type": "onnx", "config": {"threads": 2}},
@@ -138,18 +131,17 @@ def test_c02_a_configured_loader_brings_its_config_and_model_yaml_counts_for_mor
     spec = loader_of(model, "loader: tuned\noptions: {b: 2, c: 2}", loaders=loaders)
     assert spec == ModelSpec("third_party.loading:load_net", {"a": 1, "b": 2, "c": 2})
     assert loader_of(model, "loader: onnx", loaders=loaders) == ModelSpec("onnx", {"threads": 2})
-
-
-def test_the_default_loader_is_for_a_model_of_which_nothing_tells_the_loader(site, model) -> None:
-    loaders = {"default": {"type": "a:b", "config": {"x": 1}}}
-    assert loader_of(model, "env: {A: b}", loaders=loaders) == ModelSpec("a:b", {"x": 1}, env={"A": "b"})
+    default = {"default": {"type": "a:b", "config": {"x": 1}}}
+    assert loader_of(model, "env: {A: b}", loaders=default) == ModelSpec("a:b", {"x": 1}, env={"A": "b"})
     with pytest.raises(InvalidArgumentError, match=r"model\.yaml of .*model names no loader"):
         loader_of(model, "env: {A: b}")
     (model / "net.onnx").touch()
-    assert loader_of(model, "", loaders=loaders) == ModelSpec("onnx")
+    assert loader_of(model, "", loaders=default) == ModelSpec("onnx"), (
+        "the default is for what nothing tells a loader of"
+    )
 
 
-def test_c02_an_unknown_loader_is_an_error_that_lists_the_known_ones(site, model) -> None:
+def test_c02_an_unknown_loader_is_an_error_that_lists_the_known_ones(site, model):
     with pytest.raises(
         InvalidArgumentError, match=r"no loader 'ml'; known are lightgbm, mine, .*, net, onnx, python"
     ) as e:
@@ -159,7 +151,7 @@ def test_c02_an_unknown_loader_is_an_error_that_lists_the_known_ones(site, model
         loader_of(model, "loader: 'a:b.'")
 
 
-def test_a_loader_that_only_another_interpreter_may_know_is_passed_on(site, model) -> None:
+def test_a_loader_that_only_another_interpreter_may_know_is_passed_on(site, model):
     foreign = f"loader: theirs\npython: {sys.executable}"
     assert loader_of(model, foreign).loader == "theirs"
     own = {"workers": {"python": sys.executable}}
@@ -167,7 +159,7 @@ def test_a_loader_that_only_another_interpreter_may_know_is_passed_on(site, mode
     assert loader_of(model, "loader: x", loaders={"x": {"type": "theirs"}}, **own).loader == "theirs"
 
 
-def test_two_packages_that_declare_the_same_name_are_not_guessed(site, model) -> None:
+def test_two_packages_that_declare_the_same_name_are_not_guessed(site, model):
     install(site, "same", "[hostd.loaders]\nnet = third_party.loading:load_net\n")
     assert loader_of(model, "loader: net").loader == "third_party.loading:load_net"
     install(site, "rival", "[hostd.loaders]\nnet = rival:load\nother = rival:other\n")
@@ -176,16 +168,11 @@ def test_two_packages_that_declare_the_same_name_are_not_guessed(site, model) ->
     assert loader_of(model, "loader: other").loader == "rival:other"
 
 
-# Initializers
-
-
-def test_c11_the_initializer_of_the_load_wins_over_that_of_model_yaml_and_that_over_the_configured_one(
-    site, model
-) -> None:
+def test_c11_the_initializer_of_the_load_wins_over_that_of_model_yaml_and_that_over_the_configured_one(site, model):
     configured = {"default": {"type": "a:default", "config": {"d": 1}}, "mine": {"type": "warm", "config": {"m": 1}}}
     host = plugins(initializers=configured)
 
-    def chosen(argument: str | None = None) -> tuple[str | None, dict]:
+    def chosen(argument=None):
         spec = host.find("m", str(model), initializer=argument)
         return spec.initializer, spec.initializer_config
 
@@ -202,7 +189,7 @@ def test_c11_the_initializer_of_the_load_wins_over_that_of_model_yaml_and_that_o
     assert (spec.initializer, spec.initializer_config) == (None, {})
 
 
-def test_c02_an_unknown_initializer_is_an_error_that_lists_the_known_ones(site, model) -> None:
+def test_c02_an_unknown_initializer_is_an_error_that_lists_the_known_ones(site, model):
     (model / "model.yaml").write_text("loader: python")
     with pytest.raises(InvalidArgumentError, match="no initializer 'x'; known are default, mine, warm;"):
         plugins(initializers={"mine": {"type": "a:b"}}).find("m", str(model), initializer="x")
@@ -210,27 +197,19 @@ def test_c02_an_unknown_initializer_is_an_error_that_lists_the_known_ones(site, 
     assert plugins().find("m", str(model), initializer="x").initializer == "x"
 
 
-# Finders
-
-
 @pytest.mark.parametrize("kind", ["catalogue", "third_party.finding:Catalogue", "third_party.finding:made"])
-def test_c02_a_finder_of_a_third_party_is_configured_and_named(site, kind) -> None:
+def test_c02_a_finder_of_a_third_party_is_configured_and_named(site, kind):
     host = plugins(finders={"mine": {"type": kind, "config": {"known": "a"}}})
     assert host.find("a", None, finder="mine") == ModelSpec("onnx", {"id": "a"})
     with pytest.raises(
         InvalidArgumentError, match=r"'mine' recognises no model 'b' at no path\. It looks for the id a"
     ):
         host.find("b", None, finder="mine")
+    with pytest.raises(InvalidArgumentError, match="known are default, files, mine, mlflow, model_yaml"):
+        host.find("net", None, finder=kind)
 
 
-def test_c02_an_unknown_finder_of_a_load_lists_those_that_it_may_name(site) -> None:
-    host = plugins(finders={"mine": {"type": "catalogue"}})
-    for name in ("catalogue", "third_party.finding:Catalogue"):
-        with pytest.raises(InvalidArgumentError, match="known are default, files, mine, mlflow, model_yaml"):
-            host.find("net", None, finder=name)
-
-
-def test_c11_a_multi_finder_asks_in_order_names_and_types_alike(site, model) -> None:
+def test_c11_a_multi_finder_asks_in_order_names_and_types_alike(site, model):
     (model / "net.onnx").touch()
     parts = ["mine", "files", "catalogue", "third_party.finding:made"]
     host = plugins(
@@ -244,14 +223,6 @@ def test_c11_a_multi_finder_asks_in_order_names_and_types_alike(site, model) -> 
     assert host.find("net", "/absent").options == {"id": "net"}
     with pytest.raises(NotFoundError, match="there is nothing at /absent"):
         host.find("b", "/absent")
-
-
-def test_a_configured_default_may_ask_the_built_in_ones(site, model) -> None:
-    parts = {"finders": ["catalogue", "model_yaml", "files"]}
-    host = plugins(finders={"default": {"type": "multi", "config": parts}})
-    (model / "a.onnx").touch()
-    assert host.find("m", str(model)) == ModelSpec("onnx")
-    assert host.find("net", None).options == {"id": "net"}
 
 
 WRONG = [
@@ -273,9 +244,10 @@ WRONG = [
     ),
     ("finders", {"type": "files", "config": {"a": 1}}, r"finders\.x: its config does not fit FilesFinder\(.*'a'"),
     ("finders", {"type": "multi"}, r"finders\.x: its config does not fit .*missing.*'finders'"),
-    ("finders", {"type": "multi", "config": {"finders": []}}, r"finders\.x: its finders must be a list"),
-    ("finders", {"type": "multi", "config": {"finders": "files"}}, r"finders\.x: its finders must be a list"),
-    ("finders", {"type": "multi", "config": {"finders": [1]}}, r"finders\.x: its finders must be a list"),
+    *(
+        ("finders", {"type": "multi", "config": {"finders": each}}, r"finders\.x: its finders must be a list")
+        for each in ([], "files", [1])
+    ),
     ("finders", {"type": "multi", "config": {"finders": ["y"]}}, r"finders\.x: there is no finder 'y'"),
     ("finders", {"type": "multi", "config": {"finders": ["files", "x"]}}, r"finders\.x: it asks itself: x asks x"),
     ("sizers", {"type": "nope"}, r"sizers\.x: there is no sizer 'nope'; known are declared, directory, third"),
@@ -288,25 +260,12 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("section", "plugin", "words"), WRONG, ids=[f"{s}-{p}" for s, p, _ in WRONG])
-def test_c02_a_wrong_plugin_stops_the_start_and_names_its_section(site, section, plugin, words) -> None:
+def test_c02_a_wrong_plugin_stops_the_start_and_names_its_section(site, section, plugin, words):
     with pytest.raises(InvalidArgumentError, match=words):
         plugins(**{section: {"x": plugin}})
 
 
-def test_finders_that_ask_each_other_in_a_circle_are_refused() -> None:
-    multi = {name: {"type": "multi", "config": {"finders": [other]}} for name, other in ("ab", "bc", "ca")}
-    with pytest.raises(InvalidArgumentError, match=r"finders\.a: it asks itself: a asks b asks c asks a"):
-        plugins(finders=multi)
-
-
-def test_what_a_finder_raises_that_is_none_of_our_errors_goes_through(site, model) -> None:
-    host = plugins(finders={"default": {"type": "third_party.finding:Raising"}})
-    with pytest.raises(ZeroDivisionError):
-        host.find("m", str(model))
-    assert host.recognises("m", str(model)), "its load is to tell what is wrong"
-
-
-def test_c24_what_the_default_finder_knows_is_recognised_and_so_is_what_is_wrong(site, model) -> None:
+def test_c24_what_the_default_finder_knows_is_recognised_and_so_is_what_is_wrong(site, model):
     host = plugins()
     assert not host.recognises("m", str(model))
     (model / "a.onnx").touch()
@@ -315,12 +274,13 @@ def test_c24_what_the_default_finder_knows_is_recognised_and_so_is_what_is_wrong
     assert host.recognises("m", str(model))
     assert not host.recognises("m", str(model / "model.yaml"))
     assert not plugins(finders={"default": {"type": "catalogue"}}).recognises("m", str(model))
+    host = plugins(finders={"default": {"type": "third_party.finding:Raising"}})
+    with pytest.raises(ZeroDivisionError):
+        host.find("m", str(model))
+    assert host.recognises("m", str(model)), "its load is to tell what is wrong"
 
 
-# Sizers
-
-
-def test_c13_an_estimate_is_what_is_declared_or_else_what_the_sizer_says(site, model) -> None:
+def test_c13_an_estimate_is_what_is_declared_or_else_what_the_sizer_says(site, model):
     (model / "weights").write_bytes(b"x" * 1000)
     host = plugins(sizers={"default": {"type": "directory", "config": {"multiplier": 3, "multipliers": {"big": 10}}}})
     assert plugins().estimate("m", str(model), "t") == SizeEstimate(2000, "estimated")
@@ -332,7 +292,7 @@ def test_c13_an_estimate_is_what_is_declared_or_else_what_the_sizer_says(site, m
         host.estimate("m", str(model / "absent"), "t")
 
 
-def test_c02_a_sizer_of_a_third_party_may_leave_it_to_the_built_in_one(site, model) -> None:
+def test_c02_a_sizer_of_a_third_party_may_leave_it_to_the_built_in_one(site, model):
     (model / "weights").write_bytes(b"x" * 1000)
     host = plugins(sizers={"default": {"type": "third", "config": {"size": 7}}})
     assert host.estimate("m", str(model), "t") == SizeEstimate(7, "estimated")
@@ -343,53 +303,34 @@ def test_c02_a_sizer_of_a_third_party_may_leave_it_to_the_built_in_one(site, mod
             host.estimate("m", str(model), "t")
 
 
-# Laziness
+LAZY = """
+    import importlib.metadata, sys
+    from hostd.config.loading import load_config
+    from hostd.plugins.registry import Plugins
+
+    path, model = sys.argv[1:]
+
+    def made(**types):
+        return Plugins(load_config({section: {"x": {"type": each}} for section, each in types.items()}))
+
+    def refuse(**selection):
+        raise AssertionError("entry points were read without a name that needs it")
+
+    spec = made(loaders="net", initializers="warm").find("m", path)
+    assert spec.loader == "third_party.loading:load_net", spec
+    assert spec.initializer == "third_party.loading:Warm.up", spec
+    foreign = [name for name in sys.modules if name.startswith(("third_party", "workers."))]
+    assert all(name.startswith("hostd_workers.wire") for name in foreign), foreign
+    importlib.metadata.entry_points = refuse  # not before: pydantic reads its own
+    host = made(loaders="a:b", sizers="directory")
+    assert host.find("m", model).loader == "onnx"
+    host.estimate("m", model, "t")
+"""
 
 
-def supervisor_side(site: Path, code: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, "PYTHONPATH": f"{site}:{REPOSITORY}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_no_module_of_a_loader_or_an_initializer_is_imported_by_the_supervisor(site, model) -> None:
+def test_the_supervisor_imports_no_module_of_a_loader_and_reads_no_entry_points_for_nothing(site, model, tmp_path):
     (model / "model.yaml").write_text("loader: net\ninitializer: warm")
-    supervisor_side(
-        site,
-        f"""
-        import sys
-        from hostd.config.loading import load_config
-        from hostd.plugins.registry import Plugins
-        sections = {{s: {{"x": {{"type": t}}}} for s, t in (("loaders", "net"), ("initializers", "warm"))}}
-        spec = Plugins(load_config(sections)).find("m", {str(model)!r})
-        assert spec.loader == "third_party.loading:load_net", spec
-        assert spec.initializer == "third_party.loading:Warm.up", spec
-        foreign = [name for name in sys.modules if name.startswith(("third_party", "workers."))]
-        assert all(name.startswith("hostd_workers.wire") for name in foreign), foreign
-        """,
-    )
-
-
-def test_without_a_name_that_needs_it_no_entry_points_are_read(site, model) -> None:
-    (model / "a.onnx").touch()
-    supervisor_side(
-        site,
-        f"""
-        import importlib.metadata
-        from hostd.config.loading import load_config
-        from hostd.plugins.registry import Plugins
-
-        def refuse(**selection):
-            raise AssertionError("entry points were read")
-
-        importlib.metadata.entry_points = refuse  # not before: pydantic reads its own
-        host = Plugins(load_config({{"loaders": {{"mine": {{"type": "a:b"}}}}, "sizers": {{"a": {{"type": "directory"}}}}}}))
-        assert host.find("m", {str(model)!r}).loader == "onnx"
-        host.estimate("m", {str(model)!r}, "t")
-        """,
-    )
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "a.onnx").touch()
+    with program(LAZY, model, tmp_path / "plain", PYTHONPATH=f"{site}:{REPOSITORY}") as running:
+        assert running.wait(PATIENCE_S) == 0

@@ -4,10 +4,7 @@ Each is mounted in a mount namespace of its own, and looked into through /proc. 
 and that with this one, because its input ends: so nothing stays mounted however a test, or its whole run, ends.
 """
 
-from __future__ import annotations
-
 import json
-import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -16,7 +13,7 @@ import pytest
 from helpers import line_of
 from kernels import KERNELS
 from path_corpus import canary
-from staging_rig import begin, deploy, names
+from staging_rig import begin, deploy, names, on
 
 from hostd.shell.deploys.staging import Staging
 from hostd.shell.repository.directory import ModelsDirectory
@@ -40,11 +37,6 @@ class Mounts:
 
     def seen(self, path):
         return Path(f"/proc/{self._process.pid}/root{path}")
-
-
-@pytest.fixture(params=KERNELS)
-def kernel(request):
-    return KERNELS[request.param]()
 
 
 @pytest.fixture
@@ -76,26 +68,15 @@ def small(mounts, tmp_path):
     return mounts.seen(place)
 
 
-def test_what_is_mounted_for_a_test_is_not_mounted_here(small, tmp_path):
-    """So that a run that is killed leaves no directory that the next one cannot remove."""
-    assert os.path.ismount(small)
-    (small / "file").touch()
-    assert not os.path.ismount(tmp_path / "small")
-    assert names(tmp_path / "small") == []
-
-
-# Full and read-only ones
-
-
 def test_c30_too_big_for_the_disk_is_said_before_a_byte_is_sent(small, kernel):
-    staging = Staging(ModelsDirectory(small, calls=kernel))
+    staging = on(small, kernel)
     with pytest.raises(ResourceExhaustedError, match=r"it has 2097152 bytes, and .* has room for 1048576"):
         staging.begin("m", [("a", 2 * MIB)], replace=False)
     assert names(small) == []
 
 
 def test_c30_a_disk_that_fills_up_meanwhile_leaves_nothing(small, kernel):
-    staging = Staging(ModelsDirectory(small, calls=kernel))
+    staging = on(small, kernel)
     deploy(staging, "old", {"model.yaml": b"x"})
     before = canary(small)
     upload = staging.begin("m", [("a", 1000), ("b", MIB // 2)], replace=False)
@@ -109,17 +90,9 @@ def test_c30_a_disk_that_fills_up_meanwhile_leaves_nothing(small, kernel):
     deploy(staging)
 
 
-def test_c30_a_disk_without_room_for_another_name_leaves_nothing(small, kernel):
-    staging = Staging(ModelsDirectory(small, calls=kernel))
-    files = {f"{index}/{index}": b"" for index in range(40)} | {"model.yaml": b""}
-    with pytest.raises(ResourceExhaustedError, match="No space left on device"):
-        begin(staging, "m", files)
-    assert names(small) == []
-
-
 @pytest.mark.parametrize("act", ["deploy", "undeploy"])
 def test_c30_c31_a_read_only_disk_is_said_and_unchanged(mounts, small, tmp_path, kernel, act):
-    staging = Staging(ModelsDirectory(small, calls=kernel))
+    staging = on(small, kernel)
     deploy(staging)
     before = canary(small)
     mounts.do("mount", "-o", "remount,ro", tmp_path / "small")
@@ -131,9 +104,6 @@ def test_c30_c31_a_read_only_disk_is_said_and_unchanged(mounts, small, tmp_path,
     assert canary(small) == before
 
 
-# Others among the models
-
-
 def test_c31_another_file_system_at_a_models_place_is_not_taken_for_its_tree(small, kernel):
     """Inode numbers are unique on one file system only."""
     models = small.parent
@@ -142,7 +112,7 @@ def test_c31_another_file_system_at_a_models_place_is_not_taken_for_its_tree(sma
     header = {"state": 0, "operation": "deploy", "model_id": small.name}
     notes = {"tree": small.stat().st_ino, "first_made": 0}
     entry.write_text(f"{json.dumps(header)}\n{json.dumps(notes)}\n")
-    assert Staging(ModelsDirectory(models, calls=kernel)).recover() == ["undid the interrupted deploy of 'small'"]
+    assert on(models, kernel).recover() == ["undid the interrupted deploy of 'small'"]
     assert names(models) == ["small"]
 
 
@@ -168,7 +138,7 @@ def test_c31_what_is_mounted_during_an_undeploy_is_not_emptied(mounts, models, k
     (models / "m" / "deep" / "data").mkdir(parents=True)
     (models / "m" / "model.yaml").write_text("")
     seen = mounts.seen(models)
-    removal = Staging(ModelsDirectory(seen, calls=kernel)).remove("m")
+    removal = on(seen, kernel).remove("m")
     removal.confirm()
     (place,) = models.glob(".hostd-staging/*/deep/data")
     mounts.do(*SMALL, place)
@@ -185,7 +155,7 @@ def test_c30_a_folder_that_is_mounted_is_refused_before_a_byte_is_sent(mounts, m
     """A rename cannot lead there from the staging area."""
     (models / "team").mkdir()
     mounts.do(*SMALL, models / "team")
-    staging = Staging(ModelsDirectory(mounts.seen(models), calls=kernel))
+    staging = on(mounts.seen(models), kernel)
     with pytest.raises(FailedPreconditionError, match="something is mounted at 'team'"):
         begin(staging, "team/m")
     assert names(models) == ["team"]

@@ -4,13 +4,10 @@ Root may do anything, so what needs permission runs in a child that is another u
 `test_staging_disks`, and that any call may fail is in `test_staging_faults`.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
+import functools
 import os
-import resource
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,58 +17,26 @@ from pathlib import Path
 import pytest
 from helpers import REPOSITORY
 from kernels import KERNELS
-from staging_rig import FILES, deploy, names, tree
+from staging_rig import FILES, deploy, names, on, tree
 
-from hostd.shell.deploys.staging import Staging
 from hostd.shell.linux.syscalls import error_of
-from hostd.shell.repository.directory import ModelsDirectory
-from hostd_workers.wire.errors import (
-    FailedPreconditionError,
-    HostError,
-    InvalidArgumentError,
-    ResourceExhaustedError,
-)
-
-# What the system says
+from hostd_workers.wire.errors import FailedPreconditionError, HostError, InvalidArgumentError, ResourceExhaustedError
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"),
+    ("codes", "kind"),
     [
-        *((code, FailedPreconditionError) for code in (errno.EACCES, errno.EPERM, errno.EROFS)),
-        *((code, ResourceExhaustedError) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE)),
-        *((code, HostError) for code in (errno.EIO, errno.ESTALE, errno.ENODEV)),
+        ((errno.EACCES, errno.EPERM, errno.EROFS), FailedPreconditionError),
+        ((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE), ResourceExhaustedError),
+        ((errno.EIO, errno.ESTALE, errno.ENODEV, errno.EXDEV), HostError),
     ],
 )
-def test_c30_an_error_of_the_system_has_a_status_and_the_systems_words(code, kind):
-    error = error_of(OSError(code, os.strerror(code), "weights"), "cannot deploy 'm'")
-    assert type(error) is kind
-    assert error.message == f"cannot deploy 'm': {os.strerror(code)} [{errno.errorcode[code]}] ('weights')"
-    assert error.details == {"errno": code}
-
-
-# A limit
-
-
-def test_c30_a_file_that_may_not_be_so_big_leaves_nothing(staging, models):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    upload = staging.begin("m", [("a", 200_000), ("b", 10)], replace=False)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(ResourceExhaustedError, match="File too large"):
-            upload.write(0, 0, bytes(200_000))
-        upload.write(1, 0, bytes(10))
-        with pytest.raises(FailedPreconditionError, match="lacks"):
-            upload.install()
-        upload.roll_back()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
-    assert names(models) == []
-
-
-# Other users
+def test_c30_an_error_of_the_system_has_a_status_and_the_systems_words(codes, kind):
+    for code in codes:
+        error = error_of(OSError(code, os.strerror(code), "weights"), "cannot deploy 'm'")
+        assert type(error) is kind
+        assert error.message == f"cannot deploy 'm': {os.strerror(code)} [{errno.errorcode[code]}] ('weights')"
+        assert error.details == {"errno": code}
 
 
 PRELUDE = """
@@ -82,6 +47,7 @@ from hostd.shell.deploys.staging import Staging
 from hostd_workers.wire.errors import *
 from path_corpus import canary
 from kernels import KERNELS
+from staging_rig import finish
 
 models = Path(sys.argv[2])
 staging = Staging(ModelsDirectory(models, calls=KERNELS[sys.argv[1]]()))
@@ -101,27 +67,28 @@ def become_nobody():
         os.setgid(NOBODY)
         os.setuid(NOBODY)
 
-def refused(act, *words):
-    before = canary(models)
+def refused(act, *words, look=canary):
+    before = look(models)
     try:
         act()
     except FailedPreconditionError as error:
         assert all(word in error.message for word in words), error.message
-        assert canary(models) == before, "something changed"
+        assert look(models) == before, "something changed"
     else:
         raise AssertionError("it was not refused")
 
 def begin(model_id, replace=False):
     return staging.begin(model_id, [("a", 1)], replace=replace)
 
-def undeploy(model_id):
-    removal = staging.remove(model_id)
-    removal.confirm()
-    removal.clean()
 """
 
 
-def as_somebody(kernel, source, *, needs_root=False):
+@pytest.fixture(params=KERNELS)
+def as_somebody(request):
+    return functools.partial(_as_somebody, request.param)
+
+
+def _as_somebody(kernel, source, *, needs_root=False):
     """Run this in a program that may become another user; it makes a models directory of its own."""
     if needs_root and os.geteuid() != 0:
         pytest.skip("only root can make files of other users")
@@ -143,26 +110,19 @@ def as_somebody(kernel, source, *, needs_root=False):
         subprocess.run(["rm", "-r", base], check=True)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_c30_without_write_permission_a_deploy_is_refused_at_once(kernel):
-    as_somebody(
-        kernel,
-        """
+def test_c30_without_write_permission_a_deploy_is_refused_at_once(as_somebody):
+    as_somebody("""
         (models / "team").mkdir()
         os.chmod(models / "team", 0o555)
         os.chmod(models, 0o555)
         become_nobody()
         refused(lambda: begin("m"), "may not write", "mode")
         refused(lambda: begin("team/m"), "may not write")
-        """,
-    )
+    """)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_c30_a_folder_without_permission_is_refused_before_the_upload(kernel):
-    as_somebody(
-        kernel,
-        """
+def test_c30_a_folder_without_permission_is_refused_before_the_upload(as_somebody):
+    as_somebody("""
         for name, mode in (("closed", 0o555), ("dark", 0o000)):
             (models / name).mkdir()
             os.chmod(models / name, mode)
@@ -172,23 +132,12 @@ def test_c30_a_folder_without_permission_is_refused_before_the_upload(kernel):
         for act in (lambda: begin("dark/m"), lambda: staging.remove("dark/m"), lambda: staging.check("dark/m"),
                     lambda: staging.remove("dark"), lambda: ModelsDirectory(models).locate("dark/m"),
                     lambda: ModelsDirectory(models).locate("dark")):
-            before = os.listdir(models)
-            try:
-                act()
-            except FailedPreconditionError as error:
-                pass
-            else:
-                raise AssertionError("it was not refused")
-            assert os.listdir(models) == before
-        """,
-    )
+            refused(act, look=os.listdir)
+    """)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_c31_directories_that_their_owner_may_not_write_are_removed_and_come_back_as_they_were(kernel):
-    as_somebody(
-        kernel,
-        """
+def test_c31_directories_that_their_owner_may_not_write_are_removed_and_come_back_as_they_were(as_somebody):
+    as_somebody("""
         os.chmod(models, 0o777)
         become_nobody()
         (models / "team").mkdir()
@@ -204,17 +153,15 @@ def test_c31_directories_that_their_owner_may_not_write_are_removed_and_come_bac
         upload.roll_back()
         assert canary(models) == before
         os.chmod(models / "team/m/sub", 0o000)
-        undeploy("team/m")
+        finish(staging.remove("team/m"))
         assert os.listdir(models) == []
-        """,
-    )
+    """)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_c31_what_another_user_protects_is_not_removed_in_part(kernel):
+def test_c31_what_another_user_protects_is_not_removed_in_part(as_somebody):
     as_somebody(
-        kernel,
-        """
+        needs_root=True,
+        source="""
         os.chmod(models, 0o777)
         model("m", owner=NOBODY)
         os.chown(models / "m" / "sub", 0, 0)
@@ -230,17 +177,15 @@ def test_c31_what_another_user_protects_is_not_removed_in_part(kernel):
             refused(lambda: staging.check(name), "belongs to another user")
             refused(lambda: begin(name, replace=True), "belongs to another user")
         refused(lambda: staging.remove("sticky"), "holds files of other users")
-        """,
-        needs_root=True,
+    """,
     )
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_c30_c31_a_sticky_models_directory_keeps_others_models_and_that_is_said_before(kernel):
+def test_c30_c31_a_sticky_models_directory_keeps_others_models_and_that_is_said_before(as_somebody):
     """Before an undeploy unloads anything, and before a file of a replacement travels."""
     as_somebody(
-        kernel,
-        """
+        needs_root=True,
+        source="""
         os.chmod(models, 0o1777)
         model("mine", owner=NOBODY)
         for name in ("m", "team/m"):
@@ -253,19 +198,15 @@ def test_c30_c31_a_sticky_models_directory_keeps_others_models_and_that_is_said_
         for name in ("m", "team/m", "file"):
             for act in (lambda: staging.check(name), lambda: staging.remove(name), lambda: begin(name, replace=True)):
                 refused(act, "sticky")
-        undeploy("mine")
+        finish(staging.remove("mine"))
         assert sorted(os.listdir(models)) == ["file", "m", "team"]
-        """,
-        needs_root=True,
+    """,
     )
-
-
-# Particular file systems
 
 
 def test_a_file_system_that_folds_case_refuses_the_second_file(models, kernel):
     """None is at hand, so one file is made under the other's name, as such a file system would find it."""
-    staging = Staging(ModelsDirectory(models, calls=kernel))
+    staging = on(models, kernel)
     upload = staging.begin("m", [("README", 1), ("readme", 1)], replace=False)
     upload.write(0, 0, b"x")
     (tree_dir,) = [path for path in (models / ".hostd-staging").iterdir() if path.is_dir()]
@@ -277,21 +218,10 @@ def test_a_file_system_that_folds_case_refuses_the_second_file(models, kernel):
 
 
 @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS])
-def test_a_file_system_that_cannot_reserve_is_written_without(models, kernel, code):
-    kernel._libc = type(
-        "Libc",
-        (),
-        {
-            "fallocate64": lambda *_: ctypes.set_errno(code) or -1,
-            "syscall": kernel._libc.syscall,
-            "renameat2": kernel._libc.renameat2,
-        },
-    )()
-    assert tree(deploy(Staging(ModelsDirectory(models, calls=kernel)))) == FILES
-
-
-def test_a_file_system_without_fsync_of_directories_is_written_without(models, kernel, monkeypatch):
-    real = os.fsync
+def test_a_file_system_that_cannot_reserve_or_flush_directories_is_written_without(models, kernel, monkeypatch, code):
+    libc, real = kernel._libc, os.fsync
+    calls = {"syscall": libc.syscall, "renameat2": libc.renameat2}
+    kernel._libc = type("Libc", (), {"fallocate64": lambda *_: ctypes.set_errno(code) or -1, **calls})()
 
     def fsync(fd):
         if os.path.isdir(f"/proc/self/fd/{fd}"):
@@ -299,4 +229,4 @@ def test_a_file_system_without_fsync_of_directories_is_written_without(models, k
         real(fd)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    assert tree(deploy(Staging(ModelsDirectory(models, calls=kernel)))) == FILES
+    assert tree(deploy(on(models, kernel))) == FILES

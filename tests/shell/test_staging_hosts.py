@@ -1,23 +1,17 @@
 """Hosts that share a models directory: what one works on the others leave alone, and what one removes is made again."""
 
-from __future__ import annotations
-
 import os
 
 import pytest
 from helpers import line_of, program, stop
-from kernels import Watched
 from path_corpus import canary
-from staging_rig import FILES, begin, deploy, names, tree
+from staging_rig import FILES, begin, deploy, installed, names, on, tree
 
 from hostd.core.names import STAGING_NAME
 from hostd.shell.deploys.staging import Staging
 from hostd.shell.linux.syscalls import SystemCalls
 from hostd.shell.repository.directory import ModelsDirectory
-from hostd_workers.wire.errors import (
-    AbortedError,
-    NotFoundError,
-)
+from hostd_workers.wire.errors import AbortedError, NotFoundError
 
 
 def test_c28_what_this_process_works_on_is_left_alone(staging, models):
@@ -84,8 +78,7 @@ def test_c28_an_undeploy_under_way_keeps_others_out_until_it_is_confirmed(stagin
 def test_c28_what_lies_in_a_model_that_moves_waits_and_the_other_way_round(staging, models):
     """Put into the old tree of a replacement that is under way, it would be confirmed, and removed with that tree."""
     deploy(staging, "m")
-    outer = begin(staging, "m", replace=True)
-    outer.install()
+    outer = installed(staging, "m", replace=True)
     inner = begin(staging, "m/in/ner")
     with pytest.raises(AbortedError, match="another deploy of 'm' is under way"):
         inner.install()
@@ -93,8 +86,7 @@ def test_c28_what_lies_in_a_model_that_moves_waits_and_the_other_way_round(stagi
     assert deploy(staging, "m2")
     outer.confirm()
     outer.clean()
-    inner = begin(staging, "m/in/ner")
-    inner.install()
+    inner = installed(staging, "m/in/ner")
     outer = begin(staging, "m", replace=True)
     for act in (lambda: staging.remove("m"), outer.install):
         with pytest.raises(AbortedError, match="another deploy of 'm/in/ner' is under way"):
@@ -105,58 +97,58 @@ def test_c28_what_lies_in_a_model_that_moves_waits_and_the_other_way_round(stagi
     assert names(models) == ["m", "m2"]
 
 
+class Thrice:
+    """What another host does just before a call, the first three times."""
+
+    def __init__(self, is_time, act):
+        self.is_time, self.act, self.times = is_time, act, 0
+
+    def __call__(self, name, arguments):
+        if self.times < 3 and self.is_time(name, arguments):
+            self.times += 1
+            self.act()
+
+
 def test_c28_an_area_that_another_host_removes_is_made_again(models):
-    times = []
-
-    def before(name, arguments):
-        if name == "open" and str(arguments[0]).endswith(".json") and len(times) < 3:
-            times.append(1)
-            os.rmdir(models / STAGING_NAME)
-
-    staging = Staging(ModelsDirectory(models, calls=Watched(SystemCalls(), before)))
-    deploy(staging)
-    assert len(times) == 3
+    removes = Thrice(
+        lambda name, arguments: name == "open" and str(arguments[0]).endswith(".json"),
+        lambda: os.rmdir(models / STAGING_NAME),
+    )
+    deploy(on(models, SystemCalls(), removes))
+    assert removes.times == 3
     assert names(models) == ["m"]
 
 
 def test_c28_a_folder_that_another_host_removes_is_made_again(models, kernel):
-    times = []
+    def is_move(name, arguments):
+        moves = name == "renameat2" or (name == "rename" and "renameat2" not in type(kernel).__dict__)
+        return moves and arguments[2] == "m"
 
-    def before(name, arguments):
-        is_move = name == "renameat2" or (name == "rename" and "renameat2" not in type(kernel).__dict__)
-        if is_move and arguments[2] == "m" and len(times) < 3:
-            times.append(1)
-            os.rmdir(models / "team")
-
-    staging = Staging(ModelsDirectory(models, calls=Watched(kernel, before)))
+    removes = Thrice(is_move, lambda: os.rmdir(models / "team"))
+    staging = on(models, kernel, removes)
     deploy(staging, "team/m")
-    assert len(times) == 3
+    assert removes.times == 3
     removal = staging.remove("team/m")
-    times.clear()
+    removes.times = 0
     removal.roll_back()
-    assert len(times) == 3
+    assert removes.times == 3
     assert tree(models / "team" / "m") == FILES
 
 
 def test_c28_an_entry_that_a_recovery_takes_away_at_its_birth_is_made_again(models):
     """Between the making and the locking of an entry another host may hold it for the remains of a crash."""
-    times = []
-
-    def before(name, arguments):
-        if name == "try_lock" and len(times) < 3:
-            times.append(1)
-            assert len(Staging(ModelsDirectory(models)).recover()) == 1
-
-    staging = Staging(ModelsDirectory(models, calls=Watched(SystemCalls(), before)))
-    deploy(staging)
-    assert len(times) == 3
+    recovered = []
+    recovers = Thrice(
+        lambda name, _: name == "try_lock", lambda: recovered.extend(Staging(ModelsDirectory(models)).recover())
+    )
+    deploy(on(models, SystemCalls(), recovers))
+    assert recovers.times == len(recovered) == 3
     assert names(models) == ["m"]
 
 
 def test_c28_someone_elses_newer_model_survives_the_undoing_of_a_replacement(staging, models):
     deploy(staging, "m", {"model.yaml": b"old"})
-    upload = begin(staging, replace=True)
-    upload.install()
+    upload = installed(staging, replace=True)
     (models / "m").rename(models / "moved-away")
     (models / "m").mkdir()
     (models / "m" / "newer").write_text("x")
@@ -192,7 +184,7 @@ for turn in range(int(sys.argv[3])):
     upload.clean()
 """
     racers = {letter: program(source, models, letter, TURNS) for letter in "ABC"}
-    winners: dict[int, str] = {}
+    winners = {}
     try:
         for letter, racer in racers.items():
             said, _ = racer.communicate(timeout=100)

@@ -1,10 +1,6 @@
-"""Deploys, replacements and undeploys that are killed at every system call, and recoveries that are killed too.
+"""Deploys, replacements and undeploys of which each call is killed, or fails, once; recoveries that are killed too."""
 
-What is checked after each kill is in `kill_points`, which runs as a program of its own.
-"""
-
-from __future__ import annotations
-
+import errno
 import os
 import shutil
 import subprocess
@@ -16,6 +12,12 @@ import pytest
 from helpers import REPOSITORY
 from kernels import KERNELS
 from kill_points import SCENARIOS
+from path_corpus import canary
+from staging_rig import ENDLESS, FILES, deploy, on, sizes, undeploy
+
+from hostd.shell.deploys.staging import Staging
+from hostd.shell.repository.directory import ModelsDirectory
+from hostd_workers.wire.errors import HostError, ResourceExhaustedError
 
 PROGRAM = Path(__file__).with_name("kill_points.py")
 FAST = "/dev/shm"
@@ -63,3 +65,74 @@ def test_c30_c31_killed_at_any_call_it_is_done_wholly_or_not_at_all(place, scena
 def test_c30_c31_a_recovery_may_be_killed_at_any_call_too(place, scenario, kernel):
     """At one of three calls, each kill before at others; all of them are `kill_points.py SCENARIO KERNEL DIR --recovery`."""
     assert kill_points(place, scenario, kernel, "--recovery", "3") >= 40
+
+
+class Attempt:
+    """An operation of which one call fails: the one with this number."""
+
+    def __init__(self, models, kernel, point, code):
+        self.left, self.code = point, code
+        self.failed = None
+        self.operation = None
+        self.error = None
+        self.is_confirmed = False
+        self.staging = on(models, kernel, self.fail)
+
+    def fail(self, name, arguments):
+        self.left -= 1
+        if self.left == -1:
+            self.failed = name
+            raise OSError(self.code, os.strerror(self.code))
+
+    def go(self, act):
+        try:
+            if act == "undeploy":
+                self.operation = self.staging.remove("team/m")
+            else:
+                self.operation = self.staging.begin("team/m", sizes(FILES), replace=act == "replace")
+                for index, content in enumerate(FILES.values()):
+                    self.operation.write(index, 0, content)
+                self.operation.install()
+            self.operation.confirm()
+            self.is_confirmed = True
+            self.operation.clean()
+        except HostError as error:
+            self.error = error
+
+    def end(self):
+        """Do what a host does after an error; an area that stays empty is no error, and is removed by the next."""
+        if self.error is not None and self.is_confirmed:
+            self.operation.clean()
+        elif self.error is not None and self.operation is not None:
+            self.operation.roll_back()
+        if self.failed == "rmdir":
+            self.staging.recover()
+
+
+@pytest.mark.parametrize(("code", "kind"), [(errno.EIO, HostError), (errno.ENOSPC, ResourceExhaustedError)])
+@pytest.mark.parametrize("act", ["deploy", "replace", "undeploy"])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_c30_c31_whichever_call_fails_the_error_is_typed_and_nothing_is_left(tmp_path, kernel, act, code, kind):
+    models = tmp_path / "models"
+    models.mkdir()
+    sound = Staging(ModelsDirectory(models))
+    old = {"model.yaml": b"old", "x/y": b""}
+    if act != "deploy":
+        deploy(sound, "team/m", old)
+    before = canary(models)
+    for point in range(ENDLESS):
+        attempt = Attempt(models, KERNELS[kernel](), point, code)
+        attempt.go(act)
+        if attempt.error is not None:
+            assert os.strerror(code) in attempt.error.message
+            assert type(attempt.error) is kind
+        attempt.end()
+        what = f"call {point} failed: {attempt.failed}"
+        assert not list(models.glob(".*")), f"left something when {what}"
+        if attempt.failed is None:
+            break
+        if attempt.is_confirmed:
+            assert canary(models) != before, f"was undone although it was confirmed when {what}"
+            undeploy(sound, "team/m") if act == "deploy" else deploy(sound, "team/m", old, replace=True)
+        assert canary(models) == before, f"changed something when {what}"
+    assert point > 30

@@ -1,7 +1,5 @@
 """When to look at a directory: notifications, periods, directories that go and come back, and clean ends."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import os
@@ -9,55 +7,45 @@ import shutil
 import tempfile
 import threading
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING
 
 import pytest
 from helpers import PATIENCE_S, line_of, program
+from loops import on_a_loop
+from walking_rig import again_and_again
 
 from hostd.shell.repository import notifications as watching
 from hostd.shell.repository.notifications import NOTIFICATION, PERIOD, changes
 from hostd.shell.repository.scanner import Scanner
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
 NO_PERIOD_S = 1000.0
 """A period that no test lives to see."""
 
 
 @pytest.fixture(autouse=True)
-def _checks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def _checks_often(monkeypatch):
     monkeypatch.setattr(watching, "CHECK_S", 0.02)
     monkeypatch.setattr(watching, "QUIET_MS", 20)
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    directory = tmp_path / "models"
-    directory.mkdir()
-    return directory
 
 
 class Causes:
     """The causes that were yielded so far."""
 
-    def __init__(self) -> None:
-        self._queue: asyncio.Queue[str] = asyncio.Queue()
+    def __init__(self):
+        self._queue = asyncio.Queue()
         self.stop = asyncio.Event()
 
-    async def take(self, directory: Path, period_s: float) -> None:
+    async def take(self, directory, period_s):
         async for cause in changes(directory, period_s, self.stop):
             self._queue.put_nowait(cause)
 
-    async def next(self) -> str:
+    async def next(self):
         return await asyncio.wait_for(self._queue.get(), PATIENCE_S)
 
-    async def none_for(self, seconds: float) -> None:
+    async def none_for(self, seconds):
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(self._queue.get(), seconds)
 
-    async def quiet(self) -> None:
+    async def quiet(self):
         """Let what belongs together come: a change may be notified in two."""
         with pytest.raises(asyncio.TimeoutError):
             while await asyncio.wait_for(self._queue.get(), 0.3):
@@ -65,16 +53,22 @@ class Causes:
 
 
 @asynccontextmanager
-async def watched(directory: Path, period_s: float = NO_PERIOD_S) -> AsyncIterator[Causes]:
+async def watched(directory, period_s=NO_PERIOD_S, first=NOTIFICATION):
+    """Watch a directory; watching has begun."""
     causes = Causes()
     task = asyncio.create_task(causes.take(directory, period_s))
+    assert await causes.next() == first
     yield causes
     causes.stop.set()
     await asyncio.wait_for(task, PATIENCE_S)
-    assert "hostd-watch" not in {thread.name for thread in threading.enumerate()}
+    assert not is_watching()
 
 
-CHANGES: dict[str, Callable[[Path], object]] = {
+def is_watching():
+    return "hostd-watch" in {thread.name for thread in threading.enumerate()}
+
+
+CHANGES = {
     "a directory came": lambda d: (d / "new").mkdir(),
     "a file came": lambda d: (d / "new").touch(),
     "a directory went": lambda d: (d / "old").rmdir(),
@@ -85,118 +79,82 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_c26_it_is_notified_that(change: Callable[[Path], object], models: Path) -> None:
-    (models / "old").mkdir()
-    (models / ".hidden").mkdir()
+@on_a_loop
+async def test_c26_it_is_notified_that(change, models):
+    for name in ("old", ".hidden"):
+        (models / name).mkdir()
     (models / "file").touch()
-
-    async def run() -> None:
-        async with watched(models) as causes:
-            assert await causes.next() == NOTIFICATION, "watching has begun"
-            change(models)
-            assert await causes.next() == NOTIFICATION
-
-    asyncio.run(run())
+    async with watched(models) as causes:
+        change(models)
+        assert await causes.next() == NOTIFICATION
 
 
-def test_c26_neither_hidden_entries_nor_scans_are_notified(models: Path) -> None:
-    async def run() -> None:
-        async with watched(models) as causes:
-            await causes.next()
-            (models / ".hostd-staging").mkdir()
-            (models / ".hostd-staging" / "model").mkdir()
-            for _ in range(5):
-                Scanner(models, lambda *_: True).scan({}, False)
-            await causes.none_for(0.4)
-
-    asyncio.run(run())
+@on_a_loop
+async def test_c26_neither_hidden_entries_nor_scans_are_notified(models):
+    async with watched(models) as causes:
+        (models / ".hostd-staging").mkdir()
+        (models / ".hostd-staging" / "model").mkdir()
+        for _ in range(5):
+            Scanner(models, lambda *_: True).scan({}, False)
+        await causes.none_for(1.0)
 
 
-def test_c26_without_changes_the_period_says_so_again_and_again(models: Path) -> None:
-    async def run() -> None:
-        async with watched(models, 0.05) as causes:
-            assert await causes.next() == NOTIFICATION
-            assert [await causes.next() for _ in range(5)] == [PERIOD] * 5
-
-    asyncio.run(run())
+@on_a_loop
+async def test_c26_without_changes_the_period_says_so_again_and_again_and_once_stopped_nothing_does(models):
+    async with watched(models, 0.05) as causes:
+        assert [await causes.next() for _ in range(5)] == [PERIOD] * 5
+    assert [cause async for cause in changes(models, 0.05, causes.stop)] == []
 
 
-def test_c26_changes_that_never_end_are_notified_all_the_same(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@on_a_loop
+async def test_c26_changes_that_never_end_are_notified_all_the_same(models, monkeypatch):
     monkeypatch.setattr(watching, "GATHER_MS", 100)
-    go_on = threading.Event()
-    go_on.set()
+    numbers = itertools.count()
 
-    def write() -> None:
-        for number in itertools.count():
-            if not go_on.is_set():
-                break
-            (models / f"{number}.onnx").touch()
-            (models / f"{number - 1}.onnx").unlink(missing_ok=True)
+    def write():
+        number = next(numbers)
+        (models / f"{number}.onnx").touch()
+        (models / f"{number - 1}.onnx").unlink(missing_ok=True)
 
-    async def run() -> None:
-        writing = threading.Thread(target=write)
-        writing.start()
-        try:
-            async with watched(models) as causes:
-                assert [await causes.next() for _ in range(4)] == [NOTIFICATION] * 4
-        finally:
-            go_on.clear()
-            writing.join()
-
-    asyncio.run(run())
+    with again_and_again(write):
+        async with watched(models) as causes:
+            assert [await causes.next() for _ in range(4)] == [NOTIFICATION] * 4
 
 
 @pytest.mark.parametrize("name", ["models", ".models"])
-def test_c25_a_directory_that_vanishes_and_comes_back_is_watched_again(name: str, tmp_path: Path) -> None:
-    models = tmp_path / name
-    models.mkdir(exist_ok=True)
-
-    async def run() -> None:
-        async with watched(models) as causes:
-            await causes.next()
-            for _ in range(2):
-                shutil.rmtree(models)
-                assert await causes.next() == NOTIFICATION, "it is gone"
-                await causes.quiet()
-                os.mkdir(models)
-                assert await causes.next() == NOTIFICATION, "it is back"
-                await causes.quiet()
-                (models / "new").mkdir()
-                assert await causes.next() == NOTIFICATION
-                await causes.quiet()
-
-    asyncio.run(run())
+@on_a_loop
+async def test_c25_a_directory_that_vanishes_and_comes_back_is_watched_again(name, tmp_path):
+    directory = tmp_path / name
+    directory.mkdir()
+    async with watched(directory) as causes:
+        for change in [shutil.rmtree, os.mkdir, lambda path: (path / "new").mkdir()] * 2:
+            change(directory)
+            assert await causes.next() == NOTIFICATION
+            await causes.quiet()
 
 
-def test_c25_a_directory_behind_a_link_that_is_turned_is_watched_again(models: Path, tmp_path: Path) -> None:
+@on_a_loop
+async def test_c25_a_directory_behind_a_link_that_is_turned_is_watched_again(models, tmp_path):
     link, other = tmp_path / "link", tmp_path / "other"
     link.symlink_to(models)
     other.mkdir()
-
-    async def run() -> None:
-        async with watched(link) as causes:
-            await causes.next()
-            (tmp_path / "turned").symlink_to(other)
-            (tmp_path / "turned").rename(link)
-            assert await causes.next() == NOTIFICATION
-            await causes.quiet()
-            (other / "new").mkdir()
-            assert await causes.next() == NOTIFICATION
-
-    asyncio.run(run())
+    async with watched(link) as causes:
+        (tmp_path / "turned").symlink_to(other)
+        (tmp_path / "turned").rename(link)
+        assert await causes.next() == NOTIFICATION
+        await causes.quiet()
+        (other / "new").mkdir()
+        assert await causes.next() == NOTIFICATION
 
 
-def test_c25_a_directory_that_is_not_there_yet_is_waited_for(models: Path) -> None:
+@on_a_loop
+async def test_c25_a_directory_that_is_not_there_yet_is_waited_for(models):
     models.rmdir()
-
-    async def run() -> None:
-        async with watched(models, 0.3) as causes:
-            assert [await causes.next() for _ in range(2)] == [PERIOD] * 2
-            os.mkdir(models)
-            while await causes.next() != NOTIFICATION:
-                pass
-
-    asyncio.run(run())
+    async with watched(models, 0.3, PERIOD) as causes:
+        assert await causes.next() == PERIOD
+        os.mkdir(models)
+        while await causes.next() != NOTIFICATION:
+            pass
 
 
 WITHOUT = """
@@ -224,7 +182,7 @@ WITHOUT = """
 """
 
 
-def test_c26_where_nothing_can_be_watched_the_period_does_it_and_the_log_says_so_once(models: Path) -> None:
+def test_c26_where_nothing_can_be_watched_the_period_does_it_and_the_log_says_so_once(models):
     with program(WITHOUT, models) as process:
         lines = list(iter(lambda: line_of(process), "ended"))
     warnings = [line for line in lines if line.startswith("WARNING")]
@@ -234,38 +192,27 @@ def test_c26_where_nothing_can_be_watched_the_period_does_it_and_the_log_says_so
     assert [line for line in lines if line not in warnings] == [PERIOD] * 5
 
 
-def test_watching_ends_when_its_loop_is_left_or_cancelled(models: Path) -> None:
-    async def run() -> None:
-        async with aclosing(changes(models, NO_PERIOD_S, asyncio.Event())) as causes:
-            async for _ in causes:
-                break
-        assert "hostd-watch" not in {thread.name for thread in threading.enumerate()}
-        await asyncio.sleep(0)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-        left = Causes()
-        task = asyncio.create_task(left.take(models, NO_PERIOD_S))
-        await left.next()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert "hostd-watch" not in {thread.name for thread in threading.enumerate()}
-
-    asyncio.run(run())
+@on_a_loop
+async def test_watching_ends_when_its_loop_is_left_or_cancelled(models):
+    async with aclosing(changes(models, NO_PERIOD_S, asyncio.Event())) as causes:
+        async for _ in causes:
+            break
+    assert not is_watching()
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    left = Causes()
+    task = asyncio.create_task(left.take(models, NO_PERIOD_S))
+    await left.next()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not is_watching()
 
 
-def test_watching_that_is_stopped_before_it_begins_yields_nothing(models: Path) -> None:
-    async def run() -> None:
-        stop = asyncio.Event()
-        stop.set()
-        assert [cause async for cause in changes(models, NO_PERIOD_S, stop)] == []
-
-    asyncio.run(run())
-
-
-def test_the_thread_ends_when_its_loop_takes_no_calls_any_more(models: Path) -> None:
+def test_the_thread_ends_when_its_loop_takes_no_calls_any_more(models):
     asked = itertools.count()
 
-    def refuse() -> None:
+    def refuse():
         next(asked)
         raise RuntimeError("Event loop is closed")
 
@@ -276,17 +223,14 @@ def test_the_thread_ends_when_its_loop_takes_no_calls_any_more(models: Path) -> 
     assert next(asked) == 2
 
 
-def test_c26_without_a_thread_for_it_the_period_does_it(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: threading.Thread) -> None:
+@on_a_loop
+async def test_c26_without_a_thread_for_it_the_period_does_it(models, monkeypatch):
+    def refuse(_):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(watching._Watch, "start", refuse)
-
-    async def story() -> None:
-        async with watched(models, 0.01) as causes:
-            assert [await causes.next(), await causes.next()] == [PERIOD, PERIOD]
-
-    asyncio.run(story())
+    async with watched(models, 0.01, PERIOD) as causes:
+        assert await causes.next() == PERIOD
 
 
 AT_THE_LIMIT = """
@@ -316,7 +260,7 @@ AT_THE_LIMIT = """
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-def test_c26_a_directory_that_is_exchanged_at_the_limit_of_processes_aborts_nobody() -> None:
+def test_c26_a_directory_that_is_exchanged_at_the_limit_of_processes_aborts_nobody():
     with tempfile.TemporaryDirectory() as place:
         os.chmod(place, 0o755)
         os.chown(place, 778_123, 778_123)
@@ -326,18 +270,18 @@ def test_c26_a_directory_that_is_exchanged_at_the_limit_of_processes_aborts_nobo
             assert watcher.wait(PATIENCE_S) == 0
 
 
-def test_a_directory_that_hangs_does_not_keep_the_end_waiting(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_hangs_does_not_keep_the_end_waiting(models, monkeypatch):
     """As one of a file server that is gone."""
     hangs, back = threading.Event(), threading.Event()
 
-    def stat(_: object) -> None:
+    def stat(_):
         hangs.set()
         back.wait()
 
     monkeypatch.setattr(watching._Watch, "_identity", stat)
     monkeypatch.setattr(watching, "END_S", 0.05)
 
-    async def run() -> None:
+    async def run():
         stop = asyncio.Event()
         watch = asyncio.ensure_future(anext(changes(models, NO_PERIOD_S, stop), None))
         await asyncio.to_thread(hangs.wait, PATIENCE_S)

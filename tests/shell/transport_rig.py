@@ -3,8 +3,6 @@
 `Transport.dealer` makes peers of ZeroMQ, `RawPeer` is one that sends the bytes that a test wants to be sent.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os
@@ -13,52 +11,52 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import zmq
 from helpers import PATIENCE_S, POLL_S, REPOSITORY, line_of
 
-from hostd.shell.transport.listener import Listener, Side, Unsent
+from hostd.shell.transport.listener import Listener, Side
 from hostd.shell.transport.poller import Poller
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 LIMIT_BYTES = 2 << 20
 SMALL_BYTES = 256 * 1024
+CHUNK = bytes(16 * 1024)
 
 MORE, LONG, COMMAND = 1, 2, 4
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 
 
-def frame(body: bytes, flags: int = 0) -> bytes:
+def frame(body, flags=0):
     """Return a frame of ZMTP."""
     if len(body) > 255:
         return bytes([flags | LONG]) + len(body).to_bytes(8, "big") + body
     return bytes([flags, len(body)]) + body
 
 
-def announced(length: int, flags: int = 0) -> bytes:
+def announced(length, flags=0):
     """Return the header of a frame of any length."""
     return bytes([flags | LONG]) + length.to_bytes(8, "big")
 
 
-def message(*frames: bytes) -> bytes:
+def message(*frames):
     """Return the bytes of a message."""
     return b"".join(frame(body, MORE) for body in frames[:-1]) + frame(frames[-1])
 
 
-def ready(socket_type: bytes = b"DEALER", identity: bytes = b"") -> bytes:
+def ready(socket_type=b"DEALER", identity=b""):
     """Return a peer's command READY."""
     properties = ((b"Socket-Type", socket_type), (b"Identity", identity))
     body = b"".join(bytes([len(name)]) + name + len(value).to_bytes(4, "big") + value for name, value in properties)
     return frame(b"\x05READY" + body, COMMAND)
 
 
+FIRST = GREETING + ready()
+
+
 class RawPeer:
     """A connected socket; what it sends is what it is told to."""
 
-    def __init__(self, path: str, first: bytes = GREETING + ready()) -> None:
+    def __init__(self, path, first=FIRST):
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(path)
         self.socket.setblocking(False)
@@ -66,11 +64,11 @@ class RawPeer:
         self.is_ended = False
         self.say(first)
 
-    def say(self, data: bytes) -> None:
+    def say(self, data):
         """Send all of this, which must fit into what the system keeps."""
         assert self.socket.send(data) == len(data)
 
-    def hear(self, most: int = 1 << 20) -> int:
+    def hear(self, most=1 << 20):
         """Take in what has come, and return how much is here; an end is noted, too."""
         with contextlib.suppress(BlockingIOError):
             try:
@@ -83,12 +81,12 @@ class RawPeer:
                 self.is_ended = True
         return len(self.received)
 
-    def has_ended(self) -> bool:
+    def has_ended(self):
         """Say whether the connection was closed at the other end."""
         self.hear()
         return self.is_ended
 
-    def frames(self) -> list[tuple[int, bytes]]:
+    def frames(self):
         """Return flags and bodies of the frames that have come after the greeting."""
         self.hear()
         found, at, data = [], 64, bytes(self.received)
@@ -102,7 +100,7 @@ class RawPeer:
             at = stop
         return found
 
-    def messages(self) -> list[bytes]:
+    def messages(self):
         """Return the last frames of the messages that have come."""
         return [body for flags, body in self.frames() if not flags]
 
@@ -110,21 +108,20 @@ class RawPeer:
 class Heard:
     """A side of the host that notes what it is told; its peers are b"1", b"2", … in the order in which they come."""
 
-    def __init__(self, *, is_trusted: bool = False, vouches: bool = True, is_batching: bool = False) -> None:
-        self.messages: list[tuple[bytes, list[bytes]]] = []
-        self.too_long: list[tuple[bytes, bytes]] = []
-        self.unsent: list[tuple[bytes, Sequence[Any], Unsent]] = []
-        self.gone: list[bytes] = []
-        self.claims: list[bytes] = []
-        self.on_message: Callable[[bytes, list[Any]], None] = lambda identity, frames: None
-        self.on_unsent: Callable[..., None] = lambda *what: self.unsent.append(what)
-        self.on_gone: Callable[[bytes], None] = self.gone.append
-        self.admit: Callable[[bytes], bytes | None] = lambda claimed: b"%d" % len(self.claims)
+    def __init__(self, *, is_trusted=False, vouches=True, is_batching=False):
+        self.messages = []
+        self.too_long = []
+        self.unsent = []
+        self.gone = []
+        self.claims = []
+        self.on_message = lambda identity, frames: None
+        self.on_unsent = lambda *what: self.unsent.append(what)
+        self.on_gone = self.gone.append
+        self.admit = lambda claimed: b"%d" % len(self.claims)
         self.is_trusted = is_trusted
         self._vouches, self._is_batching = vouches, is_batching
-        self.listener: Listener
 
-    def side(self) -> Side:
+    def side(self):
         """Return what a listener is made with."""
         return Side(
             admit=self._admit,
@@ -135,11 +132,11 @@ class Heard:
             is_trusted=self.is_trusted,
         )
 
-    def _admit(self, claimed: bytes, _pid: int) -> bytes | None:
+    def _admit(self, claimed, _pid):
         self.claims.append(claimed)
         return self.admit(claimed)
 
-    def _hear(self, identity: bytes, frames: list[Any]) -> None:
+    def _hear(self, identity, frames):
         if self._vouches:
             self.listener.vouch(identity, is_batching=self._is_batching)
         self.messages.append((identity, [bytes(frame) for frame in frames]))
@@ -147,13 +144,13 @@ class Heard:
 
     # Asked for late: a test may exchange the handlers.
 
-    def _note_unsent(self, *what: Any) -> None:
+    def _note_unsent(self, *what):
         self.on_unsent(*what)
 
-    def _note_gone(self, identity: bytes) -> None:
+    def _note_gone(self, identity):
         self.on_gone(identity)
 
-    def of(self, identity: bytes) -> list[bytes]:
+    def of(self, identity):
         """Return the first frames of a peer's messages."""
         return [frames[0] for sender, frames in self.messages if sender == identity]
 
@@ -161,11 +158,11 @@ class Heard:
 class Transport:
     """A poller on a loop of its own; what its listeners hear they hear while `until` waits."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory):
         self.loop = asyncio.new_event_loop()
         self.poller = Poller(self.loop)
-        self.context: zmq.Context[Any] = zmq.Context()
-        self.failures: list[BaseException] = []
+        self.context = zmq.Context()
+        self.failures = []
         self.loop.set_exception_handler(lambda _, context: self.failures.append(context["exception"]))
         self._directory = directory
         self._stack = contextlib.ExitStack()
@@ -173,14 +170,14 @@ class Transport:
         self._stack.callback(self.context.destroy, 0)
         self._stack.callback(self.poller.close)
 
-    def __enter__(self) -> Transport:
+    def __enter__(self):
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind, *_):
         self._stack.close()
         assert kind is not None or not self.failures
 
-    def listen(self, side: Side, name: str = "a", *, peer_buffer_bytes: int = LIMIT_BYTES) -> Listener:
+    def listen(self, side, name="a", *, peer_buffer_bytes=LIMIT_BYTES):
         """Return a listener that is closed with the rest."""
         made = Listener(
             self.poller,
@@ -192,20 +189,20 @@ class Transport:
         self._stack.callback(made.close)
         return made
 
-    def hear(self, heard: Heard, name: str = "a", *, peer_buffer_bytes: int = LIMIT_BYTES) -> Listener:
-        """Return a listener whose side notes what it is told."""
+    def hear(self, heard, name="a", *, peer_buffer_bytes=LIMIT_BYTES):
+        """Return a listener with a side that notes what it is told."""
         heard.listener = self.listen(heard.side(), name, peer_buffer_bytes=peer_buffer_bytes)
         return heard.listener
 
-    def raw(self, listener: Listener, first: bytes = GREETING + ready()) -> RawPeer:
+    def raw(self, listener, first=FIRST):
         """Return a peer that is closed with the rest."""
         peer = RawPeer(listener.endpoint.removeprefix("ipc://"), first)
         self._stack.callback(peer.socket.close)
         return peer
 
-    def dealer(self, listener: Listener, identity: bytes = b"", **options: int) -> zmq.Socket[bytes]:
+    def dealer(self, listener, identity=b"", **options):
         """Return a DEALER that begins to connect."""
-        peer: zmq.Socket[bytes] = self.context.socket(zmq.DEALER)
+        peer = self.context.socket(zmq.DEALER)
         self._stack.callback(peer.close, 0)
         if identity:
             peer.setsockopt(zmq.IDENTITY, identity)
@@ -214,10 +211,15 @@ class Transport:
         peer.connect(listener.endpoint)
         return peer
 
-    def until(self, is_true: Callable[[], Any], what: str = "it") -> None:
+    def has_failed(self, kind, times=1):
+        """Expect that handlers have raised this, and nothing else."""
+        failed, self.failures = self.failures, []
+        assert [type(failure) for failure in failed] == [kind] * times
+
+    def until(self, is_true, what="it"):
         """Let the loop run until something is true; the loop wakes for sockets, and looks now and then."""
 
-        async def wait() -> None:
+        async def wait():
             quiet = asyncio.Event()
             before = self.poller.on_quiet
             self.poller.on_quiet = lambda: (before(), quiet.set())
@@ -235,28 +237,58 @@ class Transport:
             raise AssertionError(f"not in {PATIENCE_S:g} s: {what}") from None
 
 
-class Relay:
-    """Workers' messages go to a client: each says with its first byte to which."""
+def connection_of(listener, name=b"1"):
+    """Return what a listener knows of a peer; it shows nobody else."""
+    return listener._connections[name]
 
-    def __init__(self, transport: Transport, peer_buffer_bytes: int = SMALL_BYTES) -> None:
+
+class Relay:
+    """Clients, and workers: each of their messages goes to the client that its first byte names."""
+
+    def __init__(self, transport, peer_buffer_bytes=SMALL_BYTES):
         self.clients, self.workers = Heard(), Heard(is_trusted=True)
         self.front = transport.hear(self.clients, peer_buffer_bytes=peer_buffer_bytes)
         self.back = transport.hear(self.workers, "b", peer_buffer_bytes=peer_buffer_bytes)
         self.workers.on_message = lambda _, frames: self.front.send(frames[0][:1], frames)
         self.transport = transport
 
-    def client(self) -> RawPeer:
+    def client(self):
         return known(self.transport, self.front, self.clients)
 
-    def worker(self) -> RawPeer:
+    def worker(self):
         return self.transport.raw(self.back)
 
+    def holds_up(self, name=b"1"):
+        """Say whether a worker waits for a client."""
+        return name in self.back._connections and connection_of(self.back, name).blockers > 0
 
-def pump(peer: RawPeer, data: bytes, times: int) -> Callable[[], bool]:
+
+class Line:
+    """A listener with one worker, which reads when a test has it read."""
+
+    def __init__(self, transport, peer_buffer_bytes=SMALL_BYTES):
+        self.heard = Heard(is_trusted=True)
+        self.listener = transport.hear(self.heard, peer_buffer_bytes=peer_buffer_bytes)
+        self.peer = known(transport, self.listener, self.heard)
+        self.connection = connection_of(self.listener)
+
+    def send(self, *frames, call=None):
+        self.listener.send(b"1", list(frames), call)
+
+    def withdraw(self, call):
+        return self.listener.withdraw(b"1", call)
+
+    def fill(self, count):
+        """Send so many calls of a chunk each, by number."""
+        for number in range(count):
+            self.send(CHUNK, call=number)
+
+
+def pump(peer, data, times):
     """Return what sends this so many times, as far as there is room; true when all of it is sent."""
     rest = memoryview(data * times)
 
-    def push() -> bool:
+    def push():
         nonlocal rest
         try:
             while rest:
@@ -268,14 +300,14 @@ def pump(peer: RawPeer, data: bytes, times: int) -> Callable[[], bool]:
     return push
 
 
-def work(seconds: float) -> None:
+def work(seconds):
     """Be busy, as a handler is."""
     until_s = time.monotonic() + seconds
     while time.monotonic() < until_s:
         pass
 
 
-def known(transport: Transport, listener: Listener, heard: Heard) -> RawPeer:
+def known(transport, listener, heard):
     """Return a peer that is vouched for."""
     before = len(heard.messages)
     peer = transport.raw(listener)
@@ -288,7 +320,7 @@ def known(transport: Transport, listener: Listener, heard: Heard) -> RawPeer:
 class Others:
     """A process of its own with raw connections (`peers.py`)."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path):
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("peers.py")), path],
             stdin=subprocess.PIPE,
@@ -301,19 +333,19 @@ class Others:
         )
         assert line_of(self._process) == "up"
 
-    def ask(self, what: str) -> str:
+    def ask(self, what):
         """Have it do something, and return its answer."""
         assert self._process.stdin is not None
         print(what, file=self._process.stdin, flush=True)
         return line_of(self._process)
 
-    def tell(self, transport: Transport, what: str) -> None:
+    def tell(self, transport, what):
         """Have it do something, while a loop runs."""
         answer = transport.loop.run_in_executor(None, self.ask, what)
         transport.until(answer.done, what)
         answer.result()
 
-    def end(self) -> None:
+    def end(self):
         """Kill it."""
         with self._process as process:
             process.kill()
