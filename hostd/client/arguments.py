@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hostd import paths
+from hostd.records import SERVING
 from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError, sayable
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ CONNECT_TIMEOUT_S = 5.0
 
 
 MAX_PROGRAM_CHARS = 100
-
-SERVING = ("READY", "DEGRADED")
-"""The states of a model that is loaded: it answers calls."""
 
 
 def only_inputs(args: tuple[Any, ...]) -> tuple[Iterable[Any]]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from hostd.client.arguments import SERVING
 from hostd.client.handle import Handle
-from hostd.records import ModelInfo
+from hostd.records import SERVING, ModelInfo
 from hostd_workers.wire.errors import NotFoundError
 
 

@@ -27,7 +27,17 @@ from hostd.client.arguments import (
 from hostd.client.pickling import NotPickled
 from hostd.client.tracker import Pending, Tracker
 from hostd.log_lines import Follower
-from hostd.records import Event, HostInfo, LoadPlan, MemoryInfo, ModelInfo, SizeEstimate, SyncReport, UnloadReport
+from hostd.records import (
+    STANDALONE,
+    Event,
+    HostInfo,
+    LoadPlan,
+    MemoryInfo,
+    ModelInfo,
+    SizeEstimate,
+    SyncReport,
+    UnloadReport,
+)
 
 if TYPE_CHECKING:
     import os
@@ -85,7 +95,7 @@ class Client(NotPickled):
         self,
         model_id: str,
         local_model_path: str | os.PathLike[str] | None = None,
-        model_type: str = "standalone-model",
+        model_type: str = STANDALONE,
         *,
         wait: bool = True,
         retries: int | None = None,
@@ -130,7 +140,7 @@ class Client(NotPickled):
         self,
         model_id: str,
         files: Files,
-        model_type: str = "standalone-model",
+        model_type: str = STANDALONE,
         *,
         wait: bool = True,
         replace: bool = False,
@@ -236,7 +246,7 @@ class Client(NotPickled):
         return size_of(self.get_model(model_id))
 
     def estimate_model_size(
-        self, model_id: str, local_model_path: str | os.PathLike[str] | None, model_type: str = "standalone-model"
+        self, model_id: str, local_model_path: str | os.PathLike[str] | None, model_type: str = STANDALONE
     ) -> SizeEstimate:
         """Return what a model would take, without loading it, and how that is known. `int()` of it is the bytes.
 
@@ -249,7 +259,7 @@ class Client(NotPickled):
         self,
         model_id: str,
         local_model_path: str | os.PathLike[str] | None,
-        model_type: str = "standalone-model",
+        model_type: str = STANDALONE,
         *,
         finder: str | None = None,
         initializer: str | None = None,
