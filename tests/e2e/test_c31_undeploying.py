@@ -126,13 +126,6 @@ def test_c31_links_are_not_followed_and_read_only_and_very_deep_trees_are_remove
     assert canary(tmp_path) == before
 
 
-def test_c31_a_model_that_is_loaded_from_elsewhere_keeps_its_files(deployer, models, tmp_path):
-    elsewhere = deployer.load_model("m", put(tmp_path, "elsewhere", "elsewhere"))
-    assert isinstance(refusal(lambda: deployer.undeploy_model("m")), hostd.NotFoundError)
-    assert elsewhere.predict() == "elsewhere", "nothing is unloaded for files that are not there"
-    assert content(tmp_path / "elsewhere") == files_of("elsewhere")
-
-
 def test_c31_of_many_undeploys_on_two_hosts_one_removes_and_no_other_breaks(deployer, models):
     with hostd.Host(models={**PLACES, "dir": models, "load_on_start": False}) as other:
         theirs = other.client()
