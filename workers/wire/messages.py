@@ -50,6 +50,9 @@ LOAD: Final = 34
 LOADED: Final = 35
 LAST_WORDS: Final = 36
 
+# Between client and worker only.
+LANE_HELLO: Final = 49
+
 # What a host decodes itself: everybody waits meanwhile. Measured, the worst bodies that are accepted, and in brackets
 # those that are refused at their end. (Without these limits one of 4 MB took 1.5 s.)
 HEADER_LIMITS: Final = Budget(16 * 1024, values=1024, list_len=64, map_len=64, depth=4)

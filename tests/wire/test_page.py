@@ -1,0 +1,73 @@
+"""The page of figures: what a worker writes is what its host reads, and no worker can hurt its host with it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hostd_workers.wire import page
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+METHODS = [f"m{number:02}" for number in range(20)]
+
+
+@pytest.fixture
+def fd() -> Iterator[int]:
+    fd = page.new()
+    yield fd
+    os.close(fd)
+
+
+def test_the_host_reads_what_the_worker_counts(fd: int) -> None:
+    writer, reader = page.Writer(fd, METHODS), page.Page(fd, METHODS)
+    assert reader.figures() == page.Figures(0, 0, 0, 0, 0.0, 0)
+    writer.connected(2)
+    for _ in range(3):
+        writer.begun(100)
+    writer.ended("m01", 100, 2_000_000, 5_000_000_000, failed=False)
+    writer.ended("m00", 100, 3_000_000_000, 6_000_000_000, failed=True)
+    figures = reader.figures()
+    assert figures == page.Figures(3, 2, 1, 100, 6.0, 2)
+    assert figures.in_flight == 1
+    assert reader.durations_s() == [0.002, 3.0]
+    first, second = reader.by_method()
+    assert (first.method, first.sum_s, sum(first.counts), first.counts[2]) == ("m01", 0.002, 1, 1)
+    assert (second.method, second.sum_s, sum(second.counts), second.counts[12]) == ("m00", 3.0, 1, 1)
+    reader.close()
+
+
+def test_methods_without_a_slot_are_counted_together(fd: int) -> None:
+    writer, reader = page.Writer(fd, METHODS), page.Page(fd, METHODS)
+    for method in METHODS:
+        writer.begun(1)
+        writer.ended(method, 1, 100, 1, failed=False)
+    found = reader.by_method()
+    assert [each.method for each in found] == [*METHODS[: page.MAX_METHODS], None]
+    assert [sum(each.counts) for each in found] == [*[1] * page.MAX_METHODS, len(METHODS) - page.MAX_METHODS]
+
+
+def test_the_window_holds_the_last_durations(fd: int) -> None:
+    writer, reader = page.Writer(fd, METHODS), page.Page(fd, METHODS)
+    for duration_ns in range(page.WINDOW + 10):
+        writer.begun(0)
+        writer.ended("m00", 0, duration_ns, 1, failed=False)
+    assert sorted(reader.durations_s()) == [number / 1e9 for number in range(10, page.WINDOW + 10)]
+
+
+def test_nobody_can_make_it_shorter_or_longer(fd: int) -> None:
+    for size in (0, page.PAGE_BYTES * 2):
+        with pytest.raises(PermissionError):
+            os.ftruncate(fd, size)
+
+
+def test_nonsense_is_shown_and_harms_nobody(fd: int) -> None:
+    reader = page.Page(fd, METHODS)
+    os.pwrite(fd, b"\xff" * page.PAGE_BYTES, 0)
+    figures = reader.figures()
+    assert figures.in_flight == 0
+    assert len(reader.durations_s()) == page.WINDOW
+    assert {each.method for each in reader.by_method()} == {None}

@@ -1,0 +1,112 @@
+"""Messages over a byte stream: the same ones come out however the bytes are cut, and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hostd_workers.wire import stream
+from hostd_workers.wire.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from hostd_workers.wire.frames import Buffer
+
+MAX_BYTES = 4 << 20
+
+sizes = st.one_of(st.integers(0, 200), st.sampled_from([stream.BUFFER_BYTES // 2, stream.BUFFER_BYTES, 300_000]))
+messages = st.lists(
+    st.one_of(
+        st.binary(max_size=200).map(lambda first: [first]),
+        st.tuples(st.binary(max_size=50), st.lists(sizes, min_size=1, max_size=4)).map(
+            lambda parts: [parts[0], *(bytes([n % 251]) * n for n in parts[1])]
+        ),
+    ),
+    max_size=6,
+)
+
+
+def read(reader: stream.Reader, data: bytes, cuts: list[int]) -> list[list[Buffer]]:
+    """Give a reader bytes in pieces, each of at most the next of `cuts` (again and again) and what there is space for."""
+    at, turn, found = 0, 0, []
+    while at < len(data):
+        space = reader.space()
+        size = min(len(space), cuts[turn % len(cuts)], len(data) - at)
+        space[:size] = data[at : at + size]
+        found += reader.received(size)
+        at, turn = at + size, turn + 1
+    return found
+
+
+def new_reader() -> stream.Reader:
+    return stream.Reader(stream.new_buffer(), MAX_BYTES)
+
+
+@given(messages, st.lists(st.sampled_from([1, 3, 7, 100, 4096, 1 << 20]), min_size=1, max_size=5))
+def test_the_same_messages_come_out_however_the_bytes_are_cut(sent: list[list[bytes]], cuts: list[int]) -> None:
+    data = b"".join(bytes(part) for frames in sent for part in stream.pack(frames))
+    if len(data) > 10_000:
+        cuts = [max(cut, 4096) for cut in cuts]
+    reader = new_reader()
+    found = read(reader, data, cuts)
+    assert [[bytes(frame) for frame in frames] for frames in found] == sent
+    assert not reader.is_amid_message
+
+
+def test_a_long_frame_is_received_into_memory_that_is_its_own_and_can_be_written() -> None:
+    first, array = b"x" * 20, b"a" * 500_000
+    [frames] = read(new_reader(), b"".join(stream.pack([first, array])), [1 << 20])
+    assert not memoryview(frames[1]).readonly
+    assert frames[1] == array
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x7f\xff\xff\xff",
+        b"\x80\x00\x00\x00",
+        b"\xff\xff\xff\xff",
+        b"\x80\x00\x00\x01" + (MAX_BYTES + 1).to_bytes(8, "big"),
+        b"\x80\x00\x00\x02" + (1 << 20).to_bytes(8, "big") + bytes(8),
+        b"\x80\x00\x00\x02" + bytes(8) + b"\xff" * 8,
+    ],
+    ids=["text", "long", "no frames", "many frames", "too long", "long first", "overflow"],
+)
+def test_what_no_peer_of_ours_sends_is_refused(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        read(new_reader(), data, [1 << 20])
+
+
+@given(st.lists(st.binary(max_size=64), max_size=8))
+def test_garbage_is_refused_or_waits_and_nothing_else(pieces: list[bytes]) -> None:
+    reader = new_reader()
+    try:
+        for piece in pieces:
+            read(reader, piece, [len(piece) or 1])
+    except ProtocolError:
+        pass
+
+
+def test_one_message_among_many_others_refers_to_no_memory_of_theirs() -> None:
+    reader = new_reader()
+    [kept] = read(reader, b"".join(stream.pack([b"first"])), [100])
+    read(reader, b"".join(stream.pack([b"other"])), [100])
+    assert kept == [b"first"]
+
+
+def test_what_is_announced_and_never_sent_takes_no_memory() -> None:
+    announced = b"\x80\x00\x00\x02" + (10).to_bytes(8, "big") + (1 << 30).to_bytes(8, "big")
+    before = _resident_bytes()
+    readers = [stream.Reader(stream.new_buffer(), 2 << 30) for _ in range(20)]
+    for reader in readers:
+        read(reader, announced + bytes(10), [1 << 20])
+    assert _resident_bytes() - before < 64 << 20
+    assert all(reader.is_amid_message for reader in readers)
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * 4096

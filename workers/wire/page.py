@@ -1,0 +1,164 @@
+"""A page of figures that a worker writes and its host reads: the calls that come by lanes, without a message for each.
+
+The host makes it, sealed in size, and the worker maps it. It holds unsigned words of 64 bits, in the order of the
+machine. Each is written in one step, so each is true by itself; what belongs together may be one call apart. A worker
+that writes nonsense there harms only what is shown of itself.
+
+    word 0       version of this layout
+    word 1..     begun, ended, failed, bytes in flight, last use (ns of the monotonic clock), connections
+    window       the last durations in ns, a ring: `ended` modulo its length is the next
+    slots        one for each method of the first that were called, one for all others: the number of the method in the
+                 sorted list from 1 (0: none), the sum of durations in ns, and counts by duration (`BUCKETS_S`, above)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VERSION: Final = 1
+
+WINDOW: Final = 256
+"""Enough for a p99 with two calls above it."""
+
+BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Upper bounds of the counts, in seconds: from the way to the worker alone to the default deadline of a call."""
+
+MAX_METHODS: Final = 16
+"""With counts of their own."""
+
+_BUCKETS_NS: Final = tuple(int(bound_s * 1e9) for bound_s in BUCKETS_S)
+_BEGUN, _ENDED, _FAILED, _BYTES, _LAST_USE, _CONNECTIONS = range(1, 7)
+_WINDOW_AT: Final = 8
+_SLOTS_AT: Final = _WINDOW_AT + WINDOW
+_SLOT_WORDS: Final = 2 + len(BUCKETS_S) + 1
+_WORDS: Final = _SLOTS_AT + (MAX_METHODS + 1) * _SLOT_WORDS
+PAGE_BYTES: Final = -(-_WORDS * 8 // mmap.PAGESIZE) * mmap.PAGESIZE
+
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+"""A worker that makes it shorter would have its host killed by SIGBUS."""
+
+
+class Figures(NamedTuple):
+    """What a page says of a worker's lanes; `last_use_s` is of the monotonic clock, 0 if there was none."""
+
+    begun: int
+    ended: int
+    failed: int
+    bytes_in_flight: int
+    last_use_s: float
+    connections: int
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls have begun and not ended."""
+        return max(0, self.begun - self.ended)
+
+
+class MethodFigures(NamedTuple):
+    """The calls of one method: counts by duration, one more than `BUCKETS_S`, and the sum of durations in seconds."""
+
+    method: str | None
+    counts: list[int]
+    sum_s: float
+
+
+def new() -> int:
+    """Return the descriptor of an empty page, which whoever gets it can neither shrink nor grow. Raises `OSError`."""
+    fd = os.memfd_create("hostd-lane-page", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, PAGE_BYTES)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+class Writer:
+    """The worker's side. `opened` to `ended` are called for each call, so they do little."""
+
+    __slots__ = ("_numbers", "_slots", "_words")
+
+    def __init__(self, fd: int, methods: Sequence[str]) -> None:
+        """Map a page; `methods` are all of the model's, sorted."""
+        self._words = memoryview(mmap.mmap(fd, PAGE_BYTES)).cast("Q")
+        self._words[0] = VERSION
+        self._numbers = {method: number for number, method in enumerate(methods, 1)}
+        self._slots: dict[str, int] = {}
+
+    def connected(self, count: int) -> None:
+        """Say how many clients there are."""
+        self._words[_CONNECTIONS] = count
+
+    def begun(self, size_bytes: int) -> None:
+        """Count a call that has come."""
+        words = self._words
+        words[_BEGUN] += 1
+        words[_BYTES] += size_bytes
+
+    def ended(self, method: str, size_bytes: int, duration_ns: int, now_ns: int, *, failed: bool) -> None:
+        """Count the end of a call that had begun."""
+        words = self._words
+        words[_WINDOW_AT + words[_ENDED] % WINDOW] = duration_ns
+        slot = self._slots.get(method) or self._slot(method)
+        words[slot + 1] += duration_ns
+        words[slot + 2 + bisect_left(_BUCKETS_NS, duration_ns)] += 1
+        words[_LAST_USE] = now_ns
+        words[_BYTES] -= size_bytes
+        words[_FAILED] += failed
+        words[_ENDED] += 1
+
+    def _slot(self, method: str) -> int:
+        used = len(self._slots)
+        at = _SLOTS_AT + min(used, MAX_METHODS) * _SLOT_WORDS
+        if used < MAX_METHODS:
+            self._words[at] = self._numbers[method]
+        self._slots[method] = at
+        return at
+
+
+class Page:
+    """The host's side: what its worker has written, whatever that is."""
+
+    __slots__ = ("_map", "_methods", "_words")
+
+    def __init__(self, fd: int, methods: Sequence[str]) -> None:
+        """Map a page; `methods` are all of the model's, sorted. It can be closed with `close`."""
+        self._map = mmap.mmap(fd, PAGE_BYTES, prot=mmap.PROT_READ)
+        self._words = memoryview(self._map).cast("Q")
+        self._methods = methods
+
+    def figures(self) -> Figures:
+        """Return the figures of the moment."""
+        words = self._words
+        ended = words[_ENDED]  # first: a call that ends between the two looks is in flight, not less than none
+        begun, failed, size_bytes = words[_BEGUN], words[_FAILED], words[_BYTES]
+        return Figures(begun, ended, failed, size_bytes, words[_LAST_USE] / 1e9, words[_CONNECTIONS])
+
+    def durations_s(self) -> list[float]:
+        """Return the last durations, in no order."""
+        known = min(self._words[_ENDED], WINDOW)
+        return [duration_ns / 1e9 for duration_ns in self._words[_WINDOW_AT : _WINDOW_AT + known]]
+
+    def by_method(self) -> list[MethodFigures]:
+        """Return the calls of each method that was called, and of those without a slot together (None)."""
+        found = []
+        for slot in range(MAX_METHODS + 1):
+            at = _SLOTS_AT + slot * _SLOT_WORDS
+            number, sum_ns, *counts = self._words[at : at + _SLOT_WORDS]
+            if any(counts):
+                method = self._methods[number - 1] if 0 < number <= len(self._methods) else None
+                found.append(MethodFigures(method, counts, sum_ns / 1e9))
+        return found
+
+    def close(self) -> None:
+        """Unmap the page."""
+        self._words.release()
+        self._map.close()
