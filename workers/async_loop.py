@@ -19,6 +19,7 @@ from hostd_workers.process.forked import leave
 
 if TYPE_CHECKING:
     from hostd_workers.calls.runtime import Runtime
+    from hostd_workers.lane.lanes import Lanes
     from hostd_workers.session import Session
     from hostd_workers.transport import Transport
 
@@ -57,8 +58,12 @@ class _Pump:
         self._has_noted = False
         self.failure: BaseException | None = None
         """What ends the worker; the loop is stopped for it."""
+        self._lanes = session.lanes
         loop.add_reader(transport.fileno(), self._work)
         transport.on_sent = self.soon
+        if self._lanes is not None:
+            loop.add_reader(self._lanes.fileno(), self._work)
+            self._lanes.tell(self.soon)
 
     def soon(self) -> None:
         """Look at the socket and the queue at the loop's next turn."""
@@ -84,6 +89,8 @@ class _Pump:
                 self._transport.settle()
                 self._runtime.step()
                 self.soon()
+            if self._lanes is not None:
+                self._serve(self._lanes)
         except ENDS_A_PROCESS:
             raise
         except BaseException as error:  # noqa: BLE001 - the loop would swallow it
@@ -91,6 +98,14 @@ class _Pump:
             self._loop.stop()
         finally:
             self._is_working = False
+
+    def _serve(self, lanes: Lanes) -> None:
+        lanes.poll(0)
+        if lanes.has_work:
+            lanes.step()
+            if lanes.has_work:
+                self.soon()
+        lanes.flush()
 
 
 def _end_children_of(loop: asyncio.AbstractEventLoop) -> None:

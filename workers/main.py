@@ -20,6 +20,8 @@ from hostd_workers.transport import Transport
 
 if TYPE_CHECKING:
     from hostd_workers.calls.runtime import Runtime
+    from hostd_workers.lane.lanes import Lanes
+    from hostd_workers.wire.frames import Buffer
 
 LOOK_PERIOD_S = 0.0005
 """How often a busy worker looks for new messages, such as a cancel; to look costs as much as half a small call."""
@@ -62,30 +64,54 @@ class Pace:
 
 def serve(transport: Transport, session: Session) -> NoReturn:
     """Serve until killed; goes over to an asyncio loop when the loaded model has coroutine methods."""
-    looked_s = 0.0
-    pace = Pace()
-    while not session.is_async:
-        runtime = session.runtime
-        is_idle = runtime is None or not runtime.has_work
-        now_s = time.monotonic()
-        if is_idle or now_s - looked_s > LOOK_PERIOD_S:
-            looked_s = now_s
-            frames = transport.receive(block=is_idle)
-            while frames is not None:
-                session.accept(frames)
-                frames = transport.receive(block=False)
-        # Not once the model has turned out to need a loop, even if its first call is here already.
-        if session.runtime is not None and not session.is_async:
-            transport.settle()
-            transport.is_holding = pace.is_quick
-            began_s = time.monotonic()
-            session.runtime.step()
-            if not pace.may_hold(time.monotonic() - began_s) or not session.runtime.has_work:
-                transport.release()
+    while session.runtime is None:
+        session.accept(cast("list[Buffer]", transport.receive(block=True)))
+    if not session.is_async:
+        _serve_calls(transport, session, session.runtime, session.lanes)
     transport.is_holding = False
     from hostd_workers.async_loop import serve_coroutines  # noqa: PLC0415 - see there
 
-    serve_coroutines(transport, session, cast("Runtime", session.runtime))
+    serve_coroutines(transport, session, session.runtime)
+
+
+def _serve_calls(transport: Transport, session: Session, runtime: Runtime, lanes: Lanes | None) -> NoReturn:
+    looked_s = 0.0
+    pace = Pace()
+    if lanes is not None:
+        lanes.also(transport.fileno())
+    while True:
+        is_idle = not runtime.has_work and not (lanes is not None and lanes.has_work)
+        now_s = time.monotonic()
+        if is_idle or now_s - looked_s > LOOK_PERIOD_S:
+            looked_s = now_s
+            _look(transport, session, lanes, block=is_idle)
+        began_s = time.monotonic()
+        if runtime.has_work:
+            transport.settle()
+            transport.is_holding = pace.is_quick
+            runtime.step()
+        if lanes is not None and lanes.has_work:
+            lanes.step()
+        may_hold = pace.may_hold(time.monotonic() - began_s)
+        if not may_hold or not runtime.has_work:
+            transport.release()
+        if lanes is not None and not may_hold:
+            lanes.flush()
+
+
+def _look(transport: Transport, session: Session, lanes: Lanes | None, *, block: bool) -> None:
+    """Take in what has come by the host and by lanes, and wait for it if there is nothing to do."""
+    if lanes is None:
+        frames = transport.receive(block=block)
+    else:
+        # The descriptor tells of changes, and a send may have swallowed one: then the socket is asked first.
+        frames = transport.receive(block=False) if transport.has_sent else None
+        if frames is None:
+            is_news = lanes.poll(-1 if block else 0)
+            frames = transport.receive(block=False) if is_news else None
+    while frames is not None:
+        session.accept(frames)
+        frames = transport.receive(block=False)
 
 
 def main() -> NoReturn:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hostd_workers.calls.runtime import Runtime
@@ -22,6 +23,8 @@ from hostd_workers.wire.codec import DEFAULT_LIMITS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hostd_workers.lane.lanes import Lanes
+    from hostd_workers.methods import Method
 
 _BATCH = bytes([wire.BATCH])
 
@@ -37,6 +40,7 @@ class Session:
         self._send = send
         self._stacks = stacks
         self.runtime: Runtime | None = None
+        self.lanes: Lanes | None = None
         self.is_async = False
 
     def greet(self) -> None:
@@ -59,6 +63,8 @@ class Session:
         envelope = wire.unpack(frames)
         if envelope.kind == msg.LOAD:
             self._load(msg.unpack_map(envelope))
+        elif envelope.kind == msg.CLOSE_LANES:
+            self._close_lanes()
         elif self.runtime is not None:
             self.runtime.accept(envelope)
 
@@ -67,6 +73,25 @@ class Session:
         words = error_of(error)
         body = dict(zip(("status", "kind", "message", "details"), msg.sendable(words), strict=True))
         self._send(msg.pack_map(msg.LAST_WORDS, 0, body))
+
+    def _open_lanes(self, told: dict[str, Any] | None, methods: dict[str, Method]) -> bool:
+        """Let clients come without the host, and say whether they can; if not, they call by the host."""
+        if told is None:
+            return False
+        from hostd_workers.lane.lanes import Lanes  # noqa: PLC0415 - a host may do without
+
+        try:
+            self.lanes = Lanes(told, methods)
+        except OSError as error:
+            print(f"no direct lane to this worker: {error}", file=sys.stderr)  # noqa: T201
+        return self.lanes is not None
+
+    def _close_lanes(self) -> None:
+        closed = partial(self._send, wire.pack(msg.LANES_CLOSED, 0))
+        if self.lanes is None:
+            closed()
+        else:
+            self.lanes.retire(closed)
 
     def _load(self, request: dict[str, Any]) -> None:
         # The model's directory is not ours to write into: it may be shared or watched, and its content is its identity.
@@ -82,6 +107,7 @@ class Session:
                 "default_method": default,
                 "loader": request["loader"],
                 "warnings": warned,
+                "lane": self._open_lanes(request.get("lane"), methods),
             }
             loaded = msg.pack_map(msg.LOADED, 0, answer)
         except ENDS_A_PROCESS:

@@ -32,8 +32,10 @@ class Transport:
         self._held: list[Buffer] = []
         self.is_holding = False
         """Whether small messages are held back, to leave in one frame; `release` sends them."""
+        self.has_sent = True
+        """Whether something was sent since `receive` found nothing: that may have swallowed the descriptor's news."""
         self.on_sent: Callable[[], None] | None = None
-        """Called after every send, which may swallow the descriptor's news of a message that came meanwhile."""
+        """Called after every send, for the same reason."""
 
     def close(self) -> None:
         """Let what was sent leave, for `LINGER_MS` at most, and close the socket."""
@@ -49,6 +51,7 @@ class Transport:
         try:
             return buffers_of(self._messages.receive(0 if block else DONTWAIT))
         except zmq.Again:
+            self.has_sent = False
             return None
 
     def send(self, frames: list[Buffer]) -> None:
@@ -58,6 +61,7 @@ class Transport:
             return
         self.release()
         self._messages.send(frames, 0, track=True)
+        self.has_sent = True
         if self.on_sent is not None:
             self.on_sent()
 
@@ -66,6 +70,7 @@ class Transport:
         held = self._held
         if held:
             self._messages.send(held if len(held) == 1 else [pack_batch(held)], 0)
+            self.has_sent = True
             held.clear()
 
     def abandon(self) -> None:

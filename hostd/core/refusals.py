@@ -5,10 +5,9 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING, NamedTuple
 
-from hostd.core.bookkeeping.shares import capacity_for
 from hostd.core.lifecycle import ModelState
 from hostd.core.values import Death
-from hostd.units import counted, format_size
+from hostd.units import format_size
 from hostd_workers.wire.errors import (
     FailedPreconditionError,
     HostError,
@@ -18,8 +17,7 @@ from hostd_workers.wire.errors import (
 )
 
 if TYPE_CHECKING:
-    from hostd.core.bookkeeping.shares import ClientShares
-    from hostd.core.events import CallReceived, ModelId
+    from hostd.core.events import ModelId
     from hostd.core.models import Model
     from hostd.core.registry import Registry
     from hostd.records import Holder
@@ -50,25 +48,6 @@ def check_nothing_inside(registry: Registry, model_id: str, advice: str) -> None
     nested = sorted(id for id in registry.models if id.startswith(f"{model_id}/"))
     if nested:
         raise FailedPreconditionError(f"{model_id!r} holds models that are loaded ({', '.join(nested[:10])}): {advice}")
-
-
-def check_in_flight(shares: ClientShares, event: CallReceived, limit: int, doing: str) -> None:
-    """Raise `ResourceExhaustedError` if a client may have no more calls of a model that are `doing` something."""
-    if not shares.allows(event.client, 1, capacity_for(limit)):
-        raise ResourceExhaustedError(
-            f"model {event.model_id!r} has {counted(shares.total, 'call')} {doing}, {shares.of(event.client)} of this "
-            f"client; a client may have {limit} (workers.max_in_flight), and fewer if others call too: call more slowly"
-        )
-
-
-def check_bytes(shares: ClientShares, event: CallReceived, capacity: int) -> None:
-    """Raise `ResourceExhaustedError` if the host may not hold so much more for a client."""
-    if not shares.allows(event.client, event.size_bytes, capacity):
-        raise ResourceExhaustedError(
-            f"calls in flight hold {shares.total} bytes, {shares.of(event.client)} of this client; {event.size_bytes} "
-            f"more are over the limit of {capacity} (limits.max_in_flight_bytes), or over this client's share of it: "
-            "send less at a time"
-        )
 
 
 def no_such_model(model_id: ModelId, registry: Registry) -> HostError:

@@ -11,11 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hostd.core.bookkeeping.by_client import ByClient
-from hostd.core.bookkeeping.shares import ClientShares, capacity_for
+from hostd.core.bookkeeping.shares import ClientShares
 from hostd.core.deadlines import WaiterTimer
 from hostd.core.effects import Answer, refusal
 from hostd.units import counted
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, ResourceExhaustedError
+from hostd_workers.wire.shares import capacity_for
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

@@ -19,10 +19,10 @@ from concurrent.futures import Future
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from hostd.core.bookkeeping.shares import Shares
 from hostd.core.values import ClientId, process_of
 from hostd.shell.threads import Threads
 from hostd_workers.wire.errors import ResourceExhaustedError
+from hostd_workers.wire.shares import Shares
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

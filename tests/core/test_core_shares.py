@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.bookkeeping.shares import Shares, capacity_for
 from hostd_workers.wire.errors import HostError, ResourceExhaustedError
+from hostd_workers.wire.shares import Shares, capacity_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -49,13 +49,14 @@ class Supervisor:
             **changes,
         }
 
-    def start(self, code=RUN, stdout=None, **changes):
+    def start(self, code=RUN, stdout=None, pass_fds=(), **changes):
         process = subprocess.Popen(
             [sys.executable, str(code)],
             env=self.environment(**changes),
             cwd=self.directory,
             stdout=stdout,
             stderr=subprocess.PIPE,
+            pass_fds=pass_fds,
         )
         self.started.append(process)
         return process
@@ -97,10 +98,11 @@ class Supervisor:
     def send(self, frames):
         self._socket.send_multipart([TOKEN, *frames])
 
-    def load(self, source):
+    def load(self, source, **more):
         (self.directory / "model.py").write_text(textwrap.dedent(source))
         path = str(self.directory)
-        self.send(msg.pack_map(msg.LOAD, 0, {"model_id": "m", "path": path, "loader": "python", "options": {}}))
+        told = {"model_id": "m", "path": path, "loader": "python", "options": {}, **more}
+        self.send(msg.pack_map(msg.LOAD, 0, told))
         return self.receive()
 
     def call(self, method, *args, kind=msg.CALL, id=1):

@@ -93,7 +93,7 @@ def test_a_load_is_answered_with_what_the_model_serves(worker):
     answer = worker.load()
     assert (answer.kind, answer.id) == (msg.LOADED, 0)
     body = msg.unpack_map(answer)
-    assert set(body) == {"loader", "methods", "default_method", "warnings"}
+    assert set(body) == {"loader", "methods", "default_method", "warnings", "lane"}
     assert (body["loader"], body["default_method"], set(body["methods"])) == (
         "python",
         "predict",

@@ -120,6 +120,27 @@ class Runtime:
             for stream in [stream for stream in self._streams.values() if stream.credit > 0]:
                 self._advance(stream)
 
+    def method_of(self, header: bytes) -> str | None:
+        """Return the method that calls with a header go to; None if there is none, or none was begun."""
+        known = self._targets.get(header)
+        return None if known is None else known[0].name
+
+    def take_queued(self) -> list[int]:
+        """Return the ids of the calls that have not begun, and forget these."""
+        ids = [envelope.id for envelope, _ in self._queue]
+        self._queue.clear()
+        self._cancelled.clear()
+        self._early_credit.clear()
+        return ids
+
+    def drop(self) -> None:
+        """Forget all calls, and end those that go on: nobody takes their answers."""
+        self.take_queued()
+        for stream in list(self._streams.values()):
+            self._end_stream(stream)
+        if self._tasks is not None:
+            self._tasks.cancel_all()
+
     # One call
 
     def _begin(self, envelope: wire.Envelope, expires_s: float, credit: int) -> None:

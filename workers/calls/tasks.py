@@ -111,6 +111,11 @@ class Tasks:
         """Cancel a call."""
         self._running[call_id].end(cancelled())
 
+    def cancel_all(self) -> None:
+        """Cancel every call."""
+        for running in list(self._running.values()):
+            running.end(cancelled())
+
     def _ended(self, running: _Running, task: asyncio.Task[None]) -> None:
         del self._running[running.call.id]
         if running.timer is not None:

@@ -2,24 +2,32 @@
 
 Rules
 1. A connection that floods, stalls, sends garbage or half a message hurts only itself: it has its own queue of calls,
-   is not read on while its answers wait, and is closed for what is not of this protocol.
-2. Memory that the model may write into again (an array that it returned) is never kept: what cannot leave at once is
+   nothing is done for it while too many of its answers wait, and it ends for what is not of this protocol.
+2. Every call gets exactly one answer. What has not begun when the lanes are closed is answered with NOT_BEGUN: its
+   client sends it to the host, which knows what to do.
+3. Memory that the model may write into again (an array that it returned) is never kept: what cannot leave at once is
    copied.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import contextlib
+import socket
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.errors import HostError, ProtocolError
+from hostd_workers.wire.shares import Shares, check_bytes, check_in_flight
 from hostd_workers.wire.stream import Reader, drop, pack
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
-    from hostd_workers.runtime import Runtime
+    from hostd_workers.calls.runtime import Runtime
     from hostd_workers.wire.frames import Buffer
+    from hostd_workers.wire.page import Writer
 
 WAITING_BYTES: Final = 1 << 20
 """Of answers that a client has not taken: above that nothing more is done for it."""
@@ -28,30 +36,79 @@ _PARTS: Final = 512
 """What one `sendmsg` takes; the system's limit is 1024."""
 
 
+class Limits(NamedTuple):
+    """What a client may have under way, as the host has it for calls that come by the host."""
+
+    model_id: str
+    max_in_flight: int
+    max_in_flight_bytes: int
+    max_message_bytes: int
+
+
+class Books:
+    """What all lanes of a worker have under way: whose, and what the host may know of it."""
+
+    def __init__(self, limits: Limits, page: Writer) -> None:
+        self.limits = limits
+        self.page = page
+        self.calls: Shares[int] = Shares()
+        self.bytes: Shares[int] = Shares()
+        self.written: dict[Lane, None] = {}
+        """Those with answers that are to be sent."""
+        self.on_written: Callable[[], None] | None = None
+        """What is called when there are some again; the loop that runs calls itself looks without that."""
+
+
+class _Call(NamedTuple):
+    header: bytes
+    size_bytes: int
+    began_ns: int
+
+
 class Lane:
-    """A connection. `accept` is given each message once the client has said `hello`."""
+    """A connection. It answers nothing before the client was let in (`serve`)."""
 
-    __slots__ = ("_hello", "_out", "_reader", "_socket", "_waiting_bytes", "fd", "is_greeted", "runtime")
+    __slots__ = (
+        "_books",
+        "_calls",
+        "_out",
+        "_reader",
+        "_runtime",
+        "_socket",
+        "_waiting_bytes",
+        "fd",
+        "is_closed",
+        "pid",
+        "watched",
+    )
 
-    def __init__(
-        self,
-        connection: socket.socket,
-        buffer: memoryview,
-        max_message_bytes: int,
-        hello: Callable[[Lane, wire.Envelope], Runtime],
-    ) -> None:
-        """Take the connected socket and the buffer that all lanes share. `hello` lets the client in, or raises."""
+    def __init__(self, connection: socket.socket, pid: int, buffer: memoryview, books: Books) -> None:
+        """Take the socket, the process at its other end, and the buffer and books that all lanes share."""
         self._socket = connection
         self.fd = connection.fileno()
-        self._reader = Reader(buffer, max_message_bytes)
-        self._hello = hello
+        self.pid = pid
+        self._reader = Reader(buffer, books.limits.max_message_bytes)
+        self._books = books
+        self._runtime: Runtime | None = None
+        self._calls: dict[int, _Call] = {}
         self._out: list[Buffer] = []
         self._waiting_bytes = 0
-        self.runtime: Runtime | None = None
-        self.is_greeted = False
+        self.is_closed = False
+        self.watched = 0
+        """What of it the system is asked about."""
 
     def __repr__(self) -> str:
-        return f"<Lane {self.fd} {self._waiting_bytes} bytes wait>"
+        return f"<Lane {self.fd} of {self.pid}: {len(self._calls)} calls, {self._waiting_bytes} bytes wait>"
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that it asked for is done and has left."""
+        return not self._calls and not self._out
+
+    @property
+    def is_choked(self) -> bool:
+        """Whether its client does not take what it asked for."""
+        return self._waiting_bytes > WAITING_BYTES
 
     @property
     def wants_to_send(self) -> bool:
@@ -60,57 +117,118 @@ class Lane:
 
     @property
     def has_work(self) -> bool:
-        """Whether `runtime.step` has something to do that its client would take the answer of."""
-        return self.runtime is not None and self.runtime.has_work and self._waiting_bytes <= WAITING_BYTES
+        """Whether `step` has something to do."""
+        return self._runtime is not None and self._runtime.has_work and not self.is_choked
 
-    @property
-    def may_be_read(self) -> bool:
-        """Whether its client takes what it asks for."""
-        return self._waiting_bytes <= WAITING_BYTES
+    def serve(self, runtime: Runtime) -> None:
+        """Let the client in."""
+        self._runtime = runtime
 
-    def receive(self) -> bool:
-        """Take in what has come; False: the connection is over. Raises `HostError` for what no client of ours sends."""
+    # What comes
+
+    def receive(self) -> list[wire.Envelope]:
+        """Return what has come. Raises `EOFError` at the end, `HostError` for what no client of ours sends."""
         try:
             count = self._socket.recv_into(self._reader.space())
         except BlockingIOError:
-            return True
+            return []
         except OSError:
-            return False
+            count = 0
         if not count:
-            return False
-        for frames in self._reader.received(count):
-            envelope = wire.unpack(frames)
-            if self.runtime is None:
-                self.runtime = self._hello(self, envelope)
+            raise EOFError
+        return [wire.unpack(frames) for frames in self._reader.received(count)]
+
+    def accept(self, envelope: wire.Envelope, *, may_begin: bool) -> None:
+        """Take in a message of a client that was let in. Raises `ProtocolError` for what it may not send."""
+        runtime, kind = self._runtime, envelope.kind
+        if kind in (msg.CALL, msg.STREAM):
+            if may_begin and runtime is not None:
+                self._begin(runtime, envelope)
             else:
-                self.runtime.accept(envelope)
-        return True
+                self.send(wire.pack(msg.NOT_BEGUN, envelope.id))
+        elif kind in (msg.CANCEL, msg.CREDIT):
+            if runtime is not None:
+                runtime.accept(envelope)
+        else:
+            raise ProtocolError(f"a client may not send a worker messages of kind {kind}")
+
+    def _begin(self, runtime: Runtime, envelope: wire.Envelope) -> None:
+        books, id_ = self._books, envelope.id
+        if id_ in self._calls:
+            raise ProtocolError(f"request id {id_} is in use by another call")
+        limits, buffers = books.limits, envelope.buffers
+        size_bytes = len(envelope.body) + (sum(map(len, buffers)) if buffers else 0)
+        try:
+            check_in_flight(books.calls, self.pid, limits.model_id, limits.max_in_flight, "in flight")
+            check_bytes(books.bytes, self.pid, size_bytes, limits.max_in_flight_bytes)
+        except HostError as error:
+            self.send(msg.pack_error(id_, error))
+            return
+        books.calls.take(self.pid)
+        books.bytes.take(self.pid, size_bytes)
+        books.page.begun(size_bytes)
+        self._calls[id_] = _Call(envelope.header, size_bytes, time.monotonic_ns())
+        runtime.accept(envelope)
 
     def step(self) -> None:
         """Run one call, if there is one."""
-        if self.runtime is not None:
-            self.runtime.step()
+        if self._runtime is not None:
+            self._runtime.step()
+
+    def give_back(self) -> None:
+        """Answer the calls that have not begun with NOT_BEGUN."""
+        if self._runtime is not None:
+            for id_ in self._runtime.take_queued():
+                self.send(wire.pack(msg.NOT_BEGUN, id_))
+
+    # What goes
 
     def send(self, frames: list[Buffer]) -> None:
-        """Have a message sent with the next `flush`."""
+        """Have a message sent with the next `flush`; what ends a call is counted."""
+        if self.is_closed:
+            return
+        books = self._books
+        if self not in books.written:
+            books.written[self] = None
+            if books.on_written is not None:
+                books.on_written()
         self._out += pack(frames)
+        first = frames[0]
+        if first[0] != msg.ITEM:
+            call = self._calls.pop(wire.id_of(first), None)
+            if call is not None:
+                self._count(call, failed=first[0] == msg.ERROR)
 
-    def flush(self) -> bool:
-        """Send what waits, as far as the client takes it; False: the connection is over."""
+    def _count(self, call: _Call, *, failed: bool) -> None:
+        books, now_ns = self._books, time.monotonic_ns()
+        books.calls.give_back(self.pid)
+        books.bytes.give_back(self.pid, call.size_bytes)
+        method = None if self._runtime is None else self._runtime.method_of(call.header)
+        books.page.ended(method, call.size_bytes, now_ns - call.began_ns, now_ns, failed=failed)
+
+    def flush(self) -> None:
+        """Send what waits, as far as the client takes it."""
         out = self._out
         try:
             while out:
-                sent = self._socket.send(out[0]) if len(out) == 1 else self._socket.sendmsg(out[:_PARTS])
-                drop(out, sent)
+                drop(out, self._socket.send(out[0]) if len(out) == 1 else self._socket.sendmsg(out[:_PARTS]))
+            self._waiting_bytes = 0
         except BlockingIOError:
             self._out = [b"".join(out)]
             self._waiting_bytes = len(self._out[0])
-            return True
         except OSError:
-            return False
-        self._waiting_bytes = 0
-        return True
+            out.clear()  # the end of the connection is told by the socket
+            self._waiting_bytes = 0
 
     def close(self) -> None:
-        """Close the connection."""
+        """End the connection, and what goes on for it."""
+        self.is_closed = True
+        self._out.clear()
+        if self._runtime is not None:
+            self._runtime.drop()
+        for call in self._calls.values():
+            self._count(call, failed=True)
+        self._calls.clear()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # a child that the model forked has the descriptor, too
         self._socket.close()

@@ -1,93 +1,61 @@
-"""Where clients come to a worker: a UNIX socket in the host's runtime directory.
+"""Where clients come to a worker: a UNIX socket in the host's runtime directory, which only our user can enter.
 
 Rules
-1. Only processes of our user come in, and of those only the ones that show the secret of this generation, which the
-   host gives to those that may call the model. A copied path or a number used again leads nowhere.
-2. A connection that says nothing gives way to the next when there are too many of its kind.
+1. Only processes of our user come in, or root's, and of those only the ones that show the secret of this generation,
+   which the host gives to those that may call the model. A path that is used again leads nowhere.
+2. Of connections that have said nothing, the oldest makes place when there are too many.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hostd_workers.lane.connection import Lane
-from hostd_workers.wire import messages as msg
-from hostd_workers.wire.errors import PermissionDeniedError, ProtocolError
 from hostd_workers.wire.stream import new_buffer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from hostd_workers.runtime import Runtime
-    from hostd_workers.wire import frames as wire
-    from hostd_workers.wire.frames import Buffer
+    from hostd_workers.lane.connection import Books
 
 _CREDENTIALS: Final = struct.Struct("3i")
 _BACKLOG: Final = 128
 
-_MOST_SILENT: Final = 32
-"""Connections that have not said hello."""
-
 
 class Listener:
-    """Accepts lanes. `serve` makes the runtime of one, of what sends its answers."""
+    """Accepts connections at a path that nobody has."""
 
-    def __init__(
-        self,
-        path: str,
-        secret: bytes,
-        max_message_bytes: int,
-        serve: Callable[[Callable[[list[Buffer]], None]], Runtime],
-    ) -> None:
-        """Listen at a path that nobody has. Raises `OSError`."""
-        self._secret = secret
-        self._max_message_bytes = max_message_bytes
-        self._serve = serve
+    def __init__(self, path: str, books: Books) -> None:
+        """Listen. Raises `OSError`."""
+        self._path = Path(path)
+        self._books = books
         self._buffer = new_buffer()
-        self._silent: dict[Lane, None] = {}
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-        self.fd = self._socket.fileno()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            self._socket.setblocking(False)
             self._socket.bind(path)
             self._socket.listen(_BACKLOG)
         except OSError:
             self._socket.close()
             raise
+        self.fd = self._socket.fileno()
 
     def accept(self) -> Lane | None:
-        """Return the next connection; None if there is none, or it is of another user."""
-        try:
-            connection, _ = self._socket.accept()
-        except OSError:
-            return None
+        """Return the next connection; None if it is of another user. Raises `OSError` if there is none."""
+        connection, _ = self._socket.accept()
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        if _CREDENTIALS.unpack(credentials)[1] not in (os.geteuid(), 0):
+        pid, uid, _ = _CREDENTIALS.unpack(credentials)
+        if uid not in (os.geteuid(), 0):
             connection.close()
             return None
         connection.setblocking(False)
-        lane = Lane(connection, self._buffer, self._max_message_bytes, self._hello)
-        self._silent[lane] = None
-        return lane
-
-    def too_silent(self) -> Lane | None:
-        """Return the oldest of the connections that have said nothing, if there are too many."""
-        return next(iter(self._silent)) if len(self._silent) > _MOST_SILENT else None
-
-    def forget(self, lane: Lane) -> None:
-        """Forget a connection that is over."""
-        self._silent.pop(lane, None)
+        return Lane(connection, pid, self._buffer, self._books)
 
     def close(self) -> None:
-        """Accept no more."""
+        """Accept nobody more."""
         self._socket.close()
-
-    def _hello(self, lane: Lane, envelope: wire.Envelope) -> Runtime:
-        if envelope.kind != msg.LANE_HELLO:
-            raise ProtocolError("a client says hello first")
-        if envelope.header != self._secret:
-            raise PermissionDeniedError("this is not the secret of this worker")
-        del self._silent[lane]
-        return self._serve(lane.send)
+        with contextlib.suppress(OSError):
+            self._path.unlink()

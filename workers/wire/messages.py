@@ -49,9 +49,12 @@ WORKER_HELLO: Final = 33
 LOAD: Final = 34
 LOADED: Final = 35
 LAST_WORDS: Final = 36
+CLOSE_LANES: Final = 37
+LANES_CLOSED: Final = 38
 
 # Between client and worker only.
 LANE_HELLO: Final = 49
+NOT_BEGUN: Final = 50
 
 # What a host decodes itself: everybody waits meanwhile. Measured, the worst bodies that are accepted, and in brackets
 # those that are refused at their end. (Without these limits one of 4 MB took 1.5 s.)

@@ -91,7 +91,7 @@ class Writer:
         self._words = memoryview(mmap.mmap(fd, PAGE_BYTES)).cast("Q")
         self._words[0] = VERSION
         self._numbers = {method: number for number, method in enumerate(methods, 1)}
-        self._slots: dict[str, int] = {}
+        self._slots: dict[str | None, int] = {None: _SLOTS_AT + MAX_METHODS * _SLOT_WORDS}
 
     def connected(self, count: int) -> None:
         """Say how many clients there are."""
@@ -103,8 +103,8 @@ class Writer:
         words[_BEGUN] += 1
         words[_BYTES] += size_bytes
 
-    def ended(self, method: str, size_bytes: int, duration_ns: int, now_ns: int, *, failed: bool) -> None:
-        """Count the end of a call that had begun."""
+    def ended(self, method: str | None, size_bytes: int, duration_ns: int, now_ns: int, *, failed: bool) -> None:
+        """Count the end of a call that had begun; `method` is None if the model has none of that name."""
         words = self._words
         words[_WINDOW_AT + words[_ENDED] % WINDOW] = duration_ns
         slot = self._slots.get(method) or self._slot(method)
@@ -115,10 +115,10 @@ class Writer:
         words[_FAILED] += failed
         words[_ENDED] += 1
 
-    def _slot(self, method: str) -> int:
-        used = len(self._slots)
+    def _slot(self, method: str | None) -> int:
+        used = len(self._slots) - 1
         at = _SLOTS_AT + min(used, MAX_METHODS) * _SLOT_WORDS
-        if used < MAX_METHODS:
+        if used < MAX_METHODS and method is not None:
             self._words[at] = self._numbers[method]
         self._slots[method] = at
         return at

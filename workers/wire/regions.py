@@ -162,7 +162,7 @@ class OtherRegions:
         return len(self._maps)
 
     def add(self, number: int, fd: int, size_bytes: int) -> None:
-        """Map a region that was announced, and close the descriptor. Raises `ProtocolError` for one that is not safe."""
+        """Map a region that was announced, and close the descriptor. Raises `ProtocolError` if it is not safe."""
         try:
             if number in self._maps or len(self._maps) >= MAX_REGIONS:
                 raise ProtocolError(f"region {number} is there already, or there are {MAX_REGIONS}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from hostd.core.bookkeeping.by_client import ByClient
 from hostd.core.bookkeeping.shares import ClientShares
 from hostd.core.deadlines import HeldTimer
-from hostd.core.refusals import check_in_flight
+from hostd_workers.wire.shares import check_in_flight
 
 if TYPE_CHECKING:
     from hostd.core.events import Caller, CallReceived, ClientId, ModelId
@@ -46,7 +46,8 @@ class PendingCalls:
     def hold(self, event: CallReceived, caller: Caller) -> None:
         """Keep a call until its model is loaded. Raises `ResourceExhaustedError` if too many wait for it."""
         held = self._by_model.get(event.model_id) or _Held()
-        check_in_flight(held.shares, event, self._registry.config.max_in_flight, "that wait for it to be loaded")
+        limit = self._registry.config.max_in_flight
+        check_in_flight(held.shares, event.client, event.model_id, limit, "that wait for it to be loaded")
         self._by_model[event.model_id] = held
         held.calls[caller] = event, self._registry.now
         held.shares.take(event.client)

@@ -34,7 +34,7 @@ from hostd.core.events import (
 )
 from hostd.core.lifecycle import ModelState, WorkerInput, WorkerState
 from hostd.core.models import Call
-from hostd.core.refusals import check_bytes, check_in_flight, refusal_of
+from hostd.core.refusals import refusal_of
 from hostd_workers.wire.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -44,6 +44,7 @@ from hostd_workers.wire.errors import (
     UnavailableError,
     UnimplementedError,
 )
+from hostd_workers.wire.shares import check_bytes, check_in_flight
 
 if TYPE_CHECKING:
     from hostd.core.deadlines import HeldTimer
@@ -91,7 +92,7 @@ class Router:
             else:
                 self._check_may_wait(event, caller)
             if not was_held:
-                check_bytes(self.bytes, event, registry.config.max_in_flight_bytes)
+                check_bytes(self.bytes, event.client, event.size_bytes, registry.config.max_in_flight_bytes)
             if worker is None:
                 self.pending.hold(event, caller)
                 return
@@ -276,7 +277,7 @@ class Router:
         self._check_call(event, caller)
         ready = model.ready
         worker = ready[0] if len(ready) == 1 else min(ready, key=lambda worker: worker.shares.total)
-        check_in_flight(worker.shares, event, self._registry.config.max_in_flight, "in flight")
+        check_in_flight(worker.shares, event.client, event.model_id, self._registry.config.max_in_flight, "in flight")
         return worker
 
     def _check_call(self, event: CallReceived, caller: Caller) -> None:

@@ -1,0 +1,109 @@
+"""A worker with lanes, and a client at the other end of one that sends what it is told to."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire import page, stream
+from hostd_workers.wire.codec import decode, encode_call
+
+if TYPE_CHECKING:
+    from supervisor_rig import Supervisor
+
+SECRET = b"s" * 16
+PATIENCE_S = 60.0
+
+
+class Rig:
+    """A worker whose supervisor is the test."""
+
+    def __init__(self, supervisor: Supervisor, source: str, **limits: int) -> None:
+        self.supervisor = supervisor
+        self.path = str(supervisor.directory / "lane")
+        fd = page.new()
+        os.set_inheritable(fd, True)
+        self.process = supervisor.start(pass_fds=(fd,))
+        supervisor.receive()
+        told = {"path": self.path, "secret": SECRET, "page_fd": fd, "model_id": "m", "max_in_flight": 64}
+        told |= {"max_in_flight_bytes": 1 << 30, "max_message_bytes": 1 << 28, **limits}
+        loaded = msg.unpack_map(supervisor.load(source, lane=told))
+        assert loaded["lane"] is True
+        self.page = page.Page(fd, sorted(loaded["methods"]))
+        os.close(fd)
+        self.clients: list[Client] = []
+
+    def client(self, secret: bytes = SECRET) -> Client:
+        client = Client(self.path)
+        client.send(wire.pack(msg.LANE_HELLO, 0, secret))
+        self.clients.append(client)
+        return client
+
+    def close_lanes(self) -> None:
+        self.supervisor.send(wire.pack(msg.CLOSE_LANES, 0))
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.close()
+        self.page.close()
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, path: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(PATIENCE_S)
+        self.socket.connect(path)
+        self._reader = stream.Reader(stream.new_buffer(), 1 << 30)
+        self._come: list[wire.Envelope] = []
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def send(self, *messages: list[wire.Buffer]) -> None:
+        self.socket.sendall(b"".join(bytes(part) for frames in messages for part in stream.pack(frames)))
+
+    def call(self, method: str, *args: Any, id: int = 1, kind: int = msg.CALL, window: int = 0) -> None:
+        self.send(call_of(method, *args, id=id, kind=kind, window=window))
+
+    def receive(self) -> wire.Envelope:
+        while not self._come:
+            count = self.socket.recv_into(self._reader.space())
+            if not count:
+                raise EOFError
+            self._come += map(wire.unpack, self._reader.received(count))
+        return self._come.pop(0)
+
+    def result(self, method: str, *args: Any, id: int = 1) -> Any:
+        self.call(method, *args, id=id)
+        answer = self.receive()
+        assert answer.id == id
+        if answer.kind == msg.ERROR:
+            raise msg.unpack_error(answer)
+        assert answer.kind == msg.RESULT
+        return decode(answer.body, answer.buffers)
+
+    def is_ended(self) -> bool:
+        """Wait for the end of the connection, and say whether nothing came before it."""
+        try:
+            self.receive()
+        except (EOFError, ConnectionError):
+            return True
+        return False
+
+
+def call_of(method: str, *args: Any, id: int = 1, kind: int = msg.CALL, window: int = 0) -> list[wire.Buffer]:
+    body, buffers = encode_call(args, {})
+    return wire.pack(kind, id, msg.pack_target(msg.Target("m", method, window=window)), body, buffers)
+
+
+def wait_for(is_so: Any, what: str) -> None:
+    until_s = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < until_s, f"it did not come to this: {what}"
+        time.sleep(0.005)

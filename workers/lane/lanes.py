@@ -1,0 +1,186 @@
+"""The lanes of a worker: who is connected, whose turn it is, and how they end.
+
+Rules
+1. `step` runs one call of each lane that has one, so many calls of one client delay another's by one each.
+2. A client is let in by its first message, LANE_HELLO with the secret of this generation.
+3. Once they are closed (`retire`) no call begins: what waits is given back, what has begun ends, and then all is over.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from hostd_workers.calls.runtime import Runtime
+from hostd_workers.lane.connection import Books, Lane, Limits
+from hostd_workers.lane.listener import Listener
+from hostd_workers.process.forked import leave_if_child
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.errors import HostError, PermissionDeniedError
+from hostd_workers.wire.page import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hostd_workers.methods import Method
+    from hostd_workers.wire import frames as wire
+
+MAX_SILENT: Final = 32
+"""Connections that have not said hello: the oldest makes place for the next."""
+
+MAX_LANES: Final = 512
+"""Half of the descriptors that a process has by default; who comes later calls by the host."""
+
+_REST_S: Final = 1.0
+"""How long nobody is accepted after there was no descriptor."""
+
+
+class Lanes:
+    """The clients that call this worker without the host."""
+
+    def __init__(self, told: dict[str, Any], methods: dict[str, Method]) -> None:
+        """Let clients come, as the host has told: `path`, `secret`, `page_fd` and `Limits`. Raises `OSError`."""
+        limits = Limits(*(told[name] for name in Limits._fields))
+        self._books = Books(limits, Writer(told["page_fd"], sorted(methods)))
+        self._secret: bytes = told["secret"]
+        self._methods = methods
+        self._listener = Listener(told["path"], self._books)
+        self._lanes: dict[int, Lane] = {}
+        self._silent: dict[Lane, None] = {}
+        self._working: dict[Lane, None] = {}
+        self._rests_until_s = 0.0
+        self._is_retired = False
+        self._on_over: Callable[[], None] | None = None
+        self._epoll = select.epoll()
+        self._epoll.register(self._listener.fd, select.EPOLLIN)
+
+    def __repr__(self) -> str:
+        return f"<Lanes {len(self._lanes)} connections, {len(self._working)} have work>"
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has something to do."""
+        return bool(self._working)
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when `poll` has something."""
+        return self._epoll.fileno()
+
+    def tell(self, on_written: Callable[[], None]) -> None:
+        """Have a callback called when there is something for `flush` to send, for a loop that runs calls by itself."""
+        self._books.on_written = on_written
+
+    def also(self, fd: int) -> None:
+        """Have `poll` look at another descriptor, too."""
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def poll(self, timeout_s: float) -> bool:
+        """Take in what has come; say whether another descriptor is readable."""
+        is_other = False
+        for fd, what in self._epoll.poll(timeout_s):
+            lane = self._lanes.get(fd)
+            if lane is not None:
+                self._look_at(lane, what)
+            elif fd == self._listener.fd:
+                self._accept()
+            else:
+                is_other = True
+        if self._rests_until_s and time.monotonic() > self._rests_until_s:
+            self._rests_until_s = 0.0
+            self._epoll.modify(self._listener.fd, select.EPOLLIN)
+        return is_other
+
+    def step(self) -> None:
+        """Run one call of each lane that has one, and send the answers of those that have no other."""
+        for lane in list(self._working):
+            lane.step()
+            leave_if_child()
+            if not lane.has_work:
+                self._working.pop(lane, None)
+                self._flush(lane)
+        self._look_whether_over()
+
+    def flush(self) -> None:
+        """Send all answers that there are so far."""
+        for lane in list(self._books.written):
+            self._flush(lane)
+        self._look_whether_over()
+
+    def retire(self, on_over: Callable[[], None]) -> None:
+        """Begin no call any more; `on_over` is called once none is under way."""
+        self._is_retired, self._on_over = True, on_over
+        if not self._rests_until_s:
+            self._epoll.unregister(self._listener.fd)
+        self._rests_until_s = 0.0
+        self._listener.close()
+        for lane in list(self._lanes.values()):
+            lane.give_back()
+            self._flush(lane)
+        self._look_whether_over()
+
+    # One lane
+
+    def _look_at(self, lane: Lane, what: int) -> None:
+        try:
+            if what & ~select.EPOLLOUT:
+                for envelope in lane.receive():
+                    if lane in self._silent:
+                        self._let_in(lane, envelope)
+                    else:
+                        lane.accept(envelope, may_begin=not self._is_retired)
+        except (EOFError, HostError):
+            self._close(lane)
+            return
+        if lane.wants_to_send:
+            self._flush(lane)
+        if lane.has_work:
+            self._working[lane] = None
+
+    def _let_in(self, lane: Lane, envelope: wire.Envelope) -> None:
+        if envelope.kind != msg.LANE_HELLO or envelope.header != self._secret:
+            raise PermissionDeniedError("a client of a worker begins with the secret that the host has told it")
+        del self._silent[lane]
+        lane.serve(Runtime(self._methods, lane.send, self._books.limits.max_message_bytes))
+        self._books.page.connected(len(self._lanes) - len(self._silent))
+
+    def _accept(self) -> None:
+        try:
+            lane = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError:
+            self._epoll.modify(self._listener.fd, 0)
+            self._rests_until_s = time.monotonic() + _REST_S
+            return
+        if lane is not None:
+            self._lanes[lane.fd] = lane
+            self._silent[lane] = None
+            lane.watched = select.EPOLLIN
+            self._epoll.register(lane.fd, lane.watched)
+            if len(self._silent) > MAX_SILENT or len(self._lanes) > MAX_LANES:
+                self._close(next(iter(self._silent)))
+
+    def _flush(self, lane: Lane) -> None:
+        lane.flush()
+        self._books.written.pop(lane, None)
+        wanted = 0 if lane.is_choked else select.EPOLLIN
+        if lane.wants_to_send:
+            wanted |= select.EPOLLOUT
+        if wanted != lane.watched and not lane.is_closed:
+            self._epoll.modify(lane.fd, wanted)
+            lane.watched = wanted
+
+    def _close(self, lane: Lane) -> None:
+        self._epoll.unregister(lane.fd)
+        del self._lanes[lane.fd]
+        self._working.pop(lane, None)
+        self._silent.pop(lane, None)
+        lane.close()
+        self._books.written.pop(lane, None)
+        self._books.page.connected(len(self._lanes) - len(self._silent))
+
+    def _look_whether_over(self) -> None:
+        if self._on_over is not None and all(lane.is_idle for lane in self._lanes.values()):
+            on_over, self._on_over = self._on_over, None
+            on_over()
