@@ -69,11 +69,13 @@ def test_a_long_frame_is_received_into_memory_that_is_its_own_and_can_be_written
         b"\x7f\xff\xff\xff",
         b"\x80\x00\x00\x00",
         b"\xff\xff\xff\xff",
-        b"\x80\x00\x00\x01" + (MAX_BYTES + 1).to_bytes(8, "big"),
-        b"\x80\x00\x00\x02" + (1 << 20).to_bytes(8, "big") + bytes(8),
-        b"\x80\x00\x00\x02" + bytes(8) + b"\xff" * 8,
+        b"\x80\x00\x00\x01" + (MAX_BYTES + 1).to_bytes(8, "big") + bytes(8),
+        b"\x80\x00\x00\x02" + (1 << 20).to_bytes(8, "big") + bytes(24),
+        b"\x80\x00\x00\x02" + bytes(16) + b"\xff" * 8 + bytes(8),
+        b"\x80\x00\x00\x01" + bytes(11) + b"\x01" + bytes(4),
+        b"\x80\x00\x00\x02" + bytes(27) + b"\x01" + bytes(4),
     ],
-    ids=["text", "long", "no frames", "many frames", "too long", "long first", "overflow"],
+    ids=["text", "long", "no frames", "many frames", "too long", "long first", "overflow", "first shared", "shared"],
 )
 def test_what_no_peer_of_ours_sends_is_refused(data: bytes) -> None:
     with pytest.raises(ProtocolError):
@@ -98,7 +100,7 @@ def test_one_message_among_many_others_refers_to_no_memory_of_theirs() -> None:
 
 
 def test_what_is_announced_and_never_sent_takes_no_memory() -> None:
-    announced = b"\x80\x00\x00\x02" + (10).to_bytes(8, "big") + (1 << 30).to_bytes(8, "big")
+    announced = b"\x80\x00\x00\x02" + (10).to_bytes(8, "big") + bytes(8) + (1 << 30).to_bytes(8, "big") + bytes(8)
     before = _resident_bytes()
     readers = [stream.Reader(stream.new_buffer(), 2 << 30) for _ in range(20)]
     for reader in readers:

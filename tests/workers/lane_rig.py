@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire import page, stream
 from hostd_workers.wire.codec import decode, encode_call
+from hostd_workers.wire.link import Link
 
 if TYPE_CHECKING:
     from supervisor_rig import Supervisor
@@ -53,31 +55,43 @@ class Rig:
 
 
 class Client:
-    """One connection."""
+    """One connection, over which whole messages or any bytes can be sent."""
 
     def __init__(self, path: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(PATIENCE_S)
-        self.socket.connect(path)
-        self._reader = stream.Reader(stream.new_buffer(), 1 << 30)
+        try:
+            self.socket.connect(path)
+        except OSError:
+            self.socket.close()
+            raise
+        self.link = Link(self.socket, stream.new_buffer(), 1 << 30)
         self._come: list[wire.Envelope] = []
 
     def close(self) -> None:
-        self.socket.close()
+        self._come.clear()
+        self.link.close()
 
     def send(self, *messages: list[wire.Buffer]) -> None:
-        self.socket.sendall(b"".join(bytes(part) for frames in messages for part in stream.pack(frames)))
+        for frames in messages:
+            self.link.send(frames)
+        self.link.flush()
+        while self.link.wants_to_send:
+            self._wait(select.POLLOUT)
+            self.link.flush()
 
     def call(self, method: str, *args: Any, id: int = 1, kind: int = msg.CALL, window: int = 0) -> None:
         self.send(call_of(method, *args, id=id, kind=kind, window=window))
 
     def receive(self) -> wire.Envelope:
         while not self._come:
-            count = self.socket.recv_into(self._reader.space())
-            if not count:
-                raise EOFError
-            self._come += map(wire.unpack, self._reader.received(count))
+            self._wait(select.POLLIN)
+            self._come += self.link.receive()
         return self._come.pop(0)
+
+    def _wait(self, event: int) -> None:
+        poller = select.poll()
+        poller.register(self.link.fd, event)
+        assert poller.poll(PATIENCE_S * 1000), "the worker does nothing"
 
     def result(self, method: str, *args: Any, id: int = 1) -> Any:
         self.call(method, *args, id=id)

@@ -5,24 +5,21 @@ Rules
    nothing is done for it while too many of its answers wait, and it ends for what is not of this protocol.
 2. Every call gets exactly one answer. What has not begun when the lanes are closed is answered with NOT_BEGUN: its
    client sends it to the host, which knows what to do.
-3. Memory that the model may write into again (an array that it returned) is never kept: what cannot leave at once is
-   copied.
 """
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import HostError, ProtocolError
+from hostd_workers.wire.link import Link
 from hostd_workers.wire.shares import Shares, check_bytes, check_in_flight
-from hostd_workers.wire.stream import Reader, drop, pack
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from hostd_workers.calls.runtime import Runtime
@@ -31,9 +28,6 @@ if TYPE_CHECKING:
 
 WAITING_BYTES: Final = 1 << 20
 """Of answers that a client has not taken: above that nothing more is done for it."""
-
-_PARTS: Final = 512
-"""What one `sendmsg` takes; the system's limit is 1024."""
 
 
 class Limits(NamedTuple):
@@ -71,11 +65,8 @@ class Lane:
     __slots__ = (
         "_books",
         "_calls",
-        "_out",
-        "_reader",
+        "_link",
         "_runtime",
-        "_socket",
-        "_waiting_bytes",
         "fd",
         "is_closed",
         "pid",
@@ -84,36 +75,33 @@ class Lane:
 
     def __init__(self, connection: socket.socket, pid: int, buffer: memoryview, books: Books) -> None:
         """Take the socket, the process at its other end, and the buffer and books that all lanes share."""
-        self._socket = connection
-        self.fd = connection.fileno()
+        self._link = Link(connection, buffer, books.limits.max_message_bytes)
+        self.fd = self._link.fd
         self.pid = pid
-        self._reader = Reader(buffer, books.limits.max_message_bytes)
         self._books = books
         self._runtime: Runtime | None = None
         self._calls: dict[int, _Call] = {}
-        self._out: list[Buffer] = []
-        self._waiting_bytes = 0
         self.is_closed = False
         self.watched = 0
         """What of it the system is asked about."""
 
     def __repr__(self) -> str:
-        return f"<Lane {self.fd} of {self.pid}: {len(self._calls)} calls, {self._waiting_bytes} bytes wait>"
+        return f"<Lane {self.fd} of {self.pid}: {len(self._calls)} calls, {self._link.waiting_bytes} bytes wait>"
 
     @property
     def is_idle(self) -> bool:
         """Whether all that it asked for is done and has left."""
-        return not self._calls and not self._out
+        return not self._calls and not self._link.wants_to_send
 
     @property
     def is_choked(self) -> bool:
         """Whether its client does not take what it asked for."""
-        return self._waiting_bytes > WAITING_BYTES
+        return self._link.waiting_bytes > WAITING_BYTES
 
     @property
     def wants_to_send(self) -> bool:
         """Whether answers wait for the client to take others."""
-        return bool(self._out)
+        return self._link.wants_to_send
 
     @property
     def has_work(self) -> bool:
@@ -128,15 +116,7 @@ class Lane:
 
     def receive(self) -> list[wire.Envelope]:
         """Return what has come. Raises `EOFError` at the end, `HostError` for what no client of ours sends."""
-        try:
-            count = self._socket.recv_into(self._reader.space())
-        except BlockingIOError:
-            return []
-        except OSError:
-            count = 0
-        if not count:
-            raise EOFError
-        return [wire.unpack(frames) for frames in self._reader.received(count)]
+        return self._link.receive()
 
     def accept(self, envelope: wire.Envelope, *, may_begin: bool) -> None:
         """Take in a message of a client that was let in. Raises `ProtocolError` for what it may not send."""
@@ -192,7 +172,7 @@ class Lane:
             books.written[self] = None
             if books.on_written is not None:
                 books.on_written()
-        self._out += pack(frames)
+        self._link.send(frames)
         first = frames[0]
         if first[0] != msg.ITEM:
             call = self._calls.pop(wire.id_of(first), None)
@@ -208,27 +188,14 @@ class Lane:
 
     def flush(self) -> None:
         """Send what waits, as far as the client takes it."""
-        out = self._out
-        try:
-            while out:
-                drop(out, self._socket.send(out[0]) if len(out) == 1 else self._socket.sendmsg(out[:_PARTS]))
-            self._waiting_bytes = 0
-        except BlockingIOError:
-            self._out = [b"".join(out)]
-            self._waiting_bytes = len(self._out[0])
-        except OSError:
-            out.clear()  # the end of the connection is told by the socket
-            self._waiting_bytes = 0
+        self._link.flush()
 
     def close(self) -> None:
         """End the connection, and what goes on for it."""
         self.is_closed = True
-        self._out.clear()
         if self._runtime is not None:
             self._runtime.drop()
         for call in self._calls.values():
             self._count(call, failed=True)
         self._calls.clear()
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # a child that the model forked has the descriptor, too
-        self._socket.close()
+        self._link.close()

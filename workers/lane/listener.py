@@ -51,7 +51,6 @@ class Listener:
         if uid not in (os.geteuid(), 0):
             connection.close()
             return None
-        connection.setblocking(False)
         return Lane(connection, pid, self._buffer, self._books)
 
     def close(self) -> None:

@@ -50,6 +50,7 @@ PREFIX_BYTES = _PREFIX.size
 _ID = struct.Struct(">Q")
 _ID_OFFSET = 8
 _LENGTH = struct.Struct(">I")
+_HEADER_LENGTH = struct.Struct(">H")
 
 _pack = _PREFIX.pack
 _unpack_from = _PREFIX.unpack_from
@@ -132,6 +133,12 @@ def unpack_prefix(frames: Sequence[Buffer]) -> tuple[int, int, int, int]:
             f"a body of {body_length} bytes must be a frame of its own: {INLINE_BODY_BYTES} may be inline"
         )
     return kind, header_length, deadline_ms, id_
+
+
+def has_inline_body(first: Buffer) -> bool:
+    """Say whether the body of a message is in its first frame, or there is none; otherwise it is the second frame."""
+    header_length: int = _HEADER_LENGTH.unpack_from(first, 2)[0]
+    return len(first) > PREFIX_BYTES + header_length
 
 
 def id_of(first: Buffer) -> int:

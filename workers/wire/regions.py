@@ -119,6 +119,10 @@ class OwnRegions:
         region.is_free = True
         return self.trim(KEPT_BYTES)
 
+    def forget(self, number: int) -> None:
+        """Give up a region of which the other end has not heard."""
+        self._regions.pop(number).close()
+
     def trim(self, kept_bytes: int) -> list[int]:
         """Give up regions that are not in use until at most so much of them is kept; return their numbers."""
         free = [region for region in self._regions.values() if region.is_free]
@@ -160,6 +164,11 @@ class OtherRegions:
 
     def __len__(self) -> int:
         return len(self._maps)
+
+    @property
+    def has_used(self) -> bool:
+        """Whether there are regions of which `unused` may tell."""
+        return bool(self._used)
 
     def add(self, number: int, fd: int, size_bytes: int) -> None:
         """Map a region that was announced, and close the descriptor. Raises `ProtocolError` if it is not safe."""

@@ -1,8 +1,8 @@
 """Messages over a byte stream: how the frames of one message lie in what a UNIX socket carries. Does no I/O.
 
     message    := word frame                          word u32: the length of the only frame, below 2**31
-                | word descriptor{n} frame{n}         word u32: 2**31 + n
-    descriptor := length u64
+                | word descriptor{n} frame{m}         word u32: 2**31 + n; m <= n
+    descriptor := length u64, region u32, offset u32  region 0: the frame follows; else it lies in shared memory there
 
 All numbers are big endian. A frame is one of `frames`: the first holds prefix, header and a small body. Nearly all
 messages have one frame, so that is the short form.
@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from hostd_workers.wire.errors import ProtocolError
 from hostd_workers.wire.frames import INLINE_BODY_BYTES, MAX_FRAMES, MAX_HEADER_BYTES, PREFIX_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Mapping, Sequence
 
     from hostd_workers.wire.frames import Buffer
+    from hostd_workers.wire.regions import OtherRegions
 
 BUFFER_BYTES: Final = 256 * 1024
 """What one `recv` may bring: a burst of a thousand small calls."""
@@ -33,10 +35,9 @@ _MAX_FIRST_BYTES: Final = PREFIX_BYTES + MAX_HEADER_BYTES + INLINE_BODY_BYTES
 _WORD: Final = struct.Struct(">I")
 _MANY: Final = 1 << 31
 _WORD_BYTES: Final = 4
-_LENGTH_BYTES: Final = 8
-
-_LONG_BYTES: Final = BUFFER_BYTES // 2
-"""Of longer messages each frame is received into memory of its own, which is what the codec's arrays refer to."""
+_DESCRIPTOR: Final = "QII"
+_DESCRIPTOR_BYTES: Final = 16
+_FOLLOWS: Final = (0, 0)
 
 _new_bytearray = ctypes.pythonapi.PyByteArray_FromStringAndSize
 """`bytearray(n)` writes zeros, which takes memory for what was only announced, and as long as to receive it."""
@@ -47,12 +48,18 @@ _pack_word = _WORD.pack
 _word_at = _WORD.unpack_from
 
 
-def pack(frames: Sequence[Buffer]) -> list[Buffer]:
-    """Return what to write for one message: one small buffer, or several in which long frames are themselves."""
+def pack(frames: Sequence[Buffer], places: Mapping[int, tuple[int, int]] = MappingProxyType({})) -> list[Buffer]:
+    """Return what to write for one message: one small buffer, or several in which long frames are themselves.
+
+    `places` are those of the frames that lie in shared memory, by their index: `(region, offset)`.
+    """
     if len(frames) == 1:
         return [b"".join((_pack_word(len(frames[0])), frames[0]))]
-    lengths = struct.pack(f">I{len(frames)}Q", _MANY + len(frames), *map(len, frames))
-    return [lengths, *frames]
+    numbers: list[int] = []
+    for index, frame in enumerate(frames):
+        numbers += (len(frame), *places.get(index, _FOLLOWS))
+    head = struct.pack(f">I{_DESCRIPTOR * len(frames)}", _MANY + len(frames), *numbers)
+    return [head, *(frame for index, frame in enumerate(frames) if index not in places)]
 
 
 def drop(parts: list[Buffer], count: int) -> None:
@@ -76,16 +83,18 @@ def new_buffer() -> memoryview:
 class Reader:
     """Takes the bytes of one peer apart: receive into `space`, and give `received` their number."""
 
-    __slots__ = ("_buffer", "_filled", "_frames", "_max_message_bytes", "_tail", "_whole")
+    __slots__ = ("_buffer", "_filled", "_frames", "_inline", "_max_message_bytes", "_regions", "_tail", "_whole")
 
-    def __init__(self, buffer: memoryview, max_message_bytes: int) -> None:
-        """Take memory from `new_buffer`, and the longest message that the peer may send."""
+    def __init__(self, buffer: memoryview, max_message_bytes: int, regions: OtherRegions | None = None) -> None:
+        """Take memory from `new_buffer`, the longest message that the peer may send, and the memory that it shares."""
         self._buffer = buffer
         self._max_message_bytes = max_message_bytes
+        self._regions = regions
         self._tail = b""
-        """What has come of a short message."""
-        self._frames: list[memoryview] = []
-        """Those of a long one."""
+        """What has come of a message of one frame, or of a head."""
+        self._frames: list[Buffer] = []
+        """Those of a message that has several, once its head is here; `_inline` are those that come over the stream."""
+        self._inline: list[memoryview] = []
         self._whole = self._filled = 0
         """How many of these are whole, and how many bytes of the next one have come."""
 
@@ -97,14 +106,14 @@ class Reader:
     def space(self) -> memoryview:
         """Return where the next bytes go."""
         if self._frames:
-            return self._frames[self._whole][self._filled :]
+            return self._inline[self._whole][self._filled :]
         return self._buffer[len(self._tail) :] if self._tail else self._buffer
 
     def received(self, count: int) -> list[list[Buffer]]:
         """Return the messages that are whole now. Raises `ProtocolError` for what no peer of ours sends."""
         if self._frames:
             self._filled += count
-            return self._whole_long()
+            return [self._frames_whole()] if self._is_whole() else []
         buffer, end = self._buffer, count
         if self._tail:
             end += len(self._tail)
@@ -132,44 +141,46 @@ class Reader:
         count = word - _MANY
         if not 0 < count <= MAX_FRAMES:
             raise ProtocolError("the peer sends what is not of this protocol, or a message of too many frames")
-        start = at + _WORD_BYTES + count * _LENGTH_BYTES
+        start = at + _WORD_BYTES + count * _DESCRIPTOR_BYTES
         if start > end:
             return None, at
-        lengths = struct.unpack_from(f">{count}Q", self._buffer, at + _WORD_BYTES)
-        size = sum(lengths)
-        if size > self._max_message_bytes or lengths[0] > _MAX_FIRST_BYTES:
+        numbers = struct.unpack_from(f">{_DESCRIPTOR * count}", self._buffer, at + _WORD_BYTES)
+        size = sum(numbers[::3])
+        if size > self._max_message_bytes or numbers[0] > _MAX_FIRST_BYTES or numbers[1]:
             raise ProtocolError(f"a message of {size} bytes is longer than the {self._max_message_bytes} that may come")
-        if start + size <= end:
-            frames: list[Buffer] = [bytes(self._buffer[stop - n : stop]) for n, stop in _ends(lengths, start)]
-            return frames, start + size
-        if size <= _LONG_BYTES:
-            return None, at
-        self._frames = [memoryview(_new_bytearray(None, length)) for length in lengths]
+        for length, region, offset in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True):
+            if region:
+                self._frames.append(self._shared(region, offset, length))
+            else:
+                frame = memoryview(_new_bytearray(None, length))
+                self._frames.append(frame)
+                self._inline.append(frame)
         self._whole = self._filled = 0
-        self._take_over(start, end)
-        return None, end
+        start = self._take_over(start, end)
+        return (self._frames_whole() if self._is_whole() else None), start
 
-    def _take_over(self, at: int, end: int) -> None:
-        """Bring what has come of a long message to where the rest goes."""
-        while at < end or not len(self._frames[self._whole]):
-            frame = self._frames[self._whole]
-            taken = min(len(frame), end - at)
-            frame[:taken] = self._buffer[at : at + taken]
+    def _shared(self, region: int, offset: int, length: int) -> memoryview:
+        if self._regions is None:
+            raise ProtocolError("this end shares no memory")
+        return self._regions.view(region, offset, length)
+
+    def _take_over(self, at: int, end: int) -> int:
+        """Bring what has come of the frames to where the rest goes; return where that stops."""
+        while at < end and not self._is_whole():
+            frame = self._inline[self._whole]
+            taken = min(len(frame) - self._filled, end - at)
+            frame[self._filled : self._filled + taken] = self._buffer[at : at + taken]
             at += taken
-            self._whole += taken == len(frame)
-            self._filled = taken if taken < len(frame) else 0
+            self._filled += taken
+        return at
 
-    def _whole_long(self) -> list[list[Buffer]]:
-        frames = self._frames
-        while self._filled == len(frames[self._whole]):
+    def _is_whole(self) -> bool:
+        inline = self._inline
+        while self._whole < len(inline) and self._filled == len(inline[self._whole]):
             self._whole, self._filled = self._whole + 1, 0
-            if self._whole == len(frames):
-                self._frames = []
-                return [[*frames]]
-        return []
+        return self._whole == len(inline)
 
-
-def _ends(lengths: Sequence[int], start: int) -> Iterator[tuple[int, int]]:
-    for length in lengths:
-        start += length
-        yield length, start
+    def _frames_whole(self) -> list[Buffer]:
+        frames, self._frames, self._inline = self._frames, [], []
+        frames[0] = bytes(frames[0])
+        return frames
