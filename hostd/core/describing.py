@@ -21,7 +21,7 @@ def describe(model: Model, idle_ttl_s: float, wall_offset_s: float) -> ModelInfo
     spec, workers = model.spec, model.workers.values()
     size = Size() if model.state is ModelState.FAILED else model.size  # what it took was given back
     ready_s = model.loaded and model.loaded.at_s
-    p50_s, p99_s = model.latencies.quantiles()
+    (p50_s, p99_s), (calls, errors) = model.latency_s, model.all_calls
     return ModelInfo(
         id=model.id,
         state=model.state.value,
@@ -34,12 +34,12 @@ def describe(model: Model, idle_ttl_s: float, wall_offset_s: float) -> ModelInfo
         methods=dict(model.interface.methods),
         default_method=model.interface.default_method,
         workers=tuple(_describe_worker(worker, wall(worker.sampled_s), wall(worker.started_s)) for worker in workers),
-        calls=model.calls,
-        errors=model.errors,
+        calls=calls,
+        errors=errors,
         created_s=wall(model.created_s),
         ready_s=wall(ready_s),
         load_duration_s=None if ready_s is None else ready_s - model.created_s,
-        last_used_s=wall(model.last_used_s),
+        last_used_s=wall(model.used_s),
         reason=model.reason,
         charge_bytes=model.charge_bytes,
         reserved_bytes=sum(worker.unmeasured_bytes for worker in workers),
@@ -71,6 +71,6 @@ def _describe_worker(worker: Worker, sampled_s: float | None, started_s: float |
         gpu_bytes=memory.gpu_bytes if memory else None,
         baseline_bytes=worker.baseline_bytes,
         sampled_s=sampled_s,
-        in_flight=len(worker.calls),
+        in_flight=worker.in_flight,
         started_s=started_s,
     )

@@ -66,6 +66,12 @@ class SendLoad(NamedTuple):
     spec: LoadingSpec
 
 
+class CloseLanes(NamedTuple):
+    """Have the worker begin no call of a lane any more; it comes back as LanesClosed when none is left."""
+
+    worker_id: WorkerId
+
+
 class MeasureWorker(NamedTuple):
     """Sample the memory of the worker's tree; it comes back as WorkerMeasured, if need be with an estimate."""
 
@@ -257,6 +263,7 @@ Effect: TypeAlias = (
     | PredictSize
     | SpawnWorker
     | SendLoad
+    | CloseLanes
     | MeasureWorker
     | PauseWorker
     | ResumeWorker

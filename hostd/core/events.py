@@ -16,6 +16,8 @@ from hostd.core.requests import CreditGranted as CreditGranted
 from hostd.core.requests import DeployAbortRequested as DeployAbortRequested
 from hostd.core.requests import DeployCommitRequested as DeployCommitRequested
 from hostd.core.requests import DeployRequested as DeployRequested
+from hostd.core.requests import FateRequested as FateRequested
+from hostd.core.requests import LaneRequested as LaneRequested
 from hostd.core.requests import LoadRequested as LoadRequested
 from hostd.core.requests import PinRequested as PinRequested
 from hostd.core.requests import RetrieveRequested as RetrieveRequested
@@ -32,6 +34,7 @@ from hostd.core.values import Death as Death
 from hostd.core.values import Declared as Declared
 from hostd.core.values import DirectoryEntry as DirectoryEntry
 from hostd.core.values import FilesId as FilesId
+from hostd.core.values import Lane as Lane
 from hostd.core.values import Limits as Limits
 from hostd.core.values import LoadingSpec as LoadingSpec
 from hostd.core.values import LoadSource as LoadSource
@@ -125,6 +128,13 @@ class WorkerLoaded(NamedTuple):
     methods: dict[str, MethodInfo]
     default_method: str | None
     warnings: tuple[str, ...] = ()
+    lane: Lane | None = None
+
+
+class LanesClosed(NamedTuple):
+    """The worker has no call of a lane any more, and begins none."""
+
+    worker_id: WorkerId
 
 
 class WorkerRefusedLoad(NamedTuple):
@@ -346,6 +356,8 @@ Event: TypeAlias = (
     | PinRequested
     | SyncRequested
     | CallReceived
+    | LaneRequested
+    | FateRequested
     | CallCancelled
     | CreditGranted
     | ClientVanished
@@ -358,6 +370,7 @@ Event: TypeAlias = (
     | WorkerSaidHello
     | BaselineMeasured
     | WorkerLoaded
+    | LanesClosed
     | WorkerRefusedLoad
     | WorkerMeasured
     | WorkerPauseFailed

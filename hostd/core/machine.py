@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostd.core import deadlines as due
 from hostd.core import events as ev
+from hostd.core.calls.lanes import Lanes
 from hostd.core.calls.routing import Router
 from hostd.core.comparing import Comparing
 from hostd.core.config import CoreConfig
@@ -63,13 +64,14 @@ class Core:
         admission = self._admission = Admission(self._registry, charges, planning)
         comparing = self._comparing = Comparing(self._registry)
         loading = self._loading = Loading(self._registry, admission, comparing)
-        router = self._router = Router(self._registry, loading)
-        unloading = self._unloading = Unloading(self._registry, loading, router.pending)
+        lanes = self._lanes = Lanes(self._registry)
+        router = self._router = Router(self._registry, loading, lanes)
+        unloading = self._unloading = Unloading(self._registry, loading, router.pending, lanes)
         reloading = Reloading(self._registry, loading, unloading)
         pinning = Pinning(self._registry)
         deploying = self._deploying = Deploying(self._registry, loading, unloading, pinning)
         losing = self._losing = Losing(self._registry, loading, router)
-        workers = Workers(self._registry, loading, unloading, losing, router)
+        workers = Workers(self._registry, loading, unloading, losing, router, lanes)
         measuring = Measuring(self._registry, loading, admission, losing)
         undeploying = self._undeploying = Undeploying(self._registry, loading, unloading, pinning)
         syncing = self._syncing = Syncing(self._registry, loading, unloading, comparing)
@@ -81,6 +83,9 @@ class Core:
             ev.CallCancelled: self._on_cancelled,
             ev.CreditGranted: router.credited,
             ev.WorkerUnreachable: router.unreachable,
+            ev.LaneRequested: asked(lanes.open),
+            ev.FateRequested: asked(lanes.fate),
+            ev.LanesClosed: lanes.closed,
             ev.LoadRequested: asked(reloading.load),
             ev.RetrieveRequested: asked(loading.retrieve),
             ev.UnloadRequested: asked(unloading.unload),

@@ -19,7 +19,7 @@ from hostd.core.values import Death, LoadSource, Need, Origin, Size
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hostd.core.values import Caller, CallId, LoadingSpec, Memory, ModelId, Waiters, WorkerId
+    from hostd.core.values import Caller, CallId, Lane, LoadingSpec, Memory, ModelId, Waiters, WorkerId
     from hostd.records import MethodInfo
     from hostd_workers.wire.errors import HostError
 
@@ -52,7 +52,7 @@ class Worker:
     `highest` is the sample with the most resident memory; `left_s` is what is left of its time to load while it is
     PAUSED. `shares` says which clients have its calls, those that it was told to leave included. `disconnected` says
     how its connection ended, "" while it has one or none yet. `obstacle` says why its processes are still there after a
-    kill, `is_beyond_reach` that the host may not end them.
+    kill, `is_beyond_reach` that the host may not end them. `lane` tells of its clients that do without the host.
     """
 
     id: WorkerId
@@ -78,6 +78,13 @@ class Worker:
     obstacle: str = ""
     is_beyond_reach: bool = False
     death: Death = Death.UNEXPLAINED
+    lane: Lane | None = None
+    is_closing_lanes: bool = False
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls it has, by the host and by lanes."""
+        return len(self.calls) + (self.lane.figures().in_flight if self.lane else 0)
 
     @property
     def charge_bytes(self) -> int:
@@ -246,6 +253,24 @@ class Model:
     def is_serving(self) -> bool:
         """Whether it answers calls."""
         return self.state in SERVING
+
+    @property
+    def all_calls(self) -> tuple[int, int]:
+        """How many calls it got and how many failed, by the host and by lanes."""
+        figures = [worker.lane.figures() for worker in self.workers.values() if worker.lane]
+        return self.calls + sum(each.begun for each in figures), self.errors + sum(each.failed for each in figures)
+
+    @property
+    def used_s(self) -> float | None:
+        """When it was used last, by the host or by a lane; None: never."""
+        used_s = [worker.lane.figures().last_use_s for worker in self.workers.values() if worker.lane]
+        return max([self.last_used_s or 0.0, *used_s]) or None
+
+    @property
+    def latency_s(self) -> tuple[float | None, float | None]:
+        """The median and the 99th percentile of its last calls, by the host and by lanes."""
+        lanes = [worker.lane for worker in self.workers.values() if worker.lane]
+        return self.latencies.quantiles(duration_s for lane in lanes for duration_s in lane.durations_s())
 
     @property
     def is_pinned(self) -> bool:

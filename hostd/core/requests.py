@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from hostd.core.values import Caller, ClientId, Declared, FilesId, LoadSource, ModelId, Payload
+from hostd.core.values import Caller, ClientId, Declared, FilesId, LoadSource, ModelId, Payload, WorkerId
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -140,6 +140,21 @@ class CallReceived(NamedTuple):
     deadline_s: float | None
     size_bytes: int
     payload: Payload
+
+
+class LaneRequested(NamedTuple):
+    """A client wants to call a model's worker without the host."""
+
+    caller: Caller
+    model_id: ModelId
+
+
+class FateRequested(NamedTuple):
+    """A client that has lost its lane to a worker wants to know what became of that."""
+
+    caller: Caller
+    worker_id: WorkerId
+    deadline_s: float | None
 
 
 class CallCancelled(NamedTuple):

@@ -20,6 +20,7 @@ from hostd.records import UnloadReport
 from hostd_workers.wire.errors import AbortedError, FailedPreconditionError, HostError
 
 if TYPE_CHECKING:
+    from hostd.core.calls.lanes import Lanes
     from hostd.core.calls.pending import PendingCalls
     from hostd.core.events import ModelId, ShutdownRequested, UnloadAllRequested, UnloadRequested, WorkerNotEnded
     from hostd.core.loading import Loading
@@ -40,11 +41,12 @@ class UnloadAll:
 class Unloading:
     """The decisions about unloads."""
 
-    def __init__(self, registry: Registry, loading: Loading, pending: PendingCalls) -> None:
+    def __init__(self, registry: Registry, loading: Loading, pending: PendingCalls, lanes: Lanes) -> None:
         """Take the registry, the decisions about loads, and the calls that wait for them."""
         self._registry = registry
         self._loading = loading
         self._pending = pending
+        self._lanes = lanes
         self.unload_alls: list[UnloadAll] = []
         self.shutdown_waiters: Waiters = {}
         self._has_stopped = False
@@ -222,7 +224,7 @@ class Unloading:
     def _let_go(self, model: Model, reason: str, *, only_earlier: bool = False) -> None:
         registry = self._registry
         for worker in list(model.earlier) if only_earlier else model.alive():
-            if worker.state is WorkerState.READY and worker.calls:
+            if worker.state is WorkerState.READY and (self._lanes.closing(worker) or worker.calls):
                 registry.timers.set(WorkerTimer(worker.id), registry.now + registry.config.drain_timeout_s)
                 registry.move_worker(worker, WorkerInput.DRAIN, reason)
             else:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import enum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, NewType, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, NewType, Protocol, TypeAlias
 
 from hostd.records import STANDALONE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from hostd_workers.wire.figures import Figures, MethodFigures
 
 ClientId = NewType("ClientId", bytes)
 """Of a connection: the process at its other end, a dot, and a number."""
@@ -229,3 +231,19 @@ class Memory(NamedTuple):
     def _private_bytes(self) -> int:
         known = (self.held_bytes, self.uss_bytes, self.rss_bytes)
         return next(size_bytes for size_bytes in known if size_bytes is not None)
+
+
+class Lane(Protocol):
+    """What the outside knows of the clients of a worker that do without the host; read when it is needed."""
+
+    address: Mapping[str, object]
+    """What a client needs to call the worker."""
+
+    def figures(self) -> Figures:
+        """Return the figures of the moment."""
+
+    def durations_s(self) -> list[float]:
+        """Return how long the last calls took."""
+
+    def by_method(self) -> list[MethodFigures]:
+        """Return the calls of each method, of some together (None)."""

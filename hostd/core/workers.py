@@ -20,6 +20,7 @@ from hostd.core.registry import proof_of
 from hostd_workers.wire.errors import AbortedError, DeadlineExceededError
 
 if TYPE_CHECKING:
+    from hostd.core.calls.lanes import Lanes
     from hostd.core.calls.routing import Router
     from hostd.core.events import (
         WorkerGone,
@@ -42,13 +43,20 @@ class Workers:
     """The decisions about workers that do, or do not, what they are told."""
 
     def __init__(
-        self, registry: Registry, loading: Loading, unloading: Unloading, losing: Losing, router: Router
+        self,
+        registry: Registry,
+        loading: Loading,
+        unloading: Unloading,
+        losing: Losing,
+        router: Router,
+        lanes: Lanes,
     ) -> None:
         self._registry = registry
         self._loading = loading
         self._unloading = unloading
         self._losing = losing
         self._router = router
+        self._lanes = lanes
 
     def spawned(self, event: WorkerSpawned) -> None:
         """Keep the process id of a worker."""
@@ -79,6 +87,7 @@ class Workers:
             model = worker.model
             model.interface = Interface(event.loader, event.methods, event.default_method, event.warnings)
             worker.loaded_s = self._registry.now
+            worker.lane = event.lane
             self._registry.move_worker(worker, WorkerInput.LOADED, "loaded, measuring")
 
     def refused_load(self, event: WorkerRefusedLoad) -> None:
@@ -94,6 +103,7 @@ class Workers:
         if worker is not None:
             self._router.fail_all(worker, AbortedError(f"model {worker.model.id!r} was unloaded"))
             self._router.worker_gone(worker)
+            self._lanes.settle(worker)
             model = worker.model
             model.freed = Freed(model.freed.bytes + event.freed_bytes, model.freed.processes + event.processes)
             self._registry.freed_bytes += event.freed_bytes

@@ -272,10 +272,15 @@ class Driver(Outside):
         self.spawned(worker)
         self.greeted(worker)
 
-    def loaded(self, worker: ev.WorkerId | None = None, default_method: str | None = "predict") -> None:
+    def loaded(
+        self,
+        worker: ev.WorkerId | None = None,
+        default_method: str | None = "predict",
+        lane: ev.Lane | None = None,
+    ) -> None:
         process = self._process(worker)
         process.has_loaded = True
-        self.feed(ev.WorkerLoaded(process.id, "python", METHODS, default_method))
+        self.feed(ev.WorkerLoaded(process.id, "python", METHODS, default_method, lane=lane))
 
     def not_loaded(self, error: HostError, worker: ev.WorkerId | None = None) -> None:
         self.feed(ev.WorkerRefusedLoad(self._process(worker).id, error))

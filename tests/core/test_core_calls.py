@@ -10,7 +10,6 @@ from outside import Asked, Said
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.bookkeeping.latencies import BUCKETS_S
 from hostd_workers.wire.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -19,6 +18,7 @@ from hostd_workers.wire.errors import (
     ResourceExhaustedError,
     UnimplementedError,
 )
+from hostd_workers.wire.figures import BUCKETS_S
 
 
 def test_a_call_goes_to_the_worker_under_an_id_of_ours_and_its_answer_back_under_the_clients(ready):

@@ -19,11 +19,11 @@ from world_of_memory import BUDGET_BYTES, SPECS, WorldOfMemory
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.bookkeeping.shares import capacity_for
 from hostd.core.config import CoreConfig
 from hostd.core.lifecycle import ModelState
 from hostd.records import ModelInfo, SyncReport, UnloadReport
 from hostd_workers.wire.errors import HostError, InternalError, InvalidArgumentError, ModelError, NotFoundError
+from hostd_workers.wire.shares import capacity_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable

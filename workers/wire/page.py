@@ -17,21 +17,14 @@ import fcntl
 import mmap
 import os
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+from hostd_workers.wire.figures import BUCKETS_S, MAX_METHODS, WINDOW, Figures, MethodFigures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 VERSION: Final = 1
-
-WINDOW: Final = 256
-"""Enough for a p99 with two calls above it."""
-
-BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""Upper bounds of the counts, in seconds: from the way to the worker alone to the default deadline of a call."""
-
-MAX_METHODS: Final = 16
-"""With counts of their own."""
 
 _BUCKETS_NS: Final = tuple(int(bound_s * 1e9) for bound_s in BUCKETS_S)
 _BEGUN, _ENDED, _FAILED, _BYTES, _LAST_USE, _CONNECTIONS = range(1, 7)
@@ -43,30 +36,6 @@ PAGE_BYTES: Final = -(-_WORDS * 8 // mmap.PAGESIZE) * mmap.PAGESIZE
 
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 """A worker that makes it shorter would have its host killed by SIGBUS."""
-
-
-class Figures(NamedTuple):
-    """What a page says of a worker's lanes; `last_use_s` is of the monotonic clock, 0 if there was none."""
-
-    begun: int
-    ended: int
-    failed: int
-    bytes_in_flight: int
-    last_use_s: float
-    connections: int
-
-    @property
-    def in_flight(self) -> int:
-        """How many calls have begun and not ended."""
-        return max(0, self.begun - self.ended)
-
-
-class MethodFigures(NamedTuple):
-    """The calls of one method: counts by duration, one more than `BUCKETS_S`, and the sum of durations in seconds."""
-
-    method: str | None
-    counts: list[int]
-    sum_s: float
 
 
 def new() -> int:

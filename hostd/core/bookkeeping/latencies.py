@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-WINDOW: Final = 256
-"""Enough for a p99 with two calls above it; a hundred models keep 200 KB."""
+from hostd_workers.wire.figures import BUCKETS_S, MAX_METHODS, WINDOW
 
-BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""Upper bounds of the counts, in seconds: from the way through the host alone to the default deadline of a call."""
-
-MAX_METHODS: Final = 16
-"""With counts of their own, per model; each is 18 series for a scraper. The rest counts as `OTHER`."""
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 OTHER: Final = "(other)"
 """No method has such a name."""
@@ -49,9 +45,15 @@ class Latencies:
         histogram.counts[bisect_left(BUCKETS_S, duration_s)] += 1
         histogram.sum_s += duration_s
 
-    def quantiles(self) -> tuple[float | None, float | None]:
-        """Return the median and the 99th percentile of the last calls; None if there were none."""
-        durations_s = sorted(self._durations_s)
+    def merge(self, method: str, counts: Sequence[int], sum_s: float) -> None:
+        """Take the calls of a method that somebody else has counted, by the same buckets."""
+        histogram = self.by_method.get(method) or self._begin(method)
+        histogram.counts = [own + more for own, more in zip(histogram.counts, counts, strict=True)]
+        histogram.sum_s += sum_s
+
+    def quantiles(self, others_s: Iterable[float] = ()) -> tuple[float | None, float | None]:
+        """Return the median and the 99th percentile of the last calls and these; None if there were none."""
+        durations_s = sorted([*self._durations_s, *others_s])
         count = len(durations_s)
         return (durations_s[count // 2], durations_s[min(count * 99 // 100, count - 1)]) if count else (None, None)
 

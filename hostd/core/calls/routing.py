@@ -47,6 +47,7 @@ from hostd_workers.wire.errors import (
 from hostd_workers.wire.shares import check_bytes, check_in_flight
 
 if TYPE_CHECKING:
+    from hostd.core.calls.lanes import Lanes
     from hostd.core.deadlines import HeldTimer
     from hostd.core.happenings import LoadEnded, UnloadEnded
     from hostd.core.loading import Loading
@@ -66,10 +67,11 @@ GONE_PAUSE_S: Final = 0.001
 class Router:
     """The table of calls in flight."""
 
-    def __init__(self, registry: Registry, loading: Loading) -> None:
+    def __init__(self, registry: Registry, loading: Loading, lanes: Lanes) -> None:
         """Take the registry, and the decisions about loads."""
         self._registry = registry
         self._loading = loading
+        self._lanes = lanes
         self.bytes = ClientShares()
         """The bytes of all calls that the host has: held, sent to a worker, or left by their callers."""
         self.pending = PendingCalls(registry, self.bytes)
@@ -184,6 +186,7 @@ class Router:
         """End every call that a worker has."""
         for call_id in sorted(worker.calls):
             self.fail(call_id, error)
+        self._lanes.ended(worker, error)
 
     def lose_client(self, client: ClientId) -> None:
         """End the calls of a client that nobody can answer any more: many of them a slice at a time."""
@@ -232,7 +235,7 @@ class Router:
         worker.model.last_used_s = self._registry.now
         if not worker.calls:
             self._registry.model_idle(worker.model)
-            if worker.state is WorkerState.DRAINING:
+            if worker.state is WorkerState.DRAINING and not worker.is_closing_lanes:
                 self._registry.move_worker(worker, WorkerInput.DRAINED, "the last call in flight has ended")
 
     def _check_may_wait(self, event: CallReceived, caller: Caller) -> None:

@@ -90,7 +90,7 @@ class Charges:
         registry = self._registry
         if model.id in registry.reserved or model.id in registry.successors:
             return Kept.IN_WORK
-        if any(worker.calls for worker in model.workers.values()):
+        if any(worker.in_flight for worker in model.workers.values()):
             return Kept.IN_USE
         return Kept.FRESH if registry.now < self.resident_until_s(model) else None
 
@@ -104,7 +104,7 @@ class Charges:
 
     def unused_since_s(self, model: Model) -> float:
         """Return when a model was used last, or was loaded."""
-        return model.last_used_s or (model.loaded.at_s if model.loaded else model.created_s)
+        return model.used_s or (model.loaded.at_s if model.loaded else model.created_s)
 
     def eviction_score(self, model: Model) -> tuple[float, ModelId]:
         """Return what a model is worth keeping; the least goes first."""

@@ -121,12 +121,12 @@ class Queries:
         worker = self._registry.workers.get(worker_id)
         if worker is None:
             return Activity()
-        used_s = worker.model.last_used_s
+        used_s = worker.model.used_s
         is_recent = used_s is not None and used_s >= since_s
         is_loading = worker.state in _LOADING
         has_reservation = is_loading and self._registry.config.budget_bytes is not None
         reserved_bytes = worker.reserved_bytes if has_reservation else None
-        return Activity(bool(worker.calls) or is_recent, is_loading, reserved_bytes)
+        return Activity(bool(worker.in_flight) or is_recent, is_loading, reserved_bytes)
 
     @property
     def is_stopping(self) -> bool:

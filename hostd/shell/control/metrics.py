@@ -13,11 +13,11 @@ from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 
-from hostd.core.bookkeeping.latencies import BUCKETS_S
 from hostd.records import SERVING
 from hostd.shell.control.tally import Tally, buckets_of
 from hostd.version import __version__
 from hostd_workers.wire import frames as wire
+from hostd_workers.wire.figures import BUCKETS_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,0 +1,102 @@
+"""Direct lanes: clients of this machine that call a worker without the host, and what the host has to see to.
+
+Rules
+1. A client that may call a model is told the way to a worker that is READY (`Lane.address`), and uses it or not.
+2. A worker with clients is drained before it is ended, also if it seems idle: it begins no call any more, gives back
+   what has not begun (its client sends that to the host), and says when all is over.
+3. A client whose connection to a worker has ended asks what became of it. It hears what the callers by the host heard,
+   once that is known.
+4. Calls by lanes count as all others: when the host decides or is asked it reads them (`Lane.figures`), and when the
+   worker ends they become the model's.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+from hostd.core.bookkeeping.latencies import OTHER
+from hostd.core.effects import Answer, CloseLanes
+from hostd.core.lifecycle import WorkerInput, WorkerState
+from hostd.core.refusals import no_such_model, refusal_of
+from hostd_workers.wire.errors import FailedPreconditionError, HostError, UnavailableError
+
+if TYPE_CHECKING:
+    from hostd.core.events import LanesClosed
+    from hostd.core.models import Worker
+    from hostd.core.registry import Registry
+    from hostd.core.requests import FateRequested, LaneRequested
+    from hostd.core.values import Waiters, WorkerId
+
+FATES_KEPT: Final = 1024
+"""Of workers that have ended: a client asks at once, or after it has been stopped for a while."""
+
+
+class Lanes:
+    """The decisions about lanes."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._fates: OrderedDict[WorkerId, HostError] = OrderedDict()
+        self._waiting: dict[WorkerId, Waiters] = {}
+
+    def open(self, event: LaneRequested) -> None:
+        """Tell a client the way to a worker. Raises `HostError` if there is none at present."""
+        registry = self._registry
+        model = registry.models.get(event.model_id)
+        if model is None:
+            raise no_such_model(event.model_id, registry)
+        lanes = [worker for worker in model.ready if worker.lane is not None]
+        if model.is_yielding or not model.ready:
+            raise refusal_of(model)
+        if not lanes:
+            raise FailedPreconditionError(f"the worker of model {model.id!r} takes calls from the host alone")
+        worker = min(lanes, key=lambda worker: worker.in_flight)
+        if worker.lane is not None:
+            registry.effects.append(Answer(event.caller, worker.lane.address))
+
+    def closing(self, worker: Worker) -> bool:
+        """Have a worker close its lanes before its end, if it has clients; say whether that is waited for."""
+        if worker.lane is None or not worker.lane.figures().connections:
+            return False
+        worker.is_closing_lanes = True
+        self._registry.effects.append(CloseLanes(worker.id))
+        return True
+
+    def closed(self, event: LanesClosed) -> None:
+        """Go on with a worker that has no call of a lane any more."""
+        worker = self._registry.workers.get(event.worker_id)
+        if worker is not None and worker.is_closing_lanes:
+            worker.is_closing_lanes = False
+            if worker.state is WorkerState.DRAINING and not worker.calls:
+                self._registry.move_worker(worker, WorkerInput.DRAINED, "the last call in flight has ended")
+
+    def fate(self, event: FateRequested) -> None:
+        """Answer what became of a worker, as an error, once it is known. Raises `HostError`."""
+        error = self._fates.get(event.worker_id)
+        if error is not None:
+            raise error
+        if event.worker_id not in self._registry.workers:
+            raise UnavailableError("the worker is not known any more; whether the call was begun is unknown")
+        waiters = self._waiting.setdefault(event.worker_id, {})
+        self._registry.waiting.add(waiters, event.caller, event.deadline_s)
+
+    def ended(self, worker: Worker, error: HostError) -> None:
+        """Keep what became of a worker, and tell those that have asked."""
+        if self._fates.setdefault(worker.id, error) is error:
+            while len(self._fates) > FATES_KEPT:
+                self._fates.popitem(last=False)
+            waiters = self._waiting.pop(worker.id, None)
+            if waiters:
+                self._registry.waiting.refuse(waiters, error)
+
+    def settle(self, worker: Worker) -> None:
+        """Make the calls of a worker's lanes its model's, once it has ended."""
+        if worker.lane is not None:
+            model, figures = worker.model, worker.lane.figures()
+            model.calls += figures.begun
+            model.errors += figures.failed + figures.in_flight
+            model.last_used_s = max(model.last_used_s or 0.0, figures.last_use_s) or None
+            for method, counts, sum_s in worker.lane.by_method():
+                model.latencies.merge(method or OTHER, counts, sum_s)
+            worker.lane = None

@@ -1,0 +1,169 @@
+"""Direct lanes in the core: who is told of them, what they count for, and how a worker with clients is ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from driver import ALICE, BOB, Driver, memory_of
+
+from hostd.core import effects as fx
+from hostd.core import events as ev
+from hostd_workers.wire.errors import (
+    AbortedError,
+    FailedPreconditionError,
+    HostError,
+    NotFoundError,
+    UnavailableError,
+)
+from hostd_workers.wire.figures import BUCKETS_S, Figures, MethodFigures
+
+
+@dataclass
+class FakeLane:
+    """What a page says, as a test sets it."""
+
+    figures_: Figures = Figures(0, 0, 0, 0, 0.0, 0)
+    methods: list[MethodFigures] = field(default_factory=list)
+    address: dict[str, object] = field(default_factory=lambda: {"path": "/run/lane"})
+
+    def figures(self) -> Figures:
+        return self.figures_
+
+    def durations_s(self) -> list[float]:
+        return [0.5] * self.figures_.ended
+
+    def by_method(self) -> list[MethodFigures]:
+        return self.methods
+
+    def shows(self, **figures: float) -> None:
+        self.figures_ = self.figures_._replace(**figures)
+
+
+@pytest.fixture
+def lane() -> FakeLane:
+    return FakeLane()
+
+
+@pytest.fixture
+def host(host: Driver, lane: FakeLane) -> Driver:
+    """A host with one READY model, `m`, whose worker has a lane."""
+    host.up_to("LOADING")
+    host.loaded(lane=lane)
+    host.measured(memory=memory_of(1000))
+    return host
+
+
+def open_lane(host: Driver, model_id: str = "m") -> ev.Caller:
+    caller = host.caller()
+    host.feed(ev.LaneRequested(caller, ev.ModelId(model_id)))
+    return caller
+
+
+def fate(host: Driver, worker: int = 1, client: ev.ClientId = ALICE) -> ev.Caller:
+    caller = host.caller(client)
+    host.feed(ev.FateRequested(caller, ev.WorkerId(worker), None))
+    return caller
+
+
+def test_a_client_is_told_the_way_to_a_worker_that_is_ready(host, lane):
+    assert host.answer(open_lane(host)) == lane.address
+
+
+def test_of_several_workers_none_but_a_serving_one_is_told(host):
+    assert isinstance(host.error(open_lane(host, "other")), NotFoundError)
+    host.unload("m")
+    assert isinstance(host.error(open_lane(host)), HostError)
+
+
+def test_a_worker_without_a_lane_is_called_by_the_host(host):
+    host.up_to("READY", "plain")
+    error = host.error(open_lane(host, "plain"))
+    assert isinstance(error, FailedPreconditionError)
+    assert error.message == "the worker of model 'plain' takes calls from the host alone"
+
+
+def test_calls_by_lanes_are_shown_as_all_others(host, lane):
+    host.answered(host.sent(host.call()), failed=True)
+    lane.shows(begun=7, ended=5, failed=2, last_use_s=host.now + 100.0, connections=1)
+    info = host.core.queries.get_model("m")
+    assert (info.calls, info.errors, info.workers[0].in_flight) == (8, 3, 2)
+    assert info.latency_p50_s == 0.5
+    assert info.last_used_s == host.now + 100.0
+
+
+def test_a_worker_without_clients_is_killed_at_once(host):
+    host.unload("m")
+    assert host.killed() == [1]
+
+
+def test_a_worker_with_clients_closes_its_lanes_before_it_is_killed(host, lane):
+    lane.shows(connections=1)
+    unload = host.unload("m")
+    assert host.effects_of(fx.CloseLanes) == [fx.CloseLanes(ev.WorkerId(1))]
+    assert (host.worker_state(), host.killed()) == ("DRAINING", [])
+    host.feed(ev.LanesClosed(ev.WorkerId(1)))
+    assert host.killed() == [1]
+    host.gone()
+    assert host.answer(unload)
+
+
+def test_calls_by_the_host_and_by_lanes_are_both_waited_for(host, lane):
+    lane.shows(connections=1)
+    call = host.sent(host.call())
+    host.unload("m")
+    host.feed(ev.LanesClosed(ev.WorkerId(1)))
+    assert host.worker_state() == "DRAINING"
+    host.answered(call)
+    assert host.worker_state() == "KILLING"
+
+
+def test_lanes_that_do_not_close_in_time_are_ended(host, lane):
+    lane.shows(connections=1)
+    host.unload("m")
+    asked = fate(host)
+    host.pass_time(host.core._registry.config.drain_timeout_s)
+    assert host.killed() == [1]
+    error = host.error(asked)
+    assert isinstance(error, AbortedError)
+    assert "calls did not end within" in error.message
+
+
+def test_at_once_is_at_once(host, lane):
+    lane.shows(connections=1)
+    host.unload("m", at_once=True)
+    assert host.killed() == [1]
+
+
+def test_who_has_lost_a_lane_hears_what_the_other_callers_hear(host, lane):
+    lane.shows(connections=1)
+    call = host.call(client=BOB)
+    early = fate(host)
+    assert host.is_waiting(early)
+    host.exited("signal 11 (SIGSEGV)")
+    late = fate(host)
+    assert {host.error(caller).message for caller in (early, late, call)} == {host.error(call).message}
+    assert "SIGSEGV" in host.error(late).message
+
+
+def test_of_a_worker_that_nobody_remembers_nothing_is_known(host):
+    assert isinstance(host.error(fate(host, 99)), UnavailableError)
+
+
+def test_when_a_worker_has_ended_its_calls_are_the_models(host, lane):
+    counts = [0] * (len(BUCKETS_S) + 1)
+    counts[3] = 4
+    lane.shows(begun=5, ended=4, failed=1, last_use_s=host.now + 9.0, connections=1)
+    lane.methods = [MethodFigures("predict", counts, 2.0), MethodFigures(None, counts, 1.0)]
+    host.exited("exit code 1")
+    host.gone()
+    info = host.core.queries.get_model("m")
+    assert (info.calls, info.errors, info.last_used_s) == (5, 2, host.now + 9.0)
+    model = host.core._registry.models["m"]
+    assert {name: times.sum_s for name, times in model.latencies.by_method.items()} == {"predict": 2.0, "(other)": 1.0}
+
+
+def test_lanes_that_say_that_they_are_closed_unasked_change_nothing(host):
+    assert host.feed(ev.LanesClosed(ev.WorkerId(1))) == []
+    assert host.feed(ev.LanesClosed(ev.WorkerId(77))) == []
+    assert host.worker_state() == "READY"
