@@ -23,7 +23,7 @@ from hostd_workers.wire.figures import BUCKETS_S, Figures, MethodFigures
 class FakeLane:
     """What a page says, as a test sets it."""
 
-    figures_: Figures = Figures(0, 0, 0, 0, 0.0, 0)
+    figures_: Figures = field(default_factory=lambda: Figures(0, 0, 0, 0, 0.0, 0))
     methods: list[MethodFigures] = field(default_factory=list)
     address: dict[str, object] = field(default_factory=lambda: {"path": "/run/lane"})
 
