@@ -23,6 +23,8 @@ DEFAULT_NAME = "default"
 CLIENT_SOCKET = "client.ipc"
 WORKER_SOCKET = "workers.ipc"
 DOOR_SOCKET = "members.ipc"
+LANE_SOCKETS = "lane-"
+"""What the names of the sockets of workers begin with."""
 """Where processes join a host that they share; see `hostd.sharing`."""
 
 LOGS = "logs"

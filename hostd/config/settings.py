@@ -123,6 +123,10 @@ class WorkersConfig(_Section):
     """Requests waiting or running per model before new ones are refused with RESOURCE_EXHAUSTED: enough for clients
     that pipeline, few enough that a stuck model cannot fill the host."""
 
+    lanes: bool = True
+    """Whether clients on this machine call workers directly, over a UNIX socket of each, which saves two thirds of the
+    time of a small call. Off: all calls go through the host."""
+
     cpu_threads: Threads | None = None
     """How many threads the libraries of a model may use that says nothing itself. Unset: the cores (those that
     its control groups have time for, if that is less) divided by the number of loaded models when it is loaded, at

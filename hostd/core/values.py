@@ -236,8 +236,9 @@ class Memory(NamedTuple):
 class Lane(Protocol):
     """What the outside knows of the clients of a worker that do without the host; read when it is needed."""
 
-    address: Mapping[str, object]
-    """What a client needs to call the worker."""
+    @property
+    def address(self) -> Mapping[str, object]:
+        """What a client needs to call the worker."""
 
     def figures(self) -> Figures:
         """Return the figures of the moment."""

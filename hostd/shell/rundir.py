@@ -75,7 +75,8 @@ class RuntimeDirectory:
         return what and f"{what}; what is connected works on. Start the host again (kill {os.getpid()} ends this one)"
 
     def _remove_sockets(self, *others: str) -> None:
-        for name in (paths.CLIENT_SOCKET, paths.WORKER_SOCKET, *others):
+        lanes = [path.name for path in self.path.glob(f"{paths.LANE_SOCKETS}*")]
+        for name in (paths.CLIENT_SOCKET, paths.WORKER_SOCKET, *lanes, *others):
             socket = self.path / name
             with contextlib.suppress(FileNotFoundError):
                 # Only a socket is ours to remove: ZeroMQ would delete a regular file that it binds over.

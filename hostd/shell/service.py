@@ -37,6 +37,7 @@ from hostd.shell.sizes.predictor import Sizes
 from hostd.shell.starting import models_dir_of, recover
 from hostd.shell.supervisor import Supervisor
 from hostd.shell.transport.clients import Frontend, Programs
+from hostd.shell.transport.lanes import LanePlaces
 from hostd.shell.transport.listener import Listener
 from hostd.shell.transport.poller import Poller
 from hostd.shell.transport.workers import Backend
@@ -122,7 +123,8 @@ class Service:
         if gpu is not None:
             enter(gpu)
         max_bytes = config.limits.max_message_bytes
-        backend = enter(Backend(partial(listen, paths.worker_endpoint), supervisor.emit, max_bytes))
+        lanes = enter(LanePlaces(config))
+        backend = enter(Backend(partial(listen, paths.worker_endpoint), supervisor.emit, max_bytes, lanes))
         workforce = enter(Workforce(loop, supervisor, backend, logs, guard, gpu, config))
         staging = repository = None
         if models_dir is not None:

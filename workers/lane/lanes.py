@@ -8,6 +8,7 @@ Rules
 
 from __future__ import annotations
 
+import os
 import select
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -43,6 +44,7 @@ class Lanes:
         """Let clients come, as the host has told: `path`, `secret`, `page_fd` and `Limits`. Raises `OSError`."""
         limits = Limits(*(told[name] for name in Limits._fields))
         self._books = Books(limits, Writer(told["page_fd"], sorted(methods)))
+        os.close(told["page_fd"])  # it is mapped, and was inheritable
         self._secret: bytes = told["secret"]
         self._methods = methods
         self._listener = Listener(told["path"], self._books)

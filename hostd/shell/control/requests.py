@@ -117,6 +117,8 @@ class Control:
             "memory_info": Verb(Role.USE, self._memory_info),
             "reload_config": Verb(Role.ADMINISTER, self._reload),
             "shutdown": Verb(Role.ADMINISTER, lambda r: emit(ev.ShutdownRequested(r.caller))),
+            "open_lane": Verb(Role.USE, lambda r: emit(ev.LaneRequested(r.caller, _model_id(r)))),
+            "lane_fate": Verb(Role.USE, self._fate),
             "list_models": Verb(Role.USE, self._list_models),
             "get_model": Verb(Role.USE, self._get_model),
             "explain_model": Verb(Role.USE, self._explain_model),
@@ -127,6 +129,10 @@ class Control:
             "host_settings": Verb(Role.ADMINISTER, lambda r: answer(r.caller, self._settings.to_dict())),
             "events": Verb(Role.USE, self._subscribe),
         }
+
+    def _fate(self, request: Request) -> None:
+        worker_id = ev.WorkerId(request.get("worker", int))
+        self._supervisor.emit(ev.FateRequested(request.caller, worker_id, request.deadline_s))
 
     def withdraw(self, client: ev.ClientId, request_id: int | None) -> None:
         """End a client's subscription, or with None all of them."""

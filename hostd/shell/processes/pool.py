@@ -210,7 +210,7 @@ class Workforce(Component):
         python = effect.spec.python or self._python
 
         def work() -> WorkerProcess:
-            process = self._processes.spawn(worker_id, python, environment)
+            process = self._processes.spawn(worker_id, python, environment, self._backend.lanes.new(worker_id))
             try:
                 self._guard.began(worker_id, process.pid, limit_bytes)
             except BaseException:  # nobody else knows of it yet

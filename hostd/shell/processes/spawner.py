@@ -30,6 +30,7 @@ from hostd.shell.linux.proc import adopted_children
 from hostd.shell.processes.crashes import CRASHES
 from hostd.shell.processes.ending import PATIENCE_S, Ending, reap
 from hostd.shell.processes.environment import TOKEN_VARIABLE
+from hostd.shell.transport.lanes import PAGE_FD
 
 if TYPE_CHECKING:
     from hostd.core.events import Memory, WorkerId
@@ -64,8 +65,13 @@ class Processes:
     def __repr__(self) -> str:
         return f"<Processes {sorted(self._workers)}>"
 
-    def spawn(self, worker_id: WorkerId, python: str | None, environment: dict[str, str]) -> WorkerProcess:
-        """Start a worker. Raises OSError if the system makes no process. Call it from the spawning thread only."""
+    def spawn(
+        self, worker_id: WorkerId, python: str | None, environment: dict[str, str], page_fd: int | None = None
+    ) -> WorkerProcess:
+        """Start a worker, which gets a page of figures as `PAGE_FD`. Call it from the spawning thread only.
+
+        Raises OSError if the system makes no process.
+        """
         interpreter = python or sys.executable
         argv = [interpreter, str(BOOTSTRAP)]
         log_read, log_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -77,6 +83,8 @@ class Processes:
                 (os.POSIX_SPAWN_DUP2, log_write, 1),
                 (os.POSIX_SPAWN_DUP2, log_write, 2),
             ]
+            if page_fd is not None:
+                actions.append((os.POSIX_SPAWN_DUP2, page_fd, PAGE_FD))
             with self._lock:
                 # A session of its own: no signal of a terminal reaches it, and its helpers are found by their session.
                 pid = os.posix_spawn(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from hostd.core.events import Event, WorkerId
     from hostd.shell.component import Handlers
+    from hostd.shell.transport.lanes import LanePlaces
     from hostd.shell.transport.listener import Listener
 
 _log = logging.getLogger(__name__)
@@ -37,10 +38,15 @@ class Backend(Component):
     """Messages from and to workers. `emit` takes events."""
 
     def __init__(
-        self, listen: Callable[[Side], Listener], emit: Callable[[Event], None], max_message_bytes: int
+        self,
+        listen: Callable[[Side], Listener],
+        emit: Callable[[Event], None],
+        max_message_bytes: int,
+        lanes: LanePlaces,
     ) -> None:
-        """Listen. Takes where events go, and what a worker's answer may have at most."""
+        """Listen. Takes where events go, what a worker's answer may have at most, and where clients find workers."""
         self._emit = emit
+        self.lanes = lanes
         self._max_message_bytes = max_message_bytes
         self._by_token: dict[bytes, WorkerId] = {}
         self._tokens: dict[WorkerId, bytes] = {}
@@ -62,7 +68,12 @@ class Backend(Component):
 
     def handlers(self) -> Handlers:
         """Return what carries out which effect; `SendLoad` waits for a look at the worker first (`Workforce`)."""
-        return {fx.ForwardCall: self.call, fx.ForwardCancel: self.cancel, fx.ForwardCredit: self.credit}
+        return {
+            fx.ForwardCall: self.call,
+            fx.ForwardCancel: self.cancel,
+            fx.ForwardCredit: self.credit,
+            fx.CloseLanes: lambda effect: self._send(effect.worker_id, wire.pack(msg.CLOSE_LANES, 0)),
+        }
 
     def close(self) -> None:
         """Close all connections."""
@@ -82,6 +93,7 @@ class Backend(Component):
         self._suspects.discard(worker_id)
         self._silent.discard(worker_id)
         self._stacks.pop(worker_id, None)
+        self.lanes.forget(worker_id)
         token = self._tokens.pop(worker_id, None)
         if token is not None:
             del self._by_token[token]
@@ -186,6 +198,7 @@ class Backend(Component):
             "default_method": spec.default_method,
             "initializer": None if spec.initializer is None else list(spec.initializer),
             "max_message_bytes": self._max_message_bytes,
+            "lane": self.lanes.told(effect.worker_id, effect.model_id),
         }
         self._send(effect.worker_id, msg.pack_map(msg.LOAD, 0, request))
 
@@ -209,7 +222,9 @@ class Backend(Component):
                     self._stacks[worker_id] = StacksOffer(fd, number)
             return ev.WorkerSaidHello(worker_id)
         if kind == msg.LOADED:
-            return _loaded(worker_id, msg.unpack_map(envelope, msg.LOADED_LIMITS))
+            return self._loaded(worker_id, msg.unpack_map(envelope, msg.LOADED_LIMITS))
+        if kind == msg.LANES_CLOSED:
+            return ev.LanesClosed(worker_id)
         if kind == msg.ERROR:
             return ev.WorkerRefusedLoad(worker_id, msg.unpack_error_metered(envelope))
         if kind == msg.LAST_WORDS:
@@ -218,16 +233,16 @@ class Backend(Component):
             return ev.WorkerSpokeLastWords(worker_id, error)
         raise ProtocolError(f"a worker may not send messages of kind {kind}")
 
-
-def _loaded(worker_id: WorkerId, body: dict[str, Any]) -> Event:
-    match body:
-        case {"methods": dict(methods), "loader": str(loader), "default_method": None | str() as default}:
-            if len(methods) > msg.MAX_METHODS or not all(isinstance(name, str) for name in methods):
-                raise ProtocolError("a malformed list of methods")
-            described = {name: _method(method) for name, method in methods.items()}
-            return ev.WorkerLoaded(worker_id, loader, described, default, _texts(body.get("warnings")))
-        case _:
-            raise ProtocolError("a malformed LOADED message")
+    def _loaded(self, worker_id: WorkerId, body: dict[str, Any]) -> Event:
+        match body:
+            case {"methods": dict(methods), "loader": str(loader), "default_method": None | str() as default}:
+                if len(methods) > msg.MAX_METHODS or not all(isinstance(name, str) for name in methods):
+                    raise ProtocolError("a malformed list of methods")
+                described = {name: _method(method) for name, method in methods.items()}
+                lane = self.lanes.opened(worker_id, described) if body.get("lane") is True else None
+                return ev.WorkerLoaded(worker_id, loader, described, default, _texts(body.get("warnings")), lane)
+            case _:
+                raise ProtocolError("a malformed LOADED message")
 
 
 def _texts(said: object) -> tuple[str, ...]:

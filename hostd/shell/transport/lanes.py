@@ -1,0 +1,118 @@
+"""The host's part of direct lanes: where each worker listens, with which secret, and the page of its figures.
+
+A worker listens at a path in the runtime directory, which only our user can enter. What a client must show there is
+random and of this worker alone, so that a path that is used again leads nobody to another model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from hostd import paths
+from hostd.shell.component import Component
+from hostd_workers.wire import page
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from hostd.config.settings import HostConfig
+    from hostd.core.values import ModelId, WorkerId
+    from hostd_workers.wire.figures import Figures, MethodFigures
+
+PAGE_FD: Final = 3
+"""Of the page of figures, in a worker: the first descriptor that a process does not have by itself."""
+
+_SECRET_BYTES: Final = 16
+
+
+class WorkerLane:
+    """What a worker's page says, for the core."""
+
+    def __init__(self, address: dict[str, object], fd: int, methods: Iterable[str]) -> None:
+        """Map the page. Raises `OSError`."""
+        self.address = address
+        self._page = page.Page(fd, sorted(methods))
+
+    def figures(self) -> Figures:
+        """Return the figures of the moment."""
+        return self._page.figures()
+
+    def durations_s(self) -> list[float]:
+        """Return how long the last calls took."""
+        return self._page.durations_s()
+
+    def by_method(self) -> list[MethodFigures]:
+        """Return the calls of each method, of some together (None)."""
+        return self._page.by_method()
+
+
+@dataclass(frozen=True)
+class _Place:
+    path: Path
+    secret: bytes
+    fd: int
+
+
+class LanePlaces(Component):
+    """Where the workers of a host listen."""
+
+    def __init__(self, config: HostConfig) -> None:
+        self._directory = config.runtime_dir
+        self._is_on = config.workers.lanes
+        self._limits = {
+            "max_in_flight": config.workers.max_in_flight,
+            "max_in_flight_bytes": config.limits.max_in_flight_bytes,
+            "max_message_bytes": config.limits.max_message_bytes,
+        }
+        self._places: dict[WorkerId, _Place] = {}
+
+    def close(self) -> None:
+        """Forget all of them."""
+        for worker_id in list(self._places):
+            self.forget(worker_id)
+
+    def new(self, worker_id: WorkerId) -> int | None:
+        """Return the descriptor of the page for a worker that is about to be spawned; None if it gets no lane."""
+        path = self._directory / f"{paths.LANE_SOCKETS}{worker_id}"
+        if not self._is_on or len(os.fsencode(path)) > paths.SOCKET_PATH_MAX_BYTES:
+            return None
+        with contextlib.suppress(OSError):  # without a descriptor for it, calls go by the host
+            self._places[worker_id] = _Place(path, secrets.token_bytes(_SECRET_BYTES), page.new())
+            return self._places[worker_id].fd
+        return None
+
+    def told(self, worker_id: WorkerId, model_id: ModelId) -> dict[str, Any] | None:
+        """Return what a worker is told of its lane with what to load; None if it has none."""
+        place = self._places.get(worker_id)
+        if place is None:
+            return None
+        return {
+            "path": str(place.path),
+            "secret": place.secret,
+            "page_fd": PAGE_FD,
+            "model_id": model_id,
+            **self._limits,
+        }
+
+    def opened(self, worker_id: WorkerId, methods: Iterable[str]) -> WorkerLane | None:
+        """Return the lane of a worker that says that it listens; None if it cannot be used."""
+        place = self._places.get(worker_id)
+        if place is None:
+            return None
+        with contextlib.suppress(OSError):
+            address = {"path": str(place.path), "secret": place.secret, "worker": worker_id}
+            return WorkerLane(address, place.fd, methods)
+        return None
+
+    def forget(self, worker_id: WorkerId) -> None:
+        """Remove what is left of a worker that has ended."""
+        place = self._places.pop(worker_id, None)
+        if place is not None:
+            os.close(place.fd)
+            with contextlib.suppress(OSError):
+                place.path.unlink()
