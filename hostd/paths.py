@@ -247,6 +247,11 @@ def _umask() -> int:
     return 0
 
 
+def is_local(endpoint: str) -> bool:
+    """Say whether what listens at an endpoint is on this machine."""
+    return endpoint.startswith("ipc:")
+
+
 def _endpoint(directory: str | os.PathLike[str], socket_name: str) -> str:
     path = os.path.join(directory, socket_name)  # noqa: PTH118 - bytes are counted on this very string
     length = len(os.fsencode(path))

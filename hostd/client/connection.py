@@ -100,6 +100,8 @@ class Connection:
             raise
         self.is_closed = False
         self._messages = MessageSocket(self.socket)
+        self.has_sent = True
+        """Whether something was sent since `receive` found nothing: that may have swallowed the descriptor's news."""
         try:
             self.socket.connect(endpoint)
         except zmq.ZMQError as error:
@@ -164,6 +166,7 @@ class Connection:
         """Send a message without blocking; False if it must wait. Big frames are not copied."""
         if not self.is_known:
             return False
+        self.has_sent = True
         try:
             self._messages.send(frames)
         except zmq.Again:
@@ -195,6 +198,7 @@ class Connection:
         try:
             return buffers_of(self._messages.receive())
         except zmq.Again:
+            self.has_sent = False
             return None
 
 

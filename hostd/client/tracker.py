@@ -17,12 +17,19 @@ from hostd.client.arguments import program_name
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import decode, encode, encode_call
-from hostd_workers.wire.errors import HostError, MessageTooLargeError, ProtocolError, UnavailableError
+from hostd_workers.wire.errors import (
+    DeadlineExceededError,
+    HostError,
+    MessageTooLargeError,
+    ProtocolError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeAlias
 
+    from hostd.client.lanes import Lane
     from hostd_workers.wire.frames import Buffer
 
     Make: TypeAlias = Callable[["Tracker"], tuple[Any, list[Buffer]]]
@@ -31,6 +38,9 @@ _BATCH = bytes([wire.BATCH])
 
 _HEADERS_REMEMBERED = 4096
 
+GRACE_S = 1.0
+LANE_GRACE_S = 0.05
+
 STREAM_WINDOW = 64
 """Items that a worker may be ahead of its consumer: enough to hide a round trip, few enough to keep memory small."""
 
@@ -38,15 +48,31 @@ STREAM_WINDOW = 64
 class Pending:
     """A request that waits for its one answer; its `listeners` are called when that has come."""
 
-    __slots__ = ("_envelope", "deadline_s", "error", "id", "is_done", "listeners")
+    __slots__ = ("_envelope", "deadline_s", "error", "id", "is_done", "lane", "listeners", "model_id")
 
     def __init__(self, request_id: int) -> None:
         self.id = request_id
         self.is_done = False
+        self.model_id: str | None = None
+        """Of a call."""
+        self.lane: Lane | None = None
+        """What it was sent over, if not by the host."""
         self.deadline_s: float | None = None
         self.error: HostError | None = None
         self.listeners: list[Callable[[], None]] = []
         self._envelope: wire.Envelope | None = None
+
+    @property
+    def grace_s(self) -> float:
+        """How long after its deadline an answer may come: the host answers late ones itself, and a worker cannot."""
+        return GRACE_S if self.lane is None else LANE_GRACE_S
+
+    def overdue(self, timeout_s: float | None = None) -> HostError:
+        """Return the error of a request that was not answered in time."""
+        if self.lane is not None:
+            return DeadlineExceededError("the deadline passed before the model answered")
+        within = "in time" if timeout_s is None else f"within {timeout_s:g} s"
+        return DeadlineExceededError(f"the host did not answer {within}")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} {'done' if self.is_done else 'waiting'}>"
@@ -157,6 +183,7 @@ class Tracker:
         body, buffers = encode_call(args, kwargs)
         header = self._headers.get((model_id, method, False)) or self._header(model_id, method, streams=False)
         pending = self._new(Pending)
+        pending.model_id = model_id
         return pending, self._pack(msg.CALL, pending, header, body, buffers, timeout_s)
 
     def stream(
@@ -166,6 +193,7 @@ class Tracker:
         body, buffers = encode_call(args, kwargs)
         header = self._headers.get((model_id, method, True)) or self._header(model_id, method, streams=True)
         pending = self._new(PendingStream)
+        pending.model_id = model_id
         return pending, self._pack(msg.STREAM, pending, header, body, buffers, timeout_s)
 
     def verb(self, verb: str, arguments: dict[str, Any], timeout_s: float | None) -> tuple[Pending, list[Buffer]]:
@@ -187,7 +215,8 @@ class Tracker:
 
     def overdue(self, now: float) -> list[Pending]:
         """Return the requests that are past their own deadline (`Pending.deadline_s`)."""
-        return [p for p in [*self._pending.values()] if p.deadline_s is not None and p.deadline_s <= now]
+        requests = [*self._pending.values()]
+        return [each for each in requests if each.deadline_s is not None and each.deadline_s + each.grace_s <= now]
 
     def receive(self, frames: list[Buffer]) -> None:
         """Take one message of the host, or a batch of them."""
@@ -198,7 +227,10 @@ class Tracker:
             self._receive_one(frames)
 
     def _receive_one(self, frames: list[Buffer]) -> None:
-        envelope = wire.unpack(frames)
+        self.answer(wire.unpack(frames))
+
+    def answer(self, envelope: wire.Envelope) -> None:
+        """Take what answers a request."""
         pending = self._pending.get(envelope.id) if envelope.kind == msg.ITEM else self._pending.pop(envelope.id, None)
         if pending is not None:
             pending.receive(wire.Envelope(msg.RESULT, *envelope[1:]) if envelope.kind == msg.WELCOME else envelope)

@@ -3,8 +3,8 @@
 Rules
 1. A connection that floods, stalls, sends garbage or half a message hurts only itself: it has its own queue of calls,
    nothing is done for it while too many of its answers wait, and it ends for what is not of this protocol.
-2. Every call gets exactly one answer. What has not begun when the lanes are closed is answered with NOT_BEGUN: its
-   client sends it to the host, which knows what to do.
+2. Every call gets exactly one answer. What comes after the lanes were closed is answered with NOT_BEGUN: its client
+   sends it to the host, which knows what to do.
 """
 
 from __future__ import annotations
@@ -118,11 +118,11 @@ class Lane:
         """Return what has come. Raises `EOFError` at the end, `HostError` for what no client of ours sends."""
         return self._link.receive()
 
-    def accept(self, envelope: wire.Envelope, *, may_begin: bool) -> None:
+    def accept(self, envelope: wire.Envelope, *, is_open: bool) -> None:
         """Take in a message of a client that was let in. Raises `ProtocolError` for what it may not send."""
         runtime, kind = self._runtime, envelope.kind
         if kind in (msg.CALL, msg.STREAM):
-            if may_begin and runtime is not None:
+            if is_open and runtime is not None:
                 self._begin(runtime, envelope)
             else:
                 self.send(wire.pack(msg.NOT_BEGUN, envelope.id))
@@ -154,12 +154,6 @@ class Lane:
         """Run one call, if there is one."""
         if self._runtime is not None:
             self._runtime.step()
-
-    def give_back(self) -> None:
-        """Answer the calls that have not begun with NOT_BEGUN."""
-        if self._runtime is not None:
-            for id_ in self._runtime.take_queued():
-                self.send(wire.pack(msg.NOT_BEGUN, id_))
 
     # What goes
 

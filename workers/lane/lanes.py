@@ -3,7 +3,7 @@
 Rules
 1. `step` runs one call of each lane that has one, so many calls of one client delay another's by one each.
 2. A client is let in by its first message, LANE_HELLO with the secret of this generation.
-3. Once they are closed (`retire`) no call begins: what waits is given back, what has begun ends, and then all is over.
+3. Once they are closed (`retire`) no further call is taken: what has come before ends, and then all is over.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from hostd_workers.calls.runtime import Runtime
 from hostd_workers.lane.connection import Books, Lane, Limits
 from hostd_workers.lane.listener import Listener
 from hostd_workers.process.forked import leave_if_child
+from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import HostError, PermissionDeniedError
 from hostd_workers.wire.page import Writer
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hostd_workers.methods import Method
-    from hostd_workers.wire import frames as wire
 
 MAX_SILENT: Final = 32
 """Connections that have not said hello: the oldest makes place for the next."""
@@ -110,14 +110,13 @@ class Lanes:
         self._look_whether_over()
 
     def retire(self, on_over: Callable[[], None]) -> None:
-        """Begin no call any more; `on_over` is called once none is under way."""
+        """Take no further call; `on_over` is called once none is under way."""
         self._is_retired, self._on_over = True, on_over
         if not self._rests_until_s:
             self._epoll.unregister(self._listener.fd)
         self._rests_until_s = 0.0
         self._listener.close()
         for lane in list(self._lanes.values()):
-            lane.give_back()
             self._flush(lane)
         self._look_whether_over()
 
@@ -130,7 +129,7 @@ class Lanes:
                     if lane in self._silent:
                         self._let_in(lane, envelope)
                     else:
-                        lane.accept(envelope, may_begin=not self._is_retired)
+                        lane.accept(envelope, is_open=not self._is_retired)
         except (EOFError, HostError):
             self._close(lane)
             return
@@ -145,6 +144,9 @@ class Lanes:
         del self._silent[lane]
         lane.serve(Runtime(self._methods, lane.send, self._books.limits.max_message_bytes))
         self._books.page.connected(len(self._lanes) - len(self._silent))
+        # At once: a client that has not heard it takes for granted that none of its calls has begun.
+        lane.send(wire.pack(msg.LANE_WELCOME, 0))
+        self._flush(lane)
 
     def _accept(self) -> None:
         try:

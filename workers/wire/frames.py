@@ -141,6 +141,11 @@ def has_inline_body(first: Buffer) -> bool:
     return len(first) > PREFIX_BYTES + header_length
 
 
+def deadline_of(first: Buffer) -> int:
+    """Return the deadline of a message, in milliseconds; `MAX_DEADLINE_MS`: none."""
+    return int.from_bytes(first[4:8], "big")
+
+
 def id_of(first: Buffer) -> int:
     """Return the id of a message of any version; kind, version and id keep their places for ever."""
     return int.from_bytes(first[_ID_OFFSET:PREFIX_BYTES], "big")

@@ -54,10 +54,11 @@ LANES_CLOSED: Final = 38
 
 # Between client and worker only.
 LANE_HELLO: Final = 49
-NOT_BEGUN: Final = 50
-REGION: Final = 51
-UNUSED: Final = 52
-GIVEN_UP: Final = 53
+LANE_WELCOME: Final = 50
+NOT_BEGUN: Final = 51
+REGION: Final = 52
+UNUSED: Final = 53
+GIVEN_UP: Final = 54
 
 # What a host decodes itself: everybody waits meanwhile. Measured, the worst bodies that are accepted, and in brackets
 # those that are refused at their end. (Without these limits one of 4 MB took 1.5 s.)

@@ -9,11 +9,11 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from hostd import trust
+from hostd import paths, trust
 from hostd.client import forks
-from hostd.client._sync.channel import GRACE_S
 from hostd.client.connection import Connection, Patience, went_away
-from hostd.client.tracker import Pending, PendingStream, Tracker
+from hostd.client.lanes import Lanes
+from hostd.client.tracker import GRACE_S, Pending, PendingStream, Tracker
 from hostd.hosts.listing import unreachable, why_unreachable
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
@@ -28,6 +28,7 @@ from hostd_workers.wire.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from hostd.client.lanes import Lane
     from hostd.client.tracker import Make
     from hostd_workers.wire.frames import Buffer
 
@@ -44,7 +45,15 @@ class AsyncChannel:
     The loop does not keep it, so that a client that was dropped closes although its loop goes on.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, endpoint: str, connect_timeout_s: float, wait_s: float) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        endpoint: str,
+        connect_timeout_s: float,
+        wait_s: float,
+        *,
+        is_direct: bool = True,
+    ) -> None:
         self._loop = loop
         self.endpoint = endpoint
         self._connect_timeout_s = connect_timeout_s
@@ -53,9 +62,12 @@ class AsyncChannel:
         self._connection: Connection | None = None
         self._connecting = asyncio.Lock()
         self._outbox: deque[list[Buffer]] = deque()
+        may_be_direct = is_direct and paths.is_local(endpoint)
+        self._lanes = Lanes(self._tracker, self._to_host, self._watch, is_on=may_be_direct)
         self._retry: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._is_closed = False
+        self._is_due = False
         self.is_orphaned = False
         forks.watch(self)
 
@@ -104,9 +116,7 @@ class AsyncChannel:
         """Send a request that `make` makes, and return it. Connects first if there is no connection."""
         if self.is_orphaned or self._connection is None or self._connecting.locked():
             await self._make_ready()
-        pending, frames = make(self._tracker)
-        self._send(frames)
-        return pending
+        return self._begin(make)
 
     async def begin_all(self, makers: Iterable[Make]) -> list[Any]:
         """Send several requests together, and return them."""
@@ -114,14 +124,22 @@ class AsyncChannel:
         begun: list[Pending] = []
         try:
             for make in makers:
-                pending, frames = make(self._tracker)
-                self._send(frames)
-                begun.append(pending)
+                begun.append(self._begin(make))  # noqa: PERF401 - those before one that fails are known
         except BaseException:
             for pending in begun:  # nobody will ever ask for them
                 self.cancel(pending)
             raise
         return begun
+
+    def _begin(self, make: Make) -> Any:
+        pending, frames = make(self._tracker)
+        lane = None if pending.model_id is None else self._lanes.of(pending.model_id)
+        if lane is None:
+            self._to_host(frames)
+        else:
+            self._lanes.note(lane, pending, frames)
+            self._flush_soon()
+        return pending
 
     async def _make_ready(self) -> None:
         self._check_usable()
@@ -136,7 +154,7 @@ class AsyncChannel:
             arrived: asyncio.Future[None] = loop.create_future()
             pending.listeners.append(lambda: None if arrived.done() else arrived.set_result(None))
             if timeout_s is not None:
-                pending.deadline_s = loop.time() + timeout_s + GRACE_S
+                pending.deadline_s = loop.time() + timeout_s
                 if self._sweeper is None:
                     self._sweeper = loop.call_later(_SWEEP_PERIOD_S, self._sweep)
             try:
@@ -169,28 +187,71 @@ class AsyncChannel:
         """
         loop = asyncio.get_running_loop()
         for pending in self._tracker.overdue(loop.time()):
-            self._tracker.forget(pending, DeadlineExceededError("the host did not answer in time"))
-            if self._connection is not None:
-                self._send(wire.pack(msg.CANCEL, pending.id))
+            self._tracker.forget(pending, pending.overdue())
+            self._send(pending, wire.pack(msg.CANCEL, pending.id))
         self._sweeper = loop.call_later(_SWEEP_PERIOD_S, self._sweep) if len(self._tracker) else None
 
     def cancel(self, pending: Pending) -> None:
         """End a request here and tell the host."""
         self._tracker.forget(pending, CancelledError("the call was cancelled by its caller"))
-        if self._connection is not None:
-            self._send(wire.pack(msg.CANCEL, pending.id))
+        self._send(pending, wire.pack(msg.CANCEL, pending.id))
 
     def grant(self, stream: PendingStream, items: int) -> None:
         """Let a stream go on by some items."""
-        self._send(msg.pack_credit(stream.id, items))
+        self._send(stream, msg.pack_credit(stream.id, items))
 
-    def _send(self, frames: list[Buffer]) -> None:
-        # Not at once: what other tasks send in this turn of the loop leaves together with it.
-        if not self._outbox and self._retry is None:
-            asyncio.get_running_loop().call_soon(self._flush)
+    def _send(self, pending: Pending, frames: list[Buffer]) -> None:
+        """Send what belongs to a request the way that it has gone."""
+        lane = pending.lane
+        if lane is None:
+            if self._connection is not None:
+                self._to_host(frames)
+        elif not lane.is_over:
+            self._lanes.send(lane, frames)
+            self._flush_soon()
+
+    def _to_host(self, frames: list[Buffer]) -> None:
         self._outbox.append(frames)
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        # Not at once: what other tasks send in this turn of the loop leaves together with it.
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
+        self._is_due = False
+        written = self._lanes.written
+        while written:
+            lane, _ = written.popitem()
+            lane.flush()
+            if lane.link.wants_to_send:
+                self._loop.add_writer(lane.link.fd, _run_lane_if_there, weakref.WeakMethod(self._go_on), lane)
+        self._flush_to_host()
+
+    def _watch(self, lane: Lane) -> None:
+        """Listen to a lane that has come, and no more to one that has gone."""
+        fd = lane.link.fd
+        if lane.is_over:
+            self._loop.remove_reader(fd)
+            self._loop.remove_writer(fd)
+        else:
+            self._loop.add_reader(fd, _run_lane_if_there, weakref.WeakMethod(self._receive_lane), lane)
+            self._flush_soon()
+
+    def _receive_lane(self, lane: Lane) -> None:
+        if not lane.is_over:
+            self._lanes.receive(lane)
+
+    def _go_on(self, lane: Lane) -> None:
+        """Send more, now that the worker has taken some."""
+        if not lane.is_over:
+            lane.flush()
+            if not lane.link.wants_to_send:
+                self._loop.remove_writer(lane.link.fd)
+
+    def _flush_to_host(self) -> None:
         connection, outbox = self._connection, self._outbox
         if connection is None or not outbox or not connection.is_known:
             return
@@ -203,7 +264,7 @@ class AsyncChannel:
 
     def _try_again(self) -> None:
         self._retry = None
-        self._flush()
+        self._flush_to_host()
 
     def _receive(self) -> None:
         connection = self._connection
@@ -211,7 +272,7 @@ class AsyncChannel:
             # The descriptor also tells that a connection stands or has room again, but a send alone does not see that:
             # for a millisecond after another it does not look (libzmq's max_command_delay).
             connection.has_news()
-            self._flush()
+            self._flush_to_host()
         try:
             while connection is not None and (frames := connection.receive()) is not None:
                 self._tracker.receive(frames)
@@ -228,7 +289,7 @@ class AsyncChannel:
             self._receive()  # an answer may have come just before the end
             self._disconnect(went_away(self.endpoint))
         else:
-            self._flush()
+            self._flush_to_host()
 
     def _disconnect(self, error: HostError, *, is_goodbye: bool = False) -> None:
         connection, self._connection = self._connection, None
@@ -243,6 +304,7 @@ class AsyncChannel:
                 timer.cancel()
         self._retry = self._sweeper = None
         self._outbox.clear()
+        self._lanes.close()
         self._tracker.lose(error)
 
     # The connection
@@ -278,7 +340,7 @@ class AsyncChannel:
         try:
             # The descriptor of a ZeroMQ socket tells of news only after a look that found nothing.
             connection.is_broken()
-            self._send(hello)
+            self._to_host(hello)
             await self.wait(pending, max(0.0, deadline_s - self._loop.time() - GRACE_S))
             self._tracker.accept_welcome(pending)
             connection.is_batching = self._tracker.welcome.get("batches") is True
@@ -299,6 +361,12 @@ def _run_if_there(method: weakref.WeakMethod[Callable[[], None]], _: Connection)
     found = method()
     if found is not None:
         found()
+
+
+def _run_lane_if_there(method: weakref.WeakMethod[Callable[[Lane], None]], lane: Lane) -> Any:
+    found = method()
+    if found is not None:
+        found(lane)
 
 
 def _forget(loop: asyncio.AbstractEventLoop, connection: Connection) -> None:

@@ -6,7 +6,6 @@ import time
 from concurrent import futures
 from typing import TYPE_CHECKING, Any
 
-from hostd.client._sync.channel import GRACE_S
 from hostd.client._sync.streams import ItemStream
 from hostd.client.pickling import NotPickled
 from hostd.client.tracker import again
@@ -46,7 +45,7 @@ class PendingCall(NotPickled, futures.Future[Any]):
         self._timeout_s = timeout_s
         self._has_callbacks = False
         self._is_settled = False
-        pending.deadline_s = None if timeout_s is None else time.monotonic() + timeout_s + GRACE_S
+        pending.deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
 
     def __repr__(self) -> str:
         return f"<PendingCall {'done' if self._pending.is_done else 'waiting'}>"

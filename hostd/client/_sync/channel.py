@@ -18,27 +18,26 @@ Rules
 
 from __future__ import annotations
 
+import select
 import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import zmq
-
-from hostd import trust
+from hostd import paths, trust
 from hostd.client import forks
 from hostd.client._sync.followers import Followers
 from hostd.client._sync.inside import Inside
 from hostd.client._sync.waker import Waker
 from hostd.client._sync.watcher import Watcher
 from hostd.client.connection import Connection, Patience, went_away
+from hostd.client.lanes import Lanes
 from hostd.client.tracker import Pending, PendingStream, Tracker
 from hostd.hosts.listing import unreachable, why_unreachable
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import (
     CancelledError,
-    DeadlineExceededError,
     FailedPreconditionError,
     HostError,
     UnavailableError,
@@ -47,12 +46,10 @@ from hostd_workers.wire.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from hostd.client.lanes import Lane
     from hostd_workers.wire.frames import Buffer
 
 P = TypeVar("P", bound=Pending)
-
-GRACE_S = 1.0
-"""How long after its deadline an answer may come: the host answers late ones itself, and says why."""
 
 _RETRY_S = 0.05
 """How often to look for a socket that is not there yet."""
@@ -61,16 +58,13 @@ _TRUSTED_S = 0.1
 """How long after somebody looked at it the connection is taken to stand: to look costs 3 us."""
 
 _POLL_S = 3600.0
-
-# Plain ints: an operation on zmq's flags costs half a microsecond.
-_POLLIN = int(zmq.POLLIN)
-_POLLIN_OR_OUT = int(zmq.POLLIN | zmq.POLLOUT)
+_READ_AND_WRITE = select.POLLIN | select.POLLOUT
 
 
 class Channel:
     """Requests out and answers in, for any number of threads."""
 
-    def __init__(self, endpoint: str, connect_timeout_s: float, wait_s: float = 0.0) -> None:
+    def __init__(self, endpoint: str, connect_timeout_s: float, wait_s: float = 0.0, *, is_direct: bool = True) -> None:
         """Connect. Raises `UnavailableError` if no host is there within `wait_s`, or answers in `connect_timeout_s`."""
         self.endpoint = endpoint
         self._connect_timeout_s = connect_timeout_s
@@ -88,6 +82,10 @@ class Channel:
         self._is_closed = False
         self.is_orphaned = False
         self._waker = Waker()
+        self._poller = select.poll()
+        self._poller.register(self._waker.fd, select.POLLIN)
+        may_be_direct = is_direct and paths.is_local(endpoint)
+        self._lanes = Lanes(self._tracker, self._outbox.append, self._watch, is_on=may_be_direct)
         forks.watch(self)
         self._ensure_connected()
 
@@ -122,8 +120,7 @@ class Channel:
         self._make_ready()
         with self.inside:
             with self._tracking:
-                pending, frames = make(self._tracker)
-                self._outbox.append(frames)
+                pending = self._queue(make)
             self._hurry()
         return pending
 
@@ -135,8 +132,7 @@ class Channel:
         try:
             for make in makers:
                 with self.inside, self._tracking:
-                    pending, frames = make(self._tracker)
-                    self._outbox.append(frames)
+                    pending = self._queue(make)
                 begun.append(pending)
         except BaseException:
             for pending in begun:  # nobody will ever ask for them
@@ -145,6 +141,15 @@ class Channel:
         with self.inside:
             self._hurry()
         return begun
+
+    def _queue(self, make: Callable[[Tracker], tuple[P, list[Buffer]]]) -> P:
+        pending, frames = make(self._tracker)
+        lane = None if pending.model_id is None else self._lanes.of(pending.model_id)
+        if lane is None:
+            self._outbox.append(frames)
+        else:
+            self._lanes.note(lane, pending, frames)
+        return pending
 
     def _make_ready(self) -> None:
         self._check_usable()
@@ -163,16 +168,16 @@ class Channel:
         with self.inside, self._tracking:
             self._tracker.forget(pending, error or CancelledError("the call was cancelled by its caller"))
         if not self._is_closed and self._connection is not None:
-            self._send(wire.pack(msg.CANCEL, pending.id))
+            self._send(pending, wire.pack(msg.CANCEL, pending.id))
 
     def cancel_overdue(self) -> None:
         """End the requests that are past their own deadline (`Pending.deadline_s`): the host should have done so."""
         for pending in self._tracker.overdue(time.monotonic()):
-            self.cancel(pending, DeadlineExceededError("the host did not answer in time"))
+            self.cancel(pending, pending.overdue())
 
     def grant(self, stream: PendingStream, items: int) -> None:
         """Let a stream go on by some items."""
-        self._send(msg.pack_credit(stream.id, items))
+        self._send(stream, msg.pack_credit(stream.id, items))
 
     def wait(self, pending: Pending, timeout_s: float | None) -> Any:
         """Return the value of a request's answer, or raise its error; the deadline's if none comes in time."""
@@ -181,11 +186,15 @@ class Channel:
 
     def finish(self, pending: Pending, timeout_s: float | None) -> None:
         """Wait until a request has ended, which it has when the host has not answered in time."""
-        if not pending.is_done:
-            deadline_s = None if timeout_s is None else time.monotonic() + timeout_s + GRACE_S
-            self.wait_until(pending, lambda: pending.is_done, deadline_s)
-            if not pending.is_done:
-                self.cancel(pending, DeadlineExceededError(f"the host did not answer within {timeout_s:g} s"))
+        if timeout_s is None:
+            self.wait_until(pending, lambda: pending.is_done, None)
+            return
+        deadline_s = time.monotonic() + timeout_s
+        while not pending.is_done:
+            self.wait_until(pending, lambda: pending.is_done, deadline_s + pending.grace_s)
+            # What a worker has given back has the host's grace, too.
+            if not pending.is_done and time.monotonic() >= deadline_s + pending.grace_s:
+                self.cancel(pending, pending.overdue(timeout_s))
 
     def wait_until(self, pending: Pending, is_over: Callable[[], bool], deadline_s: float | None) -> None:
         """Lead or follow until `is_over` or the deadline (of `time.monotonic`)."""
@@ -247,11 +256,16 @@ class Channel:
         """Say whether there is something to do that was left to the leader."""
         if self._is_closed:
             return self._waker.fd >= 0
-        return bool(self._outbox) and self._connection is not None
+        return bool(self._outbox or self._lanes.written) and self._connection is not None
 
-    def _send(self, frames: list[Buffer]) -> None:
+    def _send(self, pending: Pending, frames: list[Buffer]) -> None:
+        """Send what belongs to a request the way that it has gone."""
         with self.inside:
-            self._outbox.append(frames)
+            with self._tracking:
+                if pending.lane is None:
+                    self._outbox.append(frames)
+                elif not pending.lane.is_over:
+                    self._lanes.send(pending.lane, frames)
             self._hurry()
 
     def _hurry(self) -> None:
@@ -269,8 +283,23 @@ class Channel:
         self._waker.wake()
 
     def _flush(self) -> bool:
+        """Send what can be sent; False if something waits for the host to take other things."""
+        written = self._lanes.written
+        while written:
+            lane, _ = written.popitem()
+            was_blocked = lane.link.wants_to_send
+            lane.flush()
+            if was_blocked or lane.link.wants_to_send:
+                self._watch(lane)
         connection = self._connection
-        return connection is None or connection.send_from(self._outbox)
+        return connection is None or not self._outbox or connection.send_from(self._outbox)
+
+    def _watch(self, lane: Lane) -> None:
+        """Ask the system about what matters of a lane at present."""
+        if lane.is_over:
+            self._poller.unregister(lane.link.fd)
+        else:
+            self._poller.register(lane.link.fd, _READ_AND_WRITE if lane.link.wants_to_send else select.POLLIN)
 
     def _pump(self, is_over: Callable[[], bool], deadline_s: float | None) -> None:
         while not is_over():
@@ -283,22 +312,36 @@ class Channel:
                     UnavailableError(f"the connection to {self.endpoint} broke before the request was sent: try again")
                 )
                 return
-            remaining_s = _POLL_S if deadline_s is None else min(deadline_s - time.monotonic(), _POLL_S)
             # What is queued for a connection that is not known yet waits for its monitor.
-            wanted = _POLLIN if self._flush() or not connection.is_known else _POLLIN_OR_OUT
-            sources: list[Any] = [(connection.socket, wanted), (connection.monitor, _POLLIN), (self._waker.fd, _POLLIN)]
-            timeout_ms = int(remaining_s * 1000) + 1 if remaining_s > 0 else 0
-            ready = [source for source, _ in zmq.zmq_poll(sources, timeout_ms)]
-            self._looked_s = time.monotonic()
-            if connection.socket in ready:
+            is_stuck = not self._flush() and connection.is_known
+            # The descriptors tell of changes, and a send may have swallowed one.
+            if connection.has_sent and connection.has_news():
                 self._receive(connection)
-            if self._waker.fd in ready:
-                self._waker.clear()
-            if connection.monitor in ready and connection.is_broken():
-                self._receive(connection)  # an answer may have come just before the end
-                self._lose(went_away(self.endpoint))
+                continue
+            remaining_s = _POLL_S if deadline_s is None else min(deadline_s - time.monotonic(), _POLL_S)
+            timeout_ms = int(min(remaining_s, _RETRY_S if is_stuck else _POLL_S) * 1000) + 1 if remaining_s > 0 else 0
+            ready = self._poller.poll(timeout_ms)
+            self._looked_s = time.monotonic()
+            for fd, what in ready:
+                self._look_at(connection, fd, what)
             if not ready and remaining_s <= 0:
                 return
+
+    def _look_at(self, connection: Connection, fd: int, what: int) -> None:
+        lane = self._lanes.open.get(fd)
+        if lane is not None:
+            if what & select.POLLOUT:
+                self._lanes.written[lane] = None
+            if what & ~select.POLLOUT:
+                with self._tracking:
+                    self._lanes.receive(lane)
+        elif fd == self._waker.fd:
+            self._waker.clear()
+        elif connection is self._connection:
+            self._receive(connection)
+            if connection is self._connection and connection.is_broken():
+                self._receive(connection)  # an answer may have come just before the end
+                self._lose(went_away(self.endpoint))
 
     def _receive(self, connection: Connection) -> None:
         try:
@@ -313,14 +356,21 @@ class Channel:
     def _lose(self, error: HostError) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
+            self._unwatch(connection)
             connection.close()
         with self._tracking:
             self._outbox.clear()
+            self._lanes.close()
             self._tracker.lose(error)
+
+    def _unwatch(self, connection: Connection) -> None:
+        for fd in connection.descriptors():
+            self._poller.unregister(fd)
 
     def _say_goodbye(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
+            self._unwatch(connection)
             connection.leave()
         self._lose(CancelledError("the client was closed"))
         self._waker.close()
@@ -364,6 +414,10 @@ class Channel:
         # There it is. If it goes now it is most likely being started again.
         self._patience = Patience(self._patience.total_s)
         connection = Connection(self.endpoint)
+        for fd in connection.descriptors():
+            self._poller.register(fd, select.POLLIN)
+        # Such a descriptor tells of news to what has found nothing before.
+        connection.is_broken()
         with self._tracking:
             pending, hello = self._tracker.hello()
             self._outbox.appendleft(hello)

@@ -2,8 +2,8 @@
 
 Rules
 1. A client that may call a model is told the way to a worker that is READY (`Lane.address`), and uses it or not.
-2. A worker with clients is drained before it is ended, also if it seems idle: it begins no call any more, gives back
-   what has not begun (its client sends that to the host), and says when all is over.
+2. A worker with clients is drained before it is ended, also if it seems idle: it gives back what still comes, which its
+   client sends to the host, and says when all that it had taken is over.
 3. A client whose connection to a worker has ended asks what became of it. It hears what the callers by the host heard,
    once that is known.
 4. Calls by lanes count as all others: when the host decides or is asked it reads them (`Lane.figures`), and when the

@@ -1,0 +1,228 @@
+"""Direct lanes of a client: workers of this machine that it calls without the host. A channel does the waiting.
+
+Rules
+1. A model that is called a second time is asked a lane for, beside the call. A request is sent to one place at a time,
+   so it is begun once at most.
+2. The worker gives back what it has not begun (NOT_BEGUN), and a connection that ends before the worker's first word
+   has begun nothing. Such requests go to the host, under the same id, with what is left of their time.
+3. Of other requests whose connection has ended the host knows what became of the worker: it is asked, and what it says
+   is their error.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.errors import HostError, UnavailableError
+from hostd_workers.wire.link import Link
+from hostd_workers.wire.stream import new_buffer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hostd.client.tracker import Pending, Tracker
+    from hostd_workers.wire.frames import Buffer
+
+_RETRY_S: Final = 1.0
+"""How long calls go by the host before a lane is asked for again."""
+
+_FATE_S: Final = 5.0
+"""How long the host may take to know what became of a worker: a process that dumps its memory takes seconds."""
+
+_CREDENTIALS: Final = struct.Struct("3i")
+
+
+class _Sent(NamedTuple):
+    pending: Pending
+    frames: list[Buffer]
+    at_s: float
+
+
+class Lane:
+    """A worker that is called directly, and what waits for its answers."""
+
+    __slots__ = ("has_spoken", "is_over", "link", "model_id", "outbox", "sent", "worker")
+
+    def __init__(self, link: Link, model_id: str, worker: int) -> None:
+        self.link = link
+        self.model_id = model_id
+        self.worker = worker
+        self.sent: dict[int, _Sent] = {}
+        self.outbox: deque[list[Buffer]] = deque()
+        self.has_spoken = False
+        self.is_over = False
+
+    def __repr__(self) -> str:
+        return f"<Lane to worker {self.worker} of {self.model_id!r}, {len(self.sent)} wait>"
+
+    def flush(self) -> None:
+        """Send what is in the outbox, as far as the worker takes it."""
+        outbox, link = self.outbox, self.link
+        while outbox:
+            link.send(outbox.popleft())
+        link.flush()
+
+
+class Lanes:
+    """The lanes of one channel, by model. Everything but `of` and `note` is for whoever does the channel's I/O."""
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        to_host: Callable[[list[Buffer]], None],
+        changed: Callable[[Lane], None],
+        *,
+        is_on: bool,
+    ) -> None:
+        """Take what knows the requests, the way to the host, and what is told of a lane that has come or gone."""
+        self._tracker = tracker
+        self._to_host = to_host
+        self._changed = changed
+        self._is_on = is_on
+        self._buffer = new_buffer()
+        self._by_model: dict[str, Lane] = {}
+        self._asked_s: dict[str, float] = {}
+        """When a model's lane was asked for last; 0: it was called once."""
+        self.open: dict[int, Lane] = {}
+        """All lanes, by descriptor, those that are closing included."""
+        self.written: dict[Lane, None] = {}
+        """Those with something in their outbox."""
+
+    def of(self, model_id: str) -> Lane | None:
+        """Return the lane of a model, if there is one; ask for it if it is called often enough."""
+        lane = self._by_model.get(model_id)
+        if lane is None and self._is_on:
+            self._wish(model_id)
+        return lane
+
+    def note(self, lane: Lane, pending: Pending, frames: list[Buffer]) -> None:
+        """Take note of a request that is sent over a lane."""
+        pending.lane = lane
+        lane.sent[pending.id] = _Sent(pending, frames, time.monotonic())
+        self.send(lane, frames)
+
+    def send(self, lane: Lane, frames: list[Buffer]) -> None:
+        """Have a message sent over a lane with the next flush."""
+        lane.outbox.append(frames)
+        self.written[lane] = None
+
+    def withdraw(self, lane: Lane, pending: Pending) -> None:
+        """Tell the worker that nobody waits for a request any more."""
+        if lane.sent.pop(pending.id, None) is not None:
+            self.send(lane, wire.pack(msg.CANCEL, pending.id))
+
+    def receive(self, lane: Lane) -> None:
+        """Take in what has come over a lane."""
+        try:
+            for envelope in lane.link.receive():
+                self._take(lane, envelope)
+        except (EOFError, HostError):
+            self._lost(lane)
+
+    def close(self) -> None:
+        """Close all lanes; what waits for them is ended by the tracker."""
+        self._by_model.clear()
+        self._asked_s.clear()
+        for lane in list(self.open.values()):
+            self._forget(lane)
+
+    def _take(self, lane: Lane, envelope: wire.Envelope) -> None:
+        kind = envelope.kind
+        if kind == msg.NOT_BEGUN:
+            self._retire(lane)
+            sent = lane.sent.pop(envelope.id, None)
+            if sent is not None:
+                self._send_by_host(sent)
+        elif kind == msg.LANE_WELCOME:
+            lane.has_spoken = True
+        else:
+            if kind != msg.ITEM:
+                lane.sent.pop(envelope.id, None)
+            self._tracker.answer(envelope)
+
+    # A lane comes
+
+    def _wish(self, model_id: str) -> None:
+        asked_s, now = self._asked_s.get(model_id), time.monotonic()
+        if asked_s is None:
+            self._asked_s[model_id] = 0.0
+        elif now - asked_s > _RETRY_S:
+            self._asked_s[model_id] = now
+            pending, frames = self._tracker.verb("open_lane", {"model_id": model_id}, _FATE_S)
+            pending.listeners.append(lambda: self._told(model_id, pending))
+            self._to_host(frames)
+
+    def _told(self, model_id: str, pending: Pending) -> None:
+        if pending.error is not None or not self._is_on:
+            return
+        match pending.result():
+            case {"path": str(path), "secret": bytes(secret), "worker": int(worker)}:
+                link = self._connected(path)
+                if link is not None:
+                    lane = self._by_model[model_id] = self.open[link.fd] = Lane(link, model_id, worker)
+                    self.send(lane, wire.pack(msg.LANE_HELLO, 0, secret))
+                    self._changed(lane)
+
+    def _connected(self, path: str) -> Link | None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.setblocking(False)
+        try:
+            connection.connect(path)
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        except OSError:  # it is on another machine, not ours to enter, or just gone
+            connection.close()
+            return None
+        if _CREDENTIALS.unpack(credentials)[1] not in (os.geteuid(), 0):
+            connection.close()
+            return None
+        return Link(connection, self._buffer, self._tracker.welcome.get("max_message_bytes", 1 << 30))
+
+    # A lane goes
+
+    def _retire(self, lane: Lane) -> None:
+        """Send nothing more over a lane; what it has may still be answered."""
+        if self._by_model.get(lane.model_id) is lane:
+            del self._by_model[lane.model_id]
+            self._asked_s[lane.model_id] = 0.0
+
+    def _forget(self, lane: Lane) -> None:
+        lane.is_over = True
+        del self.open[lane.link.fd]
+        self.written.pop(lane, None)
+        self._changed(lane)
+        lane.link.close()
+
+    def _lost(self, lane: Lane) -> None:
+        self._retire(lane)
+        self._forget(lane)
+        sent = list(lane.sent.values())
+        lane.sent.clear()
+        if not lane.has_spoken:
+            for each in sent:
+                self._send_by_host(each)
+        elif sent:
+            pending, frames = self._tracker.verb("lane_fate", {"worker": lane.worker}, _FATE_S)
+            pending.listeners.append(lambda: self._end(sent, pending.error))
+            self._to_host(frames)
+
+    def _end(self, sent: list[_Sent], error: HostError | None) -> None:
+        told = error or UnavailableError("the worker's connection ended; whether the call was begun is unknown")
+        for each in sent:
+            self._tracker.forget(each.pending, told)
+
+    def _send_by_host(self, sent: _Sent) -> None:
+        pending, frames = sent.pending, sent.frames
+        pending.lane = None
+        if pending.is_done:
+            return
+        deadline_ms = wire.deadline_of(frames[0])
+        if deadline_ms != wire.MAX_DEADLINE_MS:
+            deadline_ms = max(1, deadline_ms - int((time.monotonic() - sent.at_s) * 1000))
+        self._to_host([wire.readdress(frames[0], pending.id, deadline_ms), *frames[1:]])
