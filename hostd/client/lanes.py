@@ -15,8 +15,9 @@ import os
 import socket
 import struct
 import time
+import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
@@ -25,8 +26,6 @@ from hostd_workers.wire.link import Link
 from hostd_workers.wire.stream import new_buffer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from hostd.client.tracker import Pending, Tracker
     from hostd_workers.wire.frames import Buffer
 
@@ -70,21 +69,23 @@ class Lane:
         link.flush()
 
 
+class LaneKeeper(Protocol):
+    """The channel whose lanes they are."""
+
+    def to_host(self, frames: list[Buffer]) -> None:
+        """Have a message sent to the host with the next flush."""
+
+    def watch(self, lane: Lane) -> None:
+        """Listen to a lane that has come, or no more to one that is about to be closed."""
+
+
 class Lanes:
     """The lanes of one channel, by model. Everything but `of` and `note` is for whoever does the channel's I/O."""
 
-    def __init__(
-        self,
-        tracker: Tracker,
-        to_host: Callable[[list[Buffer]], None],
-        changed: Callable[[Lane], None],
-        *,
-        is_on: bool,
-    ) -> None:
-        """Take what knows the requests, the way to the host, and what is told of a lane that has come or gone."""
+    def __init__(self, tracker: Tracker, of: LaneKeeper, *, is_on: bool) -> None:
+        """Take what knows the requests, and whose lanes they are; that is not kept alive."""
         self._tracker = tracker
-        self._to_host = to_host
-        self._changed = changed
+        self._of = weakref.ref(of)
         self._is_on = is_on
         self._buffer = new_buffer()
         self._by_model: dict[str, Lane] = {}
@@ -98,7 +99,7 @@ class Lanes:
     def of(self, model_id: str) -> Lane | None:
         """Return the lane of a model, if there is one; ask for it if it is called often enough."""
         lane = self._by_model.get(model_id)
-        if lane is None and self._is_on:
+        if lane is None and self._is_on and self._tracker.welcome.get("lanes") is True:
             self._wish(model_id)
         return lane
 
@@ -168,7 +169,17 @@ class Lanes:
                 if link is not None:
                     lane = self._by_model[model_id] = self.open[link.fd] = Lane(link, model_id, worker)
                     self.send(lane, wire.pack(msg.LANE_HELLO, 0, secret))
-                    self._changed(lane)
+                    self._tell(lane)
+
+    def _tell(self, lane: Lane) -> None:
+        keeper = self._of()
+        if keeper is not None:
+            keeper.watch(lane)
+
+    def _to_host(self, frames: list[Buffer]) -> None:
+        keeper = self._of()
+        if keeper is not None:
+            keeper.to_host(frames)
 
     def _connected(self, path: str) -> Link | None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -196,7 +207,7 @@ class Lanes:
         lane.is_over = True
         del self.open[lane.link.fd]
         self.written.pop(lane, None)
-        self._changed(lane)
+        self._tell(lane)
         lane.link.close()
 
     def _lost(self, lane: Lane) -> None:

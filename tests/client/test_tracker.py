@@ -10,7 +10,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from hostd.client.tracker import STREAM_WINDOW, Pending, PendingStream, Tracker, again
+from hostd.client.tracker import GRACE_S, STREAM_WINDOW, Pending, PendingStream, Tracker, again
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import decode, encode

@@ -63,7 +63,7 @@ class AsyncChannel:
         self._connecting = asyncio.Lock()
         self._outbox: deque[list[Buffer]] = deque()
         may_be_direct = is_direct and paths.is_local(endpoint)
-        self._lanes = Lanes(self._tracker, self._to_host, self._watch, is_on=may_be_direct)
+        self._lanes = Lanes(self._tracker, self, is_on=may_be_direct)
         self._retry: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._is_closed = False
@@ -135,7 +135,7 @@ class AsyncChannel:
         pending, frames = make(self._tracker)
         lane = None if pending.model_id is None else self._lanes.of(pending.model_id)
         if lane is None:
-            self._to_host(frames)
+            self.to_host(frames)
         else:
             self._lanes.note(lane, pending, frames)
             self._flush_soon()
@@ -205,12 +205,13 @@ class AsyncChannel:
         lane = pending.lane
         if lane is None:
             if self._connection is not None:
-                self._to_host(frames)
+                self.to_host(frames)
         elif not lane.is_over:
             self._lanes.send(lane, frames)
             self._flush_soon()
 
-    def _to_host(self, frames: list[Buffer]) -> None:
+    def to_host(self, frames: list[Buffer]) -> None:
+        """Have a message sent to the host with the next flush."""
         self._outbox.append(frames)
         self._flush_soon()
 
@@ -230,7 +231,7 @@ class AsyncChannel:
                 self._loop.add_writer(lane.link.fd, _run_lane_if_there, weakref.WeakMethod(self._go_on), lane)
         self._flush_to_host()
 
-    def _watch(self, lane: Lane) -> None:
+    def watch(self, lane: Lane) -> None:
         """Listen to a lane that has come, and no more to one that has gone."""
         fd = lane.link.fd
         if lane.is_over:
@@ -340,7 +341,7 @@ class AsyncChannel:
         try:
             # The descriptor of a ZeroMQ socket tells of news only after a look that found nothing.
             connection.is_broken()
-            self._to_host(hello)
+            self.to_host(hello)
             await self.wait(pending, max(0.0, deadline_s - self._loop.time() - GRACE_S))
             self._tracker.accept_welcome(pending)
             connection.is_batching = self._tracker.welcome.get("batches") is True
@@ -363,7 +364,7 @@ def _run_if_there(method: weakref.WeakMethod[Callable[[], None]], _: Connection)
         found()
 
 
-def _run_lane_if_there(method: weakref.WeakMethod[Callable[[Lane], None]], lane: Lane) -> Any:
+def _run_lane_if_there(method: weakref.WeakMethod[Any], lane: Lane) -> None:
     found = method()
     if found is not None:
         found(lane)

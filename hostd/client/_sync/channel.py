@@ -85,7 +85,7 @@ class Channel:
         self._poller = select.poll()
         self._poller.register(self._waker.fd, select.POLLIN)
         may_be_direct = is_direct and paths.is_local(endpoint)
-        self._lanes = Lanes(self._tracker, self._outbox.append, self._watch, is_on=may_be_direct)
+        self._lanes = Lanes(self._tracker, self, is_on=may_be_direct)
         forks.watch(self)
         self._ensure_connected()
 
@@ -290,11 +290,15 @@ class Channel:
             was_blocked = lane.link.wants_to_send
             lane.flush()
             if was_blocked or lane.link.wants_to_send:
-                self._watch(lane)
+                self.watch(lane)
         connection = self._connection
         return connection is None or not self._outbox or connection.send_from(self._outbox)
 
-    def _watch(self, lane: Lane) -> None:
+    def to_host(self, frames: list[Buffer]) -> None:
+        """Have a message sent to the host with the next flush."""
+        self._outbox.append(frames)
+
+    def watch(self, lane: Lane) -> None:
         """Ask the system about what matters of a lane at present."""
         if lane.is_over:
             self._poller.unregister(lane.link.fd)

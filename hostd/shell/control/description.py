@@ -44,6 +44,7 @@ class Description:
             "supported": list(wire.SUPPORTED_VERSIONS),
             "epoch": self.epoch,
             "batches": True,
+            "lanes": self._config.workers.lanes,
             "max_message_bytes": self._config.limits.max_message_bytes,
         }
 
