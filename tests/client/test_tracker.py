@@ -256,7 +256,7 @@ def test_every_listener_hears_of_the_end_also_if_one_leaves_meanwhile(tracker: T
 def test_only_what_has_a_deadline_can_be_overdue(tracker: Tracker) -> None:
     soon, later, _never = (tracker.call("m", "x", [], {}, 1)[0] for _ in range(3))
     soon.deadline_s, later.deadline_s = 1.0, 2.0
-    assert [tracker.overdue(now) for now in (0.9, 1.0, 9.0)] == [[], [soon], [soon, later]]
+    assert [tracker.overdue(now) for now in (0.9 + GRACE_S, 1.0 + GRACE_S, 9.0)] == [[], [soon], [soon, later]]
 
 
 # Streams
