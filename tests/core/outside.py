@@ -77,6 +77,7 @@ class Process:
     is_killed: bool = False
     is_beyond_reach: bool = False
     is_paused: bool = False
+    closes_lanes: bool = False
     is_disconnected: bool = False
     has_greeted: bool = False
     has_loaded: bool = False
@@ -268,6 +269,10 @@ class Outside:
                 process = self.processes[worker_id]
                 assert not process.is_killed, f"{process} was killed twice"
                 process.is_killed = True
+            case fx.CloseLanes(worker_id):
+                process = self._receiver(worker_id)
+                assert not process.closes_lanes, f"{process} was told twice to close its lanes"
+                process.closes_lanes = True
             case fx.ScanDirectory(sync_id, loaded):
                 models = self.registry.models
                 self.seen[sync_id] = {model_id: models[model_id].generation for model_id, _ in loaded}
