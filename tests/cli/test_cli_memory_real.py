@@ -90,12 +90,14 @@ def test_what_is_pinned_stays_and_what_can_never_fit_is_refused(told, on_host, m
     assert refused.exit_code == 1
     assert "[RESOURCE_EXHAUSTED]" in refused.stderr
     assert "hint: hostd plan big PATH" in refused.stderr
+    assert "not now: it is pinned" in on_host("explain", "a").stdout
     told("unpin", "b")
     assert [victim["model_id"] for victim in told("plan", "big", *model(200))["victims"]] == ["b"]
 
 
-def test_explain_ps_and_unload_say_how_big_a_model_is(told, on_host, model):
-    told("load", "a", *model())
+def test_a_model_is_explained_watched_and_given_back_with_its_helpers(told, on_host, model, host, client):
+    (worker,) = told("load", "a", *model(), "-o", "helper=true")["workers"]
+    (helper,) = psutil.Process(worker["pid"]).children()
     found = told("explain", "a")
     assert found["size"]["source"] == "measured"
     assert found["size"]["charge_bytes"] >= 100 * MIB
@@ -103,50 +105,40 @@ def test_explain_ps_and_unload_say_how_big_a_model_is(told, on_host, model):
     text = on_host("explain", "a").stdout
     assert "the next to go" in text
     assert "measured" in text
-    told("pin", "a")
-    assert "not now: it is pinned" in on_host("explain", "a").stdout
+    tree = on_host("ps", "--tree").stdout
+    assert f" {worker['pid']} " in tree
+    assert f" {helper.pid} " in tree
+    (record,) = told("ps", "--tree")
+    (shown,) = record["processes"]
+    assert shown["uss_bytes"] >= 100 * MIB
+    assert [child["pid"] for child in shown["children"]] == [helper.pid]
     lines = on_host("ps", COLUMNS="80").stdout.splitlines()
     assert "BUDGET" in lines[0]
     assert lines[1].split()[6].endswith("%")
     assert max(map(len, lines)) <= 80
+    see_calls_and_memory(host, client)
+    picture = on_host("top", "--once", "--interval", "0.1", COLUMNS="80").stdout.splitlines()
+    assert max(map(len, picture)) <= 80
+    assert picture[1].startswith("memory [")
+    assert any(line.split()[:2] == ["a", "READY"] for line in picture)
     assert "GIVEN BACK" in on_host("unload", "a").stdout
     footer = on_host("ps").stderr
     for words in ("memory: 0 B measured of 520 MiB", "last a: ", "proven gone in"):
         assert words in footer
 
 
-def test_a_tree_shows_the_helpers_of_a_model(told, on_host, model):
-    (worker,) = told("load", "a", *model(), "-o", "helper=true")["workers"]
-    (helper,) = psutil.Process(worker["pid"]).children()
-    text = on_host("ps", "--tree").stdout
-    assert f" {worker['pid']} " in text
-    assert f" {helper.pid} " in text
-    (record,) = told("ps", "--tree")
-    (shown,) = record["processes"]
-    assert shown["uss_bytes"] >= 100 * MIB
-    assert [child["pid"] for child in shown["children"]] == [helper.pid]
+def see_calls_and_memory(host, client):
+    command = [sys.executable, "-m", "hostd", "top", "--json", "--interval", "0.5", "-e", host.endpoint]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
 
+    def sees_calls():
+        client.retrieve_model("a").predict(0)
+        found = json.loads(watching.stdout.readline())
+        (record,) = found["models"]
+        assert found["memory"]["budget_bytes"] == BUDGET_BYTES
+        assert record["charge_bytes"] >= 100 * MIB
+        return bool(record["calls_per_s"]) and record["latency_p99_s"] is not None
 
-def test_top_counts_calls_and_memory(told, on_host, model, host, client):
-    told("load", "a", *model())
-    with subprocess.Popen(
-        [sys.executable, "-m", "hostd", "top", "--json", "--interval", "0.5", "-e", host.endpoint],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"},
-    ) as watching:
-
-        def sees_calls():
-            client.retrieve_model("a").predict(0)
-            found = json.loads(watching.stdout.readline())
-            (record,) = found["models"]
-            assert found["memory"]["budget_bytes"] == BUDGET_BYTES
-            assert record["charge_bytes"] >= 100 * MIB
-            return bool(record["calls_per_s"]) and record["latency_p99_s"] is not None
-
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as watching:
         eventually(sees_calls, "calls are counted", within_s=60)
         watching.kill()
-    picture = on_host("top", "--once", "--interval", "0.1", COLUMNS="80").stdout.splitlines()
-    assert max(map(len, picture)) <= 80
-    assert picture[1].startswith("memory [")
-    assert any(line.split()[:2] == ["a", "READY"] for line in picture)

@@ -86,6 +86,7 @@ infer digits /no/such.npy
 infer digits [1] --kwargs [1]
 infer digits [1] --dtype parsecs
 infer digits [[1],[2,3]] --array
+infer digits [null] --array
 infer writer --stream --output x.json
 bench digits --concurrency 0
 logs digits -n 0

@@ -6,7 +6,7 @@ import dataclasses
 import random
 
 import pytest
-from driver import SPEC
+from driver import ALICE, SPEC
 from memory_driver import BUDGETED, KEPT, RESTLESS, MemoryDriver, is_refused
 
 from hostd.core import effects as fx
@@ -16,6 +16,17 @@ from hostd_workers.wire.errors import (
 )
 
 # What goes
+
+
+def test_models_that_one_client_leaves_idle_together_both_go(tight):
+    for model_id in "ab":
+        tight.ready(model_id, 4000)
+        tight.call(model_id)
+    tight.pass_time(2)
+    tight.predicted_load("m", 9000)
+    assert tight.evicted() == []
+    tight.feed(ev.ClientVanished(ALICE))
+    assert tight.evicted() == ["a", "b"]
 
 
 def test_the_least_recently_used_of_equals_goes_first(tight):

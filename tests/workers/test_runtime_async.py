@@ -1,8 +1,11 @@
 """Coroutine methods: many at a time on one loop, cancelled for real, and answered whatever happens inside."""
 
 import asyncio
+import gc
 import time
+import weakref
 
+import numpy as np
 import pytest
 from runtime_models import AsyncModel
 from runtime_rig import Rig, cancelled, items, on_a_loop, too_late, until
@@ -31,6 +34,20 @@ async def test_coroutines_run_many_at_a_time(rig, model):
     await until(lambda: len(rig.sent) == 100)
     assert sorted(rig.take()) == [(id, "RESULT", id) for id in range(1, 101)]
     await until(lambda: len(asyncio.all_tasks()) == 1)
+
+
+@on_a_loop
+async def test_a_call_that_has_ended_is_forgotten_with_its_arguments():
+    class Holding(AsyncModel):
+        async def hold(self, x):
+            self.seen = weakref.ref(x)
+
+    model = Holding()
+    rig = Rig(model)
+    rig.call(1, "hold", np.zeros(9))
+    assert (await rig.settle()).take() == [(1, "RESULT", None)]
+    gc.collect()
+    assert model.seen() is None
 
 
 @on_a_loop

@@ -99,6 +99,8 @@ class Workforce(Component):
         self._sample_period_s = config.memory.sample_period_s
         self._processes = Processes()
         self._employed: dict[ev.WorkerId, _Employed] = {}
+        self._spawning: dict[ev.WorkerId, asyncio.Future[None]] = {}
+        """Those whose process is being made. A loop that is late hears their hello before it knows their process."""
         self._pending_kills: set[ev.WorkerId] = set()
         self._causes: dict[int, str] = {}
         """Why each worker was started or, once that is known, why it ends; for the notes in its model's log."""
@@ -194,6 +196,14 @@ class Workforce(Component):
         return self._supervisor.read(client, work)
 
     async def _spawn(self, effect: fx.SpawnWorker) -> ev.Event:
+        spawning = self._spawning[effect.worker_id] = self._loop.create_future()
+        try:
+            return await self._started(effect)
+        finally:
+            del self._spawning[effect.worker_id]
+            spawning.set_result(None)
+
+    async def _started(self, effect: fx.SpawnWorker) -> ev.Event:
         worker_id, limit_bytes = effect.worker_id, effect.limit_bytes
         environment = worker_environment(
             os.environ,
@@ -245,9 +255,14 @@ class Workforce(Component):
         self._causes.pop(worker_id, None)
         return ev.WorkerSpawnFailed(worker_id, told)
 
-    def _load(self, effect: fx.SendLoad) -> None:
+    async def _load(self, effect: fx.SendLoad) -> None:
         """Tell a worker what to load, after a brief look at what it holds until then: one small read."""
-        brief = brief_of(self._employed[effect.worker_id].process.pid)
+        if effect.worker_id in self._spawning:
+            await self._spawning[effect.worker_id]
+        employed = self._employed.get(effect.worker_id)
+        if employed is None:
+            return  # it was ended meanwhile
+        brief = brief_of(employed.process.pid)
         if brief is not None:
             self._supervisor.emit(ev.BaselineMeasured(effect.worker_id, brief.anon_bytes + brief.swap_bytes))
         self._backend.load(effect)
