@@ -102,6 +102,7 @@ def test_a_line_that_another_worker_or_a_note_breaks_into_is_ended(log):
 def test_the_next_host_begins_a_new_line_and_positions_go_on(log, tmp_path):
     log.append(b"cut off", "worker")
     end = log.page(None, 0).end
+    (tmp_path / "m.log.1").touch()  # of which there is nothing to read
     again = ModelLog(tmp_path, "m", CAP_BYTES)
     again.append(b"2 is next\n", "worker")
     assert texts(all_of(again)) == ["cut off", "2 is next"]
