@@ -1,5 +1,6 @@
 """Looks at real files: what they see, what files say of themselves, and versions that are exchanged by turning a link."""
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -259,7 +260,7 @@ CLOSED = """
 """
 
 
-def test_a_directory_that_may_not_be_listed_is_an_error_of_the_system():
+def test_a_directory_that_may_not_be_listed_is_an_error_of_the_system_and_one_below_counts_as_such(model, monkeypatch):
     with tempfile.TemporaryDirectory() as base:  # pytest's own are closed to other users
         os.chmod(base, 0o755)
         closed = os.path.join(base, "closed")
@@ -267,6 +268,18 @@ def test_a_directory_that_may_not_be_listed_is_an_error_of_the_system():
         with program(CLOSED, closed) as process:
             assert line_of(process) == "Permission denied"
         os.chmod(closed, 0o755)
+    entries, digests = completeness._entries, []
+    for code in (errno.EACCES, errno.EIO, errno.ENOENT, errno.ENOTDIR):  # the last two: it has just gone
+
+        def refuse(directory, code=code):
+            if str(directory).endswith("er"):
+                raise OSError(code, os.strerror(code))
+            return entries(directory)
+
+        monkeypatch.setattr(completeness, "_entries", refuse)
+        digests.append(look_at(str(model), None).digest)
+    assert len(set(digests)) == 3
+    assert digests[2] == digests[3]
 
 
 LONG_AGO_S = 1_000_000_000

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 from helpers import PATIENCE_S, REPOSITORY, eventually
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from log_rig import CAP_BYTES, piped
 
+import hostd_workers
 from hostd import log_lines
 from hostd.log_lines import Follower, Reader
 from hostd.shell.own_log import BURST, PERIOD_S, Flood
@@ -100,6 +102,7 @@ def test_a_line_that_another_worker_or_a_note_breaks_into_is_ended(log):
 def test_the_next_host_begins_a_new_line_and_positions_go_on(log, tmp_path):
     log.append(b"cut off", "worker")
     end = log.page(None, 0).end
+    (tmp_path / "m.log.1").touch()  # of which there is nothing to read
     again = ModelLog(tmp_path, "m", CAP_BYTES)
     again.append(b"2 is next\n", "worker")
     assert texts(all_of(again)) == ["cut off", "2 is next"]
@@ -241,6 +244,8 @@ def test_the_first_lines_are_those_of_the_thread_that_crashed_in_whatever_pieces
 
 
 BUS = "Fatal Python error: Bus error"
+MODELS = '  File "/m/model.py", line 3 in one'
+OURS = f'  File "{Path(hostd_workers.__file__).parent}/runtime.py", line 1 in step'
 SEVERAL = REPORT + "more\n" + REPORT.replace("Segmentation fault", "Aborted") + "x" * 100_000
 
 
@@ -249,14 +254,15 @@ SEVERAL = REPORT + "more\n" + REPORT.replace("Segmentation fault", "Aborted") + 
     [
         *((text, []) for text in ("", "all is well\n", "Fatal Python erro")),
         (f"{BUS}\n\nCurrent thread 0x1 (most recent call first):\n  <no Python frame>\n", [BUS]),
-        (SEVERAL, ["Fatal Python error: Aborted"]),
+        (f"{BUS}\n\nCurrent thread 0x1 (most recent call first):\n{MODELS}\n{OURS}\n{MODELS}\n", [BUS, MODELS]),
+        (SEVERAL, FIRST.replace("Segmentation fault", "Aborted").splitlines()),
     ],
-    ids=["nothing", "no crash", "half of one", "without frames", "the last of several"],
+    ids=["nothing", "no crash", "half of one", "without frames", "up to our own frames", "the last of several"],
 )
 def test_the_crash_that_is_told(printed, first):
     report = CrashReport()
     report.add(printed.encode())
-    assert report.lines().splitlines()[:1] == first
+    assert report.lines().splitlines() == first
 
 
 def _shown(flood, at_s, *, line=1, level=logging.WARNING):

@@ -213,3 +213,18 @@ def test_output_that_is_no_text_is_shown_and_a_model_works_on_when_its_output_en
     assert "ABC" in text
     assert "\ufffd" in text
     assert shared.unload_model("bytes").processes == 1
+
+
+def test_a_crash_in_a_library_leaves_its_python_traceback_in_the_log(shared, model_dir):
+    source = """
+        import ctypes
+        class M:
+            def crash(self):
+                ctypes.string_at(0)
+        def load(path):
+            return M()
+    """
+    with pytest.raises(hostd.UnavailableError, match="SIGSEGV"):
+        shared.load_model("crash", model_dir(source)).crash()
+    log = eventually(lambda: "in crash" in (text := shared.model_logs("crash")) and text, "the traceback is in the log")
+    assert "Segmentation fault" in log

@@ -352,3 +352,13 @@ def test_c31_a_tree_that_is_moved_while_it_is_removed_leads_nowhere_else(models,
     assert names(outside) == ["inner", "moved"]
     removal.clean()
     assert names(models) == []
+
+
+def test_c31_a_model_of_one_file_and_an_empty_directory_can_be_undeployed(staging, models):
+    (models / "m.joblib").write_bytes(b"x")
+    (models / "empty").mkdir()
+    for name in ("m.joblib", "empty"):
+        staging.remove(name).roll_back()
+        assert (models / name).exists()
+        undeploy(staging, name)
+    assert names(models) == []

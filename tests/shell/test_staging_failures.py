@@ -1,7 +1,7 @@
 """What a deploy and an undeploy do when the system says no: typed errors with its words, and nothing left.
 
 Root may do anything, so what needs permission runs in a child that is another user. Full disks are in
-`test_staging_disks`, and that any call may fail is in `test_staging_faults`.
+`test_staging_disks`, and that any call may fail is in `test_staging_kills`.
 """
 
 import ctypes

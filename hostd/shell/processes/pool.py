@@ -100,7 +100,7 @@ class Workforce(Component):
         self._processes = Processes()
         self._employed: dict[ev.WorkerId, _Employed] = {}
         self._spawning: dict[ev.WorkerId, asyncio.Future[None]] = {}
-        """Those whose process is being made. A loop that is late hears their hello before it knows their process."""
+        """Workers with a process that is being made. A loop that is late hears a hello before it knows the process."""
         self._pending_kills: set[ev.WorkerId] = set()
         self._causes: dict[int, str] = {}
         """Why each worker was started or, once that is known, why it ends; for the notes in its model's log."""
