@@ -25,6 +25,14 @@ ATTACKS = {
         small={"peers": 40},
         full={"peers": 200},
     ),
+    "identity-of-another-client": Attack(
+        "connects under the identity of a client that is connected",
+        identities.share,
+        deeds.connect,
+        small={"rounds": 40},
+        full={"rounds": 400},
+    ),
+    "ready-twice": Attack("says twice who it is, differently", identities.change, deeds.connect),
     "connections-without-handshake": Attack(
         "holds connections to the clients' socket that say nothing",
         descriptors.hold_connections,
@@ -44,6 +52,10 @@ ATTACKS = {
         open_files=OPEN_FILES,
     ),
     "batches-of-calls": Attack("calls in batches of 1,024", floods.batches_of_calls, deeds.connect),
+    "batches-of-calls-for-nothing": Attack(
+        "calls in batches a model that is not there", floods.batches_of_calls_for_nothing, deeds.connect
+    ),
+    "batches-of-verbs": Attack("asks for the models in batches of 1,024", floods.batches_of_verbs, deeds.connect),
     "batches-of-costly-verbs": Attack(
         "asks for explanations in batches of 1,024", floods.batches_of_costly_verbs, deeds.connect
     ),
@@ -54,11 +66,26 @@ ATTACKS = {
         small={"peers": 60, "each": 64, "number": 10_000},
         full={"peers": 60, "each": 64, "number": 20_000},
     ),
+    "a-million-parts": Attack(
+        "calls with a million parts",
+        multiparts.a_million_parts,
+        deeds.connect,
+        small={"parts": 1_000_000},
+        must_be_told=True,
+    ),
     "parts-over-the-limit": Attack(
         "asks with twice the parts that a message may have",
         multiparts.long_for_the_host,
         deeds.connect,
         small={"parts": 8200},
+        must_be_told=True,
+    ),
+    "endless-before-hello": Attack(
+        "sends parts without end, before its HELLO",
+        multiparts.endless,
+        deeds.connect,
+        small={"hello": False, "most_bytes": 600 * MIB},
+        full={"hello": False, "most_bytes": 2500 * MIB},
         must_be_told=True,
     ),
     # One message of a process may have `limits.max_message_bytes`, and is held until it is whole: that limit bounds it.
@@ -84,6 +111,13 @@ ATTACKS = {
         deeds.connect,
         small={"streams": 1},
         full={"streams": 2},
+    ),
+    "unread-results": Attack(
+        "asks for results of 10 MB, and does not read",
+        unread.unread_results,
+        deeds.connect,
+        small={"calls": 100},
+        full={"calls": 300},
     ),
     "unread-results-over-many-connections": Attack(
         "asks for 30 MB over each of many connections, and does not read",

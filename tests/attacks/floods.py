@@ -20,6 +20,16 @@ def batches_of_calls(target, cue):
     return _flood(target, cue, (call(PREY, "echo", n, b"\x92\x91\x07\x80")[0] for n in count(10)))
 
 
+def batches_of_calls_for_nothing(target, cue):
+    """Call a model that is not there."""
+    return _flood(target, cue, (call("nobody", "echo", n)[0] for n in count(10)))
+
+
+def batches_of_verbs(target, cue):
+    """Ask for the list of models in batches."""
+    return _flood(target, cue, (verb("list_models", n)[0] for n in count(10)))
+
+
 def batches_of_costly_verbs(target, cue):
     """Ask in batches why the victim's model is as it is."""
     return _flood(target, cue, (verb("explain_model", n, model_id=VICTIM)[0] for n in count(10)))

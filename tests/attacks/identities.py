@@ -12,8 +12,8 @@ from contextlib import ExitStack, suppress
 
 import zmq
 
-from attacks.attack import Report
-from attacks.raw import RawPeer, message
+from attacks.attack import PREY, Report
+from attacks.raw import GREETING, RawPeer, call, message, ready
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 
@@ -52,6 +52,37 @@ def claim_future(target, cue, *, ahead):
         closed = sum(peer.is_closed for peer in peers)
     wrong = f"{stolen} messages came to those that claimed an identity and said nothing" if stolen else ""
     return Report({"claimed": len(claimed), "closed": closed}, "", wrong)
+
+
+def share(target, cue, *, rounds):
+    """Connect under the identity that another living client has, and ask: neither may get what the other asked for."""
+    done, wrong = 0, ""
+    with RawPeer(target.path, identity=b"same").greet() as first:
+        cue.under_way()
+        while not cue.is_over() and done < rounds and not wrong:
+            with RawPeer(target.path, identity=b"same") as second:
+                second.push(message(call(PREY, "echo", 7, b"\x92\x91\x07\x80")), cue.is_over)
+                first.push(message(call(PREY, "echo", 8, b"\x92\x91\x08\x80")), cue.is_over)
+                before = first.messages
+                if not first.read_until(lambda: first.messages > before, within_s=10):  # noqa: B023 - read at once
+                    wrong = f"the first of two clients of one identity got no answer: {first.told()}"
+                elif wire.unpack(first.received[-1]).id != 8:
+                    wrong = "a client got the answer of another with its identity"
+            done += 1
+    cue.hold()
+    return Report({"rounds": done}, "", wrong)
+
+
+def change(target, cue):
+    """Say READY twice, the second time as another peer."""
+    done = closed = 0
+    while not cue.is_over():
+        with suppress(OSError), RawPeer(target.path, handshake=False) as peer:
+            peer.push(GREETING + ready(b"one") + ready(b"two"), cue.is_over)
+            peer.read_until(lambda: False, within_s=0.05)
+            done, closed = done + 1, closed + peer.is_closed
+        cue.under_way()
+    return Report({"connections": done, "closed": closed})
 
 
 def pretend_to_work(target, cue, *, peers):

@@ -7,15 +7,24 @@ from attacks.attack import MIB, PREY, Report
 from attacks.raw import MORE, RawPeer, announced, call, frame, verb
 
 
+def a_million_parts(target, cue, *, parts):
+    """Call with very many empty parts, again and again."""
+    return _again_and_again(target, cue, call(PREY, "echo", 5)[0], b"", parts)
+
+
 def long_for_the_host(target, cue, *, parts):
     """Send a verb with as many parts as that, again and again."""
-    some = frame(b"x", MORE) * (parts // 100)
+    return _again_and_again(target, cue, verb("list_models", 5)[0], b"x", parts)
+
+
+def _again_and_again(target, cue, first, part, parts):
+    some = frame(part, MORE) * (parts // 100)
     sent, told, closed = 0, "", 0
     while not cue.is_over():
         with RawPeer(target.path).greet() as peer:
             cue.under_way()
             while not cue.is_over() and not peer.is_closed:
-                for piece in (frame(verb("list_models", 5)[0], MORE), *[some] * 100, frame(b"x")):
+                for piece in (frame(first, MORE), *[some] * 100, frame(part)):
                     peer.push(piece, cue.is_over)
                 sent += 1
             told, closed = peer.told() or told, closed + peer.is_closed
@@ -24,13 +33,14 @@ def long_for_the_host(target, cue, *, parts):
     return Report({"messages": sent, "closed": closed}, told)
 
 
-def endless(target, cue, *, most_bytes):
+def endless(target, cue, *, most_bytes, hello=True):
     """Send parts of a message of which none is the last."""
     part, sent, closed, told = frame(bytes(64 << 10), MORE), 0, 0, ""
     while not cue.is_over():
         with RawPeer(target.path) as peer:
-            peer.greet()
-            sent += peer.push(frame(call(PREY, "echo", 5)[0], MORE), cue.is_over)
+            if hello:
+                peer.greet()
+                sent += peer.push(frame(call(PREY, "echo", 5)[0], MORE), cue.is_over)
             cue.under_way()
             while not cue.is_over() and not peer.is_closed and sent < most_bytes:
                 sent += peer.push(part, cue.is_over)

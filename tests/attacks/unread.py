@@ -17,6 +17,15 @@ def unread_stream(target, cue, *, streams):
         return _never_read(peer, cue, streams)
 
 
+def unread_results(target, cue, *, calls):
+    """Ask for results of 10 MB, and read none."""
+    with RawPeer(target.path).greet() as peer:
+        peer.reads = False
+        for number in range(calls):
+            peer.push(message(call(PREY, "result", 5 + number)), cue.is_over)
+        return _never_read(peer, cue, calls)
+
+
 def unread_over_many(target, cue, *, peers, calls):
     """Ask for results of 10 MB over each of many connections, and read none."""
     with ExitStack() as stack:

@@ -1,6 +1,6 @@
 """The metrics page of a real host before, during and after everything that can happen to a model (C33).
 
-What single figures mean is in `tests/shell/test_metrics.py`; here is what comes back to its value, and what never shows.
+What single figures mean is in `tests/shell/test_service.py`; here is what comes back to its value, and what never shows.
 """
 
 import os

@@ -1,7 +1,7 @@
 """A supervisor that is killed at any step of a deploy, a replacement or an undeploy.
 
 Seeded samples of the kills; `python -m benchmarks.kills` does all of them. A system that fails at any step is in
-`tests/shell/test_staging_faults.py`.
+`tests/shell/test_staging_kills.py`.
 """
 
 import os
