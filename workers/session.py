@@ -65,6 +65,8 @@ class Session:
             self._load(msg.unpack_map(envelope))
         elif envelope.kind == msg.CLOSE_LANES:
             self._close_lanes()
+        elif envelope.kind == msg.OPEN_LANES and self.lanes is not None:
+            self.lanes.open()
         elif self.runtime is not None:
             self.runtime.accept(envelope)
 
@@ -91,7 +93,7 @@ class Session:
         if self.lanes is None:
             closed()
         else:
-            self.lanes.retire(closed)
+            self.lanes.close(closed)
 
     def _load(self, request: dict[str, Any]) -> None:
         # The model's directory is not ours to write into: it may be shared or watched, and its content is its identity.

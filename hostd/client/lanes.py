@@ -3,8 +3,9 @@
 Rules
 1. A model that is called a second time is asked a lane for, beside the call. A request is sent to one place at a time,
    so it is begun once at most.
-2. The worker gives back what it has not begun (NOT_BEGUN), and a connection that ends before the worker's first word
-   has begun nothing. Such requests go to the host, under the same id, with what is left of their time.
+2. The host ends the request that asked for a lane when nothing more should be sent there. The worker gives back what it
+   has not begun (NOT_BEGUN), and a connection that ends before the worker's first word has begun nothing. Such requests
+   go to the host, under the same id, with what is left of their time.
 3. Of other requests whose connection has ended the host knows what became of the worker: it is asked, and what it says
    is their error.
 """
@@ -23,10 +24,11 @@ from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import HostError, UnavailableError
 from hostd_workers.wire.link import Link
+from hostd_workers.wire.shares import too_many
 from hostd_workers.wire.stream import new_buffer
 
 if TYPE_CHECKING:
-    from hostd.client.tracker import Pending, Tracker
+    from hostd.client.tracker import Pending, PendingStream, Tracker
     from hostd_workers.wire.frames import Buffer
 
 _RETRY_S: Final = 1.0
@@ -47,12 +49,13 @@ class _Sent(NamedTuple):
 class Lane:
     """A worker that is called directly, and what waits for its answers."""
 
-    __slots__ = ("has_spoken", "is_over", "link", "model_id", "outbox", "sent", "worker")
+    __slots__ = ("has_spoken", "is_over", "link", "max_in_flight", "model_id", "outbox", "sent", "worker")
 
-    def __init__(self, link: Link, model_id: str, worker: int) -> None:
+    def __init__(self, link: Link, model_id: str, worker: int, max_in_flight: int) -> None:
         self.link = link
         self.model_id = model_id
         self.worker = worker
+        self.max_in_flight = max_in_flight
         self.sent: dict[int, _Sent] = {}
         self.outbox: deque[list[Buffer]] = deque()
         self.has_spoken = False
@@ -104,7 +107,12 @@ class Lanes:
         return lane
 
     def note(self, lane: Lane, pending: Pending, frames: list[Buffer]) -> None:
-        """Take note of a request that is sent over a lane."""
+        """Send a request over a lane; what is too much ends here."""
+        sent = len(lane.sent)
+        if sent >= lane.max_in_flight:  # the worker would say so, but not while it is busy
+            error = too_many(lane.model_id, sent, sent, lane.max_in_flight, "in flight")
+            self._tracker.forget(pending, error)
+            return
         pending.lane = lane
         lane.sent[pending.id] = _Sent(pending, frames, time.monotonic())
         self.send(lane, frames)
@@ -156,20 +164,39 @@ class Lanes:
             self._asked_s[model_id] = 0.0
         elif now - asked_s > _RETRY_S:
             self._asked_s[model_id] = now
-            pending, frames = self._tracker.verb("open_lane", {"model_id": model_id}, _FATE_S)
-            pending.listeners.append(lambda: self._told(model_id, pending))
-            self._to_host(frames)
+            self._to_host(self.ask(model_id)[1])
 
-    def _told(self, model_id: str, pending: Pending) -> None:
-        if pending.error is not None or not self._is_on:
-            return
-        match pending.result():
-            case {"path": str(path), "secret": bytes(secret), "worker": int(worker)}:
+    def ask(self, model_id: str) -> tuple[PendingStream, list[Buffer]]:
+        """Return the request for the lane of a model, which opens it when the host has answered."""
+        pending, frames = self._tracker.subscribe("open_lane", {"model_id": model_id})
+        pending.listeners.append(lambda: self._told(model_id, pending))
+        return pending, frames
+
+    def _told(self, model_id: str, told: PendingStream) -> None:
+        if told.items:
+            lane = self._opened(model_id, told.take()[0])
+            if lane is not None:
+                told.listeners.append(lambda: self._retire(lane) if told.is_done else None)
+
+    def _opened(self, model_id: str, address: object) -> Lane | None:
+        match address:
+            case {
+                "path": str(path),
+                "secret": bytes(secret),
+                "worker": int(worker),
+                "max_in_flight": int(limit),
+            } if self._is_on:
+                for lane in self.open.values():  # it was closed for a while
+                    if lane.worker == worker:
+                        self._by_model[model_id] = lane
+                        return lane
                 link = self._connected(path)
                 if link is not None:
-                    lane = self._by_model[model_id] = self.open[link.fd] = Lane(link, model_id, worker)
+                    lane = self._by_model[model_id] = self.open[link.fd] = Lane(link, model_id, worker, limit)
                     self.send(lane, wire.pack(msg.LANE_HELLO, 0, secret))
                     self._tell(lane)
+                    return lane
+        return None
 
     def _tell(self, lane: Lane) -> None:
         keeper = self._of()

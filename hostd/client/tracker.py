@@ -213,6 +213,11 @@ class Tracker:
         if self._pending.pop(pending.id, None) is not None:
             pending.fail(error)
 
+    @property
+    def has_deadlines(self) -> bool:
+        """Whether there are requests that may be overdue some time."""
+        return any(each.deadline_s is not None for each in self._pending.values())
+
     def overdue(self, now: float) -> list[Pending]:
         """Return the requests that are past their own deadline (`Pending.deadline_s`)."""
         requests = [*self._pending.values()]

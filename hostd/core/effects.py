@@ -72,6 +72,12 @@ class CloseLanes(NamedTuple):
     worker_id: WorkerId
 
 
+class OpenLanes(NamedTuple):
+    """Have a worker whose lanes are closed take their calls again."""
+
+    worker_id: WorkerId
+
+
 class MeasureWorker(NamedTuple):
     """Sample the memory of the worker's tree; it comes back as WorkerMeasured, if need be with an estimate."""
 
@@ -235,10 +241,11 @@ class RelayAnswer(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Answer a request of the control plane with plain values."""
+    """Answer a request of the control plane with plain values; what is not the last answer is an item."""
 
     caller: Caller
     value: Any
+    is_last: bool = True
 
 
 class AnswerError(NamedTuple):
@@ -264,6 +271,7 @@ Effect: TypeAlias = (
     | SpawnWorker
     | SendLoad
     | CloseLanes
+    | OpenLanes
     | MeasureWorker
     | PauseWorker
     | ResumeWorker

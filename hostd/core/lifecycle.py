@@ -59,6 +59,15 @@ class WorkerAction(enum.Enum):
     KILL = "KILL"
 
 
+class LaneState(enum.Enum):
+    """Whether clients may call a worker without the host; UNUSED: none was told of it, CLOSING: calls may go on."""
+
+    UNUSED = "UNUSED"
+    OPEN = "OPEN"
+    CLOSING = "CLOSING"
+    CLOSED = "CLOSED"
+
+
 class ModelState(enum.Enum):
     """What a model is for its users."""
 

@@ -33,7 +33,7 @@ from hostd.core.invariants import problems_of
 from hostd.core.loading import Loading
 from hostd.core.losing import Losing
 from hostd.core.measuring import Measuring
-from hostd.core.memory.admission import Admission, Evict, Refuse, Release, Start
+from hostd.core.memory.admission import Admission, Evict, Hold, Refuse, Release, Start
 from hostd.core.memory.charges import Charges
 from hostd.core.memory.growing import Fail
 from hostd.core.memory.planning import Planning
@@ -148,7 +148,8 @@ class Core:
             Refuse: lambda verdict: loading.refuse(verdict.load, verdict.error),
             Fail: lambda verdict: loading.fail(verdict.worker, verdict.error),
             Evict: lambda verdict: unloading.evict(verdict.model, verdict.reason),
-            Release: lambda verdict: router.release(verdict.model),
+            Hold: lambda verdict: lanes.hold(verdict.model),
+            Release: self._release,
         }
         self._late_steps: dict[LoadStep, Callable[[Load], None]] = {
             LoadStep.FINDING: loading.give_up_finding,
@@ -203,6 +204,10 @@ class Core:
         for verdict in verdicts:
             self._doing[type(verdict)](verdict)
 
+    def _release(self, verdict: Release) -> None:
+        self._lanes.release(verdict.model)
+        self._router.release(verdict.model)
+
     # Time and clients
 
     def _asked(self, decide: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -252,6 +257,7 @@ class Core:
     def _on_client_vanished(self, event: ev.ClientVanished) -> None:
         self._router.lose_client(event.client)
         self._registry.waiting.lose_client(event.client)
+        self._lanes.lose_client(event.client)
         self._deploying.lose_client(event.client)
 
     def _on_time_passed(self, _event: ev.TimePassed) -> None:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hostd.core.bookkeeping.latencies import Latencies
 from hostd.core.bookkeeping.shares import ClientShares
-from hostd.core.lifecycle import ALIVE, SERVING, ModelState, WorkerState
+from hostd.core.lifecycle import ALIVE, SERVING, LaneState, ModelState, WorkerState
 from hostd.core.standing import NOTHING, Standing
 from hostd.core.values import Death, LoadSource, Need, Origin, Size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hostd.core.values import Caller, CallId, Lane, LoadingSpec, Memory, ModelId, Waiters, WorkerId
+    from hostd.core.values import Caller, CallId, ClientId, Lane, LoadingSpec, Memory, ModelId, Waiters, WorkerId
     from hostd.records import MethodInfo
     from hostd_workers.wire.errors import HostError
 
@@ -79,7 +79,8 @@ class Worker:
     is_beyond_reach: bool = False
     death: Death = Death.UNEXPLAINED
     lane: Lane | None = None
-    is_closing_lanes: bool = False
+    lane_clients: dict[ClientId, Caller] = field(default_factory=dict)
+    lane_state: LaneState = LaneState.UNUSED
 
     @property
     def in_flight(self) -> int:

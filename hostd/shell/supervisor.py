@@ -143,11 +143,11 @@ class Supervisor(Closing):
     def _answer(self, clients: Frontend, effect: fx.Answer) -> None:
         own = self._own_requests.pop(effect.caller, None)
         if own is None:
-            self._answer_client(clients, effect.caller, effect.value)
+            self._answer_client(clients, *effect)
         elif not own.done():
             own.set_result(effect.value)
 
-    def _answer_client(self, clients: Frontend, caller: ev.Caller, value: Any) -> None:
+    def _answer_client(self, clients: Frontend, caller: ev.Caller, value: Any, is_last: bool) -> None:  # noqa: FBT001
         # Thousands may wait for one load, and to encode its record is nearly all that an answer costs.
         if self._encoded is None or self._encoded[0] is not value:
             try:
@@ -156,7 +156,8 @@ class Supervisor(Closing):
                 clients.refuse(caller, InternalError(f"the answer cannot be sent: {error}"))
                 return
         _, body, buffers = self._encoded
-        clients.send(caller.client, wire.pack(msg.RESULT, caller.request_id, body=body, buffers=buffers))
+        kind = msg.RESULT if is_last else msg.ITEM
+        clients.send(caller.client, wire.pack(kind, caller.request_id, body=body, buffers=buffers))
 
     def _refuse(self, clients: Frontend, effect: fx.AnswerError) -> None:
         own = self._own_requests.pop(effect.caller, None)

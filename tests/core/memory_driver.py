@@ -48,12 +48,12 @@ class MemoryDriver(Driver):
         self.predicted(need_bytes, source=source)
         return caller
 
-    def comes_up(self, model_id: str, taken_bytes: int) -> None:
+    def comes_up(self, model_id: str, taken_bytes: int, lane: ev.Lane | None = None) -> None:
         """Let the worker of a model load it, and hold so much then."""
         worker = self.worker_of(model_id)
         self.spawned(worker)
         self.greeted(worker)
-        self.loaded(worker)
+        self.loaded(worker, lane=lane)
         self.sampled(taken_bytes, worker)
 
     def ready(self, model_id: str, taken_bytes: int, spec: ev.LoadingSpec = SPEC) -> ev.Caller:

@@ -209,7 +209,9 @@ class Outside:
 
     def _carry_out(self, effect: fx.Effect) -> None:  # noqa: C901 - one case for each kind of effect
         match effect:
-            case fx.Answer(caller, value):
+            case fx.Answer(caller, value, False):
+                self.items.setdefault(caller, []).append(value)
+            case fx.Answer(caller, value, _):
                 if isinstance(value, UnloadReport):
                     self._assert_nothing_lives(value.model_id)
                 self._note_answer(caller, value)
@@ -273,6 +275,10 @@ class Outside:
                 process = self._receiver(worker_id)
                 assert not process.closes_lanes, f"{process} was told twice to close its lanes"
                 process.closes_lanes = True
+            case fx.OpenLanes(worker_id):
+                process = self._receiver(worker_id)
+                assert process.closes_lanes, f"the lanes of {process} were not closed"
+                process.closes_lanes = False
             case fx.ScanDirectory(sync_id, loaded):
                 models = self.registry.models
                 self.seen[sync_id] = {model_id: models[model_id].generation for model_id, _ in loaded}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from driver import ALICE, BOB, Driver, memory_of
+from memory_driver import MemoryDriver
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
@@ -66,8 +67,31 @@ def fate(host: Driver, worker: int = 1, client: ev.ClientId = ALICE) -> ev.Calle
     return caller
 
 
-def test_a_client_is_told_the_way_to_a_worker_that_is_ready(host, lane):
-    assert host.answer(open_lane(host)) == lane.address
+def told(host: Driver, caller: ev.Caller) -> list[object]:
+    """Return what the request for a lane was answered by the last event; None: it is over."""
+    return [effect.value for effect in host.effects_of(fx.Answer) if effect.caller == caller]
+
+
+def test_a_client_is_told_the_way_to_a_worker_that_is_ready_and_when_that_is_over(host, lane):
+    asked = open_lane(host)
+    assert told(host, asked) == [lane.address]
+    host.unload("m")
+    assert told(host, asked) == [None]
+
+
+def test_a_client_that_asks_again_has_one_lane(host, lane):
+    first = open_lane(host)
+    again = open_lane(host)
+    assert (told(host, first), told(host, again)) == ([None], [lane.address])
+    host.exited("exit code 1")
+    assert (told(host, first), told(host, again)) == ([], [None])
+
+
+def test_a_client_that_has_gone_is_told_nothing(host):
+    asked = open_lane(host)
+    host.feed(ev.ClientVanished(ALICE))
+    host.unload("m")
+    assert told(host, asked) == []
 
 
 def test_of_several_workers_none_but_a_serving_one_is_told(host):
@@ -98,7 +122,7 @@ def test_a_worker_without_clients_is_killed_at_once(host):
 
 
 def test_a_worker_with_clients_closes_its_lanes_before_it_is_killed(host, lane):
-    lane.shows(connections=1)
+    open_lane(host)
     unload = host.unload("m")
     assert host.effects_of(fx.CloseLanes) == [fx.CloseLanes(ev.WorkerId(1))]
     assert (host.worker_state(), host.killed()) == ("DRAINING", [])
@@ -109,7 +133,7 @@ def test_a_worker_with_clients_closes_its_lanes_before_it_is_killed(host, lane):
 
 
 def test_calls_by_the_host_and_by_lanes_are_both_waited_for(host, lane):
-    lane.shows(connections=1)
+    open_lane(host)
     call = host.sent(host.call())
     host.unload("m")
     host.feed(ev.LanesClosed(ev.WorkerId(1)))
@@ -119,7 +143,7 @@ def test_calls_by_the_host_and_by_lanes_are_both_waited_for(host, lane):
 
 
 def test_lanes_that_do_not_close_in_time_are_ended(host, lane):
-    lane.shows(connections=1)
+    open_lane(host)
     host.unload("m")
     asked = fate(host)
     host.pass_time(host.core._registry.config.drain_timeout_s)
@@ -130,13 +154,13 @@ def test_lanes_that_do_not_close_in_time_are_ended(host, lane):
 
 
 def test_at_once_is_at_once(host, lane):
-    lane.shows(connections=1)
+    open_lane(host)
     host.unload("m", at_once=True)
     assert host.killed() == [1]
 
 
 def test_who_has_lost_a_lane_hears_what_the_other_callers_hear(host, lane):
-    lane.shows(connections=1)
+    open_lane(host)
     call = host.call(client=BOB)
     early = fate(host)
     assert host.is_waiting(early)
@@ -167,3 +191,38 @@ def test_lanes_that_say_that_they_are_closed_unasked_change_nothing(host):
     assert host.feed(ev.LanesClosed(ev.WorkerId(1))) == []
     assert host.feed(ev.LanesClosed(ev.WorkerId(77))) == []
     assert host.worker_state() == "READY"
+
+
+@pytest.fixture
+def yielding(tight: MemoryDriver, lane: FakeLane) -> MemoryDriver:
+    """A host with a model `a` that a lane uses, and which was asked to yield for `m`."""
+    tight.predicted_load("a", 8000)
+    tight.comes_up("a", 8000, lane)
+    client = open_lane(tight, "a")
+    lane.shows(begun=1, connections=1)
+    tight.waiter = tight.predicted_load("m", 6000)
+    tight.pass_time(1)
+    assert tight.effects_of(fx.CloseLanes) == [fx.CloseLanes(tight.worker_of("a"))]
+    assert told(tight, client) == [None]
+    return tight
+
+
+def test_a_model_that_yields_closes_its_lanes_and_is_evicted_when_they_are(yielding, lane):
+    worker = yielding.worker_of("a")
+    assert isinstance(yielding.error(open_lane(yielding, "a")), HostError)
+    lane.shows(ended=1)
+    yielding.feed(ev.LanesClosed(worker))
+    assert yielding.killed() == [worker]
+    yielding.gone(worker)
+    yielding.comes_up("m", 6000)
+    assert yielding.answer(yielding.waiter).state == "READY"
+
+
+def test_a_model_that_need_not_yield_any_more_opens_its_lanes_again(yielding, lane):
+    worker = yielding.worker_of("a")
+    yielding.unload("m")
+    assert yielding.effects_of(fx.OpenLanes) == []
+    assert isinstance(yielding.error(open_lane(yielding, "a")), FailedPreconditionError)
+    yielding.feed(ev.LanesClosed(worker))
+    assert yielding.effects_of(fx.OpenLanes) == [fx.OpenLanes(worker)]
+    assert told(yielding, open_lane(yielding, "a")) == [lane.address]

@@ -5,6 +5,7 @@ import textwrap
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import ways
 from deploy_rig import PLACES, emptied
 from helpers import PATIENCE_S
 from models_rig import AT_ONCE, Rig
@@ -19,6 +20,12 @@ def pool():
     yield executor
     # After a failure something may still wait; the end of the host, which comes next, ends that.
     executor.shutdown(wait=False, cancel_futures=True)
+
+
+@pytest.fixture(params=[ways.directly, ways.only_by_the_host], ids=["directly", "by-host"])
+def way(request, monkeypatch):
+    """Tell a story once with each way that its calls can go."""
+    request.param(monkeypatch)
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from helpers import PATIENCE_S, SOON_S, at_most, eventually
 
 import hostd
 
+pytestmark = pytest.mark.usefixtures("way")
+
 BROKEN = """
     class Broken:
         def predict(self, x):

@@ -9,6 +9,8 @@ from models_rig import FAILS_TWICE, GATED, causes
 
 import hostd
 
+pytestmark = pytest.mark.usefixtures("way")
+
 QUIET_S = 2.0
 """So much longer than the writer's pauses that a slow machine does not stretch one of them over it."""
 

@@ -12,6 +12,8 @@ from models_rig import GATED, Work
 
 import hostd
 
+pytestmark = pytest.mark.usefixtures("way")
+
 ROUNDS = 25
 USERS = 4
 

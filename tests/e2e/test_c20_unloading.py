@@ -15,6 +15,8 @@ from models_rig import FAILS, GATED, HANGS, Work, causes, states
 
 import hostd
 
+pytestmark = pytest.mark.usefixtures("way")
+
 LONG_S = 3600.0
 """What no test waits for: only an unload that overtakes it ends such a wait within the test."""
 

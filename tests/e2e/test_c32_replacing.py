@@ -21,6 +21,8 @@ from helpers import PATIENCE_S, eventually, is_there, rss_of_tree
 
 import hostd
 
+pytestmark = pytest.mark.usefixtures("way")
+
 CALLERS = 4
 BALLAST_BYTES = 100 * MIB
 
@@ -85,6 +87,7 @@ def test_c32_not_one_call_fails_and_answers_change_once(deploying, deployer, mod
         commit = raw.begin("deploy_commit", upload=raw.upload("m", files_of(f"gated {gate}"), replace=True))
         eventually((tmp_path / "gate.reached").exists, "the new one loads")
         callers.go_on()
+        assert callers.errors == []
         assert callers.changes() == [["0", "1", "2"]] * CALLERS, "the old one serves while the new one loads"
         gate.touch()
         assert raw.answer(commit)["state"] == "READY"

@@ -13,6 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import hostd
 
+pytestmark = pytest.mark.usefixtures("way")
+
 THEIRS = {
     "total_loaded_models_size": ("gauge", {"model_type"}),
     "total_loaded_models": ("gauge", {"model_type", "model_id"}),

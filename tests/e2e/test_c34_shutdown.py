@@ -24,6 +24,8 @@ from hostd.config.loading import load_config
 from hostd.hosts.launch import AT_ONCE as KILL_ALL
 from hostd.hosts.launch import reaper_command, supervisor_environment
 
+pytestmark = pytest.mark.usefixtures("way")
+
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
     from pathlib import Path

@@ -13,6 +13,8 @@ from models_rig import Work
 import hostd
 from hostd.client.tracker import STREAM_WINDOW
 
+pytestmark = pytest.mark.usefixtures("way")
+
 SLOW = """
     import pathlib
     import time

@@ -24,7 +24,7 @@ SOURCE = """
             raise ValueError("no")
         def die(self, how):
             os.kill(os.getpid(), how)
-        def wait(self, gate, seconds=60):
+        def hold(self, gate, seconds=60):
             until = time.monotonic() + seconds
             while not pathlib.Path(gate).exists() and time.monotonic() < until:
                 time.sleep(0.002)
@@ -113,9 +113,9 @@ def test_what_clients_counted_is_what_the_host_shows(host, client, model):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV], ids=["killed", "crashed"])
 def test_all_that_were_in_flight_hear_why_the_worker_died(client, model, tmp_path, how):
     on_a_lane(client, model)
-    calls = [model.submit.wait(str(tmp_path / "gate")) for _ in range(3)]
+    calls = [model.submit.hold(str(tmp_path / "gate")) for _ in range(3)]
     eventually(lambda: client.get_model("m").workers[0].in_flight >= 1, "a call runs")
-    os.kill(model.pid(), how)
+    os.kill(client.get_model("m").workers[0].pid, how)
     errors = [call.exception() for call in calls]
     assert {type(error) for error in errors} == {hostd.UnavailableError}
     assert all(how.name in error.message for error in errors), errors
@@ -124,7 +124,7 @@ def test_all_that_were_in_flight_hear_why_the_worker_died(client, model, tmp_pat
 def test_an_unload_waits_for_what_was_accepted_and_gives_the_rest_to_the_host(client, model, tmp_path):
     on_a_lane(client, model)
     gate = tmp_path / "gate"
-    calls = [model.submit.wait(str(gate)) for _ in range(5)]
+    calls = [model.submit.hold(str(gate)) for _ in range(5)]
     eventually(lambda: client.get_model("m").workers[0].in_flight == 5, "all have come")
     unload = threading.Thread(target=client.unload_model, args=("m",))
     unload.start()
@@ -140,7 +140,7 @@ def test_an_unload_waits_for_what_was_accepted_and_gives_the_rest_to_the_host(cl
 
 def test_an_unload_at_once_ends_them(client, model, tmp_path):
     on_a_lane(client, model)
-    call = model.submit.wait(str(tmp_path / "gate"))
+    call = model.submit.hold(str(tmp_path / "gate"))
     eventually(lambda: client.get_model("m").workers[0].in_flight == 1, "it runs")
     client.unload_model("m", now=True)
     assert isinstance(call.exception(), hostd.AbortedError)
@@ -148,7 +148,7 @@ def test_an_unload_at_once_ends_them(client, model, tmp_path):
 
 def test_a_reload_is_found_again_by_the_same_handle(client, model, model_dir):
     on_a_lane(client, model)
-    first = model.pid()
+    first = client.get_model("m").workers[0].pid
     client.load_model("m", reload=True)
     on_a_lane(client, model)
     assert client.get_model("m").workers[0].pid != first
@@ -157,14 +157,14 @@ def test_a_reload_is_found_again_by_the_same_handle(client, model, model_dir):
 def test_a_deadline_is_kept_while_the_model_is_busy(client, model, tmp_path):
     on_a_lane(client, model)
     with pytest.raises(hostd.DeadlineExceededError, match="the deadline passed before the model answered"):
-        model.options(timeout_s=0.2).wait(str(tmp_path / "gate"))
+        model.options(timeout_s=0.2).hold(str(tmp_path / "gate"))
     (tmp_path / "gate").touch()
     assert model.echo(1) == 1
 
 
 def test_a_call_that_is_cancelled_is_not_begun(client, model, tmp_path):
     on_a_lane(client, model)
-    running, waiting = (model.submit.wait(str(tmp_path / "gate")) for _ in range(2))
+    running, waiting = (model.submit.hold(str(tmp_path / "gate")) for _ in range(2))
     assert waiting.cancel()
     (tmp_path / "gate").touch()
     assert running.result() == "waited"
@@ -194,9 +194,8 @@ def test_the_asyncio_client_calls_directly_too(host, client, model, tmp_path):
             assert await asyncio.gather(*[mine.echo(n) for n in range(200)]) == list(range(200))
             assert [item async for item in mine.stream.count(200)] == list(range(200))
             assert [lane.model_id for lane in other._channel._lanes.open.values()] == ["m"]
-            waiting = asyncio.ensure_future(mine.wait(str(tmp_path / "gate")))
-            while not client.get_model("m").workers[0].in_flight:
-                await asyncio.sleep(0.01)
+            waiting = asyncio.ensure_future(mine.hold(str(tmp_path / "gate")))
+            await asyncio.to_thread(eventually, lambda: client.get_model("m").workers[0].in_flight, "a call runs")
             os.kill(client.get_model("m").workers[0].pid, signal.SIGKILL)
             with pytest.raises(hostd.UnavailableError, match="SIGKILL"):
                 await waiting
@@ -222,7 +221,7 @@ def test_a_client_that_is_killed_leaves_nothing_of_its_calls(host, client, model
         f"client = hostd.connect({host.endpoint!r})\n"
         "model = client.retrieve_model('m')\n"
         "for n in range(5): model.echo(n)\n"
-        f"calls = [model.submit.wait({str(tmp_path / 'gate')!r}) for _ in range(50)]\n"
+        f"calls = [model.submit.hold({str(tmp_path / 'gate')!r}) for _ in range(50)]\n"
         "print('sent', flush=True); sys.stdin.read()\n"
     )
     pipe = subprocess.PIPE

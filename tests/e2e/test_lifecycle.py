@@ -13,6 +13,8 @@ from helpers import PATIENCE_S, descendants, eventually
 
 import hostd
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 def test_a_model_is_loaded_called_streamed_and_unloaded(shared, shared_host, model_dir):
     path = model_dir()

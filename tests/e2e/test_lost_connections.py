@@ -7,6 +7,8 @@ from helpers import PATIENCE_S, descendants, eventually
 
 import hostd
 
+pytestmark = pytest.mark.usefixtures("way")
+
 MODEL = """
     import os, threading
 

@@ -9,6 +9,8 @@ from helpers import eventually
 import hostd
 from hostd.client._sync.client import MAP_WINDOW
 
+pytestmark = pytest.mark.usefixtures("way")
+
 SOURCE = """
     class Model:
         def __init__(self):

@@ -7,6 +7,8 @@ from models_rig import Work, key, samples
 
 import hostd
 
+pytestmark = pytest.mark.usefixtures("way")
+
 BUDGET_MIB = 200
 PROMPT = {"min_residence_s": 0, "admission_timeout_s": PATIENCE_S, "sample_period_s": 0.1}
 """Settings under which nobody waits for longer than a test must."""

@@ -10,6 +10,8 @@ from models_rig import Work
 
 import hostd
 
+pytestmark = pytest.mark.usefixtures("way")
+
 BUDGET_MIB = 200
 WITHIN_S = 60.0
 SETTINGS = {"budget": f"{BUDGET_MIB}MiB", "min_residence_s": 0, "admission_timeout_s": 300, "sample_period_s": 0.1}

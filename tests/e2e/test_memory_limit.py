@@ -12,6 +12,8 @@ from models_rig import Work
 
 import hostd
 
+pytestmark = pytest.mark.usefixtures("way")
+
 LIMIT = "memory_limit: 100MiB\n"
 
 
@@ -89,7 +91,7 @@ def test_shared_memory_counts_against_a_limit_and_comes_back_if_it_goes(client, 
     model = client.load_model("sharing", holder(10, settings=LIMIT))
     model.share(kind, str(shm), 64)
     eventually(lambda: client.get_model("sharing").charge_bytes > 74 * MIB, "it is charged")
-    assert client.get_model("sharing").workers[0].shared_bytes == 64 * MIB
+    assert 0 <= client.get_model("sharing").workers[0].shared_bytes - 64 * MIB < MIB // 16
     stays = kind.startswith("named")
     report = client.unload_model("sharing")
     assert 64 * (not stays) < report.freed_bytes / MIB - 10 < 64 * (not stays) + 20

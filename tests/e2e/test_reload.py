@@ -15,6 +15,8 @@ from helpers import PATIENCE_S, eventually, is_there
 
 import hostd
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 class Served:
     """`hostd serve` in a session of its own, with a configuration file that may change, and a log to look into."""

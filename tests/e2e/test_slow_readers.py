@@ -14,6 +14,8 @@ from hostile_peer import MIB
 
 import hostd
 
+pytestmark = pytest.mark.usefixtures("way")
+
 BUFFER_BYTES = 8 * MIB
 
 MODEL = """

@@ -16,6 +16,8 @@ from odd_places import PATIENCE_S as LONG_S
 
 import hostd
 
+pytestmark = pytest.mark.usefixtures("way")
+
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("setpriv"), reason="starts a host as another user"
 )

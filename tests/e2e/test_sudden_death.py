@@ -31,6 +31,8 @@ from helpers import (
 import hostd
 from hostd import embed
 
+pytestmark = pytest.mark.usefixtures("way")
+
 OPTIONS = {"stage": "load", "death": "grandchildren"}
 
 WORKLOAD = """

@@ -85,7 +85,7 @@ class Client:
     def receive(self) -> wire.Envelope:
         while not self._come:
             self._wait(select.POLLIN)
-            self._come += self.link.receive()
+            self._come += [each for each in self.link.receive() if each.kind != msg.LANE_WELCOME]
         return self._come.pop(0)
 
     def _wait(self, event: int) -> None:

@@ -3,7 +3,7 @@
 Rules
 1. `step` runs one call of each lane that has one, so many calls of one client delay another's by one each.
 2. A client is let in by its first message, LANE_HELLO with the secret of this generation.
-3. Once they are closed (`retire`) no further call is taken: what has come before ends, and then all is over.
+3. While they are closed no further call is taken: what has come before ends, and then `on_idle` is called.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Lanes:
         self._silent: dict[Lane, None] = {}
         self._working: dict[Lane, None] = {}
         self._rests_until_s = 0.0
-        self._is_retired = False
-        self._on_over: Callable[[], None] | None = None
+        self._is_open = True
+        self._on_idle: Callable[[], None] | None = None
         self._epoll = select.epoll()
         self._epoll.register(self._listener.fd, select.EPOLLIN)
 
@@ -101,24 +101,24 @@ class Lanes:
             if not lane.has_work:
                 self._working.pop(lane, None)
                 self._flush(lane)
-        self._look_whether_over()
+        self._look_whether_idle()
 
     def flush(self) -> None:
         """Send all answers that there are so far."""
         for lane in list(self._books.written):
             self._flush(lane)
-        self._look_whether_over()
+        self._look_whether_idle()
 
-    def retire(self, on_over: Callable[[], None]) -> None:
-        """Take no further call; `on_over` is called once none is under way."""
-        self._is_retired, self._on_over = True, on_over
-        if not self._rests_until_s:
-            self._epoll.unregister(self._listener.fd)
-        self._rests_until_s = 0.0
-        self._listener.close()
+    def close(self, on_idle: Callable[[], None]) -> None:
+        """Take no further call until `open`; `on_idle` is called once none is under way."""
+        self._is_open, self._on_idle = False, on_idle
         for lane in list(self._lanes.values()):
             self._flush(lane)
-        self._look_whether_over()
+        self._look_whether_idle()
+
+    def open(self) -> None:
+        """Take calls again."""
+        self._is_open = True
 
     # One lane
 
@@ -129,7 +129,7 @@ class Lanes:
                     if lane in self._silent:
                         self._let_in(lane, envelope)
                     else:
-                        lane.accept(envelope, is_open=not self._is_retired)
+                        lane.accept(envelope, is_open=self._is_open)
         except (EOFError, HostError):
             self._close(lane)
             return
@@ -184,7 +184,7 @@ class Lanes:
         self._books.written.pop(lane, None)
         self._books.page.connected(len(self._lanes) - len(self._silent))
 
-    def _look_whether_over(self) -> None:
-        if self._on_over is not None and all(lane.is_idle for lane in self._lanes.values()):
-            on_over, self._on_over = self._on_over, None
-            on_over()
+    def _look_whether_idle(self) -> None:
+        if self._on_idle is not None and all(lane.is_idle for lane in self._lanes.values()):
+            on_idle, self._on_idle = self._on_idle, None
+            on_idle()

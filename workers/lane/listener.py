@@ -8,11 +8,9 @@ Rules
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import struct
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hostd_workers.lane.connection import Lane
@@ -30,7 +28,6 @@ class Listener:
 
     def __init__(self, path: str, books: Books) -> None:
         """Listen. Raises `OSError`."""
-        self._path = Path(path)
         self._books = books
         self._buffer = new_buffer()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -52,9 +49,3 @@ class Listener:
             connection.close()
             return None
         return Lane(connection, pid, self._buffer, self._books)
-
-    def close(self) -> None:
-        """Accept nobody more."""
-        self._socket.close()
-        with contextlib.suppress(OSError):
-            self._path.unlink()

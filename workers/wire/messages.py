@@ -51,6 +51,7 @@ LOADED: Final = 35
 LAST_WORDS: Final = 36
 CLOSE_LANES: Final = 37
 LANES_CLOSED: Final = 38
+OPEN_LANES: Final = 39
 
 # Between client and worker only.
 LANE_HELLO: Final = 49

@@ -93,11 +93,15 @@ class Shares(Generic[K]):
 def check_in_flight(shares: Shares[K], client: K, model_id: str, limit: int, doing: str) -> None:
     """Raise `ResourceExhaustedError` if a client may have no more calls of a model that are `doing` something."""
     if not shares.allows(client, 1, capacity_for(limit)):
-        raise ResourceExhaustedError(
-            f"model {model_id!r} has {shares.total} {'call' if shares.total == 1 else 'calls'} {doing}, "
-            f"{shares.of(client)} of this client; a client may have {limit} (workers.max_in_flight), and fewer if "
-            "others call too: call more slowly"
-        )
+        raise too_many(model_id, shares.total, shares.of(client), limit, doing)
+
+
+def too_many(model_id: str, total: int, own: int, limit: int, doing: str) -> ResourceExhaustedError:
+    """Return the error of a client that has too many calls of a model which are `doing` something."""
+    return ResourceExhaustedError(
+        f"model {model_id!r} has {total} {'call' if total == 1 else 'calls'} {doing}, {own} of this client; a client "
+        f"may have {limit} (workers.max_in_flight), and fewer if others call too: call more slowly"
+    )
 
 
 def check_bytes(shares: Shares[K], client: K, size_bytes: int, capacity: int) -> None:

@@ -189,7 +189,7 @@ class AsyncChannel:
         for pending in self._tracker.overdue(loop.time()):
             self._tracker.forget(pending, pending.overdue())
             self._send(pending, wire.pack(msg.CANCEL, pending.id))
-        self._sweeper = loop.call_later(_SWEEP_PERIOD_S, self._sweep) if len(self._tracker) else None
+        self._sweeper = loop.call_later(_SWEEP_PERIOD_S, self._sweep) if self._tracker.has_deadlines else None
 
     def cancel(self, pending: Pending) -> None:
         """End a request here and tell the host."""

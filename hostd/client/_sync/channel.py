@@ -392,6 +392,8 @@ class Channel:
                     self._looked_s = time.monotonic()
                     if self._connection is not None and self._connection.is_broken():
                         self._lose(went_away(self.endpoint))
+                    elif self._connection is not None and self._connection.has_news():
+                        self._receive(self._connection)  # while calls go directly nobody else looks
                 finally:
                     self._stop_leading()
             # A lock of its own: the lead alone would be waited for as long as the thread that connected first leads.

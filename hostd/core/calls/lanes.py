@@ -1,9 +1,10 @@
 """Direct lanes: clients of this machine that call a worker without the host, and what the host has to see to.
 
 Rules
-1. A client that may call a model is told the way to a worker that is READY (`Lane.address`), and uses it or not.
-2. A worker with clients is drained before it is ended, also if it seems idle: it gives back what still comes, which its
-   client sends to the host, and says when all that it had taken is over.
+1. A client that may call a model is told the way to a worker that is READY (`Lane.address`), and uses it or not. Its
+   request ends when it should send nothing more there.
+2. A worker that a client was told of closes its lanes before it is ended, also if it seems idle, and while its model
+   yields: it gives back what still comes, which its client sends to the host, and says when all that it had is over.
 3. A client whose connection to a worker has ended asks what became of it. It hears what the callers by the host heard,
    once that is known.
 4. Calls by lanes count as all others: when the host decides or is asked it reads them (`Lane.figures`), and when the
@@ -16,17 +17,19 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from hostd.core.bookkeeping.latencies import OTHER
-from hostd.core.effects import Answer, CloseLanes
-from hostd.core.lifecycle import WorkerInput, WorkerState
+from hostd.core.effects import Answer, CloseLanes, OpenLanes
+from hostd.core.lifecycle import LaneState, WorkerInput, WorkerState
 from hostd.core.refusals import no_such_model, refusal_of
 from hostd_workers.wire.errors import FailedPreconditionError, HostError, UnavailableError
 
 if TYPE_CHECKING:
     from hostd.core.events import LanesClosed
-    from hostd.core.models import Worker
+    from hostd.core.models import Model, Worker
     from hostd.core.registry import Registry
     from hostd.core.requests import FateRequested, LaneRequested
-    from hostd.core.values import Waiters, WorkerId
+    from hostd.core.values import ClientId, Waiters, WorkerId
+
+_MAY_OPEN: Final = (LaneState.UNUSED, LaneState.OPEN)
 
 FATES_KEPT: Final = 1024
 """Of workers that have ended: a client asks at once, or after it has been stopped for a while."""
@@ -46,30 +49,50 @@ class Lanes:
         model = registry.models.get(event.model_id)
         if model is None:
             raise no_such_model(event.model_id, registry)
-        lanes = [worker for worker in model.ready if worker.lane is not None]
+        lanes = [worker for worker in model.ready if worker.lane is not None and worker.lane_state in _MAY_OPEN]
         if model.is_yielding or not model.ready:
             raise refusal_of(model)
         if not lanes:
             raise FailedPreconditionError(f"the worker of model {model.id!r} takes calls from the host alone")
         worker = min(lanes, key=lambda worker: worker.in_flight)
         if worker.lane is not None:
-            registry.effects.append(Answer(event.caller, worker.lane.address))
+            earlier = worker.lane_clients.pop(event.caller.client, None)
+            if earlier is not None:
+                registry.effects.append(Answer(earlier, None))
+            worker.lane_clients[event.caller.client] = event.caller
+            worker.lane_state = LaneState.OPEN
+            registry.effects.append(Answer(event.caller, worker.lane.address, is_last=False))
 
     def closing(self, worker: Worker) -> bool:
-        """Have a worker close its lanes before its end, if it has clients; say whether that is waited for."""
-        if worker.lane is None or not worker.lane.figures().connections:
-            return False
-        worker.is_closing_lanes = True
-        self._registry.effects.append(CloseLanes(worker.id))
-        return True
+        """Have a worker close its lanes, if there may be clients; say whether that is waited for."""
+        self._tell(worker)
+        if worker.lane_state is LaneState.OPEN:
+            worker.lane_state = LaneState.CLOSING
+            self._registry.effects.append(CloseLanes(worker.id))
+        return worker.lane_state is LaneState.CLOSING
 
     def closed(self, event: LanesClosed) -> None:
         """Go on with a worker that has no call of a lane any more."""
         worker = self._registry.workers.get(event.worker_id)
-        if worker is not None and worker.is_closing_lanes:
-            worker.is_closing_lanes = False
+        if worker is not None and worker.lane_state is LaneState.CLOSING:
+            worker.lane_state = LaneState.CLOSED
             if worker.state is WorkerState.DRAINING and not worker.calls:
                 self._registry.move_worker(worker, WorkerInput.DRAINED, "the last call in flight has ended")
+            elif worker.state is WorkerState.READY:
+                self._registry.model_idle(worker.model)
+                self.release(worker.model)
+
+    def hold(self, model: Model) -> None:
+        """Have the clients of a model that is to yield call by the host, where their calls wait."""
+        for worker in model.ready:
+            self.closing(worker)
+
+    def release(self, model: Model) -> None:
+        """Let the clients of a model that stays call directly again."""
+        for worker in model.ready:
+            if worker.lane_state is LaneState.CLOSED and not model.is_yielding:
+                worker.lane_state = LaneState.OPEN
+                self._registry.effects.append(OpenLanes(worker.id))
 
     def fate(self, event: FateRequested) -> None:
         """Answer what became of a worker, as an error, once it is known. Raises `HostError`."""
@@ -83,12 +106,23 @@ class Lanes:
 
     def ended(self, worker: Worker, error: HostError) -> None:
         """Keep what became of a worker, and tell those that have asked."""
+        self._tell(worker)
         if self._fates.setdefault(worker.id, error) is error:
             while len(self._fates) > FATES_KEPT:
                 self._fates.popitem(last=False)
             waiters = self._waiting.pop(worker.id, None)
             if waiters:
                 self._registry.waiting.refuse(waiters, error)
+
+    def lose_client(self, client: ClientId) -> None:
+        """Forget a client that nobody can tell anything any more."""
+        for worker in self._registry.workers.values():
+            worker.lane_clients.pop(client, None)
+
+    def _tell(self, worker: Worker) -> None:
+        """Tell the clients of a worker to send nothing more there."""
+        self._registry.effects += [Answer(caller, None) for caller in worker.lane_clients.values()]
+        worker.lane_clients.clear()
 
     def settle(self, worker: Worker) -> None:
         """Make the calls of a worker's lanes its model's, once it has ended."""

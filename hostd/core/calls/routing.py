@@ -32,7 +32,7 @@ from hostd.core.events import (
     WorkerAnswered,
     WorkerUnreachable,
 )
-from hostd.core.lifecycle import ModelState, WorkerInput, WorkerState
+from hostd.core.lifecycle import LaneState, ModelState, WorkerInput, WorkerState
 from hostd.core.models import Call
 from hostd.core.refusals import refusal_of
 from hostd_workers.wire.errors import (
@@ -235,7 +235,7 @@ class Router:
         worker.model.last_used_s = self._registry.now
         if not worker.calls:
             self._registry.model_idle(worker.model)
-            if worker.state is WorkerState.DRAINING and not worker.is_closing_lanes:
+            if worker.state is WorkerState.DRAINING and worker.lane_state is not LaneState.CLOSING:
                 self._registry.move_worker(worker, WorkerInput.DRAINED, "the last call in flight has ended")
 
     def _check_may_wait(self, event: CallReceived, caller: Caller) -> None:

@@ -81,13 +81,20 @@ class Evict:
 
 
 @dataclass(frozen=True)
+class Hold:
+    """Calls of a model wait from now on, because it is to yield."""
+
+    model: Model
+
+
+@dataclass(frozen=True)
 class Release:
     """Calls that waited because a model was to yield go their way: it stays."""
 
     model: Model
 
 
-Verdict: TypeAlias = "Start | Refuse | Fail | Evict | Release"
+Verdict: TypeAlias = "Start | Refuse | Fail | Evict | Hold | Release"
 """What admission has decided; `Core` sees to it."""
 
 
@@ -308,7 +315,9 @@ class Admission:
         for model in yielding:
             if not model.is_yielding or registry.now >= model.asked_s + patience_s:
                 model.asked_s = registry.now
-            model.is_yielding = True
+            if not model.is_yielding:
+                model.is_yielding = True
+                yield Hold(model)
         for model in previous:
             if model not in yielding and model.is_yielding:
                 model.is_yielding = False

@@ -106,6 +106,7 @@ class LanePlaces(Component):
             return None
         with contextlib.suppress(OSError):
             address = {"path": str(place.path), "secret": place.secret, "worker": worker_id}
+            address["max_in_flight"] = self._limits["max_in_flight"]
             return WorkerLane(address, place.fd, methods)
         return None
 

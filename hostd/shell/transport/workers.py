@@ -73,6 +73,7 @@ class Backend(Component):
             fx.ForwardCancel: self.cancel,
             fx.ForwardCredit: self.credit,
             fx.CloseLanes: lambda effect: self._send(effect.worker_id, wire.pack(msg.CLOSE_LANES, 0)),
+            fx.OpenLanes: lambda effect: self._send(effect.worker_id, wire.pack(msg.OPEN_LANES, 0)),
         }
 
     def close(self) -> None:
