@@ -49,10 +49,12 @@ class _Sent(NamedTuple):
 class Lane:
     """A worker that is called directly, and what waits for its answers."""
 
-    __slots__ = ("has_spoken", "is_over", "link", "max_in_flight", "model_id", "outbox", "sent", "worker")
+    __slots__ = ("asked", "has_spoken", "is_over", "link", "max_in_flight", "model_id", "outbox", "sent", "worker")
 
-    def __init__(self, link: Link, model_id: str, worker: int, max_in_flight: int) -> None:
+    def __init__(self, link: Link, asked: int, model_id: str, worker: int, max_in_flight: int) -> None:
         self.link = link
+        self.asked = asked
+        """The number of the request that asked for it, which ends when nothing more should be sent here."""
         self.model_id = model_id
         self.worker = worker
         self.max_in_flight = max_in_flight
@@ -113,7 +115,7 @@ class Lanes:
             error = too_many(lane.model_id, sent, sent, lane.max_in_flight, "in flight")
             self._tracker.forget(pending, error)
             return
-        pending.lane = lane
+        pending.lane = lane.link.fd
         lane.sent[pending.id] = _Sent(pending, frames, time.monotonic())
         self.send(lane, frames)
 
@@ -121,11 +123,6 @@ class Lanes:
         """Have a message sent over a lane with the next flush."""
         lane.outbox.append(frames)
         self.written[lane] = None
-
-    def withdraw(self, lane: Lane, pending: Pending) -> None:
-        """Tell the worker that nobody waits for a request any more."""
-        if lane.sent.pop(pending.id, None) is not None:
-            self.send(lane, wire.pack(msg.CANCEL, pending.id))
 
     def receive(self, lane: Lane) -> None:
         """Take in what has come over a lane."""
@@ -146,8 +143,8 @@ class Lanes:
         kind = envelope.kind
         if kind == msg.NOT_BEGUN:
             self._retire(lane)
-            sent = lane.sent.pop(envelope.id, None)
-            if sent is not None:
+            given_back = [envelope.id] if envelope.id else list(lane.sent)
+            for sent in [lane.sent.pop(id_) for id_ in given_back if id_ in lane.sent]:
                 self._send_by_host(sent)
         elif kind == msg.LANE_WELCOME:
             lane.has_spoken = True
@@ -168,17 +165,26 @@ class Lanes:
 
     def ask(self, model_id: str) -> tuple[PendingStream, list[Buffer]]:
         """Return the request for the lane of a model, which opens it when the host has answered."""
-        pending, frames = self._tracker.subscribe("open_lane", {"model_id": model_id})
-        pending.listeners.append(lambda: self._told(model_id, pending))
-        return pending, frames
+        asked, frames = self._tracker.subscribe("open_lane", {"model_id": model_id})
+        mine = weakref.ref(self)  # it waits as long as the lane is there, and is no reason to keep that
 
-    def _told(self, model_id: str, told: PendingStream) -> None:
-        if told.items:
-            lane = self._opened(model_id, told.take()[0])
-            if lane is not None:
-                told.listeners.append(lambda: self._retire(lane) if told.is_done else None)
+        def told() -> None:
+            lanes = mine()
+            if lanes is not None:
+                lanes._told(model_id, asked)  # noqa: SLF001 - one of us
 
-    def _opened(self, model_id: str, address: object) -> Lane | None:
+        asked.listeners.append(told)
+        return asked, frames
+
+    def _told(self, model_id: str, asked: PendingStream) -> None:
+        if asked.items:
+            self._open(model_id, asked.id, asked.take()[0])
+        elif asked.is_done:
+            lane = self._by_model.get(model_id)
+            if lane is not None and lane.asked == asked.id:
+                self._retire(lane)
+
+    def _open(self, model_id: str, asked: int, address: object) -> None:
         match address:
             case {
                 "path": str(path),
@@ -186,17 +192,12 @@ class Lanes:
                 "worker": int(worker),
                 "max_in_flight": int(limit),
             } if self._is_on:
-                for lane in self.open.values():  # it was closed for a while
-                    if lane.worker == worker:
-                        self._by_model[model_id] = lane
-                        return lane
                 link = self._connected(path)
                 if link is not None:
-                    lane = self._by_model[model_id] = self.open[link.fd] = Lane(link, model_id, worker, limit)
+                    lane = Lane(link, asked, model_id, worker, limit)
+                    self._by_model[model_id] = self.open[link.fd] = lane
                     self.send(lane, wire.pack(msg.LANE_HELLO, 0, secret))
                     self._tell(lane)
-                    return lane
-        return None
 
     def _tell(self, lane: Lane) -> None:
         keeper = self._of()
@@ -242,6 +243,8 @@ class Lanes:
         self._forget(lane)
         sent = list(lane.sent.values())
         lane.sent.clear()
+        for each in sent:
+            each.pending.lane = None
         if not lane.has_spoken:
             for each in sent:
                 self._send_by_host(each)

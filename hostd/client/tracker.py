@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeAlias
 
-    from hostd.client.lanes import Lane
     from hostd_workers.wire.frames import Buffer
 
     Make: TypeAlias = Callable[["Tracker"], tuple[Any, list[Buffer]]]
@@ -55,8 +54,8 @@ class Pending:
         self.is_done = False
         self.model_id: str | None = None
         """Of a call."""
-        self.lane: Lane | None = None
-        """What it was sent over, if not by the host."""
+        self.lane: int | None = None
+        """The descriptor of the lane that it was sent over, if not by the host."""
         self.deadline_s: float | None = None
         self.error: HostError | None = None
         self.listeners: list[Callable[[], None]] = []

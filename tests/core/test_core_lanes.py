@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytest
 from driver import ALICE, BOB, Driver, memory_of
-from memory_driver import MemoryDriver
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
@@ -18,6 +18,9 @@ from hostd_workers.wire.errors import (
     UnavailableError,
 )
 from hostd_workers.wire.figures import BUCKETS_S, Figures, MethodFigures
+
+if TYPE_CHECKING:
+    from memory_driver import MemoryDriver
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -101,6 +102,14 @@ class Client:
             raise msg.unpack_error(answer)
         assert answer.kind == msg.RESULT
         return decode(answer.body, answer.buffers)
+
+    def rest(self) -> list[wire.Envelope]:
+        """Return what comes until the connection ends."""
+        come = []
+        with contextlib.suppress(EOFError):
+            while True:
+                come.append(self.receive())
+        return come
 
     def is_ended(self) -> bool:
         """Wait for the end of the connection, and say whether nothing came before it."""

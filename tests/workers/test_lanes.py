@@ -216,25 +216,28 @@ def test_what_a_client_that_goes_had_asked_for_is_not_begun(rig: Rig, tmp_path: 
 
 def test_lanes_that_are_closed_give_back_what_has_not_begun_and_end_what_has(rig: Rig, tmp_path: Path) -> None:
     client, other = rig.client(), rig.client()
+    wait_for(lambda: rig.page.figures().connections == 2, "both were let in")
     client.call("wait", str(tmp_path / "gate"), id=1)
     wait_for(lambda: rig.page.figures().begun == 1, "it has come")
     other.call("echo", 2, id=2)
     rig.close_lanes()
     (tmp_path / "gate").touch()
     assert decode(client.receive().body) == "waited"
-    answer = other.receive()
-    assert answer.kind in (msg.RESULT, msg.NOT_BEGUN)
+    assert [(each.kind, each.id) for each in client.rest()] == [(msg.NOT_BEGUN, 0)]
+    *answers, last = other.rest()
+    assert (last.kind, last.id) == (msg.NOT_BEGUN, 0)
+    assert [each.kind in (msg.RESULT, msg.NOT_BEGUN) for each in answers] in ([], [True])
     assert rig.supervisor.receive().kind == msg.LANES_CLOSED
-    client.call("echo", 3, id=3)
-    refused = client.receive()
-    assert (refused.kind, refused.id) == (msg.NOT_BEGUN, 3)
+    late = rig.client()
+    late.call("echo", 3, id=3)
+    assert [(each.kind, each.id) for each in late.rest()] == [(msg.NOT_BEGUN, 0)]
     assert rig.supervisor.result("echo", "by the host") == "by the host"
     rig.supervisor.send(wire.pack(msg.OPEN_LANES, 0))
-    wait_for(lambda: is_served(client), "calls are taken again")
-    assert rig.client().result("echo", 4) == 4
+    wait_for(lambda: is_served(rig), "calls are taken again")
 
 
-def is_served(client: Client) -> bool:
+def is_served(rig: Rig) -> bool:
+    client = rig.client()
     client.call("echo", 5, id=5)
     return client.receive().kind == msg.RESULT
 

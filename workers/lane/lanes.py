@@ -3,7 +3,8 @@
 Rules
 1. `step` runs one call of each lane that has one, so many calls of one client delay another's by one each.
 2. A client is let in by its first message, LANE_HELLO with the secret of this generation.
-3. While they are closed no further call is taken: what has come before ends, and then `on_idle` is called.
+3. While they are closed no further call is taken. What has come before ends, then each client hears that nothing else
+   was begun (NOT_BEGUN of no call), and its connection ends; `on_idle` is called when all have.
 """
 
 from __future__ import annotations
@@ -112,9 +113,7 @@ class Lanes:
     def close(self, on_idle: Callable[[], None]) -> None:
         """Take no further call until `open`; `on_idle` is called once none is under way."""
         self._is_open, self._on_idle = False, on_idle
-        for lane in list(self._lanes.values()):
-            self._flush(lane)
-        self._look_whether_idle()
+        self.flush()
 
     def open(self) -> None:
         """Take calls again."""
@@ -126,12 +125,15 @@ class Lanes:
         try:
             if what & ~select.EPOLLOUT:
                 for envelope in lane.receive():
+                    if lane.is_closed:
+                        break
                     if lane in self._silent:
                         self._let_in(lane, envelope)
                     else:
                         lane.accept(envelope, is_open=self._is_open)
         except (EOFError, HostError):
             self._close(lane)
+        if lane.is_closed:
             return
         if lane.wants_to_send:
             self._flush(lane)
@@ -142,6 +144,9 @@ class Lanes:
         if envelope.kind != msg.LANE_HELLO or envelope.header != self._secret:
             raise PermissionDeniedError("a client of a worker begins with the secret that the host has told it")
         del self._silent[lane]
+        if not self._is_open:
+            self._leave(lane)
+            return
         lane.serve(Runtime(self._methods, lane.send, self._books.limits.max_message_bytes))
         self._books.page.connected(len(self._lanes) - len(self._silent))
         # At once: a client that has not heard it takes for granted that none of its calls has begun.
@@ -185,6 +190,18 @@ class Lanes:
         self._books.page.connected(len(self._lanes) - len(self._silent))
 
     def _look_whether_idle(self) -> None:
-        if self._on_idle is not None and all(lane.is_idle for lane in self._lanes.values()):
+        if self._on_idle is None:
+            return
+        for lane in list(self._lanes.values()):
+            if lane.is_idle:
+                self._leave(lane)
+        if not self._lanes:
             on_idle, self._on_idle = self._on_idle, None
             on_idle()
+
+    def _leave(self, lane: Lane) -> None:
+        """End a connection of which nothing is under way, and tell its client so."""
+        if lane not in self._silent:
+            lane.send(wire.pack(msg.NOT_BEGUN, 0))
+            lane.flush()
+        self._close(lane)

@@ -60,6 +60,9 @@ class Link:
         """Whether something waits for the other end to take other things."""
         return bool(self._out)
 
+    def __del__(self) -> None:
+        self._socket.close()  # of a client that was dropped, and not closed
+
     def receive(self) -> list[wire.Envelope]:
         """Return what has come. Raises `EOFError` at the end, `ProtocolError` and its kind for what no peer sends."""
         try:

@@ -202,11 +202,11 @@ class AsyncChannel:
 
     def _send(self, pending: Pending, frames: list[Buffer]) -> None:
         """Send what belongs to a request the way that it has gone."""
-        lane = pending.lane
+        lane = None if pending.lane is None else self._lanes.open.get(pending.lane)
         if lane is None:
             if self._connection is not None:
                 self.to_host(frames)
-        elif not lane.is_over:
+        else:
             self._lanes.send(lane, frames)
             self._flush_soon()
 

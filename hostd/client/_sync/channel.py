@@ -262,10 +262,11 @@ class Channel:
         """Send what belongs to a request the way that it has gone."""
         with self.inside:
             with self._tracking:
-                if pending.lane is None:
+                lane = None if pending.lane is None else self._lanes.open.get(pending.lane)
+                if lane is None:
                     self._outbox.append(frames)
-                elif not pending.lane.is_over:
-                    self._lanes.send(pending.lane, frames)
+                else:
+                    self._lanes.send(lane, frames)
             self._hurry()
 
     def _hurry(self) -> None:
