@@ -63,7 +63,7 @@ class _Pump:
         transport.on_sent = self.soon
         if self._lanes is not None:
             loop.add_reader(self._lanes.fileno(), self._work)
-            self._lanes.tell(self.soon)
+            self._lanes.tell(self.soon, loop.call_later)
 
     def soon(self) -> None:
         """Look at the socket and the queue at the loop's next turn."""
@@ -106,6 +106,7 @@ class _Pump:
             if lanes.has_work:
                 self.soon()
         lanes.flush()
+        lanes.rest()
 
 
 def _end_children_of(loop: asyncio.AbstractEventLoop) -> None:

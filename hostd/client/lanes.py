@@ -25,11 +25,13 @@ from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import HostError, UnavailableError
 from hostd_workers.wire.link import Link
 from hostd_workers.wire.shares import too_many
+from hostd_workers.wire.spare import Spare
 from hostd_workers.wire.stream import new_buffer
 
 if TYPE_CHECKING:
     from hostd.client.tracker import Pending, PendingStream, Tracker
     from hostd_workers.wire.frames import Buffer
+    from hostd_workers.wire.spare import Later
 
 _RETRY_S: Final = 1.0
 """How long calls go by the host before a lane is asked for again."""
@@ -87,12 +89,13 @@ class LaneKeeper(Protocol):
 class Lanes:
     """The lanes of one channel, by model. Everything but `of` and `note` is for whoever does the channel's I/O."""
 
-    def __init__(self, tracker: Tracker, of: LaneKeeper, *, is_on: bool) -> None:
-        """Take what knows the requests, and whose lanes they are; that is not kept alive."""
+    def __init__(self, tracker: Tracker, of: LaneKeeper, later: Later, *, is_on: bool) -> None:
+        """Take what knows the requests, whose lanes they are, which is not kept alive, and what calls later."""
         self._tracker = tracker
         self._of = weakref.ref(of)
         self._is_on = is_on
         self._buffer = new_buffer()
+        self._spare = Spare(later)
         self._by_model: dict[str, Lane] = {}
         self._asked_s: dict[str, float] = {}
         """When a model's lane was asked for last; 0: it was called once."""
@@ -138,6 +141,7 @@ class Lanes:
         self._asked_s.clear()
         for lane in list(self.open.values()):
             self._forget(lane)
+        self._spare.close()
 
     def _take(self, lane: Lane, envelope: wire.Envelope) -> None:
         kind = envelope.kind
@@ -221,7 +225,8 @@ class Lanes:
         if _CREDENTIALS.unpack(credentials)[1] not in (os.geteuid(), 0):
             connection.close()
             return None
-        return Link(connection, self._buffer, self._tracker.welcome.get("max_message_bytes", 1 << 30))
+        max_bytes = self._tracker.welcome.get("max_message_bytes", 1 << 30)
+        return Link(connection, self._buffer, max_bytes, self._spare)
 
     # A lane goes
 

@@ -184,6 +184,42 @@ def test_arrays_that_a_model_or_a_caller_keeps_never_change(client, model):
     assert [float(array.sum()) for array in kept] == [n * 100_000.0 for n in range(20)]
 
 
+def shared_by(pid):
+    """Return how many bytes of the shared memory of lanes a process has mapped that are there."""
+    with open(f"/proc/{pid}/smaps") as file:
+        maps = file.read().split("memfd:hostd-lane")[1:]
+    return sum(int(each.split("Rss:")[1].split()[0]) << 10 for each in maps)
+
+
+@pytest.mark.parametrize("kind", ["sync", "asyncio"])
+def test_memory_that_was_shared_goes_back_when_nothing_happens_for_a_while(host, client, model, kind):
+    np = pytest.importorskip("numpy")
+    on_a_lane(client, model)
+    worker = client.get_model("m").workers[0].pid
+    array = np.ones(1 << 20)
+
+    async def story():
+        async with hostd.AsyncClient(host.endpoint) as other:
+            mine = await other.retrieve_model("m")
+            while not other._channel._lanes.open:
+                await mine.echo(1)
+            await mine.echo(array)
+            await mine.echo(1)
+            assert shared_by(worker) >= array.nbytes
+            await asyncio.to_thread(all_gone)
+
+    def all_gone():
+        eventually(lambda: shared_by(worker) == shared_by(os.getpid()) == 0, "the memory has gone back")
+
+    if kind == "asyncio":
+        asyncio.run(story())
+    else:
+        model.echo(array)
+        model.echo(1)
+        assert shared_by(worker) >= array.nbytes
+        all_gone()
+
+
 def test_the_asyncio_client_calls_directly_too(host, client, model, tmp_path):
     async def story():
         async with hostd.AsyncClient(host.endpoint) as other:

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 
-from hostd_workers.wire import regions
+from hostd_workers.wire import regions, spare
 from hostd_workers.wire.errors import ProtocolError
 from hostd_workers.wire.regions import OtherRegions, OwnRegions
+from hostd_workers.wire.spare import Spare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 np = pytest.importorskip("numpy")
 
 SIZE = 100_000
+ROUNDED = -(-SIZE // mmap.PAGESIZE) * mmap.PAGESIZE
+REGION = 131_072
 
 
 class Ends:
     """Both ends in one process."""
 
     def __init__(self) -> None:
-        self.own, self.other = OwnRegions(), OtherRegions()
+        self.spare = Spare()
+        self.own, self.other = OwnRegions(self.spare), OtherRegions()
 
     def send(self, *buffers: bytes) -> list[memoryview]:
         placed = self.own.place(buffers)
         assert placed is not None
+        for number in placed.given_up:
+            self.other.drop(number)
         if placed.fd is not None:
             self.other.add(placed.region, os.dup(placed.fd), placed.size_bytes)
         return [
@@ -39,8 +47,7 @@ class Ends:
     def settle(self) -> list[int]:
         freed = list(self.other.unused())
         for number in freed:
-            for given_up in self.own.unused(number):
-                self.other.drop(given_up)
+            self.own.unused(number)
         return freed
 
 
@@ -118,14 +125,45 @@ def test_one_message_longer_than_all_that_is_allowed_fits_alone(ends: Ends, monk
     assert ends.own.place([bytes(SIZE)]) is None
     del view
     ends.settle()
+    kept = ends.send(bytes(4 * SIZE))
+    del kept
+    ends.settle()
+    ends.send(bytes(8 * SIZE))
+    assert len(ends.own) == len(ends.other) == 1
 
 
-def test_what_is_not_in_use_is_given_up_above_a_limit(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(regions, "KEPT_BYTES", 3 * 131_072)
-    kept = [ends.send(bytes(SIZE)) for _ in range(5)]
+def used_bytes(ends: Ends) -> int:
+    """Return how many bytes of memory the regions of an end have."""
+    return sum(os.fstat(region.fd).st_blocks * 512 for region in ends.own._regions.values())
+
+
+def test_of_what_is_not_in_use_pages_are_kept_up_to_a_limit(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spare, "KEPT_BYTES", 3 * REGION)
+    kept = [ends.send(b"x" * SIZE) for _ in range(5)]
+    assert used_bytes(ends) == 5 * ROUNDED
     kept.clear()
     ends.settle()
-    assert len(ends.own) == len(ends.other) == 3
+    assert (used_bytes(ends), ends.spare.size_bytes) == (3 * ROUNDED, 3 * REGION)
+    [view] = ends.send(b"y" * SIZE)
+    assert view == b"y" * SIZE
+    ends.spare.rest()
+    assert (used_bytes(ends), len(ends.own)) == (ROUNDED, 5)
+    assert view == b"y" * SIZE
+
+
+def test_after_a_while_without_use_all_pages_go_back(ends: Ends) -> None:
+    later: list[Callable[[], None]] = []
+    ends.spare.later = lambda _, what: later.append(what) or Mock()
+    ends.send(b"x" * SIZE)
+    ends.settle()
+    later.pop()()
+    assert used_bytes(ends) == ROUNDED
+    ends.send(b"x" * SIZE)
+    ends.settle()
+    later.pop()()
+    assert used_bytes(ends) == ROUNDED, "it was used meanwhile"
+    later.pop()()
+    assert (used_bytes(ends), later) == (0, [])
 
 
 def test_regions_that_are_not_safe_are_refused_and_leave_no_descriptor(ends: Ends) -> None:

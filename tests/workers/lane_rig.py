@@ -14,6 +14,7 @@ from hostd_workers.wire import messages as msg
 from hostd_workers.wire import page, stream
 from hostd_workers.wire.codec import decode, encode_call
 from hostd_workers.wire.link import Link
+from hostd_workers.wire.spare import Spare
 
 if TYPE_CHECKING:
     from supervisor_rig import Supervisor
@@ -65,7 +66,7 @@ class Client:
         except OSError:
             self.socket.close()
             raise
-        self.link = Link(self.socket, stream.new_buffer(), 1 << 30)
+        self.link = Link(self.socket, stream.new_buffer(), 1 << 30, Spare())
         self._come: list[wire.Envelope] = []
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import HostError, ProtocolError
 from hostd_workers.wire.link import Link
 from hostd_workers.wire.shares import Shares, check_bytes, check_in_flight
+from hostd_workers.wire.spare import Spare
 
 if TYPE_CHECKING:
     import socket
@@ -45,6 +46,7 @@ class Books:
     def __init__(self, limits: Limits, page: Writer) -> None:
         self.limits = limits
         self.page = page
+        self.spare = Spare()
         self.calls: Shares[int] = Shares()
         self.bytes: Shares[int] = Shares()
         self.written: dict[Lane, None] = {}
@@ -75,7 +77,7 @@ class Lane:
 
     def __init__(self, connection: socket.socket, pid: int, buffer: memoryview, books: Books) -> None:
         """Take the socket, the process at its other end, and the buffer and books that all lanes share."""
-        self._link = Link(connection, buffer, books.limits.max_message_bytes)
+        self._link = Link(connection, buffer, books.limits.max_message_bytes, books.spare)
         self.fd = self._link.fd
         self.pid = pid
         self._books = books
@@ -111,6 +113,11 @@ class Lane:
     def serve(self, runtime: Runtime) -> None:
         """Let the client in."""
         self._runtime = runtime
+
+    def rest(self) -> None:
+        """Say which of the client's memory is not in use any more, before nothing happens for a while."""
+        if self._link.has_used:
+            self._link.flush()
 
     # What comes
 

@@ -22,11 +22,13 @@ from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import HostError, PermissionDeniedError
 from hostd_workers.wire.page import Writer
+from hostd_workers.wire.spare import REST_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hostd_workers.methods import Method
+    from hostd_workers.wire.spare import Later
 
 MAX_SILENT: Final = 32
 """Connections that have not said hello: the oldest makes place for the next."""
@@ -70,9 +72,9 @@ class Lanes:
         """Return a descriptor that is readable when `poll` has something."""
         return self._epoll.fileno()
 
-    def tell(self, on_written: Callable[[], None]) -> None:
-        """Have a callback called when there is something for `flush` to send, for a loop that runs calls by itself."""
-        self._books.on_written = on_written
+    def tell(self, on_written: Callable[[], None], later: Later) -> None:
+        """Tell a loop that runs calls by itself when there is something for `flush` to send, and have it call later."""
+        self._books.on_written, self._books.spare.later = on_written, later
 
     def also(self, fd: int) -> None:
         """Have `poll` look at another descriptor, too."""
@@ -81,7 +83,7 @@ class Lanes:
     def poll(self, timeout_s: float) -> bool:
         """Take in what has come; say whether another descriptor is readable."""
         is_other = False
-        for fd, what in self._epoll.poll(timeout_s):
+        for fd, what in self._epoll.poll(timeout_s) if timeout_s == 0 else self._wait(timeout_s):
             lane = self._lanes.get(fd)
             if lane is not None:
                 self._look_at(lane, what)
@@ -93,6 +95,21 @@ class Lanes:
             self._rests_until_s = 0.0
             self._epoll.modify(self._listener.fd, select.EPOLLIN)
         return is_other
+
+    def rest(self) -> None:
+        """Say which memory is not in use any more, before nothing happens for a while."""
+        for lane in self._lanes.values():
+            lane.rest()
+
+    def _wait(self, timeout_s: float) -> list[tuple[int, int]]:
+        """Wait for news; what is not in use meanwhile goes back to the system after a while."""
+        self.rest()
+        if self._books.spare.size_bytes:
+            news = self._epoll.poll(REST_S)
+            if news:
+                return news
+            self._books.spare.rest()
+        return self._epoll.poll(timeout_s)
 
     def step(self) -> None:
         """Run one call of each lane that has one, and send the answers of those that have no other."""

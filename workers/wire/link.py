@@ -25,6 +25,7 @@ from hostd_workers.wire.stream import Reader, drop, pack
 if TYPE_CHECKING:
     from hostd_workers.wire.frames import Buffer
     from hostd_workers.wire.regions import Placement
+    from hostd_workers.wire.spare import Spare
 
 _PARTS: Final = 512
 """What one `sendmsg` takes; the system's limit is 1024."""
@@ -39,15 +40,15 @@ _NUMBER: Final = struct.Struct(">I")
 
 
 class Link:
-    """A connection. `buffer` is `stream.new_buffer`, which all links of a thread share."""
+    """A connection. `buffer` is `stream.new_buffer`, which all links of a thread share, as they share `spare`."""
 
     __slots__ = ("_fds", "_other", "_out", "_own", "_reader", "_socket", "fd", "waiting_bytes")
 
-    def __init__(self, connection: socket.socket, buffer: memoryview, max_message_bytes: int) -> None:
+    def __init__(self, connection: socket.socket, buffer: memoryview, max_message_bytes: int, spare: Spare) -> None:
         connection.setblocking(False)
         self._socket = connection
         self.fd = connection.fileno()
-        self._own = OwnRegions()
+        self._own = OwnRegions(spare)
         self._other = OtherRegions()
         self._reader = Reader(buffer, max_message_bytes, self._other)
         self._fds: list[int] = []
@@ -87,6 +88,11 @@ class Link:
         else:
             self._send_long(frames)
 
+    @property
+    def has_used(self) -> bool:
+        """Whether `flush` may have something to say of memory that the other end shares."""
+        return self._other.has_used
+
     def flush(self) -> None:
         """Send what waits, as far as the other end takes it."""
         if self._other.has_used:
@@ -122,6 +128,8 @@ class Link:
         places: dict[int, tuple[int, int]] = {}
         if shared:
             placed = self._own.place([frames[index] for index in shared])
+            for number in placed.given_up if placed else ():
+                self._out += pack(wire.pack(msg.GIVEN_UP, 0, _NUMBER.pack(number)))
             if placed is not None and (placed.fd is None or self._announce(placed, placed.fd)):
                 places = {index: (placed.region, offset) for index, offset in zip(shared, placed.offsets, strict=True)}
         self._out += pack(frames, places)
@@ -163,8 +171,7 @@ class Link:
                     raise ProtocolError("a region comes with its descriptor")
                 self._other.add(number, self._fds.pop(0), size_bytes)
             elif kind == msg.UNUSED:
-                for given_up in self._own.unused(*_NUMBER.unpack(header)):
-                    self._out += pack(wire.pack(msg.GIVEN_UP, 0, _NUMBER.pack(given_up)))
+                self._own.unused(*_NUMBER.unpack(header))
             elif kind == msg.GIVEN_UP:
                 self._other.drop(*_NUMBER.unpack(header))
             else:

@@ -22,14 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from hostd_workers.wire.frames import Buffer
+    from hostd_workers.wire.spare import Spare
 
 SHARED_FROM_BYTES: Final = 64 * 1024
 """What is shorter goes through the socket sooner than it is written, announced and given back."""
 
 MAX_REGIONS: Final = 64
 MAX_BYTES: Final = 256 << 20
-KEPT_BYTES: Final = 64 << 20
-"""Of regions that are not in use: a call that is repeated finds its pages there, which is half of its time."""
 
 ALIGNMENT: Final = 64
 """A cache line, and what vector instructions want."""
@@ -73,18 +72,24 @@ class _Own:
 
 
 class Placement(NamedTuple):
-    """Where the long buffers of one message lie; `fd` and `size_bytes` announce the region, if it is a new one."""
+    """Where the long buffers of one message lie; `fd` and `size_bytes` announce the region, if it is a new one.
+
+    `given_up` are regions that had to make place for it.
+    """
 
     region: int
     offsets: list[int]
     fd: int | None
     size_bytes: int
+    given_up: list[int]
 
 
 class OwnRegions:
     """The regions that this end writes."""
 
-    def __init__(self) -> None:
+    def __init__(self, spare: Spare) -> None:
+        """Take where regions are that are not in use."""
+        self._spare = spare
         self._regions: dict[int, _Own] = {}
         self._count = 0
 
@@ -97,55 +102,48 @@ class OwnRegions:
         for buffer in buffers:
             offsets.append(size // ALIGNMENT)
             size += -(-len(buffer) // ALIGNMENT) * ALIGNMENT
-        region = self._free_for(size)
+        given_up: list[int] = []
+        region = self._free_for(size, given_up)
         if region is None:
             return None
+        self._spare.take(region.map)
         for buffer, offset in zip(buffers, offsets, strict=True):
             at = offset * ALIGNMENT
             region.view[at : at + len(buffer)] = buffer
         region.is_free = False
         fd = None if region.is_known else region.fd
         region.is_known = True
-        return Placement(region.number, offsets, fd, len(region))
+        return Placement(region.number, offsets, fd, len(region), given_up)
 
-    def unused(self, number: int) -> list[int]:
-        """Take note that the other end has none of a region in use; return the numbers of those that are given up.
-
-        Raises `ProtocolError` if it cannot have been.
-        """
+    def unused(self, number: int) -> None:
+        """Take note that the other end has none of a region in use. Raises `ProtocolError` if it cannot have been."""
         region = self._regions.get(number)
         if region is None or region.is_free:
             raise ProtocolError(f"region {number} is not in use")
         region.is_free = True
-        return self.trim(KEPT_BYTES)
+        self._spare.add(region.map)
 
     def forget(self, number: int) -> None:
-        """Give up a region of which the other end has not heard."""
-        self._regions.pop(number).close()
-
-    def trim(self, kept_bytes: int) -> list[int]:
-        """Give up regions that are not in use until at most so much of them is kept; return their numbers."""
-        free = [region for region in self._regions.values() if region.is_free]
-        size, given_up = sum(map(len, free)), []
-        while size > kept_bytes:
-            region = free.pop(0)
-            size -= len(region)
-            del self._regions[region.number]
-            region.close()
-            given_up.append(region.number)
-        return given_up
+        """Give up a region that the other end does not use, or has not heard of."""
+        region = self._regions.pop(number)
+        self._spare.take(region.map)
+        region.close()
 
     def close(self) -> None:
         """Give all regions up."""
-        while self._regions:
-            self._regions.popitem()[1].close()
+        for number in list(self._regions):
+            self.forget(number)
 
-    def _free_for(self, size: int) -> _Own | None:
-        fitting = [region for region in self._regions.values() if region.is_free and len(region) >= size]
+    def _free_for(self, size: int, given_up: list[int]) -> _Own | None:
+        free = [region for region in self._regions.values() if region.is_free]
+        fitting = [region for region in free if len(region) >= size]
         if fitting:
             return min(fitting, key=len)
-        if len(self._regions) >= MAX_REGIONS or sum(map(len, self._regions.values())) + size > max(MAX_BYTES, size):
-            return None
+        while len(self._regions) >= MAX_REGIONS or sum(map(len, self._regions.values())) + size > max(MAX_BYTES, size):
+            if not free:
+                return None
+            given_up.append(free[0].number)
+            self.forget(free.pop(0).number)
         self._count += 1
         try:
             region = _Own(self._count, 1 << max(size - 1, mmap.PAGESIZE - 1).bit_length())

@@ -63,7 +63,7 @@ class AsyncChannel:
         self._connecting = asyncio.Lock()
         self._outbox: deque[list[Buffer]] = deque()
         may_be_direct = is_direct and paths.is_local(endpoint)
-        self._lanes = Lanes(self._tracker, self, is_on=may_be_direct)
+        self._lanes = Lanes(self._tracker, self, loop.call_later, is_on=may_be_direct)
         self._retry: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._is_closed = False

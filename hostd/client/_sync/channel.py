@@ -85,7 +85,7 @@ class Channel:
         self._poller = select.poll()
         self._poller.register(self._waker.fd, select.POLLIN)
         may_be_direct = is_direct and paths.is_local(endpoint)
-        self._lanes = Lanes(self._tracker, self, is_on=may_be_direct)
+        self._lanes = Lanes(self._tracker, self, _later, is_on=may_be_direct)
         forks.watch(self)
         self._ensure_connected()
 
@@ -451,3 +451,10 @@ class Channel:
             raise FailedPreconditionError(
                 "this client was made before a fork; a ZeroMQ socket cannot be shared: connect in the child"
             )
+
+
+def _later(delay_s: float, what: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(delay_s, what)
+    timer.daemon = True
+    timer.start()
+    return timer
