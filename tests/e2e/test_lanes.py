@@ -187,7 +187,7 @@ def test_arrays_that_a_model_or_a_caller_keeps_never_change(client, model):
 def shared_by(pid):
     """Return how many bytes of the shared memory of lanes a process has mapped that are there."""
     with open(f"/proc/{pid}/smaps") as file:
-        maps = file.read().split("memfd:hostd-lane")[1:]
+        maps = file.read().split("memfd:hostd-lane ")[1:]
     return sum(int(each.split("Rss:")[1].split()[0]) << 10 for each in maps)
 
 
