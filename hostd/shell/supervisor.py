@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.machine import Core
-from hostd.shell.closing import Closing
-from hostd.shell.component import composed
-from hostd.shell.failing import FAILURES, RETRIED, RETRY_S
 from hostd.shell.own_log import about
-from hostd.shell.raised import as_host_error
-from hostd.shell.threads import in_thread
-from hostd.shell.turns import Turns
+from hostd.shell.work.closing import Closing
+from hostd.shell.work.component import composed
+from hostd.shell.work.failing import FAILURES, RETRIED, RETRY_S
+from hostd.shell.work.raised import as_host_error
+from hostd.shell.work.threads import in_thread
+from hostd.shell.work.turns import Turns
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import encode
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from hostd.core.config import CoreConfig
-    from hostd.shell.component import Component, Handlers
     from hostd.shell.transport.clients import Frontend
+    from hostd.shell.work.component import Component, Handlers
 
 T = TypeVar("T")
 Slow: TypeAlias = "Coroutine[Any, Any, T]"

@@ -9,7 +9,7 @@ import ctypes
 import os
 import resource
 
-from hostd.shell.threads import may_start
+from hostd.shell.work.threads import may_start
 from hostd.units import format_size
 from hostd_workers.wire.errors import FailedPreconditionError
 

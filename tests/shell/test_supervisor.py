@@ -13,12 +13,12 @@ from helpers import PATIENCE_S, at_most
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.config import CoreConfig
-from hostd.shell import failing
 from hostd.shell import supervisor as module
-from hostd.shell.component import Component, composed
-from hostd.shell.raised import MAX_CHARS, ForeignError, as_host_error
 from hostd.shell.supervisor import Supervisor
-from hostd.shell.threads import NotInTimeError, Threads, in_thread
+from hostd.shell.work import failing
+from hostd.shell.work.component import Component, composed
+from hostd.shell.work.raised import MAX_CHARS, ForeignError, as_host_error
+from hostd.shell.work.threads import NotInTimeError, Threads, in_thread
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire.codec import decode
 from hostd_workers.wire.errors import InternalError, NotFoundError, UnavailableError

@@ -10,12 +10,12 @@ from contextlib import ExitStack
 
 import pytest
 
-from hostd.shell import turns as module
 from hostd.shell.linux import scheduling
 from hostd.shell.linux.scheduling import give_way
 from hostd.shell.repository.fingerprint import digesting
-from hostd.shell.threads import Threads, may_start
-from hostd.shell.turns import MAX_WAITING, Turns
+from hostd.shell.work import turns as module
+from hostd.shell.work.threads import Threads, may_start
+from hostd.shell.work.turns import MAX_WAITING, Turns
 from hostd_workers.wire.errors import ResourceExhaustedError
 
 PATIENCE_S = 60.0

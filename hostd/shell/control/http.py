@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from hostd.shell.closing import Closing
+from hostd.shell.work.closing import Closing
 from hostd.units import counted
 from hostd_workers.wire.errors import FailedPreconditionError
 

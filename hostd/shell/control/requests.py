@@ -14,9 +14,7 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.bookkeeping.by_client import ByClient
 from hostd.core.bookkeeping.shares import ClientShares
-from hostd.shell.raised import as_host_error
 from hostd.shell.supervisor import Encoded
-from hostd.shell.threads import in_thread
 from hostd.shell.verbs import (
     Request,
     Role,
@@ -27,6 +25,8 @@ from hostd.shell.verbs import (
     path_of,
     plan_requested,
 )
+from hostd.shell.work.raised import as_host_error
+from hostd.shell.work.threads import in_thread
 from hostd.units import counted
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg

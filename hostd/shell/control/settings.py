@@ -17,8 +17,8 @@ from hostd.config.types import NONE
 from hostd.core import events as ev
 from hostd.shell import own_log
 from hostd.shell.memory.budget import budget_of
-from hostd.shell.raised import as_host_error
 from hostd.shell.starting import core_config
+from hostd.shell.work.raised import as_host_error
 from hostd.units import format_size
 from hostd_workers.wire.errors import FailedPreconditionError, UnavailableError
 

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.shell.component import Component
-from hostd.shell.raised import as_host_error
-from hostd.shell.threads import in_thread
-from hostd.shell.turns import Turns
+from hostd.shell.work.component import Component
+from hostd.shell.work.raised import as_host_error
+from hostd.shell.work.threads import in_thread
+from hostd.shell.work.turns import Turns
 from hostd.units import counted
 from hostd_workers.wire.errors import FailedPreconditionError, HostError, ResourceExhaustedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hostd.shell.component import Handlers
     from hostd.shell.deploys.staging import Removal, Staging, Upload
     from hostd.shell.supervisor import Supervisor
     from hostd.shell.verbs import Request
+    from hostd.shell.work.component import Handlers
 
 _log = logging.getLogger(__name__)
 

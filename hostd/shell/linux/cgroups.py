@@ -24,9 +24,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hostd.shell.closing import Closing
 from hostd.shell.linux.groups import SELF, Group, groups_of
 from hostd.shell.linux.marks import is_of_dead_host, mark_of_host
+from hostd.shell.work.closing import Closing
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

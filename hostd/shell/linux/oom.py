@@ -23,8 +23,8 @@ import time
 from pathlib import Path
 
 from hostd.core.values import Death
-from hostd.shell.closing import Closing
 from hostd.shell.linux.groups import SELF, Group, groups_of
+from hostd.shell.work.closing import Closing
 
 _log = logging.getLogger(__name__)
 

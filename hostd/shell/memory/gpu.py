@@ -12,7 +12,7 @@ import logging
 import threading
 from typing import Any
 
-from hostd.shell.closing import Closing
+from hostd.shell.work.closing import Closing
 
 _log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from hostd.shell.memory.schedule import Seen
 from hostd.shell.memory.shared import system_bytes
 from hostd.shell.memory.tree import most_bytes_of, sample_tree
 from hostd.shell.own_log import about
-from hostd.shell.threads import Threads
+from hostd.shell.work.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -28,8 +28,8 @@ import time
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from hostd.shell.closing import Closing
 from hostd.shell.linux.proc import read_all
+from hostd.shell.work.closing import Closing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hostd.core.events import Death
-from hostd.shell.closing import Closing
 from hostd.shell.linux.cgroups import Cgroups
 from hostd.shell.linux.oom import Deaths
 from hostd.shell.own_log import about
 from hostd.shell.processes.environment import oom_score_adj_of_worker
+from hostd.shell.work.closing import Closing
 
 if TYPE_CHECKING:
     from hostd.core.events import WorkerId

@@ -26,10 +26,10 @@ from weakref import WeakValueDictionary
 
 from hostd import log_lines
 from hostd.paths import make_own
-from hostd.shell.closing import Closing
 from hostd.shell.linux.syscalls import DIRECTORY
 from hostd.shell.processes.crashes import CrashReport
 from hostd.shell.processes.losses import Losses
+from hostd.shell.work.closing import Closing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

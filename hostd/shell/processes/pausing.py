@@ -12,8 +12,8 @@ import contextlib
 import os
 import signal
 
-from hostd.shell.closing import Closing
 from hostd.shell.linux.proc import children_of, descendants_of, read_file
+from hostd.shell.work.closing import Closing
 
 _STOPPED = (b"T", b"t")
 

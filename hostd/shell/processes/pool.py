@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hostd import paths
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.shell.component import Component
 from hostd.shell.linux.marks import mark_of_host
 from hostd.shell.linux.scheduling import give_way
 from hostd.shell.linux.stacks import read_stacks
@@ -31,8 +30,9 @@ from hostd.shell.processes.ending import PATIENCE_S, StillThereError
 from hostd.shell.processes.environment import worker_environment
 from hostd.shell.processes.pausing import StoppedTree
 from hostd.shell.processes.spawner import Processes, WorkerProcess, describe_exit, is_crash, is_sigkill
-from hostd.shell.raised import as_host_error
-from hostd.shell.threads import Threads, in_thread, result_of
+from hostd.shell.work.component import Component
+from hostd.shell.work.raised import as_host_error
+from hostd.shell.work.threads import Threads, in_thread, result_of
 from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 
     from hostd.config.settings import HostConfig
     from hostd.records import Event
-    from hostd.shell.component import Handlers
     from hostd.shell.memory.gpu import GpuReader
     from hostd.shell.processes.limits import MemoryLimits
     from hostd.shell.processes.logs import LogDrain, Output
     from hostd.shell.supervisor import Supervisor
     from hostd.shell.transport.workers import Backend
+    from hostd.shell.work.component import Handlers
 
 _log = logging.getLogger(__name__)
 

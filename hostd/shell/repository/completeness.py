@@ -32,7 +32,7 @@ from hostd.shell.repository.fingerprint import done
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hostd.shell.turns import Steps
+    from hostd.shell.work.turns import Steps
 
 MANIFEST = "SHA256SUMS"
 INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.shell.component import Component
 from hostd.shell.repository.fingerprint import digesting
-from hostd.shell.threads import in_thread
-from hostd.shell.turns import Turns
+from hostd.shell.work.component import Component
+from hostd.shell.work.threads import in_thread
+from hostd.shell.work.turns import Turns
 from hostd_workers.wire.errors import HostError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hostd.shell.component import Handlers
-    from hostd.shell.turns import Steps
+    from hostd.shell.work.component import Handlers
+    from hostd.shell.work.turns import Steps
 
 _log = logging.getLogger(__name__)
 

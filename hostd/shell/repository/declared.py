@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd.core import events as ev
 from hostd.core.names import model_id_of
-from hostd.shell.component import Component
-from hostd.shell.threads import Threads
+from hostd.shell.work.component import Component
+from hostd.shell.work.threads import Threads
 from hostd_workers.wire.errors import HostError, InvalidArgumentError
 
 if TYPE_CHECKING:

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, NamedTuple
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.files.stability import Wait
-from hostd.shell.component import Component
-from hostd.shell.raised import as_host_error
 from hostd.shell.repository.contents import Contents
-from hostd.shell.threads import in_thread
-from hostd.shell.turns import Turns
+from hostd.shell.work.component import Component
+from hostd.shell.work.raised import as_host_error
+from hostd.shell.work.threads import in_thread
+from hostd.shell.work.turns import Turns
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
-    from hostd.shell.component import Handlers
     from hostd.shell.repository.repository import Repository
     from hostd.shell.repository.specifying import Specifying
     from hostd.shell.supervisor import Supervisor
+    from hostd.shell.work.component import Handlers
 
 FIND_THREADS = 8
 """Finders that look at a disk at the same time; one that hangs costs one of them until it ends."""

@@ -37,7 +37,7 @@ from hostd_workers.wire.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from hostd.shell.turns import Steps
+    from hostd.shell.work.turns import Steps
 
 T = TypeVar("T")
 

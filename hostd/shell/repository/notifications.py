@@ -15,7 +15,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from hostd.shell.threads import may_start
+from hostd.shell.work.threads import may_start
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

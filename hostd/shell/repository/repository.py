@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.files.stability import Stability
-from hostd.shell.component import Component
 from hostd.shell.repository.completeness import KnownHashes, looking_at
 from hostd.shell.repository.contents import digesting_now
 from hostd.shell.repository.directory import ModelsDirectory
 from hostd.shell.repository.fingerprint import done
 from hostd.shell.repository.notifications import changes
 from hostd.shell.repository.scanner import Scanner, is_inside
-from hostd.shell.threads import in_thread
-from hostd.shell.turns import Turns
+from hostd.shell.work.component import Component
+from hostd.shell.work.threads import in_thread
+from hostd.shell.work.turns import Turns
 from hostd_workers.wire.errors import FailedPreconditionError, HostError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from hostd.config.settings import ModelsConfig
     from hostd.core.files.stability import Wait
     from hostd.plugins.registry import Plugins
-    from hostd.shell.component import Handlers
     from hostd.shell.repository.scanner import Scan
-    from hostd.shell.turns import Steps
+    from hostd.shell.work.component import Handlers
+    from hostd.shell.work.turns import Steps
 
 _log = logging.getLogger(__name__)
 

@@ -21,12 +21,12 @@ from hostd import paths
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import SizeEstimate
-from hostd.shell.component import Component
 from hostd.shell.own_log import about
-from hostd.shell.raised import as_host_error
 from hostd.shell.sizes.store import Figures, SizeStore, finding_key
-from hostd.shell.threads import NotInTimeError, Threads, in_thread, result_of
-from hostd.shell.turns import Turns
+from hostd.shell.work.component import Component
+from hostd.shell.work.raised import as_host_error
+from hostd.shell.work.threads import NotInTimeError, Threads, in_thread, result_of
+from hostd.shell.work.turns import Turns
 from hostd.units import format_size
 from hostd_workers.wire.errors import DeadlineExceededError, HostError
 
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
     from hostd.config.settings import HostConfig
     from hostd.plugins.registry import Plugins
-    from hostd.shell.component import Handlers
     from hostd.shell.processes.pool import Workforce
     from hostd.shell.repository.specifying import Specifying
     from hostd.shell.sizes.store import SizeKey
-    from hostd.shell.turns import Steps
+    from hostd.shell.work.component import Handlers
+    from hostd.shell.work.turns import Steps
 
 T = TypeVar("T")
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
-    from hostd.shell.turns import Steps
+    from hostd.shell.work.turns import Steps
 
 T = TypeVar("T")
 

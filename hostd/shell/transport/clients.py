@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.shell.component import Component
 from hostd.shell.transport.listener import LINGER_S, Side
+from hostd.shell.work.component import Component
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import (
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hostd.core.events import Caller, ClientId, Event
-    from hostd.shell.component import Handlers
     from hostd.shell.transport.listener import Listener
+    from hostd.shell.work.component import Handlers
 
 _log = logging.getLogger(__name__)
 

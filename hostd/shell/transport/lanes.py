@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from hostd import paths
-from hostd.shell.component import Component
+from hostd.shell.work.component import Component
 from hostd_workers.wire import page
 
 if TYPE_CHECKING:

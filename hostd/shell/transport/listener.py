@@ -27,11 +27,11 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from hostd.shell.closing import Closing
 from hostd.shell.transport.connection import Connection
 from hostd.shell.transport.decoder import Decoder
 from hostd.shell.transport.poller import linger
 from hostd.shell.transport.process import PeerProcess
+from hostd.shell.work.closing import Closing
 from hostd_workers.wire.frames import BATCHED_BELOW_BYTES, MAX_BATCH_MESSAGES, pack_batch
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
-from hostd.shell.closing import Closing
 from hostd.shell.transport.decoder import BUFFER_BYTES
 from hostd.shell.transport.process import LOOK_PERIOD_S
 from hostd.shell.transport.unfinished import LARGE_LOOK_PERIOD_S
+from hostd.shell.work.closing import Closing
 
 if TYPE_CHECKING:
     import asyncio

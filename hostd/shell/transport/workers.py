@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.records import MethodInfo
-from hostd.shell.component import Component
 from hostd.shell.linux.stacks import StacksOffer
 from hostd.shell.own_log import about
 from hostd.shell.transport.listener import LINGER_S, Side, Unsent
+from hostd.shell.work.component import Component
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import HostError, MessageTooLargeError, ProtocolError, VersionMismatchError, from_wire
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hostd.core.events import Event, WorkerId
-    from hostd.shell.component import Handlers
     from hostd.shell.transport.lanes import LanePlaces
     from hostd.shell.transport.listener import Listener
+    from hostd.shell.work.component import Handlers
 
 _log = logging.getLogger(__name__)
 

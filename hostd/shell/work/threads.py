@@ -11,7 +11,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from hostd.shell.raised import tamed
+from hostd.shell.work.raised import tamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,7 +20,7 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from hostd.core.values import ClientId, process_of
-from hostd.shell.threads import Threads
+from hostd.shell.work.threads import Threads
 from hostd_workers.wire.errors import ResourceExhaustedError
 from hostd_workers.wire.shares import Shares
 

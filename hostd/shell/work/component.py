@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from hostd.core.effects import Effect
-from hostd.shell.closing import Closing
+from hostd.shell.work.closing import Closing
 from hostd_workers.wire.errors import InternalError
 
 if TYPE_CHECKING:

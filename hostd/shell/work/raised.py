@@ -15,7 +15,7 @@ MAX_CHARS = 8 * 1024
 """Of what an exception says: some quote a whole file."""
 
 _OURS = ("builtins", PUBLIC_MODULE)
-_SHELL = f"{__package__}."
+_SHELL = "hostd.shell."
 _PLAIN = (str, bytes, int, float, bool, type(None))
 """Modules of exceptions, and types of their arguments, that run nothing of anybody else's when they are read."""
 
