@@ -19,7 +19,7 @@ from hostd.records import MethodInfo, ModelInfo, SizeEstimate
 from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from files_on_paper import Operation
 
@@ -66,10 +66,8 @@ class Driver(Outside):
         client: ev.ClientId = ALICE,
         reload: bool = False,
     ) -> ev.Caller:
-        caller, deadline_s = self.caller(client), self._deadline(timeout_s)
-        source = source or source_of(f"/models/{model_id}")
-        self.feed(ev.LoadRequested(caller, ev.ModelId(model_id), source, wait, deadline_s, retries, reload))
-        return caller
+        source, deadline_s = source or source_of(f"/models/{model_id}"), self._deadline(timeout_s)
+        return self._ask(client, ev.LoadRequested, ev.ModelId(model_id), source, wait, deadline_s, retries, reload)
 
     def retrieve(
         self,
@@ -79,28 +77,17 @@ class Driver(Outside):
         generation: int | None = None,
         client: ev.ClientId = ALICE,
     ) -> ev.Caller:
-        caller = self.caller(client)
-        self.feed(ev.RetrieveRequested(caller, ev.ModelId(model_id), self._deadline(timeout_s), generation))
-        return caller
+        return self._ask(client, ev.RetrieveRequested, ev.ModelId(model_id), self._deadline(timeout_s), generation)
 
     def unload(
-        self,
-        model_id: str = "m",
-        *,
-        at_once: bool = False,
-        timeout_s: float | None = None,
-        client: ev.ClientId = ALICE,
+        self, model_id: str = "m", *, at_once: bool = False, timeout_s: float | None = None, client: ev.ClientId = ALICE
     ) -> ev.Caller:
-        caller = self.caller(client)
-        self.feed(ev.UnloadRequested(caller, ev.ModelId(model_id), self._deadline(timeout_s), at_once))
-        return caller
+        return self._ask(client, ev.UnloadRequested, ev.ModelId(model_id), self._deadline(timeout_s), at_once)
 
     def unload_all(
         self, *, at_once: bool = False, timeout_s: float | None = None, client: ev.ClientId = ALICE
     ) -> ev.Caller:
-        caller = self.caller(client)
-        self.feed(ev.UnloadAllRequested(caller, self._deadline(timeout_s), at_once))
-        return caller
+        return self._ask(client, ev.UnloadAllRequested, self._deadline(timeout_s), at_once)
 
     def shut_down(self, *, at_once: bool = False, client: ev.ClientId | None = ALICE) -> ev.Caller | None:
         """Have a client shut the host down, or a signal."""
@@ -112,9 +99,7 @@ class Driver(Outside):
         self.shut_down(at_once=at_once, client=None)
 
     def pin(self, model_id: str = "m", *, is_pinned: bool = True, client: ev.ClientId = ALICE) -> ev.Caller:
-        caller = self.caller(client)
-        self.feed(ev.PinRequested(caller, ev.ModelId(model_id), is_pinned))
-        return caller
+        return self._ask(client, ev.PinRequested, ev.ModelId(model_id), is_pinned)
 
     def deploy(
         self,
@@ -126,29 +111,21 @@ class Driver(Outside):
         wait: bool = True,
         client: ev.ClientId = ALICE,
     ) -> ev.Caller:
-        caller, source = self.caller(client), source_of(None)
-        deploy = ev.DeployRequested(caller, ev.ModelId(model_id), FILES, source, retries, replace, keep, wait)
-        self.feed(deploy)
-        return caller
+        how = (FILES, source_of(None), retries, replace, keep, wait)
+        return self._ask(client, ev.DeployRequested, ev.ModelId(model_id), *how)
 
     def commit(
         self, files: int | None = None, *, timeout_s: float | None = None, client: ev.ClientId = ALICE
     ) -> ev.Caller:
-        caller = self.caller(client)
-        self.feed(ev.DeployCommitRequested(caller, self._files_id(files), self._deadline(timeout_s)))
-        return caller
+        return self._ask(client, ev.DeployCommitRequested, self._files_id(files), self._deadline(timeout_s))
 
     def abort(self, files: int | None = None, *, client: ev.ClientId = ALICE) -> ev.Caller:
-        caller = self.caller(client)
-        self.feed(ev.DeployAbortRequested(caller, self._files_id(files)))
-        return caller
+        return self._ask(client, ev.DeployAbortRequested, self._files_id(files))
 
     def undeploy(
         self, model_id: str = "m", *, timeout_s: float | None = None, client: ev.ClientId = ALICE
     ) -> ev.Caller:
-        caller = self.caller(client)
-        self.feed(ev.UndeployRequested(caller, ev.ModelId(model_id), self._deadline(timeout_s)))
-        return caller
+        return self._ask(client, ev.UndeployRequested, ev.ModelId(model_id), self._deadline(timeout_s))
 
     def sync(
         self,
@@ -161,9 +138,8 @@ class Driver(Outside):
         client: ev.ClientId = ALICE,
         declared: Mapping[ev.ModelId, ev.Declared] | None = None,
     ) -> ev.Caller:
-        caller = self.caller(client)
-        self.feed(ev.SyncRequested(caller, wait, load, retry_all, self._deadline(timeout_s), is_leaving, declared))
-        return caller
+        deadline_s = self._deadline(timeout_s)
+        return self._ask(client, ev.SyncRequested, wait, load, retry_all, deadline_s, is_leaving, declared)
 
     def call(
         self,
@@ -176,21 +152,17 @@ class Driver(Outside):
         request_id: int | None = None,
     ) -> ev.Caller:
         caller = self.caller(client, request_id)
-        self.feed(
-            ev.CallReceived(
-                caller.client,
-                caller.request_id,
-                ev.ModelId(model_id),
-                method,
-                self._deadline(timeout_s),
-                size_bytes,
-                Asked(caller, next(self._ids)),
-            )
-        )
+        payload, deadline_s = Asked(caller, next(self._ids)), self._deadline(timeout_s)
+        self.feed(ev.CallReceived(*caller, ev.ModelId(model_id), method, deadline_s, size_bytes, payload))
         return caller
 
     def caller(self, client: ev.ClientId = ALICE, request_id: int | None = None) -> ev.Caller:
         return ev.Caller(client, next(self._ids) if request_id is None else request_id)
+
+    def _ask(self, client: ev.ClientId, request: Callable[..., ev.Event], *arguments: object) -> ev.Caller:
+        caller = self.caller(client)
+        self.feed(request(caller, *arguments))
+        return caller
 
     # What becomes of it
 
@@ -273,10 +245,7 @@ class Driver(Outside):
         self.greeted(worker)
 
     def loaded(
-        self,
-        worker: ev.WorkerId | None = None,
-        default_method: str | None = "predict",
-        lane: ev.Lane | None = None,
+        self, worker: ev.WorkerId | None = None, default_method: str | None = "predict", lane: ev.Lane | None = None
     ) -> None:
         process = self._process(worker)
         process.has_loaded = True
@@ -348,20 +317,11 @@ class Driver(Outside):
     def up_to(self, stage: str, model_id: str = "m", *, timeout_s: float | None = None) -> ev.Caller:
         """Load a model until it is FINDING, SPAWNING, STARTED, LOADING, MEASURING or READY, and return the caller that waits."""
         caller = self.load(model_id, timeout_s=timeout_s)
-        steps = {
-            "FINDING": None,
-            "SPAWNING": self.found,
-            "STARTED": self.spawned,
-            "LOADING": self.greeted,
-            "MEASURING": self.loaded,
-            "READY": lambda: self.measured(memory=memory_of(1000)),
-        }
-        for name, step in steps.items():
-            if step is not None:
-                step()
-            if name == stage:
-                return caller
-        raise AssertionError(f"there is no stage {stage}")
+        stages = ("FINDING", "SPAWNING", "STARTED", "LOADING", "MEASURING", "READY")
+        steps = (self.found, self.spawned, self.greeted, self.loaded, lambda: self.measured(memory=memory_of(1000)))
+        for step in steps[: stages.index(stage)]:
+            step()
+        return caller
 
     # What the disk does
 
@@ -387,17 +347,9 @@ class Driver(Outside):
         if step == "UPLOADING":
             return caller
         caller = self.commit()
-        if step == "INSTALLING":
-            return caller
-        self.done()
-        if step == "FINDING":
-            return caller
-        if step == "LOADING":
-            self.found()
-            self.started()
-            return caller
-        assert step == "CONFIRMING", f"there is no step {step}"
-        self.up()
+        further = {"FINDING": (), "LOADING": (self.found, self.started), "CONFIRMING": (self.up,)}
+        for do in () if step == "INSTALLING" else (self.done, *further[step]):
+            do()
         return caller
 
     def deployed(self, model_id: str = "m", **options: bool | int | None) -> object:
