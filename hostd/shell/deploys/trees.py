@@ -42,22 +42,22 @@ def remove_tree(calls: SystemCalls, at: int, name: str) -> None:
 def _empty(calls: SystemCalls, at: int, name: str) -> None:
     # Back up through "..", and not through a descriptor per level: a tree may be deeper than a process may open files.
     current = _open_to_change(calls, at, name)
-    above: list[tuple[tuple[int, int], list[str]]] = []
+    above: list[tuple[os.stat_result, list[str]]] = []
     try:
         folders = _unlink_all(calls, current)
         while folders or above:
             if folders:
-                above.append((_identity(calls.fstat(current)), folders))
+                above.append((calls.fstat(current), folders))
                 inner = _open_to_change(calls, current, folders[-1])
                 os.close(current)
                 current = inner
                 folders = _unlink_all(calls, current)
             else:
-                identity, folders = above.pop()
+                left, folders = above.pop()
                 outer = calls.open("..", DIRECTORY, at=current)
                 os.close(current)
                 current = outer
-                if _identity(calls.fstat(current)) != identity:
+                if not os.path.samestat(calls.fstat(current), left):
                     raise OSError(errno.ESTALE, "a directory was moved while it was being removed", folders[-1])
                 calls.rmdir(folders.pop(), current)
     finally:
@@ -95,10 +95,6 @@ def open_up(calls: SystemCalls, fd: int) -> None:
     found = calls.fstat(fd)
     if found.st_uid == os.geteuid() and found.st_mode & _OWNERS_BITS != _OWNERS_BITS:
         calls.chmod(fd, stat.S_IMODE(found.st_mode) | _OWNERS_BITS)
-
-
-def _identity(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
 
 
 def is_folder_of_models(calls: SystemCalls, at: int, path: str) -> bool:

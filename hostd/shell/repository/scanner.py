@@ -106,7 +106,7 @@ class Scanner:
         self._directory = str(directory)
         self._recognises = recognises
         self._staging_name = staging_name
-        self._identity: tuple[int, int] | None = None
+        self._scanned: os.stat_result | None = None
         self._entries: dict[str, _Entry] = {}
         self._found_as: dict[str, _Fingerprint] = {}
         self._failed: dict[str, _Failed] = {}
@@ -119,19 +119,20 @@ class Scanner:
 
         `retry_all` finds entries that failed before although they have not changed. Raises `DirectoryUnavailableError`.
         """
-        with self._opened() as (descriptor, identity):
+        with self._opened() as (descriptor, opened):
             entries = self._list(descriptor, loaded)
             # A path that is not absolute is the id of a model without files, wherever the host was started.
             absolute = {model_id: path for model_id, path in loaded.items() if os.path.isabs(path)}  # noqa: PTH117 - as below
             inside = {model_id: _relative(path, self._directory) for model_id, path in absolute.items()}
-            if not entries and any(inside.values()) and self._identity not in (None, identity):
+            is_another = self._scanned is not None and not os.path.samestat(self._scanned, opened)
+            if not entries and any(inside.values()) and is_another:
                 raise DirectoryUnavailableError(
                     f"{self._directory} is empty, and it is not the directory that the loaded models came from: is "
                     "something to be mounted there?"
                 )
             gone = tuple(model_id for model_id, name in inside.items() if name and _is_gone(name, descriptor))
-            self._check_still(identity)
-        self._identity, self._entries = identity, entries
+            self._check_still(opened)
+        self._scanned, self._entries = opened, entries
         for remembered in (self._found_as, self._failed):
             for name in [name for name in list(remembered) if name not in entries]:
                 remembered.pop(name, None)
@@ -168,19 +169,19 @@ class Scanner:
         self._failed[model_id] = _Failed(files, times)
 
     @contextmanager
-    def _opened(self) -> Iterator[tuple[int, tuple[int, int]]]:
+    def _opened(self) -> Iterator[tuple[int, os.stat_result]]:
         """Hold the directory open, so that all of a scan is about the same one whatever is mounted meanwhile."""
         try:
             descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                yield descriptor, _identity_of(os.fstat(descriptor))
+                yield descriptor, os.fstat(descriptor)
             finally:
                 os.close(descriptor)
         except OSError as error:
             raise DirectoryUnavailableError(f"{self._directory} cannot be read: {error.strerror or error}") from error
 
-    def _check_still(self, identity: tuple[int, int]) -> None:
-        if _identity_of(os.stat(self._directory)) != identity:  # noqa: PTH116 - plain strings, as all of this file
+    def _check_still(self, opened: os.stat_result) -> None:
+        if not os.path.samestat(os.stat(self._directory), opened):  # noqa: PTH116 - plain strings, as all of this file
             raise DirectoryUnavailableError(f"{self._directory} became another directory while it was read")
 
     def _list(self, descriptor: int, loaded: Mapping[ModelId, str], *, is_remembered: bool = True) -> dict[str, _Entry]:
@@ -295,7 +296,3 @@ def _is_gone(name: str, directory: int) -> bool:
     except OSError as error:
         return error.errno in (errno.ENOENT, errno.ENOTDIR)
     return False
-
-
-def _identity_of(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
