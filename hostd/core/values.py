@@ -135,14 +135,13 @@ class DirectoryEntry(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a load is expected to take, in bytes of its charge: at most while it loads, and afterwards.
+    """What a load is expected to take at most, in bytes of its charge.
 
     `source` says how that is known: "remembered", "declared", "estimated", "at least" (a load of the same content was
     ended when it held so much), or "assumed" if nothing is known. `python` is the interpreter (None: the default).
     """
 
     peak_bytes: int
-    steady_bytes: int
     source: str
     python: str | None = None
 

@@ -36,7 +36,7 @@ class MemoryDriver(Driver):
     def predicted(self, need_bytes: int, *, source: str = "remembered") -> None:
         """Say what the load that was found last needs at most."""
         wanted = self.predictions.pop()
-        prediction = ev.Prediction(need_bytes, need_bytes // 2, source)
+        prediction = ev.Prediction(need_bytes, source)
         self.feed(ev.SizePredicted(wanted.model_id, wanted.generation, prediction))
 
     def predicted_load(

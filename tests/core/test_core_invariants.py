@@ -184,7 +184,7 @@ def test_questions_change_nothing(host):
         lambda: host.queries.activity(ev.WorkerId(1), host.now),
         host.queries.memory,
         lambda: host.queries.explain("m", host.now),
-        lambda: host.queries.plan_load("n", ev.Prediction(10, 10, "declared"), host.now),
+        lambda: host.queries.plan_load("n", ev.Prediction(10, "declared"), host.now),
         lambda: host.queries.is_finding(ev.ModelId("m"), 1),
         lambda: host.queries.degraded,
         host.core.next_deadline,

@@ -97,7 +97,7 @@ def test_what_is_estimated_from_files_needs_the_measured_baseline_as_well(tight)
     tight.started()
     tight.feed(ev.BaselineMeasured(tight.worker, 700))
     for source, need_bytes in (("estimated", 1700), ("declared", 1000), ("remembered", 1000), ("assumed", 1000)):
-        assert tight.queries.plan_load("b", ev.Prediction(1000, 500, source), tight.now).need_bytes == need_bytes
+        assert tight.queries.plan_load("b", ev.Prediction(1000, source), tight.now).need_bytes == need_bytes
     tight.predicted_load("b", 1000, source="estimated")
     assert tight.model("b").charge_bytes == 1700
 
@@ -106,7 +106,7 @@ def test_the_baseline_of_an_interpreter_is_added_for_that_one_alone_and_the_leas
     tight = MemoryDriver(dataclasses.replace(BUDGETED, baseline_bytes=50, budget_bytes=10**9))
 
     def need_bytes(python):
-        return tight.queries.plan_load("x", ev.Prediction(1000, 500, "estimated", python), tight.now).need_bytes
+        return tight.queries.plan_load("x", ev.Prediction(1000, "estimated", python), tight.now).need_bytes
 
     def measure(model_id, python, baseline_bytes):
         tight.predicted_load(model_id, 1000, spec=SPEC._replace(python=python))
@@ -186,7 +186,7 @@ def test_what_is_larger_than_the_budget_is_refused_at_once(tight):
 def test_what_can_never_start_is_refused_at_once_behind_others_too(tight):
     tight.in_use("a", 8000)
     first = tight.predicted_load("m", 6000)
-    assert tight.queries.plan_load("n", ev.Prediction(20_000, 1, "declared"), tight.now).outcome == "refuse"
+    assert tight.queries.plan_load("n", ev.Prediction(20_000, "declared"), tight.now).outcome == "refuse"
     assert is_refused(tight.error(tight.predicted_load("n", 20_000)))
     assert tight.is_waiting(first)
 
@@ -196,7 +196,7 @@ def test_a_load_is_refused_at_once_if_all_else_is_kept_for_good(tight, how):
     tight.ready("a", 8000, spec=KEPT if how != "pinned" else SPEC)
     if how == "pinned":
         tight.pin("a")
-    plan = tight.queries.plan_load("m", ev.Prediction(6000, 6000, "declared"), tight.now)
+    plan = tight.queries.plan_load("m", ev.Prediction(6000, "declared"), tight.now)
     assert (plan.outcome, plan.fits, plan.reason) == ("refuse", False, "all else is kept for good")
     error = tight.error(tight.predicted_load("m", 6000))
     assert is_refused(error)
@@ -290,7 +290,7 @@ def test_files_that_are_not_moved_any_more_wake_what_waits_for_their_model(tight
 def test_a_line_in_front_makes_a_plan_wait(tight):
     tight.in_use("a", 8000)
     tight.predicted_load("m", 6000)
-    plan = tight.queries.plan_load("n", ev.Prediction(100, 100, "declared"), tight.now)
+    plan = tight.queries.plan_load("n", ev.Prediction(100, "declared"), tight.now)
     assert (plan.outcome, plan.reason, plan.fits) == ("wait", "loads that wait before it: 1", False)
     tight.predicted_load("n", 100)
     assert tight.queries.memory().waiting == ("m", "n")
@@ -298,7 +298,7 @@ def test_a_line_in_front_makes_a_plan_wait(tight):
 
 def test_plans_say_what_there_is_to_say_of_models_that_are_there(tight):
     tight.ready("a", 3000)
-    prediction = ev.Prediction(100, 100, "declared")
+    prediction = ev.Prediction(100, "declared")
     plan = tight.queries.plan_load("a", prediction, tight.now)
     assert (plan.outcome, plan.need_bytes, plan.reason) == ("start", 0, "it is READY already")
     plan = Driver().core.queries.plan_load("a", prediction, 0.0)
@@ -317,7 +317,7 @@ def test_the_load_does_what_its_plan_said(tight, need_bytes):
     for model_id, bytes in (("a", 2000), ("b", 3000), ("c", 1000), ("d", 2000)):
         tight.ready(model_id, bytes)
         tight.pass_time(3)
-    plan = tight.queries.plan_load("m", ev.Prediction(need_bytes, need_bytes, "remembered"), tight.now)
+    plan = tight.queries.plan_load("m", ev.Prediction(need_bytes, "remembered"), tight.now)
     caller = tight.predicted_load("m", need_bytes)
     assert [victim.model_id for victim in plan.victims] == tight.evicted()
     assert plan.outcome == ("refuse" if need_bytes > 10_000 else "evict" if plan.victims else "start")
@@ -335,5 +335,5 @@ def test_a_prediction_that_comes_too_late_is_ignored(tight):
     tight.found()
     wanted = tight.predictions[-1]
     tight.unload()
-    assert tight.feed(ev.SizePredicted(wanted.model_id, wanted.generation, ev.Prediction(1, 1, "declared"))) == []
+    assert tight.feed(ev.SizePredicted(wanted.model_id, wanted.generation, ev.Prediction(1, "declared"))) == []
     assert tight.state() is None

@@ -17,7 +17,7 @@ def test_an_estimate_above_the_whole_budget_is_tried_with_all_that_can_be_freed(
     tight.ready("idle", 3000)
     tight.ready("kept", 2000, spec=KEPT)
     tight.pass_time(2)
-    plan = tight.queries.plan_load("m", ev.Prediction(50_000, 1, source), tight.now)
+    plan = tight.queries.plan_load("m", ev.Prediction(50_000, source), tight.now)
     assert (plan.outcome, plan.need_bytes, [victim.model_id for victim in plan.victims]) == ("evict", 8000, ["idle"])
     assert plan.reason == (f"others yield for it; it is {source} to need 49 KiB, and is tried with what there is")
     caller = tight.predicted_load("m", 50_000, source=source)
@@ -160,8 +160,7 @@ def test_nothing_starts_while_a_load_is_paused(tight):
     assert tight.queries.memory().waiting == ("later",)
     assert tight.model("later").reason == "it waits for 100 B (remembered), number 2 in line"
     assert (
-        tight.queries.plan_load("n", ev.Prediction(10, 10, "declared"), tight.now).reason
-        == "loads that wait before it: 2"
+        tight.queries.plan_load("n", ev.Prediction(10, "declared"), tight.now).reason == "loads that wait before it: 2"
     )
     tight.unload("busy")
     tight.pass_time(10)

@@ -85,7 +85,7 @@ class WorldOfMemory(WorldOfFiles):
         if wanted is None:
             return
         self.predictions.remove(wanted)
-        prediction = ev.Prediction(need_bytes, need_bytes // 2, source)
+        prediction = ev.Prediction(need_bytes, source)
         load = self.registry.load_of(wanted.model_id, wanted.generation)
         is_awaited = load is not None and load.step is LoadStep.SIZING
         plan = self.queries.plan_load(PROBE, prediction, self.now)

@@ -9,12 +9,11 @@ import time
 
 import pytest
 from helpers import eventually, line_of, program
-from walking_rig import again_and_again
+from walking_rig import again_and_again, digest_of, look_at
 
 from hostd.core.files.stability import Completeness, Stability
 from hostd.shell.repository import completeness
-from hostd.shell.repository.completeness import KnownHashes, look_at, looking_at, walk
-from hostd.shell.repository.fingerprint import digest_of
+from hostd.shell.repository.completeness import KnownHashes, looking_at, walk
 from hostd_workers.wire.errors import AbortedError
 
 MARKER = "DONE"
@@ -246,7 +245,8 @@ def test_c27_a_shard_is_seen_wherever_the_chunks_of_an_index_end(model, offset):
 
 CLOSED = """
     import os, sys
-    from hostd.shell.repository.completeness import look_at
+    from hostd.shell.repository.completeness import looking_at
+    from hostd.shell.repository.fingerprint import done
 
     os.chmod(sys.argv[1], 0o333)
     if os.geteuid() == 0:  # no mode stops root
@@ -254,7 +254,7 @@ CLOSED = """
         os.setegid(65534)
         os.seteuid(65534)
     try:
-        print(look_at(sys.argv[1], None))
+        print(done(looking_at(sys.argv[1], None)))
     except OSError as error:
         print(error.strerror)
 """

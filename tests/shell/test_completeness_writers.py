@@ -7,9 +7,9 @@ import time
 
 import pytest
 from helpers import eventually, line_of, stop
+from walking_rig import look_at
 
 from hostd.core.files.stability import Stability
-from hostd.shell.repository.completeness import look_at
 
 MARKER = "DONE"
 WRITER = """

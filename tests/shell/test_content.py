@@ -7,12 +7,12 @@ import sysconfig
 import threading
 
 import pytest
+from walking_rig import digest_of
 
 from hostd.shell.repository import fingerprint as content
 from hostd.shell.repository.fingerprint import (
     SAMPLE_BYTES,
     SAMPLED_ABOVE_BYTES,
-    digest_of,
     done,
     environment_of,
 )

@@ -8,6 +8,7 @@ import stat
 import pytest
 from helpers import named
 from staging_rig import FILES, begin, deploy, finish, names, on, sizes
+from walking_rig import digest_of
 
 from hostd.core.names import KEPT_NAME
 from hostd.core.standing import Standing
@@ -15,7 +16,6 @@ from hostd.shell.deploys.staging import Staging
 from hostd.shell.linux.syscalls import SystemCalls
 from hostd.shell.repository import kept
 from hostd.shell.repository.directory import ModelsDirectory
-from hostd.shell.repository.fingerprint import digest_of
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError
 
 ALL = Standing(

@@ -13,10 +13,15 @@ import pytest
 from helpers import PATIENCE_S
 from size_rig import FIGURES, KEY, LOST, at, key, recalled, warnings_of
 
+from hostd.shell.repository.fingerprint import done
 from hostd.shell.sizes import store as module
 from hostd.shell.sizes import store_file as file_module
-from hostd.shell.sizes.store import SizeKey, SizeStore, key_of
+from hostd.shell.sizes.store import SizeKey, SizeStore, finding_key
 from hostd_workers.wire.errors import NotFoundError
+
+
+def key_of(*what):
+    return done(finding_key(*what))
 
 
 @pytest.fixture(scope="module")

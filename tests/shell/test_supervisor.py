@@ -218,7 +218,7 @@ def test_a_worker_that_cannot_be_spawned_is_a_load_that_has_failed():
         found = {
             fx.FindSpec: lambda e: rig.supervisor.emit(ev.SpecFound(e.model_id, e.generation, SPEC, "/m")),
             fx.PredictSize: lambda e: rig.supervisor.emit(
-                ev.SizePredicted(e.model_id, e.generation, ev.Prediction(1, 1, "assumed"))
+                ev.SizePredicted(e.model_id, e.generation, ev.Prediction(1, "assumed"))
             ),
             fx.SpawnWorker: refuse,
         }

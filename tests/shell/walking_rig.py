@@ -6,7 +6,17 @@ import threading
 from collections import Counter
 
 from hostd.finders import find_spec
+from hostd.shell.repository.completeness import looking_at
+from hostd.shell.repository.fingerprint import digesting, done
 from hostd.shell.repository.scanner import Scanner
+
+
+def digest_of(path):
+    return done(digesting(path))
+
+
+def look_at(path, marker, hashes=None):
+    return done(looking_at(path, marker, hashes))
 
 
 @contextlib.contextmanager

@@ -82,9 +82,6 @@ class Tasks:
         self.failure: BaseException | None = None
         """What kept a call from being answered; the loop is stopped for it."""
 
-    def __len__(self) -> int:
-        return len(self._running)
-
     def __contains__(self, call_id: int) -> bool:
         return call_id in self._running
 

@@ -27,7 +27,6 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 from hostd.core.files.stability import Completeness, Look
-from hostd.shell.repository.fingerprint import done
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,17 +120,12 @@ class KnownHashes:
         return ""
 
 
-def look_at(path: str, marker: str | None, hashes: KnownHashes | None = None) -> Look:
+def looking_at(path: str, marker: str | None, hashes: KnownHashes | None = None) -> Steps[Look]:
     """Look at the model at `path`, a directory or a file; `marker` is the file that completes a directory, or None.
 
-    Without `hashes` from earlier looks, all files of a manifest are read. Raises OSError if nothing can be seen at
-    `path` (FileNotFoundError: there is nothing).
+    Without `hashes` from earlier looks, all files of a manifest are read, with the pauses of `KnownHashes.hashing`.
+    Raises OSError if nothing can be seen at `path` (FileNotFoundError: there is nothing).
     """
-    return done(looking_at(path, marker, hashes))
-
-
-def looking_at(path: str, marker: str | None, hashes: KnownHashes | None = None) -> Steps[Look]:
-    """Return the look of `look_at`, with the pauses of `KnownHashes.hashing` in between."""
     tree = walk(path)
     completeness, reason = Completeness.UNKNOWN, ""
     try:

@@ -1,7 +1,7 @@
 """What a model's files and its worker's libraries are, as short digests: the key under which a size is remembered.
 
-Covers digests of content (`digest_of`; `digesting` for a thread that others need too) and of an interpreter with its
-libraries (`environment_of`). Does not cover what is remembered (`store`). All block on the disk; call them in threads.
+Covers digests of content (`digesting`) and of an interpreter with its libraries (`environment_of`). Does not cover
+what is remembered (`store`). Both block on the disk; call them in threads.
 
 A digest says "would take the same memory", not "is the same file": it protects nothing. What a model takes follows
 from the number, types and shapes of its tensors, which stand in the small files, at the beginning or end of the big
@@ -109,7 +109,7 @@ class _Recent:
 _recent = _Recent()
 
 
-def digest_of(path: str | os.PathLike[str]) -> str:
+def digesting(path: str | os.PathLike[str]) -> Steps[str]:
     """Return the digest of the content of a file or directory: names below it, sizes and bytes of all files.
 
     Hidden files count; empty directories and `is_no_content` do not. A link counts as what it leads to. Nothing but
@@ -119,13 +119,8 @@ def digest_of(path: str | os.PathLike[str]) -> str:
 
     Raises NotFoundError if there is nothing, InvalidArgumentError for links in a circle, ResourceExhaustedError for
     more than `MAX_ENTRIES` or `MAX_READ_BYTES`, AbortedError if a file is exchanged meanwhile, and
-    FailedPreconditionError for what cannot be read.
+    FailedPreconditionError for what cannot be read. Pauses in between, for a thread that others need too.
     """
-    return done(digesting(path))
-
-
-def digesting(path: str | os.PathLike[str]) -> Steps[str]:
-    """Return the digest of `digest_of`, with pauses in between."""
     try:
         return (yield from _digesting(os.fspath(path)))
     except (OSError, ValueError) as error:

@@ -132,20 +132,21 @@ class Sizes(Component):
         self, owner: str | bytes, model_id: str, path: str | None, model_type: str, spec: ev.LoadingSpec
     ) -> ev.Prediction:
         """Find out what a load will take, whatever happens."""
-        assumed = ev.Prediction(self._assumed_bytes, self._assumed_bytes, "assumed")
+        assumed = ev.Prediction(self._assumed_bytes, "assumed")
         if path is None:
             return assumed
         half_s = self._estimate_timeout_s / 2
         figures = await self._recall(owner, path, spec, half_s)
         if figures is not None:
             memory = figures.memory
-            peak_bytes = memory.charge_bytes if figures.is_minimum else memory.peak_charge_bytes
-            return ev.Prediction(peak_bytes, memory.charge_bytes, AT_LEAST if figures.is_minimum else "remembered")
+            if figures.is_minimum:
+                return ev.Prediction(memory.charge_bytes, AT_LEAST)
+            return ev.Prediction(memory.peak_charge_bytes, "remembered")
         # What cannot be hashed, or not in time, can be estimated all the same.
         work = partial(self._plugins.estimate, model_id, path, model_type)
         try:
             size = await in_thread(self._sizers.of(owner), work, within_s=half_s)
-            return ev.Prediction(size.bytes, size.bytes, size.source, spec.python)
+            return ev.Prediction(size.bytes, size.source, spec.python)
         except NotInTimeError:
             why = "no answer within memory.estimate_timeout_s"
         except Exception as error:  # noqa: BLE001 - a sizer may raise anything

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from hostd.core.events import Memory
-from hostd.shell.repository.fingerprint import digesting, done, environment_of
+from hostd.shell.repository.fingerprint import digesting, environment_of
 from hostd.shell.sizes.store_file import UnusableFileError, connect, identity_of, in_use, is_damage, prepare, throw_away
 
 if TYPE_CHECKING:
@@ -95,21 +95,6 @@ class Figures(NamedTuple):
         return Memory(1, self.rss_bytes, self.uss_bytes, self.pss_bytes, self.peak_bytes)
 
 
-def key_of(
-    path: str | os.PathLike[str],
-    loader: str,
-    initializer: tuple[str, Mapping[str, Any]] | None,
-    options: Mapping[str, Any],
-    python: str | None,
-) -> SizeKey:
-    """Return the key of a model's size.
-
-    `initializer` is a reference with its configuration, None for the default one; `python` None is the host's
-    interpreter. Blocks on the disk: call it in a thread. Raises what `digest_of` and `environment_of` raise.
-    """
-    return done(finding_key(path, loader, initializer, options, python))
-
-
 def finding_key(
     path: str | os.PathLike[str],
     loader: str,
@@ -117,7 +102,11 @@ def finding_key(
     options: Mapping[str, Any],
     python: str | None,
 ) -> Steps[SizeKey]:
-    """Return the key of `key_of`, with pauses in between."""
+    """Return the key of a model's size, with pauses in between.
+
+    `initializer` is a reference with its configuration, None for the default one; `python` None is the host's
+    interpreter. Blocks on the disk: call it in a thread. Raises what `digesting` and `environment_of` raise.
+    """
     reference, config = initializer or ("", {})
     settings = _hash_of(_plain({"options": options, "initializer": config})).hex()
     digest = yield from digesting(path)
