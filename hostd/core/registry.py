@@ -18,6 +18,7 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
 from hostd.core.bookkeeping.baselines import Baselines
+from hostd.core.bookkeeping.recent import Recent
 from hostd.core.bookkeeping.timers import Timers
 from hostd.core.deadlines import LoadTimer, WorkerTimer
 from hostd.core.describing import describe
@@ -84,9 +85,9 @@ class Registry:
         """Ids that may not be loaded at present, and why: their files are being moved."""
         self.workers: dict[WorkerId, Worker] = {}
         self.stories: OrderedDict[ModelId, deque[Event]] = OrderedDict()
-        self.failures: OrderedDict[ModelId, Failure] = OrderedDict()
+        self.failures: Recent[ModelId, Failure] = Recent(config.stories_kept)
         """The last load of each id, if it has failed; bounded as the stories are."""
-        self.evicted: OrderedDict[ModelId, Evicted] = OrderedDict()
+        self.evicted: Recent[ModelId, Evicted] = Recent(MAX_EVICTED)
         """Models that are loaded again when they are used; the oldest are forgotten above `MAX_EVICTED`."""
         self.baselines = Baselines()
         self.happened: list[Happening] = []
@@ -179,9 +180,6 @@ class Registry:
         """Keep what is needed to load an evicted model again."""
         model = unload.model
         self.evicted[model.id] = Evicted(model.again, model.origin, unload.eviction, model.is_pinned)
-        self.evicted.move_to_end(model.id)
-        while len(self.evicted) > MAX_EVICTED:
-            self.evicted.popitem(last=False)
 
     def is_loaded_on_use(self, model: Model) -> bool:
         """Say whether a model that does not serve now does soon for what uses it, so that calls wait for it."""
@@ -318,9 +316,6 @@ class Registry:
     def note_failure(self, model: Model, error: HostError) -> None:
         """Keep the error of a load that has failed, for later questions."""
         self.failures[model.id] = Failure(model.generation, error, model.source, model.origin)
-        self.failures.move_to_end(model.id)
-        while len(self.failures) > self.config.stories_kept:
-            self.failures.popitem(last=False)
 
     def kill(self, worker: Worker, reason: str, measured: Memory | None = None) -> None:
         """Kill a worker that is not being killed yet; `measured` is the sample for which, if it is for one."""

@@ -6,6 +6,7 @@ from driver import ALICE, Driver
 
 from hostd.core import events as ev
 from hostd.core.bookkeeping.by_client import ByClient
+from hostd.core.bookkeeping.recent import Recent
 from hostd.core.files.uploading import _ENDS_KEPT
 
 
@@ -14,6 +15,16 @@ def test_what_is_known_by_client_tells_how_much_it_is() -> None:
     books[ev.Caller(ALICE, 1)] = "one"
     books[ev.Caller(ALICE, 2)] = "two"
     assert repr(books) == "<ByClient 2 of 1 clients>"
+
+
+def test_what_was_set_or_used_last_is_remembered() -> None:
+    books: Recent[str, int] = Recent(2)
+    books["a"], books["b"], books["a"] = 1, 2, 3
+    books["c"] = 4
+    assert list(books.items()) == [("a", 3), ("c", 4)]
+    assert (books.use("a"), books.use("b")) == (3, None)
+    assert books.setdefault("d", 5) == 5
+    assert list(books) == ["a", "d"]
 
 
 def test_uploads_that_were_ended_are_not_remembered_without_end() -> None:

@@ -210,6 +210,7 @@ def test_hashes_of_files_that_changed_just_now_are_not_kept_nor_any_after_a_stop
     assert not hashes._known
     monkeypatch.setattr(completeness, "RECENT_NS", 0)
     monkeypatch.setattr(completeness, "_HASHES_KEPT", 1)
+    hashes = KnownHashes()
     sums(model, "model.py", "deep/er/weights.bin")
     assert says(model, None, hashes)[0] is Completeness.COMPLETE
     assert len(hashes._known) == 1

@@ -9,6 +9,7 @@ import threading
 import pytest
 from walking_rig import digest_of
 
+from hostd.core.bookkeeping.recent import Recent
 from hostd.shell.repository import fingerprint as content
 from hostd.shell.repository.fingerprint import (
     SAMPLE_BYTES,
@@ -183,7 +184,7 @@ def test_a_big_file_counts_by_its_size_and_samples(tmp_path):
 
 @pytest.fixture
 def reads(monkeypatch):
-    monkeypatch.setattr(content, "_recent", content._Recent())
+    monkeypatch.setattr(content, "_recent", Recent(content._REMEMBERED))
     seen = []
     read = content._content
 
@@ -215,7 +216,7 @@ def test_what_has_not_changed_is_not_read_again_but_what_has_just_changed_is(mod
     assert digest_of(model) == digest
     assert sorted(reads) == sorted(FILES)
     monkeypatch.setattr(content, "_SETTLED_NS", LONG_AGO_NS)
-    monkeypatch.setattr(content, "_recent", content._Recent())
+    monkeypatch.setattr(content, "_recent", Recent(content._REMEMBERED))
     reads.clear()
     for _ in range(2):
         digest_of(model)
@@ -224,7 +225,7 @@ def test_what_has_not_changed_is_not_read_again_but_what_has_just_changed_is(mod
 
 @pytest.mark.usefixtures("settled")
 def test_the_least_recently_used_is_forgotten(tmp_path, reads, monkeypatch):
-    monkeypatch.setattr(content, "_REMEMBERED", 2)
+    monkeypatch.setattr(content, "_recent", Recent(2))
     a, b, c = (write(tmp_path / name, {name: b"x"}) for name in "abc")
     for path in (a, b, a, c):
         digest_of(path)

@@ -6,9 +6,9 @@ worker holds is charged to no other model. What a worker says of itself is not u
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from hostd.core.bookkeeping.recent import Recent
 from hostd.core.values import Need
 
 if TYPE_CHECKING:
@@ -22,14 +22,11 @@ class Baselines:
     """The baselines of one host; `python` is an interpreter, None for the default one."""
 
     def __init__(self) -> None:
-        self._least: OrderedDict[str | None, int] = OrderedDict()
+        self._least: Recent[str | None, int] = Recent(MAX_INTERPRETERS)
 
     def note(self, python: str | None, baseline_bytes: int) -> None:
         """Take what a worker of an interpreter holds."""
         self._least[python] = min(baseline_bytes, self._least.get(python, baseline_bytes))
-        self._least.move_to_end(python)
-        while len(self._least) > MAX_INTERPRETERS:
-            self._least.popitem(last=False)
 
     def need_of(self, prediction: Prediction, usual_bytes: int) -> Need:
         """Return the bytes to reserve for a load, and how they are known.

@@ -9,10 +9,10 @@ Rules
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hostd.core.bookkeeping.recent import Recent
 from hostd.core.bookkeeping.shares import ClientShares
 from hostd.core.deadlines import UploadTimer
 from hostd.units import format_duration
@@ -53,7 +53,7 @@ class Uploads:
         self._registry = registry
         self._places: dict[FilesId, _Place] = {}
         self._shares = ClientShares()
-        self._ends: OrderedDict[FilesId, tuple[ClientId, HostError]] = OrderedDict()
+        self._ends: Recent[FilesId, tuple[ClientId, HostError]] = Recent(_ENDS_KEPT)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -127,8 +127,6 @@ class Uploads:
         )
         self.give_back(files_id)
         self._ends[files_id] = place.client, error
-        while len(self._ends) > _ENDS_KEPT:
-            self._ends.popitem(last=False)
         return error
 
     def give_back(self, files_id: FilesId) -> None:

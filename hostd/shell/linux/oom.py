@@ -22,6 +22,7 @@ import threading
 import time
 from pathlib import Path
 
+from hostd.core.bookkeeping.recent import Recent
 from hostd.core.values import Death
 from hostd.shell.linux.groups import SELF, Group, groups_of
 from hostd.shell.work.closing import Closing
@@ -73,7 +74,7 @@ class Deaths(Closing):
         self._counters = counters
         self._groups = groups_of("memory", process)
         self._lock = threading.Lock()
-        self._killed: dict[int, str] = {}
+        self._killed: Recent[int, str] = Recent(_KNOWN_KILLS)
         self._counts: dict[int, int] = {}
         """The count of all kills, by the process that began when it was so."""
         if is_first_namespace is None:
@@ -160,8 +161,6 @@ class Deaths(Closing):
             for found in _KILL.finditer(record):
                 # The second line about a kill says more, and takes the place of the first.
                 self._killed[int(found["killed"] or found["chosen"])] = found["text"].decode("utf-8", "replace")
-            while len(self._killed) > _KNOWN_KILLS:
-                del self._killed[next(iter(self._killed))]
 
     def _look_at_group(self) -> None:
         count = _group_count(self._groups)

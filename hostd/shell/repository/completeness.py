@@ -23,9 +23,9 @@ import os
 import re
 import stat
 import time
-from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
+from hostd.core.bookkeeping.recent import Recent
 from hostd.core.files.stability import Completeness, Look
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class KnownHashes:
     """
 
     def __init__(self) -> None:
-        self._known: OrderedDict[str, tuple[tuple[int, ...], str]] = OrderedDict()
+        self._known: Recent[str, tuple[tuple[int, ...], str]] = Recent(_HASHES_KEPT)
         self._is_stopped = False
 
     def stop(self) -> None:
@@ -104,8 +104,6 @@ class KnownHashes:
             os.close(file)
         if not is_recent(status, started_ns):
             self._known[path] = key, digest
-            while len(self._known) > _HASHES_KEPT:
-                self._known.popitem(last=False)
         return digest
 
     def _read(self, file: int) -> Steps[str]:

@@ -18,12 +18,11 @@ import itertools
 import os
 import stat
 import sys
-import threading
 import time
-from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, cast
 
+from hostd.core.bookkeeping.recent import Recent
 from hostd.core.names import KEPT_NAME
 from hostd_workers.wire.errors import (
     AbortedError,
@@ -86,27 +85,8 @@ class _Entry(NamedTuple):
         return self.info.st_size if self.info is not None and self.kind is _FILE else 0
 
 
-class _Recent:
-    """The digests of the last fingerprints that were asked for; threads may share it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._digests: OrderedDict[bytes, str] = OrderedDict()
-
-    def get(self, fingerprint: bytes) -> str | None:
-        with self._lock:
-            if fingerprint in self._digests:
-                self._digests.move_to_end(fingerprint)
-            return self._digests.get(fingerprint)
-
-    def put(self, fingerprint: bytes, digest: str) -> None:
-        with self._lock:
-            self._digests[fingerprint] = digest
-            while len(self._digests) > _REMEMBERED:
-                self._digests.popitem(last=False)
-
-
-_recent = _Recent()
+_recent: Recent[bytes, str] = Recent(_REMEMBERED)
+"""Digests by the fingerprints that were asked for last."""
 
 
 def digesting(path: str | os.PathLike[str]) -> Steps[str]:
@@ -175,7 +155,7 @@ def _digesting(path: str) -> Steps[str]:
             f"is it a model?"
         )
     fingerprint = yield from _fingerprint(entries)
-    digest = _recent.get(fingerprint)
+    digest = _recent.use(fingerprint)
     if digest is None:
         whole = hashlib.blake2b(digest_size=_DIGEST_BYTES)
         for entry in entries:
@@ -184,7 +164,7 @@ def _digesting(path: str) -> Steps[str]:
         digest = whole.hexdigest()
         # A file that changes while it is read changes its time with it, so its next fingerprint is another one.
         if all(_changed_ns(entry) < now_ns - _SETTLED_NS for entry in entries):
-            _recent.put(fingerprint, digest)
+            _recent[fingerprint] = digest
     return digest
 
 

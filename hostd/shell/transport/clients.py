@@ -10,12 +10,12 @@ Rules
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from itertools import count
 from typing import TYPE_CHECKING
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.core.bookkeeping.recent import Recent
 from hostd.shell.transport.listener import LINGER_S, Side
 from hostd.shell.work.component import Component
 from hostd_workers.wire import frames as wire
@@ -52,7 +52,7 @@ class Programs:
     """Which program each client is, by its connection."""
 
     def __init__(self) -> None:
-        self._programs: OrderedDict[bytes, dict[str, object]] = OrderedDict()
+        self._programs: Recent[bytes, dict[str, object]] = Recent(_PROGRAMS_KEPT)
 
     def of(self, client: ClientId) -> dict[str, object]:
         """Return `pid` and `program` of a client, also of one that is gone; None: unknown."""
@@ -64,8 +64,6 @@ class Programs:
             "pid": pid or None,  # 0: it is in a namespace that this host cannot see
             "program": program[:_PROGRAM_CHARS] if isinstance(program, str) else None,
         }
-        while len(self._programs) > _PROGRAMS_KEPT:
-            self._programs.popitem(last=False)
 
 
 class Frontend(Component):
