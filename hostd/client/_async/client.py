@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from hostd import paths
@@ -12,19 +10,17 @@ from hostd.client._async import calls
 from hostd.client._async.channels import AsyncChannels
 from hostd.client._async.deploys import deploy
 from hostd.client._async.model import AsyncModel
-from hostd.client._async.streams import log_lines
+from hostd.client._async.streams import log_lines, results
 from hostd.client.arguments import (
     CONNECT_TIMEOUT_S,
     DEFAULT_TIMEOUT_S,
-    MAP_WINDOW,
     absolute,
     check_named,
     named,
-    only_inputs,
     size_of,
 )
 from hostd.client.pickling import NotPickled
-from hostd.client.tracker import Pending, Tracker
+from hostd.client.tracker import Tracker
 from hostd.log_lines import Follower
 from hostd.records import (
     STANDALONE,
@@ -380,24 +376,12 @@ class AsyncClient(NotPickled):
             self._channels, lambda tracker: tracker.call(model_id, method, args, kwargs, timeout_s), timeout_s
         )
 
-    async def map(
+    def map(
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
     ) -> AsyncIterator[Any]:
         """Call a method for each of many inputs, and iterate over the results in their order."""
-        (inputs,) = only_inputs(args)
-        channel, waiting, remaining = self._channel, deque[Pending](), iter(inputs)
         call = partial(Tracker.call, model_id=model_id, method=method, kwargs=kwargs, timeout_s=timeout_s)
-        try:
-            while True:
-                if len(waiting) <= MAP_WINDOW // 2:
-                    fresh = islice(remaining, MAP_WINDOW - len(waiting))
-                    waiting.extend(await channel.begin_all(partial(call, args=(x,)) for x in fresh))
-                if not waiting:
-                    return
-                yield await channel.wait(waiting.popleft(), timeout_s)
-        finally:
-            for pending in waiting:
-                channel.cancel(pending)
+        return results(self._channels, call, args, timeout_s)
 
     def stream(
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None

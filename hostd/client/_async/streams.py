@@ -1,13 +1,17 @@
-"""What comes bit by bit: the items of a stream, the lines of a log."""
+"""What comes bit by bit: the items of a stream, the results of many calls, the lines of a log."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from hostd.client.arguments import MAP_WINDOW, only_inputs
 from hostd.client.pickling import NotPickled
-from hostd.client.tracker import again
+from hostd.client.tracker import Pending, again
 from hostd.log_lines import FOLLOW_PERIOD_S
 from hostd_workers.wire.errors import DeadlineExceededError
 
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from hostd.client._async.channel import AsyncChannel
+    from hostd.client._async.channels import AsyncChannels  # async only
     from hostd.client.tracker import PendingStream
     from hostd.log_lines import Follower, LogLine
 
@@ -64,6 +69,29 @@ class AsyncItemStream(NotPickled):
     # sync: def __del__(self) -> None:
     # sync:     # A loop that was left early drops its iterator without a word; the worker must not go on for nobody.
     # sync:     self.close()
+
+
+async def results(
+    channels: AsyncChannels,  # sync: channel: Channel,
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    timeout_s: float | None,
+) -> AsyncIterator[Any]:
+    """Do a call with each of many inputs, and iterate over the results in their order."""
+    (inputs,) = only_inputs(args)
+    channel = channels.of_running_loop()  # async only
+    waiting, remaining = deque[Pending](), iter(inputs)
+    try:
+        while True:
+            if len(waiting) <= MAP_WINDOW // 2:
+                fresh = islice(remaining, MAP_WINDOW - len(waiting))
+                waiting.extend(await channel.begin_all(partial(call, args=(x,)) for x in fresh))
+            if not waiting:
+                return
+            yield await channel.wait(waiting.popleft(), timeout_s)
+    finally:
+        for pending in waiting:
+            channel.cancel(pending)
 
 
 async def log_lines(follower: Follower, read: Callable[[], Awaitable[Any]]) -> AsyncIterator[LogLine]:

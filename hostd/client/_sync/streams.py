@@ -1,13 +1,17 @@
 # Generated from hostd/client/_async/streams.py by .ci/unasync.py: edit that one.
-"""What comes bit by bit: the items of a stream, the lines of a log."""
+"""What comes bit by bit: the items of a stream, the results of many calls, the lines of a log."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from hostd.client.arguments import MAP_WINDOW, only_inputs
 from hostd.client.pickling import NotPickled
-from hostd.client.tracker import again
+from hostd.client.tracker import Pending, again
 from hostd.log_lines import FOLLOW_PERIOD_S
 from hostd_workers.wire.errors import DeadlineExceededError
 
@@ -64,6 +68,28 @@ class ItemStream(NotPickled):
     def __del__(self) -> None:
         # A loop that was left early drops its iterator without a word; the worker must not go on for nobody.
         self.close()
+
+
+def results(
+    channel: Channel,
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    timeout_s: float | None,
+) -> Iterator[Any]:
+    """Do a call with each of many inputs, and iterate over the results in their order."""
+    (inputs,) = only_inputs(args)
+    waiting, remaining = deque[Pending](), iter(inputs)
+    try:
+        while True:
+            if len(waiting) <= MAP_WINDOW // 2:
+                fresh = islice(remaining, MAP_WINDOW - len(waiting))
+                waiting.extend(channel.begin_all(partial(call, args=(x,)) for x in fresh))
+            if not waiting:
+                return
+            yield channel.wait(waiting.popleft(), timeout_s)
+    finally:
+        for pending in waiting:
+            channel.cancel(pending)
 
 
 def log_lines(follower: Follower, read: Callable[[], Any]) -> Iterator[LogLine]:
