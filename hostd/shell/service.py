@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hostd.config.settings import HostConfig, MemoryConfig, ModelsConfig
-    from hostd.records import Event, HostInfo
+    from hostd.records import HostInfo
     from hostd.shell.transport.listener import Side
 
 
@@ -156,6 +156,7 @@ class Service:
         )
         supervisor.attach(frontend, backend, workforce, sizes, finding, files, repository or NoRepository())
         sampler = _sampler(config.memory, supervisor, workforce, gpu)
+        supervisor.tell(workforce.on_event, control.on_event, sampler.on_event, declared.on_event)
         return _Parts(supervisor, settings, place, description, sampler, repository, files, declared)
 
     def _take_directories(self, stack: contextlib.ExitStack) -> Place:
@@ -186,20 +187,12 @@ def _listener(poller: Poller, config: HostConfig, endpoint_in: Callable[[Path], 
 
 def _sampler(settings: MemoryConfig, supervisor: Supervisor, workforce: Workforce, gpu: GpuReader | None) -> Sampler:
     schedule = Schedule(settings.sample_period_s, settings.max_sample_period_s, settings.watch_period_s)
-    sampler = Sampler(schedule, workforce.watched, supervisor.emit_later, gpu, workforce.with_group)
-
-    def on_event(event: Event) -> None:
-        if event.subject == "worker" and event.new == "LOADING":
-            sampler.wake()
-
-    supervisor.listeners.append(on_event)
-    return sampler
+    return Sampler(schedule, workforce.watched, supervisor.emit_later, gpu, workforce.with_group)
 
 
 async def _load_at_start(host: _Parts, settings: ModelsConfig) -> None:
     """Load what is declared, and what is in the models directory; what is not loaded there now is left alone."""
     supervisor, declared = host.supervisor, host.declared
-    supervisor.listeners.append(declared.on_event)
     wait, load = settings.wait_for_initial_loads, settings.load_on_start
     first = supervisor.ask(
         lambda caller: ev.SyncRequested(

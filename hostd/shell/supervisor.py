@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from hostd.core.config import CoreConfig
+    from hostd.records import Event
     from hostd.shell.transport.clients import Frontend
     from hostd.shell.work.component import Component, Handlers
 
@@ -78,8 +79,7 @@ class Supervisor(Closing):
         self._readers = Turns(READ_THREADS, "hostd-read")
         self._slow: set[asyncio.Task[None]] = set()
         self.stopped = asyncio.Event()
-        self.listeners: list[Callable[[Any], None]] = []
-        """Called with every transition (`hostd.records.Event`)."""
+        self._hearers: list[Callable[[Event], None]] = []
         self._effects: dict[type, Callable[[Any], object]] = {}
         self._own_requests: dict[ev.Caller, asyncio.Future[Any]] = {}
         self._own_count = 0
@@ -100,6 +100,10 @@ class Supervisor(Closing):
             kind: partial(self._begin, handle) if inspect.iscoroutinefunction(handle) else handle
             for kind, handle in handlers.items()
         }
+
+    def tell(self, *hearers: Callable[[Event], None]) -> None:
+        """Call these with every transition from now on, in this order, after those that are called already."""
+        self._hearers += hearers
 
     def close(self) -> None:
         """End the threads, in which nothing may be running any more, and what waits for others."""
@@ -267,8 +271,8 @@ class Supervisor(Closing):
             event.reason.partition("\n")[0],
             extra=about(model=event.model_id, worker=event.worker_id, pid=event.pid),
         )
-        for listener in self.listeners:
-            listener(event)
+        for hear in self._hearers:
+            hear(event)
 
 
 def _plain(value: Any) -> Any:

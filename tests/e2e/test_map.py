@@ -7,7 +7,7 @@ import pytest
 from helpers import eventually
 
 import hostd
-from hostd.client._sync.client import MAP_WINDOW
+from hostd.client.arguments import MAP_WINDOW
 
 pytestmark = pytest.mark.usefixtures("way")
 

@@ -25,7 +25,7 @@ def test_a_worker_that_says_hello_before_its_spawn_is_known_is_told_what_to_load
 
     async def story():
         loop, spawned = asyncio.get_running_loop(), asyncio.Event()
-        supervisor = SimpleNamespace(listeners=[], emit=lambda _: None)
+        supervisor = SimpleNamespace(emit=lambda _: None)
         backend = SimpleNamespace(admit=lambda _: "00", load=told.append, forget=lambda _: None)
         logs = SimpleNamespace(add=lambda *_: None, note=lambda *_: None)
         guard = SimpleNamespace(oom_score_adj=0)

@@ -97,7 +97,7 @@ ROLES = {
 
 
 def test_every_verb_says_which_role_it_needs():
-    supervisor = SimpleNamespace(emit=None, answer=None, listeners=[])
+    supervisor = SimpleNamespace(emit=None, answer=None)
     control = Control(supervisor, None, SimpleNamespace(write=None), *[None] * 7)
     verbs = control.verbs().items()
     assert {role: {name for name, verb in verbs if verb.role is role} for role in ROLES} == ROLES
@@ -124,7 +124,6 @@ class Rig:
 
     def __init__(self):
         self.sent = []
-        self.listeners = []
         absent = SimpleNamespace(write=None)
         here = self
         self.control = Control(here, *[absent] * 9)
@@ -148,8 +147,7 @@ class Rig:
         """Let something happen to a model; return which client was told, under which id."""
         self.sent.clear()
         event = Event(1.0, model_id, "model", "LOADING", "READY", "LOAD", "loaded", "standalone-model", 1)
-        for listener in self.listeners:
-            listener(event)
+        self.control.on_event(event)
         assert all(Event.from_dict(told) == event for _, _, told in self.sent)
         return [(client, request_id) for client, request_id, _ in self.sent]
 

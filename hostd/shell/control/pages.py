@@ -96,7 +96,7 @@ def serve(
 ) -> int:
     """Serve the pages of a host at an address until the end of the stack, and return the port."""
     metrics = Metrics(supervisor.core)
-    supervisor.listeners.append(metrics.on_event)
+    supervisor.tell(metrics.on_event)
     return stack.enter_context(HttpServer(host, port, Pages(loop, metrics, info).by_path())).port
 
 

@@ -88,7 +88,6 @@ class Control:
         self._programs = programs
         self._subscribers: ByClient[str | None] = ByClient()
         self._subscriptions = ClientShares()
-        supervisor.listeners.append(self._publish)
 
     def verbs(self) -> dict[str, Verb]:
         """Return the table of verbs."""
@@ -298,7 +297,8 @@ class Control:
         # "Noted": what happens from now on will come.
         self._tell(request.caller, _NOTED)
 
-    def _publish(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
+        """Tell those that have subscribed to it."""
         callers = [caller for caller in self._subscribers if self._subscribers[caller] in (None, event.model_id)]
         if callers:
             encoded = encode(event.to_dict())  # once for all: it is most of what an answer costs

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from hostd.core.values import Memory, WorkerId
+    from hostd.records import Event
     from hostd.shell.memory.gpu import GpuReader
     from hostd.shell.memory.schedule import Look, Schedule, Watched
     from hostd.shell.memory.tree import Sample
@@ -64,6 +65,11 @@ class Sampler:
     def wake(self) -> None:
         """Look again at what there is: a worker has come, or is to be watched from now on. Call it on the loop."""
         self._woken.set()
+
+    def on_event(self, event: Event) -> None:
+        """Look again when a worker begins to load."""
+        if event.subject == "worker" and event.new == "LOADING":
+            self.wake()
 
     async def run(self) -> None:
         """Sample until cancelled."""

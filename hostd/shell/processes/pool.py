@@ -104,7 +104,6 @@ class Workforce(Component):
         self._pending_kills: set[ev.WorkerId] = set()
         self._causes: dict[int, str] = {}
         """Why each worker was started or, once that is known, why it ends; for the notes in its model's log."""
-        supervisor.listeners.append(self._keep_cause)
         # One thread that lives as long as the supervisor: see rule 1 of `processes`.
         self._spawner = Threads(1, "hostd-spawn")
         self._killers = Threads(KILL_THREADS, "hostd-kill", give_way)
@@ -166,7 +165,8 @@ class Workforce(Component):
         group_bytes = self._guard.held_bytes(worker_id)
         return memory if group_bytes is None else memory._replace(group_bytes=group_bytes)
 
-    def _keep_cause(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
+        """Keep why a worker was started, or why it ends."""
         # What ends a worker that drains is the reason for which it drains, unless it dies of something else meanwhile.
         is_cause = event.new in ("SPAWNING", "DRAINING") or (event.new == "KILLING" and event.cause != "DRAINED")
         if event.worker_id is not None and is_cause:

@@ -83,9 +83,8 @@ class DeclaredModels(Component):
         for one in declared.values():
             if one.problem:
                 _log.error("%s", one.problem)
-        self._specifying.declared = {
-            model_id: (one.path, standing_of(table[model_id])) for model_id, one in declared.items() if not one.problem
-        }
+        good = (model_id for model_id, one in declared.items() if not one.problem)
+        self._specifying.declare({each: (declared[each].path, standing_of(table[each])) for each in good})
         return declared
 
     def _declared(self, model_id: str, entry: PreloadEntry) -> ev.Declared:

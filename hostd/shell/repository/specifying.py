@@ -36,8 +36,11 @@ class Specifying:
         """Take the finders, and the models directory: only what lies in it was deployed."""
         self._plugins = plugins
         self._models_dir = models_dir
-        self.declared: Mapping[ev.ModelId, tuple[str | None, ev.Standing]] = {}
-        """Path and arguments of what the configuration declares; exchanged as a whole."""
+        self._declared: Mapping[ev.ModelId, tuple[str | None, ev.Standing]] = {}
+
+    def declare(self, declared: Mapping[ev.ModelId, tuple[str | None, ev.Standing]]) -> None:
+        """Take the path and the arguments of all that the configuration declares, in place of what it did before."""
+        self._declared = declared
 
     def specify(self, model_id: ev.ModelId, asked: ev.LoadSource) -> Specified:
         """Return how to load what was asked for. Raises as `Plugins.find` and `kept.read`."""
@@ -60,7 +63,7 @@ class Specifying:
 
     def _origins(self, model_id: ev.ModelId, asked: ev.LoadSource, source: ev.LoadSource) -> dict[str, str]:
         """Return in words where each option was given that is not the model's own."""
-        place, declared = self.declared.get(model_id, (None, NOTHING))
+        place, declared = self._declared.get(model_id, (None, NOTHING))
         of_entry = declared.options if place == source.path else {}
         origins = {}
         for name in source.options:
@@ -69,7 +72,7 @@ class Specifying:
         return origins
 
     def _standing_of(self, model_id: ev.ModelId, path: str | None) -> ev.Standing:
-        place, declared = self.declared.get(model_id, (None, NOTHING))
+        place, declared = self._declared.get(model_id, (None, NOTHING))
         standing = declared if place == path else NOTHING
         is_deployed = path is not None and path.startswith("/") and self._models_dir is not None
         if path is None or not is_deployed or not is_inside(path, str(self._models_dir)):
