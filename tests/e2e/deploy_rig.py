@@ -211,11 +211,6 @@ class Raw:
             raise msg.unpack_error(envelope)
         return decode(envelope.body, envelope.buffers)
 
-    def forget_answers(self):
-        """Take the answers that have come, and drop them."""
-        while self._socket.poll(0):
-            self._socket.recv_multipart()
-
     def ask(self, verb, **arguments):
         """Send a request and wait for its answer."""
         return self.answer(self.begin(verb, **arguments))
