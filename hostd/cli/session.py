@@ -26,13 +26,13 @@ WAIT_S = 60.0
 COMPLETION_TIMEOUT_S = 0.4
 
 
-def _connect(endpoint: str | None, **timeouts: float) -> Client:
+def _connect(endpoint: str | None, **timeouts: Any) -> Client:
     import hostd  # noqa: PLC0415 - --help and usage errors need no client
 
     return hostd.connect(endpoint, **timeouts)
 
 
-async def _connect_async(endpoint: str | None, **timeouts: float) -> AsyncClient:
+async def _connect_async(endpoint: str | None, **timeouts: Any) -> AsyncClient:
     import hostd  # noqa: PLC0415 - see _connect
 
     return await hostd.AsyncClient.connect(endpoint, **timeouts)

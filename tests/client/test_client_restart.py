@@ -57,7 +57,7 @@ def test_everything_in_flight_is_unavailable_when_the_host_is_killed_and_the_nex
     serve: Serve, connect: Connect, model_dir: Callable[..., str], tmp_path: Path
 ) -> None:
     path, first = model_dir(SLOW), serve()
-    client = connect(first.endpoint)
+    client = connect(first.endpoint, direct=False)
     epoch = client.host_info().epoch
     client.load_model("m", path)
     assert predict(client, 1) == 1

@@ -7,8 +7,10 @@ import zmq
 from transport_rig import Transport
 
 import hostd
+from hostd.config.loading import load_config
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.shell.transport.lanes import LanePlaces
 from hostd.shell.transport.workers import Backend
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
@@ -29,7 +31,8 @@ class Back:
     def __init__(self, transport):
         self.transport = transport
         self.events = []
-        self.backend = Backend(transport.listen, self.events.append, 1 << 20)
+        self.lanes = LanePlaces(load_config(environment=False))
+        self.backend = Backend(transport.listen, self.events.append, 1 << 20, self.lanes)
         self.socket = self.backend.socket
         self.token = self.backend.admit(WORKER)
         self.peer = transport.dealer(self.socket, bytes.fromhex(self.token))

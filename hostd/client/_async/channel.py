@@ -52,7 +52,7 @@ class AsyncChannel:
         connect_timeout_s: float,
         wait_s: float,
         *,
-        is_direct: bool = True,
+        is_direct: bool,
     ) -> None:
         self._loop = loop
         self.endpoint = endpoint

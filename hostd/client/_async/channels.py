@@ -16,10 +16,11 @@ from hostd_workers.wire.errors import FailedPreconditionError
 class AsyncChannels:
     """Channels to one endpoint, by loop."""
 
-    def __init__(self, endpoint: str, connect_timeout_s: float, wait_s: float) -> None:
+    def __init__(self, endpoint: str, connect_timeout_s: float, wait_s: float, *, is_direct: bool) -> None:
         self.endpoint = endpoint
         self._connect_timeout_s = connect_timeout_s
         self._wait_s = wait_s
+        self._is_direct = is_direct
         self._channels: dict[asyncio.AbstractEventLoop, AsyncChannel] = {}
         self._is_closed = False
 
@@ -53,5 +54,6 @@ class AsyncChannels:
         for other in [*self._channels]:
             if other.is_closed() and (left := self._channels.pop(other, None)) is not None:
                 left.abandon()
-        channel = self._channels[loop] = AsyncChannel(loop, self.endpoint, self._connect_timeout_s, self._wait_s)
-        return channel
+        made = AsyncChannel(loop, self.endpoint, self._connect_timeout_s, self._wait_s, is_direct=self._is_direct)
+        self._channels[loop] = made
+        return made

@@ -65,12 +65,13 @@ class Client(NotPickled):
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         wait_s: float = 0.0,
+        direct: bool = True,
     ) -> None:
         """Take the name or the endpoint of a host, by default this user's; the options are those of `hostd.connect`."""
         self.endpoint = paths.endpoint_of(endpoint) if endpoint else paths.default_endpoint()
         self.timeout_s = timeout_s
         self.connect_timeout_s = connect_timeout_s
-        self._channel = Channel(self.endpoint, connect_timeout_s, wait_s)
+        self._channel = Channel(self.endpoint, connect_timeout_s, wait_s, is_direct=direct)
 
     def __repr__(self) -> str:
         return f"<Client {self._channel!r}>"
