@@ -10,7 +10,7 @@ Rules
 5. A model over its own limit is killed, alone, and its callers are told the figure and the limit. It is not tried
    again: it would do the same.
 6. A load that holds more than is reserved for it goes on, or is paused: `Growing` sees to that at the next look, which
-   every sample causes.
+   every sample causes that is not as the last.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Measuring:
         worker = registry.workers.get(event.worker_id)
         if worker is None:
             return
-        model = worker.model
+        model, before = worker.model, (worker.measured_bytes, worker.reserved_bytes)
         is_of_loaded = worker.loaded_s is not None and event.asked_s >= worker.loaded_s
         if event.memory is not None and worker.sampled_s is not None and event.asked_s < worker.sampled_s:
             return
@@ -75,8 +75,10 @@ class Measuring:
         elif is_done:
             registry.move_worker(worker, WorkerInput.MEASURED, "loaded and measured")
             self._loading.load_succeeded(worker, is_measured=event.memory is not None)
-        registry.headroom_changed()
-        self._admission.measured()
+        # Most samples are of workers that idle, and a look at all workers for each of those is quadratic.
+        if (worker.measured_bytes, worker.reserved_bytes) != before:
+            registry.headroom_changed()
+            self._admission.measured()
 
     def _has_broken_limit(self, worker: Worker, model: Model) -> bool:
         limit_bytes = model.spec.memory.limit_bytes if model.spec else None

@@ -21,7 +21,7 @@ from hostd.core.bookkeeping.baselines import Baselines
 from hostd.core.bookkeeping.recent import Recent
 from hostd.core.bookkeeping.timers import Timers
 from hostd.core.deadlines import LoadTimer, WorkerTimer
-from hostd.core.describing import describe
+from hostd.core.describing import describe, facts_of
 from hostd.core.effects import (
     Announce,
     Effect,
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from hostd.core.config import CoreConfig
+    from hostd.core.describing import Facts
     from hostd.core.events import Caller, Declared, Memory
     from hostd.core.happenings import Happening
     from hostd.records import ModelInfo
@@ -375,7 +376,11 @@ class Registry:
 
     def describe(self, model: Model) -> ModelInfo:
         """Return the public record of a model."""
-        return describe(model, self.idle_ttl_s(model), self.wall_offset_s)
+        return describe(self.facts(model))
+
+    def facts(self, model: Model) -> Facts:
+        """Return what the public record of a model is made of."""
+        return facts_of(model, self.idle_ttl_s(model), self.wall_offset_s)
 
 
 def proof_of(processes: int) -> str:

@@ -228,8 +228,9 @@ class Memory(NamedTuple):
 
     @property
     def _private_bytes(self) -> int:
-        known = (self.held_bytes, self.uss_bytes, self.rss_bytes)
-        return next(size_bytes for size_bytes in known if size_bytes is not None)
+        if self.held_bytes is not None:
+            return self.held_bytes
+        return self.rss_bytes if self.uss_bytes is None else self.uss_bytes
 
 
 class Lane(Protocol):

@@ -30,16 +30,23 @@ class Histogram:
 
 
 class Latencies:
-    """The durations of a model's calls: of the last `WINDOW` all, of the others how many took how long."""
+    """The durations of a model's calls: of the last `WINDOW` all, of the others how many took how long.
 
-    __slots__ = ("_durations_s", "by_method")
+    `count` is how many were taken one by one: as long as it stays, so do the quantiles.
+    """
+
+    __slots__ = ("_durations_s", "_sorted_s", "by_method", "count")
 
     def __init__(self) -> None:
+        self.count = 0
         self._durations_s: deque[float] = deque(maxlen=WINDOW)
+        self._sorted_s: tuple[int, list[float]] = (0, [])
+        """The same in order, as of so many."""
         self.by_method: dict[str, Histogram] = {}
 
     def add(self, method: str, duration_s: float) -> None:
         """Take the duration of a call; this is done for every call."""
+        self.count += 1
         self._durations_s.append(duration_s)
         histogram = self.by_method.get(method) or self._begin(method)
         histogram.counts[bisect_left(BUCKETS_S, duration_s)] += 1
@@ -53,7 +60,9 @@ class Latencies:
 
     def quantiles(self, others_s: Iterable[float] = ()) -> tuple[float | None, float | None]:
         """Return the median and the 99th percentile of the last calls and these; None if there were none."""
-        durations_s = sorted([*self._durations_s, *others_s])
+        if self._sorted_s[0] != self.count:
+            self._sorted_s = (self.count, sorted(self._durations_s))
+        durations_s = sorted([*self._sorted_s[1], *others_s])  # which takes what is in order as it is
         count = len(durations_s)
         return (durations_s[count // 2], durations_s[min(count * 99 // 100, count - 1)]) if count else (None, None)
 

@@ -15,34 +15,35 @@ from hostd.records import ModelInfo
 from hostd_workers.wire.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
+    from hostd.core.describing import Facts
     from hostd.core.events import DirectoryEntry, ModelId
     from hostd.core.models import Evicted, Failure
     from hostd.core.registry import Registry
 
 
-def all_models(registry: Registry, entries: Iterable[DirectoryEntry]) -> list[ModelInfo]:
-    """Return the records of all models by id; those that are not loaded have an id, a state, a path and a reason."""
-    found: dict[str, ModelInfo] = {entry.model_id: _of_entry(entry, registry) for entry in entries}
-    found |= {model_id: _of_evicted(model_id, evicted) for model_id, evicted in registry.evicted.items()}
-    found |= {
-        model_id: _of_failure(model_id, failure)
-        for model_id, failure in registry.failures.items()
-        if not _is_nothing(failure)
-    }
-    found |= {model_id: registry.describe(model) for model_id, model in registry.models.items()}
-    return [found[model_id] for model_id in sorted(found)]
+def each_of_all(registry: Registry, entries: Iterable[DirectoryEntry]) -> Iterator[Facts | ModelInfo]:
+    """Yield all models by id, each as it is when it is asked for: of those that are not loaded the record.
+
+    That has an id, a state, a path, a type and a reason.
+    """
+    found = {entry.model_id: entry for entry in entries}
+    for model_id in sorted({*found, *registry.evicted, *registry.failures, *registry.models}):
+        model = registry.models.get(model_id)
+        known = absent(registry, model_id, found.get(model_id)) if model is None else registry.facts(model)
+        if known is not None:
+            yield known
 
 
-def absent(registry: Registry, model_id: ModelId, entries: Iterable[DirectoryEntry] = ()) -> ModelInfo | None:
+def absent(registry: Registry, model_id: ModelId, entry: DirectoryEntry | None) -> ModelInfo | None:
     """Return the record of a model that is not loaded; None if it neither failed nor was evicted nor is an entry."""
     failure, evicted = registry.failures.get(model_id), registry.evicted.get(model_id)
     if failure is not None and not _is_nothing(failure):
         return _of_failure(model_id, failure)
     if evicted is not None:
         return _of_evicted(model_id, evicted)
-    return next((_of_entry(entry, registry) for entry in entries if entry.model_id == model_id), None)
+    return None if entry is None else _of_entry(entry, registry)
 
 
 def _of_entry(entry: DirectoryEntry, registry: Registry) -> ModelInfo:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hostd.core import events as ev
+from hostd.core.describing import describe
 from hostd.core.lifecycle import ModelState, WorkerState
 from hostd.core.models import LoadStep
 from hostd.core.queries.explaining import calls_of, eviction_of, reason_of, settings_of, size_of
-from hostd.core.queries.listing import absent, all_models
+from hostd.core.queries.listing import absent, each_of_all
 from hostd.core.refusals import no_such_model
 from hostd.records import MemoryInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from hostd.core.calls.routing import Router
+    from hostd.core.describing import Facts
     from hostd.core.files.deploying import Deploying
     from hostd.core.memory.admission import Admission
     from hostd.core.memory.charges import Charges
@@ -67,12 +69,27 @@ class Queries:
 
     def list_models(self) -> list[ModelInfo]:
         """Return the records of all models that are loaded, or have lost their process, by id."""
-        models = self._registry.models
-        return [self._registry.describe(models[model_id]) for model_id in sorted(models)]
+        return [describe(facts) for facts in self.each_model()]
 
-    def list_all_models(self, entries: Iterable[ev.DirectoryEntry]) -> list[ModelInfo]:
-        """Return the records of all models, those that are not loaded too; `entries` are of the models directory."""
-        return all_models(self._registry, entries)
+    def each_model(self) -> Iterator[Facts]:
+        """Yield what the records of these models are made of, each of the moment in which it is asked for.
+
+        The core may take events between two of them: a model that has come meanwhile may be missing, one that has gone
+        is not there.
+        """
+        models = self._registry.models
+        for model_id in sorted(models):
+            model = models.get(model_id)
+            if model is not None:
+                yield self._registry.facts(model)
+
+    def each_of_all_models(self, entries: Iterable[ev.DirectoryEntry]) -> Iterator[Facts | ModelInfo]:
+        """Yield the same, and the records of the models that are not loaded; `entries` are of the models directory."""
+        return each_of_all(self._registry, entries)
+
+    def loaded(self) -> list[tuple[ev.ModelId, int, str | None]]:
+        """Return the id, generation and path of the same models, in no order."""
+        return [(model.id, model.generation, model.source.path) for model in self._registry.models.values()]
 
     def get_model(self, model_id: str) -> ModelInfo | None:
         """Return the record of a model, or None."""
@@ -93,6 +110,10 @@ class Queries:
         model = self._registry.models.get(ev.ModelId(model_id))
         dying = (WorkerState.KILLING, WorkerState.DEAD)
         return [] if model is None else [id for id, worker in model.workers.items() if worker.state not in dying]
+
+    def model_count(self) -> int:
+        """Return how many models are loaded, or have lost their process."""
+        return len(self._registry.models)
 
     def worker_count(self) -> int:
         """Return how many workers may have a process."""
@@ -180,7 +201,8 @@ class Queries:
         registry.now = now
         known = ev.ModelId(model_id)
         model, story = registry.models.get(known), self.story(model_id)
-        record = registry.describe(model) if model else absent(registry, known, entries)
+        entry = next((entry for entry in entries if entry.model_id == known), None)
+        record = registry.describe(model) if model else absent(registry, known, entry)
         if record is None and not story:
             return None
         told = story[-1].new if story and story[-1].subject == "model" else ModelState.UNLOADED.value

@@ -58,7 +58,7 @@ class Description:
             protocol=wire.VERSION,
             endpoint=config.endpoint,
             started_s=self._started_s,
-            models=len(queries.list_models()),
+            models=queries.model_count(),
             workers=queries.worker_count(),
             rss_bytes=psutil.Process().memory_info().rss,
             metrics_port=self.metrics_port,

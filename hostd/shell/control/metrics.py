@@ -13,6 +13,7 @@ from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 
+from hostd.core.describing import describe
 from hostd.records import SERVING
 from hostd.shell.control.tally import Tally, buckets_of
 from hostd.version import __version__
@@ -22,6 +23,7 @@ from hostd_workers.wire.figures import BUCKETS_S
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from hostd.core.describing import Facts
     from hostd.core.machine import Core
     from hostd.core.queries.queries import CallTimes
     from hostd.records import Event, MemoryInfo, ModelInfo, WorkerInfo
@@ -55,7 +57,7 @@ _GAUGES: dict[str, tuple[str, Callable[[ModelInfo], float | None]]] = {
 class Snapshot(NamedTuple):
     """The host at one moment."""
 
-    models: list[ModelInfo]
+    models: list[Facts]
     memory: MemoryInfo
     degraded: str | None
     calls: list[CallTimes]
@@ -76,13 +78,15 @@ class Metrics:
         """Return a copy of all that changes."""
         queries, tally = self._core.queries, self._tally
         counts, deaths = list(tally.families()), dict(tally.deaths)
-        models, memory = queries.list_models(), queries.memory()
+        models, memory = list(queries.each_model()), queries.memory()
         return Snapshot(models, memory, queries.degraded, queries.call_times(), counts, deaths)
 
     def page(self, snapshot: Snapshot, accept: str) -> tuple[str, bytes]:
         """Return the content type of the page, the best that is accepted, and the page."""
         encode, content_type = choose_encoder(accept)
-        return content_type, encode(_Collected([*families_of(snapshot), *self._process.collect()]))
+        return content_type, encode(
+            _Collected([*families_of([*map(describe, snapshot.models)], snapshot), *self._process.collect()])
+        )
 
 
 class _Collected(NamedTuple):
@@ -94,8 +98,8 @@ class _Collected(NamedTuple):
         return self.families
 
 
-def families_of(snapshot: Snapshot) -> Iterator[Any]:
-    """Yield what is on the page about models and their memory."""
+def families_of(models: list[ModelInfo], snapshot: Snapshot) -> Iterator[Any]:
+    """Yield what is on the page about models and their memory; `models` are the records of those in the snapshot."""
     build = {"version": __version__, "protocol": str(wire.VERSION), "python": platform.python_version()}
     info = GaugeMetricFamily("hostd_build_info", "1, and what this host is", labels=list(build))
     info.add_metric(list(build.values()), 1)
@@ -107,7 +111,7 @@ def families_of(snapshot: Snapshot) -> Iterator[Any]:
     )
     yield from _of_memory(snapshot.memory)
     yield from snapshot.counts
-    yield from _of_models([model for model in snapshot.models if model.state in SERVING], snapshot)
+    yield from _of_models([model for model in models if model.state in SERVING], snapshot)
 
 
 def _of_models(loaded: list[ModelInfo], snapshot: Snapshot) -> Iterator[Any]:

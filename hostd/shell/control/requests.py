@@ -14,7 +14,7 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.bookkeeping.by_client import ByClient
 from hostd.core.bookkeeping.shares import ClientShares
-from hostd.shell.supervisor import Encoded
+from hostd.shell.control.records import Records, listed
 from hostd.shell.verbs import (
     Request,
     Role,
@@ -26,6 +26,7 @@ from hostd.shell.verbs import (
     plan_requested,
 )
 from hostd.shell.work.raised import as_host_error
+from hostd.shell.work.slices import Slices
 from hostd.shell.work.threads import in_thread
 from hostd.units import counted
 from hostd_workers.wire import frames as wire
@@ -36,7 +37,7 @@ from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError, Resou
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hostd.records import Event, HostInfo, ModelInfo
+    from hostd.records import Event, HostInfo
     from hostd.shell.control.settings import Settings
     from hostd.shell.deploys.executor import Files
     from hostd.shell.processes.logs import LogDrain, ModelLog
@@ -44,14 +45,14 @@ if TYPE_CHECKING:
     from hostd.shell.repository.declared import DeclaredModels
     from hostd.shell.repository.survey import Survey
     from hostd.shell.sizes.predictor import Sizes
-    from hostd.shell.supervisor import Supervisor
+    from hostd.shell.supervisor import Encoded, Supervisor
     from hostd.shell.transport.clients import Programs
 
 _MAX_SUBSCRIPTIONS = 64
 """Of one client: every one of them costs a message at every transition."""
 
 _RECORDS_AT_ONCE = 32
-"""Records that are encoded on the loop, in 4 ms; a thousand take 0.12 s."""
+"""Records that are made in one go, in a millisecond at most; more are made in slices."""
 
 _MAX_ALL_SUBSCRIPTIONS = 4096
 """Of all clients, in fair shares: an event to so many takes the loop 20 ms."""
@@ -86,6 +87,8 @@ class Control:
         self._info = info
         self._settings = settings
         self._programs = programs
+        self._records = Records()
+        self._slices = Slices()
         self._subscribers: ByClient[str | None] = ByClient()
         self._subscriptions = ClientShares()
 
@@ -140,16 +143,6 @@ class Control:
             if caller in self._subscribers:
                 self._subscribers.pop(caller)
                 self._subscriptions.give_back(client)
-
-    async def _records(self, client: ev.ClientId, models: list[ModelInfo]) -> object:
-        """Return the records of models; many are encoded in a thread."""
-
-        def make() -> list[dict[str, Any]]:
-            return [model.to_dict() if model.generation else model.to_brief_dict() for model in models]
-
-        if len(models) <= _RECORDS_AT_ONCE:
-            return make()
-        return Encoded(*await self._supervisor.read(client, lambda: encode(make())))
 
     def _retrieve(self, request: Request) -> None:
         request.only("model_id", "generation")
@@ -206,17 +199,21 @@ class Control:
 
     def _list_models(self, request: Request) -> None:
         request.only("all")
-        caller, models = request.caller, self._supervisor.core.queries.list_models()
+        caller, queries = request.caller, self._supervisor.core.queries
         if request.get("all", bool, False):
             self._supervisor.reply(caller, self._all_models(caller.client))
-        elif len(models) <= _RECORDS_AT_ONCE:  # in the turn of the client, which is held up if it does not read
-            self._supervisor.answer(caller, models)
+        elif queries.model_count() <= _RECORDS_AT_ONCE:  # in the turn of the client, which is held up if it reads none
+            self._supervisor.answer(caller, listed([*self._records.encoded(queries.each_model())]))
         else:
-            self._supervisor.reply(caller, self._records(caller.client, models))
+            self._supervisor.reply(caller, self._models(caller.client))
 
-    async def _all_models(self, client: ev.ClientId) -> object:
-        known = self._supervisor.core.queries.list_all_models(await self._survey.take(client))
-        return await self._records(client, known)
+    async def _models(self, client: ev.ClientId) -> Encoded:
+        models = self._supervisor.core.queries.each_model()
+        return listed(await self._slices.all_of(client, self._records.encoded(models)))
+
+    async def _all_models(self, client: ev.ClientId) -> Encoded:
+        models = self._supervisor.core.queries.each_of_all_models(await self._survey.take(client))
+        return listed(await self._slices.all_of(client, self._records.encoded(models)))
 
     def _get_model(self, request: Request) -> None:
         request.only("model_id")

@@ -31,7 +31,7 @@ class Survey:
 
     async def take(self, client: ev.ClientId) -> list[ev.DirectoryEntry]:
         """Look again at the files of what is loaded, and return what could be loaded, or is ignored."""
-        models = [(ev.ModelId(m.id), m.generation, m.path) for m in self._queries.list_models()]
+        models = self._queries.loaded()
         with_files = [(model_id, generation, path) for model_id, generation, path in models if path is not None]
         await self._contents.compare_all(client, with_files)
         found: list[ev.DirectoryEntry] = []

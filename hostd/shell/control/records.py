@@ -1,0 +1,49 @@
+"""The records of models in the form in which they are sent: each is made and encoded once per change.
+
+What a record is made of is collected for every answer, so none can be stale: it is compared, not invalidated.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hostd.core.describing import Facts, describe
+from hostd.shell.supervisor import Encoded
+from hostd_workers.wire.codec import encode, encoded_list
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from hostd.core.values import ModelId
+    from hostd.records import ModelInfo
+
+
+class Records:
+    """The last records of the models of one host; a kilobyte each, for as long as the models are listed."""
+
+    def __init__(self) -> None:
+        self._made: dict[ModelId, tuple[Facts, bytes]] = {}
+
+    def encoded(self, models: Iterable[Facts | ModelInfo]) -> Iterator[bytes]:
+        """Yield the record of each of all models that are loaded, and of others, in their order."""
+        seen: dict[ModelId, tuple[Facts, bytes]] = {}
+        for model in models:
+            if not isinstance(model, Facts):
+                yield _body_of(model)
+                continue
+            made = self._made.get(model.id)
+            if made is None or made[0] != model:
+                made = self._made[model.id] = (model, _body_of(describe(model)))
+            seen[model.id] = made
+            yield made[1]
+        self._made = seen
+
+
+def listed(records: Sequence[bytes]) -> Encoded:
+    """Return the answer that is a list of records."""
+    return Encoded(encoded_list(records), [])
+
+
+def _body_of(model: ModelInfo) -> bytes:
+    body, _ = encode(model.to_brief_dict())
+    return body
