@@ -70,17 +70,21 @@ class Record:
     def from_dict(cls: type[_R], values: dict[str, Any]) -> _R:
         """Return the record of a map; keys that a newer host added are left out."""
         shape = _shape_of(cls)
-        known = {name: value for name, value in values.items() if name in shape.blank}
+        if not shape.required <= values.keys():
+            return cls(
+                **{name: value for name, value in values.items() if name in shape.blank}
+            )  # it says what is missing
+        known = {**shape.blank, **values}
+        if len(known) > len(shape.blank):
+            known = {name: known[name] for name in shape.blank}
         for name, revive in cls._revived.items():
-            if name in known:
+            if name in values:
                 known[name] = revive(known[name])
-        if not shape.required <= known.keys():
-            return cls(**known)  # which says what is missing
         for name, make in shape.made.items():
-            if name not in known:
+            if name not in values:
                 known[name] = make()
         record = object.__new__(cls)
-        vars(record).update({**shape.blank, **known})
+        object.__setattr__(record, "__dict__", known)
         return record
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hostd.core.lifecycle import WorkerState
     from hostd.core.models import Freshness, Interface, Model, Worker
     from hostd.core.values import Memory, ModelId, WorkerId
+    from hostd_workers.wire.figures import Figures
 
 
 class WorkerFacts(NamedTuple):
@@ -63,8 +64,9 @@ class Facts(NamedTuple):
 def facts_of(model: Model, idle_ttl_s: float, wall_offset_s: float) -> Facts:
     """Return what is known of a model now; `wall_offset_s` makes seconds since the epoch of the core's time."""
     spec, loaded, workers = model.spec, model.loaded, model.workers.values()
-    calls, errors = model.all_calls
-    used_s = model.used_s
+    figures = model.figures()
+    lanes = figures.values()
+    used_s = max([model.last_used_s or 0.0, *(lane.last_use_s for lane in lanes)])
     return Facts(
         model.id,
         model.generation,
@@ -73,14 +75,14 @@ def facts_of(model: Model, idle_ttl_s: float, wall_offset_s: float) -> Facts:
         model.source.type,
         model.interface,
         model.size,
-        tuple([_facts_of_worker(worker, wall_offset_s) for worker in workers]),
-        calls,
-        errors,
+        tuple([_facts_of_worker(worker, figures.get(worker.id), wall_offset_s) for worker in workers]),
+        model.calls + sum([lane.begun for lane in lanes]),
+        model.errors + sum([lane.failed for lane in lanes]),
         model.created_s + wall_offset_s,
         None if loaded is None else loaded.at_s + wall_offset_s,
         None if loaded is None else loaded.at_s - model.created_s,
-        None if used_s is None else used_s + wall_offset_s,
-        model.latency_s,
+        used_s + wall_offset_s if used_s else None,
+        model.latency_s(figures),
         model.reason,
         model.charge_bytes,
         sum(worker.unmeasured_bytes for worker in workers),
@@ -93,7 +95,7 @@ def facts_of(model: Model, idle_ttl_s: float, wall_offset_s: float) -> Facts:
     )
 
 
-def _facts_of_worker(worker: Worker, wall_offset_s: float) -> WorkerFacts:
+def _facts_of_worker(worker: Worker, lane: Figures | None, wall_offset_s: float) -> WorkerFacts:
     return WorkerFacts(
         worker.id,
         worker.pid,
@@ -101,7 +103,7 @@ def _facts_of_worker(worker: Worker, wall_offset_s: float) -> WorkerFacts:
         worker.memory,
         worker.baseline_bytes,
         None if worker.sampled_s is None else worker.sampled_s + wall_offset_s,
-        worker.in_flight,
+        len(worker.calls) + (lane.in_flight if lane else 0),
         worker.started_s + wall_offset_s,
     )
 

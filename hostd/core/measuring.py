@@ -58,9 +58,7 @@ class Measuring:
         if event.memory is not None and worker.sampled_s is not None and event.asked_s < worker.sampled_s:
             return
         if event.memory is not None and worker.state is not WorkerState.KILLING:
-            worker.memory, worker.sampled_s = event.memory, event.asked_s
-            if worker.highest is None or event.memory.rss_bytes > worker.highest.rss_bytes:
-                worker.highest = event.memory
+            worker.sampled(event.memory, event.asked_s)
             worker.reserved_bytes = 0 if is_of_loaded else worker.reserved_bytes
             sizes = [w.memory.rss_bytes for w in model.workers.values() if w.memory is not None]
             model.size = Size(sum(sizes), "measured")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hostd.core.values import Caller, CallId, ClientId, Lane, LoadingSpec, Memory, ModelId, Waiters, WorkerId
     from hostd.records import MethodInfo
     from hostd_workers.wire.errors import HostError
+    from hostd_workers.wire.figures import Figures
 
 
 ESTIMATES = ("estimated", "assumed")
@@ -49,6 +50,7 @@ class Reload(NamedTuple):
 class Worker:
     """A worker process, from the decision to spawn it until the proof that it is gone.
 
+    `memory` is the last sample, of `sampled_s`, and `measured_bytes` what that counts against the budget, 0 before it;
     `highest` is the sample with the most resident memory; `left_s` is what is left of its time to load while it is
     PAUSED. `shares` says which clients have its calls, those that it was told to leave included. `disconnected` says
     how its connection ended, "" while it has one or none yet. `obstacle` says why its processes are still there after a
@@ -62,6 +64,7 @@ class Worker:
     pid: int | None = None
     memory: Memory | None = None
     highest: Memory | None = None
+    measured_bytes: int = 0
     sampled_s: float | None = None
     baseline_bytes: int | None = None
     reserved_bytes: int = 0
@@ -93,11 +96,6 @@ class Worker:
         return max(self.reserved_bytes, self.measured_bytes)
 
     @property
-    def measured_bytes(self) -> int:
-        """What its tree held at the last sample; 0 before the first."""
-        return self.memory.charge_bytes if self.memory else 0
-
-    @property
     def unmeasured_bytes(self) -> int:
         """What is reserved for it beyond that."""
         return max(0, self.reserved_bytes - self.measured_bytes)
@@ -106,6 +104,12 @@ class Worker:
     def place(self) -> int:
         """The number of its load in the line for memory."""
         return self.model.load.place if self.model.load else 0
+
+    def sampled(self, memory: Memory, asked_s: float) -> None:
+        """Take a sample that was asked for then."""
+        self.memory, self.sampled_s, self.measured_bytes = memory, asked_s, memory.charge_bytes
+        if self.highest is None or memory.rss_bytes > self.highest.rss_bytes:
+            self.highest = memory
 
     def __repr__(self) -> str:
         return f"<Worker {self.id} of {self.model.id} {self.state.value} pid={self.pid} calls={len(self.calls)}>"
@@ -257,11 +261,9 @@ class Model:
         """Whether it answers calls."""
         return self.state in SERVING
 
-    @property
-    def all_calls(self) -> tuple[int, int]:
-        """How many calls it got and how many failed, by the host and by lanes."""
-        figures = [worker.lane.figures() for worker in self.workers.values() if worker.lane]
-        return self.calls + sum(each.begun for each in figures), self.errors + sum(each.failed for each in figures)
+    def figures(self) -> dict[WorkerId, Figures]:
+        """Return what the lanes of its workers say now, by worker."""
+        return {worker.id: worker.lane.figures() for worker in self.workers.values() if worker.lane}
 
     @property
     def used_s(self) -> float | None:
@@ -269,16 +271,15 @@ class Model:
         used_s = [worker.lane.figures().last_use_s for worker in self.workers.values() if worker.lane]
         return max([self.last_used_s or 0.0, *used_s]) or None
 
-    @property
-    def latency_s(self) -> tuple[float | None, float | None]:
-        """The median and the 99th percentile of its last calls, by the host and by lanes.
+    def latency_s(self, figures: Mapping[WorkerId, Figures]) -> tuple[float | None, float | None]:
+        """Return the median and the 99th percentile of its last calls, by the host and by lanes, which say `figures`.
 
         To sort them takes ten times as long as to collect all else that is shown of a model: 0.1 ms, once per change.
         """
-        lanes = [(worker.id, worker.lane) for worker in self.workers.values() if worker.lane]
-        ended = (self.latencies.count, *((worker_id, lane.figures().ended) for worker_id, lane in lanes))
+        ended = (self.latencies.count, *((worker_id, each.ended) for worker_id, each in figures.items()))
         if ended != self._sorted_at:
-            others_s = [duration_s for _, lane in lanes for duration_s in lane.durations_s()]
+            lanes = [self.workers[worker_id].lane for worker_id in figures]
+            others_s = [duration_s for lane in lanes if lane for duration_s in lane.durations_s()]
             self._sorted_at, self._latency_s = ended, self.latencies.quantiles(others_s)
         return self._latency_s
 
@@ -302,7 +303,7 @@ class Model:
     @property
     def charge_bytes(self) -> int:
         """What its workers count against the budget."""
-        return sum(worker.charge_bytes for worker in self.workers.values())
+        return sum([worker.charge_bytes for worker in self.workers.values()])
 
     @property
     def grown_bytes(self) -> int:

@@ -30,11 +30,13 @@ class FakeLane:
     figures_: Figures = field(default_factory=lambda: Figures(0, 0, 0, 0, 0.0, 0))
     methods: list[MethodFigures] = field(default_factory=list)
     address: dict[str, object] = field(default_factory=lambda: {"path": "/run/lane"})
+    reads: int = 0
 
     def figures(self) -> Figures:
         return self.figures_
 
     def durations_s(self) -> list[float]:
+        self.reads += 1
         return [0.5] * self.figures_.ended
 
     def by_method(self) -> list[MethodFigures]:
@@ -117,6 +119,24 @@ def test_calls_by_lanes_are_shown_as_all_others(host, lane):
     assert (info.calls, info.errors, info.workers[0].in_flight) == (8, 3, 2)
     assert info.latency_p50_s == 0.5
     assert info.last_used_s == host.now + 100.0
+
+
+def test_latencies_are_sorted_once_per_call_that_ends(host, lane):
+    def latency_s() -> tuple[float | None, int]:
+        (model,) = host.queries.list_models()
+        return model.latency_p50_s, lane.reads
+
+    assert latency_s() == (None, 1)
+    lane.shows(begun=2, ended=1)
+    assert latency_s() == latency_s() == (0.5, 2)
+    lane.shows(begun=9)
+    assert latency_s() == (0.5, 2), "what has begun changes nothing"
+    caller = host.call()
+    host.pass_time(0.25)
+    host.answered(host.sent(caller))
+    assert latency_s() == latency_s() == (0.5, 3)
+    host.answered(host.sent(host.call()))
+    assert latency_s() == (0.25, 4), "of 0.5, 0.25 and 0 s"
 
 
 def test_a_worker_without_clients_is_killed_at_once(host):

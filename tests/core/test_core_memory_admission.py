@@ -50,6 +50,22 @@ def test_while_it_loads_a_model_counts_with_the_larger_of_what_is_reserved_and_m
     assert tight.queries.memory().reserved_bytes == 0
 
 
+def test_a_sample_as_the_last_one_is_no_reason_to_look_at_all_others(tight, monkeypatch):
+    look, looks = tight.admission.look, []
+
+    def counted():
+        looks.append(tight.now)
+        return look()
+
+    monkeypatch.setattr(tight.admission, "look", counted)
+    tight.ready("m", 1000)
+    looks.clear()
+    tight.sampled(1000)
+    assert looks == []
+    tight.sampled(999)
+    assert len(looks) == 1
+
+
 def test_a_sample_that_was_asked_for_before_the_end_of_the_load_is_not_the_one_that_makes_it_ready(tight):
     """Several threads read: it may be of the middle of the load, and be told after its end."""
     tight.predicted_load("m", 6000)

@@ -111,6 +111,14 @@ class Charges:
         gain = max(model.charge_bytes, 1) * max(self.idle_s(model), _INSTANT)
         return max(model.loaded.took_s if model.loaded else 0.0, _INSTANT) / gain, model.id
 
+    def rank(self, model: Model) -> int | None:
+        """Return the place of a model, from 1, in the order in which models would be evicted; None if it is kept."""
+        if self.kept(model) is not None:
+            return None
+        score = self.eviction_score(model)
+        models = [other for other in self._registry.models.values() if other.charge_bytes and self.kept(other) is None]
+        return 1 + sum(self.eviction_score(other) < score for other in models)
+
     def by_what_keeps(self) -> dict[Kept | None, list[Model]]:
         """Return the models that hold memory by what keeps them (None: nothing does).
 

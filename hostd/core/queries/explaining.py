@@ -130,7 +130,6 @@ def eviction_of(model: Model, charges: Charges) -> dict[str, Any] | None:
     """Return what an eviction would do, and when its turn comes; None for a model that holds nothing."""
     if not model.charge_bytes:
         return None
-    models = charges.by_what_keeps().get(None, [])
     kept = charges.kept(model)
     took_s = model.loaded and model.loaded.took_s
     took = format_duration(took_s or 0.0)
@@ -139,6 +138,6 @@ def eviction_of(model: Model, charges: Charges) -> dict[str, Any] | None:
         "idle_s": charges.idle_s(model),
         "reload_s": took_s,
         "why_not": "" if kept is None else kept.value,
-        "rank": models.index(model) + 1 if model in models else None,
+        "rank": charges.rank(model),
         "returns": f"the next call or retrieve_model loads it again, which took {took} the last time; calls wait",
     }

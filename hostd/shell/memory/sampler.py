@@ -93,6 +93,7 @@ class Sampler:
                 self._schedule.taken(seen, loop.time())
                 if seen.sample is not None:
                     self._emit(ev.WorkerMeasured(seen.look.worker.worker_id, seen.sample.memory, asked_s))
+                    await asyncio.sleep(0)  # with 200 workers that have changed, all else would wait for 40 ms
 
     async def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         next_s = self._schedule.next_s()
