@@ -13,7 +13,7 @@ import hostd
 from benchmarks.runner import Round, timed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 MODEL_ID = "model"
@@ -68,17 +68,29 @@ def watch_idle(path: Path, models: int, duration_s: float) -> Idle:
         handles = [client.load_model(f"model-{number}", str(path), wait=False) for number in range(models)]
         for handle in handles:
             handle.wait()
-        supervisor = psutil.Process(client.host_info().pid)
+        supervisor = supervisor_of(client)
         workers = supervisor.children(recursive=True)
-        before, workers_before = _cpu_s(supervisor), sum(map(_cpu_s, workers))
-        # The one sleep of the benchmarks: the absence of work is what is measured.
-        time.sleep(duration_s)
-        used, workers_used = _cpu_s(supervisor) - before, sum(map(_cpu_s, workers)) - workers_before
+        cpu_percent, workers_cpu_percent = idle_percents([[supervisor], workers], duration_s)
         worker_rss = sum(worker.memory_info().rss for worker in workers) // max(1, len(workers))
         rss = supervisor.memory_info().rss
-    return Idle(100 * used / duration_s, rss, 100 * workers_used / duration_s, worker_rss)
+    return Idle(cpu_percent, rss, workers_cpu_percent, worker_rss)
 
 
-def _cpu_s(process: psutil.Process) -> float:
+def supervisor_of(client: hostd.Client) -> psutil.Process:
+    """Return the process of a host."""
+    return psutil.Process(client.host_info().pid)
+
+
+def idle_percents(groups: Sequence[Sequence[psutil.Process]], duration_s: float) -> list[float]:
+    """Wait for so long, and return what part of a core each group of processes has used meanwhile, in percent."""
+    before_s = [sum(map(cpu_s, group)) for group in groups]
+    # The one sleep of the benchmarks: the absence of work is what is measured.
+    time.sleep(duration_s)
+    after_s = [sum(map(cpu_s, group)) for group in groups]
+    return [100 * (after - before) / duration_s for before, after in zip(before_s, after_s, strict=True)]
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """Return the processor time that a process has used."""
     times = process.cpu_times()
     return times.user + times.system
