@@ -10,7 +10,7 @@ Rules
 5. A model over its own limit is killed, alone, and its callers are told the figure and the limit. It is not tried
    again: it would do the same.
 6. A load that holds more than is reserved for it goes on, or is paused: `Growing` sees to that at the next look, which
-   every sample causes that is not as the last.
+   every sample of it causes that is not as the last.
 """
 
 from __future__ import annotations
@@ -75,8 +75,7 @@ class Measuring:
             self._loading.load_succeeded(worker, is_measured=event.memory is not None)
         # Most samples are of workers that idle, and a look at all workers for each of those is quadratic.
         if (worker.measured_bytes, worker.reserved_bytes) != before:
-            registry.headroom_changed()
-            self._admission.measured()
+            self._admission.measured(worker)
 
     def _has_broken_limit(self, worker: Worker, model: Model) -> bool:
         limit_bytes = model.spec.memory.limit_bytes if model.spec else None

@@ -50,7 +50,7 @@ def test_while_it_loads_a_model_counts_with_the_larger_of_what_is_reserved_and_m
     assert tight.queries.memory().reserved_bytes == 0
 
 
-def test_a_sample_as_the_last_one_is_no_reason_to_look_at_all_others(tight, monkeypatch):
+def test_a_sample_is_a_reason_to_look_at_all_others_if_it_is_another_one_and_matters(tight, monkeypatch):
     look, looks = tight.admission.look, []
 
     def counted():
@@ -58,12 +58,24 @@ def test_a_sample_as_the_last_one_is_no_reason_to_look_at_all_others(tight, monk
         return look()
 
     monkeypatch.setattr(tight.admission, "look", counted)
-    tight.ready("m", 1000)
+    tight.predicted_load("m", 1000)
+    tight.started()
+    for sampled_bytes, is_looked in ((500, True), (500, False), (600, True)):
+        looks.clear()
+        tight.sampled(sampled_bytes)
+        assert bool(looks) == is_looked, "it loads, and may outgrow what is reserved for it"
+    tight.loaded()
+    tight.sampled(600)
     looks.clear()
-    tight.sampled(1000)
-    assert looks == []
-    tight.sampled(999)
-    assert len(looks) == 1
+    tight.sampled(700)
+    assert looks == [], "it serves, and nothing waits"
+    tight.predicted_load("n", 9400)
+    for sampled_bytes, is_looked in ((650, True), (650, False), (600, True)):
+        looks.clear()
+        tight.sampled(sampled_bytes, tight.worker_of("m"))
+        assert bool(looks) == is_looked, "a load waits for memory"
+    assert tight.state("n") == "LOADING"
+    assert tight.effects_of(fx.SpawnWorker), "which is free now"
 
 
 def test_a_sample_that_was_asked_for_before_the_end_of_the_load_is_not_the_one_that_makes_it_ready(tight):

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from hostd.core.deadlines import HeadroomTimer, IdleTimer, LoadTimer
 from hostd.core.happenings import HEADROOM_CHANGED, MODEL_IDLE
+from hostd.core.lifecycle import WorkerState
 from hostd.core.memory.charges import fewest
 from hostd.core.memory.growing import Fail, Growing
 from hostd.core.memory.planning import HOPELESS, Decision, Outcome
@@ -40,12 +41,15 @@ if TYPE_CHECKING:
     from hostd.core.happenings import LoadEnded
     from hostd.core.memory.charges import Charges
     from hostd.core.memory.planning import Planning
-    from hostd.core.models import Load, Model
+    from hostd.core.models import Load, Model, Worker
     from hostd.core.registry import Registry
     from hostd_workers.wire.errors import HostError
 
 IDLE_LOOK_S = 0.01
 """A look takes a millisecond with 200 models, and while a load waits each call of any of them may leave one idle."""
+
+
+_GROWING = (WorkerState.LOADING, WorkerState.PAUSED)
 
 
 class Reason(enum.Enum):
@@ -148,8 +152,18 @@ class Admission:
         yield self._refuse(load, f"after {format_duration(waited_s)} (memory.admission_timeout_s)")
         self._registry.headroom_changed()
 
-    def measured(self) -> None:
-        """See whether models have grown over the budget."""
+    def measured(self, worker: Worker) -> None:
+        """See what follows for others from a worker that holds more or less than it did."""
+        if worker.state in _GROWING or self._is_awaited:
+            self._registry.headroom_changed()
+        self._see_whether_over()
+
+    @property
+    def _is_awaited(self) -> bool:
+        """Whether anything depends on what is free."""
+        return bool(self.queue or self.growing.paused or self._is_over or self._yielding)
+
+    def _see_whether_over(self) -> None:
         budget_bytes = self._registry.config.budget_bytes
         if budget_bytes is not None and not self._is_over and self._charges.total_bytes() > budget_bytes:
             self._is_over = True
@@ -186,7 +200,7 @@ class Admission:
             if ttl_s and model.ready:
                 registry.timers.set(IdleTimer(model), max(registry.now, charges.unused_since_s(model) + ttl_s))
         self._is_over, self.over_budget = False, None
-        self.measured()
+        self._see_whether_over()
         registry.headroom_changed()
 
     def look(self) -> Iterator[Verdict]:
@@ -202,7 +216,7 @@ class Admission:
     def look_soon(self) -> None:
         """Look at what has become idle, but not at every such moment."""
         registry = self._registry
-        if not (self.queue or self.growing.paused or self._is_over or self._yielding):
+        if not self._is_awaited:
             return
         again_s = self._idle_looked_s + IDLE_LOOK_S
         if registry.now >= again_s:

@@ -21,6 +21,7 @@ from hostd.shell.memory.schedule import Seen
 from hostd.shell.memory.shared import system_bytes
 from hostd.shell.memory.tree import most_bytes_of, sample_tree
 from hostd.shell.own_log import about
+from hostd.shell.work.slices import SLICE_S
 from hostd.shell.work.threads import Threads
 
 if TYPE_CHECKING:
@@ -89,11 +90,15 @@ class Sampler:
         asked_s = loop.time()
         looks = self._schedule.looks(workers, asked_s)
         if looks:
-            for seen in await loop.run_in_executor(executor, self._work, looks, workers):
+            found = await loop.run_in_executor(executor, self._work, looks, workers)
+            until_s = loop.time() + SLICE_S
+            for seen in found:
                 self._schedule.taken(seen, loop.time())
                 if seen.sample is not None:
                     self._emit(ev.WorkerMeasured(seen.look.worker.worker_id, seen.sample.memory, asked_s))
-                    await asyncio.sleep(0)  # with 200 workers that have changed, all else would wait for 40 ms
+                if loop.time() >= until_s:  # 200 workers that have grown would hold all else up for 40 ms
+                    await asyncio.sleep(0)
+                    until_s = loop.time() + SLICE_S
 
     async def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         next_s = self._schedule.next_s()
