@@ -122,6 +122,18 @@ def test_models_are_listed_by_id(host):
     assert [model.id for model in host.queries.list_models()] == ["a", "a/b", "b", "c"]
 
 
+def test_a_list_that_is_read_step_by_step_shows_each_model_as_it_is_then(host):
+    for name in ("a", "b", "c"):
+        host.load(name)
+    assert sorted(host.queries.loaded()) == [(name, number, f"/models/{name}") for number, name in enumerate("abc", 1)]
+    models = host.queries.each_model()
+    assert next(models).id == "a"
+    host.unload("b")
+    host.pin("c")
+    assert [(model.id, model.is_pinned) for model in models] == [("c", True)]
+    assert host.queries.model_count() == 2
+
+
 def test_what_nobody_loaded_has_no_record_and_no_story(host):
     assert host.state("nobody") is None
     assert host.queries.story("nobody") == []

@@ -70,15 +70,6 @@ def test_what_was_gone_for_a_while_is_encoded_anew(rig):
     assert rig.encoded == ["a"]
 
 
-def test_a_list_that_is_read_in_slices_shows_each_model_as_it_is_then(rig):
-    for model_id in ("a", "b", "c"):
-        rig.load(model_id)
-    models = rig.core.queries.each_model()
-    assert (next(models).id, rig.ask(ev.UnloadRequested, "b", None)) == ("a", None)
-    rig.pin("c")
-    assert [(model.id, model.is_pinned) for model in models] == [("c", True)]
-
-
 def test_a_list_of_many_is_read_as_one_of_few(rig):
     names = [f"m{number:03}" for number in range(16)]
     for name in names:
