@@ -14,7 +14,6 @@ from outside import Asked, Outside, Process, Said, Stage
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.config import CoreConfig
-from hostd.core.describing import Facts, describe
 from hostd.core.machine import Core
 from hostd.records import MethodInfo, ModelInfo, SizeEstimate
 from hostd_workers.wire.errors import HostError
@@ -187,11 +186,6 @@ class Driver(Outside):
         model = self.queries.get_model(model_id)
         assert model is not None, f"there is no model {model_id}"
         return model
-
-    def all_models(self, *entries: ev.DirectoryEntry) -> list[ModelInfo]:
-        """Return the records of all models there are, and are not; `entries` are of the models directory."""
-        found = self.queries.each_of_all_models(entries)
-        return [describe(model) if isinstance(model, Facts) else model for model in found]
 
     def state(self, model_id: str = "m") -> str | None:
         """Return the state of a model, or None if there is no such model."""

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 from driver import CONFIG, LAZY, Driver, source_of
+from lists import all_models
 from memory_driver import MemoryDriver
 
 from hostd.core import effects as fx
@@ -188,10 +189,10 @@ def test_what_has_been_evicted_is_loaded_when_it_is_used_and_forgotten_when_it_i
     caller = declare(tight, a="/a")
     tight.scanned()
     assert tight.answer(caller) == SyncReport()
-    assert [(model.id, model.state) for model in tight.all_models()][:1] == [("a", "EVICTED")]
+    assert [(model.id, model.state) for model in all_models(tight)][:1] == [("a", "EVICTED")]
     declare(tight)
     tight.scanned()
-    assert [model.id for model in tight.all_models()] == ["n"]
+    assert [model.id for model in all_models(tight)] == ["n"]
 
 
 def test_what_failed_is_loaded_by_the_next_sync_and_a_host_without_anything_refuses_one(host):

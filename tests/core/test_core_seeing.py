@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from driver import ALICE, BOB, CONFIG, LAZY, SPEC, Driver, source_of
+from lists import all_models
 
 from hostd.core import events as ev
 from hostd_workers.wire.errors import (
@@ -35,7 +36,7 @@ def test_one_list_has_every_model_once_with_its_state_and_the_reason(ready, tigh
     ready.load("bad")
     ready.down(ModelError("no weights"))
     entries = [entry("m"), entry("bad"), entry("new"), entry("link", "IGNORED", "it is a link")]
-    listed = {model.id: (model.state, model.path, model.reason) for model in ready.all_models(*entries)}
+    listed = {model.id: (model.state, model.path, model.reason) for model in all_models(ready, *entries)}
     assert listed == {
         "bad": ("FAILED", "/models/bad", "no weights"),
         "link": ("IGNORED", "/models/link", "it is a link"),
@@ -44,7 +45,7 @@ def test_one_list_has_every_model_once_with_its_state_and_the_reason(ready, tigh
     }
     assert [model.id for model in ready.queries.list_models()] == ["m"]
     tight.evict_to_the_end()
-    (evicted,) = [model for model in tight.all_models(entry("m")) if model.id == "m"]
+    (evicted,) = [model for model in all_models(tight, entry("m")) if model.id == "m"]
     assert (evicted.state, evicted.path) == ("EVICTED", "/models/m")
     assert evicted.reason.startswith("evicted for 8.8 KiB")
 
@@ -55,7 +56,7 @@ def test_a_request_for_what_is_not_there_makes_no_model():
     host.not_found(NotFoundError("nothing there"))
     host.load("typo", source_of("/typo"))
     host.not_found(NotFoundError("there is nothing at /typo"))
-    listed = host.all_models(entry("new"))
+    listed = all_models(host, entry("new"))
     assert [(model.id, model.state) for model in listed] == [("new", "AVAILABLE"), ("typo", "FAILED")]
     assert listed[0].reason.startswith("loaded when it is used")
 

@@ -6,8 +6,8 @@ import pytest
 from loops import on_a_loop
 
 from hostd.core.values import ClientId
-from hostd.shell import slices as module
-from hostd.shell.slices import Slices
+from hostd.shell.work import slices as module
+from hostd.shell.work.slices import Slices
 from hostd_workers.wire.errors import ResourceExhaustedError
 
 ALICE, BOB = map(ClientId, (b"1.1", b"2.2"))
