@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import re
 import resource
 import sys
 from types import SimpleNamespace
@@ -120,7 +121,7 @@ def test_extras_that_are_not_there_are_named_with_their_command(monkeypatch):
     monkeypatch.setitem(checks.EXTRAS, "odd", ("no_such_library",))
     check = found("extras", Verdict.OK)
     assert "odd" in check.found.partition("not installed: ")[2]
-    assert check.advice.partition(" -m pip install ")[2].partition("]")[0].split(",")[-1] == "odd"
+    assert re.search(r" -m pip install .*\bodd\b", check.advice)
 
 
 def test_every_extra_of_a_loader_is_looked_for_and_no_other():
