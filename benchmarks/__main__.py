@@ -52,7 +52,13 @@ COMMANDS = (
 
 
 def run_one(
-    command: str, effort: Effort, console: Console, *, with_host: bool, attacks: Sequence[str] = ()
+    command: str,
+    effort: Effort,
+    console: Console,
+    *,
+    with_host: bool,
+    attacks: Sequence[str] = (),
+    tables: Sequence[str] = (),
 ) -> list[Comparison]:
     """Run one command and print its comparisons as they come."""
     from benchmarks import (  # noqa: PLC0415 - so that --help needs none of their packages
@@ -75,8 +81,8 @@ def run_one(
     )
 
     measure = {
-        "latency": calls.latency,
-        "throughput": calls.throughput,
+        "latency": partial(calls.latency, tables=tables),
+        "throughput": partial(calls.throughput, tables=tables),
         "load": load.load,
         "unload": unload.unload,
         "idle": idle.idle,
@@ -109,6 +115,7 @@ def run_one(
 @click.option("--patience", type=float, default=0.0, help="Seconds to wait, per table, for other programs to be quiet.")
 @click.option("--floors", is_flag=True, help="Measure the floors alone, without the host.")
 @click.option("--attack", "attacks", multiple=True, metavar="NAME", help="With `attack`: only this one; repeatable.")
+@click.option("--table", "tables", multiple=True, metavar="NAME", help="Only this table of the command; repeatable.")
 def main(
     command: str,
     json_path: Path | None,
@@ -118,10 +125,12 @@ def main(
     patience: float,
     floors: bool,
     attacks: tuple[str, ...],
+    tables: tuple[str, ...],
 ) -> None:
     """Measure the host against its floors."""
     _check_outputs(json_path, plot_path)
     _check_attacks(attacks)
+    _check_tables(command, tables)
     # What the hosts of earlier runs, and of other commands, have measured must not change what these do.
     os.environ.setdefault("HOSTD_MEMORY__REMEMBER", "host")
     # As an exception, so that processes and directories are cleaned up on the way out.
@@ -136,7 +145,7 @@ def main(
     effort = replace(QUICK if quick else FULL, patience_s=patience)
     comparisons: list[Comparison] = []
     for name in COMMANDS if command == "all" else (command,):
-        comparisons += run_one(name, effort, console, with_host=not floors, attacks=attacks)
+        comparisons += run_one(name, effort, console, with_host=not floors, attacks=attacks, tables=tables)
     if json_path is not None:
         report.write_json(json_path, facts, comparisons, is_quick=quick)
     if plot_path is not None:
@@ -156,6 +165,19 @@ def _check_attacks(attacks: Sequence[str]) -> None:
         unknown = sorted(set(attacks) - set(known := attack_names()))
         if unknown:
             raise click.UsageError(f"there is no attack {unknown[0]!r}; there are: {', '.join(known)}")
+
+
+def _check_tables(command: str, tables: Sequence[str]) -> None:
+    """Refuse the name of a table that the command has not."""
+    if tables:
+        from benchmarks.calls import LATENCY, THROUGHPUT  # noqa: PLC0415 - as above
+
+        known = {"latency": LATENCY, "throughput": THROUGHPUT}.get(command)
+        if known is None:
+            raise click.UsageError("only latency and throughput consist of tables that have names")
+        unknown = sorted(set(tables) - set(known))
+        if unknown:
+            raise click.UsageError(f"{command} has no table {unknown[0]!r}; it has: {', '.join(known)}")
 
 
 def _check_outputs(json_path: Path | None, plot_path: Path | None) -> None:

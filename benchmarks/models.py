@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 GIB = 1 << 30
+DIGITS_FEATURES = 64
 
 ECHO = '''"""Gives back what it gets."""
 
@@ -101,6 +102,13 @@ def write_digits(directory: Path) -> Path:
     path = directory / "digits.joblib"
     joblib.dump(model, path)
     return path
+
+
+def digits_row() -> Any:
+    """Return an image of a digit, as the digits model takes it: an array of one row."""
+    import numpy as np  # noqa: PLC0415 - as above
+
+    return np.random.default_rng(0).integers(0, 17, (1, DIGITS_FEATURES)) / 16.0
 
 
 def import_echo() -> Any:

@@ -5,31 +5,64 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import hostd
-from benchmarks.models import model_directory, write_echo
-from benchmarks.runner import ASYNC, MAP, MIN_CALLS, SYNC, Round, Side, one_at_a_time, pipelined
+from benchmarks.models import digits_row, model_directory, write_echo
+from benchmarks.runner import (
+    ASYNC,
+    MAP,
+    MIN_CALLS,
+    ROUTED_ASYNC,
+    ROUTED_MAP,
+    ROUTED_SYNC,
+    SYNC,
+    Round,
+    Side,
+    in_flight,
+)
 from hostd.client._sync.client import MAP_WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
+    from pathlib import Path
 
     from benchmarks.floors.lane import Shape
     from benchmarks.runner import Effort
 
-MODEL_ID = "echo"
+ECHO_ID = "echo"
+DIGITS_ID = "digits"
+
+
+class Asked(NamedTuple):
+    """What is called, and with what."""
+
+    model_id: str
+    method: str
+    payload: Any
+
+
+def echoed(shape: Shape) -> Asked:
+    """Return a call of the echo model."""
+    return Asked(ECHO_ID, "echo" if shape.is_echo else "size_of", shape.payload())
+
+
+def classified() -> Asked:
+    """Return a call of the digits model."""
+    return Asked(DIGITS_ID, "predict", digits_row())
 
 
 class HandleLane:
     """A retrieved model as a lane; pipelined through `model.submit`."""
 
-    def __init__(self, model: hostd.Model, shape: Shape) -> None:
-        self._method = model.echo if shape.is_echo else model.size_of
-        self._submit = model.submit.echo if shape.is_echo else model.submit.size_of
-        self._map = model.map.echo if shape.is_echo else model.map.size_of
-        self._payload = shape.payload()
+    def __init__(self, client: hostd.Client, asked: Asked) -> None:
+        model = client.retrieve_model(asked.model_id)
+        self._method = getattr(model, asked.method)
+        self._submit = getattr(model.submit, asked.method)
+        self._map = getattr(model.map, asked.method)
+        self._payload = asked.payload
         self._pending: deque[hostd.PendingCall] = deque()
 
     def call(self) -> None:
@@ -63,12 +96,12 @@ class HandleLane:
 class AsyncHandle:
     """A retrieved model of an `AsyncClient`, on an event loop that runs only while it is measured."""
 
-    def __init__(self, endpoint: str, shape: Shape) -> None:
+    def __init__(self, endpoint: str, asked: Asked) -> None:
         self._loop = asyncio.new_event_loop()
         self._client = self._run(hostd.AsyncClient.connect(endpoint))
-        model = self._run(self._client.retrieve_model(MODEL_ID))
-        self._method = model.echo if shape.is_echo else model.size_of
-        self._payload = shape.payload()
+        model = self._run(self._client.retrieve_model(asked.model_id))
+        self._method = getattr(model, asked.method)
+        self._payload = asked.payload
 
     def measure(self, depth: int, duration_s: float) -> Round:
         """Run `depth` tasks that call again and again."""
@@ -101,34 +134,55 @@ class AsyncHandle:
         return self._loop.run_until_complete(coroutine)
 
 
+class Hosts(NamedTuple):
+    """Two hosts with the same model: clients of one call its worker directly, those of the other through the host."""
+
+    direct: hostd.Host
+    routed: hostd.Host
+
+
 @contextmanager
-def echo_host() -> Iterator[hostd.Host]:
-    """Start a host with the echo model loaded."""
-    with model_directory() as directory, hostd.Host() as host:
+def two_hosts() -> Iterator[Hosts]:
+    """Start both hosts with the echo model."""
+    with model_directory() as directory, ExitStack() as stack:
+        hosts = Hosts(*(stack.enter_context(hostd.Host(workers={"lanes": lanes})) for lanes in (True, False)))
+        load_into(hosts, ECHO_ID, write_echo(directory))
+        yield hosts
+
+
+def load_into(hosts: Hosts, model_id: str, path: Path) -> None:
+    """Load a model into both hosts."""
+    for host in hosts:
         with host.client() as client:
-            client.load_model(MODEL_ID, str(write_echo(directory)))
-        yield host
+            client.load_model(model_id, str(path))
 
 
 @contextmanager
-def call_sides(host: hostd.Host, shape: Shape, depth: int, effort: Effort) -> Iterator[list[Side]]:
-    """Make our sides for a shape: the synchronous client and the asynchronous one, `depth` requests in flight."""
-    with host.client() as client:
-        lane = HandleLane(client.retrieve_model(MODEL_ID), shape)
+def call_sides(
+    hosts: Hosts, asked: Asked, depth: int, effort: Effort, *, is_brief: bool = False
+) -> Iterator[list[Side]]:
+    """Make our sides of a call: both clients and `map`, directly and routed (`is_brief`: with one client)."""
+    with ExitStack() as stack:
+        sides = _synchronous(stack, hosts.direct, asked, depth, effort, (SYNC, MAP))
+        sides.append(_asynchronous(stack, hosts.direct, asked, depth, effort, ASYNC))
+        sides += _synchronous(stack, hosts.routed, asked, depth, effort, (ROUTED_SYNC, ROUTED_MAP))
+        if not is_brief:
+            sides.append(_asynchronous(stack, hosts.routed, asked, depth, effort, ROUTED_ASYNC))
+        yield sides
 
-        def synchronous() -> Round:
-            if depth == 1:
-                return one_at_a_time(lane, effort.round_s)
-            return pipelined(lane, depth, effort.round_s)
 
-        handle = AsyncHandle(host.endpoint, shape)
-        try:
-            sides = [
-                Side(SYNC, synchronous, is_ours=True),
-                Side(ASYNC, lambda: handle.measure(depth, effort.round_s), is_ours=True),
-            ]
-            if depth == MAP_WINDOW:
-                sides.append(Side(MAP, lambda: lane.map(effort.round_s), is_ours=True))
-            yield sides
-        finally:
-            handle.close()
+def _synchronous(
+    stack: ExitStack, host: hostd.Host, asked: Asked, depth: int, effort: Effort, names: tuple[str, str]
+) -> list[Side]:
+    lane = HandleLane(stack.enter_context(host.client()), asked)
+    name, map_name = names
+    sides = [Side(name, partial(in_flight, lane, depth, effort.round_s), is_ours=True)]
+    if depth == MAP_WINDOW:
+        sides.append(Side(map_name, partial(lane.map, effort.round_s), is_ours=True))
+    return sides
+
+
+def _asynchronous(stack: ExitStack, host: hostd.Host, asked: Asked, depth: int, effort: Effort, name: str) -> Side:
+    handle = AsyncHandle(host.endpoint, asked)
+    stack.callback(handle.close)
+    return Side(name, partial(handle.measure, depth, effort.round_s), is_ours=True)

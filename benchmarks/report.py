@@ -23,6 +23,7 @@ FORMATS: dict[By, Callable[[float], str]] = {
     By.PERCENT: "{:.2f} %".format,
     By.COUNT: "{:,.0f}".format,
     By.FACTOR: "{:.2f}x".format,
+    By.SPREAD: "{:.2f}x".format,
     By.BYTES: lambda value: f"{value / 1e6:,.1f} MB",
 }
 _AXES = {
@@ -36,22 +37,21 @@ SECONDS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
 def show(console: Console, comparison: Comparison, *, with_targets: bool = True) -> None:
     """Print one comparison: its figures, our ratio to each floor, and last its targets."""
     console.print(f"\n{comparison.group}: {comparison.title}", style="bold", highlight=False)
-    ratios = [verdict for verdict in comparison.verdicts if verdict.against is Against.RATIO]
-    ours = list(dict.fromkeys(verdict.ours for verdict in ratios))
-    by_floor = {(verdict.ours, verdict.floor): verdict for verdict in ratios}
+    columns = _ratio_columns(comparison)
     has_calls = any(figure.p99_s is not None for figure in comparison.figures)
     table = Table("side")
-    for heading in (_heading(comparison.figures[0].by), *(("p99 latency", "calls") if has_calls else ())):
-        table.add_column(heading, justify="right")
-    for mine in ours:
-        table.add_column(f"{mine} ÷ this", justify="right")
+    heading = _heading(comparison.figures[0].by)
+    is_rate = comparison.figures[0].by is By.RATE
+    more = ("p50",) * (has_calls and is_rate) + ("p99", "calls") * has_calls
+    for title in (heading, *more, *columns):
+        table.add_column(title, justify="right")
     for figure in comparison.figures:
         cells = [figure.name, format_value(figure.value, figure.by)]
-        if figure.p99_s is not None:
-            cells += [format_value(figure.p99_s, By.LATENCY), f"{figure.calls:,}"]
-        elif has_calls:
-            cells += ["", f"{figure.calls:,}"]
-        cells += [_ratio_cell(by_floor.get((mine, figure.name))) for mine in ours]
+        if has_calls and is_rate:
+            cells.append(_latency_cell(figure.p50_s))
+        if has_calls:
+            cells += [_latency_cell(figure.p99_s), f"{figure.calls:,}"]
+        cells += [_ratio_cell(verdicts.get(figure.name)) for verdicts in columns.values()]
         table.add_row(*cells, style="bold" if figure.is_ours else None)
     console.print(table)
     for note in comparison.notes:
@@ -79,6 +79,7 @@ def show_targets(console: Console, comparisons: Sequence[Comparison]) -> None:
 
 def describe(verdict: Verdict) -> str:
     """Say a verdict in words, without its outcome."""
+    of = {By.TAIL: "p99 of ", By.SPREAD: "p99 ÷ p50 of "}.get(verdict.by, "")
     if verdict.against is Against.RATIO:
         value, low, high = (f"{number:.2f}x" for number in (verdict.value, verdict.low, verdict.high))
         what, limit = f"{verdict.ours} ÷ {verdict.floor}", f"{verdict.limit}x"
@@ -87,7 +88,7 @@ def describe(verdict: Verdict) -> str:
         against = f" - {verdict.floor}" if verdict.against is Against.DIFFERENCE else ""
         what, limit = f"{verdict.ours}{against}", format_value(verdict.limit or 0.0, verdict.by)
     spread = f" ({low} to {high})" if low != high else ""
-    return f"{what} = {value}{spread}, target {'<=' if verdict.is_ceiling else '>='} {limit}"
+    return f"{of}{what} = {value}{spread}, target {'<=' if verdict.is_ceiling else '>='} {limit}"
 
 
 def format_value(value: float, by: By) -> str:
@@ -159,7 +160,23 @@ def write_plot(path: Path, facts: dict[str, Any], comparisons: Sequence[Comparis
 
 
 def _heading(by: By) -> str:
-    return {By.LATENCY: "p50", By.RATE: "calls per second"}.get(by, "figure")
+    return {By.LATENCY: "p50", By.RATE: "calls/s"}.get(by, "figure")
+
+
+def _latency_cell(seconds: float | None) -> str:
+    return "" if seconds is None else format_value(seconds, By.LATENCY)
+
+
+def _ratio_columns(comparison: Comparison) -> dict[str, dict[str, Verdict]]:
+    """Return the columns of ratios: by their titles, a verdict for the sides that have one.
+
+    Ours against the floors that the comparison names, in the rows of ours; else against every floor, in its row.
+    """
+    ratios = [v for v in comparison.verdicts if v.against is Against.RATIO and v.by not in (By.TAIL, By.SPREAD)]
+    if comparison.references:
+        return {f"÷ {name}": {v.ours: v for v in ratios if v.floor == name} for name in comparison.references}
+    ours = dict.fromkeys(verdict.ours for verdict in ratios)
+    return {f"{mine} ÷ this": {v.floor: v for v in ratios if v.ours == mine} for mine in ours}
 
 
 def _ratio_cell(verdict: Verdict | None) -> str:

@@ -12,13 +12,12 @@ Does not cover what a side does (`floors`, `ours`, `lifecycle`) nor what the rou
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from benchmarks.machine import Neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,13 +43,17 @@ class Effort:
     patience_s: float = 0.0
 
 
-FULL = Effort(rounds=9, round_s=0.4, slow_rounds=9, cycles=100, idle_s=20.0, is_quick=False)
+FULL = Effort(rounds=9, round_s=0.3, slow_rounds=9, cycles=100, idle_s=20.0, is_quick=False)
 QUICK = Effort(rounds=3, round_s=0.1, slow_rounds=2, cycles=4, idle_s=4.0, is_quick=True)
 
-# Our sides' names, here because the floors are measured without importing the host.
+# Our sides' names, here because the floors are measured without importing the host. Routed: no call goes to a worker
+# directly.
 SYNC = "hostd sync"
 ASYNC = "hostd async"
 MAP = "hostd map"
+ROUTED_SYNC = "routed sync"
+ROUTED_ASYNC = "routed async"
+ROUTED_MAP = "routed map"
 HOST = "hostd"
 
 # A round of 16 MiB calls ends in the time of two or three; fewer give no median.
@@ -75,6 +78,11 @@ class Round:
     def p50_s(self) -> float:
         """Return the median latency in seconds."""
         return statistics.median(self.latencies_s)
+
+    @property
+    def p99_s(self) -> float:
+        """Return the 99th percentile of the latencies in seconds, by nearest rank."""
+        return sorted(self.latencies_s)[math.ceil(len(self.latencies_s) * 0.99) - 1]
 
     @property
     def rate(self) -> float:
@@ -128,6 +136,11 @@ def pipelined(lane: Lane, depth: int, duration_s: float) -> Round:
     return Round(latencies, now - start)
 
 
+def in_flight(lane: Lane, depth: int, duration_s: float) -> Round:
+    """Keep `depth` requests in flight, in the plainest way for that many."""
+    return one_at_a_time(lane, duration_s) if depth == 1 else pipelined(lane, depth, duration_s)
+
+
 def timed(action: Callable[[], object]) -> Round:
     """Measure one slow action as a round of one call."""
     start = time.perf_counter()
@@ -147,6 +160,8 @@ class Rounds:
 
 def alternate(sides: Sequence[Side], rounds: int, patience_s: float = 0.0) -> Rounds:
     """Measure every side once per round, in turn."""
+    from benchmarks.machine import Neighbours  # noqa: PLC0415 - callers under a peer's interpreter have no psutil
+
     for side in sides:
         side.measure()
     results: dict[str, list[Round]] = {side.name: [] for side in sides}

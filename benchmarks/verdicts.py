@@ -18,10 +18,15 @@ if TYPE_CHECKING:
     from benchmarks.runner import Round, Rounds, Side
 
 
+CALLS_FOR_P99 = 100
+
+
 class By(enum.Enum):
-    """The figure that a comparison is about; its value is the unit."""
+    """The figure that a comparison or a target is about; its value is the unit, and what it is of."""
 
     LATENCY = "s"
+    TAIL = "s, p99"
+    SPREAD = "p99/p50"
     RATE = "1/s"
     BYTES = "B"
     PERCENT = "%"
@@ -39,18 +44,24 @@ class Against(enum.Enum):
 
 @dataclass(frozen=True)
 class Target:
-    """A promise: `ours` against `floor` is at most, or at least, `limit` (a factor, or in the comparison's unit)."""
+    """A promise: `ours` against `floor` is at most, or at least, `limit` (a factor, or in the unit of `by`).
+
+    `by` is the comparison's if it is None.
+    """
 
     ours: str
     floor: str
     against: Against
     limit: float
     is_ceiling: bool = True
+    by: By | None = None
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One side's figures: `value` is the median of the rounds in `by`'s unit, `p99_s` is over all their calls.
+    """One side's figures: `value`, `p50_s` and `p99_s` are medians of the rounds, `value` in `by`'s unit.
+
+    Where a round has too few calls for a 99th percentile `p99_s` is that of the calls of all rounds.
 
     `low` and `high` are the lowest and the highest round, None where there was only one.
     """
@@ -63,6 +74,7 @@ class Figure:
     is_ours: bool
     low: float | None = None
     high: float | None = None
+    p50_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,7 @@ class Comparison:
     """A table of the report: sides with their figures, then ratios, then targets.
 
     `others_cores` says how many cores were busy with other programs meanwhile, `repeated` how many rounds were measured
-    again because of them.
+    again because of them. `references` are the floors that ours are shown against; all of them if there are none.
     """
 
     group: str
@@ -102,6 +114,7 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     others_cores: float = 0.0
     repeated: int = 0
+    references: Sequence[str] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dict; values are in the unit that `by` names, those of ratios are factors."""
@@ -121,6 +134,7 @@ class Comparison:
             "notes": self.notes,
             "others_cores": round(self.others_cores, 3),
             "repeated": self.repeated,
+            "references": list(self.references),
         }
 
 
@@ -132,18 +146,21 @@ def compare(
     rounds: Rounds,
     targets: Sequence[Target] = (),
     notes: Sequence[str] = (),
+    references: Sequence[str] = (),
 ) -> Comparison:
     """Turn rounds into figures, the ratio of each of ours to every floor, and the verdicts on the targets."""
     figures = [_figure(side, rounds.of[side.name], by) for side in sides]
     floors = [side.name for side in sides if not side.is_ours]
     ours = [side.name for side in sides if side.is_ours]
-    targeted = {(target.ours, target.floor) for target in targets if target.against is Against.RATIO}
+    targeted = {
+        (target.ours, target.floor) for target in targets if target.against is Against.RATIO and target.by in (None, by)
+    }
     plain = [
         Target(mine, floor, Against.RATIO, 0.0) for mine in ours for floor in floors if (mine, floor) not in targeted
     ]
     verdicts = [_verdict(target, rounds, by, limit=None) for target in plain]
     verdicts += [_verdict(target, rounds, by, limit=target.limit) for target in targets if target.ours in ours]
-    return Comparison(group, title, figures, verdicts, list(notes), rounds.others_cores, rounds.repeated)
+    return Comparison(group, title, figures, verdicts, list(notes), rounds.others_cores, rounds.repeated, references)
 
 
 def alone(
@@ -169,17 +186,31 @@ def nearest_rank(values: Sequence[float], share: float) -> float:
 
 
 def _value(round_: Round, by: By) -> float:
-    return round_.rate if by is By.RATE else round_.p50_s
+    match by:
+        case By.RATE:
+            return round_.rate
+        case By.TAIL:
+            return round_.p99_s
+        case By.SPREAD:
+            return round_.p99_s / round_.p50_s
+        case _:
+            return round_.p50_s
 
 
 def _figure(side: Side, rounds: Sequence[Round], by: By) -> Figure:
-    calls = sorted(latency for round_ in rounds for latency in round_.latencies_s)
-    p99 = calls[min(len(calls) - 1, int(len(calls) * 0.99))]
+    calls = [latency for round_ in rounds for latency in round_.latencies_s]
+    if min(len(round_.latencies_s) for round_ in rounds) >= CALLS_FOR_P99:
+        p99_s = statistics.median(round_.p99_s for round_ in rounds)
+    else:
+        p99_s = nearest_rank(calls, 0.99)
+    p50_s = statistics.median(round_.p50_s for round_ in rounds)
     values = [_value(round_, by) for round_ in rounds]
-    return Figure(side.name, by, statistics.median(values), p99, len(calls), side.is_ours, min(values), max(values))
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return Figure(side.name, by, middle, p99_s, len(calls), side.is_ours, low, high, p50_s)
 
 
 def _verdict(target: Target, rounds: Rounds, by: By, *, limit: float | None) -> Verdict:
+    by = target.by or by
     mine = [_value(r, by) for r in rounds.of[target.ours]]
     if target.against is Against.ALONE:
         values = mine

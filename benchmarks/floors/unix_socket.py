@@ -8,12 +8,14 @@ from __future__ import annotations
 import socket
 import sys
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.floors.lane import Shape, child, die_with_parent, socket_directory
+from benchmarks.floors.lane import child, die_with_parent, socket_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from benchmarks.floors.lane import Shape
 
 NAME = "UNIX socket"
 CONNECT_TIMEOUT_S = 30.0
@@ -22,10 +24,10 @@ CONNECT_TIMEOUT_S = 30.0
 class SocketLane:
     """The client's end. Lengths are fixed, so there is no framing; a pipeline must fit into the socket's buffer."""
 
-    def __init__(self, stream: socket.socket, shape: Shape) -> None:
+    def __init__(self, stream: socket.socket, payload: Any, answer_bytes: int) -> None:
         self._stream = stream
-        self._payload = shape.payload()
-        self._answer = memoryview(bytearray(shape.answer_bytes))
+        self._payload = payload
+        self._answer = memoryview(bytearray(answer_bytes))
 
     def call(self) -> None:
         """Send one request and wait for its answer."""
@@ -52,17 +54,24 @@ def read_exactly(stream: socket.socket, buffer: memoryview) -> None:
 
 
 @contextmanager
-def open_lane(shape: Shape) -> Iterator[SocketLane]:
-    """Open client -> worker."""
+def connected(module: str, *arguments: object) -> Iterator[socket.socket]:
+    """Run `python -m module PATH arguments...` and give the connection that it makes to PATH."""
     with socket_directory() as directory, socket.socket(socket.AF_UNIX) as listener:
         path = str(directory / "u")
         listener.settimeout(CONNECT_TIMEOUT_S)
         listener.bind(path)
         listener.listen(1)
-        with child(__name__, path, shape.payload_bytes, shape.answer_bytes):
+        with child(module, path, *arguments):
             stream, _ = listener.accept()
             with stream:
-                yield SocketLane(stream, shape)
+                yield stream
+
+
+@contextmanager
+def open_lane(shape: Shape) -> Iterator[SocketLane]:
+    """Open client -> worker."""
+    with connected(__name__, shape.payload_bytes, shape.answer_bytes) as stream:
+        yield SocketLane(stream, shape.payload(), shape.answer_bytes)
 
 
 def main() -> None:
