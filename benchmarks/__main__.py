@@ -14,7 +14,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 from rich.console import Console
@@ -48,7 +48,16 @@ COMMANDS = (
     "limit",
     "leaks",
     "attack",
+    "peers",
 )
+
+
+class Chosen(NamedTuple):
+    """What of a command is to be run: all of it, if these are empty; and where the peers are installed."""
+
+    tables: Sequence[str] = ()
+    attacks: Sequence[str] = ()
+    peers: Path | None = None
 
 
 def run_one(
@@ -57,8 +66,7 @@ def run_one(
     console: Console,
     *,
     with_host: bool,
-    attacks: Sequence[str] = (),
-    tables: Sequence[str] = (),
+    chosen: Chosen,
 ) -> list[Comparison]:
     """Run one command and print its comparisons as they come."""
     from benchmarks import (  # noqa: PLC0415 - so that --help needs none of their packages
@@ -79,10 +87,11 @@ def run_one(
         turns,
         unload,
     )
+    from benchmarks.peers import side_by_side  # noqa: PLC0415 - as above
 
     measure = {
-        "latency": partial(calls.latency, tables=tables),
-        "throughput": partial(calls.throughput, tables=tables),
+        "latency": partial(calls.latency, tables=chosen.tables),
+        "throughput": partial(calls.throughput, tables=chosen.tables),
         "load": load.load,
         "unload": unload.unload,
         "idle": idle.idle,
@@ -97,7 +106,8 @@ def run_one(
         "proof": proof.proof,
         "limit": limit.limit,
         "leaks": leaks.leaks,
-        "attack": partial(attack.attack, names=attacks),
+        "peers": partial(side_by_side.peers, directory=chosen.peers),
+        "attack": partial(attack.attack, names=chosen.attacks),
     }[command]
     comparisons = []
     for comparison in measure(effort, with_host=with_host):
@@ -115,6 +125,12 @@ def run_one(
 @click.option("--patience", type=float, default=0.0, help="Seconds to wait, per table, for other programs to be quiet.")
 @click.option("--floors", is_flag=True, help="Measure the floors alone, without the host.")
 @click.option("--attack", "attacks", multiple=True, metavar="NAME", help="With `attack`: only this one; repeatable.")
+@click.option(
+    "--peers",
+    "peers_dir",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="With `peers`: the directory of their environments, each named as its peer.",
+)
 @click.option("--table", "tables", multiple=True, metavar="NAME", help="Only this table of the command; repeatable.")
 def main(
     command: str,
@@ -126,6 +142,7 @@ def main(
     floors: bool,
     attacks: tuple[str, ...],
     tables: tuple[str, ...],
+    peers_dir: Path | None,
 ) -> None:
     """Measure the host against its floors."""
     _check_outputs(json_path, plot_path)
@@ -143,9 +160,10 @@ def main(
         style="dim",
     )
     effort = replace(QUICK if quick else FULL, patience_s=patience)
+    chosen = Chosen(tables, attacks, peers_dir)
     comparisons: list[Comparison] = []
     for name in COMMANDS if command == "all" else (command,):
-        comparisons += run_one(name, effort, console, with_host=not floors, attacks=attacks, tables=tables)
+        comparisons += run_one(name, effort, console, with_host=not floors, chosen=chosen)
     if json_path is not None:
         report.write_json(json_path, facts, comparisons, is_quick=quick)
     if plot_path is not None:

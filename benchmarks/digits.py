@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from benchmarks.floors.lane import Lane
     from benchmarks.ours import Hosts
 
 DEPTH = 64
@@ -39,17 +40,17 @@ def digits_throughput(effort: Effort, hosts: Hosts | None) -> Iterator[Compariso
     yield _digits("throughput", DEPTH, By.RATE, effort, hosts, targets)
 
 
-def floor_sides(stack: ExitStack, path: Path, depth: int, effort: Effort) -> list[Side]:
+def open_floors(stack: ExitStack, path: Path) -> dict[str, Lane]:
     """Open every floor with the model at `path`."""
-    lanes = {name: stack.enter_context(open_lane(path)) for name, open_lane in FLOORS.items()}
-    return [Side(name, partial(in_flight, lane, depth, effort.round_s)) for name, lane in lanes.items()]
+    return {name: stack.enter_context(open_lane(path)) for name, open_lane in FLOORS.items()}
 
 
 def _digits(group: str, depth: int, by: By, effort: Effort, hosts: Hosts | None, targets: list[Target]) -> Comparison:
     with ExitStack() as stack:
         directory = stack.enter_context(model_directory())
         path = write_digits(directory)
-        sides = floor_sides(stack, path, depth, effort)
+        lanes = open_floors(stack, path)
+        sides = [Side(name, partial(in_flight, lane, depth, effort.round_s)) for name, lane in lanes.items()]
         if hosts is not None:
             from benchmarks import ours  # noqa: PLC0415 - the floors can be measured without the host
 

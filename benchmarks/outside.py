@@ -57,9 +57,22 @@ def uss_of(pid: int) -> int | None:
     return 1024 * sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith(b"Private_"))
 
 
+def pss_of(pid: int) -> int:
+    """Return the memory of a process in bytes, of shared pages its share; 0 if it is gone or may not be read."""
+    for line in _read(pid, "smaps_rollup").splitlines():
+        if line.startswith(b"Pss:"):
+            return 1024 * int(line.split()[1])
+    return 0
+
+
 def tree_of(pid: int) -> list[Process]:
     """Return the descendants of a process; itself is left out."""
     return [process for processes in _trees_below(pid).values() for process in processes]
+
+
+def children_of(pid: int) -> list[Process]:
+    """Return the children of a process."""
+    return [processes[0] for processes in _trees_below(pid).values()]
 
 
 def is_there(process: Process) -> bool:

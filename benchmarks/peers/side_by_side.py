@@ -1,0 +1,120 @@
+"""`peers`: the digits model in other model servers and in the host, with 1 and 8 requests in flight.
+
+It installs nothing. A peer is found in an environment of its own, `DIR/<peer>` with `--peers DIR`, or in this one; for
+those that are missing it says how to get them. Servers are started one after the other, stay for the whole comparison,
+and are measured in turn. Over HTTP they are called from a socket with hardly any client, which favours them: with the
+clients that people use the figures are higher. Triton is called with its own client over gRPC, too.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import joblib
+
+from benchmarks.callers import callers
+from benchmarks.digits import open_floors
+from benchmarks.models import digits_row, model_directory, write_digits
+from benchmarks.peers.rig import PeerError, Started, StartTimer, find, serving
+from benchmarks.peers.servers import PEERS
+from benchmarks.runner import HOST, Effort, Side, alternate, in_flight
+from benchmarks.verdicts import Against, By, Comparison, Figure, Target, Verdict, compare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from benchmarks.peers.servers import Peer
+    from benchmarks.runner import Round
+
+DEPTH = 8
+DEFAULT_DIRECTORY = Path("peers")
+LIMIT = 1.0
+
+
+def peers(effort: Effort, *, with_host: bool, directory: Path | None = None) -> Iterator[Comparison]:
+    """Compare calls, then starts and memory."""
+    with ExitStack() as stack:
+        rig = _Rig(stack, effort)
+        for peer in PEERS:
+            rig.add_peer(peer, directory)
+        if with_host:
+            rig.add_host()
+        yield rig.calls(1, By.LATENCY, rig.targets if with_host else [])
+        yield rig.calls(DEPTH, By.RATE, [])
+        if rig.started:
+            yield rig.seen("from the start to the first answer", By.LATENCY, lambda started: started.start_s)
+            yield rig.seen("memory of all processes (PSS)", By.BYTES, lambda started: started.memory_bytes)
+
+
+class _Rig:
+    """The servers that run, and how each is measured, by name."""
+
+    def __init__(self, stack: ExitStack, effort: Effort) -> None:
+        self._stack = stack
+        self._effort = effort
+        self._scratch = stack.enter_context(model_directory())
+        self._model = write_digits(self._scratch)
+        self._expected = joblib.load(self._model).predict(digits_row()).tolist()
+        self._notes: list[str] = []
+        self._measures: dict[str, Callable[[int, float], Round]] = {}
+        for name, lane in open_floors(stack, self._model).items():
+            self._measures[name] = partial(in_flight, lane)
+        self.started: dict[str, Started] = {}
+        self.targets: list[Target] = []
+
+    def add_peer(self, peer: Peer, directory: Path | None) -> None:
+        """Start a peer with its clients, or note why there is none."""
+        place = find(peer, directory, self._scratch)
+        if place is None:
+            self._notes.append(f"{peer.folder} is missing: {peer.how_to_get(directory or DEFAULT_DIRECTORY)}")
+            return
+        try:
+            lane, started = self._stack.enter_context(serving(peer, place, self._expected))
+        except PeerError as failed:
+            self._notes.append(str(failed))
+            return
+        self._notes.append(f"{peer.folder}: {peer.package} {place.version}, Python {place.python_version}")
+        self.started[peer.name] = started
+        measures = {peer.name: partial(in_flight, lane)}
+        for name, module in peer.clients.items():
+            own = callers(1, module, place.ports[1], python=place.python)
+            measures[name] = self._stack.enter_context(own).measure
+        self._measures |= measures
+        self.targets += [Target(HOST, name, Against.RATIO, LIMIT) for name in measures]
+
+    def add_host(self) -> None:
+        """Start a host, with its client in this process."""
+        import hostd  # noqa: PLC0415 - the floors can be measured without the host
+        from benchmarks.ours import DIGITS_ID, HandleLane, classified  # noqa: PLC0415 - as above
+
+        timer = StartTimer()
+        client = self._stack.enter_context(self._stack.enter_context(hostd.Host()).client())
+        answer = client.load_model(DIGITS_ID, str(self._model)).predict(digits_row())
+        self.started[HOST] = timer.started()
+        if answer.tolist() != self._expected:
+            raise PeerError(f"the host answers {answer!r} in place of {self._expected!r}")
+        self._measures[HOST] = partial(in_flight, HandleLane(client, classified()))
+
+    def calls(self, depth: int, by: By, targets: Sequence[Target]) -> Comparison:
+        """Measure all sides in turn."""
+        effort = self._effort
+        sides = [
+            Side(name, partial(measure, depth, effort.round_s), is_ours=name == HOST)
+            for name, measure in self._measures.items()
+        ]
+        rounds = alternate(sides, effort.rounds, effort.patience_s)
+        return compare("peers", f"digits model, {depth} in flight", by, sides, rounds, targets, self._notes)
+
+    def seen(self, title: str, by: By, value_of: Callable[[Started], float]) -> Comparison:
+        """Compare what was seen of the servers from outside."""
+        values = {name: value_of(started) for name, started in self.started.items()}
+        figures = [Figure(name, by, value, None, 1, is_ours=name == HOST) for name, value in values.items()]
+        verdicts = []
+        for name, value in values.items():
+            if name != HOST and HOST in values:
+                ratio = values[HOST] / value
+                verdicts.append(Verdict(HOST, name, by, Against.RATIO, ratio, ratio, ratio))
+        return Comparison("peers", title, figures, verdicts)
