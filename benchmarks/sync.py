@@ -107,7 +107,7 @@ def _sync(client: hostd.Client) -> None:
 
 def _listing(syncing: hostd.Client, listing: hostd.Client, effort: Effort) -> Comparison:
     """List models for `effort.idle_s` seconds, first alone and then while syncs follow each other."""
-    alone = _lists(listing, effort.idle_s / 2)
+    alone = listed(listing, effort.idle_s / 2)
     go_on = threading.Event()
     go_on.set()
     syncs: list[float] = []
@@ -119,7 +119,7 @@ def _listing(syncing: hostd.Client, listing: hostd.Client, effort: Effort) -> Co
     thread = threading.Thread(target=keep_syncing)
     thread.start()
     try:
-        during = _lists(listing, effort.idle_s / 2)
+        during = listed(listing, effort.idle_s / 2)
     finally:
         go_on.clear()
         thread.join()
@@ -131,7 +131,8 @@ def _listing(syncing: hostd.Client, listing: hostd.Client, effort: Effort) -> Co
     return table
 
 
-def _lists(client: hostd.Client, duration_s: float) -> Round:
+def listed(client: hostd.Client, duration_s: float) -> Round:
+    """List models again and again."""
     clock, latencies = time.perf_counter, list[float]()
     start = now = clock()
     while now < start + duration_s:

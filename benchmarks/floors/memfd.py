@@ -23,13 +23,14 @@ NAME = "raw memfd, UNIX socket"
 
 
 class MemfdLane:
-    """The client's end. One request at a time: there is one memfd per direction."""
+    """The client's end. One request at a time: there is one memfd per direction; `answer` is what came back."""
 
-    def __init__(self, stream: socket.socket, shape: Shape, request: memoryview) -> None:
+    def __init__(self, stream: socket.socket, shape: Shape, request: memoryview, answer: memoryview) -> None:
+        self.payload = memoryview(shape.payload())
+        self.answer = answer
         self._stream = stream
-        self._payload = memoryview(shape.payload())
         self._request = request
-        self._answer = memoryview(bytearray(len(SIZE_ANSWER)))
+        self._word = memoryview(bytearray(len(SIZE_ANSWER)))
 
     def call(self) -> None:
         """Send one request and wait for its answer."""
@@ -38,12 +39,12 @@ class MemfdLane:
 
     def send(self) -> None:
         """Send one request."""
-        self._request[:] = self._payload
+        self._request[:] = self.payload
         self._stream.sendall(SIZE_ANSWER)
 
     def receive(self) -> None:
         """Wait for the answer."""
-        read_exactly(self._stream, self._answer)
+        read_exactly(self._stream, self._word)
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def open_lane(shape: Shape) -> Iterator[MemfdLane]:
         files = [_memory(shape.payload_bytes) for _ in range(2)]
         try:
             socket.send_fds(stream, [SIZE_ANSWER], files)
-            yield MemfdLane(stream, shape, _mapped(files[0], shape.payload_bytes))
+            yield MemfdLane(stream, shape, *(_mapped(fd, shape.payload_bytes) for fd in files))
         finally:
             for fd in files:
                 os.close(fd)

@@ -26,21 +26,21 @@ class SocketLane:
 
     def __init__(self, stream: socket.socket, payload: Any, answer_bytes: int) -> None:
         self._stream = stream
-        self._payload = payload
-        self._answer = memoryview(bytearray(answer_bytes))
+        self.payload = payload
+        self.answer = memoryview(bytearray(answer_bytes))
 
     def call(self) -> None:
         """Send one request and wait for its answer."""
-        self._stream.sendall(self._payload)
-        read_exactly(self._stream, self._answer)
+        self._stream.sendall(self.payload)
+        read_exactly(self._stream, self.answer)
 
     def send(self) -> None:
         """Send one request."""
-        self._stream.sendall(self._payload)
+        self._stream.sendall(self.payload)
 
     def receive(self) -> None:
         """Wait for the oldest answer."""
-        read_exactly(self._stream, self._answer)
+        read_exactly(self._stream, self.answer)
 
 
 def read_exactly(stream: socket.socket, buffer: memoryview) -> None:
