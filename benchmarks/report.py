@@ -40,7 +40,7 @@ def show(console: Console, comparison: Comparison, *, with_targets: bool = True)
     columns = _ratio_columns(comparison)
     has_calls = any(figure.p99_s is not None for figure in comparison.figures)
     table = Table("side")
-    heading = _heading(comparison.figures[0].by)
+    heading = _heading(comparison.figures[0].by) if has_calls else "figure"
     is_rate = comparison.figures[0].by is By.RATE
     more = ("p50",) * (has_calls and is_rate) + ("p99", "calls") * has_calls
     for title in (heading, *more, *columns):

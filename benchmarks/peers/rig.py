@@ -79,16 +79,21 @@ def find(peer: Peer, directory: Path | None, scratch: Path) -> Place | None:
     """Return where a peer is installed: in its own environment below `directory`, or in this one; None: nowhere."""
     own = directory / peer.folder / "bin" / "python" if directory is not None else None
     python = str(own.absolute()) if own is not None and own.exists() else sys.executable
-    told = subprocess.run([python, "-c", _ABOUT, peer.package], capture_output=True, check=False)
+    told = subprocess.run([python, "-c", _ABOUT, peer.package], env=_environment(), capture_output=True, check=False)
     if told.returncode != 0:
         return None
     version, python_version, site, lib = json.loads(told.stdout)
     place = scratch / peer.folder
     place.mkdir()
     # By its own scikit-learn, which need not be ours: a pickle is for the version that wrote it.
-    subprocess.run([python, "-c", _WRITE_MODEL, str(place)], cwd=ROOT, check=True)
+    subprocess.run([python, "-c", _WRITE_MODEL, str(place)], cwd=ROOT, env=_environment(), check=True)
     model = place / "digits.joblib"
     return Place(python, version, python_version, Path(site), Path(lib), place, model, _free_ports(PORTS))
+
+
+def _environment() -> dict[str, str]:
+    """Return what a peer inherits: packages that were put on the path of this interpreter are not its own."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def _free_ports(count: int) -> tuple[int, ...]:
@@ -112,7 +117,7 @@ def serving(peer: Peer, place: Place, expected: Any) -> Iterator[tuple[HttpLane,
         timer = StartTimer()
         # Not here: a server may take what lies in its working directory for its own.
         server = subprocess.Popen(
-            command, cwd=place.directory, env=os.environ | env, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            command, cwd=place.directory, env=_environment() | env, stdin=subprocess.DEVNULL, stdout=out, stderr=out
         )
     try:
         _await_answer(peer, lane, server, log, expected)
@@ -135,9 +140,14 @@ def _await_answer(peer: Peer, lane: HttpLane, server: subprocess.Popen[bytes], l
                 return
             raise PeerError(f"{peer.name} answers {answer!r} in place of {expected!r}")
         if server.poll() is not None or time.monotonic() > give_up_s:
-            words = log.read_text(errors="replace").strip()[-_LAST_WORDS:]
-            raise PeerError(f"{peer.name} does not serve ({trouble}); its last words: {words}")
+            raise PeerError(f"{peer.name} does not serve ({trouble}); its log says: {_last_error(log)}")
         time.sleep(LOOK_AGAIN_S)
+
+
+def _last_error(log: Path) -> str:
+    """Return the last line that tells of an error, as the last of a traceback does; the last of all if none does."""
+    lines = log.read_text(errors="replace").splitlines() or [""]
+    return next((line for line in reversed(lines) if "Error" in line), lines[-1])[:_LAST_WORDS]
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

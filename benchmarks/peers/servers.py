@@ -123,7 +123,6 @@ def _mlserver(place: Place) -> Start:
     }
     (place.directory / "settings.json").write_text(json.dumps(settings))
     (place.directory / "model-settings.json").write_text(json.dumps(model))
-    # Its script: started with -m, its workers die.
     return Start([str(Path(place.python).with_name("mlserver")), "start", str(place.directory)], {})
 
 
@@ -184,7 +183,7 @@ PEERS = (
         "MLServer",
         "mlserver",
         "mlserver",
-        "mlserver mlserver-sklearn",
+        "mlserver mlserver-sklearn 'uvloop<0.22'",  # the workers of 1.7 die with a newer one
         _mlserver,
         "/v2/models/digits/infer",
         _ask_openly,

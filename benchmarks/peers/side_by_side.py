@@ -106,7 +106,8 @@ class _Rig:
             for name, measure in self._measures.items()
         ]
         rounds = alternate(sides, effort.rounds, effort.patience_s)
-        return compare("peers", f"digits model, {depth} in flight", by, sides, rounds, targets, self._notes)
+        notes = self._notes if depth == 1 else []
+        return compare("peers", f"digits model, {depth} in flight", by, sides, rounds, targets, notes)
 
     def seen(self, title: str, by: By, value_of: Callable[[Started], float]) -> Comparison:
         """Compare what was seen of the servers from outside."""

@@ -72,10 +72,10 @@ def test_a_peer_that_is_nowhere_is_not_found(tmp_path):
     assert find(replace(PEERS[0], package="no-such-distribution"), tmp_path, tmp_path) is None
 
 
-def test_a_server_that_ends_is_told_of_with_its_last_words(tmp_path):
+def test_a_server_that_ends_is_told_of_with_its_last_error(tmp_path):
     pytest.importorskip("sklearn")
     place = find(replace(PEERS[0], package="hostd"), None, tmp_path)
-    command = [place.python, "-c", "raise SystemExit('out of order')"]
+    command = [place.python, "-c", "print('ValueError: out of order'); print('goodbye')"]
     peer = replace(PEERS[0], start=lambda _: Start(command, {}))
     with pytest.raises(PeerError, match="out of order"), serving(peer, place, [1]):
         pass
