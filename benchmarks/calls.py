@@ -108,8 +108,7 @@ def _arrays(effort: Effort, hosts: Hosts | None) -> Iterator[Comparison]:
 
 
 def _sizes(effort: Effort, hosts: Hosts | None) -> Iterator[Comparison]:
-    for shape in _shapes(effort):
-        yield _calls(hosts, shape, 1, effort, (unix_socket, c_proxy, pool), [], (unix_socket, c_proxy))
+    yield _calls(hosts, Shape(64 * KIB), 1, effort, (unix_socket, c_proxy, pool), [], (unix_socket, c_proxy))
 
 
 def _echo_rate(effort: Effort, hosts: Hosts | None) -> Iterator[Comparison]:
@@ -121,12 +120,8 @@ def _echo_rate(effort: Effort, hosts: Hosts | None) -> Iterator[Comparison]:
 
 
 def _sizes_rate(effort: Effort, hosts: Hosts | None) -> Iterator[Comparison]:
-    for shape in _shapes(effort):
+    for shape in (Shape(64 * KIB), *(() if effort.is_quick else (Shape(MIB),))):
         yield _calls(hosts, shape, DEPTH, effort, (c_proxy, router_router, pool), [], (c_proxy, router_router))
-
-
-def _shapes(effort: Effort) -> Sequence[Shape]:
-    return (Shape(64 * KIB), *(() if effort.is_quick else (Shape(MIB),)))
 
 
 LATENCY: dict[str, Callable[[Effort, Hosts | None], Iterator[Comparison]]] = {

@@ -1,6 +1,7 @@
 """Other servers: which are missing, and the client that calls them."""
 
 import json
+import signal
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +15,15 @@ from benchmarks.__main__ import main
 from benchmarks.peers.http import HttpLane
 from benchmarks.peers.rig import PeerError, find, serving
 from benchmarks.peers.servers import PEERS, Start
+
+
+@pytest.fixture(autouse=True)
+def _unchanged(monkeypatch):
+    """What the command does to its process is undone."""
+    monkeypatch.setenv("HOSTD_MEMORY__REMEMBER", "host")
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 class Handler(BaseHTTPRequestHandler):
