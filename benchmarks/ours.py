@@ -23,7 +23,7 @@ from benchmarks.runner import (
     Side,
     in_flight,
 )
-from hostd.client._sync.client import MAP_WINDOW
+from hostd.client.arguments import MAP_WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
