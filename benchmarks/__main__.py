@@ -48,7 +48,6 @@ COMMANDS = (
     "limit",
     "leaks",
     "attack",
-    "scale",
     "peers",
 )
 
@@ -107,7 +106,6 @@ def run_one(
         "proof": proof.proof,
         "limit": limit.limit,
         "leaks": leaks.leaks,
-        "scale": scale.scale,
         "peers": partial(side_by_side.peers, directory=chosen.peers),
         "attack": partial(attack.attack, names=chosen.attacks),
     }[command]
