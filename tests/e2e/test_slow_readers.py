@@ -1,4 +1,4 @@
-"""Clients that do not read are dropped; they hear of it, and go on with their next call without help."""
+"""Clients that do not read from the host are dropped; they hear of it, and go on with their next call without help."""
 
 import json
 import os
@@ -13,8 +13,6 @@ from helpers import PATIENCE_S, REPOSITORY, eventually, line_of, stop
 from hostile_peer import MIB
 
 import hostd
-
-pytestmark = pytest.mark.usefixtures("way")
 
 BUFFER_BYTES = 8 * MIB
 
@@ -56,7 +54,7 @@ def outcomes(calls):
 # Each begins more calls than may wait for it, says so, and is stopped; what it says then is what it went through.
 WAYS = {
     "sync, a stream": """
-        with hostd.connect(endpoint) as client:
+        with hostd.connect(endpoint, direct=False) as client:
             model = client.retrieve_model("m")
             items = iter(model.stream.generate(200))
             len(next(items))
@@ -71,7 +69,7 @@ WAYS = {
     """,
     "asyncio": """
         async def main():
-            async with hostd.AsyncClient(endpoint) as client:
+            async with hostd.AsyncClient(endpoint, direct=False) as client:
                 model = await client.retrieve_model("m")
                 calls = [asyncio.ensure_future(model.options(timeout_s=60).big(number)) for number in range(60)]
                 await asyncio.sleep(0)
@@ -89,7 +87,7 @@ WAYS = {
         from hostd.client import connection
 
         connection.HEARTBEAT_MS = 1500  # instead of 10 s
-        with hostd.connect(endpoint) as client:
+        with hostd.connect(endpoint, direct=False) as client:
             model = client.retrieve_model("m")
             calls = [client.submit("m", "small", (number,), {}, 60) for number in range(2500)]
             say("begun")
@@ -110,7 +108,7 @@ def small_host():
 
 @pytest.fixture
 def model(small_host, model_dir):
-    with hostd.connect(small_host.endpoint) as client:
+    with hostd.connect(small_host.endpoint, direct=False) as client:
         yield client.load_model("m", model_dir(MODEL)).options(timeout_s=PATIENCE_S)
         client.unload_all_models()
 
