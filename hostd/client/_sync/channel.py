@@ -159,7 +159,22 @@ class Channel:
     def ask(self, make: Callable[[Tracker], tuple[Pending, list[Buffer]]], timeout_s: float | None) -> Any:
         """Send a request and wait for its answer."""
         self.check_may_wait()
-        return self.wait(self.begin(make), timeout_s)
+        self._make_ready()
+        began_s = time.monotonic()
+        with self.inside:
+            if self._lead.acquire(blocking=False):  # nobody else waits: it is sent and waited for in one go
+                try:
+                    with self._tracking:
+                        pending = self._queue(make)
+                    deadline_s = None if timeout_s is None else began_s + timeout_s + pending.grace_s
+                    self._pump(lambda: pending.is_done, deadline_s)
+                finally:
+                    self._stop_leading()
+            else:
+                pending = self.begin(make)
+        if not pending.is_done:
+            self.finish(pending, timeout_s, began_s)
+        return pending.result()
 
     def cancel(self, pending: Pending, error: HostError | None = None) -> None:
         """End a request here, with an error that says why, and tell the host."""
@@ -184,12 +199,12 @@ class Channel:
         self.finish(pending, timeout_s)
         return pending.result()
 
-    def finish(self, pending: Pending, timeout_s: float | None) -> None:
+    def finish(self, pending: Pending, timeout_s: float | None, began_s: float | None = None) -> None:
         """Wait until a request has ended, which it has when the host has not answered in time."""
         if timeout_s is None:
             self.wait_until(pending, lambda: pending.is_done, None)
             return
-        deadline_s = time.monotonic() + timeout_s
+        deadline_s = (time.monotonic() if began_s is None else began_s) + timeout_s
         while not pending.is_done:
             self.wait_until(pending, lambda: pending.is_done, deadline_s + pending.grace_s)
             # What a worker has given back has the host's grace, too.
