@@ -64,6 +64,17 @@ def test_nobody_can_make_it_shorter_or_longer(fd: int) -> None:
             os.ftruncate(fd, size)
 
 
+def test_a_page_that_cannot_be_made_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no memory")
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(os, "ftruncate", fail)
+    with pytest.raises(OSError, match="no memory"):
+        page.new()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
 def test_nonsense_is_shown_and_harms_nobody(fd: int) -> None:
     reader = page.Page(fd, METHODS)
     os.pwrite(fd, b"\xff" * page.PAGE_BYTES, 0)
