@@ -129,6 +129,7 @@ class WorldOfLanes(WorldOfFiles):
         process = self._pick(n, [p for p in ready if p.lane is not None and not p.lane.is_closed])
         if process is not None and process.lane is not None:
             process.lane.is_closed = True
+            process.lane.clients.clear()  # the worker ends the connections
             self.reached["closed lanes"] += 1
             self.feed(ev.LanesClosed(process.id))
 

@@ -9,6 +9,7 @@ import os
 import random
 import socket
 import struct
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,13 +20,14 @@ from hostd_workers.wire import regions, stream
 from hostd_workers.wire.codec import decode, encode
 from hostd_workers.wire.errors import ProtocolError
 from hostd_workers.wire.link import Link
+from hostd_workers.wire.spare import KEPT_BYTES, Spare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 np = pytest.importorskip("numpy")
 
-MAX_BYTES = 64 << 20
+MAX_BYTES = 256 << 20
 LONG = 200_000
 
 
@@ -39,14 +41,19 @@ def descriptors() -> int:
     return found
 
 
+def new_link(connection: socket.socket, spare: Spare) -> Link:
+    return Link(connection, stream.new_buffer(), MAX_BYTES, spare)
+
+
 class Ends:
     """Two links, and a socket at which bytes can be made for the first of them."""
 
     def __init__(self) -> None:
         mine, its = socket.socketpair()
-        self.mine, self.its = Link(mine, stream.new_buffer(), MAX_BYTES), Link(its, stream.new_buffer(), MAX_BYTES)
+        self.spare = Spare()
+        self.mine, self.its = new_link(mine, self.spare), new_link(its, Spare())
         raw, at_raw = socket.socketpair()
-        self.raw, self.at_raw, self.victim = raw, at_raw, Link(at_raw, stream.new_buffer(), MAX_BYTES)
+        self.raw, self.at_raw, self.victim = raw, at_raw, new_link(at_raw, Spare())
 
     def exchange(self, value: object, sender: Link | None = None) -> object:
         """Send a value, and return what comes out at the other end."""
@@ -100,7 +107,7 @@ def test_what_is_sent_comes_out_whatever_its_size(ends: Ends) -> None:
         assert (ends.exchange(np.frombuffer(data, "u1")) == np.frombuffer(data, "u1")).all()
 
 
-def test_the_same_memory_is_used_again_in_both_directions_and_given_up_when_there_is_much(ends: Ends) -> None:
+def test_the_same_memory_is_used_again_in_both_directions_and_has_a_limit(ends: Ends) -> None:
     for turn in range(20):
         for sender in (ends.mine, ends.its):
             assert (ends.exchange(np.full(LONG, turn), sender) == turn).all()
@@ -109,8 +116,10 @@ def test_the_same_memory_is_used_again_in_both_directions_and_given_up_when_ther
     kept = [ends.exchange(np.zeros(4 << 20, "u1")) for _ in range(30)]
     kept.clear()
     ends.settle()
-    assert len(ends.mine._own) * (4 << 20) <= regions.KEPT_BYTES
-    assert len(ends.its._other) == len(ends.mine._own)
+    assert 0 < ends.spare.size_bytes <= KEPT_BYTES
+    assert (ends.exchange(np.ones(200 << 20, "u1")) == 1).all()
+    ends.settle()
+    assert len(ends.its._other) == len(ends.mine._own) < 30, "smaller ones made place"
 
 
 def test_what_was_kept_stays_as_it_is_after_the_end_of_the_connection(ends: Ends) -> None:
@@ -119,11 +128,31 @@ def test_what_was_kept_stays_as_it_is_after_the_end_of_the_connection(ends: Ends
         ends.exchange(np.zeros(LONG))
         ends.exchange(np.zeros(LONG), ends.its)
         ends.settle()
+    assert ends.its.has_used
+    assert ends.mine.has_used
     ends.mine.close()
     ends.its.close()
     assert [set(each.tolist()) for each in kept] == [{1.5}, {2.5}]
     kept[0][:] = 3.0  # whatever still refers to it may write into what is its own
     assert set(kept[1].tolist()) == {2.5}
+
+
+def test_what_was_put_off_is_not_done_after_the_end() -> None:
+    put_off: list[threading.Timer] = []
+
+    def later(seconds: float, do: Callable[[], None]) -> threading.Timer:
+        put_off.append(threading.Timer(seconds, do))
+        return put_off[-1]
+
+    spare = Spare(later)
+    spare.close()
+    own = regions.OwnRegions(spare)
+    placed = own.place([bytes(LONG)])
+    assert placed is not None
+    own.unused(placed.region)
+    spare.close()
+    assert [timer.finished.is_set() for timer in put_off] == [True]
+    own.close()
 
 
 def test_without_memory_or_descriptors_everything_goes_through_the_socket(
@@ -238,7 +267,7 @@ def test_what_else_may_come_beside_bytes_is_not_looked_at(ends: Ends) -> None:
 
 
 def test_regions_are_announced_once(ends: Ends) -> None:
-    own = regions.OwnRegions()
+    own = regions.OwnRegions(Spare())
     placed = own.place([bytes(LONG)])
     assert placed is not None
     assert placed.fd is not None
@@ -260,7 +289,7 @@ def test_a_region_that_is_not_sealed_is_refused(ends: Ends) -> None:
 
 
 def test_a_body_never_lies_in_shared_memory(ends: Ends) -> None:
-    own = regions.OwnRegions()
+    own = regions.OwnRegions(Spare())
     body = encode([1] * 100_000)[0]
     placed = own.place([body])
     assert placed is not None
