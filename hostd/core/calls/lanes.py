@@ -50,19 +50,19 @@ class Lanes:
         model = registry.models.get(event.model_id)
         if model is None:
             raise no_such_model(event.model_id, registry)
-        lanes = [worker for worker in model.ready if worker.lane is not None and worker.lane_state in _MAY_OPEN]
+        open_ = [worker for worker in model.ready if worker.lane_state in _MAY_OPEN]
+        lanes = [(worker, worker.lane) for worker in open_ if worker.lane is not None]
         if model.is_yielding or not model.ready:
             raise refusal_of(model)
         if not lanes:
             raise FailedPreconditionError(f"the worker of model {model.id!r} takes calls from the host alone")
-        worker = min(lanes, key=lambda worker: worker.in_flight)
-        if worker.lane is not None:
-            earlier = worker.lane_clients.pop(event.caller.client, None)
-            if earlier is not None:
-                registry.effects.append(Answer(earlier, None))
-            worker.lane_clients[event.caller.client] = event.caller
-            worker.lane_state = LaneState.OPEN
-            registry.effects.append(Answer(event.caller, worker.lane.address, is_last=False))
+        worker, lane = min(lanes, key=lambda pair: pair[0].in_flight)
+        earlier = worker.lane_clients.pop(event.caller.client, None)
+        if earlier is not None:
+            registry.effects.append(Answer(earlier, None))
+        worker.lane_clients[event.caller.client] = event.caller
+        worker.lane_state = LaneState.OPEN
+        registry.effects.append(Answer(event.caller, lane.address, is_last=False))
 
     def closing(self, worker: Worker) -> bool:
         """Have a worker close its lanes, if there may be clients; say whether that is waited for."""
