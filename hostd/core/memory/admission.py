@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 IDLE_LOOK_S = 0.01
 """A look takes a millisecond with 200 models, and while a load waits each call of any of them may leave one idle."""
 
-LANE_LOOK_S = 0.05
-"""Nobody tells that the last call of a lane has ended, so a load that waits for it looks: two percent of a core."""
+LANE_LOOK_S = 0.1
+"""Nobody tells that the last call of a lane has ended, so a load that waits for it looks: one percent of a core."""
 
 
 _GROWING = (WorkerState.LOADING, WorkerState.PAUSED)
