@@ -20,6 +20,7 @@ from world_of_files import CLIENTS, MODELS, TIMEOUTS_S, N, WorldOfFiles
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.core.describing import facts_of
 from hostd.core.lifecycle import WorkerState
 from hostd_workers.wire.errors import HostError
 from hostd_workers.wire.figures import BUCKETS_S, WINDOW, Figures, MethodFigures
@@ -206,7 +207,8 @@ class WorldOfLanes(WorldOfFiles):
         effects = super().feed(event)
         for model in self.registry.models.values():
             counted = self.counted[model.generation]
-            assert model.all_calls[0] == counted, f"{model} has {model.all_calls[0]} calls, and got {counted}"
+            calls = facts_of(model, 0.0, 0.0).calls
+            assert calls == counted, f"{model} has {calls} calls, and got {counted}"
             assert (model.used_s or 0.0) >= self.used_directly_s.get(model.generation, 0.0), model
         return effects
 
