@@ -271,7 +271,8 @@ class Core:
         """Raise `InternalError` if anything that must always hold does not."""
         problems = problems_of(self._registry, self._router, self._unloading)
         problems += (
-            self._losing.problems()
+            self._lanes.problems()
+            + self._losing.problems()
             + self._deploying.problems()
             + self._undeploying.problems()
             + self._syncing.problems()

@@ -227,7 +227,7 @@ class Unloading:
             if worker.state is WorkerState.READY and (self._lanes.closing(worker) or worker.calls):
                 registry.timers.set(WorkerTimer(worker.id), registry.now + registry.config.drain_timeout_s)
                 registry.move_worker(worker, WorkerInput.DRAIN, reason)
-            else:
+            elif worker.state is not WorkerState.DRAINING:
                 registry.kill(worker, reason)
 
 

@@ -69,6 +69,7 @@ class Workers:
         worker = self._registry.workers.get(event.worker_id)
         if worker is not None:
             self._loading.load_failed(worker, event.error)
+            self._lanes.ended(worker, event.error)
             self._registry.move_worker(worker, WorkerInput.SPAWN_FAILED, event.error.message)
             self._worker_gone(worker)
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from driver import source_of
 from world_of_files import BOOL, CLIENTS, MODELS, MOVES_OF_FILES, NESTED, RETRIES, TIMEOUTS_S, N
+from world_of_lanes import MOVES_OF_LANES
 from world_of_memory import MOVES_OF_MEMORY
 
 SOURCES = (source_of("/x"), source_of("/x"), source_of("/models/a"), source_of(None))
@@ -57,6 +58,7 @@ MOVES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
     "pass_time": {"seconds": (0.0, 0.1, 0.1, 1.0, 1.0, 11.0, 31.0, 601.0)},
     "oversleep": {"seconds": (1.0, 11.0, 601.0)},
     **MOVES_OF_FILES,
+    **MOVES_OF_LANES,
     **MOVES_OF_MEMORY,
 }
 

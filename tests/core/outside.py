@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from files_on_paper import FilesOnPaper, is_in
 from promises import Promises
@@ -22,6 +22,8 @@ from hostd.core import events as ev
 from hostd.records import UnloadReport
 
 if TYPE_CHECKING:
+    from world_of_lanes import LaneOnPaper
+
     from hostd.core.machine import Core
     from hostd.records import Event as StoryEvent
 
@@ -83,6 +85,7 @@ class Process:
     has_loaded: bool = False
     is_sampled: bool = False
     load: fx.SendLoad | None = None
+    lane: LaneOnPaper | None = None
     samples_due: int = 0
     calls: dict[ev.CallId, fx.ForwardCall] = field(default_factory=dict)
     cancelled: list[ev.CallId] = field(default_factory=list)
@@ -114,7 +117,7 @@ class Outside:
         self.open: Counter[ev.Caller] = Counter()
         self.deadlines: dict[ev.Caller, float] = {}
         self.answers: dict[ev.Caller, list[object]] = {}
-        self.items: dict[ev.Caller, list[str]] = {}
+        self.items: dict[ev.Caller, list[Any]] = {}
         self.finds: list[fx.FindSpec] = []
         self.predictions: list[fx.PredictSize] = []
         self.processes: dict[ev.WorkerId, Process] = {}

@@ -54,6 +54,14 @@ WEIGHTS: Final[dict[str, float]] = {
     "swell": 4,
     "speak_late": 1,
     "fail_to_pause": 0.2,
+    "keep_pin": 2,
+    "open_lane": 3,
+    "come_in": 4,
+    "call_directly": 6,
+    "end_directly": 3,
+    "leave_lane": 0.5,
+    "close_lanes": 2,
+    "ask_fate": 0.5,
 }
 """What leads on is likelier than what ends things, or no history would get far."""
 
@@ -69,6 +77,12 @@ LIVELY: Final[dict[str, float]] = {
     "vanish": 0.1,
     "load": 18,
     "call": 24,
+    "open_lane": 25,
+    "come_in": 10,
+    "call_directly": 16,
+    "end_directly": 8,
+    "close_lanes": 12,
+    "ask_fate": 1,
     "go_on": 60,
     "find": 20,
     "predict": 20,

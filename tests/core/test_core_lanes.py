@@ -1,4 +1,4 @@
-"""Direct lanes in the core: who is told of them, what they count for, and how a worker with clients is ended."""
+"""Direct lanes in the core: which clients are told of them, what they count for, and how a worker with clients is ended."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 from driver import ALICE, BOB, Driver, memory_of
+from memory_driver import RESTLESS
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.core.calls import lanes
+from hostd.core.memory.admission import LANE_LOOK_S
 from hostd_workers.wire.errors import (
     AbortedError,
     FailedPreconditionError,
     HostError,
+    ModelError,
     NotFoundError,
     UnavailableError,
 )
@@ -155,13 +159,16 @@ def test_a_worker_with_clients_closes_its_lanes_before_it_is_killed(host, lane):
     assert host.answer(unload)
 
 
-def test_calls_by_the_host_and_by_lanes_are_both_waited_for(host, lane):
+@pytest.mark.parametrize("last", ["lane", "host"])
+def test_calls_by_the_host_and_by_lanes_are_both_waited_for(host, last):
     open_lane(host)
     call = host.sent(host.call())
     host.unload("m")
-    host.feed(ev.LanesClosed(ev.WorkerId(1)))
+    steps = [lambda: host.answered(call), lambda: host.feed(ev.LanesClosed(ev.WorkerId(1)))]
+    first, second = steps if last == "lane" else reversed(steps)
+    first()
     assert host.worker_state() == "DRAINING"
-    host.answered(call)
+    second()
     assert host.worker_state() == "KILLING"
 
 
@@ -182,7 +189,7 @@ def test_at_once_is_at_once(host, lane):
     assert host.killed() == [1]
 
 
-def test_who_has_lost_a_lane_hears_what_the_other_callers_hear(host, lane):
+def test_a_client_that_has_lost_a_lane_hears_what_the_other_callers_hear(host, lane):
     open_lane(host)
     call = host.call(client=BOB)
     early = fate(host)
@@ -249,3 +256,114 @@ def test_a_model_that_need_not_yield_any_more_opens_its_lanes_again(yielding, la
     yielding.feed(ev.LanesClosed(worker))
     assert yielding.effects_of(fx.OpenLanes) == [fx.OpenLanes(worker)]
     assert told(yielding, open_lane(yielding, "a")) == [lane.address]
+
+
+def test_a_worker_of_which_nothing_is_left_was_not_late(host):
+    open_lane(host)
+    host.unload("m")
+    host.feed(ev.LanesClosed(ev.WorkerId(1)))
+    asked = fate(host)
+    host.pass_time(host.registry.config.drain_timeout_s)
+    assert host.is_waiting(asked)
+    host.gone()
+    assert host.error(asked).message == "model 'm' was unloaded"
+
+
+def test_of_a_worker_that_could_not_be_started_its_error_is_said(host):
+    host.load("n")
+    host.found()
+    asked = fate(host, 2)
+    host.not_spawned(ModelError("no process"))
+    assert {host.error(asked).message, host.error(fate(host, 2)).message} == {"no process"}
+
+
+def test_old_fates_are_forgotten(host, monkeypatch):
+    monkeypatch.setattr(lanes, "FATES_KEPT", 1)
+    host.exited("exit code 1")
+    assert "exit code 1" in host.error(fate(host)).message
+    host.gone()
+    host.load("n")
+    host.found()
+    host.not_spawned(ModelError("no process"))
+    assert host.error(fate(host)).message == "the worker is not known any more; whether the call was begun is unknown"
+
+
+def test_an_unload_gives_the_calls_of_what_was_replaced_their_time(host):
+    open_lane(host)
+    host.deploy_up_to("CONFIRMING", replace=True)
+    host.done()
+    assert host.effects_of(fx.CloseLanes) == [fx.CloseLanes(ev.WorkerId(1))]
+    host.unload("m")
+    assert host.killed() == [2]
+    assert host.worker_state(ev.WorkerId(1)) == "DRAINING"
+    host.feed(ev.LanesClosed(ev.WorkerId(1)))
+    assert host.killed() == [1]
+
+
+@pytest.fixture
+def used(tight: MemoryDriver, lane: FakeLane) -> MemoryDriver:
+    """A host with a budget that a model `a` nearly fills, which a client calls by a lane."""
+    tight.predicted_load("a", 8000)
+    tight.comes_up("a", 8000, lane)
+    tight.pass_time(2)
+    open_lane(tight, "a")
+    lane.shows(begun=1)
+    return tight
+
+
+def has_evicted(host: Driver) -> list[str]:
+    return [event.model_id for event in host.announced if event.cause == "EVICT"]
+
+
+def test_a_model_is_in_use_by_a_lane_until_its_call_has_ended_of_which_nobody_tells(used, lane):
+    used.predicted_load("m", 6000)
+    used.pass_time(0.5)
+    assert has_evicted(used) == []
+    lane.shows(ended=1)
+    used.pass_time(LANE_LOOK_S)
+    assert has_evicted(used) == ["a"]
+    lane.shows(begun=2)  # between the look at the figures and the order to close
+    assert used.worker_state(ev.WorkerId(1)) == "DRAINING"
+    lane.shows(ended=2)
+    used.feed(ev.LanesClosed(ev.WorkerId(1)))
+    assert used.killed() == [1]
+
+
+def test_what_a_client_sends_by_the_host_waits_while_the_lanes_of_a_model_close(yielding, lane):
+    held = yielding.call("a")
+    assert yielding.is_waiting(held)
+    assert yielding.effects_of(fx.ForwardCall) == []
+    yielding.unload("m")
+    assert [call.payload.caller for call in yielding.effects_of(fx.ForwardCall)] == [held]
+
+
+def test_lanes_that_never_close_hold_an_eviction_up_for_so_long(yielding, lane):
+    worker = yielding.worker_of("a")
+    lane.shows(ended=1)
+    yielding.pass_time(LANE_LOOK_S)
+    assert has_evicted(yielding) == ["a"]
+    assert not yielding.processes[worker].is_killed
+    yielding.pass_time(yielding.registry.config.drain_timeout_s)
+    assert yielding.processes[worker].is_killed
+
+
+def test_a_model_that_a_lane_uses_does_not_idle(tight, lane):
+    tight.predicted_load("a", 1000, RESTLESS)
+    tight.comes_up("a", 1000, lane)
+    lane.shows(begun=1)
+    tight.pass_time(22)
+    lane.shows(ended=1, last_use_s=tight.now)
+    tight.pass_time(4)
+    assert has_evicted(tight) == []
+    tight.pass_time(1)
+    assert has_evicted(tight) == ["a"]
+
+
+def test_the_way_to_a_model_that_is_to_yield_is_told_to_nobody(tight, lane):
+    tight.predicted_load("a", 8000)
+    tight.comes_up("a", 8000, lane)
+    tight.busy("a")
+    tight.predicted_load("m", 6000)
+    tight.pass_time(1)
+    assert tight.registry.models["a"].is_yielding
+    assert isinstance(tight.error(open_lane(tight, "a")), HostError)

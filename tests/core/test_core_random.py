@@ -27,6 +27,7 @@ REACHED = (
     *("loads", "evictions LOAD", "evictions GROWTH", "evictions IDLE", "waits", "refusals", "yields", "releases"),
     *("held calls", "served held calls", "reloads", "limits broken", "plans", "looks at all"),
     *("pauses", "resumed", "put back", "late words", "ends at the budget"),
+    *("direct calls", "given back", "closed lanes", "drained lanes", "interrupted", "fates"),
 )
 
 NOT_ANNOUNCED = {("LOADING", "LOADED"), ("PAUSED", "LOADED"), ("KILLING", "EXITED")}
@@ -170,7 +171,7 @@ def test_random_histories_get_everywhere():
     # Pauses have games of their own, obstacles, changed settings and lost connections are in others.
     others = {ev.WorkerPauseFailed, ev.SettingsChanged, ev.WorkerNotEnded, ev.WorkerDisconnected}
     assert set(typing.get_args(ev.Event)) - events <= others
-    assert set(typing.get_args(fx.Effect)) - effects <= {fx.PauseWorker, fx.ResumeWorker}
+    assert set(typing.get_args(fx.Effect)) - effects <= {fx.PauseWorker, fx.ResumeWorker, fx.OpenLanes}
     stages, undone = ("StageFiles", "InstallFiles", "ConfirmFiles"), "UndoFiles"
     assert {(True, *stages[:steps], undone) for steps in (1, 2, 3)} | {(True, *stages)} <= ends
     assert {(False, "CheckFiles"), (False, "CheckFiles", "RemoveFiles")} <= ends
@@ -195,5 +196,6 @@ def test_long_games_with_a_budget_reach_all_that_a_budget_brings():
     rows = {(old.value, why.value) for old, why in WORKER_TRANSITIONS if old is WorkerState.PAUSED}
     assert rows - told <= NOT_ANNOUNCED
     assert {ev.WorkerPauseFailed} <= events
+    assert reached["opened lanes"]
     few = {name: reached[name] for name in REACHED if reached[name] < 10}
     assert not few, f"{few} of {reached}"

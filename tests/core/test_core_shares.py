@@ -55,6 +55,17 @@ def test_the_second_client_gets_a_place_at_once(limit: int) -> None:
     assert fill(shares, BOB, capacity) >= max(1, limit // 4)
 
 
+def test_a_client_that_takes_nothing_has_nothing_and_may_give_that_back() -> None:
+    shares: Shares = Shares()
+    for _ in range(2):
+        shares.take(ALICE, 0)
+    assert (len(shares), shares.of(ALICE)) == (0, 0)
+    shares.take(ALICE, 5)
+    for amount in (0, 5, 0):
+        shares.give_back(ALICE, amount)
+    assert (len(shares), shares.total) == (0, 0)
+
+
 def test_clients_that_come_and_give_nothing_back_leave_something_for_each_that_follows() -> None:
     shares, capacity = Shares(), capacity_for(1024)
     got = [fill(shares, client, capacity) for client in CLIENTS]

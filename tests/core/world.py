@@ -12,7 +12,7 @@ import dataclasses
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from driver import METHODS, SPEC
+from driver import SPEC
 from endings import can_go_on, finish
 from outside import Asked, Process, Said, Stage
 from world_of_memory import BUDGET_BYTES, SPECS, WorldOfMemory
@@ -174,7 +174,7 @@ class World(WorldOfMemory):
             self.feed(ev.BaselineMeasured(process.id, 10))
         elif process.load is not None and not process.has_loaded:
             process.has_loaded = True
-            self.feed(ev.WorkerLoaded(process.id, "python", METHODS, "predict"))
+            self.say_loaded(process)
         elif process.samples_due:
             self._sample(process, is_readable=True)
 
@@ -195,7 +195,9 @@ class World(WorldOfMemory):
         if process is not None:
             self.feed(ev.WorkerSaidHello(process.id))
             if process.has_loaded:
-                self.feed(ev.WorkerLoaded(process.id, "python", METHODS, "predict"))
+                self.say_loaded(process)
+            if not process.closes_lanes:
+                assert self.feed(ev.LanesClosed(process.id)) == []
 
     def sample(self, n: int, is_readable: bool) -> None:
         process = self._pick_process(n, lambda p: p.stage is not Stage.ORDERED)
@@ -283,6 +285,7 @@ class World(WorldOfMemory):
         core, registry, router = self.core, self.registry, self.router
         left = [
             *(registry.models, registry.successors, registry.reserved, registry.files_in_work, registry.workers),
+            core._lanes._waiting,
             *(registry.timers, registry.effects, registry.waiting, router.calls, router.by_caller),
             *(
                 router.pending.by_caller,
@@ -377,4 +380,5 @@ _ANSWERS: Final = {
     ev.DeployAbortRequested: type(None),
     ev.SyncRequested: SyncReport,
     ev.PinRequested: ModelInfo,
+    ev.LaneRequested: type(None),
 }

@@ -5,25 +5,25 @@ is over the budget nothing starts or goes on, and no load that has outgrown its 
 waits only for what others have to give; a load does what the dry run said just before; nothing is evicted that is pinned, in use, being loaded or kept by its settings; what is
 evicted has been there for the minimum residence; no more go than are needed; no wake-up is lost: what could be done for
 the first in line has been done; a call waits only for a model that is on its way; no timer of a model that is gone is
-kept. `reached` counts what the games have reached.
+kept.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from driver import METHODS, SPEC
+from driver import SPEC
 from outside import Stage
-from world_of_files import CLIENTS, MODELS, N, WorldOfFiles
+from world_of_files import CLIENTS, MODELS, N
+from world_of_lanes import WorldOfLanes
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.deadlines import HeadroomTimer, IdleTimer, LoadTimer
 from hostd.core.lifecycle import ModelState, WorkerState
-from hostd.core.memory.admission import IDLE_LOOK_S
+from hostd.core.memory.admission import IDLE_LOOK_S, LANE_LOOK_S
 from hostd.core.memory.charges import Kept
 from hostd.core.memory.planning import Outcome
 from hostd.core.models import Cause, LoadStep
@@ -63,7 +63,7 @@ MOVES_OF_SETTINGS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
 PROBE = ev.ModelId("probe")
 
 
-class WorldOfMemory(WorldOfFiles):
+class WorldOfMemory(WorldOfLanes):
     """A core with a budget, or without one."""
 
     def __init__(self, config: CoreConfig, *, may_grow: bool) -> None:
@@ -71,7 +71,6 @@ class WorldOfMemory(WorldOfFiles):
         self.may_grow = may_grow
         self.taken: dict[ev.WorkerId, int] = {}
         """What each process holds."""
-        self.reached: Counter[str] = Counter()
         self.kept_before: dict[str, str] = {}
         self.unloaded = 0
 
@@ -79,7 +78,7 @@ class WorldOfMemory(WorldOfFiles):
         """Say what a load will need; what happens then must be what the dry run says."""
         if self._is_look_due():
             self.pass_time(
-                IDLE_LOOK_S
+                LANE_LOOK_S
             )  # what has come free just now is not in the plan, and may go before the load asks
         wanted = self._pick(n, self.predictions)
         if wanted is None:
@@ -124,7 +123,7 @@ class WorldOfMemory(WorldOfFiles):
         self.reached["late words"] += 1
         process.has_loaded = what == "loaded"
         if what == "loaded":
-            self.feed(ev.WorkerLoaded(process.id, "python", METHODS, "predict"))
+            self.say_loaded(process)
         elif what == "refused":
             self.feed(ev.WorkerRefusedLoad(process.id, ModelError("the model raised")))
         else:
@@ -200,8 +199,9 @@ class WorldOfMemory(WorldOfFiles):
                 assert self.charges.kept(model) is Kept.IN_USE, f"{model} yields and is not in use"
 
     def _is_look_due(self) -> bool:
-        registry, soon_s = self.registry, self.admission._idle_looked_s + IDLE_LOOK_S
-        return registry.now < soon_s and registry.timers._due.get(HeadroomTimer(), math.inf) <= soon_s
+        looks_s = (self.admission._idle_looked_s + IDLE_LOOK_S, self.lanes_used_s + LANE_LOOK_S)
+        due_s = self.registry.timers._due.get(HeadroomTimer(), math.inf)
+        return any(self.now < look_s and due_s <= look_s for look_s in looks_s)
 
     def _assert_needed(self, effects: list[fx.Effect]) -> None:
         """See that each of those that were evicted for the first in line was needed, and that they suffice."""
@@ -257,7 +257,7 @@ class WorldOfMemory(WorldOfFiles):
         registry, now = self.registry, self.now
         reasons = {}
         for model in registry.models.values():
-            is_in_use = any(worker.calls for worker in model.workers.values())
+            is_in_use = any(worker.in_flight for worker in model.workers.values())
             policy = model.spec.memory if model.spec else ev.MemoryPolicy()
             is_fresh = model.loaded is None or now < model.loaded.at_s + registry.config.min_residence_s
             why = {
@@ -300,7 +300,7 @@ class WorldOfMemory(WorldOfFiles):
         ended = ended or isinstance(cause, (ev.FilesRemoved, ev.FilesFailed, ev.WorkerExited, ev.WorkerMeasured))
         assert not why or ended, f"{event}, but it was {why} before {cause}"
         model = self.registry.models.get(ev.ModelId(event.model_id))
-        assert model is None or not (model.is_pinned or any(w.calls for w in model.workers.values())), event
+        assert model is None or not (model.is_pinned or any(w.in_flight for w in model.workers.values())), event
 
     def _assert_as_planned(self, plan: LoadPlan, wanted: fx.PredictSize) -> None:
         started = any(isinstance(e, fx.SpawnWorker) and e.model_id == wanted.model_id for e in self.effects)

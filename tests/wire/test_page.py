@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import msgpack
 import pytest
 
 from hostd_workers.wire import page
@@ -64,10 +65,26 @@ def test_nobody_can_make_it_shorter_or_longer(fd: int) -> None:
             os.ftruncate(fd, size)
 
 
+def test_a_page_that_cannot_be_made_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no memory")
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(os, "ftruncate", fail)
+    with pytest.raises(OSError, match="no memory"):
+        page.new()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
 def test_nonsense_is_shown_and_harms_nobody(fd: int) -> None:
     reader = page.Page(fd, METHODS)
     os.pwrite(fd, b"\xff" * page.PAGE_BYTES, 0)
     figures = reader.figures()
+    assert figures == page.Figures(*[page.MOST] * 4, figures.last_use_s, page.MOST)
     assert figures.in_flight == 0
+    os.pwrite(fd, bytes(8), 16)  # none has ended
+    assert msgpack.unpackb(msgpack.packb(reader.figures().in_flight + 1000)) == page.MOST + 1000
+    os.pwrite(fd, b"\xff" * 8, 16)
+    assert all(max(each.counts) == page.MOST for each in reader.by_method())
     assert len(reader.durations_s()) == page.WINDOW
     assert {each.method for each in reader.by_method()} == {None}

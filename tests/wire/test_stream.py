@@ -109,6 +109,15 @@ def test_what_is_announced_and_never_sent_takes_no_memory() -> None:
     assert all(reader.is_amid_message for reader in readers)
 
 
+def test_what_there_is_no_memory_for_ends_the_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bytearray:
+        raise MemoryError
+
+    monkeypatch.setattr(stream, "_new_bytearray", fail)
+    with pytest.raises(ProtocolError, match="no memory for"):
+        read(new_reader(), b"".join(stream.pack([b"x" * 20, bytes(300_000)])), [1 << 20])
+
+
 def _resident_bytes() -> int:
     with open("/proc/self/statm", "rb") as file:
         return int(file.read().split()[1]) * 4096

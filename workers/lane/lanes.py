@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import select
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 from hostd_workers.calls.runtime import Runtime
@@ -36,9 +35,6 @@ MAX_SILENT: Final = 32
 MAX_LANES: Final = 512
 """Half of the descriptors that a process has by default; who comes later calls by the host."""
 
-_REST_S: Final = 1.0
-"""How long nobody is accepted after there was no descriptor."""
-
 
 class Lanes:
     """The clients that call this worker without the host."""
@@ -54,7 +50,6 @@ class Lanes:
         self._lanes: dict[int, Lane] = {}
         self._silent: dict[Lane, None] = {}
         self._working: dict[Lane, None] = {}
-        self._rests_until_s = 0.0
         self._is_open = True
         self._on_idle: Callable[[], None] | None = None
         self._epoll = select.epoll()
@@ -91,9 +86,6 @@ class Lanes:
                 self._accept()
             else:
                 is_other = True
-        if self._rests_until_s and time.monotonic() > self._rests_until_s:
-            self._rests_until_s = 0.0
-            self._epoll.modify(self._listener.fd, select.EPOLLIN)
         return is_other
 
     def rest(self) -> None:
@@ -176,8 +168,7 @@ class Lanes:
         except BlockingIOError:
             return
         except OSError:
-            self._epoll.modify(self._listener.fd, 0)
-            self._rests_until_s = time.monotonic() + _REST_S
+            self._listener.shed()
             return
         if lane is not None:
             self._lanes[lane.fd] = lane
@@ -196,6 +187,8 @@ class Lanes:
         if wanted != lane.watched and not lane.is_closed:
             self._epoll.modify(lane.fd, wanted)
             lane.watched = wanted
+        if lane.has_work:  # again: its client has taken what it was not worked for any more
+            self._working[lane] = None
 
     def _close(self, lane: Lane) -> None:
         self._epoll.unregister(lane.fd)

@@ -3,11 +3,14 @@
 Rules
 1. Only processes of our user come in, or root's, and of those only the ones that show the secret of this generation,
    which the host gives to those that may call the model. A path that is used again leads nowhere.
-2. Of connections that have said nothing, the oldest makes place when there are too many.
+2. What comes when there is no descriptor left is ended at once, and its client calls by the host. It would wait for
+   ever in the line of those that are to be accepted.
+3. Of connections that have said nothing, the oldest makes place when there are too many.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -35,6 +38,7 @@ class Listener:
             self._socket.setblocking(False)
             self._socket.bind(path)
             self._socket.listen(_BACKLOG)
+            self._reserve = os.open(os.devnull, os.O_RDONLY)
         except OSError:
             self._socket.close()
             raise
@@ -49,3 +53,10 @@ class Listener:
             connection.close()
             return None
         return Lane(connection, pid, self._buffer, self._books)
+
+    def shed(self) -> None:
+        """End the next connection, for which there is no descriptor: that of `_reserve` is there for this."""
+        os.close(self._reserve)
+        with contextlib.suppress(OSError):
+            self._socket.accept()[0].close()
+        self._reserve = os.open(os.devnull, os.O_RDONLY)

@@ -34,6 +34,9 @@ _SLOT_WORDS: Final = 2 + len(BUCKETS_S) + 1
 _WORDS: Final = _SLOTS_AT + (MAX_METHODS + 1) * _SLOT_WORDS
 PAGE_BYTES: Final = -(-_WORDS * 8 // mmap.PAGESIZE) * mmap.PAGESIZE
 
+MOST: Final = 1 << 53
+"""No count is more: what is summed up must still fit into 64 bits, or it could not be told to anybody."""
+
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 """A worker that makes it shorter would have its host killed by SIGBUS."""
 
@@ -108,8 +111,10 @@ class Page:
         """Return the figures of the moment."""
         words = self._words
         ended = words[_ENDED]  # first: a call that ends between the two looks is in flight, not less than none
-        begun, failed, size_bytes = words[_BEGUN], words[_FAILED], words[_BYTES]
-        return Figures(begun, ended, failed, size_bytes, words[_LAST_USE] / 1e9, words[_CONNECTIONS])
+        begun, failed, size_bytes, connections = (
+            min(words[at], MOST) for at in (_BEGUN, _FAILED, _BYTES, _CONNECTIONS)
+        )
+        return Figures(begun, min(ended, MOST), failed, size_bytes, words[_LAST_USE] / 1e9, connections)
 
     def durations_s(self) -> list[float]:
         """Return the last durations, in no order."""
@@ -124,7 +129,7 @@ class Page:
             number, sum_ns, *counts = self._words[at : at + _SLOT_WORDS]
             if any(counts):
                 method = self._methods[number - 1] if 0 < number <= len(self._methods) else None
-                found.append(MethodFigures(method, counts, sum_ns / 1e9))
+                found.append(MethodFigures(method, [min(count, MOST) for count in counts], sum_ns / 1e9))
         return found
 
     def close(self) -> None:

@@ -69,17 +69,18 @@ class Shares(Generic[K]):
     def take(self, client: K, amount: int = 1) -> None:
         """Give so much to a client, allowed or not."""
         owner = self._owner(client)
-        self._by_client[owner] = self._by_client.get(owner, 0) + amount
-        self.total += amount
+        if amount:
+            self._by_client[owner] = self._by_client.get(owner, 0) + amount
+            self.total += amount
 
     def give_back(self, client: K, amount: int = 1) -> None:
         """Take so much back."""
         owner = self._owner(client)
-        left = self._by_client[owner] - amount
+        left = self._by_client.get(owner, 0) - amount  # a client with nothing may give nothing back
         if left:
             self._by_client[owner] = left
         else:
-            del self._by_client[owner]
+            self._by_client.pop(owner, None)
         self.total -= amount
 
     def clients(self) -> list[Hashable]:

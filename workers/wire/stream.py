@@ -10,6 +10,7 @@ messages have one frame, so that is the short form.
 Rules
 1. Nothing is kept of what a peer may not send: what is too long ends the conversation (`ProtocolError`).
 2. Memory is taken for bytes that have come, never for bytes that were announced.
+3. A body never lies in shared memory: it is decoded, and must not change meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from hostd_workers.wire.errors import ProtocolError
-from hostd_workers.wire.frames import INLINE_BODY_BYTES, MAX_FRAMES, MAX_HEADER_BYTES, PREFIX_BYTES
+from hostd_workers.wire.frames import INLINE_BODY_BYTES, MAX_FRAMES, MAX_HEADER_BYTES, PREFIX_BYTES, has_inline_body
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,7 +84,17 @@ def new_buffer() -> memoryview:
 class Reader:
     """Takes the bytes of one peer apart: receive into `space`, and give `received` their number."""
 
-    __slots__ = ("_buffer", "_filled", "_frames", "_inline", "_max_message_bytes", "_regions", "_tail", "_whole")
+    __slots__ = (
+        "_buffer",
+        "_filled",
+        "_frames",
+        "_has_shared_second",
+        "_inline",
+        "_max_message_bytes",
+        "_regions",
+        "_tail",
+        "_whole",
+    )
 
     def __init__(self, buffer: memoryview, max_message_bytes: int, regions: OtherRegions | None = None) -> None:
         """Take memory from `new_buffer`, the longest message that the peer may send, and the memory that it shares."""
@@ -95,6 +106,7 @@ class Reader:
         self._frames: list[Buffer] = []
         """Those of a message that has several, once its head is here; `_inline` are those that come over the stream."""
         self._inline: list[memoryview] = []
+        self._has_shared_second = False
         self._whole = self._filled = 0
         """How many of these are whole, and how many bytes of the next one have come."""
 
@@ -152,9 +164,10 @@ class Reader:
             if region:
                 self._frames.append(self._shared(region, offset, length))
             else:
-                frame = memoryview(_new_bytearray(None, length))
+                frame = _new_frame(length)
                 self._frames.append(frame)
                 self._inline.append(frame)
+        self._has_shared_second = count > 1 and numbers[4] != 0
         self._whole = self._filled = 0
         start = self._take_over(start, end)
         return (self._frames_whole() if self._is_whole() else None), start
@@ -182,5 +195,14 @@ class Reader:
 
     def _frames_whole(self) -> list[Buffer]:
         frames, self._frames, self._inline = self._frames, [], []
-        frames[0] = bytes(frames[0])
+        first = frames[0] = bytes(frames[0])
+        if self._has_shared_second and len(first) >= PREFIX_BYTES and not has_inline_body(first):
+            raise ProtocolError("a body may not lie in shared memory")
         return frames
+
+
+def _new_frame(length: int) -> memoryview:
+    try:
+        return memoryview(_new_bytearray(None, length))
+    except MemoryError:
+        raise ProtocolError(f"there is no memory for {length} bytes of a message") from None

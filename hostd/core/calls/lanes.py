@@ -17,6 +17,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from hostd.core.bookkeeping.latencies import OTHER
+from hostd.core.deadlines import WorkerTimer
 from hostd.core.effects import Answer, CloseLanes, OpenLanes
 from hostd.core.lifecycle import LaneState, WorkerInput, WorkerState
 from hostd.core.refusals import no_such_model, refusal_of
@@ -49,19 +50,19 @@ class Lanes:
         model = registry.models.get(event.model_id)
         if model is None:
             raise no_such_model(event.model_id, registry)
-        lanes = [worker for worker in model.ready if worker.lane is not None and worker.lane_state in _MAY_OPEN]
+        open_ = [worker for worker in model.ready if worker.lane_state in _MAY_OPEN]
+        lanes = [(worker, worker.lane) for worker in open_ if worker.lane is not None]
         if model.is_yielding or not model.ready:
             raise refusal_of(model)
         if not lanes:
             raise FailedPreconditionError(f"the worker of model {model.id!r} takes calls from the host alone")
-        worker = min(lanes, key=lambda worker: worker.in_flight)
-        if worker.lane is not None:
-            earlier = worker.lane_clients.pop(event.caller.client, None)
-            if earlier is not None:
-                registry.effects.append(Answer(earlier, None))
-            worker.lane_clients[event.caller.client] = event.caller
-            worker.lane_state = LaneState.OPEN
-            registry.effects.append(Answer(event.caller, worker.lane.address, is_last=False))
+        worker, lane = min(lanes, key=lambda pair: pair[0].in_flight)
+        earlier = worker.lane_clients.pop(event.caller.client, None)
+        if earlier is not None:
+            registry.effects.append(Answer(earlier, None))
+        worker.lane_clients[event.caller.client] = event.caller
+        worker.lane_state = LaneState.OPEN
+        registry.effects.append(Answer(event.caller, lane.address, is_last=False))
 
     def closing(self, worker: Worker) -> bool:
         """Have a worker close its lanes, if there may be clients; say whether that is waited for."""
@@ -76,11 +77,18 @@ class Lanes:
         worker = self._registry.workers.get(event.worker_id)
         if worker is not None and worker.lane_state is LaneState.CLOSING:
             worker.lane_state = LaneState.CLOSED
-            if worker.state is WorkerState.DRAINING and not worker.calls:
-                self._registry.move_worker(worker, WorkerInput.DRAINED, "the last call in flight has ended")
-            elif worker.state is WorkerState.READY:
-                self._registry.model_idle(worker.model)
-                self.release(worker.model)
+            self.go_on(worker)
+            self.release(worker.model)
+
+    def go_on(self, worker: Worker) -> None:
+        """See whether a worker that has ended a call, or all those of lanes, has any other."""
+        registry = self._registry
+        if worker.calls:
+            return
+        registry.model_idle(worker.model)
+        if worker.state is WorkerState.DRAINING and worker.lane_state is not LaneState.CLOSING:
+            registry.timers.cancel(WorkerTimer(worker.id))
+            registry.move_worker(worker, WorkerInput.DRAINED, "the last call in flight has ended")
 
     def hold(self, model: Model) -> None:
         """Have the clients of a model that is to yield call by the host, where their calls wait."""
@@ -134,3 +142,29 @@ class Lanes:
             for method, counts, sum_s in worker.lane.by_method():
                 model.latencies.merge(method or OTHER, counts, sum_s)
             worker.lane = None
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with these books; a question for `check_invariants`."""
+        workers = self._registry.workers
+        found = [
+            f"callers wait for the fate of worker {worker_id}, which is known"
+            for worker_id in self._waiting
+            if worker_id not in workers or worker_id in self._fates
+        ]
+        for worker in workers.values():
+            is_told, lanes = bool(worker.lane_clients), worker.lane_state
+            is_wrong = {
+                "drains and waits for nothing": (
+                    worker.state is WorkerState.DRAINING and not worker.calls and lanes is not LaneState.CLOSING
+                ),
+                "has clients, and its lanes are not open": is_told and lanes is not LaneState.OPEN,
+                "is to yield or to end, and its lanes are open": (
+                    lanes is LaneState.OPEN
+                    and (
+                        worker.state is WorkerState.DRAINING
+                        or (worker in worker.model.ready and worker.model.is_yielding)
+                    )
+                ),
+            }
+            found += [f"{worker!r} {problem}" for problem, is_so in is_wrong.items() if is_so]
+        return found

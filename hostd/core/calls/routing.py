@@ -32,7 +32,7 @@ from hostd.core.events import (
     WorkerAnswered,
     WorkerUnreachable,
 )
-from hostd.core.lifecycle import LaneState, ModelState, WorkerInput, WorkerState
+from hostd.core.lifecycle import ModelState
 from hostd.core.models import Call
 from hostd.core.refusals import refusal_of
 from hostd_workers.wire.errors import (
@@ -233,10 +233,7 @@ class Router:
         worker.calls.discard(call.id)
         worker.shares.give_back(call.caller.client)
         worker.model.last_used_s = self._registry.now
-        if not worker.calls:
-            self._registry.model_idle(worker.model)
-            if worker.state is WorkerState.DRAINING and worker.lane_state is not LaneState.CLOSING:
-                self._registry.move_worker(worker, WorkerInput.DRAINED, "the last call in flight has ended")
+        self._lanes.go_on(worker)
 
     def _check_may_wait(self, event: CallReceived, caller: Caller) -> None:
         """See to it that a model that serves nobody now will do so. Raises `HostError` if it will not."""

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 IDLE_LOOK_S = 0.01
 """A look takes a millisecond with 200 models, and while a load waits each call of any of them may leave one idle."""
 
+LANE_LOOK_S = 0.1
+"""Nobody tells that the last call of a lane has ended, so a load that waits for it looks: one percent of a core."""
+
 
 _GROWING = (WorkerState.LOADING, WorkerState.PAUSED)
 
@@ -237,6 +240,8 @@ class Admission:
         yield from self._ask_to_yield([model for decision in known for model in decision.yielding])
         look_again_s = [decision.look_again_s for decision in known if decision.look_again_s is not None]
         look_again_s += [model.asked_s + registry.config.admission_timeout_s for model in self._yielding]
+        if (self.queue or self._is_over or growth is not None) and self._charges.has_lanes_in_use():
+            look_again_s.append(registry.now + LANE_LOOK_S)
         if look_again_s:
             registry.timers.set(HeadroomTimer(), min(look_again_s))
         for load in self._newcomers():

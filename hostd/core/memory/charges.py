@@ -94,6 +94,10 @@ class Charges:
             return Kept.IN_USE
         return Kept.FRESH if registry.now < self.resident_until_s(model) else None
 
+    def has_lanes_in_use(self) -> bool:
+        """Say whether a model is in use of which no event tells the end."""
+        return any(worker.lane and worker.lane.figures().in_flight for worker in self._registry.workers.values())
+
     def resident_until_s(self, model: Model) -> float:
         """Return until when a model that has been loaded may not be evicted."""
         return (model.loaded.at_s if model.loaded else 0.0) + self._registry.config.min_residence_s
