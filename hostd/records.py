@@ -132,7 +132,7 @@ class WorkerInfo(Record):
     `baseline_bytes` is the private memory of the process before it was told what to load (the interpreter, mostly), as
     the host has measured it. `shared_bytes` is the shared memory that they hold, mapped or merely open: memfds, files
     of tmpfs such as those in /dev/shm, System V segments. `gpu_bytes` is None where there is no device or no way to ask
-    it.
+    it. `direct_clients` is how many clients call it without the host; `in_flight` counts their calls, too.
     """
 
     id: int
@@ -149,6 +149,7 @@ class WorkerInfo(Record):
     baseline_bytes: int | None = None
     sampled_s: float | None = None
     in_flight: int = 0
+    direct_clients: int = 0
     started_s: float | None = None
 
 

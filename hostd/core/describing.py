@@ -29,6 +29,7 @@ class WorkerFacts(NamedTuple):
     baseline_bytes: int | None
     sampled_s: float | None
     in_flight: int
+    direct_clients: int
     started_s: float
 
 
@@ -104,6 +105,7 @@ def _facts_of_worker(worker: Worker, lane: Figures | None, wall_offset_s: float)
         worker.baseline_bytes,
         None if worker.sampled_s is None else worker.sampled_s + wall_offset_s,
         len(worker.calls) + (lane.in_flight if lane else 0),
+        lane.connections if lane else 0,
         worker.started_s + wall_offset_s,
     )
 
@@ -162,5 +164,6 @@ def _describe_worker(worker: WorkerFacts) -> WorkerInfo:
         baseline_bytes=worker.baseline_bytes,
         sampled_s=worker.sampled_s,
         in_flight=worker.in_flight,
+        direct_clients=worker.direct_clients,
         started_s=worker.started_s,
     )

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from hostd.core.bookkeeping.latencies import Latencies
+from hostd.core.bookkeeping.latencies import OTHER, Histogram, Latencies
 from hostd.core.bookkeeping.shares import ClientShares
 from hostd.core.lifecycle import ALIVE, SERVING, LaneState, ModelState, WorkerState
 from hostd.core.standing import NOTHING, Standing
@@ -264,6 +264,18 @@ class Model:
     def figures(self) -> dict[WorkerId, Figures]:
         """Return what the lanes of its workers say now, by worker."""
         return {worker.id: worker.lane.figures() for worker in self.workers.values() if worker.lane}
+
+    def call_times(self) -> dict[str, Histogram]:
+        """Return how long its calls took, by method, by the host and by lanes."""
+        lanes = [worker.lane for worker in self.workers.values() if worker.lane]
+        if not lanes:
+            return self.latencies.by_method
+        all_calls = Latencies()
+        for method, histogram in self.latencies.by_method.items():
+            all_calls.merge(method, histogram.counts, histogram.sum_s)
+        for method_of_lane, counts, sum_s in [each for lane in lanes for each in lane.by_method()]:
+            all_calls.merge(method_of_lane or OTHER, counts, sum_s)
+        return all_calls.by_method
 
     @property
     def used_s(self) -> float | None:

@@ -143,6 +143,22 @@ def test_latencies_are_sorted_once_per_call_that_ends(host, lane):
     assert latency_s() == (0.25, 4), "of 0.5, 0.25 and 0 s"
 
 
+def test_the_metrics_count_calls_by_lanes_with_the_others(host, lane):
+    host.answered(host.sent(host.call()))
+    counts = [0] * (len(BUCKETS_S) + 1)
+    counts[3] = 4
+    lane.methods = [MethodFigures("predict", counts, 2.0), MethodFigures(None, counts, 1.0)]
+    for _ in range(2):  # to ask changes nothing
+        times = {each.method: (sum(each.counts), each.sum_s) for each in host.core.queries.call_times()}
+        assert times == {"predict": (5, 2.0), "(other)": (4, 1.0)}
+
+
+def test_explain_tells_how_many_call_directly(host, lane):
+    lane.shows(begun=7, ended=5, connections=2)
+    assert host.core.queries.explain("m", host.now)["direct"] == {"clients": 2, "calls": 7, "in_flight": 2}
+    assert host.core.queries.get_model("m").workers[0].direct_clients == 2
+
+
 def test_a_worker_without_clients_is_killed_at_once(host):
     host.unload("m")
     assert host.killed() == [1]

@@ -54,6 +54,10 @@ def explain(session: Session, model: str) -> None:
     if found.get("calls"):
         say("calls in flight")
         console().print(calls_table(found["calls"]))
+    direct = found.get("direct")
+    if direct and direct["calls"]:
+        clients, calls = counted(direct["clients"], "client"), counted(direct["calls"], "call")
+        say(f"direct   {clients} without the host in between; {calls} so far, {direct['in_flight']} in flight")
     story = table("", "", "", "")
     story.show_header = False
     for told in found.get("story", ()):

@@ -105,6 +105,16 @@ def _calls(model: Model, router: Router) -> Iterator[tuple[Caller, str, float, s
         yield caller, method, since_s, "held", "waits until the model serves"
 
 
+def direct_of(model: Model) -> dict[str, int]:
+    """Return how many clients call a model without the host, how many calls came so, and how many are in flight."""
+    figures = model.figures().values()
+    return {
+        "clients": sum(lane.connections for lane in figures),
+        "calls": sum(lane.begun for lane in figures),
+        "in_flight": sum(lane.in_flight for lane in figures),
+    }
+
+
 def size_of(model: Model, now: float) -> dict[str, Any]:
     """Return what a model takes, how that is known, and how old that is."""
     sampled = [worker for worker in model.workers.values() if worker.memory is not None]

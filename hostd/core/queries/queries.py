@@ -8,7 +8,7 @@ from hostd.core import events as ev
 from hostd.core.describing import describe
 from hostd.core.lifecycle import ModelState, WorkerState
 from hostd.core.models import LoadStep
-from hostd.core.queries.explaining import calls_of, eviction_of, reason_of, settings_of, size_of
+from hostd.core.queries.explaining import calls_of, direct_of, eviction_of, reason_of, settings_of, size_of
 from hostd.core.queries.listing import absent, each_of_all
 from hostd.core.refusals import no_such_model
 from hostd.records import MemoryInfo
@@ -160,7 +160,7 @@ class Queries:
             CallTimes(model.id, method, tuple(histogram.counts), histogram.sum_s)
             for model in self._registry.models.values()
             if model.is_serving
-            for method, histogram in model.latencies.by_method.items()
+            for method, histogram in model.call_times().items()
         ]
 
     # Memory
@@ -213,6 +213,7 @@ class Queries:
             "model": record.to_dict() if record else None,
             "settings": settings_of(model, registry) if model else [],
             "calls": calls_of(model, self._router, now) if model else [],
+            "direct": direct_of(model) if model else None,
             "story": [event.to_dict() for event in story],
             "size": size_of(model, now) if model else None,
             "eviction": eviction_of(model, self._charges) if model else None,
