@@ -17,8 +17,8 @@ from hostd_workers.lane.lanes import Lanes
 from hostd_workers.methods import methods_of
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
-from hostd_workers.wire import page
-from hostd_workers.wire.codec import decode
+from hostd_workers.wire import page, stream
+from hostd_workers.wire.codec import decode, encode_call
 from hostd_workers.wire.errors import ResourceExhaustedError
 
 if TYPE_CHECKING:
@@ -103,6 +103,42 @@ def alone(tmp_path: Path) -> Iterator[Alone]:
     made = Alone(tmp_path)
     yield made
     made.close()
+
+
+def long_call(id_: int) -> tuple[bytes, bytes]:
+    """Return a call with 300,000 bytes in two halves."""
+    body, buffers = encode_call((bytearray(300_000),), {})
+    frames = wire.pack(msg.CALL, id_, msg.pack_target(msg.Target("m", "echo")), body, buffers)
+    data = b"".join(stream.pack(frames))
+    return data[:200_000], data[200_000:]
+
+
+def test_of_messages_that_are_not_whole_one_goes_on_if_a_process_has_many(
+    alone: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "UNFINISHED_BYTES", 250_000)
+    first, second, third, other = (alone.client() for _ in range(4))
+    alone.look()
+    for client, id_ in ((first, 1), (second, 2)):
+        client.socket.send(long_call(id_)[0])
+        alone.look()
+    third.socket.send(long_call(3)[0])
+    alone.look()
+    second.socket.send(long_call(2)[1])
+    alone.work()
+    assert alone.model.seen == [], "the second waits for the first"
+    assert other_is_served(alone, other)
+    first.socket.send(long_call(1)[1])
+    alone.work()
+    third.close()
+    alone.work()
+    assert [len(seen) for seen in alone.model.seen] == [1, 300_000, 300_000]
+
+
+def other_is_served(alone: Alone, client: Client) -> bool:
+    client.call("echo", "x")
+    alone.work()
+    return decode(client.receive().body) == "x"
 
 
 def test_each_step_runs_one_call_of_each_client(alone: Alone) -> None:

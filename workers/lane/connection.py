@@ -71,6 +71,7 @@ class Lane:
         "_runtime",
         "fd",
         "is_closed",
+        "is_held",
         "pid",
         "watched",
     )
@@ -84,6 +85,8 @@ class Lane:
         self._runtime: Runtime | None = None
         self._calls: dict[int, _Call] = {}
         self.is_closed = False
+        self.is_held = False
+        """Whether it is not read for a while."""
         self.watched = 0
         """What of it the system is asked about."""
 
@@ -101,6 +104,16 @@ class Lane:
         return self._link.waiting_bytes > WAITING_BYTES
 
     @property
+    def unfinished_bytes(self) -> int:
+        """How many bytes of a long message have come that is not whole."""
+        return self._link.unfinished_bytes
+
+    @property
+    def holds_memory(self) -> bool:
+        """Whether memory of its client may be in use here."""
+        return self._link.has_used
+
+    @property
     def wants_to_send(self) -> bool:
         """Whether answers wait for the client to take others."""
         return self._link.wants_to_send
@@ -116,8 +129,7 @@ class Lane:
 
     def rest(self) -> None:
         """Say which of the client's memory is not in use any more, before nothing happens for a while."""
-        if self._link.has_used:
-            self._link.flush()
+        self._link.flush()
 
     # What comes
 

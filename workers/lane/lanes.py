@@ -3,7 +3,8 @@
 Rules
 1. `step` runs one call of each lane that has one, so many calls of one client delay another's by one each.
 2. A client is let in by its first message, LANE_HELLO with the secret of this generation.
-3. While they are closed no further call is taken. What has come before ends, then each client hears that nothing else
+3. Messages that are not whole hold `UNFINISHED_BYTES` for a process; above that only its oldest one goes on.
+4. While they are closed no further call is taken. What has come before ends, then each client hears that nothing else
    was begun (NOT_BEGUN of no call), and its connection ends; `on_idle` is called when all have.
 """
 
@@ -36,6 +37,9 @@ MAX_LANES: Final = 512
 """Half of the descriptors that a process has by default; who comes later calls by the host."""
 
 
+UNFINISHED_BYTES: Final = 64 << 20
+
+
 class Lanes:
     """The clients that call this worker without the host."""
 
@@ -50,6 +54,10 @@ class Lanes:
         self._lanes: dict[int, Lane] = {}
         self._silent: dict[Lane, None] = {}
         self._working: dict[Lane, None] = {}
+        self._unfinished: dict[Lane, None] = {}
+        """Those of which a long message has come in part, the oldest first."""
+        self._holding: dict[Lane, None] = {}
+        """Those of which memory may be in use."""
         self._is_open = True
         self._on_idle: Callable[[], None] | None = None
         self._epoll = select.epoll()
@@ -90,8 +98,10 @@ class Lanes:
 
     def rest(self) -> None:
         """Say which memory is not in use any more, before nothing happens for a while."""
-        for lane in self._lanes.values():
+        for lane in list(self._holding):
             lane.rest()
+            if not lane.holds_memory:
+                del self._holding[lane]
 
     def _wait(self, timeout_s: float) -> list[tuple[int, int]]:
         """Wait for news; what is not in use meanwhile goes back to the system after a while."""
@@ -133,7 +143,10 @@ class Lanes:
     def _look_at(self, lane: Lane, what: int) -> None:
         try:
             if what & ~select.EPOLLOUT:
-                for envelope in lane.receive():
+                come = lane.receive()
+                if self._unfinished or not come:
+                    self._bound(lane)
+                for envelope in come:
                     if lane.is_closed:
                         break
                     if lane in self._silent:
@@ -148,6 +161,18 @@ class Lanes:
             self._flush(lane)
         if lane.has_work:
             self._working[lane] = None
+
+    def _bound(self, lane: Lane) -> None:
+        """Read no more of a process that sends too many messages at once of which none is whole."""
+        if lane.unfinished_bytes and not lane.is_closed:
+            self._unfinished[lane] = None
+        else:
+            self._unfinished.pop(lane, None)
+        mine = [each for each in self._unfinished if each.pid == lane.pid]
+        is_over = sum(each.unfinished_bytes for each in mine) > UNFINISHED_BYTES
+        for each in mine:
+            each.is_held = is_over and each is not mine[0]
+            self._watch(each)
 
     def _let_in(self, lane: Lane, envelope: wire.Envelope) -> None:
         if envelope.kind != msg.LANE_HELLO or envelope.header != self._secret:
@@ -181,21 +206,30 @@ class Lanes:
     def _flush(self, lane: Lane) -> None:
         lane.flush()
         self._books.written.pop(lane, None)
-        wanted = 0 if lane.is_choked else select.EPOLLIN
+        self._watch(lane)
+        if lane.holds_memory:
+            self._holding[lane] = None
+        if lane.has_work:  # again: its client has taken what it was not worked for any more
+            self._working[lane] = None
+
+    def _watch(self, lane: Lane) -> None:
+        """Ask the system about what matters of a lane at present."""
+        wanted = 0 if lane.is_choked or lane.is_held else select.EPOLLIN
         if lane.wants_to_send:
             wanted |= select.EPOLLOUT
         if wanted != lane.watched and not lane.is_closed:
             self._epoll.modify(lane.fd, wanted)
             lane.watched = wanted
-        if lane.has_work:  # again: its client has taken what it was not worked for any more
-            self._working[lane] = None
 
     def _close(self, lane: Lane) -> None:
         self._epoll.unregister(lane.fd)
         del self._lanes[lane.fd]
         self._working.pop(lane, None)
         self._silent.pop(lane, None)
+        self._holding.pop(lane, None)
         lane.close()
+        if lane in self._unfinished:
+            self._bound(lane)
         self._books.written.pop(lane, None)
         self._books.page.connected(len(self._lanes) - len(self._silent))
 

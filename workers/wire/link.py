@@ -61,6 +61,11 @@ class Link:
         """Whether something waits for the other end to take other things."""
         return bool(self._out)
 
+    @property
+    def unfinished_bytes(self) -> int:
+        """How many bytes of a long message have come that is not whole."""
+        return self._reader.unfinished_bytes
+
     def __del__(self) -> None:
         self._socket.close()  # of a client that was dropped, and not closed
 

@@ -115,6 +115,11 @@ class Reader:
         """Whether a part of a message has come."""
         return bool(self._tail or self._frames)
 
+    @property
+    def unfinished_bytes(self) -> int:
+        """How many bytes of a message of several frames have come, while it is not whole."""
+        return sum(map(len, self._inline[: self._whole])) + self._filled
+
     def space(self) -> memoryview:
         """Return where the next bytes go."""
         if self._frames:
