@@ -88,7 +88,9 @@ class Runtime:
     @property
     def has_work(self) -> bool:
         """Say whether `step` has something to do."""
-        return bool(self._queue) or any(stream.credit > 0 for stream in self._streams.values())
+        if self._queue or not self._streams:  # asked twice for every call
+            return bool(self._queue)
+        return any(stream.credit > 0 for stream in self._streams.values())
 
     def accept(self, envelope: wire.Envelope) -> None:
         """Take in a CALL, STREAM, CANCEL or CREDIT."""
