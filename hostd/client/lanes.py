@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import HostError, UnavailableError
-from hostd_workers.wire.link import Link
+from hostd_workers.wire.lane.link import Link
+from hostd_workers.wire.lane.spare import Spare
+from hostd_workers.wire.lane.stream import new_buffer
 from hostd_workers.wire.shares import too_many
-from hostd_workers.wire.spare import Spare
-from hostd_workers.wire.stream import new_buffer
 
 if TYPE_CHECKING:
     from hostd.client.tracker import Pending, PendingStream, Tracker
     from hostd_workers.wire.frames import Buffer
-    from hostd_workers.wire.spare import Later
+    from hostd_workers.wire.lane.spare import Later
 
 _RETRY_S: Final = 1.0
 """How long calls go by the host before a lane is asked for again."""
