@@ -1,5 +1,7 @@
 """Direct lanes of a client: workers of this machine that it calls without the host. A channel does the waiting.
 
+What a channel sends goes through here, by a lane or by the host.
+
 Rules
 1. A model that is called a second time is asked a lane for, beside the call. A request is sent to one place at a time,
    so it is begun once at most.
@@ -18,20 +20,24 @@ import struct
 import time
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import HostError, UnavailableError
-from hostd_workers.wire.link import Link
+from hostd_workers.wire.lane.link import Link
+from hostd_workers.wire.lane.spare import Spare
+from hostd_workers.wire.lane.stream import new_buffer
 from hostd_workers.wire.shares import too_many
-from hostd_workers.wire.spare import Spare
-from hostd_workers.wire.stream import new_buffer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hostd.client.tracker import Pending, PendingStream, Tracker
     from hostd_workers.wire.frames import Buffer
-    from hostd_workers.wire.spare import Later
+    from hostd_workers.wire.lane.spare import Later
+
+P = TypeVar("P", bound="Pending")
 
 _RETRY_S: Final = 1.0
 """How long calls go by the host before a lane is asked for again."""
@@ -77,22 +83,22 @@ class Lane:
 
 
 class LaneKeeper(Protocol):
-    """The channel whose lanes they are."""
-
-    def to_host(self, frames: list[Buffer]) -> None:
-        """Have a message sent to the host with the next flush."""
+    """What waits for news of the lanes of a channel."""
 
     def watch(self, lane: Lane) -> None:
         """Listen to a lane that has come, or no more to one that is about to be closed."""
 
+    def watch_room(self, lane: Lane) -> None:
+        """Have `flush` called when a lane takes more, if something waits for that, and else no more."""
+
 
 class Lanes:
-    """The lanes of one channel, by model. Everything but `of` and `note` is for whoever does the channel's I/O."""
+    """The lanes of one channel, by model. All but `begin`, `send` and `ask` is for what does the channel's I/O."""
 
-    def __init__(self, tracker: Tracker, of: LaneKeeper, later: Later, *, is_on: bool) -> None:
-        """Take what knows the requests, whose lanes they are, which is not kept alive, and what calls later."""
+    def __init__(self, tracker: Tracker, keeper: LaneKeeper, later: Later, *, is_on: bool) -> None:
+        """Take what knows the requests, what waits for news, which is not kept alive, and what calls later."""
         self._tracker = tracker
-        self._of = weakref.ref(of)
+        self._keeper = weakref.ref(keeper)
         self._is_on = is_on
         self._buffer = new_buffer()
         self._spare = Spare(later)
@@ -103,6 +109,36 @@ class Lanes:
         """All lanes, by descriptor, those that are closing included."""
         self.written: dict[Lane, None] = {}
         """Those with something in their outbox."""
+        self.outbox: deque[list[Buffer]] = deque()
+        """What goes to the host."""
+
+    def begin(self, make: Callable[[Tracker], tuple[P, list[Buffer]]]) -> P:
+        """Return a request that `make` makes, and which leaves with the next flush."""
+        pending, frames = make(self._tracker)
+        lane = None if pending.model_id is None else self.of(pending.model_id)
+        if lane is None:
+            self.outbox.append(frames)
+        else:
+            self._note(lane, pending, frames)
+        return pending
+
+    def send(self, pending: Pending, frames: list[Buffer]) -> None:
+        """Have what belongs to a request sent the way that it has gone."""
+        lane = None if pending.lane is None else self.open.get(pending.lane)
+        if lane is None:
+            self.outbox.append(frames)
+        else:
+            self._put(lane, frames)
+
+    def flush(self) -> None:
+        """Send what is in the outboxes of lanes, as far as the workers take it."""
+        written = self.written
+        while written:
+            lane, _ = written.popitem()
+            was_blocked = lane.link.wants_to_send
+            lane.flush()
+            if lane.link.wants_to_send is not was_blocked and (keeper := self._keeper()) is not None:
+                keeper.watch_room(lane)
 
     def of(self, model_id: str) -> Lane | None:
         """Return the lane of a model, if there is one; ask for it if it is called often enough."""
@@ -110,22 +146,6 @@ class Lanes:
         if lane is None and self._is_on and self._tracker.welcome.get("lanes") is True:
             self._wish(model_id)
         return lane
-
-    def note(self, lane: Lane, pending: Pending, frames: list[Buffer]) -> None:
-        """Send a request over a lane; what is too much ends here."""
-        sent = len(lane.sent)
-        if sent >= lane.max_in_flight:  # the worker would say so, but not while it is busy
-            error = too_many(lane.model_id, sent, sent, lane.max_in_flight, "in flight")
-            self._tracker.forget(pending, error)
-            return
-        pending.lane = lane.link.fd
-        lane.sent[pending.id] = _Sent(pending, frames, time.monotonic())
-        self.send(lane, frames)
-
-    def send(self, lane: Lane, frames: list[Buffer]) -> None:
-        """Have a message sent over a lane with the next flush."""
-        lane.outbox.append(frames)
-        self.written[lane] = None
 
     def receive(self, lane: Lane) -> None:
         """Take in what has come over a lane."""
@@ -136,12 +156,27 @@ class Lanes:
             self._lost(lane)
 
     def close(self) -> None:
-        """Close all lanes; what waits for them is ended by the tracker."""
+        """Close all lanes, and send nothing more to the host; what waits for an answer is ended by the tracker."""
+        self.outbox.clear()
         self._by_model.clear()
         self._asked_s.clear()
         for lane in list(self.open.values()):
             self._forget(lane)
         self._spare.close()
+
+    def _note(self, lane: Lane, pending: Pending, frames: list[Buffer]) -> None:
+        sent = len(lane.sent)
+        if sent >= lane.max_in_flight:  # the worker would say so, but not while it is busy
+            error = too_many(lane.model_id, sent, sent, lane.max_in_flight, "in flight")
+            self._tracker.forget(pending, error)
+            return
+        pending.lane = lane.link.fd
+        lane.sent[pending.id] = _Sent(pending, frames, time.monotonic())
+        self._put(lane, frames)
+
+    def _put(self, lane: Lane, frames: list[Buffer]) -> None:
+        lane.outbox.append(frames)
+        self.written[lane] = None
 
     def _take(self, lane: Lane, envelope: wire.Envelope) -> None:
         kind = envelope.kind
@@ -165,7 +200,7 @@ class Lanes:
             self._asked_s[model_id] = 0.0
         elif now - asked_s > _RETRY_S:
             self._asked_s[model_id] = now
-            self._to_host(self.ask(model_id)[1])
+            self.outbox.append(self.ask(model_id)[1])
 
     def ask(self, model_id: str) -> tuple[PendingStream, list[Buffer]]:
         """Return the request for the lane of a model, which opens it when the host has answered."""
@@ -200,18 +235,13 @@ class Lanes:
                 if link is not None:
                     lane = Lane(link, asked, model_id, worker, limit)
                     self._by_model[model_id] = self.open[link.fd] = lane
-                    self.send(lane, wire.pack(msg.LANE_HELLO, 0, secret))
+                    self._put(lane, wire.pack(msg.LANE_HELLO, 0, secret))
                     self._tell(lane)
 
     def _tell(self, lane: Lane) -> None:
-        keeper = self._of()
+        keeper = self._keeper()
         if keeper is not None:
             keeper.watch(lane)
-
-    def _to_host(self, frames: list[Buffer]) -> None:
-        keeper = self._of()
-        if keeper is not None:
-            keeper.to_host(frames)
 
     def _connected(self, path: str) -> Link | None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -256,7 +286,7 @@ class Lanes:
         elif sent:
             pending, frames = self._tracker.verb("lane_fate", {"worker": lane.worker}, _FATE_S)
             pending.listeners.append(lambda: self._end(sent, pending.error))
-            self._to_host(frames)
+            self.outbox.append(frames)
 
     def _end(self, sent: list[_Sent], error: HostError | None) -> None:
         told = error or UnavailableError("the worker's connection ended; whether the call was begun is unknown")
@@ -271,4 +301,4 @@ class Lanes:
         deadline_ms = wire.deadline_of(frames[0])
         if deadline_ms != wire.MAX_DEADLINE_MS:
             deadline_ms = max(1, deadline_ms - int((time.monotonic() - sent.at_s) * 1000))
-        self._to_host([wire.readdress(frames[0], pending.id, deadline_ms), *frames[1:]])
+        self.outbox.append([wire.readdress(frames[0], pending.id, deadline_ms), *frames[1:]])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hostd.core.lifecycle import WorkerState
     from hostd.core.models import Freshness, Interface, Model, Worker
     from hostd.core.values import Memory, ModelId, WorkerId
-    from hostd_workers.wire.figures import Figures
+    from hostd_workers.wire.lane.figures import Figures
 
 
 class WorkerFacts(NamedTuple):

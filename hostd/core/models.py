@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hostd.core.values import Caller, CallId, ClientId, Lane, LoadingSpec, Memory, ModelId, Waiters, WorkerId
     from hostd.records import MethodInfo
     from hostd_workers.wire.errors import HostError
-    from hostd_workers.wire.figures import Figures
+    from hostd_workers.wire.lane.figures import Figures
 
 
 ESTIMATES = ("estimated", "assumed")

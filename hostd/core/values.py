@@ -11,7 +11,7 @@ from hostd.records import STANDALONE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hostd_workers.wire.figures import Figures, MethodFigures
+    from hostd_workers.wire.lane.figures import Figures, MethodFigures
 
 ClientId = NewType("ClientId", bytes)
 """Of a connection: the process at its other end, a dot, and a number."""

@@ -30,7 +30,7 @@ def test_a_forked_child_is_refused_and_does_not_disturb_its_parent(endpoint: str
         next(stream)
         pending = begin("before")
         # What another thread holds at the moment of the fork stays held in the child.
-        held = [channel._lead, channel._tracking, channel._connecting, channel._waker._using]
+        held = [channel._lead, channel._tracking, channel._connecting, channel._pump.waker._using]
         for lock in held:
             lock.acquire()
         child = os.fork()

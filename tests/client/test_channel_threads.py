@@ -84,7 +84,7 @@ def test_a_thread_that_is_interrupted_while_it_leads_gives_the_lead_back(fake: F
 def test_a_send_that_fails_gives_the_lead_back(fake: Fake, channel: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     host, one = fake(), channel()
     with monkeypatch.context() as patched:
-        patched.setattr(one._connection, "send", lambda _frames: 1 / 0)
+        patched.setattr(one._pump.connection, "send", lambda _frames: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             begin(one)
     assert not one._lead.locked()
@@ -186,7 +186,7 @@ def test_closing_at_any_moment_from_several_threads_ends_everything(fake: Fake, 
 def test_a_thread_that_still_wants_to_wake_the_leader_writes_into_nobodys_file(fake: Fake, channel: Connect) -> None:
     fake()
     one = channel()
-    number = one._waker.fd
+    number = one._pump.waker.fd
     one.close()
     reused = os.open("/dev/null", os.O_RDONLY)  # a write to this would fail
     try:
@@ -206,7 +206,7 @@ def test_a_thread_that_still_wants_to_wake_the_leader_writes_into_nobodys_file(f
 def test_an_answer_that_came_just_before_the_host_died_counts(fake: Fake, channel: Connect) -> None:
     host, one = fake(), channel()
     pending = begin(one)
-    eventually(lambda: one._connection is not None and one._connection.has_news(), "the answer is here")
+    eventually(lambda: one._pump.connection is not None and one._pump.connection.has_news(), "the answer is here")
     host.stop()
     assert one.wait(pending, 20) == "x"
 
@@ -217,7 +217,7 @@ def test_a_request_that_was_made_while_the_connection_broke_is_unavailable_not_f
     host, one = fake(polite), channel()
 
     def make(tracker: Any) -> Any:
-        one._connection, connection = None, one._connection
+        one._pump.connection, connection = None, one._pump.connection
         assert connection is not None
         connection.close()
         return tracker.call("m", "echo", ["x"], {}, None)

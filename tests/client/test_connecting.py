@@ -214,8 +214,8 @@ def has_noticed(client: Any) -> bool:
     """Say whether ZeroMQ has told a client that its host is gone; a synchronous one looks when it is used next."""
     if isinstance(client, Blocking):
         return "disconnected" in repr(client)
-    client._channel._looked_s = 0.0  # as after a while
-    return bool(client._channel._connection.monitor.poll(0))
+    client._channel._pump.looked_s = 0.0  # as after a while
+    return bool(client._channel._pump.connection.monitor.poll(0))
 
 
 def test_an_idle_client_does_not_notice_that_the_host_was_restarted(connect: Connect, fake: Fake) -> None:

@@ -18,8 +18,10 @@ from helpers import PATIENCE_S, eventually
 
 import hostd
 from hostd.client import connection as connection_module
+from hostd.client import lanes as lanes_module
 from hostd.client._sync import channel as channel_module
 from hostd.client._sync import followers as followers_module
+from hostd.client._sync import pump as pump_module
 from hostd.client._sync import waker as waker_module
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
@@ -133,7 +135,8 @@ def test_what_does_not_wait_works_in_a_signal_handler(endpoint: str, fake: Fake)
         assert begun[0].result() == "begun"
 
 
-INTERRUPTED = {module.__file__ for module in (channel_module, connection_module, followers_module, waker_module)}
+MODULES = (channel_module, pump_module, lanes_module, connection_module, followers_module, waker_module)
+INTERRUPTED = {module.__file__ for module in MODULES}
 ENDS_OF_CLOSED = (hostd.CancelledError, hostd.FailedPreconditionError)
 
 

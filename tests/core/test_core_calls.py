@@ -18,7 +18,7 @@ from hostd_workers.wire.errors import (
     ResourceExhaustedError,
     UnimplementedError,
 )
-from hostd_workers.wire.figures import BUCKETS_S
+from hostd_workers.wire.lane.figures import BUCKETS_S
 
 
 def test_a_call_goes_to_the_worker_under_an_id_of_ours_and_its_answer_back_under_the_clients(ready):

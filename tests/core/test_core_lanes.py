@@ -21,7 +21,7 @@ from hostd_workers.wire.errors import (
     NotFoundError,
     UnavailableError,
 )
-from hostd_workers.wire.figures import BUCKETS_S, Figures, MethodFigures
+from hostd_workers.wire.lane.figures import BUCKETS_S, Figures, MethodFigures
 
 if TYPE_CHECKING:
     from memory_driver import MemoryDriver

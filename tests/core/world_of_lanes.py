@@ -23,7 +23,7 @@ from hostd.core import events as ev
 from hostd.core.describing import facts_of
 from hostd.core.lifecycle import WorkerState
 from hostd_workers.wire.errors import HostError
-from hostd_workers.wire.figures import BUCKETS_S, WINDOW, Figures, MethodFigures
+from hostd_workers.wire.lane.figures import BUCKETS_S, WINDOW, Figures, MethodFigures
 
 if TYPE_CHECKING:
     from collections.abc import Callable

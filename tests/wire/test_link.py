@@ -16,11 +16,11 @@ import pytest
 
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
-from hostd_workers.wire import regions, stream
 from hostd_workers.wire.codec import decode, encode
 from hostd_workers.wire.errors import ProtocolError
-from hostd_workers.wire.link import Link
-from hostd_workers.wire.spare import KEPT_BYTES, Spare
+from hostd_workers.wire.lane import regions, stream
+from hostd_workers.wire.lane.link import Link
+from hostd_workers.wire.lane.spare import KEPT_BYTES, Spare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgpack
 import pytest
 
-from hostd_workers.wire import page
+from hostd_workers.wire.lane import page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,10 +10,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from hostd_workers.wire import regions, spare
 from hostd_workers.wire.errors import ProtocolError
-from hostd_workers.wire.regions import OtherRegions, OwnRegions
-from hostd_workers.wire.spare import Spare
+from hostd_workers.wire.lane import regions, spare
+from hostd_workers.wire.lane.regions import OtherRegions, OwnRegions
+from hostd_workers.wire.lane.spare import Spare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostd_workers.wire import stream
 from hostd_workers.wire.errors import ProtocolError
+from hostd_workers.wire.lane import stream
 
 if TYPE_CHECKING:
     from hostd_workers.wire.frames import Buffer

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
-from hostd_workers.wire import page, stream
 from hostd_workers.wire.codec import decode, encode_call
-from hostd_workers.wire.link import Link
-from hostd_workers.wire.spare import Spare
+from hostd_workers.wire.lane import page, stream
+from hostd_workers.wire.lane.link import Link
+from hostd_workers.wire.lane.spare import Spare
 
 if TYPE_CHECKING:
     from supervisor_rig import Supervisor

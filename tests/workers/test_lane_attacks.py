@@ -16,7 +16,7 @@ from mutated import mutated, samples
 from hostd_workers.lane.lanes import MAX_SILENT
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
-from hostd_workers.wire import stream
+from hostd_workers.wire.lane import stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

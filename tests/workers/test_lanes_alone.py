@@ -17,15 +17,15 @@ from hostd_workers.lane.lanes import Lanes
 from hostd_workers.methods import methods_of
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
-from hostd_workers.wire import page, stream
 from hostd_workers.wire.codec import decode, encode_call
 from hostd_workers.wire.errors import ResourceExhaustedError
+from hostd_workers.wire.lane import page, stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from hostd_workers.wire.page import Page
+    from hostd_workers.wire.lane.page import Page
 
 
 class Model:

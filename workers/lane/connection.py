@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import HostError, ProtocolError
-from hostd_workers.wire.link import Link
+from hostd_workers.wire.lane.link import Link
+from hostd_workers.wire.lane.spare import Spare
 from hostd_workers.wire.shares import Shares, check_bytes, check_in_flight
-from hostd_workers.wire.spare import Spare
 
 if TYPE_CHECKING:
     import socket
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from hostd_workers.calls.runtime import Runtime
     from hostd_workers.wire.frames import Buffer
-    from hostd_workers.wire.page import Writer
+    from hostd_workers.wire.lane.page import Writer
 
 WAITING_BYTES: Final = 1 << 20
 """Of answers that a client has not taken: above that nothing more is done for it."""

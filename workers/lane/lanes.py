@@ -21,14 +21,14 @@ from hostd_workers.process.forked import leave_if_child
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import HostError, PermissionDeniedError
-from hostd_workers.wire.page import Writer
-from hostd_workers.wire.spare import REST_S
+from hostd_workers.wire.lane.page import Writer
+from hostd_workers.wire.lane.spare import REST_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hostd_workers.methods import Method
-    from hostd_workers.wire.spare import Later
+    from hostd_workers.wire.lane.spare import Later
 
 MAX_SILENT: Final = 32
 """Connections that have not said hello: the oldest makes place for the next."""

@@ -17,7 +17,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from hostd_workers.lane.connection import Lane
-from hostd_workers.wire.stream import new_buffer
+from hostd_workers.wire.lane.stream import new_buffer
 
 if TYPE_CHECKING:
     from hostd_workers.lane.connection import Books

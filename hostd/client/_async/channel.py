@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 import weakref
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from hostd import paths, trust
@@ -61,7 +60,6 @@ class AsyncChannel:
         self._tracker = Tracker()
         self._connection: Connection | None = None
         self._connecting = asyncio.Lock()
-        self._outbox: deque[list[Buffer]] = deque()
         may_be_direct = is_direct and paths.is_local(endpoint)
         self._lanes = Lanes(self._tracker, self, loop.call_later, is_on=may_be_direct)
         self._retry: asyncio.TimerHandle | None = None
@@ -92,7 +90,7 @@ class AsyncChannel:
         if self.is_orphaned:
             return  # connection and loop are the parent's
         if self._connection is not None:
-            self._connection.send_from(self._outbox)
+            self._connection.send_from(self._lanes.outbox)
         self._disconnect(CancelledError("the client was closed"), is_goodbye=True)
 
     def abandon(self) -> None:
@@ -132,13 +130,8 @@ class AsyncChannel:
         return begun
 
     def _begin(self, make: Make) -> Any:
-        pending, frames = make(self._tracker)
-        lane = None if pending.model_id is None else self._lanes.of(pending.model_id)
-        if lane is None:
-            self.to_host(frames)
-        else:
-            self._lanes.note(lane, pending, frames)
-            self._flush_soon()
+        pending = self._lanes.begin(make)
+        self._flush_soon()
         return pending
 
     async def _make_ready(self) -> None:
@@ -202,18 +195,9 @@ class AsyncChannel:
 
     def _send(self, pending: Pending, frames: list[Buffer]) -> None:
         """Send what belongs to a request the way that it has gone."""
-        lane = None if pending.lane is None else self._lanes.open.get(pending.lane)
-        if lane is None:
-            if self._connection is not None:
-                self.to_host(frames)
-        else:
-            self._lanes.send(lane, frames)
+        if self._connection is not None:
+            self._lanes.send(pending, frames)
             self._flush_soon()
-
-    def to_host(self, frames: list[Buffer]) -> None:
-        """Have a message sent to the host with the next flush."""
-        self._outbox.append(frames)
-        self._flush_soon()
 
     def _flush_soon(self) -> None:
         # Not at once: what other tasks send in this turn of the loop leaves together with it.
@@ -223,12 +207,7 @@ class AsyncChannel:
 
     def _flush(self) -> None:
         self._is_due = False
-        written = self._lanes.written
-        while written:
-            lane, _ = written.popitem()
-            lane.flush()
-            if lane.link.wants_to_send:
-                self._loop.add_writer(lane.link.fd, _run_lane_if_there, weakref.WeakMethod(self._go_on), lane)
+        self._lanes.flush()
         self._flush_to_host()
 
     def watch(self, lane: Lane) -> None:
@@ -241,19 +220,26 @@ class AsyncChannel:
             self._loop.add_reader(fd, _run_lane_if_there, weakref.WeakMethod(self._receive_lane), lane)
             self._flush_soon()
 
+    def watch_room(self, lane: Lane) -> None:
+        """Listen to whether a lane takes more, while something waits for that."""
+        if lane.link.wants_to_send:
+            self._loop.add_writer(lane.link.fd, _run_lane_if_there, weakref.WeakMethod(self._go_on), lane)
+        else:
+            self._loop.remove_writer(lane.link.fd)
+
     def _receive_lane(self, lane: Lane) -> None:
         if not lane.is_over:
             self._lanes.receive(lane)
+            if self._lanes.outbox:  # it has given something back, or has ended
+                self._flush_soon()
 
     def _go_on(self, lane: Lane) -> None:
-        """Send more, now that the worker has taken some."""
         if not lane.is_over:
-            lane.flush()
-            if not lane.link.wants_to_send:
-                self._loop.remove_writer(lane.link.fd)
+            self._lanes.written[lane] = None
+            self._lanes.flush()
 
     def _flush_to_host(self) -> None:
-        connection, outbox = self._connection, self._outbox
+        connection, outbox = self._connection, self._lanes.outbox
         if connection is None or not outbox or not connection.is_known:
             return
         loop = asyncio.get_running_loop()
@@ -269,7 +255,7 @@ class AsyncChannel:
 
     def _receive(self) -> None:
         connection = self._connection
-        if self._outbox and connection is not None:
+        if self._lanes.outbox and connection is not None:
             # The descriptor also tells that a connection stands or has room again, but a send alone does not see that:
             # for a millisecond after another it does not look (libzmq's max_command_delay).
             connection.has_news()
@@ -304,7 +290,6 @@ class AsyncChannel:
             if timer is not None:
                 timer.cancel()
         self._retry = self._sweeper = None
-        self._outbox.clear()
         self._lanes.close()
         self._tracker.lose(error)
 
@@ -341,7 +326,8 @@ class AsyncChannel:
         try:
             # The descriptor of a ZeroMQ socket tells of news only after a look that found nothing.
             connection.is_broken()
-            self.to_host(hello)
+            self._lanes.outbox.append(hello)
+            self._flush_soon()
             await self.wait(pending, max(0.0, deadline_s - self._loop.time() - GRACE_S))
             self._tracker.accept_welcome(pending)
             connection.is_batching = self._tracker.welcome.get("batches") is True

@@ -5,7 +5,7 @@ between threads, which would cost more than the whole round trip. Others that co
 outbox, wake the leader through an eventfd, and sleep until it has their answer or hands the lead over.
 
 Rules
-1. Only the holder of `_lead` touches the connection and the tracker's incoming side.
+1. Only the holder of `_lead` uses the pump (`pump.py`): the connection, the lanes, the tracker's incoming side.
 2. A thread that gives the lead back looks at the outbox once more, and wakes one follower if there is any. One that
    stops waiting for whatever reason does so too if none leads: it may be the one that was woken to lead.
 3. When the connection breaks every request ends with UNAVAILABLE; the next one makes a new connection. A request is
@@ -18,20 +18,17 @@ Rules
 
 from __future__ import annotations
 
-import select
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hostd import paths, trust
 from hostd.client import forks
 from hostd.client._sync.followers import Followers
 from hostd.client._sync.inside import Inside
-from hostd.client._sync.waker import Waker
+from hostd.client._sync.pump import Pump
 from hostd.client._sync.watcher import Watcher
-from hostd.client.connection import Connection, Patience, went_away
-from hostd.client.lanes import Lanes
+from hostd.client.connection import Connection, Patience
 from hostd.client.tracker import Pending, PendingStream, Tracker
 from hostd.hosts.listing import unreachable, why_unreachable
 from hostd_workers.wire import frames as wire
@@ -46,7 +43,6 @@ from hostd_workers.wire.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from hostd.client.lanes import Lane
     from hostd_workers.wire.frames import Buffer
 
 P = TypeVar("P", bound=Pending)
@@ -56,9 +52,6 @@ _RETRY_S = 0.05
 
 _TRUSTED_S = 0.1
 """How long after somebody looked at it the connection is taken to stand: to look costs 3 us."""
-
-_POLL_S = 3600.0
-_READ_AND_WRITE = select.POLLIN | select.POLLOUT
 
 
 class Channel:
@@ -73,24 +66,18 @@ class Channel:
         self._tracking = threading.RLock()
         self._lead = threading.Lock()
         self._connecting = threading.Lock()
-        self._outbox: deque[list[Buffer]] = deque()
         self._followers = Followers()
         self.inside = Inside()
         self.watcher = Watcher()
-        self._connection: Connection | None = None
-        self._looked_s = 0.0
-        self._is_closed = False
         self.is_orphaned = False
-        self._waker = Waker()
-        self._poller = select.poll()
-        self._poller.register(self._waker.fd, select.POLLIN)
         may_be_direct = is_direct and paths.is_local(endpoint)
-        self._lanes = Lanes(self._tracker, self, _later, is_on=may_be_direct)
+        self._pump = Pump(endpoint, self._tracker, self._tracking, is_direct=may_be_direct)
+        self._lanes = self._pump.lanes
         forks.watch(self)
         self._ensure_connected()
 
     def __repr__(self) -> str:
-        state = "closed" if self._is_closed else "connected" if self._connection else "disconnected"
+        state = "closed" if self._pump.is_closed else "connected" if self._pump.connection else "disconnected"
         return f"<Channel {self.endpoint} {state} waiting={len(self._tracker)}>"
 
     @property
@@ -103,15 +90,15 @@ class Channel:
 
         In what interrupts a call of this channel it does not wait: the leader closes as soon as it goes on.
         """
-        self._is_closed = True
+        self._pump.is_closed = True
         if self.is_orphaned:
             return  # the connection is the parent's, and the thread that held the lead is not here to give it back
-        self._waker.wake()
+        self._pump.waker.wake()
         is_alone = not self.inside.is_here()
         with self.inside:
             if self._lead.acquire(blocking=is_alone):
                 try:
-                    self._say_goodbye()
+                    self._pump.leave()
                 finally:
                     self._stop_leading()
 
@@ -120,7 +107,7 @@ class Channel:
         self._make_ready()
         with self.inside:
             with self._tracking:
-                pending = self._queue(make)
+                pending = self._lanes.begin(make)
             self._hurry()
         return pending
 
@@ -132,7 +119,7 @@ class Channel:
         try:
             for make in makers:
                 with self.inside, self._tracking:
-                    pending = self._queue(make)
+                    pending = self._lanes.begin(make)
                 begun.append(pending)
         except BaseException:
             for pending in begun:  # nobody will ever ask for them
@@ -142,18 +129,9 @@ class Channel:
             self._hurry()
         return begun
 
-    def _queue(self, make: Callable[[Tracker], tuple[P, list[Buffer]]]) -> P:
-        pending, frames = make(self._tracker)
-        lane = None if pending.model_id is None else self._lanes.of(pending.model_id)
-        if lane is None:
-            self._outbox.append(frames)
-        else:
-            self._lanes.note(lane, pending, frames)
-        return pending
-
     def _make_ready(self) -> None:
         self._check_usable()
-        if self._connection is None or time.monotonic() - self._looked_s > _TRUSTED_S:
+        if self._pump.connection is None or time.monotonic() - self._pump.looked_s > _TRUSTED_S:
             self._ensure_connected()
 
     def ask(self, make: Callable[[Tracker], tuple[Pending, list[Buffer]]], timeout_s: float | None) -> Any:
@@ -165,9 +143,9 @@ class Channel:
             if self._lead.acquire(blocking=False):  # nobody else waits: it is sent and waited for in one go
                 try:
                     with self._tracking:
-                        pending = self._queue(make)
+                        pending = self._lanes.begin(make)
                     deadline_s = None if timeout_s is None else began_s + timeout_s + pending.grace_s
-                    self._pump(lambda: pending.is_done, deadline_s)
+                    self._pump.run(lambda: pending.is_done, deadline_s)
                 finally:
                     self._stop_leading()
             else:
@@ -182,7 +160,7 @@ class Channel:
             return
         with self.inside, self._tracking:
             self._tracker.forget(pending, error or CancelledError("the call was cancelled by its caller"))
-        if not self._is_closed and self._connection is not None:
+        if not self._pump.is_closed and self._pump.connection is not None:
             self._send(pending, wire.pack(msg.CANCEL, pending.id))
 
     def cancel_overdue(self) -> None:
@@ -223,7 +201,7 @@ class Channel:
                 while not is_over():
                     if self._lead.acquire(blocking=False):
                         try:
-                            self._pump(is_over, deadline_s)
+                            self._pump.run(is_over, deadline_s)
                         finally:
                             self._stop_leading()
                     else:
@@ -255,11 +233,11 @@ class Channel:
 
     def _stop_leading(self) -> None:
         self._lead.release()
-        while self._is_something_left() and self._lead.acquire(blocking=False):
+        while self._pump.has_work() and self._lead.acquire(blocking=False):
             try:
-                if self._is_closed:
-                    self._say_goodbye()
-                is_stuck = not self._flush()
+                if self._pump.is_closed:
+                    self._pump.leave()
+                is_stuck = not self._pump.flush()
             finally:
                 self._lead.release()
             if is_stuck:
@@ -267,154 +245,45 @@ class Channel:
         if self._followers:
             self._followers.wake_one()
 
-    def _is_something_left(self) -> bool:
-        """Say whether there is something to do that was left to the leader."""
-        if self._is_closed:
-            return self._waker.fd >= 0
-        return bool(self._outbox or self._lanes.written) and self._connection is not None
-
     def _send(self, pending: Pending, frames: list[Buffer]) -> None:
         """Send what belongs to a request the way that it has gone."""
         with self.inside:
             with self._tracking:
-                lane = None if pending.lane is None else self._lanes.open.get(pending.lane)
-                if lane is None:
-                    self._outbox.append(frames)
-                else:
-                    self._lanes.send(lane, frames)
+                self._lanes.send(pending, frames)
             self._hurry()
 
     def _hurry(self) -> None:
         """Have the outbox sent, here or by the leader; inside."""
         if self._lead.acquire(blocking=False):
             try:
-                self._flush()
+                self._pump.flush()
             finally:
                 self._stop_leading()
         else:
-            self._waker.wake()
+            self._pump.waker.wake()
 
     def wake(self) -> None:
         """Have the leader look whether what it waits for has come."""
-        self._waker.wake()
+        self._pump.waker.wake()
 
-    def _flush(self) -> bool:
-        """Send what can be sent; False if something waits for the host to take other things."""
-        written = self._lanes.written
-        while written:
-            lane, _ = written.popitem()
-            was_blocked = lane.link.wants_to_send
-            lane.flush()
-            if was_blocked or lane.link.wants_to_send:
-                self.watch(lane)
-        connection = self._connection
-        return connection is None or not self._outbox or connection.send_from(self._outbox)
-
-    def to_host(self, frames: list[Buffer]) -> None:
-        """Have a message sent to the host with the next flush."""
-        self._outbox.append(frames)
-
-    def watch(self, lane: Lane) -> None:
-        """Ask the system about what matters of a lane at present."""
-        if lane.is_over:
-            self._poller.unregister(lane.link.fd)
-        else:
-            self._poller.register(lane.link.fd, _READ_AND_WRITE if lane.link.wants_to_send else select.POLLIN)
-
-    def _pump(self, is_over: Callable[[], bool], deadline_s: float | None) -> None:
-        while not is_over():
-            connection = self._connection
-            if self._is_closed:
-                self._say_goodbye()
-                return
-            if connection is None:
-                self._lose(
-                    UnavailableError(f"the connection to {self.endpoint} broke before the request was sent: try again")
-                )
-                return
-            # What is queued for a connection that is not known yet waits for its monitor.
-            is_stuck = not self._flush() and connection.is_known
-            # The descriptors tell of changes, and a send may have swallowed one.
-            if connection.has_sent and connection.has_news():
-                self._receive(connection)
-                continue
-            remaining_s = _POLL_S if deadline_s is None else min(deadline_s - time.monotonic(), _POLL_S)
-            timeout_ms = int(min(remaining_s, _RETRY_S if is_stuck else _POLL_S) * 1000) + 1 if remaining_s > 0 else 0
-            ready = self._poller.poll(timeout_ms)
-            self._looked_s = time.monotonic()
-            for fd, what in ready:
-                self._look_at(connection, fd, what)
-            if not ready and remaining_s <= 0:
-                return
-
-    def _look_at(self, connection: Connection, fd: int, what: int) -> None:
-        lane = self._lanes.open.get(fd)
-        if lane is not None:
-            if what & select.POLLOUT:
-                self._lanes.written[lane] = None
-            if what & ~select.POLLOUT:
-                with self._tracking:
-                    self._lanes.receive(lane)
-        elif fd == self._waker.fd:
-            self._waker.clear()
-        elif connection is self._connection:
-            self._receive(connection)
-            if connection is self._connection and connection.is_broken():
-                self._receive(connection)  # an answer may have come just before the end
-                self._lose(went_away(self.endpoint))
-
-    def _receive(self, connection: Connection) -> None:
-        try:
-            while (frames := connection.receive()) is not None:
-                with self._tracking:
-                    self._tracker.receive(frames)
-        except HostError as error:  # not our protocol: nothing that comes after it can be trusted
-            self._lose(error)
-
-    # Connecting and losing the connection; with the lead
-
-    def _lose(self, error: HostError) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._unwatch(connection)
-            connection.close()
-        with self._tracking:
-            self._outbox.clear()
-            self._lanes.close()
-            self._tracker.lose(error)
-
-    def _unwatch(self, connection: Connection) -> None:
-        for fd in connection.descriptors():
-            self._poller.unregister(fd)
-
-    def _say_goodbye(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._unwatch(connection)
-            connection.leave()
-        self._lose(CancelledError("the client was closed"))
-        self._waker.close()
+    # Connecting
 
     def _ensure_connected(self) -> None:
         """Connect, unless there is a connection; while a thread leads it looks after it."""
         if self.inside.is_here():
-            if self._connection is None:
+            if self._pump.connection is None:
                 self.check_may_wait()
             return
         began_s = time.monotonic()  # here, because others may try first
         with self.inside:
-            if self._connection is not None and self._lead.acquire(blocking=False):
+            if self._pump.connection is not None and self._lead.acquire(blocking=False):
                 try:
-                    self._looked_s = time.monotonic()
-                    if self._connection is not None and self._connection.is_broken():
-                        self._lose(went_away(self.endpoint))
-                    elif self._connection is not None and self._connection.has_news():
-                        self._receive(self._connection)  # while calls go directly nobody else looks
+                    self._pump.look()
                 finally:
                     self._stop_leading()
             # A lock of its own: the lead alone would be waited for as long as the thread that connected first leads.
             with self._connecting:
-                if self._connection is None:  # and so nobody leads for long
+                if self._pump.connection is None:  # and so nobody leads for long
                     self._lead.acquire()
                     try:
                         self._connect(began_s)
@@ -436,40 +305,26 @@ class Channel:
         # There it is. If it goes now it is most likely being started again.
         self._patience = Patience(self._patience.total_s)
         connection = Connection(self.endpoint)
-        for fd in connection.descriptors():
-            self._poller.register(fd, select.POLLIN)
-        # Such a descriptor tells of news to what has found nothing before.
-        connection.is_broken()
-        with self._tracking:
-            pending, hello = self._tracker.hello()
-            self._outbox.appendleft(hello)
-        self._connection = connection
+        pending = self._pump.open(connection)
         try:
-            self._pump(lambda: pending.is_done, deadline_s)
+            self._pump.run(lambda: pending.is_done, deadline_s)
             if not pending.is_done:
                 raise unreachable(self.endpoint, self._connect_timeout_s)  # noqa: TRY301 - cleaned up after below
-            if self._connection is connection:
+            if self._pump.connection is connection:
                 self._tracker.accept_welcome(pending)
                 connection.is_batching = self._tracker.welcome.get("batches") is True
                 return True
             if not isinstance(pending.error, (UnavailableError, CancelledError)):
                 pending.result()
         except BaseException as error:
-            self._lose(error if isinstance(error, HostError) else UnavailableError("not connected"))
+            self._pump.lose(error if isinstance(error, HostError) else UnavailableError("not connected"))
             raise
         return False
 
     def _check_usable(self) -> None:
-        if self._is_closed:
+        if self._pump.is_closed:
             raise FailedPreconditionError("this client is closed: connect again with hostd.connect()")
         if self.is_orphaned:
             raise FailedPreconditionError(
                 "this client was made before a fork; a ZeroMQ socket cannot be shared: connect in the child"
             )
-
-
-def _later(delay_s: float, what: Callable[[], None]) -> threading.Timer:
-    timer = threading.Timer(delay_s, what)
-    timer.daemon = True
-    timer.start()
-    return timer

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from hostd_workers.wire.figures import BUCKETS_S, MAX_METHODS, WINDOW
+from hostd_workers.wire.lane.figures import BUCKETS_S, MAX_METHODS, WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -18,7 +18,7 @@ from hostd.records import SERVING
 from hostd.shell.control.tally import Tally, buckets_of
 from hostd.version import __version__
 from hostd_workers.wire import frames as wire
-from hostd_workers.wire.figures import BUCKETS_S
+from hostd_workers.wire.lane.figures import BUCKETS_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hostd import paths
 from hostd.shell.work.component import Component
-from hostd_workers.wire import page
+from hostd_workers.wire.lane import page
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from hostd.config.settings import HostConfig
     from hostd.core.values import ModelId, WorkerId
-    from hostd_workers.wire.figures import Figures, MethodFigures
+    from hostd_workers.wire.lane.figures import Figures, MethodFigures
 
 PAGE_FD: Final = 3
 """Of the page of figures, in a worker: the first descriptor that a process does not have by itself."""

@@ -19,7 +19,7 @@ import os
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
-from hostd_workers.wire.figures import BUCKETS_S, MAX_METHODS, WINDOW, Figures, MethodFigures
+from hostd_workers.wire.lane.figures import BUCKETS_S, MAX_METHODS, WINDOW, Figures, MethodFigures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,7 @@ _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 def new() -> int:
-    """Return the descriptor of an empty page, which whoever gets it can neither shrink nor grow. Raises `OSError`."""
+    """Return the descriptor of an empty page, which no process that gets it can shrink or grow. Raises `OSError`."""
     fd = os.memfd_create("hostd-lane-page", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, PAGE_BYTES)

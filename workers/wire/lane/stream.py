@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hostd_workers.wire.frames import Buffer
-    from hostd_workers.wire.regions import OtherRegions
+    from hostd_workers.wire.lane.regions import OtherRegions
 
 BUFFER_BYTES: Final = 256 * 1024
 """What one `recv` may bring: a burst of a thousand small calls."""

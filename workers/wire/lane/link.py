@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Final
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import ProtocolError
-from hostd_workers.wire.regions import SHARED_FROM_BYTES, OtherRegions, OwnRegions
-from hostd_workers.wire.stream import Reader, drop, pack
+from hostd_workers.wire.lane.regions import SHARED_FROM_BYTES, OtherRegions, OwnRegions
+from hostd_workers.wire.lane.stream import Reader, drop, pack
 
 if TYPE_CHECKING:
     from hostd_workers.wire.frames import Buffer
-    from hostd_workers.wire.regions import Placement
-    from hostd_workers.wire.spare import Spare
+    from hostd_workers.wire.lane.regions import Placement
+    from hostd_workers.wire.lane.spare import Spare
 
 _PARTS: Final = 512
 """What one `sendmsg` takes; the system's limit is 1024."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from hostd_workers.wire.frames import Buffer
-    from hostd_workers.wire.spare import Spare
+    from hostd_workers.wire.lane.spare import Spare
 
 SHARED_FROM_BYTES: Final = 64 * 1024
 """What is shorter goes through the socket sooner than it is written, announced and given back."""
