@@ -86,7 +86,6 @@ class _Pump:
             while (frames := self._transport.receive(block=False)) is not None:
                 self._session.accept(frames)
             if self._runtime.has_work:
-                self._transport.settle()
                 self._runtime.step()
                 self.soon()
             if self._lanes is not None:

@@ -165,7 +165,7 @@ class Lane:
     # What goes
 
     def send(self, frames: list[Buffer]) -> None:
-        """Have a message sent with the next `flush`; what ends a call is counted."""
+        """Have a message sent with the next `flush`, an array at once; what ends a call is counted."""
         if self.is_closed:
             return
         books = self._books
@@ -174,6 +174,8 @@ class Lane:
             if books.on_written is not None:
                 books.on_written()
         self._link.send(frames)
+        if len(frames) > 1:
+            self._link.flush()  # at once: the model may write into what it has returned when it is called again
         first = frames[0]
         if first[0] != msg.ITEM:
             call = self._calls.pop(wire.id_of(first), None)
