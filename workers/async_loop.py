@@ -102,10 +102,10 @@ class _Pump:
         lanes.poll(0)
         if lanes.has_work:
             lanes.step()
-            if lanes.has_work:
-                self.soon()
         lanes.flush()
         lanes.rest()
+        if lanes.has_work:
+            self.soon()
 
 
 def _end_children_of(loop: asyncio.AbstractEventLoop) -> None:

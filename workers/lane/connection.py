@@ -114,10 +114,10 @@ class Lane:
         """Let the client in."""
         self._runtime = runtime
 
-    def rest(self) -> None:
-        """Say which of the client's memory is not in use any more, before nothing happens for a while."""
-        if self._link.has_used:
-            self._link.flush()
+    @property
+    def has_used(self) -> bool:
+        """Whether `flush` may have to say which of the client's memory is not in use any more."""
+        return self._link.has_used
 
     # What comes
 

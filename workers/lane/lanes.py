@@ -99,11 +99,14 @@ class Lanes:
     def rest(self) -> None:
         """Say which memory is not in use any more, before nothing happens for a while."""
         for lane in self._lanes.values():
-            lane.rest()
+            if lane.has_used:
+                self._flush(lane)
 
     def _wait(self, timeout_s: float) -> list[tuple[int, int]]:
         """Wait for news; what is not in use meanwhile goes back to the system after a while."""
         self.rest()
+        if self._working:
+            return self._epoll.poll(0)
         if self._books.spare.size_bytes:
             news = self._epoll.poll(REST_S)
             if news:
@@ -152,9 +155,9 @@ class Lanes:
             self._close(lane)
         if lane.is_closed:
             return
-        if lane.wants_to_send:
+        if lane.wants_to_send or what & select.EPOLLOUT:
             self._flush(lane)
-        if lane.has_work:
+        elif lane.has_work:
             self._working[lane] = None
 
     def _let_in(self, lane: Lane, envelope: wire.Envelope) -> None:
@@ -196,6 +199,8 @@ class Lanes:
         if wanted != lane.watched and not lane.is_closed:
             self._epoll.modify(lane.fd, wanted)
             lane.watched = wanted
+        if lane.has_work:
+            self._working[lane] = None  # its client has taken what kept it from going on
 
     def _close(self, lane: Lane) -> None:
         self._epoll.unregister(lane.fd)
