@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
-from hostd_workers.wire.errors import HostError, UnavailableError
+from hostd_workers.wire.errors import DeadlineExceededError, HostError, UnavailableError
 from hostd_workers.wire.link import Link
 from hostd_workers.wire.shares import too_many
 from hostd_workers.wire.spare import Spare
@@ -134,6 +134,8 @@ class Lanes:
                 self._take(lane, envelope)
         except (EOFError, HostError):
             self._lost(lane)
+        else:
+            self._close_if_over(lane)
 
     def close(self) -> None:
         """Close all lanes; what waits for them is ended by the tracker."""
@@ -184,9 +186,9 @@ class Lanes:
         if asked.items:
             self._open(model_id, asked.id, asked.take()[0])
         elif asked.is_done:
-            lane = self._by_model.get(model_id)
-            if lane is not None and lane.asked == asked.id:
+            for lane in [lane for lane in self.open.values() if lane.asked == asked.id]:
                 self._retire(lane)
+                self._close_if_over(lane)
 
     def _open(self, model_id: str, asked: int, address: object) -> None:
         match address:
@@ -236,6 +238,11 @@ class Lanes:
             del self._by_model[lane.model_id]
             self._asked_s[lane.model_id] = 0.0
 
+    def _close_if_over(self, lane: Lane) -> None:
+        """Close a lane over which nothing more is sent, once nothing waits for it."""
+        if not lane.sent and self._by_model.get(lane.model_id) is not lane and not lane.is_over:
+            self._forget(lane)
+
     def _forget(self, lane: Lane) -> None:
         lane.is_over = True
         del self.open[lane.link.fd]
@@ -259,7 +266,12 @@ class Lanes:
             self._to_host(frames)
 
     def _end(self, sent: list[_Sent], error: HostError | None) -> None:
-        told = error or UnavailableError("the worker's connection ended; whether the call was begun is unknown")
+        told = error
+        if told is None or isinstance(told, DeadlineExceededError):  # of the question, not of the calls
+            told = UnavailableError(
+                "the worker's connection ended, and what became of the worker is not known; whether the call was begun "
+                "is unknown"
+            )
         for each in sent:
             self._tracker.forget(each.pending, told)
 
