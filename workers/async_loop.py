@@ -86,7 +86,6 @@ class _Pump:
             while (frames := self._transport.receive(block=False)) is not None:
                 self._session.accept(frames)
             if self._runtime.has_work:
-                self._transport.settle()
                 self._runtime.step()
                 self.soon()
             if self._lanes is not None:
@@ -103,10 +102,10 @@ class _Pump:
         lanes.poll(0)
         if lanes.has_work:
             lanes.step()
-            if lanes.has_work:
-                self.soon()
         lanes.flush()
         lanes.rest()
+        if lanes.has_work:
+            self.soon()
 
 
 def _end_children_of(loop: asyncio.AbstractEventLoop) -> None:

@@ -87,7 +87,6 @@ def _serve_calls(transport: Transport, session: Session, runtime: Runtime, lanes
             _look(transport, session, lanes, block=is_idle)
         began_s = time.monotonic()
         if runtime.has_work:
-            transport.settle()
             transport.is_holding = pace.is_quick
             runtime.step()
         if lanes is not None and lanes.has_work:

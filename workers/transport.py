@@ -55,12 +55,18 @@ class Transport:
             return None
 
     def send(self, frames: list[Buffer]) -> None:
-        """Send the frames of a message; big ones are not copied, and `settle` waits for them."""
+        """Send the frames of a message; big ones are not copied, but have left when this returns.
+
+        The model may write into what it has returned as soon as it is called again, by whatever way that call comes.
+        """
         if self.is_holding and len(frames) == 1 and len(frames[0]) < BATCHED_BELOW_BYTES:
             self._held.append(frames[0])
             return
         self.release()
         self._messages.send(frames, 0, track=True)
+        unsent = self._messages.unsent
+        while unsent:
+            unsent.pop().wait()
         self.has_sent = True
         if self.on_sent is not None:
             self.on_sent()
@@ -76,12 +82,6 @@ class Transport:
     def abandon(self) -> None:
         """Be of no use: in a child that the model forked, whatever goes to or comes from the socket ends the child."""
         self._messages = _Abandoned()
-
-    def settle(self) -> None:
-        """Wait until ZeroMQ needs no memory of ours any more: the next call may write into an array it returned."""
-        unsent = self._messages.unsent
-        while unsent:
-            unsent.pop().wait()
 
 
 class _Abandoned:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
-from hostd_workers.wire.errors import HostError, UnavailableError
+from hostd_workers.wire.errors import DeadlineExceededError, HostError, UnavailableError
 from hostd_workers.wire.lane.link import Link
 from hostd_workers.wire.lane.spare import Spare
 from hostd_workers.wire.lane.stream import new_buffer
@@ -154,6 +154,8 @@ class Lanes:
                 self._take(lane, envelope)
         except (EOFError, HostError):
             self._lost(lane)
+        else:
+            self._close_if_over(lane)
 
     def close(self) -> None:
         """Close all lanes, and send nothing more to the host; what waits for an answer is ended by the tracker."""
@@ -219,9 +221,9 @@ class Lanes:
         if asked.items:
             self._open(model_id, asked.id, asked.take()[0])
         elif asked.is_done:
-            lane = self._by_model.get(model_id)
-            if lane is not None and lane.asked == asked.id:
+            for lane in [lane for lane in self.open.values() if lane.asked == asked.id]:
                 self._retire(lane)
+                self._close_if_over(lane)
 
     def _open(self, model_id: str, asked: int, address: object) -> None:
         match address:
@@ -266,6 +268,11 @@ class Lanes:
             del self._by_model[lane.model_id]
             self._asked_s[lane.model_id] = 0.0
 
+    def _close_if_over(self, lane: Lane) -> None:
+        """Close a lane over which nothing more is sent, once nothing waits for it."""
+        if not lane.sent and self._by_model.get(lane.model_id) is not lane and not lane.is_over:
+            self._forget(lane)
+
     def _forget(self, lane: Lane) -> None:
         lane.is_over = True
         del self.open[lane.link.fd]
@@ -289,7 +296,12 @@ class Lanes:
             self.outbox.append(frames)
 
     def _end(self, sent: list[_Sent], error: HostError | None) -> None:
-        told = error or UnavailableError("the worker's connection ended; whether the call was begun is unknown")
+        told = error
+        if told is None or isinstance(told, DeadlineExceededError):  # of the question, not of the calls
+            told = UnavailableError(
+                "the worker's connection ended, and what became of the worker is not known; whether the call was begun "
+                "is unknown"
+            )
         for each in sent:
             self._tracker.forget(each.pending, told)
 

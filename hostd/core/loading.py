@@ -81,8 +81,9 @@ class Loading:
         model = registry.intact(model_id)
         if model is None:
             self.check_free(model_id)
-            registry.evicted.pop(model_id, None)
-            model = self.begin(model_id, event.source, Origin.REQUESTED, retries).model
+            # Calls of what was evicted wait for it, whatever begins its load.
+            cause = Cause.ASKED if registry.evicted.pop(model_id, None) is None else Cause.ON_USE
+            model = self.begin(model_id, event.source, Origin.REQUESTED, retries, cause).model
             model.own_retries = event.retries
         else:
             check_joinable(model, event.source)

@@ -106,6 +106,17 @@ def test_an_evicted_model_comes_back_for_a_load(tight, wait, is_gone):
     assert tight.answer(caller).state == ("READY" if wait else "LOADING" if is_gone else "UNLOADING")
 
 
+@pytest.mark.parametrize("reload", [False, True])
+def test_calls_of_an_evicted_model_wait_for_a_load_that_was_asked_for(tight, reload):
+    tight.evict_to_the_end()
+    tight.load("m", reload=reload)
+    call = tight.call("m", client=BOB)
+    assert tight.is_waiting(call)
+    tight.come_back()
+    tight.end_call(call)
+    assert tight.answer(call) == "done"
+
+
 def test_a_load_of_something_else_under_the_id_of_an_evicted_model(tight):
     tight.evict()
     assert isinstance(tight.error(tight.load("m", source_of("/elsewhere"))), AlreadyExistsError)

@@ -12,6 +12,7 @@ RUNS = {
     "chaos": ("--seconds", "10", "--seed", str(SEED)),
     "kills": ("--count", "6", "--seed", str(SEED)),
     "mutations": ("--count", "3000", "--seed", str(SEED)),
+    "storm": ("--count", "2000", "--seed", str(SEED)),
     "histories": ("--seeds", "60:64"),
 }
 

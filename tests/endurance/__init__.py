@@ -1,1 +1,1 @@
-"""Long runs: chaos, kills, changed messages. `python tests/endurance chaos|kills|mutations` runs one; see `__main__`."""
+"""Long runs: chaos, kills, changed messages, calls on lanes. `python tests/endurance NAME` runs one; see `__main__`."""

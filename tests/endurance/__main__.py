@@ -3,6 +3,7 @@
 python tests/endurance chaos [--seconds 600] [--seed 1]
 python tests/endurance kills [--count 200] [--seed 1]
 python tests/endurance mutations [--count 120000] [--seed 1]
+python tests/endurance storm [--count 100000] [--seed 1]
 python tests/endurance histories [--seeds 60:2000] [--game plain|settings|obstacles|connections]
 """
 
@@ -15,7 +16,7 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "core"))
 
-from endurance import chaos, histories, kills, mutations
+from endurance import chaos, histories, kills, mutations, storm
 
 
 @click.group()
@@ -52,6 +53,14 @@ def kills_command(count, seed):
 def mutations_command(count, seed):
     """Valid messages with a few things changed, from clients, from a worker, and below the messages."""
     _finish(*mutations.run(count, seed))
+
+
+@main.command("storm")
+@click.option("--count", default=100_000, help="How many calls.")
+@click.option("--seed", default=1, help="Of what is called, and what is done to models and clients.")
+def storm_command(count, seed):
+    """Calls on lanes, while models are unloaded, evicted, replaced and killed, and clients are killed and cancel."""
+    _finish(*storm.run(count, seed))
 
 
 def _range_of(_context, _option, text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import mmap
 import os
@@ -166,11 +167,32 @@ def test_after_a_while_without_use_all_pages_go_back(ends: Ends) -> None:
     assert (used_bytes(ends), later) == (0, [])
 
 
+def test_what_was_closed_gives_pages_back_when_it_is_used_again(ends: Ends) -> None:
+    later: list[Callable[[], None]] = []
+    ends.spare.later = lambda _, what: later.append(what) or Mock()
+    for _ in range(2):
+        ends.send(b"x" * SIZE)
+        ends.settle()
+        ends.spare.close()
+    assert len(later) == 2
+
+
+def test_a_region_that_is_given_up_while_it_is_in_use_is_forgotten_and_what_refers_to_it_stays(ends: Ends) -> None:
+    [view] = ends.send(b"a" * SIZE)
+    ends.other.drop(1)
+    assert (ends.settle(), ends.other.has_used) == ([], False)
+    assert view == b"a" * SIZE
+
+
 def test_regions_that_are_not_safe_are_refused_and_leave_no_descriptor(ends: Ends) -> None:
     unsealed = os.memfd_create("unsealed", os.MFD_ALLOW_SEALING)
     os.ftruncate(unsealed, 4096)
     with pytest.raises(ProtocolError, match="sealed"):
         ends.other.add(1, unsealed, 4096)
+    empty = os.memfd_create("empty", os.MFD_ALLOW_SEALING)
+    fcntl.fcntl(empty, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    with pytest.raises(ProtocolError, match="empty"):
+        ends.other.add(1, empty, 0)
     with pytest.raises(ProtocolError, match="mapped"):
         ends.other.add(1, os.open("/dev/null", os.O_RDWR), 4096)
     kept = ends.send(bytes(SIZE))

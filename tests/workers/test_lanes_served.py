@@ -23,14 +23,19 @@ if TYPE_CHECKING:
 
 PLAIN = """
     import pathlib, time
+    import numpy as np
 
     class Model:
+        memory = np.zeros(4 << 20, "u1")
         def echo(self, x):
             return x
         def fail(self):
             raise ValueError("no")
         def make(self, n):
             return bytes(n)
+        def again(self, n, value):
+            self.memory[:n] = value
+            return self.memory[:n]
         def wait(self, path):
             while not pathlib.Path(path).exists():
                 time.sleep(0.002)
@@ -44,14 +49,19 @@ PLAIN = """
 
 ASYNC = """
     import asyncio, pathlib
+    import numpy as np
 
     class Model:
+        memory = np.zeros(4 << 20, "u1")
         async def echo(self, x):
             return x
         async def fail(self):
             raise ValueError("no")
         def make(self, n):
             return bytes(n)
+        async def again(self, n, value):
+            self.memory[:n] = value
+            return self.memory[:n]
         async def wait(self, path):
             while not pathlib.Path(path).exists():
                 await asyncio.sleep(0.002)
@@ -95,6 +105,25 @@ def test_a_burst_is_answered_in_order_and_many_answers_leave_together(rig: Rig) 
         client.send(*[call_of("echo", id_, id=id_) for id_ in range(turn * 60 + 1, turn * 60 + 61)])
         answers = [client.receive() for _ in range(60)]
         assert sorted(decode(answer.body) for answer in answers) == [answer.id for answer in sorted(answers, key=_id)]
+
+
+@pytest.mark.parametrize("size", [5_000, 60_000, 100_000, 4 << 20])
+def test_a_model_may_write_at_once_into_what_it_has_returned(rig: Rig, size: int) -> None:
+    client = rig.client()
+    client.send(*[call_of("again", size, id_, id=id_) for id_ in range(1, 41)])
+    for _ in range(40):
+        answer = client.receive()
+        assert (decode(answer.body, answer.buffers) == answer.id).all()
+
+
+def test_what_goes_by_the_host_is_not_written_into_by_a_call_of_a_lane(rig: Rig) -> None:
+    client = rig.client()
+    for turn in range(1, 11):
+        rig.supervisor.call("again", 4 << 20, turn, id=turn)
+        client.call("again", 4 << 20, turn + 100, id=turn)
+        answer = rig.supervisor.receive()
+        assert (decode(answer.body, answer.buffers) == turn).all()
+        client.receive()
 
 
 def _id(envelope: wire.Envelope) -> int:

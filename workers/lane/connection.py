@@ -127,10 +127,6 @@ class Lane:
         """Let the client in."""
         self._runtime = runtime
 
-    def rest(self) -> None:
-        """Say which of the client's memory is not in use any more, before nothing happens for a while."""
-        self._link.flush()
-
     # What comes
 
     def receive(self) -> list[wire.Envelope]:
@@ -177,7 +173,7 @@ class Lane:
     # What goes
 
     def send(self, frames: list[Buffer]) -> None:
-        """Have a message sent with the next `flush`; what ends a call is counted."""
+        """Have a message sent with the next `flush`, an array at once; what ends a call is counted."""
         if self.is_closed:
             return
         books = self._books
@@ -186,6 +182,8 @@ class Lane:
             if books.on_written is not None:
                 books.on_written()
         self._link.send(frames)
+        if len(frames) > 1:
+            self._link.flush()  # at once: the model may write into what it has returned when it is called again
         first = frames[0]
         if first[0] != msg.ITEM:
             call = self._calls.pop(wire.id_of(first), None)

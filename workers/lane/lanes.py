@@ -99,13 +99,15 @@ class Lanes:
     def rest(self) -> None:
         """Say which memory is not in use any more, before nothing happens for a while."""
         for lane in list(self._holding):
-            lane.rest()
+            self._flush(lane)
             if not lane.holds_memory:
-                del self._holding[lane]
+                self._holding.pop(lane, None)
 
     def _wait(self, timeout_s: float) -> list[tuple[int, int]]:
         """Wait for news; what is not in use meanwhile goes back to the system after a while."""
         self.rest()
+        if self._working:
+            return self._epoll.poll(0)
         if self._books.spare.size_bytes:
             news = self._epoll.poll(REST_S)
             if news:
@@ -157,9 +159,9 @@ class Lanes:
             self._close(lane)
         if lane.is_closed:
             return
-        if lane.wants_to_send:
+        if lane.wants_to_send or what & select.EPOLLOUT:
             self._flush(lane)
-        if lane.has_work:
+        elif lane.has_work:
             self._working[lane] = None
 
     def _bound(self, lane: Lane) -> None:
@@ -220,6 +222,8 @@ class Lanes:
         if wanted != lane.watched and not lane.is_closed:
             self._epoll.modify(lane.fd, wanted)
             lane.watched = wanted
+        if lane.has_work:
+            self._working[lane] = None  # its client has taken what kept it from going on
 
     def _close(self, lane: Lane) -> None:
         self._epoll.unregister(lane.fd)

@@ -177,7 +177,7 @@ class OtherRegions:
             if not seals & fcntl.F_SEAL_SHRINK or os.fstat(fd).st_size != size_bytes:
                 raise ProtocolError("a region must be sealed in size")
             self._maps[number] = mmap.mmap(fd, size_bytes)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: it is empty
             raise ProtocolError(f"a region cannot be mapped: {error}") from None
         finally:
             os.close(fd)
@@ -185,6 +185,7 @@ class OtherRegions:
     def drop(self, number: int) -> None:
         """Forget a region that the other end has given up; what still refers to it keeps it."""
         self._maps.pop(number, None)
+        self._used.pop(number, None)
 
     def view(self, number: int, offset: int, length: int) -> memoryview:
         """Return a buffer that lies in a region. Raises `ProtocolError` if there is none."""

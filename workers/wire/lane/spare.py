@@ -67,8 +67,10 @@ class Spare:
 
     def close(self) -> None:
         """Call nobody later."""
-        if self._timer is not None:
-            self._timer.cancel()
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = None  # what is closed may be opened again, and goes on with this
 
     def _look(self) -> None:
         with self._lock:

@@ -1,0 +1,135 @@
+"""The lanes of a client without its channel: what is closed, and what calls hear whose worker has gone."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hostd.client.lanes import Lane, Lanes
+from hostd.client.tracker import Pending, Tracker
+from hostd_workers.wire import frames as wire
+from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import encode
+from hostd_workers.wire.errors import DeadlineExceededError, HostError, UnavailableError
+from hostd_workers.wire.link import Link
+from hostd_workers.wire.spare import Spare
+from hostd_workers.wire.stream import new_buffer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Channel:
+    """A channel whose host is the test, with the worker's end of each lane."""
+
+    def __init__(self, path: str) -> None:
+        self.tracker = Tracker()
+        self.tracker.welcome = {"lanes": True}
+        self.lanes = Lanes(self.tracker, self, threading.Timer, is_on=True)
+        self.to_hosts: list[wire.Envelope] = []
+        self.path = path
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen()
+        self.workers: list[Link] = []
+
+    def to_host(self, frames: list[wire.Buffer]) -> None:
+        self.to_hosts.append(wire.unpack(frames))
+
+    def watch(self, lane: Lane) -> None:
+        """Nothing: the test says when something has come."""
+
+    def open(self) -> int:
+        """Give the client a lane, as the host does; return the number of the request."""
+        asked, _ = self.lanes.ask("m")
+        address = {"path": self.path, "secret": b"s", "worker": 1, "max_in_flight": 9}
+        self.tracker.receive(wire.pack(msg.ITEM, asked.id, body=encode(address)[0]))
+        self.workers.append(Link(self.listener.accept()[0], new_buffer(), 1 << 30, Spare()))
+        return asked.id
+
+    def call(self) -> Pending:
+        """Begin a call over the lane that there is."""
+        pending, frames = self.tracker.call("m", "f", (), {}, None)
+        lane = self.lanes.of("m")
+        assert lane is not None
+        self.lanes.note(lane, pending, frames)
+        return pending
+
+    def turn(self, *said: Any) -> None:
+        """Have the client send what it has, and the worker of its first lane answer."""
+        for lane in list(self.lanes.written):
+            lane.flush()
+        for frames in said:
+            self.workers[0].send(frames)
+        self.workers[0].flush()
+
+    def take_in(self) -> None:
+        for lane in list(self.lanes.open.values()):
+            self.lanes.receive(lane)
+
+    def answer(self, request: wire.Envelope | int, error: HostError | None = None) -> None:
+        id_ = request if isinstance(request, int) else request.id
+        if error is None:
+            self.tracker.receive(wire.pack(msg.RESULT, id_, body=encode(None)[0]))
+        else:
+            self.tracker.receive(msg.pack_error(id_, error))
+
+    def close(self) -> None:
+        self.lanes.close()
+        for worker in self.workers:
+            worker.close()
+        self.listener.close()
+
+
+@pytest.fixture
+def channel(tmp_path: Path) -> Iterator[Channel]:
+    made = Channel(str(tmp_path / "lane"))
+    yield made
+    made.close()
+
+
+WELCOME = wire.pack(msg.LANE_WELCOME, 0)
+
+
+@pytest.mark.parametrize(
+    ("told", "heard"),
+    [
+        (UnavailableError("killed by SIGKILL"), "killed by SIGKILL"),
+        (DeadlineExceededError("the deadline passed"), "what became of the worker is not known"),
+    ],
+    ids=["known", "not known in time"],
+)
+def test_calls_whose_worker_has_gone_hear_what_became_of_it(channel: Channel, told: HostError, heard: str) -> None:
+    channel.open()
+    pending = channel.call()
+    channel.turn(WELCOME)
+    channel.take_in()
+    channel.workers[0].close()
+    channel.take_in()
+    channel.answer(channel.to_hosts[-1], told)
+    with pytest.raises(UnavailableError, match=heard):
+        pending.result()
+
+
+def test_a_lane_over_which_nothing_more_is_to_be_sent_is_closed_after_the_last_answer(channel: Channel) -> None:
+    asked = channel.open()
+    pending = channel.call()
+    channel.turn(WELCOME)
+    channel.take_in()
+    channel.answer(asked)
+    assert (len(channel.lanes.open), channel.lanes.of("m")) == (1, None)
+    channel.turn(wire.pack(msg.RESULT, pending.id, body=encode(5)[0]))
+    channel.take_in()
+    assert (pending.result(), channel.lanes.open) == (5, {})
+
+
+def test_a_lane_that_another_has_replaced_is_closed(channel: Channel) -> None:
+    first, second = channel.open(), channel.open()
+    channel.answer(first)
+    lane = channel.lanes.of("m")
+    assert lane is not None
+    assert (lane.asked, list(channel.lanes.open.values())) == (second, [lane])
