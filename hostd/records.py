@@ -6,11 +6,9 @@ no number is invented.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping  # noqa: TC003 - `typing.get_type_hints` of a record needs them
 from dataclasses import MISSING, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 STANDALONE = "standalone-model"
 """The type of a model if its load names none, as the customer's system has it."""

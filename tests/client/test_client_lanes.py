@@ -14,9 +14,9 @@ from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import encode
 from hostd_workers.wire.errors import DeadlineExceededError, HostError, UnavailableError
-from hostd_workers.wire.link import Link
-from hostd_workers.wire.spare import Spare
-from hostd_workers.wire.stream import new_buffer
+from hostd_workers.wire.lane.link import Link
+from hostd_workers.wire.lane.spare import Spare
+from hostd_workers.wire.lane.stream import new_buffer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,8 +24,9 @@ def pool():
 
 @pytest.fixture(params=[ways.directly, ways.only_by_the_host], ids=["directly", "by-host"])
 def way(request, monkeypatch):
-    """Tell a story once with each way that its calls can go."""
+    """Tell a story once with each way that its calls can go; the value is its name, for hosts that remember."""
     request.param(monkeypatch)
+    return request.param.__name__
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Models that hold, grow and leak memory, for end-to-end tests of the budget."""
 
+import uuid
+
 MIB = 1 << 20
 
 HOLDER = """
@@ -74,11 +76,15 @@ HOLDER = """
 
 
 class Holders:
-    """Writes models that hold so many MiB; each says in its model.yaml what to expect of it."""
+    """Writes models that hold so many MiB; each says in its model.yaml what to expect of it.
+
+    Their files are no other's, so that no host remembers what another test's have held.
+    """
 
     def __init__(self, model_dir):
         self._model_dir = model_dir
+        self._mark = f"    # {uuid.uuid4()}\n"
 
     def __call__(self, mib=30, *, declared_mib=None, settings=""):
         size = f"size: {declared_mib if declared_mib is not None else mib + 20}MiB\n"
-        return self._model_dir(HOLDER.replace("{mib}", str(mib)), settings=size + settings)
+        return self._model_dir(HOLDER.replace("{mib}", str(mib)) + self._mark, settings=size + settings)

@@ -16,12 +16,12 @@ import hostd
 pytestmark = pytest.mark.usefixtures("way")
 
 
-def test_a_model_is_loaded_called_streamed_and_unloaded(shared, shared_host, model_dir):
-    path = model_dir()
+def test_a_model_is_loaded_called_streamed_and_unloaded(shared, shared_host, model_dir, way):
+    path, model_id = model_dir(), f"team/{way}"
     with pytest.raises(hostd.NotFoundError):
-        shared.explain_model("team/echo")
-    model = shared.load_model("team/echo", path, "some-type")
-    assert (model.id, model.path, model.type) == ("team/echo", path, "some-type")
+        shared.explain_model(model_id)
+    model = shared.load_model(model_id, path, "some-type")
+    assert (model.id, model.path, model.type) == (model_id, path, "some-type")
     assert (model.loaded, model.loading) == (True, False)
     assert set(model.methods) == {"predict", "generate"}
     assert model.methods["generate"].streams
@@ -32,14 +32,14 @@ def test_a_model_is_loaded_called_streamed_and_unloaded(shared, shared_host, mod
 
     async def use():
         async with hostd.AsyncClient(shared_host.endpoint) as client:
-            theirs = await client.retrieve_model("team/echo")
+            theirs = await client.retrieve_model(model_id)
             assert await asyncio.gather(*(theirs.predict(i) for i in range(200))) == list(range(200))
             assert [item async for item in theirs.stream.generate(100)] == list(range(100))
-            assert [info.id for info in await client.list_models()] == ["team/echo"]
-            assert await client.get_model_size("team/echo") > 0
+            assert [info.id for info in await client.list_models()] == [model_id]
+            assert await client.get_model_size(model_id) > 0
 
     asyncio.run(use())
-    info, host = shared.get_model("team/echo"), shared.host_info()
+    info, host = shared.get_model(model_id), shared.host_info()
     assert (info.state, info.loader, info.type, info.path) == ("READY", "python", "some-type", path)
     assert (info.calls, info.errors) == (205, 0)
     assert info.last_used_s == pytest.approx(time.time(), abs=PATIENCE_S)
@@ -48,19 +48,19 @@ def test_a_model_is_loaded_called_streamed_and_unloaded(shared, shared_host, mod
     assert os.path.isdir(host.runtime_dir)
     own_bytes = psutil.Process(host.pid).memory_info().rss
     assert host.rss_bytes == pytest.approx(own_bytes, rel=0.1)
-    explained = shared.explain_model("team/echo")
-    assert (explained["state"], explained["model"]["id"]) == ("READY", "team/echo")
+    explained = shared.explain_model(model_id)
+    assert (explained["state"], explained["model"]["id"]) == ("READY", model_id)
     assert explained["story"][-1]["new"] == "READY"
-    report = shared.unload_model("team/echo")
-    assert (report.model_id, report.processes) == ("team/echo", 1)
+    report = shared.unload_model(model_id)
+    assert (report.model_id, report.processes) == (model_id, 1)
     for record in (info, info.workers[0], host, report):
         assert json.loads(json.dumps(record.to_dict()))
         with pytest.raises(FrozenInstanceError):
             record.model_id = "other"
     assert shared.list_models() == []
-    with pytest.raises(hostd.NotFoundError, match="team/echo"):
+    with pytest.raises(hostd.NotFoundError, match=model_id):
         model.predict(1)
-    explained = shared.explain_model("team/echo")
+    explained = shared.explain_model(model_id)
     assert (explained["state"], explained["model"]) == ("UNLOADED", None)
     assert explained["story"][-1]["new"] == "UNLOADED"
     assert json.loads(json.dumps(explained)) == explained

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import ways
 from helpers import REPOSITORY, descriptors
 
 import hostd
@@ -52,7 +53,8 @@ def test_handles_and_methods_work_in_another_process(shared, model):
     assert elsewhere(things, f"({', '.join(uses)})") == str((5, [0, 1, 2], "echo", True, 1, [2], 5, 5, 5, 5))
 
 
-def test_what_comes_to_a_process_shares_a_connection_and_a_copy_uses_its_own_client(model):
+def test_what_comes_to_a_process_shares_a_connection_and_a_copy_uses_its_own_client(model, monkeypatch):
+    ways.only_by_the_host(monkeypatch)  # a lane is a connection, too
     _ = model.predict  # kept in the handle
     before = descriptors().keys()
     come = [pickle.loads(pickle.dumps(thing)) for thing in (model, model, model.options(timeout_s=7))]

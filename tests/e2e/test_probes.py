@@ -132,7 +132,7 @@ MANY = """
 
 
 def test_the_page_says_how_long_calls_took_and_what_the_host_is(serve, model_dir):
-    with hostd.connect(serve(metrics={"port": 0}).endpoint) as client:
+    with hostd.connect(serve(metrics={"port": 0}).endpoint, direct=False) as client:
         port = client.host_info().metrics_port
         assert [get(client, path)[0] for path in ("/", "/metric", "/metrics/", "/favicon.ico", "/api")] == [404] * 5
         for path in ("/metrics", "/healthz", "/readyz"):

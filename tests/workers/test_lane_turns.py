@@ -16,7 +16,7 @@ from hostd_workers.lane.lanes import Lanes
 from hostd_workers.methods import methods_of
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
-from hostd_workers.wire import page
+from hostd_workers.wire.lane import page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from hostd_workers.process.forked import leave_if_child
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import HostError, ProtocolError
@@ -174,6 +175,7 @@ class Lane:
 
     def send(self, frames: list[Buffer]) -> None:
         """Have a message sent with the next `flush`, an array at once; what ends a call is counted."""
+        leave_if_child()  # before anything is counted: the page is shared
         if self.is_closed:
             return
         books = self._books

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 from hostd_workers.calls.runtime import Runtime
 from hostd_workers.lane.connection import Books, Lane, Limits
 from hostd_workers.lane.listener import Listener
-from hostd_workers.process.forked import leave_if_child
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import HostError, PermissionDeniedError
@@ -119,7 +118,6 @@ class Lanes:
         """Run one call of each lane that has one, and send the answers of those that have no other."""
         for lane in list(self._working):
             lane.step()
-            leave_if_child()
             if not lane.has_work:
                 self._working.pop(lane, None)
                 self._flush(lane)
