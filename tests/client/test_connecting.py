@@ -16,6 +16,7 @@ from fake_host import FakeHost, Frames, echo, polite
 from helpers import SOON_S, at_most, descriptors, eventually, never
 
 import hostd
+from hostd.client._sync import channel as channel_module
 from hostd.hosts.listing import why_unreachable
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
@@ -242,7 +243,10 @@ def test_a_host_that_is_gone_is_said_to_be_gone_and_found_again_when_it_is_back(
     assert "connected" in repr(client)
 
 
-def test_what_ended_with_the_old_host_is_never_sent_to_the_new_one(endpoint: str, fake: Fake) -> None:
+def test_what_ended_with_the_old_host_is_never_sent_to_the_new_one(
+    endpoint: str, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel_module, "_TRUSTED_S", float("inf"))  # however long the host takes to stop
     host = fake(polite)
     with hostd.connect(endpoint) as client:
         host.stop()
