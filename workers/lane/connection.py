@@ -42,7 +42,7 @@ class Limits(NamedTuple):
 
 
 class Books:
-    """What all lanes of a worker have under way: whose, and what the host may know of it."""
+    """What all lanes of a worker have under way, by process, and what the host may know of it."""
 
     def __init__(self, limits: Limits, page: Writer) -> None:
         self.limits = limits

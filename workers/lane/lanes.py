@@ -1,4 +1,4 @@
-"""The lanes of a worker: who is connected, whose turn it is, and how they end.
+"""The lanes of a worker: which clients are connected, which call is next, and how lanes end.
 
 Rules
 1. `step` runs one call of each lane that has one, so many calls of one client delay another's by one each.
@@ -33,7 +33,7 @@ MAX_SILENT: Final = 32
 """Connections that have not said hello: the oldest makes place for the next."""
 
 MAX_LANES: Final = 512
-"""Half of the descriptors that a process has by default; who comes later calls by the host."""
+"""Half of the descriptors that a process has by default; a client that comes later calls by the host."""
 
 
 UNFINISHED_BYTES: Final = 64 << 20

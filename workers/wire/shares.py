@@ -84,7 +84,7 @@ class Shares(Generic[K]):
         self.total -= amount
 
     def clients(self) -> list[Hashable]:
-        """Return who has something."""
+        """Return which owners have something."""
         return list(self._by_client)
 
     def _owner(self, client: K) -> Hashable:
