@@ -75,16 +75,18 @@ HOLDER = """
 """
 
 
-class Holders:
-    """Writes models that hold so many MiB; each says in its model.yaml what to expect of it.
+def new(source):
+    """Return a model's source as that of no other test, so that no host remembers what it holds."""
+    return f"{source}    # {uuid.uuid4()}\n"
 
-    Their files are no other's, so that no host remembers what another test's have held.
-    """
+
+class Holders:
+    """Writes models that hold so many MiB; each says in its model.yaml what to expect of it."""
 
     def __init__(self, model_dir):
         self._model_dir = model_dir
-        self._mark = f"    # {uuid.uuid4()}\n"
+        self._source = new(HOLDER)
 
     def __call__(self, mib=30, *, declared_mib=None, settings=""):
         size = f"size: {declared_mib if declared_mib is not None else mib + 20}MiB\n"
-        return self._model_dir(HOLDER.replace("{mib}", str(mib)) + self._mark, settings=size + settings)
+        return self._model_dir(self._source.replace("{mib}", str(mib)), settings=size + settings)

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 from helpers import descendants, eventually, is_there, state_of
-from memory_rig import MIB, Holders
+from memory_rig import MIB, Holders, new
 from models_rig import Work
 
 import hostd
@@ -37,17 +37,10 @@ UNKNOWN = """
 """
 
 
-@pytest.fixture(scope="module")
-def tight_host():
-    with hostd.Host(memory=SETTINGS) as host:
-        yield host
-
-
 @pytest.fixture
-def tight(tight_host):
-    with hostd.connect(tight_host.endpoint) as client:
+def tight():
+    with hostd.Host(memory=SETTINGS) as host, host.client() as client:  # of its own: a host remembers
         yield client
-        client.unload_all_models()
 
 
 def pause(client, path, mib=120):
@@ -64,7 +57,7 @@ def pause(client, path, mib=120):
 def test_a_load_that_outgrows_its_reservation_is_paused_until_there_is_room_and_goes_on(tight, model_dir, tmp_path):
     evicted = tight.memory_info().evictions.get("LOAD", 0)
     busy = Work(tight.load_model("busy", Holders(model_dir)(100)), tmp_path)
-    tree = pause(tight, model_dir(UNKNOWN))
+    tree = pause(tight, model_dir(new(UNKNOWN)))
     explained = tight.explain_model("m")
     assert explained["state"] == "LOADING"
     assert explained["reason"].startswith(
@@ -80,7 +73,7 @@ def test_a_load_that_outgrows_its_reservation_is_paused_until_there_is_room_and_
 
 def test_of_two_first_loads_that_do_not_fit_together_one_goes_on_and_the_other_is_put_back(tight, model_dir, tmp_path):
     evicted = tight.memory_info().evictions.get("LOAD", 0)
-    path, gate = model_dir(UNKNOWN), tmp_path / "gate"
+    path, gate = model_dir(new(UNKNOWN)), tmp_path / "gate"
     options = {"mib": 120, "gate": str(gate)}
     models = [tight.load_model(name, path, options=options, wait=False) for name in ("a", "b")]
 
@@ -96,7 +89,7 @@ def test_of_two_first_loads_that_do_not_fit_together_one_goes_on_and_the_other_i
 
 
 def test_a_load_that_needs_more_than_the_budget_is_killed_there_and_that_is_remembered(tight, model_dir):
-    path = model_dir(UNKNOWN)
+    path = model_dir(new(UNKNOWN))
     with pytest.raises(hostd.ResourceExhaustedError, match="needs more") as caught:
         tight.load_model("big", path, options={"mib": 2 * BUDGET_MIB}, retries=3)
     measured_bytes = caught.value.details["needed_bytes"]
@@ -111,7 +104,7 @@ def test_a_load_that_needs_more_than_the_budget_is_killed_there_and_that_is_reme
 
 
 def test_an_estimate_above_the_whole_budget_is_tried(tight, model_dir):
-    path = model_dir(UNKNOWN)
+    path = model_dir(new(UNKNOWN))
     with open(os.path.join(path, "weights.bin"), "wb") as file:
         file.truncate(BUDGET_MIB * MIB)  # a hole, but for the sizer
     assert tight.estimate_model_size("m", path).source == "estimated"
@@ -123,7 +116,7 @@ def test_a_paused_load_that_is_ended_leaves_no_process(model_dir, tmp_path, end)
     with hostd.Host(memory=SETTINGS) as host:
         client = host.client()
         busy = Work(client.load_model("busy", Holders(model_dir)(100)), tmp_path)
-        tree = pause(client, model_dir(UNKNOWN))
+        tree = pause(client, model_dir(new(UNKNOWN)))
         if end == "unloaded":
             assert client.unload_model("m").processes == len(tree)
             assert not any(map(is_there, tree))

@@ -11,7 +11,6 @@ import pytest
 from lane_rig import SECRET, Client, call_of
 
 from hostd_workers.lane import connection
-from hostd_workers.lane import lanes as lanes_module
 from hostd_workers.lane.lanes import Lanes
 from hostd_workers.methods import methods_of
 from hostd_workers.wire import frames as wire
@@ -85,7 +84,14 @@ def test_calls_go_on_when_a_client_takes_its_answers_between_two_looks(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "WAITING_BYTES", BYTES // 2)  # so that all that waits leaves at once
-    monkeypatch.setattr(lanes_module, "leave_if_child", lambda: here.drain() if here.is_choked else None)
+    step = connection.Lane.step
+
+    def step_and_drain(lane: connection.Lane) -> None:
+        step(lane)
+        if here.is_choked:
+            here.drain()
+
+    monkeypatch.setattr(connection.Lane, "step", step_and_drain)
     here.client.send(*[call_of("make", BYTES, id=id_) for id_ in range(1, CALLS + 1)])
     here.take_in()
     while here.lanes.has_work:
