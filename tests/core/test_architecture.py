@@ -28,7 +28,7 @@ def test_the_page_about_lifecycles_shows_the_tables_verbatim_and_explains_each_s
 def test_the_page_is_short_and_each_decision_has_a_number_of_its_own():
     assert PAGE.count("\n") <= 400
     numbers = [int(number) for number in re.findall(r"^\* \*\*(\d+)\.", DECISIONS, re.MULTILINE)]
-    assert sorted(numbers) == list(range(1, len(numbers) + 1))
+    assert len(numbers) == len(set(numbers))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from helpers import PATIENCE_S, eventually
@@ -124,18 +125,23 @@ def test_all_that_were_in_flight_hear_why_the_worker_died(client, model, tmp_pat
 def test_an_unload_waits_for_what_was_accepted_and_gives_the_rest_to_the_host(client, model, tmp_path):
     on_a_lane(client, model)
     gate = tmp_path / "gate"
-    calls = [model.submit.hold(str(gate)) for _ in range(5)]
-    eventually(lambda: client.get_model("m").workers[0].in_flight == 5, "all have come")
+    with ThreadPoolExecutor(1) as pool:
+        answers = pool.submit(lambda: list(model.map.hold([str(gate)] * 5)))  # they leave together, and come together
+        eventually(lambda: client.get_model("m").workers[0].in_flight == 5, "all have come")
+        unload_while_calls_run(client, model, gate)
+        assert answers.result(PATIENCE_S) == ["waited"] * 5
+    with pytest.raises(hostd.NotFoundError):
+        model.echo(1)
+
+
+def unload_while_calls_run(client, model, gate):
     unload = threading.Thread(target=client.unload_model, args=("m",))
     unload.start()
     eventually(lambda: client.get_model("m").state == "UNLOADING", "it is being unloaded")
     with pytest.raises(hostd.FailedPreconditionError, match="UNLOADING"):
         model.echo(1)
     gate.touch()
-    assert [call.result() for call in calls] == ["waited"] * 5
     unload.join(PATIENCE_S)
-    with pytest.raises(hostd.NotFoundError):
-        model.echo(1)
 
 
 def test_an_unload_at_once_ends_them(client, model, tmp_path):
