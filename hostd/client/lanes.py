@@ -14,6 +14,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -246,17 +247,17 @@ class Lanes:
             keeper.watch(lane)
 
     def _connected(self, path: str) -> Link | None:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.setblocking(False)
-        try:
-            connection.connect(path)
-            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        except OSError:  # it is on another machine, not ours to enter, or just gone
-            connection.close()
-            return None
-        if _CREDENTIALS.unpack(credentials)[1] not in (os.geteuid(), 0):
-            connection.close()
-            return None
+        with contextlib.ExitStack() as stack:
+            try:
+                connection = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                connection.setblocking(False)
+                connection.connect(path)
+                credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            except OSError:  # it is on another machine, not ours to enter, just gone, or there is no descriptor left
+                return None
+            if _CREDENTIALS.unpack(credentials)[1] not in (os.geteuid(), 0):
+                return None
+            stack.pop_all()
         max_bytes = self._tracker.welcome.get("max_message_bytes", 1 << 30)
         return Link(connection, self._buffer, max_bytes, self._spare)
 

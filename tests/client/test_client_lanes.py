@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -30,7 +32,7 @@ class Channel:
         self.tracker = Tracker()
         self.tracker.welcome = {"lanes": True}
         self.lanes = Lanes(self.tracker, self, threading.Timer, is_on=True)
-        self.path = path
+        self.address = {"path": path, "secret": b"s", "worker": 1, "max_in_flight": 9}
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(path)
         self.listener.listen()
@@ -45,8 +47,7 @@ class Channel:
     def open(self) -> int:
         """Give the client a lane, as the host does; return the number of the request."""
         asked, _ = self.lanes.ask("m")
-        address = {"path": self.path, "secret": b"s", "worker": 1, "max_in_flight": 9}
-        self.tracker.receive(wire.pack(msg.ITEM, asked.id, body=encode(address)[0]))
+        self.tracker.receive(wire.pack(msg.ITEM, asked.id, body=encode(self.address)[0]))
         self.workers.append(Link(self.listener.accept()[0], new_buffer(), 1 << 30, Spare()))
         return asked.id
 
@@ -89,6 +90,25 @@ def channel(tmp_path: Path) -> Iterator[Channel]:
 
 
 WELCOME = wire.pack(msg.LANE_WELCOME, 0)
+
+
+def test_without_a_descriptor_for_a_lane_calls_go_by_the_host(channel: Channel) -> None:
+    asked, _ = channel.lanes.ask("m")
+    with no_descriptor_left():
+        channel.tracker.receive(wire.pack(msg.ITEM, asked.id, body=encode(channel.address)[0]))
+    assert channel.lanes.begin(lambda tracker: tracker.call("m", "f", (), {}, None)).lane is None
+    channel.open()
+    assert channel.call().lane is not None
+
+
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize(
