@@ -1,4 +1,4 @@
-"""The lanes of a client without its channel: what is closed, and what calls hear whose worker has gone."""
+"""The lanes of a client without its channel: which are closed, and what calls hear after their worker has gone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Channel:
-    """A channel whose host is the test, with the worker's end of each lane."""
+    """A channel; the test is its host, and has the worker's end of each lane."""
 
     def __init__(self, path: str) -> None:
         self.tracker = Tracker()
@@ -119,7 +119,7 @@ def no_descriptor_left() -> Iterator[None]:
     ],
     ids=["known", "not known in time"],
 )
-def test_calls_whose_worker_has_gone_hear_what_became_of_it(channel: Channel, told: HostError, heard: str) -> None:
+def test_calls_of_a_worker_that_has_gone_hear_what_became_of_it(channel: Channel, told: HostError, heard: str) -> None:
     channel.open()
     pending = channel.call()
     channel.turn(WELCOME)
