@@ -88,10 +88,10 @@ def test_c20_unloads_of_one_model_meet_and_go_on_without_those_that_waited(patie
 # C21
 
 
-def test_c21_an_unload_ends_the_wait_before_a_retry(patient, rig, pool):
-    waiting = [pool.submit(patient.load_model, "m", path, retries=5) for path in [rig.make(FAILS)] * 3]
-    eventually(lambda: "RETRY" in causes(patient, "m"), "the next try is waited for")
-    assert patient.unload_model("m", timeout_s=PATIENCE_S).processes == 0
+def test_c21_an_unload_ends_the_wait_before_a_retry(patient, rig, pool, way):
+    waiting = [pool.submit(patient.load_model, way, path, retries=5) for path in [rig.make(FAILS)] * 3]
+    eventually(lambda: "RETRY" in causes(patient, way), "the next try is waited for")
+    assert patient.unload_model(way, timeout_s=PATIENCE_S).processes == 0
     for load in waiting:
         assert isinstance(load.exception(PATIENCE_S), hostd.AbortedError)
     assert states(patient) == {}

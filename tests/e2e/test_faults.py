@@ -103,7 +103,7 @@ def shared_host():
 @pytest.fixture(scope="module")
 def crowd(shared_host, tmp_path_factory):
     case = Case("none", "none", tmp_path_factory.mktemp("bystander"))
-    with hostd.connect(shared_host.endpoint) as client, ThreadPoolExecutor(THREADS) as pool:
+    with hostd.connect(shared_host.endpoint, direct=False) as client, ThreadPoolExecutor(THREADS) as pool:
         all_there = threading.Barrier(THREADS)
         list(pool.map(lambda _: all_there.wait(PATIENCE_S), range(THREADS)))  # from now on they are no test's leak
         yield Crowd(client, client.load_model("bystander", case.directory), pool)
