@@ -24,7 +24,7 @@ _R = TypeVar("_R", bound="Record")
 class _Shape(NamedTuple):
     """What is the same for all records of a class: `blank` has all fields in order, None where there is no default.
 
-    `made` are the fields whose default is made anew for each record, `omissible` the defaults that are nil, false, 0 or
+    `made` are the fields that get a new default for each record, `omissible` the defaults that are nil, false, 0 or
     empty.
     """
 

@@ -73,7 +73,7 @@ class CloseLanes(NamedTuple):
 
 
 class OpenLanes(NamedTuple):
-    """Have a worker whose lanes are closed take their calls again."""
+    """Have a worker that has closed its lanes take their calls again."""
 
     worker_id: WorkerId
 
