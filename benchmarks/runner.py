@@ -184,5 +184,7 @@ def alternate(sides: Sequence[Side], rounds: int, patience_s: float = 0.0) -> Ro
 
 
 def _collected(side: Side) -> Round:
+    # What the benchmark itself has imported, NumPy and scikit-learn too, is not looked through in a round.
     gc.collect()
+    gc.freeze()
     return side.measure()
