@@ -171,7 +171,7 @@ def alternate(sides: Sequence[Side], rounds: int, patience_s: float = 0.0) -> Ro
     neighbours = Neighbours()
     while len(others) < rounds:
         neighbours.cores()
-        taken = [(side.name, _collected(side)) for side in sides]
+        taken = [(side.name, collected(side)) for side in sides]
         cores = neighbours.cores()
         if cores > OTHERS_LIMIT_CORES and time.monotonic() < give_up_s:
             repeated += 1
@@ -183,7 +183,8 @@ def alternate(sides: Sequence[Side], rounds: int, patience_s: float = 0.0) -> Ro
     return Rounds(results, statistics.mean(others), repeated)
 
 
-def _collected(side: Side) -> Round:
+def collected(side: Side) -> Round:
+    """Return a round of a side that begins with an empty collector."""
     # What the benchmark itself has imported, NumPy and scikit-learn too, is not looked through in a round.
     gc.collect()
     gc.freeze()

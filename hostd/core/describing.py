@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hostd.core.lifecycle import ModelState
 from hostd.core.values import Size
 from hostd.records import ModelInfo, WorkerInfo
+from hostd_workers.wire.lane.figures import NO_FIGURES
 
 if TYPE_CHECKING:
     from hostd.core.lifecycle import WorkerState
@@ -64,10 +65,16 @@ class Facts(NamedTuple):
 
 def facts_of(model: Model, idle_ttl_s: float, wall_offset_s: float) -> Facts:
     """Return what is known of a model now; `wall_offset_s` makes seconds since the epoch of the core's time."""
-    spec, loaded, workers = model.spec, model.loaded, model.workers.values()
-    figures = model.figures()
-    lanes = figures.values()
-    used_s = max([model.last_used_s or 0.0, *(lane.last_use_s for lane in lanes)])
+    spec, loaded, figures = model.spec, model.loaded, model.figures()
+    calls, errors, used_s = model.calls, model.errors, model.last_used_s or 0.0
+    charge_bytes = unmeasured_bytes = 0
+    workers = []
+    for worker in model.workers.values():
+        lane = figures.get(worker.id, NO_FIGURES)
+        calls, errors, used_s = calls + lane.begun, errors + lane.failed, max(used_s, lane.last_use_s)
+        charge_bytes += worker.charge_bytes
+        unmeasured_bytes += worker.unmeasured_bytes
+        workers.append(_facts_of_worker(worker, lane, wall_offset_s))
     return Facts(
         model.id,
         model.generation,
@@ -76,36 +83,37 @@ def facts_of(model: Model, idle_ttl_s: float, wall_offset_s: float) -> Facts:
         model.source.type,
         model.interface,
         model.size,
-        tuple([_facts_of_worker(worker, figures.get(worker.id), wall_offset_s) for worker in workers]),
-        model.calls + sum([lane.begun for lane in lanes]),
-        model.errors + sum([lane.failed for lane in lanes]),
+        tuple(workers),
+        calls,
+        errors,
         model.created_s + wall_offset_s,
         None if loaded is None else loaded.at_s + wall_offset_s,
         None if loaded is None else loaded.at_s - model.created_s,
         used_s + wall_offset_s if used_s else None,
         model.latency_s(figures),
         model.reason,
-        model.charge_bytes,
-        sum(worker.unmeasured_bytes for worker in workers),
+        charge_bytes,
+        unmeasured_bytes,
         spec.memory.limit_bytes if spec else None,
         spec.memory.is_evictable if spec else True,
-        model.is_pinned,
+        bool(model.pin),
         idle_ttl_s,
         model.cpu_threads,
         model.files,
     )
 
 
-def _facts_of_worker(worker: Worker, lane: Figures | None, wall_offset_s: float) -> WorkerFacts:
+def _facts_of_worker(worker: Worker, lane: Figures, wall_offset_s: float) -> WorkerFacts:
+    sampled_s = worker.sampled_s
     return WorkerFacts(
         worker.id,
         worker.pid,
         worker.state,
         worker.memory,
         worker.baseline_bytes,
-        None if worker.sampled_s is None else worker.sampled_s + wall_offset_s,
-        len(worker.calls) + (lane.in_flight if lane else 0),
-        lane.connections if lane else 0,
+        None if sampled_s is None else sampled_s + wall_offset_s,
+        len(worker.calls) + lane.in_flight,
+        lane.connections,
         worker.started_s + wall_offset_s,
     )
 

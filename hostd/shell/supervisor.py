@@ -20,7 +20,7 @@ import logging
 import time
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
@@ -55,13 +55,6 @@ _SELF = ev.ClientId(b"")
 
 READ_THREADS = 2
 """Logs and stacks that are read at the same time, of two clients at least."""
-
-
-class Encoded(NamedTuple):
-    """A value that was encoded already, in a thread."""
-
-    body: bytes
-    buffers: list[Any]
 
 
 class Supervisor(Closing):
@@ -155,7 +148,7 @@ class Supervisor(Closing):
         # Thousands may wait for one load, and to encode its record is nearly all that an answer costs.
         if self._encoded is None or self._encoded[0] is not value:
             try:
-                self._encoded = (value, *(value if isinstance(value, Encoded) else encode(_plain(value))))
+                self._encoded = (value, *encode(_plain(value)))
             except HostError as error:
                 clients.refuse(caller, InternalError(f"the answer cannot be sent: {error}"))
                 return

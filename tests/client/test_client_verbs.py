@@ -12,6 +12,7 @@ from fake_host import FakeHost, Frames, echo
 from hostd.records import Holder, LoadPlan, MemoryInfo, ModelInfo, SizeEstimate, SyncReport, UnloadReport
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import encode
 from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ CASES: list[tuple[str, tuple[Any, ...], dict[str, Any], dict[str, Any], Any, Any
     ("unload_all_models", (), {}, {}, [UNLOADED], [REPORT]),
     ("unload_all_models", (), {"now": True}, {"now": True}, [], []),
     ("undeploy_model", ("m",), {"timeout_s": 5}, M, UNLOADED, REPORT),
-    ("list_models", (), {}, {}, [RECORD], [INFO]),
+    ("list_models", (), {}, {}, [encode(RECORD)[0]], [INFO]),
     ("list_models", (), {"all": True}, {"all": True}, [], []),
     ("get_model", ("m",), {}, M, RECORD, INFO),
     ("explain_model", ("m",), {}, M, {"state": "READY"}, {"state": "READY"}),
@@ -189,3 +190,10 @@ def test_the_host_says_where_its_models_are_and_what_does_not_work(ask: Ask, hos
     host.answer = {**host.answer, "models_dir": "/models", "degraded": ["/models cannot be read"]}
     assert ask("host_info").models_dir == "/models"
     assert ask("host_info").degraded == ("/models cannot be read",)
+
+
+def test_the_record_of_a_model_that_has_not_changed_is_not_unpacked_again(ask: Ask, host: Answers) -> None:
+    host.answer = [encode(RECORD)[0], encode({**RECORD, "id": "other"})[0]]
+    first, again = ask("list_models"), ask("list_models")
+    assert [info.id for info in first] == ["m", "other"]
+    assert all(one is two for one, two in zip(first, again, strict=True))

@@ -6,7 +6,7 @@ from hostd.core import events as ev
 from hostd.core.machine import Core
 from hostd.records import ModelInfo
 from hostd.shell.control import records as module
-from hostd.shell.control.records import Records, listed
+from hostd.shell.control.records import Records
 from hostd_workers.wire.codec import decode
 
 CLIENT = ev.ClientId(b"client")
@@ -34,9 +34,7 @@ class Rig:
     def answer(self):
         """Return what is sent, read again, and forget what was encoded."""
         self.encoded.clear()
-        body, buffers = listed([*self.records.encoded(self.core.queries.each_model())])
-        assert not buffers
-        return [ModelInfo.from_dict(record) for record in decode(body)]
+        return [ModelInfo.from_dict(decode(packed)) for packed in self.records.encoded(self.core.queries.each_model())]
 
 
 @pytest.fixture

@@ -95,11 +95,6 @@ def encode_call(args: Sequence[object], kwargs: dict[str, object]) -> tuple[byte
     ), buffers
 
 
-def encoded_list(bodies: Sequence[bytes]) -> bytes:
-    """Return the body of a list of values that `encode` has made bodies of, without buffers."""
-    return b"".join([msgpack.Packer().pack_array_header(len(bodies)), *bodies])
-
-
 def decode(body: Buffer, buffers: Sequence[Buffer] = (), limits: Limits = DEFAULT_LIMITS) -> Any:
     """Return the value of a body; its arrays are views of `buffers`, writable where the buffers are.
 

@@ -19,6 +19,7 @@ from hostd.client.arguments import (
     named,
     size_of,
 )
+from hostd.client.listed import record_of
 from hostd.client.pickling import NotPickled
 from hostd.client.tracker import Tracker
 from hostd.log_lines import Follower
@@ -207,7 +208,7 @@ class AsyncClient(NotPickled):
         EVICTED, and what is in the models directory, AVAILABLE or IGNORED.
         """
         asked = {"all": True} if all else {}
-        return [ModelInfo.from_dict(model) for model in await self._verb("list_models", self.timeout_s, **asked)]
+        return [record_of(packed) for packed in await self._verb("list_models", self.timeout_s, **asked)]
 
     async def get_model(self, model_id: str) -> ModelInfo:
         """Return the record of a model. Raises `NotFoundError` if there is none."""

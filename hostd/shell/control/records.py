@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hostd.core.describing import Facts, describe
-from hostd.shell.supervisor import Encoded
-from hostd_workers.wire.codec import encode, encoded_list
+from hostd_workers.wire.codec import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from hostd.core.values import ModelId
     from hostd.records import ModelInfo
@@ -37,11 +36,6 @@ class Records:
             seen[model.id] = made
             yield made[1]
         self._made = seen
-
-
-def listed(records: Sequence[bytes]) -> Encoded:
-    """Return the answer that is a list of records."""
-    return Encoded(encoded_list(records), [])
 
 
 def _body_of(model: ModelInfo) -> bytes:

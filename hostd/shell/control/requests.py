@@ -14,7 +14,7 @@ from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.bookkeeping.by_client import ByClient
 from hostd.core.bookkeeping.shares import ClientShares
-from hostd.shell.control.records import Records, listed
+from hostd.shell.control.records import Records
 from hostd.shell.verbs import (
     Request,
     Role,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from hostd.shell.repository.declared import DeclaredModels
     from hostd.shell.repository.survey import Survey
     from hostd.shell.sizes.predictor import Sizes
-    from hostd.shell.supervisor import Encoded, Supervisor
+    from hostd.shell.supervisor import Supervisor
     from hostd.shell.transport.clients import Programs
 
 _MAX_SUBSCRIPTIONS = 64
@@ -203,17 +203,17 @@ class Control:
         if request.get("all", bool, False):
             self._supervisor.reply(caller, self._all_models(caller.client))
         elif queries.model_count() <= _RECORDS_AT_ONCE:  # in the turn of the client, which is held up if it reads none
-            self._supervisor.answer(caller, listed([*self._records.encoded(queries.each_model())]))
+            self._supervisor.answer(caller, [*self._records.encoded(queries.each_model())])
         else:
             self._supervisor.reply(caller, self._models(caller.client))
 
-    async def _models(self, client: ev.ClientId) -> Encoded:
+    async def _models(self, client: ev.ClientId) -> list[bytes]:
         models = self._supervisor.core.queries.each_model()
-        return listed(await self._slices.all_of(client, self._records.encoded(models)))
+        return await self._slices.all_of(client, self._records.encoded(models))
 
-    async def _all_models(self, client: ev.ClientId) -> Encoded:
+    async def _all_models(self, client: ev.ClientId) -> list[bytes]:
         models = self._supervisor.core.queries.each_of_all_models(await self._survey.take(client))
-        return listed(await self._slices.all_of(client, self._records.encoded(models)))
+        return await self._slices.all_of(client, self._records.encoded(models))
 
     def _get_model(self, request: Request) -> None:
         request.only("model_id")

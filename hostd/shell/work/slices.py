@@ -5,7 +5,7 @@ Rules
 2. Owners (clients; all connections of a process are one) have slices one after another, and what one of them waits for
    is done in order. So a client that asks for much holds up itself.
 
-A thread would be no help: Python gives the loop its turn back after 5 ms (`sys.getswitchinterval`), at each event.
+A thread would be no help: Python gives the loop its turn back after a while (`surroundings.SWITCH_S`), at each event.
 """
 
 from __future__ import annotations

@@ -30,6 +30,9 @@ class Figures(NamedTuple):
         return max(0, self.begun - self.ended)
 
 
+NO_FIGURES: Final = Figures(0, 0, 0, 0, 0.0, 0)
+
+
 class MethodFigures(NamedTuple):
     """The calls of one method: counts by duration, one more than `BUCKETS_S`, and the sum of durations in seconds."""
 

@@ -20,7 +20,7 @@ import struct
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
-from hostd_workers.wire.lane.figures import BUCKETS_S, MAX_METHODS, WINDOW, Figures, MethodFigures
+from hostd_workers.wire.lane.figures import BUCKETS_S, MAX_METHODS, NO_FIGURES, WINDOW, Figures, MethodFigures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,7 +109,7 @@ class Page:
         self._words = memoryview(self._map).cast("Q")
         self._methods = methods
         self._seen = b""
-        self._figures = Figures(0, 0, 0, 0, 0.0, 0)
+        self._figures = NO_FIGURES
 
     def figures(self) -> Figures:
         """Return the figures of the moment, the same object while they are the same."""
