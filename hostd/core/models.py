@@ -280,8 +280,11 @@ class Model:
     @property
     def used_s(self) -> float | None:
         """When it was used last, by the host or by a lane; None: never."""
-        used_s = [worker.lane.figures().last_use_s for worker in self.workers.values() if worker.lane]
-        return max([self.last_used_s or 0.0, *used_s]) or None
+        used_s = self.last_used_s or 0.0
+        for worker in self.workers.values():
+            if worker.lane:
+                used_s = max(used_s, worker.lane.figures().last_use_s)
+        return used_s or None
 
     def latency_s(self, figures: Mapping[WorkerId, Figures]) -> tuple[float | None, float | None]:
         """Return the median and the 99th percentile of its last calls, by the host and by lanes, which say `figures`.
