@@ -52,13 +52,15 @@ class _Stream:
 
     __slots__ = ("credit", "expires_s", "id", "items", "method", "trace")
 
-    def __init__(self, call: Call, items: Iterator[Any], credit: int) -> None:
-        self.id = call.id
-        self.method = call.method.name
+    def __init__(
+        self, call_id: int, method: str, items: Iterator[Any], credit: int, expires_s: float, trace: str | None
+    ) -> None:
+        self.id = call_id
+        self.method = method
         self.items = items
         self.credit = credit
-        self.expires_s = call.expires_s
-        self.trace = call.target.trace
+        self.expires_s = expires_s
+        self.trace = trace
 
 
 class Runtime:
@@ -152,8 +154,9 @@ class Runtime:
         except HostError as error:
             self._answers.refuse(envelope.id, error)
             return
-        call = Call(envelope.id, envelope.kind == msg.STREAM, method, target, args, kwargs, expires_s)
+        streams = envelope.kind == msg.STREAM
         if method.is_async:
+            call = Call(envelope.id, streams, method, target, args, kwargs, expires_s)
             if self._tasks is None:
                 from hostd_workers.calls.tasks import Tasks  # noqa: PLC0415 - see there
 
@@ -163,11 +166,13 @@ class Runtime:
         TRACE.set(target.trace)
         try:
             result = method.function(*args, **kwargs)
-            if call.streams:
+            if streams:
                 leave_if_child()
                 if not hasattr(result, "__next__"):
                     raise cannot_stream(method.name, result)  # noqa: TRY301 - one border for all that can go wrong
-                self._streams[call.id] = _Stream(call, result, target.window + credit)
+                self._streams[envelope.id] = _Stream(
+                    envelope.id, method.name, result, target.window + credit, expires_s, target.trace
+                )
                 return
             if inspect.isgenerator(result):
                 result.close()
@@ -175,9 +180,9 @@ class Runtime:
         except ENDS_A_PROCESS:
             raise
         except BaseException as error:  # noqa: BLE001 - the border with the model's code, which may raise anything
-            self._answers.refuse(call.id, error_of(error, method, args, kwargs))
+            self._answers.refuse(envelope.id, error_of(error, method, args, kwargs))
             return
-        self._answers.give(call.id, msg.RESULT, method.name, result)
+        self._answers.give(envelope.id, msg.RESULT, method.name, result)
 
     def _target(self, header: bytes) -> tuple[Method, msg.Target]:
         known = self._targets.get(header)

@@ -10,15 +10,15 @@ Rules
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from hostd_workers.process.forked import leave_if_child
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
-from hostd_workers.wire.errors import HostError, ProtocolError
+from hostd_workers.wire.errors import ProtocolError
 from hostd_workers.wire.lane.link import Link
 from hostd_workers.wire.lane.spare import Spare
-from hostd_workers.wire.shares import Shares, check_bytes, check_in_flight
+from hostd_workers.wire.shares import Shares, capacity_for, too_long, too_many
 
 if TYPE_CHECKING:
     import socket
@@ -48,6 +48,7 @@ class Books:
         self.limits = limits
         self.page = page
         self.spare = Spare()
+        self.capacity = capacity_for(limits.max_in_flight)
         self.calls: Shares[int] = Shares()
         self.bytes: Shares[int] = Shares()
         self.written: dict[Lane, None] = {}
@@ -56,10 +57,8 @@ class Books:
         """What is called when there are some again; the loop that runs calls itself looks without that."""
 
 
-class _Call(NamedTuple):
-    header: bytes
-    size_bytes: int
-    began_ns: int
+_Call: TypeAlias = tuple[bytes, int, int]
+"""The header of a call, its size in bytes, and when it began in ns; a class of its own takes ten times as long."""
 
 
 class Lane:
@@ -122,7 +121,7 @@ class Lane:
     @property
     def has_work(self) -> bool:
         """Whether `step` has something to do."""
-        return self._runtime is not None and self._runtime.has_work and not self.is_choked
+        return self._link.waiting_bytes <= WAITING_BYTES and self._runtime is not None and self._runtime.has_work
 
     def serve(self, runtime: Runtime) -> None:
         """Let the client in."""
@@ -154,16 +153,17 @@ class Lane:
             raise ProtocolError(f"request id {id_} is in use by another call")
         limits, buffers = books.limits, envelope.buffers
         size_bytes = len(envelope.body) + (sum(map(len, buffers)) if buffers else 0)
-        try:
-            check_in_flight(books.calls, self.pid, limits.model_id, limits.max_in_flight, "in flight")
-            check_bytes(books.bytes, self.pid, size_bytes, limits.max_in_flight_bytes)
-        except HostError as error:
+        pid, calls = self.pid, books.calls
+        if not calls.ask(pid, 1, books.capacity):
+            error = too_many(limits.model_id, calls.total, calls.of(pid), limits.max_in_flight, "in flight")
             self.send(msg.pack_error(id_, error))
             return
-        books.calls.take(self.pid)
-        books.bytes.take(self.pid, size_bytes)
+        if not books.bytes.ask(pid, size_bytes, limits.max_in_flight_bytes):
+            calls.give_back(pid)
+            self.send(msg.pack_error(id_, too_long(books.bytes, pid, size_bytes, limits.max_in_flight_bytes)))
+            return
         books.page.begun(size_bytes)
-        self._calls[id_] = _Call(envelope.header, size_bytes, time.monotonic_ns())
+        self._calls[id_] = (envelope.header, size_bytes, time.monotonic_ns())
         runtime.accept(envelope)
 
     def step(self) -> None:
@@ -193,11 +193,11 @@ class Lane:
                 self._count(call, failed=first[0] == msg.ERROR)
 
     def _count(self, call: _Call, *, failed: bool) -> None:
-        books, now_ns = self._books, time.monotonic_ns()
+        books, now_ns, (header, size_bytes, began_ns) = self._books, time.monotonic_ns(), call
         books.calls.give_back(self.pid)
-        books.bytes.give_back(self.pid, call.size_bytes)
-        method = None if self._runtime is None else self._runtime.method_of(call.header)
-        books.page.ended(method, call.size_bytes, now_ns - call.began_ns, now_ns, failed=failed)
+        books.bytes.give_back(self.pid, size_bytes)
+        method = None if self._runtime is None else self._runtime.method_of(header)
+        books.page.ended(method, size_bytes, now_ns - began_ns, now_ns, failed=failed)
 
     def flush(self) -> None:
         """Send what waits, as far as the client takes it."""

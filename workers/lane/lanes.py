@@ -206,7 +206,8 @@ class Lanes:
     def _flush(self, lane: Lane) -> None:
         lane.flush()
         self._books.written.pop(lane, None)
-        self._watch(lane)
+        if lane.wants_to_send or lane.watched != select.EPOLLIN:
+            self._watch(lane)
         if lane.holds_memory:
             self._holding[lane] = None
         if lane.has_work:  # again: its client has taken what it was not worked for any more
@@ -220,8 +221,6 @@ class Lanes:
         if wanted != lane.watched and not lane.is_closed:
             self._epoll.modify(lane.fd, wanted)
             lane.watched = wanted
-        if lane.has_work:
-            self._working[lane] = None  # its client has taken what kept it from going on
 
     def _close(self, lane: Lane) -> None:
         self._epoll.unregister(lane.fd)

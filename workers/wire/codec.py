@@ -105,13 +105,16 @@ def decode(body: Buffer, buffers: Sequence[Buffer] = (), limits: Limits = DEFAUL
 
 def _by_reference(value: object, buffers: list[Buffer]) -> object:
     # msgpack packs bytes without asking, so only those that a caller can see at the top are spared the copy.
-    if isinstance(value, (bytes, bytearray, memoryview)) and not is_scalar(value):
-        data = value if type(value) is bytes else _bytes_of(value)
-        if len(data) > INLINE_BYTES:
-            buffers.append(data)
-            return msgpack.ExtType(EXT_BYTES_BUFFER, _pack_parts(len(buffers) - 1))
-        return bytes(data)
-    return value
+    if type(value) is bytes:
+        data: Buffer = value
+    elif isinstance(value, (bytes, bytearray, memoryview)) and not is_scalar(value):
+        data = _bytes_of(value)
+    else:
+        return value
+    if len(data) > INLINE_BYTES:
+        buffers.append(data)
+        return msgpack.ExtType(EXT_BYTES_BUFFER, _pack_parts(len(buffers) - 1))
+    return bytes(data)
 
 
 def _bytes_of(value: Buffer) -> memoryview:

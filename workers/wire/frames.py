@@ -113,6 +113,17 @@ def unpack(frames: Sequence[Buffer]) -> Envelope:
     return Envelope(kind, deadline_ms, id_, header, b"", ())
 
 
+def unpack_within(buffer: memoryview, start: int, stop: int) -> Envelope:
+    """Return the parts, as copies, of a message of one frame that lies in a buffer. Raises what `unpack` does."""
+    if stop - start >= PREFIX_BYTES:
+        kind, version, header_length, deadline_ms, id_ = _unpack_from(buffer, start)
+        body_start = start + PREFIX_BYTES + header_length
+        if version == VERSION and 0 <= stop - body_start <= INLINE_BODY_BYTES:
+            header = bytes(buffer[start + PREFIX_BYTES : body_start])
+            return Envelope(kind, deadline_ms, id_, header, bytes(buffer[body_start:stop]), ())
+    return unpack([bytes(buffer[start:stop])])  # which says what is wrong with it
+
+
 def unpack_prefix(frames: Sequence[Buffer]) -> tuple[int, int, int, int]:
     """Return `(kind, header_length, deadline_ms, id)` of a message after checking that it is one."""
     if not frames or len(frames[0]) < PREFIX_BYTES:

@@ -66,22 +66,31 @@ class Shares(Generic[K]):
             return free >= 0
         return (own + amount) * len(self._by_client) <= 2 * free
 
+    def ask(self, client: K, amount: int, capacity: int) -> bool:
+        """Give so much to a client if it may have that, and say whether; as `allows` and `take`, for every call."""
+        owner, mine = self._owner(client), self._by_client
+        own, free = mine.get(owner), capacity - self.total - amount
+        is_allowed = free >= 0 if own is None else (own + amount) * len(mine) <= 2 * free
+        if is_allowed and amount:
+            mine[owner] = (own or 0) + amount
+            self.total += amount
+        return is_allowed
+
     def take(self, client: K, amount: int = 1) -> None:
         """Give so much to a client, allowed or not."""
-        owner = self._owner(client)
         if amount:
-            self._by_client[owner] = self._by_client.get(owner, 0) + amount
+            owner, mine = self._owner(client), self._by_client
+            mine[owner] = mine.get(owner, 0) + amount
             self.total += amount
 
     def give_back(self, client: K, amount: int = 1) -> None:
         """Take so much back."""
-        owner = self._owner(client)
-        left = self._by_client.get(owner, 0) - amount  # a client with nothing may give nothing back
-        if left:
-            self._by_client[owner] = left
-        else:
-            self._by_client.pop(owner, None)
-        self.total -= amount
+        if amount:  # a client with nothing may give nothing back
+            owner, mine = self._owner(client), self._by_client
+            left = mine[owner] = mine[owner] - amount
+            if not left:
+                del mine[owner]
+            self.total -= amount
 
     def clients(self) -> list[Hashable]:
         """Return which owners have something."""
@@ -108,8 +117,13 @@ def too_many(model_id: str, total: int, own: int, limit: int, doing: str) -> Res
 def check_bytes(shares: Shares[K], client: K, size_bytes: int, capacity: int) -> None:
     """Raise `ResourceExhaustedError` if calls in flight may not hold so much more for a client."""
     if not shares.allows(client, size_bytes, capacity):
-        raise ResourceExhaustedError(
-            f"calls in flight hold {shares.total} bytes, {shares.of(client)} of this client; {size_bytes} more are "
-            f"over the limit of {capacity} (limits.max_in_flight_bytes), or over this client's share of it: "
-            "send less at a time"
-        )
+        raise too_long(shares, client, size_bytes, capacity)
+
+
+def too_long(shares: Shares[K], client: K, size_bytes: int, capacity: int) -> ResourceExhaustedError:
+    """Return the error of a client whose calls in flight may not hold so much more."""
+    return ResourceExhaustedError(
+        f"calls in flight hold {shares.total} bytes, {shares.of(client)} of this client; {size_bytes} more are "
+        f"over the limit of {capacity} (limits.max_in_flight_bytes), or over this client's share of it: "
+        "send less at a time"
+    )

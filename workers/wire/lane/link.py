@@ -20,7 +20,7 @@ from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import ProtocolError
 from hostd_workers.wire.lane.regions import SHARED_FROM_BYTES, OtherRegions, OwnRegions
-from hostd_workers.wire.lane.stream import Reader, drop, pack
+from hostd_workers.wire.lane.stream import Reader, drop, pack, packed
 
 if TYPE_CHECKING:
     from hostd_workers.wire.frames import Buffer
@@ -83,13 +83,13 @@ class Link:
             self._take(ancillary)
         if not count:
             raise EOFError
-        envelopes = map(wire.unpack, self._reader.received(count))
+        envelopes = self._reader.received(count)
         return [envelope for envelope in envelopes if envelope.kind < msg.REGION or not self._is_ours(envelope)]
 
     def send(self, frames: list[Buffer]) -> None:
         """Have a message sent with the next `flush`."""
         if len(frames) == 1:
-            self._out += pack(frames)
+            self._out.append(packed(frames[0]))
         else:
             self._send_long(frames)
 
@@ -105,7 +105,10 @@ class Link:
         out = self._out
         try:
             while out:
-                drop(out, self._socket.send(out[0]) if len(out) == 1 else self._socket.sendmsg(out[:_PARTS]))
+                if len(out) == 1:
+                    drop(out, self._socket.send(out[0]))
+                else:
+                    drop(out, self._socket.sendmsg(out[:_PARTS]))
             self.waiting_bytes = 0
         except BlockingIOError:
             self._out = [b"".join(out)]

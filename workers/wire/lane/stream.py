@@ -21,12 +21,20 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from hostd_workers.wire.errors import ProtocolError
-from hostd_workers.wire.frames import INLINE_BODY_BYTES, MAX_FRAMES, MAX_HEADER_BYTES, PREFIX_BYTES, has_inline_body
+from hostd_workers.wire.frames import (
+    INLINE_BODY_BYTES,
+    MAX_FRAMES,
+    MAX_HEADER_BYTES,
+    PREFIX_BYTES,
+    has_inline_body,
+    unpack,
+    unpack_within,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hostd_workers.wire.frames import Buffer
+    from hostd_workers.wire.frames import Buffer, Envelope
     from hostd_workers.wire.lane.regions import OtherRegions
 
 BUFFER_BYTES: Final = 256 * 1024
@@ -49,13 +57,18 @@ _pack_word = _WORD.pack
 _word_at = _WORD.unpack_from
 
 
+def packed(frame: Buffer) -> bytes:
+    """Return what to write for a message of one frame."""
+    return b"".join((_pack_word(len(frame)), frame))
+
+
 def pack(frames: Sequence[Buffer], places: Mapping[int, tuple[int, int]] = MappingProxyType({})) -> list[Buffer]:
     """Return what to write for one message: one small buffer, or several in which long frames are themselves.
 
     `places` are those of the frames that lie in shared memory, by their index: `(region, offset)`.
     """
     if len(frames) == 1:
-        return [b"".join((_pack_word(len(frames[0])), frames[0]))]
+        return [packed(frames[0])]
     numbers: list[int] = []
     for index, frame in enumerate(frames):
         numbers += (len(frame), *places.get(index, _FOLLOWS))
@@ -65,6 +78,9 @@ def pack(frames: Sequence[Buffer], places: Mapping[int, tuple[int, int]] = Mappi
 
 def drop(parts: list[Buffer], count: int) -> None:
     """Take the first bytes, which have been sent, out of what is to be written."""
+    if len(parts) == 1 and count == len(parts[0]):
+        parts.clear()
+        return
     whole = 0
     for part in parts:
         if count < len(part):
@@ -126,16 +142,17 @@ class Reader:
             return self._inline[self._whole][self._filled :]
         return self._buffer[len(self._tail) :] if self._tail else self._buffer
 
-    def received(self, count: int) -> list[list[Buffer]]:
-        """Return the messages that are whole now. Raises `ProtocolError` for what no peer of ours sends."""
+    def received(self, count: int) -> list[Envelope]:
+        """Return the messages that are whole now. Raises `ProtocolError` and its kind for what no peer sends."""
         if self._frames:
             self._filled += count
-            return [self._frames_whole()] if self._is_whole() else []
+            return [unpack(self._frames_whole())] if self._is_whole() else []
         buffer, end = self._buffer, count
         if self._tail:
             end += len(self._tail)
             buffer[: len(self._tail)] = self._tail
-        at, messages = 0, []
+        at = 0
+        messages: list[Envelope] = []
         while end - at >= _WORD_BYTES:
             word: int = _word_at(buffer, at)[0]
             if word > _MAX_FIRST_BYTES:
@@ -143,12 +160,12 @@ class Reader:
                 if frames is None:
                     at = stop
                     break
-                messages.append(frames)
+                messages.append(unpack(frames))
             else:
                 stop = at + _WORD_BYTES + word
                 if stop > end:
                     break
-                messages.append([bytes(buffer[at + _WORD_BYTES : stop])])
+                messages.append(unpack_within(buffer, at + _WORD_BYTES, stop))
             at = stop
         self._tail = bytes(buffer[at:end]) if at < end else b""
         return messages
