@@ -53,6 +53,16 @@ def answer_soon(host: FakeHost, *numbers: int) -> None:
     threading.Thread(target=run).start()
 
 
+def test_a_pending_call_has_all_that_a_future_has(client: hostd.Client, host: FakeHost) -> None:
+    call = begin(client)
+    plain = vars(futures.Future())
+    assert {name: type(getattr(call, name)) for name in plain if name != "_waiters"} == {
+        name: type(value) for name, value in plain.items() if name != "_waiters"
+    }
+    assert list(call._waiters) == plain["_waiters"]
+    assert call._condition is call._condition
+
+
 def test_calls_are_iterated_over_as_they_complete(host: FakeHost, client: hostd.Client) -> None:
     calls = [begin(client, number) for number in range(4)]
     completed = futures.as_completed(calls, timeout=PATIENCE_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent import futures
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,11 @@ class PendingCall(NotPickled, futures.Future[Any]):
     _instead = "it waits in this process; pickle its result(), or a model's handle, and call that there"
 
     def __init__(self, channel: Channel, pending: Pending, timeout_s: float | None) -> None:
-        super().__init__()
+        # As the base class does, but for its condition: to make that takes as long as to encode the call, and few ask.
+        self._state = "PENDING"
+        self._result = self._exception = None
+        self._waiters = []
+        self._done_callbacks: list[Any] = []
         self._channel = channel
         self._pending = pending
         self._timeout_s = timeout_s
@@ -120,6 +125,11 @@ class PendingCall(NotPickled, futures.Future[Any]):
             self.set_exception(self._pending.error)
         else:
             self.set_result(None)  # decoded when it is asked for
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_condition":
+            return self.__dict__.setdefault(name, threading.Condition())
+        raise AttributeError(name)
 
     @property
     def _waiters(self) -> list[Any]:

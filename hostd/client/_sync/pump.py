@@ -65,9 +65,9 @@ class Pump:
             if connection.has_sent and connection.has_news():
                 self._receive(connection)
                 continue
-            remaining_s = _POLL_S if deadline_s is None else min(deadline_s - time.monotonic(), _POLL_S)
-            timeout_ms = int(min(remaining_s, _AGAIN_S if is_stuck else _POLL_S) * 1000) + 1 if remaining_s > 0 else 0
-            ready = self._poller.poll(timeout_ms)
+            remaining_s = _POLL_S if deadline_s is None else deadline_s - time.monotonic()
+            wait_s = min(remaining_s, _AGAIN_S if is_stuck else _POLL_S)
+            ready = self._poller.poll(int(wait_s * 1000) + 1 if wait_s > 0 else 0)
             self.looked_s = time.monotonic()
             for fd, what in ready:
                 self._attend(connection, fd, what)
