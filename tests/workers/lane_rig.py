@@ -90,6 +90,12 @@ class Client:
             self._come += [each for each in self.link.receive() if each.kind != msg.LANE_WELCOME]
         return self._come.pop(0)
 
+    def receive_together(self) -> list[int]:
+        """Return the kinds of what comes in one piece, also of what is about shared memory; that is then forgotten."""
+        self._wait(select.POLLIN)
+        reader = stream.Reader(stream.new_buffer(), 1 << 20)
+        return [envelope.kind for envelope in reader.received(self.socket.recv_into(reader.space()))]
+
     def _wait(self, event: int) -> None:
         poller = select.poll()
         poller.register(self.link.fd, event)

@@ -31,6 +31,8 @@ PLAIN = """
             return x
         def fail(self):
             raise ValueError("no")
+        def size_of(self, x):
+            return len(x)
         def make(self, n):
             return bytes(n)
         def again(self, n, value):
@@ -57,6 +59,8 @@ ASYNC = """
             return x
         async def fail(self):
             raise ValueError("no")
+        def size_of(self, x):
+            return len(x)
         def make(self, n):
             return bytes(n)
         async def again(self, n, value):
@@ -114,6 +118,13 @@ def test_a_model_may_write_at_once_into_what_it_has_returned(rig: Rig, size: int
     for _ in range(40):
         answer = client.receive()
         assert (decode(answer.body, answer.buffers) == answer.id).all()
+
+
+def test_memory_that_a_model_has_read_goes_back_together_with_its_answer(rig: Rig) -> None:
+    client = rig.client()
+    assert client.receive_together() == [msg.LANE_WELCOME]
+    client.call("size_of", np.zeros(200_000, "u1"))
+    assert client.receive_together() == [msg.RESULT, msg.UNUSED]
 
 
 def test_what_goes_by_the_host_is_not_written_into_by_a_call_of_a_lane(rig: Rig) -> None:
