@@ -87,6 +87,9 @@ class Holders:
         self._model_dir = model_dir
         self._source = new(HOLDER)
 
-    def __call__(self, mib=30, *, declared_mib=None, settings=""):
+    def __call__(self, mib=30, *, declared_mib=None, settings="", load_s=0):
         size = f"size: {declared_mib if declared_mib is not None else mib + 20}MiB\n"
-        return self._model_dir(self._source.replace("{mib}", str(mib)), settings=size + settings)
+        source = self._source.replace("{mib}", str(mib))
+        if load_s:
+            source = source.replace("        return Holder(", f"        time.sleep({load_s})\n        return Holder(")
+        return self._model_dir(source, settings=size + settings)

@@ -74,8 +74,12 @@ class World:
             (directory / name).mkdir()
             (directory / name / "model.py").write_bytes(self.source)
             (directory / name / "model.yaml").write_text(f"size: {size}\n", "utf-8")
+        self._clean = {}
+        """What of lanes a worker has that nobody has called."""
         for model_id in MODELS:
             self.load(model_id)
+            [pid] = self._pids(model_id)
+            self._clean[model_id] = _of_lanes(pid)
 
     def load(self, model_id):
         """Load a model, or load it again."""
@@ -197,13 +201,11 @@ class World:
         for model_id in MODELS:
             self.client.retrieve_model(model_id, timeout_s=PATIENCE_S)
             [worn] = self._pids(model_id)
+            clean = self._clean[model_id]
             with contextlib.suppress(AssertionError):
-                eventually(lambda: _of_lanes(worn)["mapped"] == 0, "all clients have gone", within_s=LEFT_S)  # noqa: B023
-            before = _of_lanes(worn)
-            self.client.load_model(model_id, reload=True, timeout_s=PATIENCE_S)
-            [fresh] = self._pids(model_id)
-            if before != (after := _of_lanes(fresh)):
-                self.wrong.append(f"the worker of {model_id} has {before}, and a new one {after}")
+                eventually(lambda: _of_lanes(worn) == clean, "all clients have gone", within_s=LEFT_S)  # noqa: B023
+            if (left := _of_lanes(worn)) != clean:
+                self.wrong.append(f"the worker of {model_id} has {left}, and a new one {clean}")
         self.client.unload_all_models(timeout_s=PATIENCE_S)
         left = [name for name in os.listdir(self.client.host_info().runtime_dir) if name.startswith("lane-")]
         if left:
