@@ -31,6 +31,7 @@ from benchmarks.runner import (
     ROUTED_ASYNC,
     ROUTED_MAP,
     ROUTED_SYNC,
+    SPINNING,
     SYNC,
     Effort,
     Side,
@@ -79,6 +80,7 @@ def throughput(effort: Effort, *, with_host: bool, tables: Sequence[str] = ()) -
 def _echo(effort: Effort, hosts: Hosts | None) -> Iterator[Comparison]:
     targets = [
         Target(SYNC, unix_socket.NAME, Against.RATIO, 3.5),
+        Target(SPINNING, unix_socket.NAME, Against.RATIO, 1.5),
         Target(ASYNC, unix_socket.NAME, Against.RATIO, 5.0),
         Target(ROUTED_SYNC, c_proxy.NAME, Against.RATIO, 2.0),
         Target(ROUTED_ASYNC, c_proxy.NAME, Against.RATIO, 2.0),
@@ -144,9 +146,9 @@ def _hosts(*, with_host: bool) -> Iterator[Hosts | None]:
     if not with_host:
         yield None
         return
-    from benchmarks.ours import two_hosts  # noqa: PLC0415 - the floors can be measured without the host
+    from benchmarks.ours import started  # noqa: PLC0415 - the floors can be measured without the host
 
-    with two_hosts() as hosts:
+    with started() as hosts:
         yield hosts
 
 

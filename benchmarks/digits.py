@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.floors.digits import FLOORS, IN_PROCESS, UNIX_CALL
 from benchmarks.models import model_directory, write_digits
-from benchmarks.runner import MAP, SYNC, Effort, Side, alternate, in_flight
+from benchmarks.runner import MAP, SPINNING, SYNC, Effort, Side, alternate, in_flight
 from benchmarks.verdicts import Against, By, Comparison, Target, compare
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ RATE_LIMIT = 0.9
 
 def digits_latency(effort: Effort, hosts: Hosts | None) -> Iterator[Comparison]:
     """One in flight."""
-    targets = [Target(SYNC, UNIX_CALL, Against.RATIO, LATENCY_LIMIT)]
+    targets = [Target(ours, UNIX_CALL, Against.RATIO, LATENCY_LIMIT) for ours in (SYNC, SPINNING)]
     yield _digits("latency", 1, By.LATENCY, effort, hosts, targets)
 
 

@@ -18,6 +18,7 @@ from benchmarks.runner import (
     ROUTED_ASYNC,
     ROUTED_MAP,
     ROUTED_SYNC,
+    SPINNING,
     SYNC,
     Round,
     Side,
@@ -135,23 +136,28 @@ class AsyncHandle:
 
 
 class Hosts(NamedTuple):
-    """Two hosts with the same model: clients of one call its worker directly, those of the other through the host."""
+    """Hosts with the same model: clients call its worker directly, or with short looks before they sleep, or routed."""
 
     direct: hostd.Host
+    spinning: hostd.Host
     routed: hostd.Host
 
 
+SETTINGS: tuple[dict[str, Any], ...] = ({"lanes": True}, {"spin_s": 0.001}, {"lanes": False})
+"""Of workers, in the order of `Hosts`."""
+
+
 @contextmanager
-def two_hosts() -> Iterator[Hosts]:
-    """Start both hosts with the echo model."""
+def started() -> Iterator[Hosts]:
+    """Start the hosts with the echo model."""
     with model_directory() as directory, ExitStack() as stack:
-        hosts = Hosts(*(stack.enter_context(hostd.Host(workers={"lanes": lanes})) for lanes in (True, False)))
+        hosts = Hosts(*(stack.enter_context(hostd.Host(workers=settings)) for settings in SETTINGS))
         load_into(hosts, ECHO_ID, write_echo(directory))
         yield hosts
 
 
 def load_into(hosts: Hosts, model_id: str, path: Path) -> None:
-    """Load a model into both hosts."""
+    """Load a model into all hosts."""
     for host in hosts:
         with host.client() as client:
             client.load_model(model_id, str(path))
@@ -164,6 +170,8 @@ def call_sides(
     """Make our sides of a call: both clients and `map`, directly and routed (`is_brief`: with one client)."""
     with ExitStack() as stack:
         sides = _synchronous(stack, hosts.direct, asked, depth, effort, (SYNC, MAP))
+        if depth == 1:
+            sides += _synchronous(stack, hosts.spinning, asked, depth, effort, (SPINNING, MAP))
         sides.append(_asynchronous(stack, hosts.direct, asked, depth, effort, ASYNC))
         sides += _synchronous(stack, hosts.routed, asked, depth, effort, (ROUTED_SYNC, ROUTED_MAP))
         if not is_brief:

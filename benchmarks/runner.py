@@ -51,6 +51,7 @@ QUICK = Effort(rounds=3, round_s=0.1, slow_rounds=2, cycles=4, idle_s=4.0, is_qu
 SYNC = "hostd sync"
 ASYNC = "hostd async"
 MAP = "hostd map"
+SPINNING = "hostd sync, spin_s"
 ROUTED_SYNC = "routed sync"
 ROUTED_ASYNC = "routed async"
 ROUTED_MAP = "routed map"

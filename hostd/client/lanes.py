@@ -28,6 +28,7 @@ from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import DeadlineExceededError, HostError, UnavailableError
 from hostd_workers.wire.lane.link import Link
 from hostd_workers.wire.lane.spare import Spare
+from hostd_workers.wire.lane.spin import Spin
 from hostd_workers.wire.lane.stream import new_buffer
 from hostd_workers.wire.shares import too_many
 
@@ -112,6 +113,8 @@ class Lanes:
         """Those with something in their outbox."""
         self.outbox: deque[list[Buffer]] = deque()
         """What goes to the host."""
+        self.spin = Spin()
+        """How whoever waits for a worker looks for its answer, as the host says."""
 
     def begin(self, make: Callable[[Tracker], tuple[P, list[Buffer]]]) -> P:
         """Return a request that `make` makes, and which leaves with the next flush."""
@@ -233,7 +236,9 @@ class Lanes:
                 "secret": bytes(secret),
                 "worker": int(worker),
                 "max_in_flight": int(limit),
+                "spin_s": float(spin_s),
             } if self._is_on:
+                self.spin.limit_s = spin_s
                 link = self._connected(path)
                 if link is not None:
                     lane = Lane(link, asked, model_id, worker, limit)

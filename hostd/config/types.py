@@ -141,4 +141,6 @@ Budget = Annotated[
 """As `Share`, or "auto" or "none" (which None becomes)."""
 Retries = Annotated[int, Field(ge=0, le=_RETRIES_MAX), NotBool]
 Threads = Annotated[int, Field(ge=1, le=MAX_THREADS), NotBool]
+SpinSeconds = Annotated[float, Field(ge=0, le=0.01, allow_inf_nan=False), NotBool]
+"""Time that a core is kept busy for nothing."""
 Directory = Annotated[Path, BeforeValidator(_directory), AfterValidator(lambda path: located(path).absolute())]

@@ -32,7 +32,7 @@ class Channel:
         self.tracker = Tracker()
         self.tracker.welcome = {"lanes": True}
         self.lanes = Lanes(self.tracker, self, threading.Timer, is_on=True)
-        self.address = {"path": path, "secret": b"s", "worker": 1, "max_in_flight": 9}
+        self.address = {"path": path, "secret": b"s", "worker": 1, "max_in_flight": 9, "spin_s": 0.0}
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(path)
         self.listener.listen()

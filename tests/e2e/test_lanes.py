@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 from helpers import PATIENCE_S, eventually
 
@@ -280,6 +281,15 @@ def test_a_host_may_do_without_lanes(model_dir):
         model = client.load_model("m", model_dir(SOURCE))
         assert [model.echo(n) for n in range(20)] == list(range(20))
         assert lanes_of(client) == []
+
+
+def test_a_worker_looks_for_news_before_it_sleeps_if_the_host_says_so(model_dir):
+    with hostd.Host(workers={"spin_s": 0.01}) as host, host.client() as client:
+        model = on_a_lane(client, client.load_model("m", model_dir(SOURCE)))
+        worker = psutil.Process(model.info.workers[0].pid)
+        before = worker.num_ctx_switches().voluntary
+        assert [model.echo(number) for number in range(500)] == list(range(500))
+        assert worker.num_ctx_switches().voluntary - before < 250, "else it sleeps before each call"
 
 
 def test_nothing_is_left_of_lanes_in_the_runtime_directory(model_dir):

@@ -44,6 +44,7 @@ DEFAULTS = {
         "load_timeout_s": 600,
         "drain_timeout_s": 10,
         "max_in_flight": 1024,
+        "spin_s": 0,
         "log_bytes": 2**20,
     },
     "memory": {"sample_period_s": 5, "estimate_timeout_s": 10},

@@ -38,7 +38,14 @@ class Here:
     """The lanes of a worker, and one client."""
 
     def __init__(self, path: str) -> None:
-        told = {"path": path, "secret": SECRET, "page_fd": page.new(), "model_id": "m", "max_in_flight": CALLS}
+        told = {
+            "path": path,
+            "spin_s": 0.0,
+            "secret": SECRET,
+            "page_fd": page.new(),
+            "model_id": "m",
+            "max_in_flight": CALLS,
+        }
         told |= {"max_in_flight_bytes": 1 << 30, "max_message_bytes": 1 << 28}
         self.lanes = Lanes(told, methods_of(Model(), None))
         self.client = Client(path)

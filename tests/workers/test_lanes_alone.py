@@ -60,7 +60,14 @@ class Alone:
         self.model = Model()
         fd = page.new()
         self.path = str(directory / "lane")
-        told = {"path": self.path, "secret": SECRET, "page_fd": os.dup(fd), "model_id": "m", "max_in_flight": 4}
+        told = {
+            "path": self.path,
+            "spin_s": 0.0,
+            "secret": SECRET,
+            "page_fd": os.dup(fd),
+            "model_id": "m",
+            "max_in_flight": 4,
+        }
         told |= {"max_in_flight_bytes": 1_000_000, "max_message_bytes": 1 << 24}
         methods = methods_of(self.model, None)
         self.lanes = Lanes(told, methods)
@@ -290,7 +297,14 @@ def test_processes_of_other_users_are_not_let_in(alone: Alone, monkeypatch: pyte
 
 def test_a_path_that_somebody_has_cannot_be_listened_at(alone: Alone) -> None:
     before = len(os.listdir("/proc/self/fd"))
-    told = {"path": alone.path, "secret": SECRET, "page_fd": page.new(), "model_id": "m", "max_in_flight": 1}
+    told = {
+        "path": alone.path,
+        "spin_s": 0.0,
+        "secret": SECRET,
+        "page_fd": page.new(),
+        "model_id": "m",
+        "max_in_flight": 1,
+    }
     told |= {"max_in_flight_bytes": 1, "max_message_bytes": 1}
     with pytest.raises(OSError, match="in use"):
         Lanes(told, methods_of(alone.model, None))

@@ -294,7 +294,7 @@ def test_a_path_that_cannot_be_used_is_no_reason_to_fail(supervisor: Supervisor,
     supervisor.start()
     supervisor.receive()
     told: dict[str, Any] = {"path": str(tmp_path / "missing" / "lane"), "secret": b"s", "page_fd": 0, "model_id": "m"}
-    told |= {"max_in_flight": 1, "max_in_flight_bytes": 1, "max_message_bytes": 1}
+    told |= {"spin_s": 0.0, "max_in_flight": 1, "max_in_flight_bytes": 1, "max_message_bytes": 1}
     answer = supervisor.load(PLAIN, lane=told)
     assert answer.kind == msg.LOADED
     assert msg.unpack_map(answer)["lane"] is False

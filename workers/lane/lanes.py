@@ -22,6 +22,7 @@ from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import HostError, PermissionDeniedError
 from hostd_workers.wire.lane.page import Writer
 from hostd_workers.wire.lane.spare import REST_S
+from hostd_workers.wire.lane.spin import Spin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,11 +44,12 @@ class Lanes:
     """The clients that call this worker without the host."""
 
     def __init__(self, told: dict[str, Any], methods: dict[str, Method]) -> None:
-        """Let clients come, as the host has told: `path`, `secret`, `page_fd` and `Limits`. Raises `OSError`."""
+        """Let clients come, as told: `path`, `secret`, `page_fd`, `spin_s` and `Limits`. Raises `OSError`."""
         limits = Limits(*(told[name] for name in Limits._fields))
         self._books = Books(limits, Writer(told["page_fd"], sorted(methods)))
         os.close(told["page_fd"])  # it is mapped, and was inheritable
         self._secret: bytes = told["secret"]
+        self._spin = Spin(told["spin_s"])
         self._methods = methods
         self._listener = Listener(told["path"], self._books)
         self._lanes: dict[int, Lane] = {}
@@ -107,6 +109,8 @@ class Lanes:
         self.rest()
         if self._working:
             return self._epoll.poll(0)
+        if news := self._spin.look(self._epoll.poll):
+            return news
         if self._books.spare.size_bytes:
             news = self._epoll.poll(REST_S)
             if news:

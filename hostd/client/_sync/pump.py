@@ -67,7 +67,8 @@ class Pump:
                 continue
             remaining_s = _POLL_S if deadline_s is None else deadline_s - time.monotonic()
             wait_s = min(remaining_s, _AGAIN_S if is_stuck else _POLL_S)
-            ready = self._poller.poll(int(wait_s * 1000) + 1 if wait_s > 0 else 0)
+            ready = self.lanes.spin.look(self._poller.poll) if wait_s > self.lanes.spin.limit_s else []
+            ready = ready or self._poller.poll(int(wait_s * 1000) + 1 if wait_s > 0 else 0)
             self.looked_s = time.monotonic()
             for fd, what in ready:
                 self._attend(connection, fd, what)

@@ -64,6 +64,7 @@ class LanePlaces(Component):
     def __init__(self, config: HostConfig) -> None:
         self._directory = config.runtime_dir
         self._is_on = config.workers.lanes
+        self._spin_s = config.workers.spin_s
         self._limits = {
             "max_in_flight": config.workers.max_in_flight,
             "max_in_flight_bytes": config.limits.max_in_flight_bytes,
@@ -96,6 +97,7 @@ class LanePlaces(Component):
             "secret": place.secret,
             "page_fd": PAGE_FD,
             "model_id": model_id,
+            "spin_s": self._spin_s,
             **self._limits,
         }
 
@@ -105,7 +107,7 @@ class LanePlaces(Component):
         if place is None:
             return None
         with contextlib.suppress(OSError):
-            address = {"path": str(place.path), "secret": place.secret, "worker": worker_id}
+            address = {"path": str(place.path), "secret": place.secret, "worker": worker_id, "spin_s": self._spin_s}
             address["max_in_flight"] = self._limits["max_in_flight"]
             return WorkerLane(address, place.fd, methods)
         return None
