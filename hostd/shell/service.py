@@ -100,7 +100,6 @@ class Service:
             if repository is not None and models.lazy_load:
                 tasks.append(asyncio.create_task(repository.follow(supervisor.ask)))
             host.description.has_started = True
-            gc.collect()
             gc.freeze()  # what the host is made of stays: collections that look through it hold all calls up for 20 ms
             on_ready(host.description.info())
             await supervisor.stopped.wait()
