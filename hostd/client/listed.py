@@ -11,7 +11,13 @@ _REMEMBERED = 1024
 """Records of a kilobyte or three; a list of more models takes longer each time."""
 
 
-@lru_cache(_REMEMBERED)
 def record_of(packed: bytes) -> ModelInfo:
-    """Return a record. It is the same object for the same bytes, as nothing of a record is changed once it is made."""
+    """Return a record of its own: what a caller does to its map of methods changes no other."""
+    seen, record = _seen(packed), object.__new__(ModelInfo)
+    vars(record).update(vars(seen), methods=dict(seen.methods))
+    return record
+
+
+@lru_cache(_REMEMBERED)
+def _seen(packed: bytes) -> ModelInfo:
     return ModelInfo.from_dict(decode(packed))

@@ -129,9 +129,9 @@ class WorkersConfig(_Section):
     time of a small call. Off: all calls go through the host."""
 
     spin_s: SpinSeconds = 0.0
-    """How long a worker, and a synchronous client that waits for it, look for news before they sleep. Calls that end
-    within this take a third to a half of their time; 0.001 suits models that are quicker than that. It keeps two cores
-    busy, so it is not for a machine with more callers than cores."""
+    """How long a worker of plain methods, and a synchronous client that waits for it, look for news before they sleep.
+    Calls that end within this take a third to two thirds of their time; 0.001 suits models that are quicker than that.
+    It keeps two cores busy, so it is not for a machine with more callers than cores."""
 
     cpu_threads: Threads | None = None
     """How many threads the libraries of a model may use that says nothing itself. Unset: the cores (those that

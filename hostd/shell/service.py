@@ -95,12 +95,12 @@ class Service:
             in_host = partial(supervisor.read, "host")
             beside = [host.sampler.run(), host.place.follow(in_host), in_host(end_leftovers)]
             tasks = [asyncio.create_task(each) for each in beside]
+            gc.freeze()  # what the host is made of stays: collections that look through it hold all calls up for 20 ms
             if repository is not None or host.declared.now:
                 await _load_at_start(host, models)
             if repository is not None and models.lazy_load:
                 tasks.append(asyncio.create_task(repository.follow(supervisor.ask)))
             host.description.has_started = True
-            gc.freeze()  # what the host is made of stays: collections that look through it hold all calls up for 20 ms
             on_ready(host.description.info())
             await supervisor.stopped.wait()
             if repository is not None:

@@ -9,6 +9,7 @@ import pytest
 from deploy_host import RECORD, result
 from fake_host import FakeHost, Frames, echo
 
+from hostd.client import listed
 from hostd.records import Holder, LoadPlan, MemoryInfo, ModelInfo, SizeEstimate, SyncReport, UnloadReport
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
@@ -192,8 +193,19 @@ def test_the_host_says_where_its_models_are_and_what_does_not_work(ask: Ask, hos
     assert ask("host_info").degraded == ("/models cannot be read",)
 
 
-def test_the_record_of_a_model_that_has_not_changed_is_not_unpacked_again(ask: Ask, host: Answers) -> None:
+def test_the_record_of_a_model_that_has_not_changed_is_not_unpacked_again(
+    ask: Ask, host: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host.answer = [encode(RECORD)[0], encode({**RECORD, "id": "other"})[0]]
-    first, again = ask("list_models"), ask("list_models")
+    first = ask("list_models")
+    monkeypatch.setattr(listed, "decode", pytest.fail)
+    assert ask("list_models") == first
     assert [info.id for info in first] == ["m", "other"]
-    assert all(one is two for one, two in zip(first, again, strict=True))
+
+
+def test_what_is_done_to_a_record_of_a_list_changes_no_other(ask: Ask, host: Answers) -> None:
+    host.answer = [encode({**RECORD, "methods": {"echo": {"name": "echo"}}})[0]]
+    (info,) = ask("list_models")
+    info.methods.clear()
+    (again,) = ask("list_models")
+    assert list(again.methods) == ["echo"]

@@ -129,7 +129,7 @@ class PendingCall(NotPickled, futures.Future[Any]):
     def __getattr__(self, name: str) -> Any:
         if name == "_condition":
             return self.__dict__.setdefault(name, threading.Condition())
-        raise AttributeError(name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def _waiters(self) -> list[Any]:

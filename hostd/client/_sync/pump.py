@@ -65,15 +65,22 @@ class Pump:
             if connection.has_sent and connection.has_news():
                 self._receive(connection)
                 continue
+            ready = self._look(deadline_s) if self.lanes.spin.limit_s else []
             remaining_s = _POLL_S if deadline_s is None else deadline_s - time.monotonic()
             wait_s = min(remaining_s, _AGAIN_S if is_stuck else _POLL_S)
-            ready = self.lanes.spin.look(self._poller.poll) if wait_s > self.lanes.spin.limit_s else []
             ready = ready or self._poller.poll(int(wait_s * 1000) + 1 if wait_s > 0 else 0)
             self.looked_s = time.monotonic()
             for fd, what in ready:
                 self._attend(connection, fd, what)
             if not ready and remaining_s <= 0:
                 return
+
+    def _look(self, deadline_s: float | None) -> list[tuple[int, int]]:
+        """Look for news before a sleep, unless the deadline would come first."""
+        spin = self.lanes.spin
+        if deadline_s is not None and deadline_s - time.monotonic() <= spin.limit_s:
+            return []
+        return spin.look(self._poller.poll)
 
     def flush(self) -> bool:
         """Send what can be sent; False if something waits for the host to take other things."""

@@ -47,7 +47,7 @@ into its own directory would otherwise be loaded, in vain, for ever."""
 BREATH_EVERY = 500
 BREATH_S = 50e-6
 """After so many entries, less than a millisecond's work, the scan lets go of the GIL for so long. System calls let go
-of it too, but are over before another thread has woken up, so that the loop would wait 5 ms for a forced switch."""
+of it too, but are over before another thread has woken up, so that the loop would wait for a forced switch."""
 
 _NO_MODELS = {
     stat.S_IFLNK: "it is a symbolic link, which is not followed: put the model itself there, or load it by its path",

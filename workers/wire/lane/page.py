@@ -113,8 +113,8 @@ class Page:
 
     def figures(self) -> Figures:
         """Return the figures of the moment, the same object while they are the same."""
-        # They fill a line of the cache, which is copied in one go: a page that has not changed costs nothing more. The
-        # host looks at those of all workers every second and for every list, and most are idle.
+        # A page that has not changed costs no more than to copy a line of the cache: the host looks at those of all
+        # workers every second and for every list, and most are idle.
         seen = self._map[: _WINDOW_AT * 8]
         if seen != self._seen:
             begun, ended, failed, size_bytes, last_use_ns, connections = _FIGURES.unpack_from(seen, _BEGUN * 8)
