@@ -289,6 +289,7 @@ def test_c13_what_is_still_being_hashed_at_the_end_is_remembered(tmp_path, monke
     end = threading.Thread(target=sizes.close)
     try:
         assert hashing.wait(PATIENCE_S)
+        eventually(lambda: "closed" not in repr(sizes._store), "it is open")
         end.start()
         never(lambda: "closed" in repr(sizes._store), "it was closed before everything was remembered", for_s=0.1)
     finally:
