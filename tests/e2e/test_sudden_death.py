@@ -44,8 +44,8 @@ WORKLOAD = """
     host = hostd.Host(workers={"drain_timeout_s": 0.2})
     host.start()
     print("started", host.pid, flush=True)
-    client = host.client()
     try:
+        client = host.client()
         while True:
             model = client.load_model("faulty", faulty, options=options)
             print("loaded", flush=True)
