@@ -34,6 +34,7 @@ def test_the_host_reads_what_the_worker_counts(fd: int) -> None:
     figures = reader.figures()
     assert figures == page.Figures(3, 2, 1, 100, 6.0, 2)
     assert figures.in_flight == 1
+    assert reader.figures() is figures, "an unchanged page is not taken apart again"
     assert reader.durations_s() == [0.002, 3.0]
     first, second = reader.by_method()
     assert (first.method, first.sum_s, sum(first.counts), first.counts[2]) == ("m01", 0.002, 1, 1)
