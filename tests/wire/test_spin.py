@@ -39,7 +39,7 @@ def test_a_look_ends_with_its_limit() -> None:
     assert time.monotonic() - began_s >= 0.02
 
 
-def test_after_some_in_vain_looks_are_rare_until_one_succeeds() -> None:
+def test_after_some_in_vain_looks_are_rare_until_two_succeed() -> None:
     spin, never = Spin(0.001), Looked(after=float("inf"))
     taken = []
     for _ in range(MISSES + 2 * SELDOM):

@@ -43,14 +43,14 @@ class Spin:
         if is_rare and self._looks % SELDOM:
             return []
         until_s = monotonic() + self.limit_s
-        while monotonic() < until_s:
-            if news := poll(0):
-                if is_rare:
-                    self._misses = MISSES - 1
-                elif self._has_found:
-                    self._misses = 0
-                self._has_found = True
-                return news
-        self._misses += 1
-        self._has_found = False
-        return []
+        while not (news := poll(0)):
+            if monotonic() >= until_s:
+                self._misses += 1
+                self._has_found = False
+                return []
+        if is_rare:
+            self._misses = MISSES - 1
+        elif self._has_found:
+            self._misses = 0
+        self._has_found = True
+        return news
