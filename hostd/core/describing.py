@@ -96,7 +96,7 @@ def facts_of(model: Model, idle_ttl_s: float, wall_offset_s: float) -> Facts:
         unmeasured_bytes,
         spec.memory.limit_bytes if spec else None,
         spec.memory.is_evictable if spec else True,
-        bool(model.pin),
+        model.is_pinned,
         idle_ttl_s,
         model.cpu_threads,
         model.files,

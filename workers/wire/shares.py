@@ -67,13 +67,10 @@ class Shares(Generic[K]):
         return (own + amount) * len(self._by_client) <= 2 * free
 
     def ask(self, client: K, amount: int, capacity: int) -> bool:
-        """Give so much to a client if it may have that, and say whether; as `allows` and `take`, for every call."""
-        owner, mine = self._owner(client), self._by_client
-        own, free = mine.get(owner), capacity - self.total - amount
-        is_allowed = free >= 0 if own is None else (own + amount) * len(mine) <= 2 * free
-        if is_allowed and amount:
-            mine[owner] = (own or 0) + amount
-            self.total += amount
+        """Give so much to a client if it may have that, and say whether."""
+        is_allowed = self.allows(client, amount, capacity)
+        if is_allowed:
+            self.take(client, amount)
         return is_allowed
 
     def take(self, client: K, amount: int = 1) -> None:
