@@ -22,6 +22,7 @@ from hostd import paths
 from hostd.client._async.client import AsyncClient
 from hostd.client._sync.client import Client
 from hostd.client.pickling import NotPickled
+from hostd.config.loading import config_of_start
 from hostd.hosts.launch import AT_ONCE, ready_pipe, reaper_command, supervisor_environment, told_of_start
 from hostd.sharing import QUIET, Seat, info_of_start, is_readable, see_it_end, take_seat
 from hostd_workers.wire.errors import (
@@ -204,9 +205,6 @@ class Host(NotPickled):
         await asyncio.to_thread(self.stop)
 
     def _start_private(self) -> None:
-        # Imported here, because clients that never start a host need no pydantic (a fifth of a second).
-        from hostd.config.loading import load_config  # noqa: PLC0415
-
         directory = self._directory = _private_directory(self._name)
         ready_read, ready_write = ready_pipe()
         try:
@@ -215,7 +213,7 @@ class Host(NotPickled):
                 "runtime_dir": directory,
                 "state_dir": directory / "state",
             }
-            config = load_config({"log_level": QUIET, **self._settings, **places})
+            config = config_of_start({"log_level": QUIET, **self._settings, **places})
             with told_of_start():
                 self._process = subprocess.Popen(  # noqa: S603 - our own command
                     reaper_command(embedder_pid=os.getpid(), remove_dir=directory),

@@ -12,8 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from hostd.config.model_yaml import NAME as SETTINGS
-from hostd.config.model_yaml import read_settings
+from hostd.config.spec import NAME as SETTINGS
 from hostd.hints import looking_at
 from hostd_workers.wire.errors import (
     InvalidArgumentError,
@@ -52,7 +51,11 @@ class DeclaredSizer:
         """Return the declared bytes. Raises InvalidArgumentError for a wrong `model.yaml`."""
         file = Path(path) / SETTINGS
         # os.path, unlike pathlib before 3.14, does not raise for names that cannot be.
-        return read_settings(file).size_bytes if os.path.isfile(file) else None  # noqa: PTH113
+        if not os.path.isfile(file):  # noqa: PTH113
+            return None
+        from hostd.config.model_yaml import read_settings  # noqa: PLC0415 - as in `finders.settings`
+
+        return read_settings(file).size_bytes
 
 
 class DirectorySizer:

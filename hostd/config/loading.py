@@ -1,6 +1,6 @@
-"""How a host gets its configuration: from all sources, or as the JSON that another process made of it.
+"""How a host gets its configuration: from all sources (`sources`), or without pydantic where that will do (`outright`).
 
-`sources` reads them. Its import costs more than everything else here, and the supervisor, which gets JSON, never pays.
+`received` reads the JSON that a supervisor gets of it.
 """
 
 from __future__ import annotations
@@ -8,25 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from hostd.config.settings import HostConfig
+from hostd.config.outright import outright
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-
-def config_from_json(text: str | bytes) -> HostConfig:
-    """Return the configuration that `HostConfig.to_json` wrote; file and environment are not looked at.
-
-    Raises InvalidArgumentError that names the setting.
-    """
-    try:
-        return HostConfig.model_validate_json(text)
-    except ValidationError as error:
-        from hostd.config.sources import explain  # noqa: PLC0415 - only a failure needs it
-
-        raise explain(error, []) from None
+    from hostd.config.settings import HostConfig
 
 
 def load_config(
@@ -45,7 +32,15 @@ def load_config(
     Raises InvalidArgumentError for an unknown setting (with the nearest known one), a value of the wrong type or out of
     range, or a file that is not such a mapping; NotFoundError for a missing file. Every problem is listed at once.
     """
-    from hostd.config.sources import gather  # noqa: PLC0415 - see above
+    from hostd.config.sources import gather  # noqa: PLC0415 - a fifth of a second, for pydantic above all
 
     gathered = gather(arguments or {}, file=Path(file) if file is not None else None, environment=environment)
     return gathered.config
+
+
+def config_of_start(arguments: Mapping[str, object]) -> HostConfig:
+    """Return what `load_config` makes of arguments that have both directories, as soon as it can be had.
+
+    It is for a supervisor to read: of what `HostConfig` is made of it may lack all but the settings and `to_json`.
+    """
+    return outright(arguments) or load_config(arguments)

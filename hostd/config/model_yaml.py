@@ -9,18 +9,15 @@ from __future__ import annotations
 import keyword
 import os
 import stat
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    Strict,
     ValidationError,
     ValidationInfo,
     WrapValidator,
@@ -28,66 +25,22 @@ from pydantic import (
 )
 
 from hostd.config.plain import check_plain, shown
-from hostd.config.types import MAX_THREADS, IdleSeconds, Threads
+from hostd.config.spec import ModelSpec
+from hostd.config.types import IdleSeconds, Threads  # noqa: TC001 - pydantic reads the annotations
+from hostd.config.values import MAX_THREADS
 from hostd.hints import nearest, why_missing
 from hostd.units import parse_size
-from hostd_workers.wire.codec import encode
-from hostd_workers.wire.errors import FailedPreconditionError, HostError, InvalidArgumentError
+from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from pydantic import ValidatorFunctionWrapHandler
     from pydantic_core import ErrorDetails
 
-NAME = "model.yaml"
 MAX_BYTES = 64 << 10
 """Settings are a few lines. PyYAML takes up to 8 s for 1 MiB, measured, in which the whole host is slower."""
 
 # PyYAML's constructors raise these, not YAMLError, for scalars such as 2024-99-99, !!int "" and !!bool x.
 _YAML_BUGS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
-
-
-def _sendable(value: dict[str, Any]) -> dict[str, Any]:
-    try:
-        encode(value)
-    except HostError as error:
-        raise ValueError(f"must be values that a worker can be sent: {error.message}") from None
-    return value
-
-
-_Keywords = Annotated[dict[str, Any], AfterValidator(_sendable)]
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """What a worker has to load, and how: the answer of every finder.
-
-    `loader` is a name or `package.module:attribute`; empty: the finder could not tell. `options` are its keywords.
-    `python` is the interpreter of the worker (absolute; None: the host's own), `env` is added to its environment.
-    `methods` and `default_method` say what to serve; None leaves it to the loader. `initializer` is written as `loader`
-    is, None for none, and `initializer_config` are its keywords. `size_bytes` is what the model says that it takes.
-    `memory_limit_bytes` is what it may take at most, `evictable` whether the host may unload it when it needs the
-    memory, `idle_ttl_s` after how many seconds without a call it does, `cpu_threads` how many threads its libraries may
-    use; None leaves it to the host's settings. `origins` may say in words where a setting was given, by its name in a
-    `model.yaml` (an option as "options.NAME").
-    """
-
-    # What a finder of others makes is checked by these types when it is asked.
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, revalidate_instances="always", defer_build=True)
-
-    loader: str
-    options: _Keywords = field(default_factory=dict)
-    python: str | None = None
-    env: dict[str, str] = field(default_factory=dict)
-    methods: Annotated[tuple[str, ...], Strict(False)] | None = None
-    default_method: str | None = None
-    initializer: str | None = None
-    initializer_config: _Keywords = field(default_factory=dict)
-    size_bytes: Annotated[int, Field(ge=0)] | None = None
-    memory_limit_bytes: Annotated[int, Field(ge=1)] | None = None
-    evictable: bool = True
-    idle_ttl_s: float | None = None
-    cpu_threads: Annotated[int, Field(ge=1)] | None = None
-    origins: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
 def read_settings(file: Path) -> ModelSpec:

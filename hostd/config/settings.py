@@ -30,8 +30,8 @@ from hostd.config.types import (
     Share,
     SpinSeconds,
     Threads,
-    located,
 )
+from hostd.config.values import located
 from hostd.hints import why_missing
 from hostd_workers.wire.errors import HostError
 

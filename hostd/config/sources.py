@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from hostd.config.model_yaml import described
+from hostd.config.outright import OTHER_VARIABLES, PREFIX
 from hostd.config.preload import is_short
 from hostd.config.settings import HostConfig, PluginConfig, PluginTable
 from hostd.hints import nearest
@@ -29,10 +30,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-_PREFIX = "HOSTD_"
 _DELIMITER = "__"
-# Read by clients and by the command line, not by a host.
-_OTHER_VARIABLES = ("HOSTD_ENDPOINT", "HOSTD_CONFIG")
 DEFAULT = "default"
 """The origin of a setting that no source gives."""
 _TABLES = tuple(name for name, field in HostConfig.model_fields.items() if field.annotation == PluginTable)
@@ -45,7 +43,7 @@ class _Variables(HostConfig, BaseSettings):
     """What `EnvSettingsSource` needs to know; no object of this class is ever made."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, env_nested_delimiter=_DELIMITER, env_ignore_empty=True, env_parse_none_str="null"
+        env_prefix=PREFIX, env_nested_delimiter=_DELIMITER, env_ignore_empty=True, env_parse_none_str="null"
     )
 
 
@@ -63,7 +61,7 @@ class Source:
             if not isinstance(found, dict) or key not in found:
                 return None
             found = found[key]
-        return _variable_of(where) if self.label == _PREFIX else self.label
+        return _variable_of(where) if self.label == PREFIX else self.label
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def gather(arguments: Mapping[str, object], *, file: Path | None, environment: b
     """Merge the sources, the strongest first, and validate the result; errors as `hostd.config.loading.load_config`."""
     sources = [Source("an argument", _spelt_out(_without_unset(arguments)))]
     if environment:
-        sources.append(Source(_PREFIX, _spelt_out(_read_environment())))
+        sources.append(Source(PREFIX, _spelt_out(_read_environment())))
     if file is not None:
         sources.append(Source(str(file), _read_file(file)))
     merged: dict[str, Any] = {}
@@ -113,7 +111,7 @@ def _variable_of(where: tuple[str, ...]) -> str:
 
 
 def _name_of(where: tuple[str, ...]) -> str:
-    return _PREFIX + _DELIMITER.join(where).upper()
+    return PREFIX + _DELIMITER.join(where).upper()
 
 
 def _variables() -> set[str]:
@@ -177,8 +175,8 @@ def _read_environment() -> dict[str, Any]:
     try:
         return read_texts(EnvSettingsSource(_Variables)(), lambda where: _name_of(where) in _variables())
     except ValueError:  # SettingsError is one, under a name that has moved between releases
-        wrong = next(_sections_in_environment(), _PREFIX)
-        field = wrong.removeprefix(_PREFIX).lower()
+        wrong = next(_sections_in_environment(), PREFIX)
+        field = wrong.removeprefix(PREFIX).lower()
         example = (
             "ID__PATH"
             if field == _PRELOAD
@@ -221,22 +219,22 @@ def _from_json(text: str) -> object:
 
 def _sections_in_environment() -> Iterator[str]:
     for variable, value in os.environ.items():
-        field = variable.removeprefix(_PREFIX).lower()
+        field = variable.removeprefix(PREFIX).lower()
         is_section = field in (*_TABLES, _PRELOAD) or (field in HostConfig.model_fields and _known((field,)))
-        if variable.startswith(_PREFIX) and is_section and not value.lstrip().startswith("{"):
+        if variable.startswith(PREFIX) and is_section and not value.lstrip().startswith("{"):
             yield variable
 
 
 def _refuse_misspelt_variables() -> None:
-    known = [_PREFIX + field.upper() for field in HostConfig.model_fields]
+    known = [PREFIX + field.upper() for field in HostConfig.model_fields]
     for variable in os.environ:
         head, delimiter, _ = variable.partition(_DELIMITER)
-        if not variable.startswith(_PREFIX) or head.upper() in known or variable in _OTHER_VARIABLES:
+        if not variable.startswith(PREFIX) or head.upper() in known or variable in OTHER_VARIABLES:
             continue
         # Kubernetes sets variables such as HOSTD_SERVICE_PORT for a service called hostd; only what can be meant for us
         # is refused.
-        if delimiter or difflib.get_close_matches(variable, [*known, *_OTHER_VARIABLES], n=1, cutoff=0.85):
-            hint = nearest(head, [*known, *_OTHER_VARIABLES])
+        if delimiter or difflib.get_close_matches(variable, [*known, *OTHER_VARIABLES], n=1, cutoff=0.85):
+            hint = nearest(head, [*known, *OTHER_VARIABLES])
             raise InvalidArgumentError(f"{variable}: no such environment variable; {hint}")
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hostd.config.model_yaml import NAME as SETTINGS
-from hostd.config.model_yaml import ModelSpec
+from hostd.config.spec import NAME as SETTINGS
+from hostd.config.spec import ModelSpec
 from hostd.finders.files import FilesFinder, MlflowFinder
 from hostd.finders.multi import MultiFinder
 from hostd.finders.protocol import Finder, ask

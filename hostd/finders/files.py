@@ -11,8 +11,8 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hostd.config.model_yaml import NAME as SETTINGS
-from hostd.config.model_yaml import ModelSpec
+from hostd.config.spec import NAME as SETTINGS
+from hostd.config.spec import ModelSpec
 from hostd.finders.hub import refuse_hub_directory
 from hostd.finders.protocol import looking_at
 from hostd_workers.wire.errors import InvalidArgumentError

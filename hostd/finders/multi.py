@@ -10,7 +10,7 @@ from hostd_workers.wire.errors import NotFoundError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hostd.config.model_yaml import ModelSpec
+    from hostd.config.spec import ModelSpec
     from hostd.finders.protocol import Finder
 
 

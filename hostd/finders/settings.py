@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hostd.config.model_yaml import NAME as SETTINGS
-from hostd.config.model_yaml import read_settings
+from hostd.config.spec import NAME as SETTINGS
 from hostd.finders.files import FilesFinder, MlflowFinder, file_names
 from hostd.finders.hub import refuse_hub_directory
 from hostd.finders.multi import MultiFinder
@@ -15,7 +14,7 @@ from hostd.finders.protocol import looking_at
 from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from hostd.config.model_yaml import ModelSpec
+    from hostd.config.spec import ModelSpec
     from hostd.finders.protocol import Finder
 
 _MISSPELT = ("model.yml", "Model.yaml", "models.yaml")
@@ -45,6 +44,8 @@ class ModelYamlFinder:
             if misspelt := [name for name in names if name in _MISSPELT]:
                 raise InvalidArgumentError(f"{directory / misspelt[0]} is not read: rename it to {SETTINGS}")
             return None
+        from hostd.config.model_yaml import read_settings  # noqa: PLC0415 - a start without such a file needs no pydantic
+
         spec = read_settings(directory / SETTINGS)
         if spec.loader:
             return spec

@@ -17,7 +17,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from hostd.config.loading import config_from_json
+from hostd.config.received import config_from_json
 from hostd.shell import own_log, surroundings
 from hostd.shell.processes.reaper import GROUPS_FD_VARIABLE, end_all
 from hostd.shell.repository.declared import Sources

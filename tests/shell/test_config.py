@@ -2,14 +2,18 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from helpers import named
+from helpers import REPOSITORY, named
 
 from hostd import paths
-from hostd.config.loading import config_from_json, load_config
+from hostd.config.loading import load_config
+from hostd.config.outright import outright
+from hostd.config.received import config_from_json
+from hostd.config.table import SETTINGS, Setting
 from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
 
 
@@ -96,11 +100,62 @@ def test_the_configuration_is_equal_after_a_round_trip_and_the_environment_is_no
     )
     monkeypatch.setenv("HOSTD_WORKERS__DRAIN_TIMEOUT_S", "99")
     text = config.to_json()
-    json.loads(text)
-    assert config_from_json(text) == config
-    for wrong, words in (('{"workers": {"nope": 1}}', r"workers\.nope: no such setting"), ("not json", "JSON")):
-        with pytest.raises(InvalidArgumentError, match=words):
-            config_from_json(wrong)
+    read = config_from_json(text)
+    assert (read.to_json(), read.endpoint) == (text, config.endpoint)
+    assert plainly(read) == plainly(config)
+    with pytest.raises(ValueError, match="frozen"):
+        read.workers.drain_timeout_s = 1
+
+
+def plainly(settings):
+    """Return settings as maps, however they are held."""
+    if isinstance(settings, dict):
+        return {name: plainly(value) for name, value in settings.items()}
+    if type(settings).__module__.startswith("hostd."):
+        return {name: plainly(value) for name, value in vars(settings).items() if not name.startswith("_")}
+    return settings
+
+
+VALUES = [
+    *(None, True, False, [], {}, {"a": 1}, float("nan"), float("inf"), Path("/x"), Path("x"), "x" * 200),
+    *(-2, -1, 0, 1, 2, 100, 101, 1024, 4095, 4096, 4097, 65535, 65536, 604800, 604801, 10**6, 10**6 + 1, 2**63),
+    *(-0.5, 0.0, 0.01, 0.011, 0.5, 1.0, 604800.5),
+    *("", "auto", " None ", "80%", "0%", "120 %", "400MB", "4k", "3", "true", "debug", "json", "host", "ab", "a/b"),
+    *("x\n", "~/x", "/x/../y"),
+]
+NAMES = [
+    (name, None) if isinstance(known, Setting) else (name, key) for name, known in SETTINGS.items() for key in known
+]
+
+
+@pytest.mark.parametrize(("section", "name"), dict.fromkeys(NAMES))
+def test_settings_that_need_no_pydantic_are_what_pydantic_makes_of_them(section, name):
+    for value in VALUES:
+        given = {section: value if name is None else {name: value}}
+        arguments = {"runtime_dir": "/run/x", "state_dir": Path("/state"), **given}
+        config = outright(arguments)
+        if config is not None:
+            assert plainly(config) == plainly(load_config(arguments))
+            assert json.loads(config.to_json()) == json.loads(load_config(arguments).to_json())
+
+
+def test_usual_settings_need_no_pydantic_and_a_variable_does(monkeypatch, tmp_path):
+    usual = {
+        "runtime_dir": tmp_path,
+        "state_dir": tmp_path / "state",
+        "models": {"dir": tmp_path, "lazy_load": True},
+        "memory": {"budget": "4GiB", "idle_ttl_s": 60},
+        "workers": {"cpu_threads": 2, "drain_timeout_s": 0.5},
+        "log_level": "error",
+    }
+    assert outright(usual) is not None
+    assert outright({**usual, "memory": {"budget": "much"}}) is None
+    monkeypatch.setenv("hostd_log_level", "info")
+    assert outright(usual) is None
+
+
+def test_the_table_of_settings_is_what_the_settings_make():
+    subprocess.run([sys.executable, REPOSITORY / ".ci" / "settings_table.py", "--check"], check=True)
 
 
 WRONG_VALUES = {

@@ -12,8 +12,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hostd.config.loading import config_from_json
-from hostd.config.types import NONE
+from hostd.config.received import config_from_json
+from hostd.config.values import NONE
 from hostd.core import events as ev
 from hostd.shell import own_log
 from hostd.shell.memory.budget import budget_of
@@ -89,7 +89,8 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that are in force, in the shape of the configuration file."""
-        return self.config.model_dump(mode="json")
+        settings: dict[str, Any] = json.loads(self.config.to_json())
+        return settings
 
     async def reload(self, supervisor: Supervisor) -> ReloadReport:
         """Read the file again, in a thread, apply what can be, and return that. Raises why nothing was changed."""
@@ -161,7 +162,7 @@ class Settings:
 def _flat(config: HostConfig) -> dict[str, Any]:
     """Return every setting by its dotted name; plugins and what they are made with count as one setting each."""
     found: dict[str, Any] = {}
-    for name, value in config.model_dump(mode="json").items():
+    for name, value in json.loads(config.to_json()).items():
         found |= {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
     return found
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
-from hostd.config.types import AUTO, NONE, share_of
+from hostd.config.values import AUTO, NONE, share_of
 from hostd.shell.linux.groups import SELF, groups_of
 from hostd.units import format_size
 from hostd_workers.wire.errors import FailedPreconditionError
