@@ -8,9 +8,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-import psutil
-
 from hostd.records import HostInfo
+from hostd.shell.memory.process import rss_of
 from hostd.shell.starting import troubles_of
 from hostd.version import __version__
 from hostd_workers.wire import frames as wire
@@ -60,7 +59,7 @@ class Description:
             started_s=self._started_s,
             models=queries.model_count(),
             workers=queries.worker_count(),
-            rss_bytes=psutil.Process().memory_info().rss,
+            rss_bytes=rss_of(os.getpid()) or 0,
             metrics_port=self.metrics_port,
             runtime_dir=str(config.runtime_dir),
             state_dir=str(config.state_dir),

@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import psutil
-
 _HAS_CHILDREN_FILES = Path("/proc/self/task", str(os.getpid()), "children").exists()
 
 _FILE_BYTES = 1 << 16
@@ -99,7 +97,11 @@ def _children_with(pid: int, thread: int | str) -> list[int]:
 
 
 def _children_by_table(pid: int) -> list[int]:
+    import psutil  # noqa: PLC0415 - few kernels need it
+
     try:
         return [child.pid for child in psutil.Process(pid).children()]
     except psutil.NoSuchProcess:
         return []
+    except psutil.Error as error:
+        raise OSError(str(error)) from error

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
 
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274}
@@ -24,7 +23,7 @@ _SCHED_OTHER = 0
 
 def give_way() -> bool:
     """Have a task that wakes run at once in place of the calling thread; say whether the system was able to."""
-    number = _SCHED_SETATTR.get(platform.machine())
+    number = _SCHED_SETATTR.get(os.uname().machine)
     if number is None:
         return False
     nice = os.getpriority(os.PRIO_PROCESS, 0)  # of this thread, which keeps it

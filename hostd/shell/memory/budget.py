@@ -6,17 +6,16 @@ Does not cover what is done when it is used up (`hostd.core.memory.admission`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
-import psutil
+from pathlib import Path
+from typing import NamedTuple
 
 from hostd.config.values import AUTO, NONE, share_of
 from hostd.shell.linux.groups import SELF, groups_of
 from hostd.units import format_size
 from hostd_workers.wire.errors import FailedPreconditionError
 
-if TYPE_CHECKING:
-    from pathlib import Path
+_MEMINFO = Path("/proc/meminfo")
+"""Its lines are `MemTotal:       16384000 kB` (proc(5)); in a container some systems have one for that."""
 
 
 class Whole(NamedTuple):
@@ -53,7 +52,7 @@ def budget_of(
 
 def whole_memory(process: Path = SELF, total_bytes: int | None = None) -> Whole:
     """Return the least of the machine's memory and the limits of all groups that a process is in."""
-    total_bytes = psutil.virtual_memory().total if total_bytes is None else total_bytes
+    total_bytes = _machine_bytes() if total_bytes is None else total_bytes
     least = Whole(total_bytes, f"the machine's memory ({format_size(total_bytes)})")
     for group in groups_of("memory", process):
         name = "memory.max" if group.version == 2 else "memory.limit_in_bytes"
@@ -63,3 +62,8 @@ def whole_memory(process: Path = SELF, total_bytes: int | None = None) -> Whole:
             if text.isdigit() and 0 < int(text) < least.size_bytes:
                 least = Whole(int(text), f"the limit of the control group {directory} ({format_size(int(text))})")
     return least
+
+
+def _machine_bytes() -> int:
+    lines = _MEMINFO.read_bytes().split(b"\n")
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(b"MemTotal:"))

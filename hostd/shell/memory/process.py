@@ -8,12 +8,9 @@ more, and is asked only where a kernel has no smaps_rollup.
 from __future__ import annotations
 
 import os
-import platform
 import re
 from pathlib import Path
 from typing import NamedTuple
-
-import psutil
 
 from hostd.shell.linux.proc import read_file
 
@@ -147,7 +144,7 @@ def counts_exactly(release: str) -> bool:
     return found is not None and (int(found[1]), int(found[2])) >= _EXACT_SINCE
 
 
-COUNTS_EXACTLY = counts_exactly(platform.release())
+COUNTS_EXACTLY = counts_exactly(os.uname().release)
 
 
 def _read(pid: int, name: str) -> bytes:
@@ -158,6 +155,8 @@ def _read(pid: int, name: str) -> bytes:
 
 
 def _full_by_psutil(pid: int) -> Full | None:
+    import psutil  # noqa: PLC0415 - few kernels need it
+
     try:
         info = psutil.Process(pid).memory_full_info()
     except (psutil.Error, OSError):

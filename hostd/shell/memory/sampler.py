@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 from hostd.core import events as ev
 from hostd.shell.linux.proc import descendants_of
 from hostd.shell.linux.scheduling import give_way
@@ -162,7 +160,7 @@ class _Trees:
         if tree is None:
             try:
                 tree = self._trees[worker.worker_id] = [worker.pid, *descendants_of(worker.pid)]
-            except (OSError, psutil.Error):  # no descriptor left, perhaps; the next look is soon
+            except OSError:  # no descriptor left, perhaps; the next look is soon
                 return 0
         return most_bytes_of(tree) + self.around_bytes
 
