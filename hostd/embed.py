@@ -7,7 +7,6 @@ process, however that ends; those of a shared one with the last process that use
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import shutil
@@ -19,8 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hostd import paths
-from hostd.client._async.client import AsyncClient
-from hostd.client._sync.client import Client
 from hostd.client.pickling import NotPickled
 from hostd.config.loading import config_of_start
 from hostd.hosts.launch import AT_ONCE, ready_pipe, reaper_command, supervisor_environment, told_of_start
@@ -34,6 +31,8 @@ from hostd_workers.wire.errors import (
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from hostd import AsyncClient, Client
 
 START_TIMEOUT_S = 60.0
 """An interpreter on a cold disk starts in seconds; what takes longer than this hangs."""
@@ -133,6 +132,8 @@ class Host(NotPickled):
 
     def client(self, **options: Any) -> Client:
         """Return a client of this host, which is closed with it at the latest. Takes the options of `hostd.connect`."""
+        from hostd import Client  # noqa: PLC0415 - see `_start_private`
+
         client = Client(self.endpoint, **options)
         self._clients.add(client)
         return client
@@ -142,6 +143,8 @@ class Host(NotPickled):
 
         It connects when it is first used, on the loop that uses it.
         """
+        from hostd import AsyncClient  # noqa: PLC0415 - most programs have no loop
+
         client = AsyncClient(self.endpoint, **options)
         self._async_clients.add(client)
         return client
@@ -193,12 +196,16 @@ class Host(NotPickled):
         self.stop()
 
     async def __aenter__(self) -> Host:
+        import asyncio  # noqa: PLC0415 - most programs have no loop
+
         await asyncio.to_thread(self.start)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
+        import asyncio  # noqa: PLC0415 - as above
+
         for client in self._async_clients:
             await client.close()
         self._async_clients.clear()
@@ -224,6 +231,8 @@ class Host(NotPickled):
                 )
             os.close(ready_write)
             ready_write = -1
+            from hostd import Client  # noqa: F401, PLC0415 - what it needs is imported while the host starts
+
             info = _await_ready(ready_read)
             self._supervisor_fd = os.pidfd_open(info["pid"])
             self._info = info

@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from hostd import paths
-from hostd.client._sync.client import Client
 from hostd.hosts import lock as runtime_lock
 from hostd.hosts.launch import above_standard, reaper_command, supervisor_environment, told_of_start
 from hostd.hosts.listing import why_unreachable
@@ -236,6 +235,8 @@ def _be_a_guest(config: HostConfig) -> Seat | None:
     """Return a seat in a host that is somebody else's; None if there is none that answers."""
     if why_unreachable(config.endpoint) is not None:
         return None
+    from hostd.client._sync.client import Client  # noqa: PLC0415 - a private host needs it later, if at all
+
     with suppress(UnavailableError, DeadlineExceededError), Client(config.endpoint) as client:
         info = client.host_info()
         if info.kind != "shared":
@@ -258,6 +259,7 @@ def _check_settings(seat: Seat, wanted: Gathered) -> None:
 
 
 def _differences(seat: Seat, wanted: Gathered) -> list[str]:
+    from hostd.client._sync.client import Client  # noqa: PLC0415 - as above
     from hostd.config.sources import DEFAULT, flat  # noqa: PLC0415 - see take_seat
 
     asked = {

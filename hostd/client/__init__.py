@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from hostd.client._sync.client import Client
+from typing import TYPE_CHECKING
+
 from hostd.client.arguments import CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from hostd import Client
 
 
 def connect(
@@ -25,4 +29,6 @@ def connect(
     The client is thread safe. In a signal handler or a finalizer that interrupts a call of the same client in the same
     thread, `close`, `submit` and `cancel` work, and whatever waits raises `FailedPreconditionError`.
     """
+    from hostd import Client  # noqa: PLC0415 - a host that starts imports this package, and needs no client yet
+
     return Client(endpoint, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s, wait_s=wait_s, direct=direct)

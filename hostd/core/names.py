@@ -13,7 +13,7 @@ from __future__ import annotations
 import unicodedata
 from typing import TYPE_CHECKING
 
-from hostd.core.events import ModelId
+from hostd.core.values import ModelId
 from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
