@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from hostd.config.settings import HostConfig
 
 _REAPER = Path(__file__).resolve().parents[1] / "shell" / "processes" / "reaper.py"
+_KEEP = f"import sys; sys.path.append({str(_REAPER.parent)!r}); from reaper import run; run()"
+"""Imported and not run by its path: of what is run by its path Python keeps no byte code, and compiles it each time."""
 _START = "import sys; sys.path[:] = filter(None, sys.path); from hostd.shell.main import run; run()"
 """With `-c` the current directory comes first on the path, as "", and a `queue.py` there would be executed. The option
 against that (`-P`) is new in Python 3.11. What PYTHONPATH names stays."""
@@ -42,7 +44,7 @@ def reaper_command(
     """
     embedder = str(embedder_pid) if shared is None else f"shared:{shared[0]}:{shared[1]}"
     # Isolated from site packages, PYTHON* variables and what lies beside its file: it must be small and quick.
-    reaper = [sys.executable, "-S", "-I", str(_REAPER), embedder, str(remove_dir or "")]
+    reaper = [sys.executable, "-S", "-I", "-c", _KEEP, embedder, str(remove_dir or "")]
     return [*reaper, sys.executable, "-c", _START]
 
 

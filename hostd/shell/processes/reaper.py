@@ -1,7 +1,7 @@
 """The parent of the supervisor: it collects whatever a supervisor that was killed leaves behind.
 
-Run by path with `-S -I`, so that it is up in milliseconds and stays small: little but the standard library's core.
-Usage: reaper.py EMBEDDER REMOVE_DIR COMMAND...   ("" for no directory). EMBEDDER is the process that embeds the host,
+Run with `-S -I`, so that it is up in milliseconds and stays small: little but the standard library's core. Its
+arguments are EMBEDDER REMOVE_DIR COMMAND...   ("" for no directory). EMBEDDER is the process that embeds the host,
 by its id, 0 for none, or shared:SEAT_FD:LOCK_FD for a host that several processes share.
 
 Why it exists: a worker dies with its supervisor (PR_SET_PDEATHSIG), but a process that a model started does not. The
@@ -35,6 +35,7 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from typing import NoReturn
 
 PR_SET_CHILD_SUBREAPER = 36
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -395,6 +396,7 @@ def main(embedder: str, remove_dir: str, *command: str) -> int:
     return keep(0, remove_dir, [*command], Door(seat_fd, lock_fd, remove_dir))
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Be the reaper that the command line describes (`hostd.hosts.launch`)."""
     open_standard_descriptors()
     sys.exit(main(*sys.argv[1:]))

@@ -5,9 +5,9 @@ Containers and users may have no more than so many threads (pids.max, RLIMIT_NPR
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -104,17 +104,26 @@ class Threads(ThreadPoolExecutor):
 
 def may_start(count: int) -> bool:
     """Say whether so many threads can run at once."""
-    begin = threading.Event()
-    started: list[threading.Thread] = []
+    # `threading` waits for each to have begun: 20 ms for 24 of them, in place of 2.
+    begin = _thread.allocate_lock()
+    ended: list[_thread.LockType] = []
+
+    def wait(mine: _thread.LockType) -> None:
+        with begin:
+            pass
+        mine.release()
+
+    begin.acquire()
     try:
         for _ in range(count):
-            thread = threading.Thread(target=begin.wait)
-            thread.start()
-            started.append(thread)
+            mine = _thread.allocate_lock()
+            mine.acquire()
+            _thread.start_new_thread(wait, (mine,))
+            ended.append(mine)
     except RuntimeError:
         return False
     finally:
-        begin.set()
-        for thread in started:
-            thread.join()
+        begin.release()
+        for each in ended:
+            each.acquire()
     return True
