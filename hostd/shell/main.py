@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import functools
+import gc
 import json
 import logging
 import os
@@ -120,6 +121,7 @@ def main() -> int:
 
 def run() -> NoReturn:
     """Be the host's process, and end it even if a finder or sizer hangs: the interpreter would wait for its thread."""
+    gc.enable()  # see `hostd.hosts.launch`
     code = main()
     if any(
         thread.name.startswith((FINDER_THREADS, SCANNER_THREADS, SIZES_THREADS)) for thread in threading.enumerate()

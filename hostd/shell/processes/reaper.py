@@ -25,7 +25,6 @@ Rules of a shared host
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
 import signal
@@ -59,7 +58,6 @@ _FIRST_LOOK_S, _LAST_LOOK_S = 0.001, 0.05
 
 def keep(embedder_pid: int, remove_dir: str, command: list[str], door: Door | None = None) -> int:
     """Run the supervisor and clean up after it; return its exit status as a shell would."""
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_write)
     ignored = {number for number in MAY_BE_IGNORED if signal.getsignal(number) == signal.SIG_IGN}
@@ -73,6 +71,9 @@ def keep(embedder_pid: int, remove_dir: str, command: list[str], door: Door | No
     defaults = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP} - ignored
     # A group of its own, so that the terminal's Ctrl-C comes once, through here.
     supervisor = os.posix_spawn(command[0], command, environment, setpgroup=0, setsigdef=defaults)
+    import ctypes  # noqa: PLC0415 - while the supervisor starts, which has nothing to leave behind yet
+
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     supervisor_fd = os.pidfd_open(supervisor)
     poller = select.poll()
     poller.register(supervisor_fd, select.POLLIN)
