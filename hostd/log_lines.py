@@ -20,11 +20,11 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from hostd.records import Record
+from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

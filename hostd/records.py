@@ -7,8 +7,10 @@ no number is invented.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping  # noqa: TC003 - `typing.get_type_hints` of a record needs them
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, field, fields
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
+
+from hostd_workers.wire.light import dataclass
 
 STANDALONE = "standalone-model"
 """The type of a model if its load names none, as the customer's system has it."""

@@ -6,10 +6,11 @@ served (`hostd_workers.calls.runtime`) or how they are found by name (`hostd_wor
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hostd_workers.wire.installing import MissingDependencyError
+from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hostd_workers.wire.errors import InvalidArgumentError, sayable
+from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -19,7 +19,6 @@ import os
 import stat
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,6 +29,7 @@ from hostd_workers.wire.errors import (
     NotFoundError,
     sayable,
 )
+from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

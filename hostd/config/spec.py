@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
     from pydantic import ConfigDict, Field, Strict

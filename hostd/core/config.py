@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from hostd_workers.wire.light import dataclass
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
     from hostd.core.models import Load, Model

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hostd.core.standing import Standing
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from hostd.core.events import (

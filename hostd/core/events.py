@@ -7,7 +7,7 @@ here too, so that the outside needs this module alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from hostd.core.requests import CallCancelled as CallCancelled
 from hostd.core.requests import CallReceived as CallReceived
@@ -47,6 +47,7 @@ from hostd.core.values import Prediction as Prediction
 from hostd.core.values import SyncId as SyncId
 from hostd.core.values import WorkerId as WorkerId
 from hostd.records import STANDALONE as STANDALONE
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from hostd.core.config import CoreConfig

@@ -6,8 +6,9 @@ other and does what its table says, until nothing is left: what follows from wha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
+
+from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
     from hostd.core.models import Model, Unload

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import field
+from typing import TYPE_CHECKING
 
 from hostd.core.bookkeeping.latencies import OTHER, Histogram, Latencies
 from hostd.core.bookkeeping.shares import ClientShares
 from hostd.core.lifecycle import ALIVE, SERVING, LaneState, ModelState, WorkerState
 from hostd.core.standing import NOTHING, Standing
 from hostd.core.values import Death, LoadSource, Need, Origin, Size
+from hostd_workers.wire.light import NamedTuple, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,7 +9,7 @@ Rules
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from hostd.core.deadlines import WorkerTimer
@@ -18,6 +18,7 @@ from hostd.core.happenings import LoadEnded, UnloadEnded
 from hostd.core.lifecycle import ModelInput, ModelState, WorkerInput, WorkerState
 from hostd.records import UnloadReport
 from hostd_workers.wire.errors import AbortedError, FailedPreconditionError, HostError
+from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
     from hostd.core.calls.lanes import Lanes

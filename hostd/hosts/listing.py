@@ -11,13 +11,14 @@ import os
 import socket
 import stat
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from hostd import paths, trust
 from hostd.hints import closest
 from hostd.hosts import lock as runtime_lock
 from hostd_workers.wire.errors import HostError, UnavailableError
+from hostd_workers.wire.light import dataclass
 
 
 @dataclass(frozen=True)

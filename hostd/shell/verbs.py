@@ -6,7 +6,6 @@ Covers reading requests and turning those that change something into events of t
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hostd.core import events as ev
@@ -14,6 +13,7 @@ from hostd.core.standing import standing_of
 from hostd.shell.repository.kept import packed
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError, UnimplementedError
+from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

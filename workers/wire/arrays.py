@@ -11,11 +11,11 @@ import math
 import re
 import reprlib
 import sys
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from hostd_workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

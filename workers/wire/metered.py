@@ -11,7 +11,6 @@ Python's own: a host never pays for the import of NumPy.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ import msgpack
 from hostd_workers.wire.arrays import MAX_DIMENSIONS, ArrayView
 from hostd_workers.wire.codec import EXT_TUPLE, Decoder, Limits
 from hostd_workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

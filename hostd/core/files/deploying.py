@@ -18,7 +18,7 @@ Rules
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, cast
 
 from hostd.core.effects import (
@@ -42,6 +42,7 @@ from hostd_workers.wire.errors import (
     HostError,
     UnavailableError,
 )
+from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
     from hostd.core import events as ev

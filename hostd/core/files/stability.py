@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict
-from typing import NamedTuple
+
+from hostd_workers.wire.light import NamedTuple
 
 CLOCK_MARGIN_S = 60.0
 """How much a file server's clock may be behind ours without files in the making looking old."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, TypeAlias
 
 from hostd.core.effects import LeaveEntry, ScanDirectory
@@ -29,6 +29,7 @@ from hostd.core.lifecycle import ModelState
 from hostd.core.refusals import check_directory
 from hostd.records import SyncReport
 from hostd_workers.wire.errors import HostError, UnavailableError
+from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,13 +11,14 @@ Rules
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from hostd.core.effects import CheckFiles, RemoveFiles, TidyFiles
 from hostd.core.names import model_id_of
 from hostd.core.refusals import check_directory, check_nothing_inside
 from hostd.records import UnloadReport
+from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
     from hostd.core import events as ev

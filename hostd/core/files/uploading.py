@@ -9,7 +9,6 @@ Rules
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hostd.core.bookkeeping.recent import Recent
@@ -17,6 +16,7 @@ from hostd.core.bookkeeping.shares import ClientShares
 from hostd.core.deadlines import UploadTimer
 from hostd.units import format_duration
 from hostd_workers.wire.errors import AbortedError, HostError, NotFoundError, ResourceExhaustedError
+from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
     from hostd.core.events import ClientId, FilesId

@@ -23,7 +23,6 @@ from __future__ import annotations
 import enum
 import math
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from hostd.core.deadlines import HeadroomTimer, IdleTimer, LoadTimer
@@ -34,6 +33,7 @@ from hostd.core.memory.growing import Fail, Growing
 from hostd.core.memory.planning import HOPELESS, Decision, Outcome
 from hostd.core.models import LoadStep
 from hostd.units import format_duration, format_size
+from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

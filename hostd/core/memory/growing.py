@@ -19,7 +19,6 @@ Covers loads alone: models that serve and grow make others go (`Admission`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from hostd.core.deadlines import LoadTimer, WorkerTimer
@@ -29,6 +28,7 @@ from hostd.core.memory.planning import HOPELESS, Decision, Outcome
 from hostd.core.models import LoadStep
 from hostd.core.values import Need
 from hostd.units import format_duration, format_size
+from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

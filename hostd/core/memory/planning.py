@@ -13,7 +13,6 @@ Rules
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hostd.core.memory.charges import Kept, bytes_of, fewest
@@ -21,6 +20,7 @@ from hostd.core.models import ESTIMATES
 from hostd.core.refusals import OverBudget, over_budget
 from hostd.records import Holder, LoadPlan
 from hostd.units import format_size
+from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +20,7 @@ from hostd.shell.work.threads import in_thread
 from hostd.shell.work.turns import Turns
 from hostd.units import counted
 from hostd_workers.wire.errors import FailedPreconditionError, HostError, ResourceExhaustedError
+from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,9 @@ them: `budget` and `cores` read their limits, `oom` their counters, `cgroups` ma
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+from hostd_workers.wire.light import dataclass
 
 SELF = Path("/proc/self")
 

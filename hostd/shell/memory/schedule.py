@@ -23,10 +23,10 @@ Everything here only decides; `sampling` reads.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hostd.shell.memory.tree import SIGNIFICANT_BYTES, Sample
+from hostd_workers.wire.light import NamedTuple, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -26,10 +26,11 @@ import stat
 import struct
 import time
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hostd.shell.linux.proc import read_all
 from hostd.shell.work.closing import Closing
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

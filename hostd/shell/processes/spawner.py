@@ -21,7 +21,6 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +30,7 @@ from hostd.shell.processes.crashes import CRASHES
 from hostd.shell.processes.ending import PATIENCE_S, Ending, reap
 from hostd.shell.processes.environment import TOKEN_VARIABLE
 from hostd.shell.transport.lanes import PAGE_FD
+from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
     from hostd.core.events import Memory, WorkerId

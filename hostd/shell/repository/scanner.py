@@ -23,12 +23,13 @@ import os
 import stat
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hostd.core.events import DirectoryEntry, ModelId
 from hostd.core.names import model_id_of
 from hostd.shell.repository.completeness import is_recent, walk
 from hostd_workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

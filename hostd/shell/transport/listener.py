@@ -22,7 +22,6 @@ import os
 import resource
 import socket
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -33,6 +32,7 @@ from hostd.shell.transport.poller import linger
 from hostd.shell.transport.process import PeerProcess
 from hostd.shell.work.closing import Closing
 from hostd_workers.wire.frames import BATCHED_BELOW_BYTES, MAX_BATCH_MESSAGES, pack_batch
+from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
