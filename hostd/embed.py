@@ -8,8 +8,6 @@ process, however that ends; those of a shared one with the last process that use
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 import subprocess
 import time
 import weakref
@@ -259,6 +257,8 @@ class Host(NotPickled):
             see_it_end(self._supervisor_fd, STOP_TIMEOUT_S)
             os.close(self._supervisor_fd)
             self._supervisor_fd = -1
+        import shutil  # noqa: PLC0415 - a start does without it
+
         shutil.rmtree(self._directory, ignore_errors=True)
         self._process = None
 
@@ -284,4 +284,4 @@ def _await_ready(ready_fd: int) -> dict[str, Any]:
 def _private_directory(name: str | None) -> Path:
     # Only a name: the supervisor makes the directory and its reaper removes it, so whenever this process is killed,
     # either nothing is there yet, or another process is that tidies up.
-    return paths.runtime_dir(f"{name or 'embedded'}-{os.getpid()}-{secrets.token_hex(4)}")
+    return paths.runtime_dir(f"{name or 'embedded'}-{os.getpid()}-{os.urandom(4).hex()}")

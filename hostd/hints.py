@@ -5,7 +5,6 @@ What looks at a path blocks on the disk: call it in a thread.
 
 from __future__ import annotations
 
-import difflib
 import os
 from contextlib import contextmanager
 from itertools import islice
@@ -24,6 +23,8 @@ _NAMES_SHOWN = 10
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is nearest to a wrong one; None if none is near."""
+    import difflib  # noqa: PLC0415 - only a failure needs it
+
     return next(iter(difflib.get_close_matches(name, sorted(known), n=1)), None)
 
 

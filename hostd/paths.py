@@ -8,7 +8,6 @@ cover settings (`hostd.config.settings`), the lock on a runtime directory (`host
 from __future__ import annotations
 
 import os
-import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +51,8 @@ def hosts_dir() -> Path:
     base = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(base):  # noqa: PTH117 - an empty string must stay distinguishable from "."
         return Path(base, "hostd")
+    import tempfile  # noqa: PLC0415 - it imports compression and random numbers
+
     try:
         return Path(tempfile.gettempdir(), f"hostd-{os.getuid()}")
     except FileNotFoundError as error:

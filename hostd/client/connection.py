@@ -11,12 +11,12 @@ One that nobody refers to any more says goodbye and closes, in whichever thread 
 from __future__ import annotations
 
 import os
+import struct
 import threading
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from hostd import trust
 from hostd.client import context
@@ -49,6 +49,8 @@ _ENDS = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVEN
 _NEWS = zmq.EVENT_CONNECTED | _ENDS
 """What the monitor tells: that the connection stands, that it broke, or that a socket that was closed has sent what it
 had to send."""
+
+_EVENT = struct.Struct("=Hi")
 
 _GOODBYE = pack(msg.BYE, 0)
 
@@ -120,7 +122,7 @@ class Connection:
             self.send(_GOODBYE)
             self.is_closed = True
             self.socket.close(LINGER_MS)
-            while recv_monitor_message(self.monitor)["event"] != zmq.EVENT_MONITOR_STOPPED:
+            while _next_event(self.monitor)[0] != zmq.EVENT_MONITOR_STOPPED:
                 pass
             self.monitor.close(0)
 
@@ -155,11 +157,11 @@ class Connection:
         """
         news = MessageSocket(self.monitor)
         while news.has_news():
-            event = recv_monitor_message(self.monitor)
-            if event["event"] != zmq.EVENT_CONNECTED:
+            event, value = _next_event(self.monitor)
+            if event != zmq.EVENT_CONNECTED:
                 return True
             # A connection that ended meanwhile is not made again, whatever its descriptor is by now.
-            self.is_known = not self.endpoint.startswith(trust.IPC) or trust.check_peer(event["value"], self.endpoint)
+            self.is_known = not self.endpoint.startswith(trust.IPC) or trust.check_peer(value, self.endpoint)
         return False
 
     def send(self, frames: list[Buffer]) -> bool:
@@ -224,3 +226,9 @@ def went_away(endpoint: str) -> UnavailableError:
         f"the host at {endpoint} went away before it answered; whether the call was begun is unknown",
         details={"endpoint": endpoint},
     )
+
+
+def _next_event(monitor: zmq.Socket[bytes]) -> tuple[int, int]:
+    """Return the number and the value of an event (zmq_socket_monitor(3)); `zmq.utils.monitor` imports asyncio."""
+    number, value = _EVENT.unpack(monitor.recv_multipart()[0])
+    return number, value

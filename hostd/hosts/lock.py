@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import os
 import select
-import shutil
 import socket
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
@@ -107,6 +106,8 @@ def remove_if_free(directory: Path) -> None:
         # The lock last: from then on the place may be another host's.
         for entry in sorted(directory.iterdir(), key=lambda path: path.name == LOCK_FILE):
             if entry.is_dir() and not entry.is_symlink():  # the state of a user without a home
+                import shutil  # noqa: PLC0415 - there is hardly ever anything
+
                 shutil.rmtree(entry)
             else:
                 entry.unlink()

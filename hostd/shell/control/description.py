@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -26,7 +25,7 @@ class Description:
     """One start of a host; `epoch` is its name, `has_started` and `metrics_port` are set when they come true."""
 
     def __init__(self, config: HostConfig, kind: str, queries: Queries, place: Place, models_dir: Path | None) -> None:
-        self.epoch = secrets.token_hex(8)
+        self.epoch = os.urandom(8).hex()
         self.has_started = False
         self.metrics_port: int | None = None
         self._config = config

@@ -14,7 +14,6 @@ import enum
 import errno
 import json
 import os
-import secrets
 import stat
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +85,7 @@ class Journal:
     def create(cls, calls: SystemCalls, staging_fd: int, operation: Operation, model_id: ModelId) -> Journal:
         """Make an entry that lasts. Raises OSError: FileNotFoundError if the staging area itself was removed."""
         for _ in range(_MAX_TRIES):
-            token = secrets.token_hex(TOKEN_CHARS // 2)
+            token = os.urandom(TOKEN_CHARS // 2).hex()
             fd = calls.open(token + SUFFIX, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_DSYNC, 0o640, at=staging_fd)
             journal = cls(calls, staging_fd, token, fd)
             try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from hostd import paths
@@ -83,7 +82,7 @@ class LanePlaces(Component):
         if not self._is_on or len(os.fsencode(path)) > paths.SOCKET_PATH_MAX_BYTES:
             return None
         with contextlib.suppress(OSError):  # without a descriptor for it, calls go by the host
-            self._places[worker_id] = _Place(path, secrets.token_bytes(_SECRET_BYTES), page.new())
+            self._places[worker_id] = _Place(path, os.urandom(_SECRET_BYTES), page.new())
             return self._places[worker_id].fd
         return None
 

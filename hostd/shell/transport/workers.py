@@ -7,7 +7,7 @@ sends is checked here and becomes an event; what the core wants of a worker beco
 from __future__ import annotations
 
 import logging
-import secrets
+import os
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import effects as fx
@@ -83,7 +83,7 @@ class Backend(Component):
     def admit(self, worker_id: WorkerId) -> str:
         """Return the token (hexadecimal) under which a worker that is about to be spawned will speak."""
         # Not beginning with NUL, which ZeroMQ does not take for an identity.
-        token = b"\1" + secrets.token_bytes(15)
+        token = b"\1" + os.urandom(15)
         self._by_token[token] = worker_id
         self._tokens[worker_id] = token
         self._silent.add(worker_id)
