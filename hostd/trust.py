@@ -20,9 +20,10 @@ import socket
 import stat
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hostd_workers.wire.errors import FailedPreconditionError
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,13 +11,14 @@ import itertools
 import os
 import re
 import warnings
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hostd_workers.api import Served, Specification
 from hostd_workers.plugins import DEFAULT_INITIALIZER, initialize, load_with
 from hostd_workers.process.ending import ENDS_A_PROCESS
 from hostd_workers.raised import error_of
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, ModelError, sayable
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

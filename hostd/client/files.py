@@ -20,7 +20,7 @@ import stat
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hostd.core.names import KEPT_NAME, MAX_FILES
 from hostd_workers.wire.errors import (
@@ -29,7 +29,7 @@ from hostd_workers.wire.errors import (
     NotFoundError,
     sayable,
 )
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light import NamedTuple, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

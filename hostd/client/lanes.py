@@ -21,7 +21,7 @@ import struct
 import time
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
@@ -30,6 +30,7 @@ from hostd_workers.wire.lane.link import Link
 from hostd_workers.wire.lane.spare import Spare
 from hostd_workers.wire.lane.spin import Spin
 from hostd_workers.wire.lane.stream import new_buffer
+from hostd_workers.wire.light import NamedTuple
 from hostd_workers.wire.shares import too_many
 
 if TYPE_CHECKING:

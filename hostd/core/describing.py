@@ -6,12 +6,13 @@ which a record is made and encoded: what is asked for again and again is made ag
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hostd.core.lifecycle import ModelState
 from hostd.core.values import Size
 from hostd.records import ModelInfo, WorkerInfo
 from hostd_workers.wire.lane.figures import NO_FIGURES
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from hostd.core.lifecycle import WorkerState

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hostd.core.lifecycle import ModelState
 from hostd.core.values import Death
@@ -15,6 +15,7 @@ from hostd_workers.wire.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from hostd.core.events import ModelId

@@ -9,10 +9,11 @@ Rules
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hostd.core.values import Limits, LoadingSpec, LoadSource
 from hostd.records import STANDALONE
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

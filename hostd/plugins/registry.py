@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hostd import finders as built_in
 from hostd.finders import DEFAULT_FINDER as DEFAULT
@@ -18,6 +18,7 @@ from hostd.plugins import types
 from hostd.records import SizeEstimate
 from hostd.sizers import DeclaredSizer, DirectorySizer, Sizer
 from hostd_workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

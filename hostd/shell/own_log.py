@@ -16,9 +16,10 @@ import os
 import select
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hostd.log_lines import stamp
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from types import TracebackType

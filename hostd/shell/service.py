@@ -7,7 +7,7 @@ import contextlib
 import gc
 import signal
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hostd import paths
 from hostd.core import events as ev
@@ -44,6 +44,7 @@ from hostd.shell.transport.poller import Poller
 from hostd.shell.transport.workers import Backend
 from hostd.shell.verbs import Verbs
 from hostd_workers.wire.errors import HostError
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hostd_workers.process.ending import ENDS_A_PROCESS
 from hostd_workers.raised import error_of
@@ -18,6 +18,7 @@ from hostd_workers.wire.errors import (
     MessageTooLargeError,
     ModelError,
 )
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

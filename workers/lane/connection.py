@@ -10,7 +10,7 @@ Rules
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from hostd_workers.process.forked import leave_if_child
 from hostd_workers.wire import frames as wire
@@ -18,6 +18,7 @@ from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import ProtocolError
 from hostd_workers.wire.lane.link import Link
 from hostd_workers.wire.lane.spare import Spare
+from hostd_workers.wire.light import NamedTuple
 from hostd_workers.wire.shares import Shares, capacity_for, too_long, too_many
 
 if TYPE_CHECKING:

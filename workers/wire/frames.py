@@ -18,9 +18,10 @@ Does not cover what bodies mean (`messages`) or how values are encoded (`codec`)
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from hostd_workers.wire.errors import MessageTooLargeError, ProtocolError, VersionMismatchError
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

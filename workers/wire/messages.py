@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import reprlib
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
@@ -23,6 +23,7 @@ from hostd_workers.wire.errors import (
     to_wire,
 )
 from hostd_workers.wire.frames import Buffer, Envelope, pack
+from hostd_workers.wire.light import NamedTuple
 from hostd_workers.wire.metered import Budget, decode_metered
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hostd.core import events as ev
 from hostd.core.describing import describe
@@ -12,6 +12,7 @@ from hostd.core.queries.explaining import calls_of, direct_of, eviction_of, reas
 from hostd.core.queries.listing import absent, each_of_all
 from hostd.core.refusals import no_such_model
 from hostd.records import MemoryInfo
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

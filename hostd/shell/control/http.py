@@ -17,11 +17,12 @@ import socket
 import threading
 from concurrent.futures import Future
 from http import HTTPStatus
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 from hostd.shell.work.closing import Closing
 from hostd.units import counted
 from hostd_workers.wire.errors import FailedPreconditionError
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

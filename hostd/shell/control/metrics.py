@@ -7,7 +7,7 @@ thread. Gauges come from the core's records, so none can be stale. Counts come f
 from __future__ import annotations
 
 import platform
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -19,6 +19,7 @@ from hostd.shell.control.tally import Tally, buckets_of
 from hostd.version import __version__
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire.lane.figures import BUCKETS_S
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

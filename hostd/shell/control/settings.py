@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hostd.config.received import config_from_json
 from hostd.config.values import NONE
@@ -21,6 +21,7 @@ from hostd.shell.starting import core_config
 from hostd.shell.work.raised import as_host_error
 from hostd.units import format_size
 from hostd_workers.wire.errors import FailedPreconditionError, UnavailableError
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from hostd.config.settings import HostConfig

@@ -21,9 +21,9 @@ import signal
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from hostd_workers.wire.errors import FailedPreconditionError
+from hostd_workers.wire.light import NamedTuple
 
 WITHIN_S = 5.0
 """A dump takes milliseconds; a process that is stopped, or waits for a dead disk, takes the signal when it goes on."""

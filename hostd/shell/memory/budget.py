@@ -7,12 +7,12 @@ Does not cover what is done when it is used up (`hostd.core.memory.admission`).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 from hostd.config.values import AUTO, NONE, share_of
 from hostd.shell.linux.groups import SELF, groups_of
 from hostd.units import format_size
 from hostd_workers.wire.errors import FailedPreconditionError
+from hostd_workers.wire.light import NamedTuple
 
 _MEMINFO = Path("/proc/meminfo")
 """Its lines are `MemTotal:       16384000 kB` (proc(5)); in a container some systems have one for that."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 from hostd.shell.linux.proc import read_file
+from hostd_workers.wire.light import NamedTuple
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _HAS_ROLLUP = Path("/proc/self/smaps_rollup").exists()

@@ -20,12 +20,13 @@ USS and PSS tell, is up to others as well: an earlier figure holds as long as no
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hostd.core.events import Memory
 from hostd.shell.linux.proc import descendants_of
 from hostd.shell.memory.process import COUNTS_EXACTLY, brief_of, full_of, living_thread_of, rss_of
 from hostd.shell.memory.shared import shared_bytes_of, system_bytes
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -20,7 +20,7 @@ import selectors
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
@@ -30,6 +30,7 @@ from hostd.shell.linux.syscalls import DIRECTORY
 from hostd.shell.processes.crashes import CrashReport
 from hostd.shell.processes.losses import Losses
 from hostd.shell.work.closing import Closing
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,9 @@ import errno
 import logging
 import os
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path

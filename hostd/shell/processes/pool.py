@@ -14,7 +14,7 @@ import os
 import sys
 from concurrent.futures import Future, wait
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hostd import paths
 from hostd.core import effects as fx
@@ -34,6 +34,7 @@ from hostd.shell.work.component import Component
 from hostd.shell.work.raised import as_host_error
 from hostd.shell.work.threads import Threads, in_thread, result_of
 from hostd_workers.wire.errors import FailedPreconditionError
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence

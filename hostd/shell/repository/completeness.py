@@ -23,10 +23,11 @@ import os
 import re
 import stat
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hostd.core.bookkeeping.recent import Recent
 from hostd.core.files.stability import Completeness, Look
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hostd.core import events as ev
 from hostd.core.names import model_id_of
 from hostd.shell.work.component import Component
 from hostd.shell.work.threads import Threads
 from hostd_workers.wire.errors import HostError, InvalidArgumentError
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

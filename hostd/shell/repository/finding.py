@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
@@ -19,6 +19,7 @@ from hostd.shell.work.raised import as_host_error
 from hostd.shell.work.threads import in_thread
 from hostd.shell.work.turns import Turns
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, NotFoundError
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from hostd.shell.repository.repository import Repository

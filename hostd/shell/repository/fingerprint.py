@@ -20,7 +20,7 @@ import stat
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from hostd.core.bookkeeping.recent import Recent
 from hostd.core.names import KEPT_NAME
@@ -32,6 +32,7 @@ from hostd_workers.wire.errors import (
     NotFoundError,
     ResourceExhaustedError,
 )
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,12 +7,13 @@ are still being written are waited for in `finding`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hostd.core import events as ev
 from hostd.core.standing import NOTHING, limited
 from hostd.shell.repository import kept
 from hostd.shell.repository.scanner import is_inside
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,11 +18,12 @@ import logging
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from hostd.core.events import Memory
 from hostd.shell.repository.fingerprint import digesting, environment_of
 from hostd.shell.sizes.store_file import UnusableFileError, connect, identity_of, in_use, is_damage, prepare, throw_away
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     import os

@@ -52,6 +52,8 @@ class WorkerLane:
 
 @dataclass(frozen=True)
 class _Place:
+    """Where a worker listens, what a client must show there, and the descriptor of its page."""
+
     path: Path
     secret: bytes
     fd: int

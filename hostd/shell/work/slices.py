@@ -13,11 +13,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hostd.core.values import ClientId, process_of
 from hostd.shell.work.turns import MAX_WAITING
 from hostd_workers.wire.errors import ResourceExhaustedError
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator

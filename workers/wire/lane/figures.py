@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
+
+from hostd_workers.wire.light import NamedTuple
 
 WINDOW: Final = 256
 """Enough for a p99 with two calls above it."""

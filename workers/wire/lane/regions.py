@@ -14,9 +14,10 @@ import fcntl
 import mmap
 import os
 import sys
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from hostd_workers.wire.errors import ProtocolError
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
