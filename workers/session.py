@@ -96,10 +96,13 @@ class Session:
             self.lanes.close(closed)
 
     def _load(self, request: dict[str, Any]) -> None:
-        # The model's directory is not ours to write into: it may be shared or watched, and its content is its identity.
-        sys.dont_write_bytecode = True
         try:
             import_builtin(request["loader"])
+            if request.get("lane") is not None:
+                import hostd_workers.lane.lanes  # noqa: F401, PLC0415 - used below; here its byte code is kept
+            # The model's directory is not ours to write into: it may be shared or watched, and its content is its
+            # identity.
+            sys.dont_write_bytecode = True
             served, warned = load(request)
             methods = methods_of(served.model, request.get("methods") or served.methods)
             default = default_of(methods, request.get("default_method") or served.default)
