@@ -28,6 +28,7 @@ with hostd.Host() as host:
     {ask}
     print(time.perf_counter() - start, flush=True)
 """
+READY_SOURCE = _START_SOURCE.format(ask="pass")
 INFO_SOURCE = _START_SOURCE.format(ask="client.host_info()")
 MODEL_SOURCE = _START_SOURCE.format(ask="client.load_model('first', sys.argv[1]).echo(b'first')")
 

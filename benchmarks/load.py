@@ -1,4 +1,4 @@
-"""`load`: cold loads of small and big models, and the first start of an embedded host.
+"""`load`: cold loads of small and big models, the first start of an embedded host, and a command of a person.
 
 The floor of a load is a fresh interpreter that imports the libraries and loads the same file, until it has it; as a
 whole process, exit included, it is shown too. The floor of a start is a fresh interpreter that imports what the
@@ -24,15 +24,19 @@ if TYPE_CHECKING:
 READY = "fresh interpreter, until ready"
 WHOLE = "fresh interpreter, with its exit"
 
-# The packages of the supervisor, as it imports them.
-START_SOURCE = "import sys, hostd, zmq, msgpack, psutil, pydantic, yaml, prometheus_client"
+# The packages of supervisor and client, as they import them.
+START_SOURCE = "import sys, asyncio, hostd, zmq, msgpack, sqlite3"
+
+COMMAND_SOURCE = "import os, sys; sys.stdout = sys.stderr = open(os.devnull, 'w'); from hostd.cli import main; main()"
+BARE = "fresh interpreter that does nothing"
 
 DIGITS_EXTRA_S = 0.150
 START_EXTRA_S = 0.4
+COMMAND_EXTRA_S = 0.2
 
 
 def load(effort: Effort, *, with_host: bool) -> Iterator[Comparison]:
-    """Cold loads, then embedded starts."""
+    """Cold loads, then embedded starts, step by step, then a command."""
     with model_directory() as directory:
         digits, small = write_digits(directory), write_echo(directory)
         big = write_holder(directory, GIB)
@@ -50,6 +54,7 @@ def load(effort: Effort, *, with_host: bool) -> Iterator[Comparison]:
             yield _loads(title, path, floors, targets, effort, with_host=with_host)
         if with_host:
             yield _starts(effort, small)
+            yield _commands(effort)
 
 
 def _loads(
@@ -68,14 +73,31 @@ def _loads(
 
 
 def _starts(effort: Effort, small: Path) -> Comparison:
-    from benchmarks.lifecycle import INFO_SOURCE, MODEL_SOURCE  # noqa: PLC0415 - as above
+    from benchmarks.lifecycle import INFO_SOURCE, MODEL_SOURCE, READY_SOURCE  # noqa: PLC0415 - as above
 
     model_side = "hostd to a model's answer"
     sides = [
         Side(READY, partial(ready_round, START_SOURCE)),
+        Side("hostd until it is ready", partial(told_round, READY_SOURCE), is_ours=True),
         Side("hostd to host_info()", partial(told_round, INFO_SOURCE), is_ours=True),
         Side(model_side, partial(told_round, MODEL_SOURCE, small), is_ours=True),
     ]
     targets = [Target(model_side, READY, Against.DIFFERENCE, START_EXTRA_S)]
     rounds = alternate(sides, effort.slow_rounds, effort.patience_s)
     return compare("load", "first start of an embedded host", By.LATENCY, sides, rounds, targets)
+
+
+def _commands(effort: Effort) -> Comparison:
+    from benchmarks.lifecycle import plain_host  # noqa: PLC0415 - as above
+
+    with plain_host() as client:
+        host = ("-e", client.host_info().endpoint)
+        names = {"hostd ps": ("ps", *host), "hostd ps --json": ("ps", "--json", *host)}
+        sides = [Side(BARE, partial(interpreter_round, "pass"))]
+        sides += [
+            Side(name, partial(interpreter_round, COMMAND_SOURCE, *typed), is_ours=True)
+            for name, typed in names.items()
+        ]
+        targets = [Target(name, BARE, Against.DIFFERENCE, COMMAND_EXTRA_S) for name in names]
+        rounds = alternate(sides, effort.slow_rounds, effort.patience_s)
+        return compare("load", "a command of a person, as a whole process", By.LATENCY, sides, rounds, targets)
