@@ -25,7 +25,7 @@ from hostd.paths import expanded
 from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pydantic_core import ErrorDetails
@@ -82,12 +82,17 @@ def gather(arguments: Mapping[str, object], *, file: Path | None, environment: b
     merged: dict[str, Any] = {}
     for source in reversed(sources):
         merged = _merge(merged, source.settings)
-    try:
-        config = HostConfig.model_validate(merged)
-    except ValidationError as error:
-        raise explain(error, sources) from None
+    config = checked(merged, sources)
     origins = {".".join(where): _origin(where, sources) or DEFAULT for where, _ in flat(config.model_dump())}
     return Gathered(config, origins)
+
+
+def checked(settings: Mapping[str, Any], sources: Sequence[Source] = ()) -> HostConfig:
+    """Return the configuration of these settings. Raises InvalidArgumentError with all that is wrong with them."""
+    try:
+        return HostConfig.model_validate(settings)
+    except ValidationError as error:
+        raise _explained(error, sources) from None
 
 
 def flat(settings: Mapping[str, Any], where: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -99,7 +104,7 @@ def flat(settings: Mapping[str, Any], where: tuple[str, ...] = ()) -> Iterator[t
             yield (*where, key), value
 
 
-def _origin(where: tuple[str, ...], sources: list[Source]) -> str | None:
+def _origin(where: tuple[str, ...], sources: Sequence[Source]) -> str | None:
     return next((phrase for source in sources if (phrase := source.origin(where))), None)
 
 
@@ -119,7 +124,7 @@ def _variables() -> set[str]:
     return {variable.upper() for variable in os.environ}
 
 
-def explain(error: ValidationError, sources: list[Source]) -> InvalidArgumentError:
+def _explained(error: ValidationError, sources: Sequence[Source]) -> InvalidArgumentError:
     """Return one error that lists every problem with the setting, what was expected and where the value came from."""
     problems = [_problem(found, sources) for found in error.errors()]
     text = "\n  ".join(problems)
@@ -127,7 +132,7 @@ def explain(error: ValidationError, sources: list[Source]) -> InvalidArgumentErr
     return InvalidArgumentError(head + text, details={"problems": problems})
 
 
-def _problem(found: ErrorDetails, sources: list[Source]) -> str:
+def _problem(found: ErrorDetails, sources: Sequence[Source]) -> str:
     where = tuple(str(part) for part in found["loc"])
     name = ".".join(where) or "the configuration"
     origin = _origin(where, sources)

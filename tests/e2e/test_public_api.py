@@ -93,7 +93,7 @@ for name in hostd.__all__:
         if is_dataclass(thing):
             typing.get_type_hints(thing)
 """
-    of_a_host = "import hostd; hostd.Host; import sys; print(sys.modules['hostd.client._sync.client'].Client)"
+    of_a_host = "import hostd\nwith hostd.Host() as host: print(type(host.client()))"
     done = subprocess.run([sys.executable, "-c", of_a_host], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "<class 'hostd.Client'>"
     subprocess.run([sys.executable, "-c", source], cwd=REPOSITORY, check=True)

@@ -12,7 +12,6 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hostd.config.received import config_from_json
 from hostd.config.values import NONE
 from hostd.core import events as ev
 from hostd.shell import own_log
@@ -113,7 +112,7 @@ class Settings:
 
     def _find(self) -> _Found:
         """Return what the file makes of the settings. Raises `HostError`."""
-        from hostd.config.sources import gather  # noqa: PLC0415 - brings in what a start does without
+        from hostd.config.sources import checked, gather  # noqa: PLC0415 - brings in what a start does without
 
         file = self._sources.file
         if file is None:
@@ -134,7 +133,7 @@ class Settings:
                 (merged[sections[0]] if sections else merged)[last] = new[name]
             else:
                 needs_restart.append(name)
-        config = config_from_json(json.dumps(merged))
+        config = checked(merged)  # old and new settings together may be wrong
         return _Found(
             config, ReloadReport(file, changed, needs_restart), *budget_of(config.memory.budget, config.memory.reserve)
         )
