@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -15,7 +16,20 @@ from hostd.cli.doctor import checks, trial
 from hostd.cli.doctor.checks import Verdict, local_checks
 from hostd_workers.wire.errors import UnavailableError
 
-NAMES = ("python", "system", "zeromq", "msgpack", "pidfd", "prctl", "memory", "children", "cgroup", "devices", "limits")
+NAMES = (
+    "python",
+    "byte code",
+    "system",
+    "zeromq",
+    "msgpack",
+    "pidfd",
+    "prctl",
+    "memory",
+    "children",
+    "cgroup",
+    "devices",
+    "limits",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -171,3 +185,14 @@ def test_where_there_is_a_driver_it_is_said_whether_devices_are_measured(monkeyp
     check = found("devices", verdict)
     assert words in check.found
     assert bool(check.advice) is (verdict is Verdict.WARN)
+
+
+def test_modules_that_every_process_would_compile_are_something_to_look_at(monkeypatch, tmp_path):
+    (tmp_path / "module.py").touch()
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    assert checks._byte_code([tmp_path]).verdict is checks.Verdict.OK
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    check = checks._byte_code([tmp_path])
+    assert (check.verdict, check.found[:23]) == (checks.Verdict.WARN, "1 of 1 module have none")
+    subprocess.run(check.advice.partition(": ")[2], shell=True, check=True)
+    assert checks._byte_code([tmp_path]).verdict is checks.Verdict.OK

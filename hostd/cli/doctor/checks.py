@@ -14,16 +14,21 @@ import importlib.util
 import os
 import re
 import resource
+import shlex
 import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import hostd_workers
 from hostd import paths, trust
-from hostd.units import format_size
+from hostd.units import counted, format_size
 from hostd_workers.wire.errors import HostError
 from hostd_workers.wire.installing import install_extras, pip_install
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _LEAST_FILES = 4096  # a host needs some five descriptors per worker and two per client
 _LEAST_PYZMQ = (26,)
@@ -34,6 +39,8 @@ _PR_GET_PDEATHSIG = 2  # prctl(2)
 _PR_GET_CHILD_SUBREAPER = 37
 _NVIDIA_DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/dxg"))
 """Either is there where the driver is: the latter in WSL 2."""
+
+_CODE = (Path(paths.__file__).parent, Path(hostd_workers.__file__).parent)
 
 # What makes a loader complete: extra -> libraries it imports.
 EXTRAS: dict[str, tuple[str, ...]] = {
@@ -73,6 +80,7 @@ def local_checks() -> list[Check]:
     """Make all checks that need no host, in the order in which a person would fix them."""
     return [
         _python(),
+        _byte_code(),
         _platform(),
         _zmq(),
         _msgpack(),
@@ -97,6 +105,19 @@ def _python() -> Check:
     if sys.version_info < _LEAST_PYTHON:
         return Check("python", Verdict.FAIL, found, "use Python 3.10 or newer")
     return Check("python", Verdict.OK, found)
+
+
+def _byte_code(directories: Sequence[Path] = _CODE) -> Check:
+    """Say whether the modules of host and workers are compiled once, or by every process that imports them."""
+    modules = [file for directory in directories for file in directory.rglob("*.py")]
+    lacking = [file for file in modules if not Path(importlib.util.cache_from_source(str(file))).exists()]
+    is_kept = not sys.dont_write_bytecode and all(os.access(directory, os.W_OK) for directory in directories)
+    if not lacking or is_kept:
+        return Check("byte code", Verdict.OK, "modules are compiled once")
+    why = "PYTHONDONTWRITEBYTECODE is set" if sys.dont_write_bytecode else "their directory cannot be written"
+    found = f"{len(lacking)} of {counted(len(modules), 'module')} have none, and {why}: every process compiles them"
+    advice = shlex.join([sys.executable, "-m", "compileall", "-q", *map(str, directories)])
+    return Check("byte code", Verdict.WARN, found, f"compile them once, as whoever may write there: {advice}")
 
 
 def _platform() -> Check:
