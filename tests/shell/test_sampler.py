@@ -12,6 +12,7 @@ from holding_rig import MIB, Holder
 from loops import on_a_loop
 
 from hostd.core.values import Memory, WorkerId
+from hostd.shell.linux import proc
 from hostd.shell.memory import sampler as sampling
 from hostd.shell.memory import schedule as looks
 from hostd.shell.memory.sampler import Sampler
@@ -262,7 +263,10 @@ def test_a_tree_that_cannot_be_read_is_looked_at_again_soon(trees, monkeypatch):
     def refuse(pid):
         raise psutil.AccessDenied(pid)
 
-    monkeypatch.setattr(sampling, "descendants_of", refuse)
+    # By way of the process table, as on a kernel without the files.
+    monkeypatch.setattr(sampling, "descendants_of", proc.descendants_of)
+    monkeypatch.setattr(proc, "_HAS_CHILDREN_FILES", False)
+    monkeypatch.setattr(psutil, "Process", refuse)
     assert trees.trees.most_bytes_of(trees.worker) == 0
 
 
