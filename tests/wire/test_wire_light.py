@@ -1,5 +1,7 @@
 """Light dataclasses and named tuples: what they do is what the standard library's do."""
 
+from __future__ import annotations
+
 import dataclasses
 import inspect
 import typing
@@ -79,7 +81,7 @@ def test_a_light_named_tuple_does_what_a_named_tuple_does():
             """Two."""
 
             a: int
-            b: "str" = "b"
+            b: str = "b"
 
             @property
             def both(self):

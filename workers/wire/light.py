@@ -3,7 +3,8 @@
 They are the standard library's in all else. `dataclasses` compiles up to six methods of each class, in 0.75 ms; here
 only `__init__` is compiled, when it is first looked up. `typing` compiles the annotation of each field of a named
 tuple, which is left out here. Together that was a third of a supervisor's imports. A dataclass must have a docstring,
-and may have neither `__post_init__` nor slots; every field is an argument.
+and may have neither `__post_init__` nor slots; every field is an argument. A module with a named tuple has its
+annotations as text (`from __future__ import annotations`).
 """
 
 from __future__ import annotations
