@@ -34,6 +34,7 @@ COMMANDS = (
     "latency",
     "throughput",
     "load",
+    "templates",
     "unload",
     "idle",
     "scale",
@@ -84,6 +85,7 @@ def run_one(
         sampling,
         scale,
         sync,
+        templates,
         turns,
         unload,
     )
@@ -93,6 +95,7 @@ def run_one(
         "latency": partial(calls.latency, tables=chosen.tables),
         "throughput": partial(calls.throughput, tables=chosen.tables),
         "load": load.load,
+        "templates": templates.templates,
         "unload": unload.unload,
         "idle": idle.idle,
         "scale": scale.scale,

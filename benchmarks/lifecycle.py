@@ -35,8 +35,8 @@ MODEL_SOURCE = _START_SOURCE.format(ask="client.load_model('first', sys.argv[1])
 
 @contextmanager
 def plain_host() -> Iterator[hostd.Client]:
-    """Start a host with nothing loaded; gives its client."""
-    with hostd.Host() as host, host.client() as client:
+    """Start a host with nothing loaded, of which every worker is started afresh; gives its client."""
+    with hostd.Host(workers={"templates": "off"}) as host, host.client() as client:
         yield client
 
 

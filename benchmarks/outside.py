@@ -65,6 +65,15 @@ def pss_of(pid: int) -> int:
     return 0
 
 
+TEMPLATE = "hostd:template"
+"""The name of the processes that fork workers, which are no model's."""
+
+
+def name_of(pid: int) -> str:
+    """Return the name of a process, "" if it is gone."""
+    return _read(pid, "comm").decode(errors="replace").strip()
+
+
 def tree_of(pid: int) -> list[Process]:
     """Return the descendants of a process; itself is left out."""
     return [process for processes in _trees_below(pid).values() for process in processes]

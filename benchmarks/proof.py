@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from benchmarks.machine import Neighbours
 from benchmarks.memory_models import MB, write_family
 from benchmarks.models import GIB, model_directory
-from benchmarks.outside import Marked, is_there, tree_of, uss_of
+from benchmarks.outside import TEMPLATE, Marked, is_there, name_of, tree_of, uss_of
 from benchmarks.verdicts import By, Comparison, alone, nearest_rank
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _cycle(client: hostd.Client, supervisor_pid: int, path: Path, marked: Marked
     start_s = time.perf_counter()
     client.load_model(MODEL_ID, path)
     load_s = time.perf_counter() - start_s
-    family = tree_of(supervisor_pid)
+    family = [process for process in tree_of(supervisor_pid) if name_of(process.pid) != TEMPLATE]
     before = marked.machine_uss()
     start_s = time.perf_counter()
     report = client.unload_model(MODEL_ID)
