@@ -13,6 +13,7 @@ RUNS = {
     "kills": ("--count", "6", "--seed", str(SEED)),
     "mutations": ("--count", "3000", "--seed", str(SEED)),
     "storm": ("--count", "2000", "--seed", str(SEED)),
+    "templates": ("--count", "60", "--seed", str(SEED)),
     "histories": ("--seeds", "60:64"),
 }
 

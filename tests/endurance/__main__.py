@@ -4,6 +4,7 @@ python tests/endurance chaos [--seconds 600] [--seed 1]
 python tests/endurance kills [--count 200] [--seed 1]
 python tests/endurance mutations [--count 120000] [--seed 1]
 python tests/endurance storm [--count 100000] [--seed 1]
+python tests/endurance templates [--count 1000] [--seed 1]
 python tests/endurance histories [--seeds 60:2000] [--game plain|settings|obstacles|connections]
 """
 
@@ -16,7 +17,7 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "core"))
 
-from endurance import chaos, histories, kills, mutations, storm
+from endurance import chaos, histories, kills, mutations, storm, templates
 
 
 @click.group()
@@ -61,6 +62,14 @@ def mutations_command(count, seed):
 def storm_command(count, seed):
     """Calls on lanes, while models are unloaded, evicted, replaced and killed, and clients are killed and cancel."""
     _finish(*storm.run(count, seed))
+
+
+@main.command("templates")
+@click.option("--count", default=1000, help="How many loads.")
+@click.option("--seed", default=1, help="Of what is done to templates when.")
+def templates_command(count, seed):
+    """Loads that are forked, while their template is killed, stopped, and made stale."""
+    _finish(*templates.run(count, seed))
 
 
 def _range_of(_context, _option, text):
