@@ -28,6 +28,8 @@ from hostd.records import (
     ModelInfo,
     SizeEstimate,
     SyncReport,
+    TemplateInfo,
+    TemplatesInfo,
     UnloadReport,
     WorkerInfo,
 )
@@ -94,6 +96,8 @@ __all__ = [
     "SizeEstimate",
     "Status",
     "SyncReport",
+    "TemplateInfo",
+    "TemplatesInfo",
     "UnavailableError",
     "UnimplementedError",
     "UnloadReport",

@@ -132,7 +132,8 @@ class WorkerInfo(Record):
     `baseline_bytes` is the private memory of the process before it was told what to load (the interpreter, mostly), as
     the host has measured it. `shared_bytes` is the shared memory that they hold, mapped or merely open: memfds, files
     of tmpfs such as those in /dev/shm, System V segments. `gpu_bytes` is None where there is no device or no way to ask
-    it. `direct_clients` is how many clients call it without the host; `in_flight` counts their calls, too.
+    it. `direct_clients` is how many clients call it without the host; `in_flight` counts their calls, too. `template`
+    is what it was forked from, None for one that was started afresh, and `why_fresh` why that was, if anything made it.
     """
 
     id: int
@@ -151,6 +152,8 @@ class WorkerInfo(Record):
     in_flight: int = 0
     direct_clients: int = 0
     started_s: float | None = None
+    template: int | None = None
+    why_fresh: str = ""
 
 
 @dataclass(frozen=True)
@@ -280,17 +283,18 @@ class MemoryInfo(Record):
     """The memory of all models against the budget, in bytes; `budget_bytes` and `free_bytes` are None without a budget.
 
     `budget_source` says in words where the budget comes from. `measured_bytes` is what models hold as measured,
-    `reserved_bytes` what is set aside for loads beyond that. `waiting` are the loads that wait for memory, in order,
-    `paused` those before them that have outgrown what was reserved for them, and are stopped until there is room.
-    `over_budget` says what has grown over the budget, None if nothing has. The counts and `freed_bytes` (by all
-    unloads, read just before each kill) are since the start of the host; `evictions` are by reason. `last_unload` is
-    the report of the last one.
+    `reserved_bytes` what is set aside for loads beyond that, `templates_bytes` what templates hold. `waiting` are the
+    loads that wait for memory, in order, `paused` those before them that have outgrown what was reserved for them, and
+    are stopped until there is room. `over_budget` says what has grown over the budget, None if nothing has. The counts
+    and `freed_bytes` (by all unloads, read just before each kill) are since the start of the host; `evictions` are by
+    reason. `last_unload` is the report of the last one.
     """
 
     budget_bytes: int | None = None
     budget_source: str = ""
     measured_bytes: int = 0
     reserved_bytes: int = 0
+    templates_bytes: int = 0
     free_bytes: int | None = None
     waiting: tuple[str, ...] = ()
     paused: tuple[str, ...] = ()
@@ -307,6 +311,53 @@ class MemoryInfo(Record):
         "waiting": tuple,
         "paused": tuple,
         "last_unload": lambda report: None if report is None else UnloadReport.from_dict(report),
+    }
+
+
+@dataclass(frozen=True)
+class TemplateInfo(Record):
+    """A process that has imported libraries and forks workers.
+
+    `state` is LEARNING (a load is under way that shows what to import), WARMING, READY or ENDING (`reason` says why).
+    `python` is its interpreter and `env` what models' settings add to its environment. `libraries` are the packages
+    that it has imported beyond what every worker needs, `modules` how many modules these are. `held_bytes` is what it
+    holds, which its workers share, `forks` how many it has made, `workers` how many of them live.
+    """
+
+    id: int
+    pid: int | None
+    state: str
+    python: str = ""
+    env: dict[str, str] = field(default_factory=dict)
+    libraries: tuple[str, ...] = ()
+    modules: int = 0
+    held_bytes: int = 0
+    forks: int = 0
+    workers: int = 0
+    import_s: float = 0.0
+    used_s: float = 0.0
+    reason: str = ""
+
+    _revived = {"libraries": tuple}  # noqa: RUF012 - as above
+
+
+@dataclass(frozen=True)
+class TemplatesInfo(Record):
+    """The templates of a host, and what does without.
+
+    `left_out` are packages that make a process unfit to be forked, with the reasons; `fresh` are the paths (or ids) of
+    models that a forked worker could not load and a fresh one could, with what the forked one said. `forks` and
+    `starts` count the workers that were forked and that were started afresh, since the start of the host.
+    """
+
+    templates: tuple[TemplateInfo, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
+    fresh: dict[str, str] = field(default_factory=dict)
+    forks: int = 0
+    starts: int = 0
+
+    _revived = {  # noqa: RUF012 - as above
+        "templates": lambda templates: tuple(map(TemplateInfo.from_dict, templates)),
     }
 
 

@@ -27,6 +27,7 @@ from helpers import (
     new_tag,
     start_service,
     tagged,
+    template_host,
     threads,
 )
 from zmq.utils.garbage import gc as zmq_gc
@@ -165,7 +166,10 @@ def _files_below(directory):
 
 @dataclass
 class Traces:
-    """What there is of processes, descriptors, threads and runtime files at one moment."""
+    """What there is of processes, descriptors, threads and runtime files at one moment.
+
+    A host that several tests share keeps the templates that one of them has brought it to.
+    """
 
     processes: set[int] = field(default_factory=lambda: set(descendants()) | tagged(os.environ[TAG]))
     descriptors: dict[int, str] = field(default_factory=descriptors)
@@ -174,9 +178,10 @@ class Traces:
 
     def since(self, before):
         """Return what is here and was not before."""
+        new = {pid for pid in self.processes - before.processes if template_host(pid) not in before.processes}
         opened = {fd: to for fd, to in self.descriptors.items() if before.descriptors.get(fd) != to}
         found = {
-            "processes": describe(self.processes - before.processes) or sorted(self.processes - before.processes),
+            "processes": describe(new) or sorted(new),
             "descriptors": opened,
             "threads": sorted(self.threads - before.threads),
             "files": sorted(file for file in self.files - before.files if not file.endswith(MAY_STAY)),

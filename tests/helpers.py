@@ -124,6 +124,19 @@ def new_tag():
     return uuid.uuid4().hex
 
 
+def template_host(pid):
+    """Return the parent of a process that is a template, else None."""
+    with contextlib.suppress(OSError):
+        name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
+        return int(rest.split()[1]) if name == "hostd:template" else None
+    return None
+
+
+def of_models(host):
+    """Return the processes of a host's models: all of its descendants but templates."""
+    return [pid for pid in descendants(host) if template_host(pid) is None]
+
+
 def tree_of(pid):
     """Return a process and all of its descendants."""
     return [psutil.Process(member) for member in (pid, *descendants(pid))]

@@ -15,6 +15,7 @@ from hostd_workers.loading import load, load_error
 from hostd_workers.methods import default_of, methods_of
 from hostd_workers.plugins import import_builtin
 from hostd_workers.process.ending import ENDS_A_PROCESS
+from hostd_workers.process.installed import imported_since, refuse_if_hidden
 from hostd_workers.raised import error_of
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
@@ -96,7 +97,10 @@ class Session:
             self.lanes.close(closed)
 
     def _load(self, request: dict[str, Any]) -> None:
+        before = len(sys.modules)
         try:
+            if request.get("is_forked") and request["path"] is not None:
+                refuse_if_hidden(request["path"])
             import_builtin(request["loader"])
             if request.get("lane") is not None:
                 import hostd_workers.lane.lanes  # noqa: F401, PLC0415 - used below; here its byte code is kept
@@ -123,3 +127,5 @@ class Session:
         self.runtime = Runtime(methods, self._send, request.get("max_message_bytes", DEFAULT_LIMITS.blob_bytes))
         self.is_async = any(method.is_async for method in methods.values())
         self._send(loaded)
+        if request.get("is_learning"):
+            self._send(msg.pack_map(msg.IMPORTED, 0, {"modules": imported_since(before)}))

@@ -52,6 +52,7 @@ COMMANDS: dict[str, Entry] = {
     "events": Entry("Models", "commands.watching", "Follow what happens to models and workers."),
     "size": Entry("Memory", "commands.listing", "Show how much memory models take."),
     "plan": Entry("Memory", "commands.explaining", "Say what a load would do now: what would have to go."),
+    "templates": Entry("Memory", "commands.templates", "Show what is kept imported, and which models do without."),
     "pin": Entry("Memory", "commands.lifecycle", "Keep models in memory."),
     "unpin": Entry("Memory", "commands.lifecycle", "Let models be evicted again."),
     "infer": Entry("Calls", "commands.calling", "Call a model and print its answer."),

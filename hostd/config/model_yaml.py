@@ -10,7 +10,7 @@ import keyword
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -239,6 +239,7 @@ class _Settings(BaseModel, strict=True, defer_build=True):
     evictable: Annotated[bool, _must_be("true or false")] = True
     idle_ttl_s: Annotated[IdleSeconds, _must_be("seconds, 0 for never")] | None = None
     cpu_threads: Annotated[Threads, _must_be(f"a number of threads from 1 to {MAX_THREADS}")] | None = None
+    isolation: Annotated[Literal["shared", "fresh"], _must_be("shared or fresh")] = "shared"
 
     @model_validator(mode="after")
     def _default_is_a_method(self) -> _Settings:

@@ -29,6 +29,7 @@ from hostd.config.types import (
     Seconds,
     Share,
     SpinSeconds,
+    Templates,
     Threads,
 )
 from hostd.config.values import located
@@ -132,6 +133,11 @@ class WorkersConfig(_Section):
     """How long a worker of plain methods, and a synchronous client that waits for it, look for news before they sleep.
     Calls that end within this take a third to two thirds of their time; 0.001 suits models that are quicker than that.
     It keeps two cores busy, so it is not for a machine with more callers than cores."""
+
+    templates: Templates = "auto"
+    """Which libraries are kept imported, in processes that fork workers: a load then takes milliseconds, and its model
+    shares the libraries' memory. auto: those that loads have imported. A list of modules: these, for all models. off:
+    every worker is started afresh. A model's `isolation: fresh` keeps it out."""
 
     cpu_threads: Threads | None = None
     """How many threads the libraries of a model may use that says nothing itself. Unset: the cores (those that

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from hostd_workers.wire.light import dataclass
 
@@ -25,8 +25,8 @@ class ModelSpec:
     is, None for none, and `initializer_config` are its keywords. `size_bytes` is what the model says that it takes.
     `memory_limit_bytes` is what it may take at most, `evictable` whether the host may unload it when it needs the
     memory, `idle_ttl_s` after how many seconds without a call it does, `cpu_threads` how many threads its libraries may
-    use; None leaves it to the host's settings. `origins` may say in words where a setting was given, by its name in a
-    `model.yaml` (an option as "options.NAME").
+    use; None leaves it to the host's settings. `isolation` is "fresh" if its worker is to be no template's child.
+    `origins` may say in words where a setting was given, by its name in a `model.yaml` (an option as "options.NAME").
     """
 
     # What a finder of others makes is checked by these types when it is asked. A plain map: pydantic is imported then.
@@ -45,4 +45,5 @@ class ModelSpec:
     evictable: bool = True
     idle_ttl_s: float | None = None
     cpu_threads: Annotated[int, Field(ge=1)] | None = None
+    isolation: Literal["shared", "fresh"] = "shared"
     origins: dict[str, str] = field(default_factory=dict, compare=False, repr=False)

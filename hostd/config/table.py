@@ -53,6 +53,7 @@ SETTINGS: Final[dict[str, Setting | dict[str, Setting]]] = {
         "max_in_flight": Setting(1024, kind="int", read="number", bounds=(("ge", 1), ("le", 1000000))),
         "lanes": Setting(True, kind="bool"),
         "spin_s": Setting(0.0, kind="float", read="number", bounds=(("ge", 0), ("le", 0.01))),
+        "templates": Setting("auto"),
         "cpu_threads": Setting(None, kind="int", read="number", bounds=(("ge", 1), ("le", 4096))),
         "log_bytes": Setting(1048576, kind="int", read="size", bounds=(("ge", 4096),)),
     },

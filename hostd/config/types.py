@@ -55,6 +55,14 @@ Budget = Annotated[
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": PAGE_BYTES}, {"type": "string"}, {"type": "null"}]}),
 ]
 """As `Share`, or "auto" or "none" (which None becomes)."""
+Templates = Annotated[
+    Union[str, tuple[str, ...]],  # noqa: UP007 - as above
+    BeforeValidator(values.templates),
+    WithJsonSchema(
+        {"anyOf": [{"enum": [values.AUTO, values.OFF, False]}, {"type": "array", "items": {"type": "string"}}]}
+    ),
+]
+"""`auto`, `off`, or names of modules."""
 Retries = Annotated[int, Field(ge=0, le=_RETRIES_MAX), NotBool]
 Threads = Annotated[int, Field(ge=1, le=MAX_THREADS), NotBool]
 SpinSeconds = Annotated[float, Field(ge=0, le=0.01, allow_inf_nan=False), NotBool]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 NONE = "none"
+OFF = "off"
 _ALL_PERCENT = 100
 PAGE_BYTES = 4096  # less is a number that lacks its unit
 MAX_THREADS = 4096  # no machine has more cores; a larger number is a mistake
@@ -54,6 +55,21 @@ def directory(value: object) -> object:
             "must be a path; an empty one would be the working directory. Leave it out to have the default"
         )
     return value
+
+
+def templates(value: object) -> object:
+    """Return AUTO, OFF, or names of modules."""
+    if value is False:  # YAML's own `off`
+        return OFF
+    words = value.split(",") if isinstance(value, str) else value  # an environment variable has a list so
+    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
+        raise ValueError(f"must be {AUTO}, {OFF} or a list of modules, not {value!r}")
+    names = tuple(word.strip() for word in words if word.strip())
+    if len(names) == 1 and names[0] in (AUTO, OFF):
+        return names[0]
+    if wrong := [name for name in names if not all(part.isidentifier() for part in name.split("."))]:
+        raise ValueError(f"must be {AUTO}, {OFF} or a list of modules; {wrong[0]!r} is no name of a module")
+    return names
 
 
 def located(path: str | Path) -> Path:

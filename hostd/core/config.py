@@ -28,6 +28,7 @@ class CoreConfig:
     baseline_bytes: int = 0
     cores: int = 1
     cpu_threads: int | None = None
+    templates: str | tuple[str, ...] = "off"
     python: str | None = None
     own_python: str = ""
     story_length: int = 64

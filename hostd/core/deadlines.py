@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from hostd_workers.wire.light import dataclass
 
 if TYPE_CHECKING:
+    from hostd.core.bookkeeping.templates import TemplateId
     from hostd.core.models import Load, Model
     from hostd.core.values import Caller, ClientId, FilesId, WorkerId
 
@@ -16,6 +17,13 @@ class WorkerTimer:
     """The deadline of whatever a worker is doing now."""
 
     worker_id: WorkerId
+
+
+@dataclass(frozen=True)
+class TemplateTimer:
+    """The deadline of whatever a template is doing now, or when nobody may have needed it for long enough."""
+
+    template_id: TemplateId
 
 
 @dataclass(frozen=True)

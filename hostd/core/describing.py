@@ -33,6 +33,8 @@ class WorkerFacts(NamedTuple):
     in_flight: int
     direct_clients: int
     started_s: float
+    template_id: int | None
+    why_fresh: str
 
 
 class Facts(NamedTuple):
@@ -116,6 +118,8 @@ def _facts_of_worker(worker: Worker, lane: Figures, wall_offset_s: float) -> Wor
         len(worker.calls) + lane.in_flight,
         lane.connections,
         worker.started_s + wall_offset_s,
+        None if worker.template is None else worker.template.id,
+        worker.why_fresh,
     )
 
 
@@ -175,4 +179,6 @@ def _describe_worker(worker: WorkerFacts) -> WorkerInfo:
         in_flight=worker.in_flight,
         direct_clients=worker.direct_clients,
         started_s=worker.started_s,
+        template=worker.template_id,
+        why_fresh=worker.why_fresh,
     )

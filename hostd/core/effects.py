@@ -8,6 +8,7 @@ from hostd.core.standing import Standing
 from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
+    from hostd.core.bookkeeping.templates import Base, Kind, Learned, TemplateId
     from hostd.core.events import (
         Caller,
         CallId,
@@ -36,13 +37,29 @@ class FindSpec(NamedTuple):
 
 
 class PredictSize(NamedTuple):
-    """Find out what a load is expected to take; it comes back as SizePredicted, whatever happens."""
+    """Find out what a load is expected to take; it comes back as SizePredicted, whatever happens.
+
+    `is_forked`: its worker is to be a template's child, which takes less than a fresh one.
+    """
 
     model_id: ModelId
     generation: int
     path: str | None
     model_type: str
     spec: LoadingSpec
+    is_forked: bool = False
+
+
+class Origination(NamedTuple):
+    """How a worker comes into being: forked from a template that is ready within `wait_s`, else afresh, and why.
+
+    `is_learning`: the template is started when another load has shown what to import.
+    """
+
+    template_id: TemplateId | None = None
+    why_fresh: str = ""
+    wait_s: float = 0.0
+    is_learning: bool = False
 
 
 class SpawnWorker(NamedTuple):
@@ -56,15 +73,47 @@ class SpawnWorker(NamedTuple):
     spec: LoadingSpec
     cpu_threads: int
     limit_bytes: int | None
+    origination: Origination = Origination()
+
+
+class StartTemplate(NamedTuple):
+    """Start a process that imports modules; it comes back as TemplateReady or TemplateEnded.
+
+    Workers that were told to wait for it do so from before this on.
+    """
+
+    template_id: TemplateId
+    base: Base
+    modules: tuple[str, ...]
+
+
+class EndTemplate(NamedTuple):
+    """End a template, if it has a process, and have nothing wait for it; it comes back as TemplateEnded.
+
+    `is_hanging`: what it is importing is to be blamed.
+    """
+
+    template_id: TemplateId
+    reason: str
+    is_hanging: bool = False
+
+
+class RememberImports(NamedTuple):
+    """Keep what loads of a kind import, for later hosts."""
+
+    kind: Kind
+    learned: Learned
 
 
 class SendLoad(NamedTuple):
-    """Tell the worker what to load."""
+    """Tell the worker what to load; `is_learning`: and to say what that has imported."""
 
     worker_id: WorkerId
     model_id: ModelId
     path: str | None
     spec: LoadingSpec
+    is_forked: bool = False
+    is_learning: bool = False
 
 
 class CloseLanes(NamedTuple):
@@ -112,7 +161,8 @@ class KillWorker(NamedTuple):
 class RememberSize(NamedTuple):
     """Keep what a model turned out to use, for the next time that somebody asks before loading it.
 
-    `is_minimum`: its load was ended when it held so much, and it needs more.
+    `is_minimum`: its load was ended when it held so much, and it needs more. `is_forked`: its worker was a template's
+    child.
     """
 
     path: str
@@ -120,6 +170,7 @@ class RememberSize(NamedTuple):
     memory: Memory
     load_s: float
     is_minimum: bool = False
+    is_forked: bool = False
 
 
 class StageFiles(NamedTuple):
@@ -270,6 +321,9 @@ Effect: TypeAlias = (
     FindSpec
     | PredictSize
     | SpawnWorker
+    | StartTemplate
+    | EndTemplate
+    | RememberImports
     | SendLoad
     | CloseLanes
     | OpenLanes

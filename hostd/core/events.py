@@ -50,6 +50,7 @@ from hostd.records import STANDALONE as STANDALONE
 from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
+    from hostd.core.bookkeeping.templates import Kind, Learned, TemplateId
     from hostd.core.config import CoreConfig
     from hostd.records import MethodInfo, SizeEstimate
     from hostd_workers.wire.errors import HostError
@@ -92,10 +93,12 @@ class SpecRefused(NamedTuple):
 
 
 class WorkerSpawned(NamedTuple):
-    """The worker has a process; it has said nothing yet."""
+    """The worker has a process; it has said nothing yet. `template_id` is what it was forked from; None: nothing."""
 
     worker_id: WorkerId
     pid: int
+    template_id: TemplateId | None = None
+    why_fresh: str = ""
 
 
 class WorkerSpawnFailed(NamedTuple):
@@ -130,6 +133,41 @@ class WorkerLoaded(NamedTuple):
     default_method: str | None
     warnings: tuple[str, ...] = ()
     lane: Lane | None = None
+
+
+class WorkerImported(NamedTuple):
+    """What modules of installed distributions a worker has imported to load its model, in order."""
+
+    worker_id: WorkerId
+    modules: tuple[str, ...]
+
+
+class ImportsRecalled(NamedTuple):
+    """What earlier hosts have learned about imports; `usual` is what hosts of this one's name have loaded most."""
+
+    known: tuple[tuple[Kind, Learned], ...]
+    usual: Kind | None = None
+
+
+class TemplateReady(NamedTuple):
+    """A template has imported its modules, and forks workers from now on. It holds so many bytes."""
+
+    template_id: TemplateId
+    pid: int
+    import_s: float
+    held_bytes: int
+
+
+class TemplateEnded(NamedTuple):
+    """A template has no process any more, or never had one; `module` is what made it unfit to be forked, "" if none.
+
+    `is_stale`: libraries were installed anew.
+    """
+
+    template_id: TemplateId
+    reason: str
+    module: str = ""
+    is_stale: bool = False
 
 
 class LanesClosed(NamedTuple):
@@ -371,6 +409,10 @@ Event: TypeAlias = (
     | WorkerSaidHello
     | BaselineMeasured
     | WorkerLoaded
+    | WorkerImported
+    | ImportsRecalled
+    | TemplateReady
+    | TemplateEnded
     | LanesClosed
     | WorkerRefusedLoad
     | WorkerMeasured

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from hostd.core.memory.admission import Admission
     from hostd.core.models import Load, Model, Reload, Worker
     from hostd.core.registry import Registry
+    from hostd.core.templates.choosing import Choosing
 
 MAX_RETRIES = 100
 """With the longest backoff that is most of an hour; a person who wants more wants a supervisor of their own."""
@@ -64,11 +65,12 @@ fixed"."""
 class Loading:
     """The decisions about loads."""
 
-    def __init__(self, registry: Registry, admission: Admission, comparing: Comparing) -> None:
-        """Take the registry, what decides when a load that knows what it needs may start, and what knows its files."""
+    def __init__(self, registry: Registry, admission: Admission, comparing: Comparing, templates: Choosing) -> None:
+        """Take the registry, what decides when a load may start, what knows its files, and what it is forked from."""
         self._registry = registry
         self._admission = admission
         self._comparing = comparing
+        self._templates = templates
 
     # What clients ask
 
@@ -203,7 +205,9 @@ class Loading:
             return
         load.step = LoadStep.SIZING
         registry.timers.set(LoadTimer(load), registry.now + registry.config.load_timeout_s)
-        registry.effects.append(PredictSize(model.id, model.generation, event.path, model.source.type, event.spec))
+        is_forked = self._templates.may_fork(load)
+        kind = model.source.type
+        registry.effects.append(PredictSize(model.id, model.generation, event.path, kind, event.spec, is_forked))
 
     def size_predicted(self, event: SizePredicted) -> None:
         """Let a load start when there is memory for it."""
@@ -224,7 +228,10 @@ class Loading:
         spec = cast("LoadingSpec", model.spec)  # nothing is started that was not found
         share = max(1, config.cores // len({other.model.id for other in registry.workers.values()}))
         model.cpu_threads = spec.cpu_threads or config.cpu_threads or share
-        registry.effects.append(SpawnWorker(worker.id, model.id, spec, model.cpu_threads, spec.memory.limit_bytes))
+        origination = self._templates.origin_of(load)
+        load.is_forked = origination.template_id is not None
+        limit_bytes = spec.memory.limit_bytes
+        registry.effects.append(SpawnWorker(worker.id, model.id, spec, model.cpu_threads, limit_bytes, origination))
 
     def refuse(self, load: Load, error: HostError) -> None:
         """End a load that has not started and will not; it is not tried again."""
@@ -273,7 +280,9 @@ class Loading:
         registry.move_model(model, ModelInput.LOAD_SUCCEEDED, f"loaded in {registry.now - model.created_s:.3f} s")
         if is_measured and model.source.path is not None and model.spec is not None and worker.memory is not None:
             memory = worker.memory if worker.highest is None else worker.memory.with_peak_of(worker.highest)
-            registry.effects.append(RememberSize(model.source.path, model.spec, memory, took_s))
+            is_forked = worker.template is not None
+            registry.effects.append(RememberSize(model.source.path, model.spec, memory, took_s, is_forked=is_forked))
+        self._templates.succeeded(load)
         registry.waiting.answer(load.waiters, registry.describe(model))
         registry.happened.append(LoadEnded(model, None))
 
@@ -346,6 +355,15 @@ class Loading:
 
     def _end_failed_try(self, load: Load, error: HostError) -> None:
         registry, model = self._registry, load.model
+        if self._templates.is_to_blame(load, error):
+            load.is_fresh, load.fresh_because, load.error = True, error.message, None
+            model.freed = Freed()  # as below
+            registry.note(model, "FRESH", f"it failed in a worker that was forked from a template: {error.message}")
+            if registry.config.budget_bytes is None:
+                self.start(load)
+            else:
+                self._admission.enter_again(load)
+            return
         if load.retries_left > 0 and not is_permanent(error):
             load.retries_left -= 1
             load.step, load.error = LoadStep.BACKOFF, None

@@ -136,4 +136,5 @@ def _unavailable(worker: Worker, message: str, details: dict[str, Any]) -> HostE
     words = worker.last_words
     if words is None:
         return UnavailableError(message, details=details)
-    return UnavailableError(f"{message}; its last words: {words.message}", details={**words.details, **details})
+    details = {**words.details, **details, "last_words": words.message}
+    return UnavailableError(f"{message}; its last words: {words.message}", details=details)

@@ -33,7 +33,7 @@ from hostd.core.invariants import problems_of
 from hostd.core.loading import Loading
 from hostd.core.losing import Losing
 from hostd.core.measuring import Measuring
-from hostd.core.memory.admission import Admission, Evict, Hold, Refuse, Release, Start
+from hostd.core.memory.admission import Admission, Evict, GiveWay, Hold, Refuse, Release, Start
 from hostd.core.memory.charges import Charges
 from hostd.core.memory.growing import Fail
 from hostd.core.memory.planning import Planning
@@ -41,6 +41,7 @@ from hostd.core.models import LoadStep
 from hostd.core.queries.queries import Queries
 from hostd.core.registry import Registry
 from hostd.core.reloading import Reloading
+from hostd.core.templates.choosing import Choosing
 from hostd.core.unloading import Unloading
 from hostd.core.workers import Workers
 from hostd_workers.wire.errors import CancelledError, DeadlineExceededError, HostError, InternalError
@@ -63,7 +64,8 @@ class Core:
         planning = Planning(self._registry, charges)
         admission = self._admission = Admission(self._registry, charges, planning)
         comparing = self._comparing = Comparing(self._registry)
-        loading = self._loading = Loading(self._registry, admission, comparing)
+        templates = self._templates = Choosing(self._registry, charges)
+        loading = self._loading = Loading(self._registry, admission, comparing, templates)
         lanes = self._lanes = Lanes(self._registry)
         router = self._router = Router(self._registry, loading, lanes)
         unloading = self._unloading = Unloading(self._registry, loading, router.pending, lanes)
@@ -71,11 +73,11 @@ class Core:
         pinning = Pinning(self._registry)
         deploying = self._deploying = Deploying(self._registry, loading, unloading, pinning)
         losing = self._losing = Losing(self._registry, loading, router)
-        workers = Workers(self._registry, loading, unloading, losing, router, lanes)
+        workers = Workers(self._registry, loading, unloading, losing, router, lanes, templates)
         measuring = Measuring(self._registry, loading, admission, losing)
         undeploying = self._undeploying = Undeploying(self._registry, loading, unloading, pinning)
         syncing = self._syncing = Syncing(self._registry, loading, unloading, comparing)
-        self.queries = Queries(self._registry, charges, planning, admission, router, deploying)
+        self.queries = Queries(self._registry, charges, planning, admission, router, deploying, templates)
         asked = self._asked
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.CallReceived: router.call,
@@ -108,6 +110,10 @@ class Core:
             ev.WorkerSaidHello: workers.said_hello,
             ev.BaselineMeasured: measuring.baseline_measured,
             ev.WorkerLoaded: workers.loaded,
+            ev.WorkerImported: workers.imported,
+            ev.ImportsRecalled: templates.recalled,
+            ev.TemplateReady: templates.ready,
+            ev.TemplateEnded: templates.ended,
             ev.WorkerRefusedLoad: workers.refused_load,
             ev.WorkerMeasured: measuring.measured,
             ev.WorkerPauseFailed: lambda event: self._see_to(admission.growing.pause_failed(event)),
@@ -133,6 +139,7 @@ class Core:
         }
         self._timeouts: dict[type, Callable[[Any], None]] = {
             due.WorkerTimer: workers.expire,
+            due.TemplateTimer: templates.expire,
             due.ConnectionTimer: losing.expire,
             due.WaiterTimer: lambda key: self._registry.waiting.dismiss(key.caller, _too_late()),
             due.HeldTimer: router.expire_held,
@@ -150,6 +157,7 @@ class Core:
             Evict: lambda verdict: unloading.evict(verdict.model, verdict.reason),
             Hold: lambda verdict: lanes.hold(verdict.model),
             Release: self._release,
+            GiveWay: lambda verdict: templates.give_way(verdict.short_bytes),
         }
         self._late_steps: dict[LoadStep, Callable[[Load], None]] = {
             LoadStep.FINDING: loading.give_up_finding,
@@ -160,9 +168,16 @@ class Core:
         }
         """What is done when the deadline of a load's step has come."""
         self._follows: dict[type, tuple[Callable[[Any], None], ...]] = {
-            LoadEnded: (admission.load_ended, router.load_ended, deploying.load_ended, syncing.load_ended),
+            LoadEnded: (
+                admission.load_ended,
+                templates.load_ended,
+                router.load_ended,
+                deploying.load_ended,
+                syncing.load_ended,
+            ),
             UnloadEnded: (
                 loading.unload_ended,
+                templates.unload_ended,
                 router.unload_ended,
                 deploying.unload_ended,
                 undeploying.unload_ended,
@@ -233,6 +248,7 @@ class Core:
         self._syncing.stop()
         self._comparing.stop()
         self._deploying.stop()
+        self._templates.stop()
         self._unloading.shutdown(event)
 
     def _on_settings_changed(self, event: ev.SettingsChanged) -> None:
@@ -277,6 +293,7 @@ class Core:
             + self._undeploying.problems()
             + self._syncing.problems()
             + self._admission.problems()
+            + self._templates.problems()
         )
         if problems:
             raise InternalError(f"a broken invariant: {'; '.join(problems)}")

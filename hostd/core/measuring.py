@@ -41,9 +41,9 @@ class Measuring:
         self._losing = losing
 
     def baseline_measured(self, event: BaselineMeasured) -> None:
-        """Take what a worker holds before its load."""
+        """Take what a worker holds before its load; that of a forked one is its template's."""
         worker = self._registry.workers.get(event.worker_id)
-        if worker is not None and worker.model.spec is not None:
+        if worker is not None and worker.model.spec is not None and worker.template is None:
             worker.baseline_bytes = event.baseline_bytes
             self._registry.baselines.note(worker.model.spec.python, event.baseline_bytes)
 
@@ -60,7 +60,7 @@ class Measuring:
         if event.memory is not None and worker.state is not WorkerState.KILLING:
             worker.sampled(event.memory, event.asked_s)
             worker.reserved_bytes = 0 if is_of_loaded else worker.reserved_bytes
-            sizes = [w.memory.rss_bytes for w in model.workers.values() if w.memory is not None]
+            sizes = [w.size_bytes for w in model.workers.values()]
             model.size = Size(sum(sizes), "measured")
             if self._has_broken_limit(worker, model):
                 return
@@ -79,7 +79,9 @@ class Measuring:
 
     def _has_broken_limit(self, worker: Worker, model: Model) -> bool:
         limit_bytes = model.spec.memory.limit_bytes if model.spec else None
-        measured_bytes = sum(w.measured_bytes for w in model.workers.values())
+        measured_bytes = sum(
+            w.measured_bytes - min(w.measured_bytes, w.inherited_bytes) for w in model.workers.values()
+        )
         if limit_bytes is None or measured_bytes <= limit_bytes or not _has_model(worker):
             return False
         error = limit_error(model, limit_bytes, measured_bytes)

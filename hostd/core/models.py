@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from hostd.core.bookkeeping.latencies import OTHER, Histogram, Latencies
 from hostd.core.bookkeeping.shares import ClientShares
+from hostd.core.bookkeeping.templates import TemplateState
 from hostd.core.lifecycle import ALIVE, SERVING, LaneState, ModelState, WorkerState
 from hostd.core.standing import NOTHING, Standing
 from hostd.core.values import Death, LoadSource, Need, Origin, Size
@@ -20,6 +21,7 @@ from hostd_workers.wire.light import NamedTuple, dataclass
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hostd.core.bookkeeping.templates import Template
     from hostd.core.values import Caller, CallId, ClientId, Lane, LoadingSpec, Memory, ModelId, Waiters, WorkerId
     from hostd.records import MethodInfo
     from hostd_workers.wire.errors import HostError
@@ -85,6 +87,9 @@ class Worker:
     lane: Lane | None = None
     lane_clients: dict[ClientId, Caller] = field(default_factory=dict)
     lane_state: LaneState = LaneState.UNUSED
+    template: Template | None = None
+    why_fresh: str = ""
+    has_taught: bool = False
 
     @property
     def in_flight(self) -> int:
@@ -105,6 +110,19 @@ class Worker:
     def place(self) -> int:
         """The number of its load in the line for memory."""
         return self.model.load.place if self.model.load else 0
+
+    @property
+    def inherited_bytes(self) -> int:
+        """What it may have to itself of a template that is gone: that is no growth of its own."""
+        is_heir = self.template is not None and self.template.state is TemplateState.GONE
+        return self.template.held_bytes if self.template is not None and is_heir else 0
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes, as far as it was measured: resident memory, but for what it has of its template."""
+        if self.memory is None:
+            return 0
+        return self.memory.rss_bytes if self.template is None else self.memory.charge_bytes
 
     def sampled(self, memory: Memory, asked_s: float) -> None:
         """Take a sample that was asked for then."""
@@ -146,6 +164,7 @@ class Load:
     """The load of a model that is LOADING, with all its tries; its end answers the `waiters`.
 
     `place` is its number in the line for memory. `error` is why its last try has failed, while it is ENDING.
+    `is_forked`: its worker is a template's child. `is_fresh`: it is not to be, `fresh_because` of what became of one.
     """
 
     model: Model
@@ -156,6 +175,10 @@ class Load:
     place: int = 0
     error: HostError | None = None
     waiters: Waiters = field(default_factory=dict)
+    is_forked: bool = False
+    is_fresh: bool = False
+    fresh_because: str = ""
+    is_wordless: bool = False
 
     def __repr__(self) -> str:
         return f"<Load of {self.model.id}#{self.model.generation} {self.step.value} try={self.tries}>"
@@ -330,6 +353,7 @@ class Model:
         """Let the try in hand be the last: the next would end in the same way."""
         if self.load is not None:
             self.load.retries_left = 0
+            self.load.is_fresh = True
 
     def alive(self) -> list[Worker]:
         """Return the workers that may still have a process, those of earlier generations too."""

@@ -52,6 +52,7 @@ from hostd_workers.wire.errors import HostError, InternalError, InvalidArgumentE
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from hostd.core.bookkeeping.templates import Template, TemplateId
     from hostd.core.config import CoreConfig
     from hostd.core.describing import Facts
     from hostd.core.events import Caller, Declared, Memory
@@ -85,6 +86,7 @@ class Registry:
         self.reserved: dict[ModelId, str] = {}
         """Ids that may not be loaded at present, and why: their files are being moved."""
         self.workers: dict[WorkerId, Worker] = {}
+        self.templates: dict[TemplateId, Template] = {}
         self.stories: OrderedDict[ModelId, deque[Event]] = OrderedDict()
         self.failures: Recent[ModelId, Failure] = Recent(config.stories_kept)
         """The last load of each id, if it has failed; bounded as the stories are."""
@@ -346,7 +348,8 @@ class Registry:
         model = worker.model
         if model.spec is None:
             raise InternalError(f"a worker was told to load before there was a specification: {worker!r}")
-        return SendLoad(worker.id, model.id, model.source.path, model.spec)
+        is_learning = self.config.templates == "auto"
+        return SendLoad(worker.id, model.id, model.source.path, model.spec, worker.template is not None, is_learning)
 
     def _tell(self, model: Model, worker: Worker | None, old: str, new: str, cause: str, reason: str) -> None:
         if not model.is_told:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import TYPE_CHECKING
 
+from hostd.core.bookkeeping.templates import TemplateState
 from hostd.core.deadlines import WorkerTimer
 from hostd.core.effects import Answer, Stop
 from hostd.core.happenings import LoadEnded, UnloadEnded
@@ -211,8 +212,9 @@ class Unloading:
         """Stop the host if it is shutting down and nothing is left that it may end."""
         registry = self._registry
         left = list(registry.models.values())
+        has_templates = any(each.state is not TemplateState.GONE for each in registry.templates.values())
         is_done = all(map(_is_beyond_reach, left)) and all(one.is_beyond_reach for one in registry.workers.values())
-        if registry.is_stopping and is_done and not registry.files_in_work:
+        if registry.is_stopping and is_done and not registry.files_in_work and not has_templates:
             for model in left:
                 self._tell_waiters(model)
             if left:

@@ -107,6 +107,7 @@ class LoadingSpec(NamedTuple):
     only ones to expose or None for all. `initializer` is a reference with its configuration, or None for the loader's
     own object. `cpu_threads` is how many threads its libraries may use, None for a share of the cores. `origins` says
     in words where a setting was given, by the name that it has in a `model.yaml` (an option as "options.NAME").
+    `is_isolated`: its worker shares no memory with others.
     """
 
     loader: str
@@ -119,6 +120,7 @@ class LoadingSpec(NamedTuple):
     memory: MemoryPolicy = MemoryPolicy()
     cpu_threads: int | None = None
     origins: Mapping[str, str] = MappingProxyType({})
+    is_isolated: bool = False
 
 
 class DirectoryEntry(NamedTuple):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hostd.core.events import (
         WorkerGone,
         WorkerId,
+        WorkerImported,
         WorkerLoaded,
         WorkerNotEnded,
         WorkerRefusedLoad,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from hostd.core.losing import Losing
     from hostd.core.models import Worker
     from hostd.core.registry import Registry
+    from hostd.core.templates.choosing import Choosing
     from hostd.core.unloading import Unloading
 
 
@@ -50,6 +52,7 @@ class Workers:
         losing: Losing,
         router: Router,
         lanes: Lanes,
+        templates: Choosing,
     ) -> None:
         self._registry = registry
         self._loading = loading
@@ -57,12 +60,20 @@ class Workers:
         self._losing = losing
         self._router = router
         self._lanes = lanes
+        self._templates = templates
 
     def spawned(self, event: WorkerSpawned) -> None:
-        """Keep the process id of a worker."""
+        """Keep the process id of a worker, and how it came into being."""
         worker = self._registry.workers.get(event.worker_id)
         if worker is not None:
             worker.pid = event.pid
+            self._templates.spawned(worker, event)
+
+    def imported(self, event: WorkerImported) -> None:
+        """Learn what a load has imported."""
+        worker = self._registry.workers.get(event.worker_id)
+        if worker is not None:
+            self._templates.imported(worker, event)
 
     def spawn_failed(self, event: WorkerSpawnFailed) -> None:
         """End the try of a load after its worker could not be started."""

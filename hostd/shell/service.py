@@ -66,6 +66,7 @@ class _Parts(NamedTuple):
     repository: Repository | None
     files: Files
     declared: DeclaredModels
+    sizes: Sizes
 
 
 class Service:
@@ -103,6 +104,7 @@ class Service:
                 tasks.append(asyncio.create_task(repository.follow(supervisor.ask)))
             host.description.has_started = True
             on_ready(host.description.info())
+            supervisor.start(host.sizes.recall_imports())
             await supervisor.stopped.wait()
             if repository is not None:
                 repository.end()
@@ -160,7 +162,7 @@ class Service:
         supervisor.attach(frontend, backend, workforce, sizes, finding, files, repository or NoRepository())
         sampler = _sampler(config.memory, supervisor, workforce, gpu)
         supervisor.tell(workforce.on_event, control.on_event, sampler.on_event, declared.on_event)
-        return _Parts(supervisor, settings, place, description, sampler, repository, files, declared)
+        return _Parts(supervisor, settings, place, description, sampler, repository, files, declared, sizes)
 
     def _take_directories(self, stack: contextlib.ExitStack) -> Place:
         with paths.told(self._config.runtime_dir, "runtime"):

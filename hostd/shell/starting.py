@@ -49,6 +49,7 @@ def troubles_of(now: str | None, settings: ModelsConfig, *, has_directory: bool)
 
 def core_config(config: HostConfig, models_dir: Path | None, budget_bytes: int | None) -> CoreConfig:
     """Return what the core decides by."""
+    templates = config.workers.templates
     return CoreConfig(
         spawn_timeout_s=config.workers.spawn_timeout_s,
         load_timeout_s=config.workers.load_timeout_s,
@@ -68,6 +69,7 @@ def core_config(config: HostConfig, models_dir: Path | None, budget_bytes: int |
         baseline_bytes=USUAL_BASELINE_BYTES,
         cores=usable_cores(),
         cpu_threads=config.workers.cpu_threads,
+        templates=templates if isinstance(templates, str) else tuple(templates),
         python=config.workers.python,
         own_python=sys.executable,
     )

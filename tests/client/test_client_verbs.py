@@ -57,7 +57,7 @@ UNLOADED = {"model_id": "m", "size_bytes": 5, "freed_bytes": 4, "processes": 1, 
 REPORT = UnloadReport("m", 5, 4, 1, 0.5)
 FIGURES = {"need_bytes": 400, "need_source": "remembered", "budget_bytes": 1000, "free_bytes": 100}
 VICTIM = {"model_id": "a", "bytes": 300, "idle_s": 7.5, "reload_s": 2.0, "why": ""}
-MEMORY = MemoryInfo(1000, "8 % of the machine", 600, 50, 350, ("a",), (), None, {"room": 3}, 1, 2, 3, 4, 99, REPORT)
+MEMORY = MemoryInfo(1000, "8 % of the machine", 600, 50, 25, 350, ("a",), (), None, {"room": 3}, 1, 2, 3, 4, 99, REPORT)
 FUTURE = {"a field of the future": 1}
 
 CASES: list[tuple[str, tuple[Any, ...], dict[str, Any], dict[str, Any], Any, Any]] = [

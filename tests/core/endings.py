@@ -24,6 +24,8 @@ def finish(host: Outside) -> None:
             host.feed(ev.PinKept(host.pins.popleft().files_id, None))
         while host.comparisons:
             host.feed(ev.FilesCompared(*host.comparisons.pop()[:2], "as loaded"))
+        for template_id in sorted(host.ending):
+            host.end_template(template_id, "it was told to")
         for process in list(host.processes.values()):
             if process.is_killed and process.is_alive():
                 process.stage = Stage.GONE

@@ -24,6 +24,7 @@ from hostd.records import UnloadReport
 if TYPE_CHECKING:
     from world_of_lanes import LaneOnPaper
 
+    from hostd.core.bookkeeping.templates import TemplateId
     from hostd.core.machine import Core
     from hostd.records import Event as StoryEvent
 
@@ -40,6 +41,7 @@ NOTES = (
     "RESUMED",
     "PUT_BACK",
     "NOT_ENDED",
+    "FRESH",
 )
 """Causes of what is told of a model that leaves its state as it is."""
 
@@ -85,6 +87,7 @@ class Process:
     has_loaded: bool = False
     is_sampled: bool = False
     load: fx.SendLoad | None = None
+    origination: fx.Origination = field(default_factory=fx.Origination)
     lane: LaneOnPaper | None = None
     samples_due: int = 0
     calls: dict[ev.CallId, fx.ForwardCall] = field(default_factory=dict)
@@ -121,6 +124,10 @@ class Outside:
         self.finds: list[fx.FindSpec] = []
         self.predictions: list[fx.PredictSize] = []
         self.processes: dict[ev.WorkerId, Process] = {}
+        self.templates: dict[TemplateId, Stage] = {}
+        """The templates that were started; RUNNING are those that have imported all."""
+        self.ending: set[TemplateId] = set()
+        self.imports: list[fx.RememberImports] = []
         self.announced: list[StoryEvent] = []
         self.states: dict[tuple[str, int | None], str] = {}
         self.files = FilesOnPaper()
@@ -166,6 +173,12 @@ class Outside:
         self.has_overslept = True
         self.pass_time(0)
         self.has_overslept = False
+
+    def end_template(self, template_id: TemplateId, reason: str, module: str = "") -> None:
+        """Let a template be gone, by itself or because it was told to."""
+        self.templates[template_id] = Stage.GONE
+        self.ending.discard(template_id)
+        self.feed(ev.TemplateEnded(template_id, reason, module))
 
     # The rules of the outside
 
@@ -251,7 +264,19 @@ class Outside:
             case fx.SpawnWorker(worker_id, model_id):
                 assert worker_id not in self.processes, "an id of a worker was used again"
                 generation = self.registry.workers[worker_id].model.generation
-                self.processes[worker_id] = Process(worker_id, model_id, generation)
+                template_id = effect.origination.template_id
+                assert template_id is None or self.templates.get(template_id) is not Stage.GONE
+                assert template_id not in self.ending, f"{effect} is to wait for what is being ended"
+                self.processes[worker_id] = Process(worker_id, model_id, generation, origination=effect.origination)
+            case fx.StartTemplate(template_id):
+                assert template_id not in self.templates, "an id of a template was used again"
+                assert template_id not in self.ending
+                self.templates[template_id] = Stage.ORDERED
+            case fx.EndTemplate(template_id):
+                assert template_id not in self.ending, f"template {template_id} was ended twice"
+                self.ending.add(template_id)
+            case fx.RememberImports():
+                self.imports.append(effect)
             case fx.SendLoad(worker_id, model_id):
                 assert not self.files.moved_with(model_id), f"{effect} while files are being moved"
                 process = self._receiver(worker_id)
@@ -295,6 +320,7 @@ class Outside:
             case fx.Stop():
                 assert not self.has_stopped, "the host was stopped twice"
                 assert all(p.stage is Stage.GONE or p.is_beyond_reach for p in self.processes.values()), self.processes
+                assert all(stage is Stage.GONE for stage in self.templates.values()), self.templates
                 assert not +self.open, f"the host stopped before it answered {+self.open}"
                 assert not self.files.in_work(), f"the host stopped before {self.files.in_work()} were over"
                 self.has_stopped = True

@@ -62,6 +62,11 @@ WEIGHTS: Final[dict[str, float]] = {
     "leave_lane": 0.5,
     "close_lanes": 2,
     "ask_fate": 0.5,
+    "import_all": 15,
+    "obey": 6,
+    "learn": 4,
+    "recall": 0.2,
+    "kill_template": 0.3,
 }
 """What leads on is likelier than what ends things, or no history would get far."""
 
@@ -158,11 +163,14 @@ def kind_of(seed: int) -> dict[str, bool]:
 
 
 def history_of(
-    seed: int, steps: int, moves: Mapping[str, Mapping[str, tuple[Any, ...]]] = MOVES
+    seed: int,
+    steps: int,
+    moves: Mapping[str, Mapping[str, tuple[Any, ...]]] = MOVES,
+    world: type[World] = World,
 ) -> tuple[World, random.Random]:
     """Return a world after a random history, and the dice."""
     dice = random.Random(seed)
-    return play(World(**kind_of(seed)), draw(dice, steps, WEIGHTS, moves)), dice
+    return play(world(**kind_of(seed)), draw(dice, steps, WEIGHTS, moves)), dice
 
 
 def long_game(seed: int, steps: int) -> World:

@@ -16,6 +16,7 @@ from outside import NOTES
 from play import history_of, long_game
 from world import World
 from world_of_memory import MOVES_OF_SETTINGS
+from world_of_templates import MOVES_OF_TEMPLATES, WorldOfTemplates
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
@@ -32,6 +33,12 @@ REACHED = (
 
 NOT_ANNOUNCED = {("LOADING", "LOADED"), ("PAUSED", "LOADED"), ("KILLING", "EXITED")}
 """Rows that change nothing."""
+
+OF_TEMPLATES = {
+    *(ev.TemplateReady, ev.TemplateEnded, ev.WorkerImported, ev.ImportsRecalled),
+    *(fx.StartTemplate, fx.EndTemplate, fx.RememberImports),
+}
+"""In games of their own: the others have none."""
 
 OF_PAUSES = {"PAUSED", "RESUMED", "PUT_BACK"}
 """Loads that outgrow their reservations are rare in short histories, and counted in long ones."""
@@ -122,6 +129,20 @@ def test_no_rule_breaks_when_the_settings_change_in_the_middle():
     assert changes > 50
 
 
+def test_no_rule_breaks_when_workers_are_forked_from_templates():
+    forks, fresh, events = 0, 0, set()
+    for seed in range(40):
+        world, dice = history_of(seed, STEPS, {**MOVES, **MOVES_OF_TEMPLATES}, WorldOfTemplates)
+        forks += sum(isinstance(event, ev.WorkerSpawned) and event.template_id is not None for event in world.history)
+        fresh += sum(event.cause == "FRESH" for event in world.announced)
+        events |= {type(event) for event in world.history} | world.kinds
+        settle(world)
+        world.end(at_once=dice.random() < 0.5)
+    assert forks > 200
+    assert fresh > 10
+    assert events >= OF_TEMPLATES
+
+
 def test_no_rule_breaks_when_processes_are_still_there_after_a_kill():
     obstacles = 0
     for seed in range(16):
@@ -167,11 +188,11 @@ def test_random_histories_get_everywhere():
     assert rows - workers - NOT_ANNOUNCED <= NOT_YET_FOR_WORKERS
     models = {(event.old, event.cause) for event in announced if event.subject == "model" and event.cause not in NOTES}
     assert {(old.value, why.value) for old, why in MODEL_TRANSITIONS} - models == NOT_YET_FOR_MODELS
-    assert set(NOTES) - {event.cause for event in announced} <= OF_PAUSES | {"NOT_ENDED"}
+    assert set(NOTES) - {event.cause for event in announced} <= OF_PAUSES | {"NOT_ENDED", "FRESH"}
     # Pauses have games of their own, obstacles, changed settings and lost connections are in others.
     others = {ev.WorkerPauseFailed, ev.SettingsChanged, ev.WorkerNotEnded, ev.WorkerDisconnected}
-    assert set(typing.get_args(ev.Event)) - events <= others
-    assert set(typing.get_args(fx.Effect)) - effects <= {fx.PauseWorker, fx.ResumeWorker, fx.OpenLanes}
+    assert set(typing.get_args(ev.Event)) - events <= others | OF_TEMPLATES
+    assert set(typing.get_args(fx.Effect)) - effects <= {fx.PauseWorker, fx.ResumeWorker, fx.OpenLanes} | OF_TEMPLATES
     stages, undone = ("StageFiles", "InstallFiles", "ConfirmFiles"), "UndoFiles"
     assert {(True, *stages[:steps], undone) for steps in (1, 2, 3)} | {(True, *stages)} <= ends
     assert {(False, "CheckFiles"), (False, "CheckFiles", "RemoveFiles")} <= ends

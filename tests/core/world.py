@@ -42,9 +42,12 @@ CONFIG = CoreConfig(
 class World(WorldOfMemory):
     """A core and everybody around it; `is_tight` with a memory budget, and models that grow only if they `may_grow`."""
 
-    def __init__(self, *, is_lazy: bool, is_tight: bool = False, may_grow: bool = False) -> None:
+    def __init__(
+        self, *, is_lazy: bool, is_tight: bool = False, may_grow: bool = False, templates: str | tuple[str, ...] = "off"
+    ) -> None:
         budget_bytes = BUDGET_BYTES if is_tight else None
-        super().__init__(dataclasses.replace(CONFIG, lazy_load=is_lazy, budget_bytes=budget_bytes), may_grow=may_grow)
+        config = dataclasses.replace(CONFIG, lazy_load=is_lazy, budget_bytes=budget_bytes, templates=templates)
+        super().__init__(config, may_grow=may_grow)
         self.is_lazy = is_lazy
         self.is_tight = is_tight
         self.were_delayed: set[int] = set()
@@ -166,8 +169,7 @@ class World(WorldOfMemory):
     def advance(self, process: Process) -> None:
         """Let a process do what comes next in a good life."""
         if process.stage is Stage.ORDERED:
-            process.stage = Stage.RUNNING
-            self.feed(ev.WorkerSpawned(process.id, 5000 + process.id))
+            self.spawn(process)
         elif not process.has_greeted:
             process.has_greeted = True
             self.feed(ev.WorkerSaidHello(process.id))
@@ -177,6 +179,13 @@ class World(WorldOfMemory):
             self.say_loaded(process)
         elif process.samples_due:
             self._sample(process, is_readable=True)
+
+    def spawn(self, process: Process) -> None:
+        """Let a worker get a process, forked if its template is ready."""
+        process.stage = Stage.RUNNING
+        template_id = process.origination.template_id
+        is_ready = template_id is not None and self.templates.get(template_id) is Stage.RUNNING
+        self.feed(ev.WorkerSpawned(process.id, 5000 + process.id, template_id if is_ready else None))
 
     def fail_to_spawn(self, n: int) -> None:
         process = self._pick_process(n, lambda p: p.stage is Stage.ORDERED)
@@ -264,8 +273,7 @@ class World(WorldOfMemory):
         self.pass_time(CONFIG.drain_timeout_s)
         for process in self.processes.values():
             if process.stage is Stage.ORDERED:
-                process.stage = Stage.RUNNING
-                self.feed(ev.WorkerSpawned(process.id, 5000 + process.id))
+                self.spawn(process)
         finish(self)
         living = [process for process in self.processes.values() if process.is_alive()]
         assert not living, f"{living} live, and nobody was told to kill them"

@@ -216,10 +216,13 @@ class WorldOfMemory(WorldOfLanes):
         headroom = self.charges.headroom(registry.config.budget_bytes or 0)
         need_bytes = self.admission._to_reserve_bytes(load)
         spare_bytes = headroom.free_bytes + headroom.coming_bytes - need_bytes
+        spare_bytes += self.charges.unused_templates_bytes()
         assert spare_bytes >= 0, f"{evicted} are not enough for {load}"
         if isinstance(self.history[-1], ev.TimePassed):
             return  # what else was due at that moment may have made room afterwards
-        idle_bytes = [registry.models[ev.ModelId(id)].charge_bytes for id in evicted]
+        models = [registry.models[ev.ModelId(id)] for id in evicted]
+        templates = [{w.template.held_bytes for w in model.workers.values() if w.template} for model in models]
+        idle_bytes = [model.charge_bytes + sum(held) for model, held in zip(models, templates, strict=True)]
         assert min(idle_bytes) > spare_bytes, f"not all of {evicted} were needed for {load}"
 
     def _assert_no_relics(self) -> None:

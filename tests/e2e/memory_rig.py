@@ -2,6 +2,9 @@
 
 import uuid
 
+ALL_FRESH = {"templates": "off"}
+"""Settings of workers that hold nothing but their models: what a template holds is in other tests."""
+
 MIB = 1 << 20
 
 HOLDER = """

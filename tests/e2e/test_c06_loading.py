@@ -5,7 +5,7 @@ import math
 
 import pytest
 from deploy_rig import Raw
-from helpers import PATIENCE_S, descendants, eventually
+from helpers import PATIENCE_S, eventually, of_models
 from models_rig import FAILS, FAILS_TWICE, GATED
 
 import hostd
@@ -47,7 +47,7 @@ def test_c07_loading_what_is_loaded_starts_no_process_and_another_source_is_refu
     path = rig.make()
     options = {"deep": [1, (2, b"3")], "nan": math.nan, "n": 1}
     model = shared.load_model("m", path, options=options)
-    first, processes = model.info, descendants(shared_host.pid)
+    first, processes = model.info, of_models(shared_host.pid)
     for _ in range(5):
         again = shared.load_model("m", path, retries=3, options=options).info
         assert (again.workers[0].pid, again.generation) == (first.workers[0].pid, first.generation)
@@ -62,7 +62,7 @@ def test_c07_loading_what_is_loaded_starts_no_process_and_another_source_is_refu
         for wait in (True, False):
             with pytest.raises(hostd.AlreadyExistsError, match="unload it first, or use another id"):
                 shared.load_model("m", **{"local_model_path": path, "options": options, **other}, wait=wait)
-    assert descendants(shared_host.pid) == processes
+    assert of_models(shared_host.pid) == processes
     assert model.predict(1) == 1
 
 
@@ -93,7 +93,7 @@ def test_c08_a_thousand_concurrent_loads_start_one_process_and_get_the_same(shar
             record = raw.ask("load_model", model_id="m", path=path)
         assert record["generation"] == shared.get_model("m").generation
     assert len(rig.loads(FIRST)) == 1
-    assert len(descendants(shared_host.pid)) == (0 if fails else 1)
+    assert len(of_models(shared_host.pid)) == (0 if fails else 1)
 
 
 # C09

@@ -5,7 +5,7 @@ import itertools
 import os
 
 import pytest
-from helpers import PATIENCE_S, descendants, eventually, is_there, lines_of
+from helpers import PATIENCE_S, eventually, is_there, lines_of, of_models
 
 import hostd
 
@@ -101,7 +101,7 @@ def test_c10_each_try_has_a_fresh_process_after_a_backoff_and_all_get_the_last_e
         shared.load_model("m", path, retries=1, options=options)
     assert len(set(tries.pids)) == 6
     assert not [pid for pid in tries.pids if is_there(pid)]
-    assert (descendants(shared_host.pid), shared.list_models()) == ([], [])
+    assert (of_models(shared_host.pid), shared.list_models()) == ([], [])
     with pytest.raises(hostd.NotFoundError):
         shared.get_model("m")
 

@@ -86,7 +86,7 @@ def estimate_of(client, path, model_type="standalone-model"):
 
 
 def test_c12_c20_a_size_is_what_the_system_measures_for_the_whole_tree_and_gets_back(shared, model_dir):
-    path = model_dir(HOLDER)
+    path = model_dir(HOLDER, settings="isolation: fresh\n")  # what a forked one has of its template is not its own
     model = shared.load_model("holder", path, options={"size_bytes": 64 * MIB, "helpers": 2})
     info = model.info
     (worker,) = info.workers
@@ -113,7 +113,7 @@ def test_c12_c20_a_size_is_what_the_system_measures_for_the_whole_tree_and_gets_
 def test_c12_a_size_follows_a_model_that_grows_and_needs_no_path(model_dir, install):
     install(knows_ids=KNOWS_IDS)
     finders = {"ids": {"type": "knows_ids:KnowsIds"}}
-    with hostd.Host(memory={"sample_period_s": 0.05}, finders=finders) as host:
+    with hostd.Host(memory={"sample_period_s": 0.05}, finders=finders, workers={"templates": "off"}) as host:
         model = host.client().load_model("zoo-1", None, finder="ids")
         assert (model.path, model.info.size_source) == (None, "measured")
         assert model.size == pytest.approx(rss_of_tree(model.info.workers[0].pid), rel=0.02, abs=MIB)
@@ -131,7 +131,7 @@ def test_c12_what_cannot_be_measured_is_estimated_or_declared_or_unknown_and_say
     install(sitecustomize=UNMEASURABLE, knows_ids=KNOWS_IDS)
     path = model_dir(HOLDER, files={"weights.bin": "w" * 50_000})
     finders = {"ids": {"type": "knows_ids:KnowsIds"}}
-    with hostd.Host(memory={"sample_period_s": 0.05}, finders=finders) as host:
+    with hostd.Host(memory={"sample_period_s": 0.05}, finders=finders, workers={"templates": "off"}) as host:
         client = host.client()
         model = client.load_model("m", path)
         assert client.get_model_size("m") == model.size == FACTOR * bytes_below(path)
@@ -150,8 +150,9 @@ def test_c12_what_one_models_interpreter_holds_is_charged_to_no_other_model(clie
     held_bytes = 300 << 20
     (tmp_path / "heavy").mkdir()
     (tmp_path / "heavy" / "sitecustomize.py").write_text(f"held = bytearray(b'x') * {held_bytes}\n")
-    light = client.load_model("light", model_dir())
-    heavy = client.load_model("heavy", model_dir(settings=f"env: {{PYTHONPATH: {tmp_path / 'heavy'}}}\n"))
+    fresh = "isolation: fresh\n"
+    light = client.load_model("light", model_dir(settings=fresh))
+    heavy = client.load_model("heavy", model_dir(settings=f"{fresh}env: {{PYTHONPATH: {tmp_path / 'heavy'}}}\n"))
     (at_first,), (in_vain,) = light.info.workers, heavy.info.workers
     assert 0 < (at_first.baseline_bytes or 0) < held_bytes < (in_vain.baseline_bytes or 0)
     plan = client.plan_load("other", model_dir("load = lambda path: print\n"))

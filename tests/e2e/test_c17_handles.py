@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 
 import pytest
-from helpers import PATIENCE_S, descendants, eventually, is_there
+from helpers import PATIENCE_S, eventually, is_there, of_models
 from models_rig import GATED, Work
 
 import hostd
@@ -101,7 +101,7 @@ def test_c18_unloads_between_load_and_first_use_raise_no_strange_error(shared, s
     ]
     Storm().rage(uses, lambda: shared.unload_model("m"))
     shared.unload_model("m")
-    assert descendants(shared_host.pid) == []
+    assert of_models(shared_host.pid) == []
 
 
 def test_c18_c19_with_lazy_loading_an_old_handle_gets_an_answer_or_hears_of_the_unload(lazy, lazy_host, lazy_rig):
@@ -111,7 +111,7 @@ def test_c18_c19_with_lazy_loading_an_old_handle_gets_an_answer_or_hears_of_the_
     storm.rage(uses * (USERS // 2), lambda: lazy.unload_model("m"))
     assert storm.got["NOT_FOUND"] == 0, storm.got
     lazy.unload_model("m")
-    assert descendants(lazy_host.pid) == []
+    assert of_models(lazy_host.pid) == []
 
 
 def test_c18_retrieving_while_loading_waits_and_an_unload_aborts_that(lazy, lazy_rig, pool):

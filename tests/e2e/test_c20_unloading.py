@@ -10,7 +10,7 @@ import time
 
 import pytest
 from faults import STALLS
-from helpers import FAULTY, PATIENCE_S, SOON_S, descendants, eventually, is_there, never
+from helpers import FAULTY, PATIENCE_S, SOON_S, eventually, is_there, never, of_models
 from models_rig import FAILS, GATED, HANGS, Work, causes, states
 
 import hostd
@@ -82,7 +82,7 @@ def test_c20_unloads_of_one_model_meet_and_go_on_without_those_that_waited(patie
     work.finish()
     assert {unload.result(PATIENCE_S).processes for unload in unloads} <= {0, 1}
     assert states(patient) == {}
-    assert not descendants(patient_host.pid)
+    assert not of_models(patient_host.pid)
 
 
 # C21
@@ -115,7 +115,7 @@ def test_c21_an_unload_ends_a_load_whose_finder_hangs_and_its_late_answer_counts
         client.load_model("late", path, finder="hung")  # asked after the first, so that one was answered, too
         assert other.info.generation == client.get_model("m").generation
         assert other.predict(1) == 1
-        assert len(descendants(host.pid)) == 2
+        assert len(of_models(host.pid)) == 2
 
 
 def test_c21_an_unload_right_after_a_load_was_asked_for_wins_whatever_the_moment(shared, shared_host, rig):
@@ -126,7 +126,7 @@ def test_c21_an_unload_right_after_a_load_was_asked_for_wins_whatever_the_moment
         while time.monotonic() < deadline_s:
             shared.host_info()
         shared.unload_model("echo")
-        assert descendants(shared_host.pid) == [], f"after {step * 8} ms"
+        assert of_models(shared_host.pid) == [], f"after {step * 8} ms"
     assert shared.load_model("echo", path).predict(1) == 1
 
 
@@ -208,7 +208,7 @@ def test_c23_what_hangs_does_not_stop_the_others_and_is_ended(shared, shared_hos
     shared.load_model("good", rig.make())
     reports = shared.unload_all_models(timeout_s=PATIENCE_S)
     assert {report.model_id for report in reports} == {*hung, "dead", "loading", "good"}
-    assert not descendants(shared_host.pid)
+    assert not of_models(shared_host.pid)
     for waiting in hung.values():
         assert isinstance(waiting.exception(PATIENCE_S), hostd.AbortedError)
     assert shared.unload_all_models() == []

@@ -4,7 +4,7 @@ import os
 import threading
 
 from deploy_rig import MIB, PLACES, all_at_once, await_tidy, content, entries, files_of, put, refusal
-from helpers import descendants, eventually, is_there
+from helpers import eventually, is_there, of_models
 from path_corpus import canary
 
 import hostd
@@ -20,7 +20,7 @@ def test_c31_processes_files_and_empty_folders_are_gone_whether_or_not_it_was_lo
     assert report.size_bytes > 0
     assert report.freed_bytes > 0
     assert not is_there(pid), "it is answered after the proof of death"
-    assert descendants(deploying.pid) == []
+    assert of_models(deploying.pid) == []
     eventually(lambda: entries(models) == [], "the folders on the way are removed, too")
     for ask in (deployer.retrieve_model, deployer.undeploy_model):
         assert isinstance(refusal(lambda: ask("a/b/m")), hostd.NotFoundError)  # noqa: B023

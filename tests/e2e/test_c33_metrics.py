@@ -47,7 +47,7 @@ def gauges(port):
         for family in text_string_to_metric_families(page_text(port))
         for sample in family.samples
         if (family.type == "gauge" or "model_id" in sample.labels) and not sample.name.endswith("_created")
-        if not sample.name.startswith(("hostd_memory_", "hostd_worker_deaths", "hostd_process_"))
+        if not sample.name.startswith(("hostd_memory_", "hostd_worker_deaths", "hostd_process_", "hostd_template"))
     }
 
 

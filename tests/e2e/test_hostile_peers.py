@@ -158,7 +158,8 @@ def test_a_second_connection_under_a_workers_token_changes_nothing(witness, mode
         def load(path):
             return M()
     """
-    model = witness.load_model("impostor", model_dir(source))
+    path = model_dir(source, settings="isolation: fresh\n")  # nobody sees the token of a forked one
+    model = witness.load_model("impostor", path)
     assert model.impersonate() == "sent"
     assert [model.options(timeout_s=5).predict(i) for i in range(100)] == list(range(100))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers import PATIENCE_S, descendants, eventually
+from helpers import PATIENCE_S, eventually, of_models
 
 import hostd
 
@@ -111,7 +111,7 @@ def test_events_tell_the_whole_story_in_order(shared, model_dir):
 def test_many_loads_and_unloads_leave_nothing_in_the_supervisor(shared, shared_host, model_dir):
     def held():
         own = f"/proc/{shared_host.pid}"
-        return len(os.listdir(f"{own}/fd")), len(os.listdir(f"{own}/task")), descendants(shared_host.pid)
+        return len(os.listdir(f"{own}/fd")), len(os.listdir(f"{own}/task")), of_models(shared_host.pid)
 
     path = model_dir()
     for model in [shared.load_model(f"warm{i}", path, wait=False) for i in range(20)]:

@@ -2,7 +2,7 @@
 
 import pytest
 from helpers import PATIENCE_S, eventually, uss_of_tree
-from memory_rig import MIB, Holders
+from memory_rig import ALL_FRESH, MIB, Holders
 from models_rig import Work, key, samples
 
 import hostd
@@ -19,7 +19,7 @@ MODEL_MIB = 60
 
 @pytest.fixture(scope="module")
 def tight_host():
-    with hostd.Host(memory={"budget": f"{BUDGET_MIB}MiB", **PROMPT}) as host:
+    with hostd.Host(workers=ALL_FRESH, memory={"budget": f"{BUDGET_MIB}MiB", **PROMPT}) as host:
         yield host
 
 
@@ -101,7 +101,9 @@ def test_a_load_waits_for_a_model_in_use_and_that_ones_calls_for_its_next_load(t
 
 
 def test_a_load_that_waits_in_vain_is_refused_with_what_holds_the_memory(holder, tmp_path):
-    with hostd.Host(memory={"budget": f"{BUDGET_MIB}MiB", **PROMPT, "admission_timeout_s": 1}) as host:
+    with hostd.Host(
+        workers=ALL_FRESH, memory={"budget": f"{BUDGET_MIB}MiB", **PROMPT, "admission_timeout_s": 1}
+    ) as host:
         client = host.client()
         busy = client.load_model("busy", holder(MODEL_MIB + 60))
         work = Work(busy, tmp_path)
@@ -113,7 +115,7 @@ def test_a_load_that_waits_in_vain_is_refused_with_what_holds_the_memory(holder,
 
 
 def test_a_model_that_is_not_used_goes_after_its_time_and_without_a_budget_no_other(holder):
-    with hostd.Host(memory={"budget": "none", "min_residence_s": 0}) as host:
+    with hostd.Host(workers=ALL_FRESH, memory={"budget": "none", "min_residence_s": 0}) as host:
         client = host.client()
         assert client.plan_load("a", holder(1)).outcome == "start"
         model = client.load_model("a", holder(1, settings="idle_ttl_s: 0.3"))
@@ -140,7 +142,7 @@ def test_growth_over_the_budget_makes_others_go_and_is_named_where_none_can(tigh
 
 
 def test_the_metrics_page_shows_the_budget_and_what_was_done_because_of_it(holder):
-    with hostd.Host(memory={"budget": f"{BUDGET_MIB}MiB", **PROMPT}, metrics={"port": 0}) as host:
+    with hostd.Host(workers=ALL_FRESH, memory={"budget": f"{BUDGET_MIB}MiB", **PROMPT}, metrics={"port": 0}) as host:
         client = host.client()
         for name in ("a", "b"):
             client.load_model(name, holder(MODEL_MIB + 60))

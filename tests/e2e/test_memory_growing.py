@@ -5,7 +5,7 @@ import signal
 
 import pytest
 from helpers import descendants, eventually, is_there, state_of
-from memory_rig import MIB, Holders, new
+from memory_rig import ALL_FRESH, MIB, Holders, new
 from models_rig import Work
 
 import hostd
@@ -39,7 +39,10 @@ UNKNOWN = """
 
 @pytest.fixture
 def tight():
-    with hostd.Host(memory=SETTINGS) as host, host.client() as client:  # of its own: a host remembers
+    with (
+        hostd.Host(workers=ALL_FRESH, memory=SETTINGS) as host,
+        host.client() as client,
+    ):  # of its own: a host remembers
         yield client
 
 
@@ -113,7 +116,7 @@ def test_an_estimate_above_the_whole_budget_is_tried(tight, model_dir):
 
 @pytest.mark.parametrize("end", ["unloaded", "killed with its host"])
 def test_a_paused_load_that_is_ended_leaves_no_process(model_dir, tmp_path, end):
-    with hostd.Host(memory=SETTINGS) as host:
+    with hostd.Host(workers=ALL_FRESH, memory=SETTINGS) as host:
         client = host.client()
         busy = Work(client.load_model("busy", Holders(model_dir)(100)), tmp_path)
         tree = pause(client, model_dir(new(UNKNOWN)))

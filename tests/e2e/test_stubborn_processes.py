@@ -148,7 +148,7 @@ AT_THE_LIMIT = """
     import hostd
 
     (usual,) = sys.argv[1:]
-    with hostd.Host(workers={"drain_timeout_s": 0.2}, memory={"budget": "1GiB"}) as host:
+    with hostd.Host(workers={"drain_timeout_s": 0.2, "templates": "off"}, memory={"budget": "1GiB"}) as host:
         client = host.client()
         for name in "abc":
             client.load_model(name, usual)

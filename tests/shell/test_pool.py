@@ -26,7 +26,8 @@ def test_a_worker_that_says_hello_before_its_spawn_is_known_is_told_what_to_load
     async def story():
         loop, spawned = asyncio.get_running_loop(), asyncio.Event()
         supervisor = SimpleNamespace(emit=lambda _: None)
-        backend = SimpleNamespace(admit=lambda _: "00", load=told.append, forget=lambda _: None)
+        lanes = SimpleNamespace(new=lambda _: None)
+        backend = SimpleNamespace(admit=lambda _: "00", load=told.append, forget=lambda _: None, lanes=lanes)
         logs = SimpleNamespace(add=lambda *_: None, note=lambda *_: None)
         guard = SimpleNamespace(oom_score_adj=0)
         config = load_config({"runtime_dir": tmp_path / "r", "state_dir": tmp_path / "s"})

@@ -311,13 +311,13 @@ def test_what_gets_the_number_of_a_member_that_has_ended_is_left_alone(ours, spa
     strangers = []
     measure = memory.private_bytes_of
 
-    def measured(*args):
+    def measured(*args, **how):
         if not strangers:
             before = began(child)
             os.kill(child, 9)
             eventually(lambda: not is_there(child), "its parent reaps it")
             strangers.append(started_as(child, before))
-        return measure(*args)  # type: ignore[arg-type]
+        return measure(*args, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(memory, "private_bytes_of", measured)
     ours.end(process)

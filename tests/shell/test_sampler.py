@@ -274,7 +274,7 @@ def test_a_worker_that_would_be_over_the_limit_by_estimated_figures_is_walked_fi
     figures = {"held_bytes": 110 * MIB, "anon_bytes": 90 * MIB, "file_bytes": 40 * MIB}
     estimated, asked = Memory(1, 130 * MIB, 110 * MIB, None, None, **figures), []
 
-    def sample(pid, last, gpu):
+    def sample(pid, last, gpu, sharers):
         asked.append(last)
         return Sample(estimated._replace(held_bytes=95 * MIB), True) if last is None else Sample(estimated, False)
 

@@ -27,15 +27,18 @@ NEEDS = {"zmq": "pyzmq", "msgpack": "msgpack"}
 
 
 def _tie_to_supervisor(supervisor_pid: int) -> None:
-    """Die with the supervisor, and stay the parent of every descendant (prctl(2))."""
+    """Die with the supervisor (prctl(2))."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     # The supervisor may have died before the line above took effect; then nobody would ever send the signal.
     if os.getppid() != supervisor_pid:
         os._exit(1)
-    # A daemonised grandchild stays in this tree, so that a kill of the tree finds it (hostd/shell/processes/spawner).
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    libc.prctl(PR_SET_NAME, ("hostd:" + os.environ.get("HOSTD_MODEL_ID", "")).encode()[:15], 0, 0, 0)
+    libc.prctl(PR_SET_NAME, ("hostd:" + os.environ.get("HOSTD_MODEL_ID", "template")).encode()[:15], 0, 0, 0)
+
+
+def _keep_descendants() -> None:
+    """Stay the parent of every descendant: a kill of the tree finds daemonised ones (hostd/shell/processes/spawner)."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _bound_memory() -> None:
@@ -93,14 +96,40 @@ def _work() -> None:
         end(error)
 
 
-if __name__ == "__main__":
-    _tie_to_supervisor(int(os.environ.pop("HOSTD_SUPERVISOR_PID")))
+def _begin(supervisor_pid: int) -> None:
+    """Take the first steps of every worker, started by the system or forked by a template."""
+    _tie_to_supervisor(supervisor_pid)
+    _keep_descendants()
+    _bound_memory()
+    _stand_as_the_user_does()
+
+
+def _be_template(supervisor_pid: int) -> None:
+    """Import libraries and fork workers; returns only in one of these, when it has taken its first steps."""
+    from hostd_workers.template.main import serve  # noqa: PLC0415 - as in `_work`
+
+    _tie_to_supervisor(supervisor_pid)
+    _bound_memory()
+    _stand_as_the_user_does()
+    serve(_begin)
+
+
+def _refuse_old_python() -> None:
     if sys.version_info < OLDEST:
         sys.exit(
             f"Workers need Python {'.'.join(map(str, OLDEST))} or newer, and {sys.executable} is "
             f"{'.'.join(map(str, sys.version_info[:3]))}. Set another one: python in model.yaml, or workers.python"
         )
-    _bound_memory()
-    _stand_as_the_user_does()
-    _make_workers_importable()
+
+
+if __name__ == "__main__":
+    supervisor = int(os.environ.pop("HOSTD_SUPERVISOR_PID"))
+    if os.environ.pop("HOSTD_TEMPLATE", ""):
+        _refuse_old_python()
+        _make_workers_importable()
+        _be_template(supervisor)
+    else:
+        _begin(supervisor)
+        _refuse_old_python()
+        _make_workers_importable()
     _work()

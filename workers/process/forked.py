@@ -34,6 +34,12 @@ def leave_if_child() -> None:
         leave()
 
 
+def is_the_worker() -> None:
+    """Take this process for the worker itself: a template has forked it, and not a model."""
+    global _IN_CHILD  # noqa: PLW0603 - as below
+    _IN_CHILD = False
+
+
 def _remember() -> None:
     global _IN_CHILD  # noqa: PLW0603 - of this process, which is another one from here on
     _IN_CHILD = True

@@ -53,6 +53,7 @@ LAST_WORDS: Final = 36
 CLOSE_LANES: Final = 37
 LANES_CLOSED: Final = 38
 OPEN_LANES: Final = 39
+IMPORTED: Final = 40
 
 # Between client and worker only.
 LANE_HELLO: Final = 49
@@ -75,6 +76,9 @@ UPLOAD_LIMITS: Final = Budget(1088 * 1024, 32_768, list_len=16_384, map_len=256,
 
 LOADED_LIMITS: Final = Budget(512 * 1024, values=16_384, list_len=64, map_len=1024, depth=8)
 """Of what a model says that it has: 2 ms (11), which is what 1,000 methods of 500 bytes each take."""
+
+IMPORTED_LIMITS: Final = Budget(512 * 1024, values=16_384, list_len=8000, map_len=16, depth=4)
+"""Of the modules that a load has imported: 0.5 ms for the largest frameworks."""
 
 ERROR_LIMITS: Final = Budget(1 << 20, values=8192, list_len=4096, map_len=1024, depth=16, buffer_bytes=4 << 20)
 """Of an error with its details: 2 ms (28). Message and traceback have at most 64 Ki characters each."""

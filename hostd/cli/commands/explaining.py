@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hostd.cli.commands.lifecycle import choosing_options
+from hostd.cli.commands.templates import some_of
 from hostd.cli.output import console, plain, print_json, say, table
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
 from hostd.cli.styles import STATE_STYLES
@@ -58,6 +59,12 @@ def explain(session: Session, model: str) -> None:
     if direct and direct["calls"]:
         clients, calls = counted(direct["clients"], "client"), counted(direct["calls"], "call")
         say(f"direct   {clients} without the host in between; {calls} so far, {direct['in_flight']} in flight")
+    for origin in found.get("origins", ()):
+        if origin["template"] is not None:
+            libraries = plain(some_of(origin["libraries"]))
+            say(f"worker   forked from template {origin['template']}, which has imported {libraries}")
+        elif origin["why_fresh"]:
+            say(f"worker   started afresh: {plain(origin['why_fresh'])}")
     story = table("", "", "", "")
     story.show_header = False
     for told in found.get("story", ()):

@@ -33,6 +33,7 @@ from hostd.records import (
     ModelInfo,
     SizeEstimate,
     SyncReport,
+    TemplatesInfo,
     UnloadReport,
 )
 
@@ -286,6 +287,10 @@ class Client(NotPickled):
     def memory_info(self) -> MemoryInfo:
         """Return the memory of all models against the budget, in bytes, and what unloads have given back so far."""
         return MemoryInfo.from_dict(self._verb("memory_info", self.timeout_s))
+
+    def templates_info(self) -> TemplatesInfo:
+        """Return the processes that have imported libraries and fork workers, and which models do without."""
+        return TemplatesInfo.from_dict(self._verb("templates_info", self.timeout_s))
 
     # The models directory
 

@@ -101,7 +101,14 @@ class Release:
     model: Model
 
 
-Verdict: TypeAlias = "Start | Refuse | Fail | Evict | Hold | Release"
+@dataclass(frozen=True)
+class GiveWay:
+    """Templates that nobody needs end, until so much is free."""
+
+    short_bytes: int
+
+
+Verdict: TypeAlias = "Start | Refuse | Fail | Evict | Hold | Release | GiveWay"
 """What admission has decided; `Core` sees to it."""
 
 
@@ -232,10 +239,10 @@ class Admission:
         registry = self._registry
         registry.timers.cancel(HeadroomTimer())
         yield from self._refuse_hopeless()
-        growth = yield from self._let_grow()
+        growth = yield from self._let_grow(budget_bytes)
         decisions = [growth]
         if growth is None:
-            decisions = [(yield from self._relieve(budget_bytes)), (yield from self._work_off())]
+            decisions = [(yield from self._relieve(budget_bytes)), (yield from self._work_off(budget_bytes))]
         known = [decision for decision in decisions if decision is not None]
         yield from self._ask_to_yield([model for decision in known for model in decision.yielding])
         look_again_s = [decision.look_again_s for decision in known if decision.look_again_s is not None]
@@ -272,8 +279,11 @@ class Admission:
             if self._planning.is_hopeless(load.model.id, self._to_reserve_bytes(load)):
                 yield self._refuse(load, HOPELESS)
 
-    def _let_grow(self) -> Generator[Verdict, None, Decision | None]:
+    def _let_grow(self, budget_bytes: int) -> Generator[Verdict, None, Decision | None]:
         """Have others yield for the first of the loads that have outgrown their reservations."""
+        outgrown = self._charges.outgrown()
+        if outgrown:
+            yield from self._templates_first(budget_bytes, outgrown[0].measured_bytes)
         decision = yield from self.growing.look()
         if decision is not None:
             first = self._charges.outgrown()[0].model
@@ -284,11 +294,19 @@ class Admission:
                     yield self._evict(victim, Reason.LOAD, f"for the load of model {first.id!r}, which needs more")
         return decision
 
-    def _work_off(self) -> Generator[Verdict, None, Decision | None]:
+    def _templates_first(self, budget_bytes: int, more_bytes: int) -> Iterator[Verdict]:
+        """Have templates go that nobody needs, if so much more is needed than there is."""
+        headroom = self._charges.headroom(budget_bytes)
+        short_bytes = more_bytes - headroom.free_bytes - headroom.coming_bytes
+        if short_bytes > 0 and self._charges.unused_templates_bytes():
+            yield GiveWay(short_bytes)
+
+    def _work_off(self, budget_bytes: int) -> Generator[Verdict, None, Decision | None]:
         """Start the loads that can start, in order; return what is to be done for the first of those that cannot."""
         while self.queue:
             load, since_s = next(iter(self.queue.items()))
             model_id, reserve_bytes = load.model.id, self._to_reserve_bytes(load)
+            yield from self._templates_first(budget_bytes, reserve_bytes)
             decision = self._planning.decide(model_id, reserve_bytes, since_s)
             if decision.outcome is Outcome.START:
                 self._remove(load)
@@ -308,6 +326,7 @@ class Admission:
         """Have others yield for growth; return what else is to, once idle."""
         if not self._is_over:
             return Decision(Outcome.START)
+        yield from self._templates_first(budget_bytes, 0)
         headroom, models = self._charges.headroom(budget_bytes), self._charges.by_what_keeps()
         if headroom.free_bytes >= 0:
             self._is_over, self.over_budget = False, None

@@ -13,14 +13,17 @@ Rules
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from typing import TYPE_CHECKING
 
+from hostd.core.bookkeeping.templates import TemplateState
 from hostd.core.lifecycle import ModelState, WorkerState
 from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    from hostd.core.bookkeeping.templates import Template
     from hostd.core.events import ModelId
     from hostd.core.models import Model, Worker
     from hostd.core.registry import Registry
@@ -65,8 +68,8 @@ class Charges:
         self._registry = registry
 
     def total_bytes(self) -> int:
-        """Return what all workers hold together."""
-        return sum(worker.charge_bytes for worker in self._registry.workers.values())
+        """Return what all workers and templates hold together."""
+        return self.templates_bytes() + sum(worker.charge_bytes for worker in self._registry.workers.values())
 
     def headroom(self, budget_bytes: int) -> Headroom:
         """Return what there is at this moment."""
@@ -75,7 +78,29 @@ class Charges:
             charge_bytes = worker.charge_bytes
             total_bytes += charge_bytes
             coming_bytes += charge_bytes if worker.state in _LEAVING else 0
+        total_bytes += self.templates_bytes()
+        for template in self._registry.templates.values():
+            coming_bytes += template.held_bytes if template.state is TemplateState.ENDING else 0
         return Headroom(budget_bytes - total_bytes, coming_bytes)
+
+    def templates_bytes(self) -> int:
+        """Return what all templates hold. The pages of one that is gone are its last worker's, which is measured."""
+        workers = Counter(worker.template for worker in self._registry.workers.values())
+        return sum(
+            template.held_bytes
+            for template in self._registry.templates.values()
+            if template.state is not TemplateState.GONE or workers[template] > 1
+        )
+
+    def unused_templates(self, *, without: Collection[Model] = ()) -> list[Template]:
+        """Return the templates that have no worker, but such as are on their way out, or of the models `without`."""
+        staying = (worker for worker in self._registry.workers.values() if worker.state not in _LEAVING)
+        used = {worker.template for worker in staying if worker.model not in without}
+        return [t for t in self._registry.templates.values() if t not in used and t.state is TemplateState.READY]
+
+    def unused_templates_bytes(self, *, without: Collection[Model] = ()) -> int:
+        """Return what these hold together."""
+        return sum(template.held_bytes for template in self.unused_templates(without=without))
 
     def kept(self, model: Model) -> Kept | None:
         """Return what keeps a model from being evicted now, the most lasting reason first; None if nothing does."""

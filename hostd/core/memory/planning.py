@@ -188,13 +188,17 @@ class Planning:
         short_bytes = more_bytes - headroom.free_bytes
         if short_bytes <= 0:
             return Decision(Outcome.START)
-        short_bytes -= headroom.coming_bytes
+        # Templates that nobody needs go before any model (`Admission`).
+        short_bytes -= headroom.coming_bytes + charges.unused_templates_bytes()
         if short_bytes <= 0:
             return Decision(Outcome.WAIT)
         models = charges.by_what_keeps()
         idle = [*models.get(None, []), *put_back]
         if bytes_of(idle) >= short_bytes:
             return Decision(Outcome.EVICT, victims=tuple(fewest(idle, short_bytes)))
+        with_templates = self._with_templates(idle, short_bytes)
+        if with_templates:
+            return Decision(Outcome.EVICT, victims=with_templates)
         ripe, look_again_s = self.soon(models)
         patient_until_s = since_s + registry.config.min_residence_s
         if registry.now < patient_until_s:
@@ -202,6 +206,20 @@ class Planning:
         missing_bytes = short_bytes - bytes_of(idle)
         yielding = fewest(ripe, missing_bytes) if bytes_of(ripe) >= missing_bytes else ()
         return Decision(Outcome.WAIT, yielding=tuple(yielding), look_again_s=look_again_s)
+
+    def _with_templates(self, idle: list[Model], short_bytes: int) -> tuple[Model, ...]:
+        """Return the fewest models that free so much with their templates; none if all do not."""
+        short_bytes += self._charges.unused_templates_bytes()  # which go anyway, and were taken into account
+
+        def is_enough(models: list[Model]) -> bool:
+            return bytes_of(models) + self._charges.unused_templates_bytes(without=models) >= short_bytes
+
+        chosen = idle[:] if is_enough(idle) else []
+        for model in reversed(chosen[:]):
+            rest = [other for other in chosen if other is not model]
+            if is_enough(rest):
+                chosen = rest
+        return tuple(chosen)
 
     def soon(self, models: dict[Kept | None, list[Model]]) -> tuple[list[Model], float | None]:
         """Return the models in use that yield if they are asked to, and when there may be others that would."""

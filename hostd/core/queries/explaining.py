@@ -115,6 +115,19 @@ def direct_of(model: Model) -> dict[str, int]:
     }
 
 
+def origins_of(model: Model) -> list[dict[str, Any]]:
+    """Return how each worker came into being: the template with its libraries that it was forked from, or why not."""
+    return [
+        {
+            "pid": worker.pid,
+            "template": None if worker.template is None else worker.template.id,
+            "libraries": [] if worker.template is None else list(worker.template.libraries),
+            "why_fresh": worker.why_fresh,
+        }
+        for worker in model.workers.values()
+    ]
+
+
 def size_of(model: Model, now: float) -> dict[str, Any]:
     """Return what a model takes, how that is known, and how old that is."""
     sampled = [worker for worker in model.workers.values() if worker.memory is not None]

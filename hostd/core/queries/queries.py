@@ -8,7 +8,7 @@ from hostd.core import events as ev
 from hostd.core.describing import describe
 from hostd.core.lifecycle import ModelState, WorkerState
 from hostd.core.models import LoadStep
-from hostd.core.queries.explaining import calls_of, direct_of, eviction_of, reason_of, settings_of, size_of
+from hostd.core.queries.explaining import calls_of, direct_of, eviction_of, origins_of, reason_of, settings_of, size_of
 from hostd.core.queries.listing import absent, each_of_all
 from hostd.core.refusals import no_such_model
 from hostd.records import MemoryInfo
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from hostd.core.memory.charges import Charges
     from hostd.core.memory.planning import Planning
     from hostd.core.registry import Registry
+    from hostd.core.templates.choosing import Choosing
     from hostd.records import Event as StoryEvent
-    from hostd.records import LoadPlan, ModelInfo
+    from hostd.records import LoadPlan, ModelInfo, TemplatesInfo
     from hostd_workers.wire.errors import HostError
 
 
@@ -60,6 +61,7 @@ class Queries:
         admission: Admission,
         router: Router,
         deploying: Deploying,
+        templates: Choosing,
     ) -> None:
         self._registry = registry
         self._charges = charges
@@ -67,6 +69,7 @@ class Queries:
         self._admission = admission
         self._router = router
         self._deploying = deploying
+        self._templates = templates
 
     def list_models(self) -> list[ModelInfo]:
         """Return the records of all models that are loaded, or have lost their process, by id."""
@@ -174,6 +177,7 @@ class Queries:
             budget_bytes=budget_bytes,
             measured_bytes=sum(worker.measured_bytes for worker in workers),
             reserved_bytes=sum(worker.unmeasured_bytes for worker in workers),
+            templates_bytes=charges.templates_bytes(),
             free_bytes=None if budget_bytes is None else charges.headroom(budget_bytes).free_bytes,
             waiting=tuple(load.model.id for load in admission.queue),
             paused=tuple(worker.model.id for worker in charges.outgrown() if worker in admission.growing.paused),
@@ -186,6 +190,10 @@ class Queries:
             freed_bytes=registry.freed_bytes,
             last_unload=registry.last_unload,
         )
+
+    def templates(self) -> TemplatesInfo:
+        """Return the processes that fork workers, and what does without."""
+        return self._templates.describe()
 
     def plan_load(self, model_id: str, prediction: ev.Prediction, now: float) -> LoadPlan:
         """Return what a load that is predicted to need so much would do now."""
@@ -215,6 +223,7 @@ class Queries:
             "settings": settings_of(model, registry) if model else [],
             "calls": calls_of(model, self._router, now) if model else [],
             "direct": direct_of(model) if model else None,
+            "origins": origins_of(model) if model else [],
             "story": [event.to_dict() for event in story],
             "size": size_of(model, now) if model else None,
             "eviction": eviction_of(model, self._charges) if model else None,

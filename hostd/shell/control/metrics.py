@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hostd.core.describing import Facts
     from hostd.core.machine import Core
     from hostd.core.queries.queries import CallTimes
-    from hostd.records import Event, MemoryInfo, ModelInfo, WorkerInfo
+    from hostd.records import Event, MemoryInfo, ModelInfo, TemplatesInfo, WorkerInfo
 
 EVICTION_REASONS = ("LOAD", "GROWTH", "IDLE")
 """All of them, so that a counter that has not counted yet reads 0 and is not absent."""
@@ -60,6 +60,7 @@ class Snapshot(NamedTuple):
 
     models: list[Facts]
     memory: MemoryInfo
+    templates: TemplatesInfo
     degraded: str | None
     calls: list[CallTimes]
     counts: list[Any]
@@ -80,7 +81,7 @@ class Metrics:
         queries, tally = self._core.queries, self._tally
         counts, deaths = list(tally.families()), dict(tally.deaths)
         models, memory = list(queries.each_model()), queries.memory()
-        return Snapshot(models, memory, queries.degraded, queries.call_times(), counts, deaths)
+        return Snapshot(models, memory, queries.templates(), queries.degraded, queries.call_times(), counts, deaths)
 
     def page(self, snapshot: Snapshot, accept: str) -> tuple[str, bytes]:
         """Return the content type of the page, the best that is accepted, and the page."""
@@ -111,8 +112,21 @@ def families_of(models: list[ModelInfo], snapshot: Snapshot) -> Iterator[Any]:
         value=float(bool(snapshot.degraded)),
     )
     yield from _of_memory(snapshot.memory)
+    yield from _of_templates(snapshot.templates)
     yield from snapshot.counts
     yield from _of_models([model for model in models if model.state in SERVING], snapshot)
+
+
+def _of_templates(info: TemplatesInfo) -> Iterator[Any]:
+    """Yield how many templates there are and what they hold, and how workers came into being."""
+    ready = sum(template.state == "READY" for template in info.templates)
+    yield GaugeMetricFamily("hostd_templates", "Processes that have imported libraries and fork workers", value=ready)
+    held_bytes = sum(template.held_bytes for template in info.templates)
+    yield GaugeMetricFamily("hostd_template_bytes", "Memory that templates hold for their workers", value=held_bytes)
+    starts = CounterMetricFamily("hostd_worker_starts", "Workers that were started, by how", labels=["how"])
+    starts.add_metric(["forked"], info.forks)
+    starts.add_metric(["fresh"], info.starts)
+    yield starts
 
 
 def _of_models(loaded: list[ModelInfo], snapshot: Snapshot) -> Iterator[Any]:

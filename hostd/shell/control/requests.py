@@ -117,6 +117,7 @@ class Control:
             "plan_load": Verb(Role.USE, self._plan),
             "pin_model": Verb(Role.MANAGE, self._pin),
             "memory_info": Verb(Role.USE, self._memory_info),
+            "templates_info": Verb(Role.USE, self._templates_info),
             "reload_config": Verb(Role.ADMINISTER, self._reload),
             "shutdown": Verb(Role.ADMINISTER, lambda r: emit(ev.ShutdownRequested(r.caller))),
             "open_lane": Verb(Role.USE, lambda r: emit(ev.LaneRequested(r.caller, _model_id(r)))),
@@ -196,6 +197,10 @@ class Control:
         request.only()
         memory = replace(self._supervisor.core.queries.memory(), budget_source=self._settings.budget_source)
         self._supervisor.answer(request.caller, memory.to_dict())
+
+    def _templates_info(self, request: Request) -> None:
+        request.only()
+        self._supervisor.answer(request.caller, self._supervisor.core.queries.templates().to_dict())
 
     def _list_models(self, request: Request) -> None:
         request.only("all")

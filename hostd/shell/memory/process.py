@@ -36,7 +36,8 @@ class Full(NamedTuple):
     """What a walk finds. `own_bytes` is the anonymous part of PSS, `rss_bytes` RSS at that very moment.
 
     `anon_bytes` is the part of RSS that no file is behind, if all of it is the process's own; else None. `swap_bytes`
-    is the process's part of what is swapped out, shared memory apart. `locked_bytes` is what of its files is surely
+    is the process's part of what is swapped out, shared memory apart. `private_bytes` is the anonymous memory that no
+    other process has, and `all_anon_bytes` all of it. `locked_bytes` is what of its files is surely
     locked (mlock(2)), `huge_bytes` the pages of hugetlb that it has to itself.
     """
 
@@ -48,6 +49,8 @@ class Full(NamedTuple):
     anon_bytes: int | None = None
     locked_bytes: int = 0
     huge_bytes: int = 0
+    private_bytes: int = 0
+    all_anon_bytes: int = 0
 
 
 class Brief(NamedTuple):
@@ -135,6 +138,8 @@ def full_of(pid: int) -> Full | None:
         # It is not told apart what of it is anonymous: nobody is charged for a file that is not locked.
         locked_bytes=max(0, locked_bytes),
         huge_bytes=sizes.get(b"Private_Hugetlb", 0),
+        private_bytes=min(anon_bytes, sizes.get(b"Private_Dirty", 0)),
+        all_anon_bytes=anon_bytes,
     )
 
 

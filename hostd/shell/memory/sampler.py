@@ -175,10 +175,10 @@ def _last_pid() -> bytes | None:
 
 
 def _sample(look: Look, gpu: Mapping[int, int | None] | None) -> Sample | None:
-    pid = look.worker.pid
+    pid, sharers = look.worker.pid, look.worker.sharers
     try:
-        sample = sample_tree(pid, look.believed, gpu)
-        return sample if sample is None or look.is_beyond_doubt(sample) else sample_tree(pid, None, gpu)
+        sample = sample_tree(pid, look.believed, gpu, sharers)
+        return sample if sample is None or look.is_beyond_doubt(sample) else sample_tree(pid, None, gpu, sharers)
     except OSError:
         return None
     except Exception:  # noqa: BLE001 - the next line says why

@@ -50,7 +50,8 @@ class Watched(NamedTuple):
     """A worker as the schedule needs to know it.
 
     `is_busy`: it is in use, or was since the last pass (which is at most `sample_period_s` ago); `is_watched`: it is
-    loading (`is_loading`) or has a limit; `limit_bytes`: what it may be charged, None for no limit.
+    loading (`is_loading`) or has a limit; `limit_bytes`: what it may be charged, None for no limit. `sharers`: how many
+    others have pages of its template.
     """
 
     worker_id: WorkerId
@@ -59,6 +60,7 @@ class Watched(NamedTuple):
     is_watched: bool
     limit_bytes: int | None
     is_loading: bool = False
+    sharers: int = 0
 
 
 class Look(NamedTuple):
@@ -243,10 +245,17 @@ class Schedule:
 
     def _look(self, worker: Watched, due: _Due, now: float, *, is_due: bool) -> Look:
         believed = None
-        # Shared pages may become private ones with no change of resident memory, by a write after a fork.
-        if due.last is not None and due.walked_s is not None and now - due.walked_s < self._max_period_s:
-            is_recent = due.walked_s > self._changes.last_of_others_s(worker.worker_id)
-            may_reckon = is_recent and due.last.anon_bytes is not None
+        # Shared pages may become private ones with no change of resident memory, by a write after a fork: those of a
+        # template do in a worker that is used.
+        is_unsharing = worker.sharers > 0 and worker.is_busy
+        if (
+            not is_unsharing
+            and due.last is not None
+            and due.walked_s is not None
+            and now - due.walked_s < self._max_period_s
+        ):
+            is_undisturbed = due.walked_s > self._changes.last_of_others_s(worker.worker_id)
+            may_reckon = is_undisturbed and due.last.anon_bytes is not None
             believed = due.last if may_reckon else due.last._replace(anon_bytes=None) if is_due else None
         may_walk = due.walked_s is None or now - due.walked_s >= due.cpu_s / GROWTH_SHARE
         return Look(worker, is_due, due.last, believed, may_walk, due.least_bytes)

@@ -44,8 +44,12 @@ class Sample(NamedTuple):
     is_walked: bool
 
 
-def sample_tree(pid: int, last: Memory | None = None, gpu: Mapping[int, int | None] | None = None) -> Sample | None:
+def sample_tree(
+    pid: int, last: Memory | None = None, gpu: Mapping[int, int | None] | None = None, sharers: int = 0
+) -> Sample | None:
     """Return a sample of a process and its descendants, or None if the process is gone or has ended.
+
+    `sharers` is how many other processes have pages of the template that it was forked from, 0 for a fresh one.
 
     `last` is an earlier one; its figures may be estimated with. `gpu` is what each process holds on the devices
     (`GpuReader.bytes_by_pid`), None if that is not known.
@@ -58,7 +62,7 @@ def sample_tree(pid: int, last: Memory | None = None, gpu: Mapping[int, int | No
     gpu_bytes = None if gpu is None else _sum([gpu.get(member, 0) for member in pids])
     known = None if last is None else _reckoned(rss, last)
     is_walked = known is None
-    memory = _walked(rss) if known is None else known
+    memory = _walked(rss, sharers) if known is None else known
     if known is None or abs(around_bytes - known.around_bytes) >= SIGNIFICANT_BYTES:
         memory = memory._replace(shared_bytes=shared_bytes_of(rss), around_bytes=around_bytes)
     return Sample(memory if memory.gpu_bytes == gpu_bytes else memory._replace(gpu_bytes=gpu_bytes), is_walked)
@@ -73,16 +77,17 @@ def most_bytes_of(pids: Iterable[int]) -> int:
     return sum(map(_most_bytes_of, pids))
 
 
-def private_bytes_of(pids: Iterable[int], last: Memory | None = None) -> int:
+def private_bytes_of(pids: Iterable[int], last: Memory | None = None, sharers: int = 0) -> int:
     """Return the bytes that the end of all these processes gives back, but for shared memory.
 
-    A process that is gone counts nothing. `last` is a sample of them from just now, to estimate from.
+    A process that is gone counts nothing. `last` is a sample of them from just now, to estimate from; `sharers` is as
+    in `sample_tree`.
     """
     rss = _rss_of_each(pids)
     known = None if last is None else _reckoned(rss, last)
     if known is not None and known.held_bytes is not None:
         return known.held_bytes
-    return _held_by(_looked_at(rss)) or 0
+    return _held_by(_looked_at(rss), sharers) or 0
 
 
 class _One(NamedTuple):
@@ -100,6 +105,20 @@ class _One(NamedTuple):
         if full.own_bytes is not None:
             return full.own_bytes
         return full.uss_bytes if anon_bytes is None else min(anon_bytes, full.pss_bytes)
+
+    def unshared_bytes(self, sharers: int, tree: int) -> int:
+        """Return its part of the anonymous memory that only its tree of so many has, of a template's descendant.
+
+        What it shares with all of them, and what it shares within its tree, is not told apart: each is a different part
+        of what it shares, so the sum of these parts tells.
+        """
+        full = self.full
+        if full is None or full.own_bytes is None:
+            return self.own_bytes
+        processes, shared_bytes = sharers + tree, full.all_anon_bytes - full.private_bytes
+        part_bytes = full.own_bytes - full.private_bytes - shared_bytes / processes
+        within_bytes = 0.0 if tree == 1 else part_bytes / (1 - 2 / processes)
+        return full.private_bytes + int(min(max(0.0, within_bytes), shared_bytes))
 
     @property
     def huge_bytes(self) -> int:
@@ -124,7 +143,7 @@ def _looked_at(pids: Iterable[int]) -> list[_One]:
     return [one for one in found if one != (None, None)]
 
 
-def _held_by(tree: Sequence[_One]) -> int | None:
+def _held_by(tree: Sequence[_One], sharers: int) -> int | None:
     """Return what the end of these processes gives back but for shared memory; None if nothing is known of them."""
     if not tree:
         return None
@@ -132,7 +151,8 @@ def _held_by(tree: Sequence[_One]) -> int | None:
     # Whether processes share pages of hugetlb is not told: all that one of them has is held by it.
     huge_bytes = max([sum(one.huge_bytes for one in tree), *(brief.huge_bytes for brief in briefs)])
     tables_bytes = sum(brief.table_bytes for brief in briefs)
-    return sum(one.own_bytes + one.locked_bytes for one in tree) + huge_bytes + tables_bytes
+    own_bytes = sum(one.own_bytes if sharers == 0 else one.unshared_bytes(sharers, len(tree)) for one in tree)
+    return own_bytes + sum(one.locked_bytes for one in tree) + huge_bytes + tables_bytes
 
 
 def _most_bytes_of(pid: int) -> int:
@@ -173,7 +193,7 @@ def _reckoned(rss: Mapping[int, int], last: Memory) -> Memory | None:
     )
 
 
-def _walked(rss: Mapping[int, int]) -> Memory:
+def _walked(rss: Mapping[int, int], sharers: int) -> Memory:
     tree = _looked_at(rss)
     briefs = [one.brief for one in tree if one.brief is not None]
     sample = Memory(
@@ -183,7 +203,7 @@ def _walked(rss: Mapping[int, int]) -> Memory:
         pss_bytes=_sum([None if one.full is None else one.full.pss_bytes for one in tree]),
         peak_bytes=_sum([brief.peak_bytes for brief in briefs]),
         swap_bytes=_sum([one.swap_bytes for one in tree]),
-        held_bytes=_held_by(tree),
+        held_bytes=_held_by(tree, sharers),
         table_bytes=sum(brief.table_bytes for brief in briefs),
     )
     if len(rss) > 1 or not tree or not COUNTS_EXACTLY or any(brief.huge_bytes for brief in briefs):

@@ -75,16 +75,29 @@ class Family(Protocol):
 class Ending:
     """How far the end of one worker has come. Not for two threads at the same time."""
 
-    def __init__(self, pid: int, pidfd: int, mark: bytes, family: Family, group: Path | None = None) -> None:
+    def __init__(
+        self,
+        pid: int,
+        pidfd: int,
+        mark: bytes,
+        family: Family,
+        group: Path | None = None,
+        sharers: int = 0,
+        *,
+        owns_session: bool = False,
+    ) -> None:
         """Take the worker's process; `pidfd` stays open, and the caller's. `mark` is in its environment.
 
-        `group` is its control group, if it has one.
+        `group` is its control group, if it has one, `sharers` how many others have pages of its template.
+        `owns_session`: it is a template, and all that is in its session goes with it.
         """
         self._pid = pid
         self._pidfd = pidfd
         self._mark = mark
         self._family = family
         self._group = group
+        self._sharers = sharers
+        self._owns_session = owns_session
         self._in_group: set[tuple[int, bytes]] = set()
         """Those that were in it, with the times at which they began: what was killed has no mark any more."""
         self._left_in_group: set[int] = set()
@@ -134,7 +147,7 @@ class Ending:
         known = {_identity_of(pid) for pid in tree}  # their numbers are not ours, and may be others' in a moment
         self.claims = frozenset(tree)
         if not self._is_measured:
-            self._freed_bytes = memory.private_bytes_of([self._pid, *tree], measured)
+            self._freed_bytes = memory.private_bytes_of([self._pid, *tree], measured, self._sharers)
             self._is_measured = True
         shared = stack.enter_context(Held([self._pid, *tree]))
         self._counted.update(tree)
@@ -158,7 +171,7 @@ class Ending:
         # Twice, because the kernel may leave one out of the list while another thread reaps its neighbour (proc(5)).
         while orphans := self._orphans(refused | slow) or self._orphans(refused | slow):
             new = [pid for pid in orphans if pid not in self._counted]
-            self._freed_bytes += memory.private_bytes_of(new)
+            self._freed_bytes += memory.private_bytes_of(new, sharers=self._sharers)
             self._counted.update(new)
             with Held(new) as shared:
                 for batch in _batches(orphans):
@@ -186,8 +199,14 @@ class Ending:
         return [
             pid
             for pid in children
-            if pid not in known and pid not in not_ours and (self._is_marked(pid) or not self._is_of_others(pid))
+            if pid not in known and pid not in not_ours and (self._is_surely_ours(pid) or not self._is_of_others(pid))
         ]
+
+    def _is_surely_ours(self, pid: int) -> bool:
+        with contextlib.suppress(OSError):
+            if self._owns_session and os.getsid(pid) == self._pid:
+                return True
+        return self._is_marked(pid)
 
     def _is_of_others(self, pid: int) -> bool:
         identity = _identity_of(pid)

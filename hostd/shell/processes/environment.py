@@ -53,6 +53,25 @@ def data_limit_bytes(limit_bytes: int) -> int:
     return limit_bytes * _DATA_LIMIT_FACTOR + _DATA_LIMIT_EXTRA_BYTES
 
 
+def template_environment(
+    base: Mapping[str, str], *, spec_env: Mapping[str, str], supervisor_pid: int, oom_score_adj: int, host: str
+) -> dict[str, str]:
+    """Return the environment of a template: that of its workers, but for what is of one worker alone.
+
+    Libraries start no threads in it; its children set the number that they were given (`hostd_workers.template`).
+    """
+    return {
+        **base,
+        **spec_env,
+        **dict.fromkeys(THREAD_VARIABLES, "1"),
+        "PYTHONUNBUFFERED": "1",
+        HOST_VARIABLE: host,
+        "HOSTD_TEMPLATE": "1",
+        "HOSTD_SUPERVISOR_PID": str(supervisor_pid),
+        "HOSTD_OOM_SCORE_ADJ": str(oom_score_adj),
+    }
+
+
 def worker_environment(
     base: Mapping[str, str],
     *,

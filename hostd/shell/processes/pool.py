@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import sys
+from collections import Counter
 from concurrent.futures import Future, wait
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -28,18 +29,28 @@ from hostd.shell.memory.tree import sample_tree
 from hostd.shell.own_log import about
 from hostd.shell.processes.ending import PATIENCE_S, StillThereError
 from hostd.shell.processes.environment import worker_environment
+from hostd.shell.processes.forking import NotForkedError, Wanted
 from hostd.shell.processes.pausing import StoppedTree
-from hostd.shell.processes.spawner import Processes, WorkerProcess, describe_exit, is_crash, is_sigkill
+from hostd.shell.processes.spawner import (
+    Processes,
+    WorkerProcess,
+    describe_exit,
+    is_crash,
+    is_sigkill,
+    log_pipe,
+)
+from hostd.shell.processes.templates import Templates
 from hostd.shell.work.component import Component
 from hostd.shell.work.raised import as_host_error
 from hostd.shell.work.threads import Threads, in_thread, result_of
-from hostd_workers.wire.errors import FailedPreconditionError
+from hostd_workers.wire.errors import AbortedError, FailedPreconditionError
 from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
     from hostd.config.settings import HostConfig
+    from hostd.core.bookkeeping.templates import TemplateId
     from hostd.records import Event
     from hostd.shell.memory.gpu import GpuReader
     from hostd.shell.processes.limits import MemoryLimits
@@ -72,6 +83,7 @@ class _Employed(NamedTuple):
     process: WorkerProcess
     output: Output
     limit_bytes: int | None
+    template_id: TemplateId | None
 
 
 class Workforce(Component):
@@ -102,12 +114,16 @@ class Workforce(Component):
         self._employed: dict[ev.WorkerId, _Employed] = {}
         self._spawning: dict[ev.WorkerId, asyncio.Future[None]] = {}
         """Workers with a process that is being made. A loop that is late hears a hello before it knows the process."""
-        self._pending_kills: set[ev.WorkerId] = set()
+        self._unwanted: dict[ev.WorkerId, asyncio.Future[None]] = {}
+        """Of each worker with a process that is being made: done when it is to be killed as soon as it is there."""
         self._causes: dict[int, str] = {}
         """Why each worker was started or, once that is known, why it ends; for the notes in its model's log."""
         # One thread that lives as long as the supervisor: see rule 1 of `processes`.
         self._spawner = Threads(1, "hostd-spawn")
         self._killers = Threads(KILL_THREADS, "hostd-kill", give_way)
+        self.templates = Templates(
+            supervisor, self._processes, self._spawner, self._killers, self._python, guard.oom_score_adj, self._mark
+        )
         self._readers = Threads(2, "hostd-measure", give_way)
         # One thread, so that what is stopped and what goes on follow each other in the order of the core's decisions.
         self._pauser = Threads(1, "hostd-pause")
@@ -126,6 +142,7 @@ class Workforce(Component):
             fx.KillWorker: self._kill,
             fx.PauseWorker: self._pause,
             fx.ResumeWorker: self._resume,
+            **self.templates.handlers(),
         }
 
     def close(self) -> None:
@@ -137,13 +154,15 @@ class Workforce(Component):
         """Return the workers as the sampler needs to know them."""
         activity = self._supervisor.core.queries.activity
         since_s = self._loop.time() - self._sample_period_s
+        families = Counter(employed.template_id for employed in self._employed.values())
         found = []
-        for worker_id, (_, process, _, limit_bytes) in self._employed.items():
+        for worker_id, (_, process, _, limit_bytes, template_id) in self._employed.items():
             is_busy, is_loading, reserved_bytes = activity(worker_id, since_s)
             is_watched = is_loading or limit_bytes is not None
             # What is reserved for a load is watched as a limit is: others may have to yield for what is beyond it.
             least_bytes = min((size for size in (limit_bytes, reserved_bytes) if size is not None), default=None)
-            found.append(Watched(worker_id, process.pid, is_busy, is_watched, least_bytes, is_loading))
+            sharers = 0 if template_id is None else families[template_id]  # the others, and the template itself
+            found.append(Watched(worker_id, process.pid, is_busy, is_watched, least_bytes, is_loading, sharers))
         return found
 
     def has(self, worker_id: ev.WorkerId) -> bool:
@@ -152,14 +171,21 @@ class Workforce(Component):
 
     async def measure(self, worker_id: ev.WorkerId) -> ev.Memory | None:
         """Return a sample of the memory of a worker's tree, or None. Raises `KeyError` if it has no process."""
-        pid, gpu = self._employed[worker_id].process.pid, self._gpu
+        employed, gpu = self._employed[worker_id], self._gpu
+        pid, sharers = employed.process.pid, self._sharers_of(employed)
 
         def work() -> ev.Memory | None:
-            sample = sample_tree(pid, None, None if gpu is None else gpu.bytes_by_pid())
+            sample = sample_tree(pid, None, None if gpu is None else gpu.bytes_by_pid(), sharers)
             return None if sample is None else self.with_group(worker_id, sample.memory)
 
         memory: ev.Memory | None = await in_thread(self._readers, work)
         return memory
+
+    def _sharers_of(self, employed: _Employed) -> int:
+        """Return how many other processes have pages of a worker's template, with itself; 0 for a fresh one."""
+        if employed.template_id is None:
+            return 0
+        return sum(other.template_id == employed.template_id for other in self._employed.values())
 
     def with_group(self, worker_id: ev.WorkerId, memory: ev.Memory) -> ev.Memory:
         """Return a sample with what the kernel counts for the worker itself, where it does; takes microseconds."""
@@ -197,11 +223,16 @@ class Workforce(Component):
         return self._supervisor.read(client, work)
 
     async def _spawn(self, effect: fx.SpawnWorker) -> ev.Event:
-        spawning = self._spawning[effect.worker_id] = self._loop.create_future()
+        worker_id = effect.worker_id
+        spawning = self._spawning[worker_id] = self._loop.create_future()
+        self._unwanted[worker_id] = self._loop.create_future()
+        if effect.origination.template_id is not None and effect.origination.is_learning:
+            self.templates.expect(effect.origination.template_id)
         try:
             return await self._started(effect)
         finally:
-            del self._spawning[effect.worker_id]
+            del self._spawning[worker_id]
+            self._unwanted.pop(worker_id, None)
             spawning.set_result(None)
 
     async def _started(self, effect: fx.SpawnWorker) -> ev.Event:
@@ -220,35 +251,74 @@ class Workforce(Component):
         )
         python = effect.spec.python or self._python
 
-        def work() -> WorkerProcess:
-            process = self._processes.spawn(worker_id, python, environment, self._backend.lanes.new(worker_id))
-            try:
-                self._guard.began(worker_id, process.pid, limit_bytes)
-            except BaseException:  # nobody else knows of it yet
-                os.close(process.log_fd)
-                self._processes.end(process)
-                raise
-            return process
-
+        origination = effect.origination
+        template_id, why_fresh = origination.template_id, origination.why_fresh
         try:
-            process: WorkerProcess = await in_thread(self._spawner, work)
+            page_fd = self._backend.lanes.new(worker_id)
+            process = None
+            if template_id is not None:
+                try:
+                    process = await self._forked(effect, template_id, environment, page_fd)
+                except NotForkedError as error:
+                    template_id, why_fresh = None, str(error)
+            if process is None:
+                if self._unwanted[worker_id].done():
+                    raise AbortedError("it was not wanted any more")  # noqa: TRY301 - as a spawn that fails
+                work = partial(self._fresh, worker_id, python, environment, page_fd, limit_bytes)
+                process = await in_thread(self._spawner, work)
         except Exception as error:  # noqa: BLE001 - whatever it is, the load has failed
             return self._not_spawned(effect, python, error)
         output = self._logs.add(effect.model_id, process.log_fd)
         # First of all: whatever fails from here on, its end can be ordered.
-        self._employed[worker_id] = _Employed(effect.model_id, process, output, limit_bytes)
+        self._employed[worker_id] = _Employed(effect.model_id, process, output, limit_bytes, template_id)
         self._loop.add_reader(process.pidfd, self._on_exit, process)
         started = f"worker {worker_id}, pid {process.pid}, started: {self._causes.get(worker_id, '')}"
+        started += f" (afresh: {why_fresh})" if why_fresh else ""
         self._logs.note(effect.model_id, started)
-        if worker_id in self._pending_kills:
-            self._pending_kills.discard(worker_id)
+        if self._unwanted.pop(worker_id).done():
             self._supervisor.carry_out(fx.KillWorker(worker_id))
-        return ev.WorkerSpawned(worker_id, process.pid)
+        return ev.WorkerSpawned(worker_id, process.pid, template_id, why_fresh)
+
+    def _fresh(
+        self,
+        worker_id: ev.WorkerId,
+        python: str | None,
+        environment: dict[str, str],
+        page_fd: int | None,
+        limit_bytes: int | None,
+    ) -> WorkerProcess:
+        """Start a worker's process by the system; runs in a thread."""
+        process = self._processes.spawn(worker_id, python, environment, page_fd)
+        try:
+            self._guard.began(worker_id, process.pid, limit_bytes)
+        except BaseException:  # nobody else knows of it yet
+            os.close(process.log_fd)
+            self._processes.end(process)
+            raise
+        return process
+
+    async def _forked(
+        self, effect: fx.SpawnWorker, template_id: TemplateId, environment: dict[str, str], page_fd: int | None
+    ) -> WorkerProcess:
+        """Have a template make a worker's process. Raises `NotForkedError`."""
+        worker_id, log = effect.worker_id, log_pipe()
+
+        def begin(process: WorkerProcess) -> None:
+            self._guard.began(worker_id, process.pid, effect.limit_bytes)
+
+        wanted = Wanted(worker_id, environment, log, page_fd, begin)
+        try:
+            wait_s = effect.origination.wait_s
+            return await self.templates.fork(template_id, wanted, wait_s, self._unwanted[worker_id])
+        except BaseException:
+            os.close(log[0])
+            raise
+        finally:
+            os.close(log[1])
 
     def _not_spawned(self, effect: fx.SpawnWorker, python: str | None, error: Exception) -> ev.Event:
         worker_id = effect.worker_id
         self._backend.forget(worker_id)
-        self._pending_kills.discard(worker_id)
         own = "workers.python" if self._python else "the host's own"
         origin = effect.spec.origins.get("python", "the model's finder") if effect.spec.python else own
         told = as_host_error(error, f"cannot start the interpreter {python or sys.executable} (python: {origin})")
@@ -307,12 +377,15 @@ class Workforce(Component):
         worker_id = effect.worker_id
         employed = self._employed.get(worker_id)
         if employed is None:
-            self._pending_kills.add(worker_id)  # its process is being made; `_spawn` goes on from here
+            unwanted = self._unwanted[worker_id]  # its process is being made; `_spawn` goes on from here
+            if not unwanted.done():
+                unwanted.set_result(None)
             return None
         process = employed.process
         # The thread closes the descriptor, and a number that is watched must not be reused.
         self._loop.remove_reader(process.pidfd)
-        work, told = partial(self._end, employed, self._pauses.get(worker_id), self._stopped.get(worker_id)), ""
+        pause, stopped, sharers = self._pauses.get(worker_id), self._stopped.get(worker_id), self._sharers_of(employed)
+        work, told = partial(self._end, employed, pause, stopped, sharers), ""
         output = employed.output if self._backend.is_silent(worker_id) else None
         measured, patience_s = effect.measured, PATIENCE_S
         while True:  # there is no answer without the proof
@@ -336,6 +409,7 @@ class Workforce(Component):
         employed: _Employed,
         pause: Future[None] | None,
         stopped: StoppedTree | None,
+        sharers: int,
         output: Output | None,
         measured: ev.Memory | None,
         patience_s: float,
@@ -345,7 +419,8 @@ class Workforce(Component):
         wait([] if pause is None else [pause])
         if stopped is not None:
             stopped.close()
-        freed_bytes, processes = self._processes.end(process, measured, patience_s, self._guard.group_of(worker_id))
+        group = self._guard.group_of(worker_id)
+        freed_bytes, processes = self._processes.end(process, measured, patience_s, group, sharers)
         self._guard.ended(worker_id, process.pid)
         return freed_bytes, processes, "" if output is None else output.last(_LAST_OUTPUT_S)
 

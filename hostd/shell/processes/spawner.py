@@ -7,7 +7,8 @@ Rules
    stranger that got its number.
 3. Every worker is a subreaper, and so is the supervisor. While a worker lives, all its descendants, daemonised ones
    too, are in its tree; when it dies they become children of the supervisor, of its first thread, in which nobody
-   forks. And every worker begins in a session of its own, and no process can ever enter another's (setsid(2)). So a
+   forks. And every worker has a session of its own, and no process can ever enter another's (setsid(2)); one that is
+   being forked is in that of its template, which is looked at when the template is ended (`forking`). So a
    child is what a dead worker left only if it is no registered worker, belongs to the first thread, is not in the
    supervisor's own session, and was not there while the worker lived. The others are subprocesses of finders and
    sizers, and are left alone: nothing that a model does can make them of its processes.
@@ -17,22 +18,28 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import json
 import os
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import hostd_workers
 from hostd.shell.linux.proc import adopted_children
 from hostd.shell.processes.crashes import CRASHES
 from hostd.shell.processes.ending import PATIENCE_S, Ending, reap
 from hostd.shell.processes.environment import TOKEN_VARIABLE
-from hostd.shell.transport.lanes import PAGE_FD
 from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.template import CONTROL_FD, NOTE_FD, PAGE_FD
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from hostd.core.events import Memory, WorkerId
 
 # Started by path rather than imported: the supervisor imports nothing of the workers but the wire.
@@ -43,7 +50,7 @@ BOOTSTRAP = Path(hostd_workers.__file__).resolve().parent / "_bootstrap" / "run.
 class WorkerProcess:
     """A process of a worker: `pidfd` refers to it for as long as it is open, `log_fd` reads its output.
 
-    `mark` is an entry of its environment that no other worker has.
+    `mark` is an entry of its environment that no other worker has; a forked one shows its template's.
     """
 
     worker_id: WorkerId
@@ -51,6 +58,24 @@ class WorkerProcess:
     pidfd: int
     log_fd: int
     mark: bytes = b""
+    is_forked: bool = False
+
+
+@dataclass(frozen=True)
+class TemplateProcess:
+    """A process of a template: its socket, what it notes in memory, and our end of the pipe that it prints into."""
+
+    pid: int
+    pidfd: int
+    control: socket.socket
+    note_fd: int
+    output_fd: int
+
+    def close(self) -> None:
+        """Close all but the pidfd, which goes with the proof of its end."""
+        self.control.close()
+        os.close(self.note_fd)
+        os.close(self.output_fd)
 
 
 class Processes:
@@ -58,7 +83,9 @@ class Processes:
 
     def __init__(self) -> None:
         self._workers: set[int] = set()
-        self._endings: dict[WorkerId, Ending] = {}
+        self._templates: set[int] = set()
+        """Templates that are not being ended. What is in their sessions is theirs, or becomes a worker in a moment."""
+        self._endings: dict[int, Ending] = {}
         # Held while a child exists that is not registered yet, so that `foreign_children` never sees one.
         self._lock = threading.Lock()
 
@@ -72,12 +99,8 @@ class Processes:
 
         Raises OSError if the system makes no process.
         """
-        interpreter = python or sys.executable
-        argv = [interpreter, str(BOOTSTRAP)]
-        log_read, log_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        log_read, log_write = log_pipe()
         try:
-            # The worker's end must block, or its prints would fail when the log is behind.
-            os.set_blocking(log_write, True)
             actions = [
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_DUP2, log_write, 1),
@@ -85,18 +108,7 @@ class Processes:
             ]
             if page_fd is not None:
                 actions.append((os.POSIX_SPAWN_DUP2, page_fd, PAGE_FD))
-            with self._lock:
-                # A session of its own: no signal of a terminal reaches it, and its helpers are found by their session.
-                pid = os.posix_spawn(
-                    interpreter,
-                    argv,
-                    environment,
-                    file_actions=actions,
-                    setsid=True,
-                    setsigmask=[],
-                    setsigdef=_DEFAULTS,
-                )
-                self._workers.add(pid)
+            pid = self._spawn(python, environment, actions, self._workers)
         except BaseException:  # ValueError too: an environment from a file may hold what no environment can
             os.close(log_read)
             raise
@@ -110,12 +122,98 @@ class Processes:
             self._undo(pid)
             raise
 
+    def spawn_template(
+        self, python: str | None, environment: dict[str, str], modules: Iterable[str]
+    ) -> TemplateProcess:
+        """Start a template that imports these modules. Call it from the spawning thread only.
+
+        Raises OSError if the system makes no process.
+        """
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            control, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.enter_context(control)
+            theirs.enter_context(end)
+            control.setblocking(False)
+            note_fd = os.memfd_create("hostd-template", os.MFD_CLOEXEC)
+            ours.callback(os.close, note_fd)
+            os.write(note_fd, json.dumps(list(modules)).encode())
+            output_read, output_write = log_pipe()
+            ours.callback(os.close, output_read)
+            theirs.callback(os.close, output_write)
+            # Above those that they are to be in the template, or one would be closed for the other.
+            high = []
+            for fd in (end.fileno(), note_fd):
+                high.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, NOTE_FD + 1))
+                theirs.callback(os.close, high[-1])
+            actions = [
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, output_write, 1),
+                (os.POSIX_SPAWN_DUP2, output_write, 2),
+                (os.POSIX_SPAWN_DUP2, high[0], CONTROL_FD),
+                (os.POSIX_SPAWN_DUP2, high[1], NOTE_FD),
+            ]
+            pid = self._spawn(python, environment, actions, self._templates)
+            try:
+                pidfd = os.pidfd_open(pid)
+            except OSError:
+                self._undo(pid)
+                raise
+            ours.pop_all()
+        return TemplateProcess(pid, pidfd, control, note_fd, output_read)
+
+    def adopt(self, worker_id: WorkerId, pid: int, log_fd: int) -> WorkerProcess:
+        """Register a worker that a template has forked, a child of ours. Raises OSError if there is none."""
+        pidfd = os.pidfd_open(pid)
+        try:
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # raises for what is no child of ours
+        except OSError:
+            os.close(pidfd)
+            raise
+        with self._lock:
+            self._workers.add(pid)
+        return WorkerProcess(worker_id, pid, pidfd, log_fd, is_forked=True)
+
+    def discard(self, process: WorkerProcess) -> None:
+        """End a worker that has not taken its first steps, by its pidfd alone, and wait for the proof."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED | os.WNOWAIT)
+        self.reap_worker(process.pid, process.pidfd)
+        os.close(process.pidfd)
+
+    def end_template(self, template: TemplateProcess) -> None:
+        """Kill a template with all that it has started but workers, and wait for the proof, as `end` does."""
+        with self._lock:
+            if template.pid in self._templates:  # from now on what is left in its session is nobody else's
+                self._templates.remove(template.pid)
+                self._workers.add(template.pid)
+        self.end(WorkerProcess(_NO_WORKER, template.pid, template.pidfd, -1), owns_session=True)
+
+    def _spawn(
+        self, python: str | None, environment: dict[str, str], actions: Sequence[tuple[Any, ...]], among: set[int]
+    ) -> int:
+        interpreter = python or sys.executable
+        with self._lock:
+            # A session of its own: no signal of a terminal reaches it, and its helpers are found by their session.
+            pid = os.posix_spawn(
+                interpreter,
+                [interpreter, str(BOOTSTRAP)],
+                environment,
+                file_actions=actions,
+                setsid=True,
+                setsigmask=[],
+                setsigdef=_DEFAULTS,
+            )
+            among.add(pid)
+        return pid
+
     def _undo(self, pid: int) -> None:
         """End a worker for which there is no descriptor; a child that is not reaped keeps its number."""
         os.killpg(pid, signal.SIGKILL)
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         with self._lock:
             self._workers.discard(pid)
+            self._templates.discard(pid)
             os.waitpid(pid, 0)
 
     def end(
@@ -124,20 +222,24 @@ class Processes:
         measured: Memory | None = None,
         patience_s: float = PATIENCE_S,
         group: Path | None = None,
+        sharers: int = 0,
+        *,
+        owns_session: bool = False,
     ) -> tuple[int, int]:
         """Kill what is left of a worker's tree, wait for the proof, and return `(freed_bytes, processes)`.
 
         `freed_bytes` is what the tree alone held just before the kill, and of shared memory what is gone after it;
-        `measured` is a sample from just now, if there is one, `group` the worker's control group. Blocks; call it in a
+        `measured` is a sample from just now, if there is one, `group` the worker's control group, `sharers` how many
+        others have pages of its template. `owns_session`: all that is in its session goes with it. Blocks; call it in a
         thread. Raises `StillThereError` if something has not ended after `patience_s`, and OSError if the system has no
         descriptor for it: call it again then, as often as it takes.
         """
         with self._lock:
-            new = Ending(process.pid, process.pidfd, process.mark, self, group)
-            ending = self._endings.setdefault(process.worker_id, new)
+            new = Ending(process.pid, process.pidfd, process.mark, self, group, sharers, owns_session=owns_session)
+            ending = self._endings.setdefault(process.pid, new)
         ended = ending.go_on(measured, patience_s)
         with self._lock:
-            del self._endings[process.worker_id]
+            del self._endings[process.pid]
         os.close(process.pidfd)
         return ended
 
@@ -152,7 +254,8 @@ class Processes:
         """Return the children of this process that may be what workers left, as far as one look tells (rule 3)."""
         session = os.getsid(0)
         with self._lock:
-            return [pid for pid in adopted_children() if pid not in self._workers and _session_of(pid) != session]
+            found = [(pid, _session_of(pid)) for pid in adopted_children() if pid not in self._workers]
+            return [pid for pid, of in found if of != session and of not in self._templates]
 
     def claimed_by_others(self, ending: Ending) -> set[int]:
         """Return the processes that the ends of other workers wait for."""
@@ -166,6 +269,16 @@ def _session_of(pid: int) -> int | None:
     except OSError:
         return None
 
+
+def log_pipe() -> tuple[int, int]:
+    """Return the ends of a pipe for what a worker prints. Raises OSError."""
+    log_read, log_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    # The worker's end must block, or its prints would fail when the log is behind.
+    os.set_blocking(log_write, True)
+    return log_read, log_write
+
+
+_NO_WORKER: Final = cast("WorkerId", 0)
 
 _DEFAULTS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 """A worker begins with the system's defaults, whatever the supervisor ignores or was told to ignore."""

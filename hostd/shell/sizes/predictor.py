@@ -11,7 +11,10 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import re
+import sys
 import time
 from concurrent.futures import wait
 from functools import partial
@@ -20,9 +23,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from hostd import paths
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.core.bookkeeping.templates import Base, Kind, Learned
 from hostd.records import SizeEstimate
 from hostd.shell.own_log import about
-from hostd.shell.sizes.store import Figures, SizeStore, finding_key
+from hostd.shell.sizes.store import Figures, Imports, SizeStore, finding_key
 from hostd.shell.work.component import Component
 from hostd.shell.work.raised import as_host_error
 from hostd.shell.work.threads import NotInTimeError, Threads, in_thread, result_of
@@ -58,6 +62,12 @@ AT_LEAST = "at least"
 
 FILE_NAME = paths.SIZES
 
+_OF_PRIVATE = re.compile(r"-\d+-[0-9a-f]{8}$")
+"""What makes the name of a private host unlike all others (`hostd.embed`)."""
+
+_NAMELESS = "embedded"
+"""Hosts of programs that gave them no name, which may be any: what one has loaded is not usual for another."""
+
 CLOSE_S = 2.0
 """What is to be remembered is written in milliseconds; a hash of a huge model is not worth a later end."""
 
@@ -82,6 +92,7 @@ class Sizes(Component):
         self._workforce = workforce
         self._plugins = plugins
         self._python = config.workers.python
+        self._host = _OF_PRIVATE.sub("", config.name)
         self._estimate_timeout_s = config.memory.estimate_timeout_s
         self._assumed_bytes = config.memory.assumed_size
         self._sizers = Turns(SIZER_THREADS, THREAD_NAME)
@@ -94,7 +105,12 @@ class Sizes(Component):
 
     def handlers(self) -> Handlers:
         """Return what carries out which effect."""
-        return {fx.MeasureWorker: self._measure, fx.RememberSize: self._remember, fx.PredictSize: self._on_predict}
+        return {
+            fx.MeasureWorker: self._measure,
+            fx.RememberSize: self._remember,
+            fx.RememberImports: self._remember_imports,
+            fx.PredictSize: self._on_predict,
+        }
 
     def close(self) -> None:
         """Write what is to be remembered, and end the threads; one that hangs in a sizer or on a disk is left alone."""
@@ -123,20 +139,29 @@ class Sizes(Component):
         except Exception as error:  # noqa: BLE001 - a sizer may raise anything
             raise as_host_error(error, "the sizer failed") from None
         size: SizeEstimate = known  # type: ignore[assignment]
-        figures = None if spec is None else await self._recall(client, path, spec, until_s - time.monotonic())
+        figures = (
+            None if spec is None else await self._recall(client, path, spec, until_s - time.monotonic(), is_forked=True)
+        )
         if figures is None or (figures.is_minimum and figures.rss_bytes <= size.bytes):
             return size
         return SizeEstimate(figures.rss_bytes, AT_LEAST if figures.is_minimum else "remembered")
 
     async def predict(
-        self, owner: str | bytes, model_id: str, path: str | None, model_type: str, spec: ev.LoadingSpec
+        self,
+        owner: str | bytes,
+        model_id: str,
+        path: str | None,
+        model_type: str,
+        spec: ev.LoadingSpec,
+        *,
+        is_forked: bool,
     ) -> ev.Prediction:
         """Find out what a load will take, whatever happens."""
         assumed = ev.Prediction(self._assumed_bytes, "assumed")
         if path is None:
             return assumed
         half_s = self._estimate_timeout_s / 2
-        figures = await self._recall(owner, path, spec, half_s)
+        figures = await self._recall(owner, path, spec, half_s, is_forked=is_forked)
         if figures is not None:
             memory = figures.memory
             if figures.is_minimum:
@@ -168,11 +193,14 @@ class Sizes(Component):
             raise self._too_late(model_id, source.path or "") from None
         except Exception as error:  # noqa: BLE001 - a finder may raise anything
             raise as_host_error(error, "the finder failed") from None
-        return await self.predict(client, model_id, source.path, found.source.type, found.spec)
+        kind, spec = found.source.type, found.spec
+        return await self.predict(client, model_id, source.path, kind, spec, is_forked=not spec.is_isolated)
 
     async def _on_predict(self, effect: fx.PredictSize) -> ev.Event:
         model_id = effect.model_id
-        found = await self.predict(f"load {model_id}", model_id, effect.path, effect.model_type, effect.spec)
+        found = await self.predict(
+            f"load {model_id}", model_id, effect.path, effect.model_type, effect.spec, is_forked=effect.is_forked
+        )
         return ev.SizePredicted(model_id, effect.generation, found)
 
     def _too_late(self, model_id: str, path: str) -> HostError:
@@ -191,16 +219,21 @@ class Sizes(Component):
         except HostError:
             return None  # what cannot be loaded was never measured; its size can be estimated all the same
 
-    async def _recall(self, owner: str | bytes, path: str, spec: ev.LoadingSpec, within_s: float) -> Figures | None:
+    async def _recall(
+        self, owner: str | bytes, path: str, spec: ev.LoadingSpec, within_s: float, *, is_forked: bool
+    ) -> Figures | None:
         """Look for what the same content took; None if that is not known, or not in time.
 
+        What a fresh worker took is more than what a forked one will, and is better than nothing for it.
         After what is being remembered of the same path: a client that has loaded a model finds what it took.
         """
         until_s = time.monotonic() + within_s
 
         def work() -> Steps[Figures | None]:
             key = yield from self._finding_key(path, spec)
-            return self._in_store(self._store.recall, key)
+            keys = [key._replace(is_forked=True), key] if is_forked else [key]
+            known = (self._in_store(self._store.recall, each) for each in keys)
+            return next((figures for figures in known if figures is not None), None)
 
         before = self._remembering.get(path)
         if before is not None:
@@ -238,19 +271,20 @@ class Sizes(Component):
 
     async def _remember(self, effect: fx.RememberSize) -> None:
         path, spec, memory, now_s = effect.path, effect.spec, effect.memory, time.time()
+        is_forked = effect.is_forked  # then its resident pages are its template's too, which the load does not add
         figures = Figures(
-            rss_bytes=memory.rss_bytes,
+            rss_bytes=memory.charge_bytes if is_forked else memory.rss_bytes,
             # With what is swapped out: the next load needs it again.
             uss_bytes=memory.charge_bytes,
             pss_bytes=memory.pss_bytes,
-            peak_bytes=memory.peak_bytes,
+            peak_bytes=memory.peak_charge_bytes if is_forked else memory.peak_bytes,
             load_s=effect.load_s,
             is_minimum=effect.is_minimum,
         )
 
         def work() -> Steps[None]:
             key = yield from self._finding_key(path, spec)
-            self._in_store(self._store.remember, key, figures, now_s)
+            self._in_store(self._store.remember, key._replace(is_forked=is_forked), figures, now_s)
 
         future = self._remembering[path] = self._hasher.of(f"remember {path}").submit(work)
         try:
@@ -259,6 +293,36 @@ class Sizes(Component):
             _log.debug("a size could not be remembered: %s", error)
         if self._remembering.get(path) is future:
             del self._remembering[path]
+
+    # Imports
+
+    async def recall_imports(self) -> ev.ImportsRecalled:
+        """Return what loads have imported that earlier hosts have seen, under the interpreters that this host uses."""
+        rows: list[Imports] = await in_thread(self._store_thread, self._store.recall_imports)
+        own = self._python or sys.executable
+        known = [(kind, row) for row in rows if (kind := _kind_of(row, own)) is not None]
+        mine = [(kind, row) for kind, row in known if row.host == self._host != _NAMELESS]
+        usual = [(row.load_s * row.loads, kind) for kind, row in mine if row.loads > 1]
+        learned = [(kind, Learned(row.modules, row.loads, row.load_s, row.held_bytes)) for kind, row in known]
+        return ev.ImportsRecalled(tuple(learned), max(usual)[1] if usual else None)
+
+    async def _remember_imports(self, effect: fx.RememberImports) -> None:
+        (python, env), *rest = effect.kind
+        if env:  # what models set may be secrets, which are not for a file
+            return
+        known = effect.learned
+        own = python or self._python or sys.executable
+        kind = json.dumps([python is None, *rest])
+        row = Imports(self._host, own, kind, known.modules, known.loads, known.load_s, known.held_bytes)
+        await in_thread(self._store_thread, partial(self._store.remember_imports, row, time.time()))
+
+
+def _kind_of(row: Imports, own: str) -> Kind | None:
+    """Return the kind of loads that a row is of; None if that is of another host's interpreter."""
+    match json.loads(row.kind):
+        case [bool(is_own), str(loader), str(initializer), str(path)] if not is_own or row.python == own:
+            return Kind(Base(None if is_own else row.python), loader, initializer, path)
+    return None
 
 
 def _places(config: HostConfig) -> list[Path]:

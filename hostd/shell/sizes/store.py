@@ -12,6 +12,7 @@ thread and every method may wait for the disk, or for another host. How a file i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -38,12 +39,27 @@ _log = logging.getLogger(__name__)
 MAX_ROWS: Final = 10_000
 """Under 1 MB, opened and checked in 2 ms. A host with 100 models has then seen 100 versions of each."""
 
-VERSION: Final = 2
-"""Of the table below. There is no migration: a forgotten size costs an estimate in place of a measurement, once."""
+MAX_KINDS: Final = 256
+"""Kinds of loads, each with 40 KB of modules' names at most that are read at the start of a host: 4 ms for 20."""
+
+VERSION: Final = 3
+"""Of the tables below. There is no migration: a forgotten size costs an estimate in place of a measurement, once."""
 
 _KEY_BYTES = 16
 
-_SCHEMA = """CREATE TABLE sizes (
+_SCHEMA = (
+    """CREATE TABLE imports (
+    key BLOB PRIMARY KEY,
+    host TEXT NOT NULL,
+    python TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    modules TEXT NOT NULL,
+    loads INTEGER NOT NULL,
+    load_s REAL NOT NULL,
+    held_bytes INTEGER NOT NULL,
+    written_s REAL NOT NULL
+)""",
+    """CREATE TABLE sizes (
     number INTEGER PRIMARY KEY,
     key BLOB NOT NULL UNIQUE,
     rss_bytes INTEGER NOT NULL,
@@ -53,19 +69,23 @@ _SCHEMA = """CREATE TABLE sizes (
     load_s REAL NOT NULL,
     measured_s REAL NOT NULL,
     is_minimum INTEGER NOT NULL
-)"""
+)""",
+)
 
 # A replaced row gets a new number, so the order of numbers is that of writing, whatever the clock does.
 _WRITE = """INSERT OR REPLACE INTO sizes (key, rss_bytes, uss_bytes, pss_bytes, peak_bytes, load_s, measured_s,
             is_minimum) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 _FORGET = "DELETE FROM sizes WHERE number IN (SELECT number FROM sizes ORDER BY number DESC LIMIT -1 OFFSET ?)"
+_FORGET_IMPORTS = "DELETE FROM imports WHERE key IN (SELECT key FROM imports ORDER BY written_s DESC LIMIT -1 OFFSET ?)"
+_READ_IMPORTS = "SELECT host, python, kind, modules, loads, load_s, held_bytes FROM imports ORDER BY written_s"
 _READ = "SELECT rss_bytes, uss_bytes, pss_bytes, peak_bytes, load_s, measured_s, is_minimum FROM sizes WHERE key = ?"
 
 
 class SizeKey(NamedTuple):
     """All that a model's size depends on: digests of content, options and environment, and what loads it.
 
-    `options` is of the options and of the initializer's configuration.
+    `options` is of the options and of the initializer's configuration. `is_forked`: its worker is a template's
+    child, and has its libraries from there.
     """
 
     content: str
@@ -73,6 +93,7 @@ class SizeKey(NamedTuple):
     initializer: str
     options: str
     environment: str
+    is_forked: bool = False
 
 
 class Figures(NamedTuple):
@@ -112,6 +133,23 @@ def finding_key(
     settings = _hash_of(_plain({"options": options, "initializer": config})).hex()
     digest = yield from digesting(path)
     return SizeKey(digest, loader, reference, settings, environment_of(python))
+
+
+class Imports(NamedTuple):
+    """What loads of a kind import in hosts of a name, under an interpreter.
+
+    `kind` is any text that tells kinds apart, `load_s` what the first took.
+
+    `held_bytes` is what a template of theirs takes.
+    """
+
+    host: str
+    python: str
+    kind: str
+    modules: tuple[str, ...]
+    loads: int
+    load_s: float
+    held_bytes: int
 
 
 class SizeStore:
@@ -166,6 +204,27 @@ class SizeStore:
 
         return self._do(read)
 
+    def remember_imports(self, row: Imports, wall_s: float) -> None:
+        """Keep what loads of a kind import, in place of what was known; the oldest are forgotten."""
+        key = _hash_of(row[:3])
+        values = (key, *row._replace(modules=json.dumps(row.modules)), wall_s)  # type: ignore[arg-type]
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("BEGIN IMMEDIATE")
+            with connection:
+                connection.execute("INSERT OR REPLACE INTO imports VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+                connection.execute(_FORGET_IMPORTS, (MAX_KINDS,))
+
+        self._do(write)
+
+    def recall_imports(self) -> list[Imports]:
+        """Return all that is known of imports, what was written last at the end."""
+
+        def read(connection: sqlite3.Connection) -> list[Imports]:
+            return [_imports_of(row) for row in connection.execute(_READ_IMPORTS)]
+
+        return self._do(read) or []
+
     def _do(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
         if not self._is_open:
             raise RuntimeError("the store is not open: use it in a with statement")
@@ -200,7 +259,8 @@ class SizeStore:
     def _memory(self) -> sqlite3.Connection:
         if self._connection is None:
             self._connection = sqlite3.connect(":memory:", isolation_level=None)
-            self._connection.execute(_SCHEMA)
+            for table in _SCHEMA:
+                self._connection.execute(table)
         return self._connection
 
     def _open(self, damage: Exception | None = None) -> None:
@@ -239,6 +299,14 @@ class SizeStore:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _imports_of(row: tuple[Any, ...]) -> Imports:
+    match row:
+        case (str(host), str(python), str(kind), str(modules), int(loads), float(load_s), int(held_bytes)):
+            with contextlib.suppress(ValueError):
+                return Imports(host, python, kind, tuple(map(str, json.loads(modules))), loads, load_s, held_bytes)
+    raise UnusableFileError(f"a row holds {row!r:.200} in place of imports")
 
 
 def _row_key(key: SizeKey) -> bytes:

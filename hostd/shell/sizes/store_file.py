@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from hostd import paths, trust
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _BUSY_TIMEOUT_S = 5.0
@@ -100,8 +100,8 @@ def in_use(path: Path, *, alone: bool = False) -> Iterator[None]:
         os.close(fd)
 
 
-def connect(path: Path, schema: str, version: int) -> sqlite3.Connection:
-    """Return a connection to a checked file with this one table; a missing or empty file gets it."""
+def connect(path: Path, schema: Sequence[str], version: int) -> sqlite3.Connection:
+    """Return a connection to a checked file with these tables; a missing or empty file gets them."""
     _check_access(path)
     connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
     try:
@@ -125,15 +125,16 @@ def throw_away(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _check_content(connection: sqlite3.Connection, schema: str, version: int) -> None:
+def _check_content(connection: sqlite3.Connection, schema: Sequence[str], version: int) -> None:
     if _tables(connection) == (0, []):
         connection.execute("BEGIN IMMEDIATE")
         with connection:
-            if _tables(connection) == (0, []):  # another host may have made the table just now
-                connection.execute(schema)
+            if _tables(connection) == (0, []):  # another host may have made them just now
+                for table in schema:
+                    connection.execute(table)
                 connection.execute(f"PRAGMA user_version = {version}")
     found, tables = _tables(connection)
-    if (found, tables) != (version, [(schema,)]):
+    if (found, tables) != (version, [(table,) for table in schema]):
         raise UnusableFileError(f"its tables are of version {found}, this host's of version {version}")
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":

@@ -14,6 +14,7 @@ from hostd import paths
 from hostd.shell.work.component import Component
 from hostd_workers.wire.lane import page
 from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.template import PAGE_FD
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from hostd.config.settings import HostConfig
     from hostd.core.values import ModelId, WorkerId
     from hostd_workers.wire.lane.figures import Figures, MethodFigures
-
-PAGE_FD: Final = 3
-"""Of the page of figures, in a worker: the first descriptor that a process does not have by itself."""
 
 _SECRET_BYTES: Final = 16
 

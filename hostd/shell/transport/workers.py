@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import effects as fx
@@ -200,6 +201,8 @@ class Backend(Component):
             "initializer": None if spec.initializer is None else list(spec.initializer),
             "max_message_bytes": self._max_message_bytes,
             "lane": self.lanes.told(effect.worker_id, effect.model_id),
+            "is_forked": effect.is_forked,
+            "is_learning": effect.is_learning,
         }
         self._send(effect.worker_id, msg.pack_map(msg.LOAD, 0, request))
 
@@ -224,6 +227,9 @@ class Backend(Component):
             return ev.WorkerSaidHello(worker_id)
         if kind == msg.LOADED:
             return self._loaded(worker_id, msg.unpack_map(envelope, msg.LOADED_LIMITS))
+        if kind == msg.IMPORTED:
+            modules = msg.unpack_map(envelope, msg.IMPORTED_LIMITS).get("modules")
+            return ev.WorkerImported(worker_id, tuple(map(sys.intern, _texts(modules))))
         if kind == msg.LANES_CLOSED:
             return ev.LanesClosed(worker_id)
         if kind == msg.ERROR:

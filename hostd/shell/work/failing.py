@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 RETRY_S = 1.0
 """What the system lacks (a thread, a descriptor, memory) is there again when something else has ended."""
 
-RETRIED = (fx.KillWorker, fx.ResumeWorker, fx.PredictSize, fx.Stop)
+RETRIED = (fx.KillWorker, fx.EndTemplate, fx.ResumeWorker, fx.PredictSize, fx.Stop)
 
 LOST = (
     fx.RememberSize,
+    fx.RememberImports,
     fx.TidyFiles,
     fx.LeaveEntry,
     fx.OpenLanes,
@@ -47,6 +48,7 @@ def _of_files(effect: Any, error: HostError, _now: float) -> ev.Event:
 FAILURES: dict[type, Callable[[Any, HostError, float], ev.Event]] = {
     fx.FindSpec: lambda effect, error, _: ev.SpecRefused(effect.model_id, effect.generation, error),
     fx.SpawnWorker: lambda effect, error, _: ev.WorkerSpawnFailed(effect.worker_id, error),
+    fx.StartTemplate: lambda effect, error, _: ev.TemplateEnded(effect.template_id, error.message),
     fx.SendLoad: lambda effect, error, _: ev.WorkerRefusedLoad(effect.worker_id, error),
     fx.CloseLanes: lambda effect, _, __: ev.LanesClosed(effect.worker_id),
     fx.MeasureWorker: lambda effect, _, now: ev.WorkerMeasured(effect.worker_id, None, now),

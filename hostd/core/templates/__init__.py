@@ -1,0 +1,1 @@
+"""Which libraries are kept imported, and which loads start from them."""

@@ -1,0 +1,236 @@
+"""The parts of a template: what it imports, what makes it unfit to be forked, and what its children set right."""
+
+import builtins
+import os
+import random
+import sys
+import types
+
+import pytest
+from helpers import line_of, program
+
+from hostd_workers.process import installed
+from hostd_workers.template import importing, threads
+from hostd_workers.template.child import _take_environment
+from hostd_workers.template.randomness import generators
+from hostd_workers.template.threads import Pools
+from hostd_workers.wire import template as wire
+from hostd_workers.wire.errors import FailedPreconditionError
+
+# Modules
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A directory that distributions are installed into, at the end of the path."""
+    site = tmp_path / "site"
+    site.mkdir()
+    known = set(sys.modules)
+    monkeypatch.setattr(installed, "places", lambda: (f"{site}/",))
+    monkeypatch.setattr(importing, "places", lambda: (f"{site}/",))
+    monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
+    yield site
+    for name in sys.modules.keys() - known:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def safe(monkeypatch):
+    """A process of one thread, whatever the tests run in."""
+    monkeypatch.setattr(importing.State, "why_unsafe", lambda *_: "")
+
+
+def test_what_is_installed_is_told_from_what_is_not(place, tmp_path, monkeypatch):
+    (place / "inst_a.py").write_text("import inst_b")
+    (place / "inst_b.py").write_text("")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "own_c.py").write_text("")
+    monkeypatch.syspath_prepend(elsewhere)
+    count = len(sys.modules)
+    import inst_a  # noqa: F401
+    import own_c  # noqa: F401
+
+    assert installed.imported_since(count) == ["inst_b", "inst_a"], "as they were done"
+    assert installed.foreign(["inst_a", "own_c", "sys", "no_such"]) == ["own_c"]
+    for name in ("json.py", "inst_a/__init__.py", "inst_b.pkl", "own_c.txt"):
+        (elsewhere / name).parent.mkdir(exist_ok=True)
+        (elsewhere / name).write_text("")
+    assert installed.hidden_by(str(elsewhere)) == ["inst_a"]
+    assert installed.hidden_by(str(tmp_path / "absent")) == []
+    with pytest.raises(FailedPreconditionError, match="has a inst_a of its own"):
+        installed.refuse_if_hidden(str(elsewhere))
+
+
+def test_only_installed_modules_are_imported_and_what_cannot_be_is_left_out(place, safe, tmp_path, monkeypatch):
+    (place / "good_a.py").write_text("import sys; sys.path.append('/added')")
+    (place / "broken.py").write_text("1 / 0")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "own_d.py").write_text("")
+    monkeypatch.syspath_prepend(elsewhere)
+    before, noted = sys.path[:], []
+    assert importing.import_all(["good_a", "broken", "own_d", "good_a", "no_such"], noted.append) is None
+    assert noted == ["good_a", "broken", "own_d", "no_such"]
+    assert "good_a" in sys.modules
+    assert not {"broken", "own_d", "no_such"} & sys.modules.keys()
+    assert sys.path == [*before, "/added"]
+
+
+def test_a_library_that_takes_code_from_elsewhere_is_unsafe(place, safe, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "own_e.py").write_text("")
+    (place / "reaches.py").write_text(f"import sys; sys.path.insert(0, {str(elsewhere)!r}); import own_e")
+    assert importing.import_all(["reaches"], len) == (
+        "reaches",
+        "it imports own_e, which is of no installed distribution",
+    )
+
+
+def test_a_library_that_another_place_hides_is_unsafe(place, safe, tmp_path, monkeypatch):
+    (place / "twice_f.py").write_text("")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "twice_f.py").write_text("")
+    monkeypatch.syspath_prepend(elsewhere)
+    assert importing.import_all(["twice_f"], len) == ("twice_f", f"{elsewhere} hides it")
+
+
+def test_a_library_that_ends_its_process_is_unsafe(place, safe):
+    (place / "quits.py").write_text("raise SystemExit(1)")
+    assert importing.import_all(["quits"], len) == ("quits", "it raises SystemExit")
+
+
+def test_a_package_that_is_installed_anew_shows(place, safe):
+    package = place / "pack_g"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    importing.import_all(["pack_g"], len)
+    files = importing.files_of(["pack_g", "pack_g.part", "sys"])
+    assert files == (f"{place}/", str(package / "__init__.py"), str(package))
+    before = importing.changes_of(files)
+    os.utime(package / "__init__.py", (1, 1))
+    assert importing.changes_of(files) != before
+    (package / "__init__.py").unlink()
+    assert importing.changes_of(files)[1] == 0
+
+
+# Randomness
+
+
+def test_each_generator_that_there_is_is_reseeded_but_not_one_with_a_seed_of_its_own():
+    source = """
+        import multiprocessing, random
+        import numpy
+        from hostd_workers.template.randomness import generators
+        kept = [random.Random(1), numpy.random.RandomState(1), numpy.random.default_rng(), numpy.random.default_rng(7)]
+        def drawn():
+            one, legacy, new, seeded = kept
+            key = bytes(multiprocessing.current_process().authkey)
+            return [one.random(), legacy.random_sample(), new.random(), numpy.random.random(), key, seeded.random()]
+        before = [kept[0].getstate(), kept[1].get_state(), kept[2].bit_generator.state, numpy.random.get_state()]
+        fixed = kept[3].bit_generator.state
+        first = drawn()
+        kept[0].setstate(before[0]), kept[1].set_state(before[1]), numpy.random.set_state(before[3])
+        kept[2].bit_generator.state, kept[3].bit_generator.state = before[2], fixed
+        for reseed in generators():
+            reseed()
+        print([a == b for a, b in zip(drawn(), first)])
+    """
+    pytest.importorskip("numpy")
+    with program(source) as process:
+        assert line_of(process) == "[False, False, False, False, False, True]"
+
+
+def test_generators_of_torch_are_reseeded(monkeypatch):
+    seeded = []
+    torch = types.ModuleType("torch")
+
+    def seed(self):
+        seeded.append(self)
+
+    torch.Generator = type("Generator", (), {"seed": seed})
+    torch.seed = lambda: seeded.append("global")
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    kept = torch.Generator()
+    for reseed in generators():
+        reseed()
+    assert set(seeded) >= {kept, "global"}
+    assert random.random() != random.random()
+
+
+# Threads
+
+
+def test_the_number_of_threads_is_what_the_library_itself_would_read():
+    environment = {"OMP_NUM_THREADS": "4,2", "OPENBLAS_NUM_THREADS": "3", "MKL_NUM_THREADS": "many"}
+    assert threads._wanted(environment, "openblas", "blas") == 3
+    assert threads._wanted(environment, "unknown", "openmp") == 4
+    assert threads._wanted(environment, "mkl") == 4
+    assert threads._wanted(environment, "unknown") is None
+    assert threads._wanted({}, "openmp") is None
+
+
+class Controller:
+    """A pool of a library."""
+
+    internal_api, user_api = "openmp", "openmp"
+
+    def __init__(self):
+        self.num_threads = 1
+
+    def set_num_threads(self, number):
+        self.num_threads = number
+
+
+def test_pools_are_set():
+    pools = Pools()
+    pools._controllers = [Controller()]
+    pools.set({"OMP_NUM_THREADS": "2"})
+    assert pools._controllers[0].num_threads == 2
+    pools._controllers[0].internal_api = "openblas"
+    pools.set({"OMP_NUM_THREADS": "4096"})
+    assert pools._controllers[0].num_threads == len(os.sched_getaffinity(0)), "as it does itself"
+
+
+def test_what_nothing_can_set_keeps_to_one_thread_and_says_so(monkeypatch):
+    imported = builtins.__import__
+
+    def absent(name, *arguments):
+        if name == "threadpoolctl":
+            raise ImportError(name)
+        return imported(name, *arguments)
+
+    monkeypatch.setattr(threads, "_POOLS", threads.re.compile(r"/[^/\n]*libc[^/\n]*\.so"))
+    monkeypatch.setattr(builtins, "__import__", absent)
+    assert "install threadpoolctl" in Pools().fixed
+
+
+def test_libraries_with_interfaces_of_their_own_are_told(monkeypatch):
+    told = {}
+    torch, numexpr = types.ModuleType("torch"), types.ModuleType("numexpr")
+    torch.get_num_threads, torch.set_num_threads = lambda: 1, lambda number: told.update(torch=number)
+    numexpr.set_num_threads = lambda number: told.update(numexpr=number)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "numexpr", numexpr)
+    pools = Pools()
+    pools._controllers = []
+    pools.set({"MKL_NUM_THREADS": "3", "NUMEXPR_NUM_THREADS": "2"})
+    assert told == {"torch": 3, "numexpr": 2}
+    pools.set({"NUMEXPR_NUM_THREADS": "all"})
+
+
+# Environment
+
+
+def test_a_child_has_its_own_environment_and_what_imports_have_set(monkeypatch):
+    monkeypatch.setattr(os, "environ", {"A": "template's", "B": "template's", "SET": "by a library"})
+    _take_environment({"A": "worker's", "C": "worker's", "GONE": "worker's"}, {"SET": "by a library", "GONE": None})
+    assert os.environ == {"A": "worker's", "C": "worker's", "SET": "by a library", "GONE": "worker's"}
+
+
+def test_a_packet_that_is_none_says_nothing():
+    assert wire.unpacked(b"\xff") == wire.unpacked(b"[1]") == {}
+    assert wire.unpacked(wire.packed({"pid": 1})) == {"pid": 1}
+    assert wire.noted("x" * 1000) == b"x" * wire.NOTE_BYTES

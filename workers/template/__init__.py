@@ -1,0 +1,1 @@
+"""Templates: processes that have imported libraries, and nothing else, and fork workers."""
