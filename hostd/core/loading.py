@@ -205,9 +205,8 @@ class Loading:
             return
         load.step = LoadStep.SIZING
         registry.timers.set(LoadTimer(load), registry.now + registry.config.load_timeout_s)
-        is_forked = self._templates.may_fork(load)
-        kind = model.source.type
-        registry.effects.append(PredictSize(model.id, model.generation, event.path, kind, event.spec, is_forked))
+        wanted = PredictSize(model.id, model.generation, event.path, model.source.type, event.spec)
+        registry.effects.append(wanted._replace(is_forked=self._templates.may_fork(load)))
 
     def size_predicted(self, event: SizePredicted) -> None:
         """Let a load start when there is memory for it."""
@@ -280,9 +279,9 @@ class Loading:
         registry.move_model(model, ModelInput.LOAD_SUCCEEDED, f"loaded in {registry.now - model.created_s:.3f} s")
         if is_measured and model.source.path is not None and model.spec is not None and worker.memory is not None:
             memory = worker.memory if worker.highest is None else worker.memory.with_peak_of(worker.highest)
-            is_forked = worker.template is not None
-            registry.effects.append(RememberSize(model.source.path, model.spec, memory, took_s, is_forked=is_forked))
-        self._templates.succeeded(load)
+            size = RememberSize(model.source.path, model.spec, memory, took_s)
+            registry.effects.append(size._replace(is_forked=worker.template is not None))
+        self._templates.faults.succeeded(load)
         registry.waiting.answer(load.waiters, registry.describe(model))
         registry.happened.append(LoadEnded(model, None))
 
@@ -355,10 +354,10 @@ class Loading:
 
     def _end_failed_try(self, load: Load, error: HostError) -> None:
         registry, model = self._registry, load.model
-        if self._templates.is_to_blame(load, error):
+        if self._templates.faults.is_to_blame(load, error):
             load.is_fresh, load.fresh_because, load.error = True, error.message, None
             model.freed = Freed()  # as below
-            registry.note(model, "FRESH", f"it failed in a worker that was forked from a template: {error.message}")
+            registry.note(model, "FRESH", f"a worker that was forked from a template failed: {error.message}")
             if registry.config.budget_bytes is None:
                 self.start(load)
             else:

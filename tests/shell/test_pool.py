@@ -11,7 +11,7 @@ import pytest
 from hostd.config.loading import load_config
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.shell.processes import pool
+from hostd.shell.processes import pool, starts
 from hostd.shell.processes.spawner import WorkerProcess
 
 SPEC = ev.LoadingSpec("python", {}, None, {}, None, None)
@@ -39,7 +39,7 @@ def test_a_worker_that_says_hello_before_its_spawn_is_known_is_told_what_to_load
                 raise OSError("no process")
             return WorkerProcess(1, child.pid, os.pidfd_open(child.pid), -1)
 
-        monkeypatch.setattr(pool, "in_thread", late)
+        monkeypatch.setattr(starts, "in_thread", late)
         handlers = workforce.handlers()
         both = [asyncio.ensure_future(handlers[type(effect)](effect)) for effect in (SPAWN, LOAD)]
         await asyncio.sleep(0)

@@ -184,7 +184,8 @@ def _host_line(models: Sequence[ModelInfo], host: HostInfo) -> str:
 def memory_line(memory: MemoryInfo) -> str:
     """Return what all models take of the budget, as rich markup."""
     reserved = f" + {format_size(memory.reserved_bytes)} reserved" if memory.reserved_bytes else ""
-    used = f"memory: {format_size(memory.measured_bytes)} measured{reserved}"
+    templates = f" + {format_size(memory.templates_bytes)} of templates" if memory.templates_bytes else ""
+    used = f"memory: {format_size(memory.measured_bytes)} measured{reserved}{templates}"
     if memory.budget_bytes is None:
         return f"{used}, no budget"
     waiting = f"; waiting for memory: {', '.join(map(plain, memory.waiting))}" if memory.waiting else ""

@@ -16,22 +16,20 @@ Rules
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, cast
 
 from hostd.core.bookkeeping.recent import Recent
-from hostd.core.bookkeeping.templates import Base, Kind, Learned, Template, TemplateId, TemplateState, package_of
+from hostd.core.bookkeeping.templates import Base, Kind, Learned, Template, TemplateId, TemplateState
 from hostd.core.deadlines import TemplateTimer
 from hostd.core.effects import EndTemplate, Origination, RememberImports, StartTemplate
 from hostd.core.lifecycle import ALIVE
+from hostd.core.templates.faults import Faults
+from hostd.core.templates.kinds import MOST_MODULES, kind_of, learnable
 from hostd.records import TemplateInfo, TemplatesInfo
-from hostd_workers.wire.errors import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from hostd.core.events import (
         ImportsRecalled,
         LoadingSpec,
@@ -44,7 +42,6 @@ if TYPE_CHECKING:
     from hostd.core.memory.charges import Charges
     from hostd.core.models import Load, Model, Worker
     from hostd.core.registry import Registry
-    from hostd_workers.wire.errors import HostError
 
 HOLD_S: Final = 5.0
 """How long loads wait for what the first of their kind shows. Most take less; one that takes longer does so for its own
@@ -62,9 +59,6 @@ MOST: Final = 8
 """Templates at the same time, the bare ones included; an environment or a content each, they would grow without end."""
 
 _MOST_KINDS: Final = 256
-_MOST_UNFIT: Final = 1000
-_MOST_GIVEN_UP: Final = 8
-"""Templates of one kind that were given up, one after the other, before it goes without."""
 
 _OVER: Final = (TemplateState.ENDING, TemplateState.GONE)
 _TIMED: Final = (TemplateState.LEARNING, TemplateState.WARMING, TemplateState.READY)
@@ -72,23 +66,6 @@ _TIMED: Final = (TemplateState.LEARNING, TemplateState.WARMING, TemplateState.RE
 _LACKING: Final = 20
 _LACKED: Final = 2
 """So many modules more than a template has, seen by so many loads, are worth another template in its place."""
-
-_OF_FORKS: Final = re.compile(r"\b(after (a )?fork|forked (sub)?process|fork-safe|fork safe)", re.IGNORECASE)
-"""How libraries speak of what they cannot do in a child: CUDA in PyTorch, CuPy and JAX, gRPC, Objective-C's runtime."""
-
-_FAILED: Final = 2
-"""How often a content must have died in children, and not in fresh workers, until it is loaded by these alone: once may
-have been an accident."""
-
-_WORDLESS: Final = (Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED)
-"""How a load fails of which the worker has died, or takes too long."""
-
-_OF_OWN_CODE: Final = ("python", "mlflow")
-"""Loaders of which each model imports what it likes."""
-
-
-MOST_MODULES: Final = 8000
-_MOST_CHARS: Final = 200
 
 
 class Choosing:
@@ -98,11 +75,7 @@ class Choosing:
         self._registry = registry
         self._charges = charges
         self._known: Recent[Kind, Learned] = Recent(_MOST_KINDS)
-        self._left_out: Recent[Base, dict[str, str]] = Recent(_MOST_KINDS)
-        """Packages that make a process unfit to be forked, with the reasons."""
-        self._given_up: Recent[Kind | Base, int] = Recent(_MOST_KINDS)
-        self._failed: Recent[tuple[Kind, str], int] = Recent(_MOST_UNFIT)
-        self._unfit: Recent[tuple[Kind, str], str] = Recent(_MOST_UNFIT)
+        self.faults = Faults()
         self._count = self._forks = self._starts = 0
 
     # Loads
@@ -112,7 +85,7 @@ class Choosing:
         why_fresh = self._why_fresh(load)
         if why_fresh is not None:
             return Origination(None, why_fresh)
-        kind = self._kind_of(load.model)
+        kind = kind_of(load.model)
         template = self._wanted(kind, load.model)
         if template is None:
             return Origination(None, "there is no template for it")
@@ -130,18 +103,17 @@ class Choosing:
         else:
             template.forks += 1
             self._forks += 1
-            self._given_up.pop(template.kind or template.base, None)
+            self.faults.worked(template)
 
     def imported(self, worker: Worker, event: WorkerImported) -> None:
         """Learn from a load what its kind imports, once."""
         if worker.loaded_s is None or worker.has_taught or self._registry.config.templates != "auto":
             return
         worker.has_taught = True
-        kind = self._kind_of(worker.model)
+        kind = kind_of(worker.model)
         known = self._known.get(kind) or Learned()
         had = worker.template.modules if worker.template is not None else ()
-        said = [name for name in event.modules if _is_module(name)]
-        all_modules = tuple(dict.fromkeys((*known.modules, *had, *said)))[:MOST_MODULES]
+        all_modules = tuple(dict.fromkeys((*known.modules, *had, *learnable(event.modules))))[:MOST_MODULES]
         known.lacked += bool(had) and len(event.modules) >= _LACKING
         known.loads += 1
         if known.load_s == 0.0:
@@ -160,25 +132,6 @@ class Choosing:
     def may_fork(self, load: Load) -> bool:
         """Say whether the worker of a load may be a template's child."""
         return self._why_fresh(load) is None
-
-    def is_to_blame(self, load: Load, error: HostError) -> bool:
-        """Say whether a load that has failed is to be started afresh: its worker was forked, and that may be why.
-
-        What ends or hangs without a word may do so because of that, and so may what says it. All else that a load
-        raises it would raise in a fresh worker, too.
-        """
-        load.is_wordless = error.status in _WORDLESS and "last_words" not in error.details
-        says_so = bool(error.details.get("forked")) or _OF_FORKS.search(error.message) is not None
-        return load.is_forked and not load.is_fresh and (load.is_wordless or says_so)
-
-    def succeeded(self, load: Load) -> None:
-        """Take note of a content that a child could not load, and a fresh worker could."""
-        model = load.model
-        if load.fresh_because:
-            what = (self._kind_of(model), model.source.path or model.id)
-            self._failed[what] = self._failed.get(what, 0) + 1
-            if self._failed[what] >= _FAILED or not load.is_wordless:
-                self._unfit[what] = load.fresh_because
 
     # Templates
 
@@ -219,13 +172,11 @@ class Choosing:
         template.state, template.pid, template.reason = TemplateState.GONE, None, event.reason
         self._tidy_up()
         if event.is_stale:
-            self._left_out.pop(template.base, None)
+            self.faults.forgive(template.base)
         elif event.module:
-            left_out = self._left_out.get(template.base, {})
-            self._left_out[template.base] = {**left_out, package_of(event.module): event.reason}
+            self.faults.leave_out(template.base, event.module, event.reason)
         if is_failure and not event.is_stale:
-            about = template.kind or template.base
-            self._given_up[about] = self._given_up.get(about, 0) + 1
+            self.faults.failed(template)
         if event.module and template.kind is not None:
             self._wanted(template.kind)
 
@@ -251,7 +202,7 @@ class Choosing:
         self._tidy_up()
         if what.model.spec is None or what.error is None:
             return
-        kind = self._kind_of(what.model)
+        kind = kind_of(what.model)
         if kind not in self._known:
             for template in self._of_kind(kind, TemplateState.LEARNING):
                 self._end(template, "the load that was to show what to import has failed")
@@ -276,7 +227,6 @@ class Choosing:
         registry = self._registry
         workers = Counter(worker.template for worker in registry.workers.values())
         config = registry.config
-        left_out = {name: why for each in self._left_out.values() for name, why in each.items()}
         return TemplatesInfo(
             tuple(
                 TemplateInfo(
@@ -296,8 +246,8 @@ class Choosing:
                 )
                 for template in registry.templates.values()
             ),
-            left_out,
-            {what: why for (_, what), why in self._unfit.items()},
+            self.faults.packages(),
+            self.faults.contents(),
             self._forks,
             self._starts,
         )
@@ -322,7 +272,7 @@ class Choosing:
             return load.fresh_because
         if cast("LoadingSpec", model.spec).is_isolated:
             return "isolation: fresh"
-        return self._unfit.get((self._kind_of(model), model.source.path or model.id))
+        return self.faults.why_fresh(model)
 
     def _wanted(self, kind: Kind, model: Model | None = None) -> Template | None:
         """Return the template for loads of a kind, which is started if there is none; None: they go without.
@@ -344,7 +294,7 @@ class Choosing:
         return self._there(None, kind.base) or self._new(None, kind.base, ())
 
     def _renew_if_lacking(self, template: Template, known: Learned) -> None:
-        lacking = set(self._safe(template.base, known.modules)) - set(template.modules)
+        lacking = set(self.faults.safe(template.base, known.modules)) - set(template.modules)
         is_alone = len(self._of_kind(template.kind, base=template.base)) == 1
         if template.state is TemplateState.READY and is_alone and known.lacked >= _LACKED and len(lacking) >= _LACKING:
             known.lacked = 0
@@ -354,7 +304,7 @@ class Choosing:
         """Say whether another model of a kind is being loaded."""
         workers = self._registry.workers.values()
         loading = (worker.model for worker in workers if worker.loaded_s is None and worker.state in ALIVE)
-        return any(other is not model and other.spec is not None and self._kind_of(other) == kind for other in loading)
+        return any(other is not model and other.spec is not None and kind_of(other) == kind for other in loading)
 
     def _there(self, kind: Kind | None, base: Base) -> Template | None:
         """Return the template of a kind, one that is ready before others."""
@@ -364,7 +314,7 @@ class Choosing:
 
     def _alike(self, base: Base, modules: tuple[str, ...]) -> Template | None:
         """Return a template of another kind that imports the same."""
-        wanted = set(self._safe(base, modules))
+        wanted = set(self.faults.safe(base, modules))
         alike = (each for each in self._registry.templates.values() if each.state in _TIMED and each.base == base)
         return next((each for each in alike if each.modules and set(each.modules) == wanted), None)
 
@@ -383,7 +333,7 @@ class Choosing:
         return template
 
     def _new(self, kind: Kind | None, base: Base, modules: tuple[str, ...]) -> Template | None:
-        if self._given_up.get(kind or base, 0) >= _MOST_GIVEN_UP or self._registry.is_stopping:
+        if self.faults.is_given_up(kind, base) or self._registry.is_stopping:
             return None
         template = self._registered(kind, base)
         if not self._has_room_for(template):
@@ -407,10 +357,6 @@ class Choosing:
         self._registry.templates[template.id] = template
         return template
 
-    def _safe(self, base: Base, modules: Iterable[str]) -> tuple[str, ...]:
-        left_out = self._left_out.get(base, {})
-        return tuple(name for name in modules if package_of(name) not in left_out)
-
     def _load_s(self, kind: Kind | None) -> float:
         known = None if kind is None else self._known.get(kind)
         return 0.0 if known is None else known.load_s
@@ -419,7 +365,7 @@ class Choosing:
         self._registry.effects.append(RememberImports(kind, replace(known)))
 
     def _start(self, template: Template, modules: tuple[str, ...]) -> None:
-        template.modules, template.state = self._safe(template.base, modules), TemplateState.WARMING
+        template.modules, template.state = self.faults.safe(template.base, modules), TemplateState.WARMING
         template.began_s = self._registry.now
         warm_s = max(WARM_S, WARM_TIMES * self._load_s(template.kind))
         self._registry.timers.set(TemplateTimer(template.id), self._registry.now + warm_s)
@@ -450,15 +396,3 @@ class Choosing:
         there = [each for each in self._registry.templates.values() if each.state not in _OVER]
         for template in sorted(self._charges.unused_templates(), key=self._worth)[: max(0, len(there) - MOST)]:
             self._end(template, f"there are more than {MOST} templates")
-
-    def _kind_of(self, model: Model) -> Kind:
-        spec = cast("LoadingSpec", model.spec)  # nothing is started that was not found
-        base = Base(spec.python, tuple(sorted(spec.env.items())))
-        initializer = "" if spec.initializer is None else spec.initializer[0]
-        return Kind(base, spec.loader, initializer, (model.source.path or "") if spec.loader in _OF_OWN_CODE else "")
-
-
-def _is_module(name: str) -> bool:
-    """Say whether something may be imported without being run as a program."""
-    parts = name.split(".")
-    return len(name) <= _MOST_CHARS and parts[-1] != "__main__" and all(part.isidentifier() for part in parts)

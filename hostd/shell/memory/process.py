@@ -36,9 +36,10 @@ class Full(NamedTuple):
     """What a walk finds. `own_bytes` is the anonymous part of PSS, `rss_bytes` RSS at that very moment.
 
     `anon_bytes` is the part of RSS that no file is behind, if all of it is the process's own; else None. `swap_bytes`
-    is the process's part of what is swapped out, shared memory apart. `private_bytes` is the anonymous memory that no
-    other process has, and `all_anon_bytes` all of it. `locked_bytes` is what of its files is surely
-    locked (mlock(2)), `huge_bytes` the pages of hugetlb that it has to itself.
+    is the process's part of what is swapped out, shared memory apart. `all_anon_bytes` is all anonymous memory, and
+    `private_bytes` no less than what no other process has of it: shared memory that is its alone may be in it.
+    `locked_bytes` is what of its files is surely locked (mlock(2)), `huge_bytes` the pages of hugetlb that it has to
+    itself.
     """
 
     uss_bytes: int

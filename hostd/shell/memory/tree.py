@@ -115,10 +115,14 @@ class _One(NamedTuple):
         full = self.full
         if full is None or full.own_bytes is None:
             return self.own_bytes
-        processes, shared_bytes = sharers + tree, full.all_anon_bytes - full.private_bytes
-        part_bytes = full.own_bytes - full.private_bytes - shared_bytes / processes
+        processes, all_bytes = sharers + tree, full.all_anon_bytes
+        # Fewer than all of them may have a page, which makes its part larger: so neither of these is too little.
+        most_bytes = all_bytes - (all_bytes - full.own_bytes) / (1 - 1 / processes)
+        private_bytes = min(full.private_bytes, max(0, int(most_bytes)))
+        shared_bytes = all_bytes - private_bytes
+        part_bytes = full.own_bytes - private_bytes - shared_bytes / processes
         within_bytes = 0.0 if tree == 1 else part_bytes / (1 - 2 / processes)
-        return full.private_bytes + int(min(max(0.0, within_bytes), shared_bytes))
+        return private_bytes + int(min(max(0.0, within_bytes), shared_bytes))
 
     @property
     def huge_bytes(self) -> int:

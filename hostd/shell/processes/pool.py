@@ -17,10 +17,8 @@ from concurrent.futures import Future, wait
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hostd import paths
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.shell.linux.marks import mark_of_host
 from hostd.shell.linux.scheduling import give_way
 from hostd.shell.linux.stacks import read_stacks
 from hostd.shell.memory.process import brief_of
@@ -28,8 +26,6 @@ from hostd.shell.memory.schedule import Watched
 from hostd.shell.memory.tree import sample_tree
 from hostd.shell.own_log import about
 from hostd.shell.processes.ending import PATIENCE_S, StillThereError
-from hostd.shell.processes.environment import worker_environment
-from hostd.shell.processes.forking import NotForkedError, Wanted
 from hostd.shell.processes.pausing import StoppedTree
 from hostd.shell.processes.spawner import (
     Processes,
@@ -37,13 +33,12 @@ from hostd.shell.processes.spawner import (
     describe_exit,
     is_crash,
     is_sigkill,
-    log_pipe,
 )
-from hostd.shell.processes.templates import Templates
+from hostd.shell.processes.starts import Starts
 from hostd.shell.work.component import Component
 from hostd.shell.work.raised import as_host_error
 from hostd.shell.work.threads import Threads, in_thread, result_of
-from hostd_workers.wire.errors import AbortedError, FailedPreconditionError
+from hostd_workers.wire.errors import FailedPreconditionError
 from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
@@ -105,10 +100,6 @@ class Workforce(Component):
         self._logs = logs
         self._guard = guard
         self._gpu = gpu
-        self._endpoint = paths.worker_endpoint(config.runtime_dir)
-        self._python = config.workers.python
-        """The interpreter for models that name none."""
-        self._mark = mark_of_host()
         self._sample_period_s = config.memory.sample_period_s
         self._processes = Processes()
         self._employed: dict[ev.WorkerId, _Employed] = {}
@@ -118,12 +109,8 @@ class Workforce(Component):
         """Of each worker with a process that is being made: done when it is to be killed as soon as it is there."""
         self._causes: dict[int, str] = {}
         """Why each worker was started or, once that is known, why it ends; for the notes in its model's log."""
-        # One thread that lives as long as the supervisor: see rule 1 of `processes`.
-        self._spawner = Threads(1, "hostd-spawn")
         self._killers = Threads(KILL_THREADS, "hostd-kill", give_way)
-        self.templates = Templates(
-            supervisor, self._processes, self._spawner, self._killers, self._python, guard.oom_score_adj, self._mark
-        )
+        self._starts = Starts(supervisor, self._processes, guard, config, self._killers)
         self._readers = Threads(2, "hostd-measure", give_way)
         # One thread, so that what is stopped and what goes on follow each other in the order of the core's decisions.
         self._pauser = Threads(1, "hostd-pause")
@@ -142,12 +129,13 @@ class Workforce(Component):
             fx.KillWorker: self._kill,
             fx.PauseWorker: self._pause,
             fx.ResumeWorker: self._resume,
-            **self.templates.handlers(),
+            **self._starts.templates.handlers(),
         }
 
     def close(self) -> None:
         """End the threads; nothing may be running in them any more."""
-        for executor in (self._spawner, self._killers, self._readers, self._pauser):
+        self._starts.close()
+        for executor in (self._killers, self._readers, self._pauser):
             executor.shutdown()
 
     def watched(self) -> list[Watched]:
@@ -227,7 +215,7 @@ class Workforce(Component):
         spawning = self._spawning[worker_id] = self._loop.create_future()
         self._unwanted[worker_id] = self._loop.create_future()
         if effect.origination.template_id is not None and effect.origination.is_learning:
-            self.templates.expect(effect.origination.template_id)
+            self._starts.templates.expect(effect.origination.template_id)
         try:
             return await self._started(effect)
         finally:
@@ -236,92 +224,30 @@ class Workforce(Component):
             spawning.set_result(None)
 
     async def _started(self, effect: fx.SpawnWorker) -> ev.Event:
-        worker_id, limit_bytes = effect.worker_id, effect.limit_bytes
-        environment = worker_environment(
-            os.environ,
-            model_id=effect.model_id,
-            spec_env=effect.spec.env,
-            token=self._backend.admit(worker_id),
-            endpoint=self._endpoint,
-            supervisor_pid=os.getpid(),
-            cpu_threads=effect.cpu_threads,
-            limit_bytes=limit_bytes,
-            oom_score_adj=self._guard.oom_score_adj,
-            host=self._mark,
-        )
-        python = effect.spec.python or self._python
-
-        origination = effect.origination
-        template_id, why_fresh = origination.template_id, origination.why_fresh
+        worker_id = effect.worker_id
         try:
-            page_fd = self._backend.lanes.new(worker_id)
-            process = None
-            if template_id is not None:
-                try:
-                    process = await self._forked(effect, template_id, environment, page_fd)
-                except NotForkedError as error:
-                    template_id, why_fresh = None, str(error)
-            if process is None:
-                if self._unwanted[worker_id].done():
-                    raise AbortedError("it was not wanted any more")  # noqa: TRY301 - as a spawn that fails
-                work = partial(self._fresh, worker_id, python, environment, page_fd, limit_bytes)
-                process = await in_thread(self._spawner, work)
+            page_fd, token = self._backend.lanes.new(worker_id), self._backend.admit(worker_id)
+            started = await self._starts.process_of(effect, token, page_fd, self._unwanted[worker_id])
         except Exception as error:  # noqa: BLE001 - whatever it is, the load has failed
-            return self._not_spawned(effect, python, error)
+            return self._not_spawned(effect, error)
+        process, template_id, why_fresh = started
         output = self._logs.add(effect.model_id, process.log_fd)
         # First of all: whatever fails from here on, its end can be ordered.
-        self._employed[worker_id] = _Employed(effect.model_id, process, output, limit_bytes, template_id)
+        self._employed[worker_id] = _Employed(effect.model_id, process, output, effect.limit_bytes, template_id)
         self._loop.add_reader(process.pidfd, self._on_exit, process)
-        started = f"worker {worker_id}, pid {process.pid}, started: {self._causes.get(worker_id, '')}"
-        started += f" (afresh: {why_fresh})" if why_fresh else ""
-        self._logs.note(effect.model_id, started)
+        note = f"worker {worker_id}, pid {process.pid}, started: {self._causes.get(worker_id, '')}"
+        self._logs.note(effect.model_id, f"{note} (afresh: {why_fresh})" if why_fresh else note)
         if self._unwanted.pop(worker_id).done():
             self._supervisor.carry_out(fx.KillWorker(worker_id))
         return ev.WorkerSpawned(worker_id, process.pid, template_id, why_fresh)
 
-    def _fresh(
-        self,
-        worker_id: ev.WorkerId,
-        python: str | None,
-        environment: dict[str, str],
-        page_fd: int | None,
-        limit_bytes: int | None,
-    ) -> WorkerProcess:
-        """Start a worker's process by the system; runs in a thread."""
-        process = self._processes.spawn(worker_id, python, environment, page_fd)
-        try:
-            self._guard.began(worker_id, process.pid, limit_bytes)
-        except BaseException:  # nobody else knows of it yet
-            os.close(process.log_fd)
-            self._processes.end(process)
-            raise
-        return process
-
-    async def _forked(
-        self, effect: fx.SpawnWorker, template_id: TemplateId, environment: dict[str, str], page_fd: int | None
-    ) -> WorkerProcess:
-        """Have a template make a worker's process. Raises `NotForkedError`."""
-        worker_id, log = effect.worker_id, log_pipe()
-
-        def begin(process: WorkerProcess) -> None:
-            self._guard.began(worker_id, process.pid, effect.limit_bytes)
-
-        wanted = Wanted(worker_id, environment, log, page_fd, begin)
-        try:
-            wait_s = effect.origination.wait_s
-            return await self.templates.fork(template_id, wanted, wait_s, self._unwanted[worker_id])
-        except BaseException:
-            os.close(log[0])
-            raise
-        finally:
-            os.close(log[1])
-
-    def _not_spawned(self, effect: fx.SpawnWorker, python: str | None, error: Exception) -> ev.Event:
+    def _not_spawned(self, effect: fx.SpawnWorker, error: Exception) -> ev.Event:
         worker_id = effect.worker_id
         self._backend.forget(worker_id)
-        own = "workers.python" if self._python else "the host's own"
+        own = "workers.python" if self._starts.python else "the host's own"
         origin = effect.spec.origins.get("python", "the model's finder") if effect.spec.python else own
-        told = as_host_error(error, f"cannot start the interpreter {python or sys.executable} (python: {origin})")
+        python = effect.spec.python or self._starts.python or sys.executable
+        told = as_host_error(error, f"cannot start the interpreter {python} (python: {origin})")
         self._logs.note(effect.model_id, f"worker {worker_id} did not start: {told.message}")
         self._causes.pop(worker_id, None)
         return ev.WorkerSpawnFailed(worker_id, told)
@@ -377,8 +303,8 @@ class Workforce(Component):
         worker_id = effect.worker_id
         employed = self._employed.get(worker_id)
         if employed is None:
-            unwanted = self._unwanted[worker_id]  # its process is being made; `_spawn` goes on from here
-            if not unwanted.done():
+            unwanted = self._unwanted.get(worker_id)  # its process is being made; `_spawn` goes on from here
+            if unwanted is not None and not unwanted.done():
                 unwanted.set_result(None)
             return None
         process = employed.process
