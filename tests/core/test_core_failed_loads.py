@@ -59,7 +59,8 @@ def test_the_last_words_of_a_worker_are_part_of_the_error(host):
     host.gone()
     error = host.error(caller)
     assert error.message == "the worker of model 'm' died: exit code 3; its last words: SystemExit: 3"
-    assert error.details == {"traceback": "File model.py", "exit": "exit code 3", "pid": 5001, "model_id": "m"}
+    died = {"exit": "exit code 3", "pid": 5001, "model_id": "m", "last_words": "SystemExit: 3"}
+    assert error.details == {"traceback": "File model.py", **died}
 
 
 def test_last_words_that_are_heard_after_the_exit_are_part_of_the_error_too(host):

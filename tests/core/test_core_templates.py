@@ -78,9 +78,15 @@ def test_loads_that_may_import_otherwise_have_templates_of_their_own(taught, how
     }[how]
     order = taught.order("m", other)
     started = taught.effects_of(fx.StartTemplate)
-    if how in ("env", "python"):
-        base = Base(other.python, tuple(other.env.items()))
-        assert started == [fx.StartTemplate(2, base, ())]
+    if how == "env":
+        assert order.origination.template_id is None, "the bare one would save nobody anything"
+        taught.fresh(order)
+        taught.ready_by(order, "lib")
+        order = taught.order("n", other)
+        started = taught.effects_of(fx.StartTemplate)
+        assert started == [fx.StartTemplate(2, Base(None, (("OMP_NUM_THREADS", "4"),)), LIB)]
+    elif how == "python":
+        assert started == [fx.StartTemplate(2, Base("/other/python"), ())]
     assert order.origination.template_id == (2 if started else 1)
 
 
@@ -357,7 +363,7 @@ def test_a_template_with_living_workers_stays(taught):
 
 def test_there_are_only_so_many_and_the_least_worth_go(host):
     for number in range(MOST + 1):
-        order = host.order(f"m{number}", SKLEARN._replace(env={"A": str(number)}))
+        order = host.order(f"m{number}", SKLEARN._replace(python=f"/python{number}"))
         host.warm(order.origination.template_id)
         if number > 0:
             host.forked(order)
@@ -457,7 +463,7 @@ def test_a_failed_child_waits_in_line_for_its_fresh_start(tight):
 
 def test_no_more_templates_go_than_is_needed_those_of_least_worth_first(tight):
     for number, held_bytes in ((1, 1000), (2, 3000), (3, 1000)):
-        predicted(tight, f"m{number}", 500, SKLEARN._replace(env={"A": str(number)}))
+        predicted(tight, f"m{number}", 500, SKLEARN._replace(python=f"/python{number}"))
         order = tight.spawn_order()
         tight.warm(number, held_bytes)
         tight.fresh(order)

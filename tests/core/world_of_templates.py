@@ -72,8 +72,8 @@ class WorldOfTemplates(World):
 
     def recall(self, loads: int, loader: str) -> None:
         """Let the host hear what earlier ones have learned."""
-        learned = Learned(modules_of("a"), loads, 1.0)
-        self.feed(ev.ImportsRecalled(((Kind(Base(), loader), learned),)))
+        learned, kind = Learned(modules_of("a"), loads, 1.0), Kind(Base(), loader)
+        self.feed(ev.ImportsRecalled(((kind, learned),), kind if loads > 1 else None))
 
     def feed(self, event: ev.Event) -> list[fx.Effect]:
         """See also that each template is one of the core's."""

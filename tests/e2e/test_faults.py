@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from faults import DEATHS, DIES, GOES_ON, RAISES, STAGES, STALLS
-from helpers import FAULTY, PATIENCE_S, at_most, eventually, is_there, lines_of, new_tag, tagged
+from helpers import FAULTY, PATIENCE_S, at_most, eventually, is_there, lines_of, new_tag, tagged, template_host
 
 import hostd
 
@@ -73,7 +73,8 @@ class Case:
 
     def processes(self):
         """Return what lives of this model, wherever it has fled."""
-        return tagged(self.tag, "FAULT_MODEL") | {pid for pid in self.grandchildren() if is_there(pid)}
+        found = tagged(self.tag, "FAULT_MODEL") | {pid for pid in self.grandchildren() if is_there(pid)}
+        return {pid for pid in found if template_host(pid) is None}
 
     def grandchildren(self):
         return [int(line) for line in lines_of(Path(f"{self.evidence}.pids"))]

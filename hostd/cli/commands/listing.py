@@ -184,15 +184,15 @@ def _host_line(models: Sequence[ModelInfo], host: HostInfo) -> str:
 def memory_line(memory: MemoryInfo) -> str:
     """Return what all models take of the budget, as rich markup."""
     reserved = f" + {format_size(memory.reserved_bytes)} reserved" if memory.reserved_bytes else ""
-    templates = f" + {format_size(memory.templates_bytes)} of templates" if memory.templates_bytes else ""
-    used = f"memory: {format_size(memory.measured_bytes)} measured{reserved}{templates}"
+    templates = f", {format_size(memory.templates_bytes)} held by templates" if memory.templates_bytes else ""
+    used = f"memory: {format_size(memory.measured_bytes)} measured{reserved}"
     if memory.budget_bytes is None:
-        return f"{used}, no budget"
+        return f"{used}{templates}, no budget"
     waiting = f"; waiting for memory: {', '.join(map(plain, memory.waiting))}" if memory.waiting else ""
     paused = f"; paused until there is room: {', '.join(map(plain, memory.paused))}" if memory.paused else ""
     evicted = counted(sum(memory.evictions.values()), "eviction")
     source = f"; the budget is {plain(memory.budget_source)}" if memory.budget_source else ""
-    budget = f"{format_size(memory.budget_bytes)}, {format_size(memory.free_bytes)} free"
+    budget = f"{format_size(memory.budget_bytes)}, {format_size(memory.free_bytes)} free{templates}"
     return f"{used} of {budget}; {evicted}{paused}{waiting}{source}"
 
 

@@ -60,6 +60,8 @@ MOST: Final = 8
 
 _MOST_KINDS: Final = 256
 
+_NONE: Final = "there is no template for it"
+
 _OVER: Final = (TemplateState.ENDING, TemplateState.GONE)
 _TIMED: Final = (TemplateState.LEARNING, TemplateState.WARMING, TemplateState.READY)
 
@@ -88,7 +90,7 @@ class Choosing:
         kind = kind_of(load.model)
         template = self._wanted(kind, load.model)
         if template is None:
-            return Origination(None, "there is no template for it")
+            return Origination(None, _NONE)
         template.used_s = self._registry.now
         patience_s = min(HOLD_S + 2 * self._load_s(kind), self._registry.config.spawn_timeout_s / 2)
         wait_s = max(0.0, template.began_s + patience_s - self._registry.now)
@@ -291,7 +293,8 @@ class Choosing:
             return self._new(kind, kind.base, known.modules)
         if known is None and model is not None and self._is_being_learned(kind, model):
             return self._there(kind, kind.base) or self._learning(kind)
-        return self._there(None, kind.base) or self._new(None, kind.base, ())
+        # An environment of its own is mostly that of one model: a bare template would save nobody anything.
+        return self._there(None, kind.base) or (None if kind.base.env else self._new(None, kind.base, ()))
 
     def _renew_if_lacking(self, template: Template, known: Learned) -> None:
         lacking = set(self.faults.safe(template.base, known.modules)) - set(template.modules)
