@@ -132,6 +132,10 @@ def template_host(pid):
     return None
 
 
+FDS_OF_TEMPLATE = 4
+"""Descriptors of a supervisor for each of its templates."""
+
+
 def of_models(host):
     """Return the processes of a host's models: all of its descendants but templates."""
     return [pid for pid in descendants(host) if template_host(pid) is None]

@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 
-from hostd.shell.work.threads import may_start
+from hostd.shell.work.threads import LEAST_THREADS, may_start, too_few_threads
 from hostd.units import format_size
 from hostd_workers.wire.errors import FailedPreconditionError
 
@@ -24,9 +24,6 @@ LEAST_FILES = 64
 
 LEAST_FILE_BYTES = 1 << 20
 """Of a log, and of the sizes that are remembered."""
-
-LEAST_THREADS = 24
-"""Those of an idle host."""
 
 SWITCH_S = 0.0005
 """How long a thread that computes keeps the loop waiting, each time that this comes back from the system; Python's
@@ -53,10 +50,7 @@ def check() -> None:
             "each log. Raise the limit (ulimit -f, LimitFSIZE=)"
         )
     if not may_start(LEAST_THREADS):
-        raise FailedPreconditionError(
-            f"the system does not let this process start {LEAST_THREADS} threads, which a host needs. Raise the limits "
-            "on processes and threads (ulimit -u, TasksMax=, --pids-limit) and on address space (ulimit -v)"
-        )
+        raise too_few_threads()
 
 
 def prepare() -> None:

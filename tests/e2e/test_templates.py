@@ -251,7 +251,7 @@ def test_a_library_that_hangs_in_a_template_is_left_out_and_holds_no_load_up_for
     began_s = time.monotonic()
     worker = loaded_again(client, "m", path)
     assert time.monotonic() - began_s < PATIENCE_S / 2
-    assert "was not ready" in worker.why_fresh
+    assert "was not ready" in worker.why_fresh, (worker, client.templates_info())
     assert client.retrieve_model("m")() == 1
     reason = eventually(lambda: client.templates_info().left_out.get("hangs"), "it is left out")
     assert "took more than" in reason

@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 import psutil
-from helpers import TAG, eventually, new_tag, tagged
+from helpers import FDS_OF_TEMPLATE, TAG, eventually, new_tag, tagged, template_host
 
 import hostd
 
@@ -291,7 +291,8 @@ def run(seconds, seed):
             client.unload_all_models(timeout_s=60)
             for model in client.list_models():
                 client.unload_model(model.id, timeout_s=60)
-            left = tagged(tag) - {host.pid, supervisor.ppid()}
+            left = {pid for pid in tagged(tag) - {host.pid, supervisor.ppid()} if template_host(pid) is None}
+            before_fds += FDS_OF_TEMPLATE * len(client.templates_info().templates)
             if left:
                 world.wrong.append(f"processes outlived their models: {sorted(left)}")
             with contextlib.suppress(AssertionError):

@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 import psutil
-from helpers import TAG, eventually, new_tag, tagged
+from helpers import FDS_OF_TEMPLATE, TAG, eventually, new_tag, tagged
 
 import hostd
 from endurance.storm_truth import DRAIN_S, Fault, Truth
@@ -258,6 +258,7 @@ def run(count, seed):
             world.end()
             world.look_at_what_is_left()
             evictions = world.client.memory_info().evictions
+            before_fds += FDS_OF_TEMPLATE * len(world.client.templates_info().templates)
             with contextlib.suppress(AssertionError):
                 eventually(lambda: supervisor.num_fds() <= before_fds, "the descriptors are closed")
             if (fds := supervisor.num_fds()) > before_fds:

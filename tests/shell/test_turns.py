@@ -18,7 +18,7 @@ from hostd.shell.repository.fingerprint import digesting
 from hostd.shell.work import turns as module
 from hostd.shell.work.threads import Threads, may_start
 from hostd.shell.work.turns import MAX_WAITING, Turns
-from hostd_workers.wire.errors import ResourceExhaustedError
+from hostd_workers.wire.errors import FailedPreconditionError, ResourceExhaustedError
 
 PATIENCE_S = 60.0
 
@@ -208,7 +208,7 @@ def test_a_pool_does_all_its_work_with_the_threads_that_it_has_and_without_one_i
         work = [pool.submit(held.wait), *(pool.submit(abs, -number) for number in range(5))]
         held.set()
         assert [done.result() for done in work] == [True, 0, 1, 2, 3, 4]
-    with pytest.raises(RuntimeError, match="new thread"):
+    with pytest.raises(FailedPreconditionError, match="24 threads"):
         Threads(4, "none")
     assert not may_start(1)
 

@@ -12,11 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hostd.shell.work.raised import tamed
+from hostd_workers.wire.errors import FailedPreconditionError
 from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
+
+
+LEAST_THREADS = 24
+"""Those of an idle host."""
 
 
 class Executes(Protocol):
@@ -88,12 +93,15 @@ class Threads(ThreadPoolExecutor):
     """A pool that has a thread from the start, and makes do with what it has when the system gives no more.
 
     The standard one raises in that case and keeps the work all the same: its result would never come, or it would be
-    done twice. Raises RuntimeError when there is not even the first thread.
+    done twice. Raises `FailedPreconditionError` when there is not even the first thread.
     """
 
     def __init__(self, count: int, name: str, initializer: Callable[[], object] | None = None) -> None:
         super().__init__(count, name, initializer)
-        self.submit(int).result()
+        try:
+            self.submit(int).result()
+        except RuntimeError as error:  # `may_start` has said otherwise: the threads of others have taken the rest
+            raise too_few_threads() from error
 
     def _adjust_thread_count(self) -> None:
         try:
@@ -101,6 +109,14 @@ class Threads(ThreadPoolExecutor):
         except RuntimeError:
             if not self._threads:
                 raise
+
+
+def too_few_threads() -> FailedPreconditionError:
+    """Return the error of a host that the system gives too few threads."""
+    return FailedPreconditionError(
+        f"the system does not let this process start {LEAST_THREADS} threads, which a host needs. Raise the limits on "
+        "processes and threads (ulimit -u, TasksMax=, --pids-limit) and on address space (ulimit -v)"
+    )
 
 
 def may_start(count: int) -> bool:
