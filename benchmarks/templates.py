@@ -54,6 +54,7 @@ def templates(effort: Effort, *, with_host: bool) -> Iterator[Comparison]:
         for case in CASES:
             if all(importlib.util.find_spec(name) for name in case.needs):
                 yield _loads(case, case.write(directory), effort)
+        (directory / "many").mkdir()
         yield from _many(write_digits(directory / "many"), effort)
 
 
