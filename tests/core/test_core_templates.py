@@ -452,6 +452,19 @@ def test_models_go_with_their_template_where_they_alone_are_not_enough(tight):
     assert tight.spawn_order().model_id == "n"
 
 
+def test_models_that_free_nothing_that_is_needed_stay_when_others_go_with_their_template(tight):
+    orders = []
+    for number, held_bytes in ((1, 1000), (2, 5000)):
+        predicted(tight, f"m{number}", 500, SKLEARN._replace(python=f"/python{number}"))
+        orders.append(tight.spawn_order())
+        tight.warm(number, held_bytes)
+        tight.forked(orders[-1])
+        tight.ready_by(orders[-1], charge_bytes=500)
+        tight.pass_time(2)
+    predicted(tight, "n", 8000)
+    assert tight.killed() == [orders[1].worker_id]
+
+
 def test_a_failed_child_waits_in_line_for_its_fresh_start(tight):
     predicted(tight, "m", 1000)
     order = tight.spawn_order()
