@@ -96,7 +96,8 @@ def test_c12_c20_a_size_is_what_the_system_measures_for_the_whole_tree_and_gets_
     assert worker.uss_bytes == pytest.approx(uss_of_tree(worker.pid), rel=0.02, abs=MIB)
     assert worker.uss_bytes <= worker.pss_bytes <= worker.rss_bytes <= worker.peak_bytes
     assert (info.state, info.size, info.size_source) == ("READY", worker.rss_bytes, "measured")
-    assert model.size == shared.get_model_size("holder") == info.size
+    assert model.size == pytest.approx(info.size, abs=MIB), "it is sampled again and again"
+    assert shared.get_model_size("holder") == pytest.approx(info.size, abs=MIB)
     assert worker.uss_bytes > 80 * MIB
     story = [event["cause"] for event in shared.explain_model("holder")["story"]]
     assert story[-2:] == ["MEASURED", "LOAD_SUCCEEDED"]

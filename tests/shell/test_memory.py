@@ -200,7 +200,9 @@ def test_a_process_that_grows_and_shrinks_alone_need_not_be_walked(moody, monkey
             assert memory.private_bytes_of([moody.pid], last) == last.held_bytes
     truth, _ = moody.seen()
     for name, value in last._asdict().items():
-        assert value == pytest.approx(getattr(truth, name), abs=MIB / 2), name
+        # The pages of an interpreter's files are divided among all that run meanwhile.
+        most_bytes = 8 * MIB if name == "pss_bytes" else MIB / 2
+        assert value == pytest.approx(getattr(truth, name), abs=most_bytes), name
 
 
 @estimates

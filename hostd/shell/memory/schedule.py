@@ -179,7 +179,7 @@ class Schedule:
         self._changes.note(workers, now)
         looks: list[Look] = []
         for worker in workers:
-            due = known.get(worker.worker_id) or self._first_due(now)
+            due = known.get(worker.worker_id) or self._first_due(worker, now)
             self._known[worker.worker_id] = due
             if worker.is_busy:
                 self._hurry(due, now)
@@ -215,8 +215,10 @@ class Schedule:
         """Return when to call `looks` again at the latest; None if there are no workers."""
         return self._next_s
 
-    def _first_due(self, now: float) -> _Due:
-        return _Due(now + self._period_s, now, self._watch_period_s, self._period_s, now)
+    def _first_due(self, worker: Watched, now: float) -> _Due:
+        # What a forked one has at first is its template's, and to look is half of what its load costs the host.
+        look_s = now + self._watch_period_s if worker.sharers else now
+        return _Due(now + self._period_s, look_s, self._watch_period_s, self._period_s, now)
 
     def _hurry(self, due: _Due, now: float) -> None:
         """Have a worker that is in use looked at as often as any other that is."""

@@ -59,9 +59,7 @@ _TELLING_BYTES = 1 << 20
 _MOST_DESCRIPTORS = 1 << 16
 """How many descriptors of a process are looked at; that takes 0.2 s, and others wait to be sampled meanwhile."""
 
-_MAPPING = re.compile(
-    rb"^([0-9a-f]+-[0-9a-f]+) .(.).(.) [0-9a-f]+ ([0-9a-f]+):([0-9a-f]+) (\d+) +([^\n]+)$", re.MULTILINE
-)
+_MAPPING = re.compile(rb"([0-9a-f]+-[0-9a-f]+) .(.).(.) [0-9a-f]+ ([0-9a-f]+):([0-9a-f]+) (\d+) +([^\n]+)")
 _PARTS = re.compile(
     rb"^[0-9a-f]+-[0-9a-f]+ .... [0-9a-f]+ ([0-9a-f]+):([0-9a-f]+) (\d+) [^\n]*\n"
     rb"(?:[A-Z][^\n]*\n){1,8}?Pss: +(\d+) kB$",
@@ -221,10 +219,11 @@ class _Scan:
 
     def _add_mapped(self, pid: int, devices: frozenset[int], segments: dict[int, _Segment]) -> Iterator[Key]:
         """Add what a process has mapped, and yield the files of which only the pages it has touched can be known."""
-        text = read_all(pid, "maps")
-        if not any(b" 00:%02x " % os.minor(device) in text for device in devices):
-            return
-        for where, write, sharing, major, minor, inode, name in _MAPPING.findall(text):
+        for line in _lines_with(devices, read_all(pid, "maps")):
+            found = _MAPPING.fullmatch(line)
+            if found is None:
+                continue
+            where, write, sharing, major, minor, inode, name = found.groups()
             device = os.makedev(int(major, 16), int(minor, 16))
             key = (device, int(inode))
             if device not in devices or key in self.files:
@@ -236,9 +235,9 @@ class _Scan:
             if is_named and (write, sharing) != (b"w", b"s"):
                 continue
             path = f"/proc/{pid}/map_files/{where.decode()}"
-            found = _look_at(path)  # which takes CAP_CHECKPOINT_RESTORE
-            if found is not None:
-                self._add(found, path)
+            attributes = _look_at(path)  # which takes CAP_CHECKPOINT_RESTORE
+            if attributes is not None:
+                self._add(attributes, path)
             else:
                 yield key
 
@@ -268,6 +267,15 @@ class _Scan:
             numbers = [name.split(b":") for name in mounted]
             self._devices[namespace] = _OF_MEMFDS | {os.makedev(int(major), int(minor)) for major, minor in numbers}
         return self._devices[namespace]
+
+
+def _lines_with(devices: Iterable[int], text: bytes) -> Iterator[bytes]:
+    """Yield the lines of mappings that name one of these devices: few of a thousand."""
+    for device in devices:
+        number, end = b" %02x:%02x " % (os.major(device), os.minor(device)), 0
+        while (at := text.find(number, end)) >= 0:
+            end = (text.find(b"\n", at) + 1 or len(text) + 1) - 1
+            yield text[text.rfind(b"\n", 0, at) + 1 : end]
 
 
 def _segments() -> list[_Segment]:

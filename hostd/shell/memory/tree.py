@@ -20,7 +20,7 @@ USS and PSS tell, is up to others as well: an earlier figure holds as long as no
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hostd.core.events import Memory
 from hostd.shell.linux.proc import descendants_of
@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 
     from hostd.shell.memory.process import Brief, Full
 
-SIGNIFICANT_BYTES = 256 * 1024
+SIGNIFICANT_BYTES: Final = 256 * 1024
 """Less than this an idle interpreter gains and loses by itself; it is not worth a walk over the page tables."""
+
+QUIET_BYTES: Final = 64 * 1024
+"""What a worker has of shared memory that is not its model's, such as the page of its figures, is less than this."""
 
 
 class Sample(NamedTuple):
@@ -45,17 +48,21 @@ class Sample(NamedTuple):
 
 
 def sample_tree(
-    pid: int, last: Memory | None = None, gpu: Mapping[int, int | None] | None = None, sharers: int = 0
+    pid: int,
+    last: Memory | None = None,
+    gpu: Mapping[int, int | None] | None = None,
+    sharers: int = 0,
+    around_bytes: int | None = None,
 ) -> Sample | None:
     """Return a sample of a process and its descendants, or None if the process is gone or has ended.
 
-    `sharers` is how many other processes have pages of the template that it was forked from, 0 for a fresh one.
-
     `last` is an earlier one; its figures may be estimated with. `gpu` is what each process holds on the devices
-    (`GpuReader.bytes_by_pid`), None if that is not known.
+    (`GpuReader.bytes_by_pid`), None if that is not known. `sharers` is how many other processes have pages of the
+    template that it was forked from, 0 for a fresh one. `around_bytes` is the shared memory that there was in the whole
+    system when these processes had none (`system_bytes`), if that is known.
     """
     pids = [pid, *descendants_of(pid)]
-    around_bytes = system_bytes()
+    quiet_bytes, around_bytes = around_bytes, system_bytes()
     rss = _rss_of_each(pids)
     if not any(rss.values()):
         return None
@@ -63,7 +70,9 @@ def sample_tree(
     known = None if last is None else _reckoned(rss, last)
     is_walked = known is None
     memory = _walked(rss, sharers) if known is None else known
-    if known is None or abs(around_bytes - known.around_bytes) >= SIGNIFICANT_BYTES:
+    if known is None and quiet_bytes is not None and abs(around_bytes - quiet_bytes) < QUIET_BYTES:
+        memory = memory._replace(shared_bytes=0, around_bytes=around_bytes)
+    elif known is None or abs(around_bytes - known.around_bytes) >= SIGNIFICANT_BYTES:
         memory = memory._replace(shared_bytes=shared_bytes_of(rss), around_bytes=around_bytes)
     return Sample(memory if memory.gpu_bytes == gpu_bytes else memory._replace(gpu_bytes=gpu_bytes), is_walked)
 
