@@ -126,6 +126,6 @@ class Session:
             return
         self.runtime = Runtime(methods, self._send, request.get("max_message_bytes", DEFAULT_LIMITS.blob_bytes))
         self.is_async = any(method.is_async for method in methods.values())
-        self._send(loaded)
-        if request.get("is_learning"):
+        if request.get("is_learning"):  # before it is loaded: it may be unloaded in the next moment
             self._send(msg.pack_map(msg.IMPORTED, 0, {"modules": imported_since(before)}))
+        self._send(loaded)

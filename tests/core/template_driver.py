@@ -70,8 +70,8 @@ class TemplateDriver(Driver):
 
     def ready_by(self, order: fx.SpawnWorker, *libraries: str, charge_bytes: int = 1000) -> None:
         """Let a load be done that imports these libraries."""
-        self.loaded(order.worker_id)
         self.feed(ev.WorkerImported(order.worker_id, modules_of(*libraries)))
+        self.loaded(order.worker_id)
         self.measured(order.worker_id, memory=memory_of(2 * charge_bytes))
 
     def learn(self, *libraries: str, spec: ev.LoadingSpec = SKLEARN, model_id: str = "first") -> None:

@@ -530,13 +530,13 @@ def test_a_content_that_has_died_once_may_have_had_an_accident(taught):
     assert taught.order("m").origination.template_id is None
 
 
-def test_what_a_worker_says_of_imports_counts_once_and_only_after_its_load(taught):
+def test_what_a_worker_says_of_imports_counts_once_and_only_of_its_load(taught):
     order = taught.order("m")
     taught.warm(2)
-    taught.forked(order)
     taught.feed(ev.WorkerImported(order.worker_id, modules_of("early")))
-    taught.loaded(order.worker_id)
+    taught.forked(order)
     taught.feed(ev.WorkerImported(order.worker_id, ("good", "a-b", "c.__main__", "x" * 300)))
+    taught.loaded(order.worker_id)
     taught.feed(ev.WorkerImported(order.worker_id, modules_of("again")))
     assert taught.imports[-1].learned.modules == (*LIB, "good")
 

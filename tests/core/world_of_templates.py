@@ -66,7 +66,7 @@ class WorldOfTemplates(World):
 
     def learn(self, n: int, libraries: tuple[str, ...]) -> None:
         """Let a worker say what its load has imported."""
-        process = self._pick_process(n, lambda p: p.has_loaded and p.is_alive())
+        process = self._pick_process(n, lambda p: p.is_reading())
         if process is not None:
             self.feed(ev.WorkerImported(process.id, modules_of(*libraries)))
 

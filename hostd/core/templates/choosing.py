@@ -24,7 +24,7 @@ from hostd.core.bookkeeping.recent import Recent
 from hostd.core.bookkeeping.templates import Base, Kind, Learned, Template, TemplateId, TemplateState
 from hostd.core.deadlines import TemplateTimer
 from hostd.core.effects import EndTemplate, Origination, RememberImports, StartTemplate
-from hostd.core.lifecycle import ALIVE
+from hostd.core.lifecycle import ALIVE, WorkerState
 from hostd.core.templates.faults import Faults
 from hostd.core.templates.kinds import MOST_MODULES, kind_of, learnable
 from hostd.records import TemplateInfo, TemplatesInfo
@@ -109,7 +109,7 @@ class Choosing:
 
     def imported(self, worker: Worker, event: WorkerImported) -> None:
         """Learn from a load what its kind imports, once."""
-        if worker.loaded_s is None or worker.has_taught or self._registry.config.templates != "auto":
+        if worker.state is not WorkerState.LOADING or worker.has_taught or self._registry.config.templates != "auto":
             return
         worker.has_taught = True
         kind = kind_of(worker.model)
