@@ -17,6 +17,7 @@ from hostd_workers.process.ending import EXIT_FATAL, end
 from hostd_workers.process.forked import leave_if_child
 from hostd_workers.session import Session
 from hostd_workers.transport import Transport
+from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from hostd_workers.calls.runtime import Runtime
@@ -113,13 +114,27 @@ def _look(transport: Transport, session: Session, lanes: Lanes | None, *, block:
         frames = transport.receive(block=False)
 
 
-def main() -> NoReturn:
+class Prepared(NamedTuple):
+    """What a worker has before it knows its model: its socket, and what makes it write its stacks."""
+
+    transport: Transport
+    stacks: tuple[int, int] | None
+
+
+def prepare() -> Prepared:
+    """Do what a worker does first, whatever it is to load."""
+    faulthandler.enable()  # a crash in a library then leaves its Python traceback in the model's log
+    transport = Transport()
+    os.register_at_fork(after_in_child=transport.abandon)
+    return Prepared(transport, stacks.offer())
+
+
+def main(prepared: Prepared | None = None) -> NoReturn:
     """Run the worker that the environment describes, until it is killed or ends itself."""
     endpoint, token = os.environ.pop("HOSTD_WORKER_ENDPOINT"), os.environ.pop("HOSTD_WORKER_TOKEN")
-    faulthandler.enable()  # a crash in a library then leaves its Python traceback in the model's log
-    transport = Transport(endpoint, token)
-    os.register_at_fork(after_in_child=transport.abandon)
-    session = Session(token, transport.send, stacks.offer())
+    transport, offer = prepared or prepare()
+    transport.connect(endpoint, token)
+    session = Session(token, transport.send, offer)
     try:
         session.greet()
         serve(transport, session)

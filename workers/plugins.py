@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hostd_workers import loaders
@@ -31,6 +32,7 @@ class Loadable(Protocol):
         """Return what the loader makes of it."""
 
 
+@lru_cache(maxsize=1)
 def builtin_loaders() -> list[str]:
     """Return the names of the built-in loaders."""
     return sorted(module.name for module in pkgutil.iter_modules(loaders.__path__) if module.name[0] != "_")

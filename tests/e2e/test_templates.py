@@ -1,10 +1,12 @@
 """Workers that are forked from templates: as fresh ones, in a fraction of their time and memory, and each its own."""
 
+import contextlib
 import os
 import signal
 import textwrap
 import time
 
+import psutil
 import pytest
 from helpers import PATIENCE_S, descendants, eventually, is_there
 from template_rig import Interpreter, loaded_again, template_of
@@ -128,11 +130,47 @@ def test_a_template_that_is_killed_or_stopped_costs_no_load_and_no_model(client,
     assert client.retrieve_model("n").value() == 1
     template = template_of(client, "lib")
     assert template.id != worker.template
+    spare_of(client, template)
     os.kill(template.pid, signal.SIGSTOP)
     client.load_model("o", known)
-    assert "did not fork" in client.get_model("o").workers[0].why_fresh
-    assert client.retrieve_model("o").value() == 1
+    assert client.get_model("o").workers[0].template == template.id, "the spare was there"
+    client.load_model("p", known)
+    assert "did not fork" in client.get_model("p").workers[0].why_fresh
+    assert [client.retrieve_model(name).value() for name in "op"] == [1, 1]
     eventually(lambda: not is_there(template.pid), "the template ends")
+
+
+def test_a_spare_that_is_killed_is_replaced_and_leaves_nothing(client, known):
+    loaded_again(client, "m", known)
+    template = template_of(client, "lib")
+    for name in ("n", "o"):
+        spares = [spare_of(client, template)]
+        for _ in range(3):
+            os.kill(spares[-1], signal.SIGKILL)
+            spares.append(spare_of(client, template, spares))
+        client.load_model(name, known)
+        assert (model_pid(client, name), client.retrieve_model(name).value()) == (spares[-1], 1)
+        eventually(lambda lost=spares[:-1]: not any(map(is_there, lost)), "their numbers are free")
+
+
+def test_a_spare_that_is_stopped_costs_no_load(client, known):
+    loaded_again(client, "m", known)
+    template = template_of(client, "lib")
+    spare = spare_of(client, template)
+    os.kill(spare, signal.SIGSTOP)
+    client.load_model("n", known)
+    assert "did not fork" in client.get_model("n").workers[0].why_fresh
+    assert client.retrieve_model("n").value() == 1
+    eventually(lambda: not is_there(spare) and not is_there(template.pid), "both end")
+
+
+def test_a_template_that_ends_takes_its_spare_along(client, known):
+    loaded_again(client, "m", known)
+    template = template_of(client, "lib")
+    spare = spare_of(client, template)
+    os.kill(template.pid, signal.SIGKILL)
+    eventually(lambda: not is_there(spare) and not is_there(template.pid), "both end")
+    assert client.retrieve_model("m").value() == 1
 
 
 def test_what_installs_a_library_anew_replaces_its_template(client, known, lib):
@@ -321,6 +359,19 @@ def test_all_end_with_their_host(client, known):
     assert len(pids) >= 4
     os.kill(supervisor, signal.SIGKILL)
     eventually(lambda: not any(map(is_there, pids)), "all end")
+
+
+def spare_of(client, template, others=()):
+    """The process that will be the next worker of a template, another one than these."""
+    supervisor = client.host_info().pid
+
+    def found():
+        with contextlib.suppress(OSError, psutil.Error):
+            mine = (pid for pid in descendants(supervisor) if pid not in (template.pid, *others))
+            of_it = (pid for pid in mine if os.getsid(pid) == template.pid)
+            return next((pid for pid in of_it if psutil.Process(pid).ppid() == supervisor), None)
+
+    return eventually(found, "there is a spare")
 
 
 def model_pid(client, model_id):

@@ -103,9 +103,11 @@ def _garbage(_evidence: str) -> None:
     if socket is None:
         _talk_nonsense()
         return
+    from zmq import SNDMORE
+
     for frame in GARBAGE:
-        socket.send(frame)
-        socket.send_multipart([frame] * 5)
+        for is_last in (True, False, False, True):
+            socket.send(frame, 0 if is_last else SNDMORE)
     for kind in range(256):  # every kind of message, well formed in front and nonsense behind
         for body in (b"", b"\xc1", *_lies()):
             socket.send(bytes([kind, 1, 0, 0]) + b"\xff" * 12 + body)
@@ -128,7 +130,7 @@ def _socket_of_the_worker() -> object:
 
     import zmq
 
-    found = [thing for thing in gc.get_objects() if isinstance(thing, zmq.Socket)]
+    found = [thing for thing in gc.get_objects() if isinstance(thing, zmq.backend.Socket)]
     return found[0] if found else None
 
 

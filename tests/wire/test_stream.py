@@ -133,9 +133,10 @@ def test_what_there_is_no_memory_for_ends_the_conversation(monkeypatch: pytest.M
     def fail(*_: object) -> bytearray:
         raise MemoryError
 
+    reader = new_reader()
     monkeypatch.setattr(stream, "_new_bytearray", fail)
     with pytest.raises(ProtocolError, match="no memory for"):
-        read(new_reader(), b"".join(stream.pack([b"x" * 20, bytes(300_000)])), [1 << 20])
+        read(reader, b"".join(stream.pack([b"x" * 20, bytes(300_000)])), [1 << 20])
 
 
 def _resident_bytes() -> int:

@@ -42,7 +42,7 @@ MODEL = """
         def close_socket(self):
             import zmq
             for thing in gc.get_objects():
-                if isinstance(thing, zmq.Socket):
+                if isinstance(thing, zmq.backend.Socket):
                     thing.close()
 
         def close_descriptors(self):

@@ -3,6 +3,7 @@
 import builtins
 import os
 import random
+import socket
 import sys
 import types
 
@@ -12,6 +13,7 @@ from helpers import line_of, program
 from hostd_workers.process import installed
 from hostd_workers.template import importing, threads
 from hostd_workers.template.child import _take_environment
+from hostd_workers.template.main import _refuse
 from hostd_workers.template.randomness import generators
 from hostd_workers.template.threads import Pools
 from hostd_workers.wire import template as wire
@@ -108,12 +110,12 @@ def test_a_package_that_is_installed_anew_shows(place, safe):
     (package / "__init__.py").write_text("")
     importing.import_all(["pack_g"], len)
     files = importing.files_of(["pack_g", "pack_g.part", "sys"])
-    assert files == (f"{place}/", str(package / "__init__.py"), str(package))
+    assert os.fsdecode(files).split("\0") == [f"{place}/", str(package / "__init__.py"), str(package)]
     before = importing.changes_of(files)
     os.utime(package / "__init__.py", (1, 1))
     assert importing.changes_of(files) != before
     (package / "__init__.py").unlink()
-    assert importing.changes_of(files)[1] == 0
+    assert importing.changes_of(files).split()[1] == b"0"
 
 
 # Randomness
@@ -186,12 +188,12 @@ class Controller:
 
 def test_pools_are_set():
     pools = Pools()
-    pools._controllers = [Controller()]
-    pools.set({"OMP_NUM_THREADS": "2"})
-    assert pools._controllers[0].num_threads == 2
-    pools._controllers[0].internal_api = "openblas"
-    pools.set({"OMP_NUM_THREADS": "4096"})
-    assert pools._controllers[0].num_threads == len(os.sched_getaffinity(0)), "as it does itself"
+    openmp, openblas = Controller(), Controller()
+    openblas.internal_api = "openblas"
+    pools._keep([openmp, openblas])
+    pools.set({"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "4096"})
+    assert openmp.num_threads == 2
+    assert openblas.num_threads == len(os.sched_getaffinity(0)), "as it does itself"
 
 
 def test_what_nothing_can_set_keeps_to_one_thread_and_says_so(monkeypatch):
@@ -225,9 +227,33 @@ def test_libraries_with_interfaces_of_their_own_are_told(monkeypatch):
 
 
 def test_a_child_has_its_own_environment_and_what_imports_have_set(monkeypatch):
-    monkeypatch.setattr(os, "environ", {"A": "template's", "B": "template's", "SET": "by a library"})
-    _take_environment({"A": "worker's", "C": "worker's", "GONE": "worker's"}, {"SET": "by a library", "GONE": None})
-    assert os.environ == {"A": "worker's", "C": "worker's", "SET": "by a library", "GONE": "worker's"}
+    its_own = {"A": "template's", "B": "template's", "SAME": "x=y", "TAKEN": "x", "GONE": "template's"}
+    monkeypatch.setattr(os, "environ", {**its_own, "SET": "by a library"})
+    del os.environ["TAKEN"], os.environ["GONE"]
+    wanted = {"A": "worker's", "C": "w\N{LATIN SMALL LETTER E WITH ACUTE}\udcff=", "SAME": "x=y", "SET": "worker's"}
+    changes = wire.packed_changes({**wanted, "GONE": "worker's"}, its_own)
+    _take_environment(changes, {"SET", "GONE"})
+    assert os.environ == {**wanted, "SET": "by a library"}
+    assert b"SAME" not in changes
+
+
+@pytest.mark.parametrize("wrong", [{"A=": ""}, {"A\0": ""}, {"A": "\0"}])
+def test_what_no_environment_can_hold_is_refused(wrong):
+    with pytest.raises(ValueError, match="an environment cannot have"):
+        wire.packed_changes(wrong, {})
+
+
+def test_an_order_is_answered_when_the_system_makes_no_process():
+    ours, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, control, answers:
+        with theirs, open(os.devnull) as order, open(os.devnull) as log:
+            socket.send_fds(ours, [wire.ORDER], [order.fileno(), log.fileno(), theirs.fileno()])
+        before = os.listdir("/proc/self/fd")
+        _refuse(control, OSError(11, "no more"), {"ready": 1})
+        assert os.listdir("/proc/self/fd") == before
+        assert wire.unpacked(ours.recv(100)) == {"ready": 1}
+        assert wire.unpacked(answers.recv(100)) == {"refused": "[Errno 11] no more"}
 
 
 def test_a_packet_that_is_none_says_nothing():

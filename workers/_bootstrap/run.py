@@ -26,19 +26,21 @@ NEEDS = {"zmq": "pyzmq", "msgpack": "msgpack"}
 """Modules, and the packages that have them."""
 
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
 def _tie_to_supervisor(supervisor_pid: int) -> None:
     """Die with the supervisor (prctl(2))."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     # The supervisor may have died before the line above took effect; then nobody would ever send the signal.
     if os.getppid() != supervisor_pid:
         os._exit(1)
-    libc.prctl(PR_SET_NAME, ("hostd:" + os.environ.get("HOSTD_MODEL_ID", "template")).encode()[:15], 0, 0, 0)
+    _LIBC.prctl(PR_SET_NAME, ("hostd:" + os.environ.get("HOSTD_MODEL_ID", "template")).encode()[:15], 0, 0, 0)
 
 
 def _keep_descendants() -> None:
     """Stay the parent of every descendant: a kill of the tree finds daemonised ones (hostd/shell/processes/spawner)."""
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _bound_memory() -> None:
@@ -47,7 +49,12 @@ def _bound_memory() -> None:
     Neither is needed to serve, so where the system refuses it the worker goes on without.
     """
     with contextlib.suppress(KeyError, OSError):
-        Path("/proc/self/oom_score_adj").write_text(os.environ.pop("HOSTD_OOM_SCORE_ADJ"), encoding="ascii")
+        score = os.environ.pop("HOSTD_OOM_SCORE_ADJ").encode()
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        try:
+            os.write(fd, score)
+        finally:
+            os.close(fd)
     with contextlib.suppress(KeyError, OSError, ValueError, OverflowError):
         limit_bytes = int(os.environ.pop("HOSTD_DATA_LIMIT_BYTES"))
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
@@ -79,14 +86,17 @@ def _make_workers_importable() -> None:
     spec.loader.exec_module(module)
 
 
-def _work() -> None:
-    """Be a worker, and end with it; say what to do if this interpreter lacks what that needs."""
+def _work(prepared: object = None) -> None:
+    """Be a worker, and end with it; say what to do if this interpreter lacks what that needs.
+
+    One that was forked has `prepared` some of it.
+    """
     from hostd_workers.process.ending import end  # noqa: PLC0415 - it cannot be imported before
 
     try:
         from hostd_workers.main import main  # noqa: PLC0415 - as above
 
-        main()
+        main(prepared)  # type: ignore[arg-type] # it can say no more of it: this file is read before `main` is
     except ModuleNotFoundError as error:
         if error.name not in NEEDS:
             end(error)
@@ -104,14 +114,14 @@ def _begin(supervisor_pid: int) -> None:
     _stand_as_the_user_does()
 
 
-def _be_template(supervisor_pid: int) -> None:
+def _be_template(supervisor_pid: int) -> object:
     """Import libraries and fork workers; returns only in one of these, when it has taken its first steps."""
     from hostd_workers.template.main import serve  # noqa: PLC0415 - as in `_work`
 
     _tie_to_supervisor(supervisor_pid)
     _bound_memory()
     _stand_as_the_user_does()
-    serve(_begin)
+    return serve(supervisor_pid, _begin)
 
 
 def _refuse_old_python() -> None:
@@ -127,9 +137,9 @@ if __name__ == "__main__":
     if os.environ.pop("HOSTD_TEMPLATE", ""):
         _refuse_old_python()
         _make_workers_importable()
-        _be_template(supervisor)
+        _work(_be_template(supervisor))
     else:
         _begin(supervisor)
         _refuse_old_python()
         _make_workers_importable()
-    _work()
+        _work()

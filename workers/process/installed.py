@@ -61,6 +61,8 @@ def hidden_by(directory: str) -> list[str]:
     names = set()
     with contextlib.suppress(OSError):
         names = {name for entry in os.listdir(directory) if (name := _module_of(directory, entry))}  # noqa: PTH208
+    if not names:
+        return []
     ours = sys.stdlib_module_names | {_OURS, "__main__"}
     return sorted(name for name in names - ours if name in sys.modules and is_installed(name))
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _LEAST_ENTROPY: Final = 1 << 64
 """What comes of the system has 128 bits."""
 
+_MT19937_WORDS: Final = 624
+
 
 def generators() -> list[Callable[[], object]]:
     """Return what reseeds each generator there is in this process; ask before it is frozen (`gc.freeze`)."""
@@ -33,8 +35,8 @@ def generators() -> list[Callable[[], object]]:
                     found.append(_bound(reseed, each))
                     break
     numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        found.append(numpy_random.seed)  # the global one, which nothing that is collected refers to
+    if numpy_random is not None:  # the global one, which nothing that is collected may refer to
+        found.append(_bound(_reseed_legacy, numpy_random))
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "seed"):
         found.append(torch.seed)
@@ -52,12 +54,21 @@ def _kinds() -> list[tuple[type, Callable[[Any], object]]]:
     kinds: list[tuple[type, Callable[[Any], object]]] = [(random.Random, lambda each: each.seed())]
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
-        kinds.append((numpy_random.RandomState, lambda each: each.seed()))
+        kinds.append((numpy_random.RandomState, _reseed_legacy))
         kinds.append((numpy_random.Generator, _reseed_numpy))
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "Generator"):
         kinds.append((torch.Generator, lambda each: each.seed()))
     return kinds
+
+
+def _reseed_legacy(generator: Any) -> None:
+    numpy = sys.modules["numpy"]
+    try:  # half of what a new seed costs, of time and of pages
+        key = numpy.frombuffer(os.urandom(4 * _MT19937_WORDS), numpy.uint32)
+        generator.set_state(("MT19937", key, _MT19937_WORDS, 0, 0.0))
+    except Exception:  # noqa: BLE001 - it is of another kind, or another one tomorrow
+        generator.seed()
 
 
 def _reseed_numpy(generator: Any) -> None:

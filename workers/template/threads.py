@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _POOLS = re.compile(r"/[^/\n]*(?:openblas|mkl_rt|libblis|libgomp|libiomp|libomp)[^/\n]*\.so")
 
@@ -37,7 +37,7 @@ class Pools:
 
     def __init__(self) -> None:
         """Look at what is loaded, in the template, once for all children."""
-        self._controllers: list[Any] = []
+        self._keep([])
         self.fixed = ""
         found = sorted(set(_POOLS.findall(Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace"))))
         if not found:
@@ -47,16 +47,20 @@ class Pools:
         except ImportError:
             self.fixed = f"nothing can set the threads of {found[0].removeprefix('/')}: install threadpoolctl"
         else:
-            self._controllers = list(threadpoolctl.ThreadpoolController().lib_controllers)
+            self._keep(threadpoolctl.ThreadpoolController().lib_controllers)
+
+    def _keep(self, controllers: Sequence[Any]) -> None:
+        """Keep them apart from what is known of each, so that a child touches those alone that it has to change."""
+        self._controllers = controllers
+        self._known = [(each.internal_api, each.user_api, each.num_threads) for each in controllers]
 
     def set(self, environment: Mapping[str, str]) -> None:
         """Have each library use as many threads as this environment says, as it would when it is loaded under it."""
-        for controller in self._controllers:
-            wanted = _wanted(environment, controller.internal_api, controller.user_api)
-            if wanted is not None and controller.internal_api == "openblas":
-                wanted = min(wanted, len(os.sched_getaffinity(0)))
-            if wanted is not None and controller.num_threads != wanted:
-                controller.set_num_threads(wanted)
+        for index, (name, interface, threads) in enumerate(self._known):
+            wanted = _wanted(environment, name, interface)
+            if wanted not in (None, threads):
+                most = len(os.sched_getaffinity(0)) if name == "openblas" else wanted
+                self._controllers[index].set_num_threads(min(wanted, most))
         wanted = _wanted(environment, "mkl")
         torch = sys.modules.get("torch")
         if torch is not None and wanted is not None and torch.get_num_threads() != wanted:
@@ -72,6 +76,7 @@ def _wanted(environment: Mapping[str, str], *names: str) -> int | None:
     variables = next((_VARIABLES[name] for name in names if name in _VARIABLES), ())
     for variable in variables:
         # OpenMP takes a list, a number for each level of nesting.
-        if found := re.match(r"\s*(\d+)", environment.get(variable, "")):
-            return max(1, int(found[1]))
+        first = environment.get(variable, "").partition(",")[0].strip()
+        if first.isdecimal():
+            return max(1, int(first))
     return None

@@ -14,6 +14,8 @@ import zmq
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from zmq import backend
+
     from hostd_workers.wire.frames import Buffer
 
 DONTWAIT = int(zmq.DONTWAIT)
@@ -33,9 +35,9 @@ class MessageSocket:
 
     __slots__ = ("_get", "_receive", "_send", "unsent")
 
-    def __init__(self, socket: zmq.Socket[Any]) -> None:
+    def __init__(self, socket: zmq.Socket[Any] | backend.Socket) -> None:
         """Take a socket; `unsent` collects what ZeroMQ still reads from memory that is not its own."""
-        base: Any = super(zmq.Socket, socket)
+        base: Any = super(zmq.Socket, socket) if isinstance(socket, zmq.Socket) else socket
         self._receive = base.recv
         self._send = base.send
         self._get = base.get

@@ -60,6 +60,8 @@ class Cgroups(Closing):
         self.keeps_limits = keeps_limits
         self._leaf = leaf
         self._groups: dict[WorkerId, Path] = {}
+        self._reserved: dict[int, Path] = {}
+        """Of processes that may become workers."""
         self._limited: dict[WorkerId, Path] = {}
 
     def __repr__(self) -> str:
@@ -100,14 +102,37 @@ class Cgroups(Closing):
         elif not (self.directory / _KILL).exists():
             raise FileNotFoundError("this kernel cannot kill a group (Linux 5.14 can)")
 
+    def reserve(self, pid: int) -> None:
+        """Put a process that may become a worker into a group of its own. Raises OSError.
+
+        The kernel waits some 10 ms for all cores before it moves one.
+        """
+        directory = self.directory / f"spare-{pid}"
+        directory.mkdir(exist_ok=True)
+        self._reserved[pid] = directory
+        try:
+            _write(directory / "cgroup.procs", pid)
+        except OSError:
+            self.release(pid)
+            raise
+
+    def release(self, pid: int) -> None:
+        """Remove the group of a process that has ended before it became a worker, if there is one."""
+        directory = self._reserved.pop(pid, None)
+        if directory is not None:
+            _remove_or_say(directory)
+
     def add(self, worker_id: WorkerId, pid: int, limit_bytes: int | None) -> None:
         """Put a worker, which has just begun, into a group of its own, with this limit if it can have one.
 
         When the limit is reached and nothing can be reclaimed the kernel kills the whole group, not one process of it.
         Raises OSError.
         """
-        directory = self.directory / str(worker_id)
-        directory.mkdir()
+        directory = self._reserved.pop(pid, None)
+        is_in_it = directory is not None and pid in members_of(directory)
+        if directory is None or not is_in_it:
+            directory = self.directory / str(worker_id)
+            directory.mkdir()
         self._groups[worker_id] = directory
         if limit_bytes is not None and self.keeps_limits:
             self._limited[worker_id] = directory
@@ -115,7 +140,8 @@ class Cgroups(Closing):
             with contextlib.suppress(OSError):  # a kernel without swap has no such file
                 _write(directory / "memory.swap.max", 0)
             _write(directory / "memory.oom.group", 1)
-        _write(directory / "cgroup.procs", pid)
+        if not is_in_it:
+            _write(directory / "cgroup.procs", pid)
 
     def group_of(self, worker_id: WorkerId) -> Path | None:
         """Return the group of a worker, if it has one."""
@@ -158,6 +184,7 @@ class Cgroups(Closing):
     def close(self) -> None:
         """Remove all groups, and go back to where we were."""
         self._groups.clear()
+        self._reserved.clear()
         self._limited.clear()
         _remove_or_say(self.directory)
         if self._leaf is not None:

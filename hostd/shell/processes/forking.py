@@ -1,10 +1,11 @@
 """One fork: a template makes a worker's process, step by step, so that at no moment it is nobody's.
 
-1. The template gets the order, forks twice, and the child waits until it is the supervisor's. It says its number.
-2. It is registered. Until then it is in the template's session, which only the end of the template looks at.
-3. It is told to, leads a session of its own, and says so. From then on no end of the template, or of a sibling, reaches
-   it by their group.
-4. Its control group is made, and it goes on as every worker does.
+1. A spare waits for an order: a grandchild of the template, and by now a child of the supervisor, which has reserved
+   a control group for it. It takes the order, and says its number.
+2. It is registered, and its limit is set. Until then it is in the template's session, which only the end of the
+   template looks at.
+3. It is told to, leads a session of its own, says so, and goes on as every worker does. From then on no end of the
+   template, or of a sibling, reaches it by their group.
 
 What fails before it is registered ends with the template; what fails after that is ended here.
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
 from functools import partial
@@ -63,7 +63,7 @@ async def forked(processes: Processes, thread: Threads, template: TemplateProces
     answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with answers:
         answers.setblocking(False)
-        with theirs, _in_memory(wanted.environment) as order:
+        with theirs, _in_memory(wire.packed_changes(wanted.environment, template.environment)) as order:
             fds = [order, wanted.log[1], theirs.fileno(), *([] if wanted.page_fd is None else [wanted.page_fd])]
             try:
                 socket.send_fds(template.control, [wire.ORDER], fds)
@@ -72,18 +72,26 @@ async def forked(processes: Processes, thread: Threads, template: TemplateProces
         said = await _answer(loop, answers)
         if "pid" not in said:
             raise _reason_of(said)
-        adopt = partial(processes.adopt, wanted.worker_id, said["pid"], wanted.log[0])
-        try:
-            worker: WorkerProcess = await in_thread(thread, adopt)
-        except (OSError, ValueError, TypeError) as error:
-            raise NotForkedError(f"its process is gone: {error}", is_over=True) from None
+        worker: WorkerProcess = await in_thread(thread, partial(_adopted, processes, wanted, said["pid"]))
         try:
             await _has_led(loop, answers)
-            await in_thread(thread, partial(wanted.begin, worker))
-            _go(answers)
         except BaseException:
             await asyncio.shield(in_thread(thread, partial(processes.discard, worker)))
             raise
+    return worker
+
+
+def _adopted(processes: Processes, wanted: Wanted, pid: int) -> WorkerProcess:
+    """Register a process as a worker, and bound its memory; runs in the thread."""
+    try:
+        worker = processes.adopt(wanted.worker_id, pid, wanted.log[0])
+    except (OSError, ValueError, TypeError) as error:
+        raise NotForkedError(f"its process is gone: {error}", is_over=True) from None
+    try:
+        wanted.begin(worker)
+    except BaseException:
+        processes.discard(worker)
+        raise
     return worker
 
 
@@ -96,14 +104,10 @@ def _reason_of(said: dict[str, Any]) -> NotForkedError:
 
 
 async def _has_led(loop: asyncio.AbstractEventLoop, answers: socket.socket) -> None:
-    _go(answers)
-    if "leads" not in await _answer(loop, answers):
-        raise NotForkedError("its process has ended at once")
-
-
-def _go(answers: socket.socket) -> None:
     with contextlib.suppress(OSError):  # its end is told
         answers.send(wire.GO)
+    if "leads" not in await _answer(loop, answers):
+        raise NotForkedError("its process has ended at once")
 
 
 async def _answer(loop: asyncio.AbstractEventLoop, answers: socket.socket) -> dict[str, Any]:
@@ -117,10 +121,10 @@ async def _answer(loop: asyncio.AbstractEventLoop, answers: socket.socket) -> di
 
 
 @contextlib.contextmanager
-def _in_memory(environment: Mapping[str, str]) -> Iterator[int]:
+def _in_memory(packed: bytes) -> Iterator[int]:
     fd = os.memfd_create("hostd-order", os.MFD_CLOEXEC)
     try:
-        os.write(fd, json.dumps(dict(environment)).encode())
+        os.write(fd, packed)
         yield fd
     finally:
         os.close(fd)

@@ -47,6 +47,19 @@ class MemoryLimits(Closing):
             self._cgroups.close()
         self._deaths.close()
 
+    def reserve(self, pid: int) -> None:
+        """Give a process that may become a worker a control group, if it can have one."""
+        if self._cgroups is not None:
+            try:
+                self._cgroups.reserve(pid)
+            except OSError as error:
+                _log.debug("a spare has no control group: %s", error, extra=about(pid=pid))
+
+    def release(self, pid: int) -> None:
+        """Forget a process that has ended before it became a worker."""
+        if self._cgroups is not None:
+            self._cgroups.release(pid)
+
     def began(self, worker_id: WorkerId, pid: int, limit_bytes: int | None) -> None:
         """Take note of a worker that has just begun, and give it a control group if it can have one."""
         self._deaths.began(pid)

@@ -23,6 +23,7 @@ from hostd.shell.linux.scheduling import give_way
 from hostd.shell.linux.stacks import read_stacks
 from hostd.shell.memory.process import brief_of
 from hostd.shell.memory.schedule import Watched
+from hostd.shell.memory.shared import system_bytes
 from hostd.shell.memory.tree import sample_tree
 from hostd.shell.own_log import about
 from hostd.shell.processes.ending import PATIENCE_S, StillThereError
@@ -35,6 +36,7 @@ from hostd.shell.processes.spawner import (
     is_sigkill,
 )
 from hostd.shell.processes.starts import Starts
+from hostd.shell.processes.templates import SHARERS
 from hostd.shell.work.component import Component
 from hostd.shell.work.raised import as_host_error
 from hostd.shell.work.threads import Threads, in_thread, result_of
@@ -79,6 +81,8 @@ class _Employed(NamedTuple):
     output: Output
     limit_bytes: int | None
     template_id: TemplateId | None
+    around_bytes: int | None = None
+    """The shared memory in the whole system when it began to load."""
 
 
 class Workforce(Component):
@@ -144,12 +148,12 @@ class Workforce(Component):
         since_s = self._loop.time() - self._sample_period_s
         families = Counter(employed.template_id for employed in self._employed.values())
         found = []
-        for worker_id, (_, process, _, limit_bytes, template_id) in self._employed.items():
+        for worker_id, (_, process, _, limit_bytes, template_id, _) in self._employed.items():
             is_busy, is_loading, reserved_bytes = activity(worker_id, since_s)
             is_watched = is_loading or limit_bytes is not None
             # What is reserved for a load is watched as a limit is: others may have to yield for what is beyond it.
             least_bytes = min((size for size in (limit_bytes, reserved_bytes) if size is not None), default=None)
-            sharers = 0 if template_id is None else families[template_id]  # the others, and the template itself
+            sharers = 0 if template_id is None else families[template_id] - 1 + SHARERS
             found.append(Watched(worker_id, process.pid, is_busy, is_watched, least_bytes, is_loading, sharers))
         return found
 
@@ -163,17 +167,19 @@ class Workforce(Component):
         pid, sharers = employed.process.pid, self._sharers_of(employed)
 
         def work() -> ev.Memory | None:
-            sample = sample_tree(pid, None, None if gpu is None else gpu.bytes_by_pid(), sharers)
+            devices = None if gpu is None else gpu.bytes_by_pid()
+            sample = sample_tree(pid, None, devices, sharers, employed.around_bytes)
             return None if sample is None else self.with_group(worker_id, sample.memory)
 
         memory: ev.Memory | None = await in_thread(self._readers, work)
         return memory
 
     def _sharers_of(self, employed: _Employed) -> int:
-        """Return how many other processes have pages of a worker's template, with itself; 0 for a fresh one."""
+        """Return how many other processes have pages of a worker's template; 0 for a fresh one."""
         if employed.template_id is None:
             return 0
-        return sum(other.template_id == employed.template_id for other in self._employed.values())
+        others = sum(other.template_id == employed.template_id for other in self._employed.values()) - 1
+        return others + SHARERS
 
     def with_group(self, worker_id: ev.WorkerId, memory: ev.Memory) -> ev.Memory:
         """Return a sample with what the kernel counts for the worker itself, where it does; takes microseconds."""
@@ -262,6 +268,7 @@ class Workforce(Component):
         brief = brief_of(employed.process.pid)
         if brief is not None:
             self._supervisor.emit(ev.BaselineMeasured(effect.worker_id, brief.anon_bytes + brief.swap_bytes))
+        self._employed[effect.worker_id] = employed._replace(around_bytes=system_bytes())
         self._backend.load(effect)
 
     def _on_exit(self, process: WorkerProcess) -> None:

@@ -38,7 +38,7 @@ from hostd_workers.wire.light import dataclass
 from hostd_workers.wire.template import CONTROL_FD, NOTE_FD, PAGE_FD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from hostd.core.events import Memory, WorkerId
 
@@ -63,10 +63,14 @@ class WorkerProcess:
 
 @dataclass(frozen=True)
 class TemplateProcess:
-    """A process of a template: its socket, what it notes in memory, and our end of the pipe that it prints into."""
+    """A process of a template: its socket, what it notes in memory, and our end of the pipe that it prints into.
+
+    `environment` is what it was started with.
+    """
 
     pid: int
     pidfd: int
+    environment: Mapping[str, str]
     control: socket.socket
     note_fd: int
     output_fd: int
@@ -159,13 +163,13 @@ class Processes:
                 self._undo(pid)
                 raise
             ours.pop_all()
-        return TemplateProcess(pid, pidfd, control, note_fd, output_read)
+        return TemplateProcess(pid, pidfd, environment, control, note_fd, output_read)
 
     def adopt(self, worker_id: WorkerId, pid: int, log_fd: int) -> WorkerProcess:
         """Register a worker that a template has forked, a child of ours. Raises OSError if there is none."""
         pidfd = os.pidfd_open(pid)
         try:
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # raises for what is no child of ours
+            os.waitid(os.P_PIDFD, pidfd, _HAS_ENDED)  # raises for what is no child of ours
         except OSError:
             os.close(pidfd)
             raise
@@ -180,6 +184,20 @@ class Processes:
         os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED | os.WNOWAIT)
         self.reap_worker(process.pid, process.pidfd)
         os.close(process.pidfd)
+
+    def is_spare(self, template: TemplateProcess, pid: int) -> bool:
+        """Say whether a process is there that a template has forked and that is no worker yet."""
+        with self._lock:
+            return _session_of(pid) == template.pid and pid not in self._workers
+
+    def reap_spares(self, template: TemplateProcess) -> Iterator[int]:
+        """Reap what a template has forked and what has ended without becoming a worker; yield its numbers."""
+        with self._lock, contextlib.suppress(ChildProcessError):
+            while (ended := os.waitid(os.P_PGID, template.pid, _HAS_ENDED)) is not None:
+                if ended.si_pid == template.pid or ended.si_pid in self._workers:
+                    return
+                os.waitpid(ended.si_pid, 0)
+                yield ended.si_pid
 
     def end_template(self, template: TemplateProcess) -> None:
         """Kill a template with all that it has started but workers, and wait for the proof, as `end` does."""
@@ -280,6 +298,9 @@ def log_pipe() -> tuple[int, int]:
 
 _NO_WORKER: Final = cast("WorkerId", 0)
 
+_HAS_ENDED: Final = os.WEXITED | os.WNOHANG | os.WNOWAIT
+"""To be asked about, and not reaped."""
+
 _DEFAULTS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 """A worker begins with the system's defaults, whatever the supervisor ignores or was told to ignore."""
 
@@ -287,7 +308,7 @@ _DEFAULTS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 def describe_exit(pidfd: int) -> str:
     """Say how the process ended, without reaping it; "" if it has not ended or is reaped."""
     try:
-        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        result = os.waitid(os.P_PIDFD, pidfd, _HAS_ENDED)
     except (ChildProcessError, OSError):
         return ""
     if result is None:

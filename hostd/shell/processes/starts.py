@@ -53,9 +53,7 @@ class Starts:
         self._mark = mark_of_host()
         # One thread that lives as long as the supervisor: see rule 1 of `spawner`.
         self._spawner = Threads(1, "hostd-spawn")
-        self.templates = Templates(
-            supervisor, processes, self._spawner, killers, self.python, guard.oom_score_adj, self._mark
-        )
+        self.templates = Templates(supervisor, processes, self._spawner, killers, self.python, guard, self._mark)
 
     def close(self) -> None:
         """End the thread; nothing may be running in it any more."""

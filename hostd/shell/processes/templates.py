@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.shell.memory.process import brief_of
+from hostd.shell.memory.tree import private_bytes_of
 from hostd.shell.own_log import about
 from hostd.shell.processes.environment import template_environment
 from hostd.shell.processes.forking import NotForkedError, forked
@@ -33,12 +34,16 @@ if TYPE_CHECKING:
 
     from hostd.core.bookkeeping.templates import TemplateId
     from hostd.shell.processes.forking import Wanted
+    from hostd.shell.processes.limits import MemoryLimits
     from hostd.shell.processes.spawner import Processes, TemplateProcess, WorkerProcess
     from hostd.shell.supervisor import Supervisor
     from hostd.shell.work.component import Handlers
     from hostd.shell.work.threads import Threads
 
 _log = logging.getLogger(__name__)
+
+SHARERS: Final = 2
+"""The processes that share their libraries with a worker besides other workers: its template and a spare."""
 
 _RETRY_S: Final = 1.0
 _TOLD_BYTES: Final = 2000
@@ -62,6 +67,7 @@ class _Template:
     has_exited: bool = False
     printed: bytes = b""
     keeps_one_thread: str = ""
+    spare: int | None = None
 
 
 class Templates(Component):
@@ -74,18 +80,19 @@ class Templates(Component):
         spawner: Threads,
         killers: Threads,
         python: str | None,
-        oom_score_adj: int,
+        guard: MemoryLimits,
         host: str,
     ) -> None:
-        """Take the books of processes, the threads that make and end them, and what their environment says."""
+        """Take the books of processes, the threads that make and end them, and what bounds their memory."""
         self._loop = asyncio.get_running_loop()
         self._supervisor = supervisor
         self._processes = processes
         self._spawner = spawner
         self._killers = killers
+        self._guard = guard
         self._python = python
         self._environment: Callable[..., dict[str, str]] = partial(
-            template_environment, os.environ, supervisor_pid=os.getpid(), oom_score_adj=oom_score_adj, host=host
+            template_environment, os.environ, supervisor_pid=os.getpid(), oom_score_adj=guard.oom_score_adj, host=host
         )
         self._known: dict[TemplateId, _Template] = {}
 
@@ -150,12 +157,39 @@ class Templates(Component):
         match said:
             case {"ready": int(), "import_s": float(import_s)} if template.ending is None and not template.has_exited:
                 template.keeps_one_thread = str(said.get("keeps_one_thread") or "")
+                self._loop.add_reader(process.control, self._on_word, template, process)
+                self._on_spare(template, process, said)
                 template.ready.set_result(True)
-                return ev.TemplateReady(template.id, process.pid, import_s, _held_bytes(process.pid))
+                return ev.TemplateReady(template.id, process.pid, import_s, _held_bytes(process.pid, said.get("spare")))
             case {"unsafe": [str(module), str(reason)]}:
                 return await self._ended(template, reason, module)
             case _:
                 return await self._ended(template, *_told_of_death(template))
+
+    def _on_word(self, template: _Template, process: TemplateProcess) -> None:
+        try:
+            packet = process.control.recv(wire.MAX_PACKET)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet = b""
+        if not packet:
+            self._loop.remove_reader(process.control)
+        self._on_spare(template, process, wire.unpacked(packet))
+
+    def _on_spare(self, template: _Template, process: TemplateProcess, said: dict[str, Any]) -> None:
+        """Make a place for what may become a worker: that takes longer than to become one."""
+        match said:
+            case {"spare": int(spare)} if not template.is_ended:
+                work = partial(self._make_place, template, process, spare)
+                self._supervisor.start(in_thread(self._spawner, work))
+
+    def _make_place(self, template: _Template, process: TemplateProcess, spare: int) -> None:
+        for lost in self._processes.reap_spares(process):
+            self._guard.release(lost)
+        if self._processes.is_spare(process, spare):
+            template.spare = spare
+            self._guard.reserve(spare)
 
     async def _end(self, effect: fx.EndTemplate) -> ev.Event | None:
         template = self._of(effect.template_id)
@@ -191,6 +225,7 @@ class Templates(Component):
         if process is not None:
             self._loop.remove_reader(process.pidfd)
             self._loop.remove_reader(process.output_fd)
+            self._loop.remove_reader(process.control)
             while True:
                 try:
                     await in_thread(self._killers, partial(self._processes.end_template, process))
@@ -199,6 +234,8 @@ class Templates(Component):
                     _log.warning("a template cannot be ended yet: %s", error, extra=about(pid=process.pid))
                 await asyncio.sleep(_RETRY_S)
             process.close()
+            if template.spare is not None:
+                await in_thread(self._spawner, partial(self._guard.release, template.spare))
         del self._known[template.id]
         _log.info("template %s ended: %s", template.id, reason)
         return ev.TemplateEnded(template.id, reason, module, is_stale)
@@ -217,10 +254,11 @@ def _read_output(template: _Template) -> None:
             template.printed = (template.printed + os.read(template.process.output_fd, 1 << 16))[-_TOLD_BYTES:]
 
 
-def _held_bytes(pid: int) -> int:
-    """Return what the end of a template gives back: what it has imported is its own, whoever shares it."""
+def _held_bytes(pid: int, spare: int | None) -> int:
+    """Return what the end of a template and its spare gives back: what it has imported is its own, though shared."""
     brief = brief_of(pid)
-    return 0 if brief is None else brief.anon_bytes + brief.swap_bytes + brief.table_bytes
+    held_bytes = 0 if brief is None else brief.anon_bytes + brief.swap_bytes + brief.table_bytes
+    return held_bytes + (0 if spare is None else private_bytes_of([spare], sharers=1))
 
 
 def _told_of_death(template: _Template) -> tuple[str, str]:

@@ -94,7 +94,7 @@ def drop(parts: list[Buffer], count: int) -> None:
 
 def new_buffer() -> memoryview:
     """Return the memory that readers of one thread share: each uses it from `space` to the return of `received`."""
-    return memoryview(bytearray(BUFFER_BYTES))
+    return memoryview(_new_bytearray(None, BUFFER_BYTES))
 
 
 class Reader:
