@@ -18,6 +18,7 @@ from hostd.records import (
     ModelInfo,
     SizeEstimate,
     SyncReport,
+    TemplatesInfo,
     UnloadReport,
     WorkerInfo,
 )
@@ -109,6 +110,7 @@ class FakeClient:
     synced: SyncReport = field(default_factory=SyncReport)
     degraded: tuple = ()
     memory: MemoryInfo = MEMORY
+    templates: TemplatesInfo = field(default_factory=TemplatesInfo)
     pid: int = 41
     state: str = "READY"
     reloaded: dict = field(default_factory=dict)
@@ -192,6 +194,9 @@ class FakeClient:
 
     def memory_info(self):
         return self.memory
+
+    def templates_info(self):
+        return self.templates
 
     def plan_load(self, model_id, path, model_type, **how):
         self.asked.append(("plan", model_id, path, model_type, how))

@@ -11,7 +11,7 @@ import pytest
 from cli_rig import DIGITS, MEMORY, MIB, rows
 
 from hostd.cli.commands.processes import Seen, look_at, shortened
-from hostd.records import Holder, LoadPlan, MemoryInfo, WorkerInfo
+from hostd.records import Holder, LoadPlan, MemoryInfo, TemplateInfo, TemplatesInfo, WorkerInfo
 from hostd_workers.wire.errors import ResourceExhaustedError
 
 # ps
@@ -82,6 +82,23 @@ def test_a_tree_shows_every_process_with_what_it_holds(run, here):
     (child,) = worker["children"]
     assert (worker["pid"], child["children"]) == (here, [])
     assert worker["rss_bytes"] >= worker["uss_bytes"] > 0
+
+
+def test_a_tree_shows_templates_and_which_workers_come_of_them(run, client, here):
+    (worker,) = client.models["digits"].workers
+    client.models = {"digits": replace(DIGITS, workers=(replace(worker, template=2),))}
+    libraries = tuple(f"[lib]{number}" for number in range(8))
+    templates = (
+        TemplateInfo(1, None, "LEARNING"),
+        TemplateInfo(2, here, "READY", libraries=libraries, held_bytes=64 * MIB, forks=12, workers=1),
+    )
+    client.templates = TemplatesInfo(templates)
+    lines = run("ps", "--tree", COLUMNS="200").stdout.splitlines()
+    assert "  of template 2: python" in lines[1]
+    assert lines[3] == "templates  64 MiB"
+    assert f" {here} " in lines[4]
+    assert lines[4].endswith("  2, 64 MiB: [lib]0, [lib]1, [lib]2, [lib]3, [lib]4, [lib]5 and 2 more; 1 worker of 12")
+    assert len(lines) == 6, "its child, and nothing of the one without a process"
 
 
 def test_the_tree_of_a_host_elsewhere_is_a_usage_error(run, client, here):

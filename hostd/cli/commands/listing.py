@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from hostd.cli.commands.processes import Seen
-    from hostd.records import HostInfo, MemoryInfo, ModelInfo, UnloadReport
+    from hostd.records import HostInfo, MemoryInfo, ModelInfo, TemplateInfo, UnloadReport
 
 
 WIDE_COLUMNS = 100
@@ -39,7 +39,7 @@ _NO_WORKER = WorkerInfo(id=0, pid=None, state="")
 
 @click.command(cls=HostCommand)
 @click.option("--all", "-a", "every", is_flag=True, help="Those that are not loaded, too, and why: as hostd ls.")
-@click.option("--tree", is_flag=True, help="Show the processes of each worker too, for a host on this machine.")
+@click.option("--tree", is_flag=True, help="Show the processes of workers and templates, for a host on this machine.")
 @shared_options
 @click.pass_obj
 def ps(session: Session, *, every: bool, tree: bool) -> None:
@@ -57,6 +57,7 @@ def ps(session: Session, *, every: bool, tree: bool) -> None:
         return
     with session.client() as client:
         models, host, memory = client.list_models(), client.host_info(), client.memory_info()
+        templates = client.templates_info().templates if tree else ()
     processes = None
     if tree:
         from hostd.cli.commands.processes import processes_of  # noqa: PLC0415 - psutil takes milliseconds
@@ -66,17 +67,24 @@ def ps(session: Session, *, every: bool, tree: bool) -> None:
         of_tree = {} if processes is None else {model: list(map(asdict, found)) for model, found in processes.items()}
         print_json([model.to_dict() | ({"processes": of_tree[model.id]} if tree else {}) for model in models])
         return
-    _show(models, memory, processes)
+    _show(models, memory, processes, templates)
     _show_footer(models, host, memory)
 
 
-def _show(models: Sequence[ModelInfo], memory: MemoryInfo, processes: dict[str, list[Seen]] | None) -> None:
+def _show(
+    models: Sequence[ModelInfo],
+    memory: MemoryInfo,
+    processes: dict[str, list[Seen]] | None,
+    templates: Sequence[TemplateInfo],
+) -> None:
     out = console()
     if processes is not None:
-        from hostd.cli.commands.processes import model_tree  # noqa: PLC0415 - as above
+        from hostd.cli.commands.processes import model_tree, templates_tree  # noqa: PLC0415 - as above
 
         for model in models:
             out.print(model_tree(model, processes[model.id], memory.budget_bytes))
+        if templates:
+            out.print(templates_tree(templates))
     elif models:
         out.print(models_table(models, time.time(), budget_bytes=memory.budget_bytes, width=out.width))
     for model in models:

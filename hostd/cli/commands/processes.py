@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 import click
 import psutil
 
+from hostd.cli.commands.templates import some_of
 from hostd.cli.output import plain, printable
 from hostd.cli.styles import STATE_STYLES, format_share
-from hostd.units import format_size, format_size_short
+from hostd.units import counted, format_size, format_size_short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.tree import Tree
 
-    from hostd.records import HostInfo, ModelInfo, WorkerInfo
+    from hostd.records import HostInfo, ModelInfo, TemplateInfo, WorkerInfo
 
 
 _SHOWN_WORDS = 12
@@ -106,18 +107,33 @@ def model_tree(model: ModelInfo, workers: Sequence[Seen], budget_bytes: int | No
     pinned = "  pinned" if model.pinned else ""
     made = Tree(f"[bold]{plain(model.id)}[/]  {state}  {format_size(model.charge_bytes)}{share}{pinned}")
     made.guide_style = "dim"
+    origins = {worker.pid: f"of template {worker.template}: " for worker in model.workers if worker.template}
     for worker in workers:
-        _grow(made, worker)
+        _grow(made, worker, origins.get(worker.pid, "") + shortened(worker))
     return made
 
 
-def _grow(tree: Tree, process: Seen) -> None:
+def templates_tree(templates: Sequence[TemplateInfo]) -> Tree:
+    """Return the processes that fork workers as a tree."""
+    from rich.tree import Tree  # noqa: PLC0415 - as above
+
+    made = Tree(f"[bold]templates[/]  {format_size(sum(each.held_bytes for each in templates))}", guide_style="dim")
+    for each in templates:
+        seen = look_at(each.pid or 0)
+        if seen is not None:
+            held = format_size(each.held_bytes)
+            what = f"{each.id}, {held}: {some_of(each.libraries)}; {counted(each.workers, 'worker')} of {each.forks}"
+            _grow(made, seen, printable(what))
+    return made
+
+
+def _grow(tree: Tree, process: Seen, what: str = "") -> None:
     from rich.text import Text  # noqa: PLC0415 - as above
 
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append(f"{process.pid:<7}", "cyan")
     line.append(f" RSS {format_size_short(process.rss_bytes):>5}  USS {format_size_short(process.uss_bytes):>5}  ")
-    line.append(shortened(process), "dim")
+    line.append(what or shortened(process), "dim")
     branch = tree.add(line)
     for child in process.children:
         _grow(branch, child)
