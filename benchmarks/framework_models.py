@@ -55,18 +55,15 @@ def _write_torch(directory: Path) -> Path:
 
 
 def _write_transformers(directory: Path) -> Path:
-    from transformers import BertConfig, BertModel  # noqa: PLC0415
+    from transformers import BertConfig, BertModel, BertTokenizerFast  # noqa: PLC0415
 
-    path = directory / "bert"
-    config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
-    BertModel(config).eval().save_pretrained(path)
+    path, vocabulary = directory / "bert", directory / "vocab.txt"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "first", "answer"]
+    vocabulary.write_text("\n".join(words), encoding="utf-8")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=len(words), **sizes)).eval().save_pretrained(path)
+    BertTokenizerFast(str(vocabulary)).save_pretrained(path)
     return path
-
-
-def _call_transformers(model: Any) -> Any:
-    import numpy as np  # noqa: PLC0415
-
-    return model(input_ids=np.ones((1, 4), np.int64))
 
 
 def _write_xgboost(directory: Path) -> Path:
@@ -129,7 +126,7 @@ CASES = (
         "transformers (a small BERT)",
         ("transformers", "torch"),
         _write_transformers,
-        _call_transformers,
+        lambda model: model("a first answer"),
         "from transformers import AutoModel, BertModel\ndef load(path):\n    return AutoModel.from_pretrained(path)",
     ),
     Case(

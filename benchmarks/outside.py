@@ -57,6 +57,14 @@ def uss_of(pid: int) -> int | None:
     return 1024 * sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith(b"Private_"))
 
 
+def tables_of(pid: int) -> int:
+    """Return the bytes of a process's page tables, which are nobody else's; 0 if it is gone."""
+    for line in _read(pid, "status").splitlines():
+        if line.startswith(b"VmPTE:"):
+            return 1024 * int(line.split()[1])
+    return 0
+
+
 def pss_of(pid: int) -> int:
     """Return the memory of a process in bytes, of shared pages its share; 0 if it is gone or may not be read."""
     for line in _read(pid, "smaps_rollup").splitlines():
