@@ -104,6 +104,7 @@ class World:
         """Start a client that makes so many direct calls, or calls until it is killed (0)."""
         name = f"{kind}-{len(self._books)}"
         book = self.directory / f"book-{name}"
+        book.touch()  # it may be killed before it has done anything
         self._books.append(book)
         told = {"endpoint": self.host.endpoint, "name": name, "kind": kind, "models": list(MODELS)}
         told |= {"seed": self.seed, "count": count, "book": str(book)}
