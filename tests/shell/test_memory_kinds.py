@@ -128,6 +128,26 @@ def test_the_files_that_a_model_was_loaded_from_are_not_its_own_on_a_tmpfs(holde
     assert kill(holder) == pytest.approx(0, abs=SLACK)
 
 
+@pytest.mark.parametrize("how", ["named()", "read(mapped(named())), os.close(3)"], ids=["open", "mapped"])
+def test_shared_memory_that_was_there_before_a_load_is_found_though_there_is_not_more_of_it(holder, shm, how):
+    shm.write_bytes(b"x" * HELD)
+    quiet_bytes = shared_memory.system_bytes()
+    holder.tell(how)
+    assert memory.sample_tree(holder.pid, None, None, 0, quiet_bytes).memory.shared_bytes == HELD
+
+
+def test_mappings_are_not_read_for_a_process_that_has_no_shared_memory(holder, monkeypatch):
+    def look(*_):
+        raise AssertionError("its mappings were read for nothing")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shared_memory._Scan, "_add_mapped", look)
+        sample = memory.sample_tree(holder.pid, None, None, 0, shared_memory.system_bytes())
+        assert (sample.memory.shared_bytes, sample.is_walked) == (0, True)
+        with pytest.raises(AssertionError, match="for nothing"):
+            memory.sample_tree(holder.pid, None, None, 0, shared_memory.system_bytes() - MIB)
+
+
 def test_shared_memory_counts_once_for_a_tree(holder):
     holder.tell(WITH_CHILDREN)
     assert holder.sample().shared_bytes == HELD

@@ -84,9 +84,9 @@ def system_bytes() -> int:
     return information.sharedram * information.mem_unit if _LIBC.sysinfo(ctypes.byref(information)) == 0 else 0
 
 
-def shared_bytes_of(pids: Iterable[int]) -> int:
-    """Return the shared memory that these processes hold together, in bytes."""
-    return sum(file.size_bytes for file in files_of(pids).values())
+def shared_bytes_of(pids: Iterable[int], *, is_mapped: bool = True) -> int:
+    """Return the shared memory that these processes hold together, in bytes; `is_mapped`: not only what is open."""
+    return sum(file.size_bytes for file in _Scan(list(pids), is_mapped=is_mapped).files.values())
 
 
 def files_of(pids: Iterable[int]) -> dict[Key, File]:
@@ -178,7 +178,7 @@ class _Segment(NamedTuple):
 class _Scan:
     """One look at some processes."""
 
-    def __init__(self, pids: list[int]) -> None:
+    def __init__(self, pids: list[int], *, is_mapped: bool = True) -> None:
         self.files: dict[Key, File] = {}
         self._devices: dict[bytes, frozenset[int]] = {}
         segments = {segment.number: segment for segment in _segments()}
@@ -188,7 +188,7 @@ class _Scan:
             devices = self._devices_of(pid)
             self._add_open(pid, devices)
             of_process = segments if _namespace(pid, "ipc") == own else {}
-            for key in self._add_mapped(pid, devices, of_process):
+            for key in self._add_mapped(pid, devices, of_process) if is_mapped else ():
                 unresolved.setdefault(key, set()).add(pid)
         for segment in segments.values():
             # One that is older than the process was made by another that had its number.

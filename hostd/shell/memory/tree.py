@@ -71,7 +71,8 @@ def sample_tree(
     is_walked = known is None
     memory = _walked(rss, sharers) if known is None else known
     if known is None and quiet_bytes is not None and abs(around_bytes - quiet_bytes) < QUIET_BYTES:
-        memory = memory._replace(shared_bytes=0, around_bytes=around_bytes)
+        is_mapped = sum(brief.mapped_bytes for brief in map(brief_of, rss) if brief is not None) >= QUIET_BYTES
+        memory = memory._replace(shared_bytes=shared_bytes_of(rss, is_mapped=is_mapped), around_bytes=around_bytes)
     elif known is None or abs(around_bytes - known.around_bytes) >= SIGNIFICANT_BYTES:
         memory = memory._replace(shared_bytes=shared_bytes_of(rss), around_bytes=around_bytes)
     return Sample(memory if memory.gpu_bytes == gpu_bytes else memory._replace(gpu_bytes=gpu_bytes), is_walked)
