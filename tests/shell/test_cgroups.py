@@ -115,6 +115,34 @@ def test_a_worker_gets_a_group_with_its_limit_that_dies_as_a_whole(kernel, group
     assert kernel.groups() == []
 
 
+def test_a_process_that_became_a_worker_keeps_the_group_that_was_reserved_for_it(kernel, groups):
+    for pid in (4711, 4712):
+        groups.reserve(pid)
+    reserved = groups.directory / "spare-1"
+    assert kernel.pids(reserved) == [4711]
+    groups.add(WorkerId(1), 4711, MIB)
+    assert groups.group_of(WorkerId(1)) == reserved
+    assert (reserved / "memory.max").read_text().strip() == str(MIB)
+    groups.release(4711)
+    assert reserved.exists(), "it is the worker's now"
+    (reserved / "cgroup.procs").write_text("")
+    groups.remove(WorkerId(1))
+    (groups.directory / "spare-2" / "cgroup.procs").write_text("")
+    groups.add(WorkerId(2), 4712, None)
+    assert groups.group_of(WorkerId(2)) == groups.directory / "2", "what was reserved was another process's"
+    groups.reserve(4713)
+    assert {path.name for path in groups.directory.iterdir() if path.is_dir()} == {"2", "spare-3"}
+    kernel.refuses = {"cgroup.procs": errno.ESRCH}
+    with pytest.raises(OSError, match="no"):
+        groups.reserve(4714)
+    kernel.refuses = {}
+    (groups.directory / "spare-3" / "cgroup.procs").write_text("")
+    for pid in (4713, 4714):
+        groups.release(pid)
+    assert {path.name for path in groups.directory.iterdir() if path.is_dir()} == {"2"}
+    (groups.directory / "2" / "cgroup.procs").write_text("")
+
+
 def test_a_worker_without_a_limit_gets_a_group_that_only_ends_with_it(kernel, groups):
     groups.add(WorkerId(1), 4711, None)
     group = groups.group_of(WorkerId(1))

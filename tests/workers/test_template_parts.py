@@ -11,7 +11,7 @@ import pytest
 from helpers import line_of, program
 
 from hostd_workers.process import installed
-from hostd_workers.template import importing, threads
+from hostd_workers.template import importing, rehearsal, threads
 from hostd_workers.template.child import _take_environment
 from hostd_workers.template.main import _refuse
 from hostd_workers.template.randomness import generators
@@ -38,8 +38,9 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def safe(monkeypatch):
-    """A process of one thread, whatever the tests run in."""
+    """A process of one thread that has no library to be used, whatever the tests run in."""
     monkeypatch.setattr(importing.State, "why_unsafe", lambda *_: "")
+    monkeypatch.setattr(importing, "first_uses", list)
 
 
 def test_what_is_installed_is_told_from_what_is_not(place, tmp_path, monkeypatch):
@@ -77,6 +78,20 @@ def test_only_installed_modules_are_imported_and_what_cannot_be_is_left_out(plac
     assert "good_a" in sys.modules
     assert not {"broken", "own_d", "no_such"} & sys.modules.keys()
     assert sys.path == [*before, "/added"]
+
+
+def test_the_first_use_of_a_library_is_looked_at_as_its_import_is(place, safe, monkeypatch):
+    noted, used = [], []
+    (place / "used_g.py").write_text("")
+
+    def use(library):
+        used.append(library.__name__)
+        raise SystemExit
+
+    monkeypatch.setattr(importing, "first_uses", rehearsal.first_uses)
+    monkeypatch.setattr(rehearsal, "_FIRST_USES", {"used_g": use, "absent": use})
+    assert importing.import_all(["used_g"], noted.append) == ("used_g", "it raises SystemExit")
+    assert (noted, used) == (["used_g", "used_g"], ["used_g"])
 
 
 def test_a_library_that_takes_code_from_elsewhere_is_unsafe(place, safe, tmp_path):

@@ -44,6 +44,7 @@ def import_all(names: Iterable[str], note: Callable[[str], object]) -> Unsafe | 
                     return Unsafe(name, reason)
                 last = name
         for name, use in first_uses():
+            note(name)
             if reason := _changed_by(use, before, None):
                 return Unsafe(name, reason)
         if reason := State.now().why_unsafe(before):

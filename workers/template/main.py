@@ -35,6 +35,11 @@ _OWN = ("hostd_workers.main", "hostd_workers.lane.lanes", "hostd_workers.process
 """What every worker needs."""
 
 _PAUSE_MS: Final = 20
+_MOST_LOST: Final = 3
+"""Spares that end one after the other before they are prepared."""
+
+_AGAIN_MS: Final = 1000
+"""How long to wait for processes that the system does not make."""
 
 _LOST: Final = {"unsafe": ["", "what it forks ends at once"]}
 
@@ -43,6 +48,7 @@ def serve(supervisor: int, begin: Callable[[int], object]) -> Prepared:
     """Be a template; return only in a child, as a worker that has an order and has taken its first steps (`begin`)."""
     control = socket.socket(fileno=wire.CONTROL_FD)
     heritage, ready = _prepared(control)
+    lost = 0
     while True:
         hears, says = os.pipe()
         try:
@@ -58,10 +64,15 @@ def serve(supervisor: int, begin: Callable[[int], object]) -> Prepared:
             return become_worker(supervisor, heritage, control, says, begin)
         os.close(says)
         spare = os.read(hears, wire.PID_BYTES)
-        if spare or ready:
-            control.send(wire.packed({**ready, "spare": int(spare)} if spare else _LOST))
-        ready = {}
-        os.read(hears, 1)  # when it has taken an order, or has ended
+        lost = 0 if spare else lost + 1
+        if lost >= _MOST_LOST:  # the next one would fare no better, and nobody hears of it
+            if ready:
+                control.send(wire.packed(_LOST))
+            os._exit(0)
+        if spare:
+            control.send(wire.packed({**ready, "spare": int(spare)}))
+            ready = {}
+            os.read(hears, 1)  # when it has taken an order, or has ended
         os.close(hears)
         _wait(control)
 
@@ -119,9 +130,13 @@ def _is_child() -> bool:
 
 
 def _refuse(control: socket.socket, error: OSError, ready: dict[str, Any]) -> None:
-    """Answer the next order in the place of a spare that cannot be made."""
+    """Answer an order in the place of a spare that cannot be made; returns after a while, to try again."""
     if ready:
         control.send(wire.packed(ready))
+    events = select.poll()
+    events.register(control, select.POLLIN)
+    if not events.poll(_AGAIN_MS):
+        return
     fds = receive_order(control)
     os.write(fds[wire.ANSWERS], wire.packed({"refused": str(error)}))
     for fd in fds:

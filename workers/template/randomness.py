@@ -7,7 +7,6 @@ reseeded, too. Python reseeds `random` itself after a fork, and what asks the ke
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import random
@@ -28,12 +27,14 @@ def generators() -> list[Callable[[], object]]:
     """Return what reseeds each generator there is in this process; ask before it is frozen (`gc.freeze`)."""
     found: list[Callable[[], object]] = []
     kinds = _kinds()
+    known: dict[int, Callable[[Any], object] | None] = {}  # by the type's address: few types, and many objects
     for each in gc.get_objects():
-        with contextlib.suppress(Exception):  # proxies of libraries raise what they like when they are looked at
-            for kind, reseed in kinds:
-                if type(each) is kind or issubclass(type(each), kind):
-                    found.append(_bound(reseed, each))
-                    break
+        address = id(type(each))  # of the type alone: proxies of libraries raise what they like when they are looked at
+        if address not in known:
+            known[address] = next((reseed for kind, reseed in kinds if issubclass(type(each), kind)), None)
+        reseed = known[address]
+        if reseed is not None:
+            found.append(_bound(reseed, each))
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:  # the global one, which nothing that is collected may refer to
         found.append(_bound(_reseed_legacy, numpy_random))

@@ -17,6 +17,7 @@ Where this cannot be had, the host watches its workers itself (`memory/sampler`)
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import select
@@ -62,6 +63,7 @@ class Cgroups(Closing):
         self._groups: dict[WorkerId, Path] = {}
         self._reserved: dict[int, Path] = {}
         """Of processes that may become workers."""
+        self._numbers = itertools.count(1)
         self._limited: dict[WorkerId, Path] = {}
 
     def __repr__(self) -> str:
@@ -107,8 +109,8 @@ class Cgroups(Closing):
 
         The kernel waits some 10 ms for all cores before it moves one.
         """
-        directory = self.directory / f"spare-{pid}"
-        directory.mkdir(exist_ok=True)
+        directory = self.directory / f"spare-{next(self._numbers)}"
+        directory.mkdir()
         self._reserved[pid] = directory
         try:
             _write(directory / "cgroup.procs", pid)
@@ -128,11 +130,13 @@ class Cgroups(Closing):
         When the limit is reached and nothing can be reclaimed the kernel kills the whole group, not one process of it.
         Raises OSError.
         """
-        directory = self._reserved.pop(pid, None)
+        directory = self._reserved.get(pid)
         is_in_it = directory is not None and pid in members_of(directory)
         if directory is None or not is_in_it:
+            self.release(pid)
             directory = self.directory / str(worker_id)
             directory.mkdir()
+        self._reserved.pop(pid, None)
         self._groups[worker_id] = directory
         if limit_bytes is not None and self.keeps_limits:
             self._limited[worker_id] = directory

@@ -62,8 +62,8 @@ class StillThereError(Exception):
 class Family(Protocol):
     """What is known of all workers."""
 
-    def foreign_children(self) -> list[int]:
-        """Return the children of this process that may be what workers left, as far as one look tells."""
+    def foreign_children(self, pid: int) -> list[int]:
+        """Return the children of this process that may be what this one left, as far as one look tells."""
 
     def claimed_by_others(self, ending: Ending) -> set[int]:
         """Return the processes that the ends of other workers wait for."""
@@ -140,7 +140,7 @@ class Ending:
     def _end_the_worker(self, measured: Memory | None, until_s: float, stack: contextlib.ExitStack) -> Held:
         """Kill the tree and reap the worker; return the shared memory that it held, which `stack` lets go of."""
         _send(self._pidfd, signal.SIGSTOP)  # what is stopped cannot fork away from the list that follows
-        others = {_identity_of(pid) for pid in self._family.foreign_children()}
+        others = {_identity_of(pid) for pid in self._family.foreign_children(self._pid)}
         if not _has_ended(self._pidfd, 0.0):
             self._others = others
         tree = descendants_of(self._pid)
@@ -192,7 +192,7 @@ class Ending:
                     slow.add(pid)
 
     def _orphans(self, known: Collection[int]) -> list[int]:
-        children = self._family.foreign_children()
+        children = self._family.foreign_children(self._pid)
         if not children:
             return []
         not_ours = self._family.claimed_by_others(self)

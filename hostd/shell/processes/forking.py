@@ -47,7 +47,7 @@ class Wanted(NamedTuple):
     """A worker that is to be forked.
 
     `log` are the two ends of its log, the host's and the worker's; `page_fd` is the page of its figures. `begin` is
-    called in a thread when the process is registered, and before it takes its first steps.
+    called in a thread when the process is registered, and before it takes its first steps; `undo` if it takes none.
     """
 
     worker_id: WorkerId
@@ -55,6 +55,7 @@ class Wanted(NamedTuple):
     log: tuple[int, int]
     page_fd: int | None
     begin: Callable[[WorkerProcess], None]
+    undo: Callable[[WorkerProcess], None]
 
 
 async def forked(processes: Processes, thread: Threads, template: TemplateProcess, wanted: Wanted) -> WorkerProcess:
@@ -76,7 +77,7 @@ async def forked(processes: Processes, thread: Threads, template: TemplateProces
         try:
             await _has_led(loop, answers)
         except BaseException:
-            await asyncio.shield(in_thread(thread, partial(processes.discard, worker)))
+            await asyncio.shield(in_thread(thread, partial(_discard, processes, wanted, worker)))
             raise
     return worker
 
@@ -90,9 +91,14 @@ def _adopted(processes: Processes, wanted: Wanted, pid: int) -> WorkerProcess:
     try:
         wanted.begin(worker)
     except BaseException:
-        processes.discard(worker)
+        _discard(processes, wanted, worker)
         raise
     return worker
+
+
+def _discard(processes: Processes, wanted: Wanted, worker: WorkerProcess) -> None:
+    processes.discard(worker)
+    wanted.undo(worker)
 
 
 def _reason_of(said: dict[str, Any]) -> NotForkedError:

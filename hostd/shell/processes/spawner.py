@@ -88,7 +88,7 @@ class Processes:
     def __init__(self) -> None:
         self._workers: set[int] = set()
         self._templates: set[int] = set()
-        """Templates that are not being ended. What is in their sessions is theirs, or becomes a worker in a moment."""
+        """What is in their sessions is theirs, or becomes a worker in a moment."""
         self._endings: dict[int, Ending] = {}
         # Held while a child exists that is not registered yet, so that `foreign_children` never sees one.
         self._lock = threading.Lock()
@@ -202,10 +202,10 @@ class Processes:
     def end_template(self, template: TemplateProcess) -> None:
         """Kill a template with all that it has started but workers, and wait for the proof, as `end` does."""
         with self._lock:
-            if template.pid in self._templates:  # from now on what is left in its session is nobody else's
-                self._templates.remove(template.pid)
-                self._workers.add(template.pid)
+            self._workers.add(template.pid)
         self.end(WorkerProcess(_NO_WORKER, template.pid, template.pidfd, -1), owns_session=True)
+        with self._lock:
+            self._templates.discard(template.pid)
 
     def _spawn(
         self, python: str | None, environment: dict[str, str], actions: Sequence[tuple[Any, ...]], among: set[int]
@@ -268,12 +268,15 @@ class Processes:
             self._workers.discard(pid)
             reap(pidfd)
 
-    def foreign_children(self) -> list[int]:
-        """Return the children of this process that may be what workers left, as far as one look tells (rule 3)."""
+    def foreign_children(self, pid: int) -> list[int]:
+        """Return the children of this process that may be what a worker left, as far as one look tells (rule 3).
+
+        `pid` is the worker's, or that of a template that is being ended: what is in its session is its own then.
+        """
         session = os.getsid(0)
         with self._lock:
-            found = [(pid, _session_of(pid)) for pid in adopted_children() if pid not in self._workers]
-            return [pid for pid, of in found if of != session and of not in self._templates]
+            found = [(child, _session_of(child)) for child in adopted_children() if child not in self._workers]
+            return [child for child, of in found if of != session and (of == pid or of not in self._templates)]
 
     def claimed_by_others(self, ending: Ending) -> set[int]:
         """Return the processes that the ends of other workers wait for."""
