@@ -143,10 +143,14 @@ class WorkerImported(NamedTuple):
 
 
 class ImportsRecalled(NamedTuple):
-    """What earlier hosts have learned about imports; `usual` is what hosts of this one's name have loaded most."""
+    """What earlier hosts have learned about imports; `usual` is what hosts of this one's name have loaded most.
+
+    `is_bare_begun`: the template that has imported nothing was started with the host.
+    """
 
     known: tuple[tuple[Kind, Learned], ...]
     usual: Kind | None = None
+    is_bare_begun: bool = False
 
 
 class TemplateReady(NamedTuple):

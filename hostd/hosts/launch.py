@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 _REAPER = Path(__file__).resolve().parents[1] / "shell" / "processes" / "reaper.py"
 _KEEP = f"import sys; sys.path.append({str(_REAPER.parent)!r}); from reaper import run; run()"
 """Imported and not run by its path: of what is run by its path Python keeps no byte code, and compiles it each time."""
-_START = "import gc, sys; gc.disable(); sys.path[:] = filter(None, sys.path); from hostd.shell.main import run; run()"
+_START = (
+    "import gc, sys; gc.disable(); sys.path[:] = filter(None, sys.path); "
+    "from hostd.shell.processes.early import begin; begun = begin(); from hostd.shell.main import run; run(begun)"
+)
 """With `-c` the current directory comes first on the path, as "", and a `queue.py` there would be executed. The option
 against that (`-P`) is new in Python 3.11. What PYTHONPATH names stays. What is imported is not garbage, and to look for
 that meanwhile takes a tenth of the time."""

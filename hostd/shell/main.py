@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hostd.config.received import config_from_json
 from hostd.shell import own_log, surroundings
+from hostd.shell.processes.early import CONFIG_VARIABLE, KIND_VARIABLE, LOCK_FD_VARIABLE, READY_FD_VARIABLE
 from hostd.shell.processes.reaper import GROUPS_FD_VARIABLE, end_all
 from hostd.shell.repository.declared import Sources
 from hostd.shell.repository.finding import THREAD_NAME as FINDER_THREADS
@@ -32,15 +33,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hostd.records import HostInfo
+    from hostd.shell.processes.early import Begun
 
 
 _log = logging.getLogger(__name__)
 
-CONFIG_VARIABLE = "HOSTD_SUPERVISOR_CONFIG"
 SOURCES_VARIABLE = "HOSTD_SUPERVISOR_SOURCES"
-READY_FD_VARIABLE = "HOSTD_SUPERVISOR_READY_FD"
-LOCK_FD_VARIABLE = "HOSTD_SUPERVISOR_LOCK_FD"
-KIND_VARIABLE = "HOSTD_SUPERVISOR_KIND"
 REAPER_VARIABLE = "HOSTD_REAPER_PID"
 PR_SET_PDEATHSIG = 1
 
@@ -72,17 +70,13 @@ def _on_reaper_gone(groups: str, *_: object) -> None:
     os._exit(1)
 
 
-def main() -> int:
+def main(begun: Begun) -> int:
     """Run the host that the environment describes; say on the ready descriptor what became of the start."""
     config = config_from_json(os.environ.pop(CONFIG_VARIABLE))
     sources = Sources(**json.loads(os.environ.pop(SOURCES_VARIABLE, "{}")))
     ready_fd = int(os.environ.pop(READY_FD_VARIABLE, "-1"))
     lock_fd = int(os.environ.pop(LOCK_FD_VARIABLE, "-1"))
-    groups_fd = int(os.environ[GROUPS_FD_VARIABLE])
     is_private_fd = ready_fd > 2
-    for fd in (ready_fd if is_private_fd else -1, lock_fd, groups_fd):
-        if fd >= 0:
-            os.set_inheritable(fd, False)
     own_log.configure(config.log_level, config.log_format)
     surroundings.prepare()
     _tie_to_reaper()
@@ -103,7 +97,7 @@ def main() -> int:
             _log.warning("it is ready at %s, and cannot say so on standard output: %s", info.endpoint, error)
 
     kind = os.environ.pop(KIND_VARIABLE, "serve")
-    service = Service(config, _have_ended_together, kind, lock_fd if lock_fd >= 0 else None, sources)
+    service = Service(config, _have_ended_together, kind, lock_fd if lock_fd >= 0 else None, sources, begun)
     try:
         surroundings.check()
         asyncio.run(service.run(on_ready))
@@ -119,10 +113,10 @@ def main() -> int:
     return 0
 
 
-def run() -> NoReturn:
+def run(begun: Begun) -> NoReturn:
     """Be the host's process, and end it even if a finder or sizer hangs: the interpreter would wait for its thread."""
     gc.enable()  # see `hostd.hosts.launch`
-    code = main()
+    code = main(begun)
     if any(
         thread.name.startswith((FINDER_THREADS, SCANNER_THREADS, SIZES_THREADS)) for thread in threading.enumerate()
     ):

@@ -22,11 +22,13 @@ from hostd.shell.memory.gpu import GpuReader
 from hostd.shell.memory.sampler import Sampler
 from hostd.shell.memory.schedule import Schedule
 from hostd.shell.place import Place
+from hostd.shell.processes.early import Begun
 from hostd.shell.processes.leftovers import end_leftovers
 from hostd.shell.processes.limits import MemoryLimits
 from hostd.shell.processes.logs import LogDrain
 from hostd.shell.processes.pool import Workforce
 from hostd.shell.processes.reaper import FORWARDED
+from hostd.shell.processes.spawner import Processes
 from hostd.shell.repository.declared import DeclaredModels, Sources
 from hostd.shell.repository.directory import ModelsDirectory
 from hostd.shell.repository.finding import Finding
@@ -79,8 +81,10 @@ class Service:
         kind: str = "serve",
         lock_fd: int | None = None,
         sources: Sources | None = None,
+        begun: Begun | None = None,
     ) -> None:
         """Take the settings; `have_ended_together` has the workers' control groups killed if we are."""
+        self._begun = begun or Begun(Processes(), None)
         self._config = config
         self._have_ended_together = have_ended_together
         self._kind = kind
@@ -104,7 +108,7 @@ class Service:
                 tasks.append(asyncio.create_task(repository.follow(supervisor.ask)))
             host.description.has_started = True
             on_ready(host.description.info())
-            supervisor.start(host.sizes.recall_imports())
+            supervisor.start(host.sizes.recall_imports(is_bare_begun=self._begun.template is not None))
             await supervisor.stopped.wait()
             if repository is not None:
                 repository.end()
@@ -130,7 +134,7 @@ class Service:
         max_bytes = config.limits.max_message_bytes
         lanes = enter(LanePlaces(config))
         backend = enter(Backend(partial(listen, paths.worker_endpoint), supervisor.emit, max_bytes, lanes))
-        workforce = enter(Workforce(loop, supervisor, backend, logs, guard, gpu, config))
+        workforce = enter(Workforce(loop, supervisor, backend, logs, guard, gpu, config, self._begun))
         staging = repository = None
         if models_dir is not None:
             staging = Staging(ModelsDirectory(models_dir))

@@ -347,6 +347,17 @@ def test_what_was_usual_is_warmed_and_what_was_not_is_known(host):
     assert host.order("n", SKLEARN._replace(loader="onnx")).origination.template_id == 1, "it imports the same"
 
 
+def test_the_bare_one_that_was_started_with_the_host_is_taken_note_of_once(host):
+    host.feed(ev.ImportsRecalled((), is_bare_begun=True))
+    (start,) = host.effects_of(fx.StartTemplate)
+    assert (start.base, start.modules) == (Base(), ())
+    host.load("m")
+    host.found(SKLEARN)
+    assert host.spawn_order().origination.template_id == start.template_id
+    host.feed(ev.ImportsRecalled((), is_bare_begun=True))
+    assert host.effects_of(fx.StartTemplate) == []
+
+
 def test_a_template_that_nobody_needs_ends_after_a_while(taught):
     taught.unload("first")
     taught.gone()

@@ -8,7 +8,7 @@ import time
 
 import psutil
 import pytest
-from helpers import PATIENCE_S, descendants, eventually, is_there
+from helpers import PATIENCE_S, descendants, eventually, is_there, state_of
 from template_rig import Interpreter, loaded_again, template_of
 
 import hostd
@@ -124,7 +124,8 @@ def test_a_template_that_is_killed_or_stopped_costs_no_load_and_no_model(client,
     model, pid = client.retrieve_model("m"), model_pid(client, "m")
     template = template_of(client, "lib")
     os.kill(template.pid, signal.SIGKILL)
-    eventually(lambda: not is_there(template.pid), "the template ends")
+    eventually(lambda: template.pid not in pids_of_templates(client), "the host knows that the template has ended")
+    assert not is_there(template.pid)
     assert (model.value(), model.ids()[0]) == (1, pid)
     client.load_model("n", known)
     assert client.retrieve_model("n").value() == 1
@@ -151,6 +152,32 @@ def test_a_spare_that_is_killed_is_replaced_and_leaves_nothing(client, known):
         client.load_model(name, known)
         assert (model_pid(client, name), client.retrieve_model(name).value()) == (spares[-1], 1)
         eventually(lambda lost=spares[:-1]: not any(map(is_there, lost)), "their numbers are free")
+
+
+def test_a_template_of_which_the_spares_end_at_once_ends_itself(client, interpreter, tmp_path):
+    interpreter.write(
+        "frail",
+        """
+        import os
+        forks, template = [], os.getpid()
+
+        def end_spares():
+            if len(forks) > 3 and os.getppid() != template:
+                os._exit(1)
+
+        os.register_at_fork(before=lambda: forks.append(1), after_in_child=end_spares)
+        """,
+    )
+    path = interpreter.model(tmp_path / "m", USES.replace("lib", "frail"))
+    client.load_model("m", path)
+    loaded_again(client, "m", path)
+    template = template_of(client, "frail")
+    supervisor = client.host_info().pid
+    client.load_model("n", path)
+    eventually(lambda: template.pid not in pids_of_templates(client), "the template ends")
+    eventually(lambda: "Z" not in map(state_of, descendants(supervisor)), "what has ended is reaped")
+    client.load_model("o", path)
+    assert [client.retrieve_model(name).value() for name in "mno"] == [1, 1, 1]
 
 
 def test_a_spare_that_is_stopped_costs_no_load(client, known):
@@ -329,6 +356,33 @@ def test_threads_are_those_that_the_model_was_given(client, tmp_path):
         assert forked.used() == fresh.used()
 
 
+def test_an_embedded_host_has_a_template_before_it_is_asked_for_anything(client, tmp_path):
+    template = eventually(lambda: ready_one(client), "the bare template is ready")
+    assert (template.libraries, template.forks, template.workers) == ((), 0, 0)
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "model.py").write_text(textwrap.dedent(USES).replace("lib, ", ""))
+    client.load_model("forked", path)
+    (path / "model.yaml").write_text("isolation: fresh\n")
+    client.load_model("fresh", path)
+    workers = [client.get_model(name).workers[0] for name in ("forked", "fresh")]
+    assert [worker.template for worker in workers] == [template.id, None]
+    fds, environments = [], []
+    for name in ("forked", "fresh"):
+        model = client.retrieve_model(name)
+        fds.append(model.fds())
+        environments.append({k: v for k, v in model.environment().items() if k != "HOSTD_MODEL_ID"})
+    assert fds[0] == fds[1], "nothing of the supervisor's is inherited"
+    assert environments[0] == environments[1]
+
+
+@pytest.mark.parametrize("workers", [{"templates": "off"}, {"templates": ["json"]}, {"python": "/bin/false"}])
+def test_an_embedded_host_starts_whatever_becomes_of_its_first_template(workers):
+    with hostd.Host(memory={"remember": "host"}, workers=workers) as host, host.client() as client:
+        eventually(lambda: not pids_of_templates(client), "there is none")
+        assert client.list_models() == []
+
+
 def test_with_templates_off_nothing_is_kept(tmp_path, lib):
     path = lib.model(tmp_path / "m", USES)
     with hostd.Host(workers={"templates": "off"}) as host, host.client() as client:
@@ -359,6 +413,14 @@ def test_all_end_with_their_host(client, known):
     assert len(pids) >= 4
     os.kill(supervisor, signal.SIGKILL)
     eventually(lambda: not any(map(is_there, pids)), "all end")
+
+
+def ready_one(client):
+    return next((each for each in client.templates_info().templates if each.state == "READY"), None)
+
+
+def pids_of_templates(client):
+    return [template.pid for template in client.templates_info().templates if template.pid]
 
 
 def spare_of(client, template, others=()):

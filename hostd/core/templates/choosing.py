@@ -141,6 +141,8 @@ class Choosing:
         """Take what loads have imported that earlier hosts have seen; the usual one is warmed."""
         for kind, learned in event.known:
             self._known[kind] = learned
+        if event.is_bare_begun and self._there(None, Base()) is None:
+            self._start(self._registered(None, Base()), ())  # whether or not there is room: it has begun
         if event.usual is not None and self._registry.config.templates == "auto":
             self._wanted(event.usual)
 

@@ -44,6 +44,16 @@ def oom_score_adj_of_worker(own: int) -> int:
     return min(own + OOM_SCORE_RAISE, _MAX_OOM_SCORE_ADJ)
 
 
+def oom_score_adj_of_workers() -> int:
+    """Return what the workers of this process get: when memory runs out, they go before it."""
+    try:
+        with open("/proc/self/oom_score_adj", encoding="ascii") as file:  # noqa: PTH123 - it is read before most imports
+            own = int(file.read())
+    except (OSError, ValueError):
+        own = 0
+    return oom_score_adj_of_worker(own)
+
+
 def data_limit_bytes(limit_bytes: int) -> int:
     """Return the RLIMIT_DATA of a worker with this memory limit.
 

@@ -7,22 +7,21 @@ killed) together. Everything here blocks for a moment: call it in a thread, but 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hostd.core.events import Death
 from hostd.shell.linux.cgroups import Cgroups
 from hostd.shell.linux.oom import Deaths
 from hostd.shell.own_log import about
-from hostd.shell.processes.environment import oom_score_adj_of_worker
+from hostd.shell.processes.environment import oom_score_adj_of_workers
 from hostd.shell.work.closing import Closing
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hostd.core.events import WorkerId
 
 _log = logging.getLogger(__name__)
-
-_OWN_SCORE = Path("/proc/self/oom_score_adj")
 
 
 class MemoryLimits(Closing):
@@ -33,7 +32,7 @@ class MemoryLimits(Closing):
         self._deaths = deaths
         self.groups = None if cgroups is None else cgroups.directory
         """The control group that those of all workers are in, if there are any."""
-        self.oom_score_adj = _oom_score_adj()
+        self.oom_score_adj = oom_score_adj_of_workers()
         """What workers get: when memory runs out, they go before the supervisor."""
 
     @classmethod
@@ -92,11 +91,3 @@ class MemoryLimits(Closing):
         self._deaths.forget(pid)
         if self._cgroups is not None:
             self._cgroups.remove(worker_id)
-
-
-def _oom_score_adj() -> int:
-    try:
-        own = int(_OWN_SCORE.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        own = 0
-    return oom_score_adj_of_worker(own)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hostd.core import effects as fx
     from hostd.core.bookkeeping.templates import TemplateId
     from hostd.shell.processes.limits import MemoryLimits
-    from hostd.shell.processes.spawner import Processes, WorkerProcess
+    from hostd.shell.processes.spawner import Processes, TemplateProcess, WorkerProcess
     from hostd.shell.supervisor import Supervisor
 
 
@@ -42,9 +42,18 @@ class Starts:
     """Makes the processes of workers."""
 
     def __init__(
-        self, supervisor: Supervisor, processes: Processes, guard: MemoryLimits, config: HostConfig, killers: Threads
+        self,
+        supervisor: Supervisor,
+        processes: Processes,
+        guard: MemoryLimits,
+        config: HostConfig,
+        killers: Threads,
+        begun: TemplateProcess | None,
     ) -> None:
-        """Take the books of processes, and what bounds their memory; `killers` are threads that end templates."""
+        """Take the books of processes, and what bounds their memory.
+
+        `killers` are threads that end templates, `begun` is one that imports nothing and has been started.
+        """
         self._processes = processes
         self._guard = guard
         self._endpoint = paths.worker_endpoint(config.runtime_dir)
@@ -53,7 +62,7 @@ class Starts:
         self._mark = mark_of_host()
         # One thread that lives as long as the supervisor: see rule 1 of `spawner`.
         self._spawner = Threads(1, "hostd-spawn")
-        self.templates = Templates(supervisor, processes, self._spawner, killers, self.python, guard, self._mark)
+        self.templates = Templates(supervisor, processes, self._spawner, killers, self.python, guard, self._mark, begun)
 
     def close(self) -> None:
         """End the thread; nothing may be running in it any more."""
@@ -80,7 +89,14 @@ class Starts:
         )
         template_id, why_fresh, wait_s, _ = effect.origination
         if template_id is not None:
-            wanted = partial(Wanted, effect.worker_id, environment, page_fd=page_fd, begin=partial(self._begin, effect))
+            wanted = partial(
+                Wanted,
+                effect.worker_id,
+                environment,
+                page_fd=page_fd,
+                begin=partial(self._begin, effect),
+                undo=self._undo,
+            )
             try:
                 return Started(await self._forked(template_id, wanted, wait_s, unwanted), template_id, "")
             except NotForkedError as error:
@@ -111,8 +127,12 @@ class Starts:
         except BaseException:  # nobody else knows of it yet
             os.close(process.log_fd)
             self._processes.end(process)
+            self._undo(process)
             raise
         return process
 
     def _begin(self, effect: fx.SpawnWorker, process: WorkerProcess) -> None:
         self._guard.began(effect.worker_id, process.pid, effect.limit_bytes)
+
+    def _undo(self, process: WorkerProcess) -> None:
+        self._guard.ended(process.worker_id, process.pid)

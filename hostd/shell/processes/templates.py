@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.core.bookkeeping.templates import Base
 from hostd.shell.memory.process import brief_of
 from hostd.shell.memory.tree import private_bytes_of
 from hostd.shell.own_log import about
@@ -82,6 +83,7 @@ class Templates(Component):
         python: str | None,
         guard: MemoryLimits,
         host: str,
+        begun: TemplateProcess | None,
     ) -> None:
         """Take the books of processes, the threads that make and end them, and what bounds their memory."""
         self._loop = asyncio.get_running_loop()
@@ -90,6 +92,7 @@ class Templates(Component):
         self._spawner = spawner
         self._killers = killers
         self._guard = guard
+        self._begun = begun
         self._python = python
         self._environment: Callable[..., dict[str, str]] = partial(
             template_environment, os.environ, supervisor_pid=os.getpid(), oom_score_adj=guard.oom_score_adj, host=host
@@ -145,12 +148,15 @@ class Templates(Component):
             effect.modules,
         )
         said: dict[str, Any] = {}
+        held_bytes = 0
         try:
-            process = template.process = await in_thread(self._spawner, work)
+            begun = self._taken_over(effect)
+            process = template.process = begun or await in_thread(self._spawner, work)
             self._loop.add_reader(process.pidfd, self._on_exit, template)
             self._loop.add_reader(process.output_fd, _read_output, template)
             if template.ending is None:
                 said = wire.unpacked(await self._loop.sock_recv(process.control, wire.MAX_PACKET))
+                held_bytes = await in_thread(self._killers, partial(_held_bytes, process.pid, said.get("spare")))
         except Exception as error:  # noqa: BLE001 - whatever it is, there is no template
             template.ending = template.ending or (f"it cannot be started: {error}", "")
         template.is_starting = False
@@ -160,11 +166,18 @@ class Templates(Component):
                 self._loop.add_reader(process.control, self._on_word, template, process)
                 self._on_spare(template, process, said)
                 template.ready.set_result(True)
-                return ev.TemplateReady(template.id, process.pid, import_s, _held_bytes(process.pid, said.get("spare")))
+                return ev.TemplateReady(template.id, process.pid, import_s, held_bytes)
             case {"unsafe": [str(module), str(reason)]}:
                 return await self._ended(template, reason, module)
             case _:
                 return await self._ended(template, *_told_of_death(template))
+
+    def _taken_over(self, effect: fx.StartTemplate) -> TemplateProcess | None:
+        """Return the process of a template that was started before all else, once."""
+        if effect.modules or effect.base != Base():
+            return None
+        begun, self._begun = self._begun, None
+        return begun
 
     def _on_word(self, template: _Template, process: TemplateProcess) -> None:
         try:
@@ -234,8 +247,8 @@ class Templates(Component):
                     _log.warning("a template cannot be ended yet: %s", error, extra=about(pid=process.pid))
                 await asyncio.sleep(_RETRY_S)
             process.close()
-            if template.spare is not None:
-                await in_thread(self._spawner, partial(self._guard.release, template.spare))
+            if template.spare is not None:  # in the thread that has made its place, and nobody waits for that
+                self._supervisor.start(in_thread(self._spawner, partial(self._guard.release, template.spare)))
         del self._known[template.id]
         _log.info("template %s ended: %s", template.id, reason)
         return ev.TemplateEnded(template.id, reason, module, is_stale)

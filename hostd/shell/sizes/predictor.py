@@ -296,7 +296,7 @@ class Sizes(Component):
 
     # Imports
 
-    async def recall_imports(self) -> ev.ImportsRecalled:
+    async def recall_imports(self, *, is_bare_begun: bool = False) -> ev.ImportsRecalled:
         """Return what loads have imported that earlier hosts have seen, under the interpreters that this host uses."""
         rows: list[Imports] = await in_thread(self._store_thread, self._store.recall_imports)
         own = self._python or sys.executable
@@ -304,7 +304,7 @@ class Sizes(Component):
         mine = [(kind, row) for kind, row in known if row.host == self._host != _NAMELESS]
         usual = [(row.load_s * row.loads, kind) for kind, row in mine if row.loads > 1]
         learned = [(kind, Learned(row.modules, row.loads, row.load_s, row.held_bytes)) for kind, row in known]
-        return ev.ImportsRecalled(tuple(learned), max(usual)[1] if usual else None)
+        return ev.ImportsRecalled(tuple(learned), max(usual)[1] if usual else None, is_bare_begun)
 
     async def _remember_imports(self, effect: fx.RememberImports) -> None:
         (python, env), *rest = effect.kind

@@ -99,7 +99,7 @@ class Threads(ThreadPoolExecutor):
     def __init__(self, count: int, name: str, initializer: Callable[[], object] | None = None) -> None:
         super().__init__(count, name, initializer)
         try:
-            self.submit(int).result()
+            self.submit(int)
         except RuntimeError as error:  # `may_start` has said otherwise: the threads of others have taken the rest
             raise too_few_threads() from error
 
