@@ -68,7 +68,7 @@ SURROUNDINGS = {
             "refused": "write files|temporary directory",
         },
         "few processes": {"limits": {"RLIMIT_NPROC": [4, 4]}, "as": AS_STRANGER, "refused": "threads"},
-        "little memory": {"limits": {"RLIMIT_AS": [300 << 20, 300 << 20]}, "refused": "address space"},
+        "little memory": {"limits": {"RLIMIT_AS": [200 << 20, 200 << 20]}, "refused": "address space"},
     },
     "environment": {
         "usual": {},

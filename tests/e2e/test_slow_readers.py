@@ -71,7 +71,7 @@ WAYS = {
         async def main():
             async with hostd.AsyncClient(endpoint, direct=False) as client:
                 model = await client.retrieve_model("m")
-                calls = [asyncio.ensure_future(model.options(timeout_s=60).big(number)) for number in range(60)]
+                calls = [asyncio.ensure_future(model.options(timeout_s=60).big(number)) for number in range(400)]
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
                 say("begun")
