@@ -125,11 +125,17 @@ def new_tag():
 
 
 def template_host(pid):
-    """Return the parent of a process that is a template, else None."""
+    """Return the parent of a process that is a template, or is about to be one and has no name yet, else None."""
     with contextlib.suppress(OSError):
         name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
-        return int(rest.split()[1]) if name == "hostd:template" else None
+        is_nameless = not name.startswith("hostd:") and is_program_of_template(pid)
+        return int(rest.split()[1]) if name == "hostd:template" or is_nameless else None
     return None
+
+
+def is_program_of_template(pid):
+    """Say whether a process was started as a template, which its children were as well."""
+    return b"HOSTD_TEMPLATE=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
 
 
 FDS_OF_TEMPLATE = 4
@@ -137,8 +143,15 @@ FDS_OF_TEMPLATE = 4
 
 
 def of_models(host):
-    """Return the processes of a host's models: all of its descendants but templates."""
-    return [pid for pid in descendants(host) if template_host(pid) is None]
+    """Return the processes of a host's models: all of its descendants but templates, and what is not executed yet."""
+    own = command_of(host)
+    return [pid for pid in descendants(host) if template_host(pid) is None and command_of(pid) not in (own, None)]
+
+
+def command_of(pid):
+    """Return the command line of a process; None if it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def tree_of(pid):

@@ -1,7 +1,9 @@
 """Limits, and sudden deaths for want of memory: what is killed, what callers are told, and what is not disturbed."""
 
+import fcntl
 import os
 import signal
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -80,10 +82,12 @@ def test_the_cores_are_divided_among_models(model_dir):
 
 @pytest.fixture
 def shm():
-    """Where a file in /dev/shm may be; it is removed."""
+    """Where a file in /dev/shm may be; it is removed. Meanwhile no other test changes what the whole system has."""
     path = Path("/dev/shm", f"hostd-test-{uuid.uuid4()}")
-    yield path
-    path.unlink(missing_ok=True)
+    with Path(tempfile.gettempdir(), f"hostd-test-of-shared-memory-{os.getuid()}").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield path
+        path.unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("kind", ["memfd mapped", "named written", "unlinked mapped"])
