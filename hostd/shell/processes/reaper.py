@@ -24,18 +24,17 @@ Rules of a shared host
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import signal
 import sys
 import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     import socket
     from typing import NoReturn
-else:
-    import _signal as signal  # what is around it are enums, and a host is not there before its reaper
 
 PR_SET_CHILD_SUBREAPER = 36
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -55,19 +54,6 @@ REFUSED_S = 2.0
 """How long to try to kill what may not be killed, a program of another user: it may be about to end by itself."""
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.001, 0.05
 """How long to wait for the end of what was killed; twice as long each time that nothing has ended meanwhile."""
-
-
-class _Suppressed:
-    """What `contextlib.suppress` is, which takes as long to import as all else here."""
-
-    def __init__(self, *kinds: type[Exception]) -> None:
-        self._kinds = kinds
-
-    def __enter__(self) -> None:
-        """Do nothing."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
-        return kind is not None and issubclass(kind, self._kinds)
 
 
 def keep(embedder_pid: int, remove_dir: str, command: list[str], door: Door | None = None) -> int:
@@ -95,7 +81,7 @@ def keep(embedder_pid: int, remove_dir: str, command: list[str], door: Door | No
     if door is not None:
         door.open(poller)
     if embedder_pid:
-        with _Suppressed(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError):
             poller.register(os.pidfd_open(embedder_pid), select.POLLIN)
         if os.getppid() != embedder_pid:
             signal.pidfd_send_signal(supervisor_fd, signal.SIGKILL)
@@ -115,7 +101,7 @@ def keep(embedder_pid: int, remove_dir: str, command: list[str], door: Door | No
 def tell_of(left: list[int]) -> None:
     """Say what could not be ended: nobody else will."""
     for pid in left:
-        with _Suppressed(OSError), open(f"/proc/{pid}/comm", "rb") as file:  # noqa: PTH123 - as above
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/comm", "rb") as file:  # noqa: PTH123 - as above
             name = file.read().strip().decode("utf-8", "backslashreplace")
             words = f"hostd: process {pid} ({name}), which a model started, runs as another user and goes on"
             os.write(2, f"{words}: this host may not end it. End it with: sudo kill -9 {pid}\n".encode())
@@ -190,7 +176,7 @@ class Door:
         self.environment = {"HOSTD_SUPERVISOR_READY_FD": str(self._ready_write)}
         self._first = socket.socket(fileno=first_seat_fd)
         self._first.set_inheritable(False)
-        with _Suppressed(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)  # noqa: PTH108 - as above; the holder of the lock may, because it is stale
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.setblocking(False)
@@ -229,13 +215,13 @@ class Door:
         if self._listener.fileno() >= 0:
             self._poller.unregister(self._listener.fileno())
             self._listener.close()
-            with _Suppressed(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError):
                 if self.is_locked(os.path.dirname(self._path)):  # noqa: PTH120 - as above; else it is another host's
                     os.unlink(self._path)  # noqa: PTH108 - as above
 
     def is_locked(self, directory: str) -> bool:
         """Say whether this host still has the directory's lock: somebody may have removed that, and started another."""
-        with _Suppressed(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):
             there = os.stat(os.path.join(directory, LOCK))  # noqa: PTH116, PTH118 - as above
             return os.path.samestat(there, os.fstat(self._lock_fd))
         return False
@@ -248,7 +234,7 @@ class Door:
             self._tell(last, b"ended")
 
     def _let_in(self) -> None:
-        with _Suppressed(OSError):  # there are no more, or the door is closed
+        with contextlib.suppress(OSError):  # there are no more, or the door is closed
             while True:
                 self._sit(self._listener.accept()[0])
 
@@ -262,7 +248,7 @@ class Door:
         self._poller.register(seat, select.POLLIN)
         # struct ucred: pid, uid, gid (unix(7))
         pid = int.from_bytes(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], sys.byteorder)
-        with _Suppressed(OSError):  # gone already; then the connection tells
+        with contextlib.suppress(OSError):  # gone already; then the connection tells
             self._pidfds[seat] = os.pidfd_open(pid)
             self._poller.register(self._pidfds[seat], select.POLLIN)
         if self._said:
@@ -270,7 +256,7 @@ class Door:
 
     def _hear(self, seat: int, *, is_dead: bool) -> int:
         words = b""
-        with _Suppressed(OSError):  # it was reset
+        with contextlib.suppress(OSError):  # it was reset
             words = b"" if is_dead else self._connections[seat].recv(64)
         if words == b"leave" and seat in self._seats.taken:
             if number := self._seats.leave(seat):
@@ -291,7 +277,7 @@ class Door:
             os.close(self._pidfds.pop(seat))
 
     def _tell(self, seat: int, words: bytes) -> None:
-        with _Suppressed(KeyError, OSError):  # it is gone, or does not listen
+        with contextlib.suppress(KeyError, OSError):  # it is gone, or does not listen
             self._connections[seat].send(words)
 
     def _hear_of_the_start(self) -> None:
@@ -306,11 +292,11 @@ class Door:
 
 def end_all(groups: str) -> list[int]:
     """Kill what is in the control group of all workers ("" for none) and all children; return as `kill_children`."""
-    with _Suppressed(OSError):  # there is none, or the kernel is too old
+    with contextlib.suppress(OSError):  # there is none, or the kernel is too old
         os.write(os.open(f"{groups}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC), b"1")  # this process ends soon
     left = kill_children()
     for path, _, _ in os.walk(groups, topdown=False):
-        with _Suppressed(OSError):
+        with contextlib.suppress(OSError):
             os.rmdir(path)  # noqa: PTH106 - as above
     return left
 
@@ -321,7 +307,7 @@ def kill_children() -> list[int]:
     Return those that this process may not kill: programs of other users.
     """
     awaited, waited_s, pause_s = 0, 0.0, _FIRST_LOOK_S
-    with _Suppressed(ChildProcessError):  # there is none left
+    with contextlib.suppress(ChildProcessError):  # there is none left
         while True:
             ended = 0
             while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG) is not None:
@@ -353,7 +339,7 @@ def _kill_all(children: list[int]) -> list[int]:
             refused.append(pid)
         except ProcessLookupError:
             continue
-        with _Suppressed(PermissionError, ProcessLookupError):
+        with contextlib.suppress(PermissionError, ProcessLookupError):
             group = os.getpgid(pid)
             # Those of this session may be in a group with the program that started us.
             if group not in groups and os.getsid(pid) != session:
@@ -366,7 +352,7 @@ def children_of(parent: int) -> list[int]:
     """Return the children of a process; some may be missing if it is not this one, or while others end."""
     children: list[int] = []
     # Not every kernel has it (CONFIG_PROC_CHILDREN), and a look at the process table takes milliseconds.
-    with _Suppressed(OSError):
+    with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{parent}/task"):  # noqa: PTH208 - pathlib would double the start time
             with open(f"/proc/{parent}/task/{thread}/children", "rb") as file:  # noqa: PTH123 - as above
                 children.extend(map(int, file.read().split()))
@@ -377,7 +363,7 @@ def _children_by_table(parent: int) -> list[int]:
     """Return the children of a process, from the process table (proc(5))."""
     children = []
     for name in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - as above
-        with _Suppressed(OSError), open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123 - as above
+        with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123 - as above
             # The command's name may hold anything, but the last parenthesis is its end.
             if int(file.read().rpartition(b")")[2].split()[1]) == parent:
                 children.append(int(name))
@@ -386,14 +372,14 @@ def _children_by_table(parent: int) -> list[int]:
 
 def remove(directory: str) -> None:
     """Remove a private runtime directory and the sockets and files in it."""
-    with _Suppressed(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError):
         for root, directories, names in os.walk(directory, topdown=False):
             # The lock last: from then on the place may be another host's.
             names.sort(key=LOCK.__eq__)
             for path in (os.path.join(root, name) for name in (*directories, *names)):  # noqa: PTH118 - as above
                 is_directory = os.path.isdir(path) and not os.path.islink(path)  # noqa: PTH112, PTH114 - as above
                 (os.rmdir if is_directory else os.unlink)(path)
-        with _Suppressed(OSError):  # it is another host's already
+        with contextlib.suppress(OSError):  # it is another host's already
             os.rmdir(directory)  # noqa: PTH106 - as above
 
 
