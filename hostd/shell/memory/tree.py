@@ -52,17 +52,17 @@ def sample_tree(
     last: Memory | None = None,
     gpu: Mapping[int, int | None] | None = None,
     sharers: int = 0,
-    around_bytes: int | None = None,
+    quiet_bytes: int | None = None,
 ) -> Sample | None:
     """Return a sample of a process and its descendants, or None if the process is gone or has ended.
 
     `last` is an earlier one; its figures may be estimated with. `gpu` is what each process holds on the devices
     (`GpuReader.bytes_by_pid`), None if that is not known. `sharers` is how many other processes have pages of the
-    template that it was forked from, 0 for a fresh one. `around_bytes` is the shared memory that there was in the whole
+    template that it was forked from, 0 for a fresh one. `quiet_bytes` is the shared memory that there was in the whole
     system when these processes had none (`system_bytes`), if that is known.
     """
     pids = [pid, *descendants_of(pid)]
-    quiet_bytes, around_bytes = around_bytes, system_bytes()
+    around_bytes = system_bytes()
     rss = _rss_of_each(pids)
     if not any(rss.values()):
         return None

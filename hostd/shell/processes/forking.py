@@ -76,7 +76,7 @@ async def forked(processes: Processes, thread: Threads, template: TemplateProces
         worker: WorkerProcess = await in_thread(thread, partial(_adopted, processes, wanted, said["pid"]))
         try:
             await _has_led(loop, answers)
-        except BaseException:
+        except BaseException:  # cancelled, too: nobody else knows of it yet
             await asyncio.shield(in_thread(thread, partial(_discard, processes, wanted, worker)))
             raise
     return worker
@@ -90,7 +90,7 @@ def _adopted(processes: Processes, wanted: Wanted, pid: int) -> WorkerProcess:
         raise NotForkedError(f"its process is gone: {error}", is_over=True) from None
     try:
         wanted.begin(worker)
-    except BaseException:
+    except BaseException:  # as above
         _discard(processes, wanted, worker)
         raise
     return worker

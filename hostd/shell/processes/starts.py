@@ -112,7 +112,7 @@ class Starts:
         log = log_pipe()
         try:
             return await self.templates.fork(template_id, wanted(log=log), wait_s, unwanted)
-        except BaseException:
+        except BaseException:  # cancelled, too: nobody reads this log
             os.close(log[0])
             raise
         finally:
