@@ -23,15 +23,19 @@ if TYPE_CHECKING:
     from hostd.config.settings import HostConfig
 
 _REAPER = Path(__file__).resolve().parents[1] / "shell" / "processes" / "reaper.py"
-_KEEP = f"import sys; sys.path.append({str(_REAPER.parent)!r}); from reaper import run; run()"
-"""Imported and not run by its path: of what is run by its path Python keeps no byte code, and compiles it each time."""
-_START = (
-    "import gc, sys; gc.disable(); sys.path[:] = filter(None, sys.path); "
+_KEEP = (
+    f"import sys; sys.path[:] = [{str(_REAPER.parent)!r}, *filter(None, sys.path)]; import reaper; reaper.run(); "
+    "del sys.path[0], sys.modules['reaper'], reaper\n"
+)
+"""Goes on in the supervisor, the reaper's fork, with what an interpreter has that was started with `-S`. The reaper is
+imported and not run by its path: of what is run by its path Python keeps no byte code, and compiles it each time. With
+`-c` the current directory comes first on the path, as "", and a `queue.py` there would be executed. The option against
+that (`-P`) is new in Python 3.11. What PYTHONPATH names stays."""
+_SUPERVISE = (
+    "import gc; gc.disable(); import site; site.main(); "
     "from hostd.shell.processes.early import begin; begun = begin(); from hostd.shell.main import run; run(begun)"
 )
-"""With `-c` the current directory comes first on the path, as "", and a `queue.py` there would be executed. The option
-against that (`-P`) is new in Python 3.11. What PYTHONPATH names stays. What is imported is not garbage, and to look for
-that meanwhile takes a tenth of the time."""
+"""What is imported is not garbage, and to look for that meanwhile takes a tenth of the time."""
 _NOT_PASSED_ON = ("PYTHONINSPECT", "HOSTD_SUPERVISOR_READY_FD", "HOSTD_SUPERVISOR_LOCK_FD")
 """With the first an interpreter waits for a person when its program has ended; the others would be another host's."""
 
@@ -40,16 +44,20 @@ AT_ONCE = signal.SIGQUIT
 
 
 def reaper_command(
-    *, embedder_pid: int = 0, remove_dir: Path | None = None, shared: tuple[int, int] | None = None
+    *,
+    embedder_pid: int = 0,
+    remove_dir: Path | None = None,
+    shared: tuple[int, int] | None = None,
+    supervise: str = _SUPERVISE,
 ) -> list[str]:
     """Return the command of a reaper with its supervisor; both end with the process `embedder_pid`.
 
     A host that several processes share has `shared`: the descriptors of the starter's seat and of the lock.
+    `supervise` is the source of the supervisor.
     """
     embedder = str(embedder_pid) if shared is None else f"shared:{shared[0]}:{shared[1]}"
-    # Isolated from site packages, PYTHON* variables and what lies beside its file: it must be small and quick.
-    reaper = [sys.executable, "-S", "-I", "-c", _KEEP, embedder, str(remove_dir or "")]
-    return [*reaper, sys.executable, "-c", _START]
+    # Without site packages, which may start threads: it must be small and quick, and forks.
+    return [sys.executable, "-S", "-c", _KEEP + supervise, embedder, str(remove_dir or "")]
 
 
 def ready_pipe() -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,7 @@ import psutil
 import pytest
 from helpers import PATIENCE_S, SOON_S, at_most, eventually, line_of, new_tag, program, state_of, stop, tagged
 
+from hostd.hosts import lock as runtime_lock
 from hostd.hosts.launch import AT_ONCE, reaper_command
 from hostd.shell.processes import reaper
 
@@ -21,6 +23,7 @@ from hostd.shell.processes import reaper
 def tag(monkeypatch):
     value = new_tag()
     monkeypatch.setenv("KEPT", value)
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
     return value
 
 
@@ -30,13 +33,8 @@ def keep(tag, tmp_path):
     started = []
 
     def start(source, *, embedder_pid=0, remove_dir=None):
-        command = reaper_command(embedder_pid=embedder_pid, remove_dir=remove_dir)
-        stand_in = [sys.executable, "-S", "-u", "-c", textwrap.dedent(source)]
-        started.append(
-            subprocess.Popen(
-                [*command[: command.index(sys.executable, 1)], *stand_in], stdout=subprocess.PIPE, text=True
-            )
-        )
+        command = reaper_command(embedder_pid=embedder_pid, remove_dir=remove_dir, supervise=textwrap.dedent(source))
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
         return started[-1]
 
     yield start
@@ -127,6 +125,39 @@ def test_a_supervisor_begins_with_what_was_ignored_of_two_signals_and_no_other_i
     assert kept.wait(PATIENCE_S) == 128 + signal.SIGTERM, "not of one that was ignored"
 
 
+BEGINS = """
+    import os, sys
+    own = {0, 1, 2, *(int(value) for name, value in os.environ.items() if name.startswith("HOSTD_") and "FD" in name)}
+    print(sys.argv, "reaper" in sys.modules, {*sys.path} - {*os.environ["USUAL_PATH"].split(":")})
+    print({fd for fd in range(100) if os.path.exists(f"/proc/self/fd/{fd}")} - own, flush=True)
+"""
+
+
+def usual_path():
+    command = [sys.executable, "-S", "-c", "import sys; print(':'.join(filter(None, sys.path)))"]
+    return subprocess.check_output(command, text=True).strip()
+
+
+def test_a_supervisor_begins_as_an_interpreter_of_its_own_would(keep, monkeypatch):
+    monkeypatch.setenv("USUAL_PATH", usual_path())
+    kept = keep(BEGINS)
+    assert (line_of(kept), line_of(kept)) == ("['-c'] False set()", "set()")
+
+
+def test_the_supervisor_of_a_shared_host_has_nothing_of_the_door_but_what_is_its_own(tag, tmp_path, monkeypatch):
+    monkeypatch.setenv("USUAL_PATH", usual_path())
+    lock_fd = runtime_lock.take(tmp_path / "r")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        shared = theirs.fileno(), lock_fd
+        command = reaper_command(remove_dir=tmp_path / "r", shared=shared, supervise=textwrap.dedent(BEGINS))
+        monkeypatch.setenv("HOSTD_SUPERVISOR_LOCK_FD", str(lock_fd))
+        said = subprocess.check_output(command, pass_fds=shared, text=True).splitlines()
+        os.close(lock_fd)
+    assert said == ["['-c'] False set()", "set()"]
+    eventually(lambda: not tagged(tag, "KEPT"), "the reaper has ended")
+
+
 def test_at_once_ends_a_supervisor_that_does_not_want_to(keep, tag):
     kept = keep("import signal\nfor n in (1, 2, 3, 15):\n    signal.signal(n, signal.SIG_IGN)\n" + WAIT)
     assert line_of(kept) == "up"
@@ -196,7 +227,10 @@ ASKED_AGAIN = """
     from hostd.shell.processes import reaper
 
     reaper.AT_LAST_S = 0.1
-    sys.exit(reaper.main("0", "", sys.executable, "-S", "-u", "-c", sys.argv[1]))
+    status = reaper.main("0", "")
+    if status is not None:
+        sys.exit(status)
+    exec(sys.argv[1])
 """
 
 
@@ -259,10 +293,9 @@ _WITH_OWN_PID = "import os, sys\nsys.argv = [word.replace('OWN_PID', str(os.getp
 
 
 def _command(directory, source):
-    command = reaper_command(embedder_pid=0, remove_dir=directory)
-    command = command[: command.index(sys.executable, 1)]
+    command = reaper_command(embedder_pid=0, remove_dir=directory, supervise=textwrap.dedent(source))
     command[command.index("0")] = "OWN_PID"
-    return [*command, sys.executable, "-S", "-u", "-c", textwrap.dedent(source)]
+    return command
 
 
 @pytest.mark.parametrize("embedder", ["gone already", "not its parent"])

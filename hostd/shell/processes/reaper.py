@@ -1,8 +1,9 @@
 """The parent of the supervisor: it collects whatever a supervisor that was killed leaves behind.
 
-Run with `-S -I`, so that it is up in milliseconds and stays small: little but the standard library's core. Its
-arguments are EMBEDDER REMOVE_DIR COMMAND...   ("" for no directory). EMBEDDER is the process that embeds the host,
-by its id, 0 for none, or shared:SEAT_FD:LOCK_FD for a host that several processes share.
+Run with `-S`, so that it is up in milliseconds and stays small: little but the standard library's core. The supervisor
+is its fork, which goes on where `run` returns: an interpreter of its own would start for 20 ms more. The arguments are
+EMBEDDER REMOVE_DIR   ("" for no directory). EMBEDDER is the process that embeds the host, by its id, 0 for none, or
+shared:SEAT_FD:LOCK_FD for a host that several processes share.
 
 Why it exists: a worker dies with its supervisor (PR_SET_PDEATHSIG), but a process that a model started does not. The
 reaper is a subreaper, so such orphans become its children when the supervisor dies, and it kills them, with the control
@@ -25,6 +26,7 @@ Rules of a shared host
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -34,13 +36,14 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from typing import NoReturn
 
+PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AT_ONCE = signal.SIGQUIT
 GROUPS_FD_VARIABLE = "HOSTD_REAPER_GROUPS_FD"
 MAY_BE_IGNORED, ASK_TO_END = (signal.SIGINT, signal.SIGHUP), (signal.SIGTERM, signal.SIGINT)
+IGNORED_BY_PYTHON = signal.SIGPIPE, signal.SIGXFSZ
 SHARED = "shared:"
 NO_PROCESS = (
     b'{"kind": [9, "FailedPreconditionError"], "error": "the system gives it no process: REASON. Raise the limits on '
@@ -56,24 +59,25 @@ _FIRST_LOOK_S, _LAST_LOOK_S = 0.001, 0.05
 """How long to wait for the end of what was killed; twice as long each time that nothing has ended meanwhile."""
 
 
-def keep(embedder_pid: int, remove_dir: str, command: list[str], door: Door | None = None) -> int:
-    """Run the supervisor and clean up after it; return its exit status as a shell would."""
+def keep(embedder_pid: int, remove_dir: str, door: Door | None = None) -> int | None:
+    """Fork the supervisor, in which this returns None, and clean up after it; return its status as a shell would."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    ignored = heed_signals()
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())  # each waits for the one that it is for
+    groups_fd = os.memfd_create("groups", 0)  # the supervisor writes the path of its workers' control group
+    keeper = os.getpid()
+    supervisor = os.fork()
+    # Their command lines are the same, and `top` shows this.
+    libc.prctl(PR_SET_NAME, b"hostd:reaper" if supervisor else b"hostd", 0, 0, 0)
+    if not supervisor:
+        become_supervisor(keeper, groups_fd, door)
+        return None
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_write)
-    ignored = {number for number in MAY_BE_IGNORED if signal.getsignal(number) == signal.SIG_IGN}
     for number in {*FORWARDED, AT_ONCE} - ignored:
         signal.signal(number, lambda _number, _frame: None)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would leave no child to wait for (waitpid(2))
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    groups_fd = os.memfd_create("groups", 0)  # the supervisor writes the path of its workers' control group
-    environment = {**os.environ, "HOSTD_REAPER_PID": str(os.getpid()), GROUPS_FD_VARIABLE: str(groups_fd)}
-    environment |= door.environment if door else {}
-    defaults = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP} - ignored
-    # A group of its own, so that the terminal's Ctrl-C comes once, through here.
-    supervisor = os.posix_spawn(command[0], command, environment, setpgroup=0, setsigdef=defaults)
-    import ctypes  # noqa: PLC0415 - while the supervisor starts, which has nothing to leave behind yet
-
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     supervisor_fd = os.pidfd_open(supervisor)
     poller = select.poll()
     poller.register(supervisor_fd, select.POLLIN)
@@ -96,6 +100,25 @@ def keep(embedder_pid: int, remove_dir: str, command: list[str], door: Door | No
         door.say_farewell()
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
+
+
+def heed_signals() -> set[signal.Signals]:
+    """Let this process begin as one does whose starter ignored no signal; return those that it may ignore, and does."""
+    ignored = {number for number in signal.valid_signals() if signal.getsignal(number) == signal.SIG_IGN}
+    # SIGCHLD among them: ignored, it would leave no child to wait for (waitpid(2)).
+    for number in ignored - {*MAY_BE_IGNORED, *IGNORED_BY_PYTHON}:
+        signal.signal(number, signal.SIG_DFL)
+    return ignored & {*MAY_BE_IGNORED}
+
+
+def become_supervisor(keeper: int, groups_fd: int, door: Door | None) -> None:
+    """Be what a program is that the keeper has executed, with a group of its own: a terminal's Ctrl-C comes once."""
+    os.setpgid(0, 0)
+    os.environ |= {"HOSTD_REAPER_PID": str(keeper), GROUPS_FD_VARIABLE: str(groups_fd)}
+    if door is not None:
+        os.environ |= door.environment
+        door.leave_to_keeper()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def tell_of(left: list[int]) -> None:
@@ -172,7 +195,6 @@ class Door:
         self._pidfds: dict[int, int] = {}
         self._said = b""
         self._ready_read, self._ready_write = os.pipe2(os.O_CLOEXEC)
-        os.set_inheritable(self._ready_write, True)
         self.environment = {"HOSTD_SUPERVISOR_READY_FD": str(self._ready_write)}
         self._first = socket.socket(fileno=first_seat_fd)
         self._first.set_inheritable(False)
@@ -182,6 +204,12 @@ class Door:
         self._listener.setblocking(False)
         self._listener.bind(self._path)
         self._listener.listen(128)
+
+    def leave_to_keeper(self) -> None:
+        """Close, in the supervisor's process, all but its end of the pipe; what is closed twice may be another's."""
+        self._first.close()
+        self._listener.close()
+        os.close(self._ready_read)
 
     def open(self, poller: select.poll) -> None:
         """Let members in, when the supervisor is there; what happens to them wakes the poller."""
@@ -383,10 +411,10 @@ def remove(directory: str) -> None:
             os.rmdir(directory)  # noqa: PTH106 - as above
 
 
-def main(embedder: str, remove_dir: str, *command: str) -> int:
-    """Keep the host of one embedding process, or of those that share it, or of none."""
+def main(embedder: str, remove_dir: str) -> int | None:
+    """Keep the host of one embedding process, or of those that share it, or of none; see `keep`."""
     if not embedder.startswith(SHARED):
-        return keep(int(embedder), remove_dir, [*command])
+        return keep(int(embedder), remove_dir)
     seat_fd, lock_fd = map(int, embedder.removeprefix(SHARED).split(":"))
     try:
         if os.fork():  # the starter may end before the others do: it must not have a child to reap
@@ -394,10 +422,13 @@ def main(embedder: str, remove_dir: str, *command: str) -> int:
     except OSError as error:
         os.write(seat_fd, NO_PROCESS.replace(b"REASON", os.fsencode(os.strerror(error.errno or 0))))
         return 1
-    return keep(0, remove_dir, [*command], Door(seat_fd, lock_fd, remove_dir))
+    return keep(0, remove_dir, Door(seat_fd, lock_fd, remove_dir))
 
 
-def run() -> NoReturn:
-    """Be the reaper that the command line describes (`hostd.hosts.launch`)."""
+def run() -> None:
+    """Be the reaper that the command line describes (`hostd.hosts.launch`); return in its supervisor only."""
     open_standard_descriptors()
-    sys.exit(main(*sys.argv[1:]))
+    status = main(*sys.argv[1:])
+    if status is not None:
+        sys.exit(status)
+    del sys.argv[1:]
