@@ -24,7 +24,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from hostd.records import Record
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light import pattern
+from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,8 +41,8 @@ _LEAST_BYTES = 64 * 2**10
 _EVERYTHING_BYTES = 2**40
 
 _STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
-_LINE = re.compile(rf"({_STAMP})([ *@])(.*)".encode(), re.DOTALL)
-_MARKS = re.compile(rf"^(?:{_STAMP}[*@].*\n?|{_STAMP} | )".encode(), re.MULTILINE)
+_LINE = pattern(rf"({_STAMP})([ *@])(.*)".encode(), re.DOTALL)
+_MARKS = pattern(rf"^(?:{_STAMP}[*@].*\n?|{_STAMP} | )".encode(), re.MULTILINE)
 _SPACE = b" "
 _SECONDS = "%Y-%m-%dT%H:%M:%S"
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping  # noqa: TC003 - `typing.get_type_
 from dataclasses import MISSING, field, fields
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light_dataclass import dataclass
 
 STANDALONE = "standalone-model"
 """The type of a model if its load names none, as the customer's system has it."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE | re.ASCII)
+from hostd_workers.wire.light import pattern
+
+_SIZE = pattern(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE | re.ASCII)
 # A bare K, M or G is refused: half the tools of this field mean 1000 by it and the other half 1024.
 _FACTORS = {
     "": 1,

@@ -10,7 +10,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hostd_workers.wire.installing import MissingDependencyError
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

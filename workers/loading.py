@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from hostd_workers.plugins import DEFAULT_INITIALIZER, initialize, load_with
 from hostd_workers.process.ending import ENDS_A_PROCESS
 from hostd_workers.raised import error_of
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, ModelError, sayable
-from hostd_workers.wire.light import NamedTuple
+from hostd_workers.wire.light import NamedTuple, pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +28,7 @@ _MAX_FILES = 1000
 """Files that are compared before and after a load: some 3 ms each time."""
 
 _MAX_FLAWS = 3
-_OF_MAIN = re.compile(r"attribute '(\w+)' on <module '__main__'|module '__main__' has no attribute '(\w+)'")
+_OF_MAIN = pattern(r"attribute '(\w+)' on <module '__main__'|module '__main__' has no attribute '(\w+)'")
 _CHANGED = "its files were changed while it was loaded"
 
 _State = dict[str, tuple[int, int, int]]

@@ -24,7 +24,7 @@ from hostd.hosts.listing import unreachable, why_unreachable
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError
 from hostd_workers.wire.frames import BATCHED_BELOW_BYTES, pack, pack_batch
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light_dataclass import dataclass
 from hostd_workers.wire.transport import MessageSocket, buffers_of
 
 if TYPE_CHECKING:

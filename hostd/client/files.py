@@ -29,7 +29,8 @@ from hostd_workers.wire.errors import (
     NotFoundError,
     sayable,
 )
-from hostd_workers.wire.light import NamedTuple, dataclass
+from hostd_workers.wire.light import NamedTuple
+from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

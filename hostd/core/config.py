@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light_dataclass import dataclass
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from hostd.core.bookkeeping.templates import TemplateState
 from hostd.core.lifecycle import ALIVE, SERVING, LaneState, ModelState, WorkerState
 from hostd.core.standing import NOTHING, Standing
 from hostd.core.values import Death, LoadSource, Need, Origin, Size
-from hostd_workers.wire.light import NamedTuple, dataclass
+from hostd_workers.wire.light import NamedTuple
+from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

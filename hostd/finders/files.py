@@ -6,7 +6,6 @@ Covers which loader fits. What fits none or several is not guessed: it has to be
 from __future__ import annotations
 
 import os
-import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from hostd.config.spec import ModelSpec
 from hostd.finders.hub import refuse_hub_directory
 from hostd.finders.protocol import looking_at
 from hostd_workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.light import pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,15 +41,15 @@ LOADER_BY_SUFFIX = {
 """No .json and no .bin: half of all tools write these."""
 
 _LIGHTGBM_TEXT = "model.txt"
-_LIGHTGBM_HEAD = re.compile(rb"tree\r?\n")  # the first line that LightGBM writes (GBDT::SaveModelToString)
+_LIGHTGBM_HEAD = pattern(rb"tree\r?\n")  # the first line that LightGBM writes (GBDT::SaveModelToString)
 
 _TRANSFORMERS = "config.json"
 # What `save_pretrained` of a model or of a tokenizer writes beside it.
-_PRETRAINED = re.compile(
+_PRETRAINED = pattern(
     r".*\.safetensors|pytorch_model.*\.bin|.*\.index\.json|tokenizer\.json|tokenizer_config\.json|tokenizer\.model"
 )
 # What transformers' Trainer keeps in a checkpoint to go on from; torch could read it, but it is no model.
-_TRAINER_STATE = re.compile(r"(optimizer|scheduler|scaler|rng_state.*)\.(pt|pth)")
+_TRAINER_STATE = pattern(r"(optimizer|scheduler|scaler|rng_state.*)\.(pt|pth)")
 
 
 class FilesFinder:

@@ -18,7 +18,7 @@ from hostd import paths, trust
 from hostd.hints import closest
 from hostd.hosts import lock as runtime_lock
 from hostd_workers.wire.errors import HostError, UnavailableError
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light_dataclass import dataclass
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import re
 from typing import TYPE_CHECKING, Any
 
 from hostd_workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.light import pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -29,7 +29,7 @@ BUILT_IN_LOADERS = ("lightgbm", "mlflow", "onnx", "python", "sklearn", "torch", 
 
 BUILT_IN_INITIALIZERS = ("default",)
 
-_IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+_IMPORT_PATH = pattern(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def reference(section: str, name: str, built_in: Iterable[str]) -> str | None:

@@ -13,7 +13,7 @@ from hostd.core.standing import standing_of
 from hostd.shell.repository.kept import packed
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError, UnimplementedError
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

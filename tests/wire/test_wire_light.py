@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
+import pickle
+import re
 import typing
 
 import pytest
 
-from hostd_workers.wire import light
+from hostd_workers.wire import light, light_dataclass
 
-MAKERS = (dataclasses.dataclass, light.dataclass)
+MAKERS = (dataclasses.dataclass, light_dataclass.dataclass)
 OPTIONS = [{}, {"frozen": True}, {"eq": False}, {"frozen": True, "eq": False}]
 
 
@@ -68,13 +71,45 @@ def test_a_light_dataclass_does_what_a_dataclass_does(options):
 
 def test_its_init_is_made_when_it_is_looked_up():
     (_, (_, kind)) = classes(frozen=True)
-    assert not inspect.isfunction(vars(kind)["__init__"])
     kind(1)
+    assert not inspect.isfunction(vars(kind)["__init__"])
+    assert str(inspect.signature(kind)).startswith("(a: 'int', b: 'str' = 'b', c: 'list' = ")
     assert inspect.isfunction(vars(kind)["__init__"])
 
 
-def test_a_light_named_tuple_does_what_a_named_tuple_does():
-    made = []
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_an_instance_is_the_same_before_and_after_its_init_is_made(options):
+    (_, made), (_, kind) = classes(**options)
+    for given, named in (((1,), {}), ((1, "x", [2]), {}), ((), {"c": [3], "a": 1}), ((1,), {"b": "y"})):
+        expected = list(vars(made(*given, **named)).items())
+        found = {str(list(vars(kind(*given, **named)).items())) for _ in range(light.FEW)}
+        assert found == {str(expected)}, "in the order of the fields"
+    assert inspect.isfunction(vars(kind)["__init__"])
+    assert kind(1).c is not kind(1).c
+
+
+@pytest.mark.parametrize("wrong", [((), {}), ((1, 2, 3, 4), {}), ((1,), {"a": 1}), ((), {"b": 1}), ((1,), {"nope": 1})])
+def test_wrong_arguments_are_refused_in_pythons_words_before_and_after(wrong):
+    given, named = wrong
+    ((_, made), (_, kind)), ((pair, _), (light_pair, _)) = classes(), named_tuples()
+    words = []
+    for each in (made, kind, kind, pair, light_pair, light_pair):
+        with pytest.raises(TypeError) as raised:
+            each(*given, **named)
+        words.append(str(raised.value))
+    assert words[0] == words[1] == words[2]
+    assert words[3] == words[4] == words[5]
+
+
+class Light(light.NamedTuple):
+    """Two, for pickle, which looks for it in its module."""
+
+    a: int
+    b: str = "b"
+
+
+def named_tuples():
+    """Return the same class made by both, with a class below it."""
     for base in (typing.NamedTuple, light.NamedTuple):
 
         class Pair(base):
@@ -87,15 +122,64 @@ def test_a_light_named_tuple_does_what_a_named_tuple_does():
             def both(self):
                 return f"{self.a}{self.b}"
 
-        pair = Pair(1)
-        made.append(
-            [
-                *(pair, pair.both, repr(pair), pair._replace(a=2), pair._asdict(), Pair._fields, Pair._field_defaults),
-                *(Pair.__doc__, Pair.__module__, Pair.__qualname__, isinstance(pair, tuple), Pair.__match_args__),
-                *(
-                    [(name, each.default) for name, each in inspect.signature(Pair).parameters.items()],
-                    typing.get_type_hints(Pair),
-                ),
-            ]
-        )
-    assert made[0] == made[1]
+        class Below(Pair):
+            """Below."""
+
+        yield Pair, Below
+
+
+def behaviour_of_tuples(kind, below):
+    """Return what a named tuple, its instances and a class below it do."""
+    one = kind(1)
+    seen = [one, one.both, repr(one), one._replace(a=2), one._asdict(), kind._fields, kind(b=1, a=2), copy.copy(one)]
+    seen += [kind._field_defaults, kind.__doc__, kind.__module__, kind.__qualname__, kind.__match_args__, hash(one)]
+    seen += [isinstance(one, tuple), kind._make((1, 2)), typing.get_type_hints(kind)]
+    seen += [below(3), below(3)._replace(b=1), repr(below(3)), below(3) == (3, "b")]
+    for act in (
+        lambda: one._replace(c=1),
+        lambda: kind._make((1,)),
+        lambda: setattr(one, "a", 2),
+        lambda: setattr(one, "c", 2),
+        kind,
+        lambda: kind(1, 2, 3),
+        lambda: kind(1, nope=2),
+    ):
+        with pytest.raises((TypeError, ValueError, AttributeError)) as raised:
+            act()
+        seen.append((raised.type, str(raised.value)))
+    return seen
+
+
+def test_a_light_named_tuple_does_what_a_named_tuple_does():
+    standard, own = (behaviour_of_tuples(*kinds) for kinds in named_tuples())
+    assert own == standard
+
+
+def test_its_constructor_is_made_when_it_has_been_used_often():
+    (_, (kind, below)) = named_tuples()
+    made = {each for _ in range(light.FEW) for each in (kind(1), below(1), kind(b="b", a=1), kind(1, b="b"))}
+    assert made == {(1, "b")}
+    assert isinstance(vars(kind)["__new__"], staticmethod)
+    assert kind(1) == below(a=1) == (1, "b")
+
+
+def test_pickles_are_of_its_class():
+    assert pickle.loads(pickle.dumps(Light(1))) == Light(1)
+    assert type(pickle.loads(pickle.dumps(Light(1)))) is Light
+
+
+def test_a_light_pattern_does_what_a_compiled_one_does_and_is_compiled_when_it_is_used(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(light.re, "compile", lambda *given: compiled.append(given) or re._compile(*given))
+    own = light.pattern(r"(a+)(?P<b>b)", re.IGNORECASE)
+    assert compiled == []
+    standard = re._compile(r"(a+)(?P<b>b)", re.IGNORECASE)
+    for name in ("match", "fullmatch", "search"):
+        for text in ("AAB", "xab", ""):
+            found, expected = getattr(own, name)(text), getattr(standard, name)(text)
+            assert (found and found.groupdict()) == (expected and expected.groupdict())
+    assert own.sub("-", "xabxAB") == standard.sub("-", "xabxAB")
+    assert (own.pattern, own.flags, own.findall("abab")) == (standard.pattern, standard.flags, standard.findall("abab"))
+    with pytest.raises(AttributeError):
+        own.nothing  # noqa: B018
+    assert own.match is own.match, "what is used often is looked up once"

@@ -93,7 +93,7 @@ def _prepared(control: socket.socket) -> tuple[Heritage, dict[str, Any]]:
     changed = frozenset(name for name in names if os.environ.get(name) != environment.get(name))
     files = files_of(list(sys.modules))
     pools = Pools()
-    _finish_own_code()
+    builtin_loaders()  # what each child looks up, and the importer remembers
     heritage = Heritage(pools, generators(), changed, Files(files, changes_of(files)))
     ctypes.CDLL(None).fflush(None)  # what is buffered would be printed by each child
     # What is collected from now on is what a child makes: a collection of all would copy every page of the template.
@@ -101,16 +101,6 @@ def _prepared(control: socket.socket) -> tuple[Heritage, dict[str, Any]]:
     gc.freeze()
     import_s = time.monotonic() - began_s
     return heritage, {"ready": len(sys.modules), "import_s": import_s, "keeps_one_thread": pools.fixed}
-
-
-def _finish_own_code() -> None:
-    """Do now what each worker does when it first uses what is ours."""
-    builtin_loaders()
-    for name, module in list(sys.modules.items()):
-        if name.startswith("hostd_workers."):
-            for each in list(vars(module).values()):
-                if isinstance(each, type):
-                    type.__getattribute__(each, "__init__")  # it may have to be made (wire.light)
 
 
 def _is_child() -> bool:

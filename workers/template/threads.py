@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hostd_workers.wire.light import pattern
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_POOLS = re.compile(r"/[^/\n]*(?:openblas|mkl_rt|libblis|libgomp|libiomp|libomp)[^/\n]*\.so")
+_POOLS = pattern(r"/[^/\n]*(?:openblas|mkl_rt|libblis|libgomp|libiomp|libomp)[^/\n]*\.so")
 
 _VARIABLES = {
     "openblas": ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"),

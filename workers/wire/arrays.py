@@ -8,14 +8,14 @@ arrays have no such form and are refused. NumPy is imported only when the first 
 from __future__ import annotations
 
 import math
-import re
 import reprlib
 import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from hostd_workers.wire.errors import InvalidArgumentError
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light import pattern
+from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ MAX_FIELDS = 4096
 
 # What `numpy.dtype.str` yields, but "O": bytes must never be taken for pointers to objects. NumPy's parser knows much
 # more (aliases that warn, comma strings of any length).
-_DTYPE = re.compile(r"[<>|=]?[?biufcmMSUV]\d{0,10}(\[\d{0,10}[A-Za-z]{1,7}\])?")
+_DTYPE = pattern(r"[<>|=]?[?biufcmMSUV]\d{0,10}(\[\d{0,10}[A-Za-z]{1,7}\])?")
 
 
 @dataclass(frozen=True)

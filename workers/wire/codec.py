@@ -21,7 +21,7 @@ from hostd_workers.wire.arrays import array_of, is_array, is_scalar, parts_of
 from hostd_workers.wire.datetimes import datetime_of, text_of
 from hostd_workers.wire.errors import InvalidArgumentError
 from hostd_workers.wire.instead import instead_of
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

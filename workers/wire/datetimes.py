@@ -8,9 +8,9 @@ which of the two it is. What a `datetime` cannot hold, such as the nanoseconds o
 from __future__ import annotations
 
 import datetime as dt
-import re
 
 from hostd_workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.light import pattern
 
 _FOLD = "[_fold=1]"
 """After a naive time, if it is the second of two equal readings (PEP 495), in the form of RFC 9557."""
@@ -19,7 +19,7 @@ _USUAL_BYTES = {19, 25, 26}
 """Without microseconds, then with an offset too, and with microseconds: nothing of that length is too fine."""
 
 _NO_TIME = dt.timedelta(0)
-_TOO_FINE = re.compile(rb"\.\d{7}")
+_TOO_FINE = pattern(rb"\.\d{7}")
 
 
 def text_of(value: dt.datetime) -> bytes:

@@ -1,127 +1,117 @@
-"""Dataclasses and named tuples that cost little before they are used: a process uses few of those that it imports.
+"""Named tuples and patterns that cost little before they are used: a process uses few of those that it imports.
 
-They are the standard library's in all else. `dataclasses` compiles up to six methods of each class, in 0.75 ms; here
-only `__init__` is compiled, when it is first looked up. `typing` compiles the annotation of each field of a named
-tuple, which is left out here. Together that was a third of a supervisor's imports. A dataclass must have a docstring,
-and may have neither `__post_init__` nor slots; every field is an argument. A module with a named tuple has its
-annotations as text (`from __future__ import annotations`).
+They are as the standard library's in all else. That compiles a constructor for each named tuple, in 0.08 ms, and
+`typing` the annotation of each field besides; here the constructor is compiled when it has been used a few times. A
+module with a named tuple has its annotations as text (`from __future__ import annotations`). A `pattern`, 0.2 ms, is
+compiled when it is first matched. What is light about dataclasses is in `light_dataclass`, because `dataclasses` takes
+long to import.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import reprlib
-from operator import attrgetter
+import re
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from dataclasses import dataclass as dataclass  # noqa: PLC0414 - for those that import it from here
-    from typing import NamedTuple as NamedTuple  # noqa: PLC0414 - as above
-else:
-    from collections import namedtuple
+FEW = 16
+"""Uses of a constructor that take less together than to compile it."""
 
-    def dataclass(cls: type | None = None, /, *, frozen: bool = False, eq: bool = True) -> Any:
-        """Make a dataclass, as `dataclasses.dataclass` does."""
-        if cls is None:
-            return lambda cls: dataclass(cls, frozen=frozen, eq=eq)
-        dataclasses.dataclass(init=False, repr=False, eq=False)(cls)  # takes note of the fields, in 0.04 ms
-        methods = {"__init__": _Init(cls, is_frozen=frozen), "__repr__": _repr(cls)}
-        if eq:
-            values_of = _values_of(cls)
-            methods["__eq__"] = _eq(values_of)
-            methods["__hash__"] = _hash(values_of) if frozen else None
-        if frozen:
-            methods |= {"__setattr__": _refuse_to_set, "__delattr__": _refuse_to_delete}
-        own = vars(cls).copy()
-        for name, method in methods.items():
-            if name not in own:
-                setattr(cls, name, method)
-        return cls
+if TYPE_CHECKING:
+    from typing import NamedTuple as NamedTuple  # noqa: PLC0414 - for those that import it from here
+
+    pattern = re.compile
+else:
+    from _collections import _tuplegetter
+
+    class pattern:  # noqa: N801 - stands for a function
+        """A compiled regular expression, as `re.compile` returns it."""
+
+        def __init__(self, text: str | bytes, flags: int = 0) -> None:
+            self._text, self._flags = text, flags
+
+        def __getattr__(self, name: str) -> Any:
+            found = getattr(re.compile(self._text, self._flags), name)
+            setattr(self, name, found)
+            return found
 
     class _OfNamedTuples(type):
         def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> type:
             if not bases:
                 return super().__new__(cls, name, bases, namespace)
-            fields = namespace.get("__annotations__", {})
-            defaults = [namespace[field] for field in fields if field in namespace]
-            made = namedtuple(name, fields, defaults=defaults, module=namespace["__module__"])
-            for key, value in namespace.items():
-                if key not in fields:
-                    setattr(made, key, value)
-            return made
+            fields = tuple(namespace.get("__annotations__", ()))
+            defaults = {field: namespace[field] for field in fields if field in namespace}
+            members = {
+                **namespace,
+                **{field: _tuplegetter(place, None) for place, field in enumerate(fields)},
+                "__slots__": (),
+                "__match_args__": fields,
+                "_fields": fields,
+                "_field_defaults": defaults,
+            }
+            members.setdefault("__new__", _New())
+            return type(name, (_Tuple,), members)
 
     class NamedTuple(metaclass=_OfNamedTuples):
         """The base of named tuples, as `typing.NamedTuple` is."""
 
+    class _Tuple(tuple):
+        """What named tuples have in common."""
 
-class _Given:
-    """Stands for an argument that was not given where each object gets a default of its own."""
+        __slots__ = ()
 
-    def __repr__(self) -> str:
-        return "<factory>"
+        @classmethod
+        def _make(cls, values: Any) -> Any:
+            """Return one of these values."""
+            made = tuple.__new__(cls, values)
+            if len(made) != len(cls._fields):
+                raise TypeError(f"Expected {len(cls._fields)} arguments, got {len(made)}")
+            return made
 
+        def _replace(self, /, **values: Any) -> Any:
+            """Return one that differs in these fields."""
+            made = self._make(map(values.pop, self._fields, self))
+            if values:
+                raise ValueError(f"Got unexpected field names: {[*values]!r}")
+            return made
 
-_OF_FACTORY = _Given()
+        def _asdict(self) -> dict[str, Any]:
+            """Return the values by their fields."""
+            return dict(zip(self._fields, self, strict=True))
 
+        def __repr__(self) -> str:
+            values = ", ".join(f"{field}={value!r}" for field, value in zip(self._fields, self, strict=True))
+            return f"{type(self).__name__}({values})"
 
-class _Init:
-    """Stands for an `__init__` until that is looked up; made twice, by two threads, it is the same."""
+        def __getnewargs__(self) -> tuple[Any, ...]:
+            return tuple(self)
 
-    def __init__(self, cls: type, *, is_frozen: bool) -> None:
-        self._cls, self._is_frozen = cls, is_frozen
+    class _New:
+        """Stands for a `__new__` until that is used often; made twice, by two threads, it is the same."""
 
-    def __get__(self, instance: object, owner: type | None = None) -> Any:
-        fields = dataclasses.fields(self._cls)
-        known: dict[str, Any] = {"_set": object.__setattr__, "_OF_FACTORY": _OF_FACTORY}
-        parameters, lines = [], []
-        for name, default, factory in ((field.name, field.default, field.default_factory) for field in fields):
-            known |= {f"_default_{name}": default, f"_make_{name}": factory}
-            has_factory = factory is not dataclasses.MISSING
-            is_optional = has_factory or default is not dataclasses.MISSING
-            parameters.append(f"{name}={'_OF_FACTORY' if has_factory else f'_default_{name}'}" if is_optional else name)
-            value = f"_make_{name}() if {name} is _OF_FACTORY else {name}" if has_factory else name
-            lines.append(f" _set(self, {name!r}, {value})" if self._is_frozen else f" self.{name} = {value}")
-        exec(f"def __init__(self, {', '.join(parameters)}):\n" + "\n".join(lines or [" pass"]), known)  # noqa: S102 - names
-        made = known["__init__"]
-        made.__annotations__ = {**{field.name: field.type for field in fields}, "return": None}
-        made.__qualname__, made.__module__ = f"{self._cls.__qualname__}.__init__", self._cls.__module__
-        self._cls.__init__ = made  # type: ignore[misc] # what this stands for
-        return made.__get__(instance, owner)
+        def __init__(self) -> None:
+            self._uses = 0
 
+        def __get__(self, instance: object, owner: type) -> Any:
+            self._uses += 1
+            return _plain_new if self._uses <= FEW else self.compiled(owner)
 
-def _repr(cls: type) -> Callable[[Any], str]:
-    names = [field.name for field in dataclasses.fields(cls) if field.repr]
+        def compiled(self, owner: type) -> Any:
+            """Return the constructor of the class that this one has it from, and put it in place of this."""
+            cls = next(each for each in owner.__mro__ if vars(each).get("__new__") is self)
+            parameters = ", ".join(("_cls", *cls._fields))
+            known = {"_new": tuple.__new__, "__builtins__": {}, "__name__": f"namedtuple_{cls.__name__}"}
+            made = eval(f"lambda {parameters}: _new(_cls, ({''.join(f'{field}, ' for field in cls._fields)}))", known)  # noqa: S307 - names
+            made.__defaults__ = tuple(cls._field_defaults.values()) or None
+            made.__name__, made.__qualname__, made.__module__ = "__new__", f"{cls.__name__}.__new__", cls.__module__
+            cls.__new__ = staticmethod(made)
+            return made
 
-    @reprlib.recursive_repr()
-    def __repr__(self: object) -> str:  # noqa: N807 - it becomes one
-        return f"{type(self).__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
-
-    return __repr__
-
-
-def _values_of(cls: type) -> Callable[[Any], Any]:
-    names = [field.name for field in dataclasses.fields(cls) if field.compare]
-    return attrgetter(*names) if names else type
-
-
-def _eq(values_of: Callable[[Any], Any]) -> Callable[[Any, object], Any]:
-    def __eq__(self: object, other: object) -> Any:  # noqa: N807 - as above
-        return values_of(self) == values_of(other) if type(self) is type(other) else NotImplemented
-
-    return __eq__
-
-
-def _hash(values_of: Callable[[Any], Any]) -> Callable[[Any], int]:
-    def __hash__(self: object) -> int:  # noqa: N807 - as above
-        return hash(values_of(self))
-
-    return __hash__
-
-
-def _refuse_to_set(_self: object, name: str, _value: object) -> None:
-    raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
-
-
-def _refuse_to_delete(_self: object, name: str) -> None:
-    raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+    def _plain_new(cls: Any, /, *values: Any, **named: Any) -> Any:
+        fields = cls._fields
+        if named or len(values) != len(fields):
+            known = {**cls._field_defaults, **dict(zip(fields, values)), **named}  # noqa: B905 - see below
+            is_right = len(values) <= len(fields) and named.keys().isdisjoint(fields[: len(values)])
+            if not is_right or known.keys() != {*fields}:
+                stand_in = next(vars(each)["__new__"] for each in cls.__mro__ if "__new__" in vars(each))
+                return stand_in.compiled(cls)(cls, *values, **named)  # raises what Python does
+            values = map(known.__getitem__, fields)
+        return tuple.__new__(cls, values)

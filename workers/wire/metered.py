@@ -19,7 +19,7 @@ import msgpack
 from hostd_workers.wire.arrays import MAX_DIMENSIONS, ArrayView
 from hostd_workers.wire.codec import EXT_TUPLE, Decoder, Limits
 from hostd_workers.wire.errors import InvalidArgumentError
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

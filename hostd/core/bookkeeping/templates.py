@@ -10,7 +10,8 @@ import enum
 import sys
 from typing import TYPE_CHECKING, NewType
 
-from hostd_workers.wire.light import NamedTuple, dataclass
+from hostd_workers.wire.light import NamedTuple
+from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -42,7 +42,7 @@ from hostd_workers.wire.errors import (
     HostError,
     UnavailableError,
 )
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
     from hostd.core import events as ev

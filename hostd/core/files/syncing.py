@@ -29,7 +29,7 @@ from hostd.core.lifecycle import ModelState
 from hostd.core.refusals import check_directory
 from hostd.records import SyncReport
 from hostd_workers.wire.errors import HostError, UnavailableError
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

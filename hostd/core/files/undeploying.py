@@ -18,7 +18,7 @@ from hostd.core.effects import CheckFiles, RemoveFiles, TidyFiles
 from hostd.core.names import model_id_of
 from hostd.core.refusals import check_directory, check_nothing_inside
 from hostd.records import UnloadReport
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
     from hostd.core import events as ev

@@ -16,7 +16,7 @@ from hostd.core.bookkeeping.shares import ClientShares
 from hostd.core.deadlines import UploadTimer
 from hostd.units import format_duration
 from hostd_workers.wire.errors import AbortedError, HostError, NotFoundError, ResourceExhaustedError
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
     from hostd.core.events import ClientId, FilesId

@@ -33,7 +33,7 @@ from hostd.core.memory.growing import Fail, Growing
 from hostd.core.memory.planning import HOPELESS, Decision, Outcome
 from hostd.core.models import LoadStep
 from hostd.units import format_duration, format_size
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

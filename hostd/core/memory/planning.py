@@ -20,7 +20,7 @@ from hostd.core.models import ESTIMATES
 from hostd.core.refusals import OverBudget, over_budget
 from hostd.records import Holder, LoadPlan
 from hostd.units import format_size
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

@@ -12,6 +12,7 @@ from hostd.core.bookkeeping.recent import Recent
 from hostd.core.bookkeeping.templates import package_of
 from hostd.core.templates.kinds import content_of
 from hostd_workers.wire.errors import Status
+from hostd_workers.wire.light import pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +27,7 @@ _MOST_CONTENTS: Final = 1000
 _MOST_GIVEN_UP: Final = 8
 """Templates of one kind that made no worker, one after the other, before it goes without."""
 
-_OF_FORKS: Final = re.compile(r"\b(after (a )?fork|forked (sub)?process|fork-safe|fork safe)", re.IGNORECASE)
+_OF_FORKS: Final = pattern(r"\b(after (a )?fork|forked (sub)?process|fork-safe|fork safe)", re.IGNORECASE)
 """How libraries speak of what they cannot do in a child: CUDA in PyTorch, CuPy and JAX, gRPC, Objective-C's runtime."""
 
 _WORDLESS: Final = (Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED)

@@ -26,6 +26,7 @@ from hostd.shell.deploys.journal import SPARE, SUFFIX, TOKEN_CHARS, Journal
 from hostd.shell.linux.syscalls import DIRECTORY, RENAME_EXCHANGE, RENAME_NOREPLACE
 from hostd.shell.repository.directory import open_directory
 from hostd_workers.wire.errors import AbortedError, FailedPreconditionError
+from hostd_workers.wire.light import pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from hostd.shell.linux.syscalls import SystemCalls
     from hostd.shell.repository.directory import ModelsDirectory
 
-_ENTRY = re.compile(rf"([0-9a-f]{{{TOKEN_CHARS}}}){re.escape(SUFFIX)}")
+_ENTRY = pattern(rf"([0-9a-f]{{{TOKEN_CHARS}}}){re.escape(SUFFIX)}")
 _NO_FLAGS = frozenset((errno.ENOSYS, errno.EINVAL))
 _NOT_TO_REMOVE = frozenset(
     (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EBUSY, errno.ENOTDIR, errno.ELOOP)

@@ -20,7 +20,7 @@ from hostd.shell.work.threads import in_thread
 from hostd.shell.work.turns import Turns
 from hostd.units import counted
 from hostd_workers.wire.errors import FailedPreconditionError, HostError, ResourceExhaustedError
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

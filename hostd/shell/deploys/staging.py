@@ -24,7 +24,6 @@ import contextlib
 import errno
 import logging
 import os
-import re
 from typing import TYPE_CHECKING
 
 from hostd.core.names import check_files, folders_of, model_id_of
@@ -42,6 +41,7 @@ from hostd_workers.wire.errors import (
     NotFoundError,
     ResourceExhaustedError,
 )
+from hostd_workers.wire.light import pattern
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +53,7 @@ __all__ = ["Removal", "Staging", "Upload"]
 
 _log = logging.getLogger(__name__)
 
-_TREE = re.compile(rf"([0-9a-f]{{{TOKEN_CHARS}}})(?:{SPARE})?")
+_TREE = pattern(rf"([0-9a-f]{{{TOKEN_CHARS}}})(?:{SPARE})?")
 _MAX_FILE_BYTES = 2**63 - 1
 """The largest offset that a file may have (off_t)."""
 

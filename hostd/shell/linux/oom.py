@@ -26,6 +26,7 @@ from hostd.core.bookkeeping.recent import Recent
 from hostd.core.values import Death
 from hostd.shell.linux.groups import SELF, Group, groups_of
 from hostd.shell.work.closing import Closing
+from hostd_workers.wire.light import pattern
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ _KNOWN_KILLS = 1000
 """How many kills are remembered, the newest: of processes that are no workers, mostly."""
 
 # A record is "<priority>,<sequence>,<time>,<flags>;<text>"; a priority below 8 is the kernel's own.
-_KILL = re.compile(
+_KILL = pattern(
     rb"^[0-7],[^;\n]*;(?P<text>(?:(?:Out of memory|Memory cgroup out of memory)[^:]*: Killed process (?P<killed>\d+)"
     rb"|oom-kill:.*\bpid=(?P<chosen>\d+))[^\n]*)",
     re.MULTILINE,

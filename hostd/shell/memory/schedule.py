@@ -26,7 +26,8 @@ import math
 from typing import TYPE_CHECKING
 
 from hostd.shell.memory.tree import SIGNIFICANT_BYTES, Sample
-from hostd_workers.wire.light import NamedTuple, dataclass
+from hostd_workers.wire.light import NamedTuple
+from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 
 from hostd.shell.linux.proc import read_all
 from hostd.shell.work.closing import Closing
-from hostd_workers.wire.light import NamedTuple
+from hostd_workers.wire.light import NamedTuple, pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -59,8 +59,8 @@ _TELLING_BYTES = 1 << 20
 _MOST_DESCRIPTORS = 1 << 16
 """How many descriptors of a process are looked at; that takes 0.2 s, and others wait to be sampled meanwhile."""
 
-_MAPPING = re.compile(rb"([0-9a-f]+-[0-9a-f]+) .(.).(.) [0-9a-f]+ ([0-9a-f]+):([0-9a-f]+) (\d+) +([^\n]+)")
-_PARTS = re.compile(
+_MAPPING = pattern(rb"([0-9a-f]+-[0-9a-f]+) .(.).(.) [0-9a-f]+ ([0-9a-f]+):([0-9a-f]+) (\d+) +([^\n]+)")
+_PARTS = pattern(
     rb"^[0-9a-f]+-[0-9a-f]+ .... [0-9a-f]+ ([0-9a-f]+):([0-9a-f]+) (\d+) [^\n]*\n"
     rb"(?:[A-Z][^\n]*\n){1,8}?Pss: +(\d+) kB$",
     re.MULTILINE,

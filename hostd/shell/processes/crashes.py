@@ -5,10 +5,10 @@ Covers keeping the stack while output goes by, and shortening it. Where the whol
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import hostd_workers
+from hostd_workers.wire.light import pattern
 
 CRASHES = ("SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS", "SIGILL")
 """The signals on which faulthandler writes the stacks before the process ends by them."""
@@ -18,10 +18,10 @@ _KEPT_BYTES = 16 << 10
 """The threads come in any order; each has up to 100 frames, of which few models have more than 30."""
 
 _LINES = 4
-_HEAD = re.compile(r"Fatal Python error: (.*)")
-_FRAME = re.compile(r'File "(?P<file>[^"]*)", line \S+ in \S+')
-_CRASHED_THREAD = re.compile(r"(Current thread|Stack) .*most recent call first")
-_OTHER_THREAD = re.compile(r"Thread 0x|Extension modules:|Current thread's C stack")
+_HEAD = pattern(r"Fatal Python error: (.*)")
+_FRAME = pattern(r'File "(?P<file>[^"]*)", line \S+ in \S+')
+_CRASHED_THREAD = pattern(r"(Current thread|Stack) .*most recent call first")
+_OTHER_THREAD = pattern(r"Thread 0x|Extension modules:|Current thread's C stack")
 _OURS = str(Path(hostd_workers.__file__).resolve().parent)
 
 

@@ -34,7 +34,7 @@ from hostd.shell.linux.proc import adopted_children
 from hostd.shell.processes.crashes import CRASHES
 from hostd.shell.processes.ending import PATIENCE_S, Ending, reap
 from hostd.shell.processes.environment import TOKEN_VARIABLE
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light_dataclass import dataclass
 from hostd_workers.wire.template import CONTROL_FD, NOTE_FD, PAGE_FD
 
 if TYPE_CHECKING:

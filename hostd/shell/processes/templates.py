@@ -28,7 +28,7 @@ from hostd.shell.processes.spawner import describe_exit, is_sigkill
 from hostd.shell.work.component import Component
 from hostd.shell.work.threads import in_thread
 from hostd_workers.wire import template as wire
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

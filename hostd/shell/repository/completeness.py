@@ -20,16 +20,16 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
 import stat
 import time
 from typing import TYPE_CHECKING
 
 from hostd.core.bookkeeping.recent import Recent
 from hostd.core.files.stability import Completeness, Look
-from hostd_workers.wire.light import NamedTuple
+from hostd_workers.wire.light import NamedTuple, pattern
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Iterator
 
     from hostd.shell.work.turns import Steps
@@ -45,11 +45,11 @@ _CHUNK_BYTES = 1 << 20
 _MANIFEST_LIMIT_BYTES = 4 << 20
 """Tens of thousands of lines. It is taken apart at once, which holds the GIL for a few milliseconds."""
 
-_LINE = re.compile(rb"(\\?)([0-9a-fA-F]{64}) [ *](.+)")
-_ESCAPED = re.compile(rb"\\(.)")
+_LINE = pattern(rb"(\\?)([0-9a-fA-F]{64}) [ *](.+)")
+_ESCAPED = pattern(rb"\\(.)")
 _ESCAPES = {b"n": b"\n", b"r": b"\r", b"\\": b"\\"}
 
-_SHARD = re.compile(rb':\s*"([^"\\]{1,1000}\.(?:safetensors|bin))"')
+_SHARD = pattern(rb':\s*"([^"\\]{1,1000}\.(?:safetensors|bin))"')
 _SHARD_REACH_BYTES = 1100
 """No match of `_SHARD` is longer, white space included: so much of a chunk is searched again with the next."""
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import re
 import sys
 import time
 from concurrent.futures import wait
@@ -33,6 +32,7 @@ from hostd.shell.work.threads import NotInTimeError, Threads, in_thread, result_
 from hostd.shell.work.turns import Turns
 from hostd.units import format_size
 from hostd_workers.wire.errors import DeadlineExceededError, HostError
+from hostd_workers.wire.light import pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ AT_LEAST = "at least"
 
 FILE_NAME = paths.SIZES
 
-_OF_PRIVATE = re.compile(r"-\d+-[0-9a-f]{8}$")
+_OF_PRIVATE = pattern(r"-\d+-[0-9a-f]{8}$")
 """What makes the name of a private host unlike all others (`hostd.embed`)."""
 
 _NAMELESS = "embedded"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hostd import paths
 from hostd.shell.work.component import Component
 from hostd_workers.wire.lane import page
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light_dataclass import dataclass
 from hostd_workers.wire.template import PAGE_FD
 
 if TYPE_CHECKING:

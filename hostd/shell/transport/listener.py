@@ -32,7 +32,7 @@ from hostd.shell.transport.poller import linger
 from hostd.shell.transport.process import PeerProcess
 from hostd.shell.work.closing import Closing
 from hostd_workers.wire.frames import BATCHED_BELOW_BYTES, MAX_BATCH_MESSAGES, pack_batch
-from hostd_workers.wire.light import dataclass
+from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

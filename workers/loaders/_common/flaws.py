@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from hostd_workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.light import pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,11 +33,11 @@ _MAX_HEADER_BYTES = 100 << 20  # what the library safetensors reads at most
 _SHOWN_CHARS = 80
 
 _LFS = b"version https://git-lfs.github.com/spec/"
-_SIZE = re.compile(rb"^size (\d+)$", re.MULTILINE)
-_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head|\?xml[^>]*>\s*<error|error)\b", re.IGNORECASE)
-_PAGE_SAYS = re.compile(rb"<(title|code)[^>]*>\s*([^<]+)", re.IGNORECASE)
+_SIZE = pattern(rb"^size (\d+)$", re.MULTILINE)
+_PAGE = pattern(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head|\?xml[^>]*>\s*<error|error)\b", re.IGNORECASE)
+_PAGE_SAYS = pattern(rb"<(title|code)[^>]*>\s*([^<]+)", re.IGNORECASE)
 _IR_VERSION = b"\x08"  # the tag of the first field of an ONNX model
-_SENTENCE = re.compile(rb'\s*(\{\s*"|[A-Z][a-z]+ )[\x20-\x7e\s]*')
+_SENTENCE = pattern(rb'\s*(\{\s*"|[A-Z][a-z]+ )[\x20-\x7e\s]*')
 _PAGES = {".html", ".htm", ".xhtml", ".xml", ".md", ".txt", ".svg"}
 _PICKLES = {".pkl", ".pickle", ".joblib"}
 _BINARY = {*_PICKLES, ".skops", ".onnx", ".pt", ".pth", ".pt2", ".ts", ".torchscript", ".ubj", ".xgb", ".safetensors"}
