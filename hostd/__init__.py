@@ -17,22 +17,6 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from hostd.log_lines import LogLine
-from hostd.records import (
-    Event,
-    Holder,
-    HostInfo,
-    LoadPlan,
-    MemoryInfo,
-    MethodInfo,
-    ModelInfo,
-    SizeEstimate,
-    SyncReport,
-    TemplateInfo,
-    TemplatesInfo,
-    UnloadReport,
-    WorkerInfo,
-)
 from hostd.version import __version__
 from hostd_workers.wire.errors import (
     AbortedError,
@@ -63,6 +47,22 @@ if TYPE_CHECKING:
     from hostd.client._sync.client import Client
     from hostd.client._sync.model import Model
     from hostd.embed import Host
+    from hostd.log_lines import LogLine
+    from hostd.records import (
+        Event,
+        Holder,
+        HostInfo,
+        LoadPlan,
+        MemoryInfo,
+        MethodInfo,
+        ModelInfo,
+        SizeEstimate,
+        SyncReport,
+        TemplateInfo,
+        TemplatesInfo,
+        UnloadReport,
+        WorkerInfo,
+    )
 
 __all__ = [
     "AbortedError",
@@ -114,10 +114,29 @@ _HOMES = {
     "Host": "hostd.embed",
     "Model": "hostd.client._sync.model",
     "PendingCall": "hostd.client._sync.calls",
+    "LogLine": "hostd.log_lines",
+    **dict.fromkeys(
+        (
+            "Event",
+            "Holder",
+            "HostInfo",
+            "LoadPlan",
+            "MemoryInfo",
+            "MethodInfo",
+            "ModelInfo",
+            "SizeEstimate",
+            "SyncReport",
+            "TemplateInfo",
+            "TemplatesInfo",
+            "UnloadReport",
+            "WorkerInfo",
+        ),
+        "hostd.records",
+    ),
     "connect": "hostd.client",
 }
 """Where the names are that are imported when they are first asked for: the supervisor is no client of anybody, and to
-import one would take a fifth of its start."""
+import one would take a fifth of its start; and what it does first needs no records."""
 
 
 def __getattr__(name: str) -> object:

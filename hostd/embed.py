@@ -12,14 +12,10 @@ import subprocess
 import time
 import weakref
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hostd import paths
-from hostd.client.pickling import NotPickled
-from hostd.config.loading import config_of_start
-from hostd.hosts.launch import AT_ONCE, ready_pipe, reaper_command, supervisor_environment, told_of_start
-from hostd.sharing import QUIET, Seat, info_of_start, is_readable, see_it_end, take_seat
+from hostd.hosts.launch import AT_ONCE, order_of, ready_pipe, reaper_command, supervisor_environment, told_of_start
+from hostd.not_pickled import NotPickled
 from hostd_workers.wire.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -28,9 +24,12 @@ from hostd_workers.wire.errors import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     from hostd import AsyncClient, Client
+    from hostd.config.settings import HostConfig
+    from hostd.sharing import Seat
 
 START_TIMEOUT_S = 60.0
 """An interpreter on a cold disk starts in seconds; what takes longer than this hangs."""
@@ -107,7 +106,7 @@ class Host(NotPickled):
         self._process: subprocess.Popen[bytes] | None = None
         self._info: dict[str, Any] = {}
         self._supervisor_fd = -1
-        self._directory = Path()
+        self._directory: Path | None = None
         self._owner_pid = 0
         self._clients: weakref.WeakSet[Client] = weakref.WeakSet()
         self._async_clients: weakref.WeakSet[AsyncClient] = weakref.WeakSet()
@@ -153,6 +152,8 @@ class Host(NotPickled):
             raise FailedPreconditionError("this Host is started already: use it, or make another")
         self._owner_pid = os.getpid()
         if self._is_shared and self._name is not None:
+            from hostd.sharing import take_seat  # noqa: PLC0415 - as above
+
             self._seat = take_seat(self._name, self._settings, START_TIMEOUT_S)
             self._info = self._seat.info
         else:
@@ -210,26 +211,21 @@ class Host(NotPickled):
         await asyncio.to_thread(self.stop)
 
     def _start_private(self) -> None:
-        directory = self._directory = _private_directory(self._name)
         ready_read, ready_write = ready_pipe()
         try:
-            places = {
-                "name": str(directory.relative_to(paths.hosts_dir())),
-                "runtime_dir": directory,
-                "state_dir": directory / "state",
-            }
-            config = config_of_start({"log_level": QUIET, **self._settings, **places})
             with told_of_start():
                 self._process = subprocess.Popen(  # noqa: S603 - our own command
-                    reaper_command(embedder_pid=os.getpid(), remove_dir=directory),
-                    env=supervisor_environment(config, ready_write, kind="embedded"),
+                    reaper_command(embedder_pid=os.getpid()),
+                    env=supervisor_environment(None, ready_write, kind="embedded"),
                     pass_fds=[ready_write],
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE,
                     start_new_session=True,  # the terminal's Ctrl-C is for the embedding program alone
                 )
             os.close(ready_write)
             ready_write = -1
-            from hostd import Client  # noqa: F401, PLC0415 - what it needs is imported while the host starts
+            # From here on what is done, and what is imported for it, is done while the host starts.
+            self._tell_reaper(order_of(self._private_config()))
+            from hostd import Client  # noqa: F401, PLC0415 - as said
 
             info = _await_ready(ready_read)
             self._supervisor_fd = os.pidfd_open(info["pid"])
@@ -243,8 +239,31 @@ class Host(NotPickled):
             if ready_write >= 0:
                 os.close(ready_write)
 
+    def _private_config(self) -> HostConfig:
+        from hostd import paths  # noqa: PLC0415 - see `_start_private`
+        from hostd.config.loading import config_of_start  # noqa: PLC0415 - as above
+        from hostd.sharing import QUIET  # noqa: PLC0415 - as above
+
+        # Only a name: the supervisor makes the directory and its reaper removes it, so whenever this process is
+        # killed, either nothing is there yet, or another process is that tidies up.
+        name = f"{self._name or 'embedded'}-{os.getpid()}-{os.urandom(4).hex()}"
+        directory = self._directory = paths.runtime_dir(name)
+        places = {
+            "name": str(directory.relative_to(paths.hosts_dir())),
+            "runtime_dir": directory,
+            "state_dir": directory / "state",
+        }
+        return config_of_start({"log_level": QUIET, **self._settings, **places})
+
+    def _tell_reaper(self, order: bytes = b"") -> None:
+        said = None if self._process is None else self._process.stdin
+        if said is not None and not said.closed:
+            with suppress(BrokenPipeError), said:  # it has ended, which is told then
+                said.write(order)
+
     def _end_at_once(self) -> None:
         """Have the reaper kill the supervisor and all that it leaves."""
+        self._tell_reaper()
         # Again and again: a reaper that is just starting may ignore it still, if this process does.
         while self._process is not None and self._process.poll() is None:
             self._process.send_signal(AT_ONCE)
@@ -254,13 +273,16 @@ class Host(NotPickled):
     def _tidy(self) -> None:
         """Wait for the proof that nothing is left, and see to it if somebody has killed the reaper."""
         if self._supervisor_fd >= 0:
+            from hostd.sharing import see_it_end  # noqa: PLC0415 - see `_start_private`
+
             see_it_end(self._supervisor_fd, STOP_TIMEOUT_S)
             os.close(self._supervisor_fd)
             self._supervisor_fd = -1
-        import shutil  # noqa: PLC0415 - a start does without it
+        if self._directory is not None:
+            import shutil  # noqa: PLC0415 - a start does without it
 
-        shutil.rmtree(self._directory, ignore_errors=True)
-        self._process = None
+            shutil.rmtree(self._directory, ignore_errors=True)
+        self._process = self._directory = None
 
     def _check_started(self) -> None:
         if not self._info:
@@ -268,6 +290,8 @@ class Host(NotPickled):
 
 
 def _await_ready(ready_fd: int) -> dict[str, Any]:
+    from hostd.sharing import info_of_start, is_readable  # noqa: PLC0415 - see `_start_private`
+
     deadline_s = time.monotonic() + START_TIMEOUT_S
     line = b""
     while not line.endswith(b"\n"):
@@ -279,9 +303,3 @@ def _await_ready(ready_fd: int) -> dict[str, Any]:
             raise UnavailableError("the host ended while it was starting; what it said is on standard error")
         line += data
     return info_of_start(line)
-
-
-def _private_directory(name: str | None) -> Path:
-    # Only a name: the supervisor makes the directory and its reaper removes it, so whenever this process is killed,
-    # either nothing is there yet, or another process is that tidies up.
-    return paths.runtime_dir(f"{name or 'embedded'}-{os.getpid()}-{os.urandom(4).hex()}")

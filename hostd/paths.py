@@ -8,6 +8,7 @@ cover settings (`hostd.config.settings`), the lock on a runtime directory (`host
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,9 +23,9 @@ DEFAULT_NAME = "default"
 CLIENT_SOCKET = "client.ipc"
 WORKER_SOCKET = "workers.ipc"
 DOOR_SOCKET = "members.ipc"
+"""Where processes join a host that they share; see `hostd.sharing`."""
 LANE_SOCKETS = "lane-"
 """What the names of the sockets of workers begin with."""
-"""Where processes join a host that they share; see `hostd.sharing`."""
 
 LOGS = "logs"
 HOST_LOG = "host.log"
@@ -51,15 +52,23 @@ def hosts_dir() -> Path:
     base = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(base):  # noqa: PTH117 - an empty string must stay distinguishable from "."
         return Path(base, "hostd")
-    import tempfile  # noqa: PLC0415 - it imports compression and random numbers
-
     try:
-        return Path(tempfile.gettempdir(), f"hostd-{os.getuid()}")
+        return Path(_temporary_dir(), f"hostd-{os.getuid()}")
     except FileNotFoundError as error:
         raise FailedPreconditionError(
             f"there is no place for a runtime directory: {error.strerror or error}; set XDG_RUNTIME_DIR or TMPDIR to a "
             "directory that you can write, or choose a runtime directory (--runtime-dir, HOSTD_RUNTIME_DIR)"
         ) from None
+
+
+def _temporary_dir() -> str:
+    """Return what `tempfile` takes, without that where it is plain: it imports compression and random numbers."""
+    first = next(filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))), "/tmp")  # noqa: S108 - as it does
+    if "tempfile" not in sys.modules and os.path.isdir(first) and os.access(first, os.R_OK | os.W_OK | os.X_OK):  # noqa: PTH112
+        return os.path.abspath(first)  # noqa: PTH100 - as it does
+    import tempfile  # noqa: PLC0415 - as said
+
+    return tempfile.gettempdir()
 
 
 def state_dir(name: str, runtime_directory: str | os.PathLike[str]) -> Path:

@@ -179,7 +179,7 @@ def _start_reaper(config: HostConfig, directory: Path, given_lock_fd: int) -> so
         log = stack.enter_context(_open_log(config))
         with told_of_start():
             subprocess.run(  # noqa: S603 - our own command; what it leaves running is nobody's child
-                reaper_command(remove_dir=directory, shared=(seat_fd, lock_fd)),
+                reaper_command(shared=(seat_fd, lock_fd, directory)),
                 env=supervisor_environment(config, kind="shared", lock_fd=lock_fd),
                 pass_fds=[seat_fd, lock_fd],
                 stdin=subprocess.DEVNULL,

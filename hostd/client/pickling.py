@@ -1,22 +1,13 @@
-"""What travels to other processes: handles, as references that connect there. The rest says what to do instead."""
+"""What travels to other processes: handles, as references that connect there; the rest is `not_pickled`."""
 
 from __future__ import annotations
 
 import os
-from typing import Any, ClassVar, NoReturn
+from typing import Any
 from weakref import WeakValueDictionary
 
 _clients: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()
 """The clients of handles that came from elsewhere: one for all to one endpoint, in one process, while there are any."""
-
-
-class NotPickled:
-    """A base of what belongs to its process; `_instead` says what to do."""
-
-    _instead: ClassVar[str]
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{type(self).__name__} objects cannot be pickled or copied: {self._instead}")
 
 
 def reopened(handle: type[Any], client: tuple[Any, ...], info: Any, timeout_s: float | None) -> Any:

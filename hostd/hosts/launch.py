@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import signal
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from hostd.config.settings import HostConfig
 
-_REAPER = Path(__file__).resolve().parents[1] / "shell" / "processes" / "reaper.py"
+# Not pathlib, which takes as long to import as what is here (see `hostd.embed`).
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
+_PLACE = os.path.join(_PACKAGE, "shell", "processes")  # noqa: PTH118
 _KEEP = (
-    f"import sys; sys.path[:] = [{str(_REAPER.parent)!r}, *filter(None, sys.path)]; import reaper; reaper.run(); "
+    f"import sys; sys.path[:] = [{_PLACE!r}, *filter(None, sys.path)]; import reaper; reaper.run(); "
     "del sys.path[0], sys.modules['reaper'], reaper\n"
 )
 """Goes on in the supervisor, the reaper's fork, with what an interpreter has that was started with `-S`. The reaper is
@@ -44,20 +45,22 @@ AT_ONCE = signal.SIGQUIT
 
 
 def reaper_command(
-    *,
-    embedder_pid: int = 0,
-    remove_dir: Path | None = None,
-    shared: tuple[int, int] | None = None,
-    supervise: str = _SUPERVISE,
+    *, embedder_pid: int = 0, shared: tuple[int, int, Path] | None = None, supervise: str = _SUPERVISE
 ) -> list[str]:
-    """Return the command of a reaper with its supervisor; both end with the process `embedder_pid`.
+    """Return the command of a reaper with its supervisor.
 
-    A host that several processes share has `shared`: the descriptors of the starter's seat and of the lock.
-    `supervise` is the source of the supervisor.
+    Both end with the process `embedder_pid`, which has to tell what `order_of` returns on standard input.
+    A host that several processes share has `shared`: the descriptors of the starter's seat and of the lock, and the
+    runtime directory, which is removed in the end. `supervise` is the source of the supervisor.
     """
-    embedder = str(embedder_pid) if shared is None else f"shared:{shared[0]}:{shared[1]}"
+    whose = str(embedder_pid) if shared is None else f"shared:{shared[0]}:{shared[1]}:{shared[2]}"
     # Without site packages, which may start threads: it must be small and quick, and forks.
-    return [sys.executable, "-S", "-c", _KEEP + supervise, embedder, str(remove_dir or "")]
+    return [sys.executable, "-S", "-c", _KEEP + supervise, whose]
+
+
+def order_of(config: HostConfig) -> bytes:
+    """Return what an embedding process tells its reaper: the directory to remove in the end, and the configuration."""
+    return b"".join(os.fsencode(each) + b"\0" for each in (config.runtime_dir, config.to_json()))
 
 
 def ready_pipe() -> tuple[int, int]:
@@ -78,7 +81,7 @@ def above_standard(fd: int) -> int:
 
 
 def supervisor_environment(
-    config: HostConfig,
+    config: HostConfig | None,
     ready_fd: int | None = None,
     *,
     kind: str = "serve",
@@ -87,12 +90,17 @@ def supervisor_environment(
 ) -> dict[str, str]:
     """Return the environment of a supervisor; it says on the descriptor `ready_fd` what became of its start.
 
-    `kind` is that of `HostInfo`; `lock_fd` has the lock of the runtime directory, if it was taken before.
+    The reaper is told the configuration later if it is None (`order_of`). `kind` is that of `HostInfo`; `lock_fd` has
+    the lock of the runtime directory, if it was taken before.
     `sources` are the `file` and the `arguments` from which the configuration came, to be read again while it runs.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
-    environment |= {"HOSTD_SUPERVISOR_CONFIG": config.to_json(), "HOSTD_SUPERVISOR_KIND": kind}
+    environment["HOSTD_SUPERVISOR_KIND"] = kind
+    if config is not None:
+        environment["HOSTD_SUPERVISOR_CONFIG"] = config.to_json()
     if sources is not None:
+        import json  # noqa: PLC0415 - see `hostd.embed`
+
         environment["HOSTD_SUPERVISOR_SOURCES"] = json.dumps(sources, default=str)
     for name, fd in (("HOSTD_SUPERVISOR_READY_FD", ready_fd), ("HOSTD_SUPERVISOR_LOCK_FD", lock_fd)):
         if fd is not None:

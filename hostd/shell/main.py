@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hostd.config.received import config_from_json
 from hostd.shell import own_log, surroundings
-from hostd.shell.processes.early import CONFIG_VARIABLE, KIND_VARIABLE, LOCK_FD_VARIABLE, READY_FD_VARIABLE
-from hostd.shell.processes.reaper import GROUPS_FD_VARIABLE, end_all
+from hostd.shell.processes.early import KIND_VARIABLE, LOCK_FD_VARIABLE, READY_FD_VARIABLE
+from hostd.shell.processes.reaper import CONFIG_VARIABLE, GROUPS_FD_VARIABLE, end_all
 from hostd.shell.repository.declared import Sources
 from hostd.shell.repository.finding import THREAD_NAME as FINDER_THREADS
 from hostd.shell.repository.repository import THREAD_NAME as SCANNER_THREADS
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hostd.records import HostInfo
-    from hostd.shell.processes.early import Begun
+    from hostd.shell.processes.spawning import TemplateProcess
 
 
 _log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def _on_reaper_gone(groups: str, *_: object) -> None:
     os._exit(1)
 
 
-def main(begun: Begun) -> int:
+def main(begun: TemplateProcess | None) -> int:
     """Run the host that the environment describes; say on the ready descriptor what became of the start."""
     config = config_from_json(os.environ.pop(CONFIG_VARIABLE))
     sources = Sources(**json.loads(os.environ.pop(SOURCES_VARIABLE, "{}")))
@@ -113,7 +113,7 @@ def main(begun: Begun) -> int:
     return 0
 
 
-def run(begun: Begun) -> NoReturn:
+def run(begun: TemplateProcess | None) -> NoReturn:
     """Be the host's process, and end it even if a finder or sizer hangs: the interpreter would wait for its thread."""
     gc.freeze()  # or the first collection looks at all that was imported: 10 ms
     gc.enable()  # see `hostd.hosts.launch`

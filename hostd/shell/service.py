@@ -22,13 +22,11 @@ from hostd.shell.memory.gpu import GpuReader
 from hostd.shell.memory.sampler import Sampler
 from hostd.shell.memory.schedule import Schedule
 from hostd.shell.place import Place
-from hostd.shell.processes.early import Begun
 from hostd.shell.processes.leftovers import end_leftovers
 from hostd.shell.processes.limits import MemoryLimits
 from hostd.shell.processes.logs import LogDrain
 from hostd.shell.processes.pool import Workforce
 from hostd.shell.processes.reaper import FORWARDED
-from hostd.shell.processes.spawner import Processes
 from hostd.shell.repository.declared import DeclaredModels, Sources
 from hostd.shell.repository.directory import ModelsDirectory
 from hostd.shell.repository.finding import Finding
@@ -54,6 +52,7 @@ if TYPE_CHECKING:
 
     from hostd.config.settings import HostConfig, MemoryConfig, ModelsConfig
     from hostd.records import HostInfo
+    from hostd.shell.processes.spawning import TemplateProcess
     from hostd.shell.transport.listener import Side
 
 
@@ -81,10 +80,13 @@ class Service:
         kind: str = "serve",
         lock_fd: int | None = None,
         sources: Sources | None = None,
-        begun: Begun | None = None,
+        begun: TemplateProcess | None = None,
     ) -> None:
-        """Take the settings; `have_ended_together` has the workers' control groups killed if we are."""
-        self._begun = begun or Begun(Processes(), None)
+        """Take the settings; `have_ended_together` has the workers' control groups killed if we are.
+
+        `begun` is a template that has been started (`early`).
+        """
+        self._begun = begun
         self._config = config
         self._have_ended_together = have_ended_together
         self._kind = kind
@@ -108,7 +110,7 @@ class Service:
                 tasks.append(asyncio.create_task(repository.follow(supervisor.ask)))
             host.description.has_started = True
             on_ready(host.description.info())
-            supervisor.start(host.sizes.recall_imports(is_bare_begun=self._begun.template is not None))
+            supervisor.start(host.sizes.recall_imports(is_bare_begun=self._begun is not None))
             await supervisor.stopped.wait()
             if repository is not None:
                 repository.end()

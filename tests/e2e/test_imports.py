@@ -49,13 +49,32 @@ def at_start():
 
 def test_the_package_alone_imports_no_client_and_no_host(at_start):
     found = imported("import hostd")
-    assert not (found - at_start) & (SETTINGS | SHOWING | RARE | {"zmq", "asyncio", "socket", "hostd.embed"})
+    others = {"zmq", "asyncio", "socket", "hostd.embed", "hostd.records", "dataclasses", "inspect"}
+    assert not (found - at_start) & (SETTINGS | SHOWING | RARE | others)
+
+
+@pytest.mark.parametrize("first", ["hostd.embed", "hostd.shell.processes.early"])
+def test_what_starts_another_process_first_imports_little_before(at_start, first):
+    """An embedding program starts the reaper and a supervisor a template; the rest is imported meanwhile."""
+    others = {
+        "pathlib",
+        "logging",
+        "tempfile",
+        "dataclasses",
+        "inspect",
+        "hostd.records",
+        "hostd.config",
+        "hostd.paths",
+    }
+    assert not (imported(f"import {first}") - at_start) & others
 
 
 def test_a_host_in_a_program_needs_neither_a_loop_nor_what_checks_settings(at_start):
     found = imported("import hostd\nwith hostd.Host(memory={'budget': '1GiB'}) as host: host.client().host_info()")
     assert "zmq" in found
-    assert not (found - at_start) & (SETTINGS | SHOWING | RARE | {"asyncio", "ssl", "multiprocessing", "sqlite3"})
+    assert not (found - at_start) & (
+        SETTINGS | SHOWING | RARE | {"asyncio", "ssl", "multiprocessing", "sqlite3", "tempfile"}
+    )
 
 
 def test_a_host_that_has_loaded_a_model_has_not_read_a_setting_anew(install, model_dir, tmp_path, at_start):

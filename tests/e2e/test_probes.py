@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import subprocess
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -41,7 +42,7 @@ def starting(tmp_path, **settings):
     places = {"name": "probed", "runtime_dir": runtime_dir, "state_dir": tmp_path / "s"}
     config = load_config({**places, "metrics": {"port": 0}, **settings})
     with subprocess.Popen(
-        reaper_command(remove_dir=runtime_dir),
+        reaper_command(),
         env=supervisor_environment(config),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -51,6 +52,7 @@ def starting(tmp_path, **settings):
                 yield reaper, client
         finally:
             reaper.send_signal(KILL_ALL)
+    shutil.rmtree(runtime_dir)
 
 
 GATED_FINDER = """

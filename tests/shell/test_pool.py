@@ -12,8 +12,7 @@ from hostd.config.loading import load_config
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.shell.processes import pool, starts
-from hostd.shell.processes.early import Begun
-from hostd.shell.processes.spawner import Processes, WorkerProcess
+from hostd.shell.processes.spawner import WorkerProcess
 
 SPEC = ev.LoadingSpec("python", {}, None, {}, None, None)
 SPAWN = fx.SpawnWorker(ev.WorkerId(1), ev.ModelId("m"), SPEC, 1, None)
@@ -32,7 +31,7 @@ def test_a_worker_that_says_hello_before_its_spawn_is_known_is_told_what_to_load
         logs = SimpleNamespace(add=lambda *_: None, note=lambda *_: None)
         guard = SimpleNamespace(oom_score_adj=0)
         config = load_config({"runtime_dir": tmp_path / "r", "state_dir": tmp_path / "s"})
-        workforce = pool.Workforce(loop, supervisor, backend, logs, guard, None, config, Begun(Processes(), None))
+        workforce = pool.Workforce(loop, supervisor, backend, logs, guard, None, config, None)
 
         async def late(_executor, _work):
             await spawned.wait()

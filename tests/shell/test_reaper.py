@@ -32,9 +32,11 @@ def keep(tag, tmp_path):
     """Start a reaper of a stand-in for the supervisor, which runs `source`."""
     started = []
 
-    def start(source, *, embedder_pid=0, remove_dir=None):
-        command = reaper_command(embedder_pid=embedder_pid, remove_dir=remove_dir, supervise=textwrap.dedent(source))
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    def start(source, *, embedder_pid=0, order=""):
+        command = reaper_command(embedder_pid=embedder_pid, supervise=textwrap.dedent(source))
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        started[-1].stdin.write(order)
+        started[-1].stdin.flush()
         return started[-1]
 
     yield start
@@ -149,10 +151,9 @@ def test_the_supervisor_of_a_shared_host_has_nothing_of_the_door_but_what_is_its
     lock_fd = runtime_lock.take(tmp_path / "r")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        shared = theirs.fileno(), lock_fd
-        command = reaper_command(remove_dir=tmp_path / "r", shared=shared, supervise=textwrap.dedent(BEGINS))
+        command = reaper_command(shared=(theirs.fileno(), lock_fd, tmp_path / "r"), supervise=textwrap.dedent(BEGINS))
         monkeypatch.setenv("HOSTD_SUPERVISOR_LOCK_FD", str(lock_fd))
-        said = subprocess.check_output(command, pass_fds=shared, text=True).splitlines()
+        said = subprocess.check_output(command, pass_fds=[theirs.fileno(), lock_fd], text=True).splitlines()
         os.close(lock_fd)
     assert said == ["['-c'] False set()", "set()"]
     eventually(lambda: not tagged(tag, "KEPT"), "the reaper has ended")
@@ -227,7 +228,7 @@ ASKED_AGAIN = """
     from hostd.shell.processes import reaper
 
     reaper.AT_LAST_S = 0.1
-    status = reaper.main("0", "")
+    status = reaper.main("0")
     if status is not None:
         sys.exit(status)
     exec(sys.argv[1])
@@ -267,12 +268,13 @@ def test_the_end_of_the_embedding_process_ends_everything(keep, tag, tmp_path, h
     (directory / "state" / "logs" / "m.log").write_text("x")
     source = """
         import subprocess, sys
-        kept = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, text=True)
+        kept = subprocess.Popen(sys.argv[2:], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        print(sys.argv[1], "{}", sep="\\0", end="\\0", file=kept.stdin, flush=True)
         print(kept.pid, kept.stdout.readline().strip(), flush=True)
         sys.stdin.readline()
     """
     embedder = subprocess.Popen(
-        [sys.executable, "-S", "-c", _WITH_OWN_PID + textwrap.dedent(source), *_command(directory, LEAVE_DAEMONS)],
+        [sys.executable, "-S", "-c", _WITH_OWN_PID + textwrap.dedent(source), directory, *_command(LEAVE_DAEMONS)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -292,21 +294,58 @@ def test_the_end_of_the_embedding_process_ends_everything(keep, tag, tmp_path, h
 _WITH_OWN_PID = "import os, sys\nsys.argv = [word.replace('OWN_PID', str(os.getpid())) for word in sys.argv]\n"
 
 
-def _command(directory, source):
-    command = reaper_command(embedder_pid=0, remove_dir=directory, supervise=textwrap.dedent(source))
-    command[command.index("0")] = "OWN_PID"
-    return command
+def _command(source):
+    return [*reaper_command(supervise=textwrap.dedent(source))[:-1], "OWN_PID"]
 
 
 @pytest.mark.parametrize("embedder", ["gone already", "not its parent"])
-def test_what_cannot_be_its_embedding_process_is_noticed(keep, tmp_path, embedder):
-    (tmp_path / "private").mkdir()
+def test_what_cannot_be_its_embedding_process_is_noticed(keep, embedder):
     with program("") as gone:
         gone.wait(PATIENCE_S)
-    with at_most(SOON_S, "the end of a host for a stranger"):
-        kept = keep(WAIT, embedder_pid=gone.pid if embedder == "gone already" else 1, remove_dir=tmp_path / "private")
-        assert kept.wait(PATIENCE_S) == 128 + 9
-    assert not (tmp_path / "private").exists()
+    kept = keep("print('up')", embedder_pid=gone.pid if embedder == "gone already" else 1, order="d\0{}\0")
+    assert kept.stdout.read() == "", "a host for a stranger"
+    assert kept.wait(PATIENCE_S) == 1
+
+
+SAY = """
+    import os, sys
+    print([os.environ["HOSTD_SUPERVISOR_CONFIG"], sys.stdin.read()], flush=True)
+"""
+
+
+def test_what_the_embedding_process_finds_out_it_tells_in_pieces(keep):
+    config = "{" + "é" * (1 << 17) + "}"
+    kept = keep(SAY, embedder_pid=os.getpid(), order="some")
+    for piece in ("where\0", config, "\0"):
+        kept.stdin.write(piece)
+        kept.stdin.flush()
+    assert line_of(kept) == f"['{config}', '']", "and standard input is empty then, though the pipe is open"
+    assert kept.wait(PATIENCE_S) == 0
+
+
+@pytest.mark.parametrize("order", ["", "d\0{"], ids=["nothing", "a part"])
+def test_an_embedding_process_that_gives_up_before_it_has_told_gets_no_supervisor(keep, order):
+    kept = keep("print('up')", embedder_pid=os.getpid(), order=order)
+    kept.stdin.close()
+    assert kept.stdout.read() == ""
+    assert kept.wait(PATIENCE_S) == 1
+
+
+def test_the_end_of_the_embedding_process_is_noticed_before_it_has_told():
+    """Another child of it may hold the pipe open; here we do."""
+    source = """
+        import subprocess
+        print(subprocess.Popen(sys.argv[1:]).pid, flush=True)
+        time.sleep(3600)
+    """
+    read, write = os.pipe()
+    own = [sys.executable, "-S", "-c", _WITH_OWN_PID + "import time\n" + textwrap.dedent(source), *_command(WAIT)]
+    with subprocess.Popen(own, stdin=read, stdout=subprocess.PIPE, text=True) as embedder:
+        pid = int(line_of(embedder))
+        embedder.kill()
+    eventually(lambda: state_of(pid) in ("", "Z"), "the reaper has ended")
+    os.close(read)
+    os.close(write)
 
 
 def test_it_is_small_and_waits_without_using_the_processor(keep):

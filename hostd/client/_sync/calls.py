@@ -8,8 +8,8 @@ from concurrent import futures
 from typing import TYPE_CHECKING, Any
 
 from hostd.client._sync.streams import ItemStream
-from hostd.client.pickling import NotPickled
 from hostd.client.tracker import again
+from hostd.not_pickled import NotPickled
 from hostd.records import Event
 from hostd_workers.wire.errors import CancelledError, DeadlineExceededError
 

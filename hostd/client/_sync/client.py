@@ -21,9 +21,9 @@ from hostd.client.arguments import (
     size_of,
 )
 from hostd.client.listed import record_of
-from hostd.client.pickling import NotPickled
 from hostd.client.tracker import Tracker
 from hostd.log_lines import Follower
+from hostd.not_pickled import NotPickled
 from hostd.records import (
     STANDALONE,
     Event,

@@ -10,9 +10,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from hostd.client.arguments import MAP_WINDOW, only_inputs
-from hostd.client.pickling import NotPickled
 from hostd.client.tracker import Pending, again
 from hostd.log_lines import FOLLOW_PERIOD_S
+from hostd.not_pickled import NotPickled
 from hostd_workers.wire.errors import DeadlineExceededError
 
 if TYPE_CHECKING:

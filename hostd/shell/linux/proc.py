@@ -7,9 +7,8 @@ psutil finds the same by reading the whole process table.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-_HAS_CHILDREN_FILES = Path("/proc/self/task", str(os.getpid()), "children").exists()
+_HAS_CHILDREN_FILES = os.path.exists(f"/proc/self/task/{os.getpid()}/children")  # noqa: PTH110 - see `processes/early`
 
 _FILE_BYTES = 1 << 16
 """More than any of these files has; the kernel gives each in one read if there is room for it, but for lists."""
@@ -35,7 +34,8 @@ def read_file(pid: int | str, name: str) -> bytes | None:
 def read_all(pid: int | str, name: str) -> bytes:
     """Return what is in /proc/PID/NAME, however long it is; nothing if the process is gone or not ours to look at."""
     try:
-        return Path(f"/proc/{pid}/{name}").read_bytes()
+        with open(f"/proc/{pid}/{name}", "rb") as file:  # noqa: PTH123 - as above
+            return file.read()
     except OSError:
         return b""
 

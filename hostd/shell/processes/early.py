@@ -13,11 +13,9 @@ import os
 
 from hostd.shell.linux.marks import mark_of_host
 from hostd.shell.processes.environment import oom_score_adj_of_workers, template_environment
-from hostd.shell.processes.reaper import GROUPS_FD_VARIABLE
-from hostd.shell.processes.spawner import Processes, TemplateProcess
-from hostd_workers.wire.light import NamedTuple
+from hostd.shell.processes.reaper import CONFIG_VARIABLE, GROUPS_FD_VARIABLE
+from hostd.shell.processes.spawning import TemplateProcess, new_template
 
-CONFIG_VARIABLE = "HOSTD_SUPERVISOR_CONFIG"
 KIND_VARIABLE = "HOSTD_SUPERVISOR_KIND"
 READY_FD_VARIABLE = "HOSTD_SUPERVISOR_READY_FD"
 LOCK_FD_VARIABLE = "HOSTD_SUPERVISOR_LOCK_FD"
@@ -27,14 +25,7 @@ _OWN = "HOSTD_SUPERVISOR_", "HOSTD_REAPER_"
 PR_SET_CHILD_SUBREAPER = 36
 
 
-class Begun(NamedTuple):
-    """The books of the supervisor's processes, and the template of which workers come that import nothing."""
-
-    processes: Processes
-    template: TemplateProcess | None
-
-
-def begin() -> Begun:
+def begin() -> TemplateProcess | None:
     """Start the template if this host is likely to need it soon. Call it in the thread that ends with the process.
 
     What the supervisor was given by its starter, nobody else inherits.
@@ -42,15 +33,14 @@ def begin() -> Begun:
     for variable in (READY_FD_VARIABLE, LOCK_FD_VARIABLE, GROUPS_FD_VARIABLE):
         if (fd := int(os.environ.get(variable, "-1"))) > 2:
             os.set_inheritable(fd, False)
-    processes = Processes()
     workers = json.loads(os.environ[CONFIG_VARIABLE])["workers"]
     if os.environ.get(KIND_VARIABLE) != "embedded" or workers["templates"] != "auto":
-        return Begun(processes, None)
+        return None
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # its children are to be ours (prctl(2))
     base = {name: value for name, value in os.environ.items() if not name.startswith(_OWN)}
     environment = template_environment(
         base, spec_env={}, supervisor_pid=os.getpid(), oom_score_adj=oom_score_adj_of_workers(), host=mark_of_host()
     )
     with contextlib.suppress(OSError):  # it is tried again when there is a load, which is told
-        return Begun(processes, processes.spawn_template(workers["python"], environment, ()))
-    return Begun(processes, None)
+        return new_template(workers["python"], environment, ())
+    return None

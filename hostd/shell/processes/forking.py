@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from hostd.core.values import WorkerId
-    from hostd.shell.processes.spawner import Processes, TemplateProcess, WorkerProcess
+    from hostd.shell.processes.spawner import Processes, WorkerProcess
+    from hostd.shell.processes.spawning import TemplateProcess
     from hostd.shell.work.threads import Threads
 
 ANSWER_S: Final = 5.0

@@ -29,6 +29,7 @@ from hostd.shell.own_log import about
 from hostd.shell.processes.ending import PATIENCE_S, StillThereError
 from hostd.shell.processes.pausing import StoppedTree
 from hostd.shell.processes.spawner import (
+    Processes,
     WorkerProcess,
     describe_exit,
     is_crash,
@@ -49,9 +50,9 @@ if TYPE_CHECKING:
     from hostd.core.bookkeeping.templates import TemplateId
     from hostd.records import Event
     from hostd.shell.memory.gpu import GpuReader
-    from hostd.shell.processes.early import Begun
     from hostd.shell.processes.limits import MemoryLimits
     from hostd.shell.processes.logs import LogDrain, Output
+    from hostd.shell.processes.spawning import TemplateProcess
     from hostd.shell.supervisor import Supervisor
     from hostd.shell.transport.workers import Backend
     from hostd.shell.work.component import Handlers
@@ -97,7 +98,7 @@ class Workforce(Component):
         guard: MemoryLimits,
         gpu: GpuReader | None,
         config: HostConfig,
-        begun: Begun,
+        begun: TemplateProcess | None,
     ) -> None:
         self._loop = loop
         self._supervisor = supervisor
@@ -106,7 +107,7 @@ class Workforce(Component):
         self._guard = guard
         self._gpu = gpu
         self._sample_period_s = config.memory.sample_period_s
-        self._processes = begun.processes
+        self._processes = Processes(begun)
         self._employed: dict[ev.WorkerId, _Employed] = {}
         self._spawning: dict[ev.WorkerId, asyncio.Future[None]] = {}
         """Workers with a process that is being made. A loop that is late hears a hello before it knows the process."""
@@ -115,7 +116,7 @@ class Workforce(Component):
         self._causes: dict[int, str] = {}
         """Why each worker was started or, once that is known, why it ends; for the notes in its model's log."""
         self._killers = Threads(KILL_THREADS, "hostd-kill", give_way)
-        self._starts = Starts(supervisor, self._processes, guard, config, self._killers, begun.template)
+        self._starts = Starts(supervisor, self._processes, guard, config, self._killers, begun)
         self._readers = Threads(2, "hostd-measure", give_way)
         # One thread, so that what is stopped and what goes on follow each other in the order of the core's decisions.
         self._pauser = Threads(1, "hostd-pause")

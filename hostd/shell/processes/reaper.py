@@ -1,9 +1,10 @@
 """The parent of the supervisor: it collects whatever a supervisor that was killed leaves behind.
 
 Run with `-S`, so that it is up in milliseconds and stays small: little but the standard library's core. The supervisor
-is its fork, which goes on where `run` returns: an interpreter of its own would start for 20 ms more. The arguments are
-EMBEDDER REMOVE_DIR   ("" for no directory). EMBEDDER is the process that embeds the host, by its id, 0 for none, or
-shared:SEAT_FD:LOCK_FD for a host that several processes share.
+is its fork, which goes on where `run` returns: an interpreter of its own would start for 20 ms more. The argument is
+0, shared:SEAT_FD:LOCK_FD:DIRECTORY for a host that several processes share, or the id of the process that embeds the
+host. That one says on standard input what it finds out while this starts: DIRECTORY and configuration, each with a NUL
+after it. DIRECTORY is the runtime directory, and is removed in the end.
 
 Why it exists: a worker dies with its supervisor (PR_SET_PDEATHSIG), but a process that a model started does not. The
 reaper is a subreaper, so such orphans become its children when the supervisor dies, and it kills them, with the control
@@ -42,9 +43,11 @@ PR_SET_CHILD_SUBREAPER = 36
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AT_ONCE = signal.SIGQUIT
 GROUPS_FD_VARIABLE = "HOSTD_REAPER_GROUPS_FD"
+CONFIG_VARIABLE = "HOSTD_SUPERVISOR_CONFIG"
 MAY_BE_IGNORED, ASK_TO_END = (signal.SIGINT, signal.SIGHUP), (signal.SIGTERM, signal.SIGINT)
 IGNORED_BY_PYTHON = signal.SIGPIPE, signal.SIGXFSZ
 SHARED = "shared:"
+SAID = 2
 NO_PROCESS = (
     b'{"kind": [9, "FailedPreconditionError"], "error": "the system gives it no process: REASON. Raise the limits on '
     b'processes and threads (ulimit -u, TasksMax=, --pids-limit)"}'
@@ -59,8 +62,11 @@ _FIRST_LOOK_S, _LAST_LOOK_S = 0.001, 0.05
 """How long to wait for the end of what was killed; twice as long each time that nothing has ended meanwhile."""
 
 
-def keep(embedder_pid: int, remove_dir: str, door: Door | None = None) -> int | None:
-    """Fork the supervisor, in which this returns None, and clean up after it; return its status as a shell would."""
+def keep(remove_dir: str, embedder_fd: int = -1, door: Door | None = None) -> int | None:
+    """Fork the supervisor, in which this returns None, and clean up after it; return its status as a shell would.
+
+    `embedder_fd` is the pidfd of a process with which it ends, -1 for none.
+    """
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     ignored = heed_signals()
@@ -71,6 +77,8 @@ def keep(embedder_pid: int, remove_dir: str, door: Door | None = None) -> int | 
     # Their command lines are the same, and `top` shows this.
     libc.prctl(PR_SET_NAME, b"hostd:reaper" if supervisor else b"hostd", 0, 0, 0)
     if not supervisor:
+        if embedder_fd >= 0:
+            os.close(embedder_fd)
         become_supervisor(keeper, groups_fd, door)
         return None
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -80,15 +88,10 @@ def keep(embedder_pid: int, remove_dir: str, door: Door | None = None) -> int | 
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     supervisor_fd = os.pidfd_open(supervisor)
     poller = select.poll()
-    poller.register(supervisor_fd, select.POLLIN)
-    poller.register(wake_read, select.POLLIN)
+    for fd in (supervisor_fd, wake_read, *([embedder_fd] if embedder_fd >= 0 else [])):
+        poller.register(fd, select.POLLIN)
     if door is not None:
         door.open(poller)
-    if embedder_pid:
-        with contextlib.suppress(ProcessLookupError):
-            poller.register(os.pidfd_open(embedder_pid), select.POLLIN)
-        if os.getppid() != embedder_pid:
-            signal.pidfd_send_signal(supervisor_fd, signal.SIGKILL)
     watch(poller, supervisor_fd, wake_read, door)
     _, status = os.waitpid(supervisor, 0)
     tell_of(end_all(os.fsdecode(os.pread(groups_fd, 4096, 0))))  # PATH_MAX
@@ -411,18 +414,52 @@ def remove(directory: str) -> None:
             os.rmdir(directory)  # noqa: PTH106 - as above
 
 
-def main(embedder: str, remove_dir: str) -> int | None:
-    """Keep the host of one embedding process, or of those that share it, or of none; see `keep`."""
-    if not embedder.startswith(SHARED):
-        return keep(int(embedder), remove_dir)
-    seat_fd, lock_fd = map(int, embedder.removeprefix(SHARED).split(":"))
+def hear(embedder_fd: int) -> list[str]:
+    """Return what the embedding process says on standard input, which is empty then; nothing if it ends, or gives up.
+
+    Not up to the end of the pipe, which another child of that process may hold open.
+    """
+    poller = select.poll()
+    poller.register(0, select.POLLIN)
+    poller.register(embedder_fd, select.POLLIN)
+    said = b""
+    while said.count(b"\0") < SAID:
+        if embedder_fd in [fd for fd, _ in poller.poll()] or not (more := os.read(0, 1 << 16)):
+            return []
+        said += more
+    nowhere = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(nowhere, 0)
+    os.close(nowhere)
+    return [os.fsdecode(each) for each in said.split(b"\0")[:SAID]]
+
+
+def keep_of_embedder(pid: int) -> int | None:
+    """Keep the host of an embedding process; see `keep`."""
+    with contextlib.suppress(ProcessLookupError):
+        embedder_fd = os.pidfd_open(pid)
+        if os.getppid() == pid and (said := hear(embedder_fd)):
+            directory, os.environ[CONFIG_VARIABLE] = said
+            return keep(directory, embedder_fd)
+    return 1
+
+
+def keep_shared(seat_fd: int, lock_fd: int, directory: str) -> int | None:
+    """Keep a host that several processes share; see `keep`."""
     try:
         if os.fork():  # the starter may end before the others do: it must not have a child to reap
             return 0
     except OSError as error:
         os.write(seat_fd, NO_PROCESS.replace(b"REASON", os.fsencode(os.strerror(error.errno or 0))))
         return 1
-    return keep(0, remove_dir, Door(seat_fd, lock_fd, remove_dir))
+    return keep(directory, door=Door(seat_fd, lock_fd, directory))
+
+
+def main(whose: str) -> int | None:
+    """Keep the host of one embedding process, or of those that share it, or of none; see `keep`."""
+    if whose.startswith(SHARED):
+        seat_fd, lock_fd, directory = whose.removeprefix(SHARED).split(":", 2)
+        return keep_shared(int(seat_fd), int(lock_fd), directory)
+    return keep_of_embedder(int(whose)) if int(whose) else keep("")
 
 
 def run() -> None:

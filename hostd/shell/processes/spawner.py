@@ -19,31 +19,23 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
 import signal
-import socket
-import sys
 import threading
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
-import hostd_workers
 from hostd.shell.linux.proc import adopted_children
 from hostd.shell.processes.crashes import CRASHES
 from hostd.shell.processes.ending import PATIENCE_S, Ending, reap
 from hostd.shell.processes.environment import TOKEN_VARIABLE
+from hostd.shell.processes.spawning import TemplateProcess, new_template, new_worker
 from hostd_workers.wire.light_dataclass import dataclass
-from hostd_workers.wire.template import CONTROL_FD, NOTE_FD, PAGE_FD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from hostd.core.events import Memory, WorkerId
-
-# Started by path rather than imported: the supervisor imports nothing of the workers but the wire.
-BOOTSTRAP = Path(hostd_workers.__file__).resolve().parent / "_bootstrap" / "run.py"
 
 
 @dataclass(frozen=True)
@@ -61,33 +53,13 @@ class WorkerProcess:
     is_forked: bool = False
 
 
-@dataclass(frozen=True)
-class TemplateProcess:
-    """A process of a template: its socket, what it notes in memory, and our end of the pipe that it prints into.
-
-    `environment` is what it was started with.
-    """
-
-    pid: int
-    pidfd: int
-    environment: Mapping[str, str]
-    control: socket.socket
-    note_fd: int
-    output_fd: int
-
-    def close(self) -> None:
-        """Close all but the pidfd, which goes with the proof of its end."""
-        self.control.close()
-        os.close(self.note_fd)
-        os.close(self.output_fd)
-
-
 class Processes:
     """The processes of all workers."""
 
-    def __init__(self) -> None:
+    def __init__(self, begun: TemplateProcess | None = None) -> None:
+        """Take a template that has been started before all else, in the thread that ends with the process."""
         self._workers: set[int] = set()
-        self._templates: set[int] = set()
+        self._templates = set() if begun is None else {begun.pid}
         """What is in their sessions is theirs, or becomes a worker in a moment."""
         self._endings: dict[int, Ending] = {}
         # Held while a child exists that is not registered yet, so that `foreign_children` never sees one.
@@ -103,28 +75,11 @@ class Processes:
 
         Raises OSError if the system makes no process.
         """
-        log_read, log_write = log_pipe()
-        try:
-            actions = [
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, log_write, 1),
-                (os.POSIX_SPAWN_DUP2, log_write, 2),
-            ]
-            if page_fd is not None:
-                actions.append((os.POSIX_SPAWN_DUP2, page_fd, PAGE_FD))
-            pid = self._spawn(python, environment, actions, self._workers)
-        except BaseException:  # ValueError too: an environment from a file may hold what no environment can
-            os.close(log_read)
-            raise
-        finally:
-            os.close(log_write)
-        try:
-            mark = f"{TOKEN_VARIABLE}={environment.get(TOKEN_VARIABLE, '')}".encode()
-            return WorkerProcess(worker_id, pid, os.pidfd_open(pid), log_read, mark)
-        except OSError:
-            os.close(log_read)
-            self._undo(pid)
-            raise
+        with self._lock:
+            pid, pidfd, log_fd = new_worker(python, environment, page_fd)
+            self._workers.add(pid)
+        mark = f"{TOKEN_VARIABLE}={environment.get(TOKEN_VARIABLE, '')}".encode()
+        return WorkerProcess(worker_id, pid, pidfd, log_fd, mark)
 
     def spawn_template(
         self, python: str | None, environment: dict[str, str], modules: Iterable[str]
@@ -133,37 +88,10 @@ class Processes:
 
         Raises OSError if the system makes no process.
         """
-        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-            control, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            ours.enter_context(control)
-            theirs.enter_context(end)
-            control.setblocking(False)
-            note_fd = os.memfd_create("hostd-template", os.MFD_CLOEXEC)
-            ours.callback(os.close, note_fd)
-            os.write(note_fd, json.dumps(list(modules)).encode())
-            output_read, output_write = log_pipe()
-            ours.callback(os.close, output_read)
-            theirs.callback(os.close, output_write)
-            # Above those that they are to be in the template, or one would be closed for the other.
-            high = []
-            for fd in (end.fileno(), note_fd):
-                high.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, NOTE_FD + 1))
-                theirs.callback(os.close, high[-1])
-            actions = [
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, output_write, 1),
-                (os.POSIX_SPAWN_DUP2, output_write, 2),
-                (os.POSIX_SPAWN_DUP2, high[0], CONTROL_FD),
-                (os.POSIX_SPAWN_DUP2, high[1], NOTE_FD),
-            ]
-            pid = self._spawn(python, environment, actions, self._templates)
-            try:
-                pidfd = os.pidfd_open(pid)
-            except OSError:
-                self._undo(pid)
-                raise
-            ours.pop_all()
-        return TemplateProcess(pid, pidfd, environment, control, note_fd, output_read)
+        with self._lock:
+            template = new_template(python, environment, modules)
+            self._templates.add(template.pid)
+        return template
 
     def adopt(self, worker_id: WorkerId, pid: int, log_fd: int) -> WorkerProcess:
         """Register a worker that a template has forked, a child of ours. Raises OSError if there is none."""
@@ -206,33 +134,6 @@ class Processes:
         self.end(WorkerProcess(_NO_WORKER, template.pid, template.pidfd, -1), owns_session=True)
         with self._lock:
             self._templates.discard(template.pid)
-
-    def _spawn(
-        self, python: str | None, environment: dict[str, str], actions: Sequence[tuple[Any, ...]], among: set[int]
-    ) -> int:
-        interpreter = python or sys.executable
-        with self._lock:
-            # A session of its own: no signal of a terminal reaches it, and its helpers are found by their session.
-            pid = os.posix_spawn(
-                interpreter,
-                [interpreter, str(BOOTSTRAP)],
-                environment,
-                file_actions=actions,
-                setsid=True,
-                setsigmask=[],
-                setsigdef=_DEFAULTS,
-            )
-            among.add(pid)
-        return pid
-
-    def _undo(self, pid: int) -> None:
-        """End a worker for which there is no descriptor; a child that is not reaped keeps its number."""
-        os.killpg(pid, signal.SIGKILL)
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        with self._lock:
-            self._workers.discard(pid)
-            self._templates.discard(pid)
-            os.waitpid(pid, 0)
 
     def end(
         self,
@@ -291,21 +192,10 @@ def _session_of(pid: int) -> int | None:
         return None
 
 
-def log_pipe() -> tuple[int, int]:
-    """Return the ends of a pipe for what a worker prints. Raises OSError."""
-    log_read, log_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    # The worker's end must block, or its prints would fail when the log is behind.
-    os.set_blocking(log_write, True)
-    return log_read, log_write
-
-
 _NO_WORKER: Final = cast("WorkerId", 0)
 
 _HAS_ENDED: Final = os.WEXITED | os.WNOHANG | os.WNOWAIT
 """To be asked about, and not reaped."""
-
-_DEFAULTS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
-"""A worker begins with the system's defaults, whatever the supervisor ignores or was told to ignore."""
 
 
 def describe_exit(pidfd: int) -> str:

@@ -13,7 +13,7 @@ from hostd import paths
 from hostd.shell.linux.marks import mark_of_host
 from hostd.shell.processes.environment import worker_environment
 from hostd.shell.processes.forking import NotForkedError, Wanted
-from hostd.shell.processes.spawner import log_pipe
+from hostd.shell.processes.spawning import log_pipe
 from hostd.shell.processes.templates import Templates
 from hostd.shell.work.threads import Threads, in_thread
 from hostd_workers.wire.errors import AbortedError
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from hostd.core import effects as fx
     from hostd.core.bookkeeping.templates import TemplateId
     from hostd.shell.processes.limits import MemoryLimits
-    from hostd.shell.processes.spawner import Processes, TemplateProcess, WorkerProcess
+    from hostd.shell.processes.spawner import Processes, WorkerProcess
+    from hostd.shell.processes.spawning import TemplateProcess
     from hostd.shell.supervisor import Supervisor
 
 

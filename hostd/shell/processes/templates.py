@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from hostd.core.bookkeeping.templates import TemplateId
     from hostd.shell.processes.forking import Wanted
     from hostd.shell.processes.limits import MemoryLimits
-    from hostd.shell.processes.spawner import Processes, TemplateProcess, WorkerProcess
+    from hostd.shell.processes.spawner import Processes, WorkerProcess
+    from hostd.shell.processes.spawning import TemplateProcess
     from hostd.shell.supervisor import Supervisor
     from hostd.shell.work.component import Handlers
     from hostd.shell.work.threads import Threads
@@ -92,7 +93,7 @@ class Templates(Component):
         self._spawner = spawner
         self._killers = killers
         self._guard = guard
-        self._begun = begun
+        self._begun = None if begun is None else (begun, self._loop.create_task(self._first_word(begun)))
         self._python = python
         self._environment: Callable[..., dict[str, str]] = partial(
             template_environment, os.environ, supervisor_pid=os.getpid(), oom_score_adj=guard.oom_score_adj, host=host
@@ -150,13 +151,13 @@ class Templates(Component):
         said: dict[str, Any] = {}
         held_bytes = 0
         try:
-            begun = self._taken_over(effect)
+            begun, word = self._taken_over(effect) or (None, None)
             process = template.process = begun or await in_thread(self._spawner, work)
             self._loop.add_reader(process.pidfd, self._on_exit, template)
             self._loop.add_reader(process.output_fd, _read_output, template)
             if template.ending is None:
-                said = wire.unpacked(await self._loop.sock_recv(process.control, wire.MAX_PACKET))
-                held_bytes = await in_thread(self._killers, partial(_held_bytes, process.pid, said.get("spare")))
+                said = await (word or self._first_word(process))
+                held_bytes = await in_thread(self._killers, partial(_held_bytes, process.pid, _spare_of(said)))
         except Exception as error:  # noqa: BLE001 - whatever it is, there is no template
             template.ending = template.ending or (f"it cannot be started: {error}", "")
         template.is_starting = False
@@ -164,7 +165,7 @@ class Templates(Component):
             case {"ready": int(), "import_s": float(import_s)} if template.ending is None and not template.has_exited:
                 template.keeps_one_thread = str(said.get("keeps_one_thread") or "")
                 self._loop.add_reader(process.control, self._on_word, template, process)
-                self._on_spare(template, process, said)
+                template.spare = _spare_of(said)
                 template.ready.set_result(True)
                 return ev.TemplateReady(template.id, process.pid, import_s, held_bytes)
             case {"unsafe": [str(module), str(reason)]}:
@@ -172,12 +173,18 @@ class Templates(Component):
             case _:
                 return await self._ended(template, *_told_of_death(template))
 
-    def _taken_over(self, effect: fx.StartTemplate) -> TemplateProcess | None:
-        """Return the process of a template that was started before all else, once."""
+    def _taken_over(self, effect: fx.StartTemplate) -> tuple[TemplateProcess, asyncio.Task[dict[str, Any]]] | None:
+        """Return the process of a template that was started before all else, with its first word, once."""
         if effect.modules or effect.base != Base():
             return None
         begun, self._begun = self._begun, None
         return begun
+
+    async def _first_word(self, process: TemplateProcess) -> dict[str, Any]:
+        """Return what has become of a template; when it has a spare already, that is given a place."""
+        said = wire.unpacked(await self._loop.sock_recv(process.control, wire.MAX_PACKET))
+        self._give_place(process, said)
+        return said
 
     def _on_word(self, template: _Template, process: TemplateProcess) -> None:
         try:
@@ -188,20 +195,20 @@ class Templates(Component):
             packet = b""
         if not packet:
             self._loop.remove_reader(process.control)
-        self._on_spare(template, process, wire.unpacked(packet))
+        said = wire.unpacked(packet)
+        if not template.is_ended:
+            template.spare = _spare_of(said)
+            self._give_place(process, said)
 
-    def _on_spare(self, template: _Template, process: TemplateProcess, said: dict[str, Any]) -> None:
-        """Make a place for what may become a worker: that takes longer than to become one."""
-        match said:
-            case {"spare": int(spare)} if not template.is_ended:
-                work = partial(self._make_place, template, process, spare)
-                self._supervisor.start(in_thread(self._spawner, work))
+    def _give_place(self, process: TemplateProcess, said: dict[str, Any]) -> None:
+        """Have a place made for what may become a worker: that takes longer than to become one."""
+        if (spare := _spare_of(said)) is not None:
+            self._supervisor.start(in_thread(self._spawner, partial(self._make_place, process, spare)))
 
-    def _make_place(self, template: _Template, process: TemplateProcess, spare: int) -> None:
+    def _make_place(self, process: TemplateProcess, spare: int) -> None:
         for lost in self._processes.reap_spares(process):
             self._guard.release(lost)
         if self._processes.is_spare(process, spare):
-            template.spare = spare
             self._guard.reserve(spare)
 
     async def _end(self, effect: fx.EndTemplate) -> ev.Event | None:
@@ -265,6 +272,12 @@ def _read_output(template: _Template) -> None:
     if template.process is not None:
         with contextlib.suppress(OSError):
             template.printed = (template.printed + os.read(template.process.output_fd, 1 << 16))[-_TOLD_BYTES:]
+
+
+def _spare_of(said: dict[str, Any]) -> int | None:
+    """Return the number of the spare that a template tells of."""
+    spare = said.get("spare")
+    return spare if isinstance(spare, int) else None
 
 
 def _held_bytes(pid: int, spare: int | None) -> int:
