@@ -163,6 +163,18 @@ def test_its_constructor_is_made_when_it_has_been_used_often():
     assert kind(1) == below(a=1) == (1, "b")
 
 
+def test_a_module_is_finished_for_those_that_share_it(monkeypatch):
+    ((_, (base, kind)), (_, (pair, below))) = classes(frozen=True), named_tuples()
+    own = light.pattern("a+b")
+    light.finish({"a": kind, "b": pair, "c": below, "d": own, "e": 7, "f": base})
+    assert inspect.isfunction(vars(kind)["__init__"])
+    assert inspect.isfunction(vars(base)["__init__"])
+    assert isinstance(vars(pair)["__new__"], staticmethod)
+    assert (kind(1).a, pair(1), below(2)) == (1, (1, "b"), (2, "b"))
+    monkeypatch.setattr(re._compiler, "compile", None)
+    assert own.fullmatch("aab"), "it is remembered"
+
+
 def test_pickles_are_of_its_class():
     assert pickle.loads(pickle.dumps(Light(1))) == Light(1)
     assert type(pickle.loads(pickle.dumps(Light(1)))) is Light

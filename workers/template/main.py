@@ -25,6 +25,7 @@ from hostd_workers.template.importing import changes_of, files_of, import_all
 from hostd_workers.template.randomness import generators
 from hostd_workers.template.threads import Pools
 from hostd_workers.wire import template as wire
+from hostd_workers.wire.light import finish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +94,7 @@ def _prepared(control: socket.socket) -> tuple[Heritage, dict[str, Any]]:
     changed = frozenset(name for name in names if os.environ.get(name) != environment.get(name))
     files = files_of(list(sys.modules))
     pools = Pools()
-    builtin_loaders()  # what each child looks up, and the importer remembers
+    _finish_own_code()
     heritage = Heritage(pools, generators(), changed, Files(files, changes_of(files)))
     ctypes.CDLL(None).fflush(None)  # what is buffered would be printed by each child
     # What is collected from now on is what a child makes: a collection of all would copy every page of the template.
@@ -101,6 +102,14 @@ def _prepared(control: socket.socket) -> tuple[Heritage, dict[str, Any]]:
     gc.freeze()
     import_s = time.monotonic() - began_s
     return heritage, {"ready": len(sys.modules), "import_s": import_s, "keeps_one_thread": pools.fixed}
+
+
+def _finish_own_code() -> None:
+    """Do now what each worker does when it first uses what is ours."""
+    builtin_loaders()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("hostd_workers."):
+            finish(vars(module))
 
 
 def _is_child() -> bool:

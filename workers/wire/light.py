@@ -12,8 +12,30 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 FEW = 16
 """Uses of a constructor that take less together than to compile it."""
+
+
+class StandIn:
+    """Stands for what is compiled when it is used, or used often; made twice, by two threads, it is the same."""
+
+    uses = 0
+
+    def compiled(self, owner: type) -> Any:
+        """Return it; a constructor takes the place of this in the class that `owner` has it from."""
+        raise NotImplementedError
+
+
+def finish(names: Mapping[str, object]) -> None:
+    """Compile what is left to be compiled in a module, for children that would do it each for itself."""
+    for thing in [*names.values()]:
+        for each in [thing, *vars(thing).values()] if isinstance(thing, type) else [thing]:
+            if isinstance(each, StandIn):
+                each.compiled(thing if isinstance(thing, type) else type(thing))
+
 
 if TYPE_CHECKING:
     from typing import NamedTuple as NamedTuple  # noqa: PLC0414 - for those that import it from here
@@ -22,16 +44,20 @@ if TYPE_CHECKING:
 else:
     from _collections import _tuplegetter
 
-    class pattern:  # noqa: N801 - stands for a function
+    class pattern(StandIn):  # noqa: N801 - stands for a function
         """A compiled regular expression, as `re.compile` returns it."""
 
         def __init__(self, text: str | bytes, flags: int = 0) -> None:
             self._text, self._flags = text, flags
 
         def __getattr__(self, name: str) -> Any:
-            found = getattr(re.compile(self._text, self._flags), name)
+            found = getattr(self.compiled(type(self)), name)
             setattr(self, name, found)
             return found
+
+        def compiled(self, owner: type) -> re.Pattern[Any]:  # noqa: ARG002 - it is in no class
+            """Return the pattern."""
+            return re.compile(self._text, self._flags)  # which remembers it
 
     class _OfNamedTuples(type):
         def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> type:
@@ -84,18 +110,12 @@ else:
         def __getnewargs__(self) -> tuple[Any, ...]:
             return tuple(self)
 
-    class _New:
-        """Stands for a `__new__` until that is used often; made twice, by two threads, it is the same."""
-
-        def __init__(self) -> None:
-            self._uses = 0
-
+    class _New(StandIn):
         def __get__(self, instance: object, owner: type) -> Any:
-            self._uses += 1
-            return _plain_new if self._uses <= FEW else self.compiled(owner)
+            self.uses += 1
+            return _plain_new if self.uses <= FEW else self.compiled(owner)
 
         def compiled(self, owner: type) -> Any:
-            """Return the constructor of the class that this one has it from, and put it in place of this."""
             cls = next(each for each in owner.__mro__ if vars(each).get("__new__") is self)
             parameters = ", ".join(("_cls", *cls._fields))
             known = {"_new": tuple.__new__, "__builtins__": {}, "__name__": f"namedtuple_{cls.__name__}"}

@@ -14,7 +14,7 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from hostd_workers.wire.light import FEW
+from hostd_workers.wire.light import FEW, StandIn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,23 +50,20 @@ class _Given:
 _OF_FACTORY = _Given()
 
 
-class _Init:
-    """Stands for an `__init__` until that is used often; made twice, by two threads, it is the same."""
-
+class _Init(StandIn):
     def __init__(self, cls: type, *, is_frozen: bool) -> None:
         self._cls, self._is_frozen = cls, is_frozen
-        self._uses = 0
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        self._uses += 1
-        if instance is not None and self._uses <= FEW:
+        self.uses += 1
+        if instance is not None and self.uses <= FEW:
             return partial(self._fill, instance)
-        return self._compiled().__get__(instance, owner)
+        return self.compiled(self._cls).__get__(instance, owner)
 
     def _fill(self, instance: object, /, *values: Any, **named: Any) -> None:
         given = self._given(values, dict(named))
         if given is None:
-            self._compiled()(instance, *values, **named)  # raises what Python does
+            self.compiled(self._cls)(instance, *values, **named)  # raises what Python does
         else:
             vars(instance).update(given)
 
@@ -86,7 +83,7 @@ class _Init:
             given[field.name] = value
         return None if named or len(values) > len(fields) else given
 
-    def _compiled(self) -> Any:
+    def compiled(self, owner: type) -> Any:  # noqa: ARG002 - it is noted
         fields = dataclasses.fields(self._cls)
         known: dict[str, Any] = {"_set": object.__setattr__, "_OF_FACTORY": _OF_FACTORY}
         parameters, lines = [], []
