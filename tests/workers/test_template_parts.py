@@ -3,6 +3,7 @@
 import builtins
 import os
 import random
+import re
 import socket
 import sys
 import types
@@ -219,7 +220,7 @@ def test_what_nothing_can_set_keeps_to_one_thread_and_says_so(monkeypatch):
             raise ImportError(name)
         return imported(name, *arguments)
 
-    monkeypatch.setattr(threads, "_POOLS", threads.re.compile(r"/[^/\n]*libc[^/\n]*\.so"))
+    monkeypatch.setattr(threads, "_POOLS", re.compile(r"/[^/\n]*libc[^/\n]*\.so"))
     monkeypatch.setattr(builtins, "__import__", absent)
     assert "install threadpoolctl" in Pools().fixed
 
