@@ -145,8 +145,9 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import_module(home)
     for public, place in _HOMES.items():
-        if place in sys.modules:  # also what came along: a host has clients, and they have handles
-            globals()[public] = getattr(sys.modules[place], public)
+        # Also what came along: a host has clients, and they have handles. Another thread may be importing one.
+        if hasattr(module := sys.modules.get(place), public):
+            globals()[public] = getattr(module, public)
     _name_public()
     return globals()[name]
 

@@ -11,10 +11,10 @@ import os
 import subprocess
 import time
 import weakref
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING, Any
 
-from hostd.hosts.launch import AT_ONCE, order_of, ready_pipe, reaper_command, supervisor_environment, told_of_start
+from hostd.hosts.launch import AT_ONCE, Order, ready_pipe, reaper_command, supervisor_environment, told_of_start
 from hostd.not_pickled import NotPickled
 from hostd_workers.wire.errors import (
     DeadlineExceededError,
@@ -211,33 +211,38 @@ class Host(NotPickled):
         await asyncio.to_thread(self.stop)
 
     def _start_private(self) -> None:
-        ready_read, ready_write = ready_pipe()
-        try:
+        is_told = False
+        with ExitStack() as stack:
             with told_of_start():
-                self._process = subprocess.Popen(  # noqa: S603 - our own command
-                    reaper_command(embedder_pid=os.getpid()),
-                    env=supervisor_environment(None, ready_write, kind="embedded"),
-                    pass_fds=[ready_write],
-                    stdin=subprocess.PIPE,
-                    start_new_session=True,  # the terminal's Ctrl-C is for the embedding program alone
-                )
-            os.close(ready_write)
-            ready_write = -1
-            # From here on what is done, and what is imported for it, is done while the host starts.
-            self._tell_reaper(order_of(self._private_config()))
-            from hostd import Client  # noqa: F401, PLC0415 - as said
+                order = stack.enter_context(closing(Order()))
+                ready_read, ready_write = ready_pipe()
+            stack.callback(os.close, ready_read)
+            theirs = stack.enter_context(ExitStack())
+            theirs.callback(os.close, ready_write)
+            try:
+                with told_of_start():
+                    self._process = subprocess.Popen(  # noqa: S603 - our own command
+                        reaper_command(embedded=(os.getpid(), order.told_fd, order.order_fd)),
+                        env=supervisor_environment(None, ready_write, kind="embedded"),
+                        pass_fds=[ready_write, order.told_fd, order.order_fd],
+                        stdin=subprocess.DEVNULL,
+                        start_new_session=True,  # the terminal's Ctrl-C is for the embedding program alone
+                    )
+                theirs.close()
+                # From here on what is done, and what is imported for it, is done while the host starts.
+                order.tell(self._private_config())
+                is_told = True
+                from hostd import Client  # noqa: F401, PLC0415 - as said
 
-            info = _await_ready(ready_read)
-            self._supervisor_fd = os.pidfd_open(info["pid"])
-            self._info = info
-        except BaseException:
-            self._end_at_once()
-            self._tidy()
-            raise
-        finally:
-            os.close(ready_read)
-            if ready_write >= 0:
-                os.close(ready_write)
+                info = _await_ready(ready_read)
+                self._supervisor_fd = os.pidfd_open(info["pid"])
+                self._info = info
+            except BaseException:
+                if self._process is not None and not is_told:
+                    self._process.kill()  # it waits for the order, and has nothing to end
+                self._end_at_once()
+                self._tidy()
+                raise
 
     def _private_config(self) -> HostConfig:
         from hostd import paths  # noqa: PLC0415 - see `_start_private`
@@ -255,15 +260,8 @@ class Host(NotPickled):
         }
         return config_of_start({"log_level": QUIET, **self._settings, **places})
 
-    def _tell_reaper(self, order: bytes = b"") -> None:
-        said = None if self._process is None else self._process.stdin
-        if said is not None and not said.closed:
-            with suppress(BrokenPipeError), said:  # it has ended, which is told then
-                said.write(order)
-
     def _end_at_once(self) -> None:
         """Have the reaper kill the supervisor and all that it leaves."""
-        self._tell_reaper()
         # Again and again: a reaper that is just starting may ignore it still, if this process does.
         while self._process is not None and self._process.poll() is None:
             self._process.send_signal(AT_ONCE)

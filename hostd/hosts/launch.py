@@ -45,22 +45,46 @@ AT_ONCE = signal.SIGQUIT
 
 
 def reaper_command(
-    *, embedder_pid: int = 0, shared: tuple[int, int, Path] | None = None, supervise: str = _SUPERVISE
+    *,
+    embedded: tuple[int, int, int] | None = None,
+    shared: tuple[int, int, Path] | None = None,
+    supervise: str = _SUPERVISE,
 ) -> list[str]:
     """Return the command of a reaper with its supervisor.
 
-    Both end with the process `embedder_pid`, which has to tell what `order_of` returns on standard input.
-    A host that several processes share has `shared`: the descriptors of the starter's seat and of the lock, and the
-    runtime directory, which is removed in the end. `supervise` is the source of the supervisor.
+    Both end with the process that has `embedded` them: its id, and the descriptors of an `Order`. A host that several
+    processes share has `shared`: the descriptors of the starter's seat and of the lock, and the runtime directory,
+    which is removed in the end. `supervise` is the source of the supervisor.
     """
-    whose = str(embedder_pid) if shared is None else f"shared:{shared[0]}:{shared[1]}:{shared[2]}"
+    kind, about = ("embedded", embedded) if embedded else ("shared", shared) if shared else ("served", ())
+    whose = ":".join((kind, *map(str, about)))
     # Without site packages, which may start threads: it must be small and quick, and forks.
     return [sys.executable, "-S", "-c", _KEEP + supervise, whose]
 
 
-def order_of(config: HostConfig) -> bytes:
-    """Return what an embedding process tells its reaper: the directory to remove in the end, and the configuration."""
-    return b"".join(os.fsencode(each) + b"\0" for each in (config.runtime_dir, config.to_json()))
+class Order:
+    """What an embedding process tells its reaper when that has started: `told_fd` says that it is in `order_fd`.
+
+    Neither end waits for the other, and none is hurt by its end, as by a pipe's (SIGPIPE).
+    """
+
+    def __init__(self) -> None:
+        self.told_fd = above_standard(os.eventfd(0, os.EFD_CLOEXEC))
+        self.order_fd = above_standard(os.memfd_create("hostd-order", os.MFD_CLOEXEC))
+
+    def tell(self, config: HostConfig) -> None:
+        """Have the host start with this configuration; its runtime directory is removed in the end.
+
+        Raises FailedPreconditionError if the system refuses it.
+        """
+        with told_of_start(), open(self.order_fd, "wb", closefd=False) as file:
+            file.write(os.fsencode(config.runtime_dir) + b"\0" + config.to_json().encode())
+        os.eventfd_write(self.told_fd, 1)
+
+    def close(self) -> None:
+        """Close both."""
+        os.close(self.told_fd)
+        os.close(self.order_fd)
 
 
 def ready_pipe() -> tuple[int, int]:
@@ -90,7 +114,7 @@ def supervisor_environment(
 ) -> dict[str, str]:
     """Return the environment of a supervisor; it says on the descriptor `ready_fd` what became of its start.
 
-    The reaper is told the configuration later if it is None (`order_of`). `kind` is that of `HostInfo`; `lock_fd` has
+    The reaper is told the configuration later if it is None (`Order`). `kind` is that of `HostInfo`; `lock_fd` has
     the lock of the runtime directory, if it was taken before.
     `sources` are the `file` and the `arguments` from which the configuration came, to be read again while it runs.
     """
@@ -133,4 +157,6 @@ def told_of_start() -> Iterator[None]:
         words = f"the system does not start the host's process: {error.strerror}"
         if error.errno == errno.E2BIG:
             words += " (the environment, or the configuration, which is passed in it; one variable may have 128 KiB)"
+        if error.errno == errno.EFBIG:
+            words += " (this process may write files of so few bytes; raise the limit: ulimit -f, LimitFSIZE=)"
         raise FailedPreconditionError(words) from None

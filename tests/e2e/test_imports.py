@@ -102,3 +102,14 @@ def test_a_command_imports_what_it_shows_with_and_nothing_that_serves(host, form
     assert "hostd.client._sync.client" in found
     assert not (found - at_start) & (SETTINGS | RARE | {"asyncio", "ssl", "sqlite3", "hostd.shell", "hostd.embed"})
     assert ("rich" in found) == (form != "--json")
+
+
+def test_a_name_is_found_while_another_thread_imports_a_home_of_others():
+    """Its module is there, and has not all of its names yet."""
+    code = """
+        import sys, types, hostd
+        sys.modules["hostd.client._sync.client"] = types.ModuleType("hostd.client._sync.client")
+        print(hostd.ModelInfo.__module__, hostd.LogLine.__module__)
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, check=True)
+    assert done.stdout == "hostd hostd\n"

@@ -8,7 +8,7 @@ import shutil
 import signal
 
 import pytest
-from helpers import PATIENCE_S, program
+from helpers import PATIENCE_S, new_tag, program, tagged
 from surroundings import Case, asks, commands, embeds, serves, shares
 
 import hostd
@@ -97,3 +97,23 @@ def test_a_start_that_fails_at_once_ends_a_reaper_that_does_not_listen_yet(monke
             hostd.Host().start()
     finally:
         signal.signal(AT_ONCE, before)
+
+
+def test_settings_that_are_wrong_end_a_reaper_that_hears_no_signal(monkeypatch):
+    tag = new_tag()
+    monkeypatch.setenv("WRONG", tag)
+    before = signal.signal(AT_ONCE, signal.SIG_IGN)
+    try:
+        for _ in range(2):  # the second time what checks them has been imported, and the reaper has hardly begun
+            with pytest.raises(hostd.InvalidArgumentError):
+                hostd.Host(memory={"bogus": 1}).start()
+    finally:
+        signal.signal(AT_ONCE, before)
+    assert tagged(tag, "WRONG") == set()
+
+
+def test_a_host_that_is_stopped_at_once_says_nothing(capfd):
+    for _ in range(4):
+        with hostd.Host():
+            pass
+    assert capfd.readouterr() == ("", "")

@@ -1,5 +1,6 @@
 """The reaper: what it does when its supervisor, or the process that embeds the host, ends in this way or that."""
 
+import contextlib
 import os
 import re
 import signal
@@ -9,13 +10,27 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
-from helpers import PATIENCE_S, SOON_S, at_most, eventually, line_of, new_tag, program, state_of, stop, tagged
+from helpers import (
+    PATIENCE_S,
+    REPOSITORY,
+    SOON_S,
+    at_most,
+    eventually,
+    line_of,
+    never,
+    new_tag,
+    program,
+    state_of,
+    stop,
+    tagged,
+)
 
 from hostd.hosts import lock as runtime_lock
-from hostd.hosts.launch import AT_ONCE, reaper_command
+from hostd.hosts.launch import AT_ONCE, Order, reaper_command
 from hostd.shell.processes import reaper
 
 
@@ -28,15 +43,20 @@ def tag(monkeypatch):
 
 
 @pytest.fixture
+def order():
+    with contextlib.closing(Order()) as made:
+        yield made
+
+
+@pytest.fixture
 def keep(tag, tmp_path):
     """Start a reaper of a stand-in for the supervisor, which runs `source`."""
     started = []
 
-    def start(source, *, embedder_pid=0, order=""):
-        command = reaper_command(embedder_pid=embedder_pid, supervise=textwrap.dedent(source))
-        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-        started[-1].stdin.write(order)
-        started[-1].stdin.flush()
+    def start(source, *, embedder_pid=None, order=None):
+        embedded = embedder_pid and (embedder_pid, order.told_fd, order.order_fd)
+        command = reaper_command(embedded=embedded, supervise=textwrap.dedent(source))
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=(embedded or [])[1:]))
         return started[-1]
 
     yield start
@@ -129,6 +149,7 @@ def test_a_supervisor_begins_with_what_was_ignored_of_two_signals_and_no_other_i
 
 BEGINS = """
     import os, sys
+    sys.stdout.reconfigure(line_buffering=True)
     own = {0, 1, 2, *(int(value) for name, value in os.environ.items() if name.startswith("HOSTD_") and "FD" in name)}
     print(sys.argv, "reaper" in sys.modules, {*sys.path} - {*os.environ["USUAL_PATH"].split(":")})
     print({fd for fd in range(100) if os.path.exists(f"/proc/self/fd/{fd}")} - own, flush=True)
@@ -157,6 +178,21 @@ def test_the_supervisor_of_a_shared_host_has_nothing_of_the_door_but_what_is_its
         os.close(lock_fd)
     assert said == ["['-c'] False set()", "set()"]
     eventually(lambda: not tagged(tag, "KEPT"), "the reaper has ended")
+
+
+STREAMS = """
+    import os, sys
+    print("lost", file=sys.stdout), print("lost", file=sys.stderr)
+    with open(os.environ["SAYS"], "w") as file:
+        file.write(repr(sys.stdin.read()))
+"""
+
+
+def test_a_supervisor_has_streams_where_its_starter_has_closed_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAYS", str(tmp_path / "says"))
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *reaper_command(supervise=textwrap.dedent(STREAMS))]
+    assert subprocess.run(command, timeout=PATIENCE_S, check=False).returncode == 0
+    assert (tmp_path / "says").read_text() == "''"
 
 
 def test_at_once_ends_a_supervisor_that_does_not_want_to(keep, tag):
@@ -228,7 +264,7 @@ ASKED_AGAIN = """
     from hostd.shell.processes import reaper
 
     reaper.AT_LAST_S = 0.1
-    status = reaper.main("0")
+    status = reaper.main("served")
     if status is not None:
         sys.exit(status)
     exec(sys.argv[1])
@@ -267,17 +303,24 @@ def test_the_end_of_the_embedding_process_ends_everything(keep, tag, tmp_path, h
     (directory / "state" / "logs").mkdir(parents=True)
     (directory / "state" / "logs" / "m.log").write_text("x")
     source = """
-        import subprocess, sys
-        kept = subprocess.Popen(sys.argv[2:], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        print(sys.argv[1], "{}", sep="\\0", end="\\0", file=kept.stdin, flush=True)
+        import os, subprocess, sys
+        from types import SimpleNamespace
+        from hostd.hosts.launch import Order, reaper_command
+        order = Order()
+        kept = subprocess.Popen(
+            reaper_command(embedded=(os.getpid(), order.told_fd, order.order_fd), supervise=sys.argv[2]),
+            pass_fds=(order.told_fd, order.order_fd), stdout=subprocess.PIPE, text=True,
+        )
+        order.tell(SimpleNamespace(runtime_dir=sys.argv[1], to_json=lambda: "{}"))
         print(kept.pid, kept.stdout.readline().strip(), flush=True)
         sys.stdin.readline()
     """
     embedder = subprocess.Popen(
-        [sys.executable, "-S", "-c", _WITH_OWN_PID + textwrap.dedent(source), directory, *_command(LEAVE_DAEMONS)],
+        [sys.executable, "-c", textwrap.dedent(source), directory, textwrap.dedent(LEAVE_DAEMONS)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        cwd=REPOSITORY,
     )
     with embedder:
         pid, up = line_of(embedder).split()
@@ -291,61 +334,46 @@ def test_the_end_of_the_embedding_process_ends_everything(keep, tag, tmp_path, h
     assert not directory.exists()
 
 
-_WITH_OWN_PID = "import os, sys\nsys.argv = [word.replace('OWN_PID', str(os.getpid())) for word in sys.argv]\n"
-
-
-def _command(source):
-    return [*reaper_command(supervise=textwrap.dedent(source))[:-1], "OWN_PID"]
-
-
 @pytest.mark.parametrize("embedder", ["gone already", "not its parent"])
-def test_what_cannot_be_its_embedding_process_is_noticed(keep, embedder):
+def test_what_cannot_be_its_embedding_process_is_noticed(keep, order, embedder):
     with program("") as gone:
         gone.wait(PATIENCE_S)
-    kept = keep("print('up')", embedder_pid=gone.pid if embedder == "gone already" else 1, order="d\0{}\0")
+    order.tell(SimpleNamespace(runtime_dir="d", to_json=lambda: "{}"))
+    kept = keep("print('up')", embedder_pid=gone.pid if embedder == "gone already" else 1, order=order)
     assert kept.stdout.read() == "", "a host for a stranger"
     assert kept.wait(PATIENCE_S) == 1
 
 
 SAY = """
-    import os, sys
-    print([os.environ["HOSTD_SUPERVISOR_CONFIG"], sys.stdin.read()], flush=True)
+    import os
+    print(os.environ["HOSTD_SUPERVISOR_CONFIG"], flush=True)
 """
 
 
-def test_what_the_embedding_process_finds_out_it_tells_in_pieces(keep):
+def test_it_waits_for_what_the_embedding_process_finds_out(keep, order):
+    kept = keep(SAY, embedder_pid=os.getpid(), order=order)
+    never(lambda: kept.poll() is not None, "it does not wait", for_s=0.3)
     config = "{" + "é" * (1 << 17) + "}"
-    kept = keep(SAY, embedder_pid=os.getpid(), order="some")
-    for piece in ("where\0", config, "\0"):
-        kept.stdin.write(piece)
-        kept.stdin.flush()
-    assert line_of(kept) == f"['{config}', '']", "and standard input is empty then, though the pipe is open"
+    order.tell(SimpleNamespace(runtime_dir="no such directory", to_json=lambda: config))
+    assert line_of(kept) == config
     assert kept.wait(PATIENCE_S) == 0
 
 
-@pytest.mark.parametrize("order", ["", "d\0{"], ids=["nothing", "a part"])
-def test_an_embedding_process_that_gives_up_before_it_has_told_gets_no_supervisor(keep, order):
-    kept = keep("print('up')", embedder_pid=os.getpid(), order=order)
-    kept.stdin.close()
-    assert kept.stdout.read() == ""
-    assert kept.wait(PATIENCE_S) == 1
-
-
-def test_the_end_of_the_embedding_process_is_noticed_before_it_has_told():
-    """Another child of it may hold the pipe open; here we do."""
+def test_the_end_of_the_embedding_process_is_noticed_before_it_has_told(order):
+    """Another child of it may have the descriptors."""
     source = """
-        import subprocess
-        print(subprocess.Popen(sys.argv[1:]).pid, flush=True)
+        import os, subprocess, sys, time
+        from hostd.hosts.launch import reaper_command
+        fds = [int(fd) for fd in sys.argv[1:]]
+        print(subprocess.Popen(reaper_command(embedded=(os.getpid(), *fds)), pass_fds=fds).pid, flush=True)
         time.sleep(3600)
     """
-    read, write = os.pipe()
-    own = [sys.executable, "-S", "-c", _WITH_OWN_PID + "import time\n" + textwrap.dedent(source), *_command(WAIT)]
-    with subprocess.Popen(own, stdin=read, stdout=subprocess.PIPE, text=True) as embedder:
+    fds = order.told_fd, order.order_fd
+    own = [sys.executable, "-c", textwrap.dedent(source), *map(str, fds)]
+    with subprocess.Popen(own, stdout=subprocess.PIPE, text=True, pass_fds=fds, cwd=REPOSITORY) as embedder:
         pid = int(line_of(embedder))
         embedder.kill()
     eventually(lambda: state_of(pid) in ("", "Z"), "the reaper has ended")
-    os.close(read)
-    os.close(write)
 
 
 def test_it_is_small_and_waits_without_using_the_processor(keep):

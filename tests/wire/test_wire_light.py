@@ -163,6 +163,18 @@ def test_its_constructor_is_made_when_it_has_been_used_often():
     assert kind(1) == below(a=1) == (1, "b")
 
 
+def test_wrong_arguments_through_a_class_with_a_constructor_of_its_own():
+    (_, (kind, _)) = named_tuples()
+
+    class Own(kind):
+        def __new__(cls, *values):
+            return super().__new__(cls, *values)
+
+    assert Own(1, "b") == (1, "b")
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'a'"):
+        Own()
+
+
 def test_a_module_is_finished_for_those_that_share_it(monkeypatch):
     ((_, (base, kind)), (_, (pair, below))) = classes(frozen=True), named_tuples()
     own = light.pattern("a+b")
@@ -195,3 +207,4 @@ def test_a_light_pattern_does_what_a_compiled_one_does_and_is_compiled_when_it_i
     with pytest.raises(AttributeError):
         own.nothing  # noqa: B018
     assert own.match is own.match, "what is used often is looked up once"
+    assert copy.copy(own).match("ab"), "and a copy looks it up as well"

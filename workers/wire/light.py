@@ -51,6 +51,8 @@ else:
             self._text, self._flags = text, flags
 
         def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):  # what copies and pickles ask for, of one that has nothing yet
+                raise AttributeError(name)
             found = getattr(self.compiled(type(self)), name)
             setattr(self, name, found)
             return found
@@ -99,6 +101,8 @@ else:
                 raise ValueError(f"Got unexpected field names: {[*values]!r}")
             return made
 
+        __replace__ = _replace  # of copy.replace, since Python 3.13
+
         def _asdict(self) -> dict[str, Any]:
             """Return the values by their fields."""
             return dict(zip(self._fields, self, strict=True))
@@ -116,14 +120,10 @@ else:
             return _plain_new if self.uses <= FEW else self.compiled(owner)
 
         def compiled(self, owner: type) -> Any:
-            cls = next(each for each in owner.__mro__ if vars(each).get("__new__") is self)
-            parameters = ", ".join(("_cls", *cls._fields))
-            known = {"_new": tuple.__new__, "__builtins__": {}, "__name__": f"namedtuple_{cls.__name__}"}
-            made = eval(f"lambda {parameters}: _new(_cls, ({''.join(f'{field}, ' for field in cls._fields)}))", known)  # noqa: S307 - names
-            made.__defaults__ = tuple(cls._field_defaults.values()) or None
-            made.__name__, made.__qualname__, made.__module__ = "__new__", f"{cls.__name__}.__new__", cls.__module__
-            cls.__new__ = staticmethod(made)
-            return made
+            for cls in owner.__mro__:
+                if vars(cls).get("__new__") is self:
+                    cls.__new__ = staticmethod(_constructor_of(cls))
+            return owner.__new__
 
     def _plain_new(cls: Any, /, *values: Any, **named: Any) -> Any:
         fields = cls._fields
@@ -131,7 +131,14 @@ else:
             known = {**cls._field_defaults, **dict(zip(fields, values)), **named}  # noqa: B905 - see below
             is_right = len(values) <= len(fields) and named.keys().isdisjoint(fields[: len(values)])
             if not is_right or known.keys() != {*fields}:
-                stand_in = next(vars(each)["__new__"] for each in cls.__mro__ if "__new__" in vars(each))
-                return stand_in.compiled(cls)(cls, *values, **named)  # raises what Python does
+                return _constructor_of(cls)(cls, *values, **named)  # raises what Python does
             values = map(known.__getitem__, fields)
         return tuple.__new__(cls, values)
+
+    def _constructor_of(cls: Any) -> Any:
+        parameters = ", ".join(("_cls", *cls._fields))
+        known = {"_new": tuple.__new__, "__builtins__": {}, "__name__": f"namedtuple_{cls.__name__}"}
+        made = eval(f"lambda {parameters}: _new(_cls, ({''.join(f'{field}, ' for field in cls._fields)}))", known)  # noqa: S307 - names
+        made.__defaults__ = tuple(cls._field_defaults.values()) or None
+        made.__name__, made.__qualname__, made.__module__ = "__new__", f"{cls.__name__}.__new__", cls.__module__
+        return made

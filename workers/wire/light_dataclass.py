@@ -2,8 +2,8 @@
 
 They are the standard library's in all else. `dataclasses` compiles up to six methods of each class, in 0.75 ms; here
 only `__init__` is compiled, when it is looked up in the class, or has been used a few times. With the named tuples of
-`light` that was a third of a supervisor's imports. A dataclass must have a docstring, and may have neither
-`__post_init__` nor slots; every field is an argument.
+`light` that was a third of a supervisor's imports. A dataclass must have a docstring, and may have
+neither `__post_init__`, slots nor a `__setattr__` of its own; every field is an argument.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class _Init(StandIn):
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         self.uses += 1
-        if instance is not None and self.uses <= FEW:
+        if isinstance(instance, self._cls) and self.uses <= FEW:  # and not the class, in which `inspect` looks
             return partial(self._fill, instance)
         return self.compiled(self._cls).__get__(instance, owner)
 

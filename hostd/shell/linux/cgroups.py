@@ -187,6 +187,8 @@ class Cgroups(Closing):
 
     def close(self) -> None:
         """Remove all groups, and go back to where we were."""
+        for directory in self._reserved.values():  # of a template that nothing was forked from
+            end_group(directory, _LEFTOVERS_S)
         self._groups.clear()
         self._reserved.clear()
         self._limited.clear()

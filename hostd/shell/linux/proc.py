@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-_HAS_CHILDREN_FILES = os.path.exists(f"/proc/self/task/{os.getpid()}/children")  # noqa: PTH110 - see `processes/early`
+_HAS_CHILDREN_FILES = os.path.exists(f"/proc/self/task/{os.getpid()}/children")  # noqa: PTH110 - it is imported before most
 
 _FILE_BYTES = 1 << 16
 """More than any of these files has; the kernel gives each in one read if there is room for it, but for lists."""

@@ -2,9 +2,9 @@
 
 Run with `-S`, so that it is up in milliseconds and stays small: little but the standard library's core. The supervisor
 is its fork, which goes on where `run` returns: an interpreter of its own would start for 20 ms more. The argument is
-0, shared:SEAT_FD:LOCK_FD:DIRECTORY for a host that several processes share, or the id of the process that embeds the
-host. That one says on standard input what it finds out while this starts: DIRECTORY and configuration, each with a NUL
-after it. DIRECTORY is the runtime directory, and is removed in the end.
+"served", shared:SEAT_FD:LOCK_FD:DIRECTORY for a host that several processes share, or embedded:PID:TOLD_FD:ORDER_FD for
+that of the process PID. That one finds out meanwhile what it wants: it writes DIRECTORY, a NUL and the configuration to
+the memfd ORDER_FD, and then counts the eventfd TOLD_FD up. DIRECTORY is the runtime directory, removed in the end.
 
 Why it exists: a worker dies with its supervisor (PR_SET_PDEATHSIG), but a process that a model started does not. The
 reaper is a subreaper, so such orphans become its children when the supervisor dies, and it kills them, with the control
@@ -46,8 +46,7 @@ GROUPS_FD_VARIABLE = "HOSTD_REAPER_GROUPS_FD"
 CONFIG_VARIABLE = "HOSTD_SUPERVISOR_CONFIG"
 MAY_BE_IGNORED, ASK_TO_END = (signal.SIGINT, signal.SIGHUP), (signal.SIGTERM, signal.SIGINT)
 IGNORED_BY_PYTHON = signal.SIGPIPE, signal.SIGXFSZ
-SHARED = "shared:"
-SAID = 2
+SHARED, EMBEDDED = "shared", "embedded"
 NO_PROCESS = (
     b'{"kind": [9, "FailedPreconditionError"], "error": "the system gives it no process: REASON. Raise the limits on '
     b'processes and threads (ulimit -u, TasksMax=, --pids-limit)"}'
@@ -138,6 +137,10 @@ def open_standard_descriptors() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            stream = open(fd, "w" if fd else "r", encoding="utf-8", closefd=False)  # noqa: SIM115 - as above
+            setattr(sys, name, stream)
 
 
 def watch(poller: select.poll, supervisor_fd: int, wake_fd: int, door: Door | None) -> None:
@@ -414,33 +417,29 @@ def remove(directory: str) -> None:
             os.rmdir(directory)  # noqa: PTH106 - as above
 
 
-def hear(embedder_fd: int) -> list[str]:
-    """Return what the embedding process says on standard input, which is empty then; nothing if it ends, or gives up.
-
-    Not up to the end of the pipe, which another child of that process may hold open.
-    """
+def hear(embedder_fd: int, told_fd: int, order_fd: int) -> list[str]:
+    """Return what the embedding process wants, as soon as it has said so; nothing if it ends before."""
     poller = select.poll()
-    poller.register(0, select.POLLIN)
-    poller.register(embedder_fd, select.POLLIN)
-    said = b""
-    while said.count(b"\0") < SAID:
-        if embedder_fd in [fd for fd, _ in poller.poll()] or not (more := os.read(0, 1 << 16)):
-            return []
-        said += more
-    nowhere = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    os.dup2(nowhere, 0)
-    os.close(nowhere)
-    return [os.fsdecode(each) for each in said.split(b"\0")[:SAID]]
+    for fd in (embedder_fd, told_fd):
+        poller.register(fd, select.POLLIN)
+    if told_fd not in [fd for fd, _ in poller.poll()]:
+        return []
+    order = os.pread(order_fd, os.fstat(order_fd).st_size, 0)
+    os.close(told_fd)
+    os.close(order_fd)
+    return os.fsdecode(order).split("\0")
 
 
-def keep_of_embedder(pid: int) -> int | None:
+def keep_embedded(pid: int, told_fd: int, order_fd: int) -> int | None:
     """Keep the host of an embedding process; see `keep`."""
-    with contextlib.suppress(ProcessLookupError):
+    try:
         embedder_fd = os.pidfd_open(pid)
-        if os.getppid() == pid and (said := hear(embedder_fd)):
-            directory, os.environ[CONFIG_VARIABLE] = said
-            return keep(directory, embedder_fd)
-    return 1
+    except ProcessLookupError:
+        return 1
+    if os.getppid() != pid or not (said := hear(embedder_fd, told_fd, order_fd)):
+        return 1
+    directory, os.environ[CONFIG_VARIABLE] = said
+    return keep(directory, embedder_fd)
 
 
 def keep_shared(seat_fd: int, lock_fd: int, directory: str) -> int | None:
@@ -456,10 +455,11 @@ def keep_shared(seat_fd: int, lock_fd: int, directory: str) -> int | None:
 
 def main(whose: str) -> int | None:
     """Keep the host of one embedding process, or of those that share it, or of none; see `keep`."""
-    if whose.startswith(SHARED):
-        seat_fd, lock_fd, directory = whose.removeprefix(SHARED).split(":", 2)
+    kind, _, about = whose.partition(":")
+    if kind == SHARED:
+        seat_fd, lock_fd, directory = about.split(":", 2)
         return keep_shared(int(seat_fd), int(lock_fd), directory)
-    return keep_of_embedder(int(whose)) if int(whose) else keep("")
+    return keep_embedded(*map(int, about.split(":"))) if kind == EMBEDDED else keep("")
 
 
 def run() -> None:

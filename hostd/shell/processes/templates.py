@@ -157,7 +157,8 @@ class Templates(Component):
             self._loop.add_reader(process.output_fd, _read_output, template)
             if template.ending is None:
                 said = await (word or self._first_word(process))
-                held_bytes = await in_thread(self._killers, partial(_held_bytes, process.pid, _spare_of(said)))
+                template.spare = _spare_of(said)
+                held_bytes = await in_thread(self._killers, partial(_held_bytes, process.pid, template.spare))
         except Exception as error:  # noqa: BLE001 - whatever it is, there is no template
             template.ending = template.ending or (f"it cannot be started: {error}", "")
         template.is_starting = False
@@ -165,7 +166,6 @@ class Templates(Component):
             case {"ready": int(), "import_s": float(import_s)} if template.ending is None and not template.has_exited:
                 template.keeps_one_thread = str(said.get("keeps_one_thread") or "")
                 self._loop.add_reader(process.control, self._on_word, template, process)
-                template.spare = _spare_of(said)
                 template.ready.set_result(True)
                 return ev.TemplateReady(template.id, process.pid, import_s, held_bytes)
             case {"unsafe": [str(module), str(reason)]}:
