@@ -30,7 +30,9 @@ HEAD = '''# Generated from hostd/config/settings.py by .ci/settings_table.py: ed
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+from hostd_workers.wire.light import NamedTuple
 
 
 class Setting(NamedTuple):

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+from hostd_workers.wire.light import NamedTuple
 
 
 class Setting(NamedTuple):

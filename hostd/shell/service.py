@@ -17,7 +17,6 @@ from hostd.shell.control.hangup import Hangup
 from hostd.shell.control.requests import Control
 from hostd.shell.control.settings import Settings
 from hostd.shell.deploys.executor import Files
-from hostd.shell.deploys.staging import Staging
 from hostd.shell.memory.gpu import GpuReader
 from hostd.shell.memory.sampler import Sampler
 from hostd.shell.memory.schedule import Schedule
@@ -139,6 +138,8 @@ class Service:
         workforce = enter(Workforce(loop, supervisor, backend, logs, guard, gpu, config, self._begun))
         staging = repository = None
         if models_dir is not None:
+            from hostd.shell.deploys.staging import Staging  # noqa: PLC0415 - see `_serve_pages`
+
             staging = Staging(ModelsDirectory(models_dir))
             await supervisor.read("host", partial(recover, staging))
             repository = enter(Repository(plugins, models_dir, config.models))

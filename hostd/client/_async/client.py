@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from hostd import paths
 from hostd.client._async import calls
 from hostd.client._async.channels import AsyncChannels
-from hostd.client._async.deploys import deploy
 from hostd.client._async.model import AsyncModel
 from hostd.client._async.streams import log_lines, results
 from hostd.client.arguments import (
@@ -182,6 +181,8 @@ class AsyncClient(NotPickled):
         to or a file changes while it is sent, `ResourceExhaustedError` if the host's disk is full, and what
         `load_model` raises.
         """
+        from hostd.client._async.deploys import deploy  # noqa: PLC0415 - few programs do
+
         asked = named(model_id, model_type, finder, initializer, options)
         asked |= {"wait": wait, "replace": replace, "keep": keep, "retries": retries}
         info = ModelInfo.from_dict(await deploy(self._channel, files, asked, progress, timeout_s))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from hostd import paths
 from hostd.client._sync import calls
 from hostd.client._sync.channel import Channel
-from hostd.client._sync.deploys import deploy
 from hostd.client._sync.model import Model
 from hostd.client._sync.streams import log_lines, results
 from hostd.client.arguments import (
@@ -164,6 +163,8 @@ class Client(NotPickled):
         to or a file changes while it is sent, `ResourceExhaustedError` if the host's disk is full, and what
         `load_model` raises.
         """
+        from hostd.client._sync.deploys import deploy  # noqa: PLC0415 - few programs do
+
         asked = named(model_id, model_type, finder, initializer, options)
         asked |= {"wait": wait, "replace": replace, "keep": keep, "retries": retries}
         info = ModelInfo.from_dict(deploy(self._channel, files, asked, progress, timeout_s))
