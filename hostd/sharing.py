@@ -3,7 +3,7 @@
 Three things tell which processes are there. Each belongs to the operating system, so none can be stale:
 
 * the lock of the runtime directory, held from before anything is started until nothing is left (`hostd.hosts.lock`);
-* the door, a socket at which the reaper lets processes in (`shell/processes/reaper`, where the rules of seats are);
+* the door, a socket at which the reaper lets processes in (`shell/reaper/door`, where the rules of seats are);
 * the seat of each process: a connection to the reaper, which also watches the process itself.
 
 | lock | door | clients' socket | what that is | what a process does that joins ||

@@ -23,11 +23,8 @@ if TYPE_CHECKING:
 
 # Not pathlib, which takes as long to import as what is here (see `hostd.embed`).
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
-_PLACE = os.path.join(_PACKAGE, "shell", "processes")  # noqa: PTH118
-_KEEP = (
-    f"import sys; sys.path[:] = [{_PLACE!r}, *filter(None, sys.path)]; import reaper; reaper.run(); "
-    "del sys.path[0], sys.modules['reaper'], reaper\n"
-)
+_SHELL = os.path.join(_PACKAGE, "shell")  # noqa: PTH118
+_KEEP = f"import sys; sys.path[:] = [{_SHELL!r}, *filter(None, sys.path)]; from reaper.starting import run; run()\n"
 """Goes on in the supervisor, the reaper's fork, with what an interpreter has that was started with `-S`. The reaper is
 imported and not run by its path: of what is run by its path Python keeps no byte code, and compiles it each time. With
 `-c` the current directory comes first on the path, as "", and a `queue.py` there would be executed. The option against

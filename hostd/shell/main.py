@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from hostd.config.received import config_from_json
 from hostd.shell import own_log, surroundings
 from hostd.shell.processes.early import KIND_VARIABLE, LOCK_FD_VARIABLE, READY_FD_VARIABLE
-from hostd.shell.processes.reaper import CONFIG_VARIABLE, GROUPS_FD_VARIABLE, end_all
+from hostd.shell.reaper.collecting import end_all
+from hostd.shell.reaper.names import CONFIG_VARIABLE, GROUPS_FD_VARIABLE
 from hostd.shell.repository.declared import Sources
 from hostd.shell.repository.finding import THREAD_NAME as FINDER_THREADS
 from hostd.shell.repository.repository import THREAD_NAME as SCANNER_THREADS

@@ -25,7 +25,7 @@ from hostd.shell.processes.leftovers import end_leftovers
 from hostd.shell.processes.limits import MemoryLimits
 from hostd.shell.processes.logs import LogDrain
 from hostd.shell.processes.pool import Workforce
-from hostd.shell.processes.reaper import FORWARDED
+from hostd.shell.reaper.names import FORWARDED
 from hostd.shell.repository.declared import DeclaredModels, Sources
 from hostd.shell.repository.directory import ModelsDirectory
 from hostd.shell.repository.finding import Finding

@@ -31,7 +31,7 @@ from helpers import (
 
 from hostd.hosts import lock as runtime_lock
 from hostd.hosts.launch import AT_ONCE, Order, reaper_command
-from hostd.shell.processes import reaper
+from hostd.shell.reaper import collecting, names
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_its_exit_code_is_its_supervisors_as_a_shell_would_have_it(keep, source,
     assert keep(source).wait(PATIENCE_S) == code
 
 
-@pytest.mark.parametrize("number", reaper.FORWARDED)
+@pytest.mark.parametrize("number", names.FORWARDED)
 def test_signals_are_passed_on(keep, number):
     kept = keep(f"""
         import signal
@@ -151,7 +151,7 @@ BEGINS = """
     import os, sys
     sys.stdout.reconfigure(line_buffering=True)
     own = {0, 1, 2, *(int(value) for name, value in os.environ.items() if name.startswith("HOSTD_") and "FD" in name)}
-    print(sys.argv, "reaper" in sys.modules, {*sys.path} - {*os.environ["USUAL_PATH"].split(":")})
+    print(sys.argv, [name for name in sys.modules if "reaper" in name], {*sys.path} - {*os.environ["USUAL_PATH"].split(":")})
     print({fd for fd in range(100) if os.path.exists(f"/proc/self/fd/{fd}")} - own, flush=True)
 """
 
@@ -164,7 +164,7 @@ def usual_path():
 def test_a_supervisor_begins_as_an_interpreter_of_its_own_would(keep, monkeypatch):
     monkeypatch.setenv("USUAL_PATH", usual_path())
     kept = keep(BEGINS)
-    assert (line_of(kept), line_of(kept)) == ("['-c'] False set()", "set()")
+    assert (line_of(kept), line_of(kept)) == ("['-c'] [] set()", "set()")
 
 
 def test_the_supervisor_of_a_shared_host_has_nothing_of_the_door_but_what_is_its_own(tag, tmp_path, monkeypatch):
@@ -176,7 +176,7 @@ def test_the_supervisor_of_a_shared_host_has_nothing_of_the_door_but_what_is_its
         monkeypatch.setenv("HOSTD_SUPERVISOR_LOCK_FD", str(lock_fd))
         said = subprocess.check_output(command, pass_fds=[theirs.fileno(), lock_fd], text=True).splitlines()
         os.close(lock_fd)
-    assert said == ["['-c'] False set()", "set()"]
+    assert said == ["['-c'] [] set()", "set()"]
     eventually(lambda: not tagged(tag, "KEPT"), "the reaper has ended")
 
 
@@ -242,9 +242,9 @@ def test_families_that_flee_by_forking_are_ended(keep, tag, tmp_path, monkeypatc
 def test_many_helpers_are_collected_together():
     with program("""
         import os, signal
-        from hostd.shell.processes import reaper
+        from hostd.shell.reaper import collecting
 
-        looks, count, look = 0, 400, reaper.children_of
+        looks, count, look = 0, 400, collecting.children_of
         def children_of(parent):
             global looks
             looks += 1
@@ -253,18 +253,18 @@ def test_many_helpers_are_collected_together():
         for _ in range(count):
             if os.fork() == 0:
                 signal.pause()
-        reaper.children_of = children_of
-        print(reaper.kill_children(), look(os.getpid()), looks < count / 4, looks)
+        collecting.children_of = children_of
+        print(collecting.kill_children(), look(os.getpid()), looks < count / 4, looks)
     """) as helpers:
         assert line_of(helpers).rpartition(" ")[0] == "[] [] True", "a look at all of them for the end of each"
 
 
 ASKED_AGAIN = """
     import sys
-    from hostd.shell.processes import reaper
+    from hostd.shell.reaper import keeping, starting
 
-    reaper.AT_LAST_S = 0.1
-    status = reaper.main("served")
+    keeping.AT_LAST_S = 0.1
+    status = starting.main("served")
     if status is not None:
         sys.exit(status)
     exec(sys.argv[1])
@@ -392,8 +392,8 @@ def test_children_are_found_whatever_they_are_called(tmp_path):
     odd.symlink_to("/bin/sleep")
     with subprocess.Popen([odd, "3600"]) as child:
         eventually(lambda: Path(f"/proc/{child.pid}/comm").read_text().startswith("a)"), "the name is taken on")
-        assert reaper.children_of(os.getpid()) == [child.pid]
-        assert reaper._children_by_table(os.getpid()) == [child.pid]
+        assert collecting.children_of(os.getpid()) == [child.pid]
+        assert collecting._children_by_table(os.getpid()) == [child.pid]
         child.kill()
 
 
@@ -407,7 +407,7 @@ def test_a_directory_is_removed_with_everything_and_nothing_beside_it(tmp_path):
     (directory / "link to a directory").symlink_to(keepsake)
     (directory / "link to a file").symlink_to(keepsake / "file")
     (directory / "dangling").symlink_to("nowhere")
-    reaper.remove(str(directory))
+    collecting.remove(str(directory))
     assert not directory.exists()
     assert (keepsake / "file").read_text() == "precious"
-    reaper.remove(str(directory))
+    collecting.remove(str(directory))

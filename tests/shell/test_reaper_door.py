@@ -13,7 +13,8 @@ from helpers import PATIENCE_S
 
 from hostd import paths
 from hostd.hosts import lock as runtime_lock
-from hostd.shell.processes import reaper
+from hostd.shell.reaper import names
+from hostd.shell.reaper.door import Door
 
 SAID = b'{"ready": {}}\n'
 
@@ -29,7 +30,7 @@ class Rig:
         self.first, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.first.settimeout(PATIENCE_S)
         self._stack.enter_context(self.first)
-        self.door = reaper.Door(theirs.detach(), self._lock_fd, str(directory))
+        self.door = Door(theirs.detach(), self._lock_fd, str(directory))
         # Of the supervisor, which has one of its own.
         self._ready_fd = os.dup(int(self.door.environment["HOSTD_SUPERVISOR_READY_FD"]))
         self._poller = select.poll()
@@ -154,5 +155,5 @@ def test_a_directory_that_was_made_anew_is_not_its_own(rig, tmp_path):
 
 
 def test_the_reaper_knows_the_files_by_their_names():
-    assert (reaper.DOOR, reaper.LOCK) == (paths.DOOR_SOCKET, runtime_lock.LOCK_FILE)
+    assert (names.DOOR, names.LOCK) == (paths.DOOR_SOCKET, runtime_lock.LOCK_FILE)
     assert len(paths.DOOR_SOCKET) == len(paths.WORKER_SOCKET), "its path is as long as those that are checked"

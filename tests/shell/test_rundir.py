@@ -17,7 +17,7 @@ from hostd.hosts import lock as runtime_lock
 from hostd.hosts.lock import LOCK_FILE, take_state
 from hostd.shell import place
 from hostd.shell.place import Place
-from hostd.shell.processes import reaper
+from hostd.shell.reaper import collecting
 from hostd.shell.rundir import AlreadyRunningError, RuntimeDirectory, StateDirectory
 
 
@@ -292,7 +292,7 @@ def test_what_a_host_left_is_removed_unless_there_is_a_host(directory):
     assert not directory.exists()
 
 
-@pytest.mark.parametrize("remove", [reaper.remove, runtime_lock.remove_if_free])
+@pytest.mark.parametrize("remove", [collecting.remove, runtime_lock.remove_if_free])
 def test_the_lock_is_removed_last_because_another_host_may_come_then(directory, monkeypatch, remove):
     for name in ("client.ipc", "hostd.lock", "workers.ipc"):
         (directory / name).touch(0o600)

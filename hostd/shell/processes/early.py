@@ -13,8 +13,8 @@ import os
 
 from hostd.shell.linux.marks import mark_of_host
 from hostd.shell.processes.environment import oom_score_adj_of_workers, template_environment
-from hostd.shell.processes.reaper import CONFIG_VARIABLE, GROUPS_FD_VARIABLE
 from hostd.shell.processes.spawning import TemplateProcess, new_template
+from hostd.shell.reaper.names import CONFIG_VARIABLE, GROUPS_FD_VARIABLE
 
 KIND_VARIABLE = "HOSTD_SUPERVISOR_KIND"
 READY_FD_VARIABLE = "HOSTD_SUPERVISOR_READY_FD"
