@@ -83,3 +83,10 @@ class TemplateDriver(Driver):
             self.warm(bare)
         self.forked(order)
         self.ready_by(order, *libraries)
+
+
+def failed(host, order, error):
+    """Have a load fail with this in a child of a template."""
+    host.forked(order)
+    host.not_loaded(error, order.worker_id)
+    host.gone(order.worker_id)

@@ -13,8 +13,8 @@ from world_of_templates import modules_of
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.bookkeeping.templates import Base, Kind, Learned
-from hostd.core.templates.choosing import HOLD_S, IDLE_S, MOST, WARM_S
-from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, ModelError
+from hostd.core.templates.choosing import HOLD_S, IDLE_S, MOST
+from hostd_workers.wire.errors import InvalidArgumentError
 
 LIB = modules_of("lib")
 
@@ -123,26 +123,6 @@ def test_a_list_of_modules_is_one_template_of_each_interpreter(host):
     assert host.started_templates() == [(2, ("lib", "other"))]
 
 
-def test_the_baseline_of_a_forked_worker_is_not_noted(host):
-    order = host.order("m")
-    host.warm(1)
-    host.forked(order)
-    host.feed(ev.BaselineMeasured(order.worker_id, 77))
-    assert host.model("m").workers[0].baseline_bytes is None
-
-
-def test_the_size_of_a_forked_worker_is_its_charge(taught):
-    order = taught.order("m")
-    taught.warm(2)
-    taught.forked(order)
-    taught.ready_by(order, charge_bytes=300)
-    assert (taught.model("m").size, taught.model("first").size) == (300, 1000)
-    fresh = taught.order("n")
-    taught.fresh(fresh)
-    taught.ready_by(fresh, charge_bytes=300)
-    assert taught.model("n").size == 600
-
-
 # While nothing is known
 
 
@@ -174,132 +154,13 @@ def test_they_do_not_wait_for_one_that_fails_or_takes_long(host):
     assert host.ends() == [3]
 
 
-# Failures in children
-
-
-def failed(host, order, error):
-    host.forked(order)
-    host.not_loaded(error, order.worker_id)
-    host.gone(order.worker_id)
-
-
-def test_a_load_that_fails_in_a_child_is_started_afresh_at_once_and_is_remembered(taught):
-    order = taught.order("m")
-    taught.warm(2)
-    why = "Cannot re-initialize CUDA in forked subprocess"
-    failed(taught, order, ModelError(why))
-    again = taught.spawn_order()
-    assert again.origination == fx.Origination(None, why)
-    assert taught.model("m").state == "LOADING"
-    taught.fresh(again, why)
-    taught.ready_by(again)
-    assert taught.model("m").workers[0].why_fresh == why
-    assert taught.queries.templates().fresh == {"/models/m": why}
-    taught.unload("m")
-    taught.gone(again.worker_id)
-    assert taught.order("m").origination.why_fresh == why
-    assert taught.order("n").origination.template_id == 2
-
-
-def test_a_load_that_fails_afresh_too_ends_with_that_error_and_is_nobodys_fault(taught):
-    order = taught.order("m")
-    taught.warm(2)
-    caller = taught.load("m")
-    failed(taught, order, ModelError("gRPC: not fork-safe"))
-    again = taught.spawn_order()
-    taught.fresh(again)
-    taught.not_loaded(ModelError("as it is"), again.worker_id)
-    taught.gone(again.worker_id)
-    assert taught.error(caller, ModelError).message == "as it is"
-    assert taught.queries.templates().fresh == {}
-
-
-@pytest.mark.parametrize(
-    "error", [InvalidArgumentError("no such option"), ModelError("no such weights: /models/forklift")]
-)
-def test_what_would_fail_in_a_fresh_worker_too_is_not_tried_afresh(taught, error):
-    order = taught.order("m")
-    taught.warm(2)
-    failed(taught, order, error)
-    assert taught.effects_of(fx.SpawnWorker) == []
-
-
-def test_what_ends_of_its_own_will_is_not_started_afresh(taught):
-    order = taught.order("m")
-    taught.warm(2)
-    taught.forked(order)
-    taught.said_last_words(ModelError("SystemExit: 3"), order.worker_id)
-    taught.exited(worker=order.worker_id)
-    taught.gone(order.worker_id)
-    assert taught.effects_of(fx.SpawnWorker) == []
-
-
-def test_what_hangs_in_a_child_is_started_afresh(taught):
-    order = taught.order("m")
-    taught.warm(2)
-    taught.forked(order)
-    taught.pass_time(600)
-    taught.gone(order.worker_id)
-    assert taught.spawn_order().origination.template_id is None
-
-
-def test_a_child_that_dies_is_started_afresh_but_not_for_its_memory(taught):
-    order = taught.order("m")
-    taught.warm(2)
-    taught.forked(order)
-    taught.exited(worker=order.worker_id)
-    taught.gone(order.worker_id)
-    assert taught.spawn_order().origination.template_id is None
-    order = taught.order("n")
-    taught.forked(order)
-    taught.processes[order.worker_id].stage = Stage.ENDED
-    taught.feed(ev.WorkerExited(order.worker_id, "killed by SIGKILL", ev.Death.OUT_OF_MEMORY))
-    taught.gone(order.worker_id)
-    assert taught.effects_of(fx.SpawnWorker) == []
-
-
 # Libraries
-
-
-def test_a_package_that_makes_a_template_unfit_is_left_out_and_the_others_stay(host):
-    host.learn("good", "bad", "lib")
-    host.order("m")
-    assert host.started_templates()[0][1] == modules_of("good", "bad", "lib")
-    host.over(2, "it starts a thread", "bad.m1")
-    assert host.started_templates() == [(3, modules_of("good", "lib"))]
-    assert host.queries.templates().left_out == {"bad": "it starts a thread"}
-    host.warm(3)
-    assert host.order("n").origination.template_id == 3
-
-
-def test_a_template_that_hangs_in_an_import_is_ended_and_what_it_imported_is_blamed(taught):
-    taught.order("m")
-    taught.pass_time(WARM_S)
-    (effect,) = taught.effects_of(fx.EndTemplate)
-    assert (effect.template_id, effect.is_hanging) == (2, True)
-    taught.over(2, effect.reason, "lib.m1")
-    assert taught.queries.templates().left_out == {"lib": "its imports took more than 20 s"}
 
 
 def test_no_load_waits_for_longer_than_it_would_take_itself(taught):
     assert taught.order("m").origination.wait_s == pytest.approx(HOLD_S)
     taught.pass_time(HOLD_S + 1)
     assert taught.order("n").origination.wait_s == 0
-
-
-def test_what_never_becomes_a_template_is_given_up(taught):
-    for number in range(2, 10):
-        assert taught.order(f"m{number}").origination.template_id == number
-        taught.over(number, "it ended")
-    assert taught.order("m").origination == fx.Origination(None, "there is no template for it")
-
-
-def test_a_template_that_ends_by_itself_is_started_when_it_is_wanted(taught):
-    taught.order("m")
-    taught.warm(2)
-    taught.over(2)
-    assert taught.started_templates() == []
-    assert taught.order("n").origination.template_id == 3
 
 
 def test_what_loads_lack_comes_with_another_template_in_its_place(taught):
@@ -399,115 +260,7 @@ def test_all_end_before_the_host_does(taught):
     assert taught.has_stopped
 
 
-# Memory
-
-
-@pytest.fixture
-def tight():
-    return TemplateDriver(dataclasses.replace(AUTO, budget_bytes=10_000))
-
-
-def predicted(host, model_id, need_bytes, spec=SKLEARN):
-    """Have a model found that needs so much."""
-    host.load(model_id)
-    host.found(spec)
-    wanted = host.predictions.pop()
-    host.feed(ev.SizePredicted(wanted.model_id, wanted.generation, ev.Prediction(need_bytes, "remembered")))
-    return wanted
-
-
-def test_what_templates_hold_counts_against_the_budget(tight):
-    wanted = predicted(tight, "m", 1000)
-    assert wanted.is_forked
-    order = tight.spawn_order()
-    tight.warm(1)
-    tight.forked(order)
-    tight.ready_by(order)
-    memory = tight.queries.memory()
-    assert (memory.measured_bytes, memory.templates_bytes, memory.free_bytes) == (1000, 2000, 7000)
-
-
-def test_a_load_that_leaves_no_room_for_a_template_starts_afresh(tight):
-    tight.feed(ev.ImportsRecalled(((Kind(Base(), "sklearn"), Learned(LIB, 1, 1.0, held_bytes=2000)),)))
-    predicted(tight, "m", 9000)
-    assert tight.spawn_order().origination.why_fresh == "there is no template for it"
-
-
-def test_a_template_without_workers_goes_before_any_model(tight):
-    predicted(tight, "m", 1000)
-    order = tight.spawn_order()
-    tight.warm(1)
-    tight.fresh(order)
-    tight.ready_by(order)
-    tight.pass_time(2)
-    predicted(tight, "n", 8000)
-    assert tight.ends() == [1]
-    assert tight.effects_of(fx.SpawnWorker) == [], "its memory is not free yet"
-    tight.over(1)
-    assert tight.spawn_order().model_id == "n"
-    assert tight.model("m").state == "READY"
-
-
-def test_models_go_with_their_template_where_they_alone_are_not_enough(tight):
-    predicted(tight, "m", 1000)
-    order = tight.spawn_order()
-    tight.warm(1, held_bytes=5000)
-    tight.forked(order)
-    tight.ready_by(order)
-    tight.pass_time(2)
-    predicted(tight, "n", 9000)
-    assert tight.killed() == [order.worker_id]
-    tight.gone(order.worker_id)
-    assert tight.ending == {1}
-    tight.over(1)
-    assert tight.spawn_order().model_id == "n"
-
-
-def test_models_that_free_nothing_that_is_needed_stay_when_others_go_with_their_template(tight):
-    orders = []
-    for number, held_bytes in ((1, 1000), (2, 5000)):
-        predicted(tight, f"m{number}", 500, SKLEARN._replace(python=f"/python{number}"))
-        orders.append(tight.spawn_order())
-        tight.warm(number, held_bytes)
-        tight.forked(orders[-1])
-        tight.ready_by(orders[-1], charge_bytes=500)
-        tight.pass_time(2)
-    predicted(tight, "n", 8000)
-    assert tight.killed() == [orders[1].worker_id]
-
-
-def test_a_failed_child_waits_in_line_for_its_fresh_start(tight):
-    predicted(tight, "m", 1000)
-    order = tight.spawn_order()
-    tight.warm(1)
-    failed(tight, order, FailedPreconditionError("it has its own", details={"forked": True}))
-    again = tight.spawn_order()
-    assert (again.model_id, again.origination.template_id) == ("m", None)
-
-
-def test_no_more_templates_go_than_is_needed_those_of_least_worth_first(tight):
-    for number, held_bytes in ((1, 1000), (2, 3000), (3, 1000)):
-        predicted(tight, f"m{number}", 500, SKLEARN._replace(python=f"/python{number}"))
-        order = tight.spawn_order()
-        tight.warm(number, held_bytes)
-        tight.fresh(order)
-        tight.ready_by(order, charge_bytes=500)
-        tight.pass_time(2)
-    predicted(tight, "n", 5000)
-    assert tight.ends() == [2]
-
-
-def test_what_was_learned_makes_no_template_without_memory_for_it():
-    host = TemplateDriver(dataclasses.replace(AUTO, budget_bytes=10_000, baseline_bytes=4000))
-    predicted(host, "m", 5000)
-    order = host.spawn_order()
-    host.warm(1, held_bytes=1000)
-    host.forked(order)
-    predicted(host, "n", 1000)
-    assert host.spawn_order().origination.template_id == 2
-    host.loaded(order.worker_id)
-    host.feed(ev.WorkerImported(order.worker_id, LIB))
-    assert host.ends() == [2]
+# What comes late
 
 
 def test_what_comes_of_a_template_that_is_gone_changes_nothing(taught):
@@ -523,24 +276,6 @@ def test_what_comes_of_a_template_that_is_gone_changes_nothing(taught):
     assert taught.ends() == []
 
 
-def test_a_content_that_has_died_once_may_have_had_an_accident(taught):
-    for count in (1, 2):
-        order = taught.order("m")
-        assert order.origination.template_id == 2
-        if count == 1:
-            taught.warm(2)
-        taught.forked(order)
-        taught.exited(worker=order.worker_id)
-        taught.gone(order.worker_id)
-        again = taught.spawn_order()
-        taught.fresh(again)
-        taught.ready_by(again)
-        assert len(taught.queries.templates().fresh) == count - 1
-        taught.unload("m")
-        taught.gone(again.worker_id)
-    assert taught.order("m").origination.template_id is None
-
-
 def test_what_a_worker_says_of_imports_counts_once_and_only_of_its_load(taught):
     order = taught.order("m")
     taught.warm(2)
@@ -550,54 +285,3 @@ def test_what_a_worker_says_of_imports_counts_once_and_only_of_its_load(taught):
     taught.loaded(order.worker_id)
     taught.feed(ev.WorkerImported(order.worker_id, modules_of("again")))
     assert taught.imports[-1].learned.modules == (*LIB, "good")
-
-
-def test_what_was_left_out_is_tried_again_after_an_installation(taught):
-    taught.order("m")
-    taught.over(2, "it starts a thread", "lib")
-    assert taught.queries.templates().left_out
-    taught.feed(ev.TemplateEnded(1, "a library was installed anew", "", True))
-    taught.templates[1] = Stage.GONE
-    assert taught.queries.templates().left_out == {}
-
-
-def test_the_pages_of_a_dead_template_count_as_long_as_workers_share_them(tight):
-    orders = []
-    for model_id in ("m", "n"):
-        predicted(tight, model_id, 1000)
-        orders.append(tight.spawn_order())
-        if model_id == "m":
-            tight.warm(1)
-        tight.forked(orders[-1])
-        tight.ready_by(orders[-1])
-    tight.over(1)
-    assert tight.queries.memory().templates_bytes == 2000
-    tight.unload("n")
-    tight.gone(orders[1].worker_id)
-    assert tight.queries.memory().templates_bytes == 0, "they are the last worker's alone, and measured with it"
-    tight.unload("m")
-    tight.gone(orders[0].worker_id)
-    assert tight.queries.templates().templates == ()
-
-
-def test_a_limit_does_not_count_what_a_worker_has_inherited_of_a_dead_template(taught):
-    limited = SKLEARN._replace(memory=ev.MemoryPolicy(limit_bytes=1500))
-    order = taught.order("m", limited)
-    taught.warm(2)
-    taught.forked(order)
-    taught.ready_by(order)
-    taught.over(2)
-    taught.feed(ev.WorkerMeasured(order.worker_id, memory_of(6000), taught.now))
-    assert taught.model("m").state == "READY"
-    taught.feed(ev.WorkerMeasured(order.worker_id, memory_of(8000), taught.now))
-    assert taught.model("m").state == "FAILED"
-
-
-def test_a_template_that_never_makes_a_worker_is_given_up(taught):
-    for number in range(2, 10):
-        order = taught.order(f"m{number}")
-        assert order.origination.template_id == number
-        taught.warm(number)
-        taught.fresh(order, "its template did not fork")
-        taught.over(number)
-    assert taught.order("m").origination.template_id is None

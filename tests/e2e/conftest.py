@@ -9,6 +9,7 @@ import ways
 from deploy_rig import PLACES, emptied
 from helpers import PATIENCE_S
 from models_rig import AT_ONCE, Rig
+from template_rig import USES, Interpreter
 
 import hostd
 
@@ -93,3 +94,25 @@ def install(tmp_path, monkeypatch):
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH")))))
     return write
+
+
+@pytest.fixture(scope="module")
+def interpreter(tmp_path_factory):
+    return Interpreter(tmp_path_factory.mktemp("interpreter") / "venv")
+
+
+@pytest.fixture(scope="module")
+def lib(interpreter):
+    interpreter.write("lib")
+    return interpreter
+
+
+@pytest.fixture
+def known(client, lib, tmp_path):
+    """The path of a model that the host of `client` has loaded once, as `m`; the next one is forked from a template of its library."""
+    path = lib.model(tmp_path / "m", USES)
+    client.load_model("m", path)
+    first = client.get_model("m").workers[0]
+    assert first.template is not None, "nothing is known of it, so it comes from the bare template"
+    assert client.templates_info().templates[0].libraries == ()
+    return path

@@ -1,56 +1,16 @@
 """Workers that are forked from templates: as fresh ones, in a fraction of their time and memory, and each its own."""
 
-import contextlib
 import os
 import signal
 import textwrap
 import time
 
-import psutil
 import pytest
-from helpers import PATIENCE_S, descendants, eventually, is_there, state_of
-from template_rig import Interpreter, loaded_again, template_of
+from helpers import PATIENCE_S, descendants, eventually, is_there
+from template_rig import USES, loaded_again, model_pid, pids_of_templates, spare_of, template_of
 
 import hostd
 from hostd import UnavailableError
-
-USES = """
-    import lib, os, random, re, sys, tempfile, uuid
-
-    class Model:
-        def value(self):
-            return lib.m3.VALUE
-        def draws(self):
-            return [random.random(), str(uuid.uuid4()), str(uuid.uuid1()), next(tempfile._get_candidate_names())]
-        def ids(self):
-            return os.getpid(), os.getsid(0), os.getpgid(0), os.getppid()
-        def status(self):
-            with open("/proc/self/status") as file:
-                return dict(line.rstrip("\\n").partition(":\\t")[::2] for line in file)
-        def fds(self):
-            links = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")[:-1]]
-            return sorted(re.sub("[0-9]+", "N", link) for link in links)
-        def environment(self):
-            return dict(os.environ)
-        def where(self):
-            return os.getcwd(), sys.argv, sys.flags.safe_path if sys.version_info >= (3, 11) else True
-        def die(self):
-            os._exit(3)
-
-    def load(path):
-        return Model()
-"""
-
-
-@pytest.fixture(scope="module")
-def interpreter(tmp_path_factory):
-    return Interpreter(tmp_path_factory.mktemp("interpreter") / "venv")
-
-
-@pytest.fixture(scope="module")
-def lib(interpreter):
-    interpreter.write("lib")
-    return interpreter
 
 
 @pytest.fixture
@@ -58,17 +18,6 @@ def client(tmp_path):
     """A client of a host of its own, that learns alone."""
     with hostd.Host(memory={"remember": "host"}, workers={"cpu_threads": 1}) as host, host.client() as client:
         yield client
-
-
-@pytest.fixture
-def known(client, lib, tmp_path):
-    """The path of a model that the host has loaded once, as `m`; the next one is forked from a template of its library."""
-    path = lib.model(tmp_path / "m", USES)
-    client.load_model("m", path)
-    first = client.get_model("m").workers[0]
-    assert first.template is not None, "nothing is known of it, so it comes from the bare template"
-    assert client.templates_info().templates[0].libraries == ()
-    return path
 
 
 def test_a_load_of_what_was_loaded_before_is_forked_from_a_template_that_has_its_libraries(client, known):
@@ -139,65 +88,6 @@ def test_a_template_that_is_killed_or_stopped_costs_no_load_and_no_model(client,
     assert "did not fork" in client.get_model("p").workers[0].why_fresh
     assert [client.retrieve_model(name).value() for name in "op"] == [1, 1]
     eventually(lambda: not is_there(template.pid), "the template ends")
-
-
-def test_a_spare_that_is_killed_is_replaced_and_leaves_nothing(client, known):
-    loaded_again(client, "m", known)
-    template = template_of(client, "lib")
-    for name in ("n", "o"):
-        spares = [spare_of(client, template)]
-        for _ in range(3):
-            os.kill(spares[-1], signal.SIGKILL)
-            spares.append(spare_of(client, template, spares))
-        client.load_model(name, known)
-        assert (model_pid(client, name), client.retrieve_model(name).value()) == (spares[-1], 1)
-        eventually(lambda lost=spares[:-1]: not any(map(is_there, lost)), "their numbers are free")
-
-
-def test_a_template_of_which_the_spares_end_at_once_ends_itself(client, interpreter, tmp_path):
-    interpreter.write(
-        "frail",
-        """
-        import os
-        forks, template = [], os.getpid()
-
-        def end_spares():
-            if len(forks) > 3 and os.getppid() != template:
-                os._exit(1)
-
-        os.register_at_fork(before=lambda: forks.append(1), after_in_child=end_spares)
-        """,
-    )
-    path = interpreter.model(tmp_path / "m", USES.replace("lib", "frail"))
-    client.load_model("m", path)
-    loaded_again(client, "m", path)
-    template = template_of(client, "frail")
-    supervisor = client.host_info().pid
-    client.load_model("n", path)
-    eventually(lambda: template.pid not in pids_of_templates(client), "the template ends")
-    eventually(lambda: "Z" not in map(state_of, descendants(supervisor)), "what has ended is reaped")
-    client.load_model("o", path)
-    assert [client.retrieve_model(name).value() for name in "mno"] == [1, 1, 1]
-
-
-def test_a_spare_that_is_stopped_costs_no_load(client, known):
-    loaded_again(client, "m", known)
-    template = template_of(client, "lib")
-    spare = spare_of(client, template)
-    os.kill(spare, signal.SIGSTOP)
-    client.load_model("n", known)
-    assert "did not fork" in client.get_model("n").workers[0].why_fresh
-    assert client.retrieve_model("n").value() == 1
-    eventually(lambda: not is_there(spare) and not is_there(template.pid), "both end")
-
-
-def test_a_template_that_ends_takes_its_spare_along(client, known):
-    loaded_again(client, "m", known)
-    template = template_of(client, "lib")
-    spare = spare_of(client, template)
-    os.kill(template.pid, signal.SIGKILL)
-    eventually(lambda: not is_there(spare) and not is_there(template.pid), "both end")
-    assert client.retrieve_model("m").value() == 1
 
 
 def test_what_installs_a_library_anew_replaces_its_template(client, known, lib):
@@ -356,33 +246,6 @@ def test_threads_are_those_that_the_model_was_given(client, tmp_path):
         assert forked.used() == fresh.used()
 
 
-def test_an_embedded_host_has_a_template_before_it_is_asked_for_anything(client, tmp_path):
-    template = eventually(lambda: ready_one(client), "the bare template is ready")
-    assert (template.libraries, template.forks, template.workers) == ((), 0, 0)
-    path = tmp_path / "model"
-    path.mkdir()
-    (path / "model.py").write_text(textwrap.dedent(USES).replace("lib, ", ""))
-    client.load_model("forked", path)
-    (path / "model.yaml").write_text("isolation: fresh\n")
-    client.load_model("fresh", path)
-    workers = [client.get_model(name).workers[0] for name in ("forked", "fresh")]
-    assert [worker.template for worker in workers] == [template.id, None]
-    fds, environments = [], []
-    for name in ("forked", "fresh"):
-        model = client.retrieve_model(name)
-        fds.append(model.fds())
-        environments.append({k: v for k, v in model.environment().items() if k != "HOSTD_MODEL_ID"})
-    assert fds[0] == fds[1], "nothing of the supervisor's is inherited"
-    assert environments[0] == environments[1]
-
-
-@pytest.mark.parametrize("workers", [{"templates": "off"}, {"templates": ["json"]}, {"python": "/bin/false"}])
-def test_an_embedded_host_starts_whatever_becomes_of_its_first_template(workers):
-    with hostd.Host(memory={"remember": "host"}, workers=workers) as host, host.client() as client:
-        eventually(lambda: not pids_of_templates(client), "there is none")
-        assert client.list_models() == []
-
-
 def test_with_templates_off_nothing_is_kept(tmp_path, lib):
     path = lib.model(tmp_path / "m", USES)
     with hostd.Host(workers={"templates": "off"}) as host, host.client() as client:
@@ -413,28 +276,3 @@ def test_all_end_with_their_host(client, known):
     assert len(pids) >= 4
     os.kill(supervisor, signal.SIGKILL)
     eventually(lambda: not any(map(is_there, pids)), "all end")
-
-
-def ready_one(client):
-    return next((each for each in client.templates_info().templates if each.state == "READY"), None)
-
-
-def pids_of_templates(client):
-    return [template.pid for template in client.templates_info().templates if template.pid]
-
-
-def spare_of(client, template, others=()):
-    """The process that will be the next worker of a template, another one than these."""
-    supervisor = client.host_info().pid
-
-    def found():
-        with contextlib.suppress(OSError, psutil.Error):
-            mine = (pid for pid in descendants(supervisor) if pid not in (template.pid, *others))
-            of_it = (pid for pid in mine if os.getsid(pid) == template.pid)
-            return next((pid for pid in of_it if psutil.Process(pid).ppid() == supervisor), None)
-
-    return eventually(found, "there is a spare")
-
-
-def model_pid(client, model_id):
-    return client.get_model(model_id).workers[0].pid
