@@ -69,6 +69,7 @@ CASES: list[tuple[str, tuple[Any, ...], dict[str, Any], dict[str, Any], Any, Any
     ("list_models", (), {}, {}, [encode(RECORD)[0]], [INFO]),
     ("list_models", (), {"all": True}, {"all": True}, [], []),
     ("get_model", ("m",), {}, M, RECORD, INFO),
+    ("get_model", ("m",), {"all": True}, {**M, "all": True}, RECORD, INFO),
     ("explain_model", ("m",), {}, M, {"state": "READY"}, {"state": "READY"}),
     ("model_logs", ("m",), {}, {**M, "tail_bytes": 65536}, "text", "text"),
     ("model_logs", ("m", 9), {}, {**M, "tail_bytes": 9}, "text", "text"),

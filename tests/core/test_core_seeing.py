@@ -48,6 +48,11 @@ def test_one_list_has_every_model_once_with_its_state_and_the_reason(ready, tigh
     (evicted,) = [model for model in all_models(tight, entry("m")) if model.id == "m"]
     assert (evicted.state, evicted.path) == ("EVICTED", "/models/m")
     assert evicted.reason.startswith("evicted for 8.8 KiB")
+    assert [tight.queries.get_model("m"), tight.queries.get_absent("m")] == [None, evicted]
+    for record in all_models(ready, *entries):
+        known = ready.queries.get_model(record.id) or ready.queries.get_absent(record.id, entries)
+        assert known == record, "each by itself is as it is in the list"
+    assert ready.queries.get_absent("nix", entries) is None
 
 
 def test_a_request_for_what_is_not_there_makes_no_model():

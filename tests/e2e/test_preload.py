@@ -136,6 +136,9 @@ def test_an_unloaded_or_evicted_one_comes_back_as_it_was_declared(tmp_path):
         eventually(lambda: not client.list_models(), "it is evicted", within_s=60)
         listed = [(model.id, model.state) for model in client.list_models(all=True)]
         assert listed == [("a", "EVICTED"), ("b", "AVAILABLE")]
+        assert [(model_id, client.get_model(model_id, all=True).state) for model_id in "ab"] == listed
+        assert isinstance(refusal(lambda: client.get_model("a")), hostd.NotFoundError)
+        assert isinstance(refusal(lambda: client.get_model("c", all=True)), hostd.NotFoundError)
         assert client.sync_local_models(wait=True).loaded == ("b",)
         assert client.retrieve_model("a").say() == "declared"
 

@@ -212,9 +212,13 @@ class AsyncClient(NotPickled):
         asked = {"all": True} if all else {}
         return [record_of(packed) for packed in await self._verb("list_models", self.timeout_s, **asked)]
 
-    async def get_model(self, model_id: str) -> ModelInfo:
-        """Return the record of a model. Raises `NotFoundError` if there is none."""
-        return ModelInfo.from_dict(await self._verb("get_model", self.timeout_s, model_id=model_id))
+    async def get_model(self, model_id: str, *, all: bool = False) -> ModelInfo:
+        """Return the record of a model. Raises `NotFoundError` if there is none.
+
+        With `all` also of one that is not loaded, as `list_models` has it: FAILED, EVICTED, AVAILABLE or IGNORED.
+        """
+        asked = {"model_id": model_id, **({"all": True} if all else {})}
+        return ModelInfo.from_dict(await self._verb("get_model", self.timeout_s, **asked))
 
     async def explain_model(self, model_id: str) -> dict[str, Any]:
         """Return why a model is as it is: `state`, `reason`, its record, and the `story` of its last transitions.

@@ -100,6 +100,11 @@ class Queries:
         model = self._registry.models.get(ev.ModelId(model_id))
         return None if model is None else self._registry.describe(model)
 
+    def get_absent(self, model_id: str, entries: Iterable[ev.DirectoryEntry] = ()) -> ModelInfo | None:
+        """Return the record of a model that is not loaded, as `each_of_all_models` has it, or None."""
+        found = next((entry for entry in entries if entry.model_id == model_id), None)
+        return absent(self._registry, ev.ModelId(model_id), found)
+
     def story(self, model_id: str) -> list[StoryEvent]:
         """Return the last transitions of a model and its workers, oldest first, also of one that is gone."""
         return list(self._registry.stories.get(ev.ModelId(model_id), ()))

@@ -221,12 +221,24 @@ class Control:
         return await self._slices.all_of(client, self._records.encoded(models))
 
     def _get_model(self, request: Request) -> None:
-        request.only("model_id")
-        model_id = _model_id(request)
-        model = self._supervisor.core.queries.get_model(model_id)
+        request.only("model_id", "all")
+        caller, model_id, queries = request.caller, _model_id(request), self._supervisor.core.queries
+        is_any = request.get("all", bool, False)
+        model = queries.get_model(model_id) or (queries.get_absent(model_id) if is_any else None)
+        if model is not None:
+            self._supervisor.answer(caller, model.to_dict())
+        elif is_any:
+            self._supervisor.reply(caller, self._available(caller.client, model_id))
+        else:
+            raise queries.absence_of(model_id)
+
+    async def _available(self, client: ev.ClientId, model_id: ev.ModelId) -> dict[str, Any]:
+        """Return the record of what can be loaded, if a look at the disk finds it."""
+        found, queries = await self._survey.take(client), self._supervisor.core.queries
+        model = queries.get_model(model_id) or queries.get_absent(model_id, found)
         if model is None:
-            raise self._supervisor.core.queries.absence_of(model_id)
-        self._supervisor.answer(request.caller, model.to_dict())
+            raise NotFoundError(f"nothing is known of a model {model_id!r}")
+        return model.to_dict()
 
     def _explain_model(self, request: Request) -> None:
         request.only("model_id")
