@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import pickle
 import re
+import sys
 import typing
 
 import pytest
@@ -146,7 +147,7 @@ def behaviour_of_tuples(kind, below):
     ):
         with pytest.raises((TypeError, ValueError, AttributeError)) as raised:
             act()
-        seen.append((raised.type, str(raised.value)))
+        seen.append(str(raised.value))  # of what type is another matter in Python 3.13
     return seen
 
 
@@ -183,7 +184,7 @@ def test_a_module_is_finished_for_those_that_share_it(monkeypatch):
     assert inspect.isfunction(vars(base)["__init__"])
     assert isinstance(vars(pair)["__new__"], staticmethod)
     assert (kind(1).a, pair(1), below(2)) == (1, (1, "b"), (2, "b"))
-    monkeypatch.setattr(re._compiler, "compile", None)
+    monkeypatch.setattr(sys.modules.get("re._compiler") or sys.modules["sre_compile"], "compile", None)
     assert own.fullmatch("aab"), "it is remembered"
 
 
