@@ -251,8 +251,7 @@ class Host(NotPickled):
 
         # Only a name: the supervisor makes the directory and its reaper removes it, so whenever this process is
         # killed, either nothing is there yet, or another process is that tidies up.
-        name = f"{self._name or 'embedded'}-{os.getpid()}-{os.urandom(4).hex()}"
-        directory = self._directory = paths.runtime_dir(name)
+        directory = self._directory = paths.runtime_dir(paths.private_name(self._name))
         places = {
             "name": str(directory.relative_to(paths.hosts_dir())),
             "runtime_dir": directory,

@@ -11,10 +11,11 @@ import os
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hostd import trust
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
+from hostd_workers.wire.light import pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +37,15 @@ STATE_NAMES = frozenset((LOGS, HOST_LOG, STATE_LOCK, SIZES, f"{SIZES}-journal"))
 
 # sockaddr_un.sun_path holds 108 bytes with the final NUL (unix(7)); libzmq refuses a longer ipc path.
 SOCKET_PATH_MAX_BYTES = 107
+
+
+PRIVATE: Final = pattern(r"-(\d+)-[0-9a-f]{8}$")
+"""What makes the name of a private host unlike all others: the number of the process that embeds it, and chance."""
+
+
+def private_name(name: str | None) -> str:
+    """Return a name for a host that this process embeds, which no other has."""
+    return f"{name or 'embedded'}-{os.getpid()}-{os.urandom(4).hex()}"
 
 
 def runtime_dir(name: str = DEFAULT_NAME) -> Path:

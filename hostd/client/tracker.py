@@ -21,6 +21,7 @@ from hostd_workers.wire.errors import (
     DeadlineExceededError,
     HostError,
     MessageTooLargeError,
+    ModelError,
     ProtocolError,
     UnavailableError,
 )
@@ -146,7 +147,16 @@ def again(error: HostError) -> HostError:
     """
     copy = type(error).__new__(type(error))
     HostError.__init__(copy, error.message, details=error.details)
+    if isinstance(copy, ModelError) and copy.traceback:
+        copy.__cause__ = _RemoteTraceback(copy.traceback)
     return copy
+
+
+class _RemoteTraceback(Exception):  # noqa: N818 - as `concurrent.futures` calls its own
+    """Shows the model's own traceback above ours, where nobody catches an error."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0].rstrip()}\n"""'
 
 
 class Tracker:

@@ -61,6 +61,7 @@ class Unloading:
         model = registry.models.get(event.model_id)
         if model is None:
             registry.evicted.pop(event.model_id, None)
+            registry.failures.pop(event.model_id, None)
             registry.effects.append(Answer(event.caller, UnloadReport(str(event.model_id))))
             return
         self.begin(model, "unload requested", event)
@@ -71,6 +72,7 @@ class Unloading:
         """Begin to unload every model."""
         registry = self._registry
         registry.evicted.clear()
+        registry.failures.clear()
         if not registry.models:
             registry.effects.append(Answer(event.caller, []))
             return

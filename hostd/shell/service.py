@@ -21,7 +21,7 @@ from hostd.shell.memory.gpu import GpuReader
 from hostd.shell.memory.sampler import Sampler
 from hostd.shell.memory.schedule import Schedule
 from hostd.shell.place import Place
-from hostd.shell.processes.leftovers import end_leftovers
+from hostd.shell.processes.leftovers import end_leftovers, remove_leftovers
 from hostd.shell.processes.limits import MemoryLimits
 from hostd.shell.processes.logs import LogDrain
 from hostd.shell.processes.pool import Workforce
@@ -100,7 +100,7 @@ class Service:
             self._serve_pages(host, stack)
             _handle_signals(host)
             in_host = partial(supervisor.read, "host")
-            beside = [host.sampler.run(), host.place.follow(in_host), in_host(end_leftovers)]
+            beside = [host.sampler.run(), host.place.follow(in_host), in_host(end_leftovers), in_host(remove_leftovers)]
             tasks = [asyncio.create_task(each) for each in beside]
             gc.freeze()  # what the host is made of stays: collections that look through it hold all calls up for 20 ms
             if repository is not None or host.declared.now:

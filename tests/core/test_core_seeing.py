@@ -66,6 +66,18 @@ def test_a_request_for_what_is_not_there_makes_no_model():
     assert listed[0].reason.startswith("loaded when it is used")
 
 
+@pytest.mark.parametrize("ask", ["unload", "unload_all"])
+def test_an_unload_forgets_why_a_load_has_failed(ready, ask):
+    ready.load("bad")
+    ready.down(ModelError("no weights"))
+    assert [model.id for model in all_models(ready)] == ["bad", "m"]
+    if ask == "unload":
+        ready.unload("bad")
+    else:
+        ready.unload_all()
+    assert [model.id for model in all_models(ready)] == ["m"]
+
+
 def test_explain_knows_what_is_merely_in_the_directory(host):
     assert host.queries.explain("new", host.now) is None
     known = host.queries.explain("new", host.now, [entry("old"), entry("new")])

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import traceback
 
 import pytest
 from helpers import PATIENCE_S, SOON_S, at_most, eventually
@@ -75,6 +76,8 @@ def test_calls_that_are_wrong_are_typed_errors_and_the_model_goes_on(goes_on, mo
     frames = [line for line in caught.value.traceback.splitlines() if line.lstrip().startswith("File ")]
     assert len(frames) == 2, "only the model's own frames are shown"
     assert all("model.py" in frame for frame in frames)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert shown.index("model.py") < shown.index("direct cause"), "where nobody catches it, too"
     assert broken.info.errors == before + 1
     stream = broken.stream.generate()
     assert next(stream) == 1

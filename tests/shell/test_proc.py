@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from helpers import PATIENCE_S, eventually, is_there, line_of, program, state_of, stop
 
+from hostd import paths
+from hostd.hosts import lock as runtime_lock
 from hostd.shell.linux import proc
 from hostd.shell.linux.marks import mark_of_host
 from hostd.shell.processes import leftovers
-from hostd.shell.processes.leftovers import end_leftovers
+from hostd.shell.processes.leftovers import end_leftovers, remove_leftovers
 
 MANY = 900
 """Children with numbers that take more than a page of 4 KiB, by which the kernel tells of them."""
@@ -213,3 +215,23 @@ def test_a_host_that_has_inherited_such_a_mark_ends_neither_itself_nor_what_star
     )
     with started:
         assert line_of(started) == "0 there"
+
+
+def test_the_runtime_directories_of_private_hosts_that_were_killed_with_all_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with program("") as gone:
+        gone.wait(PATIENCE_S)
+    left, held = f"embedded-{gone.pid}-0123abcd", f"my-app-{gone.pid}-0123abce"
+    others = [f"embedded-{os.getpid()}-0123abcd", "default", f"embedded-{gone.pid}-0123abcdef"]
+    for name in (left, held, *others):
+        directory = paths.runtime_dir(name)
+        (directory / "state" / "logs").mkdir(parents=True)
+        for part in (tmp_path / "hostd", directory):
+            part.chmod(0o700)
+        (directory / paths.CLIENT_SOCKET).touch()
+    lock_fd = runtime_lock.take(paths.runtime_dir(held))
+    remove_leftovers()
+    os.close(lock_fd)
+    assert {place.name for place in paths.hosts_dir().iterdir()} == {held, *others}
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "nowhere"))
+    remove_leftovers()

@@ -16,8 +16,11 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+from hostd import paths
+from hostd.hosts import lock as runtime_lock
 from hostd.shell.linux.marks import HOST_VARIABLE, is_of_dead_host
 from hostd.shell.linux.proc import read_all
+from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +38,15 @@ def end_leftovers() -> int:
     if ended:
         _log.warning("ended %s processes that hosts had left which were killed together with their reapers", ended)
     return ended
+
+
+def remove_leftovers() -> None:
+    """Remove the runtime directories of private hosts that were killed together with their programs and reapers."""
+    with contextlib.suppress(OSError, HostError):  # there is no place for them, or it is another user's
+        for place in paths.hosts_dir().iterdir():
+            private = paths.PRIVATE.search(place.name)
+            if private and not os.path.exists(f"/proc/{private[1]}"):  # noqa: PTH110 - as below
+                runtime_lock.remove_if_free(place)
 
 
 def _descent() -> Iterator[int]:

@@ -157,7 +157,7 @@ class Scanner:
 
     def _told_of(self, name: str, entry: _Entry) -> tuple[str, str]:
         if entry.kind is _Kind.MODEL:
-            left = "left alone by the host until its files change; load_model or sync_local_models loads it"
+            left = "left alone by the host until its files change; its use (models.lazy_load) or load_model loads it"
             return "AVAILABLE", left if name in self._failed else ""
         return "IGNORED", entry.problem
 

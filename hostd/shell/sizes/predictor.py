@@ -32,7 +32,6 @@ from hostd.shell.work.threads import NotInTimeError, Threads, in_thread, result_
 from hostd.shell.work.turns import Turns
 from hostd.units import format_size
 from hostd_workers.wire.errors import DeadlineExceededError, HostError
-from hostd_workers.wire.light import pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,9 +61,6 @@ AT_LEAST = "at least"
 
 FILE_NAME = paths.SIZES
 
-_OF_PRIVATE = pattern(r"-\d+-[0-9a-f]{8}$")
-"""What makes the name of a private host unlike all others (`hostd.embed`)."""
-
 _NAMELESS = "embedded"
 """Hosts of programs that gave them no name, which may be any: what one has loaded is not usual for another."""
 
@@ -92,7 +88,7 @@ class Sizes(Component):
         self._workforce = workforce
         self._plugins = plugins
         self._python = config.workers.python
-        self._host = _OF_PRIVATE.sub("", config.name)
+        self._host = paths.PRIVATE.sub("", config.name)
         self._estimate_timeout_s = config.memory.estimate_timeout_s
         self._assumed_bytes = config.memory.assumed_size
         self._sizers = Turns(SIZER_THREADS, THREAD_NAME)
