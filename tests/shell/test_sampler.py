@@ -7,7 +7,7 @@ import time
 
 import psutil
 import pytest
-from helpers import PATIENCE_S, never, uss_of_tree
+from helpers import PATIENCE_S, eventually, never, uss_of_tree
 from holding_rig import MIB, Holder
 from loops import on_a_loop
 
@@ -191,9 +191,9 @@ async def test_a_worker_that_was_told_to_load_before_its_process_was_known_is_wa
 
     rig = Rig()
     async with running(rig):
+        await asyncio.to_thread(eventually, lambda: rig.asked == 1, "it has nothing to look at")
         becomes("LOADING")
-        while rig.asked < 2:
-            await asyncio.sleep(0)
+        await asyncio.to_thread(eventually, lambda: rig.asked == 2, "it has looked again")
         rig.workers.append(a_worker(pid=grower.pid, limit=200 * MIB))
         becomes("READY")
         assert (await rig.next()).worker_id == 1
