@@ -42,10 +42,14 @@ def end_leftovers() -> int:
 
 def remove_leftovers() -> None:
     """Remove the runtime directories of private hosts that were killed together with their programs and reapers."""
-    with contextlib.suppress(OSError, HostError):  # there is no place for them, or it is another user's
-        for place in paths.hosts_dir().iterdir():
-            private = paths.PRIVATE.search(place.name)
-            if private and not os.path.exists(f"/proc/{private[1]}"):  # noqa: PTH110 - as below
+    try:
+        places = [*paths.hosts_dir().iterdir()]
+    except (OSError, HostError):  # there is no place for them
+        return
+    for place in places:
+        private = paths.PRIVATE.search(place.name)
+        if private and not os.path.exists(f"/proc/{private[1]}"):  # noqa: PTH110 - as below
+            with contextlib.suppress(OSError, HostError):  # it is another user's, or open to others
                 runtime_lock.remove_if_free(place)
 
 
