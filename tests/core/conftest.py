@@ -35,3 +35,10 @@ def tight() -> MemoryDriver:
 def lazy_tight() -> MemoryDriver:
     """The same with lazy loading."""
     return MemoryDriver(LAZY_BUDGETED)
+
+
+@pytest.fixture
+def taught(host):
+    """A host with templates that has loaded a model which imports `lib`, by template 1, the bare one."""
+    host.learn("lib")
+    return host

@@ -20,13 +20,6 @@ def host():
     return TemplateDriver()
 
 
-@pytest.fixture
-def taught(host):
-    """A host that has loaded a model which imports `lib`, by template 1, the bare one."""
-    host.learn("lib")
-    return host
-
-
 def test_a_load_that_fails_in_a_child_is_started_afresh_at_once_and_is_remembered(taught):
     order = taught.order("m")
     taught.warm(2)

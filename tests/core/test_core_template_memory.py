@@ -22,13 +22,6 @@ def host():
     return TemplateDriver()
 
 
-@pytest.fixture
-def taught(host):
-    """A host that has loaded a model which imports `lib`, by template 1, the bare one."""
-    host.learn("lib")
-    return host
-
-
 def test_the_baseline_of_a_forked_worker_is_not_noted(host):
     order = host.order("m")
     host.warm(1)

@@ -24,13 +24,6 @@ def host():
     return TemplateDriver()
 
 
-@pytest.fixture
-def taught(host):
-    """A host that has loaded a model which imports `lib`, by template 1, the bare one."""
-    host.learn("lib")
-    return host
-
-
 # What a load is forked from
 
 
