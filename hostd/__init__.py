@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         SyncReport,
         TemplateInfo,
         TemplatesInfo,
+        TensorInfo,
         UnloadReport,
         WorkerInfo,
     )
@@ -98,6 +99,7 @@ __all__ = [
     "SyncReport",
     "TemplateInfo",
     "TemplatesInfo",
+    "TensorInfo",
     "UnavailableError",
     "UnimplementedError",
     "UnloadReport",
@@ -107,6 +109,7 @@ __all__ = [
     "connect",
 ]
 
+_RECORDS = "hostd.records"
 _HOMES = {
     "AsyncClient": "hostd.client._async.client",
     "AsyncModel": "hostd.client._async.model",
@@ -115,38 +118,19 @@ _HOMES = {
     "Model": "hostd.client._sync.model",
     "PendingCall": "hostd.client._sync.calls",
     "LogLine": "hostd.log_lines",
-    **dict.fromkeys(
-        (
-            "Event",
-            "Holder",
-            "HostInfo",
-            "LoadPlan",
-            "MemoryInfo",
-            "MethodInfo",
-            "ModelInfo",
-            "SizeEstimate",
-            "SyncReport",
-            "TemplateInfo",
-            "TemplatesInfo",
-            "UnloadReport",
-            "WorkerInfo",
-        ),
-        "hostd.records",
-    ),
     "connect": "hostd.client",
 }
-"""Where the names are that are imported when they are first asked for: the supervisor is no client of anybody, and to
-import one would take a fifth of its start; and what it does first needs no records."""
+"""Where the names are that are imported when they are first asked for; all others are records. The supervisor is no
+client of anybody, and to import one would take a fifth of its start; and what it does first needs no records."""
 
 
 def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import_module(home)
-    for public, place in _HOMES.items():
+    import_module(_HOMES.get(name, _RECORDS))
+    for public in __all__:
         # Also what came along: a host has clients, and they have handles. Another thread may be importing one.
-        if hasattr(module := sys.modules.get(place), public):
+        if hasattr(module := sys.modules.get(_HOMES.get(public, _RECORDS)), public):
             globals()[public] = getattr(module, public)
     _name_public()
     return globals()[name]

@@ -23,7 +23,7 @@ from collections import deque
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from hostd.records import Record
+from hostd.record import Record
 from hostd_workers.wire.light import pattern
 from hostd_workers.wire.light_dataclass import dataclass
 

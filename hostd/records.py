@@ -6,10 +6,9 @@ no number is invented.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping  # noqa: TC003 - `typing.get_type_hints` of a record needs them
-from dataclasses import MISSING, field, fields
-from typing import Any, ClassVar, Final, NamedTuple, TypeVar
+from dataclasses import field
 
+from hostd.record import Record
 from hostd_workers.wire.light_dataclass import dataclass
 
 STANDALONE = "standalone-model"
@@ -18,111 +17,49 @@ STANDALONE = "standalone-model"
 SERVING = ("READY", "DEGRADED")
 """The states of a model that is loaded: it answers calls."""
 
-_ATOMS: Final = frozenset((str, int, float, bool, type(None)))
-
-_R = TypeVar("_R", bound="Record")
-
-
-class _Shape(NamedTuple):
-    """What is the same for all records of a class: `blank` has all fields in order, None where there is no default.
-
-    `made` are the fields that get a new default for each record, `omissible` the defaults that are nil, false, 0 or
-    empty.
-    """
-
-    blank: dict[str, Any]
-    required: frozenset[str]
-    made: dict[str, Callable[[], Any]]
-    omissible: dict[str, Any]
-
 
 @dataclass(frozen=True)
-class Record:
-    """The base of the records: conversion to and from maps of plain values.
+class TensorInfo(Record):
+    """An input or output of a method.
 
-    A host with 200 models lists them within milliseconds, so this does without what `dataclasses` does for each field
-    of each record: `asdict` copies deeply, and a frozen class calls a method for every field.
+    `datatype` is named as in the Open Inference Protocol (BOOL, INT64, FP32, BYTES, ...), "" where it is not known.
+    `shape` has -1 for a size that may be any; `()` is a single value, None is not known. An input that is `optional`
+    may be left out.
     """
 
-    _revived: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
-    """How fields that are tuples, or have records in them, are made of plain values."""
+    name: str
+    datatype: str = ""
+    shape: tuple[int, ...] | None = None
+    optional: bool = False
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record as plain values, ready for JSON."""
-        return {
-            name: value if type(value) in _ATOMS else _converted(value, Record.to_dict)
-            for name, value in vars(self).items()
-        }
-
-    def to_brief_dict(self) -> dict[str, Any]:
-        """Return the record as plain values without what is nil, false, 0 or empty and is so by default.
-
-        `from_dict` makes the same record.
-        """
-        omissible = _shape_of(type(self)).omissible
-        return {
-            name: value if type(value) in _ATOMS else _converted(value, Record.to_brief_dict)
-            for name, value in vars(self).items()
-            if value or name not in omissible or value != omissible[name]
-        }
-
-    @classmethod
-    def from_dict(cls: type[_R], values: dict[str, Any]) -> _R:
-        """Return the record of a map; keys that a newer host added are left out."""
-        shape = _shape_of(cls)
-        if not shape.required <= values.keys():
-            return cls(
-                **{name: value for name, value in values.items() if name in shape.blank}
-            )  # it says what is missing
-        known = {**shape.blank, **values}
-        if len(known) > len(shape.blank):
-            known = {name: known[name] for name in shape.blank}
-        for name, revive in cls._revived.items():
-            if name in values:
-                known[name] = revive(known[name])
-        for name, make in shape.made.items():
-            if name not in values:
-                known[name] = make()
-        record = object.__new__(cls)
-        object.__setattr__(record, "__dict__", known)
-        return record
-
-
-_shapes: dict[type, _Shape] = {}
-
-
-def _shape_of(kind: type[Record]) -> _Shape:
-    return _shapes.get(kind) or _shapes.setdefault(kind, _look_at(kind))
-
-
-def _look_at(kind: type[Record]) -> _Shape:
-    blank = {f.name: None if f.default is MISSING else f.default for f in fields(kind)}
-    made = {f.name: f.default_factory for f in fields(kind) if f.default_factory is not MISSING}
-    required = frozenset(f.name for f in fields(kind) if f.default is MISSING) - made.keys()
-    defaults = {name: made[name]() if name in made else value for name, value in blank.items() if name not in required}
-    omissible = {name: value for name, value in defaults.items() if not value}
-    return _Shape(blank, required, made, omissible)
-
-
-def _converted(value: Any, convert: Callable[[Record], dict[str, Any]]) -> Any:
-    if isinstance(value, Record):
-        return convert(value)
-    if isinstance(value, tuple):
-        return tuple(_converted(item, convert) for item in value)
-    if isinstance(value, dict):
-        return {key: _converted(item, convert) for key, item in value.items()}
-    return value
+    _revived = {"shape": lambda shape: None if shape is None else tuple(shape)}  # noqa: RUF012 - a ClassVar, by its base
 
 
 @dataclass(frozen=True)
 class MethodInfo(Record):
-    """A method that a model serves; `streams` if it yields items, `signature` and first line of `doc` as written."""
+    """A method that a model serves; `streams` if it yields items, `signature` and first line of `doc` as written.
+
+    `inputs` and `outputs` are its arrays and values, and `known_from` says how they are known: "declared" by the
+    model's author, "reported" by the model's library, or "unknown"; then both are empty. `passing` says how a caller
+    passes the inputs: "array", the only one as the first argument; "map", all in one map of names to values, the first
+    argument; "keywords", each as a keyword argument; "" if that is not known. `batch_axis` is the axis along which
+    inputs may be joined, None if there is none. `example` has a value for each input, as lists and plain values, if the
+    author gave one.
+    """
 
     name: str
     streams: bool = False
     is_async: bool = False
     signature: str = "(...)"
     doc: str = ""
+    inputs: tuple[TensorInfo, ...] = ()
+    outputs: tuple[TensorInfo, ...] = ()
+    known_from: str = "unknown"
+    passing: str = ""
+    batch_axis: int | None = None
+    example: dict[str, object] | None = None
+
+    _revived = dict.fromkeys(("inputs", "outputs"), lambda tensors: tuple(map(TensorInfo.from_dict, tensors)))
 
 
 @dataclass(frozen=True)

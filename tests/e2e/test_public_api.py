@@ -13,7 +13,7 @@ PUBLIC = set(
     AbortedError AlreadyExistsError AsyncClient AsyncModel CancelledError Client DeadlineExceededError Event
     FailedPreconditionError Holder Host HostError HostInfo InternalError InvalidArgumentError LoadPlan LogLine
     MemoryInfo MessageTooLargeError MethodInfo Model ModelError ModelInfo NotFoundError PendingCall
-    PermissionDeniedError ProtocolError ResourceExhaustedError SizeEstimate Status SyncReport TemplateInfo TemplatesInfo
+    PermissionDeniedError ProtocolError ResourceExhaustedError SizeEstimate Status SyncReport TemplateInfo TemplatesInfo TensorInfo
     UnavailableError UnimplementedError UnloadReport VersionMismatchError WorkerInfo __version__ connect
     """.split()  # noqa: SIM905 - as a list it is a page
 )

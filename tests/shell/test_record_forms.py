@@ -6,6 +6,7 @@ import json
 import pytest
 
 import hostd.records
+from hostd.record import Record
 from hostd.records import (
     Holder,
     HostInfo,
@@ -13,20 +14,23 @@ from hostd.records import (
     MemoryInfo,
     MethodInfo,
     ModelInfo,
-    Record,
     SyncReport,
+    TensorInfo,
     UnloadReport,
     WorkerInfo,
 )
 from hostd_workers.wire.codec import decode, encode
 
 WORKER = WorkerInfo(1, None, "READY", processes=2, rss_bytes=0, in_flight=3, sampled_s=0.0)
+TOLD = MethodInfo(
+    "h", inputs=(TensorInfo("x", "FP32", (-1, 4)), TensorInfo("k", "", None, optional=True)), known_from="reported"
+)
 MODEL = ModelInfo(
     "m",
     "READY",
     None,
     "t",
-    methods={"f": MethodInfo("f"), "g": MethodInfo("g", streams=True, doc="A line.")},
+    methods={"f": MethodInfo("f"), "g": MethodInfo("g", streams=True, doc="A line."), "h": TOLD},
     workers=(WORKER, WorkerInfo(2, 7, "DEAD")),
     size=0,
     load_duration_s=0.0,

@@ -54,6 +54,7 @@ def test_the_records_have_the_keys_that_are_listed():
     kinds = [
         "ModelInfo",
         "MethodInfo",
+        "TensorInfo",
         "WorkerInfo",
         "UnloadReport",
         "LoadPlan",
@@ -62,7 +63,7 @@ def test_the_records_have_the_keys_that_are_listed():
         "Event",
         "HostInfo",
     ]
-    names = "model", "method", "worker", "unload report", "load plan", "holder", "memory", "event", "host"
+    names = "model", "method", "tensor", "worker", "unload report", "load plan", "holder", "memory", "event", "host"
     assert listed == {
         name: [field.name for field in fields(getattr(records, kind))] for name, kind in zip(names, kinds, strict=True)
     }
