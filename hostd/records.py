@@ -99,7 +99,8 @@ class ModelInfo(Record):
 
     `state` is LOADING, READY, DEGRADED, UNLOADING, FAILED or QUARANTINED. Of a model that has no process since its last
     load failed (FAILED), since it was evicted (EVICTED), or because it is merely in the models directory (AVAILABLE,
-    IGNORED) only `id`, `state`, `path`, `type` and `reason` are known, and `generation` is 0.
+    IGNORED) only `id`, `state`, `path`, `type` and `reason` are known, and `generation` is 0; of one that was evicted
+    also what it served.
 
     `size` is the resident memory of its processes in bytes and `size_source` says how it is known ("measured", or
     "unknown" before the first sample). `reason` says why the model is in its `state`.

@@ -7,15 +7,15 @@ served (`hostd_workers.calls.runtime`) or how they are found by name (`hostd_wor
 from __future__ import annotations
 
 from dataclasses import field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from hostd_workers.wire.installing import MissingDependencyError
 from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Initializer", "Loader", "MissingDependencyError", "Served", "Specification"]
+__all__ = ["Initializer", "Loader", "MissingDependencyError", "Served", "Signature", "Specification", "Tensor"]
 
 
 class Loader(Protocol):
@@ -68,13 +68,49 @@ class Initializer(Protocol):
 
 
 @dataclass(frozen=True)
+class Tensor:
+    """An input or output of a method.
+
+    `datatype` is one of the Open Inference Protocol (BOOL, UINT8 to UINT64, INT8 to INT64, FP16, FP32, FP64, BF16,
+    BYTES for text and bytes), or "" if it may be any. `shape` has -1 for a size that may be any, `()` is a single
+    value, None says nothing. An `optional` input may be left out.
+    """
+
+    name: str
+    datatype: str = ""
+    shape: Sequence[int] | None = None
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a method takes and returns, for callers that have only names, datatypes and shapes.
+
+    `passing` says how the inputs are passed: "array", the only one as the first argument; "map", all in one map of
+    names to values, the first argument; "keywords", each as a keyword argument. "" chooses "array" for one input, else
+    "keywords". Inputs may be joined along `batch_axis` (None: they may not). `example` has a value for each input, as
+    lists and plain values. `known_from` is "declared" if somebody wrote it down, "reported" if the library of the model
+    knows it.
+    """
+
+    inputs: Sequence[Tensor] = ()
+    outputs: Sequence[Tensor] = ()
+    passing: Literal["array", "map", "keywords", ""] = ""
+    batch_axis: int | None = None
+    example: Mapping[str, Any] | None = None
+    known_from: Literal["declared", "reported"] = "declared"
+
+
+@dataclass(frozen=True)
 class Served:
     """A loaded model together with what to expose of it.
 
     `methods` names the methods that callers may use; None exposes every public callable. `default` is the method behind
     calling the model itself; None leaves the choice to the runtime (`__call__`, `predict`, or the only method).
+    `signatures` say by method what it takes and returns; of a method without one its type hints do.
     """
 
     model: object
     methods: tuple[str, ...] | None = None
     default: str | None = None
+    signatures: Mapping[str, Signature] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from hostd_workers.plugins import import_builtin
 from hostd_workers.process.ending import ENDS_A_PROCESS
 from hostd_workers.process.installed import imported_since, refuse_if_hidden
 from hostd_workers.raised import error_of
+from hostd_workers.signatures import described as signatures_of
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import DEFAULT_LIMITS
@@ -110,7 +111,9 @@ class Session:
             served, warned = load(request)
             methods = methods_of(served.model, request.get("methods") or served.methods)
             default = default_of(methods, request.get("default_method") or served.default)
-            described = {name: method.describe() for name, method in methods.items()}
+            functions = {name: method.function for name, method in methods.items()}
+            signatures = signatures_of(functions, default, request.get("signatures") or {}, served.signatures)
+            described = {name: {**method.describe(), **signatures.get(name, {})} for name, method in methods.items()}
             answer = {
                 "methods": described,
                 "default_method": default,

@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from hostd.config.plain import check_plain, shown
+from hostd.config.signature import MethodSignature, TensorSettings
 from hostd.config.spec import ModelSpec
 from hostd.config.types import IdleSeconds, Threads  # noqa: TC001 - pydantic reads the annotations
 from hostd.config.values import MAX_THREADS
@@ -33,6 +34,8 @@ from hostd.units import parse_size
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pydantic import ValidatorFunctionWrapHandler
     from pydantic_core import ErrorDetails
 
@@ -134,9 +137,19 @@ def _told(found: ErrorDetails) -> str:
         case "dict_type":
             return f"{name} must be a map, got {shown(found['input'])}"
         case "extra_forbidden":
-            return f"{name} is unknown; {nearest(str(found['loc'][-1]), _Initializer.model_fields)}"
+            return f"{name} is unknown; {nearest(str(found['loc'][-1]), _keys_at(found['loc']))}"
         case _:
             return f"{name}: {found['msg']}, got {shown(found['input'])}"
+
+
+def _keys_at(place: tuple[int | str, ...]) -> Iterable[str]:
+    match place:
+        case ("signature", _, _):
+            return MethodSignature.model_fields
+        case ("signature", *_):
+            return TensorSettings.model_fields
+        case _:
+            return _Initializer.model_fields
 
 
 def _must_be(expected: str) -> WrapValidator:
@@ -240,6 +253,7 @@ class _Settings(BaseModel, strict=True, defer_build=True):
     idle_ttl_s: Annotated[IdleSeconds, _must_be("seconds, 0 for never")] | None = None
     cpu_threads: Annotated[Threads, _must_be(f"a number of threads from 1 to {MAX_THREADS}")] | None = None
     isolation: Annotated[Literal["shared", "fresh"], _must_be("shared or fresh")] = "shared"
+    signature: dict[_Method, MethodSignature] = {}
 
     @model_validator(mode="after")
     def _default_is_a_method(self) -> _Settings:

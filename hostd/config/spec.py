@@ -26,7 +26,8 @@ class ModelSpec:
     `memory_limit_bytes` is what it may take at most, `evictable` whether the host may unload it when it needs the
     memory, `idle_ttl_s` after how many seconds without a call it does, `cpu_threads` how many threads its libraries may
     use; None leaves it to the host's settings. `isolation` is "fresh" if its worker is to be no template's child.
-    `origins` may say in words where a setting was given, by its name in a `model.yaml` (an option as "options.NAME").
+    `signature` says by method what it takes and returns, as a `model.yaml` does. `origins` may say in words where a
+    setting was given, by its name in a `model.yaml` (an option as "options.NAME").
     """
 
     # What a finder of others makes is checked by these types when it is asked. A plain map: pydantic is imported then.
@@ -46,4 +47,5 @@ class ModelSpec:
     idle_ttl_s: float | None = None
     cpu_threads: Annotated[int, Field(ge=1)] | None = None
     isolation: Literal["shared", "fresh"] = "shared"
+    signature: Keywords = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict, compare=False, repr=False)

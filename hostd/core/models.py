@@ -383,9 +383,10 @@ class Call(NamedTuple):
 
 
 class Evicted(NamedTuple):
-    """A model that the host has unloaded by its own decision: how to load it again."""
+    """A model that the host has unloaded by its own decision: how to load it again, and what it served."""
 
     source: LoadSource
     origin: Origin
     reason: str
     is_pinned: bool
+    interface: Interface

@@ -107,7 +107,8 @@ class LoadingSpec(NamedTuple):
     only ones to expose or None for all. `initializer` is a reference with its configuration, or None for the loader's
     own object. `cpu_threads` is how many threads its libraries may use, None for a share of the cores. `origins` says
     in words where a setting was given, by the name that it has in a `model.yaml` (an option as "options.NAME").
-    `is_isolated`: its worker shares no memory with others.
+    `is_isolated`: its worker shares no memory with others. `signatures` say by method what it takes and returns, where
+    a `model.yaml` says it.
     """
 
     loader: str
@@ -121,6 +122,7 @@ class LoadingSpec(NamedTuple):
     cpu_threads: int | None = None
     origins: Mapping[str, str] = MappingProxyType({})
     is_isolated: bool = False
+    signatures: Mapping[str, Any] = MappingProxyType({})
 
 
 class DirectoryEntry(NamedTuple):

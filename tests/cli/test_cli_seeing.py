@@ -8,7 +8,7 @@ import pytest
 from cli_rig import DIGITS, rows
 
 from hostd.cli.commands.describing import call_lines
-from hostd.records import MethodInfo, ModelInfo
+from hostd.records import MethodInfo, ModelInfo, TensorInfo
 from hostd_workers.wire.errors import ResourceExhaustedError, UnavailableError
 
 GONE = {
@@ -122,6 +122,64 @@ def test_the_default_method_needs_no_name():
         'model = hostd.connect().retrieve_model("digits")',
         "model(0.5)",
     ]
+
+
+X = TensorInfo("x", "FP32", (-1, 2))
+
+
+@pytest.mark.parametrize(
+    ("method", "shell", "python"),
+    [
+        ({"inputs": (X,), "passing": "array"}, ["[[0.5, 0.5]]"], "model.f([[0.5, 0.5]])"),
+        ({"inputs": (TensorInfo("x", "", (-1, 9)),), "passing": "array"}, None, "model.f([[0.5] * 9])"),
+        (
+            {"inputs": (X, TensorInfo("k", "INT64", (), optional=True)), "passing": "map"},
+            ['{"x": [[0.5, 0.5]]}'],
+            "model.f({'x': [[0.5, 0.5]]})",
+        ),
+        (
+            {"inputs": (X, TensorInfo("k", "INT64", ())), "passing": "keywords"},
+            ["--kwargs", '{"x": [[0.5, 0.5]], "k": 1}'],
+            "model.f(x=[[0.5, 0.5]], k=1)",
+        ),
+        (
+            {"inputs": (TensorInfo("x:0", "BYTES", ()),), "passing": "keywords"},
+            ["--kwargs", '{"x:0": "text"}'],
+            "model.f(**{'x:0': 'text'})",
+        ),
+        (
+            {"inputs": (X,), "passing": "array", "known_from": "declared", "example": {"x": [[1, 2]]}},
+            ["[[1, 2]]", "--array"],
+            "model.f(numpy.asarray([[1, 2]]))",
+        ),
+        ({"inputs": (TensorInfo("x", "FP32"),), "passing": "array"}, ["DATA"], "model.f(DATA)"),
+        ({"inputs": (TensorInfo("x", "FP32", (1, 3, 224, 224)),), "passing": "array"}, ["DATA"], "model.f(DATA)"),
+    ],
+)
+def test_a_call_to_copy_fits_the_inputs(method, shell, python):
+    info = replace(DIGITS, id="m", methods={"f": MethodInfo("f", **method)}, default_method="f")
+    first, *_, call = call_lines(info)
+    assert call == python
+    assert shell is None or shlex.split(first) == ["hostd", "infer", "m", *shell]
+
+
+def test_inputs_and_outputs_are_shown_once(run, client):
+    columns = tuple(TensorInfo(f"c{number}", "", (-1,)) for number in range(14))
+    methods = {
+        "f": MethodInfo("f", inputs=columns, outputs=(X,), known_from="reported"),
+        "g": MethodInfo("g", inputs=columns, known_from="reported"),
+        "h": MethodInfo(
+            "h", inputs=(TensorInfo("n", "INT64", (), optional=True), TensorInfo("a", "FP16")), known_from="declared"
+        ),
+    }
+    client.explained = {"model": replace(DIGITS, methods=methods, default_method="f").to_dict()}
+    lines = rows(run("describe", "digits").stdout)
+    assert f"takes {', '.join(f'c{number}: any[?]' for number in range(12))}, and 2 more reported" in lines
+    assert {
+        "returns x: FP32[?, 2] reported",
+        "takes what f takes",
+        "takes n: INT64, optional, a: FP16[...] declared",
+    } <= set(lines)
 
 
 # stack, explain

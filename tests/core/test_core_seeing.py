@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from driver import ALICE, BOB, CONFIG, LAZY, SPEC, Driver, source_of
+from driver import ALICE, BOB, CONFIG, LAZY, METHODS, SPEC, Driver, source_of
 from lists import all_models
 
 from hostd.core import events as ev
@@ -48,6 +48,7 @@ def test_one_list_has_every_model_once_with_its_state_and_the_reason(ready, tigh
     (evicted,) = [model for model in all_models(tight, entry("m")) if model.id == "m"]
     assert (evicted.state, evicted.path) == ("EVICTED", "/models/m")
     assert evicted.reason.startswith("evicted for 8.8 KiB")
+    assert (set(evicted.methods), evicted.default_method, evicted.loader) == (set(METHODS), "predict", "python")
     assert [tight.queries.get_model("m"), tight.queries.get_absent("m")] == [None, evicted]
     for record in all_models(ready, *entries):
         known = ready.queries.get_model(record.id) or ready.queries.get_absent(record.id, entries)

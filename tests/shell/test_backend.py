@@ -19,6 +19,14 @@ from hostd_workers.wire.codec import encode
 WORKER = ev.WorkerId(4)
 MODEL = ev.ModelId("m")
 METHOD = {"name": "predict", "streams": False, "is_async": False, "signature": "(x)", "doc": ""}
+SIGNATURE = {
+    "inputs": [["x", "FP32", [-1, 2], False], ["k", "", None, True]],
+    "outputs": [],
+    "known_from": "declared",
+    "passing": "keywords",
+    "batch_axis": 0,
+    "example": '{"x": [[1, 2]]}',
+}
 
 
 def described(**more):
@@ -89,6 +97,21 @@ def test_what_was_loaded_is_described_with_warnings_that_are_texts_whatever_a_wo
     assert event == ev.WorkerLoaded(WORKER, "python", {"predict": hostd.MethodInfo(**METHOD)}, None, warnings=kept)
 
 
+def test_what_methods_take_and_return_is_described(back):
+    back.say(msg.pack_map(msg.LOADED, 0, described(methods={"predict": {**METHOD, **SIGNATURE}}, loader="python")))
+    (event,) = back.events
+    assert event.methods["predict"] == hostd.MethodInfo(
+        **METHOD,
+        inputs=(hostd.TensorInfo("x", "FP32", (-1, 2)), hostd.TensorInfo("k", optional=True)),
+        known_from="declared",
+        passing="keywords",
+        batch_axis=0,
+        example={"x": [[1, 2]]},
+    )
+    back.say(msg.pack_map(msg.LOADED, 0, described(methods={"predict": {**METHOD, **SIGNATURE, "example": ""}})))
+    assert back.events[-1].methods["predict"].example is None
+
+
 MALFORMED = {
     **{
         f"a description {number}": (msg.LOADED, body)
@@ -105,7 +128,22 @@ MALFORMED = {
                 described(methods={7: METHOD}),
                 described(methods={str(n): METHOD for n in range(msg.MAX_METHODS + 1)}),
                 described(loader="x" * 600_000),
-                described(more=[[[]] * 50] * 400),
+                described(more=[[[]] * 50] * 800),
+                *(
+                    described(methods={"a": {**METHOD, **SIGNATURE, **wrong}})
+                    for wrong in (
+                        {"inputs": {}},
+                        {"inputs": [["x", "FP32", [-1]]]},
+                        {"outputs": [["x", "FP32", ["-1"], False]]},
+                        {"outputs": [["x", "FP32", [True], False]]},
+                        {"passing": None},
+                        {"batch_axis": "0"},
+                        {"example": "{"},
+                        {"example": "[1]"},
+                        {"example": "[" * 16_000},
+                        {"example": '{"x": "' + "x" * 16_384 + '"}'},
+                    )
+                ),
             ]
         )
     },

@@ -127,6 +127,10 @@ python: venv/bin/python
 env: {OMP_NUM_THREADS: 1, MODE: fast}
 methods: [predict, __call__]
 default_method: predict
+signature:
+  predict:
+    inputs: [{name: x, datatype: FP32, shape: [-1, 2]}]
+    example: {x: [[1, 2]]}
 initializer: {type: my.package:warmed, config: {rounds: 3}}
 size: 400MB
 """,
@@ -138,6 +142,12 @@ size: 400MB
         env={"OMP_NUM_THREADS": "1", "MODE": "fast"},
         methods=("predict", "__call__"),
         default_method="predict",
+        signature={
+            "predict": {
+                "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
+                "example": {"x": [[1, 2]]},
+            }
+        },
         initializer="my.package:warmed",
         initializer_config={"rounds": 3},
         size_bytes=400_000_000,
@@ -295,6 +305,18 @@ BAD = {
     r"size must be bytes or a size with a unit, such as 400MB or 2GiB, got 'much'": ["size: much"],
     "size must be bytes": ["size: 0", "size: -1", "size: true", "size: 3G", "size: '" + "9" * 400 + ".5MB'"],
     "default_method must be": ["default_method: [a]"],
+    "signature.predict.batch is unknown; did you mean 'batch_axis'": ["signature: {predict: {batch: 0}}"],
+    "signature.predict.inputs.0.shapes is unknown; did you mean 'shape'": [
+        "signature: {predict: {inputs: [{name: x, shapes: []}]}}"
+    ],
+    r"signature.predict.inputs.0.datatype must be one of BOOL, .*, got 'float'": [
+        "signature: {predict: {inputs: [{name: x, datatype: float}]}}"
+    ],
+    "signature.predict.inputs.0.shape.0: Input should be greater": [
+        "signature: {predict: {inputs: [{name: x, shape: [-2]}]}}"
+    ],
+    "signature.predict.example.x": ["signature: {predict: {example: {x: 2024-01-01}}}"],
+    "signature._f must be the name of a public method": ["signature: {_f: {}}"],
     r"default_method 'b' is not one of methods \(a\)": ["methods: [a]\ndefault_method: b"],
     "line 2": ["loader: python\noptions: {a: 1"],
     "line 2, column 1: .*cannot start any token": ["loader: python\n\tx: 1"],

@@ -8,8 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hostd_workers.api import Served
+from hostd_workers.api import Served, Signature, Tensor
 from hostd_workers.loaders._common.opening import first_lines, import_library, model_file, read_model
+from hostd_workers.loaders._common.reported import columns, is_named, reported, signature
 from hostd_workers.loaders._common.threads import openmp_threads
 from hostd_workers.wire.errors import InvalidArgumentError
 
@@ -39,7 +40,8 @@ def load(path: str | None, /, *, file: str | None = None, threads: int | None = 
     settings = {} if count is None else {"num_threads": count}
     lightgbm = import_library("lightgbm", EXTRA)
     booster, categorical = read_model(found, functools.partial(_read, lightgbm), _EXTRAS)
-    return Served(BoosterModel(lightgbm, booster, categorical, settings), METHODS, "predict")
+    model = BoosterModel(lightgbm, booster, categorical, settings)
+    return Served(model, METHODS, "predict", reported(model.signatures))
 
 
 def _read(lightgbm: Any, found: Path) -> tuple[Any, dict[str, list[Any]]]:
@@ -134,6 +136,15 @@ class BoosterModel:
             )
         except (self._error, ValueError, TypeError) as error:
             raise InvalidArgumentError(f"lightgbm refused: {first_lines(error)}") from error
+
+    def signatures(self) -> dict[str, Signature]:
+        """Return what the booster knows of its features; `Column_0` and so on are none of a data frame's."""
+        names = self._booster.feature_name()
+        several = self._booster.num_model_per_iteration()
+        outputs = [Tensor("predict", "FP64", (-1, several) if several > 1 else (-1,))]
+        if is_named(names) and list(names) != [f"Column_{place}" for place in range(len(names))]:
+            return {"predict": signature(columns(names, "FP64", list(self._codes)), outputs, "map", 0)}
+        return {"predict": signature([Tensor("data", "FP64", (-1, len(names)))], outputs, "array", 0)}
 
     def describe(self) -> dict[str, Any]:
         """Return the features' number and names, the categories of those that have some, and the number of trees."""

@@ -11,10 +11,12 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hostd_workers.api import Served
+from hostd_workers.api import Served, Signature, Tensor
 from hostd_workers.loaders._common.opening import existing, first_lines, import_library, read_model
+from hostd_workers.loaders._common.reported import reported, signature, sizes
 from hostd_workers.loaders._common.results import travelling
 from hostd_workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.signatures import datatype_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +29,9 @@ _EXTRAS |= {name: name for name in ("torch", "transformers", "xgboost", "lightgb
 # MLflow reports its use home, and keeps runs and traces in the current directory, unless told not to.
 _SILENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "GIT_PYTHON_REFRESH": "quiet"}
 # Codes of MlflowException that are about what was passed.
+_DATATYPES = {"boolean": "BOOL", "integer": "INT32", "long": "INT64", "float": "FP32", "double": "FP64"}
+_DATATYPES |= {"string": "BYTES", "binary": "BYTES"}
+"""Of the types of columns (mlflow.types.DataType); instants, lists and maps have none."""
 _CALLERS_ERRORS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 
 
@@ -48,7 +53,8 @@ def load(path: str | None, /, *, model_config: Mapping[str, Any] | None = None) 
     pyfunc = import_library("mlflow.pyfunc", EXTRA)
     import_library("mlflow.tracing", EXTRA).disable()
     model = read_model(found, functools.partial(_read, pyfunc, model_config), _EXTRAS)
-    return Served(PyfuncModel(model, import_library("mlflow.exceptions", EXTRA).MlflowException), METHODS, "predict")
+    served = PyfuncModel(model, import_library("mlflow.exceptions", EXTRA).MlflowException)
+    return Served(served, METHODS, "predict", reported(served.signatures))
 
 
 def _read(pyfunc: Any, model_config: Mapping[str, Any] | None, found: Path) -> Any:
@@ -90,6 +96,19 @@ class PyfuncModel:
             return {str(name): travelling(result[name]) for name in result.columns}
         return travelling(result)
 
+    def signatures(self) -> dict[str, Signature]:
+        """Return what MLflow's signature says, if the model has one."""
+        metadata = self._model.metadata
+        taken = metadata.get_input_schema()
+        if taken is None:
+            return {}
+        inputs = _tensors(taken, "data")
+        passing = "map" if taken.has_input_names() else "array"
+        if passing == "array" and len(inputs) > 1:  # columns without names: one table
+            inputs = [Tensor("data", inputs[0].datatype, (-1, len(inputs)))]
+        returned = metadata.get_output_schema()
+        return {"predict": signature(inputs, [] if returned is None else _tensors(returned, "output"), passing, 0)}
+
     def describe(self) -> dict[str, Any]:
         """Return the signature's inputs, outputs and params as MLflow writes them, and the flavours."""
         signature = self._model.metadata.signature
@@ -120,6 +139,23 @@ class PyfuncModel:
         else:
             columns = [[row[place] for row in data] for place in range(width)]
         return self._columns.frame(dict(zip(self._names, columns, strict=True)), EXTRA)
+
+
+def _tensors(schema: Any, name: str) -> list[Tensor]:
+    return [
+        Tensor(
+            str(spec.name or (name if len(schema.inputs) == 1 else f"{name}_{place}")),
+            *_kind_of(spec),
+            not spec.required,
+        )
+        for place, spec in enumerate(schema.inputs)
+    ]
+
+
+def _kind_of(spec: Any) -> tuple[str, tuple[int, ...] | None]:
+    if hasattr(spec, "shape"):
+        return datatype_of(spec.type.str), sizes(spec.shape)
+    return _DATATYPES.get(getattr(spec.type, "name", ""), ""), (-1,)
 
 
 def _is_column(value: object) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from hostd_workers.api import Served
 from hostd_workers.loaders._common.opening import import_library, model_file
+from hostd_workers.loaders._common.reported import reported
 from hostd_workers.loaders._common.threads import allotted_threads
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
@@ -75,7 +76,7 @@ def load(
     session = _open(runtime, str(found), options, providers)
     # Imported here because it needs NumPy, which comes with onnxruntime.
     model = import_library("hostd_workers.loaders._models.onnx", EXTRA).OnnxModel(session)
-    return Served(model, METHODS, "predict")
+    return Served(model, METHODS, "predict", reported(model.signatures))
 
 
 def _level(given: object) -> str:

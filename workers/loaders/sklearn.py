@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from hostd_workers.api import Served
 from hostd_workers.loaders._common.opening import check_binding, import_library, model_file, read_model
+from hostd_workers.loaders._common.reported import reported
 from hostd_workers.loaders._common.results import travelling
+from hostd_workers.loaders._models.estimator import signatures_of
 from hostd_workers.wire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from hostd_workers.api import Signature
 
 EXTRA = "sklearn"
 SUFFIXES = (".joblib", ".pkl", ".pickle", ".skops")
@@ -74,7 +78,8 @@ def load(path: str | None, /, *, file: str | None = None, trusted: Sequence[str]
             "save the fitted estimator itself, or write a model.py that loads this file"
         )
     default = next((name for name in ("predict", "transform") if name in methods), methods[0])
-    return Served(EstimatorModel(estimator), methods, default)
+    model = EstimatorModel(estimator)
+    return Served(model, methods, default, reported(lambda: model.signatures(methods)))
 
 
 class EstimatorModel:
@@ -112,6 +117,13 @@ class EstimatorModel:
 
     def __repr__(self) -> str:
         return f"EstimatorModel({self._estimator!r})"
+
+    def signatures(self, methods: Sequence[str]) -> dict[str, Signature]:
+        """Return what the estimator knows of what its methods take and return."""
+        takes_texts = self._vectorizer is not None and self._vectorizer.__module__ == _OF_TEXTS
+        if self._vectorizer is not None and not takes_texts:
+            return {}  # of maps
+        return signatures_of(self._estimator, methods, takes_texts=takes_texts)
 
     def _served(self, name: str, method: Callable[..., object]) -> Callable[..., object]:
         @functools.wraps(method)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostd_workers.api import Served
 from hostd_workers.loaders._common.opening import import_library, model_file, read_model
+from hostd_workers.loaders._common.reported import reported
 from hostd_workers.loaders._common.torch import checked_device, import_torch
 from hostd_workers.wire.errors import InvalidArgumentError
 
@@ -64,8 +65,8 @@ def load(path: str | None, /, *, file: str | None = None, device: str = "cpu", t
     # Imported here because they need NumPy, which torch does not bring.
     models = import_library("hostd_workers.loaders._models.torch", EXTRA)
     tensors = import_library("hostd_workers.loaders._common.tensors", EXTRA).Tensors(torch, where)
-    model = models.ScriptModel if kind is Kind.SCRIPT else models.ExportedModel
-    return Served(model(torch, module, tensors), METHODS, "predict")
+    model = (models.ScriptModel if kind is Kind.SCRIPT else models.ExportedModel)(torch, module, tensors)
+    return Served(model, METHODS, "predict", reported(model.signatures))
 
 
 def _kind(found: Path) -> Kind:

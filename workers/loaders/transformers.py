@@ -10,8 +10,9 @@ import functools
 import os
 from typing import TYPE_CHECKING, Any
 
-from hostd_workers.api import Served
+from hostd_workers.api import Served, Signature, Tensor
 from hostd_workers.loaders._common.opening import existing, import_library, read_model
+from hostd_workers.loaders._common.reported import signature
 from hostd_workers.loaders._common.torch import checked_device, import_torch
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 
@@ -22,6 +23,17 @@ EXTRA = "transformers"
 FILE = "config.json"
 GENERATES = "text-generation"
 _EXTRAS = dict.fromkeys(("transformers", "torch", "tokenizers", "safetensors", "numpy", "huggingface_hub"), EXTRA)
+_OF_TEXTS = (
+    GENERATES,
+    "feature-extraction",
+    "fill-mask",
+    "summarization",
+    "text-classification",
+    "text2text-generation",
+    "token-classification",
+    "translation",
+)
+"""Tasks that take one or more texts and nothing else that is needed."""
 _OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -67,11 +79,23 @@ def load(
     read = functools.partial(_read, transformers, task, where, trust_remote_code)
     pipeline = read_model(found, read, _EXTRAS)
     # Imported here because they need NumPy, which comes with transformers.
+    signatures = _signatures(pipeline.task)
     if pipeline.task == GENERATES:
         generating = import_library("hostd_workers.loaders._models.transformers_text", EXTRA).GeneratingModel
-        return Served(generating(torch, transformers, pipeline), ("predict", "generate", "describe"), "predict")
+        methods = ("predict", "generate", "describe")
+        return Served(generating(torch, transformers, pipeline), methods, "predict", signatures)
     plain = import_library("hostd_workers.loaders._models.transformers", EXTRA).PipelineModel
-    return Served(plain(torch, pipeline), ("predict", "describe"), "predict")
+    return Served(plain(torch, pipeline), ("predict", "describe"), "predict", signatures)
+
+
+def _signatures(task: str) -> dict[str, Signature]:
+    """Return what the task says of the inputs; most results are lists of maps, which no datatype describes."""
+    found = {}
+    if task in _OF_TEXTS:
+        found["predict"] = signature([Tensor("inputs", "BYTES", (-1,))], passing="array", batch_axis=0)
+    if task == GENERATES:
+        found["generate"] = signature([Tensor("prompt", "BYTES", ())], [Tensor("text", "BYTES", ())], "array")
+    return found
 
 
 def _read(transformers: Any, task: str | None, device: Any, trusts: bool, found: Path) -> Any:  # noqa: FBT001 - partial

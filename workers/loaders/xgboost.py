@@ -6,8 +6,9 @@ import functools
 import re
 from typing import TYPE_CHECKING, Any
 
-from hostd_workers.api import Served
+from hostd_workers.api import Served, Signature, Tensor
 from hostd_workers.loaders._common.opening import first_lines, import_library, model_file, read_model
+from hostd_workers.loaders._common.reported import columns, is_named, reported, signature
 from hostd_workers.loaders._common.threads import openmp_threads
 from hostd_workers.loaders._common.ubjson import is_whole
 from hostd_workers.wire.errors import InvalidArgumentError
@@ -40,7 +41,8 @@ def load(path: str | None, /, *, file: str | None = None, threads: int | None = 
     xgboost = import_library("xgboost", EXTRA)
     booster = read_model(found, functools.partial(_read, xgboost), _EXTRAS)
     booster.set_param(settings)
-    return Served(BoosterModel(xgboost, booster), METHODS, "predict")
+    model = BoosterModel(xgboost, booster)
+    return Served(model, METHODS, "predict", reported(model.signatures))
 
 
 def _read(xgboost: Any, found: Path) -> Any:
@@ -111,6 +113,14 @@ class BoosterModel:
             )
         except ValueError as error:  # the base class of XGBoostError
             raise InvalidArgumentError(f"xgboost refused: {first_lines(error)}") from error
+
+    def signatures(self) -> dict[str, Signature]:
+        """Return what the booster knows of its features; a category is the number that it had in training."""
+        names = self._booster.feature_names
+        outputs = [Tensor("predict", "FP32")]
+        if names is not None and is_named(names):
+            return {"predict": signature(columns(names, "FP32"), outputs, "map", 0)}
+        return {"predict": signature([Tensor("data", "FP32", (-1, self._booster.num_features()))], outputs, "array", 0)}
 
     def describe(self) -> dict[str, Any]:
         """Return the features' number, names and types (None where the model does not say), and the rounds."""

@@ -74,8 +74,8 @@ CONTROL_LIMITS: Final = Budget(256 * 1024, values=32_768, list_len=4096, map_len
 UPLOAD_LIMITS: Final = Budget(1088 * 1024, 32_768, list_len=16_384, map_len=256, depth=16, buffer_bytes=1088 * 1024)
 """Of verbs that deploy: 8 ms (28). 10,000 files, with names of 90 bytes on average (6 ms), or a piece of one, 1 MiB."""
 
-LOADED_LIMITS: Final = Budget(512 * 1024, values=16_384, list_len=64, map_len=1024, depth=8)
-"""Of what a model says that it has: 2 ms (11), which is what 1,000 methods of 500 bytes each take."""
+LOADED_LIMITS: Final = Budget(512 * 1024, values=32_768, list_len=2048, map_len=1024, depth=8)
+"""Of what a model says that it has: 2 ms (11), which is what 1,000 methods of 500 bytes each take, or 2,000 inputs."""
 
 IMPORTED_LIMITS: Final = Budget(512 * 1024, values=16_384, list_len=8000, map_len=16, depth=4)
 """Of the modules that a load has imported: 0.5 ms for the largest frameworks."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import json
+import keyword
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import click
 from hostd.cli.output import console, plain, print_json, printable, say, table, to_json
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
 from hostd.cli.styles import STATE_STYLES
+from hostd.example_calls import example_of
 from hostd.records import ModelInfo
 from hostd.units import format_size
 
@@ -20,13 +21,16 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from hostd.records import MethodInfo
+    from hostd.example_calls import ExampleCall
+    from hostd.records import MethodInfo, TensorInfo
 
 _SIZES = ("memory_limit",)
 """Settings that are bytes."""
 
-_EXAMPLES: dict[str, Any] = {"str": "text", "int": 1, "float": 0.5, "bool": True, "list": [1, 2], "dict": {"key": 1}}
-"""What an argument of an annotated type may look like."""
+_MANY = 4
+
+_MAX_TENSORS = 12
+"""Inputs or outputs of a method that are shown; `--json` has them all."""
 
 
 @click.command(cls=HostCommand)
@@ -96,6 +100,29 @@ def methods_lines(info: ModelInfo) -> Iterator[str]:
         yield f"  [bold]{plain(name)}[/]{plain(method.signature)}{marked}"
         if method.doc:
             yield f"      [dim]{plain(method.doc)}[/]"
+        default = info.methods.get(info.default_method or "")
+        if default is not None and name != default.name and method.inputs and method.inputs == default.inputs:
+            yield f"      takes what {plain(default.name)} takes"
+        else:
+            yield from _tensor_lines("takes", method.inputs, method.known_from)
+        yield from _tensor_lines("returns", method.outputs, method.known_from)
+
+
+def _tensor_lines(verb: str, tensors: tuple[TensorInfo, ...], known_from: str) -> Iterator[str]:
+    shown = [plain(_shown_tensor(tensor)) for tensor in tensors[:_MAX_TENSORS]]
+    if len(tensors) > _MAX_TENSORS:
+        shown.append(f"and {len(tensors) - _MAX_TENSORS} more")
+    if shown:
+        yield f"      {verb} {', '.join(shown)}  [dim]{known_from}[/]"
+
+
+def _shown_tensor(tensor: TensorInfo) -> str:
+    kind = tensor.datatype or "any"
+    if tensor.shape is None:
+        kind += "[...]"
+    elif tensor.shape:
+        kind += f"[{', '.join('?' if size < 0 else str(size) for size in tensor.shape)}]"
+    return f"{tensor.name}: {kind}{', optional' if tensor.optional else ''}"
 
 
 def settings_table(settings: list[dict[str, Any]]) -> Table:
@@ -119,46 +146,57 @@ def _shown(name: str, value: Any) -> str:
 def call_lines(info: ModelInfo, host: str | None = None) -> Iterator[str]:
     """Yield a call of the model for the shell, and for Python; `host` is as it was given."""
     method = min(info.methods.values(), key=lambda method: _rank(method, info.default_method))
-    value = example_of(method)
-    given = "" if value is _NOTHING else f" {shlex.quote('DATA' if value is _UNKNOWN else json.dumps(value))}"
+    call = example_of(method)
     flag = "" if method.name == info.default_method else f" --method {method.name}"
     where = "" if host is None else f" -e {shlex.quote(host)}"
-    yield f"hostd infer {shlex.quote(info.id)}{flag}{given}{where}"
-    argument = "" if value is _NOTHING else "DATA" if value is _UNKNOWN else json.dumps(value)
+    yield f"hostd infer {shlex.quote(info.id)}{flag}{_for_shell(call)}{where}"
     connected = "hostd.connect()" if host is None else f"hostd.connect({json.dumps(host)})"
     yield "import hostd"
     yield f"model = {connected}.retrieve_model({json.dumps(info.id)})"
     if method.streams:
-        yield f"for item in model.stream.{method.name}({argument}): print(item)"
+        yield f"for item in model.stream.{method.name}({_for_python(call)}): print(item)"
     else:
-        yield f"model{'' if method.name == '__call__' else f'.{method.name}'}({argument})"
+        yield f"model{'' if method.name == '__call__' else f'.{method.name}'}({_for_python(call)})"
 
 
 def _rank(method: MethodInfo, default: str | None) -> tuple[bool, bool, bool, str]:
     """Return what to sort methods by: the default one first, else one of which it is known how to call it."""
-    return method.name != default, example_of(method) is _UNKNOWN, method.streams, method.name
+    return method.name != default, example_of(method) is None, method.streams, method.name
 
 
-_NOTHING, _UNKNOWN = object(), object()
+def _for_shell(call: ExampleCall | None) -> str:
+    if call is None:
+        return " DATA"
+    parts = [shlex.quote(json.dumps(value)) for value in call.args]
+    if call.kwargs:
+        parts += ["--kwargs", shlex.quote(json.dumps(dict(call.kwargs)))]
+    if call.is_of_arrays:
+        parts.append("--array")
+    return "".join(f" {part}" for part in parts)
 
 
-def example_of(method: MethodInfo) -> Any:
-    """Return a value for the one argument that a method needs, by its annotation, or a marker: none, or not known."""
-    try:
-        definition = ast.parse(f"def f{method.signature}: ...").body[0]
-    except SyntaxError:  # a default value is shown by its repr, which may be anything
-        return _UNKNOWN
-    if not isinstance(definition, ast.FunctionDef):
-        return _UNKNOWN
-    arguments = definition.args
-    positional = [*arguments.posonlyargs, *arguments.args]
-    if not positional:
-        return _UNKNOWN if arguments.vararg or any(default is None for default in arguments.kw_defaults) else _NOTHING
-    if len(arguments.defaults) == len(positional):
-        return _NOTHING
-    annotation = positional[0].annotation
-    said = ast.unparse(annotation).strip("'\"").partition("[")[0] if annotation else ""
-    return _EXAMPLES.get(said, _UNKNOWN)
+def _for_python(call: ExampleCall | None) -> str:
+    if call is None:
+        return "DATA"
+    wrap = "numpy.asarray({})" if call.is_of_arrays else "{}"
+    given = [wrap.format(_written(value)) for value in call.args]
+    named = {name: wrap.format(_written(value)) for name, value in call.kwargs.items()}
+    if all(name.isidentifier() and not keyword.iskeyword(name) for name in named):
+        given += [f"{name}={value}" for name, value in named.items()]
+    else:
+        given.append(f"**{{{', '.join(f'{name!r}: {value}' for name, value in named.items())}}}")
+    return ", ".join(given)
+
+
+def _written(value: Any) -> str:
+    """Return a value in Python; a long list of the same is a product."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name!r}: {_written(item)}' for name, item in value.items())}}}"
+    if not isinstance(value, list):
+        return repr(value)
+    if len(value) > _MANY and all(item == value[0] for item in value):
+        return f"[{_written(value[0])}] * {len(value)}"
+    return f"[{', '.join(map(_written, value))}]"
 
 
 @click.command(cls=HostCommand)

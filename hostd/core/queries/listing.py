@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def each_of_all(registry: Registry, entries: Iterable[DirectoryEntry]) -> Iterator[Facts | ModelInfo]:
     """Yield all models by id, each as it is when it is asked for: of those that are not loaded the record.
 
-    That has an id, a state, a path, a type and a reason.
+    That has an id, a state, a path, a type and a reason; of an evicted model also what it served.
     """
     found = {entry.model_id: entry for entry in entries}
     for model_id in sorted({*found, *registry.evicted, *registry.failures, *registry.models}):
@@ -55,8 +55,18 @@ def _of_entry(entry: DirectoryEntry, registry: Registry) -> ModelInfo:
 
 
 def _of_evicted(model_id: str, evicted: Evicted) -> ModelInfo:
-    source = evicted.source
-    return ModelInfo(model_id, "EVICTED", source.path, source.type, reason=evicted.reason, pinned=evicted.is_pinned)
+    source, interface = evicted.source, evicted.interface
+    return ModelInfo(
+        model_id,
+        "EVICTED",
+        source.path,
+        source.type,
+        interface.loader,
+        methods=dict(interface.methods),
+        default_method=interface.default_method,
+        reason=evicted.reason,
+        pinned=evicted.is_pinned,
+    )
 
 
 def _of_failure(model_id: str, failure: Failure) -> ModelInfo:

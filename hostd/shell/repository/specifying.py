@@ -59,6 +59,7 @@ class Specifying:
             memory=ev.MemoryPolicy(found.memory_limit_bytes, found.evictable, found.idle_ttl_s),
             cpu_threads=found.cpu_threads,
             is_isolated=found.isolation == "fresh",
+            signatures=found.signature,
             origins={**found.origins, **self._origins(model_id, asked, source)},
         )
         return Specified(limited(spec, standing.limits, f"preload.{model_id}"), source, standing)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.records import MethodInfo
 from hostd.shell.linux.stacks import StacksOffer
 from hostd.shell.own_log import about
+from hostd.shell.transport.described import method_of
 from hostd.shell.transport.listener import LINGER_S, Side, Unsent
 from hostd.shell.work.component import Component
 from hostd_workers.wire import frames as wire
@@ -201,6 +201,7 @@ class Backend(Component):
             "initializer": None if spec.initializer is None else list(spec.initializer),
             "max_message_bytes": self._max_message_bytes,
             "lane": self.lanes.told(effect.worker_id, effect.model_id),
+            "signatures": dict(spec.signatures),
             "is_forked": effect.is_forked,
             "is_learning": effect.is_learning,
         }
@@ -245,7 +246,7 @@ class Backend(Component):
             case {"methods": dict(methods), "loader": str(loader), "default_method": None | str() as default}:
                 if len(methods) > msg.MAX_METHODS or not all(isinstance(name, str) for name in methods):
                     raise ProtocolError("a malformed list of methods")
-                described = {name: _method(method) for name, method in methods.items()}
+                described = {name: method_of(method) for name, method in methods.items()}
                 lane = self.lanes.opened(worker_id, described) if body.get("lane") is True else None
                 return ev.WorkerLoaded(worker_id, loader, described, default, _texts(body.get("warnings")), lane)
             case _:
@@ -254,17 +255,3 @@ class Backend(Component):
 
 def _texts(said: object) -> tuple[str, ...]:
     return tuple(text for text in said if isinstance(text, str)) if isinstance(said, list) else ()
-
-
-def _method(described: object) -> MethodInfo:
-    match described:
-        case {
-            "name": str(name),
-            "streams": bool(streams),
-            "is_async": bool(is_async),
-            "signature": str(signature),
-            "doc": str(doc),
-        }:
-            return MethodInfo(name, streams, is_async, signature, doc)
-        case _:
-            raise ProtocolError("a malformed method")

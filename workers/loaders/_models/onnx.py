@@ -15,9 +15,12 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (  # type: ignore[import
     InvalidArgument,
 )
 
+from hostd_workers.api import Signature, Tensor
 from hostd_workers.loaders._common.columns import columns_of
+from hostd_workers.loaders._common.reported import signature, sizes
 from hostd_workers.loaders._common.results import travelling
 from hostd_workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.signatures import datatype_of
 
 _DTYPES = {
     "tensor(float16)": "float16",
@@ -51,6 +54,13 @@ class Port:
     def to_dict(self) -> dict[str, Any]:
         """Return name, type, dtype and shape; an open size is its name in the model, or None."""
         return {"name": self.name, "type": self.type, "dtype": self.dtype, "shape": list(self.shape)}
+
+    def tensor(self, *, optional: bool = False) -> Tensor:
+        """Return it as a part of a signature; without sizes it may be of any rank."""
+        datatype = "" if self.dtype is None else datatype_of(np.dtype(self.dtype).str)
+        is_known = self.dtype is not None and bool(self.shape)
+        optional = optional or self.type.startswith("optional(")
+        return Tensor(self.name, datatype, sizes(self.shape) if is_known else None, optional)
 
     def array(self, value: Any) -> Any:
         """Return `value` as the session takes it; InvalidArgumentError says what was expected and what came.
@@ -166,6 +176,15 @@ class OnnxModel:
             "outputs": [port.to_dict() for port in self._outputs.values()],
             "providers": self._session.get_providers(),
         }
+
+    def signatures(self) -> dict[str, Signature]:
+        """Return what the session says of its inputs and outputs; they are joined by the first axis if all let it."""
+        inputs = [port.tensor() for port in self._inputs.values()]
+        inputs += [port.tensor(optional=True) for port in self._optional.values()]
+        outputs = [port.tensor() for port in self._outputs.values()]
+        is_batched = all(tensor.shape and tensor.shape[0] == -1 for tensor in inputs)
+        passing = "array" if len(inputs) == 1 else "keywords"
+        return {"predict": signature(inputs, outputs, passing, 0 if is_batched else None)}
 
     def _by_name(self, args: Sequence[Any], inputs: dict[str, Any]) -> dict[str, Any]:
         if len(args) == 1 and not inputs and not self._takes_a_map:

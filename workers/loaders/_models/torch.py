@@ -10,12 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hostd_workers.api import Signature, Tensor
 from hostd_workers.loaders._common.opening import first_lines
+from hostd_workers.loaders._common.reported import signature, sizes
 from hostd_workers.wire.errors import InvalidArgumentError
+from hostd_workers.wire.signatures import datatype_of
 
 if TYPE_CHECKING:
     from hostd_workers.loaders._common.tensors import Tensors
 
+_SCALARS: dict[str, tuple[str, tuple[int, ...] | None]] = {
+    "int": ("INT64", ()),
+    "float": ("FP64", ()),
+    "bool": ("BOOL", ()),
+    "str": ("BYTES", ()),
+}
 # How PyTorch complains of an operation between tensors of two dtypes.
 _ABOUT_DTYPES = re.compile(r"same dtype|expected scalar type|expected m1 and m2|data type")
 
@@ -56,6 +65,15 @@ class ScriptModel:
     def describe(self) -> dict[str, Any]:
         """Return the kind of the model and the inputs (name and type)."""
         return {"kind": "torchscript", "inputs": [{"name": name, "type": type} for name, type in self._types.items()]}
+
+    def signatures(self) -> dict[str, Signature]:
+        """Return the inputs of its declaration: names, and what is no tensor; the shapes are not known."""
+        arguments = self._module.forward.schema.arguments[1:]
+        inputs = []
+        for argument in arguments:
+            datatype, shape = _SCALARS.get(str(argument.type), ("", None))
+            inputs.append(Tensor(argument.name, datatype, shape, argument.has_default_value()))
+        return {"predict": signature(inputs, passing="array" if len(inputs) == 1 else "keywords")}
 
     def _converted(self, name: str, value: Any) -> Any:
         type = self._types.get(name, "")
@@ -124,6 +142,16 @@ class ExportedModel:
         ]
         return {"kind": "exported", "inputs": inputs}
 
+    def signatures(self) -> dict[str, Signature]:
+        """Return the inputs of the graph; nothing of a program that takes its tensors in lists and maps."""
+        tensors = {name: value for name, value in self._inputs.items() if isinstance(value, self._torch.Tensor)}
+        if not self._is_flat or len(tensors) < len(self._inputs):
+            return {}
+        inputs = [Tensor(name, _datatype_of(value.dtype), sizes(value.shape)) for name, value in tensors.items()]
+        is_batched = all(tensor.shape and tensor.shape[0] == -1 for tensor in inputs)
+        passing = "array" if len(inputs) == 1 else "keywords"
+        return {"predict": signature(inputs, passing=passing, batch_axis=0 if is_batched else None)}
+
     def _placed(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         names = list(self._inputs)
         if len(args) > len(names):
@@ -179,3 +207,13 @@ class ExportedModel:
 
 def _names_of(dtypes: set[Any]) -> str:
     return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+
+
+def _datatype_of(dtype: Any) -> str:
+    name = str(dtype).removeprefix("torch.")
+    if name == "bfloat16":
+        return "BF16"
+    try:
+        return datatype_of(np.dtype(name).str)
+    except TypeError:  # one that NumPy lacks
+        return ""
