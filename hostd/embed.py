@@ -12,7 +12,7 @@ import subprocess
 import time
 import weakref
 from contextlib import ExitStack, closing, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hostd.hosts.launch import AT_ONCE, Order, ready_pipe, reaper_command, supervisor_environment, told_of_start
 from hostd.not_pickled import NotPickled
@@ -79,6 +79,7 @@ class Host(NotPickled):
         preload: dict[str, Any] | None = None,
         models_dir: str | os.PathLike[str] | None = None,
         log_level: str | None = None,
+        **unknown: NoReturn,  # so that editors and type checkers mark what is not there
     ) -> None:
         if shared and name is None:
             raise InvalidArgumentError(
@@ -99,6 +100,12 @@ class Host(NotPickled):
             "preload": preload,
             "log_level": log_level,
         }
+        if unknown:
+            from hostd.hints import nearest  # noqa: PLC0415 - only a failure needs it
+
+            known = ("name", "shared", "models_dir", *sections)
+            problems = [f"hostd.Host has no section {each!r}; {nearest(each, known)}" for each in unknown]
+            raise InvalidArgumentError("; ".join(problems), details={"problems": problems})
         self._settings: dict[str, Any] = {key: value for key, value in sections.items() if value is not None}
         self._name = name
         self._is_shared = shared

@@ -151,6 +151,14 @@ def in_a_thread(act):
     thread.join(PATIENCE_S)
 
 
+def test_a_section_that_is_misspelt_is_named_with_the_nearest_one():
+    with pytest.raises(hostd.InvalidArgumentError) as caught:
+        hostd.Host(wrokers={}, shard=True)
+    problems = ["hostd.Host has no section 'wrokers'; did you mean 'workers'?"]
+    problems += ["hostd.Host has no section 'shard'; did you mean 'shared'?"]
+    assert (caught.value.message, caught.value.details) == ("; ".join(problems), {"problems": problems})
+
+
 def test_a_runtime_directory_that_is_too_deep_is_refused(tmp_path, monkeypatch):
     deep = tmp_path / ("x" * 100)
     deep.mkdir(mode=0o700)
