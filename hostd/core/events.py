@@ -93,7 +93,7 @@ class SpecRefused(NamedTuple):
 
 
 class WorkerSpawned(NamedTuple):
-    """The worker has a process; it has said nothing yet. `template_id` is what it was forked from; None: nothing."""
+    """The worker has a process; it may have said hello before. `template_id` is what it was forked from, if it was."""
 
     worker_id: WorkerId
     pid: int

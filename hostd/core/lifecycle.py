@@ -105,6 +105,7 @@ WORKER_TRANSITIONS: Final[dict[tuple[WorkerState, WorkerInput], tuple[WorkerStat
     (_W.IDLE, _I.ASSIGN): (_W.LOADING, (_A.SEND_LOAD,)),
     (_W.IDLE, _I.KILL): (_W.KILLING, (_A.KILL,)),
     (_W.IDLE, _I.EXITED): (_W.KILLING, (_A.KILL,)),
+    (_W.IDLE, _I.SPAWN_FAILED): (_W.DEAD, ()),
     (_W.LOADING, _I.LOADED): (_W.LOADING, (_A.MEASURE,)),
     (_W.LOADING, _I.MEASURED): (_W.READY, ()),
     (_W.LOADING, _I.LOAD_FAILED): (_W.KILLING, (_A.KILL,)),

@@ -4,6 +4,8 @@ Rules
 1. What a worker says is taken only in a state in which it may say it; the rest is late or a lie and changes nothing.
 2. A worker is told one thing at a time, and has so long for it; then it is killed.
 3. A load has failed when its worker is gone, not before. What waited for that proof goes on from here.
+4. A worker is told what to load when it has said hello and its process is known. A shell that is late knows the process
+   after the hello; until it does, nothing can be measured, paused or watched, nor is it known whether it was forked.
 
 Covers what the host expects of workers. Those that end by themselves are in `losing`.
 """
@@ -68,6 +70,7 @@ class Workers:
         if worker is not None:
             worker.pid = event.pid
             self._templates.spawned(worker, event)
+            self._assign(worker)
 
     def imported(self, event: WorkerImported) -> None:
         """Learn what a load has imported."""
@@ -85,12 +88,12 @@ class Workers:
             self._worker_gone(worker)
 
     def said_hello(self, event: WorkerSaidHello) -> None:
-        """Have a worker load its model."""
+        """Have a worker load its model, as soon as its process is known."""
         worker = self._heard(event.worker_id, WorkerInput.HELLO)
         if worker is not None:
             self._registry.move_worker(worker, WorkerInput.HELLO, "the worker said hello")
             self._registry.timers.set(WorkerTimer(worker.id), self._registry.now + self._registry.config.load_timeout_s)
-            self._registry.move_worker(worker, WorkerInput.ASSIGN, f"load {worker.model.source.path or 'no path'}")
+            self._assign(worker)
 
     def loaded(self, event: WorkerLoaded) -> None:
         """Have a worker measured that has loaded its model."""
@@ -141,7 +144,7 @@ class Workers:
                 f"{worker.model.id} has what it printed; its interpreter is {interpreter_of(worker.model, config)}"
             )
             self._loading.load_failed(worker, DeadlineExceededError(late))
-        elif worker.state is WorkerState.LOADING:
+        elif worker.state in (WorkerState.IDLE, WorkerState.LOADING):
             late = (
                 f"the load took longer than {config.load_timeout_s:g} s (workers.load_timeout_s). hostd logs "
                 f"{worker.model.id} has what it printed; hostd stack says during a load where it is"
@@ -153,6 +156,11 @@ class Workers:
         self._registry.kill(worker, late)
 
     # Steps
+
+    def _assign(self, worker: Worker) -> None:
+        is_there = worker.pid is not None and not worker.disconnected
+        if is_there and self._registry.accepts(worker, WorkerInput.ASSIGN):
+            self._registry.move_worker(worker, WorkerInput.ASSIGN, f"load {worker.model.source.path or 'no path'}")
 
     def _worker_gone(self, worker: Worker) -> None:
         """Go on with whatever waited for the proof of a worker's death."""

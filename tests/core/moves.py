@@ -69,5 +69,6 @@ MOVES_OF_OBSTACLES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
 
 MOVES_OF_CONNECTIONS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
     "disconnect": {"n": N, "is_again": (False, False, False, True)},
+    "greet_early": {"n": N},
 }
-"""For games of their own: workers that lose their connections have short lives."""
+"""For games of their own: workers that lose their connections have short lives. What makes processes may be late."""

@@ -281,6 +281,7 @@ class Outside:
                 assert not self.files.moved_with(model_id), f"{effect} while files are being moved"
                 process = self._receiver(worker_id)
                 assert process.load is None, f"{process} was told twice what to load"
+                assert process.stage is not Stage.ORDERED, f"{process} was told what to load, and is not known"
                 process.load = effect
             case fx.MeasureWorker(worker_id):
                 process = self._receiver(worker_id)

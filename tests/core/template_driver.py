@@ -58,9 +58,13 @@ class TemplateDriver(Driver):
 
     def forked(self, order: fx.SpawnWorker) -> None:
         """Let a worker be forked as it was ordered, and say hello."""
+        self.spawned_from(order)
+        self.greeted(order.worker_id)
+
+    def spawned_from(self, order: fx.SpawnWorker) -> None:
+        """Let it be known that a worker was forked as it was ordered."""
         self.processes[order.worker_id].stage = Stage.RUNNING
         self.feed(ev.WorkerSpawned(order.worker_id, 5000 + order.worker_id, order.origination.template_id))
-        self.greeted(order.worker_id)
 
     def fresh(self, order: fx.SpawnWorker, why: str = "its template has ended") -> None:
         """Let a worker be started afresh, and say hello."""

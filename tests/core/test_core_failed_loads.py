@@ -105,6 +105,15 @@ def test_a_worker_that_says_nothing_is_killed_when_its_time_is_over(host):
     )
 
 
+def test_a_load_whose_process_is_not_known_for_too_long_is_ended(host):
+    caller = host.up_to("SPAWNING")
+    host.greeted()
+    host.pass_time(601)
+    assert host.killed() == [1]
+    host.not_spawned(REFUSAL)
+    assert "the load took longer than 600 s" in host.error(caller, DeadlineExceededError).message
+
+
 @pytest.mark.parametrize("stage", ["LOADING", "MEASURING"])
 def test_a_load_that_takes_too_long_is_ended(host, stage):
     host.load(wait=False)
@@ -145,6 +154,7 @@ def test_c08_a_load_that_comes_while_the_worker_of_a_failed_one_dies_gets_the_sa
 FAILURES = {
     "refused by the finder": ("FINDING", lambda host: host.not_found(NotFoundError("no such path"))),
     "never spawned": ("SPAWNING", lambda host: host.not_spawned(UnavailableError("no processes"))),
+    "not kept after its hello": ("SPAWNING", lambda host: (host.greeted(), host.not_spawned(REFUSAL))),
     "silent": ("STARTED", lambda host: (host.pass_time(31), host.gone())),
     "refused by the worker": ("LOADING", lambda host: (host.not_loaded(REFUSAL), host.gone())),
     "died": ("LOADING", lambda host: (host.exited(), host.gone())),

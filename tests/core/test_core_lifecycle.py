@@ -38,7 +38,7 @@ EFFECTS = {
 # Written a second time, by hand: the table may not change by accident.
 WORKER_ROWS = {
     "SPAWNING": {"HELLO": "IDLE", "KILL": "KILLING", "EXITED": "KILLING", "SPAWN_FAILED": "DEAD"},
-    "IDLE": {"ASSIGN": "LOADING", "KILL": "KILLING", "EXITED": "KILLING"},
+    "IDLE": {"ASSIGN": "LOADING", "KILL": "KILLING", "EXITED": "KILLING", "SPAWN_FAILED": "DEAD"},
     "LOADING": {
         "LOADED": "LOADING",
         "MEASURED": "READY",

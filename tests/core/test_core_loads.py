@@ -10,6 +10,7 @@ from driver import ALICE, BOB, METHODS, SPEC, Driver, memory_of, source_of
 from hostd.core import effects as fx
 from hostd.core import events as ev
 from hostd.core.config import CoreConfig
+from hostd.core.losing import DISCONNECT_GRACE_S
 from hostd.core.machine import Core
 from hostd.records import ModelInfo, SizeEstimate
 from hostd_workers.wire.errors import (
@@ -51,14 +52,31 @@ def test_c06_a_load_finds_spawns_loads_measures_and_only_then_answers(host):
     assert host.core.next_deadline() is None
 
 
-def test_a_worker_may_say_hello_before_its_process_is_known(host):
+def test_a_worker_that_says_hello_before_its_process_is_known_loads_when_it_is(host):
+    """Nobody could watch, measure or pause it before."""
     caller = host.up_to("SPAWNING")
     host.greeted()
-    assert host.worker_state() == "LOADING"
+    assert (host.worker_state(), host.effects_of(fx.SendLoad)) == ("IDLE", [])
+    host.loaded()
+    assert host.effects == []
     host.spawned()
+    assert (host.worker_state(), len(host.effects_of(fx.SendLoad))) == ("LOADING", 1)
+    assert [(event.new, event.pid) for event in host.announced[-1:]] == [("LOADING", 5001)]
+    host.greeted()
+    assert host.effects == []
     host.loaded()
     host.measured(memory=memory_of(1))
     assert host.answer(caller).workers[0].pid == 5001
+
+
+def test_a_worker_that_has_lost_its_connection_when_its_process_is_known_is_told_nothing(host):
+    host.up_to("SPAWNING")
+    host.greeted()
+    host.disconnected()
+    host.spawned()
+    assert host.effects == []
+    host.pass_time(DISCONNECT_GRACE_S)
+    assert host.killed() == [1]
 
 
 def test_c12_a_model_is_ready_with_an_unknown_size_if_its_memory_cannot_be_read(host):

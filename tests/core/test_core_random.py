@@ -43,8 +43,11 @@ OF_TEMPLATES = {
 OF_PAUSES = {"PAUSED", "RESUMED", "PUT_BACK"}
 """Loads that outgrow their reservations are rare in short histories, and counted in long ones."""
 
-NOT_YET_FOR_WORKERS = {("IDLE", "KILL"), ("IDLE", "EXITED")}
-"""A worker that says hello is told at once what to load; standby workers will rest in IDLE."""
+OF_CONNECTIONS = {("IDLE", "KILL"), ("IDLE", "SPAWN_FAILED")}
+"""Of workers that are heard before their process is known, in games of their own."""
+
+NOT_YET_FOR_WORKERS = OF_CONNECTIONS | {("IDLE", "EXITED")}
+"""A worker with a process that says hello is told at once what to load; standby workers will rest in IDLE."""
 
 NOT_YET_FOR_MODELS = {
     (old.value, why.value) for old, why in MODEL_TRANSITIONS if old.value in ("DEGRADED", "QUARANTINED")
@@ -154,15 +157,17 @@ def test_no_rule_breaks_when_processes_are_still_there_after_a_kill():
 
 
 def test_no_rule_breaks_when_workers_lose_their_connections_at_any_time():
-    lost, reached = Counter[str](), Counter[str]()
+    lost, reached, rows = Counter[str](), Counter[str](), set()
     for seed in range(4, 28):
         world, dice = history_of(seed, STEPS, {**MOVES, **MOVES_OF_CONNECTIONS})
         settle(world)
         lost += Counter(event.old for event in world.announced if "lost its connection" in event.reason)
+        rows |= {(event.old, event.cause) for event in world.announced}
         reached += world.reached
         world.end(at_once=dice.random() < 0.5)
     assert {"SPAWNING", "LOADING", "READY"} <= set(lost), "in these states there was no exit in time"
-    states = ("SPAWNING", "LOADING", "READY", "KILLING", "DEAD")
+    assert rows >= OF_CONNECTIONS
+    states = ("SPAWNING", "IDLE", "LOADING", "READY", "KILLING", "DEAD")
     assert {f"disconnected {state}" for state in states} <= set(reached)
 
 

@@ -219,7 +219,7 @@ def test_a_story_says_when_and_why_a_model_without_a_path_was_loaded(host):
     host.pass_time(5)
     host.load("m", source_of(None))
     host.found()
-    host.greeted()
+    host.started()
     assert host.queries.story("m")[0].time_s == WALL_S + 1005
     assert host.queries.story("m")[0].reason == "load of no path requested"
     assert host.queries.story("m")[-1].reason == "load no path"

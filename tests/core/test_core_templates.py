@@ -51,6 +51,18 @@ def test_what_a_load_has_imported_is_in_the_template_of_the_next_ones(taught):
     assert taught.order("n").origination.template_id == 2
 
 
+@pytest.mark.parametrize("is_early", [False, True])
+def test_a_forked_worker_is_told_that_it_is_also_when_its_hello_comes_before_its_process_is_known(host, is_early):
+    order = host.order("m")
+    host.warm(1)
+    if is_early:
+        host.greeted(order.worker_id)
+        host.spawned_from(order)
+    else:
+        host.forked(order)
+    assert [effect.is_forked for effect in host.effects_of(fx.SendLoad)] == [True]
+
+
 def test_few_modules_are_not_worth_a_template(host):
     order = host.order("m")
     host.warm(1)

@@ -187,6 +187,13 @@ class World(WorldOfMemory):
         is_ready = template_id is not None and self.templates.get(template_id) is Stage.RUNNING
         self.feed(ev.WorkerSpawned(process.id, 5000 + process.id, template_id if is_ready else None))
 
+    def greet_early(self, n: int) -> None:
+        """Let a worker be heard before its process is known: what has made it is late."""
+        process = self._pick_process(n, lambda p: p.stage is Stage.ORDERED and not p.has_greeted)
+        if process is not None:
+            process.has_greeted = True
+            self.feed(ev.WorkerSaidHello(process.id))
+
     def fail_to_spawn(self, n: int) -> None:
         process = self._pick_process(n, lambda p: p.stage is Stage.ORDERED)
         if process is not None:

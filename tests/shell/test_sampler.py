@@ -7,12 +7,11 @@ import time
 
 import psutil
 import pytest
-from helpers import PATIENCE_S, eventually, never, uss_of_tree
+from helpers import PATIENCE_S, never, uss_of_tree
 from holding_rig import MIB, Holder
 from loops import on_a_loop
 
 from hostd.core.values import Memory, WorkerId
-from hostd.records import Event
 from hostd.shell.linux import proc
 from hostd.shell.memory import sampler as sampling
 from hostd.shell.memory import schedule as looks
@@ -182,21 +181,6 @@ async def test_without_workers_nothing_at_all_is_done():
             None, lambda: never(lambda: rig.asked > 1, "it looked without being woken", for_s=0.05)
         )
     assert rig.events.empty()
-
-
-@on_a_loop
-async def test_a_worker_that_was_told_to_load_before_its_process_was_known_is_watched_when_it_has(grower):
-    def becomes(state):
-        rig.sampler.on_event(Event(0.0, "m", "worker", "", state))
-
-    rig = Rig()
-    async with running(rig):
-        await asyncio.to_thread(eventually, lambda: rig.asked == 1, "it has nothing to look at")
-        becomes("LOADING")
-        await asyncio.to_thread(eventually, lambda: rig.asked == 2, "it has looked again")
-        rig.workers.append(a_worker(pid=grower.pid, limit=200 * MIB))
-        becomes("READY")
-        assert (await rig.next()).worker_id == 1
 
 
 @on_a_loop

@@ -66,8 +66,8 @@ class Sampler:
         self._woken.set()
 
     def on_event(self, event: Event) -> None:
-        """Look again when a worker begins to load, and when it has: its hello may come before its process is known."""
-        if event.subject == "worker" and event.new in ("LOADING", "READY"):
+        """Look again when a worker begins to load."""
+        if event.subject == "worker" and event.new == "LOADING":
             self.wake()
 
     async def run(self) -> None:

@@ -109,8 +109,6 @@ class Workforce(Component):
         self._sample_period_s = config.memory.sample_period_s
         self._processes = Processes(begun)
         self._employed: dict[ev.WorkerId, _Employed] = {}
-        self._spawning: dict[ev.WorkerId, asyncio.Future[None]] = {}
-        """Workers with a process that is being made. A loop that is late hears a hello before it knows the process."""
         self._unwanted: dict[ev.WorkerId, asyncio.Future[None]] = {}
         """Of each worker with a process that is being made: done when it is to be killed as soon as it is there."""
         self._causes: dict[int, str] = {}
@@ -220,16 +218,13 @@ class Workforce(Component):
 
     async def _spawn(self, effect: fx.SpawnWorker) -> ev.Event:
         worker_id = effect.worker_id
-        spawning = self._spawning[worker_id] = self._loop.create_future()
         self._unwanted[worker_id] = self._loop.create_future()
         if effect.origination.template_id is not None and effect.origination.is_learning:
             self._starts.templates.expect(effect.origination.template_id)
         try:
             return await self._started(effect)
         finally:
-            del self._spawning[worker_id]
             self._unwanted.pop(worker_id, None)
-            spawning.set_result(None)
 
     async def _started(self, effect: fx.SpawnWorker) -> ev.Event:
         worker_id = effect.worker_id
@@ -262,8 +257,6 @@ class Workforce(Component):
 
     async def _load(self, effect: fx.SendLoad) -> None:
         """Tell a worker what to load, after a brief look at what it holds until then: one small read."""
-        if effect.worker_id in self._spawning:
-            await self._spawning[effect.worker_id]
         employed = self._employed.get(effect.worker_id)
         if employed is None:
             return  # it was ended meanwhile
