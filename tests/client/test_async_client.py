@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
@@ -19,6 +20,7 @@ from programs import run as run_program
 import hostd
 from hostd import AsyncClient
 from hostd.client._async import channel as channel_module
+from hostd.client.tracker import Pending
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 
@@ -81,6 +83,40 @@ def test_a_task_that_is_cancelled_in_a_stream_cancels_the_stream(endpoint: str, 
             with pytest.raises(asyncio.CancelledError):
                 await task
             await until(lambda: host.of_kind(msg.CANCEL))
+
+    run(body)
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_a_task_that_is_cancelled_just_as_an_item_comes_is_cancelled(endpoint: str, host: FakeHost, turns: int) -> None:
+    async def body() -> None:
+        async with AsyncClient(endpoint) as client:
+            pending = Pending(1)
+            waiting = client._channel.wait_until(pending, lambda: is_there, time.monotonic() + PATIENCE_S)
+            is_there = False
+            task = asyncio.ensure_future(waiting)
+            for _ in range(3):
+                await asyncio.sleep(0)
+            is_there = True
+            pending.tell()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            was_done = task.done()
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled() != was_done
+
+    run(body)
+
+
+def test_a_wait_for_an_item_ends_with_its_deadline(endpoint: str, host: FakeHost) -> None:
+    async def body() -> None:
+        async with AsyncClient(endpoint) as client:
+            for deadline_s in (time.monotonic() + 0.02, time.monotonic()):
+                pending = Pending(1)
+                await client._channel.wait_until(pending, lambda: False, deadline_s)
+                assert time.monotonic() >= deadline_s
+                assert pending.listeners == []
 
     run(body)
 

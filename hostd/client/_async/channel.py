@@ -163,13 +163,21 @@ class AsyncChannel:
             return
         arrived = asyncio.Event()
         pending.listeners.append(arrived.set)
+        timer: asyncio.TimerHandle | None = None
         try:
             while not is_over():
                 arrived.clear()
-                remaining_s = None if deadline_s is None else deadline_s - time.monotonic()
-                await asyncio.wait_for(arrived.wait(), remaining_s)
-        except asyncio.TimeoutError:
-            return
+                if deadline_s is not None:
+                    left_s = deadline_s - time.monotonic()
+                    if left_s <= 0:
+                        return
+                    timer = self._loop.call_later(left_s, arrived.set)
+                # Not asyncio.wait_for: before Python 3.12 it forgets a cancel that comes in the turn of its result.
+                try:
+                    await arrived.wait()
+                finally:
+                    if timer is not None:
+                        timer.cancel()
         finally:
             pending.listeners.remove(arrived.set)
 
