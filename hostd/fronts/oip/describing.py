@@ -1,0 +1,90 @@
+"""What the protocol tells of the server and its models: metadata, states, statistics.
+
+What a record does not have is left out, and no number is invented: there are no durations of each call, and no batches.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from hostd import NotFoundError, __version__
+from hostd.fronts.models import UNKNOWN
+from hostd.records import SERVING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from hostd import MethodInfo, ModelInfo, TensorInfo
+
+VERSION: Final = "1"
+"""The version of every model: a host has one of each id, and the generation that it counts is of no use to a client."""
+
+EXTENSIONS: Final = ("binary_tensor_data", "generate", "model_repository", "parameters", "statistics")
+
+_STATES: Final[Mapping[str, str]] = MappingProxyType(
+    {**dict.fromkeys(SERVING, "READY"), "LOADING": "LOADING", "UNLOADING": "UNLOADING"}
+)
+"""The words of Triton's repository; whatever else a host says is UNAVAILABLE, with the reason."""
+
+_MILLISECONDS: Final = 1000
+
+
+def check_version(model_id: str, version: str) -> None:
+    """Raise `NotFoundError` for a version that no model has."""
+    if version not in ("", VERSION):
+        raise NotFoundError(
+            f"{UNKNOWN}: '{model_id}' version {version} is not found: every model has version {VERSION}"
+        )
+
+
+def server_metadata() -> dict[str, Any]:
+    """Return the metadata of the server."""
+    return {"name": "hostd", "version": __version__, "extensions": EXTENSIONS}
+
+
+def model_metadata(info: ModelInfo, method: MethodInfo | None) -> dict[str, Any]:
+    """Return the metadata of a model, with what a method takes and returns; None for one that is not loaded."""
+    return {
+        "name": info.id,
+        "versions": [VERSION],
+        "platform": info.loader or info.type,
+        "inputs": _tensors(method.inputs if method else ()),
+        "outputs": _tensors(method.outputs if method else ()),
+    }
+
+
+def model_statistics(info: ModelInfo) -> dict[str, Any]:
+    """Return the statistics of a model: which calls have ended well and which have not."""
+    in_flight = sum(worker.in_flight for worker in info.workers)
+    well = max(0, info.calls - info.errors - in_flight)
+    found: dict[str, Any] = {
+        "name": info.id,
+        "version": VERSION,
+        "execution_count": well,
+        "inference_stats": {"success": {"count": well}, "fail": {"count": info.errors}},
+        "batch_stats": [],
+    }
+    if info.last_used_s is not None:
+        found["last_inference"] = int(info.last_used_s * _MILLISECONDS)
+    return found
+
+
+def index_of(infos: Iterable[ModelInfo], *, only_ready: bool) -> list[dict[str, str]]:
+    """Return the repository's index: each model with its state, and the reason where it is not ready."""
+    entries = []
+    for info in infos:
+        state = _STATES.get(info.state, "UNAVAILABLE")
+        if state == "READY" or not only_ready:
+            reason = "" if state == "READY" else f"{info.state}: {info.reason}" if info.reason else info.state
+            entries.append({"name": info.id, "version": VERSION, "state": state, "reason": reason})
+    return entries
+
+
+def _tensors(tensors: Iterable[TensorInfo]) -> list[dict[str, Any]]:
+    return [{"name": t.name, "datatype": t.datatype, "shape": _shape(t.shape)} for t in tensors]
+
+
+def _shape(shape: tuple[int, ...] | None) -> list[int]:
+    """Return a shape; [-1] for one that is not known, [1] for a single value, which the protocol does not have."""
+    return [-1] if shape is None else list(shape) or [1]

@@ -1,0 +1,214 @@
+"""Inference requests and responses: JSON, and JSON followed by tensors in binary form. Does no I/O.
+
+The binary form is Triton's extension: the header `Inference-Header-Content-Length` says how long the JSON is; behind it
+are the tensors that have `binary_data_size`, one after the other. With a length of 0 the whole body is the only input.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from hostd.fronts.datatypes import BYTES, item_bytes
+from hostd.fronts.json_text import parsed
+from hostd.fronts.tensors import Tensor, from_json, from_raw, to_json, to_raw
+from hostd.fronts.texts import raw_of
+from hostd_workers.wire.errors import InvalidArgumentError, UnimplementedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from hostd import MethodInfo
+    from hostd_workers.wire.frames import Buffer
+
+HEADER_LENGTH: Final = b"inference-header-content-length"
+"""The header that says how many bytes of a body are JSON."""
+
+MICROSECONDS: Final = 1_000_000
+"""The unit of the parameter `timeout`, as Triton has it."""
+
+
+@dataclass(frozen=True)
+class RequestedOutput:
+    """An output that a request names; `is_binary` is None where the request's default holds."""
+
+    name: str
+    is_binary: bool | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class InferRequest:
+    """A request; without `outputs` all are wanted, in binary form if `is_binary`."""
+
+    inputs: tuple[Tensor, ...]
+    id: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    outputs: tuple[RequestedOutput, ...] = ()
+    is_binary: bool = False
+
+    @property
+    def method(self) -> str | None:
+        """The method that is called; None for the model's default."""
+        method: str | None = _of_type(self.parameters.get("method"), (str,), "the parameter 'method'")
+        return method
+
+    @property
+    def timeout_s(self) -> float | None:
+        """How long the answer may take; None if the request does not say."""
+        return timeout_of(self.parameters)
+
+
+def timeout_of(parameters: Mapping[str, Any]) -> float | None:
+    """Return the parameter `timeout` in seconds; None if there is none, or if it is 0, as in Triton."""
+    timeout = _of_type(parameters.get("timeout"), (int,), "the parameter 'timeout', in microseconds")
+    if timeout is not None and timeout < 0:
+        raise InvalidArgumentError(f"the parameter 'timeout': got {timeout}, expected microseconds, 0 or more")
+    return timeout / MICROSECONDS if timeout else None
+
+
+def header_length_of(header: bytes | None) -> int | None:
+    """Return the value of the header `HEADER_LENGTH`; None if there is none."""
+    if header is None:
+        return None
+    if not header.isdigit():
+        raise InvalidArgumentError(f"Inference-Header-Content-Length: got {header[:20]!r}, expected a number of bytes")
+    return int(header)
+
+
+def parse(body: bytes, header_length: int | None = None) -> InferRequest:
+    """Return the request in a body, of which `header_length` bytes are JSON (None: all).
+
+    Arrays in binary form are views of the body. Raises `InvalidArgumentError` that says what is wrong where, and
+    `UnimplementedError` for extensions that are not here.
+    """
+    view = memoryview(body)
+    if header_length is not None and header_length > len(view):
+        raise InvalidArgumentError(
+            f"Inference-Header-Content-Length: got {header_length}, expected at most the {len(view)} bytes of the body"
+        )
+    request = parsed(view if header_length is None else view[:header_length], "the request")
+    if not isinstance(request, dict) or not isinstance(request.get("inputs"), list):
+        raise InvalidArgumentError('the request must be a JSON object with a list "inputs"')
+    parameters = _parameters(request, "the request")
+    rest = None if header_length is None else view[header_length:]
+    inputs = []
+    for given in request["inputs"]:
+        tensor, rest = _input(given, rest)
+        inputs.append(tensor)
+    if rest:
+        raise InvalidArgumentError(
+            f"{len(rest)} bytes are left behind the binary data of the inputs: their binary_data_size must add up"
+        )
+    return InferRequest(
+        tuple(inputs),
+        str(_of_type(request.get("id"), (str, int), "the id") or ""),
+        parameters,
+        tuple(map(_requested, _of_type(request.get("outputs"), (list,), "outputs") or ())),
+        bool(_of_type(parameters.get("binary_data_output"), (bool,), "the parameter 'binary_data_output'")),
+    )
+
+
+def parse_raw(body: bytes, method: MethodInfo) -> InferRequest:
+    """Return the request of a body that is the only input of a method, which has to declare it; the answer is binary.
+
+    One of the declared sizes may be any. Of strings the body is one, without its length before it, as in Triton.
+    """
+    if len(method.inputs) != 1 or not method.inputs[0].datatype or method.inputs[0].shape is None:
+        raise InvalidArgumentError(
+            f"a request without JSON needs a method with one input of a known datatype and shape, and method "
+            f"{method.name!r} does not declare that: send the input's name, datatype and shape as JSON before it"
+        )
+    (info,) = method.inputs
+    shape = list(info.shape or ())
+    free = [axis for axis, size in enumerate(shape) if size == -1]
+    data: Buffer = body
+    if info.datatype == BYTES:
+        data, units = raw_of([body]), 1
+    else:
+        units = len(body) // item_bytes(info.datatype)
+    if len(free) > 1:
+        raise InvalidArgumentError(
+            f"input {info.name!r} has the shape {shape}, of which the size of a body tells only one: send it as JSON "
+            f"before the data"
+        )
+    if free:
+        shape[free[0]] = units // max(1, math.prod(size for size in shape if size != -1))
+    return InferRequest((from_raw(info.name, info.datatype, shape, data),), is_binary=True)
+
+
+def respond(
+    model_name: str, version: str, request: InferRequest, tensors: Sequence[Tensor]
+) -> tuple[bytes, int | None]:
+    """Return the body of a response, and how much of it is JSON (None: all).
+
+    `tensors` are the wanted outputs, in the order of the request's where it names them.
+    """
+    wanted = [asked.is_binary for asked in request.outputs] or [None] * len(tensors)
+    outputs, binary = [], []
+    for tensor, is_binary in zip(tensors, wanted, strict=True):
+        output: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        parameters = dict(tensor.parameters)
+        if request.is_binary if is_binary is None else is_binary:
+            binary.append(to_raw(tensor))
+            parameters["binary_data_size"] = len(binary[-1])
+        else:
+            output["data"] = to_json(tensor)
+        outputs.append({**output, "parameters": parameters} if parameters else output)
+    response = {"model_name": model_name, "model_version": version, "outputs": outputs}
+    if request.id:
+        response["id"] = request.id
+    header = orjson.dumps(response, option=orjson.OPT_SERIALIZE_NUMPY)
+    return (b"".join((header, *binary)), len(header)) if binary else (header, None)
+
+
+def _input(given: Any, rest: memoryview | None) -> tuple[Tensor, memoryview | None]:
+    """Return the tensor of an input, and what is left of the binary data."""
+    if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+        raise InvalidArgumentError('each of the inputs must be a JSON object with a string "name"')
+    name = given["name"]
+    where = f"input {name!r}"
+    parameters = _parameters(given, where)
+    if "shared_memory_region" in parameters:
+        raise UnimplementedError(f"{where}: there is no shared memory here, send its data")
+    described = name, given.get("datatype"), given.get("shape")
+    size = _of_type(parameters.get("binary_data_size"), (int,), f"{where}: binary_data_size")
+    if size is None:
+        if "data" not in given:
+            raise InvalidArgumentError(f'{where} has neither "data" nor the parameter "binary_data_size"')
+        return from_json(*described, given["data"]), rest
+    if "data" in given:
+        raise InvalidArgumentError(f'{where} has both "data" and the parameter "binary_data_size"')
+    if rest is None:
+        raise InvalidArgumentError(f"{where} has binary data: the header Inference-Header-Content-Length must be there")
+    if not 0 <= size <= len(rest):
+        raise InvalidArgumentError(
+            f"{where}: got binary_data_size {size}, expected at most {len(rest)}, which are left"
+        )
+    return from_raw(*described, rest[:size]), rest[size:]
+
+
+def _requested(given: Any) -> RequestedOutput:
+    if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+        raise InvalidArgumentError('each of the outputs must be a JSON object with a string "name"')
+    where = f"output {given['name']!r}"
+    parameters = _parameters(given, where)
+    for extension in ("classification", "shared_memory_region"):
+        if parameters.get(extension):
+            raise UnimplementedError(f"{where}: the extension {extension!r} is not here")
+    return RequestedOutput(
+        given["name"], _of_type(parameters.get("binary_data"), (bool,), f"{where}: the parameter 'binary_data'")
+    )
+
+
+def _parameters(given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    return _of_type(given.get("parameters"), (dict,), f"{where}: parameters") or {}
+
+
+def _of_type(value: Any, kinds: tuple[type, ...], what: str) -> Any:
+    """Return a value that is of one of these types, or None."""
+    if value is None or type(value) in kinds:
+        return value
+    raise InvalidArgumentError(f"{what}: got {value!r:.100}, expected {' or '.join(kind.__name__ for kind in kinds)}")

@@ -1,0 +1,128 @@
+"""The paths of the protocol: what is asked, of which model.
+
+Covers the text of a path alone. A model's id may have slashes, as they are or as %2F: what stands between `models/` and
+the last word is the id. An id that ends in such a word (`team/ready`) is asked for with %2F.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
+
+from hostd.fronts.errors import MethodNotAllowedError, NoSuchRouteError
+from hostd_workers.wire.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class Action(enum.Enum):
+    """What may be asked; the value is the method of HTTP."""
+
+    LIVE = ("live", "GET")
+    READY = ("ready", "GET")
+    METADATA = ("metadata", "GET")
+    STATISTICS = ("statistics", "GET")
+    MODEL_METADATA = ("model metadata", "GET")
+    MODEL_READY = ("model ready", "GET")
+    MODEL_STATISTICS = ("model statistics", "GET")
+    INFER = ("infer", "POST")
+    GENERATE = ("generate", "POST")
+    GENERATE_STREAM = ("generate_stream", "POST")
+    INDEX = ("index", "POST")
+    LOAD = ("load", "POST")
+    UNLOAD = ("unload", "POST")
+
+    @property
+    def verb(self) -> str:
+        """The method of HTTP that asks for it."""
+        return self.value[1]
+
+
+@dataclass(frozen=True)
+class Route:
+    """What a path asks for; `model_id` and `version` are "" where it names none."""
+
+    action: Action
+    model_id: str = ""
+    version: str = ""
+
+
+_OF_HOST: Final[Mapping[str, Action]] = MappingProxyType(
+    {
+        "v2": Action.METADATA,
+        "v2/health/live": Action.LIVE,
+        "v2/health/ready": Action.READY,
+        "v2/models/stats": Action.STATISTICS,
+        "v2/repository/index": Action.INDEX,
+    }
+)
+_OF_MODEL: Final[Mapping[str, Action]] = MappingProxyType(
+    {
+        "ready": Action.MODEL_READY,
+        "stats": Action.MODEL_STATISTICS,
+        "infer": Action.INFER,
+        "generate": Action.GENERATE,
+        "generate_stream": Action.GENERATE_STREAM,
+    }
+)
+_OF_REPOSITORY: Final[Mapping[str, Action]] = MappingProxyType({"load": Action.LOAD, "unload": Action.UNLOAD})
+
+
+def route_of(verb: str, path: str) -> Route:
+    """Return what is asked by a method of HTTP and a path as it was sent, with its percent-escapes.
+
+    Raises `NoSuchRouteError`, `MethodNotAllowedError` that says which method the path has, and `InvalidArgumentError`
+    for escapes that are not UTF-8.
+    """
+    found = _found(path.strip("/"))
+    if found is None:
+        raise NoSuchRouteError(
+            f"there is nothing at {path[:200]!r}; the Open Inference Protocol has its paths below /v2"
+        )
+    if verb != found.action.verb:
+        raise MethodNotAllowedError(
+            f"{path[:200]!r} is asked for with {found.action.verb}, got {verb}", details={"allow": found.action.verb}
+        )
+    return found
+
+
+def _found(path: str) -> Route | None:
+    action = _OF_HOST.get(path)
+    if action is not None:
+        return Route(action)
+    match path.split("/"):
+        case ["v2", "models", *segments]:
+            return _of_model(segments)
+        case ["v2", "repository", "models", *segments, word] if word in _OF_REPOSITORY:
+            model_id = _id_of(segments)
+            return Route(_OF_REPOSITORY[word], model_id) if model_id else None
+        case _:
+            return None
+
+
+def _of_model(segments: Sequence[str]) -> Route | None:
+    action = Action.MODEL_METADATA
+    if len(segments) > 1 and segments[-1] in _OF_MODEL:
+        action = _OF_MODEL[segments[-1]]
+        segments = segments[:-1]
+    version = ""
+    if len(segments) > 2 and segments[-2] == "versions":
+        version = _decoded(segments[-1])
+        segments = segments[:-2]
+    model_id = _id_of(segments)
+    return Route(action, model_id, version) if model_id else None
+
+
+def _id_of(segments: Sequence[str]) -> str:
+    return "/".join(map(_decoded, segments))
+
+
+def _decoded(segment: str) -> str:
+    try:
+        return unquote(segment, errors="strict")
+    except UnicodeDecodeError:
+        raise InvalidArgumentError(f"the percent-escapes of {segment[:200]!r} are not UTF-8") from None

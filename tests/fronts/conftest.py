@@ -1,0 +1,39 @@
+"""A host with models of each kind, and a front before it."""
+
+import pytest
+
+pytest.importorskip("orjson", reason="the extra `http`")
+pytest.importorskip("tritonclient.http", reason="asked as its clients do")
+
+from oip_rig import Front, write_onnx, write_python, write_sklearn
+
+import hostd
+
+
+@pytest.fixture(scope="module")
+def models_dir(tmp_path_factory):
+    """A models directory: `kinds` and `team/kinds` in Python, `classifier` of scikit-learn, `sum` of ONNX, `spare`."""
+    directory = tmp_path_factory.mktemp("oip") / "models"
+    for name in ("kinds", "team/kinds", "spare"):
+        write_python(directory / name)
+    write_sklearn(directory / "classifier")
+    write_onnx(directory / "sum")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def fronted(models_dir):
+    """A host that has loaded them, but `spare`."""
+    models = {"dir": models_dir, "load_on_start": False, "poll_period_s": None, "write_quiet_period_s": 0}
+    with hostd.Host(models=models, memory={"remember": "host"}) as host:
+        client = host.client()
+        for name in ("kinds", "team/kinds", "classifier", "sum"):
+            client.load_model(name, models_dir / name)
+        yield host
+
+
+@pytest.fixture(scope="module")
+def front(fronted):
+    """Its front."""
+    with Front(fronted.endpoint) as running:
+        yield running
