@@ -1,0 +1,46 @@
+"""The records of answers that no record of `hostd` says: small, and only of this front."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Size:
+    """The resident memory of a model's processes in bytes, as last measured."""
+
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a method returned; how arrays and other values are told is in the description of the call."""
+
+    result: Any
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """What a reload of the configuration did.
+
+    `changed` has the old and the new value of each setting that holds from now on, `needs_restart` the names of those
+    that differ in the file but cannot be changed while the host runs.
+    """
+
+    file: str
+    changed: dict[str, Any]
+    needs_restart: list[str]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a request failed: in words, its gRPC status, the name of its class in `hostd`, and what a program may want.
+
+    Of a wrong argument `details` has the `parameter`, what was `got` and what was `expected`.
+    """
+
+    error: str
+    status: str
+    kind: str
+    details: dict[str, Any]
