@@ -123,7 +123,7 @@ _state_homes = itertools.count()
 def _remembers_nothing_of_other_tests(request):
     """Give the hosts of each test a place of their own for what all hosts of a user remember."""
     before = os.environ["XDG_STATE_HOME"]
-    if {"e2e", "shell", "cli"} & set(request.path.parts):
+    if {"e2e", "shell", "cli", "fronts"} & set(request.path.parts):
         os.environ["XDG_STATE_HOME"] = f"{before}/{next(_state_homes)}"
         os.mkdir(os.environ["XDG_STATE_HOME"], 0o700)
     yield
