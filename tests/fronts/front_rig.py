@@ -137,8 +137,8 @@ def serving(app):
 
 
 @contextmanager
-def verbs_of(host, **options):
+def verbs_of(host, *, connect_timeout_s=PATIENCE_S, **options):
     """Serve a host's verbs, and give the front."""
-    client = hostd.AsyncClient(host.endpoint)
+    client = hostd.AsyncClient(host.endpoint, connect_timeout_s=connect_timeout_s)
     with serving(verbs_app(client, **options)) as front:
         yield front

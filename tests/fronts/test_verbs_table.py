@@ -8,11 +8,14 @@ from html import unescape
 
 import jsonschema
 import pytest
-from front_rig import verbs_of
+from front_rig import serving, verbs_of
 from helpers import PATIENCE_S
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 import hostd
+from hostd.fronts.verbs import verbs_app
 from hostd.fronts.verbs.routes import ROUTES
 
 FILES = (
@@ -182,3 +185,22 @@ def test_a_reload_of_the_configuration_says_what_has_changed(tmp_path, monkeypat
     assert answer.status == 200, answer
     assert (answer.value["file"], answer.value["needs_restart"]) == (str(file), [])
     assert list(answer.value["changed"]) == ["workers.load_retries"]
+
+
+def test_the_application_may_be_mounted_below_a_prefix(shared_host, model_dir):
+    app = Starlette(routes=[Mount("/hosts/a b", app=verbs_app(hostd.AsyncClient(shared_host.endpoint)))])
+    with serving(app) as front:
+        path = "/hosts/a%20b/v1"
+        assert front.ask("POST", f"{path}/models/team%2Fm/load", {"path": model_dir()}).status == 200
+        assert front.ask("GET", f"{path}/models/team%2Fm").value["id"] == "team/m"
+        assert front.ask("GET", f"{path}/openapi.json").value["servers"] == [{"url": "/hosts/a%20b"}]
+        assert front.ask("GET", "/v1/host").status == 404
+        assert front.ask("POST", f"{path}/models/unload").status == 200
+
+
+def test_a_time_that_is_no_time_is_refused_and_one_that_never_ends_is_taken(front, echo):
+    for timeout_s in (1e12, 1e300):
+        answer = front.ask("POST", "/v1/models/m/load", {"path": echo, "timeout_s": timeout_s})
+        assert answer.status == 200, answer
+    for text in ("nan", "inf", "1e999", "-1", "x"):
+        assert front.ask("POST", f"/v1/models/m/call?timeout_s={text}", {"args": [1]}).status == 400

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from starlette.responses import HTMLResponse, Response
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 async def openapi(asked: Asked) -> dict[str, Any]:
     """Return the OpenAPI document."""
-    return {**document(asked.routes), "servers": [{"url": asked.root_path or "/"}]}
+    return {**document(asked.routes), "servers": [{"url": quote(asked.root_path) or "/"}]}
 
 
 async def docs(asked: Asked) -> Response:

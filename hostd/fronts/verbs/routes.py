@@ -164,7 +164,7 @@ ROUTES: Final = (
         _query(*_HOW, _RETRIES, _REPLACE, _KEEP, _WAIT, _TIMEOUT),
         Body.FILES,
         text="All or nothing. Regular files and directories are taken, links and devices refused; an archive is "
-        "uncompressed. A client that goes away before the answer has deployed nothing, unless that was just done.",
+        "uncompressed. A client that goes away while it sends has deployed nothing; once the host has all, it goes on.",
     ),
     Route(
         "DELETE",

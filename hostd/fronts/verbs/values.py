@@ -24,7 +24,10 @@ _ARRAY_KEYS = {"dtype", "shape", "data"}
 
 # NumPy's own parser knows much more (aliases that warn, lists of fields of any length).
 _DTYPE = re.compile(r"[<>|=]?[?biufcSUmM]\d{0,10}(\[\d{0,10}[A-Za-z]{1,7}\])?|bool|(int|uint|float|complex)\d{1,3}")
-_EXACT_KINDS = "biu?"
+_EXACT_KINDS = "biu"
+
+_MAX_DEPTH = 64
+"""As the host has it; Python's own recursion ends soon after."""
 
 
 def to_json(value: object) -> bytes:
@@ -54,15 +57,17 @@ def from_msgpack(data: bytes) -> Any:
         raise hostd.InvalidArgumentError(f"the body is not msgpack: {error or type(error).__name__}") from None
 
 
-def with_arrays(value: Any) -> Any:
+def with_arrays(value: Any, depth: int = 0) -> Any:
     """Return an argument of a call with an array in the place of each map that says one."""
+    if depth > _MAX_DEPTH:
+        raise hostd.InvalidArgumentError(f"an argument has more than {_MAX_DEPTH} lists and maps in each other")
     if isinstance(value, list):
-        return [with_arrays(item) for item in value]
+        return [with_arrays(item, depth + 1) for item in value]
     if not isinstance(value, dict):
         return value
     if value.keys() == _ARRAY_KEYS and isinstance(value["data"], bytes):
         return _array_of(**value)
-    return {name: with_arrays(item) for name, item in value.items()}
+    return {name: with_arrays(item, depth + 1) for name, item in value.items()}
 
 
 def _json_ready(value: Any) -> Any:  # noqa: PLR0911 - one line per type is the shape of the mapping
