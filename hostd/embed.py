@@ -54,8 +54,8 @@ class Host(NotPickled):
     well, and goes on without us. Settings that this process gives must be those of the host that runs. Environment and
     interpreter are those of the process that started it, and its log is `host.log` in its state directory.
 
-    Keywords are the sections of the configuration file (`models`, `workers`, `memory`, `metrics`, `limits`, `finders`,
-    `loaders`, `initializers`, `sizers`, `preload`); `models_dir` is short for `models={"dir": ...}`. Raises
+    Keywords are the sections of the configuration file (`models`, `workers`, `memory`, `metrics`, `fronts`, `limits`,
+    `finders`, `loaders`, `initializers`, `sizers`, `preload`); `models_dir` is short for `models={"dir": ...}`. Raises
     `InvalidArgumentError` for settings that are not right, `FailedPreconditionError` if a shared host runs with others,
     and what the supervisor says when it does not start.
     """
@@ -71,6 +71,7 @@ class Host(NotPickled):
         memory: dict[str, Any] | None = None,
         workers: dict[str, Any] | None = None,
         metrics: dict[str, Any] | None = None,
+        fronts: dict[str, Any] | None = None,
         limits: dict[str, Any] | None = None,
         finders: dict[str, Any] | None = None,
         loaders: dict[str, Any] | None = None,
@@ -92,6 +93,7 @@ class Host(NotPickled):
             "memory": memory,
             "workers": workers,
             "metrics": metrics,
+            "fronts": fronts,
             "limits": limits,
             "finders": finders,
             "loaders": loaders,

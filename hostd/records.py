@@ -361,7 +361,8 @@ class HostInfo(Record):
 
     `state` is STARTING until the initial loads are done (if they are waited for), READY, or STOPPING. `models_dir` is
     the models directory, None if there is none; `degraded` says what does not work as it should. `kind`
-    says what it belongs to: "serve" (itself: `hostd serve`), "embedded" (one process) or "shared" (several).
+    says what it belongs to: "serve" (itself: `hostd serve`), "embedded" (one process) or "shared" (several). `fronts`
+    are the addresses of its fronts by name, as URLs.
     """
 
     pid: int
@@ -383,5 +384,6 @@ class HostInfo(Record):
     kind: str = "serve"
     state: str = "READY"
     metrics_host: str | None = None
+    fronts: dict[str, str] = field(default_factory=dict)
 
     _revived = {"degraded": tuple}  # noqa: RUF012 - as above

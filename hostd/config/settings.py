@@ -18,6 +18,7 @@ from hostd.config.plain import check_plain
 from hostd.config.preload import PreloadTable  # noqa: TC001 - pydantic reads the annotations
 from hostd.config.types import (
     NAME,
+    Address,
     Budget,
     Bytes,
     Directory,
@@ -32,7 +33,7 @@ from hostd.config.types import (
     Templates,
     Threads,
 )
-from hostd.config.values import located
+from hostd.config.values import is_loopback, located
 from hostd.hints import why_missing
 from hostd_workers.wire.errors import HostError
 
@@ -226,6 +227,39 @@ class MetricsConfig(_Section):
     say otherwise."""
 
 
+class FrontsConfig(_Section):
+    """Servers for the clients of others: each is a process of its own that the host starts, watches and restarts."""
+
+    http: Address | None = None
+    """Where to serve HTTP: HOST:PORT, or a port of this machine alone; 0 is any free one. Unset: nowhere."""
+
+    anonymous: Literal["none", "read", "call", "load", "deploy", "admin"] | None = None
+    """What somebody without a token may do, each more than the one before. Unset: call at an address of this machine
+    (every user of it can connect to that), none elsewhere. Whoever may load can have this user's programs run."""
+
+    tokens: Directory | None = None
+    """A file of bearer tokens, a role and a token a line; readable by this user alone. Unset: there are none."""
+
+    certificate: Directory | None = None
+    """A file with the certificate (PEM) of this server, and those that vouch for it. Unset: no TLS."""
+
+    key: Directory | None = None
+    """The file of its private key. Unset: it is in the file of the certificate."""
+
+    max_body_bytes: Bytes = 2**30
+    """Bytes of one request's body, unpacked. As much as `limits.max_message_bytes`, which bounds what it becomes."""
+
+    @model_validator(mode="after")
+    def _nobody_is_let_in_by_mistake(self) -> FrontsConfig:
+        for name, address in (("http", self.http),):
+            if address is not None and self.anonymous is None and self.tokens is None and not is_loopback(address):
+                raise ValueError(
+                    f"fronts.{name} listens at {address}, which other machines reach: set fronts.tokens to a file with "
+                    "lines such as `call SECRET`, or say with fronts.anonymous what everybody may do"
+                )
+        return self
+
+
 class LimitsConfig(_Section):
     """Limits that keep one client or one model from starving the others."""
 
@@ -301,6 +335,7 @@ class HostConfig(_Section):
     workers: WorkersConfig = WorkersConfig()
     memory: MemoryConfig = MemoryConfig()
     metrics: MetricsConfig = MetricsConfig()
+    fronts: FrontsConfig = FrontsConfig()
     limits: LimitsConfig = LimitsConfig()
 
     finders: PluginTable = {}

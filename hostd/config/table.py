@@ -76,6 +76,14 @@ SETTINGS: Final[dict[str, Setting | dict[str, Setting]]] = {
         "port": Setting(None, kind="int", read="number", bounds=(("ge", 0), ("le", 65535))),
         "host": Setting("127.0.0.1", kind="str", bounds=(("ge", 1),)),
     },
+    "fronts": {
+        "http": Setting(None),
+        "anonymous": Setting(None),
+        "tokens": Setting(None, kind="path"),
+        "certificate": Setting(None, kind="path", read="directory"),
+        "key": Setting(None, kind="path", read="directory"),
+        "max_body_bytes": Setting(1073741824, kind="int", read="size", bounds=(("ge", 4096),)),
+    },
     "limits": {
         "max_message_bytes": Setting(1073741824),
         "max_in_flight_bytes": Setting(4294967296),

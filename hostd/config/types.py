@@ -67,4 +67,10 @@ Retries = Annotated[int, Field(ge=0, le=_RETRIES_MAX), NotBool]
 Threads = Annotated[int, Field(ge=1, le=MAX_THREADS), NotBool]
 SpinSeconds = Annotated[float, Field(ge=0, le=0.01, allow_inf_nan=False), NotBool]
 """Time that a core is kept busy for nothing."""
+Address = Annotated[
+    str,
+    BeforeValidator(values.address),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0, "maximum": values.MAX_PORT}]}),
+]
+"""`HOST:PORT`."""
 Directory = Annotated[Path, BeforeValidator(values.directory), AfterValidator(values.absolute)]

@@ -20,6 +20,8 @@ NONE = "none"
 OFF = "off"
 _ALL_PERCENT = 100
 PAGE_BYTES = 4096  # less is a number that lacks its unit
+LOOPBACK = "127.0.0.1"
+MAX_PORT = 65535
 MAX_THREADS = 4096  # no machine has more cores; a larger number is a mistake
 
 
@@ -83,6 +85,24 @@ def located(path: str | Path) -> Path:
 def absolute(path: str | Path) -> Path:
     """Return a path as `located` does, from the root on."""
     return located(path).absolute()
+
+
+def address(value: object) -> str:
+    """Return "HOST:PORT" of an address to listen at; a port alone is one of this machine's loopback."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    if not port.isdecimal() or int(port) > MAX_PORT or (":" in host and not (host[0] == "[" and host[-1] == "]")):
+        raise ValueError(
+            f"must be HOST:PORT, such as 127.0.0.1:8000 or [::1]:8000, or a port of this machine alone, not {value!r}"
+        )
+    return f"{host or LOOPBACK}:{int(port)}"
+
+
+def is_loopback(address: str) -> bool:
+    """Say whether only programs of this machine reach an address."""
+    host = address.rpartition(":")[0].strip("[]")
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def size(value: object) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
-from hostd.fronts.errors import body_of, http_status_of, retry_after_s
+from hostd.fronts.errors import body_of, headers_of, http_status_of
 from hostd.fronts.json_text import json_of
 from hostd_workers.wire.errors import HostError, MessageTooLargeError
 
@@ -116,15 +116,8 @@ async def send_response(send: Send, response: Response) -> None:
 
 def error_response(error: HostError) -> Response:
     """Return the response that tells an error."""
-    headers: list[tuple[bytes, bytes]] = []
-    seconds = retry_after_s(error)
-    if seconds is not None:
-        headers.append((b"retry-after", b"%d" % seconds))
-    if "allow" in error.details:
-        headers.append((b"allow", str(error.details["allow"]).encode()))
-    if isinstance(error, MessageTooLargeError):
-        headers.append((b"connection", b"close"))  # or the server would read, and drop, all the rest of the body
-    return Response(json_of(body_of(error)), http_status_of(error), headers=tuple(headers))
+    headers = tuple((name.encode(), value.encode()) for name, value in headers_of(error).items())
+    return Response(json_of(body_of(error)), http_status_of(error), headers=headers)
 
 
 async def lifespan(receive: Receive, send: Send) -> None:

@@ -11,7 +11,7 @@ import zlib
 from typing import Final
 
 from hostd.fronts.asgi import too_large
-from hostd.fronts.errors import UnknownEncodingError
+from hostd.fronts.errors import UnsupportedMediaTypeError
 from hostd_workers.wire.errors import InvalidArgumentError
 
 _BITS: Final = {"gzip": 31, "x-gzip": 31, "deflate": zlib.MAX_WBITS}
@@ -29,14 +29,14 @@ IN_THREAD_BYTES: Final = 256 * 1024
 async def inflated(body: bytes, encoding: bytes | None, max_bytes: int) -> bytes:
     """Return the body of a request with this `Content-Encoding`.
 
-    Raises `UnknownEncodingError`, `InvalidArgumentError` for what is damaged, and `MessageTooLargeError` when it gets
-    larger than `max_bytes`.
+    Raises `UnsupportedMediaTypeError`, `InvalidArgumentError` for what is damaged, and `MessageTooLargeError` when it
+    gets larger than `max_bytes`.
     """
     name = "" if encoding is None else encoding.decode("latin-1").strip().lower()
     if name in ("", "identity"):
         return body
     if name not in _BITS:
-        raise UnknownEncodingError(f"got Content-Encoding {name!r:.100}, expected gzip or deflate, or none")
+        raise UnsupportedMediaTypeError(f"got Content-Encoding {name!r:.100}, expected gzip or deflate, or none")
     # Any size may come of a small body.
     return await asyncio.to_thread(_inflate, body, name, max_bytes)
 

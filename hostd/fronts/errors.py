@@ -56,15 +56,21 @@ class NoSuchRouteError(NotFoundError):
 
 
 class MethodNotAllowedError(UnimplementedError):
-    """A front has something at this path, but not for this method of HTTP; `details["allow"]` is the one it has."""
+    """A front has something at this path, but not for this method of HTTP; `details["allow"]` lists those it has."""
 
 
-class UnknownEncodingError(InvalidArgumentError):
-    """A body is compressed in a way that a front does not know."""
+class UnsupportedMediaTypeError(InvalidArgumentError):
+    """A body is of a type, or compressed in a way, that a front does not know."""
+
+
+class UnauthenticatedError(HostError):
+    """The caller has not said who it is, or with a token that is not known."""
+
+    status = Status.UNAUTHENTICATED
 
 
 _OF_KIND: Final[Mapping[type[HostError], int]] = MappingProxyType(
-    {MethodNotAllowedError: 405, MessageTooLargeError: 413, UnknownEncodingError: 415}
+    {MethodNotAllowedError: 405, MessageTooLargeError: 413, UnsupportedMediaTypeError: 415}
 )
 """Kinds of error that HTTP has a status of its own for: what is too large stays so, however often it is tried."""
 
@@ -83,6 +89,20 @@ def retry_after_s(error: HostError) -> int | None:
     """Return when the request may be tried again; None if that would not help, or nobody knows when it would."""
     is_transient = error.status in _TRANSIENT and type(error) not in _OF_KIND
     return RETRY_AFTER_S if is_transient else None
+
+
+def headers_of(error: HostError) -> dict[str, str]:
+    """Return the headers that go with an error."""
+    headers = {}
+    if (seconds := retry_after_s(error)) is not None:
+        headers["retry-after"] = str(seconds)
+    if isinstance(error, MethodNotAllowedError):
+        headers["allow"] = ", ".join(error.details["allow"])
+    if isinstance(error, UnauthenticatedError):
+        headers["www-authenticate"] = 'Bearer realm="hostd"'
+    if isinstance(error, MessageTooLargeError):
+        headers["connection"] = "close"  # or the server would read, and drop, all the rest of the body
+    return headers
 
 
 def body_of(error: HostError) -> dict[str, Any]:

@@ -93,7 +93,8 @@ def main(begun: TemplateProcess | None) -> int:
             report({"ready": info.to_dict()})
             return
         try:  # past buffers, which would be written again at the end
-            os.write(1, f"hostd {info.version} is ready at {info.endpoint} (process {info.pid})\n".encode())
+            lines = [f"hostd {info.version} is ready at {info.endpoint} (process {info.pid})", *info.fronts.values()]
+            os.write(1, "".join(f"{line}\n" for line in lines).encode())
         except OSError as error:
             _log.warning("it is ready at %s, and cannot say so on standard output: %s", info.endpoint, error)
 

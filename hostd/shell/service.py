@@ -46,11 +46,12 @@ from hostd_workers.wire.errors import HostError
 from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from hostd.config.settings import HostConfig, MemoryConfig, ModelsConfig
     from hostd.records import HostInfo
+    from hostd.shell.fronts import Fronts
     from hostd.shell.processes.spawning import TemplateProcess
     from hostd.shell.transport.listener import Side
 
@@ -67,6 +68,7 @@ class _Parts(NamedTuple):
     files: Files
     declared: DeclaredModels
     sizes: Sizes
+    fronts: Fronts | None
 
 
 class Service:
@@ -102,6 +104,8 @@ class Service:
             in_host = partial(supervisor.read, "host")
             beside = [host.sampler.run(), host.place.follow(in_host), in_host(end_leftovers), in_host(remove_leftovers)]
             tasks = [asyncio.create_task(each) for each in beside]
+            if host.fronts is not None:
+                await _unless_stopped(supervisor, host.fronts.start())
             gc.freeze()  # what the host is made of stays: collections that look through it hold all calls up for 20 ms
             if repository is not None or host.declared.now:
                 await _load_at_start(host, models)
@@ -149,7 +153,8 @@ class Service:
         finding = enter(Finding(supervisor, specifying, repository))
         declared = enter(DeclaredModels(config.preload, specifying, models_dir, self._sources))
         queries, programs = supervisor.core.queries, Programs()
-        description = Description(config, self._kind, queries, place, models_dir)
+        fronts = _fronts(loop, config, stack)
+        description = Description(config, self._kind, queries, place, models_dir, fronts)
         survey = Survey(queries, finding.contents, repository, declared)
         control = Control(
             supervisor, logs, files, sizes, workforce, declared, survey, settings, programs, description.info
@@ -169,7 +174,7 @@ class Service:
         supervisor.attach(frontend, backend, workforce, sizes, finding, files, repository or NoRepository())
         sampler = _sampler(config.memory, supervisor, workforce, gpu)
         supervisor.tell(workforce.on_event, control.on_event, sampler.on_event, declared.on_event)
-        return _Parts(supervisor, settings, place, description, sampler, repository, files, declared, sizes)
+        return _Parts(supervisor, settings, place, description, sampler, repository, files, declared, sizes, fronts)
 
     def _take_directories(self, stack: contextlib.ExitStack) -> Place:
         with paths.told(self._config.runtime_dir, "runtime"):
@@ -184,6 +189,14 @@ class Service:
 
             loop, description = asyncio.get_running_loop(), host.description
             description.metrics_port = serve(section.host, section.port, loop, host.supervisor, description.info, stack)
+
+
+def _fronts(loop: asyncio.AbstractEventLoop, config: HostConfig, stack: contextlib.ExitStack) -> Fronts | None:
+    if config.fronts.http is None:
+        return None
+    from hostd.shell.fronts import Fronts  # noqa: PLC0415 - as for the pages
+
+    return stack.enter_context(Fronts(loop, config))
 
 
 def _listener(poller: Poller, config: HostConfig, endpoint_in: Callable[[Path], str], side: Side) -> Listener:
@@ -218,11 +231,21 @@ async def _load_at_start(host: _Parts, settings: ModelsConfig) -> None:
             is_first=True,
         )
     )
-    # A signal may end the host while models are still being loaded.
+    with contextlib.suppress(HostError):
+        await _unless_stopped(supervisor, first)
+
+
+async def _unless_stopped(supervisor: Supervisor, work: Awaitable[object]) -> None:
+    """Wait for a part of the start, but no longer than the host lives: a signal may end it meanwhile."""
+    begun = asyncio.ensure_future(work)
     stopped = asyncio.create_task(supervisor.stopped.wait())
-    await asyncio.wait({first, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({begun, stopped}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
-    await asyncio.gather(first, stopped, return_exceptions=True)
+    if not begun.done():
+        begun.cancel()
+    await asyncio.gather(stopped, *([] if begun.done() else [begun]), return_exceptions=True)
+    if begun.done() and not begun.cancelled():
+        begun.result()
 
 
 def _handle_signals(host: _Parts) -> None:

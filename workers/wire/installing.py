@@ -26,6 +26,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "xgboost": ("numpy", "xgboost"),
     "lightgbm": ("numpy", "lightgbm"),
     "mlflow": ("numpy", "pandas", "mlflow-skinny"),
+    "http": ("numpy", "orjson", "starlette", "python-multipart", "uvicorn", "httptools", "uvloop"),
     "gpu": ("nvidia-ml-py",),
     "demo": ("numpy", "scikit-learn", "joblib"),
     "bench": ("numpy", "scikit-learn", "joblib", "matplotlib"),

@@ -62,6 +62,7 @@ class Status:
             "models": self.models,
             "memory": self.memory.to_dict(),
             "metrics": self.metrics,
+            "fronts": host.fronts,
         }
 
 
@@ -102,6 +103,7 @@ def _show(found: Status) -> None:
         ("endpoint", plain(host.endpoint)),
         ("models", ", ".join(counts) or "none"),
         ("memory", memory_line(found.memory).removeprefix("memory: ")),
+        *((name, plain(url)) for name, url in host.fronts.items()),
         ("metrics", plain(found.metrics or "off; hostd serve --metrics-port PORT turns them on")),
     ):
         rows.add_row(f"[dim]{name}[/]", words)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote
 
 from hostd.fronts import asgi, encodings
+from hostd.fronts.access import require
 from hostd.fronts.asgi import DisconnectedError, Response, error_response
 from hostd.fronts.calling import arguments_of, method_of, selected, tensors_of
 from hostd.fronts.models import UNKNOWN, Models, unknown
@@ -70,6 +71,7 @@ class OpenInference:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             route = route_of(scope["method"], _path_of(scope))
+            require(scope, route.action.role)
             describing.check_version(route.model_id, route.version)
             body = await asgi.read_body(scope, receive, self._max_body_bytes)
             encoding = asgi.header_of(scope, b"content-encoding")

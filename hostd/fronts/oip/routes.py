@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
+from hostd.fronts.access import Role
 from hostd.fronts.errors import MethodNotAllowedError, NoSuchRouteError
 from hostd_workers.wire.errors import InvalidArgumentError
 
@@ -20,26 +21,31 @@ if TYPE_CHECKING:
 
 
 class Action(enum.Enum):
-    """What may be asked; the value is the method of HTTP."""
+    """What may be asked; the value has the method of HTTP and the role that is needed."""
 
-    LIVE = ("live", "GET")
-    READY = ("ready", "GET")
-    METADATA = ("metadata", "GET")
-    STATISTICS = ("statistics", "GET")
-    MODEL_METADATA = ("model metadata", "GET")
-    MODEL_READY = ("model ready", "GET")
-    MODEL_STATISTICS = ("model statistics", "GET")
-    INFER = ("infer", "POST")
-    GENERATE = ("generate", "POST")
-    GENERATE_STREAM = ("generate_stream", "POST")
-    INDEX = ("index", "POST")
-    LOAD = ("load", "POST")
-    UNLOAD = ("unload", "POST")
+    LIVE = ("live", "GET", Role.NONE)
+    READY = ("ready", "GET", Role.NONE)
+    METADATA = ("metadata", "GET", Role.NONE)
+    STATISTICS = ("statistics", "GET", Role.READ)
+    MODEL_METADATA = ("model metadata", "GET", Role.READ)
+    MODEL_READY = ("model ready", "GET", Role.READ)
+    MODEL_STATISTICS = ("model statistics", "GET", Role.READ)
+    INFER = ("infer", "POST", Role.CALL)
+    GENERATE = ("generate", "POST", Role.CALL)
+    GENERATE_STREAM = ("generate_stream", "POST", Role.CALL)
+    INDEX = ("index", "POST", Role.READ)
+    LOAD = ("load", "POST", Role.LOAD)
+    UNLOAD = ("unload", "POST", Role.LOAD)
 
     @property
     def verb(self) -> str:
         """The method of HTTP that asks for it."""
         return self.value[1]
+
+    @property
+    def role(self) -> Role:
+        """What the caller must be allowed to do."""
+        return self.value[2]
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ def route_of(verb: str, path: str) -> Route:
         )
     if verb != found.action.verb:
         raise MethodNotAllowedError(
-            f"{path[:200]!r} is asked for with {found.action.verb}, got {verb}", details={"allow": found.action.verb}
+            f"{path[:200]!r} is asked for with {found.action.verb}, got {verb}", details={"allow": [found.action.verb]}
         )
     return found
 

@@ -11,49 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
-import hostd
+from hostd.fronts.errors import body_of, headers_of, http_status_of
 from hostd.fronts.verbs.route import JSON, MSGPACK
 from hostd.fronts.verbs.values import to_json, to_msgpack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import hostd
+
 HEADERS: Mapping[str, str] = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 """Of every answer."""
 
 _ALSO_MSGPACK = "application/x-msgpack"
-
-# As google/rpc/code.proto maps them, but for what is HTTP's own matter.
-_HTTP_STATUS = {
-    hostd.Status.CANCELLED: 499,
-    hostd.Status.INVALID_ARGUMENT: 400,
-    hostd.Status.DEADLINE_EXCEEDED: 504,
-    hostd.Status.NOT_FOUND: 404,
-    hostd.Status.ALREADY_EXISTS: 409,
-    hostd.Status.PERMISSION_DENIED: 403,
-    hostd.Status.RESOURCE_EXHAUSTED: 429,
-    hostd.Status.FAILED_PRECONDITION: 400,
-    hostd.Status.ABORTED: 409,
-    hostd.Status.OUT_OF_RANGE: 400,
-    hostd.Status.UNIMPLEMENTED: 501,
-    hostd.Status.UNAVAILABLE: 503,
-    hostd.Status.UNAUTHENTICATED: 401,
-}
-
-
-class UnsupportedMediaTypeError(hostd.InvalidArgumentError):
-    """The body is of a type that is not read here."""
-
-
-class MethodNotAllowedError(hostd.UnimplementedError):
-    """There is such a path, but not with this method; `details["allow"]` has those that there are."""
-
-
-_OF_CLASS: Mapping[type[hostd.HostError], int] = {
-    hostd.MessageTooLargeError: 413,
-    UnsupportedMediaTypeError: 415,
-    MethodNotAllowedError: 405,
-}
 
 
 def form_of(accept: str) -> str:
@@ -84,23 +54,9 @@ def answered(value: Any, form: str) -> Response:
 
 def failed(error: hostd.HostError, form: str) -> Response:
     """Return the answer that says an error."""
-    status, body = failure_of(error)
-    response = _response(body, form, status)
-    if isinstance(error, MethodNotAllowedError):
-        response.headers["Allow"] = ", ".join(error.details["allow"])
+    response = _response(body_of(error), form, http_status_of(error))
+    response.headers.update(headers_of(error))
     return response
-
-
-def failure_of(error: hostd.HostError) -> tuple[int, dict[str, Any]]:
-    """Return the HTTP status of an error, and its body."""
-    status = next((_OF_CLASS[kind] for kind in type(error).__mro__ if kind in _OF_CLASS), None)
-    body = {
-        "error": error.message,
-        "status": error.status.name,
-        "kind": type(error).__name__,
-        "details": error.details,
-    }
-    return status or _HTTP_STATUS.get(error.status, 500), body
 
 
 def _response(value: Any, form: str, status: int) -> Response:

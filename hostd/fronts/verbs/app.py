@@ -14,8 +14,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Match
 
-import hostd
-from hostd.fronts.verbs.answers import MethodNotAllowedError, failed, form_of
+from hostd.fronts.errors import MethodNotAllowedError, NoSuchRouteError
+from hostd.fronts.verbs.answers import failed, form_of
 from hostd.fronts.verbs.dispatch import Served, dispatch
 from hostd.fronts.verbs.route import Limits, Route, variable
 from hostd.fronts.verbs.routes import ROUTES
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
+
+    import hostd
 
 MAX_MAP_BYTES = 2**20
 """Of a request that is no call: options are small."""
@@ -128,7 +130,7 @@ def _no_method(method: str, found: Iterable[str]) -> MethodNotAllowedError:
 
 
 async def _nothing_there(request: Request, _: Exception) -> Response:
-    error = hostd.NotFoundError(
+    error = NoSuchRouteError(
         f"there is nothing at {_shown(request.url.path)}; GET /v1/docs lists what there is. A slash in a model's id is "
         f"written %2F"
     )

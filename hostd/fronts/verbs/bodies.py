@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from hostd.fronts.errors import UnsupportedMediaTypeError
 from hostd.fronts.verbs import arguments
-from hostd.fronts.verbs.answers import UnsupportedMediaTypeError
 from hostd.fronts.verbs.bounds import media_type, whole
 from hostd.fronts.verbs.route import JSON, MSGPACK, Asked, Body, Limits, Route
 from hostd.fronts.verbs.uploads import received_files

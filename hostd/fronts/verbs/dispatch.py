@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 import hostd
+from hostd.fronts.access import require
 from hostd.fronts.verbs import arguments
 from hostd.fronts.verbs.answers import answered, failed, form_of
 from hostd.fronts.verbs.bodies import with_body
@@ -35,10 +36,11 @@ class Served:
 async def dispatch(route: Route, request: Request, segments: Iterable[bytes], served: Served) -> Response | EventStream:
     """Return the answer to a request; `segments` are those of its path, still encoded.
 
-    Whether the caller has the role that the route needs (`route.role`) is to be checked here, before anything is read.
+    Whether the caller has the role that the route needs is checked before anything is read.
     """
     form = form_of(request.headers.get("accept", ""))
     try:
+        require(request.scope, route.role)
         given = {
             **arguments.of_path(route, segments),
             **arguments.of_query(route, request.query_params.multi_items()),

@@ -69,7 +69,7 @@ def _operation(route: Route, answers: dict[Any, Any]) -> dict[str, Any]:
     operation = {
         "operationId": route.name,
         "summary": route.summary,
-        "description": f"{route.text}\n\nNeeds the role `{route.role.value}`.".strip(),
+        "description": f"{route.text}\n\nNeeds the role `{route.role.name.lower()}`.".strip(),
         "tags": [route.segments[1].partition(".")[0]],
         "parameters": [*map(_variable, filter(None, map(variable, route.segments)))]
         + [_parameter(parameter) for parameter in route.parameters if parameter.place is Place.QUERY],

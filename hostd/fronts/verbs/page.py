@@ -52,8 +52,8 @@ def _route(route: Route) -> str:
     path, summary = escape(route.path), escape(route.summary)
     return f"""<details><summary><b>{route.method}</b> <code>{path}</code> {summary}</summary>
 <section><p>{escape(route.text)}</p>{_parameters(route)}
-<p>Role: {route.role.value}. Answer: <code>{escape(_name_of(route.answer))}</code> as {escape(", ".join(route.forms))}.
-</p></section></details>"""
+<p>Role: {route.role.name.lower()}. Answer: <code>{escape(_name_of(route.answer))}</code> as
+{escape(", ".join(route.forms))}.</p></section></details>"""
 
 
 def _parameters(route: Route) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import hostd
+    from hostd.fronts.access import Role
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
@@ -22,20 +23,6 @@ HTML = "text/html"
 EVENTS = "text/event-stream"
 TAR = "application/x-tar"
 FORM = "multipart/form-data"
-
-
-class Role(enum.Enum):
-    """What a caller must be allowed to do.
-
-    They divide the roles of the host's own verbs (`hostd/shell/verbs.py`) further: USE is READ and CALL, MANAGE is LOAD
-    and DEPLOY, ADMINISTER is ADMIN.
-    """
-
-    READ = "read"
-    CALL = "call"
-    LOAD = "load"
-    DEPLOY = "deploy"
-    ADMIN = "admin"
 
 
 class Place(enum.Enum):

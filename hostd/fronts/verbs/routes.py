@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 import hostd
+from hostd.fronts.access import Role
 from hostd.fronts.verbs import calls, described, files, host, models
-from hostd.fronts.verbs.route import EVENTS, HTML, JSON, MSGPACK, TEXT, Body, Parameter, Place, Role, Route
+from hostd.fronts.verbs.route import EVENTS, HTML, JSON, MSGPACK, TEXT, Body, Parameter, Place, Route
 from hostd.fronts.verbs.shapes import Reloaded, Result, Size
 from hostd.records import STANDALONE
 

@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import hostd
-from hostd.fronts.verbs.answers import HEADERS, failed, failure_of
+from hostd.fronts.errors import body_of
+from hostd.fronts.verbs.answers import HEADERS, failed
 from hostd.fronts.verbs.leaving import ended, gone
 from hostd.fronts.verbs.route import EVENTS
 from hostd.fronts.verbs.values import to_json
@@ -112,7 +113,7 @@ class EventStream:
         try:
             return following.result() or b""
         except hostd.HostError as error:
-            return block("error", failure_of(error)[1])
+            return block("error", body_of(error))
 
 
 async def _nothing() -> bytes | None:

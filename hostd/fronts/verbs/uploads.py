@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from hostd.fronts.verbs.answers import UnsupportedMediaTypeError
+from hostd.fronts.errors import UnsupportedMediaTypeError
 from hostd.fronts.verbs.bounds import check_announced, media_type, too_long
 from hostd.fronts.verbs.multipart import Multipart
 from hostd.fronts.verbs.route import FORM, TAR, Limits

@@ -18,13 +18,22 @@ if TYPE_CHECKING:
 
     from hostd.config.settings import HostConfig
     from hostd.core.queries.queries import Queries
+    from hostd.shell.fronts import Fronts
     from hostd.shell.place import Place
 
 
 class Description:
     """One start of a host; `epoch` is its name, `has_started` and `metrics_port` are set when they come true."""
 
-    def __init__(self, config: HostConfig, kind: str, queries: Queries, place: Place, models_dir: Path | None) -> None:
+    def __init__(
+        self,
+        config: HostConfig,
+        kind: str,
+        queries: Queries,
+        place: Place,
+        models_dir: Path | None,
+        fronts: Fronts | None,
+    ) -> None:
         self.epoch = os.urandom(8).hex()
         self.has_started = False
         self.metrics_port: int | None = None
@@ -33,6 +42,7 @@ class Description:
         self._queries = queries
         self._place = place
         self._models_dir = models_dir
+        self._fronts = fronts
         self._started_s = time.time()
 
     def welcome(self) -> dict[str, object]:
@@ -67,9 +77,11 @@ class Description:
             degraded=(
                 *troubles_of(queries.degraded, config.models, has_directory=has_directory),
                 *self._place.troubles,
+                *(self._fronts.troubles if self._fronts else ()),
             ),
             name=config.name,
             state="STOPPING" if queries.is_stopping else "READY" if self.has_started else "STARTING",
             metrics_host=None if self.metrics_port is None else config.metrics.host,
             kind=self._kind,
+            fronts=self._fronts.urls if self._fronts else {},
         )

@@ -1,0 +1,41 @@
+"""All that is served over HTTP, as one ASGI application that is a client of a host.
+
+It can be mounted in an application of any ASGI framework. `app(client)` lets everybody do everything,
+`guarded(app(client), access)` does not (`hostd.fronts.access`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hostd.fronts import asgi
+from hostd.fronts.oip.http import MAX_BODY_BYTES, OpenInference
+from hostd.fronts.verbs.app import verbs_app
+
+if TYPE_CHECKING:
+    from hostd import AsyncClient
+    from hostd.fronts.asgi import App, Receive, Scope, Send
+
+
+def app(client: AsyncClient, *, max_body_bytes: int = MAX_BODY_BYTES) -> App:
+    """Return the application, for one event loop; whoever made the client closes it.
+
+    `max_body_bytes` bounds the body of a request for a model, as it comes and unpacked.
+    """
+    inference = OpenInference(client, max_body_bytes)
+    verbs = verbs_app(client, max_body_bytes=max_body_bytes)
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await asgi.lifespan(receive, send)
+        elif scope["type"] == "http" and _is_of_verbs(scope):
+            await verbs(scope, receive, send)
+        else:
+            await inference(scope, receive, send)
+
+    return serve
+
+
+def _is_of_verbs(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "")).startswith("/v1/")

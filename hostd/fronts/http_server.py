@@ -1,0 +1,152 @@
+"""The HTTP front: its applications, served by uvicorn at a socket that the host has bound.
+
+Rules
+1. A connection that has not sent a whole head within `HEAD_S` is closed, and one whose body comes more slowly than
+   `MIN_BODY_RATE`, if it is read: slow ones hold nothing up but a descriptor, and not for ever.
+2. A head has at most `MAX_HEAD_BYTES`; what a body may have, the applications say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from hostd import AsyncClient
+from hostd.config.values import is_loopback
+from hostd.fronts.access import Access, Role, guarded, local_hosts, read_tokens
+from hostd.fronts.app import app
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+HEAD_S: Final = 30.0
+"""What a slow network needs for a head is a second or two."""
+
+BODY_PERIOD_S: Final = 30.0
+MIN_BODY_RATE: Final = 1024
+"""Bytes a second of a body, looked at every period: a modem of 1995 is faster."""
+
+KEEP_ALIVE_S: Final = 75
+"""How long an idle connection stays open: longer than proxies keep theirs, or one would be closed as it is used."""
+
+MAX_HEAD_BYTES: Final = 64 << 10
+_TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_BACKLOG: Final = 4096
+_GRACE_S: Final = 2
+
+
+def serve(order: Mapping[str, Any], say_ready: Callable[[], None]) -> None:
+    """Serve until a signal ends it. Raises `HostError` if the tokens cannot be read, OSError for a certificate."""
+    listener = socket.socket(fileno=order["listen_fd"])
+    host = str(listener.getsockname()[0])
+    access = Access(
+        Role.named(order["anonymous"]),
+        {} if order["tokens"] is None else read_tokens(Path(order["tokens"])),
+        local_hosts(host) if is_loopback(f"{host}:0") else None,
+    )
+    with contextlib.suppress(KeyboardInterrupt):  # how uvicorn passes SIGINT on
+        asyncio.run(_serve(order, listener, access, say_ready))
+
+
+async def _serve(
+    order: Mapping[str, Any], listener: socket.socket, access: Access, say_ready: Callable[[], None]
+) -> None:
+    async with AsyncClient(order["endpoint"]) as client:
+        config = uvicorn.Config(
+            guarded(app(client, max_body_bytes=order["max_body_bytes"]), access),
+            http=BoundedProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=_GRACE_S,
+            ssl_certfile=order["certificate"],
+            ssl_keyfile=order["key"],
+        )
+        server = Server(config)
+        server.say_ready = say_ready
+        await server.serve(sockets=[listener])
+
+
+class Server(uvicorn.Server):
+    """A server that says when it serves."""
+
+    say_ready: Callable[[], None]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve."""
+        await super().startup(sockets)
+        self.say_ready()
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """A connection whose heads are bounded in bytes and in time, and whose bodies must keep coming."""
+
+    _timer: asyncio.TimerHandle | None = None
+    _is_in_head = True
+    _received_bytes = 0
+    """Of the head that is coming, or of the body since the last look."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Expect a head."""
+        super().connection_made(transport)
+        self._expect(HEAD_S, self._on_late_head)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Expect nothing any more."""
+        self._expect_nothing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come; too much of a head ends the connection."""
+        self._received_bytes += len(data)
+        super().data_received(data)
+        if self._is_in_head and self._received_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """Expect the rest of a head."""
+        super().on_message_begin()
+        self._is_in_head = True
+        self._expect(HEAD_S, self._on_late_head)
+
+    def on_headers_complete(self) -> None:
+        """Expect a body."""
+        self._is_in_head, self._received_bytes = False, 0
+        self._expect(BODY_PERIOD_S, self._look_at_body)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Expect nothing: what comes next, uvicorn waits for."""
+        self._expect_nothing()
+        self._is_in_head, self._received_bytes = True, 0
+        super().on_message_complete()
+
+    def _expect(self, within_s: float, late: Callable[[], None]) -> None:
+        self._expect_nothing()
+        self._timer = self.loop.call_later(within_s, late)
+
+    def _expect_nothing(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_late_head(self) -> None:
+        self.transport.close()
+
+    def _look_at_body(self) -> None:
+        if self._received_bytes < BODY_PERIOD_S * MIN_BODY_RATE and not self.flow.read_paused:
+            self.transport.close()
+            return
+        self._received_bytes = 0
+        self._expect(BODY_PERIOD_S, self._look_at_body)

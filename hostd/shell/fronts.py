@@ -1,0 +1,293 @@
+"""The fronts of a host: processes that serve the clients of others, started, watched and started again.
+
+Rules
+1. The listening sockets are the supervisor's, for as long as it lives: while a front ends and starts again, connections
+   wait in their queue, and none is refused.
+2. A front is a child of this process's first thread and ends with it (PR_SET_PDEATHSIG, set by the front itself). It
+   is in the supervisor's session, so nobody takes it for what a worker left (`processes/spawner`, rule 3), and in a
+   process group of its own, so a terminal's Ctrl-C is not for it.
+3. A front says when it serves, or why it does not. At the start of the host that ends the start; a front that ends
+   later is started again, each time later if it keeps ending, and that is told as a trouble of the host.
+
+What a front does is in `hostd.fronts`; here it is a command, a socket, and a process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from hostd.config.values import is_loopback
+from hostd.shell.own_log import about
+from hostd.shell.processes.environment import oom_score_adj_of_workers
+from hostd.shell.processes.spawner import describe_exit
+from hostd.shell.work.closing import Closing
+from hostd_workers.wire.errors import FailedPreconditionError
+from hostd_workers.wire.installing import install_extras
+from hostd_workers.wire.light_dataclass import dataclass
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from hostd.config.settings import HostConfig
+
+_log = logging.getLogger(__name__)
+
+ORDER_VARIABLE: Final = "HOSTD_FRONT"
+"""What a front is told, as JSON."""
+
+SERVES: Final = b"serves"
+"""What a front says when it does; anything else is why it does not."""
+
+_RUN: Final = "import sys; sys.path[:] = filter(None, sys.path); from hostd.fronts.process import run; run()"
+"""With `-c` the current directory comes first on the path, as "", and a `queue.py` there would be executed."""
+
+_LISTEN_FD: Final = 3
+_WORD_FD: Final = 4
+_ABOVE: Final = 8
+"""Descriptors from here on are none of those that a front gets."""
+_WORD_BYTES: Final = 4096
+_BACKLOG: Final = 4096
+_NEEDS: Final = {"http": ("starlette", "uvicorn", "httptools", "orjson", "numpy")}
+"""The packages of each front, which is also the extra that brings them."""
+
+_FIRST_WAIT_S: Final = 0.1
+_LONGEST_WAIT_S: Final = 10.0
+_STABLE_S: Final = 60.0
+"""A front that has lived so long has not been ending again and again."""
+
+_TOLD_AFTER: Final = 3
+_END_S: Final = 3.0
+"""What a front gets for the answers that it has begun, when the models are gone already."""
+
+
+@dataclass(eq=False)
+class _Front:
+    """One front: where it listens, and its process; `ends` counts how often it has ended soon.
+
+    `word_fd` reads what it says of its start, "" until then; `first` is what the host waits for.
+    """
+
+    name: str
+    listener: socket.socket
+    url: str
+    first: asyncio.Future[str]
+    pid: int = 0
+    pidfd: int = -1
+    word_fd: int = -1
+    started_s: float = 0.0
+    ends: int = 0
+    last_end: str = ""
+
+
+class Fronts(Closing):
+    """All fronts of one host."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, config: HostConfig) -> None:
+        """Listen at the addresses of the configuration; nothing is served before `start`.
+
+        Raises `FailedPreconditionError` for an address that is not free, and if packages are missing.
+        """
+        self._loop = loop
+        self._config = config
+        self._known: dict[str, _Front] = {}
+        self._waiting: dict[str, asyncio.TimerHandle] = {}
+        self._is_closed = False
+        for name, packages in _NEEDS.items():
+            address = getattr(config.fronts, name)
+            if address is not None:
+                _check_installed(name, packages)
+                listener, url = _listening(name, address, "http" if config.fronts.certificate is None else "https")
+                self._known[name] = _Front(name, listener, url, loop.create_future())
+
+    def __repr__(self) -> str:
+        return f"<Fronts {self.urls}>"
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """Where they are reached, by name."""
+        return {front.name: front.url for front in self._known.values()}
+
+    @property
+    def troubles(self) -> list[str]:
+        """Return why a front does not serve as it should."""
+        return [
+            f"the {front.name} front ends again and again: {front.last_end}; its words are in the host's log"
+            for front in self._known.values()
+            if front.ends >= _TOLD_AFTER
+        ]
+
+    async def start(self) -> None:
+        """Start all fronts, and return when they serve. Call it in the thread that ends with the process.
+
+        Raises `FailedPreconditionError` with what a front says that does not.
+        """
+        for front in self._known.values():
+            self._start(front)
+        for front in self._known.values():
+            if said := await front.first:
+                raise FailedPreconditionError(f"the {front.name} front does not start: {said}")
+
+    def close(self) -> None:
+        """End all fronts, and stop listening."""
+        self._is_closed = True
+        for waiting in self._waiting.values():
+            waiting.cancel()
+        for front in self._known.values():
+            front.listener.close()
+            if front.pidfd >= 0:
+                self._forget_word(front)
+                self._loop.remove_reader(front.pidfd)
+                signal.pidfd_send_signal(front.pidfd, signal.SIGTERM)
+        for front in self._known.values():
+            if front.pidfd >= 0:
+                _see_it_end(front)
+
+    def _start(self, front: _Front) -> None:
+        self._waiting.pop(front.name, None)
+        try:
+            front.pid, front.pidfd, front.word_fd = _spawned(front, self._order_of(front))
+        except OSError as error:
+            front.last_end = f"it cannot be started: {error.strerror}"
+            self._start_later(front)
+            return
+        front.started_s, front.last_end = self._loop.time(), ""
+        self._loop.add_reader(front.pidfd, self._on_exit, front)
+        self._loop.add_reader(front.word_fd, self._on_word, front)
+
+    def _on_word(self, front: _Front) -> None:
+        said = os.read(front.word_fd, _WORD_BYTES)
+        self._forget_word(front)
+        if said == SERVES:
+            _log.info("front %s serves at %s", front.name, front.url, extra=about(pid=front.pid))
+            self._decide(front, "")
+        else:  # nothing, if it has ended without a word
+            front.last_end = said.decode("utf-8", "replace")
+
+    def _forget_word(self, front: _Front) -> None:
+        if front.word_fd >= 0:
+            self._loop.remove_reader(front.word_fd)
+            os.close(front.word_fd)
+            front.word_fd = -1
+
+    def _decide(self, front: _Front, why_not: str) -> None:
+        """Tell the host's start, if it waits for that, why a front does not serve; "" if it does."""
+        if not front.first.done():
+            front.first.set_result(why_not)
+
+    def _order_of(self, front: _Front) -> Mapping[str, Any]:
+        section = self._config.fronts
+        anonymous = section.anonymous or ("call" if is_loopback(str(getattr(section, front.name))) else "none")
+        return {
+            "kind": front.name,
+            "endpoint": self._config.endpoint,
+            "listen_fd": _LISTEN_FD,
+            "word_fd": _WORD_FD,
+            "parent": os.getpid(),
+            "oom_score_adj": oom_score_adj_of_workers(),
+            "anonymous": anonymous,
+            "tokens": _text(section.tokens),
+            "certificate": _text(section.certificate),
+            "key": _text(section.key),
+            "max_body_bytes": section.max_body_bytes,
+        }
+
+    def _on_exit(self, front: _Front) -> None:
+        self._loop.remove_reader(front.pidfd)
+        if front.word_fd >= 0:  # its last word and its end come together
+            self._on_word(front)
+        front.last_end = front.last_end or describe_exit(front.pidfd) or "of its own will"
+        _reap(front)
+        self._decide(front, front.last_end)
+        if self._loop.time() - front.started_s > _STABLE_S:
+            front.ends = 0
+        self._start_later(front)
+
+    def _start_later(self, front: _Front) -> None:
+        wait_s = min(_FIRST_WAIT_S * 2**front.ends, _LONGEST_WAIT_S)
+        front.ends += 1
+        _log.warning("front %s ended (%s); it is started again in %.1f s", front.name, front.last_end, wait_s)
+        if not self._is_closed:
+            self._waiting[front.name] = self._loop.call_later(wait_s, self._start, front)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _check_installed(name: str, packages: tuple[str, ...]) -> None:
+    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
+        raise FailedPreconditionError(
+            f"the {name} front needs {', '.join(missing)}, which {sys.executable} does not have; install with: "
+            f"{install_extras(name)}"
+        )
+
+
+def _listening(name: str, address: str, scheme: str) -> tuple[socket.socket, str]:
+    host, _, port = address.rpartition(":")
+    try:
+        family, *_, place = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.create_server(place[:2], family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise FailedPreconditionError(
+            f"the {name} front cannot listen at {address}: {error.strerror}; choose another fronts.{name} "
+            f"(--{name} ADDRESS; port 0 takes any that is free)"
+        ) from None
+    return listener, f"{scheme}://{host}:{listener.getsockname()[1]}"
+
+
+def _spawned(front: _Front, order: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Start the process of a front; return its number, its pidfd, and what reads its word. Raises OSError."""
+    environment = {**os.environ, ORDER_VARIABLE: json.dumps(order), "PYTHONUNBUFFERED": "1"}
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+        word_read, word_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        ours.callback(os.close, word_read)
+        theirs.callback(os.close, word_write)
+        # Above those that they are to be in the front, or one would be closed for the other.
+        high = []
+        for fd in (front.listener.fileno(), word_write):
+            high.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE))
+            theirs.callback(os.close, high[-1])
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-c", _RUN],
+            environment,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, high[0], _LISTEN_FD),
+                (os.POSIX_SPAWN_DUP2, high[1], _WORD_FD),
+            ],
+            setpgroup=0,
+            setsigmask=[],
+            setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+        )
+        pidfd = os.pidfd_open(pid)
+        ours.pop_all()
+    return pid, pidfd, word_read
+
+
+def _reap(front: _Front) -> None:
+    os.waitid(os.P_PIDFD, front.pidfd, os.WEXITED)
+    os.close(front.pidfd)
+    front.pidfd = -1
+
+
+def _see_it_end(front: _Front) -> None:
+    poller = select.poll()
+    poller.register(front.pidfd, select.POLLIN)
+    if not poller.poll(_END_S * 1000):
+        signal.pidfd_send_signal(front.pidfd, signal.SIGKILL)
+    _reap(front)

@@ -1,0 +1,272 @@
+"""A front as a process of its host: how it starts, what becomes of it, and who can reach it."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from helpers import PATIENCE_S, eventually
+
+import hostd
+
+SECRET = "s3cret-s3cret-s3cret"
+
+
+@pytest.fixture
+def fronted(tmp_path):
+    """Start hosts with an HTTP front."""
+    hosts = []
+
+    def start(**fronts):
+        hosts.append(hostd.Host(fronts={"http": 0, **fronts}, workers={"templates": "off"}, log_level="info"))
+        hosts[-1].start()
+        return hosts[-1]
+
+    yield start
+    for host in hosts:
+        host.stop()
+
+
+def url_of(host):
+    return host.client().host_info().fronts["http"]
+
+
+def front_of(host):
+    """Return the process of the host's front; none if there is none now."""
+    children = Path(f"/proc/{host.pid}/task/{host.pid}/children").read_text().split()
+    found = [int(pid) for pid in children if b"hostd.fronts.process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return found[0] if found else None
+
+
+def kill_front(host):
+    """Kill the front, and wait until there is another."""
+    pid = front_of(host)
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: front_of(host) not in (None, pid), "there is another front")
+
+
+def status_of(url, path="/v2/health/ready", body=None, **headers):
+    request = urllib.request.Request(url + path, body, {name.replace("_", "-"): v for name, v in headers.items()})
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def has_ended(pid):
+    return not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+
+
+# Start
+
+
+def test_a_host_is_ready_when_its_front_serves_and_says_where(fronted):
+    host = fronted()
+    url = url_of(host)
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
+    assert status_of(url) == 200
+    status = subprocess.run(
+        [sys.executable, "-m", "hostd", "status", "-e", host.endpoint], capture_output=True, text=True, check=True
+    )
+    assert url in status.stdout
+    pid = front_of(host)
+    assert os.getpgid(pid) == pid, "a terminal's Ctrl-C is not for it"
+    assert os.getsid(pid) == os.getsid(host.pid)
+    host.stop()
+    assert has_ended(pid)
+
+
+def test_a_host_without_fronts_has_none(host):
+    assert host.client().host_info().fronts == {}
+    assert front_of(host) is None
+
+
+def test_an_address_that_is_taken_ends_the_start(fronted):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(hostd.FailedPreconditionError, match=f"cannot listen at 127.0.0.1:{port}: Address already"):
+            fronted(http=port)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"http": "0.0.0.0:0"}, "other machines reach: set fronts.tokens"),
+        ({"http": "::1:80"}, "must be HOST:PORT"),
+        ({"http": "localhost"}, "must be HOST:PORT"),
+        ({"http": 70000}, "must be HOST:PORT"),
+        ({"anonymous": "root"}, "fronts.anonymous"),
+    ],
+)
+def test_settings_that_are_wrong_say_so(fronted, setting, words):
+    with pytest.raises(hostd.InvalidArgumentError, match=words):
+        fronted(**setting)
+
+
+def test_tokens_that_cannot_be_read_end_the_start_with_the_fronts_own_words(fronted, tmp_path):
+    with pytest.raises(
+        hostd.FailedPreconditionError, match=r"http front does not start: the tokens in .* No such file"
+    ):
+        fronted(tokens=str(tmp_path / "nix"))
+
+
+def test_a_package_that_is_missing_is_named_with_what_installs_it(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['uvicorn'] = None\n")  # found by nobody
+    run = subprocess.run(
+        [sys.executable, "-c", "import hostd\nwith hostd.Host(fronts={'http': 0}): pass"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert "the http front needs uvicorn" in run.stderr
+    assert "[http]" in run.stderr
+
+
+# Its end, and that of its host
+
+
+def test_no_connection_is_refused_while_a_front_that_was_killed_starts_again(fronted):
+    host = fronted()
+    url, stop, statuses, refused = url_of(host), threading.Event(), [], []
+
+    def ask():
+        while not stop.is_set():
+            try:
+                statuses.append(status_of(url))
+            except urllib.error.URLError as error:  # connecting has failed
+                refused.append(error)
+            except (OSError, http.client.HTTPException):
+                pass  # the one that it was answering just then
+
+    def answers_again():
+        count = len(statuses)
+        eventually(lambda: len(statuses) > count + 5, "it answers")
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    for _ in range(2):
+        answers_again()
+        kill_front(host)
+    answers_again()
+    stop.set()
+    asking.join()
+    assert set(statuses) == {200}
+    assert [error for error in refused if isinstance(error.reason, ConnectionRefusedError)] == []
+    assert host.client().host_info().degraded == ()
+
+
+def test_a_front_that_ends_again_and_again_is_a_trouble_of_the_host(fronted):
+    host = fronted()
+
+    def kill():
+        pid = front_of(host)
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+        return host.client().host_info().degraded
+
+    (trouble,) = eventually(kill, "it is told")
+    assert trouble.startswith("the http front ends again and again: killed by SIGKILL")
+
+
+@pytest.mark.parametrize("victim", ["supervisor", "front's host, with SIGTERM"])
+def test_a_front_ends_with_its_host(fronted, victim):
+    host = fronted()
+    pid = front_of(host)
+    os.kill(host.pid, signal.SIGKILL if victim == "supervisor" else signal.SIGTERM)
+    eventually(lambda: has_ended(pid), "the front has ended")
+
+
+def test_models_that_end_do_not_take_the_front_along(fronted, model_dir):
+    host = fronted()
+    client, pid = host.client(), front_of(host)
+    for _ in range(3):
+        client.load_model("m", model_dir())
+        client.unload_model("m")
+    assert front_of(host) == pid
+    assert status_of(url_of(host)) == 200
+
+
+def test_a_front_calls_models_by_their_lanes(fronted, model_dir):
+    host = fronted()
+    client, url = host.client(), url_of(host)
+    client.load_model("m", model_dir())
+    tensor = {"name": "x", "datatype": "INT64", "shape": [1], "data": [1]}
+    for _ in range(5):
+        assert status_of(url, "/v2/models/m/infer", json.dumps({"inputs": [tensor]}).encode()) == 200
+    worker = eventually(lambda: [w for w in client.get_model("m").workers if w.direct_clients], "it has a lane")[0]
+    assert worker.direct_clients == 1
+
+
+# Who may
+
+
+def test_what_is_asked_without_a_token_may_call_and_not_load(fronted, model_dir):
+    host = fronted()
+    url, path = url_of(host), model_dir()
+    load = json.dumps({"path": path}).encode()
+    assert status_of(url, "/v1/models/m/load", load, content_type="application/json") == 401
+    assert status_of(url, "/v2/repository/models/m/load", b"{}") == 401
+    assert status_of(url, "/v1/host/settings") == 401
+    assert status_of(url, "/v1/models") == 200
+    assert status_of(url, host="evil.example") == 403
+    assert status_of(url, origin="https://evil.example") == 403
+
+
+def test_tokens_have_roles(fronted, tmp_path, model_dir):
+    (tmp_path / "tokens").write_text(f"load {SECRET}\n")
+    (tmp_path / "tokens").chmod(0o600)
+    url = url_of(fronted(tokens=str(tmp_path / "tokens"), anonymous="none"))
+    load = json.dumps({"path": model_dir()}).encode()
+    bearer = {"authorization": f"Bearer {SECRET}", "content_type": "application/json"}
+    assert status_of(url, "/v1/models") == 401
+    assert status_of(url) == 200, "whoever watches over a host needs no token"
+    assert status_of(url, "/v1/models/m/load", load, **bearer) == 200
+    assert status_of(url, "/v1/models", **bearer) == 200
+    assert status_of(url, "/v1/host/settings", **bearer) == 403
+
+
+# Connections that do nothing, and little
+
+
+@contextmanager
+def connections(url, count):
+    host, _, port = url.removeprefix("http://").partition(":")
+    opened = [socket.create_connection((host, int(port))) for _ in range(count)]
+    try:
+        yield opened
+    finally:
+        for one in opened:
+            one.close()
+
+
+def test_idle_connections_and_slow_ones_hold_nobody_up(fronted):
+    url = url_of(fronted())
+    with connections(url, 300), connections(url, 50) as slow:
+        for one in slow:
+            one.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\nx")
+        assert [status_of(url) for _ in range(20)] == [200] * 20
+
+
+def test_a_head_that_is_too_long_is_refused(fronted):
+    url = url_of(fronted())
+    with connections(url, 1) as (one,):
+        one.settimeout(PATIENCE_S)
+        one.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        with pytest.raises(OSError):  # noqa: PT011 - a broken pipe or a reset
+            while True:
+                one.sendall(b"X-Filler: " + b"x" * 8000 + b"\r\n")
+    assert status_of(url) == 200
