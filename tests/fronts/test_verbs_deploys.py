@@ -166,6 +166,7 @@ def test_a_name_that_leads_elsewhere_is_refused(front, places, name, headers):
     answer = put(front, form(files) if headers is FORM else archive(files), headers)
     assert (answer.status, answer.kind) == (400, "InvalidArgumentError"), answer
     assert answer.value["details"]["parameter"] == "files"
+    assert ("it must be relative" in answer.value["error"]) == name.startswith("/")
     assert sorted(os.listdir(places)) == ["models", "waiting"]
 
 
@@ -199,6 +200,23 @@ def test_a_name_twice_and_a_file_as_a_folder_are_refused(front, first):
     assert put(front, twice, FORM).status == 400
 
 
+def test_there_are_no_more_files_than_a_deploy_may_have(front):
+    part = b'--bound\r\nContent-Disposition: form-data; filename="%d"\r\n\r\n\r\n'
+    answer = put(front, b"".join(part % number for number in range(10_001)) + b"--bound--\r\n", FORM)
+    assert (answer.status, answer.kind) == (400, "InvalidArgumentError")
+    assert "there are more than 10000 files" in answer.value["error"]
+
+
+def test_where_files_cannot_be_kept_that_is_said(front, places):
+    (places / "waiting").rename(places / "elsewhere")
+    try:
+        answer = put(front, form(FILES), FORM)
+    finally:
+        (places / "elsewhere").rename(places / "waiting")
+    assert (answer.status, answer.kind) == (429, "ResourceExhaustedError")
+    assert "No such file" in answer.value["error"]
+
+
 def pax_of(size):
     member = tarfile.TarInfo("h")
     member.type, member.size = tarfile.XHDTYPE, size
@@ -219,6 +237,7 @@ UNREADABLE = {
     "a form that is cut off": (form(FILES)[:-20], FORM),
     "a form without files": (b"--bound--\r\n", FORM),
     "a part without a filename": (form(FILES).replace(b'; filename="model.py"', b""), FORM),
+    "a name with a zero byte": (form(FILES).replace(b'"sub/text"', b'"a\0b"'), FORM),
     "a name that is not UTF-8": (form(FILES).replace(b'"sub/text"', b'"\xff"'), FORM),
     "no boundary": (form(FILES), {"Content-Type": "multipart/form-data"}),
     "a boundary that is too long": (form(FILES), {"Content-Type": f"multipart/form-data; boundary={'b' * 300}"}),
@@ -229,6 +248,11 @@ UNREADABLE = {
 def test_a_body_that_cannot_be_read_is_refused(front, what):
     answer = put(front, *UNREADABLE[what])
     assert (answer.status, answer.kind) == (400, "InvalidArgumentError"), answer
+
+
+def test_a_header_that_says_to_be_long_is_refused_before_it_has_come(front):
+    answer = put(front, *UNREADABLE["a header without end"])
+    assert f"a header of {2**33} bytes" in answer.value["error"]
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/gzip", ""])

@@ -1,10 +1,12 @@
 """The table of the verbs: every route answers, and says of itself what it does."""
 
+import asyncio
 import os
 import re
 import subprocess
 import sys
 from html import unescape
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -204,3 +206,29 @@ def test_a_time_that_is_no_time_is_refused_and_one_that_never_ends_is_taken(fron
         assert answer.status == 200, answer
     for text in ("nan", "inf", "1e999", "-1", "x"):
         assert front.ask("POST", f"/v1/models/m/call?timeout_s={text}", {"args": [1]}).status == 400
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/docs", 200), ("/v1/docs/", 404), ("/v1/models/50%", 503)])
+def test_a_server_that_tells_a_path_only_as_it_was_decoded_is_understood(path, status, tmp_path):
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        return await asyncio.Event().wait()
+
+    app = verbs_app(hostd.AsyncClient(f"ipc://{tmp_path}/nobody", connect_timeout_s=0.1))
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == status
+
+
+def test_the_roles_divide_those_of_the_host():
+    """The host's table is read as text: it is made of what only a supervisor has."""
+    source = Path(hostd.__file__).parent.joinpath("shell", "control", "requests.py").read_text()
+    of_host = dict(re.findall(r'"(\w+)": Verb\(\s*Role\.(\w+)', source))
+    divided = {"USE": {"read", "call"}, "MANAGE": {"load", "deploy"}, "ADMINISTER": {"admin"}}
+    compared = {route.name: route.role.value for route in ROUTES if route.name in of_host}
+    assert len(compared) >= 15
+    assert [name for name, role in compared.items() if role not in divided[of_host[name]]] == []

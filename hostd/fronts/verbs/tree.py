@@ -35,7 +35,7 @@ class Tree:
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
             raise _refused(name, "it is there already, or one of its folders is a file") from None
         except OSError as error:
-            raise _unwritten(error) from None
+            raise unwritten(error) from None
 
     def folder(self, name: str) -> None:
         """Make a folder. Raises `InvalidArgumentError` for a name that is bad."""
@@ -45,7 +45,7 @@ class Tree:
         except (FileExistsError, NotADirectoryError):
             raise _refused(name, "it, or one of its folders, is a file") from None
         except OSError as error:
-            raise _unwritten(error) from None
+            raise unwritten(error) from None
 
     def write(self, data: bytes | memoryview) -> None:
         """Write to the file that was begun."""
@@ -53,7 +53,7 @@ class Tree:
         try:
             self._file.write(data)
         except OSError as error:
-            raise _unwritten(error) from None
+            raise unwritten(error) from None
 
     def close(self) -> None:
         """End the file that was begun, if one was."""
@@ -62,7 +62,7 @@ class Tree:
             try:
                 file.close()
             except OSError as error:  # what was left to write
-                raise _unwritten(error) from None
+                raise unwritten(error) from None
 
     def _place_of(self, name: str) -> Path:
         self._count += 1
@@ -99,5 +99,6 @@ def _refused(name: str, problem: str) -> hostd.InvalidArgumentError:
     )
 
 
-def _unwritten(error: OSError) -> hostd.ResourceExhaustedError:
+def unwritten(error: OSError) -> hostd.ResourceExhaustedError:
+    """Return what an error of the disk means for a deploy."""
     return hostd.ResourceExhaustedError(f"the files cannot be kept until they are deployed: {error.strerror or error}")

@@ -22,7 +22,7 @@ from hostd.fronts.verbs.bounds import check_announced, media_type, too_long
 from hostd.fronts.verbs.multipart import Multipart
 from hostd.fronts.verbs.route import FORM, TAR, Limits
 from hostd.fronts.verbs.tar import Tar
-from hostd.fronts.verbs.tree import Tree
+from hostd.fronts.verbs.tree import Tree, unwritten
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -55,15 +55,20 @@ async def received_files(request: Request, limits: Limits) -> AsyncIterator[Path
             details={"parameter": "Content-Type", "got": kind, "expected": [FORM, TAR]},
         )
     check_announced(request, limits.deploy_bytes)
-    directory = Path(tempfile.mkdtemp(prefix="hostd-front-", dir=limits.files_dir))  # which has mode 0700
+    try:
+        directory = Path(tempfile.mkdtemp(prefix="hostd-front-", dir=limits.files_dir))  # which has mode 0700
+    except OSError as error:
+        raise unwritten(error) from None
     tree = Tree(directory, limits.deploy_files)
     try:
         form = Tar(tree) if kind == TAR else Multipart(tree, request.headers["content-type"])
         await _receive(request, form, limits.deploy_bytes)
         yield directory
     finally:
-        tree.close()
-        await _in_thread(partial(shutil.rmtree, directory))
+        try:
+            tree.close()
+        finally:
+            await _in_thread(partial(shutil.rmtree, directory))
 
 
 async def _receive(request: Request, form: Form, most_bytes: int) -> None:
