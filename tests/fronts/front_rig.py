@@ -1,7 +1,9 @@
 """A front as a client sees it: the verbs' application behind uvicorn on loopback, asked with the standard library."""
 
 import http.client
+import io
 import json
+import tarfile
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -142,3 +144,26 @@ def verbs_of(host, *, connect_timeout_s=PATIENCE_S, **options):
     client = hostd.AsyncClient(host.endpoint, connect_timeout_s=connect_timeout_s)
     with serving(verbs_app(client, **options)) as front:
         yield front
+
+
+def form(files):
+    """Return files as multipart/form-data with the boundary `bound`."""
+    parts = [
+        b'--bound\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\n'
+        b"Content-Type: application/octet-stream\r\n\r\n%s\r\n" % (name.encode(), data)
+        for name, data in files.items()
+    ]
+    return b"".join(parts) + b"--bound--\r\n"
+
+
+def archive(files, *, kind=tarfile.PAX_FORMAT, **attributes):
+    """Return files as a tar archive; `attributes` are what else their headers say, by name."""
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w", format=kind) as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            for attribute, value in attributes.get(name, {}).items():
+                setattr(member, attribute, value)
+            tar.addfile(member, io.BytesIO(data) if member.isreg() else None)
+    return written.getvalue()

@@ -7,7 +7,7 @@ import stat
 import tarfile
 
 import pytest
-from front_rig import verbs_of
+from front_rig import archive, form, verbs_of
 from helpers import eventually
 
 import hostd
@@ -61,27 +61,6 @@ def _nothing_stays(front, places):
         # Not while a deploy that nobody waits for any more is made to last.
         eventually(lambda: front.ask("DELETE", "/v1/models/m/files").status == 200, "it is undeployed")
     assert [name for name in os.listdir(places / "models") if not name.startswith(".")] == []
-
-
-def form(files):
-    parts = [
-        b'--bound\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\n'
-        b"Content-Type: application/octet-stream\r\n\r\n%s\r\n" % (name.encode(), data)
-        for name, data in files.items()
-    ]
-    return b"".join(parts) + b"--bound--\r\n"
-
-
-def archive(files, *, kind=tarfile.PAX_FORMAT, **attributes):
-    written = io.BytesIO()
-    with tarfile.open(fileobj=written, mode="w", format=kind) as tar:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            for attribute, value in attributes.get(name, {}).items():
-                setattr(member, attribute, value)
-            tar.addfile(member, io.BytesIO(data) if member.isreg() else None)
-    return written.getvalue()
 
 
 def put(front, body, headers, query=""):
