@@ -130,6 +130,22 @@ def test_a_record_is_forgotten_when_a_call_shows_that_it_may_be_outdated(error, 
     asyncio.run(body())
 
 
+def test_a_record_that_is_forgotten_while_it_is_asked_for_is_not_kept():
+    async def body():
+        client = FakeClient(ready())
+        client.gate.clear()
+        models = Models(client)
+        asking = asyncio.ensure_future(models.get("m"))
+        await asyncio.sleep(0)
+        models.forget("m")
+        client.gate.set()
+        assert (await asking).id == "m"
+        await models.get("m")
+        assert client.asked == [("get", "m")] * 2
+
+    asyncio.run(body())
+
+
 def test_what_is_not_loaded_is_retrieved_and_what_is_not_there_is_told_in_tritons_words():
     async def body():
         client = FakeClient(loadable=[ready("lazy")])
