@@ -237,6 +237,32 @@ def test_small_and_large_bodies_are_deflated():
         assert zlib.decompress(asyncio.run(encodings.deflated(bytes(size), "deflate"))) == bytes(size)
 
 
+# Bodies
+
+
+def read(messages, max_bytes, *headers):
+    """Return the body, or the error, and how many messages were left."""
+    remaining = [{"type": "http.request", "body": body, "more_body": True} for body in messages]
+    remaining[-1]["more_body"] = False
+
+    async def receive():
+        return remaining.pop(0)
+
+    try:
+        found = asyncio.run(asgi.read_body({"headers": list(headers)}, receive, max_bytes))
+    except hostd.MessageTooLargeError as error:
+        found = type(error)
+    return found, len(remaining)
+
+
+def test_a_body_is_read_up_to_the_bound_whatever_was_announced():
+    assert read([b"ab", b"", b"cd"], 4) == (b"abcd", 0)
+    assert read([b"ab", b"cd", b"e"], 3) == (hostd.MessageTooLargeError, 1)
+    assert read([b"ab", b"cd"], 3, (b"content-length", b"2")) == (hostd.MessageTooLargeError, 0)
+    assert read([b"ab", b"cd"], 3, (b"content-length", b"4")) == (hostd.MessageTooLargeError, 2)
+    assert read([b"ab"], 3, (b"content-length", b"x")) == (b"ab", 0)
+
+
 # The application, called as a server does
 
 

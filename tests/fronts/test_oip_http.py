@@ -27,6 +27,16 @@ def asking(front):
         yield client
 
 
+CHANGING = """
+class Model:
+    def {method}(self, x):
+        return x
+
+def load(path, **options):
+    return Model()
+"""
+
+
 def given(name, array, datatype, *, binary=True):
     """Return an input of Triton's client."""
     made = triton.InferInput(name, list(array.shape), datatype)
@@ -205,6 +215,18 @@ def test_the_repository_lists_loads_and_unloads(asking, front):
         asking.unload_model("nobody")
     with pytest.raises(InferenceServerException, match=r"^.501. failed to load 'spare', a load takes no parameters"):
         asking.load_model("spare", config="{}")
+
+
+def test_a_load_of_what_is_loaded_takes_changed_files(asking, models_dir):
+    write_python(models_dir / "changing", CHANGING.format(method="first"))
+    inputs = [given("x", np.ones(1), "FP64")]
+    asking.load_model("changing")
+    asking.infer("changing", inputs, parameters={"method": "first"})
+    (models_dir / "changing" / "model.py").write_text(CHANGING.format(method="second"))
+    asking.load_model("changing")
+    result = asking.infer("changing", inputs, parameters={"method": "second"})
+    assert result.as_numpy("output_0").tolist() == [1.0]
+    asking.unload_model("changing")
 
 
 def test_statistics_count_what_ended_well_and_what_did_not(asking):

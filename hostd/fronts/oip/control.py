@@ -92,8 +92,9 @@ class Control:
             if info.state == "EVICTED" or info.path is None:
                 await self._client.retrieve_model(route.model_id)  # it has what its last load was told
             else:
-                is_changed = info.state in SERVING and info.files_changed
-                await self._client.load_model(route.model_id, info.path, info.type, reload=is_changed)
+                model = await self._client.load_model(route.model_id, info.path, info.type)
+                if model.files_changed:
+                    await self._client.load_model(route.model_id, info.path, info.type, reload=True)
         self._models.forget(route.model_id)
         return Response()
 
@@ -103,7 +104,6 @@ class Control:
             # A host unloads what is not there without an error; a client that got a name wrong should hear of it.
             await self._models.record(route.model_id)
             await self._client.unload_model(route.model_id)
-        self._models.forget(route.model_id)
         return Response()
 
 
