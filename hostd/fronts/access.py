@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from hostd.fronts import asgi
 from hostd.fronts.asgi import error_response, header_of
-from hostd.fronts.errors import UnauthenticatedError
+from hostd.fronts.errors import IS_TOLD_ALL, UnauthenticatedError
 from hostd_workers.wire.errors import (
     FailedPreconditionError,
     HostError,
@@ -139,7 +139,8 @@ def guarded(app: App, access: Access) -> App:
         if scope["type"] == "http":
             try:
                 _check_origin(scope, access)
-                scope[_KEY] = access.role_of(header_of(scope, b"authorization"))
+                role = scope[_KEY] = access.role_of(header_of(scope, b"authorization"))
+                IS_TOLD_ALL.set(role >= Role.LOAD)
             except HostError as error:
                 await asgi.send_response(send, error_response(error))
                 return

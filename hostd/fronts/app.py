@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hostd.fronts import asgi
+from hostd.fronts.models import Models
 from hostd.fronts.oip.http import MAX_BODY_BYTES, OpenInference
+from hostd.fronts.openai.http import OpenAI
 from hostd.fronts.verbs.app import verbs_app
 
 if TYPE_CHECKING:
@@ -23,19 +25,19 @@ def app(client: AsyncClient, *, max_body_bytes: int = MAX_BODY_BYTES) -> App:
     `max_body_bytes` bounds the body of a request for a model, as it comes and unpacked.
     """
     inference = OpenInference(client, max_body_bytes)
+    openai = OpenAI(client, Models(client), max_body_bytes)
     verbs = verbs_app(client, max_body_bytes=max_body_bytes)
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await asgi.lifespan(receive, send)
-        elif scope["type"] == "http" and _is_of_verbs(scope):
+            return
+        path = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else ""
+        if path in openai.paths:
+            await openai(scope, receive, send)
+        elif path.startswith("/v1/"):
             await verbs(scope, receive, send)
         else:
             await inference(scope, receive, send)
 
     return serve
-
-
-def _is_of_verbs(scope: Scope) -> bool:
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", "")).startswith("/v1/")

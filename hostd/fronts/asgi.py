@@ -7,6 +7,7 @@ it runs under any ASGI server, and can be mounted in an application of any frame
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
@@ -28,6 +29,9 @@ Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 T = TypeVar("T")
 
 JSON: Final = b"application/json"
+
+DRAIN_BYTES: Final = 16 << 20
+DRAIN_S: Final = 2.0
 
 
 class DisconnectedError(Exception):
@@ -57,6 +61,8 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     """
     announced = header_of(scope, b"content-length")
     if announced is not None and announced.isdigit() and int(announced) > max_bytes:
+        if header_of(scope, b"expect") is None:  # or the client has sent nothing, and to read is to ask for it
+            await drain(receive)
         raise too_large(int(announced), max_bytes)
     parts: list[bytes] = []
     size = 0
@@ -67,10 +73,27 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
         part = message.get("body", b"")
         size += len(part)
         if size > max_bytes:
+            if message.get("more_body", False):
+                await drain(receive)
             raise too_large(size, max_bytes)
         parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def drain(receive: Receive) -> None:
+    """Read on a little before a refusal: a client that still sends would find its connection reset, and no answer."""
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(_read_on(receive), DRAIN_S)
+
+
+async def _read_on(receive: Receive) -> None:
+    size = 0
+    while size < DRAIN_BYTES:
+        message = await receive()
+        size += len(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return
 
 
 def too_large(size: int, max_bytes: int) -> MessageTooLargeError:

@@ -5,6 +5,7 @@ Covers what all fronts share. How a message begins where a protocol's clients lo
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -74,6 +75,11 @@ _OF_KIND: Final[Mapping[type[HostError], int]] = MappingProxyType(
 )
 """Kinds of error that HTTP has a status of its own for: what is too large stays so, however often it is tried."""
 
+IS_TOLD_ALL: ContextVar[bool] = ContextVar("IS_TOLD_ALL", default=True)
+"""Whether whoever made the request of this context may see what is inside of a model (`hostd.fronts.access`)."""
+
+_TRACEBACK: Final = "traceback"
+
 RETRY_AFTER_S: Final = 1
 """When to try again what is full or not there: a restart of a worker and the queue of a busy one take about that."""
 
@@ -106,12 +112,19 @@ def headers_of(error: HostError) -> dict[str, str]:
 
 
 def body_of(error: HostError) -> dict[str, Any]:
-    """Return what a front tells of an error; of its details those that JSON can hold."""
+    """Return what a front tells of an error; of its details those that JSON can hold.
+
+    The traceback of a model only `IS_TOLD_ALL` gets: it shows code and paths.
+    """
     return {
         "error": sayable(error.message),
         "status": error.status.name,
         "kind": type(error).__name__,
-        "details": {sayable(name): value for name, value in error.details.items() if _is_json(value)},
+        "details": {
+            sayable(name): value
+            for name, value in error.details.items()
+            if _is_json(value) and (name != _TRACEBACK or IS_TOLD_ALL.get())
+        },
     }
 
 

@@ -257,10 +257,17 @@ def read(messages, max_bytes, *headers):
 
 def test_a_body_is_read_up_to_the_bound_whatever_was_announced():
     assert read([b"ab", b"", b"cd"], 4) == (b"abcd", 0)
-    assert read([b"ab", b"cd", b"e"], 3) == (hostd.MessageTooLargeError, 1)
+    assert read([b"ab", b"cd", b"e"], 3) == (hostd.MessageTooLargeError, 0)
     assert read([b"ab", b"cd"], 3, (b"content-length", b"2")) == (hostd.MessageTooLargeError, 0)
-    assert read([b"ab", b"cd"], 3, (b"content-length", b"4")) == (hostd.MessageTooLargeError, 2)
+    assert read([b"ab", b"cd"], 3, (b"content-length", b"4")) == (hostd.MessageTooLargeError, 0)
     assert read([b"ab"], 3, (b"content-length", b"x")) == (b"ab", 0)
+
+
+def test_what_a_client_still_sends_is_read_on_a_little_before_a_refusal_unless_it_waits_to_be_asked():
+    announced, waiting = (b"content-length", b"4"), (b"expect", b"100-continue")
+    assert read([b"ab", b"cd"], 3, announced, waiting) == (hostd.MessageTooLargeError, 2)
+    piece = bytes(asgi.DRAIN_BYTES // 2)
+    assert read([b"abcd", piece, piece, piece, b""], 3) == (hostd.MessageTooLargeError, 2)
 
 
 # The application, called as a server does

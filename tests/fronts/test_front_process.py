@@ -239,6 +239,26 @@ def test_tokens_have_roles(fronted, tmp_path, model_dir):
     assert status_of(url, "/v1/host/settings", **bearer) == 403
 
 
+def test_a_models_traceback_is_for_those_who_may_load(fronted, tmp_path, model_dir):
+    (tmp_path / "tokens").write_text(f"load {SECRET}\n")
+    (tmp_path / "tokens").chmod(0o600)
+    host = fronted(tokens=str(tmp_path / "tokens"))
+    host.client().load_model(
+        "m", model_dir("def load(path):\n    def f(x):\n        raise ValueError('no')\n    return f\n")
+    )
+    for headers, is_told in (({}, False), ({"Authorization": f"Bearer {SECRET}"}, True)):
+        body = json.dumps({"args": [1]}).encode()
+        request = urllib.request.Request(
+            url_of(host) + "/v1/models/m/call", body, {"Content-Type": "application/json", **headers}
+        )
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request, timeout=PATIENCE_S)
+        with caught.value as answer:
+            told = json.load(answer)
+        assert (answer.code, told["error"]) == (500, "ValueError: no")
+        assert ("traceback" in told["details"]) == is_told
+
+
 # Connections that do nothing, and little
 
 

@@ -275,7 +275,7 @@ def test_other_paths_and_methods_are_refused():
             route_of("GET", path)
     with pytest.raises(MethodNotAllowedError, match="is asked for with POST, got GET") as caught:
         route_of("GET", "/v2/models/m/infer")
-    assert caught.value.details == {"allow": "POST"}
+    assert caught.value.details == {"allow": ["POST"]}
     with pytest.raises(InvalidArgumentError, match="are not UTF-8"):
         route_of("GET", "/v2/models/%ff")
 

@@ -11,6 +11,7 @@ import pytest
 from loading_rig import refused
 
 from hostd_workers.loaders.transformers import load
+from hostd_workers.wire.errors import InvalidArgumentError
 
 pytest.importorskip("torch", reason="transformers computes with PyTorch")
 transformers = pytest.importorskip("transformers", reason="tests with real models")
@@ -45,7 +46,7 @@ def is_generating():
 
 def test_text_comes_in_pieces_that_make_the_whole(gpt, model):
     result = load(gpt)
-    assert (result.methods, result.default) == (("predict", "generate", "describe"), "predict")
+    assert (result.methods, result.default) == (("predict", "generate", "count_tokens", "describe"), "predict")
     assert inspect.isgeneratorfunction(model.generate)
     pieces = list(model.generate("the cat", **GREEDY, max_new_tokens=6))
     assert len(pieces) > 3
@@ -55,6 +56,23 @@ def test_text_comes_in_pieces_that_make_the_whole(gpt, model):
     (said,) = model.predict("the cat", **GREEDY, max_new_tokens=6, return_full_text=False)
     assert said == whole
     assert not is_generating()
+
+
+def test_a_temperature_samples_and_a_seed_repeats_it(model):
+    def text(**options):
+        return "".join(model.generate("the cat", max_new_tokens=8, **options))
+
+    assert text(temperature=0) == text(**GREEDY)
+    assert text(temperature=5.0, seed=1) == text(temperature=5.0, seed=1)
+    assert len({text(temperature=5.0, seed=seed) for seed in range(5)}) > 1
+    with pytest.raises(InvalidArgumentError, match="seed must be a number"):
+        text(seed="one")
+
+
+def test_tokens_are_counted_as_the_model_gets_them(model, gpt):
+    assert [model.count_tokens(text) for text in ("the", "the cat sat")] == [1, 3]
+    model._pipeline.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    assert model.count_tokens([{"role": "user", "content": "the cat"}, {"role": "user", "content": "sat"}]) == 3
 
 
 def test_a_generator_that_is_closed_leaves_no_thread(model):

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 EXTRA = "transformers"
 FILE = "config.json"
 GENERATES = "text-generation"
+EMBEDS = "feature-extraction"
 _EXTRAS = dict.fromkeys(("transformers", "torch", "tokenizers", "safetensors", "numpy", "huggingface_hub"), EXTRA)
 _OF_TEXTS = (
     GENERATES,
-    "feature-extraction",
+    EMBEDS,
     "fill-mask",
     "summarization",
     "text-classification",
@@ -59,7 +60,8 @@ def load(
     `device` is where it runs (`cpu`, `cuda:0`, `mps`); `threads` is the number of threads of one operation on the CPU
     (None: those that the host allots). With `trust_remote_code` the Python files in the directory are executed.
 
-    Served are `predict` (the default) and `describe`, and for text generation `generate`, which streams.
+    Served are `predict` (the default) and `describe`, for text generation `generate`, which streams, for feature
+    extraction `embed`, and for both `count_tokens`.
 
     Raises MissingDependencyError without transformers or torch, InvalidArgumentError for damaged files, an unknown task
     and wrong options, FailedPreconditionError if a part of the library's is missing or the device cannot be used,
@@ -82,8 +84,13 @@ def load(
     signatures = _signatures(pipeline.task)
     if pipeline.task == GENERATES:
         generating = import_library("hostd_workers.loaders._models.transformers_text", EXTRA).GeneratingModel
-        methods = ("predict", "generate", "describe")
+        methods = ("predict", "generate", "count_tokens", "describe")
         return Served(generating(torch, transformers, pipeline), methods, "predict", signatures)
+    if pipeline.task == EMBEDS:
+        embedding = import_library("hostd_workers.loaders._models.transformers_embedding", EXTRA)
+        methods = ("predict", "embed", "count_tokens", "describe")
+        model = embedding.EmbeddingModel(torch, pipeline, embedding.pooling_of(found))
+        return Served(model, methods, "predict", signatures)
     plain = import_library("hostd_workers.loaders._models.transformers", EXTRA).PipelineModel
     return Served(plain(torch, pipeline), ("predict", "describe"), "predict", signatures)
 
@@ -95,6 +102,9 @@ def _signatures(task: str) -> dict[str, Signature]:
         found["predict"] = signature([Tensor("inputs", "BYTES", (-1,))], passing="array", batch_axis=0)
     if task == GENERATES:
         found["generate"] = signature([Tensor("prompt", "BYTES", ())], [Tensor("text", "BYTES", ())], "array")
+    if task == EMBEDS:
+        output = Tensor("embeddings", "FP32", (-1, -1))
+        found["embed"] = signature([Tensor("texts", "BYTES", (-1,))], [output], "array", 0)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import hostd
+from hostd.fronts.asgi import drain
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -32,12 +33,16 @@ def too_long(most_bytes: int) -> hostd.MessageTooLargeError:
 
 async def whole(request: Request, most_bytes: int) -> bytes:
     """Return the body of a request. Raises `MessageTooLargeError` if it is too long."""
-    check_announced(request, most_bytes)
-    chunks: list[bytes] = []
-    size_bytes = 0
-    async for chunk in request.stream():
-        size_bytes += len(chunk)
-        if size_bytes > most_bytes:
-            raise too_long(most_bytes)
-        chunks.append(chunk)
+    try:
+        check_announced(request, most_bytes)
+        chunks: list[bytes] = []
+        size_bytes = 0
+        async for chunk in request.stream():
+            size_bytes += len(chunk)
+            if size_bytes > most_bytes:
+                raise too_long(most_bytes)
+            chunks.append(chunk)
+    except hostd.MessageTooLargeError:
+        await drain(request.receive)
+        raise
     return b"".join(chunks)

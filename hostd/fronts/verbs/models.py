@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from hostd.fronts.verbs.answers import HEADERS
 from hostd.fronts.verbs.arguments import absolute
 from hostd.fronts.verbs.route import Asked, Following
-from hostd.fronts.verbs.shapes import Size
+from hostd.fronts.verbs.shapes import ListedModel, ModelList, Size
 from hostd.fronts.verbs.streams import block, closing
 
 if TYPE_CHECKING:
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     import hostd
 
 
-async def list_models(asked: Asked) -> list[hostd.ModelInfo]:
+async def list_models(asked: Asked) -> ModelList:
     """Return the records of the models."""
-    return await asked.client.list_models(all=asked["all"])
+    return ModelList([ListedModel.of(info) for info in await asked.client.list_models(all=asked["all"])])
 
 
-async def get_model(asked: Asked) -> hostd.ModelInfo:
+async def get_model(asked: Asked) -> ListedModel:
     """Return the record of a model."""
-    return await asked.client.get_model(asked["id"], all=asked["all"])
+    return ListedModel.of(await asked.client.get_model(asked["id"], all=asked["all"]))
 
 
 async def load_model(asked: Asked) -> hostd.ModelInfo:

@@ -11,7 +11,7 @@ import hostd
 from hostd.fronts.access import Role
 from hostd.fronts.verbs import calls, described, files, host, models
 from hostd.fronts.verbs.route import EVENTS, HTML, JSON, MSGPACK, TEXT, Body, Parameter, Place, Route
-from hostd.fronts.verbs.shapes import Reloaded, Result, Size
+from hostd.fronts.verbs.shapes import ListedModel, ModelList, Reloaded, Result, Size
 from hostd.records import STANDALONE
 
 
@@ -52,8 +52,8 @@ and `data`, its bytes in C order, in both directions. With `stream` each item is
 then comes an event `end`; an event `error` in its place has what a failed call has as its body."""
 
 ROUTES: Final = (
-    Route("GET", "/v1/models", models.list_models, Role.READ, "List the models", list[hostd.ModelInfo], _query(_ALL)),
-    Route("GET", "/v1/models/{id}", models.get_model, Role.READ, "Show a model", hostd.ModelInfo, _query(_ALL)),
+    Route("GET", "/v1/models", models.list_models, Role.READ, "List the models", ModelList, _query(_ALL)),
+    Route("GET", "/v1/models/{id}", models.get_model, Role.READ, "Show a model", ListedModel, _query(_ALL)),
     Route(
         "POST",
         "/v1/models/{id}/load",

@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+import hostd
+from hostd_workers.wire.light_dataclass import dataclass
+
+
+@dataclass(frozen=True)
+class ListedModel(hostd.ModelInfo):
+    """A record with what clients of OpenAI's API read of it: `created` are seconds since the epoch, 0 if unknown."""
+
+    object: str = "model"
+    created: int = 0
+    owned_by: str = "hostd"
+
+    @classmethod
+    def of(cls, info: hostd.ModelInfo) -> ListedModel:
+        """Return a record so."""
+        return cls(**vars(info), created=int(info.created_s or 0))
+
+
+@dataclass(frozen=True)
+class ModelList:
+    """The models, by id; `object` is "list"."""
+
+    data: list[ListedModel]
+    object: str = "list"
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ class GeneratingModel(PipelineModel):
 
         The prompt is a string, or a list of messages (`{"role": …, "content": …}`) for a model with a chat template.
         Keywords are the pipeline's own, such as `max_new_tokens`, `do_sample` or `temperature`, and what is left out is
-        as for `predict`.
+        as for `predict`. A `temperature` alone samples, one of 0 takes the likeliest token; `seed` makes it repeatable.
         """
         self._check(prompt)
-        arguments = {name: self._keyword(name, value) for name, value in kwargs.items()}
+        arguments = {name: self._keyword(name, value) for name, value in self._sampling(kwargs).items()}
         streamer = self._transformers.TextIteratorStreamer(
             self._pipeline.tokenizer, skip_prompt=True, skip_special_tokens=True
         )
@@ -41,6 +41,28 @@ class GeneratingModel(PipelineModel):
             if refusal is None:
                 raise run.error
             raise refusal from run.error
+
+    def count_tokens(self, prompt: Any, /) -> int:
+        """Return how many tokens a prompt has, as the model is given it."""
+        self._check(prompt)
+        if isinstance(prompt, str):
+            return self._length(prompt)
+        encoded = self._pipeline.tokenizer.apply_chat_template(self._data(prompt), add_generation_prompt=True)
+        return len(encoded["input_ids"] if isinstance(encoded, Mapping) else encoded)
+
+    def _sampling(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the keywords with what they mean to the pipeline."""
+        rest = dict(given)
+        if (seed := rest.pop("seed", None)) is not None:
+            if type(seed) is not int:
+                raise InvalidArgumentError(f"seed must be a number, got {seed!r}")
+            self._transformers.set_seed(seed % (1 << 32))
+        temperature = rest.get("temperature")
+        if isinstance(temperature, (int, float)) and "do_sample" not in rest:
+            rest["do_sample"] = temperature > 0
+            if not temperature:
+                del rest["temperature"]
+        return rest
 
     def _check(self, prompt: Any) -> None:
         if isinstance(prompt, str):
