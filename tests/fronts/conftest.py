@@ -1,10 +1,6 @@
 """A host with models of each kind, and a front before it."""
 
 import pytest
-
-pytest.importorskip("orjson", reason="the extra `http`")
-pytest.importorskip("tritonclient.http", reason="asked as its clients do")
-
 from oip_rig import Front, write_onnx, write_python, write_sklearn
 
 import hostd

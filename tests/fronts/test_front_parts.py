@@ -217,6 +217,7 @@ DATA = bytes(range(256)) * 10
         (b"deflate", zlib.compress(DATA)),
         (b"deflate", bare(DATA)),
     ],
+    ids=["none", "identity", "gzip", "x-gzip", "two-members", "zlib", "bare"],
 )
 def test_bodies_are_inflated_up_to_the_bound(encoding, body):
     assert asyncio.run(encodings.inflated(body, encoding, len(DATA))) == DATA
@@ -225,7 +226,11 @@ def test_bodies_are_inflated_up_to_the_bound(encoding, body):
             asyncio.run(encodings.inflated(body, encoding, len(DATA) - 1))
 
 
-@pytest.mark.parametrize("body", [b"x", gzip.compress(DATA)[:-1], gzip.compress(DATA) + b"x", gzip.compress(DATA)[:10]])
+@pytest.mark.parametrize(
+    "body",
+    [b"x", gzip.compress(DATA)[:-1], gzip.compress(DATA) + b"x", gzip.compress(DATA)[:10]],
+    ids=["no-header", "cut-off", "more-behind", "header-alone"],
+)
 def test_damaged_bodies_are_refused(body):
     with pytest.raises(hostd.InvalidArgumentError, match="gzip"):
         asyncio.run(encodings.inflated(body, b"gzip", 10**6))

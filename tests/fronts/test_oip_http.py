@@ -217,11 +217,14 @@ def test_the_repository_lists_loads_and_unloads(asking, front):
         asking.load_model("spare", config="{}")
 
 
-def test_a_load_of_what_is_loaded_takes_changed_files(asking, models_dir):
+def test_a_load_of_what_is_loaded_takes_changed_files(asking, models_dir, fronted):
     write_python(models_dir / "changing", CHANGING.format(method="first"))
     inputs = [given("x", np.ones(1), "FP64")]
     asking.load_model("changing")
     asking.infer("changing", inputs, parameters={"method": "first"})
+    client = fronted.client()
+    # The host reads what it has loaded beside the load, and compares only when it is asked to load.
+    eventually(lambda: client.load_model("changing", models_dir / "changing").info.files == "as loaded", "it is known")
     (models_dir / "changing" / "model.py").write_text(CHANGING.format(method="second"))
     asking.load_model("changing")
     result = asking.infer("changing", inputs, parameters={"method": "second"})

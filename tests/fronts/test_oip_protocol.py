@@ -151,7 +151,7 @@ requests = st.fixed_dictionaries(
 def test_whatever_comes_is_a_request_or_an_error_of_ours(body, length):
     with contextlib.suppress(HostError):
         request = protocol.parse(body, length)
-        assert isinstance((request.method, request.timeout_s), tuple)  # read, which may raise, too
+        _ = request.method, request.timeout_s  # are read when they are needed
 
 
 # A body that is the only input
