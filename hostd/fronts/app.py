@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hostd.fronts import asgi
+from hostd.fronts.metrics import PATH as METRICS_PATH
+from hostd.fronts.metrics import metrics_app
 from hostd.fronts.models import Models
 from hostd.fronts.oip.http import MAX_BODY_BYTES, OpenInference
 from hostd.fronts.openai.http import OpenAI
@@ -26,6 +28,7 @@ def app(client: AsyncClient, *, max_body_bytes: int = MAX_BODY_BYTES) -> App:
     """
     inference = OpenInference(client, max_body_bytes)
     openai = OpenAI(client, Models(client), max_body_bytes)
+    metrics = metrics_app(client)
     verbs = verbs_app(client, max_body_bytes=max_body_bytes)
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
@@ -35,6 +38,8 @@ def app(client: AsyncClient, *, max_body_bytes: int = MAX_BODY_BYTES) -> App:
         path = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else ""
         if path in openai.paths:
             await openai(scope, receive, send)
+        elif path == METRICS_PATH:
+            await metrics(scope, receive, send)
         elif path.startswith("/v1/"):
             await verbs(scope, receive, send)
         else:

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     from hostd.config.settings import HostConfig, MemoryConfig, ModelsConfig
     from hostd.records import HostInfo
+    from hostd.shell.control.metrics import Metrics
     from hostd.shell.fronts import Fronts
     from hostd.shell.processes.spawning import TemplateProcess
     from hostd.shell.transport.listener import Side
@@ -69,6 +70,7 @@ class _Parts(NamedTuple):
     declared: DeclaredModels
     sizes: Sizes
     fronts: Fronts | None
+    metrics: Metrics | None
 
 
 class Service:
@@ -156,8 +158,9 @@ class Service:
         fronts = _fronts(loop, config, stack)
         description = Description(config, self._kind, queries, place, models_dir, fronts)
         survey = Survey(queries, finding.contents, repository, declared)
+        metrics = _metrics(config, supervisor)
         control = Control(
-            supervisor, logs, files, sizes, workforce, declared, survey, settings, programs, description.info
+            supervisor, logs, files, sizes, workforce, declared, survey, settings, programs, metrics, description.info
         )
         frontend = enter(
             Frontend(
@@ -174,7 +177,9 @@ class Service:
         supervisor.attach(frontend, backend, workforce, sizes, finding, files, repository or NoRepository())
         sampler = _sampler(config.memory, supervisor, workforce, gpu)
         supervisor.tell(workforce.on_event, control.on_event, sampler.on_event, declared.on_event)
-        return _Parts(supervisor, settings, place, description, sampler, repository, files, declared, sizes, fronts)
+        return _Parts(
+            supervisor, settings, place, description, sampler, repository, files, declared, sizes, fronts, metrics
+        )
 
     def _take_directories(self, stack: contextlib.ExitStack) -> Place:
         with paths.told(self._config.runtime_dir, "runtime"):
@@ -188,7 +193,19 @@ class Service:
             from hostd.shell.control.pages import serve  # noqa: PLC0415 - most hosts do without, and start the sooner
 
             loop, description = asyncio.get_running_loop(), host.description
-            description.metrics_port = serve(section.host, section.port, loop, host.supervisor, description.info, stack)
+            assert host.metrics is not None  # noqa: S101 - see `_metrics`
+            description.metrics_port = serve(section.host, section.port, loop, host.metrics, description.info, stack)
+
+
+def _metrics(config: HostConfig, supervisor: Supervisor) -> Metrics | None:
+    """Return what counts for the page of metrics, if anybody can see that."""
+    if config.metrics.port is None and config.fronts.http is None:
+        return None
+    from hostd.shell.control.metrics import Metrics  # noqa: PLC0415 - as for the pages
+
+    metrics = Metrics(supervisor.core)
+    supervisor.tell(metrics.on_event)
+    return metrics
 
 
 def _fronts(loop: asyncio.AbstractEventLoop, config: HostConfig, stack: contextlib.ExitStack) -> Fronts | None:

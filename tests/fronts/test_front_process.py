@@ -290,3 +290,28 @@ def test_a_head_that_is_too_long_is_refused(fronted):
             while True:
                 one.sendall(b"X-Filler: " + b"x" * 8000 + b"\r\n")
     assert status_of(url) == 200
+
+
+# Metrics
+
+
+def test_prometheus_gets_the_hosts_page_in_the_form_that_it_asks_for(fronted, model_dir):
+    host = fronted()
+    host.client().load_model("m", model_dir())
+    for accept, kind, last in (
+        ("*/*", "text/plain", b"\n"),
+        ("application/openmetrics-text;version=1.0.0", "application/openmetrics-text", b"# EOF\n"),
+    ):
+        request = urllib.request.Request(url_of(host) + "/metrics", headers={"Accept": accept})
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+            page = answer.read()
+        assert answer.headers["Content-Type"].startswith(kind)
+        assert page.endswith(last)
+        assert b'total_loaded_models{model_id="m"' in page or b'model_id="m"' in page
+        assert b"# HELP hostd_model_charge_bytes" in page
+    assert status_of(url_of(host), "/metrics", b"") == 405
+
+
+def test_a_host_that_nobody_asks_for_metrics_counts_none(host):
+    with pytest.raises(hostd.FailedPreconditionError, match="this host counts no metrics: set metrics.port"):
+        host.client().metrics_page()

@@ -260,10 +260,7 @@ class AsyncClient(NotPickled):
     # Memory
 
     async def get_model_size(self, model_id: str) -> int:
-        """Return the resident memory of a model's processes in bytes, as last measured.
-
-        Raises `NotFoundError`, with the reason, if it is not loaded.
-        """
+        """Return the resident memory of a model's processes in bytes, as last measured; or raise `NotFoundError`."""
         check_named(model_id)
         return size_of(await self.get_model(model_id))
 
@@ -297,14 +294,11 @@ class AsyncClient(NotPickled):
         return LoadPlan.from_dict(await self._verb("plan_load", self.timeout_s, **asked))
 
     async def pin_model(self, model_id: str) -> ModelInfo:
-        """Keep a model in memory: it is not evicted, whatever the budget says, until `unpin_model`.
-
-        Returns its record. Raises `NotFoundError` if it is not loaded.
-        """
+        """Keep a model in memory, whatever the budget says; returns its record, `NotFoundError` if it is not loaded."""
         return ModelInfo.from_dict(await self._verb("pin_model", self.timeout_s, model_id=model_id, pinned=True))
 
     async def unpin_model(self, model_id: str) -> ModelInfo:
-        """Let a model be evicted again, and return its record. Raises `NotFoundError` if it is not loaded."""
+        """Let a model be evicted again; returns its record, `NotFoundError` if it is not loaded."""
         return ModelInfo.from_dict(await self._verb("pin_model", self.timeout_s, model_id=model_id, pinned=False))
 
     async def memory_info(self) -> MemoryInfo:
@@ -318,10 +312,7 @@ class AsyncClient(NotPickled):
     # The models directory
 
     async def undeploy_model(self, model_id: str, *, timeout_s: float | None = None) -> UnloadReport:
-        """Unload a model, if it is loaded, and remove its files from the models directory.
-
-        Raises `NotFoundError` if there is no such model in the directory.
-        """
+        """Unload a model, and remove its files from the models directory; `NotFoundError` if there are none."""
         return UnloadReport.from_dict(await self._verb("undeploy_model", timeout_s, model_id=model_id))
 
     async def sync_local_models(
@@ -333,9 +324,8 @@ class AsyncClient(NotPickled):
     ) -> SyncReport:
         """Load what is new in the models directory, unless `load` is false, and unload what is gone from it.
 
-        What the configuration declares (`preload`) is loaded too, and read again if its file has changed.
-
-        With `wait` it returns when all of that has ended, loads of earlier syncs too, else when it is begun.
+        What the configuration declares (`preload`) is loaded too, and read again if its file has changed. With `wait`
+        it returns when all of that has ended, loads of earlier syncs too, else when it is begun.
         """
         return SyncReport.from_dict(await self._verb("sync_local_models", timeout_s, wait=wait, load=load))
 
@@ -362,6 +352,14 @@ class AsyncClient(NotPickled):
     async def host_settings(self) -> dict[str, Any]:
         """Return the settings that are in force in the host, in the shape of its configuration file."""
         return dict(await self._verb("host_settings", self.timeout_s))
+
+    async def metrics_page(self, accept: str = "") -> tuple[str, bytes]:
+        """Return the content type and the text of the Prometheus page, in the best form of an HTTP header `Accept`.
+
+        Raises `FailedPreconditionError` if the host has neither `metrics.port` nor an HTTP front, and counts nothing.
+        """
+        content_type, page = await self._verb("metrics_page", self.timeout_s, accept=accept)
+        return str(content_type), bytes(page)
 
     async def shutdown(self) -> None:
         """Drain, unload everything and end the host; returns when that is done."""

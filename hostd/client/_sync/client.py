@@ -242,10 +242,7 @@ class Client(NotPickled):
     # Memory
 
     def get_model_size(self, model_id: str) -> int:
-        """Return the resident memory of a model's processes in bytes, as last measured.
-
-        Raises `NotFoundError`, with the reason, if it is not loaded.
-        """
+        """Return the resident memory of a model's processes in bytes, as last measured; or raise `NotFoundError`."""
         check_named(model_id)
         return size_of(self.get_model(model_id))
 
@@ -279,14 +276,11 @@ class Client(NotPickled):
         return LoadPlan.from_dict(self._verb("plan_load", self.timeout_s, **asked))
 
     def pin_model(self, model_id: str) -> ModelInfo:
-        """Keep a model in memory: it is not evicted, whatever the budget says, until `unpin_model`.
-
-        Returns its record. Raises `NotFoundError` if it is not loaded.
-        """
+        """Keep a model in memory, whatever the budget says; returns its record, `NotFoundError` if it is not loaded."""
         return ModelInfo.from_dict(self._verb("pin_model", self.timeout_s, model_id=model_id, pinned=True))
 
     def unpin_model(self, model_id: str) -> ModelInfo:
-        """Let a model be evicted again, and return its record. Raises `NotFoundError` if it is not loaded."""
+        """Let a model be evicted again; returns its record, `NotFoundError` if it is not loaded."""
         return ModelInfo.from_dict(self._verb("pin_model", self.timeout_s, model_id=model_id, pinned=False))
 
     def memory_info(self) -> MemoryInfo:
@@ -300,10 +294,7 @@ class Client(NotPickled):
     # The models directory
 
     def undeploy_model(self, model_id: str, *, timeout_s: float | None = None) -> UnloadReport:
-        """Unload a model, if it is loaded, and remove its files from the models directory.
-
-        Raises `NotFoundError` if there is no such model in the directory.
-        """
+        """Unload a model, and remove its files from the models directory; `NotFoundError` if there are none."""
         return UnloadReport.from_dict(self._verb("undeploy_model", timeout_s, model_id=model_id))
 
     def sync_local_models(
@@ -315,9 +306,8 @@ class Client(NotPickled):
     ) -> SyncReport:
         """Load what is new in the models directory, unless `load` is false, and unload what is gone from it.
 
-        What the configuration declares (`preload`) is loaded too, and read again if its file has changed.
-
-        With `wait` it returns when all of that has ended, loads of earlier syncs too, else when it is begun.
+        What the configuration declares (`preload`) is loaded too, and read again if its file has changed. With `wait`
+        it returns when all of that has ended, loads of earlier syncs too, else when it is begun.
         """
         return SyncReport.from_dict(self._verb("sync_local_models", timeout_s, wait=wait, load=load))
 
@@ -344,6 +334,14 @@ class Client(NotPickled):
     def host_settings(self) -> dict[str, Any]:
         """Return the settings that are in force in the host, in the shape of its configuration file."""
         return dict(self._verb("host_settings", self.timeout_s))
+
+    def metrics_page(self, accept: str = "") -> tuple[str, bytes]:
+        """Return the content type and the text of the Prometheus page, in the best form of an HTTP header `Accept`.
+
+        Raises `FailedPreconditionError` if the host has neither `metrics.port` nor an HTTP front, and counts nothing.
+        """
+        content_type, page = self._verb("metrics_page", self.timeout_s, accept=accept)
+        return str(content_type), bytes(page)
 
     def shutdown(self) -> None:
         """Drain, unload everything and end the host; returns when that is done."""

@@ -16,14 +16,13 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hostd.shell.control.http import HttpServer, Page
-from hostd.shell.control.metrics import Metrics
 
 if TYPE_CHECKING:
     import contextlib
     from collections.abc import Awaitable, Callable, Mapping
 
     from hostd.records import HostInfo
-    from hostd.shell.supervisor import Supervisor
+    from hostd.shell.control.metrics import Metrics
 
 T = TypeVar("T")
 
@@ -90,13 +89,11 @@ def serve(
     host: str,
     port: int,
     loop: asyncio.AbstractEventLoop,
-    supervisor: Supervisor,
+    metrics: Metrics,
     info: Callable[[], HostInfo],
     stack: contextlib.ExitStack,
 ) -> int:
     """Serve the pages of a host at an address until the end of the stack, and return the port."""
-    metrics = Metrics(supervisor.core)
-    supervisor.tell(metrics.on_event)
     return stack.enter_context(HttpServer(host, port, Pages(loop, metrics, info).by_path())).port
 
 

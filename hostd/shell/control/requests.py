@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hostd.core import effects as fx
@@ -32,12 +33,18 @@ from hostd.units import counted
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import encode
-from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
+from hostd_workers.wire.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hostd.records import Event, HostInfo
+    from hostd.shell.control.metrics import Metrics
     from hostd.shell.control.settings import Settings
     from hostd.shell.deploys.executor import Files
     from hostd.shell.processes.logs import LogDrain, ModelLog
@@ -75,6 +82,7 @@ class Control:
         survey: Survey,
         settings: Settings,
         programs: Programs,
+        metrics: Metrics | None,
         info: Callable[[], HostInfo],
     ) -> None:
         self._supervisor = supervisor
@@ -87,6 +95,7 @@ class Control:
         self._info = info
         self._settings = settings
         self._programs = programs
+        self._metrics = metrics
         self._records = Records()
         self._slices = Slices()
         self._subscribers: ByClient[str | None] = ByClient()
@@ -130,6 +139,7 @@ class Control:
             "model_stacks": Verb(Role.USE, self._model_stacks),
             "host_info": Verb(Role.USE, lambda r: answer(r.caller, self._info())),
             "host_settings": Verb(Role.ADMINISTER, lambda r: answer(r.caller, self._settings.to_dict())),
+            "metrics_page": Verb(Role.USE, self._metrics_page),
             "events": Verb(Role.USE, self._subscribe),
         }
 
@@ -295,6 +305,15 @@ class Control:
             raise queries.absence_of(model_id)
         stacks = self._workforce.stacks(request.caller.client, queries.workers_of(model_id))
         self._supervisor.reply(request.caller, stacks)
+
+    def _metrics_page(self, request: Request) -> None:
+        request.only("accept")
+        if self._metrics is None:
+            raise FailedPreconditionError(
+                "this host counts no metrics: set metrics.port (--metrics-port), or fronts.http (--http)"
+            )
+        write = partial(self._metrics.page, self._metrics.snapshot(), request.get("accept", str, ""))
+        self._supervisor.reply(request.caller, self._supervisor.read(request.caller.client, write))
 
     def _subscribe(self, request: Request) -> None:
         request.only("model_id")
