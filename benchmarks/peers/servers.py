@@ -59,6 +59,8 @@ class Peer:
     answer_of: Callable[[Any], Any]
     clients: dict[str, str] = field(default_factory=dict)
     """Clients of its own that are measured too: their names, and the modules that they are."""
+    limit_over_http: float = 1.0
+    """What a call of the host over HTTP may cost of one of it."""
 
     def lane(self, place: Place) -> HttpLane:
         """Return a lane to its first port."""
@@ -79,13 +81,14 @@ def _ask_plainly() -> Any:
     return {"x": _rows().tolist()}
 
 
-def _ask_openly() -> Any:
+def ask_openly() -> Any:
     """Return a request of the Open Inference Protocol."""
     data = _rows().tolist()
     return {"inputs": [{"name": "x", "datatype": "FP64", "shape": [1, DIGITS_FEATURES], "data": data}]}
 
 
-def _open_answer(document: Any) -> Any:
+def open_answer(document: Any) -> Any:
+    """Return the classes in an answer of the Open Inference Protocol."""
     return document["outputs"][0]["data"]
 
 
@@ -165,8 +168,8 @@ PEERS = (
         "nvidia-pytriton scikit-learn",
         _triton,
         "/v2/models/digits/infer",
-        _ask_openly,
-        _open_answer,
+        ask_openly,
+        open_answer,
         {"Triton, gRPC": "benchmarks.peers.triton_client"},
     ),
     Peer(
@@ -186,8 +189,9 @@ PEERS = (
         "mlserver mlserver-sklearn 'uvloop<0.22'",  # the workers of 1.7 die with a newer one
         _mlserver,
         "/v2/models/digits/infer",
-        _ask_openly,
-        _open_answer,
+        ask_openly,
+        open_answer,
+        limit_over_http=0.5,
     ),
     Peer(
         "BentoML",

@@ -1,4 +1,4 @@
-"""`peers`: the digits model in other model servers and in the host, with 1 and 8 requests in flight.
+"""`peers`: the digits model in other model servers and in the host, with 1, 8 and 64 requests in flight.
 
 It installs nothing. A peer is found in an environment of its own, `DIR/<peer>` with `--peers DIR`, or in this one; for
 those that are missing it says how to get them. Servers are started one after the other, stay for the whole comparison,
@@ -18,8 +18,9 @@ import joblib
 from benchmarks.callers import callers
 from benchmarks.digits import open_floors
 from benchmarks.models import digits_row, model_directory, write_digits
+from benchmarks.peers.http import HttpLane
 from benchmarks.peers.rig import PeerError, Started, StartTimer, find, serving
-from benchmarks.peers.servers import PEERS
+from benchmarks.peers.servers import PEERS, ask_openly, open_answer
 from benchmarks.runner import HOST, Effort, Side, alternate, in_flight
 from benchmarks.verdicts import Against, By, Comparison, Figure, Target, Verdict, compare
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from benchmarks.peers.servers import Peer
     from benchmarks.runner import Round
 
-DEPTH = 8
+DEPTHS = (8, 64)
+OVER_HTTP = f"{HOST}, HTTP"
 DEFAULT_DIRECTORY = Path("peers")
 LIMIT = 1.0
 
@@ -43,7 +45,8 @@ def peers(effort: Effort, *, with_host: bool, directory: Path | None = None) -> 
         if with_host:
             rig.add_host()
         yield rig.calls(1, By.LATENCY, rig.targets if with_host else [])
-        yield rig.calls(DEPTH, By.RATE, [])
+        for depth in DEPTHS:
+            yield rig.calls(depth, By.RATE, [])
         if rig.started:
             yield rig.seen("from the start to the first answer", By.LATENCY, lambda started: started.start_s)
             yield rig.seen("memory of all processes (PSS)", By.BYTES, lambda started: started.memory_bytes)
@@ -84,6 +87,7 @@ class _Rig:
             measures[name] = self._stack.enter_context(own).measure
         self._measures |= measures
         self.targets += [Target(HOST, name, Against.RATIO, LIMIT) for name in measures]
+        self.targets.append(Target(OVER_HTTP, peer.name, Against.RATIO, peer.limit_over_http))
 
     def add_host(self) -> None:
         """Start a host, with its client in this process."""
@@ -91,18 +95,24 @@ class _Rig:
         from benchmarks.ours import DIGITS_ID, HandleLane, classified  # noqa: PLC0415 - as above
 
         timer = StartTimer()
-        client = self._stack.enter_context(self._stack.enter_context(hostd.Host()).client())
+        client = self._stack.enter_context(self._stack.enter_context(hostd.Host(fronts={"http": 0})).client())
         answer = client.load_model(DIGITS_ID, str(self._model)).predict(digits_row())
         self.started[HOST] = timer.started()
         if answer.tolist() != self._expected:
             raise PeerError(f"the host answers {answer!r} in place of {self._expected!r}")
         self._measures[HOST] = partial(in_flight, HandleLane(client, classified()))
+        port = int(client.host_info().fronts["http"].rpartition(":")[2])
+        lane = HttpLane(port, f"/v2/models/{DIGITS_ID}/infer", ask_openly, open_answer)
+        if lane.call() != self._expected:
+            raise PeerError("the host answers something else over HTTP")
+        self._stack.callback(lane.close)
+        self._measures[OVER_HTTP] = partial(in_flight, lane)
 
     def calls(self, depth: int, by: By, targets: Sequence[Target]) -> Comparison:
         """Measure all sides in turn."""
         effort = self._effort
         sides = [
-            Side(name, partial(measure, depth, effort.round_s), is_ours=name == HOST)
+            Side(name, partial(measure, depth, effort.round_s), is_ours=name in (HOST, OVER_HTTP))
             for name, measure in self._measures.items()
         ]
         rounds = alternate(sides, effort.rounds, effort.patience_s)

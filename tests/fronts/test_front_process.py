@@ -313,5 +313,5 @@ def test_prometheus_gets_the_hosts_page_in_the_form_that_it_asks_for(fronted, mo
 
 
 def test_a_host_that_nobody_asks_for_metrics_counts_none(host):
-    with pytest.raises(hostd.FailedPreconditionError, match="this host counts no metrics: set metrics.port"):
+    with pytest.raises(hostd.FailedPreconditionError, match=r"this host counts no metrics: set metrics\.port"):
         host.client().metrics_page()
