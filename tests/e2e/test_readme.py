@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -88,12 +89,13 @@ def test_the_configuration_reference_names_every_setting_and_no_other():
     assert {name for row in rows for name in re.findall(r"`([\w.]+)`", row)} == settings
 
 
-@pytest.fixture
-def serving(tmp_path):
+@pytest.fixture(params=["models.lazy_load=true"])
+def serving(tmp_path, request):
     """A host as the README serves one with a models directory; what a shell needs to use it."""
     (tmp_path / "models").mkdir()
-    (line,) = [line for line in block_with("--models-dir").splitlines() if line.startswith("hostd serve ")]
-    arguments = line.replace("/tmp/models", str(tmp_path / "models")).split()[2:]
+    (line,) = [line for line in block_with(request.param).splitlines() if line.startswith("hostd serve ")]
+    line = line.replace("/tmp/models", str(tmp_path / "models")).replace("--http 8000", f"--http {free_port()}")
+    arguments = line.split()[2:]
     # A short directory: the path of a socket may have 107 bytes.
     with tempfile.TemporaryDirectory(prefix="hostd-r-") as runtime:
         environment = {
@@ -102,6 +104,8 @@ def serving(tmp_path):
             "HOSTD_STATE_DIR": str(tmp_path / "state"),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
+        if "--http" in arguments:
+            environment["HTTP_PORT"] = arguments[arguments.index("--http") + 1]
         command = [sys.executable, "-m", "hostd", "serve", *arguments]
         with subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path
@@ -110,6 +114,11 @@ def serving(tmp_path):
             yield environment
             host.terminate()
             host.wait(60)
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
 
 
 def run(environment, directory, *command):
@@ -162,6 +171,18 @@ def test_the_deploys_of_the_readme_run_as_they_stand(serving, tmp_path):
     (tmp_path / "greeter" / "model.py").write_text(
         "class Greeter:\n    def greet(self): ...\n\ndef load(path):\n    return Greeter()\n"
     )
-    commands = block_with("hostd deploy").replace("/tmp/greeter", str(tmp_path / "greeter"))
+    commands = block_with("hostd undeploy").replace("/tmp/greeter", str(tmp_path / "greeter"))
     for _ in range(2):  # what is undeployed can be deployed again
         run(serving, tmp_path, "bash", "-e", "-c", commands)
+
+
+@pytest.mark.parametrize("serving", ["--http 8000"], indirect=True)
+def test_the_readme_over_http_runs_as_it_stands(serving, tmp_path):
+    (tmp_path / "greeter").mkdir()
+    (tmp_path / "greeter" / "model.py").write_text(
+        "class Greeter:\n    def greet(self, name): return f'Hello, {name}!'\n\ndef load(path):\n    return Greeter()\n"
+    )
+    commands = block_with("curl -sf localhost:8000").replace("/tmp/greeter", str(tmp_path / "greeter"))
+    said = run(serving, tmp_path, "bash", "-e", "-c", commands.replace(":8000", ":$HTTP_PORT"))
+    assert '{"result":"Hello, Ada!"}' in said
+    assert '"platform":"python"' in said
