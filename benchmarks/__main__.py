@@ -49,6 +49,7 @@ COMMANDS = (
     "limit",
     "leaks",
     "attack",
+    "fronts",
     "peers",
 )
 
@@ -77,6 +78,7 @@ def run_one(
         death,
         deploy,
         first,
+        fronts,
         idle,
         leaks,
         limit,
@@ -109,6 +111,7 @@ def run_one(
         "proof": proof.proof,
         "limit": limit.limit,
         "leaks": leaks.leaks,
+        "fronts": fronts.fronts,
         "peers": partial(side_by_side.peers, directory=chosen.peers),
         "attack": partial(attack.attack, names=chosen.attacks),
     }[command]
