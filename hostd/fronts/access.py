@@ -149,12 +149,15 @@ def guarded(app: App, access: Access) -> App:
     return serve
 
 
-def require(scope: Mapping[str, Any], role: Role) -> None:
-    """Raise `PermissionDeniedError` unless a request has a role, `UnauthenticatedError` if it has no token either.
+def role_of(scope: Mapping[str, Any]) -> Role:
+    """Return the role of a request; where nobody guards an application, everybody may do everything."""
+    role: Role = scope.get(_KEY, Role.ADMIN)
+    return role
 
-    An application that nobody guards lets everybody do everything.
-    """
-    has: Role = scope.get(_KEY, Role.ADMIN)
+
+def require(scope: Mapping[str, Any], role: Role) -> None:
+    """Raise `PermissionDeniedError` unless a request has a role, `UnauthenticatedError` if it has no token either."""
+    has = role_of(scope)
     if has >= role:
         return
     needed = f"this needs the role {role.name.lower()}"

@@ -37,6 +37,7 @@ EXAMPLES = {
     "estimate_model_size": ("/v1/models/new/estimate", {"path": "ECHO"}),
     "get_model_size": ("/v1/models/m/size",),
     "model_logs": ("/v1/models/m/logs",),
+    "model_examples": ("/v1/models/m/examples",),
     "model_stacks": ("/v1/models/m/stacks",),
     "deploy_model": ("/v1/models/d/files?replace=true", FILES, FORM),
     "undeploy_model": ("/v1/models/d/files",),

@@ -67,6 +67,8 @@ def _response(value: Any, form: str, status: int) -> Response:
 def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
     if hasattr(value, "to_dict"):
         return value.to_dict()
     if is_dataclass(value):

@@ -1,4 +1,4 @@
-"""What this front says of itself: the OpenAPI document, and a page for people."""
+"""What this front says of itself and of whoever asks: the OpenAPI document, a page for people, the caller's role."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from starlette.responses import HTMLResponse, Response
 from hostd.fronts.verbs.answers import HEADERS
 from hostd.fronts.verbs.openapi import document
 from hostd.fronts.verbs.page import POLICY, page
+from hostd.fronts.verbs.shapes import Caller
 
 if TYPE_CHECKING:
     from hostd.fronts.verbs.route import Asked
@@ -23,3 +24,8 @@ async def openapi(asked: Asked) -> dict[str, Any]:
 async def docs(asked: Asked) -> Response:
     """Return the page for people."""
     return HTMLResponse(page(asked.routes), headers={**HEADERS, "Content-Security-Policy": POLICY})
+
+
+async def me(asked: Asked) -> Caller:
+    """Return the role of whoever asks."""
+    return Caller(asked.role.name.lower())

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 import hostd
-from hostd.fronts.access import require
+from hostd.fronts.access import require, role_of
 from hostd.fronts.verbs import arguments
 from hostd.fronts.verbs.answers import answered, failed, form_of
 from hostd.fronts.verbs.bodies import with_body
@@ -51,6 +51,7 @@ async def dispatch(route: Route, request: Request, segments: Iterable[bytes], se
             served.routes,
             str(request.scope.get("root_path", "")),
             request.headers.get("last-event-id"),
+            role=role_of(request.scope),
         )
         async with with_body(route, request, asked, served.limits) as whole:
             value = await unless_gone(request.receive, route.handler(whole))

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import PlainTextResponse, Response
 
+from hostd.example_calls import example_of
 from hostd.fronts.verbs.answers import HEADERS
 from hostd.fronts.verbs.arguments import absolute
 from hostd.fronts.verbs.route import Asked, Following
-from hostd.fronts.verbs.shapes import ListedModel, ModelList, Size
+from hostd.fronts.verbs.shapes import Example, ListedModel, ModelList, Size
 from hostd.fronts.verbs.streams import block, closing
 
 if TYPE_CHECKING:
@@ -95,6 +96,17 @@ async def _lines(asked: Asked) -> AsyncIterator[bytes]:
     async with closing(asked.client.log_lines(asked["id"], tail=asked["tail"], follow=True)) as lines:
         async for line in lines:
             yield block("note" if line.is_note else "line", line.to_dict())
+
+
+async def model_examples(asked: Asked) -> dict[str, Example | None]:
+    """Return a call to try each method of a model with."""
+    info = await asked.client.get_model(asked["id"], all=True)
+    return {name: _example(method) for name, method in info.methods.items()}
+
+
+def _example(method: hostd.MethodInfo) -> Example | None:
+    call = example_of(method)
+    return call and Example(list(call.args), dict(call.kwargs), call.is_of_arrays)
 
 
 async def model_stacks(asked: Asked) -> dict[str, str]:

@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from hostd.fronts.access import Role
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     import hostd
-    from hostd.fronts.access import Role
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
@@ -92,7 +93,7 @@ class Following:
 class Asked:
     """A request as a handler gets it: checked, and with its files, if there are any, in a directory that goes after it.
 
-    `last_event_id` is what a client says that follows again.
+    `last_event_id` is what a client says that follows again, `role` is what it may do.
     """
 
     client: hostd.AsyncClient
@@ -101,6 +102,7 @@ class Asked:
     root_path: str = ""
     last_event_id: str | None = None
     files: Path | None = None
+    role: Role = Role.ADMIN
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]

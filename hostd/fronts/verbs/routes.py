@@ -11,7 +11,7 @@ import hostd
 from hostd.fronts.access import Role
 from hostd.fronts.verbs import calls, described, files, host, models
 from hostd.fronts.verbs.route import EVENTS, HTML, JSON, MSGPACK, TEXT, Body, Parameter, Place, Route
-from hostd.fronts.verbs.shapes import ListedModel, ModelList, Reloaded, Result, Size
+from hostd.fronts.verbs.shapes import Caller, Example, ListedModel, ModelList, Reloaded, Result, Size
 from hostd.records import STANDALONE
 
 
@@ -148,6 +148,16 @@ ROUTES: Final = (
     ),
     Route(
         "GET",
+        "/v1/models/{id}/examples",
+        models.model_examples,
+        Role.READ,
+        "Say how each method may be called",
+        dict[str, Example | None],
+        text="By method, a call to try it with: of its author's example, else of what is known of its inputs, else of "
+        "its type hints; null where none of them says enough.",
+    ),
+    Route(
+        "GET",
         "/v1/models/{id}/stacks",
         models.model_stacks,
         Role.READ,
@@ -239,6 +249,7 @@ ROUTES: Final = (
         Reloaded,
         body=Body.MAP,
     ),
+    Route("GET", "/v1/me", described.me, Role.NONE, "Say what whoever asks may do", Caller),
     Route("GET", "/v1/openapi.json", described.openapi, Role.READ, "Describe all of this for programs", dict[str, Any]),
     Route("GET", "/v1/docs", described.docs, Role.READ, "Describe all of this for people", str, forms=(HTML,)),
 )

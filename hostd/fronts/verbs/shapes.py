@@ -45,6 +45,22 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Example:
+    """A call to try a method with, as lists and plain values; `is_of_arrays`: some of them are to be arrays."""
+
+    args: list[Any]
+    kwargs: dict[str, Any]
+    is_of_arrays: bool
+
+
+@dataclass(frozen=True)
+class Caller:
+    """What whoever asks may do: the name of a role, in lower case."""
+
+    role: str
+
+
+@dataclass(frozen=True)
 class Reloaded:
     """What a reload of the configuration did.
 
