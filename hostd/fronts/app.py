@@ -14,6 +14,7 @@ from hostd.fronts.metrics import metrics_app
 from hostd.fronts.models import Models
 from hostd.fronts.oip.http import MAX_BODY_BYTES, OpenInference
 from hostd.fronts.openai.http import OpenAI
+from hostd.fronts.status.app import is_of_page, path_of, status_app
 from hostd.fronts.verbs.app import verbs_app
 
 if TYPE_CHECKING:
@@ -30,18 +31,21 @@ def app(client: AsyncClient, *, max_body_bytes: int = MAX_BODY_BYTES) -> App:
     openai = OpenAI(client, Models(client), max_body_bytes)
     metrics = metrics_app(client)
     verbs = verbs_app(client, max_body_bytes=max_body_bytes)
+    page = status_app()
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await asgi.lifespan(receive, send)
             return
-        path = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else ""
+        path = path_of(scope) if scope["type"] == "http" else ""
         if path in openai.paths:
             await openai(scope, receive, send)
         elif path == METRICS_PATH:
             await metrics(scope, receive, send)
         elif path.startswith("/v1/"):
             await verbs(scope, receive, send)
+        elif is_of_page(path):
+            await page(scope, receive, send)
         else:
             await inference(scope, receive, send)
 
