@@ -27,25 +27,25 @@ export function header(node, store, entered) {
     say(access, `Access: ${store.role ?? "none"}`);
     set(state.node, "hidden", store.host === null);
     set(cards, "hidden", store.memory === null);
-    if (!store.host) return;
     say(name, nameOf(store.host));
-    document.title = `${store.lost ? "(not reachable) " : ""}${nameOf(store.host)} – hostd`;
+    document.title = `${store.lost ? "(not reachable) " : ""}${nameOf(store.host)} – status`;
+    showFacts(store.host ? factsOf(store) : []);
+    if (!store.host) return;
     state.update(store.host.state, Boolean(store.lost));
-    showFacts(factsOf(store));
     memory.update(store);
     calls.update(store);
   };
 }
 
 function nameOf(host) {
-  return host.name || "hostd";
+  return host?.name || "hostd";
 }
 
 function factsOf({ host, nowS, lost }) {
   return [
     `hostd ${host.version}`,
     lost ? `started ${instant(host.started_s)}` : `up ${age(nowS - host.started_s)}`,
-    counted(host.models, "model"),
+    `${counted(host.models, "model")} loaded`,
     counted(host.workers, "process").replace("processs", "processes"),
     `pid ${host.pid}, ${size(host.rss_bytes)}`,
   ];
@@ -91,9 +91,9 @@ function callsCard() {
   const most = h("p", { class: "hint" });
   const node = h(
     "section",
-    { class: "card trends", "aria-label": "The last two minutes" },
+    { class: "card trends", "aria-label": "The last two minutes of all models" },
     h("div", null, h("h2", null, "Calls a second ", now), chart.node, peak),
-    h("div", null, h("h2", null, "Memory in use ", used), held.node, most),
+    h("div", null, h("h2", null, "In use ", used), held.node, most),
   );
   const update = (store) => {
     const { rates, bytes } = store.pastOf();

@@ -79,12 +79,16 @@ function partsOf() {
 }
 
 function part(title, draw) {
-  const content = h("div", { class: "scroll" });
+  const content = h("div", { class: "scroll", role: "group", "aria-label": title });
+  // What does not fit is scrolled, by keys too; what fits is no stop on the way of whoever uses them.
+  const fit = () => set(content, "tabindex", content.scrollWidth > content.clientWidth ? 0 : null);
+  new ResizeObserver(fit).observe(content);
   const node = h("section", { class: "card", "aria-label": title }, h("h3", null, title), content);
   const show = showing(content, draw);
   const update = (value) => {
     set(node, "hidden", Array.isArray(value) ? !value.length : !Object.keys(value).length);
     show(value);
+    fit();
   };
   return { node, update };
 }
@@ -118,7 +122,7 @@ function trendsOf() {
   const held = sparkline("held");
   const now = h("strong");
   const bytes = h("strong");
-  const node = h("section", { class: "card trends", "aria-label": "The last two minutes" }, h("div", null, h("h3", null, "Calls a second ", now), calls.node), h("div", null, h("h3", null, "Memory ", bytes), held.node));
+  const node = h("section", { class: "card trends", "aria-label": "The last two minutes of this model" }, h("div", null, h("h3", null, "Calls a second ", now), calls.node), h("div", null, h("h3", null, "Memory ", bytes), held.node));
   const update = (model, store) => {
     const past = store.pastOf(model.id);
     say(now, rate(store.rateOf(model.id)));
