@@ -23,7 +23,7 @@ from hostd.fronts.access import Access, Role, guarded, local_hosts, read_tokens
 from hostd.fronts.app import app
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
 HEAD_S: Final = 30.0
 """What a slow network needs for a head is a second or two."""
@@ -51,7 +51,16 @@ def serve(order: Mapping[str, Any], say_ready: Callable[[], None]) -> None:
         local_hosts(host) if is_loopback(f"{host}:0") else None,
     )
     with contextlib.suppress(KeyboardInterrupt):  # how uvicorn passes SIGINT on
-        asyncio.run(_serve(order, listener, access, say_ready))
+        _run(_serve(order, listener, access, say_ready))
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
 
 
 async def _serve(
@@ -66,6 +75,7 @@ async def _serve(
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             backlog=_BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=_GRACE_S,
@@ -93,13 +103,15 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _timer: asyncio.TimerHandle | None = None
     _is_in_head = True
+    _is_whole = False
+    """Whether the last request has come whole: what comes next, uvicorn waits for."""
     _received_bytes = 0
     """Of the head that is coming, or of the body since the last look."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect a head."""
         super().connection_made(transport)
-        self._expect(HEAD_S, self._on_late_head)
+        self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Expect nothing any more."""
@@ -108,45 +120,42 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what has come; too much of a head ends the connection."""
+        was_in_head = self._is_in_head
         self._received_bytes += len(data)
+        self._is_whole = False
         super().data_received(data)
+        if self._is_whole:  # most requests come at once, and cost no timer
+            self._expect_nothing()
+        elif self._timer is None or was_in_head is not self._is_in_head:
+            self._expect()
         if self._is_in_head and self._received_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.transport.write(_TOO_LARGE)
             self.transport.close()
 
-    def on_message_begin(self) -> None:
-        """Expect the rest of a head."""
-        super().on_message_begin()
-        self._is_in_head = True
-        self._expect(HEAD_S, self._on_late_head)
-
     def on_headers_complete(self) -> None:
-        """Expect a body."""
+        """Go on with a body."""
         self._is_in_head, self._received_bytes = False, 0
-        self._expect(BODY_PERIOD_S, self._look_at_body)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """Expect nothing: what comes next, uvicorn waits for."""
-        self._expect_nothing()
-        self._is_in_head, self._received_bytes = True, 0
+        """Go on with the next head."""
+        self._is_in_head, self._is_whole, self._received_bytes = True, True, 0
         super().on_message_complete()
 
-    def _expect(self, within_s: float, late: Callable[[], None]) -> None:
+    def _expect(self) -> None:
         self._expect_nothing()
-        self._timer = self.loop.call_later(within_s, late)
+        if not self.transport.is_closing():
+            within_s, look = (HEAD_S, self.transport.close) if self._is_in_head else (BODY_PERIOD_S, self._look_at_body)
+            self._timer = self.loop.call_later(within_s, look)
 
     def _expect_nothing(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _on_late_head(self) -> None:
-        self.transport.close()
-
     def _look_at_body(self) -> None:
         if self._received_bytes < BODY_PERIOD_S * MIN_BODY_RATE and not self.flow.read_paused:
             self.transport.close()
             return
         self._received_bytes = 0
-        self._expect(BODY_PERIOD_S, self._look_at_body)
+        self._expect()

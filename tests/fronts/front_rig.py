@@ -120,10 +120,10 @@ def _events(answer):
 
 
 @contextmanager
-def serving(app):
+def serving(app, **settings):
     """Serve an application in a thread with a loop of its own, and give the front."""
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, lifespan="off", log_level="error", access_log=False, ws="none"
+        app, host="127.0.0.1", port=0, lifespan="off", log_level="error", access_log=False, ws="none", **settings
     )
     server = _Server(config)
     thread = threading.Thread(target=server.run)

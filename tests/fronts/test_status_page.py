@@ -275,10 +275,10 @@ def test_items_of_a_stream_come_one_by_one_and_it_can_be_stopped(page, client, m
 
 def test_a_declared_array_reaches_the_model_as_one(page, client, model_dir):
     client.load_model("arrays", model_dir(ARRAYS, settings=ARRAYS_SETTINGS))
-    page.open("/#/models/arrays").says("FP32 [any × 4]", ".call")
+    page.open("/#/models/arrays").says("FP32 [any \u00d7 4]", ".call")
     page.enter("pixels", "[[1, 2, 3]]")
     page.press("Call")
-    page.says("pixels: This must be FP32 [any × 4]", ".trouble")
+    page.says("pixels: This must be FP32 [any \u00d7 4]", ".trouble")
     page.enter("pixels", "[[1, 2, 3, 4.5], [0, 0, 0, 1]]")
     page.press("Call")
     page.says('"dtype": "float32"', ".output")
@@ -529,7 +529,7 @@ def test_a_host_that_is_killed_is_noticed_and_one_that_starts_again_too(tmp_path
     page.says("Last seen", "footer")
     row = page.row("m")
     assert "was ready" in row["state"]
-    assert (row["rate"].strip(), row["flight"], row["idle"]) == ("–", "–", "–")
+    assert (row["rate"].strip(), row["flight"], row["idle"]) == ("\u2013", "\u2013", "\u2013")
     assert page.button("Load…").get_attribute("title") == "The host is not reachable."
     host.stop()
     with host_with(tmp_path, http=port):

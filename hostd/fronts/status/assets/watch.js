@@ -98,7 +98,7 @@ export class Watch {
       ["v1/host", "v1/host/memory", "v1/models?all=true"].map((path) => get(path, signal)),
     );
     if (signal?.aborted) return;
-    this.#store.take({ host: host.value, memory: memory.value, models: models.value, dateMs: host.dateMs });
+    this.#store.take({ host: host.value, memory: memory.value, models: models.value.data, dateMs: host.dateMs });
   }
 
   #pause(ms) {

@@ -1,0 +1,97 @@
+"""Connections of the HTTP front that are slow, silent or too long."""
+
+import socket
+
+import pytest
+from front_rig import serving
+from helpers import PATIENCE_S, eventually
+
+from hostd.fronts import http_server
+from hostd.fronts.http_server import BoundedProtocol
+
+HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+
+
+async def echo(scope, receive, send):
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if message["type"] == "http.disconnect" or not message.get("more_body"):
+            break
+    headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture
+def connect(monkeypatch):
+    """Connect to a server with short times; it is patient where a test does not wait for it."""
+    opened = []
+
+    def connect(**times):
+        for name, value in {"HEAD_S": PATIENCE_S, "BODY_PERIOD_S": PATIENCE_S, **times}.items():
+            monkeypatch.setattr(http_server, name, value)
+        opened.append(socket.create_connection(("127.0.0.1", front.port), PATIENCE_S))
+        return opened[-1]
+
+    with serving(echo, http=BoundedProtocol) as front:
+        yield connect
+        for one in opened:
+            one.close()
+
+
+def answer(connection):
+    """Return what comes until the end of an answer, or of the connection."""
+    received = b""
+    while not received.endswith(b"hello") and (data := connection.recv(65536)):
+        received += data
+    return received
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST / HT", HEAD])
+def test_a_head_that_does_not_come_ends_the_connection(connect, sent):
+    connection = connect(HEAD_S=0.05)
+    connection.sendall(sent)
+    assert answer(connection) == b""
+
+
+@pytest.mark.parametrize("sent", [b"\r\n", b"\r\nhell"])
+def test_a_body_that_does_not_come_ends_the_connection(connect, sent):
+    connection = connect(BODY_PERIOD_S=0.05)
+    connection.sendall(HEAD + sent)
+    assert answer(connection) == b""
+
+
+def test_a_request_may_come_in_pieces(connect):
+    connection = connect()
+    for piece in (HEAD[:10], HEAD[10:], b"\r\n", b"hel"):
+        connection.sendall(piece)
+    connection.sendall(b"lo")
+    assert answer(connection).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_connection_that_has_got_its_answer_is_kept(connect):
+    connection = connect(HEAD_S=0.05, BODY_PERIOD_S=0.05)
+    for _ in range(3):
+        connection.sendall(HEAD + b"\r\nhello")
+        assert answer(connection).startswith(b"HTTP/1.1 200 OK")
+    connection.sendall(HEAD[:10])
+    assert answer(connection) == b"", "the next head does not come"
+
+
+def test_a_body_that_keeps_coming_is_read_however_long_it_takes(connect, monkeypatch):
+    looks = []
+    look = BoundedProtocol._look_at_body
+    monkeypatch.setattr(BoundedProtocol, "_look_at_body", lambda self: (looks.append(1), look(self)))
+    connection = connect(BODY_PERIOD_S=0.01, MIN_BODY_RATE=0)
+    connection.sendall(HEAD + b"\r\nhel")
+    eventually(lambda: len(looks) > 3, "it is looked at again and again")
+    connection.sendall(b"lo")
+    assert answer(connection).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_head_that_is_too_long_is_refused_with_words(connect):
+    connection = connect()
+    connection.sendall(HEAD + b"X: " + b"x" * (http_server.MAX_HEAD_BYTES + 1))
+    assert answer(connection).startswith(b"HTTP/1.1 431 ")
