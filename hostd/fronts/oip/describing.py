@@ -13,14 +13,15 @@ from hostd.fronts.models import UNKNOWN
 from hostd.records import SERVING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from hostd import MethodInfo, ModelInfo, TensorInfo
 
 VERSION: Final = "1"
 """The version of every model: a host has one of each id, and the generation that it counts is of no use to a client."""
 
-EXTENSIONS: Final = ("binary_tensor_data", "generate", "model_repository", "parameters", "statistics")
+OF_HTTP: Final = ("binary_tensor_data", "generate", "model_repository", "parameters", "statistics")
+"""The extensions of the protocol that the HTTP front has."""
 
 _STATES: Final[Mapping[str, str]] = MappingProxyType(
     {**dict.fromkeys(SERVING, "READY"), "LOADING": "LOADING", "UNLOADING": "UNLOADING"}
@@ -38,9 +39,9 @@ def check_version(model_id: str, version: str) -> None:
         )
 
 
-def server_metadata() -> dict[str, Any]:
-    """Return the metadata of the server."""
-    return {"name": "hostd", "version": __version__, "extensions": EXTENSIONS}
+def server_metadata(extensions: Sequence[str]) -> dict[str, Any]:
+    """Return the metadata of a server with these extensions."""
+    return {"name": "hostd", "version": __version__, "extensions": extensions}
 
 
 def model_metadata(info: ModelInfo, method: MethodInfo | None) -> dict[str, Any]:

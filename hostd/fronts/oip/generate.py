@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hostd.fronts.calling import method_of
 from hostd.fronts.json_text import json_of, parsed
-from hostd.fronts.oip.protocol import timeout_of
+from hostd.fronts.oip.requests import timeout_of
 from hostd.fronts.signatures import parameters_of
 from hostd_workers.wire.errors import InvalidArgumentError
 

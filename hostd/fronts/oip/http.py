@@ -8,28 +8,30 @@ Covers requests as a whole, and calls. What does not call a model is in `control
 from __future__ import annotations
 
 import contextlib
-import time
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from hostd.fronts import asgi, encodings
 from hostd.fronts.access import require
 from hostd.fronts.asgi import DisconnectedError, Response, error_response
-from hostd.fronts.calling import arguments_of, method_of, selected, tensors_of
-from hostd.fronts.models import UNKNOWN, Models, unknown
+from hostd.fronts.calling import method_of
+from hostd.fronts.models import Models
 from hostd.fronts.oip import describing, generate, protocol
 from hostd.fronts.oip.control import Control
+from hostd.fronts.oip.inference import Inference
 from hostd.fronts.oip.routes import Action, route_of
-from hostd_workers.wire.errors import DeadlineExceededError, HostError, NotFoundError
+from hostd.fronts.oip.service import Service
+from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator
 
-    from hostd import AsyncClient
+    from hostd import AsyncClient, MethodInfo, ModelInfo
     from hostd.fronts.asgi import App, Receive, Scope, Send
+    from hostd.fronts.calling import ArgumentsOfCall
     from hostd.fronts.oip.generate import GenerateRequest
-    from hostd.fronts.oip.protocol import InferRequest
+    from hostd.fronts.oip.inference import Result
     from hostd.fronts.oip.routes import Route
 
 MAX_BODY_BYTES: Final = 1 << 30
@@ -53,7 +55,8 @@ class OpenInference:
         self._client = client
         self._models = Models(client)
         self._max_body_bytes = max_body_bytes
-        self._control = Control(client, self._models)
+        self._inference = Inference(client, self._models)
+        self._control = Control(Service(client, self._models))
 
     def __repr__(self) -> str:
         return f"<OpenInference {self._client!r} {self._models!r}>"
@@ -100,7 +103,8 @@ class OpenInference:
             request = protocol.parse_raw(body, method_of(await self._models.get(model_id)))
         else:
             request = protocol.parse(body, length)
-        answer, json_length = await self._called(model_id, request)
+        tensors = await self._inference.infer(model_id, request, request.timeout_s)
+        answer, json_length = protocol.respond(model_id, describing.VERSION, request, tensors)
         headers: list[tuple[bytes, bytes]] = []
         if json_length is not None:
             headers.append((protocol.HEADER_LENGTH, b"%d" % json_length))
@@ -112,26 +116,14 @@ class OpenInference:
         content_type = asgi.JSON if json_length is None else b"application/octet-stream"
         return Response(answer, content_type=content_type, headers=tuple(headers))
 
-    async def _called(self, model_id: str, request: InferRequest) -> tuple[bytes, int | None]:
-        deadline = _Deadline(self._client, request.timeout_s)
-        with self._noting(model_id):
-            info = await self._models.get(model_id, deadline.left_s)
-            method = method_of(info, request.method)
-            args, kwargs = arguments_of(method, request.inputs)
-            result = await self._client.call(model_id, method.name, args, kwargs, deadline.left_s)
-        tensors = tensors_of(method, result)
-        if request.outputs:
-            tensors = selected(tensors, (output.name for output in request.outputs))
-        return protocol.respond(model_id, describing.VERSION, request, tensors)
-
     async def _generate(self, route: Route, body: bytes) -> Response:
         request = generate.parse(body)
         items: list[Any] = []
         async with aclosing(self._results(route.model_id, request)) as results:
-            async for is_item, info, result in results:
-                if not is_item:
-                    return Response(generate.answer(info, describing.VERSION, request, result))
-                items.append(result)
+            async for result in results:
+                if not result.is_item:
+                    return Response(generate.answer(result.info, describing.VERSION, request, result.value))
+                items.append(result.value)
         info = await self._models.get(route.model_id)
         return Response(generate.answer(info, describing.VERSION, request, generate.collected(items)))
 
@@ -141,8 +133,8 @@ class OpenInference:
         has_begun = False
         try:
             async with aclosing(self._results(route.model_id, request)) as results:
-                async for _, info, result in results:
-                    answer = generate.event(generate.answer(info, describing.VERSION, request, result))
+                async for result in results:
+                    answer = generate.event(generate.answer(result.info, describing.VERSION, request, result.value))
                     if not has_begun:
                         has_begun = True
                         await send({"type": "http.response.start", "status": 200, "headers": _EVENT_HEADERS})
@@ -155,49 +147,12 @@ class OpenInference:
             await send({"type": "http.response.start", "status": 200, "headers": _EVENT_HEADERS})
         await send({"type": "http.response.body", "body": b""})
 
-    async def _results(self, model_id: str, request: GenerateRequest) -> AsyncGenerator[tuple[bool, Any, Any], None]:
-        """Yield the items of a stream, or the only result of a plain method, each after whether it is an item."""
-        deadline = _Deadline(self._client, request.timeout_s)
-        with self._noting(model_id):
-            info = await self._models.get(model_id, deadline.left_s)
+    def _results(self, model_id: str, request: GenerateRequest) -> AsyncGenerator[Result, None]:
+        def plan(info: ModelInfo) -> tuple[MethodInfo, ArgumentsOfCall]:
             method = generate.method_for(info, request)
-            call = (model_id, method.name, *generate.arguments_of(method, request), deadline.left_s)
-            if not method.streams:
-                yield False, info, await self._client.call(*call)
-                return
-            # The client types it as an iterator; it is a generator, and to close it ends the stream in the model.
-            items = cast("AsyncGenerator[Any, None]", self._client.stream(*call))
-            async with aclosing(items):
-                async for item in items:
-                    yield True, info, item
+            return method, generate.arguments_of(method, request)
 
-    @contextlib.contextmanager
-    def _noting(self, model_id: str) -> Iterator[None]:
-        try:
-            yield
-        except HostError as error:
-            self._models.note(model_id, error)
-            if isinstance(error, NotFoundError) and not error.message.startswith(UNKNOWN):
-                raise unknown(model_id, error) from error  # it was there when its record was taken
-            raise
-
-
-class _Deadline:
-    """When an answer is due: by the request, else by the client's own timeout."""
-
-    def __init__(self, client: AsyncClient, timeout_s: float | None) -> None:
-        limit_s = client.timeout_s if timeout_s is None else timeout_s
-        self._at_s = None if limit_s is None else time.monotonic() + limit_s
-
-    @property
-    def left_s(self) -> float | None:
-        """What is left, in seconds. Raises `DeadlineExceededError` if nothing is."""
-        if self._at_s is None:
-            return None
-        left_s = self._at_s - time.monotonic()
-        if left_s <= 0:
-            raise DeadlineExceededError("the deadline passed before the call could begin")
-        return left_s
+        return self._inference.results(model_id, request.timeout_s, plan)
 
 
 def _path_of(scope: Scope) -> str:

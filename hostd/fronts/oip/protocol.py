@@ -7,14 +7,14 @@ are the tensors that have `binary_data_size`, one after the other. With a length
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from hostd.fronts.datatypes import BYTES, item_bytes
 from hostd.fronts.json_text import parsed
-from hostd.fronts.tensors import Tensor, from_json, from_raw, to_json, to_raw
+from hostd.fronts.oip.requests import InferRequest, RequestedOutput, of_type
+from hostd.fronts.tensors import from_json, from_raw, to_json, to_raw
 from hostd.fronts.texts import raw_of
 from hostd_workers.wire.errors import InvalidArgumentError, UnimplementedError
 
@@ -22,51 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hostd import MethodInfo
+    from hostd.fronts.tensors import Tensor
     from hostd_workers.wire.frames import Buffer
 
 HEADER_LENGTH: Final = b"inference-header-content-length"
 """The header that says how many bytes of a body are JSON."""
-
-MICROSECONDS: Final = 1_000_000
-"""The unit of the parameter `timeout`, as Triton has it."""
-
-
-@dataclass(frozen=True)
-class RequestedOutput:
-    """An output that a request names; `is_binary` is None where the request's default holds."""
-
-    name: str
-    is_binary: bool | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class InferRequest:
-    """A request; without `outputs` all are wanted, in binary form if `is_binary`."""
-
-    inputs: tuple[Tensor, ...]
-    id: str = ""
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    outputs: tuple[RequestedOutput, ...] = ()
-    is_binary: bool = False
-
-    @property
-    def method(self) -> str | None:
-        """The method that is called; None for the model's default."""
-        method: str | None = _of_type(self.parameters.get("method"), (str,), "the parameter 'method'")
-        return method
-
-    @property
-    def timeout_s(self) -> float | None:
-        """How long the answer may take; None if the request does not say."""
-        return timeout_of(self.parameters)
-
-
-def timeout_of(parameters: Mapping[str, Any]) -> float | None:
-    """Return the parameter `timeout` in seconds; None if there is none, or if it is 0, as in Triton."""
-    timeout = _of_type(parameters.get("timeout"), (int,), "the parameter 'timeout', in microseconds")
-    if timeout is not None and timeout < 0:
-        raise InvalidArgumentError(f"the parameter 'timeout': got {timeout}, expected microseconds, 0 or more")
-    return timeout / MICROSECONDS if timeout else None
 
 
 def header_length_of(header: bytes | None) -> int | None:
@@ -104,10 +64,10 @@ def parse(body: bytes, header_length: int | None = None) -> InferRequest:
         )
     return InferRequest(
         tuple(inputs),
-        str(_of_type(request.get("id"), (str, int), "the id") or ""),
+        str(of_type(request.get("id"), (str, int), "the id") or ""),
         parameters,
-        tuple(map(_requested, _of_type(request.get("outputs"), (list,), "outputs") or ())),
-        bool(_of_type(parameters.get("binary_data_output"), (bool,), "the parameter 'binary_data_output'")),
+        tuple(map(_requested, of_type(request.get("outputs"), (list,), "outputs") or ())),
+        bool(of_type(parameters.get("binary_data_output"), (bool,), "the parameter 'binary_data_output'")),
     )
 
 
@@ -174,7 +134,7 @@ def _input(given: Any, rest: memoryview | None) -> tuple[Tensor, memoryview | No
     if "shared_memory_region" in parameters:
         raise UnimplementedError(f"{where}: there is no shared memory here, send its data")
     described = name, given.get("datatype"), given.get("shape")
-    size = _of_type(parameters.get("binary_data_size"), (int,), f"{where}: binary_data_size")
+    size = of_type(parameters.get("binary_data_size"), (int,), f"{where}: binary_data_size")
     if size is None:
         if "data" not in given:
             raise InvalidArgumentError(f'{where} has neither "data" nor the parameter "binary_data_size"')
@@ -199,16 +159,9 @@ def _requested(given: Any) -> RequestedOutput:
         if parameters.get(extension):
             raise UnimplementedError(f"{where}: the extension {extension!r} is not here")
     return RequestedOutput(
-        given["name"], _of_type(parameters.get("binary_data"), (bool,), f"{where}: the parameter 'binary_data'")
+        given["name"], of_type(parameters.get("binary_data"), (bool,), f"{where}: the parameter 'binary_data'")
     )
 
 
 def _parameters(given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    return _of_type(given.get("parameters"), (dict,), f"{where}: parameters") or {}
-
-
-def _of_type(value: Any, kinds: tuple[type, ...], what: str) -> Any:
-    """Return a value that is of one of these types, or None."""
-    if value is None or type(value) in kinds:
-        return value
-    raise InvalidArgumentError(f"{what}: got {value!r:.100}, expected {' or '.join(kind.__name__ for kind in kinds)}")
+    return of_type(given.get("parameters"), (dict,), f"{where}: parameters") or {}
