@@ -1,0 +1,71 @@
+"""The messages that the gRPC front speaks: classes made from a set of descriptors, in a pool of their own.
+
+Not in protobuf's default pool: there each name may be defined once in a process, and clients of Triton define
+`inference.ModelInferRequest`, too. And not as generated modules: those refuse to run with another major version of
+protobuf than the one that they were made for, while a set of descriptors (`.ci/protos.py` makes it) is read by all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+INFERENCE: Final = "inference.GRPCInferenceService"
+HEALTH: Final = "grpc.health.v1.Health"
+REFLECTION: Final = "grpc.reflection.v1alpha.ServerReflection"
+
+_FILE: Final = "descriptors.binpb"
+
+
+@dataclass(frozen=True)
+class Rpc:
+    """A method of a service: its messages, and which side sends many."""
+
+    name: str
+    request: Any
+    response: Any
+    is_of_many_requests: bool
+    is_of_many_responses: bool
+
+
+def _pooled() -> descriptor_pool.DescriptorPool:
+    pool = descriptor_pool.DescriptorPool()
+    files = descriptor_pb2.FileDescriptorSet.FromString((Path(__file__).parent / _FILE).read_bytes())
+    for file in files.file:
+        pool.AddSerializedFile(file.SerializeToString())
+    return pool
+
+
+POOL: Final = _pooled()
+
+
+@cache
+def message(name: str) -> Any:
+    """Return the class of a message by its full name."""
+    return message_factory.GetMessageClass(POOL.FindMessageTypeByName(name))
+
+
+def rpcs_of(service: str) -> tuple[Rpc, ...]:
+    """Return the methods of a service by its full name."""
+    methods = descriptor_pb2.ServiceDescriptorProto()
+    described = POOL.FindServiceByName(service)
+    described.CopyToProto(methods)
+    return tuple(
+        Rpc(
+            method.name,
+            message(method.input_type.lstrip(".")),
+            message(method.output_type.lstrip(".")),
+            method.client_streaming,
+            method.server_streaming,
+        )
+        for method in methods.method
+    )
+
+
+InferRequestMessage: Final = message("inference.ModelInferRequest")
+InferResponseMessage: Final = message("inference.ModelInferResponse")
+StreamResponseMessage: Final = message("inference.ModelStreamInferResponse")
