@@ -156,12 +156,16 @@ def role_of(scope: Mapping[str, Any]) -> Role:
 
 
 def require(scope: Mapping[str, Any], role: Role) -> None:
-    """Raise `PermissionDeniedError` unless a request has a role, `UnauthenticatedError` if it has no token either."""
-    has = role_of(scope)
+    """Raise as `check_role` unless a request has a role."""
+    check_role(role_of(scope), role, has_token=header_of(scope, b"authorization") is not None)
+
+
+def check_role(has: Role, role: Role, *, has_token: bool) -> None:
+    """Raise `PermissionDeniedError` unless somebody has a role, `UnauthenticatedError` if there is no token either."""
     if has >= role:
         return
     needed = f"this needs the role {role.name.lower()}"
-    if not any(name == b"authorization" for name, _ in scope["headers"]):
+    if not has_token:
         raise UnauthenticatedError(f"{needed}: send `Authorization: Bearer TOKEN` with a token that has it")
     raise PermissionDeniedError(f"{needed}, and this token has {has.name.lower()}")
 

@@ -17,7 +17,7 @@ from hostd.fronts.json_text import json_of
 from hostd_workers.wire.errors import HostError, MessageTooLargeError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Mapping
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -48,7 +48,7 @@ class Response:
     headers: Headers = ()
 
 
-def header_of(scope: Scope, name: bytes) -> bytes | None:
+def header_of(scope: Mapping[str, Any], name: bytes) -> bytes | None:
     """Return the first header of that name, which is in lower case; None if there is none."""
     found: bytes | None = next((value for key, value in scope["headers"] if key == name), None)
     return found

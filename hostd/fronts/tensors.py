@@ -90,6 +90,13 @@ def from_json(name: str, datatype: object, shape: object, data: object) -> Tenso
     return Tensor(name, known, sizes, _numbers(flat, known, where).reshape(sizes))
 
 
+def from_elements(name: str, datatype: str, shape: object, elements: list[bytes]) -> Tensor:
+    """Return the tensor of an input of strings, given flat. Raises `InvalidArgumentError` if their number is wrong."""
+    where = f"input {name!r}"
+    sizes = check_shape(shape, where)
+    return Tensor(name, datatype, sizes, texts.of_elements(elements, sizes, where))
+
+
 def from_raw(name: str, datatype: object, shape: object, raw: Buffer) -> Tensor:
     """Return the tensor of an input in its binary form; numbers are a view of `raw`, but BF16 and odd truth values.
 

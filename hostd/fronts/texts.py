@@ -41,9 +41,16 @@ def of_raw(raw: Buffer, shape: Sequence[int], where: str) -> Any:
             )
         found.append(bytes(raw[offset : offset + length]))
         offset += length
-    if len(found) != count:
-        raise InvalidArgumentError(f"{where}: got {len(found)} elements, expected {count}, by its shape {list(shape)}")
-    return nested(_as_texts(found), shape, where)
+    return of_elements(found, shape, where)
+
+
+def of_elements(elements: list[bytes], shape: Sequence[int], where: str) -> Any:
+    """Return flat elements as nested lists. Raises `InvalidArgumentError` if the shape has another number of them."""
+    if len(elements) != (count := math.prod(shape)):
+        raise InvalidArgumentError(
+            f"{where}: got {len(elements)} elements, expected {count}, by its shape {list(shape)}"
+        )
+    return nested(_as_texts(elements), shape, where)
 
 
 def raw_of(data: Any) -> bytes:

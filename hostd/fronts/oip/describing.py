@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from hostd import NotFoundError, __version__
+from hostd.fronts.datatypes import BYTES, DTYPES
 from hostd.fronts.models import UNKNOWN
 from hostd.records import SERVING
 
@@ -22,6 +23,12 @@ VERSION: Final = "1"
 
 OF_HTTP: Final = ("binary_tensor_data", "generate", "model_repository", "parameters", "statistics")
 """The extensions of the protocol that the HTTP front has."""
+
+OF_GRPC: Final = ("model_configuration", "model_repository", "parameters", "statistics")
+"""And those of the gRPC front."""
+
+_TYPE_OF_TEXT: Final = "TYPE_STRING"
+"""What a configuration calls BYTES; all other datatypes it knows by their names."""
 
 _STATES: Final[Mapping[str, str]] = MappingProxyType(
     {**dict.fromkeys(SERVING, "READY"), "LOADING": "LOADING", "UNLOADING": "UNLOADING"}
@@ -55,6 +62,20 @@ def model_metadata(info: ModelInfo, method: MethodInfo | None) -> dict[str, Any]
     }
 
 
+def model_config(info: ModelInfo, method: MethodInfo | None) -> dict[str, Any]:
+    """Return what Triton's configuration of a model would say of a method; it is never batched by the host."""
+    platform = info.loader or info.type
+    return {
+        "name": info.id,
+        "platform": platform,
+        "backend": platform,
+        "max_batch_size": 0,
+        "input": [{**_configured(t), "optional": t.optional} for t in (method.inputs if method else ())],
+        "output": [_configured(t) for t in (method.outputs if method else ())],
+        "model_transaction_policy": {"decoupled": method is not None and method.streams},
+    }
+
+
 def model_statistics(info: ModelInfo) -> dict[str, Any]:
     """Return the statistics of a model: which calls have ended well and which have not."""
     in_flight = sum(worker.in_flight for worker in info.workers)
@@ -84,6 +105,12 @@ def index_of(infos: Iterable[ModelInfo], *, only_ready: bool) -> list[dict[str, 
 
 def _tensors(tensors: Iterable[TensorInfo]) -> list[dict[str, Any]]:
     return [{"name": t.name, "datatype": t.datatype, "shape": _shape(t.shape)} for t in tensors]
+
+
+def _configured(tensor: TensorInfo) -> dict[str, Any]:
+    known = f"TYPE_{tensor.datatype}" if tensor.datatype in DTYPES else "TYPE_INVALID"
+    datatype = _TYPE_OF_TEXT if tensor.datatype == BYTES else known
+    return {"name": tensor.name, "data_type": datatype, "dims": _shape(tensor.shape)}
 
 
 def _shape(shape: tuple[int, ...] | None) -> list[int]:

@@ -1,0 +1,64 @@
+"""All services of the gRPC front: for each method the role that it needs, and what answers it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hostd.fronts.access import Role
+from hostd.fronts.models import Models
+from hostd.fronts.oip.grpc import control as refusals
+from hostd.fronts.oip.grpc.calls import Calls
+from hostd.fronts.oip.grpc.control import Control
+from hostd.fronts.oip.grpc.health import Health
+from hostd.fronts.oip.grpc.messages import HEALTH, INFERENCE, REFLECTION, rpcs_of
+from hostd.fronts.oip.grpc.reflection import V1, reflect
+from hostd.fronts.oip.grpc.serving import served
+from hostd.fronts.oip.inference import Inference
+from hostd.fronts.oip.service import Service
+
+if TYPE_CHECKING:
+    import grpc
+
+    from hostd import AsyncClient
+    from hostd.fronts.access import Access
+    from hostd.fronts.oip.grpc.serving import Handler
+
+
+def handlers(client: AsyncClient, access: Access) -> list[grpc.GenericRpcHandler]:
+    """Return what a server of `grpc.aio` serves for a client's host; for one event loop."""
+    models = Models(client)
+    service = Service(client, models)
+    health = Health(service)
+    of_health: dict[str, tuple[Role, Handler]] = {
+        "Check": (Role.NONE, health.check),
+        "Watch": (Role.NONE, health.watch),
+    }
+    of_reflection: dict[str, tuple[Role, Handler]] = {"ServerReflectionInfo": (Role.NONE, reflect)}
+    inference = _of_inference(Calls(Inference(client, models)), Control(service))
+    return [
+        served(INFERENCE, rpcs_of(INFERENCE), inference, access),
+        served(HEALTH, rpcs_of(HEALTH), of_health, access),
+        *(served(name, rpcs_of(REFLECTION), of_reflection, access) for name in (REFLECTION, V1)),
+    ]
+
+
+def _of_inference(calls: Calls, control: Control) -> dict[str, tuple[Role, Handler]]:
+    return {
+        "ServerLive": (Role.NONE, control.live),
+        "ServerReady": (Role.NONE, control.ready),
+        "ServerMetadata": (Role.NONE, control.metadata),
+        "ModelReady": (Role.READ, control.model_ready),
+        "ModelMetadata": (Role.READ, control.model_metadata),
+        "ModelConfig": (Role.READ, control.model_config),
+        "ModelStatistics": (Role.READ, control.statistics),
+        "ModelInfer": (Role.CALL, calls.infer),
+        "ModelStreamInfer": (Role.CALL, calls.stream),
+        "RepositoryIndex": (Role.READ, control.index),
+        "RepositoryModelLoad": (Role.LOAD, control.load),
+        "RepositoryModelUnload": (Role.LOAD, control.unload),
+        "CudaSharedMemoryStatus": (Role.NONE, refusals.no_cuda),
+        "CudaSharedMemoryRegister": (Role.NONE, refusals.no_cuda),
+        "CudaSharedMemoryUnregister": (Role.NONE, refusals.no_cuda),
+        "TraceSetting": (Role.NONE, refusals.no_trace),
+        "LogSettings": (Role.NONE, refusals.no_log_settings),
+    }
