@@ -233,6 +233,9 @@ class FrontsConfig(_Section):
     http: Address | None = None
     """Where to serve HTTP: HOST:PORT, or a port of this machine alone; 0 is any free one. Unset: nowhere."""
 
+    grpc: Address | None = None
+    """Where to serve gRPC, as `http`. It is a port of its own: the servers of the two share none."""
+
     anonymous: Literal["none", "read", "call", "load", "deploy", "admin"] | None = None
     """What somebody without a token may do, each more than the one before. Unset: call at an address of this machine
     (every user of it can connect to that), none elsewhere. Whoever may load can have this user's programs run."""
@@ -247,11 +250,12 @@ class FrontsConfig(_Section):
     """The file of its private key. Unset: it is in the file of the certificate."""
 
     max_body_bytes: Bytes = 2**30
-    """Bytes of one request's body, unpacked. As much as `limits.max_message_bytes`, which bounds what it becomes."""
+    """Bytes of one request's body, unpacked. As much as `limits.max_message_bytes`, which bounds what it becomes; gRPC
+    takes less than 2 GiB."""
 
     @model_validator(mode="after")
     def _nobody_is_let_in_by_mistake(self) -> FrontsConfig:
-        for name, address in (("http", self.http),):
+        for name, address in (("http", self.http), ("grpc", self.grpc)):
             if address is not None and self.anonymous is None and self.tokens is None and not is_loopback(address):
                 raise ValueError(
                     f"fronts.{name} listens at {address}, which other machines reach: set fronts.tokens to a file with "

@@ -78,6 +78,7 @@ SETTINGS: Final[dict[str, Setting | dict[str, Setting]]] = {
     },
     "fronts": {
         "http": Setting(None),
+        "grpc": Setting(None),
         "anonymous": Setting(None),
         "tokens": Setting(None, kind="path"),
         "certificate": Setting(None, kind="path", read="directory"),

@@ -2,7 +2,8 @@
 
 Rules
 1. The listening sockets are the supervisor's, for as long as it lives: while a front ends and starts again, connections
-   wait in their queue, and none is refused.
+   wait in their queue, and none is refused. gRPC takes no socket: the address of its front is kept by one that does not
+   listen, so that nobody else gets it, and connections are refused until the front is back; its clients try again.
 2. A front is a child of this process's first thread and ends with it (PR_SET_PDEATHSIG, set by the front itself). It
    is in the supervisor's session, so nobody takes it for what a worker left (`processes/spawner`, rule 3), and in a
    process group of its own, so a terminal's Ctrl-C is not for it.
@@ -59,8 +60,14 @@ _ABOVE: Final = 8
 """Descriptors from here on are none of those that a front gets."""
 _WORD_BYTES: Final = 4096
 _BACKLOG: Final = 4096
-_NEEDS: Final = {"http": ("starlette", "uvicorn", "httptools", "orjson", "numpy")}
+_NEEDS: Final = {
+    "http": ("starlette", "uvicorn", "httptools", "orjson", "numpy"),
+    "grpc": ("grpc", "orjson", "numpy"),
+}
 """The packages of each front, which is also the extra that brings them."""
+
+_BINDS_ITSELF: Final = "grpc"
+"""The front that is told where to listen, and gets no socket."""
 
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 10.0
@@ -108,7 +115,9 @@ class Fronts(Closing):
             address = getattr(config.fronts, name)
             if address is not None:
                 _check_installed(name, packages)
-                listener, url = _listening(name, address, "http" if config.fronts.certificate is None else "https")
+                listener, host = _listening(name, address)
+                scheme = name if config.fronts.certificate is None else f"{name}s"
+                url = f"{scheme}://{host}:{listener.getsockname()[1]}"
                 self._known[name] = _Front(name, listener, url, loop.create_future())
 
     def __repr__(self) -> str:
@@ -234,19 +243,46 @@ def _check_installed(name: str, packages: tuple[str, ...]) -> None:
         )
 
 
-def _listening(name: str, address: str, scheme: str) -> tuple[socket.socket, str]:
+def _listening(name: str, address: str) -> tuple[socket.socket, str]:
+    """Return a socket at the address of a front, and the host of the address."""
     host, _, port = address.rpartition(":")
     try:
         family, *_, place = socket.getaddrinfo(
             host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.create_server(place[:2], family=family, backlog=_BACKLOG)
+        make = _kept if name == _BINDS_ITSELF else _listener
+        listener = make((str(place[0]), int(place[1])), family)
     except OSError as error:
         raise FailedPreconditionError(
             f"the {name} front cannot listen at {address}: {error.strerror}; choose another fronts.{name} "
             f"(--{name} ADDRESS; port 0 takes any that is free)"
         ) from None
-    return listener, f"{scheme}://{host}:{listener.getsockname()[1]}"
+    return listener, host
+
+
+def _listener(place: tuple[str, int], family: socket.AddressFamily) -> socket.socket:
+    return socket.create_server(place, family=family, backlog=_BACKLOG)
+
+
+def _kept(place: tuple[str, int], family: socket.AddressFamily) -> socket.socket:
+    """Return a socket that keeps an address and does not listen; only a process of this user can bind it, too.
+
+    Raises OSError if somebody has the address, another host's front that is not running just then included.
+    """
+    host, port = place
+    if port == 0:
+        # The kernel gives up a port that it has chosen itself when its socket stops listening. Both sockets may have
+        # it at a time, as none of them listens, so nobody gets it in between.
+        with socket.socket(family, socket.SOCK_STREAM) as chosen:
+            chosen.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            chosen.bind(place)
+            return _kept((host, chosen.getsockname()[1]), family)
+    # To listen is what has the kernel look whether anybody else does, and what ends the sharing by SO_REUSEADDR.
+    kept = _listener(place, family)
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    kept.shutdown(socket.SHUT_RD)
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    return kept
 
 
 def _spawned(front: _Front, order: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -209,7 +209,7 @@ def _metrics(config: HostConfig, supervisor: Supervisor) -> Metrics | None:
 
 
 def _fronts(loop: asyncio.AbstractEventLoop, config: HostConfig, stack: contextlib.ExitStack) -> Fronts | None:
-    if config.fronts.http is None:
+    if config.fronts.http is None and config.fronts.grpc is None:
         return None
     from hostd.shell.fronts import Fronts  # noqa: PLC0415 - as for the pages
 

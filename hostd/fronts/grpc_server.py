@@ -1,0 +1,80 @@
+"""The gRPC front: its services, served by gRPC's asyncio server at an address that the host keeps.
+
+gRPC's Python interface takes no socket, so this binds one of its own beside that of the host (SO_REUSEPORT), and
+connections are refused while no front runs; gRPC's clients then connect again by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+import grpc.aio
+
+from hostd import AsyncClient
+from hostd.fronts.access import Access, Role, read_tokens
+from hostd.fronts.oip.grpc.services import handlers
+from hostd_workers.wire.errors import FailedPreconditionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+MAX_MESSAGE_BYTES: Final = 2**31 - 1
+"""gRPC and protobuf count the bytes of a message in 32 bits."""
+
+_GRACE_S: Final = 2
+
+
+def serve(order: Mapping[str, Any], say_ready: Callable[[], None]) -> None:
+    """Serve until a signal ends it.
+
+    Raises `HostError` if the tokens cannot be read or the address cannot be bound, OSError for a certificate.
+    """
+    with socket.socket(fileno=order["listen_fd"]) as kept:
+        host, port = kept.getsockname()[:2]
+    access = Access(Role.named(order["anonymous"]), _tokens(order["tokens"]))
+    asyncio.run(_serve(order, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", access, say_ready))
+
+
+async def _serve(order: Mapping[str, Any], address: str, access: Access, say_ready: Callable[[], None]) -> None:
+    is_ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, is_ended.set)
+    async with AsyncClient(order["endpoint"]) as client:
+        options = (
+            ("grpc.max_receive_message_length", min(order["max_body_bytes"], MAX_MESSAGE_BYTES)),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.so_reuseport", 1),
+        )
+        server = grpc.aio.server(options=options)
+        server.add_generic_rpc_handlers(handlers(client, access))
+        credentials = _credentials(order["certificate"], order["key"])
+        try:
+            if credentials is None:
+                server.add_insecure_port(address)
+            else:
+                server.add_secure_port(address, credentials)
+        except RuntimeError as error:  # all that gRPC says
+            raise FailedPreconditionError(f"{address} cannot be bound: {error}") from None
+        await server.start()
+        say_ready()
+        await is_ended.wait()
+        await server.stop(_GRACE_S)
+
+
+def _tokens(file: str | None) -> dict[bytes, Role]:
+    return {} if file is None else read_tokens(Path(file))
+
+
+def _credentials(certificate: str | None, key: str | None) -> grpc.ServerCredentials | None:
+    if certificate is None:
+        return None
+    # gRPC tells of a pair that does not fit in its log alone, and only when somebody connects.
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    pair = Path(key or certificate).read_bytes(), Path(certificate).read_bytes()
+    return grpc.ssl_server_credentials([pair])
