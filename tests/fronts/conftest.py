@@ -18,10 +18,16 @@ def models_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def fronted(models_dir):
+def fronts():
+    """The fronts that the host itself has."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def fronted(models_dir, fronts):
     """A host that has loaded them, but `spare`."""
     models = {"dir": models_dir, "load_on_start": False, "poll_period_s": None, "write_quiet_period_s": 0}
-    with hostd.Host(models=models, memory={"remember": "host"}) as host:
+    with hostd.Host(models=models, memory={"remember": "host"}, fronts=fronts) as host:
         client = host.client()
         for name in ("kinds", "team/kinds", "classifier", "sum"):
             client.load_model(name, models_dir / name)

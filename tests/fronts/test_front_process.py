@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from helpers import PATIENCE_S, eventually
+from process_rig import front_of, kill_front
 
 import hostd
 
@@ -39,20 +40,6 @@ def fronted(tmp_path):
 
 def url_of(host):
     return host.client().host_info().fronts["http"]
-
-
-def front_of(host):
-    """Return the process of the host's front; none if there is none now."""
-    children = Path(f"/proc/{host.pid}/task/{host.pid}/children").read_text().split()
-    found = [int(pid) for pid in children if b"hostd.fronts.process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    return found[0] if found else None
-
-
-def kill_front(host):
-    """Kill the front, and wait until there is another."""
-    pid = front_of(host)
-    os.kill(pid, signal.SIGKILL)
-    eventually(lambda: front_of(host) not in (None, pid), "there is another front")
 
 
 def status_of(url, path="/v2/health/ready", body=None, **headers):

@@ -110,7 +110,7 @@ class _Stream:
                 await asyncio.wait((before,))
                 await self._write(_failed(message, error))
         finally:
-            _end(after)
+            _pass_on(before, after)
 
     async def _call(self, model_id: str, request: InferRequest, before: _Turn, after: _Turn) -> None:
         timeout_s = left_s(self._context, request.timeout_s)
@@ -127,7 +127,7 @@ class _Stream:
                     return
                 if not has_begun:
                     has_begun = True
-                    before.add_done_callback(lambda _: _end(after))
+                    _pass_on(before, after)
                 await self._write(StreamResponseMessage(infer_response=answer))
         if of_type(request.parameters.get(_WANTS_EMPTY_FINAL), (bool,), f"the parameter {_WANTS_EMPTY_FINAL!r}"):
             last = InferResponseMessage(model_name=model_id, model_version=describing.VERSION, id=request.id)
@@ -145,9 +145,9 @@ def _decided() -> _Turn:
     return turn
 
 
-def _end(turn: _Turn) -> None:
-    if not turn.done():
-        turn.set_result(None)
+def _pass_on(before: _Turn, after: _Turn) -> None:
+    """Let `after` come as soon as `before` has."""
+    before.add_done_callback(lambda _: None if after.done() else after.set_result(None))
 
 
 def _failed(message: Any, error: HostError) -> Any:
