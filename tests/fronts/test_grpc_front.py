@@ -175,8 +175,19 @@ def test_a_front_with_a_certificate_speaks_tls(fronted, tmp_path):
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     subprocess.run(
         [
-            *"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2".split(),
-            *"-subj /CN=localhost -addext subjectAltName=IP:127.0.0.1".split(),
+            *[
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+                "-days",
+                "2",
+            ],
+            *["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
             *("-keyout", str(key), "-out", str(certificate)),
         ],
         check=True,
