@@ -52,7 +52,7 @@ async def _serve(order: Mapping[str, Any], address: str, access: Access, say_rea
             ("grpc.so_reuseport", 1),
         )
         server = grpc.aio.server(options=options)
-        server.add_generic_rpc_handlers(handlers(client, access))
+        server.add_generic_rpc_handlers(handlers(client, access, order["max_body_bytes"]))
         credentials = _credentials(order["certificate"], order["key"])
         try:
             if credentials is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hostd.fronts.asgi import Response
 from hostd.fronts.json_text import json_of, parsed
 from hostd.fronts.oip import describing
+from hostd.fronts.oip.requests import of_type
 from hostd.fronts.oip.routes import Action
 from hostd_workers.wire.errors import InvalidArgumentError
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from hostd.fronts.oip.routes import Route
     from hostd.fronts.oip.service import Service
+    from hostd.fronts.oip.shm import Regions
 
 _NOT_READY: Final = 400
 """The protocol says "4xx" for what is not ready, and Triton answers this."""
@@ -23,8 +25,9 @@ _NOT_READY: Final = 400
 class Control:
     """Answers by action; a further extension of the protocol gets its line here."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, regions: Regions) -> None:
         self._service = service
+        self._regions = regions
         self._actions: Mapping[Action, Callable[[Route, bytes], Awaitable[Response]]] = {
             Action.LIVE: self._live,
             Action.READY: self._ready,
@@ -36,6 +39,9 @@ class Control:
             Action.INDEX: self._index,
             Action.LOAD: self._load,
             Action.UNLOAD: self._unload,
+            Action.REGION_STATUS: self._region_status,
+            Action.REGISTER: self._register,
+            Action.UNREGISTER: self._unregister,
         }
 
     async def answer(self, route: Route, body: bytes) -> Response:
@@ -74,6 +80,22 @@ class Control:
     async def _unload(self, route: Route, body: bytes) -> Response:
         _object_of(body)
         await self._service.unload(route.model_id)
+        return Response()
+
+    # Shared memory
+
+    async def _region_status(self, route: Route, _body: bytes) -> Response:
+        return Response(json_of(self._regions.status(route.region)))
+
+    async def _register(self, route: Route, body: bytes) -> Response:
+        asked = _object_of(body)
+        key = of_type(asked.get("key"), (str,), "key")
+        offset, byte_size = (of_type(asked.get(name), (int,), name) for name in ("offset", "byte_size"))
+        self._regions.register(route.region, key or "", offset or 0, byte_size or 0)
+        return Response()
+
+    async def _unregister(self, route: Route, _body: bytes) -> Response:
+        self._regions.unregister(route.region)
         return Response()
 
 

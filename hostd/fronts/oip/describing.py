@@ -21,10 +21,17 @@ if TYPE_CHECKING:
 VERSION: Final = "1"
 """The version of every model: a host has one of each id, and the generation that it counts is of no use to a client."""
 
-OF_HTTP: Final = ("binary_tensor_data", "generate", "model_repository", "parameters", "statistics")
+OF_HTTP: Final = (
+    "binary_tensor_data",
+    "generate",
+    "model_repository",
+    "parameters",
+    "statistics",
+    "system_shared_memory",
+)
 """The extensions of the protocol that the HTTP front has."""
 
-OF_GRPC: Final = ("model_configuration", "model_repository", "parameters", "statistics")
+OF_GRPC: Final = ("model_configuration", "model_repository", "parameters", "statistics", "system_shared_memory")
 """And those of the gRPC front."""
 
 _TYPE_OF_TEXT: Final = "TYPE_STRING"

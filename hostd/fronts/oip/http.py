@@ -22,6 +22,7 @@ from hostd.fronts.oip.control import Control
 from hostd.fronts.oip.inference import Inference
 from hostd.fronts.oip.routes import Action, route_of
 from hostd.fronts.oip.service import Service
+from hostd.fronts.oip.shm import Regions
 from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ class OpenInference:
         self._models = Models(client)
         self._max_body_bytes = max_body_bytes
         self._inference = Inference(client, self._models)
-        self._control = Control(Service(client, self._models))
+        self._regions = Regions(max_body_bytes)
+        self._control = Control(Service(client, self._models), self._regions)
 
     def __repr__(self) -> str:
         return f"<OpenInference {self._client!r} {self._models!r}>"
@@ -102,9 +104,9 @@ class OpenInference:
         if length == 0:
             request = protocol.parse_raw(body, method_of(await self._models.get(model_id)))
         else:
-            request = protocol.parse(body, length)
+            request = protocol.parse(body, length, self._regions.reading())
         tensors = await self._inference.infer(model_id, request, request.timeout_s)
-        answer, json_length = protocol.respond(model_id, describing.VERSION, request, tensors)
+        answer, json_length = protocol.respond(model_id, describing.VERSION, request, tensors, self._regions.write)
         headers: list[tuple[bytes, bytes]] = []
         if json_length is not None:
             headers.append((protocol.HEADER_LENGTH, b"%d" % json_length))

@@ -13,15 +13,16 @@ import orjson
 
 from hostd.fronts.datatypes import BYTES, item_bytes
 from hostd.fronts.json_text import parsed
-from hostd.fronts.oip.requests import InferRequest, RequestedOutput, of_type
+from hostd.fronts.oip.requests import InferRequest, RequestedOutput, of_type, place_of
 from hostd.fronts.tensors import from_json, from_raw, to_json, to_raw
 from hostd.fronts.texts import raw_of
 from hostd_workers.wire.errors import InvalidArgumentError, UnimplementedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from hostd import MethodInfo
+    from hostd.fronts.oip.requests import Place
     from hostd.fronts.tensors import Tensor
     from hostd_workers.wire.frames import Buffer
 
@@ -38,8 +39,8 @@ def header_length_of(header: bytes | None) -> int | None:
     return int(header)
 
 
-def parse(body: bytes, header_length: int | None = None) -> InferRequest:
-    """Return the request in a body, of which `header_length` bytes are JSON (None: all).
+def parse(body: bytes, header_length: int | None, read: Callable[[Place, str], bytes]) -> InferRequest:
+    """Return the request in a body, of which `header_length` bytes are JSON (None: all); `read` reads shared memory.
 
     Arrays in binary form are views of the body. Raises `InvalidArgumentError` that says what is wrong where, and
     `UnimplementedError` for extensions that are not here.
@@ -56,7 +57,7 @@ def parse(body: bytes, header_length: int | None = None) -> InferRequest:
     rest = None if header_length is None else view[header_length:]
     inputs = []
     for given in request["inputs"]:
-        tensor, rest = _input(given, rest)
+        tensor, rest = _input(given, rest, read)
         inputs.append(tensor)
     if rest:
         raise InvalidArgumentError(
@@ -100,18 +101,24 @@ def parse_raw(body: bytes, method: MethodInfo) -> InferRequest:
 
 
 def respond(
-    model_name: str, version: str, request: InferRequest, tensors: Sequence[Tensor]
+    model_name: str,
+    version: str,
+    request: InferRequest,
+    tensors: Sequence[Tensor],
+    write: Callable[[Place, Buffer, str], Place],
 ) -> tuple[bytes, int | None]:
     """Return the body of a response, and how much of it is JSON (None: all).
 
-    `tensors` are the wanted outputs, in the order of the request's where it names them.
+    `tensors` are the wanted outputs, in the order of the request's where it names them; `write` writes shared memory.
     """
-    wanted = [asked.is_binary for asked in request.outputs] or [None] * len(tensors)
+    wanted = request.outputs or [RequestedOutput(tensor.name) for tensor in tensors]
     outputs, binary = [], []
-    for tensor, is_binary in zip(tensors, wanted, strict=True):
+    for tensor, asked in zip(tensors, wanted, strict=True):
         output: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
         parameters = dict(tensor.parameters)
-        if request.is_binary if is_binary is None else is_binary:
+        if asked.place is not None:
+            parameters |= write(asked.place, to_raw(tensor), f"output {tensor.name!r}").parameters
+        elif request.is_binary if asked.is_binary is None else asked.is_binary:
             binary.append(to_raw(tensor))
             parameters["binary_data_size"] = len(binary[-1])
         else:
@@ -124,16 +131,21 @@ def respond(
     return (b"".join((header, *binary)), len(header)) if binary else (header, None)
 
 
-def _input(given: Any, rest: memoryview | None) -> tuple[Tensor, memoryview | None]:
+def _input(
+    given: Any, rest: memoryview | None, read: Callable[[Place, str], bytes]
+) -> tuple[Tensor, memoryview | None]:
     """Return the tensor of an input, and what is left of the binary data."""
     if not isinstance(given, dict) or not isinstance(given.get("name"), str):
         raise InvalidArgumentError('each of the inputs must be a JSON object with a string "name"')
     name = given["name"]
     where = f"input {name!r}"
     parameters = _parameters(given, where)
-    if "shared_memory_region" in parameters:
-        raise UnimplementedError(f"{where}: there is no shared memory here, send its data")
     described = name, given.get("datatype"), given.get("shape")
+    place = place_of(parameters, where)
+    if place is not None:
+        if "data" in given or "binary_data_size" in parameters:
+            raise InvalidArgumentError(f"{where} is in shared memory, and has data, too: send one of them")
+        return from_raw(*described, read(place, where)), rest
     size = of_type(parameters.get("binary_data_size"), (int,), f"{where}: binary_data_size")
     if size is None:
         if "data" not in given:
@@ -155,12 +167,10 @@ def _requested(given: Any) -> RequestedOutput:
         raise InvalidArgumentError('each of the outputs must be a JSON object with a string "name"')
     where = f"output {given['name']!r}"
     parameters = _parameters(given, where)
-    for extension in ("classification", "shared_memory_region"):
-        if parameters.get(extension):
-            raise UnimplementedError(f"{where}: the extension {extension!r} is not here")
-    return RequestedOutput(
-        given["name"], of_type(parameters.get("binary_data"), (bool,), f"{where}: the parameter 'binary_data'")
-    )
+    if parameters.get("classification"):
+        raise UnimplementedError(f"{where}: the extension 'classification' is not here")
+    is_binary = of_type(parameters.get("binary_data"), (bool,), f"{where}: the parameter 'binary_data'")
+    return RequestedOutput(given["name"], is_binary, place_of(parameters, where))
 
 
 def _parameters(given: Mapping[str, Any], where: str) -> dict[str, Any]:

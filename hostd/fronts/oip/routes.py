@@ -36,6 +36,9 @@ class Action(enum.Enum):
     INDEX = ("index", "POST", Role.READ)
     LOAD = ("load", "POST", Role.LOAD)
     UNLOAD = ("unload", "POST", Role.LOAD)
+    REGION_STATUS = ("shared memory status", "GET", Role.CALL)
+    REGISTER = ("register shared memory", "POST", Role.CALL)
+    UNREGISTER = ("unregister shared memory", "POST", Role.CALL)
 
     @property
     def verb(self) -> str:
@@ -50,11 +53,12 @@ class Action(enum.Enum):
 
 @dataclass(frozen=True)
 class Route:
-    """What a path asks for; `model_id` and `version` are "" where it names none."""
+    """What a path asks for; `model_id`, `version` and `region` are "" where it names none."""
 
     action: Action
     model_id: str = ""
     version: str = ""
+    region: str = ""
 
 
 _OF_HOST: Final[Mapping[str, Action]] = MappingProxyType(
@@ -64,6 +68,8 @@ _OF_HOST: Final[Mapping[str, Action]] = MappingProxyType(
         "v2/health/ready": Action.READY,
         "v2/models/stats": Action.STATISTICS,
         "v2/repository/index": Action.INDEX,
+        "v2/systemsharedmemory/status": Action.REGION_STATUS,
+        "v2/systemsharedmemory/unregister": Action.UNREGISTER,
     }
 )
 _OF_MODEL: Final[Mapping[str, Action]] = MappingProxyType(
@@ -76,6 +82,9 @@ _OF_MODEL: Final[Mapping[str, Action]] = MappingProxyType(
     }
 )
 _OF_REPOSITORY: Final[Mapping[str, Action]] = MappingProxyType({"load": Action.LOAD, "unload": Action.UNLOAD})
+_OF_REGION: Final[Mapping[str, Action]] = MappingProxyType(
+    {"status": Action.REGION_STATUS, "register": Action.REGISTER, "unregister": Action.UNREGISTER}
+)
 
 
 def route_of(verb: str, path: str) -> Route:
@@ -106,6 +115,8 @@ def _found(path: str) -> Route | None:
         case ["v2", "repository", "models", *segments, word] if word in _OF_REPOSITORY:
             model_id = _id_of(segments)
             return Route(_OF_REPOSITORY[word], model_id) if model_id else None
+        case ["v2", "systemsharedmemory", "region", segment, word] if word in _OF_REGION and segment:
+            return Route(_OF_REGION[word], region=_decoded(segment))
         case _:
             return None
 

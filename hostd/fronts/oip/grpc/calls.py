@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hostd.fronts.oip.grpc.serving import Context
     from hostd.fronts.oip.inference import Inference
     from hostd.fronts.oip.requests import InferRequest
+    from hostd.fronts.oip.shm import Regions
 
 MAX_AT_ONCE: Final = 64
 """Requests of one stream that run, as many as clients that measure throughput keep in flight."""
@@ -43,26 +44,28 @@ _WANTS_EMPTY_FINAL: Final = "triton_enable_empty_final_response"
 class Calls:
     """Calls of the models of one host."""
 
-    def __init__(self, inference: Inference) -> None:
+    def __init__(self, inference: Inference, regions: Regions) -> None:
         self._inference = inference
+        self._regions = regions
 
     async def infer(self, message: Any, context: Context) -> Any:
         """Answer a request."""
         describing.check_version(message.model_name, message.model_version)
-        request = request_of(message)
+        request = request_of(message, self._regions.reading())
         tensors = await self._inference.infer(message.model_name, request, left_s(context, request.timeout_s))
-        return response_of(message.model_name, request, tensors)
+        return response_of(message.model_name, request, tensors, self._regions.write)
 
     async def stream(self, messages: AsyncIterator[Any], context: Context) -> None:
         """Answer the requests of a stream until its client sends no more."""
-        await _Stream(self._inference, context).answer_all(messages)
+        await _Stream(self._inference, self._regions, context).answer_all(messages)
 
 
 class _Stream:
     """One stream of requests and answers."""
 
-    def __init__(self, inference: Inference, context: Context) -> None:
+    def __init__(self, inference: Inference, regions: Regions, context: Context) -> None:
         self._inference = inference
+        self._regions = regions
         self._context = context
         self._is_free = asyncio.Semaphore(MAX_AT_ONCE)
         self._writing = asyncio.Lock()
@@ -104,7 +107,7 @@ class _Stream:
         try:
             try:
                 describing.check_version(message.model_name, message.model_version)
-                request = request_of(message)
+                request = request_of(message, self._regions.reading())
                 await self._call(message.model_name, request, before, after)
             except HostError as error:
                 await asyncio.wait((before,))
@@ -119,7 +122,8 @@ class _Stream:
             self._inference.results(model_id, timeout_s, lambda info: planned(info, request))
         ) as results:
             async for result in results:
-                answer = response_of(model_id, request, wanted(result.method, request, result.value))
+                tensors = wanted(result.method, request, result.value)
+                answer = response_of(model_id, request, tensors, self._regions.write)
                 answer.parameters[_FINAL].bool_param = not result.is_item
                 if not result.is_item:
                     await asyncio.wait((before,))

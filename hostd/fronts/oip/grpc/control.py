@@ -72,13 +72,6 @@ class Control:
         return message("inference.RepositoryModelUnloadResponse")()
 
 
-async def no_cuda(_request: Any, _context: Context) -> Any:
-    """Refuse memory of a device: a front has none open."""
-    raise UnimplementedError(
-        "this front takes no memory of CUDA devices: send tensors in requests, or as system shared memory"
-    )
-
-
 async def no_trace(_request: Any, _context: Context) -> Any:
     """Refuse settings of traces."""
     raise UnimplementedError("this host makes no traces of requests: `hostd explain MODEL` says what a model does")

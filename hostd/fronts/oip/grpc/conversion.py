@@ -14,14 +14,16 @@ from hostd.fronts import texts
 from hostd.fronts.datatypes import BYTES, check_datatype
 from hostd.fronts.oip import describing
 from hostd.fronts.oip.grpc.messages import InferResponseMessage
-from hostd.fronts.oip.requests import InferRequest, RequestedOutput
+from hostd.fronts.oip.requests import InferRequest, RequestedOutput, place_of
 from hostd.fronts.tensors import from_elements, from_json, from_raw, to_raw
 from hostd_workers.wire.errors import InvalidArgumentError, UnimplementedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from hostd.fronts.oip.requests import Place
     from hostd.fronts.tensors import Tensor
+    from hostd_workers.wire.frames import Buffer
 
 _CONTENTS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -40,11 +42,14 @@ _CONTENTS: Final[Mapping[str, str]] = MappingProxyType(
 _PARAMETERS: Final = {bool: "bool_param", int: "int64_param", str: "string_param", float: "double_param"}
 
 
-def request_of(message: Any) -> InferRequest:
-    """Return the request in a message. Raises `InvalidArgumentError` that says what is wrong where."""
+def request_of(message: Any, read: Callable[[Place, str], bytes]) -> InferRequest:
+    """Return the request in a message; `read` reads shared memory.
+
+    Raises `InvalidArgumentError` that says what is wrong where, and what `read` raises.
+    """
     is_raw = bool(message.raw_input_contents)
     raw = iter(message.raw_input_contents) if is_raw else None
-    inputs = tuple(_input(given, raw) for given in message.inputs)
+    inputs = tuple(_input(given, raw, read) for given in message.inputs)
     if raw is not None and next(raw, None) is not None:
         raise InvalidArgumentError(
             f"got {len(message.raw_input_contents)} raw_input_contents, expected one for each of the inputs"
@@ -67,14 +72,23 @@ def parameters_of(entries: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def response_of(model_id: str, request: InferRequest, tensors: Sequence[Tensor]) -> Any:
-    """Return the answer to a request; `tensors` are the wanted outputs, in its order where it names them."""
+def response_of(
+    model_id: str, request: InferRequest, tensors: Sequence[Tensor], write: Callable[[Place, Buffer, str], Place]
+) -> Any:
+    """Return the answer to a request; `write` writes shared memory.
+
+    `tensors` are the wanted outputs, in the request's order where it names them.
+    """
+    places = [asked.place for asked in request.outputs] or [None] * len(tensors)
     answer = InferResponseMessage(model_name=model_id, model_version=describing.VERSION, id=request.id)
-    is_raw = request.is_binary or any(tensor.datatype not in _CONTENTS for tensor in tensors)
-    for tensor in tensors:
+    is_raw = request.is_binary or any(places) or any(tensor.datatype not in _CONTENTS for tensor in tensors)
+    for tensor, place in zip(tensors, places, strict=True):
         output = answer.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         _add(output.parameters, tensor.parameters)
-        if is_raw:
+        if place is not None:
+            _add(output.parameters, write(place, to_raw(tensor), f"output {tensor.name!r}").parameters)
+            answer.raw_output_contents.append(b"")  # clients count these as they count the outputs
+        elif is_raw:
             answer.raw_output_contents.append(bytes(to_raw(tensor)))
         else:
             getattr(output.contents, _CONTENTS[tensor.datatype]).extend(_elements(tensor))
@@ -86,11 +100,14 @@ def _add(entries: Any, parameters: Mapping[str, Any]) -> None:
         setattr(entries[name], _PARAMETERS[type(value)], value)
 
 
-def _input(given: Any, raw: Iterator[bytes] | None) -> Tensor:
+def _input(given: Any, raw: Iterator[bytes] | None, read: Callable[[Place, str], bytes]) -> Tensor:
     where = f"input {given.name!r}"
-    if "shared_memory_region" in given.parameters:
-        raise UnimplementedError(f"{where}: there is no shared memory here, send its data")
     described = given.name, given.datatype, tuple(given.shape)
+    place = place_of(parameters_of(given.parameters), where) if given.parameters else None
+    if place is not None:
+        if given.HasField("contents"):
+            raise InvalidArgumentError(f"{where} is in shared memory, and has contents, too: send one of them")
+        return from_raw(*described, read(place, where))
     if raw is None:
         return _typed(given, where)
     if given.HasField("contents"):
@@ -114,10 +131,10 @@ def _typed(given: Any, where: str) -> Tensor:
 
 
 def _requested(given: Any) -> RequestedOutput:
-    for extension in ("classification", "shared_memory_region"):
-        if extension in given.parameters:
-            raise UnimplementedError(f"output {given.name!r}: the extension {extension!r} is not here")
-    return RequestedOutput(given.name)
+    where = f"output {given.name!r}"
+    if "classification" in given.parameters:
+        raise UnimplementedError(f"{where}: the extension 'classification' is not here")
+    return RequestedOutput(given.name, place=place_of(parameters_of(given.parameters), where))
 
 
 def _elements(tensor: Tensor) -> list[Any]:

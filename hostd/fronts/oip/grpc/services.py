@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 
 from hostd.fronts.access import Role
 from hostd.fronts.models import Models
-from hostd.fronts.oip.grpc import control as refusals
 from hostd.fronts.oip.grpc.calls import Calls
-from hostd.fronts.oip.grpc.control import Control
+from hostd.fronts.oip.grpc.control import Control, no_log_settings, no_trace
 from hostd.fronts.oip.grpc.health import Health
+from hostd.fronts.oip.grpc.memory import Memory, no_cuda
 from hostd.fronts.oip.grpc.messages import HEALTH, INFERENCE, REFLECTION, rpcs_of
 from hostd.fronts.oip.grpc.reflection import V1, reflect
 from hostd.fronts.oip.grpc.serving import served
 from hostd.fronts.oip.inference import Inference
 from hostd.fronts.oip.service import Service
+from hostd.fronts.oip.shm import Regions
 
 if TYPE_CHECKING:
     import grpc
@@ -24,9 +25,13 @@ if TYPE_CHECKING:
     from hostd.fronts.oip.grpc.serving import Handler
 
 
-def handlers(client: AsyncClient, access: Access) -> list[grpc.GenericRpcHandler]:
-    """Return what a server of `grpc.aio` serves for a client's host; for one event loop."""
+def handlers(client: AsyncClient, access: Access, max_body_bytes: int) -> list[grpc.GenericRpcHandler]:
+    """Return what a server of `grpc.aio` serves for a client's host; for one event loop.
+
+    A request reads at most `max_body_bytes` of shared memory; its message is bounded by the server.
+    """
     models = Models(client)
+    regions = Regions(max_body_bytes)
     service = Service(client, models)
     health = Health(service)
     of_health: dict[str, tuple[Role, Handler]] = {
@@ -34,7 +39,7 @@ def handlers(client: AsyncClient, access: Access) -> list[grpc.GenericRpcHandler
         "Watch": (Role.NONE, health.watch),
     }
     of_reflection: dict[str, tuple[Role, Handler]] = {"ServerReflectionInfo": (Role.NONE, reflect)}
-    inference = _of_inference(Calls(Inference(client, models)), Control(service))
+    inference = _of_inference(Calls(Inference(client, models), regions), Control(service), Memory(regions))
     return [
         served(INFERENCE, rpcs_of(INFERENCE), inference, access),
         served(HEALTH, rpcs_of(HEALTH), of_health, access),
@@ -42,7 +47,7 @@ def handlers(client: AsyncClient, access: Access) -> list[grpc.GenericRpcHandler
     ]
 
 
-def _of_inference(calls: Calls, control: Control) -> dict[str, tuple[Role, Handler]]:
+def _of_inference(calls: Calls, control: Control, memory: Memory) -> dict[str, tuple[Role, Handler]]:
     return {
         "ServerLive": (Role.NONE, control.live),
         "ServerReady": (Role.NONE, control.ready),
@@ -56,9 +61,12 @@ def _of_inference(calls: Calls, control: Control) -> dict[str, tuple[Role, Handl
         "RepositoryIndex": (Role.READ, control.index),
         "RepositoryModelLoad": (Role.LOAD, control.load),
         "RepositoryModelUnload": (Role.LOAD, control.unload),
-        "CudaSharedMemoryStatus": (Role.NONE, refusals.no_cuda),
-        "CudaSharedMemoryRegister": (Role.NONE, refusals.no_cuda),
-        "CudaSharedMemoryUnregister": (Role.NONE, refusals.no_cuda),
-        "TraceSetting": (Role.NONE, refusals.no_trace),
-        "LogSettings": (Role.NONE, refusals.no_log_settings),
+        "SystemSharedMemoryStatus": (Role.CALL, memory.status),
+        "SystemSharedMemoryRegister": (Role.CALL, memory.register),
+        "SystemSharedMemoryUnregister": (Role.CALL, memory.unregister),
+        "CudaSharedMemoryStatus": (Role.NONE, no_cuda),
+        "CudaSharedMemoryRegister": (Role.NONE, no_cuda),
+        "CudaSharedMemoryUnregister": (Role.NONE, no_cuda),
+        "TraceSetting": (Role.NONE, no_trace),
+        "LogSettings": (Role.NONE, no_log_settings),
     }
