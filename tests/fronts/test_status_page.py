@@ -13,8 +13,12 @@ pytest.importorskip("orjson", reason="the extra `http`")
 
 from helpers import eventually, never
 from page_rig import DESKTOP, PHONE, Keys, Page, browser
+from test_front_process import kill_front
 
 import hostd
+
+NOTHING = "\N{EN DASH}"
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 TOKENS = {"read": "read-read-read-read", "call": "call-call-call-call", "admin": "admin-admin-admin-admin"}
 
@@ -275,10 +279,10 @@ def test_items_of_a_stream_come_one_by_one_and_it_can_be_stopped(page, client, m
 
 def test_a_declared_array_reaches_the_model_as_one(page, client, model_dir):
     client.load_model("arrays", model_dir(ARRAYS, settings=ARRAYS_SETTINGS))
-    page.open("/#/models/arrays").says("FP32 [any \u00d7 4]", ".call")
+    page.open("/#/models/arrays").says(f"FP32 [any {TIMES} 4]", ".call")
     page.enter("pixels", "[[1, 2, 3]]")
     page.press("Call")
-    page.says("pixels: This must be FP32 [any \u00d7 4]", ".trouble")
+    page.says(f"pixels: This must be FP32 [any {TIMES} 4]", ".trouble")
     page.enter("pixels", "[[1, 2, 3, 4.5], [0, 0, 0, 1]]")
     page.press("Call")
     page.says('"dtype": "float32"', ".output")
@@ -435,7 +439,9 @@ def test_everything_is_reached_by_keys(page, model):
 
 def test_a_dialog_keeps_the_focus_and_gives_it_back(page):
     page.open()
-    page.until(lambda: page.button("Load…").send_keys(Keys.ENTER) or page.all("dialog"), "it opens")
+    page.run("arguments[0].focus()", page.button("Load…"))
+    page.keys(Keys.ENTER)
+    page.one("dialog")
     inside = "return document.activeElement === document.body || document.activeElement.closest('dialog') !== null"
     for _ in range(8):
         page.keys(Keys.TAB)
@@ -529,17 +535,28 @@ def test_a_host_that_is_killed_is_noticed_and_one_that_starts_again_too(tmp_path
     page.says("Last seen", "footer")
     row = page.row("m")
     assert "was ready" in row["state"]
-    assert (row["rate"].strip(), row["flight"], row["idle"]) == ("\u2013", "\u2013", "\u2013")
+    assert (row["rate"].strip(), row["flight"], row["idle"]) == (NOTHING, NOTHING, NOTHING)
     assert page.button("Load…").get_attribute("title") == "The host is not reachable."
+    page.press("Try now")
+    page.says("The host is not reachable", "#notices")
     host.stop()
     with host_with(tmp_path, http=port):
-        page.press("Try now")
         page.says("The host has started again", "#notices")
         page.until(lambda: page.row("m") is None, "what the other start had is gone")
         assert "not reachable" not in page.text
         page.press("Understood")
         page.until(lambda: page.all(".notice") == [], "it is told once")
         chromium.get("about:blank")
+
+
+def test_a_front_that_starts_again_is_followed_again(page, shared, client, model):
+    page.open("/#/models/m").says("loaded with {}", ".log")
+    kill_front(shared)
+    client.retrieve_model("m").say("after that")
+    page.says("after that", ".log")
+    page.until(lambda: page.all(".notice") == [], "the notice goes")
+    client.pin_model("m")
+    page.says("it is not evicted", ".why")
 
 
 # How it looks

@@ -54,7 +54,10 @@ export function openDeploy(store, given = [], id = "") {
       }
       setBusy(false);
     },
-    onclose: () => sending?.abort(),
+    onclose: () => {
+      if (sending && progress.value === 1) tell("All files are sent: the host goes on by itself.");
+      else sending?.abort();
+    },
   });
   const setBusy = (isBusy) => set(form.querySelector("button.main"), "disabled", isBusy);
   const send = async () => {

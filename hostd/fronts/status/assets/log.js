@@ -10,20 +10,26 @@ const MOST_LINES = 2000;
 export function logCard(store, id) {
   const lines = h("div", { class: "log", role: "log", tabindex: "0", "aria-label": "Log", "aria-live": "off" });
   const state = h("span", { class: "hint" });
-  const toggle = h("button", { type: "button", "aria-pressed": "true", onclick: () => (run ? stop("Not followed.") : start()) }, "Follow");
+  const toggle = h("button", { type: "button", "aria-pressed": "true", onclick: () => want(!isWanted) }, "Follow");
   const node = h("section", { class: "card", "aria-label": "Log" }, h("div", { class: "with-button" }, h("h3", null, "Log"), state, toggle), lines);
+  let isWanted = true;
   let run = null;
   const stop = (why) => {
     run?.abort();
     run = null;
-    set(toggle, "aria-pressed", "false");
     say(state, why);
   };
+  const want = (isSo) => {
+    isWanted = isSo;
+    set(toggle, "aria-pressed", String(isSo));
+    if (isSo) start();
+    else stop("Not followed.");
+  };
   const start = async () => {
+    run?.abort();
     run = new AbortController();
     const { signal } = run;
     lines.replaceChildren();
-    set(toggle, "aria-pressed", "true");
     say(state, "");
     try {
       for await (const event of follow(`${pathOf(id, "logs")}?follow=true&tail=${TAIL}`, signal)) add(lines, event.data);
@@ -32,16 +38,16 @@ export function logCard(store, id) {
       if (!signal.aborted) stop(error.message);
     }
   };
-  const onVisible = () => (document.hidden ? run && stop("hidden") : state.textContent === "hidden" && start());
+  const onVisible = () => (document.hidden ? stop("") : isWanted && start());
   document.addEventListener("visibilitychange", onVisible);
-  let generation = null;
+  let followed = null;
   const update = (model) => {
-    if (store.lost) return;
-    // Another load prints to the same log, but what was followed may have ended with the one before.
-    if (generation === model.generation && (run || toggle.getAttribute("aria-pressed") === "false")) return;
-    generation = model.generation;
-    run?.abort();
-    start();
+    if (store.lost) followed = null;
+    // What was followed has ended with the connection, or with the load before.
+    else if (followed !== model.generation && isWanted) {
+      followed = model.generation;
+      start();
+    }
   };
   const close = () => {
     document.removeEventListener("visibilitychange", onVisible);

@@ -112,7 +112,7 @@ function controlsOf(store, id) {
     set(all.deploy.node, "hidden", !now);
     say(all.pin.node, now?.pinned ? "Unpin" : "Pin");
     set(hint, "hidden", allows(store.role, "deploy"));
-    say(hint, allows(store.role, "deploy") ? "" : `Your role is ${store.role}: ${allows(store.role, "load") ? "deploys need" : "these need"} another one.`);
+    say(hint, `Your role is ${store.role}; ${allows(store.role, "load") ? "a deploy needs deploy" : "these need load and deploy"}.`);
   };
   return { nodes: [...Object.values(all).map((one) => one.node), hint], update };
 }

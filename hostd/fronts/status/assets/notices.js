@@ -41,5 +41,5 @@ function found(store) {
 
 function lostText(store) {
   const since = store.lookedMs ? ` What is shown below was so at ${instant(store.lookedMs / 1000)}.` : "";
-  return `${store.lost}.${since} This page keeps trying.`;
+  return `${store.lost[0].toUpperCase()}${store.lost.slice(1)}.${since} This page keeps trying.`;
 }
