@@ -1,7 +1,8 @@
 """The gRPC front: its services, served by gRPC's asyncio server at an address that the host keeps.
 
 gRPC's Python interface takes no socket, so this binds one of its own beside that of the host (SO_REUSEPORT), and
-connections are refused while no front runs; gRPC's clients then connect again by themselves.
+connections are refused while no front runs; gRPC's clients then connect again by themselves. gRPC takes 0.0.0.0, too,
+for all addresses of IPv6 and IPv4.
 """
 
 from __future__ import annotations
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 MAX_MESSAGE_BYTES: Final = 2**31 - 1
 """gRPC and protobuf count the bytes of a message in 32 bits."""
 
+KEEPALIVE_S: Final = 60
+"""After so long without a byte a client whose call runs is asked whether it is there, and its calls are cancelled if it
+does not say so in `KEEPALIVE_TIMEOUT_S`: of a machine that has lost its power nothing tells."""
+
+KEEPALIVE_TIMEOUT_S: Final = 20
+
 _GRACE_S: Final = 2
 
 
@@ -49,6 +56,8 @@ async def _serve(order: Mapping[str, Any], address: str, access: Access, say_rea
         options = (
             ("grpc.max_receive_message_length", min(order["max_body_bytes"], MAX_MESSAGE_BYTES)),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
+            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
             ("grpc.so_reuseport", 1),
         )
         server = grpc.aio.server(options=options)

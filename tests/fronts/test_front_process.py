@@ -109,18 +109,19 @@ def test_tokens_that_cannot_be_read_end_the_start_with_the_fronts_own_words(fron
         fronted(tokens=str(tmp_path / "nix"))
 
 
-def test_a_package_that_is_missing_is_named_with_what_installs_it(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['uvicorn'] = None\n")  # found by nobody
+@pytest.mark.parametrize(("front", "package"), [("http", "uvicorn"), ("grpc", "grpc")])
+def test_a_package_that_is_missing_is_named_with_what_installs_it(tmp_path, front, package):
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules['{package}'] = None\n")  # found by nobody
     run = subprocess.run(
-        [sys.executable, "-c", "import hostd\nwith hostd.Host(fronts={'http': 0}): pass"],
+        [sys.executable, "-c", f"import hostd\nwith hostd.Host(fronts={{'{front}': 0}}): pass"],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
         check=False,
     )
-    assert "the http front needs uvicorn" in run.stderr
-    assert "[http]" in run.stderr
+    assert f"the {front} front needs {package}" in run.stderr
+    assert f"[{front}]" in run.stderr
 
 
 # Its end, and that of its host
