@@ -23,11 +23,11 @@ import logging
 import os
 import select
 import signal
-import socket
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from hostd.config.values import is_loopback
+from hostd.shell.listening import listening
 from hostd.shell.own_log import about
 from hostd.shell.processes.environment import oom_score_adj_of_workers
 from hostd.shell.processes.spawner import describe_exit
@@ -38,6 +38,7 @@ from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
     import asyncio
+    import socket
     from collections.abc import Mapping
     from pathlib import Path
 
@@ -59,15 +60,11 @@ _WORD_FD: Final = 4
 _ABOVE: Final = 8
 """Descriptors from here on are none of those that a front gets."""
 _WORD_BYTES: Final = 4096
-_BACKLOG: Final = 4096
 _NEEDS: Final = {
     "http": ("starlette", "uvicorn", "httptools", "orjson", "numpy"),
     "grpc": ("grpc", "orjson", "numpy"),
 }
 """The packages of each front, which is also the extra that brings them."""
-
-_BINDS_ITSELF: Final = "grpc"
-"""The front that is told where to listen, and gets no socket."""
 
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 10.0
@@ -115,7 +112,7 @@ class Fronts(Closing):
             address = getattr(config.fronts, name)
             if address is not None:
                 _check_installed(name, packages)
-                listener, host = _listening(name, address)
+                listener, host = listening(name, address)
                 scheme = name if config.fronts.certificate is None else f"{name}s"
                 url = f"{scheme}://{host}:{listener.getsockname()[1]}"
                 self._known[name] = _Front(name, listener, url, loop.create_future())
@@ -241,48 +238,6 @@ def _check_installed(name: str, packages: tuple[str, ...]) -> None:
             f"the {name} front needs {', '.join(missing)}, which {sys.executable} does not have; install with: "
             f"{install_extras(name)}"
         )
-
-
-def _listening(name: str, address: str) -> tuple[socket.socket, str]:
-    """Return a socket at the address of a front, and the host of the address."""
-    host, _, port = address.rpartition(":")
-    try:
-        family, *_, place = socket.getaddrinfo(
-            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        make = _kept if name == _BINDS_ITSELF else _listener
-        listener = make((str(place[0]), int(place[1])), family)
-    except OSError as error:
-        raise FailedPreconditionError(
-            f"the {name} front cannot listen at {address}: {error.strerror}; choose another fronts.{name} "
-            f"(--{name} ADDRESS; port 0 takes any that is free)"
-        ) from None
-    return listener, host
-
-
-def _listener(place: tuple[str, int], family: socket.AddressFamily) -> socket.socket:
-    return socket.create_server(place, family=family, backlog=_BACKLOG)
-
-
-def _kept(place: tuple[str, int], family: socket.AddressFamily) -> socket.socket:
-    """Return a socket that keeps an address and does not listen; only a process of this user can bind it, too.
-
-    Raises OSError if somebody has the address, another host's front that is not running just then included.
-    """
-    host, port = place
-    if port == 0:
-        # The kernel gives up a port that it has chosen itself when its socket stops listening. Both sockets may have
-        # it at a time, as none of them listens, so nobody gets it in between.
-        with socket.socket(family, socket.SOCK_STREAM) as chosen:
-            chosen.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            chosen.bind(place)
-            return _kept((host, chosen.getsockname()[1]), family)
-    # To listen is what has the kernel look whether anybody else does, and what ends the sharing by SO_REUSEADDR.
-    kept = _listener(place, family)
-    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    kept.shutdown(socket.SHUT_RD)
-    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-    return kept
 
 
 def _spawned(front: _Front, order: Mapping[str, Any]) -> tuple[int, int, int]:
