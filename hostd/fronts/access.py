@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from hostd.fronts import asgi
 from hostd.fronts.asgi import error_response, header_of
-from hostd.fronts.errors import IS_TOLD_ALL, UnauthenticatedError
+from hostd.fronts.errors import IS_TRUSTED, UnauthenticatedError
 from hostd_workers.wire.errors import (
     FailedPreconditionError,
     HostError,
@@ -140,7 +140,7 @@ def guarded(app: App, access: Access) -> App:
             try:
                 _check_origin(scope, access)
                 role = scope[_KEY] = access.role_of(header_of(scope, b"authorization"))
-                IS_TOLD_ALL.set(role >= Role.LOAD)
+                IS_TRUSTED.set(role >= Role.LOAD)
             except HostError as error:
                 await asgi.send_response(send, error_response(error))
                 return

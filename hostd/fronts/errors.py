@@ -75,8 +75,9 @@ _OF_KIND: Final[Mapping[type[HostError], int]] = MappingProxyType(
 )
 """Kinds of error that HTTP has a status of its own for: what is too large stays so, however often it is tried."""
 
-IS_TOLD_ALL: ContextVar[bool] = ContextVar("IS_TOLD_ALL", default=True)
-"""Whether whoever made the request of this context may see what is inside of a model (`hostd.fronts.access`)."""
+IS_TRUSTED: ContextVar[bool] = ContextVar("IS_TRUSTED", default=True)
+"""Whether whoever made the request of this context may load models (`hostd.fronts.access`), and so see what is inside
+of one, and have the front open files of its user."""
 
 _TRACEBACK: Final = "traceback"
 
@@ -114,7 +115,7 @@ def headers_of(error: HostError) -> dict[str, str]:
 def body_of(error: HostError) -> dict[str, Any]:
     """Return what a front tells of an error; of its details those that JSON can hold.
 
-    The traceback of a model only `IS_TOLD_ALL` gets: it shows code and paths.
+    The traceback of a model, which shows code and paths, is for those who are trusted.
     """
     return {
         "error": sayable(error.message),
@@ -123,7 +124,7 @@ def body_of(error: HostError) -> dict[str, Any]:
         "details": {
             sayable(name): value
             for name, value in error.details.items()
-            if _is_json(value) and (name != _TRACEBACK or IS_TOLD_ALL.get())
+            if _is_json(value) and (name != _TRACEBACK or IS_TRUSTED.get())
         },
     }
 

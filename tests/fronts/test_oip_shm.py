@@ -17,12 +17,18 @@ from grpc_rig import target_of
 from oip_rig import Front
 from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
+import hostd
+from hostd import PermissionDeniedError
+from hostd.fronts.errors import IS_TRUSTED
+from hostd.fronts.oip.requests import Place
+from hostd.fronts.oip.shm import Regions
+
 BYTES = 32
 
 
 @pytest.fixture(scope="module")
 def fronts():
-    return {"grpc": 0, "max_body_bytes": 4096}
+    return {"grpc": 0, "max_body_bytes": 4096, "anonymous": "load"}
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +202,24 @@ def test_regions_are_bounded(asking, made):
         asking.register_system_shared_memory(str(number), key, BYTES)
     with pytest.raises(InferenceServerException, match="256 shared memory regions are registered"):
         asking.register_system_shared_memory("more", key, BYTES)
+
+
+def test_without_the_right_to_load_nobody_registers_or_uses_memory(fronted, front, asking, triton, made):
+    key, _ = made()
+    asking.register_system_shared_memory("r", key, BYTES)
+    regions = Regions(4096)
+    regions.register("r", key, 0, BYTES)
+    try:
+        token = IS_TRUSTED.set(False)
+        with pytest.raises(PermissionDeniedError, match="input 'x': to use shared memory needs the role load"):
+            regions.reading()(Place("r", 0, 4), "input 'x'")
+        with pytest.raises(PermissionDeniedError, match="output 'y': to use"):
+            regions.write(Place("r", 0, 4), b"abcd", "output 'y'")
+    finally:
+        IS_TRUSTED.reset(token)
+        regions.unregister()
+    with hostd.Host(fronts={"grpc": 0, "http": 0}) as closed:
+        target = target_of(closed) if triton is triton_grpc else closed.client().host_info().fronts["http"][7:]
+        with triton.InferenceServerClient(target) as client:
+            with pytest.raises(InferenceServerException, match="needs the role load"):
+                client.register_system_shared_memory("r", key, BYTES)

@@ -36,9 +36,9 @@ class Action(enum.Enum):
     INDEX = ("index", "POST", Role.READ)
     LOAD = ("load", "POST", Role.LOAD)
     UNLOAD = ("unload", "POST", Role.LOAD)
-    REGION_STATUS = ("shared memory status", "GET", Role.CALL)
-    REGISTER = ("register shared memory", "POST", Role.CALL)
-    UNREGISTER = ("unregister shared memory", "POST", Role.CALL)
+    REGION_STATUS = ("shared memory status", "GET", Role.LOAD)
+    REGISTER = ("register shared memory", "POST", Role.LOAD)
+    UNREGISTER = ("unregister shared memory", "POST", Role.LOAD)
 
     @property
     def verb(self) -> str:

@@ -7,6 +7,7 @@ Rules
    ends this process with SIGBUS; read so, it is an error of one request.
 3. The file's size is looked at at each use, and what a request may read is bounded as its body is.
 4. Regions are those of one front's process: one that starts again knows none, as a Triton that starts again.
+5. Only who may load may register and use them: the front opens files of its user, which others of the machine may not.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from hostd.fronts.errors import IS_TRUSTED
 from hostd.fronts.oip.requests import Place
 from hostd_workers.wire.errors import (
     AlreadyExistsError,
@@ -144,6 +146,8 @@ class Regions:
         return region
 
     def _of_use(self, place: Place, where: str) -> _Region:
+        if not IS_TRUSTED.get():
+            raise PermissionDeniedError(f"{where}: to use shared memory needs the role load")
         region = self._region(place.region)
         if place.offset < 0 or place.byte_size < 0 or place.offset + place.byte_size > region.byte_size:
             raise InvalidArgumentError(

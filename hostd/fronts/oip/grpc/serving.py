@@ -11,13 +11,14 @@ from urllib.parse import quote
 
 import grpc
 
-from hostd.fronts.access import check_role
+from hostd.fronts.access import Role, check_role
+from hostd.fronts.errors import IS_TRUSTED
 from hostd_workers.wire.errors import HostError, sayable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-    from hostd.fronts.access import Access, Role
+    from hostd.fronts.access import Access
     from hostd.fronts.oip.grpc.messages import Rpc
 
 Context: TypeAlias = Any
@@ -89,3 +90,4 @@ def _check(context: Context, access: Access, role: Role) -> None:
     authorization = next((value for key, value in context.invocation_metadata() if key == "authorization"), None)
     has = access.role_of(None if authorization is None else authorization.encode())
     check_role(has, role, has_token=authorization is not None)
+    IS_TRUSTED.set(has >= Role.LOAD)
