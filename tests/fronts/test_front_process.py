@@ -52,6 +52,11 @@ def status_of(url, path="/v2/health/ready", body=None, **headers):
         return error.code
 
 
+def role_of(url, **headers):
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/v1/me", headers=headers), timeout=PATIENCE_S) as answer:
+        return json.load(answer)["role"]
+
+
 def has_ended(pid):
     return not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
 
@@ -222,6 +227,7 @@ def test_tokens_have_roles(fronted, tmp_path, model_dir):
     bearer = {"authorization": f"Bearer {SECRET}", "content_type": "application/json"}
     assert status_of(url, "/v1/models") == 401
     assert status_of(url) == 200, "whoever watches over a host needs no token"
+    assert [role_of(url), role_of(url, **bearer)] == ["none", "load"]
     assert status_of(url, "/v1/models/m/load", load, **bearer) == 200
     assert status_of(url, "/v1/models", **bearer) == 200
     assert status_of(url, "/v1/host/settings", **bearer) == 403

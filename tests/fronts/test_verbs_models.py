@@ -226,3 +226,35 @@ def test_a_host_that_is_gone_is_said_to_be_unavailable():
         host.stop()
         answer = front.ask("GET", "/v1/host")
     assert (answer.status, answer.kind) == (503, "UnavailableError")
+
+
+def test_examples_say_how_each_method_may_be_called_and_null_where_nobody_knows(front, model_dir):
+    front.load(
+        "m",
+        model_dir(
+            """
+            class Model:
+                def hinted(self, x: list):
+                    return x
+
+                def by_name(self, text: str, times: int = 1):
+                    return text * times
+
+                def unknown(self, a, b):
+                    return a
+
+            def load(path):
+                return Model()
+            """
+        ),
+    )
+    assert front.ask("GET", "/v1/models/m/examples").value == {
+        "hinted": {"args": [[1, 2]], "kwargs": {}, "is_of_arrays": False},
+        "by_name": {"args": [], "kwargs": {"text": "text"}, "is_of_arrays": False},
+        "unknown": None,
+    }
+    assert front.ask("GET", "/v1/models/nix/examples").status == 404
+
+
+def test_whoever_asks_is_told_the_role_that_they_have(front):
+    assert front.ask("GET", "/v1/me").value == {"role": "admin"}

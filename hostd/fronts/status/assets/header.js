@@ -99,8 +99,8 @@ function callsCard() {
     const { rates, bytes } = store.pastOf();
     say(now, rate(store.totalRate));
     say(used, bytes.length ? size(bytes.at(-1)) : "–");
-    say(peak, `peak ${rate(Math.max(0, ...rates))} in two minutes`);
-    say(most, `peak ${size(Math.max(0, ...bytes))}`);
+    say(peak, `peak ${rate(Math.max(0, ...rates))} in 2 min`);
+    say(most, `peak ${size(Math.max(0, ...bytes))} in 2 min`);
     chart.draw(rates, `Calls a second in the last minutes: at most ${rate(Math.max(0, ...rates))}`);
     held.draw(bytes, `Memory in use in the last minutes: at most ${size(Math.max(0, ...bytes))}`);
   };
