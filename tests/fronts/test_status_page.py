@@ -502,7 +502,8 @@ def test_what_a_role_does_not_allow_is_offered_with_the_reason_and_does_nothing(
     host, page = guarded("read")
     client = host.client()
     client.load_model("m", model_dir(MODEL))
-    page.open("/#/models/m").says("Your role is read")
+    page.open("/#/models/m").says("double of each", ".call")
+    page.says("Your role is read", "article")
     for name, role in (("Call", "call"), ("Unload…", "load"), ("Pin", "load"), ("Deploy files…", "deploy")):
         button = page.button(name)
         assert button.get_attribute("aria-disabled") == "true"
@@ -511,7 +512,7 @@ def test_what_a_role_does_not_allow_is_offered_with_the_reason_and_does_nothing(
         page.says(f"This needs the role {role}", "#toasts")
     assert page.all("dialog") == []
     assert (client.get_model("m").pinned, client.get_model("m").calls) == (False, 0)
-    page.open("/#/models/m", token=TOKENS["call"])
+    page.open("/#/models/m", token=TOKENS["call"]).says("double of each", ".call")
     page.until(lambda: page.button("Call").get_attribute("aria-disabled") is None, "it may be called")
     page.press("Call")
     page.says("[2, 4]", ".output")

@@ -43,6 +43,7 @@ export function callCard(store, id) {
     showMethods(namesOf(model));
     if (model.default_method) choice.value = model.default_method;
     showFields();
+    set(node, "hidden", false);
   };
   const begin = async () => {
     wrong.say();
@@ -70,7 +71,8 @@ export function callCard(store, id) {
     model = record;
     call.update();
     const names = namesOf(record);
-    set(node, "hidden", !names.length);
+    // Without its fields there is nothing to call with yet.
+    set(node, "hidden", !names.length || fields === null);
     const text = JSON.stringify([record.methods, record.default_method]);
     if (text === known || !names.length) return;
     known = text;

@@ -5,11 +5,11 @@ import { fill, h, newId, set } from "./dom.js";
 const SHOWN_MS = 6000;
 
 /** Show a dialog with a form; the browser keeps the focus in it, and Escape closes it. Return what closes it. */
-export function openDialog(title, { body, buttons, onsubmit, onclose, isWide }) {
+export function openDialog(title, { body, buttons, onsubmit, onclose }) {
   const id = newId("dialog");
   const close = () => node.close();
   const form = h("form", { onsubmit: (event) => (event.preventDefault(), onsubmit?.(form)), novalidate: true }, body, h("p", { class: "buttons" }, buttons(close)));
-  const node = h("dialog", { "aria-labelledby": id, class: isWide ? "wide" : null }, h("h2", { id }, title), form);
+  const node = h("dialog", { "aria-labelledby": id }, h("h2", { id }, title), form);
   node.addEventListener("close", () => {
     node.remove();
     onclose?.();
