@@ -64,7 +64,13 @@ export function accessForm(store, entered) {
 export function allowedList(role) {
   const item = ([needed, text]) => {
     const isAllowed = allows(role, needed);
-    return h("li", { class: isAllowed ? "yes" : "no" }, h("span", { class: "mark" }, isAllowed ? "Yes" : "No"), h("span", null, text), h("code", null, needed));
+    return h(
+      "li",
+      { class: isAllowed ? "yes" : "no" },
+      h("span", { class: "mark" }, isAllowed ? "Yes" : "No"),
+      h("span", null, text),
+      h("code", null, needed),
+    );
   };
   return h("ul", { class: "allowed" }, ALLOWED.map(item));
 }
@@ -73,7 +79,9 @@ export function allowedList(role) {
 export function askForToken(main, store, error, entered) {
   const isWrong = Boolean(token());
   const title = isWrong ? "This token does not open this page" : "This host asks for a token";
-  const text = isWrong ? `The host says: ${error.message}.` : "Whoever runs it has tokens, one a line, in the file that the setting fronts.tokens names.";
+  const text = isWrong
+    ? `The host says: ${error.message}.`
+    : "Whoever runs it has tokens, one a line, in the file that the setting fronts.tokens names.";
   const panel = h(
     "section",
     { class: "card panel", "aria-labelledby": "token-title" },
@@ -98,7 +106,9 @@ export function openAccess(store, entered) {
     entered();
   });
   const said = token() ? "With your token you have the role " : "Without a token you have the role ";
-  node.querySelector("h2").after(h("p", null, said, h("strong", null, store.role ?? "none"), "."), allowedList(store.role), form);
+  node
+    .querySelector("h2")
+    .after(h("p", null, said, h("strong", null, store.role ?? "none"), "."), allowedList(store.role), form);
 }
 
 /**

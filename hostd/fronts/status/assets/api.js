@@ -83,7 +83,11 @@ export async function* streamed(response) {
 async function send(path, options) {
   let response;
   try {
-    response = await fetch(new URL(path, document.baseURI), { ...options, headers: headers({ Accept: "application/json", ...options.headers }), cache: "no-store" });
+    response = await fetch(new URL(path, document.baseURI), {
+      ...options,
+      headers: headers({ Accept: "application/json", ...options.headers }),
+      cache: "no-store",
+    });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Unreachable("nothing answers at this address");

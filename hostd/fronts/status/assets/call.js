@@ -24,8 +24,22 @@ export function callCard(store, id) {
   const output = h("div", { class: "output", role: "status" });
   const call = control(store, "call", "Call", () => begin(), { kind: "main" });
   const stop = h("button", { type: "button", hidden: true, onclick: () => running?.abort() }, "Stop");
-  const form = h("form", { onsubmit: (event) => (event.preventDefault(), call.node.click()), novalidate: true }, h("div", { class: "field" }, h("label", { for: choiceId }, "Method"), choice), about, place, wrong.node, h("p", { class: "buttons" }, stop, call.node));
-  const node = h("section", { class: "card call", "aria-label": "Call a method" }, h("h3", null, "Call a method"), form, output);
+  const form = h(
+    "form",
+    { onsubmit: (event) => (event.preventDefault(), call.node.click()), novalidate: true },
+    h("div", { class: "field" }, h("label", { for: choiceId }, "Method"), choice),
+    about,
+    place,
+    wrong.node,
+    h("p", { class: "buttons" }, stop, call.node),
+  );
+  const node = h(
+    "section",
+    { class: "card call", "aria-label": "Call a method" },
+    h("h3", null, "Call a method"),
+    form,
+    output,
+  );
   let model = null;
   let examples = {};
   let fields = null;
@@ -39,7 +53,10 @@ export function callCard(store, id) {
     wrong.say();
   };
   const learn = async () => {
-    examples = await get(pathOf(id, "examples")).then(({ value }) => value, () => ({}));
+    examples = await get(pathOf(id, "examples")).then(
+      ({ value }) => value,
+      () => ({}),
+    );
     showMethods(namesOf(model));
     if (model.default_method) choice.value = model.default_method;
     showFields();
@@ -130,10 +147,20 @@ async function showItems(output, response, took) {
 
 function showError(output, error, took) {
   const kept = output.querySelector("pre");
-  fill(output, kept, h("p", { class: "outcome bad" }, `Failed after ${took}: `, h("strong", null, error.kind || "Error")), h("p", { class: "message" }, error.message), tracebackOf(error, true));
+  fill(
+    output,
+    kept,
+    h("p", { class: "outcome bad" }, `Failed after ${took}: `, h("strong", null, error.kind || "Error")),
+    h("p", { class: "message" }, error.message),
+    tracebackOf(error, true),
+  );
 }
 
 function block(text) {
   const isLong = text.length > MOST_SHOWN;
-  return h("pre", { tabindex: "0", "aria-label": "Result" }, isLong ? `${text.slice(0, MOST_SHOWN)}\n… and ${text.length - MOST_SHOWN} more characters` : text);
+  return h(
+    "pre",
+    { tabindex: "0", "aria-label": "Result" },
+    isLong ? `${text.slice(0, MOST_SHOWN)}\n… and ${text.length - MOST_SHOWN} more characters` : text,
+  );
 }

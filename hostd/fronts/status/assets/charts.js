@@ -12,7 +12,12 @@ const LEAST_SHARE = 0.1;
 export function sparkline(kind) {
   const area = svg("path", { class: "area" });
   const line = svg("path", { class: "line" });
-  const node = svg("svg", { class: `spark ${kind}`, viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" }, area, line);
+  const node = svg(
+    "svg",
+    { class: `spark ${kind}`, viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" },
+    area,
+    line,
+  );
   const draw = (values, label) => {
     const points = pointsOf(values);
     const path = points.map(([x, y], at) => `${at ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
@@ -38,7 +43,8 @@ export function bar(...kinds) {
   const parts = new Map(kinds.map((kind) => [kind, h("span", { class: kind })]));
   const node = h("div", { class: "bar", role: "img" }, ...parts.values());
   const draw = (shares, label) => {
-    for (const [kind, part] of parts) part.style.width = `${(100 * Math.min(1, Math.max(0, shares[kind] ?? 0))).toFixed(2)}%`;
+    for (const [kind, part] of parts)
+      part.style.width = `${(100 * Math.min(1, Math.max(0, shares[kind] ?? 0))).toFixed(2)}%`;
     set(node, "aria-label", label);
     set(node, "aria-hidden", label ? null : "true");
   };

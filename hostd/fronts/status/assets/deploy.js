@@ -29,12 +29,31 @@ export function openDeploy(store, given = [], id = "") {
     fill(chosen, listOf(files));
   };
   const picker = (label, attributes) => {
-    const input = h("input", { type: "file", ...attributes, onchange: () => take([...input.files].map((file) => [file.webkitRelativePath || file.name, file])) });
+    const input = h("input", {
+      type: "file",
+      ...attributes,
+      onchange: () => take([...input.files].map((file) => [file.webkitRelativePath || file.name, file])),
+    });
     return field(label, input);
   };
   const { close, form, node } = openDialog("Deploy a model", {
     body: [
-      h("div", { class: "drop", ondragover: allow, ondrop: async (event) => (event.preventDefault(), event.stopPropagation(), take(await dropped(event.dataTransfer))) }, h("p", null, "Drop a model’s folder or files here, or choose them."), picker("Folder", { webkitdirectory: true, name: "folder" }), picker("Files", { multiple: true, name: "files" }), chosen),
+      h(
+        "div",
+        {
+          class: "drop",
+          ondragover: allow,
+          ondrop: async (event) => (
+            event.preventDefault(),
+            event.stopPropagation(),
+            take(await dropped(event.dataTransfer))
+          ),
+        },
+        h("p", null, "Drop a model’s folder or files here, or choose them."),
+        picker("Folder", { webkitdirectory: true, name: "folder" }),
+        picker("Files", { multiple: true, name: "files" }),
+        chosen,
+      ),
       field("Id", name, "The name to call it by; its folder in the models directory gets the same."),
       field("Options", options, "Of its loader, as a JSON map. May be empty."),
       tick("replace", "Replace the model that has this id; it serves until the new one does"),
@@ -42,7 +61,10 @@ export function openDeploy(store, given = [], id = "") {
       state,
       wrong.node,
     ],
-    buttons: (closing) => [h("button", { type: "button", onclick: closing }, "Cancel"), h("button", { type: "submit", class: "main" }, "Deploy")],
+    buttons: (closing) => [
+      h("button", { type: "button", onclick: closing }, "Cancel"),
+      h("button", { type: "submit", class: "main" }, "Deploy"),
+    ],
     onsubmit: async () => {
       wrong.say();
       try {
@@ -63,7 +85,16 @@ export function openDeploy(store, given = [], id = "") {
   const send = async () => {
     const replace = form.elements.replace.checked;
     const path = address(name.value.trim(), files, options.value, replace);
-    if (replace && store.models.has(name.value.trim()) && !(await confirm(`Replace ${name.value.trim()}?`, "Its files are replaced by these. If the new ones do not load, the old ones come back.", "Replace"))) return;
+    if (
+      replace &&
+      store.models.has(name.value.trim()) &&
+      !(await confirm(
+        `Replace ${name.value.trim()}?`,
+        "Its files are replaced by these. If the new ones do not load, the old ones come back.",
+        "Replace",
+      ))
+    )
+      return;
     setBusy(true);
     set(progress, "hidden", false);
     sending = upload(path, files, (share) => {
@@ -91,7 +122,8 @@ function upload(path, files, onProgress) {
   const request = new XMLHttpRequest();
   const answer = new Promise((resolve, reject) => {
     request.upload.onprogress = (event) => onProgress(event.loaded / event.total);
-    request.onload = () => (request.status === 200 ? resolve(JSON.parse(request.responseText)) : reject(refusalOf(request)));
+    request.onload = () =>
+      request.status === 200 ? resolve(JSON.parse(request.responseText)) : reject(refusalOf(request));
     request.onerror = () => reject(new Error("The connection was lost before the host has answered."));
     request.onabort = () => reject(new Error("It was cancelled."));
   });
@@ -117,7 +149,12 @@ function listOf(files) {
   const more = files.length - MOST_LISTED;
   return [
     h("p", null, h("strong", null, counted(files.length, "file")), `, ${size(bytes)}`),
-    h("ul", null, files.slice(0, MOST_LISTED).map(([name, file]) => h("li", null, h("code", null, name), ` ${size(file.size)}`)), more > 0 && h("li", null, `and ${more} more`)),
+    h(
+      "ul",
+      null,
+      files.slice(0, MOST_LISTED).map(([name, file]) => h("li", null, h("code", null, name), ` ${size(file.size)}`)),
+      more > 0 && h("li", null, `and ${more} more`),
+    ),
   ];
 }
 
@@ -146,7 +183,8 @@ export async function dropped(transfer) {
 }
 
 async function filesOf(entry) {
-  if (entry.isFile) return [[entry.fullPath.slice(1), await new Promise((resolve, reject) => entry.file(resolve, reject))]];
+  if (entry.isFile)
+    return [[entry.fullPath.slice(1), await new Promise((resolve, reject) => entry.file(resolve, reject))]];
   const reader = entry.createReader();
   const found = [];
   for (;;) {

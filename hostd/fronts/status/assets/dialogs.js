@@ -8,7 +8,12 @@ const SHOWN_MS = 6000;
 export function openDialog(title, { body, buttons, onsubmit, onclose }) {
   const id = newId("dialog");
   const close = () => node.close();
-  const form = h("form", { onsubmit: (event) => (event.preventDefault(), onsubmit?.(form)), novalidate: true }, body, h("p", { class: "buttons" }, buttons(close)));
+  const form = h(
+    "form",
+    { onsubmit: (event) => (event.preventDefault(), onsubmit?.(form)), novalidate: true },
+    body,
+    h("p", { class: "buttons" }, buttons(close)),
+  );
   const node = h("dialog", { "aria-labelledby": id }, h("h2", { id }, title), form);
   node.addEventListener("close", () => {
     node.remove();
@@ -63,7 +68,13 @@ export function field(label, input, hint = "") {
   const id = newId("field");
   set(input, "id", id);
   if (hint) set(input, "aria-describedby", `${id}-hint`);
-  return h("div", { class: "field" }, h("label", { for: id }, label), input, hint && h("p", { class: "hint", id: `${id}-hint` }, hint));
+  return h(
+    "div",
+    { class: "field" },
+    h("label", { for: id }, label),
+    input,
+    hint && h("p", { class: "hint", id: `${id}-hint` }, hint),
+  );
 }
 
 /** Return a box to tick with its label. */

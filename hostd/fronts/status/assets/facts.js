@@ -8,8 +8,26 @@ function table(label, heads, rows) {
   return h(
     "table",
     { class: "small", "aria-label": label },
-    h("thead", null, h("tr", null, heads.map((head) => h("th", { scope: "col" }, head)))),
-    h("tbody", null, rows.map((cells) => h("tr", null, cells.map((cell) => h("td", null, cell))))),
+    h(
+      "thead",
+      null,
+      h(
+        "tr",
+        null,
+        heads.map((head) => h("th", { scope: "col" }, head)),
+      ),
+    ),
+    h(
+      "tbody",
+      null,
+      rows.map((cells) =>
+        h(
+          "tr",
+          null,
+          cells.map((cell) => h("td", null, cell)),
+        ),
+      ),
+    ),
   );
 }
 
@@ -20,10 +38,18 @@ export function facts({ model, eviction }) {
     ["Type", model.type],
     ["Loader", model.loader],
     ["Generation", model.generation || null],
-    ["Memory", model.generation ? `${size(model.charge_bytes)} of the budget, ${size(model.size)} resident (${model.size_source})` : null],
+    [
+      "Memory",
+      model.generation
+        ? `${size(model.charge_bytes)} of the budget, ${size(model.size)} resident (${model.size_source})`
+        : null,
+    ],
     ["Limit", model.memory_limit && size(model.memory_limit)],
     ["Calls", model.generation ? `${number(model.calls)}, ${counted(model.errors, "error")}` : null],
-    ["Latency", model.latency_p50_s === null ? null : `p50 ${latency(model.latency_p50_s)}, p99 ${latency(model.latency_p99_s)}`],
+    [
+      "Latency",
+      model.latency_p50_s === null ? null : `p50 ${latency(model.latency_p50_s)}, p99 ${latency(model.latency_p99_s)}`,
+    ],
     ["Loaded", model.ready_s && `at ${instant(model.ready_s)}, in ${latency(model.load_duration_s)}`],
     ["Last used", model.last_used_s && instant(model.last_used_s)],
     ["Files", model.generation ? model.files : null],
@@ -32,7 +58,13 @@ export function facts({ model, eviction }) {
     ["CPU threads", model.cpu_threads],
     ["Eviction", eviction && evictionOf(eviction)],
   ];
-  return h("dl", null, known.filter(([, text]) => text !== null && text !== undefined && text !== 0).map(([name, text]) => h("div", null, h("dt", null, name), h("dd", null, text))));
+  return h(
+    "dl",
+    null,
+    known
+      .filter(([, text]) => text !== null && text !== undefined && text !== 0)
+      .map(([name, text]) => h("div", null, h("dt", null, name), h("dd", null, text))),
+  );
 }
 
 function evictionOf(eviction) {
@@ -46,7 +78,14 @@ export function callsNow(calls) {
   return table(
     "Calls in progress",
     ["Method", "Caller", "Since", "State"],
-    calls.slice(0, 20).map((call) => [h("code", null, call.method), value(call.caller), age(call.age_s), [call.state, call.why && `: ${call.why}`]]),
+    calls
+      .slice(0, 20)
+      .map((call) => [
+        h("code", null, call.method),
+        value(call.caller),
+        age(call.age_s),
+        [call.state, call.why && `: ${call.why}`],
+      ]),
   );
 }
 
@@ -76,7 +115,13 @@ export function methods(known) {
     h(
       "div",
       { class: "method" },
-      h("p", null, h("code", null, h("strong", null, method.name), method.signature), method.streams && h("span", { class: "tag" }, "streams"), method.is_async && h("span", { class: "tag" }, "async")),
+      h(
+        "p",
+        null,
+        h("code", null, h("strong", null, method.name), method.signature),
+        method.streams && h("span", { class: "tag" }, "streams"),
+        method.is_async && h("span", { class: "tag" }, "async"),
+      ),
       method.doc && h("p", { class: "hint" }, method.doc),
       tensors("in", method.inputs),
       tensors("out", method.outputs),
@@ -85,7 +130,15 @@ export function methods(known) {
 }
 
 function tensors(way, all) {
-  return all.length ? h("ul", { class: "tensors" }, all.map((tensor) => h("li", null, h("span", { class: "way" }, way), h("code", null, tensor.name), ` ${typeOf(tensor)}`))) : null;
+  return all.length
+    ? h(
+        "ul",
+        { class: "tensors" },
+        all.map((tensor) =>
+          h("li", null, h("span", { class: "way" }, way), h("code", null, tensor.name), ` ${typeOf(tensor)}`),
+        ),
+      )
+    : null;
 }
 
 /** Return in words what a tensor must be. */
@@ -100,7 +153,11 @@ export function settings(all) {
   return table(
     "Settings in force",
     ["Setting", "Value", "Origin"],
-    all.map((setting) => [h("code", null, setting.name), h("span", { class: "value" }, value(setting.value)), setting.origin]),
+    all.map((setting) => [
+      h("code", null, setting.name),
+      h("span", { class: "value" }, value(setting.value)),
+      setting.origin,
+    ]),
   );
 }
 
@@ -111,7 +168,23 @@ export function story(events) {
       "li",
       null,
       h("time", { datetime: new Date(event.time_s * 1000).toISOString() }, instant(event.time_s)),
-      h("div", null, h("p", null, event.subject === "worker" ? `worker ${event.worker_id} ` : "model ", h("span", { class: "step" }, event.old === event.new ? event.cause.toLowerCase() : `${event.old.toLowerCase()} → ${event.new.toLowerCase()}`)), h("p", { class: "hint" }, event.reason)),
+      h(
+        "div",
+        null,
+        h(
+          "p",
+          null,
+          event.subject === "worker" ? `worker ${event.worker_id} ` : "model ",
+          h(
+            "span",
+            { class: "step" },
+            event.old === event.new
+              ? event.cause.toLowerCase()
+              : `${event.old.toLowerCase()} → ${event.new.toLowerCase()}`,
+          ),
+        ),
+        h("p", { class: "hint" }, event.reason),
+      ),
     );
   return h("ol", { class: `story` }, [...events].reverse().map(item));
 }

@@ -74,7 +74,8 @@ export function pretty(thing, indent = "") {
   const items = isList ? thing : Object.values(thing);
   const brackets = isList ? "[]" : "{}";
   if (items.length === 0) return brackets;
-  if (isList && items.every((item) => item === null || typeof item !== "object")) return `[${items.map((item) => JSON.stringify(item)).join(", ")}]`;
+  if (isList && items.every((item) => item === null || typeof item !== "object"))
+    return `[${items.map((item) => JSON.stringify(item)).join(", ")}]`;
   const deeper = `${indent}  `;
   const lines = isList
     ? thing.map((item) => deeper + pretty(item, deeper))

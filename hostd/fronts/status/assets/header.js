@@ -56,7 +56,14 @@ function memoryCard() {
   const drawn = bar(...PARTS.map(([kind]) => kind));
   const legend = h("ul", { class: "legend" });
   const source = h("p", { class: "hint" });
-  const node = h("section", { class: "card", "aria-label": "Memory" }, h("h2", null, "Memory ", title), drawn.node, legend, source);
+  const node = h(
+    "section",
+    { class: "card", "aria-label": "Memory" },
+    h("h2", null, "Memory ", title),
+    drawn.node,
+    legend,
+    source,
+  );
   const showLegend = showing(legend, (items) => items.map(([kind, text]) => h("li", { class: kind }, text)));
   const update = ({ memory }) => {
     const budget = memory.budget_bytes;
@@ -65,7 +72,12 @@ function memoryCard() {
     const shares = Object.fromEntries(PARTS.map(([kind, key]) => [kind, whole ? memory[key] / whole : 0]));
     say(title, budget === null ? `${size(used)}, no budget` : `${size(used)} of ${size(budget)}`);
     showLegend(legendOf(memory));
-    drawn.draw(shares, `Memory: ${legendOf(memory).map(([, text]) => text).join(", ")}`);
+    drawn.draw(
+      shares,
+      `Memory: ${legendOf(memory)
+        .map(([, text]) => text)
+        .join(", ")}`,
+    );
     say(source, budget === null ? "" : `The budget: ${memory.budget_source}. ${historyOf(memory)}`);
     node.classList.toggle("over", memory.over_budget !== null);
   };

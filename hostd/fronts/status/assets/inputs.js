@@ -17,7 +17,17 @@ export function fieldsOf(method, example) {
 }
 
 function area(name, text, rows) {
-  return h("textarea", { name, rows: Math.max(rows, Math.min(8, text.split("\n").length)), spellcheck: "false", autocomplete: "off", class: "json" }, text);
+  return h(
+    "textarea",
+    {
+      name,
+      rows: Math.max(rows, Math.min(8, text.split("\n").length)),
+      spellcheck: "false",
+      autocomplete: "off",
+      class: "json",
+    },
+    text,
+  );
 }
 
 function freeFields(example) {
@@ -34,7 +44,11 @@ function knownFields(method, example) {
   const fields = method.inputs.map((tensor) => {
     const has = Object.hasOwn(values, tensor.name);
     const input = area(tensor.name, has ? pretty(values[tensor.name]) : "", 1);
-    return { tensor, input, node: field(tensor.name, input, `${typeOf(tensor)}, as JSON${tensor.optional ? "; may be empty" : ""}`) };
+    return {
+      tensor,
+      input,
+      node: field(tensor.name, input, `${typeOf(tensor)}, as JSON${tensor.optional ? "; may be empty" : ""}`),
+    };
   });
   return { nodes: fields.map(({ node }) => node), arguments: () => passed(method, fields) };
 }
@@ -47,10 +61,16 @@ function exampleValues(method, example) {
 
 function passed(method, fields) {
   const given = fields.filter(({ tensor, input }) => !(tensor.optional && input.value.trim() === ""));
-  const values = given.map(({ tensor, input }) => [tensor, checked(input, typeOf(tensor), (value) => fits(value, tensor))]);
-  if (method.passing === "array") return { args: list(values.map(([, value]) => value)), kwargs: map([]), tensors: values };
+  const values = given.map(({ tensor, input }) => [
+    tensor,
+    checked(input, typeOf(tensor), (value) => fits(value, tensor)),
+  ]);
+  if (method.passing === "array")
+    return { args: list(values.map(([, value]) => value)), kwargs: map([]), tensors: values };
   const all = map(values.map(([tensor, value]) => [tensor.name, value]));
-  return method.passing === "map" ? { args: list([all]), kwargs: map([]), tensors: values } : { args: list([]), kwargs: all, tensors: values };
+  return method.passing === "map"
+    ? { args: list([all]), kwargs: map([]), tensors: values }
+    : { args: list([]), kwargs: all, tensors: values };
 }
 
 // A value goes on as the text that was typed: JavaScript's numbers would lose digits of it.
@@ -88,7 +108,11 @@ export function fits(value, { datatype, shape }) {
   if (shape === null) return true;
   if (shape.length === 0) return isScalar(value, datatype);
   const [size, ...rest] = shape;
-  return Array.isArray(value) && (size === -1 || value.length === size) && value.every((item) => fits(item, { datatype, shape: rest }));
+  return (
+    Array.isArray(value) &&
+    (size === -1 || value.length === size) &&
+    value.every((item) => fits(item, { datatype, shape: rest }))
+  );
 }
 
 function isScalar(value, datatype) {

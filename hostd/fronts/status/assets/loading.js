@@ -17,7 +17,11 @@ export function openLoad(store, id = "") {
     body: [
       field("Id", inputs.id, "The name to call it by."),
       field("Path", inputs.path, "Where it is on the host’s machine, from / on."),
-      field("Options", inputs.options, "Of its loader, as a JSON map; they go over those of its model.yaml. May be empty."),
+      field(
+        "Options",
+        inputs.options,
+        "Of its loader, as a JSON map; they go over those of its model.yaml. May be empty.",
+      ),
       wrong.node,
     ],
     buttons: (closing) => [
@@ -41,9 +45,14 @@ export function openLoad(store, id = "") {
   const load = async (name, body) => {
     const record = await post(pathOf(name, "load"), body);
     close();
-    tell(record.already_loaded ? `${name} was loaded already.` : `${name} is loaded: ${size(record.charge_bytes)}, in ${latency(record.load_duration_s)}.`);
+    tell(
+      record.already_loaded
+        ? `${name} was loaded already.`
+        : `${name} is loaded: ${size(record.charge_bytes)}, in ${latency(record.load_duration_s)}.`,
+    );
   };
-  const check = async (name, body) => wrong.say(h("p", { class: "plan" }, planText(await post(pathOf(name, "plan"), body))));
+  const check = async (name, body) =>
+    wrong.say(h("p", { class: "plan" }, planText(await post(pathOf(name, "plan"), body))));
 }
 
 function asked(inputs) {
@@ -61,7 +70,8 @@ export function optionsOf(text) {
   } catch (error) {
     throw new Error(`The options are not JSON: ${error.message}`);
   }
-  if (options === null || typeof options !== "object" || Array.isArray(options)) throw new Error('The options must be a map, such as {"threads": 2}.');
+  if (options === null || typeof options !== "object" || Array.isArray(options))
+    throw new Error('The options must be a map, such as {"threads": 2}.');
   return { options };
 }
 
@@ -83,7 +93,9 @@ function setBusy(form, isBusy) {
 /** Return the model's own traceback of an error, folded; null if there is none. */
 export function tracebackOf(error, isOpen = false) {
   const text = error.details?.traceback;
-  return text ? h("details", { open: isOpen }, h("summary", null, "Traceback"), h("pre", { tabindex: "0" }, text)) : null;
+  return text
+    ? h("details", { open: isOpen }, h("summary", null, "Traceback"), h("pre", { tabindex: "0" }, text))
+    : null;
 }
 
 /** Load a model that the host knows from where it is. */
@@ -96,7 +108,11 @@ export function loadAgain(model) {
 
 /** Load a model anew, after a question. */
 export async function reload(model) {
-  const answer = await confirm(`Reload ${model.id}?`, "It is unloaded first, and loaded from where it was. What it holds in memory is lost; calls in flight are ended in peace, and new ones wait.", "Reload");
+  const answer = await confirm(
+    `Reload ${model.id}?`,
+    "It is unloaded first, and loaded from where it was. What it holds in memory is lost; calls in flight are ended in peace, and new ones wait.",
+    "Reload",
+  );
   if (!answer) return;
   await done(`Reloading ${model.id}…`, async () => {
     const record = await post(pathOf(model.id, "load"), { reload: true });
@@ -106,7 +122,12 @@ export async function reload(model) {
 
 /** Unload a model, after a question. */
 export async function unload(model) {
-  const answer = await confirm(`Unload ${model.id}?`, `What it holds in memory is lost, and ${size(model.charge_bytes)} are given back. Its files stay.`, "Unload", tick("now", "End calls in flight at once, with an error"));
+  const answer = await confirm(
+    `Unload ${model.id}?`,
+    `What it holds in memory is lost, and ${size(model.charge_bytes)} are given back. Its files stay.`,
+    "Unload",
+    tick("now", "End calls in flight at once, with an error"),
+  );
   if (!answer) return;
   const now = answer.elements.now.checked;
   await done(`Unloading ${model.id}…`, async () => {

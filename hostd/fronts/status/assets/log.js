@@ -11,7 +11,12 @@ export function logCard(store, id) {
   const lines = h("div", { class: "log", role: "log", tabindex: "0", "aria-label": "Log", "aria-live": "off" });
   const state = h("span", { class: "hint" });
   const toggle = h("button", { type: "button", "aria-pressed": "true", onclick: () => want(!isWanted) }, "Follow");
-  const node = h("section", { class: "card", "aria-label": "Log" }, h("div", { class: "with-button" }, h("h3", null, "Log"), state, toggle), lines);
+  const node = h(
+    "section",
+    { class: "card", "aria-label": "Log" },
+    h("div", { class: "with-button" }, h("h3", null, "Log"), state, toggle),
+    lines,
+  );
   let isWanted = true;
   let run = null;
   const stop = (why) => {
@@ -32,7 +37,8 @@ export function logCard(store, id) {
     lines.replaceChildren();
     say(state, "");
     try {
-      for await (const event of follow(`${pathOf(id, "logs")}?follow=true&tail=${TAIL}`, signal)) add(lines, event.data);
+      for await (const event of follow(`${pathOf(id, "logs")}?follow=true&tail=${TAIL}`, signal))
+        add(lines, event.data);
       if (!signal.aborted) stop("It has ended.");
     } catch (error) {
       if (!signal.aborted) stop(error.message);
@@ -59,7 +65,14 @@ export function logCard(store, id) {
 function add(lines, line) {
   const isAtEnd = lines.scrollHeight - lines.scrollTop - lines.clientHeight < 30;
   const time = line.time_s === null ? "" : new Date(line.time_s * 1000).toLocaleTimeString("en-GB");
-  lines.append(h("div", { class: line.is_note ? "note" : null }, h("time", null, time), h("span", null, line.is_note ? `host: ${line.text}` : line.text)));
+  lines.append(
+    h(
+      "div",
+      { class: line.is_note ? "note" : null },
+      h("time", null, time),
+      h("span", null, line.is_note ? `host: ${line.text}` : line.text),
+    ),
+  );
   while (lines.childElementCount > MOST_LINES) lines.firstChild.remove();
   // Whoever has scrolled back reads there.
   if (isAtEnd) lines.scrollTop = lines.scrollHeight;

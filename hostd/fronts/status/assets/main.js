@@ -15,7 +15,10 @@ const store = new Store();
 const main = document.getElementById("main");
 const asOf = document.getElementById("as-of");
 const watch = new Watch(store, denied);
-const drawn = [header(document.getElementById("host"), store, enter), notices(document.getElementById("notices"), store, () => watch.start())];
+const drawn = [
+  header(document.getElementById("host"), store, enter),
+  notices(document.getElementById("notices"), store, () => watch.start()),
+];
 let view = null;
 
 function draw() {
@@ -80,7 +83,8 @@ document.getElementById("skip").addEventListener("click", (event) => {
 addEventListener("hashchange", () => view && route());
 addEventListener("keydown", (event) => {
   const isTyping = event.target.closest("input, textarea, select, dialog");
-  if (event.key !== "/" || isTyping || event.ctrlKey || event.metaKey || event.altKey || !main.querySelector(".list")) return;
+  if (event.key !== "/" || isTyping || event.ctrlKey || event.metaKey || event.altKey || !main.querySelector(".list"))
+    return;
   event.preventDefault();
   focusFilter();
 });

@@ -23,8 +23,27 @@ export function modelView(store, id) {
   const call = callCard(store, id);
   const log = logCard(store, id);
   const parts = partsOf();
-  const gone = h("section", { class: "card panel", hidden: true }, h("p", null, `There is no model “${id}” now.`), h("p", { class: "buttons" }, h("button", { type: "button", onclick: () => openLoad(store, id) }, "Load it…")));
-  const body = h("div", { class: "columns" }, h("div", null, call.node, log.node, parts.story.node), h("div", null, trends.node, parts.facts.node, parts.calls.node, parts.processes.node, parts.methods.node, parts.settings.node));
+  const gone = h(
+    "section",
+    { class: "card panel", hidden: true },
+    h("p", null, `There is no model “${id}” now.`),
+    h("p", { class: "buttons" }, h("button", { type: "button", onclick: () => openLoad(store, id) }, "Load it…")),
+  );
+  const body = h(
+    "div",
+    { class: "columns" },
+    h("div", null, call.node, log.node, parts.story.node),
+    h(
+      "div",
+      null,
+      trends.node,
+      parts.facts.node,
+      parts.calls.node,
+      parts.processes.node,
+      parts.methods.node,
+      parts.settings.node,
+    ),
+  );
   const node = h(
     "article",
     { class: "model" },
@@ -53,7 +72,12 @@ export function modelView(store, id) {
     if (!model) return say(reason, "");
     state.update(model.state, Boolean(store.lost));
     say(reason, model.reason);
-    showWarnings([...model.warnings, ...(model.files === "changed" || model.files === "gone" ? [`Its files are ${model.files} since it was loaded; a reload loads them as they are.`] : [])]);
+    showWarnings([
+      ...model.warnings,
+      ...(model.files === "changed" || model.files === "gone"
+        ? [`Its files are ${model.files} since it was loaded; a reload loads them as they are.`]
+        : []),
+    ]);
     parts.processes.update(model.workers);
     parts.methods.update(model.methods);
     trends.update(model, store);
@@ -98,11 +122,16 @@ function controlsOf(store, id) {
   const when = (isSo, text) => ({ problem: () => (model() && isSo(model()) ? "" : text) });
   const isHeld = (it) => it.generation > 0;
   const all = {
-    load: control(store, "load", "Load", () => loadAgain(model()), { kind: "main", ...when((it) => !isHeld(it) && it.path, "It has no path that it can be loaded from.") }),
+    load: control(store, "load", "Load", () => loadAgain(model()), {
+      kind: "main",
+      ...when((it) => !isHeld(it) && it.path, "It has no path that it can be loaded from."),
+    }),
     unload: control(store, "load", "Unload…", () => unload(model()), when(isHeld, "It is not loaded.")),
     reload: control(store, "load", "Reload…", () => reload(model()), when(serves, "It is not loaded.")),
     pin: control(store, "load", "Pin", () => pin(model()), when(serves, "It is not loaded.")),
-    deploy: control(store, "deploy", "Deploy files…", () => openDeploy(store, [], id), { problem: () => noDirectory(store) }),
+    deploy: control(store, "deploy", "Deploy files…", () => openDeploy(store, [], id), {
+      problem: () => noDirectory(store),
+    }),
   };
   const hint = h("p", { class: "hint" });
   const update = (now) => {
@@ -112,7 +141,10 @@ function controlsOf(store, id) {
     set(all.deploy.node, "hidden", !now);
     say(all.pin.node, now?.pinned ? "Unpin" : "Pin");
     set(hint, "hidden", allows(store.role, "deploy"));
-    say(hint, `Your role is ${store.role}; ${allows(store.role, "load") ? "a deploy needs deploy" : "these need load and deploy"}.`);
+    say(
+      hint,
+      `Your role is ${store.role}; ${allows(store.role, "load") ? "a deploy needs deploy" : "these need load and deploy"}.`,
+    );
   };
   return { nodes: [...Object.values(all).map((one) => one.node), hint], update };
 }
@@ -122,7 +154,12 @@ function trendsOf() {
   const held = sparkline("held");
   const now = h("strong");
   const bytes = h("strong");
-  const node = h("section", { class: "card trends", "aria-label": "The last two minutes of this model" }, h("div", null, h("h3", null, "Calls a second ", now), calls.node), h("div", null, h("h3", null, "Memory ", bytes), held.node));
+  const node = h(
+    "section",
+    { class: "card trends", "aria-label": "The last two minutes of this model" },
+    h("div", null, h("h3", null, "Calls a second ", now), calls.node),
+    h("div", null, h("h3", null, "Memory ", bytes), held.node),
+  );
   const update = (model, store) => {
     const past = store.pastOf(model.id);
     say(now, rate(store.rateOf(model.id)));

@@ -29,7 +29,12 @@ export function notices(node, store, again) {
 function found(store) {
   const all = [];
   if (store.lost) all.push(["lost", "The host is not reachable", lostText(store)]);
-  if (store.restartedMs) all.push(["restarted", "The host has started again", `Noticed at ${instant(store.restartedMs / 1000)}. Its counts and figures begin anew.`]);
+  if (store.restartedMs)
+    all.push([
+      "restarted",
+      "The host has started again",
+      `Noticed at ${instant(store.restartedMs / 1000)}. Its counts and figures begin anew.`,
+    ]);
   if (store.lost || !store.host) return all;
   for (const reason of store.host.degraded) all.push(["degraded", "Degraded", reason]);
   const { over_budget: over, paused, waiting } = store.memory;

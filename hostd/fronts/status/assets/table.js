@@ -16,8 +16,18 @@ export function listView(store) {
   const body = h("tbody", { role: "rowgroup" });
   const count = h("p", { class: "count", role: "status" });
   const nothing = h("p", { class: "nothing" });
-  const order = h("select", { onchange: () => sortBy(order.value, false), "aria-label": "Sort by" }, COLUMNS.map((column) => h("option", { value: column.key }, `Sort by ${column.label.toLowerCase()}`)));
-  const filter = h("input", { type: "search", placeholder: "Filter by id, state, loader", "aria-label": "Filter the models", value: choice.filter, oninput: () => ((choice.filter = filter.value), update()) });
+  const order = h(
+    "select",
+    { onchange: () => sortBy(order.value, false), "aria-label": "Sort by" },
+    COLUMNS.map((column) => h("option", { value: column.key }, `Sort by ${column.label.toLowerCase()}`)),
+  );
+  const filter = h("input", {
+    type: "search",
+    placeholder: "Filter by id, state, loader",
+    "aria-label": "Filter the models",
+    value: choice.filter,
+    oninput: () => ((choice.filter = filter.value), update()),
+  });
   const load = control(store, "load", "Load…", () => openLoad(store), { kind: "main" });
   const deploy = control(store, "deploy", "Deploy…", () => openDeploy(store), { problem: () => noDirectory(store) });
   const rows = new Map();
@@ -29,16 +39,53 @@ export function listView(store) {
   const update = () => {
     const shown = chosen(store);
     for (const id of [...rows.keys()]) if (!store.models.has(id)) rows.delete(id);
-    arrange(body, shown.map((model) => rowOf(rows, model, store)));
+    arrange(
+      body,
+      shown.map((model) => rowOf(rows, model, store)),
+    );
     for (const head of heads) head.update();
     order.value = choice.key;
-    say(count, shown.length === store.models.size ? counted(shown.length, "model") : `${shown.length} of ${counted(store.models.size, "model")}`);
-    say(nothing, shown.length ? "" : store.models.size ? `No model matches “${choice.filter}”.` : "No models yet. Load one, or drop a model’s folder on this page.");
+    say(
+      count,
+      shown.length === store.models.size
+        ? counted(shown.length, "model")
+        : `${shown.length} of ${counted(store.models.size, "model")}`,
+    );
+    say(
+      nothing,
+      shown.length
+        ? ""
+        : store.models.size
+          ? `No model matches “${choice.filter}”.`
+          : "No models yet. Load one, or drop a model’s folder on this page.",
+    );
     load.update();
     deploy.update();
   };
-  const table = h("table", { role: "table", "aria-label": "Models" }, h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads.map((head) => head.node))), body);
-  const tools = h("div", { class: "tools" }, h("h2", null, "Models"), count, h("div", { class: "order" }, order), filter, load.node, deploy.node);
+  const table = h(
+    "table",
+    { role: "table", "aria-label": "Models" },
+    h(
+      "thead",
+      { role: "rowgroup" },
+      h(
+        "tr",
+        { role: "row" },
+        heads.map((head) => head.node),
+      ),
+    ),
+    body,
+  );
+  const tools = h(
+    "div",
+    { class: "tools" },
+    h("h2", null, "Models"),
+    count,
+    h("div", { class: "order" }, order),
+    filter,
+    load.node,
+    deploy.node,
+  );
   latest = filter;
   return { node: h("section", { class: "list" }, tools, h("div", { class: "card scroll" }, table, nothing)), update };
 }
@@ -51,9 +98,14 @@ export function focusFilter() {
 function chosen(store) {
   const text = choice.filter.trim().toLowerCase();
   const { by, isFigure } = COLUMNS.find((column) => column.key === choice.key);
-  const shown = [...store.models.values()].filter((model) => `${model.id}\n${model.state}\n${model.loader ?? ""}`.toLowerCase().includes(text));
+  const shown = [...store.models.values()].filter((model) =>
+    `${model.id}\n${model.state}\n${model.loader ?? ""}`.toLowerCase().includes(text),
+  );
   const turn = Boolean(isFigure) === choice.isReversed ? 1 : -1;
-  return shown.map((model) => [by(model, store), model]).sort((one, other) => compare(one, other, turn)).map(([, model]) => model);
+  return shown
+    .map((model) => [by(model, store), model])
+    .sort((one, other) => compare(one, other, turn))
+    .map(([, model]) => model);
 }
 
 // What is not known comes last, whichever way it is sorted; equal ones by id, so that rows do not jump.
@@ -67,8 +119,16 @@ function compare([one, model], [other, otherModel], turn) {
 
 function headOf(column, sort) {
   const arrow = h("span", { class: "arrow", "aria-hidden": "true" });
-  const button = h("button", { type: "button", onclick: sort }, column.isFigure ? [arrow, column.label] : [column.label, arrow]);
-  const node = h("th", { role: "columnheader", scope: "col", class: `${column.key}${column.isFigure ? " right" : ""}` }, button);
+  const button = h(
+    "button",
+    { type: "button", onclick: sort },
+    column.isFigure ? [arrow, column.label] : [column.label, arrow],
+  );
+  const node = h(
+    "th",
+    { role: "columnheader", scope: "col", class: `${column.key}${column.isFigure ? " right" : ""}` },
+    button,
+  );
   const update = () => {
     const isFirstDown = Boolean(column.isFigure) !== choice.isReversed;
     const isChosen = choice.key === column.key;
@@ -90,8 +150,17 @@ function newRow(id) {
   const why = h("td", { role: "cell", class: "reason", colspan: COLUMNS.filter((column) => column.isFigure).length });
   const node = h(
     "tr",
-    { role: "row", onclick: (event) => event.target.closest("a") || getSelection().toString() || (location.hash = linkTo(id)) },
-    cells.map(({ column, node: content }) => h("td", { role: "cell", class: `${column.key}${column.isFigure ? " right" : ""}`, "data-label": column.label }, content)),
+    {
+      role: "row",
+      onclick: (event) => event.target.closest("a") || getSelection().toString() || (location.hash = linkTo(id)),
+    },
+    cells.map(({ column, node: content }) =>
+      h(
+        "td",
+        { role: "cell", class: `${column.key}${column.isFigure ? " right" : ""}`, "data-label": column.label },
+        content,
+      ),
+    ),
     why,
   );
   const update = (model, store) => {

@@ -48,7 +48,7 @@ export class Watch {
   }
 
   async #go(signal) {
-    for (let failures = 0; !signal.aborted; ) {
+    for (let failures = 0; !signal.aborted;) {
       try {
         await askRole(this.#store);
         await this.#look(signal);
