@@ -1,0 +1,144 @@
+"""caikit's model loader that loads each model in a process of a host.
+
+    model_management:
+      loaders:
+        default:
+          type: HOSTD
+          import_class: hostd.fronts.caikit.loader.Loader
+          config: {host: {memory: {budget: 8GB}}}
+
+`config.host` are the arguments of `hostd.Host`. Loaders with the same ones share one host, which the first load starts
+and the end of the process ends.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from caikit import get_config
+from caikit.core.model_management import ModelFinderBase, ModelInitializerBase
+from caikit.core.modules import ModuleConfig
+from caikit.core.registries import module_backend_classes, module_backend_registry
+from caikit.runtime.model_management.core_model_loader import CAIKIT_CORE_LOAD_DURATION_SUMMARY
+from caikit.runtime.model_management.model_loader_base import ModelLoaderBase
+from caikit.runtime.utils.import_util import clean_lib_names
+
+import hostd
+from hostd.fronts.caikit import codec, raised
+from hostd.fronts.caikit.hosting import FINDER, Hosted, hosted
+from hostd.fronts.caikit.proxy import proxy_of
+from hostd.fronts.caikit.remote import Remote
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from caikit.core import ModuleBase
+
+_numbers = itertools.count(1)
+
+
+class Loader(ModelLoaderBase):  # type: ignore[misc]
+    """Loads models in processes of their own."""
+
+    name = "HOSTD"
+
+    def __init__(self, config: Mapping[str, Any], instance_name: str) -> None:
+        super().__init__(config, instance_name)
+        self._settings = host_settings(config, "loader")
+
+    @property
+    def hosted(self) -> Hosted:
+        """The host of this loader's models; started if it is not yet."""
+        return hosted(self._settings)
+
+    def load_module_instance(
+        self,
+        model_path: str,
+        model_id: str,
+        model_type: str,
+        finder: str | ModelFinderBase | None = None,
+        initializer: str | ModelInitializerBase | None = None,
+    ) -> ModuleBase:
+        """Load a model in a worker, and return the object that stands for it.
+
+        Raises what caikit's own loader raises in the worker, with its type; CaikitRuntimeException with the status of
+        the host's error if the host cannot load it.
+        """
+        options = options_of(model_path, finder, initializer)
+        # A model of the same id may still be in use while caikit loads it anew.
+        host_id = f"{model_id}~{next(_numbers)}"
+        with CAIKIT_CORE_LOAD_DURATION_SUMMARY.labels(model_type=model_type).time():
+            host = self.hosted
+            remote = Remote(host, host_id)
+            try:
+                host.wait(
+                    host.client.load_model(
+                        host_id, _existing(model_path), model_type, finder=FINDER, options=options, retries=0
+                    )
+                )
+            except hostd.HostError as error:
+                made = raised.of_host(error)
+                raise made from made.__cause__
+            return proxy_of(remote)
+
+
+def host_settings(config: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Return the arguments of the host in the configuration of a loader or sizer. Raises ValueError for other keys."""
+    unknown = set(config) - {"host"}
+    if unknown:
+        raise ValueError(f"the {what} HOSTD has one key in its config, 'host'; unknown: {', '.join(sorted(unknown))}")
+    settings: dict[str, Any] = codec.plain(config.get("host") or {})
+    return settings
+
+
+def options_of(
+    model_path: str,
+    finder: str | ModelFinderBase | None = None,
+    initializer: str | ModelInitializerBase | None = None,
+) -> dict[str, Any]:
+    """Return what the worker's loader needs to load a model as this process would.
+
+    A finder that is an object looks here, and the worker gets what it has found. Raises TypeError for an initializer
+    that is an object: it would have to load the model in this process.
+    """
+    config = get_config()
+    options: dict[str, Any] = {
+        "source": _existing(model_path) or model_path,
+        "config": codec.plain(config),
+        "libraries": _libraries(model_path),
+        "search": [os.path.abspath(entry) for entry in sys.path],  # noqa: PTH100 - "" is the current directory
+        "threads": config.runtime.server_thread_pool_size,
+    }
+    if isinstance(initializer, ModelInitializerBase):
+        raise TypeError("an initializer must be named for the loader HOSTD, as in model_management.initializers")
+    if initializer:
+        options["initializer"] = initializer
+    if isinstance(finder, ModelFinderBase):
+        found = finder.find_model(model_path)
+        if found is None:
+            raise ValueError(f"Unable to find a ModuleConfig for {model_path}")
+        options["module_config"] = codec.plain(found)
+    elif finder:
+        options["finder"] = finder
+    return options
+
+
+def _existing(model_path: str) -> str | None:
+    """Return the absolute path of a model; None if nothing is there, and a finder of caikit's is to know it."""
+    return os.path.abspath(model_path) if os.path.exists(model_path) else None  # noqa: PTH100, PTH110 - as text
+
+
+def _libraries(model_path: str) -> list[str]:
+    """Return the modules to import so that caikit knows the model's: its libraries', its own, and the backends'."""
+    names = [name for name in clean_lib_names(get_config().runtime.library or "") if name in sys.modules]
+    names += [backend.__module__ for backend in module_backend_classes().values()]
+    if os.path.isdir(model_path):  # noqa: PTH112 - as text
+        try:
+            module_id = ModuleConfig.load(model_path).module_id
+        except (FileNotFoundError, TypeError, ValueError):  # the worker will say what is wrong with it
+            module_id = None
+        names += [config.impl_class.__module__ for config in module_backend_registry().get(module_id, {}).values()]
+    return [name for name in dict.fromkeys(names) if name != "__main__"]
