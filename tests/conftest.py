@@ -79,6 +79,7 @@ def pytest_configure(config):
     for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     config.addinivalue_line("markers", "heavy: takes seconds, because it repeats or moves much memory")
+    config.addinivalue_line("markers", "caikit: needs the extra `caikit`, and is skipped without it (.ci/caikit.sh)")
     config.addinivalue_line("markers", "heavy_loader: needs a library of the extra `heavy`, and is skipped without it")
 
 

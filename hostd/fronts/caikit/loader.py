@@ -26,9 +26,8 @@ from caikit.runtime.model_management.core_model_loader import CAIKIT_CORE_LOAD_D
 from caikit.runtime.model_management.model_loader_base import ModelLoaderBase
 from caikit.runtime.utils.import_util import clean_lib_names
 
-import hostd
-from hostd.fronts.caikit import codec, raised
-from hostd.fronts.caikit.hosting import FINDER, Hosted, hosted
+from hostd.fronts.caikit import codec
+from hostd.fronts.caikit.hosting import Hosted, hosted
 from hostd.fronts.caikit.proxy import proxy_of
 from hostd.fronts.caikit.remote import Remote
 
@@ -71,17 +70,8 @@ class Loader(ModelLoaderBase):  # type: ignore[misc]
         # A model of the same id may still be in use while caikit loads it anew.
         host_id = f"{model_id}~{next(_numbers)}"
         with CAIKIT_CORE_LOAD_DURATION_SUMMARY.labels(model_type=model_type).time():
-            host = self.hosted
-            remote = Remote(host, host_id)
-            try:
-                host.wait(
-                    host.client.load_model(
-                        host_id, _existing(model_path), model_type, finder=FINDER, options=options, retries=0
-                    )
-                )
-            except hostd.HostError as error:
-                made = raised.of_host(error)
-                raise made from made.__cause__
+            remote = Remote(self.hosted, host_id, model_type, _existing(model_path), options)
+            remote.load()
             return proxy_of(remote)
 
 

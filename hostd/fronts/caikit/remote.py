@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from typing import TYPE_CHECKING, Any
 
 import hostd
 from hostd.fronts.caikit import raised
+from hostd.fronts.caikit.hosting import FINDER
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -17,9 +19,14 @@ if TYPE_CHECKING:
 class Remote:
     """A model in a worker. Its object in this process has it, and so have the streams that the model has returned."""
 
-    def __init__(self, hosted: Hosted, model_id: str) -> None:
+    def __init__(
+        self, hosted: Hosted, model_id: str, model_type: str, path: str | None, options: dict[str, Any]
+    ) -> None:
         self.id = model_id
         self.hosted = hosted
+        self._load = functools.partial(
+            hosted.client.load_model, model_id, path, model_type, finder=FINDER, options=options, retries=0
+        )
         self.wait = hosted.wait
         self.begin = hosted.begin
         weakref.finalize(self, hosted.unload, model_id).atexit = False
@@ -27,10 +34,25 @@ class Remote:
     def __repr__(self) -> str:
         return f"<Remote {self.id!r}>"
 
-    def ask(self, method: str, *args: Any) -> Any:
-        """Call a method of the worker, and wait; raises what caikit is told of the host's errors."""
+    def load(self) -> None:
+        """Load the model; raises what caikit is told of the host's errors."""
         try:
-            return self.wait(self.call(method, *args))
+            self.wait(self._load())
+        except hostd.HostError as error:
+            made = raised.of_host(error)
+            raise made from made.__cause__
+
+    def ask(self, method: str, *args: Any) -> Any:
+        """Call a method of the worker, and wait; raises what caikit is told of the host's errors.
+
+        A model whose process has died is loaded anew by the next call, because caikit would never do it.
+        """
+        try:
+            try:
+                return self.wait(self.call(method, *args))
+            except hostd.FailedPreconditionError:  # the call was not begun
+                self.load()
+                return self.wait(self.call(method, *args))
         except hostd.HostError as error:
             made = raised.of_host(error)
             raise made from made.__cause__

@@ -1,0 +1,106 @@
+"""Loading and unloading by caikit's manager of models: errors, sizes, and the memory that comes back."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import psutil
+import pytest
+from caikit_rig import LIBRARY, CaikitRuntimeException, grpc, held_bytes, sample, saved
+
+pytestmark = [pytest.mark.caikit, pytest.mark.filterwarnings("ignore")]
+
+QUESTION = sample.Question("Ada")
+MIB = 1 << 20
+
+
+def test_an_unload_ends_the_process_before_it_returns(manager, path):
+    manager.load_model("once", path, "any")
+    pid = manager.retrieve_model("once").run(QUESTION).pid
+    assert psutil.pid_exists(pid)
+    manager.unload_model("once")
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_model_in_use_is_unloaded_when_its_last_stream_is_over(manager, path):
+    stream = iter(manager.load_model("used", path, "any").model().run_stream_out(QUESTION))
+    first = next(stream)
+    manager.unload_model("used")
+    assert [reply.text for reply in (first, *stream)] == [f"Ada {number}" for number in range(5)]
+    hosted = stream._call.remote.hosted
+    del stream
+    assert not [info for info in hosted.wait(hosted.client.list_models()) if info.id.startswith("used")]
+
+
+def test_a_model_may_be_loaded_again_under_its_id(manager, path):
+    first = manager.load_model("again", path, "any").model()
+    manager.unload_model("again")
+    second = manager.load_model("again", path, "any").model()
+    assert first.run(QUESTION).pid != second.run(QUESTION).pid
+
+
+@pytest.mark.parametrize(
+    ("fails", "code"),
+    [("own", grpc.StatusCode.NOT_FOUND), ("file", grpc.StatusCode.NOT_FOUND), ("runtime", grpc.StatusCode.INTERNAL)],
+)
+def test_a_load_that_fails_has_the_code_that_caikit_gives_it(manager, tmp_path, fails, code):
+    where = saved(sample.Answerer(), tmp_path / "failing", fails=fails)
+    with pytest.raises(CaikitRuntimeException) as raised:
+        manager.load_model("failing", where, "any")
+    assert raised.value.status_code is code
+
+
+def test_nothing_at_a_path_is_not_found(manager):
+    with pytest.raises(CaikitRuntimeException) as raised:
+        manager.load_model("nowhere", "/nowhere/at/all", "any")
+    assert raised.value.status_code is grpc.StatusCode.NOT_FOUND
+    with pytest.raises(CaikitRuntimeException) as raised:
+        manager.estimate_model_size("nowhere", "/nowhere/at/all", "any")
+    assert raised.value.status_code is grpc.StatusCode.NOT_FOUND
+
+
+def test_memory_comes_back_and_sizes_are_measured(manager, path, tmp_path, tell):
+    where = saved(sample.Heavy.__new__(sample.Heavy), tmp_path / "heavy")
+    manager.load_model("small", path, "any").model().run(QUESTION)
+    before = held_bytes()
+    manager.load_model("heavy", where, "any").model().run(QUESTION)
+    during = held_bytes()
+    manager.unload_model("heavy")
+    after = held_bytes()
+    tell(f"over workers: {before / MIB:.0f} MiB, with the model {during / MIB:.0f}, after {after / MIB:.0f}")
+    assert during - before > 450 * MIB
+    assert after <= before * 1.05
+    assert 450 * MIB < manager.estimate_model_size("heavy", where, "any") < 700 * MIB
+    assert 450 * MIB < manager.load_model("heavy", where, "any").size() < 700 * MIB
+    manager.unload_model("heavy")
+
+
+ALONE = """
+    import sys
+    sys.path[:0] = [{library!r}, {rig!r}]
+    from caikit_rig import configure, held_bytes, sample
+    manager = configure(loaders={{"default": {{"type": "CORE"}}}}, sizers={{"default": {{"type": "DIRECTORY"}}}})
+    manager.load_model("small", {small!r}, "any").model().run(sample.Question("Ada"))
+    seen = [held_bytes()]
+    manager.load_model("heavy", {heavy!r}, "any").model().run(sample.Question("Ada"))
+    seen.append(held_bytes())
+    manager.unload_model("heavy")
+    print(*seen, held_bytes())
+"""
+
+
+def test_caikit_alone_keeps_what_it_took(path, tmp_path, tell):
+    where = saved(sample.Heavy.__new__(sample.Heavy), tmp_path / "heavy")
+    program = ALONE.format(library=LIBRARY, rig=str(Path(__file__).parent), small=path, heavy=where)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+    )
+    before, during, after = map(int, done.stdout.split()[-3:])
+    tell(f"caikit alone: {before / MIB:.0f} MiB, with the model {during / MIB:.0f}, after {after / MIB:.0f}")
+    assert after > before * 1.05
