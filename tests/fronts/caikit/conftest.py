@@ -1,5 +1,7 @@
 """The runtime's manager of models, over workers; one for all tests of a file."""
 
+import sys
+
 import pytest
 
 
@@ -33,6 +35,11 @@ def model(manager, path):
 
 
 @pytest.fixture
-def tell(request):
+def tell(capsys):
     """Write a line that is seen in the output of the tests: a figure."""
-    return request.config.pluginmanager.get_plugin("terminalreporter").write_line
+
+    def write(line):
+        with capsys.disabled():
+            sys.stdout.write(f"\n{line}\n")
+
+    return write

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from caikit_rig import LIBRARY, CaikitRuntimeException, grpc, held_bytes, sample, saved
+from helpers import eventually
 
 pytestmark = [pytest.mark.caikit, pytest.mark.filterwarnings("ignore")]
 
@@ -61,9 +62,17 @@ def test_nothing_at_a_path_is_not_found(manager):
     assert raised.value.status_code is grpc.StatusCode.NOT_FOUND
 
 
+def is_settled(info):
+    """Say whether there are templates, and each has imported its libraries: the host keeps them for later loads."""
+    return info.templates and all(template.state == "READY" for template in info.templates)
+
+
 def test_memory_comes_back_and_sizes_are_measured(manager, path, tmp_path, tell):
     where = saved(sample.Heavy.__new__(sample.Heavy), tmp_path / "heavy")
-    manager.load_model("small", path, "any").model().run(QUESTION)
+    hosted = manager.load_model("small", path, "any").model()._hostd.hosted
+    manager.load_model("warm", path, "any").model().run(QUESTION)
+    manager.unload_model("warm")
+    eventually(lambda: is_settled(hosted.wait(hosted.client.templates_info())), "the host's templates are there")
     before = held_bytes()
     manager.load_model("heavy", where, "any").model().run(QUESTION)
     during = held_bytes()
