@@ -28,7 +28,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "mlflow": ("numpy", "pandas", "mlflow-skinny"),
     "http": ("numpy", "orjson", "starlette", "python-multipart", "uvicorn", "httptools", "uvloop"),
     "grpc": ("numpy", "orjson", "grpcio", "protobuf"),
-    "caikit": ("numpy", "caikit[runtime-grpc,runtime-http]"),
+    "caikit": ("numpy", "threadpoolctl", "caikit[runtime-grpc,runtime-http]"),
     "gpu": ("nvidia-ml-py",),
     "demo": ("numpy", "scikit-learn", "joblib"),
     "bench": ("numpy", "scikit-learn", "joblib", "matplotlib"),

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import gc
 import json
 import logging
 import os
 import threading
+import time
 from concurrent import futures
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import hostd
@@ -33,11 +36,16 @@ INTERRUPTED_WITHIN_S = 0.05
 STOP_TIMEOUT_S = 5.0
 """How long the end of a process waits for the connection to close; the host itself ends with the process anyway."""
 
+UNLOAD_TIMEOUT_S = 60.0
+"""How long a thread that has dropped a model waits: the drain of the host's is over, and what hangs is killed."""
+
 Answer = TypeVar("Answer")
 
 _log = logging.getLogger(__name__)
 _running: dict[str, Hosted] = {}
 _starting = threading.Lock()
+_collecting: set[int] = set()
+"""The threads in which garbage is being collected."""
 
 
 class Hosted:
@@ -68,19 +76,26 @@ class Hosted:
         """The host."""
         return self._host
 
-    def wait(self, work: Coroutine[Any, Any, Answer]) -> Answer:
-        """Return what a coroutine returns, or raise what it raises; it is cancelled if this thread is interrupted."""
+    def wait(self, work: Coroutine[Any, Any, Answer], timeout_s: float | None = None) -> Answer:
+        """Return what a coroutine returns, or raise what it raises; it is cancelled if this thread is interrupted.
+
+        Raises `TimeoutError` after a time-out; then it goes on.
+        """
         done = threading.Event()
         future = None
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
         try:
             future = asyncio.run_coroutine_threadsafe(work, self._loop)
             future.add_done_callback(lambda _: done.set())
             while not done.wait(INTERRUPTED_WITHIN_S):
-                pass
+                if until_s is not None and time.monotonic() >= until_s:
+                    break
         except BaseException:
             if future is not None:
                 future.cancel()
             raise
+        if not done.is_set():
+            raise TimeoutError
         return future.result()
 
     def begin(self, work: Coroutine[Any, Any, object]) -> None:
@@ -91,23 +106,22 @@ class Hosted:
             work.close()
 
     def unload(self, model_id: str) -> None:
-        """Unload a model and wait for the proof that its process is gone; runs when the model is collected.
+        """Unload a model that nobody refers to any more, and wait for the proof that its process is gone.
 
-        The collector may run in the loop's own thread, which cannot wait for itself.
+        Where the last reference was dropped, that is; so caikit's `unload_model` waits. In a collection of garbage,
+        which may interrupt any line of any thread, whatever locks that holds, nobody waits, and nothing is logged in
+        the loop: the logging of the thread that waits may be what was interrupted.
         """
         if not self.is_here:
             return
-        if threading.current_thread() is self._thread:
-            self.begin(self._unload(model_id))
-        else:
-            self.wait(self._unload(model_id))
-
-    async def _unload(self, model_id: str) -> None:
-        try:
-            report = await self.client.unload_model(model_id)
-        except hostd.NotFoundError:  # it has ended by itself
+        if threading.get_ident() in _collecting or threading.current_thread() is self._thread:
+            self.begin(self.client.unload_model(model_id))
             return
-        except hostd.HostError:
+        try:
+            report = self.wait(self.client.unload_model(model_id), UNLOAD_TIMEOUT_S)
+        except hostd.NotFoundError:  # its load has failed
+            return
+        except (hostd.HostError, TimeoutError):
             _log.exception("the model %s could not be unloaded", model_id)
             return
         freed_mib = report.freed_bytes / (1 << 20)
@@ -139,7 +153,13 @@ def hosted(settings: Mapping[str, Any]) -> Hosted:
 
 
 async def _quietly(work: Coroutine[Any, Any, object]) -> None:
-    try:
+    with suppress(hostd.HostError):
         await work
-    except hostd.HostError as error:
-        _log.debug("what nobody waits for failed: %s", error)
+
+
+def _note_collection(phase: str, _: dict[str, int]) -> None:
+    thread = threading.get_ident()
+    (_collecting.add if phase == "start" else _collecting.discard)(thread)
+
+
+gc.callbacks.append(_note_collection)

@@ -35,6 +35,16 @@ def test_a_model_in_use_is_unloaded_when_its_last_stream_is_over(manager, path):
     assert not [info for info in hosted.wait(hosted.client.list_models()) if info.id.startswith("used")]
 
 
+def test_a_collection_that_interrupts_logging_unloads_a_model_and_hangs_nobody(manager, path, caplog):
+    caplog.set_level("INFO")
+    model = manager.load_model("circular", path, "any").model()
+    model.itself, pid = model, model.run(QUESTION).pid
+    del model
+    with caplog.handler.lock:  # what the thread held when the collection began
+        manager.unload_model("circular")
+        eventually(lambda: not psutil.pid_exists(pid), "its process has ended")
+
+
 def test_a_model_may_be_loaded_again_under_its_id(manager, path):
     first = manager.load_model("again", path, "any").model()
     manager.unload_model("again")
