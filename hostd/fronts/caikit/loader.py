@@ -14,6 +14,7 @@ and the end of the process ends.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,7 @@ from caikit import get_config
 from caikit.core.model_management import ModelFinderBase, ModelInitializerBase
 from caikit.core.modules import ModuleConfig
 from caikit.core.registries import module_backend_classes, module_backend_registry
-from caikit.runtime.model_management.core_model_loader import CAIKIT_CORE_LOAD_DURATION_SUMMARY
-from caikit.runtime.model_management.model_loader_base import ModelLoaderBase
+from caikit.runtime.model_management.core_model_loader import CAIKIT_CORE_LOAD_DURATION_SUMMARY, CoreModelLoader
 from caikit.runtime.utils.import_util import clean_lib_names
 
 from hostd.fronts.caikit import codec
@@ -36,10 +36,11 @@ if TYPE_CHECKING:
 
     from caikit.core import ModuleBase
 
+_log = logging.getLogger(__name__)
 _numbers = itertools.count(1)
 
 
-class Loader(ModelLoaderBase):  # type: ignore[misc]
+class Loader(CoreModelLoader):  # type: ignore[misc]
     """Loads models in processes of their own."""
 
     name = "HOSTD"
@@ -63,9 +64,13 @@ class Loader(ModelLoaderBase):  # type: ignore[misc]
     ) -> ModuleBase:
         """Load a model in a worker, and return the object that stands for it.
 
-        Raises what caikit's own loader raises in the worker, with its type; CaikitRuntimeException with the status of
-        the host's error if the host cannot load it.
+        An initializer that is an object, and no name in the configuration, cannot go there: it loads the model here, as
+        caikit alone does, and a warning says so. Raises what caikit's own loader raises in the worker, with its type;
+        CaikitRuntimeException with the status of the host's error if the host cannot load it.
         """
+        if isinstance(initializer, ModelInitializerBase):
+            _log.warning("%s is loaded in the serving process, because its initializer is an object", model_id)
+            return super().load_module_instance(model_path, model_id, model_type, finder, initializer)
         options = options_of(model_path, finder, initializer)
         # A model of the same id may still be in use while caikit loads it anew.
         host_id = f"{model_id}~{next(_numbers)}"
@@ -87,12 +92,11 @@ def host_settings(config: Mapping[str, Any], what: str) -> dict[str, Any]:
 def options_of(
     model_path: str,
     finder: str | ModelFinderBase | None = None,
-    initializer: str | ModelInitializerBase | None = None,
+    initializer: str | None = None,
 ) -> dict[str, Any]:
     """Return what the worker's loader needs to load a model as this process would.
 
-    A finder that is an object looks here, and the worker gets what it has found. Raises TypeError for an initializer
-    that is an object: it would have to load the model in this process.
+    A finder that is an object looks here, and the worker gets what it has found.
     """
     config = get_config()
     options: dict[str, Any] = {
@@ -102,8 +106,6 @@ def options_of(
         "search": [os.path.abspath(entry) for entry in sys.path],  # noqa: PTH100 - "" is the current directory
         "threads": config.runtime.server_thread_pool_size,
     }
-    if isinstance(initializer, ModelInitializerBase):
-        raise TypeError("an initializer must be named for the loader HOSTD, as in model_management.initializers")
     if initializer:
         options["initializer"] = initializer
     if isinstance(finder, ModelFinderBase):

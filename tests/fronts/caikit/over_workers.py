@@ -3,9 +3,26 @@
 Before anything is collected, because caikit's tests make the runtime's manager of models when they are imported.
 """
 
+import os
+import sys
+
 import caikit
+import pytest
 
 
 def pytest_configure():
     loader = {"type": "HOSTD", "import_class": "hostd.fronts.caikit.loader.Loader"}
     caikit.configure(config_dict={"model_management": {"loaders": {"default": loader}}})
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(exitstatus):
+    os.environ["OVER_WORKERS_STATUS"] = str(int(exitstatus))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure():
+    # A test of theirs that fails leaves a thread behind that keeps the interpreter from ending.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(os.environ.get("OVER_WORKERS_STATUS", "1")))
