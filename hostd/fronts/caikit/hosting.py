@@ -79,8 +79,11 @@ class Hosted:
     def wait(self, work: Coroutine[Any, Any, Answer], timeout_s: float | None = None) -> Answer:
         """Return what a coroutine returns, or raise what it raises; it is cancelled if this thread is interrupted.
 
-        Raises `TimeoutError` after a time-out; then it goes on.
+        Raises `TimeoutError` after a time-out, and it goes on; FailedPreconditionError in a fork of this process.
         """
+        if not self.is_here:
+            work.close()
+            raise hostd.FailedPreconditionError("this model is of the process that has loaded it, and not of its forks")
         done = threading.Event()
         future = None
         until_s = None if timeout_s is None else time.monotonic() + timeout_s

@@ -9,6 +9,8 @@ import sys
 import caikit
 import pytest
 
+ended = []
+
 
 def pytest_configure():
     loader = {"type": "HOSTD", "import_class": "hostd.fronts.caikit.loader.Loader"}
@@ -17,7 +19,7 @@ def pytest_configure():
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(exitstatus):
-    os.environ["OVER_WORKERS_STATUS"] = str(int(exitstatus))
+    ended.append(int(exitstatus))
 
 
 @pytest.hookimpl(trylast=True)
@@ -25,4 +27,4 @@ def pytest_unconfigure():
     # A test of theirs that fails leaves a thread behind that keeps the interpreter from ending.
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(int(os.environ.get("OVER_WORKERS_STATUS", "1")))
+    os._exit(ended[-1] if ended else 1)
