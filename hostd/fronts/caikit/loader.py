@@ -72,8 +72,8 @@ class Loader(CoreModelLoader):  # type: ignore[misc]
             _log.warning("%s is loaded in the serving process, because its initializer is an object", model_id)
             return super().load_module_instance(model_path, model_id, model_type, finder, initializer)
         options = options_of(model_path, finder, initializer)
-        # A model of the same id may still be in use while caikit loads it anew.
-        host_id = f"{model_id}~{next(_numbers)}"
+        # A model of the same id may still be in use while caikit loads it anew, or be that of another process.
+        host_id = f"{model_id}~{os.getpid()}.{next(_numbers)}"
         with CAIKIT_CORE_LOAD_DURATION_SUMMARY.labels(model_type=model_type).time():
             remote = Remote(self.hosted, host_id, model_type, _existing(model_path), options)
             remote.load()
