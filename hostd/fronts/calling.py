@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 OUTPUT: Final = "output_0"
 """The name of an only output that nobody has named."""
 
+_TABLE: Final = 2
+"""Axes of a table."""
+
 JSON: Final = {"content_type": "json"}
 """The parameters of an output that is a string of JSON."""
 
@@ -56,6 +59,8 @@ def arguments_of(method: MethodInfo, tensors: Sequence[Tensor]) -> ArgumentsOfCa
 
     Raises `InvalidArgumentError` that names the input, for what does not fit what the method declares.
     """
+    if _is_table(method, tensors):
+        return (tensors[0].data,), {}
     values = _checked(method, tensors) if method.inputs else {tensor.name: tensor.data for tensor in tensors}
     if len(values) < len(tensors):
         twice = next(t.name for i, t in enumerate(tensors) if any(t.name == other.name for other in tensors[:i]))
@@ -73,13 +78,16 @@ def arguments_of(method: MethodInfo, tensors: Sequence[Tensor]) -> ArgumentsOfCa
 
 
 def tensors_of(method: MethodInfo, result: object) -> list[Tensor]:
-    """Return the tensors of a result.
+    """Return the tensors of a result; of a map with an array in it each value is one, in JSON if it has to be.
 
     Raises `UnimplementedError` for a result that is neither tensors nor JSON, saying what to return instead.
     """
     declared = [output.name for output in method.outputs]
     if isinstance(result, dict):
-        found = _each(result.items()) if result and all(isinstance(name, str) for name in result) else None
+        is_named = bool(result) and all(isinstance(name, str) for name in result)
+        if is_named and any(isinstance(value, np.ndarray) for value in result.values()):
+            return [of_result(name, value) or _as_json(method, value, name) for name, value in result.items()]
+        found = _each(result.items()) if is_named else None
     elif isinstance(result, (list, tuple)) and any(isinstance(part, np.ndarray) for part in result):
         names = declared if len(declared) == len(result) else [f"output_{i}" for i in range(len(result))]
         found = _each(zip(names, result, strict=True))
@@ -97,6 +105,15 @@ def selected(tensors: Sequence[Tensor], names: Iterable[str]) -> list[Tensor]:
             raise InvalidArgumentError(f"there is no output {name!r}, expected one of: {', '.join(map(repr, by_name))}")
         found.append(by_name[name])
     return found
+
+
+def _is_table(method: MethodInfo, tensors: Sequence[Tensor]) -> bool:
+    """Say whether all columns of a table come as one tensor, in their order: models of tables take that, too."""
+    if method.passing != "map" or len(tensors) != 1:
+        return False
+    (tensor,) = tensors
+    is_column = any(tensor.name == info.name for info in method.inputs)
+    return not is_column and len(tensor.shape) == _TABLE and tensor.shape[1] == len(method.inputs)
 
 
 def _checked(method: MethodInfo, tensors: Sequence[Tensor]) -> dict[str, Any]:
@@ -177,5 +194,5 @@ def _each(named: Iterable[tuple[str, object]]) -> list[Tensor] | None:
     return found
 
 
-def _as_json(method: MethodInfo, result: object) -> Tensor:
-    return Tensor(OUTPUT, BYTES, (1,), [json_of(result, f"method {method.name!r}").decode()], JSON)
+def _as_json(method: MethodInfo, result: object, name: str = OUTPUT) -> Tensor:
+    return Tensor(name, BYTES, (1,), [json_of(result, f"method {method.name!r}").decode()], JSON)

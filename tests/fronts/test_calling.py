@@ -178,6 +178,27 @@ def test_results_that_are_not_even_json_are_refused_with_what_to_return():
         tensors_of(method(), {"a": {"b": b"\xff"}})
 
 
+def test_of_a_map_with_an_array_each_value_is_an_output():
+    found = {each.name: each for each in tensors_of(method(), {"label": A, "odds": [{"a": 0.5}], "text": "t"})}
+    assert {name: (each.datatype, tuple(each.shape)) for name, each in found.items()} == {
+        "label": ("FP64", (2,)),
+        "odds": ("BYTES", (1,)),
+        "text": ("BYTES", (1,)),
+    }
+    assert json.loads(to_json(found["odds"])[0]) == [{"a": 0.5}]
+
+
+def test_a_table_may_come_as_one_tensor_with_all_columns():
+    columns = method(TensorInfo("age", "", (-1,)), TensorInfo("size", "", (-1,)), passing="map")
+    table = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    ((given,), kwargs) = arguments_of(columns, [tensor("X", table)])
+    assert given.tolist() == table.tolist()
+    assert kwargs == {}
+    for wrong in (table[:, :1], A):
+        with pytest.raises(InvalidArgumentError, match="got input 'X', expected of method 'predict': 'age', 'size'"):
+            arguments_of(columns, [tensor("X", wrong)])
+
+
 def test_outputs_are_selected_in_the_order_that_they_are_asked_for():
     tensors = tensors_of(method(), {"a": 1, "b": 2})
     assert [one.name for one in selected(tensors, ["b", "a"])] == ["b", "a"]
