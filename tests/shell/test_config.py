@@ -192,7 +192,7 @@ WRONG = [
     ),
     ("workers: {drain_timeout: 3}", r"workers.drain_timeout \(from .*hostd.yaml\): .*'drain_timeout_s'"),
     ("model: {dir: x}", r"model \(from .*\): no such setting; did you mean 'models'"),
-    ("frobnicate: 1", r"frobnicate .*: no such setting; known are: .*models.*workers"),
+    ("quux: 1", r"quux .*: no such setting; known are: .*models.*workers"),
     ("models: []", r"models .*must be a mapping of settings, such as {dir: ...}, not \[\]"),
     ("memory: 5", r"memory .*must be a mapping .*, not 5"),
     ("name: a/b", r"name .*: at most 64 letters.*'a/b'"),
