@@ -18,6 +18,8 @@ from hostd_workers.wire.errors import FailedPreconditionError
 
 PACKAGE = "hostd"
 
+_HTTP = ("numpy", "orjson", "starlette", "python-multipart", "uvicorn", "httptools", "uvloop")
+
 EXTRAS: dict[str, tuple[str, ...]] = {
     "sklearn": ("numpy", "scikit-learn", "joblib", "skops"),
     "onnx": ("numpy", "onnxruntime"),
@@ -26,12 +28,12 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "xgboost": ("numpy", "xgboost"),
     "lightgbm": ("numpy", "lightgbm"),
     "mlflow": ("numpy", "pandas", "mlflow-skinny"),
-    "http": ("numpy", "orjson", "starlette", "python-multipart", "uvicorn", "httptools", "uvloop"),
+    "http": _HTTP,
     "grpc": ("numpy", "orjson", "grpcio", "protobuf"),
     "caikit": ("numpy", "threadpoolctl", "caikit[runtime-grpc,runtime-http]"),
     "gpu": ("nvidia-ml-py",),
     "demo": ("numpy", "scikit-learn", "joblib"),
-    "bench": ("numpy", "scikit-learn", "joblib", "matplotlib"),
+    "bench": (*_HTTP, "scikit-learn", "joblib", "matplotlib"),
 }
 """The packages that each extra brings, by the names that pip knows."""
 
