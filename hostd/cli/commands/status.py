@@ -41,7 +41,8 @@ class Status:
     def metrics(self) -> str | None:
         """The address of the metrics page, None if there is none."""
         if self.host.metrics_port is None:
-            return None
+            front = self.host.fronts.get("http")
+            return None if front is None else f"{front}/metrics"
         address = self.host.metrics_host or "127.0.0.1"
         return f"http://{f'[{address}]' if ':' in address else address}:{self.host.metrics_port}/metrics"
 
