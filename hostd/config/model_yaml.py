@@ -57,7 +57,9 @@ def read_settings(file: Path) -> ModelSpec:
         return ModelSpec("")
     known = _Settings.model_fields
     if not isinstance(content, dict):
-        raise InvalidArgumentError(f"{file} must be a map with the keys {', '.join(known)}, got {shown(content)}")
+        raise InvalidArgumentError(
+            f"{file} must be a map with the keys {', '.join(known)}, got a {type(content).__name__}"
+        )
     if unknown := [key for key in content if key not in known]:
         raise InvalidArgumentError(f"{file}: unknown key {unknown[0]!r}; {nearest(str(unknown[0]), known)}")
     given = {key: value for key, value in content.items() if value is not None}

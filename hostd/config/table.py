@@ -81,9 +81,9 @@ SETTINGS: Final[dict[str, Setting | dict[str, Setting]]] = {
         "grpc": Setting(None),
         "anonymous": Setting(None),
         "tokens": Setting(None, kind="path"),
-        "certificate": Setting(None, kind="path", read="directory"),
-        "key": Setting(None, kind="path", read="directory"),
-        "max_body_bytes": Setting(1073741824, kind="int", read="size", bounds=(("ge", 4096),)),
+        "certificate": Setting(None, kind="path"),
+        "key": Setting(None, kind="path"),
+        "max_body_bytes": Setting(268435456, kind="int", read="size", bounds=(("ge", 4096),)),
     },
     "limits": {
         "max_message_bytes": Setting(1073741824),

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import logging
 import os
 import stat
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from hostd.fronts.errors import IS_TRUSTED, UnauthenticatedError
 from hostd_workers.wire.errors import (
     FailedPreconditionError,
     HostError,
+    InternalError,
     InvalidArgumentError,
     PermissionDeniedError,
 )
@@ -37,12 +39,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from hostd.fronts.asgi import App, Receive, Scope, Send
+    from hostd.fronts.asgi import App, Message, Receive, Scope, Send
+
+_log = logging.getLogger(__name__)
 
 _KEY: Final = "hostd.role"
 """Under which the role of a request is in its scope."""
 
 _LOCAL_NAMES: Final = frozenset(("localhost", "127.0.0.1", "::1"))
+_MAX_FILE_BYTES: Final = 1 << 20
 _MIN_TOKEN_CHARS: Final = 16
 """Shorter ones can be guessed."""
 
@@ -104,11 +109,14 @@ def read_tokens(file: Path) -> dict[bytes, Role]:
     that is wrong.
     """
     try:
-        with file.open("rb") as stream:
+        # Not blocking, because opening a FIFO waits for somebody to write.
+        with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:  # noqa: PTH123 - as said
             mode = os.fstat(stream.fileno()).st_mode
-            text = stream.read().decode("utf-8", "replace")
+            text = stream.read(_MAX_FILE_BYTES).decode("utf-8", "replace") if stat.S_ISREG(mode) else ""
     except OSError as error:
         raise FailedPreconditionError(f"the tokens in {file} cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise InvalidArgumentError(f"the tokens must be in a file, and {file} is none")
     if stat.S_IMODE(mode) & (stat.S_IRWXG | stat.S_IRWXO):
         raise FailedPreconditionError(f"others can read the tokens in {file}: chmod 600 {file}")
     found: dict[bytes, Role] = {}
@@ -144,9 +152,27 @@ def guarded(app: App, access: Access) -> App:
             except HostError as error:
                 await asgi.send_response(send, error_response(error))
                 return
-        await app(scope, receive, send)
+        await _answered(app, scope, receive, send)
 
     return serve
+
+
+async def _answered(app: App, scope: Scope, receive: Receive, send: Send) -> None:
+    """Have an application answer; a defect of ours is told as the errors are, if nothing was sent yet."""
+    has_begun = False
+
+    async def sent(message: Message) -> None:
+        nonlocal has_begun
+        has_begun = True
+        await send(message)
+
+    try:
+        await app(scope, receive, sent)
+    except Exception:
+        _log.exception("a defect; please report it")
+        if has_begun or scope["type"] != "http":
+            raise
+        await asgi.send_response(send, error_response(InternalError("a defect of the front; its log says more")))
 
 
 def role_of(scope: Mapping[str, Any]) -> Role:
@@ -178,10 +204,14 @@ def _check_origin(scope: Scope, access: Access) -> None:
             "here may be somebody's who has a browser ask"
         )
     origin = header_of(scope, b"origin")
-    is_foreign = origin is not None and urlsplit(origin.decode("latin-1").lower()).netloc != host
+    is_foreign = origin is not None and origin.decode("latin-1").lower().partition("://")[2] != host
     is_link = scope["method"] == "GET" and header_of(scope, b"sec-fetch-dest") == b"document"
-    if is_foreign or (header_of(scope, b"sec-fetch-site") in (b"cross-site", b"same-site") and not is_link):
+    if is_foreign or (_is_of_another_site(scope) and not is_link):
         raise PermissionDeniedError("a page of another origin may not ask this front")
+
+
+def _is_of_another_site(scope: Scope) -> bool:
+    return (header_of(scope, b"sec-fetch-site") or b"").lower() in (b"cross-site", b"same-site")
 
 
 def _name_of(url: str) -> str:

@@ -6,6 +6,7 @@ Covers names, sizes, checks and the conversion of BF16, for which NumPy has no d
 from __future__ import annotations
 
 import math
+import reprlib
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -66,14 +67,16 @@ def check_datatype(datatype: object, where: str) -> str:
     if isinstance(datatype, str) and (datatype in DTYPES or datatype == BYTES):
         return datatype
     raise InvalidArgumentError(
-        f"{where}: got datatype {datatype!r}, expected one of {', '.join(sorted((*DTYPES, BYTES)))}"
+        f"{where}: got datatype {reprlib.repr(datatype)}, expected one of {', '.join(sorted((*DTYPES, BYTES)))}"
     )
 
 
 def check_shape(shape: object, where: str) -> tuple[int, ...]:
     """Return a shape. Raises `InvalidArgumentError` if it is not a list of sizes, or no memory could hold it."""
     if not (isinstance(shape, (list, tuple)) and all(type(size) is int and size >= 0 for size in shape)):
-        raise InvalidArgumentError(f"{where}: got shape {shape!r:.200}, expected a list of sizes, each 0 or more")
+        raise InvalidArgumentError(
+            f"{where}: got shape {reprlib.repr(shape)}, expected a list of sizes, each 0 or more"
+        )
     if len(shape) > MAX_DIMENSIONS:
         raise InvalidArgumentError(f"{where}: got {len(shape)} dimensions, expected at most {MAX_DIMENSIONS}")
     # Without the zeros, which would hide sizes that overflow.

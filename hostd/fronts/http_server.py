@@ -3,7 +3,9 @@
 Rules
 1. A connection that has not sent a whole head within `HEAD_S` is closed, and one whose body comes more slowly than
    `MIN_BODY_RATE`, if it is read: slow ones hold nothing up but a descriptor, and not for ever.
-2. A head has at most `MAX_HEAD_BYTES`; what a body may have, the applications say.
+2. A head has at most `MAX_HEAD_BYTES`, and so have the trailers of a body, which are dropped: they would be headers
+   that nobody has checked. What a body may have, the applications say.
+3. A connection that reads nothing of what waits for it for `READ_S` is ended, and with it what it has asked for.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -32,11 +35,14 @@ BODY_PERIOD_S: Final = 30.0
 MIN_BODY_RATE: Final = 1024
 """Bytes a second of a body, looked at every period: a modem of 1995 is faster."""
 
+READ_S: Final = 60.0
+
 KEEP_ALIVE_S: Final = 75
 """How long an idle connection stays open: longer than proxies keep theirs, or one would be closed as it is used."""
 
 MAX_HEAD_BYTES: Final = 64 << 10
 _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_OF_UPGRADE: Final = (b"upgrade", b"connection", b"http2-settings")
 _BACKLOG: Final = 4096
 _GRACE_S: Final = 2
 
@@ -99,14 +105,16 @@ class Server(uvicorn.Server):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A connection whose heads are bounded in bytes and in time, and whose bodies must keep coming."""
+    """A connection whose heads are bounded in bytes and in time, whose bodies must keep coming and answers be read."""
 
     _timer: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
     _is_in_head = True
     _is_whole = False
     """Whether the last request has come whole: what comes next, uvicorn waits for."""
     _received_bytes = 0
     """Of the head that is coming, or of the body since the last look."""
+    _trailer_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect a head."""
@@ -116,6 +124,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Expect nothing any more."""
         self._expect_nothing()
+        self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -123,7 +132,7 @@ class BoundedProtocol(HttpToolsProtocol):
         was_in_head = self._is_in_head
         self._received_bytes += len(data)
         self._is_whole = False
-        super().data_received(data)
+        self._feed(data)
         if self._is_whole:  # most requests come at once, and cost no timer
             self._expect_nothing()
         elif self._timer is None or was_in_head is not self._is_in_head:
@@ -132,15 +141,61 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.write(_TOO_LARGE)
             self.transport.close()
 
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self._trailer_bytes = 0
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; one after a body (a trailer) is none, or it would be taken for what was checked before."""
+        if self._is_in_head:
+            super().on_header(name, value)
+            return
+        self._trailer_bytes += len(name) + len(value)
+        if self._trailer_bytes > MAX_HEAD_BYTES:
+            self.transport.close()
+
     def on_headers_complete(self) -> None:
-        """Go on with a body."""
-        self._is_in_head, self._received_bytes = False, 0
-        super().on_headers_complete()
+        """Go on with a body, but for an upgrade: that is not done (`_feed`)."""
+        if not self.parser.should_upgrade():
+            self._is_in_head, self._received_bytes = False, 0
+            super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """Go on with the next head."""
-        self._is_in_head, self._is_whole, self._received_bytes = True, True, 0
-        super().on_message_complete()
+        if not self._is_in_head:
+            self._is_in_head, self._is_whole, self._received_bytes = True, True, 0
+            super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """Expect the client to read."""
+        super().pause_writing()
+        self._stalled = self.loop.call_later(READ_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on: the client has read."""
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+        super().resume_writing()
+
+    def _feed(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # The parser stops here for good. Another one reads the request without the offer, which clients of HTTP/2
+            # make on plain connections, and take for refused when the answer is an ordinary one.
+            head, rest = self._head_without_upgrade(), data[upgrade.args[0] :]
+            self.parser = httptools.HttpRequestParser(self)
+            self._feed(head + rest)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _head_without_upgrade(self) -> bytes:
+        lines = [b"%b %b HTTP/1.1" % (self.parser.get_method(), self.url)]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] not in _OF_UPGRADE]
+        return b"\r\n".join([*lines, b"", b""])
 
     def _expect(self) -> None:
         self._expect_nothing()

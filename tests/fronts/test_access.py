@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 
 import pytest
 
@@ -103,6 +104,28 @@ def test_the_fronts_own_page_may_ask():
     assert status(LOCAL, host="localhost:8000", **own) == 200
 
 
+@pytest.mark.parametrize("origin", ["http://[", "http://", "x", ""])
+def test_an_origin_that_is_none_is_another(origin):
+    assert status(LOCAL, host="localhost:8000", origin=origin) == 403
+    assert status(LOCAL, host="localhost:8000", sec_fetch_site="Cross-Site") == 403
+
+
+def test_a_defect_is_told_as_an_error_if_nothing_was_sent(caplog):
+    sent = []
+
+    async def app(scope, receive, send):
+        raise ZeroDivisionError
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    asyncio.run(guarded(app, Access())(scope, None, send))
+    assert sent[0]["status"] == 500
+    assert b'"status":"INTERNAL"' in sent[1]["body"]
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_an_application_that_nobody_guards_lets_everybody_do_everything():
     require({"headers": []}, Role.ADMIN)
 
@@ -142,6 +165,12 @@ def test_a_line_that_is_wrong_is_named(tmp_path, text, words):
 def test_tokens_that_others_can_read_are_refused(tmp_path, mode):
     with pytest.raises(FailedPreconditionError, match=r"others can read the tokens in .*: chmod 600 "):
         read_tokens(written(tmp_path, f"call {SECRET}", mode))
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(InvalidArgumentError, match=r"must be in a file, and .*fifo is none"):
+        read_tokens(tmp_path / "fifo")
 
 
 def test_a_file_that_is_not_there_says_so(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 import hostd
 from hostd import MethodInfo, ModelInfo, Status, TensorInfo
-from hostd.fronts import asgi, encodings
+from hostd.fronts import asgi, encodings, json_text
 from hostd.fronts.errors import HTTP_STATUS, body_of, http_status_of, retry_after_s
 from hostd.fronts.models import FRESH_S, Models
 from hostd.fronts.oip import http
@@ -423,3 +423,10 @@ def test_work_that_fails_or_ends_is_not_taken_for_a_client_that_has_gone():
             await asgi.until_disconnect(receive, fails())
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("text", [b"[" + b"[]," * 400_000 * 3 + b"[]]", b"[" + b"0," * 9_000_000 + b"0]"])
+def test_json_of_very_many_values_is_refused_before_it_is_read(text):
+    with pytest.raises(hostd.MessageTooLargeError, match="send arrays in binary form"):
+        json_text.parsed(text, "the request")
+    assert json_text.parsed(b"[[1, 2], [3]]", "the request") == [[1, 2], [3]]

@@ -214,6 +214,8 @@ def test_what_is_asked_without_a_token_may_call_and_not_load(fronted, model_dir)
     assert status_of(url, "/v1/models/m/load", load, content_type="application/json") == 401
     assert status_of(url, "/v2/repository/models/m/load", b"{}") == 401
     assert status_of(url, "/v1/host/settings") == 401
+    for verb in ("plan", "estimate"):  # they look at files that the host's user may read
+        assert status_of(url, f"/v1/models/m/{verb}", load, content_type="application/json") == 401
     assert status_of(url, "/v1/models") == 200
     assert status_of(url, host="evil.example") == 403
     assert status_of(url, origin="https://evil.example") == 403

@@ -1,6 +1,7 @@
 """Connections of the HTTP front that are slow, silent or too long."""
 
 import socket
+import threading
 
 import pytest
 from front_rig import serving
@@ -13,6 +14,7 @@ HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
 
 
 async def echo(scope, receive, send):
+    SEEN.append(scope)
     body = b""
     while True:
         message = await receive()
@@ -24,13 +26,24 @@ async def echo(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 
 
+SEEN = []
+
+
+@pytest.fixture
+def seen():
+    """The requests that the application has got."""
+    SEEN.clear()
+    return SEEN
+
+
 @pytest.fixture
 def connect(monkeypatch):
     """Connect to a server with short times; it is patient where a test does not wait for it."""
     opened = []
 
     def connect(**times):
-        for name, value in {"HEAD_S": PATIENCE_S, "BODY_PERIOD_S": PATIENCE_S, **times}.items():
+        patient = dict.fromkeys(("HEAD_S", "BODY_PERIOD_S", "READ_S"), PATIENCE_S)
+        for name, value in {**patient, **times}.items():
             monkeypatch.setattr(http_server, name, value)
         opened.append(socket.create_connection(("127.0.0.1", front.port), PATIENCE_S))
         return opened[-1]
@@ -95,3 +108,43 @@ def test_a_head_that_is_too_long_is_refused_with_words(connect):
     connection = connect()
     connection.sendall(HEAD + b"X: " + b"x" * (http_server.MAX_HEAD_BYTES + 1))
     assert answer(connection).startswith(b"HTTP/1.1 431 ")
+
+
+def test_trailers_are_no_headers(connect, seen):
+    connection = connect()
+    connection.sendall(
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nAuthorization: Bearer x\r\n\r\n"
+    )
+    assert answer(connection).startswith(b"HTTP/1.1 200 OK")
+    assert [name for name, _ in seen[0]["headers"]] == [b"host", b"transfer-encoding"]
+
+
+def test_trailers_without_an_end_end_the_connection(connect):
+    connection = connect()
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n")
+    line = b"X: " + b"y" * 1000 + b"\r\n"
+    with pytest.raises(OSError, match=r"Broken pipe|reset"):
+        for _ in range(100_000):
+            connection.sendall(line)
+
+
+@pytest.mark.parametrize("cut", [1, 30, 120, 160])
+def test_an_upgrade_is_not_done_and_the_request_is_answered(connect, seen, cut):
+    request = b"POST /a?b=c HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    request += b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\nContent-Length: 5\r\n\r\nhello"
+    connection = connect()
+    connection.sendall(request[:cut])
+    connection.sendall(request[cut:])
+    assert answer(connection).startswith(b"HTTP/1.1 200 OK")
+    connection.sendall(HEAD + b"\r\nhello")
+    assert answer(connection).startswith(b"HTTP/1.1 200 OK")
+    assert [(scope["path"], scope["query_string"]) for scope in seen] == [("/a", b"b=c"), ("/", b"")]
+
+
+def test_an_answer_that_nobody_reads_ends_the_connection(connect, monkeypatch):
+    lost = threading.Event()
+    connection_lost = BoundedProtocol.connection_lost
+    monkeypatch.setattr(BoundedProtocol, "connection_lost", lambda self, exc: (lost.set(), connection_lost(self, exc)))
+    connection = connect(READ_S=0.05)
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50000000\r\n\r\n" + bytes(50_000_000))
+    assert lost.wait(PATIENCE_S)

@@ -213,7 +213,7 @@ class AsyncClient(NotPickled):
         return [record_of(packed) for packed in await self._verb("list_models", self.timeout_s, **asked)]
 
     async def get_model(self, model_id: str, *, all: bool = False) -> ModelInfo:
-        """Return the record of a model, with `all` also of one that is not loaded (`list_models`); or `NotFoundError`."""
+        """Return the record of a model, with `all` also of one that is not loaded; or raise `NotFoundError`."""
         asked = {"model_id": model_id, **({"all": True} if all else {})}
         return ModelInfo.from_dict(await self._verb("get_model", self.timeout_s, **asked))
 

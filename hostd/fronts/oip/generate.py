@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,10 +48,12 @@ def parse(body: bytes) -> GenerateRequest:
         raise InvalidArgumentError('the request must be a JSON object, and so must its "parameters"')
     method = parameters.get("method")
     if not isinstance(method, (str, type(None))):
-        raise InvalidArgumentError(f"the parameter 'method': got {method!r:.100}, expected str")
+        raise InvalidArgumentError(f"the parameter 'method': got {reprlib.repr(method)}, expected str")
     own = {name: value for name, value in parameters.items() if name not in _OF_FRONT}
-    request_id = str(request.pop("id", ""))
-    return GenerateRequest({**own, **request}, request_id, method, timeout_of(parameters))
+    request_id = request.pop("id", "")
+    if not isinstance(request_id, (str, int)):
+        raise InvalidArgumentError(f"the id: got {reprlib.repr(request_id)}, expected text")
+    return GenerateRequest({**own, **request}, str(request_id), method, timeout_of(parameters))
 
 
 def method_for(info: ModelInfo, request: GenerateRequest) -> MethodInfo:

@@ -30,11 +30,14 @@ HEADER_LENGTH: Final = b"inference-header-content-length"
 """The header that says how many bytes of a body are JSON."""
 
 
+_MAX_DIGITS: Final = 18
+
+
 def header_length_of(header: bytes | None) -> int | None:
     """Return the value of the header `HEADER_LENGTH`; None if there is none."""
     if header is None:
         return None
-    if not header.isdigit():
+    if not header.isdigit() or len(header) > _MAX_DIGITS:
         raise InvalidArgumentError(f"Inference-Header-Content-Length: got {header[:20]!r}, expected a number of bytes")
     return int(header)
 

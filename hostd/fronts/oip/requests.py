@@ -5,6 +5,7 @@ Does not cover how it is written: JSON is in `protocol`, messages of gRPC are in
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -97,4 +98,6 @@ def of_type(value: Any, kinds: tuple[type, ...], what: str) -> Any:
     """Return a value that is of one of these types, or None. Raises `InvalidArgumentError`."""
     if value is None or type(value) in kinds:
         return value
-    raise InvalidArgumentError(f"{what}: got {value!r:.100}, expected {' or '.join(kind.__name__ for kind in kinds)}")
+    raise InvalidArgumentError(
+        f"{what}: got {reprlib.repr(value)}, expected {' or '.join(kind.__name__ for kind in kinds)}"
+    )

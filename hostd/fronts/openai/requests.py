@@ -6,6 +6,7 @@ OpenAI's own service are left out.
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_STOPS: Final = 16
+MAX_STOP_CHARS: Final = 1000
 MAX_TEXTS: Final = 2048
 """Inputs of one request for embeddings, as OpenAI's own limit."""
 
@@ -108,7 +110,7 @@ def parse_embeddings(body: bytes) -> EmbeddingsRequest:
         raise InvalidArgumentError(f"input has {len(texts)} texts; {MAX_TEXTS} are possible at a time")
     encoding = request.get("encoding_format") or "float"
     if encoding not in ("float", "base64"):
-        raise InvalidArgumentError(f"encoding_format is float or base64, got {encoding!r:.100}")
+        raise InvalidArgumentError(f"encoding_format is float or base64, got {reprlib.repr(encoding)}")
     if request.get("dimensions") is not None:
         raise InvalidArgumentError("dimensions cannot be chosen: embeddings are as long as the model makes them")
     return EmbeddingsRequest(_model_of(request), tuple(texts), encoding == "base64")
@@ -118,14 +120,14 @@ def _text_request(request: dict[str, Any], prompts: tuple[Any, ...]) -> TextRequ
     model, is_stream = _model_of(request), request.pop("stream", None) or False
     request.pop("model")
     if not isinstance(is_stream, bool):
-        raise InvalidArgumentError(f"stream must be true or false, got {is_stream!r:.100}")
+        raise InvalidArgumentError(f"stream must be true or false, got {reprlib.repr(is_stream)}")
     stream_options = request.get("stream_options") or {}
     wants_usage = isinstance(stream_options, dict) and bool(stream_options.get("include_usage"))
     stops = _stops(request.pop("stop", None))
     limits = [request.pop(name, None) for name in _MAX_TOKENS]
     max_tokens = next((limit for limit in limits if limit is not None), None)
     if max_tokens is not None and (type(max_tokens) is not int or max_tokens < 1):
-        raise InvalidArgumentError(f"max_tokens must be a number from 1 on, got {max_tokens!r:.100}")
+        raise InvalidArgumentError(f"max_tokens must be a number from 1 on, got {reprlib.repr(max_tokens)}")
     options: dict[str, Any] = {} if max_tokens is None else {"max_new_tokens": max_tokens}
     for name, value in request.items():
         if value is None or name in _OF_SERVICE:
@@ -139,7 +141,7 @@ def _text_request(request: dict[str, Any], prompts: tuple[Any, ...]) -> TextRequ
 
 def _check_neutral(name: str, value: Any) -> None:
     if value not in _NEUTRAL[name]:
-        raise InvalidArgumentError(f"{name} is not served here, got {value!r:.100}; leave it out")
+        raise InvalidArgumentError(f"{name} is not served here, got {reprlib.repr(value)}; leave it out")
 
 
 def _map(body: bytes) -> dict[str, Any]:
@@ -152,18 +154,17 @@ def _map(body: bytes) -> dict[str, Any]:
 def _model_of(request: Mapping[str, Any]) -> str:
     model = request.get("model")
     if not isinstance(model, str) or not model:
-        raise InvalidArgumentError(f"model must be the id of a model, got {model!r:.100}")
+        raise InvalidArgumentError(f"model must be the id of a model, got {reprlib.repr(model)}")
     return model
 
 
 def _stops(given: Any) -> tuple[str, ...]:
     stops = [given] if isinstance(given, str) else given or []
-    if (
-        not isinstance(stops, list)
-        or len(stops) > MAX_STOPS
-        or not all(isinstance(stop, str) and stop for stop in stops)
-    ):
-        raise InvalidArgumentError(f"stop must be a text or a list of at most {MAX_STOPS} texts that are not empty")
+    is_list = isinstance(stops, list) and len(stops) <= MAX_STOPS
+    if not is_list or not all(isinstance(stop, str) and 0 < len(stop) <= MAX_STOP_CHARS for stop in stops):
+        raise InvalidArgumentError(
+            f"stop must be a text or a list of at most {MAX_STOPS} texts, of 1 to {MAX_STOP_CHARS} characters each"
+        )
     return tuple(stops)
 
 

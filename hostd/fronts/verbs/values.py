@@ -12,12 +12,14 @@ from __future__ import annotations
 import base64
 import math
 import re
+import reprlib
 from typing import Any
 
 import msgpack
 import orjson
 
 import hostd
+from hostd.fronts.json_text import MAX_LISTS, parsed
 
 _NOT_FINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
 _ARRAY_KEYS = {"dtype", "shape", "data"}
@@ -31,8 +33,13 @@ _MAX_DEPTH = 64
 
 
 def to_json(value: object) -> bytes:
-    """Return a value as JSON."""
-    return orjson.dumps(_json_ready(value))
+    """Return a value as JSON. Raises `UnimplementedError` for what has no such form."""
+    try:
+        return orjson.dumps(_json_ready(value))
+    except (TypeError, ValueError, SystemError) as error:  # text that is no Unicode, numbers that Python lacks
+        raise hostd.UnimplementedError(
+            f"the value has no form in JSON ({error}): ask for application/msgpack"
+        ) from None
 
 
 def to_msgpack(value: object) -> bytes:
@@ -43,16 +50,22 @@ def to_msgpack(value: object) -> bytes:
 
 def from_json(data: bytes) -> Any:
     """Return the value of JSON. Raises `InvalidArgumentError` for what is none."""
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise hostd.InvalidArgumentError(f"the body is not JSON: {error}") from None
+    return parsed(data, "the body")
 
 
 def from_msgpack(data: bytes) -> Any:
     """Return the value of msgpack. Raises `InvalidArgumentError` for what is none."""
+    left = MAX_LISTS
+
+    def count(container: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise hostd.MessageTooLargeError(f"the body has more than {MAX_LISTS} lists and maps")
+        return container
+
     try:
-        return msgpack.unpackb(data, ext_hook=_no_extension)
+        return msgpack.unpackb(data, ext_hook=_no_extension, list_hook=count, object_hook=count)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:  # UnicodeDecodeError is a ValueError, too
         raise hostd.InvalidArgumentError(f"the body is not msgpack: {error or type(error).__name__}") from None
 
@@ -128,10 +141,10 @@ def _array_of(dtype: object, shape: object, data: bytes) -> Any:
         raise _needs_numpy() from None
     if not isinstance(dtype, str) or _DTYPE.fullmatch(dtype) is None:
         raise hostd.InvalidArgumentError(
-            f"an array's dtype must be as the .npy format has it, such as '<f4', got {dtype!r:.100}"
+            f"an array's dtype must be as the .npy format has it, such as '<f4', got {reprlib.repr(dtype)}"
         )
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-        raise hostd.InvalidArgumentError(f"an array's shape must be a list of sizes, got {shape!r:.100}")
+        raise hostd.InvalidArgumentError(f"an array's shape must be a list of sizes, got {reprlib.repr(shape)}")
     try:
         parsed = numpy.dtype(dtype)
         needed_bytes = parsed.itemsize * math.prod(shape)
