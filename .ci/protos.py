@@ -1,7 +1,7 @@
-"""Compile the messages of the gRPC front, or `--check` that they are current; needs the package grpcio-tools.
+"""Compile the messages of the gRPC fronts, or `--check` that they are current; needs the package grpcio-tools.
 
-A set of descriptors is made, not Python modules: those refuse to run with another major version of protobuf, and
-register themselves in a pool that all packages of a process share, in which each name may be defined once.
+Each folder gets a set of descriptors, not Python modules: those refuse to run with another major version of protobuf,
+and register themselves in a pool that all packages of a process share, in which each name may be defined once.
 """
 
 from __future__ import annotations
@@ -12,22 +12,25 @@ from pathlib import Path
 
 from grpc_tools import protoc
 
-FOLDER = Path(__file__).parents[1] / "hostd" / "fronts" / "oip" / "grpc"
-DESCRIPTORS = FOLDER / "descriptors.binpb"
+FRONTS = Path(__file__).parents[1] / "hostd" / "fronts"
+FOLDERS = (FRONTS / "oip" / "grpc", FRONTS / "modelmesh")
+NAME = "descriptors.binpb"
 
 
-def compiled() -> bytes:
-    """Return the set of descriptors of all messages."""
+def compiled(folder: Path) -> bytes:
+    """Return the set of descriptors of all messages of a folder."""
     with tempfile.TemporaryDirectory() as directory:
-        made = Path(directory) / DESCRIPTORS.name
-        names = sorted(file.name for file in FOLDER.glob("*.proto"))
-        if protoc.main(["protoc", f"-I{FOLDER}", f"--descriptor_set_out={made}", *names]):
-            sys.exit("the messages cannot be compiled")
+        made = Path(directory) / NAME
+        names = sorted(file.name for file in folder.glob("*.proto"))
+        if protoc.main(["protoc", f"-I{folder}", f"--descriptor_set_out={made}", *names]):
+            sys.exit(f"the messages of {folder.name} cannot be compiled")
         return made.read_bytes()
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["--check"]:
-        DESCRIPTORS.write_bytes(compiled())
-    elif DESCRIPTORS.read_bytes() != compiled():
-        sys.exit(f"{DESCRIPTORS.name} is not what the .proto files say: run .ci/protos.py")
+    is_check = sys.argv[1:] == ["--check"]
+    for each in FOLDERS:
+        if not is_check:
+            (each / NAME).write_bytes(compiled(each))
+        elif (each / NAME).read_bytes() != compiled(each):
+            sys.exit(f"{each.name}/{NAME} is not what the .proto files say: run .ci/protos.py")

@@ -236,9 +236,13 @@ class FrontsConfig(_Section):
     grpc: Address | None = None
     """Where to serve gRPC, as `http`. It is a port of its own: the servers of the two share none."""
 
+    modelmesh: Address | None = None
+    """Where to serve ModelMesh, which loads and unloads models here, and inference over gRPC, as `grpc`."""
+
     anonymous: Literal["none", "read", "call", "load", "deploy", "admin"] | None = None
     """What somebody without a token may do, each more than the one before. Unset: call at an address of this machine
-    (every user of it can connect to that), none elsewhere. Whoever may load can have this user's programs run."""
+    (every user of it can connect to that), none elsewhere; load at that of `modelmesh` on this machine, because
+    ModelMesh has no tokens. Whoever may load can have this user's programs run."""
 
     tokens: Directory | None = None
     """A file of bearer tokens, a role and a token a line; readable by this user alone. Unset: there are none."""
@@ -256,7 +260,7 @@ class FrontsConfig(_Section):
     def _nobody_is_let_in_by_mistake(self) -> FrontsConfig:
         if self.key is not None and self.certificate is None:
             raise ValueError("fronts.key is of a certificate: set fronts.certificate too")
-        for name, address in (("http", self.http), ("grpc", self.grpc)):
+        for name, address in (("http", self.http), ("grpc", self.grpc), ("modelmesh", self.modelmesh)):
             if address is not None and self.anonymous is None and self.tokens is None and not is_loopback(address):
                 raise ValueError(
                     f"fronts.{name} listens at {address}, which other machines reach: set fronts.tokens to a file with "

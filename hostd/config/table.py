@@ -79,6 +79,7 @@ SETTINGS: Final[dict[str, Setting | dict[str, Setting]]] = {
     "fronts": {
         "http": Setting(None),
         "grpc": Setting(None),
+        "modelmesh": Setting(None),
         "anonymous": Setting(None),
         "tokens": Setting(None, kind="path"),
         "certificate": Setting(None, kind="path"),

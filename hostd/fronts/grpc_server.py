@@ -1,4 +1,4 @@
-"""The gRPC front: its services, served by gRPC's asyncio server at an address that the host keeps.
+"""The gRPC fronts: services, served by gRPC's asyncio server at an address that the host keeps.
 
 gRPC's Python interface takes no socket, so this binds one of its own beside that of the host (SO_REUSEPORT), and
 connections are refused while no front runs; gRPC's clients then connect again by themselves. gRPC takes 0.0.0.0, too,
@@ -12,7 +12,7 @@ import signal
 import socket
 import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import grpc
 import grpc.aio
@@ -23,7 +23,9 @@ from hostd.fronts.oip.grpc.services import handlers
 from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
+
+    Services: TypeAlias = Callable[[AsyncClient, Access, int], Awaitable[list[grpc.GenericRpcHandler]]]
 
 MAX_MESSAGE_BYTES: Final = 2**31 - 1
 """gRPC and protobuf count the bytes of a message in 32 bits."""
@@ -37,18 +39,25 @@ KEEPALIVE_TIMEOUT_S: Final = 20
 _GRACE_S: Final = 2
 
 
-def serve(order: Mapping[str, Any], say_ready: Callable[[], None]) -> None:
-    """Serve until a signal ends it.
+async def _inference(client: AsyncClient, access: Access, max_body_bytes: int) -> list[grpc.GenericRpcHandler]:
+    return handlers(client, access, max_body_bytes)
+
+
+def serve(order: Mapping[str, Any], say_ready: Callable[[], None], services: Services = _inference) -> None:
+    """Serve what `services` returns, by default the Open Inference Protocol, until a signal ends it.
 
     Raises `HostError` if the tokens cannot be read or the address cannot be bound, OSError for a certificate.
     """
     with socket.socket(fileno=order["listen_fd"]) as kept:
         host, port = kept.getsockname()[:2]
     access = Access(Role.named(order["anonymous"]), _tokens(order["tokens"]))
-    asyncio.run(_serve(order, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", access, say_ready))
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    asyncio.run(_serve(order, address, access, say_ready, services))
 
 
-async def _serve(order: Mapping[str, Any], address: str, access: Access, say_ready: Callable[[], None]) -> None:
+async def _serve(
+    order: Mapping[str, Any], address: str, access: Access, say_ready: Callable[[], None], services: Services
+) -> None:
     is_ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, is_ended.set)
@@ -61,7 +70,7 @@ async def _serve(order: Mapping[str, Any], address: str, access: Access, say_rea
             ("grpc.so_reuseport", 1),
         )
         server = grpc.aio.server(options=options)
-        server.add_generic_rpc_handlers(handlers(client, access, order["max_body_bytes"]))
+        server.add_generic_rpc_handlers(await services(client, access, order["max_body_bytes"]))
         credentials = _credentials(order["certificate"], order["key"])
         try:
             if credentials is None:

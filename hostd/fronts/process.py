@@ -22,7 +22,11 @@ from hostd_workers.wire.errors import HostError
 
 ORDER_VARIABLE: Final = "HOSTD_FRONT"
 PR_SET_PDEATHSIG: Final = 1
-_SERVERS: Final = {"http": "hostd.fronts.http_server", "grpc": "hostd.fronts.grpc_server"}
+_SERVERS: Final = {
+    "http": "hostd.fronts.http_server",
+    "grpc": "hostd.fronts.grpc_server",
+    "modelmesh": "hostd.fronts.modelmesh.server",
+}
 """By kind the module whose `serve` takes the order and what says that it serves, and returns when a signal ends it."""
 
 _SERVES: Final = b"serves"

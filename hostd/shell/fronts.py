@@ -64,7 +64,16 @@ _NEEDS: Final = {
     "http": ("starlette", "uvicorn", "httptools", "orjson", "numpy"),
     "grpc": ("grpc", "orjson", "numpy"),
 }
-"""The packages of each front, which is also the extra that brings them."""
+"""The packages of each protocol, which is also the scheme of its URLs and the extra that brings them."""
+
+_PROTOCOLS: Final = {"http": "http", "grpc": "grpc", "modelmesh": "grpc"}
+"""By front what it speaks."""
+
+_BINDS_ITSELF: Final = "grpc"
+"""The protocol whose fronts are told where to listen, and get no socket."""
+
+_ROLES_HERE: Final = {"http": "call", "grpc": "call", "modelmesh": "load"}
+"""What somebody without a token may do at an address of this machine, if the configuration does not say."""
 
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 10.0
@@ -108,12 +117,12 @@ class Fronts(Closing):
         self._known: dict[str, _Front] = {}
         self._waiting: dict[str, asyncio.TimerHandle] = {}
         self._is_closed = False
-        for name, packages in _NEEDS.items():
+        for name, protocol in _PROTOCOLS.items():
             address = getattr(config.fronts, name)
             if address is not None:
-                _check_installed(name, packages)
-                listener, host = listening(name, address)
-                scheme = name if config.fronts.certificate is None else f"{name}s"
+                _check_installed(name, protocol)
+                listener, host = listening(name, address, is_kept=protocol == _BINDS_ITSELF)
+                scheme = protocol if config.fronts.certificate is None else f"{protocol}s"
                 url = f"{scheme}://{host}:{listener.getsockname()[1]}"
                 self._known[name] = _Front(name, listener, url, loop.create_future())
 
@@ -194,7 +203,8 @@ class Fronts(Closing):
 
     def _order_of(self, front: _Front) -> Mapping[str, Any]:
         section = self._config.fronts
-        anonymous = section.anonymous or ("call" if is_loopback(str(getattr(section, front.name))) else "none")
+        is_here = is_loopback(str(getattr(section, front.name)))
+        anonymous = section.anonymous or (_ROLES_HERE[front.name] if is_here else "none")
         return {
             "kind": front.name,
             "endpoint": self._config.endpoint,
@@ -232,11 +242,11 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def _check_installed(name: str, packages: tuple[str, ...]) -> None:
-    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
+def _check_installed(name: str, protocol: str) -> None:
+    if missing := [package for package in _NEEDS[protocol] if importlib.util.find_spec(package) is None]:
         raise FailedPreconditionError(
             f"the {name} front needs {', '.join(missing)}, which {sys.executable} does not have; install with: "
-            f"{install_extras(name)}"
+            f"{install_extras(protocol)}"
         )
 
 

@@ -11,12 +11,10 @@ from typing import Final
 from hostd_workers.wire.errors import FailedPreconditionError
 
 _BACKLOG: Final = 4096
-_BINDS_ITSELF: Final = "grpc"
-"""The front that is told where to listen: gRPC takes no socket."""
 
 
-def listening(name: str, address: str) -> tuple[socket.socket, str]:
-    """Return a socket at the address of a front, and the host of the address.
+def listening(name: str, address: str, *, is_kept: bool) -> tuple[socket.socket, str]:
+    """Return a socket at the address of a front, and the host of the address; `is_kept`: the front binds it itself.
 
     Raises `FailedPreconditionError` for an address that is not free.
     """
@@ -25,7 +23,7 @@ def listening(name: str, address: str) -> tuple[socket.socket, str]:
         family, *_, place = socket.getaddrinfo(
             host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        make = _kept if name == _BINDS_ITSELF else _listener
+        make = _kept if is_kept else _listener
         listener = make((str(place[0]), int(place[1])), family)
     except OSError as error:
         raise FailedPreconditionError(

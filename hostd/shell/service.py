@@ -209,7 +209,8 @@ def _metrics(config: HostConfig, supervisor: Supervisor) -> Metrics | None:
 
 
 def _fronts(loop: asyncio.AbstractEventLoop, config: HostConfig, stack: contextlib.ExitStack) -> Fronts | None:
-    if config.fronts.http is None and config.fronts.grpc is None:
+    section = config.fronts
+    if section.http is None and section.grpc is None and section.modelmesh is None:
         return None
     from hostd.shell.fronts import Fronts  # noqa: PLC0415 - as for the pages
 

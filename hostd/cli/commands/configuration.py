@@ -62,6 +62,7 @@ _OPTIONS = (
     _setting("--metrics-port", "metrics.port", "PORT", "Serve Prometheus metrics there; 0: any free port."),
     _setting("--http", "fronts.http", "ADDRESS", "Serve HTTP there: HOST:PORT, or a port of this machine alone."),
     _setting("--grpc", "fronts.grpc", "ADDRESS", "Serve gRPC there: HOST:PORT, or a port of this machine alone."),
+    _setting("--modelmesh", "fronts.modelmesh", "ADDRESS", "Serve ModelMesh there, over gRPC: an address as above."),
     _setting("--log-level", "log_level", "LEVEL", "debug, info, warning or error."),
     _setting("--log-format", "log_format", "FORMAT", "text, or json: one object a line."),
     click.option(

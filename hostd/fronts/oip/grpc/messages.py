@@ -1,4 +1,4 @@
-"""The messages that the gRPC front speaks: classes made from a set of descriptors, in a pool of their own.
+"""The messages that the gRPC fronts speak: classes made from sets of descriptors, in a pool of their own.
 
 Not in protobuf's default pool: there each name may be defined once in a process, and clients of Triton define
 `inference.ModelInferRequest`, too. And not as generated modules: those refuse to run with another major version of
@@ -32,15 +32,17 @@ class Rpc:
     is_of_many_responses: bool
 
 
-def _pooled() -> descriptor_pool.DescriptorPool:
-    pool = descriptor_pool.DescriptorPool()
-    files = descriptor_pb2.FileDescriptorSet.FromString((Path(__file__).parent / _FILE).read_bytes())
+POOL: Final = descriptor_pool.DescriptorPool()
+
+
+def add_messages(folder: Path) -> None:
+    """Add the messages of a folder of `.proto` files to the pool."""
+    files = descriptor_pb2.FileDescriptorSet.FromString((folder / _FILE).read_bytes())
     for file in files.file:
-        pool.AddSerializedFile(file.SerializeToString())
-    return pool
+        POOL.AddSerializedFile(file.SerializeToString())
 
 
-POOL: Final = _pooled()
+add_messages(Path(__file__).parent)
 
 
 @cache

@@ -1,0 +1,49 @@
+"""The ModelMesh front: its services at one address, as ModelMesh forwards inference to where it loads models.
+
+A gRPC front otherwise; how a server is made is in `grpc_server`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from hostd.fronts import grpc_server
+from hostd.fronts.access import Role
+from hostd.fronts.modelmesh.messages import RUNTIME
+from hostd.fronts.modelmesh.parameters import bounds_of, capacity_bytes, overrides_of
+from hostd.fronts.modelmesh.runtime import Runtime
+from hostd.fronts.oip.grpc.messages import rpcs_of
+from hostd.fronts.oip.grpc.services import handlers
+from hostd.fronts.oip.grpc.serving import served
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import grpc
+
+    from hostd import AsyncClient
+    from hostd.fronts.access import Access
+
+
+def serve(order: Mapping[str, Any], say_ready: Callable[[], None]) -> None:
+    """Serve until a signal ends it.
+
+    Raises as `grpc_server.serve`, `InvalidArgumentError` for an environment that is wrong, and
+    `FailedPreconditionError` if there is no capacity that ModelMesh could be told.
+    """
+    grpc_server.serve(order, say_ready, _services)
+
+
+async def _services(client: AsyncClient, access: Access, max_body_bytes: int) -> list[grpc.GenericRpcHandler]:
+    overrides = overrides_of(os.environ)
+    capacity_bytes(overrides, await client.memory_info())
+    runtime = Runtime(client, overrides, bounds_of(overrides, await client.host_settings()))
+    methods = {
+        "runtimeStatus": (Role.LOAD, runtime.status),
+        "loadModel": (Role.LOAD, runtime.load),
+        "unloadModel": (Role.LOAD, runtime.unload),
+        "predictModelSize": (Role.LOAD, runtime.predict_size),
+        "modelSize": (Role.READ, runtime.size),
+    }
+    return [served(RUNTIME, rpcs_of(RUNTIME), methods, access), *handlers(client, access, max_body_bytes)]
