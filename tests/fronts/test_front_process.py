@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from front_process_rig import front_of, kill_front
 from helpers import PATIENCE_S, eventually
-from process_rig import front_of, kill_front
 
 import hostd
 

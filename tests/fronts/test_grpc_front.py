@@ -14,11 +14,11 @@ import pytest
 pytest.importorskip("tritonclient.grpc", reason="asked as its clients do")
 
 import tritonclient.grpc as triton
+from front_process_rig import front_of, kill_front
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_rig import given, stub_of, target_of
 from helpers import PATIENCE_S, eventually
-from process_rig import front_of, kill_front
 from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException
 

@@ -1,8 +1,10 @@
 """The ModelMesh front of real hosts, asked as ModelMesh asks: over gRPC, by a client that knows nothing else of them."""
 
 import contextlib
+import json
 import os
 import signal
+import socket
 import threading
 from pathlib import Path
 
@@ -13,9 +15,9 @@ import pytest
 pytest.importorskip("tritonclient.grpc", reason="inference is asked as its clients do")
 
 import tritonclient.grpc as triton
+from front_process_rig import kill_front
 from grpc_rig import given
-from helpers import PATIENCE_S, eventually, free_port, is_there
-from process_rig import kill_front
+from helpers import PATIENCE_S, eventually, is_there
 from tritonclient.utils import InferenceServerException
 
 import hostd
@@ -201,9 +203,9 @@ def test_a_model_is_loaded_called_by_its_id_and_unloaded(meshed, model_dir):
     assert (status.modelLoadingTimeoutMs, status.defaultModelSizeInBytes) == (90_000, 256 * MIB)
     assert status.maxLoadingConcurrency >= 1
     assert status.runtimeVersion == f"hostd {hostd.__version__}"
-    assert {name: list(info.idInjectionPath) for name, info in status.methodInfos.items()} == dict.fromkeys(
-        FORWARDED, [1]
-    )
+    assert {(name, *info.idInjectionPath) for name, info in status.methodInfos.items()} == {
+        (name, 1) for name in FORWARDED
+    }
     key = '{"model_type": {"name": "sklearn"}, "disk_size_bytes": 123}'
     size_bytes = mesh.load("m", path, modelType="sklearn", modelKey=key)
     info = client.get_model("m")
@@ -248,8 +250,10 @@ def test_a_host_that_cannot_say_its_capacity_does_not_start(meshed, monkeypatch)
 
 
 def test_it_is_starting_until_the_initial_loads_are_done(waiting_model, tmp_path):
-    models, port = tmp_path / "models", free_port()
+    models = tmp_path / "models"
     models.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     os.rename(waiting_model(), models / "first")
     settings = {"models": {"dir": models, "wait_for_initial_loads": True, "write_quiet_period_s": 0}}
     with contextlib.ExitStack() as stack:
@@ -332,7 +336,11 @@ def test_loads_of_the_same_id_are_one(meshed, waiting_model):
     assert len(loaders_of(path)) == 1
 
 
-@pytest.mark.parametrize("source, code", [(FAILING, "UNKNOWN"), (REFUSING, "UNKNOWN"), (None, "INVALID_ARGUMENT")])
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [(FAILING, "UNKNOWN"), (REFUSING, "UNKNOWN"), (None, "INVALID_ARGUMENT")],
+    ids=["raises", "refuses", "nothing there"],
+)
 def test_codes_say_whether_a_load_was_attempted(meshed, model_dir, tmp_path, source, code):
     host, mesh = meshed()
     path = str(tmp_path / "nothing") if source is None else model_dir(source)
@@ -366,17 +374,17 @@ def test_a_status_unloads_what_was_loaded_before_the_front_ended_and_nothing_els
     client, loading = host.client(), waiting_model()
     mesh.load("ours", model_dir())
     theirs = client.load_model("theirs", model_dir()).info.workers[0].pid
-    mesh.begin("loadModel", modelId="begun", modelPath=loading)
+    begun = mesh.begin("loadModel", modelId="begun", modelPath=loading)  # gRPC cancels a call that nobody refers to
     pids = [loader_of(loading), client.get_model("ours").workers[0].pid]
     kill_front(host)
+    assert error_of(begun)[0] == "UNAVAILABLE"
     mesh.status()
     assert [info.id for info in client.list_models(all=True)] == ["theirs"]
     assert [is_there(pid) for pid in (*pids, theirs)] == [False, False, True]
 
 
-def test_without_a_token_modelmesh_may_load_unless_the_configuration_says_otherwise(meshed, model_dir):
-    host, mesh = meshed(fronts={"anonymous": "call"})
-    code, words = error_of(mesh.begin("runtimeStatus"))
+def test_without_a_token_modelmesh_may_load_unless_the_configuration_says_otherwise(meshed):
+    code, words = error_of(meshed(fronts={"anonymous": "call"})[1].begin("runtimeStatus"))
     assert (code, words.startswith("this needs the role load")) == ("UNAUTHENTICATED", True)
     with pytest.raises(hostd.InvalidArgumentError, match=r"fronts\.modelmesh listens at 0\.0\.0\.0:0, which other"):
         meshed(fronts={"modelmesh": "0.0.0.0:0"})
@@ -401,7 +409,7 @@ def test_a_host_that_hangs_keeps_nobody_from_a_size(meshed, model_dir):
     path = model_dir(files={"weights": "x" * 100 * MIB})
     os.kill(host.pid, signal.SIGSTOP)
     try:
-        key = '{"disk_size_bytes": %d}' % (200 * MIB)
+        key = json.dumps({"disk_size_bytes": 200 * MIB})
         by_key = mesh.ask("predictModelSize", modelId="m", modelPath=path, modelKey=key).sizeInBytes
         by_files = mesh.ask("predictModelSize", modelId="m", modelPath=path, modelKey="no JSON").sizeInBytes
         by_nothing = mesh.ask("predictModelSize", modelId="m", modelPath="/nowhere").sizeInBytes
@@ -413,7 +421,7 @@ def test_a_host_that_hangs_keeps_nobody_from_a_size(meshed, model_dir):
 
 
 @pytest.mark.parametrize(
-    "estimate, disk_bytes, seen_bytes, expected",
+    ("estimate", "disk_bytes", "seen_bytes", "expected"),
     [
         (SizeEstimate(5, "remembered"), 900 * MIB, 900 * MIB, 5),
         (SizeEstimate(5, "declared"), None, None, 5),
@@ -427,7 +435,9 @@ def test_of_several_guesses_the_one_that_knows_most_counts(estimate, disk_bytes,
     assert predicted_bytes(estimate, disk_bytes, seen_bytes, 7) == expected
 
 
-@pytest.mark.parametrize("key", ["", "{", "[1]", "{}", '{"disk_size_bytes": true}', '{"disk_size_bytes": -1}', "1" * 5000])
+@pytest.mark.parametrize(
+    "key", ["", "{", "[1]", "{}", '{"disk_size_bytes": true}', '{"disk_size_bytes": -1}', "1" * 5000]
+)
 def test_a_key_that_says_nothing_of_the_files_is_taken_for_none(key):
     assert disk_bytes_of(key) is None
 
