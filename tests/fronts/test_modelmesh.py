@@ -22,10 +22,8 @@ from tritonclient.utils import InferenceServerException
 
 import hostd
 from hostd.fronts.modelmesh.messages import RUNTIME, StatusResponse
-from hostd.fronts.modelmesh.parameters import FORWARDED, capacity_bytes, overrides_of
-from hostd.fronts.modelmesh.sizes import LEAST_BYTES, disk_bytes_of, predicted_bytes, seen_bytes_of
+from hostd.fronts.modelmesh.parameters import FORWARDED
 from hostd.fronts.oip.grpc.messages import INFERENCE, POOL, rpcs_of
-from hostd.records import MemoryInfo, SizeEstimate
 
 MIB = 2**20
 BUDGET = 2 * 2**30
@@ -255,7 +253,10 @@ def test_it_is_starting_until_the_initial_loads_are_done(waiting_model, tmp_path
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     os.rename(waiting_model(), models / "first")
-    settings = {"models": {"dir": models, "wait_for_initial_loads": True, "write_quiet_period_s": 0}}
+    settings = {
+        "models": {"dir": models, "wait_for_initial_loads": True, "write_quiet_period_s": 0},
+        "workers": {"templates": "off"},
+    }
     with contextlib.ExitStack() as stack:
         host = hostd.Host(fronts={"modelmesh": port}, **settings)
         starting = threading.Thread(target=host.start)
@@ -292,15 +293,15 @@ def test_as_many_loads_run_at_once_as_it_says(meshed, waiting_model, monkeypatch
 def test_a_load_that_nobody_waits_for_is_gone_after_the_unload(meshed, waiting_model, how):
     host, mesh = meshed()
     path = waiting_model()
-    # The time is for the load to get so far that there is a process; the test is the same if it does not.
     call = mesh.begin("loadModel", modelId="m", modelPath=path, timeout=PATIENCE_S if how == "cancelled" else 3)
-    pid = loader_of(path)
+    # On a machine that is busy the time may pass before there is a process.
+    eventually(lambda: loaders_of(path) or call.done(), "it is being loaded")
     if how == "cancelled":
         call.cancel()
     else:
         assert error_of(call)[0] == "DEADLINE_EXCEEDED"
     mesh.ask("unloadModel", modelId="m")
-    assert not is_there(pid)
+    assert not any(map(is_there, loaders_of(path)))
     assert host.client().list_models(all=True) == []
 
 
@@ -406,7 +407,8 @@ def test_the_size_of_a_model_is_what_it_took_before(meshed, model_dir):
 def test_a_host_that_hangs_keeps_nobody_from_a_size(meshed, model_dir):
     host, mesh = meshed()
     mesh.status()
-    path = model_dir(files={"weights": "x" * 100 * MIB})
+    path = model_dir(files={"weights": ""})
+    os.truncate(Path(path, "weights"), 100 * MIB)
     os.kill(host.pid, signal.SIGSTOP)
     try:
         key = json.dumps({"disk_size_bytes": 200 * MIB})
@@ -418,46 +420,3 @@ def test_a_host_that_hangs_keeps_nobody_from_a_size(meshed, model_dir):
     assert by_key == 400 * MIB
     assert 200 * MIB < by_files < 201 * MIB
     assert by_nothing == 256 * MIB
-
-
-@pytest.mark.parametrize(
-    ("estimate", "disk_bytes", "seen_bytes", "expected"),
-    [
-        (SizeEstimate(5, "remembered"), 900 * MIB, 900 * MIB, 5),
-        (SizeEstimate(5, "declared"), None, None, 5),
-        (SizeEstimate(5, "estimated"), None, None, LEAST_BYTES),
-        (SizeEstimate(90 * MIB, "estimated"), 50 * MIB, None, 100 * MIB),
-        (None, 50 * MIB, 60 * MIB, 120 * MIB),
-        (None, None, None, 7),
-    ],
-)
-def test_of_several_guesses_the_one_that_knows_most_counts(estimate, disk_bytes, seen_bytes, expected):
-    assert predicted_bytes(estimate, disk_bytes, seen_bytes, 7) == expected
-
-
-@pytest.mark.parametrize(
-    "key", ["", "{", "[1]", "{}", '{"disk_size_bytes": true}', '{"disk_size_bytes": -1}', "1" * 5000]
-)
-def test_a_key_that_says_nothing_of_the_files_is_taken_for_none(key):
-    assert disk_bytes_of(key) is None
-
-
-def test_a_look_at_the_files_ends_in_time(tmp_path):
-    (tmp_path / "file").write_bytes(bytes(10))
-    assert seen_bytes_of(str(tmp_path), PATIENCE_S) == seen_bytes_of(str(tmp_path / "file"), 0) == 10
-    assert [seen_bytes_of(str(tmp_path), -1), seen_bytes_of("", 1), seen_bytes_of("/a\0b", 1)] == [None, None, None]
-
-
-@pytest.mark.parametrize("value", ["x", "-1", "0", "1.5", "٣", "9" * 30])
-def test_a_number_in_the_environment_is_checked(value):
-    with pytest.raises(hostd.InvalidArgumentError, match="CONTAINER_MEM_REQ_BYTES in the host's environment must be"):
-        overrides_of({"CONTAINER_MEM_REQ_BYTES": value})
-
-
-def test_a_container_leaves_what_its_adapters_would_and_nothing_is_refused():
-    overrides = overrides_of({"CONTAINER_MEM_REQ_BYTES": str(300 * MIB)})
-    assert capacity_bytes(overrides, MemoryInfo()) == 44 * MIB
-    with pytest.raises(hostd.FailedPreconditionError, match="CONTAINER_MEM_REQ_BYTES less MEM_BUFFER_BYTES is -"):
-        capacity_bytes(overrides_of({"CONTAINER_MEM_REQ_BYTES": str(MIB)}), MemoryInfo())
-    with pytest.raises(hostd.FailedPreconditionError, match=r"of the budget of 5 bytes \(memory.budget\) 0 are left"):
-        capacity_bytes(overrides_of({}), MemoryInfo(budget_bytes=5, free_bytes=0))
