@@ -232,4 +232,6 @@ def test_the_roles_divide_those_of_the_host():
     divided = {"USE": {"read", "call"}, "MANAGE": {"load", "deploy"}, "ADMINISTER": {"admin"}}
     compared = {route.name: route.role.name.lower() for route in ROUTES if route.name in of_host}
     assert len(compared) >= 15
-    assert [name for name, role in compared.items() if role not in divided[of_host[name]]] == []
+    stricter = {"plan_load", "estimate_model_size"}  # they look at files of the host's user, who need not be the caller
+    assert {name for name, role in compared.items() if role not in divided[of_host[name]]} == stricter
+    assert {compared[name] for name in stricter} == {"load"}
