@@ -7,6 +7,7 @@ checked here, so that the tests (`e2e/test_surroundings.py`) and the command agr
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import resource
@@ -171,11 +172,17 @@ def shares(case):
         return worked
 
 
+def _is_served(place):
+    with contextlib.suppress(FileNotFoundError):  # of a directory that goes while it is looked through
+        return bool(list(place.base.glob("*/*/*/client.ipc")))
+    return False
+
+
 def serves(case):
     """Serve in these surroundings, have a client in the same find and use the host, and end it as a system would."""
     with Place(case.told()) as place, place.start(sys.executable, "-m", "hostd", "serve") as host:
         deadline_s = time.monotonic() + PATIENCE_S
-        while host.process.poll() is None and not list(place.base.glob("*/*/*/client.ipc")):
+        while host.process.poll() is None and not _is_served(place):
             time.sleep(0.01)
             if time.monotonic() > deadline_s:
                 raise UnexpectedError(f"{case}: the host is not there: {host.words()}")
