@@ -50,6 +50,28 @@ async def test_a_call_that_has_ended_is_forgotten_with_its_arguments():
     assert model.seen() is None
 
 
+@pytest.mark.parametrize("steps", [0, 1], ids=["before its first step", "while it waits"])
+@on_a_loop
+async def test_a_call_that_was_cancelled_holds_its_arguments_in_no_cycle(rig, steps):
+    x = np.zeros(1 << 16)
+    told = weakref.ref(x)
+    gc.disable()
+    try:
+        rig.call(1, "wait", x)
+        del x
+        rig.run()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        assert told() is not None
+        rig.cancel(1)
+        await until(lambda: rig.sent)
+        await asyncio.sleep(0)
+        assert told() is None
+    finally:
+        gc.enable()
+    assert rig.brief() == [cancelled(1)]
+
+
 @on_a_loop
 async def test_plain_methods_and_generators_of_the_same_model_still_work(rig, model):
     rig.call(1, "wait", 1)

@@ -117,6 +117,7 @@ class Tasks:
         del self._running[running.call.id]
         if running.timer is not None:
             running.timer.cancel()
+        del running.task  # a task that was cancelled before its first step holds its frame, and so the arguments
         failure = None if task.cancelled() else task.exception()
         if not running.has_begun:  # cancelled before its first step; `_run` answers whatever is raised in it later
             try:
