@@ -6,8 +6,9 @@ Rules
 1. A model that is called a second time is asked a lane for, beside the call. A request is sent to one place at a time,
    so it is begun once at most.
 2. The host ends the request that asked for a lane when nothing more should be sent there. The worker gives back what it
-   has not begun (NOT_BEGUN), and a connection that ends before the worker's first word has begun nothing. Such requests
-   go to the host, under the same id, with what is left of their time.
+   has not begun (NOT_BEGUN), a connection that ends before the worker's first word has begun nothing, and a request of
+   which the system has taken no byte is not begun either. These go to the host, under the same id, with what is left of
+   their time.
 3. Of other requests whose connection has ended the host knows what became of the worker: it is asked, and what it says
    is their error.
 """
@@ -60,7 +61,19 @@ class _Sent(NamedTuple):
 class Lane:
     """A worker that is called directly, and what waits for its answers."""
 
-    __slots__ = ("asked", "has_spoken", "is_over", "link", "max_in_flight", "model_id", "outbox", "sent", "worker")
+    __slots__ = (
+        "_leaving",
+        "_refused",
+        "asked",
+        "has_spoken",
+        "is_over",
+        "link",
+        "max_in_flight",
+        "model_id",
+        "outbox",
+        "sent",
+        "worker",
+    )
 
     def __init__(self, link: Link, asked: int, model_id: str, worker: int, max_in_flight: int) -> None:
         self.link = link
@@ -71,18 +84,37 @@ class Lane:
         self.max_in_flight = max_in_flight
         self.sent: dict[int, _Sent] = {}
         self.outbox: deque[list[Buffer]] = deque()
+        self._leaving: list[int] = []
+        """The requests that leave with the next flush."""
+        self._refused: set[int] = set()
+        """Those of which no byte has left, since the worker's end is closed."""
         self.has_spoken = False
         self.is_over = False
 
     def __repr__(self) -> str:
         return f"<Lane to worker {self.worker} of {self.model_id!r}, {len(self.sent)} wait>"
 
+    def begin(self, request: _Sent) -> None:
+        """Have a request sent with the next flush."""
+        id_ = request.pending.id
+        self.sent[id_] = request
+        self._leaving.append(id_)
+        self.outbox.append(request.frames)
+
+    def has_left(self, id_: int) -> bool:
+        """Say whether the worker may know of a request."""
+        return self.has_spoken and id_ not in self._refused and id_ not in self._leaving
+
     def flush(self) -> None:
         """Send what is in the outbox, as far as the worker takes it."""
         outbox, link = self.outbox, self.link
+        link.has_sent = False
         while outbox:
             link.send(outbox.popleft())
         link.flush()
+        if link.is_broken and not link.has_sent:
+            self._refused.update(self._leaving)
+        self._leaving.clear()
 
 
 class LaneKeeper(Protocol):
@@ -178,8 +210,8 @@ class Lanes:
             self._tracker.forget(pending, error)
             return
         pending.lane = lane.link.fd
-        lane.sent[pending.id] = _Sent(pending, frames, time.monotonic())
-        self._put(lane, frames)
+        lane.begin(_Sent(pending, frames, time.monotonic()))
+        self.written[lane] = None
 
     def _put(self, lane: Lane, frames: list[Buffer]) -> None:
         lane.outbox.append(frames)
@@ -290,14 +322,15 @@ class Lanes:
     def _lost(self, lane: Lane) -> None:
         self._retire(lane)
         self._forget(lane)
-        sent = list(lane.sent.values())
-        lane.sent.clear()
-        for each in sent:
-            each.pending.lane = None
-        if not lane.has_spoken:
-            for each in sent:
+        sent: list[_Sent] = []
+        for id_, each in lane.sent.items():
+            if lane.has_left(id_):
+                each.pending.lane = None
+                sent.append(each)
+            else:
                 self._send_by_host(each)
-        elif sent:
+        lane.sent.clear()
+        if sent:
             pending, frames = self._tracker.verb("lane_fate", {"worker": lane.worker}, _FATE_S)
             pending.listeners.append(lambda: self._end(sent, pending.error))
             self.outbox.append(frames)

@@ -131,6 +131,37 @@ def test_calls_of_a_worker_that_has_gone_hear_what_became_of_it(channel: Channel
         pending.result()
 
 
+def test_calls_of_which_no_byte_reached_the_worker_go_to_the_host(channel: Channel) -> None:
+    channel.open()
+    before = channel.call()
+    channel.turn(WELCOME)
+    channel.take_in()
+    channel.workers[0].close()
+    after = channel.call()
+    channel.lanes.flush()
+    later = channel.call()  # and does not even leave here, before the end of the connection is seen
+    channel.take_in()
+    asked = [wire.unpack(frames) for frames in channel.lanes.outbox]
+    assert [(each.kind, each.id) for each in asked[:2]] == [(msg.CALL, after.id), (msg.CALL, later.id)]
+    assert asked[2].kind == msg.VERB, "what became of the worker, for the call that it may have begun"
+    channel.answer(asked[2], UnavailableError("killed by SIGKILL"))
+    assert [each.is_done for each in (before, after, later)] == [True, False, False]
+
+
+def test_a_call_that_has_left_in_part_is_not_begun_again(channel: Channel) -> None:
+    channel.open()
+    channel.call()
+    channel.turn(WELCOME)
+    channel.take_in()
+    long = channel.lanes.begin(lambda tracker: tracker.call("m", "f", ("x" * (4 << 20),), {}, None))
+    channel.lanes.flush()  # as much as the socket holds
+    channel.workers[0].close()
+    channel.lanes.written[channel.lanes.open[long.lane or 0]] = None
+    channel.lanes.flush()
+    channel.take_in()
+    assert [wire.unpack(frames).kind for frames in channel.lanes.outbox] == [msg.VERB]
+
+
 def test_a_lane_over_which_nothing_more_is_to_be_sent_is_closed_after_the_last_answer(channel: Channel) -> None:
     asked = channel.open()
     pending = channel.call()

@@ -78,6 +78,8 @@ class World:
         """What of lanes a worker has that nobody has called."""
         for model_id in MODELS:
             self.load(model_id)
+            with hostd.connect(host.endpoint, direct=False) as client:
+                client.retrieve_model(model_id).forget()  # its event loop is there now, with sockets of its own
             [pid] = self._pids(model_id)
             self._clean[model_id] = _of_lanes(pid)
 

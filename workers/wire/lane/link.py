@@ -42,7 +42,7 @@ _NUMBER: Final = struct.Struct(">I")
 class Link:
     """A connection. `buffer` is `stream.new_buffer`, which all links of a thread share, as they share `spare`."""
 
-    __slots__ = ("_fds", "_other", "_out", "_own", "_reader", "_socket", "fd", "waiting_bytes")
+    __slots__ = ("_fds", "_other", "_out", "_own", "_reader", "_socket", "fd", "has_sent", "is_broken", "waiting_bytes")
 
     def __init__(self, connection: socket.socket, buffer: memoryview, max_message_bytes: int, spare: Spare) -> None:
         connection.setblocking(False)
@@ -55,6 +55,10 @@ class Link:
         """Descriptors that have come, and whose message has not."""
         self._out: list[Buffer] = []
         self.waiting_bytes = 0
+        self.has_sent = False
+        """Whether anything has left since somebody set this back."""
+        self.is_broken = False
+        """Whether nothing leaves any more."""
 
     @property
     def wants_to_send(self) -> bool:
@@ -105,16 +109,16 @@ class Link:
         out = self._out
         try:
             while out:
-                if len(out) == 1:
-                    drop(out, self._socket.send(out[0]))
-                else:
-                    drop(out, self._socket.sendmsg(out[:_PARTS]))
+                count = self._socket.send(out[0]) if len(out) == 1 else self._socket.sendmsg(out[:_PARTS])
+                self.has_sent = True
+                drop(out, count)
             self.waiting_bytes = 0
         except BlockingIOError:
             self._out = [b"".join(out)]
             self.waiting_bytes = len(self._out[0])
         except OSError:
             out.clear()  # `receive` tells of the end, after what came before it
+            self.is_broken = True
             self.waiting_bytes = 0
 
     def close(self) -> None:
@@ -149,6 +153,7 @@ class Link:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
         try:
             if not self._out and self._socket.sendmsg([message], rights) == len(message):
+                self.has_sent = True
                 return True
         except OSError:
             pass
