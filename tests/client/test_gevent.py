@@ -32,10 +32,6 @@ def test_a_client_under_gevents_threads_says_so_and_what_to_do(endpoint: str, fa
     assert run(code, endpoint) == "refused\nrefused\n"
 
 
-@pytest.mark.xfail(
-    run=False,
-    reason="open: with gevent 26 its pool of threads hangs or dies of SIGSEGV while 20 threads wait in one client",
-)
 def test_the_client_works_in_threads_beside_greenlets(endpoint: str, fake: Fake) -> None:
     fake()
     code = """

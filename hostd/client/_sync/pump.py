@@ -7,6 +7,7 @@ with `tracking` held, and call `waker.wake`. They may look at `connection`, and 
 from __future__ import annotations
 
 import select
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -43,7 +44,7 @@ class Pump:
         """When the connection was looked at last, of `time.monotonic`."""
         self.is_closed = False
         self.waker = Waker()
-        self._poller = select.poll()
+        self._poller = _new_poller()
         self._poller.register(self.waker.fd, select.POLLIN)
         self.lanes = Lanes(tracker, self, _later, is_on=is_direct)
 
@@ -175,6 +176,13 @@ class Pump:
     def _unwatch(self, connection: Connection) -> None:
         for fd in connection.descriptors():
             self._poller.unregister(fd)
+
+
+def _new_poller() -> select.poll:
+    """Return the system's own: gevent puts one in its place that only the thread may use that has made it."""
+    gevent = sys.modules.get("gevent.monkey")
+    made: select.poll = select.poll() if gevent is None else gevent.get_original("select", "poll")()
+    return made
 
 
 def _later(delay_s: float, what: Callable[[], None]) -> threading.Timer:
