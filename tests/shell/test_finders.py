@@ -266,7 +266,7 @@ BAD = {
     "cpu_threads must be a number of threads from 1 to 4096, got 0": ["cpu_threads: 0"],
     "unknown key True": ["yes: 1"],
     "must be a map with the keys loader.*got a list": ["- loader"],
-    r"got 'just text' \(str\)": ["just text"],
+    "got a str": ["just text"],
     "loader must be a loader's name": ["loader: 3"],
     "loader must be": ["loader: ''", "loader: a:b:c", "loader: ../x"],
     "loader must be .*got a list": ["loader: [python]"],

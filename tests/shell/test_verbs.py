@@ -98,7 +98,7 @@ ROLES = {
 
 def test_every_verb_says_which_role_it_needs():
     supervisor = SimpleNamespace(emit=None, answer=None)
-    control = Control(supervisor, None, SimpleNamespace(write=None), *[None] * 7)
+    control = Control(supervisor, None, SimpleNamespace(write=None), *[None] * 8)
     verbs = control.verbs().items()
     assert {role: {name for name, verb in verbs if verb.role is role} for role in ROLES} == ROLES
 
@@ -126,7 +126,7 @@ class Rig:
         self.sent = []
         absent = SimpleNamespace(write=None)
         here = self
-        self.control = Control(here, *[absent] * 9)
+        self.control = Control(here, *[absent] * 10)
 
     def emit(self, event):
         raise AssertionError(f"a subscription is nothing for the core: {event}")
