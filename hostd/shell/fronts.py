@@ -77,6 +77,9 @@ _ROLES_HERE: Final = {"http": "call", "grpc": "call", "modelmesh": "load"}
 
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 10.0
+_DOUBLINGS: Final = 10
+"""More make no difference, and after a thousand the number is none that a float can be."""
+
 _STABLE_S: Final = 60.0
 """A front that has lived so long has not been ending again and again."""
 
@@ -175,6 +178,7 @@ class Fronts(Closing):
             front.pid, front.pidfd, front.word_fd = _spawned(front, self._order_of(front))
         except OSError as error:
             front.last_end = f"it cannot be started: {error.strerror}"
+            self._decide(front, front.last_end)
             self._start_later(front)
             return
         front.started_s, front.last_end = self._loop.time(), ""
@@ -231,7 +235,7 @@ class Fronts(Closing):
         self._start_later(front)
 
     def _start_later(self, front: _Front) -> None:
-        wait_s = min(_FIRST_WAIT_S * 2**front.ends, _LONGEST_WAIT_S)
+        wait_s = min(_FIRST_WAIT_S * 2 ** min(front.ends, _DOUBLINGS), _LONGEST_WAIT_S)
         front.ends += 1
         _log.warning("front %s ended (%s); it is started again in %.1f s", front.name, front.last_end, wait_s)
         if not self._is_closed:
