@@ -13,6 +13,7 @@ import tempfile
 import textwrap
 import zlib
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,24 @@ def _nothing_is_left(request):
         eventually(is_clean, "the test left nothing behind", within_s=SETTLE_S)
     except AssertionError:
         pytest.fail(f"the test left behind: {left}", pytrace=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_process_is_left():
+    """After the tests of a file: no process of theirs, which those that look at memory or ends take for a worker's."""
+    before = set(descendants())
+    yield
+    try:
+        eventually(lambda: set(descendants()) <= before, "the file left no process behind", within_s=SETTLE_S)
+    except AssertionError:
+        pytest.fail(f"the file left behind: {describe(set(descendants()) - before)}", pytrace=False)
+
+
+@pytest.fixture
+def no_tracker():
+    """End the process that multiprocessing starts for spawned pools and shared memory; it would stay to the end."""
+    yield
+    resource_tracker._resource_tracker._stop()
 
 
 @pytest.fixture

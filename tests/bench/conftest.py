@@ -1,7 +1,6 @@
 """The benchmarks are not installed; they are found from the repository."""
 
 import sys
-from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,5 @@ if str(REPOSITORY) not in sys.path:
 
 
 @pytest.fixture(autouse=True)
-def _no_tracker_is_left():
-    """End the process that multiprocessing starts for spawned pools, which other tests would take for a worker's."""
-    yield
-    resource_tracker._resource_tracker._stop()
+def _no_tracker_is_left(no_tracker):
+    """Spawned pools start one."""

@@ -16,7 +16,15 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHROMEDRIVER = shutil.which("chromedriver")
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run")
-MOMENTARY = (StaleElementReferenceException, NoSuchElementException, JavascriptException, IndexError)
+MOMENTARY = (StaleElementReferenceException, NoSuchElementException, JavascriptException, IndexError, ValueError)
+
+SEEN = """
+const [css, text] = arguments;
+const isSeen = (one) => one.checkVisibility({opacityProperty: true, visibilityProperty: true});
+const found = [...document.querySelectorAll(css)].filter(isSeen);
+return text === null ? found : found.filter((one) => one.innerText.includes(text));
+"""
+"""One look, in the page: it draws elements anew meanwhile, and half of a look would be of those that are gone."""
 
 DESKTOP = (1280, 900)
 PHONE = (375, 800)
@@ -87,8 +95,11 @@ class Page:
 
     def all(self, css, text=None):
         """Return the elements that are seen, those with a text."""
-        found = [one for one in self.driver.find_elements(By.CSS_SELECTOR, css) if one.is_displayed()]
-        return found if text is None else [one for one in found if text in one.text]
+        return self.run(SEEN, css, text)
+
+    def has_none(self, css):
+        """Wait until no such element is seen."""
+        return self.until(lambda: self.all(css) == [], f"no {css} is seen")
 
     def one(self, css, text=None):
         """Wait for an element that is seen."""
@@ -107,9 +118,13 @@ class Page:
 
     def field(self, label):
         """Return the field with a label, in the topmost dialog if there is one."""
-        labels = self.all("dialog:last-of-type label" if self.all("dialog") else "label")
-        (found,) = [one for one in labels if one.text == label]
-        return self.driver.find_element(By.ID, found.get_attribute("for"))
+
+        def found():
+            labels = self.all("dialog:last-of-type label" if self.all("dialog") else "label")
+            (one,) = [one for one in labels if one.text == label]
+            return self.driver.find_element(By.ID, one.get_attribute("for"))
+
+        return self.until(found, f"there is a field {label!r}")
 
     def enter(self, label, text):
         """Have a text in a field."""

@@ -54,7 +54,7 @@ def asking(triton, request, fronted):
 
 
 @pytest.fixture
-def made():
+def made(no_tracker):
     """Make memory with a key of its own, which goes after the test."""
     with contextlib.ExitStack() as stack:
 

@@ -177,7 +177,7 @@ def test_markup_in_an_id_is_text(page, client, model_dir):
     client.load_model(EVIL, model_dir(MODEL))
     page.open()
     page.until(lambda: EVIL in page.ids, "it is shown as it is")
-    page.all("td.id a", EVIL)[0].click()
+    page.one("td.id a", EVIL).click()
     page.says(EVIL, "article h2")
     page.says("double of each", ".call")
     assert page.run("return document.querySelectorAll('img').length") == 0
@@ -206,7 +206,7 @@ def test_a_model_has_an_address_of_its_own(page, client, model_dir):
     for text in ("Settings in force", "cpu_threads", "Processes", "afresh", "What happened", "loading → ready"):
         page.says(text, "article")
     page.says("loaded with {}", ".log")
-    page.all("a", "All models")[0].click()
+    page.one("a", "All models").click()
     page.until(lambda: "team/größe 1" in page.ids, "the list is there")
     page.driver.back()
     page.says("team/größe 1", "article h2")
@@ -447,7 +447,7 @@ def test_a_dialog_keeps_the_focus_and_gives_it_back(page):
         page.keys(Keys.TAB)
         assert page.run(inside)
     page.keys(Keys.ESCAPE)
-    assert page.all("dialog") == []
+    page.has_none("dialog")
     assert page.focused == "Load…"
 
 
@@ -546,7 +546,7 @@ def test_a_host_that_is_killed_is_noticed_and_one_that_starts_again_too(tmp_path
         page.until(lambda: page.row("m") is None, "what the other start had is gone")
         assert "not reachable" not in page.text
         page.press("Understood")
-        page.until(lambda: page.all(".notice") == [], "it is told once")
+        page.has_none(".notice")
         chromium.get("about:blank")
 
 
@@ -555,7 +555,7 @@ def test_a_front_that_starts_again_is_followed_again(page, shared, client, model
     kill_front(shared)
     client.retrieve_model("m").say("after that")
     page.says("after that", ".log")
-    page.until(lambda: page.all(".notice") == [], "the notice goes")
+    page.has_none(".notice")
     client.pin_model("m")
     page.says("it is not evicted", ".why")
 
