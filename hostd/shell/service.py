@@ -16,6 +16,7 @@ from hostd.shell.control.description import Description
 from hostd.shell.control.hangup import Hangup
 from hostd.shell.control.requests import Control
 from hostd.shell.control.settings import Settings
+from hostd.shell.control.subscriptions import Subscriptions
 from hostd.shell.deploys.executor import Files
 from hostd.shell.memory.gpu import GpuReader
 from hostd.shell.memory.sampler import Sampler
@@ -159,8 +160,20 @@ class Service:
         description = Description(config, self._kind, queries, place, models_dir, fronts)
         survey = Survey(queries, finding.contents, repository, declared)
         metrics = _metrics(config, supervisor)
+        subscriptions = Subscriptions(supervisor)
         control = Control(
-            supervisor, logs, files, sizes, workforce, declared, survey, settings, programs, metrics, description.info
+            supervisor,
+            logs,
+            files,
+            sizes,
+            workforce,
+            declared,
+            survey,
+            settings,
+            programs,
+            metrics,
+            subscriptions,
+            description.info,
         )
         frontend = enter(
             Frontend(
@@ -168,7 +181,7 @@ class Service:
                 supervisor.emit,
                 Verbs(control.verbs()),
                 loop.time,
-                on_withdrawn=control.withdraw,
+                on_withdrawn=subscriptions.withdraw,
                 programs=programs,
                 welcome=description.welcome(),
                 max_message_bytes=max_bytes,
@@ -176,7 +189,7 @@ class Service:
         )
         supervisor.attach(frontend, backend, workforce, sizes, finding, files, repository or NoRepository())
         sampler = _sampler(config.memory, supervisor, workforce, gpu)
-        supervisor.tell(workforce.on_event, control.on_event, sampler.on_event, declared.on_event)
+        supervisor.tell(workforce.on_event, subscriptions.on_event, sampler.on_event, declared.on_event)
         return _Parts(
             supervisor, settings, place, description, sampler, repository, files, declared, sizes, fronts, metrics
         )

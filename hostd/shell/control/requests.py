@@ -11,10 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.bookkeeping.by_client import ByClient
-from hostd.core.bookkeeping.shares import ClientShares
 from hostd.shell.control.records import Records
 from hostd.shell.verbs import (
     Request,
@@ -29,23 +26,18 @@ from hostd.shell.verbs import (
 from hostd.shell.work.raised import as_host_error
 from hostd.shell.work.slices import Slices
 from hostd.shell.work.threads import in_thread
-from hostd.units import counted
-from hostd_workers.wire import frames as wire
-from hostd_workers.wire import messages as msg
-from hostd_workers.wire.codec import encode
 from hostd_workers.wire.errors import (
     FailedPreconditionError,
-    InvalidArgumentError,
     NotFoundError,
-    ResourceExhaustedError,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hostd.records import Event, HostInfo
+    from hostd.records import HostInfo
     from hostd.shell.control.metrics import Metrics
     from hostd.shell.control.settings import Settings
+    from hostd.shell.control.subscriptions import Subscriptions
     from hostd.shell.deploys.executor import Files
     from hostd.shell.processes.logs import LogDrain, ModelLog
     from hostd.shell.processes.pool import Workforce
@@ -55,17 +47,8 @@ if TYPE_CHECKING:
     from hostd.shell.supervisor import Supervisor
     from hostd.shell.transport.clients import Programs
 
-_MAX_SUBSCRIPTIONS = 64
-"""Of one client: every one of them costs a message at every transition."""
-
 _RECORDS_AT_ONCE = 32
 """Records that are made in one go, in a millisecond at most; more are made in slices."""
-
-_MAX_ALL_SUBSCRIPTIONS = 4096
-"""Of all clients, in fair shares: an event to so many takes the loop 20 ms."""
-
-
-_NOTED = encode(None)
 
 
 class Control:
@@ -83,6 +66,7 @@ class Control:
         settings: Settings,
         programs: Programs,
         metrics: Metrics | None,
+        subscriptions: Subscriptions,
         info: Callable[[], HostInfo],
     ) -> None:
         self._supervisor = supervisor
@@ -98,8 +82,7 @@ class Control:
         self._metrics = metrics
         self._records = Records()
         self._slices = Slices()
-        self._subscribers: ByClient[str | None] = ByClient()
-        self._subscriptions = ClientShares()
+        self._subscriptions = subscriptions
 
     def verbs(self) -> dict[str, Verb]:
         """Return the table of verbs."""
@@ -140,20 +123,12 @@ class Control:
             "host_info": Verb(Role.USE, lambda r: answer(r.caller, self._info())),
             "host_settings": Verb(Role.ADMINISTER, lambda r: answer(r.caller, self._settings.to_dict())),
             "metrics_page": Verb(Role.USE, self._metrics_page),
-            "events": Verb(Role.USE, self._subscribe),
+            "events": Verb(Role.USE, self._subscriptions.follow_events),
         }
 
     def _fate(self, request: Request) -> None:
         worker_id = ev.WorkerId(request.get("worker", int))
         self._supervisor.emit(ev.FateRequested(request.caller, worker_id, request.deadline_s))
-
-    def withdraw(self, client: ev.ClientId, request_id: int | None) -> None:
-        """End a client's subscription, or with None all of them."""
-        callers = self._subscribers.of(client) if request_id is None else [ev.Caller(client, request_id)]
-        for caller in callers:
-            if caller in self._subscribers:
-                self._subscribers.pop(caller)
-                self._subscriptions.give_back(client)
 
     def _retrieve(self, request: Request) -> None:
         request.only("model_id", "generation")
@@ -314,34 +289,6 @@ class Control:
             )
         write = partial(self._metrics.page, self._metrics.snapshot(), request.get("accept", str, ""))
         self._supervisor.reply(request.caller, self._supervisor.read(request.caller.client, write))
-
-    def _subscribe(self, request: Request) -> None:
-        request.only("model_id")
-        model_id, client, shares = request.get_optional("model_id", str), request.caller.client, self._subscriptions
-        if shares.of(client) >= _MAX_SUBSCRIPTIONS or not shares.allows(client, 1, _MAX_ALL_SUBSCRIPTIONS):
-            raise ResourceExhaustedError(
-                f"this client has {counted(shares.of(client), 'subscription')}; it may have {_MAX_SUBSCRIPTIONS}, and "
-                "fewer if others have many: close some first"
-            )
-        if request.caller in self._subscribers:
-            raise InvalidArgumentError(f"request id {request.caller.request_id} is in use by another subscription")
-        self._subscribers[request.caller] = model_id
-        shares.take(client)
-        # "Noted": what happens from now on will come.
-        self._tell(request.caller, _NOTED)
-
-    def on_event(self, event: Event) -> None:
-        """Tell those that have subscribed to it."""
-        callers = [caller for caller in self._subscribers if self._subscribers[caller] in (None, event.model_id)]
-        if callers:
-            encoded = encode(event.to_dict())  # once for all: it is most of what an answer costs
-            for caller in callers:
-                self._tell(caller, encoded)
-
-    def _tell(self, caller: ev.Caller, encoded: tuple[bytes, list[Any]]) -> None:
-        body, buffers = encoded
-        frames = wire.pack(msg.ITEM, caller.request_id, body=body, buffers=buffers)
-        self._supervisor.carry_out(fx.RelayAnswer(*caller, frames))
 
 
 def _model_id(request: Request) -> ev.ModelId:
