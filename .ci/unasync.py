@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 CLIENT = Path(__file__).parents[1] / "hostd" / "client"
-TWINS = ("client", "deploys", "model", "streams")
+TWINS = ("client", "deploys", "model", "streams", "watching")
 HEADER = "# Generated from hostd/client/_async/{}.py by .ci/unasync.py: edit that one.\n"
 
 REPLACEMENTS = [

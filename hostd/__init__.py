@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         UnloadReport,
         WorkerInfo,
     )
+    from hostd.views import Change, HostSummary, ModelSummary
 
 __all__ = [
     "AbortedError",
@@ -71,6 +72,7 @@ __all__ = [
     "AsyncClient",
     "AsyncModel",
     "CancelledError",
+    "Change",
     "Client",
     "DeadlineExceededError",
     "Event",
@@ -79,6 +81,7 @@ __all__ = [
     "Host",
     "HostError",
     "HostInfo",
+    "HostSummary",
     "InternalError",
     "InvalidArgumentError",
     "LoadPlan",
@@ -89,6 +92,7 @@ __all__ = [
     "Model",
     "ModelError",
     "ModelInfo",
+    "ModelSummary",
     "NotFoundError",
     "PendingCall",
     "PermissionDeniedError",
@@ -111,6 +115,9 @@ __all__ = [
 
 _RECORDS = "hostd.records"
 _HOMES = {
+    "Change": "hostd.views",
+    "HostSummary": "hostd.views",
+    "ModelSummary": "hostd.views",
     "AsyncClient": "hostd.client._async.client",
     "AsyncModel": "hostd.client._async.model",
     "Client": "hostd.client._sync.client",

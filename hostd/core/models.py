@@ -383,10 +383,11 @@ class Call(NamedTuple):
 
 
 class Evicted(NamedTuple):
-    """A model that the host has unloaded by its own decision: how to load it again, and what it served."""
+    """A model that the host has unloaded by its own decision: how to load it again, in what time, what it served."""
 
     source: LoadSource
     origin: Origin
     reason: str
     is_pinned: bool
     interface: Interface
+    reload_s: float | None = None

@@ -182,7 +182,10 @@ class Registry:
     def remember_evicted(self, unload: Unload) -> None:
         """Keep what is needed to load an evicted model again."""
         model = unload.model
-        self.evicted[model.id] = Evicted(model.again, model.origin, unload.eviction, model.is_pinned, model.interface)
+        reload_s = model.loaded.took_s if model.loaded else None
+        self.evicted[model.id] = Evicted(
+            model.again, model.origin, unload.eviction, model.is_pinned, model.interface, reload_s
+        )
 
     def is_loaded_on_use(self, model: Model) -> bool:
         """Say whether a model that does not serve now does soon for what uses it, so that calls wait for it."""

@@ -17,6 +17,7 @@ from hostd.shell.control.hangup import Hangup
 from hostd.shell.control.requests import Control
 from hostd.shell.control.settings import Settings
 from hostd.shell.control.subscriptions import Subscriptions
+from hostd.shell.control.watches import Watches
 from hostd.shell.deploys.executor import Files
 from hostd.shell.memory.gpu import GpuReader
 from hostd.shell.memory.sampler import Sampler
@@ -43,6 +44,7 @@ from hostd.shell.transport.listener import Listener
 from hostd.shell.transport.poller import Poller
 from hostd.shell.transport.workers import Backend
 from hostd.shell.verbs import Verbs
+from hostd.shell.work.slices import Slices
 from hostd_workers.wire.errors import HostError
 from hostd_workers.wire.light import NamedTuple
 
@@ -160,7 +162,8 @@ class Service:
         description = Description(config, self._kind, queries, place, models_dir, fronts)
         survey = Survey(queries, finding.contents, repository, declared)
         metrics = _metrics(config, supervisor)
-        subscriptions = Subscriptions(supervisor)
+        subscriptions, slices = Subscriptions(supervisor), Slices()
+        watches = Watches(supervisor, subscriptions, slices, description.epoch)
         control = Control(
             supervisor,
             logs,
@@ -173,7 +176,9 @@ class Service:
             programs,
             metrics,
             subscriptions,
-            description.info,
+            watches,
+            description,
+            slices,
         )
         frontend = enter(
             Frontend(
@@ -189,7 +194,8 @@ class Service:
         )
         supervisor.attach(frontend, backend, workforce, sizes, finding, files, repository or NoRepository())
         sampler = _sampler(config.memory, supervisor, workforce, gpu)
-        supervisor.tell(workforce.on_event, subscriptions.on_event, sampler.on_event, declared.on_event)
+        supervisor.tell(workforce.on_event, subscriptions.on_event, watches.on_event)
+        supervisor.tell(sampler.on_event, declared.on_event)
         return _Parts(
             supervisor, settings, place, description, sampler, repository, files, declared, sizes, fronts, metrics
         )

@@ -11,6 +11,7 @@ from fake_host import FakeHost, Frames, echo
 
 from hostd.client import listed
 from hostd.records import Holder, LoadPlan, MemoryInfo, ModelInfo, SizeEstimate, SyncReport, UnloadReport
+from hostd.views import HostSummary, ModelSummary
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import encode
@@ -85,6 +86,8 @@ CASES: list[tuple[str, tuple[Any, ...], dict[str, Any], dict[str, Any], Any, Any
     ("unpin_model", ("m",), {}, {**M, "pinned": False}, RECORD, INFO),
     ("memory_info", (), {}, {}, {**MEMORY.to_dict(), **FUTURE}, MEMORY),
     ("memory_info", (), {}, {}, {}, MemoryInfo()),
+    ("host_summary", (), {}, {}, {"epoch": "e", "state": "READY", "models": {"m": {"state": "FAILED", **FUTURE}}, **FUTURE},
+     HostSummary("e", "READY", models={"m": ModelSummary("FAILED")})),
     ("sync_local_models", (), {}, {"wait": False, "load": True},
      {"loaded": ["a", "b"], "unloaded": ["c"], "failed": {"d": "no model.py"}, "writing": ["e"], "degraded": None},
      SyncReport(("a", "b"), ("c",), {"d": "no model.py"}, ("e",), None)),

@@ -74,6 +74,24 @@ def test_a_connection_without_news_gets_comments(quick):
         assert [next(events).comment for _ in range(3)] == ["following", "nothing new", "nothing new"]
 
 
+def test_a_watch_begins_with_all_models_and_goes_on_with_changes(front, model_dir):
+    front.load("early", model_dir())
+    with front.following("GET", "/v1/watch") as changes:
+        snapshot = next(changes)
+        assert (snapshot.name, [model["id"] for model in snapshot.data["models"]]) == ("snapshot", ["early"])
+        front.load("m", model_dir())
+        seen = [next(changes)]
+        while seen[-1].data["models"][0]["state"] != "READY":
+            seen.append(next(changes))
+        assert {(change.name, change.data["models"][0]["id"]) for change in seen} == {("changed", "m")}
+        first = int(snapshot.number) + 1
+        assert [int(change.number) for change in seen] == list(range(first, first + len(seen)))
+        assert front.ask("POST", "/v1/models/m/unload").status == 200
+        while (last := next(changes)).name != "removed":
+            pass
+    assert last.data["model_id"] == "m"
+
+
 def test_events_end_with_an_error_when_the_host_does(model_dir):
     with hostd.Host() as host, verbs_of(host) as front:
         with front.following("GET", "/v1/events") as events:

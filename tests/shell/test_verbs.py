@@ -94,7 +94,7 @@ ROLES = {
 
 def test_every_verb_says_which_role_it_needs():
     supervisor = SimpleNamespace(emit=None, answer=None)
-    nothing = SimpleNamespace(write=None, follow_events=None)
-    control = Control(supervisor, *[nothing] * 11)
+    nothing = SimpleNamespace(write=None, follow=None, follow_events=None)
+    control = Control(supervisor, *[nothing] * 13)
     verbs = control.verbs().items()
     assert {role: {name for name, verb in verbs if verb.role is role} for role in ROLES} == ROLES

@@ -10,6 +10,7 @@ from hostd.client._async import calls
 from hostd.client._async.channels import AsyncChannels
 from hostd.client._async.model import AsyncModel
 from hostd.client._async.streams import log_lines, results
+from hostd.client._async.watching import changes
 from hostd.client.arguments import (
     CONNECT_TIMEOUT_S,
     DEFAULT_TIMEOUT_S,
@@ -34,6 +35,7 @@ from hostd.records import (
     TemplatesInfo,
     UnloadReport,
 )
+from hostd.views import Change, HostSummary
 
 if TYPE_CHECKING:
     import os
@@ -332,9 +334,20 @@ class AsyncClient(NotPickled):
         """Iterate over transitions as they happen, of one model or of all; all that come after the iteration begins."""
         return calls.events(self._channels, lambda tracker: tracker.subscribe("events", {"model_id": model_id}))
 
+    def watch(self) -> AsyncIterator[Change]:
+        """Iterate over how all models are: a snapshot first, then each change, over restarts of the host.
+
+        Until the first snapshot it raises what any verb raises; a host that is lost later is told of as a change.
+        """
+        return changes(self._channels)
+
     async def host_info(self) -> HostInfo:
         """Return the record of the host."""
         return HostInfo.from_dict(await self._verb("host_info", self.timeout_s))
+
+    async def host_summary(self) -> HostSummary:
+        """Return the memory and each model in short, all of one moment; it may be asked many times a second."""
+        return HostSummary.from_dict(await self._verb("host_summary", self.timeout_s))
 
     async def reload_config(self) -> dict[str, Any]:
         """Let the host read its configuration file again; returns `file`, `changed` and `needs_restart`.

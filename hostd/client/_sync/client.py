@@ -11,6 +11,7 @@ from hostd.client._sync import calls
 from hostd.client._sync.channel import Channel
 from hostd.client._sync.model import Model
 from hostd.client._sync.streams import log_lines, results
+from hostd.client._sync.watching import changes
 from hostd.client.arguments import (
     CONNECT_TIMEOUT_S,
     DEFAULT_TIMEOUT_S,
@@ -35,6 +36,7 @@ from hostd.records import (
     TemplatesInfo,
     UnloadReport,
 )
+from hostd.views import Change, HostSummary
 
 if TYPE_CHECKING:
     import os
@@ -314,9 +316,20 @@ class Client(NotPickled):
         """Iterate over transitions as they happen, of one model or of all; all that come after this returns."""
         return calls.events(self._channel, lambda tracker: tracker.subscribe("events", {"model_id": model_id}))
 
+    def watch(self) -> Iterator[Change]:
+        """Iterate over how all models are: a snapshot first, then each change, over restarts of the host.
+
+        Until the first snapshot it raises what any verb raises; a host that is lost later is told of as a change.
+        """
+        return changes(self._channel)
+
     def host_info(self) -> HostInfo:
         """Return the record of the host."""
         return HostInfo.from_dict(self._verb("host_info", self.timeout_s))
+
+    def host_summary(self) -> HostSummary:
+        """Return the memory and each model in short, all of one moment; it may be asked many times a second."""
+        return HostSummary.from_dict(self._verb("host_summary", self.timeout_s))
 
     def reload_config(self) -> dict[str, Any]:
         """Let the host read its configuration file again; returns `file`, `changed` and `needs_restart`.

@@ -8,6 +8,7 @@ from hostd.core import events as ev
 from hostd.core.describing import describe
 from hostd.core.lifecycle import ModelState, WorkerState
 from hostd.core.models import LoadStep
+from hostd.core.queries import views
 from hostd.core.queries.explaining import calls_of, direct_of, eviction_of, origins_of, reason_of, settings_of, size_of
 from hostd.core.queries.listing import absent, each_of_all
 from hostd.core.refusals import no_such_model
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from hostd.core.templates.choosing import Choosing
     from hostd.records import Event as StoryEvent
     from hostd.records import LoadPlan, ModelInfo, TemplatesInfo
+    from hostd.views import ModelSummary
     from hostd_workers.wire.errors import HostError
 
 
@@ -94,6 +96,19 @@ class Queries:
     def loaded(self) -> list[tuple[ev.ModelId, int, str | None]]:
         """Return the id, generation and path of the same models, in no order."""
         return [(model.id, model.generation, model.source.path) for model in self._registry.models.values()]
+
+    def all_ids(self) -> set[ev.ModelId]:
+        """Return the ids of all models, also of those that were evicted or whose last load failed."""
+        return views.ids(self._registry)
+
+    def known(self, model_id: ev.ModelId) -> views.Known | None:
+        """Return what is known of one of them; None if that is nothing."""
+        return views.known(self._registry, model_id)
+
+    def summaries(self) -> dict[str, ModelSummary]:
+        """Return all of them in short, of one moment."""
+        found = ((model_id, views.summary_of(self._registry, model_id)) for model_id in self.all_ids())
+        return {model_id: summary for model_id, summary in found if summary is not None}
 
     def get_model(self, model_id: str) -> ModelInfo | None:
         """Return the record of a model, or None."""

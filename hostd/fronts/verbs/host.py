@@ -23,6 +23,11 @@ async def host_info(asked: Asked) -> hostd.HostInfo:
     return await asked.client.host_info()
 
 
+async def host_summary(asked: Asked) -> hostd.HostSummary:
+    """Return the host and its models in short."""
+    return await asked.client.host_summary()
+
+
 async def memory_info(asked: Asked) -> hostd.MemoryInfo:
     """Return the memory of all models."""
     return await asked.client.memory_info()
@@ -42,6 +47,17 @@ async def reload_config(asked: Asked) -> Reloaded:
     """Have the host read its configuration file again."""
     done = await asked.client.reload_config()
     return Reloaded(done["file"], done["changed"], done["needs_restart"])
+
+
+async def watch(asked: Asked) -> Following:
+    """Follow how all models are."""
+    return Following(_changing(asked))
+
+
+async def _changing(asked: Asked) -> AsyncIterator[bytes]:
+    async with closing(asked.client.watch()) as changing:
+        async for change in changing:
+            yield block(change.kind, change.to_dict(), change.number)
 
 
 async def events(asked: Asked) -> Following:

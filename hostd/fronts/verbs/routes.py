@@ -237,6 +237,18 @@ ROUTES: Final = (
         "host keeps no past ones: a request with Last-Event-ID gets an event `missed` first.",
     ),
     Route("GET", "/v1/host", host.host_info, Role.READ, "Show the host", hostd.HostInfo),
+    Route(
+        "GET",
+        "/v1/watch",
+        host.watch,
+        Role.READ,
+        "Follow how all models are",
+        hostd.Change,
+        forms=(EVENTS,),
+        text="Events `snapshot`, `changed`, `removed` and `lost`; the id is the number of the change. A snapshot "
+        "has all models: it comes first, and again when the host has been lost or has started again.",
+    ),
+    Route("GET", "/v1/host/summary", host.host_summary, Role.READ, "Show the host in short", hostd.HostSummary),
     Route("GET", "/v1/host/memory", host.memory_info, Role.READ, "Show the memory", hostd.MemoryInfo),
     Route("GET", "/v1/host/templates", host.templates_info, Role.READ, "Show the templates", hostd.TemplatesInfo),
     Route("GET", "/v1/host/settings", host.host_settings, Role.ADMIN, "Show the settings in force", dict[str, Any]),

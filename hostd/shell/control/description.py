@@ -11,6 +11,7 @@ from hostd.records import HostInfo
 from hostd.shell.memory.process import rss_of
 from hostd.shell.starting import troubles_of
 from hostd.version import __version__
+from hostd.views import HostSummary
 from hostd_workers.wire import frames as wire
 
 if TYPE_CHECKING:
@@ -56,6 +57,17 @@ class Description:
             "max_message_bytes": self._config.limits.max_message_bytes,
         }
 
+    @property
+    def state(self) -> str:
+        """Whether the host starts, serves or stops."""
+        return "STOPPING" if self._queries.is_stopping else "READY" if self.has_started else "STARTING"
+
+    def summary(self) -> HostSummary:
+        """Return the host and all of its models in short."""
+        memory, models = self._queries.memory(), self._queries.summaries()
+        sizes = (memory.budget_bytes, memory.free_bytes, memory.measured_bytes, memory.reserved_bytes)
+        return HostSummary(self.epoch, self.state, *sizes, models)
+
     def info(self) -> HostInfo:
         """Return what the host is now."""
         config, queries, has_directory = self._config, self._queries, self._models_dir is not None
@@ -80,7 +92,7 @@ class Description:
                 *(self._fronts.troubles if self._fronts else ()),
             ),
             name=config.name,
-            state="STOPPING" if queries.is_stopping else "READY" if self.has_started else "STARTING",
+            state=self.state,
             metrics_host=None if self.metrics_port is None else config.metrics.host,
             kind=self._kind,
             fronts=self._fronts.urls if self._fronts else {},

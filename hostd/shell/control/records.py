@@ -28,16 +28,17 @@ class Records:
         seen: dict[ModelId, tuple[Facts, bytes]] = {}
         for model in models:
             if not isinstance(model, Facts):
-                yield _body_of(model)
+                yield body_of(model)
                 continue
             made = self._made.get(model.id)
             if made is None or made[0] != model:
-                made = self._made[model.id] = (model, _body_of(describe(model)))
+                made = self._made[model.id] = (model, body_of(describe(model)))
             seen[model.id] = made
             yield made[1]
         self._made = seen
 
 
-def _body_of(model: ModelInfo) -> bytes:
+def body_of(model: ModelInfo) -> bytes:
+    """Return a record as it is sent."""
     body, _ = encode(model.to_brief_dict())
     return body

@@ -24,7 +24,6 @@ from hostd.shell.verbs import (
     plan_requested,
 )
 from hostd.shell.work.raised import as_host_error
-from hostd.shell.work.slices import Slices
 from hostd.shell.work.threads import in_thread
 from hostd_workers.wire.errors import (
     FailedPreconditionError,
@@ -34,10 +33,11 @@ from hostd_workers.wire.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hostd.records import HostInfo
+    from hostd.shell.control.description import Description
     from hostd.shell.control.metrics import Metrics
     from hostd.shell.control.settings import Settings
     from hostd.shell.control.subscriptions import Subscriptions
+    from hostd.shell.control.watches import Watches
     from hostd.shell.deploys.executor import Files
     from hostd.shell.processes.logs import LogDrain, ModelLog
     from hostd.shell.processes.pool import Workforce
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from hostd.shell.sizes.predictor import Sizes
     from hostd.shell.supervisor import Supervisor
     from hostd.shell.transport.clients import Programs
+    from hostd.shell.work.slices import Slices
 
 _RECORDS_AT_ONCE = 32
 """Records that are made in one go, in a millisecond at most; more are made in slices."""
@@ -67,7 +68,9 @@ class Control:
         programs: Programs,
         metrics: Metrics | None,
         subscriptions: Subscriptions,
-        info: Callable[[], HostInfo],
+        watches: Watches,
+        description: Description,
+        slices: Slices,
     ) -> None:
         self._supervisor = supervisor
         self._logs = logs
@@ -76,13 +79,14 @@ class Control:
         self._workforce = workforce
         self._declared = declared
         self._survey = survey
-        self._info = info
+        self._description = description
         self._settings = settings
         self._programs = programs
         self._metrics = metrics
         self._records = Records()
-        self._slices = Slices()
+        self._slices = slices
         self._subscriptions = subscriptions
+        self._watches = watches
 
     def verbs(self) -> dict[str, Verb]:
         """Return the table of verbs."""
@@ -120,10 +124,12 @@ class Control:
             "model_logs": Verb(Role.USE, self._model_logs),
             "read_log": Verb(Role.USE, self._read_log),
             "model_stacks": Verb(Role.USE, self._model_stacks),
-            "host_info": Verb(Role.USE, lambda r: answer(r.caller, self._info())),
+            "host_info": Verb(Role.USE, lambda r: answer(r.caller, self._description.info())),
+            "host_summary": Verb(Role.USE, self._host_summary),
             "host_settings": Verb(Role.ADMINISTER, lambda r: answer(r.caller, self._settings.to_dict())),
             "metrics_page": Verb(Role.USE, self._metrics_page),
             "events": Verb(Role.USE, self._subscriptions.follow_events),
+            "watch": Verb(Role.USE, self._watches.follow),
         }
 
     def _fate(self, request: Request) -> None:
@@ -177,6 +183,10 @@ class Control:
     def _pin(self, request: Request) -> None:
         request.only("model_id", "pinned")
         self._supervisor.emit(ev.PinRequested(request.caller, _model_id(request), request.get("pinned", bool, True)))
+
+    def _host_summary(self, request: Request) -> None:
+        request.only()
+        self._supervisor.answer(request.caller, self._description.summary().to_brief_dict())
 
     def _memory_info(self, request: Request) -> None:
         request.only()

@@ -62,6 +62,10 @@ class Subscriptions:
         self._topics[caller] = topic
         shares.take(client)
 
+    def turn(self, caller: ev.Caller, topic: Hashable) -> None:
+        """Have a client that follows something follow another topic."""
+        self._topics[caller] = topic
+
     def withdraw(self, client: ev.ClientId, request_id: int | None) -> None:
         """End a client's subscription, or with None all of them."""
         callers = self._topics.of(client) if request_id is None else [ev.Caller(client, request_id)]
