@@ -256,6 +256,25 @@ def test_lanes_are_closed_when_what_had_come_is_over_and_open_again(alone: Alone
     assert alone.model.seen == [1, 3]
 
 
+def test_a_client_whose_socket_is_full_hears_of_the_end_when_it_has_read(alone: Alone) -> None:
+    over: list[bool] = []
+    client = alone.client()
+    (lane,) = alone.lanes._lanes.values()
+    nothing = b"".join(stream.pack(wire.pack(msg.END, 7)))
+    with socket.socket(fileno=os.dup(lane.fd)) as full, pytest.raises(BlockingIOError):
+        while True:  # either all of so short a message fits or nothing of it
+            full.send(nothing)
+    alone.lanes.close(lambda: over.append(True))
+    alone.work()
+    assert over == []
+    came: list[wire.Envelope] = []
+    while not over:
+        came += client.link.receive()
+        alone.work()
+    came += client.rest()
+    assert (came[-1].kind, came[-1].id) == (msg.NOT_BEGUN, 0)
+
+
 def test_the_oldest_that_say_nothing_make_place(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_SILENT", 2)
     silent = [Client(alone.path) for _ in range(4)]

@@ -73,6 +73,7 @@ class Lane:
         "fd",
         "is_closed",
         "is_held",
+        "is_leaving",
         "pid",
         "watched",
     )
@@ -88,6 +89,8 @@ class Lane:
         self.is_closed = False
         self.is_held = False
         """Whether it is not read for a while."""
+        self.is_leaving = False
+        """Whether its client is being told that nothing else was begun."""
         self.watched = 0
         """What of it the system is asked about."""
 
@@ -97,7 +100,7 @@ class Lane:
     @property
     def is_idle(self) -> bool:
         """Whether all that it asked for is done and has left."""
-        return not self._calls and not self._link.wants_to_send
+        return not self._calls and (self.is_leaving or not self._link.wants_to_send)
 
     @property
     def is_choked(self) -> bool:

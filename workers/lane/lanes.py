@@ -249,8 +249,10 @@ class Lanes:
             on_idle()
 
     def _leave(self, lane: Lane) -> None:
-        """End a connection of which nothing is under way, and tell its client so."""
-        if lane not in self._silent:
+        """Tell a client of which nothing is under way that nothing else was begun, then end its connection."""
+        if lane not in self._silent and not lane.is_leaving:
+            lane.is_leaving = True
             lane.send(wire.pack(msg.NOT_BEGUN, 0))
-            lane.flush()
-        self._close(lane)
+            self._flush(lane)
+        if not lane.wants_to_send:  # else again when its socket has room for that
+            self._close(lane)
