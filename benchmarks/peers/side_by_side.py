@@ -3,11 +3,12 @@
 It installs nothing. A peer is found in an environment of its own, `DIR/<peer>` with `--peers DIR`, or in this one; for
 those that are missing it says how to get them. Servers are started one after the other, stay for the whole comparison,
 and are measured in turn. Over HTTP they are called from a socket with hardly any client, which favours them: with the
-clients that people use the figures are higher. Triton is called with its own client over gRPC, too.
+clients that people use the figures are higher. Over gRPC Triton and the host are called with Triton's own client.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 DEPTHS = (8, 64)
 OVER_HTTP = f"{HOST}, HTTP"
+OVER_GRPC = f"{HOST}, gRPC"
+OURS = (HOST, OVER_HTTP, OVER_GRPC)
+TRITON_CLIENT = "benchmarks.peers.triton_client"
 DEFAULT_DIRECTORY = Path("peers")
 LIMIT = 1.0
 
@@ -87,6 +91,7 @@ class _Rig:
             measures[name] = self._stack.enter_context(own).measure
         self._measures |= measures
         self.targets += [Target(HOST, name, Against.RATIO, LIMIT) for name in measures]
+        self.targets += [Target(OVER_GRPC, name, Against.RATIO, LIMIT) for name in peer.clients]
         self.targets.append(Target(OVER_HTTP, peer.name, Against.RATIO, peer.limit_over_http))
 
     def add_host(self) -> None:
@@ -95,24 +100,30 @@ class _Rig:
         from benchmarks.ours import DIGITS_ID, HandleLane, classified  # noqa: PLC0415 - as above
 
         timer = StartTimer()
-        client = self._stack.enter_context(self._stack.enter_context(hostd.Host(fronts={"http": 0})).client())
+        has_client = importlib.util.find_spec("tritonclient") is not None
+        fronts = {"http": 0, **({"grpc": 0} if has_client else {})}
+        client = self._stack.enter_context(self._stack.enter_context(hostd.Host(fronts=fronts)).client())
         answer = client.load_model(DIGITS_ID, str(self._model)).predict(digits_row())
         self.started[HOST] = timer.started()
         if answer.tolist() != self._expected:
             raise PeerError(f"the host answers {answer!r} in place of {self._expected!r}")
         self._measures[HOST] = partial(in_flight, HandleLane(client, classified()))
-        port = int(client.host_info().fronts["http"].rpartition(":")[2])
-        lane = HttpLane(port, f"/v2/models/{DIGITS_ID}/infer", ask_openly, open_answer)
+        ports = {name: int(url.rpartition(":")[2]) for name, url in client.host_info().fronts.items()}
+        lane = HttpLane(ports["http"], f"/v2/models/{DIGITS_ID}/infer", ask_openly, open_answer)
         if lane.call() != self._expected:
             raise PeerError("the host answers something else over HTTP")
         self._stack.callback(lane.close)
         self._measures[OVER_HTTP] = partial(in_flight, lane)
+        if has_client:
+            self._measures[OVER_GRPC] = self._stack.enter_context(callers(1, TRITON_CLIENT, ports["grpc"])).measure
+        else:
+            self._notes.append("the host is not called over gRPC: pip install 'tritonclient[grpc]'")
 
     def calls(self, depth: int, by: By, targets: Sequence[Target]) -> Comparison:
         """Measure all sides in turn."""
         effort = self._effort
         sides = [
-            Side(name, partial(measure, depth, effort.round_s), is_ours=name in (HOST, OVER_HTTP))
+            Side(name, partial(measure, depth, effort.round_s), is_ours=name in OURS)
             for name, measure in self._measures.items()
         ]
         rounds = alternate(sides, effort.rounds, effort.patience_s)

@@ -1,6 +1,6 @@
 """Triton's own client over gRPC, which is told when to call: `python -m benchmarks.peers.triton_client PORT`.
 
-It runs under the interpreter of the environment that Triton is installed in.
+It runs under the interpreter of the environment that Triton is installed in, or for the host under this one.
 """
 
 import sys
@@ -20,12 +20,15 @@ class GrpcLane:
 
     def __init__(self, port: int) -> None:
         self._client = grpc.InferenceServerClient(f"127.0.0.1:{port}")
+        metadata = self._client.get_model_metadata("digits")
+        (taken,), (given, *_) = metadata.inputs, metadata.outputs
+        self._taken, self._given = taken.name, given.name
         self._row = digits_row()
         self._answers: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
 
     def call(self) -> None:
         """Send one request and wait for its answer."""
-        self._client.infer("digits", [self._input()]).as_numpy("y")
+        self._client.infer("digits", [self._input()]).as_numpy(self._given)
 
     def send(self) -> None:
         """Send one request."""
@@ -36,10 +39,10 @@ class GrpcLane:
         result, error = self._answers.get()
         if error is not None:
             raise error
-        result.as_numpy("y")
+        result.as_numpy(self._given)
 
     def _input(self) -> Any:
-        tensor = grpc.InferInput("x", list(self._row.shape), "FP64")
+        tensor = grpc.InferInput(self._taken, list(self._row.shape), "FP64")
         tensor.set_data_from_numpy(np.ascontiguousarray(self._row))
         return tensor
 
