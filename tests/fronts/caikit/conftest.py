@@ -6,8 +6,11 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def manager():
-    """caikit's manager of models, with our loader and sizer."""
+def manager(_no_process_is_left):
+    """caikit's manager of models, with our loader and sizer.
+
+    Ends before the look at what is left, which pytest 7 does not see to if the last test of a file is without it.
+    """
     from caikit_rig import LOADER, SIZER, configure
 
     from hostd.fronts.caikit import hosting
