@@ -4,6 +4,6 @@
 of the model's own class whose methods run in a worker; when caikit drops it, the worker ends, and its memory with it.
 
 In the serving process run `loader`, `sizer`, `hosting`, `remote`, `proxy` and `streams`; in the worker, `worker`; in
-both, `codec`, `raised` and `context`; in the host, `finder`, so neither that nor this file imports caikit. All else
-needs the extra `caikit`.
+both, `codec`, `raised`, `context` and `tracing`; in the host, `finder`, so neither that nor this file imports caikit.
+All else needs the extra `caikit`.
 """

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from caikit.core import MODEL_MANAGER, ModuleBase
 from caikit.core.registries import module_backend_registry
 
-from hostd.fronts.caikit import codec
+from hostd.fronts.caikit import codec, tracing
 from hostd.fronts.caikit.streams import Call, value_of
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _call(remote: Remote, method: str, args: tuple[Any, ...], kwargs: dict[str, 
     sent = [codec.encode(value, call.keep) for value in args]
     named = {name: codec.encode(value, call.keep) for name, value in kwargs.items()}
     call.begin()
-    return value_of(remote.ask("call", method, sent, named), call)
+    return value_of(remote.ask("call", method, sent, named, tracing.carried()), call)
 
 
 def _read(self: Any, name: str) -> Any:

@@ -28,7 +28,7 @@ from caikit.core.toolkit import logging as caikit_logging
 from caikit.runtime.types.aborted_exception import AbortedException
 
 import hostd
-from hostd.fronts.caikit import codec, raised
+from hostd.fronts.caikit import codec, raised, tracing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -65,6 +65,7 @@ def load(
     os.environ.pop("CONFIG_FILES", None)
     caikit.configure(config_dict={**config, "config_files": "", "merge_strategy": "override"})
     caikit_logging.configure()
+    tracing.configure()
     try:
         for library in libraries:
             importlib.import_module(library)
@@ -101,9 +102,11 @@ class Worker:
             "metadata": codec.plain(dict(self._model.metadata)),
         }
 
-    async def call(self, method: str, args: list[Any], kwargs: dict[str, Any]) -> list[Any] | None:
-        """Call a method; returns ["returned", value] or ["raised", description]."""
-        return await self._answer(lambda: self._call(method, args, kwargs))
+    async def call(
+        self, method: str, args: list[Any], kwargs: dict[str, Any], span: dict[str, str]
+    ) -> list[Any] | None:
+        """Call a method under a span (`tracing`); returns ["returned", value] or ["raised", description]."""
+        return await self._answer(lambda: tracing.under(span, lambda: self._call(method, args, kwargs)))
 
     async def read(self, name: str) -> list[Any] | None:
         """Return an attribute, as `call` returns a value."""

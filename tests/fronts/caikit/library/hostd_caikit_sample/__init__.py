@@ -10,6 +10,7 @@ from caikit.core.data_model import DataObjectBase, DataStream, dataobject
 from caikit.core.data_model.runtime_context import RuntimeServerContextType
 from caikit.core.exceptions.caikit_core_exception import CaikitCoreException, CaikitCoreStatusCode
 from caikit.core.modules import ModuleSaver
+from caikit.runtime import trace
 
 
 @dataobject("hostd_caikit_sample.data_model")
@@ -88,7 +89,8 @@ class Answerer(caikit.core.ModuleBase):
         ends_s = time.monotonic() + sleep_s
         while time.monotonic() < ends_s:
             time.sleep(0.01)
-        said = dict(context.invocation_metadata()).get("who", "") if context is not None else ""
+        with trace.start_child_span(context, "answer"):
+            said = dict(context.invocation_metadata()).get("who", "") if context is not None else ""
         return Reply(text=f"{self.greeting} {question.text}{said}", score=0.5, parts=[question], pid=os.getpid())
 
     @AnswerTask.taskmethod(output_streaming=True)
