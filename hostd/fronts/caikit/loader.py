@@ -64,18 +64,21 @@ class Loader(CoreModelLoader):  # type: ignore[misc]
     ) -> ModuleBase:
         """Load a model in a worker, and return the object that stands for it.
 
-        An initializer that is an object, and no name in the configuration, cannot go there: it loads the model here, as
-        caikit alone does, and a warning says so. Raises what caikit's own loader raises in the worker, with its type;
-        CaikitRuntimeException with the status of the host's error if the host cannot load it.
+        What only this process has cannot go there: an initializer that is an object, and no name in the configuration,
+        and a module's class that cannot be imported. Then the model is loaded here, as by caikit alone, and a warning
+        says so. Raises what caikit's own loader raises in the worker, with its type; CaikitRuntimeException with the
+        status of the host's error if the host cannot load it.
         """
-        if isinstance(initializer, ModelInitializerBase):
-            _log.warning("%s is loaded in the serving process, because its initializer is an object", model_id)
+        path, classes = _existing(model_path), _classes(model_path)
+        why_here = _why_here(initializer, classes)
+        if why_here is not None:
+            _log.warning("%s is loaded in the serving process, because %s", model_id, why_here)
             return super().load_module_instance(model_path, model_id, model_type, finder, initializer)
         options = options_of(model_path, finder, initializer)
         # A model of the same id may still be in use while caikit loads it anew, or be that of another process.
         host_id = f"{model_id}~{os.getpid()}.{next(_numbers)}"
         with CAIKIT_CORE_LOAD_DURATION_SUMMARY.labels(model_type=model_type).time():
-            remote = Remote(self.hosted, host_id, model_type, _existing(model_path), options)
+            remote = Remote(self.hosted, host_id, model_type, path, options)
             remote.load()
             return proxy_of(remote)
 
@@ -123,14 +126,29 @@ def _existing(model_path: str) -> str | None:
     return os.path.abspath(model_path) if os.path.exists(model_path) else None  # noqa: PTH100, PTH110 - as text
 
 
+def _why_here(initializer: str | ModelInitializerBase | None, classes: list[type]) -> str | None:
+    """Return why a model can be loaded in this process only; None if a worker can load it."""
+    if isinstance(initializer, ModelInitializerBase):
+        return "its initializer is an object"
+    for kind in classes:
+        if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
+            return f"no other process can import {kind.__module__}.{kind.__qualname__}"
+    return None
+
+
 def _libraries(model_path: str) -> list[str]:
     """Return the modules to import so that caikit knows the model's: its libraries', its own, and the backends'."""
     names = [name for name in clean_lib_names(get_config().runtime.library or "") if name in sys.modules]
-    names += [backend.__module__ for backend in module_backend_classes().values()]
-    if os.path.isdir(model_path):  # noqa: PTH112 - as text
-        try:
-            module_id = ModuleConfig.load(model_path).module_id
-        except (FileNotFoundError, TypeError, ValueError):  # the worker will say what is wrong with it
-            module_id = None
-        names += [config.impl_class.__module__ for config in module_backend_registry().get(module_id, {}).values()]
-    return [name for name in dict.fromkeys(names) if name != "__main__"]
+    kinds = [*module_backend_classes().values(), *_classes(model_path)]
+    return list(dict.fromkeys([*names, *(kind.__module__ for kind in kinds if kind.__module__ != "__main__")]))
+
+
+def _classes(model_path: str) -> list[type]:
+    """Return the classes that are registered for the module of a model, one for each backend."""
+    if not os.path.isdir(model_path):  # noqa: PTH112 - as text
+        return []
+    try:
+        module_id = ModuleConfig.load(model_path).module_id
+    except (FileNotFoundError, TypeError, ValueError):  # the worker will say what is wrong with it
+        return []
+    return [config.impl_class for config in module_backend_registry().get(module_id, {}).values()]

@@ -77,6 +77,7 @@ __all__ = [
     "DataStream",
     "ThreadInterrupter",
     "alone",
+    "caikit",
     "configure",
     "grpc",
     "held_bytes",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from caikit_rig import LIBRARY, CaikitRuntimeException, grpc, held_bytes, sample, saved
+from caikit_rig import LIBRARY, CaikitRuntimeException, caikit, grpc, held_bytes, sample, saved
 from helpers import eventually
 
 pytestmark = [pytest.mark.caikit, pytest.mark.filterwarnings("ignore")]
@@ -61,6 +61,20 @@ def test_a_load_that_fails_has_the_code_that_caikit_gives_it(manager, tmp_path, 
     with pytest.raises(CaikitRuntimeException) as raised:
         manager.load_model("failing", where, "any")
     assert raised.value.status_code is code
+
+
+def test_a_module_that_only_this_process_has_is_loaded_here_and_a_warning_says_so(manager, tmp_path, caplog):
+    kind = "0a5a0b1e-0000-4000-8000-000000000003"
+
+    @caikit.core.module(kind, "Local", "0.1.0", sample.AnswerTask)
+    class Local(sample.Answerer):
+        pass
+
+    where = saved(Local("Here"), tmp_path / "local")
+    model = manager.load_model("local", where, "any").model()
+    assert type(model) is Local
+    assert model.run(QUESTION).pid == os.getpid()
+    assert "local is loaded in the serving process, because no other process can import" in caplog.text
 
 
 def test_nothing_at_a_path_is_not_found(manager):
