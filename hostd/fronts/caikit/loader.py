@@ -28,7 +28,7 @@ from caikit.runtime.utils.import_util import clean_lib_names
 
 from hostd.fronts.caikit import codec
 from hostd.fronts.caikit.hosting import Hosted, hosted
-from hostd.fronts.caikit.proxy import proxy_of
+from hostd.fronts.caikit.proxy import proxy_of, unloaded
 from hostd.fronts.caikit.remote import Remote
 
 if TYPE_CHECKING:
@@ -68,6 +68,9 @@ class Loader(CoreModelLoader):  # type: ignore[misc]
         and a module's class that cannot be imported. Then the model is loaded here, as by caikit alone, and a warning
         says so. Raises what caikit's own loader raises in the worker, with its type; CaikitRuntimeException with the
         status of the host's error if the host cannot load it.
+
+        caikit undeploys a model that still loads by removing its files, and then waits for the load. So a load whose
+        files are gone does not raise: as of any model that is undeployed, a call of it raises that it is not found.
         """
         path, classes = _existing(model_path), _classes(model_path)
         why_here = _why_here(initializer, classes)
@@ -79,7 +82,13 @@ class Loader(CoreModelLoader):  # type: ignore[misc]
         host_id = f"{model_id}~{os.getpid()}.{next(_numbers)}"
         with CAIKIT_CORE_LOAD_DURATION_SUMMARY.labels(model_type=model_type).time():
             remote = Remote(self.hosted, host_id, model_type, path, options)
-            remote.load()
+            try:
+                remote.load()
+            except Exception:  # whatever a model raises that cannot read on
+                if not classes or _existing(model_path):
+                    raise
+                _log.warning("%s is not loaded, because %s was removed meanwhile", model_id, model_path)
+                return unloaded(remote, classes[0])
             return proxy_of(remote)
 
 

@@ -41,12 +41,18 @@ def proxy_of(remote: Remote) -> ModuleBase:
             f"the module {described['module_id']} ({described['class']}) is known in the model's process but not in "
             "the serving process: name its library in runtime.library"
         )
-    kind = _subclass(implementation.impl_class)
-    proxy = kind.__new__(kind)
-    ModuleBase.__init__(proxy)
+    proxy = unloaded(remote, implementation.impl_class)
     proxy.metadata.update(described["metadata"])
     backends = {backend.backend_type: backend for backend in MODEL_MANAGER.get_module_backends()}
     proxy.set_load_backend(backends.get(described["backend"]))
+    return proxy
+
+
+def unloaded(remote: Remote, implementation: type) -> ModuleBase:
+    """Return the object for a model of a class that is not loaded: each call of it tries to."""
+    kind = _subclass(implementation)
+    proxy = kind.__new__(kind)
+    ModuleBase.__init__(proxy)
     proxy._hostd = remote  # noqa: SLF001 - an object of our own class
     return proxy
 

@@ -1,6 +1,7 @@
 """Loading and unloading by caikit's manager of models: errors, sizes, and the memory that comes back."""
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -61,6 +62,24 @@ def test_a_load_that_fails_has_the_code_that_caikit_gives_it(manager, tmp_path, 
     with pytest.raises(CaikitRuntimeException) as raised:
         manager.load_model("failing", where, "any")
     assert raised.value.status_code is code
+
+
+def test_a_model_that_is_undeployed_while_it_loads_is_gone_without_an_error(manager, model, tmp_path):
+    where = saved(sample.Answerer(), tmp_path / "going", reads_until_gone=True)
+    going = manager.load_model("going", where, "any", wait=False)
+    hosted = model._hostd.hosted
+    eventually(lambda: "LOADING" in states(hosted, "going"), "the load has begun")
+    shutil.rmtree(where)  # as caikit's `undeploy_model` does
+    manager.unload_model("going")
+    assert "going" not in manager.loaded_models
+    with pytest.raises(CaikitRuntimeException) as raised:
+        going.model().run(QUESTION)
+    assert raised.value.status_code is grpc.StatusCode.NOT_FOUND
+
+
+def states(hosted, name):
+    """Return the states of the models with an id of caikit's."""
+    return [info.state for info in hosted.wait(hosted.client.list_models()) if info.id.startswith(f"{name}~")]
 
 
 def test_a_module_that_only_this_process_has_is_loaded_here_and_a_warning_says_so(manager, tmp_path, caplog):

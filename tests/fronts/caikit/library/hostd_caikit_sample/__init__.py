@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import caikit.core
 from caikit.core import TaskBase
@@ -66,6 +67,9 @@ class Answerer(caikit.core.ModuleBase):
         config = caikit.core.ModuleConfig.load(model_path)
         if config.fails:
             raise made(config.fails)
+        while config.reads_until_gone:
+            Path(config.model_path, "config.yml").read_bytes()
+            time.sleep(0.01)
         return cls(config.greeting)
 
     def save(self, model_path, **extra):
