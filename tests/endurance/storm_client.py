@@ -118,7 +118,7 @@ class Storm:
         return {
             "name": self.name,
             f"{self.name}, arrays that have changed": self.changed,
-            f"{self.name}, descriptors": sorted(set(_descriptors()) - set(before)),
+            f"{self.name}, descriptors": _left_of(before),
             f"{self.name}, shared memory": Path("/proc/self/maps").read_text().count("memfd:hostd-lane "),
         }
 
@@ -352,6 +352,14 @@ def _descriptors():
         with contextlib.suppress(OSError):
             found.append(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
     return [each for each in found if "socket:" in each or "memfd:" in each]
+
+
+def _left_of(before):
+    """Return the descriptors that are still there; ZeroMQ's own thread closes a socket some time after `close`."""
+    until_s = time.monotonic() + TIMEOUT_S
+    while (left := sorted(set(_descriptors()) - set(before))) and time.monotonic() < until_s:
+        time.sleep(PAUSE_S)
+    return left
 
 
 if __name__ == "__main__":
