@@ -114,6 +114,7 @@ class ModelInfo(Record):
 
     `files` says whether the files at `path` are still what was loaded, when the host last looked: "as loaded",
     "changed", "gone" or "unknown". `already_loaded` is set in the answer of `load_model` if nothing had to be loaded.
+    `labels` are those that its loads gave it, also of one that has failed or was evicted.
     """
 
     id: str
@@ -146,6 +147,7 @@ class ModelInfo(Record):
     warnings: tuple[str, ...] = ()
     files: str = "unknown"
     already_loaded: bool = False
+    labels: dict[str, str] = field(default_factory=dict)
 
     @property
     def files_changed(self) -> bool:

@@ -112,6 +112,25 @@ def no_wait_option(what: str) -> Callable[[_F], _F]:
     )
 
 
+def labels_option(text: str) -> Callable[[_F], _F]:
+    """Return what adds `--label`, given once for each label: the argument `labels`, a map, or None without any."""
+    return click.option(
+        "--label",
+        "labels",
+        multiple=True,
+        callback=_read_labels,
+        metavar="KEY=VALUE",
+        help=f"{text} May be given more than once.",
+    )
+
+
+def _read_labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str] | None:
+    for text in values:
+        if "=" not in text:
+            raise click.BadParameter(f"{text!r} is not KEY=VALUE, such as team=a", ctx, param)
+    return dict(text.split("=", 1) for text in values) or None
+
+
 def shared_options(function: _F) -> _F:
     """Add the options of every command that talks to a host; their values land in the `Session`.
 

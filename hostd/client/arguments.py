@@ -44,6 +44,11 @@ def named(
     return {"model_id": model_id, "type": model_type, **how}
 
 
+def given(**arguments: Any) -> dict[str, Any]:
+    """Return those that are neither None nor False: what is left out is known to a host of an older version, too."""
+    return {name: value for name, value in arguments.items() if value is not None and value is not False}
+
+
 def absolute(path: str | os.PathLike[str] | None) -> str | None:
     """Return a path as the host needs it, which has another working directory; None and "" stay as they are."""
     if path is None or path == "":

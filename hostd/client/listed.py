@@ -12,9 +12,9 @@ _REMEMBERED = 1024
 
 
 def record_of(packed: bytes) -> ModelInfo:
-    """Return a record of its own: what a caller does to its map of methods changes no other."""
+    """Return a record of its own: what a caller does to its maps changes no other."""
     seen, record = _seen(packed), object.__new__(ModelInfo)
-    vars(record).update(vars(seen), methods=dict(seen.methods))
+    vars(record).update(vars(seen), methods=dict(seen.methods), labels=dict(seen.labels))
     return record
 
 

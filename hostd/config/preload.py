@@ -27,6 +27,8 @@ from pydantic import (
 from hostd.config.plain import check_plain
 from hostd.config.types import Bytes, Directory, Flag, IdleSeconds, Retries, Threads  # noqa: TC001 - as above
 from hostd.hints import nearest
+from hostd.labels import labels_of
+from hostd_workers.wire.errors import InvalidArgumentError
 
 
 def _from_text(value: object) -> object:
@@ -63,6 +65,9 @@ class PreloadEntry(BaseModel):
     pin: Flag | None = None
     """Whether it is never evicted."""
 
+    labels: Annotated[dict[str, Any], BeforeValidator(_from_text)] = {}
+    """Labels, by which it is listed and unloaded."""
+
     memory_limit: Bytes | None = None
     """What it may take at most, in place of what its model.yaml says."""
 
@@ -89,6 +94,14 @@ class PreloadEntry(BaseModel):
     def _is_plain(cls, value: dict[str, Any]) -> dict[str, Any]:
         check_plain(value, "options")
         return value
+
+    @field_validator("labels")
+    @classmethod
+    def _are_labels(cls, value: dict[str, Any]) -> dict[str, str]:
+        try:
+            return labels_of(value)
+        except InvalidArgumentError as error:
+            raise ValueError(error.message) from None
 
     @model_serializer(mode="wrap")
     def _without_what_is_left_out(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -112,6 +112,7 @@ ENTRY: Final[dict[str, Any]] = {
     "initializer": None,
     "retries": None,
     "pin": None,
+    "labels": {},
     "memory_limit": None,
     "evictable": None,
     "idle_ttl_s": None,

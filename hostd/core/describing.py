@@ -15,6 +15,8 @@ from hostd_workers.wire.lane.figures import NO_FIGURES
 from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hostd.core.lifecycle import WorkerState
     from hostd.core.models import Freshness, Interface, Model, Worker
     from hostd.core.values import Memory, ModelId, WorkerId
@@ -64,6 +66,7 @@ class Facts(NamedTuple):
     idle_ttl_s: float
     cpu_threads: int | None
     files: Freshness
+    labels: Mapping[str, str]
 
 
 def facts_of(model: Model, idle_ttl_s: float, wall_offset_s: float) -> Facts:
@@ -103,6 +106,7 @@ def facts_of(model: Model, idle_ttl_s: float, wall_offset_s: float) -> Facts:
         idle_ttl_s,
         model.cpu_threads,
         model.files,
+        model.labels or {},
     )
 
 
@@ -157,6 +161,7 @@ def describe(facts: Facts) -> ModelInfo:
         latency_p99_s=p99_s,
         warnings=facts.interface.warnings,
         files=facts.files.value,
+        labels=dict(facts.labels),
     )
 
 

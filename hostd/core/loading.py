@@ -25,12 +25,12 @@ from hostd.core.lifecycle import ModelInput, ModelState
 from hostd.core.models import Cause, Freed, Loaded, LoadStep
 from hostd.core.names import model_id_of
 from hostd.core.refusals import no_such_model, refusal_of
+from hostd.core.standing import retries_of
 from hostd.core.values import Size
 from hostd_workers.wire.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
     HostError,
-    InvalidArgumentError,
     NotFoundError,
     Status,
     UnavailableError,
@@ -53,9 +53,6 @@ if TYPE_CHECKING:
     from hostd.core.models import Load, Model, Reload, Worker
     from hostd.core.registry import Registry
     from hostd.core.templates.choosing import Choosing
-
-MAX_RETRIES = 100
-"""With the longest backoff that is most of an hour; a person who wants more wants a supervisor of their own."""
 
 _PERMANENT = (Status.INVALID_ARGUMENT, Status.FAILED_PRECONDITION)
 """In gRPC's words "problematic regardless of the state", and not to be retried "until the state has been explicitly
@@ -84,11 +81,15 @@ class Loading:
         if model is None:
             self.check_free(model_id)
             # Calls of what was evicted wait for it, whatever begins its load.
-            cause = Cause.ASKED if registry.evicted.pop(model_id, None) is None else Cause.ON_USE
+            evicted = registry.evicted.pop(model_id, None)
+            cause = Cause.ASKED if evicted is None else Cause.ON_USE
             model = self.begin(model_id, event.source, Origin.REQUESTED, retries, cause).model
             model.own_retries = event.retries
+            model.labels = model.labels if evicted is None else evicted.labels
         else:
             check_joinable(model, event.source)
+        if event.labels is not None:
+            model.labels = event.labels
         if model.unload is not None:
             model.unload.is_wanted = True
         if model.load is not None and event.wait:
@@ -134,7 +135,7 @@ class Loading:
             self.check_free(model_id)
             retries = registry.config.lazy_load_retries
             model = self.begin(model_id, evicted.source, evicted.origin, retries, Cause.ON_USE).model
-            model.pin = evicted.is_pinned
+            model.pin, model.labels = evicted.is_pinned, evicted.labels
             return model
         if not registry.config.lazy_load:
             raise no_such_model(model_id, registry)
@@ -197,6 +198,8 @@ class Loading:
         model.standing = event.standing
         if model.pin is None:
             model.pin = bool(event.standing.is_pinned)
+        if model.labels is None:
+            model.labels = event.standing.labels
         if model.own_retries is None and event.standing.retries is not None:
             load.retries_left = model.own_retries = event.standing.retries
         registry.begin_story(load)
@@ -330,7 +333,7 @@ class Loading:
         retries = retries_of(reload.retries, self._registry.config.load_retries)
         model = self.begin(unloaded.id, reload.source, reload.origin, retries, Cause.RELOAD).model
         model.own_retries = reload.retries
-        model.pin = unloaded.is_pinned
+        model.pin, model.labels = unloaded.is_pinned, unloaded.labels
         return model
 
     def find(self, load: Load) -> None:
@@ -390,12 +393,3 @@ def is_permanent(error: HostError) -> bool:
 def is_overlapping(one: str, other: str) -> bool:
     """Say whether two ids are the same, or one is a folder that the other is in."""
     return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
-
-
-def retries_of(asked: int | None, default: int) -> int:
-    """Return how often a failed load is tried again. Raises `InvalidArgumentError` for no such number."""
-    if asked is None:
-        return default
-    if not 0 <= asked <= MAX_RETRIES:
-        raise InvalidArgumentError(f"retries must be from 0 to {MAX_RETRIES}, got {asked}")
-    return asked

@@ -239,8 +239,8 @@ class Model:
     story has begun: that of a lazy load begins when something was found. `is_yielding`: it yields for another, was
     asked to at `asked_s`, and new calls wait for its next load.
 
-    `source` is what is loaded, with the `standing` arguments where the load gave none. `own_retries` and `pin` are None
-    until somebody has decided them. `digest` is that of the files when the load began.
+    `source` is what is loaded, with the `standing` arguments where the load gave none. `own_retries`, `pin` and
+    `labels` are None until somebody has decided them. `digest` is that of the files when the load began.
     """
 
     id: ModelId
@@ -256,6 +256,7 @@ class Model:
     asked_s: float = -math.inf
     pin: bool | None = None
     own_retries: int | None = None
+    labels: Mapping[str, str] | None = None
     standing: Standing = NOTHING
     digest: str | None = None
     files: Freshness = Freshness.UNKNOWN
@@ -368,6 +369,7 @@ class Failure(NamedTuple):
     error: HostError
     source: LoadSource
     origin: Origin
+    labels: Mapping[str, str] | None
 
 
 class Call(NamedTuple):
@@ -388,6 +390,7 @@ class Evicted(NamedTuple):
     source: LoadSource
     origin: Origin
     reason: str
-    is_pinned: bool
     interface: Interface
+    is_pinned: bool
+    labels: Mapping[str, str] | None
     reload_s: float | None = None

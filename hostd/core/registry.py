@@ -176,16 +176,14 @@ class Registry:
         if previous is not None:
             # Handed over, not shared, or a model that crashes again and again would keep all its generations.
             model.earlier, previous.earlier = previous.alive(), []
-            model.pin = previous.is_pinned
+            model.pin, model.labels = previous.is_pinned, previous.labels if model.labels is None else model.labels
         self.models[model.id] = model
 
     def remember_evicted(self, unload: Unload) -> None:
         """Keep what is needed to load an evicted model again."""
         model = unload.model
-        reload_s = model.loaded.took_s if model.loaded else None
-        self.evicted[model.id] = Evicted(
-            model.again, model.origin, unload.eviction, model.is_pinned, model.interface, reload_s
-        )
+        more = (model.is_pinned, model.labels, model.loaded.took_s if model.loaded else None)
+        self.evicted[model.id] = Evicted(model.again, model.origin, unload.eviction, model.interface, *more)
 
     def is_loaded_on_use(self, model: Model) -> bool:
         """Say whether a model that does not serve now does soon for what uses it, so that calls wait for it."""
@@ -321,7 +319,7 @@ class Registry:
 
     def note_failure(self, model: Model, error: HostError) -> None:
         """Keep the error of a load that has failed, for later questions."""
-        self.failures[model.id] = Failure(model.generation, error, model.source, model.origin)
+        self.failures[model.id] = Failure(model.generation, error, model.source, model.origin, model.labels)
 
     def kill(self, worker: Worker, reason: str, measured: Memory | None = None) -> None:
         """Kill a worker that is not being killed yet; `measured` is the sample for which, if it is for one."""

@@ -1,8 +1,8 @@
 """Reloads: what is loaded goes, and its id is loaded anew, from what lies at the path then.
 
 Rules
-1. A reload is an unload that is followed by the load: calls that come meanwhile wait for it, and a pin stays. Requests
-   that wait for a load of the same that it overtakes get the model of the reload; of something else, ABORTED.
+1. A reload is an unload that is followed by the load: calls that come meanwhile wait for it; pin and labels stay.
+   Requests that wait for a load of the same that it overtakes get the model of the reload; of something else, ABORTED.
 2. Whatever wants the id gone for good (an unload, an undeploy, a shutdown) overtakes the reload.
 3. A reload without a path is of what is loaded, of what crashed, was evicted or is declared: what it gives holds, each
    option for itself, and the rest is as it was.
@@ -17,11 +17,10 @@ from hostd.core.effects import Answer
 from hostd.core.events import LoadSource, Origin
 from hostd.core.happenings import ReloadBegun
 from hostd.core.joining import differences
-from hostd.core.loading import retries_of
 from hostd.core.models import Reload
 from hostd.core.names import model_id_of
 from hostd.core.refusals import refusal_of
-from hostd.core.standing import standing_of
+from hostd.core.standing import retries_of, standing_of
 from hostd_workers.wire.errors import AbortedError, NotFoundError
 
 if TYPE_CHECKING:
@@ -71,6 +70,8 @@ class Reloading:
             registry.waiting.refuse(waiters, overtaken)
             if model.unload is not None:
                 registry.waiting.refuse(model.unload.next_waiters, overtaken)
+        if event.labels is not None:
+            model.labels = event.labels
         unload = model.unload or self._unloading.begin_reload(model)
         unload.reload = reload
         registry.waiting.move(waiters, unload.next_waiters)

@@ -15,7 +15,7 @@ class LoadRequested(NamedTuple):
     """A client wants a model loaded; `wait` says whether the answer comes after the load or at once.
 
     `retries` is how often a failed load is tried again; None leaves it to the configuration. `reload` says that what is
-    loaded under the id is unloaded first.
+    loaded under the id is unloaded first. `labels` take the place of those that the model has; None leaves these.
     """
 
     caller: Caller
@@ -25,6 +25,7 @@ class LoadRequested(NamedTuple):
     deadline_s: float | None
     retries: int | None = None
     reload: bool = False
+    labels: Mapping[str, str] | None = None
 
 
 class RetrieveRequested(NamedTuple):
@@ -49,11 +50,12 @@ class UnloadRequested(NamedTuple):
 
 
 class UnloadAllRequested(NamedTuple):
-    """A client wants every model gone; `at_once` without waiting for their calls in flight."""
+    """A client wants every model gone that has all `labels`; `at_once` without waiting for their calls in flight."""
 
     caller: Caller
     deadline_s: float | None
     at_once: bool = False
+    labels: Mapping[str, str] = {}
 
 
 class ShutdownRequested(NamedTuple):
@@ -79,6 +81,7 @@ class DeployRequested(NamedTuple):
     wait: bool
     folders: tuple[str, ...] = ()
     executables: tuple[str, ...] = ()
+    labels: Mapping[str, str] | None = None
 
 
 class DeployCommitRequested(NamedTuple):

@@ -5,6 +5,8 @@ Rules
    than what the model was deployed with (which is kept beside its files), and that for more than its `model.yaml`.
 2. They are looked up at each load, so a load after a restart, a sync, an eviction or a crash has the same ones.
 3. Pins are the exception: whether a model is pinned is decided at its first load and by `pin_model` from then on.
+4. So are labels, which are of the id and not of what is loaded: those that a load gives take the place of all that the
+   model has, also while it is loaded. They stay over evictions, crashes, reloads and replacements that give none.
 """
 
 from __future__ import annotations
@@ -13,10 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from hostd.core.values import Limits, LoadingSpec, LoadSource
 from hostd.records import STANDALONE
+from hostd_workers.wire.errors import InvalidArgumentError
 from hostd_workers.wire.light import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+MAX_RETRIES = 100
+"""With the longest backoff that is most of an hour; a person who wants more wants a supervisor of their own."""
 
 
 class Standing(NamedTuple):
@@ -33,6 +39,7 @@ class Standing(NamedTuple):
     is_pinned: bool | None = None
     limits: Limits = Limits()
     is_kept: bool = False
+    labels: Mapping[str, str] | None = None
 
     def under(self, source: LoadSource) -> LoadSource:
         """Return a source with these arguments where it gives none of its own."""
@@ -54,16 +61,26 @@ class Standing(NamedTuple):
             other.is_pinned if self.is_pinned is None else self.is_pinned,
             self.limits.over(other.limits),
             self.is_kept or other.is_kept,
+            other.labels if self.labels is None else self.labels,
         )
 
 
 NOTHING = Standing()
 
 
-def standing_of(source: LoadSource, retries: int | None) -> Standing:
+def standing_of(source: LoadSource, retries: int | None, labels: Mapping[str, str] | None = None) -> Standing:
     """Return the arguments that a load gives, to be kept."""
     kind = None if source.type == STANDALONE else source.type
-    return Standing(kind, source.finder, source.initializer, source.options, retries)
+    return Standing(kind, source.finder, source.initializer, source.options, retries, labels=labels)
+
+
+def retries_of(asked: int | None, default: int) -> int:
+    """Return how often a failed load is tried again. Raises `InvalidArgumentError` for no such number."""
+    if asked is None:
+        return default
+    if not 0 <= asked <= MAX_RETRIES:
+        raise InvalidArgumentError(f"retries must be from 0 to {MAX_RETRIES}, got {asked}")
+    return asked
 
 
 def limited(spec: LoadingSpec, limits: Limits, where: str) -> LoadingSpec:

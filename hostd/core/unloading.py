@@ -17,6 +17,7 @@ from hostd.core.deadlines import WorkerTimer
 from hostd.core.effects import Answer, Stop
 from hostd.core.happenings import LoadEnded, UnloadEnded
 from hostd.core.lifecycle import ModelInput, ModelState, WorkerInput, WorkerState
+from hostd.labels import has_labels, shown
 from hostd.records import UnloadReport
 from hostd_workers.wire.errors import AbortedError, FailedPreconditionError, HostError
 from hostd_workers.wire.light_dataclass import dataclass
@@ -69,20 +70,22 @@ class Unloading:
             self._kill_all([model])
 
     def unload_all(self, event: UnloadAllRequested) -> None:
-        """Begin to unload every model."""
-        registry = self._registry
-        registry.evicted.clear()
-        registry.failures.clear()
-        if not registry.models:
+        """Begin to unload every model that has the labels which are named; of what is not loaded, forget these."""
+        registry, wanted = self._registry, event.labels
+        for book in (registry.evicted, registry.failures):
+            for model_id in [model_id for model_id, known in book.items() if has_labels(known.labels, wanted)]:
+                del book[model_id]
+        models = [model for model in registry.models.values() if has_labels(model.labels, wanted)]
+        if not models:
             registry.effects.append(Answer(event.caller, []))
             return
-        group = UnloadAll(set(registry.models))
+        group = UnloadAll({model.id for model in models})
         registry.waiting.add(group.waiters, event.caller, event.deadline_s)
         self.unload_alls.append(group)
-        for model in list(registry.models.values()):
-            self.begin(model, "unload of all models requested")
+        for model in models:
+            self.begin(model, f"unload of all models{f' with {shown(wanted)}' if wanted else ''} requested")
         if event.at_once:
-            self._kill_all(list(registry.models.values()))
+            self._kill_all(models)
 
     def shutdown(self, event: ShutdownRequested) -> None:
         """Unload everything and stop; `at_once`, or a second signal, without draining."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hostd.core import events as ev
 from hostd.core.standing import standing_of
+from hostd.labels import labels_of
 from hostd.shell.repository.kept import packed
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import InvalidArgumentError, NotFoundError, UnimplementedError
@@ -82,7 +83,7 @@ class Verbs:
         verb.handle(Request(caller, msg.unpack_map(envelope, msg.limits_of(name)), deadline_s))
 
 
-_LOAD_ARGUMENTS = ("model_id", "type", "wait", "retries", "finder", "initializer", "options")
+_LOAD_ARGUMENTS = ("model_id", "type", "wait", "retries", "finder", "initializer", "options", "labels")
 
 
 def load_requested(request: Request) -> ev.LoadRequested:
@@ -96,6 +97,7 @@ def load_requested(request: Request) -> ev.LoadRequested:
         request.deadline_s,
         request.get_optional("retries", int),
         request.get("reload", bool, False),
+        given_labels(request),
     )
 
 
@@ -114,8 +116,8 @@ def deploy_requested(request: Request) -> ev.DeployRequested:
     folders = request.get("folders", list, [])
     if not all(isinstance(name, str) for name in folders):
         raise InvalidArgumentError("folders must be a list of relative names")
-    source, retries = _source_of(request), request.get_optional("retries", int)
-    packed(standing_of(source, retries))  # refused before anything is sent
+    source, retries, labels = _source_of(request), request.get_optional("retries", int), given_labels(request)
+    packed(standing_of(source, retries, labels))  # refused before anything is sent
     return ev.DeployRequested(
         request.caller,
         ev.ModelId(request.get("model_id", str)),
@@ -127,7 +129,23 @@ def deploy_requested(request: Request) -> ev.DeployRequested:
         wait=request.get("wait", bool, True),
         folders=tuple(folders),
         executables=tuple(files[index][0] for index in _indexes_of(request, "executables", len(files))),
+        labels=labels,
     )
+
+
+def unload_all_requested(request: Request) -> ev.UnloadAllRequested:
+    """Return the event of an `unload_all_models` request."""
+    request.only("now", "labels")
+    labels = given_labels(request)
+    if labels == {}:  # every model has all of no labels, and whoever made this map meant some of them
+        raise InvalidArgumentError("labels is empty, and would unload all models: leave it out if you mean that")
+    return ev.UnloadAllRequested(request.caller, request.deadline_s, request.get("now", bool, False), labels or {})
+
+
+def given_labels(request: Request) -> dict[str, str] | None:
+    """Return the labels of a request, None if it has none. Raises `InvalidArgumentError` for what cannot be labels."""
+    given = request.get_optional("labels", dict)
+    return None if given is None else labels_of(given)
 
 
 def _indexes_of(request: Request, argument: str, count: int) -> list[int]:

@@ -141,8 +141,9 @@ class FakeClient:
             raise NotFoundError(f"no model {model_id!r} is loaded")
         return self.models[model_id]
 
-    def list_models(self, *, all=False):
-        return list((self.models | (self.unloaded if all else {})).values())
+    def list_models(self, *, all=False, labels=None):
+        models = (self.models | (self.unloaded if all else {})).values()
+        return [model for model in models if (labels or {}).items() <= model.labels.items()]
 
     def model_stacks(self, model_id):
         return {4242: f"Current thread of {self.get_model(model_id).id}\n  File x\n"}
@@ -162,9 +163,9 @@ class FakeClient:
             return UnloadReport(model_id)
         return UnloadReport(model_id, 312 * MIB, 300 * MIB, 1, 0.0425)
 
-    def unload_all_models(self, *, now=False, timeout_s=None):
-        self.asked.append(("unload all", now))
-        return [self.unload_model(model_id) for model_id in self.models]
+    def unload_all_models(self, *, labels=None, now=False, timeout_s=None):
+        self.asked.append(("unload all", labels, now))
+        return [self.unload_model(model.id) for model in self.list_models(labels=labels)]
 
     def deploy_model(self, model_id, files, model_type, **how):
         self.asked.append(("deploy", model_id, files, model_type, how))

@@ -49,7 +49,7 @@ def test_deploy_sends_a_directory_with_everything_that_was_said(run, client, mod
     ((model_id, files, model_type, how),) = client.was_asked("deploy")
     assert (model_id, files, model_type) == ("digits", model_dir, "mine")
     assert callable(how.pop("progress"))
-    expected = {"options": {"threads": 2}, "finder": "files", "initializer": "mine", "retries": 3}
+    expected = {"options": {"threads": 2}, "finder": "files", "initializer": "mine", "retries": 3, "labels": None}
     assert how == {**expected, "replace": True, "keep": True, "wait": False, "timeout_s": 9.0}
 
 

@@ -75,7 +75,23 @@ def test_unload_says_what_the_operating_system_got_back_and_one_that_fails_does_
     assert client.was_asked("unload")[0] == ("digits", False)
     client.asked.clear()
     assert run("unload", "digits", "--now").exit_code == run("unload", "--all", "--now").exit_code == 0
-    assert (client.was_asked("unload")[0], client.was_asked("unload all")) == (("digits", True), [(True,)])
+    assert (client.was_asked("unload")[0], client.was_asked("unload all")) == (("digits", True), [(None, True)])
+
+
+def test_labels_are_given_to_loads_and_choose_what_is_shown_and_unloaded(run, client):
+    client.models["other"] = replace(DIGITS, id="other", labels={"team": "a", "tier": ""})
+    assert run("load", "digits", "/m", "--label", "team=a", "--label", "note=").exit_code == 0
+    assert client.was_asked("load")[0][-1]["labels"] == {"team": "a", "note": ""}
+    assert run("load", "digits", "/m").exit_code == 0
+    assert client.was_asked("load")[1][-1]["labels"] is None
+    for command in ("ps", "ls"):
+        shown = json.loads(run(command, "--label", "team=a", "--label", "tier=", "--json").stdout)
+        assert [model["id"] for model in shown] == ["other"], command
+    assert rows(run("unload", "--label", "team=a").stdout)[1].startswith("other")
+    assert run("unload", "--all", "--label", "team=b", "--now").stdout == "no models with team=b were loaded\n"
+    assert client.was_asked("unload all") == [({"team": "a"}, False), ({"team": "b"}, True)]
+    for wrong in (["--label", "team"], ["digits", "--label", "team=a"], []):
+        assert run("unload", *wrong).exit_code == 2, wrong
 
 
 def test_size_says_how_it_is_known(run):

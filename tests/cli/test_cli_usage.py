@@ -159,7 +159,7 @@ def test_the_traceback_of_the_models_own_code_is_shown_before_the_error(run, cli
 
 
 def test_an_interrupt_exits_with_130(run, client, monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(client, "list_models", interrupted)

@@ -53,6 +53,7 @@ def ask(connect: Callable[..., Any], fake: Callable[..., FakeHost], host: Answer
 M = {"model_id": "m"}
 INFO = ModelInfo.from_dict(RECORD)
 HOW = {"finder": "files", "initializer": "mine", "options": {"threads": 2}}
+LABELS = {"team": "a"}
 LOADED = {**M, **HOW, "path": "/m", "type": "mine"}
 UNLOADED = {"model_id": "m", "size_bytes": 5, "freed_bytes": 4, "processes": 1, "duration_s": 0.5}
 REPORT = UnloadReport("m", 5, 4, 1, 0.5)
@@ -66,9 +67,12 @@ CASES: list[tuple[str, tuple[Any, ...], dict[str, Any], dict[str, Any], Any, Any
     ("unload_model", ("m",), {"now": True}, {**M, "now": True}, UNLOADED, REPORT),
     ("unload_all_models", (), {}, {}, [UNLOADED], [REPORT]),
     ("unload_all_models", (), {"now": True}, {"now": True}, [], []),
+    ("unload_all_models", (), {"labels": LABELS}, {"labels": LABELS}, [], []),
+    ("unload_all_models", (), {"labels": {}}, {"labels": {}}, [], []),
     ("undeploy_model", ("m",), {"timeout_s": 5}, M, UNLOADED, REPORT),
     ("list_models", (), {}, {}, [encode(RECORD)[0]], [INFO]),
     ("list_models", (), {"all": True}, {"all": True}, [], []),
+    ("list_models", (), {"labels": LABELS}, {"labels": LABELS}, [], []),
     ("get_model", ("m",), {}, M, RECORD, INFO),
     ("get_model", ("m",), {"all": True}, {**M, "all": True}, RECORD, INFO),
     ("explain_model", ("m",), {}, M, {"state": "READY"}, {"state": "READY"}),
@@ -118,10 +122,10 @@ def test_a_verb_sends_what_it_was_given_and_returns_the_answer_as_a_record(
 def test_a_load_sends_what_its_plan_does_and_how_it_is_waited_for(ask: Ask, host: Answers) -> None:
     model = ask("load_model", "m", "/m", "mine", **HOW)
     assert (model.id, model.path) == ("m", "/models/m")
-    ask("load_model", "m", "/m", "mine", **HOW, wait=False, retries=3, reload=True)
+    ask("load_model", "m", "/m", "mine", **HOW, wait=False, retries=3, reload=True, labels=LABELS)
     assert host.asked == [
         ("load_model", {**LOADED, "wait": True}),
-        ("load_model", {**LOADED, "wait": False, "retries": 3, "reload": True}),
+        ("load_model", {**LOADED, "wait": False, "retries": 3, "reload": True, "labels": LABELS}),
     ]
 
 
@@ -208,8 +212,9 @@ def test_the_record_of_a_model_that_has_not_changed_is_not_unpacked_again(
 
 
 def test_what_is_done_to_a_record_of_a_list_changes_no_other(ask: Ask, host: Answers) -> None:
-    host.answer = [encode({**RECORD, "methods": {"echo": {"name": "echo"}}})[0]]
+    host.answer = [encode({**RECORD, "methods": {"echo": {"name": "echo"}}, "labels": LABELS})[0]]
     (info,) = ask("list_models")
     info.methods.clear()
+    info.labels.clear()
     (again,) = ask("list_models")
-    assert list(again.methods) == ["echo"]
+    assert (list(again.methods), again.labels) == (["echo"], LABELS)

@@ -65,9 +65,11 @@ class Driver(Outside):
         timeout_s: float | None = None,
         client: ev.ClientId = ALICE,
         reload: bool = False,
+        labels: Mapping[str, str] | None = None,
     ) -> ev.Caller:
         source, deadline_s = source or source_of(f"/models/{model_id}"), self._deadline(timeout_s)
-        return self._ask(client, ev.LoadRequested, ev.ModelId(model_id), source, wait, deadline_s, retries, reload)
+        how = (source, wait, deadline_s, retries, reload, labels)
+        return self._ask(client, ev.LoadRequested, ev.ModelId(model_id), *how)
 
     def retrieve(
         self,
@@ -85,9 +87,9 @@ class Driver(Outside):
         return self._ask(client, ev.UnloadRequested, ev.ModelId(model_id), self._deadline(timeout_s), at_once)
 
     def unload_all(
-        self, *, at_once: bool = False, timeout_s: float | None = None, client: ev.ClientId = ALICE
+        self, *, at_once: bool = False, timeout_s: float | None = None, client: ev.ClientId = ALICE, **labels: str
     ) -> ev.Caller:
-        return self._ask(client, ev.UnloadAllRequested, self._deadline(timeout_s), at_once)
+        return self._ask(client, ev.UnloadAllRequested, self._deadline(timeout_s), at_once, labels)
 
     def shut_down(self, *, at_once: bool = False, client: ev.ClientId | None = ALICE) -> ev.Caller | None:
         """Have a client shut the host down, or a signal."""
@@ -110,8 +112,9 @@ class Driver(Outside):
         keep: bool = False,
         wait: bool = True,
         client: ev.ClientId = ALICE,
+        labels: Mapping[str, str] | None = None,
     ) -> ev.Caller:
-        how = (FILES, source_of(None), retries, replace, keep, wait)
+        how = (FILES, source_of(None), retries, replace, keep, wait, (), (), labels)
         return self._ask(client, ev.DeployRequested, ev.ModelId(model_id), *how)
 
     def commit(

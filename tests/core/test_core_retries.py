@@ -9,7 +9,7 @@ from driver import BOB, CONFIG, Driver, source_of
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
-from hostd.core.loading import MAX_RETRIES
+from hostd.core.standing import MAX_RETRIES
 from hostd_workers.wire.errors import (
     AbortedError,
     AlreadyExistsError,

@@ -74,6 +74,17 @@ def test_a_model_is_pinned_and_unpinned(front, echo):
     assert front.ask("POST", "/v1/models/m/unpin").value["pinned"] is False
 
 
+def test_models_are_listed_and_unloaded_by_labels(front, echo):
+    assert front.load("a", echo, labels={"team": "a"})["labels"] == {"team": "a"}
+    front.load("b", echo)
+    listed = front.ask("GET", "/v1/models?labels=%7B%22team%22:%22a%22%7D").value["data"]
+    assert [model["id"] for model in listed] == ["a"]
+    assert front.ask("POST", "/v1/models/unload", {"labels": {}}).status == 400
+    (report,) = front.ask("POST", "/v1/models/unload", {"labels": {"team": "a"}}).value
+    assert report["model_id"] == "a"
+    assert [model["id"] for model in front.ask("GET", "/v1/models").value["data"]] == ["b"]
+
+
 @pytest.mark.parametrize("model_id", ODD_IDS)
 def test_an_id_is_what_its_segment_says_when_it_is_decoded_once(front, echo, shared, model_id):
     answer = front.ask("POST", f"/v1/models/{quote(model_id, safe='')}/load", {"path": echo})
@@ -122,6 +133,7 @@ WRONG = [
     ("load", {"retries": -1}, "-1", "a whole number, at least 0"),
     ("load", {"retries": 1.5}, "1.5", "a whole number, at least 0"),
     ("load", {"retries": True}, "True", "a whole number, at least 0"),
+    ("load", {"labels": "team=a"}, "'team=a'", "a map"),
     ("load", {"timeout_s": "1"}, "'1'", "a number, at least 0"),
     ("load", {"options": []}, "[]", "a map"),
     ("load", {"path": "models/x"}, "'models/x'", "an absolute path on the host's machine"),

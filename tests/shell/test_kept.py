@@ -19,7 +19,14 @@ from hostd.shell.repository.directory import ModelsDirectory
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError
 
 ALL = Standing(
-    "talker", "f", "i", {"a": [1, {"b": None}], "c": float("inf"), "d": "ü"}, 2, is_pinned=True, is_kept=True
+    "talker",
+    "f",
+    "i",
+    {"a": [1, {"b": None}], "c": float("inf"), "d": "ü"},
+    2,
+    is_pinned=True,
+    is_kept=True,
+    labels={"team": "a"},
 )
 
 
@@ -63,6 +70,8 @@ DAMAGED = [
     ({"version": 1, "retries": True}, "retries must be"),
     ({"version": 1, "retries": 101}, "retries must be"),
     ({"version": 1, "pinned": 1}, "pinned must be true or false"),
+    ({"version": 1, "labels": []}, "labels must be a map of texts"),
+    ({"version": 1, "labels": {"team": "-"}}, "the label 'team' cannot be '-'"),
 ]
 
 

@@ -25,16 +25,18 @@ class Rig:
         self._asked += 1
         self.core.handle(kind(ev.Caller(CLIENT, self._asked), ev.ModelId(model_id), *arguments), float(self._asked))
 
-    def load(self, model_id):
-        self.ask(ev.LoadRequested, model_id, ev.LoadSource(f"/models/{model_id}"), True, None)
+    def load(self, model_id, **labels):
+        source = ev.LoadSource(f"/models/{model_id}")
+        self.ask(ev.LoadRequested, model_id, source, True, None, None, False, labels)
 
     def pin(self, model_id):
         self.ask(ev.PinRequested, model_id, True)
 
-    def answer(self):
+    def answer(self, **labels):
         """Return what is sent, read again, and forget what was encoded."""
         self.encoded.clear()
-        return [ModelInfo.from_dict(decode(packed)) for packed in self.records.encoded(self.core.queries.each_model())]
+        models = self.core.queries.each_model()
+        return [ModelInfo.from_dict(decode(packed)) for packed in self.records.encoded(models, labels)]
 
 
 @pytest.fixture
@@ -56,6 +58,18 @@ def test_a_record_is_encoded_once_per_change_and_the_list_is_exact(rig):
     rig.load("d")
     rig.answer()
     assert rig.encoded == ["d"]
+
+
+def test_a_list_by_labels_encodes_what_it_has_and_forgets_no_other(rig):
+    rig.load("a", team="a")
+    rig.load("b", team="b")
+    assert [model.id for model in rig.answer(team="a")] == ["a"]
+    assert rig.encoded == ["a"]
+    assert rig.answer() == rig.core.queries.list_models()
+    assert rig.encoded == ["b"]
+    assert [model.id for model in rig.answer(team="a")] == ["a"]
+    rig.answer()
+    assert rig.encoded == []
 
 
 def test_what_was_gone_for_a_while_is_encoded_anew(rig):

@@ -13,6 +13,7 @@ from hostd.cli.output import console, plain, print_json, printable, say, table, 
 from hostd.cli.session import HostCommand, Session, complete_models, shared_options
 from hostd.cli.styles import STATE_STYLES
 from hostd.example_calls import example_of
+from hostd.labels import shown
 from hostd.records import ModelInfo
 from hostd.units import format_size
 
@@ -77,6 +78,7 @@ def facts_table(info: ModelInfo) -> Table:
         "loader": info.loader,
         "size": f"{format_size(info.size)}, {info.size_source}" if info.size is not None else None,
         "process": pids,
+        "labels": shown(info.labels),
     }
     rows = table("", "", "")
     rows.show_header = False

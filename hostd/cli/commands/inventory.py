@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hostd.cli.output import console, plain, print_json, printable, say, table
-from hostd.cli.session import HostCommand, Session, shared_options
+from hostd.cli.session import HostCommand, Session, labels_option, shared_options
 from hostd.cli.styles import STATE_STYLES
 from hostd.records import SERVING
 from hostd.units import counted, format_age, format_size_short
@@ -26,19 +26,20 @@ _LEAST_WHY = 20
 
 
 @click.command(cls=HostCommand)
+@labels_option("Only the models that have this label.")
 @shared_options
 @click.pass_obj
-def ls(session: Session) -> None:
+def ls(session: Session, labels: dict[str, str] | None) -> None:
     """List all models: loaded, evicted, failed, and those in the models directory that are not loaded, and why."""
-    show_all(session)
+    show_all(session, labels)
 
 
-def show_all(session: Session) -> None:
-    """Print the list of all models."""
+def show_all(session: Session, labels: dict[str, str] | None) -> None:
+    """Print the list of all models, or of those that have these labels."""
     from hostd.cli.tables import print_table  # noqa: PLC0415 - JSON output does without rich
 
     with session.client() as client:
-        models, host = client.list_models(all=True), client.host_info()
+        models, host = client.list_models(all=True, labels=labels), client.host_info()
     if session.json:
         print_json([model.to_dict() for model in models])
         return

@@ -14,7 +14,8 @@ import click
 from hostd.cli.commands.listing import unloads_table
 from hostd.cli.interrupts import told
 from hostd.cli.output import console, plain, print_json, report, say, working
-from hostd.cli.session import HostCommand, Session, complete_models, no_wait_option, shared_options
+from hostd.cli.session import HostCommand, Session, complete_models, labels_option, no_wait_option, shared_options
+from hostd.labels import shown
 from hostd.records import STANDALONE
 from hostd.units import format_duration, format_size
 from hostd_workers.wire.errors import HostError
@@ -77,6 +78,7 @@ def loading_options(function: _F) -> _F:
             metavar="N",
             help="How often to try a load again that fails.  [default: the host's workers.load_retries]",
         ),
+        labels_option("A label, by which models are listed and unloaded; all that it had are replaced."),
         choosing_options,
     ):
         function = option(function)
@@ -143,36 +145,45 @@ def describe_loaded(model: ModelInfo) -> str:
 @click.command(cls=HostCommand)
 @click.argument("models", metavar="[ID]...", nargs=-1, shell_complete=complete_models)
 @click.option("--all", "every", is_flag=True, help="Unload all models.")
+@labels_option("Unload all models that have this label.")
 @click.option("--now", is_flag=True, help="Do not wait for calls in flight: they end with ABORTED.")
 @shared_options
 @click.pass_obj
 @click.pass_context
-def unload(ctx: click.Context, session: Session, models: tuple[str, ...], *, every: bool, now: bool) -> None:
+def unload(
+    ctx: click.Context,
+    session: Session,
+    models: tuple[str, ...],
+    *,
+    every: bool,
+    labels: dict[str, str] | None,
+    now: bool,
+) -> None:
     """Unload models; the answer comes when the operating system says that their processes are gone.
 
     Calls in flight get the host's workers.drain_timeout_s to end, unless --now is said.
     """
-    if bool(models) == every:
-        raise click.UsageError("name the models to unload, or say --all")
+    if bool(models) == (every or labels is not None):
+        raise click.UsageError("name the models to unload, or say --all, or --label")
 
     refused: list[tuple[str, HostError]] = []
-    named = " ".join(models) or "--all"
+    named = " ".join(models or [f"--label {key}={value}" for key, value in (labels or {}).items()]) or "--all"
     goes_on = (
         "the unload that was begun goes on: the host waits for calls in flight, for workers.drain_timeout_s at most. "
         f"hostd unload --now {named} ends them at once"
     )
     with session.client() as client, told(goes_on), working("unloading", quiet=session.json):
         reports = (
-            client.unload_all_models(now=now, timeout_s=session.timeout_s)
-            if every
-            else for_each(models, partial(client.unload_model, now=now, timeout_s=session.timeout_s), refused)
+            for_each(models, partial(client.unload_model, now=now, timeout_s=session.timeout_s), refused)
+            if models
+            else client.unload_all_models(labels=labels, now=now, timeout_s=session.timeout_s)
         )
     if session.json:
         print_json([report.to_dict() for report in reports])
     else:
         show_reports(reports)
-        if every and not reports:
-            say("no models were loaded")
+        if not models and not reports:
+            say("no models were loaded" if labels is None else f"no models with {plain(shown(labels))} were loaded")
     for model, error in refused:
         report(error, as_json=session.json, command=ctx.command.name, model=model)
     if refused:

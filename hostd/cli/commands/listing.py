@@ -11,7 +11,7 @@ import click
 
 from hostd.cli.commands.inventory import show_all
 from hostd.cli.output import console, plain, print_json, say, table
-from hostd.cli.session import HostCommand, Session, complete_models, shared_options
+from hostd.cli.session import HostCommand, Session, complete_models, labels_option, shared_options
 from hostd.cli.styles import STATE_STYLES, format_share
 from hostd.records import STANDALONE, WorkerInfo
 from hostd.units import counted, format_age, format_duration, format_size, format_size_short
@@ -40,9 +40,10 @@ _NO_WORKER = WorkerInfo(id=0, pid=None, state="")
 @click.command(cls=HostCommand)
 @click.option("--all", "-a", "every", is_flag=True, help="Those that are not loaded, too, and why: as hostd ls.")
 @click.option("--tree", is_flag=True, help="Show the processes of workers and templates, for a host on this machine.")
+@labels_option("Only the models that have this label.")
 @shared_options
 @click.pass_obj
-def ps(session: Session, *, every: bool, tree: bool) -> None:
+def ps(session: Session, *, every: bool, tree: bool, labels: dict[str, str] | None) -> None:
     """Show the models: state, process, memory, age and use.
 
     RSS is the memory that a model's processes hold, pages shared with others included; USS is what only they hold,
@@ -53,10 +54,10 @@ def ps(session: Session, *, every: bool, tree: bool) -> None:
         if tree:
             raise click.UsageError("--tree shows processes, and --all models that have none: say one of them")
 
-        show_all(session)
+        show_all(session, labels)
         return
     with session.client() as client:
-        models, host, memory = client.list_models(), client.host_info(), client.memory_info()
+        models, host, memory = client.list_models(labels=labels), client.host_info(), client.memory_info()
         templates = client.templates_info().templates if tree else ()
     processes = None
     if tree:

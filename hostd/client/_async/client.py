@@ -16,6 +16,7 @@ from hostd.client.arguments import (
     DEFAULT_TIMEOUT_S,
     absolute,
     check_named,
+    given,
     named,
     size_of,
 )
@@ -120,6 +121,7 @@ class AsyncClient(NotPickled):
         finder: str | None = None,
         initializer: str | None = None,
         options: dict[str, Any] | None = None,
+        labels: dict[str, str] | None = None,
         reload: bool = False,
         timeout_s: float | None = None,
     ) -> AsyncModel:
@@ -129,8 +131,8 @@ class AsyncClient(NotPickled):
         in a fresh process (None: as often as the host's settings say). Loading what is loaded starts nothing: the
         handle says that it is `already_loaded`, and in `files_changed` whether its files have changed since. With
         `reload` it is unloaded first, whatever it was loaded from, and calls that come meanwhile wait. A reload without
-        a path is from where it was, with the type, the finder, the initializer, the retries and each of the options
-        that it had where this call gives none.
+        a path keeps the path, and of type, finder, initializer, retries and each option what this call does not give.
+        `labels`, as Kubernetes has them, are to list and unload models by; they replace those of what is loaded.
 
         Raises `AlreadyExistsError` if the id is loaded from something else and `reload` is not set, `ModelError` with
         the model's traceback if its code raised, `NotFoundError` or `InvalidArgumentError` if there is no model at the
@@ -139,11 +141,7 @@ class AsyncClient(NotPickled):
         default: the host's `workers.load_timeout_s` ends a load that hangs.
         """
         asked = {**named(model_id, model_type, finder, initializer, options), "path": absolute(local_model_path)}
-        asked |= {
-            "wait": wait,
-            **({} if retries is None else {"retries": retries}),
-            **({"reload": True} if reload else {}),
-        }
+        asked |= {"wait": wait, **given(retries=retries, labels=labels, reload=reload)}
         return AsyncModel(self, ModelInfo.from_dict(await self._verb("load_model", timeout_s, **asked)), self.timeout_s)
 
     async def retrieve_model(self, model_id: str, *, timeout_s: float | None = None) -> AsyncModel:
@@ -167,6 +165,7 @@ class AsyncClient(NotPickled):
         finder: str | None = None,
         initializer: str | None = None,
         options: dict[str, Any] | None = None,
+        labels: dict[str, str] | None = None,
         progress: Progress | None = None,
         timeout_s: float | None = None,
     ) -> AsyncModel:
@@ -186,7 +185,7 @@ class AsyncClient(NotPickled):
         from hostd.client._async.deploys import deploy  # noqa: PLC0415 - few programs do
 
         asked = named(model_id, model_type, finder, initializer, options)
-        asked |= {"wait": wait, "replace": replace, "keep": keep, "retries": retries}
+        asked |= {"wait": wait, "replace": replace, "keep": keep, "retries": retries, **given(labels=labels)}
         info = ModelInfo.from_dict(await deploy(self._channel, files, asked, progress, timeout_s))
         return AsyncModel(self, info, self.timeout_s)
 
@@ -197,26 +196,28 @@ class AsyncClient(NotPickled):
 
         Calls in flight get `workers.drain_timeout_s` to end; with `now` they end at once, with ABORTED.
         """
-        asked = {"model_id": model_id, **({"now": True} if now else {})}
+        asked = {"model_id": model_id, **given(now=now)}
         return UnloadReport.from_dict(await self._verb("unload_model", timeout_s, **asked))
 
-    async def unload_all_models(self, *, now: bool = False, timeout_s: float | None = None) -> list[UnloadReport]:
-        """Unload every model, in parallel; `now` as in `unload_model`."""
-        asked = {"now": True} if now else {}
+    async def unload_all_models(
+        self, *, labels: dict[str, str] | None = None, now: bool = False, timeout_s: float | None = None
+    ) -> list[UnloadReport]:
+        """Unload every model, or those that have all `labels` (not none), in parallel; `now` as in `unload_model`."""
+        asked = given(labels=labels, now=now)
         return [UnloadReport.from_dict(report) for report in await self._verb("unload_all_models", timeout_s, **asked)]
 
-    async def list_models(self, *, all: bool = False) -> list[ModelInfo]:
+    async def list_models(self, *, all: bool = False, labels: dict[str, str] | None = None) -> list[ModelInfo]:
         """Return the records of the models, by id: of those that are loaded, or that have lost their process.
 
         With `all` also of those that are not loaded, each with its `state` and the `reason`: FAILED (its last load),
-        EVICTED, and what is in the models directory, AVAILABLE or IGNORED.
+        EVICTED, and what is in the models directory, AVAILABLE or IGNORED. With `labels` of those that have them all.
         """
-        asked = {"all": True} if all else {}
+        asked = given(all=all, labels=labels)
         return [record_of(packed) for packed in await self._verb("list_models", self.timeout_s, **asked)]
 
     async def get_model(self, model_id: str, *, all: bool = False) -> ModelInfo:
         """Return the record of a model, with `all` also of one that is not loaded; or raise `NotFoundError`."""
-        asked = {"model_id": model_id, **({"all": True} if all else {})}
+        asked = {"model_id": model_id, **given(all=all)}
         return ModelInfo.from_dict(await self._verb("get_model", self.timeout_s, **asked))
 
     async def explain_model(self, model_id: str) -> dict[str, Any]:
@@ -270,8 +271,8 @@ class AsyncClient(NotPickled):
 
         Raises `NotFoundError` if there is nothing at the path.
         """
-        arguments = {"model_id": model_id, "path": absolute(local_model_path), "type": model_type}
-        return SizeEstimate.from_dict(await self._verb("estimate_model_size", self.timeout_s, **arguments))
+        asked = {"model_id": model_id, "path": absolute(local_model_path), "type": model_type}
+        return SizeEstimate.from_dict(await self._verb("estimate_model_size", self.timeout_s, **asked))
 
     async def plan_load(
         self,

@@ -31,11 +31,10 @@ from hostd.core.effects import (
 from hostd.core.events import Origin
 from hostd.core.files.uploading import Uploads
 from hostd.core.lifecycle import ModelState
-from hostd.core.loading import retries_of
 from hostd.core.models import Cause
 from hostd.core.names import model_id_of
 from hostd.core.refusals import check_directory, check_nothing_inside, refusal_of
-from hostd.core.standing import standing_of
+from hostd.core.standing import retries_of, standing_of
 from hostd_workers.wire.errors import (
     AbortedError,
     AlreadyExistsError,
@@ -133,7 +132,7 @@ class Deploying:
             replace=event.replace,
             keep=event.keep,
             wait=event.wait,
-            standing=standing_of(event.source, event.retries),
+            standing=standing_of(event.source, event.retries, event.labels),
         )
         self.deploys[deploy.id] = deploy
         self.uploads.take(deploy.id, deploy.client)
@@ -163,9 +162,10 @@ class Deploying:
             return
         replaced = self._registry.models.get(deploy.model_id)
         deploy.evicted = self._registry.evicted.get(deploy.model_id)
-        pinned = replaced or deploy.evicted
-        if pinned is not None:  # a pin is of the id, and stays
-            deploy.standing = deploy.standing._replace(is_pinned=pinned.is_pinned)
+        earlier = replaced or deploy.evicted
+        if earlier is not None:  # pins and labels are of the id, and stay
+            labels = earlier.labels if deploy.standing.labels is None else deploy.standing.labels
+            deploy.standing = deploy.standing._replace(is_pinned=earlier.is_pinned, labels=labels)
         self._reserve(deploy, "it is being deployed")
         deploy.step = Step.INSTALLING
         self._registry.effects.append(InstallFiles(deploy.id, deploy.standing))
@@ -231,6 +231,7 @@ class Deploying:
             return
         deploy.model = load.model
         deploy.model.standing = deploy.standing._replace(is_kept=True)
+        deploy.model.labels = deploy.standing.labels
         deploy.step = Step.LOADING
         if not deploy.wait:
             registry.waiting.answer(deploy.waiters, registry.describe(deploy.model))

@@ -66,12 +66,13 @@ def _of_evicted(model_id: str, evicted: Evicted) -> ModelInfo:
         default_method=interface.default_method,
         reason=evicted.reason,
         pinned=evicted.is_pinned,
+        labels=dict(evicted.labels or {}),
     )
 
 
 def _of_failure(model_id: str, failure: Failure) -> ModelInfo:
-    source = failure.source
-    return ModelInfo(model_id, "FAILED", source.path, source.type, reason=failure.error.message)
+    source, labels = failure.source, dict(failure.labels or {})
+    return ModelInfo(model_id, "FAILED", source.path, source.type, reason=failure.error.message, labels=labels)
 
 
 def _is_nothing(failure: Failure) -> bool:

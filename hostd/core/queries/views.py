@@ -31,11 +31,11 @@ def known(registry: Registry, model_id: ModelId) -> Known | None:
 def lasting(model: Known) -> tuple[object, ...]:
     """Return what makes a change of a model: all of its record but the figures, which change all the time."""
     if not isinstance(model, Facts):
-        return (model.state, model.path, model.type, model.reason, model.pinned, model.loader)
+        return (model.state, model.path, model.type, model.reason, model.pinned, model.labels, model.loader)
     workers = tuple((worker.id, worker.pid, worker.state) for worker in model.workers)
     settings = (model.memory_limit, model.is_evictable, model.is_pinned, model.idle_ttl_s, model.cpu_threads)
     came = (model.generation, model.state, model.reason, model.ready_s)
-    return (came, model.path, model.type, model.files, model.interface, workers, settings)
+    return (came, model.path, model.type, model.labels, model.files, model.interface, workers, settings)
 
 
 def summary_of(registry: Registry, model_id: ModelId) -> ModelSummary | None:

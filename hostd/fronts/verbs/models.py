@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 async def list_models(asked: Asked) -> ModelList:
     """Return the records of the models."""
-    return ModelList([ListedModel.of(info) for info in await asked.client.list_models(all=asked["all"])])
+    return ModelList([ListedModel.of(info) for info in await asked.client.list_models(**asked.some("all", "labels"))])
 
 
 async def get_model(asked: Asked) -> ListedModel:
@@ -32,7 +32,7 @@ async def get_model(asked: Asked) -> ListedModel:
 
 async def load_model(asked: Asked) -> hostd.ModelInfo:
     """Load a model and return its record."""
-    given = asked.some("wait", "retries", "finder", "initializer", "options", "reload", "timeout_s")
+    given = asked.some("wait", "retries", "finder", "initializer", "options", "labels", "reload", "timeout_s")
     handle = await asked.client.load_model(asked["id"], _path_of(asked), asked["type"], **given)
     return await record_of(asked, handle)
 
@@ -49,8 +49,8 @@ async def unload_model(asked: Asked) -> hostd.UnloadReport:
 
 
 async def unload_all_models(asked: Asked) -> list[hostd.UnloadReport]:
-    """Unload every model."""
-    return await asked.client.unload_all_models(**asked.some("now", "timeout_s"))
+    """Unload every model, or those with some labels."""
+    return await asked.client.unload_all_models(**asked.some("labels", "now", "timeout_s"))
 
 
 async def pin_model(asked: Asked) -> hostd.ModelInfo:

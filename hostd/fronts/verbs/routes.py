@@ -34,6 +34,8 @@ _HOW = (
     Parameter("initializer", str, "What makes the model's object; without it its loader."),
 )
 _RETRIES = Parameter("retries", int, "How often to try a failed load again; without it as the host is set.", least=0)
+_LABELS = Parameter("labels", dict, "Labels of the model, in place of those that it has; without it these stay.")
+_LABELED = Parameter("labels", dict, "Of the models only those that have all of these labels.")
 _RELOAD = Parameter("reload", bool, "Unload first; without a path, load from where it was.", default=False)
 _REPLACE = Parameter("replace", bool, "Whether to deploy over a model, which serves meanwhile.", default=False)
 _KEEP = Parameter("keep", bool, "Whether the files stay if only the load fails.", default=False)
@@ -52,7 +54,7 @@ and `data`, its bytes in C order, in both directions. With `stream` each item is
 then comes an event `end`; an event `error` in its place has what a failed call has as its body."""
 
 ROUTES: Final = (
-    Route("GET", "/v1/models", models.list_models, Role.READ, "List the models", ModelList, _query(_ALL)),
+    Route("GET", "/v1/models", models.list_models, Role.READ, "List the models", ModelList, _query(_ALL, _LABELED)),
     Route("GET", "/v1/models/{id}", models.get_model, Role.READ, "Show a model", ListedModel, _query(_ALL)),
     Route(
         "POST",
@@ -61,7 +63,7 @@ ROUTES: Final = (
         Role.LOAD,
         "Load a model",
         hostd.ModelInfo,
-        (_PATH, *_HOW, _RETRIES, _RELOAD, _WAIT, _TIMEOUT),
+        (_PATH, *_HOW, _RETRIES, _LABELS, _RELOAD, _WAIT, _TIMEOUT),
         Body.MAP,
         text="A client that goes away waits no longer; the load that it has begun goes on in the host.",
     ),
@@ -81,9 +83,9 @@ ROUTES: Final = (
         "/v1/models/unload",
         models.unload_all_models,
         Role.LOAD,
-        "Unload all models",
+        "Unload all models, or those with labels",
         list[hostd.UnloadReport],
-        (_NOW, _TIMEOUT),
+        (_LABELED, _NOW, _TIMEOUT),
         Body.MAP,
     ),
     Route(
@@ -172,7 +174,7 @@ ROUTES: Final = (
         Role.DEPLOY,
         "Deploy a model's files and load them",
         hostd.ModelInfo,
-        _query(*_HOW, _RETRIES, _REPLACE, _KEEP, _WAIT, _TIMEOUT),
+        _query(*_HOW, _RETRIES, _LABELS, _REPLACE, _KEEP, _WAIT, _TIMEOUT),
         Body.FILES,
         text="All or nothing. Regular files and directories are taken, links and devices refused; an archive is "
         "uncompressed. A client that goes away while it sends has deployed nothing; once the host has all, it goes on.",

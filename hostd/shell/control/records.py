@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hostd.core.describing import Facts, describe
+from hostd.labels import has_labels
 from hostd_workers.wire.codec import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from hostd.core.values import ModelId
     from hostd.records import ModelInfo
@@ -23,10 +24,14 @@ class Records:
     def __init__(self) -> None:
         self._made: dict[ModelId, tuple[Facts, bytes]] = {}
 
-    def encoded(self, models: Iterable[Facts | ModelInfo]) -> Iterator[bytes]:
-        """Yield the record of each of all models that are loaded, and of others, in their order."""
+    def encoded(self, models: Iterable[Facts | ModelInfo], labels: Mapping[str, str]) -> Iterator[bytes]:
+        """Yield, in their order, the records of those that have the labels, of all that are loaded and of others."""
         seen: dict[ModelId, tuple[Facts, bytes]] = {}
         for model in models:
+            if not has_labels(model.labels, labels):
+                if isinstance(model, Facts) and model.id in self._made:
+                    seen[model.id] = self._made[model.id]
+                continue
             if not isinstance(model, Facts):
                 yield body_of(model)
                 continue

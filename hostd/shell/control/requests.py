@@ -19,9 +19,11 @@ from hostd.shell.verbs import (
     Verb,
     deploy_requested,
     files_id_of,
+    given_labels,
     load_requested,
     path_of,
     plan_requested,
+    unload_all_requested,
 )
 from hostd.shell.work.raised import as_host_error
 from hostd.shell.work.threads import in_thread
@@ -94,10 +96,7 @@ class Control:
         return {
             "load_model": Verb(Role.MANAGE, lambda r: emit(load_requested(r))),
             "unload_model": Verb(Role.MANAGE, self._unload),
-            "unload_all_models": Verb(
-                Role.MANAGE,
-                lambda r: emit(ev.UnloadAllRequested(r.caller, r.deadline_s, r.get("now", bool, False))),
-            ),
+            "unload_all_models": Verb(Role.MANAGE, lambda r: emit(unload_all_requested(r))),
             "retrieve_model": Verb(Role.USE, self._retrieve),
             "deploy_begin": Verb(Role.MANAGE, lambda r: emit(deploy_requested(r))),
             "deploy_write": Verb(Role.MANAGE, self._files.write),
@@ -198,22 +197,22 @@ class Control:
         self._supervisor.answer(request.caller, self._supervisor.core.queries.templates().to_dict())
 
     def _list_models(self, request: Request) -> None:
-        request.only("all")
-        caller, queries = request.caller, self._supervisor.core.queries
+        request.only("all", "labels")
+        caller, queries, labels = request.caller, self._supervisor.core.queries, given_labels(request) or {}
         if request.get("all", bool, False):
-            self._supervisor.reply(caller, self._all_models(caller.client))
+            self._supervisor.reply(caller, self._all_models(caller.client, labels))
         elif queries.model_count() <= _RECORDS_AT_ONCE:  # in the turn of the client, which is held up if it reads none
-            self._supervisor.answer(caller, [*self._records.encoded(queries.each_model())])
+            self._supervisor.answer(caller, [*self._records.encoded(queries.each_model(), labels)])
         else:
-            self._supervisor.reply(caller, self._models(caller.client))
+            self._supervisor.reply(caller, self._models(caller.client, labels))
 
-    async def _models(self, client: ev.ClientId) -> list[bytes]:
+    async def _models(self, client: ev.ClientId, labels: dict[str, str]) -> list[bytes]:
         models = self._supervisor.core.queries.each_model()
-        return await self._slices.all_of(client, self._records.encoded(models))
+        return await self._slices.all_of(client, self._records.encoded(models, labels))
 
-    async def _all_models(self, client: ev.ClientId) -> list[bytes]:
+    async def _all_models(self, client: ev.ClientId, labels: dict[str, str]) -> list[bytes]:
         models = self._supervisor.core.queries.each_of_all_models(await self._survey.take(client))
-        return await self._slices.all_of(client, self._records.encoded(models))
+        return await self._slices.all_of(client, self._records.encoded(models, labels))
 
     def _get_model(self, request: Request) -> None:
         request.only("model_id", "all")

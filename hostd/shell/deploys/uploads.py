@@ -21,6 +21,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from hostd.core.names import folders_of
+from hostd.core.standing import Standing
 from hostd.shell.deploys import moves
 from hostd.shell.deploys.area import Area
 from hostd.shell.deploys.journal import Journal
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hostd.core.events import ModelId
-    from hostd.core.standing import Standing
     from hostd.shell.repository.directory import ModelsDirectory
 
 EXECUTABLE_MODE = 0o750
@@ -204,8 +204,8 @@ class Upload(Underway):
     def install(self, standing: Standing | None = None) -> Path:
         """Flush all files and put them into their place at once; return that place.
 
-        `standing` is what the model is deployed with, to be kept beside them; a pin that it says nothing of is that of
-        what is replaced.
+        `standing` is what the model is deployed with, to be kept beside them; pin and labels that it says nothing of
+        are those of what is replaced.
 
         Raises `FailedPreconditionError` if bytes are missing, `AlreadyExistsError` if somebody else was faster,
         `AbortedError` if somebody else is at it, `HostError` for failures of the system. Then roll back.
@@ -219,8 +219,9 @@ class Upload(Underway):
             self.phase = Phase.MOVING
         with typed(self._doing):
             if standing is not None:
-                if standing.is_pinned is None and self._replace:
-                    standing = standing._replace(is_pinned=kept.pinned_at(area.calls, area.models_fd, self.model_id))
+                earlier = kept.standing_at(area.calls, area.models_fd, self.model_id) if self._replace else None
+                if earlier is not None:
+                    standing = standing.over(Standing(is_pinned=earlier.is_pinned, labels=earlier.labels))
                 kept.write(self._calls, tree_fd, standing)
             self._flush(tree_fd)
             journal.note(tree=self._calls.fstat(tree_fd).st_ino, first_made=len(folders_of(self.model_id)))

@@ -16,10 +16,10 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from hostd.config.plain import check_plain, shown
-from hostd.core.loading import MAX_RETRIES
 from hostd.core.names import KEPT_NAME
-from hostd.core.standing import Standing
+from hostd.core.standing import MAX_RETRIES, Standing
 from hostd.hints import nearest
+from hostd.labels import labels_of
 from hostd.shell.linux.syscalls import error_of
 from hostd.shell.repository.directory import open_directory
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
@@ -38,7 +38,7 @@ FILE_MODE = 0o640
 """Less umask: others than the host's user, and its group if the umask lets it, do not read what was deployed."""
 _NEW_NAME = f"{KEPT_NAME}.new"
 _NAMES = ("type", "finder", "initializer")
-_KEYS = ("version", *_NAMES, "options", "retries", "pinned")
+_KEYS = ("version", *_NAMES, "options", "retries", "pinned", "labels")
 
 
 def packed(standing: Standing) -> bytes:
@@ -57,6 +57,7 @@ def packed(standing: Standing) -> bytes:
         "options": dict(standing.options),
         "retries": standing.retries,
         "pinned": standing.is_pinned,
+        "labels": dict(standing.labels or {}),
     }
     content = json.dumps({key: value for key, value in values.items() if value not in (None, {})}).encode() + b"\n"
     if len(content) > MAX_BYTES:
@@ -91,19 +92,18 @@ def write(calls: SystemCalls, tree_fd: int, standing: Standing) -> None:
     _write(calls, tree_fd, KEPT_NAME, os.O_EXCL, packed(standing))
 
 
-def pinned_at(calls: SystemCalls, models_fd: int, model_id: str) -> bool | None:
-    """Return whether what lies at a model's place was pinned; None if that is not known, or the file is damaged."""
+def standing_at(calls: SystemCalls, models_fd: int, model_id: str) -> Standing | None:
+    """Return what lies at a model's place was deployed with; None if that is not known, or the file is damaged."""
     try:
         tree_fd = open_directory(calls, models_fd, model_id)
     except OSError:
         return None
     try:
-        standing = _read_at(calls, tree_fd, model_id)
+        return _read_at(calls, tree_fd, model_id)
     except (OSError, InvalidArgumentError):
         return None
     finally:
         os.close(tree_fd)
-    return None if standing is None else standing.is_pinned
 
 
 def set_pinned(directory: ModelsDirectory, model_id: str, *, is_pinned: bool) -> None:
@@ -186,7 +186,14 @@ def _checked(path: str, values: dict[str, Any]) -> Standing:
     if pinned is not None and not isinstance(pinned, bool):
         raise _damaged(path, f"pinned must be true or false, not {shown(pinned)}")
     kind, finder, initializer = (values.get(key) for key in _NAMES)
-    return Standing(kind, finder, initializer, options, retries, pinned, is_kept=True)
+    return Standing(kind, finder, initializer, options, retries, pinned, is_kept=True, labels=_labels_of(path, values))
+
+
+def _labels_of(path: str, values: dict[str, Any]) -> dict[str, str] | None:
+    try:
+        return labels_of(values["labels"]) if "labels" in values else None
+    except InvalidArgumentError as error:
+        raise _damaged(path, error.message) from None
 
 
 def _damaged(path: str, problem: str) -> InvalidArgumentError:
