@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostd.core import deadlines as due
 from hostd.core import events as ev
+from hostd.core.abandoning import Abandoning
 from hostd.core.calls.lanes import Lanes
 from hostd.core.calls.routing import Router
 from hostd.core.comparing import Comparing
@@ -70,6 +71,7 @@ class Core:
         router = self._router = Router(self._registry, loading, lanes)
         unloading = self._unloading = Unloading(self._registry, loading, router.pending, lanes)
         reloading = Reloading(self._registry, loading, unloading)
+        abandoning = self._abandoning = Abandoning(self._registry, reloading, unloading, router.pending)
         pinning = Pinning(self._registry)
         deploying = self._deploying = Deploying(self._registry, loading, unloading, pinning)
         losing = self._losing = Losing(self._registry, loading, router)
@@ -88,7 +90,7 @@ class Core:
             ev.LaneRequested: asked(lanes.open),
             ev.FateRequested: asked(lanes.fate),
             ev.LanesClosed: lanes.closed,
-            ev.LoadRequested: asked(reloading.load),
+            ev.LoadRequested: asked(abandoning.load),
             ev.RetrieveRequested: asked(loading.retrieve),
             ev.UnloadRequested: asked(unloading.unload),
             ev.UnloadAllRequested: asked(unloading.unload_all),
@@ -141,7 +143,7 @@ class Core:
             due.WorkerTimer: workers.expire,
             due.TemplateTimer: templates.expire,
             due.ConnectionTimer: losing.expire,
-            due.WaiterTimer: lambda key: self._registry.waiting.dismiss(key.caller, _too_late()),
+            due.WaiterTimer: self._on_too_late,
             due.HeldTimer: router.expire_held,
             due.LoadTimer: lambda key: self._late_steps[key.load.step](key.load),
             due.IdleTimer: lambda key: self._see_to(admission.expire_idle(key)),
@@ -207,6 +209,7 @@ class Core:
 
     def _settle(self) -> None:
         """Do what follows from what has happened, until nothing does."""
+        self._abandoning.settle()
         happened = self._registry.happened
         while happened:
             what = next(what for kind in self._follows for what in happened if type(what) is kind)
@@ -257,10 +260,15 @@ class Core:
 
     def _on_cancelled(self, event: ev.CallCancelled) -> None:
         if event.caller in self._registry.waiting:
-            error = CancelledError("the request was cancelled by its caller; what was asked for goes on")
+            fate = self._abandoning.fate_after(event.caller)
+            error = CancelledError(f"the request was cancelled by its caller; {fate}")
             self._registry.waiting.dismiss(event.caller, error)
         else:
             self._router.cancelled(event)
+
+    def _on_too_late(self, key: due.WaiterTimer) -> None:
+        fate = self._abandoning.fate_after(key.caller)
+        self._registry.waiting.dismiss(key.caller, DeadlineExceededError(f"the deadline passed while waiting; {fate}"))
 
     def _on_files_failed(self, event: ev.FilesFailed) -> None:
         is_undeploy = event.files_id in self._undeploying.undeploys
@@ -294,10 +302,7 @@ class Core:
             + self._syncing.problems()
             + self._admission.problems()
             + self._templates.problems()
+            + self._abandoning.problems()
         )
         if problems:
             raise InternalError(f"a broken invariant: {'; '.join(problems)}")
-
-
-def _too_late() -> HostError:
-    return DeadlineExceededError("the deadline passed while waiting; what was asked for goes on")

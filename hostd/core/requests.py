@@ -16,6 +16,7 @@ class LoadRequested(NamedTuple):
 
     `retries` is how often a failed load is tried again; None leaves it to the configuration. `reload` says that what is
     loaded under the id is unloaded first. `labels` take the place of those that the model has; None leaves these.
+    With `cancel_on_timeout` a load that it begins ends when nobody waits for it any more.
     """
 
     caller: Caller
@@ -26,6 +27,7 @@ class LoadRequested(NamedTuple):
     retries: int | None = None
     reload: bool = False
     labels: Mapping[str, str] | None = None
+    cancel_on_timeout: bool = False
 
 
 class RetrieveRequested(NamedTuple):

@@ -2,7 +2,8 @@
 
 Rules
 1. A caller that waits is in exactly one `Waiters` and leaves it with exactly one answer, or because its client is gone.
-2. A caller that leaves early (deadline, cancellation) changes nothing about what was asked for.
+2. A caller that leaves early (deadline, cancellation) changes nothing about what was asked for, but for loads that end
+   with their callers (`abandoning`).
 3. One client that waits for much leaves places for others (`shares`).
 """
 

@@ -88,7 +88,7 @@ _LOAD_ARGUMENTS = ("model_id", "type", "wait", "retries", "finder", "initializer
 
 def load_requested(request: Request) -> ev.LoadRequested:
     """Return the event of a `load_model` request."""
-    request.only(*_LOAD_ARGUMENTS, "path", "reload")
+    request.only(*_LOAD_ARGUMENTS, "path", "reload", "cancel_on_timeout")
     return ev.LoadRequested(
         request.caller,
         ev.ModelId(request.get("model_id", str)),
@@ -98,6 +98,7 @@ def load_requested(request: Request) -> ev.LoadRequested:
         request.get_optional("retries", int),
         request.get("reload", bool, False),
         given_labels(request),
+        request.get("cancel_on_timeout", bool, False),
     )
 
 

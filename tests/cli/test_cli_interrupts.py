@@ -81,6 +81,14 @@ def test_an_interrupted_command_says_what_goes_on_which_does(host, interrupted, 
     assert client.retrieve_model("there" if verb == "sync" else "m", timeout_s=PATIENCE_S).loaded
 
 
+def test_an_interrupted_load_that_ends_with_its_caller_says_so_and_ends(host, interrupted, tmp_path):
+    client = host.client()
+    args = ("load", "m", str(tmp_path / "slow"), "-o", f"release={tmp_path}/r", "--cancel-on-timeout")
+    said = interrupted(lambda: [model.state for model in client.list_models()] == ["LOADING"], *args)
+    assert said == "interrupted: the load of m ends, unless others wait for it"
+    eventually(lambda: client.list_models() == [], "the load has ended")
+
+
 def test_an_interrupted_unload_goes_on_and_an_interrupted_call_may_run_on(host, interrupted, tmp_path):
     client = host.client()
     (tmp_path / "r").touch()

@@ -119,6 +119,11 @@ def test_a_verb_sends_what_it_was_given_and_returns_the_answer_as_a_record(
     assert host.asked == [(verb if verb != "unpin_model" else "pin_model", sent)]
 
 
+def test_a_load_that_ends_with_its_caller_says_so(ask: Ask, host: Answers) -> None:
+    ask("load_model", "m", "/m", cancel_on_timeout=True)
+    assert host.asked[0][1]["cancel_on_timeout"] is True
+
+
 def test_a_load_sends_what_its_plan_does_and_how_it_is_waited_for(ask: Ask, host: Answers) -> None:
     model = ask("load_model", "m", "/m", "mine", **HOW)
     assert (model.id, model.path) == ("m", "/models/m")

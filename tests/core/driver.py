@@ -66,9 +66,10 @@ class Driver(Outside):
         client: ev.ClientId = ALICE,
         reload: bool = False,
         labels: Mapping[str, str] | None = None,
+        cancel_on_timeout: bool = False,
     ) -> ev.Caller:
         source, deadline_s = source or source_of(f"/models/{model_id}"), self._deadline(timeout_s)
-        how = (source, wait, deadline_s, retries, reload, labels)
+        how = (source, wait, deadline_s, retries, reload, labels, cancel_on_timeout)
         return self._ask(client, ev.LoadRequested, ev.ModelId(model_id), *how)
 
     def retrieve(

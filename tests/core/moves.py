@@ -20,6 +20,7 @@ MOVES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
         "timeout_s": TIMEOUTS_S,
         "client": CLIENTS,
         "reload": (False, False, False, True),
+        "cancel_on_timeout": (False, False, True),
     },
     "retrieve": {
         "model_id": NESTED,

@@ -305,6 +305,18 @@ def test_a_load_that_nobody_waits_for_is_gone_after_the_unload(meshed, waiting_m
     assert host.client().list_models(all=True) == []
 
 
+@pytest.mark.parametrize("how", ["cancelled", "timed out"])
+def test_a_load_that_nobody_waits_for_ends_by_itself(meshed, waiting_model, how):
+    host, mesh = meshed()
+    path = waiting_model()
+    call = mesh.begin("loadModel", modelId="m", modelPath=path, timeout=PATIENCE_S if how == "cancelled" else 3)
+    eventually(lambda: loaders_of(path) or call.done(), "it is being loaded")
+    if how == "cancelled":
+        call.cancel()
+    eventually(lambda: host.client().list_models(all=True) == [], "the load has ended")
+    assert not any(map(is_there, loaders_of(path)))
+
+
 def test_a_load_that_is_cancelled_at_once_is_not_begun_after_the_unload(meshed, model_dir):
     host, mesh = meshed()
     path = model_dir()

@@ -68,6 +68,16 @@ def test_a_load_that_is_not_waited_for_is_answered_while_it_loads(front, model_d
     eventually(lambda: front.ask("GET", "/v1/models/m").value["state"] == "READY", "it is loaded")
 
 
+def test_a_load_may_end_with_the_client_that_waits_for_it(front, model_dir):
+    path = model_dir("import time\ndef load(path):\n    time.sleep(3600)")
+    with front.begun("POST", "/v1/models/m/load", {"path": path, "cancel_on_timeout": True}):
+        eventually(lambda: front.ask("GET", "/v1/models/m").status == 200, "it is being loaded")
+    eventually(lambda: front.ask("GET", "/v1/models/m").status == 404, "the load has ended")
+    answer = front.ask("POST", "/v1/models/m/load", {"path": path, "cancel_on_timeout": True, "timeout_s": 1})
+    assert answer.status == 504
+    eventually(lambda: front.ask("GET", "/v1/models/m").status == 404, "the load has ended")
+
+
 def test_a_model_is_pinned_and_unpinned(front, echo):
     front.load("m", echo)
     assert front.ask("POST", "/v1/models/m/pin").value["pinned"] is True

@@ -93,6 +93,11 @@ def loading_options(function: _F) -> _F:
     is_flag=True,
     help="Unload first what is loaded under this ID; without PATH, load from where it was, and keep what is not given.",
 )
+@click.option(
+    "--cancel-on-timeout",
+    is_flag=True,
+    help="End the load with this command or its --timeout, unless others wait for it.",
+)
 @loading_options
 @shared_options
 @click.pass_obj
@@ -104,8 +109,12 @@ def load(session: Session, /, model: str, path: str | None, model_type: str, **h
     if path is None and not how["reload"]:
         raise click.UsageError("name the PATH of the model; only --reload knows it")
 
-    goes_on = f"the load of {model} goes on in the host. hostd events {model} follows it, hostd unload {model} ends it"
-    with session.client() as client, told(goes_on), working(f"loading {model}", quiet=session.json):
+    becomes_of_it = (
+        f"the load of {model} ends, unless others wait for it"
+        if how["cancel_on_timeout"]
+        else f"the load of {model} goes on in the host. hostd events {model} follows it, hostd unload {model} ends it"
+    )
+    with session.client() as client, told(becomes_of_it), working(f"loading {model}", quiet=session.json):
         handle = client.load_model(model, path, model_type, **how, timeout_s=session.timeout_s)
         found = replace(client.get_model(model), already_loaded=handle.already_loaded)
     if session.json:

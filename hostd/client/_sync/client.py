@@ -105,6 +105,7 @@ class Client(NotPickled):
         options: dict[str, Any] | None = None,
         labels: dict[str, str] | None = None,
         reload: bool = False,
+        cancel_on_timeout: bool = False,
         timeout_s: float | None = None,
     ) -> Model:
         """Load a model and return its handle; `wait=False` returns while it loads.
@@ -118,12 +119,13 @@ class Client(NotPickled):
 
         Raises `AlreadyExistsError` if the id is loaded from something else and `reload` is not set, `ModelError` with
         the model's traceback if its code raised, `NotFoundError` or `InvalidArgumentError` if there is no model at the
-        path (or no path, and nothing to reload), and `ResourceExhaustedError` if the budget has no memory for it:
-        never, or not within the host's `memory.admission_timeout_s`; `plan_load` says so beforehand. No timeout by
-        default: the host's `workers.load_timeout_s` ends a load that hangs.
+        path (or no path, and nothing to reload), and `ResourceExhaustedError` if the budget has no memory for it (as
+        `plan_load` says before), or not within `memory.admission_timeout_s`. No timeout but `workers.load_timeout_s` by
+        default. When its caller has left a load goes on; with `cancel_on_timeout` it ends unless others have joined it.
         """
         asked = {**named(model_id, model_type, finder, initializer, options), "path": absolute(local_model_path)}
-        asked |= {"wait": wait, **given(retries=retries, labels=labels, reload=reload)}
+        more = given(retries=retries, labels=labels, reload=reload, cancel_on_timeout=cancel_on_timeout)
+        asked |= {"wait": wait, **more}
         return Model(self, ModelInfo.from_dict(self._verb("load_model", timeout_s, **asked)), self.timeout_s)
 
     def retrieve_model(self, model_id: str, *, timeout_s: float | None = None) -> Model:
@@ -208,9 +210,8 @@ class Client(NotPickled):
         `size` says what it takes, how that is known and how old that is (`age_s`). `eviction` says what an eviction
         would free, why there can be none now (`why_not`, "" if there can), and its turn (`rank`, 1 for the next to go).
         Both are None for a model that holds no memory; sizes are bytes. `settings` are those in force, each with its
-        `origin`, and `calls` those in flight, the oldest first: the `method`, `age_s`, the `client` (its `pid`
-        and `program`), and a `state`: "sent", "held" until the model serves, or "left" by its caller while the model
-        still works on it (`why`).
+        `origin`. `calls` are those in flight, the oldest first: `method`, `age_s`, `client` (its `pid` and `program`)
+        and `state`: "sent", "held" until the model serves, or "left" by its caller while the model goes on (`why`).
         """
         return dict(self._verb("explain_model", self.timeout_s, model_id=model_id))
 
@@ -337,8 +338,7 @@ class Client(NotPickled):
 
         `changed` has the old and the new value of each setting that holds from now on, `needs_restart` the names of
         those that differ in the file but cannot be changed while the host runs. Raises `FailedPreconditionError` for a
-        host without a configuration file, and for a file that is wrong what `hostd config show` says; then nothing is
-        changed.
+        host without a configuration file, and, with nothing changed, for a file that is wrong.
         """
         return dict(self._verb("reload_config", self.timeout_s))
 

@@ -85,7 +85,7 @@ class Runtime:
         return answer
 
     async def load(self, request: Any, context: Context) -> Any:
-        """Load a model and return its size. A client that cancels unloads next."""
+        """Load a model and return its size. The load ends when the call does, so its memory is free for others."""
         model_id = request.modelId
         if not request.modelPath:
             raise InvalidArgumentError(f"the load of model {model_id!r} has no modelPath")
@@ -139,7 +139,7 @@ class Runtime:
                 f"model {model_id!r} was loaded by somebody else and is {info.state}: unload it, or use another id"
             )
         try:
-            model = await self._client.load_model(model_id, path, TYPE, timeout_s=timeout_s)
+            model = await self._client.load_model(model_id, path, TYPE, timeout_s=timeout_s, cancel_on_timeout=True)
         except AlreadyExistsError as error:
             raise FailedPreconditionError(error.message, details=error.details) from None
         except (InvalidArgumentError, FailedPreconditionError, NotFoundError) as error:

@@ -33,6 +33,7 @@ async def get_model(asked: Asked) -> ListedModel:
 async def load_model(asked: Asked) -> hostd.ModelInfo:
     """Load a model and return its record."""
     given = asked.some("wait", "retries", "finder", "initializer", "options", "labels", "reload", "timeout_s")
+    given |= asked.some("cancel_on_timeout")
     handle = await asked.client.load_model(asked["id"], _path_of(asked), asked["type"], **given)
     return await record_of(asked, handle)
 

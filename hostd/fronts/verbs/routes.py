@@ -37,6 +37,9 @@ _RETRIES = Parameter("retries", int, "How often to try a failed load again; with
 _LABELS = Parameter("labels", dict, "Labels of the model, in place of those that it has; without it these stay.")
 _LABELED = Parameter("labels", dict, "Of the models only those that have all of these labels.")
 _RELOAD = Parameter("reload", bool, "Unload first; without a path, load from where it was.", default=False)
+_CANCEL = Parameter(
+    "cancel_on_timeout", bool, "Whether the load ends with the wait for it, unless others wait too.", default=False
+)
 _REPLACE = Parameter("replace", bool, "Whether to deploy over a model, which serves meanwhile.", default=False)
 _KEEP = Parameter("keep", bool, "Whether the files stay if only the load fails.", default=False)
 _CALL = (
@@ -63,9 +66,10 @@ ROUTES: Final = (
         Role.LOAD,
         "Load a model",
         hostd.ModelInfo,
-        (_PATH, *_HOW, _RETRIES, _LABELS, _RELOAD, _WAIT, _TIMEOUT),
+        (_PATH, *_HOW, _RETRIES, _LABELS, _RELOAD, _WAIT, _TIMEOUT, _CANCEL),
         Body.MAP,
-        text="A client that goes away waits no longer; the load that it has begun goes on in the host.",
+        text="A client that goes away waits no longer; the load that it has begun goes on in the host, but for "
+        "`cancel_on_timeout`.",
     ),
     Route(
         "POST",
