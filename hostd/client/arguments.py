@@ -37,11 +37,17 @@ def only_inputs(args: tuple[Any, ...]) -> tuple[Iterable[Any]]:
 
 
 def named(
-    model_id: str, model_type: str, finder: str | None, initializer: str | None, options: dict[str, Any] | None
+    model_id: str,
+    model_type: str,
+    finder: str | None,
+    loader: str | None,
+    initializer: str | None,
+    options: dict[str, Any] | None,
+    *path: str | os.PathLike[str] | None,
 ) -> dict[str, Any]:
-    """Return what loads, plans of loads and deploys say alike: which model it is, and what loads it."""
-    how = {"finder": finder, "initializer": initializer, "options": options or {}}
-    return {"model_id": model_id, "type": model_type, **how}
+    """Return what loads, plans of loads and deploys say alike: which model it is, and what loads it; with its path."""
+    how = {"finder": finder, "initializer": initializer, "options": options or {}, **given(loader=loader)}
+    return {"model_id": model_id, "type": model_type, **how, **({"path": absolute(path[0])} if path else {})}
 
 
 def given(**arguments: Any) -> dict[str, Any]:

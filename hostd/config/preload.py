@@ -56,6 +56,9 @@ class PreloadEntry(BaseModel):
     finder: str | None = None
     """The finder that is asked."""
 
+    loader: str | None = None
+    """What loads it, in place of what its model.yaml or its files say."""
+
     initializer: str | None = None
     """What makes the model's object."""
 

@@ -109,6 +109,7 @@ ENTRY: Final[dict[str, Any]] = {
     "type": None,
     "options": {},
     "finder": None,
+    "loader": None,
     "initializer": None,
     "retries": None,
     "pin": None,

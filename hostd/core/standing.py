@@ -40,6 +40,7 @@ class Standing(NamedTuple):
     limits: Limits = Limits()
     is_kept: bool = False
     labels: Mapping[str, str] | None = None
+    loader: str | None = None
 
     def under(self, source: LoadSource) -> LoadSource:
         """Return a source with these arguments where it gives none of its own."""
@@ -48,6 +49,7 @@ class Standing(NamedTuple):
             finder=source.finder or self.finder,
             initializer=source.initializer or self.initializer,
             options={**self.options, **source.options},
+            loader=source.loader or self.loader,
         )
 
     def over(self, other: Standing) -> Standing:
@@ -62,6 +64,7 @@ class Standing(NamedTuple):
             self.limits.over(other.limits),
             self.is_kept or other.is_kept,
             other.labels if self.labels is None else self.labels,
+            self.loader or other.loader,
         )
 
 
@@ -71,7 +74,8 @@ NOTHING = Standing()
 def standing_of(source: LoadSource, retries: int | None, labels: Mapping[str, str] | None = None) -> Standing:
     """Return the arguments that a load gives, to be kept."""
     kind = None if source.type == STANDALONE else source.type
-    return Standing(kind, source.finder, source.initializer, source.options, retries, labels=labels)
+    what = (kind, source.finder, source.initializer, source.options)
+    return Standing(*what, retries, labels=labels, loader=source.loader)
 
 
 def retries_of(asked: int | None, default: int) -> int:

@@ -65,6 +65,7 @@ class LoadSource(NamedTuple):
     finder: str | None = None
     initializer: str | None = None
     options: Mapping[str, Any] = {}
+    loader: str | None = None
 
 
 class MemoryPolicy(NamedTuple):

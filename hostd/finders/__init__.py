@@ -16,7 +16,7 @@ from hostd.config.spec import ModelSpec
 from hostd.finders.files import FilesFinder, MlflowFinder
 from hostd.finders.multi import MultiFinder
 from hostd.finders.protocol import Finder, ask
-from hostd.finders.settings import ModelYamlFinder
+from hostd.finders.settings import ModelYamlFinder, SettingsFinder
 from hostd.hints import what_is_in
 from hostd_workers.wire.errors import InvalidArgumentError
 
@@ -45,6 +45,8 @@ FINDERS: Mapping[str, Finder] = {
 }
 """The finders that a host has without any configuration, by name."""
 
+_SETTINGS_FINDER = SettingsFinder()
+
 
 def find_spec(
     model_id: str,
@@ -53,18 +55,24 @@ def find_spec(
     *,
     finders: Mapping[str, Finder] = FINDERS,
     default_loader: str = "",
+    loader: str | None = None,
 ) -> ModelSpec:
     """Return what to load for a model, asked of the finder of that name (None: the default one).
 
-    `default_loader` is for a model of which the finder cannot tell the loader. Blocks on the disk: call it in a thread.
-    Raises InvalidArgumentError for an unknown finder, for a model that it does not recognise and for one without a
-    loader, and what the finder raises.
+    `default_loader` is for a model of which the finder cannot tell the loader. `loader` counts for more than what is
+    found: if no finder is named only the `model.yaml` is read then, and options in it are those of its own loader.
+    Blocks on the disk: call it in a thread. Raises InvalidArgumentError for an unknown finder, for a model that it does
+    not recognise and for one without a loader, and what the finder raises.
     """
     name = finder_name or DEFAULT_FINDER
     finder = finders.get(name)
     if finder is None:
         raise InvalidArgumentError(f"there is no finder {name!r}; known are {', '.join(sorted(finders))}")
-    spec = ask(finder, model_id, path)
+    spec = ask(_SETTINGS_FINDER if loader and not finder_name else finder, model_id, path)
+    if loader:
+        spec = spec or ModelSpec(loader)
+        options = spec.options if spec.loader in ("", loader) else {}
+        return replace(spec, loader=loader, options=options, origins={**spec.origins, "loader": "the load"})
     details = {"path": path, "finder": name}
     if spec is None:
         found = what_is_in(path) if path else ""

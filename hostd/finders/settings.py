@@ -51,3 +51,10 @@ class ModelYamlFinder:
             return spec
         found = self._beside.find(model_id, path)
         return spec if found is None else replace(spec, loader=found.loader)
+
+
+class SettingsFinder(ModelYamlFinder):
+    """Reads `model.yaml` for a load that names its loader: the files beside it need not tell one."""
+
+    def __init__(self) -> None:
+        self._beside: Finder = MultiFinder(())

@@ -65,20 +65,27 @@ class Plugins:
         )
 
     def find(
-        self, model_id: str, path: str | None, *, finder: str | None = None, initializer: str | None = None
+        self,
+        model_id: str,
+        path: str | None,
+        *,
+        finder: str | None = None,
+        loader: str | None = None,
+        initializer: str | None = None,
     ) -> ModelSpec:
         """Return what to load for a model, with a loader and an initializer that its worker can resolve.
 
-        `finder` and `initializer` are those that the load names; the latter counts for more than that of model.yaml,
-        and that for more than the configured one. Blocks on the disk: call it in a thread. Raises InvalidArgumentError
-        for unknown plugins and unrecognised models, NotFoundError if nothing is at `path`, and what the finder raises.
+        `finder`, `loader` and `initializer` are those that the load names; the latter two count for more than those of
+        model.yaml, and these for more than the configured ones. Blocks on the disk: call it in a thread. Raises
+        InvalidArgumentError for unknown plugins and unrecognised models, NotFoundError if nothing is at `path`, and
+        what the finder raises.
         """
         default_loader = DEFAULT if DEFAULT in self._loaders else ""
-        spec = find_spec(model_id, path, finder, finders=self._finders, default_loader=default_loader)
-        loader = self._choose(types.LOADERS, spec.loader, self._loaders, types.BUILT_IN_LOADERS, spec)
-        configured = {f"options.{name}": f"{types.LOADERS}.{spec.loader}" for name in loader.config}
-        options = {**loader.config, **spec.options}
-        spec = replace(spec, loader=loader.reference, options=options, origins={**configured, **spec.origins})
+        spec = find_spec(model_id, path, finder, finders=self._finders, default_loader=default_loader, loader=loader)
+        its = self._choose(types.LOADERS, spec.loader, self._loaders, types.BUILT_IN_LOADERS, spec)
+        configured = {f"options.{name}": f"{types.LOADERS}.{spec.loader}" for name in its.config}
+        options = {**its.config, **spec.options}
+        spec = replace(spec, loader=its.reference, options=options, origins={**configured, **spec.origins})
         named = initializer or spec.initializer or (DEFAULT if DEFAULT in self._initializers else None)
         if named is None:
             return spec

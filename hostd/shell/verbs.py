@@ -83,7 +83,7 @@ class Verbs:
         verb.handle(Request(caller, msg.unpack_map(envelope, msg.limits_of(name)), deadline_s))
 
 
-_LOAD_ARGUMENTS = ("model_id", "type", "wait", "retries", "finder", "initializer", "options", "labels")
+_LOAD_ARGUMENTS = ("model_id", "type", "wait", "retries", "finder", "loader", "initializer", "options", "labels")
 
 
 def load_requested(request: Request) -> ev.LoadRequested:
@@ -104,7 +104,7 @@ def load_requested(request: Request) -> ev.LoadRequested:
 
 def plan_requested(request: Request) -> tuple[ev.ModelId, ev.LoadSource]:
     """Return what a `plan_load` request is about; its arguments are those of a load that say what is loaded."""
-    request.only("model_id", "type", "finder", "initializer", "options", "path")
+    request.only("model_id", "type", "finder", "loader", "initializer", "options", "path")
     return ev.ModelId(request.get("model_id", str)), _source_of(request)
 
 
@@ -191,6 +191,7 @@ def _source_of(request: Request) -> ev.LoadSource:
         finder=request.get_optional("finder", str),
         initializer=request.get_optional("initializer", str),
         options=options,
+        loader=request.get_optional("loader", str),
     )
 
 

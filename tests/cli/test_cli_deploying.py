@@ -42,7 +42,18 @@ class Terminal(io.StringIO):
 
 
 def test_deploy_sends_a_directory_with_everything_that_was_said(run, client, model_dir):
-    options = ("-o", "threads=2", "--finder", "files", "--initializer", "mine", "--retries", "3")
+    options = (
+        "-o",
+        "threads=2",
+        "--finder",
+        "files",
+        "--initializer",
+        "mine",
+        "--retries",
+        "3",
+        "--loader",
+        "words:load",
+    )
     flags = ("--replace", "--keep", "--no-wait", "--type", "mine", "--timeout", "9")
     result = run("deploy", "digits", str(model_dir), *options, *flags)
     assert result.exit_code == 0, result.stderr
@@ -50,6 +61,7 @@ def test_deploy_sends_a_directory_with_everything_that_was_said(run, client, mod
     assert (model_id, files, model_type) == ("digits", model_dir, "mine")
     assert callable(how.pop("progress"))
     expected = {"options": {"threads": 2}, "finder": "files", "initializer": "mine", "retries": 3, "labels": None}
+    expected["loader"] = "words:load"
     assert how == {**expected, "replace": True, "keep": True, "wait": False, "timeout_s": 9.0}
 
 

@@ -208,7 +208,7 @@ def test_what_changes_no_state_is_told_without_an_arrow(run, client):
 
 def test_a_plan_passes_what_a_load_would(run, client):
     assert run("plan", "digits", "m", "--type", "mine", "--finder", "files", "-o", "threads=2").exit_code == 0
-    how = {"finder": "files", "initializer": None, "options": {"threads": 2}}
+    how = {"finder": "files", "loader": None, "initializer": None, "options": {"threads": 2}}
     assert client.was_asked("plan") == [("digits", "m", "mine", how)]
 
 

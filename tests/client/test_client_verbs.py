@@ -52,7 +52,7 @@ def ask(connect: Callable[..., Any], fake: Callable[..., FakeHost], host: Answer
 
 M = {"model_id": "m"}
 INFO = ModelInfo.from_dict(RECORD)
-HOW = {"finder": "files", "initializer": "mine", "options": {"threads": 2}}
+HOW = {"finder": "files", "loader": "words:load", "initializer": "mine", "options": {"threads": 2}}
 LABELS = {"team": "a"}
 LOADED = {**M, **HOW, "path": "/m", "type": "mine"}
 UNLOADED = {"model_id": "m", "size_bytes": 5, "freed_bytes": 4, "processes": 1, "duration_s": 0.5}

@@ -52,6 +52,13 @@ def test_a_model_comes_and_goes_and_its_process_with_it(front, echo):
     assert front.ask("GET", "/v1/models/m").status == 404
 
 
+def test_a_load_names_its_loader(front, echo):
+    assert front.load("m", echo, loader="python")["loader"] == "python"
+    refused = front.ask("POST", "/v1/models/other/load", {"path": echo, "loader": "pyhton"})
+    assert (refused.status, refused.kind) == (400, "InvalidArgumentError")
+    assert "there is no loader 'pyhton'" in refused.value["error"]
+
+
 def test_a_load_that_is_not_waited_for_is_answered_while_it_loads(front, model_dir, tmp_path):
     gate = tmp_path / "gate"
     path = model_dir(

@@ -27,6 +27,7 @@ ALL = Standing(
     is_pinned=True,
     is_kept=True,
     labels={"team": "a"},
+    loader="m:f",
 )
 
 

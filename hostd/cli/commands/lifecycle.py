@@ -51,6 +51,9 @@ def choosing_options(function: _F) -> _F:
     for option in (
         click.option("--initializer", metavar="NAME", help="What makes the model's object.  [default: its loader]"),
         click.option(
+            "--loader", metavar="NAME", help="What loads the model.  [default: model.yaml, then as its files say]"
+        ),
+        click.option(
             "--finder", metavar="NAME", help="How to recognise the model.  [default: model.yaml, then by its files]"
         ),
         click.option(

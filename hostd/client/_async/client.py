@@ -119,6 +119,7 @@ class AsyncClient(NotPickled):
         wait: bool = True,
         retries: int | None = None,
         finder: str | None = None,
+        loader: str | None = None,
         initializer: str | None = None,
         options: dict[str, Any] | None = None,
         labels: dict[str, str] | None = None,
@@ -128,11 +129,12 @@ class AsyncClient(NotPickled):
     ) -> AsyncModel:
         """Load a model and return its handle; `wait=False` returns while it loads.
 
-        `options` go to the loader, over those of `model.yaml`. A load that fails is tried again `retries` times, each
+        `loader` (a name, or `package.module:attribute`) counts for more than what is found at the path. `options` go to
+        it, over those of `model.yaml`. A load that fails is tried again `retries` times, each
         in a fresh process (None: as often as the host's settings say). Loading what is loaded starts nothing: the
         handle says that it is `already_loaded`, and in `files_changed` whether its files have changed since. With
         `reload` it is unloaded first, whatever it was loaded from, and calls that come meanwhile wait. A reload without
-        a path keeps the path, and of type, finder, initializer, retries and each option what this call does not give.
+        a path keeps it, and of type, finder, loader, initializer, retries and each option what this call does not give.
         `labels`, as Kubernetes has them, are to list and unload models by; they replace those of what is loaded.
 
         Raises `AlreadyExistsError` if the id is loaded from something else and `reload` is not set, `ModelError` with
@@ -141,7 +143,7 @@ class AsyncClient(NotPickled):
         `plan_load` says before), or not within `memory.admission_timeout_s`. No timeout but `workers.load_timeout_s` by
         default. When its caller has left a load goes on; with `cancel_on_timeout` it ends unless others have joined it.
         """
-        asked = {**named(model_id, model_type, finder, initializer, options), "path": absolute(local_model_path)}
+        asked = named(model_id, model_type, finder, loader, initializer, options, local_model_path)
         more = given(retries=retries, labels=labels, reload=reload, cancel_on_timeout=cancel_on_timeout)
         asked |= {"wait": wait, **more}
         return AsyncModel(self, ModelInfo.from_dict(await self._verb("load_model", timeout_s, **asked)), self.timeout_s)
@@ -165,6 +167,7 @@ class AsyncClient(NotPickled):
         keep: bool = False,
         retries: int | None = None,
         finder: str | None = None,
+        loader: str | None = None,
         initializer: str | None = None,
         options: dict[str, Any] | None = None,
         labels: dict[str, str] | None = None,
@@ -186,7 +189,7 @@ class AsyncClient(NotPickled):
         """
         from hostd.client._async.deploys import deploy  # noqa: PLC0415 - few programs do
 
-        asked = named(model_id, model_type, finder, initializer, options)
+        asked = named(model_id, model_type, finder, loader, initializer, options)
         asked |= {"wait": wait, "replace": replace, "keep": keep, "retries": retries, **given(labels=labels)}
         info = ModelInfo.from_dict(await deploy(self._channel, files, asked, progress, timeout_s))
         return AsyncModel(self, info, self.timeout_s)
@@ -282,16 +285,16 @@ class AsyncClient(NotPickled):
         model_type: str = STANDALONE,
         *,
         finder: str | None = None,
+        loader: str | None = None,
         initializer: str | None = None,
         options: dict[str, Any] | None = None,
     ) -> LoadPlan:
         """Return what `load_model` with these arguments would do now: start, evict first, wait, or be refused.
 
         Nothing is loaded, evicted or reserved; a load that follows does just that, if nothing has changed meanwhile.
-        Sizes are bytes of the budget. Raises what `load_model` raises for an id and a path that cannot be loaded;
-        that there is not enough memory is an answer and raises nothing.
+        Sizes are bytes of the budget. Raises as `load_model`, but that there is not enough memory is an answer.
         """
-        asked = {**named(model_id, model_type, finder, initializer, options), "path": absolute(local_model_path)}
+        asked = named(model_id, model_type, finder, loader, initializer, options, local_model_path)
         return LoadPlan.from_dict(await self._verb("plan_load", self.timeout_s, **asked))
 
     async def pin_model(self, model_id: str) -> ModelInfo:
@@ -385,17 +388,13 @@ class AsyncClient(NotPickled):
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
     ) -> Any:
         """Call a method of a model by name, and return its result."""
-        return await self._channel.ask(
-            lambda tracker: tracker.call(model_id, method, args, kwargs, timeout_s), timeout_s
-        )
+        return await self._channel.ask(lambda t: t.call(model_id, method, args, kwargs, timeout_s), timeout_s)
 
     def submit(
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
     ) -> calls.AsyncPendingCall:
         """Begin a call of a method, and return it."""
-        return calls.submit(
-            self._channels, lambda tracker: tracker.call(model_id, method, args, kwargs, timeout_s), timeout_s
-        )
+        return calls.submit(self._channels, lambda t: t.call(model_id, method, args, kwargs, timeout_s), timeout_s)
 
     def map(
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
@@ -408,6 +407,4 @@ class AsyncClient(NotPickled):
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
     ) -> AsyncIterator[Any]:  # sync: ) -> ItemStream:
         """Call a method that yields, and return an iterator over its items."""
-        return calls.stream(
-            self._channels, lambda tracker: tracker.stream(model_id, method, args, kwargs, timeout_s), timeout_s
-        )
+        return calls.stream(self._channels, lambda t: t.stream(model_id, method, args, kwargs, timeout_s), timeout_s)

@@ -101,6 +101,7 @@ class Client(NotPickled):
         wait: bool = True,
         retries: int | None = None,
         finder: str | None = None,
+        loader: str | None = None,
         initializer: str | None = None,
         options: dict[str, Any] | None = None,
         labels: dict[str, str] | None = None,
@@ -110,11 +111,12 @@ class Client(NotPickled):
     ) -> Model:
         """Load a model and return its handle; `wait=False` returns while it loads.
 
-        `options` go to the loader, over those of `model.yaml`. A load that fails is tried again `retries` times, each
+        `loader` (a name, or `package.module:attribute`) counts for more than what is found at the path. `options` go to
+        it, over those of `model.yaml`. A load that fails is tried again `retries` times, each
         in a fresh process (None: as often as the host's settings say). Loading what is loaded starts nothing: the
         handle says that it is `already_loaded`, and in `files_changed` whether its files have changed since. With
         `reload` it is unloaded first, whatever it was loaded from, and calls that come meanwhile wait. A reload without
-        a path keeps the path, and of type, finder, initializer, retries and each option what this call does not give.
+        a path keeps it, and of type, finder, loader, initializer, retries and each option what this call does not give.
         `labels`, as Kubernetes has them, are to list and unload models by; they replace those of what is loaded.
 
         Raises `AlreadyExistsError` if the id is loaded from something else and `reload` is not set, `ModelError` with
@@ -123,7 +125,7 @@ class Client(NotPickled):
         `plan_load` says before), or not within `memory.admission_timeout_s`. No timeout but `workers.load_timeout_s` by
         default. When its caller has left a load goes on; with `cancel_on_timeout` it ends unless others have joined it.
         """
-        asked = {**named(model_id, model_type, finder, initializer, options), "path": absolute(local_model_path)}
+        asked = named(model_id, model_type, finder, loader, initializer, options, local_model_path)
         more = given(retries=retries, labels=labels, reload=reload, cancel_on_timeout=cancel_on_timeout)
         asked |= {"wait": wait, **more}
         return Model(self, ModelInfo.from_dict(self._verb("load_model", timeout_s, **asked)), self.timeout_s)
@@ -147,6 +149,7 @@ class Client(NotPickled):
         keep: bool = False,
         retries: int | None = None,
         finder: str | None = None,
+        loader: str | None = None,
         initializer: str | None = None,
         options: dict[str, Any] | None = None,
         labels: dict[str, str] | None = None,
@@ -168,7 +171,7 @@ class Client(NotPickled):
         """
         from hostd.client._sync.deploys import deploy  # noqa: PLC0415 - few programs do
 
-        asked = named(model_id, model_type, finder, initializer, options)
+        asked = named(model_id, model_type, finder, loader, initializer, options)
         asked |= {"wait": wait, "replace": replace, "keep": keep, "retries": retries, **given(labels=labels)}
         info = ModelInfo.from_dict(deploy(self._channel, files, asked, progress, timeout_s))
         return Model(self, info, self.timeout_s)
@@ -264,16 +267,16 @@ class Client(NotPickled):
         model_type: str = STANDALONE,
         *,
         finder: str | None = None,
+        loader: str | None = None,
         initializer: str | None = None,
         options: dict[str, Any] | None = None,
     ) -> LoadPlan:
         """Return what `load_model` with these arguments would do now: start, evict first, wait, or be refused.
 
         Nothing is loaded, evicted or reserved; a load that follows does just that, if nothing has changed meanwhile.
-        Sizes are bytes of the budget. Raises what `load_model` raises for an id and a path that cannot be loaded;
-        that there is not enough memory is an answer and raises nothing.
+        Sizes are bytes of the budget. Raises as `load_model`, but that there is not enough memory is an answer.
         """
-        asked = {**named(model_id, model_type, finder, initializer, options), "path": absolute(local_model_path)}
+        asked = named(model_id, model_type, finder, loader, initializer, options, local_model_path)
         return LoadPlan.from_dict(self._verb("plan_load", self.timeout_s, **asked))
 
     def pin_model(self, model_id: str) -> ModelInfo:
@@ -367,15 +370,13 @@ class Client(NotPickled):
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
     ) -> Any:
         """Call a method of a model by name, and return its result."""
-        return self._channel.ask(lambda tracker: tracker.call(model_id, method, args, kwargs, timeout_s), timeout_s)
+        return self._channel.ask(lambda t: t.call(model_id, method, args, kwargs, timeout_s), timeout_s)
 
     def submit(
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
     ) -> calls.PendingCall:
         """Begin a call of a method, and return it."""
-        return calls.submit(
-            self._channel, lambda tracker: tracker.call(model_id, method, args, kwargs, timeout_s), timeout_s
-        )
+        return calls.submit(self._channel, lambda t: t.call(model_id, method, args, kwargs, timeout_s), timeout_s)
 
     def map(
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
@@ -388,6 +389,4 @@ class Client(NotPickled):
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
     ) -> ItemStream:
         """Call a method that yields, and return an iterator over its items."""
-        return calls.stream(
-            self._channel, lambda tracker: tracker.stream(model_id, method, args, kwargs, timeout_s), timeout_s
-        )
+        return calls.stream(self._channel, lambda t: t.stream(model_id, method, args, kwargs, timeout_s), timeout_s)

@@ -15,6 +15,7 @@ async def deploy_model(asked: Asked) -> hostd.ModelInfo:
     """Give the files of a request to the host, and return the record of their model."""
     assert asked.files is not None, "its body is files"  # noqa: S101 - as the table says
     given = asked.some("wait", "replace", "keep", "retries", "finder", "initializer", "options", "labels", "timeout_s")
+    given |= asked.some("loader")
     return await record_of(asked, await asked.client.deploy_model(asked["id"], asked.files, asked["type"], **given))
 
 

@@ -33,7 +33,7 @@ async def get_model(asked: Asked) -> ListedModel:
 async def load_model(asked: Asked) -> hostd.ModelInfo:
     """Load a model and return its record."""
     given = asked.some("wait", "retries", "finder", "initializer", "options", "labels", "reload", "timeout_s")
-    given |= asked.some("cancel_on_timeout")
+    given |= asked.some("loader", "cancel_on_timeout")
     handle = await asked.client.load_model(asked["id"], _path_of(asked), asked["type"], **given)
     return await record_of(asked, handle)
 
@@ -71,7 +71,7 @@ async def explain_model(asked: Asked) -> dict[str, Any]:
 
 async def plan_load(asked: Asked) -> hostd.LoadPlan:
     """Return what a load would do."""
-    given = asked.some("finder", "initializer", "options")
+    given = asked.some("finder", "loader", "initializer", "options")
     return await asked.client.plan_load(asked["id"], _path_of(asked), asked["type"], **given)
 
 

@@ -31,6 +31,7 @@ _HOW = (
     _TYPE,
     Parameter("options", dict, "Options of the model's loader, over those of model.yaml."),
     Parameter("finder", str, "How to recognise the model; without it by model.yaml, then by its files."),
+    Parameter("loader", str, "What loads the model; without it as model.yaml or its files say."),
     Parameter("initializer", str, "What makes the model's object; without it its loader."),
 )
 _RETRIES = Parameter("retries", int, "How often to try a failed load again; without it as the host is set.", least=0)

@@ -113,4 +113,4 @@ def standing_of(entry: PreloadEntry) -> ev.Standing:
     """Return the arguments that an entry gives."""
     limits = ev.Limits(entry.memory_limit, entry.evictable, entry.idle_ttl_s, entry.cpu_threads)
     given = (entry.type, entry.finder, entry.initializer, entry.options, entry.retries, entry.pin)
-    return ev.Standing(*given, limits, labels=entry.labels or None)
+    return ev.Standing(*given, limits, labels=entry.labels or None, loader=entry.loader)

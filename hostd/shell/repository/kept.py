@@ -37,7 +37,7 @@ MAX_BYTES = 64 * 1024
 FILE_MODE = 0o640
 """Less umask: others than the host's user, and its group if the umask lets it, do not read what was deployed."""
 _NEW_NAME = f"{KEPT_NAME}.new"
-_NAMES = ("type", "finder", "initializer")
+_NAMES = ("type", "finder", "initializer", "loader")
 _KEYS = ("version", *_NAMES, "options", "retries", "pinned", "labels")
 
 
@@ -54,6 +54,7 @@ def packed(standing: Standing) -> bytes:
         "type": standing.type,
         "finder": standing.finder,
         "initializer": standing.initializer,
+        "loader": standing.loader,
         "options": dict(standing.options),
         "retries": standing.retries,
         "pinned": standing.is_pinned,
@@ -185,8 +186,9 @@ def _checked(path: str, values: dict[str, Any]) -> Standing:
         raise _damaged(path, f"retries must be a number from 0 to {MAX_RETRIES}, not {shown(retries)}")
     if pinned is not None and not isinstance(pinned, bool):
         raise _damaged(path, f"pinned must be true or false, not {shown(pinned)}")
-    kind, finder, initializer = (values.get(key) for key in _NAMES)
-    return Standing(kind, finder, initializer, options, retries, pinned, is_kept=True, labels=_labels_of(path, values))
+    kind, finder, initializer, loader = (values.get(key) for key in _NAMES)
+    labels = _labels_of(path, values)
+    return Standing(kind, finder, initializer, options, retries, pinned, is_kept=True, labels=labels, loader=loader)
 
 
 def _labels_of(path: str, values: dict[str, Any]) -> dict[str, str] | None:

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hostd.core.events import DirectoryEntry, ModelId
-from hostd.core.names import model_id_of
+from hostd.core.names import KEPT_NAME, model_id_of
 from hostd.shell.repository.completeness import is_recent, walk
 from hostd_workers.wire.errors import InvalidArgumentError
 from hostd_workers.wire.light import NamedTuple
@@ -222,7 +222,9 @@ class Scanner:
             return _Kind.BAD_NAME, error.message
         if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
             return _Kind.IGNORED, _NO_MODELS.get(stat.S_IFMT(status.st_mode), "it is neither a directory nor a file")
-        if self._recognises(name, self._path_of(name)):
+        path = self._path_of(name)
+        # What was deployed may have a finder or a loader of its own, which its load asks.
+        if self._recognises(name, path) or os.path.lexists(f"{path}/{KEPT_NAME}"):
             return _Kind.MODEL, ""
         return _Kind.IGNORED, "no finder knows what it is: it needs a model.yaml, a model.py or a model's file"
 

@@ -47,7 +47,8 @@ class Specifying:
         """Return how to load what was asked for. Raises as `Plugins.find` and `kept.read`."""
         standing = self._standing_of(model_id, asked.path)
         source = standing.under(asked)
-        found = self._plugins.find(model_id, source.path, finder=source.finder, initializer=source.initializer)
+        plugins = {"finder": source.finder, "loader": source.loader, "initializer": source.initializer}
+        found = self._plugins.find(model_id, source.path, **plugins)
         spec = ev.LoadingSpec(
             loader=found.loader,
             options={**found.options, **source.options},
