@@ -21,7 +21,8 @@ __all__ = ["Initializer", "Loader", "MissingDependencyError", "Served", "Signatu
 class Loader(Protocol):
     """A function that turns a path into a model.
 
-    `load` in a `model.py`, every built-in loader and every `module:attr` named in a `model.yaml` have this shape.
+    `load` in a `model.py`, every built-in loader and every `module:attr` named in a `model.yaml` have this shape. What
+    it returns may have a `close()` to finish with, see `Served`.
     """
 
     def __call__(self, path: str | None, /, **options: Any) -> object:
@@ -103,14 +104,22 @@ class Signature:
 
 @dataclass(frozen=True)
 class Served:
-    """A loaded model together with what to expose of it.
+    """A loaded model together with what to expose of it, and how to finish with it.
 
     `methods` names the methods that callers may use; None exposes every public callable. `default` is the method behind
     calling the model itself; None leaves the choice to the runtime (`__call__`, `predict`, or the only method).
     `signatures` say by method what it takes and returns; of a method without one its type hints do.
+
+    `close` is called once, without arguments, before the model is ended in order: when it is unloaded, evicted,
+    reloaded or replaced, when the host shuts down, or when its load is given up. It may be a coroutine function. None
+    takes the model's own `close()`, if that needs no argument; it is no method for callers then, unless `methods` names
+    it. Calls in flight have ended before. With them it has `workers.drain_timeout_s` seconds, then its process is
+    killed. It is not called before a kill (`now`, a memory limit) and cannot be after a crash. What it raises is in
+    the model's log and in its story (CLOSE_FAILED), and keeps nothing from being unloaded.
     """
 
     model: object
     methods: tuple[str, ...] | None = None
     default: str | None = None
     signatures: Mapping[str, Signature] = field(default_factory=dict)
+    close: Callable[[], object] | None = None

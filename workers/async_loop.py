@@ -3,7 +3,7 @@
 A module of its own because it needs asyncio: its import costs a third of the start of a worker.
 
 The loop is the model's too, so what it may do to a loop is survived: it may stop it, cancel every task that it finds,
-and set a factory of tasks. Nothing of ours but the calls themselves (`tasks`) are tasks.
+and set a factory of tasks. Nothing of ours is a task but the calls themselves (`tasks`) and the model's `close`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from hostd_workers.process.ending import ENDS_A_PROCESS
 from hostd_workers.process.forked import leave
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from hostd_workers.calls.runtime import Runtime
     from hostd_workers.lane.lanes import Lanes
     from hostd_workers.session import Session
@@ -59,6 +61,8 @@ class _Pump:
         self.failure: BaseException | None = None
         """What ends the worker; the loop is stopped for it."""
         self._lanes = session.lanes
+        self._own: set[asyncio.Task[None]] = set()
+        session.run = self._run
         loop.add_reader(transport.fileno(), self._work)
         transport.on_sent = self.soon
         if self._lanes is not None:
@@ -76,6 +80,9 @@ class _Pump:
         if not self._has_noted:
             self._has_noted = True
             print("the model stopped the event loop that serves it; the loop goes on", file=sys.stderr)  # noqa: T201
+
+    def _run(self, ours: Coroutine[Any, Any, None]) -> None:
+        self._own.add(asyncio.Task(ours, loop=self._loop))  # not by the loop's own factory, which may be the model's
 
     def _work(self) -> None:
         self._is_due = False

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 MAX_DOC_CHARS = 300
 MAX_SIGNATURE_CHARS = 500
 
+CLOSE = "close"
+"""What a model calls the method with which it finishes; one that needs arguments is a method like others."""
+
+_NO_METHODS = (property, functools.cached_property, type)
+
 
 @dataclass(frozen=True)
 class Method:
@@ -65,6 +70,19 @@ def methods_of(model: object, names: Iterable[str] | None) -> dict[str, Method]:
     return found
 
 
+def close_of(model: object, names: Iterable[str] | None) -> Callable[[], object] | None:
+    """Return the `close` that a model has for its worker, None if it has none or callers may call it."""
+    found = inspect.getattr_static(model, CLOSE, None)
+    if found is None or isinstance(found, _NO_METHODS) or (names is not None and CLOSE in names):
+        return None
+    function = _read(model, CLOSE)
+    try:
+        inspect.signature(function).bind()
+    except Exception:  # noqa: BLE001 - it needs arguments, or is none; of C code nothing may be known
+        return None
+    return function  # type: ignore[no-any-return]
+
+
 def default_of(methods: dict[str, Method], wanted: str | None) -> str | None:
     """Return the method behind calling the model: the wanted one, `__call__`, `predict`, or the only one."""
     if wanted is not None:
@@ -83,8 +101,9 @@ def _public_names(model: object) -> list[str]:
         name
         for name in dir(model)
         if not name.startswith("_")
-        and not isinstance(inspect.getattr_static(model, name, None), (property, functools.cached_property, type))
+        and not isinstance(inspect.getattr_static(model, name, None), _NO_METHODS)
         and callable(_read(model, name))
+        and not (name == CLOSE and close_of(model, None))
     ]
     is_called_itself = callable(model) and not isinstance(model, type)
     return ["__call__", *names] if is_called_itself else names

@@ -11,8 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hostd_workers.calls.runtime import Runtime
+from hostd_workers.closing import close, close_in_loop
 from hostd_workers.loading import load, load_error
-from hostd_workers.methods import default_of, methods_of
+from hostd_workers.methods import close_of, default_of, methods_of
 from hostd_workers.plugins import import_builtin
 from hostd_workers.process.ending import ENDS_A_PROCESS
 from hostd_workers.process.installed import imported_since, refuse_if_hidden
@@ -23,7 +24,7 @@ from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from hostd_workers.lane.lanes import Lanes
     from hostd_workers.methods import Method
@@ -44,6 +45,9 @@ class Session:
         self.runtime: Runtime | None = None
         self.lanes: Lanes | None = None
         self.is_async = False
+        self.run: Callable[[Coroutine[Any, Any, None]], None] | None = None
+        """What runs a coroutine in the loop of a worker that has one."""
+        self._close: Callable[[], object] | None = None
 
     def greet(self) -> None:
         """Say hello: which worker this is and which versions it speaks."""
@@ -69,6 +73,8 @@ class Session:
             self._close_lanes()
         elif envelope.kind == msg.OPEN_LANES and self.lanes is not None:
             self.lanes.open()
+        elif envelope.kind == msg.CLOSE_MODEL:
+            self._close_model()
         elif self.runtime is not None:
             self.runtime.accept(envelope)
 
@@ -97,6 +103,24 @@ class Session:
         else:
             self.lanes.close(closed)
 
+    def _close_model(self) -> None:
+        """Let the model finish; it is told so once no call is left, but for such as were cancelled."""
+        if self._close is None:
+            self._say_closed("")
+        elif self.run is None:
+            self._say_closed(close(self._close))
+        else:
+            self.run(self._close_in_loop(self._close))
+
+    async def _close_in_loop(self, function: Callable[[], object]) -> None:
+        from hostd_workers.calls.tasks import Tasks  # noqa: PLC0415 - it needs asyncio
+
+        await Tasks.all_ended()
+        self._say_closed(await close_in_loop(function))
+
+    def _say_closed(self, problem: str) -> None:
+        self._send(msg.pack_map(msg.MODEL_CLOSED, 0, {"problem": problem}))
+
     def _load(self, request: dict[str, Any]) -> None:
         before = len(sys.modules)
         try:
@@ -109,7 +133,9 @@ class Session:
             # identity.
             sys.dont_write_bytecode = True
             served, warned = load(request)
-            methods = methods_of(served.model, request.get("methods") or served.methods)
+            names = request.get("methods") or served.methods
+            self._close = served.close or close_of(served.model, names)
+            methods = methods_of(served.model, names)
             default = default_of(methods, request.get("default_method") or served.default)
             functions = {name: method.function for name, method in methods.items()}
             signatures = signatures_of(functions, default, request.get("signatures") or {}, served.signatures)
@@ -120,11 +146,14 @@ class Session:
                 "loader": request["loader"],
                 "warnings": warned,
                 "lane": self._open_lanes(request.get("lane"), methods),
+                "has_close": self._close is not None,
             }
             loaded = msg.pack_map(msg.LOADED, 0, answer)
         except ENDS_A_PROCESS:
             raise
         except BaseException as error:  # noqa: BLE001 - the border with the model's code, which may raise anything
+            if self._close is not None:  # the loader has returned, and what it made will not serve
+                close(self._close)
             self._send(msg.pack_error(0, load_error(error)))
             return
         self.runtime = Runtime(methods, self._send, request.get("max_message_bytes", DEFAULT_LIMITS.blob_bytes))

@@ -108,8 +108,8 @@ class WorkersConfig(_Section):
     """Seconds that one load of a model may take. In ten minutes a fast disk gives some 500 GB."""
 
     drain_timeout_s: Seconds = 10
-    """Seconds that running requests get to finish when their model is unloaded; then they are answered with ABORTED and
-    the process is killed."""
+    """Seconds that running requests, and then the model's close(), get to finish when the model is unloaded; then they
+    are answered with ABORTED and the process is killed."""
 
     load_retries: Retries = 0
     """How often a load that failed is tried again, each time in a fresh process, if the caller does not say. None: what

@@ -128,6 +128,12 @@ class OpenLanes(NamedTuple):
     worker_id: WorkerId
 
 
+class CloseModel(NamedTuple):
+    """Have a worker that has no call any more let its model finish; it comes back as ModelClosed."""
+
+    worker_id: WorkerId
+
+
 class MeasureWorker(NamedTuple):
     """Sample the memory of the worker's tree; it comes back as WorkerMeasured, if need be with an estimate."""
 
@@ -327,6 +333,7 @@ Effect: TypeAlias = (
     | SendLoad
     | CloseLanes
     | OpenLanes
+    | CloseModel
     | MeasureWorker
     | PauseWorker
     | ResumeWorker

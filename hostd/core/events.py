@@ -124,7 +124,8 @@ class BaselineMeasured(NamedTuple):
 class WorkerLoaded(NamedTuple):
     """The worker has loaded its model and serves these methods.
 
-    `warnings` are the texts of what the loader, its libraries and the model warned of.
+    `warnings` are the texts of what the loader, its libraries and the model warned of. `has_close`: the model has
+    something to finish before it is ended.
     """
 
     worker_id: WorkerId
@@ -133,6 +134,7 @@ class WorkerLoaded(NamedTuple):
     default_method: str | None
     warnings: tuple[str, ...] = ()
     lane: Lane | None = None
+    has_close: bool = False
 
 
 class WorkerImported(NamedTuple):
@@ -178,6 +180,13 @@ class LanesClosed(NamedTuple):
     """The worker has no call of a lane any more, and begins none."""
 
     worker_id: WorkerId
+
+
+class ModelClosed(NamedTuple):
+    """The model has finished; `problem` says what went wrong with that, or is ""."""
+
+    worker_id: WorkerId
+    problem: str = ""
 
 
 class WorkerRefusedLoad(NamedTuple):
@@ -418,6 +427,7 @@ Event: TypeAlias = (
     | TemplateReady
     | TemplateEnded
     | LanesClosed
+    | ModelClosed
     | WorkerRefusedLoad
     | WorkerMeasured
     | WorkerPauseFailed

@@ -6,10 +6,11 @@ Rules
    SPAWN_FAILED: there never was one). EXITED alone is not enough, because descendants may live on.
 3. A model is UNLOADED only when every worker of it is DEAD.
 
-Theory: a worker is told one thing at a time (spawn, load, drain, kill) and answers or dies. Death may come in any
-state, so EXITED and KILL have a row in every living one, and both lead through KILLING, where the shell kills what is
-left of the tree and waits for the proof. An action beside a row is what the shell must do because of it. A worker that
-is PAUSED does nothing, but what it said just before may still arrive: it stays PAUSED with its model loaded, or ends.
+Theory: a worker is told one thing at a time (spawn, load, drain, close, kill) and answers or dies. Death may come in
+any state, so EXITED and KILL have a row in every living one, and both lead through KILLING, where the shell kills what
+is left of the tree and waits for the proof. An action beside a row is what the shell must do because of it. A worker
+that is PAUSED does nothing, but what it said just before may still arrive: it stays PAUSED with its model loaded, or
+ends. CLOSING has only one whose model has something to finish (`closing`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class WorkerState(enum.Enum):
     PAUSED = "PAUSED"
     READY = "READY"
     DRAINING = "DRAINING"
+    CLOSING = "CLOSING"
     KILLING = "KILLING"
     DEAD = "DEAD"
 
@@ -43,6 +45,8 @@ class WorkerInput(enum.Enum):
     LOAD_FAILED = "LOAD_FAILED"
     DRAIN = "DRAIN"
     DRAINED = "DRAINED"
+    CLOSE = "CLOSE"
+    CLOSED = "CLOSED"
     KILL = "KILL"
     EXITED = "EXITED"
     GONE = "GONE"
@@ -56,6 +60,7 @@ class WorkerAction(enum.Enum):
     MEASURE = "MEASURE"
     PAUSE = "PAUSE"
     RESUME = "RESUME"
+    CLOSE = "CLOSE"
     KILL = "KILL"
 
 
@@ -112,17 +117,23 @@ WORKER_TRANSITIONS: Final[dict[tuple[WorkerState, WorkerInput], tuple[WorkerStat
     (_W.LOADING, _I.KILL): (_W.KILLING, (_A.KILL,)),
     (_W.LOADING, _I.EXITED): (_W.KILLING, (_A.KILL,)),
     (_W.LOADING, _I.PAUSE): (_W.PAUSED, (_A.PAUSE,)),
+    (_W.LOADING, _I.CLOSE): (_W.CLOSING, (_A.CLOSE,)),
     (_W.PAUSED, _I.RESUME): (_W.LOADING, (_A.RESUME,)),
     (_W.PAUSED, _I.LOADED): (_W.PAUSED, ()),
     (_W.PAUSED, _I.LOAD_FAILED): (_W.KILLING, (_A.KILL,)),
     (_W.PAUSED, _I.KILL): (_W.KILLING, (_A.KILL,)),
     (_W.PAUSED, _I.EXITED): (_W.KILLING, (_A.KILL,)),
     (_W.READY, _I.DRAIN): (_W.DRAINING, ()),
+    (_W.READY, _I.CLOSE): (_W.CLOSING, (_A.CLOSE,)),
     (_W.READY, _I.KILL): (_W.KILLING, (_A.KILL,)),
     (_W.READY, _I.EXITED): (_W.KILLING, (_A.KILL,)),
     (_W.DRAINING, _I.DRAINED): (_W.KILLING, (_A.KILL,)),
+    (_W.DRAINING, _I.CLOSE): (_W.CLOSING, (_A.CLOSE,)),
     (_W.DRAINING, _I.KILL): (_W.KILLING, (_A.KILL,)),
     (_W.DRAINING, _I.EXITED): (_W.KILLING, (_A.KILL,)),
+    (_W.CLOSING, _I.CLOSED): (_W.KILLING, (_A.KILL,)),
+    (_W.CLOSING, _I.KILL): (_W.KILLING, (_A.KILL,)),
+    (_W.CLOSING, _I.EXITED): (_W.KILLING, (_A.KILL,)),
     (_W.KILLING, _I.EXITED): (_W.KILLING, ()),
     (_W.KILLING, _I.GONE): (_W.DEAD, ()),
     (_W.KILLING, _I.SPAWN_FAILED): (_W.DEAD, ()),

@@ -20,6 +20,7 @@ from hostd_workers.wire.errors import HostError, ResourceExhaustedError, Unavail
 
 if TYPE_CHECKING:
     from hostd.core.calls.routing import Router
+    from hostd.core.closing import Closing
     from hostd.core.events import WorkerDisconnected, WorkerExited, WorkerSpokeLastWords
     from hostd.core.loading import Loading
     from hostd.core.models import Worker
@@ -36,9 +37,10 @@ _QUOTED_LINES: Final = 5
 class Losing:
     """The decisions about workers that end by themselves."""
 
-    def __init__(self, registry: Registry, loading: Loading, router: Router) -> None:
-        """Take what is known, what goes on with a load, and what has the calls."""
+    def __init__(self, registry: Registry, loading: Loading, router: Router, closing: Closing) -> None:
+        """Take what is known, what goes on with a load, what has the calls, and what tells of models that close."""
         self._registry = registry
+        self._closing = closing
         self._loading = loading
         self._router = router
 
@@ -77,6 +79,8 @@ class Losing:
         if event.death is not Death.UNEXPLAINED:
             worker.model.try_no_more()  # it would take as much again
         state = worker.state
+        if state is WorkerState.CLOSING:
+            self._closing.tell(worker, f"its worker ended in close(): {event.how}")
         registry.move_worker(worker, WorkerInput.EXITED, event.how)
         if state is not WorkerState.KILLING:
             self.lose(worker, self.death_of(worker))

@@ -23,6 +23,7 @@ from hostd.core import events as ev
 from hostd.core.abandoning import Abandoning
 from hostd.core.calls.lanes import Lanes
 from hostd.core.calls.routing import Router
+from hostd.core.closing import Closing
 from hostd.core.comparing import Comparing
 from hostd.core.config import CoreConfig
 from hostd.core.files.deploying import Deploying
@@ -67,15 +68,16 @@ class Core:
         comparing = self._comparing = Comparing(self._registry)
         templates = self._templates = Choosing(self._registry, charges)
         loading = self._loading = Loading(self._registry, admission, comparing, templates)
-        lanes = self._lanes = Lanes(self._registry)
+        closing = self._closing = Closing(self._registry)
+        lanes = self._lanes = Lanes(self._registry, closing)
         router = self._router = Router(self._registry, loading, lanes)
-        unloading = self._unloading = Unloading(self._registry, loading, router.pending, lanes)
+        unloading = self._unloading = Unloading(self._registry, loading, router.pending, lanes, closing)
         reloading = Reloading(self._registry, loading, unloading)
         abandoning = self._abandoning = Abandoning(self._registry, reloading, unloading, router.pending)
         pinning = Pinning(self._registry)
         deploying = self._deploying = Deploying(self._registry, loading, unloading, pinning)
-        losing = self._losing = Losing(self._registry, loading, router)
-        workers = Workers(self._registry, loading, unloading, losing, router, lanes, templates)
+        losing = self._losing = Losing(self._registry, loading, router, closing)
+        workers = Workers(self._registry, loading, unloading, losing, router, lanes, templates, closing)
         measuring = Measuring(self._registry, loading, admission, losing)
         undeploying = self._undeploying = Undeploying(self._registry, loading, unloading, pinning)
         syncing = self._syncing = Syncing(self._registry, loading, unloading, comparing)
@@ -90,6 +92,7 @@ class Core:
             ev.LaneRequested: asked(lanes.open),
             ev.FateRequested: asked(lanes.fate),
             ev.LanesClosed: lanes.closed,
+            ev.ModelClosed: closing.closed,
             ev.LoadRequested: asked(abandoning.load),
             ev.RetrieveRequested: asked(loading.retrieve),
             ev.UnloadRequested: asked(unloading.unload),
@@ -297,6 +300,7 @@ class Core:
         problems += (
             self._lanes.problems()
             + self._losing.problems()
+            + self._closing.problems()
             + self._deploying.problems()
             + self._undeploying.problems()
             + self._syncing.problems()

@@ -15,7 +15,7 @@ Rules
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hostd.core.lifecycle import WorkerInput, WorkerState
 from hostd.core.refusals import limit_error
@@ -28,6 +28,15 @@ if TYPE_CHECKING:
     from hostd.core.memory.admission import Admission
     from hostd.core.models import Model, Worker
     from hostd.core.registry import Registry
+
+
+_WITH_MODEL: Final = (
+    WorkerState.LOADING,
+    WorkerState.PAUSED,
+    WorkerState.READY,
+    WorkerState.DRAINING,
+    WorkerState.CLOSING,
+)
 
 
 class Measuring:
@@ -91,4 +100,4 @@ class Measuring:
 
 
 def _has_model(worker: Worker) -> bool:
-    return worker.state in (WorkerState.LOADING, WorkerState.PAUSED, WorkerState.READY, WorkerState.DRAINING)
+    return worker.state in _WITH_MODEL

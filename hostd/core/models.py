@@ -59,6 +59,7 @@ class Worker:
     PAUSED. `shares` says which clients have its calls, those that it was told to leave included. `disconnected` says
     how its connection ended, "" while it has one or none yet. `obstacle` says why its processes are still there after a
     kill, `is_beyond_reach` that the host may not end them. `lane` tells of its clients that do without the host.
+    `has_close`: its model has something to finish before it is ended.
     """
 
     id: WorkerId
@@ -91,6 +92,7 @@ class Worker:
     template: Template | None = None
     why_fresh: str = ""
     has_taught: bool = False
+    has_close: bool = False
 
     @property
     def in_flight(self) -> int:

@@ -17,21 +17,13 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
+from hostd.core import effects as fx
 from hostd.core.bookkeeping.baselines import Baselines
 from hostd.core.bookkeeping.recent import Recent
 from hostd.core.bookkeeping.timers import Timers
 from hostd.core.deadlines import LoadTimer, WorkerTimer
 from hostd.core.describing import describe, facts_of
-from hostd.core.effects import (
-    Announce,
-    Effect,
-    KillWorker,
-    MeasureWorker,
-    PauseWorker,
-    ResumeWorker,
-    SendLoad,
-    refusal,
-)
+from hostd.core.effects import Announce, Effect, SendLoad, refusal
 from hostd.core.events import FilesId, LoadSource, ModelId, Origin, WorkerId
 from hostd.core.happenings import HEADROOM_CHANGED, MODEL_IDLE
 from hostd.core.lifecycle import (
@@ -50,7 +42,7 @@ from hostd.units import counted
 from hostd_workers.wire.errors import HostError, InternalError, InvalidArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
     from hostd.core.bookkeeping.templates import Template, TemplateId
     from hostd.core.config import CoreConfig
@@ -68,6 +60,12 @@ _WANTED_BY: Final[dict[Origin | Cause, str]] = {
     Origin.DECLARED: "declared in the configuration",
     Cause.RELOAD: "requested",
     Cause.ON_USE: "because somebody wants to use it",
+}
+
+_ORDERS: Final[dict[WorkerAction, Callable[[WorkerId], Effect]]] = {
+    WorkerAction.PAUSE: fx.PauseWorker,
+    WorkerAction.RESUME: fx.ResumeWorker,
+    WorkerAction.CLOSE: fx.CloseModel,
 }
 
 MAX_EVICTED = 10_000
@@ -339,13 +337,11 @@ class Registry:
 
     def _effect_of(self, action: WorkerAction, worker: Worker) -> Effect:
         if action is WorkerAction.KILL:
-            return KillWorker(worker.id, worker.killed_for)
+            return fx.KillWorker(worker.id, worker.killed_for)
         if action is WorkerAction.MEASURE:
-            return MeasureWorker(worker.id, worker.model.id, worker.model.source)
-        if action is WorkerAction.PAUSE:
-            return PauseWorker(worker.id)
-        if action is WorkerAction.RESUME:
-            return ResumeWorker(worker.id)
+            return fx.MeasureWorker(worker.id, worker.model.id, worker.model.source)
+        if action in _ORDERS:
+            return _ORDERS[action](worker.id)
         model = worker.model
         if model.spec is None:
             raise InternalError(f"a worker was told to load before there was a specification: {worker!r}")

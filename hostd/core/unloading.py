@@ -10,11 +10,11 @@ Rules
 from __future__ import annotations
 
 from dataclasses import field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hostd.core.bookkeeping.templates import TemplateState
 from hostd.core.deadlines import WorkerTimer
-from hostd.core.effects import Answer, Stop
+from hostd.core.effects import Answer, CloseModel, Stop
 from hostd.core.happenings import LoadEnded, UnloadEnded
 from hostd.core.lifecycle import ModelInput, ModelState, WorkerInput, WorkerState
 from hostd.labels import has_labels, shown
@@ -25,11 +25,15 @@ from hostd_workers.wire.light_dataclass import dataclass
 if TYPE_CHECKING:
     from hostd.core.calls.lanes import Lanes
     from hostd.core.calls.pending import PendingCalls
+    from hostd.core.closing import Closing
     from hostd.core.events import ModelId, ShutdownRequested, UnloadAllRequested, UnloadRequested, WorkerNotEnded
     from hostd.core.loading import Loading
     from hostd.core.models import Model, Unload, Worker
     from hostd.core.registry import Registry
     from hostd.core.values import Waiters
+
+
+_AT_ONCE: Final = "unload at once requested"
 
 
 @dataclass(eq=False)
@@ -44,12 +48,15 @@ class UnloadAll:
 class Unloading:
     """The decisions about unloads."""
 
-    def __init__(self, registry: Registry, loading: Loading, pending: PendingCalls, lanes: Lanes) -> None:
-        """Take the registry, the decisions about loads, and the calls that wait for them."""
+    def __init__(
+        self, registry: Registry, loading: Loading, pending: PendingCalls, lanes: Lanes, closing: Closing
+    ) -> None:
+        """Take the registry, the decisions about loads, the calls that wait for them, and what ends workers."""
         self._registry = registry
         self._loading = loading
         self._pending = pending
         self._lanes = lanes
+        self._closing = closing
         self.unload_alls: list[UnloadAll] = []
         self.shutdown_waiters: Waiters = {}
         self._has_stopped = False
@@ -67,7 +74,7 @@ class Unloading:
             return
         self.begin(model, "unload requested", event)
         if event.at_once:
-            self._kill_all([model])
+            self._kill_all(model.alive(), _AT_ONCE)
 
     def unload_all(self, event: UnloadAllRequested) -> None:
         """Begin to unload every model that has the labels which are named; of what is not loaded, forget these."""
@@ -85,7 +92,7 @@ class Unloading:
         for model in models:
             self.begin(model, f"unload of all models{f' with {shown(wanted)}' if wanted else ''} requested")
         if event.at_once:
-            self._kill_all(models)
+            self._kill_all([worker for model in models for worker in model.alive()], _AT_ONCE)
 
     def shutdown(self, event: ShutdownRequested) -> None:
         """Unload everything and stop; `at_once`, or a second signal, without draining."""
@@ -97,13 +104,15 @@ class Unloading:
         for model in list(registry.models.values()):
             self.begin(model, "the host is shutting down")
         if at_once:
-            for worker in list(registry.workers.values()):
-                registry.kill(worker, "immediate shutdown")
+            self._kill_all(list(registry.workers.values()), "immediate shutdown")
 
-    def _kill_all(self, models: list[Model]) -> None:
-        """Wait no longer for calls in flight, also of models that drain already."""
-        for worker in [worker for model in models for worker in model.alive()]:
-            self._registry.kill(worker, "unload at once requested")
+    def _kill_all(self, workers: list[Worker], reason: str) -> None:
+        """Wait no longer for calls in flight and for what closes, also of models that drain already."""
+        effects, ids = self._registry.effects, {worker.id for worker in workers}
+        # What was decided just now is not to begin.
+        effects[:] = [each for each in effects if not (isinstance(each, CloseModel) and each.worker_id in ids)]
+        for worker in workers:
+            self._registry.kill(worker, reason)
 
     # Steps
 
@@ -160,8 +169,7 @@ class Unloading:
         unload = registry.begin_unload(successor, ModelInput.UNLOAD, reason)
         registry.forget_model(successor)
         registry.models[successor.id].earlier += successor.alive()
-        for worker in successor.alive():
-            registry.kill(worker, reason)
+        self._let_go(successor, reason)
         if not successor.workers:
             registry.end_unload(unload)
         if load is not None:
@@ -235,8 +243,8 @@ class Unloading:
             if worker.state is WorkerState.READY and (self._lanes.closing(worker) or worker.calls):
                 registry.timers.set(WorkerTimer(worker.id), registry.now + registry.config.drain_timeout_s)
                 registry.move_worker(worker, WorkerInput.DRAIN, reason)
-            elif worker.state is not WorkerState.DRAINING:
-                registry.kill(worker, reason)
+            elif worker.state not in (WorkerState.DRAINING, WorkerState.CLOSING):
+                self._closing.end(worker, reason)
 
 
 def _is_beyond_reach(model: Model) -> bool:

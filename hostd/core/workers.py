@@ -24,6 +24,7 @@ from hostd_workers.wire.errors import AbortedError, DeadlineExceededError
 if TYPE_CHECKING:
     from hostd.core.calls.lanes import Lanes
     from hostd.core.calls.routing import Router
+    from hostd.core.closing import Closing
     from hostd.core.events import (
         WorkerGone,
         WorkerId,
@@ -55,6 +56,7 @@ class Workers:
         router: Router,
         lanes: Lanes,
         templates: Choosing,
+        closing: Closing,
     ) -> None:
         self._registry = registry
         self._loading = loading
@@ -63,6 +65,7 @@ class Workers:
         self._router = router
         self._lanes = lanes
         self._templates = templates
+        self._closing = closing
 
     def spawned(self, event: WorkerSpawned) -> None:
         """Keep the process id of a worker, and how it came into being."""
@@ -102,7 +105,7 @@ class Workers:
             model = worker.model
             model.interface = Interface(event.loader, event.methods, event.default_method, event.warnings)
             worker.loaded_s = self._registry.now
-            worker.lane = event.lane
+            worker.lane, worker.has_close = event.lane, event.has_close
             self._registry.move_worker(worker, WorkerInput.LOADED, "loaded, measuring")
 
     def refused_load(self, event: WorkerRefusedLoad) -> None:
@@ -150,8 +153,12 @@ class Workers:
                 f"{worker.model.id} has what it printed; hostd stack says during a load where it is"
             )
             self._loading.load_failed(worker, DeadlineExceededError(late))
+        elif worker.state is WorkerState.CLOSING:
+            late = f"close() did not end within {config.drain_timeout_s:g} s (workers.drain_timeout_s)"
+            self._closing.tell(worker, late)
         else:
             late = f"calls did not end within {config.drain_timeout_s:g} s (workers.drain_timeout_s)"
+            self._registry.kill(worker, late)  # before its calls end, or it would close after the last of them
             self._router.fail_all(worker, AbortedError(f"model {worker.model.id!r} was unloaded: {late}"))
         self._registry.kill(worker, late)
 

@@ -4,7 +4,7 @@ A module of its own because it needs asyncio: its import costs a third of the st
 coroutine methods pays for it.
 
 The loop is the model's too, so what it may do to a loop is survived: it may stop it, cancel every task that it finds,
-and set a factory of tasks. Nothing of ours but the calls themselves are tasks.
+and set a factory of tasks. Nothing of ours is a task but the calls themselves and the model's `close`.
 """
 
 from __future__ import annotations
@@ -150,6 +150,13 @@ class Tasks:
             answers.give(call.id, msg.RESULT, call.method.name, result)
         elif is_whole:
             answers.end(call.id)
+
+    @classmethod
+    async def all_ended(cls) -> None:
+        """Wait until no call is left in this loop, by whatever way it came."""
+        code = cls._run.__code__
+        while left := [task for task in asyncio.all_tasks() if getattr(task.get_coro(), "cr_code", None) is code]:
+            await asyncio.wait(left)
 
     async def _send_items(self, call: Call, credit: _Credit, result: Any) -> bool:
         """Send the items of a stream; say whether these were all, or one could not travel, which is its end then."""

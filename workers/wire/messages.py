@@ -54,6 +54,8 @@ CLOSE_LANES: Final = 37
 LANES_CLOSED: Final = 38
 OPEN_LANES: Final = 39
 IMPORTED: Final = 40
+CLOSE_MODEL: Final = 41
+MODEL_CLOSED: Final = 42
 
 # Between client and worker only.
 LANE_HELLO: Final = 49

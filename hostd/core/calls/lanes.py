@@ -17,13 +17,13 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from hostd.core.bookkeeping.latencies import OTHER
-from hostd.core.deadlines import WorkerTimer
 from hostd.core.effects import Answer, CloseLanes, OpenLanes
-from hostd.core.lifecycle import LaneState, WorkerInput, WorkerState
+from hostd.core.lifecycle import LaneState, WorkerState
 from hostd.core.refusals import no_such_model, refusal_of
 from hostd_workers.wire.errors import FailedPreconditionError, HostError, UnavailableError
 
 if TYPE_CHECKING:
+    from hostd.core.closing import Closing
     from hostd.core.events import LanesClosed
     from hostd.core.models import Model, Worker
     from hostd.core.registry import Registry
@@ -39,8 +39,9 @@ FATES_KEPT: Final = 1024
 class Lanes:
     """The decisions about lanes."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, closing: Closing) -> None:
         self._registry = registry
+        self._closing = closing
         self._fates: OrderedDict[WorkerId, HostError] = OrderedDict()
         self._waiting: dict[WorkerId, Waiters] = {}
 
@@ -87,8 +88,7 @@ class Lanes:
             return
         registry.model_idle(worker.model)
         if worker.state is WorkerState.DRAINING and worker.lane_state is not LaneState.CLOSING:
-            registry.timers.cancel(WorkerTimer(worker.id))
-            registry.move_worker(worker, WorkerInput.DRAINED, "the last call in flight has ended")
+            self._closing.end(worker, "the last call in flight has ended")
 
     def hold(self, model: Model) -> None:
         """Have the clients of a model that is to yield call by the host, where their calls wait."""
@@ -161,7 +161,7 @@ class Lanes:
                 "is to yield or to end, and its lanes are open": (
                     lanes is LaneState.OPEN
                     and (
-                        worker.state is WorkerState.DRAINING
+                        worker.state in (WorkerState.DRAINING, WorkerState.CLOSING)
                         or (worker in worker.model.ready and worker.model.is_yielding)
                     )
                 ),

@@ -211,8 +211,8 @@ class Router:
         worker.left[call.id] = call._replace(left=why)
         worker.shares.take(call.caller.client)
         self.bytes.take(call.caller.client, call.size_bytes)
-        self._forget(call)
         self._registry.effects.append(ForwardCancel(worker.id, call.id))
+        self._forget(call)  # perhaps its last: then it is to close its model, and must have heard of this before
 
     def _end_left(self, worker: Worker, call_id: CallId) -> None:
         left = worker.left.pop(call_id, None)

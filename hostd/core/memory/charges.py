@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hostd.core.models import Model, Worker
     from hostd.core.registry import Registry
 
-_LEAVING = (WorkerState.DRAINING, WorkerState.KILLING)
+_LEAVING = (WorkerState.DRAINING, WorkerState.CLOSING, WorkerState.KILLING)
 
 _INSTANT = 1e-6
 """For a model that was used just now, or loaded in no time that a clock could tell."""

@@ -188,8 +188,9 @@ class Workforce(Component):
 
     def on_event(self, event: Event) -> None:
         """Keep why a worker was started, or why it ends."""
-        # What ends a worker that drains is the reason for which it drains, unless it dies of something else meanwhile.
-        is_cause = event.new in ("SPAWNING", "DRAINING") or (event.new == "KILLING" and event.cause != "DRAINED")
+        # What ends a worker that drains or closes is the reason for which it does, unless it dies of something else.
+        is_end = event.new in ("CLOSING", "KILLING") and event.cause not in ("DRAINED", "CLOSED")
+        is_cause = event.new in ("SPAWNING", "DRAINING") or (is_end and event.old != "DRAINING")
         if event.worker_id is not None and is_cause:
             self._causes[event.worker_id] = event.reason
 

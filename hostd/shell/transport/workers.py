@@ -75,6 +75,7 @@ class Backend(Component):
             fx.ForwardCredit: self.credit,
             fx.CloseLanes: lambda effect: self._send(effect.worker_id, wire.pack(msg.CLOSE_LANES, 0)),
             fx.OpenLanes: lambda effect: self._send(effect.worker_id, wire.pack(msg.OPEN_LANES, 0)),
+            fx.CloseModel: lambda effect: self._send(effect.worker_id, wire.pack(msg.CLOSE_MODEL, 0)),
         }
 
     def close(self) -> None:
@@ -231,8 +232,8 @@ class Backend(Component):
         if kind == msg.IMPORTED:
             modules = msg.unpack_map(envelope, msg.IMPORTED_LIMITS).get("modules")
             return ev.WorkerImported(worker_id, tuple(map(sys.intern, _texts(modules))))
-        if kind == msg.LANES_CLOSED:
-            return ev.LanesClosed(worker_id)
+        if kind in (msg.LANES_CLOSED, msg.MODEL_CLOSED):
+            return _closed(worker_id, envelope)
         if kind == msg.ERROR:
             return ev.WorkerRefusedLoad(worker_id, msg.unpack_error_metered(envelope))
         if kind == msg.LAST_WORDS:
@@ -248,9 +249,17 @@ class Backend(Component):
                     raise ProtocolError("a malformed list of methods")
                 described = {name: method_of(method) for name, method in methods.items()}
                 lane = self.lanes.opened(worker_id, described) if body.get("lane") is True else None
-                return ev.WorkerLoaded(worker_id, loader, described, default, _texts(body.get("warnings")), lane)
+                warnings, has_close = _texts(body.get("warnings")), body.get("has_close") is True
+                return ev.WorkerLoaded(worker_id, loader, described, default, warnings, lane, has_close)
             case _:
                 raise ProtocolError("a malformed LOADED message")
+
+
+def _closed(worker_id: WorkerId, envelope: wire.Envelope) -> Event:
+    if envelope.kind == msg.LANES_CLOSED:
+        return ev.LanesClosed(worker_id)
+    problem = msg.unpack_map(envelope, msg.HEADER_LIMITS).get("problem")
+    return ev.ModelClosed(worker_id, problem if isinstance(problem, str) else "")
 
 
 def _texts(said: object) -> tuple[str, ...]:

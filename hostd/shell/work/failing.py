@@ -51,6 +51,7 @@ FAILURES: dict[type, Callable[[Any, HostError, float], ev.Event]] = {
     fx.StartTemplate: lambda effect, error, _: ev.TemplateEnded(effect.template_id, error.message),
     fx.SendLoad: lambda effect, error, _: ev.WorkerRefusedLoad(effect.worker_id, error),
     fx.CloseLanes: lambda effect, _, __: ev.LanesClosed(effect.worker_id),
+    fx.CloseModel: lambda effect, error, _: ev.ModelClosed(effect.worker_id, error.message),
     fx.MeasureWorker: lambda effect, _, now: ev.WorkerMeasured(effect.worker_id, None, now),
     fx.PauseWorker: lambda effect, error, _: ev.WorkerPauseFailed(effect.worker_id, error.message),
     fx.StageFiles: _of_files,
