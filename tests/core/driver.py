@@ -249,11 +249,19 @@ class Driver(Outside):
         self.greeted(worker)
 
     def loaded(
-        self, worker: ev.WorkerId | None = None, default_method: str | None = "predict", lane: ev.Lane | None = None
+        self,
+        worker: ev.WorkerId | None = None,
+        default_method: str | None = "predict",
+        lane: ev.Lane | None = None,
+        *,
+        has_close: bool = False,
     ) -> None:
         process = self._process(worker)
-        process.has_loaded = True
-        self.feed(ev.WorkerLoaded(process.id, "python", METHODS, default_method, lane=lane))
+        process.has_loaded, process.has_close = True, has_close
+        self.feed(ev.WorkerLoaded(process.id, "python", METHODS, default_method, lane=lane, has_close=has_close))
+
+    def closed(self, worker: ev.WorkerId | None = None, problem: str = "") -> None:
+        self.feed(ev.ModelClosed(self._process(worker).id, problem))
 
     def not_loaded(self, error: HostError, worker: ev.WorkerId | None = None) -> None:
         self.feed(ev.WorkerRefusedLoad(self._process(worker).id, error))
@@ -275,7 +283,9 @@ class Driver(Outside):
         self.feed(ev.WorkerSpokeLastWords(self._process(worker).id, error))
 
     def disconnected(self, worker: ev.WorkerId | None = None, reason: str = "end of file") -> None:
-        self.feed(ev.WorkerDisconnected(self._process(worker).id, reason))
+        process = self._process(worker)
+        process.is_disconnected = True
+        self.feed(ev.WorkerDisconnected(process.id, reason))
 
     def exited(self, how: str = "exit code 1", worker: ev.WorkerId | None = None, *, stack: str = "") -> None:
         process = self._process(worker)

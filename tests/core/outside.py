@@ -42,6 +42,7 @@ NOTES = (
     "PUT_BACK",
     "NOT_ENDED",
     "FRESH",
+    "CLOSE_FAILED",
 )
 """Causes of what is told of a model that leaves its state as it is."""
 
@@ -82,6 +83,8 @@ class Process:
     is_beyond_reach: bool = False
     is_paused: bool = False
     closes_lanes: bool = False
+    has_close: bool = False
+    is_closing: bool = False
     is_disconnected: bool = False
     has_greeted: bool = False
     has_loaded: bool = False
@@ -299,7 +302,14 @@ class Outside:
             case fx.KillWorker(worker_id):
                 process = self.processes[worker_id]
                 assert not process.is_killed, f"{process} was killed twice"
+                assert self._may_skip_close(process), f"{process} is killed before it has closed: {self.history[-1]}"
                 process.is_killed = True
+            case fx.CloseModel(worker_id):
+                process = self._receiver(worker_id)
+                assert process.has_close, f"{process} has nothing to close"
+                assert not process.is_closing, f"{process} was told twice to close"
+                assert not [call for call in process.calls if call not in process.cancelled], f"{process} has calls"
+                process.is_closing = True
             case fx.CloseLanes(worker_id):
                 process = self._receiver(worker_id)
                 assert not process.closes_lanes, f"{process} was told twice to close its lanes"
@@ -363,6 +373,18 @@ class Outside:
         else:
             return config.lazy_load_retries
         return config.load_retries if asked is None else asked
+
+    def _may_skip_close(self, process: Process) -> bool:
+        """Say whether a worker may be killed as it is: only an orderly end waits for what its model has to finish."""
+        cause = self.history[-1]
+        is_orderly = isinstance(
+            cause, (ev.UnloadRequested, ev.UnloadAllRequested, ev.WorkerAnswered, ev.LanesClosed, ev.FilesConfirmed)
+        )
+        is_at_once = getattr(cause, "at_once", False)
+        is_paused = self.states.get(("worker", process.id)) == "PAUSED" or process.is_paused
+        if is_at_once or is_paused or process.is_disconnected or not is_orderly:
+            return True
+        return not process.has_close or process.is_closing or not process.has_loaded
 
     def _receiver(self, worker_id: ev.WorkerId) -> Process:
         process = self.processes[worker_id]

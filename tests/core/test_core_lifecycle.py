@@ -32,6 +32,7 @@ EFFECTS = {
     WorkerAction.MEASURE: fx.MeasureWorker,
     WorkerAction.PAUSE: fx.PauseWorker,
     WorkerAction.RESUME: fx.ResumeWorker,
+    WorkerAction.CLOSE: fx.CloseModel,
     WorkerAction.KILL: fx.KillWorker,
 }
 
@@ -43,6 +44,7 @@ WORKER_ROWS = {
         "LOADED": "LOADING",
         "MEASURED": "READY",
         "PAUSE": "PAUSED",
+        "CLOSE": "CLOSING",
         "LOAD_FAILED": "KILLING",
         "KILL": "KILLING",
         "EXITED": "KILLING",
@@ -54,8 +56,9 @@ WORKER_ROWS = {
         "KILL": "KILLING",
         "EXITED": "KILLING",
     },
-    "READY": {"DRAIN": "DRAINING", "KILL": "KILLING", "EXITED": "KILLING"},
-    "DRAINING": {"DRAINED": "KILLING", "KILL": "KILLING", "EXITED": "KILLING"},
+    "READY": {"DRAIN": "DRAINING", "CLOSE": "CLOSING", "KILL": "KILLING", "EXITED": "KILLING"},
+    "DRAINING": {"DRAINED": "KILLING", "CLOSE": "CLOSING", "KILL": "KILLING", "EXITED": "KILLING"},
+    "CLOSING": {"CLOSED": "KILLING", "KILL": "KILLING", "EXITED": "KILLING"},
     "KILLING": {"EXITED": "KILLING", "GONE": "DEAD", "SPAWN_FAILED": "DEAD"},
     "DEAD": {},
 }

@@ -28,7 +28,7 @@ REACHED = (
     *("loads", "evictions LOAD", "evictions GROWTH", "evictions IDLE", "waits", "refusals", "yields", "releases"),
     *("held calls", "served held calls", "reloads", "limits broken", "plans", "looks at all"),
     *("pauses", "resumed", "put back", "late words", "ends at the budget"),
-    *("direct calls", "given back", "closed lanes", "drained lanes", "interrupted", "fates"),
+    *("direct calls", "given back", "closed lanes", "drained lanes", "closed models", "interrupted", "fates"),
 )
 
 NOT_ANNOUNCED = {("LOADING", "LOADED"), ("PAUSED", "LOADED"), ("KILLING", "EXITED")}

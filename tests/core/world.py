@@ -214,6 +214,8 @@ class World(WorldOfMemory):
                 self.say_loaded(process)
             if not process.closes_lanes:
                 assert self.feed(ev.LanesClosed(process.id)) == []
+            if not process.is_closing:
+                assert self.feed(ev.ModelClosed(process.id)) == []
 
     def sample(self, n: int, is_readable: bool) -> None:
         process = self._pick_process(n, lambda p: p.stage is not Stage.ORDERED)

@@ -40,6 +40,7 @@ MOVES_OF_LANES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
     "end_directly": {"n": N, "is_good": (True, True, False)},
     "leave_lane": {"n": N},
     "close_lanes": {"n": N},
+    "close_model": {"n": N, "is_good": (True, True, False)},
     "ask_fate": {"n": N, "client": CLIENTS, "timeout_s": TIMEOUTS_S},
 }
 
@@ -116,7 +117,9 @@ class WorldOfLanes(WorldOfFiles):
         """Let a worker say that it has loaded; most have lanes."""
         if process.lane is None and process.id % 4:
             process.lane = LaneOnPaper(process.id)
-        self.feed(ev.WorkerLoaded(process.id, "python", METHODS, "predict", lane=process.lane))
+        process.has_close = process.id % 3 == 0
+        loaded = ev.WorkerLoaded(process.id, "python", METHODS, "predict", lane=process.lane)
+        self.feed(loaded._replace(has_close=process.has_close))
 
     def end_directly(self, n: int, is_good: bool) -> None:
         """Let a worker end a call that came by a lane."""
@@ -134,6 +137,15 @@ class WorldOfLanes(WorldOfFiles):
             self.reached["closed lanes"] += 1
             self.feed(ev.LanesClosed(process.id))
 
+    def close_model(self, n: int, is_good: bool) -> None:
+        """Let a model that was told so have finished."""
+        ready = [p for p in self.processes.values() if p.is_closing and p.stage is Stage.RUNNING and not p.is_killed]
+        process = self._pick(n, ready)
+        if process is not None:
+            self.reached["closed models"] += 1
+            self.feed(ev.ModelClosed(process.id, "" if is_good else "ValueError: no"))
+            assert process.is_killed
+
     def settle_lanes(self) -> None:
         """Let all calls of lanes end, and close what is to be closed."""
         for lane in self._lanes(lambda p: p.stage is Stage.RUNNING):
@@ -141,6 +153,7 @@ class WorldOfLanes(WorldOfFiles):
                 self._end_call(lane, is_good=True)
         for _ in range(len(self.processes)):
             self.close_lanes(0)
+            self.close_model(0, is_good=True)
 
     # Clients
 

@@ -91,7 +91,7 @@ def test_the_numbers_in_the_text_are_those_of_the_code():
 
 def test_the_limits_of_what_a_host_reads_are_those_of_the_code():
     for name, budget in {
-        "header, HELLO, WORKER_HELLO": msg.HEADER_LIMITS,
+        "header, HELLO, WORKER_HELLO, MODEL_CLOSED": msg.HEADER_LIMITS,
         "VERB": msg.limits_of("load_model"),
         "VERB `deploy_begin`, `deploy_write`": msg.limits_of("deploy_begin"),
         f"LOADED (at most {msg.MAX_METHODS} methods)": msg.LOADED_LIMITS,

@@ -93,7 +93,7 @@ def test_a_load_is_answered_with_what_the_model_serves(worker):
     answer = worker.load()
     assert (answer.kind, answer.id) == (msg.LOADED, 0)
     body = msg.unpack_map(answer)
-    assert set(body) == {"loader", "methods", "default_method", "warnings", "lane"}
+    assert set(body) == {"loader", "methods", "default_method", "warnings", "lane", "has_close"}
     assert (body["loader"], body["default_method"], set(body["methods"])) == (
         "python",
         "predict",
@@ -105,6 +105,62 @@ def test_a_load_is_answered_with_what_the_model_serves(worker):
     assert not worker.session.is_async
     worker.load("class M:\n    async def predict(self, x):\n        return x\ndef load(path):\n    return M()\n")
     assert worker.session.is_async
+
+
+CLOSING = """
+class Model:
+    async def close(self):
+        raise ValueError(chr(0xD800) + "x" * 5000)
+    def predict(self):
+        return 1
+def load(path):
+    return Model()
+"""
+
+
+def test_a_model_that_has_something_to_finish_says_so_and_what_that_raises_is_told_in_a_few_words(worker, capfd):
+    assert msg.unpack_map(worker.load())["has_close"] is False
+    body = msg.unpack_map(worker.load(CLOSING))
+    assert (body["has_close"], set(body["methods"])) == (True, {"predict"})
+    worker.session.accept(wire.pack(msg.CLOSE_MODEL, 0))
+    closed = worker.sent[-1]
+    assert closed.kind == msg.MODEL_CLOSED
+    problem = msg.unpack_map(closed, msg.HEADER_LIMITS)["problem"]
+    assert problem.startswith("ValueError: ")
+    assert len(problem) <= 2000
+    assert "Traceback" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "has_close", "methods"),
+    [
+        ("def close(self, position): pass", False, {"close", "predict"}),
+        ("close = property(lambda self: 1 / 0)", False, {"predict"}),
+        ("close = 3", False, {"predict"}),
+        ("close = staticmethod(print)", True, {"predict"}),
+        ("def __getattr__(self, name): return lambda: 1", False, {"predict"}),
+    ],
+)
+def test_only_a_close_that_needs_no_argument_is_the_workers(worker, source, has_close, methods):
+    body = msg.unpack_map(
+        worker.load(f"class M:\n    {source}\n    def predict(self): pass\ndef load(path):\n    return M()\n")
+    )
+    assert (body["has_close"], set(body["methods"])) == (has_close, methods)
+
+
+def test_what_is_served_names_its_own_close(worker, tmp_path):
+    source = """
+from hostd_workers.api import Served
+class M:
+    def predict(self): pass
+    def close(self): raise ValueError("not this one")
+def load(path):
+    return Served(M(), close=lambda: open(path + "/closed", "x").close())
+"""
+    assert msg.unpack_map(worker.load(source))["has_close"] is True
+    worker.session.accept(wire.pack(msg.CLOSE_MODEL, 0))
+    assert msg.unpack_map(worker.sent[-1]) == {"problem": ""}
+    assert (tmp_path / "closed").exists()
 
 
 def test_calls_run_after_the_load_and_are_nothing_before_it(worker):
