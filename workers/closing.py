@@ -30,7 +30,6 @@ def close(function: Callable[[], object]) -> str:
             asyncio.run(_awaited(result))
     except BaseException as error:  # noqa: BLE001 - the border with the model's code, which may raise anything
         return _told(error)
-    leave_if_child()
     return ""
 
 
@@ -42,7 +41,6 @@ async def close_in_loop(function: Callable[[], object]) -> str:
             await result
     except BaseException as error:  # noqa: BLE001 - as above
         return _told(error)
-    leave_if_child()
     return ""
 
 
